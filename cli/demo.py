@@ -1,0 +1,79 @@
+"""cxrdali demo: the whole path on a small synthetic release, ending in one page."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import click
+
+STUDIES, NATIVE = 1000, 256
+# stage -> side in pixels, batch, epochs: the paper's three stages at a scale that two cores train in minutes
+STAGES = {1: (64, 64, 6), 2: (96, 32, 4), 3: (128, 16, 3)}
+ARCH, LR = "resnet10t", 2e-3
+
+
+@click.command()
+@click.option(
+    "--out",
+    default="demo",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write; what is there of an earlier demo is continued.",
+)
+@click.option("--fresh", is_flag=True, help="Delete an earlier demo in that folder first.")
+def demo(out: Path, fresh: bool):
+    """Write a small synthetic release, pack it, train stages 1 to 3, predict, evaluate, and leave OUT/report.html.
+
+    The data is drawn, not measured: the page shows how the parts work together, not what they achieve.
+    """
+    from cxrdali.evaluate import EvaluateOptions, evaluate, write
+    from cxrdali.predict import predict
+    from cxrdali.report import ReportOptions, write_report
+    from cxrdali.stages import TrainSettings, run_folder
+    from cxrdali.trainer import train
+    from shards.pack import PackOptions, pack
+    from shards.packed import PackedDataset
+    from shards.release import open_release
+    from shards.rendition import Size
+    from shards.synthetic import SynthOptions, write_release
+
+    started, jobs = time.perf_counter(), len(os.sched_getaffinity(0))
+    if fresh:
+        for name in ("release", "packed", "runs"):
+            shutil.rmtree(out / name, ignore_errors=True)
+    source, packed, runs = out / "release", out / "packed", out / "runs"
+    if not (packed / "dataset.json").exists():
+        shutil.rmtree(source, ignore_errors=True)
+        _step(f"synthetic release: {STUDIES:,} studies")
+        write_release(source, SynthOptions(STUDIES, NATIVE, seed=0), jobs=jobs)
+    _step("pack")
+    sizes = tuple(Size(pixels) for pixels, _, _ in STAGES.values())
+    summary = pack(open_release(source), packed, PackOptions(sizes, shard_images=512), jobs)
+    click.echo(f"{summary.packed:,} images in {summary.shards} shards per size")
+    dataset = PackedDataset.open(packed)
+    evaluations, folders = [], []
+    for stage, (size, batch, epochs) in STAGES.items():
+        _step(f"stage {stage}: {size} px")
+        run = run_folder(runs, stage)
+        init = str(run_folder(runs, stage - 1)) if stage > 1 else None
+        settings = TrainSettings(stage, size, batch, epochs=epochs, lr=LR, arch=ARCH, pretrained=False, init=init)
+        train(settings, dataset, run, say=click.echo)
+        folders.append(run)
+    _step("predict and evaluate the test split")
+    table = out / "test.parquet"
+    predict(folders[-1], dataset, "test", say=click.echo).write(table)
+    result = evaluate(table, dataset, dataset.labels(), EvaluateOptions(draws=200))
+    evaluations.append(write(result, out / "test.metrics")[0])
+    page = write_report(
+        out / "report.html",
+        folders,
+        pack=packed,
+        evaluations=evaluations,
+        options=ReportOptions("cxrdali demo", synthetic=True, images=True),
+    )
+    click.echo(f"\n{page}: done in {time.perf_counter() - started:,.0f} s; open it in a browser")
+
+
+def _step(text: str) -> None:
+    click.echo(f"\n== {text}")

@@ -1,0 +1,74 @@
+"""cxrdali evaluate: a table of predictions against the labels."""
+
+from pathlib import Path
+
+import click
+
+from cli import folders
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@folders.data_option
+@click.option("--labels", metavar="NAME", help="Label release.  [default: the dataset's first]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="NAME",
+    help="Where to write NAME.json and NAME.csv.  [default: FILE without its suffix, plus .metrics]",
+)
+@click.option(
+    "--uncertain",
+    type=click.Choice(["negative", "positive", "ignore"]),
+    default="negative",
+    show_default=True,
+    help="What -1 counts as; blanks are negative, or ignored with ignore.",
+)
+@click.option("--draws", default=1000, show_default=True, help="Bootstrap draws over studies; 0 for no intervals.")
+@click.option("--level", default=0.95, show_default=True, help="Level of the confidence intervals, 0 to 1.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+def evaluate(file, data, labels, out, uncertain, draws, level, seed):
+    """AP, AUROC, prevalence and counts per finding, macro means with confidence intervals; the same for frontal
+    and lateral images apart. FILE is what `cxrdali predict` wrote."""
+    from cxrdali.evaluate import EvaluateOptions, write
+    from cxrdali.evaluate import evaluate as score
+    from shards.packed import PackedDataset
+
+    options = EvaluateOptions(draws, level, seed, uncertain)
+    dataset = PackedDataset.open(folders.packed(data))
+    result = score(file, dataset, dataset.labels(labels), options)
+    paths = write(result, out or file.with_name(f"{file.stem}.metrics"))
+    _print(result)
+    click.echo(f"written: {paths[0]}, {paths[1]}")
+
+
+def _print(result: dict) -> None:
+    whole = result["all"]
+    width = max(len(row["finding"]) for row in whole["findings"])
+    click.echo(f"{'':{width}}  {'images':>8} {'share':>7}  {'AP':>6}  {'interval':^15} {'AUROC':>7}  {'interval':^15}")
+    for row in sorted(whole["findings"], key=lambda row: -row["positives"]):
+        click.echo(
+            f"{row['finding']:{width}}  {row['positives']:>8,} {row['prevalence']:>7.2%}  {_number(row['AP']):>6}  "
+            f"{_interval(row, 'AP'):^15} {_number(row['AUROC']):>7}  {_interval(row, 'AUROC'):^15}"
+        )
+    for view in ("all", "frontal", "lateral"):
+        part = result[view]
+        if part is None:
+            click.echo(f"{view}: no image")
+            continue
+        click.echo(
+            f"{view}: {part['images']:,} images of {part['studies']:,} studies, mAP {_number(part['mAP'])} "
+            f"{_interval(part, 'mAP')}, AUROC {_number(part['macro_AUROC'])} {_interval(part, 'macro_AUROC')}, "
+            f"LRAP {_number(part['LRAP'])}"
+        )
+    if whole["without_positives"]:
+        click.echo(f"not in mAP, no positive: {', '.join(whole['without_positives'])}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _interval(row: dict, name: str) -> str:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"

@@ -1,0 +1,62 @@
+"""`cxrdali`: one verb per file, imported only when it is called, so that --help answers at once."""
+
+import importlib
+import sys
+
+import click
+
+from shards.errors import DataError
+
+VERBS = ("shard", "verify", "train", "predict", "evaluate", "report", "synth", "demo")
+
+
+class Verbs(click.Group):
+    """Loads cli.NAME:NAME on demand; torch alone takes seconds to import."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        return getattr(importlib.import_module(f"cli.{name}"), name) if name in VERBS else None
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="cxrdali")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cxrdali(context: click.Context, debug: bool) -> None:
+    """Pack chest X-ray releases once, train on any size of them.
+
+    \b
+    cxrdali shard      release -> WebDataset shards with a rendition per stage
+    cxrdali train      --stage 1, then 2, then 3
+    cxrdali predict    a run's predictions on a split
+    cxrdali evaluate   AP, AUROC, confidence intervals
+
+    Exit codes: 0 done, 1 an error named in one line, 2 wrong usage.
+    """
+    context.obj = {"debug": debug}
+
+
+def main() -> None:
+    """The console entry: an expected error is one line on stderr."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        cxrdali(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; the same command continues", err=True)
+        sys.exit(130)
+    except DataError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""cxrdali predict: a run's predictions on a split."""
+
+from pathlib import Path
+
+import click
+
+from cli import folders
+
+
+@click.command()
+@click.option("--run", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Run folder.")
+@folders.data_option
+@click.option(
+    "--split",
+    type=click.Choice(["val", "train", "dev", "test", "all"]),
+    default="val",
+    show_default=True,
+    help="val and train are the run's own fold, dev and test the released splits.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Table to write, .parquet or .csv.",
+)
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["logit", "probability"]),
+    default="logit",
+    show_default=True,
+    help="Logits keep their order where probabilities saturate.",
+)
+@click.option("--labels", metavar="NAME", help="Label release whose split is meant.  [default: the run's]")
+@click.option("--batch", type=int, help="Images at a time.  [default: the run's]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
+@click.option("--decode", type=click.Choice(["auto", "cpu", "mixed", "hybrid"]), default="auto", show_default=True)
+def predict(run, data, split, out, kind, labels, batch, device, precision, decode):
+    """Predict a split with a run's best weights: one row per image, in catalog order."""
+    from cxrdali.predict import predict
+    from cxrdali.predictions import check_target
+    from shards.packed import PackedDataset
+
+    check_target(out)  # before an hour of work, not after
+    dataset = PackedDataset.open(folders.packed(data))
+    table = predict(run, dataset, split, labels=labels, batch=batch, device=device, precision=precision,
+                    decode=decode, say=click.echo)  # fmt: skip
+    if kind == "probability":
+        table = table.as_probabilities()
+    table.write(out)
+    click.echo(f"{out}: {len(table.values):,} images, {len(table.findings)} findings, {kind}")

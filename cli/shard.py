@@ -1,0 +1,123 @@
+"""cxrdali shard: from a release to a packed dataset."""
+
+import os
+from pathlib import Path
+
+import click
+
+from cli import folders
+
+
+@click.command()
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="The release.  [default: $CXRDALI_SOURCE, else data/mimic-cxr-jpg]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="PACK",
+    help="Packed dataset to make.  [default: $CXRDALI_DATA, else data/packed]",
+)
+@click.option(
+    "--labels",
+    "label_folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of a label release (CXR-LT); may be repeated, the first is the default of training. "
+    "Labels inside the release are found by themselves.",
+)
+@click.option(
+    "--sizes",
+    default="224,320,384,512",
+    show_default=True,
+    metavar="LIST",
+    help="Sides in pixels, comma-separated; SIZE:raw stores pixels instead of JPEG (five times the speed, "
+    "about four times the bytes).",
+)
+@click.option(
+    "--fit",
+    type=click.Choice(["squash", "pad", "crop"]),
+    default="squash",
+    show_default=True,
+    help="How a rectangle becomes a square; squash is the paper's.",
+)
+@click.option("--quality", default=95, show_default=True, help="JPEG quality, 1 to 100.")
+@click.option("--shard-images", default=4096, show_default=True, help="Most images in a shard.")
+@click.option(
+    "--jobs",
+    default=None,
+    type=click.IntRange(min=1),
+    help="Worker processes; the bytes are the same for any number.  [default: all cores]",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the order of studies.")
+@click.option("--limit", default=None, type=int, help="Pack only so many images (whole studies), for a trial.")
+@click.option("--dry-run", is_flag=True, help="Print counts, estimated bytes and minutes; write nothing.")
+def shard(source, out, label_folders, sizes, fit, quality, shard_images, jobs, seed, limit, dry_run):
+    """Pack a release into WebDataset shards, a rendition per size.
+
+    Can be killed at any moment: the same command finishes what is missing. On a finished dataset it does nothing.
+    The release is only read.
+    """
+    from shards.pack import PackOptions, estimate, pack
+    from shards.release import open_release
+    from shards.rendition import Size
+
+    options = PackOptions(tuple(Size.parse(text) for text in sizes.split(",")), fit, quality, shard_images, seed, limit)
+    source, out = folders.release(source), folders.packed(out)
+    jobs = jobs or len(os.sched_getaffinity(0))
+    release = open_release(source, label_folders)
+    click.echo(f"{release.name}: {len(release.images):,} images in {source}")
+    for table in release.labels:
+        counts = table.table["split"].value_counts()
+        parts = ", ".join(f"{counts.get(split, 0):,} {split}" for split in ("train", "dev", "test"))
+        click.echo(f"labels {table.name}: {len(table.findings)} findings; {parts}")
+    if not release.labels:
+        click.echo("no labels found: give --labels DIR, or the dataset can be read but not trained on")
+    if dry_run:
+        _print_estimate(estimate(release, options, jobs), jobs)
+        return
+    summary = pack(release, out, options, jobs)
+    if summary.already_finished:
+        click.echo(f"{out}: already finished, nothing to do")
+    _print_summary(out, summary)
+
+
+def _print_estimate(found, jobs: int) -> None:
+    click.echo(
+        f"would pack {found.images:,} images, {found.studies:,} studies, {found.subjects:,} subjects "
+        f"into {found.shards:,} shards per size"
+    )
+    for size, count in found.bytes_per_size.items():
+        click.echo(f"  {size} px: about {_bytes(count)}")
+    click.echo(
+        f"about {_bytes(sum(found.bytes_per_size.values()))} and {found.minutes:,.1f} minutes with {jobs} "
+        f"jobs (from {found.sampled} images packed in memory; nothing was written)"
+    )
+    for reason, count in found.rejected.items():
+        click.echo(f"  {count} of the {found.sampled} would be rejected: {reason}")
+
+
+def _print_summary(out: Path, summary) -> None:
+    click.echo(
+        f"{out}: {summary.packed:,} of {summary.planned:,} images packed, {summary.shards:,} shards per size, "
+        f"{_bytes(summary.bytes)}"
+    )
+    for reason, count in summary.rejected.items():
+        click.echo(f"  {count:,} rejected: {reason}")
+    if summary.rejected:
+        click.echo(f"  listed in {out / 'rejects.csv'}")
+    if summary.images_this_run:
+        rate = summary.images_this_run / summary.seconds
+        click.echo(f"{summary.images_this_run:,} images in {summary.seconds:,.1f} s, {rate:,.0f} images/s")
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            break
+        count, unit = count / 1000, {"B": "KB", "KB": "MB", "MB": "GB", "GB": "TB"}[unit]
+    return f"{count:,.1f} {unit}" if unit != "B" else f"{count:.0f} B"

@@ -1,0 +1,41 @@
+"""cxrdali synth: a synthetic release."""
+
+import os
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--studies", required=True, type=int, help="Number of studies (1 to 4 images each).")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder to write; must be new or empty.",
+)
+@click.option(
+    "--size",
+    default="512",
+    show_default=True,
+    help="Side of the square images in pixels, or native (2544 x 3056, as MIMIC-CXR's).",
+)
+@click.option("--seed", default=0, show_default=True, help="The same seed is the same release, byte for byte.")
+@click.option("--jobs", default=None, type=click.IntRange(min=1), help="Worker processes.  [default: all cores]")
+def synth(studies, out, size, seed, jobs):
+    """Write a synthetic MIMIC-CXR-JPG release: drawn thoraces with 26 learnable findings in a long tail.
+
+    For demos, tests and benchmarks. It says nothing about patients.
+    """
+    from shards.errors import DataError
+    from shards.synthetic import SynthOptions, write_release
+
+    if size != "native" and not size.isdigit():
+        raise DataError(f"size {size!r}: give pixels, for example 512, or native")
+    options = SynthOptions(studies, size if size == "native" else int(size), seed)
+    summary = write_release(out, options, jobs=jobs or len(os.sched_getaffinity(0)))
+    click.echo(
+        f"{out}: {summary.images:,} images of {summary.studies:,} studies and {summary.subjects:,} subjects, "
+        f"{summary.bytes / 1e6:,.1f} MB, {summary.images / summary.seconds:,.0f} images/s"
+    )

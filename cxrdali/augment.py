@@ -1,0 +1,78 @@
+"""The augmentation's decisions: which flips, which squares. Drawn here, carried out by DALI.
+
+The paper's: horizontal flip, vertical flip and cutout, each with probability 0.5. Its cutout is five black
+squares with sides of 5 % of the image, centred anywhere, clipped at the border (albumentations' CutOut of
+2023, whose "max" sizes are fixed sizes). Every sample owns WORDS words of a counter-based stream, at its
+position in the epoch, so the decisions do not depend on batch size, threads, ranks or where a run resumed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxrdali.order import AUGMENT, stream
+from shards.errors import DataError
+from shards.randomness import raw_words, unit_floats
+
+CUTOUTS = ("fixed", "random", "off")
+SQUARES = 5
+WORDS = 20  # 0 hflip, 1 vflip, 2 cutout, 3 count, 4-8 centre y, 9-13 centre x, 14-18 side, 19 unused
+
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """Probabilities 0 to 1; `side` is the cutout squares' (largest) side as a fraction of the image's.
+
+    cutout: "fixed" draws five squares of exactly `side` (the paper's), "random" one to five squares of one
+    pixel up to `side`, "off" none.
+    """
+
+    hflip: float = 0.5
+    vflip: float = 0.5
+    cutout: str = "fixed"
+    cutout_probability: float = 0.5
+    side: float = 0.05
+
+    def __post_init__(self):
+        for name in ("hflip", "vflip", "cutout_probability", "side"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise DataError(f"{name} {getattr(self, name)}: 0 to 1")
+        if self.cutout not in CUTOUTS:
+            raise DataError(f"cutout {self.cutout!r}: choose one of {', '.join(CUTOUTS)}")
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """For B samples of S x S pixels: horizontal, vertical int32 [B] (0 or 1); anchor, shape float32 [B, 10]:
+    top, left (height, width) of five squares in pixels, clipped to the image; height and width 0 for none."""
+
+    horizontal: np.ndarray
+    vertical: np.ndarray
+    anchor: np.ndarray
+    shape: np.ndarray
+
+
+def decide(options: AugmentOptions, seed: int, epoch: int, start: int, count: int, pixels: int) -> Decisions:
+    """The decisions for positions [start, start + count) of an epoch. Cutout comes before the flips."""
+    words = raw_words(seed, stream(AUGMENT, epoch), start * WORDS, count * WORDS)
+    draws = unit_floats(words).reshape(count, WORDS)
+    largest = int(pixels * options.side)
+    centre = np.floor(draws[:, 4:14].reshape(count, 2, SQUARES) * pixels)
+    present = np.broadcast_to((draws[:, 2] < options.cutout_probability)[:, None], (count, SQUARES))
+    if options.cutout == "random":
+        present = present & (np.arange(SQUARES) < 1 + np.floor(draws[:, 3:4] * SQUARES))
+        side = 1 + np.floor(draws[:, 14:19] * max(largest, 1))
+    else:
+        side = np.full((count, SQUARES), float(largest))
+        if options.cutout == "off":
+            present = np.zeros_like(present)
+    side = np.where(present, side, 0)[:, None]
+    first = centre - side // 2
+    low, high = np.clip(first, 0, pixels), np.clip(first + side, 0, pixels)
+    # [B, (y, x), 5] -> [B, 5, (y, x)] -> [B, 10]: DALI wants one (y, x) pair after the other
+    return Decisions(
+        horizontal=(draws[:, 0] < options.hflip).astype(np.int32),
+        vertical=(draws[:, 1] < options.vflip).astype(np.int32),
+        anchor=np.ascontiguousarray(low.transpose(0, 2, 1).reshape(count, -1), dtype=np.float32),
+        shape=np.ascontiguousarray((high - low).transpose(0, 2, 1).reshape(count, -1), dtype=np.float32),
+    )

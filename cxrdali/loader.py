@@ -1,0 +1,309 @@
+"""An epoch as an iterable of batches: planned order, DALI's pixels, torch's tensors.
+
+Contract. A batch is (images uint8 [B, 1, S, S], 0..255, on the loader's device; rows int64 [B], CPU). Training
+drops the last partial batch; evaluation returns every row once, in the order given. Rows and pixels depend on
+rows, seed, epoch and position alone: not on threads, prefetching or where an epoch was resumed. A batch stays
+valid for as long as it is held. A damaged sample raises DataError with shard and key; the loader can be
+iterated again afterwards. Iterating anew abandons an iteration that was left half-way.
+"""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+import torch
+
+from cxrdali import pipeline
+from cxrdali.augment import AugmentOptions, decide
+from cxrdali.order import ORDERS, batch_bounds, global_order, windowed_order
+from shards.errors import DataError
+from shards.packed import MappedSize, PackedDataset
+
+MOST_THREADS = 8  # decoding 224 px takes about 0.2 ms of one core; more threads than this only steal them
+
+
+class Batch(NamedTuple):
+    """images: uint8 [B, 1, S, S], 0..255, on the loader's device; rows: int64 [B], catalog rows, on the CPU."""
+
+    images: torch.Tensor
+    rows: torch.Tensor
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """size: side of the images in pixels; batch: images per batch; threads: DALI's CPU threads (None: the cores
+    this process may use, at most 8); decode: auto, cpu, mixed or hybrid; device: "cpu" or "cuda[:N]";
+    prefetch: batches that DALI prepares ahead; order and window (shards open at a time) are for training."""
+
+    size: int
+    batch: int
+    threads: int | None = None
+    decode: str = "auto"
+    device: str = "cpu"
+    prefetch: int = 2
+    order: str = "global"
+    window: int = 8
+
+    def __post_init__(self):
+        for name in ("size", "batch", "prefetch", "window"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} {getattr(self, name)}: at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise DataError(f"threads {self.threads}: at least 1")
+        if self.decode not in pipeline.MODES:
+            raise DataError(f"decode {self.decode!r}: choose one of {', '.join(pipeline.MODES)}")
+        if self.order not in ORDERS:
+            raise DataError(f"order {self.order!r}: choose one of {', '.join(ORDERS)}")
+        if self.decode in ("mixed", "hybrid") and not self.device.startswith("cuda"):
+            raise DataError(f"decode {self.decode!r} needs a GPU, the device is {self.device!r}; use --decode cpu")
+
+    @property
+    def device_id(self) -> int | None:
+        if not self.device.startswith("cuda"):
+            return None
+        index = torch.device(self.device).index
+        return torch.cuda.current_device() if index is None else index
+
+    @property
+    def resolved_decode(self) -> str:
+        """auto is cpu: two cores decode 8,000 images/s at 224 px, several times what one GPU trains on, and a
+        GPU that decodes is not training."""
+        return "cpu" if self.decode == "auto" else self.decode
+
+    @property
+    def resolved_threads(self) -> int:
+        return self.threads or min(MOST_THREADS, len(os.sched_getaffinity(0)))
+
+
+class Loader:
+    """Batches of the given catalog rows. `shuffle` and `augment` make it a training loader.
+
+    `resized_from` is the stored size in pixels that is read when the wanted one is not stored, else None.
+    """
+
+    def __init__(
+        self,
+        dataset: PackedDataset,
+        rows: np.ndarray,
+        options: LoaderOptions,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        augment: AugmentOptions | None = None,
+        drop_last: bool = False,
+    ):
+        rows = np.ascontiguousarray(rows, dtype=np.int64)
+        if not len(rows):
+            raise DataError(f"{dataset.root}: no rows to load; choose another split or pack more images")
+        if not dataset.packed[rows].all():
+            bad = rows[~dataset.packed[rows]][0]
+            raise DataError(f"{dataset.root}: row {bad} was rejected at packing (see rejects.csv); leave it out")
+        if drop_last and len(rows) < options.batch:
+            raise DataError(
+                f"{dataset.root}: {len(rows)} training images make no batch of {options.batch}; "
+                "use a smaller --batch or pack more images"
+            )
+        self.dataset, self.rows, self.options = dataset, rows, options
+        self.seed, self.shuffle, self.augment, self.drop_last = seed, shuffle, augment, drop_last
+        stored = nearest_stored(dataset, options.size)
+        self.resized_from = stored if stored != options.size else None
+        self._mapped = MappedSize(dataset.stored(stored))
+        self._epoch, self._position = 0, 0
+        self._buffers = _RecycledBuffers()
+        self._source = self._pipeline = None
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+        return len(batch_bounds(len(self.rows), self.options.batch, drop_last=self.drop_last))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start the given epoch (from 0) with the next iteration. A finished iteration moves on by itself."""
+        self._epoch, self._position = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the consumer is: epoch, and samples handed over in it. Prefetched batches do not count."""
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from a `state_dict`, with any batch size and number of threads."""
+        self._epoch, self._position = state["epoch"], state["position"]
+
+    def epoch_rows(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch in the order of delivery, the dropped remainder included: int64 [n]."""
+        return self._order(epoch)[0]
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, list]:
+        if not self.shuffle:
+            return self.rows, []
+        if self.options.order == "global":
+            return global_order(self.rows, self.seed, epoch), []
+        return windowed_order(self.rows, self._mapped.stored.shard, self.seed, epoch, self.options.window)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, windows = self._order(self._epoch)
+        bounds = batch_bounds(len(order), self.options.batch, self._position, self.drop_last)
+        plan = _EpochPlan(self, order, windows, bounds)
+        self._start(plan)
+        for _ in bounds:
+            images = self._next_images(plan)
+            start, stop = plan.delivered()
+            self._position = stop
+            # .copy(): the consumer's rows must not be a view of our order
+            yield Batch(images, torch.from_numpy(order[start:stop].copy()))
+            if self._source.plan is not plan:
+                raise RuntimeError("this iteration was abandoned by a newer one over the same loader")
+        self._finish()
+        self._epoch, self._position = self._epoch + 1, 0
+
+    def _start(self, plan: "_EpochPlan") -> None:
+        if self._pipeline is None or self._source.plan is not None:  # none yet, or left half-way
+            options = self.options
+            abandoned = self._source  # DALI may still read its arrays: it must outlive the old pipeline
+            self._pipeline = None
+            spec = pipeline.PipelineSpec(
+                stored=self._mapped.stored.pixels,
+                raw=self._mapped.stored.raw,
+                pixels=options.size,
+                batch=options.batch,
+                threads=options.resolved_threads,
+                device_id=options.device_id,
+                decode=options.resolved_decode,
+                augment=self.augment is not None,
+                prefetch=options.prefetch,
+            )
+            self._source = _Source()
+            del abandoned
+            self._pipeline = pipeline.build(spec, self._source)
+        self._source.plan = plan
+
+    def _finish(self) -> None:
+        try:
+            self._pipeline.run()  # DALI wants to see the end of the data before a reset
+        except StopIteration:
+            self._pipeline.reset()
+            self._source.plan = None
+
+    def _next_images(self, plan: "_EpochPlan") -> torch.Tensor:
+        try:
+            if self.options.device_id is None:
+                (output,) = self._pipeline.run()
+                images = self._buffers.copy(np.asarray(output.as_tensor()))
+            else:
+                (output,) = self._pipeline.run(torch.cuda.current_stream(self.options.device_id))
+                images = torch.from_dlpack(output.as_tensor())
+        except RuntimeError as error:
+            self._pipeline = None
+            raise self._damage(plan, error) from error
+        # [B, S, S, 1] and [B, 1, S, S] are the same bytes for one channel
+        return images.view(images.shape[0], 1, *images.shape[1:3])
+
+    def _damage(self, plan: "_EpochPlan", error: RuntimeError) -> DataError:
+        """Which sample it was: DALI does not say, so the batches in flight are decoded one by one."""
+        stored = self._mapped.stored
+        for row in plan.rows_in_flight():
+            if stored.raw:
+                continue
+            try:
+                image = simplejpeg.decode_jpeg(self._mapped[row], "GRAY", strict=True)
+                fault = None if image.shape[0] == stored.pixels else f"{image.shape[0]} pixels high"
+            except ValueError as decode_error:
+                fault = str(decode_error).strip()
+            if fault:
+                path = stored.paths[stored.shard[row]]
+                return DataError(
+                    f"{path}: sample {self.dataset.key(row)!r} is damaged ({fault}); run `cxrdali verify "
+                    f"{self.dataset.root}`, then restore the shard or pack again"
+                )
+        first_line = str(error).strip().splitlines()[0]
+        return DataError(f"{self.dataset.root}: DALI failed on size {stored.pixels}: {first_line}")
+
+
+def nearest_stored(dataset: PackedDataset, size: int) -> int:
+    """The stored size to read for `size` pixels: itself, else the nearest larger one, which is then resized."""
+    larger = [pixels for pixels in dataset.sizes if pixels >= size]
+    if not larger:
+        stored = ", ".join(map(str, dataset.sizes)) or "none"
+        raise DataError(
+            f"{dataset.root}: no rendition of {size} pixels or more is stored (stored: {stored}); "
+            f"choose a smaller --size or pack again with --sizes ...,{size}"
+        )
+    return min(larger)
+
+
+class _Source:
+    """What DALI calls for a batch; the plan behind it changes with every epoch."""
+
+    def __init__(self):
+        self.plan: _EpochPlan | None = None
+
+    def __call__(self) -> tuple:
+        return self.plan.feed()
+
+
+class _EpochPlan:
+    """The batches of one iteration: fed to DALI ahead of the consumer, then delivered in the same order."""
+
+    def __init__(self, loader: Loader, order: np.ndarray, windows: list, bounds: list[tuple[int, int]]):
+        self._loader, self._order = loader, order
+        self._rows = order.tolist()  # Python integers index the spans faster than NumPy's
+        self._to_feed, self._windows = deque(bounds), deque(windows)
+        # What DALI may still be reading: with no_copy these arrays must outlive their batch. The output of a
+        # delivered batch can still be computed from until the next run, hence one batch more.
+        self._in_flight: deque = deque()
+        self._done: tuple | None = None
+        self._epoch = loader._epoch
+
+    def feed(self) -> tuple:
+        if not self._to_feed:
+            raise StopIteration
+        start, stop = self._to_feed.popleft()
+        loader, mapped = self._loader, self._loader._mapped
+        while self._windows and self._windows[0][0] <= stop + loader.options.batch:
+            for shard in self._windows.popleft()[1]:
+                mapped.will_need(int(shard))
+        rows = self._rows[start:stop]
+        data = [mapped.pixels(row) for row in rows] if mapped.stored.raw else [mapped[row] for row in rows]
+        batch = (data,)
+        if loader.augment is not None:
+            made = decide(loader.augment, loader.seed, self._epoch, start, stop - start, loader.options.size)
+            batch += (list(made.anchor), list(made.shape), list(made.horizontal), list(made.vertical))
+        self._in_flight.append(((start, stop), batch))
+        return batch
+
+    def delivered(self) -> tuple[int, int]:
+        """Bounds of the batch that DALI just handed over."""
+        self._done = self._in_flight.popleft()
+        return self._done[0]
+
+    def rows_in_flight(self) -> list[int]:
+        return [row for (start, stop), _ in self._in_flight for row in self._rows[start:stop]]
+
+
+class _RecycledBuffers:
+    """Hand-over memory that is reused once nobody holds it.
+
+    Fresh memory for 13 MB batches costs more in page faults than the copy into it. A buffer counts as free
+    when only this list refers to it: a torch tensor made from a view of the array, or any slice of that
+    tensor, keeps the array referenced.
+    """
+
+    HELD_HERE = 3  # references while looking: the list, the loop variable, getrefcount's argument
+
+    def __init__(self):
+        self._arrays: list[np.ndarray] = []
+
+    def copy(self, source: np.ndarray) -> torch.Tensor:
+        for array in self._arrays:
+            if array.shape[0] >= source.shape[0] and sys.getrefcount(array) == self.HELD_HERE:
+                break
+        else:
+            array = np.empty_like(source)
+            self._arrays.append(array)
+        view = array[: source.shape[0]]
+        np.copyto(view, source)
+        return torch.from_numpy(view)

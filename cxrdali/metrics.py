@@ -1,0 +1,71 @@
+"""Average precision, AUROC and LRAP over findings: scikit-learn's, with undefined cases named.
+
+A finding without a positive (or, for AUROC, without a negative) has no score: NaN, listed, never zero.
+Targets are float [n, F] with 1, 0 and NaN (ignored for that finding); scores are any [n, F] whose order
+ranks the images: logits here, because probabilities saturate into ties.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import average_precision_score, label_ranking_average_precision_score, roc_auc_score
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per finding: ap, auroc float64 [F] (NaN if undefined), positives, negatives int64 [F]. lrap is a float."""
+
+    findings: tuple[str, ...]
+    ap: np.ndarray
+    auroc: np.ndarray
+    positives: np.ndarray
+    negatives: np.ndarray
+    lrap: float
+
+    @property
+    def macro_ap(self) -> float:
+        """mAP: the mean over the findings that have an AP (NaN if none has)."""
+        return macro(self.ap)
+
+    @property
+    def macro_auroc(self) -> float:
+        return macro(self.auroc)
+
+    @property
+    def without_positives(self) -> list[str]:
+        """Findings left out of mAP because no image has them."""
+        return [name for name, count in zip(self.findings, self.positives, strict=True) if count == 0]
+
+
+def macro(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
+
+
+def score(findings: tuple[str, ...], targets: np.ndarray, scores: np.ndarray) -> Scores:
+    """All metrics of one table. Raises ValueError on NaN scores or shapes that differ."""
+    if targets.shape != scores.shape or targets.shape[1] != len(findings):
+        raise ValueError(f"targets {targets.shape}, scores {scores.shape}, {len(findings)} findings: must agree")
+    if np.isnan(scores).any():
+        raise ValueError("scores hold NaN")
+    known = ~np.isnan(targets)
+    positives, negatives = (targets == 1).sum(axis=0), (targets == 0).sum(axis=0)
+    ap, auroc = np.full(len(findings), np.nan), np.full(len(findings), np.nan)
+    for place in range(len(findings)):
+        rows = known[:, place]
+        if positives[place]:
+            ap[place] = average_precision_score(targets[rows, place], scores[rows, place])
+            if negatives[place]:
+                auroc[place] = roc_auc_score(targets[rows, place], scores[rows, place])
+    return Scores(findings, ap, auroc, positives, negatives, lrap(targets, scores))
+
+
+def lrap(targets: np.ndarray, scores: np.ndarray) -> float:
+    """Label ranking average precision (scikit-learn's): per image, over its own findings.
+
+    It is the function that the stage-training paper names for "mAP", while its tables are means of AP.
+    An ignored finding counts as negative: per image there is no leaving one out.
+    """
+    if not len(targets):
+        return float("nan")
+    return float(label_ranking_average_precision_score(np.nan_to_num(targets, nan=0.0), scores))

@@ -1,0 +1,157 @@
+"""A timm classifier that takes what the loader hands over: uint8 [B, 1, S, S].
+
+Normalisation is the model's first step, on its device and in its precision: the loader stays a quarter of the
+size, and a checkpoint's numbers cannot be fed with pixels scaled for another one.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+from shards.errors import DataError
+
+NORMS = ("imagenet", "weights")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """arch: a timm name; pretrained: start from timm's weights; norm: mean and std of ImageNet (the paper's) or
+    those that the weights were trained with."""
+
+    arch: str
+    size: int
+    pretrained: bool = True
+    norm: str = "imagenet"
+
+    def __post_init__(self):
+        if self.norm not in NORMS:
+            raise DataError(f"norm {self.norm!r}: choose one of {', '.join(NORMS)}")
+        if not timm.is_model(self.arch.split(".")[0]):
+            near = ", ".join(timm.list_models(f"*{self.arch.split('.')[0].split('_')[0]}*")[:5]) or "none alike"
+            raise DataError(f"arch {self.arch!r} is no timm model (alike: {near}); see timm.list_models()")
+
+
+class Classifier(nn.Module):
+    """uint8 [B, 1, S, S], 0..255 -> float logits [B, F]. `backbone` is the timm model with its own keys."""
+
+    def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.backbone = backbone
+        scale = 1 / (255 * torch.tensor(std)).view(1, 3, 1, 1)
+        shift = -(torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1)
+        # not persistent: a checkpoint holds timm's keys alone
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        normalised = images.to(self.scale.dtype) * self.scale + self.shift  # one channel broadcasts to three
+        return self.backbone(normalised.contiguous(memory_format=torch.channels_last))
+
+
+def create(options: ModelOptions, findings: int) -> Classifier:
+    """Raises DataError if the weights cannot be had or the model cannot be built for this image size."""
+    arguments = {"pretrained": options.pretrained, "num_classes": findings, "in_chans": 3}
+    config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
+    if config is not None and config.fixed_input_size:
+        arguments["img_size"] = options.size  # timm resamples position embeddings to it
+    try:
+        backbone = timm.create_model(options.arch, **arguments)
+    except Exception as error:  # timm and its hub raise their own kinds for a missing network, file or tag
+        if options.pretrained:
+            raise DataError(
+                f"weights of {options.arch!r} cannot be had ({_first_line(error)}); download them where there is a "
+                "network (they are cached), give a file with --init, or train from scratch with --no-pretrained"
+            ) from error
+        raise DataError(f"{options.arch!r} cannot be built for {options.size} px ({_first_line(error)})") from error
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    if options.norm == "weights":
+        mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
+    return Classifier(backbone, mean, std).to(memory_format=torch.channels_last)
+
+
+# ---------------------------------------------------------------- initial weights
+
+
+def load_initial(model: Classifier, path: Path, findings: tuple[str, ...]) -> dict[str, str]:
+    """Load a run's weights (or a .safetensors / .pt file of the same architecture) into the backbone.
+
+    Findings are matched by name: the same ones in another order are put in order, others are refused.
+    Returns the file's metadata. No code is unpickled.
+    """
+    state, metadata = read_weights(path)
+    stored = metadata.get("findings")
+    if stored:
+        _match_findings(model, state, tuple(stored.split("\n")), findings, path)
+    state = _resampled(model.backbone, state, path)
+    own = model.backbone.state_dict()
+    missing = sorted(set(own) - set(state))
+    unknown = sorted(set(state) - set(own))
+    shapes = sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
+    for kind, keys in (("lacks", missing), ("has unknown", unknown), ("has another shape of", shapes)):
+        if keys:
+            raise DataError(
+                f"{path}: {kind} {keys[0]!r} (and {len(keys) - 1} more); "
+                "initial weights must be of the same --arch and number of findings"
+            )
+    model.backbone.load_state_dict(state)
+    return metadata
+
+
+def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata (text to text) of a weights file. Raises DataError if it is not one."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such weights file; give a run folder or a .safetensors or .pt file")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a weights file ({_first_line(error)})") from error
+    except Exception as error:  # torch raises pickle's own errors for refused code
+        raise DataError(f"{path}: refused, it holds more than tensors ({_first_line(error)})") from error
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    return {key.removeprefix("module."): value for key, value in state.items()}, {}
+
+
+def _match_findings(model, state: dict, stored: tuple[str, ...], wanted: tuple[str, ...], path: Path) -> None:
+    differing = sorted(set(stored) ^ set(wanted))
+    if differing:
+        where = "these weights" if differing[0] in stored else "the dataset's labels"
+        raise DataError(
+            f"{path}: finding {differing[0]!r} (and {len(differing) - 1} more) is only in {where}; "
+            "train on the same --labels, or start from other weights"
+        )
+    places = torch.tensor([stored.index(name) for name in wanted])
+    head = {id(parameter) for parameter in model.backbone.get_classifier().parameters()}
+    for key, parameter in model.backbone.named_parameters():
+        if id(parameter) in head and key in state:
+            state[key] = state[key][places]
+
+
+def _resampled(backbone: nn.Module, state: dict, path: Path) -> dict:
+    """Models with position embeddings bring a filter that fits a checkpoint of another image size."""
+    own = backbone.state_dict()
+    if all(key not in state or state[key].shape == value.shape for key, value in own.items()):
+        return state
+    filter_fn: Callable | None = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if filter_fn is None:
+        return state
+    try:
+        return filter_fn(state, backbone)
+    except Exception as error:
+        raise DataError(f"{path}: does not fit {type(backbone).__name__} ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,66 @@
+"""A run's predictions on a split, in catalog order."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cxrdali import run as runs
+from cxrdali.hardware import Hardware
+from cxrdali.inference import logits
+from cxrdali.loader import Loader, LoaderOptions
+from cxrdali.model import ModelOptions, create, load_initial
+from cxrdali.predictions import Predictions, Provenance
+from cxrdali.selection import FoldOptions, select
+from shards.errors import DataError
+from shards.packed import PackedDataset
+
+
+def predict(
+    run: Path,
+    dataset: PackedDataset,
+    split: str,
+    *,
+    labels: str | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    decode: str = "auto",
+    threads: int | None = None,
+    say: Callable[[str], None] = print,
+    progress: bool = True,
+) -> Predictions:
+    """Logits of the run's best weights for every packed image of a split.
+
+    `labels` chooses the release whose split is meant (default: the run's own); val and train are the run's own
+    fold. Raises DataError if the weights are missing or another dataset would silently change what val means.
+    """
+    config = runs.read_config(run)
+    settings = config["settings"]
+    table = dataset.labels(labels or config["labels"]["name"])
+    if split in ("train", "val") and (dataset.id, table.sha256) != (
+        config["dataset"]["id"],
+        config["labels"]["sha256"],
+    ):
+        raise DataError(
+            f"{run}: was trained on another dataset or other labels than {dataset.root} with {table.name!r}, so its "
+            f"{split} split is not there; choose dev, test or all"
+        )
+    rows = select(dataset, table, split, FoldOptions(settings["fold"], settings["folds"], settings["group"]))
+    hardware = Hardware.resolve(device, precision)
+    options = ModelOptions(settings["arch"], settings["size"], pretrained=False, norm=settings["norm"])
+    findings = tuple(config["findings"])
+    model = create(options, len(findings))
+    load_initial(model, run / runs.BEST, findings)
+    model.to(hardware.device)
+    loader = Loader(
+        dataset,
+        rows,
+        LoaderOptions(settings["size"], batch or settings["batch"], threads, decode, hardware.device),
+    )
+    say(
+        f"{len(rows):,} images of {split} at {settings['size']} px, {hardware.precision} on {hardware.device}, "
+        f"decode {loader.options.resolved_decode}"
+        + (f", resized from {loader.resized_from} px" if loader.resized_from else "")
+    )
+    values = logits(model, loader, len(findings), hardware, progress="predicting" if progress else None)
+    ids = dataset.catalog.iloc[rows][["image_id", "study_id", "view"]]
+    return Predictions(ids, findings, values, Provenance("logit", run.name, split, dataset.id))

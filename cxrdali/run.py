@@ -1,0 +1,113 @@
+"""A run's folder: what it was asked, what it measured, and how it continues.
+
+    config.json             resolved settings, dataset and label hashes, selection, versions
+    metrics.csv             one row per epoch; findings.csv: one row per epoch and finding
+    tensorboard/            the same as events
+    last.pt                 everything needed to continue exactly
+    best.safetensors        weights of the best epoch, timm's own keys; val_predictions.parquet: its logits
+
+The rename of last.pt is the moment at which an epoch has happened. The best epoch's files are complete before
+it, under names ending in .new, and get their own names after it; a continued run finishes or drops what a
+kill left between the two. metrics.csv is rewritten from last.pt, so no row is ever doubled or missing.
+"""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from cxrdali.predictions import Predictions
+from shards.errors import DataError
+from shards.files import json_bytes, publish, write_bytes
+
+CONFIG, METRICS, FINDINGS, LAST = "config.json", "metrics.csv", "findings.csv", "last.pt"
+BEST, VAL_PREDICTIONS = "best.safetensors", "val_predictions.parquet"
+METRIC_COLUMNS = (
+    "epoch", "lr", "train_loss", "val_loss", "mAP", "LRAP", "macro_AUROC", "images", "images_per_second",
+    "train_seconds", "wait_seconds", "val_seconds",
+)  # fmt: skip
+FINDING_COLUMNS = ("epoch", "finding", "AP", "AUROC", "positives", "negatives")
+_NEW = {BEST: "best.new.safetensors", VAL_PREDICTIONS: "val_predictions.new.parquet"}
+
+
+def read_config(run: Path) -> dict:
+    """A run's config.json. Raises DataError if the folder holds no run."""
+    path = run / CONFIG
+    if not path.exists():
+        raise DataError(f"{run}: no run (no {CONFIG} in it); give the folder that `cxrdali train` wrote")
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: not readable ({error}); train into another folder") from error
+
+
+def write_config(run: Path, config: dict) -> None:
+    write_bytes(run / CONFIG, json_bytes(config))
+
+
+def load_last(run: Path) -> dict | None:
+    """The state to continue from, on the CPU; None if no epoch was finished or interrupted yet."""
+    path = run / LAST
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and pickle raise their own kinds on a damaged file
+        raise DataError(f"{path}: not readable ({error}); delete it to start the run anew") from error
+
+
+def commit(run: Path, state: dict, best: tuple[dict, dict, Predictions] | None = None) -> None:
+    """Make `state` the run's state. `best`: (weights, metadata, validation predictions) if this epoch is the best."""
+    if best is not None:
+        weights, metadata, predictions = best
+        # safetensors wants plain strides; a channels-last weight is written in the usual layout
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, run / _NEW[BEST], metadata)
+        predictions.write(run / _NEW[VAL_PREDICTIONS])
+    aside = run / f".{LAST}.part"
+    try:
+        torch.save(state, aside)
+        publish(aside, run / LAST)
+    except (OSError, RuntimeError) as error:
+        aside.unlink(missing_ok=True)
+        raise DataError(f"{run / LAST}: cannot be written ({error}); the previous checkpoint is kept") from error
+    settle(run, state)
+
+
+def settle(run: Path, state: dict | None) -> None:
+    """Bring the other files in line with the committed state: after every commit, and before continuing."""
+    epoch = _new_epoch(run)
+    if epoch is not None and state is not None and epoch == state["best_epoch"]:
+        # predictions first: while best.new is there, a kill in between comes back here
+        if (run / _NEW[VAL_PREDICTIONS]).exists():
+            publish(run / _NEW[VAL_PREDICTIONS], run / VAL_PREDICTIONS)
+        publish(run / _NEW[BEST], run / BEST)
+    for name in _NEW.values():
+        (run / name).unlink(missing_ok=True)
+    if state is not None:
+        write_bytes(run / METRICS, _csv(METRIC_COLUMNS, state["metrics"]))
+        write_bytes(run / FINDINGS, _csv(FINDING_COLUMNS, state["findings"]))
+
+
+def _new_epoch(run: Path) -> int | None:
+    """The epoch that best.new holds; None if there is none or a kill left half of it."""
+    path = run / _NEW[BEST]
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(file.metadata()["epoch"])
+    except Exception:  # cut off before last.pt was committed, so its epoch is trained again
+        return None
+
+
+def _csv(columns: tuple[str, ...], rows: list[dict]) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: "" if value != value else value for key, value in row.items()})  # NaN -> blank
+    return buffer.getvalue().encode()

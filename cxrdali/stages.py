@@ -1,0 +1,105 @@
+"""What a stage is, and every setting of a training run with the paper's defaults."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from cxrdali.augment import CUTOUTS
+from cxrdali.loader import LoaderOptions
+from cxrdali.model import NORMS
+from cxrdali.order import ORDERS
+from cxrdali.pipeline import MODES
+from cxrdali.selection import FoldOptions
+from cxrdali.targets import UNCERTAIN
+from shards.errors import DataError
+
+# Yamagishi & Hanaoka 2023: stage -> side in pixels, global batch
+STAGES = {1: (224, 256), 2: (320, 128), 3: (512, 48)}
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+SELECT_BY = ("map", "lrap")
+
+# Settings that change how fast a run goes and where, but neither its samples nor its recipe: a continued run
+# may have others. (Micro-batches change batch-norm's statistics; that is said in their help.)
+MAY_DIFFER = ("threads", "micro_batch", "device", "decode", "compile")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One run. Lengths in pixels, epochs and images; rates per step.
+
+    size and batch default to the stage's; init is a run folder or a weights file (None: timm's weights, or none).
+    """
+
+    stage: int
+    size: int | None = None
+    batch: int | None = None
+    micro_batch: int | None = None
+    epochs: int = 30
+    warmup_epochs: int = 1
+    lr: float = 1e-3
+    weight_decay: float = 1e-6
+    arch: str = "tf_efficientnetv2_s.in21k_ft_in1k"
+    pretrained: bool = True
+    init: str | None = None
+    norm: str = "imagenet"
+    labels: str | None = None
+    uncertain: str = "negative"
+    fold: int = 0
+    folds: int = 5
+    group: str = "subject"
+    cutout: str = "fixed"
+    order: str = "global"
+    select_by: str = "map"
+    precision: str = "auto"
+    compile: bool = False
+    device: str = "auto"
+    decode: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+    limit_batches: int | None = None
+
+    def __post_init__(self):
+        if self.stage not in STAGES:
+            raise DataError(f"stage {self.stage}: choose 1, 2 or 3")
+        size, batch = STAGES[self.stage]
+        object.__setattr__(self, "size", self.size or size)
+        object.__setattr__(self, "batch", self.batch or batch)
+        for name in ("epochs", "micro_batch", "limit_batches", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise DataError(f"{name.replace('_', '-')} {value}: at least 1")
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise DataError(f"micro-batch {self.micro_batch}: must divide the batch, {self.batch}")
+        if not 0 < self.lr < 100:
+            raise DataError(f"lr {self.lr}: above 0")
+        if not 0 <= self.seed < 2**32:
+            raise DataError(f"seed {self.seed}: 0 to 2**32 - 1")
+        choices = {
+            "norm": NORMS, "uncertain": UNCERTAIN, "cutout": CUTOUTS, "order": ORDERS, "precision": PRECISIONS,
+            "decode": MODES, "select_by": SELECT_BY,
+        }  # fmt: skip
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise DataError(f"{name.replace('_', '-')} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+        self.fold_options()
+
+    def fold_options(self) -> FoldOptions:
+        return FoldOptions(self.fold, self.folds, self.group)
+
+    def loader_options(self, device: str) -> LoaderOptions:
+        return LoaderOptions(self.size, self.batch, self.threads, self.decode, device, order=self.order)
+
+    def as_json(self) -> dict:
+        return asdict(self)
+
+    def difference(self, other: dict) -> tuple[str, object, object] | None:
+        """The first setting (name, there, here) in which a stored run differs and must not; None if there is none."""
+        for field in fields(self):
+            there, here = other.get(field.name), getattr(self, field.name)
+            if field.name not in MAY_DIFFER and there != here:
+                return field.name, there, here
+        return None
+
+
+def run_folder(runs: Path, stage: int) -> Path:
+    """Where `cxrdali train --stage N` keeps its run by default, and where stage N + 1 looks for it."""
+    return runs / f"stage{stage}"

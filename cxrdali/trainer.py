@@ -1,0 +1,495 @@
+"""Training one stage: the loop, its measurements, its checkpoints.
+
+The same call again continues a killed run and does nothing on a finished one. Samples and augmentation are
+functions of seed, epoch and position, the schedule of the step, dropout of torch's generator, which is saved:
+so on the CPU a killed and continued run ends with the weights of an unbroken one, bit for bit.
+"""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from timm.scheduler import CosineLRScheduler
+from tqdm import tqdm
+
+from cxrdali import run as runs
+from cxrdali.augment import AugmentOptions
+from cxrdali.hardware import Hardware, versions
+from cxrdali.inference import logits
+from cxrdali.loader import Loader
+from cxrdali.losses import bce_sum, known_targets
+from cxrdali.metrics import Scores, score
+from cxrdali.model import Classifier, ModelOptions, create, load_initial
+from cxrdali.predictions import Predictions, Provenance
+from cxrdali.selection import rows_sha256, subjects_on_both_sides, train_and_validation
+from cxrdali.stages import TrainSettings
+from cxrdali.targets import check_labelled, targets
+from shards.errors import DataError
+from shards.files import only_one, sha256_file
+from shards.packed import Labels, PackedDataset
+
+CHECK_STEPS = 50  # steps between looks at the loss; each look waits for the GPU
+
+
+class Stopped(Exception):
+    """SIGTERM or Ctrl-C: the state was saved, the same command continues. `signal` is its number."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}; saved, the same command continues")
+        self.signal = number
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """epochs: finished ones; best_epoch from 1; best_score by the run's own choice (mAP or LRAP)."""
+
+    out: Path
+    epochs: int
+    best_epoch: int
+    best_score: float
+    already_finished: bool
+
+
+def train(
+    settings: TrainSettings,
+    dataset: PackedDataset,
+    out: Path,
+    say: Callable[[str], None] = print,
+    progress: bool = True,
+) -> RunSummary:
+    """Train a stage into the folder `out`.
+
+    Raises DataError on bad settings or data, another run in `out`, weights that do not fit, a loss that is not
+    finite, or a full GPU; Stopped after SIGTERM or Ctrl-C.
+    """
+    labels = dataset.labels(settings.labels)
+    hardware = Hardware.resolve(settings.device, settings.precision)
+    if settings.precision == "auto" and hardware.device == "cpu":
+        torch.set_float32_matmul_precision("highest")
+    out.mkdir(parents=True, exist_ok=True)
+    with only_one(out / ".lock", "training into it"):
+        trainer = _Trainer(settings, dataset, labels, hardware, out, say, progress)
+        return trainer.run()
+
+
+def initial_weights(init: str | None) -> Path | None:
+    """The weights file that `--init` names: a run's best weights, or the file itself."""
+    if init is None:
+        return None
+    path = Path(init)
+    if not path.is_dir():
+        return path
+    config = runs.read_config(path)
+    state = runs.load_last(path)
+    if state is None or state["epoch"] < config["settings"]["epochs"]:
+        done = 0 if state is None else state["epoch"]
+        raise DataError(
+            f"{path}: this run has finished {done} of {config['settings']['epochs']} epochs; finish it first, "
+            f"or start from what it has with --init {path / runs.BEST}"
+        )
+    return path / runs.BEST
+
+
+class _Trainer:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        dataset: PackedDataset,
+        labels: Labels,
+        hardware: Hardware,
+        out: Path,
+        say: Callable[[str], None],
+        progress: bool,
+    ):
+        self.settings, self.dataset, self.labels, self.hardware = settings, dataset, labels, hardware
+        self.out, self.say, self.progress = out, say, progress
+        self.stop_signal: int | None = None
+        self.train_rows, self.val_rows = train_and_validation(dataset, labels, settings.fold_options())
+        if settings.limit_batches:
+            self.val_rows = self.val_rows[: settings.limit_batches * settings.batch]
+        check_labelled(labels, self.train_rows, "the training split")
+        self.targets = targets(labels, settings.uncertain)
+
+    # ------------------------------------------------------------ the run
+
+    def run(self) -> RunSummary:
+        config, state = self._config(), None
+        if (self.out / runs.CONFIG).exists():
+            self._refuse_difference(config)
+            state = runs.load_last(self.out)
+        else:
+            self._refuse_strangers()
+            runs.write_config(self.out, config)
+        if state is not None and state["epoch"] >= self.settings.epochs:
+            runs.settle(self.out, state)
+            return self._summary(state, already_finished=True)
+        self._set_up()
+        self._describe()
+        self.state = state or self._first_state()
+        runs.settle(self.out, state)
+        if state is not None:
+            self._restore(state)
+            self.say(f"continues after epoch {state['epoch']} and {state['position']:,} images of the next")
+        with self._signals(), self._tensorboard() as events:
+            while self.state["epoch"] < self.settings.epochs:
+                self._epoch(events)
+        return self._summary(self.state)
+
+    def _epoch(self, events) -> None:
+        state, epoch = self.state, self.state["epoch"]
+        self._train_epoch(epoch)
+        started = time.perf_counter()
+        values = self._validate(epoch)
+        val_loss, scores = self._score(values)
+        row = {
+            "epoch": epoch + 1,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": float(state["loss_sum"]) / max(1, state["steps"]),
+            "val_loss": val_loss,
+            "mAP": scores.macro_ap,
+            "LRAP": scores.lrap,
+            "macro_AUROC": scores.macro_auroc,
+            "images": state["images"],
+            "images_per_second": state["images"] / state["train_seconds"],
+            "train_seconds": state["train_seconds"],
+            "wait_seconds": state["wait_seconds"],
+            "val_seconds": time.perf_counter() - started,
+        }
+        reached = scores.macro_ap if self.settings.select_by == "map" else scores.lrap
+        # the first epoch is kept even where no finding has a positive and the score is undefined
+        is_best = state["best_epoch"] == 0 or reached > state["best_score"] or math.isnan(state["best_score"])
+        state["metrics"].append(row)
+        state["findings"] += _finding_rows(epoch + 1, scores)
+        state |= {"epoch": epoch + 1, **_fresh_epoch()}
+        if is_best:
+            state |= {"best_epoch": epoch + 1, "best_score": reached}
+        self._commit((self._weights(), self._metadata(reached), self._predictions(values)) if is_best else None)
+        self._report(row, scores, events)
+
+    # ------------------------------------------------------------ one epoch
+
+    def _train_epoch(self, epoch: int) -> None:
+        """Train from the state's position to the epoch's end; the state counts on the way."""
+        state, batch = self.state, self.settings.batch
+        self.loader.load_state_dict({"epoch": epoch, "position": state["position"]})
+        self.model.train()
+        first = state["position"] // batch
+        steps = islice(self.loader, self.steps_per_epoch - first)
+        description = f"epoch {epoch + 1}/{self.settings.epochs}"
+        bar = tqdm(
+            total=self.steps_per_epoch * batch, initial=first * batch, desc=description, unit=" images",
+            disable=not self.progress, leave=False,
+        )  # fmt: skip
+        with bar:
+            before, waited = time.perf_counter(), 0.0
+            for step, (images, rows) in enumerate(steps, first):
+                waited += time.perf_counter() - before
+                self.scheduler.step_update(epoch * self.steps_per_epoch + step)
+                state["loss_sum"] += self._step(images, rows)
+                state["steps"] += 1
+                state["images"] += len(rows)
+                state["position"] += len(rows)
+                bar.update(len(rows))
+                if step % CHECK_STEPS == CHECK_STEPS - 1:
+                    bar.set_postfix(loss=f"{self._checked_loss(epoch, step):.4f}")
+                now = time.perf_counter()
+                state["train_seconds"] += now - before
+                state["wait_seconds"] += waited
+                before, waited = now, 0.0
+                self._stop_if_asked()
+            loss = self._checked_loss(epoch, self.steps_per_epoch)  # waits for the GPU: belongs to the training
+            bar.set_postfix(loss=f"{loss:.4f}")
+            state["train_seconds"] += time.perf_counter() - before
+
+    def _step(self, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """One optimizer step on a whole batch, in micro-batches; returns the batch's mean loss, on the device."""
+        device = self.hardware.device
+        images = images.to(device, non_blocking=True)
+        wanted = self.device_targets[rows.to(device, non_blocking=True)]
+        known, total = known_targets(wanted), 0.0
+        size = self.settings.micro_batch or len(images)
+        try:
+            for chunk, part in zip(images.split(size), wanted.split(size), strict=True):
+                with self.hardware.autocast():
+                    output = self.forward(chunk)
+                loss = bce_sum(output, part) / known
+                self.scaler.scale(loss).backward()
+                total = total + loss.detach()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        except torch.OutOfMemoryError as error:
+            raise DataError(
+                f"the GPU is full at {self.settings.size} px with {size} images at a time; "
+                f"use --micro-batch {max(1, size // 2)} (the batch stays {self.settings.batch})"
+            ) from error
+        self.optimizer.zero_grad(set_to_none=True)
+        return total.double()
+
+    def _checked_loss(self, epoch: int, step: int) -> float:
+        loss = float(self.state["loss_sum"]) / max(1, self.state["steps"])
+        if not math.isfinite(loss):
+            way_out = "use --precision bf16 or fp32" if self.hardware.precision == "fp16" else "lower --lr"
+            raise DataError(
+                f"{self.out}: the loss became {loss} in epoch {epoch + 1}, by step {step}; {way_out}. "
+                f"The last checkpoint is of epoch {epoch}"
+            )
+        return loss
+
+    def _validate(self, epoch: int) -> np.ndarray:
+        return logits(
+            self.forward,
+            self.val_loader,
+            len(self.labels.findings),
+            self.hardware,
+            micro_batch=self.settings.micro_batch,
+            progress=f"validation {epoch + 1}/{self.settings.epochs}" if self.progress else None,
+            check=self._stop_if_asked,
+        )
+
+    def _score(self, values: np.ndarray) -> tuple[float, Scores]:
+        if not np.isfinite(values).all():
+            raise DataError(f"{self.out}: validation logits are not finite; lower --lr or use --precision fp32")
+        truth = self.targets[self.val_rows]
+        wanted = torch.from_numpy(truth)
+        loss = float(bce_sum(torch.from_numpy(values).double(), wanted) / known_targets(wanted))
+        return loss, score(self.labels.findings, truth, values)
+
+    # ------------------------------------------------------------ set-up
+
+    def _set_up(self) -> None:
+        settings, device = self.settings, self.hardware.device
+        weights = initial_weights(settings.init)
+        torch.manual_seed(settings.seed)
+        options = ModelOptions(settings.arch, settings.size, settings.pretrained and not weights, settings.norm)
+        self.model: Classifier = create(options, len(self.labels.findings))
+        if weights is not None:
+            load_initial(self.model, weights, self.labels.findings)
+        self.model.to(device)
+        self.forward = torch.compile(self.model) if settings.compile else self.model
+        self.device_targets = torch.from_numpy(self.targets).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+        self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=self.hardware.precision == "fp16")
+        options = settings.loader_options(device)
+        self.loader = Loader(
+            self.dataset, self.train_rows, options, seed=settings.seed, shuffle=True,
+            augment=AugmentOptions(cutout=settings.cutout), drop_last=True,
+        )  # fmt: skip
+        self.val_loader = Loader(self.dataset, self.val_rows, options)
+        self.steps_per_epoch = min(len(self.loader), settings.limit_batches or len(self.loader))
+        self.scheduler = _schedule(self.optimizer, settings, self.steps_per_epoch)
+
+    def _describe(self) -> None:
+        settings, options = self.settings, self.loader.options
+        both = subjects_on_both_sides(self.dataset, self.train_rows, self.val_rows)
+        self.say(
+            f"stage {settings.stage}: {settings.arch}, {settings.size} px, batch {settings.batch}, "
+            f"{settings.epochs} epochs of {self.steps_per_epoch:,} steps, {self.hardware.precision} on "
+            f"{self.hardware.device}, decode {options.resolved_decode} ({options.resolved_threads} threads)"
+        )
+        self.say(
+            f"{len(self.train_rows):,} images to train, {len(self.val_rows):,} to validate "
+            f"(fold {settings.fold} of {settings.folds}, by {settings.group}); {both:,} subjects on both sides"
+        )
+        if self.loader.resized_from:
+            self.say(
+                f"size {settings.size} is not stored: {self.loader.resized_from} px renditions are resized, "
+                "which costs more than decoding; pack this size for speed"
+            )
+
+    def _config(self) -> dict:
+        weights = self.settings.init and Path(self.settings.init)
+        file = weights / runs.BEST if weights and weights.is_dir() else weights
+        return {
+            "settings": self.settings.as_json(),
+            "findings": list(self.labels.findings),
+            "dataset": {"id": self.dataset.id},
+            "labels": {"name": self.labels.name, "sha256": self.labels.sha256},
+            "selection": {
+                "train_images": len(self.train_rows),
+                "val_images": len(self.val_rows),
+                "train_sha256": rows_sha256(self.train_rows),
+                "val_sha256": rows_sha256(self.val_rows),
+                "subjects_on_both_sides": subjects_on_both_sides(self.dataset, self.train_rows, self.val_rows),
+            },
+            "init_sha256": sha256_file(file) if file and file.is_file() else None,
+            "hardware": {"device": self.hardware.name, "precision": self.hardware.precision},
+            "versions": versions(),
+        }
+
+    def _refuse_difference(self, config: dict) -> None:
+        stored = runs.read_config(self.out)
+        differing = self.settings.difference(stored["settings"])
+        if differing is None and config["init_sha256"]:
+            for group in ("dataset", "labels", "selection", "init_sha256"):
+                if stored[group] != config[group]:
+                    differing = (group, stored[group], config[group])
+                    break
+        if differing:
+            name, there, here = differing
+            raise DataError(
+                f"{self.out}: holds a run with another {name}: {there!r} there, {here!r} now; "
+                "give the same again, or another --out folder"
+            )
+
+    def _refuse_strangers(self) -> None:
+        strangers = sorted(path.name for path in self.out.iterdir() if path.name != ".lock")
+        if strangers:
+            raise DataError(f"{self.out}: holds {strangers[0]!r}, which is no run; give an empty or new --out folder")
+
+    # ------------------------------------------------------------ state
+
+    def _first_state(self) -> dict:
+        empty = {"epoch": 0, "best_epoch": 0, "best_score": float("-inf"), "metrics": [], "findings": []}
+        return {**empty, **_fresh_epoch()}
+
+    def _restore(self, state: dict) -> None:
+        self.model.backbone.load_state_dict(state.pop("model"))
+        self.optimizer.load_state_dict(state.pop("optimizer"))
+        self.scaler.load_state_dict(state.pop("scaler"))
+        torch.set_rng_state(state.pop("rng"))
+        cuda = state.pop("cuda_rng")
+        if cuda is not None and self.hardware.device != "cpu":
+            torch.cuda.set_rng_state(cuda, self.hardware.device)
+
+    def _commit(self, best: tuple | None = None) -> None:
+        on_gpu = self.hardware.device != "cpu"
+        self.state["loss_sum"] = float(self.state["loss_sum"])
+        full = {
+            **self.state,
+            "model": self._weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.hardware.device) if on_gpu else None,
+        }
+        runs.commit(self.out, full, best)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return self.model.backbone.state_dict()
+
+    def _metadata(self, reached: float) -> dict[str, str]:
+        settings = self.settings
+        return {
+            "arch": settings.arch,
+            "size": str(settings.size),
+            "norm": settings.norm,
+            "findings": "\n".join(self.labels.findings),
+            "labels": self.labels.name,
+            "dataset": self.dataset.id,
+            "epoch": str(self.state["best_epoch"]),
+            settings.select_by: repr(reached),
+        }
+
+    def _predictions(self, values: np.ndarray) -> Predictions:
+        ids = self.dataset.catalog.iloc[self.val_rows][["image_id", "study_id", "view"]]
+        provenance = Provenance("logit", self.out.name, "val", self.dataset.id)
+        return Predictions(ids, self.labels.findings, values, provenance)
+
+    # ------------------------------------------------------------ signals, reports
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C end the current step, save and stop; a second one stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {}
+
+        def ask(number, frame):
+            self.stop_signal = number
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop_if_asked(self) -> None:
+        if self.stop_signal is not None:
+            self._commit()
+            raise Stopped(self.stop_signal)
+
+    @contextlib.contextmanager
+    def _tensorboard(self):
+        from torch.utils.tensorboard import SummaryWriter  # a second of import time
+
+        with SummaryWriter(str(self.out / "tensorboard"), purge_step=self.state["epoch"] + 1) as events:
+            yield events
+
+    def _report(self, row: dict, scores: Scores, events) -> None:
+        for name, value in row.items():
+            if name != "epoch" and value == value:
+                events.add_scalar(name, value, row["epoch"])
+        for name, ap in zip(scores.findings, scores.ap, strict=True):
+            if ap == ap:
+                events.add_scalar(f"AP/{name}", ap, row["epoch"])
+        events.flush()
+        waiting = row["wait_seconds"] / row["train_seconds"]
+        star = " *best" if self.state["best_epoch"] == row["epoch"] else ""
+        self.say(
+            f"epoch {row['epoch']}/{self.settings.epochs}: loss {row['train_loss']:.4f}, "
+            f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}, LRAP {row['LRAP']:.4f}, AUROC {row['macro_AUROC']:.4f}; "
+            f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{star}"
+        )
+        if row["epoch"] == 1 and scores.without_positives:
+            self.say(f"not in mAP, no positive in validation: {', '.join(scores.without_positives)}")
+
+    def _summary(self, state: dict, already_finished: bool = False) -> RunSummary:
+        return RunSummary(self.out, state["epoch"], state["best_epoch"], state["best_score"], already_finished)
+
+
+def _fresh_epoch() -> dict:
+    """The counters of an epoch that has not begun."""
+    return {
+        "position": 0,
+        "loss_sum": 0.0,
+        "steps": 0,
+        "images": 0,
+        "train_seconds": 0.0,
+        "wait_seconds": 0.0,
+    }
+
+
+def _finding_rows(epoch: int, scores: Scores) -> list[dict]:
+    return [
+        {
+            "epoch": epoch,
+            "finding": name,
+            "AP": float(scores.ap[place]),
+            "AUROC": float(scores.auroc[place]),
+            "positives": int(scores.positives[place]),
+            "negatives": int(scores.negatives[place]),
+        }
+        for place, name in enumerate(scores.findings)
+    ]
+
+
+def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int) -> CosineLRScheduler:
+    """Linear warm-up over the first epoch(s), then cosine to zero: a function of the step alone.
+
+    A run of no more epochs than the warm-up has no warm-up. The first step's rate is one part of the warm-up,
+    not zero: a step at zero is a batch wasted.
+    """
+    warmup = settings.warmup_epochs * steps_per_epoch if settings.epochs > settings.warmup_epochs else 0
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=settings.epochs * steps_per_epoch - warmup,
+        warmup_t=warmup,
+        warmup_lr_init=settings.lr / (warmup + 1),
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )

@@ -1,0 +1,131 @@
+"""The label tables of the CXR-LT challenges on MIMIC-CXR-JPG.
+
+2023: train.csv, development.csv, test.csv with 26 findings and a `path` column. 2024: the files of task 1
+with 40 findings and an `fpath` column, and labels.csv with all 45 and a `split` column. Images are joined by
+id, findings by name. Development and test tables may lack the findings (as during the challenges): blank.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from shards.errors import DataError
+from shards.release import LabelTable
+from shards.tables import finding_values, ids, read_table
+
+# Every other column of a CXR-LT table is a finding.
+NOT_FINDINGS = {
+    "dicom_id",
+    "subject_id",
+    "study_id",
+    "ViewPosition",
+    "ViewCodeSequence_CodeMeaning",
+    "path",
+    "fpath",
+    "split",
+}
+SPLIT_NAMES = {
+    "train": "train",
+    "dev": "dev",
+    "development": "dev",
+    "validate": "dev",
+    "validation": "dev",
+    "val": "dev",
+    "test": "test",
+}
+# label release -> per split the file names that may hold it, the labelled one first
+FILES = {
+    "cxr-lt-2023": {"train": ["train.csv"], "dev": ["development.csv"], "test": ["test.csv"]},
+    "cxr-lt-2024": {
+        "train": ["train_labeled.csv"],
+        "dev": ["development_labeled_task1.csv", "development_task1.csv"],
+        "test": ["test_labeled_task1.csv", "test_task1.csv"],
+    },
+}
+ALL_2024 = "labels.csv"
+
+
+def find(folder: Path) -> list[LabelTable]:
+    """Every CXR-LT table in `folder`, its sub-folders cxr-lt-2023 and cxr-lt-2024, or one level below."""
+    tables = []
+    for name, files in FILES.items():
+        for place in (folder, folder / name, *sorted(folder.glob(f"*/{name}"))):
+            if (place / files["train"][0]).exists():
+                tables.append(_read_splits(name, place, files))
+                break
+    for place in (folder, folder / "cxr-lt-2024", *sorted(folder.glob("*/cxr-lt-2024"))):
+        if (place / ALL_2024).exists():
+            tables.append(_read_all(place / ALL_2024))
+            break
+    return tables
+
+
+def splits(column: pd.Series, path: Path) -> pd.Series:
+    """A released split column in this project's words: train, dev (validate, development) and test."""
+    unknown = set(column.unique()) - set(SPLIT_NAMES)
+    if unknown:
+        raise DataError(f"{path}: column 'split' holds {sorted(unknown)[0]!r}; known are {', '.join(SPLIT_NAMES)}")
+    return column.map(SPLIT_NAMES)
+
+
+def check_index(index: pd.Index, path: Path, column: str) -> None:
+    if index.has_duplicates:
+        first = index[index.duplicated()][0]
+        raise DataError(f"{path}: {column} {first!r} stands in more than one row; keep one of them")
+
+
+def _read_splits(name: str, folder: Path, files: dict[str, list[str]]) -> LabelTable:
+    parts, inputs, findings = [], [], None
+    for split, names in files.items():
+        path = next((folder / file for file in names if (folder / file).exists()), None)
+        if path is None:
+            continue
+        part = _read_file(path).assign(split=split)
+        own = _findings(part)
+        if findings is None:
+            findings = own
+        elif own and set(own) != set(findings):
+            differing = sorted(set(own) ^ set(findings))
+            raise DataError(f"{path}: finding {differing[0]!r} is not in both this file and {inputs[0]}")
+        parts.append(part)
+        inputs.append(path)
+    return _table(name, pd.concat(parts), findings, inputs)
+
+
+def _read_all(path: Path) -> LabelTable:
+    table = _read_file(path)
+    if "split" not in table:
+        raise DataError(f"{path}: column 'split' is missing; found {', '.join(table.columns)}")
+    table["split"] = splits(table["split"], path)
+    return _table("cxr-lt-2024-all", table, _findings(table), [path])
+
+
+def _read_file(path: Path) -> pd.DataFrame:
+    table = read_table(path)
+    if "dicom_id" in table:
+        image = ids(table, "dicom_id", path)
+    else:
+        column = next((c for c in ("path", "fpath") if c in table), None)
+        if column is None:
+            raise DataError(f"{path}: column 'dicom_id' is missing; found {', '.join(table.columns)}")
+        image = ids(table, column, path).str.rsplit("/", n=1).str[-1].str.split(".", n=1).str[0]
+    values = {finding: finding_values(table, finding, path) for finding in _findings(table)}
+    if "split" in table:
+        values["split"] = table["split"]
+    values = pd.DataFrame(values, index=table.index)
+    values.index = pd.Index(image, name="image_id")
+    check_index(values.index, path, "image")
+    return values
+
+
+def _findings(table: pd.DataFrame) -> list[str]:
+    return [column for column in table.columns if column not in NOT_FINDINGS]
+
+
+def _table(name: str, table: pd.DataFrame, findings: list[str], inputs: list[Path]) -> LabelTable:
+    if not findings:
+        raise DataError(f"{inputs[0]}: no column of a finding; found {', '.join(table.columns)}")
+    check_index(table.index, inputs[0], "image")
+    table = table.reindex(columns=["split", *findings])
+    table[findings] = table[findings].astype("Int8")
+    return LabelTable(name, tuple(findings), table, tuple(inputs))

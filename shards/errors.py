@@ -1,0 +1,8 @@
+"""The one exception for everything a user can get wrong.
+
+Its message names the file, the value and the way out; the command line prints it in one line.
+"""
+
+
+class DataError(Exception):
+    """A bad input, option or file. `str(error)` is one line a user can act on."""

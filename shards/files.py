@@ -1,0 +1,71 @@
+"""Publishing files so that a kill at any moment leaves the old state or the new one.
+
+Everything is written aside in the target's folder (or a sibling on the same file system), flushed to the
+medium, and renamed. The folder is flushed too: without that a power cut can forget the rename.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from shards.errors import DataError
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries (created, renamed, removed names) to the medium."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(aside: Path, final: Path) -> None:
+    """Give a complete file its final name; `aside` must be on the same file system."""
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(final)
+    sync_folder(final.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `path` aside and rename it; the aside name holds the process id, so two writers never share it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        aside.write_bytes(data)
+        publish(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def json_bytes(value) -> bytes:
+    """Canonical JSON (sorted keys, one trailing newline): equal values are equal bytes."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def only_one(lock: Path, what: str) -> Iterator[None]:
+    """Hold `lock` while working; raises DataError at once if another process holds it.
+
+    `what` completes "another process is ...". The kernel drops the lock of a dead process, so none is ever stale.
+    """
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{lock.parent}: another process is {what}; wait for it or stop it") from None
+        yield

@@ -1,0 +1,89 @@
+"""MIMIC-CXR-JPG 2.0.0 / 2.1.0 as published on PhysioNet, with its own labels and those of CXR-LT.
+
+files/p10/p10000032/s50414267/<dicom_id>.jpg, and beside files/ the tables mimic-cxr-2.0.0-*.csv.gz (2.1.0
+kept the names). The CheXpert and NegBio labels are per study and repeat on every image of the study; their
+split is the official one, of which `validate` is called dev here, as in every label table.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from shards import cxrlt
+from shards.release import LabelTable, Release, check_unique
+from shards.tables import finding_values, ids, read_table
+
+METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
+SPLIT = "mimic-cxr-2.0.0-split.csv.gz"
+OWN_LABELS = {
+    "chexpert": "mimic-cxr-2.0.0-chexpert.csv.gz",
+    "negbio": "mimic-cxr-2.0.0-negbio.csv.gz",
+}
+
+FRONTAL = ("AP", "PA")
+LATERAL = ("LATERAL", "LL", "XTABLE LATERAL")
+
+
+def recognises(root: Path) -> bool:
+    return (root / METADATA).exists()
+
+
+def read(root: Path, label_folders: Sequence[Path]) -> Release:
+    images = _images(root)
+    labels = []
+    for folder in dict.fromkeys([*label_folders, root]):  # given folders first: the first table is the default
+        labels += cxrlt.find(folder)
+    labels += _own_labels(root, images)
+    by_name = {}
+    for table in labels:  # the same release found twice (in the source and by --labels): the given one stays
+        by_name.setdefault(table.name, table)
+    return Release("mimic-cxr-jpg", root, images, tuple(by_name.values()), (root / METADATA,))
+
+
+def _images(root: Path) -> pd.DataFrame:
+    path = root / METADATA
+    table = read_table(path, ("dicom_id", "subject_id", "study_id", "ViewPosition"))
+    subject = ids(table, "subject_id", path, prefix="p")
+    study = ids(table, "study_id", path, prefix="s")
+    image = ids(table, "dicom_id", path)
+    position = table["ViewPosition"].str.strip()
+    images = pd.DataFrame(
+        {
+            "image_id": image,
+            "study_id": study,
+            "subject_id": subject,
+            "view": position.map(_view),
+            "view_position": position,
+            "path": "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + image + ".jpg",
+        }
+    )
+    check_unique(images, path)
+    return images
+
+
+def _view(position: str) -> str:
+    if position in FRONTAL:
+        return "frontal"
+    return "lateral" if position in LATERAL else "other"
+
+
+def _own_labels(root: Path, images: pd.DataFrame) -> list[LabelTable]:
+    present = {name: root / file for name, file in OWN_LABELS.items() if (root / file).exists()}
+    if not present:
+        return []
+    split_path = root / SPLIT
+    splits = read_table(split_path, ("dicom_id", "split"))
+    split = cxrlt.splits(splits["split"], split_path)
+    split.index = ids(splits, "dicom_id", split_path)
+    tables = []
+    for name, path in present.items():
+        table = read_table(path, ("study_id",))
+        findings = [c for c in table.columns if c not in ("subject_id", "study_id")]
+        values = pd.DataFrame({finding: finding_values(table, finding, path) for finding in findings})
+        values.index = ids(table, "study_id", path, prefix="s")
+        cxrlt.check_index(values.index, path, "study_id")
+        per_image = values.reindex(images["study_id"]).set_index(pd.Index(images["image_id"], name="image_id"))
+        per_image.insert(0, "split", split.reindex(per_image.index))
+        tables.append(LabelTable(name, tuple(findings), per_image, (path, split_path)))
+    return tables

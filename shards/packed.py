@@ -1,0 +1,216 @@
+"""The reading side of a packed dataset: its description, catalog, labels and stored bytes."""
+
+import json
+import mmap
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from shards.errors import DataError
+from shards.files import json_bytes, sha256_bytes
+
+DATASET = "dataset.json"
+FORMAT = 1
+
+
+def labels_path(root: Path, name: str) -> Path:
+    return root / "labels" / f"{name}.parquet"
+
+
+def dataset_identity(info: dict) -> str:
+    """The hash over catalog and shard hashes: equal for equal pixels and rows, whatever the labels."""
+    shards = {name: [shard["sha256"] for shard in size["shards"]] for name, size in info["sizes"].items()}
+    return sha256_bytes(json_bytes([info["catalog_sha256"], shards]))
+
+
+def seal(info: dict) -> dict:
+    """The description with a checksum over itself, so that a flipped bit in it is found too."""
+    body = {key: value for key, value in info.items() if key != "checksum"}
+    return {**body, "checksum": sha256_bytes(json_bytes(body))}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One label release joined to the catalog's rows.
+
+    split: object [rows], "train", "dev", "test" or None; values: int8 [rows, findings], 1 positive,
+    0 negative, -1 uncertain, BLANK not mentioned.
+    """
+
+    BLANK = 9
+
+    name: str
+    findings: tuple[str, ...]
+    split: np.ndarray
+    values: np.ndarray
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StoredSize:
+    """Where the renditions of one size are: per catalog row shard (-1 if rejected), offset and length in bytes."""
+
+    pixels: int
+    raw: bool
+    paths: tuple[Path, ...]
+    shard: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+
+
+@dataclass(frozen=True)
+class PackedDataset:
+    """A published packed dataset. Opening reads dataset.json and checks that every shard has its size."""
+
+    root: Path
+    info: dict
+
+    @classmethod
+    def open(cls, root: Path) -> "PackedDataset":
+        """Raises DataError if there is none, or if a count or a size shows that it is not whole."""
+        path = root / DATASET
+        if not path.exists():
+            unfinished = (root / ".packing").exists()
+            way_out = "run the same `cxrdali shard` again to finish it" if unfinished else "run `cxrdali shard` first"
+            raise DataError(f"{root}: {'an unfinished' if unfinished else 'no'} packed dataset; {way_out}")
+        try:
+            info = json.loads(path.read_bytes())
+            sealed = seal(info) == info
+        except (ValueError, AttributeError) as error:
+            raise DataError(f"{path}: not readable ({error}); restore it or pack again") from error
+        if info.get("format") != FORMAT:
+            raise DataError(f"{path}: format {info.get('format')!r}, this cxrdali reads {FORMAT}; pack again")
+        if not sealed:
+            raise DataError(f"{path}: its checksum does not match, the file was changed; restore it or pack again")
+        dataset = cls(root, info)
+        dataset._check_sizes()
+        return dataset
+
+    def _check_sizes(self) -> None:
+        """Sizes whose folder is absent are fine (a node needs only those it trains on); half a folder is not."""
+        for name, size in self.info["sizes"].items():
+            if not (self.root / name).exists():
+                continue
+            for shard in size["shards"]:
+                path = self.root / shard["name"]
+                found = path.stat().st_size if path.exists() else None
+                if found != shard["bytes"]:
+                    what = "is missing" if found is None else f"has {found} bytes"
+                    raise DataError(
+                        f"{path}: {what}, dataset.json says {shard['bytes']}; "
+                        "copy it again, or delete the folder and pack again"
+                    )
+
+    @property
+    def id(self) -> str:
+        return self.info["id"]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Stored sizes present on this disk, in pixels, ascending."""
+        return sorted(s["pixels"] for name, s in self.info["sizes"].items() if (self.root / name).exists())
+
+    @cached_property
+    def catalog(self) -> pd.DataFrame:
+        path = self.root / "catalog.parquet"
+        try:
+            table = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); restore it or pack again") from error
+        if len(table) != self.info["counts"]["planned"]:
+            raise DataError(
+                f"{path}: {len(table)} rows, dataset.json says {self.info['counts']['planned']}; restore it"
+            )
+        return table
+
+    @cached_property
+    def packed(self) -> np.ndarray:
+        """bool [rows]: whether the row's image was packed (False for a reject)."""
+        return self.catalog["shard"].notna().to_numpy()
+
+    @property
+    def label_names(self) -> list[str]:
+        """Attached label releases, the default first."""
+        names = sorted(path.stem for path in (self.root / "labels").glob("*.parquet"))
+        default = self.info["default_labels"]
+        return sorted(names, key=lambda name: name != default)
+
+    def labels(self, name: str | None = None) -> Labels:
+        """A label release by name; the default one without."""
+        names = self.label_names
+        if not names:
+            raise DataError(f"{self.root}: no label release is attached; pack with --labels DIR")
+        name = name or names[0]
+        if name not in names:
+            raise DataError(f"{self.root}: no labels {name!r}; attached are {', '.join(names)}")
+        path = labels_path(self.root, name)
+        data = path.read_bytes()
+        known = self.info["labels"].get(name)
+        if known and sha256_bytes(data) != known:
+            raise DataError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
+        table = pd.read_parquet(path)
+        if len(table) != self.info["counts"]["planned"]:
+            raise DataError(f"{path}: {len(table)} rows, the catalog has {self.info['counts']['planned']}")
+        findings = tuple(column for column in table.columns if column not in ("row", "split"))
+        split = table["split"].astype(object).where(table["split"].notna(), None).to_numpy()
+        values = table[list(findings)].fillna(Labels.BLANK).to_numpy(dtype=np.int8)
+        return Labels(name, findings, split, values, sha256_bytes(data))
+
+    def stored(self, pixels: int) -> StoredSize:
+        """Where one stored size's renditions are. Raises DataError if the size is not stored here."""
+        if pixels not in self.sizes:
+            stored = ", ".join(map(str, self.sizes)) or "none"
+            raise DataError(f"{self.root}: size {pixels} is not stored here; stored are {stored}")
+        entry = self.info["sizes"][str(pixels)]
+        column = {
+            name: self.catalog[name].fillna(-1).to_numpy(dtype=np.int64)
+            for name in ("shard", f"offset_{pixels}", f"length_{pixels}")
+        }
+        return StoredSize(
+            pixels=pixels,
+            raw=entry["encoding"] == "raw",
+            paths=tuple(self.root / shard["name"] for shard in entry["shards"]),
+            shard=column["shard"],
+            offset=column[f"offset_{pixels}"],
+            length=column[f"length_{pixels}"],
+        )
+
+    def key(self, row: int) -> str:
+        """The sample key of a catalog row."""
+        from shards.plan import sample_key
+
+        at = self.catalog.iloc[row]
+        return sample_key(at["subject_id"], at["study_id"], at["image_id"])
+
+
+class MappedSize:
+    """The stored bytes of one size as memory-mapped slices: no copy, pages come from the kernel's cache."""
+
+    def __init__(self, stored: StoredSize):
+        self.stored = stored
+        self._maps = []
+        for path in stored.paths:
+            with path.open("rb") as file:
+                self._maps.append(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        # plain ndarrays: slicing an np.memmap costs several times as much
+        self._arrays = [np.frombuffer(data, dtype=np.uint8) for data in self._maps]
+        self._spans = list(zip(stored.shard.tolist(), stored.offset.tolist(), stored.length.tolist(), strict=True))
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """The bytes of one row's KEY.jpg or KEY.npy: uint8 [length], a read-only view."""
+        shard, offset, length = self._spans[row]
+        return self._arrays[shard][offset : offset + length]
+
+    def pixels(self, row: int) -> np.ndarray:
+        """A raw row's image: uint8 [S, S, 1], a read-only view (the .npy header precedes the pixels)."""
+        side = self.stored.pixels
+        shard, offset, length = self._spans[row]
+        end = offset + length
+        return self._arrays[shard][end - side * side : end].reshape(side, side, 1)
+
+    def will_need(self, shard: int) -> None:
+        """Tell the kernel that a whole shard is read soon."""
+        self._maps[shard].madvise(mmap.MADV_WILLNEED)

@@ -1,0 +1,74 @@
+"""Reading a release's CSV tables: everything as text, nothing guessed.
+
+pandas' type guessing turns ids into floats and loses digits, and reads "NA" or "None" as missing; so every
+column is read as text and converted by the functions below, which name file, column and value on failure.
+"""
+
+import re
+import zlib
+from pathlib import Path
+
+import pandas as pd
+
+from shards.errors import DataError
+
+_WHOLE_FLOAT = re.compile(r"^(\d+)\.0*$")
+_EXPONENT = re.compile(r"^\d(\.\d+)?[eE][+-]?\d+$")
+_NULLABLE = {"": pd.NA, "nan": pd.NA, "NaN": pd.NA, "NA": pd.NA, "null": pd.NA}
+_FINDING_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, **_NULLABLE}
+
+
+def read_table(path: Path, required: tuple[str, ...] = ()) -> pd.DataFrame:
+    """A CSV (plain or .gz, UTF-8 with or without BOM) as text columns; blanks are "".
+
+    Raises DataError if the file is absent, cut, not a table, or lacks a required column.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; download it from the release's page") from None
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); download it again") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a CSV table ({str(error).strip()}); download it again") from error
+    table.columns = [str(column).strip() for column in table.columns]
+    missing = [column for column in required if column not in table.columns]
+    if missing:
+        raise DataError(f"{path}: column {missing[0]!r} is missing; found {', '.join(table.columns)}")
+    return table
+
+
+def ids(table: pd.DataFrame, column: str, path: Path, prefix: str = "") -> pd.Series:
+    """An id column as text: "10000032", "10000032.0" and (with prefix "p") "p10000032" are the same id.
+
+    Raises DataError on a blank, and on exponents such as 1.0e7, which have lost digits.
+    """
+    unique = table[column].unique()  # ids repeat: clean each once
+    clean = {}
+    for value in unique:
+        text = value.strip()
+        if prefix and text[:1] == prefix and text[1:].isdigit():
+            text = text[1:]
+        if whole := _WHOLE_FLOAT.match(text):
+            text = whole.group(1)
+        if not text:
+            line = int((table[column] == value).to_numpy().argmax()) + 2
+            raise DataError(f"{path}: column {column!r} is blank in line {line}; every image needs one")
+        if _EXPONENT.match(text):
+            raise DataError(
+                f"{path}: column {column!r} holds {value!r}, a number that has lost digits; "
+                "use a copy of the table in which ids were kept as text"
+            )
+        clean[value] = text
+    return table[column].map(clean)
+
+
+def finding_values(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
+    """A finding's column as nullable Int8: 1 positive, 0 negative, -1 uncertain, missing for a blank."""
+    unknown = set(table[column].unique()) - set(_FINDING_VALUES)
+    if unknown:
+        raise DataError(
+            f"{path}: column {column!r} holds {sorted(unknown)[0]!r}; a finding is 1, 0, -1 or blank. "
+            "If the column is no finding, remove it from the table"
+        )
+    return table[column].map(_FINDING_VALUES).astype("Int8")

@@ -1,0 +1,125 @@
+"""A shard: one tar and its index, written in one pass and walked without trust.
+
+The tar is GNU format, because DALI's reader does not know PAX headers; `webdataset.TarWriter` (1.0) takes a
+format and drops it, and tells no offsets, so the standard library's tarfile writes here. Reading back is
+webdataset's and DALI's job; `members` below is for verification alone.
+"""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+BLOCK = 512
+INDEX_VERSION = "v1.2"
+
+
+class ShardWriter:
+    """Writes samples to `path` (a temporary name) and counts, hashes and indexes them on the way.
+
+    After `close`: `sha256`, `bytes`, `index` (the text of the .idx file that DALI reads).
+    """
+
+    def __init__(self, path: Path):
+        self._file = _HashingFile(path)
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
+        self._lines = []
+
+    def write(self, key: str, parts: dict[str, bytes]) -> tuple[int, int]:
+        """Append KEY.EXT for every part; returns offset and length in bytes of the first part's data."""
+        line, first = [], None
+        for extension, data in parts.items():
+            name = f"{key}.{extension}"
+            member = tarfile.TarInfo(name)  # mtime 0, no owner: the same sample is the same bytes anywhere
+            member.size, member.mode = len(data), 0o444
+            self._tar.addfile(member, io.BytesIO(data))
+            # tarfile's own offset: position after the data's padding
+            offset = self._tar.offset - -(-len(data) // BLOCK) * BLOCK
+            first = first or (offset, len(data))
+            line += [extension, str(offset), str(len(data)), name]
+        self._lines.append(" ".join(line))
+        return first
+
+    def close(self) -> None:
+        self._tar.close()
+        self._file.close()
+        self.sha256, self.bytes = self._file.hash.hexdigest(), self._file.written
+        self.index = "\n".join([f"{INDEX_VERSION} {len(self._lines)}", *self._lines, ""])
+
+    def abort(self) -> None:
+        """Close the file without ending the archive; the temporary name is the caller's to remove."""
+        self._file.close()
+
+
+class _HashingFile:
+    """A file that hashes what is written, so that no shard is read again for its sha256."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("wb")
+        self.hash, self.written = hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        self.written += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self.written
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_index(text: str) -> list[tuple[str, list[tuple[str, int, int]]]]:
+    """An index as [(key, [(extension, offset, length), ...]), ...]. Raises ValueError on any deviation."""
+    lines = text.split("\n")
+    version, _, count = lines[0].partition(" ")
+    if version != INDEX_VERSION or not count.isdigit() or lines[-1] != "":
+        raise ValueError(f"not an index of version {INDEX_VERSION}")
+    if len(lines) - 2 != int(count):
+        raise ValueError(f"{len(lines) - 2} lines where the header says {count}")
+    samples = []
+    for line in lines[1:-1]:
+        words = line.split(" ")
+        if len(words) % 4:
+            raise ValueError(f"line {line!r} is not made of extension, offset, length, name")
+        parts, keys = [], set()
+        for extension, offset, length, name in zip(*[iter(words)] * 4, strict=True):
+            keys.add(name.removesuffix(f".{extension}"))
+            parts.append((extension, int(offset), int(length)))
+        if len(keys) != 1:
+            raise ValueError(f"line {line!r} does not belong to one sample")
+        samples.append((keys.pop(), parts))
+    return samples
+
+
+def members(data: memoryview) -> Iterator[tuple[str, int, int]]:
+    """(name, offset, length) of every file in a tar. Raises ValueError naming the byte where it breaks.
+
+    tarfile ends quietly at a broken header and returns the members before it; this walk does not.
+    """
+    position, long_name = 0, None
+    while True:
+        header = bytes(data[position : position + BLOCK])
+        if len(header) < BLOCK:
+            raise ValueError(f"cut at byte {position}: no end mark")
+        if header == bytes(BLOCK):
+            if any(data[position:]):
+                raise ValueError(f"bytes after the end mark at {position}")
+            return
+        try:
+            info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+        except (tarfile.HeaderError, UnicodeDecodeError) as error:
+            raise ValueError(f"broken header at byte {position}: {error}") from error
+        start = position + BLOCK
+        if start + info.size > len(data):
+            raise ValueError(f"cut at byte {len(data)}, in {info.name!r}")
+        if info.type == tarfile.GNUTYPE_LONGNAME:
+            long_name = bytes(data[start : start + info.size]).rstrip(b"\0").decode()
+        elif info.type == tarfile.REGTYPE:
+            yield long_name or info.name, start, info.size
+            long_name = None
+        else:
+            raise ValueError(f"unexpected member of type {info.type!r} at byte {position}")
+        position = start + -(-info.size // BLOCK) * BLOCK

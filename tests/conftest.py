@@ -1,0 +1,38 @@
+"""One thread per library: small models gain nothing from two, and lose a lot to a busy machine."""
+
+import os
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+import pytest  # noqa: E402
+
+from tests.releases import write_release  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def release_folder(tmp_path_factory):
+    """A small MIMIC-CXR-JPG release with CXR-LT 2023 labels; read-only by agreement."""
+    root = tmp_path_factory.mktemp("release") / "mimic-cxr-jpg"
+    write_release(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def pack_folder(release_folder, tmp_path_factory):
+    """The release packed at 48 (JPEG), 64 (JPEG) and 56 (raw) pixels in shards of 16; read-only by agreement."""
+    from shards.pack import PackOptions, pack
+    from shards.release import open_release
+    from shards.rendition import Size
+
+    out = tmp_path_factory.mktemp("packed") / "pack"
+    options = PackOptions(sizes=(Size(48), Size(56, raw=True), Size(64)), shard_images=16)
+    pack(open_release(release_folder), out, options, progress=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def dataset(pack_folder):
+    from shards.packed import PackedDataset
+
+    return PackedDataset.open(pack_folder)
