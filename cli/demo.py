@@ -36,7 +36,7 @@ def demo(out: Path, fresh: bool):
     from shards.packed import PackedDataset
     from shards.release import open_release
     from shards.rendition import Size
-    from shards.synthetic import SynthOptions, write_release
+    from shards.synthetic import SyntheticOptions, write_release
 
     started, jobs = time.perf_counter(), len(os.sched_getaffinity(0))
     if fresh:
@@ -46,7 +46,7 @@ def demo(out: Path, fresh: bool):
     if not (packed / "dataset.json").exists():
         shutil.rmtree(source, ignore_errors=True)
         _step(f"synthetic release: {STUDIES:,} studies")
-        write_release(source, SynthOptions(STUDIES, NATIVE, seed=0), jobs=jobs)
+        write_release(source, SyntheticOptions(STUDIES, NATIVE, seed=0), jobs=jobs)
     _step("pack")
     sizes = tuple(Size(pixels) for pixels, _, _ in STAGES.values())
     summary = pack(open_release(source), packed, PackOptions(sizes, shard_images=512), jobs)

@@ -39,11 +39,13 @@ from cli import folders
 @click.option("--decode", type=click.Choice(["auto", "cpu", "mixed", "hybrid"]), default="auto", show_default=True)
 def predict(run, data, split, out, kind, labels, batch, device, precision, decode):
     """Predict a split with a run's best weights: one row per image, in catalog order."""
-    from cxrdali.predict import predict
     from cxrdali.predictions import check_target
-    from shards.packed import PackedDataset
 
     check_target(out)  # before an hour of work, not after
+
+    from cxrdali.predict import predict
+    from shards.packed import PackedDataset
+
     dataset = PackedDataset.open(folders.packed(data))
     table = predict(run, dataset, split, labels=labels, batch=batch, device=device, precision=precision,
                     decode=decode, say=click.echo)  # fmt: skip

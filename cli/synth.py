@@ -29,11 +29,11 @@ def synth(studies, out, size, seed, jobs):
     For demos, tests and benchmarks. It says nothing about patients.
     """
     from shards.errors import DataError
-    from shards.synthetic import SynthOptions, write_release
+    from shards.synthetic import SyntheticOptions, write_release
 
     if size != "native" and not size.isdigit():
         raise DataError(f"size {size!r}: give pixels, for example 512, or native")
-    options = SynthOptions(studies, size if size == "native" else int(size), seed)
+    options = SyntheticOptions(studies, size if size == "native" else int(size), seed)
     summary = write_release(out, options, jobs=jobs or len(os.sched_getaffinity(0)))
     click.echo(
         f"{out}: {summary.images:,} images of {summary.studies:,} studies and {summary.subjects:,} subjects, "

@@ -5,6 +5,7 @@ often as its study was drawn. Each finding is sorted once: a draw only re-weight
 over the sorted images instead of a new sort. Ties are one threshold, as in scikit-learn.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ class Draws:
     def interval(self, values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
         """The central interval over draws (axis 0), NaN draws left out."""
         tail = (1 - level) / 2 * 100
-        with np.errstate(all="ignore"):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "All-NaN slice")  # a finding without positives: NaN is its interval
             low, high = np.nanpercentile(values, [tail, 100 - tail], axis=0)
         return low, high
 

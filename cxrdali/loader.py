@@ -292,18 +292,22 @@ class _RecycledBuffers:
     tensor, keeps the array referenced.
     """
 
-    HELD_HERE = 3  # references while looking: the list, the loop variable, getrefcount's argument
-
     def __init__(self):
         self._arrays: list[np.ndarray] = []
+        self._idle = _references([np.empty(0)], 0)
 
     def copy(self, source: np.ndarray) -> torch.Tensor:
-        for array in self._arrays:
-            if array.shape[0] >= source.shape[0] and sys.getrefcount(array) == self.HELD_HERE:
+        for place in range(len(self._arrays)):
+            if self._arrays[place].shape == source.shape and _references(self._arrays, place) == self._idle:
                 break
         else:
-            array = np.empty_like(source)
-            self._arrays.append(array)
-        view = array[: source.shape[0]]
-        np.copyto(view, source)
-        return torch.from_numpy(view)
+            # at the end of an epoch the shape is smaller: a few buffers of each shape, no more than were held
+            self._arrays.append(np.empty_like(source))
+            place = len(self._arrays) - 1
+        np.copyto(self._arrays[place], source)
+        return torch.from_numpy(self._arrays[place])
+
+
+def _references(arrays: list[np.ndarray], place: int) -> int:
+    """How often an array of a list is referred to; measured on an idle one too, as Python versions count differently."""
+    return sys.getrefcount(arrays[place])

@@ -17,12 +17,12 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cxrdali.predictions import Predictions
 from shards.errors import DataError
-from shards.files import json_bytes, publish, write_bytes
+from shards.files import json_bytes, publish, remove_parts, write_bytes
 
 CONFIG, METRICS, FINDINGS, LAST = "config.json", "metrics.csv", "findings.csv", "last.pt"
 BEST, VAL_PREDICTIONS = "best.safetensors", "val_predictions.parquet"
@@ -62,16 +62,16 @@ def load_last(run: Path) -> dict | None:
 
 def commit(run: Path, state: dict, best: tuple[dict, dict, Predictions] | None = None) -> None:
     """Make `state` the run's state. `best`: (weights, metadata, validation predictions) if this epoch is the best."""
-    if best is not None:
-        weights, metadata, predictions = best
-        # safetensors wants plain strides; a channels-last weight is written in the usual layout
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, run / _NEW[BEST], metadata)
-        predictions.write(run / _NEW[VAL_PREDICTIONS])
     aside = run / f".{LAST}.part"
     try:
+        if best is not None:
+            weights, metadata, predictions = best
+            # safetensors wants plain strides; a channels-last weight is written in the usual layout
+            save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, run / _NEW[BEST], metadata)
+            predictions.write(run / _NEW[VAL_PREDICTIONS])
         torch.save(state, aside)
         publish(aside, run / LAST)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         aside.unlink(missing_ok=True)
         raise DataError(f"{run / LAST}: cannot be written ({error}); the previous checkpoint is kept") from error
     settle(run, state)
@@ -87,6 +87,7 @@ def settle(run: Path, state: dict | None) -> None:
         publish(run / _NEW[BEST], run / BEST)
     for name in _NEW.values():
         (run / name).unlink(missing_ok=True)
+    remove_parts(run)
     if state is not None:
         write_bytes(run / METRICS, _csv(METRIC_COLUMNS, state["metrics"]))
         write_bytes(run / FINDINGS, _csv(FINDING_COLUMNS, state["findings"]))

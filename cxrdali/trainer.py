@@ -72,8 +72,6 @@ def train(
     """
     labels = dataset.labels(settings.labels)
     hardware = Hardware.resolve(settings.device, settings.precision)
-    if settings.precision == "auto" and hardware.device == "cpu":
-        torch.set_float32_matmul_precision("highest")
     out.mkdir(parents=True, exist_ok=True)
     with only_one(out / ".lock", "training into it"):
         trainer = _Trainer(settings, dataset, labels, hardware, out, say, progress)
@@ -273,6 +271,7 @@ class _Trainer:
         if weights is not None:
             load_initial(self.model, weights, self.labels.findings)
         self.model.to(device)
+        torch.backends.cudnn.benchmark = True  # every batch of a stage has the same shape
         self.forward = torch.compile(self.model) if settings.compile else self.model
         self.device_targets = torch.from_numpy(self.targets).to(device)
         self.optimizer = torch.optim.AdamW(
@@ -329,11 +328,11 @@ class _Trainer:
     def _refuse_difference(self, config: dict) -> None:
         stored = runs.read_config(self.out)
         differing = self.settings.difference(stored["settings"])
-        if differing is None and config["init_sha256"]:
-            for group in ("dataset", "labels", "selection", "init_sha256"):
-                if stored[group] != config[group]:
-                    differing = (group, stored[group], config[group])
-                    break
+        for group in ("dataset", "labels", "selection", "init_sha256"):
+            # initial weights that were deleted since are no longer needed: the run has its own
+            known = config[group] is not None
+            if differing is None and known and stored[group] != config[group]:
+                differing = (group, stored[group], config[group])
         if differing:
             name, there, here = differing
             raise DataError(
@@ -442,7 +441,8 @@ class _Trainer:
         star = " *best" if self.state["best_epoch"] == row["epoch"] else ""
         self.say(
             f"epoch {row['epoch']}/{self.settings.epochs}: loss {row['train_loss']:.4f}, "
-            f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}, LRAP {row['LRAP']:.4f}, AUROC {row['macro_AUROC']:.4f}; "
+            f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}, LRAP {row['LRAP']:.4f}, "
+            f"AUROC {row['macro_AUROC']:.4f}; "
             f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{star}"
         )
         if row["epoch"] == 1 and scores.without_positives:

@@ -43,6 +43,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what killed writers left in a folder. Only for a folder that nobody else is writing to."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
 def json_bytes(value) -> bytes:
     """Canonical JSON (sorted keys, one trailing newline): equal values are equal bytes."""
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from shards import __version__
 from shards.errors import DataError
-from shards.files import json_bytes, only_one, publish, sha256_bytes, sha256_file, write_bytes
+from shards.files import json_bytes, only_one, publish, remove_parts, sha256_bytes, sha256_file, write_bytes
 from shards.packed import DATASET, Labels, dataset_identity, labels_path, seal
 from shards.plan import plan
 from shards.release import IMAGE_COLUMNS, LabelTable, Release
@@ -232,6 +232,8 @@ def _claim(out: Path, identity: dict) -> None:
     else:
         write_bytes(options, json_bytes(identity))
     shutil.rmtree(out / WORK / "tmp", ignore_errors=True)
+    for folder in (out, *(path for path in out.iterdir() if path.is_dir()), out / WORK / "records"):
+        remove_parts(folder)
     for folder in ("records", "tmp"):
         (out / WORK / folder).mkdir(exist_ok=True)
     (out / WORK / "progress").write_bytes(b"")

@@ -1,0 +1,254 @@
+"""Real DALI pipelines over real tars; the expected pixels come from simplejpeg and NumPy."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+
+from cxrdali.augment import AugmentOptions, decide
+from cxrdali.loader import Loader, LoaderOptions, nearest_stored
+from shards.errors import DataError
+from shards.packed import MappedSize, PackedDataset
+from tests.cxrdali.reference import augmented
+
+JPEG, RAW = 48, 56  # stored sizes of the fixture, and 64 as JPEG
+
+
+def stored_image(dataset, size, row):
+    mapped = MappedSize(dataset.stored(size))
+    return mapped.pixels(row)[:, :, 0] if mapped.stored.raw else simplejpeg.decode_jpeg(mapped[row], "GRAY")[:, :, 0]
+
+
+def training(dataset, size=JPEG, batch=16, seed=0, rows=None, **options):
+    rows = np.arange(len(dataset.catalog)) if rows is None else rows
+    augment = options.pop("augment", AugmentOptions(side=0.15))
+    return Loader(
+        dataset, rows, LoaderOptions(size, batch, **options), seed=seed, shuffle=True, augment=augment, drop_last=True
+    )
+
+
+def epoch(loader):
+    """(rows, images) of the epoch that comes, as arrays."""
+    batches = list(loader)
+    return np.concatenate([b.rows.numpy() for b in batches]), np.concatenate([b.images.numpy() for b in batches])
+
+
+# ---------------------------------------------------------------- hand-over
+
+
+@pytest.mark.parametrize("size", [JPEG, RAW])
+def test_evaluation_hands_over_every_row_once_in_the_order_given(dataset, size):
+    rows = np.arange(3, 60)
+    loader = Loader(dataset, rows, LoaderOptions(size, batch=16))
+    batches = list(loader)
+    assert [len(b.rows) for b in batches] == [16, 16, 16, 9] and len(loader) == 4
+    assert np.concatenate([b.rows for b in batches]).tolist() == rows.tolist()
+    for images, batch_rows in batches:
+        assert images.shape == (len(batch_rows), 1, size, size) and str(images.dtype) == "torch.uint8"
+        for image, row in zip(images.numpy(), batch_rows.tolist(), strict=True):
+            assert (image[0] == stored_image(dataset, size, row)).all()
+
+
+@pytest.mark.parametrize("size", [JPEG, RAW])
+def test_augmented_pixels_equal_the_numpy_reference(dataset, size):
+    options = AugmentOptions(side=0.15)
+    loader = training(dataset, size, seed=5, augment=options)
+    loader.set_epoch(2)
+    rows, images = epoch(loader)
+    assert rows.tolist() == loader.epoch_rows(2)[: len(rows)].tolist()
+    made = decide(options, 5, 2, 0, len(rows), size)
+    for place, row in enumerate(rows):
+        assert (images[place, 0] == augmented(stored_image(dataset, size, row), made, place)).all()
+    assert made.horizontal.any() and made.vertical.any() and made.shape.any()
+
+
+def test_training_drops_the_remainder_and_shows_the_others_once(dataset):
+    loader = training(dataset, batch=32)
+    rows, _ = epoch(loader)
+    assert len(dataset.catalog) == 120 and len(rows) == 96 == 32 * len(loader)
+    assert len(set(rows)) == 96
+
+
+def test_epochs_differ_and_move_on_by_themselves(dataset):
+    loader = training(dataset)
+    first, second = epoch(loader), epoch(loader)
+    assert first[0].tolist() != second[0].tolist()
+    loader.set_epoch(1)
+    again = epoch(loader)
+    assert again[0].tolist() == second[0].tolist() and (again[1] == second[1]).all()
+
+
+def test_a_row_is_augmented_anew_in_every_epoch(dataset):
+    loader = training(dataset, rows=np.arange(16))
+    looks = []
+    for _ in range(4):
+        rows, images = epoch(loader)
+        looks.append(images[rows.tolist().index(0)].tobytes())
+    assert len(set(looks)) > 1
+
+
+def test_held_batches_keep_their_pixels(dataset):
+    """The hand-over memory is recycled only when nobody holds it, not even a slice."""
+    loader = training(dataset, batch=8)
+    held, copies = [], []
+    for _ in range(3):
+        for images, _ in loader:
+            held.append(images[2:3])
+            copies.append(images[2:3].clone())
+    assert all((one == two).all() for one, two in zip(held, copies, strict=True))
+
+
+def test_memory_is_recycled_when_batches_are_let_go(dataset):
+    loader = training(dataset, batch=8)
+    for _ in range(3):
+        for images, _ in loader:
+            del images
+    assert len(loader._buffers._arrays) <= 2
+
+
+# ---------------------------------------------------------------- independence
+
+
+def test_the_same_pixels_for_any_threads_prefetch_and_batch(dataset):
+    rows, images = epoch(training(dataset, batch=24))
+    for options in ({"threads": 1}, {"threads": 3}, {"prefetch": 1}, {"prefetch": 4}):
+        other_rows, other = epoch(training(dataset, batch=24, **options))
+        assert (rows == other_rows).all() and (images == other).all()
+    other_rows, other = epoch(training(dataset, batch=10))
+    assert (rows[:96] == other_rows[:96]).all() and (images[:96] == other[:96]).all()
+
+
+@pytest.mark.parametrize("order", ["global", "windowed"])
+def test_resuming_at_every_step_continues_with_the_same_pixels(dataset, order):
+    options = {"batch": 16, "order": order, "window": 2}
+    loader = training(dataset, **options)
+    loader.set_epoch(1)
+    states, batches = [], []
+    for batch in loader:
+        states.append(loader.state_dict())
+        batches.append(batch)
+    batches.append(next(iter(loader)))  # the first batch of epoch 2
+    for step, state in enumerate(states):
+        resumed = training(dataset, **options)
+        resumed.load_state_dict(state)
+        rest = list(resumed) or [next(iter(resumed))]
+        expected = batches[step + 1 : -1] or batches[-1:]
+        assert len(rest) == len(expected)
+        for one, two in zip(rest, expected, strict=True):
+            assert (one.rows == two.rows).all() and (one.images == two.images).all()
+
+
+def test_resuming_with_another_batch_size_completes_the_epoch(dataset):
+    loader = training(dataset, batch=16)
+    seen = []
+    for batch in loader:
+        seen += batch.rows.tolist()
+        if len(seen) == 48:
+            state = loader.state_dict()
+            break
+    resumed = training(dataset, batch=8)
+    resumed.load_state_dict(state)
+    rest = [row for batch in resumed for row in batch.rows.tolist()]
+    assert not set(seen) & set(rest) and len(seen) + len(rest) == 120
+
+
+def test_an_abandoned_iteration_does_not_disturb_the_next(dataset):
+    loader = training(dataset)
+    rows, images = epoch(loader)
+    loader.set_epoch(0)
+    for _ in loader:
+        break
+    loader.set_epoch(0)
+    other_rows, other = epoch(loader)
+    assert (rows == other_rows).all() and (images == other).all()
+
+
+def test_an_older_iteration_cannot_go_on_after_a_newer_one(dataset):
+    loader = training(dataset)
+    old = iter(loader)
+    next(old)
+    list(loader)
+    with pytest.raises(RuntimeError, match="abandoned by a newer one"):
+        next(old)
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def test_a_size_that_is_not_stored_is_resized_from_the_nearest_larger(dataset):
+    assert nearest_stored(dataset, 50) == RAW and nearest_stored(dataset, 60) == 64
+    loader = Loader(dataset, np.arange(20), LoaderOptions(40, batch=20))
+    assert loader.resized_from == JPEG
+    ((images, rows),) = list(loader)
+    assert images.shape == (20, 1, 40, 40)
+    for image, row in zip(images.numpy(), rows.tolist(), strict=True):
+        reference = cv2.resize(stored_image(dataset, JPEG, row), (40, 40), interpolation=cv2.INTER_AREA)
+        assert np.abs(image[0].astype(int) - reference).mean() < 3
+
+
+def test_a_stored_size_is_not_resized(dataset):
+    assert Loader(dataset, np.arange(8), LoaderOptions(JPEG, batch=8)).resized_from is None
+
+
+def test_resized_images_are_augmented_at_the_stage_s_size(dataset):
+    plain = {}
+    for images, rows in Loader(dataset, np.arange(120), LoaderOptions(40, batch=40)):
+        plain |= dict(zip(rows.tolist(), images.numpy()[:, 0], strict=True))
+    options = AugmentOptions(side=0.15)
+    rows, images = epoch(training(dataset, size=40, batch=40, augment=options))
+    made = decide(options, 0, 0, 0, len(rows), 40)
+    for place, row in enumerate(rows):
+        assert (images[place, 0] == augmented(plain[row], made, place)).all()
+
+
+# ---------------------------------------------------------------- errors
+
+
+def test_too_large_a_size_names_what_is_stored(dataset):
+    with pytest.raises(DataError, match=r"no rendition of 65 pixels or more is stored \(stored: 48, 56, 64\)"):
+        Loader(dataset, np.arange(8), LoaderOptions(65, batch=8))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch": 0}, "batch 0: at least 1"),
+        ({"threads": 0}, "threads 0: at least 1"),
+        ({"decode": "gpu"}, "decode 'gpu': choose one of auto, cpu, mixed, hybrid"),
+        ({"decode": "mixed"}, "decode 'mixed' needs a GPU, the device is 'cpu'; use --decode cpu"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(DataError, match=message):
+        LoaderOptions(**{"size": 48, "batch": 8, **options})
+
+
+def test_fewer_images_than_a_batch_is_an_error_in_training(dataset):
+    with pytest.raises(DataError, match="20 training images make no batch of 32"):
+        training(dataset, rows=np.arange(20), batch=32)
+
+
+@pytest.mark.parametrize("place", [0, 17, 100])
+def test_a_damaged_sample_is_named_by_shard_and_key(pack_folder, tmp_path, place):
+    copy = tmp_path / "pack"
+    shutil.copytree(pack_folder, copy)
+    dataset = PackedDataset.open(copy)
+    stored = dataset.stored(JPEG)
+    path = stored.paths[stored.shard[place]]
+    with path.open("r+b") as file:  # the same size, so opening cannot see it
+        file.seek(stored.offset[place] + 100)
+        file.write(bytes(stored.length[place] - 100))
+    loader = Loader(dataset, np.arange(120), LoaderOptions(JPEG, batch=16))
+    with pytest.raises(DataError) as caught:
+        list(loader)
+    assert str(path) in str(caught.value) and dataset.key(place) in str(caught.value)
+    assert "cxrdali verify" in str(caught.value)
+
+
+def test_a_rejected_row_cannot_be_loaded(dataset):
+    broken = PackedDataset(dataset.root, dataset.info)
+    broken.catalog.loc[5, "shard"] = None
+    with pytest.raises(DataError, match="row 5 was rejected at packing"):
+        Loader(broken, np.arange(10), LoaderOptions(JPEG, batch=5))

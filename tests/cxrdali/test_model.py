@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from cxrdali.model import ModelOptions, create, load_initial, read_weights
+from shards.errors import DataError
+
+FINDINGS = ("A", "B", "C")
+
+
+def model(arch="test_efficientnet", size=64, findings=3, **options):
+    torch.manual_seed(0)
+    return create(ModelOptions(arch, size, pretrained=False, **options), findings)
+
+
+def weights_file(path, source, findings=FINDINGS):
+    state = {key: value.contiguous() for key, value in source.backbone.state_dict().items()}
+    save_file(state, path, {"findings": "\n".join(findings)})
+    return path
+
+
+@pytest.mark.parametrize("norm", ["imagenet", "weights"])
+def test_normalisation_is_the_model_s_first_step(norm):
+    wrapped = model("test_vit", norm=norm).eval()
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 1, 64, 64), dtype=np.uint8))
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    if norm == "weights":
+        mean, std = wrapped.backbone.pretrained_cfg["mean"], wrapped.backbone.pretrained_cfg["std"]
+    reference = (images.double() / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(wrapped(images), wrapped.backbone(reference.float()), rtol=1e-4, atol=1e-5)
+
+
+def test_the_state_has_timm_s_own_keys():
+    assert set(model().backbone.state_dict()) == set(timm.create_model("test_efficientnet", num_classes=3).state_dict())
+    assert set(model().state_dict()) == {f"backbone.{key}" for key in model().backbone.state_dict()}
+
+
+def test_models_that_need_the_image_size_get_it():
+    with torch.no_grad():
+        assert model("test_vit", size=96).eval()(torch.zeros(2, 1, 96, 96, dtype=torch.uint8)).shape == (2, 3)
+
+
+def test_weights_of_another_image_size_are_resampled(tmp_path):
+    small, large = model("test_vit", size=64), model("test_vit", size=96)
+    load_initial(large, weights_file(tmp_path / "w.safetensors", small), FINDINGS)
+    assert large.backbone.pos_embed.shape != small.backbone.pos_embed.shape
+    torch.testing.assert_close(large.backbone.head.weight, small.backbone.head.weight)
+    # the resampled grid keeps the embedding's mean
+    assert (large.backbone.pos_embed.mean() - small.backbone.pos_embed.mean()).abs() < 0.01
+
+
+def test_findings_in_another_order_are_put_in_order(tmp_path):
+    source, target = model(), model()
+    load_initial(target, weights_file(tmp_path / "w.safetensors", source), ("C", "A", "B"))
+    images = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    source.eval(), target.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(target(images), source(images)[:, [2, 0, 1]])
+
+
+def test_other_findings_are_refused_by_name(tmp_path):
+    path = weights_file(tmp_path / "w.safetensors", model())
+    with pytest.raises(DataError, match=r"w.safetensors: finding 'C' \(and 1 more\) is only in these weights"):
+        load_initial(model(), path, ("A", "B", "D"))
+
+
+@pytest.mark.parametrize(
+    "arch, findings, message",
+    [("test_resnet", 3, "lacks 'conv1.0.weight'"), ("test_efficientnet", 4, "has another shape of 'classifier.bias'")],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, arch, findings, message):
+    path = tmp_path / "w.pt"
+    torch.save(model().backbone.state_dict(), path)
+    with pytest.raises(DataError, match=message):
+        load_initial(model(arch, findings=findings), path, tuple("ABCD"[:findings]))
+
+
+def test_torch_checkpoints_load_with_common_wrappings(tmp_path):
+    source = model()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in source.backbone.state_dict().items()}}, tmp_path / "w.pth")
+    state, _ = read_weights(tmp_path / "w.pth")
+    assert set(state) == set(source.backbone.state_dict())
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code was run",))
+
+
+def test_code_in_a_weights_file_is_not_run(tmp_path, capsys):
+    torch.save({"model": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(DataError, match="evil.pt: refused, it holds more than tensors"):
+        read_weights(tmp_path / "evil.pt")
+    assert "code was run" not in capsys.readouterr().out
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(DataError, match="none.pt: no such weights file"):
+        read_weights(tmp_path / "none.pt")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with pytest.raises(DataError, match="cut.safetensors: not a weights file"):
+        read_weights(tmp_path / "cut.safetensors")
+
+
+def test_an_unknown_model_is_named_with_some_alike():
+    with pytest.raises(DataError, match=r"arch 'efficientnet_s7' is no timm model \(alike: .*efficientnet"):
+        ModelOptions("efficientnet_s7", 64)
+
+
+def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # at once, instead of its retries
+    with pytest.raises(DataError, match="weights of 'resnet10t.c3_in1k' cannot be had .*--no-pretrained"):
+        create(ModelOptions("resnet10t.c3_in1k", 64, pretrained=True), 3)

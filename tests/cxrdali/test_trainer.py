@@ -1,0 +1,389 @@
+"""Real stages on the CPU: a model of 100,000 parameters at 48 and 64 pixels, seconds each."""
+
+import csv
+import dataclasses
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from sklearn.metrics import average_precision_score
+
+from cxrdali import predictions
+from cxrdali import run as runs
+from cxrdali import trainer as training
+from cxrdali.losses import bce_sum, known_targets
+from cxrdali.predict import predict
+from cxrdali.selection import FoldOptions, train_and_validation
+from cxrdali.stages import STAGES, TrainSettings
+from cxrdali.trainer import Stopped, train
+from shards.errors import DataError
+from tests.releases import FINDINGS
+
+ARCH = "test_efficientnet"
+
+
+def settings(**changes):
+    given = {"stage": 1, "size": 48, "batch": 8, "epochs": 3, "arch": ARCH, "pretrained": False, "device": "cpu"}
+    return TrainSettings(**{**given, **changes})
+
+
+def quietly(*arguments, **options):
+    return train(*arguments, say=lambda line: None, progress=False, **options)
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.open()))
+
+
+def same_weights(one, two):
+    left, right = load_file(one / runs.BEST), load_file(two / runs.BEST)
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.fixture(scope="module")
+def unbroken(dataset, tmp_path_factory):
+    """A finished run of three epochs, and what it said."""
+    out, said = tmp_path_factory.mktemp("runs") / "stage1", []
+    train(settings(), dataset, out, say=said.append, progress=False)
+    return out, said
+
+
+# ---------------------------------------------------------------- the run folder
+
+
+def test_the_defaults_are_the_paper_s():
+    assert STAGES == {1: (224, 256), 2: (320, 128), 3: (512, 48)}
+    made = TrainSettings(stage=2)
+    assert (made.size, made.batch, made.epochs, made.warmup_epochs) == (320, 128, 30, 1)
+    assert (made.lr, made.weight_decay, made.arch) == (1e-3, 1e-6, "tf_efficientnetv2_s.in21k_ft_in1k")
+    assert (made.cutout, made.norm, made.uncertain, made.group) == ("fixed", "imagenet", "negative", "subject")
+
+
+def test_a_run_holds_what_it_promises(unbroken, dataset):
+    out, _ = unbroken
+    config = json.loads((out / "config.json").read_text())
+    assert config["settings"]["size"] == 48 and config["findings"] == list(FINDINGS)
+    assert config["dataset"]["id"] == dataset.id and config["versions"]["torch"] == torch.__version__.split("+")[0]
+    metrics = rows_of(out / "metrics.csv")
+    assert [row["epoch"] for row in metrics] == ["1", "2", "3"]
+    for row in metrics:
+        assert 0 < float(row["train_loss"]) < 5 and 0 < float(row["val_loss"]) < 5
+        assert 0 <= float(row["wait_seconds"]) <= float(row["train_seconds"])
+        assert float(row["images_per_second"]) == pytest.approx(int(row["images"]) / float(row["train_seconds"]))
+    assert list((out / "tensorboard").iterdir())
+    assert not [path for path in out.iterdir() if "new" in path.name or "part" in path.name]
+
+
+def test_every_epoch_s_metrics_are_those_of_its_predictions(unbroken, dataset):
+    out, _ = unbroken
+    labels = dataset.labels("cxr-lt-2023")
+    _, validation = train_and_validation(dataset, labels, FoldOptions())
+    table = predictions.read(out / "val_predictions.parquet")
+    assert table.ids["image_id"].tolist() == dataset.catalog["image_id"].iloc[validation].tolist()
+    metrics = rows_of(out / "metrics.csv")
+    best = max(metrics, key=lambda row: float(row["mAP"]))
+    truth = labels.values[validation]
+    found = {row["finding"]: row for row in rows_of(out / "findings.csv") if row["epoch"] == best["epoch"]}
+    aps = []
+    for place, name in enumerate(labels.findings):
+        if truth[:, place].any():
+            aps.append(average_precision_score(truth[:, place], table.values[:, place]))
+            assert float(found[name]["AP"]) == pytest.approx(aps[-1])
+        else:
+            assert found[name]["AP"] == "" and found[name]["positives"] == "0"
+    assert float(best["mAP"]) == pytest.approx(np.mean(aps))
+    logits = table.values.astype(np.float64)
+    loss = np.mean(np.logaddexp(0, logits) - truth * logits)
+    assert float(best["val_loss"]) == pytest.approx(loss)
+
+
+def test_the_best_weights_are_those_that_predicted(unbroken, dataset):
+    out, _ = unbroken
+    table = predict(out, dataset, "val", device="cpu", say=lambda line: None, progress=False)
+    np.testing.assert_allclose(
+        table.values, predictions.read(out / "val_predictions.parquet").values, rtol=1e-4, atol=1e-5
+    )
+    with safe_open(out / runs.BEST, framework="pt") as file:
+        assert file.metadata()["findings"].split("\n") == list(FINDINGS)
+        assert set(file.keys()) == set(training.create(_model_options(), len(FINDINGS)).backbone.state_dict())
+
+
+def _model_options():
+    from cxrdali.model import ModelOptions
+
+    return ModelOptions(ARCH, 48, pretrained=False)
+
+
+def test_the_learning_rate_warms_up_linearly_then_falls_to_zero(dataset):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    schedule = training._schedule(optimizer, settings(epochs=5), steps_per_epoch=10)
+    rates = []
+    for step in range(50):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    expected = [1e-3 * (step + 1) / 11 for step in range(10)]
+    expected += [0.5e-3 * (1 + math.cos(math.pi * step / 40)) for step in range(40)]
+    assert rates == pytest.approx(expected)
+
+
+def test_it_says_what_it_does(unbroken):
+    _, said = unbroken
+    text = "\n".join(said)
+    assert "fp32 on cpu, decode cpu" in text and "0 subjects on both sides" in text
+    assert "not in mAP, no positive in validation: Hernia" in text
+    assert "% waiting for data" in text and "images/s" in text
+
+
+def test_training_learns(dataset, tmp_path):
+    """The loss of a model that may memorise 58 images falls by a third."""
+    out = tmp_path / "run"
+    quietly(settings(epochs=12, lr=3e-3, cutout="off"), dataset, out)
+    losses = [float(row["train_loss"]) for row in rows_of(out / "metrics.csv")]
+    assert losses[-1] < losses[0] * 2 / 3
+
+
+# ---------------------------------------------------------------- again, and again
+
+
+def test_a_finished_run_is_left_alone(unbroken, dataset):
+    out, _ = unbroken
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.pt")}
+    assert quietly(settings(), dataset, out).already_finished
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.pt")} == before
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"size": 64}, "another size: 48 there, 64 now"),
+        ({"lr": 0.1}, "another lr: 0.001 there, 0.1 now"),
+        ({"epochs": 4}, "another epochs: 3 there, 4 now"),
+        ({"labels": "chexpert"}, "another labels: None there, 'chexpert' now"),
+        ({"seed": 1}, "another seed: 0 there, 1 now"),
+    ],
+)
+def test_other_settings_on_the_same_folder_are_named(unbroken, dataset, change, message):
+    with pytest.raises(DataError, match=message):
+        quietly(settings(**change), dataset, unbroken[0])
+
+
+def test_another_dataset_on_the_same_folder_is_refused(unbroken, dataset):
+    other = dataclasses.replace(dataset, info={**dataset.info, "id": "0" * 64})
+    with pytest.raises(DataError, match="holds a run with another dataset"):
+        quietly(settings(), other, unbroken[0])
+
+
+def test_a_folder_with_other_things_is_refused(dataset, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(DataError, match="holds 'thesis.tex', which is no run"):
+        quietly(settings(), dataset, tmp_path)
+
+
+class Interruption:
+    """Asks a trainer to stop at the n-th opportunity, counted over training and validation."""
+
+    def __init__(self, monkeypatch, at):
+        self.left, original = at, training._Trainer._stop_if_asked
+
+        def stop_if_asked(trainer):
+            self.left -= 1
+            if self.left == 0:
+                trainer.stop_signal = 15
+            original(trainer)
+
+        monkeypatch.setattr(training._Trainer, "_stop_if_asked", stop_if_asked)
+
+
+@pytest.mark.parametrize("at", [1, 4, 7, 8, 9, 12, 26])
+def test_a_run_stopped_anywhere_continues_to_the_same_weights(unbroken, dataset, tmp_path, monkeypatch, at):
+    """7 steps and 2 validation batches an epoch: within the first epoch, at its last step, in validation, later."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        Interruption(patch, at)
+        with pytest.raises(Stopped, match="SIGTERM; saved, the same command continues"):
+            quietly(settings(), dataset, out)
+    quietly(settings(threads=1), dataset, out)  # threads may differ
+    assert same_weights(out, unbroken[0])
+    for name in ("metrics.csv", "findings.csv"):
+        ignored = ("images_per_second", "train_seconds", "wait_seconds", "val_seconds")
+        clean = [
+            [{k: v for k, v in row.items() if k not in ignored} for row in rows_of(o / name)]
+            for o in (out, unbroken[0])
+        ]
+        assert clean[0] == clean[1]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(unbroken, dataset, tmp_path):
+    """last.pt is committed, the best weights still have their .new names."""
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[0], out)
+    state = runs.load_last(out)
+    with safe_open(out / runs.BEST, framework="pt") as file:
+        assert int(file.metadata()["epoch"]) == state["best_epoch"]
+    for name, new in runs._NEW.items():
+        (out / name).rename(out / new)
+    (out / "metrics.csv").write_text("half a li")
+    quietly(settings(), dataset, out)
+    assert same_weights(out, unbroken[0]) and len(rows_of(out / "metrics.csv")) == 3
+    assert not list(out.glob("*.new.*"))
+
+
+def test_best_weights_of_an_epoch_that_was_not_committed_are_dropped(unbroken, dataset, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[0], out)
+    (out / runs._NEW[runs.BEST]).write_bytes(b"cut off")
+    quietly(settings(), dataset, out)
+    assert same_weights(out, unbroken[0]) and not list(out.glob("*.new.*"))
+
+
+def test_a_second_trainer_on_the_folder_stops_at_once(dataset, tmp_path):
+    from shards.files import only_one
+
+    with only_one(tmp_path / ".lock", "x"), pytest.raises(DataError, match="another process is training into it"):
+        quietly(settings(), dataset, tmp_path)
+
+
+# ---------------------------------------------------------------- stages
+
+
+def test_a_stage_starts_from_the_best_weights_of_the_one_before(unbroken, dataset, tmp_path):
+    out = tmp_path / "stage2"
+    frozen = settings(stage=2, size=64, epochs=1, lr=1e-12, init=str(unbroken[0]))
+    quietly(frozen, dataset, out)
+    for key, value in load_file(out / runs.BEST).items():
+        if "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(value, load_file(unbroken[0] / runs.BEST)[key], rtol=0, atol=1e-6)
+
+
+def test_an_unfinished_run_is_no_start_unless_its_file_is_named(dataset, tmp_path, monkeypatch):
+    half = tmp_path / "stage1"
+    with monkeypatch.context() as patch:
+        Interruption(patch, 12)
+        with pytest.raises(Stopped):
+            quietly(settings(), dataset, half)
+    with pytest.raises(DataError, match=r"has finished 1 of 3 epochs; finish it first, or .*best.safetensors"):
+        quietly(settings(stage=2, size=64, init=str(half)), dataset, tmp_path / "stage2")
+    shutil.rmtree(tmp_path / "stage2")
+    quietly(settings(stage=2, size=64, epochs=1, init=str(half / runs.BEST)), dataset, tmp_path / "stage2")
+
+
+def test_a_run_on_other_findings_is_no_start(unbroken, dataset, tmp_path):
+    other = settings(stage=2, size=64, labels="chexpert", init=str(unbroken[0]))
+    with pytest.raises(DataError, match=r"finding 'Hernia' \(and 1 more\) is only in these weights"):
+        quietly(other, dataset, tmp_path / "stage2")
+
+
+# ---------------------------------------------------------------- batches and losses
+
+
+def test_micro_batches_give_the_batch_s_gradient():
+    """In float64, with ignored targets spread unevenly over the micro-batches."""
+    torch.manual_seed(0)
+    weight = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    inputs, targets = torch.randn(8, 6, dtype=torch.float64), torch.randint(0, 2, (8, 3)).double()
+    targets[0, :] = targets[5, 1] = float("nan")
+
+    def gradient(size):
+        weight.grad = None
+        known = known_targets(targets)
+        for chunk, part in zip(inputs.split(size), targets.split(size), strict=True):
+            (bce_sum(chunk @ weight, part) / known).backward()
+        return weight.grad
+
+    known = ~torch.isnan(targets)
+    weight.grad = None
+    torch.nn.functional.binary_cross_entropy_with_logits(
+        (inputs @ weight)[known].float(), targets[known].float()
+    ).backward()
+    expected = weight.grad.clone()
+    for size in (8, 4, 1):
+        torch.testing.assert_close(gradient(size), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_micro_batches_see_the_same_samples(dataset, tmp_path):
+    """Without batch normalisation the whole run is the same, up to the rounding of sums."""
+    common = {"arch": "test_vit", "size": 64, "epochs": 2}
+    quietly(settings(**common), dataset, tmp_path / "whole")
+    quietly(settings(**common, micro_batch=2), dataset, tmp_path / "parts")
+    whole, parts = (rows_of(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
+    for one, two in zip(whole, parts, strict=True):
+        assert float(one["train_loss"]) == pytest.approx(float(two["train_loss"]), rel=1e-3)
+
+
+def test_bf16_trains_on_the_cpu(dataset, tmp_path):
+    quietly(settings(precision="bf16", epochs=1), dataset, tmp_path / "run")
+    assert math.isfinite(float(rows_of(tmp_path / "run" / "metrics.csv")[0]["train_loss"]))
+
+
+def test_limit_batches_limits_training_and_validation(dataset, tmp_path):
+    quietly(settings(limit_batches=1, epochs=1), dataset, tmp_path / "run")
+    assert rows_of(tmp_path / "run" / "metrics.csv")[0]["images"] == "8"
+    assert len(predictions.read(tmp_path / "run" / "val_predictions.parquet").values) == 8
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_way_out(unbroken, dataset, tmp_path):
+    weights = load_file(unbroken[0] / runs.BEST)
+    weights["classifier.bias"][0] = float("nan")
+    torch.save(weights, tmp_path / "bad.pt")
+    with pytest.raises(DataError, match=r"the loss became nan in epoch 1, by step 7; lower --lr.* is of epoch 0"):
+        quietly(settings(init=str(tmp_path / "bad.pt")), dataset, tmp_path / "run")
+    assert not (tmp_path / "run" / runs.LAST).exists()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"stage": 4}, "stage 4: choose 1, 2 or 3"),
+        ({"batch": 8, "micro_batch": 3}, "micro-batch 3: must divide the batch, 8"),
+        ({"epochs": 0}, "epochs 0: at least 1"),
+        ({"lr": 0}, "lr 0: above 0"),
+        ({"precision": "int8"}, "precision 'int8': choose one of auto, bf16, fp16, fp32"),
+        ({"fold": 9}, "fold 9: 0 to 4"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    with pytest.raises(DataError, match=message):
+        settings(**change)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+def test_a_gpu_that_is_not_there_is_named(dataset, tmp_path):
+    with pytest.raises(DataError, match="device 'cuda': torch sees no GPU here; use --device cpu"):
+        quietly(settings(device="cuda"), dataset, tmp_path / "run")
+
+
+def test_a_full_gpu_names_the_way_out(dataset, tmp_path, monkeypatch):
+    """Raised by hand: there is no GPU to fill here. The type is the one that torch raises."""
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training, "bce_sum", full)
+    with pytest.raises(DataError, match=r"the GPU is full at 48 px with 8 images at a time; use --micro-batch 4"):
+        quietly(settings(), dataset, tmp_path / "run")
+
+
+# ---------------------------------------------------------------- prediction
+
+
+def test_predictions_cover_a_split_once_in_catalog_order(unbroken, dataset):
+    labels = dataset.labels("cxr-lt-2023")
+    for split, rows in (("test", np.flatnonzero(labels.split == "test")), ("all", np.arange(120))):
+        table = predict(unbroken[0], dataset, split, device="cpu", batch=7, say=lambda line: None, progress=False)
+        assert table.ids["image_id"].tolist() == dataset.catalog["image_id"].iloc[rows].tolist()
+        assert table.findings == FINDINGS and table.provenance.split == split
+
+
+def test_predicting_val_on_other_labels_is_refused(unbroken, dataset):
+    with pytest.raises(DataError, match="so its val split is not there; choose dev, test or all"):
+        predict(unbroken[0], dataset, "val", labels="chexpert", device="cpu", say=lambda line: None)
+
+
+def test_a_folder_that_is_no_run_is_named(dataset, tmp_path):
+    with pytest.raises(DataError, match="no run .no config.json in it"):
+        predict(tmp_path, dataset, "test", device="cpu", say=lambda line: None)

@@ -1,0 +1,70 @@
+"""What only a GPU can show; skipped, saying so, where there is none."""
+
+import numpy as np
+import pytest
+import torch
+
+from cxrdali.augment import AugmentOptions, decide
+from cxrdali.loader import Loader, LoaderOptions
+from cxrdali.stages import TrainSettings
+from cxrdali.trainer import train
+from tests.cxrdali.reference import augmented
+from tests.cxrdali.test_loader import JPEG, RAW, stored_image
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def loader(dataset, size, decode, **options):
+    return Loader(
+        dataset, np.arange(120), LoaderOptions(size, 16, decode=decode, device="cuda:0", **options),
+        seed=5, shuffle=True, augment=AugmentOptions(side=0.15), drop_last=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("decode", ["cpu", "hybrid", "mixed"])
+@pytest.mark.parametrize("size", [JPEG, RAW])
+def test_every_decode_mode_hands_over_the_reference_s_pixels_on_the_gpu(dataset, decode, size):
+    made = decide(AugmentOptions(side=0.15), 5, 0, 0, 112, size)
+    place = 0
+    for images, rows in loader(dataset, size, decode):
+        assert images.device.type == "cuda" and images.dtype == torch.uint8
+        for image, row in zip(images.cpu().numpy(), rows.tolist(), strict=True):
+            difference = image[0].astype(int) - augmented(stored_image(dataset, size, row), made, place)
+            # nvJPEG's inverse DCT may round otherwise than libjpeg's; geometry and raw pixels are exact
+            assert np.abs(difference).max() <= (2 if decode == "mixed" and size == JPEG else 0)
+            place += 1
+    assert place == 112
+
+
+@pytest.mark.parametrize("decode", ["cpu", "hybrid", "mixed"])
+def test_held_batches_keep_their_pixels_on_the_gpu(dataset, decode):
+    source, held, copies = loader(dataset, JPEG, decode), [], []
+    for _ in range(3):
+        for images, _ in source:
+            busy = torch.randn(2000, 2000, device="cuda") @ torch.randn(2000, 2000, device="cuda")
+            held.append(images + (busy[0, 0] * 0).to(torch.uint8))  # read late, behind other work
+            copies.append(images.clone())
+    torch.cuda.synchronize()
+    assert all(torch.equal(one, two) for one, two in zip(held, copies, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_stage_trains_and_continues_on_the_gpu(dataset, tmp_path, precision):
+    settings = TrainSettings(
+        1, 48, 8, epochs=2, arch="test_efficientnet", pretrained=False, device="cuda", precision=precision
+    )
+    summary = train(settings, dataset, tmp_path / "run", progress=False)
+    assert summary.epochs == 2 and np.isfinite(summary.best_score)
+    assert train(settings, dataset, tmp_path / "run", progress=False).already_finished
+
+
+def test_a_full_gpu_names_the_way_out(dataset, tmp_path):
+    from shards.errors import DataError
+
+    torch.cuda.set_per_process_memory_fraction(0.002)
+    try:
+        settings = TrainSettings(1, 64, 56, epochs=1, arch="resnet50", pretrained=False, device="cuda")
+        with pytest.raises(DataError, match="the GPU is full at 64 px with 56 images at a time; use --micro-batch 28"):
+            train(settings, dataset, tmp_path / "run", progress=False)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
