@@ -309,5 +309,5 @@ class _RecycledBuffers:
 
 
 def _references(arrays: list[np.ndarray], place: int) -> int:
-    """How often an array of a list is referred to; measured on an idle one too, as Python versions count differently."""
+    """How often an array in a list is referred to; Python versions count differently, so an idle one is the measure."""
     return sys.getrefcount(arrays[place])

@@ -1,0 +1,138 @@
+"""The report's sections on the packed dataset: images per finding, and the first training images."""
+
+import numpy as np
+import pandas as pd
+
+from cxrdali import run as runs_on_disk
+from cxrdali.report import page, plots
+from cxrdali.report.page import Html, count, join, missing, paragraph, percent, sentence
+from cxrdali.report.sources import Run, Sources
+from cxrdali.selection import released_rows, rows_sha256, train_and_validation
+from shards.errors import DataError
+from shards.packed import Labels, PackedDataset
+
+CONTACT_IMAGES = 12
+
+
+def label_frequencies(sources: Sources) -> Html:
+    """The long tail: images per finding in the training split, and in the others."""
+    if sources.dataset is None:
+        return missing("No packed dataset was given, so images per finding cannot be counted; give it with `--pack`.")
+    try:
+        labels, splits, note = _splits(sources)
+    except DataError as error:
+        return missing(str(error))
+    table = _frequency_table(labels, splits)
+    train = table["train"].rename("images").reset_index().assign(share=table["train"].to_numpy() / len(splits["train"]))
+    absent = [name for name, images in zip(table.index, table["train"], strict=True) if not images]
+    return join(
+        paragraph(
+            f"Images with each of the {len(table)} findings of {labels.name} among the {count(len(splits['train']))} "
+            f"training images. An image counts for every finding it has.{note}"
+        ),
+        page.figure(
+            plots.svgs(plots.label_frequencies(train), "frequencies"),
+            "Bar chart of training images per finding, most frequent first; the table below has the numbers.",
+            "Training images per finding, most frequent first, on a logarithmic axis.",
+        ),
+        paragraph(f"Never in the training images: {sentence(absent)}.", "soft") if absent else None,
+        page.details("Images per finding and split", _split_table(table, splits)),
+    )
+
+
+def _splits(sources: Sources) -> tuple[Labels, dict[str, np.ndarray], str]:
+    """Labels, the rows of every split by name, and what there is to say about where they come from."""
+    dataset = sources.dataset
+    if not sources.runs:
+        labels = dataset.labels()
+        splits = {name: released_rows(dataset, labels, name) for name in ("train", "dev", "test")}
+        if not len(splits["train"]):
+            raise DataError(f"{dataset.root}: labels {labels.name!r} have no packed image in their training split")
+        return labels, splits, " No run was given: this is the released training split, before any validation fold."
+    first = sources.runs[0]
+    labels, fold = dataset.labels(first.setting("labels")), first.fold
+    train, validation = train_and_validation(dataset, labels, fold)
+    splits = {"train": train, "validation": validation}
+    splits |= {name: released_rows(dataset, labels, name) for name in ("dev", "test")}
+    return labels, splits, f" Fold {fold.fold} of {fold.folds}, split by {fold.group}, is left out for validation."
+
+
+def _frequency_table(labels: Labels, splits: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Images per finding (rows) and split (columns), most frequent in training first; NaN: released without labels."""
+    columns = {}
+    for name, rows in splits.items():
+        values = labels.values[rows]
+        known = len(rows) and (values != Labels.BLANK).any()
+        columns[name] = (values == 1).sum(axis=0) if known else np.full(len(labels.findings), np.nan)
+    table = pd.DataFrame(columns, index=pd.Index(labels.findings, name="finding"))
+    return table.sort_values("train", ascending=False, kind="stable")
+
+
+def _split_table(table: pd.DataFrame, splits: dict[str, np.ndarray]) -> Html:
+    released = {name: len(rows) for name, rows in splits.items()}
+    rows = [("All images", "", *(count(images) for images in released.values()))]
+    rows += [
+        (finding, percent(counts["train"] / released["train"]), *(count(counts[name]) for name in released))
+        for finding, counts in table.iterrows()
+    ]
+    return page.table(
+        "Images per finding and split", ("Finding", "Share of train", *map(str.capitalize, released)), rows
+    )
+
+
+def contact_sheets(sources: Sources) -> Html | None:
+    """The first images of every run's training loader, as the model saw them in its first epoch."""
+    if not sources.options.images:
+        return missing(
+            "Images are left out, because a page may travel further than its data; ask for them with `--images`."
+        )
+    if sources.dataset is None:
+        return missing("No packed dataset was given, so no image can be shown; give it with `--pack`.")
+    if not sources.runs:
+        return missing("No run was given, so there is no training batch to show.")
+    return join(*(_contact_sheet(run, sources) for run in sources.runs))
+
+
+def _contact_sheet(run: Run, sources: Sources) -> Html:
+    title = page.heading(f"{run.name}, {run.setting('size')} px")
+    try:
+        images, done = first_training_images(run, sources.dataset)
+    except DataError as error:
+        return join(title, missing(f"The training batch cannot be shown: {error}"))
+    synthetic = "Synthetic images. " if sources.options.synthetic else ""
+    return join(
+        title,
+        page.picture(
+            plots.contact_sheet(images),
+            f"Contact sheet of {len(images)} augmented training images of {run.name}",
+            f"{synthetic}The first {len(images)} training images of epoch 1 as this run's loader hands them over, "
+            f"augmentation included: {done}.",
+        ),
+    )
+
+
+def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray, str]:
+    """uint8 [B, 1, S, S], and in words what the augmentation did to them.
+
+    What a position of an epoch holds does not depend on the batch size, so a batch of twelve is the beginning
+    of the run's own first batch.
+    """
+    from cxrdali.augment import AugmentOptions, decide
+    from cxrdali.loader import Loader, LoaderOptions
+
+    labels = dataset.labels(run.labels)
+    train, _ = train_and_validation(dataset, labels, run.fold)
+    trained_on = run.config.get("selection", {}).get("train_sha256")
+    if trained_on and trained_on != rows_sha256(train):
+        raise DataError(f"{run.path / runs_on_disk.CONFIG}: it trained on other rows than its fold selects here")
+    size, seed = int(run.setting("size")), int(run.setting("seed", 0))
+    augment = AugmentOptions(cutout=run.setting("cutout", "fixed"))
+    kept = {name: run.setting(name) for name in ("order", "window") if run.setting(name) is not None}
+    options = LoaderOptions(size=size, batch=min(CONTACT_IMAGES, len(train)), threads=1, prefetch=1, **kept)
+    loader = Loader(dataset, train, options, seed=seed, shuffle=True, augment=augment, drop_last=True)
+    images = next(iter(loader)).images.numpy()
+    decided = decide(augment, seed, 0, 0, len(images), size)
+    return images, (
+        f"{decided.horizontal.sum()} mirrored left to right, {decided.vertical.sum()} upside down, "
+        f"{(decided.shape > 0).any(axis=1).sum()} with black cutout squares"
+    )

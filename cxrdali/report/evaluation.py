@@ -1,0 +1,98 @@
+"""The report's section on held-out images: metrics with confidence intervals, by view and by finding."""
+
+import pandas as pd
+
+from cxrdali.report import page, plots
+from cxrdali.report.page import Html, count, interval, join, missing, paragraph, percent, score, sentence
+from cxrdali.report.sources import Evaluation, Sources
+
+VIEWS = {"all": "all views", "frontal": "frontal", "lateral": "lateral"}
+
+
+def evaluation(sources: Sources) -> Html:
+    """Held-out metrics with confidence intervals: all views, frontal and lateral, per finding."""
+    if not sources.evaluations:
+        return missing("No evaluation was given. `cxrdali evaluate` writes one from predictions; give its .json.")
+    return join(_evaluation_overview(sources.evaluations), *map(_evaluation_details, enumerate(sources.evaluations)))
+
+
+def _evaluation_overview(evaluations: list[Evaluation]) -> Html:
+    rows = []
+    for each in evaluations:
+        for view, name in VIEWS.items():
+            part = each.content.get(view)
+            label = f"{each.name}: {name}" if len(evaluations) > 1 else name.capitalize()
+            if part is None:
+                rows.append((label, *[page.NOTHING] * 3, "no image", page.NOTHING))
+                continue
+            rows.append(
+                (
+                    label,
+                    _with_interval(part, "mAP"),
+                    _with_interval(part, "macro_AUROC"),
+                    score(part["LRAP"]),
+                    count(part["images"]),
+                    count(part["studies"]),
+                )
+            )
+    levels = sorted({each.content["level"] for each in evaluations if each.content.get("draws")})
+    in_brackets = f" In brackets: {sentence([f'{level * 100:g} %' for level in levels])} confidence" if levels else ""
+    return join(
+        paragraph(
+            "Macro means over the findings that have a positive image; LRAP ranks the findings of each image. "
+            "Lateral means every view that is not frontal."
+            + (f"{in_brackets} intervals, from resampling whole studies." if levels else "")
+        ),
+        page.table("Metrics by view", ("Predictions", "mAP", "Macro AUROC", "LRAP", "Images", "Studies"), rows),
+    )
+
+
+def _with_interval(values: dict, name: str) -> str:
+    return interval(values[name], values.get(f"{name}_low"), values.get(f"{name}_high"))
+
+
+def _evaluation_details(numbered: tuple[int, Evaluation]) -> Html:
+    number, each = numbered
+    whole = pd.DataFrame(each.content["all"]["findings"]).sort_values("positives", ascending=False, kind="stable")
+    numeric = ("prevalence", "AP", "AP_low", "AP_high")
+    drawn = whole.reindex(columns=["finding", *numeric]).astype(dict.fromkeys(numeric, float)).dropna(subset=["AP"])
+    undefined = each.content["all"]["without_positives"]
+    bounds = ", with its confidence interval" if each.content.get("draws") else ""
+    return join(
+        page.heading(each.name),
+        paragraph(
+            f"{count(each.content['images'])} images of {count(each.content['studies'])} studies, "
+            f"labels {each.content['labels']}."
+        ),
+        page.figure(
+            plots.svgs(plots.ap_intervals(drawn), f"evaluation-{number}"),
+            f"Dot plot of average precision per finding with intervals, {each.name}; the table below has the numbers.",
+            f"Average precision per finding, all views{bounds}. Grey ticks: the prevalence.",
+        )
+        if len(drawn)
+        else None,
+        paragraph(f"Without a positive image, so without AP: {sentence(undefined)}.", "soft") if undefined else None,
+        page.details(f"Every finding, {each.name}", _evaluation_table(each.content, list(whole["finding"]))),
+    )
+
+
+def _evaluation_table(content: dict, names: list[str]) -> Html:
+    parts = {
+        view: {row["finding"]: row for row in (content.get(view) or {"findings": []})["findings"]} for view in VIEWS
+    }
+    rows = []
+    for name in names:
+        whole = parts["all"][name]
+        apart = [score(parts[view].get(name, {}).get("AP")) for view in ("frontal", "lateral")]
+        rows.append(
+            (
+                name,
+                _with_interval(whole, "AP"),
+                _with_interval(whole, "AUROC"),
+                *apart,
+                count(whole["positives"]),
+                percent(whole["prevalence"]),
+            )
+        )
+    columns = ("Finding", "AP", "AUROC", "AP, frontal", "AP, lateral", "Positives", "Prevalence")
+    return page.table("Metrics per finding", columns, rows)

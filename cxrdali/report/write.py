@@ -1,0 +1,88 @@
+"""One self-contained page from run folders, evaluations and the packed dataset they share.
+
+A page is a list of sections. A section is a function from the loaded `Sources` to HTML: what its data shows, or
+a sentence saying what is missing. So half the runs make a page too, and a new section is one function and one
+line in SECTIONS. Pictures of patients are drawn only when asked for: the page may travel further than the data.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cxrdali.report import page
+from cxrdali.report.data import contact_sheets, label_frequencies
+from cxrdali.report.evaluation import evaluation
+from cxrdali.report.page import Html, join, paragraph, sentence
+from cxrdali.report.provenance import provenance
+from cxrdali.report.runs import curves, findings, summary, time_spent
+from cxrdali.report.sources import ReportOptions, Sources, read_sources
+from shards.errors import DataError
+from shards.files import write_bytes
+
+SECTIONS: tuple[tuple[str, str, Callable[[Sources], Html | None]], ...] = (
+    ("summary", "At a glance", summary),
+    ("frequencies", "Images per finding", label_frequencies),
+    ("images", "Training images", contact_sheets),
+    ("curves", "Learning curves", curves),
+    ("findings", "Average precision per finding", findings),
+    ("seconds", "Where the time went", time_spent),
+    ("evaluation", "Evaluation", evaluation),
+    ("provenance", "Provenance", provenance),
+)
+
+
+def write_report(
+    out: Path,
+    runs: Sequence[Path],
+    *,
+    pack: Path | None = None,
+    evaluations: Sequence[Path] = (),
+    options: ReportOptions,
+) -> Path:
+    """Write the page to `out` and return it. `runs` are drawn in the order given: stage 1, 2, 3.
+
+    Raises DataError for a folder that is no run, a file that is no evaluation, or a dataset that is not the runs'.
+    """
+    if not out.parent.is_dir():
+        raise DataError(f"{out.parent}: no such folder; make it, or give another --out")
+    sources = read_sources(runs, pack, evaluations, options)
+    write_bytes(out, _render(sources).encode())
+    return out
+
+
+def _render(sources: Sources) -> Html:
+    shown = [(anchor, title, function(sources)) for anchor, title, function in SECTIONS]
+    shown = [(anchor, title, content) for anchor, title, content in shown if content]
+    header = join(_header(sources), page.navigation({anchor: title for anchor, title, _ in shown}))
+    *main, last = [page.section(anchor, title, content) for anchor, title, content in shown]
+    return page.document(sources.options.title, header, join(*main), last)
+
+
+def _header(sources: Sources) -> Html:
+    options = sources.options
+    parts = [Html(f"<h1>{page.safe(options.title)}</h1>"), paragraph(_what_this_is(sources), "soft")]
+    if options.synthetic:
+        parts.append(
+            page.notice(
+                "Synthetic data.",
+                "All images and labels behind this page were generated. They belong to nobody, "
+                "and no number here says anything about patients or about a method's accuracy on them.",
+            )
+        )
+    elif options.images:
+        parts.append(
+            page.notice(
+                "Contains medical images.",
+                "This page shows images of the training set. Their data-use terms hold for the page: "
+                "pass it on only to people who have signed them.",
+            )
+        )
+    return join(*parts)
+
+
+def _what_this_is(sources: Sources) -> str:
+    labels = sorted({str(run.labels) for run in sources.runs if run.labels})
+    text = "Training report of a long-tail, multi-label chest X-ray classifier"
+    if sources.runs:
+        names = sentence([run.name.replace("Stage", "stage") for run in sources.runs])
+        text += f": {names}" + (f", trained on the {sentence(labels)} labels" if labels else "")
+    return text + "."

@@ -1,0 +1,222 @@
+"""What a synthetic release will hold, without drawing: subjects, studies, their images and findings.
+
+Every number comes from a Philox stream named by the seed and by the study, subject or picture it is for.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from statistics import NormalDist
+
+import numpy as np
+
+from shards.errors import DataError
+from shards.synthetic.facts import (
+    BLANK,
+    CAUSES,
+    DEVICES_KEPT,
+    FREQUENCIES,
+    LEFT,
+    LOADINGS,
+    OF_SUBJECT,
+    PROTOCOLS,
+    RARE,
+    RARE_FRONTAL,
+    RARE_LATERAL,
+    UNSEEN_2024,
+    UNSEEN_TASK3,
+)
+
+NATIVE = (3056, 2544)  # height and width in pixels of most of MIMIC-CXR-JPG
+MOST_STUDIES = 9_999_991  # the largest prime with seven digits: ids are a walk modulo this
+MOST_PER_SUBJECT = 60
+
+_LOADINGS = np.array(list(LOADINGS.values()))  # float64 (26, CAUSES + 1)
+_OWN = np.sqrt(1 - (_LOADINGS[:, :CAUSES] ** 2).sum(axis=1))
+_PROTOCOL_SHARES = np.array([share for _, share in PROTOCOLS]) / sum(share for _, share in PROTOCOLS)
+
+
+@dataclass(frozen=True)
+class SyntheticOptions:
+    """What to write. `size` is the side of square pictures in pixels, or "native": 2544 wide, 3056 high."""
+
+    studies: int = 200
+    size: int | str = 512
+    seed: int = 0
+
+    def __post_init__(self):
+        if not isinstance(self.studies, int) or not 1 <= self.studies <= MOST_STUDIES:
+            raise DataError(f"studies is {self.studies!r}; give a whole number from 1 to {MOST_STUDIES}")
+        if self.size != "native" and not (isinstance(self.size, int) and 32 <= self.size <= 4096):
+            raise DataError(f"size is {self.size!r}; give 32 to 4096 pixels, or 'native' for 2544 x 3056")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
+            raise DataError(f"seed is {self.seed!r}; give a whole number from 0 to 2**64 - 1")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of every picture, in pixels."""
+        return NATIVE if self.size == "native" else (self.size, self.size)
+
+
+@dataclass(frozen=True)
+class Image:
+    """One picture to draw. `view` is the ViewPosition as the tables give it, blank included."""
+
+    dicom_id: str
+    view: str
+    lateral: bool
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study as planned: everything that the tables say, nothing that needs drawing."""
+
+    index: int  # position in the release; names the study's random stream
+    subject: int  # position of its subject
+    ordinal: int  # position among its subject's studies
+    portable: bool
+    images: tuple[Image, ...]
+    findings: frozenset[str]  # of FINDINGS_2023
+    unseen: frozenset[str]  # of UNSEEN_2024 and UNSEEN_TASK3
+    subject_id: int
+    study_id: int
+
+    @property
+    def folder(self) -> str:
+        """The study's folder below the release, as the tables spell it."""
+        return f"files/p{self.subject_id // 1_000_000}/p{self.subject_id}/s{self.study_id}"
+
+
+class Purpose(IntEnum):
+    """What a Philox stream is for: the third word of its counter."""
+
+    PLAN = 0
+    SIGNS = 1
+    SUBJECT = 2
+    RELEASE = 3
+    PICTURE = 4
+
+
+def stream(seed: int, purpose: Purpose, index: int, part: int = 0) -> np.random.Generator:
+    """The generator of one study, subject or picture: key (seed, index), counter (_, _, purpose, part)."""
+    return np.random.Generator(
+        np.random.Philox(key=np.array([seed, index], np.uint64), counter=np.array([0, 0, purpose, part], np.uint64))
+    )
+
+
+def plan_release(options: SyntheticOptions) -> list[Study]:
+    """Every study of the release in order, without drawing: about 20,000 studies per second."""
+    thresholds = _thresholds()
+    studies = []
+    for subject, count in enumerate(_studies_per_subject(options)):
+        causes = stream(options.seed, Purpose.SUBJECT, subject).standard_normal(CAUSES)
+        for ordinal in range(count):
+            studies.append(_plan_study(options.seed, len(studies), subject, ordinal, causes, thresholds))
+    return studies
+
+
+def _studies_per_subject(options: SyntheticOptions) -> list[int]:
+    """Studies of each subject, summing to `studies`: 3.5 on average with a long tail, as in MIMIC-CXR.
+
+    No subject has more than a fifth of the release, so that 20 studies suffice for three splits.
+    """
+    most = min(MOST_PER_SUBJECT, max(1, options.studies // 5))
+    rng = stream(options.seed, Purpose.RELEASE, 0)
+    counts, left = [], options.studies
+    while left > 0:
+        count = min(1 + int(np.exp(0.48 + 1.15 * rng.standard_normal())), most, left)
+        counts.append(count)
+        left -= count
+    return counts
+
+
+def _thresholds() -> dict[str, float]:
+    """The latent value above which each finding is present.
+
+    Solved so that the share over images is FREQUENCIES although bedside studies show more of it, have fewer
+    images, and although No Finding excludes the others. A latent value is standard normal, plus its shift at
+    the bedside.
+    """
+    counts = np.array([[len(views) * ("AP" in views), len(views) * ("PA" in views)] for views, _ in PROTOCOLS])
+    weights = (counts * np.array([[share] for _, share in PROTOCOLS])).sum(axis=0)
+    weights = weights / weights.sum()
+    normal = _solve(weights, LOADINGS["No Finding"][-1], FREQUENCIES["No Finding"])
+    free = 1 - _above(normal, LOADINGS["No Finding"][-1])
+    thresholds = {"No Finding": normal}
+    for finding, share in FREQUENCIES.items():
+        if finding != "No Finding":
+            kept = free + (1 - free) * (DEVICES_KEPT if finding == "Support Devices" else 0)
+            thresholds[finding] = _solve(weights * kept, LOADINGS[finding][-1], share)
+    return thresholds
+
+
+def _above(threshold: float, shift: float) -> np.ndarray:
+    """Probability of a latent value above `threshold`: float64 (2,), at the bedside and elsewhere."""
+    return np.array([1 - NormalDist(mean).cdf(threshold) for mean in (shift, 0.0)])
+
+
+def _solve(weights: np.ndarray, shift: float, share: float) -> float:
+    """The threshold at which the weighted probability is `share`, by bisection."""
+    low, high = -6.0, 6.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if weights @ _above(middle, shift) > share else (low, middle)
+    return low
+
+
+def _plan_study(
+    seed: int, index: int, subject: int, ordinal: int, causes: np.ndarray, thresholds: dict[str, float]
+) -> Study:
+    rng = stream(seed, Purpose.PLAN, index)
+    protocol = rng.choice(len(PROTOCOLS), p=_PROTOCOL_SHARES)
+    views = PROTOCOLS[protocol][0]
+    portable = views[0] == "AP"
+    blank = rng.random() < BLANK
+    images = tuple(_plan_image(view, blank, rng) for view in views)
+    mixed = np.sqrt(OF_SUBJECT) * causes + np.sqrt(1 - OF_SUBJECT) * rng.standard_normal(CAUSES)
+    findings = _plan_findings(mixed, portable, thresholds, rng)
+    unseen = frozenset()
+    if "No Finding" not in findings:
+        rest = {**UNSEEN_2024, **UNSEEN_TASK3}
+        chances = np.array(list(rest.values())) / (1 - FREQUENCIES["No Finding"])
+        unseen = frozenset(np.array(list(rest))[rng.random(len(rest)) < chances].tolist())
+    return Study(
+        index=index,
+        subject=subject,
+        ordinal=ordinal,
+        portable=portable,
+        images=images,
+        findings=findings,
+        unseen=unseen,
+        subject_id=10_000_000 + _scatter(subject, seed),
+        study_id=50_000_000 + _scatter(index, seed),
+    )
+
+
+def _scatter(position: int, seed: int) -> int:
+    """A different number below 10 million for every position: a walk modulo a prime, started by the seed."""
+    return (position * 3_141_593 + seed * 2_718_281 + 1_234_567) % MOST_STUDIES
+
+
+def _plan_image(view: str, blank: bool, rng: np.random.Generator) -> Image:
+    lateral = view == "LATERAL"
+    if lateral and rng.random() < LEFT:
+        view = "LL"
+    if rng.random() < RARE:
+        rare = RARE_LATERAL if lateral else RARE_FRONTAL
+        view = rng.choice(list(rare), p=np.array(list(rare.values())) / sum(rare.values()))
+    text = rng.bytes(20).hex()
+    dicom_id = "-".join(text[i : i + 8] for i in range(0, 40, 8))
+    return Image(dicom_id, "" if blank else str(view), lateral)
+
+
+def _plan_findings(
+    causes: np.ndarray, portable: bool, thresholds: dict[str, float], rng: np.random.Generator
+) -> frozenset[str]:
+    """The findings of one study, from `causes` float64 (CAUSES,)."""
+    own = _OWN * rng.standard_normal(len(LOADINGS))
+    latent = _LOADINGS @ np.append(causes, portable) + own
+    present = {finding for finding, value in zip(LOADINGS, latent.tolist(), strict=True) if value > thresholds[finding]}
+    if "No Finding" not in present:
+        return frozenset(present)
+    devices = "Support Devices" in present and rng.random() < DEVICES_KEPT
+    return frozenset({"No Finding", "Support Devices"} if devices else {"No Finding"})
