@@ -100,6 +100,11 @@ class TrainSettings:
         return None
 
 
+def sampling_seed(seed: int, stage: int) -> int:
+    """The seed of order and augmentation: a stage of its own, or each would repeat the one before, epoch by epoch."""
+    return 4 * seed + stage
+
+
 def run_folder(runs: Path, stage: int) -> Path:
     """Where `cxrdali train --stage N` keeps its run by default, and where stage N + 1 looks for it."""
     return runs / f"stage{stage}"

@@ -30,7 +30,7 @@ from cxrdali.metrics import Scores, score
 from cxrdali.model import Classifier, ModelOptions, create, load_initial
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.selection import rows_sha256, subjects_on_both_sides, train_and_validation
-from cxrdali.stages import TrainSettings
+from cxrdali.stages import TrainSettings, sampling_seed
 from cxrdali.targets import check_labelled, targets
 from shards.errors import DataError
 from shards.files import only_one, sha256_file
@@ -280,7 +280,7 @@ class _Trainer:
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=self.hardware.precision == "fp16")
         options = settings.loader_options(device)
         self.loader = Loader(
-            self.dataset, self.train_rows, options, seed=settings.seed, shuffle=True,
+            self.dataset, self.train_rows, options, seed=sampling_seed(settings.seed, settings.stage), shuffle=True,
             augment=AugmentOptions(cutout=settings.cutout), drop_last=True,
         )  # fmt: skip
         self.val_loader = Loader(self.dataset, self.val_rows, options)

@@ -8,6 +8,7 @@ from cxrdali.report import page, plots
 from cxrdali.report.page import Html, count, join, missing, paragraph, percent, sentence
 from cxrdali.report.sources import Run, Sources
 from cxrdali.selection import released_rows, rows_sha256, train_and_validation
+from cxrdali.stages import sampling_seed
 from shards.errors import DataError
 from shards.packed import Labels, PackedDataset
 
@@ -125,7 +126,8 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     trained_on = run.config.get("selection", {}).get("train_sha256")
     if trained_on and trained_on != rows_sha256(train):
         raise DataError(f"{run.path / runs_on_disk.CONFIG}: it trained on other rows than its fold selects here")
-    size, seed = int(run.setting("size")), int(run.setting("seed", 0))
+    size = int(run.setting("size"))
+    seed = sampling_seed(int(run.setting("seed", 0)), int(run.setting("stage")))
     augment = AugmentOptions(cutout=run.setting("cutout", "fixed"))
     kept = {name: run.setting(name) for name in ("order", "window") if run.setting(name) is not None}
     options = LoaderOptions(size=size, batch=min(CONTACT_IMAGES, len(train)), threads=1, prefetch=1, **kept)

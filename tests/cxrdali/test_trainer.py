@@ -387,3 +387,9 @@ def test_predicting_val_on_other_labels_is_refused(unbroken, dataset):
 def test_a_folder_that_is_no_run_is_named(dataset, tmp_path):
     with pytest.raises(DataError, match="no run .no config.json in it"):
         predict(tmp_path, dataset, "test", device="cpu", say=lambda line: None)
+
+
+def test_stages_and_seeds_draw_their_own_orders():
+    from cxrdali.stages import sampling_seed
+
+    assert len({sampling_seed(seed, stage) for seed in range(50) for stage in (1, 2, 3)}) == 150
