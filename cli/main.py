@@ -46,9 +46,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in sys.argv[1:]
     try:
-        cxrdali(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = cxrdali(standalone_mode=False)  # click returns the code of its Exit, and None from a command
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -60,6 +58,7 @@ def main() -> None:
             raise
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

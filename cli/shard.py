@@ -74,7 +74,8 @@ def shard(source, out, label_folders, sizes, fit, quality, shard_images, jobs, s
     for table in release.labels:
         counts = table.table["split"].value_counts()
         parts = ", ".join(f"{counts.get(split, 0):,} {split}" for split in ("train", "dev", "test"))
-        click.echo(f"labels {table.name}: {len(table.findings)} findings; {parts}")
+        elsewhere = f"; {table.elsewhere:,} more images are not in this release" if table.elsewhere else ""
+        click.echo(f"labels {table.name}: {len(table.findings)} findings; {parts}{elsewhere}")
     if not release.labels:
         click.echo("no labels found: give --labels DIR, or the dataset can be read but not trained on")
     if dry_run:

@@ -43,6 +43,7 @@ FILES = {
     },
 }
 ALL_2024 = "labels.csv"
+EXPECTED = "train.csv (CXR-LT 2023), train_labeled.csv or labels.csv (2024)"
 
 
 def find(folder: Path) -> list[LabelTable]:
@@ -89,6 +90,11 @@ def _read_splits(name: str, folder: Path, files: dict[str, list[str]]) -> LabelT
             raise DataError(f"{path}: finding {differing[0]!r} is not in both this file and {inputs[0]}")
         parts.append(part)
         inputs.append(path)
+    for place, part in enumerate(parts):
+        for before, path in zip(parts[:place], inputs, strict=False):
+            both = part.index.intersection(before.index)
+            if len(both):
+                raise DataError(f"{inputs[place]}: image {both[0]!r} is also in {path}; an image has one split")
     return _table(name, pd.concat(parts), findings, inputs)
 
 

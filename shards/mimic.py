@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from shards import cxrlt
+from shards.errors import DataError
 from shards.release import LabelTable, Release, check_unique
 from shards.tables import finding_values, ids, read_table
 
@@ -32,12 +33,18 @@ def recognises(root: Path) -> bool:
 def read(root: Path, label_folders: Sequence[Path]) -> Release:
     images = _images(root)
     labels = []
-    for folder in dict.fromkeys([*label_folders, root]):  # given folders first: the first table is the default
-        labels += cxrlt.find(folder)
+    for folder in label_folders:  # before those in the release: the first table is the default
+        found = cxrlt.find(folder)
+        if not found:
+            raise DataError(
+                f"{folder}: no label table; give a folder that holds {cxrlt.EXPECTED} (or cxr-lt-2023/, cxr-lt-2024/)"
+            )
+        labels += found
+    labels += cxrlt.find(root)
     labels += _own_labels(root, images)
     by_name = {}
     for table in labels:  # the same release found twice (in the source and by --labels): the given one stays
-        by_name.setdefault(table.name, table)
+        by_name.setdefault(table.name, table.restricted_to(images["image_id"]))
     return Release("mimic-cxr-jpg", root, images, tuple(by_name.values()), (root / METADATA,))
 
 
@@ -58,6 +65,8 @@ def _images(root: Path) -> pd.DataFrame:
             "path": "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + image + ".jpg",
         }
     )
+    if not len(images):
+        raise DataError(f"{path}: a header and no image; download it again")
     check_unique(images, path)
     return images
 
@@ -76,6 +85,7 @@ def _own_labels(root: Path, images: pd.DataFrame) -> list[LabelTable]:
     splits = read_table(split_path, ("dicom_id", "split"))
     split = cxrlt.splits(splits["split"], split_path)
     split.index = ids(splits, "dicom_id", split_path)
+    cxrlt.check_index(split.index, split_path, "image")
     tables = []
     for name, path in present.items():
         table = read_table(path, ("study_id",))

@@ -1,5 +1,6 @@
 """The reading side of a packed dataset: its description, catalog, labels and stored bytes."""
 
+import io
 import json
 import mmap
 from dataclasses import dataclass
@@ -32,6 +33,20 @@ def seal(info: dict) -> dict:
     return {**body, "checksum": sha256_bytes(json_bytes(body))}
 
 
+def _parquet(path: Path, sha256: str | None) -> pd.DataFrame:
+    """A table whose hash is checked first: a flipped bit in a parquet file often reads as another number."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
+    if sha256 is not None and sha256_bytes(data) != sha256:
+        raise DataError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
+    try:
+        return pd.read_parquet(io.BytesIO(data))
+    except Exception as error:  # arrow raises many kinds on damage
+        raise DataError(f"{path}: not a readable table ({str(error).splitlines()[0]}); attach it again") from error
+
+
 @dataclass(frozen=True)
 class Labels:
     """One label release joined to the catalog's rows.
@@ -55,7 +70,7 @@ class StoredSize:
 
     pixels: int
     raw: bool
-    paths: tuple[Path, ...]
+    paths: dict[int, Path]
     shard: np.ndarray
     offset: np.ndarray
     length: np.ndarray
@@ -101,7 +116,7 @@ class PackedDataset:
                     what = "is missing" if found is None else f"has {found} bytes"
                     raise DataError(
                         f"{path}: {what}, dataset.json says {shard['bytes']}; "
-                        "copy it again, or delete the folder and pack again"
+                        f"copy it again, or delete {self.root} and pack again"
                     )
 
     @property
@@ -116,10 +131,7 @@ class PackedDataset:
     @cached_property
     def catalog(self) -> pd.DataFrame:
         path = self.root / "catalog.parquet"
-        try:
-            table = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); restore it or pack again") from error
+        table = _parquet(path, self.info["catalog_sha256"])
         if len(table) != self.info["counts"]["planned"]:
             raise DataError(
                 f"{path}: {len(table)} rows, dataset.json says {self.info['counts']['planned']}; restore it"
@@ -147,17 +159,13 @@ class PackedDataset:
         if name not in names:
             raise DataError(f"{self.root}: no labels {name!r}; attached are {', '.join(names)}")
         path = labels_path(self.root, name)
-        data = path.read_bytes()
-        known = self.info["labels"].get(name)
-        if known and sha256_bytes(data) != known:
-            raise DataError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
-        table = pd.read_parquet(path)
+        table = _parquet(path, self.info["labels"].get(name))
         if len(table) != self.info["counts"]["planned"]:
             raise DataError(f"{path}: {len(table)} rows, the catalog has {self.info['counts']['planned']}")
         findings = tuple(column for column in table.columns if column not in ("row", "split"))
         split = table["split"].astype(object).where(table["split"].notna(), None).to_numpy()
         values = table[list(findings)].fillna(Labels.BLANK).to_numpy(dtype=np.int8)
-        return Labels(name, findings, split, values, sha256_bytes(data))
+        return Labels(name, findings, split, values, sha256_bytes(path.read_bytes()))
 
     def stored(self, pixels: int) -> StoredSize:
         """Where one stored size's renditions are. Raises DataError if the size is not stored here."""
@@ -172,7 +180,7 @@ class PackedDataset:
         return StoredSize(
             pixels=pixels,
             raw=entry["encoding"] == "raw",
-            paths=tuple(self.root / shard["name"] for shard in entry["shards"]),
+            paths={int(Path(shard["name"]).stem): self.root / shard["name"] for shard in entry["shards"]},
             shard=column["shard"],
             offset=column[f"offset_{pixels}"],
             length=column[f"length_{pixels}"],
@@ -191,12 +199,12 @@ class MappedSize:
 
     def __init__(self, stored: StoredSize):
         self.stored = stored
-        self._maps = []
-        for path in stored.paths:
+        self._maps = {}
+        for number, path in stored.paths.items():
             with path.open("rb") as file:
-                self._maps.append(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+                self._maps[number] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         # plain ndarrays: slicing an np.memmap costs several times as much
-        self._arrays = [np.frombuffer(data, dtype=np.uint8) for data in self._maps]
+        self._arrays = {number: np.frombuffer(data, dtype=np.uint8) for number, data in self._maps.items()}
         self._spans = list(zip(stored.shard.tolist(), stored.offset.tolist(), stored.length.tolist(), strict=True))
 
     def __getitem__(self, row: int) -> np.ndarray:

@@ -4,7 +4,7 @@ A reader is one small file with the two functions of `Reader`; `open_release` as
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,13 +22,30 @@ class LabelTable:
     """One label release: a split and the findings of images. Labels belong here, never to the pixels.
 
     `table` is indexed by image_id (text) and holds `split` (train / dev / test) and one Int8 column per
-    finding, in the release's order: 1 positive, 0 negative, -1 uncertain, missing.
+    finding, in the release's order: 1 positive, 0 negative, -1 uncertain, missing. `elsewhere` counts the
+    labelled images that are not in the release.
     """
 
     name: str
     findings: tuple[str, ...]
     table: pd.DataFrame
     inputs: tuple[Path, ...]
+    elsewhere: int = 0
+
+    def restricted_to(self, image_ids: pd.Series) -> "LabelTable":
+        """Without the images that the release does not have; their number is kept in `elsewhere`.
+
+        Raises DataError if none is left: the labels are of another data set.
+        """
+        here = self.table.index.isin(image_ids)
+        if not here.any():
+            raise DataError(
+                f"{self.inputs[0]}: none of its {len(here):,} images is in the release (the first is "
+                f"{self.table.index[0]!r}); give the labels of these images"
+                if len(here)
+                else f"{self.inputs[0]}: a header and no image; download it again"
+            )
+        return replace(self, table=self.table[here], elsewhere=int((~here).sum()))
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Size:
     def parse(cls, text: str) -> "Size":
         """ "224" is stored as JPEG, "224:raw" as uint8 [224, 224] in a .npy."""
         pixels, _, encoding = text.strip().partition(":")
-        if not pixels.isdigit() or encoding not in ("", "raw", "jpeg"):
+        if not (pixels.isascii() and pixels.isdigit()) or encoding not in ("", "raw", "jpeg"):
             raise DataError(f"size {text.strip()!r}: write pixels, or pixels:raw, for example 224:raw,320,512")
         return cls(int(pixels), encoding == "raw")
 

@@ -4,11 +4,16 @@ pandas' type guessing turns ids into floats and loses digits, and reads "NA" or 
 column is read as text and converted by the functions below, which name file, column and value on failure.
 """
 
+import csv
+import gzip
+import io
 import re
 import zlib
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pa_csv
 
 from shards.errors import DataError
 
@@ -21,21 +26,43 @@ _FINDING_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, **_
 def read_table(path: Path, required: tuple[str, ...] = ()) -> pd.DataFrame:
     """A CSV (plain or .gz, UTF-8 with or without BOM) as text columns; blanks are "".
 
-    Raises DataError if the file is absent, cut, not a table, or lacks a required column.
+    Raises DataError if the file is absent, cut, not a table, has a row that does not fit the header, a column
+    twice or a required one missing. (pandas would fill a short row with blanks and shift a long one.)
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig")
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        names = _header(path, data)
+        table = pa_csv.read_csv(
+            io.BytesIO(data),
+            read_options=pa_csv.ReadOptions(column_names=names, skip_rows=1, use_threads=False),  # row numbers
+            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+            convert_options=pa_csv.ConvertOptions(column_types={name: pa.string() for name in names}),
+        ).to_pandas()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; download it from the release's page") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a CSV table in UTF-8 ({error}); download it again") from error
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: not a CSV table ({str(error).strip()}); download it again") from error
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); download it again") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a CSV table ({str(error).strip()}); download it again") from error
-    table.columns = [str(column).strip() for column in table.columns]
     missing = [column for column in required if column not in table.columns]
     if missing:
         raise DataError(f"{path}: column {missing[0]!r} is missing; found {', '.join(table.columns)}")
     return table
+
+
+def _header(path: Path, data: bytes) -> list[str]:
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
+    names = [name.strip() for name in next(csv.reader(text), [])]
+    if not names:
+        raise DataError(f"{path}: not a CSV table (empty, not even a header); download it again")
+    doubled = [name for name in names if names.count(name) > 1]
+    if doubled:
+        raise DataError(f"{path}: column {doubled[0]!r} stands twice; rename or remove one of them")
+    if data.count(b'"') % 2:  # Arrow takes the rest of the file for one value
+        raise DataError(f"{path}: not a CSV table (a quote is never closed, the file may be cut); download it again")
+    return names
 
 
 def ids(table: pd.DataFrame, column: str, path: Path, prefix: str = "") -> pd.Series:

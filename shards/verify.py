@@ -1,5 +1,6 @@
 """Finding what a packed dataset lost or changed: counts, sizes, hashes, then tars against index and catalog."""
 
+import io
 import json
 import mmap
 from dataclasses import dataclass
@@ -35,23 +36,25 @@ def verify(root: Path, deep: bool = False, jobs: int = 1, progress: bool = True)
     """
     info = _info(root)
     dataset = PackedDataset(root, info)
+    if seal(info) != info:  # nothing in it can be relied on
+        return VerifyReport(0, 0, 0, (f"{root / DATASET}: its checksum does not match its content",), deep)
     problems = _check_description(dataset)
     try:
-        catalog = dataset.catalog
+        catalog = dataset.catalog  # its hash is checked before it is parsed
         keys = [
             sample_key(*names)
             for names in zip(catalog["subject_id"], catalog["study_id"], catalog["image_id"], strict=True)
         ]
     except DataError as error:
-        return VerifyReport(0, 0, 0, (*problems, str(error)), deep)
+        return VerifyReport(0, 0, 0, tuple(dict.fromkeys([*problems, str(error)])), deep)
     tasks = []
     for name, size in info["sizes"].items():
         if not (root / name).exists():
             problems.append(f"{root / name}: the folder is missing")
             continue
         shard_column = catalog["shard"].fillna(-1).to_numpy(dtype=np.int64)
-        for number, entry in enumerate(size["shards"]):
-            rows = np.flatnonzero(shard_column == number)
+        for entry in size["shards"]:
+            rows = np.flatnonzero(shard_column == int(Path(entry["name"]).stem))
             columns = catalog.iloc[rows][[f"offset_{name}", f"length_{name}"]].to_numpy(dtype=np.int64)
             expected = [(keys[row], *span) for row, span in zip(rows, columns.tolist(), strict=True)]
             tasks.append(joblib.delayed(_check_shard)(root, size, entry, expected, deep))
@@ -86,8 +89,6 @@ def _info(root: Path) -> dict:
 def _check_description(dataset: PackedDataset) -> list[str]:
     root, info = dataset.root, dataset.info
     problems = []
-    if seal(info) != info:
-        problems.append(f"{root / DATASET}: its checksum does not match its content")
     if info.get("id") != dataset_identity(info):
         problems.append(f"{root / DATASET}: its id is not the hash of its catalog and shards")
     files = {
@@ -158,8 +159,7 @@ def _decode(path: Path, view: memoryview, found: list[tuple[str, int, int]], siz
     for name, offset, length in found:
         data = view[offset : offset + length]
         if size["encoding"] == "raw":
-            right = bytes(data[:6]) == b"\x93NUMPY" and length > side * side
-            problem = None if right else "not a .npy of this size"
+            problem = _raw_problem(bytes(data), side)
         else:
             try:
                 shape = simplejpeg.decode_jpeg(data, "GRAY", strict=True).shape
@@ -170,3 +170,12 @@ def _decode(path: Path, view: memoryview, found: list[tuple[str, int, int]], siz
             problems.append(f"{path}: {name}: {problem}")
         data.release()
     return problems
+
+
+def _raw_problem(data: bytes, side: int) -> str | None:
+    try:
+        image = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError, SyntaxError) as error:  # numpy parses the header as an expression
+        return f"not a .npy ({error})"
+    right = image.dtype == np.uint8 and image.shape == (side, side) and len(data) == 128 + side * side
+    return None if right else f"{image.dtype} {image.shape}, not uint8 ({side}, {side})"

@@ -1,5 +1,6 @@
 """Small releases on disk, made by hand so that every count in a test is known."""
 
+import gzip
 import uuid
 from pathlib import Path
 
@@ -80,3 +81,16 @@ def _cxr_lt_2023(folder: Path, table: pd.DataFrame, rng: np.random.Generator) ->
         labels[finding] = table["study_id"].map(positive).astype(float)
     for name, split in (("train", "train"), ("development", "validate"), ("test", "test")):
         labels[table["split"] == split].to_csv(folder / f"{name}.csv", index=False)
+
+
+def write_table(path: Path, *lines: str) -> Path:
+    """A CSV of these lines, compressed if the name ends in .gz."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = "".join(f"{line}\n" for line in lines).encode()
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too, by its relative name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,151 @@
+"""One shard in all sizes: an independent task that may be killed and made again, to the same bytes.
+
+Its files are written in a folder of the packing run's own and get their final names when all are complete; the
+record comes last. A worker that outlives its killed parent ends itself, and could rename nothing if it did not:
+the next run removes the folder.
+"""
+
+import json
+import os
+import select
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from shards.files import json_bytes, publish, sha256_bytes
+from shards.packed import Labels
+from shards.release import LabelTable
+from shards.rendition import RejectedImage, Size, renditions
+from shards.tarshard import ShardWriter
+
+WORK, PROGRESS = ".packing", "progress"
+PROGRESS_STEP = 8  # images per mark; one mark is one byte appended to PACK/.packing/progress
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """root: the release; out: the packed dataset; tmp: this run's folder for unfinished files; parent: the packing
+    process, without which a worker ends."""
+
+    root: Path
+    out: Path
+    tmp: Path
+    sizes: tuple[Size, ...]
+    fit: str
+    quality: int
+    shard: int
+    parent: int
+
+
+def record_path(out: Path, shard: int) -> Path:
+    """A finished shard's record: what the catalog and dataset.json need to know of it."""
+    return out / WORK / "records" / f"{shard:06d}.json"
+
+
+def findings_of(labels: tuple[LabelTable, ...], images: pd.Series) -> list[dict[str, dict]]:
+    """Per image its findings in every label table, as they go into KEY.json: what is not listed is negative."""
+    entries: list[dict[str, dict]] = [{} for _ in images]
+    for table in labels:
+        values = table.table.reindex(images)
+        known = values[list(table.findings)].fillna(Labels.BLANK).to_numpy(dtype=np.int8)
+        names = np.array(table.findings, dtype=object)
+        for entry, split, row in zip(entries, values["split"], known, strict=True):
+            entry[table.name] = found = {"split": split if isinstance(split, str) else None}
+            for word, value in (("positive", 1), ("uncertain", -1), ("blank", Labels.BLANK)):
+                listed = names[row == value].tolist()
+                if listed or word == "positive":
+                    found[word] = listed
+    return entries
+
+
+def make_shard(task: ShardTask, rows: pd.DataFrame, findings: list[dict]) -> None:
+    """Read the images of `rows` one at a time and write them; memory does not grow with anything."""
+    _end_with(task.parent)
+    cv2.setNumThreads(1)  # the workers are the parallelism
+    names = [f"{size.folder}-{task.shard:06d}" for size in task.sizes]
+    writers = [ShardWriter(task.tmp / f"{name}.tar") for name in names]
+    record = {"shard": task.shard, "height": [], "width": [], "rejects": []}
+    spans = [{"offset": [], "length": []} for _ in writers]
+    try:
+        with (task.out / WORK / PROGRESS).open("ab", buffering=0) as marks:
+            for place, (row, found) in enumerate(zip(rows.itertuples(), findings, strict=True), 1):
+                if place % PROGRESS_STEP == 0:
+                    marks.write(b".")
+                try:
+                    images, height, width = renditions(task.root / row.path, task.sizes, task.fit, task.quality)
+                except RejectedImage as error:
+                    record["rejects"].append([int(row.row), str(error)])
+                    images, height, width = [None] * len(writers), None, None
+                record["height"].append(height)
+                record["width"].append(width)
+                meta = _sample_json(row, found)
+                for writer, size, image, span in zip(writers, task.sizes, images, spans, strict=True):
+                    parts = {size.extension: image, "json": meta}
+                    offset, length = writer.write(row.key, parts) if image else (None, None)
+                    span["offset"].append(offset)
+                    span["length"].append(length)
+        for writer in writers:
+            writer.close()
+    except BaseException:
+        for writer, name in zip(writers, names, strict=True):
+            writer.abort()
+            (task.tmp / f"{name}.tar").unlink(missing_ok=True)
+        raise
+    samples = len(rows) - len(record["rejects"])
+    record["sizes"] = {
+        size.folder: {"samples": samples, **_publish_size(task, size, name, writer, samples), **span}
+        for size, name, writer, span in zip(task.sizes, names, writers, spans, strict=True)
+    }
+    _publish_bytes(task.tmp / f"{task.shard:06d}.json", record_path(task.out, task.shard), json_bytes(record))
+
+
+def _publish_size(task: ShardTask, size: Size, name: str, writer: ShardWriter, samples: int) -> dict:
+    """Give a tar and its index their names; a shard without a sample has neither, as DALI refuses an empty one."""
+    if samples:
+        final = task.out / size.folder / f"{task.shard:06d}.tar"
+        publish(task.tmp / f"{name}.tar", final)
+        _publish_bytes(task.tmp / f"{name}.idx", final.with_suffix(".idx"), writer.index.encode())
+    return {"bytes": writer.bytes, "sha256": writer.sha256, "index_sha256": sha256_bytes(writer.index.encode())}
+
+
+def _publish_bytes(aside: Path, final: Path, data: bytes) -> None:
+    aside.write_bytes(data)
+    publish(aside, final)
+
+
+def _sample_json(row, findings: dict[str, dict]) -> bytes:
+    sample = {
+        "image_id": row.image_id,
+        "study_id": row.study_id,
+        "subject_id": row.subject_id,
+        "view": row.view,
+        "view_position": row.view_position,
+        "findings": findings,
+    }
+    return json.dumps(sample, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+_watched: set[int] = set()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when the packing process dies. joblib's workers would go on with the queue, then idle."""
+    if parent == os.getpid() or parent in _watched:
+        return
+    _watched.add(parent)
+    try:
+        descriptor = os.pidfd_open(parent)
+    except ProcessLookupError:
+        os._exit(1)
+
+    def watch():
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,108 @@
+"""The publication of a packed dataset: its catalog, label tables and rejects, and dataset.json last of all."""
+
+import csv
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards import __version__
+from shards.files import json_bytes, sha256_bytes, sha256_file, write_bytes
+from shards.make_shard import record_path
+from shards.packed import DATASET, dataset_identity, labels_path, seal
+from shards.release import IMAGE_COLUMNS, LabelTable, Release
+from shards.rendition import Size
+
+
+def publish(release: Release, out: Path, options, rows: pd.DataFrame, identity: dict) -> dict:
+    """Write catalog, labels and rejects, then dataset.json, and return it. `options` are the PackOptions."""
+    shards = int(rows["shard"].max()) + 1
+    records = [json.loads(record_path(out, shard).read_bytes()) for shard in range(shards)]
+    rejects = [tuple(reject) for record in records for reject in record["rejects"]]
+    catalog = _catalog(rows, records, options.sizes, [row for row, _ in rejects])
+    catalog_bytes = _parquet(catalog)
+    rejects_bytes = _rejects_csv(rows, rejects)
+    write_bytes(out / "catalog.parquet", catalog_bytes)
+    write_bytes(out / "rejects.csv", rejects_bytes)
+    labels = {}
+    (out / "labels").mkdir(exist_ok=True)
+    for table in release.labels:
+        data = _labels_parquet(table, rows, {p.name: sha256_file(p) for p in table.inputs})
+        write_bytes(labels_path(out, table.name), data)
+        labels[table.name] = sha256_bytes(data)
+    info = {
+        "format": 1,
+        "made_by": f"cxrdali {__version__}",
+        "release": release.name,
+        **identity,
+        "counts": {
+            "planned": len(rows),
+            "packed": len(rows) - len(rejects),
+            "rejected": dict(sorted(Counter(reason for _, reason in rejects).items())),
+            "studies": int(rows.groupby(["subject_id", "study_id"]).ngroups),
+            "subjects": int(rows["subject_id"].nunique()),
+        },
+        "catalog_sha256": sha256_bytes(catalog_bytes),
+        "rejects_sha256": sha256_bytes(rejects_bytes),
+        "labels": labels,
+        "default_labels": release.labels[0].name if release.labels else None,
+        "sizes": {
+            size.folder: {
+                "pixels": size.pixels,
+                "encoding": size.encoding,
+                "shards": [_shard_entry(r, size) for r in records if r["sizes"][size.folder]["samples"]],
+            }
+            for size in options.sizes
+        },
+    }
+    info["id"] = dataset_identity(info)
+    write_bytes(out / DATASET, json_bytes(seal(info)))
+    return info
+
+
+def _shard_entry(record: dict, size: Size) -> dict:
+    made = record["sizes"][size.folder]
+    name = f"{size.folder}/{record['shard']:06d}.tar"
+    return {"name": name, **{key: made[key] for key in ("samples", "bytes", "sha256", "index_sha256")}}
+
+
+def _catalog(rows: pd.DataFrame, records: list[dict], sizes: tuple[Size, ...], rejected: list[int]) -> pd.DataFrame:
+    catalog = rows[["row", *IMAGE_COLUMNS[:-1]]].copy()
+    for side in ("height", "width"):
+        catalog[side] = pd.array([v for record in records for v in record[side]], dtype="Int32")
+    catalog["shard"] = rows["shard"].astype("Int32")
+    catalog.loc[catalog["row"].isin(rejected), "shard"] = pd.NA
+    for size in sizes:
+        for column in ("offset", "length"):
+            values = [v for record in records for v in record["sizes"][size.folder][column]]
+            catalog[f"{column}_{size.folder}"] = pd.array(values, dtype="Int64")
+    return catalog
+
+
+def _parquet(table: pd.DataFrame, metadata: dict | None = None) -> bytes:
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    if metadata:
+        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), "cxrdali": json.dumps(metadata)})
+    buffer = io.BytesIO()
+    pq.write_table(arrow, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _labels_parquet(table: LabelTable, rows: pd.DataFrame, inputs: dict[str, str]) -> bytes:
+    values = table.table.reindex(rows["image_id"])
+    values.insert(0, "row", rows["row"].to_numpy())
+    meta = {"name": table.name, "findings": list(table.findings), "inputs": inputs}
+    return _parquet(values.reset_index(drop=True), meta)
+
+
+def _rejects_csv(rows: pd.DataFrame, rejects: list[tuple[int, str]]) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["row", "id", "path", "reason"])
+    for row, reason in rejects:
+        writer.writerow([row, rows["image_id"].iloc[row], rows["path"].iloc[row], reason])
+    return buffer.getvalue().encode()

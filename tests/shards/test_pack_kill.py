@@ -1,0 +1,254 @@
+"""Kills of real packing processes: whatever the moment, the same command ends in the same bytes."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from shards.errors import DataError
+from shards.pack import PackOptions, pack
+from shards.packed import PackedDataset
+from shards.release import open_release
+from shards.rendition import Size
+from tests.releases import contents, image_path, jpeg, smooth_image, write_release
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = PackOptions(sizes=(Size(64), Size(96, raw=True)), shard_images=4)
+SHARDS = 38
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """120 images of 2.2 megapixels, so that packing takes about two seconds of decoding."""
+    root = tmp_path_factory.mktemp("source") / "release"
+    table = write_release(root)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 12, (1700, 1300))
+    images = [jpeg(np.clip(smooth_image(rng, 1700, 1300) + noise, 0, 255).astype(np.uint8)) for _ in range(5)]
+    for number, row in enumerate(table.itertuples()):
+        (root / image_path(row)).write_bytes(images[number % len(images)])
+    return root
+
+
+@pytest.fixture(scope="module")
+def unbroken(source, tmp_path_factory):
+    """The bytes of a packed dataset that nothing interrupted."""
+    out = tmp_path_factory.mktemp("unbroken") / "pack"
+    assert pack(open_release(source), out, OPTIONS, progress=False).shards == SHARDS
+    return contents(out)
+
+
+class Packer:
+    """`cxrdali shard` as a process group of its own."""
+
+    def __init__(self, source, out, jobs, *options):
+        self.out = out
+        command = [sys.executable, "-m", "cli", "shard", "--source", source, "--out", out, "--jobs", str(jobs)]
+        command += ["--sizes", "64,96:raw", "--shard-images", "4", *options]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def wait_for(self, reached):
+        """Until `reached` holds or the process has ended."""
+        end = time.monotonic() + 60
+        while not reached() and self.process.poll() is None:
+            assert time.monotonic() < end, "nothing happened for a minute"
+            time.sleep(0.005)
+        return self
+
+    def wait_for_shards(self, count):
+        return self.wait_for(lambda: (self.out / ".packing" / "options.json").exists() and records(self.out) >= count)
+
+    def signal(self, number, group=False):
+        if group:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+
+    def kill(self, group):
+        """The process alone, as a scheduler might, or with its workers, as a power cut; it may have ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self.signal(signal.SIGKILL, group)
+        return self.process.wait()
+
+    def alive(self):
+        """{process id: state} of the group's members, the dead that nobody has asked for left out."""
+        found = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                _, _, fields = stat.read_text().rpartition(")")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            state, _, group = fields.split()[:3]
+            if int(group) == self.process.pid and state != "Z":
+                found[int(stat.parent.name)] = state
+        return found
+
+
+@pytest.fixture
+def packer(source, tmp_path):
+    """Start packing processes of `source`; whatever is left of them at the end is killed."""
+    started = []
+
+    def start(jobs, *options):
+        started.append(Packer(source, tmp_path / "pack", jobs, *options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.alive():
+            one.signal(signal.SIGKILL, group=True)
+        one.process.wait()
+        one.process.stdout.close()
+
+
+def records(out):
+    return len(list((out / ".packing" / "records").glob("[0-9]*.json")))
+
+
+@pytest.fixture
+def unfinished(packer, tmp_path):
+    """A folder whose packing was killed after a few shards; none of its processes is left."""
+    out = tmp_path / "pack"
+    while not 5 <= records(out) < SHARDS:  # a busy machine may notice too late, when all is done
+        shutil.rmtree(out, ignore_errors=True)
+        packer(1).wait_for_shards(5).kill(group=True)
+    return out
+
+
+@pytest.mark.parametrize(("jobs", "moments"), [(1, (0, 12, SHARDS)), (2, (0, 4, 14, 27, SHARDS))])
+def test_any_number_of_kills_and_reruns_ends_in_the_same_bytes(packer, unbroken, jobs, moments):
+    for number, shards in enumerate(moments):
+        one = packer(jobs).wait_for_shards(shards)
+        time.sleep(random.uniform(0, 0.1))
+        one.kill(group=number % 2 == 0)
+    last = packer(jobs)
+    output, _ = last.process.communicate()
+    assert last.process.returncode == 0, output
+    assert f"120 of 120 images packed, {SHARDS} shards per size" in output
+    assert contents(last.out) == unbroken
+
+
+def test_kills_during_publication_end_in_the_same_bytes(packer, unfinished, source, unbroken):
+    for published in ("catalog.parquet", "labels/chexpert.parquet", "dataset.json"):
+        one = packer(1).wait_for(lambda name=published: (unfinished / name).exists())
+        one.kill(group=True)
+    pack(open_release(source), unfinished, OPTIONS, progress=False)
+    assert contents(unfinished) == unbroken
+
+
+def test_a_rerun_makes_only_what_is_missing(unfinished, source, unbroken):
+    done = sorted((unfinished / ".packing" / "records").glob("[0-9]*.json"))
+    tars = [unfinished / "64" / f"{path.stem}.tar" for path in done]
+    before = [path.stat().st_mtime_ns for path in tars]
+    summary = pack(open_release(source), unfinished, OPTIONS, progress=False)
+    assert [path.stat().st_mtime_ns for path in tars] == before
+    assert (summary.packed, summary.shards, summary.already_finished) == (120, SHARDS, False)
+    assert 0 < summary.images_this_run <= 120 - 5
+    assert contents(unfinished) == unbroken
+
+
+def test_files_that_a_kill_left_before_their_renaming_are_removed(unfinished, source, unbroken):
+    for folder, name in (
+        ("64", ".000030.idx.4242.part"),
+        ("", ".catalog.parquet.4242.part"),
+        ("labels", ".chexpert.parquet.4242.part"),
+        ("", ".dataset.json.4242.part"),
+        (".packing/records", ".000030.json.4242.part"),
+        (".packing/tmp", "64-000030.4242.tar"),
+    ):
+        (unfinished / folder).mkdir(exist_ok=True)
+        (unfinished / folder / name).write_bytes(b"half")
+    pack(open_release(source), unfinished, OPTIONS, progress=False)
+    assert sorted(contents(unfinished)) == sorted(unbroken)
+    assert contents(unfinished) == unbroken
+
+
+def test_an_unfinished_folder_opens_as_such_and_refuses_other_options(unfinished, source):
+    with pytest.raises(DataError, match="unfinished packed dataset; run the same `cxrdali shard` again"):
+        PackedDataset.open(unfinished)
+    before = contents(unfinished)
+    with pytest.raises(DataError, match="another option 'quality': 95 there, 90 now"):
+        pack(open_release(source), unfinished, PackOptions(**{**vars(OPTIONS), "quality": 90}), progress=False)
+    assert contents(unfinished) == before
+
+
+def test_a_second_packer_is_refused_at_once_and_a_dead_one_blocks_nobody(packer, source, unbroken):
+    first = packer(1).wait_for_shards(2)
+    first.signal(signal.SIGSTOP)
+    started = time.monotonic()
+    with pytest.raises(DataError, match="another process is packing into it; wait for it or stop it"):
+        pack(open_release(source), first.out, OPTIONS, progress=False)
+    assert time.monotonic() - started < 5
+    first.kill(group=True)
+    pack(open_release(source), first.out, OPTIONS, progress=False)
+    assert contents(first.out) == unbroken
+
+
+def test_an_interrupt_stops_everything_and_says_how_to_continue(packer, source, unbroken):
+    one = packer(2).wait_for_shards(2)
+    one.signal(signal.SIGINT)
+    output, _ = one.process.communicate(timeout=30)
+    assert one.process.returncode == 130, output
+    assert output.endswith("stopped; the same command continues\n") and "Traceback" not in output
+    pack(open_release(source), one.out, OPTIONS, progress=False)
+    assert contents(one.out) == unbroken
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_soon_after_their_parent_was_killed(packer, number):
+    """Each of them holds a core, then memory, and goes on writing."""
+    one = packer(2).wait_for_shards(2)
+    one.signal(number)
+    one.process.wait()
+    end = time.monotonic() + 5
+    while (left := one.alive()) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert left == {}
+
+
+def test_workers_of_a_killed_run_change_nothing_in_the_next(packer, source, unbroken):
+    """Kill, remove the folder, pack again with other options: the first run's workers still have shards to make."""
+    old = packer(2, "--quality", "50").wait_for_shards(1)
+    old.signal(signal.SIGSTOP, group=True)
+    old.signal(signal.SIGKILL)
+    old.process.wait()
+    shutil.rmtree(old.out)
+    new = packer(1).wait_for_shards(14)
+    new.signal(signal.SIGSTOP)
+    assert records(new.out) < SHARDS
+    if old.alive():
+        old.signal(signal.SIGCONT, group=True)
+    wait_until_idle(old)
+    new.signal(signal.SIGCONT)
+    output, _ = new.process.communicate()
+    assert new.process.returncode == 0, output
+    found = contents(new.out)
+    assert [name for name in unbroken if found[name] != unbroken[name]] == []
+    assert found == unbroken
+
+
+def wait_until_idle(packer):
+    """Until no member of the group has run for half a second."""
+    quiet, end = 0, time.monotonic() + 30
+    while quiet < 25 and time.monotonic() < end:
+        quiet = quiet + 1 if set(packer.alive().values()) <= {"S"} else 0
+        time.sleep(0.02)
+
+
+def test_the_images_differ_enough_for_these_tests(source, unbroken):
+    """A shard of other options is other bytes; otherwise nothing above could fail."""
+    path = next((source / "files").rglob("*.jpg"))
+    gray = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert gray.shape == (1700, 1300)
+    assert len({unbroken[name] for name in unbroken if name.startswith("64/") and name.endswith(".tar")}) == SHARDS

@@ -1,0 +1,201 @@
+"""Opening a packed dataset: what is read, and what is refused with the file's name."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import simplejpeg
+
+from shards.errors import DataError
+from shards.files import json_bytes
+from shards.packed import MappedSize, PackedDataset, seal
+from shards.tarshard import members
+
+
+@pytest.fixture
+def copy(pack_folder, tmp_path):
+    return shutil.copytree(pack_folder, tmp_path / "pack")
+
+
+def refused(action):
+    with pytest.raises(DataError) as error:
+        action()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_sizes_labels_and_key(dataset):
+    assert dataset.sizes == [48, 56, 64]
+    assert dataset.label_names == ["cxr-lt-2023", "chexpert"]  # the default first
+    assert dataset.labels().name == "cxr-lt-2023"
+    assert dataset.packed.all() and len(dataset.packed) == len(dataset.catalog) == 120
+    first = dataset.catalog.iloc[0]
+    assert dataset.key(0) == f"{first['subject_id']}/{first['study_id']}/{first['image_id']}"
+
+
+@pytest.mark.parametrize("pixels", [48, 56, 64])
+def test_mapped_bytes_are_those_of_the_tars(dataset, pixels):
+    stored = dataset.stored(pixels)
+    assert (stored.pixels, stored.raw, len(stored.paths)) == (pixels, pixels == 56, 8)
+    mapped, row = MappedSize(stored), 0
+    for path in stored.paths.values():
+        data = path.read_bytes()
+        for name, offset, length in members(memoryview(data)):
+            if not name.endswith(".json"):
+                assert mapped[row].tobytes() == data[offset : offset + length]
+                row += 1
+    assert row == len(dataset.catalog)
+
+
+def test_mapped_bytes_decode_and_cannot_be_written(dataset):
+    mapped = MappedSize(dataset.stored(64))
+    assert simplejpeg.decode_jpeg(mapped[7].tobytes(), "GRAY").shape == (64, 64, 1)
+    with pytest.raises(ValueError, match="read-only"):
+        mapped[7][0] = 0
+
+
+def test_raw_pixels_are_the_array_behind_the_npy_header(dataset, tmp_path):
+    mapped = MappedSize(dataset.stored(56))
+    for row in (0, 60, 119):
+        (tmp_path / "a.npy").write_bytes(mapped[row].tobytes())
+        pixels = mapped.pixels(row)
+        assert pixels.shape == (56, 56, 1)
+        assert np.array_equal(pixels[:, :, 0], np.load(tmp_path / "a.npy"))
+
+
+def test_shards_can_be_announced(dataset):
+    mapped = MappedSize(dataset.stored(48))
+    for shard in range(8):
+        mapped.will_need(shard)
+
+
+def test_a_size_that_is_not_stored_names_those_that_are(dataset):
+    assert "size 224 is not stored here; stored are 48, 56, 64" in refused(lambda: dataset.stored(224))
+
+
+def test_labels_that_are_not_attached_name_those_that_are(dataset):
+    message = refused(lambda: dataset.labels("cxr-lt-2024"))
+    assert "no labels 'cxr-lt-2024'; attached are cxr-lt-2023, chexpert" in message
+
+
+def test_a_dataset_without_labels_opens_and_says_how_to_get_some(copy):
+    shutil.rmtree(copy / "labels")
+    dataset = PackedDataset.open(copy)
+    assert dataset.label_names == []
+    assert "--labels" in refused(dataset.labels)
+
+
+def test_a_node_needs_only_the_sizes_it_trains_on(copy):
+    shutil.rmtree(copy / "48")
+    shutil.rmtree(copy / "64")
+    dataset = PackedDataset.open(copy)
+    assert dataset.sizes == [56]
+    assert len(MappedSize(dataset.stored(56))[0]) > 56 * 56
+    assert "stored are 56" in refused(lambda: dataset.stored(48))
+
+
+# ---------------------------------------------------------------- what opening refuses
+
+
+def test_no_dataset_and_an_unfinished_one_are_told_apart(tmp_path):
+    assert "no packed dataset; run `cxrdali shard` first" in refused(lambda: PackedDataset.open(tmp_path / "absent"))
+    (tmp_path / "begun" / ".packing").mkdir(parents=True)
+    assert "unfinished packed dataset; run the same" in refused(lambda: PackedDataset.open(tmp_path / "begun"))
+
+
+@pytest.mark.parametrize("change", ["truncated", "grown", "missing"])
+def test_a_shard_of_another_size_is_named_with_both_sizes(copy, change):
+    path = copy / "56" / "000003.tar"
+    whole = path.read_bytes()
+    if change == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-512] if change == "truncated" else whole + b"\0")
+    message = refused(lambda: PackedDataset.open(copy))
+    found = "is missing" if change == "missing" else f"has {path.stat().st_size} bytes"
+    assert f"{path}: {found}, dataset.json says {len(whole)}" in message
+
+
+def test_two_swapped_shards_of_different_length_are_refused(copy):
+    lengths = {path.stat().st_size: path for path in sorted((copy / "56").glob("*.tar"))}
+    one, other, *_ = lengths.values()
+    data = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+    assert re.search(f"{one}|{other}", refused(lambda: PackedDataset.open(copy)))
+
+
+def test_a_description_changed_in_any_byte_is_refused(copy):
+    path = copy / "dataset.json"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 11):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        assert str(path) in refused(lambda: PackedDataset.open(copy))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "1", '"x"', "null", "nonsense", "\xff"])
+def test_a_description_that_is_none_is_refused(copy, text):
+    (copy / "dataset.json").write_bytes(text.encode("latin-1"))
+    assert str(copy / "dataset.json") in refused(lambda: PackedDataset.open(copy))
+
+
+def test_another_format_version_is_named(copy):
+    info = json.loads((copy / "dataset.json").read_bytes())
+    (copy / "dataset.json").write_bytes(json_bytes(seal({**info, "format": 2})))
+    assert "format 2, this cxrdali reads 1" in refused(lambda: PackedDataset.open(copy))
+
+
+def test_a_catalog_changed_in_any_byte_is_refused_when_read(copy):
+    """A changed offset would hand out another image's bytes."""
+    path = copy / "catalog.parquet"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), len(whole) // 150):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        assert str(path) in refused(lambda: PackedDataset.open(copy).catalog)
+
+
+@pytest.mark.parametrize("change", ["missing", "cut", "empty", "a row less"])
+def test_a_catalog_that_is_not_whole_is_refused(copy, change):
+    path = copy / "catalog.parquet"
+    if change == "missing":
+        path.unlink()
+    elif change == "a row less":
+        pd.read_parquet(path).iloc[:-1].to_parquet(path)
+    else:
+        path.write_bytes(path.read_bytes()[: -100 if change == "cut" else 0])
+    assert str(path) in refused(lambda: PackedDataset.open(copy).catalog)
+
+
+@pytest.mark.parametrize("change", ["a bit", "a row less", "a value"])
+def test_changed_labels_are_refused_when_read(copy, change):
+    path = copy / "labels" / "chexpert.parquet"
+    if change == "a bit":
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    else:
+        table = pd.read_parquet(path)
+        table.loc[0, "Edema"] = 1 - table["Edema"].fillna(0)[0]
+        (table.iloc[:-1] if change == "a row less" else table).to_parquet(path)
+    dataset = PackedDataset.open(copy)
+    assert str(path) in refused(lambda: dataset.labels("chexpert"))
+    assert dataset.labels("cxr-lt-2023").findings
+
+
+def test_attached_labels_of_another_dataset_are_refused_by_their_rows(copy):
+    table = pd.read_parquet(copy / "labels" / "chexpert.parquet").iloc[:50]
+    table.to_parquet(copy / "labels" / "other.parquet")
+    message = refused(lambda: PackedDataset.open(copy).labels("other"))
+    assert "other.parquet: 50 rows, the catalog has 120" in message
+
+
+def test_a_damaged_attached_label_table_is_named(copy):
+    (copy / "labels" / "other.parquet").write_bytes(b"PAR1 no PAR1")
+    assert "other.parquet" in refused(lambda: PackedDataset.open(copy).labels("other"))
