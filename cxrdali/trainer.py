@@ -119,17 +119,17 @@ class _Trainer:
     # ------------------------------------------------------------ the run
 
     def run(self) -> RunSummary:
-        config, state = self._config(), None
-        if (self.out / runs.CONFIG).exists():
+        config, state = self._config(), runs.load_last(self.out)
+        if state is not None:
             self._refuse_difference(config)
-            state = runs.load_last(self.out)
-        else:
+        elif not (self.out / runs.CONFIG).exists():
             self._refuse_strangers()
-            runs.write_config(self.out, config)
         if state is not None and state["epoch"] >= self.settings.epochs:
             runs.settle(self.out, state)
             return self._summary(state, already_finished=True)
         self._set_up()
+        if state is None:  # not before: a run that could not begin must not stand in the way of other settings
+            runs.write_config(self.out, config)
         self._describe()
         self.state = state or self._first_state()
         runs.settle(self.out, state)

@@ -184,6 +184,12 @@ def test_a_folder_with_other_things_is_refused(dataset, tmp_path):
         quietly(settings(), dataset, tmp_path)
 
 
+def test_a_run_that_could_not_begin_does_not_stand_in_the_way(dataset, tmp_path):
+    with pytest.raises(DataError, match="no such weights file"):
+        quietly(settings(init=str(tmp_path / "none.pt")), dataset, tmp_path / "run")
+    assert quietly(settings(epochs=1), dataset, tmp_path / "run").epochs == 1
+
+
 class Interruption:
     """Asks a trainer to stop at the n-th opportunity, counted over training and validation."""
 
