@@ -19,7 +19,7 @@ import simplejpeg
 import torch
 
 from cxrdali import pipeline
-from cxrdali.augment import AugmentOptions, decide
+from cxrdali.augment import AugmentOptions, Decisions, carry_out, decide
 from cxrdali.order import ORDERS, batch_bounds, global_order, windowed_order
 from shards.errors import DataError
 from shards.packed import MappedSize, PackedDataset
@@ -160,6 +160,11 @@ class Loader:
         self._finish()
         self._epoch, self._position = self._epoch + 1, 0
 
+    @property
+    def _dali_augments(self) -> bool:
+        """On a GPU, DALI carries out the augmentation; on the CPU it happens in the copy that hands over."""
+        return self.augment is not None and self.options.device_id is not None
+
     def _start(self, plan: "_EpochPlan") -> None:
         if self._pipeline is None or self._source.plan is not None:  # none yet, or left half-way
             options = self.options
@@ -173,7 +178,7 @@ class Loader:
                 threads=options.resolved_threads,
                 device_id=options.device_id,
                 decode=options.resolved_decode,
-                augment=self.augment is not None,
+                augment=self._dali_augments,
                 prefetch=options.prefetch,
             )
             self._source = _Source()
@@ -192,7 +197,7 @@ class Loader:
         try:
             if self.options.device_id is None:
                 (output,) = self._pipeline.run()
-                images = self._buffers.copy(np.asarray(output.as_tensor()))
+                images = self._buffers.copy(np.asarray(output.as_tensor()), plan.decisions)
             else:
                 (output,) = self._pipeline.run(torch.cuda.current_stream(self.options.device_id))
                 images = torch.from_dlpack(output.as_tensor())
@@ -268,12 +273,18 @@ class _EpochPlan:
                 mapped.will_need(int(shard))
         rows = self._rows[start:stop]
         data = [mapped.pixels(row) for row in rows] if mapped.stored.raw else [mapped[row] for row in rows]
-        batch = (data,)
+        batch, made = (data,), None
         if loader.augment is not None:
             made = decide(loader.augment, loader.seed, self._epoch, start, stop - start, loader.options.size)
+        if loader._dali_augments:
             batch += (list(made.anchor), list(made.shape), list(made.horizontal), list(made.vertical))
-        self._in_flight.append(((start, stop), batch))
+        self._in_flight.append(((start, stop), batch, made))
         return batch
+
+    @property
+    def decisions(self) -> Decisions | None:
+        """Of the batch that DALI hands over next; None without augmentation."""
+        return self._in_flight[0][2]
 
     def delivered(self) -> tuple[int, int]:
         """Bounds of the batch that DALI just handed over."""
@@ -281,7 +292,7 @@ class _EpochPlan:
         return self._done[0]
 
     def rows_in_flight(self) -> list[int]:
-        return [row for (start, stop), _ in self._in_flight for row in self._rows[start:stop]]
+        return [row for (start, stop), _, _ in self._in_flight for row in self._rows[start:stop]]
 
 
 class _RecycledBuffers:
@@ -296,7 +307,8 @@ class _RecycledBuffers:
         self._arrays: list[np.ndarray] = []
         self._idle = _references([np.empty(0)], 0)
 
-    def copy(self, source: np.ndarray) -> torch.Tensor:
+    def copy(self, source: np.ndarray, made: Decisions | None) -> torch.Tensor:
+        """A batch uint8 [B, S, S, 1] in memory of its own, augmented on the way if there are decisions."""
         for place in range(len(self._arrays)):
             if self._arrays[place].shape == source.shape and _references(self._arrays, place) == self._idle:
                 break
@@ -304,7 +316,10 @@ class _RecycledBuffers:
             # at the end of an epoch the shape is smaller: a few buffers of each shape, no more than were held
             self._arrays.append(np.empty_like(source))
             place = len(self._arrays) - 1
-        np.copyto(self._arrays[place], source)
+        if made is None:
+            np.copyto(self._arrays[place], source)
+        else:
+            carry_out(source, made, self._arrays[place])
         return torch.from_numpy(self._arrays[place])
 
 
