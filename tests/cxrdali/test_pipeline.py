@@ -18,7 +18,7 @@ def test_dali_s_operators_carry_out_the_decisions_pixel_for_pixel(dataset, size,
     data = [mapped.pixels(row) if mapped.stored.raw else mapped[row] for row in range(count)]
     batch = (data, list(made.anchor), list(made.shape), list(made.horizontal), list(made.vertical))
     spec = pipeline.PipelineSpec(size, mapped.stored.raw, size, count, 2, None, "cpu", augment=True)
-    (output,) = pipeline.build(spec, iter([batch] * 3).__next__).run()
+    (output,) = pipeline.build(spec, lambda: batch).run()
     images = np.asarray(output.as_tensor())
     for place in range(count):
         expected = augmented(stored_image(dataset, size, place), made, place)
