@@ -1,0 +1,142 @@
+"""The other loaders: the paper's, and the best DataLoader that we could write with our hand-over.
+
+Both read loose JPEG files, one per image, as a release or a folder of resized copies has them. Their workers
+stay alive between passes and have OpenCV's own threads switched off, because the workers are the parallelism.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cxrdali.augment import AugmentOptions, Decisions, decide
+from cxrdali.loader import Batch
+
+FLIP_CODES = (None, 1, 0, -1)  # cv2.flip's code by horizontal + 2 * vertical
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over the data: `files` by row, and the rows of every batch in the order of delivery."""
+
+    files: tuple[Path, ...]
+    batches: tuple[tuple[int, ...], ...]
+
+
+def paper_loader(wanted: Pass, size: int, workers: int, resize: bool = False, pin: bool = False) -> DataLoader:
+    """Yields (images float32 [B, 3, S, S], normalised; rows int64 [B]) as the paper's code did.
+
+    `resize` shrinks the files to `size` pixels in the worker: for files of native size.
+    """
+    return DataLoader(_PaperImages(wanted.files, size, resize), batch_sampler=wanted.batches, **_workers(workers, pin))
+
+
+def lean_loader(
+    wanted: Pass, size: int, workers: int, augment: AugmentOptions, seed: int = 0, pin: bool = False
+) -> DataLoader:
+    """Yields Batch(images uint8 [B, 1, S, S]; rows int64 [B]): our hand-over, to the pixel, by a DataLoader."""
+    starts = np.cumsum([0, *(len(rows) for rows in wanted.batches)])[:-1].tolist()
+    order = list(zip(starts, wanted.batches, strict=True))
+    # batch_size=None: an index is a whole batch, which its worker writes in place, so nothing is collated
+    return DataLoader(
+        _LeanBatches(wanted.files, size, augment, seed), sampler=order, batch_size=None, **_workers(workers, pin)
+    )
+
+
+def _workers(workers: int, pin: bool) -> dict:
+    # forkserver: DALI's threads and CUDA run in this process by the time that workers start. Two batches ahead
+    # per worker measured as well as four, with half of the memory.
+    return {
+        "num_workers": workers,
+        "persistent_workers": True,
+        "prefetch_factor": 2,
+        "pin_memory": pin,
+        "worker_init_fn": _one_thread,
+        "multiprocessing_context": "forkserver",
+    }
+
+
+def _one_thread(_worker: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+class _PaperImages(Dataset):
+    """Items are (float32 [3, S, S], row)."""
+
+    def __init__(self, files: Sequence[Path], size: int, resize: bool):
+        import albumentations as A
+        from albumentations.pytorch import ToTensorV2
+
+        # CutOut as the paper's albumentations had it: five squares with sides of 5 % of the image
+        cutout = A.CoarseDropout(
+            num_holes_range=(5, 5), hole_height_range=(0.05, 0.05), hole_width_range=(0.05, 0.05), fill=0, p=0.5
+        )
+        self._files = [str(path) for path in files]
+        self._transform = A.Compose(
+            [
+                *([A.Resize(size, size)] if resize else []),
+                A.HorizontalFlip(p=0.5),
+                A.VerticalFlip(p=0.5),
+                cutout,
+                A.Normalize(),
+                ToTensorV2(),
+            ]
+        )
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        image = cv2.cvtColor(cv2.imread(self._files[row]), cv2.COLOR_BGR2RGB)
+        return self._transform(image=image)["image"], row
+
+
+class _LeanBatches(Dataset):
+    """Items are batches; an index is (position of the first sample in the pass, rows)."""
+
+    def __init__(self, files: Sequence[Path], size: int, augment: AugmentOptions, seed: int):
+        self._files = [str(path) for path in files]
+        self._size, self._augment, self._seed = size, augment, seed
+
+    def __getitem__(self, index: tuple[int, tuple[int, ...]]) -> Batch:
+        start, rows = index
+        made = decide(self._augment, self._seed, 0, start, len(rows), self._size)
+        batch = _shared_batch(len(rows), self._size)
+        images = batch.numpy()[:, 0]
+        for row, image, squares, flip in zip(rows, images, _squares(made), _flip_codes(made), strict=True):
+            with open(self._files[row], "rb") as file:  # noqa: PTH123 - half the cost of Path.open
+                data = file.read()
+            if flip is None:
+                simplejpeg.decode_jpeg(data, "GRAY", buffer=image)
+                _cut(image, squares)
+            else:
+                decoded = simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0]
+                _cut(decoded, squares)
+                cv2.flip(decoded, flip, dst=image)
+        return Batch(batch, torch.tensor(rows))
+
+
+def _shared_batch(count: int, size: int) -> torch.Tensor:
+    """Uninitialised uint8 [count, 1, size, size] in shared memory: the main process receives it without a copy."""
+    storage = torch.UntypedStorage._new_shared(count * size * size)
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count, 1, size, size))
+
+
+def _flip_codes(made: Decisions) -> list[int | None]:
+    return [FLIP_CODES[code] for code in (made.horizontal + 2 * made.vertical).tolist()]
+
+
+def _squares(made: Decisions) -> list[list[list[int]]]:
+    """Per image its squares as [top, left, bottom, right] in pixels; none where there is no cutout."""
+    anchor = made.anchor.astype(np.int64).reshape(len(made.anchor), -1, 2)
+    squares = np.concatenate([anchor, anchor + made.shape.astype(np.int64).reshape(anchor.shape)], axis=2)
+    present = made.shape.any(axis=1).tolist()
+    return [found if there else [] for found, there in zip(squares.tolist(), present, strict=True)]
+
+
+def _cut(image: np.ndarray, squares: list[list[int]]) -> None:
+    for top, left, bottom, right in squares:
+        image[top:bottom, left:right] = 0
