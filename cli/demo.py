@@ -7,10 +7,13 @@ from pathlib import Path
 
 import click
 
+from shards.errors import DataError
+
 STUDIES, NATIVE = 1000, 256
 # stage -> side in pixels, batch, epochs: the paper's three stages at a scale that two cores train in minutes
 STAGES = {1: (64, 64, 6), 2: (96, 32, 4), 3: (128, 16, 3)}
 ARCH, LR = "resnet10t", 2e-3
+MARK = ".cxrdali-demo"
 
 
 @click.command()
@@ -39,6 +42,7 @@ def demo(out: Path, fresh: bool):
     from shards.synthetic import SyntheticOptions, write_release
 
     started, jobs = time.perf_counter(), len(os.sched_getaffinity(0))
+    _claim(out)
     if fresh:
         for name in ("release", "packed", "runs"):
             shutil.rmtree(out / name, ignore_errors=True)
@@ -73,6 +77,14 @@ def demo(out: Path, fresh: bool):
         options=ReportOptions("cxrdali demo", synthetic=True, images=True),
     )
     click.echo(f"\n{page}: done in {time.perf_counter() - started:,.0f} s; open it in a browser")
+
+
+def _claim(out: Path) -> None:
+    """Only a folder that a demo made is written to: --fresh deletes in it."""
+    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
+        raise DataError(f"{out}: is not empty and no demo's folder; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
 
 
 def _step(text: str) -> None:

@@ -10,7 +10,7 @@ from cli import folders
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @folders.data_option
-@click.option("--labels", metavar="NAME", help="Label release.  [default: the dataset's first]")
+@click.option("--labels", metavar="NAME", help="Label release.  [default: the run's; of a CSV, the dataset's first]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -32,12 +32,19 @@ def evaluate(file, data, labels, out, uncertain, draws, level, seed):
     and lateral images apart. FILE is what `cxrdali predict` wrote."""
     from cxrdali.evaluate import EvaluateOptions, write
     from cxrdali.evaluate import evaluate as score
+    from cxrdali.predictions import read
+    from shards.errors import DataError
     from shards.packed import PackedDataset
 
     options = EvaluateOptions(draws, level, seed, uncertain)
+    out = out or file.with_name(f"{file.stem}.metrics")
+    if not out.parent.is_dir():
+        raise DataError(f"{out.parent}: no such folder; make it, or give another --out")
     dataset = PackedDataset.open(folders.packed(data))
-    result = score(file, dataset, dataset.labels(labels), options)
-    paths = write(result, out or file.with_name(f"{file.stem}.metrics"))
+    labels = dataset.labels(labels or read(file).provenance.labels)
+    result = score(file, dataset, labels, options)
+    paths = write(result, out)
+    click.echo(f"{file}: {result['images']:,} images against labels {labels.name}")
     _print(result)
     click.echo(f"written: {paths[0]}, {paths[1]}")
 

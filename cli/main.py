@@ -51,12 +51,18 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; the same command continues", err=True)
+        click.echo("stopped; the same command continues, or begins again", err=True)
         sys.exit(130)
     except DataError as error:
         if debug:
             raise
         click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}{error.strerror or error}; make room or choose another place", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

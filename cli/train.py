@@ -25,7 +25,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     "--init",
     metavar="RUN_OR_FILE",
     help="Initial weights: a finished run's folder, or a .safetensors or .pt file.  "
-    "[default: stage 1: timm's weights; else runs/stage(N-1)]",
+    "[default: stage 1: timm's weights; else the folder stage(N-1) beside RUN]",
 )
 @click.option("--arch", default="tf_efficientnetv2_s.in21k_ft_in1k", show_default=True, help="A timm model.")
 @click.option("--labels", metavar="NAME", help="Label release.  [default: the dataset's first]")
@@ -122,7 +122,7 @@ def train(data, out, **given):
         click.echo(f"run: {out} (the default)", err=True)
     if given["init"] is None and stage > 1:
         before = run_folder(out.parent, stage - 1)
-        if not before.is_dir():
+        if not before.is_dir() and not (out / "last.pt").exists():
             raise DataError(
                 f"stage {stage} starts from {before}, which does not exist; run `cxrdali train --stage {stage - 1}` "
                 "first, or give the initial weights with --init"

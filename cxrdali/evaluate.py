@@ -37,6 +37,8 @@ class EvaluateOptions:
     def __post_init__(self):
         if self.draws < 0:
             raise DataError(f"draws {self.draws}: 0 or more")
+        if self.seed < 0:
+            raise DataError(f"seed {self.seed}: 0 or more")
         if not 0 < self.level < 1:
             raise DataError(f"level {self.level}: between 0 and 1")
 

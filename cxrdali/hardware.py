@@ -31,6 +31,8 @@ class Hardware:
             raise DataError("device 'cuda': torch sees no GPU here; use --device cpu, or check the driver (nvidia-smi)")
         if not (device == "cpu" or device.startswith("cuda:")):
             raise DataError(f"device {device!r}: choose auto, cpu or cuda")
+        if device != "cpu" and torch.device(device).index >= torch.cuda.device_count():
+            raise DataError(f"device {device!r}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
         if precision == "auto":
             if device == "cpu":
                 precision = "fp32"

@@ -3,8 +3,9 @@
 Contract. A batch is (images uint8 [B, 1, S, S], 0..255, on the loader's device; rows int64 [B], CPU). Training
 drops the last partial batch; evaluation returns every row once, in the order given. Rows and pixels depend on
 rows, seed, epoch and position alone: not on threads, prefetching or where an epoch was resumed. A batch stays
-valid for as long as it is held. A damaged sample raises DataError with shard and key; the loader can be
-iterated again afterwards. Iterating anew abandons an iteration that was left half-way.
+valid for as long as it is held. A sample that the decoder refuses raises DataError with shard and key (it does
+not notice all damage: hashes do, see `cxrdali verify`); the loader can be iterated again afterwards. Iterating
+anew begins the epoch again and abandons an iteration that was left half-way.
 """
 
 import os
@@ -113,7 +114,7 @@ class Loader:
         stored = nearest_stored(dataset, options.size)
         self.resized_from = stored if stored != options.size else None
         self._mapped = MappedSize(dataset.stored(stored))
-        self._epoch, self._position = 0, 0
+        self._epoch, self._position, self._resume_at = 0, 0, 0
         self._buffers = _RecycledBuffers()
         self._source = self._pipeline = None
 
@@ -123,15 +124,16 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Start the given epoch (from 0) with the next iteration. A finished iteration moves on by itself."""
-        self._epoch, self._position = epoch, 0
+        self._epoch, self._position, self._resume_at = epoch, 0, 0
 
     def state_dict(self) -> dict[str, int]:
         """Where the consumer is: epoch, and samples handed over in it. Prefetched batches do not count."""
         return {"epoch": self._epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from a `state_dict`, with any batch size and number of threads."""
+        """Let the next iteration continue from a `state_dict`, with any batch size and number of threads."""
         self._epoch, self._position = state["epoch"], state["position"]
+        self._resume_at = state["position"]
 
     def epoch_rows(self, epoch: int) -> np.ndarray:
         """The rows of an epoch in the order of delivery, the dropped remainder included: int64 [n]."""
@@ -146,6 +148,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         order, windows = self._order(self._epoch)
+        # used once: after a `break`, a loop over the loader begins the epoch again
+        self._position, self._resume_at = self._resume_at, 0
         bounds = batch_bounds(len(order), self.options.batch, self._position, self.drop_last)
         plan = _EpochPlan(self, order, windows, bounds)
         self._start(plan)
@@ -192,6 +196,7 @@ class Loader:
         except StopIteration:
             self._pipeline.reset()
             self._source.plan = None
+        self._buffers.trim()
 
     def _next_images(self, plan: "_EpochPlan") -> torch.Tensor:
         try:
@@ -256,7 +261,7 @@ class _EpochPlan:
     def __init__(self, loader: Loader, order: np.ndarray, windows: list, bounds: list[tuple[int, int]]):
         self._loader, self._order = loader, order
         self._rows = order.tolist()  # Python integers index the spans faster than NumPy's
-        self._to_feed, self._windows = deque(bounds), deque(windows)
+        self._to_feed, self._windows, self._announced = deque(bounds), windows, 0
         # What DALI may still be reading: with no_copy these arrays must outlive their batch. The output of a
         # delivered batch can still be computed from until the next run, hence one batch more.
         self._in_flight: deque = deque()
@@ -268,9 +273,7 @@ class _EpochPlan:
             raise StopIteration
         start, stop = self._to_feed.popleft()
         loader, mapped = self._loader, self._loader._mapped
-        while self._windows and self._windows[0][0] <= stop + loader.options.batch:
-            for shard in self._windows.popleft()[1]:
-                mapped.will_need(int(shard))
+        self._announce(start)
         rows = self._rows[start:stop]
         data = [mapped.pixels(row) for row in rows] if mapped.stored.raw else [mapped[row] for row in rows]
         batch, made = (data,), None
@@ -280,6 +283,14 @@ class _EpochPlan:
             batch += (list(made.anchor), list(made.shape), list(made.horizontal), list(made.vertical))
         self._in_flight.append(((start, stop), batch, made))
         return batch
+
+    def _announce(self, start: int) -> None:
+        """Tell the kernel about the shards of the window that holds `start`, and of the next one."""
+        current = sum(first <= start for first, _ in self._windows)  # windows begun; there are few
+        for place in range(max(self._announced, current - 1), min(current + 1, len(self._windows))):
+            for shard in self._windows[place][1]:
+                self._loader._mapped.will_need(int(shard))
+            self._announced = place + 1
 
     @property
     def decisions(self) -> Decisions | None:
@@ -321,6 +332,12 @@ class _RecycledBuffers:
         else:
             carry_out(source, made, self._arrays[place])
         return torch.from_numpy(self._arrays[place])
+
+    def trim(self) -> None:
+        """Let go of idle memory beyond the two batches that a consumer usually holds."""
+        idle = [place for place in range(len(self._arrays)) if _references(self._arrays, place) == self._idle]
+        for place in reversed(idle[2:]):
+            del self._arrays[place]
 
 
 def _references(arrays: list[np.ndarray], place: int) -> int:

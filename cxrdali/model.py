@@ -41,9 +41,9 @@ class ModelOptions:
 class Classifier(nn.Module):
     """uint8 [B, 1, S, S], 0..255 -> float logits [B, F]. `backbone` is the timm model with its own keys."""
 
-    def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, backbone: nn.Module, norm: str, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.norm = backbone, norm
         scale = 1 / (255 * torch.tensor(std)).view(1, 3, 1, 1)
         shift = -(torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1)
         # not persistent: a checkpoint holds timm's keys alone
@@ -58,10 +58,10 @@ class Classifier(nn.Module):
 def create(options: ModelOptions, findings: int) -> Classifier:
     """Raises DataError if the weights cannot be had or the model cannot be built for this image size."""
     arguments = {"pretrained": options.pretrained, "num_classes": findings, "in_chans": 3}
-    config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
-    if config is not None and config.fixed_input_size:
-        arguments["img_size"] = options.size  # timm resamples position embeddings to it
     try:
+        config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
+        if config is not None and config.fixed_input_size:
+            arguments["img_size"] = options.size  # timm resamples position embeddings to it
         backbone = timm.create_model(options.arch, **arguments)
     except Exception as error:  # timm and its hub raise their own kinds for a missing network, file or tag
         if options.pretrained:
@@ -73,7 +73,7 @@ def create(options: ModelOptions, findings: int) -> Classifier:
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if options.norm == "weights":
         mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
-    return Classifier(backbone, mean, std).to(memory_format=torch.channels_last)
+    return Classifier(backbone, options.norm, mean, std).to(memory_format=torch.channels_last)
 
 
 # ---------------------------------------------------------------- initial weights
@@ -82,13 +82,21 @@ def create(options: ModelOptions, findings: int) -> Classifier:
 def load_initial(model: Classifier, path: Path, findings: tuple[str, ...]) -> dict[str, str]:
     """Load a run's weights (or a .safetensors / .pt file of the same architecture) into the backbone.
 
-    Findings are matched by name: the same ones in another order are put in order, others are refused.
-    Returns the file's metadata. No code is unpickled.
+    Findings are matched by name: the same ones in another order are put in order, others are refused. A file
+    that names none (timm's own, say) keeps its head only if the shapes agree; else the head stays new, and
+    metadata["head"] says so. Returns the file's metadata. No code is unpickled.
     """
     state, metadata = read_weights(path)
-    stored = metadata.get("findings")
+    stored, norm = metadata.get("findings"), metadata.get("norm")
+    if norm and norm != model.norm:
+        raise DataError(f"{path}: was trained with --norm {norm}, this run has --norm {model.norm}; give the same")
     if stored:
         _match_findings(model, state, tuple(stored.split("\n")), findings, path)
+    else:
+        own = model.backbone.state_dict()
+        if any(key in state and state[key].shape != own[key].shape for key in _head_keys(model)):
+            state |= {key: own[key] for key in _head_keys(model)}
+            metadata = {**metadata, "head": "new"}
     state = _resampled(model.backbone, state, path)
     own = model.backbone.state_dict()
     missing = sorted(set(own) - set(state))
@@ -117,10 +125,15 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise DataError(f"{path}: not a weights file ({_first_line(error)})") from error
     except Exception as error:  # torch raises pickle's own errors for refused code
         raise DataError(f"{path}: refused, it holds more than tensors ({_first_line(error)})") from error
+    metadata = {}
+    if isinstance(state, dict) and "finding_names" in state:  # a run's last.pt
+        metadata["findings"] = "\n".join(state["finding_names"])
     for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    return {key.removeprefix("module."): value for key, value in state.items()}, {}
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise DataError(f"{path}: holds no table of weights; give a run folder or a .safetensors or .pt file")
+    return {key.removeprefix("module."): value for key, value in state.items()}, metadata
 
 
 def _match_findings(model, state: dict, stored: tuple[str, ...], wanted: tuple[str, ...], path: Path) -> None:
@@ -132,10 +145,17 @@ def _match_findings(model, state: dict, stored: tuple[str, ...], wanted: tuple[s
             "train on the same --labels, or start from other weights"
         )
     places = torch.tensor([stored.index(name) for name in wanted])
-    head = {id(parameter) for parameter in model.backbone.get_classifier().parameters()}
-    for key, parameter in model.backbone.named_parameters():
-        if id(parameter) in head and key in state:
+    for key in _head_keys(model):
+        if key in state:
             state[key] = state[key][places]
+
+
+def _head_keys(model: Classifier) -> list[str]:
+    """Keys of the backbone's classifier; distilled models have two."""
+    heads = model.backbone.get_classifier()
+    heads = heads if isinstance(heads, (tuple, list)) else (heads,)
+    inside = {id(parameter) for head in heads for parameter in head.parameters()}
+    return [key for key, parameter in model.backbone.named_parameters() if id(parameter) in inside]
 
 
 def _resampled(backbone: nn.Module, state: dict, path: Path) -> dict:

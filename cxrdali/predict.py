@@ -9,7 +9,7 @@ from cxrdali.inference import logits
 from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.model import ModelOptions, create, load_initial
 from cxrdali.predictions import Predictions, Provenance
-from cxrdali.selection import FoldOptions, select
+from cxrdali.selection import FoldOptions, rows_sha256, select
 from shards.errors import DataError
 from shards.packed import PackedDataset
 
@@ -44,18 +44,23 @@ def predict(
             f"{run}: was trained on another dataset or other labels than {dataset.root} with {table.name!r}, so its "
             f"{split} split is not there; choose dev, test or all"
         )
-    rows = select(dataset, table, split, FoldOptions(settings["fold"], settings["folds"], settings["group"]))
+    fold = FoldOptions(settings["fold"], settings["folds"], settings["group"])
+    rows = select(dataset, table, split, fold)
+    if split in ("train", "val"):
+        trained = select(dataset, table, "train", fold)
+        if rows_sha256(trained) != config["selection"]["train_sha256"]:
+            raise DataError(
+                f"{run}: fold {fold.fold} comes out differently here than where it was trained, so its {split} split "
+                "would mix with the other; predict there, or choose dev, test or all"
+            )
     hardware = Hardware.resolve(device, precision)
     options = ModelOptions(settings["arch"], settings["size"], pretrained=False, norm=settings["norm"])
     findings = tuple(config["findings"])
     model = create(options, len(findings))
-    load_initial(model, run / runs.BEST, findings)
+    load_initial(model, runs.best_weights(run), findings)
     model.to(hardware.device)
-    loader = Loader(
-        dataset,
-        rows,
-        LoaderOptions(settings["size"], batch or settings["batch"], threads, decode, hardware.device),
-    )
+    batch = settings["batch"] if batch is None else batch
+    loader = Loader(dataset, rows, LoaderOptions(settings["size"], batch, threads, decode, hardware.device))
     say(
         f"{len(rows):,} images of {split} at {settings['size']} px, {hardware.precision} on {hardware.device}, "
         f"decode {loader.options.resolved_decode}"
@@ -63,4 +68,4 @@ def predict(
     )
     values = logits(model, loader, len(findings), hardware, progress="predicting" if progress else None)
     ids = dataset.catalog.iloc[rows][["image_id", "study_id", "view"]]
-    return Predictions(ids, findings, values, Provenance("logit", run.name, split, dataset.id))
+    return Predictions(ids, findings, values, Provenance("logit", run.name, split, table.name, dataset.id))

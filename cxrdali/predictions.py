@@ -28,6 +28,7 @@ class Provenance:
     kind: str | None = None
     run: str | None = None
     split: str | None = None
+    labels: str | None = None
     dataset: str | None = None
 
 
@@ -92,16 +93,18 @@ def read(path: Path) -> Predictions:
     findings = tuple(name for name in table.columns if name not in ID_COLUMNS)
     if not findings:
         raise DataError(f"{path}: no column of a finding")
+    if not len(table):
+        raise DataError(f"{path}: a header and no image; predict again")
     for name in findings:
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            raise DataError(f"{path}: column {name!r} holds {table[name].iloc[0]!r}, not numbers")
-        if table[name].isna().any():
-            image = table.loc[table[name].isna(), "image_id"].iloc[0]
-            raise DataError(f"{path}: finding {name!r} is NaN for image {image!r}; predict again")
+        values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
+        bad = ~(np.abs(values) <= np.finfo(np.float32).max)  # NaN, infinite, or too large for the table
+        if bad.any():
+            image, value = table["image_id"][bad].iloc[0], table[name][bad].iloc[0]
+            raise DataError(f"{path}: finding {name!r} is {str(value)!r} for image {image!r}, no number; predict again")
     doubled = table["image_id"].duplicated()
     if doubled.any():
         raise DataError(f"{path}: image {table.loc[doubled, 'image_id'].iloc[0]!r} stands in more than one row")
-    known = {key: stored.get(key) for key in ("kind", "run", "split", "dataset")}
+    known = {key: stored.get(key) for key in ("kind", "run", "split", "labels", "dataset")}
     return Predictions(
         table[list(ID_COLUMNS)].astype(str),
         findings,

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from cxrdali.predictions import Predictions
 from shards.errors import DataError
-from shards.files import json_bytes, publish, remove_parts, write_bytes
+from shards.files import flush, json_bytes, only_one, publish, remove_parts, write_bytes
 
 CONFIG, METRICS, FINDINGS, LAST = "config.json", "metrics.csv", "findings.csv", "last.pt"
 BEST, VAL_PREDICTIONS = "best.safetensors", "val_predictions.parquet"
@@ -40,9 +40,11 @@ def read_config(run: Path) -> dict:
     if not path.exists():
         raise DataError(f"{run}: no run (no {CONFIG} in it); give the folder that `cxrdali train` wrote")
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: not readable ({error}); train into another folder") from error
+        config = json.loads(path.read_bytes())
+        config["settings"]["epochs"], config["findings"], config["dataset"]["id"], config["labels"]["name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no run's settings ({error!r}); train into another folder") from error
+    return config
 
 
 def write_config(run: Path, config: dict) -> None:
@@ -55,9 +57,11 @@ def load_last(run: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state["epoch"], state["best_epoch"], state["metrics"]
+        return state
     except Exception as error:  # torch and pickle raise their own kinds on a damaged file
-        raise DataError(f"{path}: not readable ({error}); delete it to start the run anew") from error
+        raise DataError(f"{path}: no state to continue from ({error!r}); delete it to start the run anew") from error
 
 
 def commit(run: Path, state: dict, best: tuple[dict, dict, Predictions] | None = None) -> None:
@@ -69,6 +73,7 @@ def commit(run: Path, state: dict, best: tuple[dict, dict, Predictions] | None =
             # safetensors wants plain strides; a channels-last weight is written in the usual layout
             save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, run / _NEW[BEST], metadata)
             predictions.write(run / _NEW[VAL_PREDICTIONS])
+            flush(run / _NEW[BEST])  # last.pt must not reach the medium before what it promises
         torch.save(state, aside)
         publish(aside, run / LAST)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -93,15 +98,37 @@ def settle(run: Path, state: dict | None) -> None:
         write_bytes(run / FINDINGS, _csv(FINDING_COLUMNS, state["findings"]))
 
 
+def best_weights(run: Path) -> Path:
+    """The best epoch's weights of a run, after finishing what a kill left between two renames.
+
+    Raises DataError if they are missing or not those of the committed best epoch.
+    """
+    state = load_last(run)
+    if state is None:
+        raise DataError(f"{run}: has no finished epoch yet; finish the run first")
+    try:
+        with only_one(run / ".lock", "training into it"):
+            settle(run, state)
+    except OSError:
+        pass  # a read-only copy of a run: check it as it is
+    path = run / BEST
+    epoch = _epoch_of(path)
+    if epoch != state["best_epoch"]:
+        raise DataError(f"{path}: holds epoch {epoch}, the best one is {state['best_epoch']}; train the run again")
+    return path
+
+
 def _new_epoch(run: Path) -> int | None:
     """The epoch that best.new holds; None if there is none or a kill left half of it."""
-    path = run / _NEW[BEST]
-    if not path.exists():
-        return None
+    return _epoch_of(run / _NEW[BEST])
+
+
+def _epoch_of(path: Path) -> int | None:
+    """The epoch in a weights file's metadata; None if the file is missing or cut off."""
     try:
         with safe_open(path, framework="pt") as file:
             return int(file.metadata()["epoch"])
-    except Exception:  # cut off before last.pt was committed, so its epoch is trained again
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -61,16 +61,16 @@ class TrainSettings:
         if self.stage not in STAGES:
             raise DataError(f"stage {self.stage}: choose 1, 2 or 3")
         size, batch = STAGES[self.stage]
-        object.__setattr__(self, "size", self.size or size)
-        object.__setattr__(self, "batch", self.batch or batch)
-        for name in ("epochs", "micro_batch", "limit_batches", "threads"):
+        object.__setattr__(self, "size", size if self.size is None else self.size)
+        object.__setattr__(self, "batch", batch if self.batch is None else self.batch)
+        for name in ("size", "batch", "epochs", "micro_batch", "limit_batches", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DataError(f"{name.replace('_', '-')} {value}: at least 1")
         if self.micro_batch and self.batch % self.micro_batch:
             raise DataError(f"micro-batch {self.micro_batch}: must divide the batch, {self.batch}")
         if not 0 < self.lr < 100:
-            raise DataError(f"lr {self.lr}: above 0")
+            raise DataError(f"lr {self.lr}: above 0, below 100")
         if not 0 <= self.seed < 2**32:
             raise DataError(f"seed {self.seed}: 0 to 2**32 - 1")
         choices = {
@@ -95,6 +95,8 @@ class TrainSettings:
         """The first setting (name, there, here) in which a stored run differs and must not; None if there is none."""
         for field in fields(self):
             there, here = other.get(field.name), getattr(self, field.name)
+            if field.name == "init":  # the weights' hash is compared; a path can be spelled in many ways
+                there, here = there and "given", here and "given"
             if field.name not in MAY_DIFFER and there != here:
                 return field.name, there, here
         return None

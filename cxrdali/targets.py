@@ -23,7 +23,7 @@ def targets(labels: Labels, uncertain: str = "negative") -> np.ndarray:
 
 
 def check_labelled(labels: Labels, rows: np.ndarray, what: str) -> None:
-    """Raises DataError if a finding has no value at all in `rows`: such a split was released without labels."""
+    """Raises DataError if no finding has a value in `rows`: such a split was released without labels."""
     blank = (labels.values[rows] == Labels.BLANK).all(axis=0)
     # one finding that is never mentioned is a fact of the release; all of them are a table without labels
     if blank.all():

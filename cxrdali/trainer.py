@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from cxrdali.selection import rows_sha256, subjects_on_both_sides, train_and_val
 from cxrdali.stages import TrainSettings, sampling_seed
 from cxrdali.targets import check_labelled, targets
 from shards.errors import DataError
-from shards.files import only_one, sha256_file
+from shards.files import only_one, remove_parts, sha256_file
 from shards.packed import Labels, PackedDataset
 
 CHECK_STEPS = 50  # steps between looks at the loss; each look waits for the GPU
@@ -71,6 +71,7 @@ def train(
     finite, or a full GPU; Stopped after SIGTERM or Ctrl-C.
     """
     labels = dataset.labels(settings.labels)
+    settings = replace(settings, labels=labels.name)  # a run's settings are resolved
     hardware = Hardware.resolve(settings.device, settings.precision)
     out.mkdir(parents=True, exist_ok=True)
     with only_one(out / ".lock", "training into it"):
@@ -93,7 +94,7 @@ def initial_weights(init: str | None) -> Path | None:
             f"{path}: this run has finished {done} of {config['settings']['epochs']} epochs; finish it first, "
             f"or start from what it has with --init {path / runs.BEST}"
         )
-    return path / runs.BEST
+    return runs.best_weights(path)
 
 
 class _Trainer:
@@ -122,12 +123,14 @@ class _Trainer:
         config, state = self._config(), runs.load_last(self.out)
         if state is not None:
             self._refuse_difference(config)
-        elif not (self.out / runs.CONFIG).exists():
-            self._refuse_strangers()
+        else:
+            remove_parts(self.out)
+            if not (self.out / runs.CONFIG).exists():
+                self._refuse_strangers()
         if state is not None and state["epoch"] >= self.settings.epochs:
             runs.settle(self.out, state)
             return self._summary(state, already_finished=True)
-        self._set_up()
+        self._set_up(continues=state is not None)
         if state is None:  # not before: a run that could not begin must not stand in the way of other settings
             runs.write_config(self.out, config)
         self._describe()
@@ -180,7 +183,8 @@ class _Trainer:
         self.loader.load_state_dict({"epoch": epoch, "position": state["position"]})
         self.model.train()
         first = state["position"] // batch
-        steps = islice(self.loader, self.steps_per_epoch - first)
+        # islice only where it is needed: a loader that is read to its end keeps its pipeline for the next epoch
+        steps = islice(self.loader, self.steps_per_epoch - first) if self.settings.limit_batches else self.loader
         description = f"epoch {epoch + 1}/{self.settings.epochs}"
         bar = tqdm(
             total=self.steps_per_epoch * batch, initial=first * batch, desc=description, unit=" images",
@@ -226,7 +230,8 @@ class _Trainer:
         except torch.OutOfMemoryError as error:
             raise DataError(
                 f"the GPU is full at {self.settings.size} px with {size} images at a time; "
-                f"use --micro-batch {max(1, size // 2)} (the batch stays {self.settings.batch})"
+                f"use --micro-batch {_smaller_divisor(self.settings.batch, size)} "
+                f"(the batch stays {self.settings.batch})"
             ) from error
         self.optimizer.zero_grad(set_to_none=True)
         return total.double()
@@ -235,6 +240,7 @@ class _Trainer:
         loss = float(self.state["loss_sum"]) / max(1, self.state["steps"])
         if not math.isfinite(loss):
             way_out = "use --precision bf16 or fp32" if self.hardware.precision == "fp16" else "lower --lr"
+            way_out += ", with another --out"
             raise DataError(
                 f"{self.out}: the loss became {loss} in epoch {epoch + 1}, by step {step}; {way_out}. "
                 f"The last checkpoint is of epoch {epoch}"
@@ -262,14 +268,19 @@ class _Trainer:
 
     # ------------------------------------------------------------ set-up
 
-    def _set_up(self) -> None:
+    def _set_up(self, continues: bool) -> None:
         settings, device = self.settings, self.hardware.device
-        weights = initial_weights(settings.init)
+        # a run that continues has weights of its own: the initial ones may be gone since
+        weights = None if continues else initial_weights(settings.init)
         torch.manual_seed(settings.seed)
-        options = ModelOptions(settings.arch, settings.size, settings.pretrained and not weights, settings.norm)
+        pretrained = settings.pretrained and not weights and not continues
+        options = ModelOptions(settings.arch, settings.size, pretrained, settings.norm)
         self.model: Classifier = create(options, len(self.labels.findings))
         if weights is not None:
-            load_initial(self.model, weights, self.labels.findings)
+            found = load_initial(self.model, weights, self.labels.findings)
+            if "findings" not in found:
+                head = "the classifier is new" if found.get("head") else "its classifier is taken by position"
+                self.say(f"{weights} names no findings: {head}")
         self.model.to(device)
         torch.backends.cudnn.benchmark = True  # every batch of a stage has the same shape
         self.forward = torch.compile(self.model) if settings.compile else self.model
@@ -321,14 +332,15 @@ class _Trainer:
                 "subjects_on_both_sides": subjects_on_both_sides(self.dataset, self.train_rows, self.val_rows),
             },
             "init_sha256": sha256_file(file) if file and file.is_file() else None,
-            "hardware": {"device": self.hardware.name, "precision": self.hardware.precision},
+            "device": self.hardware.name,
+            "precision": self.hardware.precision,
             "versions": versions(),
         }
 
     def _refuse_difference(self, config: dict) -> None:
         stored = runs.read_config(self.out)
         differing = self.settings.difference(stored["settings"])
-        for group in ("dataset", "labels", "selection", "init_sha256"):
+        for group in ("dataset", "labels", "selection", "init_sha256", "precision"):
             # initial weights that were deleted since are no longer needed: the run has its own
             known = config[group] is not None
             if differing is None and known and stored[group] != config[group]:
@@ -348,8 +360,9 @@ class _Trainer:
     # ------------------------------------------------------------ state
 
     def _first_state(self) -> dict:
-        empty = {"epoch": 0, "best_epoch": 0, "best_score": float("-inf"), "metrics": [], "findings": []}
-        return {**empty, **_fresh_epoch()}
+        best = {"best_epoch": 0, "best_score": float("-inf")}
+        tables = {"finding_names": list(self.labels.findings), "metrics": [], "findings": []}
+        return {"epoch": 0, **best, **tables, **_fresh_epoch()}
 
     def _restore(self, state: dict) -> None:
         self.model.backbone.load_state_dict(state.pop("model"))
@@ -391,7 +404,7 @@ class _Trainer:
 
     def _predictions(self, values: np.ndarray) -> Predictions:
         ids = self.dataset.catalog.iloc[self.val_rows][["image_id", "study_id", "view"]]
-        provenance = Provenance("logit", self.out.name, "val", self.dataset.id)
+        provenance = Provenance("logit", self.out.name, "val", self.labels.name, self.dataset.id)
         return Predictions(ids, self.labels.findings, values, provenance)
 
     # ------------------------------------------------------------ signals, reports
@@ -419,6 +432,7 @@ class _Trainer:
 
     def _stop_if_asked(self) -> None:
         if self.stop_signal is not None:
+            self._checked_loss(self.state["epoch"], self.state["steps"])  # a checkpoint never holds NaN
             self._commit()
             raise Stopped(self.stop_signal)
 
@@ -450,6 +464,11 @@ class _Trainer:
 
     def _summary(self, state: dict, already_finished: bool = False) -> RunSummary:
         return RunSummary(self.out, state["epoch"], state["best_epoch"], state["best_score"], already_finished)
+
+
+def _smaller_divisor(batch: int, size: int) -> int:
+    """The largest micro-batch that divides the batch and is at most half of `size`."""
+    return max(part for part in range(1, max(1, size // 2) + 1) if batch % part == 0)
 
 
 def _fresh_epoch() -> dict:

@@ -15,6 +15,7 @@ from shards.errors import DataError
 IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
 VIEWS = ("frontal", "lateral", "other")
 SPLITS = ("train", "dev", "test")
+RESERVED = ("row", "split", "image_id", "study_id", "view")  # columns beside the findings
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class LabelTable:
     table: pd.DataFrame
     inputs: tuple[Path, ...]
     elsewhere: int = 0
+
+    def __post_init__(self):
+        for finding in self.findings:
+            if finding in RESERVED or any(ord(letter) < 32 for letter in finding):
+                raise DataError(f"{self.inputs[0]}: {finding!r} cannot be a finding's name; rename the column")
 
     def restricted_to(self, image_ids: pd.Series) -> "LabelTable":
         """Without the images that the release does not have; their number is kept in `elsewhere`.

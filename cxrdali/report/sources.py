@@ -107,8 +107,6 @@ def read_sources(
 def _read_run(folder: Path) -> Run:
     """Raises DataError naming file, column and way out if the folder is not a run."""
     config = runs_on_disk.read_config(folder)
-    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
-        raise DataError(f"{folder / runs_on_disk.CONFIG}: holds no settings; give a folder that `cxrdali train` wrote")
     metrics = _read_csv(folder / runs_on_disk.METRICS, runs_on_disk.METRIC_COLUMNS, text=())
     findings = _read_csv(folder / runs_on_disk.FINDINGS, runs_on_disk.FINDING_COLUMNS, text=("finding",))
     return Run(folder.name, folder, config, metrics, findings)

@@ -55,6 +55,19 @@ def test_fixed_cutout_is_five_squares_of_five_percent_clipped_at_the_border():
     assert height.min() >= 5 and (height < 11).any()
 
 
+def test_sides_are_whole_pixels_rounded_down():
+    """5 % of 512 is 25.6: the paper's albumentations takes 25."""
+    for pixels, side in ((224, 11), (320, 16), (384, 19), (512, 25)):
+        assert decide(AugmentOptions(cutout_probability=1), 0, 0, 0, 500, pixels).shape.max() == side
+
+
+def test_order_and_augmentation_do_not_share_their_random_numbers():
+    from cxrdali.order import AUGMENT, ROWS, stream
+    from shards.randomness import raw_words
+
+    assert not (raw_words(0, stream(ROWS, 3), 0, 40) == raw_words(0, stream(AUGMENT, 3), 0, 40)).any()
+
+
 def test_centres_are_uniform_over_the_image():
     boxes = squares(decide(AugmentOptions(cutout_probability=1), 0, 0, 0, 5000, 100))
     inner = boxes[..., :2][(boxes[..., 2:] == 5).all(axis=-1)]

@@ -101,6 +101,44 @@ def test_what_does_not_belong_together_is_named(dataset, labels, tmp_path):
     )
 
 
+def test_studies_are_what_the_bootstrap_draws(dataset, labels, tmp_path):
+    """The intervals are those of `resample` on study codes, not on images."""
+    from cxrdali.bootstrap import resample
+
+    rows = np.flatnonzero(labels.split == "train")
+    table = predictions(dataset, rows)
+    table.write(tmp_path / "p.parquet")
+    found = evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=40), progress=False)["all"]
+    study = np.unique(dataset.catalog["study_id"].iloc[rows].to_numpy(), return_inverse=True)[1]
+    codes = np.unique(study, return_index=True)[1].argsort().argsort()[study]  # numbered by first appearance
+    draws = resample(labels.values[rows].astype(float), table.values, codes, 40, 0)
+    low, _ = draws.interval(draws.ap, 0.95)
+    assert [row["AP_low"] for row in found["findings"]][0] == pytest.approx(low[0])
+
+
+def test_a_split_without_labels_is_refused(dataset, labels, tmp_path):
+    import dataclasses
+
+    rows = np.flatnonzero(labels.split == "test")
+    predictions(dataset, rows).write(tmp_path / "p.parquet")
+    blank = dataclasses.replace(
+        labels, values=np.where(labels.split[:, None] == "test", 9, labels.values).astype(np.int8)
+    )
+    with pytest.raises(DataError, match="have no findings for .*p.parquet"):
+        evaluate(tmp_path / "p.parquet", dataset, blank, EvaluateOptions(draws=0), progress=False)
+
+
+def test_images_that_the_labels_do_not_list_are_named(dataset, labels, tmp_path):
+    import dataclasses
+
+    rows = np.flatnonzero(labels.split == "test")
+    predictions(dataset, rows).write(tmp_path / "p.parquet")
+    split = labels.split.copy()
+    split[rows[:3]] = None
+    with pytest.raises(DataError, match=r"\(and 2 more\) is not in labels 'cxr-lt-2023'"):
+        evaluate(tmp_path / "p.parquet", dataset, dataclasses.replace(labels, split=split), EvaluateOptions(draws=0))
+
+
 def test_bad_options_are_named():
     with pytest.raises(DataError, match="draws -1: 0 or more"):
         EvaluateOptions(draws=-1)

@@ -165,6 +165,29 @@ def test_an_abandoned_iteration_does_not_disturb_the_next(dataset):
     assert (rows == other_rows).all() and (images == other).all()
 
 
+def test_a_loop_after_a_look_at_the_first_batch_sees_every_row(dataset):
+    loader = Loader(dataset, np.arange(60), LoaderOptions(JPEG, batch=16))
+    next(iter(loader))
+    assert [row for batch in loader for row in batch.rows.tolist()] == list(range(60))
+
+
+def test_windowed_order_reaches_the_loader(dataset):
+    loader = training(dataset, batch=16, order="windowed", window=2)
+    shards = dataset.catalog["shard"].to_numpy()
+    rows, _ = epoch(loader)
+    assert len(set(shards[rows[:30]])) <= 4  # a window holds two shards of 16; global order would show all eight
+
+
+def test_held_buffers_are_let_go_at_the_end_of_an_epoch(dataset):
+    loader = training(dataset, batch=8)
+    held = list(loader)
+    assert len(loader._buffers._arrays) == len(held)
+    del held
+    for images, _ in loader:
+        del images
+    assert len(loader._buffers._arrays) <= 4
+
+
 def test_an_older_iteration_cannot_go_on_after_a_newer_one(dataset):
     loader = training(dataset)
     old = iter(loader)

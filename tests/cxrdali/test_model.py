@@ -68,15 +68,39 @@ def test_other_findings_are_refused_by_name(tmp_path):
         load_initial(model(), path, ("A", "B", "D"))
 
 
-@pytest.mark.parametrize(
-    "arch, findings, message",
-    [("test_resnet", 3, "lacks 'conv1.0.weight'"), ("test_efficientnet", 4, "has another shape of 'classifier.bias'")],
-)
-def test_weights_that_do_not_fit_are_refused(tmp_path, arch, findings, message):
-    path = tmp_path / "w.pt"
-    torch.save(model().backbone.state_dict(), path)
-    with pytest.raises(DataError, match=message):
-        load_initial(model(arch, findings=findings), path, tuple("ABCD"[:findings]))
+def test_weights_of_another_model_are_refused(tmp_path):
+    torch.save(model().backbone.state_dict(), tmp_path / "w.pt")
+    with pytest.raises(DataError, match="w.pt: lacks 'conv1.0.weight'"):
+        load_initial(model("test_resnet"), tmp_path / "w.pt", FINDINGS)
+
+
+def test_a_file_without_findings_gives_the_backbone_and_leaves_the_head_new(tmp_path):
+    """As timm's own weights with their 1,000 classes."""
+    source, target = model(), model(findings=4)
+    torch.save(source.backbone.state_dict(), tmp_path / "w.pt")
+    assert load_initial(target, tmp_path / "w.pt", tuple("ABCD")) == {"head": "new"}
+    torch.testing.assert_close(target.backbone.conv_stem.weight, source.backbone.conv_stem.weight)
+    assert target.backbone.classifier.weight.shape[0] == 4
+
+
+def test_a_run_s_findings_are_matched_in_its_last_pt_too(tmp_path):
+    torch.save({"model": model().backbone.state_dict(), "finding_names": ["A", "B", "X"]}, tmp_path / "last.pt")
+    with pytest.raises(DataError, match="finding 'C' .* is only in the dataset's labels"):
+        load_initial(model(), tmp_path / "last.pt", FINDINGS)
+
+
+def test_weights_for_other_pixels_are_refused(tmp_path):
+    path, state = tmp_path / "w.safetensors", model().backbone.state_dict()
+    save_file({k: v.contiguous() for k, v in state.items()}, path, {"findings": "A\nB\nC", "norm": "weights"})
+    with pytest.raises(DataError, match="was trained with --norm weights, this run has --norm imagenet"):
+        load_initial(model(), path, FINDINGS)
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], {"a": 1}])
+def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(DataError, match="w.pt: holds no table of weights"):
+        load_initial(model(), tmp_path / "w.pt", FINDINGS)
 
 
 def test_torch_checkpoints_load_with_common_wrappings(tmp_path):

@@ -10,7 +10,7 @@ from shards.errors import DataError
 def table(values=((0.5, -2.0), (3.0, 40.0))):
     ids = pd.DataFrame({"image_id": ["007", "1e5"], "study_id": ["01", "02"], "view": ["frontal", "other"]})
     return Predictions(
-        ids, ("A", "B, C"), np.array(values, dtype=np.float32), Provenance("logit", "stage1", "val", "x")
+        ids, ("A", "B, C"), np.array(values, dtype=np.float32), Provenance("logit", "stage1", "val", "chexpert", "x")
     )
 
 
@@ -37,8 +37,10 @@ def test_probabilities_are_the_sigmoid_without_overflow():
     [
         (lambda t: t.drop(columns="view"), "column 'view' is missing"),
         (lambda t: t[["image_id", "study_id", "view"]], "no column of a finding"),
-        (lambda t: t.assign(A=[1.0, np.nan]), "finding 'A' is NaN for image '1e5'"),
-        (lambda t: t.assign(A=["x", "y"]), "column 'A' holds 'x', not numbers"),
+        (lambda t: t.assign(A=[1.0, np.nan]), "finding 'A' is 'nan' for image '1e5', no number"),
+        (lambda t: t.assign(A=["1", "y"]), "finding 'A' is 'y' for image '1e5', no number"),
+        (lambda t: t.assign(A=[1e40, 2]), "finding 'A' is '1e\\+40' for image '007'"),
+        (lambda t: t[:0], "a header and no image"),
         (lambda t: t.assign(image_id="007"), "image '007' stands in more than one row"),
     ],
 )

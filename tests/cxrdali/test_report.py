@@ -422,7 +422,7 @@ def change(path: Path, old: str, new: str) -> None:
     [
         ("config.json", None, None, "config.json"),
         ("config.json", "{", "", "config.json"),
-        ("config.json", '"settings"', '"other"', "holds no settings"),
+        ("config.json", '"settings"', '"other"', "no run's settings"),
         ("metrics.csv", "val_loss", "loss", "'val_loss' is missing"),
         ("metrics.csv", "250000", "many", "'images' holds 'many'"),
     ],

@@ -163,7 +163,7 @@ def test_a_finished_run_is_left_alone(unbroken, dataset):
         ({"size": 64}, "another size: 48 there, 64 now"),
         ({"lr": 0.1}, "another lr: 0.001 there, 0.1 now"),
         ({"epochs": 4}, "another epochs: 3 there, 4 now"),
-        ({"labels": "chexpert"}, "another labels: None there, 'chexpert' now"),
+        ({"labels": "chexpert"}, "another labels: 'cxr-lt-2023' there, 'chexpert' now"),
         ({"seed": 1}, "another seed: 0 there, 1 now"),
     ],
 )
@@ -336,7 +336,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_way_out(unbroken,
     weights = load_file(unbroken[0] / runs.BEST)
     weights["classifier.bias"][0] = float("nan")
     torch.save(weights, tmp_path / "bad.pt")
-    with pytest.raises(DataError, match=r"the loss became nan in epoch 1, by step 7; lower --lr.* is of epoch 0"):
+    with pytest.raises(
+        DataError, match=r"the loss became nan in epoch 1, by step 7; lower --lr, with another --out. .* is of epoch 0"
+    ):
         quietly(settings(init=str(tmp_path / "bad.pt")), dataset, tmp_path / "run")
     assert not (tmp_path / "run" / runs.LAST).exists()
 
@@ -399,3 +401,127 @@ def test_stages_and_seeds_draw_their_own_orders():
     from cxrdali.stages import sampling_seed
 
     assert len({sampling_seed(seed, stage) for seed in range(50) for stage in (1, 2, 3)}) == 150
+
+
+# ---------------------------------------------------------------- what a run does with its settings
+
+
+def captured_trainer(monkeypatch, dataset, tmp_path, **changes):
+    """The trainer of a run of one epoch, after it."""
+    made = []
+    original = training._Trainer.__init__
+    monkeypatch.setattr(training._Trainer, "__init__", lambda self, *a: (made.append(self), original(self, *a))[1])
+    quietly(settings(epochs=1, **changes), dataset, tmp_path / "run")
+    return made[0]
+
+
+def test_training_augments_with_the_stage_s_own_seed_and_validation_does_not(monkeypatch, dataset, tmp_path):
+    trainer = captured_trainer(monkeypatch, dataset, tmp_path, stage=2, seed=5, cutout="random")
+    assert trainer.loader.augment.cutout == "random" and trainer.loader.augment.hflip == 0.5
+    assert trainer.loader.seed == 4 * 5 + 2 and trainer.loader.shuffle and trainer.loader.drop_last
+    assert trainer.val_loader.augment is None and not trainer.val_loader.shuffle
+
+
+def test_the_choice_for_uncertain_labels_reaches_the_loss(monkeypatch, dataset, tmp_path):
+    trainer = captured_trainer(monkeypatch, dataset, tmp_path, labels="chexpert", uncertain="ignore")
+    values = dataset.labels("chexpert").values
+    assert np.isnan(trainer.targets).sum() == ((values == -1) | (values == 9)).sum() > 0
+    assert torch.equal(torch.isnan(trainer.device_targets), torch.from_numpy(np.isnan(trainer.targets)))
+
+
+def test_weight_decay_and_order_are_the_settings(monkeypatch, dataset, tmp_path):
+    trainer = captured_trainer(monkeypatch, dataset, tmp_path, order="windowed")
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == 1e-6
+    assert trainer.loader.options.order == "windowed"
+
+
+def test_the_best_epoch_follows_select_by(dataset, tmp_path):
+    for select_by, column in (("map", "mAP"), ("lrap", "LRAP")):
+        out = tmp_path / select_by
+        summary = quietly(settings(select_by=select_by, epochs=4, seed=3), dataset, out)
+        scores = [float(row[column]) for row in rows_of(out / "metrics.csv")]
+        assert summary.best_epoch == int(np.argmax(scores)) + 1 and summary.best_score == max(scores)
+
+
+@pytest.mark.parametrize("group", ["selection", "labels", "init_sha256", "precision"])
+def test_a_run_whose_inputs_changed_is_refused(unbroken, dataset, tmp_path, group):
+    out, init = tmp_path / "run", {"init": str(unbroken[0])} if group == "init_sha256" else {}
+    quietly(settings(epochs=1, **init), dataset, out)
+    config = json.loads((out / "config.json").read_text())
+    config[group] = "changed"
+    (out / "config.json").write_text(
+        json.dumps(config | {"labels": {"name": "x", "sha256": ""}} if group == "labels" else config)
+    )
+    with pytest.raises(DataError, match=f"holds a run with another {group}"):
+        quietly(settings(epochs=1, **init), dataset, out)
+
+
+def test_a_last_pt_with_code_or_of_something_else_is_refused(unbroken, dataset, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[0], out)
+    for content in (torch.zeros(2), {"epoch": dataclasses}):
+        (out / runs.LAST).unlink()
+        try:
+            torch.save(content, out / runs.LAST)
+        except (TypeError, AttributeError):
+            (out / runs.LAST).write_bytes(b"no checkpoint")
+        with pytest.raises(DataError, match="last.pt: no state to continue from"):
+            quietly(settings(), dataset, out)
+
+
+def test_dropout_is_continued_exactly(dataset, tmp_path, monkeypatch):
+    """efficientnet with drop rates: torch's generator is part of the state."""
+    original = training.create
+
+    def create(options, findings):
+        made = original(options, findings)
+        made.backbone.drop_rate = 0.5
+        return made
+
+    monkeypatch.setattr(training, "create", create)
+    quietly(settings(epochs=2), dataset, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        Interruption(patch, 3)
+        with pytest.raises(Stopped):
+            quietly(settings(epochs=2), dataset, tmp_path / "parts")
+    torch.manual_seed(99)
+    quietly(settings(epochs=2), dataset, tmp_path / "parts")
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_stage_2_starts_from_the_committed_best_even_after_a_kill_between_renames(unbroken, dataset, tmp_path):
+    run = tmp_path / "stage1"
+    shutil.copytree(unbroken[0], run)
+    (run / runs.BEST).rename(run / runs._NEW[runs.BEST])
+    assert training.initial_weights(str(run)) == run / runs.BEST
+    assert same_weights(run, unbroken[0])
+    (run / runs.BEST).unlink()
+    with pytest.raises(DataError, match="best.safetensors: holds epoch None, the best one is"):
+        training.initial_weights(str(run))
+
+
+def test_a_run_continues_after_its_initial_weights_are_gone(unbroken, dataset, tmp_path, monkeypatch):
+    before, out = tmp_path / "stage1", tmp_path / "stage2"
+    shutil.copytree(unbroken[0], before)
+    second = settings(stage=2, size=64, epochs=2, init=str(before))
+    with monkeypatch.context() as patch:
+        Interruption(patch, 9)
+        with pytest.raises(Stopped):
+            quietly(second, dataset, out)
+    shutil.rmtree(before)
+    assert quietly(second, dataset, out).epochs == 2
+
+
+def test_a_fold_that_comes_out_differently_is_not_predicted(unbroken, dataset, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[0], out)
+    config = json.loads((out / "config.json").read_text())
+    config["settings"]["fold"] = 1
+    (out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="fold 1 comes out differently here"):
+        predict(out, dataset, "val", device="cpu", say=lambda line: None)
+
+
+def test_fp16_on_the_cpu_is_refused(dataset, tmp_path):
+    with pytest.raises(DataError, match="precision 'fp16' needs a GPU"):
+        quietly(settings(precision="fp16"), dataset, tmp_path / "run")
