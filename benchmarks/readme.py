@@ -1,0 +1,87 @@
+"""Writes the README's section on speed from the newest committed results: no figure is typed by hand.
+
+python -m benchmarks.readme
+"""
+
+import json
+from pathlib import Path
+
+from benchmarks.results import RESULTS
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- speed: written by python -m benchmarks.readme -->\n", "<!-- /speed -->\n"
+
+
+def newest(name: str) -> list[dict]:
+    """The rows of the last run in a results file; none if there is no file."""
+    path = RESULTS / f"{name}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [row for row in rows if row["environment"]["date"] == rows[-1]["environment"]["date"]]
+
+
+def section() -> str:
+    """The section's Markdown: a table per benchmark, its targets, and where the rows came from."""
+    parts = []
+    for name, title, table in (("loader", "Loading", _loader), ("pack", "Packing", _pack)):
+        rows = newest(name)
+        if not rows:
+            parts.append(f"**{title}.** Not measured yet.\n")
+            continue
+        where = rows[-1]["environment"]
+        parts.append(
+            f"**{title}**, {where['cpu']}, {where['cores']} cores, no GPU; medians of interleaved runs, synthetic images, "
+            f"warm cache (`{where['command']}`, commit {where['commit'][:9]}, `benchmarks/results/{name}.jsonl`):\n"
+        )
+        parts.append(table(rows))
+        parts.append(_targets(rows))
+    parts.append("**GPU.** Not measured yet.\n")
+    return "\n".join(parts)
+
+
+def _loader(rows: list[dict]) -> str:
+    rates = {(row["contender"], row["size"]): row for row in rows if "contender" in row}
+    sizes = sorted({size for _, size in rates})
+    head = "".join(f" | {size} px, images/s | CPU s per 1,000" for size in sizes)
+    lines = [f"| loader{head} |", "|---" + "|---:|---:" * len(sizes) + "|"]
+    for name in dict.fromkeys(name for name, _ in rates):
+        cells = ""
+        for size in sizes:
+            row = rates[name, size]
+            cells += f" | {row['images_per_second']['median']:,.0f} | {row['cpu_seconds_per_1000']:.3f}"
+        lines.append(f"| {name}{cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _pack(rows: list[dict]) -> str:
+    lines = ["| packing into 224, 320, 384 and 512 px | images/s | CPU s per 1,000 |", "|---|---:|---:|"]
+    for row in rows:
+        if "contender" in row:
+            rate = row["images_per_second"]["median"]
+            lines.append(f"| {row['contender']} | {rate:,.1f} | {row['cpu_seconds_per_1000']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _targets(rows: list[dict]) -> str:
+    """Every promised ratio with its target, missed ones too."""
+    lines = []
+    for row in rows:
+        if row.get("at_least") is not None:
+            place = f" at {row['size']} px" if "size" in row else ""
+            met = "" if row["met"] else ", **missed**"
+            lines.append(
+                f"- {row['ours']} / {row['theirs']}{place}: {row['ratio']:.2f} (target {row['at_least']:g}{met})"
+            )
+        if "epoch_rows" in row:
+            seconds = row["seconds"]["median"]
+            lines.append(f"- an epoch over {row['epoch_rows']:,} rows starts in {seconds:.2f} s (target 1)")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    text = README.read_text()
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    README.write_text(before + BEGIN + section() + END + after)
+
+
+if __name__ == "__main__":
+    main()
