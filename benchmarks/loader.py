@@ -12,7 +12,7 @@ pipelines stay alive between runs, so that no start-up is timed. Contenders:
     best-effort DataLoader  our hand-over to the pixel, by worker processes: simplejpeg, NumPy cutout, cv2 flips
     paper                 DataLoader, OpenCV RGB decode, albumentations, float32 [B, 3, S, S] made in the worker
 
-The DataLoaders read loose files, one per image: the paper's with as many workers as the Loader has threads, the
+The DataLoaders read loose files, one per image: the paper's with as many workers as there are cores, the
 best-effort one with as many and with twice as many. "resized files" are the bytes of our JPEG renditions;
 "native files" are 2544 x 3056 and shrunk in the worker. Native batches are small, so that a run has several;
 their rate does not depend on it.
@@ -144,7 +144,7 @@ def _cores() -> int:
 def contenders(data: Data, stage: Stage, device: str, decode: str) -> dict[str, Contender]:
     """What runs at one stage, in the order of the runs."""
     options = LoaderOptions(size=stage.size, batch=stage.batch, device=device, decode=decode)
-    workers = options.resolved_threads
+    workers = len(os.sched_getaffinity(0))
     pin = device.startswith("cuda")
     step = stage.batch * workers * 2  # whole rounds of twice as many workers
 
@@ -244,7 +244,7 @@ def measure_stage(data: Data, stage: Stage, options: argparse.Namespace) -> list
     runs = {name: sized_run(contender, options.seconds) for name, contender in found.items()}
     timed = results.interleaved(runs, options.rounds)
     rates = [results.rate_row(name, timed[name]) for name in found]
-    workers = LoaderOptions(size=stage.size, batch=stage.batch).resolved_threads
+    workers = len(os.sched_getaffinity(0))
     medians = {row["contender"]: row["images_per_second"]["median"] for row in rates}
     ratios = [target.check(medians) for target in targets(stage.size, workers)]
     print(f"{stage.size} pixels, batches of {stage.batch}")

@@ -29,8 +29,9 @@ def section() -> str:
             continue
         where = rows[-1]["environment"]
         parts.append(
-            f"**{title}**, {where['cpu']}, {where['cores']} cores, no GPU; medians of interleaved runs, synthetic images, "
-            f"warm cache (`{where['command']}`, commit {where['commit'][:9]}, `benchmarks/results/{name}.jsonl`):\n"
+            f"**{title}**, {where['cpu']}, {where['cores']} cores, no GPU; medians of interleaved runs, synthetic "
+            f"images, warm cache (`{where['command']}`, commit {where['commit'][:9]}, "
+            f"`benchmarks/results/{name}.jsonl`):\n"
         )
         parts.append(table(rows))
         parts.append(_targets(rows))
@@ -39,7 +40,7 @@ def section() -> str:
 
 
 def _loader(rows: list[dict]) -> str:
-    rates = {(row["contender"], row["size"]): row for row in rows if "contender" in row}
+    rates = {(row["contender"], row["size"]): row for row in rows if "images_per_second" in row}
     sizes = sorted({size for _, size in rates})
     head = "".join(f" | {size} px, images/s | CPU s per 1,000" for size in sizes)
     lines = [f"| loader{head} |", "|---" + "|---:|---:" * len(sizes) + "|"]
@@ -55,7 +56,7 @@ def _loader(rows: list[dict]) -> str:
 def _pack(rows: list[dict]) -> str:
     lines = ["| packing into 224, 320, 384 and 512 px | images/s | CPU s per 1,000 |", "|---|---:|---:|"]
     for row in rows:
-        if "contender" in row:
+        if "images_per_second" in row:
             rate = row["images_per_second"]["median"]
             lines.append(f"| {row['contender']} | {rate:,.1f} | {row['cpu_seconds_per_1000']:.1f} |")
     return "\n".join(lines) + "\n"

@@ -119,6 +119,9 @@ class Loader:
         self._buffers = _RecycledBuffers()
         self._source = self._pipeline = None
 
+    def __del__(self):
+        self._pipeline = None  # before the source: DALI may still be reading the arrays that it keeps alive
+
     def __len__(self) -> int:
         """Batches in a whole epoch."""
         return len(batch_bounds(len(self.rows), self.options.batch, drop_last=self.drop_last))

@@ -165,6 +165,14 @@ def test_an_abandoned_iteration_does_not_disturb_the_next(dataset):
     assert (rows == other_rows).all() and (images == other).all()
 
 
+def test_loaders_dropped_half_way_do_no_harm(dataset):
+    """DALI is still decoding what the dropped loader kept alive."""
+    for _ in range(40):
+        loader = training(dataset, size=64, batch=16)
+        next(iter(loader))
+        del loader
+
+
 def test_a_loop_after_a_look_at_the_first_batch_sees_every_row(dataset):
     loader = Loader(dataset, np.arange(60), LoaderOptions(JPEG, batch=16))
     next(iter(loader))
