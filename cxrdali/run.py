@@ -58,7 +58,8 @@ def load_last(run: Path) -> dict | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state["epoch"], state["best_epoch"], state["metrics"]
+        if not (isinstance(state, dict) and {"epoch", "best_epoch", "metrics"} <= set(state)):
+            raise ValueError("not a run's state")
         return state
     except Exception as error:  # torch and pickle raise their own kinds on a damaged file
         raise DataError(f"{path}: no state to continue from ({error!r}); delete it to start the run anew") from error
