@@ -314,14 +314,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--native", type=Path, metavar="DIR", help="release with native files [a synthetic one]")
     parser.add_argument("--device", default="cpu", help="cpu or cuda[:N], where batches are wanted [%(default)s]")
     parser.add_argument("--decode", default="auto", help="auto, cpu, mixed or hybrid [%(default)s]")
-    parser.add_argument(
-        "--save",
-        type=Path,
-        nargs="?",
-        const=results.RESULTS,
-        metavar="DIR",
-        help="append the rows to DIR/loader.jsonl [benchmarks/results]",
-    )
+    results.add_save_option(parser, "loader")
     options = parser.parse_args()
     options.stages = [Stage.parse(text) for text in options.stages.split(",")]
     return options

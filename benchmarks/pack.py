@@ -188,14 +188,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", default="1,2", help="numbers of jobs for whole packing [%(default)s]")
     parser.add_argument("--shard-images", type=int, default=64, help="most images in a shard [%(default)s]")
     parser.add_argument("--source", type=Path, metavar="DIR", help="release to pack [a synthetic one]")
-    parser.add_argument(
-        "--save",
-        type=Path,
-        nargs="?",
-        const=results.RESULTS,
-        metavar="DIR",
-        help="append the rows to DIR/pack.jsonl [benchmarks/results]",
-    )
+    results.add_save_option(parser, "pack")
     options = parser.parse_args()
     options.jobs = [int(text) for text in options.jobs.split(",")]
     return options

@@ -3,6 +3,7 @@
 A row holds every run's value beside the median, and the whole environment, so that a line can be read alone.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -156,6 +157,18 @@ def environment(module: str, device: str = "cpu") -> dict:
         "gpu": _gpu(device),
         "versions": {"python": platform.python_version(), **_versions()},
     }
+
+
+def add_save_option(parser: argparse.ArgumentParser, name: str) -> None:
+    """--save [DIR]: None without it, the committed results' folder without DIR."""
+    parser.add_argument(
+        "--save",
+        type=Path,
+        nargs="?",
+        const=RESULTS,
+        metavar="DIR",
+        help=f"append the rows to DIR/{name}.jsonl [benchmarks/results]",
+    )
 
 
 def save(rows: Sequence[dict], environment: Mapping, folder: Path, name: str) -> Path:

@@ -57,7 +57,7 @@ def predict(
     options = ModelOptions(settings["arch"], settings["size"], pretrained=False, norm=settings["norm"])
     findings = tuple(config["findings"])
     model = create(options, len(findings))
-    load_initial(model, runs.best_weights(run), findings)
+    load_initial(model, runs.best_weights(run, runs.load_last(run)), findings)
     model.to(hardware.device)
     batch = settings["batch"] if batch is None else batch
     loader = Loader(dataset, rows, LoaderOptions(settings["size"], batch, threads, decode, hardware.device))

@@ -99,12 +99,12 @@ def settle(run: Path, state: dict | None) -> None:
         write_bytes(run / FINDINGS, _csv(FINDING_COLUMNS, state["findings"]))
 
 
-def best_weights(run: Path) -> Path:
+def best_weights(run: Path, state: dict | None) -> Path:
     """The best epoch's weights of a run, after finishing what a kill left between two renames.
 
-    Raises DataError if they are missing or not those of the committed best epoch.
+    `state` is the run's `load_last`: it is large, so the caller's is used. Raises DataError if the weights are
+    missing or not those of the committed best epoch.
     """
-    state = load_last(run)
     if state is None:
         raise DataError(f"{run}: has no finished epoch yet; finish the run first")
     try:

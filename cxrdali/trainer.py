@@ -94,7 +94,7 @@ def initial_weights(init: str | None) -> Path | None:
             f"{path}: this run has finished {done} of {config['settings']['epochs']} epochs; finish it first, "
             f"or start from what it has with --init {path / runs.BEST}"
         )
-    return runs.best_weights(path)
+    return runs.best_weights(path, state)
 
 
 class _Trainer:

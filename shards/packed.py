@@ -33,16 +33,17 @@ def seal(info: dict) -> dict:
     return {**body, "checksum": sha256_bytes(json_bytes(body))}
 
 
-def _parquet(path: Path, sha256: str | None) -> pd.DataFrame:
-    """A table whose hash is checked first: a flipped bit in a parquet file often reads as another number."""
+def _parquet(path: Path, expected: str | None) -> tuple[pd.DataFrame, str]:
+    """A table and its sha256, which is checked first: a flipped bit in a parquet file often reads as another number."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
-    if sha256 is not None and sha256_bytes(data) != sha256:
+    sha256 = sha256_bytes(data)
+    if expected is not None and sha256 != expected:
         raise DataError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
     try:
-        return pd.read_parquet(io.BytesIO(data))
+        return pd.read_parquet(io.BytesIO(data)), sha256
     except Exception as error:  # arrow raises many kinds on damage
         raise DataError(f"{path}: not a readable table ({str(error).splitlines()[0]}); attach it again") from error
 
@@ -131,7 +132,7 @@ class PackedDataset:
     @cached_property
     def catalog(self) -> pd.DataFrame:
         path = self.root / "catalog.parquet"
-        table = _parquet(path, self.info["catalog_sha256"])
+        table, _ = _parquet(path, self.info["catalog_sha256"])
         if len(table) != self.info["counts"]["planned"]:
             raise DataError(
                 f"{path}: {len(table)} rows, dataset.json says {self.info['counts']['planned']}; restore it"
@@ -159,13 +160,13 @@ class PackedDataset:
         if name not in names:
             raise DataError(f"{self.root}: no labels {name!r}; attached are {', '.join(names)}")
         path = labels_path(self.root, name)
-        table = _parquet(path, self.info["labels"].get(name))
+        table, sha256 = _parquet(path, self.info["labels"].get(name))
         if len(table) != self.info["counts"]["planned"]:
             raise DataError(f"{path}: {len(table)} rows, the catalog has {self.info['counts']['planned']}")
         findings = tuple(column for column in table.columns if column not in ("row", "split"))
         split = table["split"].astype(object).where(table["split"].notna(), None).to_numpy()
         values = table[list(findings)].fillna(Labels.BLANK).to_numpy(dtype=np.int8)
-        return Labels(name, findings, split, values, sha256_bytes(path.read_bytes()))
+        return Labels(name, findings, split, values, sha256)
 
     def stored(self, pixels: int) -> StoredSize:
         """Where one stored size's renditions are. Raises DataError if the size is not stored here."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards import __version__
-from shards.files import json_bytes, sha256_bytes, sha256_file, write_bytes
+from shards.files import json_bytes, sha256_bytes, write_bytes
 from shards.make_shard import record_path
 from shards.packed import DATASET, dataset_identity, labels_path, seal
 from shards.release import IMAGE_COLUMNS, LabelTable, Release
@@ -31,7 +31,9 @@ def publish(release: Release, out: Path, options, rows: pd.DataFrame, identity: 
     labels = {}
     (out / "labels").mkdir(exist_ok=True)
     for table in release.labels:
-        data = _labels_parquet(table, rows, {p.name: sha256_file(p) for p in table.inputs})
+        data = _labels_parquet(
+            table, rows, {p.name: identity["inputs"][f"{table.name}/{p.name}"] for p in table.inputs}
+        )
         write_bytes(labels_path(out, table.name), data)
         labels[table.name] = sha256_bytes(data)
     info = {
