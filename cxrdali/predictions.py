@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from shards.errors import DataError
 from shards.files import write_bytes
+from shards.tables import one_line, read_table
 
 ID_COLUMNS = ("image_id", "study_id", "view")
 KINDS = ("logit", "probability")
@@ -76,17 +77,21 @@ def check_target(path: Path) -> None:
 def read(path: Path) -> Predictions:
     """Raises DataError naming file, column and value if the table is not one, or holds NaN or an id twice."""
     try:
+        data = path.read_bytes()
         if path.suffix == ".csv":
-            table = pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str), keep_default_na=False)
-            stored = {}
+            table, stored = read_table(path), {}  # pandas would rename a doubled column and shift long rows
         else:
-            arrow = pq.read_table(path)
+            arrow = pq.read_table(io.BytesIO(data))
             table = arrow.to_pandas()
             stored = json.loads((arrow.schema.metadata or {}).get(b"cxrdali", b"{}"))
+            if not isinstance(stored, dict):
+                raise ValueError("its metadata is damaged")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; `cxrdali predict` writes one") from None
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: not a table of predictions ({str(error).splitlines()[0]})") from error
+    except DataError:
+        raise
+    except Exception as error:  # arrow raises many kinds on damage
+        raise DataError(f"{path}: not a table of predictions ({one_line(str(error))}); predict again") from error
     missing = [name for name in ID_COLUMNS if name not in table.columns]
     if missing:
         raise DataError(f"{path}: column {missing[0]!r} is missing; predictions start with {', '.join(ID_COLUMNS)}")
@@ -95,12 +100,18 @@ def read(path: Path) -> Predictions:
         raise DataError(f"{path}: no column of a finding")
     if not len(table):
         raise DataError(f"{path}: a header and no image; predict again")
+    if table[list(ID_COLUMNS)].isna().to_numpy().any() or (table["image_id"] == "").any():
+        raise DataError(f"{path}: an id or a view is missing; predict again")
+    columns = []
     for name in findings:
         values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
+        if table[name].dtype.kind in "mM":  # dates and durations would count as nanoseconds
+            raise DataError(f"{path}: finding {name!r} holds no numbers, but {table[name].dtype}")
         bad = ~(np.abs(values) <= np.finfo(np.float32).max)  # NaN, infinite, or too large for the table
         if bad.any():
             image, value = table["image_id"][bad].iloc[0], table[name][bad].iloc[0]
             raise DataError(f"{path}: finding {name!r} is {str(value)!r} for image {image!r}, no number; predict again")
+        columns.append(values.astype(np.float32))
     doubled = table["image_id"].duplicated()
     if doubled.any():
         raise DataError(f"{path}: image {table.loc[doubled, 'image_id'].iloc[0]!r} stands in more than one row")
@@ -108,6 +119,6 @@ def read(path: Path) -> Predictions:
     return Predictions(
         table[list(ID_COLUMNS)].astype(str),
         findings,
-        table[list(findings)].to_numpy(dtype=np.float32),
+        np.stack(columns, axis=1),
         Provenance(**known),
     )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from shards.errors import DataError
 from shards.release import LabelTable
-from shards.tables import finding_values, ids, read_table
+from shards.tables import finding_values, ids, one_line, read_table
 
 # Every other column of a CXR-LT table is a finding.
 NOT_FINDINGS = {
@@ -42,6 +42,7 @@ FILES = {
         "test": ["test_labeled_task1.csv", "test_task1.csv"],
     },
 }
+SUFFIX = r"\.(?i:jpe?g|png|dcm)$"  # ids may hold dots
 ALL_2024 = "labels.csv"
 EXPECTED = "train.csv (CXR-LT 2023), train_labeled.csv or labels.csv (2024)"
 
@@ -101,7 +102,7 @@ def _read_splits(name: str, folder: Path, files: dict[str, list[str]]) -> LabelT
 def _read_all(path: Path) -> LabelTable:
     table = _read_file(path)
     if "split" not in table:
-        raise DataError(f"{path}: column 'split' is missing; found {', '.join(table.columns)}")
+        raise DataError(f"{path}: column 'split' is missing; found {one_line(', '.join(table.columns))}")
     table["split"] = splits(table["split"], path)
     return _table("cxr-lt-2024-all", table, _findings(table), [path])
 
@@ -113,8 +114,11 @@ def _read_file(path: Path) -> pd.DataFrame:
     else:
         column = next((c for c in ("path", "fpath") if c in table), None)
         if column is None:
-            raise DataError(f"{path}: column 'dicom_id' is missing; found {', '.join(table.columns)}")
-        image = ids(table, column, path).str.rsplit("/", n=1).str[-1].str.split(".", n=1).str[0]
+            raise DataError(f"{path}: column 'dicom_id' is missing; found {one_line(', '.join(table.columns))}")
+        image = ids(table, column, path).str.rsplit("/", n=1).str[-1].str.replace(SUFFIX, "", regex=True)
+        if (image == "").any():
+            line = int((image == "").to_numpy().argmax()) + 2
+            raise DataError(f"{path}: column {column!r} names no file in line {line}; every image needs one")
     values = {finding: finding_values(table, finding, path) for finding in _findings(table)}
     if "split" in table:
         values["split"] = table["split"]
@@ -130,7 +134,7 @@ def _findings(table: pd.DataFrame) -> list[str]:
 
 def _table(name: str, table: pd.DataFrame, findings: list[str], inputs: list[Path]) -> LabelTable:
     if not findings:
-        raise DataError(f"{inputs[0]}: no column of a finding; found {', '.join(table.columns)}")
+        raise DataError(f"{inputs[0]}: no column of a finding; found {one_line(', '.join(table.columns))}")
     check_index(table.index, inputs[0], "image")
     table = table.reindex(columns=["split", *findings])
     table[findings] = table[findings].astype("Int8")

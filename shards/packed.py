@@ -45,7 +45,7 @@ def _parquet(path: Path, expected: str | None) -> tuple[pd.DataFrame, str]:
     try:
         return pd.read_parquet(io.BytesIO(data)), sha256
     except Exception as error:  # arrow raises many kinds on damage
-        raise DataError(f"{path}: not a readable table ({str(error).splitlines()[0]}); attach it again") from error
+        raise DataError(f"{path}: not a readable table ({' '.join(str(error).split())}); attach it again") from error
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ def plan(images: pd.DataFrame, shard_images: int, seed: int, limit: int | None =
     Studies are shuffled once, so that reading shards in sequence mixes subjects; the images of a study stand
     together. `limit` keeps the first whole studies that hold at most that many images (at least one study).
     """
+    assert not (images[["subject_id", "study_id", "image_id"]] == "").to_numpy().any(), "a blank id has no key"
     ordered = images.sort_values(["subject_id", "study_id", "image_id"], ignore_index=True)
     study = ordered.groupby(["subject_id", "study_id"], sort=True).ngroup().to_numpy()
     place_of_study = np.empty(study.max(initial=-1) + 1, dtype=np.int64)
@@ -59,5 +60,9 @@ def shard_of_study(images_per_study: np.ndarray, shard_images: int) -> np.ndarra
 
 
 def sample_key(subject_id: str, study_id: str, image_id: str) -> str:
-    """SUBJECT/STUDY/IMAGE, percent-escaped, dots too: WebDataset ends a key at its first dot."""
-    return "/".join(quote(name, safe="").replace(".", "%2E") for name in (subject_id, study_id, image_id))
+    """SUBJECT/STUDY/IMAGE, percent-escaped, dots too: WebDataset ends a key at its first dot.
+
+    It also skips names that begin with __ID__, so a first underscore that another follows is escaped.
+    """
+    key = "/".join(quote(name, safe="").replace(".", "%2E") for name in (subject_id, study_id, image_id))
+    return f"%5F{key[1:]}" if key.startswith("__") else key

@@ -17,8 +17,9 @@ import pyarrow.csv as pa_csv
 
 from shards.errors import DataError
 
-_WHOLE_FLOAT = re.compile(r"^(\d+)\.0*$")
-_EXPONENT = re.compile(r"^\d(\.\d+)?[eE][+-]?\d+$")
+_WHOLE_FLOAT = re.compile(r"([0-9]+)\.0*")
+_EXPONENT = re.compile(r"[+-]?([0-9]|[0-9]*\.[0-9]*)[eE][+-]?[0-9]+")  # "12e5" may be hexadecimal
+_EXACT_FLOAT = 2**53  # from here on a float stands for several whole numbers
 _NULLABLE = {"": pd.NA, "nan": pd.NA, "NaN": pd.NA, "NA": pd.NA, "null": pd.NA}
 _FINDING_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, **_NULLABLE}
 
@@ -31,10 +32,12 @@ def read_table(path: Path, required: tuple[str, ...] = ()) -> pd.DataFrame:
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        names = _header(path, data)
+        names, lines = _header(path, data)
+        # One block: Arrow loses a quoted newline that falls on the border of two. One thread: row numbers in errors.
+        block = min(len(data) + 1, 2**31 - 1)
         table = pa_csv.read_csv(
             io.BytesIO(data),
-            read_options=pa_csv.ReadOptions(column_names=names, skip_rows=1, use_threads=False),  # row numbers
+            read_options=pa_csv.ReadOptions(column_names=names, skip_rows=lines, use_threads=False, block_size=block),
             parse_options=pa_csv.ParseOptions(newlines_in_values=True),
             convert_options=pa_csv.ConvertOptions(column_types={name: pa.string() for name in names}),
         ).to_pandas()
@@ -42,19 +45,26 @@ def read_table(path: Path, required: tuple[str, ...] = ()) -> pd.DataFrame:
         raise DataError(f"{path}: no such file; download it from the release's page") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a CSV table in UTF-8 ({error}); download it again") from error
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not a CSV table ({str(error).strip()}); download it again") from error
+    except (pa.ArrowInvalid, csv.Error) as error:
+        raise DataError(f"{path}: not a CSV table ({one_line(str(error))}); download it again") from error
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); download it again") from error
     missing = [column for column in required if column not in table.columns]
     if missing:
-        raise DataError(f"{path}: column {missing[0]!r} is missing; found {', '.join(table.columns)}")
+        found = one_line(", ".join(table.columns))
+        raise DataError(f"{path}: column {missing[0]!r} is missing; found {found}")
     return table
 
 
-def _header(path: Path, data: bytes) -> list[str]:
-    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
-    names = [name.strip() for name in next(csv.reader(text), [])]
+def one_line(text: str) -> str:
+    """For a message: Arrow quotes the offending row, whose values may hold newlines."""
+    return " ".join(text.split())
+
+
+def _header(path: Path, data: bytes) -> tuple[list[str], int]:
+    """The columns' names, and how many lines they fill (a quoted name may hold a newline)."""
+    reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline=""))
+    names = [name.strip() for name in next(reader, [])]
     if not names:
         raise DataError(f"{path}: not a CSV table (empty, not even a header); download it again")
     doubled = [name for name in names if names.count(name) > 1]
@@ -62,31 +72,31 @@ def _header(path: Path, data: bytes) -> list[str]:
         raise DataError(f"{path}: column {doubled[0]!r} stands twice; rename or remove one of them")
     if data.count(b'"') % 2:  # Arrow takes the rest of the file for one value
         raise DataError(f"{path}: not a CSV table (a quote is never closed, the file may be cut); download it again")
-    return names
+    return names, reader.line_num
 
 
 def ids(table: pd.DataFrame, column: str, path: Path, prefix: str = "") -> pd.Series:
     """An id column as text: "10000032", "10000032.0" and (with prefix "p") "p10000032" are the same id.
 
-    Raises DataError on a blank, and on exponents such as 1.0e7, which have lost digits.
+    Raises DataError on a blank ("nan", "NA" and "null" are blank too), and on floats that have lost digits:
+    exponents such as 1.0e7, and 9007199254740993.0 and above, which no float64 tells from its neighbours.
     """
     unique = table[column].unique()  # ids repeat: clean each once
     clean = {}
     for value in unique:
         text = value.strip()
-        if prefix and text[:1] == prefix and text[1:].isdigit():
+        if prefix and text[:1] == prefix and text[1:].isascii() and text[1:].isdigit():
             text = text[1:]
-        if whole := _WHOLE_FLOAT.match(text):
-            text = whole.group(1)
-        if not text:
+        if text in _NULLABLE:  # a study "nan" would join the images of all patients that have none
             line = int((table[column] == value).to_numpy().argmax()) + 2
             raise DataError(f"{path}: column {column!r} is blank in line {line}; every image needs one")
-        if _EXPONENT.match(text):
+        whole = _WHOLE_FLOAT.fullmatch(text)
+        if _EXPONENT.fullmatch(text) or (whole and float(text) >= _EXACT_FLOAT):
             raise DataError(
                 f"{path}: column {column!r} holds {value!r}, a number that has lost digits; "
                 "use a copy of the table in which ids were kept as text"
             )
-        clean[value] = text
+        clean[value] = whole.group(1) if whole else text
     return table[column].map(clean)
 
 

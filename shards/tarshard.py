@@ -27,10 +27,14 @@ class ShardWriter:
         self._lines = []
 
     def write(self, key: str, parts: dict[str, bytes]) -> tuple[int, int]:
-        """Append KEY.EXT for every part; returns offset and length in bytes of the first part's data."""
+        """Append KEY.EXT for every part; returns offset and length in bytes of the first part's data.
+
+        A name holds no blank and no control character (sample_key escapes them): they separate words in the index.
+        """
         line, first = [], None
         for extension, data in parts.items():
             name = f"{key}.{extension}"
+            assert name.isprintable() and " " not in name, name
             member = tarfile.TarInfo(name)  # mtime 0, no owner: the same sample is the same bytes anywhere
             member.size, member.mode = len(data), 0o444
             self._tar.addfile(member, io.BytesIO(data))
@@ -75,7 +79,7 @@ def read_index(text: str) -> list[tuple[str, list[tuple[str, int, int]]]]:
     """An index as [(key, [(extension, offset, length), ...]), ...]. Raises ValueError on any deviation."""
     lines = text.split("\n")
     version, _, count = lines[0].partition(" ")
-    if version != INDEX_VERSION or not count.isdigit() or lines[-1] != "":
+    if version != INDEX_VERSION or not _is_number(count) or lines[-1] != "":
         raise ValueError(f"not an index of version {INDEX_VERSION}")
     if len(lines) - 2 != int(count):
         raise ValueError(f"{len(lines) - 2} lines where the header says {count}")
@@ -86,12 +90,21 @@ def read_index(text: str) -> list[tuple[str, list[tuple[str, int, int]]]]:
             raise ValueError(f"line {line!r} is not made of extension, offset, length, name")
         parts, keys = [], set()
         for extension, offset, length, name in zip(*[iter(words)] * 4, strict=True):
+            if not name.endswith(f".{extension}"):
+                raise ValueError(f"line {line!r}: {name!r} does not end in .{extension}")
+            if not _is_number(offset) or not _is_number(length):
+                raise ValueError(f"line {line!r}: offset and length are whole numbers")
             keys.add(name.removesuffix(f".{extension}"))
             parts.append((extension, int(offset), int(length)))
         if len(keys) != 1:
             raise ValueError(f"line {line!r} does not belong to one sample")
         samples.append((keys.pop(), parts))
     return samples
+
+
+def _is_number(word: str) -> bool:
+    """Digits as the writer puts them: int() takes "-1", "1_0", "007" and the digits of every script too."""
+    return word.isascii() and word.isdigit() and (word == "0" or word[0] != "0")
 
 
 def members(data: memoryview) -> Iterator[tuple[str, int, int]]:
@@ -105,17 +118,21 @@ def members(data: memoryview) -> Iterator[tuple[str, int, int]]:
         if len(header) < BLOCK:
             raise ValueError(f"cut at byte {position}: no end mark")
         if header == bytes(BLOCK):
-            if any(data[position:]):
+            if bytes(data[position:]).strip(b"\0"):
                 raise ValueError(f"bytes after the end mark at {position}")
+            if long_name is not None:
+                raise ValueError(f"{long_name!r} is the name of no member, at byte {position}")
             return
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
         except (tarfile.HeaderError, UnicodeDecodeError) as error:
             raise ValueError(f"broken header at byte {position}: {error}") from error
         start = position + BLOCK
+        if info.size < 0:  # the format can write it; the walk would go back, for ever
+            raise ValueError(f"broken header at byte {position}: size {info.size}")
         if start + info.size > len(data):
             raise ValueError(f"cut at byte {len(data)}, in {info.name!r}")
-        if info.type == tarfile.GNUTYPE_LONGNAME:
+        if info.type == tarfile.GNUTYPE_LONGNAME and long_name is None:
             long_name = bytes(data[start : start + info.size]).rstrip(b"\0").decode()
         elif info.type == tarfile.REGTYPE:
             yield long_name or info.name, start, info.size
