@@ -8,7 +8,7 @@ import click
 
 from shards.errors import DataError
 
-VERBS = ("shard", "verify", "train", "predict", "evaluate", "report", "synth", "demo")
+VERBS = ("shard", "label", "verify", "train", "predict", "evaluate", "report", "synth", "demo")
 
 
 class Verbs(click.Group):

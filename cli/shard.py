@@ -54,19 +54,44 @@ from cli import folders
     help="Worker processes; the bytes are the same for any number.  [default: all cores]",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the order of studies.")
+@click.option(
+    "--check-hashes",
+    is_flag=True,
+    help="Reject images that are not those of the release's SHA256SUMS.txt. Without it a flipped bit in an image that "
+    "still decodes is not found.",
+)
+@click.option(
+    "--max-reject-fraction",
+    default=0.01,
+    show_default=True,
+    help="Share of the images that may be rejected, judged when all are read.",
+)
+@click.option("--allow-subject-overlap", is_flag=True, help="Pack labels that have a subject in two splits.")
+@click.option("--allow-links", is_flag=True, help="Follow links that leave the release's folder.")
+@click.option(
+    "--stall",
+    default=25.0,
+    show_default=True,
+    help="Seconds in which a worker must finish an image; raise it for slow storage.",
+)
 @click.option("--limit", default=None, type=int, help="Pack only so many images (whole studies), for a trial.")
 @click.option("--dry-run", is_flag=True, help="Print counts, estimated bytes and minutes; write nothing.")
-def shard(source, out, label_folders, sizes, fit, quality, shard_images, jobs, seed, limit, dry_run):
+def shard(
+    source, out, label_folders, sizes, fit, quality, shard_images, jobs, seed, limit, dry_run,
+    check_hashes, allow_links, max_reject_fraction, allow_subject_overlap, stall,
+):  # fmt: skip
     """Pack a release into WebDataset shards, a rendition per size.
 
     Can be killed at any moment: the same command finishes what is missing. On a finished dataset it does nothing.
     The release is only read.
     """
-    from shards.pack import PackOptions, estimate, pack
+    from shards.pack import PackLimits, PackOptions, estimate, pack
     from shards.release import open_release
     from shards.rendition import Size
 
-    options = PackOptions(tuple(Size.parse(text) for text in sizes.split(",")), fit, quality, shard_images, seed, limit)
+    sizes = tuple(Size.parse(text) for text in sizes.split(","))
+    options = PackOptions(sizes, fit, quality, shard_images, seed, limit, check_hashes, allow_links)
+    limits = PackLimits(max_reject_fraction, allow_subject_overlap, stall)
     source, out = folders.release(source), folders.packed(out)
     jobs = jobs or len(os.sched_getaffinity(0))
     release = open_release(source, label_folders)
@@ -79,9 +104,9 @@ def shard(source, out, label_folders, sizes, fit, quality, shard_images, jobs, s
     if not release.labels:
         click.echo("no labels found: give --labels DIR, or the dataset can be read but not trained on")
     if dry_run:
-        _print_estimate(estimate(release, options, jobs), jobs)
+        _print_estimate(estimate(release, options, jobs, limits=limits), jobs)
         return
-    summary = pack(release, out, options, jobs)
+    summary = pack(release, out, options, jobs, limits=limits)
     if summary.already_finished:
         click.echo(f"{out}: already finished, nothing to do")
     _print_summary(out, summary)
@@ -109,6 +134,8 @@ def _print_summary(out: Path, summary) -> None:
     )
     for reason, count in summary.rejected.items():
         click.echo(f"  {count:,} rejected: {reason}")
+    for kind, count in summary.converted.items():
+        click.echo(f"  {count:,} converted to 8-bit gray baseline: {kind}")
     if summary.rejected:
         click.echo(f"  listed in {out / 'rejects.csv'}")
     if summary.images_this_run:

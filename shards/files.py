@@ -5,6 +5,7 @@ medium, and renamed. The folder is flushed too: without that a power cut can for
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -40,14 +41,28 @@ def publish(aside: Path, final: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `path` aside and rename it; the aside name holds the process id, so two writers never share it."""
+    """Write `path` aside and rename it; the aside name holds the process id, so two writers never share it.
+
+    Raises DataError if there is no room or no permission; the old file then stands.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         aside.write_bytes(data)
         publish(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
         raise
+
+
+def cannot_write(path: Path, error: OSError) -> DataError:
+    """What to say when a file or folder cannot be written."""
+    way_out = "give another folder, or the right to write"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        way_out = "make room; the same command continues"
+    return DataError(f"{path}: cannot be written ({error.strerror}); {way_out}")
 
 
 def remove_parts(folder: Path) -> None:
@@ -76,9 +91,22 @@ def only_one(lock: Path, what: str) -> Iterator[None]:
 
     `what` completes "another process is ...". The kernel drops the lock of a dead process, so none is ever stale.
     """
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{lock.parent}: another process is {what}; wait for it or stop it") from None
-        yield
+    while True:
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(f"{lock.parent}: another process is {what}; wait for it or stop it") from None
+            # A packer removes its lock when it has finished: then this one is nobody's, and a third process
+            # would hold another of the same name.
+            if _is_named(file, lock):
+                yield
+                return
+            lock.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _is_named(file, path: Path) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

@@ -11,27 +11,30 @@ import select
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from shards.files import json_bytes, publish, sha256_bytes
+from shards.files import cannot_write, json_bytes, publish, sha256_bytes
 from shards.packed import Labels
 from shards.release import LabelTable
-from shards.rendition import RejectedImage, Size, renditions
+from shards.rendition import Size, renditions
+from shards.source import RejectedImage
 from shards.tarshard import ShardWriter
 
-WORK, PROGRESS = ".packing", "progress"
-PROGRESS_STEP = 8  # images per mark; one mark is one byte appended to PACK/.packing/progress
+WORK = ".packing"
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """root: the release; out: the packed dataset; tmp: this run's folder for unfinished files; parent: the packing
-    process, without which a worker ends."""
+    """root: the release; inside: its real path, which no link may leave (None: links are followed anywhere); out: the
+    packed dataset; tmp: this run's folder for unfinished files; parent: the packing process, without which a worker
+    ends."""
 
     root: Path
+    inside: str | None
     out: Path
     tmp: Path
     sizes: tuple[Size, ...]
@@ -62,32 +65,65 @@ def findings_of(labels: tuple[LabelTable, ...], images: pd.Series) -> list[dict[
     return entries
 
 
-def make_shard(task: ShardTask, rows: pd.DataFrame, findings: list[dict]) -> None:
-    """Read the images of `rows` one at a time and write them; memory does not grow with anything."""
+def marks_path(task: ShardTask) -> Path:
+    """A shard in the making: one byte per image read, so that the packer sees progress, and the worker's process id."""
+    return task.tmp / f"{task.shard:06d}.{os.getpid()}.marks"
+
+
+def fingerprint(path: Path) -> list[int] | None:
+    """What a file looked like when it was rejected: size in bytes and time of change; None if it cannot be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def make_shard(task: ShardTask, rows: pd.DataFrame, findings: list[dict]) -> int:
+    """Read the images of `rows` one at a time and write them; memory does not grow with anything. Returns the shard.
+
+    Raises DataError if a file cannot be written; nothing then has a final name that it should not have.
+    """
     _end_with(task.parent)
     cv2.setNumThreads(1)  # the workers are the parallelism
+    marks = marks_path(task)
+    try:
+        with marks.open("ab", buffering=0) as progress:
+            _make(task, rows, findings, progress)
+    except OSError as error:
+        # the name that failed is one of this run's own folder: the dataset is what the user knows
+        raise cannot_write(task.out, error) from error
+    finally:
+        marks.unlink(missing_ok=True)
+    return task.shard
+
+
+def _make(task: ShardTask, rows: pd.DataFrame, findings: list[dict], progress: BinaryIO) -> None:
     names = [f"{size.folder}-{task.shard:06d}" for size in task.sizes]
     writers = [ShardWriter(task.tmp / f"{name}.tar") for name in names]
-    record = {"shard": task.shard, "height": [], "width": [], "rejects": []}
+    record = {"shard": task.shard, "height": [], "width": [], "converted": [], "rejects": []}
     spans = [{"offset": [], "length": []} for _ in writers]
     try:
-        with (task.out / WORK / PROGRESS).open("ab", buffering=0) as marks:
-            for place, (row, found) in enumerate(zip(rows.itertuples(), findings, strict=True), 1):
-                if place % PROGRESS_STEP == 0:
-                    marks.write(b".")
-                try:
-                    images, height, width = renditions(task.root / row.path, task.sizes, task.fit, task.quality)
-                except RejectedImage as error:
-                    record["rejects"].append([int(row.row), str(error)])
-                    images, height, width = [None] * len(writers), None, None
-                record["height"].append(height)
-                record["width"].append(width)
-                meta = _sample_json(row, found)
-                for writer, size, image, span in zip(writers, task.sizes, images, spans, strict=True):
-                    parts = {size.extension: image, "json": meta}
-                    offset, length = writer.write(row.key, parts) if image else (None, None)
-                    span["offset"].append(offset)
-                    span["length"].append(length)
+        for row, found in zip(rows.itertuples(), findings, strict=True):
+            path = task.root / row.path
+            # the hash is a column of `rows` only if it is to be checked
+            sha256 = getattr(row, "sha256", None)
+            try:
+                images, source = renditions(path, task.sizes, task.fit, task.quality, task.inside, sha256)
+                height, width, converted = source.height, source.width, ", ".join(source.converted) or None
+            except RejectedImage as error:
+                record["rejects"].append([int(row.row), str(error), fingerprint(path)])
+                images, height, width, converted = [None] * len(writers), None, None, None
+            record["height"].append(height)
+            record["width"].append(width)
+            record["converted"].append(converted)
+            meta = _sample_json(row, found)
+            for writer, size, image, span in zip(writers, task.sizes, images, spans, strict=True):
+                parts = {size.extension: image, "json": meta}
+                offset, length = writer.write(row.key, parts) if image else (None, None)
+                span["offset"].append(offset)
+                span["length"].append(length)
+            progress.write(b".")
         for writer in writers:
             writer.close()
     except BaseException:
@@ -96,10 +132,11 @@ def make_shard(task: ShardTask, rows: pd.DataFrame, findings: list[dict]) -> Non
             (task.tmp / f"{name}.tar").unlink(missing_ok=True)
         raise
     samples = len(rows) - len(record["rejects"])
-    record["sizes"] = {
-        size.folder: {"samples": samples, **_publish_size(task, size, name, writer, samples), **span}
-        for size, name, writer, span in zip(task.sizes, names, writers, spans, strict=True)
-    }
+    record["sizes"] = {}
+    for size, name, writer, span in zip(task.sizes, names, writers, spans, strict=True):
+        made = _publish_size(task, size, name, writer, samples)
+        record["sizes"][size.folder] = {"samples": samples, **made, **span}
+        progress.write(b".")  # flushing to the medium may take a while too
     _publish_bytes(task.tmp / f"{task.shard:06d}.json", record_path(task.out, task.shard), json_bytes(record))
 
 

@@ -12,15 +12,18 @@ import pandas as pd
 
 from shards import cxrlt
 from shards.errors import DataError
-from shards.release import LabelTable, Release, check_unique
+from shards.release import LabelTable, Release, check_unique, read_labels
 from shards.tables import finding_values, ids, read_table
 
+NAME = "mimic-cxr-jpg"
 METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
 SPLIT = "mimic-cxr-2.0.0-split.csv.gz"
 OWN_LABELS = {
     "chexpert": "mimic-cxr-2.0.0-chexpert.csv.gz",
     "negbio": "mimic-cxr-2.0.0-negbio.csv.gz",
 }
+
+LABEL_FILES = f"{cxrlt.EXPECTED}, cxr-lt-2023/, cxr-lt-2024/ or {OWN_LABELS['chexpert']}"
 
 FRONTAL = ("AP", "PA")
 LATERAL = ("LATERAL", "LL", "XTABLE LATERAL")
@@ -34,18 +37,16 @@ def read(root: Path, label_folders: Sequence[Path]) -> Release:
     images = _images(root)
     labels = []
     for folder in label_folders:  # before those in the release: the first table is the default
-        found = cxrlt.find(folder)
-        if not found:
-            raise DataError(
-                f"{folder}: no label table; give a folder that holds {cxrlt.EXPECTED} (or cxr-lt-2023/, cxr-lt-2024/)"
-            )
-        labels += found
-    labels += cxrlt.find(root)
-    labels += _own_labels(root, images)
+        labels += read_labels(NAME, folder, images)
+    labels += [table.restricted_to(images["image_id"]) for table in label_tables(root, images)]
     by_name = {}
     for table in labels:  # the same release found twice (in the source and by --labels): the given one stays
-        by_name.setdefault(table.name, table.restricted_to(images["image_id"]))
-    return Release("mimic-cxr-jpg", root, images, tuple(by_name.values()), (root / METADATA,))
+        by_name.setdefault(table.name, table)
+    return Release(NAME, root, images, tuple(by_name.values()), (root / METADATA,))
+
+
+def label_tables(folder: Path, images: pd.DataFrame) -> list[LabelTable]:
+    return cxrlt.find(folder) + _own_labels(folder, images)
 
 
 def _images(root: Path) -> pd.DataFrame:
@@ -93,6 +94,8 @@ def _own_labels(root: Path, images: pd.DataFrame) -> list[LabelTable]:
         values = pd.DataFrame({finding: finding_values(table, finding, path) for finding in findings})
         values.index = ids(table, "study_id", path, prefix="s")
         cxrlt.check_index(values.index, path, "study_id")
+        if not values.index.isin(images["study_id"]).any():
+            raise DataError(f"{path}: none of its {len(values):,} studies is in the release; give its own labels")
         per_image = values.reindex(images["study_id"]).set_index(pd.Index(images["image_id"], name="image_id"))
         per_image.insert(0, "split", split.reindex(per_image.index))
         tables.append(LabelTable(name, tuple(findings), per_image, (path, split_path)))

@@ -1,20 +1,19 @@
 """From a release to a packed dataset: plan, independent shard tasks, one publication.
 
 Working state lives in PACK/.packing and is removed at publication: options.json (what the folder is being
-packed with), records/NNNNNN.json (one finished shard each), tmp/ (files being written), progress, lock.
+packed with), records/NNNNNN.json (one finished shard each), tmp/ (files being written), lock.
 A shard is finished when its record exists; the record is written after the shard's files have their final
-names, so a rerun redoes whatever lacks a record, to the same bytes. dataset.json is written last of all.
+names, so a rerun redoes whatever lacks a record, to the same bytes, and the shards of which a rejected file has
+changed since. dataset.json is written last of all.
 """
 
-import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,16 +22,18 @@ import cv2
 import joblib
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from shards import checksums
 from shards.errors import DataError
-from shards.files import json_bytes, only_one, remove_parts, sha256_file, write_bytes
-from shards.make_shard import PROGRESS, PROGRESS_STEP, WORK, ShardTask, findings_of, make_shard, record_path
+from shards.files import cannot_write, json_bytes, only_one, remove_parts, sha256_file, write_bytes
+from shards.make_shard import WORK, ShardTask, findings_of, fingerprint, make_shard, record_path
 from shards.packed import DATASET, PackedDataset
 from shards.plan import plan
-from shards.publish import publish
-from shards.release import Release
-from shards.rendition import FITS, RejectedImage, Size, renditions
+from shards.publish import publish, rejects_csv
+from shards.release import Release, check_links, check_subjects
+from shards.rendition import FITS, Size, renditions
+from shards.source import CHECKSUMS, RejectedImage
+from shards.workers import Watch, run
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class PackOptions:
 
     sizes: stored sizes; fit: squash, pad or crop; quality: JPEG quality, 1 to 100; shard_images: most images
     per shard; seed: order of the studies; limit: pack only the first so many images of the plan (whole
-    studies), for a trial.
+    studies), for a trial; check_hashes: reject images that are not those of the release's SHA256SUMS.txt;
+    allow_links: follow links that leave the release's folder.
     """
 
     sizes: tuple[Size, ...] = (Size(224), Size(320), Size(384), Size(512))
@@ -50,6 +52,8 @@ class PackOptions:
     shard_images: int = 4096
     seed: int = 0
     limit: int | None = None
+    check_hashes: bool = False
+    allow_links: bool = False
 
     def __post_init__(self):
         pixels = [size.pixels for size in self.sizes]
@@ -76,16 +80,42 @@ class PackOptions:
             "shard_images": self.shard_images,
             "seed": self.seed,
             "limit": self.limit,
+            "check_hashes": self.check_hashes,
+            "allow_links": self.allow_links,
         }
 
 
 @dataclass(frozen=True)
+class PackLimits:
+    """What is tolerated, without influence on any byte: it may differ from one run to the next.
+
+    max_reject_fraction: share of the planned images that may be rejected, judged once, when all are read;
+    allow_subject_overlap: pack labels that have a subject in two splits; stall: seconds in which a worker must
+    finish an image.
+    """
+
+    max_reject_fraction: float = 0.01
+    allow_subject_overlap: bool = False
+    stall: float = 25.0
+
+    def __post_init__(self):
+        if not 0 <= self.max_reject_fraction <= 1:
+            raise DataError(f"max reject fraction {self.max_reject_fraction}: 0 to 1, for example 0.01")
+        if not (self.stall > 0 and math.isfinite(self.stall)):
+            raise DataError(f"stall {self.stall}: more than 0 seconds")
+
+
+@dataclass(frozen=True)
 class PackSummary:
-    """What happened. `seconds` and `images_this_run` are of this run, the rest of the whole dataset."""
+    """What happened. `seconds` and `images_this_run` are of this run, the rest of the whole dataset.
+
+    rejected: images by reason; converted: images by what they were besides 8-bit gray baseline.
+    """
 
     planned: int
     packed: int
     rejected: dict[str, int]
+    converted: dict[str, int]
     shards: int
     bytes: int
     images_this_run: int = 0
@@ -107,41 +137,97 @@ class PackEstimate:
     rejected: dict[str, int] = field(default_factory=dict)
 
 
-def pack(release: Release, out: Path, options: PackOptions, jobs: int = 1, progress: bool = True) -> PackSummary:
+def pack(
+    release: Release,
+    out: Path,
+    options: PackOptions,
+    jobs: int = 1,
+    progress: bool = True,
+    limits: PackLimits | None = None,
+) -> PackSummary:
     """Make or finish the packed dataset in `out`; on a finished one, do nothing.
 
     Raises DataError if `out` was packed with other options, inputs or encoder versions (the differing one is
-    named), or if another process is packing it.
+    named), if another process is packing it, if a subject is in two splits, a path leaves the release, a worker
+    dies or stalls, there is no room, or more images were rejected than `limits` allow.
     """
+    limits = limits or PackLimits()
     if out.resolve().is_relative_to(release.root.resolve()):
         raise DataError(f"{out}: lies in the release, which is only read; give an --out folder outside {release.root}")
     identity = _identity(release, options)
     if (out / DATASET).exists():
         return _finished(out, identity)
-    _make_folder(out)
-    with only_one(out / WORK / "lock", "packing into it"):
-        if (out / DATASET).exists():  # published by the process that held the lock a moment ago
-            return _finished(out, identity)
-        _claim(out, identity)
-        rows = plan(release.images, options.shard_images, options.seed, options.limit)
-        started = time.perf_counter()
-        made = _make_missing(release, out, options, rows, jobs, progress)
-        info = publish(release, out, options, rows, identity)
-        shutil.rmtree(out / WORK, ignore_errors=True)
+    rows = _planned(release, options, limits)
+    try:
+        _make_folder(out)
+        with only_one(out / WORK / "lock", "packing into it"):
+            if (out / DATASET).exists():  # published by the process that held the lock a moment ago
+                return _finished(out, identity)
+            _claim(out, identity)
+            started = time.perf_counter()
+            made = _make_missing(release, out, options, limits, rows, jobs, progress)
+            records = [json.loads(record_path(out, shard).read_bytes()) for shard in range(_shards(rows))]
+            _judge(out, rows, records, limits)
+            info = publish(release, out, options, rows, records, identity)
+            shutil.rmtree(out / WORK, ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
     return PackSummary(**_summary(info), images_this_run=made, seconds=time.perf_counter() - started)
 
 
-def estimate(release: Release, options: PackOptions, jobs: int = 1, samples: int = 32) -> PackEstimate:
+def _planned(release: Release, options: PackOptions, limits: PackLimits) -> pd.DataFrame:
+    """Every check that needs no image, then the plan, with the published hashes if they are to be checked."""
+    if not options.allow_links:
+        check_links(release)
+    if not limits.allow_subject_overlap:
+        for table in release.labels:
+            check_subjects(table, release.images)
+    images = release.images
+    if options.check_hashes:
+        images = images.assign(sha256=checksums.of_images(release))
+    return plan(images, options.shard_images, options.seed, options.limit)
+
+
+def _shards(rows: pd.DataFrame) -> int:
+    return int(rows["shard"].max()) + 1
+
+
+def _inside(release: Release, options: PackOptions) -> str | None:
+    return None if options.allow_links else os.path.realpath(release.root)
+
+
+def _judge(out: Path, rows: pd.DataFrame, records: list[dict], limits: PackLimits) -> None:
+    """Once, when all images are read: one bad image more or less must not depend on when it came."""
+    rejects = [reject for record in records for reject in record["rejects"]]
+    if len(rejects) <= limits.max_reject_fraction * len(rows):
+        return
+    listing = out / WORK / "rejects.csv"
+    write_bytes(listing, rejects_csv(rows, rejects))
+    counts = Counter(reason.split(":")[0] for _, reason, _ in rejects).most_common()
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts)
+    raise DataError(
+        f"{out}: {len(rejects):,} of {len(rows):,} images ({len(rejects) / len(rows):.2%}) were rejected, more than "
+        f"--max-reject-fraction {limits.max_reject_fraction:g} allows: {reasons} (listed in {listing}); repair them "
+        "and run the same command again, which reads only the shards of repaired files, or raise the fraction"
+    )
+
+
+def estimate(
+    release: Release, options: PackOptions, jobs: int = 1, samples: int = 32, limits: PackLimits | None = None
+) -> PackEstimate:
     """Counts from the plan; bytes and time from images spread evenly over it. Writes nothing."""
-    rows = plan(release.images, options.shard_images, options.seed, options.limit)
+    rows = _planned(release, options, limits or PackLimits())
     picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(samples, len(rows))).astype(int))]
     sizes, rejected = np.zeros(len(options.sizes)), Counter()
     started = time.perf_counter()
-    for path in picked["path"]:
+    hashes = picked["sha256"] if options.check_hashes else [None] * len(picked)
+    for path, sha256 in zip(picked["path"], hashes, strict=True):
         try:
-            images, _, _ = renditions(release.root / path, options.sizes, options.fit, options.quality)
+            images, _ = renditions(
+                release.root / path, options.sizes, options.fit, options.quality, _inside(release, options), sha256
+            )
         except RejectedImage as error:
-            rejected[str(error)] += 1
+            rejected[str(error).split(":")[0]] += 1
             continue
         # per image: data padded to 512 bytes, its header, the .json with its header
         sizes += [-(-len(image) // 512) * 512 + 512 + 1536 for image in images]
@@ -151,7 +237,7 @@ def estimate(release: Release, options: PackOptions, jobs: int = 1, samples: int
         images=len(rows),
         studies=int(rows.groupby(["subject_id", "study_id"]).ngroups),
         subjects=int(rows["subject_id"].nunique()),
-        shards=int(rows["shard"].max()) + 1,
+        shards=_shards(rows),
         bytes_per_size={s.folder: int(b * len(rows)) for s, b in zip(options.sizes, per_image, strict=True)},
         minutes=seconds * len(rows) / jobs / 60,
         sampled=len(picked),
@@ -171,6 +257,8 @@ def _identity(release: Release, options: PackOptions) -> dict:
     for table in release.labels:
         for path in table.inputs:
             inputs[f"{table.name}/{path.name}"] = sha256_file(path)
+    if options.check_hashes and (release.root / CHECKSUMS).exists():
+        inputs[CHECKSUMS] = sha256_file(release.root / CHECKSUMS)
     return {"options": options.as_json(), "inputs": inputs, "encoders": versions}
 
 
@@ -204,6 +292,7 @@ def _summary(info: dict) -> dict:
         "planned": info["counts"]["planned"],
         "packed": info["counts"]["packed"],
         "rejected": info["counts"]["rejected"],
+        "converted": info["counts"].get("converted", {}),
         "shards": len(next(iter(info["sizes"].values()))["shards"]),
         "bytes": sum(shard["bytes"] for size in info["sizes"].values() for shard in size["shards"]),
     }
@@ -212,8 +301,8 @@ def _summary(info: dict) -> dict:
 def _make_folder(out: Path) -> None:
     try:
         (out / WORK).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be made ({error.strerror}); give another --out folder") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DataError(f"{out}: is no folder; give another --out") from error
     strangers = sorted(p.name for p in out.iterdir() if p.name != WORK)
     if strangers and DATASET not in strangers and not (out / WORK / "options.json").exists():
         (out / WORK).rmdir()
@@ -231,56 +320,54 @@ def _claim(out: Path, identity: dict) -> None:
         remove_parts(folder)
     for folder in ("records", "tmp"):
         (out / WORK / folder).mkdir(exist_ok=True)
-    (out / WORK / PROGRESS).write_bytes(b"")
 
 
 # ---------------------------------------------------------------- shards
 
 
 def _make_missing(
-    release: Release, out: Path, options: PackOptions, rows: pd.DataFrame, jobs: int, progress: bool
+    release: Release,
+    out: Path,
+    options: PackOptions,
+    limits: PackLimits,
+    rows: pd.DataFrame,
+    jobs: int,
+    progress: bool,
 ) -> int:
-    """Make every shard that has no record; returns the images read in this run."""
+    """Make every shard that has no record, or one that has to be looked at again; returns the images read."""
     for size in options.sizes:
         (out / size.folder).mkdir(exist_ok=True)
-    missing = [s for s in range(int(rows["shard"].max()) + 1) if not record_path(out, s).exists()]
+    missing = [shard for shard in range(_shards(rows)) if not _is_made(release, out, shard, rows)]
     bounds = np.searchsorted(rows["shard"].to_numpy(), [*missing, *(s + 1 for s in missing)]).reshape(2, -1)
-    count = int((bounds[1] - bounds[0]).sum())
+    spans = {shard: (start, stop) for shard, start, stop in zip(missing, *bounds.tolist(), strict=True)}
+    count = sum(stop - start for start, stop in spans.values())
     # a folder of this run's own: what a killed run's workers still do, they do in a folder that is gone
     tmp = Path(tempfile.mkdtemp(dir=out / WORK / "tmp"))
+    inside, parent = _inside(release, options), os.getpid()
     tasks = (
         joblib.delayed(make_shard)(
-            ShardTask(release.root, out, tmp, options.sizes, options.fit, options.quality, shard, os.getpid()),
+            ShardTask(release.root, inside, out, tmp, options.sizes, options.fit, options.quality, shard, parent),
             rows.iloc[start:stop],
             findings_of(release.labels, rows["image_id"].iloc[start:stop]),
         )
-        for shard, start, stop in zip(missing, *bounds.tolist(), strict=True)
+        for shard, (start, stop) in spans.items()
     )
-    with _progress_bar(out, count, disable=not progress):
-        for _ in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks):
-            pass
+
+    def image_of(shard: int, place: int) -> str:
+        start, stop = spans[shard]
+        return str(release.root / rows["path"].iloc[min(start + place, stop - 1)])
+
+    with Watch(tmp, count, limits.stall, image_of, progress) as watch:
+        for shard in run(tasks, jobs, str(out)):
+            start, stop = spans[shard]
+            watch.finished(stop - start)
     return count
 
 
-@contextlib.contextmanager
-def _progress_bar(out: Path, images: int, disable: bool) -> Iterator[None]:
-    """Workers append a byte per few images to one file, and its length is the count.
-
-    joblib tells of finished shards only, which at 4,096 images is a minute apart.
-    """
-    stop = threading.Event()
-    marks = out / WORK / PROGRESS
-    with tqdm(total=images, unit=" images", desc="packing", disable=disable or not images, smoothing=0.05) as bar:
-
-        def follow():
-            while not stop.wait(0.5):
-                bar.update(min(images, marks.stat().st_size * PROGRESS_STEP) - bar.n)
-
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield
-            bar.update(images - bar.n)
-        finally:
-            stop.set()
-            thread.join()
+def _is_made(release: Release, out: Path, shard: int, rows: pd.DataFrame) -> bool:
+    """Whether a shard is finished, and the files that it rejected are still as they were."""
+    path = record_path(out, shard)
+    if not path.exists():
+        return False
+    rejects = json.loads(path.read_bytes())["rejects"]
+    return all(fingerprint(release.root / rows["path"].iloc[row]) == seen for row, _, seen in rejects)

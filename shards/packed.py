@@ -146,8 +146,8 @@ class PackedDataset:
 
     @property
     def label_names(self) -> list[str]:
-        """Attached label releases, the default first."""
-        names = sorted(path.stem for path in (self.root / "labels").glob("*.parquet"))
+        """Attached label releases, the default first. A file that dataset.json does not list is not attached."""
+        names = sorted(self.info["labels"])
         default = self.info["default_labels"]
         return sorted(names, key=lambda name: name != default)
 
@@ -155,12 +155,16 @@ class PackedDataset:
         """A label release by name; the default one without."""
         names = self.label_names
         if not names:
-            raise DataError(f"{self.root}: no label release is attached; pack with --labels DIR")
+            raise DataError(
+                f"{self.root}: no label release is attached; attach one: cxrdali label {self.root} --labels DIR"
+            )
         name = name or names[0]
         if name not in names:
-            raise DataError(f"{self.root}: no labels {name!r}; attached are {', '.join(names)}")
+            raise DataError(
+                f"{self.root}: no labels {name!r}; attached are {', '.join(names)} (cxrdali label attaches others)"
+            )
         path = labels_path(self.root, name)
-        table, sha256 = _parquet(path, self.info["labels"].get(name))
+        table, sha256 = _parquet(path, self.info["labels"][name])
         if len(table) != self.info["counts"]["planned"]:
             raise DataError(f"{path}: {len(table)} rows, the catalog has {self.info['counts']['planned']}")
         findings = tuple(column for column in table.columns if column not in ("row", "split"))

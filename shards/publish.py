@@ -11,29 +11,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards import __version__
-from shards.files import json_bytes, sha256_bytes, write_bytes
-from shards.make_shard import record_path
+from shards.files import json_bytes, sha256_bytes, sha256_file, write_bytes
 from shards.packed import DATASET, dataset_identity, labels_path, seal
 from shards.release import IMAGE_COLUMNS, LabelTable, Release
 from shards.rendition import Size
 
 
-def publish(release: Release, out: Path, options, rows: pd.DataFrame, identity: dict) -> dict:
+def publish(release: Release, out: Path, options, rows: pd.DataFrame, records: list[dict], identity: dict) -> dict:
     """Write catalog, labels and rejects, then dataset.json, and return it. `options` are the PackOptions."""
-    shards = int(rows["shard"].max()) + 1
-    records = [json.loads(record_path(out, shard).read_bytes()) for shard in range(shards)]
-    rejects = [tuple(reject) for record in records for reject in record["rejects"]]
-    catalog = _catalog(rows, records, options.sizes, [row for row, _ in rejects])
+    rejects = [reject for record in records for reject in record["rejects"]]
+    converted = [words.split(", ") for record in records for words in record["converted"] if words]
+    catalog = _catalog(rows, records, options.sizes, [row for row, _, _ in rejects])
     catalog_bytes = _parquet(catalog)
-    rejects_bytes = _rejects_csv(rows, rejects)
+    rejects_bytes = rejects_csv(rows, rejects)
     write_bytes(out / "catalog.parquet", catalog_bytes)
     write_bytes(out / "rejects.csv", rejects_bytes)
     labels = {}
     (out / "labels").mkdir(exist_ok=True)
     for table in release.labels:
-        data = _labels_parquet(
-            table, rows, {p.name: identity["inputs"][f"{table.name}/{p.name}"] for p in table.inputs}
-        )
+        data = labels_parquet(table, rows)
         write_bytes(labels_path(out, table.name), data)
         labels[table.name] = sha256_bytes(data)
     info = {
@@ -44,7 +40,8 @@ def publish(release: Release, out: Path, options, rows: pd.DataFrame, identity: 
         "counts": {
             "planned": len(rows),
             "packed": len(rows) - len(rejects),
-            "rejected": dict(sorted(Counter(reason for _, reason in rejects).items())),
+            "rejected": dict(sorted(Counter(reason.split(":")[0] for _, reason, _ in rejects).items())),
+            "converted": dict(sorted(Counter(word for words in converted for word in words).items())),
             "studies": int(rows.groupby(["subject_id", "study_id"]).ngroups),
             "subjects": int(rows["subject_id"].nunique()),
         },
@@ -76,6 +73,7 @@ def _catalog(rows: pd.DataFrame, records: list[dict], sizes: tuple[Size, ...], r
     catalog = rows[["row", *IMAGE_COLUMNS[:-1]]].copy()
     for side in ("height", "width"):
         catalog[side] = pd.array([v for record in records for v in record[side]], dtype="Int32")
+    catalog["converted"] = pd.array([v for record in records for v in record["converted"]], dtype="string")
     catalog["shard"] = rows["shard"].astype("Int32")
     catalog.loc[catalog["row"].isin(rejected), "shard"] = pd.NA
     for size in sizes:
@@ -94,17 +92,20 @@ def _parquet(table: pd.DataFrame, metadata: dict | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def _labels_parquet(table: LabelTable, rows: pd.DataFrame, inputs: dict[str, str]) -> bytes:
+def labels_parquet(table: LabelTable, rows: pd.DataFrame) -> bytes:
+    """The bytes of labels/NAME.parquet: a label release joined to the rows of a plan or catalog."""
     values = table.table.reindex(rows["image_id"])
     values.insert(0, "row", rows["row"].to_numpy())
+    inputs = {path.name: sha256_file(path) for path in table.inputs}
     meta = {"name": table.name, "findings": list(table.findings), "inputs": inputs}
     return _parquet(values.reset_index(drop=True), meta)
 
 
-def _rejects_csv(rows: pd.DataFrame, rejects: list[tuple[int, str]]) -> bytes:
+def rejects_csv(rows: pd.DataFrame, rejects: list[list]) -> bytes:
+    """The bytes of rejects.csv; `rejects` are (row, reason, fingerprint)."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["row", "id", "path", "reason"])
-    for row, reason in rejects:
+    for row, reason, _ in rejects:
         writer.writerow([row, rows["image_id"].iloc[row], rows["path"].iloc[row], reason])
     return buffer.getvalue().encode()

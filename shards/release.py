@@ -3,6 +3,7 @@
 A reader is one small file with the two functions of `Reader`; `open_release` asks each in turn.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,22 +73,84 @@ class Reader(Protocol):
     def read(self, root: Path, label_folders: Sequence[Path]) -> Release:
         """Read every table. Raises DataError naming file, column and value."""
 
+    def label_tables(self, folder: Path, images: pd.DataFrame) -> list[LabelTable]:
+        """The label releases in a folder, for `images` with the columns image_id, study_id, subject_id; may be none."""
+
+
+def _readers() -> dict[str, Reader]:
+    from shards import mimic  # here, because the readers import this file
+
+    return {mimic.NAME: mimic}
+
 
 def open_release(root: Path, label_folders: Sequence[Path] = ()) -> Release:
     """Read the release in `root`, with the label releases found in it and in `label_folders`."""
-    from shards import mimic  # here, because the readers import this file
-
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give the release's folder with --source")
-    for folder in label_folders:
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; give a label release's folder with --labels")
-    readers: tuple[Reader, ...] = (mimic,)
-    for reader in readers:
+    for reader in _readers().values():
         if reader.recognises(root):
-            return reader.read(root, label_folders)
+            release = reader.read(root, label_folders)
+            _check_paths(release)
+            return release
+    from shards import mimic
+
     raise DataError(
         f"{root}: not a release that cxrdali reads; a MIMIC-CXR-JPG release has {mimic.METADATA} and files/ at its top"
+    )
+
+
+def read_labels(release: str, folder: Path, images: pd.DataFrame) -> list[LabelTable]:
+    """The label releases in `folder` for the images of a release by its name, restricted to those images.
+
+    Raises DataError if the folder holds none, or one of other images.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give a label release's folder with --labels")
+    reader = _readers()[release]
+    found = reader.label_tables(folder, images)
+    if not found:
+        raise DataError(f"{folder}: no label table; give a folder that holds {reader.LABEL_FILES}")
+    return [table.restricted_to(images["image_id"]) for table in found]
+
+
+def _check_paths(release: Release) -> None:
+    """Paths come from a table; none may leave the release's folder or hide in its listing."""
+    paths = release.images["path"]
+    bad = paths.str.contains(r"^/|(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f]", regex=True)
+    if bad.any():
+        raise DataError(
+            f"{release.inputs[0]}: the path {paths[bad].iloc[0]!r} leaves the release's folder or is no plain path; "
+            "correct the table"
+        )
+
+
+def check_links(release: Release) -> None:
+    """Refuse folders that are links to another place, at the two levels where people put them.
+
+    A link further down is looked at when its image is read: 400,000 looks would take minutes on a network disk.
+    """
+    inside = os.path.realpath(release.root)
+    parts = release.images["path"].str.split("/", n=2)
+    for folder in sorted({part[0] for part in parts} | {"/".join(part[:2]) for part in parts}):
+        real = os.path.realpath(release.root / folder)
+        if not real.startswith(f"{inside}{os.sep}"):
+            raise DataError(
+                f"{release.root / folder}: a link out of the release, to {real}; "
+                "give --allow-links if that is where your images are"
+            )
+
+
+def check_subjects(table: LabelTable, images: pd.DataFrame) -> None:
+    """Refuse a label release in which a subject has images in two splits: its scores would be of known patients."""
+    subject = images.set_index("image_id")["subject_id"].reindex(table.table.index)
+    splits = table.table["split"].groupby(subject.to_numpy()).nunique()
+    doubled = splits.index[splits > 1]
+    if not len(doubled):
+        return
+    where = sorted(table.table["split"][(subject == doubled[0]).to_numpy()].dropna().unique())
+    raise DataError(
+        f"{table.inputs[0]}: subject {doubled[0]!r} is in the splits {' and '.join(where)} of labels {table.name!r}, "
+        f"as are {len(doubled):,} subjects in all; correct the table, or go on with --allow-subject-overlap"
     )
 
 

@@ -13,14 +13,12 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from shards import source
 from shards.errors import DataError
+from shards.source import Source
 
 FITS = ("squash", "pad", "crop")
 MIN_PIXELS, MAX_PIXELS = 32, 4096
-
-
-class RejectedImage(Exception):
-    """An input file that cannot be packed; the message is the reason that goes to rejects.csv."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +53,6 @@ class Size:
         return "raw" if self.raw else "jpeg"
 
 
-def decode(data: bytes, least: int) -> tuple[np.ndarray, int, int]:
-    """A JPEG as gray uint8 [h, w] with h and w >= `least` (or full size if smaller), and its true height, width.
-
-    Raises RejectedImage for everything that libjpeg only warns about: a damaged scan decodes to
-    plausible gray, which no later check would see.
-    """
-    if not data:
-        raise RejectedImage("empty file")
-    if data[:2] != b"\xff\xd8":
-        raise RejectedImage("not a JPEG file")
-    try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        gray = simplejpeg.decode_jpeg(data, "GRAY", min_height=least, min_width=least, strict=True)
-    except ValueError as error:
-        raise RejectedImage(f"damaged JPEG: {str(error).strip().rstrip('.')}") from error
-    return gray[:, :, 0], height, width
-
-
 def resize(gray: np.ndarray, side: int, fit: str) -> np.ndarray:
     """uint8 [h, w] to uint8 [side, side]: squash (the paper's), pad with black, or crop the centre."""
     height, width = gray.shape
@@ -99,17 +79,20 @@ def encode(image: np.ndarray, size: Size, quality: int) -> bytes:
     return simplejpeg.encode_jpeg(image[:, :, None], quality=quality, colorspace="GRAY")
 
 
-def renditions(path: Path, sizes: tuple[Size, ...], fit: str, quality: int) -> tuple[list[bytes], int, int]:
-    """Every size of one file, in the order of `sizes`, and the file's own height and width in pixels."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RejectedImage(f"cannot be read: {error.strerror}") from error
-    largest = max(size.pixels for size in sizes)
+def renditions(
+    path: Path,
+    sizes: tuple[Size, ...],
+    fit: str,
+    quality: int,
+    inside: str | None = None,
+    sha256: str | None = None,
+) -> tuple[list[bytes], Source]:
+    """Every size of one file, in the order of `sizes`, and what was read. Raises RejectedImage (`shards.source`)."""
+    data = source.read(path, inside, sha256)
     # pad and crop scale both sides by one factor; the shorter (crop) or longer (pad) side meets the target,
     # so asking that both sides cover the largest size is enough for all three fits.
-    gray, height, width = decode(data, largest)
-    return [encode(resize(gray, size.pixels, fit), size, quality) for size in sizes], height, width
+    found = source.decode(data, max(size.pixels for size in sizes), path.name)
+    return [encode(resize(found.gray, size.pixels, fit), size, quality) for size in sizes], found
 
 
 def _scale(gray: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -13,9 +13,11 @@ from tqdm import tqdm
 
 from shards.errors import DataError
 from shards.files import sha256_bytes, sha256_file
+from shards.make_shard import WORK
 from shards.packed import DATASET, PackedDataset, dataset_identity, labels_path, seal
 from shards.plan import sample_key
 from shards.tarshard import members, read_index
+from shards.workers import run
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ def verify(root: Path, deep: bool = False, jobs: int = 1, progress: bool = True)
         ]
     except DataError as error:
         return VerifyReport(0, 0, 0, tuple(dict.fromkeys([*problems, str(error)])), deep)
+    problems += _strangers(root, {DATASET, "catalog.parquet", "rejects.csv", "labels", WORK, *info["sizes"]})
+    problems += _strangers(root / "labels", {labels_path(root, name).name for name in info["labels"]})
     tasks = []
     for name, size in info["sizes"].items():
         if not (root / name).exists():
@@ -58,8 +62,9 @@ def verify(root: Path, deep: bool = False, jobs: int = 1, progress: bool = True)
             columns = catalog.iloc[rows][[f"offset_{name}", f"length_{name}"]].to_numpy(dtype=np.int64)
             expected = [(keys[row], *span) for row, span in zip(rows, columns.tolist(), strict=True)]
             tasks.append(joblib.delayed(_check_shard)(root, size, entry, expected, deep))
-        problems += _strangers(root, name, size)
-    results = joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks)
+        known = {Path(entry["name"]).name for entry in size["shards"]}
+        problems += _strangers(root / name, known | {Path(name).with_suffix(".idx").name for name in known})
+    results = run(tasks, jobs, str(root))
     with tqdm(total=len(tasks), unit=" shards", desc="verifying", disable=not progress) as bar:
         for found in results:
             problems += found
@@ -69,7 +74,7 @@ def verify(root: Path, deep: bool = False, jobs: int = 1, progress: bool = True)
         shards=len(entries),
         samples=sum(entry["samples"] for entry in entries),
         bytes=sum(entry["bytes"] for entry in entries),
-        problems=tuple(problems),
+        problems=tuple(sorted(problems)),
         deep=deep,
     )
 
@@ -104,11 +109,10 @@ def _check_description(dataset: PackedDataset) -> list[str]:
     return problems
 
 
-def _strangers(root: Path, name: str, size: dict) -> list[str]:
-    known = {Path(entry["name"]).name for entry in size["shards"]}
-    known |= {Path(name).with_suffix(".idx").name for name in known}
-    found = {path.name for path in (root / name).iterdir()}
-    return [f"{root / name / stranger}: not in dataset.json" for stranger in sorted(found - known)]
+def _strangers(folder: Path, known: set[str]) -> list[str]:
+    """Files that nothing describes."""
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return [f"{folder / stranger}: not in dataset.json" for stranger in sorted(found - known)]
 
 
 def _check_shard(root: Path, size: dict, entry: dict, expected: list[tuple[str, int, int]], deep: bool) -> list[str]:

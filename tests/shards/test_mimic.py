@@ -104,7 +104,7 @@ VIEWS = {
 
 def test_only_ap_and_pa_are_frontal_and_the_raw_value_is_kept(root):
     expected = {position: view for view, positions in VIEWS.items() for position in positions}
-    rows = [f"i{n},1,{n},{position},1,1" for n, position in enumerate(expected)]
+    rows = [f"i{n},1,{50000001 + n},{position},1,1" for n, position in enumerate(expected)]
     write_table(root / METADATA, HEADER, *rows)
     images = mimic.read(root, ()).images
     assert dict(zip(images["view_position"], images["view"], strict=True)) == expected

@@ -10,7 +10,8 @@ import pytest
 import simplejpeg
 
 from shards.errors import DataError
-from shards.files import json_bytes
+from shards.files import json_bytes, sha256_bytes
+from shards.label import detach
 from shards.packed import MappedSize, PackedDataset, seal
 from shards.tarshard import members
 
@@ -82,7 +83,8 @@ def test_labels_that_are_not_attached_name_those_that_are(dataset):
 
 
 def test_a_dataset_without_labels_opens_and_says_how_to_get_some(copy):
-    shutil.rmtree(copy / "labels")
+    for name in ("chexpert", "cxr-lt-2023"):
+        detach(copy, name)
     dataset = PackedDataset.open(copy)
     assert dataset.label_names == []
     assert "--labels" in refused(dataset.labels)
@@ -189,13 +191,21 @@ def test_changed_labels_are_refused_when_read(copy, change):
     assert dataset.labels("cxr-lt-2023").findings
 
 
+def list_labels(root, name, data):
+    """Write a label file that the description lists with its hash, whatever it holds."""
+    (root / "labels" / f"{name}.parquet").write_bytes(data)
+    info = json.loads((root / "dataset.json").read_bytes())
+    info["labels"][name] = sha256_bytes(data)
+    (root / "dataset.json").write_bytes(json_bytes(seal(info)))
+
+
 def test_attached_labels_of_another_dataset_are_refused_by_their_rows(copy):
     table = pd.read_parquet(copy / "labels" / "chexpert.parquet").iloc[:50]
-    table.to_parquet(copy / "labels" / "other.parquet")
+    list_labels(copy, "other", table.to_parquet())
     message = refused(lambda: PackedDataset.open(copy).labels("other"))
     assert "other.parquet: 50 rows, the catalog has 120" in message
 
 
 def test_a_damaged_attached_label_table_is_named(copy):
-    (copy / "labels" / "other.parquet").write_bytes(b"PAR1 no PAR1")
+    list_labels(copy, "other", b"PAR1 no PAR1")
     assert "other.parquet" in refused(lambda: PackedDataset.open(copy).labels("other"))

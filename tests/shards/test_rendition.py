@@ -1,8 +1,6 @@
 """Renditions: what is decoded, how it is fitted, and which files are rejected."""
 
-import errno
 import io
-import os
 
 import cv2
 import numpy as np
@@ -10,7 +8,8 @@ import pytest
 import simplejpeg
 
 from shards.errors import DataError
-from shards.rendition import RejectedImage, Size, decode, encode, renditions, resize
+from shards.rendition import Size, encode, renditions, resize
+from shards.source import decode
 from tests.releases import jpeg, smooth_image
 
 
@@ -32,47 +31,31 @@ def mean_difference(one, other):
     return np.abs(one.astype(int) - other).mean()
 
 
-def reason(data):
-    with pytest.raises(RejectedImage) as error:
-        decode(data, 32)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
 @pytest.mark.parametrize("shape", [(3056, 2544), (2539, 2705)], ids=str)
 def test_squash_is_a_full_decode_and_an_area_resize(shape):
     """The two ways average in the DCT and in the pixels: at 224 px they are 0.2 to 0.8 of 255 gray levels apart,
     where an unfiltered resize would be 2.5; at 512 px 0.6 to 1.5."""
     data = jpeg(radiograph(*shape))
-    gray, height, width = decode(data, 512)
-    assert (height, width) == shape and max(gray.shape) < 1000
+    found = decode(data, 512)
+    assert (found.height, found.width) == shape and max(found.gray.shape) < 1000
     for side, bound in ((224, 1.0), (512, 1.7)):
-        assert mean_difference(resize(gray, side, "squash"), opencv(data, side)) < bound
+        assert mean_difference(resize(found.gray, side, "squash"), opencv(data, side)) < bound
 
 
 def test_without_a_scaled_decode_squash_is_exactly_opencv():
     data = jpeg(radiograph(300, 260))
-    gray, _, _ = decode(data, 250)
-    assert np.array_equal(resize(gray, 250, "squash"), opencv(data, 250))
+    assert np.array_equal(resize(decode(data, 250).gray, 250, "squash"), opencv(data, 250))
 
 
 def test_a_large_image_is_decoded_at_reduced_scale_but_never_below_the_target():
     data = jpeg(smooth_image(np.random.default_rng(0), 1500, 1200))
     for least in (48, 150, 151, 224, 320, 512, 700, 1199, 1200):
-        gray, height, width = decode(data, least)
-        assert (height, width) == (1500, 1200)
-        assert min(gray.shape) >= least
-        assert gray.shape[0] < 1500 or least > 1200 * 7 / 8
-    assert decode(data, 150)[0].shape == (188, 150)
-    assert decode(data, 2000)[0].shape == (1500, 1200)
-
-
-def test_a_colour_jpeg_becomes_gray():
-    gray = smooth_image(np.random.default_rng(0), 100, 80)
-    data = simplejpeg.encode_jpeg(np.ascontiguousarray(np.dstack([gray] * 3)), 95)
-    found, height, width = decode(data, 80)
-    assert (found.ndim, height, width) == (2, 100, 80)
-    assert mean_difference(found, gray) < 2
+        found = decode(data, least)
+        assert (found.height, found.width) == (1500, 1200)
+        assert min(found.gray.shape) >= least
+        assert found.gray.shape[0] < 1500 or least > 1200 * 7 / 8
+    assert decode(data, 150).gray.shape == (188, 150)
+    assert decode(data, 2000).gray.shape == (1500, 1200)
 
 
 LEFT_BRIGHT = np.repeat(np.array([[200] * 100 + [50] * 100], np.uint8), 100, axis=0)  # 100 high, 200 wide
@@ -130,56 +113,12 @@ def test_raw_keeps_every_pixel_and_jpeg_keeps_them_nearly():
 def test_all_sizes_come_from_one_file_in_the_order_asked(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg(radiograph(300, 200)))
-    images, height, width = renditions(path, (Size(96), Size(32, raw=True), Size(64)), "squash", 95)
-    assert (height, width) == (300, 200)
+    images, found = renditions(path, (Size(96), Size(32, raw=True), Size(64)), "squash", 95)
+    assert (found.height, found.width, found.converted) == (300, 200, ())
     assert simplejpeg.decode_jpeg_header(images[0])[:2] == (96, 96)
     assert np.load(io.BytesIO(images[1])).shape == (32, 32)
     assert simplejpeg.decode_jpeg_header(images[2])[:2] == (64, 64)
     assert mean_difference(np.load(io.BytesIO(images[1])), opencv(path.read_bytes(), 32)) < 1
-
-
-# ---------------------------------------------------------------- rejects
-
-
-def test_files_that_are_no_jpeg_are_rejected_with_the_reason():
-    png = cv2.imencode(".png", np.zeros((40, 40), np.uint8))[1].tobytes()
-    assert reason(b"") == "empty file"
-    assert reason(b"Not found\n") == reason(png) == reason(bytes(4000)) == "not a JPEG file"
-    assert reason(b"\xff\xd8").startswith("damaged JPEG: ")
-
-
-def encodings():
-    gray = smooth_image(np.random.default_rng(0), 70, 60)
-    colour = np.ascontiguousarray(np.dstack([gray, gray[::-1], gray[:, ::-1]]))
-    yield "baseline", jpeg(gray)
-    yield "progressive", cv2.imencode(".jpg", gray, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
-    yield "restarts", cv2.imencode(".jpg", gray, [cv2.IMWRITE_JPEG_RST_INTERVAL, 2])[1].tobytes()
-    yield "colour", simplejpeg.encode_jpeg(colour, 80)
-
-
-@pytest.mark.parametrize(("name", "data"), encodings(), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_jpeg_cut_at_any_byte_is_rejected(name, data):
-    assert decode(data, 32)[1:] == (70, 60)
-    for length in range(len(data)):
-        reason(data[:length])
-
-
-@pytest.mark.parametrize("least", [48, 224, 2000], ids="scale {}".format)
-def test_a_large_jpeg_cut_or_blanked_is_rejected_at_every_scale(least):
-    data = jpeg(smooth_image(np.random.default_rng(1), 1500, 1200))
-    for share in (0.05, 0.3, 0.7, 0.95, 0.999):
-        kept = int(len(data) * share)
-        for damaged in (data[:kept], data[:kept] + bytes(len(data) - kept)):
-            with pytest.raises(RejectedImage, match="damaged JPEG"):
-                decode(damaged, least)
-
-
-def test_a_file_that_cannot_be_read_is_rejected_with_the_systems_reason(tmp_path):
-    sizes = (Size(32),)
-    with pytest.raises(RejectedImage, match=os.strerror(errno.ENOENT)):
-        renditions(tmp_path / "absent.jpg", sizes, "squash", 95)
-    with pytest.raises(RejectedImage, match=os.strerror(errno.EISDIR)):
-        renditions(tmp_path, sizes, "squash", 95)
 
 
 # ---------------------------------------------------------------- sizes

@@ -1,0 +1,165 @@
+"""One image file as gray pixels, or the reason why not.
+
+Everything that a decoder only warns about is a reason: a damaged scan decodes to plausible gray, which no later
+check would see. What is sound but not gray, 8-bit and baseline is converted, and named so that it can be counted.
+"""
+
+import hashlib
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import cv2
+import numpy as np
+import simplejpeg
+
+LEAST_SIDE = 32  # pixels
+MOST_PIXELS = 100_000_000  # thirteen times a radiograph; decoding more would take the memory of all workers
+CHECKSUMS = "SHA256SUMS.txt"
+
+_MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
+_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+_SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of a JPEG's frame header
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_BARE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers without a length
+
+
+class RejectedImage(Exception):
+    """An input file that cannot be packed. The message goes to rejects.csv; the part before a colon is counted."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """gray: uint8 [h, w]; height, width: the file's own, in pixels; converted: what the file was besides 8-bit
+    gray baseline, of RGB, RGBA, CMYK, progressive and 16-bit."""
+
+    gray: np.ndarray
+    height: int
+    width: int
+    converted: tuple[str, ...] = ()
+
+
+def read(path: Path, inside: str | None = None, sha256: str | None = None) -> bytes:
+    """The bytes of a file. Raises RejectedImage if it is absent, unreadable, empty, or not what was asked for.
+
+    inside: the release's real path, out of which no link may lead; sha256: the published hash, "" if there is none.
+    """
+    if inside is not None and not (real := os.path.realpath(path)).startswith(f"{inside}{os.sep}"):
+        raise RejectedImage(f"outside the release: a link to {real}")
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RejectedImage("absent") from error
+    except OSError as error:
+        raise RejectedImage(f"unreadable: {error.strerror}") from error
+    if sha256 == "":
+        raise RejectedImage(f"not listed in {CHECKSUMS}")
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise RejectedImage(f"sha256 differs from {CHECKSUMS}")
+    if not data:
+        raise RejectedImage("empty file")
+    return data
+
+
+def decode(data: bytes, least: int, name: str = "") -> Source:
+    """A JPEG or PNG as gray with h and w >= `least` (a JPEG's smallest such scale; full size if it is smaller).
+
+    Raises RejectedImage if `data` is no image, another kind than `name` says, damaged in any way that the format
+    or the decoder can tell, smaller than 32 pixels on a side, or larger than 100 megapixels.
+    """
+    kind = next((kind for kind, magic in _MAGIC.items() if data.startswith(magic)), None)
+    if kind is None:
+        raise RejectedImage(f"not a JPEG or PNG image: begins with {data[:12]!r}")
+    said = _SUFFIXES.get(PurePath(name).suffix.lower(), kind)
+    if said != kind:
+        raise RejectedImage(f"wrong magic for its name: named as {said}, holds {kind}")
+    return _jpeg(data, least) if kind == "JPEG" else _png(data)
+
+
+def _jpeg(data: bytes, least: int) -> Source:
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        _check_size(height, width)
+        # libjpeg-turbo reads colour as its Y, and CMYK as Adobe stores it, black plate included
+        gray = simplejpeg.decode_jpeg(data, "GRAY", min_height=least, min_width=least, strict=True)
+    except ValueError as error:
+        raise RejectedImage(f"damaged JPEG: {str(error).strip().rstrip('.')}") from error
+    converted = {"Gray": (), "CMYK": ("CMYK",), "YCCK": ("CMYK",)}.get(colors, ("RGB",))
+    if _frame(data) in _PROGRESSIVE:
+        converted += ("progressive",)
+    return Source(gray[:, :, 0], height, width, converted)
+
+
+def _frame(data: bytes) -> int | None:
+    """The marker of a JPEG's frame header, which tells the kind of its coding."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker in _SOF:
+            return marker
+        if marker == 0xFF or marker in _BARE:
+            place += 1 if marker == 0xFF else 2
+        else:
+            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return None
+
+
+def _png(data: bytes) -> Source:
+    _check_chunks(data)
+    width, height = (int.from_bytes(data[place : place + 4], "big") for place in (16, 20))
+    _check_size(height, width)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        pixels = None
+    if pixels is None or pixels.shape[:2] != (height, width):
+        raise RejectedImage("damaged PNG: cannot be decoded")
+    converted = ()
+    if pixels.ndim == 3:
+        converted += ("RGBA",) if pixels.shape[2] == 4 else ("RGB",)
+    if pixels.dtype == np.uint16:
+        pixels, converted = _eight_bits(pixels), (*converted, "16-bit")
+    if pixels.ndim == 3:
+        gray = _luma(pixels[:, :, 2::-1])
+        if pixels.shape[2] == 4:  # on black: air
+            gray = ((gray * pixels[:, :, 3].astype(np.uint16) + 127) // 255).astype(np.uint8)
+        pixels = gray
+    return Source(np.ascontiguousarray(pixels), height, width, converted)
+
+
+def _check_chunks(data: bytes) -> None:
+    """Walk a PNG's chunks and compare their checksums: OpenCV decodes a cut or flipped file without a word."""
+    place, kind = len(_MAGIC["PNG"]), b""
+    while kind != b"IEND":
+        length = int.from_bytes(data[place : place + 4], "big")
+        end = place + 8 + length
+        if end + 4 > len(data):
+            raise RejectedImage(f"damaged PNG: cut at byte {len(data)}")
+        before, kind = kind, data[place + 4 : place + 8]
+        if zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise RejectedImage(f"damaged PNG: wrong checksum of the {kind.decode('latin-1')!r} part at byte {place}")
+        if not before and (kind, length) != (b"IHDR", 13):
+            raise RejectedImage("damaged PNG: does not begin with its header")
+        place = end + 4
+
+
+def _check_size(height: int, width: int) -> None:
+    if min(height, width) < LEAST_SIDE:
+        raise RejectedImage(f"smaller than {LEAST_SIDE} px: {height} x {width}")
+    if height * width > MOST_PIXELS:
+        raise RejectedImage(f"larger than {MOST_PIXELS // 1_000_000} megapixels: {height} x {width}")
+
+
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """uint16 to uint8 over the smallest whole number of bits that holds the brightest pixel.
+
+    12-bit data in a 16-bit file would be nearly black by its high byte; a window of percentiles would clip.
+    """
+    most = 2 ** max(8, int(pixels.max()).bit_length()) - 1
+    return ((pixels.astype(np.uint32) * 255 + most // 2) // most).astype(np.uint8)
+
+
+def _luma(rgb: np.ndarray) -> np.ndarray:
+    """uint8 [h, w, 3] to [h, w] by ITU-R BT.601, as a JPEG's own Y."""
+    return cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)

@@ -1,0 +1,98 @@
+"""Shards made by several processes, watched: progress that a person can see, and an error instead of a hang.
+
+A worker that dies takes the run with it, in one line. A worker that finishes no image for `stall` seconds (a
+stopped process, a storage that answers no more) is killed, which ends the run in the same way. A process that
+waits in the kernel for a dead network disk cannot be killed by anybody; the run then ends when the disk answers.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import joblib
+from tqdm import tqdm
+
+from shards.errors import DataError
+
+
+def run(tasks: Iterable, jobs: int, what: str) -> Iterator:
+    """Results of joblib's `tasks` as they finish. Raises DataError if a worker process dies; `what` names the work."""
+    try:
+        yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"{what}: a worker process was killed (by the kernel, if memory ran out); "
+            "the same command continues, with fewer --jobs if that was it"
+        ) from error
+
+
+class Watch:
+    """Follows `folder`/SHARD.PROCESS.marks, to which the workers append a byte per image, while `with` lasts.
+
+    Only a file's growth counts, so clocks of other machines do not matter.
+    """
+
+    def __init__(self, folder: Path, images: int, stall: float, image_of: Callable[[int, int], str], progress: bool):
+        """`image_of(shard, place)` names the image that a stalled worker was at."""
+        self._folder, self._images, self._stall, self._image_of = folder, images, stall, image_of
+        self._bar = tqdm(
+            total=images, unit=" images", desc="packing", disable=not progress or not images, smoothing=0.05
+        )
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._finished = 0
+        self._stop = threading.Event()
+        self.stalled: str | None = None
+
+    def finished(self, images: int) -> None:
+        """A shard of so many images is done; its marks are gone."""
+        self._finished += images
+
+    def __enter__(self) -> "Watch":
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self._stop.set()
+        self._thread.join()
+        if error is None:
+            self._bar.update(self._images - self._bar.n)
+        self._bar.close()
+        if self.stalled and isinstance(error, DataError):
+            raise DataError(self.stalled) from error
+
+    def _follow(self) -> None:
+        while not self._stop.wait(0.5):
+            live = self._look()
+            reached = min(self._images, self._finished + sum(size for size, _ in live.values()))
+            self._bar.update(max(0, reached - self._bar.n))
+            for name, (size, since) in live.items():
+                if time.monotonic() - since > self._stall:
+                    self._end(name, size)
+
+    def _look(self) -> dict[str, tuple[int, float]]:
+        """Per file of marks its size, and since when it has had it."""
+        live, now = {}, time.monotonic()
+        for path in self._folder.glob("*.marks"):
+            with contextlib.suppress(FileNotFoundError):
+                size = path.stat().st_size
+                known = self._seen.get(path.name)
+                live[path.name] = known if known and known[0] == size else (size, now)
+        self._seen = live
+        return live
+
+    def _end(self, name: str, place: int) -> None:
+        shard, process = (int(word) for word in name.split(".")[:2])
+        if self.stalled or process == os.getpid():
+            return
+        self.stalled = (
+            f"{self._image_of(shard, place)}: the worker of shard {shard:06d} has finished no image for "
+            f"{self._stall:.0f} s and was ended; the same command continues; if the storage is that slow, raise --stall"
+        )
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
