@@ -11,7 +11,7 @@ import click
     "--labels",
     "label_folders",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Folder of a label release to attach; may be repeated.",
 )

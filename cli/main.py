@@ -1,5 +1,6 @@
 """`cxrdali`: one verb per file, imported only when it is called, so that --help answers at once."""
 
+import errno
 import importlib
 import os
 import sys
@@ -8,7 +9,8 @@ import click
 
 from shards.errors import DataError
 
-VERBS = ("shard", "label", "verify", "train", "predict", "evaluate", "report", "synth", "demo")
+DATA, MODELS = ("shard", "label", "inspect", "verify"), ("train", "predict", "evaluate", "report")
+VERBS = (*DATA, *MODELS, "synth", "demo", "doctor", "completion")
 
 
 class Verbs(click.Group):
@@ -30,9 +32,11 @@ def cxrdali(context: click.Context, debug: bool) -> None:
 
     \b
     cxrdali shard      release -> WebDataset shards with a rendition per stage
+    cxrdali inspect    what is in them: findings, splits, rejects
     cxrdali train      --stage 1, then 2, then 3
     cxrdali predict    a run's predictions on a split
     cxrdali evaluate   AP, AUROC, confidence intervals
+    cxrdali doctor     whether this machine is ready, and what to fix
 
     Exit codes: 0 done, 1 an error named in one line, 2 wrong usage.
     """
@@ -62,7 +66,9 @@ def main() -> None:
         if debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}; make room or choose another place", err=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        way_out = "make room" if full else "check the path and its permissions, or choose another place"
+        click.echo(f"error: {where}{error.strerror or error}; {way_out}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

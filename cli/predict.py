@@ -8,7 +8,9 @@ from cli import folders
 
 
 @click.command()
-@click.option("--run", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Run folder.")
+@click.option(
+    "--run", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="RUN", help="Run folder."
+)
 @folders.data_option
 @click.option(
     "--split",

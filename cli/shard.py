@@ -25,7 +25,7 @@ from cli import folders
     "--labels",
     "label_folders",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Folder of a label release (CXR-LT); may be repeated, the first is the default of training. "
     "Labels inside the release are found by themselves.",

@@ -31,7 +31,7 @@ def synth(studies, out, size, seed, jobs):
     from shards.errors import DataError
     from shards.synthetic import SyntheticOptions, write_release
 
-    if size != "native" and not size.isdigit():
+    if size != "native" and not size.isdecimal():
         raise DataError(f"size {size!r}: give pixels, for example 512, or native")
     options = SyntheticOptions(studies, size if size == "native" else int(size), seed)
     summary = write_release(out, options, jobs=jobs or len(os.sched_getaffinity(0)))

@@ -122,9 +122,14 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a weights file ({_first_line(error)})") from error
+        raise DataError(
+            f"{path}: not a weights file ({_first_line(error)}); give a run folder or a .safetensors or .pt file"
+        ) from error
     except Exception as error:  # torch raises pickle's own errors for refused code
-        raise DataError(f"{path}: refused, it holds more than tensors ({_first_line(error)})") from error
+        raise DataError(
+            f"{path}: no weights file, or one that holds more than tensors ({_first_line(error)}); "
+            "give a run folder or a .safetensors or .pt file of tensors"
+        ) from error
     metadata = {}
     if isinstance(state, dict) and "finding_names" in state:  # a run's last.pt
         metadata["findings"] = "\n".join(state["finding_names"])

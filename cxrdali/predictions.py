@@ -6,6 +6,7 @@ what the table is in its metadata; a CSV holds the same columns and nothing else
 
 import io
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,6 +73,8 @@ def check_target(path: Path) -> None:
         raise DataError(f"{path}: predictions are written as .parquet or .csv; change the file's suffix")
     if not path.parent.is_dir():
         raise DataError(f"{path.parent}: no such folder; make it, or give another --out")
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"{path.parent}: no permission to write there; give another --out")
 
 
 def read(path: Path) -> Predictions:

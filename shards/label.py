@@ -10,10 +10,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from shards.description import DATASET, labels_path, seal
 from shards.errors import DataError
 from shards.files import cannot_write, json_bytes, only_one, remove_parts, sha256_bytes, write_bytes
 from shards.make_shard import WORK
-from shards.packed import DATASET, PackedDataset, labels_path, seal
+from shards.packed import PackedDataset
 from shards.publish import labels_parquet
 from shards.release import LabelTable, check_subjects, read_labels
 

@@ -24,10 +24,11 @@ import numpy as np
 import pandas as pd
 
 from shards import checksums
+from shards.description import DATASET
 from shards.errors import DataError
 from shards.files import cannot_write, json_bytes, only_one, remove_parts, sha256_file, write_bytes
 from shards.make_shard import WORK, ShardTask, findings_of, fingerprint, make_shard, record_path
-from shards.packed import DATASET, PackedDataset
+from shards.packed import PackedDataset
 from shards.plan import plan
 from shards.publish import publish, rejects_csv
 from shards.release import Release, check_links, check_subjects

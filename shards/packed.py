@@ -1,7 +1,6 @@
 """The reading side of a packed dataset: its description, catalog, labels and stored bytes."""
 
 import io
-import json
 import mmap
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,27 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from shards.description import DATASET, FORMAT, labels_path, read_description
 from shards.errors import DataError
-from shards.files import json_bytes, sha256_bytes
-
-DATASET = "dataset.json"
-FORMAT = 1
-
-
-def labels_path(root: Path, name: str) -> Path:
-    return root / "labels" / f"{name}.parquet"
-
-
-def dataset_identity(info: dict) -> str:
-    """The hash over catalog and shard hashes: equal for equal pixels and rows, whatever the labels."""
-    shards = {name: [shard["sha256"] for shard in size["shards"]] for name, size in info["sizes"].items()}
-    return sha256_bytes(json_bytes([info["catalog_sha256"], shards]))
-
-
-def seal(info: dict) -> dict:
-    """The description with a checksum over itself, so that a flipped bit in it is found too."""
-    body = {key: value for key, value in info.items() if key != "checksum"}
-    return {**body, "checksum": sha256_bytes(json_bytes(body))}
+from shards.files import sha256_bytes
 
 
 def _parquet(path: Path, expected: str | None) -> tuple[pd.DataFrame, str]:
@@ -92,11 +73,7 @@ class PackedDataset:
             unfinished = (root / ".packing").exists()
             way_out = "run the same `cxrdali shard` again to finish it" if unfinished else "run `cxrdali shard` first"
             raise DataError(f"{root}: {'an unfinished' if unfinished else 'no'} packed dataset; {way_out}")
-        try:
-            info = json.loads(path.read_bytes())
-            sealed = seal(info) == info
-        except (ValueError, AttributeError) as error:
-            raise DataError(f"{path}: not readable ({error}); restore it or pack again") from error
+        info, sealed = read_description(root)
         if info.get("format") != FORMAT:
             raise DataError(f"{path}: format {info.get('format')!r}, this cxrdali reads {FORMAT}; pack again")
         if not sealed:
@@ -137,7 +114,22 @@ class PackedDataset:
             raise DataError(
                 f"{path}: {len(table)} rows, dataset.json says {self.info['counts']['planned']}; restore it"
             )
+        self._check_catalog(table, path)
         return table
+
+    def _check_catalog(self, table: pd.DataFrame, path: Path) -> None:
+        """Its hash says that it is the one that was packed; this, that it is one that cxrdali packed."""
+        texts = ["image_id", "study_id", "subject_id", "view"]
+        places = ["shard", *(f"{column}_{size}" for size in self.info["sizes"] for column in ("offset", "length"))]
+        for column in texts + places:
+            if list(table.columns).count(column) != 1:
+                raise DataError(f"{path}: column {column!r} is missing or stands twice; pack again")
+            right = pd.api.types.is_string_dtype if column in texts else pd.api.types.is_integer_dtype
+            present = table[column].notna()
+            wanted = True if column in texts else table["shard"].notna()
+            negative = column in places and right(table[column]) and (table[column].dropna() < 0).any()
+            if not right(table[column]) or not (present == wanted).all() or negative:
+                raise DataError(f"{path}: column {column!r} holds what packing does not write; pack again")
 
     @cached_property
     def packed(self) -> np.ndarray:
@@ -168,6 +160,9 @@ class PackedDataset:
         if len(table) != self.info["counts"]["planned"]:
             raise DataError(f"{path}: {len(table)} rows, the catalog has {self.info['counts']['planned']}")
         findings = tuple(column for column in table.columns if column not in ("row", "split"))
+        numbers = all(pd.api.types.is_integer_dtype(kind) for kind in table[list(findings)].dtypes)
+        if "split" not in table or not table.columns.is_unique or not numbers:
+            raise DataError(f"{path}: not a table of labels (split, and whole numbers per finding); attach it again")
         split = table["split"].astype(object).where(table["split"].notna(), None).to_numpy()
         values = table[list(findings)].fillna(Labels.BLANK).to_numpy(dtype=np.int8)
         return Labels(name, findings, split, values, sha256)
@@ -182,13 +177,20 @@ class PackedDataset:
             name: self.catalog[name].fillna(-1).to_numpy(dtype=np.int64)
             for name in ("shard", f"offset_{pixels}", f"length_{pixels}")
         }
+        shard, offset, length = column["shard"], column[f"offset_{pixels}"], column[f"length_{pixels}"]
+        held = {int(Path(shard["name"]).stem): shard["bytes"] for shard in entry["shards"]}
+        held = np.array([held.get(number, 0) for number in shard.tolist()], dtype=np.int64)
+        outside = (shard >= 0) & ((length == 0) | (offset > held - length))
+        if outside.any():  # a slice would end with the file, and no error
+            row = int(outside.argmax())
+            raise DataError(f"{self.root}: row {row} lies outside shard {shard[row]} of size {pixels}; pack again")
         return StoredSize(
             pixels=pixels,
             raw=entry["encoding"] == "raw",
             paths={int(Path(shard["name"]).stem): self.root / shard["name"] for shard in entry["shards"]},
-            shard=column["shard"],
-            offset=column[f"offset_{pixels}"],
-            length=column[f"length_{pixels}"],
+            shard=shard,
+            offset=offset,
+            length=length,
         )
 
     def key(self, row: int) -> str:

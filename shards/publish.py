@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards import __version__
+from shards.description import DATASET, dataset_identity, labels_path, seal
 from shards.files import json_bytes, sha256_bytes, sha256_file, write_bytes
-from shards.packed import DATASET, dataset_identity, labels_path, seal
 from shards.release import IMAGE_COLUMNS, LabelTable, Release
 from shards.rendition import Size
 

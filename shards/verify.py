@@ -1,7 +1,6 @@
 """Finding what a packed dataset lost or changed: counts, sizes, hashes, then tars against index and catalog."""
 
 import io
-import json
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
+from shards.description import DATASET, FORMAT, dataset_identity, labels_path, read_description
 from shards.errors import DataError
 from shards.files import sha256_bytes, sha256_file
 from shards.make_shard import WORK
-from shards.packed import DATASET, PackedDataset, dataset_identity, labels_path, seal
+from shards.packed import PackedDataset
 from shards.plan import sample_key
 from shards.tarshard import members, read_index
 from shards.workers import run
@@ -36,10 +36,15 @@ def verify(root: Path, deep: bool = False, jobs: int = 1, progress: bool = True)
 
     Raises DataError only if there is no readable dataset.json to compare with.
     """
-    info = _info(root)
+    path = root / DATASET
+    if not path.exists():
+        raise DataError(f"{path}: no such file, so there is nothing to compare with; run `cxrdali shard` first")
+    info, sealed = read_description(root)
     dataset = PackedDataset(root, info)
-    if seal(info) != info:  # nothing in it can be relied on
+    if not sealed:  # nothing in it can be relied on
         return VerifyReport(0, 0, 0, (f"{root / DATASET}: its checksum does not match its content",), deep)
+    if info.get("format") != FORMAT:
+        raise DataError(f"{path}: format {info.get('format')!r}, this cxrdali reads {FORMAT}; pack again")
     problems = _check_description(dataset)
     try:
         catalog = dataset.catalog  # its hash is checked before it is parsed
@@ -77,18 +82,6 @@ def verify(root: Path, deep: bool = False, jobs: int = 1, progress: bool = True)
         problems=tuple(sorted(problems)),
         deep=deep,
     )
-
-
-def _info(root: Path) -> dict:
-    path = root / DATASET
-    if not path.exists():
-        raise DataError(f"{path}: no such file, so there is nothing to compare with; run `cxrdali shard` first")
-    try:
-        info = json.loads(path.read_bytes())
-        info["sizes"], info["counts"], info["catalog_sha256"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: not readable ({error}); restore it or pack again") from error
-    return info
 
 
 def _check_description(dataset: PackedDataset) -> list[str]:

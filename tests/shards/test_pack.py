@@ -14,11 +14,12 @@ import wds2idx  # DALI's own index maker, which it installs as a module
 import webdataset
 from nvidia.dali import fn, pipeline_def
 
+from shards.description import dataset_identity, seal
 from shards.errors import DataError
 from shards.files import json_bytes, sha256_file
 from shards.label import detach
 from shards.pack import PackLimits, PackOptions, estimate, pack
-from shards.packed import Labels, PackedDataset, dataset_identity, seal
+from shards.packed import Labels, PackedDataset
 from shards.release import Release, open_release
 from shards.rendition import Size, renditions
 from shards.verify import verify

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import simplejpeg
 
+from shards.description import seal
 from shards.errors import DataError
 from shards.files import json_bytes, sha256_bytes
 from shards.label import detach
-from shards.packed import MappedSize, PackedDataset, seal
+from shards.packed import MappedSize, PackedDataset
 from shards.tarshard import members
 
 

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import simplejpeg
 
+from shards.description import dataset_identity, seal
 from shards.errors import DataError
 from shards.files import json_bytes, sha256_file
-from shards.packed import PackedDataset, dataset_identity, seal
+from shards.packed import PackedDataset
 from shards.verify import verify
 
 
