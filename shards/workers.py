@@ -1,11 +1,13 @@
 """Shards made by several processes, watched: progress that a person can see, and an error instead of a hang.
 
 A worker that dies takes the run with it, in one line. A worker that finishes no image for `stall` seconds (a
-stopped process, a storage that answers no more) is killed, which ends the run in the same way. A process that
-waits in the kernel for a dead network disk cannot be killed by anybody; the run then ends when the disk answers.
+stopped process, a storage that answers no more) is killed, which ends the run in the same way; so are all, when
+nothing at all happens for so long. A process that waits in the kernel for a dead network disk cannot be killed by
+anybody; the run then ends when the disk answers.
 """
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -15,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from shards.errors import DataError
@@ -24,6 +27,8 @@ def run(tasks: Iterable, jobs: int, what: str) -> Iterator:
     """Results of joblib's `tasks` as they finish. Raises DataError if a worker process dies; `what` names the work."""
     try:
         yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
+        if jobs > 1:  # joblib keeps idle workers, and at its end the process would wait for one that hangs
+            get_reusable_executor(reuse=True).shutdown(kill_workers=True)
     except BrokenProcessPool as error:
         raise DataError(
             f"{what}: a worker process was killed (by the kernel, if memory ran out); "
@@ -44,7 +49,7 @@ class Watch:
             total=images, unit=" images", desc="packing", disable=not progress or not images, smoothing=0.05
         )
         self._seen: dict[str, tuple[int, float]] = {}
-        self._finished = 0
+        self._finished, self._moved = 0, (0, time.monotonic())
         self._stop = threading.Event()
         self.stalled: str | None = None
 
@@ -71,9 +76,13 @@ class Watch:
             live = self._look()
             reached = min(self._images, self._finished + sum(size for size, _ in live.values()))
             self._bar.update(max(0, reached - self._bar.n))
+            if reached != self._moved[0]:
+                self._moved = reached, time.monotonic()
             for name, (size, since) in live.items():
                 if time.monotonic() - since > self._stall:
                     self._end(name, size)
+            if not live and reached < self._images and time.monotonic() - self._moved[1] > self._stall:
+                self._end_all()
 
     def _look(self) -> dict[str, tuple[int, float]]:
         """Per file of marks its size, and since when it has had it."""
@@ -85,6 +94,16 @@ class Watch:
                 live[path.name] = known if known and known[0] == size else (size, now)
         self._seen = live
         return live
+
+    def _end_all(self) -> None:
+        """No worker has begun a shard, or none takes the next one: whichever it is, it has no marks."""
+        if not self.stalled and (workers := multiprocessing.active_children()):
+            self.stalled = (
+                f"{self._folder}: no worker has begun a shard for {self._stall:.0f} s, and all were ended; "
+                "the same command continues; if the machine is that slow, raise --stall"
+            )
+            for worker in workers:
+                worker.kill()
 
     def _end(self, name: str, place: int) -> None:
         shard, process = (int(word) for word in name.split(".")[:2])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from cxrdali import doctor
+from cxrdali import doctor, machine
 from shards.packed import MappedSize
 
 BOTH = ["nvidia-dali-cuda130", "nvidia-dali-cuda120"]
@@ -188,22 +188,22 @@ def test_the_smallest_quota_of_version_2_counts(tmp_path):
     member = tmp_path / "cgroup"
     member.write_text("0::/a/b\n")
     group(tmp_path / "fs", {"a/cpu.max": "150000 100000\n", "a/b/cpu.max": "max 100000\n"})
-    assert doctor.cpu_quota(tmp_path / "fs", member) == 1.5
+    assert machine.cpu_quota(tmp_path / "fs", member) == 1.5
     group(tmp_path / "fs", {"a/b/cpu.max": "50000 100000\n"})
-    assert doctor.cpu_quota(tmp_path / "fs", member) == 0.5
+    assert machine.cpu_quota(tmp_path / "fs", member) == 0.5
     group(tmp_path / "fs", {"a/b/cpu.max": "max 100000\n"})
     group(tmp_path / "fs", {"a/cpu.max": "max 100000\n"})
-    assert doctor.cpu_quota(tmp_path / "fs", member) is None
+    assert machine.cpu_quota(tmp_path / "fs", member) is None
 
 
 def test_the_quota_of_version_1_counts_and_minus_one_is_none(tmp_path):
     member = tmp_path / "cgroup"
     member.write_text("4:cpu,cpuacct:/hidden/name\n1:name=systemd:/\n")
     group(tmp_path / "fs", {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"})
-    assert doctor.cpu_quota(tmp_path / "fs", member) == 2  # inside a container only the root is there
+    assert machine.cpu_quota(tmp_path / "fs", member) == 2  # inside a container only the root is there
     group(tmp_path / "fs", {"cpu/cpu.cfs_quota_us": "-1\n"})
-    assert doctor.cpu_quota(tmp_path / "fs", member) is None
-    assert doctor.cpu_quota(tmp_path / "none", tmp_path / "none") is None
+    assert machine.cpu_quota(tmp_path / "fs", member) is None
+    assert machine.cpu_quota(tmp_path / "none", tmp_path / "none") is None
 
 
 MEMINFO = "MemTotal:       64000000 kB\nMemFree: 1 kB\nMemAvailable:   50000000 kB\n"
@@ -224,12 +224,12 @@ def test_memory_is_what_the_group_leaves_its_page_cache_included(tmp_path, lines
     member, meminfo = tmp_path / "cgroup", tmp_path / "meminfo"
     member.write_text(lines)
     meminfo.write_text(MEMINFO)
-    assert doctor.memory_available(tmp_path / "fs", member, meminfo) == (50_000_000 * 1024, None)
+    assert machine.memory_available(tmp_path / "fs", member, meminfo) == (50_000_000 * 1024, None)
     limit, used, stat, cache = names
     group(tmp_path / "fs", {limit: "10000000000\n", used: "9000000000\n", stat: f"anon 1\n{cache} 6000000000\n"})
-    assert doctor.memory_available(tmp_path / "fs", member, meminfo) == (7_000_000_000, 10_000_000_000)
+    assert machine.memory_available(tmp_path / "fs", member, meminfo) == (7_000_000_000, 10_000_000_000)
     group(tmp_path / "fs", {limit: "9223372036854771712\n"})
-    assert doctor.memory_available(tmp_path / "fs", member, meminfo) == (50_000_000 * 1024, None)
+    assert machine.memory_available(tmp_path / "fs", member, meminfo) == (50_000_000 * 1024, None)
 
 
 def test_a_quota_below_the_cores_is_a_note_with_the_options():
@@ -246,7 +246,7 @@ def test_a_folder_without_permission_is_wrong():
     code = """
 import os
 from pathlib import Path
-from cxrdali import doctor
+from cxrdali import doctor, machine
 if os.geteuid() == 0:
     os.setgid(65534), os.setuid(65534)
 check = doctor.folder_check(Path("/runs"))
