@@ -5,6 +5,7 @@ format and drops it, and tells no offsets, so the standard library's tarfile wri
 webdataset's and DALI's job; `members` below is for verification alone.
 """
 
+import contextlib
 import hashlib
 import io
 import tarfile
@@ -53,7 +54,8 @@ class ShardWriter:
 
     def abort(self) -> None:
         """Close the file without ending the archive; the temporary name is the caller's to remove."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what made it fail (a full disk) may fail it again
+            self._file.close()
 
 
 class _HashingFile:

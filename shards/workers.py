@@ -103,7 +103,7 @@ class Watch:
                 "the same command continues; if the machine is that slow, raise --stall"
             )
             for worker in workers:
-                worker.kill()
+                _kill(worker.pid)
 
     def _end(self, name: str, place: int) -> None:
         shard, process = (int(word) for word in name.split(".")[:2])
@@ -113,5 +113,9 @@ class Watch:
             f"{self._image_of(shard, place)}: the worker of shard {shard:06d} has finished no image for "
             f"{self._stall:.0f} s and was ended; the same command continues; if the storage is that slow, raise --stall"
         )
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+        _kill(process)
+
+
+def _kill(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)

@@ -1,6 +1,12 @@
 """Runs and evaluations as one self-contained page: sources -> sections -> page."""
 
-from cxrdali.report.sources import ReportOptions
-from cxrdali.report.write import write_report
+import importlib
 
 __all__ = ["ReportOptions", "write_report"]
+
+
+def __getattr__(name: str):
+    """Loaded when asked for: the page's pieces (page, plots) serve `cxrdali inspect` too, which needs no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{'sources' if name == 'ReportOptions' else 'write'}"), name)

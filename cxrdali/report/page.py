@@ -145,11 +145,12 @@ def navigation(titles: dict[str, str]) -> Html:
     return Html(f'<nav aria-label="Contents"><ul>{links}</ul></nav>')
 
 
-def document(title: str, header: Html, main: Html, footer: Html) -> Html:
+def document(title: str, header: Html, main: Html, footer: Html, style: str = "") -> Html:
+    """The whole page; `style` is added to the common one."""
     return Html(
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{safe(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{safe(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n"
         f"<header>\n{header}\n</header>\n<main>\n{main}\n</main>\n<footer>\n{footer}\n</footer>\n</body>\n</html>\n"
     )
 

@@ -3,9 +3,11 @@ import sys
 
 import pytest
 
+LEAN = ("cxrdali.order", "cxrdali.augment", "cxrdali.inspect", "cxrdali.inspect.write")
 
-@pytest.mark.parametrize("module", ["cxrdali.order", "cxrdali.augment", "shards.plan", "shards.pack", "cli.main"])
-def test_planning_and_packing_import_neither_torch_nor_dali(module):
+
+@pytest.mark.parametrize("module", [*LEAN, "shards.plan", "shards.pack", "shards.label", "cli.main"])
+def test_planning_packing_and_looking_import_neither_torch_nor_dali(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'nvidia.dali') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

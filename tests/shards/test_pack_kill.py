@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -124,27 +123,6 @@ def unfinished(packer, tmp_path):
         shutil.rmtree(out, ignore_errors=True)
         packer(1).wait_for_shards(5).kill(group=True)
     return out
-
-
-@pytest.mark.parametrize(("jobs", "moments"), [(1, (0, 12, SHARDS)), (2, (0, 4, 14, 27, SHARDS))])
-def test_any_number_of_kills_and_reruns_ends_in_the_same_bytes(packer, unbroken, jobs, moments):
-    for number, shards in enumerate(moments):
-        one = packer(jobs).wait_for_shards(shards)
-        time.sleep(random.uniform(0, 0.1))
-        one.kill(group=number % 2 == 0)
-    last = packer(jobs)
-    output, _ = last.process.communicate()
-    assert last.process.returncode == 0, output
-    assert f"120 of 120 images packed, {SHARDS} shards per size" in output
-    assert contents(last.out) == unbroken
-
-
-def test_kills_during_publication_end_in_the_same_bytes(packer, unfinished, source, unbroken):
-    for published in ("catalog.parquet", "labels/chexpert.parquet", "dataset.json"):
-        one = packer(1).wait_for(lambda name=published: (unfinished / name).exists())
-        one.kill(group=True)
-    pack(open_release(source), unfinished, OPTIONS, progress=False)
-    assert contents(unfinished) == unbroken
 
 
 def test_a_rerun_makes_only_what_is_missing(unfinished, source, unbroken):

@@ -1,0 +1,44 @@
+"""cxrdali inspect: what a packed dataset holds."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("pack", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--labels",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Label release to show; may be repeated.  [default: all attached]",
+)
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Page to write, with charts and a map of findings that stand together.",
+)
+@click.option("--images", is_flag=True, help="Include pictures of patients in the page (mind the data-use terms).")
+def inspect(pack, names, html, images):
+    """Images, views, findings per split, findings that stand together, and patients in two splits of PACK.
+
+    Compares label releases too: a model trained on one must not be tested on another that shares its patients.
+    Nothing is changed.
+    """
+    from cxrdali.inspect import as_text, read_facts
+    from shards.packed import PackedDataset
+
+    if images and html is None:
+        raise click.UsageError("--images puts pictures into a page; give --html FILE too")
+    if html is not None:
+        from cxrdali.inspect.write import check_writable, write_page
+
+        check_writable(html, pack)
+    dataset = PackedDataset.open(pack)
+    facts = read_facts(dataset, names)
+    click.echo(as_text(facts))
+    if html is not None:
+        write_page(html, dataset, facts, images=images)
+        click.echo(f"\n{html}: {html.stat().st_size / 1e6:.1f} MB")
