@@ -11,6 +11,7 @@ it, under names ending in .new, and get their own names after it; a continued ru
 kill left between the two. metrics.csv is rewritten from last.pt, so no row is ever doubled or missing.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -18,14 +19,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 
 from cxrdali.predictions import Predictions
 from shards.errors import DataError
-from shards.files import flush, json_bytes, only_one, publish, remove_parts, write_bytes
+from shards.files import json_bytes, only_one, publish, remove_parts, write_bytes
 
 CONFIG, METRICS, FINDINGS, LAST = "config.json", "metrics.csv", "findings.csv", "last.pt"
-BEST, VAL_PREDICTIONS = "best.safetensors", "val_predictions.parquet"
+BEST, VAL_PREDICTIONS, EVENTS = "best.safetensors", "val_predictions.parquet", "tensorboard"
 METRIC_COLUMNS = (
     "epoch", "lr", "train_loss", "val_loss", "mAP", "LRAP", "macro_AUROC", "images", "images_per_second",
     "train_seconds", "wait_seconds", "val_seconds",
@@ -61,25 +62,28 @@ def load_last(run: Path) -> dict | None:
         if not (isinstance(state, dict) and {"epoch", "best_epoch", "metrics"} <= set(state)):
             raise ValueError("not a run's state")
         return state
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); restore it or its permissions") from error
     except Exception as error:  # torch and pickle raise their own kinds on a damaged file
         raise DataError(f"{path}: no state to continue from ({error!r}); delete it to start the run anew") from error
 
 
 def commit(run: Path, state: dict, best: tuple[dict, dict, Predictions] | None = None) -> None:
     """Make `state` the run's state. `best`: (weights, metadata, validation predictions) if this epoch is the best."""
-    aside = run / f".{LAST}.part"
     try:
         if best is not None:
             weights, metadata, predictions = best
-            # safetensors wants plain strides; a channels-last weight is written in the usual layout
-            save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, run / _NEW[BEST], metadata)
+            # safetensors wants plain strides; a channels-last weight is written in the usual layout. Not its
+            # save_file: that leaves a nameless temporary file behind a kill
+            plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+            write_bytes(run / _NEW[BEST], safetensors.save(plain, metadata))
             predictions.write(run / _NEW[VAL_PREDICTIONS])
-            flush(run / _NEW[BEST])  # last.pt must not reach the medium before what it promises
-        torch.save(state, aside)
-        publish(aside, run / LAST)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        aside.unlink(missing_ok=True)
-        raise DataError(f"{run / LAST}: cannot be written ({error}); the previous checkpoint is kept") from error
+        # memory for a copy of the state: torch's own writer reports a full disk as an unexpected position
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(run / LAST, buffer.getbuffer())
+    except DataError as error:
+        raise DataError(f"{error}; the previous checkpoint is kept") from error
     settle(run, state)
 
 
@@ -108,7 +112,7 @@ def best_weights(run: Path, state: dict | None) -> Path:
     if state is None:
         raise DataError(f"{run}: has no finished epoch yet; finish the run first")
     try:
-        with only_one(run / ".lock", "training into it"):
+        with only_one(run / ".lock", "training into it"), contextlib.suppress(DataError):  # a full disk
             settle(run, state)
     except OSError:
         pass  # a read-only copy of a run: check it as it is

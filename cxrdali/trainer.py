@@ -33,7 +33,7 @@ from cxrdali.selection import rows_sha256, subjects_on_both_sides, train_and_val
 from cxrdali.stages import TrainSettings, sampling_seed
 from cxrdali.targets import check_labelled, targets
 from shards.errors import DataError
-from shards.files import only_one, remove_parts, sha256_file
+from shards.files import cannot_write, only_one, remove_parts, sha256_file
 from shards.packed import Labels, PackedDataset
 
 CHECK_STEPS = 50  # steps between looks at the loss; each look waits for the GPU
@@ -440,17 +440,30 @@ class _Trainer:
     def _tensorboard(self):
         from torch.utils.tensorboard import SummaryWriter  # a second of import time
 
-        with SummaryWriter(str(self.out / "tensorboard"), purge_step=self.state["epoch"] + 1) as events:
+        folder, hook = self.out / runs.EVENTS, threading.excepthook
+
+        def quiet(error):  # what the writer's thread raises is raised here again, by its flush or its close
+            if not type(error.thread).__module__.startswith("tensorboard"):
+                hook(error)
+
+        threading.excepthook = quiet
+        with _writing(folder):  # if this fails, quiet stays: the thread may not have come to it yet
+            events = SummaryWriter(str(folder), purge_step=self.state["epoch"] + 1)
+        try:
             yield events
+        finally:
+            with _writing(folder):
+                events.close()
+            threading.excepthook = hook
 
     def _report(self, row: dict, scores: Scores, events) -> None:
-        for name, value in row.items():
-            if name != "epoch" and value == value:
-                events.add_scalar(name, value, row["epoch"])
-        for name, ap in zip(scores.findings, scores.ap, strict=True):
-            if ap == ap:
-                events.add_scalar(f"AP/{name}", ap, row["epoch"])
-        events.flush()
+        values = {name: value for name, value in row.items() if name != "epoch"}
+        values |= {f"AP/{name}": ap for name, ap in zip(scores.findings, scores.ap, strict=True)}
+        with _writing(self.out / runs.EVENTS):
+            for name, value in values.items():
+                if value == value:
+                    events.add_scalar(name, value, row["epoch"])
+            events.flush()
         waiting = row["wait_seconds"] / row["train_seconds"]
         star = " *best" if self.state["best_epoch"] == row["epoch"] else ""
         self.say(
@@ -464,6 +477,14 @@ class _Trainer:
 
     def _summary(self, state: dict, already_finished: bool = False) -> RunSummary:
         return RunSummary(self.out, state["epoch"], state["best_epoch"], state["best_score"], already_finished)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _smaller_divisor(batch: int, size: int) -> int:

@@ -25,13 +25,6 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def flush(path: Path) -> None:
-    """Flush a file and its name to the medium."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    sync_folder(path.parent)
-
-
 def publish(aside: Path, final: Path) -> None:
     """Give a complete file its final name; `aside` must be on the same file system."""
     with aside.open("rb") as file:

@@ -217,10 +217,10 @@ def _fail(
     if calls or kill or bad_medium is not None:
         _watch_calls(calls, kill or (-1, ""), bad_medium)
     if unprivileged:
-        _drop_privileges()
+        drop_privileges()
 
 
-def _drop_privileges() -> None:
+def drop_privileges() -> None:
     """Give up every capability. Another user id would do too, but could not read a Python that only root can."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this process
     nothing = (ctypes.c_uint32 * 6)()
