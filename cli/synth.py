@@ -24,7 +24,7 @@ import click
 @click.option("--seed", default=0, show_default=True, help="The same seed is the same release, byte for byte.")
 @click.option("--jobs", default=None, type=click.IntRange(min=1), help="Worker processes.  [default: all cores]")
 def synth(studies, out, size, seed, jobs):
-    """Write a synthetic MIMIC-CXR-JPG release: drawn thoraces with 26 learnable findings in a long tail.
+    """Write a synthetic MIMIC-CXR-JPG release: drawn thoraces with 26 findings in a long tail.
 
     For demos, tests and benchmarks. It says nothing about patients.
     """

@@ -29,6 +29,7 @@ from shards.synthetic.facts import (
 NATIVE = (3056, 2544)  # height and width in pixels of most of MIMIC-CXR-JPG
 MOST_STUDIES = 9_999_991  # the largest prime with seven digits: ids are a walk modulo this
 MOST_PER_SUBJECT = 60
+OFTEN = 0.4  # share of the studies with each finding of a release that has only a few
 
 _LOADINGS = np.array(list(LOADINGS.values()))  # float64 (26, CAUSES + 1)
 _OWN = np.sqrt(1 - (_LOADINGS[:, :CAUSES] ** 2).sum(axis=1))
@@ -37,11 +38,16 @@ _PROTOCOL_SHARES = np.array([share for _, share in PROTOCOLS]) / sum(share for _
 
 @dataclass(frozen=True)
 class SyntheticOptions:
-    """What to write. `size` is the side of square pictures in pixels, or "native": 2544 wide, 3056 high."""
+    """What to write. `size` is the side of square pictures in pixels, or "native": 2544 wide, 3056 high.
+
+    only: the findings to draw, each in OFTEN of the studies and independent of the others, so that a network meets
+    them in few pictures; without it all 26, with the frequencies of CXR-LT 2023 and those that go together together.
+    """
 
     studies: int = 200
     size: int | str = 512
     seed: int = 0
+    only: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not isinstance(self.studies, int) or not 1 <= self.studies <= MOST_STUDIES:
@@ -50,6 +56,10 @@ class SyntheticOptions:
             raise DataError(f"size is {self.size!r}; give 32 to 4096 pixels, or 'native' for 2544 x 3056")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
             raise DataError(f"seed is {self.seed!r}; give a whole number from 0 to 2**64 - 1")
+        for finding in self.only:
+            if finding not in FREQUENCIES or finding == "No Finding":
+                names = ", ".join(name for name in FREQUENCIES if name != "No Finding")
+                raise DataError(f"only names {finding!r}; give some of {names}")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -110,7 +120,7 @@ def plan_release(options: SyntheticOptions) -> list[Study]:
     for subject, count in enumerate(_studies_per_subject(options)):
         causes = stream(options.seed, Purpose.SUBJECT, subject).standard_normal(CAUSES)
         for ordinal in range(count):
-            studies.append(_plan_study(options.seed, len(studies), subject, ordinal, causes, thresholds))
+            studies.append(_plan_study(options, len(studies), subject, ordinal, causes, thresholds))
     return studies
 
 
@@ -164,16 +174,25 @@ def _solve(weights: np.ndarray, shift: float, share: float) -> float:
 
 
 def _plan_study(
-    seed: int, index: int, subject: int, ordinal: int, causes: np.ndarray, thresholds: dict[str, float]
+    options: SyntheticOptions,
+    index: int,
+    subject: int,
+    ordinal: int,
+    causes: np.ndarray,
+    thresholds: dict[str, float],
 ) -> Study:
-    rng = stream(seed, Purpose.PLAN, index)
+    seed, rng = options.seed, stream(options.seed, Purpose.PLAN, index)
     protocol = rng.choice(len(PROTOCOLS), p=_PROTOCOL_SHARES)
     views = PROTOCOLS[protocol][0]
     portable = views[0] == "AP"
     blank = rng.random() < BLANK
     images = tuple(_plan_image(view, blank, rng) for view in views)
     mixed = np.sqrt(OF_SUBJECT) * causes + np.sqrt(1 - OF_SUBJECT) * rng.standard_normal(CAUSES)
-    findings = _plan_findings(mixed, portable, thresholds, rng)
+    if options.only:
+        dice = rng.random(len(options.only)) < OFTEN
+        findings = frozenset(np.array(options.only)[dice].tolist() or ["No Finding"])
+    else:
+        findings = _plan_findings(mixed, portable, thresholds, rng)
     unseen = frozenset()
     if "No Finding" not in findings:
         rest = {**UNSEEN_2024, **UNSEEN_TASK3}

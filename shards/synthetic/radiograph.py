@@ -33,6 +33,23 @@ def draw(
     `portable` is the bedside AP picture: a larger heart, shoulder blades over the lungs, less contrast, more
     tilt. `rng` gives only what differs between two exposures of the same patient: pose, exposure and noise.
     """
+    picture, noise = exposed(shape, lateral, portable, anatomy, signs, rng)
+    picture += noise
+    return cv2.convertScaleAbs(np.maximum(picture, 0, out=picture))
+
+
+def exposed(
+    shape: tuple[int, int],
+    lateral: bool,
+    portable: bool,
+    anatomy: Anatomy,
+    signs: list[Sign],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The picture that `draw` rounds, and its noise: two float32 (height, width), in gray levels.
+
+    With the same `rng` and other signs, only what the signs change differs.
+    """
     height, width = shape
     scale = min(1.0, DETAIL / max(shape))
     strength = strengths(signs, lateral)
@@ -71,8 +88,10 @@ def _marker(c: Canvas, portable: bool, rng: np.random.Generator) -> None:
         cv2.putText(c.plane("metal"), text, place, 0, scale * width, 240, max(1, width // 256), cv2.LINE_AA)
 
 
-def _expose(c: Canvas, shape: tuple[int, int], portable: bool, rng: np.random.Generator) -> np.ndarray:
-    """Warp, add the planes, apply the tone curve, enlarge, add noise: uint8 of `shape`."""
+def _expose(
+    c: Canvas, shape: tuple[int, int], portable: bool, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Warp, add the planes, apply the tone curve, enlarge: float32 of `shape`, and the noise to add."""
     gain, black, grain = rng.uniform((1.15, -0.02, 0.85), (1.45, 0.05, 1.15))
     offset = rng.integers(0, 64, 2)
     picture = _warp(c)
@@ -92,8 +111,7 @@ def _expose(c: Canvas, shape: tuple[int, int], portable: bool, rng: np.random.Ge
     # noise.
     noise = NOISE * grain * (max(shape) / 3056) ** 0.2
     window = _noise(*shape)[offset[0] : offset[0] + shape[0], offset[1] : offset[1] + shape[1]]
-    cv2.scaleAdd(window, noise, picture, picture)
-    return cv2.convertScaleAbs(np.maximum(picture, 0, out=picture))
+    return picture, noise * window
 
 
 def _warp(c: Canvas) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from shards.synthetic.canvas import Canvas, step
+from shards.synthetic.canvas import PLANES, Canvas, step
 from shards.synthetic.patient import Sign
 
 # Contrast of each pattern, set so that a small network learns the common findings best. The rare ones are
@@ -23,22 +23,22 @@ VISIBILITY = {
     "Edema": 0.65,
     "Enlarged Cardiomediastinum": 0.75,
     "Consolidation": 0.9,
-    "Pneumothorax": 1.0,
-    "Fracture": 0.9,
+    "Pneumothorax": 1.4,
+    "Fracture": 1.8,
     "Infiltration": 1.1,
-    "Nodule": 1.2,
-    "Mass": 1.3,
-    "Calcification of the Aorta": 0.9,
+    "Nodule": 1.5,
+    "Mass": 1.4,
+    "Calcification of the Aorta": 1.8,
     "Emphysema": 1.1,
-    "Hernia": 1.2,
-    "Pleural Thickening": 1.0,
-    "Tortuous Aorta": 1.1,
-    "Lung Lesion": 0.9,
-    "Subcutaneous Emphysema": 0.9,
-    "Fibrosis": 0.9,
-    "Pleural Other": 0.8,
-    "Pneumomediastinum": 0.8,
-    "Pneumoperitoneum": 0.8,
+    "Hernia": 1.6,
+    "Pleural Thickening": 1.4,
+    "Tortuous Aorta": 1.4,
+    "Lung Lesion": 1.2,
+    "Subcutaneous Emphysema": 1.3,
+    "Fibrosis": 1.6,
+    "Pleural Other": 1.3,
+    "Pneumomediastinum": 1.8,
+    "Pneumoperitoneum": 1.7,
 }
 
 # Share of the contrast that is left in a lateral picture, where it is less than all of it.
@@ -69,6 +69,12 @@ def draw_signs(canvas: Canvas, signs: list[Sign], strength: dict[str, float]) ->
     for sign in signs:
         if sign.finding in PATTERNS:
             PATTERNS[sign.finding](canvas, sign, strength[sign.finding])
+
+
+def _edged(c: Canvas, points: np.ndarray, beside: tuple[float, float], level: float) -> None:
+    """A bright hairline with a dark one `beside` it (dx, dy): shrunk to a pixel, the two cancel."""
+    c.line("metal", points, 0.002, level)
+    c.line("air", points + np.array(beside), 0.002, level * PLANES["metal"] / -PLANES["air"])
 
 
 def _lung_opacity(c: Canvas, s: Sign, k: float) -> None:
@@ -140,24 +146,26 @@ def _pneumothorax(c: Canvas, s: Sign, k: float) -> None:
     fall = inset * (1.6 - np.clip((c.y - c.anatomy.apex) / 0.5, 0, 1))
     off = (c.x - 0.5) * s.side if not c.lateral else c.x
     space = c.lung * step(off - (outer - fall), 0.012) * (off > 0)
-    c.field -= 0.10 * k * space
+    c.field -= 0.11 * k * space
     t = np.linspace(0.0, 0.75, 10)
     edge = c.wall(s.side, t)
     depth = inset * (1.6 - np.clip(t * (c.anatomy.base - c.anatomy.apex) / 0.5, 0, 1))
     edge[:, 0] -= s.side * depth
-    c.line("soft", edge, 0.003, 120 * min(1.0, k))
+    _edged(c, edge, (0.002 * s.side, 0.0), 95 * k)
 
 
 def _fracture(c: Canvas, s: Sign, k: float) -> None:
-    """A gap across one or two ribs, with a step behind it."""
-    for i in range(1 + int(2 * s.dice[0])):
-        rib = c.ribs[int(len(c.ribs) * s.dice[4 * i + 1])]
-        at = 5 + int(2.5 * s.dice[4 * i + 2])
-        here, along = rib[at], rib[min(at + 1, len(rib) - 1)] - rib[at - 1]
+    """Hairline gaps across two to four ribs, mostly in a row, each between the bright ends of the broken bone."""
+    first, count = int((len(c.ribs) - 4) * s.dice[0]), 2 + int(3 * s.dice[1])
+    for i in range(count):
+        rib = c.ribs[first + i]
+        at = 4 + int(3 * s.dice[2]) - i % 2
+        here, along = rib[at], rib[at + 1] - rib[at - 1]
         along = along / np.hypot(*along)
         across = np.array([-along[1], along[0]])
-        c.line("air", [here - 0.014 * across, here + 0.014 * across], 0.005, 150 * k)
-        c.line("metal", [here + 0.006 * across, here + 0.026 * along + 0.014 * across], 0.006, 60 * k)
+        gap = np.stack([here - 0.022 * across, here + 0.022 * across + 0.004 * along])
+        c.line("air", gap, 0.0022, 200 * k)
+        c.line("metal", np.stack([gap - 0.0026 * along, gap + 0.0026 * along]), 0.002, 95 * k)
 
 
 def _infiltration(c: Canvas, s: Sign, k: float) -> None:
@@ -170,21 +178,29 @@ def _infiltration(c: Canvas, s: Sign, k: float) -> None:
 
 def _nodule(c: Canvas, s: Sign, k: float) -> None:
     x, y = c.spot(s)
-    c.disc("soft", x, y, 0.010 + 0.006 * s.dice[0], 120 * k)
+    c.disc("soft", x, y, 0.010 + 0.006 * s.dice[0], 130 * k)
 
 
 def _mass(c: Canvas, s: Sign, k: float) -> None:
+    """A large round shadow with a sharp rim."""
     x, y = c.spot(s)
-    r = 0.034 + 0.022 * s.dice[0]
-    c.field += 0.26 * k * c.ellipse(x, y, r, r * (0.9 + 0.2 * s.dice[1]), 0.3)
+    r = 0.036 + 0.022 * s.dice[0]
+    c.field += 0.26 * k * c.ellipse(x, y, r, r * (0.9 + 0.2 * s.dice[1]), 0.22)
 
 
 def _aortic_calcification(c: Canvas, s: Sign, k: float) -> None:
-    """A bright shell on the outer half of the aortic arch."""
+    """A broken bright shell around the aortic arch and down the aorta: flecks no wider than a pixel or two."""
     a = c.anatomy
-    turn = np.linspace(-1.5, 0.7 + 0.5 * s.dice[0], 8)
+    turn = np.linspace(-1.9, 1.3, 14) + 0.06 * s.dice[:14]
     x, y, r = (0.55, 0.36, 1.5 * a.knob) if c.lateral else (0.5 + a.pedicle - 0.3 * a.knob, 0.375, 0.92 * a.knob)
-    c.line("metal", np.column_stack([x + r * np.cos(turn), y + r * np.sin(turn)]), 0.0035, 130 * k)
+    for i, angle in enumerate(turn[s.dice[:14] < 0.8]):
+        arc = angle + np.array([0.0, 0.09])
+        reach = r * (1 + 0.07 * (s.dice[20 + i] - 0.5))
+        c.line("metal", np.column_stack([x + reach * np.cos(arc), y + reach * np.sin(arc)]), 0.0025, 190 * k)
+    for u, v in s.dice[:48].reshape(24, 2):
+        down = y + r + 0.22 * u
+        fleck = x + (0.085 if c.lateral else 0.018) * (1 if v < 0.5 else -0.6) + 0.004 * v
+        _edged(c, np.array([(fleck, down), (fleck + 0.002, down + 0.009)]), (0.0022, 0.0), 130 * k)
 
 
 def _hernia(c: Canvas, s: Sign, k: float) -> None:
@@ -221,49 +237,48 @@ def _subcutaneous_emphysema(c: Canvas, s: Sign, k: float) -> None:
 
 
 def _fibrosis(c: Canvas, s: Sign, k: float) -> None:
-    """A fine net over both bases."""
+    """A fine net over both bases: honeycomb of bright walls around dark cells."""
     low = c.anatomy.base - c.anatomy.flat
-    for i in range(22):
+    for i in range(24):
         u, v = s.dice[2 * i : 2 * i + 2]
         side = -1 if i % 2 else 1
-        ((x, y),) = c.wall(side, np.array([0.0]))
-        y = low - 0.16 * v
+        y = low + 0.015 - 0.15 * v
         near, far = c.walls(y)
         x = near + u * (far - near) if c.lateral else 0.5 + side * (near + (0.35 + 0.6 * u) * (far - near))
         slant = 0.016 if i % 4 < 2 else -0.016
-        c.line("soft", [(x - 0.016, y - slant), (x + 0.016, y + slant)], 0.0025, 75 * k)
+        _edged(c, np.array([(x - 0.016, y - slant), (x + 0.016, y + slant)]), (0.0025, 0.0), 85 * k)
 
 
 def _pleural_other(c: Canvas, s: Sign, k: float) -> None:
     """Calcified plaques: flecks on the diaphragm and the wall."""
-    for i in range(5):
+    for i in range(8):
         u, v = s.dice[2 * i : 2 * i + 2]
-        side = s.side if i % 2 else -s.side
-        if i < 3:
+        side = s.side if i % 3 else -s.side
+        if i < 5:
             x = (0.35 + 0.35 * u) if c.lateral else 0.5 + side * (0.10 + 0.18 * u)
-            y = c.dome(x, side) - 0.004
-            c.line("metal", [(x - 0.010 - 0.01 * v, y), (x + 0.010, y + 0.002)], 0.004, 105 * k)
+            y = c.dome(x, side) - 0.004 - 0.02 * v
+            c.line("metal", [(x - 0.007 - 0.008 * v, y), (x + 0.007, y + 0.002)], 0.002, 190 * k)
         else:
-            c.line("metal", c.wall(side, np.array([0.5 + 0.3 * u, 0.54 + 0.3 * u]), 0.005), 0.004, 105 * k)
+            c.line("metal", c.wall(side, np.array([0.5 + 0.3 * u, 0.54 + 0.3 * u]), 0.005), 0.002, 190 * k)
 
 
 def _pneumomediastinum(c: Canvas, s: Sign, k: float) -> None:
-    """Thin dark lines along both borders of the mediastinum, up into the neck."""
-    y = np.linspace(0.06, 0.52 + 0.1 * s.dice[0], 9)
+    """Thin dark lines along both borders of the mediastinum, up into the neck, each beside a lifted bright pleura."""
+    y = np.linspace(0.08, 0.58 + 0.1 * s.dice[0], 11)
     for side in (-1, 1):
-        border = 0.5 + side * (c.anatomy.pedicle + 0.006 * np.sin(18 * y + 6 * s.dice[1])) - 0.012 * side
-        c.line("air", np.column_stack([border + (0.03 if c.lateral else 0.0), y]), 0.0045, 85 * k)
+        border = 0.5 + side * (c.anatomy.pedicle + 0.006 * np.sin(18 * y + 6 * s.dice[1]) - 0.008)
+        points = np.column_stack([border + (0.03 if c.lateral else 0.0), y])
+        _edged(c, points, (-0.0026 * side, 0.0), 80 * k)
 
 
 def _pneumoperitoneum(c: Canvas, s: Sign, k: float) -> None:
-    """A dark crescent under the right dome."""
-    centre, reach = (0.45, 0.12) if c.lateral else (0.33, 0.09 + 0.03 * s.dice[0])
-    x = np.linspace(centre - reach, centre + reach, 9)
-    y = c.dome(x, -1) + 0.012
-    lower = y + (0.012 + 0.012 * s.dice[1]) * (1 - ((x - centre) / reach) ** 2)
-    ring = np.vstack([np.column_stack([x, y]), np.column_stack([x, lower])[::-1]])
-    c.line("air", ring, 0.006, 120 * k, closed=True)
-    c.line("air", np.column_stack([x, (y + lower) / 2]), 0.010, 120 * k)
+    """A thin dark crescent under the right dome, which shows as a bright line."""
+    centre, reach = (0.45, 0.12) if c.lateral else (0.33, 0.10 + 0.03 * s.dice[0])
+    x = np.linspace(centre - reach, centre + reach, 11)
+    y = c.dome(x, -1) + 0.006
+    depth = (0.004 + 0.006 * s.dice[1]) * (1 - ((x - centre) / reach) ** 2)
+    _edged(c, np.column_stack([x, y]), (0.0, 0.0025), 110 * k)
+    c.line("air", np.column_stack([x, y + 0.004 + depth]), 0.004, 60 * k)
 
 
 def _devices(c: Canvas, s: Sign, k: float) -> None:

@@ -19,6 +19,7 @@ from cxrdali import run as runs
 from cxrdali import trainer as training
 from cxrdali.stages import TrainSettings
 from shards.packed import PackedDataset
+from tests.faults.processes import drop_privileges
 
 ARCH = "test_efficientnet"
 TIMES = ("images_per_second", "train_seconds", "wait_seconds", "val_seconds")

@@ -14,12 +14,14 @@ import simplejpeg
 
 from shards.errors import DataError
 from shards.release import open_release
+from shards.rendition import resize
 from shards.synthetic import SyntheticOptions, draw_study, write_release
-from shards.synthetic.facts import FREQUENCIES
+from shards.synthetic.facts import FREQUENCIES, LOADINGS
 from shards.synthetic.patient import sample_anatomy, sample_sign
 from shards.synthetic.plan import plan_release
-from shards.synthetic.radiograph import draw
-from shards.synthetic.signs import VISIBILITY
+from shards.synthetic.radiograph import draw, exposed
+from shards.synthetic.sheet import contact_sheet
+from shards.synthetic.signs import LATERAL, VISIBILITY
 
 SMALL = SyntheticOptions(studies=80, size=64, seed=3)
 MIMIC = "mimic-cxr-2.0.0-{}.csv.gz"
@@ -271,6 +273,21 @@ def test_findings_that_go_together(plan, finding, given):
     assert np.mean(among) > 1.5 * np.mean(overall)
 
 
+def test_findings_of_one_cause_go_together_and_others_do_not(plan):
+    """The correlation of every pair of common findings has the sign of what they share."""
+    names = [finding for finding, share in FREQUENCIES.items() if share > 0.05 and finding != "No Finding"]
+    free = [study for study in plan if "No Finding" not in study.findings and not study.portable]
+    present = np.array([[name in study.findings for name in names] for study in free])
+    found = np.corrcoef(present.T)
+    for i, one in enumerate(names):
+        for j, other in enumerate(names[:i]):
+            shared = np.dot(LOADINGS[one][:-1], LOADINGS[other][:-1])
+            if shared > 0.25:
+                assert found[i, j] > 0.05, (one, other)
+            if shared == 0:
+                assert abs(found[i, j]) < 0.05, (one, other)
+
+
 def test_no_finding_excludes_all_but_devices(plan):
     normal = [study for study in plan if "No Finding" in study.findings]
     assert {finding for study in normal for finding in study.findings} == {"No Finding", "Support Devices"}
@@ -296,6 +313,112 @@ def test_every_finding_shows_from_the_front(finding):
         changed.append(np.abs(with_it - without) > 4)
     shares = [change.mean() for change in changed]
     assert min(shares) > 5e-5 and max(shares) < 0.6, shares
+
+
+def change(finding, lateral, patient, size=512):
+    """float32 (512, 512), gray levels: what the finding alone changes in a picture."""
+    anatomy, sign = sample_anatomy(generator(1, patient)), sample_sign(finding, generator(2, patient))
+    with_it, without = (
+        exposed((size, size), lateral, False, anatomy, signs, generator(3, patient))[0] for signs in ([sign], [])
+    )
+    return with_it - without
+
+
+def contrast(difference):
+    """Gray levels by which the 50 most changed of 512 x 512 pixels differ, and as many of a smaller picture."""
+    return np.sort(np.abs(difference).ravel())[-max(1, difference.size // 5000) :].mean()
+
+
+@pytest.mark.parametrize("lateral", [False, True])
+def test_a_picture_is_its_exposure_with_noise_rounded(lateral):
+    anatomy, sign = sample_anatomy(generator(1, 5)), sample_sign("Mass", generator(2, 5))
+    picture, noise = exposed((256, 256), lateral, False, anatomy, [sign], generator(3, 5))
+    assert (
+        np.abs(
+            np.clip(picture + noise, 0, 255) - draw((256, 256), lateral, False, anatomy, [sign], generator(3, 5))
+        ).max()
+        <= 0.5
+    )
+
+
+@pytest.mark.parametrize("finding", VISIBILITY)
+def test_every_finding_can_be_seen_with_512_pixels(finding):
+    """Medians over patients; the noise has a deviation of about 1.5 gray levels."""
+    assert np.median([contrast(change(finding, False, patient)) for patient in range(5)]) > 10
+
+
+@pytest.mark.parametrize("finding", ["Enlarged Cardiomediastinum", "Pneumothorax", "Fracture", "Pleural Thickening"])
+def test_some_findings_show_mainly_from_the_front(finding):
+    front, side = (np.median([contrast(change(finding, lateral, p)) for p in range(5)]) for lateral in (False, True))
+    assert side < 0.5 * front and LATERAL[finding] <= 0.3
+
+
+def test_what_the_side_shows_less_of_is_frontal_by_the_table():
+    for finding, share in LATERAL.items():
+        assert 0 < share < 1 and finding in VISIBILITY
+
+
+FINE = ("Fracture", "Calcification of the Aorta", "Fibrosis", "Pneumomediastinum", "Pneumoperitoneum")
+
+
+@pytest.mark.parametrize("finding", FINE)
+def test_fine_findings_lose_their_contrast_when_shrunk(finding):
+    kept = [shrunken(finding, patient, 128) for patient in range(5)]
+    assert np.median(kept) < 0.6, kept
+
+
+@pytest.mark.parametrize("finding", ["Lung Opacity", "Cardiomegaly", "Pleural Effusion", "Mass", "Hernia", "Nodule"])
+def test_broad_findings_keep_theirs(finding):
+    kept = [shrunken(finding, patient, 128) for patient in range(5)]
+    assert np.median(kept) > 0.9, kept
+
+
+def shrunken(finding, patient, size):
+    """The share of the contrast at 512 pixels that is left at `size`."""
+    difference = change(finding, False, patient)
+    return contrast(resize(difference, size, "squash")) / contrast(difference)
+
+
+@pytest.mark.parametrize("finding", VISIBILITY)
+def test_findings_have_patterns_of_their_own(finding):
+    """The change that a finding makes is not another finding's change, scaled: same patient, same place, same dice."""
+    anatomy, own = sample_anatomy(generator(1, 9)), sample_sign(finding, generator(2, 9))
+
+    def changed(name):
+        with_it, without = (
+            exposed((256, 256), False, False, anatomy, signs, generator(3, 9))[0].ravel()
+            for signs in ([replace(own, finding=name)], [])
+        )
+        return with_it - without
+
+    mine = changed(finding)
+    for other in VISIBILITY:
+        if other != finding:
+            theirs = changed(other)
+            assert mine @ theirs / np.linalg.norm(mine) / np.linalg.norm(theirs) < 0.95, other
+
+
+def test_a_release_of_a_few_findings():
+    few = ("Fracture", "Mass", "Fibrosis")
+    studies = plan_release(SyntheticOptions(studies=4000, seed=2, only=few))
+    for finding in few:
+        share = np.mean([finding in study.findings for study in studies])
+        assert abs(share - 0.4) < 4 * np.sqrt(0.24 / len(studies)), finding
+    assert {finding for study in studies for finding in study.findings} == {*few, "No Finding"}
+    assert all(len(study.findings) == 1 for study in studies if "No Finding" in study.findings)
+    both = np.mean([{"Fracture", "Mass"} <= study.findings for study in studies])
+    assert abs(both - 0.16) < 4 * np.sqrt(0.16 * 0.84 / len(studies))
+
+
+def test_a_few_findings_leave_the_studies_as_they_are():
+    few, all_ = (plan_release(SyntheticOptions(studies=500, seed=11, only=only)) for only in (("Mass",), ()))
+    blank = {"findings": frozenset(), "unseen": frozenset()}
+    assert [replace(study, **blank) for study in few] == [replace(study, **blank) for study in all_]
+
+
+def test_the_contact_sheet_is_one_picture_of_every_finding():
+    sheet = contact_sheet()
+    assert sheet.dtype == np.uint8 and sheet.ndim == 3 and np.array_equal(sheet, contact_sheet())
 
 
 def test_the_patient_is_the_same_at_every_size():
@@ -345,6 +468,8 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path):
         ({"size": 31}, "size is 31; give 32 to 4096 pixels"),
         ({"size": "huge"}, "size is 'huge'.*'native'"),
         ({"seed": -1}, "seed is -1"),
+        ({"only": ("Mass", "Cold")}, "only names 'Cold'; give some of Support Devices, Lung Opacity"),
+        ({"only": ("No Finding",)}, "only names 'No Finding'"),
     ],
 )
 def test_options_name_the_bad_value(values, message):
