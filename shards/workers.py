@@ -22,6 +22,8 @@ from tqdm import tqdm
 
 from shards.errors import DataError
 
+LOOK = 0.5  # seconds between two looks
+
 
 def run(tasks: Iterable, jobs: int, what: str) -> Iterator:
     """Results of joblib's `tasks` as they finish. Raises DataError if a worker process dies; `what` names the work."""
@@ -31,15 +33,16 @@ def run(tasks: Iterable, jobs: int, what: str) -> Iterator:
             get_reusable_executor(reuse=True).shutdown(kill_workers=True)
     except BrokenProcessPool as error:
         raise DataError(
-            f"{what}: a worker process was killed (by the kernel, if memory ran out); "
-            "the same command continues, with fewer --jobs if that was it"
+            f"{what}: a worker process was killed (by the kernel, if memory ran out); give the same command again, "
+            "with fewer --jobs if that was it"
         ) from error
 
 
 class Watch:
     """Follows `folder`/SHARD.PROCESS.marks, to which the workers append a byte per image, while `with` lasts.
 
-    Only a file's growth counts, so clocks of other machines do not matter.
+    Only a file's growth counts, so clocks of other machines do not matter; and only time in which this process ran,
+    so that stopping everything (Ctrl-Z) and going on later is no stall.
     """
 
     def __init__(self, folder: Path, images: int, stall: float, image_of: Callable[[int, int], str], progress: bool):
@@ -49,7 +52,7 @@ class Watch:
             total=images, unit=" images", desc="packing", disable=not progress or not images, smoothing=0.05
         )
         self._seen: dict[str, tuple[int, float]] = {}
-        self._finished, self._moved = 0, (0, time.monotonic())
+        self._finished, self._clock, self._moved = 0, 0.0, (0, 0.0)
         self._stop = threading.Event()
         self.stalled: str | None = None
 
@@ -72,26 +75,30 @@ class Watch:
             raise DataError(self.stalled) from error
 
     def _follow(self) -> None:
-        while not self._stop.wait(0.5):
+        before = time.monotonic()
+        while not self._stop.wait(LOOK):
+            now = time.monotonic()
+            self._clock += min(now - before, 2 * LOOK)
+            before = now
             live = self._look()
             reached = min(self._images, self._finished + sum(size for size, _ in live.values()))
             self._bar.update(max(0, reached - self._bar.n))
             if reached != self._moved[0]:
-                self._moved = reached, time.monotonic()
+                self._moved = reached, self._clock
             for name, (size, since) in live.items():
-                if time.monotonic() - since > self._stall:
+                if self._clock - since > self._stall:
                     self._end(name, size)
-            if not live and reached < self._images and time.monotonic() - self._moved[1] > self._stall:
+            if not live and reached < self._images and self._clock - self._moved[1] > self._stall:
                 self._end_all()
 
     def _look(self) -> dict[str, tuple[int, float]]:
         """Per file of marks its size, and since when it has had it."""
-        live, now = {}, time.monotonic()
+        live = {}
         for path in self._folder.glob("*.marks"):
             with contextlib.suppress(FileNotFoundError):
                 size = path.stat().st_size
                 known = self._seen.get(path.name)
-                live[path.name] = known if known and known[0] == size else (size, now)
+                live[path.name] = known if known and known[0] == size else (size, self._clock)
         self._seen = live
         return live
 

@@ -24,6 +24,7 @@ from shards.synthetic.patient import Anatomy, Sign, sample_anatomy, sample_sign
 from shards.synthetic.plan import Purpose, Study, SyntheticOptions, plan_release, stream
 from shards.synthetic.radiograph import draw
 from shards.synthetic.tables import write_tables
+from shards.workers import run
 
 QUALITY = 95  # JPEG quality of MIMIC-CXR-JPG
 CHUNK = 16  # studies per task: a second of work at 512 pixels
@@ -55,11 +56,10 @@ def write_release(out: Path, options: SyntheticOptions, jobs: int = 1, progress:
     tasks = (joblib.delayed(_write_studies)(out, options, chunk) for chunk in chunks)
     total = 0
     images = sum(len(study.images) for study in studies)
-    sizes = joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks)
     with tqdm(total=images, unit="image", desc="synthetic release", disable=not progress) as bar:
-        for chunk, size in zip(chunks, sizes, strict=True):
+        for count, size in run(tasks, jobs, str(out)):
             total += size
-            bar.update(sum(len(study.images) for study in chunk))
+            bar.update(count)
     write_tables(out, options, studies)
     subjects = studies[-1].subject + 1
     return SyntheticSummary(images, len(studies), subjects, total, time.perf_counter() - start)
@@ -70,12 +70,13 @@ def _check_empty(out: Path) -> None:
         raise DataError(f"{out}: exists and is not an empty folder; name another folder or remove this one")
 
 
-def _write_studies(out: Path, options: SyntheticOptions, studies: list[Study]) -> int:
-    """Draw and write the pictures of `studies`; returns their bytes."""
+def _write_studies(out: Path, options: SyntheticOptions, studies: list[Study]) -> tuple[int, int]:
+    """Draw and write the pictures of `studies`; returns their number and bytes."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the processes share the cores already
     try:
-        return sum(_write_study(out / study.folder, options, study) for study in studies)
+        size = sum(_write_study(out / study.folder, options, study) for study in studies)
+        return sum(len(study.images) for study in studies), size
     finally:
         cv2.setNumThreads(threads)
 

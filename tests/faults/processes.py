@@ -57,7 +57,7 @@ class Packer:
             time.sleep(0.002)
         return True
 
-    def signal(self, number: int, group: bool) -> None:
+    def signal(self, number: int, group: bool = False) -> None:
         """To the process alone, as a scheduler might, or with its workers, as a power cut; it may have ended."""
         with contextlib.suppress(ProcessLookupError):
             if group:
@@ -66,20 +66,19 @@ class Packer:
                 self.process.send_signal(number)
 
     def alive(self) -> dict[int, str]:
-        """{process id: command line} of the group's members, the dead that nobody has asked for left out."""
+        """{process id: state} of the group's members, the dead that nobody has asked for left out."""
         found = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
                 if int(group) == self.process.pid and state != "Z":
-                    line = (stat.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    found[int(stat.parent.name)] = line
+                    found[int(stat.parent.name)] = state
         return found
 
     def workers(self) -> list[int]:
         """The processes that make shards: not the packer, not Python's resource tracker."""
-        mine = self.alive().items()
-        return sorted(pid for pid, line in mine if pid != self.process.pid and "resource_tracker" not in line)
+        others = sorted(self.alive().keys() - {self.process.pid})
+        return [pid for pid in others if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     def stop_worker(self, in_a_shard: bool) -> None:
         """SIGSTOP a worker that has a tar open, or one that has none."""

@@ -28,7 +28,7 @@ from shards.rendition import Size
 from shards.verify import verify
 from tests.cli.cli import command
 from tests.faults.processes import Packer, Warm
-from tests.releases import contents, image_path, jpeg, smooth_image, write_release
+from tests.releases import contents, image_path, jpeg, write_large_release, write_release
 
 METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
 SIZES, ENCODINGS = (Size(96), Size(40, raw=True)), {"96": "jpg", "40": "npy"}
@@ -41,12 +41,7 @@ WORDS = ("--sizes", "96,40:raw", "--shard-images", "4")
 def large(tmp_path_factory):
     """120 images of 2.2 megapixels in 38 shards: about two seconds of decoding."""
     root = tmp_path_factory.mktemp("large") / "release"
-    table = write_release(root)
-    rng = np.random.default_rng(0)
-    noise = rng.normal(0, 12, (1700, 1300))
-    images = [jpeg(np.clip(smooth_image(rng, 1700, 1300) + noise, 0, 255).astype(np.uint8)) for _ in range(5)]
-    for number, row in enumerate(table.itertuples()):
-        (root / image_path(row)).write_bytes(images[number % len(images)])
+    write_large_release(root)
     return root
 
 

@@ -1,13 +1,8 @@
 """Kills of real packing processes: whatever the moment, the same command ends in the same bytes."""
 
-import contextlib
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,23 +13,17 @@ from shards.pack import PackOptions, pack
 from shards.packed import PackedDataset
 from shards.release import open_release
 from shards.rendition import Size
-from tests.releases import contents, image_path, jpeg, smooth_image, write_release
+from tests.faults import processes
+from tests.releases import contents, write_large_release
 
-ROOT = Path(__file__).parents[2]
 OPTIONS = PackOptions(sizes=(Size(64), Size(96, raw=True)), shard_images=4)
 SHARDS = 38
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """120 images of 2.2 megapixels, so that packing takes about two seconds of decoding."""
     root = tmp_path_factory.mktemp("source") / "release"
-    table = write_release(root)
-    rng = np.random.default_rng(0)
-    noise = rng.normal(0, 12, (1700, 1300))
-    images = [jpeg(np.clip(smooth_image(rng, 1700, 1300) + noise, 0, 255).astype(np.uint8)) for _ in range(5)]
-    for number, row in enumerate(table.itertuples()):
-        (root / image_path(row)).write_bytes(images[number % len(images)])
+    write_large_release(root)
     return root
 
 
@@ -46,52 +35,15 @@ def unbroken(source, tmp_path_factory):
     return contents(out)
 
 
-class Packer:
-    """`cxrdali shard` as a process group of its own."""
-
-    def __init__(self, source, out, jobs, *options):
-        self.out = out
-        command = [sys.executable, "-m", "cli", "shard", "--source", source, "--out", out, "--jobs", str(jobs)]
-        command += ["--sizes", "64,96:raw", "--shard-images", "4", *options]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-
-    def wait_for(self, reached):
-        """Until `reached` holds or the process has ended."""
-        end = time.monotonic() + 60
-        while not reached() and self.process.poll() is None:
-            assert time.monotonic() < end, "nothing happened for a minute"
-            time.sleep(0.005)
+class Packer(processes.Packer):
+    def wait_for_shards(self, count):
+        """Until so many are finished, or all is done."""
+        self.wait_for(lambda: (self.out / ".packing" / "options.json").exists() and self.records >= count)
         return self
 
-    def wait_for_shards(self, count):
-        return self.wait_for(lambda: (self.out / ".packing" / "options.json").exists() and records(self.out) >= count)
-
-    def signal(self, number, group=False):
-        if group:
-            os.killpg(self.process.pid, number)
-        else:
-            self.process.send_signal(number)
-
-    def kill(self, group):
-        """The process alone, as a scheduler might, or with its workers, as a power cut; it may have ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self.signal(signal.SIGKILL, group)
+    def kill(self):
+        self.signal(signal.SIGKILL, group=True)
         return self.process.wait()
-
-    def alive(self):
-        """{process id: state} of the group's members, the dead that nobody has asked for left out."""
-        found = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                _, _, fields = stat.read_text().rpartition(")")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            state, _, group = fields.split()[:3]
-            if int(group) == self.process.pid and state != "Z":
-                found[int(stat.parent.name)] = state
-        return found
 
 
 @pytest.fixture
@@ -100,15 +52,13 @@ def packer(source, tmp_path):
     started = []
 
     def start(jobs, *options):
-        started.append(Packer(source, tmp_path / "pack", jobs, *options))
+        options = ("--sizes", "64,96:raw", "--shard-images", "4", "--jobs", str(jobs), *options)
+        started.append(Packer(source, tmp_path / "pack", *options, log=tmp_path / f"{len(started)}.log"))
         return started[-1]
 
     yield start
     for one in started:
-        if one.alive():
-            one.signal(signal.SIGKILL, group=True)
-        one.process.wait()
-        one.process.stdout.close()
+        one.end()
 
 
 def records(out):
@@ -121,7 +71,7 @@ def unfinished(packer, tmp_path):
     out = tmp_path / "pack"
     while not 5 <= records(out) < SHARDS:  # a busy machine may notice too late, when all is done
         shutil.rmtree(out, ignore_errors=True)
-        packer(1).wait_for_shards(5).kill(group=True)
+        packer(1).wait_for_shards(5).kill()
     return out
 
 
@@ -168,7 +118,7 @@ def test_a_second_packer_is_refused_at_once_and_a_dead_one_blocks_nobody(packer,
     with pytest.raises(DataError, match="another process is packing into it; wait for it or stop it"):
         pack(open_release(source), first.out, OPTIONS, progress=False)
     assert time.monotonic() - started < 5
-    first.kill(group=True)
+    first.kill()
     pack(open_release(source), first.out, OPTIONS, progress=False)
     assert contents(first.out) == unbroken
 
@@ -176,9 +126,9 @@ def test_a_second_packer_is_refused_at_once_and_a_dead_one_blocks_nobody(packer,
 def test_an_interrupt_stops_everything_and_says_how_to_continue(packer, source, unbroken):
     one = packer(2).wait_for_shards(2)
     one.signal(signal.SIGINT)
-    output, _ = one.process.communicate(timeout=30)
-    assert one.process.returncode == 130, output
-    assert output.endswith("stopped; the same command continues, or begins again\n") and "Traceback" not in output
+    assert one.process.wait(timeout=30) == 130, one.said
+    assert one.said.endswith("stopped; the same command continues, or begins again\n")
+    assert "Traceback" not in one.said
     pack(open_release(source), one.out, OPTIONS, progress=False)
     assert contents(one.out) == unbroken
 
@@ -209,8 +159,7 @@ def test_workers_of_a_killed_run_change_nothing_in_the_next(packer, source, unbr
         old.signal(signal.SIGCONT, group=True)
     wait_until_idle(old)
     new.signal(signal.SIGCONT)
-    output, _ = new.process.communicate()
-    assert new.process.returncode == 0, output
+    assert new.process.wait() == 0, new.said
     found = contents(new.out)
     assert [name for name in unbroken if found[name] != unbroken[name]] == []
     assert found == unbroken
@@ -222,6 +171,17 @@ def wait_until_idle(packer):
     while quiet < 25 and time.monotonic() < end:
         quiet = quiet + 1 if set(packer.alive().values()) <= {"S"} else 0
         time.sleep(0.02)
+
+
+def test_being_stopped_as_a_whole_and_going_on_later_is_no_stall(packer, unbroken):
+    """Ctrl-Z, a closed lid, a debugger."""
+    one = packer(2, "--stall", "2").wait_for_shards(2)
+    one.signal(signal.SIGSTOP, group=True)
+    time.sleep(3)
+    assert records(one.out) < SHARDS
+    one.signal(signal.SIGCONT, group=True)
+    assert one.process.wait(timeout=60) == 0, one.said
+    assert contents(one.out) == unbroken
 
 
 def test_the_images_differ_enough_for_these_tests(source, unbroken):
