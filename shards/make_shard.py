@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from shards.files import cannot_write, json_bytes, publish, sha256_bytes
+from shards.files import json_bytes, publish, sha256_bytes
 from shards.packed import Labels
 from shards.release import LabelTable
 from shards.rendition import Size, renditions
@@ -82,7 +82,7 @@ def fingerprint(path: Path) -> list[int] | None:
 def make_shard(task: ShardTask, rows: pd.DataFrame, findings: list[dict]) -> int:
     """Read the images of `rows` one at a time and write them; memory does not grow with anything. Returns the shard.
 
-    Raises DataError if a file cannot be written; nothing then has a final name that it should not have.
+    Raises OSError if a file cannot be written; nothing then has a final name that it should not have.
     """
     _end_with(task.parent)
     cv2.setNumThreads(1)  # the workers are the parallelism
@@ -90,9 +90,6 @@ def make_shard(task: ShardTask, rows: pd.DataFrame, findings: list[dict]) -> int
     try:
         with marks.open("ab", buffering=0) as progress:
             _make(task, rows, findings, progress)
-    except OSError as error:
-        # the name that failed is one of this run's own folder: the dataset is what the user knows
-        raise cannot_write(task.out, error) from error
     finally:
         marks.unlink(missing_ok=True)
     return task.shard

@@ -171,7 +171,9 @@ def pack(
             _judge(out, rows, records, limits)
             info = publish(release, out, options, rows, records, identity)
             shutil.rmtree(out / WORK, ignore_errors=True)
-    except OSError as error:
+    except (
+        OSError
+    ) as error:  # a worker's too: the file it names is one of this run's own, the dataset is what users know
         raise cannot_write(out, error) from error
     return PackSummary(**_summary(info), images_this_run=made, seconds=time.perf_counter() - started)
 

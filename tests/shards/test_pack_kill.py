@@ -1,5 +1,6 @@
 """Kills of real packing processes: whatever the moment, the same command ends in the same bytes."""
 
+import os
 import shutil
 import signal
 import time
@@ -175,10 +176,15 @@ def wait_until_idle(packer):
 
 def test_being_stopped_as_a_whole_and_going_on_later_is_no_stall(packer, unbroken):
     """Ctrl-Z, a closed lid, a debugger."""
-    one = packer(2, "--stall", "2").wait_for_shards(2)
-    one.signal(signal.SIGSTOP, group=True)
-    time.sleep(3)
+    one = packer(2, "--stall", "5").wait_for_shards(2)
+    for worker in one.workers():
+        os.kill(worker, signal.SIGSTOP)
     assert records(one.out) < SHARDS
+    time.sleep(1)  # it looks at them once more
+    one.signal(signal.SIGSTOP)
+    time.sleep(6)
+    one.signal(signal.SIGCONT)  # and again, before they have moved
+    time.sleep(1)
     one.signal(signal.SIGCONT, group=True)
     assert one.process.wait(timeout=60) == 0, one.said
     assert contents(one.out) == unbroken
