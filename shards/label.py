@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shards.description import DATASET, labels_path, seal
 from shards.errors import DataError
-from shards.files import cannot_write, json_bytes, only_one, remove_parts, sha256_bytes, write_bytes
+from shards.files import cannot_write, json_bytes, only_one, remove_parts, sha256_bytes, sha256_file, write_bytes
 from shards.make_shard import WORK
 from shards.packed import PackedDataset
 from shards.publish import labels_parquet
@@ -33,7 +33,10 @@ def attach(root: Path, folders: Sequence[Path], allow_subject_overlap: bool = Fa
             if not allow_subject_overlap:
                 check_subjects(table, catalog)
             tables.setdefault(table.name, table)
-    contents = {name: labels_parquet(table, catalog) for name, table in tables.items()}
+    contents = {
+        name: labels_parquet(table, catalog, {path.name: sha256_file(path) for path in table.inputs})
+        for name, table in tables.items()
+    }
     with _writing(root) as info:
         attached = info["labels"]
         for name, data in contents.items():

@@ -33,7 +33,7 @@ from shards.plan import plan
 from shards.publish import publish, rejects_csv
 from shards.release import Release, check_links, check_subjects
 from shards.rendition import FITS, Size, renditions
-from shards.source import CHECKSUMS, RejectedImage
+from shards.source import CHECKSUMS, RejectedImage, kind_of
 from shards.workers import Watch, run
 
 
@@ -171,9 +171,8 @@ def pack(
             _judge(out, rows, records, limits)
             info = publish(release, out, options, rows, records, identity)
             shutil.rmtree(out / WORK, ignore_errors=True)
-    except (
-        OSError
-    ) as error:  # a worker's too: the file it names is one of this run's own, the dataset is what users know
+    except OSError as error:
+        # a worker's too; it names a file of this run's own, users know the dataset
         raise cannot_write(out, error) from error
     return PackSummary(**_summary(info), images_this_run=made, seconds=time.perf_counter() - started)
 
@@ -206,7 +205,7 @@ def _judge(out: Path, rows: pd.DataFrame, records: list[dict], limits: PackLimit
         return
     listing = out / WORK / "rejects.csv"
     write_bytes(listing, rejects_csv(rows, rejects))
-    counts = Counter(reason.split(":")[0] for _, reason, _ in rejects).most_common()
+    counts = Counter(kind_of(reason) for _, reason, _ in rejects).most_common()
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts)
     raise DataError(
         f"{out}: {len(rejects):,} of {len(rows):,} images ({len(rejects) / len(rows):.2%}) were rejected, more than "
@@ -230,7 +229,7 @@ def estimate(
                 release.root / path, options.sizes, options.fit, options.quality, _inside(release, options), sha256
             )
         except RejectedImage as error:
-            rejected[str(error).split(":")[0]] += 1
+            rejected[kind_of(str(error))] += 1
             continue
         # per image: data padded to 512 bytes, its header, the .json with its header
         sizes += [-(-len(image) // 512) * 512 + 512 + 1536 for image in images]

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from shards import __version__
 from shards.description import DATASET, dataset_identity, labels_path, seal
-from shards.files import json_bytes, sha256_bytes, sha256_file, write_bytes
+from shards.files import json_bytes, sha256_bytes, write_bytes
 from shards.release import IMAGE_COLUMNS, LabelTable, Release
 from shards.rendition import Size
+from shards.source import kind_of
 
 
 def publish(release: Release, out: Path, options, rows: pd.DataFrame, records: list[dict], identity: dict) -> dict:
@@ -29,7 +30,8 @@ def publish(release: Release, out: Path, options, rows: pd.DataFrame, records: l
     labels = {}
     (out / "labels").mkdir(exist_ok=True)
     for table in release.labels:
-        data = labels_parquet(table, rows)
+        inputs = {path.name: identity["inputs"][f"{table.name}/{path.name}"] for path in table.inputs}
+        data = labels_parquet(table, rows, inputs)
         write_bytes(labels_path(out, table.name), data)
         labels[table.name] = sha256_bytes(data)
     info = {
@@ -40,7 +42,7 @@ def publish(release: Release, out: Path, options, rows: pd.DataFrame, records: l
         "counts": {
             "planned": len(rows),
             "packed": len(rows) - len(rejects),
-            "rejected": dict(sorted(Counter(reason.split(":")[0] for _, reason, _ in rejects).items())),
+            "rejected": dict(sorted(Counter(kind_of(reason) for _, reason, _ in rejects).items())),
             "converted": dict(sorted(Counter(word for words in converted for word in words).items())),
             "studies": int(rows.groupby(["subject_id", "study_id"]).ngroups),
             "subjects": int(rows["subject_id"].nunique()),
@@ -92,11 +94,11 @@ def _parquet(table: pd.DataFrame, metadata: dict | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def labels_parquet(table: LabelTable, rows: pd.DataFrame) -> bytes:
-    """The bytes of labels/NAME.parquet: a label release joined to the rows of a plan or catalog."""
+def labels_parquet(table: LabelTable, rows: pd.DataFrame, inputs: dict[str, str]) -> bytes:
+    """The bytes of labels/NAME.parquet: a label release joined to the rows of a plan or catalog; `inputs` are the
+    sha256 of its tables by name."""
     values = table.table.reindex(rows["image_id"])
     values.insert(0, "row", rows["row"].to_numpy())
-    inputs = {path.name: sha256_file(path) for path in table.inputs}
     meta = {"name": table.name, "findings": list(table.findings), "inputs": inputs}
     return _parquet(values.reset_index(drop=True), meta)
 

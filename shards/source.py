@@ -29,6 +29,11 @@ class RejectedImage(Exception):
     """An input file that cannot be packed. The message goes to rejects.csv; the part before a colon is counted."""
 
 
+def kind_of(reason: str) -> str:
+    """The part of a reason that is counted."""
+    return reason.split(":")[0]
+
+
 @dataclass(frozen=True)
 class Source:
     """gray: uint8 [h, w]; height, width: the file's own, in pixels; converted: what the file was besides 8-bit
