@@ -35,27 +35,13 @@ def demo(out: Path, fresh: bool):
     from cxrdali.report import ReportOptions, write_report
     from cxrdali.stages import TrainSettings, run_folder
     from cxrdali.trainer import train
-    from shards.pack import PackOptions, pack
-    from shards.packed import PackedDataset
-    from shards.release import open_release
-    from shards.rendition import Size
-    from shards.synthetic import SyntheticOptions, write_release
 
-    started, jobs = time.perf_counter(), len(os.sched_getaffinity(0))
-    _claim(out)
+    started, runs = time.perf_counter(), out / "runs"
+    claim(out, MARK)
     if fresh:
         for name in ("release", "packed", "runs"):
             shutil.rmtree(out / name, ignore_errors=True)
-    source, packed, runs = out / "release", out / "packed", out / "runs"
-    if not (packed / "dataset.json").exists():
-        shutil.rmtree(source, ignore_errors=True)
-        _step(f"synthetic release: {STUDIES:,} studies")
-        write_release(source, SyntheticOptions(STUDIES, NATIVE, seed=0), jobs=jobs)
-    _step("pack")
-    sizes = tuple(Size(pixels) for pixels, _, _ in STAGES.values())
-    summary = pack(open_release(source), packed, PackOptions(sizes, shard_images=512), jobs)
-    click.echo(f"{summary.packed:,} images in {summary.shards} shards per size")
-    dataset = PackedDataset.open(packed)
+    dataset = synthetic_pack(out, STUDIES, [size for size, _, _ in STAGES.values()])
     evaluations, folders = [], []
     for stage, (size, batch, epochs) in STAGES.items():
         _step(f"stage {stage}: {size} px")
@@ -72,19 +58,38 @@ def demo(out: Path, fresh: bool):
     page = write_report(
         out / "report.html",
         folders,
-        pack=packed,
+        pack=dataset.root,
         evaluations=evaluations,
         options=ReportOptions("cxrdali demo", synthetic=True, images=True),
     )
     click.echo(f"\n{page}: done in {time.perf_counter() - started:,.0f} s; open it in a browser")
 
 
-def _claim(out: Path) -> None:
-    """Only a folder that a demo made is written to: --fresh deletes in it."""
-    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
+def synthetic_pack(out: Path, studies: int, sizes: list[int]):
+    """A drawn release in out/release and its packed dataset in out/packed; what is there already is not made again."""
+    from shards.pack import PackOptions, pack
+    from shards.packed import PackedDataset
+    from shards.release import open_release
+    from shards.rendition import Size
+    from shards.synthetic import SyntheticOptions, write_release
+
+    source, packed, jobs = out / "release", out / "packed", len(os.sched_getaffinity(0))
+    if not (packed / "dataset.json").exists():
+        shutil.rmtree(source, ignore_errors=True)
+        _step(f"synthetic release: {studies:,} studies")
+        write_release(source, SyntheticOptions(studies, NATIVE, seed=0), jobs=jobs)
+    _step("pack")
+    summary = pack(open_release(source), packed, PackOptions(tuple(map(Size, sizes)), shard_images=512), jobs)
+    click.echo(f"{summary.packed:,} images in {summary.shards} shards per size")
+    return PackedDataset.open(packed)
+
+
+def claim(out: Path, mark: str) -> None:
+    """Only a folder that the same command made is written to: it deletes in it."""
+    if out.exists() and any(out.iterdir()) and not (out / mark).exists():
         raise DataError(f"{out}: is not empty and no demo's folder; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).touch()
+    (out / mark).touch()
 
 
 def _step(text: str) -> None:

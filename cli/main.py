@@ -9,7 +9,8 @@ import click
 
 from shards.errors import DataError
 
-DATA, MODELS = ("shard", "label", "inspect", "verify"), ("train", "predict", "evaluate", "report")
+DATA = ("shard", "label", "inspect", "verify")
+MODELS = ("recipes", "train", "predict", "ensemble", "postprocess", "evaluate", "submit", "report", "paper")
 VERBS = (*DATA, *MODELS, "synth", "demo", "doctor", "completion")
 
 
@@ -33,9 +34,10 @@ def cxrdali(context: click.Context, debug: bool) -> None:
     \b
     cxrdali shard      release -> WebDataset shards with a rendition per stage
     cxrdali inspect    what is in them: findings, splits, rejects
-    cxrdali train      --stage 1, then 2, then 3
+    cxrdali train      --stage 1, then 2, then 3; or --recipe model0 to model7
     cxrdali predict    a run's predictions on a split
     cxrdali evaluate   AP, AUROC, confidence intervals
+    cxrdali paper      the whole stage-training paper, from stage 1 to report and submission
     cxrdali doctor     whether this machine is ready, and what to fix
 
     Exit codes: 0 done, 1 an error named in one line, 2 wrong usage.

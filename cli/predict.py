@@ -34,12 +34,20 @@ from cli import folders
     show_default=True,
     help="Logits keep their order where probabilities saturate.",
 )
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "hflip", "flips"]),
+    default="none",
+    show_default=True,
+    help="Test-time augmentation: hflip is the mean probability of the image and its mirror image (the paper's), "
+    "in twice the time; flips that of all four flips, in four times.",
+)
 @click.option("--labels", metavar="NAME", help="Label release whose split is meant.  [default: the run's]")
 @click.option("--batch", type=int, help="Images at a time.  [default: the run's]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
 @click.option("--decode", type=click.Choice(["auto", "cpu", "mixed", "hybrid"]), default="auto", show_default=True)
-def predict(run, data, split, out, kind, labels, batch, device, precision, decode):
+def predict(run, data, split, out, kind, tta, labels, batch, device, precision, decode):
     """Predict a split with a run's best weights: one row per image, in catalog order."""
     from cxrdali.predictions import check_target
 
@@ -49,7 +57,7 @@ def predict(run, data, split, out, kind, labels, batch, device, precision, decod
     from shards.packed import PackedDataset
 
     dataset = PackedDataset.open(folders.packed(data))
-    table = predict(run, dataset, split, labels=labels, batch=batch, device=device, precision=precision,
+    table = predict(run, dataset, split, labels=labels, tta=tta, batch=batch, device=device, precision=precision,
                     decode=decode, say=click.echo)  # fmt: skip
     if kind == "probability":
         table = table.as_probabilities()

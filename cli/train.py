@@ -1,12 +1,13 @@
-"""cxrdali train: one stage."""
+"""cxrdali train: one stage, or a recipe."""
 
 import sys
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from cli import folders
+from cli.recipes import file_option
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -15,17 +16,23 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--stage",
     type=click.IntRange(1, 3),
-    required=True,
     help="1: 224 px, batch 256; 2: 320 px, batch 128; 3: 512 px, batch 48. Stage N starts from the best "
     "weights of stage N-1.",
 )
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    help="Instead of --stage: named settings, model0 to model7 of the paper or your own (`cxrdali recipes` lists "
+    "them). Options given beside it override its settings.",
+)
+@file_option
 @folders.data_option
-@click.option("--out", type=FOLDER, metavar="RUN", help="Run folder.  [default: runs/stageN]")
+@click.option("--out", type=FOLDER, metavar="RUN", help="Run folder.  [default: runs/stageN, or runs/NAME of a recipe]")
 @click.option(
     "--init",
     metavar="RUN_OR_FILE",
     help="Initial weights: a finished run's folder, or a .safetensors or .pt file.  "
-    "[default: stage 1: timm's weights; else the folder stage(N-1) beside RUN]",
+    "[default: stage 1: timm's weights; else the folder stage(N-1), or the one that the recipe names, beside RUN]",
 )
 @click.option("--arch", default="tf_efficientnetv2_s.in21k_ft_in1k", show_default=True, help="A timm model.")
 @click.option("--labels", metavar="NAME", help="Label release.  [default: the dataset's first]")
@@ -37,9 +44,25 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Images on the device at a time; must divide the batch. Same samples and pixels; batch "
     "normalisation sees the smaller groups.  [default: the batch]",
 )
-@click.option("--epochs", default=30, show_default=True, help="Epochs, the first one a linear warm-up.")
+@click.option("--epochs", default=30, show_default=True, help="Epochs, warm-up included.")
+@click.option("--warmup-epochs", default=1, show_default=True, help="Epochs in which the rate rises linearly.")
 @click.option("--lr", default=1e-3, show_default=True, help="Largest learning rate (then cosine to zero).")
-@click.option("--fold", default=0, show_default=True, help="Which fifth of the training split validates, 0 to 4.")
+@click.option("--weight-decay", default=1e-6, show_default=True, help="AdamW's, per step and rate.")
+@click.option("--oversample", metavar="FINDINGS", help='Double the images of these findings: "Fibrosis,Hernia".')
+@click.option(
+    "--oversample-below",
+    type=float,
+    metavar="AP",
+    help="Double the images of the findings whose validation AP in --oversample-from is below this, 0 to 1 "
+    "(the paper's: 0.10 and 0.15).",
+)
+@click.option(
+    "--oversample-from",
+    metavar="RUN_OR_METRICS",
+    help="A finished run's folder, or what `cxrdali evaluate` wrote (.json, .csv).",
+)
+@click.option("--fold", default=0, show_default=True, help="Which part of the training split validates, from 0.")
+@click.option("--folds", default=5, show_default=True, help="Into how many parts it is divided.")
 @click.option(
     "--group",
     type=click.Choice(["subject", "study"]),
@@ -105,37 +128,58 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.option("--seed", default=0, show_default=True, help="Of order, augmentation and initial weights.")
 @click.option("--limit-batches", type=int, help="Train and validate only so many batches per epoch, for a trial.")
-def train(data, out, **given):
-    """Train one stage. The same command again continues a killed run and does nothing on a finished one.
+def train(data, out, stage, recipe, file, **given):
+    """Train one stage, or a recipe. The same command again continues a killed run and does nothing on a finished one.
 
     SIGTERM and Ctrl-C save first. The run folder holds config.json, metrics.csv, findings.csv, TensorBoard
     events, best.safetensors, last.pt and val_predictions.parquet.
     """
+    if (stage is None) == (recipe is None):
+        raise click.UsageError("give --stage 1, 2 or 3, or --recipe NAME (`cxrdali recipes` lists them)")
+    if file is not None and recipe is None:
+        raise click.UsageError("--recipes is a file of recipes: choose one of them with --recipe NAME")
+
+    from cxrdali import recipes
     from cxrdali.stages import TrainSettings, run_folder
     from cxrdali.trainer import Stopped, train
-    from shards.errors import DataError
     from shards.packed import PackedDataset
 
-    stage = given["stage"]
+    if given["oversample"]:
+        given["oversample"] = tuple(name.strip() for name in given["oversample"].split(",") if name.strip())
+    else:
+        given.pop("oversample")
+    chosen = recipe and recipes.find(recipes.load(file), recipe)
     if out is None:
-        out = run_folder(folders.RUNS, stage)
+        out = folders.RUNS / recipe if recipe else run_folder(folders.RUNS, stage)
         click.echo(f"run: {out} (the default)", err=True)
-    if given["init"] is None and stage > 1:
-        before = run_folder(out.parent, stage - 1)
-        if not before.is_dir() and not (out / "last.pt").exists():
-            raise DataError(
-                f"stage {stage} starts from {before}, which does not exist; run `cxrdali train --stage {stage - 1}` "
-                "first, or give the initial weights with --init"
-            )
-        given["init"] = str(before)
-    settings = TrainSettings(
-        **{field.name: given[field.name] for field in fields(TrainSettings) if field.name in given}
-    )
+    if chosen:
+        source = click.get_current_context().get_parameter_source
+        said = {name: value for name, value in given.items() if source(name).name != "DEFAULT"}
+        settings, about = chosen.resolve(out.parent, said)
+    else:
+        settings, about = TrainSettings(stage=stage, **given), None
+        if settings.init is None and stage > 1:
+            settings = replace(settings, init=str(run_folder(out.parent, stage - 1)))
+    if given["init"] is None and settings.init is not None:
+        _check_start(Path(settings.init), out, f"recipe {recipe}" if recipe else f"stage {stage}", chosen, stage)
     dataset = PackedDataset.open(folders.packed(data))
     try:
-        summary = train(settings, dataset, out, say=click.echo)
+        summary = train(settings, dataset, out, say=click.echo, recipe=about)
     except Stopped as stop:
         click.echo(str(stop), err=True)
         sys.exit(128 + stop.signal)
     what = "was already finished" if summary.already_finished else "finished"
-    click.echo(f"{out}: {what}; best epoch {summary.best_epoch} with {given['select_by']} {summary.best_score:.4f}")
+    click.echo(f"{out}: {what}; best epoch {summary.best_epoch} with {settings.select_by} {summary.best_score:.4f}")
+
+
+def _check_start(before: Path, out: Path, what: str, chosen, stage: int | None) -> None:
+    """Raises DataError if the run to start from is not there, unless the run continues: it has weights of its own."""
+    from shards.errors import DataError
+
+    if before.is_dir() or (out / "last.pt").exists():
+        return
+    command = f"--recipe {chosen.starts_from}" if chosen else f"--stage {stage - 1}"
+    raise DataError(
+        f"{what} starts from {before}, which does not exist; run `cxrdali train {command}` first, or give the "
+        "initial weights with --init"
+    )

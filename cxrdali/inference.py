@@ -8,7 +8,11 @@ from tqdm import tqdm
 
 from cxrdali.hardware import Hardware
 from cxrdali.loader import Loader
+from cxrdali.pooling import mean_logit
 from shards.errors import DataError
+
+# Test-time augmentation: the axes of [B, 1, S, S] that each pass flips. The paper's is hflip.
+TTA = {"none": ((),), "hflip": ((), (-1,)), "flips": ((), (-1,), (-2,), (-2, -1))}
 
 
 @torch.inference_mode()
@@ -19,33 +23,38 @@ def logits(
     hardware: Hardware,
     *,
     micro_batch: int | None = None,
+    tta: str = "none",
     progress: str | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """float32 [n, F] in the loader's order. `check` is called after every batch and may raise.
+    """float32 [n, F] in the loader's order; with tta, the logit of the mean probability over its passes.
 
-    `progress` is the bar's description (None: no bar). Nothing is copied to the CPU before the end: a copy per
-    batch would wait for the GPU every time.
+    `check` is called after every batch and may raise. `progress` is the bar's description (None: no bar). Nothing is
+    copied to the CPU before the end: a copy per batch would wait for the GPU every time.
     """
     model.eval()
     loader.set_epoch(0)
-    result = torch.empty(len(loader.rows), findings, device=hardware.device)
+    passes = TTA[tta]
+    result = torch.empty(len(passes), len(loader.rows), findings, device=hardware.device)
     at = 0
     with tqdm(total=len(loader.rows), unit=" images", desc=progress, disable=progress is None, leave=False) as bar:
         for images, rows in loader:
             images = images.to(hardware.device, non_blocking=True)
             for chunk in images.split(micro_batch or len(images)):
                 try:
-                    with hardware.autocast():
-                        output = model(chunk)
+                    # flipped here, on the device, as bytes: a pass costs the model's forward and nothing else
+                    for number, axes in enumerate(passes):
+                        with hardware.autocast():
+                            output = model(chunk.flip(axes) if axes else chunk)
+                        result[number, at : at + len(chunk)] = output.float()
                 except torch.OutOfMemoryError as error:
                     raise DataError(
                         f"the GPU is full with {len(chunk)} images of {loader.options.size} px at a time; "
                         "predict with a smaller --batch, train with a smaller --micro-batch"
                     ) from error
-                result[at : at + len(chunk)] = output.float()
                 at += len(chunk)
             bar.update(len(rows))
             check()
     assert at == len(loader.rows), (at, len(loader.rows))
-    return result.cpu().numpy()
+    values = result.cpu().numpy()
+    return values[0] if len(values) == 1 else mean_logit(values)

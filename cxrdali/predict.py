@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cxrdali import run as runs
 from cxrdali.hardware import Hardware
-from cxrdali.inference import logits
+from cxrdali.inference import TTA, logits
 from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.model import ModelOptions, create, load_initial
 from cxrdali.predictions import Predictions, Provenance
@@ -20,6 +20,7 @@ def predict(
     split: str,
     *,
     labels: str | None = None,
+    tta: str = "none",
     batch: int | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -30,9 +31,12 @@ def predict(
 ) -> Predictions:
     """Logits of the run's best weights for every packed image of a split.
 
-    `labels` chooses the release whose split is meant (default: the run's own); val and train are the run's own
-    fold. Raises DataError if the weights are missing or another dataset would silently change what val means.
+    tta: "none", "hflip" (the paper's: the mean probability of the image and its mirror image) or "flips" (four passes,
+    along both axes). `labels` chooses the release whose split is meant (default: the run's own); val and train are the
+    run's own fold. Raises DataError if the weights are missing or another dataset would silently change what val means.
     """
+    if tta not in TTA:
+        raise DataError(f"tta {tta!r}: choose one of {', '.join(TTA)}")
     config = runs.read_config(run)
     settings = config["settings"]
     table = dataset.labels(labels or config["labels"]["name"])
@@ -64,8 +68,9 @@ def predict(
     say(
         f"{len(rows):,} images of {split} at {settings['size']} px, {hardware.precision} on {hardware.device}, "
         f"decode {loader.options.resolved_decode}"
+        + (f", TTA {tta}: {len(TTA[tta])} passes" if tta != "none" else "")
         + (f", resized from {loader.resized_from} px" if loader.resized_from else "")
     )
-    values = logits(model, loader, len(findings), hardware, progress="predicting" if progress else None)
+    values = logits(model, loader, len(findings), hardware, tta=tta, progress="predicting" if progress else None)
     ids = dataset.catalog.iloc[rows][["image_id", "study_id", "view"]]
     return Predictions(ids, findings, values, Provenance("logit", run.name, split, table.name, dataset.id))

@@ -68,6 +68,15 @@ def load_last(run: Path) -> dict | None:
         raise DataError(f"{path}: no state to continue from ({error!r}); delete it to start the run anew") from error
 
 
+def finished(run: Path, way_out: str) -> tuple[dict, dict]:
+    """config.json and the state of a run with all its epochs. Raises DataError, ending in `way_out`, otherwise."""
+    config, state = read_config(run), load_last(run)
+    done, planned = 0 if state is None else state["epoch"], config["settings"]["epochs"]
+    if done < planned:
+        raise DataError(f"{run}: this run has finished {done} of {planned} epochs; {way_out}")
+    return config, state
+
+
 def commit(run: Path, state: dict, best: tuple[dict, dict, Predictions] | None = None) -> None:
     """Make `state` the run's state. `best`: (weights, metadata, validation predictions) if this epoch is the best."""
     try:

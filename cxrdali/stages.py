@@ -27,6 +27,8 @@ class TrainSettings:
     """One run. Lengths in pixels, epochs and images; rates per step.
 
     size and batch default to the stage's; init is a run folder or a weights file (None: timm's weights, or none).
+    Images of the findings in oversample are doubled; or of those with an AP under oversample_below (0 to 1) in
+    oversample_from, a run folder or a file of metrics.
     """
 
     stage: int
@@ -56,6 +58,9 @@ class TrainSettings:
     threads: int | None = None
     seed: int = 0
     limit_batches: int | None = None
+    oversample: tuple[str, ...] = ()
+    oversample_below: float | None = None
+    oversample_from: str | None = None
 
     def __post_init__(self):
         if self.stage not in STAGES:
@@ -80,7 +85,21 @@ class TrainSettings:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise DataError(f"{name.replace('_', '-')} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+        object.__setattr__(self, "oversample", tuple(self.oversample))
+        self._check_oversampling()
         self.fold_options()
+
+    def _check_oversampling(self):
+        below = self.oversample_below
+        if below is not None and not 0 < below <= 1:
+            raise DataError(f"oversample-below {below}: an AP, above 0 and at most 1")
+        if below is not None and self.oversample:
+            raise DataError("oversample and oversample-below: give findings or a threshold, not both")
+        if (below is None) != (self.oversample_from is None):
+            missing = (
+                "--oversample-below, the AP under which" if below is None else "--oversample-from, the run whose AP"
+            )
+            raise DataError(f"oversampling by AP needs {missing} decides; give both")
 
     def fold_options(self) -> FoldOptions:
         return FoldOptions(self.fold, self.folds, self.group)
@@ -89,13 +108,15 @@ class TrainSettings:
         return LoaderOptions(self.size, self.batch, self.threads, self.decode, device, order=self.order)
 
     def as_json(self) -> dict:
-        return asdict(self)
+        return {**asdict(self), "oversample": [*self.oversample]}
 
     def difference(self, other: dict) -> tuple[str, object, object] | None:
         """The first setting (name, there, here) in which a stored run differs and must not; None if there is none."""
+        here_values = self.as_json()
         for field in fields(self):
-            there, here = other.get(field.name), getattr(self, field.name)
-            if field.name == "init":  # the weights' hash is compared; a path can be spelled in many ways
+            there, here = other.get(field.name, [] if field.name == "oversample" else None), here_values[field.name]
+            # the weights' hash and the findings chosen are compared; a path can be spelled in many ways
+            if field.name in ("init", "oversample_from"):
                 there, here = there and "given", here and "given"
             if field.name not in MAY_DIFFER and there != here:
                 return field.name, there, here

@@ -29,6 +29,7 @@ from cxrdali.losses import bce_sum, known_targets
 from cxrdali.metrics import Scores, score
 from cxrdali.model import Classifier, ModelOptions, create, load_initial
 from cxrdali.predictions import Predictions, Provenance
+from cxrdali.sampling import Oversampling, chosen_findings, oversampled
 from cxrdali.selection import rows_sha256, subjects_on_both_sides, train_and_validation
 from cxrdali.stages import TrainSettings, sampling_seed
 from cxrdali.targets import check_labelled, targets
@@ -36,6 +37,7 @@ from shards.errors import DataError
 from shards.files import cannot_write, only_one, remove_parts, sha256_file
 from shards.packed import Labels, PackedDataset
 
+SPENT = ("setup", "training", "waiting", "validation", "compiling", "saving")
 CHECK_STEPS = 50  # steps between looks at the loss; each look waits for the GPU
 
 
@@ -49,13 +51,18 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class RunSummary:
-    """epochs: finished ones; best_epoch from 1; best_score by the run's own choice (mAP or LRAP)."""
+    """epochs: finished ones; best_epoch from 1; best_score by the run's own choice (mAP or LRAP).
+
+    seconds: where this call's went, by SPENT and "total". Training is without waiting for data and compiling; with
+    --compile, compiling is the whole first step and one validation batch of zeros.
+    """
 
     out: Path
     epochs: int
     best_epoch: int
     best_score: float
     already_finished: bool
+    seconds: dict[str, float]
 
 
 def train(
@@ -64,18 +71,24 @@ def train(
     out: Path,
     say: Callable[[str], None] = print,
     progress: bool = True,
+    loader: type[Loader] = Loader,
+    recipe: dict | None = None,
 ) -> RunSummary:
     """Train a stage into the folder `out`.
+
+    recipe: what config.json says about the recipe behind the settings. loader: what makes the batches; another
+    class of the same form is for comparisons.
 
     Raises DataError on bad settings or data, another run in `out`, weights that do not fit, a loss that is not
     finite, or a full GPU; Stopped after SIGTERM or Ctrl-C.
     """
+    started = time.perf_counter()
     labels = dataset.labels(settings.labels)
     settings = replace(settings, labels=labels.name)  # a run's settings are resolved
     hardware = Hardware.resolve(settings.device, settings.precision)
     out.mkdir(parents=True, exist_ok=True)
     with only_one(out / ".lock", "training into it"):
-        trainer = _Trainer(settings, dataset, labels, hardware, out, say, progress)
+        trainer = _Trainer(settings, dataset, labels, hardware, out, say, progress, loader, recipe, started)
         return trainer.run()
 
 
@@ -86,14 +99,7 @@ def initial_weights(init: str | None) -> Path | None:
     path = Path(init)
     if not path.is_dir():
         return path
-    config = runs.read_config(path)
-    state = runs.load_last(path)
-    if state is None or state["epoch"] < config["settings"]["epochs"]:
-        done = 0 if state is None else state["epoch"]
-        raise DataError(
-            f"{path}: this run has finished {done} of {config['settings']['epochs']} epochs; finish it first, "
-            f"or start from what it has with --init {path / runs.BEST}"
-        )
+    _, state = runs.finished(path, f"finish it first, or start from what it has with --init {path / runs.BEST}")
     return runs.best_weights(path, state)
 
 
@@ -107,15 +113,35 @@ class _Trainer:
         out: Path,
         say: Callable[[str], None],
         progress: bool,
+        loader: type[Loader],
+        recipe: dict | None,
+        started: float,
     ):
         self.settings, self.dataset, self.labels, self.hardware = settings, dataset, labels, hardware
-        self.out, self.say, self.progress = out, say, progress
+        self.out, self.say, self.progress, self.make_loader, self.recipe = out, say, progress, loader, recipe
+        self.started, self.seconds = started, dict.fromkeys(SPENT, 0.0)
         self.stop_signal: int | None = None
         self.train_rows, self.val_rows = train_and_validation(dataset, labels, settings.fold_options())
         if settings.limit_batches:
             self.val_rows = self.val_rows[: settings.limit_batches * settings.batch]
         check_labelled(labels, self.train_rows, "the training split")
         self.targets = targets(labels, settings.uncertain)
+        self.epoch_rows, self.oversampling = self._oversampled()
+
+    def _oversampled(self) -> tuple[np.ndarray, Oversampling | None]:
+        """The rows of an epoch, with repeats, and what was doubled; None without oversampling."""
+        settings, findings = self.settings, self.labels.findings
+        if not settings.oversample and settings.oversample_below is None:
+            return self.train_rows, None
+        continues = (self.out / runs.LAST).exists()
+        stored = runs.read_config(self.out).get("oversampling") if continues else None
+        source = settings.oversample_from and Path(settings.oversample_from)
+        chosen, without = chosen_findings(settings.oversample, settings.oversample_below, source, findings, stored)
+        rows = oversampled(self.train_rows, self.targets, findings, chosen)
+        return rows, Oversampling(
+            chosen, settings.oversample_below, settings.oversample_from, without,
+            images_doubled=len(rows) - len(self.train_rows), epoch_images=len(rows),
+        )  # fmt: skip
 
     # ------------------------------------------------------------ the run
 
@@ -140,6 +166,7 @@ class _Trainer:
             self._restore(state)
             self.say(f"continues after epoch {state['epoch']} and {state['position']:,} images of the next")
         with self._signals(), self._tensorboard() as events:
+            self.seconds["setup"] = time.perf_counter() - self.started
             while self.state["epoch"] < self.settings.epochs:
                 self._epoch(events)
         return self._summary(self.state)
@@ -148,8 +175,10 @@ class _Trainer:
         state, epoch = self.state, self.state["epoch"]
         self._train_epoch(epoch)
         started = time.perf_counter()
+        compiling = self._compile_validation() if self.validates_first and self.settings.compile else 0.0
         values = self._validate(epoch)
         val_loss, scores = self._score(values)
+        validated = time.perf_counter()
         row = {
             "epoch": epoch + 1,
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -162,7 +191,7 @@ class _Trainer:
             "images_per_second": state["images"] / state["train_seconds"],
             "train_seconds": state["train_seconds"],
             "wait_seconds": state["wait_seconds"],
-            "val_seconds": time.perf_counter() - started,
+            "val_seconds": validated - started,
         }
         reached = scores.macro_ap if self.settings.select_by == "map" else scores.lrap
         # the first epoch is kept even where no finding has a positive and the score is undefined
@@ -174,6 +203,9 @@ class _Trainer:
             state |= {"best_epoch": epoch + 1, "best_score": reached}
         self._commit((self._weights(), self._metadata(reached), self._predictions(values)) if is_best else None)
         self._report(row, scores, events)
+        self.seconds["compiling"] += compiling
+        self.seconds["validation"] += validated - started - compiling
+        self.seconds["saving"] += time.perf_counter() - validated
 
     # ------------------------------------------------------------ one epoch
 
@@ -202,14 +234,19 @@ class _Trainer:
                 bar.update(len(rows))
                 if step % CHECK_STEPS == CHECK_STEPS - 1:
                     bar.set_postfix(loss=f"{self._checked_loss(epoch, step):.4f}")
+                compiled = self._has_compiled()
                 now = time.perf_counter()
                 state["train_seconds"] += now - before
                 state["wait_seconds"] += waited
+                self.seconds["compiling" if compiled else "training"] += now - before - waited
+                self.seconds["waiting"] += waited
                 before, waited = now, 0.0
                 self._stop_if_asked()
             loss = self._checked_loss(epoch, self.steps_per_epoch)  # waits for the GPU: belongs to the training
             bar.set_postfix(loss=f"{loss:.4f}")
-            state["train_seconds"] += time.perf_counter() - before
+            left = time.perf_counter() - before
+            state["train_seconds"] += left
+            self.seconds["training"] += left
 
     def _step(self, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """One optimizer step on a whole batch, in micro-batches; returns the batch's mean loss, on the device."""
@@ -246,6 +283,23 @@ class _Trainer:
                 f"The last checkpoint is of epoch {epoch}"
             )
         return loss
+
+    def _has_compiled(self) -> bool:
+        """Whether the step just done was the first one of a compiled model; waits for the GPU then, never else."""
+        first, self.to_compile = self.to_compile, False
+        if first and self.hardware.device != "cpu":
+            torch.cuda.synchronize(self.hardware.device)
+        return first
+
+    @torch.inference_mode()
+    def _compile_validation(self) -> float:
+        """Compile the model as validation uses it, on a batch of zeros; returns the seconds."""
+        started, self.validates_first = time.perf_counter(), False
+        side, count = self.settings.size, self.settings.micro_batch or self.settings.batch
+        self.model.eval()
+        with self.hardware.autocast():
+            self.forward(torch.zeros(count, 1, side, side, dtype=torch.uint8, device=self.hardware.device)).cpu()
+        return time.perf_counter() - started
 
     def _validate(self, epoch: int) -> np.ndarray:
         return logits(
@@ -284,17 +338,18 @@ class _Trainer:
         self.model.to(device)
         torch.backends.cudnn.benchmark = True  # every batch of a stage has the same shape
         self.forward = torch.compile(self.model) if settings.compile else self.model
+        self.to_compile, self.validates_first = settings.compile, True
         self.device_targets = torch.from_numpy(self.targets).to(device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=self.hardware.precision == "fp16")
         options = settings.loader_options(device)
-        self.loader = Loader(
-            self.dataset, self.train_rows, options, seed=sampling_seed(settings.seed, settings.stage), shuffle=True,
+        self.loader = self.make_loader(
+            self.dataset, self.epoch_rows, options, seed=sampling_seed(settings.seed, settings.stage), shuffle=True,
             augment=AugmentOptions(cutout=settings.cutout), drop_last=True,
         )  # fmt: skip
-        self.val_loader = Loader(self.dataset, self.val_rows, options)
+        self.val_loader = self.make_loader(self.dataset, self.val_rows, options)
         self.steps_per_epoch = min(len(self.loader), settings.limit_batches or len(self.loader))
         self.scheduler = _schedule(self.optimizer, settings, self.steps_per_epoch)
 
@@ -310,6 +365,14 @@ class _Trainer:
             f"{len(self.train_rows):,} images to train, {len(self.val_rows):,} to validate "
             f"(fold {settings.fold} of {settings.folds}, by {settings.group}); {both:,} subjects on both sides"
         )
+        if self.oversampling:
+            names = ", ".join(self.oversampling.findings) or "no finding"
+            self.say(
+                f"oversampling {names}: {self.oversampling.images_doubled:,} images twice, "
+                f"{self.oversampling.epoch_images:,} in an epoch"
+            )
+            if self.oversampling.without_ap:
+                self.say(f"not chosen, no positive in validation there: {', '.join(self.oversampling.without_ap)}")
         if self.loader.resized_from:
             self.say(
                 f"size {settings.size} is not stored: {self.loader.resized_from} px renditions are resized, "
@@ -321,6 +384,8 @@ class _Trainer:
         file = weights / runs.BEST if weights and weights.is_dir() else weights
         return {
             "settings": self.settings.as_json(),
+            "recipe": self.recipe,
+            "oversampling": self.oversampling and self.oversampling.as_json(),
             "findings": list(self.labels.findings),
             "dataset": {"id": self.dataset.id},
             "labels": {"name": self.labels.name, "sha256": self.labels.sha256},
@@ -340,6 +405,9 @@ class _Trainer:
     def _refuse_difference(self, config: dict) -> None:
         stored = runs.read_config(self.out)
         differing = self.settings.difference(stored["settings"])
+        doubled = [entry and {**entry, "from": None} for entry in (stored.get("oversampling"), config["oversampling"])]
+        if differing is None and doubled[0] != doubled[1]:
+            differing = ("oversampling", *doubled)
         for group in ("dataset", "labels", "selection", "init_sha256", "precision"):
             # initial weights that were deleted since are no longer needed: the run has its own
             known = config[group] is not None
@@ -476,7 +544,8 @@ class _Trainer:
             self.say(f"not in mAP, no positive in validation: {', '.join(scores.without_positives)}")
 
     def _summary(self, state: dict, already_finished: bool = False) -> RunSummary:
-        return RunSummary(self.out, state["epoch"], state["best_epoch"], state["best_score"], already_finished)
+        seconds = {**self.seconds, "total": time.perf_counter() - self.started}
+        return RunSummary(self.out, state["epoch"], state["best_epoch"], state["best_score"], already_finished, seconds)
 
 
 @contextlib.contextmanager
