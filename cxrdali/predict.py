@@ -73,4 +73,4 @@ def predict(
     )
     values = logits(model, loader, len(findings), hardware, tta=tta, progress="predicting" if progress else None)
     ids = dataset.catalog.iloc[rows][["image_id", "study_id", "view"]]
-    return Predictions(ids, findings, values, Provenance("logit", run.name, split, table.name, dataset.id))
+    return Predictions(ids, findings, values, Provenance("logit", run.name, split, table.name, dataset.id, tta))

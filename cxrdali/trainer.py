@@ -472,7 +472,7 @@ class _Trainer:
 
     def _predictions(self, values: np.ndarray) -> Predictions:
         ids = self.dataset.catalog.iloc[self.val_rows][["image_id", "study_id", "view"]]
-        provenance = Provenance("logit", self.out.name, "val", self.labels.name, self.dataset.id)
+        provenance = Provenance("logit", self.out.name, "val", self.labels.name, self.dataset.id, "none")
         return Predictions(ids, self.labels.findings, values, provenance)
 
     # ------------------------------------------------------------ signals, reports

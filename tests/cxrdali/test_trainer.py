@@ -16,7 +16,9 @@ from sklearn.metrics import average_precision_score
 from cxrdali import predictions
 from cxrdali import run as runs
 from cxrdali import trainer as training
+from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.losses import bce_sum, known_targets
+from cxrdali.model import Classifier, ModelOptions, create, load_initial
 from cxrdali.predict import predict
 from cxrdali.selection import FoldOptions, train_and_validation
 from cxrdali.stages import STAGES, TrainSettings
@@ -525,3 +527,115 @@ def test_a_fold_that_comes_out_differently_is_not_predicted(unbroken, dataset, t
 def test_fp16_on_the_cpu_is_refused(dataset, tmp_path):
     with pytest.raises(DataError, match="precision 'fp16' needs a GPU"):
         quietly(settings(precision="fp16"), dataset, tmp_path / "run")
+
+
+# ---------------------------------------------------------------- oversampling
+
+
+def test_oversampling_doubles_the_images_and_says_so(unbroken, dataset, tmp_path):
+    """By AP under the unbroken run: every finding with an AP, so that what is expected can be counted by hand."""
+    labels = dataset.labels()
+    given = {"oversample_below": 1.0, "oversample_from": str(unbroken[0]), "epochs": 1}
+    said, loaded = [], []
+
+    class Noted(Loader):
+        def __init__(self, dataset, rows, options, **more):
+            loaded.append(list(rows))
+            super().__init__(dataset, rows, options, **more)
+
+    train(settings(**given), dataset, tmp_path / "run", say=said.append, progress=False, loader=Noted)
+    config = runs.read_config(tmp_path / "run")
+    record = config["oversampling"]
+    best = runs.load_last(unbroken[0])
+    ap = {row["finding"]: row["AP"] for row in best["findings"] if row["epoch"] == best["best_epoch"]}
+    assert record["findings"] == [name for name in labels.findings if ap[name] < 1]
+    assert record["without_ap"] == [name for name in labels.findings if ap[name] != ap[name]] != []
+    train_rows, _ = train_and_validation(dataset, labels, FoldOptions())
+    chosen = [labels.findings.index(name) for name in record["findings"]]
+    twice = [row for row in train_rows if (labels.values[row, chosen] == 1).any()]
+    assert record["images_doubled"] == len(twice) > 0
+    assert record["epoch_images"] == len(train_rows) + len(twice)
+    assert config["selection"]["train_images"] == len(train_rows)
+    assert sorted(loaded[0]) == sorted([*train_rows, *twice])
+    text = " ".join(said)
+    assert f"oversampling {', '.join(record['findings'])}: {len(twice):,} images twice" in text
+    assert f"not chosen, no positive in validation there: {', '.join(record['without_ap'])}" in text
+    first = rows_of(tmp_path / "run" / runs.METRICS)[0]
+    assert int(first["images"]) == record["epoch_images"] // 8 * 8
+
+
+def test_an_oversampled_run_continues_after_its_source_is_gone_and_refuses_another_list(unbroken, dataset, tmp_path):
+    source = tmp_path / "ap.csv"
+    names = dataset.labels().findings
+    source.write_text("finding,AP\n" + "".join(f"{name},{0.05 if name == 'Mass' else 0.5}\n" for name in names))
+    given = {"oversample_below": 0.1, "oversample_from": str(source), "epochs": 2}
+    out = tmp_path / "run"
+    quietly(settings(**given), dataset, out)
+    assert runs.read_config(out)["oversampling"]["findings"] == ["Mass"]
+    again = quietly(settings(**given), dataset, out)
+    assert again.already_finished
+    source.write_text(source.read_text().replace("Edema,0.5", "Edema,0.01"))
+    with pytest.raises(DataError, match="holds a run with another oversampling"):
+        quietly(settings(**given), dataset, out)
+    source.unlink()
+    assert quietly(settings(**given), dataset, out).already_finished
+
+
+def test_oversampling_from_an_unfinished_run_is_refused(dataset, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        Interruption(patch, 3)
+        with pytest.raises(Stopped):
+            quietly(settings(), dataset, tmp_path / "half")
+    with pytest.raises(DataError, match="half: this run has finished 0 of 3 epochs; finish it first, or oversample"):
+        quietly(settings(oversample_below=0.1, oversample_from=str(tmp_path / "half")), dataset, tmp_path / "run")
+
+
+def test_the_seconds_of_a_call_add_up(dataset, tmp_path):
+    summary = quietly(settings(), dataset, tmp_path / "run")
+    parts = {name: value for name, value in summary.seconds.items() if name != "total"}
+    assert set(parts) == {"setup", "training", "waiting", "validation", "compiling", "saving"}
+    assert parts["compiling"] == 0
+    assert all(value > 0 for name, value in parts.items() if name != "compiling")
+    assert sum(parts.values()) == pytest.approx(summary.seconds["total"], rel=0.05)
+    assert sum(parts.values()) <= summary.seconds["total"]
+
+
+# ---------------------------------------------------------------- test-time augmentation
+
+
+def test_tta_is_the_logit_of_the_mean_probability_over_flipped_images(unbroken, dataset):
+    """Against the model fed with images flipped here by NumPy, and probabilities averaged as such."""
+    run = unbroken[0]
+    plain = predict(run, dataset, "val", say=lambda line: None, progress=False)
+    rows = dataset.catalog.set_index("image_id").index.get_indexer(plain.ids["image_id"])
+    loader = Loader(dataset, rows, LoaderOptions(48, len(rows)))
+    images = next(iter(loader)).images.numpy()
+    model = create(ModelOptions(ARCH, 48, pretrained=False), len(plain.findings))
+    load_initial(model, run / runs.BEST, plain.findings)
+    model.eval()
+    flipped = {"hflip": [images, images[..., ::-1]]}
+    flipped["flips"] = [*flipped["hflip"], images[..., ::-1, :], images[..., ::-1, ::-1]]
+    for tta, passes in flipped.items():
+        with torch.inference_mode():
+            each = [torch.sigmoid(model(torch.from_numpy(part.copy()))).double().numpy() for part in passes]
+        mean = np.mean(each, axis=0)
+        table = predict(run, dataset, "val", tta=tta, say=lambda line: None, progress=False)
+        np.testing.assert_allclose(table.values, np.log(mean / (1 - mean)), atol=2e-5)
+        assert np.abs(table.values - plain.values).max() > 1e-4
+        assert table.provenance.tta == tta
+
+
+@pytest.mark.parametrize(("tta", "passes"), [("none", 1), ("hflip", 2), ("flips", 4)])
+def test_tta_decodes_once_and_costs_a_forward_per_pass(unbroken, dataset, monkeypatch, tta, passes):
+    seen, loaded = [], []
+    forward, batches = Classifier.forward, Loader.__iter__
+    monkeypatch.setattr(Classifier, "forward", lambda self, images: seen.append(len(images)) or forward(self, images))
+    monkeypatch.setattr(Loader, "__iter__", lambda self: loaded.append(1) or batches(self))
+    table = predict(unbroken[0], dataset, "val", tta=tta, say=lambda line: None, progress=False)
+    assert sum(seen) == passes * len(table.values)
+    assert len(loaded) == 1
+
+
+def test_an_unknown_tta_is_named(unbroken, dataset):
+    with pytest.raises(DataError, match="tta 'rotate': choose one of none, hflip, flips"):
+        predict(unbroken[0], dataset, "val", tta="rotate")
