@@ -52,7 +52,7 @@ def evaluate(
     the dataset does not have, or that the label release does not list, is an error.
     """
     table = tables.read(path)
-    rows, places = _match(path, table, dataset, labels)
+    rows, places = match(path, table, dataset, labels)
     check_labelled(labels, rows, str(path))
     truth = targets(labels, options.uncertain)[rows]
     values = table.values[:, places]
@@ -100,14 +100,11 @@ def write(result: dict, out: Path) -> tuple[Path, Path]:
     return json_path, csv_path
 
 
-def _match(
+def match(
     path: Path, table: tables.Predictions, dataset: PackedDataset, labels: Labels
 ) -> tuple[np.ndarray, list[int]]:
     """Catalog rows of the table's images, and its columns in the order of the labels' findings."""
-    rows = pd.Index(dataset.catalog["image_id"]).get_indexer(table.ids["image_id"])
-    if (rows < 0).any():
-        image = table.ids["image_id"][rows < 0].iloc[0]
-        raise DataError(f"{path}: image {image!r} is not in {dataset.root}; give the dataset it was predicted on")
+    rows = tables.catalog_rows(table, path, dataset)
     unlisted = [row for row in rows if labels.split[row] is None]
     if unlisted:
         image = dataset.catalog["image_id"].iloc[unlisted[0]]

@@ -7,7 +7,8 @@ what the table is in its metadata; a CSV holds the same columns and nothing else
 import io
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from shards.errors import DataError
 from shards.files import write_bytes
+from shards.packed import PackedDataset
 from shards.tables import one_line, read_table
 
 ID_COLUMNS = ("image_id", "study_id", "view")
@@ -25,13 +27,18 @@ KINDS = ("logit", "probability")
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a table came from; fields that are not known are None."""
+    """Where a table came from; fields that are not known are None.
+
+    tta: test-time augmentation ("none", "hflip", "flips"); history: words, one text per step done to the table since.
+    """
 
     kind: str | None = None
     run: str | None = None
     split: str | None = None
     labels: str | None = None
     dataset: str | None = None
+    tta: str | None = None
+    history: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,15 +69,56 @@ class Predictions:
 
     def as_probabilities(self) -> "Predictions":
         """Sigmoid of logits, computed without overflow."""
-        values = np.exp(-np.logaddexp(0, -self.values.astype(np.float64))).astype(np.float32)
-        provenance = Provenance(**{**asdict(self.provenance), "kind": "probability"})
-        return Predictions(self.ids, self.findings, values, provenance)
+        provenance = replace(self.provenance, kind="probability")
+        return replace(self, values=sigmoid(self.values).astype(np.float32), provenance=provenance)
 
 
-def check_target(path: Path) -> None:
-    """Raises DataError if a table could not be written to `path`."""
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """float64, 0 to 1: float32 logits up to about 20 that differ stay different, which float32 would make ties."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+
+
+def as_logits(table: Predictions, path: Path) -> Predictions:
+    """The table if it holds logits, to be pooled; a CSV does not say, and counts as logits if a value leaves 0..1.
+
+    Raises DataError for probabilities: they saturate, so that their logits are lost.
+    """
+    kind = table.provenance.kind
+    unsaid = kind is None and ((table.values >= 0) & (table.values <= 1)).all()
+    if kind == "probability" or unsaid:
+        what = "every value lies within 0..1, as in a table of probabilities" if unsaid else "holds probabilities"
+        raise DataError(f"{path}: {what}, which saturate; give the table of logits that `cxrdali predict` writes")
+    return replace(table, provenance=replace(table.provenance, kind="logit"))
+
+
+def catalog_rows(table: Predictions, path: Path, dataset: PackedDataset) -> np.ndarray:
+    """Catalog row of each image: int64 [n]. Raises DataError if the dataset does not have one of them."""
+    rows = pd.Index(dataset.catalog["image_id"]).get_indexer(table.ids["image_id"])
+    absent = table.ids["image_id"][rows < 0]
+    if len(absent):
+        raise DataError(
+            f"{path}: image {first_of(absent)} is not in {dataset.root}; give the dataset it was predicted on"
+        )
+    return rows
+
+
+def first_of(names: Collection[str]) -> str:
+    """For a message: the first of these names, and how many more there are."""
+    first = repr(next(iter(names)))
+    return f"{first} (and {len(names) - 1} more)" if len(names) > 1 else first
+
+
+def check_target(path: Path, *inputs: Path) -> None:
+    """Raises DataError if a table could not be written to `path`, or would replace one of those it is made from."""
     if path.suffix not in (".parquet", ".csv"):
         raise DataError(f"{path}: predictions are written as .parquet or .csv; change the file's suffix")
+    check_writable(path)
+    if path.resolve() in [each.resolve() for each in inputs]:
+        raise DataError(f"{path}: is a table that this one is made from; give another --out")
+
+
+def check_writable(path: Path) -> None:
+    """Raises DataError if no file could be written to `path` for want of a folder or of the right to."""
     if not path.parent.is_dir():
         raise DataError(f"{path.parent}: no such folder; make it, or give another --out")
     if not os.access(path.parent, os.W_OK):
@@ -82,13 +130,13 @@ def read(path: Path) -> Predictions:
     try:
         data = path.read_bytes()
         if path.suffix == ".csv":
-            table, stored = read_table(path), {}  # pandas would rename a doubled column and shift long rows
+            table = read_table(path)  # pandas would rename a doubled column and shift long rows
+            provenance = Provenance()
         else:
             arrow = pq.read_table(io.BytesIO(data))
             table = arrow.to_pandas()
             stored = json.loads((arrow.schema.metadata or {}).get(b"cxrdali", b"{}"))
-            if not isinstance(stored, dict):
-                raise ValueError("its metadata is damaged")
+            provenance = _provenance(stored)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; `cxrdali predict` writes one") from None
     except DataError:
@@ -118,10 +166,20 @@ def read(path: Path) -> Predictions:
     doubled = table["image_id"].duplicated()
     if doubled.any():
         raise DataError(f"{path}: image {table.loc[doubled, 'image_id'].iloc[0]!r} stands in more than one row")
-    known = {key: stored.get(key) for key in ("kind", "run", "split", "labels", "dataset")}
-    return Predictions(
-        table[list(ID_COLUMNS)].astype(str),
-        findings,
-        np.stack(columns, axis=1),
-        Provenance(**known),
-    )
+    return Predictions(table[list(ID_COLUMNS)].astype(str), findings, np.stack(columns, axis=1), provenance)
+
+
+def _provenance(stored: object) -> Provenance:
+    """From a file's metadata. Fields that it does not have, as in an older file, are not known."""
+    if not isinstance(stored, dict):
+        raise ValueError("its metadata is damaged")
+    known = {field.name: stored[field.name] for field in fields(Provenance) if field.name in stored}
+    history = known.pop("history", [])
+    if not isinstance(history, list) or not all(isinstance(text, str) for text in history):
+        raise ValueError(f"its metadata is damaged: history {history!r}")
+    for name, value in known.items():
+        if not isinstance(value, str | None):
+            raise ValueError(f"its metadata is damaged: {name} {value!r}")
+    if known.get("kind") not in (None, *KINDS):
+        raise ValueError(f"its values are {known['kind']!r}, not one of {', '.join(KINDS)}")
+    return Provenance(**known, history=tuple(history))

@@ -1,0 +1,1 @@
+"""The stage-training paper's whole flow (its Figure 3): steps -> plan -> estimate."""

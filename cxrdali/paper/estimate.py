@@ -1,0 +1,110 @@
+"""How long the models would train here: a few real steps per size, and arithmetic."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxrdali.augment import AugmentOptions
+from cxrdali.hardware import Hardware
+from cxrdali.inference import TTA
+from cxrdali.loader import Loader
+from cxrdali.losses import bce_sum
+from cxrdali.model import ModelOptions, create
+from cxrdali.paper.plan import Plan
+from cxrdali.sampling import chosen_findings, oversampled
+from cxrdali.stages import TrainSettings
+from cxrdali.targets import targets
+from shards.errors import DataError
+from shards.packed import PackedDataset
+
+STEPS, ENOUGH_SECONDS = 10, 8.0
+CPU_IMAGES = 4  # at a time: the rate per image is about that of the whole batch, and the wait a tenth
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images per second: trained (one step of the optimizer on a batch from the loader), predicted (one pass)."""
+
+    trained: float
+    predicted: float
+
+
+def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, findings: int) -> Rate:
+    """Train and predict a few batches with new weights; nothing is kept. A slow step ends the measurement early."""
+    hardware = Hardware.resolve(settings.device, settings.precision)
+    on_gpu = hardware.device != "cpu"
+    size = (settings.micro_batch or settings.batch) if on_gpu else min(CPU_IMAGES, settings.batch)
+    size = min(size, len(rows))
+    options = settings.loader_options(hardware.device)
+    options = replace(options, batch=size)
+    model = create(ModelOptions(settings.arch, settings.size, pretrained=False, norm=settings.norm), findings)
+    model.to(hardware.device).train()
+    forward = torch.compile(model) if settings.compile else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, fused=True)
+    scaler = torch.amp.GradScaler(torch.device(hardware.device).type, enabled=hardware.precision == "fp16")
+    wanted = torch.zeros(size, findings, device=hardware.device)
+    loader = Loader(dataset, rows, options, shuffle=True, augment=AugmentOptions(), drop_last=True)
+
+    def step(images: torch.Tensor) -> None:
+        with hardware.autocast():
+            output = forward(images)
+        scaler.scale(bce_sum(output, wanted) / wanted.numel()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def look(images: torch.Tensor) -> None:
+        with torch.inference_mode(), hardware.autocast():
+            forward(images)
+
+    trained = _rate(loader, step, hardware, STEPS if on_gpu else 1)
+    model.eval()
+    return Rate(trained, _rate(loader, look, hardware, STEPS if on_gpu else 1))
+
+
+def _rate(loader: Loader, work, hardware: Hardware, warm_up: int) -> float:
+    images, started, batch = 0, 0.0, 0
+    while True:
+        for taken, _ in loader:
+            if batch == warm_up:
+                _synchronize(hardware)
+                started = time.perf_counter()
+            work(taken.to(hardware.device, non_blocking=True))
+            batch += 1
+            if batch > warm_up:
+                images += len(taken)
+                if batch - warm_up >= STEPS or time.perf_counter() - started > ENOUGH_SECONDS:
+                    _synchronize(hardware)
+                    return images / (time.perf_counter() - started)
+
+
+def _synchronize(hardware: Hardware) -> None:
+    if hardware.device != "cpu":
+        torch.cuda.synchronize(hardware.device)
+
+
+def epoch_images(plan: Plan, name: str) -> tuple[int, bool]:
+    """Images in an epoch of a model, and whether that is all: what is oversampled by AP is not known before the model
+    whose AP decides has been trained."""
+    settings, _ = plan.models[name]
+    if not settings.oversample and settings.oversample_below is None:
+        return len(plan.train_rows), True
+    source = settings.oversample_from and Path(settings.oversample_from)
+    try:
+        chosen, _ = chosen_findings(settings.oversample, settings.oversample_below, source, plan.labels.findings)
+    except DataError:  # the run is not there or not finished
+        return len(plan.train_rows), False
+    rows = oversampled(plan.train_rows, targets(plan.labels, settings.uncertain), plan.labels.findings, chosen)
+    return len(rows), True
+
+
+def hours(plan: Plan, name: str, rate: Rate, tta: str, epochs_left: int) -> tuple[float, float]:
+    """Of training with its validation, and of predicting every split."""
+    images, _ = epoch_images(plan, name)
+    validated = len(plan.splits["val"])
+    training = epochs_left * (images / rate.trained + validated / rate.predicted)
+    predicting = len(TTA[tta]) * sum(map(len, plan.splits.values())) / rate.predicted
+    return training / 3600, predicting / 3600

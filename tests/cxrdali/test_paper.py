@@ -1,0 +1,216 @@
+"""The paper's flow over a real packed dataset: a network of 100,000 parameters, one epoch, 48 and 64 pixels."""
+
+import json
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cxrdali import recipes
+from cxrdali import run as runs
+from cxrdali.paper.plan import PaperOptions, make_plan
+from cxrdali.paper.steps import Book
+from cxrdali.predictions import read
+from shards.errors import DataError
+
+TINY = """
+[every]
+arch = "test_efficientnet"
+pretrained = false
+epochs = 1
+batch = 8
+size = 48
+group = "study"
+[model0]
+stage = 1
+[model2]
+stage = 2
+starts_from = "model0"
+[model3]
+stage = 2
+starts_from = "model0"
+oversample_below = 1.0
+oversample_from = "model2"
+[model5]
+stage = 2
+starts_from = "model0"
+oversample_below = 0.9
+oversample_from = "model2"
+[model6]
+stage = 2
+starts_from = "model0"
+size = 64
+[model7]
+stage = 3
+starts_from = "model3"
+size = 64
+"""
+OPTIONS = PaperOptions(draws=5, synthetic=True, labels="cxr-lt-2023")
+
+
+def quiet(text):
+    pass
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    file = tmp_path_factory.mktemp("recipes") / "tiny.toml"
+    file.write_text(TINY)
+    return recipes.load(file)
+
+
+def plan_of(root, dataset, known, options=OPTIONS):
+    return make_plan(root, dataset, known, options, say=quiet, progress=False)
+
+
+@pytest.fixture(scope="module")
+def done(dataset, known, tmp_path_factory):
+    """A folder in which everything was done."""
+    root = tmp_path_factory.mktemp("paper")
+    assert Book(root).run(plan_of(root, dataset, known).steps, quiet) == len(plan_of(root, dataset, known).steps)
+    return root
+
+
+def outdated(root, dataset, known, options=OPTIONS):
+    return {name: why for name, why in Book(root).plan(plan_of(root, dataset, known, options).steps).items() if why}
+
+
+def test_a_second_time_nothing_is_to_be_done(done, dataset, known):
+    assert outdated(done, dataset, known) == {}
+
+
+def test_everything_that_is_promised_is_there(done):
+    names = ["model0", "model2", "model3", "model5", "model6", "model7", "ensemble", "model3-views", "ensemble-views"]
+    for split in ("val", "dev", "test"):
+        for name in names:
+            assert (done / "predictions" / f"{name}.{split}.parquet").is_file()
+            assert (done / "evaluations" / f"{name}.{split}.json").is_file()
+    for name in ("views.json", "submission.zip", "submission-dev.zip", "report.html"):
+        assert (done / name).is_file()
+    assert "</html>" in (done / "report.html").read_text()
+
+
+def test_the_models_start_from_each_other_as_the_recipes_say(done):
+    for name, start in (("model2", "model0"), ("model3", "model0"), ("model7", "model3")):
+        config = runs.read_config(done / "runs" / name)
+        assert config["recipe"]["starts_from"] == start
+        assert config["init_sha256"] == _sha256(done / "runs" / start / runs.BEST)
+    assert runs.read_config(done / "runs" / "model0")["init_sha256"] is None
+    doubled = runs.read_config(done / "runs" / "model3")["oversampling"]
+    assert doubled["images_doubled"] > 0
+    assert runs.read_config(done / "runs" / "model2")["oversampling"] is None
+
+
+def _sha256(path):
+    from shards.files import sha256_file
+
+    return sha256_file(path)
+
+
+def test_the_final_predictions_are_the_mean_of_four_with_lateral_images_after_the_frontal_ones(done, dataset):
+    """By hand from the models' tables: mean probability of four, then the view rule, study by study."""
+    tables = [read(done / "predictions" / f"{name}.test.parquet") for name in ("model3", "model5", "model6", "model7")]
+    assert all(table.provenance.tta == "hflip" for table in tables)
+    mean = np.mean([1 / (1 + np.exp(-table.values.astype(np.float64))) for table in tables], axis=0)
+    rules = json.loads((done / "views.json").read_bytes())["findings"]
+    superior = [rule["superior"] for rule in rules]
+    ids = tables[0].ids
+    expected = mean.copy()
+    for place, row in ids.iterrows():
+        same = (ids["study_id"] == row["study_id"]) & (ids["view"] == "frontal")
+        if row["view"] != "frontal" and same.any():
+            expected[place, superior] = mean[same.to_numpy()][:, superior].mean(axis=0)
+    assert any(superior)
+    assert np.abs(expected - mean).max() > 0
+    final = read(done / "predictions" / "ensemble-views.test.parquet").as_probabilities()
+    assert list(final.ids["image_id"]) == list(ids["image_id"])
+    np.testing.assert_allclose(final.values, expected, atol=1e-6)
+    with zipfile.ZipFile(done / "submission.zip") as archive:
+        lines = archive.read("predictions.csv").decode().splitlines()
+    assert lines[0].split(",")[1:] == list(final.findings)
+    assert lines[1].split(",")[0] == ids["image_id"][0]
+    np.testing.assert_allclose([float(text) for text in lines[1].split(",")[1:]], final.values[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file", "some", "untouched"),
+    [
+        (
+            "predictions/model5.test.parquet",
+            ["predict model5 test", "ensemble test", "submit test", "report"],
+            "submit dev",
+        ),
+        (
+            "views.json",
+            ["views", "views ensemble dev", "views model3 val", "evaluate ensemble-views test"],
+            "ensemble dev",
+        ),
+        ("evaluations/model0.val.csv", ["evaluate model0 val", "report"], "predict model0 val"),
+        ("runs/model7/best.safetensors", ["train model7", "predict model7 dev", "ensemble val"], "train model3"),
+        ("runs/model0/last.pt", ["train model0", "train model2", "train model7", "views"], None),
+    ],
+)
+def test_a_missing_file_outdates_what_depends_on_it(done, dataset, known, file, some, untouched):
+    aside = done / "aside"
+    (done / file).rename(aside)
+    try:
+        found = outdated(done, dataset, known)
+    finally:
+        aside.rename(done / file)
+    assert found[some[0]] == f"{file} is missing"
+    assert set(some) <= set(found)
+    assert untouched not in found
+    assert outdated(done, dataset, known) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "count"),
+    [
+        ({"overrides": {"model7": {"lr": 5e-4}}}, ("train model7", "lr changed: 0.001 -> 0.0005"), None),
+        ({"tta": "none"}, ("predict model0 val", 'tta changed: "hflip" -> "none"'), None),
+        ({"draws": 6}, ("evaluate model0 val", "draws changed: 5 -> 6"), 28),
+        ({"title": "Mine"}, ("report", 'title changed: "The stage-training ... -> "Mine"'), 1),
+        ({"overrides": {"": {"threads": 1, "device": "cpu"}}}, None, 0),
+    ],
+)
+def test_a_changed_setting_outdates_what_depends_on_it(done, dataset, known, change, reason, count):
+    found = outdated(done, dataset, known, replace(OPTIONS, **change))
+    if reason:
+        assert found[reason[0]] == reason[1]
+    if count is not None:
+        assert len(found) == count
+    else:
+        assert "report" in found
+        assert "train model0" not in found
+
+
+def test_the_label_release_is_part_of_every_step(done, dataset, known):
+    found = outdated(done, dataset, known, replace(OPTIONS, labels="chexpert"))
+    assert len(found) == len(plan_of(done, dataset, known).steps)
+
+
+def test_fewer_models_come_with_what_they_need_and_without_what_they_lack(dataset, known, tmp_path):
+    plan = plan_of(tmp_path, dataset, known, replace(OPTIONS, models=("model3",)))
+    names = [step.name for step in plan.steps]
+    assert [name for name in names if name.startswith("train")] == ["train model0", "train model2", "train model3"]
+    assert "ensemble test" not in names
+    assert "views model3 test" in names
+    text = "\n".join(plan.notes)
+    assert "model0, model2 too: the others need them" in text
+    assert "no ensemble" in text
+    plan = plan_of(tmp_path, dataset, known, replace(OPTIONS, models=("model2",)))
+    assert "no view postprocess: model3 is not among the models" in "\n".join(plan.notes)
+    assert plan.steps[-2].name == "submit test"
+    assert plan.steps[-2].needs == ("predict model2 test",)
+
+
+def test_what_cannot_be_trained_is_said_before_anything_is(dataset, tmp_path):
+    plan = make_plan(tmp_path, dataset, recipes.load(), OPTIONS, say=quiet)
+    assert any("model0: " in text and "make no batch of 256; --set model0.batch=N" in text for text in plan.problems)
+    assert any("model7: " in text and "no rendition of 512 pixels or more" in text for text in plan.problems)
+
+
+def test_an_unknown_model_is_named(dataset, tmp_path):
+    with pytest.raises(DataError, match="no recipe 'model9'; there are model0"):
+        make_plan(tmp_path, dataset, recipes.load(), replace(OPTIONS, models=("model9",)))

@@ -1,0 +1,169 @@
+"""Steps: done again exactly when settings, results or what they need changed. a -> b -> d, a -> c."""
+
+import os
+import shutil
+
+import pytest
+
+from cxrdali.paper.steps import Book, Step
+from shards.errors import DataError
+
+
+class World:
+    """Four steps that each write what they read and a letter; `log` is what was done."""
+
+    def __init__(self, root):
+        self.root, self.log, self.settings = root, [], {name: {"n": 1} for name in "abcd"}
+
+    def steps(self):
+        return [self.step("a"), self.step("b", "a"), self.step("c", "a"), self.step("d", "b")]
+
+    def step(self, name, *needs):
+        def do():
+            self.log.append(name)
+            (self.root / name).write_text(name * self.settings[name]["n"])
+
+        return Step(name, (name,), dict(self.settings[name]), needs, do)
+
+    def run(self):
+        self.log.clear()
+        Book(self.root).run(self.steps(), lambda text: None)
+        return "".join(self.log)
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    assert made.run() == "abcd"
+    return made
+
+
+def test_a_second_time_nothing_is_done(world):
+    assert world.run() == ""
+
+
+@pytest.mark.parametrize(("name", "redone"), [("a", "abcd"), ("b", "bd"), ("c", "c"), ("d", "d")])
+def test_a_deleted_or_changed_file_takes_along_what_depends_on_it(world, name, redone):
+    (world.root / name).unlink()
+    assert world.run() == redone
+    (world.root / name).write_text("X")
+    assert world.run() == redone
+    assert (world.root / name).read_text() == name
+    assert world.run() == ""
+
+
+@pytest.mark.parametrize(("name", "redone"), [("a", "abcd"), ("b", "bd"), ("c", "c"), ("d", "d")])
+def test_a_changed_setting_takes_along_what_depends_on_it(world, name, redone):
+    world.settings[name] = {"n": 2}
+    reasons = Book(world.root).plan(world.steps())
+    assert reasons[name] == "n changed: 1 -> 2"
+    assert "".join(name for name, reason in reasons.items() if reason) == redone
+    assert world.run() == redone
+    assert world.run() == ""
+
+
+def test_the_same_length_and_other_content_is_a_change(world):
+    (world.root / "c").write_text("Z")
+    assert Book(world.root).plan(world.steps())["c"] == "c was changed"
+
+
+def test_a_copy_of_the_folder_is_as_done_as_the_folder(world, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("copy") / "there"
+    shutil.copytree(world.root, copy, copy_function=shutil.copyfile)  # other times, same bytes
+    world.root = copy
+    assert world.run() == ""
+
+
+def test_a_kill_between_a_step_and_its_dependents_is_made_up_for(world):
+    (world.root / "a").unlink()
+    steps, book = world.steps(), Book(world.root)
+    book.make(steps[0], lambda text: None)  # ... and here it was killed
+    world.log.clear()
+    assert world.run() == "bcd"
+
+
+def test_a_step_that_fails_is_not_done(world):
+    def fail():
+        raise OSError("no")
+
+    steps = world.steps()
+    steps[1] = Step("b", ("b",), {"n": 9}, ("a",), fail)
+    with pytest.raises(OSError, match="no"):
+        Book(world.root).run(steps, lambda text: None)
+    assert not (world.root / "b").exists(), "a result without a record is no result"
+    assert world.run() == "bd"
+
+
+def test_a_step_that_makes_nothing_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"x: was to be made and is not there"):
+        Book(tmp_path).run([Step("x", ("x",), {}, (), lambda: None)], lambda text: None)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", b"[1]"])
+def test_a_damaged_record_is_a_step_not_done(world, damage):
+    (world.root / ".steps" / "c.made.json").write_bytes(damage)
+    assert world.run() == "c"
+
+
+# ---------------------------------------------------------------- steps that continue what they began in a folder
+
+
+class Training:
+    """A step that writes one file per call of `do` and is whole with two."""
+
+    def __init__(self, root, lr=1.0, needs=()):
+        self.root, self.lr, self.needs = root, lr, needs
+
+    def step(self):
+        return Step("train m", ("runs/m/two",), {"lr": self.lr}, self.needs, self.do, folder="runs/m")
+
+    def do(self):
+        folder = self.root / "runs" / "m"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "one").exists():
+            (folder / "one").write_text(str(self.lr))
+            raise KeyboardInterrupt
+        (folder / "two").write_text((folder / "one").read_text())
+
+
+def _begin(root, **settings):
+    with pytest.raises(KeyboardInterrupt):
+        Book(root).run([Training(root, **settings).step()], lambda text: None)
+
+
+def test_a_training_that_was_stopped_continues_in_its_folder(tmp_path):
+    _begin(tmp_path)
+    step = Training(tmp_path).step()
+    assert Book(tmp_path).reason(step) == "continues"
+    Book(tmp_path).run([step], lambda text: None)
+    assert not (tmp_path / "runs" / "replaced").exists()
+    assert Book(tmp_path).reason(step) is None
+
+
+def test_a_training_of_other_settings_is_moved_aside_not_deleted(tmp_path):
+    _begin(tmp_path, lr=1.0)
+    said = []
+    with pytest.raises(KeyboardInterrupt):  # begins anew
+        Book(tmp_path).run([Training(tmp_path, lr=2.0).step()], said.append)
+    assert (tmp_path / "runs" / "replaced" / "m-1" / "one").read_text() == "1.0"
+    assert any("moved to" in text and "m-1" in text for text in said)
+    Book(tmp_path).run([Training(tmp_path, lr=2.0).step()], said.append)
+    assert (tmp_path / "runs" / "m" / "two").read_text() == "2.0"
+    _begin(tmp_path, lr=3.0)
+    assert (tmp_path / "runs" / "replaced" / "m-2" / "two").exists()
+
+
+def test_a_finished_training_that_lost_a_file_begins_anew(tmp_path):
+    _begin(tmp_path)
+    Book(tmp_path).run([Training(tmp_path).step()], lambda text: None)
+    os.unlink(tmp_path / "runs" / "m" / "two")
+    _begin(tmp_path)  # not continued: what is left of it is of no use
+    assert (tmp_path / "runs" / "replaced" / "m-1" / "one").exists()
+
+
+def test_a_run_that_was_trained_by_hand_is_taken_as_it_is(tmp_path):
+    folder = tmp_path / "runs" / "m"
+    folder.mkdir(parents=True)
+    (folder / "one").write_text("by hand")
+    Book(tmp_path).run([Training(tmp_path).step()], lambda text: None)
+    assert (folder / "two").read_text() == "by hand"
