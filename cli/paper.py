@@ -195,13 +195,23 @@ def _show(plan, book, dataset, options) -> None:
         click.echo("+ and the images that oversampling doubles, known once the model whose AP decides is trained")
     splits = ", ".join(f"{name} {len(rows):,}" for name, rows in plan.splits.items())
     click.echo(f"{len(plan.train_rows):,} images to train; predicted: {splits}; about {_hours(total)} h in all")
-    for step in plan.steps:
-        if not step.name.startswith("train"):
-            click.echo(f"  {step.name}: {reasons[step.name] or 'done'}")
+    for line in _grouped([(step.name, reasons[step.name] or "done") for step in plan.steps[len(plan.models) :]]):
+        click.echo(f"  {line}")
     for text in plan.notes:
         click.echo(f"note: {text}")
     for text in plan.problems:
         click.echo(f"problem: {text}")
+
+
+def _grouped(steps: list[tuple[str, str]]) -> list[str]:
+    """Steps that differ in their last word alone, the split, on one line if the reason is the same."""
+    from itertools import groupby
+
+    lines = []
+    for (stem, reason), group in groupby(steps, key=lambda step: (step[0].rpartition(" ")[0], step[1])):
+        last = ", ".join(name.rpartition(" ")[2] for name, _ in group)
+        lines.append(f"{stem} {last}: {reason}".lstrip())
+    return lines
 
 
 def _finished(run: Path) -> int:
