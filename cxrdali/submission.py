@@ -72,7 +72,6 @@ def submit(path: Path, template: Path, out: Path, code: Path | None = None, name
     _check_out(out, name, code)
     table = tables.read(path)
     form = _read_template(template)
-    rows = _rows(form.ids, table, path, template)
     missing = [finding for finding in form.findings if finding not in table.findings]
     if missing:
         raise DataError(
@@ -80,6 +79,7 @@ def submit(path: Path, template: Path, out: Path, code: Path | None = None, name
             "predict with a model of these findings, or remove the column if it is none"
         )
     places = [table.findings.index(finding) for finding in form.findings]
+    rows = _rows(form.ids, table, path, template)
     values = _probabilities(table, path)[rows][:, places]
     files, skipped = _code(code) if code else ({}, ())
     data = _csv(form, values)
@@ -124,15 +124,18 @@ def verify(
             rows = csv.reader(io.StringIO(file.read(name).decode("utf-8"), newline=""))
             found = next(rows, [])
             written = list(rows)
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise wrong(f"cannot be read back ({error})") from error
     if tuple(found) != header or [row[:1] for row in written] != [[image] for image in ids]:
         raise wrong("its header or its images are not the template's")
     for row, expected in zip(written, values, strict=True):
-        texts = [row[column] for column in columns]
-        if len(row) != len(header) or not all(0 <= float(text) <= 1 for text in texts):
-            raise wrong(f"the row of {row[0]!r} is cut or leaves 0..1")
-        if not (np.array(texts, dtype=values.dtype) == expected).all():
+        if len(row) != len(header):
+            raise wrong(f"the row of {row[0]!r} is cut")
+        try:
+            numbers = np.array([row[column] for column in columns], dtype=values.dtype)
+        except ValueError as error:
+            raise wrong(f"the row of {row[0]!r} holds what is no number") from error
+        if not ((numbers == expected) & (numbers >= 0) & (numbers <= 1)).all():
             raise wrong(f"the row of {row[0]!r} holds other values")
 
 
@@ -222,7 +225,7 @@ def _probabilities(table: Predictions, path: Path) -> np.ndarray:
             else "predict again"
         )
         raise DataError(
-            f"{path}: finding {table.findings[column]!r} is {table.values[row, column]} for image "
+            f"{path}: finding {table.findings[column]!r} is {table.values[row, column]!s} for image "
             f"{table.ids['image_id'].iloc[row]!r}, no probability of 0..1; {way_out}"
         )
     return table.values

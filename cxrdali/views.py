@@ -196,7 +196,7 @@ def apply(path: Path, rules: ViewRules, dataset: PackedDataset) -> tuple[Predict
     pooled = _frontal_means(table.values[:, places], study, frontal, frontals)
     values[np.ix_(replaced, places)] = pooled[study[replaced]]
     source = rules.made_from.get("predictions") or "rules"
-    text = f"view postprocess learnt from {source}: {len(places)} superior findings, {len(replaced)} images"
+    text = f"view postprocess by {source} ({len(places)} superior): {len(replaced)} images"
     provenance = replace(table.provenance, history=(*table.provenance.history, text))
     changed = Changed(
         studies=int(both.sum()),

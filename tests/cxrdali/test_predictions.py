@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from scipy.special import expit
 
-from cxrdali.predictions import Predictions, Provenance, read
+from cxrdali.predictions import Predictions, Provenance, as_logits, check_target, read, sigmoid
 from shards.errors import DataError
 
 
@@ -65,3 +68,59 @@ def test_targets_that_cannot_be_written_are_refused(tmp_path):
         table().write(tmp_path / "pred.txt")
     with pytest.raises(DataError, match="no such folder; make it"):
         table().write(tmp_path / "missing" / "pred.csv")
+
+
+def test_the_history_is_kept_and_older_files_still_read(tmp_path):
+    path = tmp_path / "pred.parquet"
+    known = Provenance("logit", "model3", "val", "chexpert", "x", "hflip", ("mean of a, b", "views"))
+    replace(table(), provenance=known).write(path)
+    assert read(path).provenance == known
+    with_metadata(path, '{"kind": "logit", "run": "stage1", "split": "val", "labels": null, "dataset": "x"}')
+    assert read(path).provenance == Provenance("logit", "stage1", "val", None, "x", None, ())
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ("[]", "its metadata is damaged"),
+        ('{"history": "once"}', "its metadata is damaged: history 'once'"),
+        ('{"run": 3}', "its metadata is damaged: run 3"),
+        ('{"kind": "rank"}', "its values are 'rank', not one of logit, probability"),
+    ],
+)
+def test_damaged_metadata_is_named(tmp_path, stored, message):
+    path = tmp_path / "pred.parquet"
+    table().write(path)
+    with_metadata(path, stored)
+    with pytest.raises(DataError, match=message):
+        read(path)
+
+
+def with_metadata(path, text):
+    arrow = pq.read_table(path)
+    pq.write_table(arrow.replace_schema_metadata({**arrow.schema.metadata, b"cxrdali": text}), path)
+
+
+def test_only_logits_are_pooled(tmp_path):
+    path = tmp_path / "p.csv"
+    assert as_logits(table(), path) is not None
+    with pytest.raises(DataError, match=r"p.csv: holds probabilities, which saturate; give the table of logits that"):
+        as_logits(table().as_probabilities(), path)
+    unsaid = replace(table(), provenance=Provenance())  # a CSV
+    assert as_logits(unsaid, path).provenance.kind == "logit"
+    assert (as_logits(unsaid, path).values == unsaid.values).all()
+    with pytest.raises(DataError, match=r"p.csv: every value lies within 0..1, as in a table of probabilities"):
+        as_logits(replace(unsaid, values=np.array([[0, 1], [0.5, 1e-9]], dtype=np.float32)), path)
+
+
+def test_a_table_does_not_replace_what_it_is_made_from(tmp_path):
+    path = tmp_path / "p.parquet"
+    check_target(path, tmp_path / "other.parquet")
+    with pytest.raises(DataError, match="is a table that this one is made from; give another --out"):
+        check_target(tmp_path / ".." / tmp_path.name / "p.parquet", path)
+
+
+def test_logits_that_differ_are_probabilities_that_differ():
+    logits = np.array([17, 17.5, 18, 19.99, 20], dtype=np.float32)
+    assert (np.diff(sigmoid(logits)) > 0).all() and not (np.diff(sigmoid(logits).astype(np.float32)) > 0).all()
+    np.testing.assert_allclose(sigmoid(logits), expit(logits.astype(np.float64)), rtol=1e-15)

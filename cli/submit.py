@@ -1,0 +1,50 @@
+"""cxrdali submit: predictions in the form that a challenge asks for."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--template",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="CSV",
+    help="The challenge's sample_submission.csv: its header, its rows and their order are kept.",
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="ZIP", help="Zip to write."
+)
+@click.option(
+    "--code",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder whose files go into the zip as code/, without .git, __pycache__ and *.pyc.",
+)
+@click.option(
+    "--name",
+    default="predictions.csv",
+    show_default=True,
+    help="The table's name in the zip. The challenges' own names are not confirmed: see the challenge's page.",
+)
+def submit(file, template, out, code, name):
+    """Write FILE, what `cxrdali predict` or another verb wrote, as a challenge's submission: probabilities in the
+    template's form, zipped (with the code), and read back to be checked.
+
+    How the challenges name zip and table was not to be had; the form here is that of published entries, and --name
+    changes the table's name.
+    """
+    from cxrdali.submission import submit as write
+
+    done = write(file, template, out, code, name)
+    click.echo(f"{out}: {name} with {done.images:,} images and {len(done.findings)} findings, as in {template}")
+    if done.copied:
+        click.echo(f"copied from the template: {', '.join(done.copied)}")
+    if done.left_out:
+        click.echo(f"predicted, but not asked for: {', '.join(done.left_out)}")
+    if code:
+        click.echo(f"code/: {len(done.code):,} files of {code}")
+    if done.skipped:
+        click.echo(f"not in code/: {', '.join(done.skipped)}")
