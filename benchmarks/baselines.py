@@ -4,7 +4,7 @@ Both read loose JPEG files, one per image, as a release or a folder of resized c
 stay alive between passes and have OpenCV's own threads switched off, because the workers are the parallelism.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cxrdali.augment import AugmentOptions, Decisions, decide
-from cxrdali.loader import Batch
+from cxrdali.loader import Batch, LoaderOptions
+from cxrdali.order import batch_bounds, global_order
+from shards.packed import PackedDataset
 
 FLIP_CODES = (None, 1, 0, -1)  # cv2.flip's code by horizontal + 2 * vertical
 
@@ -48,6 +50,76 @@ def lean_loader(
     )
 
 
+class PaperLoader:
+    """The paper's loader where the trainer expects cxrdali.loader.Loader: its rows, in its order, from `files` by row.
+
+    Batches are (images float32 [B, 3, S, S], normalised by the workers; rows int64 [B]), so the model must be one of
+    `without_normalisation`. The workers are started here, and have read a file each when this returns: their start
+    is part of a run's set-up. Augmentation is the paper's or none.
+    """
+
+    resized_from = None
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        workers: int,
+        dataset: PackedDataset,
+        rows: np.ndarray,
+        options: LoaderOptions,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        augment: AugmentOptions | None = None,
+        drop_last: bool = False,
+    ):
+        self.dataset, self.rows, self.options = dataset, np.ascontiguousarray(rows, dtype=np.int64), options
+        self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
+        self._epoch, self._position = 0, 0
+        self._batches: list[list[int]] = [[int(self.rows[0])]] * workers  # refilled for every epoch
+        images = _PaperImages(files, options.size, resize=True, augment=augment is not None)
+        pin = options.device.startswith("cuda")
+        self._loader = DataLoader(images, batch_sampler=self._batches, **_workers(workers, pin))
+        for _ in self._loader:
+            pass
+
+    def __len__(self) -> int:
+        return len(batch_bounds(len(self.rows), self.options.batch, drop_last=self._drop_last))
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch, self._position = epoch, 0
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._epoch, self._position = state["epoch"], state["position"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = global_order(self.rows, self._seed, self._epoch) if self._shuffle else self.rows
+        bounds = batch_bounds(len(order), self.options.batch, self._position, self._drop_last)
+        self._batches[:] = [order[start:stop].tolist() for start, stop in bounds]
+        for images, rows in self._loader:
+            yield Batch(images, rows)
+        self._epoch, self._position = self._epoch + 1, 0
+
+
+def without_normalisation(arch: str) -> str:
+    """The name under which timm has `arch` for images that come normalised: with norm "weights", Classifier's own
+    normalisation (from 0..255) is then a multiplication by one."""
+    import timm  # seconds of import time, which workers need not spend
+    from timm.models import register_model
+
+    name = f"{arch.replace('.', '_')}_normalised"
+
+    def create(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **arguments):
+        model = timm.create_model(arch, pretrained=pretrained, **arguments)
+        model.pretrained_cfg = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
+        return model
+
+    create.__name__ = name
+    if not timm.is_model(name):
+        register_model(create)
+    return name
+
+
 def _workers(workers: int, pin: bool) -> dict:
     # forkserver: DALI's threads and CUDA run in this process by the time that workers start. Two batches ahead
     # per worker measured as well as four, with half of the memory.
@@ -69,7 +141,7 @@ def _one_thread(_worker: int) -> None:
 class _PaperImages(Dataset):
     """Items are (float32 [3, S, S], row)."""
 
-    def __init__(self, files: Sequence[Path], size: int, resize: bool):
+    def __init__(self, files: Sequence[Path], size: int, resize: bool, augment: bool = True):
         import albumentations as A
         from albumentations.pytorch import ToTensorV2
 
@@ -81,9 +153,7 @@ class _PaperImages(Dataset):
         self._transform = A.Compose(
             [
                 *([A.Resize(size, size)] if resize else []),
-                A.HorizontalFlip(p=0.5),
-                A.VerticalFlip(p=0.5),
-                cutout,
+                *([A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5), cutout] if augment else []),
                 A.Normalize(),
                 ToTensorV2(),
             ]

@@ -8,7 +8,10 @@ import click
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="HTML page to write."
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="HTML page to write.  [default: RUNS/report.html if RUNS is one folder of several runs]",
 )
 @click.option(
     "--data",
@@ -27,8 +30,17 @@ import click
 @click.option("--title", default="cxrdali report", show_default=True)
 @click.option("--images", is_flag=True, help="Include pictures of patients (mind the data-use terms).")
 def report(runs, out, data, evaluations, title, images):
-    """One self-contained page about RUNS: curves, AP per finding, seconds per stage."""
-    from cxrdali.report import ReportOptions, write_report
+    """One self-contained page about RUNS: curves, AP per finding, seconds per stage.
 
+    RUNS are run folders, a folder of them, or the folder of `cxrdali paper`, whose steps, view rules and evaluations
+    then stand beside the paper's printed numbers.
+    """
+    from cxrdali.report import ReportOptions, write_report
+    from cxrdali.run import CONFIG
+
+    if out is None:
+        if len(runs) > 1 or (runs[0] / CONFIG).exists():
+            raise click.UsageError("give --out FILE; only a single folder of several runs has a page of its own")
+        out = runs[0] / "report.html"
     path = write_report(out, runs, pack=data, evaluations=evaluations, options=ReportOptions(title, images=images))
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

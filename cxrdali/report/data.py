@@ -3,22 +3,27 @@
 import numpy as np
 import pandas as pd
 
+from cxrdali import published
 from cxrdali import run as runs_on_disk
 from cxrdali.report import page, plots
+from cxrdali.report.models import MIMIC
 from cxrdali.report.page import Html, count, join, missing, paragraph, percent, sentence
 from cxrdali.report.sources import Run, Sources
+from cxrdali.sampling import oversampled
 from cxrdali.selection import released_rows, rows_sha256, train_and_validation
 from cxrdali.stages import sampling_seed
+from cxrdali.targets import targets
 from shards.errors import DataError
 from shards.packed import Labels, PackedDataset
 
 CONTACT_IMAGES = 12
+MOST_SHEETS = 3  # with more runs, one sheet per size
 
 
 def label_frequencies(sources: Sources) -> Html:
     """The long tail: images per finding in the training split, and in the others."""
     if sources.dataset is None:
-        return missing("No packed dataset was given, so images per finding cannot be counted; give it with `--pack`.")
+        return missing("No packed dataset was given, so images per finding cannot be counted; give it with `--data`.")
     try:
         labels, splits, note = _splits(sources)
     except DataError as error:
@@ -37,7 +42,7 @@ def label_frequencies(sources: Sources) -> Html:
             "Training images per finding, most frequent first, on a logarithmic axis.",
         ),
         paragraph(f"Never in the training images: {sentence(absent)}.", "soft") if absent else None,
-        page.details("Images per finding and split", _split_table(table, splits)),
+        page.details("Images per finding and split", _split_tables(table, splits)),
     )
 
 
@@ -69,15 +74,26 @@ def _frequency_table(labels: Labels, splits: dict[str, np.ndarray]) -> pd.DataFr
     return table.sort_values("train", ascending=False, kind="stable")
 
 
-def _split_table(table: pd.DataFrame, splits: dict[str, np.ndarray]) -> Html:
+def _split_tables(table: pd.DataFrame, splits: dict[str, np.ndarray]) -> Html:
+    """Counts, and shares with the paper's beside them."""
     released = {name: len(rows) for name, rows in splits.items()}
-    rows = [("All images", "", *(count(images) for images in released.values()))]
-    rows += [
-        (finding, percent(counts["train"] / released["train"]), *(count(counts[name]) for name in released))
-        for finding, counts in table.iterrows()
+    heads = tuple(map(str.capitalize, released))
+    counts = [("All images", *map(count, released.values()))]
+    counts += [(finding, *map(count, row)) for finding, row in table.iterrows()]
+    paper = published.label_ratio()
+    known = any(name in paper.index for name in table.index)
+    shares = [
+        (
+            finding,
+            *(percent(row[name] / images) if images else page.NOTHING for name, images in released.items()),
+            *([percent(paper["train"].get(finding)), percent(paper["valid"].get(finding))] if known else []),
+        )
+        for finding, row in table.iterrows()
     ]
-    return page.table(
-        "Images per finding and split", ("Finding", "Share of train", *map(str.capitalize, released)), rows
+    theirs = (f"Train, {MIMIC}", f"Validation, {MIMIC}") if known else ()
+    return join(
+        page.table("Images per finding and split", ("Finding", *heads), counts),
+        page.table("Share of a split's images that have the finding", ("Finding", *heads, *theirs), shares),
     )
 
 
@@ -88,10 +104,13 @@ def contact_sheets(sources: Sources) -> Html | None:
             "Images are left out, because a page may travel further than its data; ask for them with `--images`."
         )
     if sources.dataset is None:
-        return missing("No packed dataset was given, so no image can be shown; give it with `--pack`.")
+        return missing("No packed dataset was given, so no image can be shown; give it with `--data`.")
     if not sources.runs:
         return missing("No run was given, so there is no training batch to show.")
-    return join(*(_contact_sheet(run, sources) for run in sources.runs))
+    runs = sources.runs
+    if len(runs) > MOST_SHEETS:
+        runs = list({run.setting("size"): run for run in reversed(runs)}.values())[::-1]
+    return join(*(_contact_sheet(run, sources) for run in runs))
 
 
 def _contact_sheet(run: Run, sources: Sources) -> Html:
@@ -126,6 +145,7 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     trained_on = run.config.get("selection", {}).get("train_sha256")
     if trained_on and trained_on != rows_sha256(train):
         raise DataError(f"{run.path / runs_on_disk.CONFIG}: it trained on other rows than its fold selects here")
+    train = _with_repeats(run, labels, train)
     size = int(run.setting("size"))
     seed = sampling_seed(int(run.setting("seed", 0)), int(run.setting("stage")))
     augment = AugmentOptions(cutout=run.setting("cutout", "fixed"))
@@ -138,3 +158,20 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
         f"{decided.horizontal.sum()} mirrored left to right, {decided.vertical.sum()} upside down, "
         f"{(decided.shape > 0).any(axis=1).sum()} with black cutout squares"
     )
+
+
+def _with_repeats(run: Run, labels: Labels, train: np.ndarray) -> np.ndarray:
+    """The rows of an epoch of the run: those with an oversampled finding twice."""
+    if not run.oversampling:
+        return train
+    chosen = run.oversampling["findings"]
+    strange = [name for name in chosen if name not in labels.findings]
+    if strange:
+        raise DataError(f"{run.path / runs_on_disk.CONFIG}: oversampled finding {strange[0]!r} is not in the labels")
+    rows = oversampled(train, targets(labels, run.setting("uncertain", "negative")), labels.findings, chosen)
+    if len(rows) != run.oversampling["epoch_images"]:
+        raise DataError(
+            f"{run.path / runs_on_disk.CONFIG}: an epoch had {run.oversampling['epoch_images']} images, here it would "
+            f"have {len(rows)}"
+        )
+    return rows

@@ -3,17 +3,55 @@
 import pandas as pd
 
 from cxrdali.report import page, plots
+from cxrdali.report.folder import SPLITS, PaperFolder
 from cxrdali.report.page import Html, count, interval, join, missing, paragraph, percent, score, sentence
-from cxrdali.report.sources import Evaluation, Sources
+from cxrdali.report.scores import Evaluation
+from cxrdali.report.sources import Sources
+from cxrdali.report.steps import SPLIT_NAMES, last_step
 
 VIEWS = {"all": "all views", "frontal": "frontal", "lateral": "lateral"}
 
 
 def evaluation(sources: Sources) -> Html:
     """Held-out metrics with confidence intervals: all views, frontal and lateral, per finding."""
-    if not sources.evaluations:
-        return missing("No evaluation was given. `cxrdali evaluate` writes one from predictions; give its .json.")
-    return join(_evaluation_overview(sources.evaluations), *map(_evaluation_details, enumerate(sources.evaluations)))
+    inside = sources.folder.evaluations if sources.folder else {}
+    if not sources.evaluations and not inside:
+        return missing(
+            "No evaluation was given. `cxrdali evaluate` writes one from predictions; give its .json with "
+            "`--evaluation`."
+        )
+    return join(
+        _folder_overview(sources.folder) if inside else None,
+        _evaluation_overview(sources.evaluations) if sources.evaluations else None,
+        *map(_evaluation_details, enumerate([*_furthest(sources.folder), *sources.evaluations])),
+    )
+
+
+def _folder_overview(folder: PaperFolder) -> Html:
+    """One row per predictions, a table per split."""
+    parts = [_how_to_read([*folder.evaluations.values()])]
+    shown = [split for split in SPLITS if any(where == split for _, where in folder.evaluations)]
+    for split in shown:
+        rows = [
+            (
+                name, _with_interval(each.content["all"], "mAP"), _with_interval(each.content["all"], "macro_AUROC"),
+                score(each.content["all"]["LRAP"]),
+                *(score((each.content.get(view) or {}).get("mAP")) for view in ("frontal", "lateral")),
+                count(each.content["images"]),
+            )
+            for (name, where), each in folder.evaluations.items()
+            if where == split
+        ]  # fmt: skip
+        columns = ("Predictions", "mAP", "Macro AUROC", "LRAP", "mAP, frontal", "mAP, lateral", "Images")
+        table = page.table(f"Metrics on the {SPLIT_NAMES[split]}", columns, rows)
+        parts.append(table if split == shown[0] else page.details(f"The same on the {SPLIT_NAMES[split]}", table))
+    return join(*parts)
+
+
+def _furthest(folder: PaperFolder | None) -> list[Evaluation]:
+    """The one of the folder's evaluations that is shown finding by finding."""
+    found = last_step(folder) if folder else None
+    return [Evaluation(f"{found[0]}, {SPLIT_NAMES[found[1]]}", found[2].content)] if found else []
 
 
 def _evaluation_overview(evaluations: list[Evaluation]) -> Html:
@@ -35,15 +73,19 @@ def _evaluation_overview(evaluations: list[Evaluation]) -> Html:
                     count(part["studies"]),
                 )
             )
+    return join(
+        _how_to_read(evaluations),
+        page.table("Metrics by view", ("Predictions", "mAP", "Macro AUROC", "LRAP", "Images", "Studies"), rows),
+    )
+
+
+def _how_to_read(evaluations: list[Evaluation]) -> Html:
     levels = sorted({each.content["level"] for each in evaluations if each.content.get("draws")})
     in_brackets = f" In brackets: {sentence([f'{level * 100:g} %' for level in levels])} confidence" if levels else ""
-    return join(
-        paragraph(
-            "Macro means over the findings that have a positive image; LRAP ranks the findings of each image. "
-            "Lateral means every view that is not frontal."
-            + (f"{in_brackets} intervals, from resampling whole studies." if levels else "")
-        ),
-        page.table("Metrics by view", ("Predictions", "mAP", "Macro AUROC", "LRAP", "Images", "Studies"), rows),
+    return paragraph(
+        "Macro means over the findings that have a positive image; LRAP ranks the findings of each image. "
+        "Lateral means every view that is not frontal."
+        + (f"{in_brackets} intervals, from resampling whole studies." if levels else "")
     )
 
 

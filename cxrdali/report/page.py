@@ -193,6 +193,8 @@ th:first-child { text-align: left; padding-left: 0; position: sticky; left: 0; b
 tbody th { font-weight: 400; white-space: normal; min-width: 5rem; }
 td:last-child, th:last-child { padding-right: .25rem; }
 td strong { font-weight: 700; }
+.steps thead th { white-space: nowrap; }
+.gain { color: var(--soft); font-size: .82em; display: inline-block; min-width: 3.2em; }
 .text th, .text td { text-align: left; vertical-align: top; }
 .text td { white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }
 figure { margin: 1.25rem 0; }
@@ -221,7 +223,11 @@ footer { margin-top: 3rem; }
   h2, h3, .caption { break-after: avoid; }
   figure, tr, .notice { break-inside: avoid; }
   .scroll { overflow: visible; }
-  th, td { padding: .25rem .5rem; }
+  table { font-size: 7.5pt; }
+  .soft, figcaption, .caption, .lead { font-size: 9pt; }
+  th, td { padding: .2rem .35rem; }
+  thead th { min-width: 0; }
+  .text td { min-width: 0; }
   details::details-content { content-visibility: visible; block-size: auto; }
 }
 """

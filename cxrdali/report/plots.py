@@ -198,6 +198,84 @@ def curves(stages: Sequence[tuple[str, int | None, pd.DataFrame, int]]) -> Calla
     return draw
 
 
+@dataclass(frozen=True)
+class Line:
+    """A run among several: before, epochs of the runs it descends from; metrics, rows of metrics.csv; best, the
+    place of the best one; since, the last row of the run that it starts from (None: not drawn)."""
+
+    name: str
+    stage: int | None
+    before: int
+    metrics: pd.DataFrame
+    best: int
+    since: pd.Series | None
+
+
+PANELS = {"train_loss": "training loss", "val_loss": "validation loss", "mAP": "validation mAP"}
+LINE_COLOURS = ("#1b1f24", "#e69f00", BLUE, VERMILLION, "#56b4e9", GREEN, "#cc79a7", "#7b6f00")
+DASHES = ("-", (0, (5, 2)))
+
+
+def branches(lines: Sequence[Line]) -> Callable[[Canvas], Figure]:
+    """Losses and mAP of runs that start from each other, on one axis of epochs; told apart by colour and marker."""
+
+    def draw(canvas: Canvas) -> Figure:
+        figure = canvas.figure(880 if not canvas.narrow else 820)
+        panels = figure.subplots(len(PANELS), 1, sharex=True, height_ratios=(2, 2, 3))
+        handles = []
+        for place, line in enumerate(lines):
+            style = {
+                "color": LINE_COLOURS[place % len(LINE_COLOURS)],
+                "marker": MARKERS[place % len(MARKERS)],
+                "linestyle": DASHES[place // len(LINE_COLOURS) % 2],
+                "markersize": 8,
+                "markeredgecolor": "white",
+                "markeredgewidth": 0.6,
+            }
+            handles.append(Line2D([], [], lw=2.5, **style))
+            _branch(panels, line, style, place, len(lines))
+        last = max(line.before + len(line.metrics) for line in lines)
+        _stage_names(panels[0], lines)
+        for axes, title in zip(panels, PANELS.values(), strict=True):
+            for start in {line.before for line in lines} - {0}:
+                axes.axvline(start + 0.5, color=GREY, lw=1, ls=(0, (4, 3)), zorder=1)
+            axes.set_title(title, loc="left", fontsize=canvas.font, fontweight="bold")
+            axes.grid(True, axis="y")
+            axes.margins(y=0.12)
+        panels[-1].set_ylim(bottom=max(panels[-1].get_ylim()[0], 0))
+        panels[-1].set_xlim(0.5, last + 0.5)
+        panels[-1].set_xlabel("epoch, counted from the first run of each line")
+        panels[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        _legend(figure, handles, [line.name for line in lines], canvas, handle=8)
+        return figure
+
+    return draw
+
+
+def _stage_names(axes: Axes, lines: Sequence[Line]) -> None:
+    """Over the runs that begin together, where they are of one stage."""
+    for start in {line.before for line in lines}:
+        here = [line for line in lines if line.before == start]
+        if len({line.stage for line in here}) == 1 and here[0].stage is not None:
+            middle = start + 0.5 + max(len(line.metrics) for line in here) / 2
+            at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center", "va": "top"}
+            axes.annotate(f"stage {here[0].stage}", (middle, 1), (0, -2), **at)
+
+
+def _branch(panels: Sequence[Axes], line: Line, style: dict, place: int, lines: int) -> None:
+    """A run's three curves. Markers of neighbours stand at different epochs, so that they do not cover each other."""
+    epochs = np.arange(line.before + 1, line.before + len(line.metrics) + 1)
+    every = max(1, len(epochs) // 4)
+    for axes, column in zip(panels, PANELS, strict=True):
+        axes.plot(epochs, line.metrics[column], lw=1.8, markevery=(place * every // lines, every), **style)
+        if line.since is not None:
+            joint = ([line.before, line.before + 1], [line.since[column], line.metrics[column].iloc[0]])
+            axes.plot(*joint, color=style["color"], lw=0.9, alpha=0.5)
+    best = line.metrics["mAP"].iloc[line.best]
+    if best == best:
+        panels[-1].plot(epochs[line.best], best, "*", ms=15, color=style["color"], markeredgecolor="white", zorder=6)
+
+
 def _stage_labels(name: str, size: int | None, place: int) -> list[str]:
     """What a stage may be called, the longest first."""
     return [f"{name}, {size} px", name, name.replace("Stage ", ""), str(place + 1)]
@@ -227,8 +305,8 @@ def _mark_best(axes: Axes, epochs: np.ndarray, values: np.ndarray, best: int, ca
     )
 
 
-def ap_per_finding(table: pd.DataFrame, prevalence: pd.Series) -> Callable[[Canvas], Figure]:
-    """`table`: AP, a row per finding and a column per stage (NaN: not drawn); `prevalence` for the same rows."""
+def ap_per_finding(table: pd.DataFrame, prevalence: pd.Series | None = None) -> Callable[[Canvas], Figure]:
+    """`table`: AP, a row per finding and a column per stage (NaN: not drawn); `prevalence` of the same rows."""
 
     def draw(canvas: Canvas) -> Figure:
         figure, axes = _rows(canvas, table.index, legend=30)
@@ -246,7 +324,8 @@ def ap_per_finding(table: pd.DataFrame, prevalence: pd.Series) -> Callable[[Canv
                 label=name,
                 zorder=3 + number,
             )
-        _chance(axes, places, prevalence, canvas)
+        if prevalence is not None:
+            _chance(axes, places, prevalence, canvas)
         _ap_axis(axes, np.nanmax(table.to_numpy(), initial=0.0))
         _legend(figure, *axes.get_legend_handles_labels(), canvas)
         return figure
@@ -282,10 +361,11 @@ def _ap_axis(axes: Axes, highest: float) -> None:
     axes.grid(True, axis="x")
 
 
-def _legend(figure: Figure, handles: Sequence, labels: Sequence[str], canvas: Canvas) -> None:
-    """Above the axes, in as many columns as fit."""
+def _legend(figure: Figure, handles: Sequence, labels: Sequence[str], canvas: Canvas, handle: int = 5) -> None:
+    """Above the axes, in as many columns as fit; `handle` is the width of a handle in letters."""
     longest = max(map(len, labels))
-    columns = max(1, min(len(labels), int(canvas.width / ((longest + 5) * canvas.letter))))
+    columns = max(1, min(len(labels), int(canvas.width / ((longest + handle) * canvas.letter))))
+    columns = -(-len(labels) // -(-len(labels) // columns))  # as many rows, evenly filled
     figure.legend(
         handles, labels, loc="outside upper left", ncols=columns, frameon=False, handletextpad=0.3, columnspacing=1.2
     )

@@ -55,6 +55,9 @@ def _images_and_hash(part: str) -> Callable[[Run], str]:
 
 PROVENANCE: dict[str, Callable[[Run], str]] = {
     "Run": lambda run: run.path.resolve().name,
+    "Recipe": _from_config("recipe", "name"),
+    "Starts from": lambda run: run.origin,
+    "Overridden": lambda run: _plain(run.recipe.get("overridden") or None),
     "Dataset": _from_config("dataset", "id"),
     "Labels": _from_config("labels", "name"),
     "Labels, SHA-256": _from_config("labels", "sha256"),

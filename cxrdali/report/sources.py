@@ -1,14 +1,15 @@
 """What a report is made of: run folders, evaluations and the packed dataset they share, read and checked."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from cxrdali import run as runs_on_disk
+from cxrdali.report.folder import PaperFolder, is_paper, read_paper, run_folders
+from cxrdali.report.scores import Evaluation, read_evaluation
 from cxrdali.selection import FoldOptions
 from shards.errors import DataError
 from shards.packed import PackedDataset
@@ -48,6 +49,25 @@ class Run:
         return FoldOptions(**given)
 
     @property
+    def recipe(self) -> dict:
+        """name, starts_from, overridden; empty for a plain stage."""
+        return self.config.get("recipe") or {}
+
+    @property
+    def oversampling(self) -> dict | None:
+        """What it doubled: findings, below, from, without_ap, images_doubled, epoch_images."""
+        return self.config.get("oversampling")
+
+    @property
+    def origin(self) -> str:
+        """What it started from, in words: another run's name, a weights file, or neither."""
+        if self.setting("init"):
+            return self.recipe.get("starts_from") or Path(self.setting("init")).name
+        if self.recipe.get("starts_from"):
+            return self.recipe["starts_from"]
+        return "ImageNet" if self.setting("pretrained", True) else "random weights"
+
+    @property
     def chosen_by(self) -> str:
         """The metric whose highest value makes the best epoch."""
         return "LRAP" if self.setting("select_by") == "lrap" else "mAP"
@@ -70,19 +90,15 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    name: str
-    content: dict
-
-
-@dataclass(frozen=True)
 class Sources:
-    """Everything that a section may draw from."""
+    """Everything that a section may draw from. unread: folders beside the runs that hold no run."""
 
     runs: list[Run]
     dataset: PackedDataset | None
     evaluations: list[Evaluation]
     options: ReportOptions
+    folder: PaperFolder | None = None
+    unread: tuple[Path, ...] = ()
 
     @property
     def trained(self) -> list[Run]:
@@ -93,12 +109,25 @@ class Sources:
 def read_sources(
     runs: Sequence[Path], pack: Path | None, evaluations: Sequence[Path], options: ReportOptions
 ) -> Sources:
-    """Raises DataError for a folder that is no run, a file that is no evaluation, or a dataset not the runs'."""
+    """`runs`: run folders, folders of runs, or one of `cxrdali paper`.
+
+    Raises DataError for a folder that is none of them, a file that is no evaluation, or a dataset not the runs'.
+    """
+    papers = [path for path in runs if is_paper(path)]
+    if len(papers) > 1:
+        raise DataError(f"{papers[1]}: a second folder of `cxrdali paper`; make a report of each")
+    found, unread = [], []
+    for path in runs:
+        inside, others = run_folders(path)
+        found += inside
+        unread += others
     sources = Sources(
-        runs=_named([_read_run(Path(path)) for path in runs]),
+        runs=_named([_read_run(path) for path in dict.fromkeys(found)]),
         dataset=None if pack is None else PackedDataset.open(Path(pack)),
-        evaluations=[_read_evaluation(Path(path)) for path in evaluations],
+        evaluations=[read_evaluation(Path(path)) for path in evaluations],
         options=options,
+        folder=read_paper(papers[0]) if papers else None,
+        unread=tuple(unread),
     )
     _check_same_dataset(sources)
     return sources
@@ -107,9 +136,24 @@ def read_sources(
 def _read_run(folder: Path) -> Run:
     """Raises DataError naming file, column and way out if the folder is not a run."""
     config = runs_on_disk.read_config(folder)
+    _check_config(folder / runs_on_disk.CONFIG, config)
     metrics = _read_csv(folder / runs_on_disk.METRICS, runs_on_disk.METRIC_COLUMNS, text=())
     findings = _read_csv(folder / runs_on_disk.FINDINGS, runs_on_disk.FINDING_COLUMNS, text=("finding",))
     return Run(folder.name, folder, config, metrics, findings)
+
+
+def _check_config(path: Path, config: dict) -> None:
+    try:
+        recipe, oversampling = config.get("recipe"), config.get("oversampling")
+        if recipe is not None:
+            recipe["name"], dict(recipe.get("overridden") or {})
+        if oversampling is not None:
+            [*oversampling["findings"], *oversampling["without_ap"]]
+            oversampling["images_doubled"] + oversampling["epoch_images"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: recipe or oversampling is not as `cxrdali train` writes it ({error!r}); restore the file"
+        ) from error
 
 
 def _read_csv(path: Path, columns: Sequence[str], text: Sequence[str]) -> pd.DataFrame:
@@ -136,32 +180,25 @@ def _read_csv(path: Path, columns: Sequence[str], text: Sequence[str]) -> pd.Dat
     return table
 
 
-def _read_evaluation(path: Path) -> Evaluation:
-    """Raises DataError if the file is not what `cxrdali evaluate` writes."""
-    try:
-        content = json.loads(path.read_bytes())
-        findings = content["all"]["findings"]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; `cxrdali evaluate` writes one") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise DataError(f"{path}: not an evaluation ({error}); give a .json that `cxrdali evaluate` wrote") from error
-    if not isinstance(findings, list):
-        raise DataError(f"{path}: 'findings' is not a list; give a .json that `cxrdali evaluate` wrote")
-    name = content.get("run") or Path(content.get("predictions") or path.name).stem
-    return Evaluation(f"{name}, {content['split']} split" if content.get("split") else name, content)
-
-
 def _named(runs: list[Run]) -> list[Run]:
-    """Runs by the name of their stage; by folder too where a stage has several, by folder alone without one."""
-    often = Counter(run.setting("stage") for run in runs)
-    named = []
-    for run in runs:
-        stage = run.setting("stage")
-        name = run.path.resolve().name
-        if stage is not None:
-            name = f"Stage {stage}" if often[stage] == 1 else f"Stage {stage} ({name})"
-        named.append(Run(name, run.path, run.config, run.metrics, run.findings))
-    return named
+    """Runs by recipe, else by stage, else by folder; the folder too, or its whole path, where several are called so."""
+    folders = [run.path.resolve().name for run in runs]
+    plain = [_plain_name(run, folder) for run, folder in zip(runs, folders, strict=True)]
+    often = Counter(plain)
+    names = [
+        name if often[name] == 1 or name == folder else f"{name} ({folder})"
+        for name, folder in zip(plain, folders, strict=True)
+    ]
+    still = Counter(names)
+    return [
+        replace(run, name=name if still[name] == 1 else f"{short} ({run.path})")
+        for run, short, name in zip(runs, plain, names, strict=True)
+    ]
+
+
+def _plain_name(run: Run, folder: str) -> str:
+    stage = run.setting("stage")
+    return run.recipe.get("name") or (folder if stage is None else f"Stage {stage}")
 
 
 def _check_same_dataset(sources: Sources) -> None:
@@ -171,5 +208,5 @@ def _check_same_dataset(sources: Sources) -> None:
         if trained_on and trained_on != sources.dataset.id:
             raise DataError(
                 f"{run.path / runs_on_disk.CONFIG}: trained on dataset {trained_on}, {sources.dataset.root} is "
-                f"{sources.dataset.id}; give the dataset of the runs, or leave `--pack` out"
+                f"{sources.dataset.id}; give the dataset of the runs, or leave `--data` out"
             )

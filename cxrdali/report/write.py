@@ -11,23 +11,30 @@ from pathlib import Path
 from cxrdali.report import page
 from cxrdali.report.data import contact_sheets, label_frequencies
 from cxrdali.report.evaluation import evaluation
+from cxrdali.report.models import models, oversampling
 from cxrdali.report.page import Html, join, paragraph, sentence
 from cxrdali.report.provenance import provenance
 from cxrdali.report.runs import curves, findings, summary, time_spent
 from cxrdali.report.sources import ReportOptions, Sources, read_sources
+from cxrdali.report.steps import steps, views
 from shards.errors import DataError
 from shards.files import write_bytes
 
 SECTIONS: tuple[tuple[str, str, Callable[[Sources], Html | None]], ...] = (
     ("summary", "At a glance", summary),
+    ("models", "Models", models),
     ("frequencies", "Images per finding", label_frequencies),
     ("images", "Training images", contact_sheets),
     ("curves", "Learning curves", curves),
+    ("steps", "Average precision step by step", steps),
+    ("views", "Frontal against lateral", views),
     ("findings", "Average precision per finding", findings),
+    ("oversampling", "Oversampling", oversampling),
     ("seconds", "Where the time went", time_spent),
     ("evaluation", "Evaluation", evaluation),
     ("provenance", "Provenance", provenance),
 )
+MOST_NAMED = 4  # runs by name in the first line
 
 
 def write_report(
@@ -38,7 +45,10 @@ def write_report(
     evaluations: Sequence[Path] = (),
     options: ReportOptions,
 ) -> Path:
-    """Write the page to `out` and return it. `runs` are drawn in the order given: stage 1, 2, 3.
+    """Write the page to `out` and return it.
+
+    `runs`: run folders, shown in the order given; folders of runs; or one folder of `cxrdali paper`, whose
+    evaluations and view rules are shown too.
 
     Raises DataError for a folder that is no run, a file that is no evaluation, or a dataset that is not the runs'.
     """
@@ -84,5 +94,6 @@ def _what_this_is(sources: Sources) -> str:
     text = "Training report of a long-tail, multi-label chest X-ray classifier"
     if sources.runs:
         names = sentence([run.name.replace("Stage", "stage") for run in sources.runs])
+        names = names if len(sources.runs) <= MOST_NAMED else f"{len(sources.runs)} runs"
         text += f": {names}" + (f", trained on the {sentence(labels)} labels" if labels else "")
     return text + "."

@@ -1,6 +1,5 @@
 """Steps: done again exactly when settings, results or what they need changed. a -> b -> d, a -> c."""
 
-import os
 import shutil
 
 import pytest
@@ -156,7 +155,7 @@ def test_a_training_of_other_settings_is_moved_aside_not_deleted(tmp_path):
 def test_a_finished_training_that_lost_a_file_begins_anew(tmp_path):
     _begin(tmp_path)
     Book(tmp_path).run([Training(tmp_path).step()], lambda text: None)
-    os.unlink(tmp_path / "runs" / "m" / "two")
+    (tmp_path / "runs" / "m" / "two").unlink()
     _begin(tmp_path)  # not continued: what is left of it is of no use
     assert (tmp_path / "runs" / "replaced" / "m-1" / "one").exists()
 

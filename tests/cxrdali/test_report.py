@@ -62,7 +62,8 @@ def write_run(folder: Path, dataset: PackedDataset, plan: RunPlan, rename: dict[
         "settings": {
             "stage": plan.stage, "arch": "convnext_small.fb_in22k", "size": plan.size, "batch": plan.batch,
             "epochs": plan.epochs, "lr": 1e-3, "seed": 7, "labels": LABELS, "fold": 0, "folds": 5,
-            "group": "subject", "cutout": "fixed", "uncertain": "negative", "init": None,
+            "group": "subject", "cutout": "fixed", "uncertain": "negative",
+            "init": f"runs/stage{plan.stage - 1}" if plan.stage > 1 else None,
         },
         "findings": names,
         "dataset": {"id": dataset.id},
@@ -273,13 +274,13 @@ def test_the_summary_is_what_metrics_csv_says(whole, runs):
 
 
 def test_seconds_add_up_to_the_files(whole, runs):
-    table = whole.table("Time per stage")
+    table = whole.table("Time per run")
     metrics = [pd.read_csv(run / "metrics.csv") for run in runs]
     assert table.loc["Stage 1", "Training"] == duration(
         (metrics[0]["train_seconds"] - metrics[0]["wait_seconds"]).sum()
     )
     total = sum(each[["train_seconds", "val_seconds"]].to_numpy().sum() for each in metrics)
-    assert table.loc["All stages", "Total"] == duration(total)
+    assert table.loc["All runs", "Total"] == duration(total)
     assert table.loc["Stage 1", "Waiting, of training time"] == percent(0.08)
 
 
@@ -354,6 +355,7 @@ def test_an_evaluation_without_lateral_images_or_intervals(dataset, tmp_path, re
 
 def test_what_is_not_there_is_said(half, dataset, runs, tmp_path, render):
     assert "No run of stage 2 was given." in half.text
+    assert "what Stage 3 starts from stage2. Drawn from epoch 1." in half.text
     assert "No evaluation was given." in half.text
     assert "No packed dataset was given" in half.text
     begun = tmp_path / "begun"
@@ -368,6 +370,7 @@ def test_what_is_not_there_is_said(half, dataset, runs, tmp_path, render):
 def test_nothing_is_called_missing_when_all_is_there(whole):
     for said in ("No run of stage", "is complete yet", "No evaluation", "was given"):
         assert said not in whole.text
+    assert "Rings: the best epoch of each stage." in whole.text, "stages in a row are one line"
     assert 'class="missing"' not in whole.source
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxrdali import published
-from cxrdali.sampling import chosen_findings, choose, oversampled, read_ap
+from cxrdali.sampling import choose, chosen_findings, oversampled, read_ap
 from shards.errors import DataError
 
 BELOW_10 = {
