@@ -1,0 +1,60 @@
+"""What `cxrdali evaluate` wrote, read and checked: the page is drawn from it without another look."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.errors import DataError
+
+WHOLE = ("images", "studies", "labels", "all")
+PART_NUMBERS = ("images", "studies", "mAP", "macro_AUROC", "LRAP")
+FINDING_NUMBERS = ("positives", "prevalence", "AP", "AUROC")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """name: for headings. content: the whole .json."""
+
+    name: str
+    content: dict
+
+    @property
+    def mean(self) -> float | None:
+        """mAP of all views; None: no finding has a positive image."""
+        return self.content["all"]["mAP"]
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Raises DataError if the file is not what `cxrdali evaluate` writes."""
+    try:
+        content = json.loads(path.read_bytes())
+        for key in WHOLE:
+            content[key]
+        for view in ("all", "frontal", "lateral"):
+            if view == "all" or content.get(view) is not None:
+                _check_part(content[view])
+        name = content.get("run") or Path(content.get("predictions") or path.name).stem
+        split = content.get("split")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; `cxrdali evaluate` writes one") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise DataError(f"{path}: not an evaluation ({error}); give a .json that `cxrdali evaluate` wrote") from error
+    return Evaluation(f"{name}, {split} split" if split else str(name), content)
+
+
+def _check_part(part: Mapping) -> None:
+    _check_numbers(part, PART_NUMBERS)
+    if not isinstance(part["findings"], list) or not isinstance(part["without_positives"], list):
+        raise ValueError("'findings' is not a list")
+    names = [row["finding"] for row in part["findings"]]
+    if len(set(names)) < len(names):
+        raise ValueError("a finding stands twice")
+    for row in part["findings"]:
+        _check_numbers(row, FINDING_NUMBERS)
+
+
+def _check_numbers(values: Mapping, names: tuple[str, ...]) -> None:
+    for name in names:
+        if values[name] is not None and not isinstance(values[name], int | float):
+            raise ValueError(f"{name!r} is {values[name]!r}, not a number")
