@@ -1,1 +1,6 @@
 """The stage-training paper's whole flow (its Figure 3): steps -> plan -> estimate."""
+
+# What the paper trained for its final result, who makes the ensemble, and whose views are learnt
+MODELS = ("model0", "model2", "model3", "model5", "model6", "model7")
+MEMBERS = ("model3", "model5", "model6", "model7")
+VIEWS_FROM = "model3"

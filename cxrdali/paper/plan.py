@@ -1,7 +1,7 @@
 """The paper's flow as steps: trained models, their predictions, the ensemble, the views, what they score, the files.
 
     runs/model0 ... model7        predictions/NAME.SPLIT.parquet        evaluations/NAME.SPLIT.json
-    views.json                    submission.zip, submission-dev.zip    report.html
+    views.json                    submission.zip, submission-dev.zip    report.html, paper.json
 
 NAME is a model, model3-views, ensemble, or ensemble-views, the final one. Models 3, 5, 6 and 7 make the ensemble; the
 views are learnt from model3 on validation (Yamagishi & Hanaoka 2023).
@@ -19,7 +19,8 @@ from cxrdali.ensemble import ensemble
 from cxrdali.evaluate import EvaluateOptions, evaluate, write
 from cxrdali.inference import TTA
 from cxrdali.loader import nearest_stored
-from cxrdali.paper.steps import Step
+from cxrdali.paper import MEMBERS, MODELS, VIEWS_FROM
+from cxrdali.paper.steps import Book, Step
 from cxrdali.predict import predict
 from cxrdali.recipes import Recipe, find, in_order
 from cxrdali.report import ReportOptions, write_report
@@ -28,12 +29,9 @@ from cxrdali.stages import MAY_DIFFER, TrainSettings
 from cxrdali.submission import submit, template_of
 from cxrdali.trainer import train
 from shards.errors import DataError
-from shards.files import sha256_file, write_bytes
+from shards.files import json_bytes, sha256_file, write_bytes
 from shards.packed import Labels, PackedDataset
 
-MODELS = ("model0", "model2", "model3", "model5", "model6", "model7")
-MEMBERS = ("model3", "model5", "model6", "model7")
-VIEWS_FROM = "model3"
 SPLITS = ("val", "dev", "test")
 
 
@@ -285,13 +283,16 @@ class _Flow:
 
     def _report(self, steps: Sequence[Step]) -> Step:
         def do() -> None:
+            book = Book(self.root)
+            done = [{"name": step.name, "status": "done", "seconds": book.seconds(step)} for step in steps]
+            write_bytes(self.root / "paper.json", json_bytes({"models": list(self.models), "steps": done}))
             write_report(
                 self.root / "report.html", [self.root], pack=self.dataset.root,
                 options=ReportOptions(self.options.title, synthetic=self.options.synthetic),
             )  # fmt: skip
 
         settings = {"title": self.options.title, "synthetic": self.options.synthetic, **self.data}
-        return Step("report", ("report.html",), settings, tuple(step.name for step in steps), do)
+        return Step("report", ("report.html", "paper.json"), settings, tuple(step.name for step in steps), do)
 
 
 def _content(path: Path) -> str:

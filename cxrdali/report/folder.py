@@ -15,11 +15,10 @@ import pandas as pd
 
 from cxrdali import run as runs_on_disk
 from cxrdali import views as view_rules
+from cxrdali.paper import MODELS
 from cxrdali.report.scores import Evaluation, read_evaluation
 from shards.errors import DataError
 
-# Those that the ensemble needs, so to be missed; model1 and model4 are the paper's comparisons
-MODELS = ("model0", "model2", "model3", "model5", "model6", "model7")
 SPLITS = ("test", "dev", "val")  # the most telling first
 VIEW_NUMBERS = ("frontal_ap", "lateral_ap", "difference")
 
@@ -91,7 +90,7 @@ def read_paper(path: Path) -> PaperFolder:
         evaluations[name, split] = Evaluation(name, evaluation.content)
     return PaperFolder(
         path,
-        tuple(f"model{number}" for number in record["models"]) if "models" in record else MODELS,
+        tuple(record.get("models", MODELS)),
         tuple(record.get("steps", ())),
         dict(sorted(evaluations.items(), key=lambda item: (not item[0][0].startswith("model"), _natural(item[0][0])))),
         views,
@@ -121,8 +120,8 @@ def _json(path: Path, check) -> dict | None:
 
 
 def _check_record(record: dict) -> None:
-    if not all(isinstance(number, int) for number in record.get("models", ())):
-        raise ValueError("'models' is not a list of numbers")
+    if not all(isinstance(name, str) for name in record.get("models", ())):
+        raise ValueError("'models' is not a list of names")
     for step in record.get("steps", ()):
         step["name"], step["status"]
         if not isinstance(step.get("seconds"), int | float | None):

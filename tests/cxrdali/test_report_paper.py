@@ -66,7 +66,9 @@ def paper(tmp_path_factory) -> Path:
         lateral={"Pneumonia": 0.31, "Hernia": 0.15, AWKWARD: 0.5, "Fibrosis": 0.2},
     )
     steps = [{"name": "train <model0>", "status": "done", "seconds": 90}]
-    (root / "paper.json").write_text(json.dumps({"scale": "demo", "models": [0, 2, 3, 5, 7], "steps": steps}))
+    (root / "paper.json").write_text(
+        json.dumps({"scale": "demo", "models": [f"model{number}" for number in (0, 2, 3, 5, 7)], "steps": steps})
+    )
     return root
 
 
