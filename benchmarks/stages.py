@@ -1,0 +1,131 @@
+"""What does training on small images first save, and what does it cost in mAP?
+
+    python -m benchmarks.stages [--save] [--plot FILE]
+    python -m benchmarks.stages --table [--plot FILE]   # the newest committed rows, nothing is measured
+
+Pairs of arms that differ in the size of their first stages alone. A stage starts from the best weights before it.
+
+    figure 2       the paper's Figure 2: small images, then large ones; against large images in both stages
+    three stages   small, middle and large; against the largest size in all three (a schedule per stage in both arms)
+    native files   figure 2 again from JPEGs of 2544 x 3056 pixels through the paper's loader, which decodes and shrinks
+                   originals in every epoch; and our loader over the same few images, packed. Times, not mAP
+
+Held fixed in a pair: images, seed, epochs, rates, network, machine. Training rows are cut to whole batches of all
+sizes, so both arms see the same images. A batch is smaller where the images are larger, as in the paper. Every arm is
+run for every seed, in turn: cheap, dear; dear, cheap; ... A throwaway run of each comes first and predicts the
+duration. Half of the cores train, the others load; nothing else should run on the machine.
+
+Seconds are wall-clock around each call of the trainer and around a whole arm; the trainer says where a stage's went. If
+parts and totals differ by more than 1 %, the benchmark fails. Final mAP is that of the last stage's best epoch, on the
+part of the training split that validates. On a CPU the network and the sizes are small, and rows say so; with
+--device cuda they are the paper's.
+"""
+
+import argparse
+import multiprocessing
+import multiprocessing.forkserver
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import results
+from benchmarks.readme import newest
+from benchmarks.stages_report import FIGURE, NATIVE, THREE, plot, table
+
+# Worker processes import this module again and need none of what the measuring needs: that is imported in `measured`.
+PRELOAD = ["benchmarks.baselines", "albumentations.pytorch"]  # once for all workers
+DEFAULTS = {
+    "cpu": {
+        "figure2": "64:32,96:16", "three": "64:32,96:16,128:6", "arch": "test_byobnet", "epochs": 5,
+        "native_epochs": 2, "lr": 2e-3, "studies": 2000, "native_studies": 250, "seeds": 3, "native_seeds": 3,
+        "drawn": 256,
+    },
+    "cuda": {
+        "figure2": "224:256,320:128", "three": "224:256,320:128,512:48", "arch": "tf_efficientnetv2_s.in21k_ft_in1k",
+        "epochs": 3, "native_epochs": 2, "lr": 1e-3, "studies": 6000, "native_studies": 1000, "seeds": 3,
+        "native_seeds": 3, "drawn": 512,
+    },
+    "quick": {
+        "figure2": "32:8,48:4", "three": "32:8,48:4,64:4", "arch": "test_byobnet", "epochs": 1,
+        "native_epochs": 1, "lr": 2e-3, "studies": 40, "native_studies": 14, "seeds": 2, "native_seeds": 1,
+        "drawn": 64,
+    },
+}  # fmt: skip
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__.splitlines()[0])
+    names = ",".join((FIGURE, THREE, NATIVE))
+    parser.add_argument("--comparisons", default=names, metavar="NAME,...", help="[%(default)s]")
+    parser.add_argument("--seeds", type=int, help="pairs of each comparison [3]")
+    parser.add_argument("--native-seeds", type=int, help="the same for native files [3]")
+    parser.add_argument("--figure2", metavar="SIZE:BATCH,...", help="two stages [64:32,96:16; GPU: the paper's]")
+    parser.add_argument("--three", metavar="SIZE:BATCH,...", help="stages [64:32,96:16,128:6; GPU: the paper's]")
+    parser.add_argument("--epochs", type=int, help="of each stage [5; GPU: 3]")
+    parser.add_argument("--native-epochs", type=int, help="the same for native files [2]")
+    parser.add_argument("--arch", help="timm network [test_byobnet; GPU: the paper's]")
+    parser.add_argument("--pretrained", action="store_true", help="start from timm's weights [from scratch]")
+    parser.add_argument("--lr", type=float, help="largest rate [0.002; GPU: 0.001]")
+    parser.add_argument("--data", type=Path, metavar="PACK", help="packed dataset with all the sizes [a synthetic one]")
+    parser.add_argument("--native", type=Path, metavar="DIR", help="release with native files [a synthetic one]")
+    parser.add_argument("--studies", type=int, help="of the synthetic release [2000; GPU: 6000]")
+    parser.add_argument("--native-studies", type=int, help="of the native one [250; GPU: 1000]")
+    parser.add_argument("--drawn", type=int, help="side of the synthetic pictures, pixels [256; GPU: 512]")
+    parser.add_argument("--warm-batches", type=int, default=4, help="of a throwaway run's epoch [%(default)s]")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda[:N] [%(default)s]")
+    parser.add_argument("--precision", default="auto", help="auto, bf16, fp16 or fp32 [%(default)s]")
+    parser.add_argument("--decode", default="auto", help="auto, cpu, mixed or hybrid [%(default)s]")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, from an empty cache in every stage")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="where data and runs are made [the temporary folder]")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and data, for tests")
+    parser.add_argument("--table", action="store_true", help="print the newest committed rows, measure nothing")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the seconds as .svg or .png")
+    results.add_save_option(parser, "stages")
+    options = parser.parse_args()
+    unknown = set(options.comparisons.split(",")) - set(names.split(","))
+    if unknown:
+        parser.error(f"--comparisons {min(unknown)!r}: choose from {names}")
+    defaults = DEFAULTS["quick" if options.quick else "cuda" if options.device.startswith("cuda") else "cpu"]
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    for name in ("seeds", "native_seeds", "epochs", "native_epochs", "warm_batches"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: at least 1")
+    if options.figure2.count(":") != 2 or options.three.count(":") not in (2, 3):
+        parser.error("--figure2 takes two stages SIZE:BATCH,SIZE:BATCH; --three two or three")
+    return options
+
+
+def measured(options: argparse.Namespace) -> list[dict]:
+    """All rows of a run, saved where that was asked for."""
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    if NATIVE in options.comparisons.split(","):
+        multiprocessing.forkserver.ensure_running()  # its imports take seconds; meanwhile data is made
+    from benchmarks.stages_run import measure
+    from shards.errors import DataError
+
+    environment = results.environment("benchmarks.stages", options.device)
+    with tempfile.TemporaryDirectory(prefix="cxrdali-bench-", dir=options.work) as folder:
+        try:
+            rows = measure(options, Path(folder))
+        except (DataError, ValueError) as error:
+            sys.exit(str(error))
+    if options.save:
+        path = results.save(rows, environment, options.save, "stages")
+        print(f"{len(rows)} rows -> {path}")
+    return rows
+
+
+def main() -> None:
+    options = arguments()
+    rows = newest("stages") if options.table else measured(options)
+    if not rows:
+        sys.exit("no rows in benchmarks/results/stages.jsonl yet; run with --save first")
+    print(table(rows))
+    if options.plot:
+        plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()
