@@ -5,6 +5,7 @@ python -m benchmarks.readme
 
 import json
 from pathlib import Path
+from statistics import median
 
 from benchmarks.results import RESULTS
 
@@ -35,6 +36,7 @@ def section() -> str:
         )
         parts.append(table(rows))
         parts.append(_targets(rows))
+    parts.append(_stages(newest("stages")))
     parts.append("**GPU.** Not measured yet.\n")
     return "\n".join(parts)
 
@@ -59,6 +61,31 @@ def _pack(rows: list[dict]) -> str:
         if "images_per_second" in row:
             rate = row["images_per_second"]["median"]
             lines.append(f"| {row['contender']} | {rate:,.1f} | {row['cpu_seconds_per_1000']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _stages(rows: list[dict]) -> str:
+    """What small images first save, a line per pair of arms; the seconds of every stage are --table's."""
+    found = [row for row in rows if "pairs" in row]
+    if not found:
+        return "**Stage training.** Not measured yet.\n"
+    where, seeds = found[0]["environment"], len(found[0]["pairs"])
+    lines = [
+        f"**Stage training**, {where['cpu']}, {where['cores']} cores, no GPU: {found[0]['scale']}. Small images first "
+        f"against the largest in every stage, both run, {seeds} paired seeds (`{where['command']}`, commit "
+        f"{where['commit'][:9]}, `benchmarks/results/stages.jsonl`; `python -m benchmarks.stages --table` has the "
+        "seconds of every stage):\n",
+        "| pair | all large, s | small first, s | saved | waiting for data | mAP, small first - all large |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in found:
+        cheap, dear = ([pair[f"{arm}_seconds"] for pair in row["pairs"]] for arm in ("cheap", "dear"))
+        saved, gap = row["saved_share"], row.get("map_difference")
+        mean = f"{gap['mean']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})" if gap else "not compared"
+        lines.append(
+            f"| {row['comparison']} | {median(dear):.1f} | {median(cheap):.1f} | {saved['median']:.0%} "
+            f"({saved['low']:.0%} to {saved['high']:.0%}) | {row['cheap_waiting_share']['median']:.0%} | {mean} |"
+        )
     return "\n".join(lines) + "\n"
 
 
