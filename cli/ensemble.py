@@ -4,27 +4,16 @@ from pathlib import Path
 
 import click
 
+from cli import tables
+
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Table to write, .parquet or .csv.",
-)
+@tables.out_option
 @click.option(
     "--weights", metavar="W,W,...", help="One number above 0 per table, in the order of FILES.  [default: equal]"
 )
-@click.option(
-    "--as",
-    "kind",
-    type=click.Choice(["logit", "probability"]),
-    default="logit",
-    show_default=True,
-    help="Logits keep their order where probabilities saturate.",
-)
+@tables.kind_option
 def ensemble(files, out, weights, kind):
     """Mean probability of several tables of logits for the same images, as `cxrdali predict` writes them.
 
@@ -35,12 +24,9 @@ def ensemble(files, out, weights, kind):
 
     check_target(out, *files)
     table = mean(files, _numbers(weights))
-    if kind == "probability":
-        table = table.as_probabilities()
-    table.write(out)
     for text in table.provenance.history:
         click.echo(text)
-    click.echo(f"{out}: {len(table.values):,} images, {len(table.findings)} findings, {kind}")
+    tables.write(table, out, kind)
 
 
 def _numbers(text: str | None) -> list[float] | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli import folders
+from cli import folders, tables
 
 
 @click.command()
@@ -22,13 +22,7 @@ from cli import folders
     help="Or rules that were learnt before.",
 )
 @folders.data_option
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Table to write, .parquet or .csv.",
-)
+@tables.out_option
 @click.option(
     "--views",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -43,14 +37,7 @@ from cli import folders
     type=click.Choice(["negative", "positive", "ignore"]),
     help="What -1 counts as in --fit; blanks are negative, or ignored with ignore.  [default: negative]",
 )
-@click.option(
-    "--as",
-    "kind",
-    type=click.Choice(["logit", "probability"]),
-    default="logit",
-    show_default=True,
-    help="Logits keep their order where probabilities saturate.",
-)
+@tables.kind_option
 def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
     """Let a study's lateral images take over the mean of its frontal predictions, for every finding whose AP is
     higher on frontal images than on all others. FILE holds logits, as `cxrdali predict` writes them.
@@ -89,10 +76,7 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
     if fit is not None:
         learnt.write(views)
         click.echo(f"{views}: rules learnt from {fit}")
-    if kind == "probability":
-        table = table.as_probabilities()
-    table.write(out)
-    click.echo(f"{out}: {len(table.values):,} images, {len(table.findings)} findings, {kind}")
+    tables.write(table, out, kind)
 
 
 def _print(rules) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli import folders
+from cli import folders, tables
 
 
 @click.command()
@@ -19,21 +19,8 @@ from cli import folders
     show_default=True,
     help="val and train are the run's own fold, dev and test the released splits.",
 )
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Table to write, .parquet or .csv.",
-)
-@click.option(
-    "--as",
-    "kind",
-    type=click.Choice(["logit", "probability"]),
-    default="logit",
-    show_default=True,
-    help="Logits keep their order where probabilities saturate.",
-)
+@tables.out_option
+@tables.kind_option
 @click.option(
     "--tta",
     type=click.Choice(["none", "hflip", "flips"]),
@@ -59,7 +46,4 @@ def predict(run, data, split, out, kind, tta, labels, batch, device, precision, 
     dataset = PackedDataset.open(folders.packed(data))
     table = predict(run, dataset, split, labels=labels, tta=tta, batch=batch, device=device, precision=precision,
                     decode=decode, say=click.echo)  # fmt: skip
-    if kind == "probability":
-        table = table.as_probabilities()
-    table.write(out)
-    click.echo(f"{out}: {len(table.values):,} images, {len(table.findings)} findings, {kind}")
+    tables.write(table, out, kind)

@@ -1,0 +1,29 @@
+"""What verbs that write a table of predictions have in common."""
+
+from pathlib import Path
+
+import click
+
+out_option = click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Table to write, .parquet or .csv.",
+)
+kind_option = click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["logit", "probability"]),
+    default="logit",
+    show_default=True,
+    help="Logits keep their order where probabilities saturate.",
+)
+
+
+def write(table, out: Path, kind: str) -> None:
+    """Write Predictions as logits or probabilities, and say so."""
+    if kind == "probability":
+        table = table.as_probabilities()
+    table.write(out)
+    click.echo(f"{out}: {len(table.values):,} images, {len(table.findings)} findings, {kind}")
