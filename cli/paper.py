@@ -1,5 +1,6 @@
 """cxrdali paper: the stage-training paper from stage 1 to the submitted file."""
 
+import re
 import sys
 import time
 import tomllib
@@ -97,10 +98,10 @@ def paper(data, out, models, scale, file, settings, labels, tta, templates, draw
         click.echo(f"folder: {out} (the default)", err=True)
     started = time.perf_counter()
     if demo:
+        sizes = _demo_sizes(known, options)
         claim(out, DEMO_MARK)
         with only_one(out / ".lock", "working in it"):
-            sizes = {known[name].resolve(out)[0].size for name in recipes.in_order(known, options.models)}
-            dataset = synthetic_pack(out, DEMO_STUDIES, sorted(sizes))
+            dataset = synthetic_pack(out, DEMO_STUDIES, sizes)
     else:
         dataset = PackedDataset.open(folders.packed(data))
     plan = make_plan(out, dataset, known, options, say=click.echo)
@@ -111,7 +112,8 @@ def paper(data, out, models, scale, file, settings, labels, tta, templates, draw
     for note in plan.notes:
         click.echo(f"note: {note}")
     if plan.problems:
-        raise DataError(plan.problems[0])
+        more = f" (and {len(plan.problems) - 1} more problems: --dry-run)" if len(plan.problems) > 1 else ""
+        raise DataError(_as_set(plan.problems[0]) + more)
     out.mkdir(parents=True, exist_ok=True)
     with only_one(out / ".lock", "working in it"):
         try:
@@ -119,8 +121,22 @@ def paper(data, out, models, scale, file, settings, labels, tta, templates, draw
         except Stopped as stop:
             click.echo(str(stop), err=True)
             sys.exit(128 + stop.signal)
+        except DataError as error:
+            raise DataError(_as_set(str(error))) from error
     what = f"{done} of {len(plan.steps)} steps" if done else f"all {len(plan.steps)} steps were done before"
     click.echo(f"\n{out}: {what}, {time.perf_counter() - started:,.0f} s; open {out / 'report.html'} in a browser")
+
+
+def _demo_sizes(known, options) -> list[int]:
+    """Those of every demo recipe, whichever are trained: the data must be the same next time. And larger ones."""
+    from cxrdali import recipes
+
+    stored = {recipe.settings["size"] for recipe in recipes.load(recipes.DEMO).values()}
+    for name in recipes.in_order(known, [recipes.find(known, name).name for name in options.models]):
+        given = {**options.overrides.get("", {}), **options.overrides.get(name, {})}
+        size = known[name].resolve(Path(), given)[0].size
+        stored |= {size} if size > max(stored) else set()
+    return sorted(stored)
 
 
 def _models(text: str) -> tuple[str, ...]:
@@ -148,6 +164,15 @@ def _overrides(given: tuple[str, ...], known) -> dict[str, dict[str, object]]:
     return found
 
 
+def _as_set(text: str) -> str:
+    """An error of the trainer names options of `cxrdali train`: say how they are given here."""
+    from cxrdali.recipes import SETTINGS
+
+    options = [word for word in re.findall(r"(?<!\S)--([a-z][a-z-]+)", text) if word.replace("-", "_") in SETTINGS]
+    names = {word: word.replace("-", "_") for word in options if word != "labels"}
+    return text + "".join(f" (here --set {name}=... for --{word})" for word, name in names.items())
+
+
 def _templates(given: tuple[str, ...]) -> dict[str, Path]:
     found = {}
     for text in given:
@@ -159,26 +184,31 @@ def _templates(given: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _show(plan, book, dataset, options) -> None:
-    from cxrdali.paper.estimate import epoch_images, hours, measure
+    from cxrdali.paper.estimate import epoch_images, measure, predicting_hours, training_hours
 
-    reasons, rates, rows, total, open_end = book.plan(plan.steps), {}, [], 0.0, False
+    reasons, rates, rows, total, unmeasured, open_end = book.plan(plan.steps), {}, [], 0.0, [], False
     for name, (settings, about) in plan.models.items():
         images, final = epoch_images(plan, name)
-        left = settings.epochs - _finished(book.root / "runs" / name) if reasons[f"train {name}"] else 0
+        chooser = settings.oversample_from and Path(settings.oversample_from).name
+        final = final and not reasons.get(f"train {chooser}")  # its AP will be another one
+        left = _epochs_left(settings.epochs, book.root / "runs" / name, reasons[f"train {name}"])
+        asked = sum(len(rows) for split, rows in plan.splits.items() if reasons[f"predict {name} {split}"])
         kind = (settings.arch, settings.size, settings.batch, settings.micro_batch)
         if kind not in rates:
             click.echo(f"measuring {settings.arch} at {settings.size} px ...", err=True)
             try:
                 rates[kind] = measure(settings, dataset, plan.train_rows, len(plan.labels.findings))
             except Exception as error:  # a size that is not stored, a full GPU: the plan still shows
-                click.echo(f"{name}: not measured ({str(error).splitlines()[0]})", err=True)
+                click.echo(f"{name}: not measured ({(str(error) or repr(error)).splitlines()[0]})", err=True)
                 rates[kind] = None
         rate = rates[kind]
         if rate is None:
             cost = ("-", "-", "-", "-")
+            unmeasured.append(name)
         else:
-            training, predicting = hours(plan, name, rate, options.tta, left)
-            total += training + (predicting if reasons[f"predict {name} val"] else 0)
+            training = training_hours(rate, images, len(plan.splits["val"]), left)
+            predicting = predicting_hours(rate, asked, options.tta)
+            total += training + predicting
             cost = (f"{rate.trained:,.1f}", f"{rate.predicted:,.1f}", _hours(training), _hours(predicting))
         open_end |= not final
         start = about["starts_from"] or ("weights" if settings.pretrained else "scratch")
@@ -194,13 +224,15 @@ def _show(plan, book, dataset, options) -> None:
     if open_end:
         click.echo("+ and the images that oversampling doubles, known once the model whose AP decides is trained")
     splits = ", ".join(f"{name} {len(rows):,}" for name, rows in plan.splits.items())
-    click.echo(f"{len(plan.train_rows):,} images to train; predicted: {splits}; about {_hours(total)} h in all")
+    without = f" without {', '.join(unmeasured)}" if unmeasured else ""
+    click.echo(f"{len(plan.train_rows):,} images to train; predicted: {splits}")
+    click.echo(f"about {_hours(total)} h in all{without}")
     for line in _grouped([(step.name, reasons[step.name] or "done") for step in plan.steps[len(plan.models) :]]):
         click.echo(f"  {line}")
     for text in plan.notes:
         click.echo(f"note: {text}")
     for text in plan.problems:
-        click.echo(f"problem: {text}")
+        click.echo(f"problem: {_as_set(text)}")
 
 
 def _grouped(steps: list[tuple[str, str]]) -> list[str]:
@@ -214,10 +246,15 @@ def _grouped(steps: list[tuple[str, str]]) -> list[str]:
     return lines
 
 
-def _finished(run: Path) -> int:
-    """Epochs in a run's folder, from its metrics: reading its state would take seconds a model."""
+def _epochs_left(epochs: int, run: Path, reason: str | None) -> int:
+    """From the run's metrics, if it continues and does not begin anew: reading its state would take seconds a model."""
+    from cxrdali.paper.steps import CONTINUES, TAKEN
+
+    if reason is None:
+        return 0
     path = run / "metrics.csv"
-    return max(0, len(path.read_text().splitlines()) - 1) if path.exists() else 0
+    done = len(path.read_text().splitlines()) - 1 if reason in (CONTINUES, TAKEN) and path.exists() else 0
+    return max(0, epochs - max(0, done))
 
 
 def _hours(value: float) -> str:

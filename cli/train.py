@@ -144,10 +144,8 @@ def train(data, out, stage, recipe, file, **given):
     from cxrdali.trainer import Stopped, train
     from shards.packed import PackedDataset
 
-    if given["oversample"]:
-        given["oversample"] = tuple(name.strip() for name in given["oversample"].split(",") if name.strip())
-    else:
-        given.pop("oversample")
+    # given and empty means none, also where the recipe has some
+    given["oversample"] = tuple(name.strip() for name in (given["oversample"] or "").split(",") if name.strip())
     chosen = recipe and recipes.find(recipes.load(file), recipe)
     if out is None:
         out = folders.RUNS / recipe if recipe else run_folder(folders.RUNS, stage)
@@ -162,6 +160,8 @@ def train(data, out, stage, recipe, file, **given):
             settings = replace(settings, init=str(run_folder(out.parent, stage - 1)))
     if given["init"] is None and settings.init is not None:
         _check_start(Path(settings.init), out, f"recipe {recipe}" if recipe else f"stage {stage}", chosen, stage)
+    if chosen and given["oversample_from"] is None and settings.oversample_from is not None:
+        _check_source(Path(settings.oversample_from), out, chosen)
     dataset = PackedDataset.open(folders.packed(data))
     try:
         summary = train(settings, dataset, out, say=click.echo, recipe=about)
@@ -182,4 +182,16 @@ def _check_start(before: Path, out: Path, what: str, chosen, stage: int | None) 
     raise DataError(
         f"{what} starts from {before}, which does not exist; run `cxrdali train {command}` first, or give the "
         "initial weights with --init"
+    )
+
+
+def _check_source(source: Path, out: Path, chosen) -> None:
+    """Raises DataError if the run whose AP decides what is oversampled is not there, unless the run continues."""
+    from shards.errors import DataError
+
+    if source.exists() or (out / "last.pt").exists():
+        return
+    raise DataError(
+        f"recipe {chosen.name} oversamples by the AP of {source}, which does not exist; run `cxrdali train --recipe "
+        f"{chosen.settings['oversample_from']}` first, or give a run or metrics with --oversample-from"
     )

@@ -55,6 +55,14 @@ def read_ap(source: Path) -> dict[str, float | None]:
 
     A CSV needs the columns finding and AP; where it has a column view, the rows of all views count.
     """
+    ap = _read_ap(source)
+    for name, value in ap.items():
+        if value is not None and not (value != value or 0 <= value <= 1):
+            raise DataError(f"{source}: the AP of {name!r} is {value}; give numbers from 0 to 1")
+    return ap
+
+
+def _read_ap(source: Path) -> dict[str, float | None]:
     try:
         if source.is_dir():
             _, state = runs.finished(source, "finish it first, or oversample from the metrics of an evaluation")

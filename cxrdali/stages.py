@@ -76,6 +76,10 @@ class TrainSettings:
             raise DataError(f"micro-batch {self.micro_batch}: must divide the batch, {self.batch}")
         if not 0 < self.lr < 100:
             raise DataError(f"lr {self.lr}: above 0, below 100")
+        if not 0 <= self.weight_decay < 100:
+            raise DataError(f"weight-decay {self.weight_decay}: 0 or more, below 100")
+        if self.warmup_epochs < 0:
+            raise DataError(f"warmup-epochs {self.warmup_epochs}: 0 or more")
         if not 0 <= self.seed < 2**32:
             raise DataError(f"seed {self.seed}: 0 to 2**32 - 1")
         choices = {
@@ -95,7 +99,7 @@ class TrainSettings:
             raise DataError(f"oversample-below {below}: an AP, above 0 and at most 1")
         if below is not None and self.oversample:
             raise DataError("oversample and oversample-below: give findings or a threshold, not both")
-        if (below is None) != (self.oversample_from is None):
+        if (below is None) != (not self.oversample_from):
             missing = (
                 "--oversample-below, the AP under which" if below is None else "--oversample-from, the run whose AP"
             )

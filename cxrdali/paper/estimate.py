@@ -101,10 +101,11 @@ def epoch_images(plan: Plan, name: str) -> tuple[int, bool]:
     return len(rows), True
 
 
-def hours(plan: Plan, name: str, rate: Rate, tta: str, epochs_left: int) -> tuple[float, float]:
-    """Of training with its validation, and of predicting every split."""
-    images, _ = epoch_images(plan, name)
-    validated = len(plan.splits["val"])
-    training = epochs_left * (images / rate.trained + validated / rate.predicted)
-    predicting = len(TTA[tta]) * sum(map(len, plan.splits.values())) / rate.predicted
-    return training / 3600, predicting / 3600
+def training_hours(rate: Rate, images: int, validated: int, epochs: int) -> float:
+    """Of so many epochs of `images`, each followed by the validation of `validated` images in one pass."""
+    return epochs * (images / rate.trained + validated / rate.predicted) / 3600
+
+
+def predicting_hours(rate: Rate, images: int, tta: str) -> float:
+    """Of predicting `images`, once per pass of `tta`."""
+    return len(TTA[tta]) * images / rate.predicted / 3600

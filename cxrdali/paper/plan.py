@@ -7,7 +7,7 @@ NAME is a model, model3-views, ensemble, or ensemble-views, the final one. Model
 views are learnt from model3 on validation (Yamagishi & Hanaoka 2023).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from cxrdali import run as runs
 from cxrdali import views
 from cxrdali.ensemble import ensemble
 from cxrdali.evaluate import EvaluateOptions, evaluate, write
+from cxrdali.hardware import Hardware
 from cxrdali.inference import TTA
 from cxrdali.loader import nearest_stored
+from cxrdali.model import ModelOptions
 from cxrdali.paper import MEMBERS, MODELS, VIEWS_FROM
 from cxrdali.paper.steps import Book, Step
 from cxrdali.predict import predict
 from cxrdali.recipes import Recipe, find, in_order
 from cxrdali.report import ReportOptions, write_report
+from cxrdali.sampling import chosen_findings
 from cxrdali.selection import released_rows, train_and_validation
 from cxrdali.stages import MAY_DIFFER, TrainSettings
 from cxrdali.submission import submit, template_of
@@ -33,6 +36,7 @@ from shards.files import json_bytes, sha256_file, write_bytes
 from shards.packed import Labels, PackedDataset
 
 SPLITS = ("val", "dev", "test")
+ALIKE = ("fold", "folds", "group", "uncertain")  # of all models: their tables are compared and averaged
 
 
 @dataclass(frozen=True)
@@ -85,39 +89,72 @@ def make_plan(
     labels = dataset.labels(options.labels)
     names = in_order(recipes, [find(recipes, name).name for name in options.models])
     models = {name: _resolve(root, recipes[name], labels, options) for name in names}
+    for name, given in options.overrides.items():
+        if name and name not in models:
+            key = next(iter(given))
+            raise DataError(f"{name}.{key}: {name} is not among the models; add it to --models, or do not set it")
     first = next(iter(models.values()))[0]
     train_rows, val_rows = train_and_validation(dataset, labels, first.fold_options())
     splits = {"val": val_rows} | {name: released_rows(dataset, labels, name) for name in SPLITS[1:]}
     splits = {name: rows for name, rows in splits.items() if len(rows)}
+    for name, path in options.templates.items():
+        if name not in splits:
+            raise DataError(f"{path}: labels {labels.name!r} have no {name} images here; leave out --template {name}=")
     flow = _Flow(root, dataset, labels, options, models, splits, say, progress)
     steps = flow.steps()
     added = [name for name in names if name not in options.models]
     notes = [f"{', '.join(added)} too: the others need {'it' if len(added) == 1 else 'them'}"] if added else []
     notes += [f"no {name}: labels {labels.name!r} have no such split here" for name in SPLITS if name not in splits]
     return Plan(
-        steps, models, labels, train_rows, splits, (*notes, *flow.notes), _problems(dataset, models, train_rows)
+        steps, models, labels, train_rows, splits, (*notes, *flow.notes), _problems(dataset, labels, models, train_rows)
     )
 
 
 def _resolve(root: Path, recipe: Recipe, labels: Labels, options: PaperOptions) -> tuple[TrainSettings, dict]:
     overrides = {**options.overrides.get("", {}), **options.overrides.get(recipe.name, {})}
     settings, about = recipe.resolve(root / "runs", overrides)
+    if settings.labels not in (None, labels.name):
+        raise DataError(
+            f"{recipe.name}: labels = {settings.labels!r}, but all models need the same ones, here {labels.name!r}; "
+            f"give --labels {settings.labels}"
+        )
     return replace(settings, labels=labels.name), about
 
 
-def _problems(dataset: PackedDataset, models: Mapping, train_rows: np.ndarray) -> tuple[str, ...]:
-    found = []
-    for name, (settings, _) in models.items():
+def _problems(dataset: PackedDataset, labels: Labels, models: Mapping, train_rows: np.ndarray) -> tuple[str, ...]:
+    """What would stop a model, or what is made of several, after hours of training."""
+    found, first = [], next(iter(models))
+    for name, (settings, about) in models.items():
+        others = [(first, ALIKE, "their validation would differ")]
+        if about["starts_from"]:
+            others.append((about["starts_from"], ("arch", "norm"), "it starts from these weights"))
+        for other, keys, why in others:
+            for key in keys:
+                here, there = getattr(settings, key), getattr(models[other][0], key)
+                if here != there:
+                    found.append(f"{name}: {key} is {here!r}, of {other} {there!r}, and {why}; --set {key}= for all")
         if len(train_rows) < settings.batch:
             found.append(
                 f"{name}: {len(train_rows):,} training images make no batch of {settings.batch}; "
                 f"--set {name}.batch=N, or pack more images"
             )
-        try:
-            nearest_stored(dataset, settings.size)
-        except DataError as error:
-            found.append(f"{name}: {error}")
+        found += [f"{name}: {error}" for error in _errors(dataset, labels, settings)]
     return tuple(found)
+
+
+def _errors(dataset: PackedDataset, labels: Labels, settings: TrainSettings) -> Iterator[DataError]:
+    """What the trainer would say before its first step, as far as it needs no weights and no other run."""
+    checks = (
+        lambda: nearest_stored(dataset, settings.size),
+        lambda: chosen_findings(settings.oversample, None, None, labels.findings),
+        lambda: settings.loader_options(Hardware.resolve(settings.device, settings.precision).device),
+        lambda: ModelOptions(settings.arch, settings.size),
+    )
+    for check in checks:
+        try:
+            check()
+        except DataError as error:
+            yield error
 
 
 class _Flow:
@@ -171,12 +208,16 @@ class _Flow:
         settings, about = self.models[name]
         folder = f"runs/{name}"
         kept = {key: value for key, value in settings.as_json().items() if key not in MAY_DIFFER}
-        inside = {str(self.root / "runs" / other): other for other in self.models}
-        needs = [inside[path] for path in (settings.init, settings.oversample_from) if path in inside]
-        # a path is spelled in many ways; a run of ours is known by its step, another file by its content
-        for key in ("init", "oversample_from"):
-            path = kept[key]
-            kept[key] = inside.get(path) or (path and _content(Path(path)))
+        # a path is spelled in many ways
+        inside = {(self.root / "runs" / other).resolve(): other for other in self.models}
+        given = {key: kept[key] and inside.get(Path(kept[key]).resolve()) for key in ("init", "oversample_from")}
+        needs = [other for other in given.values() if other]
+        late = [other for other in needs if list(self.models).index(other) >= list(self.models).index(name)]
+        if late:
+            raise DataError(f"{name}: needs {late[0]}, which is not trained before it; choose an earlier model's run")
+        # a run of ours is known by its step, another file by its content
+        for key, other in given.items():
+            kept[key] = other or (kept[key] and _content(Path(kept[key])))
         files = (runs.CONFIG, runs.METRICS, runs.FINDINGS, runs.LAST, runs.BEST, runs.VAL_PREDICTIONS)
 
         def do() -> None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.errors import DataError
-from shards.files import json_bytes, sha256_file, write_bytes
+from shards.files import json_bytes, only_one, remove_parts, sha256_file, write_bytes
 
 RECORDS, REPLACED = ".steps", "replaced"
+CONTINUES, TAKEN = "continues", "takes over the run that is there"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Book:
         """Why a step is to be done, in words; None if it is done. Steps that it needs are taken as they are."""
         record = self._read(step.name)
         if record is None:
-            return "continues" if self._begun(step) else "not done yet"
+            return CONTINUES if self._begun(step) else TAKEN if self._by_hand(step) else "not done yet"
         changed = _change(record["settings"], _plain(step.settings))
         if changed:
             return changed
@@ -67,12 +68,14 @@ class Book:
         reasons = {}
         for step in steps:
             first = next((name for name in step.needs if reasons.get(name)), None)
-            reasons[step.name] = self.reason(step) or (first and f"after {first}")
+            reason = self.reason(step)
+            reasons[step.name] = f"after {first}" if first and reason in (None, CONTINUES) else reason
         return reasons
 
     def run(self, steps: Sequence[Step], say: Callable[[str], None]) -> int:
         """Do what is to be done, in order; returns how many steps that were."""
         done = 0
+        self._sweep(steps)
         for number, step in enumerate(steps, 1):
             reason = self.reason(step)
             if reason:
@@ -84,17 +87,15 @@ class Book:
     def make(self, step: Step, say: Callable[[str], None]) -> None:
         """Do a step and record it."""
         (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
-        known = self._read(step.name) is not None
-        if step.folder and (known or not self._begun(step)):
-            # a folder without any record was trained by hand: the trainer refuses it if its settings are others
-            if known or self._read(step.name, "begun") is not None:
-                self._set_aside(step, say)
+        # what was trained by hand stays where it is: the trainer refuses it if its settings are others
+        if step.folder and not self._by_hand(step) and (self._read(step.name) or not self._begun(step)):
+            self._set_aside(step, say)
             write_bytes(self._path(step.name, "begun"), json_bytes(self._start(step)))
         for path in (self._path(step.name), *([] if step.folder else map(self.root.joinpath, step.outputs))):
             path.unlink(missing_ok=True)  # a result without a record is no result
         started = time.perf_counter()
         step.do()
-        outputs = {name: _facts(self.root / name) for name in step.outputs}
+        outputs = {name: _facts(self.root / name, step.folder) for name in step.outputs}
         seconds = time.perf_counter() - started
         # not a hash of the results: made again to the same bytes is made again too
         made = {**self._start(step), "made": os.urandom(8).hex(), "outputs": outputs, "seconds": round(seconds, 2)}
@@ -110,16 +111,28 @@ class Book:
             return False
         return self._read(step.name, "begun") == self._start(step)
 
+    def _by_hand(self, step: Step) -> bool:
+        """Whether the folder holds something that no record tells of."""
+        known = self._read(step.name) or self._read(step.name, "begun")
+        return bool(step.folder) and not known and _occupied(self.root / step.folder)
+
+    def _sweep(self, steps: Sequence[Step]) -> None:
+        """Remove what killed writers left; a trainer looks after its own folder."""
+        files = [self.root / name for step in steps if not step.folder for name in step.outputs]
+        for folder in {self.root / RECORDS, *(file.parent for file in files)}:
+            remove_parts(folder)
+
     def _set_aside(self, step: Step, say: Callable[[str], None]) -> None:
         """Days of training are never deleted: what stands in the way moves to replaced/."""
         folder = self.root / step.folder
-        if not folder.exists() or not any(folder.iterdir()):
+        if not _occupied(folder):
             return
         number = 1
         while (there := folder.parent / REPLACED / f"{folder.name}-{number}").exists():
             number += 1
         there.parent.mkdir(exist_ok=True)
-        shutil.move(folder, there)
+        with only_one(folder / ".lock", "training into it"):
+            shutil.move(folder, there)
         say(f"{folder}: moved to {there}; delete it when it is not wanted")
 
     def _makings(self, step: Step) -> dict[str, str | None]:
@@ -149,9 +162,14 @@ class Book:
         return record
 
 
-def _facts(path: Path) -> dict:
+def _occupied(folder: Path) -> bool:
+    return folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir())
+
+
+def _facts(path: Path, folder: str | None) -> dict:
     if not path.is_file():
-        raise DataError(f"{path}: was to be made and is not there; run the same command again")
+        way_out = f"move the folder {folder} away to train it anew" if folder else "run the same command again"
+        raise DataError(f"{path}: was to be made and is not there; {way_out}")
     found = path.stat()
     return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": sha256_file(path)}
 

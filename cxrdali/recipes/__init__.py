@@ -1,6 +1,7 @@
 """Recipes: named training settings, read from TOML; models 0 to 7 of the stage-training paper come with the package."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +15,7 @@ from shards.errors import DataError
 
 PAPER, DEMO = (Path(str(files(__name__).joinpath(name))) for name in ("stage_training.toml", "demo.toml"))
 EVERY = "every"
+TAKEN = ("ensemble", "replaced")  # as are names ending in -views: what stands beside the models of `cxrdali paper`
 # What a recipe says in its own words: which weights and which AP are other recipes' runs
 WORDS = ("about", "starts_from")
 SETTINGS = tuple(field.name for field in fields(TrainSettings) if field.name != "init")
@@ -32,28 +34,31 @@ class Recipe:
     def needs(self) -> tuple[str, ...]:
         """Recipes whose runs must be finished first."""
         both = (self.starts_from, self.settings.get("oversample_from"))
-        return tuple(dict.fromkeys(name for name in both if name))
+        return tuple(dict.fromkeys(name for name in both if name is not None))
 
     def resolve(self, runs: Path, overrides: Mapping[str, object] | None = None) -> tuple[TrainSettings, dict]:
         """The settings of a run beside those it needs, in the folder `runs`; and what its config says of the recipe.
 
-        overrides: settings to have otherwise; one that the recipe has just so counts as none.
+        overrides: settings to have otherwise; one that the recipe has just so counts as none. Raises DataError,
+        naming the recipe, if they do not go together.
         """
         overrides = dict(overrides or {})
         found = dict(self.settings)
         if self.starts_from:
             found["init"] = str(runs / self.starts_from)
-        if "oversample" in overrides:  # findings named instead of chosen by AP
-            found.pop("oversample_below", None), found.pop("oversample_from", None)
-        elif found.get("oversample_from"):
+        if found.get("oversample_from"):
             found["oversample_from"] = str(runs / found["oversample_from"])
-        settings = TrainSettings(**{**found, **overrides})
-        plain = TrainSettings(**found) if "oversample" not in overrides else None
-        changed = {
-            name: value
-            for name, value in overrides.items()
-            if plain is None or getattr(plain, name) != getattr(settings, name)
-        }
+        plain = TrainSettings(**found)
+        # findings are named or chosen by AP: one way given replaces the other
+        if "oversample" in overrides:
+            found |= {"oversample_below": None, "oversample_from": None}
+        elif {"oversample_below", "oversample_from"} & overrides.keys():
+            found["oversample"] = ()
+        try:
+            settings = TrainSettings(**{**found, **overrides})
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from error
+        changed = {name: value for name, value in overrides.items() if getattr(plain, name) != getattr(settings, name)}
         return settings, {"name": self.name, "starts_from": self.starts_from, "overridden": changed}
 
 
@@ -110,6 +115,12 @@ def _read(path: Path) -> dict[str, Recipe]:
         if not isinstance(table, dict):
             raise DataError(f"{path}: {name} = {table!r} stands outside a recipe; put it under [{EVERY}] or a [name]")
     every = tables.pop(EVERY, {})
+    for name in tables:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in TAKEN or name.endswith("-views"):
+            raise DataError(
+                f"{path}: [{name}] cannot be a recipe's name, which names its run and its tables too; "
+                f"use letters, digits, - and _, and not {', '.join(TAKEN)} or ...-views"
+            )
     if not tables:
         raise DataError(f"{path}: holds no recipe; give each a table with its name, [mymodel] and settings below it")
     return {name: _recipe(path, name, {**every, **table}) for name, table in tables.items()}

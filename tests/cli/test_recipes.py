@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.paper import _demo_sizes
+from cxrdali import recipes
+from cxrdali.paper.plan import PaperOptions
 from tests.cli.cli import call
 from tests.cxrdali.test_paper import TINY
 
@@ -73,6 +76,18 @@ def test_runs_find_each_other_and_say_what_was_overridden(folder, pack_folder):
     assert early.stderr.splitlines()[-1] == missing + "first, or give the initial weights with --init"
     ok("train", "--recipe", "model0", *given, "--lr", 5e-4, "--epochs", 1, cwd=folder)
     ok("train", "--recipe", "model2", *given, cwd=folder)
+    (folder / "runs" / "model2").rename(folder / "runs" / "aside")
+    early = call("train", "--recipe", "model3", *given, cwd=folder)
+    assert early.returncode == 1
+    assert early.stderr.splitlines()[-1] == (
+        "error: recipe model3 oversamples by the AP of runs/model2, which does not exist; run `cxrdali train --recipe "
+        "model2` first, or give a run or metrics with --oversample-from"
+    )
+    (folder / "runs" / "aside").rename(folder / "runs" / "model2")
+    ok("train", "--recipe", "model3", *given, "--oversample", "", "--out", "runs/plain", cwd=folder)
+    config = json.loads((folder / "runs" / "plain" / "config.json").read_bytes())
+    assert config["oversampling"] is None, "given and empty means none"
+    assert config["recipe"]["overridden"] == {"device": "cpu"}
     said = ok("train", "--recipe", "model3", *given, cwd=folder).stdout
     assert "images twice" in said
     config = json.loads((folder / "runs" / "model0" / "config.json").read_bytes())
@@ -105,6 +120,7 @@ def test_a_plain_stage_has_no_recipe_and_may_oversample_named_findings(folder, p
         (["train", "--stage", 1, "--oversample-from", "x"], 1, "needs --oversample-below"),
         (["train", "--stage", 1, "--oversample-below", 0.1, "--oversample-from", "x.json"], 1, "x.json: no such run"),
         (["train", "--stage", 1, "--oversample-below", 2, "--oversample-from", "x"], 1, "oversample-below 2.0: an AP"),
+        (["paper", "--scale", "demo", "--models", "9", "--out", "never"], 1, "no recipe 'model9'; there are model0"),
         (["recipes", "nothing"], 1, "no recipe 'nothing'"),
         (["paper", "--models", "9"], 1, "no recipe 'model9'"),
         (["paper", "--models", ""], 1, "no model: give --models"),
@@ -115,10 +131,14 @@ def test_a_plain_stage_has_no_recipe_and_may_oversample_named_findings(folder, p
         (["paper", "--template", "train=x.csv"], 2, "--template 'train=x.csv': write test=FILE or dev=FILE"),
         (["paper", "--template", "test=x.csv"], 1, "x.csv: no such file"),
         (["paper"], 1, "model0: 57 training images make no batch of 256; --set model0.batch=N"),
+        (["paper"], 1, "pack more images (and 10 more problems: --dry-run)"),
+        (["paper", "--set", "batch=8"], 1, "...,224 (here --set size=... for --size) (and 5 more problems: --dry-run)"),
+        (["paper", "--models", "0", "--set", "model7.lr=1e-4"], 1, "model7.lr: model7 is not among the models; add it"),
+        (["paper", "--set", "lr=0.0"], 1, "error: model0: lr 0.0: above 0, below 100"),
     ],
 )
 def test_what_is_wrong_is_one_line(folder, pack_folder, arguments, code, message):
-    where = [] if arguments[0] == "recipes" else ["--data", pack_folder]
+    where = [] if arguments[0] == "recipes" or "demo" in arguments else ["--data", pack_folder]
     if arguments[0] == "train" and "--stage" in arguments:
         where += ["--arch", "test_efficientnet", "--no-pretrained", "--size", 48, "--batch", 8, "--device", "cpu"]
         where += ["--out", "never"]
@@ -129,6 +149,13 @@ def test_what_is_wrong_is_one_line(folder, pack_folder, arguments, code, message
     assert not Path(folder / "never" / "config.json").exists()
 
 
+def test_the_demo_s_data_is_the_same_whichever_models_are_trained():
+    known = recipes.load(recipes.DEMO)
+    assert _demo_sizes(known, PaperOptions()) == _demo_sizes(known, PaperOptions(models=("model1",)))
+    larger = PaperOptions(models=("model1",), overrides={"": {"size": 80}, "model1": {"size": 160}})
+    assert _demo_sizes(known, larger) == [64, 96, 112, 128, 160]
+
+
 def test_a_dry_run_measures_and_writes_nothing(folder, pack_folder):
     given = ["paper", "--recipes", "tiny.toml", "--data", pack_folder, "--out", "dry", "--models", "3,5,6"]
     done = ok(*given, "--set", "model5.epochs=3", "--dry-run", cwd=folder)
@@ -137,7 +164,7 @@ def test_a_dry_run_measures_and_writes_nothing(folder, pack_folder):
     assert list(rows) == ["model", "model0", "model2", "model3", "model5", "model6"]
     assert "3 of 3" in rows["model5"]
     assert " + " in rows["model3"], "what oversampling adds is not known yet"
-    assert all(float(word) > 0 for word in rows["model0"].split()[-4:])
+    assert all(float(word.replace(",", "")) > 0 for word in rows["model0"].split()[-4:])
     assert "  ensemble val, dev, test: not done yet" in lines
     assert any(line.startswith("note: model0, model2 too") for line in lines)
     assert not (folder / "dry").exists()

@@ -1,6 +1,7 @@
 """The paper's flow over a real packed dataset: a network of 100,000 parameters, one epoch, 48 and 64 pixels."""
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 
 from cxrdali import recipes
 from cxrdali import run as runs
+from cxrdali.paper.estimate import Rate, epoch_images, predicting_hours, training_hours
 from cxrdali.paper.plan import PaperOptions, make_plan
 from cxrdali.paper.steps import Book
 from cxrdali.predictions import read
@@ -113,7 +115,9 @@ def test_the_final_predictions_are_the_mean_of_four_with_lateral_images_after_th
     tables = [read(done / "predictions" / f"{name}.test.parquet") for name in ("model3", "model5", "model6", "model7")]
     assert all(table.provenance.tta == "hflip" for table in tables)
     mean = np.mean([1 / (1 + np.exp(-table.values.astype(np.float64))) for table in tables], axis=0)
-    rules = json.loads((done / "views.json").read_bytes())["findings"]
+    learnt = json.loads((done / "views.json").read_bytes())
+    assert (learnt["made_from"]["predictions"], learnt["made_from"]["run"]) == ("model3.val.parquet", "model3")
+    rules = learnt["findings"]
     superior = [rule["superior"] for rule in rules]
     ids = tables[0].ids
     expected = mean.copy()
@@ -214,3 +218,80 @@ def test_what_cannot_be_trained_is_said_before_anything_is(dataset, tmp_path):
 def test_an_unknown_model_is_named(dataset, tmp_path):
     with pytest.raises(DataError, match="no recipe 'model9'; there are model0"):
         make_plan(tmp_path, dataset, recipes.load(), replace(OPTIONS, models=("model9",)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model7": {"fold": 1}}, "model7: fold is 1, of model0 0, and their validation would differ; --set fold="),
+        ({"model3": {"group": "subject"}}, "model3: group is 'subject', of model0 'study'"),
+        ({"model5": {"uncertain": "ignore"}}, "model5: uncertain is 'ignore', of model0 'negative'"),
+        ({"model3": {"arch": "resnet10t"}}, "model3: arch is 'resnet10t', of model0 'test_efficientnet', and it start"),
+        ({"model3": {"norm": "weights"}}, "model7: norm is 'imagenet', of model3 'weights', and it starts from these"),
+        ({"": {"arch": "resnet10000"}}, "model0: arch 'resnet10000' is no timm model"),
+        ({"model6": {"oversample": ["Bulla"]}}, "model6: oversample 'Bulla': no such finding; the labels have Edema"),
+        ({"model7": {"device": "gpu"}}, "model7: device 'gpu': choose auto, cpu or cuda"),
+        ({"model7": {"device": "cpu", "decode": "mixed"}}, "model7: decode 'mixed' needs a GPU"),
+        ({"model7": {"device": "cpu", "precision": "fp16"}}, "model7: precision 'fp16' needs a GPU"),
+    ],
+)
+def test_what_would_fail_after_hours_is_a_problem_before_them(dataset, known, tmp_path, overrides, message):
+    problems = plan_of(tmp_path, dataset, known, replace(OPTIONS, overrides=overrides)).problems
+    assert any(text.startswith(message) for text in problems), problems
+    assert plan_of(tmp_path, dataset, known).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"overrides": {"model1": {"lr": 1.0}}}, "model1.lr: model1 is not among the models; add it to --models"),
+        ({"overrides": {"": {"labels": "chexpert"}}}, "model0: labels = 'chexpert', but all models need the same ones"),
+        ({"overrides": {"": {"oversample_below": 0.2}}}, "model0: oversampling by AP needs --oversample-from"),
+        ({"overrides": {"model7": {"lr": -1.0}}}, "model7: lr -1.0: above 0"),
+        ({"overrides": {"model5": {"oversample_from": "gone"}}}, "gone: no such file or run"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(dataset, known, tmp_path, change, message):
+    with pytest.raises(DataError) as error:
+        plan_of(tmp_path, dataset, known, replace(OPTIONS, **change))
+    assert message in str(error.value)
+
+
+def test_a_run_is_known_however_its_path_is_spelled(done, dataset, known, monkeypatch):
+    """From another working directory, and with the AP's run given by hand."""
+    monkeypatch.chdir(done)
+    here = type(done)()
+    assert outdated(here, dataset, known) == {}
+    options = replace(OPTIONS, overrides={"model3": {"oversample_from": str(done / "runs" / ".." / "runs" / "model2")}})
+    assert outdated(here, dataset, known, options) == {}
+    options = replace(OPTIONS, overrides={"model3": {"oversample_from": "runs/model5"}})
+    with pytest.raises(DataError, match="model3: needs model5, which is not trained before it"):
+        plan_of(here, dataset, known, options)
+
+
+def test_a_copy_of_the_folder_has_nothing_to_do(done, dataset, known, tmp_path):
+    copy = shutil.copytree(done, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    assert outdated(copy, dataset, known) == {}
+
+
+def test_without_its_records_the_runs_are_taken_over_as_they_are(done, dataset, known, tmp_path):
+    copy = shutil.copytree(done, tmp_path / "copy")
+    shutil.rmtree(copy / ".steps")
+    plan = plan_of(copy, dataset, known)
+    assert Book(copy).plan(plan.steps)["train model3"] == "takes over the run that is there"
+    best = copy / "runs" / "model7" / runs.BEST
+    before = best.stat().st_mtime_ns
+    Book(copy).run([step for step in plan.steps if step.folder], quiet)
+    assert best.stat().st_mtime_ns == before
+    assert not (copy / "runs" / "replaced").exists()
+
+
+def test_epoch_and_hours_are_arithmetic(done, dataset, known):
+    plan = plan_of(done, dataset, known)
+    assert epoch_images(plan, "model2") == (len(plan.train_rows), True)
+    doubled = runs.read_config(done / "runs" / "model3")["oversampling"]
+    assert epoch_images(plan, "model3") == (doubled["epoch_images"], True)
+    rate = Rate(trained=100.0, predicted=200.0)
+    assert training_hours(rate, images=36_000, validated=7_200, epochs=10) == pytest.approx(10 * (360 + 36) / 3600)
+    assert predicting_hours(rate, 7_200, "none") == pytest.approx(0.01)
+    assert predicting_hours(rate, 7_200, "flips") == pytest.approx(0.04)

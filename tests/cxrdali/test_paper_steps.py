@@ -5,7 +5,9 @@ import shutil
 import pytest
 
 from cxrdali.paper.steps import Book, Step
+from shards import files
 from shards.errors import DataError
+from shards.files import only_one, write_bytes
 
 
 class World:
@@ -166,3 +168,132 @@ def test_a_run_that_was_trained_by_hand_is_taken_as_it_is(tmp_path):
     (folder / "one").write_text("by hand")
     Book(tmp_path).run([Training(tmp_path).step()], lambda text: None)
     assert (folder / "two").read_text() == "by hand"
+
+
+def test_a_run_by_hand_with_other_settings_is_not_moved_when_the_right_ones_come(tmp_path):
+    """The trainer refuses wrong ones; that try must not make the folder one that the steps began."""
+    folder = tmp_path / "runs" / "m"
+    folder.mkdir(parents=True)
+    (folder / "one").write_text("by hand")
+
+    def refuse():
+        raise DataError("holds a run with another lr")
+
+    with pytest.raises(DataError, match="another lr"):
+        Book(tmp_path).run([Step("train m", ("runs/m/two",), {"lr": 9}, (), refuse, "runs/m")], lambda text: None)
+    assert Book(tmp_path).reason(Training(tmp_path).step()) == "takes over the run that is there"
+    Book(tmp_path).run([Training(tmp_path).step()], lambda text: None)
+    assert (folder / "two").read_text() == "by hand"
+
+
+def test_a_finished_run_by_hand_that_lacks_a_file_is_named_with_a_way_out(tmp_path):
+    folder = tmp_path / "runs" / "m"
+    folder.mkdir(parents=True)
+    (folder / "one").write_text("by hand")
+    step = Step("train m", ("runs/m/two",), {}, (), lambda: None, "runs/m")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"m/two: was to be made .*; move the folder runs/m away to train it anew"):
+            Book(tmp_path).run([step], lambda text: None)
+    shutil.rmtree(folder)
+    assert Book(tmp_path).reason(step) == "not done yet"
+
+
+def test_what_began_from_a_run_that_is_made_again_does_not_continue(tmp_path):
+    def first():
+        (tmp_path / "a").write_text("a")
+
+    steps = [Step("a", ("a",), {}, (), first), Training(tmp_path, needs=("a",)).step()]
+    with pytest.raises(KeyboardInterrupt):
+        Book(tmp_path).run(steps, lambda text: None)
+    assert Book(tmp_path).plan(steps) == {"a": None, "train m": "continues"}
+    (tmp_path / "a").unlink()
+    assert Book(tmp_path).plan(steps) == {"a": "a is missing", "train m": "after a"}
+    with pytest.raises(KeyboardInterrupt):
+        Book(tmp_path).run(steps, lambda text: None)
+    assert (tmp_path / "runs" / "replaced" / "m-1" / "one").exists()
+
+
+def test_a_folder_with_nothing_but_a_lock_is_not_kept(tmp_path):
+    (tmp_path / "runs" / "m").mkdir(parents=True)
+    (tmp_path / "runs" / "m" / ".lock").touch()
+    assert Book(tmp_path).reason(Training(tmp_path).step()) == "not done yet"
+    _begin(tmp_path)
+    assert not (tmp_path / "runs" / "replaced").exists()
+
+
+def test_a_folder_that_somebody_trains_into_stays_where_it_is(tmp_path):
+    _begin(tmp_path, lr=1.0)
+    with (
+        only_one(tmp_path / "runs" / "m" / ".lock", "training into it"),
+        pytest.raises(DataError, match=r"runs/m: another process is training into it"),
+    ):
+        Book(tmp_path).run([Training(tmp_path, lr=2.0).step()], lambda text: None)
+    assert (tmp_path / "runs" / "m" / "one").read_text() == "1.0"
+
+
+# ---------------------------------------------------------------- kills
+
+
+class Killed(BaseException):
+    pass
+
+
+def flow(root, log, lr=1):
+    """a -> train m (two files, continued where it was) -> c, every file by a rename."""
+
+    def write(name, text, *needed):
+        log.append(name)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(root / name, (text + "".join((root / need).read_text() for need in needed)).encode())
+
+    def train():
+        if not (root / "runs/m/one").exists():
+            write("runs/m/one", f"{lr}", "a")
+        write("runs/m/two", "two ", "runs/m/one")
+
+    return [
+        Step("a", ("a",), {}, (), lambda: write("a", "a")),
+        Step("train m", ("runs/m/one", "runs/m/two"), {"lr": lr}, ("a",), train, "runs/m"),
+        Step("c", ("c",), {}, ("train m",), lambda: write("c", "c ", "runs/m/two")),
+    ]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("change", [None, "a"])
+def test_a_kill_at_any_rename_is_made_up_for(tmp_path, monkeypatch, when, change):
+    """From nothing, and from a finished folder with other settings and without a file."""
+    whole = files.publish
+    for moment in range(1, 100):
+        root, log, left = tmp_path / str(moment), [], moment
+        root.mkdir()
+        if change:
+            Book(root).run(flow(root, log, lr=1), lambda text: None)
+            (root / change).unlink()
+
+        def publish(aside, final):
+            nonlocal left
+            left -= 1
+            if left == 0 and when == "before":
+                shutil.copy(aside, aside.with_name(f".{final.name}.1.part"))  # the real one is tidied up by `except`
+                raise Killed
+            whole(aside, final)
+            if left == 0:
+                raise Killed
+
+        monkeypatch.setattr(files, "publish", publish)
+        steps = flow(root, log, lr=2)
+        try:
+            Book(root).run(steps, lambda text: None)
+        except Killed:
+            log.clear()
+            left = -1
+            # what a plan foretells is what is done
+            foretold = [name for name, reason in Book(root).plan(steps).items() if reason]
+            assert Book(root).run(steps, lambda text: None) == len(foretold)
+        monkeypatch.setattr(files, "publish", whole)
+        assert (root / "c").read_text() == "c two 2a"
+        assert Book(root).run(steps, lambda text: None) == 0
+        assert not [path for path in root.rglob("*.part") if path.parent.name != "m"], "a trainer clears its own folder"
+        if left > 0:
+            break
+    assert moment == 9, "a, its record, begun, two files, its record, c, its record; then none is left"

@@ -77,6 +77,10 @@ def test_a_file_of_one_s_own_may_start_from_the_paper_s_and_replace_them(tmp_pat
         ("[a]\nstage = 1\nsizes = 224\n", "r.toml: a: unknown setting 'sizes'; did you mean size?"),
         ("[a]\nstage = 1\ninit = 'x'\n", "r.toml: a: unknown setting 'init'"),
         ("[a]\nstage = 1\nsize = '224'\n", "r.toml: a: size = '224' is of the wrong kind; size is a whole number"),
+        ("[a]\nstage = 1\nwarmup_epochs = -1\n", "r.toml: a: warmup-epochs -1: 0 or more"),
+        ("[a]\nstage = 1\nweight_decay = nan\n", "r.toml: a: weight-decay nan: 0 or more"),
+        ("[a]\nstage = 2\nstarts_from = ''\n", "r.toml: a: no recipe ''; there are"),
+        ("[a]\nstage = 1\noversample_below = 0.1\noversample_from = ''\n", "needs --oversample-from"),
         ("[a]\nstage = true\n", "r.toml: a: stage = True is of the wrong kind"),
         ("[a]\nstage = 1\noversample = 'Hernia'\n", "oversample is a list of findings"),
         ("[a]\nstage = 1\ncompile = 1\n", "compile is true or false"),
@@ -117,3 +121,38 @@ def test_a_printed_recipe_reads_back_as_itself(tmp_path):
         back = recipes.load(tmp_path / "r.toml")[name]
         assert back.resolve(Path("runs"))[0] == recipe.resolve(Path("runs"))[0]
         assert back.about == recipe.about
+
+
+def test_choosing_findings_replaces_naming_them(tmp_path):
+    (tmp_path / "r.toml").write_text('[a]\nstage = 1\noversample = ["Hernia"]\n')
+    recipe = recipes.load(tmp_path / "r.toml")["a"]
+    settings, about = recipe.resolve(Path("r"), {"oversample_below": 0.2, "oversample_from": "m.csv", "lr": 1e-3})
+    assert (settings.oversample, settings.oversample_below, settings.oversample_from) == ((), 0.2, "m.csv")
+    assert about["overridden"] == {"oversample_below": 0.2, "oversample_from": "m.csv"}
+    settings, about = recipes.load()["model3"].resolve(Path("r"), {"oversample": (), "epochs": 30})
+    assert (settings.oversample, settings.oversample_below) == ((), None)
+
+
+def test_named_findings_beside_others_overridden_are_recorded_alone():
+    _, about = recipes.load()["model3"].resolve(Path("r"), {"oversample": ("Hernia",), "epochs": 30})
+    assert about["overridden"] == {"oversample": ("Hernia",)}
+
+
+def test_overrides_that_do_not_go_together_name_the_recipe():
+    with pytest.raises(DataError, match="^model3: micro-batch 100: must divide the batch, 128"):
+        recipes.load()["model3"].resolve(Path("r"), {"micro_batch": 100})
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a b", "a.b", "ensemble", "replaced", "mine-views"])
+def test_a_name_that_would_be_another_s_file_is_refused(tmp_path, name):
+    (tmp_path / "r.toml").write_text(f'["{name}"]\nstage = 1\n')
+    with pytest.raises(DataError, match=r"cannot be a recipe's name, .*; use letters, digits, - and _") as error:
+        recipes.load(tmp_path / "r.toml")
+    assert f"[{name}]" in str(error.value)
+
+
+def test_a_continued_run_may_spell_its_paths_otherwise_but_not_lack_them():
+    given = {"stage": 2, "oversample_below": 0.1, "oversample_from": "runs/model2", "init": "runs/model0"}
+    here = TrainSettings(**{**given, "oversample_from": "/r/model2", "init": "/r/model0"})
+    assert TrainSettings(**given).difference(here.as_json()) is None
+    assert TrainSettings(**given).difference(TrainSettings(**{**given, "init": None}).as_json())[0] == "init"

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from cxrdali import published
 from cxrdali.sampling import choose, chosen_findings, oversampled, read_ap
@@ -50,6 +51,18 @@ def test_ap_is_read_from_an_evaluation_s_json_and_csv(tmp_path):
         assert choose(ap, 0.3) == (("Mass",), ("Hernia",))
 
 
+def test_ap_of_a_run_is_that_of_its_best_epoch(tmp_path):
+    config = {"settings": {"epochs": 3}, "findings": ["Mass"], "dataset": {"id": ""}, "labels": {"name": ""}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    rows = [{"epoch": epoch, "finding": "Mass", "AP": epoch / 10} for epoch in (1, 2, 3)]
+    state = {"epoch": 3, "best_epoch": 2, "metrics": [], "findings": rows}
+    torch.save(state, tmp_path / "last.pt")
+    assert read_ap(tmp_path) == {"Mass": 0.2}
+    torch.save({**state, "epoch": 2}, tmp_path / "last.pt")
+    with pytest.raises(DataError, match="has finished 2 of 3 epochs; finish it first, or oversample from the metrics"):
+        read_ap(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -59,6 +72,8 @@ def test_ap_is_read_from_an_evaluation_s_json_and_csv(tmp_path):
         ("a.csv", "finding,score\nMass,1\n", "a.csv: no table of AP per finding (KeyError('AP'))"),
         ("a.csv", "finding,AP\nMass,high\n", "a.csv: no table of AP per finding"),
         ("a.csv", "finding,AP\nMass,0.1\nMass,0.2\n", "a.csv: finding 'Mass' stands twice"),
+        ("a.csv", "finding,AP\nMass,12.5\n", "a.csv: the AP of 'Mass' is 12.5; give numbers from 0 to 1"),
+        ("a.csv", "finding,AP\nMass,-inf\n", "a.csv: the AP of 'Mass' is -inf; give numbers from 0 to 1"),
     ],
 )
 def test_a_source_that_is_none_is_named(tmp_path, name, content, message):

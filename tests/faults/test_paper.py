@@ -1,19 +1,26 @@
 """`cxrdali paper` killed with SIGKILL at many moments: the same command goes on and ends with the same results."""
 
+import os
+import re
 import shutil
 import signal
 import time
 
-import numpy as np
 import pytest
 
+from cxrdali import run as runs
 from cxrdali.predictions import read
-from tests.cli.cli import run, start
+from shards import files
+from shards.files import only_one
 from tests.cxrdali.test_paper import TINY
+from tests.faults.trainers import child, command_line, error_line, in_child
 
-# enough to be killed in training, predicting, pooling and evaluating
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fork, in a process with threads
+
+# enough to be killed in training, predicting, pooling, learning views and evaluating
 MODELS = "0,2,3,5"
-FINAL = "predictions/ensemble-views.test.parquet"
+# Renames between two kills: more than a training has before its first checkpoint, so that every process gets further
+STRIDE = 31
 
 
 @pytest.fixture(scope="module")
@@ -23,19 +30,23 @@ def recipes_file(tmp_path_factory):
     return file
 
 
-def command(pack, out, recipes_file, *more):
-    return ["paper", "--data", pack, "--out", out, "--recipes", recipes_file, "--models", MODELS, "--draws", 0,
-            "--labels", "cxr-lt-2023", "--set", "device=cpu", *more]  # fmt: skip
+@pytest.fixture(scope="module")
+def paper(pack_folder, recipes_file):
+    """The command line into a folder."""
+
+    def command(out, *more):
+        return ["paper", "--data", pack_folder, "--out", out, "--recipes", recipes_file, "--models", MODELS,
+                "--draws", 0, "--labels", "cxr-lt-2023", "--set", "device=cpu", *more]  # fmt: skip
+
+    return command
 
 
 @pytest.fixture(scope="module")
-def unbroken(pack_folder, recipes_file, tmp_path_factory):
-    """A folder that was never interrupted, and the seconds that it took."""
-    out = tmp_path_factory.mktemp("unbroken") / "paper"
-    started = time.perf_counter()
-    done = run(*command(pack_folder, out, recipes_file), cwd=out.parent)
-    assert done.returncode == 0, done.stderr
-    return out, time.perf_counter() - started
+def unbroken(paper, tmp_path_factory):
+    """A folder that was never interrupted."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    assert in_child(command_line, folder / "log", paper(folder / "paper")) == 0, (folder / "log").read_text()
+    return folder / "paper"
 
 
 def results(out):
@@ -49,49 +60,70 @@ def results(out):
     }
 
 
-def test_killed_again_and_again_it_ends_where_the_unbroken_one_did(unbroken, pack_folder, recipes_file, tmp_path):
-    """Killed at seven moments over its length, each time in another process; then left alone."""
-    whole, seconds = unbroken
-    out, kills = tmp_path / "paper", 0
-    # start-up takes about half of so small a job: what lies after it is where the kills go
-    for after in np.linspace(0.35, 0.95, 7) * seconds:
-        process = start(*command(pack_folder, out, recipes_file), cwd=tmp_path)
-        time.sleep(float(after))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait(60)
-    assert kills >= 3
-    last = run(*command(pack_folder, out, recipes_file), cwd=tmp_path)
-    assert last.returncode == 0, last.stderr
-    assert results(out) == results(whole)
+def killed(log, arguments, number, when):
+    """For a child: the command that is killed at its n-th rename, "before" or "after" it."""
+    whole, left = files.publish, number
+
+    def publish(aside, final):
+        nonlocal left
+        left -= 1
+        if left == 0 and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(aside, final)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    files.publish = runs.publish = publish
+    command_line(log, arguments)
+
+
+def test_killed_again_and_again_it_ends_where_the_unbroken_one_did(unbroken, paper, tmp_path):
+    out, log, kills, code = tmp_path / "paper", tmp_path / "log", 0, -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        assert kills < 30, "it gets no further"
+        # one rename further each time: else the kills would fall on the same kind of file
+        code = in_child(killed, log, paper(out), STRIDE + kills % 5, ("before", "after")[kills % 2])
+        kills += code == -signal.SIGKILL
+    assert code == 0, log.read_text()
+    assert kills >= 4
+    assert results(out) == results(unbroken)
     assert not list(out.rglob("*.part"))
-    again = run(*command(pack_folder, out, recipes_file), cwd=tmp_path)
-    assert "steps were done before" in again.stdout
+    assert in_child(command_line, log, paper(out)) == 0
+    assert re.search(r"all \d+ steps were done before", log.read_text())
 
 
-def test_another_process_in_the_same_folder_is_refused(unbroken, pack_folder, recipes_file):
-    from shards.files import only_one
-
-    out, _ = unbroken
-    with only_one(out / ".lock", "working in it"):
-        refused = run(*command(pack_folder, out, recipes_file), cwd=out.parent)
-    assert refused.returncode == 1
-    assert "paper: another process is working in it; wait for it or stop it" in refused.stderr
+def test_another_process_in_the_same_folder_is_refused(unbroken, paper, tmp_path):
+    with only_one(unbroken / ".lock", "working in it"):
+        code = in_child(command_line, tmp_path / "log", paper(unbroken))
+    error_line(code, (tmp_path / "log").read_text(), "paper: another process is working in it; wait for it or stop it")
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(unbroken, pack_folder, recipes_file, tmp_path):
-    out = shutil.copytree(unbroken[0], tmp_path / "paper")
+def test_sigterm_saves_and_the_same_command_goes_on(unbroken, paper, tmp_path):
+    out = shutil.copytree(unbroken, tmp_path / "paper")
     more = ("--set", "model3.epochs=400")
-    process = start(*command(pack_folder, out, recipes_file, *more), cwd=tmp_path)
+    process = child(command_line, tmp_path / "log", paper(out, *more))
     metrics, end = out / "runs" / "model3" / "metrics.csv", time.monotonic() + 60
     while not ((out / "runs" / "replaced").exists() and metrics.exists()) and time.monotonic() < end:
         time.sleep(0.05)
     process.terminate()
-    assert process.wait(60) == 128 + signal.SIGTERM
-    shown = run(*command(pack_folder, out, recipes_file, *more, "--dry-run"), cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    row = next(line for line in shown.stdout.splitlines() if line.startswith("model3"))
-    assert "continues" in row
-    assert "of 400" in row
-    assert next(line for line in shown.stdout.splitlines() if line.startswith("model2")).split()[1] == "done"
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM; saved, the same command continues" in (tmp_path / "log").read_text()
+    done = len(metrics.read_text().splitlines()) - 1
+    assert in_child(command_line, tmp_path / "dry", paper(out, *more, "--dry-run")) == 0
+    rows = {line.split()[0]: line for line in (tmp_path / "dry").read_text().splitlines() if line.startswith("model")}
+    assert "continues" in rows["model3"]
+    assert f"{400 - done} of 400" in rows["model3"]
+    assert rows["model2"].split()[1] == "done"
+    # other settings begin anew: nothing of what is there counts
+    anew = paper(out, "--set", "model3.epochs=50", "--dry-run")
+    assert in_child(command_line, tmp_path / "dry", anew) == 0
+    row = next(line for line in (tmp_path / "dry").read_text().splitlines() if line.startswith("model3"))
+    assert "50 of 50" in row
+    assert " + " not in row
+    # ... and what is oversampled is open while the model whose AP decides is to be trained again
+    anew = paper(out, "--set", "model2.lr=5e-4", "--dry-run")
+    assert in_child(command_line, tmp_path / "dry", anew) == 0
+    row = next(line for line in (tmp_path / "dry").read_text().splitlines() if line.startswith("model3"))
+    assert " + " in row
+    assert "1 of 1" in row

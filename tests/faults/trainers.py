@@ -36,7 +36,9 @@ MOMENTS = [
 
 # Children are forked from a process that has all of this imported and trains nothing itself.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.faults.trainers", "torch.utils.tensorboard", "cli.train"])
+_PROCESSES.set_forkserver_preload(
+    ["tests.faults.trainers", "torch.utils.tensorboard", "cli.train", "cli.paper", "cxrdali.paper.plan"]
+)
 
 
 def settings(stage: int, runs_folder: Path, **changes) -> TrainSettings:
