@@ -11,6 +11,7 @@ import io
 import os
 import zipfile
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -71,15 +72,7 @@ def submit(path: Path, template: Path, out: Path, code: Path | None = None, name
     """
     _check_out(out, name, code)
     table = tables.read(path)
-    form = _read_template(template)
-    missing = [finding for finding in form.findings if finding not in table.findings]
-    if missing:
-        raise DataError(
-            f"{path}: {template} asks for {first_of(missing)}, which the predictions do not have; "
-            "predict with a model of these findings, or remove the column if it is none"
-        )
-    places = [table.findings.index(finding) for finding in form.findings]
-    rows = _rows(form.ids, table, path, template)
+    form, rows, places = match(template, path, table.ids["image_id"], table.findings)
     values = _probabilities(table, path)[rows][:, places]
     files, skipped = _code(code) if code else ({}, ())
     data = _csv(form, values)
@@ -87,6 +80,23 @@ def submit(path: Path, template: Path, out: Path, code: Path | None = None, name
     verify(out, name, form.header, form.ids, _columns(form), values, tuple(files))
     left_out = tuple(finding for finding in table.findings if finding not in form.findings)
     return Submission(len(rows), form.findings, left_out, form.copied, tuple(files), skipped)
+
+
+def match(
+    template: Path, path: Path, images: Iterable[str], findings: Sequence[str]
+) -> tuple[_Template, np.ndarray, list[int]]:
+    """The template, and which of `images` and `findings`, those of `path`, its rows (int64 [n]) and columns are.
+
+    Raises DataError if they are not one another's.
+    """
+    form = _read_template(template)
+    missing = [finding for finding in form.findings if finding not in findings]
+    if missing:
+        raise DataError(
+            f"{path}: {template} asks for {first_of(missing)}, which the predictions do not have; "
+            "predict with a model of these findings, or remove the column if it is none"
+        )
+    return form, _rows(form.ids, images, path, template), [findings.index(finding) for finding in form.findings]
 
 
 def template_of(dataset: PackedDataset, labels: Labels, split: str) -> bytes:
@@ -178,9 +188,9 @@ def _header(path: Path) -> tuple[str, ...]:
     return ()
 
 
-def _rows(ids: list[str], table: Predictions, path: Path, template: Path) -> np.ndarray:
-    """The table's row of each of the template's ids, every row once: int64 [n]."""
-    known = {image: row for row, image in enumerate(table.ids["image_id"])}
+def _rows(ids: list[str], images: Iterable[str], path: Path, template: Path) -> np.ndarray:
+    """The place among `images` of each of the template's ids, every row once: int64 [n]."""
+    known = {image: row for row, image in enumerate(images)}
     rows, missing, taken = [], [], {}
     for text in ids:
         found = [text] if text in known else [image for image in _bare(text) if image in known]

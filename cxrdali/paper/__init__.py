@@ -4,3 +4,4 @@
 MODELS = ("model0", "model2", "model3", "model5", "model6", "model7")
 MEMBERS = ("model3", "model5", "model6", "model7")
 VIEWS_FROM = "model3"
+REPLACED = "replaced"  # in runs/: what stood in the way of a run

@@ -29,7 +29,7 @@ from cxrdali.report import ReportOptions, write_report
 from cxrdali.sampling import chosen_findings
 from cxrdali.selection import released_rows, train_and_validation
 from cxrdali.stages import MAY_DIFFER, TrainSettings
-from cxrdali.submission import submit, template_of
+from cxrdali.submission import match, submit, template_of
 from cxrdali.trainer import train
 from shards.errors import DataError
 from shards.files import json_bytes, sha256_file, write_bytes
@@ -100,6 +100,9 @@ def make_plan(
     for name, path in options.templates.items():
         if name not in splits:
             raise DataError(f"{path}: labels {labels.name!r} have no {name} images here; leave out --template {name}=")
+        # now, not after days of training
+        images = dataset.catalog["image_id"].iloc[splits[name]]
+        match(path, Path(f"{name} split of {labels.name}"), images, labels.findings)
     flow = _Flow(root, dataset, labels, options, models, splits, say, progress)
     steps = flow.steps()
     added = [name for name in names if name not in options.models]
@@ -194,7 +197,7 @@ class _Flow:
                 self.notes.append(f"{split} is predicted, not evaluated: it was released without labels")
         final = next(name for name in ("ensemble-views", f"{VIEWS_FROM}-views", tables[-1]) if name in tables)
         steps += [self._submit(final, split) for split in ("dev", "test") if split in self.splits]
-        return (*steps, self._report(steps))
+        return (*steps, self._report(steps, tables))
 
     def _has_both_views(self) -> bool:
         return (self.dataset.catalog["view"].iloc[self.splits["val"]] == "frontal").nunique() == 2
@@ -322,11 +325,13 @@ class _Flow:
         settings = {"template": _content(template) if template else None, **self.data}
         return Step(f"submit {split}", (out,), settings, (self._maker(name, split),), do)
 
-    def _report(self, steps: Sequence[Step]) -> Step:
+    def _report(self, steps: Sequence[Step], tables: list[str]) -> Step:
         def do() -> None:
             book = Book(self.root)
             done = [{"name": step.name, "status": "done", "seconds": book.seconds(step)} for step in steps]
-            write_bytes(self.root / "paper.json", json_bytes({"models": list(self.models), "steps": done}))
+            write_bytes(
+                self.root / "paper.json", json_bytes({"models": list(self.models), "tables": tables, "steps": done})
+            )
             write_report(
                 self.root / "report.html", [self.root], pack=self.dataset.root,
                 options=ReportOptions(self.options.title, synthetic=self.options.synthetic),

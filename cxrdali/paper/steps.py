@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cxrdali.paper import REPLACED
 from shards.errors import DataError
 from shards.files import json_bytes, only_one, remove_parts, sha256_file, write_bytes
 
-RECORDS, REPLACED = ".steps", "replaced"
+RECORDS = ".steps"
 CONTINUES, TAKEN = "continues", "takes over the run that is there"
 
 

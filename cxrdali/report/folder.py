@@ -15,7 +15,7 @@ import pandas as pd
 
 from cxrdali import run as runs_on_disk
 from cxrdali import views as view_rules
-from cxrdali.paper import MODELS
+from cxrdali.paper import MODELS, REPLACED
 from cxrdali.report.scores import Evaluation, read_evaluation
 from shards.errors import DataError
 
@@ -54,7 +54,11 @@ def run_folders(path: Path) -> tuple[list[Path], list[Path]]:
         return [path], []
     inside = path / "runs" if (path / "runs").is_dir() else path
     folders = sorted(
-        (each for each in inside.glob("*") if each.is_dir() and not each.name.startswith(".")),
+        (
+            each
+            for each in inside.glob("*")
+            if each.is_dir() and not each.name.startswith(".") and each.name != REPLACED
+        ),
         key=lambda each: _natural(each.name),
     )
     found = [each for each in folders if is_run(each)]
@@ -84,6 +88,8 @@ def read_paper(path: Path) -> PaperFolder:
         name, _, split = file.stem.rpartition(".")
         if not name or split not in SPLITS:
             raise DataError(f"{file}: not named NAME.SPLIT.json (SPLIT test, dev or val); rename it or move it away")
+        if name not in record.get("tables", (name,)):
+            continue  # of an earlier plan: what is there need not go with these models
         evaluation = read_evaluation(file)
         if evaluation.content.get("split") not in (None, split):
             raise DataError(f"{file}: holds an evaluation of {evaluation.content['split']}, not {split}; rename it")
@@ -122,6 +128,8 @@ def _json(path: Path, check) -> dict | None:
 def _check_record(record: dict) -> None:
     if not all(isinstance(name, str) for name in record.get("models", ())):
         raise ValueError("'models' is not a list of names")
+    if not isinstance(record.get("tables", []), list):
+        raise ValueError("'tables' is not a list")
     for step in record.get("steps", ()):
         step["name"], step["status"]
         if not isinstance(step.get("seconds"), int | float | None):

@@ -14,6 +14,7 @@ from cxrdali.paper.estimate import Rate, epoch_images, predicting_hours, trainin
 from cxrdali.paper.plan import PaperOptions, make_plan
 from cxrdali.paper.steps import Book
 from cxrdali.predictions import read
+from cxrdali.submission import template_of
 from shards.errors import DataError
 
 TINY = """
@@ -215,6 +216,20 @@ def test_what_cannot_be_trained_is_said_before_anything_is(dataset, tmp_path):
     assert any("model7: " in text and "no rendition of 512 pixels or more" in text for text in plan.problems)
 
 
+def test_a_template_of_other_images_or_findings_is_refused_before_anything_is_trained(dataset, known, tmp_path):
+    labels = dataset.labels("cxr-lt-2023")
+    file = tmp_path / "sample.csv"
+    for text, message in (
+        (template_of(dataset, labels, "dev").decode(), "test split of cxr-lt-2023: image .* is not in the predictions"),
+        (template_of(dataset, labels, "test").decode().replace("Mass", "Bulla"), "asks for 'Bulla'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(DataError, match=message):
+            plan_of(tmp_path, dataset, known, replace(OPTIONS, templates={"test": file}))
+    file.write_bytes(template_of(dataset, labels, "test"))
+    plan_of(tmp_path, dataset, known, replace(OPTIONS, templates={"test": file}))
+
+
 def test_an_unknown_model_is_named(dataset, tmp_path):
     with pytest.raises(DataError, match="no recipe 'model9'; there are model0"):
         make_plan(tmp_path, dataset, recipes.load(), replace(OPTIONS, models=("model9",)))
@@ -295,3 +310,17 @@ def test_epoch_and_hours_are_arithmetic(done, dataset, known):
     assert training_hours(rate, images=36_000, validated=7_200, epochs=10) == pytest.approx(10 * (360 + 36) / 3600)
     assert predicting_hours(rate, 7_200, "none") == pytest.approx(0.01)
     assert predicting_hours(rate, 7_200, "flips") == pytest.approx(0.04)
+
+
+def test_a_smaller_plan_s_report_leaves_out_what_a_larger_one_made(done, dataset, known):
+    from cxrdali.report.folder import read_paper, run_folders
+
+    whole = (done / "paper.json").read_bytes()
+    assert ("ensemble-views", "test") in read_paper(done).evaluations
+    (done / "runs" / "replaced" / "model3-1").mkdir(parents=True)
+    assert run_folders(done)[1] == []
+    record = json.loads(whole)
+    record["tables"].remove("ensemble-views")
+    (done / "paper.json").write_text(json.dumps(record))
+    assert {name for name, _ in read_paper(done).evaluations} == set(record["tables"])
+    (done / "paper.json").write_bytes(whole)
