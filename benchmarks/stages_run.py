@@ -34,6 +34,7 @@ from shards.packed import PackedDataset
 from shards.release import open_release
 from shards.rendition import Size
 from shards.synthetic import SyntheticOptions, write_release
+from shards.synthetic.facts import FREQUENCIES
 
 SMALL = ("test_byobnet", smallnet.NAME)  # networks for a CPU
 OURS, PAPERS = "our loader, packed", "the paper's loader"
@@ -278,7 +279,8 @@ def _cores() -> int:
 
 def scale(options: argparse.Namespace) -> str:
     """What the figures are of, in words: every row has them."""
-    million = sum(parameter.numel() for parameter in timm.create_model(options.arch).parameters()) / 1e6
+    network = timm.create_model(options.arch, num_classes=len(FREQUENCIES))
+    million = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     sizes = [stage.size for text in (options.figure2, options.three) for stage in _stages(text)]
     small = "small model, " if options.arch in SMALL else ""
     small += "small sizes, " if max(sizes) < 224 else ""
