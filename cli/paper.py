@@ -12,7 +12,7 @@ from cli import folders
 from cli.demo import claim, synthetic_pack
 from cli.recipes import file_option
 
-DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 2000, ".cxrdali-paper-demo", 100
+DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-paper-demo", 100
 
 
 @click.command()
