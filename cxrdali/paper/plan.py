@@ -332,10 +332,9 @@ class _Flow:
             write_bytes(
                 self.root / "paper.json", json_bytes({"models": list(self.models), "tables": tables, "steps": done})
             )
-            write_report(
-                self.root / "report.html", [self.root], pack=self.dataset.root,
-                options=ReportOptions(self.options.title, synthetic=self.options.synthetic),
-            )  # fmt: skip
+            drawn = self.options.synthetic  # pictures of nobody
+            options = ReportOptions(self.options.title, synthetic=drawn, images=drawn)
+            write_report(self.root / "report.html", [self.root], pack=self.dataset.root, options=options)
 
         settings = {"title": self.options.title, "synthetic": self.options.synthetic, **self.data}
         return Step("report", ("report.html", "paper.json"), settings, tuple(step.name for step in steps), do)

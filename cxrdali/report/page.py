@@ -196,7 +196,7 @@ td strong { font-weight: 700; }
 .steps thead th { white-space: nowrap; }
 .gain { color: var(--soft); font-size: .82em; display: inline-block; min-width: 3.2em; }
 .text th, .text td { text-align: left; vertical-align: top; }
-.text td { white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }
+.text td { white-space: normal; min-width: 9rem; overflow-wrap: break-word; }
 figure { margin: 1.25rem 0; }
 figure svg, figure img { display: block; width: 100%; height: auto; }
 figure img { max-width: 40rem; border-radius: 3px; }
