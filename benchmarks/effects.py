@@ -27,6 +27,7 @@ import torch
 from scipy.stats import t as student
 
 from benchmarks import results
+from benchmarks.results import newest
 from cxrdali import predictions, published, views
 from cxrdali import run as runs
 from cxrdali.ensemble import ensemble
@@ -535,12 +536,6 @@ def write_page(rows: Sequence[dict], path: Path) -> None:
     before, rest = path.read_text().split(BEGIN)
     path.write_text(before + BEGIN + table(rows) + END + rest.split(END)[1])
     picture(rows, path.with_suffix(".svg"))
-
-
-def newest(path: Path) -> list[dict]:
-    """The rows of the last run that was saved."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [row for row in rows if row["environment"]["date"] == rows[-1]["environment"]["date"]]
 
 
 # ---------------------------------------------------------------- command

@@ -3,28 +3,20 @@
 python -m benchmarks.readme
 """
 
-import json
 from pathlib import Path
 from statistics import median
 
-from benchmarks.results import RESULTS
+from benchmarks.results import RESULTS, newest
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- speed: written by python -m benchmarks.readme -->\n", "<!-- /speed -->\n"
-
-
-def newest(name: str) -> list[dict]:
-    """The rows of the last run in a results file; none if there is no file."""
-    path = RESULTS / f"{name}.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [row for row in rows if row["environment"]["date"] == rows[-1]["environment"]["date"]]
 
 
 def section() -> str:
     """The section's Markdown: a table per benchmark, its targets, and where the rows came from."""
     parts = []
     for name, title, table in (("loader", "Loading", _loader), ("pack", "Packing", _pack)):
-        rows = newest(name)
+        rows = newest(RESULTS / f"{name}.jsonl")
         if not rows:
             parts.append(f"**{title}.** Not measured yet.\n")
             continue
@@ -36,7 +28,7 @@ def section() -> str:
         )
         parts.append(table(rows))
         parts.append(_targets(rows))
-    parts.append(_stages(newest("stages")))
+    parts.append(_stages(newest(RESULTS / "stages.jsonl")))
     parts.append("**GPU.** Not measured yet.\n")
     return "\n".join(parts)
 

@@ -181,6 +181,12 @@ def save(rows: Sequence[dict], environment: Mapping, folder: Path, name: str) ->
     return path
 
 
+def newest(path: Path) -> list[dict]:
+    """The rows of the last run in a results file; none if there is no file."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [row for row in rows if row["environment"]["date"] == rows[-1]["environment"]["date"]]
+
+
 def _commit() -> str | None:
     """The commit that is checked out, with "+" if tracked files differ from it; None outside a repository."""
     root = Path(__file__).parent

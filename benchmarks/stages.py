@@ -29,7 +29,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.readme import newest
+from benchmarks.results import newest
 from benchmarks.stages_report import FIGURE, NATIVE, THREE, plot, table
 
 # Worker processes import this module again and need none of what the measuring needs: that is imported in `measured`.
@@ -119,7 +119,7 @@ def measured(options: argparse.Namespace) -> list[dict]:
 
 def main() -> None:
     options = arguments()
-    rows = newest("stages") if options.table else measured(options)
+    rows = newest(results.RESULTS / "stages.jsonl") if options.table else measured(options)
     if not rows:
         sys.exit("no rows in benchmarks/results/stages.jsonl yet; run with --save first")
     print(table(rows))

@@ -22,7 +22,6 @@ be compared with few pictures; pictures, order and steps are the same, only the 
 """
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
@@ -37,6 +36,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks import results, smallnet
+from benchmarks.results import newest
 from cxrdali.predict import predict
 from cxrdali.stages import TrainSettings
 from cxrdali.targets import targets
@@ -317,12 +317,6 @@ def table(rows: list[dict]) -> str:
         values = "".join(f" {_number(few[finding, size]['ap'], 2)} |" for size in sizes)
         lines.append(f"| {finding} | {few[finding, sizes[0]]['prevalence']:.2f} |{values}")
     return "\n".join(lines)
-
-
-def newest(path: Path) -> list[dict]:
-    """The rows of the last run that was saved."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [row for row in rows if row["environment"]["date"] == rows[-1]["environment"]["date"]]
 
 
 def _number(value: float | None, digits: int) -> str:

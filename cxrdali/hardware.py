@@ -49,6 +49,11 @@ class Hardware:
             return contextlib.nullcontext()
         return torch.autocast(torch.device(self.device).type, dtype=_DTYPES[self.precision])
 
+    def synchronize(self) -> None:
+        """Wait for the GPU; nothing on the CPU."""
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
+
     @property
     def name(self) -> str:
         if self.device == "cpu":

@@ -287,8 +287,8 @@ class _Trainer:
     def _has_compiled(self) -> bool:
         """Whether the step just done was the first one of a compiled model; waits for the GPU then, never else."""
         first, self.to_compile = self.to_compile, False
-        if first and self.hardware.device != "cpu":
-            torch.cuda.synchronize(self.hardware.device)
+        if first:
+            self.hardware.synchronize()
         return first
 
     @torch.inference_mode()

@@ -38,8 +38,7 @@ def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, f
     on_gpu = hardware.device != "cpu"
     size = (settings.micro_batch or settings.batch) if on_gpu else min(CPU_IMAGES, settings.batch)
     size = min(size, len(rows))
-    options = settings.loader_options(hardware.device)
-    options = replace(options, batch=size)
+    options = replace(settings.loader_options(hardware.device), batch=size)
     model = create(ModelOptions(settings.arch, settings.size, pretrained=False, norm=settings.norm), findings)
     model.to(hardware.device).train()
     forward = torch.compile(model) if settings.compile else model
@@ -70,20 +69,15 @@ def _rate(loader: Loader, work, hardware: Hardware, warm_up: int) -> float:
     while True:
         for taken, _ in loader:
             if batch == warm_up:
-                _synchronize(hardware)
+                hardware.synchronize()
                 started = time.perf_counter()
             work(taken.to(hardware.device, non_blocking=True))
             batch += 1
             if batch > warm_up:
                 images += len(taken)
                 if batch - warm_up >= STEPS or time.perf_counter() - started > ENOUGH_SECONDS:
-                    _synchronize(hardware)
+                    hardware.synchronize()
                     return images / (time.perf_counter() - started)
-
-
-def _synchronize(hardware: Hardware) -> None:
-    if hardware.device != "cpu":
-        torch.cuda.synchronize(hardware.device)
 
 
 def epoch_images(plan: Plan, name: str) -> tuple[int, bool]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from types import UnionType
 from typing import get_args, get_type_hints
 
+from cxrdali.paper import REPLACED
 from cxrdali.stages import TrainSettings
 from shards.errors import DataError
 
 PAPER, DEMO = (Path(str(files(__name__).joinpath(name))) for name in ("stage_training.toml", "demo.toml"))
 EVERY = "every"
-TAKEN = ("ensemble", "replaced")  # as are names ending in -views: what stands beside the models of `cxrdali paper`
+TAKEN = ("ensemble", REPLACED)  # as are names ending in -views: what stands beside the models of `cxrdali paper`
 # What a recipe says in its own words: which weights and which AP are other recipes' runs
 WORDS = ("about", "starts_from")
 SETTINGS = tuple(field.name for field in fields(TrainSettings) if field.name != "init")
