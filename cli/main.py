@@ -21,7 +21,10 @@ class Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        return getattr(importlib.import_module(f"cli.{name}"), name) if name in VERBS else None
+        if name not in VERBS:
+            return None
+        known = name.replace("-", "_")
+        return getattr(importlib.import_module(f"cli.{known}"), known)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
