@@ -16,6 +16,7 @@ from shards.errors import DataError
 from shards.randomness import raw_words, unit_floats
 
 CUTOUTS = ("fixed", "random", "off")
+FLIPS = ("both", "horizontal", "none")
 SQUARES = 5
 WORDS = 20  # 0 hflip, 1 vflip, 2 cutout, 3 count, 4-8 centre y, 9-13 centre x, 14-18 side, 19 unused
 
@@ -40,6 +41,16 @@ class AugmentOptions:
                 raise DataError(f"{name} {getattr(self, name)}: 0 to 1")
         if self.cutout not in CUTOUTS:
             raise DataError(f"cutout {self.cutout!r}: choose one of {', '.join(CUTOUTS)}")
+
+
+def options_of(flips: str, cutout: str) -> AugmentOptions | None:
+    """A run's augmentation by its settings; None for none at all. flips: both (each with probability 0.5), horizontal
+    or none."""
+    if flips not in FLIPS:
+        raise DataError(f"flips {flips!r}: choose one of {', '.join(FLIPS)}")
+    if flips == "none" and cutout == "off":
+        return None
+    return AugmentOptions(hflip=0.0 if flips == "none" else 0.5, vflip=0.5 if flips == "both" else 0.0, cutout=cutout)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ anew begins the epoch again and abandons an iteration that was left half-way.
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -85,6 +85,7 @@ class LoaderOptions:
 class Loader:
     """Batches of the given catalog rows. `shuffle` and `augment` make it a training loader.
 
+    sampler: gives the rows of an epoch (from 0), as many as `rows`, instead of each once (`cxrdali.sampler`).
     `resized_from` is the stored size in pixels that is read when the wanted one is not stored, else None.
     """
 
@@ -98,6 +99,7 @@ class Loader:
         shuffle: bool = False,
         augment: AugmentOptions | None = None,
         drop_last: bool = False,
+        sampler: Callable[[int], np.ndarray] | None = None,
     ):
         rows = np.ascontiguousarray(rows, dtype=np.int64)
         if not len(rows):
@@ -112,6 +114,7 @@ class Loader:
             )
         self.dataset, self.rows, self.options = dataset, rows, options
         self.seed, self.shuffle, self.augment, self.drop_last = seed, shuffle, augment, drop_last
+        self.sampler = sampler
         stored = nearest_stored(dataset, options.size)
         self.resized_from = stored if stored != options.size else None
         self._mapped = MappedSize(dataset.stored(stored))
@@ -144,11 +147,12 @@ class Loader:
         return self._order(epoch)[0]
 
     def _order(self, epoch: int) -> tuple[np.ndarray, list]:
+        rows = self.rows if self.sampler is None else self.sampler(epoch)
         if not self.shuffle:
-            return self.rows, []
+            return rows, []
         if self.options.order == "global":
-            return global_order(self.rows, self.seed, epoch), []
-        return windowed_order(self.rows, self._mapped.stored.shard, self.seed, epoch, self.options.window)
+            return global_order(rows, self.seed, epoch), []
+        return windowed_order(rows, self._mapped.stored.shard, self.seed, epoch, self.options.window)
 
     def __iter__(self) -> Iterator[Batch]:
         order, windows = self._order(self._epoch)

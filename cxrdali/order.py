@@ -9,7 +9,7 @@ import numpy as np
 from shards.randomness import permutation
 
 # Streams of one seed: kind in the upper half, epoch in the lower. shards.plan uses stream 0.
-ROWS, SHARDS, AUGMENT = 1, 2, 3
+ROWS, SHARDS, AUGMENT, DRAWS = 1, 2, 3, 4
 ORDERS = ("global", "windowed")
 
 

@@ -58,7 +58,7 @@ def predict(
                 "would mix with the other; predict there, or choose dev, test or all"
             )
     hardware = Hardware.resolve(device, precision)
-    options = ModelOptions(settings["arch"], settings["size"], pretrained=False, norm=settings["norm"])
+    options = ModelOptions.of_run(settings)
     findings = tuple(config["findings"])
     model = create(options, len(findings))
     load_initial(model, runs.best_weights(run, runs.load_last(run)), findings)

@@ -15,6 +15,7 @@ import contextlib
 import csv
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ METRIC_COLUMNS = (
     "epoch", "lr", "train_loss", "val_loss", "mAP", "LRAP", "macro_AUROC", "images", "images_per_second",
     "train_seconds", "wait_seconds", "val_seconds",
 )  # fmt: skip
+_LATER_COLUMNS = ("reweighted",)  # older runs do not have them
 FINDING_COLUMNS = ("epoch", "finding", "AP", "AUROC", "positives", "negatives")
 _NEW = {BEST: "best.new.safetensors", VAL_PREDICTIONS: "val_predictions.new.parquet"}
 
@@ -69,12 +71,23 @@ def load_last(run: Path) -> dict | None:
 
 
 def finished(run: Path, way_out: str) -> tuple[dict, dict]:
-    """config.json and the state of a run with all its epochs. Raises DataError, ending in `way_out`, otherwise."""
+    """config.json and the state of a run with all its epochs, or that ended early by its patience.
+
+    Raises DataError, ending in `way_out`, otherwise.
+    """
     config, state = read_config(run), load_last(run)
     done, planned = 0 if state is None else state["epoch"], config["settings"]["epochs"]
-    if done < planned:
+    if state is None or not is_finished(state, config["settings"]):
         raise DataError(f"{run}: this run has finished {done} of {planned} epochs; {way_out}")
     return config, state
+
+
+def is_finished(state: dict, settings: Mapping) -> bool:
+    """Whether all epochs are done, or as many passed without a better one as the run's patience allows."""
+    patience = settings.get("patience")
+    if state["epoch"] >= settings["epochs"]:
+        return True
+    return patience is not None and state["best_epoch"] > 0 and state["epoch"] - state["best_epoch"] >= patience
 
 
 def commit(run: Path, state: dict, best: tuple[dict, dict, Predictions] | None = None) -> None:
@@ -108,7 +121,7 @@ def settle(run: Path, state: dict | None) -> None:
         (run / name).unlink(missing_ok=True)
     remove_parts(run)
     if state is not None:
-        write_bytes(run / METRICS, _csv(METRIC_COLUMNS, state["metrics"]))
+        write_bytes(run / METRICS, _csv((*METRIC_COLUMNS, *_LATER_COLUMNS), state["metrics"]))
         write_bytes(run / FINDINGS, _csv(FINDING_COLUMNS, state["findings"]))
 
 

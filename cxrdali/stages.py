@@ -3,11 +3,13 @@
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from cxrdali.augment import CUTOUTS
+from cxrdali import losses
+from cxrdali.augment import CUTOUTS, FLIPS
 from cxrdali.loader import LoaderOptions
 from cxrdali.model import NORMS
 from cxrdali.order import ORDERS
 from cxrdali.pipeline import MODES
+from cxrdali.sampler import SAMPLERS
 from cxrdali.selection import FoldOptions
 from cxrdali.targets import UNCERTAIN
 from shards.errors import DataError
@@ -18,8 +20,16 @@ PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 SELECT_BY = ("map", "lrap")
 
 # Settings that change how fast a run goes and where, but neither its samples nor its recipe: a continued run
-# may have others. (Micro-batches change batch-norm's statistics; that is said in their help.)
-MAY_DIFFER = ("threads", "micro_batch", "device", "decode", "compile")
+# may have others. (Micro-batches and checkpointing change batch-norm's statistics; that is said in their help.)
+MAY_DIFFER = (
+    "threads", "micro_batch", "device", "decode", "compile", "channels_last", "checkpointing", "cache_features",
+)  # fmt: skip
+# Settings that came later, as runs without them had them.
+LATER = {
+    "loss": "bce", **dict.fromkeys(losses.PARAMETERS), **losses.LOSSES["bce"],
+    "sampler": "natural", "flips": "both", "min_lr": 0.0, "patience": None, "frozen": False, "new_head": False,
+}  # fmt: skip
+EARLIER = {"oversample": [], **LATER}
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,11 @@ class TrainSettings:
 
     size and batch default to the stage's; init is a run folder or a weights file (None: timm's weights, or none).
     Images of the findings in oversample are doubled; or of those with an AP under oversample_below (0 to 1) in
-    oversample_from, a run folder or a file of metrics.
+    oversample_from, a run folder or a file of metrics. sampler: weighted draws instead of every image once.
+    Parameters of the loss (`cxrdali.losses`) are None where it does not have them, else resolved; drw_epoch counts the
+    epochs before re-weighting begins. min_lr: where the cosine ends; patience: epochs without a better one after which
+    the run ends (None: never). frozen: train the classifier alone, on a backbone in evaluation mode, from features that
+    are computed once where nothing augments them (cache_features); new_head: do not take it from init.
     """
 
     stage: int
@@ -61,6 +75,26 @@ class TrainSettings:
     oversample: tuple[str, ...] = ()
     oversample_below: float | None = None
     oversample_from: str | None = None
+    loss: str = "bce"
+    pos_weight: str | None = None
+    focal_gamma: float | None = None
+    focal_alpha: float | None = None
+    cb_beta: float | None = None
+    asl_gamma_neg: float | None = None
+    asl_gamma_pos: float | None = None
+    asl_clip: float | None = None
+    ldam_margin: float | None = None
+    ldam_scale: float | None = None
+    drw_epoch: int | None = None
+    sampler: str = "natural"
+    flips: str = "both"
+    min_lr: float = 0.0
+    patience: int | None = None
+    channels_last: bool = True
+    checkpointing: bool = False
+    frozen: bool = False
+    new_head: bool = False
+    cache_features: bool = True
 
     def __post_init__(self):
         if self.stage not in STAGES:
@@ -68,7 +102,7 @@ class TrainSettings:
         size, batch = STAGES[self.stage]
         object.__setattr__(self, "size", size if self.size is None else self.size)
         object.__setattr__(self, "batch", batch if self.batch is None else self.batch)
-        for name in ("size", "batch", "epochs", "micro_batch", "limit_batches", "threads"):
+        for name in ("size", "batch", "epochs", "micro_batch", "limit_batches", "threads", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DataError(f"{name.replace('_', '-')} {value}: at least 1")
@@ -76,6 +110,8 @@ class TrainSettings:
             raise DataError(f"micro-batch {self.micro_batch}: must divide the batch, {self.batch}")
         if not 0 < self.lr < 100:
             raise DataError(f"lr {self.lr}: above 0, below 100")
+        if not 0 <= self.min_lr < self.lr:
+            raise DataError(f"min-lr {self.min_lr}: 0 or more, below lr, {self.lr}")
         if not 0 <= self.weight_decay < 100:
             raise DataError(f"weight-decay {self.weight_decay}: 0 or more, below 100")
         if self.warmup_epochs < 0:
@@ -84,14 +120,34 @@ class TrainSettings:
             raise DataError(f"seed {self.seed}: 0 to 2**32 - 1")
         choices = {
             "norm": NORMS, "uncertain": UNCERTAIN, "cutout": CUTOUTS, "order": ORDERS, "precision": PRECISIONS,
-            "decode": MODES, "select_by": SELECT_BY,
+            "decode": MODES, "select_by": SELECT_BY, "sampler": SAMPLERS, "flips": FLIPS,
         }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise DataError(f"{name.replace('_', '-')} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
         object.__setattr__(self, "oversample", tuple(self.oversample))
         self._check_oversampling()
+        self._resolve_loss()
+        if self.new_head and self.init is None:
+            raise DataError("new-head: only weights of --init have a classifier that could be left out; give --init")
+        if self.frozen and self.init is None and not self.pretrained:
+            raise DataError("frozen: a backbone from scratch would stay random; give the run to start from with --init")
         self.fold_options()
+
+    def _resolve_loss(self):
+        given = {name: getattr(self, name) for name in losses.PARAMETERS}
+        for name, value in losses.resolved(self.loss, given).items():
+            object.__setattr__(self, name, value)
+        if self.drw_epoch is not None and self.drw_epoch >= self.epochs:
+            raise DataError(
+                f"drw-epoch {self.drw_epoch}: re-weighting would begin after the last of {self.epochs} epochs; "
+                f"give 0 to {self.epochs - 1}, or more --epochs"
+            )
+
+    @property
+    def loss_parameters(self) -> dict[str, object]:
+        """Those of the loss, without the others'."""
+        return {name: getattr(self, name) for name in losses.LOSSES[self.loss]}
 
     def _check_oversampling(self):
         below = self.oversample_below
@@ -99,6 +155,8 @@ class TrainSettings:
             raise DataError(f"oversample-below {below}: an AP, above 0 and at most 1")
         if below is not None and self.oversample:
             raise DataError("oversample and oversample-below: give findings or a threshold, not both")
+        if self.sampler != "natural" and (self.oversample or below is not None):
+            raise DataError(f"sampler {self.sampler}: oversampling too changes how often an image comes; choose one")
         if (below is None) != (not self.oversample_from):
             missing = (
                 "--oversample-below, the AP under which" if below is None else "--oversample-from, the run whose AP"
@@ -118,7 +176,7 @@ class TrainSettings:
         """The first setting (name, there, here) in which a stored run differs and must not; None if there is none."""
         here_values = self.as_json()
         for field in fields(self):
-            there, here = other.get(field.name, [] if field.name == "oversample" else None), here_values[field.name]
+            there, here = other.get(field.name, EARLIER.get(field.name)), here_values[field.name]
             # the weights' hash and the findings chosen are compared; a path can be spelled in many ways
             if field.name in ("init", "oversample_from"):
                 there, here = there and "given", here and "given"

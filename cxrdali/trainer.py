@@ -21,14 +21,16 @@ from timm.scheduler import CosineLRScheduler
 from tqdm import tqdm
 
 from cxrdali import run as runs
-from cxrdali.augment import AugmentOptions
+from cxrdali.augment import options_of
+from cxrdali.features import CachedLoader, Head, features_of
 from cxrdali.hardware import Hardware, versions
 from cxrdali.inference import logits
-from cxrdali.loader import Loader
-from cxrdali.losses import bce_sum, known_targets
+from cxrdali.loader import Loader, LoaderOptions
+from cxrdali.losses import Loss, bce_sum, known_targets
 from cxrdali.metrics import Scores, score
 from cxrdali.model import Classifier, ModelOptions, create, load_initial
 from cxrdali.predictions import Predictions, Provenance
+from cxrdali.sampler import Sampler
 from cxrdali.sampling import Oversampling, chosen_findings, oversampled
 from cxrdali.selection import rows_sha256, subjects_on_both_sides, train_and_validation
 from cxrdali.stages import TrainSettings, sampling_seed
@@ -127,6 +129,10 @@ class _Trainer:
         check_labelled(labels, self.train_rows, "the training split")
         self.targets = targets(labels, settings.uncertain)
         self.epoch_rows, self.oversampling = self._oversampled()
+        wanted = self.targets[self.train_rows]
+        self.positives, self.negatives = (wanted == 1).sum(axis=0), (wanted == 0).sum(axis=0)
+        seed = sampling_seed(settings.seed, settings.stage)
+        self.sampler = Sampler.make(settings.sampler, self.train_rows, self.targets, seed, settings.epochs)
 
     def _oversampled(self) -> tuple[np.ndarray, Oversampling | None]:
         """The rows of an epoch, with repeats, and what was doubled; None without oversampling."""
@@ -153,7 +159,7 @@ class _Trainer:
             remove_parts(self.out)
             if not (self.out / runs.CONFIG).exists():
                 self._refuse_strangers()
-        if state is not None and state["epoch"] >= self.settings.epochs:
+        if state is not None and self._is_finished(state):
             runs.settle(self.out, state)
             return self._summary(state, already_finished=True)
         self._set_up(continues=state is not None)
@@ -167,9 +173,14 @@ class _Trainer:
             self.say(f"continues after epoch {state['epoch']} and {state['position']:,} images of the next")
         with self._signals(), self._tensorboard() as events:
             self.seconds["setup"] = time.perf_counter() - self.started
-            while self.state["epoch"] < self.settings.epochs:
+            while not self._is_finished(self.state):
                 self._epoch(events)
+        if self.state["epoch"] < self.settings.epochs:
+            self.say(f"ended after epoch {self.state['epoch']}: none better in {self.settings.patience} epochs")
         return self._summary(self.state)
+
+    def _is_finished(self, state: dict) -> bool:
+        return runs.is_finished(state, self.settings.as_json())
 
     def _epoch(self, events) -> None:
         state, epoch = self.state, self.state["epoch"]
@@ -192,6 +203,7 @@ class _Trainer:
             "train_seconds": state["train_seconds"],
             "wait_seconds": state["wait_seconds"],
             "val_seconds": validated - started,
+            "reweighted": int(self.loss.reweights(epoch)),
         }
         reached = scores.macro_ap if self.settings.select_by == "map" else scores.lrap
         # the first epoch is kept even where no finding has a positive and the score is undefined
@@ -213,7 +225,9 @@ class _Trainer:
         """Train from the state's position to the epoch's end; the state counts on the way."""
         state, batch = self.state, self.settings.batch
         self.loader.load_state_dict({"epoch": epoch, "position": state["position"]})
-        self.model.train()
+        self.model.train(not self.settings.frozen)  # a frozen backbone keeps its batch-norm statistics
+        if self.loss.reweights(epoch) and not self.loss.reweights(epoch - 1):
+            self.say(f"epoch {epoch + 1}: positive terms are re-weighted from here on (beta {self.settings.cb_beta:g})")
         first = state["position"] // batch
         # islice only where it is needed: a loader that is read to its end keeps its pipeline for the next epoch
         steps = islice(self.loader, self.steps_per_epoch - first) if self.settings.limit_batches else self.loader
@@ -259,7 +273,7 @@ class _Trainer:
             for chunk, part in zip(images.split(size), wanted.split(size), strict=True):
                 with self.hardware.autocast():
                     output = self.forward(chunk)
-                loss = bce_sum(output, part) / known
+                loss = self.loss(output, part, self.state["epoch"]) / known
                 self.scaler.scale(loss).backward()
                 total = total + loss.detach()
             self.scaler.step(self.optimizer)
@@ -328,30 +342,59 @@ class _Trainer:
         weights = None if continues else initial_weights(settings.init)
         torch.manual_seed(settings.seed)
         pretrained = settings.pretrained and not weights and not continues
-        options = ModelOptions(settings.arch, settings.size, pretrained, settings.norm)
+        options = ModelOptions.of_run(settings.as_json(), pretrained)
         self.model: Classifier = create(options, len(self.labels.findings))
         if weights is not None:
-            found = load_initial(self.model, weights, self.labels.findings)
-            if "findings" not in found:
+            found = load_initial(self.model, weights, self.labels.findings, settings.new_head)
+            if "findings" not in found and not settings.new_head:
                 head = "the classifier is new" if found.get("head") else "its classifier is taken by position"
                 self.say(f"{weights} names no findings: {head}")
+        if settings.frozen:
+            self._freeze()
         self.model.to(device)
+        self.loss = Loss(settings.loss, settings.loss_parameters, self.positives, self.negatives).to(device)
         torch.backends.cudnn.benchmark = True  # every batch of a stage has the same shape
         self.forward = torch.compile(self.model) if settings.compile else self.model
         self.to_compile, self.validates_first = settings.compile, True
         self.device_targets = torch.from_numpy(self.targets).to(device)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
+            [each for each in self.model.parameters() if each.requires_grad],
+            lr=settings.lr, weight_decay=settings.weight_decay, fused=True,
+        )  # fmt: skip
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=self.hardware.precision == "fp16")
-        options = settings.loader_options(device)
+        options, augment = settings.loader_options(device), options_of(settings.flips, settings.cutout)
+        drawn = {"sampler": self.sampler} if self.sampler else {}  # other classes of loaders need not know samplers
         self.loader = self.make_loader(
             self.dataset, self.epoch_rows, options, seed=sampling_seed(settings.seed, settings.stage), shuffle=True,
-            augment=AugmentOptions(cutout=settings.cutout), drop_last=True,
+            augment=augment, drop_last=True, **drawn,
         )  # fmt: skip
         self.val_loader = self.make_loader(self.dataset, self.val_rows, options)
+        if settings.frozen and settings.cache_features and augment is None:
+            self._cache_features(options)
         self.steps_per_epoch = min(len(self.loader), settings.limit_batches or len(self.loader))
         self.scheduler = _schedule(self.optimizer, settings, self.steps_per_epoch)
+
+    def _freeze(self) -> None:
+        """Only the classifier is trained. Raises DataError if there is nothing else."""
+        head = {id(each) for module in self.model.heads for each in module.parameters()}
+        rest = [each for each in self.model.parameters() if id(each) not in head]
+        if not rest:
+            raise DataError(f"{self.settings.arch!r} has no backbone beside its classifier; there is nothing to freeze")
+        for each in rest:
+            each.requires_grad_(False)
+
+    def _cache_features(self, options: LoaderOptions) -> None:
+        """From here on, batches hold the backbone's features and the forward pass is the classifier's."""
+        for name, rows in (("loader", self.train_rows), ("val_loader", self.val_rows)):
+            loader = self.val_loader if name == "val_loader" else self.make_loader(self.dataset, rows, options)
+            what = "training" if name == "loader" else "validation"
+            features = features_of(
+                self.model, loader, self.hardware, self.settings.micro_batch,
+                f"features of {what} images" if self.progress else None,
+            )  # fmt: skip
+            setattr(self, name, CachedLoader(getattr(self, name), rows, features))
+            self.say(f"features of {len(rows):,} {what} images: {features.shape[1]:,} numbers each, computed once")
+        self.forward, self.to_compile, self.validates_first = Head(self.model), False, False
 
     def _describe(self) -> None:
         settings, options = self.settings, self.loader.options
@@ -365,6 +408,15 @@ class _Trainer:
             f"{len(self.train_rows):,} images to train, {len(self.val_rows):,} to validate "
             f"(fold {settings.fold} of {settings.folds}, by {settings.group}); {both:,} subjects on both sides"
         )
+        if settings.loss != "bce" or settings.pos_weight != "none" or settings.frozen:
+            parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss_parameters.items())
+            self.say(f"loss {settings.loss} ({parameters})" + ("; the classifier alone" if settings.frozen else ""))
+        if self.sampler:
+            without = int((~(self.targets[self.train_rows] == 1).any(axis=1)).sum())
+            self.say(
+                f"sampler {settings.sampler}: {len(self.train_rows):,} draws an epoch by each image's rarest finding; "
+                f"{without:,} images without any count as one more class"
+            )
         if self.oversampling:
             names = ", ".join(self.oversampling.findings) or "no finding"
             self.say(
@@ -387,6 +439,7 @@ class _Trainer:
             "recipe": self.recipe,
             "oversampling": self.oversampling and self.oversampling.as_json(),
             "findings": list(self.labels.findings),
+            "train_positives": self.positives.tolist(),
             "dataset": {"id": self.dataset.id},
             "labels": {"name": self.labels.name, "sha256": self.labels.sha256},
             "selection": {
@@ -430,6 +483,7 @@ class _Trainer:
     def _first_state(self) -> dict:
         best = {"best_epoch": 0, "best_score": float("-inf")}
         tables = {"finding_names": list(self.labels.findings), "metrics": [], "findings": []}
+        tables["logit_scale"] = self.model.logit_scale
         return {"epoch": 0, **best, **tables, **_fresh_epoch()}
 
     def _restore(self, state: dict) -> None:
@@ -463,6 +517,7 @@ class _Trainer:
             "arch": settings.arch,
             "size": str(settings.size),
             "norm": settings.norm,
+            "logit_scale": repr(self.model.logit_scale),
             "findings": "\n".join(self.labels.findings),
             "labels": self.labels.name,
             "dataset": self.dataset.id,
@@ -556,6 +611,10 @@ def _writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, error) from error
 
 
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _smaller_divisor(batch: int, size: int) -> int:
     """The largest micro-batch that divides the batch and is at most half of `size`."""
     return max(part for part in range(1, max(1, size // 2) + 1) if batch % part == 0)
@@ -588,7 +647,7 @@ def _finding_rows(epoch: int, scores: Scores) -> list[dict]:
 
 
 def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int) -> CosineLRScheduler:
-    """Linear warm-up over the first epoch(s), then cosine to zero: a function of the step alone.
+    """Linear warm-up over the first epoch(s), then cosine to min_lr: a function of the step alone.
 
     A run of no more epochs than the warm-up has no warm-up. The first step's rate is one part of the warm-up,
     not zero: a step at zero is a batch wasted.
@@ -599,6 +658,7 @@ def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_p
         t_initial=settings.epochs * steps_per_epoch - warmup,
         warmup_t=warmup,
         warmup_lr_init=settings.lr / (warmup + 1),
+        lr_min=settings.min_lr,
         warmup_prefix=True,
         t_in_epochs=False,
     )

@@ -374,7 +374,7 @@ def test_a_full_gpu_names_the_way_out(dataset, tmp_path, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training, "bce_sum", full)
+    monkeypatch.setattr(training.Loss, "forward", full)
     with pytest.raises(DataError, match=r"the GPU is full at 48 px with 8 images at a time; use --micro-batch 4"):
         quietly(settings(), dataset, tmp_path / "run")
 

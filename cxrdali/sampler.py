@@ -1,0 +1,70 @@
+"""Weighted draws of training images: an epoch of as many rows, with repeats, by the rarity of what they show.
+
+| sampler | an image's weight |
+|---|---|
+| natural | every image once |
+| class-balanced | 1 / n of its rarest finding, n being the training images that have it |
+| sqrt | the square root of that |
+| progressive | from natural in the first epoch to class-balanced in the last (Kang et al. 2020) |
+
+Images without a positive finding count as one more class: 1 / (their number). (The mean of all findings' weights, which
+also goes around, is nearly that of the rarest finding.) Draws are a pure function of rows, seed and epoch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxrdali.order import DRAWS, stream
+from shards.errors import DataError
+from shards.randomness import raw_words, unit_floats
+
+SAMPLERS = ("natural", "class-balanced", "sqrt", "progressive")
+
+
+def rarest_count(targets: np.ndarray) -> np.ndarray:
+    """Images that share an image's rarest positive finding, or its having none: int64 [n].
+
+    targets: float32 [n, F] of the images that are drawn from; 1 is positive, 0 and NaN are not.
+    """
+    positive = targets == 1
+    counts = positive.sum(axis=0)
+    rarest = np.where(positive, counts, len(targets) + 1).min(axis=1, initial=len(targets) + 1)
+    without = ~positive.any(axis=1)
+    return np.where(without, without.sum(), rarest)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """rows: int64 [n], catalog rows; balanced: float64 [n], their chances by rarity, which add up to 1; epochs: of the
+    whole run, which a progressive sampler needs."""
+
+    name: str
+    rows: np.ndarray
+    balanced: np.ndarray
+    seed: int
+    epochs: int
+
+    @classmethod
+    def make(cls, name: str, rows: np.ndarray, targets: np.ndarray, seed: int, epochs: int) -> "Sampler | None":
+        """None for natural. targets: float32 [all rows, F]."""
+        if name not in SAMPLERS:
+            raise DataError(f"sampler {name!r}: choose one of {', '.join(SAMPLERS)}")
+        if name == "natural":
+            return None
+        weights = rarest_count(targets[rows]) ** (-0.5 if name == "sqrt" else -1.0)
+        return cls(name, rows, weights / weights.sum(), seed, epochs)
+
+    def chances(self, epoch: int) -> np.ndarray:
+        """Of each row to be a draw of an epoch (from 0): float64 [n]."""
+        if self.name != "progressive":
+            return self.balanced
+        share = epoch / max(1, self.epochs - 1)
+        return (1 - share) / len(self.rows) + share * self.balanced
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch: int64 [n], as many as there are, drawn independently and with repeats."""
+        reach = np.cumsum(self.chances(epoch))
+        draws = unit_floats(raw_words(self.seed, stream(DRAWS, epoch), 0, len(self.rows)))
+        places = np.searchsorted(reach, draws * reach[-1], side="right")
+        return self.rows[np.minimum(places, len(self.rows) - 1)]  # rounding may lead past the last one
