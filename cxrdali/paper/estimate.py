@@ -13,7 +13,7 @@ from cxrdali.inference import TTA
 from cxrdali.loader import Loader
 from cxrdali.losses import bce_sum
 from cxrdali.model import ModelOptions, create
-from cxrdali.paper.plan import Plan
+from cxrdali.paper.flow import Plan
 from cxrdali.sampling import chosen_findings, oversampled
 from cxrdali.stages import TrainSettings
 from cxrdali.targets import targets

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,8 @@ class Step:
     """outputs: files relative to the root; settings: JSON values that decide the result; needs: names of steps.
 
     folder: of a step that continues what it began there (a training run); it is kept while settings and needs are
-    those it began with, else moved aside before `do`.
+    those it began with, else moved aside before `do`. earlier: settings that records of an older version do not have,
+    as they were then.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Step:
     needs: tuple[str, ...]
     do: Callable[[], None] = field(compare=False)
     folder: str | None = None
+    earlier: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Book:
         record = self._read(step.name)
         if record is None:
             return CONTINUES if self._begun(step) else TAKEN if self._by_hand(step) else "not done yet"
-        changed = _change(record["settings"], _plain(step.settings))
+        changed = _change(_known(record, step), _plain(step.settings))
         if changed:
             return changed
         if record["needs"] != self._makings(step):
@@ -110,7 +112,8 @@ class Book:
         """Whether the folder holds the beginning of just this step."""
         if not step.folder or not (self.root / step.folder).is_dir():
             return False
-        return self._read(step.name, "begun") == self._start(step)
+        begun = self._read(step.name, "begun")
+        return begun is not None and {**begun, "settings": _known(begun, step)} == self._start(step)
 
     def _by_hand(self, step: Step) -> bool:
         """Whether the folder holds something that no record tells of."""
@@ -178,6 +181,14 @@ def _facts(path: Path, folder: str | None) -> dict:
 def _plain(settings: dict) -> dict:
     """As JSON gives it back: tuples are lists."""
     return json.loads(json_bytes(settings))
+
+
+def _known(record: dict, step: Step) -> dict:
+    """The settings that a record tells, and those that there were not when it was written."""
+    return {
+        **_plain({name: step.earlier[name] for name in step.earlier if name in step.settings}),
+        **record["settings"],
+    }
 
 
 def _change(there: dict, here: dict) -> str | None:

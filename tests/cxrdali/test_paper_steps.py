@@ -106,6 +106,20 @@ def test_a_damaged_record_is_a_step_not_done(world, damage):
     assert world.run() == "c"
 
 
+def test_a_setting_that_an_older_record_does_not_have_is_as_it_was_then(tmp_path):
+    def steps(settings, earlier):
+        made = Step("x", ("x",), settings, (), lambda: (tmp_path / "x").write_text("x"), earlier=earlier)
+        return [made]
+
+    Book(tmp_path).run(steps({"n": 1}, {}), lambda text: None)
+    earlier = {"loss": "bce", "names": (), "gone": 3}
+    assert Book(tmp_path).reason(*steps({"n": 1, "loss": "bce", "names": ()}, earlier)) is None
+    assert (
+        Book(tmp_path).reason(*steps({"n": 1, "loss": "asl", "names": ()}, earlier)) == 'loss changed: "bce" -> "asl"'
+    )
+    assert Book(tmp_path).reason(*steps({"n": 1, "loss": "bce"}, {})) == 'loss changed: null -> "bce"'
+
+
 # ---------------------------------------------------------------- steps that continue what they began in a folder
 
 
@@ -139,6 +153,15 @@ def test_a_training_that_was_stopped_continues_in_its_folder(tmp_path):
     Book(tmp_path).run([step], lambda text: None)
     assert not (tmp_path / "runs" / "replaced").exists()
     assert Book(tmp_path).reason(step) is None
+
+
+def test_a_training_that_an_older_version_began_continues(tmp_path):
+    _begin(tmp_path)
+    step = Training(tmp_path).step()
+    newer = Step(step.name, step.outputs, {"lr": 1.0, "loss": "bce"}, (), step.do, step.folder, {"loss": "bce"})
+    assert Book(tmp_path).reason(newer) == "continues"
+    other = Step(step.name, step.outputs, {"lr": 1.0, "loss": "asl"}, (), step.do, step.folder, {"loss": "bce"})
+    assert Book(tmp_path).reason(other) == "not done yet"
 
 
 def test_a_training_of_other_settings_is_moved_aside_not_deleted(tmp_path):

@@ -1,0 +1,196 @@
+"""What `cxrdali paper` and `cxrdali loss-design` share: options, the plan as a table, doing it."""
+
+import re
+import sys
+import time
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from cli.demo import claim, synthetic_pack
+
+scale_option = click.option(
+    "--scale",
+    type=click.Choice(["full", "demo"]),
+    default="full",
+    show_default=True,
+    help="demo: all of it on drawn data with a small network, minutes on two cores; needs no --data.",
+)
+settings_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="[MODEL.]NAME=VALUE",
+    help="Override a setting of all models or of one: --set epochs=10 --set model7.micro_batch=24. "
+    "`cxrdali recipes model0` lists the names.",
+)
+labels_option = click.option("--labels", metavar="NAME", help="Label release.  [default: the dataset's first]")
+draws_option = click.option(
+    "--draws", type=int, help="Bootstrap draws of every evaluation, 0 for none.  [default: 1000; demo: 100]"
+)
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Show the plan and measure a few steps per size; train nothing."
+)
+
+
+def overrides(given: tuple[str, ...], known: Mapping) -> dict[str, dict[str, object]]:
+    """Settings by model ("" for all), read as TOML values, or as text where they are none."""
+    from cxrdali import recipes
+
+    found: dict[str, dict[str, object]] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        model, dot, name = key.strip().rpartition(".")
+        if not equals or (dot and not model):
+            raise click.UsageError(f"--set {text!r}: write NAME=VALUE or MODEL.NAME=VALUE")
+        if model:
+            recipes.find(known, model, f"--set {text}: ")
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value.strip()
+        found.setdefault(model, {}).update(recipes.checked(f"--set {text}", {name: parsed}))
+    return found
+
+
+def demo_sizes(file: Path, known: Mapping, models: tuple[str, ...], given: Mapping) -> list[int]:
+    """Those of every demo recipe, whichever are trained: the data must be the same next time. And larger ones.
+
+    file: the demo's recipes; given: settings by model, "" for all.
+    """
+    from cxrdali import recipes
+
+    own = tomllib.loads(file.read_text())  # load adds the papers'
+    stored = {recipe.settings["size"] for name, recipe in recipes.load(file).items() if name in own}
+    for name in recipes.in_order(known, [recipes.find(known, name).name for name in models]):
+        size = known[name].resolve(Path(), {**given.get("", {}), **given.get(name, {})})[0].size
+        stored |= {size} if size > max(stored) else set()
+    return sorted(stored)
+
+
+def demo_dataset(out: Path, mark: str, studies: int, sizes: list[int]):
+    """The drawn release of a demo, packed in its folder."""
+    from shards.files import only_one
+
+    claim(out, mark)
+    with only_one(out / ".lock", "working in it"):
+        return synthetic_pack(out, studies, sizes)
+
+
+def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> None:
+    """Do what the plan asks for, or show it. begin: called when nothing keeps the steps from being done."""
+    from cxrdali.paper.steps import Book
+    from cxrdali.trainer import Stopped
+    from shards.errors import DataError
+    from shards.files import only_one
+
+    started, book = time.perf_counter(), Book(out)
+    if dry_run:
+        _show(plan, book, dataset)
+        return
+    for note in plan.notes:
+        click.echo(f"note: {note}")
+    if plan.problems:
+        more = f" (and {len(plan.problems) - 1} more problems: --dry-run)" if len(plan.problems) > 1 else ""
+        raise DataError(_as_set(plan.problems[0]) + more)
+    out.mkdir(parents=True, exist_ok=True)
+    with only_one(out / ".lock", "working in it"):
+        try:
+            begin()
+            done = book.run(plan.steps, click.echo)
+        except Stopped as stop:
+            click.echo(str(stop), err=True)
+            sys.exit(128 + stop.signal)
+        except DataError as error:
+            raise DataError(_as_set(str(error))) from error
+    what = f"{done} of {len(plan.steps)} steps" if done else f"all {len(plan.steps)} steps were done before"
+    click.echo(f"\n{out}: {what}, {time.perf_counter() - started:,.0f} s; open {out / 'report.html'} in a browser")
+
+
+def _as_set(text: str) -> str:
+    """An error of the trainer names options of `cxrdali train`: say how they are given here."""
+    from cxrdali.recipes import SETTINGS
+
+    options = [word for word in re.findall(r"(?<!\S)--([a-z][a-z-]+)", text) if word.replace("-", "_") in SETTINGS]
+    names = {word: word.replace("-", "_") for word in options if word != "labels"}
+    return text + "".join(f" (here --set {name}=... for --{word})" for word, name in names.items())
+
+
+def _show(plan, book, dataset) -> None:
+    from cxrdali.paper.estimate import epoch_images, measure, predicting_hours, training_hours
+
+    reasons, rates, rows, total, unmeasured, open_end = book.plan(plan.steps), {}, [], 0.0, [], False
+    for name, (settings, about) in plan.models.items():
+        images, final = epoch_images(plan, name)
+        chooser = settings.oversample_from and Path(settings.oversample_from).name
+        final = final and not reasons.get(f"train {chooser}")  # its AP will be another one
+        left = _epochs_left(settings.epochs, book.root / "runs" / name, reasons[f"train {name}"])
+        asked = [each for each in plan.asked if each.model == name and reasons[each.step]]
+        kind = (settings.arch, settings.size, settings.batch, settings.micro_batch, settings.frozen)
+        if kind not in rates:
+            click.echo(f"measuring {settings.arch} at {settings.size} px ...", err=True)
+            try:
+                rates[kind] = measure(settings, dataset, plan.train_rows, len(plan.labels.findings))
+            except Exception as error:  # a size that is not stored, a full GPU: the plan still shows
+                click.echo(f"{name}: not measured ({(str(error) or repr(error)).splitlines()[0]})", err=True)
+                rates[kind] = None
+        rate = rates[kind]
+        if rate is None:
+            cost = ("-", "-", "-", "-")
+            unmeasured.append(name)
+        else:
+            training = training_hours(rate, images, len(plan.splits["val"]), left)
+            predicting = sum(predicting_hours(rate, len(plan.splits[each.split]), each.tta) for each in asked)
+            total += training + predicting
+            cost = (f"{rate.trained:,.1f}", f"{rate.predicted:,.1f}", _hours(training), _hours(predicting))
+        open_end |= not final
+        start = about["starts_from"] or ("weights" if settings.pretrained else "scratch")
+        rows.append((
+            name, reasons[f"train {name}"] or "done", start, f"{settings.size}", f"{settings.batch}",
+            f"{images:,}{'' if final else ' +'}", f"{left} of {settings.epochs}", *cost,
+        ))  # fmt: skip
+    columns = ("model", "state", "starts from", "size", "batch", "images/epoch", "epochs left", "train img/s",
+               "predict img/s", "train h", "predict h")  # fmt: skip
+    widths = [max(len(row[place]) for row in [columns, *rows]) for place in range(len(columns))]
+    for row in (columns, *rows):
+        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if open_end:
+        click.echo("+ and the images that oversampling doubles, known once the model whose AP decides is trained")
+    splits = ", ".join(f"{name} {len(rows):,}" for name, rows in plan.splits.items())
+    without = f" without {', '.join(unmeasured)}" if unmeasured else ""
+    click.echo(f"{len(plan.train_rows):,} images to train; predicted: {splits}")
+    click.echo(f"about {_hours(total)} h in all{without}")
+    for line in _grouped([(step.name, reasons[step.name] or "done") for step in plan.steps[len(plan.models) :]]):
+        click.echo(f"  {line}")
+    for text in plan.notes:
+        click.echo(f"note: {text}")
+    for text in plan.problems:
+        click.echo(f"problem: {_as_set(text)}")
+
+
+def _grouped(steps: list[tuple[str, str]]) -> list[str]:
+    """Steps that differ in their last word alone, the split, on one line if the reason is the same."""
+    from itertools import groupby
+
+    lines = []
+    for (stem, reason), group in groupby(steps, key=lambda step: (step[0].rpartition(" ")[0], step[1])):
+        last = ", ".join(name.rpartition(" ")[2] for name, _ in group)
+        lines.append(f"{stem} {last}: {reason}".lstrip())
+    return lines
+
+
+def _epochs_left(epochs: int, run: Path, reason: str | None) -> int:
+    """From the run's metrics, if it continues and does not begin anew: reading its state would take seconds a model."""
+    from cxrdali.paper.steps import CONTINUES, TAKEN
+
+    if reason is None:
+        return 0
+    path = run / "metrics.csv"
+    done = len(path.read_text().splitlines()) - 1 if reason in (CONTINUES, TAKEN) and path.exists() else 0
+    return max(0, epochs - max(0, done))
+
+
+def _hours(value: float) -> str:
+    return f"{value:.1f}" if value >= 0.1 else f"{value:.2g}"
