@@ -1,32 +1,122 @@
-"""cxrdali ensemble: the mean of several tables of predictions."""
+"""cxrdali ensemble: several tables of predictions pooled into one."""
 
 from pathlib import Path
 
 import click
 
-from cli import tables
+from cli import folders, tables
+
+
+class Paths(click.ParamType):
+    """Files with commas between them."""
+
+    name = "FILE,FILE,..."
+
+    def convert(self, value, param, ctx):
+        return value if isinstance(value, list) else [Path(part) for part in value.split(",")]
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
 @tables.out_option
 @click.option(
+    "--method",
+    type=click.Choice(["mean", "geometric", "rank"]),
+    default="mean",
+    show_default=True,
+    help="Mean of the probabilities; their geometric mean, which is the mean logit; or the mean rank among the table's "
+    "images, which is no probability and depends on these images.",
+)
+@click.option(
     "--weights", metavar="W,W,...", help="One number above 0 per table, in the order of FILES.  [default: equal]"
 )
+@click.option(
+    "--weights-by-map",
+    type=Paths(),
+    metavar="VAL,VAL,...",
+    help="Weights proportional to the mAP of these tables of validation images: of the same runs, in the same order.",
+)
+@click.option(
+    "--fit-weights",
+    type=Paths(),
+    metavar="VAL,VAL,...",
+    help="Weights searched for a high mAP of these tables pooled; also says what they gain on subjects left out.",
+)
+@click.option("--folds", default=5, show_default=True, help="Parts of the subjects that --fit-weights leaves out.")
+@folders.data_option
+@click.option("--labels", metavar="NAME", help="Label release of the validation tables.  [default: the one they name]")
+@click.option(
+    "--uncertain",
+    type=click.Choice(["negative", "positive", "ignore"]),
+    default="negative",
+    show_default=True,
+    help="What -1 counts as for the mAP of validation tables.",
+)
 @tables.kind_option
-def ensemble(files, out, weights, kind):
-    """Mean probability of several tables of logits for the same images, as `cxrdali predict` writes them.
+def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, data, labels, uncertain, kind):
+    """Pool several tables of logits for the same images, as `cxrdali predict` writes them.
 
-    Images are matched by id and findings by name; the order is that of the first of FILES.
+    Images are matched by id and findings by name; the order is that of the first of FILES. --weights-by-map and
+    --fit-weights need the packed dataset for the labels.
     """
-    from cxrdali.ensemble import ensemble as mean
+    from cxrdali.ensemble import ensemble as pool
     from cxrdali.predictions import check_target
 
-    check_target(out, *files)
-    table = mean(files, _numbers(weights))
+    given = [name for name, value in _ways(weights, weights_by_map, fit_weights).items() if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)}: weights come from one of them; give one")
+    if method == "rank" and kind == "probability":
+        raise click.UsageError("--method rank --as probability: a mean rank is no probability; leave --as out")
+    check_target(out, *files, *(weights_by_map or fit_weights or ()))
+    chosen = _numbers(weights)
+    if weights_by_map or fit_weights:
+        chosen = _from_validation(weights_by_map, fit_weights, method, folds, data, labels, uncertain)
+    table = pool(files, chosen, method)
     for text in table.provenance.history:
         click.echo(text)
     tables.write(table, out, kind)
+
+
+def _ways(weights, weights_by_map, fit_weights) -> dict:
+    return {"--weights": weights, "--weights-by-map": weights_by_map, "--fit-weights": fit_weights}
+
+
+def _from_validation(by_map, to_fit, method, folds, data, labels, uncertain):
+    """Weights from tables of validation images, and what they score there."""
+    from tqdm import tqdm
+
+    from cxrdali.ensemble import fitted_weights, weights_by_map
+    from cxrdali.predictions import read
+    from shards.packed import PackedDataset
+
+    paths = by_map or to_fit
+    dataset = PackedDataset.open(folders.packed(data))
+    labels = dataset.labels(labels or read(paths[0]).provenance.labels)
+    if by_map:
+        made = weights_by_map(paths, dataset, labels, uncertain)
+    else:
+        with tqdm(total=folds + 1, desc="search for weights", unit=" searches") as bar:
+            made = fitted_weights(
+                paths, dataset, labels, method, uncertain=uncertain, folds=folds,
+                progress=lambda done: bar.update(done - bar.n),
+            )  # fmt: skip
+    width = max(len(path.name) for path in paths)
+    for path, weight, reached in zip(paths, made.values, made.maps, strict=True):
+        click.echo(f"{path.name:{width}}  validation mAP {reached:.4f}  weight {weight:.3f}")
+    if to_fit:
+        _say_gain(made, folds)
+    return made
+
+
+def _say_gain(made, folds: int) -> None:
+    click.echo(
+        f"validation mAP of the ensemble: {made.cross_fitted_map:.4f} cross-fitted over {folds} folds of subjects, "
+        f"{made.equal_map:.4f} with equal weights, {max(made.maps):.4f} of the best table alone "
+        f"({made.fitted_map:.4f} on the images that the weights were fitted to)"
+    )
+    if made.cross_fitted_map <= max(made.equal_map, *made.maps):
+        better = "equal weights" if made.equal_map >= max(made.maps) else "the best table alone"
+        click.echo(f"fitting gains nothing on subjects it has not seen: {better} did as well or better")
 
 
 def _numbers(text: str | None) -> list[float] | None:
