@@ -10,7 +10,18 @@ import click
 from shards.errors import DataError
 
 DATA = ("shard", "label", "inspect", "verify")
-MODELS = ("recipes", "train", "predict", "ensemble", "postprocess", "evaluate", "submit", "report", "paper")
+MODELS = (
+    "recipes",
+    "train",
+    "retrain-head",
+    "predict",
+    "ensemble",
+    "postprocess",
+    "evaluate",
+    "submit",
+    "report",
+    "paper",
+)
 VERBS = (*DATA, *MODELS, "synth", "demo", "doctor", "completion")
 
 

@@ -31,7 +31,7 @@ def recipes(name, file):
 
 
 def as_table(known) -> str:
-    columns = ("recipe", "stage", "starts from", "size", "batch", "max LR", "epochs", "oversampling", "what")
+    columns = ("recipe", "stage", "starts from", "size", "batch", "max LR", "epochs", "loss", "oversampling", "what")
     rows = [columns]
     for recipe in known:
         settings, _ = recipe.resolve(Path())
@@ -40,9 +40,11 @@ def as_table(known) -> str:
         doubled = (
             f"AP < {below:.2f} in {recipe.settings['oversample_from']}" if below else ", ".join(settings.oversample)
         )
+        if settings.sampler != "natural":
+            doubled = f"{settings.sampler} draws"
         rows.append((
             recipe.name, str(settings.stage), start, str(settings.size), str(settings.batch), f"{settings.lr:g}",
-            str(settings.epochs), doubled or "-", recipe.about,
+            str(settings.epochs), settings.loss, doubled or "-", recipe.about,
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cli import folders
+from cli.loss import loss_options, patience_option, sampler_option
 from cli.recipes import file_option
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -46,8 +47,12 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.option("--epochs", default=30, show_default=True, help="Epochs, warm-up included.")
 @click.option("--warmup-epochs", default=1, show_default=True, help="Epochs in which the rate rises linearly.")
-@click.option("--lr", default=1e-3, show_default=True, help="Largest learning rate (then cosine to zero).")
+@click.option("--lr", default=1e-3, show_default=True, help="Largest learning rate (then cosine to --min-lr).")
+@click.option("--min-lr", default=0.0, show_default=True, help="Where the cosine ends.")
+@patience_option
 @click.option("--weight-decay", default=1e-6, show_default=True, help="AdamW's, per step and rate.")
+@loss_options
+@sampler_option("natural")
 @click.option("--oversample", metavar="FINDINGS", help='Double the images of these findings: "Fibrosis,Hernia".')
 @click.option(
     "--oversample-below",
@@ -89,11 +94,29 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.option("--compile", is_flag=True, help="torch.compile the model.")
 @click.option(
+    "--channels-last/--no-channels-last",
+    default=True,
+    show_default=True,
+    help="Memory format of images and weights; convolutional networks are usually faster with it on GPUs.",
+)
+@click.option(
+    "--checkpointing",
+    is_flag=True,
+    help="Gradient checkpointing: less memory for more time; batch normalisation moves its statistics twice a step.",
+)
+@click.option(
     "--norm",
     type=click.Choice(["imagenet", "weights"]),
     default="imagenet",
     show_default=True,
     help="Mean and std of ImageNet (the paper's), or those of the weights.",
+)
+@click.option(
+    "--flips",
+    type=click.Choice(["both", "horizontal", "none"]),
+    default="both",
+    show_default=True,
+    help="Along which axes images are mirrored, each with probability 0.5; both is the paper's.",
 )
 @click.option(
     "--cutout",

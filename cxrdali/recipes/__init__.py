@@ -1,4 +1,4 @@
-"""Recipes: named training settings, read from TOML; models 0 to 7 of the stage-training paper come with the package."""
+"""Recipes: named training settings, read from TOML; those of the two papers come with the package."""
 
 import difflib
 import re
@@ -10,11 +10,14 @@ from pathlib import Path
 from types import UnionType
 from typing import get_args, get_type_hints
 
+from cxrdali.losses import LOSSES, PARAMETERS
 from cxrdali.paper import REPLACED
 from cxrdali.stages import TrainSettings
 from shards.errors import DataError
 
-PAPER, DEMO = (Path(str(files(__name__).joinpath(name))) for name in ("stage_training.toml", "demo.toml"))
+PAPER, LOSS_DESIGN, DEMO = (
+    Path(str(files(__name__).joinpath(name))) for name in ("stage_training.toml", "loss_design.toml", "demo.toml")
+)
 EVERY = "every"
 TAKEN = ("ensemble", REPLACED)  # as are names ending in -views: what stands beside the models of `cxrdali paper`
 # What a recipe says in its own words: which weights and which AP are other recipes' runs
@@ -55,6 +58,9 @@ class Recipe:
             found |= {"oversample_below": None, "oversample_from": None}
         elif {"oversample_below", "oversample_from"} & overrides.keys():
             found["oversample"] = ()
+        if "loss" in overrides:  # another loss does not have this one's parameters
+            own = LOSSES.get(overrides["loss"], ())
+            found = {name: value for name, value in found.items() if name not in PARAMETERS or name in own}
         try:
             settings = TrainSettings(**{**found, **overrides})
         except DataError as error:
@@ -64,12 +70,12 @@ class Recipe:
 
 
 def load(path: Path | None = None) -> dict[str, Recipe]:
-    """Recipes by name: the paper's, and those of a file of the same form, which go before ones of the same name.
+    """Recipes by name: the papers', and those of a file of the same form, which go before ones of the same name.
 
     Raises DataError naming file, recipe and setting for one that is unknown or of the wrong kind, a recipe that
     starts from none, or one that needs itself.
     """
-    recipes = _read(PAPER)
+    recipes = _read(PAPER) | _read(LOSS_DESIGN)
     if path is not None:
         recipes |= _read(path)
     where = path or PAPER
@@ -145,7 +151,7 @@ def _recipe(path: Path, name: str, table: dict) -> Recipe:
         raise DataError(f"{path}: {name}: stage is missing; give stage = 1, 2 or 3")
     settings = {key: tuple(value) if key == "oversample" else value for key, value in table.items() if key in SETTINGS}
     try:
-        TrainSettings(**settings)
+        TrainSettings(**settings, init=table.get("starts_from"))
     except DataError as error:
         raise DataError(f"{path}: {name}: {error}") from error
     return Recipe(name, settings, table.get("starts_from"), table.get("about", ""))

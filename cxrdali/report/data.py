@@ -9,6 +9,7 @@ from cxrdali.report import page, plots
 from cxrdali.report.models import MIMIC
 from cxrdali.report.page import Html, count, join, missing, paragraph, percent, sentence
 from cxrdali.report.sources import Run, Sources
+from cxrdali.sampler import Sampler
 from cxrdali.sampling import oversampled
 from cxrdali.selection import released_rows, rows_sha256, train_and_validation
 from cxrdali.stages import sampling_seed
@@ -137,7 +138,7 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     What a position of an epoch holds does not depend on the batch size, so a batch of twelve is the beginning
     of the run's own first batch.
     """
-    from cxrdali.augment import AugmentOptions, decide
+    from cxrdali.augment import decide, options_of
     from cxrdali.loader import Loader, LoaderOptions
 
     labels = dataset.labels(run.labels)
@@ -145,14 +146,20 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     trained_on = run.config.get("selection", {}).get("train_sha256")
     if trained_on and trained_on != rows_sha256(train):
         raise DataError(f"{run.path / runs_on_disk.CONFIG}: it trained on other rows than its fold selects here")
-    train = _with_repeats(run, labels, train)
+    wanted = targets(labels, run.setting("uncertain", "negative"))
+    sampler = Sampler.make(
+        run.setting("sampler", "natural"), train, wanted, _sampling_seed(run), int(run.setting("epochs"))
+    )
+    train = _with_repeats(run, labels, train, wanted)
     size = int(run.setting("size"))
-    seed = sampling_seed(int(run.setting("seed", 0)), int(run.setting("stage")))
-    augment = AugmentOptions(cutout=run.setting("cutout", "fixed"))
+    augment = options_of(run.setting("flips", "both"), run.setting("cutout", "fixed"))
     kept = {name: run.setting(name) for name in ("order", "window") if run.setting(name) is not None}
     options = LoaderOptions(size=size, batch=min(CONTACT_IMAGES, len(train)), threads=1, prefetch=1, **kept)
-    loader = Loader(dataset, train, options, seed=seed, shuffle=True, augment=augment, drop_last=True)
+    seed = _sampling_seed(run)
+    loader = Loader(dataset, train, options, seed=seed, shuffle=True, augment=augment, drop_last=True, sampler=sampler)
     images = next(iter(loader)).images.numpy()
+    if augment is None:
+        return images, "none"
     decided = decide(augment, seed, 0, 0, len(images), size)
     return images, (
         f"{decided.horizontal.sum()} mirrored left to right, {decided.vertical.sum()} upside down, "
@@ -160,7 +167,11 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     )
 
 
-def _with_repeats(run: Run, labels: Labels, train: np.ndarray) -> np.ndarray:
+def _sampling_seed(run: Run) -> int:
+    return sampling_seed(int(run.setting("seed", 0)), int(run.setting("stage")))
+
+
+def _with_repeats(run: Run, labels: Labels, train: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The rows of an epoch of the run: those with an oversampled finding twice."""
     if not run.oversampling:
         return train
@@ -168,7 +179,7 @@ def _with_repeats(run: Run, labels: Labels, train: np.ndarray) -> np.ndarray:
     strange = [name for name in chosen if name not in labels.findings]
     if strange:
         raise DataError(f"{run.path / runs_on_disk.CONFIG}: oversampled finding {strange[0]!r} is not in the labels")
-    rows = oversampled(train, targets(labels, run.setting("uncertain", "negative")), labels.findings, chosen)
+    rows = oversampled(train, wanted, labels.findings, chosen)
     if len(rows) != run.oversampling["epoch_images"]:
         raise DataError(
             f"{run.path / runs_on_disk.CONFIG}: an epoch had {run.oversampling['epoch_images']} images, here it would "

@@ -59,7 +59,9 @@ def _reached(run: Run, sources: Sources) -> tuple:
 
 def epochs(run: Run) -> str:
     """Done ones, and of how many if some are left."""
-    done, planned = len(run.metrics), run.setting("epochs")
+    done, planned, patience = len(run.metrics), run.setting("epochs"), run.setting("patience")
+    if patience is not None and 0 < done < planned and done - run.best["epoch"] >= patience:
+        return f"{count(done)}, ended early"
     return count(done) if planned in (None, done) else f"{count(done)} of {count(planned)}"
 
 

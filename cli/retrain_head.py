@@ -1,0 +1,77 @@
+"""cxrdali retrain-head: cRT, the classifier of a finished run anew on balanced draws."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from cli import folders
+from cli.loss import loss_options, patience_option, sampler_option
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command()
+@click.option("--run", required=True, type=FOLDER, metavar="RUN", help="A finished run's folder.")
+@click.option("--out", type=FOLDER, metavar="RUN", help="Run folder to write.  [default: RUN with -crt at its end]")
+@folders.data_option
+@sampler_option("class-balanced")
+@loss_options
+@click.option(
+    "--head",
+    type=click.Choice(["new", "kept"]),
+    default="new",
+    show_default=True,
+    help="Start from a new classifier, or from the run's.",
+)
+@click.option("--epochs", default=10, show_default=True, help="Epochs, warm-up included.")
+@click.option("--warmup-epochs", default=1, show_default=True, help="Epochs in which the rate rises linearly.")
+@click.option("--lr", default=1e-3, show_default=True, help="Largest learning rate (then cosine to zero).")
+@click.option("--weight-decay", type=float, help="AdamW's, per step and rate.  [default: the run's]")
+@click.option("--batch", type=int, help="Images per optimizer step.  [default: the run's]")
+@patience_option
+@click.option(
+    "--augment/--no-augment",
+    default=False,
+    show_default=True,
+    help="Flips and cutout as the run had them: every step then runs the backbone.",
+)
+@click.option(
+    "--cache/--no-cache",
+    "cache_features",
+    default=True,
+    show_default=True,
+    help="Without augmentation: compute the backbone's features once and keep them in the device's memory "
+    "(212,000 images with 2,048 numbers: 1.7 GB).",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--threads", type=int, help="DALI's CPU threads.  [default: the cores and one more, at most 8]")
+@click.option("--seed", type=int, help="Of order, draws and the new classifier.  [default: the run's]")
+def retrain_head(run, out, data, head, augment, **given):
+    """Retrain the classifier of RUN, its backbone frozen (batch-norm statistics too), on balanced draws (cRT).
+
+    Images, findings and validation are the run's own. The result is a run as `cxrdali train` makes them: the same
+    command again continues it, and predict, evaluate and compare take it.
+    """
+    from cxrdali.retrain import settings_of
+    from cxrdali.run import read_config
+    from cxrdali.trainer import Stopped, train
+    from shards.packed import PackedDataset
+
+    changes = {name: value for name, value in given.items() if value is not None}
+    changes["new_head"] = head == "new"
+    if augment:
+        before = read_config(run)["settings"]
+        changes |= {"flips": before.get("flips", "both"), "cutout": before["cutout"]}
+    dataset = PackedDataset.open(folders.packed(data))
+    settings = settings_of(run, dataset, changes)
+    if out is None:
+        out = run.with_name(f"{run.name}-crt")
+        click.echo(f"run: {out} (the default)", err=True)
+    try:
+        summary = train(settings, dataset, out, say=click.echo)
+    except Stopped as stop:
+        click.echo(str(stop), err=True)
+        sys.exit(128 + stop.signal)
+    what = "was already finished" if summary.already_finished else "finished"
+    click.echo(f"{out}: {what}; best epoch {summary.best_epoch} with {settings.select_by} {summary.best_score:.4f}")
