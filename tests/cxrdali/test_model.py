@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from cxrdali import recipes
 from cxrdali.model import ModelOptions, create, load_initial, read_weights
 from shards.errors import DataError
 
@@ -139,3 +140,72 @@ def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # at once, instead of its retries
     with pytest.raises(DataError, match="weights of 'resnet10t.c3_in1k' cannot be had .*--no-pretrained"):
         create(ModelOptions("resnet10t.c3_in1k", 64, pretrained=True), 3)
+
+
+# ---------------------------------------------------------------- the loss-design paper's backbones
+
+
+BACKBONES = sorted({recipe.settings["arch"] for recipe in recipes.load().values() if recipe.name.startswith("ld-")})
+
+
+@pytest.mark.parametrize("arch", BACKBONES)
+def test_every_backbone_of_the_recipes_is_built_at_its_size(arch):
+    """Without memory for its weights: shapes alone."""
+    options = ModelOptions(arch, 512, pretrained=False, checkpointing=True)
+    with torch.device("meta"):
+        made = create(options, 30)
+        assert [head.out_features for head in made.heads] == [30] * len(made.heads)
+        map_ = made.backbone.forward_features(torch.zeros(1, 3, 512, 512))
+    assert map_.shape == (1, made.heads[0].in_features, 16, 16)
+    assert timm.get_pretrained_cfg(arch).hf_hub_id
+
+
+def test_timm_s_weights_are_fitted_to_the_image_size(tmp_path, monkeypatch):
+    """EfficientFormerV2 holds attention biases per offset between patches, which timm loads as they are, or fails."""
+    torch.manual_seed(0)
+    native = timm.create_model("efficientformerv2_s0")
+    torch.save(native.state_dict(), tmp_path / "weights.pt")
+    whole = timm.create_model
+
+    def create_model(arch, pretrained=False, **arguments):
+        overlay = {"pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pt")}} if pretrained else {}
+        return whole(arch, pretrained=pretrained, **arguments, **overlay)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    made = create(ModelOptions("efficientformerv2_s0", 128, pretrained=True), 3).eval()
+    with torch.inference_mode():
+        assert made(torch.zeros(1, 1, 128, 128, dtype=torch.uint8)).shape == (1, 3)
+    name = "stages.3.downsample.attn.attention_biases"
+    before, after = native.state_dict()[name], made.backbone.state_dict()[name]
+    assert (before.shape[1], after.shape[1]) == (14 * 14, 8 * 8)
+    for head in range(3):  # OpenCV has no such corners: NumPy, one axis after the other
+        grid, places = before[head].view(14, 14).numpy(), np.linspace(0, 13, 8)
+        rows = np.stack([np.interp(places, np.arange(14), column) for column in grid.T], axis=1)
+        expected = np.stack([np.interp(places, np.arange(14), row) for row in rows])
+        np.testing.assert_allclose(after[head].view(8, 8).numpy(), expected, atol=1e-5)
+    torch.testing.assert_close(made.backbone.stem.conv1.conv.weight, native.stem.conv1.conv.weight)
+
+
+def test_checkpointing_changes_memory_and_not_gradients():
+    images = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    gradients = []
+    for checkpointing in (False, True):
+        made = model("test_convnext", checkpointing=checkpointing).train()
+        made(images).square().sum().backward()
+        gradients.append([each.grad for each in made.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_model_without_checkpointing_is_named():
+    with pytest.raises(DataError, match="'vgg11' has no gradient checkpointing; use --micro-batch instead"):
+        model("vgg11", checkpointing=True)
+
+
+def test_memory_formats():
+    images = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    last, first = (model("test_resnet", channels_last=flag).eval() for flag in (True, False))
+    assert last.backbone.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert first.backbone.conv1[0].weight.is_contiguous()
+    with torch.inference_mode():
+        torch.testing.assert_close(last(images), first(images), rtol=1e-4, atol=1e-5)
