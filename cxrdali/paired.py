@@ -1,0 +1,44 @@
+"""The difference of two models on the same images, by a paired bootstrap: both are scored on the same draws of studies.
+
+Equal seeds draw equal studies (`cxrdali.bootstrap.resample`), so what makes a draw hard or easy falls out of the
+difference, whose interval is narrower than those of the two scores suggest.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Difference:
+    """value: on the images as they are; low, high: its interval, from draws; p: two-sided. NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+    def as_json(self) -> dict:
+        """JSON has no NaN: an undefined number is null."""
+        names = {"difference": self.value, "low": self.low, "high": self.high, "p": self.p}
+        return {name: None if np.isnan(number) else float(number) for name, number in names.items()}
+
+
+def difference(
+    value: float, other: float, drawn: np.ndarray, other_drawn: np.ndarray, level: float = 0.95
+) -> Difference:
+    """value - other. drawn, other_drawn: float64 [draws], the two scores on the same draws; draws in which one is
+    undefined (NaN) are left out.
+
+    The interval is the percentile interval of the drawn differences. p is twice the smaller share of draws that lie
+    at 0 or beyond it, each counted with one more draw (Davison & Hinkley 1997, section 4.2), so never under
+    2 / (draws + 1): it is the level at which the interval just reaches 0.
+    """
+    differences = drawn - other_drawn
+    differences = differences[~np.isnan(differences)]
+    if np.isnan(value) or np.isnan(other) or not len(differences):
+        return Difference(value - other, np.nan, np.nan, np.nan)
+    tail = (1 - level) / 2 * 100
+    low, high = np.percentile(differences, [tail, 100 - tail])
+    beyond = min((differences <= 0).sum(), (differences >= 0).sum()) + 1
+    return Difference(value - other, low, high, min(1.0, 2 * beyond / (len(differences) + 1)))
