@@ -23,11 +23,12 @@ from cli import folders, tables
 @tables.kind_option
 @click.option(
     "--tta",
-    type=click.Choice(["none", "hflip", "flips"]),
+    type=click.Choice(["none", "hflip", "flips", "light", "medium"]),
     default="none",
     show_default=True,
-    help="Test-time augmentation: hflip is the mean probability of the image and its mirror image (the paper's), "
-    "in twice the time; flips that of all four flips, in four times.",
+    help="Test-time augmentation, a mean probability over passes: hflip, the image and its mirror image (2 passes, the "
+    "stage-training paper's); flips, all four flips (4); light, the image, its mirror image, rotated by 5 degrees both "
+    "ways (4); medium, those, at 0.9 and 1.1 of its size, moved by 2.5 % to each side (10). Time is per pass.",
 )
 @click.option("--labels", metavar="NAME", help="Label release whose split is meant.  [default: the run's]")
 @click.option("--batch", type=int, help="Images at a time.  [default: the run's]")

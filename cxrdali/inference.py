@@ -9,10 +9,8 @@ from tqdm import tqdm
 from cxrdali.hardware import Hardware
 from cxrdali.loader import Loader
 from cxrdali.pooling import mean_logit
+from cxrdali.tta import TTA
 from shards.errors import DataError
-
-# Test-time augmentation: the axes of [B, 1, S, S] that each pass flips. The paper's is hflip.
-TTA = {"none": ((),), "hflip": ((), (-1,)), "flips": ((), (-1,), (-2,), (-2, -1))}
 
 
 @torch.inference_mode()
@@ -27,7 +25,7 @@ def logits(
     progress: str | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """float32 [n, F] in the loader's order; with tta, the logit of the mean probability over its passes.
+    """float32 [n, F] in the loader's order; with tta, the logit of the mean probability over the passes of `cxrdali.tta`.
 
     `check` is called after every batch and may raise. `progress` is the bar's description (None: no bar). Nothing is
     copied to the CPU before the end: a copy per batch would wait for the GPU every time.
@@ -42,10 +40,10 @@ def logits(
             images = images.to(hardware.device, non_blocking=True)
             for chunk in images.split(micro_batch or len(images)):
                 try:
-                    # flipped here, on the device, as bytes: a pass costs the model's forward and nothing else
-                    for number, axes in enumerate(passes):
+                    for number, each in enumerate(passes):
+                        moved = each(chunk)
                         with hardware.autocast():
-                            output = model(chunk.flip(axes) if axes else chunk)
+                            output = model(moved)
                         result[number, at : at + len(chunk)] = output.float()
                 except torch.OutOfMemoryError as error:
                     raise DataError(

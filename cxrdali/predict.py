@@ -1,17 +1,20 @@
 """A run's predictions on a split, in catalog order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from cxrdali import run as runs
 from cxrdali.hardware import Hardware
-from cxrdali.inference import TTA, logits
+from cxrdali.inference import logits
 from cxrdali.loader import Loader, LoaderOptions
-from cxrdali.model import ModelOptions, create, load_initial
+from cxrdali.model import Classifier, ModelOptions, create, load_initial
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.selection import FoldOptions, rows_sha256, select
+from cxrdali.tta import TTA
 from shards.errors import DataError
-from shards.packed import PackedDataset
+from shards.packed import Labels, PackedDataset
 
 
 def predict(
@@ -31,38 +34,19 @@ def predict(
 ) -> Predictions:
     """Logits of the run's best weights for every packed image of a split.
 
-    tta: "none", "hflip" (the paper's: the mean probability of the image and its mirror image) or "flips" (four passes,
-    along both axes). `labels` chooses the release whose split is meant (default: the run's own); val and train are the
-    run's own fold. Raises DataError if the weights are missing or another dataset would silently change what val means.
+    tta: a name of `cxrdali.tta.TTA`; the mean probability over its passes. `labels` chooses the release whose split is
+    meant (default: the run's own); val and train are the run's own fold. Raises DataError if the weights are missing or
+    another dataset would silently change what val means.
     """
     if tta not in TTA:
         raise DataError(f"tta {tta!r}: choose one of {', '.join(TTA)}")
     config = runs.read_config(run)
     settings = config["settings"]
     table = dataset.labels(labels or config["labels"]["name"])
-    if split in ("train", "val") and (dataset.id, table.sha256) != (
-        config["dataset"]["id"],
-        config["labels"]["sha256"],
-    ):
-        raise DataError(
-            f"{run}: was trained on another dataset or other labels than {dataset.root} with {table.name!r}, so its "
-            f"{split} split is not there; choose dev, test or all"
-        )
-    fold = FoldOptions(settings["fold"], settings["folds"], settings["group"])
-    rows = select(dataset, table, split, fold)
-    if split in ("train", "val"):
-        trained = select(dataset, table, "train", fold)
-        if rows_sha256(trained) != config["selection"]["train_sha256"]:
-            raise DataError(
-                f"{run}: fold {fold.fold} comes out differently here than where it was trained, so its {split} split "
-                "would mix with the other; predict there, or choose dev, test or all"
-            )
+    rows = split_rows(run, config, dataset, table, split)
     hardware = Hardware.resolve(device, precision)
-    options = ModelOptions.of_run(settings)
     findings = tuple(config["findings"])
-    model = create(options, len(findings))
-    load_initial(model, runs.best_weights(run, runs.load_last(run)), findings)
-    model.to(hardware.device)
+    model = load_run_model(run, config).to(hardware.device)
     batch = settings["batch"] if batch is None else batch
     loader = Loader(dataset, rows, LoaderOptions(settings["size"], batch, threads, decode, hardware.device))
     say(
@@ -74,3 +58,37 @@ def predict(
     values = logits(model, loader, len(findings), hardware, tta=tta, progress="predicting" if progress else None)
     ids = dataset.catalog.iloc[rows][["image_id", "study_id", "view"]]
     return Predictions(ids, findings, values, Provenance("logit", run.name, split, table.name, dataset.id, tta))
+
+
+def split_rows(run: Path, config: Mapping, dataset: PackedDataset, labels: Labels, split: str) -> np.ndarray:
+    """Catalog rows of a split for a run with this config.json: int64 [n], ascending; val and train are its own fold.
+
+    Raises DataError if those two would not be what they were in training.
+    """
+    settings = config["settings"]
+    if split in ("train", "val") and (dataset.id, labels.sha256) != (
+        config["dataset"]["id"],
+        config["labels"]["sha256"],
+    ):
+        raise DataError(
+            f"{run}: was trained on another dataset or other labels than {dataset.root} with {labels.name!r}, so its "
+            f"{split} split is not there; choose dev, test or all"
+        )
+    fold = FoldOptions(settings["fold"], settings["folds"], settings["group"])
+    rows = select(dataset, labels, split, fold)
+    if split in ("train", "val"):
+        trained = select(dataset, labels, "train", fold)
+        if rows_sha256(trained) != config["selection"]["train_sha256"]:
+            raise DataError(
+                f"{run}: fold {fold.fold} comes out differently here than where it was trained, so its {split} split "
+                "would mix with the other; predict there, or choose dev, test or all"
+            )
+    return rows
+
+
+def load_run_model(run: Path, config: Mapping) -> Classifier:
+    """A run's model with its best weights, on the CPU. Raises DataError if they are missing or do not fit."""
+    findings = tuple(config["findings"])
+    model = create(ModelOptions.of_run(config["settings"]), len(findings))
+    load_initial(model, runs.best_weights(run, runs.load_last(run)), findings)
+    return model

@@ -29,7 +29,7 @@ KINDS = ("logit", "probability")
 class Provenance:
     """Where a table came from; fields that are not known are None.
 
-    tta: test-time augmentation ("none", "hflip", "flips"); history: words, one text per step done to the table since.
+    tta: test-time augmentation, a name of `cxrdali.tta.TTA`; history: words, one text per step done to the table since.
     """
 
     kind: str | None = None
