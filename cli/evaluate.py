@@ -24,12 +24,19 @@ from cli import folders
     show_default=True,
     help="What -1 counts as; blanks are negative, or ignored with ignore.",
 )
+@click.option(
+    "--thresholds",
+    "limits",
+    metavar="JSON|P",
+    help="What `cxrdali thresholds` wrote, or one probability for all findings, such as 0.5; adds F1, precision, "
+    "recall and specificity. FILE then holds logits.",
+)
 @click.option("--draws", default=1000, show_default=True, help="Bootstrap draws over studies; 0 for no intervals.")
 @click.option("--level", default=0.95, show_default=True, help="Level of the confidence intervals, 0 to 1.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
-def evaluate(file, data, labels, out, uncertain, draws, level, seed):
-    """AP, AUROC, prevalence and counts per finding, macro means with confidence intervals; the same for frontal
-    and lateral images apart. FILE is what `cxrdali predict` wrote."""
+def evaluate(file, data, labels, out, uncertain, limits, draws, level, seed):
+    """AP, AUROC, calibration error (ECE), Brier score, prevalence and counts per finding, macro means with confidence
+    intervals; the same for frontal and lateral images apart. FILE is what `cxrdali predict` wrote."""
     from cxrdali.evaluate import EvaluateOptions, write
     from cxrdali.evaluate import evaluate as score
     from cxrdali.predictions import read
@@ -41,22 +48,43 @@ def evaluate(file, data, labels, out, uncertain, draws, level, seed):
     if not out.parent.is_dir():
         raise DataError(f"{out.parent}: no such folder; make it, or give another --out")
     dataset = PackedDataset.open(folders.packed(data))
-    labels = dataset.labels(labels or read(file).provenance.labels)
-    result = score(file, dataset, labels, options)
+    about = read(file).provenance
+    labels = dataset.labels(labels or about.labels)
+    thresholds = None if limits is None else _thresholds(limits, labels.findings)
+    result = score(file, dataset, labels, options, thresholds=thresholds)
     paths = write(result, out)
     click.echo(f"{file}: {result['images']:,} images against labels {labels.name}")
+    if about.kind is None:
+        click.echo(f"note: {file} does not say what it holds; ECE and Brier take its values as {result['values']}s")
     _print(result)
+    if thresholds is not None:
+        _print_decisions(result)
     click.echo(f"written: {paths[0]}, {paths[1]}")
+
+
+def _thresholds(text: str, findings: tuple[str, ...]):
+    """A file of thresholds, or one probability for all findings."""
+    from cxrdali.thresholds import fixed, read
+
+    try:
+        probability = float(text)
+    except ValueError:
+        return read(Path(text))
+    return fixed(findings, probability)
 
 
 def _print(result: dict) -> None:
     whole = result["all"]
     width = max(len(row["finding"]) for row in whole["findings"])
-    click.echo(f"{'':{width}}  {'images':>8} {'share':>7}  {'AP':>6}  {'interval':^15} {'AUROC':>7}  {'interval':^15}")
+    click.echo(
+        f"{'':{width}}  {'images':>8} {'share':>7}  {'AP':>6}  {'interval':^15} {'AUROC':>7}  {'interval':^15} "
+        f"{'ECE':>6} {'Brier':>6}"
+    )
     for row in sorted(whole["findings"], key=lambda row: -row["positives"]):
         click.echo(
             f"{row['finding']:{width}}  {row['positives']:>8,} {row['prevalence']:>7.2%}  {_number(row['AP']):>6}  "
-            f"{_interval(row, 'AP'):^15} {_number(row['AUROC']):>7}  {_interval(row, 'AUROC'):^15}"
+            f"{_interval(row, 'AP'):^15} {_number(row['AUROC']):>7}  {_interval(row, 'AUROC'):^15} "
+            f"{_number(row['ECE'], 4):>6} {_number(row['Brier'], 4):>6}"
         )
     for view in ("all", "frontal", "lateral"):
         part = result[view]
@@ -66,14 +94,35 @@ def _print(result: dict) -> None:
         click.echo(
             f"{view}: {part['images']:,} images of {part['studies']:,} studies, mAP {_number(part['mAP'])} "
             f"{_interval(part, 'mAP')}, AUROC {_number(part['macro_AUROC'])} {_interval(part, 'macro_AUROC')}, "
-            f"LRAP {_number(part['LRAP'])}"
+            f"LRAP {_number(part['LRAP'])}, ECE {_number(part['macro_ECE'], 4)}, "
+            f"Brier {_number(part['macro_Brier'], 4)}"
         )
     if whole["without_positives"]:
         click.echo(f"not in mAP, no positive: {', '.join(whole['without_positives'])}")
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _print_decisions(result: dict) -> None:
+    whole, about = result["all"], result["thresholds"]
+    width = max(len(row["finding"]) for row in whole["findings"])
+    names = ("F1", "precision", "recall", "specificity")
+    source = f", learnt from {about['predictions']}" if about["predictions"] else ""
+    click.echo(f"decisions at thresholds {about['strategy']}{source} (recall is sensitivity)")
+    click.echo(f"{'':{width}}  {'images':>8} {'threshold':>10}  {'  '.join(f'{name:>11}' for name in names)}")
+    for row in sorted(whole["findings"], key=lambda row: -row["positives"]):
+        numbers = "  ".join(f"{_number(row[name]):>11}" for name in names)
+        click.echo(f"{row['finding']:{width}}  {row['positives']:>8,} {_number(row['threshold']):>10}  {numbers}")
+    for view in ("all", "frontal", "lateral"):
+        if result[view] is not None:
+            means = ", ".join(f"{name} {_number(result[view][f'macro_{name}'])}" for name in names)
+            click.echo(f"{view}: {means}")
+    if about["without_threshold"]:
+        click.echo(f"without a threshold, never called positive: {', '.join(about['without_threshold'])}")
+    for remark in about["remarks"]:
+        click.echo(f"note: {remark}")
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _interval(row: dict, name: str) -> str:

@@ -12,8 +12,13 @@ from tqdm import tqdm
 
 from cxrdali import predictions as tables
 from cxrdali.bootstrap import resample
+from cxrdali.decisions import METRICS, score_decisions
+from cxrdali.heldout import differences
+from cxrdali.matching import match
 from cxrdali.metrics import macro, score
+from cxrdali.reliability import brier, ece
 from cxrdali.targets import check_labelled, targets
+from cxrdali.thresholds import Thresholds
 from shards.errors import DataError
 from shards.files import json_bytes, write_bytes
 from shards.packed import Labels, PackedDataset
@@ -21,6 +26,7 @@ from shards.packed import Labels, PackedDataset
 FINDING_COLUMNS = (
     "finding", "positives", "negatives", "prevalence",
     "AP", "AP_low", "AP_high", "AUROC", "AUROC_low", "AUROC_high",
+    "ECE", "Brier", "threshold", *METRICS,
 )  # fmt: skip
 
 
@@ -44,18 +50,27 @@ class EvaluateOptions:
 
 
 def evaluate(
-    path: Path, dataset: PackedDataset, labels: Labels, options: EvaluateOptions, progress: bool = True
+    path: Path,
+    dataset: PackedDataset,
+    labels: Labels,
+    options: EvaluateOptions,
+    progress: bool = True,
+    thresholds: Thresholds | None = None,
 ) -> dict:
     """Metrics as plain JSON values (undefined ones None): of all images, and of frontal and lateral ones apart.
 
     "lateral" is the paper's sense: every view that is not frontal. Findings are matched by name; an image that
-    the dataset does not have, or that the label release does not list, is an error.
+    the dataset does not have, or that the label release does not list, is an error. With thresholds, which need a
+    table of logits, also F1, precision, recall (= sensitivity) and specificity of the decisions.
     """
     table = tables.read(path)
     rows, places = match(path, table, dataset, labels)
     check_labelled(labels, rows, str(path))
     truth = targets(labels, options.uncertain)[rows]
     values = table.values[:, places]
+    kind = _kind(path, table)
+    probabilities = tables.sigmoid(values) if kind == "logit" else values
+    called = None if thresholds is None else thresholds.decide(path, tables.as_logits(table, path))[:, places]
     catalog = dataset.catalog.iloc[rows]
     study = pd.factorize(catalog["subject_id"] + "/" + catalog["study_id"])[0]
     frontal = (catalog["view"] == "frontal").to_numpy()
@@ -66,6 +81,8 @@ def evaluate(
         "split": table.provenance.split,
         "labels": labels.name,
         "uncertain": options.uncertain,
+        "values": kind,
+        "thresholds": None if thresholds is None else _about(thresholds, table.provenance),
         "images": len(rows),
         "studies": int(study.max()) + 1,
         "level": options.level,
@@ -83,6 +100,9 @@ def evaluate(
                 options,
                 lambda n, done=done: bar.update(done + n - bar.n),
             )
+            if result[name] is not None:
+                decided = None if called is None else (called[mask], thresholds)
+                _add_probabilities(result[name], truth[mask], probabilities[mask], decided)
     return result
 
 
@@ -98,25 +118,6 @@ def write(result: dict, out: Path) -> tuple[Path, Path]:
             writer.writerow({"view": view, **row})
     write_bytes(csv_path, buffer.getvalue().encode())
     return json_path, csv_path
-
-
-def match(
-    path: Path, table: tables.Predictions, dataset: PackedDataset, labels: Labels
-) -> tuple[np.ndarray, list[int]]:
-    """Catalog rows of the table's images, and its columns in the order of the labels' findings."""
-    rows = tables.catalog_rows(table, path, dataset)
-    unlisted = [row for row in rows if labels.split[row] is None]
-    if unlisted:
-        image = dataset.catalog["image_id"].iloc[unlisted[0]]
-        raise DataError(
-            f"{path}: image {image!r} (and {len(unlisted) - 1} more) is not in labels {labels.name!r}; "
-            "predict a split of these labels, or choose others with --labels"
-        )
-    differing = sorted(set(table.findings) ^ set(labels.findings))
-    if differing:
-        where = "the predictions" if differing[0] in table.findings else f"labels {labels.name!r}"
-        raise DataError(f"{path}: finding {differing[0]!r} is only in {where}; choose the labels it was trained on")
-    return rows, [table.findings.index(name) for name in labels.findings]
 
 
 def _part(findings, truth, values, study, options: EvaluateOptions, progress) -> dict | None:
@@ -153,6 +154,51 @@ def _part(findings, truth, values, study, options: EvaluateOptions, progress) ->
         for place in range(len(findings))
     ]
     return part
+
+
+def _kind(path: Path, table: tables.Predictions) -> str:
+    """logit or probability. A CSV does not say: it holds logits if a value leaves 0..1."""
+    within = bool(((table.values >= 0) & (table.values <= 1)).all())
+    kind = table.provenance.kind or ("probability" if within else "logit")
+    if kind == "probability" and not within:
+        raise DataError(f"{path}: holds probabilities, but a value is outside 0..1; predict again")
+    return kind
+
+
+def _about(thresholds: Thresholds, provenance: tables.Provenance) -> dict:
+    """What the result says about the thresholds; remarks: what its reader should know."""
+    made_from = thresholds.made_from
+    remarks = differences(provenance, made_from) if made_from else []
+    here = (provenance.run, provenance.split)
+    if made_from and None not in here and here == (made_from["run"], made_from["split"]):
+        remarks.append("learnt from these images: F1 looks better than on others")
+    never = [rule.finding for rule in thresholds.rules if rule.threshold is None]
+    return {
+        "strategy": thresholds.strategy,
+        "predictions": made_from.get("predictions"),
+        "run": made_from.get("run"),
+        "split": made_from.get("split"),
+        "without_threshold": never,
+        "remarks": remarks,
+    }
+
+
+def _add_probabilities(
+    part: dict, truth: np.ndarray, probabilities: np.ndarray, decided: tuple[np.ndarray, Thresholds] | None
+) -> None:
+    """Adds to a part, and to its findings, what needs probabilities or decisions instead of an order."""
+    columns = {"ECE": ece(truth, probabilities), "Brier": brier(truth, probabilities)}
+    if decided is not None:
+        called, thresholds = decided
+        scores = score_decisions(truth, called)
+        columns |= {name: getattr(scores, name) for name in METRICS}
+        by_name = {rule.finding: rule.threshold for rule in thresholds.rules}
+        for row in part["findings"]:
+            row["threshold"] = by_name[row["finding"]]
+    for name, values in columns.items():
+        part[f"macro_{name}"] = _defined(macro(values))
+        for row, value in zip(part["findings"], values.tolist(), strict=True):
+            row[name] = _defined(value)
 
 
 def _defined(value):

@@ -1,0 +1,176 @@
+"""Decision thresholds per finding: learnt from a validation table, written as JSON, applied to any table.
+
+What they yield is measured by cross-fitting over subjects; the thresholds that are written are fitted on all images.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cxrdali.decisions import METRICS, Decisions, score_decisions
+from cxrdali.heldout import check_scale, cross_fit, read_held_out, read_rules
+from cxrdali.operating import Strategy, choose, operating_points, parse_strategy
+from cxrdali.predictions import Predictions, sigmoid
+from shards.errors import DataError
+from shards.files import json_bytes, write_bytes
+from shards.packed import Labels, PackedDataset
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FindingThreshold:
+    """threshold: logit, at or above which an image is called positive (None: no image is); remark: what the strategy
+    could not do, or "". images: those whose target is known; positives: of these.
+
+    F1, precision, recall (= sensitivity), specificity: cross-fitted, None if undefined; F1_half: F1 at probability
+    0.5, beside which they stand.
+    """
+
+    finding: str
+    threshold: float | None
+    remark: str
+    images: int
+    positives: int
+    F1: float | None
+    precision: float | None
+    recall: float | None
+    specificity: float | None
+    F1_half: float | None
+
+    @property
+    def probability(self) -> float | None:
+        """The threshold as a probability, for people; decisions compare logits, which do not saturate."""
+        return None if self.threshold is None else float(sigmoid(np.array(self.threshold)))
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """rules: one per finding. macros: cross-fitted means (macro_F1, ...; None if undefined). made_from: as in HeldOut;
+    empty for thresholds that nothing taught."""
+
+    strategy: str
+    rules: tuple[FindingThreshold, ...]
+    macros: dict
+    made_from: dict
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return tuple(rule.finding for rule in self.rules)
+
+    def decide(self, path: Path, table: Predictions) -> np.ndarray:
+        """bool [n, F] in the table's order: which images are called positive. `path` is for messages.
+
+        Raises DataError for other findings, or a table that was calibrated when the one that taught was not.
+        """
+        if self.made_from:
+            check_scale(path, table, self.findings, self.made_from, "thresholds")
+        by_name = {rule.finding: rule.threshold for rule in self.rules}
+        return decide(table.values, [by_name[name] for name in table.findings])
+
+    def write(self, path: Path) -> None:
+        findings = [{**vars(rule), "probability": rule.probability} for rule in self.rules]
+        content = {
+            "format": FORMAT,
+            "strategy": self.strategy,
+            "made_from": self.made_from,
+            **self.macros,
+            "findings": findings,
+        }
+        write_bytes(path, json_bytes(content))
+
+
+def decide(logits: np.ndarray, thresholds: list[float | None]) -> np.ndarray:
+    """bool [n, F] from logits [n, F] and a threshold (None: no image is called positive) per column."""
+    limits = np.array([np.inf if each is None else each for each in thresholds], dtype=np.float64)
+    return logits.astype(np.float64) >= limits
+
+
+def fit(
+    path: Path,
+    dataset: PackedDataset,
+    labels: Labels,
+    strategy: str,
+    *,
+    uncertain: str = "negative",
+    folds: int = 5,
+    force: bool = False,
+) -> Thresholds:
+    """Learn thresholds from a table of logits with labels. strategy: "f1", "precision=0.8", "recall=0.9" or
+    "prevalence" (see `cxrdali.operating.choose`); the rest as `read_held_out`.
+
+    Raises DataError for another strategy, and whatever `read_held_out` raises.
+    """
+    wanted = parse_strategy(strategy)
+    data = read_held_out(path, dataset, labels, uncertain=uncertain, folds=folds, force=force)
+    learnt = learn(data.truth, data.logits, wanted)
+    called = cross_fit(
+        data,
+        lambda truth, logits: [threshold for threshold, _ in learn(truth, logits, wanted)],
+        lambda thresholds, logits: decide(logits, thresholds),
+    )
+    scores, half = score_decisions(data.truth, called), score_decisions(data.truth, data.logits >= 0)
+    known = ~np.isnan(data.truth)
+    rules = tuple(
+        FindingThreshold(
+            finding,
+            *learnt[place],
+            int(known[:, place].sum()),
+            int((data.truth[:, place] == 1).sum()),
+            *(_number(getattr(scores, name)[place]) for name in METRICS),
+            _number(half.F1[place]),
+        )
+        for place, finding in enumerate(data.findings)
+    )
+    macros = {**_macros(scores), "macro_F1_half": _number(half.macro("F1"))}
+    return Thresholds(str(wanted), rules, macros, data.made_from)
+
+
+def learn(truth: np.ndarray, logits: np.ndarray, strategy: Strategy) -> list[tuple[float | None, str]]:
+    """Per finding the threshold and a remark, as `choose` gives them; truth and logits are float [n, F]."""
+    columns = zip(truth.T, logits.T, strict=True)
+    return [choose(operating_points(target, values), strategy) for target, values in columns]
+
+
+def fixed(findings: tuple[str, ...], probability: float = 0.5) -> Thresholds:
+    """The same threshold for every finding, which nothing taught: 0.5 is what an untuned system uses.
+
+    Raises DataError if `probability` is not between 0 and 1.
+    """
+    if not 0 < probability < 1:
+        raise DataError(f"threshold {probability:g}: a probability between 0 and 1, or a file of `cxrdali thresholds`")
+    threshold = float(np.log(probability) - np.log1p(-probability))
+    rules = tuple(FindingThreshold(name, threshold, "", 0, 0, *[None] * 5) for name in findings)
+    return Thresholds(f"fixed={probability:g}", rules, {}, {})
+
+
+def read(path: Path) -> Thresholds:
+    """Raises DataError if `path` is not what `Thresholds.write` wrote."""
+    return read_rules(path, _parse, "thresholds", FORMAT, "learn them again with `cxrdali thresholds --fit`")
+
+
+def _parse(stored: dict) -> Thresholds:
+    macros = {name: stored[name] for name in (*(f"macro_{name}" for name in METRICS), "macro_F1_half")}
+    rules = tuple(_rule(row) for row in stored["findings"])
+    return Thresholds(stored["strategy"], rules, macros, stored["made_from"])
+
+
+def _rule(row: dict) -> FindingThreshold:
+    threshold = row["threshold"]
+    if threshold is not None and (type(threshold) not in (int, float) or not np.isfinite(threshold)):
+        raise ValueError(f"{row['finding']}: threshold {threshold!r} is neither null nor a finite number")
+    rule = FindingThreshold(**{name: row[name] for name in FindingThreshold.__dataclass_fields__})
+    given, right = row["probability"], rule.probability
+    if (given is None) != (right is None) or (given is not None and abs(given - right) > 1e-6):
+        raise ValueError(f"{rule.finding}: probability is {given!r}, but its threshold says {right}")
+    return rule
+
+
+def _macros(scores: Decisions) -> dict:
+    return {f"macro_{name}": _number(scores.macro(name)) for name in METRICS}
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if np.isnan(value) else float(value)
