@@ -4,6 +4,8 @@
     python -m benchmarks.effects --table                  # the newest committed rows as docs/effects.md shows them
     python -m benchmarks.effects --page docs/effects.md   # writes them there, and the picture beside it
 
+The loss-design paper's are `benchmarks.effects_losses`; they are measured with --paper loss-design before the rest.
+
 Per seed, the package's own path trains models 0 to 7 (4 apart), with sizes and batches in the paper's proportions, and
 three more for the comparison of first stages. A seed has its own fold, weights and order of data; everything that is
 compared within a seed shares them. Averages are over the findings with at least FLOOR positives in every fold's
@@ -32,7 +34,7 @@ from cxrdali import predictions, published, views
 from cxrdali import run as runs
 from cxrdali.ensemble import ensemble
 from cxrdali.metrics import score
-from cxrdali.paper.plan import MEMBERS
+from cxrdali.paper import MEMBERS
 from cxrdali.predict import predict
 from cxrdali.predictions import Predictions
 from cxrdali.sampling import read_ap
@@ -71,6 +73,8 @@ class Scale:
     seed: int = 0  # of the release
 
 
+NAME = "effects"  # of its rows in benchmarks/results/
+SCALE = Scale()
 QUICK = Scale(studies=150, drawn=64, sizes=(32, 40, 48, 64), batches=(16, 8, 5, 3), epochs=1, floor=2)
 
 
@@ -299,37 +303,43 @@ class Seed:
 
     def train(self, model: Model) -> dict:
         """Train and predict, as far as it was not done; the run's row."""
-        out, record = self.folder / model.name, self.record(model)
-        settings = self.settings(model)
+        row = self.train_run(model.name, self.settings(model), tta="hflip")
+        oversampling = runs.read_config(self.folder / model.name)["oversampling"] or {}
+        return {
+            **row,
+            "after": model.after,
+            "oversampled": oversampling.get("findings", []),
+            "images_doubled": oversampling.get("images_doubled", 0),
+        }
+
+    def train_run(self, name: str, settings: TrainSettings, tta: str = "none") -> dict:
+        """Train into a folder of this name and predict the held-out images, as far as not done; the run's row."""
+        out, record = self.folder / name, self.record(name)
         whole = not (out / runs.LAST).exists()
         started = time.process_time()
         summary = train(settings, self.dataset, out, say=lambda _: None, progress=False)
         if not summary.already_finished or not record.exists():
             seconds = round(time.process_time() - started, 1) if whole else None  # of a part it would mislead
             write_bytes(record, json_bytes({"cpu_seconds": seconds}))
-        self._predict(model.name, model.name)
-        oversampling = runs.read_config(out)["oversampling"] or {}
+        self.predict_into(name, name, tta=tta)
         return {
-            "run": model.name,
+            "run": name,
             "seed": self.number,
-            **{name: getattr(settings, name) for name in ("stage", "size", "batch", "epochs", "lr", "arch", "fold")},
-            "after": model.after,
+            **{key: getattr(settings, key) for key in ("stage", "size", "batch", "epochs", "lr", "arch", "fold")},
             "oversample_below": settings.oversample_below,
-            "oversampled": oversampling.get("findings", []),
-            "images_doubled": oversampling.get("images_doubled", 0),
             "val_map": summary.best_score,
             "best_epoch": summary.best_epoch,
             **json.loads(record.read_bytes()),
         }
 
-    def record(self, model: Model) -> Path:
+    def record(self, name: str) -> Path:
         """What a finished run cost."""
-        return self.folder / f"{model.name}.json"
+        return self.folder / f"{name}.json"
 
     def finish(self) -> None:
         """The tables made from tables: without TTA, postprocessed, together."""
-        self._predict("model2", "model2-plain", tta="none")
-        self._predict("model3", "model3-val", splits=("val",))
+        self.predict_into("model2", "model2-plain", tta="none")
+        self.predict_into("model3", "model3-val", splits=("val",))
         rules = views.fit(self.file("model3-val"), self.dataset, self.dataset.labels(LABELS))
         ensemble([self.file(name) for name in MEMBERS]).write(self.file("ensemble"))
         for name in ("model3", "ensemble"):
@@ -338,7 +348,7 @@ class Seed:
     def file(self, table: str) -> Path:
         return self.folder / f"{table}.parquet"
 
-    def _predict(self, run: str, table: str, splits: tuple[str, ...] = HELD_OUT, tta: str = "hflip") -> None:
+    def predict_into(self, run: str, table: str, splits: tuple[str, ...] = HELD_OUT, tta: str = "hflip") -> None:
         if self.file(table).exists():
             return
         options = {"labels": LABELS, "tta": tta, "batch": 64, "device": "cpu", "threads": 1, "progress": False}
@@ -361,7 +371,7 @@ class Seed:
 def measure(work: Path, scale: Scale, numbers: Sequence[int]) -> list[dict]:
     """All rows: the data, every run, every table's AP, every effect."""
     work.mkdir(parents=True, exist_ok=True)
-    _same_scale(work / "scale.json", scale)
+    same_scale(work / "scale.json", scale)
     dataset = packed(work, scale)
     findings, data = counted(dataset, scale)
     print(f"  {len(findings)} findings with {scale.floor} positives: {', '.join(findings)}", flush=True)
@@ -372,7 +382,7 @@ def measure(work: Path, scale: Scale, numbers: Sequence[int]) -> list[dict]:
         seed.folder.mkdir(exist_ok=True)
         done = {}
         for model in MODELS:
-            fresh = not seed.record(model).exists()
+            fresh = not seed.record(model.name).exists()
             done[model.name] = seed.train(model)
             clock.tell(number, model, done[model.name], fresh)
         seed.finish()
@@ -388,7 +398,7 @@ def measure(work: Path, scale: Scale, numbers: Sequence[int]) -> list[dict]:
     return [setup, *all_runs, *all_tables, *effect_rows(seeds)]
 
 
-def _same_scale(path: Path, scale: Scale) -> None:
+def same_scale(path: Path, scale: Scale) -> None:
     text = json_bytes(asdict(scale))
     if path.exists() and path.read_bytes() != text:
         raise SystemExit(f"{path}: was begun with other settings; give the same, or another --work")
@@ -426,12 +436,12 @@ def table(rows: Sequence[dict]) -> str:
         "|---|---:|---:|---:|---:|---|---:|---|",
     ]
     for row in _effects(rows):
-        each = ", ".join(_signed(value) for value in row["per_seed"])
+        each = ", ".join(signed(value) for value in row["per_seed"])
         spread = "-" if row["sd"] is None else f"{row['sd']:.4f}"
-        reach = "-" if row["low"] is None else f"{_signed(row['low'])} to {_signed(row['high'])}"
+        reach = "-" if row["low"] is None else f"{signed(row['low'])} to {signed(row['high'])}"
         lines.append(
-            f"| **{row['effect']}**: {row['words']} | {', '.join(_signed(value, 3) for value in row['paper'])} | "
-            f"{_signed(row['mean'])} | {spread} | {reach} | {each} | {row['better']} of {row['findings']} | "
+            f"| **{row['effect']}**: {row['words']} | {', '.join(signed(value, 3) for value in row['paper'])} | "
+            f"{signed(row['mean'])} | {spread} | {reach} | {each} | {row['better']} of {row['findings']} | "
             f"{row['verdict']} |"
         )
     lines += [
@@ -493,7 +503,7 @@ def _images(found: Sequence[dict]) -> str:
     return f"{doubled:,.0f}" if doubled else ""
 
 
-def _signed(value: float, digits: int = 4) -> str:
+def signed(value: float, digits: int = 4) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
@@ -531,10 +541,14 @@ def picture(rows: Sequence[dict], path: Path) -> None:
     plt.close(figure)
 
 
+def write_between_marks(path: Path, text: str) -> None:
+    before, rest = path.read_text().split(BEGIN)
+    path.write_text(before + BEGIN + text + END + rest.split(END)[1])
+
+
 def write_page(rows: Sequence[dict], path: Path) -> None:
     """Put the table between the page's two marks, and the picture beside the page."""
-    before, rest = path.read_text().split(BEGIN)
-    path.write_text(before + BEGIN + table(rows) + END + rest.split(END)[1])
+    write_between_marks(path, table(rows))
     picture(rows, path.with_suffix(".svg"))
 
 
@@ -543,10 +557,13 @@ def write_page(rows: Sequence[dict], path: Path) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.effects", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--paper", choices=["stage-training", "loss-design"], default="stage-training", help="[%(default)s]"
+    )
     parser.add_argument("--work", type=Path, help="folder of the packed release and the runs; continued if it has some")
     parser.add_argument("--seeds", type=int, default=4, help="repetitions, at least 2 [%(default)s]")
-    parser.add_argument("--studies", type=int, default=Scale.studies, help="of the release [%(default)s]")
-    parser.add_argument("--epochs", type=int, default=Scale.epochs, help="per stage [%(default)s]")
+    parser.add_argument("--studies", type=int, help="of the release [10000]")
+    parser.add_argument("--epochs", type=int, help="per run [stage-training: 4, loss-design: 8]")
     parser.add_argument("--quick", action="store_true", help="a tiny run that shows no effect, to try the command")
     parser.add_argument("--table", action="store_true", help="print the newest committed rows, measure nothing")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write them into FILE, the picture beside it")
@@ -561,22 +578,28 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
+    if options.paper == "loss-design":
+        from benchmarks import effects_losses as study
+    else:
+        from benchmarks import effects as study
     if options.table or options.page:
-        rows = newest(results.RESULTS / "effects.jsonl")
+        rows = newest(results.RESULTS / f"{study.NAME}.jsonl")
         if options.table:
-            print(table(rows))
+            print(study.table(rows))
         if options.page:
-            write_page(rows, options.page)
+            study.write_page(rows, options.page)
         return
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     environment = results.environment("benchmarks.effects")
     environment["command"] = environment["command"].replace(str(options.work), "DIR")
-    scale = QUICK if options.quick else Scale(studies=options.studies, epochs=options.epochs)
-    rows = measure(options.work, scale, range(options.seeds))
-    print(table(rows))
+    given = {"studies": options.studies, "epochs": options.epochs}
+    scale = study.QUICK if options.quick else study.SCALE
+    scale = replace(scale, **{name: value for name, value in given.items() if value is not None})
+    rows = study.measure(options.work, scale, range(options.seeds))
+    print(study.table(rows))
     if options.save:
-        path = results.save([{"data": "synthetic", **row} for row in rows], environment, options.save, "effects")
+        path = results.save([{"data": "synthetic", **row} for row in rows], environment, options.save, study.NAME)
         print(f"{len(rows)} rows -> {path}")
 
 
