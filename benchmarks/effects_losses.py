@@ -3,11 +3,12 @@
     python -m benchmarks.effects --paper loss-design --work DIR [--save]     # continues what was begun in DIR
     python -m benchmarks.effects --paper loss-design --page docs/effects-losses.md
 
-Per seed, one network is trained with five losses (and LDAM without its margin, which leaves its scale), everything else
-equal: initial weights, order of the images, number of steps. On top of the plain and of the designed loss: a classifier retrained on class-balanced draws (from cached
-features, and once more through the backbone, for the time), test-time augmentation, calibration. Everything is scored
-on the released development and test splits together; the best epoch and every calibration come from validation. The
-counted findings are those of `benchmarks.effects`; the tail is the third of them with the fewest training images.
+Per seed, one network is trained with five losses, and with LDAM without its margin, which leaves its scale. Everything
+else is equal: initial weights, order of the images, number of steps. On top of the plain and of the designed loss: a
+classifier retrained on class-balanced draws (from cached features, and once more through the backbone, for the time),
+test-time augmentation, calibration. Everything is scored on the released development and test splits together; the best
+epoch and every calibration come from validation. The counted findings are those of `benchmarks.effects`; the tail is
+the third of them with the fewest training images.
 """
 
 import time
