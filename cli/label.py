@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from cli.table_options import read_columns, table_options
+
 
 @click.command()
 @click.argument("pack", type=click.Path(path_type=Path, file_okay=False))
@@ -17,20 +19,27 @@ import click
 )
 @click.option("--remove", metavar="NAME", help="Remove attached labels.")
 @click.option("--allow-subject-overlap", is_flag=True, help="Attach labels that have a subject in two splits.")
-def label(pack, label_folders, remove, allow_subject_overlap):
+@table_options(images=False)
+def label(pack, label_folders, remove, allow_subject_overlap, table, **columns):
     """Attach another label release to PACK, with its splits; no shard is touched. Without options: list them.
 
-    Train, predict and evaluate choose by --labels NAME. Runs on the dataset stay valid.
+    Train, predict and evaluate choose by --labels NAME. Runs on the dataset stay valid. Labels from any table
+    (--table) are joined by image id and named after the file.
     """
     from shards.label import attach, detach
     from shards.packed import PackedDataset
+    from shards.table import label_table
 
+    named = read_columns(table, columns, ("id_column", "findings"))
+    given = (label_table(table, named),) if named else ()
     if remove:
         detach(pack, remove)
         click.echo(f"{pack}: labels {remove} removed")
-    for table, new in attach(pack, label_folders, allow_subject_overlap) if label_folders else ():
-        elsewhere = f"; {table.elsewhere:,} more images are not in this dataset" if table.elsewhere else ""
-        click.echo(f"labels {table.name}: {'attached' if new else 'were attached already'}{elsewhere}")
+    for attached, new in attach(pack, label_folders, allow_subject_overlap, given) if label_folders or given else ():
+        elsewhere = f"; {attached.elsewhere:,} more images are not in this dataset" if attached.elsewhere else ""
+        click.echo(f"labels {attached.name}: {'attached' if new else 'were attached already'}{elsewhere}")
+        for note in attached.notes:
+            click.echo(f"  {note}")
     dataset = PackedDataset.open(pack)
     for name in dataset.label_names:
         labels = dataset.labels(name)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from cli import folders
+from cli.table_options import read_columns, table_options
 
 
 @click.command()
@@ -13,7 +14,8 @@ from cli import folders
     "--source",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="The release.  [default: $CXRDALI_SOURCE, else data/mimic-cxr-jpg]",
+    help="The release: MIMIC-CXR-JPG, CXR-LT 2026 on PadChest, or ChestX-ray14, told by its tables; with --table the "
+    "folder that the paths start from.  [default: $CXRDALI_SOURCE, else data/mimic-cxr-jpg]",
 )
 @click.option(
     "--out",
@@ -46,6 +48,14 @@ from cli import folders
     help="How a rectangle becomes a square; squash is the paper's.",
 )
 @click.option("--quality", default=95, show_default=True, help="JPEG quality, 1 to 100.")
+@click.option(
+    "--window",
+    type=click.Choice(["percentile", "minmax", "full"]),
+    default="percentile",
+    show_default=True,
+    help="Which values of a 16-bit image become black and white: its 0.5 and 99.5 percentile, its smallest and "
+    "largest, or 0 and 65,535 (the loss-design paper's; images of 12 bits or fewer are then rejected).",
+)
 @click.option("--shard-images", default=4096, show_default=True, help="Most images in a shard.")
 @click.option(
     "--jobs",
@@ -76,9 +86,10 @@ from cli import folders
 )
 @click.option("--limit", default=None, type=int, help="Pack only so many images (whole studies), for a trial.")
 @click.option("--dry-run", is_flag=True, help="Print counts, estimated bytes and minutes; write nothing.")
+@table_options(images=True)
 def shard(
-    source, out, label_folders, sizes, fit, quality, shard_images, jobs, seed, limit, dry_run,
-    check_hashes, allow_links, max_reject_fraction, allow_subject_overlap, stall,
+    source, out, label_folders, sizes, fit, quality, window, shard_images, jobs, seed, limit, dry_run,
+    check_hashes, allow_links, max_reject_fraction, allow_subject_overlap, stall, table, **columns,
 ):  # fmt: skip
     """Pack a release into WebDataset shards, a rendition per size.
 
@@ -88,19 +99,27 @@ def shard(
     from shards.pack import PackLimits, PackOptions, estimate, pack
     from shards.release import open_release
     from shards.rendition import Size
+    from shards.table import open_table
 
+    named = read_columns(table, columns, ("path_column", "id_column", "findings"))
+    if named and label_folders:
+        raise click.UsageError("--labels is for known releases; with --table the labels are the table's own")
     sizes = tuple(Size.parse(text) for text in sizes.split(","))
-    options = PackOptions(sizes, fit, quality, shard_images, seed, limit, check_hashes, allow_links)
+    options = PackOptions(sizes, fit, quality, shard_images, seed, limit, check_hashes, allow_links, window)
     limits = PackLimits(max_reject_fraction, allow_subject_overlap, stall)
     source, out = folders.release(source), folders.packed(out)
     jobs = jobs or len(os.sched_getaffinity(0))
-    release = open_release(source, label_folders)
+    release = open_table(table, named, source) if named else open_release(source, label_folders)
     click.echo(f"{release.name}: {len(release.images):,} images in {source}")
-    for table in release.labels:
-        counts = table.table["split"].value_counts()
+    for note in release.notes:
+        click.echo(f"  {note}")
+    for labels in release.labels:
+        counts = labels.table["split"].value_counts()
         parts = ", ".join(f"{counts.get(split, 0):,} {split}" for split in ("train", "dev", "test"))
-        elsewhere = f"; {table.elsewhere:,} more images are not in this release" if table.elsewhere else ""
-        click.echo(f"labels {table.name}: {len(table.findings)} findings; {parts}{elsewhere}")
+        elsewhere = f"; {labels.elsewhere:,} more images are not in this release" if labels.elsewhere else ""
+        click.echo(f"labels {labels.name}: {len(labels.findings)} findings; {parts}{elsewhere}")
+        for note in labels.notes:
+            click.echo(f"  {note}")
     if not release.labels:
         click.echo("no labels found: give --labels DIR, or the dataset can be read but not trained on")
     if dry_run:

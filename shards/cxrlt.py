@@ -62,11 +62,11 @@ def find(folder: Path) -> list[LabelTable]:
     return tables
 
 
-def splits(column: pd.Series, path: Path) -> pd.Series:
+def splits(column: pd.Series, path: Path, name: str = "split") -> pd.Series:
     """A released split column in this project's words: train, dev (validate, development) and test."""
     unknown = set(column.unique()) - set(SPLIT_NAMES)
     if unknown:
-        raise DataError(f"{path}: column 'split' holds {sorted(unknown)[0]!r}; known are {', '.join(SPLIT_NAMES)}")
+        raise DataError(f"{path}: column {name!r} holds {sorted(unknown)[0]!r}; known are {', '.join(SPLIT_NAMES)}")
     return column.map(SPLIT_NAMES)
 
 

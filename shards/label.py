@@ -16,26 +16,29 @@ from shards.files import cannot_write, json_bytes, only_one, remove_parts, sha25
 from shards.make_shard import WORK
 from shards.packed import PackedDataset
 from shards.publish import labels_parquet
-from shards.release import LabelTable, check_subjects, read_labels
+from shards.release import LabelTable, check_subjects, first_of_each_name, read_labels
 
 
-def attach(root: Path, folders: Sequence[Path], allow_subject_overlap: bool = False) -> list[tuple[LabelTable, bool]]:
-    """Attach every label release in `folders`; returns them and whether each is new (False: it was attached already).
+def attach(
+    root: Path, folders: Sequence[Path], allow_subject_overlap: bool = False, tables: Sequence[LabelTable] = ()
+) -> list[tuple[LabelTable, bool]]:
+    """Attach every label release in `folders`, and `tables` that were read already; returns them and whether each is
+    new (False: it was attached already).
 
     Raises DataError if a folder holds none, a table matches no image, a subject is in two splits, or labels of
     that name with other content are attached. Then nothing has changed.
     """
     dataset = PackedDataset.open(root)
     catalog = dataset.catalog
-    tables: dict[str, LabelTable] = {}
-    for folder in folders:
-        for table in read_labels(dataset.info["release"], folder, catalog):
-            if not allow_subject_overlap:
-                check_subjects(table, catalog)
-            tables.setdefault(table.name, table)
+    found = [table for folder in folders for table in read_labels(dataset.info["release"], folder, catalog)]
+    found += [table.restricted_to(catalog["image_id"]) for table in tables]
+    if not allow_subject_overlap:
+        for table in found:
+            check_subjects(table, catalog)
+    given = {table.name: table for table in first_of_each_name(found)}
     contents = {
         name: labels_parquet(table, catalog, {path.name: sha256_file(path) for path in table.inputs})
-        for name, table in tables.items()
+        for name, table in given.items()
     }
     with _writing(root) as info:
         attached = info["labels"]
@@ -52,7 +55,7 @@ def attach(root: Path, folders: Sequence[Path], allow_subject_overlap: bool = Fa
         if new:
             info["default_labels"] = info["default_labels"] or next(iter(new))
             write_bytes(root / DATASET, json_bytes(seal(info)))
-    return [(table, name in new) for name, table in tables.items()]
+    return [(table, name in new) for name, table in given.items()]
 
 
 @contextlib.contextmanager

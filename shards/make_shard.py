@@ -40,6 +40,7 @@ class ShardTask:
     sizes: tuple[Size, ...]
     fit: str
     quality: int
+    window: str
     shard: int
     parent: int
 
@@ -103,10 +104,12 @@ def _make(task: ShardTask, rows: pd.DataFrame, findings: list[dict], progress: B
     try:
         for row, found in zip(rows.itertuples(), findings, strict=True):
             path = task.root / row.path
-            # the hash is a column of `rows` only if it is to be checked
-            sha256 = getattr(row, "sha256", None)
+            # columns of `rows` only if hashes are to be checked, and if the release tells MONOCHROME1
+            sha256, inverted = getattr(row, "sha256", None), bool(getattr(row, "inverted", False))
             try:
-                images, source = renditions(path, task.sizes, task.fit, task.quality, task.inside, sha256)
+                images, source = renditions(
+                    path, task.sizes, task.fit, task.quality, task.inside, sha256, task.window, inverted
+                )
                 height, width, converted = source.height, source.width, ", ".join(source.converted) or None
             except RejectedImage as error:
                 record["rejects"].append([int(row.row), str(error), fingerprint(path)])

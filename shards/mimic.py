@@ -12,7 +12,7 @@ import pandas as pd
 
 from shards import cxrlt
 from shards.errors import DataError
-from shards.release import LabelTable, Release, check_unique, read_labels
+from shards.release import LabelTable, Release, check_unique, first_of_each_name, read_labels
 from shards.tables import finding_values, ids, read_table
 
 NAME = "mimic-cxr-jpg"
@@ -39,10 +39,7 @@ def read(root: Path, label_folders: Sequence[Path]) -> Release:
     for folder in label_folders:  # before those in the release: the first table is the default
         labels += read_labels(NAME, folder, images)
     labels += [table.restricted_to(images["image_id"]) for table in label_tables(root, images)]
-    by_name = {}
-    for table in labels:  # the same release found twice (in the source and by --labels): the given one stays
-        by_name.setdefault(table.name, table)
-    return Release(NAME, root, images, tuple(by_name.values()), (root / METADATA,))
+    return Release(NAME, root, images, first_of_each_name(labels), (root / METADATA,))
 
 
 def label_tables(folder: Path, images: pd.DataFrame) -> list[LabelTable]:

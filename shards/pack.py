@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +35,7 @@ from shards.publish import publish, rejects_csv
 from shards.release import Release, check_links, check_subjects
 from shards.rendition import FITS, Size, renditions
 from shards.source import CHECKSUMS, RejectedImage, kind_of
+from shards.window import WINDOWS
 from shards.workers import Watch, run
 
 
@@ -44,7 +46,8 @@ class PackOptions:
     sizes: stored sizes; fit: squash, pad or crop; quality: JPEG quality, 1 to 100; shard_images: most images
     per shard; seed: order of the studies; limit: pack only the first so many images of the plan (whole
     studies), for a trial; check_hashes: reject images that are not those of the release's SHA256SUMS.txt;
-    allow_links: follow links that leave the release's folder.
+    allow_links: follow links that leave the release's folder; window: how 16-bit images become 8-bit, percentile,
+    minmax or full (`shards.window`).
     """
 
     sizes: tuple[Size, ...] = (Size(224), Size(320), Size(384), Size(512))
@@ -55,6 +58,7 @@ class PackOptions:
     limit: int | None = None
     check_hashes: bool = False
     allow_links: bool = False
+    window: str = "percentile"
 
     def __post_init__(self):
         pixels = [size.pixels for size in self.sizes]
@@ -64,6 +68,8 @@ class PackOptions:
             raise DataError(f"size {max(pixels, key=pixels.count)} is given twice; a size is stored once")
         if self.fit not in FITS:
             raise DataError(f"fit {self.fit!r}: choose one of {', '.join(FITS)}")
+        if self.window not in WINDOWS:
+            raise DataError(f"window {self.window!r}: choose one of {', '.join(WINDOWS)}")
         if not 1 <= self.quality <= 100:
             raise DataError(f"quality {self.quality}: JPEG quality is 1 to 100")
         if self.shard_images < 1:
@@ -83,6 +89,7 @@ class PackOptions:
             "limit": self.limit,
             "check_hashes": self.check_hashes,
             "allow_links": self.allow_links,
+            "window": self.window,
         }
 
 
@@ -223,10 +230,12 @@ def estimate(
     sizes, rejected = np.zeros(len(options.sizes)), Counter()
     started = time.perf_counter()
     hashes = picked["sha256"] if options.check_hashes else [None] * len(picked)
-    for path, sha256 in zip(picked["path"], hashes, strict=True):
+    inverted = picked["inverted"] if "inverted" in picked else [False] * len(picked)
+    for path, sha256, inverts in zip(picked["path"], hashes, inverted, strict=True):
         try:
             images, _ = renditions(
-                release.root / path, options.sizes, options.fit, options.quality, _inside(release, options), sha256
+                *(release.root / path, options.sizes, options.fit, options.quality, _inside(release, options), sha256),
+                *(options.window, bool(inverts)),
             )
         except RejectedImage as error:
             rejected[kind_of(str(error))] += 1
@@ -261,7 +270,7 @@ def _identity(release: Release, options: PackOptions) -> dict:
             inputs[f"{table.name}/{path.name}"] = sha256_file(path)
     if options.check_hashes and (release.root / CHECKSUMS).exists():
         inputs[CHECKSUMS] = sha256_file(release.root / CHECKSUMS)
-    return {"options": options.as_json(), "inputs": inputs, "encoders": versions}
+    return {"options": {**options.as_json(), **release.reading}, "inputs": inputs, "encoders": versions}
 
 
 def _refuse_difference(out: Path, found: dict, wanted: dict) -> None:
@@ -279,9 +288,24 @@ def _refuse_difference(out: Path, found: dict, wanted: dict) -> None:
             )
 
 
+def _with_window(found: dict, wanted: dict, deep: Callable[[], bool]) -> dict:
+    """What was packed before --window existed is packed with any window, unless it has 16-bit images (`deep`)."""
+    if "window" in found["options"]:
+        return found
+    window = "the bits in use (by an older cxrdali)" if deep() else wanted["options"]["window"]
+    return {**found, "options": {**found["options"], "window": window}}
+
+
+def _has_deep(out: Path) -> bool:
+    """Whether a finished shard of an unfinished dataset has an image that was 16-bit."""
+    records = (json.loads(path.read_bytes()) for path in (out / WORK / "records").glob("*.json"))
+    return any("16-bit" in (words or "") for record in records for words in record["converted"])
+
+
 def _finished(out: Path, identity: dict) -> PackSummary:
     dataset = PackedDataset.open(out)  # refuses a damaged description, a missing or cut shard
-    _refuse_difference(out, dataset.info, identity)
+    found = _with_window(dataset.info, identity, lambda: "16-bit" in _summary(dataset.info)["converted"])
+    _refuse_difference(out, found, identity)
     for name in dataset.info["sizes"]:
         if not (out / name).is_dir():
             raise DataError(f"{out / name}: the folder is missing; restore it, or delete {out} and pack again")
@@ -314,8 +338,9 @@ def _make_folder(out: Path) -> None:
 def _claim(out: Path, identity: dict) -> None:
     options = out / WORK / "options.json"
     if options.exists():
-        _refuse_difference(out, json.loads(options.read_bytes()), identity)
-    else:
+        before = json.loads(options.read_bytes())
+        _refuse_difference(out, _with_window(before, identity, lambda: _has_deep(out)), identity)
+    if not options.exists() or before != identity:
         write_bytes(options, json_bytes(identity))
     shutil.rmtree(out / WORK / "tmp", ignore_errors=True)
     for folder in (out, *(path for path in out.iterdir() if path.is_dir()), out / WORK / "records"):
@@ -348,7 +373,10 @@ def _make_missing(
     inside, parent = _inside(release, options), os.getpid()
     tasks = (
         joblib.delayed(make_shard)(
-            ShardTask(release.root, inside, out, tmp, options.sizes, options.fit, options.quality, shard, parent),
+            ShardTask(
+                *(release.root, inside, out, tmp, options.sizes, options.fit, options.quality, options.window),
+                *(shard, parent),
+            ),
             rows.iloc[start:stop],
             findings_of(release.labels, rows["image_id"].iloc[start:stop]),
         )

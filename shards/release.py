@@ -4,8 +4,8 @@ A reader is one small file with the two functions of `Reader`; `open_release` as
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +25,8 @@ class LabelTable:
 
     `table` is indexed by image_id (text) and holds `split` (train / dev / test) and one Int8 column per
     finding, in the release's order: 1 positive, 0 negative, -1 uncertain, missing. `elsewhere` counts the
-    labelled images that are not in the release.
+    labelled images that are not in the release. `notes` are lines for the user: which reading of an unclear table
+    was found, and what was left out.
     """
 
     name: str
@@ -33,6 +34,7 @@ class LabelTable:
     table: pd.DataFrame
     inputs: tuple[Path, ...]
     elsewhere: int = 0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         for finding in self.findings:
@@ -57,13 +59,19 @@ class LabelTable:
 
 @dataclass(frozen=True)
 class Release:
-    """`images` has the text columns IMAGE_COLUMNS, one row per image; `path` is relative to `root`."""
+    """`images` has the text columns IMAGE_COLUMNS, one row per image; `path` is relative to `root`.
+
+    It may have the column `inverted` (bool): the file is MONOCHROME1, its 0 is white. `reading` are the options that
+    the tables were read with; they decide bytes as the tables do. `notes` are lines for the user.
+    """
 
     name: str
     root: Path
     images: pd.DataFrame
     labels: tuple[LabelTable, ...]
     inputs: tuple[Path, ...]
+    reading: dict[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Reader(Protocol):
@@ -77,10 +85,13 @@ class Reader(Protocol):
         """The label releases in a folder, for `images` with the columns image_id, study_id, subject_id; may be none."""
 
 
-def _readers() -> dict[str, Reader]:
-    from shards import mimic  # here, because the readers import this file
+TABLE = "table"  # the release of any one table, which is not recognised but named (`shards.table`)
 
-    return {mimic.NAME: mimic}
+
+def _readers() -> dict[str, Reader]:
+    from shards import mimic, nih, padchest  # here, because the readers import this file
+
+    return {reader.NAME: reader for reader in (mimic, nih, padchest)}
 
 
 def open_release(root: Path, label_folders: Sequence[Path] = ()) -> Release:
@@ -90,12 +101,13 @@ def open_release(root: Path, label_folders: Sequence[Path] = ()) -> Release:
     for reader in _readers().values():
         if reader.recognises(root):
             release = reader.read(root, label_folders)
-            _check_paths(release)
+            check_paths(release)
             return release
-    from shards import mimic
+    from shards import mimic, nih, padchest
 
     raise DataError(
-        f"{root}: not a release that cxrdali reads; a MIMIC-CXR-JPG release has {mimic.METADATA} and files/ at its top"
+        f"{root}: not a release that cxrdali reads; a MIMIC-CXR-JPG release has {mimic.METADATA} and files/ at its "
+        f"top, CXR-LT 2026 {padchest.EXPECTED}, ChestX-ray14 {nih.EXPECTED}; for any other give --table FILE"
     )
 
 
@@ -104,16 +116,34 @@ def read_labels(release: str, folder: Path, images: pd.DataFrame) -> list[LabelT
 
     Raises DataError if the folder holds none, or one of other images.
     """
+    return [table.restricted_to(images["image_id"]) for table in find_labels(release, folder, images)]
+
+
+def find_labels(release: str, folder: Path, images: pd.DataFrame | None) -> list[LabelTable]:
+    """The same with the images that the release does not have, for readers that take their images from labels."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give a label release's folder with --labels")
+    if release == TABLE:
+        raise DataError(
+            f"{folder}: the images were packed from a table of their own, so no label release fits them; give the "
+            "labels as --table FILE --id-column COLUMN --findings LIST"
+        )
     reader = _readers()[release]
     found = reader.label_tables(folder, images)
     if not found:
         raise DataError(f"{folder}: no label table; give a folder that holds {reader.LABEL_FILES}")
-    return [table.restricted_to(images["image_id"]) for table in found]
+    return found
 
 
-def _check_paths(release: Release) -> None:
+def first_of_each_name(tables: Iterable[LabelTable]) -> tuple[LabelTable, ...]:
+    """Without a label release that was found twice, as in the source and by --labels: the first one stays."""
+    by_name: dict[str, LabelTable] = {}
+    for table in tables:
+        by_name.setdefault(table.name, table)
+    return tuple(by_name.values())
+
+
+def check_paths(release: Release) -> None:
     """Paths come from a table; none may leave the release's folder or hide in its listing."""
     paths = release.images["path"]
     bad = paths.str.contains(r"^/|(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f]", regex=True)
@@ -130,7 +160,7 @@ def check_links(release: Release) -> None:
     A link further down is looked at when its image is read: 400,000 looks would take minutes on a network disk.
     """
     inside = os.path.realpath(release.root)
-    parts = release.images["path"].str.split("/", n=2)
+    parts = [folder.split("/") for folder in release.images["path"].str.rpartition("/")[0].unique() if folder]
     for folder in sorted({part[0] for part in parts} | {"/".join(part[:2]) for part in parts}):
         real = os.path.realpath(release.root / folder)
         if not real.startswith(f"{inside}{os.sep}"):

@@ -86,12 +86,17 @@ def renditions(
     quality: int,
     inside: str | None = None,
     sha256: str | None = None,
+    window: str = "percentile",
+    inverted: bool = False,
 ) -> tuple[list[bytes], Source]:
-    """Every size of one file, in the order of `sizes`, and what was read. Raises RejectedImage (`shards.source`)."""
+    """Every size of one file, in the order of `sizes`, and what was read. Raises RejectedImage (`shards.source`).
+
+    inside and sha256 are those of `source.read`, window and inverted those of `source.decode`.
+    """
     data = source.read(path, inside, sha256)
     # pad and crop scale both sides by one factor; the shorter (crop) or longer (pad) side meets the target,
     # so asking that both sides cover the largest size is enough for all three fits.
-    found = source.decode(data, max(size.pixels for size in sizes), path.name)
+    found = source.decode(data, max(size.pixels for size in sizes), path.name, window, inverted)
     return [encode(resize(found.gray, size.pixels, fit), size, quality) for size in sizes], found
 
 

@@ -7,12 +7,14 @@ check would see. What is sound but not gray, 8-bit and baseline is converted, an
 import hashlib
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
 import simplejpeg
+
+from shards.window import FULL_BITS, bits_in_use, eight_bits
 
 LEAST_SIDE = 32  # pixels
 MOST_PIXELS = 100_000_000  # thirteen times a radiograph; decoding more would take the memory of all workers
@@ -37,7 +39,7 @@ def kind_of(reason: str) -> str:
 @dataclass(frozen=True)
 class Source:
     """gray: uint8 [h, w]; height, width: the file's own, in pixels; converted: what the file was besides 8-bit
-    gray baseline, of RGB, RGBA, CMYK, progressive and 16-bit."""
+    gray baseline, of RGB, RGBA, CMYK, progressive, 16-bit and MONOCHROME1."""
 
     gray: np.ndarray
     height: int
@@ -67,11 +69,13 @@ def read(path: Path, inside: str | None = None, sha256: str | None = None) -> by
     return data
 
 
-def decode(data: bytes, least: int, name: str = "") -> Source:
+def decode(data: bytes, least: int, name: str = "", window: str = "percentile", inverted: bool = False) -> Source:
     """A JPEG or PNG as gray with h and w >= `least` (a JPEG's smallest such scale; full size if it is smaller).
 
+    window: how 16 bits become 8 (`shards.window`); inverted: the release says MONOCHROME1, so 0 is white in the file.
     Raises RejectedImage if `data` is no image, another kind than `name` says, damaged in any way that the format
-    or the decoder can tell, smaller than 32 pixels on a side, or larger than 100 megapixels.
+    or the decoder can tell, smaller than 32 pixels on a side, larger than 100 megapixels, or, under the window
+    "full", a 16-bit image that uses at most 12 bits.
     """
     kind = next((kind for kind, magic in _MAGIC.items() if data.startswith(magic)), None)
     if kind is None:
@@ -79,7 +83,8 @@ def decode(data: bytes, least: int, name: str = "") -> Source:
     said = _SUFFIXES.get(PurePath(name).suffix.lower(), kind)
     if said != kind:
         raise RejectedImage(f"wrong magic for its name: named as {said}, holds {kind}")
-    return _jpeg(data, least) if kind == "JPEG" else _png(data)
+    found = _jpeg(data, least) if kind == "JPEG" else _png(data, window)
+    return replace(found, gray=255 - found.gray, converted=(*found.converted, "MONOCHROME1")) if inverted else found
 
 
 def _jpeg(data: bytes, least: int) -> Source:
@@ -110,7 +115,7 @@ def _frame(data: bytes) -> int | None:
     return None
 
 
-def _png(data: bytes) -> Source:
+def _png(data: bytes, window: str) -> Source:
     _check_chunks(data)
     width, height = (int.from_bytes(data[place : place + 4], "big") for place in (16, 20))
     _check_size(height, width)
@@ -120,17 +125,16 @@ def _png(data: bytes) -> Source:
         pixels = None
     if pixels is None or pixels.shape[:2] != (height, width):
         raise RejectedImage("damaged PNG: cannot be decoded")
-    converted = ()
+    converted, gray, alpha = (), pixels, None
     if pixels.ndim == 3:
         converted += ("RGBA",) if pixels.shape[2] == 4 else ("RGB",)
+        gray, alpha = _luma(pixels[:, :, 2::-1]), pixels[:, :, 3] if pixels.shape[2] == 4 else None
     if pixels.dtype == np.uint16:
-        pixels, converted = _eight_bits(pixels), (*converted, "16-bit")
-    if pixels.ndim == 3:
-        gray = _luma(pixels[:, :, 2::-1])
-        if pixels.shape[2] == 4:  # on black: air
-            gray = ((gray * pixels[:, :, 3].astype(np.uint16) + 127) // 255).astype(np.uint8)
-        pixels = gray
-    return Source(np.ascontiguousarray(pixels), height, width, converted)
+        gray, converted = _windowed(gray, window), (*converted, "16-bit")
+        alpha = alpha if alpha is None else eight_bits(alpha, "full")
+    if alpha is not None:  # on black: air
+        gray = ((gray * alpha.astype(np.uint16) + 127) // 255).astype(np.uint8)
+    return Source(np.ascontiguousarray(gray), height, width, converted)
 
 
 def _check_chunks(data: bytes) -> None:
@@ -156,15 +160,17 @@ def _check_size(height: int, width: int) -> None:
         raise RejectedImage(f"larger than {MOST_PIXELS // 1_000_000} megapixels: {height} x {width}")
 
 
-def _eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """uint16 to uint8 over the smallest whole number of bits that holds the brightest pixel.
-
-    12-bit data in a 16-bit file would be nearly black by its high byte; a window of percentiles would clip.
-    """
-    most = 2 ** max(8, int(pixels.max()).bit_length()) - 1
-    return ((pixels.astype(np.uint32) * 255 + most // 2) // most).astype(np.uint8)
+def _windowed(gray: np.ndarray, window: str) -> np.ndarray:
+    """uint16 [h, w] to uint8; under "full" an image of few bits is refused, for it would be packed nearly black."""
+    bits = bits_in_use(gray)
+    if window == "full" and 0 < bits < FULL_BITS:
+        raise RejectedImage(
+            "nearly black under --window full, pack with --window percentile or minmax: "
+            f"a 16-bit image that uses {bits} bits"
+        )
+    return eight_bits(gray, window)
 
 
 def _luma(rgb: np.ndarray) -> np.ndarray:
-    """uint8 [h, w, 3] to [h, w] by ITU-R BT.601, as a JPEG's own Y."""
+    """uint8 or uint16 [h, w, 3] to [h, w] by ITU-R BT.601, as a JPEG's own Y."""
     return cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)

@@ -20,19 +20,21 @@ from shards.errors import DataError
 _WHOLE_FLOAT = re.compile(r"([0-9]+)\.0*")
 _EXPONENT = re.compile(r"[+-]?([0-9]|[0-9]*\.[0-9]*)[eE][+-]?[0-9]+")  # "12e5" may be hexadecimal
 _EXACT_FLOAT = 2**53  # from here on a float stands for several whole numbers
+_UNNAMED = re.compile(r"Unnamed: [0-9]+")  # as pandas writes it
 _NULLABLE = {"": pd.NA, "nan": pd.NA, "NaN": pd.NA, "NA": pd.NA, "null": pd.NA}
 _FINDING_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, **_NULLABLE}
 
 
-def read_table(path: Path, required: tuple[str, ...] = ()) -> pd.DataFrame:
+def read_table(path: Path, required: tuple[str, ...] = (), unnamed: bool = False) -> pd.DataFrame:
     """A CSV (plain or .gz, UTF-8 with or without BOM) as text columns; blanks are "".
 
+    unnamed: accept several columns without a name, and call them as pandas does, "Unnamed: 3" (`is_unnamed`).
     Raises DataError if the file is absent, cut, not a table, has a row that does not fit the header, a column
     twice or a required one missing. (pandas would fill a short row with blanks and shift a long one.)
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        names, lines = _header(path, data)
+        names, lines = _header(path, data, unnamed)
         # One block: Arrow loses a quoted newline that falls on the border of two. One thread: row numbers in errors.
         block = min(len(data) + 1, 2**31 - 1)
         table = pa_csv.read_csv(
@@ -61,10 +63,26 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _header(path: Path, data: bytes) -> tuple[list[str], int]:
+def column_names(path: Path) -> list[str]:
+    """The names in the first line of a CSV (plain or .gz), without reading the rest; [] if it is no text."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return [name.strip() for name in next(csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline="")), [])]
+    except (UnicodeDecodeError, csv.Error, EOFError, OSError, zlib.error):
+        return []
+
+
+def is_unnamed(name: str) -> bool:
+    """Whether a column has no name, here or in a table that pandas has saved again."""
+    return not name or _UNNAMED.fullmatch(name) is not None
+
+
+def _header(path: Path, data: bytes, unnamed: bool) -> tuple[list[str], int]:
     """The columns' names, and how many lines they fill (a quoted name may hold a newline)."""
     reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline=""))
     names = [name.strip() for name in next(reader, [])]
+    if unnamed:
+        names = [name or f"Unnamed: {place}" for place, name in enumerate(names)]
     if not names:
         raise DataError(f"{path}: not a CSV table (empty, not even a header); download it again")
     doubled = [name for name in names if names.count(name) > 1]
@@ -90,14 +108,20 @@ def ids(table: pd.DataFrame, column: str, path: Path, prefix: str = "") -> pd.Se
         if text in _NULLABLE:  # a study "nan" would join the images of all patients that have none
             line = int((table[column] == value).to_numpy().argmax()) + 2
             raise DataError(f"{path}: column {column!r} is blank in line {line}; every image needs one")
-        whole = _WHOLE_FLOAT.fullmatch(text)
-        if _EXPONENT.fullmatch(text) or (whole and float(text) >= _EXACT_FLOAT):
+        if has_lost_digits(text):
             raise DataError(
                 f"{path}: column {column!r} holds {value!r}, a number that has lost digits; "
                 "use a copy of the table in which ids were kept as text"
             )
+        whole = _WHOLE_FLOAT.fullmatch(text)
         clean[value] = whole.group(1) if whole else text
     return table[column].map(clean)
+
+
+def has_lost_digits(text: str) -> bool:
+    """Whether an id was written as a float that stands for several whole numbers: 1.90E+38, or 2**53 and above."""
+    whole = _WHOLE_FLOAT.fullmatch(text)
+    return _EXPONENT.fullmatch(text) is not None or (whole is not None and float(text) >= _EXACT_FLOAT)
 
 
 def finding_values(table: pd.DataFrame, column: str, path: Path) -> pd.Series:

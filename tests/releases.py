@@ -1,5 +1,6 @@
 """Small releases on disk, made by hand so that every count in a test is known."""
 
+import csv
 import gzip
 import uuid
 from pathlib import Path
@@ -91,6 +92,109 @@ def _cxr_lt_2023(folder: Path, table: pd.DataFrame, rng: np.random.Generator) ->
         labels[finding] = table["study_id"].map(positive).astype(float)
     for name, split in (("train", "train"), ("development", "validate"), ("test", "test")):
         labels[table["split"] == split].to_csv(folder / f"{name}.csv", index=False)
+
+
+PADCHEST_FINDINGS = ("Normal", "aortic elongation", "cardiomegaly", "pneumoperitoneo", "calcified densities")
+PADCHEST_TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+PADCHEST_VIEWS = {"PA": "frontal", "L": "lateral", "AP_horizontal": "frontal", "COSTAL": "other", "AP": "frontal"}
+
+
+def write_padchest(root: Path, subjects: int = 24, seed: int = 0, place: str = "{folder}/", most: int = 4095):
+    """CXR-LT 2026 on PadChest: images of 16 bits, the challenge's three tables, and PadChest's own beside them.
+
+    Its traps are the real ones: patients as floats of three digits in the challenge's tables, tabs after the findings'
+    names, a test table with nameless, empty findings, Removal.csv with every test image and others, of which the
+    training table has both. Two studies a subject, one or two images each; every sixth subject is test.
+    `place` is the images' folder ("" is flat), `most` their brightest value. Returns PadChest's table with the findings
+    and the columns `split` (test, train, removed), `view` and `path`.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for subject in range(subjects):
+        # as long as real ones, and the same float of three digits for four subjects
+        patient = f"{190 + subject // 4}{subject:036d}"
+        for study in range(2):
+            study_id = f"2168403661124{subject:04d}{study}"
+            for image in range(1 + (subject + study) % 2):
+                number = len(rows)
+                split = "test" if subject % 6 == 5 else "removed" if number % 9 == 4 else "train"
+                rows.append(
+                    {
+                        "ImageID": f"{study_id}_{number:02d}-0{image}-007.png",
+                        "ImageDir": str(number % 3),
+                        "StudyDate_DICOM": "20140915",
+                        "StudyID": study_id,
+                        "PatientID": patient,
+                        "Projection": list(PADCHEST_VIEWS)[number % len(PADCHEST_VIEWS)],
+                        "PhotometricInterpretation_DICOM": "MONOCHROME1" if number % 10 == 3 else "MONOCHROME2",
+                        "Report": f'cambio "degenerativo",\nsin {number}',
+                        "Labels": "['aortic elongation', 'normal']" if number % 2 else "",
+                        "split": split,
+                    }
+                )
+    table = pd.DataFrame(rows)
+    table["view"] = table["Projection"].map(PADCHEST_VIEWS)
+    table["path"] = [place.format(folder=row.ImageDir) + row.ImageID for row in table.itertuples()]
+    for finding, share in zip(PADCHEST_FINDINGS, (0.4, 0.3, 0.3, 0.0, 0.2), strict=True):
+        table[finding] = (rng.random(len(table)) < share).astype(int)
+    for row in table.itertuples():
+        (root / row.path).parent.mkdir(parents=True, exist_ok=True)
+        gray = smooth_image(rng, 70 + row.Index % 5, 60 + row.Index % 7).astype(np.float64)
+        deep = np.rint((gray - gray.min()) / np.ptp(gray) * most).astype(np.uint16)
+        cv2.imwrite(str(root / row.path), deep)
+    own = [c for c in table.columns if c not in (*PADCHEST_FINDINGS, "split", "view", "path")]
+    table[own].to_csv(root / PADCHEST_TABLE, quoting=csv.QUOTE_MINIMAL)  # with the index, a column without a name
+    challenge = table[["ImageID", "StudyDate_DICOM"]].assign(
+        PatientID=[f"{float(patient):.2E}" for patient in table["PatientID"]]
+    )
+    training = pd.concat([challenge, table[list(PADCHEST_FINDINGS)].add_suffix("\t")], axis=1)
+    training.to_csv(root / "CXRLT_2026_TRAINING.csv", index=False)
+    challenge[table["split"] != "train"].to_csv(root / "Removal.csv", index=False)
+    commas = "," * len(PADCHEST_FINDINGS)
+    test = challenge[table["split"] == "test"].itertuples(index=False)
+    lines = [",".join(row) + commas for row in test]
+    write_table(root / "CXRLT_2026_TEST_ALL_TASK1.csv", f"{','.join(challenge.columns)}{commas}", *lines)
+    return table
+
+
+NIH_HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+NIH_LABELS = ("No Finding", "Hernia|Mass", "Pleural_Thickening", "Infiltration|Effusion", "No Finding")
+
+
+def write_nih(root: Path, patients: int = 10, place: str = "images_{number:03d}/images/") -> pd.DataFrame:
+    """ChestX-ray14 with Data_Entry_2017.csv (its last column empty and nameless) and both lists; two images a patient,
+    every fifth patient in the test list. Returns image, patient, follow_up, labels, view, split and path."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for patient in range(1, patients + 1):
+        for follow_up in range(2):
+            number = len(rows)
+            image = f"{patient:08d}_{follow_up:03d}.png"
+            rows.append(
+                {
+                    "image": image,
+                    "patient": str(patient),
+                    "follow_up": str(follow_up),
+                    "labels": NIH_LABELS[number % len(NIH_LABELS)],
+                    "view": "PA" if number % 3 else "AP",
+                    "split": "train" if patient % 5 else "test",
+                    "path": place.format(number=1 + number % 2) + image,
+                }
+            )
+            (root / rows[-1]["path"]).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / rows[-1]["path"]), smooth_image(rng, 64, 64))
+    table = pd.DataFrame(rows)
+    lines = [
+        f"{r.image},{r.labels},{r.follow_up},{r.patient},58,M,{r.view},2682,2749,0.143,0.143,"
+        for r in table.itertuples()
+    ]
+    write_table(root / "Data_Entry_2017.csv", f"{NIH_HEADER},", *lines)
+    for name, split in (("train_val_list.txt", "train"), ("test_list.txt", "test")):
+        write_table(root / name, *table.loc[table["split"] == split, "image"])
+    return table
 
 
 def write_table(path: Path, *lines: str) -> Path:

@@ -227,7 +227,7 @@ def test_dataset_json_describes_every_input_and_every_shard(small):
     assert (info["format"], info["release"], info["default_labels"]) == (1, "mimic-cxr-jpg", "cxr-lt-2023")
     assert info["options"] == {
         **{"sizes": ["32", "40:raw"], "fit": "squash", "quality": 95, "shard_images": 8, "seed": 0, "limit": None},
-        **{"check_hashes": False, "allow_links": False},
+        **{"check_hashes": False, "allow_links": False, "window": "percentile"},
     }
     assert info["counts"] == {
         "planned": IMAGES,
@@ -429,6 +429,7 @@ def refused(root, out, options=SMALL, labels=()):
         ("shard_images", 9, "8 there, 9 now"),
         ("seed", 1, "0 there, 1 now"),
         ("limit", 20, "None there, 20 now"),
+        ("window", "full", "percentile there, full now"),
     ],
 )
 def test_other_options_are_refused_by_name(small, option, value, said):

@@ -71,12 +71,51 @@ def test_cmyk_becomes_gray_with_its_black_plate():
     assert difference(found.gray, opencv(data)) < 1.5
 
 
-@pytest.mark.parametrize(("most", "white"), [(65535, 65535), (3900, 4095), (4096, 8191), (200, 255)])
-def test_16_bits_become_8_over_the_bits_in_use(most, white):
-    deep = (GRAY.astype(np.uint32) * most // GRAY.max()).astype(np.uint16)
-    found = decode(png(deep), 60)
-    assert found.converted == ("16-bit",)
-    assert np.array_equal(found.gray, np.floor(deep / white * 255 + 0.5).astype(np.uint8))
+def deep(most):
+    """GRAY in 16 bits, its brightest pixel `most`."""
+    return (GRAY.astype(np.uint32) * most // GRAY.max()).astype(np.uint16)
+
+
+@pytest.mark.parametrize("most", [65535, 3900, 200])
+def test_16_bits_become_8_through_the_window(most):
+    pixels = deep(most)
+    for window, limits in (
+        ("percentile", np.percentile(pixels, [0.5, 99.5])),
+        ("minmax", (pixels.min(), pixels.max())),
+        *([("full", (0, 65535))] if most == 65535 else []),
+    ):
+        found = decode(png(pixels), 60, window=window)
+        expected = np.interp(pixels, limits, (0, 255))  # clips outside
+        assert found.converted == ("16-bit",) and np.abs(found.gray - expected).max() <= 0.5 + 1e-9
+    assert np.array_equal(decode(png(pixels), 60).gray, decode(png(pixels), 60, window="percentile").gray)
+
+
+@pytest.mark.parametrize(("most", "bits"), [(4095, 12), (2048, 12), (1023, 10), (1, 1)])
+def test_few_bits_in_16_are_refused_under_full_with_their_number_and_the_way_out(most, bits):
+    pixels = np.minimum(GRAY.astype(np.uint16) * 17, most)
+    assert pixels.max() == most
+    with pytest.raises(RejectedImage) as error:
+        decode(png(pixels), 32, window="full")
+    assert str(error.value) == (
+        "nearly black under --window full, pack with --window percentile or minmax: "
+        f"a 16-bit image that uses {bits} bits"
+    )
+    for window in ("percentile", "minmax"):
+        assert decode(png(pixels), 32, window=window).gray.max() == 255
+    assert decode(png(deep(4096)), 32, window="full").gray.max() == 16
+
+
+@pytest.mark.parametrize("window", ["percentile", "minmax", "full"])
+def test_8_bits_are_not_windowed(window):
+    for data in (png(GRAY), jpeg(GRAY)):
+        assert np.array_equal(decode(data, 60, window=window).gray, opencv(data))
+
+
+def test_monochrome1_is_inverted_after_the_window_and_counted():
+    for data, kinds in ((png(GRAY), ()), (jpeg(GRAY), ()), (png(deep(3900)), ("16-bit",))):
+        plain, found = decode(data, 60), decode(data, 60, inverted=True)
+        assert found.converted == (*kinds, "MONOCHROME1")
+        assert np.array_equal(found.gray.astype(int), 255 - plain.gray.astype(int))
 
 
 def test_transparent_pixels_are_black_and_opaque_ones_unchanged():
@@ -89,9 +128,13 @@ def test_transparent_pixels_are_black_and_opaque_ones_unchanged():
 
 
 def test_deep_colour_is_both():
-    deep = (COLOUR.astype(np.uint16) + 1) * 250
-    found = decode(png(np.dstack([deep, np.full((70, 60), 65535, np.uint16)])), 60)
+    colour = (COLOUR.astype(np.uint16) + 1) * 250
+    alpha = np.full((70, 60), 65535, np.uint16)
+    alpha[:10] = 0
+    found = decode(png(np.dstack([colour, alpha])), 60, window="full")
     assert found.converted == ("RGBA", "16-bit") and found.gray.dtype == np.uint8
+    luma = colour[:, :, ::-1] @ np.array([0.299, 0.587, 0.114])  # the PNG was written as BGR
+    assert not found.gray[:10].any() and np.abs(found.gray - luma / 257)[10:].max() < 0.6
 
 
 # ---------------------------------------------------------------- rejected
