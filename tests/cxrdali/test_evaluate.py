@@ -1,13 +1,25 @@
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.special import expit
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
+from cxrdali import calibration, thresholds
 from cxrdali.evaluate import EvaluateOptions, evaluate, write
-from cxrdali.predictions import Predictions
+from cxrdali.predictions import Predictions, read
+from cxrdali.reliability import ece
 from shards.errors import DataError
+from tests.cxrdali.held_out import written
 from tests.releases import FINDINGS
 
 
@@ -117,8 +129,6 @@ def test_studies_are_what_the_bootstrap_draws(dataset, labels, tmp_path):
 
 
 def test_a_split_without_labels_is_refused(dataset, labels, tmp_path):
-    import dataclasses
-
     rows = np.flatnonzero(labels.split == "test")
     predictions(dataset, rows).write(tmp_path / "p.parquet")
     blank = dataclasses.replace(
@@ -129,8 +139,6 @@ def test_a_split_without_labels_is_refused(dataset, labels, tmp_path):
 
 
 def test_images_that_the_labels_do_not_list_are_named(dataset, labels, tmp_path):
-    import dataclasses
-
     rows = np.flatnonzero(labels.split == "test")
     predictions(dataset, rows).write(tmp_path / "p.parquet")
     split = labels.split.copy()
@@ -144,3 +152,114 @@ def test_bad_options_are_named():
         EvaluateOptions(draws=-1)
     with pytest.raises(DataError, match="level 95: between 0 and 1"):
         EvaluateOptions(level=95)
+
+
+# ------------------------------------------------------------ probabilities and decisions
+
+
+def scored(path, dataset, labels, limits=None):
+    return evaluate(path, dataset, labels, EvaluateOptions(draws=0), progress=False, thresholds=limits)
+
+
+def test_ece_and_brier_are_there_for_all_and_for_each_view(dataset, labels, tmp_path):
+    path = tmp_path / "p.parquet"
+    rows, truth = written(path, dataset)
+    result = scored(path, dataset, labels)
+    probabilities = expit(read(path).values.astype(np.float64))
+    frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
+    assert result["values"] == "logit" and result["thresholds"] is None
+    for part, mask in (("all", slice(None)), ("frontal", frontal), ("lateral", ~frontal)):
+        wanted = ece(truth[mask].astype(float), probabilities[mask])
+        assert [row["ECE"] for row in result[part]["findings"]] == pytest.approx(wanted)
+        assert result[part]["macro_ECE"] == pytest.approx(wanted.mean())
+        for place, row in enumerate(result[part]["findings"]):
+            if row["positives"]:
+                assert row["Brier"] == pytest.approx(brier_score_loss(truth[mask, place], probabilities[mask, place]))
+            assert row["F1"] is None and row["threshold"] is None
+        assert "macro_F1" not in result[part]
+        assert result[part]["macro_Brier"] == pytest.approx(np.mean([r["Brier"] for r in result[part]["findings"]]))
+
+
+def test_decisions_are_scikit_learn_s(dataset, labels, tmp_path):
+    written(tmp_path / "val.parquet", dataset)
+    rows, truth = written(tmp_path / "test.parquet", dataset, "test", "test", seed=3, findings=FINDINGS[::-1])
+    limits = thresholds.fit(tmp_path / "val.parquet", dataset, labels, "f1")
+    result = scored(tmp_path / "test.parquet", dataset, labels, limits)
+    values = read(tmp_path / "test.parquet").values[:, ::-1]
+    frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
+    for part, mask in (("all", slice(None)), ("lateral", ~frontal)):
+        some = []
+        for place, row in enumerate(result[part]["findings"]):
+            rule = limits.rules[place]
+            assert row["finding"] == rule.finding and row["threshold"] == rule.threshold
+            if not row["positives"]:
+                assert row["F1"] is None and row["recall"] is None and row["specificity"] == 1
+                continue
+            target, called = truth[mask, place], values[mask, place] >= rule.threshold
+            some.append(f1_score(target, called))
+            assert row["F1"] == pytest.approx(some[-1])
+            assert row["precision"] == pytest.approx(precision_score(target, called))
+            assert row["recall"] == pytest.approx(recall_score(target, called))
+            assert row["specificity"] == pytest.approx(recall_score(1 - target, ~called))
+        assert result[part]["macro_F1"] == pytest.approx(np.mean(some))
+    assert result["thresholds"] == {
+        "strategy": "f1", "predictions": "val.parquet", "run": "m", "split": "val", "without_threshold": ["Hernia"],
+        "remarks": [],
+    }  # fmt: skip
+    own = scored(tmp_path / "val.parquet", dataset, labels, limits)
+    assert own["thresholds"]["remarks"] == ["learnt from these images: F1 looks better than on others"]
+
+
+def test_a_finding_that_is_never_called_counts_against_f1(dataset, labels, tmp_path):
+    path = tmp_path / "p.parquet"
+    written(path, dataset)
+    limits = thresholds.fit(path, dataset, labels, "f1")
+    without = dataclasses.replace(limits.rules[0], threshold=None)
+    part = scored(path, dataset, labels, dataclasses.replace(limits, rules=(without, *limits.rules[1:])))["all"]
+    edema = part["findings"][0]
+    assert (edema["F1"], edema["recall"], edema["precision"], edema["specificity"]) == (0, 0, None, 1)
+    assert part["macro_F1"] == pytest.approx(np.mean([0, *(row["F1"] for row in part["findings"][2:])]))
+
+
+def test_one_threshold_for_all_and_a_table_of_probabilities(dataset, labels, tmp_path):
+    path = tmp_path / "p.parquet"
+    _, truth = written(path, dataset)
+    logits = read(path)
+    part = scored(path, dataset, labels, thresholds.fixed(FINDINGS))["all"]
+    assert part["findings"][0]["F1"] == pytest.approx(f1_score(truth[:, 0], logits.values[:, 0] >= 0))
+    logits.as_probabilities().write(tmp_path / "q.parquet")
+    plain = scored(tmp_path / "q.parquet", dataset, labels)
+    assert plain["values"] == "probability" and plain["all"]["macro_ECE"] == pytest.approx(part["macro_ECE"], abs=1e-6)
+    with pytest.raises(DataError, match="q.parquet: holds probabilities, which saturate"):
+        scored(tmp_path / "q.parquet", dataset, labels, thresholds.fixed(FINDINGS))
+    logits.as_probabilities().write(tmp_path / "q.csv")  # does not say what it holds
+    assert scored(tmp_path / "q.csv", dataset, labels)["values"] == "probability"
+    logits.write(tmp_path / "l.csv")
+    assert scored(tmp_path / "l.csv", dataset, labels)["values"] == "logit"
+    written(path, dataset, kind="probability")  # of logits
+    with pytest.raises(DataError, match="p.parquet: holds probabilities, but a value is outside 0..1; predict again"):
+        scored(path, dataset, labels)
+
+
+def test_thresholds_of_another_scale_or_run_are_named(dataset, labels, tmp_path):
+    written(tmp_path / "val.parquet", dataset)
+    limits = thresholds.fit(tmp_path / "val.parquet", dataset, labels, "f1")
+    learnt = calibration.fit(tmp_path / "val.parquet", dataset, labels, "platt")
+    calibration.apply(tmp_path / "val.parquet", learnt).write(tmp_path / "c.parquet")
+    with pytest.raises(DataError, match="c.parquet: its logits are calibrated: platt, fitted on val.parquet, those of"):
+        scored(tmp_path / "c.parquet", dataset, labels, limits)
+    written(tmp_path / "n.parquet", dataset, "test", "test", run="n")
+    assert scored(tmp_path / "n.parquet", dataset, labels, limits)["thresholds"]["remarks"] == [
+        "run 'n' here, 'm' in val.parquet, from which the rules were learnt"
+    ]
+
+
+def test_the_table_of_findings_has_what_was_added(dataset, labels, tmp_path):
+    path = tmp_path / "p.parquet"
+    written(path, dataset)
+    result = scored(path, dataset, labels, thresholds.fixed(FINDINGS))
+    _, csv_path = write(result, tmp_path / "p.metrics")
+    row = next(csv.DictReader(csv_path.open()))
+    edema = result["all"]["findings"][0]
+    for name in ("ECE", "Brier", "threshold", "F1", "precision", "recall", "specificity"):
+        assert float(row[name]) == edema[name]
