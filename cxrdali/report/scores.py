@@ -10,6 +10,7 @@ from shards.errors import DataError
 WHOLE = ("images", "studies", "labels", "all")
 PART_NUMBERS = ("images", "studies", "mAP", "macro_AUROC", "LRAP")
 FINDING_NUMBERS = ("positives", "prevalence", "AP", "AUROC")
+LATER_NUMBERS = ("ECE", "Brier", "F1", "precision", "recall", "specificity")  # absent from older files
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def read_evaluation(path: Path) -> Evaluation:
         for view in ("all", "frontal", "lateral"):
             if view == "all" or content.get(view) is not None:
                 _check_part(content[view])
+        _check_thresholds(content.get("thresholds"))
         name = content.get("run") or Path(content.get("predictions") or path.name).stem
         split = content.get("split")
     except FileNotFoundError:
@@ -45,6 +47,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
 def _check_part(part: Mapping) -> None:
     _check_numbers(part, PART_NUMBERS)
+    _check_numbers(part, tuple(f"macro_{name}" for name in LATER_NUMBERS if f"macro_{name}" in part))
     if not isinstance(part["findings"], list) or not isinstance(part["without_positives"], list):
         raise ValueError("'findings' is not a list")
     names = [row["finding"] for row in part["findings"]]
@@ -52,6 +55,16 @@ def _check_part(part: Mapping) -> None:
         raise ValueError("a finding stands twice")
     for row in part["findings"]:
         _check_numbers(row, FINDING_NUMBERS)
+        _check_numbers(row, tuple(name for name in LATER_NUMBERS if name in row))
+
+
+def _check_thresholds(about: Mapping | None) -> None:
+    """None: decisions were not evaluated."""
+    if about is None:
+        return
+    texts = [about["strategy"], *about.get("remarks", []), *about.get("without_threshold", [])]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("'thresholds' holds something that is no text")
 
 
 def _check_numbers(values: Mapping, names: tuple[str, ...]) -> None:

@@ -1,0 +1,141 @@
+"""calibrate -> thresholds -> evaluate over a packed dataset, as a user types it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cxrdali.predictions import read
+from tests.cli.cli import call
+from tests.cxrdali.held_out import written
+
+
+@pytest.fixture
+def folder(dataset, tmp_path):
+    """val and test of one run, train, and the same as a CSV."""
+    written(tmp_path / "val.parquet", dataset)
+    written(tmp_path / "val.csv", dataset)
+    written(tmp_path / "train.parquet", dataset, "train")
+    written(tmp_path / "test.parquet", dataset, "test", "test", seed=1)
+    return tmp_path
+
+
+def done(folder, *arguments):
+    result = call(*arguments, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_from_validation_to_decisions(folder, pack_folder):
+    data = ("--data", pack_folder)
+    said = done(folder, "calibrate", "--fit", "val.parquet", "--method", "platt", "--out", "platt.json", *data).stdout
+    rules = {row["finding"]: row for row in json.loads((folder / "platt.json").read_text())["findings"]}
+    lines = said.splitlines()
+    images = rules["Edema"]["images"]
+    assert lines[0] == f"val.parquet: {images} images, platt; before and after by cross-fitting, 5 parts by subject"
+    for line in lines[2:7]:
+        row = next(row for name, row in rules.items() if line.startswith(name))
+        numbers = [row[when][name] for name in ("ECE", "Brier") for when in ("before", "after")]
+        assert line.removeprefix(row["finding"]).split()[:5] == [
+            str(row["positives"]), *(f"{number:.4f}" for number in numbers)
+        ]  # fmt: skip
+    assert lines[6].startswith("Hernia") and lines[6].endswith("kept as it is: 0 positive of at least 10")
+    assert lines[7].startswith("all findings, pooled") and lines[8].startswith("mean over findings: ECE ")
+    assert lines[9] == "platt.json: rules learnt from val.parquet; platt.html: reliability diagrams"
+    assert "<svg" in (folder / "platt.html").read_text()
+
+    for name in ("val", "test"):
+        said = done(
+            folder, "calibrate", f"{name}.parquet", "--rules", "platt.json", "--out", f"{name}.c.parquet"
+        ).stdout
+        assert said.splitlines()[-1].startswith(f"{name}.c.parquet: ")
+    slope, offset = (rules["Edema"]["map"][name] for name in ("slope", "offset"))
+    before, after = read(folder / "test.parquet").values[:, 0], read(folder / "test.c.parquet").values[:, 0]
+    np.testing.assert_allclose(after, slope * before.astype(np.float64) + offset, rtol=1e-6)
+
+    said = done(folder, "thresholds", "--fit", "val.c.parquet", "--out", "f1.json", *data).stdout
+    stored = json.loads((folder / "f1.json").read_text())
+    assert stored["strategy"] == "f1" and f"{stored['macro_F1']:.3f}" in said and "F1 at 0.5" in said
+    assert "Hernia: no positive, so no image is called positive" in said
+    edema = next(line for line in said.splitlines() if line.startswith("Edema")).split()
+    assert edema[2] == f"{stored['findings'][0]['threshold']:.3f}"
+
+    said = done(folder, "evaluate", "test.c.parquet", "--thresholds", "f1.json", "--draws", 0, *data).stdout
+    result = json.loads((folder / "test.c.metrics.json").read_text())
+    assert "decisions at thresholds f1, learnt from val.c.parquet (recall is sensitivity)" in said
+    assert f"all: F1 {result['all']['macro_F1']:.3f}, precision" in said
+    assert f"ECE {result['all']['macro_ECE']:.4f}, Brier {result['all']['macro_Brier']:.4f}" in said
+    said = done(folder, "evaluate", "test.c.parquet", "--thresholds", "0.5", "--draws", 0, *data).stdout
+    assert "decisions at thresholds fixed=0.5 (recall" in said
+
+
+def test_fit_and_apply_in_one_command(folder, pack_folder):
+    one = ("calibrate", "test.parquet", "--fit", "val.parquet", "--method", "isotonic", "--data", pack_folder)
+    done(folder, *one, "--out", "a.parquet")
+    assert (folder / "calibration.json").exists() and (folder / "calibration.html").exists()
+    done(folder, *one, "--out", "b.csv", "--save-rules", "mine.json", "--as", "probability")
+    assert (folder / "mine.json").read_bytes() == (folder / "calibration.json").read_bytes()
+    done(folder, "calibrate", "test.parquet", "--rules", "mine.json", "--out", "c.parquet")
+    assert (read(folder / "a.parquet").values == read(folder / "c.parquet").values).all()
+    assert read(folder / "b.csv").values.max() <= 1
+
+
+def test_what_a_table_does_not_say_is_said(folder, dataset, pack_folder):
+    fit = ("--method", "temperature", "--out", "t.json", "--data", pack_folder)
+    result = done(folder, "calibrate", "--fit", "val.csv", *fit)
+    assert (
+        "warning: val.csv does not say which split it holds: images that were trained on look better" in result.stderr
+    )
+    assert "warning" not in done(folder, "calibrate", "--fit", "train.parquet", "--force", *fit).stderr
+    written(folder / "other.parquet", dataset, "test", "test", run="n")
+    said = done(folder, "calibrate", "other.parquet", "--rules", "t.json", "--out", "o.parquet").stdout
+    assert "note: run 'n' here, 'm' in train.parquet, from which the rules were learnt" in said
+    said = done(folder, "evaluate", "val.csv", "--draws", 0, "--data", pack_folder).stdout
+    assert "note: val.csv does not say what it holds; ECE and Brier take its values as logits" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("calibrate test.parquet --out c.parquet", 2, "give one of --fit"),
+        ("calibrate --fit val.parquet --rules r.json --method platt --out c.json", 2, "give one of --fit"),
+        ("calibrate --fit val.parquet --out c.json", 2, "--fit and --method belong together"),
+        (
+            "calibrate test.parquet --rules r.json --method platt --out c.parquet",
+            2,
+            "--fit and --method belong together",
+        ),
+        ("calibrate --rules r.json --out c.parquet", 2, "--rules calibrates a table: give its FILE"),
+        ("calibrate test.parquet --rules r.json --force --out c.parquet", 2, "--force belong to --fit"),
+        ("calibrate test.parquet --rules r.json --folds 0 --out c.parquet", 2, "--force belong to --fit"),
+        ("calibrate --fit val.parquet --method platt --as probability --out c.json", 2, "belong to a FILE"),
+        ("calibrate --fit val.parquet --method beta --out c.json", 2, "'beta' is not one of"),
+        ("calibrate --fit val.parquet --method platt --out c.parquet", 1, "c.parquet: rules are written as .json"),
+        ("calibrate --fit val.parquet --method platt --out no/c.json", 1, "no: no such folder; make it"),
+        ("calibrate test.parquet --rules r.json --out test.parquet", 1, "is a table that this one is made from"),
+        ("calibrate test.parquet --rules r.json --out c.parquet", 1, "r.json: no such file; learn it again"),
+        ("calibrate --fit train.parquet --method platt --out c.json --data {pack}", 1, "whose images were trained on"),
+        ("calibrate --fit val.parquet --method platt --out c.json --data {pack} --folds 1", 1, "folds 1: at least 2"),
+        ("calibrate --fit val.parquet --method platt --out c.json --data {pack} --folds 0", 1, "folds 0: at least 2"),
+        ("thresholds --out t.json", 2, "Missing option '--fit'"),
+        ("thresholds --fit val.parquet --strategy f2 --out t.json --data {pack}", 1, "strategy 'f2': choose one of"),
+        ("thresholds --fit val.parquet --out t.csv", 1, "t.csv: rules are written as .json"),
+        ("thresholds --fit train.parquet --out t.json --data {pack}", 1, "whose images were trained on"),
+        ("evaluate test.parquet --data {pack} --thresholds t.json", 1, "t.json: no such file; learn them again"),
+        ("evaluate test.parquet --data {pack} --thresholds 50", 1, "threshold 50: a probability between 0 and 1"),
+    ],
+)
+def test_mistakes_are_named(folder, pack_folder, arguments, code, said):
+    before = sorted(folder.iterdir())
+    result = call(*arguments.format(pack=pack_folder).split(), cwd=folder)
+    assert result.returncode == code and said in result.stderr, result.stderr
+    assert code == 2 or result.stderr.count("\n") <= 2  # the default place of the dataset, and the error
+    assert "Traceback" not in result.stderr and sorted(folder.iterdir()) == before
+
+
+def test_a_method_of_the_command_is_one_of_the_library_s():
+    from cli.calibrate import calibrate
+    from cxrdali.calibration import METHODS
+
+    method = next(each for each in calibrate.params if each.name == "method")
+    assert tuple(method.type.choices) == METHODS
