@@ -17,6 +17,8 @@ MODELS = (
     "predict",
     "ensemble",
     "postprocess",
+    "calibrate",
+    "thresholds",
     "evaluate",
     "submit",
     "report",
