@@ -21,6 +21,7 @@ MODELS = (
     "thresholds",
     "evaluate",
     "submit",
+    "explain",
     "report",
     "paper",
 )

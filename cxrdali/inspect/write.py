@@ -62,13 +62,7 @@ def render(dataset: PackedDataset, facts: DatasetFacts, images: bool) -> Html:
         paragraph(
             f"What {facts.root} holds. Everything is counted over packed images, unless it says planned.", "soft"
         ),
-        page.notice(
-            "Contains medical images.",
-            "This page shows images of patients. Their data-use terms hold for the page: "
-            "pass it on only to people who have signed them.",
-        )
-        if images and dataset.sizes
-        else None,
+        page.medical_images("patients") if images and dataset.sizes else None,
         page.navigation({anchor: title for anchor, title, _ in sections}),
     )
     *main, last = [page.section(*section) for section in sections]

@@ -88,6 +88,15 @@ def notice(title: str, text: str) -> Html:
     return Html(f'<aside class="notice" role="note"><p>{bold(title)} {safe(text)}</p></aside>')
 
 
+def medical_images(whose: str) -> Html:
+    """The notice of a page that shows pictures of `whose`: "patients", "the training set"."""
+    return notice(
+        "Contains medical images.",
+        f"This page shows images of {whose}. Their data-use terms hold for the page: "
+        "pass it on only to people who have signed them.",
+    )
+
+
 def heading(text: str, level: int = 3) -> Html:
     return Html(f"<h{level}>{safe(text)}</h{level}>")
 
