@@ -50,6 +50,8 @@ def dataset(facts: DatasetFacts) -> list[Block]:
     made += [f"limited to {images(options['limit'])}"] if options.get("limit") else []
     made += ["hashes of the source checked"] if options.get("check_hashes") else []
     made += ["links followed"] if options.get("allow_links") else []
+    deep = "window" in options and "16-bit" in counts.get("converted", {})
+    made += [f"16-bit images by {options['window']}"] if deep else []
     rows = [
         ("Release", info["release"]),
         ("Dataset", info["id"][:12]),
