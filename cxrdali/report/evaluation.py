@@ -10,8 +10,11 @@ from cxrdali.report.sources import Sources
 from cxrdali.report.steps import SPLIT_NAMES, last_step
 
 VIEWS = {"all": "all views", "frontal": "frontal", "lateral": "lateral"}
-PROBABILITIES = {"ECE": "ECE", "Brier": "Brier"}  # an evaluation's name of a score, and a column's
-DECISIONS = {"F1": "F1", "precision": "Precision", "recall": "Recall", "specificity": "Specificity"}
+# an evaluation's names of scores that older ones have not, and a column's; from F1 on only with thresholds
+LATER = {
+    "ECE": "ECE", "Brier": "Brier", "F1": "F1", "precision": "Precision", "recall": "Recall",
+    "specificity": "Specificity",
+}  # fmt: skip
 
 
 def evaluation(sources: Sources) -> Html:
@@ -31,7 +34,6 @@ def evaluation(sources: Sources) -> Html:
 
 def _folder_overview(folder: PaperFolder) -> Html:
     """One row per predictions, a table per split."""
-    added = _added([*folder.evaluations.values()])
     parts = [_how_to_read([*folder.evaluations.values()])]
     shown = [split for split in SPLITS if any(where == split for _, where in folder.evaluations)]
     for split in shown:
@@ -40,14 +42,17 @@ def _folder_overview(folder: PaperFolder) -> Html:
                 name, _with_interval(each.content["all"], "mAP"), _with_interval(each.content["all"], "macro_AUROC"),
                 score(each.content["all"]["LRAP"]),
                 *(score((each.content.get(view) or {}).get("mAP")) for view in ("frontal", "lateral")),
-                *_macros(each.content["all"], added), count(each.content["images"]),
+                count(each.content["images"]),
             )
             for (name, where), each in folder.evaluations.items()
             if where == split
         ]  # fmt: skip
-        scores = ("mAP", "Macro AUROC", "LRAP", "mAP, frontal", "mAP, lateral", *added.values())
-        columns = ("Predictions", *scores, "Images")
-        table = page.table(f"Metrics on the {SPLIT_NAMES[split]}", columns, rows)
+        columns = ("Predictions", "mAP", "Macro AUROC", "LRAP", "mAP, frontal", "mAP, lateral", "Images")
+        named = [(name, each.content["all"]) for (name, where), each in folder.evaluations.items() if where == split]
+        table = join(
+            page.table(f"Metrics on the {SPLIT_NAMES[split]}", columns, rows),
+            _probabilities(f"Probabilities and decisions on the {SPLIT_NAMES[split]}", named),
+        )
         parts.append(table if split == shown[0] else page.details(f"The same on the {SPLIT_NAMES[split]}", table))
     return join(*parts)
 
@@ -58,33 +63,32 @@ def _furthest(folder: PaperFolder | None) -> list[Evaluation]:
     return [Evaluation(f"{found[0]}, {SPLIT_NAMES[found[1]]}", found[2].content)] if found else []
 
 
-def _added(evaluations: list[Evaluation]) -> dict[str, str]:
-    """The scores that only some evaluations have, if one of these has them: older ones know no ECE, and F1 needs
-    thresholds."""
-    names = {**PROBABILITIES, "F1": "F1"}
-    return {
-        key: name for key, name in names.items() if any(f"macro_{key}" in each.content["all"] for each in evaluations)
-    }
+def _probabilities(caption: str, parts: list[tuple[str, dict | None]]) -> Html | None:
+    """Macro means that need probabilities or decisions instead of an order; older evaluations have none of them."""
+    added = _added([part for _, part in parts if part])
+    rows = [(label, *(_written(key, (part or {}).get(f"macro_{key}")) for key in added)) for label, part in parts]
+    return page.table(caption, ("Predictions", *added.values()), rows) if added else None
 
 
-def _macros(part: dict, added: dict[str, str]) -> list[str]:
-    return [_written(key, part.get(f"macro_{key}")) for key in added]
+def _added(parts: list[dict]) -> dict[str, str]:
+    """Names of scores that only some evaluations have, if one of these parts has them, and of their columns."""
+    return {key: name for key, name in LATER.items() if any(f"macro_{key}" in part for part in parts)}
 
 
 def _written(key: str, value: float | None) -> str:
     """Calibration errors of rare findings are a few thousandths."""
-    return f"{value:.4f}" if key in PROBABILITIES and value is not None else score(value)
+    return f"{value:.4f}" if key in ("ECE", "Brier") and value is not None else score(value)
 
 
 def _evaluation_overview(evaluations: list[Evaluation]) -> Html:
-    added = _added(evaluations)
-    rows = []
+    rows, parts = [], []
     for each in evaluations:
         for view, name in VIEWS.items():
             part = each.content.get(view)
             label = f"{each.name}: {name}" if len(evaluations) > 1 else name.capitalize()
+            parts.append((label, part))
             if part is None:
-                rows.append((label, *[page.NOTHING] * (3 + len(added)), "no image", page.NOTHING))
+                rows.append((label, *[page.NOTHING] * 3, "no image", page.NOTHING))
                 continue
             rows.append(
                 (
@@ -92,27 +96,25 @@ def _evaluation_overview(evaluations: list[Evaluation]) -> Html:
                     _with_interval(part, "mAP"),
                     _with_interval(part, "macro_AUROC"),
                     score(part["LRAP"]),
-                    *_macros(part, added),
                     count(part["images"]),
                     count(part["studies"]),
                 )
             )
     return join(
         _how_to_read(evaluations),
-        page.table(
-            "Metrics by view", ("Predictions", "mAP", "Macro AUROC", "LRAP", *added.values(), "Images", "Studies"), rows
-        ),
+        page.table("Metrics by view", ("Predictions", "mAP", "Macro AUROC", "LRAP", "Images", "Studies"), rows),
+        _probabilities("Probabilities and decisions by view", parts),
     )
 
 
 def _how_to_read(evaluations: list[Evaluation]) -> Html:
     levels = sorted({each.content["level"] for each in evaluations if each.content.get("draws")})
-    added = _added(evaluations)
+    added = _added([each.content["all"] for each in evaluations])
     probabilities = (
         " ECE (expected calibration error) and Brier score: how far probabilities are from what happens, 0 is best; "
         "means over the findings."
     )
-    decisions = " F1: of decisions at a threshold per finding."
+    decisions = " F1, precision, recall and specificity: of decisions at a threshold per finding."
     in_brackets = f" In brackets: {sentence([f'{level * 100:g} %' for level in levels])} confidence" if levels else ""
     return paragraph(
         "Macro means over the findings that have a positive image; LRAP ranks the findings of each image. "
@@ -171,11 +173,6 @@ def _evaluation_table(content: dict, names: list[str]) -> Html:
     parts = {
         view: {row["finding"]: row for row in (content.get(view) or {"findings": []})["findings"]} for view in VIEWS
     }
-    added = {
-        key: title
-        for key, title in (PROBABILITIES | DECISIONS).items()
-        if any(row.get(key) is not None for row in parts["all"].values())
-    }
     rows = []
     for name in names:
         whole = parts["all"][name]
@@ -186,11 +183,30 @@ def _evaluation_table(content: dict, names: list[str]) -> Html:
                 _with_interval(whole, "AP"),
                 _with_interval(whole, "AUROC"),
                 *apart,
-                *(_written(key, whole.get(key)) for key in added),
                 count(whole["positives"]),
                 percent(whole["prevalence"]),
             )
         )
-    scores = ("AP", "AUROC", "AP, frontal", "AP, lateral", *added.values())
-    columns = ("Finding", *scores, "Positives", "Prevalence")
-    return page.table("Metrics per finding", columns, rows)
+    columns = ("Finding", "AP", "AUROC", "AP, frontal", "AP, lateral", "Positives", "Prevalence")
+    return join(
+        page.table("Metrics per finding", columns, rows), _decisions_table([parts["all"][name] for name in names])
+    )
+
+
+def _decisions_table(findings: list[dict]) -> Html | None:
+    """Probabilities and decisions of each finding, if the evaluation has them."""
+    added = {key: title for key, title in LATER.items() if any(row.get(key) is not None for row in findings)}
+    if not added:
+        return None
+    limits = ("Threshold, logit",) if "F1" in added else ()
+    rows = [
+        (
+            row["finding"],
+            *(_written(key, row.get(key)) for key in added),
+            *(score(row.get("threshold")) for _ in limits),
+            count(row["positives"]),
+        )
+        for row in findings
+    ]
+    columns = ("Finding", *added.values(), *limits, "Positives")
+    return page.table("Probabilities and decisions per finding", columns, rows)

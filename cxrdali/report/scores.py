@@ -10,7 +10,7 @@ from shards.errors import DataError
 WHOLE = ("images", "studies", "labels", "all")
 PART_NUMBERS = ("images", "studies", "mAP", "macro_AUROC", "LRAP")
 FINDING_NUMBERS = ("positives", "prevalence", "AP", "AUROC")
-LATER_NUMBERS = ("ECE", "Brier", "F1", "precision", "recall", "specificity")  # absent from older files
+LATER_NUMBERS = ("ECE", "Brier", "F1", "precision", "recall", "specificity", "threshold")  # absent from older files
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ def labels(dataset):
     return dataset.labels("cxr-lt-2023")
 
 
-def cells(html: str, first: str) -> list[str]:
-    """The cells beside the row's name `first`, of the first table that has it."""
+def cells(html: str, first: str, table: str = "") -> list[str]:
+    """The cells beside the row's name `first`, of the table with that caption (else of the first that has the row)."""
+    html = html[html.index(f'aria-label="{table}') :]
     row = re.search(rf'<th scope="row">{re.escape(first)}</th>(.*?)</tr>', html, re.DOTALL).group(1)
     return re.findall(r"<td[^>]*>(.*?)</td>", row)
 
@@ -93,24 +94,32 @@ def test_an_evaluation_with_thresholds_is_shown_with_its_decisions(dataset, labe
     limits = thresholds.fit(tmp_path / "val.parquet", dataset, labels, "f1")
     path, result = judged(tmp_path, dataset, labels, "new", limits)
     html = shown([path])
-    assert columns(html, "Metrics by view")[4:7] == ["ECE", "Brier", "F1"]
-    whole = result["all"]
-    assert cells(html, "All views")[3:6] == [
-        f"{whole['macro_ECE']:.4f}", f"{whole['macro_Brier']:.4f}", f"{whole['macro_F1']:.3f}"
+    names = ("F1", "precision", "recall", "specificity")
+    titles = ["ECE", "Brier", "F1", "Precision", "Recall", "Specificity"]
+    means, by_finding = "Probabilities and decisions by view", "Probabilities and decisions per finding"
+    assert columns(html, means) == ["Predictions", *titles]
+    for view, row in (("all", "All views"), ("lateral", "Lateral")):
+        part = result[view]
+        assert cells(html, row, means) == [
+            f"{part['macro_ECE']:.4f}", f"{part['macro_Brier']:.4f}",
+            *("–" if part[f"macro_{name}"] is None else f"{part[f'macro_{name}']:.3f}" for name in names),
+        ]  # fmt: skip
+    assert columns(html, by_finding) == ["Finding", *titles, "Threshold, logit", "Positives"]
+    edema = result["all"]["findings"][FINDINGS.index("Edema")]
+    assert cells(html, "Edema", by_finding) == [
+        f"{edema['ECE']:.4f}", f"{edema['Brier']:.4f}", *(f"{edema[name]:.3f}" for name in (*names, "threshold")),
+        f"{edema['positives']}",
     ]  # fmt: skip
-    assert columns(html, "Metrics per finding")[5:11] == ["ECE", "Brier", "F1", "Precision", "Recall", "Specificity"]
-    edema = whole["findings"][FINDINGS.index("Edema")]
-    assert cells(html, "Edema")[4:10] == [
-        f"{edema['ECE']:.4f}", f"{edema['Brier']:.4f}",
-        *(f"{edema[name]:.3f}" for name in ("F1", "precision", "recall", "specificity")),
-    ]  # fmt: skip
+    assert cells(html, "Hernia", by_finding)[2:7] == ["–", "–", "–", "1.000", "–"]
     assert "Decisions: thresholds f1, learnt from val.parquet." in html
     assert "Without a threshold, never called positive: Hernia." in html
 
 
 def test_without_thresholds_there_is_no_column_of_f1(dataset, labels, tmp_path):
     html = shown([judged(tmp_path, dataset, labels, "new")[0]])
-    assert "ECE" in columns(html, "Metrics by view") and "F1" not in html and "Decisions:" not in html
+    assert columns(html, "Probabilities and decisions by view") == ["Predictions", "ECE", "Brier"]
+    assert columns(html, "Probabilities and decisions per finding") == ["Finding", "ECE", "Brier", "Positives"]
+    assert "F1" not in html and "Decisions:" not in html
 
 
 def old(tmp_path, dataset, labels):
@@ -131,15 +140,16 @@ def old(tmp_path, dataset, labels):
 def test_an_older_evaluation_is_shown_as_it_was(dataset, labels, tmp_path):
     html = shown([old(tmp_path, dataset, labels)])
     assert columns(html, "Metrics by view") == ["Predictions", "mAP", "Macro AUROC", "LRAP", "Images", "Studies"]
-    assert "ECE" not in html
+    assert "ECE" not in html and "Probabilities" not in html
 
 
 def test_an_older_one_beside_a_newer_one_has_gaps(dataset, labels, tmp_path):
     html = shown(
         [old(tmp_path, dataset, labels), judged(tmp_path, dataset, labels, "new", thresholds.fixed(FINDINGS))[0]]
     )
-    assert cells(html, "old, test split: all views")[3:6] == ["–"] * 3
-    assert "–" not in cells(html, "new, test split: all views")
+    means = "Probabilities and decisions by view"
+    assert cells(html, "old, test split: all views", means) == ["–"] * 6
+    assert "–" not in cells(html, "new, test split: all views", means)
 
 
 @pytest.mark.parametrize(
