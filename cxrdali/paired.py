@@ -42,3 +42,12 @@ def difference(
     low, high = np.percentile(differences, [tail, 100 - tail])
     beyond = min((differences <= 0).sum(), (differences >= 0).sum()) + 1
     return Difference(value - other, low, high, min(1.0, 2 * beyond / (len(differences) + 1)))
+
+
+def held(drawn: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Draws [draws, F] whose undefined scores are replaced by those on all images [F].
+
+    A draw without a positive image of a rare finding would leave it out of a macro mean, which would jump: rare
+    findings score low. So every draw's mean is over the same findings; that one adds no spread of its own there.
+    """
+    return np.where(np.isnan(drawn), observed, drawn)

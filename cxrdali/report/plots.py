@@ -95,7 +95,7 @@ def label_frequencies(table: pd.DataFrame) -> Callable[[Canvas], Figure]:
     """`table`: finding, images, share; drawn as long-tail bars in the order given."""
 
     def draw(canvas: Canvas) -> Figure:
-        figure, axes = _rows(canvas, table["finding"])
+        figure, axes = named_rows(canvas, table["finding"])
         most = max(table["images"].max(), 1)
         start = 0.7  # a log axis has no zero; one image must still show
         places = np.arange(len(table))
@@ -132,7 +132,7 @@ def _images_text(images: int, share: float) -> str:
     return f"{count(images)} ({percent(share)})" if images else "none"
 
 
-def _rows(canvas: Canvas, names: Sequence[str], legend: int = 0) -> tuple[Figure, Axes]:
+def named_rows(canvas: Canvas, names: Sequence[str], legend: int = 0) -> tuple[Figure, Axes]:
     """Axes with a row per name, the first on top. Narrow ones have the name above its row, not beside it."""
     figure = canvas.figure(len(names) * canvas.row + 60 + legend)
     axes = figure.subplots()
@@ -190,7 +190,7 @@ def curves(stages: Sequence[tuple[str, int | None, pd.DataFrame, int]]) -> Calla
         ap.margins(y=0.25)
         ap.set_ylim(bottom=max(ap.get_ylim()[0], 0))
         handles = [Line2D([], [], color=colour, lw=3) for colour in (BLUE, VERMILLION, GREEN)]
-        _legend(figure, handles, ["training loss", "validation loss", "validation mAP"], canvas)
+        legend_above(figure, handles, ["training loss", "validation loss", "validation mAP"], canvas)
         for axes in (loss, ap):
             axes.grid(True, axis="y")
         return figure
@@ -246,7 +246,7 @@ def branches(lines: Sequence[Line]) -> Callable[[Canvas], Figure]:
         panels[-1].set_xlim(0.5, last + 0.5)
         panels[-1].set_xlabel("epoch, counted from the first run of each line")
         panels[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        _legend(figure, handles, [line.name for line in lines], canvas, handle=8)
+        legend_above(figure, handles, [line.name for line in lines], canvas, handle=8)
         return figure
 
     return draw
@@ -309,7 +309,7 @@ def ap_per_finding(table: pd.DataFrame, prevalence: pd.Series | None = None) -> 
     """`table`: AP, a row per finding and a column per stage (NaN: not drawn); `prevalence` of the same rows."""
 
     def draw(canvas: Canvas) -> Figure:
-        figure, axes = _rows(canvas, table.index, legend=30)
+        figure, axes = named_rows(canvas, table.index, legend=30)
         places = np.arange(len(table))
         axes.hlines(places, table.min(axis=1), table.max(axis=1), color="#aab4bf", lw=2, zorder=1)
         for number, name in enumerate(table.columns):
@@ -327,7 +327,7 @@ def ap_per_finding(table: pd.DataFrame, prevalence: pd.Series | None = None) -> 
         if prevalence is not None:
             _chance(axes, places, prevalence, canvas)
         _ap_axis(axes, np.nanmax(table.to_numpy(), initial=0.0))
-        _legend(figure, *axes.get_legend_handles_labels(), canvas)
+        legend_above(figure, *axes.get_legend_handles_labels(), canvas)
         return figure
 
     return draw
@@ -337,13 +337,13 @@ def ap_intervals(table: pd.DataFrame) -> Callable[[Canvas], Figure]:
     """`table`: finding, prevalence, AP, AP_low, AP_high; a dot and its interval per finding."""
 
     def draw(canvas: Canvas) -> Figure:
-        figure, axes = _rows(canvas, table["finding"], legend=30)
+        figure, axes = named_rows(canvas, table["finding"], legend=30)
         places = np.arange(len(table))
         axes.hlines(places, table["AP_low"], table["AP_high"], color=BLUE, lw=2.5, alpha=0.55, zorder=2)
         axes.scatter(table["AP"], places, s=76, color=BLUE, edgecolor="white", linewidth=0.8, zorder=3, label="AP")
         _chance(axes, places, table["prevalence"], canvas)
         _ap_axis(axes, np.nanmax(table[["AP", "AP_high"]].to_numpy(), initial=0.0))
-        _legend(figure, *axes.get_legend_handles_labels(), canvas)
+        legend_above(figure, *axes.get_legend_handles_labels(), canvas)
         return figure
 
     return draw
@@ -361,7 +361,7 @@ def _ap_axis(axes: Axes, highest: float) -> None:
     axes.grid(True, axis="x")
 
 
-def _legend(figure: Figure, handles: Sequence, labels: Sequence[str], canvas: Canvas, handle: int = 5) -> None:
+def legend_above(figure: Figure, handles: Sequence, labels: Sequence[str], canvas: Canvas, handle: int = 5) -> None:
     """Above the axes, in as many columns as fit; `handle` is the width of a handle in letters."""
     longest = max(map(len, labels))
     columns = max(1, min(len(labels), int(canvas.width / ((longest + handle) * canvas.letter))))
@@ -378,7 +378,7 @@ def seconds(table: pd.DataFrame) -> Callable[[Canvas], Figure]:
     """`table`: seconds, a row per stage and the columns of TIME_COLOURS; drawn as one stacked bar per stage."""
 
     def draw(canvas: Canvas) -> Figure:
-        figure, axes = _rows(canvas.__class__(canvas.width, canvas.row + 18, canvas.font), table.index, legend=20)
+        figure, axes = named_rows(canvas.__class__(canvas.width, canvas.row + 18, canvas.font), table.index, legend=20)
         unit, divisor = _unit(table.sum(axis=1).max())
         left = np.zeros(len(table))
         for name, colour in TIME_COLOURS.items():
@@ -397,7 +397,7 @@ def seconds(table: pd.DataFrame) -> Callable[[Canvas], Figure]:
         axes.set_xlim(0, max(left.max(), 1e-9) * (1.28 if canvas.narrow else 1.1))
         axes.set_xlabel(unit)
         axes.grid(True, axis="x")
-        _legend(figure, *axes.get_legend_handles_labels(), canvas)
+        legend_above(figure, *axes.get_legend_handles_labels(), canvas)
         return figure
 
     return draw

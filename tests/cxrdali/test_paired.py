@@ -4,7 +4,7 @@ from scipy.stats import binom
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxrdali.bootstrap import resample
-from cxrdali.paired import difference
+from cxrdali.paired import difference, held
 
 
 def test_worked_by_hand():
@@ -15,6 +15,12 @@ def test_worked_by_hand():
     made = difference(4.0, 2.5, drawn + 10, other, level=0.5)
     assert made.p == pytest.approx(2 / 6) and difference(2.5, 4.0, other, drawn + 10).p == made.p
     assert made.as_json() == {"difference": 1.5, "low": 10.0, "high": 12.0, "p": pytest.approx(2 / 6)}
+
+
+def test_a_finding_that_a_draw_lacks_stays_in_the_mean():
+    drawn = np.array([[0.5, np.nan, np.nan], [0.7, 0.1, np.nan]])
+    made = held(drawn, np.array([0.6, 0.2, np.nan]))
+    np.testing.assert_array_equal(made, [[0.5, 0.2, np.nan], [0.7, 0.1, np.nan]])
 
 
 def test_equal_scores_do_not_differ():

@@ -1,0 +1,99 @@
+"""cxrdali compare: trained runs side by side."""
+
+from pathlib import Path
+
+import click
+
+from cli import folders
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
+@folders.data_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="HTML page to write; its numbers go beside it, as .json, .csv and .findings.csv.  [default: print only]",
+)
+@click.option(
+    "--baseline", metavar="RUN", help="Name or folder of the run that the others are compared with.  [default: first]"
+)
+@click.option("--draws", default=1000, show_default=True, help="Bootstrap draws over studies; 0 for no intervals.")
+@click.option("--level", default=0.95, show_default=True, help="Level of the intervals, 0 to 1.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@click.option(
+    "--folds", default=5, show_default=True, help="Parts of the subjects, of which F1's thresholds leave one."
+)
+@click.option(
+    "--uncertain",
+    type=click.Choice(["negative", "positive", "ignore"]),
+    help="What -1 counts as; blanks are negative, or ignored with ignore.  [default: as in the runs' training]",
+)
+@click.option("--title", default="Comparison of runs", show_default=True, help="Title of the page.")
+def compare(runs, data, out, baseline, draws, level, seed, folds, uncertain, title):
+    """RUNS side by side, each by its best epoch on the validation images that all share: mAP, AUROC, F1, calibration,
+    head, medium and tail findings, speed; and whether a difference to the baseline is more than chance.
+
+    RUNS are run folders that `cxrdali train` wrote, or a folder of them. A run that is not finished is compared by
+    what it has. Intervals and p are of a paired bootstrap over studies.
+    """
+    from cxrdali.compare import CompareOptions, write
+    from cxrdali.compare import compare as found
+    from cxrdali.predictions import check_writable
+    from shards.packed import PackedDataset
+
+    options = CompareOptions(baseline, draws, level, seed, folds, uncertain)
+    if out is not None:
+        if out.suffix != ".html":
+            raise click.UsageError(f"--out {out}: the page is a .html")
+        check_writable(out)
+    result = found(runs, PackedDataset.open(folders.packed(data)), options)
+    _print(result)
+    if out is not None:
+        from cxrdali.report.comparison import write_comparison
+
+        paths = [write_comparison(result, out, title), *write(result, out.with_suffix(".json"))]
+        click.echo(f"written: {', '.join(map(str, paths))}")
+
+
+SCORES = ("mAP", "macro_AUROC", "macro_F1", "macro_ECE", "macro_Brier", "mAP_head", "mAP_medium", "mAP_tail")
+SHORT = {name: name.removeprefix("macro_").removeprefix("mAP_") for name in SCORES}
+
+
+def _print(result: dict) -> None:
+    from cxrdali.report.page import duration, sentence
+
+    click.echo(
+        f"{result['images']:,} validation images of {result['studies']:,} studies, labels {result['labels']}; "
+        "each run by its best epoch"
+    )
+    width = max(len(row["name"]) for row in result["runs"])
+    head = "".join(f"{name:>8}" for name in SHORT.values())
+    click.echo(f"{'':{width}}{head}{'images/s':>10}{'time':>10}{'epochs':>10}")
+    for row in result["runs"]:
+        numbers = "".join(f"{_number(row[name]):>8}" for name in SCORES)
+        rate = "-" if row["images_per_second"] is None else f"{row['images_per_second']:,.0f}"
+        epochs = f"{row['epochs']}" if row["finished"] else f"{row['epochs']} of {row['epochs_planned']}"
+        click.echo(f"{row['name']:{width}}{numbers}{rate:>10}{duration(row['hours'] * 3600):>10}{epochs:>10}")
+    click.echo(f"difference to {result['baseline']}, with its {result['level'] * 100:g} % interval and two-sided p:")
+    for row in result["differences"]:
+        click.echo(f"{row['run']:{width}}  {SHORT[row['metric']]:>6}  {_difference(row)}")
+    groups = "; ".join(f"{group} {len(names)}" for group, names in result["groups"].items())
+    click.echo(f"findings by their share of the training images: {groups}")
+    if result["without_positives"]:
+        click.echo(f"in no mean, no positive: {sentence(result['without_positives'])}")
+    for note in result["notes"]:
+        click.echo(note)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _difference(row: dict) -> str:
+    if row["difference"] is None:
+        return "-"
+    if row["low"] is None:
+        return f"{row['difference']:+.3f}"
+    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] p {row['p']:.3f}"

@@ -1,0 +1,68 @@
+"""cxrdali compare as a user types it."""
+
+import csv
+import json
+
+import pytest
+
+from tests.cli.cli import call
+from tests.cxrdali.comparable_runs import packed, write_run
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cli-compare")
+    dataset = packed(root)
+    write_run(root / "runs" / "weak", dataset, 0.5, seed=1)
+    write_run(root / "runs" / "strong", dataset, 2.0, seed=2, loss="focal", epochs=4)
+    return root
+
+
+def test_two_runs(root, tmp_path):
+    result = call("compare", root / "runs/weak", root / "runs/strong", "--data", root / "pack", "--draws", 40,
+                  "--out", "c.html", "--title", "Two", cwd=tmp_path)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "c.json").read_text())
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{found['images']} validation images of {found['studies']} studies, labels cxr-lt-2023; " + (
+        "each run by its best epoch"
+    )
+    assert lines[1].split()[:3] == ["mAP", "AUROC", "F1"]
+    weak, strong = found["runs"]
+    assert lines[2].split()[:2] == ["weak", f"{weak['mAP']:.3f}"] and lines[2].split()[-1] == "2"
+    assert lines[3].split()[:2] == ["strong", f"{strong['mAP']:.3f}"] and lines[3].endswith("2 of 4")
+    assert lines[4] == "difference to weak, with its 95 % interval and two-sided p:"
+    row = found["differences"][0]
+    assert lines[5].split() == [
+        "strong", "mAP", f"{row['difference']:+.3f}", f"[{row['low']:+.3f},", f"{row['high']:+.3f}]", "p",
+        f"{row['p']:.3f}",
+    ]  # fmt: skip
+    assert "in no mean, no positive: Hernia" in lines
+    assert "strong: 2 of 4 epochs are done; compared by the best of these" in lines
+    assert lines[-1] == "written: c.html, c.json, c.csv, c.findings.csv"
+    assert len(list(csv.DictReader((tmp_path / "c.csv").open()))) == 2
+    assert "<h1>Two</h1>" in (tmp_path / "c.html").read_text()
+
+
+def test_a_folder_of_runs_is_printed_and_nothing_is_written(root, tmp_path):
+    result = call("compare", root / "runs", "--data", root / "pack", "--baseline", "weak", "--draws", 0, cwd=tmp_path)
+    assert result.returncode == 0 and "difference to weak" in result.stdout and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("{runs}/weak", 1, "only weak has a finished epoch, and one run has nothing to be compared with"),
+        ("{runs} --baseline x", 1, "baseline 'x': is none of the runs; choose one of strong, weak"),
+        ("{runs} --out c.png", 2, "--out c.png: the page is a .html"),
+        ("{runs} --out none/c.html", 1, "none: no such folder"),
+        ("{runs} --level 2", 1, "level 2.0: between 0 and 1"),
+        ("nothing", 1, "nothing: no run (no config.json in it)"),
+        ("", 2, "Missing argument"),
+    ],
+)
+def test_mistakes_are_named(root, tmp_path, arguments, code, said):
+    arguments = arguments.format(runs=root / "runs").split()
+    result = call("compare", *arguments, "--data", root / "pack", cwd=tmp_path)
+    assert result.returncode == code and said in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr and not list(tmp_path.iterdir())
