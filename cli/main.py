@@ -20,6 +20,7 @@ MODELS = (
     "calibrate",
     "thresholds",
     "evaluate",
+    "compare",
     "submit",
     "explain",
     "report",
