@@ -62,8 +62,7 @@ def demo_sizes(file: Path, known: Mapping, models: tuple[str, ...], given: Mappi
     """
     from cxrdali import recipes
 
-    own = tomllib.loads(file.read_text())  # load adds the papers'
-    stored = {recipe.settings["size"] for name, recipe in recipes.load(file).items() if name in own}
+    stored = {recipe.settings["size"] for recipe in recipes.read(file).values()}
     for name in recipes.in_order(known, [recipes.find(known, name).name for name in models]):
         size = known[name].resolve(Path(), {**given.get("", {}), **given.get(name, {})})[0].size
         stored |= {size} if size > max(stored) else set()
@@ -119,7 +118,7 @@ def _as_set(text: str) -> str:
 
 
 def _show(plan, book, dataset) -> None:
-    from cxrdali.paper.estimate import epoch_images, measure, predicting_hours, training_hours
+    from cxrdali.paper.estimate import epoch_images, is_cached, measure, predicting_hours, training_hours
 
     reasons, rates, rows, total, unmeasured, open_end = book.plan(plan.steps), {}, [], 0.0, [], False
     for name, (settings, about) in plan.models.items():
@@ -141,7 +140,7 @@ def _show(plan, book, dataset) -> None:
             cost = ("-", "-", "-", "-")
             unmeasured.append(name)
         else:
-            training = training_hours(rate, images, len(plan.splits["val"]), left)
+            training = training_hours(rate, images, len(plan.splits["val"]), left, is_cached(settings))
             predicting = sum(predicting_hours(rate, len(plan.splits[each.split]), each.tta) for each in asked)
             total += training + predicting
             cost = (f"{rate.trained:,.1f}", f"{rate.predicted:,.1f}", _hours(training), _hours(predicting))

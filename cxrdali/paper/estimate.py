@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cxrdali.augment import AugmentOptions
+from cxrdali.augment import options_of
 from cxrdali.hardware import Hardware
 from cxrdali.inference import TTA
 from cxrdali.loader import Loader
@@ -33,19 +33,23 @@ class Rate:
 
 
 def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, findings: int) -> Rate:
-    """Train and predict a few batches with new weights; nothing is kept. A slow step ends the measurement early."""
+    """Train and predict a few batches with new weights; nothing is kept. A slow step ends the measurement early.
+
+    A frozen backbone costs its forward pass, in training too.
+    """
     hardware = Hardware.resolve(settings.device, settings.precision)
     on_gpu = hardware.device != "cpu"
     size = (settings.micro_batch or settings.batch) if on_gpu else min(CPU_IMAGES, settings.batch)
     size = min(size, len(rows))
     options = replace(settings.loader_options(hardware.device), batch=size)
-    model = create(ModelOptions(settings.arch, settings.size, pretrained=False, norm=settings.norm), findings)
+    model = create(ModelOptions.of_run(settings.as_json()), findings)
     model.to(hardware.device).train()
     forward = torch.compile(model) if settings.compile else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, fused=True)
     scaler = torch.amp.GradScaler(torch.device(hardware.device).type, enabled=hardware.precision == "fp16")
     wanted = torch.zeros(size, findings, device=hardware.device)
-    loader = Loader(dataset, rows, options, shuffle=True, augment=AugmentOptions(), drop_last=True)
+    augment = options_of(settings.flips, settings.cutout)
+    loader = Loader(dataset, rows, options, shuffle=True, augment=augment, drop_last=True)
 
     def step(images: torch.Tensor) -> None:
         with hardware.autocast():
@@ -59,9 +63,10 @@ def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, f
         with torch.inference_mode(), hardware.autocast():
             forward(images)
 
-    trained = _rate(loader, step, hardware, STEPS if on_gpu else 1)
+    trained = None if settings.frozen else _rate(loader, step, hardware, STEPS if on_gpu else 1)
     model.eval()
-    return Rate(trained, _rate(loader, look, hardware, STEPS if on_gpu else 1))
+    predicted = _rate(loader, look, hardware, STEPS if on_gpu else 1)
+    return Rate(trained or predicted, predicted)
 
 
 def _rate(loader: Loader, work, hardware: Hardware, warm_up: int) -> float:
@@ -95,9 +100,19 @@ def epoch_images(plan: Plan, name: str) -> tuple[int, bool]:
     return len(rows), True
 
 
-def training_hours(rate: Rate, images: int, validated: int, epochs: int) -> float:
-    """Of so many epochs of `images`, each followed by the validation of `validated` images in one pass."""
+def training_hours(rate: Rate, images: int, validated: int, epochs: int, cached: bool = False) -> float:
+    """Of so many epochs of `images`, each followed by the validation of `validated` images in one pass.
+
+    cached: a frozen backbone sees every image once, and what follows is seconds.
+    """
+    if cached:
+        return min(epochs, 1) * (images + validated) / rate.predicted / 3600
     return epochs * (images / rate.trained + validated / rate.predicted) / 3600
+
+
+def is_cached(settings: TrainSettings) -> bool:
+    """Whether the trainer computes a frozen backbone's features once: nothing changes an image between epochs."""
+    return settings.frozen and settings.cache_features and options_of(settings.flips, settings.cutout) is None
 
 
 def predicting_hours(rate: Rate, images: int, tta: str) -> float:

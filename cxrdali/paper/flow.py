@@ -250,20 +250,24 @@ class Flow:
     def file(self, name: str, split: str) -> Path:
         return self.root / "predictions" / f"{name}.{split}.parquet"
 
-    def evaluate(self, name: str, split: str, needs: Sequence[str]) -> Step:
-        """needs: the step that makes the table, and any other that decides the result."""
+    def evaluate(self, name: str, split: str, needs: Sequence[str], more: dict | None = None) -> Step:
+        """needs: the step that makes the table, and any other that decides the result; more: settings that do."""
         out = Path("evaluations") / f"{name}.{split}"
         options = EvaluateOptions(draws=self.options.draws, uncertain=self.uncertain)
 
         def do() -> None:
             (self.root / out).parent.mkdir(parents=True, exist_ok=True)
-            result = evaluate(self.file(name, split), self.dataset, self.labels, options, self.progress)
+            result = self.scored(name, split, options)
             write(result, self.root / out)
             self.say(f"{name} on {split}: mAP {number(result['all']['mAP'])}")
 
         outputs = (f"{out}.json", f"{out}.csv")
-        settings = {"draws": options.draws, "uncertain": options.uncertain, **self.data}
+        settings = {"draws": options.draws, "uncertain": options.uncertain, **(more or {}), **self.data}
         return Step(f"evaluate {name} {split}", outputs, settings, tuple(needs), do)
+
+    def scored(self, name: str, split: str, options: EvaluateOptions) -> dict:
+        """What an evaluation of a table says."""
+        return evaluate(self.file(name, split), self.dataset, self.labels, options, self.progress)
 
 
 def content(path: Path) -> str:

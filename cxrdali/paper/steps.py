@@ -63,7 +63,11 @@ class Book:
 
     def seconds(self, step: Step) -> float | None:
         """How long the recorded making took; None if there is none."""
-        record = self._read(step.name)
+        return self.seconds_of(step.name)
+
+    def seconds_of(self, name: str) -> float | None:
+        """The same of a step that is known by its name alone."""
+        record = self._read(name)
         return record and record["seconds"]
 
     def plan(self, steps: Sequence[Step]) -> dict[str, str | None]:

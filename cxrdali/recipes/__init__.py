@@ -15,8 +15,9 @@ from cxrdali.paper import REPLACED
 from cxrdali.stages import TrainSettings
 from shards.errors import DataError
 
-PAPER, LOSS_DESIGN, DEMO = (
-    Path(str(files(__name__).joinpath(name))) for name in ("stage_training.toml", "loss_design.toml", "demo.toml")
+PAPER, LOSS_DESIGN, DEMO, LOSS_DESIGN_DEMO = (
+    Path(str(files(__name__).joinpath(name)))
+    for name in ("stage_training.toml", "loss_design.toml", "demo.toml", "loss_design_demo.toml")
 )
 EVERY = "every"
 TAKEN = ("ensemble", REPLACED)  # as are names ending in -views: what stands beside the models of `cxrdali paper`
@@ -75,9 +76,9 @@ def load(path: Path | None = None) -> dict[str, Recipe]:
     Raises DataError naming file, recipe and setting for one that is unknown or of the wrong kind, a recipe that
     starts from none, or one that needs itself.
     """
-    recipes = _read(PAPER) | _read(LOSS_DESIGN)
+    recipes = read(PAPER) | read(LOSS_DESIGN)
     if path is not None:
-        recipes |= _read(path)
+        recipes |= read(path)
     where = path or PAPER
     for recipe in recipes.values():
         for needed in recipe.needs:
@@ -112,7 +113,8 @@ def in_order(recipes: Mapping[str, Recipe], wanted, where: object = "recipes") -
     return done
 
 
-def _read(path: Path) -> dict[str, Recipe]:
+def read(path: Path) -> dict[str, Recipe]:
+    """The recipes of one file alone, which may start from others' that it does not have."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

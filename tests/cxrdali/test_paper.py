@@ -327,6 +327,9 @@ def test_epoch_and_hours_are_arithmetic(done, dataset, known):
     assert epoch_images(plan, "model3") == (doubled["epoch_images"], True)
     rate = Rate(trained=100.0, predicted=200.0)
     assert training_hours(rate, images=36_000, validated=7_200, epochs=10) == pytest.approx(10 * (360 + 36) / 3600)
+    # a frozen backbone: every image once, whatever the epochs
+    assert training_hours(rate, images=36_000, validated=7_200, epochs=10, cached=True) == pytest.approx(216 / 3600)
+    assert training_hours(rate, images=36_000, validated=7_200, epochs=0, cached=True) == 0
     assert predicting_hours(rate, 7_200, "none") == pytest.approx(0.01)
     assert predicting_hours(rate, 7_200, "flips") == pytest.approx(0.04)
 
