@@ -65,12 +65,15 @@ def _place(folder: Path) -> tuple[Path, list[Path]]:
 def _paths(folder: Path) -> list[Path]:
     found, removal = [], []
     for path in csv_files(folder):
-        names = set(column_names(path))
         if _role(path) == "removal":
             removal.append(path)  # whatever its columns: unread, it would let test images into training
-        elif {IMAGE, PATIENT} <= names and not names & set(ORIGINAL_ONLY):
+        elif {IMAGE, PATIENT} <= set(column_names(path)) and not _is_original(path):
             found.append(path)
     return found + removal if found else []
+
+
+def _is_original(path: Path) -> bool:
+    return not set(ORIGINAL_ONLY).isdisjoint(column_names(path))
 
 
 def _role(path: Path) -> str:
@@ -79,7 +82,8 @@ def _role(path: Path) -> str:
 
 def _read(folder: Path, paths: list[Path]) -> PatientLabels:
     roles: dict[str, Path] = {}
-    notes = []
+    others = [path.name for path in csv_files(folder) if path not in paths and not _is_original(path)]
+    notes = [f"not read, as they are no tables of the challenge: {', '.join(others)}"] if others else []
     for path in paths:
         role = _role(path)
         if _OTHER_TASK.search(path.name):

@@ -145,6 +145,13 @@ def test_another_tasks_table_is_not_read_and_that_is_said(root):
     assert any(note.startswith("CXRLT_2026_TEST_ALL_TASK2.csv is not read: another task") for note in labels.notes)
 
 
+def test_a_table_that_is_not_told_to_be_one_is_not_passed_over_in_silence(root):
+    edit(root / TEST, lambda text: text.replace("ImageID", "Image"))
+    (root / "sample_submission.csv").write_text("ImageID,Normal\n")
+    (labels,) = open_release(root).labels
+    assert f"not read, as they are no tables of the challenge: {TEST}, sample_submission.csv" in labels.notes
+
+
 def test_tables_in_a_folder_of_their_own_and_compressed_are_found(root):
     before = open_release(root)
     folder = root / "CXRLT-2026-TRAINING-DATA"
