@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import GroupKFold
 
-from cxrdali.evaluate import match
+from cxrdali.matching import match
 from cxrdali.members import Members, read_members
 from cxrdali.metrics import macro
 from cxrdali.pooling import METHODS, ranks

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, f1_score,
 from sklearn.model_selection import GroupKFold
 
 from cxrdali.compare import CompareOptions, compare, write
-from cxrdali.predictions import read
+from cxrdali.predictions import catalog_rows, read
 from cxrdali.run import METRICS, VAL_PREDICTIONS
 from cxrdali.selection import FoldOptions, train_and_validation
 from cxrdali.stages import TrainSettings
@@ -134,35 +134,63 @@ def test_a_finding_without_positives_is_named_and_never_zero(result):
 # ---------------------------------------------------------------- differences
 
 
-def test_differences_are_those_of_a_paired_bootstrap_written_out(result, runs, truth):
-    wanted, _, studies = truth
-    values = [read(run / VAL_PREDICTIONS).values for run in runs]
-    generator = np.random.default_rng(4)
-    found = {"mAP": [], "macro_AUROC": [], "Mass": []}
-    # draws name studies by their place in order of appearance
-    order = list(dict.fromkeys(studies))
-    for _ in range(DRAWS):
+def drawn_by_hand(wanted, studies, values, score):
+    """Scores float [draws, runs, F] on images repeated as often as their study was drawn; NaN without a positive."""
+    generator, order = np.random.default_rng(4), list(dict.fromkeys(studies))
+    found = np.full((DRAWS, len(values), wanted.shape[1]), np.nan)
+    for draw in range(DRAWS):
         picked = generator.integers(0, len(order), len(order))
         rows = np.concatenate([np.flatnonzero(studies == order[each]) for each in picked])
-        ap, auroc = (
-            [[score(wanted[rows, f], each[rows, f]) for f in defined(wanted)] for each in values[:2]]
-            for score in (average_precision_score, roc_auc_score)
-        )
-        found["mAP"].append(np.mean(ap[1]) - np.mean(ap[0]))
-        found["macro_AUROC"].append(np.mean(auroc[1]) - np.mean(auroc[0]))
-        found["Mass"].append(ap[1][1] - ap[0][1])  # third finding, but the second is Hernia, without AP
-    assert len(order) == result["studies"]
+        for f in range(wanted.shape[1]):
+            if 0 < wanted[rows, f].sum() < len(rows) + (score is average_precision_score):
+                found[draw, :, f] = [score(wanted[rows, f], each[rows, f]) for each in values]
+    return found
+
+
+def check_interval(row, differences):
+    assert (row["low"], row["high"]) == pytest.approx(tuple(np.percentile(differences, [2.5, 97.5])))
+    beyond = min(np.sum(differences <= 0), np.sum(differences >= 0)) + 1
+    assert row["p"] == pytest.approx(min(1, 2 * beyond / (len(differences) + 1)))
+
+
+def test_differences_are_those_of_a_paired_bootstrap_written_out(result, runs, truth):
+    wanted, _, studies = truth
+    values = [read(run / VAL_PREDICTIONS).values for run in runs[:2]]
     rows = {row["metric"]: row for row in result["differences"] if row["run"] == "strong"}
-    mass = next(row for row in result["findings"] if row["finding"] == "Mass")
-    for name, drawn in found.items():
-        row = mass["differences"]["strong"] if name == "Mass" else rows[name]
-        assert (row["low"], row["high"]) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])))
-        beyond = min(np.sum(np.array(drawn) <= 0), np.sum(np.array(drawn) >= 0)) + 1
-        assert row["p"] == pytest.approx(min(1, 2 * beyond / (DRAWS + 1)))
+    ap = drawn_by_hand(wanted, studies, values, average_precision_score)
+    check_interval(rows["mAP"], np.nanmean(ap[:, 1], axis=1) - np.nanmean(ap[:, 0], axis=1))
+    auroc = drawn_by_hand(wanted, studies, values, roc_auc_score)
+    check_interval(rows["macro_AUROC"], np.nanmean(auroc[:, 1], axis=1) - np.nanmean(auroc[:, 0], axis=1))
+    place, mass = next((place, row) for place, row in enumerate(result["findings"]) if row["finding"] == "Mass")
+    check_interval(mass["differences"]["strong"], ap[:, 1, place] - ap[:, 0, place])
+    assert len(np.unique(studies)) == result["studies"] and mass["positive_studies"] >= 10
     scores = {row["name"]: row["mAP"] for row in result["runs"]}
     assert rows["mAP"]["difference"] == pytest.approx(scores["strong"] - scores["weak"]) and rows["mAP"]["p"] < 0.05
     (asl,) = [row for row in result["differences"] if row["run"] == "asl" and row["metric"] == "mAP"]
     assert asl["low"] < 0 < asl["high"] and asl["p"] > 0.1
+
+
+def test_a_draw_without_a_rare_finding_keeps_its_score(tmp_path, monkeypatch):
+    dataset = packed(tmp_path, subjects=10)
+    runs = [write_run(tmp_path / name, dataset, skill, seed=seed) for name, skill, seed in (("a", 0, 1), ("b", 1, 2))]
+    monkeypatch.setattr("cxrdali.compare.ENOUGH", 1)
+    made = compare(runs, dataset, CompareOptions(draws=DRAWS, seed=4, folds=3), progress=False)
+    table = read(runs[0] / VAL_PREDICTIONS)
+    labels = dataset.labels(LABELS)
+    wanted = (labels.values[catalog_rows(table, runs[0], dataset)] == 1).astype(float)
+    values = [read(run / VAL_PREDICTIONS).values for run in runs]
+    drawn = drawn_by_hand(wanted, table.ids["study_id"].to_numpy(), values, average_precision_score)
+    rare = [f for f in defined(wanted) if np.isnan(drawn[:, 0, f]).any()]
+    assert rare, "the release must have a finding that some draws lack"
+    for run, each in enumerate(values):
+        for f in defined(wanted):
+            whole = average_precision_score(wanted[:, f], each[:, f])
+            drawn[:, run, f] = np.where(np.isnan(drawn[:, run, f]), whole, drawn[:, run, f])
+    means = np.nanmean(drawn, axis=2)
+    check_interval(made["differences"][0], means[:, 1] - means[:, 0])
+    assert (made["runs"][0]["mAP_low"], made["runs"][0]["mAP_high"]) == pytest.approx(
+        tuple(np.percentile(means[:, 0], [2.5, 97.5]))
+    )
 
 
 def test_the_baseline_may_be_any_run(runs, dataset, result):
