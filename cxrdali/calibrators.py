@@ -96,7 +96,7 @@ def fit_platt(truth: np.ndarray, logits: np.ndarray) -> tuple[Map, str]:
     if positive.min() >= negative.max():
         return IDENTITY, "its logits separate the classes, no slope is best"
     mean, spread = values.mean(), values.std()  # the solver's steps are made for values of about 1
-    model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
+    model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000, solver="newton-cholesky")
     model.fit(((values - mean) / spread)[:, None], target)
     slope = float(model.coef_[0, 0] / spread)
     if slope <= 0:
