@@ -25,6 +25,7 @@ MODELS = (
     "explain",
     "report",
     "paper",
+    "loss-design",
 )
 VERBS = (*DATA, *MODELS, "synth", "demo", "doctor", "completion")
 

@@ -33,7 +33,7 @@ def report(runs, out, data, evaluations, title, images):
     """One self-contained page about RUNS: curves, AP per finding, seconds per stage.
 
     RUNS are run folders, a folder of them, or the folder of `cxrdali paper`, whose steps, view rules and evaluations
-    then stand beside the paper's printed numbers.
+    then stand beside the paper's printed numbers; or the folder of `cxrdali loss-design`, also of a half-done study.
     """
     from cxrdali.report import ReportOptions, write_report
     from cxrdali.run import CONFIG

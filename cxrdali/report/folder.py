@@ -15,6 +15,7 @@ import pandas as pd
 
 from cxrdali import run as runs_on_disk
 from cxrdali import views as view_rules
+from cxrdali.lossdesign import RECORD
 from cxrdali.paper import MODELS, REPLACED
 from cxrdali.report.scores import Evaluation, read_evaluation
 from shards.errors import DataError
@@ -62,10 +63,10 @@ def run_folders(path: Path) -> tuple[list[Path], list[Path]]:
         key=lambda each: _natural(each.name),
     )
     found = [each for each in folders if is_run(each)]
-    if not found and not is_paper(path):
+    if not found and not is_paper(path) and not (path / RECORD).exists():
         raise DataError(
             f"{path}: no run (no {runs_on_disk.CONFIG} in it) and no folder of runs; give a folder that "
-            "`cxrdali train` or `cxrdali paper` wrote"
+            "`cxrdali train`, `cxrdali paper` or `cxrdali loss-design` wrote"
         )
     return found, [each for each in folders if each not in found] if inside != path else []
 

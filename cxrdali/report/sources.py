@@ -10,6 +10,7 @@ import pandas as pd
 from cxrdali import run as runs_on_disk
 from cxrdali.report.folder import PaperFolder, is_paper, read_paper, run_folders
 from cxrdali.report.scores import Evaluation, read_evaluation
+from cxrdali.report.study_folder import Study, is_study, read_study
 from cxrdali.selection import FoldOptions
 from shards.errors import DataError
 from shards.packed import PackedDataset
@@ -98,6 +99,7 @@ class Sources:
     evaluations: list[Evaluation]
     options: ReportOptions
     folder: PaperFolder | None = None
+    study: Study | None = None
     unread: tuple[Path, ...] = ()
 
     @property
@@ -109,13 +111,15 @@ class Sources:
 def read_sources(
     runs: Sequence[Path], pack: Path | None, evaluations: Sequence[Path], options: ReportOptions
 ) -> Sources:
-    """`runs`: run folders, folders of runs, or one of `cxrdali paper`.
+    """`runs`: run folders, folders of runs, or one of `cxrdali paper` or `cxrdali loss-design`.
 
     Raises DataError for a folder that is none of them, a file that is no evaluation, or a dataset not the runs'.
     """
-    papers = [path for path in runs if is_paper(path)]
-    if len(papers) > 1:
-        raise DataError(f"{papers[1]}: a second folder of `cxrdali paper`; make a report of each")
+    studies = [path for path in runs if is_study(path)]
+    papers = [path for path in runs if is_paper(path) and path not in studies]
+    if len([*papers, *studies]) > 1:
+        kind = "paper" if len(papers) > 1 else "loss-design"
+        raise DataError(f"{[*papers, *studies][1]}: a second folder of `cxrdali {kind}`; make a report of each")
     found, unread = [], []
     for path in runs:
         inside, others = run_folders(path)
@@ -127,6 +131,7 @@ def read_sources(
         evaluations=[read_evaluation(Path(path)) for path in evaluations],
         options=options,
         folder=read_paper(papers[0]) if papers else None,
+        study=read_study(studies[0]) if studies else None,
         unread=tuple(unread),
     )
     _check_same_dataset(sources)

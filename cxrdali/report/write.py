@@ -8,7 +8,7 @@ line in SECTIONS. Pictures of patients are drawn only when asked for: the page m
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cxrdali.report import page
+from cxrdali.report import page, study
 from cxrdali.report.data import contact_sheets, label_frequencies
 from cxrdali.report.evaluation import evaluation
 from cxrdali.report.models import models, oversampling
@@ -17,6 +17,7 @@ from cxrdali.report.provenance import provenance
 from cxrdali.report.runs import curves, findings, summary, time_spent
 from cxrdali.report.sources import ReportOptions, Sources, read_sources
 from cxrdali.report.steps import steps, views
+from cxrdali.report.study_claims import at_a_glance
 from shards.errors import DataError
 from shards.files import write_bytes
 
@@ -34,6 +35,22 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sources], Html | None]], ...] = (
     ("evaluation", "Evaluation", evaluation),
     ("provenance", "Provenance", provenance),
 )
+# of a folder of `cxrdali loss-design`, instead
+STUDY_SECTIONS: tuple[tuple[str, str, Callable[[Sources], Html | None]], ...] = (
+    ("summary", "At a glance", at_a_glance),
+    ("models", "Models", study.models),
+    ("losses", "Losses", study.losses),
+    ("backbones", "Backbones", study.backbones),
+    ("retrained", "Retrained classifier", study.retrained),
+    ("augmented", "Test-time augmentation", study.augmented),
+    ("ensemble", "Ensemble", study.pooled),
+    ("calibration", "Calibration", study.calibrations),
+    ("thresholds", "Thresholds", study.decisions),
+    ("frequencies", "Images per finding", label_frequencies),
+    ("images", "Training images", contact_sheets),
+    ("seconds", "Where the time went", study.time_of_steps),
+    ("provenance", "Provenance", provenance),
+)
 MOST_NAMED = 4  # runs by name in the first line
 
 
@@ -47,8 +64,8 @@ def write_report(
 ) -> Path:
     """Write the page to `out` and return it.
 
-    `runs`: run folders, shown in the order given; folders of runs; or one folder of `cxrdali paper`, whose
-    evaluations and view rules are shown too.
+    `runs`: run folders, shown in the order given; folders of runs; or one folder of `cxrdali paper` or
+    `cxrdali loss-design`, where all that stands beside its runs is shown too.
 
     Raises DataError for a folder that is no run, a file that is no evaluation, or a dataset that is not the runs'.
     """
@@ -60,7 +77,8 @@ def write_report(
 
 
 def _render(sources: Sources) -> Html:
-    shown = [(anchor, title, function(sources)) for anchor, title, function in SECTIONS]
+    sections = STUDY_SECTIONS if sources.study else SECTIONS
+    shown = [(anchor, title, function(sources)) for anchor, title, function in sections]
     shown = [(anchor, title, content) for anchor, title, content in shown if content]
     header = join(_header(sources), page.navigation({anchor: title for anchor, title, _ in shown}))
     *main, last = [page.section(anchor, title, content) for anchor, title, content in shown]

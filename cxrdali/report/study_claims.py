@@ -1,0 +1,172 @@
+"""The loss-design study at a glance: what the paper claims beside what came out here, and what is not done yet.
+
+Choices (a best loss, a best backbone) are made on validation; development and test are shown beside them.
+"""
+
+from collections.abc import Sequence
+
+from cxrdali.report import page
+from cxrdali.report.page import Html, bold, join, missing, paragraph, score, sentence
+from cxrdali.report.sources import Sources
+from cxrdali.report.steps import SPLIT_NAMES
+from cxrdali.report.study_folder import Study, final
+from cxrdali.report.study_scores import HALF, scores_of
+
+
+def at_a_glance(sources: Sources) -> Html:
+    """The paper's claims beside this study's figures, and what is not done yet."""
+    study = sources.study
+    return join(
+        _lead(study),
+        page.table("What the paper says, and what came out here", ("", "The paper", "Here"), _claims(sources), "text"),
+        paragraph(
+            "The paper (Sulake, arXiv 2603.02294, 2026) trained on about 143,000 PadChest images with the 30 findings "
+            "of CXR-LT 2026. Its code multiplies the logits of the margin losses by 30 in training and not in "
+            "prediction, and its asymmetric loss weights negatives the other way round than the published one. Here "
+            "the factor is part of the model, and the loss is the published one; a different order of the losses is "
+            "no contradiction.",
+            "soft",
+        ),
+        paragraph("Drawn images and tiny networks: nothing here says which loss is better on patients.", "soft")
+        if sources.options.synthetic
+        else None,
+        _unfinished(sources),
+    )
+
+
+def _lead(study: Study) -> Html | None:
+    if not study.splits:
+        return None
+    split, end = study.splits[0], final(study)
+    if (end, split) not in study.evaluations:
+        return None
+    whole = study.evaluations[end, split].content["all"]
+    f1 = whole.get("macro_F1")
+    return paragraph(
+        Html(
+            f"On the {SPLIT_NAMES[split]}, {page.safe(end)} reaches a mAP of {bold(score(whole['mAP']))}"
+            + (f", a macro F1 of {bold(score(f1))}" if f1 is not None else "")
+            + f" and a mean ECE of {bold(score(whole.get('macro_ECE')))}."
+        ),
+        "lead",
+    )
+
+
+def _claims(sources: Sources) -> list[tuple]:
+    study = sources.study
+    roles, main = study.roles, study.roles["main"]
+    split = study.splits[0] if study.splits else None
+    best_loss, best_backbone = (_best(study, roles[role]) for role in ("losses", "backbones"))
+    return [
+        ("LDAM-DRW against BCE", "Over 30 % better mAP on ResNet-50", _against_bce(sources, split)),
+        ("Best loss", "LDAM-DRW", _ranked(study, best_loss, roles["losses"], roles["reference"])),
+        (
+            "Best backbone",
+            "ConvNeXt-Large: mAP 0.5220, F1 0.3765 on its development split",
+            _ranked(study, best_backbone, roles["backbones"], None) + _on(study, best_backbone, ("dev", "test")),
+        ),
+        (
+            "From development to test",
+            "0.5220 to 0.3950 mAP (test server, 5th of 68 teams)",
+            _drop(study, main),
+        ),
+        ("F1", "Low although the ranking is good", _f1(study, main, split)),
+        ("Calibration", "Wanting", _calibrated(study, main)),
+    ]  # fmt: skip
+
+
+def _best(study: Study, names: Sequence[str]) -> str | None:
+    """By validation mAP; None if fewer than two have one."""
+    means = {name: study.evaluations[name, "val"].mean for name in names if (name, "val") in study.evaluations}
+    known = {name: value for name, value in means.items() if value is not None}
+    return max(known, key=known.get) if len(known) > 1 else None
+
+
+def _ranked(study: Study, best: str | None, names: Sequence[str], reference: str | None) -> str:
+    if best is None:
+        return "Not compared yet"
+    means = {name: study.evaluations[name, "val"].mean for name in names if (name, "val") in study.evaluations}
+    text = f"{best} by validation mAP, {score(means[best])}"
+    if reference in means and reference != best:
+        order = sorted(means, key=lambda name: -(means[name] or 0))
+        text += f"; {reference}, {score(means[reference])}, is number {order.index(reference) + 1} of {len(order)}"
+    return text + ("" if len(means) == len(names) else f" ({len(means)} of {len(names)} so far)")
+
+
+def _on(study: Study, name: str | None, splits: Sequence[str]) -> str:
+    found = [
+        f"{score(study.evaluations[name, split].mean)} on the {SPLIT_NAMES[split]}"
+        for split in splits
+        if (name, split) in study.evaluations
+    ]
+    return f"; {sentence(found)}" if found else ""
+
+
+def _against_bce(sources: Sources, split: str | None) -> str:
+    study, reference = sources.study, sources.study.roles["reference"]
+    pair = [study.evaluations.get((name, split)) for name in (reference, "ld-bce")]
+    if reference == "ld-bce" or None in pair or None in (pair[0].mean, pair[1].mean):
+        return "Not compared yet"
+    ours, theirs = pair[0].mean, pair[1].mean
+    arch = next((run.setting("arch") for run in sources.runs if run.path.name == reference), None)
+    gain = ours / theirs - 1
+    text = f"{score(ours)} against {score(theirs)}{f' on {arch}' if arch else ''} ({SPLIT_NAMES[split]}): "
+    text += f"{abs(gain) * 100:.1f} % {'better' if gain >= 0 else 'worse'}"
+    found = [
+        row
+        for row in study.comparisons.get("losses", {}).get("differences", [])
+        if (row["run"], row["metric"]) == (reference, "mAP") and row["p"] is not None
+    ]
+    if found and study.comparisons["losses"]["baseline"] == "ld-bce":
+        row = found[0]
+        text += (
+            f". On validation {_signed(row['difference'])} mAP ({_signed(row['low'])} to {_signed(row['high'])}, "
+            f"p = {row['p']:.2g})"
+        )
+    return text
+
+
+def _drop(study: Study, main: str) -> str:
+    means = [study.evaluations[main, split].mean for split in ("dev", "test") if (main, split) in study.evaluations]
+    return f"{score(means[0])} to {score(means[1])} mAP ({main})" if len(means) == 2 else "Not both evaluated"
+
+
+def _f1(study: Study, main: str, split: str | None) -> str:
+    cells = scores_of(study, main, split, {}) if split else None
+    if not cells or cells["F1"] is None:
+        return "Not evaluated yet"
+    return (
+        f"{score(cells[HALF])} at probability 0.5, {score(cells['F1'])} with thresholds fitted on validation "
+        f"({main}, {SPLIT_NAMES[split]})"
+    )
+
+
+def _calibrated(study: Study, main: str) -> str:
+    found = {method: each for (of, method), each in study.calibrations.items() if of == main}
+    if not found:
+        return "Not calibrated yet"
+    before = next(iter(found.values())).macro("ece", "before")
+    after = [f"{each.macro('ece', 'after'):.4f} ({method})" for method, each in found.items()]
+    return f"Mean ECE of {main} {before:.4f}; calibrated {sentence(after)}; on validation, cross-fitted"
+
+
+def _unfinished(sources: Sources) -> Html | None:
+    study = sources.study
+    left = [name for name, seconds in study.seconds.items() if seconds is None and name != "report"]
+    said = []
+    if left:
+        done = len(study.seconds) - 1 - len(left)
+        said.append(f"{done} of {len(study.seconds) - 1} steps are done; the next one: {left[0]}. "
+                    "The same `cxrdali loss-design` continues.")  # fmt: skip
+    if sources.unread:
+        said.append(f"No run (no config.json), so left out: {sentence([str(path) for path in sources.unread])}.")
+    return join(
+        missing(" ".join(said)) if said else None,
+        page.details("Left out of this study, and why", page.paragraph("; ".join(study.notes) + "."))
+        if study.notes
+        else None,
+    )
+
+
+def _signed(value: float) -> str:
+    return f"{'−' if value < 0 else '+'}{abs(value):.3f}"
