@@ -6,7 +6,7 @@ other parts taught. So the gain that is shown is not the fit's own, and no patie
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -115,7 +115,8 @@ def check_scale(path: Path, table: Predictions, findings: tuple[str, ...], made_
         if only:
             raise DataError(f"{path}: finding {first_of(only)} is {where}; learn from predictions of the same findings")
     done, learnt = calibrations(table.provenance), made_from["calibrated"]
-    if table.provenance.run is not None and done != learnt:
+    says_nothing = replace(table.provenance, kind=None) == Provenance()
+    if done != learnt and not says_nothing:
         raise DataError(
             f"{path}: its logits are {_in_words(done)}, those of {made_from['predictions']}, which taught the {what}, "
             f"are {_in_words(learnt)}; give tables that went through the same calibration"

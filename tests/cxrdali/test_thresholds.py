@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 from cxrdali import calibration
 from cxrdali.heldout import read_held_out
 from cxrdali.operating import choose, operating_points, parse_strategy
+from cxrdali.predictions import Provenance
 from cxrdali.predictions import read as read_table
 from cxrdali.thresholds import decide, fit, fixed, read
 from shards.errors import DataError
@@ -100,8 +102,13 @@ def test_thresholds_of_calibrated_logits_are_not_for_others(dataset, labels, val
     learnt = fit(tmp_path / "c.parquet", dataset, labels, "f1")
     assert learnt.made_from["calibrated"] == ["calibrated: platt, fitted on val.parquet"]
     assert learnt.decide(tmp_path / "c.parquet", read_table(tmp_path / "c.parquet")).any()
-    with pytest.raises(DataError, match="val.parquet: its logits are not calibrated, those of c.parquet, which taught"):
-        learnt.decide(val, read_table(val))
+    plain = read_table(val)
+    ensemble = replace(plain, provenance=Provenance("logit", None, "val", history=("mean of two",)))
+    for table in (plain, ensemble):
+        with pytest.raises(DataError, match="val.parquet: its logits are not calibrated, those of c.parquet, which"):
+            learnt.decide(val, table)
+    from_csv = replace(plain, provenance=Provenance("logit"))  # does not say what was done to it
+    assert learnt.decide(val, from_csv).any()
 
 
 def test_a_rising_calibration_changes_no_best_f1(dataset, labels, val, tmp_path):
