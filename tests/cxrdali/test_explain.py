@@ -165,6 +165,18 @@ def test_the_options_check_themselves(given, message):
         ExplainOptions(**given)
 
 
+def test_a_run_trained_with_checkpointing_is_explained_alike(run, dataset, tmp_path):
+    """Its layers run twice, and the second time in the backward pass."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    config = json.loads((copy / runs.CONFIG).read_text())
+    config["settings"]["checkpointing"] = True
+    (copy / runs.CONFIG).write_text(json.dumps(config))
+    options = ExplainOptions(images=1, findings=("Mass",), layer="stages.2")
+    one, two = (quietly(each, dataset, options).findings[0].best[0] for each in (run, copy))
+    assert one.heat.shape == (4, 4)
+    np.testing.assert_array_equal(one.heat, two.heat)
+
+
 # ---------------------------------------------------------------- the page
 
 
