@@ -97,13 +97,7 @@ def _header(sources: Sources) -> Html:
             )
         )
     elif options.images:
-        parts.append(
-            page.notice(
-                "Contains medical images.",
-                "This page shows images of the training set. Their data-use terms hold for the page: "
-                "pass it on only to people who have signed them.",
-            )
-        )
+        parts.append(page.medical_images("the training set"))
     return join(*parts)
 
 
