@@ -86,6 +86,7 @@ def _from_validation(by_map, to_fit, method, folds, data, labels, uncertain):
     from tqdm import tqdm
 
     from cxrdali.ensemble import fitted_weights, weights_by_map
+    from cxrdali.members import short_names
     from cxrdali.predictions import read
     from shards.packed import PackedDataset
 
@@ -100,9 +101,10 @@ def _from_validation(by_map, to_fit, method, folds, data, labels, uncertain):
                 paths, dataset, labels, method, uncertain=uncertain, folds=folds,
                 progress=lambda done: bar.update(done - bar.n),
             )  # fmt: skip
-    width = max(len(path.name) for path in paths)
-    for path, weight, reached in zip(paths, made.values, made.maps, strict=True):
-        click.echo(f"{path.name:{width}}  validation mAP {reached:.4f}  weight {weight:.3f}")
+    names = short_names(paths)
+    width = max(map(len, names))
+    for name, weight, reached in zip(names, made.values, made.maps, strict=True):
+        click.echo(f"{name:{width}}  validation mAP {reached:.4f}  weight {weight:.3f}")
     if to_fit:
         _say_gain(made, folds)
     return made

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import GroupKFold
 
 from cxrdali.matching import match
-from cxrdali.members import Members, read_members
+from cxrdali.members import Members, read_members, short_names
 from cxrdali.metrics import macro
 from cxrdali.pooling import METHODS, ranks
 from cxrdali.predictions import Predictions, Provenance
@@ -178,7 +178,7 @@ def _runs(members: Members) -> tuple[str | None, ...]:
 
 
 def _names(members: Members) -> str:
-    return ", ".join(path.name for path in members.paths)
+    return ", ".join(short_names(members.paths))
 
 
 def _check_runs(members: Members, weights: Weights) -> None:
@@ -198,13 +198,13 @@ def _check_runs(members: Members, weights: Weights) -> None:
 
 def _provenance(members: Members, weights: Sequence[float] | Weights | None, method: str) -> Provenance:
     """What all members have in common, and which they are. One of them that does not know leaves it unknown."""
-    paths, each = members.paths, members.provenances
+    names, each = short_names(members.paths), members.provenances
     common = {
         name: getattr(each[0], name) if len({getattr(other, name) for other in each}) == 1 else None
         for name in ("split", "labels", "dataset", "tta")
     }
-    run = "ensemble of " + ", ".join(known.run or path.name for path, known in zip(paths, each, strict=True))
-    before = tuple(f"{path.name}: {text}" for path, known in zip(paths, each, strict=True) for text in known.history)
+    run = "ensemble of " + ", ".join(known.run or name for name, known in zip(names, each, strict=True))
+    before = tuple(f"{name}: {text}" for name, known in zip(names, each, strict=True) for text in known.history)
     return Provenance("logit", run, **common, history=(*before, _step(members, weights, method)))
 
 

@@ -22,6 +22,12 @@ class Members:
     provenances: tuple[Provenance, ...]
 
 
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Each file's name, or all its path where two are called alike."""
+    names = [path.name for path in paths]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+
+
 def read_members(paths: Sequence[Path]) -> Members:
     """Images and findings in the order of the first table.
 

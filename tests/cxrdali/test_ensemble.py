@@ -73,6 +73,15 @@ def test_the_steps_before_are_kept(paths):
     assert made.tta is None
 
 
+def test_files_of_one_name_are_told_apart(paths, tmp_path):
+    (tmp_path / "other").mkdir()
+    replace(ONE, provenance=replace(KNOWN, run=None, history=("views",))).write(tmp_path / "other" / "two.parquet")
+    made = ensemble([*paths, tmp_path / "other" / "two.parquet"]).provenance
+    one, two = tmp_path / "two.parquet", tmp_path / "other" / "two.parquet"
+    assert made.history == (f"{two}: views", f"mean probability of one.parquet, {one}, {two}")
+    assert made.run == f"ensemble of model3, model5, {two}"
+
+
 def test_a_csv_that_says_nothing_leaves_unknown_what_it_does_not_say(paths, tmp_path):
     csv = tmp_path / "two.csv"
     TWO.write(csv)
