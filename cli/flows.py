@@ -18,14 +18,20 @@ scale_option = click.option(
     show_default=True,
     help="demo: all of it on drawn data with a small network, minutes on two cores; needs no --data.",
 )
-settings_option = click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="[MODEL.]NAME=VALUE",
-    help="Override a setting of all models or of one: --set epochs=10 --set model7.micro_batch=24. "
-    "`cxrdali recipes model0` lists the names.",
-)
+
+
+def settings_option(model: str):
+    """`model`: for the help's example."""
+    return click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="[MODEL.]NAME=VALUE",
+        help=f"Override a setting of all models or of one: --set epochs=10 --set {model}.micro_batch=24. "
+        f"`cxrdali recipes {model}` lists the names.",
+    )
+
+
 labels_option = click.option("--labels", metavar="NAME", help="Label release.  [default: the dataset's first]")
 draws_option = click.option(
     "--draws", type=int, help="Bootstrap draws of every evaluation, 0 for none.  [default: 1000; demo: 100]"

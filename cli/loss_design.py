@@ -26,7 +26,7 @@ DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-loss-design-demo", 100
 )
 @flows.scale_option
 @file_option
-@flows.settings_option
+@flows.settings_option("ld-bce")
 @flows.labels_option
 @click.option(
     "--tta",

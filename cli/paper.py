@@ -27,7 +27,7 @@ DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-paper-demo", 100
 )
 @flows.scale_option
 @file_option
-@flows.settings_option
+@flows.settings_option("model7")
 @flows.labels_option
 @click.option(
     "--tta",

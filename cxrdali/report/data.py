@@ -43,7 +43,7 @@ def label_frequencies(sources: Sources) -> Html:
             "Training images per finding, most frequent first, on a logarithmic axis.",
         ),
         paragraph(f"Never in the training images: {sentence(absent)}.", "soft") if absent else None,
-        page.details("Images per finding and split", _split_tables(table, splits)),
+        page.details("Images per finding and split", _split_tables(table, splits, beside=sources.study is None)),
     )
 
 
@@ -75,14 +75,14 @@ def _frequency_table(labels: Labels, splits: dict[str, np.ndarray]) -> pd.DataFr
     return table.sort_values("train", ascending=False, kind="stable")
 
 
-def _split_tables(table: pd.DataFrame, splits: dict[str, np.ndarray]) -> Html:
-    """Counts, and shares with the paper's beside them."""
+def _split_tables(table: pd.DataFrame, splits: dict[str, np.ndarray], beside: bool) -> Html:
+    """Counts, and shares; `beside`: with the stage-training paper's beside them."""
     released = {name: len(rows) for name, rows in splits.items()}
     heads = tuple(map(str.capitalize, released))
     counts = [("All images", *map(count, released.values()))]
     counts += [(finding, *map(count, row)) for finding, row in table.iterrows()]
     paper = published.label_ratio()
-    known = any(name in paper.index for name in table.index)
+    known = beside and any(name in paper.index for name in table.index)
     shares = [
         (
             finding,

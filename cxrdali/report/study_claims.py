@@ -6,7 +6,7 @@ Choices (a best loss, a best backbone) are made on validation; development and t
 from collections.abc import Sequence
 
 from cxrdali.report import page
-from cxrdali.report.page import Html, bold, join, missing, paragraph, score, sentence
+from cxrdali.report.page import Html, bold, count, join, missing, paragraph, score, sentence
 from cxrdali.report.sources import Sources
 from cxrdali.report.steps import SPLIT_NAMES
 from cxrdali.report.study_folder import Study, final
@@ -27,10 +27,24 @@ def at_a_glance(sources: Sources) -> Html:
             "no contradiction.",
             "soft",
         ),
+        _images(sources),
         paragraph("Drawn images and tiny networks: nothing here says which loss is better on patients.", "soft")
         if sources.options.synthetic
         else None,
         _unfinished(sources),
+    )
+
+
+def _images(sources: Sources) -> Html | None:
+    """What these runs were trained on, beside the paper's."""
+    found = [run.config.get("selection", {}) for run in sources.runs]
+    if not found or not found[0].get("train_images"):
+        return None
+    train, validated = (count(found[0].get(f"{part}_images")) for part in ("train", "val"))
+    return paragraph(
+        f"These runs: {train} images to train and {validated} to validate, labels {sources.runs[0].labels}. Figures of "
+        "different images do not compare.",
+        "soft",
     )
 
 
