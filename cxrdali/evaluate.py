@@ -16,6 +16,7 @@ from cxrdali.decisions import METRICS, score_decisions
 from cxrdali.heldout import differences
 from cxrdali.matching import match
 from cxrdali.metrics import macro, score
+from cxrdali.paired import held
 from cxrdali.reliability import brier, ece
 from cxrdali.targets import check_labelled, targets
 from cxrdali.thresholds import Thresholds
@@ -142,10 +143,11 @@ def _part(findings, truth, values, study, options: EvaluateOptions, progress) ->
     }
     if options.draws:
         draws = resample(truth, values, study, options.draws, options.seed, progress)
-        for name, column, drawn in (("AP", "mAP", draws.ap), ("AUROC", "macro_AUROC", draws.auroc)):
+        measures = (("AP", "mAP", draws.ap, scores.ap), ("AUROC", "macro_AUROC", draws.auroc, scores.auroc))
+        for name, column, drawn, observed in measures:
             low, high = draws.interval(drawn, options.level)
             columns[f"{name}_low"], columns[f"{name}_high"] = low.tolist(), high.tolist()
-            macros = np.array([macro(row) for row in drawn])
+            macros = np.array([macro(row) for row in held(drawn, observed)])
             low, high = draws.interval(macros, options.level)
             part[f"{column}_low"], part[f"{column}_high"] = float(low), float(high)
     part = {key: _defined(value) for key, value in part.items()}

@@ -263,3 +263,18 @@ def test_the_table_of_findings_has_what_was_added(dataset, labels, tmp_path):
     edema = result["all"]["findings"][0]
     for name in ("ECE", "Brier", "threshold", "F1", "precision", "recall", "specificity"):
         assert float(row[name]) == edema[name]
+
+
+def test_a_rare_finding_that_a_draw_lacks_does_not_lift_the_interval_of_the_mean():
+    """A common finding with AP 0.9 or so, and one in a single study, ranked last: its AP is 0.02, and a third of the
+    draws do not have it. Means over what a draw has would then be near 0.9, twice the mean that is reported."""
+    from cxrdali.evaluate import _part
+
+    rng = np.random.default_rng(0)
+    common = (np.arange(50) < 25).astype(np.float32)
+    truth = np.stack([common, (np.arange(50) == 49).astype(np.float32)], axis=1)
+    values = np.stack([common + rng.normal(0, 0.5, 50), -np.arange(50.0)], axis=1).astype(np.float32)
+    part = _part(("common", "rare"), truth, values, np.arange(50), EvaluateOptions(draws=300), lambda done: None)
+    assert part["findings"][1]["AP"] == pytest.approx(1 / 50)
+    assert part["mAP_low"] < part["mAP"] < part["mAP_high"] < 0.6
+    assert part["findings"][0]["AP_low"] > 0.7
