@@ -162,7 +162,7 @@ class _Trainer:
         if state is not None and self._is_finished(state):
             runs.settle(self.out, state)
             return self._summary(state, already_finished=True)
-        self._set_up(continues=state is not None)
+        self._set_up(state)
         if state is None:  # not before: a run that could not begin must not stand in the way of other settings
             runs.write_config(self.out, config)
         self._describe()
@@ -336,8 +336,9 @@ class _Trainer:
 
     # ------------------------------------------------------------ set-up
 
-    def _set_up(self, continues: bool) -> None:
-        settings, device = self.settings, self.hardware.device
+    def _set_up(self, state: dict | None) -> None:
+        """Everything but the optimizer's and the generators' state, which `_restore` takes from `state`."""
+        settings, device, continues = self.settings, self.hardware.device, state is not None
         # a run that continues has weights of its own: the initial ones may be gone since
         weights = None if continues else initial_weights(settings.init)
         torch.manual_seed(settings.seed)
@@ -349,6 +350,8 @@ class _Trainer:
             if "findings" not in found and not settings.new_head:
                 head = "the classifier is new" if found.get("head") else "its classifier is taken by position"
                 self.say(f"{weights} names no findings: {head}")
+        if continues:  # here already: features are kept of the run's own backbone
+            self.model.backbone.load_state_dict(state.pop("model"))
         if settings.frozen:
             self._freeze()
         self.model.to(device)
@@ -487,7 +490,6 @@ class _Trainer:
         return {"epoch": 0, **best, **tables, **_fresh_epoch()}
 
     def _restore(self, state: dict) -> None:
-        self.model.backbone.load_state_dict(state.pop("model"))
         self.optimizer.load_state_dict(state.pop("optimizer"))
         self.scaler.load_state_dict(state.pop("scaler"))
         torch.set_rng_state(state.pop("rng"))

@@ -225,6 +225,28 @@ def test_cached_features_train_what_the_backbone_would(finished, dataset, tmp_pa
     np.testing.assert_allclose(seen.values, tables[0], rtol=1e-3, atol=1e-4)
 
 
+def test_a_killed_run_continues_with_the_features_of_its_own_backbone(finished, dataset, tmp_path, monkeypatch):
+    out, _ = finished
+    same = crt(out, dataset, lr=1e-2)
+    quietly(same, dataset, tmp_path / "whole")
+    whole, calls = training._Trainer._stop_if_asked, [0]
+
+    def stop_if_asked(trainer):
+        calls[0] += 1
+        trainer.stop_signal = 15 if calls[0] in (3, 8) else trainer.stop_signal
+        whole(trainer)
+
+    monkeypatch.setattr(training._Trainer, "_stop_if_asked", stop_if_asked)
+    for position in (24, 56):  # after the third of seven steps, then in the validation that follows them
+        with pytest.raises(Stopped):
+            quietly(same, dataset, tmp_path / "killed")
+        state = runs.load_last(tmp_path / "killed")
+        assert (state["epoch"], state["position"]) == (0, position)
+    quietly(same, dataset, tmp_path / "killed")
+    left, right = (runs.load_last(tmp_path / name)["model"] for name in ("whole", "killed"))
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
 def test_a_kept_classifier_starts_where_the_run_ended(finished, dataset, tmp_path):
     out, _ = finished
     kept = crt(out, dataset, new_head=False, lr=1e-9, epochs=1)
