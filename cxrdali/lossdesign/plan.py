@@ -117,6 +117,7 @@ class _Study(Flow):
         return {
             "format": FORMAT,
             "title": self.options.title,
+            "synthetic": self.options.synthetic,
             "models": list(self.models),
             "roles": asdict(self.roles),
             "splits": {split: self.ground.labelled(split) for split in self.splits},

@@ -125,13 +125,18 @@ def read_sources(
         inside, others = run_folders(path)
         found += inside
         unread += others
+    study = read_study(studies[0]) if studies else None
+    if study:
+        order = {name: place for place, name in enumerate(study.models)}
+        found.sort(key=lambda path: order.get(path.name, len(order)))
+        options = replace(options, synthetic=options.synthetic or study.synthetic)
     sources = Sources(
         runs=_named([_read_run(path) for path in dict.fromkeys(found)]),
         dataset=None if pack is None else PackedDataset.open(Path(pack)),
         evaluations=[read_evaluation(Path(path)) for path in evaluations],
         options=options,
         folder=read_paper(papers[0]) if papers else None,
-        study=read_study(studies[0]) if studies else None,
+        study=study,
         unread=tuple(unread),
     )
     _check_same_dataset(sources)

@@ -32,11 +32,13 @@ class StudyTable:
 
 @dataclass(frozen=True)
 class Study:
-    """roles: names of models by what they are there for; labelled: by split, whether it has labels; evaluations: by
-    (table, split); calibrations: by (table, method); thresholds: by table; weights: of the weighted ensemble by member;
-    comparisons: by what is compared; seconds: of every step so far, None for those that are not done."""
+    """synthetic: its images are drawn; roles: names of models by what they are there for; labelled: by split, whether
+    it has labels; evaluations: by (table, split); calibrations: by (table, method); thresholds: by table; weights: of
+    the weighted ensemble by member; comparisons: by what is compared; seconds: of every step so far, None for those
+    that are not done."""
 
     path: Path
+    synthetic: bool
     models: tuple[str, ...]
     roles: Mapping[str, str | list[str]]
     labelled: Mapping[str, bool]
@@ -76,6 +78,7 @@ def read_study(path: Path) -> Study:
     calibrated = [(table.of, table.how) for table in tables if table.kind == "calibrated"]
     return Study(
         path,
+        record["synthetic"],
         tuple(record["models"]),
         record["roles"],
         record["splits"],
@@ -126,6 +129,8 @@ def _check_record(record: dict) -> dict:
         raise ValueError(f"splits {', '.join(record['splits'])}")
     for table in record["tables"]:
         StudyTable(**table)
+    if not isinstance(record["synthetic"], bool):
+        raise ValueError(f"'synthetic' is {record['synthetic']!r}")
     record["strategy"]
     return record
 

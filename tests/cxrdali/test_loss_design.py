@@ -401,6 +401,7 @@ def test_validation_on_the_page_is_cross_fitted(done, page):
 
 def test_every_part_of_the_study_is_on_the_page(done, page):
     assert list(page.table("What each model is").index) == list(MODELS)
+    assert list(page.table("Where the numbers come from").columns) == list(MODELS)
     assert list(page.table("Backbones, test split").index) == ["ld-ldam-drw", "ld-byobnet"]
     assert list(page.table("Before and after retraining the classifier, test split").index) == ["ld-byobnet", "ld-crt"]
     assert page.table("Test-time augmentation, test split")["Passes"].tolist() == ["1", "2"]
@@ -455,6 +456,7 @@ def test_a_half_done_study_is_a_page_that_says_what_is_left(done, dataset, known
     write_record(root, make_plan(root, dataset, known, OPTIONS, say=quiet)[1])
     empty = page_of(root)
     steps = json.loads((root / RECORD).read_bytes())["steps"]
+    assert "Synthetic data." in empty.text, "the study's record says so"
     assert f"0 of {len(steps) - 1} steps are done; the next one: train ld-bce." in empty.text
     assert "No run of ld-bce, ld-asl, ld-ldam-drw, ld-byobnet and ld-crt yet." in empty.text
     for folder, names in (
