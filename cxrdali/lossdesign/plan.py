@@ -8,6 +8,7 @@ TABLE is a model, MODEL+TTA of the main model, ensemble, ensemble+weighted, or o
 calibrations and thresholds are fitted on validation alone; development and test are predicted and evaluated with them.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -310,8 +311,6 @@ def write(rules, path: Path) -> None:
 
 def read_weights(path: Path) -> Weights:
     """Raises DataError if the file is not as `_weigh` writes it."""
-    import json
-
     try:
         stored = json.loads(path.read_bytes())
         names = ("values", "runs", "maps")

@@ -15,6 +15,7 @@ from cxrdali import run as runs
 from cxrdali.lossdesign import RECORD
 from cxrdali.lossdesign.plan import StudyOptions, make_plan, read_weights, write_record
 from cxrdali.lossdesign.roles import roles
+from cxrdali.paper.flow import Ground
 from cxrdali.paper.steps import Book
 from cxrdali.predictions import read
 from cxrdali.report import ReportOptions, write_report
@@ -318,6 +319,25 @@ def test_a_single_loss_makes_a_study_and_a_page(dataset, known, tmp_path):
     page = Page(tmp_path / "report.html")
     assert "On the test split, ld-bce reaches a mAP of" in page.text
     assert page.table("What the paper says").loc["LDAM-DRW against BCE", "Here"] == "Not compared yet"
+
+
+def test_a_split_without_labels_is_predicted_and_not_evaluated(dataset, known, tmp_path, monkeypatch):
+    monkeypatch.setattr(Ground, "labelled", lambda self, split: split != "test")
+    plan, record = make_plan(tmp_path, dataset, known, OPTIONS, say=quiet)
+    names = [step.name for step in plan.steps]
+    assert "predict ld-bce test" in names and "evaluate ld-bce dev" in names
+    assert not [name for name in names if name.startswith("evaluate") and name.endswith("test")]
+    assert "test is predicted, not evaluated: it was released without labels" in plan.notes
+    assert record["splits"] == {"val": True, "dev": True, "test": False}
+
+
+def test_a_validation_of_one_subject_has_no_cross_fit_and_is_said(dataset, known, tmp_path, monkeypatch):
+    one = np.zeros(len(dataset.catalog), dtype=np.int64)
+    monkeypatch.setattr("cxrdali.lossdesign.plan.group_codes", lambda *given: one)
+    plan = plan_of(tmp_path, dataset, known)
+    kinds = {step.name.split()[0] for step in plan.steps}
+    assert kinds == {"train", "predict", "ensemble", "weights", "evaluate", "report"}
+    assert "no calibration, thresholds or comparisons: validation has images of a single subject" in plan.notes
 
 
 @pytest.mark.parametrize(
