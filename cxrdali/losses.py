@@ -142,8 +142,8 @@ class Loss(nn.Module):
 
     def __init__(self, name: str, parameters: Mapping[str, object], positives: np.ndarray, negatives: np.ndarray):
         super().__init__()
-        self.name, self.parameters = name, {key: value for key, value in parameters.items() if value is not None}
-        own = self.parameters
+        self.name, self.own = name, {key: value for key, value in parameters.items() if value is not None}
+        own = self.own
         self.drw_epoch = own.get("drw_epoch")
         per_finding = {
             "pos_weight": positive_weights(positives, negatives, own.get("pos_weight", "none")),
@@ -162,7 +162,7 @@ class Loss(nn.Module):
         known = ~torch.isnan(targets)
         x = logits if logits.dtype == torch.float64 else logits.float()
         wanted = torch.nan_to_num(targets).to(x.dtype)
-        p = self.parameters
+        p = self.own
         if self.name in ("focal", "cb-focal"):
             found = sigmoid_focal_loss(x, wanted, p.get("focal_alpha", -1), p["focal_gamma"], reduction="none")
         elif self.name == "asl":

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 
 import timm
 import torch
@@ -76,7 +77,7 @@ class Classifier(nn.Module):
         self.backbone, self.norm, self.logit_scale = backbone, norm, logit_scale
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         for head in self.heads:
-            head.forward = _wide(head.forward)
+            head.forward = MethodType(_wide, head)  # bound: a copy of the model computes with its own classifier
         scale = 1 / (255 * torch.tensor(std)).view(1, 3, 1, 1)
         shift = -(torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1)
         # not persistent: a checkpoint holds timm's keys alone
@@ -112,14 +113,10 @@ class Classifier(nn.Module):
         return logits if self.logit_scale == 1 else logits * self.logit_scale
 
 
-def _wide(forward: Callable) -> Callable:
+def _wide(head: nn.Module, features: torch.Tensor, *arguments, **options) -> torch.Tensor:
     """A classifier's forward, outside of autocast and from float32."""
-
-    def wide(features: torch.Tensor, *arguments, **options) -> torch.Tensor:
-        with torch.autocast(features.device.type, enabled=False):
-            return forward(features.float(), *arguments, **options)
-
-    return wide
+    with torch.autocast(features.device.type, enabled=False):
+        return type(head).forward(head, features.float(), *arguments, **options)
 
 
 def create(options: ModelOptions, findings: int) -> Classifier:

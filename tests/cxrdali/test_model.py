@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import timm
@@ -195,6 +197,20 @@ def test_checkpointing_changes_memory_and_not_gradients():
         gradients.append([each.grad for each in made.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_copy_has_a_classifier_of_its_own():
+    """As moving averages of weights are made."""
+    one = model("test_convnext").eval()
+    other = copy.deepcopy(one)
+    images = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        before = one(images)
+        for head in other.heads:
+            head.weight.zero_()
+            head.bias.fill_(2)
+        assert (other(images) == 2).all()
+        torch.testing.assert_close(one(images), before, rtol=0, atol=0)
 
 
 def test_a_model_without_checkpointing_is_named():
