@@ -29,6 +29,9 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--lr", default=1e-3, show_default=True, help="Largest learning rate (then cosine to zero).")
 @click.option("--weight-decay", type=float, help="AdamW's, per step and rate.  [default: the run's]")
 @click.option("--batch", type=int, help="Images per optimizer step.  [default: the run's]")
+@click.option(
+    "--micro-batch", type=int, help="Images on the device at a time; must divide the batch.  [default: the batch]"
+)
 @patience_option
 @click.option(
     "--augment/--no-augment",
@@ -66,7 +69,8 @@ def retrain_head(run, out, data, head, augment, **given):
     dataset = PackedDataset.open(folders.packed(data))
     settings = settings_of(run, dataset, changes)
     if out is None:
-        out = run.with_name(f"{run.name}-crt")
+        named = run if run.name not in ("", "..") else run.resolve()  # "." has no name to add to
+        out = named.with_name(f"{named.name}-crt")
         click.echo(f"run: {out} (the default)", err=True)
     try:
         summary = train(settings, dataset, out, say=click.echo)

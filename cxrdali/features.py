@@ -81,7 +81,8 @@ def features_of(
         width = model.features(torch.zeros(1, 1, size, size, dtype=torch.uint8, device=hardware.device)).shape[1:]
     if len(width) != 1:
         raise DataError(
-            f"the classifier takes features of {list(width)}, not a vector, so none are kept; use --no-cache"
+            f"the classifier takes features of {list(width)}, not a vector, so none are kept; "
+            "use --no-cache, or cache_features = false in a recipe"
         )
     values = logits(_Features(model), loader, width[0], hardware, micro_batch=micro_batch, progress=progress)
     return torch.from_numpy(values).to(hardware.device)

@@ -176,7 +176,9 @@ class _Trainer:
             while not self._is_finished(self.state):
                 self._epoch(events)
         if self.state["epoch"] < self.settings.epochs:
-            self.say(f"ended after epoch {self.state['epoch']}: none better in {self.settings.patience} epochs")
+            begins = self.settings.drw_epoch or 0
+            never = f"; re-weighting, from epoch {begins + 1} on, never began" if self.state["epoch"] <= begins else ""
+            self.say(f"ended after epoch {self.state['epoch']}: none better in {self.settings.patience} epochs{never}")
         return self._summary(self.state)
 
     def _is_finished(self, state: dict) -> bool:

@@ -13,12 +13,14 @@ from timm.models import register_model
 from cxrdali import predictions
 from cxrdali import run as runs
 from cxrdali import trainer as training
+from cxrdali.augment import AugmentOptions
 from cxrdali.features import CachedLoader
+from cxrdali.loader import Loader
 from cxrdali.losses import LOSSES
 from cxrdali.model import ModelOptions, create, load_initial
 from cxrdali.predict import predict
 from cxrdali.retrain import settings_of
-from cxrdali.stages import TrainSettings
+from cxrdali.stages import LATER, TrainSettings
 from cxrdali.trainer import Stopped, train
 from shards.errors import DataError
 
@@ -186,6 +188,91 @@ def test_a_run_ends_early_and_counts_as_finished(dataset, tmp_path, monkeypatch)
     assert runs.finished(tmp_path / "run", "")[1]["epoch"] == 4
 
 
+@pytest.mark.parametrize(("drw_epoch", "began"), [(4, False), (3, True)])
+def test_a_run_that_ends_before_re_weighting_says_so(dataset, tmp_path, monkeypatch, drw_epoch, began):
+    values, scored = iter([0.5, 0.6, 0.4, 0.6]), training._Trainer._score
+
+    def score(trainer, logits):
+        loss, found = scored(trainer, logits)
+        return loss, dataclasses.replace(found, ap=np.full(5, next(values)))
+
+    monkeypatch.setattr(training._Trainer, "_score", score)
+    said = []
+    patient = settings(epochs=5, patience=2, loss="drw", drw_epoch=drw_epoch, limit_batches=1)
+    quietly(patient, dataset, tmp_path / "run", say=said.append)
+    more = "" if began else "; re-weighting, from epoch 5 on, never began"
+    assert said[-1] == f"ended after epoch 4: none better in 2 epochs{more}"
+    assert [row["reweighted"] for row in rows_of(tmp_path / "run" / "metrics.csv")][-1] == str(int(began))
+
+
+def test_the_rate_goes_by_cosine_to_min_lr(dataset, tmp_path):
+    quietly(settings(lr=1e-3, min_lr=4e-4, warmup_epochs=0), dataset, tmp_path / "run")
+    rates = [float(row["lr"]) for row in rows_of(tmp_path / "run" / "metrics.csv")]
+    # of the last of seven steps an epoch, of 14 in all
+    expected = [4e-4 + 6e-4 * (1 + np.cos(np.pi * step / 14)) / 2 for step in (6, 13)]
+    assert rates == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("flips", "cutout", "expected"),
+    [
+        ("both", "fixed", AugmentOptions()),
+        ("horizontal", "off", AugmentOptions(hflip=0.5, vflip=0.0, cutout="off")),
+        ("none", "random", AugmentOptions(hflip=0.0, vflip=0.0, cutout="random")),
+        ("none", "off", None),
+    ],
+)
+def test_settings_decide_the_augmentation_and_the_model_s_form(dataset, tmp_path, monkeypatch, flips, cutout, expected):
+    seen = []
+
+    class Watched(Loader):
+        def __init__(self, *arguments, **options):
+            seen.append(options.get("augment", "validation"))
+            super().__init__(*arguments, **options)
+
+    made = training.create
+    monkeypatch.setattr(training, "create", lambda options, findings: seen.append(options) or made(options, findings))
+    changes = {"flips": flips, "cutout": cutout, "channels_last": False, "checkpointing": True, "loss": "ldam"}
+    asked = settings(**changes, ldam_scale=7.0, epochs=1, limit_batches=1)
+    quietly(asked, dataset, tmp_path / "run", loader=Watched)
+    form = ModelOptions(ARCH, 48, pretrained=False, logit_scale=7.0, channels_last=False, checkpointing=True)
+    assert seen == [form, expected, "validation"]
+
+
+def _as_before(out):
+    """Take out of a run what came with losses: its settings, and what its state and its metrics know of them."""
+    config = json.loads((out / "config.json").read_text())
+    later = {*LATER, "channels_last", "checkpointing", "cache_features"}
+    config["settings"] = {name: value for name, value in config["settings"].items() if name not in later}
+    del config["train_positives"]
+    (out / "config.json").write_text(json.dumps(config))
+    state = torch.load(out / "last.pt", weights_only=True)
+    del state["logit_scale"]
+    for row in state["metrics"]:
+        del row["reweighted"]
+    torch.save(state, out / "last.pt")
+
+
+def test_a_run_from_before_there_were_losses_continues(dataset, tmp_path, monkeypatch):
+    out, whole, calls = tmp_path / "run", training._Trainer._stop_if_asked, [0]
+
+    def stop_if_asked(trainer):
+        calls[0] += 1
+        trainer.stop_signal = 15 if calls[0] == 12 else trainer.stop_signal
+        whole(trainer)
+
+    monkeypatch.setattr(training._Trainer, "_stop_if_asked", stop_if_asked)
+    with pytest.raises(Stopped):
+        quietly(settings(), dataset, out)
+    _as_before(out)
+    with pytest.raises(DataError, match="holds a run with another loss: 'bce' there, 'focal' now"):
+        quietly(settings(loss="focal"), dataset, out)
+    quietly(settings(), dataset, out)
+    assert [row["reweighted"] for row in rows_of(out / "metrics.csv")] == ["", "0"]
+    assert quietly(settings(), dataset, out).already_finished
+    assert crt(out, dataset).loss == "bce"
+
+
 # ---------------------------------------------------------------- cRT
 
 
@@ -314,6 +401,33 @@ def cxrdali_test_headless(pretrained=False, num_classes=10, **_):
             return self.head(images.mean(dim=(2, 3)))
 
     return Headless()
+
+
+@register_model
+def cxrdali_test_convolution_last(pretrained=False, num_classes=10, **_):
+    class ConvolutionLast(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = torch.nn.Conv2d(3, 4, 3, 2), torch.nn.Conv2d(4, num_classes, 1)
+
+        def get_classifier(self):
+            return self.head
+
+        def forward(self, images):
+            return self.head(self.stem(images).mean(dim=(2, 3), keepdim=True)).flatten(1)
+
+    return ConvolutionLast()
+
+
+def test_features_that_are_no_vector_are_not_kept(dataset, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "crt"
+    quietly(settings(arch="cxrdali_test_convolution_last", epochs=1), dataset, run)
+    with pytest.raises(
+        DataError, match=r"takes features of \[4, 1, 1\], not a vector, so none are kept; use --no-cache"
+    ):
+        quietly(crt(run, dataset, epochs=1), dataset, out)
+    quietly(crt(run, dataset, epochs=1, cache_features=False), dataset, out)  # the same folder: nothing was begun
+    assert runs.finished(out, "")
 
 
 def test_a_run_without_a_backbone_has_nothing_to_freeze(dataset, tmp_path):
