@@ -27,8 +27,7 @@ def how_to_read(sources: Sources) -> Html:
             "mAP, AUROC, F1 and ECE (expected calibration error; lower is better) are means over findings. "
             f"F1, fitted: with a threshold per finding ({study.strategy}) fitted on validation; on validation itself, "
             "cross-fitted over subjects. F1 at 0.5: every image with a probability of at least 0.5 counts as positive. "
-            "The best of a column is bold. Intervals are from resampling studies; a draw without a positive image of a "
-            "rare finding leaves it out of its mean, so with few positives they lie high.",
+            "The best of a column is bold. Intervals are from resampling whole studies.",
             "soft",
         ),
         paragraph(
