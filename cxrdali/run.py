@@ -32,7 +32,7 @@ METRIC_COLUMNS = (
     "epoch", "lr", "train_loss", "val_loss", "mAP", "LRAP", "macro_AUROC", "images", "images_per_second",
     "train_seconds", "wait_seconds", "val_seconds",
 )  # fmt: skip
-_LATER_COLUMNS = ("reweighted",)  # older runs do not have them
+_LATER_COLUMNS = ("reweighted",)  # older runs do not have them: their files stay the same, byte for byte
 FINDING_COLUMNS = ("epoch", "finding", "AP", "AUROC", "positives", "negatives")
 _NEW = {BEST: "best.new.safetensors", VAL_PREDICTIONS: "val_predictions.new.parquet"}
 
@@ -121,7 +121,10 @@ def settle(run: Path, state: dict | None) -> None:
         (run / name).unlink(missing_ok=True)
     remove_parts(run)
     if state is not None:
-        write_bytes(run / METRICS, _csv((*METRIC_COLUMNS, *_LATER_COLUMNS), state["metrics"]))
+        later = (
+            name for name in _LATER_COLUMNS if not state["metrics"] or any(name in row for row in state["metrics"])
+        )
+        write_bytes(run / METRICS, _csv((*METRIC_COLUMNS, *later), state["metrics"]))
         write_bytes(run / FINDINGS, _csv(FINDING_COLUMNS, state["findings"]))
 
 

@@ -7,6 +7,7 @@ from cxrdali import published
 from cxrdali.report import page
 from cxrdali.report.page import Html, count, join, paragraph, percent, score, sentence
 from cxrdali.report.sources import Run, Sources
+from cxrdali.run import is_finished
 
 MIMIC = "paper, MIMIC-CXR"
 PAPER_TRAIN, PAPER_VAL = 211_879, 52_970  # images, Yamagishi & Hanaoka 2023
@@ -59,8 +60,9 @@ def _reached(run: Run, sources: Sources) -> tuple:
 
 def epochs(run: Run) -> str:
     """Done ones, and of how many if some are left."""
-    done, planned, patience = len(run.metrics), run.setting("epochs"), run.setting("patience")
-    if patience is not None and 0 < done < planned and done - run.best["epoch"] >= patience:
+    done, planned = len(run.metrics), run.setting("epochs")
+    state = {"epoch": done, "best_epoch": run.best["epoch"] if done else 0}
+    if done != planned and is_finished(state, run.config["settings"]):
         return f"{count(done)}, ended early"
     return count(done) if planned in (None, done) else f"{count(done)} of {count(planned)}"
 

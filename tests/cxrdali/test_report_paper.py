@@ -9,16 +9,17 @@ import pytest
 from click.testing import CliRunner
 
 from cli.report import report
-from cxrdali.augment import AugmentOptions
+from cxrdali.augment import AugmentOptions, options_of
 from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.report import ReportOptions, write_report
 from cxrdali.report.data import first_training_images
 from cxrdali.report.lineage import is_line, lineage
-from cxrdali.report.models import comparability, differences
+from cxrdali.report.models import comparability, differences, epochs
 from cxrdali.report.plots import CANVASES, branches
 from cxrdali.report.runs import _line
 from cxrdali.report.sources import read_sources
 from cxrdali.report.steps import gain
+from cxrdali.sampler import Sampler
 from cxrdali.sampling import oversampled
 from cxrdali.selection import FoldOptions, rows_sha256, train_and_validation
 from cxrdali.stages import sampling_seed
@@ -404,6 +405,41 @@ def test_the_contact_sheet_has_the_doubled_images(dataset, tmp_path):  # noqa: F
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(DataError, match="config.json: an epoch had"):
         first_training_images(read(folder).runs[0], dataset)
+
+
+@pytest.mark.parametrize(("order", "flips", "cutout"), [("global", "horizontal", "off"), ("windowed", "none", "off")])
+def test_the_contact_sheet_has_the_first_draws_of_a_sampler(dataset, tmp_path, order, flips, cutout):  # noqa: F811
+    labels = dataset.labels(LABELS)
+    train, _ = train_and_validation(dataset, labels, FoldOptions())
+    more = {"labels": LABELS, "group": "subject", "sampler": "class-balanced", "order": order, "flips": flips,
+            "cutout": cutout, "seed": 3}  # fmt: skip
+    model = Model("ld-crt", 2, 64, 32, (0.1, 0.2), settings=more)
+    folder = write_model(tmp_path, model, labels.findings, dataset.id)
+    config = json.loads((folder / "config.json").read_text())
+    config["selection"]["train_sha256"] = rows_sha256(train)
+    (folder / "config.json").write_text(json.dumps(config))
+    images, said = first_training_images(read(folder).runs[0], dataset)
+    seed = sampling_seed(3, stage=2)
+    loader = Loader(
+        dataset, train, LoaderOptions(64, 12, order=order), seed=seed, shuffle=True, drop_last=True,
+        augment=options_of(flips, cutout), sampler=Sampler.make("class-balanced", train, targets(labels), seed, 2),
+    )  # fmt: skip
+    assert np.array_equal(images, next(iter(loader)).images.numpy())
+    assert (said == "none") == (flips == "none")
+
+
+@pytest.mark.parametrize(
+    ("scores", "changes", "words"),
+    [
+        ((0.1, 0.3, 0.2, 0.2), {"epochs": 9, "patience": 2}, "4, ended early"),
+        ((0.1, 0.3, 0.2), {"epochs": 9, "patience": 2}, "3 of 9"),
+        ((0.1, 0.3, 0.2), {"epochs": 9}, "3 of 9"),
+        ((0.1, 0.3, 0.2), {"epochs": 3, "patience": 1}, "3"),
+    ],
+)
+def test_epochs_of_a_run_that_ended_early(tmp_path, scores, changes, words):
+    folder = write_model(tmp_path, Model("ld-bce", 1, 64, 32, scores, settings=changes), ["Edema"])
+    assert epochs(read(folder).runs[0]) == words
 
 
 def test_shares_stand_beside_the_papers(dataset, tmp_path):  # noqa: F811

@@ -251,6 +251,21 @@ def _as_before(out):
     for row in state["metrics"]:
         del row["reweighted"]
     torch.save(state, out / "last.pt")
+    lines = [line.rpartition(",")[0] for line in (out / "metrics.csv").read_text().splitlines()]
+    (out / "metrics.csv").write_text("\n".join([*lines, ""]))
+
+
+def test_a_finished_run_from_before_there_were_losses_stays_as_it_is(dataset, tmp_path):
+    """`cxrdali paper` knows its results by their bytes, and would train again what had changed."""
+    out = tmp_path / "run"
+    quietly(settings(epochs=1), dataset, out)
+    _as_before(out)
+    names = (runs.METRICS, runs.FINDINGS, runs.CONFIG, runs.LAST, runs.BEST)
+    before = {name: (out / name).read_bytes() for name in names}
+    assert before[runs.METRICS].splitlines()[0].endswith(b"val_seconds")
+    runs.best_weights(out, runs.load_last(out))
+    assert quietly(settings(epochs=1), dataset, out).already_finished
+    assert {name: (out / name).read_bytes() for name in names} == before
 
 
 def test_a_run_from_before_there_were_losses_continues(dataset, tmp_path, monkeypatch):
