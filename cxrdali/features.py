@@ -73,7 +73,7 @@ def features_of(
 ) -> torch.Tensor:
     """float32 [n, D] on the model's device, in the loader's order (one without shuffling or augmentation).
 
-    Raises DataError for a model whose classifier is a convolution over a map.
+    Raises DataError for a model whose classifier is a convolution over a map, or for a full GPU.
     """
     size = loader.options.size
     model.eval()
@@ -84,5 +84,11 @@ def features_of(
             f"the classifier takes features of {list(width)}, not a vector, so none are kept; "
             "use --no-cache, or cache_features = false in a recipe"
         )
-    values = logits(_Features(model), loader, width[0], hardware, micro_batch=micro_batch, progress=progress)
-    return torch.from_numpy(values).to(hardware.device)
+    try:
+        values = logits(_Features(model), loader, width[0], hardware, micro_batch=micro_batch, progress=progress)
+        return torch.from_numpy(values).to(hardware.device)
+    except torch.OutOfMemoryError as error:  # of the table; a batch that is too large says so itself
+        raise DataError(
+            f"the GPU has no room for features of {len(loader.rows):,} images, {width[0]:,} numbers each; "
+            "use --no-cache, or cache_features = false in a recipe"
+        ) from error

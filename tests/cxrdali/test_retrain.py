@@ -434,6 +434,16 @@ def cxrdali_test_convolution_last(pretrained=False, num_classes=10, **_):
     return ConvolutionLast()
 
 
+def test_a_gpu_too_small_for_the_features_names_the_way_out(finished, dataset, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("cxrdali.features.logits", full)
+    out, _ = finished
+    with pytest.raises(DataError, match=r"no room for features of \d+ images, 256 numbers each; use --no-cache"):
+        quietly(crt(out, dataset), dataset, tmp_path / "crt")
+
+
 def test_features_that_are_no_vector_are_not_kept(dataset, tmp_path):
     run, out = tmp_path / "run", tmp_path / "crt"
     quietly(settings(arch="cxrdali_test_convolution_last", epochs=1), dataset, run)

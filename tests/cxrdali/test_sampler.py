@@ -75,10 +75,10 @@ def test_an_epoch_is_a_function_of_seed_and_epoch():
 
 def test_an_epoch_of_212_000_rows_is_drawn_in_under_a_second():
     targets = many(212_000)
-    started = time.perf_counter()
+    started = time.process_time()  # of this process: others may be busy
     sampler = made("class-balanced", targets)
     assert len(sampler(0)) == 212_000
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_unknown_samplers_are_named():
