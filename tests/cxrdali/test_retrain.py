@@ -76,6 +76,18 @@ def test_metrics_show_when_re_weighting_begins(finished):
     )
 
 
+def test_training_s_loss_changes_with_the_epoch_of_re_weighting(dataset, tmp_path):
+    """At a rate at which no weight moves, an epoch's loss is what its loss function says."""
+    losses = {}
+    for name, changes in (("plain", {}), ("later", {"drw_epoch": 1}), ("always", {"drw_epoch": 0})):
+        still = settings(loss="drw" if changes else "bce", lr=1e-12, micro_batch=4, **changes)
+        quietly(still, dataset, tmp_path / name)
+        losses[name] = [float(row["train_loss"]) for row in rows_of(tmp_path / name / "metrics.csv")]
+    expected = [losses["plain"][0], losses["always"][1]]
+    assert losses["later"] == pytest.approx(expected, rel=1e-5)
+    assert abs(losses["plain"][1] - expected[1]) > 1e-3 < abs(losses["always"][0] - expected[0])
+
+
 def test_class_counts_are_those_before_resampling(dataset, tmp_path):
     quietly(settings(sampler="class-balanced", epochs=1), dataset, tmp_path / "drawn")
     quietly(settings(oversample=("Mass",), epochs=1), dataset, tmp_path / "doubled")
