@@ -20,7 +20,9 @@ from cxrdali.losses import LOSSES
 from cxrdali.model import ModelOptions, create, load_initial
 from cxrdali.predict import predict
 from cxrdali.retrain import settings_of
-from cxrdali.stages import LATER, TrainSettings
+from cxrdali.sampler import Sampler
+from cxrdali.stages import LATER, TrainSettings, sampling_seed
+from cxrdali.targets import targets
 from cxrdali.trainer import Stopped, train
 from shards.errors import DataError
 
@@ -249,6 +251,23 @@ def test_settings_decide_the_augmentation_and_the_model_s_form(dataset, tmp_path
     quietly(asked, dataset, tmp_path / "run", loader=Watched)
     form = ModelOptions(ARCH, 48, pretrained=False, logit_scale=7.0, channels_last=False, checkpointing=True)
     assert seen == [form, expected, "validation"]
+
+
+def test_a_progressive_run_ends_balanced(dataset, tmp_path):
+    seen = []
+
+    class Watched(Loader):
+        def __init__(self, *arguments, **options):
+            seen.append(options.get("sampler"))
+            super().__init__(*arguments, **options)
+
+    asked = settings(sampler="progressive", epochs=3, limit_batches=1, seed=2)
+    quietly(asked, dataset, tmp_path / "run", loader=Watched)
+    labels = dataset.labels()
+    rows, _ = training.train_and_validation(dataset, labels, asked.fold_options())
+    wanted = Sampler.make("progressive", rows, targets(labels, "negative"), sampling_seed(2, 1), 3)
+    assert seen[1] is None and seen[0].chances(2) == pytest.approx(wanted.balanced)
+    assert all(np.array_equal(seen[0](epoch), wanted(epoch)) for epoch in range(3))
 
 
 def _as_before(out):
