@@ -419,9 +419,12 @@ def test_cached_loaders_continue_anywhere(finished, dataset):
     rows = np.flatnonzero(dataset.packed)
     features = torch.arange(len(rows), dtype=torch.float32)[:, None]
     options = LoaderOptions(48, 4, threads=1)
-    cached = CachedLoader(Loader(dataset, rows, options, seed=1, shuffle=True, drop_last=True), rows, features)
-    whole = [batch.rows.tolist() for batch in cached]
+    loader = Loader(dataset, rows, options, seed=1, shuffle=True, drop_last=True)
+    cached = CachedLoader(loader, rows, features)
+    whole, following = ([batch.rows.tolist() for batch in cached] for _ in range(2))
     assert len(whole) == len(cached)
+    for epoch, batches in enumerate((whole, following)):
+        assert np.concatenate(batches).tolist() == loader.epoch_rows(epoch)[: 4 * len(cached)].tolist()
     assert [batch.images[:, 0].tolist() for batch in _again(cached, 0)] == [
         np.searchsorted(rows, batch).tolist() for batch in whole
     ]
