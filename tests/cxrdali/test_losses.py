@@ -159,6 +159,15 @@ def test_micro_batches_add_up_to_the_batch(name):
     torch.testing.assert_close(whole, parts)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_without_any_known_target_pulls_nowhere(name):
+    logits = LOGITS.clone().requires_grad_(True)
+    nothing = torch.full((3, 4), math.nan)
+    loss = loss_of(name)(logits, nothing, 20) / known_targets(nothing)
+    loss.backward()
+    assert float(loss) == 0 and (logits.grad == 0).all()
+
+
 def test_validation_s_loss_is_exact_in_float64():
     assert float(bce_sum(LOGITS, TARGETS)) == pytest.approx(by_hand(lambda x, y, f: bce(x, y)), rel=1e-12)
 
