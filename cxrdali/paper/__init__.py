@@ -1,4 +1,4 @@
-"""The stage-training paper's whole flow (its Figure 3): steps -> flow -> plan -> estimate; all but plan serve others too."""
+"""The stage-training paper's whole flow: steps -> flow -> plan -> estimate; all but plan serve other flows too."""
 
 # What the paper trained for its final result, who makes the ensemble, and whose views are learnt
 MODELS = ("model0", "model2", "model3", "model5", "model6", "model7")
