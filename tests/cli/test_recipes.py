@@ -38,12 +38,17 @@ def test_the_table_of_recipes(folder):
         "max",
         "LR",
         "epochs",
+        "loss",
         "oversampling",
         "what",
     ]
-    assert [line.split()[0] for line in lines[1:]] == [f"model{number}" for number in range(8)]
+    names = [line.split()[0] for line in lines[1:]]
+    assert names[:8] == [f"model{number}" for number in range(8)] and len(names) == 28
+    assert all(name.startswith("ld-") for name in names[8:])
+    retrained = next(line for line in lines if line.startswith("ld-crt"))
+    assert "ld-convnext-large" in retrained and "class-balanced draws" in retrained
     row = next(line for line in lines if line.startswith("model6"))
-    assert row.split()[:13] == [
+    assert row.split()[:14] == [
         "model6",
         "2",
         "model0",
@@ -51,6 +56,7 @@ def test_the_table_of_recipes(folder):
         "80",
         "0.001",
         "30",
+        "bce",
         "AP",
         "<",
         "0.10",

@@ -10,7 +10,7 @@ from shards.errors import DataError
 
 
 def test_the_recipes_are_the_paper_s_table():
-    known = recipes.load()
+    known = recipes.read(recipes.PAPER)
     table = published.models()
     assert list(known) == list(table.index) == [f"model{number}" for number in range(8)]
     for name, row in table.iterrows():
@@ -34,9 +34,48 @@ def test_the_recipes_are_the_paper_s_table():
 
 
 def test_the_demo_has_the_same_models_in_the_same_order_of_need():
-    paper, demo = recipes.load(), recipes.load(recipes.DEMO)
+    paper, demo = recipes.read(recipes.PAPER), recipes.load(recipes.DEMO)
     assert {name: recipe.needs for name, recipe in paper.items()} == {name: demo[name].needs for name in paper}
     assert all(demo[name].settings["size"] <= 128 for name in paper)
+
+
+def test_the_loss_design_recipes_have_the_paper_s_settings():
+    known = recipes.read(recipes.LOSS_DESIGN)
+    assert set(known) < set(recipes.load()) and all(name.startswith("ld-") for name in known)
+    for name, recipe in known.items():
+        settings, _ = recipe.resolve(Path("runs"))
+        assert (settings.size, settings.epochs, settings.weight_decay, settings.min_lr) == (
+            512,
+            15 - 5 * (name == "ld-crt"),
+            1e-5,
+            1e-6,
+        )
+        assert (settings.batch, settings.lr) == ((48, 1e-3) if name == "ld-crt" else (12, 1e-4))
+        assert (settings.flips, settings.cutout, settings.precision, settings.patience) == ("none", "off", "fp32", 5)
+        assert (settings.group, settings.folds) == ("subject", 10)
+        if settings.loss == "ldam-drw":
+            assert (settings.ldam_margin, settings.ldam_scale) == (0.5, 30)
+            assert (settings.cb_beta, settings.drw_epoch) == (0.9999, 10)
+    crt, _ = known["ld-crt"].resolve(Path("runs"))
+    assert (crt.init, crt.frozen, crt.new_head) == ("runs/ld-convnext-large", True, True)
+    assert (crt.sampler, crt.loss) == ("class-balanced", "bce")
+
+
+def test_another_loss_has_its_own_parameters(tmp_path):
+    (tmp_path / "r.toml").write_text(
+        '[a]\nstage = 1\nloss = "ldam-drw"\ndrw_epoch = 3\ncb_beta = 0.99\nldam_scale = 20\n'
+    )
+    recipe = recipes.load(tmp_path / "r.toml")["a"]
+    settings, about = recipe.resolve(Path("r"), {"loss": "drw"})
+    # what both have stays the recipe's
+    assert (settings.drw_epoch, settings.cb_beta, settings.ldam_scale) == (3, 0.99, None)
+    assert about["overridden"] == {"loss": "drw"}
+    settings, _ = recipe.resolve(Path("r"), {"loss": "asl", "asl_clip": 0.1})
+    assert (settings.asl_clip, settings.asl_gamma_neg, settings.drw_epoch, settings.cb_beta) == (0.1, 4, None, None)
+    with pytest.raises(DataError, match="a: loss 'lsep': choose one of bce, focal"):
+        recipe.resolve(Path("r"), {"loss": "lsep"})
+    with pytest.raises(DataError, match="a: drw-epoch 3: the loss asl has no such parameter"):
+        recipe.resolve(Path("r"), {"loss": "asl", "drw_epoch": 3})
 
 
 def test_what_is_needed_comes_first():
