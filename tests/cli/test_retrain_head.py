@@ -13,6 +13,7 @@ def trained(pack_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("retrained")
     result = call("train", "--stage", 1, "--size", 48, "--batch", 8, "--epochs", 1, "--arch", "test_byobnet",
                   "--no-pretrained", "--device", "cpu", "--loss", "ldam", "--oversample", "Mass", "--cutout", "random",
+                  "--micro-batch", 4,
                   "--data", pack_folder, "--out", "run", cwd=folder)  # fmt: skip
     assert result.returncode == 0, result.stderr
     return folder
@@ -43,6 +44,7 @@ def test_a_kept_classifier_with_the_run_s_augmentation(trained, pack_folder):
     assert "computed once" not in result.stdout
     settings = json.loads((trained / "kept" / "config.json").read_text())["settings"]
     assert (settings["flips"], settings["cutout"], settings["new_head"]) == ("both", "random", False)
+    assert settings["micro_batch"] is None  # the classifier needs none
     before, after = (load_file(trained / name / "best.safetensors") for name in ("run", "kept"))
     assert {key for key in before if not before[key].equal(after[key])} == {"head.fc.weight", "head.fc.bias"}
 
