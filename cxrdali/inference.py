@@ -25,7 +25,7 @@ def logits(
     progress: str | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """float32 [n, F] in the loader's order; with tta, the logit of the mean probability over its passes (`cxrdali.tta`).
+    """float32 [n, F] in the loader's order; with tta, the logit of the mean probability of its passes (`cxrdali.tta`).
 
     `check` is called after every batch and may raise. `progress` is the bar's description (None: no bar). Nothing is
     copied to the CPU before the end: a copy per batch would wait for the GPU every time.
