@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -339,6 +340,16 @@ def head_keys(run):
     return {f"classifier.{key}" for key in model.backbone.get_classifier().state_dict()} & set(
         load_file(run / runs.BEST)
     )
+
+
+def test_the_first_training_s_schedule_is_not_the_classifier_s(finished, dataset, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["settings"] |= {"patience": 3, "checkpointing": True, "min_lr": 5e-5, "weight_decay": 0.25}
+    (run / "config.json").write_text(json.dumps(config))
+    kept = settings_of(run, dataset, {})
+    assert (kept.patience, kept.checkpointing, kept.min_lr, kept.weight_decay) == (None, False, 0.0, 0.25)
+    assert (kept.epochs, kept.lr, kept.warmup_epochs) == (10, 1e-3, 1)
 
 
 @pytest.mark.parametrize("changes", [{}, {"cache_features": False}, {"flips": "both", "cutout": "fixed"}])
