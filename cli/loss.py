@@ -62,5 +62,7 @@ def sampler_option(default: str):
 
 
 patience_option = click.option(
-    "--patience", type=int, help="End after so many epochs without a better one.  [default: never]"
+    "--patience",
+    type=int,
+    help="End after so many epochs without a better one; those before --drw-epoch do not count.  [default: never]",
 )

@@ -48,6 +48,16 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     "(212,000 images with 2,048 numbers: 1.7 GB).",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option(
+    "--decode",
+    type=click.Choice(["auto", "cpu", "mixed", "hybrid"]),
+    help="cpu: decode there; mixed: on the GPU; hybrid: decode on the CPU, the rest on the GPU.  [default: the run's]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "bf16", "fp16", "fp32"]),
+    help="auto: bf16 on GPUs that have it, else fp16; fp32 on the CPU.  [default: the run's]",
+)
 @click.option("--threads", type=int, help="DALI's CPU threads.  [default: the cores and one more, at most 8]")
 @click.option("--seed", type=int, help="Of order, draws and the new classifier.  [default: the run's]")
 def retrain_head(run, out, data, head, augment, **given):

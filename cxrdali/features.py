@@ -61,11 +61,12 @@ class CachedLoader:
     def __iter__(self) -> Iterator[Batch]:
         order = self._loader.epoch_rows(self._epoch)
         bounds = batch_bounds(len(order), self.options.batch, self._position, self._loader.drop_last)
+        self._position = 0  # used once: after a `break`, a loop over the loader begins the epoch again
         for start, stop in bounds:
             rows = order[start:stop]
             places = torch.from_numpy(np.searchsorted(self._known, rows))
             yield Batch(self._features[places.to(self._features.device)], torch.from_numpy(rows.copy()))
-        self._epoch, self._position = self._epoch + 1, 0
+        self._epoch += 1
 
 
 def features_of(

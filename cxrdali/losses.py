@@ -79,9 +79,9 @@ def resolved(loss: str, given: Mapping[str, object]) -> dict[str, object]:
 def positive_weights(positives: np.ndarray, negatives: np.ndarray, kind: str) -> np.ndarray:
     """negatives / positives of each finding ("ratio"), its square root ("sqrt"), or 1 ("none"): float64 [F].
 
-    1 for a finding without positives: no term has its weight.
+    1 for a finding without positives, whose weight no term has, or without negatives, which would weigh nothing.
     """
-    ratio = np.where(positives > 0, negatives / np.maximum(positives, 1), 1.0)
+    ratio = np.where((positives > 0) & (negatives > 0), negatives / np.maximum(positives, 1), 1.0)
     return {"none": np.ones(len(positives)), "sqrt": np.sqrt(ratio), "ratio": ratio}[kind]
 
 

@@ -83,11 +83,16 @@ def finished(run: Path, way_out: str) -> tuple[dict, dict]:
 
 
 def is_finished(state: dict, settings: Mapping) -> bool:
-    """Whether all epochs are done, or as many passed without a better one as the run's patience allows."""
+    """Whether all epochs are done, or as many passed without a better one as the run's patience allows.
+
+    Deferred re-weighting gets its chance: epochs before it do not count against the patience.
+    """
     patience = settings.get("patience")
     if state["epoch"] >= settings["epochs"]:
         return True
-    return patience is not None and state["best_epoch"] > 0 and state["epoch"] - state["best_epoch"] >= patience
+    return (
+        patience is not None and state["epoch"] - max(state["best_epoch"], settings.get("drw_epoch") or 0) >= patience
+    )
 
 
 def commit(run: Path, state: dict, best: tuple[dict, dict, Predictions] | None = None) -> None:

@@ -176,9 +176,9 @@ class _Trainer:
             while not self._is_finished(self.state):
                 self._epoch(events)
         if self.state["epoch"] < self.settings.epochs:
-            begins = self.settings.drw_epoch or 0
-            never = f"; re-weighting, from epoch {begins + 1} on, never began" if self.state["epoch"] <= begins else ""
-            self.say(f"ended after epoch {self.state['epoch']}: none better in {self.settings.patience} epochs{never}")
+            self.say(f"ended after epoch {self.state['epoch']}: none better in {self.settings.patience} epochs")
+        if self.state["best_epoch"] <= (self.settings.drw_epoch or 0):
+            self.say(f"the best epoch, {self.state['best_epoch']}, is one before re-weighting: its weights are kept")
         return self._summary(self.state)
 
     def _is_finished(self, state: dict) -> bool:
@@ -374,7 +374,8 @@ class _Trainer:
             augment=augment, drop_last=True, **drawn,
         )  # fmt: skip
         self.val_loader = self.make_loader(self.dataset, self.val_rows, options)
-        if settings.frozen and settings.cache_features and augment is None:
+        # a trial of a few batches would wait for the features of all images
+        if settings.frozen and settings.cache_features and augment is None and not settings.limit_batches:
             self._cache_features(options)
         self.steps_per_epoch = min(len(self.loader), settings.limit_batches or len(self.loader))
         self.scheduler = _schedule(self.optimizer, settings, self.steps_per_epoch)

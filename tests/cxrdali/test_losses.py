@@ -59,6 +59,7 @@ def test_binary_cross_entropy_and_positive_weights():
     assert positive_weights(POSITIVES, NEGATIVES, "sqrt").tolist() == pytest.approx(
         [1 / 3, 24**0.5, (997 / 3) ** 0.5, 1]
     )
+    assert positive_weights(np.array([5, 5]), np.array([0, 10]), "ratio").tolist() == [1, 2]
     weights = [1 / 9, 24, 997 / 3, 1]
     wanted = by_hand(lambda x, y, f: bce(x, y) * (weights[f] if y else 1))
     assert float(loss_of("bce", pos_weight="ratio")(LOGITS, TARGETS, 0)) == pytest.approx(wanted, rel=1e-12)

@@ -206,9 +206,12 @@ def test_a_run_ends_early_and_counts_as_finished(dataset, tmp_path, monkeypatch)
     assert runs.finished(tmp_path / "run", "")[1]["epoch"] == 4
 
 
-@pytest.mark.parametrize(("drw_epoch", "began"), [(4, False), (3, True)])
-def test_a_run_that_ends_before_re_weighting_says_so(dataset, tmp_path, monkeypatch, drw_epoch, began):
-    values, scored = iter([0.5, 0.6, 0.4, 0.6]), training._Trainer._score
+@pytest.mark.parametrize(("drw_epoch", "epochs"), [(3, 5), (1, 4)])
+def test_epochs_before_re_weighting_do_not_count_against_the_patience(
+    dataset, tmp_path, monkeypatch, drw_epoch, epochs
+):
+    """The best epoch is the second: without re-weighting, or with it from then on, the run ends after the fourth."""
+    values, scored = iter([0.5, 0.6, 0.4, 0.6, 0.4]), training._Trainer._score
 
     def score(trainer, logits):
         loss, found = scored(trainer, logits)
@@ -216,11 +219,13 @@ def test_a_run_that_ends_before_re_weighting_says_so(dataset, tmp_path, monkeypa
 
     monkeypatch.setattr(training._Trainer, "_score", score)
     said = []
-    patient = settings(epochs=5, patience=2, loss="drw", drw_epoch=drw_epoch, limit_batches=1)
+    patient = settings(epochs=6, patience=2, loss="drw", drw_epoch=drw_epoch, limit_batches=1)
     quietly(patient, dataset, tmp_path / "run", say=said.append)
-    more = "" if began else "; re-weighting, from epoch 5 on, never began"
-    assert said[-1] == f"ended after epoch 4: none better in 2 epochs{more}"
-    assert [row["reweighted"] for row in rows_of(tmp_path / "run" / "metrics.csv")][-1] == str(int(began))
+    ended = [line for line in said if line.startswith("ended")]
+    assert ended == [f"ended after epoch {epochs}: none better in 2 epochs"]
+    assert [row["reweighted"] for row in rows_of(tmp_path / "run" / "metrics.csv")][-1] == "1"
+    before = "the best epoch, 2, is one before re-weighting: its weights are kept"
+    assert (said[-1] == before) == (drw_epoch == 3)
 
 
 def test_the_rate_goes_by_cosine_to_min_lr(dataset, tmp_path):
