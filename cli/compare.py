@@ -82,7 +82,7 @@ def _print(result: dict) -> None:
     groups = "; ".join(f"{group} {len(names)}" for group, names in result["groups"].items())
     click.echo(f"findings by their share of the training images: {groups}")
     if result["without_positives"]:
-        click.echo(f"in no mean, no positive: {sentence(result['without_positives'])}")
+        click.echo(f"no positive, so in no mean but ECE and Brier: {sentence(result['without_positives'])}")
     for note in result["notes"]:
         click.echo(note)
 

@@ -104,7 +104,10 @@ def _scores(result: dict) -> Html:
             f"{result['folds']} parts of the subjects; ECE (expected calibration error) and Brier score: low is good.",
             "soft",
         ),
-        paragraph(f"Without a positive validation image, so in no mean: {sentence(undefined)}.", "soft")
+        paragraph(
+            f"Without a positive validation image, so in no mean but those of ECE and Brier: {sentence(undefined)}.",
+            "soft",
+        )
         if undefined
         else None,
     )

@@ -37,7 +37,7 @@ def test_two_runs(root, tmp_path):
         "strong", "mAP", f"{row['difference']:+.3f}", f"[{row['low']:+.3f},", f"{row['high']:+.3f}]", "p",
         f"{row['p']:.3f}",
     ]  # fmt: skip
-    assert "in no mean, no positive: Hernia" in lines
+    assert "no positive, so in no mean but ECE and Brier: Hernia" in lines
     assert "strong: 2 of 4 epochs are done; compared by the best of these" in lines
     assert lines[-1] == "written: c.html, c.json, c.csv, c.findings.csv"
     assert len(list(csv.DictReader((tmp_path / "c.csv").open()))) == 2

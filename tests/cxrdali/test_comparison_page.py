@@ -78,7 +78,7 @@ def test_scores_and_their_best(page, result):
     errors = {row["name"]: row["macro_ECE"] for row in result["runs"]}
     ((lowest),) = [name for caption, name, column in page.bold if caption.startswith("Scores") and column == 4]
     assert lowest == min(errors, key=errors.get)
-    assert "Without a positive validation image, so in no mean: Hernia." in page.text
+    assert "Without a positive validation image, so in no mean but those of ECE and Brier: Hernia." in page.text
 
 
 def test_differences_stand_with_interval_and_p(page, result):
