@@ -58,6 +58,7 @@ class StudyOptions(FlowOptions):
         for name in self.tta:
             if name not in TTA or name == "none":
                 raise DataError(f"tta {name!r}: choose from {', '.join(each for each in TTA if each != 'none')}")
+        object.__setattr__(self, "tta", tuple(dict.fromkeys(self.tta)))
         if self.calibration not in calibration.METHODS:
             raise DataError(f"calibration {self.calibration!r}: choose one of {', '.join(calibration.METHODS)}")
         parse_strategy(self.strategy)
@@ -267,9 +268,17 @@ class _Study(Flow):
             if len(names) < 2:
                 self.notes.append(f"no comparison of {what}: {names[0]} alone")
                 continue
+            if len({self._validated(name) for name in names}) > 1:
+                self.notes.append(f"no comparison of {what}: limit_batches leaves them different validation images")
+                continue
             baseline = "ld-bce" if what == "losses" and "ld-bce" in names else names[0]
             steps.append(self._compare(what, [baseline, *(name for name in names if name != baseline)]))
         return steps
+
+    def _validated(self, name: str) -> int:
+        """How many images a model validates on while it trains: a trial, by limit_batches, on a batch's multiple."""
+        settings, every = self.models[name][0], len(self.splits[FIT])
+        return min(every, settings.limit_batches * settings.batch) if settings.limit_batches else every
 
     def _compare(self, what: str, names: list[str]) -> Step:
         out = f"comparisons/{what}.json"

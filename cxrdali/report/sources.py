@@ -92,7 +92,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything that a section may draw from. unread: folders beside the runs that hold no run."""
+    """Everything that a section may draw from. unread: folders beside the runs that hold no run; others: runs beside
+    a study's that are not of its models (any more)."""
 
     runs: list[Run]
     dataset: PackedDataset | None
@@ -101,6 +102,7 @@ class Sources:
     folder: PaperFolder | None = None
     study: Study | None = None
     unread: tuple[Path, ...] = ()
+    others: tuple[Path, ...] = ()
 
     @property
     def trained(self) -> list[Run]:
@@ -120,15 +122,16 @@ def read_sources(
     if len([*papers, *studies]) > 1:
         kind = "paper" if len(papers) > 1 else "loss-design"
         raise DataError(f"{[*papers, *studies][1]}: a second folder of `cxrdali {kind}`; make a report of each")
-    found, unread = [], []
-    for path in runs:
-        inside, others = run_folders(path)
-        found += inside
-        unread += others
     study = read_study(studies[0]) if studies else None
+    found, unread, others = [], [], []
+    for path in runs:
+        inside, without = run_folders(path)
+        if study and path == study.path:
+            others += [each for each in inside if each.name not in study.models]
+            inside = [path for name in study.models for path in inside if path.name == name]
+        found += inside
+        unread += without
     if study:
-        order = {name: place for place, name in enumerate(study.models)}
-        found.sort(key=lambda path: order.get(path.name, len(order)))
         options = replace(options, synthetic=options.synthetic or study.synthetic)
     sources = Sources(
         runs=_named([_read_run(path) for path in dict.fromkeys(found)]),
@@ -138,6 +141,7 @@ def read_sources(
         folder=read_paper(papers[0]) if papers else None,
         study=study,
         unread=tuple(unread),
+        others=tuple(others),
     )
     _check_same_dataset(sources)
     return sources

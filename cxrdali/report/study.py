@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from cxrdali.comparable import differing_settings
 from cxrdali.inference import TTA
 from cxrdali.longtail import GROUPS
+from cxrdali.losses import PARAMETERS
 from cxrdali.report import page, plots
 from cxrdali.report.comparison import comparison
 from cxrdali.report.models import epochs
@@ -54,7 +56,7 @@ def losses(sources: Sources) -> Html:
     study = sources.study
     rows = dict.fromkeys(study.roles["losses"], ())
     return join(
-        paragraph("The same network, images, order and schedule; the loss alone differs."),
+        _what_differs(sources, study.roles["losses"], ("loss", *PARAMETERS), "the loss"),
         how_to_read(sources),
         score_tables(sources, "Losses", rows, ("Model",)),
         _group_figure(sources, list(rows), "losses"),
@@ -67,7 +69,7 @@ def backbones(sources: Sources) -> Html:
     study = sources.study
     rows = dict.fromkeys(study.roles["backbones"], ())
     return join(
-        paragraph("The same loss on different networks, which the table of models names."),
+        _what_differs(sources, study.roles["backbones"], ("arch",), "the network"),
         score_tables(sources, "Backbones", rows, ("Model",)),
         _curves(sources, study.roles["backbones"], "backbones"),
         _compared(study, "backbones"),
@@ -81,10 +83,15 @@ def retrained(sources: Sources) -> Html | None:
         return None
     names = [study.roles["main"], *study.roles["retrained"]]
     rows = {name: (_setting(sources, name, "sampler"),) for name in names}
+    drawn = {_setting(sources, name, "sampler") for name in study.roles["retrained"]}
     return join(
         paragraph(
-            "The backbone is frozen; its classifier is trained anew on class-balanced draws (Kang et al., 2020): an "
-            "image is drawn by the weight of its rarest finding."
+            "The backbone is frozen; its classifier is trained anew (cRT, Kang et al., 2020). "
+            + (
+                "Class-balanced draws: an image is drawn by the weight of its rarest finding."
+                if drawn == {"class-balanced"}
+                else "The method has class-balanced draws; those here are in the table."
+            )
         ),
         score_tables(sources, "Before and after retraining the classifier", rows, ("Model", "Draws")),
         _compared(study, "retrained"),
@@ -149,7 +156,9 @@ def decisions(sources: Sources) -> Html | None:
         rules = study.thresholds.get(table.name)
         if rules is None or (table.kind == "calibrated" and table.name != end):
             continue  # calibration keeps the ranking, so its fitted thresholds decide the same
-        cells = [score(rules.macros["macro_F1_half"]), score(rules.macros["macro_F1"])]
+        # a calibration saw these images: probability 0.5 is where it put it
+        half = page.NOTHING if table.kind == "calibrated" else score(rules.macros["macro_F1_half"])
+        cells = [half, score(rules.macros["macro_F1"])]
         for split in ("dev", "test"):
             found = scores_of(study, table.name, split, {}) or {}
             cells += [score(found.get(HALF)), score(found.get("F1"))]
@@ -171,12 +180,12 @@ def _threshold_table(study: Study, name: str) -> Html:
     rows = [
         (
             rule.finding, count(rule.positives), "never" if rule.probability is None else f"{rule.probability:.4f}",
-            *(score(value) for value in (rule.F1_half, rule.F1, rule.precision, rule.recall, rule.specificity)),
+            *(score(value) for value in (rule.F1, rule.precision, rule.recall, rule.specificity)),
         )
         for rule in sorted(study.thresholds[name].rules, key=lambda rule: -rule.positives)
     ]  # fmt: skip
     remarks = [f"{rule.finding}: {rule.remark}" for rule in study.thresholds[name].rules if rule.remark]
-    columns = ("Finding", "Positives", "Probability", HALF, "F1", "Precision", "Recall", "Specificity")
+    columns = ("Finding", "Positives", "Probability", "F1", "Precision", "Recall", "Specificity")
     return join(
         page.table(f"Thresholds and what they yield on validation, cross-fitted, {name}", columns, rows),
         paragraph(f"{'; '.join(remarks)}.", "soft") if remarks else None,
@@ -195,7 +204,7 @@ def pooled(sources: Sources) -> Html | None:
     return join(
         paragraph(
             "The mean probability of the backbones, with equal weights and with weights proportional to each member's "
-            "validation mAP. Those weights saw validation; development and test did not."
+            "validation mAP. These weights were made from validation, so its scores are a little too good for them."
         ),
         score_tables(sources, "Members and ensembles", rows, ("Predictions", "Weight")),
     )
@@ -217,6 +226,17 @@ def time_of_steps(sources: Sources) -> Html:
 
 
 # ---------------------------------------------------------------- pieces
+
+
+def _what_differs(sources: Sources, names: Sequence[str], own: Sequence[str], what: str) -> Html | None:
+    """own: settings in which models of this role differ; which others do is said."""
+    among = [run for run in sources.runs if run.path.name in names]
+    if len(among) < 2:
+        return None
+    others = [row["setting"] for row in differing_settings(among) if row["setting"] not in own]
+    if others:
+        return missing(f"Not {what} alone differs: {sentence(others)} too, so a difference may be theirs.")
+    return paragraph(f"The same images, order, schedule and all other settings; {what} alone differs.")
 
 
 def _setting(sources: Sources, name: str, key: str) -> str:

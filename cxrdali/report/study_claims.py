@@ -5,6 +5,7 @@ Choices (a best loss, a best backbone) are made on validation; development and t
 
 from collections.abc import Sequence
 
+from cxrdali.lossdesign import REFERENCE
 from cxrdali.report import page
 from cxrdali.report.page import Html, bold, count, join, missing, paragraph, score, sentence
 from cxrdali.report.sources import Sources
@@ -31,8 +32,21 @@ def at_a_glance(sources: Sources) -> Html:
         paragraph("Drawn images and tiny networks: nothing here says which loss is better on patients.", "soft")
         if sources.options.synthetic
         else None,
+        *_before_reweighting(sources),
         _unfinished(sources),
     )
+
+
+def _before_reweighting(sources: Sources) -> list[Html]:
+    """Models whose kept weights never saw the re-weighting that their loss is named for."""
+    return [
+        missing(
+            f"{run.path.name}: its best epoch so far, {run.best['epoch']:.0f}, is one of the first "
+            f"{run.setting('drw_epoch')}, before re-weighting began; its scores are those of the loss without it."
+        )
+        for run in sources.trained
+        if run.setting("drw_epoch") and run.best["epoch"] <= run.setting("drw_epoch")
+    ]
 
 
 def _images(sources: Sources) -> Html | None:
@@ -55,11 +69,11 @@ def _lead(study: Study) -> Html | None:
     if (end, split) not in study.evaluations:
         return None
     whole = study.evaluations[end, split].content["all"]
-    f1 = whole.get("macro_F1")
+    f1 = scores_of(study, end, split, {})["F1"]
     return paragraph(
         Html(
             f"On the {SPLIT_NAMES[split]}, {page.safe(end)} reaches a mAP of {bold(score(whole['mAP']))}"
-            + (f", a macro F1 of {bold(score(f1))}" if f1 is not None else "")
+            + (f", a macro F1 of {bold(score(f1))} at fitted thresholds" if f1 is not None else "")
             + f" and a mean ECE of {bold(score(whole.get('macro_ECE')))}."
         ),
         "lead",
@@ -97,6 +111,8 @@ def _best(study: Study, names: Sequence[str]) -> str | None:
 
 
 def _ranked(study: Study, best: str | None, names: Sequence[str], reference: str | None) -> str:
+    if len(names) < 2:
+        return f"Not compared: {names[0]} alone"
     if best is None:
         return "Not compared yet"
     means = {name: study.evaluations[name, "val"].mean for name in names if (name, "val") in study.evaluations}
@@ -117,19 +133,24 @@ def _on(study: Study, name: str | None, splits: Sequence[str]) -> str:
 
 
 def _against_bce(sources: Sources, split: str | None) -> str:
-    study, reference = sources.study, sources.study.roles["reference"]
-    pair = [study.evaluations.get((name, split)) for name in (reference, "ld-bce")]
-    if reference == "ld-bce" or None in pair or None in (pair[0].mean, pair[1].mean):
+    study, wanted = sources.study, {REFERENCE: "ldam-drw", "ld-bce": "bce"}
+    told = {run.path.name: run.setting("loss", "bce") for run in sources.runs}
+    absent = [name for name in wanted if name not in study.roles["losses"]]
+    other = [f"{name} has the loss {told[name]}" for name in wanted if told.get(name, wanted[name]) != wanted[name]]
+    if absent or other:
+        return f"Not compared: {sentence([*(f'{name} is not among the losses' for name in absent), *other])}"
+    pair = [study.evaluations.get((name, split)) for name in wanted]
+    if None in pair or None in (pair[0].mean, pair[1].mean):
         return "Not compared yet"
     ours, theirs = pair[0].mean, pair[1].mean
-    arch = next((run.setting("arch") for run in sources.runs if run.path.name == reference), None)
+    arch = next((run.setting("arch") for run in sources.runs if run.path.name == REFERENCE), None)
     gain = ours / theirs - 1
     text = f"{score(ours)} against {score(theirs)}{f' on {arch}' if arch else ''} ({SPLIT_NAMES[split]}): "
     text += f"{abs(gain) * 100:.1f} % {'better' if gain >= 0 else 'worse'}"
     found = [
         row
         for row in study.comparisons.get("losses", {}).get("differences", [])
-        if (row["run"], row["metric"]) == (reference, "mAP") and row["p"] is not None
+        if (row["run"], row["metric"]) == (REFERENCE, "mAP") and row["p"] is not None
     ]
     if found and study.comparisons["losses"]["baseline"] == "ld-bce":
         row = found[0]
@@ -149,9 +170,10 @@ def _f1(study: Study, main: str, split: str | None) -> str:
     cells = scores_of(study, main, split, {}) if split else None
     if not cells or cells["F1"] is None:
         return "Not evaluated yet"
+    how = ", cross-fitted" if split == "val" else ""
     return (
         f"{score(cells[HALF])} at probability 0.5, {score(cells['F1'])} with thresholds fitted on validation "
-        f"({main}, {SPLIT_NAMES[split]})"
+        f"({main}, {SPLIT_NAMES[split]}{how})"
     )
 
 
@@ -172,6 +194,8 @@ def _unfinished(sources: Sources) -> Html | None:
         done = len(study.seconds) - 1 - len(left)
         said.append(f"{done} of {len(study.seconds) - 1} steps are done; the next one: {left[0]}. "
                     "The same `cxrdali loss-design` continues.")  # fmt: skip
+    if sources.others:
+        said.append(f"Not of this study's models, so left out: {sentence([str(path) for path in sources.others])}.")
     if sources.unread:
         said.append(f"No run (no config.json), so left out: {sentence([str(path) for path in sources.unread])}.")
     return join(

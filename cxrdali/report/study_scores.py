@@ -27,12 +27,13 @@ def how_to_read(sources: Sources) -> Html:
             "mAP, AUROC, F1 and ECE (expected calibration error; lower is better) are means over findings. "
             f"F1, fitted: with a threshold per finding ({study.strategy}) fitted on validation; on validation itself, "
             "cross-fitted over subjects. F1 at 0.5: every image with a probability of at least 0.5 counts as positive. "
-            "The best of a column is bold. Intervals are from resampling whole studies.",
+            "A mean leaves out findings without a positive image, but not that of ECE. The best of a column is bold. "
+            "Intervals are from resampling whole studies.",
             "soft",
         ),
         paragraph(
             f"Head, medium and tail: findings of at least 10 %, 1 to 10 %, and under 1 % of the training images "
-            f"({', '.join(sizes)}). A mean leaves out findings without a positive image.",
+            f"({', '.join(sizes)}).",
             "soft",
         )
         if group
@@ -57,11 +58,13 @@ def scores_of(study: Study, name: str, split: str, group: Mapping[str, str]) -> 
     """
     if (name, split) not in study.evaluations:
         return None
-    whole, rules = study.evaluations[name, split].content["all"], study.thresholds.get(name)
-    if split == "val":
-        f1, half = (rules.macros["macro_F1"], rules.macros["macro_F1_half"]) if rules else (None, whole.get("macro_F1"))
+    content, rules = study.evaluations[name, split].content, study.thresholds.get(name)
+    whole = content["all"]
+    if split == "val" and rules:
+        f1, half = rules.macros["macro_F1"], rules.macros["macro_F1_half"]
     else:
-        f1, half = whole.get("macro_F1"), whole.get("macro_F1_half")
+        learnt = (content.get("thresholds") or {}).get("predictions")  # None: 0.5 for all, which nothing taught
+        f1, half = whole.get("macro_F1") if learnt else None, whole.get("macro_F1_half")
     cells = {"mAP": whole["mAP"], "AUROC": whole["macro_AUROC"], "F1": f1, HALF: half, "ECE": whole.get("macro_ECE")}
     ap = {row["finding"]: np.nan if row["AP"] is None else row["AP"] for row in whole["findings"]}
     for wanted in GROUPS:

@@ -1,5 +1,6 @@
 """The loss-design study over a real packed dataset: networks of 100,000 parameters, two epochs, 48 pixels."""
 
+import html
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
@@ -18,7 +20,11 @@ from cxrdali.lossdesign.roles import roles
 from cxrdali.paper.flow import Ground
 from cxrdali.paper.steps import Book
 from cxrdali.predictions import read
-from cxrdali.report import ReportOptions, write_report
+from cxrdali.report import ReportOptions, study, write_report
+from cxrdali.report.sources import read_sources
+from cxrdali.report.study_claims import at_a_glance
+from cxrdali.report.study_folder import read_study
+from cxrdali.report.study_scores import scores_of
 from cxrdali.selection import released_rows
 from cxrdali.stages import TrainSettings
 from cxrdali.targets import targets
@@ -318,7 +324,9 @@ def test_a_single_loss_makes_a_study_and_a_page(dataset, known, tmp_path):
     do(tmp_path, dataset, known, options)
     page = Page(tmp_path / "report.html")
     assert "On the test split, ld-bce reaches a mAP of" in page.text
-    assert page.table("What the paper says").loc["LDAM-DRW against BCE", "Here"] == "Not compared yet"
+    here = page.table("What the paper says")["Here"]
+    assert here["LDAM-DRW against BCE"] == "Not compared: ld-ldam-drw is not among the losses"
+    assert here["Best loss"] == "Not compared: ld-bce alone"
 
 
 def test_a_split_without_labels_is_predicted_and_not_evaluated(dataset, known, tmp_path, monkeypatch):
@@ -354,6 +362,19 @@ def test_options_that_cannot_be_are_refused(change, message):
     with pytest.raises(DataError) as error:
         replace(OPTIONS, **change)
     assert message in str(error.value)
+
+
+def test_an_augmentation_given_twice_is_predicted_once():
+    assert replace(OPTIONS, tta=("flips", "hflip", "flips")).tta == ("flips", "hflip")
+
+
+def test_a_trial_that_validates_on_other_images_is_not_compared(dataset, known, tmp_path):
+    """limit_batches 1: a batch of 4 validates on 4 images, the others' on 8."""
+    changed = {"": {"limit_batches": 1}, "ld-crt": {"batch": 4}}
+    plan = plan_of(tmp_path, dataset, known, replace(OPTIONS, overrides=changed))
+    names = [step.name for step in plan.steps]
+    assert "compare losses" in names and "compare retrained" not in names
+    assert "no comparison of retrained: limit_batches leaves them different validation images" in plan.notes
 
 
 def test_what_would_fail_after_hours_is_a_problem_before_them(dataset, known, tmp_path):
@@ -467,6 +488,77 @@ def test_claims_beside_figures_worked_by_hand(done, tmp_path):
     )
     assert here["From development to test"] == "0.500 to 0.400 mAP (ld-byobnet)"
     assert here["F1"].startswith("0.120 at probability 0.5, 0.310 with thresholds fitted on validation")
+
+
+def part(root, *sections):
+    """The text of some of the page's sections alone: most of the time of a page is its drawings."""
+    sources = read_sources([root], None, (), ReportOptions("Study"))
+    return html.unescape(re.sub(r"<[^>]+>", "", " ".join(str(section(sources)) for section in sections)))
+
+
+def test_a_claim_of_ldam_drw_against_bce_is_of_just_these_losses(done, tmp_path):
+    copy = shutil.copytree(done, tmp_path / "study")
+    config = copy / "runs/ld-ldam-drw/config.json"
+    change(config, lambda content: content["settings"].update(loss="focal"))
+    assert "Not compared: ld-ldam-drw has the loss focal" in part(copy, at_a_glance)
+    change(config, lambda content: content["settings"].update(loss="ldam-drw"))
+    change(copy / RECORD, lambda content: content["roles"].update(reference="ld-asl", losses=["ld-bce", "ld-asl"]))
+    assert "Not compared: ld-ldam-drw is not among the losses" in part(copy, at_a_glance)
+
+
+def test_what_differs_beside_the_loss_the_network_or_the_draws_is_said(done, page, tmp_path):
+    assert "The same images, order, schedule and all other settings; the loss alone differs." in page.text
+    assert "The same images, order, schedule and all other settings; the network alone differs." in page.text
+    assert "Class-balanced draws: an image is drawn by the weight of its rarest finding." in page.text
+    copy = shutil.copytree(done, tmp_path / "study")
+    for name, changed in (("ld-asl", {"lr": 0.5, "sampler": "sqrt"}), ("ld-crt", {"sampler": "natural"})):
+        file = copy / "runs" / name / "config.json"
+        change(file, lambda content, changed=changed: content["settings"].update(changed))
+    shutil.rmtree(copy / "comparisons")
+    text = part(copy, study.losses, study.retrained)
+    assert "Not the loss alone differs: lr and sampler too, so a difference may be theirs." in text
+    assert "the loss alone differs." not in text
+    assert "The method has class-balanced draws; those here are in the table." in text
+
+
+def test_weights_of_before_the_re_weighting_are_named(done, tmp_path):
+    """Epoch 1 is without, epoch 2 with it."""
+    copy = shutil.copytree(done, tmp_path / "study")
+    said = "ld-ldam-drw: its best epoch so far, 1, is one of the first 1, before re-weighting began"
+    metrics = copy / "runs/ld-ldam-drw/metrics.csv"
+    for first, last in ((0.9, 0.1), (0.1, 0.9)):
+        table = pd.read_csv(metrics, dtype={"epoch": str})
+        table["mAP"] = [first, last]
+        table.to_csv(metrics, index=False)
+        assert (said in part(copy, at_a_glance)) == (first > last)
+
+
+def test_f1_that_no_threshold_was_fitted_for_is_not_called_fitted(done, page, tmp_path):
+    """A validation of one subject fits none: test is evaluated at probability 0.5 for all."""
+    assert "a macro F1 of" in page.text
+    copy = shutil.copytree(done, tmp_path / "study")
+    shutil.rmtree(copy / "thresholds")
+    for path in (copy / "evaluations").glob("*.test.json"):
+        change(path, lambda content: content["thresholds"].update(strategy="fixed=0.5", predictions=None))
+    found = scores_of(read_study(copy), MAIN, "test", {})
+    assert (found["F1"], found["F1 at 0.5"]) == (None, scored(copy, MAIN, "test")["macro_F1_half"])
+    assert "a macro F1 of" not in part(copy, at_a_glance)
+
+
+def test_f1_at_0_5_of_a_calibrated_table_is_not_shown_where_it_was_fitted(page):
+    table = page.table("Macro F1")
+    assert table.loc[FINAL, "Val, 0.5"] == "–"
+    assert (table.drop(FINAL)["Val, 0.5"] != "–").all() and table.loc[FINAL, "Test, 0.5"] != "–"
+
+
+def test_a_run_that_is_no_longer_of_the_study_is_left_out_and_said(done, dataset, tmp_path):
+    """Of another dataset, as a study of more models left it: the report would end with an error."""
+    copy = shutil.copytree(done, tmp_path / "study")
+    shutil.copytree(copy / "runs/ld-bce", copy / "runs/ab-old")
+    change(copy / "runs/ab-old/config.json", lambda content: content.update(dataset={"id": "another"}))
+    found = read_sources([copy], dataset.root, (), ReportOptions("Study"))
+    assert [run.path.name for run in found.runs] == list(MODELS)
+    assert f"Not of this study's models, so left out: {copy / 'runs/ab-old'}." in part(copy, at_a_glance)
 
 
 def test_a_half_done_study_is_a_page_that_says_what_is_left(done, dataset, known, tmp_path):
