@@ -30,16 +30,16 @@ def difference(
     """value - other. drawn, other_drawn: float64 [draws], the two scores on the same draws; draws in which one is
     undefined (NaN) are left out.
 
-    The interval is the percentile interval of the drawn differences. p is twice the smaller share of draws that lie
-    at 0 or beyond it, each counted with one more draw (Davison & Hinkley 1997, section 4.2), so never under
-    2 / (draws + 1): it is the level at which the interval just reaches 0.
+    p is twice the smaller share of draws that lie at 0 or beyond it, each counted with one more draw (Davison & Hinkley
+    1997, section 4.2), so never under 2 / (draws + 1). The percentile interval counts draws alike: it leaves out 0
+    just where p is at most 1 - level, unless the draws are too few for the level; then it holds all of them.
     """
     differences = drawn - other_drawn
     differences = differences[~np.isnan(differences)]
     if np.isnan(value) or np.isnan(other) or not len(differences):
         return Difference(value - other, np.nan, np.nan, np.nan)
-    tail = (1 - level) / 2 * 100
-    low, high = np.percentile(differences, [tail, 100 - tail])
+    place = max(1, int((len(differences) + 1) * (1 - level) / 2 + 1e-9))  # the draw in so many of each side
+    low, high = np.sort(differences)[[place - 1, -place]]
     beyond = min((differences <= 0).sum(), (differences >= 0).sum()) + 1
     return Difference(value - other, low, high, min(1.0, 2 * beyond / (len(differences) + 1)))
 

@@ -204,7 +204,7 @@ def pooled(sources: Sources) -> Html | None:
     return join(
         paragraph(
             "The mean probability of the backbones, with equal weights and with weights proportional to each member's "
-            "validation mAP. These weights were made from validation, so its scores are a little too good for them."
+            "validation mAP. The weights are made from validation, so the scores there flatter them a little."
         ),
         score_tables(sources, "Members and ensembles", rows, ("Predictions", "Weight")),
     )

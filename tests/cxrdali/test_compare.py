@@ -148,7 +148,8 @@ def drawn_by_hand(wanted, studies, values, score):
 
 
 def check_interval(row, differences):
-    assert (row["low"], row["high"]) == pytest.approx(tuple(np.percentile(differences, [2.5, 97.5])))
+    place = int((DRAWS + 1) * 0.025)
+    assert (row["low"], row["high"]) == pytest.approx((sorted(differences)[place - 1], sorted(differences)[-place]))
     beyond = min(np.sum(differences <= 0), np.sum(differences >= 0)) + 1
     assert row["p"] == pytest.approx(min(1, 2 * beyond / (len(differences) + 1)))
 
@@ -230,6 +231,14 @@ def test_few_studies_have_a_difference_and_no_interval(runs, dataset, result, mo
     (note,) = [note for note in thin["notes"] if note.startswith("Findings in the means with fewer than 10000 ")]
     assert "Mass (" in note and "Hernia" not in note and "too narrow" in note
     assert not [note for note in result["notes"] if "too narrow" in note]
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_just_enough_studies_have_an_interval(runs, dataset, result, monkeypatch, more):
+    monkeypatch.setattr("cxrdali.compare.ENOUGH", result["positive_studies"]["mAP"] + more)
+    made = compare(runs[:2], dataset, CompareOptions(draws=5), progress=False)
+    whole = next(row for row in made["differences"] if row["metric"] == "mAP")
+    assert (whole["low"] is None) == (made["runs"][0]["mAP_low"] is None) == bool(more)
 
 
 def test_without_draws(runs, dataset):

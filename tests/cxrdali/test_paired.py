@@ -9,12 +9,30 @@ from cxrdali.paired import difference, held
 
 def test_worked_by_hand():
     # differences -1, 0, 1, 2, 3 and one undefined: 2 of 5 are at or below 0, so p = 2 * (2 + 1) / (5 + 1)
+    # level 0.4: 0.3 * (5 + 1) = 1.8, so the first draw of each side; 0.3: 0.35 * 6 = 2.1, the second
     drawn, other = np.array([0.0, 1, 2, 3, 4, np.nan]), np.array([1.0, 1, 1, 1, 1, 1])
-    made = difference(4.0, 2.5, drawn, other, level=0.5)
+    made = difference(4.0, 2.5, drawn, other, level=0.3)
     assert (made.value, made.low, made.high, made.p) == (1.5, 0.0, 2.0, 1.0)
-    made = difference(4.0, 2.5, drawn + 10, other, level=0.5)
+    assert difference(4.0, 2.5, drawn, other, level=0.4).low == -1
+    made = difference(4.0, 2.5, drawn + 10, other, level=0.3)
     assert made.p == pytest.approx(2 / 6) and difference(2.5, 4.0, other, drawn + 10).p == made.p
     assert made.as_json() == {"difference": 1.5, "low": 10.0, "high": 12.0, "p": pytest.approx(2 / 6)}
+
+
+@pytest.mark.parametrize(("draws", "level"), [(99, 0.95), (100, 0.95), (1000, 0.95), (999, 0.9), (250, 0.99)])
+def test_the_interval_leaves_out_0_just_where_p_says_so(draws, level):
+    rng, seen = np.random.default_rng(draws), set()
+    for shift in np.linspace(1.2, 3.2, 300):
+        made = difference(shift, 0, rng.normal(shift, 1, draws) * rng.choice([-1, 1]), np.zeros(draws), level)
+        outside = made.low > 0 or made.high < 0
+        assert outside == (made.p <= 1 - level + 1e-12)
+        seen.add(outside)
+    assert seen == {True, False}
+
+
+def test_of_too_few_draws_the_interval_holds_all():
+    made = difference(2.0, 0, np.array([1.0, 2, 4]), np.zeros(3))
+    assert (made.low, made.high, made.p) == (1, 4, 0.5)
 
 
 def test_a_finding_that_a_draw_lacks_stays_in_the_mean():
@@ -69,7 +87,8 @@ def test_the_pairing_is_that_of_a_bootstrap_written_out():
     means = [np.nanmean(each.ap, axis=1) for each in drawn]
     np.testing.assert_allclose(means[1] - means[0], by_hand, rtol=1e-9, atol=1e-12)
     made = difference(0.6, 0.4, means[1], means[0], level=0.9)
-    np.testing.assert_allclose((made.low, made.high), np.percentile(by_hand, [5, 95]))
+    # level 0.9 of 60: 61 * 0.05 = 3.05, so the third of each side
+    np.testing.assert_allclose((made.low, made.high), (sorted(by_hand)[2], sorted(by_hand)[-3]))
     assert made.p == min(1, 2 * (min(np.sum(np.array(by_hand) <= 0), np.sum(np.array(by_hand) >= 0)) + 1) / 61)
 
 
