@@ -266,7 +266,8 @@ class _Study(Flow):
             return []
         for what, names in (("losses", known.losses), ("backbones", known.backbones), ("retrained", starts)):
             if len(names) < 2:
-                self.notes.append(f"no comparison of {what}: {names[0]} alone")
+                alone = f"{names[0]} alone" if what != "retrained" else "no classifier is retrained"
+                self.notes.append(f"no comparison of {what}: {alone}")
                 continue
             if len({self._validated(name) for name in names}) > 1:
                 self.notes.append(f"no comparison of {what}: limit_batches leaves them different validation images")

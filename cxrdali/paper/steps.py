@@ -63,12 +63,19 @@ class Book:
 
     def seconds(self, step: Step) -> float | None:
         """How long the recorded making took; None if there is none."""
-        return self.seconds_of(step.name)
-
-    def seconds_of(self, name: str) -> float | None:
-        """The same of a step that is known by its name alone."""
-        record = self._read(name)
+        record = self._read(step.name)
         return record and record["seconds"]
+
+    def recorded(self, names: Sequence[str]) -> tuple[dict[str, float], set[str]]:
+        """Of steps known by their names alone, in their order: seconds of those made from what is there now, and which
+        are outdated, since a step that they need was made again or is under way."""
+        records = {name: record for name in names if (record := self._read(name))}
+        outdated: set[str] = set()
+        for name, record in records.items():
+            for need, made in record["needs"].items():
+                if need in outdated or need not in records or records[need]["made"] != made:
+                    outdated.add(name)
+        return {name: record["seconds"] for name, record in records.items() if name not in outdated}, outdated
 
     def plan(self, steps: Sequence[Step]) -> dict[str, str | None]:
         """Reasons by name; a step after one that is to be done is to be done too."""

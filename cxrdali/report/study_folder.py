@@ -35,7 +35,7 @@ class Study:
     """synthetic: its images are drawn; roles: names of models by what they are there for; labelled: by split, whether
     it has labels; evaluations: by (table, split); calibrations: by (table, method); thresholds: by table; weights: of
     the weighted ensemble by member; comparisons: by what is compared; seconds: of every step so far, None for those
-    that are not done."""
+    that are not done. What was made from a run or table that has been made again since, or is being, is not read."""
 
     path: Path
     synthetic: bool
@@ -68,14 +68,22 @@ def is_study(path: Path) -> bool:
 def read_study(path: Path) -> Study:
     """Raises DataError naming the file for one that is damaged or was not written by `cxrdali loss-design`."""
     record = _json(path / RECORD, _check_record)
+    seconds, outdated = Book(path).recorded(record["steps"])
+
+    def there(folder: str, steps: Mapping[object, str], read: Callable[[Path], T]) -> dict:
+        """By key what is in folder/KEY.json, of the steps that are not outdated."""
+        files = {
+            key: path / folder / f"{key if isinstance(key, str) else '.'.join(key)}.json"
+            for key, step in steps.items()
+            if step not in outdated
+        }
+        return {key: read(file) for key, file in files.items() if file.exists()}
+
     tables = tuple(StudyTable(**table) for table in record["tables"])
-    evaluations = {}
-    for table in tables:
-        for split in record["splits"]:
-            file = path / "evaluations" / f"{table.name}.{split}.json"
-            if file.exists():
-                evaluations[table.name, split] = Evaluation(table.name, read_evaluation(file).content)
+    scored = [(table.name, split) for table in tables for split in record["splits"]]
     calibrated = [(table.of, table.how) for table in tables if table.kind == "calibrated"]
+    compared = ("losses", "backbones", "retrained")
+    evaluations = there("evaluations", {pair: f"evaluate {' '.join(pair)}" for pair in scored}, read_evaluation)
     return Study(
         path,
         record["synthetic"],
@@ -85,12 +93,12 @@ def read_study(path: Path) -> Study:
         record["strategy"],
         tables,
         tuple(record["notes"]),
-        evaluations,
-        _there({pair: path / "calibrations" / f"{pair[0]}.{pair[1]}.json" for pair in calibrated}, calibration.read),
-        _there({table.name: path / "thresholds" / f"{table.name}.json" for table in tables}, thresholds.read),
-        _there({"": path / "weights.json"}, lambda file: _json(file, _weights)).get("", {}),
-        _there({what: path / "comparisons" / f"{what}.json" for what in ("losses", "backbones", "retrained")}, _json),
-        {name: Book(path).seconds_of(name) for name in record["steps"]},
+        {pair: Evaluation(pair[0], each.content) for pair, each in evaluations.items()},
+        there("calibrations", {pair: f"calibrate {' '.join(pair)}" for pair in calibrated}, calibration.read),
+        there("thresholds", {table.name: f"thresholds {table.name}" for table in tables}, thresholds.read),
+        there(".", {"weights": "weights"}, lambda file: _json(file, _weights)).get("weights", {}),
+        there("comparisons", {what: f"compare {what}" for what in compared}, _json),
+        {name: seconds.get(name) for name in record["steps"]},
     )
 
 
@@ -100,10 +108,6 @@ def final(study: Study) -> str:
     last = [table.name for table in study.of_kind("calibrated") if table.of == "ensemble"]
     order = [*last, "ensemble", study.roles["main"], *study.models]
     return next((name for name in order if name in done), order[-1])
-
-
-def _there(files: Mapping[object, Path], read: Callable[[Path], T]) -> dict:
-    return {key: read(file) for key, file in files.items() if file.exists()}
 
 
 def _json(path: Path, parse: Callable[[dict], T] = lambda content: dict(content)) -> T:

@@ -321,7 +321,8 @@ def test_fewer_models_come_with_what_they_need_and_without_what_they_lack(datase
 
 def test_a_single_loss_makes_a_study_and_a_page(dataset, known, tmp_path):
     options = replace(OPTIONS, models=("ld-bce",), tta=(), draws=0)
-    do(tmp_path, dataset, known, options)
+    _, plan = do(tmp_path, dataset, known, options)
+    assert "no comparison of retrained: no classifier is retrained" in plan.notes
     page = Page(tmp_path / "report.html")
     assert "On the test split, ld-bce reaches a mAP of" in page.text
     here = page.table("What the paper says")["Here"]
@@ -589,6 +590,26 @@ def test_a_half_done_study_is_a_page_that_says_what_is_left(done, dataset, known
             shutil.copyfile(path, root / folder / path.name)
     table = page_of(root).table("Losses, test split")
     assert list(table.index) == ["ld-bce"]
+
+
+def test_figures_of_a_model_that_is_trained_again_are_not_shown(done, tmp_path):
+    """Its record is gone while it trains. What was made from it is left out, and left over to be done."""
+    copy = shutil.copytree(done, tmp_path / "study")
+    whole = read_study(copy)
+    (copy / ".steps/train-ld-asl.made.json").unlink()
+    found = read_study(copy)
+    assert ("ld-asl", "test") in whole.evaluations and ("ld-asl", "test") not in found.evaluations
+    assert found.evaluations.keys() == {pair for pair in whole.evaluations if pair[0] != "ld-asl"}
+    assert set(whole.thresholds) - set(found.thresholds) == {"ld-asl"}
+    assert (set(whole.comparisons), set(found.comparisons)) == (
+        {"losses", "backbones", "retrained"}, {"backbones", "retrained"},
+    )  # fmt: skip
+    left = [name for name, seconds in found.seconds.items() if seconds is None]
+    assert left == [name for name in whole.seconds if "ld-asl" in name or name in ("compare losses", "report")]
+    record = copy / ".steps/predict-ld-byobnet-val.made.json"
+    change(record, lambda content: content.update(made="again"))
+    found = read_study(copy)
+    assert not found.weights and not found.calibrations and set(found.comparisons) == {"backbones", "retrained"}
 
 
 def test_findings_without_positives_and_runs_without_counts_leave_blanks_not_zeros(done, tmp_path):
