@@ -56,6 +56,8 @@ def evaluate(file, data, labels, out, uncertain, limits, draws, level, seed):
     click.echo(f"{file}: {result['images']:,} images against labels {labels.name}")
     if about.kind is None:
         click.echo(f"note: {file} does not say what it holds; ECE and Brier take its values as {result['values']}s")
+    if result["values"] == "rank":
+        click.echo(f"note: {file} holds mean ranks, no probabilities: ECE and Brier score are undefined")
     _print(result)
     if thresholds is not None:
         _print_decisions(result)

@@ -19,6 +19,7 @@ from shards.errors import DataError
 from shards.packed import Labels, PackedDataset
 
 ADDITIONS = 10  # of one member each to the bag that the search for weights begins with
+RANKED = "mean rank"  # how the line of a pooling by rank in a table's history starts
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def _step(members: Members, weights: Sequence[float] | Weights | None, method: s
     pooled = {
         "mean": "mean probability of {}",
         "geometric": "geometric mean probability (mean logit) of {}",
-        "rank": "mean rank among these {images:,} images of {}: no probability, and of this set of images alone",
+        "rank": RANKED + " among these {images:,} images of {}: no probability, and of this set of images alone",
     }
     text = _names(members)
     if weights is not None:

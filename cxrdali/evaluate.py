@@ -13,7 +13,8 @@ from tqdm import tqdm
 from cxrdali import predictions as tables
 from cxrdali.bootstrap import resample
 from cxrdali.decisions import METRICS, score_decisions
-from cxrdali.heldout import differences
+from cxrdali.ensemble import RANKED
+from cxrdali.heldout import CALIBRATED, differences
 from cxrdali.matching import match
 from cxrdali.metrics import macro, score
 from cxrdali.paired import held
@@ -62,7 +63,8 @@ def evaluate(
 
     "lateral" is the paper's sense: every view that is not frontal. Findings are matched by name; an image that
     the dataset does not have, or that the label release does not list, is an error. With thresholds, which need a
-    table of logits, also F1, precision, recall (= sensitivity) and specificity of the decisions.
+    table of logits, also F1, precision, recall (= sensitivity) and specificity of the decisions. Mean ranks (of an
+    ensemble by rank) are no probabilities: their ECE and Brier score are undefined.
     """
     table = tables.read(path)
     rows, places = match(path, table, dataset, labels)
@@ -70,7 +72,10 @@ def evaluate(
     truth = targets(labels, options.uncertain)[rows]
     values = table.values[:, places]
     kind = _kind(path, table)
-    probabilities = tables.sigmoid(values) if kind == "logit" else values
+    if _is_ranked(table.provenance):
+        kind, probabilities = "rank", None
+    else:
+        probabilities = tables.sigmoid(values) if kind == "logit" else values
     called = None if thresholds is None else thresholds.decide(path, tables.as_logits(table, path))[:, places]
     catalog = dataset.catalog.iloc[rows]
     study = pd.factorize(catalog["subject_id"] + "/" + catalog["study_id"])[0]
@@ -103,7 +108,8 @@ def evaluate(
             )
             if result[name] is not None:
                 decided = None if called is None else (called[mask], thresholds)
-                _add_probabilities(result[name], truth[mask], probabilities[mask], decided)
+                chances = None if probabilities is None else probabilities[mask]
+                _add_probabilities(result[name], truth[mask], chances, decided)
     return result
 
 
@@ -167,6 +173,12 @@ def _kind(path: Path, table: tables.Predictions) -> str:
     return kind
 
 
+def _is_ranked(about: tables.Provenance) -> bool:
+    """Whether the values are mean ranks, which are no probabilities until a calibration makes them some."""
+    steps = [text for text in about.history if text.startswith((RANKED, CALIBRATED))]
+    return bool(steps) and steps[-1].startswith(RANKED)
+
+
 def _about(thresholds: Thresholds, provenance: tables.Provenance) -> dict:
     """What the result says about the thresholds; remarks: what its reader should know."""
     made_from = thresholds.made_from
@@ -186,10 +198,16 @@ def _about(thresholds: Thresholds, provenance: tables.Provenance) -> dict:
 
 
 def _add_probabilities(
-    part: dict, truth: np.ndarray, probabilities: np.ndarray, decided: tuple[np.ndarray, Thresholds] | None
+    part: dict, truth: np.ndarray, probabilities: np.ndarray | None, decided: tuple[np.ndarray, Thresholds] | None
 ) -> None:
-    """Adds to a part, and to its findings, what needs probabilities or decisions instead of an order."""
-    columns = {"ECE": ece(truth, probabilities), "Brier": brier(truth, probabilities)}
+    """Adds to a part, and to its findings, what needs probabilities (None: there are none) or decisions instead of an
+    order."""
+    undefined = np.full(truth.shape[1], np.nan)
+    measures = {"ECE": ece, "Brier": brier}
+    columns = {
+        name: undefined if probabilities is None else measure(truth, probabilities)
+        for name, measure in measures.items()
+    }
     if decided is not None:
         called, thresholds = decided
         scores = score_decisions(truth, called)

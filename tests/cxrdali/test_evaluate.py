@@ -15,6 +15,7 @@ from sklearn.metrics import (
 )
 
 from cxrdali import calibration, thresholds
+from cxrdali.ensemble import ensemble
 from cxrdali.evaluate import EvaluateOptions, evaluate, write
 from cxrdali.predictions import Predictions, read
 from cxrdali.reliability import ece
@@ -278,3 +279,21 @@ def test_a_rare_finding_that_a_draw_lacks_does_not_lift_the_interval_of_the_mean
     assert part["findings"][1]["AP"] == pytest.approx(1 / 50)
     assert part["mAP_low"] < part["mAP"] < part["mAP_high"] < 0.6
     assert part["findings"][0]["AP_low"] > 0.7
+
+
+def test_mean_ranks_have_no_calibration_error_until_they_are_calibrated(dataset, labels, tmp_path):
+    rows = np.flatnonzero(labels.split == "train")
+    for seed in (0, 1):
+        predictions(dataset, rows, seed=seed).write(tmp_path / f"{seed}.csv")
+    members, ranked = [tmp_path / "0.csv", tmp_path / "1.csv"], tmp_path / "ranked.parquet"
+    ensemble(members, method="rank").write(ranked)
+    options = EvaluateOptions(draws=0)
+    made = evaluate(ranked, dataset, labels, options, progress=False)
+    assert made["values"] == "rank" and made["all"]["mAP"] is not None
+    assert (made["all"]["macro_ECE"], made["all"]["macro_Brier"], made["frontal"]["macro_ECE"]) == (None, None, None)
+    assert all(row["ECE"] is None and row["Brier"] is None for row in made["all"]["findings"])
+    calibration.apply(ranked, calibration.fit(ranked, dataset, labels, "platt")).write(tmp_path / "platt.parquet")
+    made = evaluate(tmp_path / "platt.parquet", dataset, labels, options, progress=False)
+    assert made["values"] == "logit" and made["all"]["macro_ECE"] is not None
+    ensemble(members).write(ranked)
+    assert evaluate(ranked, dataset, labels, options, progress=False)["all"]["macro_ECE"] is not None
