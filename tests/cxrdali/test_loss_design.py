@@ -250,6 +250,11 @@ def test_comparisons_are_of_the_models_by_role(done):
             ["calibrated ensemble platt test", f"evaluate {FINAL} dev", f"thresholds {FINAL}"],
             f"evaluate {MAIN}+platt test",
         ),
+        (
+            f"predictions/{MAIN}.test.parquet",
+            [f"calibrated {MAIN} platt test", "ensemble test", "ensemble weighted test", f"evaluate {MAIN} test"],
+            f"calibrated {MAIN} platt dev",
+        ),
         ("weights.json", ["ensemble weighted val", "evaluate ensemble+weighted dev"], "ensemble val"),
         ("thresholds/ld-asl.json", ["evaluate ld-asl dev", "report"], "evaluate ld-asl val"),
         ("comparisons/losses.json", ["compare losses", "report"], "compare backbones"),
