@@ -28,7 +28,8 @@ def how_to_read(sources: Sources) -> Html:
             f"F1, fitted: with a threshold per finding ({study.strategy}) fitted on validation; on validation itself, "
             "cross-fitted over subjects. F1 at 0.5: every image with a probability of at least 0.5 counts as positive. "
             "A mean leaves out findings without a positive image, but not that of ECE. The best of a column is bold. "
-            "Intervals are from resampling whole studies.",
+            "Intervals are from resampling whole studies; draws repeat positives, which lifts AP a little, so they lie "
+            "somewhat high.",
             "soft",
         ),
         paragraph(

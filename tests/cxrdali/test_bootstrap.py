@@ -38,6 +38,18 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.8 < covered / 150 < 0.97
 
 
+def test_draws_repeat_positives_which_lifts_ap():
+    """As the study's page says: 10 of 200 images are positive, and a positive drawn twice helps itself."""
+    lifted = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        targets = (np.arange(200) < 10).astype(float)[:, None]
+        values = rng.normal(size=(200, 1)) + targets
+        drawn = resample(targets, values, np.arange(200), 100, seed).ap.mean()
+        lifted.append(drawn - average_precision_score(targets, values))
+    assert np.mean(lifted) > 3 * np.std(lifted) / np.sqrt(len(lifted)) and np.mean(lifted) < 0.05
+
+
 def test_images_of_a_study_are_drawn_together():
     """Ten copies of each study are no more evidence than one: the interval must not shrink."""
     rng = np.random.default_rng(0)
