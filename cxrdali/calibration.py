@@ -14,7 +14,7 @@ from cxrdali import predictions as tables
 from cxrdali import reliability
 from cxrdali.calibrators import Affine, Isotonic, Map, fit_isotonic, fit_platt, fit_temperature
 from cxrdali.heldout import CALIBRATED, check_scale, cross_fit, read_held_out, read_rules
-from cxrdali.metrics import macro
+from cxrdali.metrics import defined, macro
 from cxrdali.predictions import Predictions, sigmoid
 from cxrdali.reliability import Curve
 from shards.errors import DataError
@@ -78,7 +78,7 @@ class Calibration:
     def write(self, path: Path) -> None:
         """As JSON; NaN is null."""
         sums = {
-            f"macro_{key}_{when}": _number(self.macro(name, when))
+            f"macro_{key}_{when}": defined(self.macro(name, when))
             for key, name in (("ECE", "ece"), ("Brier", "brier"))
             for when in ("before", "after")
         }
@@ -223,11 +223,11 @@ def _kind(made: Map) -> str:
 def _stored(quality: Quality) -> dict:
     curve = quality.curve
     return {
-        "ECE": _number(quality.ece),
-        "Brier": _number(quality.brier),
+        "ECE": defined(quality.ece),
+        "Brier": defined(quality.brier),
         "images": curve.images.tolist(),
-        "probability": [_number(value) for value in curve.probability.tolist()],
-        "share": [_number(value) for value in curve.share.tolist()],
+        "probability": [defined(value) for value in curve.probability.tolist()],
+        "share": [defined(value) for value in curve.share.tolist()],
     }
 
 
@@ -237,8 +237,3 @@ def _quality(stored: dict) -> Quality:
         raise ValueError("a reliability curve's bins differ in number")
     ece, brier = (float("nan") if stored[key] is None else float(stored[key]) for key in ("ECE", "Brier"))
     return Quality(ece, brier, Curve(numbers[0].astype(np.int64), *numbers[1:]))
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if np.isnan(value) else float(value)

@@ -24,7 +24,7 @@ from cxrdali.comparable import (
     train_counts,
 )
 from cxrdali.longtail import GROUPS, groups
-from cxrdali.metrics import Scores, macro, score
+from cxrdali.metrics import Scores, defined, macro, score
 from cxrdali.paired import difference, held
 from cxrdali.predictions import sigmoid
 from cxrdali.reliability import brier, ece
@@ -283,9 +283,9 @@ def _run_row(
         "finished": is_finished(run),
         "best_epoch": int(run.best["epoch"]),
         "device": run.config.get("device"),
-        "images_per_second": _defined(spent["images"] / (spent["train_seconds"] or np.nan)),
+        "images_per_second": defined(spent["images"] / (spent["train_seconds"] or np.nan)),
         "hours": float(spent["train_seconds"] + spent["val_seconds"]) / 3600,
-        **{name: _defined(value) for name, value in values.items()},
+        **{name: defined(value) for name, value in values.items()},
     }
 
 
@@ -311,7 +311,7 @@ def _finding_row(place: int, scored: Sequence[_Scored], base: _Scored, images: _
         "positives": positives,
         "positive_studies": studies,
         "prevalence": positives / known if known else None,
-        "AP": {each.run.name: _defined(each.scores.ap[place]) for each in scored},
+        "AP": {each.run.name: defined(each.scores.ap[place]) for each in scored},
         "differences": differences,
     }
 
@@ -321,10 +321,5 @@ def _compared(
 ) -> dict:
     """studies: those with a positive image, on which the scores rest; of too few, the difference alone."""
     if drawn is None or studies < ENOUGH:
-        return {"difference": _defined(value - other), "low": None, "high": None, "p": None}
+        return {"difference": defined(value - other), "low": None, "high": None, "p": None}
     return difference(value, other, *drawn, level).as_json()
-
-
-def _defined(value: float | None) -> float | None:
-    """JSON has no NaN: an undefined metric is null."""
-    return None if value is None or np.isnan(value) else float(value)

@@ -42,6 +42,11 @@ def macro(values: np.ndarray) -> float:
     return float(defined.mean()) if len(defined) else float("nan")
 
 
+def defined(value: float | None) -> float | None:
+    """For JSON, which has no NaN: an undefined number is None."""
+    return None if value is None or np.isnan(value) else float(value)
+
+
 def score(findings: tuple[str, ...], targets: np.ndarray, scores: np.ndarray) -> Scores:
     """All metrics of one table. Raises ValueError on NaN scores or shapes that differ."""
     if targets.shape != scores.shape or targets.shape[1] != len(findings):

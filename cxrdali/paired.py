@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cxrdali.metrics import defined
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -19,9 +21,8 @@ class Difference:
     p: float
 
     def as_json(self) -> dict:
-        """JSON has no NaN: an undefined number is null."""
         names = {"difference": self.value, "low": self.low, "high": self.high, "p": self.p}
-        return {name: None if np.isnan(number) else float(number) for name, number in names.items()}
+        return {name: defined(number) for name, number in names.items()}
 
 
 def difference(

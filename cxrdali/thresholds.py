@@ -10,6 +10,7 @@ import numpy as np
 
 from cxrdali.decisions import METRICS, Decisions, score_decisions
 from cxrdali.heldout import check_scale, cross_fit, read_held_out, read_rules
+from cxrdali.metrics import defined
 from cxrdali.operating import Strategy, choose, operating_points, parse_strategy
 from cxrdali.predictions import Predictions, sigmoid
 from shards.errors import DataError
@@ -118,12 +119,12 @@ def fit(
             *learnt[place],
             int(known[:, place].sum()),
             int((data.truth[:, place] == 1).sum()),
-            *(_number(getattr(scores, name)[place]) for name in METRICS),
-            _number(half.F1[place]),
+            *(defined(getattr(scores, name)[place]) for name in METRICS),
+            defined(half.F1[place]),
         )
         for place, finding in enumerate(data.findings)
     )
-    macros = {**_macros(scores), "macro_F1_half": _number(half.macro("F1"))}
+    macros = {**_macros(scores), "macro_F1_half": defined(half.macro("F1"))}
     return Thresholds(str(wanted), rules, macros, data.made_from)
 
 
@@ -168,9 +169,4 @@ def _rule(row: dict) -> FindingThreshold:
 
 
 def _macros(scores: Decisions) -> dict:
-    return {f"macro_{name}": _number(scores.macro(name)) for name in METRICS}
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if np.isnan(value) else float(value)
+    return {f"macro_{name}": defined(scores.macro(name)) for name in METRICS}

@@ -155,9 +155,10 @@ class _Study(Flow):
 
             step = self.table(f"ensemble {split}", ENSEMBLE, split, {"members": members}, needs, pool)
             steps.append(self._made(Table(ENSEMBLE, "ensemble", "", "mean"), split, step))
-        steps.append(self._weigh(members))
+        weights = self._weigh(members)
+        steps.append(weights)
         for split in self.splits:
-            needs = [steps[len(self.splits)].name, *(self.makers[name, split] for name in members)]
+            needs = [weights.name, *(self.makers[name, split] for name in members)]
 
             def weigh(out: Path, split=split) -> None:
                 ensemble([self.file(name, split) for name in members], read_weights(self.root / WEIGHTS)).write(out)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cxrdali.lossdesign import REFERENCE
 from cxrdali.report import page
+from cxrdali.report.comparison import signed
 from cxrdali.report.page import Html, bold, count, join, missing, paragraph, score, sentence
 from cxrdali.report.sources import Sources
 from cxrdali.report.steps import SPLIT_NAMES
@@ -155,7 +156,7 @@ def _against_bce(sources: Sources, split: str | None) -> str:
     if found and study.comparisons["losses"]["baseline"] == "ld-bce":
         row = found[0]
         text += (
-            f". On validation {_signed(row['difference'])} mAP ({_signed(row['low'])} to {_signed(row['high'])}, "
+            f". On validation {signed(row['difference'])} mAP ({signed(row['low'])} to {signed(row['high'])}, "
             f"p = {row['p']:.2g})"
         )
     return text
@@ -204,7 +205,3 @@ def _unfinished(sources: Sources) -> Html | None:
         if study.notes
         else None,
     )
-
-
-def _signed(value: float) -> str:
-    return f"{'−' if value < 0 else '+'}{abs(value):.3f}"
