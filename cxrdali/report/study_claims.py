@@ -42,7 +42,7 @@ def _before_reweighting(sources: Sources) -> list[Html]:
     """Models whose kept weights never saw the re-weighting that their loss is named for."""
     return [
         missing(
-            f"{run.path.name}: its best epoch so far, {run.best['epoch']:.0f}, is one of the first "
+            f"{run.path.name}: its best epoch, {run.best['epoch']:.0f}, is one of the first "
             f"{run.setting('drw_epoch')}, before re-weighting began; its scores are those of the loss without it."
         )
         for run in sources.trained
