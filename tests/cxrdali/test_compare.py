@@ -164,6 +164,7 @@ def test_differences_are_those_of_a_paired_bootstrap_written_out(result, runs, t
     check_interval(rows["macro_AUROC"], np.nanmean(auroc[:, 1], axis=1) - np.nanmean(auroc[:, 0], axis=1))
     place, mass = next((place, row) for place, row in enumerate(result["findings"]) if row["finding"] == "Mass")
     check_interval(mass["differences"]["strong"], ap[:, 1, place] - ap[:, 0, place])
+    assert mass["differences"]["strong"]["difference"] == pytest.approx(mass["AP"]["strong"] - mass["AP"]["weak"])
     assert len(np.unique(studies)) == result["studies"] and mass["positive_studies"] >= 10
     scores = {row["name"]: row["mAP"] for row in result["runs"]}
     assert rows["mAP"]["difference"] == pytest.approx(scores["strong"] - scores["weak"]) and rows["mAP"]["p"] < 0.05

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from cxrdali import calibration, thresholds
@@ -52,7 +53,18 @@ def test_the_page_has_the_calibration_s_numbers(dataset, labels, tmp_path):
     ]
     assert f"Mean ECE over findings {learnt.macro('ece', 'before'):.4f} before" in html
     assert html.count("<svg") == 4 and "http" not in re.sub(r"http://www.w3.org/\S+", "", html)
-    assert "Pneumonia" in html.split("A diagram per finding")[1]
+    diagrams = html.split("A diagram per finding")[1]
+    assert "Pneumonia" in diagrams and "Hernia" not in diagrams
+
+
+def test_a_temperature_is_shown_as_what_logits_are_divided_by(dataset, labels, tmp_path):
+    written(tmp_path / "val.parquet", dataset)
+    learnt = calibration.fit(tmp_path / "val.parquet", dataset, labels, "temperature")
+    logits = np.array([-3.0, 2.0])
+    (temperature,) = {round(float(value), 3) for value in logits / learnt.rules[0].map(logits)}
+    assert temperature != 1
+    html = write_page(learnt, tmp_path / "page.html").read_text()
+    assert {cells(html, name)[5] for name in FINDINGS} == {f"T = {temperature:.3f}"}
 
 
 def test_the_same_calibration_makes_the_same_page(dataset, labels, tmp_path):
