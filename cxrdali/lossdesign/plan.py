@@ -20,7 +20,7 @@ from cxrdali.compare import CompareOptions, compare
 from cxrdali.ensemble import Weights, ensemble, weights_by_map
 from cxrdali.evaluate import EvaluateOptions, evaluate
 from cxrdali.inference import TTA
-from cxrdali.lossdesign import RECORD
+from cxrdali.lossdesign import RECORD, Table
 from cxrdali.lossdesign.roles import roles
 from cxrdali.operating import parse_strategy
 from cxrdali.paper.flow import Flow, FlowOptions, Ground, Plan, ground
@@ -62,17 +62,6 @@ class StudyOptions(FlowOptions):
         if self.calibration not in calibration.METHODS:
             raise DataError(f"calibration {self.calibration!r}: choose one of {', '.join(calibration.METHODS)}")
         parse_strategy(self.strategy)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Predictions of every split. kind: "model", "tta", "ensemble" or "calibrated"; of: the model or table that it is
-    made from; how: the TTA or the method."""
-
-    name: str
-    kind: str
-    of: str
-    how: str
 
 
 def make_plan(

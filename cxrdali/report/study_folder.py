@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from cxrdali import calibration, thresholds
 from cxrdali.calibration import Calibration
-from cxrdali.lossdesign import RECORD
+from cxrdali.lossdesign import RECORD, Table
 from cxrdali.paper.steps import Book
 from cxrdali.report.folder import SPLITS
 from cxrdali.report.scores import Evaluation, read_evaluation
@@ -17,17 +17,6 @@ from shards.errors import DataError
 
 T = TypeVar("T")
 ROLES = {"reference": str, "main": str, "losses": list, "backbones": list, "retrained": list, "others": list}
-
-
-@dataclass(frozen=True)
-class StudyTable:
-    """Predictions of every split. kind: "model", "tta", "ensemble" or "calibrated"; of: what it is made from; how: the
-    TTA or the method."""
-
-    name: str
-    kind: str
-    of: str
-    how: str
 
 
 @dataclass(frozen=True)
@@ -43,7 +32,7 @@ class Study:
     roles: Mapping[str, str | list[str]]
     labelled: Mapping[str, bool]
     strategy: str
-    tables: tuple[StudyTable, ...]
+    tables: tuple[Table, ...]
     notes: tuple[str, ...]
     evaluations: Mapping[tuple[str, str], Evaluation]
     calibrations: Mapping[tuple[str, str], Calibration]
@@ -52,7 +41,7 @@ class Study:
     comparisons: Mapping[str, dict]
     seconds: Mapping[str, float | None]
 
-    def of_kind(self, kind: str) -> list[StudyTable]:
+    def of_kind(self, kind: str) -> list[Table]:
         return [table for table in self.tables if table.kind == kind]
 
     @property
@@ -79,7 +68,7 @@ def read_study(path: Path) -> Study:
         }
         return {key: read(file) for key, file in files.items() if file.exists()}
 
-    tables = tuple(StudyTable(**table) for table in record["tables"])
+    tables = tuple(Table(**table) for table in record["tables"])
     scored = [(table.name, split) for table in tables for split in record["splits"]]
     calibrated = [(table.of, table.how) for table in tables if table.kind == "calibrated"]
     compared = ("losses", "backbones", "retrained")
@@ -132,7 +121,7 @@ def _check_record(record: dict) -> dict:
     if not set(record["splits"]) <= set(SPLITS):
         raise ValueError(f"splits {', '.join(record['splits'])}")
     for table in record["tables"]:
-        StudyTable(**table)
+        Table(**table)
     if not isinstance(record["synthetic"], bool):
         raise ValueError(f"'synthetic' is {record['synthetic']!r}")
     record["strategy"]
