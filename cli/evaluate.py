@@ -104,15 +104,23 @@ def _print(result: dict) -> None:
 
 
 def _print_decisions(result: dict) -> None:
+    from scipy.special import expit
+
     whole, about = result["all"], result["thresholds"]
     width = max(len(row["finding"]) for row in whole["findings"])
     names = ("F1", "precision", "recall", "specificity")
     source = f", learnt from {about['predictions']}" if about["predictions"] else ""
     click.echo(f"decisions at thresholds {about['strategy']}{source} (recall is sensitivity)")
-    click.echo(f"{'':{width}}  {'images':>8} {'threshold':>10}  {'  '.join(f'{name:>11}' for name in names)}")
+    heads = "  ".join(f"{name:>11}" for name in names)
+    click.echo(f"{'':{width}}  {'images':>8} {'threshold':>10} {'probability':>12}  {heads}")
     for row in sorted(whole["findings"], key=lambda row: -row["positives"]):
         numbers = "  ".join(f"{_number(row[name]):>11}" for name in names)
-        click.echo(f"{row['finding']:{width}}  {row['positives']:>8,} {_number(row['threshold']):>10}  {numbers}")
+        logit = row["threshold"]
+        probability = None if logit is None else float(expit(logit))
+        click.echo(
+            f"{row['finding']:{width}}  {row['positives']:>8,} {_number(logit):>10} {_number(probability, 4):>12}  "
+            f"{numbers}"
+        )
     for view in ("all", "frontal", "lateral"):
         if result[view] is not None:
             means = ", ".join(f"{name} {_number(result[view][f'macro_{name}'])}" for name in names)

@@ -67,6 +67,9 @@ def test_from_validation_to_decisions(folder, pack_folder):
     assert f"ECE {result['all']['macro_ECE']:.4f}, Brier {result['all']['macro_Brier']:.4f}" in said
     said = done(folder, "evaluate", "test.c.parquet", "--thresholds", "0.5", "--draws", 0, *data).stdout
     assert "decisions at thresholds fixed=0.5 (recall" in said
+    decisions = said.split("decisions at")[1].splitlines()
+    assert decisions[1].split()[1:3] == ["threshold", "probability"]  # of 0.5 the logit alone would read as 0
+    assert next(line for line in decisions if line.startswith("Edema")).split()[2:4] == ["0.000", "0.5000"]
 
 
 def test_fit_and_apply_in_one_command(folder, pack_folder):
