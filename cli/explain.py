@@ -54,6 +54,11 @@ def explain(run, data, split, images, findings, layer, out, synthetic, labels, b
     """
     from cxrdali.predictions import check_writable
 
+    names = tuple(name.strip() for name in findings.split(",")) if findings is not None else ()
+    if findings is not None and not all(names):
+        raise click.UsageError(f"--findings '{findings}': names with commas between them, such as \"Mass,Nodule\"")
+    if out.suffix not in ("", ".html") and not out.is_dir():
+        raise click.UsageError(f"--out {out}: the page is a .html, or a folder")
     if out.suffix == ".html":
         check_writable(out)  # before an hour of work, not after
     else:
@@ -64,7 +69,6 @@ def explain(run, data, split, images, findings, layer, out, synthetic, labels, b
     from cxrdali.report.gallery import write_gallery
     from shards.packed import PackedDataset
 
-    names = tuple(name.strip() for name in findings.split(",")) if findings else ()
     options = ExplainOptions(images, split, names, layer, batch)
     found = explain(run, PackedDataset.open(folders.packed(data)), options, labels=labels, device=device,
                     precision=precision, decode=decode, say=click.echo)  # fmt: skip

@@ -51,3 +51,17 @@ def test_a_mistake_is_one_line(trained, pack_folder, more, message):
     assert result.returncode == 1 and result.stderr.count("\n") == 1
     assert result.stderr.startswith(f"error: {message}"), result.stderr
     assert not (trained / "x.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--out", "x.html", "--findings", ""], "--findings '': names with commas between them"),
+        (["--out", "x.html", "--findings", "Edema,"], "--findings 'Edema,': names with commas between them"),
+        (["--out", "x.pdf"], "--out x.pdf: the page is a .html, or a folder"),
+    ],
+)
+def test_wrong_usage_leaves_nothing(trained, pack_folder, more, message):
+    result = explain(trained, pack_folder, *more)
+    assert result.returncode == 2 and f"Error: {message}" in result.stderr, result.stderr
+    assert not (trained / "x.html").exists() and not (trained / "x.pdf").exists()
