@@ -37,10 +37,13 @@ def report(runs, out, data, evaluations, title, images):
     """
     from cxrdali.report import ReportOptions, write_report
     from cxrdali.run import CONFIG
+    from shards.errors import DataError
 
     if out is None:
         if len(runs) > 1 or (runs[0] / CONFIG).exists():
             raise click.UsageError("give --out FILE; only a single folder of several runs has a page of its own")
+        if not runs[0].is_dir():
+            raise DataError(f"{runs[0]}: no such folder; give run folders, or one of several runs")
         out = runs[0] / "report.html"
     path = write_report(out, runs, pack=data, evaluations=evaluations, options=ReportOptions(title, images=images))
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

@@ -97,6 +97,8 @@ def label_name(file: Path) -> str:
 
 
 def _read(file: Path, columns: Columns) -> pd.DataFrame:
+    if not file.exists():  # before read_table, which would send its reader to a release's page
+        raise DataError(f"{file}: no such file; give the table with --table")
     table = _parquet(file) if file.suffix.lower() == ".parquet" else read_table(file, unnamed=True)
     for option, column in columns.named().items():
         if column not in table:
@@ -111,8 +113,6 @@ def _parquet(file: Path) -> pd.DataFrame:
     """A parquet table as text, so that one set of checks reads both kinds: whole floats lose their .0 in `ids`."""
     try:
         table = pd.read_parquet(file)
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file; give the table with --table") from None
     except Exception as error:  # arrow raises many kinds on damage
         raise DataError(f"{file}: not a readable table ({one_line(str(error))})") from error
     return pd.DataFrame({str(name): list(map(_text, table[name].tolist())) for name in table.columns}, dtype=str)

@@ -89,6 +89,7 @@ def test_a_stage_without_the_one_before_says_what_to_do(project):
         (["predict", "--run", "data", "--out", "x.txt"], "x.txt: predictions are written as .parquet or .csv"),
         (["evaluate", "none.csv"], "none.csv: no such file"),
         (["report", "data", "--out", "r.html"], "data: no run (no config.json in it)"),
+        (["report", "nowhere"], "nowhere: no such folder; give run folders"),
     ],
 )
 def test_mistakes_end_in_one_line_with_the_way_out(project, tmp_path, arguments, message):

@@ -178,7 +178,7 @@ def test_paths_that_start_elsewhere_are_refused_before_packing_and_a_single_abse
 
 
 def test_a_table_that_is_absent_empty_or_damaged_is_named(root):
-    assert "no such file" in refused(root, file="absent.csv")
+    assert "absent.csv: no such file; give the table with --table" in refused(root, file="absent.csv")
     assert "absent.parquet: no such file; give the table with --table" in refused(root, file="absent.parquet")
     (root / "bad.parquet").write_bytes(b"PAR1 and then nothing")
     assert "bad.parquet: not a readable table" in refused(root, file="bad.parquet")
