@@ -23,8 +23,8 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--recipe",
     metavar="NAME",
-    help="Instead of --stage: named settings, model0 to model7 of the paper or your own (`cxrdali recipes` lists "
-    "them). Options given beside it override its settings.",
+    help="Instead of --stage: named settings, model0 to model7 and ld-... of the papers or your own (`cxrdali recipes` "
+    "lists them). Options given beside it override its settings.",
 )
 @file_option
 @folders.data_option
