@@ -26,7 +26,7 @@ force_option = click.option(
 def learn(fit, source: Path, method: str, data: Path | None, labels: str | None, **options):
     """Call a library's `fit` on a table, with the labels that it names unless others are given; warn of its gaps."""
     from cli import folders
-    from cxrdali.heldout import unknown_split
+    from cxrdali.heldout import doubtful_split
     from cxrdali.predictions import read
     from shards.packed import PackedDataset
 
@@ -35,8 +35,8 @@ def learn(fit, source: Path, method: str, data: Path | None, labels: str | None,
     learnt = fit(
         source, dataset, release, method, **{name: value for name, value in options.items() if value is not None}
     )
-    if unknown_split(learnt.made_from):
-        click.echo(f"warning: {unknown_split(learnt.made_from)}", err=True)
+    if doubtful_split(learnt.made_from):
+        click.echo(f"warning: {doubtful_split(learnt.made_from)}", err=True)
     return learnt
 
 

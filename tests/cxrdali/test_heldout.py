@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cxrdali.heldout import cross_fit, differences, read_held_out, unknown_split
+from cxrdali.heldout import cross_fit, differences, doubtful_split, read_held_out
 from cxrdali.predictions import read
 from shards.errors import DataError
 from shards.packed import Labels
@@ -63,8 +63,17 @@ def test_images_that_were_trained_on_are_refused_unless_forced(dataset, labels, 
 def test_a_csv_does_not_say_its_split(dataset, labels, tmp_path):
     written(tmp_path / "p.csv", dataset)
     made_from = held_out(tmp_path / "p.csv", dataset, labels).made_from
-    assert "p.csv does not say which split it holds" in unknown_split(made_from)
-    assert unknown_split({**made_from, "split": "dev"}) == ""
+    assert "p.csv does not say which split it holds" in doubtful_split(made_from)
+    assert doubtful_split({**made_from, "split": "val"}) == ""
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_rules_learnt_from_a_split_that_is_to_be_scored_are_warned_of(dataset, labels, tmp_path, split):
+    written(tmp_path / "p.parquet", dataset, split)
+    made_from = held_out(tmp_path / "p.parquet", dataset, labels).made_from
+    assert f"p.parquet holds the {split} split: with rules learnt from it, its own scores flatter" in doubtful_split(
+        made_from
+    )
 
 
 def test_what_cannot_teach_is_named(dataset, labels, tmp_path):
