@@ -358,13 +358,17 @@ class Seed:
         whole = Predictions(ids, parts[0].findings, np.concatenate([part.values for part in parts]), provenance)
         whole.write(self.file(table))
 
-    def ap(self, table: str) -> dict[str, float]:
-        """AP by counted finding on the held-out images."""
+    def held_out(self, table: str) -> tuple[np.ndarray, np.ndarray]:
+        """Targets and logits of the counted findings on a table's images: float32 [n, F] each."""
         found = predictions.read(self.file(table))
         labels = self.dataset.labels(LABELS)
         rows = predictions.catalog_rows(found, self.file(table), self.dataset)
         theirs, ours = ([names.index(name) for name in self.findings] for names in (found.findings, labels.findings))
-        scores = score(self.findings, targets(labels)[rows][:, ours], found.values[:, theirs])
+        return targets(labels)[rows][:, ours], found.values[:, theirs]
+
+    def ap(self, table: str) -> dict[str, float]:
+        """AP by counted finding on the held-out images."""
+        scores = score(self.findings, *self.held_out(table))
         return dict(zip(self.findings, scores.ap.tolist(), strict=True))
 
 

@@ -20,13 +20,12 @@ from statistics import fmean
 
 from benchmarks import effects
 from benchmarks.effects import LABELS, Scale, Seed, interval, signed, verdict
-from cxrdali import calibration, predictions
+from cxrdali import calibration
 from cxrdali.metrics import score
 from cxrdali.predictions import sigmoid
 from cxrdali.reliability import brier, ece
 from cxrdali.retrain import settings_of
 from cxrdali.stages import TrainSettings
-from cxrdali.targets import targets
 
 NAME = "effects-losses"
 SCALE = Scale(sizes=(96, 96, 96, 96), batches=(16, 16, 16, 16), epochs=8)
@@ -144,11 +143,7 @@ class LossSeed(Seed):
 
     def measures(self, table: str, tail: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
         """MEASURES of a table over the counted findings, and AP by finding, on the held-out images."""
-        found = predictions.read(self.file(table))
-        labels = self.dataset.labels(LABELS)
-        rows = predictions.catalog_rows(found, self.file(table), self.dataset)
-        theirs, ours = ([names.index(name) for name in self.findings] for names in (found.findings, labels.findings))
-        truth, values = targets(labels)[rows][:, ours], found.values[:, theirs]
+        truth, values = self.held_out(table)
         scores = score(self.findings, truth, values)
         ap = dict(zip(self.findings, scores.ap.tolist(), strict=True))
         probabilities = sigmoid(values)

@@ -1,12 +1,12 @@
 """cxrdali retrain-head: cRT, the classifier of a finished run anew on balanced draws."""
 
-import sys
 from pathlib import Path
 
 import click
 
 from cli import folders
 from cli.loss import loss_options, patience_option, sampler_option
+from cli.training import train_run
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -68,7 +68,6 @@ def retrain_head(run, out, data, head, augment, **given):
     """
     from cxrdali.retrain import settings_of
     from cxrdali.run import read_config
-    from cxrdali.trainer import Stopped, train
     from shards.packed import PackedDataset
 
     changes = {name: value for name, value in given.items() if value is not None}
@@ -82,10 +81,4 @@ def retrain_head(run, out, data, head, augment, **given):
         named = run if run.name not in ("", "..") else run.resolve()  # "." has no name to add to
         out = named.with_name(f"{named.name}-crt")
         click.echo(f"run: {out} (the default)", err=True)
-    try:
-        summary = train(settings, dataset, out, say=click.echo)
-    except Stopped as stop:
-        click.echo(str(stop), err=True)
-        sys.exit(128 + stop.signal)
-    what = "was already finished" if summary.already_finished else "finished"
-    click.echo(f"{out}: {what}; best epoch {summary.best_epoch} with {settings.select_by} {summary.best_score:.4f}")
+    train_run(settings, dataset, out)

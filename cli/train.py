@@ -1,6 +1,5 @@
 """cxrdali train: one stage, or a recipe."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 from cli import folders
 from cli.loss import loss_options, patience_option, sampler_option
 from cli.recipes import file_option
+from cli.training import train_run
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -164,7 +164,6 @@ def train(data, out, stage, recipe, file, **given):
 
     from cxrdali import recipes
     from cxrdali.stages import TrainSettings, run_folder
-    from cxrdali.trainer import Stopped, train
     from shards.packed import PackedDataset
 
     # given and empty means none, also where the recipe has some
@@ -186,13 +185,7 @@ def train(data, out, stage, recipe, file, **given):
     if chosen and given["oversample_from"] is None and settings.oversample_from is not None:
         _check_source(Path(settings.oversample_from), out, chosen)
     dataset = PackedDataset.open(folders.packed(data))
-    try:
-        summary = train(settings, dataset, out, say=click.echo, recipe=about)
-    except Stopped as stop:
-        click.echo(str(stop), err=True)
-        sys.exit(128 + stop.signal)
-    what = "was already finished" if summary.already_finished else "finished"
-    click.echo(f"{out}: {what}; best epoch {summary.best_epoch} with {settings.select_by} {summary.best_score:.4f}")
+    train_run(settings, dataset, out, about)
 
 
 def _check_start(before: Path, out: Path, what: str, chosen, stage: int | None) -> None:

@@ -179,7 +179,7 @@ def load_initial(model: Classifier, path: Path, findings: tuple[str, ...], new_h
     stored, norm = metadata.get("findings"), metadata.get("norm")
     if norm and norm != model.norm:
         raise DataError(f"{path}: was trained with --norm {norm}, this run has --norm {model.norm}; give the same")
-    own, head = model.backbone.state_dict(), _head_keys(model)
+    own, head = model.backbone.state_dict(), head_keys(model)
     if stored and not new_head:
         _match_findings(model, state, tuple(stored.split("\n")), findings, path)
     elif new_head or any(key in state and state[key].shape != own[key].shape for key in head):
@@ -242,12 +242,12 @@ def _match_findings(model, state: dict, stored: tuple[str, ...], wanted: tuple[s
             "train on the same --labels, or start from other weights"
         )
     places = torch.tensor([stored.index(name) for name in wanted])
-    for key in _head_keys(model):
+    for key in head_keys(model):
         if key in state:
             state[key] = state[key][places]
 
 
-def _head_keys(model: Classifier) -> list[str]:
+def head_keys(model: Classifier) -> list[str]:
     """Keys of the backbone's classifier; distilled models have two."""
     inside = {id(parameter) for head in model.heads for parameter in head.parameters()}
     return [key for key, parameter in model.backbone.named_parameters() if id(parameter) in inside]

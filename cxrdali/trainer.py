@@ -28,7 +28,7 @@ from cxrdali.inference import logits
 from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.losses import Loss, bce_sum, known_targets
 from cxrdali.metrics import Scores, score
-from cxrdali.model import Classifier, ModelOptions, create, load_initial
+from cxrdali.model import Classifier, ModelOptions, create, head_keys, load_initial
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.sampler import Sampler
 from cxrdali.sampling import Oversampling, chosen_findings, oversampled
@@ -382,8 +382,8 @@ class _Trainer:
 
     def _freeze(self) -> None:
         """Only the classifier is trained. Raises DataError if there is nothing else."""
-        head = {id(each) for module in self.model.heads for each in module.parameters()}
-        rest = [each for each in self.model.parameters() if id(each) not in head]
+        head = set(head_keys(self.model))
+        rest = [each for key, each in self.model.backbone.named_parameters() if key not in head]
         if not rest:
             raise DataError(f"{self.settings.arch!r} has no backbone beside its classifier; there is nothing to freeze")
         for each in rest:
@@ -391,16 +391,17 @@ class _Trainer:
 
     def _cache_features(self, options: LoaderOptions) -> None:
         """From here on, batches hold the backbone's features and the forward pass is the classifier's."""
-        for name, rows in (("loader", self.train_rows), ("val_loader", self.val_rows)):
-            loader = self.val_loader if name == "val_loader" else self.make_loader(self.dataset, rows, options)
-            what = "training" if name == "loader" else "validation"
-            features = features_of(
-                self.model, loader, self.hardware, self.settings.micro_batch,
-                f"features of {what} images" if self.progress else None,
-            )  # fmt: skip
-            setattr(self, name, CachedLoader(getattr(self, name), rows, features))
-            self.say(f"features of {len(rows):,} {what} images: {features.shape[1]:,} numbers each, computed once")
+        plain = self.make_loader(self.dataset, self.train_rows, options)
+        self.loader = self._cached(self.loader, plain, "training")
+        self.val_loader = self._cached(self.val_loader, self.val_loader, "validation")
         self.forward, self.to_compile, self.validates_first = Head(self.model), False, False
+
+    def _cached(self, loader: Loader, plain: Loader, what: str) -> CachedLoader:
+        """`loader` with features for images; `plain` has its rows once and in order."""
+        progress = f"features of {what} images" if self.progress else None
+        features = features_of(self.model, plain, self.hardware, self.settings.micro_batch, progress)
+        self.say(f"features of {len(plain.rows):,} {what} images: {features.shape[1]:,} numbers each, computed once")
+        return CachedLoader(loader, plain.rows, features)
 
     def _describe(self) -> None:
         settings, options = self.settings, self.loader.options
