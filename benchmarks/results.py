@@ -24,12 +24,14 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     "cxrdali",
     "torch",
+    "timm",
     "nvidia-dali-cuda130",
     "nvidia-dali-cuda120",
     "simplejpeg",
     "opencv-python-headless",
     "opencv-python",
     "albumentations",
+    "webdataset",
     "numpy",
     "pandas",
     "joblib",
@@ -38,11 +40,13 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Run:
-    """One timed run: images handed over, wall seconds, CPU seconds of this process and its descendants."""
+    """One timed run: images handed over, wall seconds, and of the process and its descendants the CPU seconds and the
+    bytes that they had the kernel fetch from a disk (0 where the files were in memory)."""
 
     images: int
     seconds: float
     cpu_seconds: float
+    read_bytes: int = 0
 
     @property
     def rate(self) -> float:
@@ -74,49 +78,82 @@ class Target:
     theirs: tuple[str, ...]
     bound: float | None
 
-    def check(self, rates: Mapping[str, float]) -> dict:
-        """`rates` in images per second by contender. `met` is None without a bound."""
-        against = max(self.theirs, key=rates.__getitem__)
+    def check(self, rates: Mapping[str, float], missing: Mapping[str, str] | None = None) -> dict:
+        """`rates` in images per second by contender; `missing`: why one has no rate. `met` is None without a bound,
+        and where a side was not measured; `not_measured` then says why."""
+        names = [name for name in self.theirs if name in rates]
+        if self.ours not in rates or not names:
+            absent = self.ours if self.ours not in rates else self.theirs[0]
+            reason = (missing or {}).get(absent, "left out of this run")
+            why = {"not_measured": f"{absent}: {reason}"}
+            return {
+                "ours": self.ours,
+                "theirs": self.theirs[0],
+                "ratio": None,
+                "at_least": self.bound,
+                "met": None,
+                **why,
+            }
+        against = max(names, key=rates.__getitem__)
         ratio = rates[self.ours] / rates[against]
         met = None if self.bound is None else ratio >= self.bound
         return {"ours": self.ours, "theirs": against, "ratio": ratio, "at_least": self.bound, "met": met}
 
 
-def timed(contender: Callable[[], int]) -> Run:
-    """One run of a contender, which returns how many images it handed over."""
-    cpu = tree_cpu_seconds()
+def timed(contender: Callable[[], int], pid: int | None = None) -> Run:
+    """One run of a contender, which returns how many images it handed over; `pid`: the process that does its work."""
+    family = processes(pid)
+    cpu, read = _cpu_seconds(family), _read_bytes(family)
     start = time.perf_counter()
     images = contender()
     seconds = time.perf_counter() - start
-    return Run(images, seconds, tree_cpu_seconds() - cpu)
+    family = processes(pid)
+    return Run(images, seconds, _cpu_seconds(family) - cpu, _read_bytes(family) - read)
 
 
-def interleaved(contenders: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[Run]]:
+def interleaved(
+    contenders: Mapping[str, Callable[[], int]], rounds: int, measure: Callable[[Callable[[], int]], Run] = timed
+) -> dict[str, list[Run]]:
     """`rounds` runs of each contender in turn (A B C A B C), after one run of each that is thrown away.
 
     A machine that slows down for a while slows all contenders down, not one of them.
     """
     for contender in contenders.values():
-        contender()
+        measure(contender)
     runs: dict[str, list[Run]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
-            runs[name].append(timed(contender))
+            runs[name].append(measure(contender))
     return runs
 
 
-def tree_cpu_seconds() -> float:
-    """CPU seconds, user and system, of this process and of its living descendants."""
-    me = psutil.Process()
-    return sum(_cpu_seconds(process) for process in (me, *me.children(recursive=True)))
+def processes(pid: int | None = None) -> list[psutil.Process]:
+    """A process (this one) and its living descendants."""
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
+def tree_cpu_seconds(pid: int | None = None) -> float:
+    """CPU seconds, user and system, of a process (this one) and of its living descendants."""
+    return _cpu_seconds(processes(pid))
+
+
+def _cpu_seconds(family: Sequence[psutil.Process]) -> float:
+    return sum(times.user + times.system for process in family if (times := _asked(process.cpu_times)))
+
+
+def _read_bytes(family: Sequence[psutil.Process]) -> int:
+    if not hasattr(psutil.Process, "io_counters"):  # not Linux
+        return 0
+    return sum(found.read_bytes for process in family if (found := _asked(process.io_counters)))
+
+
+def _asked(question: Callable):
+    """The answer about a process, None if it has ended or is not ours to ask."""
     try:
-        times = process.cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
-    return times.user + times.system
+        return question()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
 
 
 def rate_row(contender: str, runs: Sequence[Run]) -> dict:
@@ -139,6 +176,9 @@ def print_rates(rows: Sequence[dict]) -> None:
 
 
 def print_target(found: Mapping) -> None:
+    if found["ratio"] is None:
+        print(f"  {found['ours']} / {found['theirs']}: not measured ({found['not_measured']})", flush=True)
+        return
     verdict = {None: "", True: "PASS", False: "MISS"}[found["met"]]
     bound = "" if found["at_least"] is None else f"at least {found['at_least']:g}"
     print(f"  {found['ours']} / {found['theirs']:52} {found['ratio']:8.2f}   {bound:14} {verdict}", flush=True)
@@ -154,7 +194,7 @@ def environment(module: str, device: str = "cpu") -> dict:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_average": round(os.getloadavg()[0], 2),
-        "gpu": _gpu(device),
+        **_gpu(device),
         "versions": {"python": platform.python_version(), **_versions()},
     }
 
@@ -204,12 +244,33 @@ def _cpu_model() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def _gpu(device: str) -> str | None:
-    if not device.startswith("cuda"):
-        return None
-    import torch
+def _gpu(device: str) -> dict:
+    """Of the GPU that was used: name, memory in GiB and driver, null without one; and how many GPUs the machine has.
 
-    return torch.cuda.get_device_name(device)
+    nvidia-smi is asked, because torch would start CUDA in this process, which its forked children cannot use then.
+    """
+    columns = "--query-gpu=name,memory.total,driver_version"
+    try:
+        asked = subprocess.run(["nvidia-smi", columns, "--format=csv,noheader,nounits"], capture_output=True, text=True)
+        found = [
+            [cell.strip() for cell in line.split(",")] for line in asked.stdout.splitlines() if not asked.returncode
+        ]
+    except FileNotFoundError:
+        found = []
+    name = memory = driver = None
+    if device.startswith("cuda"):
+        number = int(device.partition(":")[2] or 0)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        if number < len(visible) and visible[number].strip().isdigit():
+            number = int(visible[number])
+        if number < len(found):
+            name, memory, driver = found[number]
+        else:  # no nvidia-smi, or a part of a GPU
+            import torch
+
+            name, memory = torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)[1] / 2**20
+    gib = None if memory is None else round(float(memory) / 1024, 1)
+    return {"gpu": name, "gpu_memory_gib": gib, "driver": driver, "gpus": len(found)}
 
 
 def _versions() -> dict[str, str]:
