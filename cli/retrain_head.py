@@ -58,7 +58,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     type=click.Choice(["auto", "bf16", "fp16", "fp32"]),
     help="auto: bf16 on GPUs that have it, else fp16; fp32 on the CPU.  [default: the run's]",
 )
-@click.option("--threads", type=int, help="DALI's CPU threads.  [default: the cores and one more, at most 8]")
+@click.option("--threads", type=int, help="DALI's CPU threads.  [default: two a core, at most 8]")
 @click.option("--seed", type=int, help="Of order, draws and the new classifier.  [default: the run's]")
 def retrain_head(run, out, data, head, augment, **given):
     """Retrain the classifier of RUN, its backbone frozen (batch-norm statistics too), on balanced draws (cRT).

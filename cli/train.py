@@ -84,7 +84,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     help="cpu: decode and augment there; mixed: on the GPU; hybrid: decode on the CPU, the rest on the GPU. "
     "auto is cpu.",
 )
-@click.option("--threads", type=int, help="DALI's CPU threads.  [default: the cores and one more, at most 8]")
+@click.option("--threads", type=int, help="DALI's CPU threads.  [default: two a core, at most 8]")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "bf16", "fp16", "fp32"]),

@@ -8,10 +8,12 @@ not notice all damage: hashes do, see `cxrdali verify`); the loader can be itera
 anew begins the epoch again and abandons an iteration that was left half-way.
 """
 
+import math
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,11 +23,13 @@ import torch
 
 from cxrdali import pipeline
 from cxrdali.augment import AugmentOptions, Decisions, carry_out, decide
-from cxrdali.order import ORDERS, batch_bounds, global_order, windowed_order
+from cxrdali.order import ORDERS, batch_bounds, global_order, shard_windows, windowed_order
+from cxrdali.readahead import ReadAhead
 from shards.errors import DataError
 from shards.packed import MappedSize, PackedDataset
 
-MOST_THREADS = 8  # decoding 224 px takes about 0.2 ms of one core; more threads than this only steal them
+MOST_THREADS = 8  # decoding 224 px takes about 0.1 ms of one core; more threads than this only steal them
+LANES = 2
 
 
 class Batch(NamedTuple):
@@ -37,8 +41,8 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """size: side of the images in pixels; batch: images per batch; threads: DALI's CPU threads (None: one more
-    than the cores this process may use, at most 8); decode: auto, cpu, mixed or hybrid; device: "cpu" or "cuda[:N]";
+    """size: side of the images in pixels; batch: images per batch; threads: DALI's CPU threads (None: two
+    for each core this process may use, at most 8); decode: auto, cpu, mixed or hybrid; device: "cpu" or "cuda[:N]";
     prefetch: batches that DALI prepares ahead; order and window (shards open at a time) are for training."""
 
     size: int
@@ -78,8 +82,13 @@ class LoaderOptions:
 
     @property
     def resolved_threads(self) -> int:
-        # one more than cores keeps them busy at the end of a batch: 6 % more images/s on two cores
-        return self.threads or min(MOST_THREADS, len(os.sched_getaffinity(0)) + 1)
+        return self.threads or min(MOST_THREADS, 2 * len(os.sched_getaffinity(0)))
+
+    @property
+    def lanes(self) -> int:
+        """DALI pipelines that take turns, with half of the threads each: two on the CPU, if there is more than one
+        thread; one with a GPU, whose memory and queue they would share."""
+        return LANES if self.device_id is None and self.resolved_threads > 1 else 1
 
 
 class Loader:
@@ -120,10 +129,18 @@ class Loader:
         self._mapped = MappedSize(dataset.stored(stored))
         self._epoch, self._position, self._resume_at = 0, 0, 0
         self._buffers = _RecycledBuffers()
-        self._source = self._pipeline = None
+        self._lanes: list[_Lane] = []
+        self._plan: _EpochPlan | None = None
 
     def __del__(self):
-        self._pipeline = None  # before the source: DALI may still be reading the arrays that it keeps alive
+        self._close()
+
+    def _close(self) -> None:
+        if self._plan is not None:
+            self._plan.close()
+        for lane in self._lanes:
+            lane.close()
+        self._lanes, self._plan = [], None
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -148,29 +165,32 @@ class Loader:
 
     def _order(self, epoch: int) -> tuple[np.ndarray, list]:
         rows = self.rows if self.sampler is None else self.sampler(epoch)
-        if not self.shuffle:
-            return rows, []
         if self.options.order == "global":
-            return global_order(rows, self.seed, epoch), []
-        return windowed_order(rows, self._mapped.stored.shard, self.seed, epoch, self.options.window)
+            return global_order(rows, self.seed, epoch) if self.shuffle else rows, []
+        shard_of_row = self._mapped.stored.shard
+        if not self.shuffle:
+            return rows, shard_windows(rows, shard_of_row)
+        return windowed_order(rows, shard_of_row, self.seed, epoch, self.options.window)
 
     def __iter__(self) -> Iterator[Batch]:
         order, windows = self._order(self._epoch)
         # used once: after a `break`, a loop over the loader begins the epoch again
         self._position, self._resume_at = self._resume_at, 0
         bounds = batch_bounds(len(order), self.options.batch, self._position, self.drop_last)
-        plan = _EpochPlan(self, order, windows, bounds)
-        self._start(plan)
-        for _ in bounds:
-            images = self._next_images(plan)
-            start, stop = plan.delivered()
-            self._position = stop
-            # .copy(): the consumer's rows must not be a view of our order
-            yield Batch(images, torch.from_numpy(order[start:stop].copy()))
-            if self._source.plan is not plan:
-                raise RuntimeError("this iteration was abandoned by a newer one over the same loader")
-        self._finish()
-        self._epoch, self._position = self._epoch + 1, 0
+        with closing(_EpochPlan(self, order, windows, bounds)) as plan:
+            self._start(plan)
+            for number, (start, stop) in enumerate(bounds):
+                images = self._next_images(self._lanes[number % len(self._lanes)])
+                self._position = stop
+                # .copy(): the consumer's rows must not be a view of our order
+                yield Batch(images, torch.from_numpy(order[start:stop].copy()))
+                if self._plan is not plan:
+                    raise RuntimeError("this iteration was abandoned by a newer one over the same loader")
+            for lane in self._lanes:
+                lane.finish()
+            self._plan = None
+            self._buffers.trim()
+            self._epoch, self._position = self._epoch + 1, 0
 
     @property
     def _dali_augments(self) -> bool:
@@ -178,52 +198,44 @@ class Loader:
         return self.augment is not None and self.options.device_id is not None
 
     def _start(self, plan: "_EpochPlan") -> None:
-        if self._pipeline is None or self._source.plan is not None:  # none yet, or left half-way
-            options = self.options
-            abandoned = self._source  # DALI may still read its arrays: it must outlive the old pipeline
-            self._pipeline = None
+        if not self._lanes or self._plan is not None:  # none yet, or left half-way
+            self._close()
+            options, lanes = self.options, self.options.lanes
             spec = pipeline.PipelineSpec(
                 stored=self._mapped.stored.pixels,
                 raw=self._mapped.stored.raw,
                 pixels=options.size,
                 batch=options.batch,
-                threads=options.resolved_threads,
+                threads=math.ceil(options.resolved_threads / lanes),
                 device_id=options.device_id,
                 decode=options.resolved_decode,
                 augment=self._dali_augments,
                 prefetch=options.prefetch,
             )
-            self._source = _Source()
-            del abandoned
-            self._pipeline = pipeline.build(spec, self._source)
-        self._source.plan = plan
+            self._lanes = [_Lane(spec) for _ in range(lanes)]
+        self._plan = plan
+        for number, lane in enumerate(self._lanes):
+            lane.begin(plan, range(number, len(plan), len(self._lanes)))
 
-    def _finish(self) -> None:
-        try:
-            self._pipeline.run()  # DALI wants to see the end of the data before a reset
-        except StopIteration:
-            self._pipeline.reset()
-            self._source.plan = None
-        self._buffers.trim()
-
-    def _next_images(self, plan: "_EpochPlan") -> torch.Tensor:
+    def _next_images(self, lane: "_Lane") -> torch.Tensor:
         try:
             if self.options.device_id is None:
-                (output,) = self._pipeline.run()
-                images = self._buffers.copy(np.asarray(output.as_tensor()), plan.decisions)
+                output, decisions = lane.run()
+                images = self._buffers.copy(np.asarray(output.as_tensor()), decisions)
             else:
-                (output,) = self._pipeline.run(torch.cuda.current_stream(self.options.device_id))
+                output, _ = lane.run(torch.cuda.current_stream(self.options.device_id))
                 images = torch.from_dlpack(output.as_tensor())
         except RuntimeError as error:
-            self._pipeline = None
-            raise self._damage(plan, error) from error
+            rows = [row for each in self._lanes for row in each.rows_in_flight()]
+            self._close()
+            raise self._damage(rows, error) from error
         # [B, S, S, 1] and [B, 1, S, S] are the same bytes for one channel
         return images.view(images.shape[0], 1, *images.shape[1:3])
 
-    def _damage(self, plan: "_EpochPlan", error: RuntimeError) -> DataError:
+    def _damage(self, rows: list[int], error: RuntimeError) -> DataError:
         """Which sample it was: DALI does not say, so the batches in flight are decoded one by one."""
         stored = self._mapped.stored
-        for row in plan.rows_in_flight():
+        for row in rows:
             if stored.raw:
                 continue
             try:
@@ -253,65 +265,88 @@ def nearest_stored(dataset: PackedDataset, size: int) -> int:
     return min(larger)
 
 
-class _Source:
-    """What DALI calls for a batch; the plan behind it changes with every epoch."""
+class _Lane:
+    """A DALI pipeline and the batches that it was given, in the order in which it hands them over.
 
-    def __init__(self):
-        self.plan: _EpochPlan | None = None
+    On the CPU two lanes take turns: a pipeline waits for the last image of a batch before it begins the next, and the
+    cores that wait are the other lane's. One pipeline keeps 1.8 of 2 cores busy, two keep 1.95 (benchmarks/LOG.md).
+    """
 
-    def __call__(self) -> tuple:
-        return self.plan.feed()
+    def __init__(self, spec: pipeline.PipelineSpec):
+        self._plan: _EpochPlan | None = None
+        self._numbers: Iterator[int] = iter(())
+        # What DALI may still be reading: with no_copy these arrays must outlive their batch. The output of a
+        # delivered batch can still be computed from until the next run, hence one batch more.
+        self._in_flight: deque[_Fed] = deque()
+        self._delivered: _Fed | None = None
+        self._pipeline = pipeline.build(spec, self._feed)
+
+    def begin(self, plan: "_EpochPlan", numbers: range) -> None:
+        """Take the batches of these numbers, from the next run on."""
+        self._plan, self._numbers = plan, iter(numbers)
+
+    def run(self, *stream) -> tuple:
+        """(DALI's output, the decisions behind it) for the next batch."""
+        (output,) = self._pipeline.run(*stream)
+        self._delivered = self._in_flight.popleft()
+        return output, self._delivered.decisions
+
+    def finish(self) -> None:
+        """After the last batch: DALI wants to see the end of the data before it can begin again."""
+        try:
+            self._pipeline.run()
+        except StopIteration:
+            self._pipeline.reset()
+
+    def close(self) -> None:
+        """The pipeline goes first: DALI may still be reading the arrays that the lane keeps alive."""
+        self._pipeline = None
+
+    def rows_in_flight(self) -> list[int]:
+        return [row for fed in self._in_flight for row in fed.rows]
+
+    def _feed(self) -> tuple:
+        """DALI calls this for a batch; StopIteration, which `next` raises, is the end of the epoch."""
+        fed = self._plan.fed(next(self._numbers))
+        self._in_flight.append(fed)
+        return fed.arrays
+
+
+class _Fed(NamedTuple):
+    """A batch on its way through DALI: what `pipeline.build` wants from its source, and what came of the draws."""
+
+    rows: list[int]
+    arrays: tuple
+    decisions: Decisions | None
 
 
 class _EpochPlan:
-    """The batches of one iteration: fed to DALI ahead of the consumer, then delivered in the same order."""
+    """The batches of one iteration by number, from 0."""
 
     def __init__(self, loader: Loader, order: np.ndarray, windows: list, bounds: list[tuple[int, int]]):
-        self._loader, self._order = loader, order
+        self._loader, self._epoch = loader, loader._epoch
         self._rows = order.tolist()  # Python integers index the spans faster than NumPy's
-        self._to_feed, self._windows, self._announced = deque(bounds), windows, 0
-        # What DALI may still be reading: with no_copy these arrays must outlive their batch. The output of a
-        # delivered batch can still be computed from until the next run, hence one batch more.
-        self._in_flight: deque = deque()
-        self._done: tuple | None = None
-        self._epoch = loader._epoch
+        self._bounds = bounds
+        self._ahead = ReadAhead(loader._mapped.stored, order, windows, bounds[0][0] if bounds else 0)
 
-    def feed(self) -> tuple:
-        if not self._to_feed:
-            raise StopIteration
-        start, stop = self._to_feed.popleft()
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    def fed(self, number: int) -> _Fed:
+        start, stop = self._bounds[number]
         loader, mapped = self._loader, self._loader._mapped
-        self._announce(start)
+        self._ahead.wait(start, stop)
         rows = self._rows[start:stop]
-        data = [mapped.pixels(row) for row in rows] if mapped.stored.raw else [mapped[row] for row in rows]
-        batch, made = (data,), None
+        arrays = ([mapped.pixels(row) for row in rows] if mapped.stored.raw else [mapped[row] for row in rows],)
+        made = None
         if loader.augment is not None:
             made = decide(loader.augment, loader.seed, self._epoch, start, stop - start, loader.options.size)
         if loader._dali_augments:
-            batch += (list(made.anchor), list(made.shape), list(made.horizontal), list(made.vertical))
-        self._in_flight.append(((start, stop), batch, made))
-        return batch
+            arrays += (list(made.anchor), list(made.shape), list(made.horizontal), list(made.vertical))
+        return _Fed(rows, arrays, made)
 
-    def _announce(self, start: int) -> None:
-        """Tell the kernel about the shards of the window that holds `start`, and of the next one."""
-        current = sum(first <= start for first, _ in self._windows)  # windows begun; there are few
-        for place in range(max(self._announced, current - 1), min(current + 1, len(self._windows))):
-            for shard in self._windows[place][1]:
-                self._loader._mapped.will_need(int(shard))
-            self._announced = place + 1
-
-    @property
-    def decisions(self) -> Decisions | None:
-        """Of the batch that DALI hands over next; None without augmentation."""
-        return self._in_flight[0][2]
-
-    def delivered(self) -> tuple[int, int]:
-        """Bounds of the batch that DALI just handed over."""
-        self._done = self._in_flight.popleft()
-        return self._done[0]
-
-    def rows_in_flight(self) -> list[int]:
-        return [row for (start, stop), _, _ in self._in_flight for row in self._rows[start:stop]]
+    def close(self) -> None:
+        self._ahead.close()
 
 
 class _RecycledBuffers:

@@ -113,11 +113,24 @@ def test_memory_is_recycled_when_batches_are_let_go(dataset):
 
 def test_the_same_pixels_for_any_threads_prefetch_and_batch(dataset):
     rows, images = epoch(training(dataset, batch=24))
-    for options in ({"threads": 1}, {"threads": 3}, {"prefetch": 1}, {"prefetch": 4}):
+    for options in ({"threads": 1}, {"threads": 2}, {"threads": 3}, {"prefetch": 1}, {"prefetch": 4}):
         other_rows, other = epoch(training(dataset, batch=24, **options))
         assert (rows == other_rows).all() and (images == other).all()
     other_rows, other = epoch(training(dataset, batch=10))
     assert (rows[:96] == other_rows[:96]).all() and (images[:96] == other[:96]).all()
+
+
+def test_one_thread_decodes_in_one_lane_and_more_in_two():
+    assert [LoaderOptions(JPEG, 8, threads=threads).lanes for threads in (1, 2, 5)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_epochs_of_fewer_batches_than_lanes(dataset, threads):
+    """A lane without a batch must be ready for the next epoch all the same."""
+    loader = Loader(dataset, np.arange(50), LoaderOptions(JPEG, 32, threads=threads), shuffle=True, seed=2)
+    for rows in (50, 20, 50):  # two batches, then one, then two
+        loader.load_state_dict({"epoch": 0, "position": 50 - rows})
+        assert len(epoch(loader)[0]) == rows
 
 
 @pytest.mark.parametrize("order", ["global", "windowed"])
