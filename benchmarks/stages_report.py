@@ -46,11 +46,12 @@ def check_sum(what: str, parts: Sequence[float], total: float) -> None:
         )
 
 
-def saving(arms: Sequence[dict], cheap: str, dear: str, scored: bool = True) -> dict:
+def saving(arms: Sequence[dict], cheap: str, dear: str, scored: bool = True, at_least: float | None = None) -> dict:
     """The row of one comparison from its arms' rows: a pair per seed, and how far the pairs spread.
 
-    saved_share is of the dear arm's wall-clock seconds, map_difference is cheap less dear. scored: whether final mAP
-    is compared. Raises ValueError if a seed has not exactly one run of both arms.
+    saved_share is of the dear arm's wall-clock seconds, saved_training_share of what its training and waiting took,
+    ideal_share of its pixels; at_least is what is promised of the first. map_difference is cheap less dear. scored:
+    whether final mAP is compared. Raises ValueError if a seed has not exactly one run of both arms.
     """
     pairs = []
     for seed in dict.fromkeys(row["seed"] for row in arms):
@@ -66,6 +67,7 @@ def saving(arms: Sequence[dict], cheap: str, dear: str, scored: bool = True) -> 
                 "dear_seconds": theirs["seconds"],
                 "saved_seconds": theirs["seconds"] - ours["seconds"],
                 "saved_share": 1 - ours["seconds"] / theirs["seconds"],
+                "saved_training_share": 1 - sum(_training(ours)) / sum(_training(theirs)),
                 "cheap_waiting_share": waiting_share(ours),
                 "dear_waiting_share": waiting_share(theirs),
                 "cheap_map": ours["final_map"],
@@ -73,16 +75,31 @@ def saving(arms: Sequence[dict], cheap: str, dear: str, scored: bool = True) -> 
                 "map_difference": ours["final_map"] - theirs["final_map"],
             }
         )
-    names = ["saved_seconds", "saved_share", "cheap_waiting_share", "dear_waiting_share"]
+    names = ["saved_seconds", "saved_share", "saved_training_share", "cheap_waiting_share", "dear_waiting_share"]
     names += ["cheap_map", "dear_map", "map_difference"] if scored else []
     spread = {name: asdict(Values.of([pair[name] for pair in pairs])) for name in names}
-    return {"comparison": arms[0]["comparison"], "cheap": cheap, "dear": dear, "pairs": pairs, **spread}
+    sides = (
+        [one["size"] for one in next(row for row in arms if row["arm"] == name)["stages"]] for name in (cheap, dear)
+    )
+    met = None if at_least is None else spread["saved_share"]["median"] >= at_least
+    promised = {"ideal_share": ideal_share(*sides), "at_least": at_least, "met": met}
+    return {"comparison": arms[0]["comparison"], "cheap": cheap, "dear": dear, "pairs": pairs, **spread, **promised}
+
+
+def ideal_share(cheap: Sequence[int], dear: Sequence[int]) -> float:
+    """What is saved, of 1, if time goes by pixels alone; sides of the stages, of equal epochs."""
+    return 1 - sum(side**2 for side in cheap) / sum(side**2 for side in dear)
 
 
 def waiting_share(arm: dict) -> float:
     """How much of the training epochs' seconds the training waited for data; validation and compiling do not count."""
-    waiting, training = (sum(stage["seconds"][kind] for stage in arm["stages"]) for kind in ("waiting", "training"))
+    waiting, training = _training(arm)
     return waiting / (waiting + training)
+
+
+def _training(arm: dict) -> tuple[float, float]:
+    """An arm's seconds of waiting for data and of training."""
+    return tuple(sum(stage["seconds"][kind] for stage in arm["stages"]) for kind in ("waiting", "training"))
 
 
 # ---------------------------------------------------------------- table
@@ -130,6 +147,15 @@ def _verdict(found: dict, seeds: int) -> list[str]:
         f"- waiting for data: {_range(found['cheap_waiting_share'], '.0%')} of the training with {found['cheap']}, "
         f"{_range(found['dear_waiting_share'], '.0%')} with {found['dear']}",
     ]
+    if "ideal_share" in found:
+        lines.append(
+            f"- saved of training and waiting alone: {_range(found['saved_training_share'], '.1%')}; "
+            f"ideal by pixels: {found['ideal_share']:.1%}"
+        )
+        if found["at_least"] is not None:
+            lines.append(
+                f"- promised: {found['at_least']:.0%} of the wall-clock time: {'PASS' if found['met'] else 'MISS'}"
+            )
     if "map_difference" in found:
         difference = found["map_difference"]
         spread = ""

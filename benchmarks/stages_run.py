@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,7 @@ from benchmarks import smallnet
 from benchmarks.baselines import PaperLoader, without_normalisation
 from benchmarks.loader import Stage
 from benchmarks.stages_report import FIGURE, NATIVE, THREE, check_sum, saving
-from cxrdali.loader import Loader
+from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.run import read_config
 from cxrdali.selection import FoldOptions, train_and_validation
 from cxrdali.stages import TrainSettings
@@ -38,6 +38,15 @@ from shards.synthetic.facts import FREQUENCIES
 
 SMALL = ("test_byobnet", smallnet.NAME)  # networks for a CPU
 OURS, PAPERS = "our loader, packed", "the paper's loader"
+MOST_EPOCHS = 10  # of a stage of --real, however fast the GPU
+TARGETS = {
+    ((224, 320), (320, 320)): 0.22,
+    ((224, 320, 512), (512, 512, 512)): 0.42,
+}  # sides of the cheap and of the dear arm's stages, equal epochs -> share of wall-clock to save, on a GPU
+# What an RTX 3090 trains of EfficientNetV2-S with AMP in channels-last, 128 images of 288 pixels at a time: timm's
+# results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv. Other sides are taken by pixels, which flatters small ones.
+PUBLISHED_RATE, PUBLISHED_SIDE, PUBLISHED_GPU = 559.2, 288, "RTX 3090"
+NATIVE_CPU_SECONDS = 0.04  # an image through the paper's loader: benchmarks/results/loader.jsonl
 
 
 @dataclass(frozen=True)
@@ -55,19 +64,26 @@ class Feed:
 class Comparison:
     """Two lists of stages over one feed, `seeds` times; each stage has `epochs`. scored: whether mAP is compared.
 
-    The cheap arm comes first, and has all the stages that the dear one has.
+    The cheap arm comes first, and has all the stages that the dear one has. epochs is None until a trial has told how
+    many there is time for. workers: what the training rows are whole rounds of, where each process makes a batch.
     """
 
     name: str
     arms: dict[str, tuple[Stage, ...]]  # cheap, dear
-    epochs: int
+    epochs: int | None
     seeds: int
     feed: Feed
     scored: bool
+    workers: int = 1
 
     @property
     def multiple(self) -> int:
-        return math.lcm(*(stage.batch for stage in chain(*self.arms.values())))
+        return math.lcm(*(stage.batch for stage in chain(*self.arms.values()))) * self.workers
+
+    @property
+    def sides(self) -> tuple[tuple[int, ...], ...]:
+        """In pixels, of the cheap and of the dear arm's stages."""
+        return tuple(tuple(stage.size for stage in stages) for stages in self.arms.values())
 
     def rows(self) -> tuple[int, int]:
         """Images that an epoch trains on, and those that validate."""
@@ -84,30 +100,38 @@ def prepare(options: argparse.Namespace, folder: Path) -> list[Comparison]:
     two, three = _stages(options.figure2), _stages(options.three)
     first = {"small first": two, "large first": (two[1],) * 2}
     wanted, found = options.comparisons.split(","), []
-    if {FIGURE, THREE} & set(wanted):
+    dataset, scored = None, not options.real or options.data is not None
+    if {FIGURE, THREE} & set(wanted) or options.real:
         packed = options.data
         if packed is None:
             packed = folder / "pack"
-            sizes = sorted({stage.size for stage in (*two, *three)})
+            more = [int(size) for size in options.packed.split(",")] if options.packed else []
+            sizes = sorted({*more, *(stage.size for stage in (*two, *three))})
             drawn = SyntheticOptions(options.studies, max(options.drawn, *sizes), seed=0)
             write_release(folder / "release", drawn, jobs=_cores(), progress=False)
             _pack(folder / "release", packed, sizes)
-        ours = Feed(PackedDataset.open(packed), Loader, options.arch, "imagenet", OURS)
+        dataset = PackedDataset.open(packed)
+        ours = Feed(dataset, Loader, options.arch, "imagenet", OURS)
         if FIGURE in wanted:
-            found.append(Comparison(FIGURE, first, options.epochs, options.seeds, ours, True))
+            found.append(Comparison(FIGURE, first, options.epochs, options.seeds, ours, scored))
         if THREE in wanted:
             arms = {"three sizes": three, "largest size": (three[-1],) * len(three)}
-            found.append(Comparison(THREE, arms, options.epochs, options.seeds, ours, True))
+            found.append(Comparison(THREE, arms, options.epochs, options.seeds, ours, scored))
     if NATIVE in wanted:
         release = options.native
         if release is None:
             release = folder / "native"
             drawn = SyntheticOptions(options.native_studies, "native", seed=1)
             write_release(release, drawn, jobs=_cores(), progress=False)
-        _pack(release, folder / "native-pack", sorted({stage.size for stage in two}))
-        dataset = PackedDataset.open(folder / "native-pack")
-        paths = open_release(release).images.set_index("image_id")["path"]
-        files = [release / paths[image] for image in dataset.catalog["image_id"]]
+        images = open_release(release).images
+        if options.real:
+            # a worker makes whole batches: only thousands of rows keep all of them busy, and few files serve for times
+            files = [release / path for path in np.resize(images["path"], len(dataset.packed))]
+        else:
+            _pack(release, folder / "native-pack", sorted({stage.size for stage in two}))
+            dataset = PackedDataset.open(folder / "native-pack")
+            paths = images.set_index("image_id")["path"]
+            files = [release / paths[image] for image in dataset.catalog["image_id"]]
         theirs = Feed(
             dataset, partial(PaperLoader, files, loading_cores(options.device)),
             without_normalisation(options.arch), "weights", PAPERS,
@@ -115,8 +139,14 @@ def prepare(options: argparse.Namespace, folder: Path) -> list[Comparison]:
         ours = Feed(dataset, Loader, options.arch, "imagenet", OURS)
         for feed in (theirs, ours):
             name = f"{NATIVE}, {feed.words}"
-            found.append(Comparison(name, first, options.native_epochs, options.native_seeds, feed, False))
+            one = Comparison(name, first, options.native_epochs, options.native_seeds, feed, False)
+            found.append(_in_whole_rounds(one, loading_cores(options.device)) if options.real else one)
     return found
+
+
+def _in_whole_rounds(comparison: Comparison, workers: int) -> Comparison:
+    """With as many training rows as keep that many workers, or most of them, busy to the end of an epoch."""
+    return replace(comparison, workers=max(1, min(workers, comparison.rows()[0] // comparison.multiple)))
 
 
 def _pack(release: Path, out: Path, sizes: Sequence[int]) -> None:
@@ -165,7 +195,7 @@ def run_arm(
             place, stage.size, stage.batch, epochs=comparison.epochs if limit is None else 2, lr=options.lr,
             arch=feed.arch, pretrained=options.pretrained, init=before, norm=feed.norm, precision=options.precision,
             compile=options.compile, device=options.device, decode=options.decode,
-            threads=loading_cores(options.device), seed=seed, limit_batches=limit,
+            threads=loader_threads(options.device), seed=seed, limit_batches=limit,
         )  # fmt: skip
         before = str(folder / f"stage{place}")
         since = time.perf_counter()
@@ -208,6 +238,7 @@ def _stage_row(words: str, stage: Stage, run: tuple[RunSummary, float], total: f
         "best_epoch": summary.best_epoch,
         "val_loss": float(epochs["val_loss"][summary.best_epoch - 1]),
         "epoch_map": epochs["mAP"].tolist(),
+        "epoch_seconds": epochs[["train_seconds", "val_seconds"]].to_numpy().tolist(),
     }
 
 
@@ -228,18 +259,35 @@ def _quiet(_: str) -> None:
     pass
 
 
-def predicted_seconds(comparison: Comparison, options: argparse.Namespace, folder: Path) -> float:
-    """Of the comparison, from a throwaway run of a few batches of every stage; it also warms up what is made once."""
+@dataclass(frozen=True)
+class Duration:
+    """Of a whole comparison, in seconds: what does not depend on its epochs, and what each of them adds."""
+
+    fixed: float
+    per_epoch: float
+
+
+def predicted(comparison: Comparison, options: argparse.Namespace, folder: Path) -> Duration:
+    """From a throwaway run of two epochs of a few batches of every stage; it also warms up what is made once.
+
+    The second epoch tells the rate: the first has the first steps, in which kernels are chosen.
+    """
     training, validation = comparison.rows()
     cheap = next(iter(comparison.arms))
-    per_epoch, once = {}, {}
+    per_epoch, fixed = {}, {}
     for stage in run_arm(comparison, cheap, 0, options, folder / "warm", limit=options.warm_batches)["stages"]:
-        validated, seconds = 2 * min(validation, options.warm_batches * stage["batch"]), stage["seconds"]
-        whole = training / stage["images_per_second"] + seconds["validation"] * validation / validated
-        per_epoch[stage["size"]] = whole
-        once[stage["size"]] = sum(seconds[kind] for kind in ("setup", "compiling", "closing"))
-    sizes = [stage.size for stage in chain(*comparison.arms.values())]
-    return comparison.seeds * sum(comparison.epochs * per_epoch[size] + once[size] for size in sizes)
+        images, (trained, validated) = options.warm_batches * stage["batch"], stage["epoch_seconds"][1]
+        per_epoch[stage["size"]] = trained * training / min(training, images)
+        per_epoch[stage["size"]] += validated * validation / min(validation, images)
+        fixed[stage["size"]] = stage["total"] - 2 * (trained + validated)
+    sizes = [size for side in comparison.sides for size in side]
+    return Duration(*(comparison.seeds * sum(seconds[size] for size in sizes) for seconds in (fixed, per_epoch)))
+
+
+def fitting_epochs(found: Sequence[Duration], minutes: float) -> int:
+    """Of every stage, as many as there is time for: 1 to MOST_EPOCHS."""
+    left = 60 * minutes - sum(one.fixed for one in found)
+    return max(1, min(MOST_EPOCHS, int(left / sum(one.per_epoch for one in found))))
 
 
 def compare(comparison: Comparison, options: argparse.Namespace, folder: Path) -> list[dict]:
@@ -249,7 +297,7 @@ def compare(comparison: Comparison, options: argparse.Namespace, folder: Path) -
     common = {
         "loader": comparison.feed.words, "train_images": training, "val_images": validation,
         "epochs": comparison.epochs, "lr": options.lr, "arch": comparison.feed.arch, "device": options.device,
-        "torch_threads": torch.get_num_threads(), "loader_threads": loading_cores(options.device),
+        "torch_threads": torch.get_num_threads(), "loader_threads": _threads_of(comparison.feed, options),
         "compile": options.compile, "precision": options.precision,
     }  # fmt: skip
     for seed in range(comparison.seeds):
@@ -261,12 +309,25 @@ def compare(comparison: Comparison, options: argparse.Namespace, folder: Path) -
                 f"{comparison.name}, seed {seed}, {arm}: {row['seconds']:.1f} s ({stages}), mAP {row['final_map']:.4f}",
                 flush=True,
             )
-    return [*rows, saving(rows, cheap, dear, comparison.scored)]
+    on_gpu = options.device.startswith("cuda") and comparison.feed.words == OURS
+    bound = TARGETS.get(comparison.sides) if on_gpu and not comparison.name.startswith(NATIVE) else None
+    return [*rows, saving(rows, cheap, dear, comparison.scored, bound)]
 
 
 def loading_cores(device: str) -> int:
-    """Threads of our loader, processes of the paper's: on a CPU the cores that do not train."""
+    """Processes of the paper's loader: on a CPU the cores that do not train."""
     return _cores() if device.startswith("cuda") else max(1, _cores() - training_cores())
+
+
+def loader_threads(device: str) -> int | None:
+    """Threads of our loader: beside a GPU its own choice."""
+    return None if device.startswith("cuda") else loading_cores(device)
+
+
+def _threads_of(feed: Feed, options: argparse.Namespace) -> int:
+    if feed.words == PAPERS:
+        return loading_cores(options.device)
+    return LoaderOptions(1, 1, loader_threads(options.device)).resolved_threads
 
 
 def training_cores() -> int:
@@ -289,13 +350,43 @@ def scale(options: argparse.Namespace) -> str:
     return f"{small}{where}, {data} ({options.arch}, {million:.1f} M parameters, {min(sizes)} to {max(sizes)} px)"
 
 
+def timetable(found: Sequence[Comparison], options: argparse.Namespace, folder: Path) -> tuple[list[Comparison], float]:
+    """The comparisons with their epochs, and the seconds that they will take."""
+    if not options.real:
+        times = [predicted(one, options, folder) for one in found]
+        return [*found], sum(time.fixed + one.epochs * time.per_epoch for one, time in zip(found, times, strict=True))
+    # a trial of native files would take as long as they do: a batch of hundreds is one worker's
+    packed, native = ([one for one in found if one.name.startswith(NATIVE) == wanted] for wanted in (False, True))
+    if packed:
+        print(f"one epoch of every stage of the packed pairs: {published_minutes(packed):.1f} minutes on an "
+              f"{PUBLISHED_GPU}, by its published rate")  # fmt: skip
+    times = [predicted(one, options, folder) for one in packed]
+    epochs = options.epochs or (fitting_epochs(times, options.minutes) if packed else None)
+    seconds = sum(time.fixed + epochs * time.per_epoch for time in times)
+    for one in native:
+        images = one.seeds * sum(one.rows()) * sum(map(len, one.sides)) * one.epochs
+        seconds += images * NATIVE_CPU_SECONDS / loading_cores(options.device) if one.feed.words == PAPERS else 0
+    return [*(replace(one, epochs=epochs) for one in packed), *native], seconds
+
+
+def published_minutes(packed: Sequence[Comparison]) -> float:
+    """Of an epoch of every stage of every arm, training alone, at the published rate of EfficientNetV2-S."""
+    per_image = {
+        one.name: sum((size / PUBLISHED_SIDE) ** 2 / PUBLISHED_RATE for side in one.sides for size in side)
+        for one in packed
+    }
+    return sum(one.seeds * one.rows()[0] * per_image[one.name] for one in packed) / 60
+
+
 def measure(options: argparse.Namespace, folder: Path) -> list[dict]:
     """All rows, with `scale` and `data` in each."""
     torch.set_num_threads(training_cores())
     cv2.setNumThreads(0)
+    started = time.perf_counter()
     found = prepare(options, folder)
-    predicted = sum(predicted_seconds(comparison, options, folder) for comparison in found)
-    print(f"{scale(options)}; about {predicted / 60:.1f} minutes from here", flush=True)
+    print(f"data made in {time.perf_counter() - started:.0f} s")
+    found, seconds = timetable(found, options, folder)
+    print(f"{scale(options)}; about {seconds / 60:.1f} minutes from here", flush=True)
     started = time.perf_counter()
     rows = [row for comparison in found for row in compare(comparison, options, folder)]
     print(f"took {(time.perf_counter() - started) / 60:.1f} minutes")

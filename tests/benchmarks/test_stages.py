@@ -1,5 +1,7 @@
 """The comparison of stage training: its arithmetic on rows worked by hand, and a tiny run as a user starts it."""
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -7,8 +9,10 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from benchmarks.baselines import PaperLoader, without_normalisation
-from benchmarks.stages_report import COLOURS, REST, SLACK, check_sum, grouped, plot, saving, table
-from benchmarks.stages_run import WholeBatches
+from benchmarks.loader import Stage
+from benchmarks.stages import arguments, measured
+from benchmarks.stages_report import COLOURS, REST, SLACK, check_sum, grouped, ideal_share, plot, saving, table
+from benchmarks.stages_run import TARGETS, Comparison, Duration, Feed, WholeBatches, fitting_epochs, published_minutes
 from cxrdali.augment import AugmentOptions
 from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.model import ModelOptions, create
@@ -81,6 +85,36 @@ def test_parts_must_add_up_to_the_total():
             ValueError, match=r"a stage: the parts add up to .* the total is 100.000 s; more than 1 % off"
         ):
             check_sum("a stage", parts, 100.0)
+
+
+def test_the_ideal_and_the_promise(arms):
+    """The papers' two schedules by pixels, worked by hand; 25 % saved of 28 s; training and waiting alone 6 of 22 s."""
+    assert ideal_share((224, 320), (320, 320)) == pytest.approx((320**2 - 224**2) / (2 * 320**2))
+    assert ideal_share((224, 320, 512), (512,) * 3) == pytest.approx(0.473, abs=0.0005)
+    assert {sides: bound < ideal_share(*sides) for sides, bound in TARGETS.items()} == dict.fromkeys(TARGETS, True)
+    found = saving(arms, "small", "large", at_least=0.25)
+    assert found["ideal_share"] == pytest.approx(1 - (64**2 + 96**2) / (2 * 96**2))
+    assert found["pairs"][0]["saved_training_share"] == pytest.approx(1 - 12 / 22)
+    assert found["at_least"] == 0.25 and found["met"] is True
+    assert saving(arms, "small", "large", at_least=0.26)["met"] is False
+    assert saving(arms, "small", "large")["met"] is None
+    lines = table([*arms, {"scale": "small", **found, "met": False}])
+    assert "promised: 25% of the wall-clock time: MISS" in lines and "ideal by pixels: 27.8%" in lines
+
+
+def test_the_epochs_fit_the_minutes():
+    times = [Duration(fixed=20.0, per_epoch=10.0), Duration(fixed=40.0, per_epoch=30.0)]
+    assert fitting_epochs(times, minutes=4) == 4  # 240 s less 60, by 40
+    assert fitting_epochs(times, minutes=0.1) == 1 and fitting_epochs(times, minutes=60) == 10
+
+
+def test_the_published_rate_tells_the_minutes(dataset):
+    """559.2 images/s at 288 pixels, by pixels: figure 2's four stages."""
+    stages = (Stage(224, 8), Stage(320, 4))
+    feed = Feed(dataset, Loader, "test_byobnet", "imagenet", "ours")
+    found = Comparison("figure 2", {"small": stages, "large": stages[1:] * 2}, None, 1, feed, False)
+    pixels = 224**2 + 3 * 320**2
+    assert published_minutes([found]) == pytest.approx(found.rows()[0] * pixels / 288**2 / 559.2 / 60)
 
 
 def test_the_table_and_the_picture(arms, tmp_path):
@@ -201,6 +235,43 @@ def test_stages_benchmark(tmp_path):
     assert verdicts[native[0]]["cheap_waiting_share"]["median"] > verdicts[native[1]]["cheap_waiting_share"]["median"]
     assert table(rows) in printed
     assert (tmp_path / "seconds.svg").read_text().count("<svg") == 1
+
+
+def test_the_real_sizes_preset_on_a_toy(tmp_path):
+    """The code of --real, tiny and on the CPU: epochs by the minutes, few native files for many rows, no scores."""
+    pytest.importorskip("albumentations")
+    rows, printed = run(
+        "stages", tmp_path, "--real", "--quick", "--studies", "24", "--native-studies", "1", "--minutes", "0.01"
+    )
+
+    check_environment(rows, "stages")
+    assert "minutes on an RTX 3090, by its published rate" in printed
+    arms, verdicts = ([row for row in rows if key in row] for key in ("stages", "pairs"))
+    native = [row for row in arms if row["comparison"].startswith("native files")]
+    assert [row["comparison"] for row in verdicts][:2] == ["figure 2", "three stages"] and len(verdicts) == 4
+    assert len(native) == 4 and {row["epochs"] for row in native} == {1}
+    (epochs,) = {row["epochs"] for row in arms if row not in native}
+    assert 1 <= epochs <= 10
+    for row in arms:
+        assert row["seed"] == 0
+        for stage in row["stages"]:
+            assert stage["images"] == row["epochs"] * row["train_images"] > 0
+            assert len(stage["epoch_seconds"]) == row["epochs"]
+            trained, validated = (sum(each) for each in zip(*stage["epoch_seconds"], strict=True))
+            seconds = stage["seconds"]
+            assert trained == pytest.approx(seconds["training"] + seconds["waiting"], rel=0.05, abs=0.02)
+            assert validated == pytest.approx(seconds["validation"], rel=0.05, abs=0.02)
+    for row in verdicts:  # a promise is for a GPU
+        assert (row["at_least"], row["met"]) == (None, None) and "map_difference" not in row
+        assert 0.2 < row["ideal_share"] < 0.5
+
+
+def test_the_real_sizes_need_a_gpu(monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr(sys, "argv", ["stages", "--real"])
+    with pytest.raises(SystemExit, match=r"torch sees no GPU here; .* --real --quick tries the same out on a CPU"):
+        measured(arguments())
 
 
 def check_arm(row: dict, wanted: list[tuple[int, int]]) -> None:
