@@ -221,9 +221,10 @@ def save(rows: Sequence[dict], environment: Mapping, folder: Path, name: str) ->
     return path
 
 
-def newest(path: Path) -> list[dict]:
-    """The rows of the last run in a results file; none if there is no file."""
+def newest(path: Path, gpu: bool | None = None) -> list[dict]:
+    """The rows of the last run in a results file, none without a file; gpu: the last one with a GPU, or without."""
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = [row for row in rows if gpu is None or bool(row["environment"]["gpu"]) == gpu]
     return [row for row in rows if row["environment"]["date"] == rows[-1]["environment"]["date"]]
 
 
