@@ -22,7 +22,7 @@ import torch
 from benchmarks import smallnet
 from benchmarks.baselines import PaperLoader, without_normalisation
 from benchmarks.loader import Stage
-from benchmarks.stages_report import FIGURE, NATIVE, THREE, check_sum, saving
+from benchmarks.stages_report import FIGURE, NATIVE, TARGETS, THREE, check_sum, saving
 from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.run import read_config
 from cxrdali.selection import FoldOptions, train_and_validation
@@ -39,10 +39,6 @@ from shards.synthetic.facts import FREQUENCIES
 SMALL = ("test_byobnet", smallnet.NAME)  # networks for a CPU
 OURS, PAPERS = "our loader, packed", "the paper's loader"
 MOST_EPOCHS = 10  # of a stage of --real, however fast the GPU
-TARGETS = {
-    ((224, 320), (320, 320)): 0.22,
-    ((224, 320, 512), (512, 512, 512)): 0.42,
-}  # sides of the cheap and of the dear arm's stages, equal epochs -> share of wall-clock to save, on a GPU
 # What an RTX 3090 trains of EfficientNetV2-S with AMP in channels-last, 128 images of 288 pixels at a time: timm's
 # results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv. Other sides are taken by pixels, which flatters small ones.
 PUBLISHED_RATE, PUBLISHED_SIDE, PUBLISHED_GPU = 559.2, 288, "RTX 3090"

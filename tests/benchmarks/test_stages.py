@@ -11,8 +11,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from benchmarks.baselines import PaperLoader, without_normalisation
 from benchmarks.loader import Stage
 from benchmarks.stages import arguments, measured
-from benchmarks.stages_report import COLOURS, REST, SLACK, check_sum, grouped, ideal_share, plot, saving, table
-from benchmarks.stages_run import TARGETS, Comparison, Duration, Feed, WholeBatches, fitting_epochs, published_minutes
+from benchmarks.stages_report import COLOURS, REST, SLACK, TARGETS, check_sum, grouped, ideal_share, plot, saving, table
+from benchmarks.stages_run import Comparison, Duration, Feed, WholeBatches, fitting_epochs, published_minutes
 from cxrdali.augment import AugmentOptions
 from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.model import ModelOptions, create
