@@ -114,6 +114,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> list[Comparison]:
             arms = {"three sizes": three, "largest size": (three[-1],) * len(three)}
             found.append(Comparison(THREE, arms, options.epochs, options.seeds, ours, scored))
     if NATIVE in wanted:
+        check_shared_memory(two, loading_cores(options.device))
         release = options.native
         if release is None:
             release = folder / "native"
@@ -138,6 +139,19 @@ def prepare(options: argparse.Namespace, folder: Path) -> list[Comparison]:
             one = Comparison(name, first, options.native_epochs, options.native_seeds, feed, False)
             found.append(_in_whole_rounds(one, loading_cores(options.device)) if options.real else one)
     return found
+
+
+def check_shared_memory(stages: Sequence[Stage], workers: int, folder: Path = Path("/dev/shm")) -> None:
+    """Raises DataError if the paper's float32 RGB batches, two ahead per worker, do not fit: workers would die."""
+    if not folder.is_dir():
+        return
+    needed = 2 * workers * max(12 * stage.batch * stage.size**2 for stage in stages)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(
+            f"{folder}: the paper's loader with {workers} workers needs {needed / 2**30:.1f} GiB for its batches, "
+            f"{free / 2**30:.1f} GiB are free; make it larger, or leave native files out with --comparisons"
+        )
 
 
 def _in_whole_rounds(comparison: Comparison, workers: int) -> Comparison:

@@ -1,5 +1,9 @@
 """Threads against demand: the arithmetic by hand, and a tiny run with a training step on the CPU."""
 
+import json
+import sys
+
+from benchmarks import demand
 from benchmarks.demand import HEADROOM, published_demand, threads_needed
 from tests.benchmarks.test_benchmarks import check_environment, check_rates, run
 
@@ -39,20 +43,22 @@ def test_demand_benchmark(tmp_path):
         assert row["slower_share"] > -0.5
     rules = {row["rule"]: row for row in rows if "rule" in row}
     assert list(rules) == ["RTX 3090, derived", "this machine's CPU"]
-    for name, demand in (("RTX 3090, derived", published_demand(32)), ("this machine's CPU", ceiling)):
+    for name, wanted in (("RTX 3090, derived", published_demand(32)), ("this machine's CPU", ceiling)):
         rule = rules[name]
-        assert (rule["demanded"], rule["headroom"]) == (demand, HEADROOM)
+        assert (rule["demanded"], rule["headroom"]) == (wanted, HEADROOM)
         for feed, needed in rule["threads"].items():
             rates = {
                 row["threads"]: row["images_per_second"]["median"] for row in supply.values() if row["feed"] == feed
             }
-            assert needed == threads_needed(demand, rates)
+            assert needed == threads_needed(wanted, rates)
     assert printed.count("PASS") + printed.count("MISS") == 4
 
 
-def test_without_a_gpu_the_demand_is_not_measured(tmp_path):
+def test_without_a_gpu_the_demand_is_not_measured(tmp_path, monkeypatch):
     tiny = ("--stages", "32:8", "--threads", "1", "--feeds", "cpu", "--rounds", "1", "--seconds", "0.02")
-    rows, _ = run("demand", tmp_path, *tiny, "--studies", "6")
+    monkeypatch.setattr(sys, "argv", ["demand", *tiny, "--studies", "6", "--save", str(tmp_path)])
+    demand.main()
+    rows = [json.loads(line) for line in (tmp_path / "demand.jsonl").read_text().splitlines()]
     (missing,) = [row for row in rows if "not_measured" in row]
     assert missing["not_measured"] == "no GPU" and missing["images_per_second"] is None
     assert not [row for row in rows if "beside" in row]

@@ -1,5 +1,6 @@
 """The comparison of stage training: its arithmetic on rows worked by hand, and a tiny run as a user starts it."""
 
+import shutil
 import sys
 
 import cv2
@@ -12,7 +13,15 @@ from benchmarks.baselines import PaperLoader, without_normalisation
 from benchmarks.loader import Stage
 from benchmarks.stages import arguments, measured
 from benchmarks.stages_report import COLOURS, REST, SLACK, TARGETS, check_sum, grouped, ideal_share, plot, saving, table
-from benchmarks.stages_run import Comparison, Duration, Feed, WholeBatches, fitting_epochs, published_minutes
+from benchmarks.stages_run import (
+    Comparison,
+    Duration,
+    Feed,
+    WholeBatches,
+    check_shared_memory,
+    fitting_epochs,
+    published_minutes,
+)
 from cxrdali.augment import AugmentOptions
 from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.model import ModelOptions, create
@@ -115,6 +124,20 @@ def test_the_published_rate_tells_the_minutes(dataset):
     found = Comparison("figure 2", {"small": stages, "large": stages[1:] * 2}, None, 1, feed, False)
     pixels = 224**2 + 3 * 320**2
     assert published_minutes([found]) == pytest.approx(found.rows()[0] * pixels / 288**2 / 559.2 / 60)
+
+
+def test_batches_that_shared_memory_cannot_hold_are_refused(tmp_path, monkeypatch):
+    """224 x 224 pixels of 3 float32, 256 of them, two ahead for 16 workers: 4.6 GiB."""
+    stages = (Stage(224, 256), Stage(320, 1))
+    disk = shutil.disk_usage(tmp_path)
+
+    def with_gib_free(free: float) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=int(free * 2**30)))
+        check_shared_memory(stages, 16, tmp_path)
+
+    with_gib_free(4.7)
+    with pytest.raises(DataError, match=r"16 workers needs 4.6 GiB .* 4.5 GiB are free; .* with --comparisons"):
+        with_gib_free(4.5)
 
 
 def test_the_table_and_the_picture(arms, tmp_path):
@@ -240,15 +263,15 @@ def test_stages_benchmark(tmp_path):
 def test_the_real_sizes_preset_on_a_toy(tmp_path):
     """The code of --real, tiny and on the CPU: epochs by the minutes, few native files for many rows, no scores."""
     pytest.importorskip("albumentations")
-    rows, printed = run(
-        "stages", tmp_path, "--real", "--quick", "--studies", "24", "--native-studies", "1", "--minutes", "0.01"
-    )
+    data = ("--studies", "24", "--native-studies", "1", "--minutes", "0.01")
+    rows, printed = run("stages", tmp_path, "--real", "--quick", *data, "--comparisons", "figure 2,native files")
 
     check_environment(rows, "stages")
     assert "minutes on an RTX 3090, by its published rate" in printed
     arms, verdicts = ([row for row in rows if key in row] for key in ("stages", "pairs"))
     native = [row for row in arms if row["comparison"].startswith("native files")]
-    assert [row["comparison"] for row in verdicts][:2] == ["figure 2", "three stages"] and len(verdicts) == 4
+    native_names = "native files, the paper's loader", "native files, our loader, packed"
+    assert [row["comparison"] for row in verdicts] == ["figure 2", *native_names]
     assert len(native) == 4 and {row["epochs"] for row in native} == {1}
     (epochs,) = {row["epochs"] for row in arms if row not in native}
     assert 1 <= epochs <= 10
