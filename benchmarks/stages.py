@@ -17,10 +17,10 @@ run for every seed, in turn: cheap, dear; dear, cheap; ... A throwaway run of ea
 duration. Half of the cores train, the others load; nothing else should run on the machine.
 
 Seconds are wall-clock around each call of the trainer and around a whole arm: set-up, compiling, validation and saving
-count, and the trainer says where a stage's went. Beside the share saved stand the share saved of training and waiting
-alone, and the ideal one by pixels. If parts and totals differ by more than 1 %, the benchmark fails. Final mAP is that
-of the last stage's best epoch, on the part of the training split that validates. On a CPU the network and the sizes are
-small, and rows say so.
+count, and the trainer says where a stage's went. Beside the share saved stand that of the epochs after each stage's
+first, which long runs tend to, and the ideal one by pixels. If parts and totals differ by more than 1 %, the benchmark
+fails. Final mAP is that of the last stage's best epoch, on the part of the training split that validates. On a CPU the
+network and the sizes are small, and rows say so.
 
 --real answers for the paper's network, sizes and batches, on a GPU, in under 10 minutes: data that it draws and packs
 at 224, 320, 384 and 512 pixels (under a minute on 16 cores), as many epochs of each stage as fit --minutes after a

@@ -368,8 +368,11 @@ def timetable(found: Sequence[Comparison], options: argparse.Namespace, folder: 
     # a trial of native files would take as long as they do: a batch of hundreds is one worker's
     packed, native = ([one for one in found if one.name.startswith(NATIVE) == wanted] for wanted in (False, True))
     if packed:
-        print(f"one epoch of every stage of the packed pairs: {published_minutes(packed):.1f} minutes on an "
-              f"{PUBLISHED_GPU}, by its published rate")  # fmt: skip
+        print(
+            f"an epoch of every stage of the packed pairs would take EfficientNetV2-S {published_minutes(packed):.1f} "
+            f"minutes on an {PUBLISHED_GPU}, by its published rate",
+            flush=True,
+        )
     times = [predicted(one, options, folder) for one in packed]
     epochs = options.epochs or (fitting_epochs(times, options.minutes) if packed else None)
     seconds = sum(time.fixed + epochs * time.per_epoch for time in times)
