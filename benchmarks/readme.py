@@ -344,7 +344,7 @@ def _measured(row: dict) -> str:
         value = value.get("median") if isinstance(value, dict) else value
         if value is not None:
             return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return row.get("not_measured") or NOT_MEASURED
+    return row.get("not_measured") or ("" if row["met"] is not None else NOT_MEASURED)
 
 
 def _demand(rows: Sequence[dict]) -> str:
