@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import plots, readme
+from benchmarks.markdown import rows_of
 from benchmarks.readme import LOADERS, loading_lines
-from benchmarks.results import RESULTS, newest
 
 WHERE = {"date": "2026-01-01", "commit": "0123456789abcdef", "cpu": "a CPU", "cores": 2, "gpu": None, "command": "it"}
 
@@ -30,7 +30,7 @@ def ratio(ours: str, theirs: str, size: int, value: float, at_least: float | Non
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     """An empty folder of results, and what appends rows to one of its files."""
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    monkeypatch.setattr("benchmarks.results.RESULTS", tmp_path)
 
     def save(name: str, *rows: dict) -> None:
         with (tmp_path / f"{name}.jsonl").open("a") as file:
@@ -67,6 +67,7 @@ def test_the_fastest_warm_row_counts_and_a_miss_stays_visible(results):
         ratio("raw", f"{lean}, 4 workers", 224, 6.0, 5), ratio("raw", f"{lean}, 2 workers", 512, 8.0, 5),
         ratio("JPEG", "decode only", 224, 0.9),
         rate("FFCV JPEG", 224, 0.0, images_per_second=None, not_measured="no FFCV"),
+        {**ratio("JPEG", "FFCV JPEG", 224, 0.0, 2.8), "ratio": None, "met": None, "not_measured": "no FFCV"},
     )  # fmt: skip
     text = readme.section()
     assert line(text, "**ours, JPEG renditions**").startswith(
@@ -74,9 +75,8 @@ def test_the_fastest_warm_row_counts_and_a_miss_stays_visible(results):
     )
     expected = "JPEG 1.10 / 1.20 (1.2 / 1.1, **missed** at 224); raw 6.0 / 8.0 (5)"
     assert line(text, lean) == f"| {lean} | 1,000 | 250 | 0.50 / 0.50 | {expected} |"
-    assert (
-        line(text, "FFCV JPEG, 3 channels")
-        == "| FFCV JPEG, 3 channels | not measured | not measured | not measured |  |"
+    assert line(text, "FFCV JPEG, 3 channels") == (
+        "| FFCV JPEG, 3 channels | not measured | not measured | not measured | JPEG not measured (2.8) |"
     )
     assert line(text, "*decode only").endswith("| JPEG 0.90 |")
     assert (
@@ -89,8 +89,9 @@ def test_the_fastest_warm_row_counts_and_a_miss_stays_visible(results):
         f"| loader | JPEG / {lean}, 4 workers, 224 px | 1.1 | at least 1.2 | **missed** | a CPU, 2 cores |"
     ]
     assert "not measured: no FFCV" in line(page, "FFCV JPEG")
+    assert line(page, "loader | JPEG / FFCV JPEG").split(" | ")[2:5] == ["no FFCV", "at least 2.8", "not measured"]
     assert line(page, "JPEG | 224 | 5,000").endswith("| cold |")
-    shown = {each.label: dict(each.rates) for each in loading_lines(newest(readme.RESULTS / "loader.jsonl"))}
+    shown = {each.label: dict(each.rates) for each in loading_lines(rows_of("loader", gpu=False))}
     assert shown[lean] == {224: 1000.0, 512: 250.0} and shown["ours, JPEG renditions"] == {224: 1100.0, 512: 300.0}
 
 
@@ -110,10 +111,7 @@ def test_a_gpus_rows_stand_beside_the_cpus(results):
     results("stages", *stages((64, 96), 0.5, WHERE), *stages((224, 320), 0.20, gpu, met=False))
     results("stages", *stages((64, 96), 0.25, WHERE | {"date": "2026-01-03"}))
     results("step", {**ratio("loader", "cached batches", 224, 0.97, 0.98), "environment": gpu})
-    found = {
-        gpu: {name: newest(readme.RESULTS / f"{name}.jsonl", gpu) for name in ("stages", "step")}
-        for gpu in (False, True)
-    }
+    found = {gpu: {name: rows_of(name, gpu) for name in ("stages", "step")} for gpu in (False, True)}
     text = readme._training(found[False], found[True])
     assert line(text, "Figure 2 (224, 320 px): saved") == (
         "| Figure 2 (224, 320 px): saved | 25% (by pixels 28%) | 20% (by pixels 26%), **missed** | 22% |"
@@ -131,13 +129,14 @@ def test_of_many_loaders_beside_a_step_the_page_names_the_one_that_waits_least(r
         for feed, share in (("mixed", 0.2), ("cpu", 0.004), ("raw", 0.006))
     ]  # fmt: skip
     supply = [{**rate("cpu, 1 thread", 224, 4000.0), "feed": "cpu", "threads": 1, "environment": gpu}]
-    rule = {"rule": "a GPU", "demanded": 1500.0, "threads": {"cpu": 1}, "size": 224, "environment": gpu}
+    rule = {"rule": "a GPU", "feed": "cpu", "demanded": 1500.0, "threads_needed": 1, "cores_busy": 0.19, "size": 224}
+    rule |= {"environment": gpu}
     results("demand", *supply, *rows, rule)
     page = readme.page()
     assert [each for each in page.splitlines() if each.startswith("| demand")] == [
         "| demand | cpu, 1 thread: training that waits for data, 224 px | 0.004 | at most 0.01 | yes | a GPU |"
     ]
-    assert line(page, "224 px, cpu") == "| 224 px, cpu | 4,000 | a GPU, 1,500: 1 | 0.4% |"
+    assert line(page, "224 px, cpu") == "| 224 px, cpu | 4,000 | a GPU, 1,500: 1, 0.19 cores | 0.4% |"
 
 
 def test_names_in_the_picture_stand_apart():
@@ -162,4 +161,4 @@ def test_the_picture_of_loading_draws_every_loader(tmp_path):
 def test_the_committed_page_and_section_are_of_the_committed_results():
     assert readme.PAGE.read_text() == readme.page()
     assert readme.README.read_text().split(readme.BEGIN)[1].split(readme.END)[0] == readme.section()
-    assert RESULTS == readme.RESULTS and readme.LOADING.exists() and readme.STAGES.exists()
+    assert readme.LOADING.exists() and readme.STAGES.exists()
