@@ -75,7 +75,7 @@ def _promise(row: dict) -> tuple[str, str, str, str]:
     places = [f"{row['size']} px"] if "size" in row else []
     places += ["cold"] if row.get("cache") == "cold" else []
     bound = f"at least {row['at_least']:g}" if row.get("at_least") is not None else f"at most {row['at_most']:g}"
-    reached = {None: NOT_MEASURED, True: "yes", False: "**missed**"}[row["met"]]
+    reached = {None: NOT_MEASURED, True: "yes", False: "**missed**"}[row.get("met")]
     return ", ".join((what, *places)), _measured(row), bound, reached
 
 
@@ -86,7 +86,7 @@ def _measured(row: dict) -> str:
         value = value.get("median") if isinstance(value, dict) else value
         if value is not None:
             return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return row.get("not_measured") or ("" if row["met"] is not None else NOT_MEASURED)
+    return row.get("not_measured") or ("" if row.get("met") is not None else NOT_MEASURED)
 
 
 # ---------------------------------------------------------------- tables
