@@ -35,7 +35,7 @@ LOADERS = (
     ("paper, native files", "the paper's, native files", "theirs"),
 )
 IN_TABLE = tuple(name for name, _, kind in LOADERS if name not in ("read only", "cached batches"))
-PAIRS = {FIGURE: "Figure 2 (224, 320 px)", THREE: "three equal stages (224, 320, 512 px)"}
+PAIRS = {FIGURE: "Figure 2, small images and then large ones", THREE: "three equal stages, each larger"}
 
 
 def section() -> str:
@@ -161,7 +161,7 @@ def _training(cpu: dict[str, Sequence[dict]], gpu: dict[str, Sequence[dict]]) ->
     sources = []
     for name in ("stages", "step"):
         sources += [where(name, rows[name]).rstrip() for rows in (cpu, gpu) if rows[name]]
-    head = "training | CPU, small model, small sizes | GPU, EfficientNetV2-S, 224 to 512 px | promised on a GPU"
+    head = "training | CPU, small model, small images | GPU, EfficientNetV2-S, 224 to 512 px | promised on a GPU"
     text = f"**Training**\n\n{table(head, lines)}\n"
     return "\n".join((text, *(f"{line}\n" for line in sources)))
 

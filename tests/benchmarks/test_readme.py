@@ -47,8 +47,8 @@ def line(text: str, beginning: str) -> str:
 def test_nothing_measured_is_said(results):
     text = readme.section()
     assert "**Loading.** Not measured yet." in text and "**Packing.** Not measured yet." in text
-    stages = line(text, "three equal stages (224, 320, 512 px): saved")
-    assert stages == "| three equal stages (224, 320, 512 px): saved | not measured | not measured | 42% |"
+    stages = line(text, "three equal stages, each larger: saved")
+    assert stages == "| three equal stages, each larger: saved | not measured | not measured | 42% |"
     page = readme.page()
     promised = line(page, "stages | three stages: wall-clock saved")
     assert promised == "| stages | three stages: wall-clock saved |  | at least 0.42 | not measured | a GPU |"
@@ -113,8 +113,8 @@ def test_a_gpus_rows_stand_beside_the_cpus(results):
     results("step", {**ratio("loader", "cached batches", 224, 0.97, 0.98), "environment": gpu})
     found = {gpu: {name: rows_of(name, gpu) for name in ("stages", "step")} for gpu in (False, True)}
     text = readme._training(found[False], found[True])
-    assert line(text, "Figure 2 (224, 320 px): saved") == (
-        "| Figure 2 (224, 320 px): saved | 25% (by pixels 28%) | 20% (by pixels 26%), **missed** | 22% |"
+    assert line(text, "Figure 2, small images and then large ones: saved") == (
+        "| Figure 2, small images and then large ones: saved | 25% (by pixels 28%) | 20% (by pixels 26%), **missed** | 22% |"
     )
     assert line(text, "step:").endswith("| not measured | 0.97 at 224, **missed** | 0.98 |")
 
