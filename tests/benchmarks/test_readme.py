@@ -113,9 +113,8 @@ def test_a_gpus_rows_stand_beside_the_cpus(results):
     results("step", {**ratio("loader", "cached batches", 224, 0.97, 0.98), "environment": gpu})
     found = {gpu: {name: rows_of(name, gpu) for name in ("stages", "step")} for gpu in (False, True)}
     text = readme._training(found[False], found[True])
-    assert line(text, "Figure 2, small images and then large ones: saved") == (
-        "| Figure 2, small images and then large ones: saved | 25% (by pixels 28%) | 20% (by pixels 26%), **missed** | 22% |"
-    )
+    saved = line(text, "Figure 2, small images and then large ones: saved")
+    assert saved.endswith("saved | 25% (by pixels 28%) | 20% (by pixels 26%), **missed** | 22% |")
     assert line(text, "step:").endswith("| not measured | 0.97 at 224, **missed** | 0.98 |")
 
 
