@@ -19,7 +19,7 @@ import pandas as pd
 import timm
 import torch
 
-from benchmarks import smallnet
+from benchmarks import published, smallnet
 from benchmarks.baselines import PaperLoader, without_normalisation
 from benchmarks.loader import Stage
 from benchmarks.stages_report import FIGURE, NATIVE, TARGETS, THREE, check_sum, saving
@@ -39,9 +39,6 @@ from shards.synthetic.facts import FREQUENCIES
 SMALL = ("test_byobnet", smallnet.NAME)  # networks for a CPU
 OURS, PAPERS = "our loader, packed", "the paper's loader"
 MOST_EPOCHS = 10  # of a stage of --real, however fast the GPU
-# What an RTX 3090 trains of EfficientNetV2-S with AMP in channels-last, 128 images of 288 pixels at a time: timm's
-# results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv. Other sides are taken by pixels, which flatters small ones.
-PUBLISHED_RATE, PUBLISHED_SIDE, PUBLISHED_GPU = 559.2, 288, "RTX 3090"
 NATIVE_CPU_SECONDS = 0.04  # an image through the paper's loader: benchmarks/results/loader.jsonl
 
 
@@ -370,7 +367,7 @@ def timetable(found: Sequence[Comparison], options: argparse.Namespace, folder: 
     if packed:
         print(
             f"an epoch of every stage of the packed pairs would take EfficientNetV2-S {published_minutes(packed):.1f} "
-            f"minutes on an {PUBLISHED_GPU}, by its published rate",
+            f"minutes on an {published.GPU}, by its published rate",
             flush=True,
         )
     times = [predicted(one, options, folder) for one in packed]
@@ -385,8 +382,7 @@ def timetable(found: Sequence[Comparison], options: argparse.Namespace, folder: 
 def published_minutes(packed: Sequence[Comparison]) -> float:
     """Of an epoch of every stage of every arm, training alone, at the published rate of EfficientNetV2-S."""
     per_image = {
-        one.name: sum((size / PUBLISHED_SIDE) ** 2 / PUBLISHED_RATE for side in one.sides for size in side)
-        for one in packed
+        one.name: sum(1 / published.images_per_second(size) for side in one.sides for size in side) for one in packed
     }
     return sum(one.seeds * one.rows()[0] * per_image[one.name] for one in packed) / 60
 
