@@ -35,7 +35,9 @@ def paper_loader(wanted: Pass, size: int, workers: int, resize: bool = False, pi
 
     `resize` shrinks the files to `size` pixels in the worker: for files of native size.
     """
-    return DataLoader(_PaperImages(wanted.files, size, resize), batch_sampler=wanted.batches, **_workers(workers, pin))
+    return DataLoader(
+        _PaperImages(wanted.files, size, resize), batch_sampler=wanted.batches, **worker_options(workers, pin)
+    )
 
 
 def lean_loader(
@@ -46,7 +48,7 @@ def lean_loader(
     order = list(zip(starts, wanted.batches, strict=True))
     # batch_size=None: an index is a whole batch, which its worker writes in place, so nothing is collated
     return DataLoader(
-        _LeanBatches(wanted.files, size, augment, seed), sampler=order, batch_size=None, **_workers(workers, pin)
+        _LeanBatches(wanted.files, size, augment, seed), sampler=order, batch_size=None, **worker_options(workers, pin)
     )
 
 
@@ -79,7 +81,7 @@ class PaperLoader:
         self._batches: list[list[int]] = [[int(self.rows[0])]] * workers  # refilled for every epoch
         images = _PaperImages(files, options.size, resize=True, augment=augment is not None)
         pin = options.device.startswith("cuda")
-        self._loader = DataLoader(images, batch_sampler=self._batches, **_workers(workers, pin))
+        self._loader = DataLoader(images, batch_sampler=self._batches, **worker_options(workers, pin))
         for _ in self._loader:
             pass
 
@@ -120,7 +122,8 @@ def without_normalisation(arch: str) -> str:
     return name
 
 
-def _workers(workers: int, pin: bool) -> dict:
+def worker_options(workers: int, pin: bool) -> dict:
+    """Of a DataLoader whose workers stay alive and do not share their threads' cores."""
     # forkserver: DALI's threads and CUDA run in this process by the time that workers start. Two batches ahead
     # per worker measured as well as four, with half of the memory.
     return {

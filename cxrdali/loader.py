@@ -10,7 +10,6 @@ anew begins the epoch again and abandons an iteration that was left half-way.
 
 import math
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,7 +21,8 @@ import simplejpeg
 import torch
 
 from cxrdali import pipeline
-from cxrdali.augment import AugmentOptions, Decisions, carry_out, decide
+from cxrdali.augment import AugmentOptions, Decisions, decide
+from cxrdali.buffers import RecycledBuffers
 from cxrdali.order import ORDERS, batch_bounds, global_order, shard_windows, windowed_order
 from cxrdali.readahead import ReadAhead
 from shards.errors import DataError
@@ -110,6 +110,8 @@ class Loader:
         drop_last: bool = False,
         sampler: Callable[[int], np.ndarray] | None = None,
     ):
+        self._lanes: list[_Lane] = []  # first: what is refused below is closed, too
+        self._plan: _EpochPlan | None = None
         rows = np.ascontiguousarray(rows, dtype=np.int64)
         if not len(rows):
             raise DataError(f"{dataset.root}: no rows to load; choose another split or pack more images")
@@ -128,9 +130,7 @@ class Loader:
         self.resized_from = stored if stored != options.size else None
         self._mapped = MappedSize(dataset.stored(stored))
         self._epoch, self._position, self._resume_at = 0, 0, 0
-        self._buffers = _RecycledBuffers()
-        self._lanes: list[_Lane] = []
-        self._plan: _EpochPlan | None = None
+        self._buffers = RecycledBuffers()
 
     def __del__(self):
         self._close()
@@ -347,42 +347,3 @@ class _EpochPlan:
 
     def close(self) -> None:
         self._ahead.close()
-
-
-class _RecycledBuffers:
-    """Hand-over memory that is reused once nobody holds it.
-
-    Fresh memory for 13 MB batches costs more in page faults than the copy into it. A buffer counts as free
-    when only this list refers to it: a torch tensor made from a view of the array, or any slice of that
-    tensor, keeps the array referenced.
-    """
-
-    def __init__(self):
-        self._arrays: list[np.ndarray] = []
-        self._idle = _references([np.empty(0)], 0)
-
-    def copy(self, source: np.ndarray, made: Decisions | None) -> torch.Tensor:
-        """A batch uint8 [B, S, S, 1] in memory of its own, augmented on the way if there are decisions."""
-        for place in range(len(self._arrays)):
-            if self._arrays[place].shape == source.shape and _references(self._arrays, place) == self._idle:
-                break
-        else:
-            # at the end of an epoch the shape is smaller: a few buffers of each shape, no more than were held
-            self._arrays.append(np.empty_like(source))
-            place = len(self._arrays) - 1
-        if made is None:
-            np.copyto(self._arrays[place], source)
-        else:
-            carry_out(source, made, self._arrays[place])
-        return torch.from_numpy(self._arrays[place])
-
-    def trim(self) -> None:
-        """Let go of idle memory beyond the two batches that a consumer usually holds."""
-        idle = [place for place in range(len(self._arrays)) if _references(self._arrays, place) == self._idle]
-        for place in reversed(idle[2:]):
-            del self._arrays[place]
-
-
-def _references(arrays: list[np.ndarray], place: int) -> int:
-    """How often an array in a list is referred to; Python versions count differently, so an idle one is the measure."""
-    return sys.getrefcount(arrays[place])

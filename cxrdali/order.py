@@ -29,7 +29,7 @@ def windowed_order(
 
     Shards are shuffled, taken `window` at a time, and the rows of a window are permuted together; studies were
     shuffled over shards at packing, so a window is a random sample of the data. Returns the order and, per
-    window, its first position and its shards (to announce them to the kernel ahead of time).
+    window, its first position and its shards (`cxrdali.readahead` reads them ahead of time).
     """
     shards = np.unique(shard_of_row[rows])
     shards = shards[permutation(len(shards), seed, stream(SHARDS, epoch))]
@@ -40,6 +40,18 @@ def windowed_order(
     order = mixed[np.argsort(windows, kind="stable")]
     first = np.concatenate([[0], np.cumsum(np.bincount(windows))])[:-1] if len(rows) else []
     return order, [(int(p), shards[w * window : (w + 1) * window]) for w, p in enumerate(first)]
+
+
+def shard_windows(rows: np.ndarray, shard_of_row: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Windows of one shard each for rows that are read in the order given, as in `windowed_order`.
+
+    Empty if the rows come back to a shard that they had left: reading whole shards ahead is no help then.
+    """
+    shards = shard_of_row[rows]
+    first = np.flatnonzero(np.diff(shards, prepend=-1))
+    if len(np.unique(shards)) < len(first):
+        return []
+    return [(int(p), shards[p : p + 1]) for p in first]
 
 
 def batch_bounds(count: int, batch: int, start: int = 0, drop_last: bool = True) -> list[tuple[int, int]]:
