@@ -21,7 +21,9 @@ NATIVE_BATCH = 16
 AUGMENT = AugmentOptions()  # the paper's
 CACHED = 4  # batches that are handed over again and again
 JPEG, RAW, DECODE, CACHE, READ = "JPEG", "raw", "decode only", "cached batches", "read only"
-READER, WEBDATASET, FFCV_JPEG, FFCV_RAW = "DALI's reader", "WebDataset + OpenCV", "FFCV JPEG", "FFCV raw"
+READER, WEBDATASET = "DALI's reader", "WebDataset + OpenCV"
+FFCV_JPEG, FFCV_RAW = "FFCV JPEG", "FFCV raw"
+FFCV_JPEG_OURS, FFCV_RAW_OURS = "FFCV with our flips, JPEG", "FFCV with our flips, raw"
 LEAN, PAPER_RESIZED, PAPER_NATIVE = "best-effort DataLoader", "paper, resized files", "paper, native files"
 THREE_CHANNELS = "hands over three channels, [B, S, S, 3], in memory that it writes into again"
 
@@ -77,8 +79,10 @@ def contenders(work: Work) -> dict[str, tuple[Callable[..., Contender], tuple]]:
         READER: (dali_reader, (work,)),
         **{with_workers(LEAN, count): (lean, (work, count)) for count in (some, more)},
         **{with_workers(WEBDATASET, count): (webdataset, (work, count)) for count in (some, more)},
-        FFCV_JPEG: (ffcv, (work, "jpeg")),
-        FFCV_RAW: (ffcv, (work, "raw")),
+        FFCV_JPEG: (ffcv, (work, "jpeg", "shipped")),
+        FFCV_JPEG_OURS: (ffcv, (work, "jpeg", "in place")),
+        FFCV_RAW: (ffcv, (work, "raw", "shipped")),
+        FFCV_RAW_OURS: (ffcv, (work, "raw", "in place")),
         with_workers(PAPER_RESIZED, some): (paper_resized, (work, some)),
         with_workers(PAPER_NATIVE, some): (paper_native, (work, some)),
     }
@@ -214,13 +218,13 @@ def paper_native(work: Work, workers: int) -> Contender:
     return Contender(open_run, NATIVE_BATCH * workers, _file_bytes(files))
 
 
-def ffcv(work: Work, mode: str) -> Contender:
+def ffcv(work: Work, mode: str, augment: str) -> Contender:
     from benchmarks.ffcv import Ffcv
 
     python, folder = work.ffcv
     dataset = PackedDataset.open(work.data.jpeg)
     files = [work.data.resized[work.size][row] for row in np.flatnonzero(dataset.packed)]
-    worker = Ffcv(python, files, folder / f"{mode}-{work.size}", work.size, work.batch, mode, cores())
+    worker = Ffcv(python, files, folder, work.size, work.batch, mode, cores(), augment)
     return Contender(worker, work.step, worker.stored_bytes / len(files))
 
 

@@ -53,7 +53,7 @@ def loop_disk(image: Path, size: int) -> Iterator[Disk]:
         _run("blockdev", "--setra", str(READ_AHEAD_KIB * 2), device)  # in sectors of 512 bytes
         _run("mount", device, str(folder))
         stack.callback(_run, "umount", str(folder))
-        numbers = os.stat(device).st_rdev
+        numbers = Path(device).stat().st_rdev
         yield Disk(folder, f"{os.major(numbers)}:{os.minor(numbers)}")
 
 
@@ -119,9 +119,11 @@ def _remove(group: Path) -> None:
     """Its processes have ended, but the kernel may need a moment to see that."""
     for _ in range(100):
         try:
-            return group.rmdir()
+            group.rmdir()
         except OSError:
             time.sleep(0.05)
+        else:
+            return
     group.rmdir()
 
 

@@ -15,7 +15,8 @@ threads and pipelines stay alive between runs, so that no start-up is timed. Con
     DALI's reader           its webdataset reader over the same tars, with its own random operators
     best-effort DataLoader  our hand-over to the pixel, by worker processes: simplejpeg, NumPy cutout, cv2 flips
     WebDataset + OpenCV     the webdataset library over the same tars, OpenCV in worker processes
-    FFCV JPEG, FFCV raw     three channels, which is all it knows; in an environment of its own (--ffcv)
+    FFCV JPEG, FFCV raw     with what it ships, and with flips in place that we compiled for it; three channels, which
+                            is all its images have; in an environment of its own (--ffcv)
     paper                   DataLoader, OpenCV RGB decode, albumentations, float32 [B, 3, S, S] made in the worker
 
 DataLoaders run with as many workers as there are cores and with twice as many; the faster counts. They read loose
@@ -46,7 +47,9 @@ from benchmarks.contenders import (
     AUGMENT,
     DECODE,
     FFCV_JPEG,
+    FFCV_JPEG_OURS,
     FFCV_RAW,
+    FFCV_RAW_OURS,
     JPEG,
     LEAN,
     PAPER_NATIVE,
@@ -77,6 +80,7 @@ from shards.synthetic import SyntheticOptions, write_release
 IMAGES_PER_STUDY = 1.6  # of a synthetic release, rounded down
 SHARDS = 8  # so that every worker of webdataset has its own
 EPOCH_START_SECONDS = 1.0
+FFCV = "FFCV"
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,8 @@ def targets(size: int, workers: int) -> list[Target]:
         *((RAW, lean), (RAW, [FFCV_RAW]), (JPEG, [native])),
     )
     promised = [Target(ours, tuple(theirs), bound) for (ours, theirs), bound in zip(pairs, bounds, strict=True)]
-    return [*promised, Target(JPEG, (resized,), None), Target(JPEG, tuple(webdataset), None)]
+    others = ((JPEG, (resized,)), (JPEG, webdataset), (JPEG, (FFCV_JPEG_OURS,)), (RAW, (FFCV_RAW_OURS,)))
+    return [*promised, *(Target(ours, tuple(theirs), None) for ours, theirs in others)]
 
 
 # ---------------------------------------------------------------- measuring
@@ -168,8 +173,8 @@ def measure_stage(data: Data, stage: Stage, options: argparse.Namespace, folder:
         found = _warm(served, options)
         if stage.size in options.cold:
             found += _cold({name: each for name, each in served.items() if each.forgets}, folder, data, options)
-    common = {name: {"note": THREE_CHANNELS} for name in (FFCV_JPEG, FFCV_RAW)}
-    found = [{**row, **_pixels(row, stage.size), **common.get(row["contender"], {})} for row in found]
+    notes = {name: {"note": THREE_CHANNELS} for name in served if name.startswith(FFCV)}
+    found = [{**row, **_pixels(row, stage.size), **notes.get(row["contender"], {})} for row in found]
     results.print_rates([row for row in found if row["cache"] == "warm"])
     if cold := [row for row in found if row["cache"] == "cold"]:
         print("  cold")
@@ -188,7 +193,7 @@ def _chosen(work: Work, options: argparse.Namespace) -> tuple[Mapping, dict[str,
     for name, how in contenders(work).items():
         if options.only and not name.startswith(tuple(options.only)):
             continue
-        if name in (FFCV_JPEG, FFCV_RAW) and options.why_no_ffcv:
+        if name.startswith(FFCV) and options.why_no_ffcv:
             missing[name] = options.why_no_ffcv
         else:
             found[name] = how

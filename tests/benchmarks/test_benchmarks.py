@@ -88,11 +88,12 @@ def test_loader_benchmark(tmp_path):
         for name in ("JPEG", "raw", two):
             assert cold[name]["read_bytes_per_image"] > 0.3 * cold[name]["stored_bytes_per_image"], name
 
-    assert [row["at_least"] for row in rows if "ratio" in row] == [1.2, 0.8, 0.97, 2.8, 5, 8, 100, None, None]
+    assert [row["at_least"] for row in rows if "ratio" in row] == [1.2, 0.8, 0.97, 2.8, 5, 8, 100] + [None] * 4
     measured = check_ratios([row for row in rows if row.get("ratio")], warm)
     assert len(measured) == 4
     absent = {row["contender"]: row["not_measured"] for row in rows if "contender" in row and "not_measured" in row}
-    assert absent == dict.fromkeys(("FFCV JPEG", "FFCV raw"), "no interpreter with FFCV was given")
+    assert len(absent) == 4 and all(name.startswith("FFCV") for name in absent)
+    assert set(absent.values()) == {"no interpreter with FFCV was given"}
     assert "FFCV JPEG: not measured (FFCV JPEG: no interpreter with FFCV was given)" in printed
     start = rows[-1]
     assert start["epoch_rows"] == 3000
