@@ -31,7 +31,7 @@ from cli import folders, tables
     "ways (4); medium, those, at 0.9 and 1.1 of its size, moved by 2.5 % to each side (10). Time is per pass.",
 )
 @click.option("--labels", metavar="NAME", help="Label release whose split is meant.  [default: the run's]")
-@click.option("--batch", type=int, help="Images at a time.  [default: the run's]")
+@click.option("--batch", type=int, help="Images at a time.  [default: the run's, or its micro-batch]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
 @click.option("--decode", type=click.Choice(["auto", "cpu", "mixed", "hybrid"]), default="auto", show_default=True)

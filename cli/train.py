@@ -13,6 +13,15 @@ from cli.training import train_run
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
+class CountOrAuto(click.ParamType):
+    """A whole number, or the word auto."""
+
+    name = "integer|auto"
+
+    def convert(self, value, param, context):
+        return value if value == "auto" else click.INT.convert(value, param, context)
+
+
 @click.command()
 @click.option(
     "--stage",
@@ -41,9 +50,10 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--batch", type=int, help="Images per optimizer step.  [default: the stage's]")
 @click.option(
     "--micro-batch",
-    type=int,
-    help="Images on the device at a time; must divide the batch. Same samples and pixels; batch "
-    "normalisation sees the smaller groups.  [default: the batch]",
+    type=CountOrAuto(),
+    help="Images on the device at a time; must divide the batch. auto: the most that fit in the GPU's memory, found by "
+    "trying, and kept in config.json. Same samples and pixels; batch normalisation sees the smaller groups.  "
+    "[default: the batch]",
 )
 @click.option("--epochs", default=30, show_default=True, help="Epochs, warm-up included.")
 @click.option("--warmup-epochs", default=1, show_default=True, help="Epochs in which the rate rises linearly.")
@@ -97,7 +107,8 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     "--channels-last/--no-channels-last",
     default=True,
     show_default=True,
-    help="Memory format of images and weights; convolutional networks are usually faster with it on GPUs.",
+    help="Memory format of images and weights. Convolutional networks are faster with it on GPUs: EfficientNetV2-S by "
+    "29 % on an RTX 3090 (timm's published figures); ConvNeXt by nothing.",
 )
 @click.option(
     "--checkpointing",

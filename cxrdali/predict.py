@@ -34,7 +34,8 @@ def predict(
 ) -> Predictions:
     """Logits of the run's best weights for every packed image of a split.
 
-    tta: a name of `cxrdali.tta.TTA`; the mean probability over its passes. `labels` chooses the release whose split is
+    tta: a name of `cxrdali.tta.TTA`; the mean probability over its passes. batch: images at a time (None: as many as
+    in the run's training). `labels` chooses the release whose split is
     meant (default: the run's own); val and train are the run's own fold. Raises DataError if the weights are missing or
     another dataset would silently change what val means.
     """
@@ -47,7 +48,7 @@ def predict(
     hardware = Hardware.resolve(device, precision)
     findings = tuple(config["findings"])
     model = load_run_model(run, config).to(hardware.device)
-    batch = settings["batch"] if batch is None else batch
+    batch = batch or settings.get("micro_batch") or settings["batch"]
     loader = Loader(dataset, rows, LoaderOptions(settings["size"], batch, threads, decode, hardware.device))
     say(
         f"{len(rows):,} images of {split} at {settings['size']} px, {hardware.precision} on {hardware.device}, "

@@ -16,6 +16,7 @@ from shards.errors import DataError
 
 # Yamagishi & Hanaoka 2023: stage -> side in pixels, global batch
 STAGES = {1: (224, 256), 2: (320, 128), 3: (512, 48)}
+AUTO = "auto"  # of micro_batch: the largest that fits in the GPU's memory (`cxrdali.microbatch`)
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 SELECT_BY = ("map", "lrap")
 
@@ -36,7 +37,8 @@ EARLIER = {"oversample": [], **LATER}
 class TrainSettings:
     """One run. Lengths in pixels, epochs and images; rates per step.
 
-    size and batch default to the stage's; init is a run folder or a weights file (None: timm's weights, or none).
+    size and batch default to the stage's; micro_batch: images on the device at a time (None: the batch; "auto": as many
+    as fit); init is a run folder or a weights file (None: timm's weights, or none).
     Images of the findings in oversample are doubled; or of those with an AP under oversample_below (0 to 1) in
     oversample_from, a run folder or a file of metrics. sampler: weighted draws instead of every image once.
     Parameters of the loss (`cxrdali.losses`) are None where it does not have them, else resolved; drw_epoch counts the
@@ -48,7 +50,7 @@ class TrainSettings:
     stage: int
     size: int | None = None
     batch: int | None = None
-    micro_batch: int | None = None
+    micro_batch: int | str | None = None
     epochs: int = 30
     warmup_epochs: int = 1
     lr: float = 1e-3
@@ -104,9 +106,11 @@ class TrainSettings:
         object.__setattr__(self, "batch", batch if self.batch is None else self.batch)
         for name in ("size", "batch", "epochs", "micro_batch", "limit_batches", "threads", "patience"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise DataError(f"{name.replace('_', '-')} {value}: at least 1")
-        if self.micro_batch and self.batch % self.micro_batch:
+        if isinstance(self.micro_batch, str) and self.micro_batch != AUTO:
+            raise DataError(f"micro-batch {self.micro_batch!r}: a number of images, or {AUTO}")
+        if isinstance(self.micro_batch, int) and self.batch % self.micro_batch:
             raise DataError(f"micro-batch {self.micro_batch}: must divide the batch, {self.batch}")
         if not 0 < self.lr < 100:
             raise DataError(f"lr {self.lr}: above 0, below 100")

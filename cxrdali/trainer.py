@@ -28,12 +28,14 @@ from cxrdali.inference import logits
 from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.losses import Loss, bce_sum, known_targets
 from cxrdali.metrics import Scores, score
+from cxrdali.microbatch import largest_micro_batch
 from cxrdali.model import Classifier, ModelOptions, create, head_keys, load_initial
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.sampler import Sampler
 from cxrdali.sampling import Oversampling, chosen_findings, oversampled
 from cxrdali.selection import rows_sha256, subjects_on_both_sides, train_and_validation
-from cxrdali.stages import TrainSettings, sampling_seed
+from cxrdali.stages import AUTO, TrainSettings, sampling_seed
+from cxrdali.step import Step, adamw, grad_scaler
 from cxrdali.targets import check_labelled, targets
 from shards.errors import DataError
 from shards.files import cannot_write, only_one, remove_parts, sha256_file
@@ -163,6 +165,7 @@ class _Trainer:
             runs.settle(self.out, state)
             return self._summary(state, already_finished=True)
         self._set_up(state)
+        config |= {"settings": self.settings.as_json(), "micro_batch": self.searched}
         if state is None:  # not before: a run that could not begin must not stand in the way of other settings
             runs.write_config(self.out, config)
         self._describe()
@@ -268,26 +271,17 @@ class _Trainer:
         """One optimizer step on a whole batch, in micro-batches; returns the batch's mean loss, on the device."""
         device = self.hardware.device
         images = images.to(device, non_blocking=True)
+        # the rows are 2 KB of plain memory, which CUDA copies aside and does not wait for
         wanted = self.device_targets[rows.to(device, non_blocking=True)]
-        known, total = known_targets(wanted), 0.0
-        size = self.settings.micro_batch or len(images)
+        size = self.micro_batch or len(images)
         try:
-            for chunk, part in zip(images.split(size), wanted.split(size), strict=True):
-                with self.hardware.autocast():
-                    output = self.forward(chunk)
-                loss = self.loss(output, part, self.state["epoch"]) / known
-                self.scaler.scale(loss).backward()
-                total = total + loss.detach()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            return self.step(images, wanted, self.state["epoch"], size)
         except torch.OutOfMemoryError as error:
             raise DataError(
                 f"the GPU is full at {self.settings.size} px with {size} images at a time; "
                 f"use --micro-batch {_smaller_divisor(self.settings.batch, size)} "
                 f"(the batch stays {self.settings.batch})"
             ) from error
-        self.optimizer.zero_grad(set_to_none=True)
-        return total.double()
 
     def _checked_loss(self, epoch: int, step: int) -> float:
         loss = float(self.state["loss_sum"]) / max(1, self.state["steps"])
@@ -311,7 +305,7 @@ class _Trainer:
     def _compile_validation(self) -> float:
         """Compile the model as validation uses it, on a batch of zeros; returns the seconds."""
         started, self.validates_first = time.perf_counter(), False
-        side, count = self.settings.size, self.settings.micro_batch or self.settings.batch
+        side, count = self.settings.size, self.micro_batch or self.settings.batch
         self.model.eval()
         with self.hardware.autocast():
             self.forward(torch.zeros(count, 1, side, side, dtype=torch.uint8, device=self.hardware.device)).cpu()
@@ -323,7 +317,7 @@ class _Trainer:
             self.val_loader,
             len(self.labels.findings),
             self.hardware,
-            micro_batch=self.settings.micro_batch,
+            micro_batch=self.micro_batch,
             progress=f"validation {epoch + 1}/{self.settings.epochs}" if self.progress else None,
             check=self._stop_if_asked,
         )
@@ -362,11 +356,8 @@ class _Trainer:
         self.forward = torch.compile(self.model) if settings.compile else self.model
         self.to_compile, self.validates_first = settings.compile, True
         self.device_targets = torch.from_numpy(self.targets).to(device)
-        self.optimizer = torch.optim.AdamW(
-            [each for each in self.model.parameters() if each.requires_grad],
-            lr=settings.lr, weight_decay=settings.weight_decay, fused=True,
-        )  # fmt: skip
-        self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=self.hardware.precision == "fp16")
+        self.optimizer = adamw(self.model, settings.lr, settings.weight_decay)
+        self.scaler = grad_scaler(self.hardware)
         options, augment = settings.loader_options(device), options_of(settings.flips, settings.cutout)
         drawn = {"sampler": self.sampler} if self.sampler else {}  # other classes of loaders need not know samplers
         self.loader = self.make_loader(
@@ -374,11 +365,41 @@ class _Trainer:
             augment=augment, drop_last=True, **drawn,
         )  # fmt: skip
         self.val_loader = self.make_loader(self.dataset, self.val_rows, options)
+        self.micro_batch, self.searched = self._micro_batch(continues)
+        self.settings = replace(settings, micro_batch=self.micro_batch)
         # a trial of a few batches would wait for the features of all images
         if settings.frozen and settings.cache_features and augment is None and not settings.limit_batches:
             self._cache_features(options)
         self.steps_per_epoch = min(len(self.loader), settings.limit_batches or len(self.loader))
         self.scheduler = _schedule(self.optimizer, settings, self.steps_per_epoch)
+        self.step = Step(self.forward, self.loss, self.optimizer, self.scaler, self.hardware)
+
+    def _micro_batch(self, continues: bool) -> tuple[int | None, dict | None]:
+        """The setting; for auto the largest that fits, and what config.json remembers of the search.
+
+        A run that continues on the same hardware, with settings that need the same memory, does not search again.
+        """
+        settings, hardware = self.settings, self.hardware
+        if settings.micro_batch != AUTO:
+            return settings.micro_batch, None
+        if hardware.device == "cpu":
+            return settings.batch, None  # its memory pages out, instead of saying that it is full
+        memory = torch.cuda.mem_get_info(hardware.device)[1]
+        needs = {"gpu": hardware.name, "memory_bytes": memory, "compile": settings.compile,
+                 "channels_last": settings.channels_last, "checkpointing": settings.checkpointing}  # fmt: skip
+        stored = runs.read_config(self.out).get("micro_batch") if continues else None
+        if stored and stored["for"] == needs:
+            found, words = stored["found"], "found when the run began"
+        else:
+            for loader in (self.loader, self.val_loader):
+                next(iter(loader))  # DALI's buffers live on the same GPU, and are there from the first batch on
+            self.model.train(not settings.frozen)
+            found = largest_micro_batch(
+                self.model, self.loss, hardware, settings.batch, settings.size, len(self.labels.findings)
+            )
+            words = "the largest part of the batch that fits"
+        self.say(f"micro-batch {found} of {settings.batch}: {words}, {hardware.name}, {memory / 2**30:.0f} GiB")
+        return found, {"found": found, "for": needs}
 
     def _freeze(self) -> None:
         """Only the classifier is trained. Raises DataError if there is nothing else."""
@@ -399,7 +420,7 @@ class _Trainer:
     def _cached(self, loader: Loader, plain: Loader, what: str) -> CachedLoader:
         """`loader` with features for images; `plain` has its rows once and in order."""
         progress = f"features of {what} images" if self.progress else None
-        features = features_of(self.model, plain, self.hardware, self.settings.micro_batch, progress)
+        features = features_of(self.model, plain, self.hardware, self.micro_batch, progress)
         self.say(f"features of {len(plain.rows):,} {what} images: {features.shape[1]:,} numbers each, computed once")
         return CachedLoader(loader, plain.rows, features)
 

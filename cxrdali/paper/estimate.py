@@ -11,11 +11,13 @@ from cxrdali.augment import options_of
 from cxrdali.hardware import Hardware
 from cxrdali.inference import TTA
 from cxrdali.loader import Loader
-from cxrdali.losses import bce_sum
+from cxrdali.losses import Loss
+from cxrdali.microbatch import largest_micro_batch
 from cxrdali.model import ModelOptions, create
 from cxrdali.paper.flow import Plan
 from cxrdali.sampling import chosen_findings, oversampled
-from cxrdali.stages import TrainSettings
+from cxrdali.stages import AUTO, TrainSettings
+from cxrdali.step import Step, adamw, grad_scaler
 from cxrdali.targets import targets
 from shards.errors import DataError
 from shards.packed import PackedDataset
@@ -39,25 +41,22 @@ def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, f
     """
     hardware = Hardware.resolve(settings.device, settings.precision)
     on_gpu = hardware.device != "cpu"
-    size = (settings.micro_batch or settings.batch) if on_gpu else min(CPU_IMAGES, settings.batch)
-    size = min(size, len(rows))
-    options = replace(settings.loader_options(hardware.device), batch=size)
     model = create(ModelOptions.of_run(settings.as_json()), findings)
     model.to(hardware.device).train()
     forward = torch.compile(model) if settings.compile else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, fused=True)
-    scaler = torch.amp.GradScaler(torch.device(hardware.device).type, enabled=hardware.precision == "fp16")
+    loss = Loss("bce", {}, np.ones(findings), np.ones(findings)).to(hardware.device)  # all cost about the same
+    size = settings.micro_batch or settings.batch
+    if size == AUTO and on_gpu:
+        size = largest_micro_batch(model, loss, hardware, settings.batch, settings.size, findings)
+    size = min(size if on_gpu else min(CPU_IMAGES, settings.batch), len(rows))
+    options = replace(settings.loader_options(hardware.device), batch=size)
+    train = Step(forward, loss, adamw(model, settings.lr, 0.0), grad_scaler(hardware), hardware)
     wanted = torch.zeros(size, findings, device=hardware.device)
     augment = options_of(settings.flips, settings.cutout)
     loader = Loader(dataset, rows, options, shuffle=True, augment=augment, drop_last=True)
 
     def step(images: torch.Tensor) -> None:
-        with hardware.autocast():
-            output = forward(images)
-        scaler.scale(bce_sum(output, wanted) / wanted.numel()).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        train(images, wanted, 0, size)
 
     def look(images: torch.Tensor) -> None:
         with torch.inference_mode(), hardware.autocast():

@@ -226,8 +226,8 @@ class Flow:
         def do(out: Path) -> None:
             table = predict(
                 self.root / "runs" / model, self.dataset, split, labels=self.labels.name, tta=tta,
-                batch=settings.micro_batch, device=settings.device, precision=settings.precision,
-                decode=settings.decode, threads=settings.threads, say=self.say, progress=self.progress,
+                device=settings.device, precision=settings.precision, decode=settings.decode,
+                threads=settings.threads, say=self.say, progress=self.progress,
             )  # fmt: skip
             table.write(out)
 

@@ -1,9 +1,12 @@
 """What only a GPU can show; skipped, saying so, where there is none."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from cxrdali import trainer as training
 from cxrdali.augment import AugmentOptions, decide
 from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.stages import TrainSettings
@@ -68,3 +71,43 @@ def test_a_full_gpu_names_the_way_out(dataset, tmp_path):
             train(settings, dataset, tmp_path / "run", progress=False)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_the_largest_micro_batch_under_a_cap_trains(dataset, tmp_path):
+    """Half of what the whole batch needs: a part of it is found, trained with, and remembered."""
+    common = {"epochs": 1, "arch": "resnet50", "pretrained": False, "device": "cuda"}
+    torch.cuda.reset_peak_memory_stats()
+    train(TrainSettings(1, 64, 56, **common), dataset, tmp_path / "whole", progress=False)
+    share = 0.5 * torch.cuda.max_memory_reserved() / torch.cuda.mem_get_info()[1]
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(share)
+    try:
+        settings = TrainSettings(1, 64, 56, micro_batch="auto", **common)
+        said = []
+        train(settings, dataset, tmp_path / "run", say=said.append, progress=False)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    found = config["settings"]["micro_batch"]
+    assert 1 <= found < 56 and 56 % found == 0 and config["micro_batch"]["found"] == found
+    assert any(line.startswith(f"micro-batch {found} of 56: the largest part of the batch that fits") for line in said)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_no_step_waits_for_the_gpu(dataset, tmp_path, monkeypatch, precision):
+    """torch raises at whatever waits, from the second step on; the first makes the optimizer's state."""
+    real = training._Trainer._step
+
+    def watched(self, images, rows):
+        torch.cuda.set_sync_debug_mode("error" if self.state["steps"] else "default")
+        try:
+            return real(self, images, rows)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(training._Trainer, "_step", watched)
+    settings = TrainSettings(
+        1, 48, 8, epochs=1, arch="test_efficientnet", pretrained=False, device="cuda", precision=precision,
+        micro_batch=4,
+    )  # fmt: skip
+    assert train(settings, dataset, tmp_path / "run", progress=False).epochs == 1

@@ -1,0 +1,53 @@
+"""One optimizer step, as the trainer makes it: nothing in it waits for the GPU.
+
+The benchmarks and the search for a micro-batch take the same step, so that what they find is what training does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from cxrdali.hardware import Hardware
+from cxrdali.losses import Loss, known_targets
+
+
+def adamw(model: torch.nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """Over the parameters that are trained. fused: one kernel, and with fp16 it alone skips a bad step unasked."""
+    return torch.optim.AdamW(
+        [each for each in model.parameters() if each.requires_grad], lr=lr, weight_decay=weight_decay, fused=True
+    )
+
+
+def grad_scaler(hardware: Hardware) -> torch.amp.GradScaler:
+    """Scales the loss for fp16, and does nothing for the other precisions."""
+    return torch.amp.GradScaler(torch.device(hardware.device).type, enabled=hardware.precision == "fp16")
+
+
+@dataclass
+class Step:
+    """forward: the model, compiled or not; the optimizer is over its parameters."""
+
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    hardware: Hardware
+
+    def __call__(self, images: torch.Tensor, wanted: torch.Tensor, epoch: int, size: int) -> torch.Tensor:
+        """Train on a batch, `size` images at a time; returns the batch's mean loss: a float64 scalar on the device.
+
+        images uint8 [B, 1, S, S] (or what `forward` takes), wanted float [B, F] with NaN where ignored, both on the
+        device; epoch from 0. Raises torch.OutOfMemoryError.
+        """
+        known, total = known_targets(wanted), 0.0
+        for chunk, part in zip(images.split(size), wanted.split(size), strict=True):
+            with self.hardware.autocast():
+                output = self.forward(chunk)
+            loss = self.loss(output, part, epoch) / known
+            self.scaler.scale(loss).backward()
+            total = total + loss.detach()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total.double()
