@@ -1,6 +1,5 @@
 """Who runs in `benchmarks.loader`: a name, and what makes it in a process of its own (`benchmarks.served`)."""
 
-import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -264,5 +263,5 @@ def _file_bytes(files: tuple[Path, ...]) -> float:
 
 
 def _forget(mapped: MappedSize) -> None:
-    for each in mapped._maps.values():
-        each.madvise(mmap.MADV_DONTNEED)  # a page that a process has mapped stays in the cache
+    for shard in mapped.stored.paths:
+        mapped.forget(shard)

@@ -327,7 +327,7 @@ class _EpochPlan:
         self._loader, self._epoch = loader, loader._epoch
         self._rows = order.tolist()  # Python integers index the spans faster than NumPy's
         self._bounds = bounds
-        self._ahead = ReadAhead(loader._mapped.stored, order, windows, bounds[0][0] if bounds else 0)
+        self._ahead = ReadAhead(loader._mapped, order, windows, bounds[0][0] if bounds else 0)
 
     def __len__(self) -> int:
         return len(self._bounds)

@@ -5,8 +5,10 @@ a thread reads the window in use and the next one, file by file in large pieces,
 there. madvise and posix_fadvise (WILLNEED) were tried and rejected: the kernel cuts every call to the device's own
 read-ahead, often 128 KiB of a shard, and does not say when it is done.
 
-The pages are the kernel's, which may drop them: two windows should fit in memory beside the process. The thread holds
-one piece. It ends with the epoch, or with `close`.
+The pages are the kernel's, which may drop them: two windows should fit in memory beside the process. Where the shards
+of the epoch do not all fit, a window that was used is given back: left alone, the kernel keeps the pages that were
+read twice, by this thread and by the decoder, and drops those still to be decoded. The thread holds one piece. It ends
+with the epoch, or with `close`.
 """
 
 import os
@@ -16,10 +18,12 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from cxrdali.machine import memory_available
 from shards.errors import DataError
-from shards.packed import StoredSize
+from shards.packed import MappedSize
 
 PIECE = 2**20  # bytes per read
+LAG = 8  # batches behind the one that is asked for: those in front of it may still be decoded
 GAP = 2**18  # bytes between two images up to which both are read in one go: a seek costs more on any slow disk
 
 
@@ -27,11 +31,22 @@ class ReadAhead:
     """Reads the windows of an epoch's `order` (catalog rows) from position `start` on, one ahead of the one in use.
 
     windows: the first position of each, ascending from 0, and its shards in the order in which they are read
-    (`cxrdali.order`); without any, nothing is read and nobody waits.
+    (`cxrdali.order`); without any, nothing is read and nobody waits. gives_back: whether windows that were used leave
+    the page cache; None: if the shards are larger than the memory that is free.
     """
 
-    def __init__(self, stored: StoredSize, order: np.ndarray, windows: list[tuple[int, np.ndarray]], start: int = 0):
-        self._stored, self._order, self._windows, self._start = stored, order, windows, start
+    def __init__(
+        self,
+        mapped: MappedSize,
+        order: np.ndarray,
+        windows: list[tuple[int, np.ndarray]],
+        start: int = 0,
+        gives_back: bool | None = None,
+    ):
+        self._mapped, self._stored = mapped, mapped.stored
+        self._order, self._windows, self._start = order, windows, start
+        self._gives_back = bool(windows) and not self._fit() if gives_back is None else gives_back
+        self._given_back = 0  # windows
         self._first = [first for first, _ in windows]
         self._there = [threading.Event() for _ in windows]
         self._wanted: SimpleQueue[int | None] = SimpleQueue()
@@ -53,11 +68,24 @@ class ReadAhead:
             self._there[window].wait()
         if self._error is not None:
             raise self._error
+        if self._gives_back:
+            self._give_back(start - LAG * (stop - start))
 
     def close(self) -> None:
         """Let the thread end, after the piece that it is reading."""
         self._closed = True
         self._wanted.put(None)
+
+    def _fit(self) -> bool:
+        shards = np.unique(np.concatenate([shards for _, shards in self._windows])).tolist()
+        return sum(self._stored.paths[shard].stat().st_size for shard in shards) < memory_available()[0]
+
+    def _give_back(self, position: int) -> None:
+        """The windows that end before this position."""
+        while self._given_back + 1 < len(self._windows) and self._first[self._given_back + 1] <= position:
+            for shard in self._windows[self._given_back][1].tolist():
+                self._mapped.forget(shard)
+            self._given_back += 1
 
     def _window(self, position: int) -> int:
         return bisect_right(self._first, position) - 1
@@ -73,7 +101,7 @@ class ReadAhead:
             try:
                 self._read(window, piece)
             except DataError as error:  # for the consumer, who waits for this window or will
-                self._error = error
+                self._error = self._error or error
             self._there[window].set()
             if window == len(self._windows) - 1:
                 break

@@ -2,6 +2,7 @@
 
 import io
 import mmap
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -226,6 +227,8 @@ class MappedSize:
         end = offset + length
         return self._arrays[shard][end - side * side : end].reshape(side, side, 1)
 
-    def will_need(self, shard: int) -> None:
-        """Tell the kernel that a whole shard is read soon."""
-        self._maps[shard].madvise(mmap.MADV_WILLNEED)
+    def forget(self, shard: int) -> None:
+        """Give a shard's pages back to the kernel and its page cache; what is read again comes from the disk again."""
+        self._maps[shard].madvise(mmap.MADV_DONTNEED)  # first: a page that a process has mapped stays in the cache
+        with self.stored.paths[shard].open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

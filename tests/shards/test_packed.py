@@ -68,10 +68,12 @@ def test_raw_pixels_are_the_array_behind_the_npy_header(dataset, tmp_path):
         assert np.array_equal(pixels[:, :, 0], np.load(tmp_path / "a.npy"))
 
 
-def test_shards_can_be_announced(dataset):
+def test_pages_that_were_given_back_are_read_again(dataset):
     mapped = MappedSize(dataset.stored(48))
-    for shard in range(8):
-        mapped.will_need(shard)
+    row = int(dataset.packed.nonzero()[0][0])
+    before = mapped[row].tobytes()
+    mapped.forget(int(mapped.stored.shard[row]))
+    assert mapped[row].tobytes() == before
 
 
 def test_a_size_that_is_not_stored_names_those_that_are(dataset):
