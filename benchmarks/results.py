@@ -107,6 +107,8 @@ def timed(contender: Callable[[], int], pid: int | None = None) -> Run:
     start = time.perf_counter()
     images = contender()
     seconds = time.perf_counter() - start
+    if not images:
+        raise RuntimeError("a contender handed over no image: it needs more data, or a smaller batch")
     family = processes(pid)
     return Run(images, seconds, _cpu_seconds(family) - cpu, _read_bytes(family) - read)
 

@@ -22,20 +22,19 @@ def webdataset_loader(
 ) -> DataLoader:
     """Yields tensors uint8 [batch, 1, S, S], `batches` an epoch, a multiple of `workers`.
 
-    The tars are dealt to the workers, so there must be as many; each goes through its own over and over. Order and
-    augmentation are random: the library knows no other.
+    Without augmentation every image comes once, if `batches` are as many as there are images / `batch`, and workers
+    have whole batches; with it, workers draw from all tars. Order and augmentation are random: the library knows no
+    other.
     """
     import webdataset as wds
 
+    # training draws shards with replacement, as the library advises for workers; else each is read once
     images = (
-        wds.WebDataset(
-            [str(tar) for tar in tars], shardshuffle=len(tars), nodesplitter=wds.split_by_node, empty_check=False
-        )
+        wds.WebDataset([str(tar) for tar in tars], resampled=augment is not None, shardshuffle=False)
         .shuffle(SHUFFLE_BUFFER if augment else 0)
         .to_tuple("jpg")
         .map(_Image(augment))
         .batched(batch, collation_fn=_stacked, partial=False)
-        .repeat()
         .with_epoch(batches // workers)
     )
     return DataLoader(images, batch_size=None, **worker_options(workers, pin))
