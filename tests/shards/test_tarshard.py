@@ -73,6 +73,18 @@ def test_the_index_points_at_every_part(tmp_path, samples):
         assert {extension: data[at : at + length] for extension, at, length in parts} == wanted
 
 
+@pytest.mark.parametrize("samples", [SAMPLES, LONG, []], ids=["short", "long names", "none"])
+def test_a_shard_is_the_tar_that_tarfile_writes(tmp_path, samples):
+    write(tmp_path / "a.tar", samples)
+    with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for key, parts in samples:
+            for extension, data in parts.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size, info.mode = len(data), 0o444
+                tar.addfile(info, io.BytesIO(data))
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
 def test_the_format_is_gnu(tmp_path):
     """DALI's reader knows no PAX headers."""
     write(tmp_path / "a.tar", LONG)
