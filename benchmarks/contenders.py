@@ -1,5 +1,6 @@
 """Who runs in `benchmarks.loader`: a name, and what makes it in a process of its own (`benchmarks.served`)."""
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ def ours(work: Work, raw: bool, decode: str, augment: AugmentOptions | None) -> 
 
     def open_run(images: int) -> Callable[[], int]:
         alive.clear()
+        gc.collect()  # a loader is part of a cycle, and what an old one has mapped cannot be dropped from the cache
         wanted = rows(dataset, images)
         alive.append(Loader(dataset, wanted, options, seed=SEED, shuffle=True, augment=augment, drop_last=True))
 
@@ -143,6 +145,7 @@ def cached_batches(work: Work) -> Contender:
     loader = Loader(dataset, rows(dataset, CACHED * work.batch), LoaderOptions(work.size, work.batch))
     ready = [batch.images.numpy().transpose(0, 2, 3, 1) for batch in loader]
     del loader
+    gc.collect()  # with it goes what it mapped
     buffers = RecycledBuffers()
 
     def handed(images: int) -> Iterator[torch.Tensor]:
@@ -168,12 +171,17 @@ def dali_reader(work: Work) -> Contender:
     wanted = ReaderOptions(
         work.size, work.batch, options.resolved_threads, options.device_id, options.resolved_decode
     )  # fmt: skip
-    reader = DaliReader(tars, wanted, AUGMENT, SEED)
+    alive: list[DaliReader] = []
+
+    def start_anew() -> None:
+        """The reader runs on between two runs: without this, a cold one would begin with batches made before it."""
+        alive[:] = [DaliReader(tars, wanted, AUGMENT, SEED)]
 
     def open_run(images: int) -> Callable[[], int]:
-        return lambda: consume(reader.batches(images // work.batch), work.device)
+        start_anew()
+        return lambda: consume(alive[0].batches(images // work.batch), work.device)
 
-    return Contender(open_run, work.step, _stored_bytes(dataset, work.size), lambda: None)
+    return Contender(open_run, work.step, _stored_bytes(dataset, work.size), start_anew)
 
 
 def lean(work: Work, workers: int) -> Contender:

@@ -39,7 +39,6 @@ class DaliReader:
     def __init__(self, tars: Sequence[Path], options: ReaderOptions, augment: AugmentOptions | None, seed: int = 0):
         self._options = options
         self._pipeline = _build([str(tar) for tar in tars], options, augment, seed)
-        self._spare: list[torch.Tensor] = []
 
     def batches(self, count: int) -> Iterator[torch.Tensor]:
         """The next `count` batches."""

@@ -9,7 +9,7 @@ version 2 both serve (the committed results come from version 1).
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,20 @@ def drop_from_cache(folder: Path) -> None:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
+
+
+def cached_share(files: Sequence[Path]) -> float:
+    """The part of some files that is in the page cache, by a look at every 64 KiB; nothing is read."""
+    looks = hits = 0
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            for place in range(0, path.stat().st_size, 2**16):
+                looks += 1
+                try:
+                    hits += os.preadv(file.fileno(), [bytearray(1)], place, os.RWF_NOWAIT)
+                except BlockingIOError:  # it would have to be read
+                    continue
+    return hits / max(looks, 1)
 
 
 def _settings(limits: Limits) -> Iterator[tuple[str, dict[str, str]]]:

@@ -67,7 +67,7 @@ from benchmarks.contenders import (
     with_workers,
 )
 from benchmarks.ffcv import why_not
-from benchmarks.limits import drop_from_cache
+from benchmarks.limits import cached_share, drop_from_cache
 from benchmarks.results import Spread, Target
 from benchmarks.served import Served
 from cxrdali.loader import Loader, LoaderOptions
@@ -80,6 +80,7 @@ from shards.synthetic import SyntheticOptions, write_release
 IMAGES_PER_STUDY = 1.6  # of a synthetic release, rounded down
 SHARDS = 8  # so that every worker of webdataset has its own
 EPOCH_START_SECONDS = 1.0
+MOST_CACHED = 0.02  # of the shards' bytes: what a cold run may find in memory
 FFCV = "FFCV"
 
 
@@ -174,16 +175,21 @@ def measure_stage(data: Data, stage: Stage, options: argparse.Namespace, folder:
         if stage.size in options.cold:
             found += _cold({name: each for name, each in served.items() if each.forgets}, folder, data, options)
     notes = {name: {"note": THREE_CHANNELS} for name in served if name.startswith(FFCV)}
-    found = [{**row, **_pixels(row, stage.size), **notes.get(row["contender"], {})} for row in found]
+    absent = [row for row in found if "not_measured" in row]
+    found = [
+        {**row, **_pixels(row, stage.size), **notes.get(row["contender"], {})} for row in found if row not in absent
+    ]
     results.print_rates([row for row in found if row["cache"] == "warm"])
     if cold := [row for row in found if row["cache"] == "cold"]:
         print("  cold")
         results.print_rates(cold)
+    elif absent:
+        print(f"  cold: not measured ({absent[0]['not_measured']})")
     medians = {row["contender"]: row["images_per_second"]["median"] for row in found if row["cache"] == "warm"}
     ratios = [target.check(medians, missing) for target in targets(stage.size, cores())]
     for ratio in ratios:
         results.print_target(ratio)
-    absent = [{"contender": name, "not_measured": why} for name, why in missing.items()]
+    absent += [{"contender": name, "not_measured": why} for name, why in missing.items()]
     return [{**asdict(stage), **row} for row in (*found, *absent, *ratios)]
 
 
@@ -229,7 +235,7 @@ def sized_run(served: Served, seconds: float) -> Callable[[], int]:
 def _cold(served: Mapping[str, Served], folder: Path, data: Data, options: argparse.Namespace) -> list[dict]:
     """A run is one pass over the images, after all files were dropped from the page cache; workers are warm."""
     count = int(PackedDataset.open(data.jpeg).packed.sum())
-    runs = {name: each.open(max(1, count // each.step) * each.step) for name, each in served.items()}
+    runs = {name: each.open(math.ceil(count / each.step) * each.step) for name, each in served.items()}
     for run in runs.values():
         run()
     timed = {name: [] for name in runs}
@@ -238,6 +244,10 @@ def _cold(served: Mapping[str, Served], folder: Path, data: Data, options: argpa
             for each in served.values():
                 each.forget()
             drop_from_cache(folder)
+            left = cached_share([tar for packed in (data.jpeg, data.raw) for tar in packed.rglob("*.tar")])
+            if left > MOST_CACHED:
+                why = f"{left:.0%} of the shards' bytes stay in memory under {folder}; set TMPDIR to a folder on a disk"
+                return [{"contender": each, "cache": "cold", "not_measured": why} for each in served]
             timed[name].append(served[name].timed(run))
     return [
         {
@@ -307,7 +317,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", help="beginnings of the contenders to run, such as JPEG,raw,DALI [all]")
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each contender [%(default)s]")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a run, about [%(default)s]")
-    parser.add_argument("--images", type=int, default=1000, help="different images to pack, at most [%(default)s]")
+    parser.add_argument("--images", type=int, default=2000, help="different images to pack, at most [%(default)s]")
     parser.add_argument("--native-images", type=int, default=40, help="different native files [%(default)s]")
     parser.add_argument("--epoch-rows", type=int, default=212_000, help="rows of the epoch to start [%(default)s]")
     parser.add_argument("--source", type=Path, metavar="DIR", help="release to pack [a synthetic one]")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def check_ratios(rows: list[dict], rates: dict[str, dict]) -> dict[str, dict]:
     return {f"{row['ours']} / {row['theirs']}": row for row in ratios}
 
 
+def in_memory(folder: Path) -> bool:
+    """Whether its files have no disk to come from."""
+    return subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True).stdout.strip() == "tmpfs"
+
+
 def check_environment(rows: list[dict], module: str) -> None:
     for row in rows:
         found = row["environment"]
@@ -75,8 +81,9 @@ def test_loader_benchmark(tmp_path):
     warm = check_rates([row for row in rows if row.get("cache") == "warm"], rounds=2)
     two, four = (f"best-effort DataLoader, {count * len(os.sched_getaffinity(0))} workers" for count in (1, 2))
     assert list(warm) == ["decode only", "JPEG", "raw", "DALI's reader", two, four]
-    cold = check_rates([row for row in rows if row.get("cache") == "cold"], rounds=2)
-    assert list(cold) == list(warm)
+    cold_rows = [row for row in rows if row.get("cache") == "cold"]
+    assert [row["contender"] for row in cold_rows] == list(warm)
+    cold = check_rates(cold_rows, rounds=2)
     assert all((row["size"], row["batch"]) == (224, 8) for row in rows if "size" in row)
     for name, row in warm.items():
         assert row["peak_mib"] > 30, name  # a Python process with torch in it
@@ -84,14 +91,19 @@ def test_loader_benchmark(tmp_path):
         assert row["megapixels_per_second"] == pytest.approx(rate * 224 * 224 / 1e6)
     assert warm["raw"]["stored_bytes_per_image"] == 224 * 224 + 128  # an .npy's header
     assert warm["JPEG"]["stored_bytes_per_image"] == warm[two]["stored_bytes_per_image"] < 50_000
-    if cold["JPEG"]["read_bytes_per_image"]:  # files in a memory file system come from no disk
-        for name in ("JPEG", "raw", two):
-            assert cold[name]["read_bytes_per_image"] > 0.3 * cold[name]["stored_bytes_per_image"], name
+    if in_memory(Path(tempfile.gettempdir())):
+        assert not cold and all("stay in memory" in row["not_measured"] for row in cold_rows)
+    else:
+        # as much as is stored; more where the kernel reads ahead, DALI past the end of the run
+        for name, row in cold.items():
+            whole = row["stored_bytes_per_image"] * min(1, 24 / row["images"])  # a run may have images twice
+            assert 0.9 * whole < row["read_bytes_per_image"] < 4 * row["stored_bytes_per_image"], name
 
     assert [row["at_least"] for row in rows if "ratio" in row] == [1.2, 0.8, 0.97, 2.8, 5, 8, 100] + [None] * 4
     measured = check_ratios([row for row in rows if row.get("ratio")], warm)
     assert len(measured) == 4
-    absent = {row["contender"]: row["not_measured"] for row in rows if "contender" in row and "not_measured" in row}
+    left_out = [row for row in rows if "not_measured" in row and "contender" in row and "cache" not in row]
+    absent = {row["contender"]: row["not_measured"] for row in left_out}
     assert len(absent) == 4 and all(name.startswith("FFCV") for name in absent)
     assert set(absent.values()) == {"no interpreter with FFCV was given"}
     assert "FFCV JPEG: not measured (FFCV JPEG: no interpreter with FFCV was given)" in printed
