@@ -297,10 +297,12 @@ class _Lane:
             self._pipeline.run()
         except StopIteration:
             self._pipeline.reset()
+        self._plan = None  # it knows the loader, which else only the garbage collector would let go
 
     def close(self) -> None:
         """The pipeline goes first: DALI may still be reading the arrays that the lane keeps alive."""
         self._pipeline = None
+        self._plan = None
 
     def rows_in_flight(self) -> list[int]:
         return [row for fed in self._in_flight for row in fed.rows]

@@ -1,6 +1,8 @@
 """Real DALI pipelines over real tars; the expected pixels come from simplejpeg and NumPy."""
 
+import gc
 import shutil
+import weakref
 
 import cv2
 import numpy as np
@@ -184,6 +186,27 @@ def test_loaders_dropped_half_way_do_no_harm(dataset):
         loader = training(dataset, size=64, batch=16)
         next(iter(loader))
         del loader
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_loader_goes_with_its_last_reference(dataset, whole):
+    """Its pipelines, buffers and maps are too large to wait for the garbage collector."""
+    loader = training(dataset, batch=16)
+    batches = iter(loader)
+    next(batches)
+    if whole:
+        list(batches)
+    else:
+        batches.close()
+        loader._close()  # what the next iteration begins with
+    gone = weakref.ref(loader)
+    gc.collect()
+    gc.disable()
+    try:
+        del batches, loader
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_loop_after_a_look_at_the_first_batch_sees_every_row(dataset):
