@@ -7,13 +7,18 @@ process, a warm page cache. All contenders make one rendition per size of every 
 each that is thrown away:
 
     renditions              shards.rendition.renditions: decode at the smallest scale that covers 512, then shrink
+    decode and encode alone the same decode, and the encoder on renditions that are there already: the ceiling
     full decode, simplejpeg decode at full scale, INTER_AREA to each size, encode
-    full decode, OpenCV     the same with OpenCV's own decoder and encoder
+    full decode, OpenCV     the same with OpenCV's own decoder and encoder, as img2dataset does it
 
 These run in one process. Then the whole of `cxrdali shard` with 1 and 2 jobs, tars, hashes, catalog and the start
 of the workers included, next to full decode (simplejpeg) in as many workers, which writes nothing. Every such run
 has fresh processes and a fresh folder; peak memory is of all of them and counts shared pages in each. Shards are
 small, so that the jobs have equal shares.
+
+Last, `cxrdali verify` of what was packed, next to SHA-256 alone over the same bytes in as many processes, and
+`verify --deep`, which decodes every rendition. --memory: whole packing of so many small images (one picture under many
+names), where only the peak memory counts.
 """
 
 import argparse
@@ -22,6 +27,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -31,21 +37,34 @@ from statistics import median
 
 import cv2
 import joblib
+import numpy as np
 import psutil
 from joblib.externals.loky import get_reusable_executor
 
 from benchmarks import fullscale, results
 from benchmarks.fullscale import QUALITY, SIZES
-from benchmarks.results import Run, Target
+from benchmarks.results import Run, Spread, Target
+from shards import source as files_of
+from shards.files import sha256_file
 from shards.pack import PackOptions, pack
 from shards.release import open_release
-from shards.rendition import Size, renditions
+from shards.rendition import Size, encode, renditions, resize
 from shards.synthetic import SyntheticOptions, write_release
+from shards.table import Columns, open_table
+from shards.verify import verify
 
 IMAGES_PER_STUDY = 1.6  # of a synthetic release, rounded down
 SAMPLE_SECONDS = 0.05  # between two looks at the processes' memory
-BOUND = 2  # promised: times the images/s per core of full decode
+BOUND = 2.5  # promised: times the images/s per core of full decode
+OF_CEILING = 0.8  # promised: whole packing takes at most 1.25 times what decode and encode alone do
+SCALING = 1.85  # promised: two jobs next to one
+HASHING = 0.9  # promised: verify next to SHA-256 alone
+GROWTH = 1.1  # promised: peak memory of the most images, next to the fewest
 OURS, SIMPLEJPEG, OPENCV = "renditions", "full decode, simplejpeg", "full decode, OpenCV"
+CEILING = "decode and encode alone"
+VERIFY, DEEP, HASH = "verify", "verify --deep", "SHA-256 alone"
+COLUMNS = Columns("image_id", "Edema", "path", "subject_id", "study_id", split="split")  # of the table of --memory
+SMALL_SIZE = 32  # pixels, of the renditions of --memory
 PACKING, FULL = "whole packing", "whole full decode"
 
 
@@ -65,9 +84,25 @@ def ours(path: Path) -> list[bytes]:
     return renditions(path, tuple(Size(size) for size in SIZES), "squash", QUALITY)[0]
 
 
+class Ceiling:
+    """What packing cannot do without: the scaled decode, and the encoder on renditions that were made before."""
+
+    def __init__(self):
+        self._ready: dict[Path, list[np.ndarray]] = {}
+
+    def __call__(self, path: Path) -> list[bytes]:
+        gray = files_of.decode(path.read_bytes(), max(SIZES), path.name).gray
+        if path not in self._ready:
+            self._ready[path] = [resize(gray, size, "squash") for size in SIZES]
+        made = zip(SIZES, self._ready[path], strict=True)
+        return [encode(image, Size(size), QUALITY) for size, image in made]
+
+
 def measure_renditions(files: list[Path], options: argparse.Namespace) -> list[dict]:
     """One row per contender, in one process each: their images/s are per core."""
-    makers = {OURS: ours, SIMPLEJPEG: fullscale.with_simplejpeg, OPENCV: fullscale.with_opencv}
+    makers = {OURS: ours, CEILING: Ceiling(), SIMPLEJPEG: fullscale.with_simplejpeg, OPENCV: fullscale.with_opencv}
+    for path in files:
+        makers[CEILING](path)
     runs = {name: _sized_run(make, files, options.seconds) for name, make in makers.items()}
     timed = results.interleaved(runs, options.rounds)
     return [{"jobs": 1, **results.rate_row(name, timed[name])} for name in makers]
@@ -175,9 +210,109 @@ def ratios(one_process: list[dict], whole: list[dict]) -> list[dict]:
     """Images/s per core against full decode in as many processes; in one process the faster full decode counts."""
     rates = {row["contender"]: row["images_per_second"]["median"] for row in (*one_process, *whole)}
     targets = [Target(OURS, (SIMPLEJPEG, OPENCV), BOUND)]
-    for jobs in sorted({row["jobs"] for row in whole}):
+    numbers = sorted({row["jobs"] for row in whole})
+    for jobs in numbers:
         targets.append(Target(with_jobs(PACKING, jobs), (with_jobs(FULL, jobs),), BOUND))
+    if 1 in numbers:
+        targets.append(Target(with_jobs(PACKING, 1), (CEILING,), OF_CEILING))
+    if {1, 2} <= set(numbers):
+        targets.append(Target(with_jobs(PACKING, 2), (with_jobs(PACKING, 1),), SCALING))
     return [target.check(rates) for target in targets]
+
+
+# ---------------------------------------------------------------- verifying
+
+
+def measure_verify(release: Path, folder: Path, options: argparse.Namespace) -> list[dict]:
+    """Bytes/s of verify and of SHA-256 alone, in as many processes; the files are in the page cache."""
+    packed = folder / "verified"
+    wanted = PackOptions(sizes=tuple(Size(size) for size in SIZES), shard_images=options.shard_images)
+    jobs = max(options.jobs)
+    pack(open_release(release), packed, wanted, jobs=jobs, progress=False)
+    tars = sorted(packed.glob("*/*.tar"))
+    size = sum(path.stat().st_size for path in tars)
+    hashes = [joblib.delayed(sha256_file)(path) for path in tars]
+
+    def hash_alone() -> int:
+        joblib.Parallel(n_jobs=jobs, batch_size=1)(hashes)
+        return size
+
+    def checked(deep: bool) -> int:
+        found = verify(packed, deep, jobs, progress=False)
+        assert not found.problems, found.problems
+        return size
+
+    runs = {VERIFY: lambda: checked(False), DEEP: lambda: checked(True), HASH: hash_alone}
+    timed = results.interleaved(runs, options.rounds)
+    rows = []
+    for name, made in timed.items():
+        rates = [run.rate / 1e6 for run in made]  # a run's "images" are bytes here
+        rows.append(
+            {"contender": name, "jobs": jobs, "mib": size / 2**20, "megabytes_per_second": vars(Spread.of(rates))}
+        )
+        print(f"  {name:45} {median(rates):9,.0f} MB/s, {jobs} jobs, {size / 2**20:,.0f} MiB", flush=True)
+    _end_workers(jobs)
+    medians = {row["contender"]: row["megabytes_per_second"]["median"] for row in rows}
+    target = Target(VERIFY, (HASH,), HASHING).check(medians)
+    results.print_target(target)
+    return [*rows, target]
+
+
+# ---------------------------------------------------------------- memory
+
+
+def measure_memory(folder: Path, options: argparse.Namespace) -> list[dict]:
+    """Peak memory of whole packing by number of images, and whether it grows."""
+    jobs, rows = max(options.jobs), []
+    for images in options.memory:
+        source_folder = folder / f"small-{images}"
+        _many_files(source_folder, images)
+        out = folder / f"small-pack-{images}"
+        made = _fresh(_pack_small, source_folder, out, jobs)
+        rows.append(
+            {
+                "contender": f"packing {images:,} small images",
+                "jobs": jobs,
+                "images": made.run.images,
+                "peak_mib": made.peak_bytes / 2**20,
+                "seconds": made.run.seconds,
+            }
+        )
+        print(
+            f"  {made.run.images:,} images at {SMALL_SIZE} px: {made.peak_bytes / 2**20:,.0f} MiB at most, all "
+            f"processes ({made.run.seconds:.0f} s)",
+            flush=True,
+        )
+        shutil.rmtree(source_folder)
+        shutil.rmtree(out)
+    if len(rows) < 2:
+        return rows
+    growth = rows[-1]["peak_mib"] / rows[0]["peak_mib"]
+    what = f"peak memory of packing {rows[-1]['images']:,} images / {rows[0]['images']:,}"
+    met = growth <= GROWTH
+    print(f"  {what}: {growth:.2f}   at most {GROWTH}   {'PASS' if met else 'MISS'}")
+    return [*rows, {"promise": what, "value": growth, "at_most": GROWTH, "met": met}]
+
+
+def _many_files(folder: Path, images: int) -> None:
+    """A release by a table: one small picture under `images` names, two to a study, two studies to a subject."""
+    folder.mkdir()
+    picture = cv2.imencode(".jpg", np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1)))[1].tobytes()
+    for number in range(images):
+        (folder / f"{number}.jpg").write_bytes(picture)
+    lines = [f"{number}.jpg,{number},s{number // 2},p{number // 4},train,{number % 2}" for number in range(images)]
+    (folder / "table.csv").write_text("\n".join(["path,image_id,study_id,subject_id,split,Edema", *lines, ""]))
+
+
+def _pack_small(folder: Path, out: Path, jobs: int) -> Run:
+    release = open_table(folder / "table.csv", COLUMNS, folder)
+    wanted = PackOptions(sizes=(Size(SMALL_SIZE),))
+    run = results.timed(lambda: pack(release, out, wanted, jobs=jobs, progress=False).packed)
+    _end_workers(jobs)
+    return run
+
+
+# ---------------------------------------------------------------- command
 
 
 def arguments() -> argparse.Namespace:
@@ -187,10 +322,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=250, help="different files, about [%(default)s]")
     parser.add_argument("--jobs", default="1,2", help="numbers of jobs for whole packing [%(default)s]")
     parser.add_argument("--shard-images", type=int, default=64, help="most images in a shard [%(default)s]")
+    parser.add_argument("--memory", default="1000,10000", help="small images to pack for peak memory [%(default)s]")
     parser.add_argument("--source", type=Path, metavar="DIR", help="release to pack [a synthetic one]")
     results.add_save_option(parser, "pack")
     options = parser.parse_args()
     options.jobs = [int(text) for text in options.jobs.split(",")]
+    options.memory = [int(text) for text in options.memory.split(",") if text]
     return options
 
 
@@ -209,6 +346,8 @@ def main() -> None:
         print(f"{environment['cpu']}, {environment['cores']} cores, {len(files)} files, sizes {SIZES}, warm cache")
         one_process = measure_renditions(files, options)
         whole = measure_whole(source, folder, options)
+        verified = measure_verify(source, folder, options)
+        memory = measure_memory(folder, options)
     rows = [*one_process, *whole]
     results.print_rates(rows)
     print_whole(whole)
@@ -217,8 +356,9 @@ def main() -> None:
         results.print_target(ratio)
     if options.save:
         data = {"data": str(options.source or "synthetic"), "files": len(files), "sizes": SIZES}
-        path = results.save([{**data, **row} for row in (*rows, *found)], environment, options.save, "pack")
-        print(f"{len(rows) + len(found)} rows -> {path}")
+        saved = [*rows, *found, *verified, *memory]
+        path = results.save([{**data, **row} for row in saved], environment, options.save, "pack")
+        print(f"{len(saved)} rows -> {path}")
 
 
 if __name__ == "__main__":
