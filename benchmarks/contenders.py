@@ -106,7 +106,7 @@ def ours(work: Work, raw: bool, decode: str, augment: AugmentOptions | None) -> 
 
     def open_run(images: int) -> Callable[[], int]:
         alive.clear()
-        gc.collect()  # a loader is part of a cycle, and what an old one has mapped cannot be dropped from the cache
+        gc.collect()  # an old pipeline waits for it, and what it has mapped cannot be dropped from the cache
         wanted = rows(dataset, images)
         alive.append(Loader(dataset, wanted, options, seed=SEED, shuffle=True, augment=augment, drop_last=True))
 
