@@ -91,7 +91,7 @@ def _own_labels(root: Path, images: pd.DataFrame) -> list[LabelTable]:
         values = pd.DataFrame({finding: finding_values(table, finding, path) for finding in findings})
         values.index = ids(table, "study_id", path, prefix="s")
         cxrlt.check_index(values.index, path, "study_id")
-        if not values.index.isin(images["study_id"]).any():
+        if not (pd.Index(images["study_id"].unique()).get_indexer(values.index) >= 0).any():
             raise DataError(f"{path}: none of its {len(values):,} studies is in the release; give its own labels")
         per_image = values.reindex(images["study_id"]).set_index(pd.Index(images["image_id"], name="image_id"))
         per_image.insert(0, "split", split.reindex(per_image.index))

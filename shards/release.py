@@ -46,7 +46,7 @@ class LabelTable:
 
         Raises DataError if none is left: the labels are of another data set.
         """
-        here = self.table.index.isin(image_ids)
+        here = pd.Index(image_ids.unique()).get_indexer(self.table.index) >= 0  # isin takes seconds for Arrow's texts
         if not here.any():
             raise DataError(
                 f"{self.inputs[0]}: none of its {len(here):,} images is in the release (the first is "

@@ -103,6 +103,9 @@ def ids(table: pd.DataFrame, column: str, path: Path, prefix: str = "") -> pd.Se
     clean = {}
     for value in unique:
         text = value.strip()
+        if text.isascii() and text.isdigit():  # most ids
+            clean[value] = text
+            continue
         if prefix and text[:1] == prefix and text[1:].isascii() and text[1:].isdigit():
             text = text[1:]
         if text in _NULLABLE:  # a study "nan" would join the images of all patients that have none
@@ -132,4 +135,5 @@ def finding_values(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
             f"{path}: column {column!r} holds {sorted(unknown)[0]!r}; a finding is 1, 0, -1 or blank. "
             "If the column is no finding, remove it from the table"
         )
-    return table[column].map(_FINDING_VALUES).astype("Int8")
+    codes, found = pd.factorize(table[column], use_na_sentinel=False)  # a map goes through every row in Python
+    return pd.Series(pd.array([_FINDING_VALUES[value] for value in found], dtype="Int8").take(codes), table.index)

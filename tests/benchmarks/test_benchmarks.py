@@ -149,7 +149,7 @@ def test_tables_benchmark(tmp_path):
     (row,) = rows
     assert row["images"] >= 300 and row["shards"] >= 1 and row["sampled"] == 32 and row["rejected"] == 0
     assert set(row["seconds"]) == {"catalog", "plan", "dry run"}
-    assert row["total_seconds"] == pytest.approx(sum(row["seconds"].values()))
+    assert row["total_seconds"] == pytest.approx(row["seconds"]["catalog"] + row["seconds"]["dry run"])
     assert row["peak_mib"] > 50 and len(row["tables"]) >= 9
     assert row["met"] == (row["total_seconds"] <= row["at_most"] and row["peak_mib"] <= row["at_most_mib"])
     assert "PASS" in printed
