@@ -371,7 +371,7 @@ class _Trainer:
         if settings.frozen and settings.cache_features and augment is None and not settings.limit_batches:
             self._cache_features(options)
         self.steps_per_epoch = min(len(self.loader), settings.limit_batches or len(self.loader))
-        self.scheduler = _schedule(self.optimizer, settings, self.steps_per_epoch)
+        self.scheduler = schedule(self.optimizer, settings, self.steps_per_epoch)
         self.step = Step(self.forward, self.loss, self.optimizer, self.scaler, self.hardware)
 
     def _micro_batch(self, continues: bool) -> tuple[int | None, dict | None]:
@@ -673,7 +673,7 @@ def _finding_rows(epoch: int, scores: Scores) -> list[dict]:
     ]
 
 
-def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int) -> CosineLRScheduler:
+def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int) -> CosineLRScheduler:
     """Linear warm-up over the first epoch(s), then cosine to min_lr: a function of the step alone.
 
     A run of no more epochs than the warm-up has no warm-up. The first step's rate is one part of the warm-up,

@@ -124,7 +124,7 @@ def _model_options():
 
 def test_the_learning_rate_warms_up_linearly_then_falls_to_zero(dataset):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    schedule = training._schedule(optimizer, settings(epochs=5), steps_per_epoch=10)
+    schedule = training.schedule(optimizer, settings(epochs=5), steps_per_epoch=10)
     rates = []
     for step in range(50):
         schedule.step_update(step)

@@ -1,0 +1,139 @@
+"""timm's training beside ours: its parts in a loop as its train.py has it, or a checkout's train.py itself.
+
+What the loop does in a step, by the script: the input in the memory format asked for, forward and loss under autocast,
+the loss read as a number (which waits for the GPU), gradients cleared, the scaler's or a plain backward pass and step,
+torch.cuda.synchronize, the schedule. No moving average of the weights, no clipping, as by default. Same network, batch,
+precision, memory format, AdamW (fused, as ours) and binary cross-entropy as ours.
+"""
+
+import argparse
+import contextlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset, create_loader
+from timm.loss import BinaryCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import AverageMeter, NativeScaler
+
+from benchmarks.loader import Stage
+from benchmarks.results import Spread
+
+LOOP = "timm's parts in a loop like its train.py"
+SCRIPT = "timm's train.py"
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+WORDS = {"bf16": "bfloat16", "fp16": "float16"}
+SKIPPED = 10  # logged steps of the script that warm up
+
+
+class Loop:
+    """A step on (normalised images, class numbers) on the device."""
+
+    def __init__(self, stage: Stage, setting, classes: int, options: argparse.Namespace):
+        torch.manual_seed(0)
+        self._device = torch.device(options.device)
+        self._format = torch.channels_last if setting.channels_last else torch.contiguous_format
+        self._channels_last = setting.channels_last
+        model = timm.create_model(options.arch, pretrained=False, num_classes=classes).to(self._device)
+        model = model.to(memory_format=self._format).train()
+        self._optimizer = create_optimizer_v2(model, "adamw", lr=1e-4, weight_decay=1e-6, fused=True)
+        self._model = torch.compile(model, dynamic=False) if setting.compile else model
+        self._loss = BinaryCrossEntropy(smoothing=0.0)
+        self._autocast = contextlib.nullcontext
+        if setting.precision in DTYPES:
+            self._autocast = partial(torch.autocast, self._device.type, dtype=DTYPES[setting.precision])
+        self._scaler = NativeScaler(self._device.type) if setting.precision == "fp16" else None
+        self._schedule = CosineLRScheduler(self._optimizer, t_initial=30_000, t_in_epochs=False)
+        self._losses, self._times, self._steps, self._end = AverageMeter(), AverageMeter(), 0, time.time()
+
+    def __call__(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+        images, target = batch
+        if self._channels_last:
+            images = images.contiguous(memory_format=self._format)
+        with self._autocast():
+            loss = self._loss(self._model(images), target)
+        self._losses.update(loss.item(), len(images))
+        self._optimizer.zero_grad()
+        if self._scaler is not None:
+            self._scaler(loss, self._optimizer)
+        else:
+            loss.backward()
+            self._optimizer.step()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        self._steps += 1
+        self._times.update(time.time() - self._end)
+        self._schedule.step_update(self._steps, metric=self._losses.avg)
+        self._end = time.time()
+
+
+def cached(images: list[torch.Tensor], options: argparse.Namespace) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """uint8 [B, 1, S, S] batches as timm's loader would hand them over: float32 [B, 3, S, S], normalised."""
+    mean, std = (
+        255 * torch.tensor(value, device=options.device).view(1, 3, 1, 1)
+        for value in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    )
+    return [
+        (
+            each.to(options.device).float().sub(mean).div(std),
+            torch.zeros(len(each), dtype=torch.long, device=each.device),
+        )
+        for each in images
+    ]
+
+
+def loaded(folder: Path, stage: Stage, options: argparse.Namespace) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """timm's own loader over image files, without augmentation, its workers kept from epoch to epoch; without end."""
+    loader = create_loader(
+        create_dataset("", root=str(folder)), input_size=(3, stage.size, stage.size), batch_size=stage.batch,
+        is_training=True, no_aug=True, num_workers=options.workers, pin_memory=options.device != "cpu",
+        device=torch.device(options.device), use_multi_epochs_loader=True,
+    )  # fmt: skip
+    while True:
+        yield from loader
+
+
+# ---------------------------------------------------------------- the script itself
+
+
+def script_rows(script: Path, files: Path, stage: Stage, setting, options: argparse.Namespace) -> list[dict]:
+    """A row of what the script says of its own rate, real input; why not, if it fails."""
+    with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as folder:
+        command = [
+            sys.executable, str(script), "--data-dir", str(files), "--model", options.arch, "--output", folder,
+            "--img-size", str(stage.size), "--batch-size", str(stage.batch), "--workers", str(options.workers),
+            "--epochs", "1", "--warmup-epochs", "0", "--opt", "adamw", "--opt-kwargs", "fused=True", "--lr", "1e-4",
+            "--weight-decay", "1e-6", "--bce-loss", "--smoothing", "0", "--num-classes", "26", "--no-aug",
+            "--log-interval", "1", "--epoch-repeats", "4", "--device", options.device,
+        ]  # fmt: skip
+        command += ["--channels-last"] * setting.channels_last + ["--torchcompile"] * setting.compile
+        if setting.precision in WORDS:
+            command += ["--amp", "--amp-dtype", WORDS[setting.precision]]
+        if options.device != "cpu":
+            command += ["--pin-mem"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    rates = logged_rates(done.stdout + done.stderr)
+    row = {"contender": "timm's train.py, loader", **asdict(setting), "loop": SCRIPT, "script": str(script.name)}
+    if done.returncode or not rates:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+        print(f"  {row['contender']}: not measured ({lines[-1]})", flush=True)
+        return [{**row, "images_per_second": None, "not_measured": lines[-1]}]
+    kept = rates[SKIPPED:] or rates[-1:]
+    print(f"  {row['contender']:24} {median(kept):9,.1f} images/s", flush=True)
+    return [{**row, "images_per_second": asdict(Spread.of(kept)), "runs": kept}]
+
+
+def logged_rates(text: str) -> list[float]:
+    """Images/s of every training step that the script logged: "Time: 0.123s,  2081.30/s  (0.125s, 2048.00/s)"."""
+    return [float(found) for found in re.findall(r"Train: .*?Time: [\d.]+s, +([\d.]+)/s", text)]
