@@ -23,7 +23,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
@@ -32,14 +32,15 @@ from statistics import median
 import numpy as np
 import torch
 
-from benchmarks import results
+from benchmarks import published, results
 from benchmarks.loader import Stage
 from benchmarks.results import Run, Spread
 from cxrdali.augment import AugmentOptions
 from cxrdali.hardware import Hardware
 from cxrdali.loader import Loader, LoaderOptions
-from cxrdali.losses import bce_sum
+from cxrdali.losses import LOSSES, Loss
 from cxrdali.model import ModelOptions, create
+from cxrdali.step import Step, adamw, grad_scaler
 from shards.errors import DataError
 from shards.pack import PackOptions, pack
 from shards.packed import PackedDataset
@@ -54,8 +55,7 @@ EPOCH = 100_000  # rows: no run reaches an epoch's end
 FINDINGS = 26
 MOST_WAITING = 0.01  # of the step's time
 HEADROOM = 2.0  # times the demand: the rule leaves half of the loader to bursts, validation and other processes
-PUBLISHED = "RTX 3090, derived"
-PUBLISHED_RATE, PUBLISHED_SIDE = 559.2, 288  # timm: results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv
+DERIVED = f"{published.GPU}, derived"
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,6 @@ class Fed:
     @property
     def words(self) -> str:
         return f"{self.feed}, {self.threads} thread{'' if self.threads == 1 else 's'}"
-
-
-def published_demand(size: int) -> float:
-    """Images/s of EfficientNetV2-S on an RTX 3090 at that side in pixels, by pixels from the published rate."""
-    return PUBLISHED_RATE * (PUBLISHED_SIDE / size) ** 2
 
 
 def threads_needed(demand: float, supply: Mapping[int, float], headroom: float = HEADROOM) -> int | None:
@@ -117,26 +112,15 @@ def _endless(loader: Loader) -> Iterator[torch.Tensor]:
             yield images
 
 
-class Step:
-    """A whole optimizer step on a batch, as the trainer makes it: it does not wait for the GPU."""
-
-    def __init__(self, arch: str, size: int, hardware: Hardware):
-        torch.manual_seed(0)
-        torch.backends.cudnn.benchmark = True
-        self._hardware = hardware
-        self._model = create(ModelOptions(arch, size, pretrained=False), FINDINGS).to(hardware.device).train()
-        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-4, fused=True)
-        self._scaler = torch.amp.GradScaler(torch.device(hardware.device).type, enabled=hardware.precision == "fp16")
-
-    def __call__(self, images: torch.Tensor) -> None:
-        wanted = torch.zeros(len(images), FINDINGS, device=images.device)
-        with self._hardware.autocast():
-            output = self._model(images)
-        loss = bce_sum(output, wanted) / wanted.numel()
-        self._scaler.scale(loss).backward()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
+def training_step(arch: str, stage: Stage, hardware: Hardware) -> Callable[[torch.Tensor], object]:
+    """The trainer's optimizer step on a batch, with targets that are zero; it does not wait for the GPU."""
+    torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True
+    model = create(ModelOptions(arch, stage.size, pretrained=False), FINDINGS).to(hardware.device).train()
+    loss = Loss("bce", LOSSES["bce"], *[np.ones(FINDINGS)] * 2).to(hardware.device)
+    step = Step(model, loss, adamw(model, lr=1e-4, weight_decay=1e-6), grad_scaler(hardware), hardware)
+    wanted = torch.zeros(stage.batch, FINDINGS, device=hardware.device)
+    return lambda images: step(images, wanted, 0, stage.batch)
 
 
 # ---------------------------------------------------------------- runs
@@ -162,7 +146,7 @@ class Trained:
     waited_share: float
 
 
-def trained(step: Step, batches: Iterator[torch.Tensor], batch: int, count: int, device: str) -> Trained:
+def trained(step: Callable, batches: Iterator[torch.Tensor], batch: int, count: int, device: str) -> Trained:
     """`count` steps. On a GPU its own clock counts: to wait for it before would let the loader get ahead."""
     for _ in range(LEAD):
         step(next(batches))
@@ -212,23 +196,41 @@ def measure_stage(data: Mapping[bool, PackedDataset], stage: Stage, options: arg
     """The rows of a stage: supply, demand, beside, and the rule that follows."""
     found = feeds(data, stage, options)
     rows = supply_rows(found, options)
-    supply = {feed: {} for feed in options.feeds}
-    for row in rows:
-        supply[row["feed"]][row["threads"]] = row["images_per_second"]["median"]
+    supply = [row for row in rows if "contender" in row]
     _print_supply(stage, supply)
-    rows.append({"demand": PUBLISHED, "images_per_second": published_demand(stage.size)})
+    rows.append({"demand": DERIVED, "images_per_second": published.images_per_second(stage.size)})
     if options.step:
         rows += beside_rows(found, stage, options)
     else:
         rows.append({"demand": "this machine", "images_per_second": None, "not_measured": "no GPU"})
-    for row in [row for row in rows if row.get("demand") and row["images_per_second"]]:
-        rate = row["images_per_second"]
-        rate = rate if isinstance(rate, float) else rate["median"]
-        needed = {feed: threads_needed(rate, rates) for feed, rates in supply.items()}
-        rows.append({"rule": row["demand"], "demanded": rate, "headroom": HEADROOM, "threads": needed})
-        words = ", ".join(f"{feed} {'more' if count is None else count}" for feed, count in needed.items())
-        print(f"  demand {rate:9,.0f}  {row['demand']}; threads for {HEADROOM:g} times that: {words}", flush=True)
+    rows += [rule for row in rows if row.get("demand") and row["images_per_second"] for rule in rules(row, supply)]
     return [{**asdict(stage), **row} for row in rows]
+
+
+def rules(demand: Mapping, supply: Sequence[dict]) -> list[dict]:
+    """What follows from a demand's row for every decode mode: the threads, and how many cores are busy at that rate."""
+    rate, found = demand["images_per_second"], []
+    rate = rate if isinstance(rate, float) else rate["median"]
+    for feed in dict.fromkeys(row["feed"] for row in supply):
+        own = [row for row in supply if row["feed"] == feed]
+        needed = threads_needed(rate, {row["threads"]: row["images_per_second"]["median"] for row in own})
+        cores = rate * own[0]["cpu_seconds_per_1000"] / 1000
+        found.append(
+            {
+                "rule": demand["demand"],
+                "feed": feed,
+                "demanded": rate,
+                "headroom": HEADROOM,
+                "threads_needed": needed,
+                "cores_busy": cores,
+            }  # fmt: skip
+        )
+        print(
+            f"  {demand['demand']}, {rate:,.0f} images/s, {feed}: {'more' if needed is None else needed} for "
+            f"{HEADROOM:g} times that, {cores:.2f} cores busy at it",
+            flush=True,
+        )
+    return found
 
 
 def supply_rows(found: Sequence[Fed], options: argparse.Namespace) -> list[dict]:
@@ -247,7 +249,7 @@ def supply_rows(found: Sequence[Fed], options: argparse.Namespace) -> list[dict]
 def beside_rows(found: Sequence[Fed], stage: Stage, options: argparse.Namespace) -> list[dict]:
     """The step's rate on cached batches, and then what each loader makes of it."""
     hardware = Hardware.resolve(options.device, options.precision)
-    step, device = Step(options.arch, stage.size, hardware), hardware.device
+    step, device = training_step(options.arch, stage, hardware), hardware.device
     kept = [next(found[0].batches).clone() for _ in range(4)]
     sources = {None: cycle(kept), **{fed: fed.batches for fed in found}}
     rate = [trained(step, sources[None], stage.batch, LEAD, device) for _ in range(2)][1].rate
@@ -290,11 +292,9 @@ def beside_rows(found: Sequence[Fed], stage: Stage, options: argparse.Namespace)
     return rows
 
 
-def _print_supply(stage: Stage, supply: Mapping[str, Mapping[int, float]]) -> None:
-    threads = list(next(iter(supply.values())))
-    print(f"{stage.size} pixels, batches of {stage.batch}; images/s by threads {', '.join(map(str, threads))}")
-    for feed, rates in supply.items():
-        print(f"  {feed:8}" + "".join(f"{rate:9,.0f}" for rate in rates.values()), flush=True)
+def _print_supply(stage: Stage, supply: Sequence[dict]) -> None:
+    print(f"{stage.size} pixels, batches of {stage.batch}")
+    results.print_rates(supply)
 
 
 def arguments() -> argparse.Namespace:

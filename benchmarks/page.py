@@ -14,8 +14,6 @@ ON_A_GPU = (
     ("demand", "training that waits for data, at every stage", "at most 0.01"),
     ("step", "images/s from the loader / on cached batches, at every stage", "at least 0.98"),
     ("step", "images/s / timm's at equal settings", "at least 0.98"),
-    ("step", "the paper's four shapes fit 24 GB", "yes"),
-    ("step", "--micro-batch auto / uncapped images/s", "at least 0.9"),
 )
 
 

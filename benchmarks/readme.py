@@ -205,7 +205,9 @@ def _map(rows: Sequence[dict]) -> str:
 
 def _step(rows: Sequence[dict]) -> str:
     """Ratios by size, from the rows that promise one of the loader against cached batches."""
-    found = [row for row in rows if row.get("ratio") and "cached" in str(row.get("theirs"))]
+    found = [
+        row for row in rows if row.get("ratio") and (row["ours"], row["theirs"]) == ("ours, loader", "ours, cached")
+    ]
     if not found:
         return NOT_MEASURED
     missed = ", **missed**" if any(row.get("met") is False for row in found) else ""

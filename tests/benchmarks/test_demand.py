@@ -4,7 +4,8 @@ import json
 import sys
 
 from benchmarks import demand
-from benchmarks.demand import HEADROOM, published_demand, threads_needed
+from benchmarks.demand import HEADROOM, threads_needed
+from benchmarks.published import images_per_second
 from tests.benchmarks.test_benchmarks import check_environment, check_rates, run
 
 
@@ -18,8 +19,8 @@ def test_the_fewest_threads_with_room_to_spare():
 
 def test_the_demand_of_a_published_gpu():
     """559.2 images/s at 288 pixels; by pixels 453 at 320 and 177 at 512."""
-    assert published_demand(288) == 559.2
-    assert [round(published_demand(size)) for size in (320, 512)] == [453, 177]
+    assert images_per_second(288) == 559.2
+    assert [round(images_per_second(size)) for size in (320, 512)] == [453, 177]
 
 
 def test_demand_benchmark(tmp_path):
@@ -32,7 +33,7 @@ def test_demand_benchmark(tmp_path):
     combinations = [(feed, threads) for feed in ("cpu", "raw") for threads in (1, 2)]
     assert [(row["feed"], row["threads"]) for row in supply.values()] == combinations
     derived, measured = (row for row in rows if "demand" in row)
-    assert derived["demand"] == "RTX 3090, derived" and derived["images_per_second"] == published_demand(32)
+    assert derived["demand"] == "RTX 3090, derived" and derived["images_per_second"] == images_per_second(32)
     ceiling = measured["images_per_second"]["median"]
     assert measured["demand"] == "this machine's CPU" and measured["arch"] == "test_byobnet" and ceiling > 0
     beside = [row for row in rows if "beside" in row]
@@ -41,16 +42,15 @@ def test_demand_benchmark(tmp_path):
         assert 0 < row["waiting_share"]["median"] < 1 and row["images_per_second"]["median"] < 1.5 * ceiling
         assert row["met"] == (row["waiting_share"]["median"] <= 0.01)
         assert row["slower_share"] > -0.5
-    rules = {row["rule"]: row for row in rows if "rule" in row}
-    assert list(rules) == ["RTX 3090, derived", "this machine's CPU"]
-    for name, wanted in (("RTX 3090, derived", published_demand(32)), ("this machine's CPU", ceiling)):
-        rule = rules[name]
-        assert (rule["demanded"], rule["headroom"]) == (wanted, HEADROOM)
-        for feed, needed in rule["threads"].items():
-            rates = {
-                row["threads"]: row["images_per_second"]["median"] for row in supply.values() if row["feed"] == feed
-            }
-            assert needed == threads_needed(wanted, rates)
+    wanted = {"RTX 3090, derived": images_per_second(32), "this machine's CPU": ceiling}
+    rules = [row for row in rows if "rule" in row]
+    assert [(row["rule"], row["feed"]) for row in rules] == [(name, feed) for name in wanted for feed in ("cpu", "raw")]
+    for rule in rules:
+        own = [row for row in supply.values() if row["feed"] == rule["feed"]]
+        rates = {row["threads"]: row["images_per_second"]["median"] for row in own}
+        assert (rule["demanded"], rule["headroom"]) == (wanted[rule["rule"]], HEADROOM)
+        assert rule["threads_needed"] == threads_needed(rule["demanded"], rates)
+        assert rule["cores_busy"] == rule["demanded"] * own[0]["cpu_seconds_per_1000"] / 1000
     assert printed.count("PASS") + printed.count("MISS") == 4
 
 

@@ -110,7 +110,9 @@ def test_a_gpus_rows_stand_beside_the_cpus(results):
     gpu = WHERE | {"date": "2026-01-02", "gpu": "a GPU"}
     results("stages", *stages((64, 96), 0.5, WHERE), *stages((224, 320), 0.20, gpu, met=False))
     results("stages", *stages((64, 96), 0.25, WHERE | {"date": "2026-01-03"}))
-    results("step", {**ratio("loader", "cached batches", 224, 0.97, 0.98), "environment": gpu})
+    step = ratio("ours, loader", "ours, cached", 224, 0.97, 0.98), ratio("ours, cached", "timm, cached", 224, 0.5, 0.98)
+    promise = {"promise": "fits", "gib": 20.0, "ratio": None, "at_most": 24, "met": True, "size": 224}
+    results("step", *({**row, "environment": gpu} for row in (*step, promise)))
     found = {gpu: {name: rows_of(name, gpu) for name in ("stages", "step")} for gpu in (False, True)}
     text = readme._training(found[False], found[True])
     saved = line(text, "Figure 2, small images and then large ones: saved")
