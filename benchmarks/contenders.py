@@ -24,8 +24,10 @@ JPEG, RAW, DECODE, CACHE, READ = "JPEG", "raw", "decode only", "cached batches",
 READER, WEBDATASET = "DALI's reader", "WebDataset + OpenCV"
 FFCV_JPEG, FFCV_RAW = "FFCV JPEG", "FFCV raw"
 FFCV_JPEG_OURS, FFCV_RAW_OURS = "FFCV with our flips, JPEG", "FFCV with our flips, raw"
+FFCV_GRAY_OURS = "FFCV with our flips, gray arrays"
 LEAN, PAPER_RESIZED, PAPER_NATIVE = "best-effort DataLoader", "paper, resized files", "paper, native files"
 THREE_CHANNELS = "hands over three channels, [B, S, S, 3], in memory that it writes into again"
+BORROWED = "hands over memory that it writes into again"
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def contenders(work: Work) -> dict[str, tuple[Callable[..., Contender], tuple]]:
         FFCV_JPEG_OURS: (ffcv, (work, "jpeg", "in place")),
         FFCV_RAW: (ffcv, (work, "raw", "shipped")),
         FFCV_RAW_OURS: (ffcv, (work, "raw", "in place")),
+        FFCV_GRAY_OURS: (ffcv, (work, "gray", "in place")),
         with_workers(PAPER_RESIZED, some): (paper_resized, (work, some)),
         with_workers(PAPER_NATIVE, some): (paper_native, (work, some)),
     }

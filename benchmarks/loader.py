@@ -16,7 +16,8 @@ threads and pipelines stay alive between runs, so that no start-up is timed. Con
     best-effort DataLoader  our hand-over to the pixel, by worker processes: simplejpeg, NumPy cutout, cv2 flips
     WebDataset + OpenCV     the webdataset library over the same tars, OpenCV in worker processes
     FFCV JPEG, FFCV raw     with what it ships, and with flips in place that we compiled for it; three channels, which
-                            is all its images have; in an environment of its own (--ffcv)
+                            is all its images have; and gray pixels as plain arrays, which it can store, too; in an
+                            environment of its own (--ffcv)
     paper                   DataLoader, OpenCV RGB decode, albumentations, float32 [B, 3, S, S] made in the worker
 
 DataLoaders run with as many workers as there are cores and with twice as many; the faster counts. They read loose
@@ -45,7 +46,9 @@ import torch
 from benchmarks import results
 from benchmarks.contenders import (
     AUGMENT,
+    BORROWED,
     DECODE,
+    FFCV_GRAY_OURS,
     FFCV_JPEG,
     FFCV_JPEG_OURS,
     FFCV_RAW,
@@ -154,6 +157,7 @@ def targets(size: int, workers: int) -> list[Target]:
     )
     promised = [Target(ours, tuple(theirs), bound) for (ours, theirs), bound in zip(pairs, bounds, strict=True)]
     others = ((JPEG, (resized,)), (JPEG, webdataset), (JPEG, (FFCV_JPEG_OURS,)), (RAW, (FFCV_RAW_OURS,)))
+    others += ((RAW, (FFCV_GRAY_OURS,)),)
     return [*promised, *(Target(ours, tuple(theirs), None) for ours, theirs in others)]
 
 
@@ -175,6 +179,7 @@ def measure_stage(data: Data, stage: Stage, options: argparse.Namespace, folder:
         if stage.size in options.cold:
             found += _cold({name: each for name, each in served.items() if each.forgets}, folder, data, options)
     notes = {name: {"note": THREE_CHANNELS} for name in served if name.startswith(FFCV)}
+    notes[FFCV_GRAY_OURS] = {"note": BORROWED}
     absent = [row for row in found if "not_measured" in row]
     found = [
         {**row, **_pixels(row, stage.size), **notes.get(row["contender"], {})} for row in found if row not in absent

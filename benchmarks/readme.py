@@ -29,6 +29,7 @@ LOADERS = (
     ("DALI's reader", "DALI's own reader", "theirs"),
     ("best-effort DataLoader", "best-effort DataLoader", "theirs"),
     ("WebDataset + OpenCV", "WebDataset + OpenCV", "theirs"),
+    ("FFCV with our flips, gray arrays", "FFCV with our flips, gray arrays", "theirs"),
     ("FFCV with our flips, raw", "FFCV with our flips, raw, 3 channels", "theirs"),
     ("FFCV raw", "FFCV raw, 3 channels", "theirs"),
     ("FFCV with our flips, JPEG", "FFCV with our flips, JPEG, 3 channels", "theirs"),

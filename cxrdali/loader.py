@@ -76,8 +76,8 @@ class LoaderOptions:
 
     @property
     def resolved_decode(self) -> str:
-        """auto is cpu: two cores decode many times what one GPU trains on (benchmarks/README.md), and a GPU that decodes
-        is not training."""
+        """auto is cpu: two cores decode many times what one GPU trains on (benchmarks/README.md), and a GPU that
+        decodes is not training."""
         return "cpu" if self.decode == "auto" else self.decode
 
     @property
