@@ -16,9 +16,9 @@ of the workers included, next to full decode (simplejpeg) in as many workers, wh
 has fresh processes and a fresh folder; peak memory is of all of them and counts shared pages in each. Shards are
 small, so that the jobs have equal shares.
 
-Last, `cxrdali verify` of what was packed, next to SHA-256 alone over the same bytes in as many processes, and
-`verify --deep`, which decodes every rendition. --memory: whole packing of so many small images (one picture under many
-names), where only the peak memory counts.
+Last, `cxrdali verify` of raw renditions of 1024 pixels, next to SHA-256 alone over the same bytes, each in one process,
+and `verify --deep`, which looks into every rendition. --memory: whole packing of so many small images (one picture
+under many names), where only the peak memory counts.
 """
 
 import argparse
@@ -64,7 +64,9 @@ OURS, SIMPLEJPEG, OPENCV = "renditions", "full decode, simplejpeg", "full decode
 CEILING = "decode and encode alone"
 VERIFY, DEEP, HASH = "verify", "verify --deep", "SHA-256 alone"
 COLUMNS = Columns("image_id", "Edema", "path", "subject_id", "study_id", split="split")  # of the table of --memory
+VERIFIED = 1024  # pixels, of raw renditions: enough bytes that hashing, not starting, is timed
 SMALL_SIZE = 32  # pixels, of the renditions of --memory
+SMALL_SHARD = 250  # most of them in a shard: all workers have work with the fewest images, too
 PACKING, FULL = "whole packing", "whole full decode"
 
 
@@ -226,9 +228,9 @@ def ratios(one_process: list[dict], whole: list[dict]) -> list[dict]:
 def measure_verify(release: Path, folder: Path, options: argparse.Namespace) -> list[dict]:
     """Bytes/s of verify and of SHA-256 alone, in as many processes; the files are in the page cache."""
     packed = folder / "verified"
-    wanted = PackOptions(sizes=tuple(Size(size) for size in SIZES), shard_images=options.shard_images)
-    jobs = max(options.jobs)
-    pack(open_release(release), packed, wanted, jobs=jobs, progress=False)
+    wanted = PackOptions(sizes=(Size(VERIFIED, raw=True),), shard_images=options.shard_images)
+    jobs = 1  # the start of a second process would take longer than its share of the hashing
+    pack(open_release(release), packed, wanted, jobs=max(options.jobs), progress=False)
     tars = sorted(packed.glob("*/*.tar"))
     size = sum(path.stat().st_size for path in tars)
     hashes = [joblib.delayed(sha256_file)(path) for path in tars]
@@ -251,7 +253,7 @@ def measure_verify(release: Path, folder: Path, options: argparse.Namespace) -> 
             {"contender": name, "jobs": jobs, "mib": size / 2**20, "megabytes_per_second": vars(Spread.of(rates))}
         )
         print(f"  {name:45} {median(rates):9,.0f} MB/s, {jobs} jobs, {size / 2**20:,.0f} MiB", flush=True)
-    _end_workers(jobs)
+    _end_workers(max(options.jobs))
     medians = {row["contender"]: row["megabytes_per_second"]["median"] for row in rows}
     target = Target(VERIFY, (HASH,), HASHING).check(medians)
     results.print_target(target)
@@ -306,7 +308,7 @@ def _many_files(folder: Path, images: int) -> None:
 
 def _pack_small(folder: Path, out: Path, jobs: int) -> Run:
     release = open_table(folder / "table.csv", COLUMNS, folder)
-    wanted = PackOptions(sizes=(Size(SMALL_SIZE),))
+    wanted = PackOptions(sizes=(Size(SMALL_SIZE),), shard_images=SMALL_SHARD)
     run = results.timed(lambda: pack(release, out, wanted, jobs=jobs, progress=False).packed)
     _end_workers(jobs)
     return run
@@ -322,7 +324,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=250, help="different files, about [%(default)s]")
     parser.add_argument("--jobs", default="1,2", help="numbers of jobs for whole packing [%(default)s]")
     parser.add_argument("--shard-images", type=int, default=64, help="most images in a shard [%(default)s]")
-    parser.add_argument("--memory", default="1000,10000", help="small images to pack for peak memory [%(default)s]")
+    parser.add_argument("--memory", default="1000,100000", help="small images to pack for peak memory [%(default)s]")
     parser.add_argument("--source", type=Path, metavar="DIR", help="release to pack [a synthetic one]")
     results.add_save_option(parser, "pack")
     options = parser.parse_args()
