@@ -199,9 +199,6 @@ def _files(source: Path) -> list[Path]:
     return [release.root / path for path in release.images["path"]]
 
 
-# ---------------------------------------------------------------- command
-
-
 def print_whole(rows: list[dict]) -> None:
     print(f"  {'':45} {'per core':>9} {'peak MiB':>9}")
     for row in rows:

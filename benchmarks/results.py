@@ -141,7 +141,9 @@ def tree_cpu_seconds(pid: int | None = None) -> float:
 
 
 def _cpu_seconds(family: Sequence[psutil.Process]) -> float:
-    return sum(times.user + times.system for process in family if (times := _asked(process.cpu_times)))
+    """With those of children that ended meanwhile, which the kernel adds to their parent's."""
+    times = [found for process in family if (found := _asked(process.cpu_times))]
+    return sum(each.user + each.system + each.children_user + each.children_system for each in times)
 
 
 def _read_bytes(family: Sequence[psutil.Process]) -> int:

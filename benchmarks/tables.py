@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -80,8 +79,14 @@ def measured(folder: Path) -> dict:
         "total_seconds": seconds["catalog"] + seconds["dry run"],
         "sampled": found.sampled,
         "rejected": sum(found.rejected.values()),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": _peak_mib(),
     }
+
+
+def _peak_mib() -> float:
+    """Of this process; getrusage's would be its parent's, if that had more."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
 
 
 def main() -> None:
@@ -100,7 +105,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.tables", "--measure", str(folder)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     row = json.loads(done.stdout.splitlines()[-1])
-    met = row["total_seconds"] <= AT_MOST_SECONDS and row["peak_mib"] <= AT_MOST_MIB
+    met = row["total_seconds"] <= AT_MOST_SECONDS and row["peak_mib"] <= AT_MOST_MIB and not row["rejected"]
     row |= {"promise": "catalog, plan and dry run, seconds", "value": row["total_seconds"]}
     row |= {"at_most": AT_MOST_SECONDS, "at_most_mib": AT_MOST_MIB, "met": met}
     parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in row["seconds"].items())

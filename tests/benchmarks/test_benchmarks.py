@@ -123,6 +123,8 @@ def test_pack_benchmark(tmp_path):
     assert whole["images"] == whole["files"] >= 3
     assert whole["per_core"] == pytest.approx(whole["images_per_second"]["median"] / 2)
     assert whole["peak_mib"] > 30
+    alone_cpu = rates["whole packing, 1 job"]["cpu_seconds_per_1000"]
+    assert whole["cpu_seconds_per_1000"] > 0.5 * alone_cpu  # workers that ended are counted
     # what packing cannot do without takes less time than packing
     alone = rates["decode and encode alone"]["images_per_second"]["high"]
     assert alone > 0.9 * rates["renditions"]["images_per_second"]["low"]
