@@ -211,8 +211,9 @@ def _step(rows: Sequence[dict]) -> str:
     ]
     if not found:
         return NOT_MEASURED
-    missed = ", **missed**" if any(row.get("met") is False for row in found) else ""
-    return ", ".join(f"{row['ratio']:.2f} at {row['size']}" for row in found) + missed
+    return ", ".join(
+        f"{row['ratio']:.3f} at {row['size']}{' **missed**' if row['met'] is False else ''}" for row in found
+    )
 
 
 # ---------------------------------------------------------------- pictures

@@ -117,7 +117,7 @@ def test_a_gpus_rows_stand_beside_the_cpus(results):
     text = readme._training(found[False], found[True])
     saved = line(text, "Figure 2, small images and then large ones: saved")
     assert saved.endswith("saved | 25% (by pixels 28%) | 20% (by pixels 26%), **missed** | 22% |")
-    assert line(text, "step:").endswith("| not measured | 0.97 at 224, **missed** | 0.98 |")
+    assert line(text, "step:").endswith("| not measured | 0.970 at 224 **missed** | 0.98 |")
 
 
 def test_of_many_loaders_beside_a_step_the_page_names_the_one_that_waits_least(results):
