@@ -5,7 +5,19 @@ from pathlib import Path
 
 import click
 
+from shards.remote import is_remote, place
+
 SOURCE, DATA, RUNS = Path("data/mimic-cxr-jpg"), Path("data/packed"), Path("runs")
+
+
+class Place(click.Path):
+    """A local folder, or the address of one in a bucket or on a server: s3://bucket/folder."""
+
+    def __init__(self):
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(self, value, param, context):
+        return place(value) if is_remote(value) else super().convert(value, param, context)
 
 
 def resolve(given: Path | None, variable: str, default: Path, what: str) -> Path:
@@ -13,7 +25,7 @@ def resolve(given: Path | None, variable: str, default: Path, what: str) -> Path
     if given is not None:
         return given
     if os.environ.get(variable):
-        path, reason = Path(os.environ[variable]), variable
+        path, reason = place(os.environ[variable]), variable
     else:
         path, reason = default, "the default"
     click.echo(f"{what}: {path} ({reason})", err=True)

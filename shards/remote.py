@@ -1,0 +1,87 @@
+"""Places that are not on this disk: buckets and web servers, through fsspec.
+
+Credentials come from where the store's own tools look for them (environment, profile, instance), never from an address:
+addresses end up in logs and shell histories.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from shards.errors import DataError
+
+# The protocols that are read here, and the extra that installs what fsspec needs for them.
+PROTOCOLS = {"s3": "s3", "gs": "gs", "https": "http", "http": "http", "memory": None}
+# A listing that was kept would not show what another process has written since.
+_OPTIONS = {"s3": {"use_listings_cache": False}, "gs": {"use_listings_cache": False}}
+_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "requests", "urllib3", "fsspec", "s3fs")
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the instance's role",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or the instance's account",
+}
+
+
+def is_remote(path: object) -> bool:
+    """Whether a path (a text, or what `place` made of it) is an address of a store, not of a file on this machine."""
+    return "://" in str(path)
+
+
+def place(text: str | Path) -> Path:
+    """A local path as pathlib's Path; `s3://`, `gs://`, `https://` (or `http://`) as a UPath, which has its methods.
+
+    Raises DataError for another protocol, credentials in the address, or a store whose extra is not installed.
+    """
+    text = str(text)
+    if not is_remote(text):
+        return Path(text)
+    protocol, parts = text.split("://")[0], urlsplit(text)
+    if parts.username is not None or parts.password is not None or parts.query:
+        safe = f"{protocol}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        way_out = f"give them by {_CREDENTIALS[protocol]}" if protocol in _CREDENTIALS else "a server must need none"
+        raise DataError(f"{safe}: credentials do not belong in an address; {way_out}")
+    if protocol not in PROTOCOLS:
+        raise DataError(f"{text}: protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}, or a local path")
+    if not parts.netloc:
+        raise DataError(f"{text}: names no bucket or server; for example s3://bucket/folder")
+    import fsspec
+    from upath import UPath
+
+    try:
+        fsspec.get_filesystem_class(protocol)
+        return UPath(text.rstrip("/"), **_OPTIONS.get(protocol, {}))
+    except ImportError as error:
+        extra = PROTOCOLS[protocol]
+        raise DataError(f"{text}: {protocol}:// needs an extra: pip install 'cxrdali[{extra}]'") from error
+
+
+@contextlib.contextmanager
+def reaching(path: object) -> Iterator[None]:
+    """Turn what a store's library raises about `path` into a DataError; what concerns a local path stays as it is."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        if not is_remote(path) or not _of_the_store(error):
+            raise
+        raise DataError(f"{path}: {_explained(path, error)}") from error
+
+
+def _of_the_store(error: Exception) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES
+
+
+def _explained(path: object, error: Exception) -> str:
+    credentials = _CREDENTIALS.get(str(path).split("://")[0], "")
+    if isinstance(error, FileNotFoundError):
+        return "not there; check the bucket and the name"
+    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+        return "access denied; " + (f"check the credentials ({credentials})" if credentials else "the server refuses")
+    words = " ".join(str(error).split())
+    words = re.sub(r"\?\S*", "?...", words)  # a signed address holds a signature
+    return (
+        f"the store does not answer as it should ({type(error).__name__}: {words[:200]}); check the connection; "
+        "the same command continues"
+    )
