@@ -150,10 +150,11 @@ def targets(size: int, workers: int) -> list[Target]:
     """What is promised on 2 cores at 224 and 512 pixels; for other sizes the ratios are printed alone."""
     lean, webdataset = ([with_workers(name, count) for count in (workers, 2 * workers)] for name in (LEAN, WEBDATASET))
     resized, native = (with_workers(name, workers) for name in (PAPER_RESIZED, PAPER_NATIVE))
-    bounds = {224: (1.2, 0.8, 0.97, 2.8, 5, 8, 100), 512: (1.1, 0.8, 0.97, 2.8, 5, 8, None)}.get(size, (None,) * 7)
+    known = {224: (1.2, 0.8, 0.97, 2.8, 5, 8, 100, 100), 512: (1.1, 0.8, 0.97, 2.8, 5, 8, None, 100)}
+    bounds = known.get(size, (None,) * 8)
     pairs = (
         *((JPEG, lean), (JPEG, [DECODE]), (JPEG, [READER]), (JPEG, [FFCV_JPEG])),
-        *((RAW, lean), (RAW, [FFCV_RAW]), (JPEG, [native])),
+        *((RAW, lean), (RAW, [FFCV_RAW]), (JPEG, [native]), (RAW, [native])),
     )
     promised = [Target(ours, tuple(theirs), bound) for (ours, theirs), bound in zip(pairs, bounds, strict=True)]
     others = ((JPEG, (resized,)), (JPEG, webdataset), (JPEG, (FFCV_JPEG_OURS,)), (RAW, (FFCV_RAW_OURS,)))

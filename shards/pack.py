@@ -23,6 +23,7 @@ import cv2
 import joblib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from shards import checksums
 from shards.description import DATASET
@@ -195,7 +196,9 @@ def _planned(release: Release, options: PackOptions, limits: PackLimits) -> pd.D
     images = release.images
     if options.check_hashes:
         images = images.assign(sha256=checksums.of_images(release))
-    return plan(images, options.shard_images, options.seed, options.limit)
+    rows = plan(images, options.shard_images, options.seed, options.limit)
+    pa.default_memory_pool().release_unused()  # what reading the tables left: more than the tables
+    return rows
 
 
 def _shards(rows: pd.DataFrame) -> int:
