@@ -129,13 +129,19 @@ def _packing(rows: Sequence[dict]) -> str:
     for row in rows:
         if row.get("images_per_second") and row.get("cpu_seconds_per_1000"):
             ours = [one for one in rows if one.get("theirs") == row["contender"] and one.get("ratio")]
-            cells = [f"{_ratio(one['ratio'])}{_bracket(one)}" for one in ours]
+            cells = [f"{_own(one)}{_ratio(one['ratio'])}{_bracket(one)}" for one in ours]
             rate = row["images_per_second"]["median"]
             lines.append((row["contender"], f"{rate:,.1f}", f"{row['cpu_seconds_per_1000']:.1f}", "; ".join(cells)))
     sizes = next((row["sizes"] for row in rows if row.get("sizes")), ())
     head = f"packing into {', '.join(map(str, sizes))} px | images/s | CPU s per 1,000 | ours are times as fast"
     more = "; medians of interleaved runs, synthetic JPEGs of 2544 x 3056, warm cache"
     return f"**Packing**\n\n{table(head, lines)}\n\n{where('pack', rows, more)}"
+
+
+def _own(ratio: dict) -> str:
+    """Said where a contender is compared with itself, by the number of jobs: "whole packing, 2 jobs"."""
+    name, _, jobs = ratio["ours"].partition(", ")
+    return f"with {jobs} " if ratio["theirs"].startswith(f"{name}, ") else ""
 
 
 def _bracket(row: dict) -> str:
