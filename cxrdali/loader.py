@@ -8,11 +8,12 @@ not notice all damage: hashes do, see `cxrdali verify`); the loader can be itera
 anew begins the epoch again and abandons an iteration that was left half-way.
 """
 
+import gc
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,8 +24,9 @@ import torch
 from cxrdali import pipeline
 from cxrdali.augment import AugmentOptions, Decisions, decide
 from cxrdali.buffers import RecycledBuffers
+from cxrdali.copyahead import CopyAhead, depth, whole
 from cxrdali.order import ORDERS, batch_bounds, global_order, shard_windows, windowed_order
-from cxrdali.readahead import ReadAhead
+from cxrdali.readahead import LAG, ReadAhead
 from shards.errors import DataError
 from shards.packed import MappedSize, PackedDataset
 
@@ -90,6 +92,11 @@ class LoaderOptions:
         thread; one with a GPU, whose memory and queue they would share."""
         return LANES if self.device_id is None and self.resolved_threads > 1 else 1
 
+    @property
+    def reach(self) -> int:
+        """Images whose stored bytes may be in use: of the batch that is asked for, and of those that are in DALI."""
+        return self.batch * (1 + max(LAG, self.lanes * (self.prefetch + 2)))
+
 
 class Loader:
     """Batches of the given catalog rows. `shuffle` and `augment` make it a training loader.
@@ -131,6 +138,9 @@ class Loader:
         self._mapped = MappedSize(dataset.stored(stored))
         self._epoch, self._position, self._resume_at = 0, 0, 0
         self._buffers = RecycledBuffers()
+        if self._bounded:  # refused now, not after the first epoch
+            order, windows = self._order(0)
+            depth(self._mapped.stored, windows or whole(self._mapped.stored, order), 0, options.reach)
 
     def __del__(self):
         self._close()
@@ -140,7 +150,11 @@ class Loader:
             self._plan.close()
         for lane in self._lanes:
             lane.close()
-        self._lanes, self._plan = [], None
+        closed, self._lanes, self._plan = len(self._lanes), [], None
+        if closed and self._mapped.stored.mirror is not None:
+            # A pipeline is part of a cycle of references; until it is collected, its last batches keep their shards
+            # from making room for others.
+            gc.collect()
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -165,19 +179,33 @@ class Loader:
 
     def _order(self, epoch: int) -> tuple[np.ndarray, list]:
         rows = self.rows if self.sampler is None else self.sampler(epoch)
+        stored = self._mapped.stored
+        if not self.shuffle and (self.options.order == "windowed" or stored.mirror is not None):
+            return rows, shard_windows(rows, stored.shard)  # from a bucket, so that work begins with the first shard
         if self.options.order == "global":
             return global_order(rows, self.seed, epoch) if self.shuffle else rows, []
-        shard_of_row = self._mapped.stored.shard
-        if not self.shuffle:
-            return rows, shard_windows(rows, shard_of_row)
-        return windowed_order(rows, shard_of_row, self.seed, epoch, self.options.window)
+        return windowed_order(rows, stored.shard, self.seed, epoch, self.options.window)
+
+    @property
+    def _bounded(self) -> bool:
+        mirror = self._mapped.stored.mirror
+        return mirror is not None and mirror.cache.limit is not None
+
+    @contextmanager
+    def _letting_go(self, plan: "_EpochPlan") -> Iterator[None]:
+        """When an iteration over a bounded cache ends, DALI's batches keep no shard from making room for others."""
+        try:
+            yield
+        finally:
+            if self._bounded and self._plan in (None, plan):
+                self._close()
 
     def __iter__(self) -> Iterator[Batch]:
         order, windows = self._order(self._epoch)
         # used once: after a `break`, a loop over the loader begins the epoch again
         self._position, self._resume_at = self._resume_at, 0
         bounds = batch_bounds(len(order), self.options.batch, self._position, self.drop_last)
-        with closing(_EpochPlan(self, order, windows, bounds)) as plan:
+        with closing(_EpochPlan(self, order, windows, bounds)) as plan, self._letting_go(plan):
             self._start(plan)
             for number, (start, stop) in enumerate(bounds):
                 images = self._next_images(self._lanes[number % len(self._lanes)])
@@ -226,9 +254,9 @@ class Loader:
                 output, _ = lane.run(torch.cuda.current_stream(self.options.device_id))
                 images = torch.from_dlpack(output.as_tensor())
         except RuntimeError as error:
-            rows = [row for each in self._lanes for row in each.rows_in_flight()]
+            found = self._damage([row for each in self._lanes for row in each.rows_in_flight()], error)
             self._close()
-            raise self._damage(rows, error) from error
+            raise found from error
         # [B, S, S, 1] and [B, 1, S, S] are the same bytes for one channel
         return images.view(images.shape[0], 1, *images.shape[1:3])
 
@@ -329,7 +357,10 @@ class _EpochPlan:
         self._loader, self._epoch = loader, loader._epoch
         self._rows = order.tolist()  # Python integers index the spans faster than NumPy's
         self._bounds = bounds
-        self._ahead = ReadAhead(loader._mapped, order, windows, bounds[0][0] if bounds else 0)
+        mapped, start, self._copies = loader._mapped, bounds[0][0] if bounds else len(order), None
+        if mapped.stored.mirror is not None:
+            self._copies = CopyAhead(mapped, order, windows, start, loader.options.reach)
+        self._ahead = ReadAhead(mapped, order, windows, start, ready=self._copies and self._copies.ready)
 
     def __len__(self) -> int:
         return len(self._bounds)
@@ -337,6 +368,8 @@ class _EpochPlan:
     def fed(self, number: int) -> _Fed:
         start, stop = self._bounds[number]
         loader, mapped = self._loader, self._loader._mapped
+        if self._copies is not None:
+            self._copies.wait(start, stop)
         self._ahead.wait(start, stop)
         rows = self._rows[start:stop]
         arrays = ([mapped.pixels(row) for row in rows] if mapped.stored.raw else [mapped[row] for row in rows],)
@@ -349,3 +382,5 @@ class _EpochPlan:
 
     def close(self) -> None:
         self._ahead.close()
+        if self._copies is not None:
+            self._copies.close()

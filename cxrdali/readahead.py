@@ -14,6 +14,7 @@ with the epoch, or with `close`.
 import os
 import threading
 from bisect import bisect_right
+from collections.abc import Callable
 from queue import SimpleQueue
 
 import numpy as np
@@ -32,7 +33,8 @@ class ReadAhead:
 
     windows: the first position of each, ascending from 0, and its shards in the order in which they are read
     (`cxrdali.order`); without any, nothing is read and nobody waits. gives_back: whether windows that were used leave
-    the page cache; None: if the shards are larger than the memory that is free.
+    the page cache; None: if the shards are larger than the memory that is free. ready: returns when a window's files
+    are on this disk, where they may not be yet.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class ReadAhead:
         windows: list[tuple[int, np.ndarray]],
         start: int = 0,
         gives_back: bool | None = None,
+        ready: Callable[[int], None] | None = None,
     ):
-        self._mapped, self._stored = mapped, mapped.stored
+        self._mapped, self._stored, self._ready = mapped, mapped.stored, ready
         self._order, self._windows, self._start = order, windows, start
         self._gives_back = bool(windows) and not self._fit() if gives_back is None else gives_back
         self._given_back = 0  # windows
@@ -78,7 +81,7 @@ class ReadAhead:
 
     def _fit(self) -> bool:
         shards = np.unique(np.concatenate([shards for _, shards in self._windows])).tolist()
-        return sum(self._stored.paths[shard].stat().st_size for shard in shards) < memory_available()[0]
+        return sum(self._stored.described[shard]["bytes"] for shard in shards) < memory_available()[0]
 
     def _give_back(self, position: int) -> None:
         """The windows that end before this position."""
@@ -98,6 +101,8 @@ class ReadAhead:
     def _read_wanted(self) -> None:
         piece = bytearray(PIECE)
         while (window := self._wanted.get()) is not None:
+            if self._ready is not None:
+                self._ready(window)
             try:
                 self._read(window, piece)
             except DataError as error:  # for the consumer, who waits for this window or will

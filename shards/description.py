@@ -46,14 +46,21 @@ def read_description(root: Path) -> tuple[dict, bool]:
     """
     path = root / DATASET
     try:
-        info = json.loads(path.read_bytes())
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
+    return parse_description(path, data)
+
+
+def parse_description(path: Path, data: bytes) -> tuple[dict, bool]:
+    """`read_description` of bytes that were read from `path`."""
+    try:
+        info = json.loads(data)
         sealed = seal(info) == info
         if "checksum" not in info:
             raise ValueError("it has no checksum")
         if sealed and info.get("format") == FORMAT:
             _check_description(info)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
     except (ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: not readable ({error}); restore it or pack again") from error
     return info, sealed

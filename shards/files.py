@@ -92,13 +92,13 @@ def only_one(lock: Path, what: str) -> Iterator[None]:
                 raise DataError(f"{lock.parent}: another process is {what}; wait for it or stop it") from None
             # A packer removes its lock when it has finished: then this one is nobody's, and a third process
             # would hold another of the same name.
-            if _is_named(file, lock):
+            if is_named(file, lock):
                 yield
                 return
             lock.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _is_named(file, path: Path) -> bool:
+def is_named(file, path: Path) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:

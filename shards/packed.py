@@ -1,18 +1,26 @@
 """The reading side of a packed dataset: its description, catalog, labels and stored bytes."""
 
+import contextlib
 import io
 import mmap
 import os
+import threading
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 
-from shards.description import DATASET, FORMAT, labels_path, read_description
+from shards.cache import Cache
+from shards.description import DATASET, FORMAT, parse_description, read_description
 from shards.errors import DataError
 from shards.files import sha256_bytes
+from shards.mirror import Mirror
+from shards.remote import is_remote, reaching
 
 
 def _parquet(path: Path, expected: str | None) -> tuple[pd.DataFrame, str]:
@@ -28,6 +36,15 @@ def _parquet(path: Path, expected: str | None) -> tuple[pd.DataFrame, str]:
         return pd.read_parquet(io.BytesIO(data)), sha256
     except Exception as error:  # arrow raises many kinds on damage
         raise DataError(f"{path}: not a readable table ({' '.join(str(error).split())}); attach it again") from error
+
+
+def _checked(path: Path, info: dict, sealed: bool) -> dict:
+    """A description whose format is known and whose seal is whole."""
+    if info.get("format") != FORMAT:
+        raise DataError(f"{path}: format {info.get('format')!r}, this cxrdali reads {FORMAT}; pack again")
+    if not sealed:
+        raise DataError(f"{path}: its checksum does not match, the file was changed; restore it or pack again")
+    return info
 
 
 @dataclass(frozen=True)
@@ -49,39 +66,76 @@ class Labels:
 
 @dataclass(frozen=True)
 class StoredSize:
-    """Where the renditions of one size are: per catalog row shard (-1 if rejected), offset and length in bytes."""
+    """Where the renditions of one size are: per catalog row shard (-1 if rejected), offset and length in bytes.
+
+    paths: the shards' files by number, on this disk or, with a mirror, where they will be; described: their entries in
+    dataset.json.
+    """
 
     pixels: int
     raw: bool
     paths: dict[int, Path]
+    described: dict[int, dict]
     shard: np.ndarray
     offset: np.ndarray
     length: np.ndarray
+    mirror: Mirror | None = None
+
+    def open(self, shard: int, ended: Callable[[], bool] = lambda: False) -> BinaryIO | None:
+        """A shard's file; a mirror's is copied first (`Mirror.shard`: None if `ended` says so before it is there)."""
+        if self.mirror is None:
+            return self.paths[shard].open("rb")
+        return self.mirror.shard(self.described[shard], ended)
 
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """A published packed dataset. Opening reads dataset.json and checks that every shard has its size."""
+    """A published packed dataset. Opening reads dataset.json and checks that every shard has its size.
+
+    root: the folder, or the address of one in a bucket, whose files are then read from the copies of `mirror`.
+    """
 
     root: Path
     info: dict
+    mirror: Mirror | None = None
 
     @classmethod
-    def open(cls, root: Path) -> "PackedDataset":
-        """Raises DataError if there is none, or if a count or a size shows that it is not whole."""
-        path = root / DATASET
-        if not path.exists():
+    def open(cls, root: Path, cache: Cache | None = None) -> "PackedDataset":
+        """cache: where a dataset in a bucket (`shards.remote.place`) is copied to; the default one without.
+
+        Raises DataError if there is none, or if a count or a size shows that it is not whole.
+        """
+        if is_remote(root):
+            return cls._open_remote(root, cache or Cache())
+        if not (root / DATASET).exists():
             unfinished = (root / ".packing").exists()
             way_out = "run the same `cxrdali shard` again to finish it" if unfinished else "run `cxrdali shard` first"
             raise DataError(f"{root}: {'an unfinished' if unfinished else 'no'} packed dataset; {way_out}")
-        info, sealed = read_description(root)
-        if info.get("format") != FORMAT:
-            raise DataError(f"{path}: format {info.get('format')!r}, this cxrdali reads {FORMAT}; pack again")
-        if not sealed:
-            raise DataError(f"{path}: its checksum does not match, the file was changed; restore it or pack again")
-        dataset = cls(root, info)
+        dataset = cls(root, _checked(root / DATASET, *read_description(root)))
         dataset._check_sizes()
         return dataset
+
+    @classmethod
+    def _open_remote(cls, root: Path, cache: Cache) -> "PackedDataset":
+        path = root / DATASET
+        try:
+            with reaching(path):
+                data = path.read_bytes()
+        except DataError as error:
+            # not tacitly: another one may have been published there since
+            copies = "".join(f"; what was copied before is in {folder}" for folder in cache.datasets(str(root))[-1:])
+            raise DataError(f"{error}{copies}") from error
+        info = _checked(path, *parse_description(path, data))
+        return cls(root, info, Mirror(root, info, data, cache))
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are on this disk."""
+        return self.root if self.mirror is None else self.mirror.folder
+
+    def file(self, name: str, sha256: str) -> Path:
+        """A table or list of the dataset on this disk; one in a bucket is copied first."""
+        return self.root / name if self.mirror is None else self.mirror.table(name, sha256)
 
     def _check_sizes(self) -> None:
         """Sizes whose folder is absent are fine (a node needs only those it trains on); half a folder is not."""
@@ -104,12 +158,19 @@ class PackedDataset:
 
     @property
     def sizes(self) -> list[int]:
-        """Stored sizes present on this disk, in pixels, ascending."""
-        return sorted(s["pixels"] for name, s in self.info["sizes"].items() if (self.root / name).exists())
+        """Stored sizes present on this disk, or in the bucket, in pixels, ascending."""
+        return sorted(size["pixels"] for name, size in self.info["sizes"].items() if name in self._present)
+
+    @cached_property
+    def _present(self) -> set[str]:
+        sizes = self.info["sizes"].items()
+        if self.mirror is not None:
+            return {name for name, size in sizes if self.mirror.offers(size["shards"])}
+        return {name for name, _ in sizes if (self.root / name).exists()}
 
     @cached_property
     def catalog(self) -> pd.DataFrame:
-        path = self.root / "catalog.parquet"
+        path = self.file("catalog.parquet", self.info["catalog_sha256"])
         table, _ = _parquet(path, self.info["catalog_sha256"])
         if len(table) != self.info["counts"]["planned"]:
             raise DataError(
@@ -156,7 +217,7 @@ class PackedDataset:
             raise DataError(
                 f"{self.root}: no labels {name!r}; attached are {', '.join(names)} (cxrdali label attaches others)"
             )
-        path = labels_path(self.root, name)
+        path = self.file(f"labels/{name}.parquet", self.info["labels"][name])
         table, sha256 = _parquet(path, self.info["labels"][name])
         if len(table) != self.info["counts"]["planned"]:
             raise DataError(f"{path}: {len(table)} rows, the catalog has {self.info['counts']['planned']}")
@@ -179,7 +240,8 @@ class PackedDataset:
             for name in ("shard", f"offset_{pixels}", f"length_{pixels}")
         }
         shard, offset, length = column["shard"], column[f"offset_{pixels}"], column[f"length_{pixels}"]
-        held = {int(Path(shard["name"]).stem): shard["bytes"] for shard in entry["shards"]}
+        described = {int(Path(each["name"]).stem): each for each in entry["shards"]}
+        held = {number: each["bytes"] for number, each in described.items()}
         held = np.array([held.get(number, 0) for number in shard.tolist()], dtype=np.int64)
         outside = (shard >= 0) & ((length == 0) | (offset > held - length))
         if outside.any():  # a slice would end with the file, and no error
@@ -188,10 +250,12 @@ class PackedDataset:
         return StoredSize(
             pixels=pixels,
             raw=entry["encoding"] == "raw",
-            paths={int(Path(shard["name"]).stem): self.root / shard["name"] for shard in entry["shards"]},
+            paths={number: self.folder / each["name"] for number, each in described.items()},
+            described=described,
             shard=shard,
             offset=offset,
             length=length,
+            mirror=self.mirror,
         )
 
     def key(self, row: int) -> str:
@@ -203,17 +267,47 @@ class PackedDataset:
 
 
 class MappedSize:
-    """The stored bytes of one size as memory-mapped slices: no copy, pages come from the kernel's cache."""
+    """The stored bytes of one size as memory-mapped slices: no copy, pages come from the kernel's cache.
+
+    Of a dataset in a bucket, rows can be read only of shards that are held (`hold`).
+    """
 
     def __init__(self, stored: StoredSize):
         self.stored = stored
-        self._maps = {}
-        for number, path in stored.paths.items():
-            with path.open("rb") as file:
-                self._maps[number] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        # plain ndarrays: slicing an np.memmap costs several times as much
-        self._arrays = {number: np.frombuffer(data, dtype=np.uint8) for number, data in self._maps.items()}
+        self._maps, self._arrays = {}, {}
+        self._held, self._lock = Counter(), threading.Lock()
+        if stored.mirror is None:
+            for number in stored.paths:
+                self._map(number, stored.open(number))
         self._spans = list(zip(stored.shard.tolist(), stored.offset.tolist(), stored.length.tolist(), strict=True))
+
+    def _map(self, shard: int, file: BinaryIO) -> None:
+        with file:
+            self._maps[shard] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        # a plain ndarray: slicing an np.memmap costs several times as much
+        self._arrays[shard] = np.frombuffer(self._maps[shard], dtype=np.uint8)
+
+    def hold(self, shard: int, ended: Callable[[], bool] = lambda: False) -> bool:
+        """Have a shard of a dataset in a bucket copied and mapped until `release`, as often as it is held.
+
+        False if `ended` said so before it was there. Raises DataError if it cannot be copied.
+        """
+        file = self.stored.open(shard, ended)
+        if file is None:
+            return False
+        with self._lock:
+            self._held[shard] += 1
+            if self._held[shard] == 1:
+                self._map(shard, file)
+            file.close()
+        return True
+
+    def release(self, shard: int) -> None:
+        """Let go of a shard that was held. It stays mapped, and its copy in use, while slices of it are alive."""
+        with self._lock:
+            self._held[shard] -= 1
+            if not self._held[shard]:
+                del self._maps[shard], self._arrays[shard]
 
     def __getitem__(self, row: int) -> np.ndarray:
         """The bytes of one row's KEY.jpg or KEY.npy: uint8 [length], a read-only view."""
@@ -229,6 +323,7 @@ class MappedSize:
 
     def forget(self, shard: int) -> None:
         """Give a shard's pages back to the kernel and its page cache; what is read again comes from the disk again."""
-        self._maps[shard].madvise(mmap.MADV_DONTNEED)  # first: a page that a process has mapped stays in the cache
-        with self.stored.paths[shard].open("rb") as file:
+        if shard in self._maps:  # of a bucket's, it may have been released, and removed
+            self._maps[shard].madvise(mmap.MADV_DONTNEED)  # first: a page that a process has mapped stays in the cache
+        with contextlib.suppress(FileNotFoundError), self.stored.paths[shard].open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
