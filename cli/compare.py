@@ -41,14 +41,13 @@ def compare(runs, data, out, baseline, draws, level, seed, folds, uncertain, tit
     from cxrdali.compare import CompareOptions, write
     from cxrdali.compare import compare as found
     from cxrdali.predictions import check_writable
-    from shards.packed import PackedDataset
 
     options = CompareOptions(baseline, draws, level, seed, folds, uncertain)
     if out is not None:
         if out.suffix != ".html":
             raise click.UsageError(f"--out {out}: the page is a .html")
         check_writable(out)
-    result = found(runs, PackedDataset.open(folders.packed(data)), options)
+    result = found(runs, folders.open_packed(data), options)
     _print(result)
     if out is not None:
         from cxrdali.report.comparison import write_comparison

@@ -88,10 +88,9 @@ def _from_validation(by_map, to_fit, method, folds, data, labels, uncertain):
     from cxrdali.ensemble import fitted_weights, weights_by_map
     from cxrdali.members import short_names
     from cxrdali.predictions import read
-    from shards.packed import PackedDataset
 
     paths = by_map or to_fit
-    dataset = PackedDataset.open(folders.packed(data))
+    dataset = folders.open_packed(data)
     labels = dataset.labels(labels or read(paths[0]).provenance.labels)
     if by_map:
         made = weights_by_map(paths, dataset, labels, uncertain)

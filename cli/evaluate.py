@@ -41,13 +41,12 @@ def evaluate(file, data, labels, out, uncertain, limits, draws, level, seed):
     from cxrdali.evaluate import evaluate as score
     from cxrdali.predictions import read
     from shards.errors import DataError
-    from shards.packed import PackedDataset
 
     options = EvaluateOptions(draws, level, seed, uncertain)
     out = out or file.with_name(f"{file.stem}.metrics")
     if not out.parent.is_dir():
         raise DataError(f"{out.parent}: no such folder; make it, or give another --out")
-    dataset = PackedDataset.open(folders.packed(data))
+    dataset = folders.open_packed(data)
     about = read(file).provenance
     labels = dataset.labels(labels or about.labels)
     thresholds = None if limits is None else _thresholds(limits, labels.findings)

@@ -67,10 +67,9 @@ def explain(run, data, split, images, findings, layer, out, synthetic, labels, b
 
     from cxrdali.explain import ExplainOptions, explain
     from cxrdali.report.gallery import write_gallery
-    from shards.packed import PackedDataset
 
     options = ExplainOptions(images, split, names, layer, batch)
-    found = explain(run, PackedDataset.open(folders.packed(data)), options, labels=labels, device=device,
+    found = explain(run, folders.open_packed(data), options, labels=labels, device=device,
                     precision=precision, decode=decode, say=click.echo)  # fmt: skip
     if found.without:
         click.echo(f"no positive image in {split}, so not shown: {', '.join(found.without)}")

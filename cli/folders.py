@@ -40,9 +40,56 @@ def release(given: Path | None) -> Path:
     return resolve(given, "CXRDALI_SOURCE", SOURCE, "release")
 
 
-data_option = click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="PACK",
-    help="Packed dataset.  [default: $CXRDALI_DATA, else data/packed]",
-)
+def open_packed(given: Path | None):
+    """The packed dataset at --data or its default, opened. What lies in a bucket is copied to --cache when needed."""
+    from shards.cache import Cache, default_folder
+    from shards.packed import PackedDataset
+
+    root, asked = packed(given), click.get_current_context().meta.get(_CACHE, {})
+    if not is_remote(root):
+        if asked:
+            click.echo(f"note: {root} is on this machine, so nothing is copied to a cache", err=True)
+        return PackedDataset.open(root)
+    folder = resolve(asked.get("cache"), "CXRDALI_CACHE", default_folder(), "copies")
+    size = asked.get("cache_size")
+    return PackedDataset.open(root, Cache(folder, None if size is None else int(size * 1e9)))
+
+
+_CACHE = "cxrdali.cache"
+
+
+def _keep(context: click.Context, option: click.Parameter, value) -> None:
+    """Some fifteen verbs have these options and do nothing with them but open the dataset: no argument for each."""
+    if value is not None:
+        context.meta.setdefault(_CACHE, {})[option.name] = value
+
+
+def cache_options(command):
+    """--cache and --cache-size, for `open_packed`."""
+    command = click.option(
+        "--cache-size",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="GB",
+        callback=_keep,
+        expose_value=False,
+        help="Most that shards may take in --cache; the least recently used make room.  [default: no bound]",
+    )(command)
+    return click.option(
+        "--cache",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        callback=_keep,
+        expose_value=False,
+        help="Where a dataset in a bucket is copied to.  [default: $CXRDALI_CACHE, else ~/.cache/cxrdali]",
+    )(command)
+
+
+def data_option(command):
+    """--data, and where it is copied to if it is in a bucket."""
+    return click.option(
+        "--data",
+        type=Place(),
+        metavar="PACK",
+        help="Packed dataset: a folder, or an address such as s3://bucket/pack.  "
+        "[default: $CXRDALI_DATA, else data/packed]",
+    )(cache_options(command))

@@ -28,9 +28,8 @@ def learn(fit, source: Path, method: str, data: Path | None, labels: str | None,
     from cli import folders
     from cxrdali.heldout import doubtful_split
     from cxrdali.predictions import read
-    from shards.packed import PackedDataset
 
-    dataset = PackedDataset.open(folders.packed(data))
+    dataset = folders.open_packed(data)
     release = dataset.labels(labels or read(source).provenance.labels)
     learnt = fit(
         source, dataset, release, method, **{name: value for name, value in options.items() if value is not None}

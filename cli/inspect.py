@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from cli import folders
+
 
 @click.command()
-@click.argument("pack", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("pack", type=folders.Place())
 @click.option(
     "--labels",
     "names",
@@ -21,6 +23,7 @@ import click
     help="Page to write, with charts and a map of findings that stand together.",
 )
 @click.option("--images", is_flag=True, help="Include pictures of patients in the page (mind the data-use terms).")
+@folders.cache_options
 def inspect(pack, names, html, images):
     """Images, views, findings per split, findings that stand together, and patients in two splits of PACK.
 
@@ -28,7 +31,6 @@ def inspect(pack, names, html, images):
     Nothing is changed.
     """
     from cxrdali.inspect import as_text, read_facts
-    from shards.packed import PackedDataset
 
     if images and html is None:
         raise click.UsageError("--images puts pictures into a page; give --html FILE too")
@@ -36,7 +38,7 @@ def inspect(pack, names, html, images):
         from cxrdali.inspect.write import check_writable, write_page
 
         check_writable(html, pack)
-    dataset = PackedDataset.open(pack)
+    dataset = folders.open_packed(pack)
     facts = read_facts(dataset, names)
     click.echo(as_text(facts))
     if html is not None:

@@ -62,7 +62,6 @@ def loss_design(data, out, models, scale, file, settings, labels, tta, calibrati
     """
     from cxrdali import recipes
     from cxrdali.lossdesign.plan import StudyOptions, make_plan, write_record
-    from shards.packed import PackedDataset
 
     demo = scale == "demo"
     if demo and data is not None:
@@ -87,7 +86,7 @@ def loss_design(data, out, models, scale, file, settings, labels, tta, calibrati
         sizes = flows.demo_sizes(own, known, options.models, options.overrides)
         dataset = flows.demo_dataset(out, DEMO_MARK, DEMO_STUDIES, sizes)
     else:
-        dataset = PackedDataset.open(folders.packed(data))
+        dataset = folders.open_packed(data)
     plan, record = make_plan(out, dataset, known, options, say=click.echo)
     flows.carry_out(out, plan, dry_run, dataset, begin=lambda: write_record(out, record))
 

@@ -55,7 +55,6 @@ def paper(data, out, models, scale, file, settings, labels, tta, templates, draw
     """
     from cxrdali import recipes
     from cxrdali.paper.plan import PaperOptions, make_plan
-    from shards.packed import PackedDataset
 
     demo = scale == "demo"
     if demo and data is not None:
@@ -77,7 +76,7 @@ def paper(data, out, models, scale, file, settings, labels, tta, templates, draw
     if demo:
         dataset = flows.demo_dataset(out, DEMO_MARK, DEMO_STUDIES, _demo_sizes(known, options))
     else:
-        dataset = PackedDataset.open(folders.packed(data))
+        dataset = folders.open_packed(data)
     plan = make_plan(out, dataset, known, options, say=click.echo)
     flows.carry_out(out, plan, dry_run, dataset)
 

@@ -52,7 +52,6 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
     from cxrdali import predictions
     from cxrdali import views as postprocessing
     from shards.errors import DataError
-    from shards.packed import PackedDataset
 
     predictions.check_target(out, *(path for path in (file, fit) if path))
     if fit is not None:
@@ -60,7 +59,7 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
         if views.suffix != ".json":
             raise DataError(f"{views}: rules are written as .json; change the file's suffix")
         predictions.check_writable(views)
-    dataset = PackedDataset.open(folders.packed(data))
+    dataset = folders.open_packed(data)
     if fit is not None:
         release = dataset.labels(labels or predictions.read(fit).provenance.labels)
         learnt = postprocessing.fit(fit, dataset, release, uncertain or "negative")

@@ -42,9 +42,8 @@ def predict(run, data, split, out, kind, tta, labels, batch, device, precision, 
     check_target(out)  # before an hour of work, not after
 
     from cxrdali.predict import predict
-    from shards.packed import PackedDataset
 
-    dataset = PackedDataset.open(folders.packed(data))
+    dataset = folders.open_packed(data)
     table = predict(run, dataset, split, labels=labels, tta=tta, batch=batch, device=device, precision=precision,
                     decode=decode, say=click.echo)  # fmt: skip
     tables.write(table, out, kind)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from cli import folders
+
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
@@ -15,10 +17,11 @@ import click
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=folders.Place(),
     metavar="PACK",
     help="Packed dataset, for label frequencies and pictures.",
 )
+@folders.cache_options
 @click.option(
     "--evaluation",
     "evaluations",
@@ -45,5 +48,6 @@ def report(runs, out, data, evaluations, title, images):
         if not runs[0].is_dir():
             raise DataError(f"{runs[0]}: no such folder; give run folders, or one of several runs")
         out = runs[0] / "report.html"
-    path = write_report(out, runs, pack=data, evaluations=evaluations, options=ReportOptions(title, images=images))
+    pack = None if data is None else folders.open_packed(data)
+    path = write_report(out, runs, pack=pack, evaluations=evaluations, options=ReportOptions(title, images=images))
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

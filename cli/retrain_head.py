@@ -68,14 +68,13 @@ def retrain_head(run, out, data, head, augment, **given):
     """
     from cxrdali.retrain import settings_of
     from cxrdali.run import read_config
-    from shards.packed import PackedDataset
 
     changes = {name: value for name, value in given.items() if value is not None}
     changes["new_head"] = head == "new"
     if augment:
         before = read_config(run)["settings"]
         changes |= {"flips": before.get("flips", "both"), "cutout": before["cutout"]}
-    dataset = PackedDataset.open(folders.packed(data))
+    dataset = folders.open_packed(data)
     settings = settings_of(run, dataset, changes)
     if out is None:
         named = run if run.name not in ("", "..") else run.resolve()  # "." has no name to add to

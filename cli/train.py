@@ -175,7 +175,6 @@ def train(data, out, stage, recipe, file, **given):
 
     from cxrdali import recipes
     from cxrdali.stages import TrainSettings, run_folder
-    from shards.packed import PackedDataset
 
     # given and empty means none, also where the recipe has some
     given["oversample"] = tuple(name.strip() for name in (given["oversample"] or "").split(",") if name.strip())
@@ -195,7 +194,7 @@ def train(data, out, stage, recipe, file, **given):
         _check_start(Path(settings.init), out, f"recipe {recipe}" if recipe else f"stage {stage}", chosen, stage)
     if chosen and given["oversample_from"] is None and settings.oversample_from is not None:
         _check_source(Path(settings.oversample_from), out, chosen)
-    dataset = PackedDataset.open(folders.packed(data))
+    dataset = folders.open_packed(data)
     train_run(settings, dataset, out, about)
 
 

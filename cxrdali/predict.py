@@ -56,7 +56,11 @@ def predict(
         + (f", TTA {tta}: {len(TTA[tta])} passes" if tta != "none" else "")
         + (f", resized from {loader.resized_from} px" if loader.resized_from else "")
     )
+    if outlook := dataset.outlook(loader.resized_from or settings["size"]):
+        say(outlook)
     values = logits(model, loader, len(findings), hardware, tta=tta, progress="predicting" if progress else None)
+    if dataset.mirror:
+        say(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
     ids = dataset.catalog.iloc[rows][["image_id", "study_id", "view"]]
     return Predictions(ids, findings, values, Provenance("logit", run.name, split, table.name, dataset.id, tta))
 

@@ -427,6 +427,8 @@ class _Trainer:
     def _describe(self) -> None:
         settings, options = self.settings, self.loader.options
         both = subjects_on_both_sides(self.dataset, self.train_rows, self.val_rows)
+        if outlook := self.dataset.outlook(self.loader.resized_from or settings.size):
+            self.say(outlook)
         self.say(
             f"stage {settings.stage}: {settings.arch}, {settings.size} px, batch {settings.batch}, "
             f"{settings.epochs} epochs of {self.steps_per_epoch:,} steps, {self.hardware.precision} on "
@@ -615,12 +617,14 @@ class _Trainer:
                     events.add_scalar(name, value, row["epoch"])
             events.flush()
         waiting = row["wait_seconds"] / row["train_seconds"]
+        mirror = self.dataset.mirror
+        bucket = f", {mirror.take_waited():,.1f} s for the bucket" if mirror else ""
         star = " *best" if self.state["best_epoch"] == row["epoch"] else ""
         self.say(
             f"epoch {row['epoch']}/{self.settings.epochs}: loss {row['train_loss']:.4f}, "
             f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}, LRAP {row['LRAP']:.4f}, "
             f"AUROC {row['macro_AUROC']:.4f}; "
-            f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{star}"
+            f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}{star}"
         )
         if row["epoch"] == 1 and scores.without_positives:
             self.say(f"not in mAP, no positive in validation: {', '.join(scores.without_positives)}")

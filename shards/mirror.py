@@ -28,7 +28,7 @@ POLL, PATIENCE = 0.1, 600.0  # seconds between looks at what other processes do;
 class Mirror:
     """The copies of the dataset at `source`, in a folder of `cache`. folder: where they are, laid out as there.
 
-    Threads and processes may share it. waited: seconds that consumers have waited for copies, kept by who waits.
+    Threads and processes may share it. waited: seconds that batches waited for copies, counted by who hands them out.
     """
 
     def __init__(self, source: Path, info: Mapping, description: bytes, cache: Cache):
@@ -51,6 +51,18 @@ class Mirror:
         first = shards[0]["name"]
         with reaching(self.source / first):
             return any(map(self.holds, shards)) or (self.source / first).exists()
+
+    def take_waited(self) -> float:
+        """Seconds waited since this was last asked."""
+        waited, self.waited = self.waited, 0.0
+        return waited
+
+    def outlook(self, pixels: int, shards: list[Mapping]) -> str:
+        """What is here of a size and what is to come, in words."""
+        missing = [entry["bytes"] for entry in shards if not self.holds(entry)]
+        to_come = f"; {_gigabytes(sum(missing))} GB are copied when they are needed" if missing else ""
+        here = f"{len(shards) - len(missing):,} of {len(shards):,} shards of {pixels} px"
+        return f"{self.source}: {here} are in {self.folder}{to_come}"
 
     def table(self, name: str, sha256: str) -> Path:
         """A copy of a small file. Raises DataError if it is not the one that dataset.json describes."""

@@ -81,7 +81,8 @@ def read_facts(dataset: PackedDataset, names: Sequence[str] = (), progress: bool
 
     Raises DataError for a label release that is not attached and for a damaged table.
     """
-    absent = [name for name in dataset.label_names if not labels_path(dataset.root, name).exists()]
+    names_here = dataset.label_names if dataset.mirror is None else ()  # from a bucket, a table comes when it is read
+    absent = [name for name in names_here if not labels_path(dataset.root, name).exists()]
     wanted = list(dict.fromkeys(names)) or [name for name in dataset.label_names if name not in absent]
     releases, parts, twins, seen = [], {}, {}, {}
     with tqdm(total=1 + len(wanted), desc="counting", unit=" tables", delay=1, disable=not progress) as bar:
@@ -246,7 +247,7 @@ def _sizes(dataset: PackedDataset) -> pd.DataFrame:
 
 
 def _rejects(dataset: PackedDataset) -> pd.DataFrame:
-    path = dataset.root / "rejects.csv"
+    path = dataset.file("rejects.csv", dataset.info["rejects_sha256"])
     try:
         data = path.read_bytes()
     except OSError as error:

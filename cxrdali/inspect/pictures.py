@@ -50,8 +50,9 @@ def _example(dataset: PackedDataset, row: int, why: str) -> Example:
 def _rendition(dataset: PackedDataset, row: int) -> np.ndarray:
     """uint8 [S, S] of the smallest size on this disk."""
     stored = dataset.stored(dataset.sizes[0])
-    path = stored.paths[int(stored.shard[row])]
-    with path.open("rb") as file:
+    shard = int(stored.shard[row])
+    path = stored.paths[shard]
+    with stored.open(shard) as file:
         file.seek(int(stored.offset[row]))
         data = file.read(int(stored.length[row]))
     try:

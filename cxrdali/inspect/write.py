@@ -17,13 +17,14 @@ from cxrdali.report.page import Html, count, join, missing, paragraph
 from shards.errors import DataError
 from shards.files import write_bytes
 from shards.packed import PackedDataset
+from shards.remote import is_remote
 
 SHADES = 10
 
 
 def check_writable(out: Path, pack: Path) -> None:
     """Raises DataError if the page cannot be written to `out`, before any work; the dataset's own folder is refused."""
-    if out.resolve().is_relative_to(pack.resolve()):
+    if not is_remote(pack) and out.resolve().is_relative_to(pack.resolve()):
         raise DataError(f"{out}: inside the packed dataset, whose files it could replace; give another --html")
     if not out.parent.is_dir():
         raise DataError(f"{out.parent}: no such folder; make it, or give another --html")

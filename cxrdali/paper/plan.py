@@ -155,7 +155,7 @@ class _Paper(Flow):
             )
             drawn = self.options.synthetic  # pictures of nobody
             options = ReportOptions(self.options.title, synthetic=drawn, images=drawn)
-            write_report(self.root / "report.html", [self.root], pack=self.dataset.root, options=options)
+            write_report(self.root / "report.html", [self.root], pack=self.dataset, options=options)
 
         settings = {"title": self.options.title, "synthetic": self.options.synthetic, **self.data}
         return Step("report", ("report.html", "paper.json"), settings, tuple(step.name for step in steps), do)

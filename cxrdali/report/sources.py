@@ -111,7 +111,7 @@ class Sources:
 
 
 def read_sources(
-    runs: Sequence[Path], pack: Path | None, evaluations: Sequence[Path], options: ReportOptions
+    runs: Sequence[Path], pack: PackedDataset | Path | None, evaluations: Sequence[Path], options: ReportOptions
 ) -> Sources:
     """`runs`: run folders, folders of runs, or one of `cxrdali paper` or `cxrdali loss-design`.
 
@@ -135,7 +135,7 @@ def read_sources(
         options = replace(options, synthetic=options.synthetic or study.synthetic)
     sources = Sources(
         runs=_named([_read_run(path) for path in dict.fromkeys(found)]),
-        dataset=None if pack is None else PackedDataset.open(Path(pack)),
+        dataset=PackedDataset.open(pack) if isinstance(pack, Path) else pack,
         evaluations=[read_evaluation(Path(path)) for path in evaluations],
         options=options,
         folder=read_paper(papers[0]) if papers else None,

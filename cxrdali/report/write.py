@@ -20,6 +20,7 @@ from cxrdali.report.steps import steps, views
 from cxrdali.report.study_claims import at_a_glance
 from shards.errors import DataError
 from shards.files import write_bytes
+from shards.packed import PackedDataset
 
 SECTIONS: tuple[tuple[str, str, Callable[[Sources], Html | None]], ...] = (
     ("summary", "At a glance", summary),
@@ -58,14 +59,14 @@ def write_report(
     out: Path,
     runs: Sequence[Path],
     *,
-    pack: Path | None = None,
+    pack: PackedDataset | Path | None = None,
     evaluations: Sequence[Path] = (),
     options: ReportOptions,
 ) -> Path:
     """Write the page to `out` and return it.
 
     `runs`: run folders, shown in the order given; folders of runs; or one folder of `cxrdali paper` or
-    `cxrdali loss-design`, where all that stands beside its runs is shown too.
+    `cxrdali loss-design`, where all that stands beside its runs is shown too. pack: the dataset, or its folder.
 
     Raises DataError for a folder that is no run, a file that is no evaluation, or a dataset that is not the runs'.
     """
