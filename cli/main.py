@@ -2,12 +2,14 @@
 
 import errno
 import importlib
+import io
 import os
 import sys
+import time
 
 import click
 
-from shards.errors import DataError
+from shards.errors import DataError, LostTouch
 
 DATA = ("shard", "label", "inspect", "verify")
 MODELS = (
@@ -27,6 +29,7 @@ MODELS = (
     "paper",
     "loss-design",
 )
+GRACE = 5.0  # seconds in which torchrun ends the other processes when one has failed
 VERBS = (*DATA, *MODELS, "synth", "demo", "doctor", "completion")
 
 
@@ -67,15 +70,18 @@ def cxrdali(context: click.Context, debug: bool) -> None:
 
 
 def main() -> None:
-    """The console entry: an expected error is one line on stderr."""
+    """The console entry: an expected error is one line on stderr. Of several processes (torchrun), the first speaks."""
     # Threads of torch that wait for each other give up the core instead of spinning on it: decoding needs it, and
     # beside any other busy process spinning made training on the CPU three times slower. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    debug = "--debug" in sys.argv[1:]
+    debug, rank = "--debug" in sys.argv[1:], _rank()
+    if rank:
+        sys.stdout = sys.stderr = io.StringIO()
     try:
         code = cxrdali(standalone_mode=False)  # click returns the code of its Exit, and None from a command
     except click.ClickException as error:
-        error.show()
+        if not rank:
+            error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; the same command continues, or begins again", err=True)
@@ -83,17 +89,32 @@ def main() -> None:
     except DataError as error:
         if debug:
             raise
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        _fail(str(error), rank, isinstance(error, LostTouch))
     except OSError as error:
         if debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         way_out = "make room" if full else "check the path and its permissions, or choose another place"
-        click.echo(f"error: {where}{error.strerror or error}; {way_out}", err=True)
-        sys.exit(1)
+        _fail(f"{where}{error.strerror or error}; {way_out}", rank)
+    except Exception:
+        sys.stderr = sys.__stderr__
+        raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _rank() -> int:
+    """Which of the processes that torchrun started this is; 0 without torchrun."""
+    return int(os.environ.get("RANK", 0)) if "LOCAL_WORLD_SIZE" in os.environ else 0
+
+
+def _fail(words: str, rank: int, follows: bool = False) -> None:
+    """Say what is wrong and end. What all processes find wrong, the first says, and the others are ended meanwhile; so
+    are those whose error only follows from another's (`follows`)."""
+    if rank or follows:
+        time.sleep(GRACE)
+    print(f"error: {f'rank {rank}: ' if rank else ''}{words}", file=sys.__stderr__, flush=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from cli import folders, tables
+from cli.gpus import gpus_option, shared_out
 
 
 @click.command()
@@ -33,17 +34,21 @@ from cli import folders, tables
 @click.option("--labels", metavar="NAME", help="Label release whose split is meant.  [default: the run's]")
 @click.option("--batch", type=int, help="Images at a time.  [default: the run's, or its micro-batch]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@gpus_option
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
 @click.option("--decode", type=click.Choice(["auto", "cpu", "mixed", "hybrid"]), default="auto", show_default=True)
-def predict(run, data, split, out, kind, tta, labels, batch, device, precision, decode):
+def predict(run, data, split, out, kind, tta, labels, batch, device, gpus, precision, decode):
     """Predict a split with a run's best weights: one row per image, in catalog order."""
     from cxrdali.predictions import check_target
 
     check_target(out)  # before an hour of work, not after
+    if shared_out(gpus, device):
+        return
 
     from cxrdali.predict import predict
 
     dataset = folders.open_packed(data)
     table = predict(run, dataset, split, labels=labels, tta=tta, batch=batch, device=device, precision=precision,
                     decode=decode, say=click.echo)  # fmt: skip
-    tables.write(table, out, kind)
+    if table is not None:  # this is the process that writes
+        tables.write(table, out, kind)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from cli import folders
+from cli.gpus import gpus_option, shared_out
 from cli.loss import loss_options, patience_option, sampler_option
 from cli.recipes import file_option
 from cli.training import train_run
@@ -86,6 +87,8 @@ class CountOrAuto(click.ParamType):
     help="What the split keeps together; study is the paper's, and leaks subjects.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@gpus_option
+@click.option("--sync-bn", is_flag=True, help="Batch normalisation over the images of all GPUs, not each one's own.")
 @click.option(
     "--decode",
     type=click.Choice(["auto", "cpu", "mixed", "hybrid"]),
@@ -162,7 +165,7 @@ class CountOrAuto(click.ParamType):
 )
 @click.option("--seed", default=0, show_default=True, help="Of order, augmentation and initial weights.")
 @click.option("--limit-batches", type=int, help="Train and validate only so many batches per epoch, for a trial.")
-def train(data, out, stage, recipe, file, **given):
+def train(data, out, stage, recipe, file, gpus, **given):
     """Train one stage, or a recipe. The same command again continues a killed run and does nothing on a finished one.
 
     SIGTERM and Ctrl-C save first. The run folder holds config.json, metrics.csv, findings.csv, TensorBoard
@@ -172,6 +175,9 @@ def train(data, out, stage, recipe, file, **given):
         raise click.UsageError("give --stage 1, 2 or 3, or --recipe NAME (`cxrdali recipes` lists them)")
     if file is not None and recipe is None:
         raise click.UsageError("--recipes is a file of recipes: choose one of them with --recipe NAME")
+
+    if shared_out(gpus, given["device"]):
+        return
 
     from cxrdali import recipes
     from cxrdali.stages import TrainSettings, run_folder

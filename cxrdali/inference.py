@@ -9,6 +9,7 @@ from tqdm import tqdm
 from cxrdali.hardware import Hardware
 from cxrdali.loader import Loader
 from cxrdali.pooling import mean_logit
+from cxrdali.ranks import Ranks
 from cxrdali.tta import TTA
 from shards.errors import DataError
 
@@ -24,19 +25,24 @@ def logits(
     tta: str = "none",
     progress: str | None = None,
     check: Callable[[], None] = lambda: None,
-) -> np.ndarray:
+    ranks: Ranks | None = None,
+) -> np.ndarray | None:
     """float32 [n, F] in the loader's order; with tta, the logit of the mean probability of its passes (`cxrdali.tta`).
 
     `check` is called after every batch and may raise. `progress` is the bar's description (None: no bar). Nothing is
-    copied to the CPU before the end: a copy per batch would wait for the GPU every time.
+    copied to the CPU before the end: a copy per batch would wait for the GPU every time. With several ranks each takes
+    its batches (the loader's rank and world), as they are with one, and rank 0 returns all: None on the others.
     """
+    ranks = ranks or Ranks()
     model.eval()
     loader.set_epoch(0)
     passes = TTA[tta]
-    result = torch.empty(len(passes), len(loader.rows), findings, device=hardware.device)
-    at = 0
-    with tqdm(total=len(loader.rows), unit=" images", desc=progress, disable=progress is None, leave=False) as bar:
+    places = loader.own_places() if ranks.world > 1 else np.arange(len(loader.rows))
+    result = torch.empty(len(passes), len(places), findings, device=hardware.device)
+    at = batches = 0
+    with tqdm(total=len(places), unit=" images", desc=progress, disable=progress is None, leave=False) as bar:
         for images, rows in loader:
+            batches += 1
             images = images.to(hardware.device, non_blocking=True)
             for chunk in images.split(micro_batch or len(images)):
                 try:
@@ -53,6 +59,14 @@ def logits(
                 at += len(chunk)
             bar.update(len(rows))
             check()
-    assert at == len(loader.rows), (at, len(loader.rows))
+        if batches < -(-len(loader) // ranks.world):
+            check()  # as often as the ranks that had a batch more: they may ask one another
+    assert at == len(places), (at, len(places))
     values = result.cpu().numpy()
-    return values[0] if len(values) == 1 else mean_logit(values)
+    parts = ranks.gather((places, values[0] if len(values) == 1 else mean_logit(values)))
+    if parts is None:
+        return None
+    merged = np.empty((len(loader.rows), findings), dtype=np.float32)
+    for places, part in parts:
+        merged[places] = part
+    return merged

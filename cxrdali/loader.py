@@ -25,7 +25,7 @@ from cxrdali import pipeline
 from cxrdali.augment import AugmentOptions, Decisions, decide
 from cxrdali.buffers import RecycledBuffers
 from cxrdali.copyahead import CopyAhead, depth, whole
-from cxrdali.order import ORDERS, batch_bounds, global_order, shard_windows, windowed_order
+from cxrdali.order import ORDERS, batch_bounds, dealt, global_order, shard_windows, share_of, windowed_order
 from cxrdali.readahead import LAG, ReadAhead
 from shards.errors import DataError
 from shards.packed import MappedSize, PackedDataset
@@ -102,6 +102,7 @@ class Loader:
     """Batches of the given catalog rows. `shuffle` and `augment` make it a training loader.
 
     sampler: gives the rows of an epoch (from 0), as many as `rows`, instead of each once (`cxrdali.sampler`).
+    rank, world: whose part of them (`drop_last`: of every batch, which `world` divides); positions stay the epoch's.
     `resized_from` is the stored size in pixels that is read when the wanted one is not stored, else None.
     """
 
@@ -116,6 +117,8 @@ class Loader:
         augment: AugmentOptions | None = None,
         drop_last: bool = False,
         sampler: Callable[[int], np.ndarray] | None = None,
+        rank: int = 0,
+        world: int = 1,
     ):
         self._lanes: list[_Lane] = []  # first: what is refused below is closed, too
         self._plan: _EpochPlan | None = None
@@ -132,7 +135,7 @@ class Loader:
             )
         self.dataset, self.rows, self.options = dataset, rows, options
         self.seed, self.shuffle, self.augment, self.drop_last = seed, shuffle, augment, drop_last
-        self.sampler = sampler
+        self.sampler, self.rank, self.world = sampler, rank, world
         stored = nearest_stored(dataset, options.size)
         self.resized_from = stored if stored != options.size else None
         self._mapped = MappedSize(dataset.stored(stored))
@@ -204,12 +207,12 @@ class Loader:
         order, windows = self._order(self._epoch)
         # used once: after a `break`, a loop over the loader begins the epoch again
         self._position, self._resume_at = self._resume_at, 0
-        bounds = batch_bounds(len(order), self.options.batch, self._position, self.drop_last)
+        bounds, reached = self._own(batch_bounds(len(order), self.options.batch, self._position, self.drop_last))
         with closing(_EpochPlan(self, order, windows, bounds)) as plan, self._letting_go(plan):
             self._start(plan)
             for number, (start, stop) in enumerate(bounds):
                 images = self._next_images(self._lanes[number % len(self._lanes)])
-                self._position = stop
+                self._position = reached[number]
                 # .copy(): the consumer's rows must not be a view of our order
                 yield Batch(images, torch.from_numpy(order[start:stop].copy()))
                 if self._plan is not plan:
@@ -219,6 +222,18 @@ class Loader:
             self._plan = None
             self._buffers.trim()
             self._epoch, self._position = self._epoch + 1, 0
+
+    def _own(self, bounds: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[int]]:
+        """This rank's part of the batches, and the position that the epoch has reached with each."""
+        if self.drop_last:
+            return [share_of(each, self.rank, self.world) for each in bounds], [stop for _, stop in bounds]
+        own = [bounds[number] for number in dealt(len(bounds), self.rank, self.world)]
+        return own, [stop for _, stop in own]
+
+    def own_places(self) -> np.ndarray:
+        """Which of `rows`, by place, this rank delivers in an epoch of evaluation, in that order: int64 [m]."""
+        own, _ = self._own(batch_bounds(len(self.rows), self.options.batch, drop_last=False))
+        return np.concatenate([np.arange(0), *(np.arange(start, stop) for start, stop in own)])
 
     @property
     def _dali_augments(self) -> bool:
@@ -233,7 +248,7 @@ class Loader:
                 stored=self._mapped.stored.pixels,
                 raw=self._mapped.stored.raw,
                 pixels=options.size,
-                batch=options.batch,
+                batch=options.batch // self.world if self.drop_last else options.batch,
                 threads=math.ceil(options.resolved_threads / lanes),
                 device_id=options.device_id,
                 decode=options.resolved_decode,

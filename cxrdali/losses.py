@@ -14,7 +14,7 @@ The margin losses' scale multiplies the classifier's output in the model (`Model
 already, here and wherever a logit of the run is read. Defaults are those of Sulake 2026; its focal loss has no alpha.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -195,6 +195,11 @@ def bce_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (F.binary_cross_entropy_with_logits(wide, wanted, reduction="none") * known).sum()
 
 
-def known_targets(targets: torch.Tensor) -> torch.Tensor:
-    """How many targets count, at least 1: a scalar on the targets' device (no synchronisation)."""
-    return (~torch.isnan(targets)).sum().clamp(min=1)
+def known_targets(
+    targets: torch.Tensor, total: Callable[[torch.Tensor], torch.Tensor] = lambda count: count
+) -> torch.Tensor:
+    """How many targets count, at least 1: a scalar on the targets' device (no synchronisation).
+
+    total: adds a scalar up over ranks, whose targets count together.
+    """
+    return total((~torch.isnan(targets)).sum()).clamp(min=1)

@@ -58,3 +58,14 @@ def batch_bounds(count: int, batch: int, start: int = 0, drop_last: bool = True)
     """Half-open position ranges of the batches of `count` samples, from position `start` on."""
     stop = start + (count - start) // batch * batch if drop_last else count
     return [(at, min(at + batch, stop)) for at in range(start, stop, batch)]
+
+
+def share_of(bounds: tuple[int, int], rank: int, world: int) -> tuple[int, int]:
+    """A rank's part of a global batch: its positions, in as many equal parts as there are ranks."""
+    start, stop = bounds
+    return start + (stop - start) * rank // world, start + (stop - start) * (rank + 1) // world
+
+
+def dealt(count: int, rank: int, world: int) -> range:
+    """Which of `count` whole batches a rank takes where no gradients are shared: every world-th."""
+    return range(rank, count, world)

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from cxrdali import run as runs
-from cxrdali.hardware import Hardware
+from cxrdali.hardware import Hardware, versions
 from cxrdali.inference import logits
 from cxrdali.loader import Loader, LoaderOptions
 from cxrdali.model import Classifier, ModelOptions, create, load_initial
 from cxrdali.predictions import Predictions, Provenance
+from cxrdali.ranks import joined
 from cxrdali.selection import FoldOptions, rows_sha256, select
 from cxrdali.tta import TTA
 from shards.errors import DataError
@@ -31,13 +32,14 @@ def predict(
     threads: int | None = None,
     say: Callable[[str], None] = print,
     progress: bool = True,
-) -> Predictions:
+) -> Predictions | None:
     """Logits of the run's best weights for every packed image of a split.
 
     tta: a name of `cxrdali.tta.TTA`; the mean probability over its passes. batch: images at a time (None: as many as
     in the run's training). `labels` chooses the release whose split is
     meant (default: the run's own); val and train are the run's own fold. Raises DataError if the weights are missing or
-    another dataset would silently change what val means.
+    another dataset would silently change what val means. With several ranks (`cxrdali.ranks`), rank 0 returns the same
+    predictions as one process, and the others None.
     """
     if tta not in TTA:
         raise DataError(f"tta {tta!r}: choose one of {', '.join(TTA)}")
@@ -45,20 +47,33 @@ def predict(
     settings = config["settings"]
     table = dataset.labels(labels or config["labels"]["name"])
     rows = split_rows(run, config, dataset, table, split)
-    hardware = Hardware.resolve(device, precision)
     findings = tuple(config["findings"])
-    model = load_run_model(run, config).to(hardware.device)
+    model = load_run_model(run, config)
     batch = batch or settings.get("micro_batch") or settings["batch"]
-    loader = Loader(dataset, rows, LoaderOptions(settings["size"], batch, threads, decode, hardware.device))
-    say(
-        f"{len(rows):,} images of {split} at {settings['size']} px, {hardware.precision} on {hardware.device}, "
-        f"decode {loader.options.resolved_decode}"
-        + (f", TTA {tta}: {len(TTA[tta])} passes" if tta != "none" else "")
-        + (f", resized from {loader.resized_from} px" if loader.resized_from else "")
-    )
-    if outlook := dataset.outlook(loader.resized_from or settings["size"]):
-        say(outlook)
-    values = logits(model, loader, len(findings), hardware, tta=tta, progress="predicting" if progress else None)
+    with joined(device) as ranks:
+        asked = {"run": run.name, "epoch": runs.load_last(run)["epoch"], "split": split, "tta": tta, "batch": batch}
+        ranks.agree({**asked, "dataset": dataset.id, "labels": table.sha256, "versions": versions()})
+        hardware = Hardware.resolve(ranks.device(device), precision)
+        model = model.to(hardware.device)
+        if threads is None:
+            threads = ranks.threads()
+        options = LoaderOptions(settings["size"], batch, threads, decode, hardware.device)
+        loader = Loader(dataset, rows, options, rank=ranks.rank, world=ranks.world)
+        if not ranks.is_first:
+            say, progress = lambda line: None, False
+        say(
+            f"{len(rows):,} images of {split} at {settings['size']} px, {hardware.precision} on {hardware.device}, "
+            f"decode {loader.options.resolved_decode}"
+            + (f", TTA {tta}: {len(TTA[tta])} passes" if tta != "none" else "")
+            + (f", resized from {loader.resized_from} px" if loader.resized_from else "")
+            + (f", batches dealt out to {ranks.world} processes" if ranks.world > 1 else "")
+        )
+        if outlook := dataset.outlook(loader.resized_from or settings["size"]):
+            say(outlook)
+        words = "predicting" if progress else None
+        values = logits(model, loader, len(findings), hardware, tta=tta, progress=words, ranks=ranks)
+    if values is None:
+        return None
     if dataset.mirror:
         say(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
     ids = dataset.catalog.iloc[rows][["image_id", "study_id", "view"]]

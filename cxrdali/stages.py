@@ -29,6 +29,7 @@ MAY_DIFFER = (
 LATER = {
     "loss": "bce", **dict.fromkeys(losses.PARAMETERS), **losses.LOSSES["bce"],
     "sampler": "natural", "flips": "both", "min_lr": 0.0, "patience": None, "frozen": False, "new_head": False,
+    "sync_bn": False,
 }  # fmt: skip
 EARLIER = {"oversample": [], **LATER}
 
@@ -44,7 +45,8 @@ class TrainSettings:
     Parameters of the loss (`cxrdali.losses`) are None where it does not have them, else resolved; drw_epoch counts the
     epochs before re-weighting begins. min_lr: where the cosine ends; patience: epochs without a better one after which
     the run ends (None: never). frozen: train the classifier alone, on a backbone in evaluation mode, from features that
-    are computed once where nothing augments them (cache_features); new_head: do not take it from init.
+    are computed once where nothing augments them (cache_features); new_head: do not take it from init. sync_bn: batch
+    normalisation over all ranks' images, not each rank's own.
     """
 
     stage: int
@@ -97,6 +99,7 @@ class TrainSettings:
     frozen: bool = False
     new_head: bool = False
     cache_features: bool = True
+    sync_bn: bool = False
 
     def __post_init__(self):
         if self.stage not in STAGES:

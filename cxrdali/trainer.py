@@ -3,6 +3,9 @@
 The same call again continues a killed run and does nothing on a finished one. Samples and augmentation are
 functions of seed, epoch and position, the schedule of the step, dropout of torch's generator, which is saved:
 so on the CPU a killed and continued run ends with the weights of an unbroken one, bit for bit.
+
+With several ranks (`cxrdali.ranks`) each trains on its share of every batch and validates on whole batches in turn.
+All hold the same state; rank 0 alone writes, scores and speaks. They stop at the same step, one after any was asked to.
 """
 
 import contextlib
@@ -10,6 +13,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,7 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.scheduler import CosineLRScheduler
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from cxrdali import run as runs
@@ -31,6 +37,7 @@ from cxrdali.metrics import Scores, score
 from cxrdali.microbatch import largest_micro_batch
 from cxrdali.model import Classifier, ModelOptions, create, head_keys, load_initial
 from cxrdali.predictions import Predictions, Provenance
+from cxrdali.ranks import Ranks, joined
 from cxrdali.sampler import Sampler
 from cxrdali.sampling import Oversampling, chosen_findings, oversampled
 from cxrdali.selection import rows_sha256, subjects_on_both_sides, train_and_validation
@@ -38,7 +45,7 @@ from cxrdali.stages import AUTO, TrainSettings, sampling_seed
 from cxrdali.step import Step, adamw, grad_scaler
 from cxrdali.targets import check_labelled, targets
 from shards.errors import DataError
-from shards.files import cannot_write, only_one, remove_parts, sha256_file
+from shards.files import cannot_write, only_one, remove_parts, sha256_bytes, sha256_file
 from shards.packed import Labels, PackedDataset
 
 SPENT = ("setup", "training", "waiting", "validation", "compiling", "saving")
@@ -89,11 +96,16 @@ def train(
     started = time.perf_counter()
     labels = dataset.labels(settings.labels)
     settings = replace(settings, labels=labels.name)  # a run's settings are resolved
-    hardware = Hardware.resolve(settings.device, settings.precision)
     out.mkdir(parents=True, exist_ok=True)
-    with only_one(out / ".lock", "training into it"):
-        trainer = _Trainer(settings, dataset, labels, hardware, out, say, progress, loader, recipe, started)
+    with joined(settings.device) as ranks, _alone(out, ranks):
+        hardware = Hardware.resolve(ranks.device(settings.device), settings.precision)
+        trainer = _Trainer(settings, dataset, labels, hardware, ranks, out, say, progress, loader, recipe, started)
         return trainer.run()
+
+
+def _alone(out: Path, ranks: Ranks) -> contextlib.AbstractContextManager:
+    """The run's lock, which rank 0 holds for all."""
+    return only_one(out / ".lock", "training into it") if ranks.is_first else contextlib.nullcontext()
 
 
 def initial_weights(init: str | None) -> Path | None:
@@ -114,6 +126,7 @@ class _Trainer:
         dataset: PackedDataset,
         labels: Labels,
         hardware: Hardware,
+        ranks: Ranks,
         out: Path,
         say: Callable[[str], None],
         progress: bool,
@@ -122,6 +135,9 @@ class _Trainer:
         started: float,
     ):
         self.settings, self.dataset, self.labels, self.hardware = settings, dataset, labels, hardware
+        self.ranks, self.share = ranks, ranks.share(settings.batch, _number(settings.micro_batch))
+        if not ranks.is_first:
+            say, progress = _silent, False
         self.out, self.say, self.progress, self.make_loader, self.recipe = out, say, progress, loader, recipe
         self.started, self.seconds = started, dict.fromkeys(SPENT, 0.0)
         self.stop_signal: int | None = None
@@ -154,27 +170,34 @@ class _Trainer:
     # ------------------------------------------------------------ the run
 
     def run(self) -> RunSummary:
-        config, state = self._config(), runs.load_last(self.out)
+        config, state, writes = self._config(), runs.load_last(self.out), self.ranks.is_first
+        self._compare_ranks(config, state)
         if state is not None:
             self._refuse_difference(config)
-        else:
+        elif writes:
             remove_parts(self.out)
             if not (self.out / runs.CONFIG).exists():
                 self._refuse_strangers()
         if state is not None and self._is_finished(state):
-            runs.settle(self.out, state)
+            if writes:
+                runs.settle(self.out, state)
             return self._summary(state, already_finished=True)
         self._set_up(state)
         config |= {"settings": self.settings.as_json(), "micro_batch": self.searched}
-        if state is None:  # not before: a run that could not begin must not stand in the way of other settings
+        if (
+            state is None and writes
+        ):  # not before: a run that could not begin must not stand in the way of other settings
             runs.write_config(self.out, config)
         self._describe()
         self.state = state or self._first_state()
-        runs.settle(self.out, state)
-        if state is not None:
+        if writes:
+            runs.settle(self.out, state)
+        if state is None:
+            self._own_generators(0, 0)
+        else:
             self._restore(state)
             self.say(f"continues after epoch {state['epoch']} and {state['position']:,} images of the next")
-        with self._signals(), self._tensorboard() as events:
+        with self._signals(), self._tensorboard() if writes else contextlib.nullcontext() as events:
             self.seconds["setup"] = time.perf_counter() - self.started
             while not self._is_finished(self.state):
                 self._epoch(events)
@@ -189,16 +212,16 @@ class _Trainer:
 
     def _epoch(self, events) -> None:
         state, epoch = self.state, self.state["epoch"]
-        self._train_epoch(epoch)
+        train_loss = self._train_epoch(epoch)
         started = time.perf_counter()
         compiling = self._compile_validation() if self.validates_first and self.settings.compile else 0.0
         values = self._validate(epoch)
-        val_loss, scores = self._score(values)
+        val_loss, scores = self.ranks.from_first(self._score(values) if self.ranks.is_first else None)
         validated = time.perf_counter()
         row = {
             "epoch": epoch + 1,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": float(state["loss_sum"]) / max(1, state["steps"]),
+            "train_loss": train_loss,
             "val_loss": val_loss,
             "mAP": scores.macro_ap,
             "LRAP": scores.lrap,
@@ -218,16 +241,19 @@ class _Trainer:
         state |= {"epoch": epoch + 1, **_fresh_epoch()}
         if is_best:
             state |= {"best_epoch": epoch + 1, "best_score": reached}
-        self._commit((self._weights(), self._metadata(reached), self._predictions(values)) if is_best else None)
-        self._report(row, scores, events)
+        if self.ranks.is_first:
+            self._commit((self._weights(), self._metadata(reached), self._predictions(values)) if is_best else None)
+            self._report(row, scores, events)
+        else:
+            self._commit()
         self.seconds["compiling"] += compiling
         self.seconds["validation"] += validated - started - compiling
         self.seconds["saving"] += time.perf_counter() - validated
 
     # ------------------------------------------------------------ one epoch
 
-    def _train_epoch(self, epoch: int) -> None:
-        """Train from the state's position to the epoch's end; the state counts on the way."""
+    def _train_epoch(self, epoch: int) -> float:
+        """Train from the state's position to the epoch's end; the state counts on the way. Returns the mean loss."""
         state, batch = self.state, self.settings.batch
         self.loader.load_state_dict({"epoch": epoch, "position": state["position"]})
         self.model.train(not self.settings.frozen)  # a frozen backbone keeps its batch-norm statistics
@@ -248,9 +274,9 @@ class _Trainer:
                 self.scheduler.step_update(epoch * self.steps_per_epoch + step)
                 state["loss_sum"] += self._step(images, rows)
                 state["steps"] += 1
-                state["images"] += len(rows)
-                state["position"] += len(rows)
-                bar.update(len(rows))
+                state["images"] += batch  # of all ranks
+                state["position"] += batch
+                bar.update(batch)
                 if step % CHECK_STEPS == CHECK_STEPS - 1:
                     bar.set_postfix(loss=f"{self._checked_loss(epoch, step):.4f}")
                 compiled = self._has_compiled()
@@ -266,9 +292,11 @@ class _Trainer:
             left = time.perf_counter() - before
             state["train_seconds"] += left
             self.seconds["training"] += left
+        return loss
 
     def _step(self, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """One optimizer step on a whole batch, in micro-batches; returns the batch's mean loss, on the device."""
+        """One optimizer step on this rank's share of a batch, in micro-batches; returns its share of the batch's mean
+        loss, on the device."""
         device = self.hardware.device
         images = images.to(device, non_blocking=True)
         # the rows are 2 KB of plain memory, which CUDA copies aside and does not wait for
@@ -279,12 +307,12 @@ class _Trainer:
         except torch.OutOfMemoryError as error:
             raise DataError(
                 f"the GPU is full at {self.settings.size} px with {size} images at a time; "
-                f"use --micro-batch {_smaller_divisor(self.settings.batch, size)} "
+                f"use --micro-batch {_smaller_divisor(self.share, size)} "
                 f"(the batch stays {self.settings.batch})"
             ) from error
 
     def _checked_loss(self, epoch: int, step: int) -> float:
-        loss = float(self.state["loss_sum"]) / max(1, self.state["steps"])
+        loss = self._loss_sum() / max(1, self.state["steps"])
         if not math.isfinite(loss):
             way_out = "use --precision bf16 or fp32" if self.hardware.precision == "fp16" else "lower --lr"
             way_out += ", with another --out"
@@ -293,6 +321,11 @@ class _Trainer:
                 f"The last checkpoint is of epoch {epoch}"
             )
         return loss
+
+    def _loss_sum(self) -> float:
+        """Of the epoch's batches so far, over all ranks; the state of each has its own share. Waits for the GPU."""
+        mine = torch.as_tensor(self.state["loss_sum"], dtype=torch.float64, device=self.hardware.device)
+        return float(self.ranks.total(mine.clone()))
 
     def _has_compiled(self) -> bool:
         """Whether the step just done was the first one of a compiled model; waits for the GPU then, never else."""
@@ -311,7 +344,9 @@ class _Trainer:
             self.forward(torch.zeros(count, 1, side, side, dtype=torch.uint8, device=self.hardware.device)).cpu()
         return time.perf_counter() - started
 
-    def _validate(self, epoch: int) -> np.ndarray:
+    def _validate(self, epoch: int) -> np.ndarray | None:
+        """Logits of the validation images; None on ranks that do not score."""
+        self.ranks.copy_buffers(self.model)
         return logits(
             self.forward,
             self.val_loader,
@@ -320,6 +355,7 @@ class _Trainer:
             micro_batch=self.micro_batch,
             progress=f"validation {epoch + 1}/{self.settings.epochs}" if self.progress else None,
             check=self._stop_if_asked,
+            ranks=self.ranks,
         )
 
     def _score(self, values: np.ndarray) -> tuple[float, Scores]:
@@ -350,29 +386,57 @@ class _Trainer:
             self.model.backbone.load_state_dict(state.pop("model"))
         if settings.frozen:
             self._freeze()
+        if settings.sync_bn:
+            self._synchronised()
         self.model.to(device)
         self.loss = Loss(settings.loss, settings.loss_parameters, self.positives, self.negatives).to(device)
         torch.backends.cudnn.benchmark = True  # every batch of a stage has the same shape
-        self.forward = torch.compile(self.model) if settings.compile else self.model
         self.to_compile, self.validates_first = settings.compile, True
         self.device_targets = torch.from_numpy(self.targets).to(device)
         self.optimizer = adamw(self.model, settings.lr, settings.weight_decay)
         self.scaler = grad_scaler(self.hardware)
         options, augment = settings.loader_options(device), options_of(settings.flips, settings.cutout)
-        drawn = {"sampler": self.sampler} if self.sampler else {}  # other classes of loaders need not know samplers
+        if options.threads is None:
+            options = replace(options, threads=self.ranks.threads())
+        # other classes of loaders need not know samplers and ranks
+        drawn = {"sampler": self.sampler} if self.sampler else {}
+        part = {"rank": self.ranks.rank, "world": self.ranks.world} if self.ranks.world > 1 else {}
         self.loader = self.make_loader(
             self.dataset, self.epoch_rows, options, seed=sampling_seed(settings.seed, settings.stage), shuffle=True,
-            augment=augment, drop_last=True, **drawn,
+            augment=augment, drop_last=True, **drawn, **part,
         )  # fmt: skip
-        self.val_loader = self.make_loader(self.dataset, self.val_rows, options)
+        self.val_loader = self.make_loader(self.dataset, self.val_rows, options, **part)
         self.micro_batch, self.searched = self._micro_batch(continues)
         self.settings = replace(settings, micro_batch=self.micro_batch)
-        # a trial of a few batches would wait for the features of all images
-        if settings.frozen and settings.cache_features and augment is None and not settings.limit_batches:
+        self.forward = self._shared(self.model)
+        if settings.compile:
+            self.forward = torch.compile(self.forward)
+        # a trial of a few batches would wait for the features of all images, and every rank would compute them all
+        cache = settings.cache_features and not settings.limit_batches and self.ranks.world == 1
+        if settings.frozen and cache and augment is None:
             self._cache_features(options)
         self.steps_per_epoch = min(len(self.loader), settings.limit_batches or len(self.loader))
         self.scheduler = schedule(self.optimizer, settings, self.steps_per_epoch)
-        self.step = Step(self.forward, self.loss, self.optimizer, self.scaler, self.hardware)
+        self.step = Step(self.forward, self.loss, self.optimizer, self.scaler, self.hardware, self.ranks)
+
+    def _shared(self, model: Classifier) -> torch.nn.Module:
+        """The model as several ranks train it together: after the search for a micro-batch, whose steps are its own."""
+        if self.ranks.world == 1:
+            return model
+        devices = None if self.hardware.device == "cpu" else [self.ranks.local]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers is too new
+            # only validation needs equal buffers, and asks for them
+            return DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def _synchronised(self) -> None:
+        """Let batch normalisation see the images of all ranks. Raises DataError on the CPU, for which torch has no such
+        layer."""
+        if self.hardware.device == "cpu":
+            raise DataError(
+                "sync-bn: torch synchronises batch normalisation between GPUs only; leave it out on the CPU"
+            )
+        self.model.backbone = convert_sync_batchnorm(self.model.backbone)
 
     def _micro_batch(self, continues: bool) -> tuple[int | None, dict | None]:
         """The setting; for auto the largest that fits, and what config.json remembers of the search.
@@ -383,9 +447,9 @@ class _Trainer:
         if settings.micro_batch != AUTO:
             return settings.micro_batch, None
         if hardware.device == "cpu":
-            return settings.batch, None  # its memory pages out, instead of saying that it is full
+            return self.share, None  # its memory pages out, instead of saying that it is full
         memory = torch.cuda.mem_get_info(hardware.device)[1]
-        needs = {"gpu": hardware.name, "memory_bytes": memory, "compile": settings.compile,
+        needs = {"gpu": hardware.name, "memory_bytes": memory, "compile": settings.compile, "share": self.share,
                  "channels_last": settings.channels_last, "checkpointing": settings.checkpointing}  # fmt: skip
         stored = runs.read_config(self.out).get("micro_batch") if continues else None
         if stored and stored["for"] == needs:
@@ -395,10 +459,11 @@ class _Trainer:
                 next(iter(loader))  # DALI's buffers live on the same GPU, and are there from the first batch on
             self.model.train(not settings.frozen)
             found = largest_micro_batch(
-                self.model, self.loss, hardware, settings.batch, settings.size, len(self.labels.findings)
+                self.model, self.loss, hardware, self.share, settings.size, len(self.labels.findings)
             )
+            found = self.ranks.least(found)
             words = "the largest part of the batch that fits"
-        self.say(f"micro-batch {found} of {settings.batch}: {words}, {hardware.name}, {memory / 2**30:.0f} GiB")
+        self.say(f"micro-batch {found} of {self.share}: {words}, {hardware.name}, {memory / 2**30:.0f} GiB")
         return found, {"found": found, "for": needs}
 
     def _freeze(self) -> None:
@@ -438,6 +503,12 @@ class _Trainer:
             f"{len(self.train_rows):,} images to train, {len(self.val_rows):,} to validate "
             f"(fold {settings.fold} of {settings.folds}, by {settings.group}); {both:,} subjects on both sides"
         )
+        if self.ranks.world > 1:
+            sees = "all of them" if settings.sync_bn else "its own (--sync-bn: all)"
+            self.say(
+                f"{self.ranks.world} processes, {self.ranks.local_world} on this machine: {self.share} images of every "
+                f"batch each; batch normalisation of each sees {sees}"
+            )
         if settings.loss != "bce" or settings.pos_weight != "none" or settings.frozen:
             parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss_parameters.items())
             self.say(f"loss {settings.loss} ({parameters})" + ("; the classifier alone" if settings.frozen else ""))
@@ -485,6 +556,11 @@ class _Trainer:
             "versions": versions(),
         }
 
+    def _compare_ranks(self, config: dict, state: dict | None) -> None:
+        """Raises DataError if the ranks were given different settings, data, versions, or another run folder."""
+        reached = state and {name: state[name] for name in ("epoch", "position")}
+        self.ranks.agree({**config, "device": None, "the run folder's last.pt": reached or "none"})
+
     def _refuse_difference(self, config: dict) -> None:
         stored = runs.read_config(self.out)
         differing = self.settings.difference(stored["settings"])
@@ -519,23 +595,43 @@ class _Trainer:
     def _restore(self, state: dict) -> None:
         self.optimizer.load_state_dict(state.pop("optimizer"))
         self.scaler.load_state_dict(state.pop("scaler"))
-        torch.set_rng_state(state.pop("rng"))
-        cuda = state.pop("cuda_rng")
+        generators = [(state.pop("rng"), state.pop("cuda_rng")), *state.pop("rank_rngs", [])]
+        if not self.ranks.is_first:
+            state["loss_sum"] = 0.0  # rank 0 has all of it
+        if len(generators) != self.ranks.world:
+            self._own_generators(state["epoch"], state["position"])
+            return
+        rng, cuda = generators[self.ranks.rank]
+        torch.set_rng_state(rng)
         if cuda is not None and self.hardware.device != "cpu":
             torch.cuda.set_rng_state(cuda, self.hardware.device)
 
+    def _own_generators(self, epoch: int, position: int) -> None:
+        """Dropout differs from rank to rank; with another number of ranks than before it begins anew, from here."""
+        if (epoch, position, self.ranks.rank) != (0, 0, 0):
+            words = f"{self.settings.seed} {epoch} {position} {self.ranks.rank} of {self.ranks.world}"
+            torch.manual_seed(int(sha256_bytes(words.encode())[:15], 16))
+
     def _commit(self, best: tuple | None = None) -> None:
+        """Called by all ranks; rank 0 writes, and none goes on before it has."""
         on_gpu = self.hardware.device != "cpu"
-        self.state["loss_sum"] = float(self.state["loss_sum"])
-        full = {
-            **self.state,
-            "model": self._weights(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.hardware.device) if on_gpu else None,
-        }
-        runs.commit(self.out, full, best)
+        cuda = torch.cuda.get_rng_state(self.hardware.device) if on_gpu else None
+        generators = self.ranks.gather((torch.get_rng_state(), cuda))
+        loss_sum = self._loss_sum()
+        if generators is not None:
+            (rng, cuda), *others = generators
+            full = {
+                **self.state,
+                "loss_sum": loss_sum,
+                "model": self._weights(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "rng": rng,
+                "cuda_rng": cuda,
+                "rank_rngs": others,
+            }
+            runs.commit(self.out, full, best)
+        self.ranks.wait()
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return self.model.backbone.state_dict()
@@ -583,10 +679,10 @@ class _Trainer:
                 signal.signal(number, handler)
 
     def _stop_if_asked(self) -> None:
-        if self.stop_signal is not None:
+        if number := self.ranks.vote(self.stop_signal or 0):
             self._checked_loss(self.state["epoch"], self.state["steps"])  # a checkpoint never holds NaN
             self._commit()
-            raise Stopped(self.stop_signal)
+            raise Stopped(number)
 
     @contextlib.contextmanager
     def _tensorboard(self):
@@ -640,6 +736,14 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _silent(line: str) -> None:
+    """What all ranks have to say, rank 0 says."""
+
+
+def _number(micro_batch: int | str | None) -> int | None:
+    return micro_batch if isinstance(micro_batch, int) else None
 
 
 def _plain(value: object) -> str:

@@ -1,0 +1,132 @@
+"""Groups of real processes that train together over gloo, on loopback: torchrun's environment without its seconds."""
+
+import json
+import os
+import signal
+import socket
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cxrdali import trainer as training
+from cxrdali.hardware import Hardware
+from cxrdali.losses import Loss
+from cxrdali.predict import predict
+from cxrdali.ranks import joined
+from cxrdali.step import Step, grad_scaler
+from cxrdali.trainer import Stopped
+from shards.packed import PackedDataset
+from tests.faults.trainers import at_moment, child, command_line, settings
+
+SETTINGS = {"size": 48, "batch": 12}  # of which 2 and 3 processes take equal shares
+STOPPED = 75  # exit code of a process that was asked to stop
+
+
+def group(world: int, function: Callable, *arguments, seconds: float = 90) -> list[int]:
+    """Call `function(rank, *arguments)` in `world` processes that can reach one another; their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [child(_ranked, rank, world, port, function, arguments) for rank in range(world)]
+    for process in processes:
+        process.join(seconds)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()  # no effect on one that has ended
+    assert None not in codes, f"not ended after {seconds} s: {codes}"
+    return codes
+
+
+def _ranked(rank: int, world: int, port: int, function: Callable, arguments: tuple) -> None:
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    function(rank, *arguments)
+
+
+# ---------------------------------------------------------------- what a rank does
+
+
+def train(rank: int, pack: Path, out: Path, log: Path | None = None, stop: tuple[int, int] | None = None, **changes):
+    """A run of `SETTINGS`; stop: (rank, moment at which it gets a SIGTERM). log: a file of samples per rank."""
+    patch = pytest.MonkeyPatch()
+    if log is not None:
+        _record(patch, log.with_name(f"{log.name}.{rank}"))
+    if stop is not None and stop[0] == rank:
+        at_moment(patch, stop[1], lambda: os.kill(os.getpid(), signal.SIGTERM))
+    given = settings(1, out.parent, **{**SETTINGS, **changes})
+    try:
+        training.train(given, PackedDataset.open(pack), out, say=lambda line: None, progress=False)
+    except Stopped:
+        os._exit(STOPPED)
+
+
+def train_with(rank: int, pack: Path, out: Path, options: dict) -> None:
+    train(rank, pack, out, **options)
+
+
+def predicted(rank: int, run: Path, pack: Path, out: Path) -> None:
+    found = predict(run, PackedDataset.open(pack), "all", tta="hflip", batch=10, device="cpu", say=lambda line: None)
+    assert (found is None) == (rank > 0)
+    if found is not None:
+        found.write(out)
+
+
+def commanded(rank: int, log: Path, arguments: list[list]) -> None:
+    """Every rank its own command line; what it says is in a file per rank."""
+    command_line(log.with_name(f"{log.name}.{rank}"), arguments[rank])
+
+
+def gradients(rank: int, out: Path, micro_batch: int) -> None:
+    """Loss and gradients of one step on a batch of 12, in float64; rank 0 writes them."""
+    with joined("cpu") as ranks:
+        torch.manual_seed(0)
+        nn = torch.nn
+        layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
+        model = nn.Sequential(*layers).double()
+        images, wanted = torch.rand(12, 1, 8, 8, dtype=torch.float64), (torch.rand(12, 5) > 0.5).float()
+        wanted[0] = wanted[3:5, 1] = wanted[7, 2:] = torch.nan  # unequal numbers of known targets on the ranks
+        model[1].running_mean.uniform_(), model.eval()
+        share = ranks.share(12, micro_batch)
+        mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
+        forward = model if ranks.world == 1 else nn.parallel.DistributedDataParallel(model)
+        hardware, seen = Hardware("cpu", "fp32"), {}
+        # a learning rate of 1 and no momentum: what a parameter loses is its gradient
+        before = [each.detach().clone() for each in model.parameters()]
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        loss = Loss("bce", {"pos_weight": "none"}, np.ones(5), np.ones(5))
+        step = Step(forward, loss, optimizer, grad_scaler(hardware), hardware, ranks)
+        part = step(images[mine], wanted[mine], 0, micro_batch)
+        seen["loss"] = ranks.total(part.clone())
+        seen["gradients"] = [old - new.detach() for old, new in zip(before, model.parameters(), strict=True)]
+        if ranks.is_first:
+            torch.save(seen, out)
+
+
+# ---------------------------------------------------------------- what it saw
+
+
+def _record(monkeypatch, log: Path) -> None:
+    """Append a line per step: epoch, position of the batch, and (row, CRC of the pixels) of each image."""
+    whole = training._Trainer._step
+
+    def step(trainer, images, rows):
+        samples = [[row, zlib.crc32(image.numpy())] for row, image in zip(rows.tolist(), images, strict=True)]
+        with log.open("a") as file:
+            file.write(json.dumps([trainer.state["epoch"], trainer.state["position"], samples]) + "\n")
+        return whole(trainer, images, rows)
+
+    monkeypatch.setattr(training._Trainer, "_step", step)
+
+
+def samples(log: Path, world: int) -> dict[tuple[int, int], list]:
+    """{(epoch, position): what all ranks together trained on in that step, in the order of ranks}."""
+    found: dict[tuple[int, int], list] = {}
+    for rank in range(world):
+        for line in log.with_name(f"{log.name}.{rank}").read_text().splitlines():
+            epoch, position, seen = json.loads(line)
+            found.setdefault((epoch, position), []).extend(seen)
+    return found

@@ -1,0 +1,185 @@
+"""Training by 2 and 3 real processes over gloo: the samples, pixels and results of one; kills, and other numbers of
+processes before and after; processes that were not given the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+
+from cxrdali import predictions
+from cxrdali import run as runs
+from tests.cli.cli import ROOT, command, environment
+from tests.faults import ranks
+from tests.faults.ranks import STOPPED, group, samples
+from tests.faults.trainers import ARCH, differences
+
+LIMIT = 60  # seconds in which a run ends after one of its processes died
+
+
+def train(world, pack, out, **options):
+    return group(world, ranks.train_with, pack, out, options)
+
+
+@pytest.fixture(scope="module")
+def together(pack_folder, tmp_path_factory):
+    """{number of processes: its finished run}, beside each a log of samples."""
+    folder = tmp_path_factory.mktemp("together")
+    for world in (1, 2, 3):
+        out = folder / str(world) / "stage1"
+        out.parent.mkdir()
+        assert train(world, pack_folder, out, log=folder / f"log{world}") == [0] * world
+    return folder
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_every_global_batch_has_the_rows_and_pixels_of_one_process(together, world):
+    alone = samples(together / "log1", 1)
+    assert len(alone) == 2 * 4 and all(len(batch) == 12 for batch in alone.values())
+    assert samples(together / f"log{world}", world) == alone
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_run_of_several_processes_is_one_run_folder_with_the_whole_epoch_s_counts(together, world):
+    mine, alone = together / str(world) / "stage1", together / "1" / "stage1"
+    assert sorted(path.name for path in mine.iterdir()) == sorted(path.name for path in alone.iterdir())
+    states = [torch.load(run / runs.LAST, weights_only=True) for run in (mine, alone)]
+    for row, other in zip(states[0]["metrics"], states[1]["metrics"], strict=True):
+        assert row["images"] == other["images"] == 48 and row["lr"] == other["lr"]
+        # batch normalisation sees other groups of images: near, not equal
+        assert row["train_loss"] == pytest.approx(other["train_loss"], rel=0.15)
+    assert len(states[0]["rank_rngs"]) == world - 1
+    tables = [predictions.read(run / runs.VAL_PREDICTIONS) for run in (mine, alone)]
+    assert tables[0].ids.equals(tables[1].ids)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_predict_what_one_does_bit_for_bit(together, pack_folder, tmp_path, world):
+    found = []
+    for number in (1, world):
+        out = tmp_path / f"{number}.parquet"
+        assert group(number, ranks.predicted, together / "1" / "stage1", pack_folder, out) == [0] * number
+        found.append(predictions.read(out))
+    assert found[0].ids.equals(found[1].ids) and len(found[0].values) > 60  # seven batches, the last one short
+    assert (found[0].values == found[1].values).all()
+
+
+@pytest.mark.parametrize("sizes", [(12, 6), (6, 3), (2, 2)])
+def test_loss_and_gradients_of_two_processes_are_those_of_one(tmp_path, sizes):
+    """float64, batch normalisation in evaluation mode, targets that do not count on one rank more than on the other."""
+    seen = []
+    for world, micro_batch in zip((1, 2), sizes, strict=True):
+        out = tmp_path / f"{world}.pt"
+        assert group(world, ranks.gradients, out, micro_batch) == [0] * world
+        seen.append(torch.load(out))
+    torch.testing.assert_close(seen[1]["loss"], seen[0]["loss"], rtol=1e-12, atol=0)
+    assert len(seen[0]["gradients"]) == 6 and any(each.abs().max() > 1e-3 for each in seen[0]["gradients"])
+    for one, two in zip(*(each["gradients"] for each in seen), strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-14)
+
+
+def test_a_stopped_and_continued_run_of_two_processes_is_the_unbroken_one(together, pack_folder, tmp_path):
+    out = tmp_path / "stage1"
+    assert train(2, pack_folder, out, stop=(1, 6)) == [STOPPED] * 2  # asked one, all stop
+    state = torch.load(out / runs.LAST, weights_only=True)
+    assert (state["epoch"], state["position"]) == (1, 24)  # a step later: 4 steps, the validation batches, 2 steps
+    assert train(2, pack_folder, out) == [0] * 2
+    assert differences(out, together / "2" / "stage1") == []
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_another_number_of_processes_continues_the_epoch(together, pack_folder, tmp_path, after):
+    out, log = tmp_path / "stage1", tmp_path / "log"
+    assert train(2, pack_folder, out, log=log, stop=(0, 1)) == [STOPPED] * 2
+    before = samples(log, 2)
+    assert sorted(before) == [(0, 0), (0, 12)]
+    assert train(after, pack_folder, out, log=tmp_path / "rest") == [0] * after
+    rest = samples(tmp_path / "rest", after)
+    assert not before.keys() & rest.keys()
+    assert before | rest == samples(together / "log1", 1)
+    assert [row["images"] for row in torch.load(out / runs.LAST, weights_only=True)["metrics"]] == [48, 48]
+
+
+@pytest.mark.parametrize("how", [{"sampler": "sqrt"}, {"oversample": ("Edema",)}])
+def test_repeats_and_weighted_draws_are_shared_out_alike(pack_folder, tmp_path, how):
+    seen = []
+    for world in (1, 2):
+        out = tmp_path / str(world) / "stage1"
+        out.parent.mkdir()
+        assert train(world, pack_folder, out, log=tmp_path / f"log{world}", epochs=1, **how) == [0] * world
+        seen.append(samples(tmp_path / f"log{world}", world))
+    assert seen[0] == seen[1]
+    rows = [row for batch in seen[0].values() for row, _ in batch]
+    assert len(set(rows)) < len(rows)  # there were repeats
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def line(*more, pack, out, epochs=2):
+    words = ["train", "--stage", 1, "--data", pack, "--out", out, "--size", 48, "--batch", 12, "--epochs", epochs]
+    return [*words, "--arch", ARCH, "--no-pretrained", "--device", "cpu", *more]
+
+
+def test_processes_that_were_not_given_the_same_are_refused(pack_folder, tmp_path):
+    out = tmp_path / "run"
+    lines = [line(pack=pack_folder, out=out), line("--lr", 0.5, pack=pack_folder, out=out)]
+    assert group(2, ranks.commanded, tmp_path / "said", lines) == [1, 1]
+    words = "the processes differ in settings.lr: 0.001 in rank 0, 0.5 in rank 1; give every one the same"
+    said = [(tmp_path / f"said.{rank}").read_text() for rank in (0, 1)]
+    assert f"error: {words}" in said[0] and "Traceback" not in said[0]
+    assert said[1].strip().startswith(f"error: rank 1: {words}")
+    assert not (out / runs.CONFIG).exists()
+
+
+def torchrun(*arguments, seconds=LIMIT):
+    """Two processes by torchrun's own command."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli"]
+    return subprocess.run(
+        [*words, *map(str, arguments)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=seconds
+    )
+
+
+def test_a_batch_that_cannot_be_shared_is_said_once(pack_folder, tmp_path):
+    ended = torchrun(*line("--batch", 9, pack=pack_folder, out=tmp_path / "run"))
+    assert ended.returncode == 1
+    assert ended.stderr.count("error: batch 9: cannot be shared out to 2 processes; take 1 or 3 of them") == 1
+    assert "error: rank 1" not in ended.stderr and not (tmp_path / "run" / runs.CONFIG).exists()
+
+
+def ranks_of(process) -> dict[int, psutil.Process]:
+    """The started processes of a launcher by rank."""
+    found = {}
+    for each in psutil.Process(process.pid).children(recursive=True):
+        if "cli" in each.cmdline() and "RANK" in (variables := each.environ()):
+            found[int(variables["RANK"])] = each
+    return found
+
+
+def test_a_process_that_dies_ends_the_run_and_the_same_command_continues(pack_folder, tmp_path):
+    out, epochs = tmp_path / "run", 40
+    words = command(*line("--gpus", 2, pack=pack_folder, out=out, epochs=epochs))
+    process = subprocess.Popen(
+        words, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + LIMIT
+    while not (out / runs.LAST).exists():
+        assert process.poll() is None and time.monotonic() < end, process.stderr.read()
+        time.sleep(0.05)
+    victim = ranks_of(process)[1]
+    os.kill(victim.pid, signal.SIGKILL)
+    _, said = process.communicate(timeout=LIMIT)
+    assert process.returncode == 1 and "Traceback" not in said
+    assert f"error: rank 1 (process {victim.pid}) was ended by SIGKILL" in said
+    assert "the same command continues" in said
+    done = torch.load(out / runs.LAST, weights_only=True)["epoch"]
+    assert 1 <= done < epochs
+    ended = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert f"continues after epoch {done}" in ended.stdout and ended.stdout.count("finished; best epoch") == 1
+    epochs_seen = [row["epoch"] for row in torch.load(out / runs.LAST, weights_only=True)["metrics"]]
+    assert epochs_seen == list(range(1, epochs + 1))
