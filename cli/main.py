@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import time
+from typing import TextIO
 
 import click
 
@@ -74,7 +75,7 @@ def main() -> None:
     # Threads of torch that wait for each other give up the core instead of spinning on it: decoding needs it, and
     # beside any other busy process spinning made training on the CPU three times slower. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    debug, rank = "--debug" in sys.argv[1:], _rank()
+    debug, rank, stderr = "--debug" in sys.argv[1:], _rank(), sys.stderr
     if rank:
         sys.stdout = sys.stderr = io.StringIO()
     try:
@@ -89,16 +90,16 @@ def main() -> None:
     except DataError as error:
         if debug:
             raise
-        _fail(str(error), rank, isinstance(error, LostTouch))
+        _fail(str(error), stderr, rank, isinstance(error, LostTouch))
     except OSError as error:
         if debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         way_out = "make room" if full else "check the path and its permissions, or choose another place"
-        _fail(f"{where}{error.strerror or error}; {way_out}", rank)
+        _fail(f"{where}{error.strerror or error}; {way_out}", stderr, rank)
     except Exception:
-        sys.stderr = sys.__stderr__
+        sys.stderr = stderr
         raise
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -108,12 +109,12 @@ def _rank() -> int:
     return int(os.environ.get("RANK", 0)) if "LOCAL_WORLD_SIZE" in os.environ else 0
 
 
-def _fail(words: str, rank: int, follows: bool = False) -> None:
+def _fail(words: str, stderr: TextIO, rank: int, follows: bool = False) -> None:
     """Say what is wrong and end. What all processes find wrong, the first says, and the others are ended meanwhile; so
     are those whose error only follows from another's (`follows`)."""
     if rank or follows:
         time.sleep(GRACE)
-    print(f"error: {f'rank {rank}: ' if rank else ''}{words}", file=sys.__stderr__, flush=True)
+    print(f"error: {f'rank {rank}: ' if rank else ''}{words}", file=stderr, flush=True)
     sys.exit(1)
 
 

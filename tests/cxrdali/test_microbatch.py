@@ -267,8 +267,9 @@ def test_a_trainer_s_steps_read_no_number(dataset, tmp_path, monkeypatch):
 
     def watched(self, epoch):
         with Waiting() as waiting:
-            real(self, epoch)
+            loss = real(self, epoch)
         counts.append((self.state["steps"], waiting.found))
+        return loss
 
     monkeypatch.setattr(trainer._Trainer, "_train_epoch", watched)
     trainer.train(settings(epochs=2, micro_batch=4), dataset, tmp_path / "run", say=lambda line: None, progress=True)
