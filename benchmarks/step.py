@@ -1,6 +1,6 @@
 """How fast is a whole training step, on batches that are there already and on those of the loader?
 
-    python -m benchmarks.step [--save]                                # on the CPU, a small network: 2 minutes
+    python -m benchmarks.step [--save]                                # on the CPU, a small network: 3 minutes
     python -m benchmarks.step --device cuda [--cap-gb 24] [--save]    # the paper's network and sizes: under 10 minutes
     python -m benchmarks.step --device cuda --timm-train PATH         # timm's own script beside it
 

@@ -42,7 +42,7 @@ def keep_freed_memory() -> bool:
     """Have malloc keep what is freed for the next step, as torch's allocator does on a GPU; whether it can (glibc).
 
     Else the kernel takes pages back and zeroes them again within every step. How many depends on the order in which a
-    loop frees: 0 to 10,000 faults a step, 4 to 13 % of a step of resnet10t, more than what loops differ by.
+    loop frees: 3,000 to 10,000 faults, 5 to 13 % of a step of resnet10t, more than what loops differ by.
     """
     trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
