@@ -20,7 +20,7 @@ from shards.description import DATASET, FORMAT, parse_description, read_descript
 from shards.errors import DataError
 from shards.files import sha256_bytes
 from shards.mirror import Mirror
-from shards.remote import is_remote, reaching
+from shards.remote import is_remote, read_whole
 
 
 def _parquet(path: Path, expected: str | None) -> tuple[pd.DataFrame, str]:
@@ -119,8 +119,7 @@ class PackedDataset:
     def _open_remote(cls, root: Path, cache: Cache) -> "PackedDataset":
         path = root / DATASET
         try:
-            with reaching(path):
-                data = path.read_bytes()
+            data = read_whole(path)
         except DataError as error:
             # not tacitly: another one may have been published there since
             copies = "".join(f"; what was copied before is in {folder}" for folder in cache.datasets(str(root))[-1:])

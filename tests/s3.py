@@ -110,13 +110,14 @@ def forget_connections() -> None:
 class Link:
     """A way to a server that passes bytes on: at most so many a second in all, each answer after `latency` seconds.
 
-    cut: how many of the next connections end after `after` bytes of the server's; None: all of them.
+    cut: how many of the next connections end after `after` bytes of the server's; dead_after: no more bytes than these.
     bytes: what came from the server so far; connections: how often somebody came.
     """
 
     def __init__(self, host: str, port: int, *, rate: float | None = None, latency: float = 0.0):
         self.target, self.rate, self.latency = (host, port), rate, latency
         self.cut, self.after = 0, 0
+        self.dead_after: int | None = None
         self.bytes, self.connections = 0, 0
         self._lock, self._free_at = threading.Lock(), 0.0
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -144,8 +145,7 @@ class Link:
                 return
             with self._lock:
                 self.connections += 1
-                cuts = self.cut is None or self.cut > 0
-                self.cut = self.cut and self.cut - 1
+                cuts, self.cut = self.cut > 0, max(0, self.cut - 1)
             threading.Thread(target=self._questions, args=(client, server), daemon=True).start()
             threading.Thread(target=self._answers, args=(server, client, cuts), daemon=True).start()
 
@@ -160,8 +160,9 @@ class Link:
         passed = 0
         with contextlib.suppress(OSError), server, client:
             while data := server.recv(2**16):
-                if cuts and passed + len(data) > self.after:
-                    client.sendall(data[: self.after - passed])
+                dead = self.dead_after is not None and self.bytes + len(data) > self.dead_after
+                if dead or (cuts and passed + len(data) > self.after):
+                    client.sendall(b"" if dead else data[: self.after - passed])
                     client.shutdown(socket.SHUT_RDWR)
                     return
                 self._take_time(len(data))
