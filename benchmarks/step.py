@@ -1,6 +1,6 @@
 """How fast is a whole training step, on batches that are there already and on those of the loader?
 
-    python -m benchmarks.step [--save]                                # on the CPU, a small network: 2 minutes
+    python -m benchmarks.step [--save]                                # on the CPU, a small network: 3 minutes
     python -m benchmarks.step --device cuda [--cap-gb 24] [--save]    # the paper's network and sizes: under 10 minutes
     python -m benchmarks.step --device cuda --timm-train PATH         # timm's own script beside it
 
@@ -9,9 +9,12 @@ stage
 
     ours, cached       on batches that lie on the device: the ceiling
     ours, loader       fed by the loader, augmented, from packed JPEG; to reach: 0.98 of the ceiling
-    timm, cached       timm's loop at the same settings on normalised batches that lie on the device; ours is to reach
-                       0.98 of it. timm's train.py is no part of its package: the loop is written from its description,
-                       with timm's own model, loss, optimizer, scaler and loaders (`benchmarks/step_timm.py`)
+    timm, cached       timm's loop at the same settings on batches that lie on the device: uint8 as ours, normalised in
+                       the step as timm's prefetcher does; ours is to reach 0.98 of it. timm's train.py is no part of
+                       its package: the loop is written from its description, with timm's own model, loss, optimizer,
+                       scaler and loaders (`benchmarks/step_timm.py`, which says what is equal and what not)
+    timm, cached       on batches normalised before, for information: less work than ours
+      normalised
     timm, loader       the same from the same JPEG files, through timm's create_loader, without augmentation
     ours, NCHW; ...    the ceiling with one setting changed: memory format, precision, torch.compile
 
@@ -20,13 +23,16 @@ and the rate of a micro-batch that was found under a cap.
 
 Held fixed: machine, images, batch, network, a warm page cache. Contenders of a stage take turns after a run each that
 is thrown away and takes compiling with it. The batches that are ready when a run begins are drawn before its clock
-starts. On a CPU one thread trains and one decodes, and network and sizes are small; rows say so.
+starts. On a CPU one thread trains and one decodes, network and sizes are small, and malloc keeps what is freed, which
+`cxrdali train` does not ask for (`step_run.keep_freed_memory` says why); rows say so. What does not fit the GPU's
+memory is a row that says so. A stage's rows are saved when they are there.
 """
 
 import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -40,15 +46,18 @@ from benchmarks.step_run import (
     LOADER,
     TIMM_CACHED,
     TIMM_LOADER,
+    TIMM_READY,
     Setting,
     contenders,
     interleaved,
+    keep_freed_memory,
     prepare,
     release,
     words_of,
 )  # fmt: skip
 from cxrdali.hardware import Hardware
 from shards.errors import DataError
+from shards.packed import PackedDataset
 
 STAGES = {"cuda": "224:256,320:128,384:80,512:48", "cpu": "64:32,96:16"}
 ARCH = {"cuda": "tf_efficientnetv2_s.in21k_ft_in1k", "cpu": "resnet10t"}
@@ -78,7 +87,7 @@ def variants(base: Setting, options: argparse.Namespace, place: int) -> tuple[li
 
 
 def measure_stage(dataset, files: Path, stage: Stage, place: int, options: argparse.Namespace) -> list[dict]:
-    """The rows of a stage: contenders, targets, and on a GPU memory and micro-batches."""
+    """The rows of a stage: contenders and targets."""
     hardware = Hardware.resolve(options.device, options.precision)
     base = Setting(hardware.precision, not options.nchw, options.compile)
     changed, missing = variants(base, options, place)
@@ -87,6 +96,10 @@ def measure_stage(dataset, files: Path, stage: Stage, place: int, options: argpa
     runs = interleaved(found, stage, options, hardware)
     rows = []
     for one in found:
+        if one.missing:
+            missing[one.words] = one.missing
+            print(f"  {one.words:24} {one.missing}", flush=True)
+            continue
         own = runs[one.words]
         rate = Spread.of([run.rate for run in own])
         waiting = Spread.of([run.waited_share for run in own])
@@ -111,10 +124,25 @@ def measure_stage(dataset, files: Path, stage: Stage, place: int, options: argpa
     rows += [{"contender": words, "images_per_second": None, "not_measured": why} for words, why in missing.items()]
     rates = {row["contender"]: row["images_per_second"]["median"] for row in rows if row["images_per_second"]}
     for target in (Target(LOADER, (CACHED,), OF_CEILING), Target(CACHED, (TIMM_CACHED,), OF_TIMM),
-                   Target(LOADER, (TIMM_LOADER,), None)):  # fmt: skip
+                   Target(CACHED, (TIMM_READY,), None), Target(LOADER, (TIMM_LOADER,), None)):  # fmt: skip
         rows.append(target.check(rates, missing))
         results.print_target(rows[-1])
     return rows
+
+
+def stage_rows(
+    dataset: PackedDataset, files: Path, stage: Stage, place: int, options: argparse.Namespace
+) -> Iterator[dict]:
+    """The rows of a stage as they come: contenders and targets, then on a GPU memory and micro-batches."""
+    try:
+        yield from measure_stage(dataset, files, stage, place, options)
+    except RuntimeError as error:
+        if (why := step_memory.does_not_fit(error)) is None:
+            raise
+        print(f"  {CACHED}: {why}", flush=True)
+        yield {"contender": CACHED, "images_per_second": None, "not_measured": why}
+    release()
+    yield from step_memory.rows(dataset, stage, options)
 
 
 def arguments() -> argparse.Namespace:
@@ -157,30 +185,30 @@ def main() -> None:
     options = arguments()
     on_gpu = options.device.startswith("cuda")
     torch.set_num_threads(1)  # of the CPU: one trains, or feeds the GPU; the others decode
+    keeps = keep_freed_memory() if not on_gpu else None
     try:
         hardware = Hardware.resolve(options.device, options.precision)
         options.device = hardware.device
         environment = results.environment("benchmarks.step", options.device)
-        with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as folder:
-            dataset, files = prepare(options, Path(folder))
-            print(f"{environment['cpu']}, {environment['cores']} cores, {environment['gpu'] or 'no GPU'}, warm cache")
-            rows = []
-            for place, stage in enumerate(options.stages):
-                own = measure_stage(dataset, files[stage.size], stage, place, options)
-                release()
-                own += step_memory.rows(dataset, stage, options)
-                rows += [{**asdict(stage), **row} for row in own]
-    except DataError as error:
-        sys.exit(str(error))
-    if options.save:
         common = {
             "data": "synthetic", "arch": options.arch, "device": options.device,
             "scale": "the paper's network and sizes" if on_gpu and options.arch == ARCH["cuda"] else
             "small network, small sizes, one thread that trains" if not on_gpu else "another network",
-            "torch_threads": torch.get_num_threads(), "loader_threads": options.threads,
+            "torch_threads": torch.get_num_threads(), "loader_threads": options.threads, "malloc_keeps": keeps,
         }  # fmt: skip
-        path = results.save([{**common, **row} for row in rows], environment, options.save, "step")
-        print(f"{len(rows)} rows -> {path}")
+        with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as folder:
+            dataset, files = prepare(options, Path(folder))
+            print(f"{environment['cpu']}, {environment['cores']} cores, {environment['gpu'] or 'no GPU'}, warm cache")
+            count = 0
+            for place, stage in enumerate(options.stages):
+                for row in stage_rows(dataset, files[stage.size], stage, place, options):
+                    count += 1
+                    if options.save:
+                        path = results.save([{**common, **asdict(stage), **row}], environment, options.save, "step")
+    except DataError as error:
+        sys.exit(str(error))
+    if options.save:
+        print(f"{count} rows -> {path}")
 
 
 if __name__ == "__main__":

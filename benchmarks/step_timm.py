@@ -4,6 +4,12 @@ What the loop does in a step, by the script: the input in the memory format aske
 the loss read as a number (which waits for the GPU), gradients cleared, the scaler's or a plain backward pass and step,
 the schedule. No moving average of the weights, no clipping, no second wait for the GPU, as by default. Same network,
 batch, precision, memory format, AdamW (fused, as ours) and binary cross-entropy as ours.
+
+What stays unequal: timm's targets are one class number an image, which its loss turns into 0 and 1, ours a row of
+findings with weights and gaps; timm exempts biases and norms from weight decay, we nothing; our classifier computes in
+float32 under autocast; timm's images have three channels in uint8, three times the bytes of ours; its prefetcher
+normalises on a stream of its own, the loop on cached batches on the one that trains. The script saves a checkpoint and
+validates after its epoch, outside of the steps that it logs, and resizes images to the size that they have.
 """
 
 import argparse
@@ -16,6 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 
@@ -34,7 +41,8 @@ LOOP = "timm's parts in a loop like its train.py"
 SCRIPT = "timm's train.py"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WORDS = {"bf16": "bfloat16", "fp16": "float16"}
-SKIPPED = 10  # logged steps of the script that warm up
+SKIPPED, LOGGED = 10, 40  # logged steps of the script that warm up; of all
+NO_SMOOTHING = "1e-9"  # in float32 that is none; with 0 the script drops --bce-loss for cross-entropy
 
 
 class Loop:
@@ -77,18 +85,25 @@ class Loop:
 
 
 def cached(images: list[torch.Tensor], options: argparse.Namespace) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """uint8 [B, 1, S, S] batches as timm's loader would hand them over: float32 [B, 3, S, S], normalised."""
+    """uint8 [B, 1, S, S] batches as timm's workers hand them over, on the device: uint8 [B, 3, S, S] and targets."""
+    on_device = [each.to(options.device) for each in images]
+    return [
+        (each.expand(-1, 3, -1, -1).contiguous(), torch.zeros(len(each), dtype=torch.long, device=each.device))
+        for each in on_device
+    ]
+
+
+def normalised(
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The batches in turn without end, each normalised when it is asked for as timm's prefetcher does: float32."""
+    device = batches[0][0].device
     mean, std = (
-        255 * torch.tensor(value, device=options.device).view(1, 3, 1, 1)
+        torch.tensor([255 * each for each in value], device=device).view(1, 3, 1, 1)
         for value in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     )
-    return [
-        (
-            each.to(options.device).float().sub(mean).div(std),
-            torch.zeros(len(each), dtype=torch.long, device=each.device),
-        )
-        for each in images
-    ]
+    for images, target in cycle(batches):
+        yield images.float().sub_(mean).div_(std), target
 
 
 def loaded(folder: Path, stage: Stage, options: argparse.Namespace) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -108,12 +123,13 @@ def loaded(folder: Path, stage: Stage, options: argparse.Namespace) -> Iterator[
 def script_rows(script: Path, files: Path, stage: Stage, setting, options: argparse.Namespace) -> list[dict]:
     """A row of what the script says of its own rate, real input; why not, if it fails."""
     with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as folder:
+        data = repeated(files, LOGGED * stage.batch, Path(folder) / "data")
         command = [
-            sys.executable, str(script), "--data-dir", str(files), "--model", options.arch, "--output", folder,
+            sys.executable, str(script), "--data-dir", str(data), "--model", options.arch, "--output", folder,
             "--img-size", str(stage.size), "--batch-size", str(stage.batch), "--workers", str(options.workers),
             "--epochs", "1", "--warmup-epochs", "0", "--opt", "adamw", "--opt-kwargs", "fused=True", "--lr", "1e-4",
-            "--weight-decay", "1e-6", "--bce-loss", "--smoothing", "0", "--num-classes", "26", "--no-aug",
-            "--log-interval", "1", "--epoch-repeats", "4", "--device", options.device,
+            "--weight-decay", "1e-6", "--bce-loss", "--smoothing", NO_SMOOTHING, "--num-classes", "26", "--no-aug",
+            "--log-interval", "1", "--device", options.device,
         ]  # fmt: skip
         command += ["--channels-last"] * setting.channels_last + ["--torchcompile"] * setting.compile
         if setting.precision in WORDS:
@@ -130,6 +146,18 @@ def script_rows(script: Path, files: Path, stage: Stage, setting, options: argpa
     kept = rates[SKIPPED:] or rates[-1:]
     print(f"  {row['contender']:24} {median(kept):9,.1f} images/s", flush=True)
     return [{**row, "images_per_second": asdict(Spread.of(kept)), "runs": kept}]
+
+
+def repeated(files: Path, images: int, folder: Path) -> Path:
+    """A folder with links to the files, each as often as it takes for one epoch of that many training images.
+
+    The script warms up its workers anew in every epoch, and --epoch-repeats is not for folders of images."""
+    for split, wanted in (("train", images), ("validation", 1)):
+        found = sorted((files / split / "image").iterdir())
+        (folder / split / "image").mkdir(parents=True)
+        for place in range(max(wanted, len(found))):
+            (folder / split / "image" / f"{place}.jpg").symlink_to(found[place % len(found)].resolve())
+    return folder
 
 
 def logged_rates(text: str) -> list[float]:

@@ -348,7 +348,7 @@ class _Lane:
         self._plan = None
 
     def rows_in_flight(self) -> list[int]:
-        return [row for fed in self._in_flight for row in fed.rows]
+        return [row for fed in self._in_flight for row in fed.rows.tolist()]
 
     def _feed(self) -> tuple:
         """DALI calls this for a batch; StopIteration, which `next` raises, is the end of the epoch."""
@@ -360,7 +360,7 @@ class _Lane:
 class _Fed(NamedTuple):
     """A batch on its way through DALI: what `pipeline.build` wants from its source, and what came of the draws."""
 
-    rows: list[int]
+    rows: np.ndarray
     arrays: tuple
     decisions: Decisions | None
 
@@ -370,8 +370,7 @@ class _EpochPlan:
 
     def __init__(self, loader: Loader, order: np.ndarray, windows: list, bounds: list[tuple[int, int]]):
         self._loader, self._epoch = loader, loader._epoch
-        self._rows = order.tolist()  # Python integers index the spans faster than NumPy's
-        self._bounds = bounds
+        self._order, self._bounds = order, bounds
         mapped, start, self._copies = loader._mapped, bounds[0][0] if bounds else len(order), None
         if mapped.stored.mirror is not None:
             self._copies = CopyAhead(mapped, order, windows, start, loader.options.reach)
@@ -386,8 +385,8 @@ class _EpochPlan:
         if self._copies is not None:
             self._copies.wait(start, stop)
         self._ahead.wait(start, stop)
-        rows = self._rows[start:stop]
-        arrays = ([mapped.pixels(row) for row in rows] if mapped.stored.raw else [mapped[row] for row in rows],)
+        rows = self._order[start:stop]
+        arrays = (mapped.pixels(rows) if mapped.stored.raw else mapped.slices(rows),)
         made = None
         if loader.augment is not None:
             made = decide(loader.augment, loader.seed, self._epoch, start, stop - start, loader.options.size)

@@ -37,7 +37,9 @@ def windowed_order(
     window_of_shard[shards] = np.arange(len(shards)) // window
     mixed = global_order(rows, seed, epoch)
     windows = window_of_shard[shard_of_row[mixed]]
-    order = mixed[np.argsort(windows, kind="stable")]
+    # NumPy sorts 16 bits by counting, in a tenth of the time that it takes for 64
+    narrow = windows.astype(np.uint16) if len(shards) <= 2**16 else windows
+    order = mixed[np.argsort(narrow, kind="stable")]
     first = np.concatenate([[0], np.cumsum(np.bincount(windows))])[:-1] if len(rows) else []
     return order, [(int(p), shards[w * window : (w + 1) * window]) for w, p in enumerate(first)]
 

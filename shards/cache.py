@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from shards.errors import DataError
 from shards.files import cannot_write, is_named
+from shards.remote import is_remote
 
 MARK = ".source"
 
@@ -41,6 +42,8 @@ class Cache:
     limit: int | None = None
 
     def __post_init__(self):
+        if is_remote(self.folder):
+            raise DataError(f"{self.folder}: a cache is a folder on this machine")
         if self.limit is not None and self.limit < 1:
             raise DataError(f"cache size {self.limit} bytes: at least 1; leave it out for no bound")
 

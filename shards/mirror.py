@@ -19,7 +19,7 @@ from shards.cache import Cache, Full, in_use, locked
 from shards.description import DATASET, dataset_identity
 from shards.errors import DataError
 from shards.files import cannot_write, is_named, publish, sha256_file, write_bytes
-from shards.remote import reaching
+from shards.remote import reaching, read_whole
 
 PIECE = 2**24  # bytes per request: at 50 ms until its first byte, most of a request's time goes into the others
 POLL, PATIENCE = 0.1, 600.0  # seconds between looks at what other processes do; until a full cache is an error
@@ -151,8 +151,7 @@ class Mirror:
 def _pieces(source: Path, at: int, size: int | None) -> Iterator[bytes]:
     """The bytes of a file in the bucket from `at` on; a table (size None) in one go."""
     if size is None:
-        with reaching(source):
-            yield source.read_bytes()
+        yield read_whole(source)
         return
     while at < size:
         stop = min(at + PIECE, size)

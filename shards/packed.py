@@ -1,12 +1,14 @@
 """The reading side of a packed dataset: its description, catalog, labels and stored bytes."""
 
 import contextlib
+import errno
 import io
 import mmap
 import os
+import resource
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +22,9 @@ from shards.description import DATASET, FORMAT, parse_description, read_descript
 from shards.errors import DataError
 from shards.files import sha256_bytes
 from shards.mirror import Mirror
-from shards.remote import is_remote, reaching
+from shards.remote import is_remote, read_whole
+
+SPARE_FILES = 256  # open ones beside the mapped shards: DALI's, logs, pipes of workers
 
 
 def _parquet(path: Path, expected: str | None) -> tuple[pd.DataFrame, str]:
@@ -119,8 +123,7 @@ class PackedDataset:
     def _open_remote(cls, root: Path, cache: Cache) -> "PackedDataset":
         path = root / DATASET
         try:
-            with reaching(path):
-                data = path.read_bytes()
+            data = read_whole(path)
         except DataError as error:
             # not tacitly: another one may have been published there since
             copies = "".join(f"; what was copied before is in {folder}" for folder in cache.datasets(str(root))[-1:])
@@ -245,8 +248,8 @@ class PackedDataset:
         }
         shard, offset, length = column["shard"], column[f"offset_{pixels}"], column[f"length_{pixels}"]
         described = {int(Path(each["name"]).stem): each for each in entry["shards"]}
-        held = {number: each["bytes"] for number, each in described.items()}
-        held = np.array([held.get(number, 0) for number in shard.tolist()], dtype=np.int64)
+        held = pd.Series({number: each["bytes"] for number, each in described.items()}, dtype=np.int64)
+        held = held.reindex(shard, fill_value=0).to_numpy()
         outside = (shard >= 0) & ((length == 0) | (offset > held - length))
         if outside.any():  # a slice would end with the file, and no error
             row = int(outside.argmax())
@@ -270,6 +273,18 @@ class PackedDataset:
         return sample_key(at["subject_id"], at["study_id"], at["image_id"])
 
 
+def _allow_open_files(more: int) -> None:
+    """Raise this process's own limit of open files where `more` would pass it, as far as the system lets it.
+
+    A mapped shard is an open file. 1,024 are usual, and a size of 4 million images has a thousand shards.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/proc/self/fd")) + more + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+
+
 class MappedSize:
     """The stored bytes of one size as memory-mapped slices: no copy, pages come from the kernel's cache.
 
@@ -280,10 +295,11 @@ class MappedSize:
         self.stored = stored
         self._maps, self._arrays = {}, {}
         self._held, self._lock = Counter(), threading.Lock()
+        _allow_open_files(len(stored.paths))
         if stored.mirror is None:
             for number in stored.paths:
-                self._map(number, stored.open(number))
-        self._spans = list(zip(stored.shard.tolist(), stored.offset.tolist(), stored.length.tolist(), strict=True))
+                with self._limits():
+                    self._map(number, stored.open(number))
 
     def _map(self, shard: int, file: BinaryIO) -> None:
         with file:
@@ -296,14 +312,15 @@ class MappedSize:
 
         False if `ended` said so before it was there. Raises DataError if it cannot be copied.
         """
-        file = self.stored.open(shard, ended)
-        if file is None:
-            return False
-        with self._lock:
-            self._held[shard] += 1
-            if self._held[shard] == 1:
-                self._map(shard, file)
-            file.close()
+        with self._limits():
+            file = self.stored.open(shard, ended)
+            if file is None:
+                return False
+            with self._lock:
+                self._held[shard] += 1
+                if self._held[shard] == 1:
+                    self._map(shard, file)
+                file.close()
         return True
 
     def release(self, shard: int) -> None:
@@ -315,15 +332,38 @@ class MappedSize:
 
     def __getitem__(self, row: int) -> np.ndarray:
         """The bytes of one row's KEY.jpg or KEY.npy: uint8 [length], a read-only view."""
-        shard, offset, length = self._spans[row]
-        return self._arrays[shard][offset : offset + length]
+        return self.slices([row])[0]
 
-    def pixels(self, row: int) -> np.ndarray:
-        """A raw row's image: uint8 [S, S, 1], a read-only view (the .npy header precedes the pixels)."""
+    def slices(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The bytes of each row's KEY.jpg or KEY.npy: uint8 [length] each, read-only views. rows: int64 [n]."""
+        begin = self.stored.offset[rows]
+        return self._between(rows, begin, begin + self.stored.length[rows])
+
+    def pixels(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Raw rows' images: uint8 [S, S, 1] each, read-only views (the .npy header precedes the pixels)."""
         side = self.stored.pixels
-        shard, offset, length = self._spans[row]
-        end = offset + length
-        return self._arrays[shard][end - side * side : end].reshape(side, side, 1)
+        end = self.stored.offset[rows] + self.stored.length[rows]
+        return [image.reshape(side, side, 1) for image in self._between(rows, end - side * side, end)]
+
+    def _between(self, rows: np.ndarray, begin: np.ndarray, end: np.ndarray) -> list[np.ndarray]:
+        # A batch's places become Python's integers here, which slice fastest; those of all rows would take 150 bytes
+        # of memory and half a microsecond a row.
+        places = zip(self.stored.shard[rows].tolist(), begin.tolist(), end.tolist(), strict=True)
+        return [self._arrays[shard][first:last] for shard, first, last in places]
+
+    @contextlib.contextmanager
+    def _limits(self) -> Iterator[None]:
+        """What the system does not allow to be open or mapped is said in words."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+            raise DataError(
+                f"{self.stored.pixels} px: shard {len(self._maps)} of {len(self.stored.paths)} cannot be mapped "
+                f"({error.strerror}); this process may open {resource.getrlimit(resource.RLIMIT_NOFILE)[1]:,} files "
+                "(ulimit -Hn) and map vm.max_map_count: raise them, or pack with a larger --shard-images"
+            ) from error
 
     def forget(self, shard: int) -> None:
         """Give a shard's pages back to the kernel and its page cache; what is read again comes from the disk again."""

@@ -56,6 +56,12 @@ def place(text: str | Path) -> Path:
         raise DataError(f"{text}: {protocol}:// needs an extra: pip install 'cxrdali[{extra}]'") from error
 
 
+def read_whole(path: Path) -> bytes:
+    """The bytes of a file in a store, in one request: what a web server refuses is not taken for absent."""
+    with reaching(path):
+        return path.fs.cat_file(path.path)
+
+
 @contextlib.contextmanager
 def reaching(path: object) -> Iterator[None]:
     """Turn what a store's library raises about `path` into a DataError; what concerns a local path stays as it is."""

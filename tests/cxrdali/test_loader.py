@@ -20,7 +20,9 @@ JPEG, RAW = 48, 56  # stored sizes of the fixture, and 64 as JPEG
 
 def stored_image(dataset, size, row):
     mapped = MappedSize(dataset.stored(size))
-    return mapped.pixels(row)[:, :, 0] if mapped.stored.raw else simplejpeg.decode_jpeg(mapped[row], "GRAY")[:, :, 0]
+    return (
+        mapped.pixels([row])[0][:, :, 0] if mapped.stored.raw else simplejpeg.decode_jpeg(mapped[row], "GRAY")[:, :, 0]
+    )
 
 
 def training(dataset, size=JPEG, batch=16, seed=0, rows=None, **options):

@@ -15,7 +15,7 @@ from tests.cxrdali.test_loader import JPEG, RAW, stored_image
 def test_dali_s_operators_carry_out_the_decisions_pixel_for_pixel(dataset, size, cutout):
     mapped, count = MappedSize(dataset.stored(size)), 40
     made = decide(AugmentOptions(cutout=cutout, side=0.15), 3, 1, 0, count, size)
-    data = [mapped.pixels(row) if mapped.stored.raw else mapped[row] for row in range(count)]
+    data = [mapped.pixels([row])[0] if mapped.stored.raw else mapped[row] for row in range(count)]
     batch = (data, list(made.anchor), list(made.shape), list(made.horizontal), list(made.vertical))
     spec = pipeline.PipelineSpec(size, mapped.stored.raw, size, count, 2, None, "cpu", augment=True)
     (output,) = pipeline.build(spec, lambda: batch).run()

@@ -63,7 +63,7 @@ def test_raw_pixels_are_the_array_behind_the_npy_header(dataset, tmp_path):
     mapped = MappedSize(dataset.stored(56))
     for row in (0, 60, 119):
         (tmp_path / "a.npy").write_bytes(mapped[row].tobytes())
-        pixels = mapped.pixels(row)
+        pixels = mapped.pixels([row])[0]
         assert pixels.shape == (56, 56, 1)
         assert np.array_equal(pixels[:, :, 0], np.load(tmp_path / "a.npy"))
 

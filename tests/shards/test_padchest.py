@@ -371,7 +371,7 @@ def test_every_rendition_is_its_files_window_and_monochrome1_is_inverted(whole, 
         if truth.loc[image, "PhotometricInterpretation_DICOM"] == "MONOCHROME1":
             gray = 255 - gray
         expected = resize(gray.astype(np.uint8), 32, "squash")
-        assert np.abs(stored.pixels(row)[:, :, 0].astype(int) - expected).max() <= 1, image
+        assert np.abs(stored.pixels([row])[0][:, :, 0].astype(int) - expected).max() <= 1, image
 
 
 def test_the_window_is_an_option_of_the_dataset(whole, packed):
