@@ -279,7 +279,7 @@ def _allow_open_files(more: int) -> None:
     A mapped shard is an open file. 1,024 are usual, and a size of 4 million images has a thousand shards.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = len(os.listdir("/proc/self/fd")) + more + SPARE_FILES
+    needed = len(list(Path("/proc/self/fd").iterdir())) + more + SPARE_FILES
     if soft != resource.RLIM_INFINITY and needed > soft:
         allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
