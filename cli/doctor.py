@@ -22,10 +22,11 @@ def doctor(data: Path | None, as_json: bool):
     changed.
     """
     from cxrdali.doctor import checks
+    from shards.remote import is_remote
 
     required = data is not None or bool(os.environ.get("CXRDALI_DATA"))
-    done = []
-    for check in checks(folders.packed(data), required, folders.RUNS):
+    done, pack = [], folders.packed(data)
+    for check in checks(pack, required, folders.RUNS, folders.copies() if is_remote(pack) else None):
         done.append(check)
         if not as_json:
             click.echo(f"{check.name:{WIDTH}} {check.state:5}  {check.found}")

@@ -42,20 +42,30 @@ def release(given: Path | None) -> Path:
 
 def open_packed(given: Path | None):
     """The packed dataset at --data or its default, opened. What lies in a bucket is copied to --cache when needed."""
-    from shards.cache import Cache, default_folder
+    from shards.cache import Cache
     from shards.packed import PackedDataset
 
-    root, asked = packed(given), click.get_current_context().meta.get(_CACHE, {})
+    root = packed(given)
     if not is_remote(root):
-        if asked:
+        if _asked():
             click.echo(f"note: {root} is on this machine, so nothing is copied to a cache", err=True)
         return PackedDataset.open(root)
-    folder = resolve(asked.get("cache"), "CXRDALI_CACHE", default_folder(), "copies")
-    size = asked.get("cache_size")
-    return PackedDataset.open(root, Cache(folder, None if size is None else int(size * 1e9)))
+    size = _asked().get("cache_size")
+    return PackedDataset.open(root, Cache(copies(), None if size is None else int(size * 1e9)))
+
+
+def copies() -> Path:
+    """Where a dataset in a bucket is copied to."""
+    from shards.cache import default_folder
+
+    return resolve(_asked().get("cache"), "CXRDALI_CACHE", default_folder(), "copies")
 
 
 _CACHE = "cxrdali.cache"
+
+
+def _asked() -> dict:
+    return click.get_current_context().meta.get(_CACHE, {})
 
 
 def _keep(context: click.Context, option: click.Parameter, value) -> None:

@@ -23,6 +23,7 @@ from cxrdali import dali
 from cxrdali.machine import cpu_quota, memory_available
 from shards.errors import DataError
 from shards.files import only_one, write_bytes
+from shards.remote import is_remote
 
 STATES = ("ok", "note", "wrong")
 PYTHONS = ((3, 11), (3, 14))  # from, below: setup.cfg's python_requires
@@ -45,8 +46,9 @@ class Check:
         assert self.fix or self.state != "wrong", f"{self.name}: wrong without a way out"
 
 
-def checks(data: Path, data_required: bool, runs: Path) -> Iterator[Check]:
-    """Every check of this machine. data: packed dataset, whose absence is wrong only if it is required."""
+def checks(data: Path, data_required: bool, runs: Path, copies: Path | None = None) -> Iterator[Check]:
+    """Every check of this machine. data: packed dataset, whose absence is wrong only if it is required; copies: where
+    one in a bucket is copied to."""
     yield python_check(sys.version_info[:2], platform.python_version())
     system = platform_check(sys.platform, platform.machine())
     yield system
@@ -67,7 +69,7 @@ def checks(data: Path, data_required: bool, runs: Path) -> Iterator[Check]:
     yield simplejpeg_check()
     yield opencv_check(installed(OPENCV_WHEELS))
     yield folder_check(runs)
-    yield disk_check(data)
+    yield disk_check(copies or data)
     yield from dataset_checks(data, data_required, memory, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
@@ -368,15 +370,17 @@ def disk_check(data: Path) -> Check:
 def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Iterator[Check]:
     """memory: bytes that the page cache may take; files: the limit of open files."""
     try:
+        from shards.cache import Cache
         from shards.packed import PackedDataset
 
-        dataset = PackedDataset.open(root)
-        sizes = {pixels: dataset.info["sizes"][str(pixels)]["shards"] for pixels in dataset.sizes}
+        with tempfile.TemporaryDirectory(prefix="cxrdali-doctor-") as scratch:  # of one in a bucket, nothing is kept
+            dataset = PackedDataset.open(root, Cache(Path(scratch)))
+            sizes = {pixels: dataset.info["sizes"][str(pixels)]["shards"] for pixels in dataset.sizes}
         labels = dataset.label_names
     except (DataError, OSError, ImportError) as error:
         unreadable = isinstance(error, OSError) and error.strerror
         found, _, fix = (f"{root}: {error.strerror}" if unreadable else str(error)).partition("; ")
-        absent = not required and not os.path.lexists(root)
+        absent = not required and not is_remote(root) and not os.path.lexists(root)
         yield files_check(files, 0)
         yield Check("packed dataset", "note" if absent else "wrong", found, fix or "give another --data")
         return

@@ -129,3 +129,14 @@ def test_what_goes_wrong_is_one_line_with_a_way_out(address, s3, tmp_path, monke
         assert ".tar: the store does not answer as it should" in refused(tmp_path, *command, *copies)
         link.dead_after = None
         done(tmp_path, *command, *copies)
+
+
+def test_the_doctor_looks_at_a_bucket_and_leaves_nothing(address, s3, tmp_path):
+    result = call("doctor", "--data", address, "--cache", "copies", cwd=tmp_path)
+    lines = {line.split("  ")[0]: line for line in result.stdout.splitlines()}
+    assert f"{address}: 120 images, labels cxr-lt-2023, chexpert" in lines["packed dataset"]
+    assert f"ok     {tmp_path}: " in lines["disk of the data"]
+    assert all("fits in memory" in lines[size] for size in ("48 px", "56 px", "64 px"))
+    assert not list(tmp_path.iterdir())
+    result = call("doctor", "--data", f"{s3.address}/absent", cwd=tmp_path)
+    assert result.returncode == 1 and f"{s3.address}/absent/dataset.json: not there" in result.stdout
