@@ -15,6 +15,7 @@ import contextlib
 import csv
 import io
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +35,7 @@ METRIC_COLUMNS = (
 )  # fmt: skip
 _LATER_COLUMNS = ("reweighted",)  # older runs do not have them: their files stay the same, byte for byte
 FINDING_COLUMNS = ("epoch", "finding", "AP", "AUROC", "positives", "negatives")
+MOMENT = 2.0  # seconds for which another process may be reading the weights
 _NEW = {BEST: "best.new.safetensors", VAL_PREDICTIONS: "val_predictions.new.parquet"}
 
 
@@ -141,16 +143,26 @@ def best_weights(run: Path, state: dict | None) -> Path:
     """
     if state is None:
         raise DataError(f"{run}: has no finished epoch yet; finish the run first")
-    try:
-        with only_one(run / ".lock", "training into it"), contextlib.suppress(DataError):  # a full disk
-            settle(run, state)
-    except OSError:
-        pass  # a read-only copy of a run: check it as it is
+    with contextlib.suppress(OSError):  # a read-only copy of a run: check it as it is
+        _settle_in_turn(run, state)
     path = run / BEST
     epoch = _epoch_of(path)
     if epoch != state["best_epoch"]:
         raise DataError(f"{path}: holds epoch {epoch}, the best one is {state['best_epoch']}; train the run again")
     return path
+
+
+def _settle_in_turn(run: Path, state: dict) -> None:
+    """Where several processes read the weights at once, each has its moment; one that trains has more."""
+    end = time.monotonic() + MOMENT
+    while True:
+        try:
+            with only_one(run / ".lock", "training into it"), contextlib.suppress(DataError):  # a full disk
+                return settle(run, state)
+        except DataError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def _new_epoch(run: Path) -> int | None:
