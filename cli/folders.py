@@ -11,10 +11,10 @@ SOURCE, DATA, RUNS = Path("data/mimic-cxr-jpg"), Path("data/packed"), Path("runs
 
 
 class Place(click.Path):
-    """A local folder, or the address of one in a bucket or on a server: s3://bucket/folder."""
+    """A local folder (or file), or the address of one in a bucket or on a server: s3://bucket/folder."""
 
-    def __init__(self):
-        super().__init__(path_type=Path, file_okay=False)
+    def __init__(self, folder: bool = True):
+        super().__init__(path_type=Path, file_okay=not folder, dir_okay=folder)
 
     def convert(self, value, param, context):
         return place(value) if is_remote(value) else super().convert(value, param, context)

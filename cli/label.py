@@ -1,19 +1,18 @@
 """cxrdali label: other labels for a packed dataset."""
 
-from pathlib import Path
-
 import click
 
+from cli.folders import Place
 from cli.table_options import read_columns, table_options
 
 
 @click.command()
-@click.argument("pack", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("pack", type=Place())
 @click.option(
     "--labels",
     "label_folders",
     multiple=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Place(),
     metavar="DIR",
     help="Folder of a label release to attach; may be repeated.",
 )

@@ -7,19 +7,23 @@ import click
 
 from cli import folders
 from cli.table_options import read_columns, table_options
+from shards.remote import is_remote
+
+REMOTE_JOBS = 4  # workers per core: at 50 ms a request they wait for the store most of the time
+REMOTE_STALL = 120.0  # seconds, in which a store's library has tried again as often as it does
 
 
 @click.command()
 @click.option(
     "--source",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=folders.Place(),
     metavar="DIR",
     help="The release: MIMIC-CXR-JPG, CXR-LT 2026 on PadChest, or ChestX-ray14, told by its tables; with --table the "
     "folder that the paths start from.  [default: $CXRDALI_SOURCE, else data/mimic-cxr-jpg]",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=folders.Place(),
     metavar="PACK",
     help="Packed dataset to make.  [default: $CXRDALI_DATA, else data/packed]",
 )
@@ -27,7 +31,7 @@ from cli.table_options import read_columns, table_options
     "--labels",
     "label_folders",
     multiple=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=folders.Place(),
     metavar="DIR",
     help="Folder of a label release (CXR-LT); may be repeated, the first is the default of training. "
     "Labels inside the release are found by themselves.",
@@ -61,7 +65,8 @@ from cli.table_options import read_columns, table_options
     "--jobs",
     default=None,
     type=click.IntRange(min=1),
-    help="Worker processes; the bytes are the same for any number.  [default: all cores]",
+    help="Worker processes; the bytes are the same for any number.  [default: all cores; for a remote --source four "
+    "times as many, as they wait]",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the order of studies.")
 @click.option(
@@ -80,9 +85,10 @@ from cli.table_options import read_columns, table_options
 @click.option("--allow-links", is_flag=True, help="Follow links that leave the release's folder.")
 @click.option(
     "--stall",
-    default=25.0,
-    show_default=True,
-    help="Seconds in which a worker must finish an image; raise it for slow storage.",
+    default=None,
+    type=float,
+    help="Seconds in which a worker must finish an image; raise it for slow storage.  [default: 25; 120 if --source "
+    "or --out is remote]",
 )
 @click.option("--limit", default=None, type=int, help="Pack only so many images (whole studies), for a trial.")
 @click.option("--dry-run", is_flag=True, help="Print counts, estimated bytes and minutes; write nothing.")
@@ -94,7 +100,7 @@ def shard(
     """Pack a release into WebDataset shards, a rendition per size.
 
     Can be killed at any moment: the same command finishes what is missing. On a finished dataset it does nothing.
-    The release is only read.
+    The release is only read. --source, --labels and --table may be s3://, gs:// or https://; --out s3:// or gs://.
     """
     from shards.pack import PackLimits, PackOptions, estimate, pack
     from shards.release import open_release
@@ -106,9 +112,11 @@ def shard(
         raise click.UsageError("--labels is for known releases; with --table the labels are the table's own")
     sizes = tuple(Size.parse(text) for text in sizes.split(","))
     options = PackOptions(sizes, fit, quality, shard_images, seed, limit, check_hashes, allow_links, window)
-    limits = PackLimits(max_reject_fraction, allow_subject_overlap, stall)
     source, out = folders.release(source), folders.packed(out)
-    jobs = jobs or len(os.sched_getaffinity(0))
+    if stall is None:
+        stall = REMOTE_STALL if is_remote(source) or is_remote(out) else PackLimits.stall
+    limits = PackLimits(max_reject_fraction, allow_subject_overlap, stall)
+    jobs = jobs or len(os.sched_getaffinity(0)) * (REMOTE_JOBS if is_remote(source) else 1)
     release = open_table(table, named, source) if named else open_release(source, label_folders)
     click.echo(f"{release.name}: {len(release.images):,} images in {source}")
     for note in release.notes:

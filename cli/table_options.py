@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from cli.folders import Place
+
 _COLUMNS = (
     ("--id-column", "id_column", "Image id, unique; needed with --table."),
     ("--findings", "findings", 'Findings (1, 0, -1 uncertain, blank): "A,B,C", or "all others"; needed with --table.'),
@@ -26,7 +28,7 @@ def table_options(images: bool):
             command = click.option(option, name, metavar="LIST" if name == "findings" else "NAME", help=text)(command)
         return click.option(
             "--table",
-            type=click.Path(path_type=Path, dir_okay=False),
+            type=Place(folder=False),
             metavar="FILE",
             help="A CSV or parquet of any release, of which the options below name the columns.",
         )(command)

@@ -1,13 +1,14 @@
 """cxrdali verify: what a packed dataset lost or changed."""
 
 import os
-from pathlib import Path
 
 import click
 
+from cli.folders import Place
+
 
 @click.command()
-@click.argument("pack", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("pack", type=Place())
 @click.option("--deep", is_flag=True, help="Decode every rendition too.")
 @click.option("--jobs", default=None, type=click.IntRange(min=1), help="Worker processes.  [default: all cores]")
 def verify(pack, deep, jobs):

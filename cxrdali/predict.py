@@ -76,7 +76,7 @@ def predict(
         return None
     if dataset.mirror:
         say(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
-    ids = dataset.catalog.iloc[rows][["image_id", "study_id", "view"]]
+    ids = dataset.columns("image_id", "study_id", "view").iloc[rows]
     return Predictions(ids, findings, values, Provenance("logit", run.name, split, table.name, dataset.id, tta))
 
 

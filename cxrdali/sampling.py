@@ -46,7 +46,7 @@ def oversampled(rows: np.ndarray, targets: np.ndarray, findings: Sequence[str], 
     targets: float32 [all rows, F] in the order of `findings`.
     """
     places = [list(findings).index(name) for name in chosen]
-    doubled = rows[(targets[rows][:, places] == 1).any(axis=1)]
+    doubled = rows[(targets[np.ix_(rows, places)] == 1).any(axis=1)]
     return np.sort(np.concatenate([rows, doubled]))
 
 

@@ -74,10 +74,10 @@ def select(dataset: PackedDataset, labels: Labels, split: str, options: FoldOpti
 
 def group_codes(dataset: PackedDataset, group: str) -> np.ndarray:
     """An integer per row, equal for rows of the same subject (or study of a subject): int64 [rows]."""
-    ids = dataset.catalog["subject_id"]
-    if group == "study":
-        ids = ids + "/" + dataset.catalog["study_id"]
-    return pd.factorize(ids)[0]
+    if group == "subject":
+        return pd.factorize(dataset.columns("subject_id")["subject_id"])[0]
+    table = dataset.columns("subject_id", "study_id")
+    return pd.factorize(table["subject_id"] + "/" + table["study_id"])[0]
 
 
 def subjects_on_both_sides(dataset: PackedDataset, train: np.ndarray, validation: np.ndarray) -> int:

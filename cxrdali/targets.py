@@ -22,6 +22,15 @@ def targets(labels: Labels, uncertain: str = "negative") -> np.ndarray:
     return values
 
 
+def counts(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the rows are positive and negative for each finding: int64 [F] each. values: as `targets` gives."""
+    found = np.empty((2, values.shape[1]), dtype=np.int64)
+    for place in range(values.shape[1]):  # one finding at a time: values[rows] would be a copy of nearly everything
+        known = values[rows, place]
+        found[:, place] = (known == 1).sum(), (known == 0).sum()
+    return found[0], found[1]
+
+
 def check_labelled(labels: Labels, rows: np.ndarray, what: str) -> None:
     """Raises DataError if no finding has a value in `rows`: such a split was released without labels."""
     blank = (labels.values[rows] == Labels.BLANK).all(axis=0)

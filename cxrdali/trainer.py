@@ -43,7 +43,7 @@ from cxrdali.sampling import Oversampling, chosen_findings, oversampled
 from cxrdali.selection import rows_sha256, subjects_on_both_sides, train_and_validation
 from cxrdali.stages import AUTO, TrainSettings, sampling_seed
 from cxrdali.step import Step, adamw, grad_scaler
-from cxrdali.targets import check_labelled, targets
+from cxrdali.targets import check_labelled, counts, targets
 from shards.errors import DataError
 from shards.files import cannot_write, only_one, remove_parts, sha256_bytes, sha256_file
 from shards.packed import Labels, PackedDataset
@@ -147,8 +147,7 @@ class _Trainer:
         check_labelled(labels, self.train_rows, "the training split")
         self.targets = targets(labels, settings.uncertain)
         self.epoch_rows, self.oversampling = self._oversampled()
-        wanted = self.targets[self.train_rows]
-        self.positives, self.negatives = (wanted == 1).sum(axis=0), (wanted == 0).sum(axis=0)
+        self.positives, self.negatives = counts(self.targets, self.train_rows)
         seed = sampling_seed(settings.seed, settings.stage)
         self.sampler = Sampler.make(settings.sampler, self.train_rows, self.targets, seed, settings.epochs)
 
@@ -651,7 +650,7 @@ class _Trainer:
         }
 
     def _predictions(self, values: np.ndarray) -> Predictions:
-        ids = self.dataset.catalog.iloc[self.val_rows][["image_id", "study_id", "view"]]
+        ids = self.dataset.columns("image_id", "study_id", "view").iloc[self.val_rows]
         provenance = Provenance("logit", self.out.name, "val", self.labels.name, self.dataset.id, "none")
         return Predictions(ids, self.labels.findings, values, provenance)
 

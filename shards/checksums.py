@@ -9,6 +9,7 @@ import numpy as np
 from shards.errors import DataError
 from shards.files import sha256_file
 from shards.release import Release
+from shards.remote import is_remote, read_bytes
 from shards.source import CHECKSUMS
 
 _LINE = re.compile(r"^([0-9a-fA-F]{64}) [ *]?(?:\./)?(.+)$")
@@ -18,7 +19,7 @@ def published(root: Path) -> dict[str, str]:
     """Relative path -> sha256 (hex, lower case). Raises DataError if the release ships none, or on a cut line."""
     path = root / CHECKSUMS
     try:
-        lines = path.read_text().splitlines()
+        lines = read_bytes(path).decode().splitlines()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file, so there is nothing to check; leave --check-hashes out") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -38,7 +39,7 @@ def of_images(release: Release) -> np.ndarray:
     """
     known = published(release.root)
     for path in {*release.inputs, *(path for table in release.labels for path in table.inputs)}:
-        if not path.is_relative_to(release.root):
+        if is_remote(path) != is_remote(release.root) or not path.is_relative_to(release.root):
             continue
         expected = known.get(path.relative_to(release.root).as_posix())
         if expected is not None and sha256_file(path) != expected:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from shards.errors import DataError
+from shards.locate import folders_in
 from shards.release import LabelTable
+from shards.remote import is_there
 from shards.tables import finding_values, ids, one_line, read_table
 
 # Every other column of a CXR-LT table is a finding.
@@ -50,13 +52,14 @@ EXPECTED = "train.csv (CXR-LT 2023), train_labeled.csv or labels.csv (2024)"
 def find(folder: Path) -> list[LabelTable]:
     """Every CXR-LT table in `folder`, its sub-folders cxr-lt-2023 and cxr-lt-2024, or one level below."""
     tables = []
+    below = folders_in(folder)
     for name, files in FILES.items():
-        for place in (folder, folder / name, *sorted(folder.glob(f"*/{name}"))):
-            if (place / files["train"][0]).exists():
+        for place in (folder, folder / name, *(each / name for each in below)):
+            if is_there(place / files["train"][0]):
                 tables.append(_read_splits(name, place, files))
                 break
-    for place in (folder, folder / "cxr-lt-2024", *sorted(folder.glob("*/cxr-lt-2024"))):
-        if (place / ALL_2024).exists():
+    for place in (folder, folder / "cxr-lt-2024", *(each / "cxr-lt-2024" for each in below)):
+        if is_there(place / ALL_2024):
             tables.append(_read_all(place / ALL_2024))
             break
     return tables
@@ -79,7 +82,7 @@ def check_index(index: pd.Index, path: Path, column: str) -> None:
 def _read_splits(name: str, folder: Path, files: dict[str, list[str]]) -> LabelTable:
     parts, inputs, findings = [], [], None
     for split, names in files.items():
-        path = next((folder / file for file in names if (folder / file).exists()), None)
+        path = next((folder / file for file in names if is_there(folder / file)), None)
         if path is None:
             continue
         part = _read_file(path).assign(split=split)

@@ -16,6 +16,7 @@ from shards.cxrlt import check_index
 from shards.errors import DataError
 from shards.locate import names_in
 from shards.release import LabelTable
+from shards.remote import has_folder
 from shards.tables import column_names, finding_values, ids, is_unnamed, one_line, read_table
 
 NAME = "cxr-lt-2026"
@@ -58,7 +59,7 @@ def csv_files(folder: Path) -> list[Path]:
 
 
 def _place(folder: Path) -> tuple[Path, list[Path]]:
-    below = (folder / name for name in names_in(folder) if _FOLDER.search(name) and (folder / name).is_dir())
+    below = (folder / name for name in names_in(folder) if _FOLDER.search(name) and has_folder(folder / name))
     return next(((place, paths) for place in (folder, *below) if (paths := _paths(place))), (folder, []))
 
 

@@ -1,7 +1,8 @@
 """Publishing files so that a kill at any moment leaves the old state or the new one.
 
 Everything is written aside in the target's folder (or a sibling on the same file system), flushed to the
-medium, and renamed. The folder is flushed too: without that a power cut can forget the rename.
+medium, and renamed. The folder is flushed too: without that a power cut can forget the rename. A store has no rename
+and needs none: an object has its name only when it has arrived whole.
 """
 
 import contextlib
@@ -10,10 +11,11 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shards.errors import DataError
+from shards.remote import is_remote, reaching, upload
 
 
 def sync_folder(folder: Path) -> None:
@@ -25,19 +27,36 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def publish(aside: Path, final: Path) -> None:
-    """Give a complete file its final name; `aside` must be on the same file system."""
+def publish(aside: Path, final: Path, moved: Callable[[], object] | None = None) -> None:
+    """Give a complete file its final name; `aside` must be on the same file system.
+
+    Into a store (`shards.remote`) it is moved from this machine; `moved` is then called now and then.
+    """
+    if is_remote(final):
+        upload(aside, final, moved)
+        aside.unlink()
+        return
     with aside.open("rb") as file:
         os.fsync(file.fileno())
     aside.replace(final)
     sync_folder(final.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Make one folder if it is not there; a store has none to make."""
+    if not is_remote(folder):
+        folder.mkdir(exist_ok=True)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `path` aside and rename it; the aside name holds the process id, so two writers never share it.
 
-    Raises DataError if there is no room or no permission; the old file then stands.
+    Raises DataError if there is no room or no permission; the old file then stands. A store's object is simply put.
     """
+    if is_remote(path):
+        with reaching(path):
+            path.fs.pipe_file(path.path, data)
+        return
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         aside.write_bytes(data)
@@ -74,7 +93,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    with path.open("rb") as file:
+    with reaching(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -17,6 +17,7 @@ from shards.make_shard import WORK
 from shards.packed import PackedDataset
 from shards.publish import labels_parquet
 from shards.release import LabelTable, check_subjects, first_of_each_name, read_labels
+from shards.remote import is_remote
 
 
 def attach(
@@ -61,6 +62,11 @@ def attach(
 @contextlib.contextmanager
 def _writing(root: Path) -> Iterator[dict]:
     """The dataset's description, while nobody else writes; what killed writers left is removed first."""
+    if is_remote(root):  # which has no lock, and dataset.json is read, changed and written
+        raise DataError(
+            f"{root}: labels are attached to a dataset on this machine; copy it here, attach them, and copy "
+            f"labels/ back and {DATASET} last (train then with --data {root})"
+        )
     work = root / WORK
     try:
         work.mkdir(exist_ok=True)

@@ -4,11 +4,13 @@ One listing per folder and no look at any file: 160,000 looks take minutes on a 
 """
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from shards.errors import DataError
+from shards.remote import entries, has_folder, is_remote
 
 DEPTH = 2  # images/0/NAME and images_001/images/NAME are the deepest in use
 
@@ -25,31 +27,45 @@ def image_paths(root: Path, names: pd.Series, table: Path) -> pd.Series:
             f"{root}: none of the {len(names):,} images of {table.name} is in it or up to {DEPTH} folders below; the "
             f"first is {names.iloc[0]!r}; put the images there, flat or in images/"
         )
-    folder = "images/" if (root / "images").is_dir() else ""
+    folder = "images/" if has_folder(root / "images") else ""
     return names.map(lambda name: found.get(name, f"{folder}{name}"))
 
 
 def names_in(folder: Path) -> list[str]:
     """What a folder holds, by name."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries)
+    return sorted(name for name, _ in _entries(folder))
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders directly in a folder, by name."""
+    return [folder / name for name, is_folder in sorted(_entries(folder), key=lambda entry: entry[0]) if is_folder()]
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """Names, and whether it is a folder if that is asked for: some file systems have to look."""
+    if is_remote(folder):
+        for name, is_folder, _ in entries(folder):
+            yield name, lambda is_folder=is_folder: is_folder
+        return
+    with os.scandir(folder) as found:
+        for entry in found:
+            yield entry.name, entry.is_dir
 
 
 def _listing(root: Path, wanted: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     folders = [("", 0)]
     for folder, depth in folders:  # grows while it is walked
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                path = folder + entry.name
-                if entry.name in wanted:  # its kind is not asked for: some file systems would have to look
-                    if entry.name in found:
-                        first, second = sorted((found[entry.name], path))
-                        raise DataError(
-                            f"{root}: image {entry.name!r} is in it twice, as {first} and as {second}; "
-                            "move one of the folders out of the release"
-                        )
-                    found[entry.name] = path
-                elif depth < DEPTH and not entry.name.startswith(".") and entry.is_dir():
-                    folders.append((f"{path}/", depth + 1))
+        for name, is_folder in _entries(root / folder if folder else root):
+            path = folder + name
+            if name in wanted:
+                if name in found:
+                    first, second = sorted((found[name], path))
+                    raise DataError(
+                        f"{root}: image {name!r} is in it twice, as {first} and as {second}; "
+                        "move one of the folders out of the release"
+                    )
+                found[name] = path
+            elif depth < DEPTH and not name.startswith(".") and is_folder():
+                folders.append((f"{path}/", depth + 1))
     return found

@@ -1,8 +1,8 @@
 """One shard in all sizes: an independent task that may be killed and made again, to the same bytes.
 
-Its files are written in a folder of the packing run's own and get their final names when all are complete; the
-record comes last. A worker that outlives its killed parent ends itself, and could rename nothing if it did not:
-the next run removes the folder.
+Its files are written in a folder of the packing run's own and get their final names when all are complete (into a
+bucket they are uploaded then); the record comes last. A worker that outlives its killed parent ends itself, and could
+rename nothing if it did not: the next run removes the folder.
 
 A worker imports neither pandas nor pyarrow: they would take longer to load than 20 images take to pack.
 """
@@ -11,7 +11,7 @@ import json
 import os
 import select
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -19,6 +19,7 @@ from typing import BinaryIO, NamedTuple
 import cv2
 
 from shards.files import json_bytes, publish, sha256_bytes
+from shards.remote import is_remote, seen
 from shards.rendition import Size, renditions
 from shards.source import RejectedImage
 from shards.tarshard import ShardWriter
@@ -29,8 +30,8 @@ WORK = ".packing"
 @dataclass(frozen=True)
 class ShardTask:
     """root: the release; inside: its real path, which no link may leave (None: links are followed anywhere); out: the
-    packed dataset; tmp: this run's folder for unfinished files; parent: the packing process, without which a worker
-    ends."""
+    packed dataset; tmp: this run's folder for unfinished files, on this machine; parent: the packing process, without
+    which a worker ends. root and out may be in a store (`shards.remote`)."""
 
     root: Path
     inside: str | None
@@ -71,8 +72,10 @@ def marks_path(task: ShardTask) -> Path:
     return task.tmp / f"{task.shard:06d}.{os.getpid()}.marks"
 
 
-def fingerprint(path: Path) -> list[int] | None:
+def fingerprint(path: Path) -> list | None:
     """What a file looked like when it was rejected: size in bytes and time of change; None if it cannot be seen."""
+    if is_remote(path):
+        return seen(path)
     try:
         found = path.stat()
     except OSError:
@@ -83,7 +86,8 @@ def fingerprint(path: Path) -> list[int] | None:
 def make_shard(task: ShardTask, images: Sequence[PlannedImage]) -> int:
     """Read `images` one at a time and write them; memory does not grow with anything. Returns the shard.
 
-    Raises OSError if a file cannot be written; nothing then has a final name that it should not have.
+    Raises OSError if a file cannot be written, DataError if a store fails or refuses; nothing then has a final name
+    that it should not have.
     """
     _end_with(task.parent)
     cv2.setNumThreads(1)  # the workers are the parallelism
@@ -133,17 +137,19 @@ def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: BinaryIO) 
     samples = len(planned) - len(record["rejects"])
     record["sizes"] = {}
     for size, name, writer, span in zip(task.sizes, names, writers, spans, strict=True):
-        made = _publish_size(task, size, name, writer, samples)
+        made = _publish_size(task, size, name, writer, samples, lambda: progress.write(b"."))
         record["sizes"][size.folder] = {"samples": samples, **made, **span}
         progress.write(b".")  # flushing to the medium may take a while too
     _publish_bytes(task.tmp / f"{task.shard:06d}.json", record_path(task.out, task.shard), json_bytes(record))
 
 
-def _publish_size(task: ShardTask, size: Size, name: str, writer: ShardWriter, samples: int) -> dict:
+def _publish_size(
+    task: ShardTask, size: Size, name: str, writer: ShardWriter, samples: int, moved: Callable[[], object]
+) -> dict:
     """Give a tar and its index their names; a shard without a sample has neither, as DALI refuses an empty one."""
     if samples:
         final = task.out / size.folder / f"{task.shard:06d}.tar"
-        publish(task.tmp / f"{name}.tar", final)
+        publish(task.tmp / f"{name}.tar", final, moved)
         _publish_bytes(task.tmp / f"{name}.idx", final.with_suffix(".idx"), writer.index.encode())
     return {"bytes": writer.bytes, "sha256": writer.sha256, "index_sha256": sha256_bytes(writer.index.encode())}
 

@@ -13,6 +13,7 @@ import pandas as pd
 from shards import cxrlt
 from shards.errors import DataError
 from shards.release import LabelTable, Release, check_unique, first_of_each_name, read_labels
+from shards.remote import is_there
 from shards.tables import finding_values, ids, read_table
 
 NAME = "mimic-cxr-jpg"
@@ -30,7 +31,7 @@ LATERAL = ("LATERAL", "LL", "XTABLE LATERAL")
 
 
 def recognises(root: Path) -> bool:
-    return (root / METADATA).exists()
+    return is_there(root / METADATA)
 
 
 def read(root: Path, label_folders: Sequence[Path]) -> Release:
@@ -76,7 +77,7 @@ def _view(position: str) -> str:
 
 
 def _own_labels(root: Path, images: pd.DataFrame) -> list[LabelTable]:
-    present = {name: root / file for name, file in OWN_LABELS.items() if (root / file).exists()}
+    present = {name: root / file for name, file in OWN_LABELS.items() if is_there(root / file)}
     if not present:
         return []
     split_path = root / SPLIT

@@ -1,9 +1,9 @@
 """A packed dataset in a bucket, or on a web server, and the copies of its files on this disk.
 
 dataset.json is asked for whenever the dataset is opened. Tables are copied when they are read. A shard is copied whole,
-before it is used: one of 4,096 images comes in some twenty requests, where image by image would be 4,096 round trips.
-Every copy is compared with its sha256 in dataset.json on the way, and has its name only if it is right. A copy that
-was cut off (a kill, a connection) is continued where it ended. fsspec does the transport and its retries.
+before it is used: 4,096 images come in three (224 px) to twelve (512 px) requests; image by image, each would be a
+round trip. Every copy is compared with its sha256 in dataset.json on the way, and has its name only if it is right. A
+copy that was cut off (a kill, a connection) is continued where it ended. fsspec does the transport and its retries.
 """
 
 import contextlib

@@ -13,6 +13,7 @@ from shards.cxrlt import check_index
 from shards.errors import DataError
 from shards.locate import image_paths
 from shards.release import LabelTable, Release, check_unique, find_labels, first_of_each_name
+from shards.remote import is_there, read_bytes
 from shards.tables import ids, is_unnamed, read_table
 
 NAME = "chestx-ray14"
@@ -49,7 +50,8 @@ def label_tables(folder: Path, images: pd.DataFrame) -> list[LabelTable]:
 def _entries(folder: Path) -> dict[str, Path]:
     """The tables that are there, the newer first, plain before compressed."""
     places = {name: [folder / file, folder / f"{file}.gz"] for name, file in ENTRIES.items()}
-    return {name: next(filter(Path.exists, paths)) for name, paths in places.items() if any(map(Path.exists, paths))}
+    found = {name: next(filter(is_there, paths), None) for name, paths in places.items()}
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -103,7 +105,7 @@ def _labels(name: str, path: Path, folder: Path) -> LabelTable:
 
 def _split(index: pd.Index, path: Path, folder: Path) -> tuple[pd.Series, list[Path], tuple[str, ...]]:
     """train and test by the published lists; without any list every image is in train, and that is said."""
-    lists = {split: folder / file for split, file in LISTS.items() if (folder / file).exists()}
+    lists = {split: folder / file for split, file in LISTS.items() if is_there(folder / file)}
     names = {split: _names(list_path, index, path) for split, list_path in lists.items()}
     if not lists:
         return pd.Series("train", index=index), [], (f"no {' or '.join(LISTS.values())}: every image is in train",)
@@ -123,7 +125,7 @@ def _split(index: pd.Index, path: Path, folder: Path) -> tuple[pd.Series, list[P
 
 def _names(path: Path, index: pd.Index, table: Path) -> pd.Index:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); download it again") from error
     names = pd.Index([line for line in lines if line])

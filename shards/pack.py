@@ -1,12 +1,14 @@
 """From a release to a packed dataset: plan, independent shard tasks, one publication.
 
 Working state lives in PACK/.packing and is removed at publication: options.json (what the folder is being
-packed with), records/NNNNNN.json (one finished shard each), tmp/ (files being written), lock.
+packed with), records/NNNNNN.json (one finished shard each), tmp/ (files being written), lock. Of a PACK in a bucket,
+tmp/ and lock are in a folder of this machine (`work_folder`).
 A shard is finished when its record exists; the record is written after the shard's files have their final
 names, so a rerun redoes whatever lacks a record, to the same bytes, and the shards of which a rejected file has
 changed since. dataset.json is written last of all.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -26,15 +28,25 @@ import pandas as pd
 import pyarrow as pa
 
 from shards import checksums
-from shards.description import DATASET
+from shards.description import DATASET, FORMAT, parse_description
 from shards.errors import DataError
-from shards.files import cannot_write, json_bytes, only_one, remove_parts, sha256_file, write_bytes
+from shards.files import (
+    cannot_write,
+    json_bytes,
+    make_folder,
+    only_one,
+    remove_parts,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+)
 from shards.findings import findings_of
 from shards.make_shard import WORK, PlannedImage, ShardTask, fingerprint, make_shard, record_path
 from shards.packed import PackedDataset
 from shards.plan import plan
 from shards.publish import publish, rejects_csv
 from shards.release import Release, check_links, check_subjects
+from shards.remote import WRITABLE, entries, is_remote, is_there, read_bytes, remove_tree
 from shards.rendition import FITS, Size, renditions
 from shards.source import CHECKSUMS, RejectedImage, kind_of
 from shards.window import WINDOWS
@@ -162,27 +174,37 @@ def pack(
     dies or stalls, there is no room, or more images were rejected than `limits` allow.
     """
     limits = limits or PackLimits()
-    if out.resolve().is_relative_to(release.root.resolve()):
+    _check_writable(out)
+    if _lies_in(out, release.root):
         raise DataError(f"{out}: lies in the release, which is only read; give an --out folder outside {release.root}")
     identity = _identity(release, options)
-    if (out / DATASET).exists():
+    if is_there(out / DATASET):
         return _finished(out, identity)
     rows = _planned(release, options, limits)
+    work, held = work_folder(out), False
     try:
-        _make_folder(out)
-        with only_one(out / WORK / "lock", "packing into it"):
-            if (out / DATASET).exists():  # published by the process that held the lock a moment ago
+        _make_folder(out, work)
+        with only_one(work / "lock", f"packing into {out}" if is_remote(out) else "packing into it"):
+            held = is_remote(out)
+            if is_there(out / DATASET):  # published by the process that held the lock a moment ago
                 return _finished(out, identity)
-            _claim(out, identity)
+            _claim(out, work, identity)
             started = time.perf_counter()
-            made = _make_missing(release, out, options, limits, rows, jobs, progress)
-            records = [json.loads(record_path(out, shard).read_bytes()) for shard in range(_shards(rows))]
+            made = _make_missing(release, out, work, options, limits, rows, jobs, progress)
+            if is_remote(out) and is_there(out / DATASET):  # by a packer on another machine, whose lock is not ours
+                return _finished(out, identity)
+            records = [json.loads(read_bytes(record_path(out, shard))) for shard in range(_shards(rows))]
             _judge(out, rows, records, limits)
             info = publish(release, out, options, rows, records, identity)
-            shutil.rmtree(out / WORK, ignore_errors=True)
+            _remove_work(out)
     except OSError as error:
         # a worker's too; it names a file of this run's own, users know the dataset
+        if is_remote(out):
+            raise DataError(f"{cannot_write(work, error)}; TMPDIR names the folder of temporary files") from error
         raise cannot_write(out, error) from error
+    finally:
+        if held:  # nothing of a dataset in a bucket stays on this machine
+            shutil.rmtree(work, ignore_errors=True)
     return PackSummary(**_summary(info), images_this_run=made, seconds=time.perf_counter() - started)
 
 
@@ -206,7 +228,7 @@ def _shards(rows: pd.DataFrame) -> int:
 
 
 def _inside(release: Release, options: PackOptions) -> str | None:
-    return None if options.allow_links else os.path.realpath(release.root)
+    return None if options.allow_links or is_remote(release.root) else os.path.realpath(release.root)
 
 
 def _judge(out: Path, rows: pd.DataFrame, records: list[dict], limits: PackLimits) -> None:
@@ -272,7 +294,7 @@ def _identity(release: Release, options: PackOptions) -> dict:
     for table in release.labels:
         for path in table.inputs:
             inputs[f"{table.name}/{path.name}"] = sha256_file(path)
-    if options.check_hashes and (release.root / CHECKSUMS).exists():
+    if options.check_hashes and is_there(release.root / CHECKSUMS):
         inputs[CHECKSUMS] = sha256_file(release.root / CHECKSUMS)
     return {"options": {**options.as_json(), **release.reading}, "inputs": inputs, "encoders": versions}
 
@@ -302,19 +324,39 @@ def _with_window(found: dict, wanted: dict, deep: Callable[[], bool]) -> dict:
 
 def _has_deep(out: Path) -> bool:
     """Whether a finished shard of an unfinished dataset has an image that was 16-bit."""
-    records = (json.loads(path.read_bytes()) for path in (out / WORK / "records").glob("*.json"))
+    records = (json.loads(read_bytes(record_path(out, shard))) for shard in _recorded(out))
     return any("16-bit" in (words or "") for record in records for words in record["converted"])
 
 
 def _finished(out: Path, identity: dict) -> PackSummary:
-    dataset = PackedDataset.open(out)  # refuses a damaged description, a missing or cut shard
-    found = _with_window(dataset.info, identity, lambda: "16-bit" in _summary(dataset.info)["converted"])
+    # both refuse a damaged description, a missing or cut shard
+    info = _stored_whole(out) if is_remote(out) else PackedDataset.open(out).info
+    found = _with_window(info, identity, lambda: "16-bit" in _summary(info)["converted"])
     _refuse_difference(out, found, identity)
-    for name in dataset.info["sizes"]:
-        if not (out / name).is_dir():
+    for name in info["sizes"]:
+        if not is_remote(out) and not (out / name).is_dir():
             raise DataError(f"{out / name}: the folder is missing; restore it, or delete {out} and pack again")
-    shutil.rmtree(out / WORK, ignore_errors=True)  # left by a kill between publication and clean-up
-    return PackSummary(**_summary(dataset.info), already_finished=True)
+    _remove_work(out)  # left by a kill between publication and clean-up
+    return PackSummary(**_summary(info), already_finished=True)
+
+
+def _stored_whole(out: Path) -> dict:
+    """The description of a finished dataset in a bucket, with one listing per size instead of a copy of anything."""
+    path = out / DATASET
+    info, sealed = parse_description(path, read_bytes(path))
+    if not sealed or info.get("format") != FORMAT:
+        raise DataError(f"{path}: damaged, or of another version of cxrdali; delete it and pack again")
+    for name, size in info["sizes"].items():
+        found = {f"{name}/{entry}": held for entry, _, held in entries(out / name)}
+        for shard in size["shards"]:
+            held = found.get(shard["name"])
+            if held != shard["bytes"]:
+                what = "is missing" if held is None else f"has {held} bytes"
+                raise DataError(
+                    f"{out / shard['name']}: {what}, {DATASET} says {shard['bytes']}; put it there again, or delete "
+                    f"{path} and pack again"
+                )
+    return info
 
 
 def _summary(info: dict) -> dict:
@@ -328,29 +370,63 @@ def _summary(info: dict) -> dict:
     }
 
 
-def _make_folder(out: Path) -> None:
+def work_folder(out: Path) -> Path:
+    """Where unfinished files and the lock are, on this machine: in the dataset, or of one in a bucket among the
+    temporary files, under a name by which the next run finds what a kill left."""
+    if not is_remote(out):
+        return out / WORK
+    return Path(tempfile.gettempdir()) / f"cxrdali-{os.getuid()}-{sha256_bytes(str(out).encode())[:16]}"
+
+
+def _check_writable(out: Path) -> None:
+    if is_remote(out) and out.protocol not in WRITABLE:
+        protocols = ", ".join(f"{protocol}://" for protocol in WRITABLE)
+        raise DataError(f"{out}: {out.protocol}:// is only read; give --out a folder, or one of {protocols}")
+
+
+def _lies_in(out: Path, root: Path) -> bool:
+    if is_remote(out) or is_remote(root):
+        return f"{out}/".startswith(f"{root}/")
+    return out.resolve().is_relative_to(root.resolve())
+
+
+def _make_folder(out: Path, work: Path) -> None:
     try:
-        (out / WORK).mkdir(parents=True, exist_ok=True)
+        work.mkdir(0o700 if is_remote(out) else 0o777, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise DataError(f"{out}: is no folder; give another --out") from error
-    strangers = sorted(p.name for p in out.iterdir() if p.name != WORK)
-    if strangers and DATASET not in strangers and not (out / WORK / "options.json").exists():
-        (out / WORK).rmdir()
+        raise DataError(f"{work if is_remote(out) else out}: is no folder; give another --out") from error
+    if is_remote(out) and work.lstat().st_uid != os.getuid():  # in a folder that all users may write to
+        raise DataError(f"{work}: belongs to another user; set TMPDIR to a folder of yours")
+    names = (name for name, _, _ in entries(out)) if is_remote(out) else (path.name for path in out.iterdir())
+    strangers = sorted(name for name in names if name != WORK)
+    if strangers and DATASET not in strangers and not is_there(out / WORK / "options.json"):
+        with contextlib.suppress(OSError):  # of a bucket's, a killed run may have left something in it
+            work.rmdir()
         raise DataError(f"{out}: holds {strangers[0]!r}, which is no packed dataset; give an empty folder")
 
 
-def _claim(out: Path, identity: dict) -> None:
-    options = out / WORK / "options.json"
-    if options.exists():
-        before = json.loads(options.read_bytes())
+def _claim(out: Path, work: Path, identity: dict) -> None:
+    options, before = out / WORK / "options.json", None
+    if is_there(options):
+        before = json.loads(read_bytes(options))
         _refuse_difference(out, _with_window(before, identity, lambda: _has_deep(out)), identity)
-    if not options.exists() or before != identity:
+    if before != identity:
         write_bytes(options, json_bytes(identity))
-    shutil.rmtree(out / WORK / "tmp", ignore_errors=True)
-    for folder in (out, *(path for path in out.iterdir() if path.is_dir()), out / WORK / "records"):
-        remove_parts(folder)
-    for folder in ("records", "tmp"):
-        (out / WORK / folder).mkdir(exist_ok=True)
+    shutil.rmtree(work / "tmp", ignore_errors=True)
+    if not is_remote(out):  # where an object is whole or not there
+        for folder in (out, *(path for path in out.iterdir() if path.is_dir()), work / "records"):
+            remove_parts(folder)
+    make_folder(out / WORK / "records")
+    make_folder(work / "tmp")
+
+
+def _remove_work(out: Path) -> None:
+    """The dataset is published: what cannot be removed must not make an error of it."""
+    if not is_remote(out):
+        shutil.rmtree(out / WORK, ignore_errors=True)
+        return
+    with contextlib.suppress(DataError):
+        remove_tree(out / WORK)
 
 
 # ---------------------------------------------------------------- shards
@@ -359,6 +435,7 @@ def _claim(out: Path, identity: dict) -> None:
 def _make_missing(
     release: Release,
     out: Path,
+    work: Path,
     options: PackOptions,
     limits: PackLimits,
     rows: pd.DataFrame,
@@ -367,13 +444,15 @@ def _make_missing(
 ) -> int:
     """Make every shard that has no record, or one that has to be looked at again; returns the images read."""
     for size in options.sizes:
-        (out / size.folder).mkdir(exist_ok=True)
-    missing = [shard for shard in range(_shards(rows)) if not _is_made(release, out, shard, rows)]
+        make_folder(out / size.folder)
+    recorded = _recorded(out)
+    made = {shard for shard in range(_shards(rows)) if shard in recorded and _is_made(release, out, shard, rows)}
+    missing = [shard for shard in range(_shards(rows)) if shard not in made]
     bounds = np.searchsorted(rows["shard"].to_numpy(), [*missing, *(s + 1 for s in missing)]).reshape(2, -1)
     spans = {shard: (start, stop) for shard, start, stop in zip(missing, *bounds.tolist(), strict=True)}
     count = sum(stop - start for start, stop in spans.values())
     # a folder of this run's own: what a killed run's workers still do, they do in a folder that is gone
-    tmp = Path(tempfile.mkdtemp(dir=out / WORK / "tmp"))
+    tmp = Path(tempfile.mkdtemp(dir=work / "tmp"))
     inside, parent = _inside(release, options), os.getpid()
     tasks = (
         joblib.delayed(make_shard)(
@@ -406,10 +485,14 @@ def _planned_images(release: Release, rows: pd.DataFrame) -> list[PlannedImage]:
     return [PlannedImage(*values) for values in zip(*lists, findings_of(release.labels, rows["image_id"]), strict=True)]
 
 
+def _recorded(out: Path) -> set[int]:
+    """The finished shards, from one listing: a look at each record is a round trip where it lies in a bucket."""
+    folder = out / WORK / "records"
+    names = [name for name, _, _ in entries(folder)] if is_remote(out) else [path.name for path in folder.iterdir()]
+    return {int(name.removesuffix(".json")) for name in names if name[:1].isdigit()}
+
+
 def _is_made(release: Release, out: Path, shard: int, rows: pd.DataFrame) -> bool:
-    """Whether a shard is finished, and the files that it rejected are still as they were."""
-    path = record_path(out, shard)
-    if not path.exists():
-        return False
-    rejects = json.loads(path.read_bytes())["rejects"]
+    """Whether the files that a finished shard rejected are still as they were."""
+    rejects = json.loads(read_bytes(record_path(out, shard)))["rejects"]
     return all(fingerprint(release.root / rows["path"].iloc[row]) == seen for row, _, seen in rejects)

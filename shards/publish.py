@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from shards import __version__
 from shards.description import DATASET, dataset_identity, labels_path, seal
-from shards.files import json_bytes, sha256_bytes, write_bytes
+from shards.files import json_bytes, make_folder, sha256_bytes, write_bytes
 from shards.release import IMAGE_COLUMNS, LabelTable, Release
 from shards.rendition import Size
 from shards.source import kind_of
@@ -28,7 +28,7 @@ def publish(release: Release, out: Path, options, rows: pd.DataFrame, records: l
     write_bytes(out / "catalog.parquet", catalog_bytes)
     write_bytes(out / "rejects.csv", rejects_bytes)
     labels = {}
-    (out / "labels").mkdir(exist_ok=True)
+    make_folder(out / "labels")
     for table in release.labels:
         inputs = {path.name: identity["inputs"][f"{table.name}/{path.name}"] for path in table.inputs}
         data = labels_parquet(table, rows, inputs)

@@ -12,6 +12,7 @@ from typing import Protocol
 import pandas as pd
 
 from shards.errors import DataError
+from shards.remote import has_folder, is_remote
 
 IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
 VIEWS = ("frontal", "lateral", "other")
@@ -96,7 +97,7 @@ def _readers() -> dict[str, Reader]:
 
 def open_release(root: Path, label_folders: Sequence[Path] = ()) -> Release:
     """Read the release in `root`, with the label releases found in it and in `label_folders`."""
-    if not root.is_dir():
+    if not has_folder(root):
         raise DataError(f"{root}: no such folder; give the release's folder with --source")
     for reader in _readers().values():
         if reader.recognises(root):
@@ -121,7 +122,7 @@ def read_labels(release: str, folder: Path, images: pd.DataFrame) -> list[LabelT
 
 def find_labels(release: str, folder: Path, images: pd.DataFrame | None) -> list[LabelTable]:
     """The same with the images that the release does not have, for readers that take their images from labels."""
-    if not folder.is_dir():
+    if not has_folder(folder):
         raise DataError(f"{folder}: no such folder; give a label release's folder with --labels")
     if release == TABLE:
         raise DataError(
@@ -158,7 +159,10 @@ def check_links(release: Release) -> None:
     """Refuse folders that are links to another place, at the two levels where people put them.
 
     A link further down is looked at when its image is read: 400,000 looks would take minutes on a network disk.
+    A store has no links.
     """
+    if is_remote(release.root):
+        return
     inside = os.path.realpath(release.root)
     parts = [folder.split("/") for folder in release.images["path"].str.rpartition("/")[0].unique() if folder]
     for folder in sorted({part[0] for part in parts} | {"/".join(part[:2]) for part in parts}):

@@ -5,8 +5,10 @@ addresses end up in logs and shell histories.
 """
 
 import contextlib
+import errno
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +17,10 @@ from shards.errors import DataError
 # The protocols that are read here, and the extra that installs what fsspec needs for them.
 PROTOCOLS = {"s3": "s3", "gs": "gs", "https": "http", "http": "http", "memory": None}
 # A listing that was kept would not show what another process has written since.
-_OPTIONS = {"s3": {"use_listings_cache": False}, "gs": {"use_listings_cache": False}}
+# Several requests for parts of one object would each fail the whole at the first cut, and ask for its size before.
+_OPTIONS = {"s3": {"use_listings_cache": False, "max_concurrency": 1}, "gs": {"use_listings_cache": False}}
+WRITABLE = ("s3", "gs")
+_PART = 2**24  # bytes of a file in memory while it is uploaded
 _LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "requests", "urllib3", "fsspec", "s3fs")
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the instance's role",
@@ -60,6 +65,91 @@ def read_whole(path: Path) -> bytes:
     """The bytes of a file in a store, in one request: what a web server refuses is not taken for absent."""
     with reaching(path):
         return path.fs.cat_file(path.path)
+
+
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a file here or in a store; only the first ones if `most` says how many are enough.
+
+    Raises FileNotFoundError if it is absent, and nothing else of a store's: one that fails or refuses is a DataError.
+    """
+    if not is_remote(path):
+        with path.open("rb") as file:
+            return file.read(-1 if most is None else most)
+    with reaching(path):
+        try:
+            return path.fs.cat_file(path.path) if most is None else path.fs.cat_file(path.path, start=0, end=most)
+        except FileNotFoundError:
+            pass
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file is there. Raises DataError where a store fails or refuses, which is no answer."""
+    if not is_remote(path):
+        return path.exists()
+    if path.protocol in ("http", "https"):  # whose library calls every failure absent when asked for a description
+        with contextlib.suppress(FileNotFoundError):
+            read_bytes(path, 1)
+            return True
+        return False
+    return seen(path) is not None
+
+
+def entries(folder: Path) -> list[tuple[str, bool, int | None]]:
+    """What a folder in a store holds: name, whether it is a folder, size in bytes. Empty for one that is not there."""
+    with reaching(folder):
+        try:
+            found = folder.fs.ls(folder.path, detail=True)
+        except FileNotFoundError:
+            return []
+    own = folder.path.rstrip("/")
+    names = ((entry["name"].rstrip("/"), entry) for entry in found)
+    return [
+        (name.rpartition("/")[2], entry["type"] == "directory" or entry["name"].endswith("/"), entry.get("size"))
+        for name, entry in names
+        if name != own  # the empty object by which some tools mark a folder
+    ]
+
+
+def has_folder(path: Path) -> bool:
+    """Whether a folder is there; of a web server, which has none, its files will tell."""
+    if not is_remote(path):
+        return path.is_dir()
+    return path.protocol in ("http", "https") or bool(entries(path))
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove all that is below a folder in a store. Nothing there is fine."""
+    with reaching(folder), contextlib.suppress(FileNotFoundError):
+        folder.fs.rm(folder.path, recursive=True)
+
+
+def upload(file: Path, to: Path, moved: Callable[[], object] | None = None) -> None:
+    """Put a file of this machine into a store under its name there, which it gets only when it is whole.
+
+    `moved` is called whenever a part has arrived. Raises DataError if the store fails or refuses.
+    """
+    from fsspec.callbacks import Callback
+
+    class Parts(Callback):
+        def relative_update(self, inc=1):
+            if moved:
+                moved()
+
+    parts = {"chunksize": _PART} if to.protocol in WRITABLE else {}
+    with reaching(to):
+        to.fs.put_file(str(file), to.path, callback=Parts(), **parts)
+
+
+def seen(path: Path) -> list | None:
+    """What tells one making of a file in a store from the next: its size and tag; None if it is not there."""
+    with reaching(path):
+        try:
+            found = path.fs.info(path.path)
+        except FileNotFoundError:
+            return None
+    tags = ("ETag", "etag", "Last-Modified", "LastModified", "mtime", "created")
+    return [found.get("size"), next((str(found[tag]) for tag in tags if found.get(tag)), "")]
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from shards.remote import read_bytes
 from shards.window import FULL_BITS, bits_in_use, eight_bits
 
 LEAST_SIDE = 32  # pixels
@@ -51,11 +52,12 @@ def read(path: Path, inside: str | None = None, sha256: str | None = None) -> by
     """The bytes of a file. Raises RejectedImage if it is absent, unreadable, empty, or not what was asked for.
 
     inside: the release's real path, out of which no link may lead; sha256: the published hash, "" if there is none.
+    Raises DataError if a store fails or refuses: its images are not at fault.
     """
     if inside is not None and not (real := os.path.realpath(path)).startswith(f"{inside}{os.sep}"):
         raise RejectedImage(f"outside the release: a link to {real}")
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RejectedImage("absent") from error
     except OSError as error:

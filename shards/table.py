@@ -5,6 +5,7 @@ without a split column all are for training; both are said.
 """
 
 import csv
+import io
 import math
 import re
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pandas as pd
 from shards.cxrlt import check_index, splits
 from shards.errors import DataError
 from shards.release import TABLE, LabelTable, Release, check_paths, check_unique
+from shards.remote import has_folder, is_remote, is_there, read_bytes
 from shards.tables import finding_values, ids, is_unnamed, one_line, read_table
 
 ALL_OTHERS = "all others"
@@ -62,7 +64,7 @@ def open_table(file: Path, columns: Columns, root: Path) -> Release:
     Raises DataError naming file, column and value for a column that is missing, a blank id or path, an image twice, a
     finding, split or view that is not known, a path out of `root`, or if none of the first 100 files is there.
     """
-    if not root.is_dir():
+    if not has_folder(root):
         raise DataError(f"{root}: no such folder; give the folder that the paths start from with --source")
     table = _read(file, columns)
     image = ids(table, columns.image_id, file)
@@ -97,7 +99,7 @@ def label_name(file: Path) -> str:
 
 
 def _read(file: Path, columns: Columns) -> pd.DataFrame:
-    if not file.exists():  # before read_table, which would send its reader to a release's page
+    if not is_there(file):  # before read_table, which would send its reader to a release's page
         raise DataError(f"{file}: no such file; give the table with --table")
     table = _parquet(file) if file.suffix.lower() == ".parquet" else read_table(file, unnamed=True)
     for option, column in columns.named().items():
@@ -111,8 +113,9 @@ def _read(file: Path, columns: Columns) -> pd.DataFrame:
 
 def _parquet(file: Path) -> pd.DataFrame:
     """A parquet table as text, so that one set of checks reads both kinds: whole floats lose their .0 in `ids`."""
+    source = io.BytesIO(read_bytes(file)) if is_remote(file) else file
     try:
-        table = pd.read_parquet(file)
+        table = pd.read_parquet(source)
     except Exception as error:  # arrow raises many kinds on damage
         raise DataError(f"{file}: not a readable table ({one_line(str(error))})") from error
     return pd.DataFrame({str(name): list(map(_text, table[name].tolist())) for name in table.columns}, dtype=str)
@@ -199,7 +202,7 @@ def _paths(table: pd.DataFrame, columns: Columns, file: Path, root: Path) -> pd.
 def _check_some_exist(paths: pd.Series, columns: Columns, file: Path, root: Path) -> None:
     """A wrong --source would make a reject of every image, after hours of looking."""
     first = paths.iloc[:TRIED]
-    if not any((root / path).exists() for path in first):
+    if not any(is_there(root / path) for path in first):
         raise DataError(
             f"{file}: none of the first {len(first):,} files of column {columns.path!r} is in {root}, for example "
             f"{first.iloc[0]!r}; give the folder that the paths start from with --source"

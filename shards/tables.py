@@ -16,11 +16,13 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from shards.errors import DataError
+from shards.remote import is_remote, read_bytes
 
 _WHOLE_FLOAT = re.compile(r"([0-9]+)\.0*")
 _EXPONENT = re.compile(r"[+-]?([0-9]|[0-9]*\.[0-9]*)[eE][+-]?[0-9]+")  # "12e5" may be hexadecimal
 _EXACT_FLOAT = 2**53  # from here on a float stands for several whole numbers
 _UNNAMED = re.compile(r"Unnamed: [0-9]+")  # as pandas writes it
+_FIRST = 2**17  # bytes of a table in a store that hold its first line, compressed or not
 _NULLABLE = {"": pd.NA, "nan": pd.NA, "NaN": pd.NA, "NA": pd.NA, "null": pd.NA}
 _FINDING_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, **_NULLABLE}
 
@@ -33,7 +35,7 @@ def read_table(path: Path, required: tuple[str, ...] = (), unnamed: bool = False
     twice or a required one missing. (pandas would fill a short row with blanks and shift a long one.)
     """
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        data = gzip.decompress(read_bytes(path)) if path.suffix == ".gz" else read_bytes(path)
         names, lines = _header(path, data, unnamed)
         # One block: Arrow loses a quoted newline that falls on the border of two. One thread: row numbers in errors.
         block = min(len(data) + 1, 2**31 - 1)
@@ -66,8 +68,9 @@ def one_line(text: str) -> str:
 def column_names(path: Path) -> list[str]:
     """The names in the first line of a CSV (plain or .gz), without reading the rest; [] if it is no text."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            return [name.strip() for name in next(csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline="")), [])]
+        file = io.BytesIO(read_bytes(path, _FIRST)) if is_remote(path) else path.open("rb")
+        with file, gzip.open(file) if path.suffix == ".gz" else file as plain:
+            return [name.strip() for name in next(csv.reader(io.TextIOWrapper(plain, "utf-8-sig", newline="")), [])]
     except (UnicodeDecodeError, csv.Error, EOFError, OSError, zlib.error):
         return []
 

@@ -16,6 +16,7 @@ from shards.files import sha256_bytes, sha256_file
 from shards.make_shard import WORK
 from shards.packed import PackedDataset
 from shards.plan import sample_key
+from shards.remote import is_remote
 from shards.tarshard import members, read_index
 from shards.workers import run
 
@@ -34,8 +35,13 @@ class VerifyReport:
 def verify(root: Path, deep: bool = False, jobs: int = 1, progress: bool = True) -> VerifyReport:
     """Check every file of the dataset; with `deep`, decode every rendition strictly too.
 
-    Raises DataError only if there is no readable dataset.json to compare with.
+    Raises DataError only if there is no readable dataset.json to compare with, or if it lies in a bucket.
     """
+    if is_remote(root):
+        raise DataError(
+            f"{root}: verify reads every byte from this machine's disk; copy the dataset here and verify the copy, or "
+            f"train with --data {root}, which compares every shard that it copies with its sha256"
+        )
     path = root / DATASET
     if not path.exists():
         raise DataError(f"{path}: no such file, so there is nothing to compare with; run `cxrdali shard` first")

@@ -1,7 +1,7 @@
 """An S3 server of this machine (moto's), and a link to it that can be slow, or cut, as networks are.
 
 Fixtures: `s3_server`, one for all tests; `s3`, with a bucket of its own, to which s3fs and the command line are led by
-the environment, credentials with a recognisable secret included.
+the environment, credentials with a recognisable secret included; `packed_bucket`, a packed dataset for all tests.
 """
 
 import contextlib
@@ -74,6 +74,17 @@ def s3_server():
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def packed_bucket(s3_server, pack_folder) -> str:
+    """The address of `pack_folder` in a bucket, to be reached through `s3`; read-only by agreement."""
+    import s3fs
+
+    files = s3fs.S3FileSystem(key=KEY, secret=SECRET, endpoint_url="http://{}:{}".format(*s3_server))
+    files.mkdir("packed")
+    files.put(f"{pack_folder}/", "packed/pack/", recursive=True)
+    return "s3://packed/pack"
+
+
 @pytest.fixture
 def s3(s3_server, tmp_path, monkeypatch) -> Iterator[Store]:
     environment = {
@@ -128,6 +139,8 @@ class Link:
         return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # else it takes one more connection: `accept` still waits
         self._server.close()
 
     def __enter__(self) -> "Link":

@@ -15,8 +15,8 @@ from tests.s3 import SECRET, Link, lead
 
 
 @pytest.fixture
-def address(s3, pack_folder):
-    return s3.upload(pack_folder, "pack")
+def address(s3, packed_bucket):
+    return packed_bucket
 
 
 def done(folder, *arguments):

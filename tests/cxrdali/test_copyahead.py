@@ -22,7 +22,13 @@ TRAINING = {"shuffle": True, "drop_last": True, "augment": AugmentOptions()}
 
 
 @pytest.fixture
-def address(s3, pack_folder):
+def address(s3, packed_bucket):
+    return packed_bucket
+
+
+@pytest.fixture
+def own_address(s3, pack_folder):
+    """One whose files may be changed."""
     return s3.upload(pack_folder, "pack")
 
 
@@ -87,9 +93,8 @@ def test_an_epoch_that_goes_on_in_the_middle_copies_what_is_left(address, datase
     assert here == {int(shard) for _, shards in windows[2:] for shard in shards}
 
 
-@pytest.mark.parametrize("how", [TRAINING, {}], ids=["training", "in order"])
-@pytest.mark.parametrize("shards", [5, 6, 7])
-def test_a_bounded_cache_is_never_above_its_size(address, dataset, tmp_path, how, shards):
+@pytest.mark.parametrize(("shards", "how"), [(5, TRAINING), (5, {}), (7, TRAINING)])
+def test_a_bounded_cache_is_never_above_its_size(address, dataset, tmp_path, shards, how):
     limit = shards * 51_200 + 1000  # the shards at 48 px are 51,200 bytes; the epoch has 8, half of the last one used
     remote = opened(address, tmp_path, limit)
     most, ended = [0], threading.Event()
@@ -101,11 +106,10 @@ def test_a_bounded_cache_is_never_above_its_size(address, dataset, tmp_path, how
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        loader = make(remote, batch=1, **how)
-        assert same(batches(loader), batches(make(dataset, batch=1, **how)))
+        loader, expected = make(remote, batch=1, **how), batches(make(dataset, batch=1, **how))
         for _ in loader:  # left half-way
             break
-        assert same(batches(loader, 1), batches(make(dataset, batch=1, **how), 3)[-120:])
+        assert same(batches(loader), expected)
     finally:
         ended.set()
         watcher.join()
@@ -174,12 +178,12 @@ def test_what_is_held_at_a_time_is_what_a_walk_through_the_epoch_finds(dataset):
 
 
 def test_a_shard_that_cannot_be_copied_ends_the_epoch_and_a_mended_bucket_begins_it_again(
-    address, s3, dataset, tmp_path
+    own_address, s3, dataset, tmp_path
 ):
     files, path = s3.filesystem(), f"{s3.bucket}/pack/48/000004.tar"
     files.rm_file(path)
-    loader = make(opened(address, tmp_path), **TRAINING)
-    with pytest.raises(DataError, match=f"{address}/48/000004.tar: not there"):
+    loader = make(opened(own_address, tmp_path), **TRAINING)
+    with pytest.raises(DataError, match=f"{own_address}/48/000004.tar: not there"):
         batches(loader)
     assert no_threads()
     files.put_file(str(dataset.root / "48/000004.tar"), path)

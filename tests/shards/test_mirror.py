@@ -28,7 +28,13 @@ PROCESSES = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture
-def address(s3, pack_folder):
+def address(s3, packed_bucket):
+    return packed_bucket
+
+
+@pytest.fixture
+def own_address(s3, pack_folder):
+    """One whose files may be changed."""
     return s3.upload(pack_folder, "pack")
 
 
@@ -109,8 +115,8 @@ def test_a_size_that_was_not_put_into_the_bucket_is_not_offered(s3, pack_folder,
     assert "size 48 is not stored here; stored are 56" in refused(lambda: remote.stored(48))
 
 
-def test_labels_that_were_attached_since_are_there_at_the_next_opening(address, s3, pack_folder, tmp_path):
-    before = opened(address, tmp_path)
+def test_labels_that_were_attached_since_are_there_at_the_next_opening(own_address, s3, pack_folder, tmp_path):
+    before = opened(own_address, tmp_path)
     before.labels("chexpert")
     copy = shutil.copytree(pack_folder, tmp_path / "copy")
     table = pd.read_parquet(copy / "labels/chexpert.parquet")
@@ -120,23 +126,23 @@ def test_labels_that_were_attached_since_are_there_at_the_next_opening(address, 
     info["labels"]["chexpert"] = sha256_bytes((copy / "labels/chexpert.parquet").read_bytes())
     (copy / "dataset.json").write_bytes(json_bytes(seal(info)))
     s3.upload(copy, "pack")
-    after = opened(address, tmp_path)
+    after = opened(own_address, tmp_path)
     assert after.folder == before.folder
     assert after.labels("chexpert").values[0].tolist() != before.labels("cxr-lt-2023").values[0].tolist()
     assert after.labels("chexpert").sha256 == info["labels"]["chexpert"]
 
 
-def test_another_dataset_at_the_same_address_has_copies_of_its_own(address, s3, dataset, tmp_path):
-    before = copy_size(address, tmp_path)
+def test_another_dataset_at_the_same_address_has_copies_of_its_own(own_address, s3, dataset, tmp_path):
+    before = copy_size(own_address, tmp_path)
     other = {**dataset.info, "sizes": {"56": dataset.info["sizes"]["56"]}}
     other["id"] = dataset_identity(other)
     s3.filesystem().pipe_file(f"{s3.bucket}/pack/dataset.json", json_bytes(seal(other)))
-    after = opened(address, tmp_path)
+    after = opened(own_address, tmp_path)
     assert after.folder != before.folder and after.sizes == [56]
     assert (before.folder / "48/000000.tar").exists()
 
 
-def test_a_web_server_will_do(address, s3, dataset, tmp_path):
+def test_a_web_server_will_do(own_address, s3, dataset, tmp_path):
     url = f"{s3.url}/pack"
     assert "the store does not answer as it should (ClientResponseError: 403" in refused(lambda: opened(url, tmp_path))
     s3.filesystem().chmod(f"{s3.bucket}/pack", "public-read", recursive=True)
@@ -158,32 +164,32 @@ def test_a_whole_copy_is_a_packed_dataset(address, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["a bit", "shorter", "missing"])
-def test_a_shard_that_changed_is_named_and_has_no_copy(address, s3, dataset, tmp_path, change):
+def test_a_shard_that_changed_is_named_and_has_no_copy(own_address, s3, dataset, tmp_path, change):
     files, path = s3.filesystem(), f"{s3.bucket}/pack/48/000002.tar"
     data = bytearray(files.cat_file(path))
     data[1000] ^= 1
     files.rm_file(path)
     if change != "missing":
         files.pipe_file(path, bytes(data[:-512] if change == "shorter" else data))
-    message = refused(lambda: copy_size(address, tmp_path))
+    message = refused(lambda: copy_size(own_address, tmp_path))
     words = {
         "a bit": "its sha256 is not the one in dataset.json",
         "shorter": f"ends at byte {len(data) - 512}, dataset.json says {len(data)}",
         "missing": "not there; check the bucket and the name",
     }
-    assert message.startswith(f"{address}/48/000002.tar: {words[change]}")
+    assert message.startswith(f"{own_address}/48/000002.tar: {words[change]}")
     assert {"000000.tar", "000001.tar"} == {name for name in names(tmp_path / "cache") if name.endswith(".tar")}
     files.put_file(str(dataset.root / "48/000002.tar"), path)
-    copied = copy_size(address, tmp_path).folder / "48/000002.tar"
+    copied = copy_size(own_address, tmp_path).folder / "48/000002.tar"
     assert copied.read_bytes() == (dataset.root / "48/000002.tar").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["catalog.parquet", "labels/cxr-lt-2023.parquet"])
-def test_a_table_that_changed_is_named(address, s3, tmp_path, name):
+def test_a_table_that_changed_is_named(own_address, s3, tmp_path, name):
     s3.filesystem().pipe_file(f"{s3.bucket}/pack/{name}", b"PAR1 another PAR1")
-    remote = opened(address, tmp_path)
+    remote = opened(own_address, tmp_path)
     message = refused(lambda: remote.catalog if name == "catalog.parquet" else remote.labels())
-    assert message.startswith(f"{address}/{name}: its sha256 is not the one in dataset.json")
+    assert message.startswith(f"{own_address}/{name}: its sha256 is not the one in dataset.json")
     assert names(remote.folder) - {".catalog.parquet.0.part", ".cxr-lt-2023.parquet.0.part"} == {"dataset.json"}
 
 
@@ -200,9 +206,9 @@ def test_a_copy_that_was_damaged_is_made_again_or_named(address, tmp_path):
     copy_size(address, tmp_path)
 
 
-def test_a_description_whose_id_leads_elsewhere_is_refused(address, s3, dataset, tmp_path):
+def test_a_description_whose_id_leads_elsewhere_is_refused(own_address, s3, dataset, tmp_path):
     s3.filesystem().pipe_file(f"{s3.bucket}/pack/dataset.json", json_bytes(seal({**dataset.info, "id": "../../home"})))
-    assert "its id is not the hash of its catalog and shards" in refused(lambda: opened(address, tmp_path))
+    assert "its id is not the hash of its catalog and shards" in refused(lambda: opened(own_address, tmp_path))
     assert not (tmp_path / "cache").exists()
 
 
@@ -217,7 +223,7 @@ def test_a_bucket_that_is_missing_denied_or_out_of_reach(address, s3, tmp_path, 
     remote = opened(address, tmp_path)
     with Link(s3.host, s3.port) as closed:
         pass
-    lead(monkeypatch, closed.environment())
+    lead(monkeypatch, closed.environment() | {"AWS_MAX_ATTEMPTS": "1"})
     message = refused(lambda: opened(address, tmp_path))
     assert "the store does not answer as it should (EndpointConnectionError" in message
     assert message.endswith(f"what was copied before is in {remote.folder}")
@@ -316,6 +322,19 @@ def test_two_processes_share_a_cache_and_copy_each_shard_once(address, s3, datas
         assert total < slow.bytes < total + 70_000  # each asks for dataset.json, and the store has words of its own
     for number, path in dataset.stored(48).paths.items():
         assert (tmp_path / "cache" / dataset.id / "48" / path.name).read_bytes() == path.read_bytes(), number
+
+
+def test_a_cache_that_others_keep_full_is_an_error_after_a_while(address, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirroring, "PATIENCE", 0.3)
+    stored = opened(address, tmp_path, 60_000).stored(48)
+    others = stored.open(0)
+    message = refused(lambda: stored.open(1))
+    assert "cache: full of copies that are in use, for 0.005 minutes; give a larger --cache-size, or another" in message
+    waiting = threading.Timer(0.2, others.close)
+    waiting.start()
+    stored.open(1).close()
+    waiting.join()
+    assert not stored.paths[0].exists()
 
 
 def test_after_a_kill_the_copy_goes_on_and_no_wrong_file_has_a_right_name(address, s3, dataset, tmp_path, monkeypatch):
