@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from shards.description import DATASET
 from shards.errors import DataError
-from shards.files import cannot_write, is_named
+from shards.files import cannot_write, is_named, write_bytes
 from shards.remote import is_remote
 
 MARK = ".source"
@@ -47,8 +48,8 @@ class Cache:
         if self.limit is not None and self.limit < 1:
             raise DataError(f"cache size {self.limit} bytes: at least 1; leave it out for no bound")
 
-    def dataset(self, identity: str, source: str) -> Path:
-        """The folder of a dataset's copies, made if need be."""
+    def dataset(self, identity: str, source: str, description: bytes) -> Path:
+        """The folder of a dataset's copies, made if need be, with its dataset.json as it is now."""
         folder = self.folder / identity
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -56,6 +57,9 @@ class Cache:
                 file.write(f"{source}\n")
             with self._alone():
                 self._make_room(0)  # the bound may have been another one yesterday
+                path = folder / DATASET
+                if not path.exists() or path.read_bytes() != description:  # the labels may have been others
+                    write_bytes(path, description)
         except OSError as error:
             raise cannot_write(folder, error) from error
         return folder

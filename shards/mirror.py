@@ -18,8 +18,8 @@ from typing import BinaryIO
 from shards.cache import Cache, Full, in_use, locked
 from shards.description import DATASET, dataset_identity
 from shards.errors import DataError
-from shards.files import cannot_write, is_named, publish, sha256_file, write_bytes
-from shards.remote import reaching, read_whole
+from shards.files import cannot_write, is_named, publish, sha256_file
+from shards.remote import is_there, reaching, read_bytes
 
 PIECE = 2**24  # bytes per request: at 50 ms until its first byte, most of a request's time goes into the others
 POLL, PATIENCE = 0.1, 600.0  # seconds between looks at what other processes do; until a full cache is an error
@@ -36,10 +36,7 @@ class Mirror:
         if info["id"] != dataset_identity(info):  # it names the folder
             raise DataError(f"{source / DATASET}: its id is not the hash of its catalog and shards; pack again")
         self.source, self.cache = source, cache
-        self.folder = cache.dataset(info["id"], str(source))
-        path = self.folder / DATASET
-        if not path.exists() or path.read_bytes() != description:
-            write_bytes(path, description)  # it may have other labels than yesterday
+        self.folder = cache.dataset(info["id"], str(source), description)
         self.waited = 0.0
 
     def holds(self, entry: Mapping) -> bool:
@@ -48,9 +45,7 @@ class Mirror:
 
     def offers(self, shards: list[Mapping]) -> bool:
         """Whether a size, given by its shards, is in the bucket or here: one may copy only some sizes there."""
-        first = shards[0]["name"]
-        with reaching(self.source / first):
-            return any(map(self.holds, shards)) or (self.source / first).exists()
+        return any(map(self.holds, shards)) or is_there(self.source / shards[0]["name"])
 
     def take_waited(self) -> float:
         """Seconds waited since this was last asked."""
@@ -151,7 +146,8 @@ class Mirror:
 def _pieces(source: Path, at: int, size: int | None) -> Iterator[bytes]:
     """The bytes of a file in the bucket from `at` on; a table (size None) in one go."""
     if size is None:
-        yield read_whole(source)
+        with reaching(source):
+            yield read_bytes(source)
         return
     while at < size:
         stop = min(at + PIECE, size)

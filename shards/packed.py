@@ -23,7 +23,7 @@ from shards.description import DATASET, FORMAT, parse_description, read_descript
 from shards.errors import DataError
 from shards.files import sha256_bytes
 from shards.mirror import Mirror
-from shards.remote import is_remote, read_whole
+from shards.remote import is_remote, reaching, read_bytes
 
 SPARE_FILES = 256  # open ones beside the mapped shards: DALI's, logs, pipes of workers
 
@@ -130,7 +130,8 @@ class PackedDataset:
     def _open_remote(cls, root: Path, cache: Cache) -> "PackedDataset":
         path = root / DATASET
         try:
-            data = read_whole(path)
+            with reaching(path):
+                data = read_bytes(path)
         except DataError as error:
             # not tacitly: another one may have been published there since
             copies = "".join(f"; what was copied before is in {folder}" for folder in cache.datasets(str(root))[-1:])

@@ -61,12 +61,6 @@ def place(text: str | Path) -> Path:
         raise DataError(f"{text}: {protocol}:// needs an extra: pip install 'cxrdali[{extra}]'") from error
 
 
-def read_whole(path: Path) -> bytes:
-    """The bytes of a file in a store, in one request: what a web server refuses is not taken for absent."""
-    with reaching(path):
-        return path.fs.cat_file(path.path)
-
-
 def read_bytes(path: Path, most: int | None = None) -> bytes:
     """The bytes of a file here or in a store; only the first ones if `most` says how many are enough.
 

@@ -145,6 +145,27 @@ def test_training_and_validation_take_turns_in_a_bounded_cache(address, dataset,
         assert len(batches(validation, 1)) == 120
 
 
+def test_ranks_in_step_share_a_bounded_cache_that_has_room_for_one(address, dataset, tmp_path):
+    """Two loaders of the same order, each with its own mirror, that wait for one another after every batch."""
+    step, seen = threading.Barrier(2, timeout=30), {}
+
+    def rank(number: int) -> None:
+        loader = make(opened(address, tmp_path, 5 * 51_200), batch=1, **TRAINING)
+        seen[number] = []
+        for _ in range(2):
+            for _, rows in loader:
+                seen[number] += rows.tolist()
+                step.wait()
+
+    ranks = [threading.Thread(target=rank, args=(number,)) for number in range(2)]
+    for each in ranks:
+        each.start()
+    for each in ranks:
+        each.join(60)
+    expected = [row for _, rows in batches(make(dataset, batch=1, **TRAINING)) for row in rows.tolist()]
+    assert seen == {0: expected, 1: expected}
+
+
 def test_what_is_held_at_a_time_is_what_a_walk_through_the_epoch_finds(dataset):
     """Against counting, batch by batch, which windows are between the first in use and the last on its way."""
     generator = np.random.default_rng(0)

@@ -19,7 +19,7 @@ ID = "a" * 64
 def bounded(tmp_path):
     """A cache of 100 bytes with the folder of a dataset."""
     cache = Cache(tmp_path / "cache", 100)
-    (cache.dataset(ID, "s3://bucket/pack") / "48").mkdir()
+    (cache.dataset(ID, "s3://bucket/pack", b"{}") / "48").mkdir()
     return cache
 
 
@@ -84,7 +84,7 @@ def test_a_copy_that_another_process_has_just_finished_is_not_made_again(bounded
 def test_a_smaller_bound_holds_from_the_next_opening_on(bounded):
     fill(bounded, 1, 50, 10)
     fill(bounded, 2, 50, 20)
-    Cache(bounded.folder, 60).dataset("b" * 64, "s3://bucket/other")
+    Cache(bounded.folder, 60).dataset("b" * 64, "s3://bucket/other", b"{}")
     assert held(bounded) == [2]
 
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_a_cache_is_refused(tmp_path, bounded, monkeypatch):
         Cache("s3://bucket/cache")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file.*cannot be written .*give another folder"):
-        Cache(tmp_path / "file").dataset(ID, "s3://bucket/pack")
+        Cache(tmp_path / "file").dataset(ID, "s3://bucket/pack", b"{}")
 
     def without_locks(file, kind):
         if kind & fcntl.LOCK_NB:
