@@ -386,7 +386,7 @@ def _check_writable(out: Path) -> None:
 
 def _lies_in(out: Path, root: Path) -> bool:
     if is_remote(out) or is_remote(root):
-        return f"{out}/".startswith(f"{root}/")
+        return f"{out}/".startswith(f"{str(root).rstrip('/')}/")  # a bucket itself ends in a slash
     return out.resolve().is_relative_to(root.resolve())
 
 
