@@ -24,13 +24,14 @@ Windows = list[tuple[int, np.ndarray]]
 class CopyAhead:
     """Holds the shards of an epoch's `order` (catalog rows) from position `start` on, window by window.
 
-    windows: as in `cxrdali.readahead`. reach: how many positions, the batch that is asked for included, are in use.
+    windows: as in `cxrdali.readahead`. reach: how many positions, the batch that is asked for included, are in use;
+    ranks: how many processes use the cache, each in a place of its own.
     """
 
-    def __init__(self, mapped: MappedSize, order: np.ndarray, windows: Windows, start: int, reach: int):
+    def __init__(self, mapped: MappedSize, order: np.ndarray, windows: Windows, start: int, reach: int, ranks: int):
         self._mapped, self._reach, self._whole = mapped, reach, not windows
         self._windows = windows or whole(mapped.stored, order[start:])
-        self._depth = depth(mapped.stored, self._windows, start, reach)
+        self._depth = depth(mapped.stored, self._windows, start, reach, ranks)
         self._first = [first for first, _ in self._windows]
         self._asked = self._released = self._window(start)  # windows before it are not needed
         self._left = [len(shards) for _, shards in self._windows]
@@ -136,17 +137,18 @@ def whole(stored: StoredSize, rows: np.ndarray) -> Windows:
     return [(0, shards[np.argsort(first)])]
 
 
-def depth(stored: StoredSize, windows: Windows, start: int, reach: int) -> int:
+def depth(stored: StoredSize, windows: Windows, start: int, reach: int, ranks: int = 1) -> int:
     """How many windows beyond the one in use are asked for: as many as it takes for every thread to have a shard.
 
     Fewer if the cache cannot hold more at a time. Raises DataError if it cannot even hold those in use.
     """
     wanted = -(-COPIES // len(windows[0][1])) if len(windows) > 1 else 0
     limit = stored.mirror.cache.limit
+    rooms = ranks if len(windows) > 1 else 1  # all shards are the same for all
     for ahead in range(wanted, 0, -1):
-        if limit is None or most_held(stored, windows, start, reach, ahead) <= limit:
+        if limit is None or rooms * most_held(stored, windows, start, reach, ahead) <= limit:
             return ahead
-    need, what, else_way = most_held(stored, windows, start, reach, 0), "that are in use at a time", ""
+    need, what, else_way = rooms * most_held(stored, windows, start, reach, 0), "that are in use at a time", ""
     if len(windows) == 1:
         what, else_way = f"({len(windows[0][1])}) that this order needs at a time", ", or train with --order windowed"
     stored.mirror.check_room(need, f"the shards of {stored.pixels} px {what}", else_way)

@@ -143,7 +143,7 @@ class Loader:
         self._buffers = RecycledBuffers()
         if self._bounded:  # refused now, not after the first epoch
             order, windows = self._order(0)
-            depth(self._mapped.stored, windows or whole(self._mapped.stored, order), 0, options.reach)
+            depth(self._mapped.stored, windows or whole(self._mapped.stored, order), 0, *self._spread)
 
     def __del__(self):
         self._close()
@@ -193,6 +193,16 @@ class Loader:
     def _bounded(self) -> bool:
         mirror = self._mapped.stored.mirror
         return mirror is not None and mirror.cache.limit is not None
+
+    @property
+    def _spread(self) -> tuple[int, int]:
+        """For a bounded cache: positions in use behind the one that is asked for, and how many ranks are each in a
+        place of its own. In training all ranks are at one batch, one of them perhaps ahead by it; in evaluation none
+        waits for another, and a rank's batches are `world` apart."""
+        reach = self.options.reach
+        if self.drop_last:
+            return reach + (self.options.batch if self.world > 1 else 0), 1
+        return reach * self.world, self.world
 
     @contextmanager
     def _letting_go(self, plan: "_EpochPlan") -> Iterator[None]:
@@ -373,7 +383,7 @@ class _EpochPlan:
         self._order, self._bounds = order, bounds
         mapped, start, self._copies = loader._mapped, bounds[0][0] if bounds else len(order), None
         if mapped.stored.mirror is not None:
-            self._copies = CopyAhead(mapped, order, windows, start, loader.options.reach)
+            self._copies = CopyAhead(mapped, order, windows, start, *loader._spread)
         self._ahead = ReadAhead(mapped, order, windows, start, ready=self._copies and self._copies.ready)
 
     def __len__(self) -> int:
