@@ -274,7 +274,7 @@ def test_a_full_disk_of_temporary_files_names_tmpdir(s3, release, scratch, monke
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(packing, "make_shard", full)
+    monkeypatch.setattr("shards.engine.make_shard", full)
     said = refused(lambda: packed(release, f"{s3.address}/pack"))
     assert "make room" in said and "TMPDIR" in said and str(scratch) in said
     assert leftovers(scratch) == []
