@@ -10,7 +10,7 @@ from cli.table_options import read_columns, table_options
 from shards.remote import is_remote
 
 REMOTE_JOBS = 4  # workers per core: at 50 ms a request they wait for the store most of the time
-REMOTE_STALL = 120.0  # seconds, in which a store's library has tried again as often as it does
+REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before they give a dead link up
 
 
 @click.command()
@@ -107,7 +107,7 @@ REMOTE_STALL = 120.0  # seconds, in which a store's library has tried again as o
     "--stall",
     default=None,
     type=float,
-    help="Seconds in which a worker must finish an image; raise it for slow storage.  [default: 25; 120 if --source "
+    help="Seconds in which a worker must finish an image; raise it for slow storage.  [default: 25; 300 if --source "
     "or --out is remote]",
 )
 @click.option("--limit", default=None, type=int, help="Pack only so many images (whole studies), for a trial.")
