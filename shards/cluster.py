@@ -1,4 +1,4 @@
-"""Shards made by the workers of a Dask cluster, through joblib's backend for it.
+"""Shards made by the workers of a Dask cluster.
 
 Which worker makes what, and what happens to the shards of one that is lost, is Dask's. Before any shard is made every
 worker is asked whether it sees the same files and has the same versions; one that joins later is asked with its first
@@ -10,20 +10,19 @@ which Dask itself notices a lost machine ends the run with an error; what it may
 
 import asyncio
 import contextlib
+import itertools
 import logging
-import queue
 import secrets
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import cv2
-import joblib
 
 from shards import __version__
 from shards.engine import Tasks, Work
@@ -35,7 +34,7 @@ from shards.workers import LOOK, Watch
 CONNECT = 20.0  # seconds in which the scheduler must answer
 WORKERS = 30.0  # seconds in which the first worker must be there
 LOST = 35.0  # seconds that Dask takes to notice that a machine answers no more, and a little
-QUEUED = 64  # least number of shards handed out ahead: workers that join later find something to do
+QUEUED = 16  # least number of shards handed out: workers that join later find something to do at once
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,18 @@ class Dask:
     def make(self, tasks: Tasks, work: Work) -> None:
         if not work.spans:
             return
+        work = replace(work, root=_absolute(work.root), out=_absolute(work.out), tmp=work.tmp.absolute())
         with _client(self) as client:
             asked = _question(work)
             _ask(client, asked)
-            calls = (joblib.delayed(make_on_worker)(asked, *task) for task in tasks)
             with DaskWatch(client, asked.topic, work) as watch:
-                for shard in _results(client, calls, watch, work):
+                for shard in _results(client, asked, tasks, watch, work):
                     watch.finished(work.images_of(shard))
+
+
+def _absolute(path: Path) -> Path:
+    """A worker starts in another folder than the packer."""
+    return path if is_remote(path) else path.absolute()
 
 
 @contextlib.contextmanager
@@ -78,7 +82,9 @@ def _client(engine: Dask) -> Iterator:
             )
         else:
             _knock(address)
-        yield stack.enter_context(Client(address, timeout=CONNECT, set_as_default=False))
+        client = stack.enter_context(Client(address, timeout=CONNECT, set_as_default=False))
+        stack.enter_context(client.as_current())
+        yield client
 
 
 def _knock(address: str) -> None:
@@ -93,8 +99,8 @@ def _knock(address: str) -> None:
         found = asyncio.run(asyncio.wait_for(identity(), CONNECT))["type"]
     except Exception as error:  # no such host, no such protocol, another kind of server: all the same to the user
         raise DataError(
-            f"--scheduler {address}: no Dask scheduler answers there within {CONNECT:.0f} s; start one (dask scheduler), "
-            "or give the address that it prints"
+            f"--scheduler {address}: no Dask scheduler answers there within {CONNECT:.0f} s; start one (dask "
+            "scheduler), or give the address that it prints"
         ) from error
     if found != "Scheduler":
         raise DataError(f"--scheduler {address}: is that of a Dask {found.lower()}; give the scheduler's")
@@ -184,8 +190,8 @@ def _ask(client, asked: Question) -> None:
 # ---------------------------------------------------------------- on a worker
 
 
-def make_on_worker(asked: Question, task: ShardTask, images: list) -> int:
-    """`make_shard` for a worker that may be on another machine. Returns the shard."""
+def make_on_worker(asked: Question, task: ShardTask, images: list) -> None:
+    """`make_shard` for a worker that may be on another machine."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -199,7 +205,6 @@ def make_on_worker(asked: Question, task: ShardTask, images: list) -> int:
             write_shard(task, images, report, Path(tmp))
     finally:
         report.send(over=True)
-    return task.shard
 
 
 class _Report:
@@ -251,16 +256,16 @@ class DaskWatch(Watch):
     def _marks(self) -> dict[str, int]:
         return {attempt: news[1] for attempt, news in self._attempts.items()}
 
-    def _workers(self) -> set[str] | None:
-        """Addresses; None if the scheduler does not say."""
+    def workers(self) -> dict[str, int] | None:
+        """Threads by address; None if the scheduler does not say."""
         try:
-            return set(self._client.nthreads())
+            return dict(self._client.nthreads())
         except Exception:  # whatever it is, `_results` will see that the scheduler is gone
             return None
 
     def _end(self, name: str, place: int) -> None:
         shard, _, worker, host, _ = self._attempts.get(name, [None] * 5)
-        workers = self._workers()
+        workers = self.workers()
         if self.stalled or shard is None or workers is None:
             return
         if worker not in workers:  # lost, and its shard is another's by now
@@ -274,45 +279,45 @@ class DaskWatch(Watch):
 
     def _end_all(self) -> None:
         """Nobody is at work: of a busy cluster that may be right, of one without workers it is not."""
-        if not self.stalled and self._workers() == set():
+        if not self.stalled and self.workers() == {}:
             self.stalled = (
                 f"--scheduler {self._client.scheduler.address}: has no worker left; start some, then give the same "
                 "command again, which makes only the missing shards"
             )
 
 
-def _results(client, calls, watch: DaskWatch, work: Work) -> Iterator[int]:
-    """Shards as they are finished. joblib would wait for one that stalls, and for a scheduler that is gone, forever."""
-    found = queue.Queue()
-    ahead = max(QUEUED, 2 * sum(client.nthreads().values()))
+def _results(client, asked: Question, tasks: Tasks, watch: DaskWatch, work: Work) -> Iterator[int]:
+    """Shards as they are finished.
 
-    def collect():
-        try:
-            with joblib.parallel_config(backend="dask", client=client):
-                made = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=ahead)(calls)
-                for shard in made:
-                    found.put(shard)
-        except BaseException as error:  # raised where somebody hears it
-            found.put(error)
-        else:
-            found.put(None)
+    Not through joblib's backend for Dask: it waits forever for a worker that stalls and for a scheduler that is gone,
+    hands out no more than the first workers can do, and of a cluster of one thread makes the shards in this process.
+    """
+    from distributed import wait
 
-    threading.Thread(target=collect, daemon=True).start()
+    tasks, pending, shards, ahead = iter(tasks), set(), {}, QUEUED
     while True:
+        for task, images in itertools.islice(tasks, max(0, ahead - len(pending))):
+            task = replace(task, root=work.root, out=work.out, tmp=work.tmp)
+            future = client.submit(make_on_worker, asked, task, images, pure=False)
+            pending.add(future)
+            shards[future.key] = task.shard
+        if not pending:
+            return
         try:
-            result = found.get(timeout=LOOK)
-        except queue.Empty:
-            result = ...
+            finished, pending = wait(pending, timeout=LOOK, return_when="FIRST_COMPLETED")
+        except TimeoutError:
+            finished = ()
+        except CancelledError:
+            raise _gone(client, work) from None
         if watch.stalled:
             raise DataError(watch.stalled)
-        if result is None:
-            return
-        if client.status != "running" or not (result is ... or isinstance(result, int | Exception)):
+        if client.status != "running" or any(future.status in ("cancelled", "lost") for future in finished):
             raise _gone(client, work)
-        if isinstance(result, Exception):
-            raise _explained(result, client, work)
-        if result is not ...:
-            yield result
+        for future in finished:
+            if future.status == "error":
+                raise _explained(future.exception(), work)
+            yield shards.pop(future.key)  # the future's own result is on the worker, which may hang by now
+        ahead = max(QUEUED, 2 * sum((watch.workers() or {}).values()))
 
 
 def _gone(client, work: Work) -> DataError:
@@ -322,15 +327,12 @@ def _gone(client, work: Work) -> DataError:
     )
 
 
-def _explained(error: Exception, client, work: Work) -> Exception:
+def _explained(error: Exception, work: Work) -> Exception:
     from distributed import KilledWorker
-    from distributed.comm import CommClosedError
 
-    if isinstance(error, CommClosedError):
-        return _gone(client, work)
-    if isinstance(error, KilledWorker):
-        return DataError(
-            f"{work.out}: Dask gave up on a shard, as each worker that had it was killed (by the kernel or by Dask, "
-            "if memory ran out); give the same command again, with fewer workers on a machine if that was it"
-        )
-    return error
+    if not isinstance(error, KilledWorker):
+        return error
+    return DataError(
+        f"{work.out}: Dask gave up on a shard, as each worker that had it was killed (by the kernel or by Dask, if "
+        "memory ran out); give the same command again, with fewer workers on a machine if that was it"
+    )
