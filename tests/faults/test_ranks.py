@@ -161,12 +161,12 @@ def ranks_of(process) -> dict[int, psutil.Process]:
 
 
 def test_a_process_that_dies_ends_the_run_and_the_same_command_continues(pack_folder, tmp_path):
-    out, epochs = tmp_path / "run", 40
+    out, epochs = tmp_path / "run", 20
     words = command(*line("--gpus", 2, pack=pack_folder, out=out, epochs=epochs))
     process = subprocess.Popen(
         words, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    end = time.monotonic() + LIMIT
+    end = time.monotonic() + 2 * LIMIT  # to its first epoch, on a busy machine
     while not (out / runs.LAST).exists():
         assert process.poll() is None and time.monotonic() < end, process.stderr.read()
         time.sleep(0.05)
@@ -178,7 +178,7 @@ def test_a_process_that_dies_ends_the_run_and_the_same_command_continues(pack_fo
     assert "the same command continues" in said
     done = torch.load(out / runs.LAST, weights_only=True)["epoch"]
     assert 1 <= done < epochs
-    ended = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert f"continues after epoch {done}" in ended.stdout and ended.stdout.count("finished; best epoch") == 1
     epochs_seen = [row["epoch"] for row in torch.load(out / runs.LAST, weights_only=True)["metrics"]]
