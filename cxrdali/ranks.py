@@ -8,6 +8,7 @@ nothing is sent: callers need not ask. Every method that talks is called by all 
 import datetime
 import os
 import socket
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -173,7 +174,7 @@ def joined(device: str) -> Iterator[Ranks]:
     try:
         yield ranks
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        if not _lost(error):
             raise
         first_line = str(error).strip().splitlines()[0]
         raise LostTouch(
@@ -181,6 +182,14 @@ def joined(device: str) -> Iterator[Ranks]:
         ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _lost(error: RuntimeError) -> bool:
+    """Whether it is one of talking to the others: raised by torch.distributed, or by gloo in a backward pass."""
+    files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
+    return (
+        isinstance(error, dist.DistError) or "gloo" in str(error) or any("torch/distributed/" in each for each in files)
+    )
 
 
 def check_gpus(asked: int) -> None:
