@@ -10,7 +10,7 @@ from cli.table_options import read_columns, table_options
 from shards.remote import is_remote
 
 REMOTE_JOBS = 4  # workers per core: at 50 ms a request they wait for the store most of the time
-REMOTE_STALL = 120.0  # seconds, in which a store's library has tried again as often as it does
+REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before they give a dead link up
 
 
 @click.command()
@@ -68,6 +68,26 @@ REMOTE_STALL = 120.0  # seconds, in which a store's library has tried again as o
     help="Worker processes; the bytes are the same for any number.  [default: all cores; for a remote --source four "
     "times as many, as they wait]",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "dask"]),
+    default="local",
+    show_default=True,
+    help="Who makes the shards: processes of this machine, or the workers of a Dask cluster (extra [dask]). The bytes "
+    "are the same.",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Of the Dask cluster, for example tcp://login1:8786; its workers must see --source and --out.  [default: a "
+    "cluster of --jobs workers on this machine, for the time of packing]",
+)
+@click.option(
+    "--part",
+    metavar="I/N",
+    help="Make only part I of N, beside other processes that make the others, on any machine that shares --out; when "
+    "all are made, the same command without --part publishes.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the order of studies.")
 @click.option(
     "--check-hashes",
@@ -87,7 +107,7 @@ REMOTE_STALL = 120.0  # seconds, in which a store's library has tried again as o
     "--stall",
     default=None,
     type=float,
-    help="Seconds in which a worker must finish an image; raise it for slow storage.  [default: 25; 120 if --source "
+    help="Seconds in which a worker must finish an image; raise it for slow storage.  [default: 25; 300 if --source "
     "or --out is remote]",
 )
 @click.option("--limit", default=None, type=int, help="Pack only so many images (whole studies), for a trial.")
@@ -95,18 +115,24 @@ REMOTE_STALL = 120.0  # seconds, in which a store's library has tried again as o
 @table_options(images=True)
 def shard(
     source, out, label_folders, sizes, fit, quality, window, shard_images, jobs, seed, limit, dry_run,
-    check_hashes, allow_links, max_reject_fraction, allow_subject_overlap, stall, table, **columns,
+    check_hashes, allow_links, max_reject_fraction, allow_subject_overlap, stall, engine, scheduler, part, table,
+    **columns,
 ):  # fmt: skip
     """Pack a release into WebDataset shards, a rendition per size.
 
     Can be killed at any moment: the same command finishes what is missing. On a finished dataset it does nothing.
     The release is only read. --source, --labels and --table may be s3://, gs:// or https://; --out s3:// or gs://.
     """
-    from shards.pack import PackLimits, PackOptions, estimate, pack
+    from shards.engine import Local
+    from shards.pack import PackLimits, PackOptions, Part, PartSummary, estimate, pack
     from shards.release import open_release
     from shards.rendition import Size
     from shards.table import open_table
 
+    if scheduler and (engine == "local" or jobs):
+        wrong = "needs --engine dask" if engine == "local" else "takes no --jobs: its workers are all used"
+        raise click.UsageError(f"--scheduler {wrong}")
+    part = Part.parse(part) if part else None
     named = read_columns(table, columns, ("path_column", "id_column", "findings"))
     if named and label_folders:
         raise click.UsageError("--labels is for known releases; with --table the labels are the table's own")
@@ -133,7 +159,17 @@ def shard(
     if dry_run:
         _print_estimate(estimate(release, options, jobs, limits=limits), jobs)
         return
-    summary = pack(release, out, options, jobs, limits=limits)
+    making = Local(jobs)
+    if engine == "dask":
+        from shards.cluster import Dask
+
+        making = Dask(scheduler, jobs)
+        whose = f"those of {scheduler}" if scheduler else f"{jobs} of a Dask cluster that lasts as long as this run"
+        click.echo(f"workers: {whose}")
+    summary = pack(release, out, options, limits=limits, engine=making, part=part)
+    if isinstance(summary, PartSummary):
+        _print_part(out, summary)
+        return
     if summary.already_finished:
         click.echo(f"{out}: already finished, nothing to do")
     _print_summary(out, summary)
@@ -165,6 +201,19 @@ def _print_summary(out: Path, summary) -> None:
         click.echo(f"  {count:,} converted to 8-bit gray baseline: {kind}")
     if summary.rejected:
         click.echo(f"  listed in {out / 'rejects.csv'}")
+    _print_rate(summary)
+
+
+def _print_part(out: Path, summary) -> None:
+    part = summary.part
+    click.echo(
+        f"{out}: part {part.index} of {part.count} is made; {summary.finished:,} of {summary.shards:,} shards are"
+    )
+    _print_rate(summary)
+    click.echo("when all are, the same command without --part publishes the dataset")
+
+
+def _print_rate(summary) -> None:
     if summary.images_this_run:
         rate = summary.images_this_run / summary.seconds
         click.echo(f"{summary.images_this_run:,} images in {summary.seconds:,.1f} s, {rate:,.0f} images/s")

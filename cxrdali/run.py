@@ -158,7 +158,8 @@ def _settle_in_turn(run: Path, state: dict) -> None:
     while True:
         try:
             with only_one(run / ".lock", "training into it"), contextlib.suppress(DataError):  # a full disk
-                return settle(run, state)
+                settle(run, state)
+            return
         except DataError:
             if time.monotonic() > end:
                 raise

@@ -98,15 +98,16 @@ def sha256_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def only_one(lock: Path, what: str) -> Iterator[None]:
-    """Hold `lock` while working; raises DataError at once if another process holds it.
+def only_one(lock: Path, what: str, shared: bool = False) -> Iterator[None]:
+    """Hold `lock` while working; raises DataError at once if another process holds it. Those that hold it `shared`
+    exclude only those that do not.
 
     `what` completes "another process is ...". The kernel drops the lock of a dead process, so none is ever stale.
     """
     while True:
-        with lock.open("w") as file:
+        with lock.open("a+") as file:  # NFS wants it readable for a shared lock, writable for an exclusive one
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise DataError(f"{lock.parent}: another process is {what}; wait for it or stop it") from None
             # A packer removes its lock when it has finished: then this one is nobody's, and a third process
@@ -115,6 +116,14 @@ def only_one(lock: Path, what: str) -> Iterator[None]:
                 yield
                 return
             lock.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def one_by_one(lock: Path) -> Iterator[None]:
+    """Wait for `lock`, hold it for a moment's work."""
+    with lock.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def is_named(file, path: Path) -> bool:

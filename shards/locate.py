@@ -27,7 +27,8 @@ def image_paths(root: Path, names: pd.Series, table: Path) -> pd.Series:
             f"{root}: none of the {len(names):,} images of {table.name} is in it or up to {DEPTH} folders below; the "
             f"first is {names.iloc[0]!r}; put the images there, flat or in images/"
         )
-    folder = "images/" if has_folder(root / "images") else ""
+    # asked only if it matters: in a store the answer is another listing
+    folder = "images/" if len(found) < names.nunique() and has_folder(root / "images") else ""
     return names.map(lambda name: found.get(name, f"{folder}{name}"))
 
 

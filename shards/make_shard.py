@@ -10,11 +10,12 @@ A worker imports neither pandas nor pyarrow: they would take longer to load than
 import json
 import os
 import select
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 
@@ -30,8 +31,8 @@ WORK = ".packing"
 @dataclass(frozen=True)
 class ShardTask:
     """root: the release; inside: its real path, which no link may leave (None: links are followed anywhere); out: the
-    packed dataset; tmp: this run's folder for unfinished files, on this machine; parent: the packing process, without
-    which a worker ends. root and out may be in a store (`shards.remote`)."""
+    packed dataset; tmp: this run's folder for unfinished files, on the packer's machine; parent: the packing process,
+    without which a worker of the same machine ends. root and out may be in a store (`shards.remote`)."""
 
     root: Path
     inside: str | None
@@ -43,6 +44,10 @@ class ShardTask:
     window: str
     shard: int
     parent: int
+
+
+class Progress(Protocol):
+    def write(self, mark: bytes, /) -> object: ...
 
 
 class PlannedImage(NamedTuple):
@@ -94,15 +99,23 @@ def make_shard(task: ShardTask, images: Sequence[PlannedImage]) -> int:
     marks = marks_path(task)
     try:
         with marks.open("ab", buffering=0) as progress:
-            _make(task, images, progress)
+            write_shard(task, images, progress, task.tmp)
     finally:
         marks.unlink(missing_ok=True)
     return task.shard
 
 
-def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: BinaryIO) -> None:
+def write_shard(task: ShardTask, images: Sequence[PlannedImage], progress: Progress, tmp: Path) -> None:
+    """The shard itself, in a folder of this attempt's own in `tmp`: two that make the same shard at the same time, as
+    Dask may let them, write the same bytes and disturb each other in nothing. `progress` gets a byte per image."""
+    # what cannot be removed must not make an error of a finished shard
+    with tempfile.TemporaryDirectory(prefix=f"{task.shard:06d}.", dir=tmp, ignore_cleanup_errors=True) as aside:
+        _make(task, images, progress, Path(aside))
+
+
+def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: Progress, aside: Path) -> None:
     names = [f"{size.folder}-{task.shard:06d}" for size in task.sizes]
-    writers = [ShardWriter(task.tmp / f"{name}.tar") for name in names]
+    writers = [ShardWriter(aside / f"{name}.tar") for name in names]
     record = {"shard": task.shard, "height": [], "width": [], "converted": [], "rejects": []}
     spans = [{"offset": [], "length": []} for _ in writers]
     try:
@@ -130,27 +143,26 @@ def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: BinaryIO) 
         for writer in writers:
             writer.close()
     except BaseException:
-        for writer, name in zip(writers, names, strict=True):
+        for writer in writers:
             writer.abort()
-            (task.tmp / f"{name}.tar").unlink(missing_ok=True)
         raise
     samples = len(planned) - len(record["rejects"])
     record["sizes"] = {}
     for size, name, writer, span in zip(task.sizes, names, writers, spans, strict=True):
-        made = _publish_size(task, size, name, writer, samples, lambda: progress.write(b"."))
+        made = _publish_size(task, size, aside / name, writer, samples, lambda: progress.write(b"."))
         record["sizes"][size.folder] = {"samples": samples, **made, **span}
         progress.write(b".")  # flushing to the medium may take a while too
-    _publish_bytes(task.tmp / f"{task.shard:06d}.json", record_path(task.out, task.shard), json_bytes(record))
+    _publish_bytes(aside / "record.json", record_path(task.out, task.shard), json_bytes(record))
 
 
 def _publish_size(
-    task: ShardTask, size: Size, name: str, writer: ShardWriter, samples: int, moved: Callable[[], object]
+    task: ShardTask, size: Size, aside: Path, writer: ShardWriter, samples: int, moved: Callable[[], object]
 ) -> dict:
     """Give a tar and its index their names; a shard without a sample has neither, as DALI refuses an empty one."""
     if samples:
         final = task.out / size.folder / f"{task.shard:06d}.tar"
-        publish(task.tmp / f"{name}.tar", final, moved)
-        _publish_bytes(task.tmp / f"{name}.idx", final.with_suffix(".idx"), writer.index.encode())
+        publish(aside.with_suffix(".tar"), final, moved)
+        _publish_bytes(aside.with_suffix(".idx"), final.with_suffix(".idx"), writer.index.encode())
     return {"bytes": writer.bytes, "sha256": writer.sha256, "index_sha256": sha256_bytes(writer.index.encode())}
 
 

@@ -1,8 +1,9 @@
 """From a release to a packed dataset: plan, independent shard tasks, one publication.
 
 Working state lives in PACK/.packing and is removed at publication: options.json (what the folder is being
-packed with), records/NNNNNN.json (one finished shard each), tmp/ (files being written), lock. Of a PACK in a bucket,
-tmp/ and lock are in a folder of this machine (`work_folder`).
+packed with), records/NNNNNN.json (one finished shard each), tmp/ (files being written), lock, claim (held for the
+moment of looking at options.json, as several parts may be packed at once). Of a PACK in a bucket, tmp/, lock and claim
+are in a folder of this machine (`work_folder`).
 A shard is finished when its record exists; the record is written after the shard's files have their final
 names, so a rerun redoes whatever lacks a record, to the same bytes, and the shards of which a rejected file has
 changed since. dataset.json is written last of all.
@@ -22,18 +23,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 import cv2
-import joblib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from shards import checksums
 from shards.description import DATASET, FORMAT, parse_description
+from shards.engine import Engine, Local, Work
 from shards.errors import DataError
 from shards.files import (
     cannot_write,
     json_bytes,
     make_folder,
+    one_by_one,
     only_one,
     remove_parts,
     sha256_bytes,
@@ -41,7 +43,7 @@ from shards.files import (
     write_bytes,
 )
 from shards.findings import findings_of
-from shards.make_shard import WORK, PlannedImage, ShardTask, fingerprint, make_shard, record_path
+from shards.make_shard import WORK, PlannedImage, ShardTask, fingerprint, record_path
 from shards.packed import PackedDataset
 from shards.plan import plan
 from shards.publish import publish, rejects_csv
@@ -50,7 +52,6 @@ from shards.remote import WRITABLE, entries, is_remote, is_there, read_bytes, re
 from shards.rendition import FITS, Size, renditions
 from shards.source import CHECKSUMS, RejectedImage, kind_of
 from shards.window import WINDOWS
-from shards.workers import Watch, run
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,36 @@ class PackLimits:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Part `index` (from 1) of `count`: the shards that one of several packers makes."""
+
+    index: int
+    count: int
+
+    @staticmethod
+    def parse(text: str) -> "Part":
+        """From 3/8. Raises DataError if it is no such thing."""
+        index, _, count = text.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise DataError(f"part {text!r}: give I/N, part I of N, counted from 1; for example 3/8")
+        return Part(int(index), int(count))
+
+    def of(self, shards: int) -> range:
+        return range(self.index - 1, shards, self.count)
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """What packing a part has done; `finished` of `shards` are made, by whomever."""
+
+    part: Part
+    finished: int
+    shards: int
+    images_this_run: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class PackSummary:
     """What happened. `seconds` and `images_this_run` are of this run, the rest of the whole dataset.
 
@@ -166,8 +197,13 @@ def pack(
     jobs: int = 1,
     progress: bool = True,
     limits: PackLimits | None = None,
-) -> PackSummary:
+    engine: Engine | None = None,
+    part: Part | None = None,
+) -> PackSummary | PartSummary:
     """Make or finish the packed dataset in `out`; on a finished one, do nothing.
+
+    engine: who makes the shards, instead of `jobs` processes of this machine (`shards.cluster.Dask`); part: make only
+    the shards of one part, beside other processes that make other parts, and publish nothing.
 
     Raises DataError if `out` was packed with other options, inputs or encoder versions (the differing one is
     named), if another process is packing it, if a subject is in two splits, a path leaves the release, a worker
@@ -184,13 +220,19 @@ def pack(
     work, held = work_folder(out), False
     try:
         _make_folder(out, work)
-        with only_one(work / "lock", f"packing into {out}" if is_remote(out) else "packing into it"):
-            held = is_remote(out)
+        words = f"packing into {out}" if is_remote(out) else "packing into it"
+        with only_one(work / "lock", words, shared=part is not None):
+            held = is_remote(out) and part is None
             if is_there(out / DATASET):  # published by the process that held the lock a moment ago
                 return _finished(out, identity)
-            _claim(out, work, identity)
+            with one_by_one(work / "claim"):
+                _claim(out, work, identity, alone=part is None)
             started = time.perf_counter()
-            made = _make_missing(release, out, work, options, limits, rows, jobs, progress)
+            made = _make_missing(
+                *(release, out, work, options, limits, rows, engine or Local(jobs), progress, part or Part(1, 1))
+            )
+            if part:
+                return PartSummary(part, len(_recorded(out)), _shards(rows), made, time.perf_counter() - started)
             if is_remote(out) and is_there(out / DATASET):  # by a packer on another machine, whose lock is not ours
                 return _finished(out, identity)
             records = [json.loads(read_bytes(record_path(out, shard))) for shard in range(_shards(rows))]
@@ -405,15 +447,17 @@ def _make_folder(out: Path, work: Path) -> None:
         raise DataError(f"{out}: holds {strangers[0]!r}, which is no packed dataset; give an empty folder")
 
 
-def _claim(out: Path, work: Path, identity: dict) -> None:
+def _claim(out: Path, work: Path, identity: dict, alone: bool) -> None:
+    """Say what the folder is packed with, and remove what killed runs left, unless other parts may be at work."""
     options, before = out / WORK / "options.json", None
     if is_there(options):
         before = json.loads(read_bytes(options))
         _refuse_difference(out, _with_window(before, identity, lambda: _has_deep(out)), identity)
     if before != identity:
         write_bytes(options, json_bytes(identity))
-    shutil.rmtree(work / "tmp", ignore_errors=True)
-    if not is_remote(out):  # where an object is whole or not there
+    if alone:
+        shutil.rmtree(work / "tmp", ignore_errors=True)
+    if alone and not is_remote(out):  # where an object is whole or not there
         for folder in (out, *(path for path in out.iterdir() if path.is_dir()), work / "records"):
             remove_parts(folder)
     make_folder(out / WORK / "records")
@@ -439,23 +483,23 @@ def _make_missing(
     options: PackOptions,
     limits: PackLimits,
     rows: pd.DataFrame,
-    jobs: int,
+    engine: Engine,
     progress: bool,
+    part: Part,
 ) -> int:
-    """Make every shard that has no record, or one that has to be looked at again; returns the images read."""
+    """Make every shard of the part that has no record, or one to be looked at again; returns the images read."""
     for size in options.sizes:
         make_folder(out / size.folder)
-    recorded = _recorded(out)
-    made = {shard for shard in range(_shards(rows)) if shard in recorded and _is_made(release, out, shard, rows)}
-    missing = [shard for shard in range(_shards(rows)) if shard not in made]
+    recorded, mine = _recorded(out), part.of(_shards(rows))
+    made = {shard for shard in mine if shard in recorded and _is_made(release, out, shard, rows)}
+    missing = [shard for shard in mine if shard not in made]
     bounds = np.searchsorted(rows["shard"].to_numpy(), [*missing, *(s + 1 for s in missing)]).reshape(2, -1)
     spans = {shard: (start, stop) for shard, start, stop in zip(missing, *bounds.tolist(), strict=True)}
-    count = sum(stop - start for start, stop in spans.values())
     # a folder of this run's own: what a killed run's workers still do, they do in a folder that is gone
     tmp = Path(tempfile.mkdtemp(dir=work / "tmp"))
     inside, parent = _inside(release, options), os.getpid()
     tasks = (
-        joblib.delayed(make_shard)(
+        (
             ShardTask(
                 *(release.root, inside, out, tmp, options.sizes, options.fit, options.quality, options.window),
                 *(shard, parent),
@@ -465,15 +509,12 @@ def _make_missing(
         for shard, (start, stop) in spans.items()
     )
 
-    def image_of(shard: int, place: int) -> str:
-        start, stop = spans[shard]
-        return str(release.root / rows["path"].iloc[min(start + place, stop - 1)])
-
-    with Watch(tmp, count, limits.stall, image_of, progress) as watch:
-        for shard in run(tasks, jobs, str(out)):
-            start, stop = spans[shard]
-            watch.finished(stop - start)
-    return count
+    missing = Work(release.root, out, tmp, rows["path"], spans, limits.stall, progress)
+    try:
+        engine.make(tasks, missing)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)  # the next run does not, if it is a part's
+    return missing.images
 
 
 def _planned_images(release: Release, rows: pd.DataFrame) -> list[PlannedImage]:

@@ -94,13 +94,18 @@ class Watch:
     def _look(self) -> dict[str, tuple[int, float]]:
         """Per file of marks its size, and since when it has had it."""
         live = {}
-        for path in self._folder.glob("*.marks"):
-            with contextlib.suppress(FileNotFoundError):
-                size = path.stat().st_size
-                known = self._seen.get(path.name)
-                live[path.name] = known if known and known[0] == size else (size, self._clock)
+        for name, size in self._marks().items():
+            known = self._seen.get(name)
+            live[name] = known if known and known[0] == size else (size, self._clock)
         self._seen = live
         return live
+
+    def _marks(self) -> dict[str, int]:
+        found = {}
+        for path in self._folder.glob("*.marks"):
+            with contextlib.suppress(FileNotFoundError):
+                found[path.name] = path.stat().st_size
+        return found
 
     def _end_all(self) -> None:
         """No worker has begun a shard, or none takes the next one: whichever it is, it has no marks."""

@@ -2,7 +2,9 @@
 
 import gc
 import shutil
+import tracemalloc
 import weakref
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -222,6 +224,41 @@ def test_windowed_order_reaches_the_loader(dataset):
     shards = dataset.catalog["shard"].to_numpy()
     rows, _ = epoch(loader)
     assert len(set(shards[rows[:30]])) <= 4  # a window holds two shards of 16; global order would show all eight
+
+
+class Repeated:
+    """A dataset whose catalog is another's, many times over: as many rows, no more files."""
+
+    def __init__(self, dataset, times):
+        self.root, self.sizes, self.packed = dataset.root, dataset.sizes, np.tile(dataset.packed, times)
+        self._dataset, self._times = dataset, times
+
+    def stored(self, pixels):
+        stored = self._dataset.stored(pixels)
+        columns = {name: np.tile(getattr(stored, name), self._times) for name in ("shard", "offset", "length")}
+        return replace(stored, **columns)
+
+
+@pytest.mark.parametrize(("order", "most"), [("global", 40), ("windowed", 60)])
+def test_an_epoch_starts_with_few_bytes_a_row(dataset, order, most):
+    """A Python object for each row would be 100 bytes and more; of 4 million rows, a gigabyte."""
+    many = Repeated(dataset, times=2000)
+    rows = np.arange(len(many.packed))
+    loader = training(many, rows=rows, order=order)
+    next(iter(loader))  # once before: what DALI and its pipelines take in Python
+    stored = many.stored(JPEG)
+    many.stored = lambda pixels: stored
+    del loader
+    gc.collect()
+    tracemalloc.start()
+    try:
+        loader = training(many, rows=rows, order=order)
+        batch = next(iter(loader))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(batch.rows) == 16 and len(rows) == 240_000
+    assert peak / len(rows) < most
 
 
 def test_held_buffers_are_let_go_at_the_end_of_an_epoch(dataset):

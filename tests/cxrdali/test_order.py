@@ -52,6 +52,19 @@ def test_windowed_order_differs_between_epochs_and_mixes_within_a_window():
     assert changes > 0.6  # five shards mixed: four of five neighbours are of another shard
 
 
+@pytest.mark.parametrize("shards", [7, 2**16, 2**16 + 1])
+def test_windows_are_sorted_as_wide_integers_would_be(shards):
+    """Numbers of windows are narrowed for speed; with a window of one shard they reach those of the shards."""
+    rows = np.arange(shards + 1000)
+    shard_of_row = np.minimum(rows, shards - 1)
+    order, windows = windowed_order(rows, shard_of_row, seed=2, epoch=3, window=1)
+    assert len(windows) == shards
+    place = np.empty(shards, dtype=np.int64)  # of a shard among the windows
+    place[np.concatenate([each for _, each in windows])] = np.arange(shards)
+    mixed = global_order(rows, 2, 3)
+    assert (order == mixed[np.argsort(place[shard_of_row[mixed]], kind="stable")]).all()
+
+
 def test_batch_bounds_by_hand():
     assert batch_bounds(10, 4) == [(0, 4), (4, 8)]
     assert batch_bounds(10, 4, drop_last=False) == [(0, 4), (4, 8), (8, 10)]

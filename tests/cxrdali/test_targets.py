@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cxrdali.targets import check_labelled, targets
+from cxrdali.targets import check_labelled, counts, targets
 from shards.errors import DataError
 from shards.packed import Labels
 
@@ -15,6 +15,12 @@ LABELS = Labels("hand", ("A", "B", "C", "D"), np.array(["train"]), np.array([[1,
 def test_uncertain_and_blank_are_decided_per_run(uncertain, expected):
     np.testing.assert_array_equal(targets(LABELS, uncertain), [expected])
     assert LABELS.values.tolist() == [[1, 0, -1, 9]]  # the table keeps what was released
+
+
+def test_positives_and_negatives_are_counted_over_the_given_rows():
+    values = np.array([[1, 0, np.nan], [1, np.nan, np.nan], [0, 0, 1], [1, 1, 1]], dtype=np.float32)
+    positives, negatives = counts(values, np.array([0, 1, 2, 0]))
+    assert positives.tolist() == [3, 0, 1] and negatives.tolist() == [1, 3, 0]
 
 
 def test_an_unknown_choice_is_named():

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from shards import pack as packing
+from shards import make_shard as making
 from shards.errors import DataError
 from shards.pack import PackLimits, PackOptions, estimate, pack
 from shards.release import open_release
@@ -98,35 +98,72 @@ def test_only_the_source_or_only_the_target_may_be_remote(s3, release, source, l
     assert stored(s3, "pack") == local
 
 
-def test_the_source_is_read_by_names_and_never_listed(s3, release, source, monkeypatch, tmp_path):
-    """Only the folder of the tables itself is looked into: listing 377,110 images would take minutes."""
+def test_the_source_is_not_listed_and_an_image_is_one_request(s3, release, source, monkeypatch, tmp_path):
+    """Only the folder of the tables is looked into: listing 377,110 images would take minutes."""
     import s3fs
 
-    listed, real = [], s3fs.S3FileSystem._lsdir
+    asked, real = [], s3fs.S3FileSystem._call_s3
 
-    async def watched(self, path, *args, **more):
-        listed.append(path)
+    async def watched(self, method, *args, **more):
+        asked.append((method, more.get("Key") or more.get("Prefix")))
+        return await real(self, method, *args, **more)
+
+    async def listed(self, path, *args, real=s3fs.S3FileSystem._lsdir, **more):
+        asked.append(("list", path))
         return await real(self, path, *args, **more)
 
-    monkeypatch.setattr(s3fs.S3FileSystem, "_lsdir", watched)
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", watched)
+    monkeypatch.setattr(s3fs.S3FileSystem, "_lsdir", listed)
     pack(open_release(place(release)), tmp_path / "pack", OPTIONS, progress=False)
-    assert listed and set(listed) == {f"{s3.bucket}/release"}
+    assert {path for method, path in asked if method == "list"} == {f"{s3.bucket}/release"}
+    images = sorted(f"release/{path.relative_to(source).as_posix()}" for path in source.rglob("*.jpg"))
+    of_images = [(method, key) for method, key in asked if str(key).endswith(".jpg")]
+    assert sorted(key for method, key in of_images if method == "get_object") == images
+    assert len(of_images) <= len(images) + 1  # before packing one image may be looked at
 
 
-def test_a_web_server_is_read_too(source, local, tmp_path):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
+class WebServer(http.server.ThreadingHTTPServer):
+    """A folder as web pages; `refused` are the ends of names that it answers with 403."""
 
-    handler = functools.partial(Quiet, directory=source)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        pack(open_release(place(address)), tmp_path / "pack", OPTIONS, progress=False)
-        said = refused(lambda: packed(address, f"{address}/pack"))
+    def __init__(self, folder):
+        self.refused = "nothing"
+        super().__init__(("127.0.0.1", 0), functools.partial(Pages, directory=folder))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server_port}"
+
+
+class Pages(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        if self.path.endswith(self.server.refused):
+            self.send_error(403)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def web(source):
+    with WebServer(source) as server:
+        yield server
         server.shutdown()
+
+
+def test_a_web_server_is_read_and_not_written(web, local, tmp_path):
+    pack(open_release(place(web.address)), tmp_path / "pack", OPTIONS, progress=False)
     assert contents(tmp_path / "pack") == local
-    assert "http:// is only read" in said and "s3://" in said
+    said = refused(lambda: packed(web.address, "https://server/pack"))
+    assert said == "https://server/pack: https:// is only read; give --out a folder, or one of s3://, gs://"
+
+
+def test_a_web_server_that_refuses_an_image_ends_the_run(web, source, tmp_path):
+    name = next(source.rglob("*.jpg")).relative_to(source).as_posix()
+    found, web.refused = open_release(place(web.address)), name
+    said = refused(lambda: pack(found, tmp_path / "pack", OPTIONS, progress=False))
+    assert said.startswith(f"{web.address}/{name}: ") and "403" in said and "the same command continues" in said
+    web.refused = ".csv.gz"
+    assert "403" in refused(lambda: open_release(place(web.address)))
 
 
 def test_a_table_and_its_images_may_be_in_a_bucket(s3, source, release, tmp_path):
@@ -274,7 +311,7 @@ def test_a_full_disk_of_temporary_files_names_tmpdir(s3, release, scratch, monke
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(packing, "make_shard", full)
+    monkeypatch.setattr(making, "ShardWriter", full)
     said = refused(lambda: packed(release, f"{s3.address}/pack"))
     assert "make room" in said and "TMPDIR" in said and str(scratch) in said
     assert leftovers(scratch) == []

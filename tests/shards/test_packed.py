@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -66,6 +68,66 @@ def test_raw_pixels_are_the_array_behind_the_npy_header(dataset, tmp_path):
         pixels = mapped.pixels([row])[0]
         assert pixels.shape == (56, 56, 1)
         assert np.array_equal(pixels[:, :, 0], np.load(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize("pixels", [48, 56])
+def test_a_batch_s_slices_are_the_rows_own_repeats_included(dataset, pixels):
+    mapped, rows = MappedSize(dataset.stored(pixels)), np.array([7, 119, 0, 7, 60])
+    assert [each.tobytes() for each in mapped.slices(rows)] == [mapped[row].tobytes() for row in rows.tolist()]
+    assert mapped.slices(rows[:0]) == []
+
+
+def test_columns_are_those_of_the_catalog_and_leave_it_unread(dataset):
+    names = ("subject_id", "length_64", "shard")
+    fresh = PackedDataset.open(dataset.root)
+    table = fresh.columns(*names)
+    assert "catalog" not in vars(fresh)
+    pd.testing.assert_frame_equal(table, fresh.catalog[[*names]])
+    pd.testing.assert_frame_equal(fresh.columns(*names), table)
+
+
+@pytest.mark.parametrize("change", ["missing", "negative", "number"])
+def test_a_column_that_packing_does_not_write_is_refused_where_it_is_read(copy, change):
+    path, info = copy / "catalog.parquet", json.loads((copy / "dataset.json").read_bytes())
+    table = pd.read_parquet(path)
+    if change == "missing":
+        table = table.drop(columns="offset_64")
+    else:
+        table["offset_64"] = table["offset_64"].where(table["row"] != 5, -1) if change == "negative" else "0"
+    table.to_parquet(path)
+    info["catalog_sha256"] = sha256_bytes(path.read_bytes())
+    (copy / "dataset.json").write_bytes(json_bytes(seal(info)))
+    dataset = PackedDataset.open(copy)
+    assert dataset.packed.all() and len(dataset.stored(48).length) == 120  # other columns are as they were
+    message = refused(lambda: dataset.stored(64))
+    assert str(path) in message and "'offset_64'" in message and "pack again" in message
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_more_shards_than_open_files(pack_folder, hard):
+    """A process's own limit is raised as far as the system lets it; beyond, the way out is said."""
+    script = f"""
+import resource
+from pathlib import Path
+from shards.errors import DataError
+from shards.packed import MappedSize, PackedDataset
+
+dataset = PackedDataset.open(Path({str(pack_folder)!r}))
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9 if {hard} else most))
+try:
+    mapped = [MappedSize(dataset.stored(pixels)) for pixels in (48, 56, 64)]
+    print(len(mapped[2][119]) == mapped[2].stored.length[119], resource.getrlimit(resource.RLIMIT_NOFILE)[1] == most)
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert not done.returncode, done.stderr
+    if hard:
+        assert "48 px: shard " in done.stdout and " of 8 cannot be mapped (Too many open files)" in done.stdout
+        assert "may open 9 files" in done.stdout and "--shard-images" in done.stdout and done.stdout.count("\n") == 1
+    else:
+        assert done.stdout.split() == ["True", "True"]
 
 
 def test_pages_that_were_given_back_are_read_again(dataset):

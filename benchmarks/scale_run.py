@@ -1,0 +1,307 @@
+"""What `benchmarks.scale` measures, each part in a process of its own: a made catalog, opened, divided, ordered, begun.
+
+A part prints one JSON line: {"steps": {name: seconds}, "found": {name: number}, "peak_mib"}.
+"""
+
+import argparse
+import json
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+
+from cxrdali.augment import AugmentOptions
+from cxrdali.order import ORDERS, global_order, windowed_order
+from cxrdali.sampler import SAMPLERS, Sampler
+from cxrdali.selection import FoldOptions, train_and_validation
+from cxrdali.targets import check_labelled, counts, targets
+from shards.packed import PackedDataset
+from shards.plan import plan
+from shards.publish import publish
+from shards.release import LabelTable, Release
+from shards.rendition import Size
+
+SIZES = (Size(224, raw=True), Size(320), Size(384), Size(512))
+JPEG_BYTES = {320: 22_000, 384: 30_000, 512: 49_000}  # of a chest X-ray at quality 95, about
+SIDE, BATCH = 224, 256  # raw pixels of zeros are images; a JPEG of zeros is none
+IMAGES_PER_STUDY, STUDIES_PER_SUBJECT = 1.66, 3.5  # MIMIC-CXR-JPG's: 377,110 images, 227,835 studies, 65,379 subjects
+BLOCK = 512  # of a tar file
+SPLITS, SPLIT_SHARE = ("train", "dev", "test"), (0.7, 0.1, 0.2)  # of the subjects, as in CXR-LT
+POSITIVE = (0.3, 0.03, 0.003)  # share of the images that have a finding, in turn
+DOUBLED = 8  # findings that the oversampling doubles
+SEED = 0
+
+
+class Steps:
+    """Seconds by step, in the order in which they ran."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+
+def made_release(rows: int, findings: int) -> Release:
+    """Tables of about this many images: ids as long as MIMIC-CXR-JPG's, and labels for all of them."""
+    generator = np.random.default_rng(SEED)
+    images = generator.geometric(1 / IMAGES_PER_STUDY, size=rows)
+    images = images[: int(np.searchsorted(np.cumsum(images), rows)) + 1]
+    study = np.repeat(np.arange(len(images)), images)
+    studies = generator.geometric(1 / STUDIES_PER_SUBJECT, size=len(images))
+    subject = np.repeat(np.arange(len(images)), studies)[: len(images)][study]
+    number = np.arange(len(study)).astype(str)
+    table = pd.DataFrame(
+        {
+            "image_id": pd.Series(np.char.add("02aa804e-bde0afdd-112c0b34-", np.char.zfill(number, 17)), dtype="str"),
+            "study_id": pd.Series(50_000_000 + study).astype("str"),
+            "subject_id": pd.Series(10_000_000 + subject).astype("str"),
+            "view": pd.Series(np.where(study % 3, "frontal", "lateral"), dtype="str"),
+            "view_position": pd.Series(np.where(study % 3, "AP", "LL"), dtype="str"),
+        }
+    )
+    folder = "files/p" + table["subject_id"].str[:2] + "/p" + table["subject_id"] + "/s" + table["study_id"]
+    table["path"] = folder + "/" + table["image_id"] + ".jpg"
+    split = pd.Series(generator.choice(SPLITS, size=len(images), p=SPLIT_SHARE)[subject], dtype="str")
+    drawn = {
+        f"finding {place}": pd.array((generator.random(len(study)) < share).astype(np.int8), dtype="Int8")
+        for place, share in enumerate(np.resize(POSITIVE, findings).tolist())
+    }
+    labels = pd.DataFrame({"split": split, **drawn}).set_index(pd.Index(table["image_id"]))
+    return Release("made", Path("/"), table, (LabelTable("made", tuple(drawn), labels, ()),), ())
+
+
+def make(folder: Path, rows: int, findings: int, shard_images: int, steps: Steps) -> dict:
+    """A packed dataset without pictures, planned and published by packing's own functions; its shards are files of
+    nothing but their length, which take no room on most file systems."""
+    release = made_release(rows, findings)
+    with steps.step("plan"):
+        planned = plan(release.images, shard_images, SEED)
+    planned_mib = peak_mib()
+    records = [_record(shard, len(each)) for shard, each in planned.groupby("shard", sort=True)]
+    folder.mkdir(parents=True)
+    with steps.step("publish"):
+        publish(release, folder, _Options(SIZES), planned, records, {"inputs": {}, "options": {}})
+    for record in records:
+        for size in SIZES:
+            path = folder / size.folder / f"{record['shard']:06d}.tar"
+            path.parent.mkdir(exist_ok=True)
+            with path.open("wb") as file:
+                file.truncate(record["sizes"][size.folder]["bytes"])
+    studies = len(planned[["subject_id", "study_id"]].drop_duplicates())
+    subjects = int(planned["subject_id"].nunique())
+    found = {"rows": len(planned), "studies": studies, "subjects": subjects, "shards": len(records)}
+    return {**found, "plan_mib": planned_mib}
+
+
+class _Options:
+    """What `publish` asks of the options of packing."""
+
+    def __init__(self, sizes: tuple[Size, ...]):
+        self.sizes = sizes
+
+
+def _record(shard: int, images: int) -> dict:
+    sizes = {}
+    for size in SIZES:
+        length = size.pixels**2 + 128 if size.raw else JPEG_BYTES[size.pixels]  # 128: the header of a .npy
+        step = 4 * BLOCK + -(-length // BLOCK) * BLOCK  # two headers, the image and a block of JSON
+        offset = list(range(BLOCK, BLOCK + images * step, step))
+        made = {"samples": images, "bytes": images * step + 2 * BLOCK, "offset": offset, "length": [length] * images}
+        sizes[size.folder] = {**made, "sha256": f"{shard:064x}", "index_sha256": f"{shard:064x}"}
+    known = {"height": [3056] * images, "width": [2544] * images, "converted": [""] * images}
+    return {"shard": shard, "sizes": sizes, "rejects": [], **known}
+
+
+def opened(folder: Path, steps: Steps) -> dict:
+    """The dataset, its catalog, labels and the places of a size, as a command reads them."""
+    with steps.step("open"):
+        dataset = PackedDataset.open(folder)
+    with steps.step("catalog"):
+        packed = dataset.packed
+    with steps.step("labels"):
+        labels = dataset.labels()
+    with steps.step("places"):
+        stored = dataset.stored(SIDE)
+    files = sum(len(size["shards"]) for size in dataset.info["sizes"].values())
+    return {"packed": int(packed.sum()), "findings": len(labels.findings), "files": files, "length": len(stored.length)}
+
+
+def divided(folder: Path, steps: Steps) -> dict:
+    """GroupKFold over subjects (the default) and over studies (the paper's)."""
+    dataset = PackedDataset.open(folder)
+    labels, found = dataset.labels(), {"packed": int(dataset.packed.sum())}
+    for group in ("subject", "study"):
+        with steps.step(f"GroupKFold, {group}"):
+            train, validation = train_and_validation(dataset, labels, FoldOptions(group=group))
+        found |= {f"train, {group}": len(train), f"validation, {group}": len(validation)}
+    return found
+
+
+def ordered(folder: Path, window: int, steps: Steps) -> dict:
+    """The order of an epoch over every row, and what each sampler adds: once (make) and in every epoch (draw)."""
+    from cxrdali.sampling import oversampled  # brings torch along, which the other parts do without
+
+    dataset = PackedDataset.open(folder)
+    labels = dataset.labels()
+    rows, shard = np.flatnonzero(dataset.packed), dataset.stored(SIDE).shard
+    with steps.step("targets"):
+        wanted = targets(labels)
+    with steps.step("global"):
+        order = global_order(rows, SEED, 0)
+    with steps.step(f"windowed, {window} shards"):
+        windowed, windows = windowed_order(rows, shard, SEED, 0, window)
+    found = {"order": len(order), "windowed": len(windowed), "windows": len(windows)}
+    for name in SAMPLERS[1:]:  # natural has none
+        with steps.step(f"{name}, make"):
+            sampler = Sampler.make(name, rows, wanted, SEED, 60)
+        with steps.step(f"{name}, draw"):
+            found[name] = len(sampler(30))
+        del sampler
+    with steps.step("oversampling"):
+        found["oversampled"] = len(oversampled(rows, wanted, labels.findings, labels.findings[-DOUBLED:]))
+    return found
+
+
+def begun(folder: Path, order: str, window: int, steps: Steps) -> dict:
+    """An epoch's start, in a process that holds what training holds before its model.
+
+    From `iter` of the loader to the first batch in hand. Building DALI's pipelines is timed apart and taken off; what
+    is left of DALI is its work on one batch. "loader" is making it, which maps the shards. order: an order, or a
+    sampler, whose draws the global order then permutes.
+    """
+    import torch  # noqa: F401  (its memory is training's, too)
+
+    from cxrdali import pipeline
+    from cxrdali.loader import Loader, LoaderOptions
+
+    with steps.step("open and divide"):
+        dataset = PackedDataset.open(folder)
+        labels = dataset.labels()
+        train, validation = train_and_validation(dataset, labels, FoldOptions())
+        check_labelled(labels, train, "the training split")
+        wanted = targets(labels)
+        positives, _ = counts(wanted, train)
+    sampler = None
+    if order not in ORDERS:
+        with steps.step("sampler"):
+            sampler, order = Sampler.make(order, train, wanted, SEED, 60), "global"
+    options = LoaderOptions(SIDE, BATCH, order=order, window=window)
+    building, build = [], pipeline.build
+
+    def timed_build(*arguments):
+        started = time.perf_counter()
+        built = build(*arguments)
+        building.append(time.perf_counter() - started)
+        return built
+
+    def first(loader: Loader, name: str) -> int:
+        building.clear()
+        started = time.perf_counter()
+        batches = iter(loader)
+        rows = next(batches).rows
+        seconds = time.perf_counter() - started
+        steps.seconds[name] = seconds - sum(building)
+        if building:
+            steps.seconds[f"DALI's build, {name}"] = sum(building)
+        batches.close()
+        return len(rows)
+
+    def training() -> Loader:
+        augment = AugmentOptions()
+        return Loader(
+            dataset, train, options, seed=SEED, shuffle=True, augment=augment, drop_last=True, sampler=sampler
+        )
+
+    # What is mapped from here on are shards, whose pages are the kernel's cache and not this process's own.
+    before, libraries = peak_mib(), _status("RssFile")
+    with patch.object(pipeline, "build", timed_build), anonymous_mib() as anonymous:
+        with steps.step("loader"):
+            loader = training()
+        found = {"first batch": first(loader, "first epoch")}
+        loader.load_state_dict({"epoch": 0, "position": (len(loader) - 1) * BATCH})
+        for _ in loader:  # the epoch's last batch, after which the pipelines are ready for the next, as in training
+            pass
+        found["second batch"] = first(loader, "second epoch")
+        with steps.step("validation's loader"):  # which training has beside it
+            beside = Loader(dataset, validation, options)
+        resumed = training()
+        resumed.load_state_dict({"epoch": 0, "position": len(resumed) // 2 * BATCH})
+        found["resumed batch"] = first(resumed, "resume half-way")
+    return {
+        **found,
+        "train": len(train),
+        "validation": len(beside.rows),
+        "positives": int(positives.sum()),
+        "own_mib": max(before, max(anonymous) + libraries),
+        "open_files": len(list(Path("/proc/self/fd").iterdir())),
+        "maps": len(Path("/proc/self/maps").read_text().splitlines()),
+    }
+
+
+@contextmanager
+def anonymous_mib() -> Iterator[list[float]]:
+    """Samples of this process's memory without the pages of files, taken every few milliseconds."""
+    samples, ended = [], threading.Event()
+
+    def watch() -> None:
+        while True:
+            samples.append(_status("RssAnon") + _status("RssShmem"))
+            if ended.wait(0.01):
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
+
+
+def peak_mib() -> float:
+    """Of this process; getrusage's would be its parent's, if that had more."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale_run", description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("make", "open", "select", "order", "epoch"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--findings", type=int)
+    parser.add_argument("--shard-images", type=int)
+    parser.add_argument("--window", type=int, default=8)
+    parser.add_argument("--order", choices=(*ORDERS, *SAMPLERS[1:]), default="global")
+    parser.add_argument("--files", type=int, nargs=2, metavar=("SOFT", "HARD"), help="limits of open files")
+    options = parser.parse_args()
+    if options.files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, options.files)
+    steps = Steps()
+    if options.part == "make":
+        found = make(options.folder, options.rows, options.findings, options.shard_images, steps)
+    elif options.part == "order":
+        found = ordered(options.folder, options.window, steps)
+    elif options.part == "epoch":
+        found = begun(options.folder, options.order, options.window, steps)
+    else:
+        found = {"open": opened, "select": divided}[options.part](options.folder, steps)
+    print(json.dumps({"steps": steps.seconds, "found": found, "peak_mib": peak_mib()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""Packing on a Dask cluster: a real scheduler and real worker processes on loopback."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from shards import cluster as clusters
+from shards.cluster import Dask, Question, what_is_wrong
+from shards.errors import DataError
+from shards.pack import PackLimits, PackOptions, pack
+from shards.release import open_release
+from shards.rendition import Size
+from tests.cli.cli import ROOT, call, command, environment
+from tests.releases import contents, write_large_release
+
+OPTIONS = PackOptions(sizes=(Size(64), Size(96, raw=True)), shard_images=4)
+GIVEN = ("--sizes", "64,96:raw", "--shard-images", "4")
+SHARDS = 38
+pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("source") / "release"
+    write_large_release(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def local(source, tmp_path_factory):
+    """The bytes of the dataset that this machine's own processes make."""
+    out = tmp_path_factory.mktemp("local") / "pack"
+    assert pack(open_release(source), out, OPTIONS, progress=False).shards == SHARDS
+    return contents(out)
+
+
+class Processes:
+    """A scheduler and workers; whatever is left of them at the end is killed."""
+
+    def __init__(self, folder):
+        self.folder, self.started = folder / "cluster", []  # not where the packer is
+        self.folder.mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+
+    def start(self, verb, *arguments, before=(), **variables):
+        log = self.folder / f"{verb}-{len(self.started)}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [*before, sys.executable, "-m", "dask", verb, *map(str, arguments)],
+                cwd=self.folder,
+                env=environment(**variables),
+                start_new_session=True,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        self.started.append(process)
+        return process
+
+    def scheduler(self):
+        port = self.address.rpartition(":")[2]
+        return self.start("scheduler", *("--host", "127.0.0.1", "--port", port, "--no-dashboard"))
+
+    def worker(self, name, **more):
+        return self.start(
+            "worker", self.address, "--no-nanny", "--nthreads", "1", "--name", name, "--no-dashboard", **more
+        )
+
+    def end(self):
+        for process in self.started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    processes = Processes(tmp_path)
+    yield processes
+    processes.end()
+
+
+def wait_for(what, seconds=60):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def pack_on(cluster, source, out, **limits):
+    return pack(
+        *(open_release(source), out, OPTIONS),
+        **{"progress": False, "engine": Dask(cluster.address), "limits": PackLimits(**limits)},
+    )
+
+
+def attempts(out):
+    return {path.name for path in (out / ".packing" / "tmp").glob("*/*.*") if path.is_dir()}
+
+
+def made(out):
+    return len(list((out / ".packing" / "records").glob("[0-9]*.json")))
+
+
+def test_a_worker_killed_with_a_shard_in_hand_costs_nothing_and_changes_no_byte(cluster, source, local, tmp_path):
+    from distributed import Client
+
+    out = tmp_path / "pack"
+    cluster.scheduler()
+    doomed = cluster.worker("doomed")
+    cluster.worker("other")
+    with Client(cluster.address, timeout=20, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=30)
+        log = tmp_path / "packer.log"
+        with log.open("wb") as file:
+            packer = subprocess.Popen(
+                command("shard", "--source", source, "--out", "pack", *GIVEN, "--engine", "dask")
+                + ["--scheduler", cluster.address],
+                **{"cwd": tmp_path, "env": environment(), "stdout": file, "stderr": subprocess.STDOUT},
+            )
+        cluster.started.append(packer)
+        wait_for(lambda: made(out) >= 6)
+        while True:  # until it is stopped with a shard in hand: its folder stays while the other goes on
+            doomed.send_signal(signal.SIGSTOP)
+            in_hand, more = attempts(out), made(out) + 2
+            wait_for(lambda more=more: made(out) >= more)
+            if in_hand & attempts(out):
+                break
+            doomed.send_signal(signal.SIGCONT)
+        assert made(out) < SHARDS - 2
+        doomed.send_signal(signal.SIGKILL)
+        assert packer.wait(60) == 0, log.read_text()
+    assert contents(out) == local
+    assert f"{SHARDS} shards per size" in log.read_text()
+
+
+def during(out, shards, act):
+    """Do something when so many shards are made, while the test itself packs."""
+
+    def wait():
+        wait_for(lambda: made(out) >= shards)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def refused(*arguments, **limits):
+    with pytest.raises(DataError) as caught:
+        pack_on(*arguments, **limits)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_without_a_scheduler_the_workers_are_of_a_cluster_of_this_machine(source, local, tmp_path):
+    done = call(
+        "shard", "--source", source, "--out", tmp_path / "pack", *GIVEN, "--engine", "dask", "--jobs", 2, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "workers: 2 of a Dask cluster that lasts as long as this run" in done.stdout
+    assert contents(tmp_path / "pack") == local
+
+
+# ---------------------------------------------------------------- nobody there
+
+
+def test_a_scheduler_that_does_not_answer_is_one_line_soon(cluster, source, tmp_path, monkeypatch):
+    assert clusters.CONNECT <= 25  # so that a user waits less than 30 s
+    monkeypatch.setattr(clusters, "CONNECT", 2.0)
+    said = refused(cluster, source, tmp_path / "pack")
+    assert said.startswith(f"--scheduler {cluster.address}: no Dask scheduler answers there within 2 s")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection, says nothing
+        cluster.address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        started = time.monotonic()
+        assert "no Dask scheduler answers there" in refused(cluster, source, tmp_path / "pack")
+        assert time.monotonic() - started < 10
+    cluster.address = "carrier://pigeon"
+    assert "--scheduler carrier://pigeon: no Dask scheduler" in refused(cluster, source, tmp_path / "pack")
+
+
+def test_a_scheduler_without_workers_is_one_line(cluster, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters, "WORKERS", 1.0)
+    cluster.scheduler()
+    assert f"has no worker after 1 s; start some (dask worker {cluster.address})" in refused(
+        cluster, source, tmp_path / "pack"
+    )
+
+
+def test_an_engine_that_is_not_installed_names_its_extra(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    done = call("shard", "--source", source, "--out", tmp_path / "pack", *GIVEN, "--engine", "dask", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--engine dask: Dask is not installed; pip install 'cxrdali[dask]'" in done.stderr
+
+
+def test_options_that_do_not_go_together(source, tmp_path):
+    wrong = call("shard", "--source", source, "--scheduler", "tcp://one:8786", cwd=tmp_path)
+    assert (wrong.returncode, "--scheduler needs --engine dask" in wrong.stderr) == (2, True)
+    wrong = call(*("shard", "--engine", "dask", "--scheduler", "tcp://one:8786", "--jobs", 2), cwd=tmp_path)
+    assert (wrong.returncode, "--scheduler takes no --jobs" in wrong.stderr) == (2, True)
+
+
+# ---------------------------------------------------------------- workers that are not fit
+
+
+def test_a_worker_that_does_not_share_a_path_is_named_before_any_work(cluster, source, tmp_path):
+    hide = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"')
+    if subprocess.run([*hide, source, "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    out = tmp_path / "shared" / "pack"
+    out.mkdir(parents=True)
+    cluster.scheduler()
+    blind = cluster.worker("blind", before=(*hide, source))
+    said = refused(cluster, source, out)
+    assert said.startswith("Dask worker tcp://127.0.0.1:")
+    assert f"does not see {source}/files/" in said and "give --source and --out in folders that all" in said
+    os.killpg(blind.pid, signal.SIGKILL)
+    blind.wait(10)
+    cluster.worker("blind", before=(*hide, out.parent))
+    said = refused(cluster, source, out)
+    assert f"does not see {out}, or not what this machine has just written there" in said
+    assert made(out) == 0
+
+
+def test_what_a_worker_must_have_in_common(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(b"four")
+    token = tmp_path / "out" / ".packing" / "tmp" / "run" / "token"
+    token.parent.mkdir(parents=True)
+    token.write_text("right")
+    seen = ((str(tmp_path), 0), (str(tmp_path / "1.jpg"), 4), (str(tmp_path / "absent.jpg"), None))
+
+    def asked(token_text="right", more=(), **versions):
+        return Question("topic", (str(token), token_text), (*seen, *more), clusters._versions() | versions)
+
+    assert what_is_wrong(asked()) is None
+    assert "has OpenCV" in what_is_wrong(asked(OpenCV="1.0")) and "this machine 1.0" in what_is_wrong(
+        asked(OpenCV="1.0")
+    )
+    assert f"does not see {tmp_path / 'out'}, or not what" in what_is_wrong(asked("other"))
+    more = [(str(tmp_path / "2.jpg"), 9)]
+    assert f"does not see {tmp_path / '2.jpg'} (absent, here 9 bytes)" in what_is_wrong(asked(more=more))
+    more = [(str(tmp_path / "1.jpg"), 9)]
+    assert f"sees another {tmp_path / '1.jpg'} (4 bytes, here 9 bytes)" in what_is_wrong(asked(more=more))
+
+
+def test_a_worker_with_another_version_is_refused_before_and_after_the_start(cluster, source, tmp_path):
+    old = tmp_path / "old" / "simplejpeg-0.0.1.dist-info"
+    old.mkdir(parents=True)
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: simplejpeg\nVersion: 0.0.1\n")
+    bare = tmp_path / "bare" / "shards"
+    bare.mkdir(parents=True)
+    (bare / "__init__.py").touch()
+    cluster.scheduler()
+    one = cluster.worker("old", PYTHONPATH=f"{old.parent}:{ROOT}")
+    assert "has simplejpeg 0.0.1, this machine " in refused(cluster, source, tmp_path / "pack")
+    assert made(tmp_path / "pack") == 0
+    one.kill()
+    one.wait(10)
+    two = cluster.worker("bare", PYTHONPATH=str(bare.parent))
+    assert "has no cxrdali, or another version (ModuleNotFoundError" in refused(cluster, source, tmp_path / "pack")
+    two.kill()
+    two.wait(10)
+    good = cluster.worker("good")
+    during(tmp_path / "pack", 3, lambda: good.send_signal(signal.SIGSTOP))
+    during(tmp_path / "pack", 3, lambda: cluster.worker("late", PYTHONPATH=f"{old.parent}:{ROOT}"))
+    assert "has simplejpeg 0.0.1, this machine " in refused(cluster, source, tmp_path / "pack")
+
+
+# ---------------------------------------------------------------- trouble on the way
+
+
+def test_a_worker_that_stalls_is_named_with_its_image_and_the_same_command_continues(
+    cluster, source, local, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(clusters, "LOST", 0.5)
+    cluster.scheduler()
+    stopped, out = cluster.worker("stopped"), tmp_path / "pack"
+    during(out, 5, lambda: stopped.send_signal(signal.SIGSTOP))
+    said = refused(cluster, source, out, stall=1.0)
+    assert said.startswith(f"{source}/files/") and "the Dask worker tcp://127.0.0.1:" in said
+    assert "has finished no image of shard" in said and "end it if it hangs, then give the same command again" in said
+    assert 5 <= made(out) < SHARDS
+    stopped.kill()
+    cluster.worker("other")
+    assert pack_on(cluster, source, out).images_this_run < 120
+    assert contents(out) == local
+
+
+def test_no_worker_left_is_one_line(cluster, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters, "LOST", 0.5)
+    cluster.scheduler()
+    only = cluster.worker("only")
+    during(tmp_path / "pack", 5, only.kill)
+    said = refused(cluster, source, tmp_path / "pack", stall=1.0)
+    assert said.startswith(f"--scheduler {cluster.address}: has no worker left; start some")
+
+
+def test_a_scheduler_that_dies_is_one_line(cluster, source, tmp_path):
+    scheduler = cluster.scheduler()
+    cluster.worker("only")
+    during(tmp_path / "pack", 5, scheduler.kill)
+    started = time.monotonic()
+    said = refused(cluster, source, tmp_path / "pack")
+    assert f"the Dask scheduler {cluster.address} is gone; start it and its workers" in said
+    assert time.monotonic() - started < 30
