@@ -45,13 +45,18 @@ def _launch(processes: int) -> None:
 
     from shards.errors import DataError
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its warnings are about what is said below
+    for name in list(logging.root.manager.loggerDict):  # each has a level of its own
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # its warnings are about what is said below
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_STOP))
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=str(uuid.uuid4()), rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0, shutdown_timeout=SECONDS_TO_STOP,
+        rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0, monitor_interval=0.1,
     )  # fmt: skip
+    # what was started: a folder or file named cli, where the user is, must not come in between
+    command = ["-m", "cli"] if sys.modules["__main__"].__spec__ else [sys.argv[0]]
     try:
-        elastic_launch(config, sys.executable)("-m", "cli", *sys.argv[1:])
+        elastic_launch(config, sys.executable)(*command, *sys.argv[1:])
     except SignalException as error:
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:

@@ -139,6 +139,23 @@ class Ranks:
         return found
 
 
+def mean_in_order(_: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """The mean of a bucket's gradients over the ranks, added up in the order of ranks: DDP's hook on CPUs.
+
+    DDP arranges its buckets anew after its first step, and gloo adds up in an order that depends on the place in a
+    bucket: of more than two ranks, a continued run would not be the unbroken one bit for bit.
+    """
+    mine = bucket.buffer()
+    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+
+    def mean(_: torch.futures.Future) -> torch.Tensor:
+        for part in parts[1:]:
+            parts[0] += part
+        return parts[0].div_(len(parts))
+
+    return dist.all_gather(parts, mine, async_op=True).get_future().then(mean)
+
+
 def started_by_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
 
@@ -173,15 +190,19 @@ def joined(device: str) -> Iterator[Ranks]:
         ) from error
     try:
         yield ranks
-    except RuntimeError as error:
-        if not _lost(error):
-            raise
-        first_line = str(error).strip().splitlines()[0]
-        raise LostTouch(
-            f"another process of this run ended, or cannot be reached ({first_line}); the same command continues"
-        ) from error
-    finally:
+    except (DataError, OSError, RuntimeError) as error:
+        # The group is left as it is: the others are in the midst of an exchange, NCCL waits for its end before it lets
+        # go, and what is wrong would never be said. They notice when this process ends, and its connections with it.
+        if isinstance(error, RuntimeError) and _lost(error):
+            first_line = str(error).strip().splitlines()[0]
+            raise LostTouch(
+                f"another process of this run ended, or cannot be reached ({first_line}); the same command continues"
+            ) from error
+        raise
+    except Exception:  # all have stopped at the same step
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def _lost(error: RuntimeError) -> bool:

@@ -37,7 +37,7 @@ from cxrdali.metrics import Scores, score
 from cxrdali.microbatch import largest_micro_batch
 from cxrdali.model import Classifier, ModelOptions, create, head_keys, load_initial
 from cxrdali.predictions import Predictions, Provenance
-from cxrdali.ranks import Ranks, joined
+from cxrdali.ranks import Ranks, joined, mean_in_order
 from cxrdali.sampler import Sampler
 from cxrdali.sampling import Oversampling, chosen_findings, oversampled
 from cxrdali.selection import rows_sha256, subjects_on_both_sides, train_and_validation
@@ -385,8 +385,6 @@ class _Trainer:
             self.model.backbone.load_state_dict(state.pop("model"))
         if settings.frozen:
             self._freeze()
-        if settings.sync_bn:
-            self._synchronised()
         self.model.to(device)
         self.loss = Loss(settings.loss, settings.loss_parameters, self.positives, self.negatives).to(device)
         torch.backends.cudnn.benchmark = True  # every batch of a stage has the same shape
@@ -407,6 +405,8 @@ class _Trainer:
         self.val_loader = self.make_loader(self.dataset, self.val_rows, options, **part)
         self.micro_batch, self.searched = self._micro_batch(continues)
         self.settings = replace(settings, micro_batch=self.micro_batch)
+        if settings.sync_bn:  # not before the search: each rank tries sizes of its own, and fails at its own
+            self._synchronised()
         self.forward = self._shared(self.model)
         if settings.compile:
             self.forward = torch.compile(self.forward)
@@ -426,7 +426,10 @@ class _Trainer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers is too new
             # only validation needs equal buffers, and asks for them
-            return DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+            shared = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+        if devices is None:
+            shared.register_comm_hook(None, mean_in_order)
+        return shared
 
     def _synchronised(self) -> None:
         """Let batch normalisation see the images of all ranks. Raises DataError on the CPU, for which torch has no such
@@ -460,8 +463,8 @@ class _Trainer:
             found = largest_micro_batch(
                 self.model, self.loss, hardware, self.share, settings.size, len(self.labels.findings)
             )
-            found = self.ranks.least(found)
             words = "the largest part of the batch that fits"
+        found = self.ranks.least(found)  # of all ranks, also of those that did not search: their GPUs may differ
         self.say(f"micro-batch {found} of {self.share}: {words}, {hardware.name}, {memory / 2**30:.0f} GiB")
         return found, {"found": found, "for": needs}
 
@@ -658,7 +661,11 @@ class _Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C end the current step, save and stop; a second one stops at once."""
+        """SIGTERM and Ctrl-C end the current step, save and stop; a second one stops at once.
+
+        Not with several ranks: a cluster signals all processes of a job, and torchrun, signalled too, does it again. It
+        is torchrun that ends whoever takes too long.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -666,7 +673,7 @@ class _Trainer:
 
         def ask(number, frame):
             self.stop_signal = number
-            for each, handler in before.items():
+            for each, handler in before.items() if self.ranks.world == 1 else ():
                 signal.signal(each, handler)
 
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 from cxrdali import predictions
 from cxrdali import run as runs
-from tests.cli.cli import ROOT, command, environment
+from tests.cli.cli import ROOT, environment
 from tests.faults import ranks
 from tests.faults.ranks import STOPPED, group, samples
 from tests.faults.trainers import ARCH, differences
@@ -82,13 +83,14 @@ def test_loss_and_gradients_of_two_processes_are_those_of_one(tmp_path, sizes):
         torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-14)
 
 
-def test_a_stopped_and_continued_run_of_two_processes_is_the_unbroken_one(together, pack_folder, tmp_path):
+@pytest.mark.parametrize("world", [2, 3])  # three gradients, and not two, have more than one sum
+def test_a_stopped_and_continued_run_of_several_processes_is_the_unbroken_one(together, pack_folder, tmp_path, world):
     out = tmp_path / "stage1"
-    assert train(2, pack_folder, out, stop=(1, 6)) == [STOPPED] * 2  # asked one, all stop
+    assert train(world, pack_folder, out, stop=(1, 6)) == [STOPPED] * world  # asked one, all stop
     state = torch.load(out / runs.LAST, weights_only=True)
     assert (state["epoch"], state["position"]) == (1, 24)  # a step later: 4 steps, the validation batches, 2 steps
-    assert train(2, pack_folder, out) == [0] * 2
-    assert differences(out, together / "2" / "stage1") == []
+    assert train(world, pack_folder, out) == [0] * world
+    assert differences(out, together / str(world) / "stage1") == []
 
 
 @pytest.mark.parametrize("after", [1, 3])
@@ -155,21 +157,30 @@ def ranks_of(process) -> dict[int, psutil.Process]:
     """The started processes of a launcher by rank."""
     found = {}
     for each in psutil.Process(process.pid).children(recursive=True):
-        if "cli" in each.cmdline() and "RANK" in (variables := each.environ()):
+        if "train" in each.cmdline() and "RANK" in (variables := each.environ()):
             found[int(variables["RANK"])] = each
     return found
 
 
-def test_a_process_that_dies_ends_the_run_and_the_same_command_continues(pack_folder, tmp_path):
-    out, epochs = tmp_path / "run", 20
-    words = command(*line("--gpus", 2, pack=pack_folder, out=out, epochs=epochs))
+def started(words, out, epoch, cwd):
+    """The command's process, once its run has finished this epoch."""
     process = subprocess.Popen(
-        words, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        words, cwd=cwd, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    end = time.monotonic() + 2 * LIMIT  # to its first epoch, on a busy machine
-    while not (out / runs.LAST).exists():
+    end = time.monotonic() + LIMIT
+    while not (out / runs.METRICS).exists() or len((out / runs.METRICS).read_text().splitlines()) <= epoch:
         assert process.poll() is None and time.monotonic() < end, process.stderr.read()
         time.sleep(0.05)
+    return process
+
+
+def test_a_process_that_dies_ends_the_run_and_the_same_command_continues(pack_folder, tmp_path):
+    """By the installed command, where a file of the user's is named like a package of ours."""
+    out, epochs = tmp_path / "run", 30
+    (tmp_path / "cli.py").write_text("raise SystemExit('not the command')")
+    words = [Path(sys.executable).with_name("cxrdali"), *line("--gpus", 2, pack=pack_folder, out=out, epochs=epochs)]
+    words = [str(word) for word in words]
+    process = started(words, out, 1, tmp_path)
     victim = ranks_of(process)[1]
     os.kill(victim.pid, signal.SIGKILL)
     _, said = process.communicate(timeout=LIMIT)
@@ -178,8 +189,22 @@ def test_a_process_that_dies_ends_the_run_and_the_same_command_continues(pack_fo
     assert "the same command continues" in said
     done = torch.load(out / runs.LAST, weights_only=True)["epoch"]
     assert 1 <= done < epochs
-    ended = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+
+    process = started(words, out, done + 1, tmp_path)
+    # as a cluster ends a job: every process of it is signalled, and the launcher passes it on once more
+    for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+        each.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=LIMIT)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.splitlines()[-1].endswith("stopped by SIGTERM; saved, the same command continues"), said
+    assert "rank 1" not in said and "torch/distributed" not in said
+    state = torch.load(out / runs.LAST, weights_only=True)
+    done, position = state["epoch"], state["position"]
+    assert position > 0  # within an epoch, or before its validation
+
+    ended = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
-    assert f"continues after epoch {done}" in ended.stdout and ended.stdout.count("finished; best epoch") == 1
+    assert f"continues after epoch {done} and {position} images of the next" in ended.stdout
+    assert ended.stdout.count("finished; best epoch") == 1
     epochs_seen = [row["epoch"] for row in torch.load(out / runs.LAST, weights_only=True)["metrics"]]
     assert epochs_seen == list(range(1, epochs + 1))
