@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import secrets
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -67,11 +67,11 @@ def _client(engine: Dask) -> Iterator:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise DataError("--engine dask: Dask is not installed; pip install 'cxrdali[dask]'") from error
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)  # what matters is said in one line of our own
     with contextlib.ExitStack() as stack:
-        stack.callback(logger.setLevel, before)
+        for name in ("distributed", "distributed.client"):  # what matters is said in one line of our own
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
         address = engine.scheduler
         if address is None:
             address = stack.enter_context(
@@ -199,10 +199,15 @@ def make_on_worker(asked: Question, task: ShardTask, images: list) -> None:
         raise DataError(f"Dask worker {worker.address} {wrong}")
     cv2.setNumThreads(1)  # the workers are the parallelism
     report = _Report(worker, asked.topic, task.shard)
+    if task.inside is not None:  # machines may mount one folder under several real paths
+        task = replace(task, inside=os.path.realpath(task.root))
+    # Into a bucket it goes from the worker's own folder: the packer's is on another machine, and what a killed worker
+    # leaves in its own the next one there removes.
+    tmp = Path(worker.local_directory) if is_remote(task.out) else task.tmp
     try:
-        # into a bucket it goes from a folder of the worker's own: the packer's is on the packer's machine
-        with tempfile.TemporaryDirectory() if is_remote(task.out) else contextlib.nullcontext(task.tmp) as tmp:
-            write_shard(task, images, report, Path(tmp))
+        write_shard(task, images, report, tmp)
+    except DataError as error:  # of a store: others may reach it
+        raise DataError(f"Dask worker {worker.address}: {error}") from error
     finally:
         report.send(over=True)
 
