@@ -384,7 +384,8 @@ class _EpochPlan:
         mapped, start, self._copies = loader._mapped, bounds[0][0] if bounds else len(order), None
         if mapped.stored.mirror is not None:
             self._copies = CopyAhead(mapped, order, windows, start, *loader._spread)
-        self._ahead = ReadAhead(mapped, order, windows, start, ready=self._copies and self._copies.ready)
+        ready = self._copies and self._copies.ready
+        self._ahead = ReadAhead(mapped, order, windows, start, ready=ready, ranks=loader.world)
 
     def __len__(self) -> int:
         return len(self._bounds)

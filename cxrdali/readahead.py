@@ -34,7 +34,8 @@ class ReadAhead:
     windows: the first position of each, ascending from 0, and its shards in the order in which they are read
     (`cxrdali.order`); without any, nothing is read and nobody waits. gives_back: whether windows that were used leave
     the page cache; None: if the shards are larger than the memory that is free. ready: returns when a window's files
-    are on this disk, where they may not be yet.
+    are on this disk, where they may not be yet. ranks: processes that share the epoch; each waits for its own images
+    alone, and one batch of them to the next is as many times further.
     """
 
     def __init__(
@@ -45,8 +46,9 @@ class ReadAhead:
         start: int = 0,
         gives_back: bool | None = None,
         ready: Callable[[int], None] | None = None,
+        ranks: int = 1,
     ):
-        self._mapped, self._stored, self._ready = mapped, mapped.stored, ready
+        self._mapped, self._stored, self._ready, self._ranks = mapped, mapped.stored, ready, ranks
         self._order, self._windows, self._start = order, windows, start
         self._gives_back = bool(windows) and not self._fit() if gives_back is None else gives_back
         self._given_back = 0  # windows
@@ -72,7 +74,7 @@ class ReadAhead:
         if self._error is not None:
             raise self._error
         if self._gives_back:
-            self._give_back(start - LAG * (stop - start))
+            self._give_back(start - LAG * self._ranks * (stop - start))
 
     def close(self) -> None:
         """Let the thread end, after the piece that it is reading."""

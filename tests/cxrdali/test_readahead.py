@@ -112,17 +112,19 @@ def test_a_disk_that_fails_is_an_error_not_a_wait(dataset, mapped, monkeypatch):
         ReadAhead(mapped, order, windows).wait(0, 8)
 
 
-@pytest.mark.parametrize("gives_back", [True, False])
-def test_windows_that_were_used_are_given_back_where_memory_is_short(dataset, mapped, monkeypatch, gives_back):
+@pytest.mark.parametrize("gives_back, ranks", [(True, 1), (False, 1), (True, 2)])
+def test_windows_that_were_used_are_given_back_where_memory_is_short(dataset, mapped, monkeypatch, gives_back, ranks):
+    """Batches of 2; with two ranks a batch of 4, of which each has 2."""
     order, windows = windowed(dataset, mapped, window=1)
+    step = 2 * ranks
     forgotten = []
     monkeypatch.setattr(mapped, "forget", forgotten.append)
-    ahead = ReadAhead(mapped, order, windows, gives_back=gives_back)
-    for start in range(0, len(order), 2):
+    ahead = ReadAhead(mapped, order, windows, gives_back=gives_back, ranks=ranks)
+    for start in range(0, len(order), step):
         ahead.wait(start, start + 2)
-        behind = [int(shard) for first, some in windows for shard in some if first + 16 <= start - 16]
+        behind = [int(shard) for first, some in windows for shard in some if first + 16 <= start - 8 * step]
         assert set(behind[: len(forgotten)]) <= set(forgotten)
-        used = {int(shard) for shard in mapped.stored.shard[order[max(0, start - 16) :]]}
+        used = {int(shard) for shard in mapped.stored.shard[order[max(0, start - 8 * step) :]]}
         assert not used & set(forgotten)  # nothing that comes, or that may still be decoded
     assert bool(forgotten) == gives_back and len(set(forgotten)) == len(forgotten)
 
