@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import tempfile
 import uuid
 
 import click
@@ -39,6 +40,7 @@ def shared_out(gpus: int | None, device: str) -> bool:
 
 
 def _launch(processes: int) -> None:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -49,14 +51,16 @@ def _launch(processes: int) -> None:
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # its warnings are about what is said below
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_STOP))
-    config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=str(uuid.uuid4()), rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0, monitor_interval=0.1,
-    )  # fmt: skip
     # what was started: a folder or file named cli, where the user is, must not come in between
     command = ["-m", "cli"] if sys.modules["__main__"].__spec__ else [sys.argv[0]]
     try:
-        elastic_launch(config, sys.executable)(*command, *sys.argv[1:])
+        with tempfile.TemporaryDirectory(prefix="cxrdali-gpus-") as folder:  # the launcher's own would stay
+            config = LaunchConfig(
+                min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=str(uuid.uuid4()), rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0, monitor_interval=0.1,
+                logs_specs=DefaultLogsSpecs(log_dir=folder),
+            )  # fmt: skip
+            elastic_launch(config, sys.executable)(*command, *sys.argv[1:])
     except SignalException as error:
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:

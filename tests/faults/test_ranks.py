@@ -165,7 +165,12 @@ def ranks_of(process) -> dict[int, psutil.Process]:
 def started(words, out, epoch, cwd):
     """The command's process, once its run has finished this epoch."""
     process = subprocess.Popen(
-        words, cwd=cwd, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        words,
+        cwd=cwd,
+        env=environment(TMPDIR=str(cwd / "tmp")),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     end = time.monotonic() + LIMIT
     while not (out / runs.METRICS).exists() or len((out / runs.METRICS).read_text().splitlines()) <= epoch:
@@ -178,6 +183,7 @@ def test_a_process_that_dies_ends_the_run_and_the_same_command_continues(pack_fo
     """By the installed command, where a file of the user's is named like a package of ours."""
     out, epochs = tmp_path / "run", 30
     (tmp_path / "cli.py").write_text("raise SystemExit('not the command')")
+    (tmp_path / "tmp").mkdir()
     words = [Path(sys.executable).with_name("cxrdali"), *line("--gpus", 2, pack=pack_folder, out=out, epochs=epochs)]
     words = [str(word) for word in words]
     process = started(words, out, 1, tmp_path)
@@ -198,6 +204,8 @@ def test_a_process_that_dies_ends_the_run_and_the_same_command_continues(pack_fo
     assert process.returncode == 128 + signal.SIGTERM
     assert said.splitlines()[-1].endswith("stopped by SIGTERM; saved, the same command continues"), said
     assert "rank 1" not in said and "torch/distributed" not in said
+    left = [path.name for path in (tmp_path / "tmp").iterdir()]
+    assert not [name for name in left if name.startswith(("cxrdali", "torchelastic"))], left
     state = torch.load(out / runs.LAST, weights_only=True)
     done, position = state["epoch"], state["position"]
     assert position > 0  # within an epoch, or before its validation
