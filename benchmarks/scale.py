@@ -12,8 +12,9 @@ away; printed are medians:
     select                 GroupKFold over subjects and over studies
     order                  the orders, each sampler, oversampling, for all rows
     epoch, ORDER           an epoch's start over a fold's training rows: a new loader (which maps the shards) and its
-                           first batch, without the building of DALI's pipelines, which is a step of its own; the
-                           second epoch; a start half-way. The process holds what training holds before its model
+                           first batch, without the building of DALI's pipelines and the reading of a window, which
+                           are steps of their own; the second epoch; a start half-way. The process holds what training
+                           holds before its model
 
 Memory is the whole process's, libraries included. own is without pages of mapped shards, which are the kernel's cache.
 What breaks first: for every limit, at how many rows it is reached if what grew from the fewest rows to the most goes on
