@@ -40,8 +40,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Flips and cutout as the run had them: every step then runs the backbone.",
 )
 @click.option(
-    "--cache/--no-cache",
-    "cache_features",
+    "--cache-features/--no-cache-features",
     default=True,
     show_default=True,
     help="Without augmentation: compute the backbone's features once and keep them in the device's memory "

@@ -83,7 +83,7 @@ def features_of(
     if len(width) != 1:
         raise DataError(
             f"the classifier takes features of {list(width)}, not a vector, so none are kept; "
-            "use --no-cache, or cache_features = false in a recipe"
+            "use --no-cache-features, or cache_features = false in a recipe"
         )
     try:
         values = logits(_Features(model), loader, width[0], hardware, micro_batch=micro_batch, progress=progress)
@@ -91,5 +91,5 @@ def features_of(
     except torch.OutOfMemoryError as error:  # of the table; a batch that is too large says so itself
         raise DataError(
             f"the GPU has no room for features of {len(loader.rows):,} images, {width[0]:,} numbers each; "
-            "use --no-cache, or cache_features = false in a recipe"
+            "use --no-cache-features, or cache_features = false in a recipe"
         ) from error

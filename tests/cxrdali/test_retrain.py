@@ -498,7 +498,7 @@ def test_a_gpu_too_small_for_the_features_names_the_way_out(finished, dataset, t
 
     monkeypatch.setattr("cxrdali.features.logits", full)
     out, _ = finished
-    with pytest.raises(DataError, match=r"no room for features of \d+ images, 256 numbers each; use --no-cache"):
+    with pytest.raises(DataError, match=r"no room for features of \d+ images, .* each; use --no-cache-features"):
         quietly(crt(out, dataset), dataset, tmp_path / "crt")
 
 
@@ -506,7 +506,7 @@ def test_features_that_are_no_vector_are_not_kept(dataset, tmp_path):
     run, out = tmp_path / "run", tmp_path / "crt"
     quietly(settings(arch="cxrdali_test_convolution_last", epochs=1), dataset, run)
     with pytest.raises(
-        DataError, match=r"takes features of \[4, 1, 1\], not a vector, so none are kept; use --no-cache"
+        DataError, match=r"takes features of \[4, 1, 1\], not a vector, so none are kept; use --no-cache-features"
     ):
         quietly(crt(run, dataset, epochs=1), dataset, out)
     quietly(crt(run, dataset, epochs=1, cache_features=False), dataset, out)  # the same folder: nothing was begun
