@@ -76,7 +76,7 @@ def main() -> None:
     # beside any other busy process spinning made training on the CPU three times slower. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug, rank, stderr = "--debug" in sys.argv[1:], _rank(), sys.stderr
-    if rank:
+    if rank and not debug:
         sys.stdout = sys.stderr = io.StringIO()
     try:
         code = cxrdali(standalone_mode=False)  # click returns the code of its Exit, and None from a command

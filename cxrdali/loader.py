@@ -34,6 +34,11 @@ MOST_THREADS = 8  # decoding 224 px takes about 0.1 ms of one core; more threads
 LANES = 2
 
 
+def default_threads(processes: int = 1) -> int:
+    """DALI's threads of each of so many processes that share the cores: two a core of its share, at least 1."""
+    return max(1, min(MOST_THREADS, 2 * len(os.sched_getaffinity(0)) // processes))
+
+
 class Batch(NamedTuple):
     """images: uint8 [B, 1, S, S], 0..255, on the loader's device; rows: int64 [B], catalog rows, on the CPU."""
 
@@ -84,7 +89,7 @@ class LoaderOptions:
 
     @property
     def resolved_threads(self) -> int:
-        return self.threads or min(MOST_THREADS, 2 * len(os.sched_getaffinity(0)))
+        return self.threads or default_threads()
 
     @property
     def lanes(self) -> int:

@@ -51,12 +51,11 @@ def predict(
     model = load_run_model(run, config)
     batch = batch or settings.get("micro_batch") or settings["batch"]
     with joined(device) as ranks:
-        asked = {"run": run.name, "epoch": runs.load_last(run)["epoch"], "split": split, "tta": tta, "batch": batch}
+        asked = {"run": run.name, "epoch": runs.best_epoch(run), "split": split, "tta": tta, "batch": batch}
         ranks.agree({**asked, "dataset": dataset.id, "labels": table.sha256, "versions": versions()})
         hardware = Hardware.resolve(ranks.device(device), precision)
         model = model.to(hardware.device)
-        if threads is None:
-            threads = ranks.threads()
+        threads = ranks.threads() if threads is None else threads
         options = LoaderOptions(settings["size"], batch, threads, decode, hardware.device)
         loader = Loader(dataset, rows, options, rank=ranks.rank, world=ranks.world)
         if not ranks.is_first:

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cxrdali.loader import MOST_THREADS
-from cxrdali.order import share_of
+from cxrdali.loader import default_threads
 from shards.errors import DataError, LostTouch
 
 # For which a rank waits for the others: they may be copying shards from a bucket, or waiting for a busy disk.
@@ -49,11 +48,9 @@ class Ranks:
             raise DataError(f"device {device!r}: {self.world} processes share the GPUs out; give auto, cuda or cpu")
         return f"cuda:{self.local}"
 
-    def threads(self) -> int | None:
-        """DALI's threads where the user names none: the processes of a machine share its cores. None: the default."""
-        if self.local_world == 1:
-            return None
-        return max(1, min(MOST_THREADS, 2 * len(os.sched_getaffinity(0)) // self.local_world))
+    def threads(self) -> int:
+        """DALI's threads where the user names none: the processes of a machine share its cores."""
+        return default_threads(self.local_world)
 
     def share(self, batch: int, micro_batch: int | None = None) -> int:
         """Images of a global batch that this rank trains on. Raises DataError if they cannot be shared out evenly."""
@@ -63,7 +60,7 @@ class Ranks:
                 f"batch {batch}: cannot be shared out to {self.world} processes; take "
                 f"{' or '.join(map(str, sorted(near)))} of them, or another --batch"
             )
-        mine = share_of((0, batch), 0, self.world)[1]
+        mine = batch // self.world
         if micro_batch and mine % micro_batch:
             raise DataError(f"micro-batch {micro_batch}: must divide each process's share of the batch, {mine}")
         return mine

@@ -145,11 +145,15 @@ def best_weights(run: Path, state: dict | None) -> Path:
         raise DataError(f"{run}: has no finished epoch yet; finish the run first")
     with contextlib.suppress(OSError):  # a read-only copy of a run: check it as it is
         _settle_in_turn(run, state)
-    path = run / BEST
-    epoch = _epoch_of(path)
+    path, epoch = run / BEST, best_epoch(run)
     if epoch != state["best_epoch"]:
         raise DataError(f"{path}: holds epoch {epoch}, the best one is {state['best_epoch']}; train the run again")
     return path
+
+
+def best_epoch(run: Path) -> int | None:
+    """The epoch of a run's best weights, by what they say themselves; None if there are none or a part."""
+    return _epoch_of(run / BEST)
 
 
 def _settle_in_turn(run: Path, state: dict) -> None:

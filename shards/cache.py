@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from shards.description import DATASET
 from shards.errors import DataError
-from shards.files import cannot_write, is_named, write_bytes
+from shards.files import cannot_write, is_named, one_by_one, write_bytes
 from shards.remote import is_remote
 
 MARK = ".source"
@@ -112,11 +112,8 @@ class Cache:
                     taken = int(path.name.split(".")[-2]) if path.suffix == ".part" else found.st_size
                     yield found.st_mtime, taken, path
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        with (self.folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return one_by_one(self.folder / ".lock")
 
 
 def in_use(path: Path) -> BinaryIO | None:

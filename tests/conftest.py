@@ -8,7 +8,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import pytest  # noqa: E402
 
 from tests.releases import write_release  # noqa: E402
-from tests.s3 import packed_bucket, s3, s3_server  # noqa: E402, F401
+from tests.s3 import address, own_address, packed_bucket, s3, s3_server  # noqa: E402, F401
 
 
 @pytest.fixture(scope="session")

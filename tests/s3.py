@@ -189,3 +189,15 @@ class Link:
             self._free_at = max(self._free_at, now) + (size / self.rate if self.rate else 0.0)
             wait = self._free_at - now
         time.sleep(wait)
+
+
+@pytest.fixture
+def address(s3, packed_bucket) -> str:
+    """Of a packed dataset in a bucket that can be reached; read-only by agreement."""
+    return packed_bucket
+
+
+@pytest.fixture
+def own_address(s3, pack_folder) -> str:
+    """Of one whose files may be changed."""
+    return s3.upload(pack_folder, "pack")

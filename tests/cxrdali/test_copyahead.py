@@ -21,17 +21,6 @@ from tests.s3 import Link, lead
 TRAINING = {"shuffle": True, "drop_last": True, "augment": AugmentOptions()}
 
 
-@pytest.fixture
-def address(s3, packed_bucket):
-    return packed_bucket
-
-
-@pytest.fixture
-def own_address(s3, pack_folder):
-    """One whose files may be changed."""
-    return s3.upload(pack_folder, "pack")
-
-
 def opened(address: str, folder: Path, limit: int | None = None) -> PackedDataset:
     return PackedDataset.open(place(address), Cache(folder / "cache", limit))
 

@@ -16,16 +16,13 @@ import pytest
 from shards import cluster as clusters
 from shards.cluster import Dask, Question, what_is_wrong
 from shards.errors import DataError
-from shards.pack import PackLimits, PackOptions, pack
+from shards.pack import PackLimits, pack
 from shards.release import open_release
 from shards.remote import place
-from shards.rendition import Size
 from tests.cli.cli import ROOT, call, command, environment, run
-from tests.releases import contents, write_large_release, write_release
+from tests.releases import contents, write_release
+from tests.shards.large import GIVEN, OPTIONS, SHARDS
 
-OPTIONS = PackOptions(sizes=(Size(64), Size(96, raw=True)), shard_images=4)
-GIVEN = ("--sizes", "64,96:raw", "--shard-images", "4")
-SHARDS = 38
 pytest.importorskip("distributed")
 
 
@@ -43,19 +40,16 @@ def time_limit():
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp("source") / "release"
-    write_large_release(root)
-    return root
+SLOW = """
+import time
+from shards import make_shard, rendition
 
+def slowly(*arguments):
+    time.sleep({seconds})
+    return rendition.renditions(*arguments)
 
-@pytest.fixture(scope="module")
-def local(source, tmp_path_factory):
-    """The bytes of the dataset that this machine's own processes make."""
-    out = tmp_path_factory.mktemp("local") / "pack"
-    assert pack(open_release(source), out, OPTIONS, progress=False).shards == SHARDS
-    return contents(out)
+make_shard.renditions = slowly
+"""
 
 
 class Processes:
@@ -86,10 +80,14 @@ class Processes:
         port = self.address.rpartition(":")[2]
         return self.start("scheduler", *("--host", "127.0.0.1", "--port", port, "--no-dashboard"))
 
-    def worker(self, name, **more):
-        return self.start(
-            "worker", self.address, "--no-nanny", "--nthreads", "1", "--name", name, "--no-dashboard", **more
-        )
+    def worker(self, name, *options, **more):
+        given = (self.address, "--no-nanny", "--nthreads", "1", "--name", name, "--no-dashboard", *options)
+        return self.start("worker", *given, **more)
+
+    def slow_worker(self, name, seconds):
+        """One that takes so long for an image more than it needs: its shards are long in hand."""
+        (self.folder / "slow.py").write_text(SLOW.format(seconds=seconds))
+        return self.worker(name, "--preload", "slow.py")
 
     def end(self):
         for process in self.started:
@@ -127,13 +125,13 @@ def made(out):
     return len(list((out / ".packing" / "records").glob("[0-9]*.json")))
 
 
-def test_a_worker_killed_with_a_shard_in_hand_costs_nothing_and_changes_no_byte(cluster, source, local, tmp_path):
+def test_a_worker_killed_with_a_shard_in_hand_costs_nothing_and_changes_no_byte(cluster, source, unbroken, tmp_path):
     from distributed import Client
 
     out = tmp_path / "pack"
     cluster.scheduler()
-    doomed = cluster.worker("doomed")
-    cluster.worker("other")
+    doomed = cluster.slow_worker("doomed", 0.02)
+    cluster.slow_worker("other", 0.02)
     with Client(cluster.address, timeout=20, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=30)
         log = tmp_path / "packer.log"
@@ -155,7 +153,7 @@ def test_a_worker_killed_with_a_shard_in_hand_costs_nothing_and_changes_no_byte(
         assert made(out) < SHARDS - 2
         doomed.send_signal(signal.SIGKILL)
         assert packer.wait(60) == 0, log.read_text()
-    assert contents(out) == local
+    assert contents(out) == unbroken
     assert f"{SHARDS} shards per size" in log.read_text()
 
 
@@ -171,7 +169,7 @@ def during(out, shards, act):
 
 def stop_at_work(worker, out):
     """Stop the only worker with a shard in hand, of which it has had the time to tell: Dask takes one that is stopped
-    between two shards for lost after five minutes."""
+    between two shards for lost after five minutes. A shard must take it several times 0.03 s."""
     while True:
         before = attempts(out)
         time.sleep(0.03)
@@ -204,13 +202,13 @@ def refused(*arguments, **limits):
     return str(caught.value)
 
 
-def test_without_a_scheduler_the_workers_are_of_a_cluster_of_this_machine(source, local, tmp_path):
+def test_without_a_scheduler_the_workers_are_of_a_cluster_of_this_machine(source, unbroken, tmp_path):
     done = call(
         "shard", "--source", source, "--out", tmp_path / "pack", *GIVEN, "--engine", "dask", "--jobs", 2, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "workers: 2 of a Dask cluster that lasts as long as this run" in done.stdout
-    assert contents(tmp_path / "pack") == local
+    assert contents(tmp_path / "pack") == unbroken
 
 
 # ---------------------------------------------------------------- nobody there
@@ -314,7 +312,7 @@ def test_a_worker_with_another_version_is_refused_before_and_after_the_start(clu
     assert re.search(r"has no cxrdali, or another version \((ModuleNotFound|Import)Error", said), said
     two.kill()
     two.wait(10)
-    good = cluster.worker("good")
+    good = cluster.slow_worker("good", 0.02)
     during(tmp_path / "pack", 3, lambda: good.send_signal(signal.SIGSTOP))
     during(tmp_path / "pack", 3, lambda: cluster.worker("late", PYTHONPATH=f"{old.parent}:{ROOT}"))
     assert "has simplejpeg 0.0.1, this machine " in refused(cluster, source, tmp_path / "pack")
@@ -324,26 +322,26 @@ def test_a_worker_with_another_version_is_refused_before_and_after_the_start(clu
 
 
 def test_a_worker_that_stalls_is_named_with_its_image_and_the_same_command_continues(
-    cluster, source, local, tmp_path, monkeypatch
+    cluster, source, unbroken, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(clusters, "LOST", 0.5)
     cluster.scheduler()
-    stopped, out = cluster.worker("stopped"), tmp_path / "pack"
+    stopped, out = cluster.slow_worker("stopped", 0.05), tmp_path / "pack"
     during(out, 5, lambda: stop_at_work(stopped, out))
     said = refused(cluster, source, out, stall=1.0)
     assert said.startswith(f"{source}/files/") and "the Dask worker tcp://127.0.0.1:" in said
     assert "has finished no image of shard" in said and "end it if it hangs, then give the same command again" in said
-    assert 5 <= made(out) < SHARDS
+    assert 5 <= made(out) < SHARDS, said
     stopped.kill()
     cluster.worker("other")
     assert pack_on(cluster, source, out).images_this_run < 120
-    assert contents(out) == local
+    assert contents(out) == unbroken
 
 
 def test_no_worker_left_is_one_line(cluster, source, tmp_path, monkeypatch):
     monkeypatch.setattr(clusters, "LOST", 0.5)
     cluster.scheduler()
-    only = cluster.worker("only")
+    only = cluster.slow_worker("only", 0.02)
     during(tmp_path / "pack", 5, only.kill)
     said = refused(cluster, source, tmp_path / "pack", stall=1.0)
     assert said.startswith(f"--scheduler {cluster.address}: has no worker left; start some")
@@ -351,7 +349,7 @@ def test_no_worker_left_is_one_line(cluster, source, tmp_path, monkeypatch):
 
 def test_a_scheduler_that_dies_is_one_line(cluster, source, tmp_path):
     scheduler = cluster.scheduler()
-    cluster.worker("only")
+    cluster.slow_worker("only", 0.02)
     during(tmp_path / "pack", 5, scheduler.kill)
     given = ("--source", source, "--out", tmp_path / "pack", *GIVEN, "--engine", "dask", "--scheduler", cluster.address)
     done = run("shard", *given, cwd=tmp_path)  # a process of its own: Dask logs to its stderr
@@ -363,7 +361,9 @@ def test_a_scheduler_that_dies_is_one_line(cluster, source, tmp_path):
 # ---------------------------------------------------------------- other machines, other disks
 
 
-def test_a_release_that_a_worker_sees_under_another_real_path_is_packed_all_the_same(cluster, source, local, tmp_path):
+def test_a_release_that_a_worker_sees_under_another_real_path_is_packed_all_the_same(
+    cluster, source, unbroken, tmp_path
+):
     """As behind an automounter. Its images are not links that leave the release."""
     mount = 'mount --bind "$1" /mnt && mount -t tmpfs none "${0%/*}" && ln -s /mnt "$0" && shift && exec "$@"'
     elsewhere = ("unshare", "-rm", "sh", "-c", mount, source, shutil.copytree(source, tmp_path / "disk"))
@@ -372,7 +372,7 @@ def test_a_release_that_a_worker_sees_under_another_real_path_is_packed_all_the_
     cluster.scheduler()
     cluster.worker("elsewhere", before=elsewhere)
     assert pack_on(cluster, source, tmp_path / "pack").rejected == {}
-    assert contents(tmp_path / "pack") == local
+    assert contents(tmp_path / "pack") == unbroken
 
 
 def test_a_dataset_in_a_bucket_is_the_local_one_and_a_killed_worker_leaves_nothing(cluster, s3, tmp_path):

@@ -28,17 +28,6 @@ PROCESSES = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture
-def address(s3, packed_bucket):
-    return packed_bucket
-
-
-@pytest.fixture
-def own_address(s3, pack_folder):
-    """One whose files may be changed."""
-    return s3.upload(pack_folder, "pack")
-
-
-@pytest.fixture
 def link(s3, monkeypatch):
     """A link to the bucket's server that this process takes."""
     with Link(s3.host, s3.port) as between:

@@ -13,27 +13,9 @@ from shards.errors import DataError
 from shards.pack import PackOptions, pack
 from shards.packed import PackedDataset
 from shards.release import open_release
-from shards.rendition import Size
 from tests.faults import processes
-from tests.releases import contents, write_large_release
-
-OPTIONS = PackOptions(sizes=(Size(64), Size(96, raw=True)), shard_images=4)
-SHARDS = 38
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp("source") / "release"
-    write_large_release(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def unbroken(source, tmp_path_factory):
-    """The bytes of a packed dataset that nothing interrupted."""
-    out = tmp_path_factory.mktemp("unbroken") / "pack"
-    assert pack(open_release(source), out, OPTIONS, progress=False).shards == SHARDS
-    return contents(out)
+from tests.releases import contents
+from tests.shards.large import OPTIONS, SHARDS
 
 
 class Packer(processes.Packer):

@@ -12,13 +12,14 @@ from shards.release import open_release
 from tests.cli.cli import call
 from tests.faults.processes import Packer
 from tests.releases import contents
-from tests.shards.test_pack_kill import OPTIONS, SHARDS, source, unbroken  # noqa: F401
+from tests.shards import large
+from tests.shards.large import OPTIONS, SHARDS
 
-GIVEN = ("--sizes", "64,96:raw", "--shard-images", "4", "--jobs", "1")
+GIVEN = (*large.GIVEN, "--jobs", "1")
 
 
 @pytest.fixture
-def part(source, tmp_path):  # noqa: F811
+def part(source, tmp_path):
     """Start the packer of a part; whatever is left of them at the end is killed."""
     started = []
 
@@ -36,7 +37,7 @@ def finished(out):
     return {int(path.stem) for path in (out / ".packing" / "records").glob("[0-9]*.json")}
 
 
-def test_two_parts_at_once_then_a_plain_run_publishes_the_same_bytes(part, source, unbroken, tmp_path):  # noqa: F811
+def test_two_parts_at_once_then_a_plain_run_publishes_the_same_bytes(part, source, unbroken, tmp_path):
     out = tmp_path / "pack"
     one, two = part("1/2"), part("2/2")
     one.wait_for(lambda: {shard % 2 for shard in finished(out)} == {0, 1})
@@ -53,7 +54,7 @@ def test_two_parts_at_once_then_a_plain_run_publishes_the_same_bytes(part, sourc
     assert contents(out) == unbroken
 
 
-def test_a_part_makes_its_own_shards_only_and_a_second_run_of_it_none(source, tmp_path):  # noqa: F811
+def test_a_part_makes_its_own_shards_only_and_a_second_run_of_it_none(source, tmp_path):
     out = tmp_path / "pack"
     other = out / ".packing" / "tmp" / "of-another-part"
     other.mkdir(parents=True)
@@ -66,7 +67,7 @@ def test_a_part_makes_its_own_shards_only_and_a_second_run_of_it_none(source, tm
     assert other.is_dir()
 
 
-def test_a_killed_part_is_finished_by_the_plain_run(part, source, unbroken, tmp_path):  # noqa: F811
+def test_a_killed_part_is_finished_by_the_plain_run(part, source, unbroken, tmp_path):
     out = tmp_path / "pack"
     one = part("1/2")
     one.wait_for(lambda: len(finished(out)) >= 3)
@@ -76,7 +77,7 @@ def test_a_killed_part_is_finished_by_the_plain_run(part, source, unbroken, tmp_
     assert contents(out) == unbroken
 
 
-def test_parts_of_other_options_are_refused(source, tmp_path):  # noqa: F811
+def test_parts_of_other_options_are_refused(source, tmp_path):
     out = tmp_path / "pack"
     pack(open_release(source), out, OPTIONS, progress=False, part=Part(9, 38))
     done = call("shard", "--source", source, "--out", out, *GIVEN, "--seed", 1, "--part", "2/38", cwd=tmp_path)
