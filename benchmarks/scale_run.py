@@ -23,7 +23,7 @@ from cxrdali.selection import FoldOptions, train_and_validation
 from cxrdali.targets import check_labelled, counts, targets
 from shards.packed import PackedDataset
 from shards.plan import plan
-from shards.publish import publish
+from shards.publish import publish, with_arrays
 from shards.release import LabelTable, Release
 from shards.rendition import Size
 
@@ -95,7 +95,7 @@ def make(folder: Path, rows: int, findings: int, shard_images: int, steps: Steps
     with steps.step("plan"):
         planned = plan(release.images, shard_images, SEED)
     planned_mib = peak_mib()
-    records = [_record(shard, len(each)) for shard, each in planned.groupby("shard", sort=True)]
+    records = [with_arrays(_record(shard, len(each))) for shard, each in planned.groupby("shard", sort=True)]
     folder.mkdir(parents=True)
     with steps.step("publish"):
         publish(release, folder, _Options(SIZES), planned, records, {"inputs": {}, "options": {}})

@@ -74,8 +74,9 @@ def splits(column: pd.Series, path: Path, name: str = "split") -> pd.Series:
 
 
 def check_index(index: pd.Index, path: Path, column: str) -> None:
-    if index.has_duplicates:
-        first = index[index.duplicated()][0]
+    doubled = index.duplicated()  # has_duplicates would keep a hash table with the index, twice as large as its texts
+    if doubled.any():
+        first = index[doubled][0]
         raise DataError(f"{path}: {column} {first!r} stands in more than one row; keep one of them")
 
 

@@ -45,8 +45,8 @@ from shards.files import (
 from shards.findings import findings_of
 from shards.make_shard import WORK, PlannedImage, ShardTask, fingerprint, record_path
 from shards.packed import PackedDataset
-from shards.plan import plan
-from shards.publish import publish, rejects_csv
+from shards.plan import plan, sample_key
+from shards.publish import publish, rejects_csv, with_arrays
 from shards.release import Release, check_links, check_subjects
 from shards.remote import WRITABLE, entries, is_remote, is_there, read_bytes, remove_tree
 from shards.rendition import FITS, Size, renditions
@@ -235,7 +235,7 @@ def pack(
                 return PartSummary(part, len(_recorded(out)), _shards(rows), made, time.perf_counter() - started)
             if is_remote(out) and is_there(out / DATASET):  # by a packer on another machine, whose lock is not ours
                 return _finished(out, identity)
-            records = [json.loads(read_bytes(record_path(out, shard))) for shard in range(_shards(rows))]
+            records = [with_arrays(json.loads(read_bytes(record_path(out, shard)))) for shard in range(_shards(rows))]
             _judge(out, rows, records, limits)
             info = publish(release, out, options, rows, records, identity)
             _remove_work(out)
@@ -498,13 +498,15 @@ def _make_missing(
     # a folder of this run's own: what a killed run's workers still do, they do in a folder that is gone
     tmp = Path(tempfile.mkdtemp(dir=work / "tmp"))
     inside, parent = _inside(release, options), os.getpid()
+    places = [table.places(rows["image_id"]) for table in release.labels]
+    places = np.array(places, dtype=np.int64).reshape(len(places), len(rows))
     tasks = (
         (
             ShardTask(
                 *(release.root, inside, out, tmp, options.sizes, options.fit, options.quality, options.window),
                 *(shard, parent),
             ),
-            _planned_images(release, rows.iloc[start:stop]),
+            _planned_images(rows.iloc[start:stop], findings_of(release.labels, places[:, start:stop])),
         )
         for shard, (start, stop) in spans.items()
     )
@@ -517,13 +519,15 @@ def _make_missing(
     return missing.images
 
 
-def _planned_images(release: Release, rows: pd.DataFrame) -> list[PlannedImage]:
+def _planned_images(rows: pd.DataFrame, findings: list[dict[str, dict]]) -> list[PlannedImage]:
     """What a worker has to know of some rows of the plan."""
-    # columns only if hashes are to be checked, and if the release tells MONOCHROME1
-    given = {"sha256": None, "inverted": False, **{name: rows[name] for name in rows}}
-    columns = [given[name] for name in PlannedImage._fields if name != "findings"]
-    lists = [column.tolist() if isinstance(column, pd.Series) else [column] * len(rows) for column in columns]
-    return [PlannedImage(*values) for values in zip(*lists, findings_of(release.labels, rows["image_id"]), strict=True)]
+    lists = {name: rows[name].tolist() for name in rows}
+    for name, constant in (("sha256", None), ("inverted", False)):
+        # columns only if hashes are to be checked, and if the release tells MONOCHROME1
+        lists.setdefault(name, [constant] * len(rows))
+    names = zip(lists["subject_id"], lists["study_id"], lists["image_id"], strict=True)
+    lists |= {"key": [sample_key(*each) for each in names], "findings": findings}
+    return [PlannedImage(*values) for values in zip(*(lists[name] for name in PlannedImage._fields), strict=True)]
 
 
 def _recorded(out: Path) -> set[int]:

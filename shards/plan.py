@@ -15,7 +15,7 @@ STUDY_STREAM = 0
 
 
 def plan(images: pd.DataFrame, shard_images: int, seed: int, limit: int | None = None) -> pd.DataFrame:
-    """Images in row order with the columns row, shard and key added.
+    """Images in row order with the columns row and shard added.
 
     Studies are shuffled once, so that reading shards in sequence mixes subjects; the images of a study stand
     together. `limit` keeps the first whole studies that hold at most that many images (at least one study).
@@ -36,10 +36,6 @@ def plan(images: pd.DataFrame, shard_images: int, seed: int, limit: int | None =
         ordered = ordered.iloc[: counts.sum()].reset_index(drop=True)
     ordered["row"] = np.arange(len(ordered), dtype=np.int64)
     ordered["shard"] = np.repeat(shard_of_study(counts, shard_images), counts)
-    ordered["key"] = [
-        sample_key(*names)
-        for names in zip(ordered["subject_id"], ordered["study_id"], ordered["image_id"], strict=True)
-    ]
     return ordered
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 
 from shards.errors import DataError
@@ -41,6 +42,10 @@ class LabelTable:
         for finding in self.findings:
             if finding in RESERVED or any(ord(letter) < 32 for letter in finding):
                 raise DataError(f"{self.inputs[0]}: {finding!r} cannot be a finding's name; rename the column")
+
+    def places(self, image_ids: pd.Series) -> np.ndarray:
+        """int64 [images]: their rows in `table`; -1 for an image without labels."""
+        return pd.Index(self.table.index.array).get_indexer(image_ids)  # of its own, as it keeps a hash table
 
     def restricted_to(self, image_ids: pd.Series) -> "LabelTable":
         """Without the images that the release does not have; their number is kept in `elsewhere`.
