@@ -4,8 +4,8 @@
 
 Catalogs of --rows images, made and not packed: tables as long as MIMIC-CXR-JPG's would be, planned and published by
 packing's own functions, beside shards that are files of nothing but their length (sparse; raw renditions of zeros are
-images). Each part runs in a fresh process (`scale_run`), one after the other, --rounds times after a run that is thrown
-away; printed are medians:
+images). Each part runs in a fresh process (`scale_run`), one after the other, --rounds times in succession after a run
+that is thrown away and leaves in memory what was read; printed are medians:
 
     make                   plan of all rows, and publishing: catalog, labels, dataset.json (packing's start and end)
     open                   dataset.json, which rows are packed, labels, the places of a size
@@ -85,15 +85,15 @@ def measure(folder: Path, rows: int, options: argparse.Namespace) -> list[dict]:
         **{f"epoch, {order}": ("epoch", "--order", order, "--window", options.window) for order in options.starts},
     }
     made = run("make", folder, *making)["found"]
-    runs: dict[str, list[dict]] = {name: [] for name in ("make", *parts)}
-    for part, *arguments in parts.values() if options.rounds > 1 else ():
-        run(part, folder, *arguments)
+    runs: dict[str, list[dict]] = {"make": []}
     for _ in range(options.rounds):
         again = folder.with_name("again")
         runs["make"].append(run("make", again, *making))
         shutil.rmtree(again)
-        for name, (part, *arguments) in parts.items():
-            runs[name].append(run(part, folder, *arguments))
+    for name, (part, *arguments) in parts.items():
+        if options.rounds > 1:  # for the page cache: the part before may have driven this one's files out of it
+            run(part, folder, *arguments)
+        runs[name] = [run(part, folder, *arguments) for _ in range(options.rounds)]
     found = [part_row(name, made, each) for name, each in runs.items()]
     for row in found:
         _print_part(row)
