@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -32,7 +33,7 @@ from shards.remote import is_remote
 from shards.workers import LOOK, Watch
 
 CONNECT = 20.0  # seconds in which the scheduler must answer
-WORKERS = 30.0  # seconds in which the first worker must be there
+WORKERS = 30.0  # seconds in which the first worker must be there, and all that are must answer
 LOST = 35.0  # seconds that Dask takes to notice that a machine answers no more, and a little
 QUEUED = 16  # least number of shards handed out: workers that join later find something to do at once
 
@@ -178,13 +179,34 @@ def _ask(client, asked: Question) -> None:
             f"--scheduler {address}: has no worker after {WORKERS:.0f} s; start some (dask worker {address}), then "
             "give the same command again"
         ) from error
-    for worker, wrong in sorted(client.run(what_is_wrong, asked, on_error="return").items()):
+    for worker, wrong in sorted(_answers(client, asked).items()):
         if isinstance(wrong, OSError):
             continue  # lost in this moment
         if isinstance(wrong, Exception):  # it could not even load the question
             wrong = f"has no cxrdali, or another version ({wrong}); install {__version__} there"
         if wrong:
             raise DataError(f"Dask worker {worker} {wrong}")
+
+
+def _answers(client, asked: Question) -> dict[str, object]:
+    """What every worker answers. Dask would wait for one that is frozen until it takes it for lost, for minutes."""
+    answers: list[dict] = []
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # the connection is gone: told apart below by its silence
+            answers.append(client.run(what_is_wrong, asked, on_error="return"))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(WORKERS)
+    if answers:
+        return answers[0]
+    silent: list[str] = []
+    with contextlib.suppress(Exception):  # the scheduler may be gone by now
+        workers, long_ago = client.scheduler_info()["workers"], time.time() - WORKERS / 2
+        silent = sorted(address for address, known in workers.items() if known["last_seen"] < long_ago)
+    who = f"Dask worker {', '.join(silent)}" if silent else f"--scheduler {client.scheduler.address}: a worker"
+    raise DataError(f"{who} does not answer within {WORKERS:.0f} s; end it, then give the same command again")
 
 
 # ---------------------------------------------------------------- on a worker

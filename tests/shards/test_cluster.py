@@ -24,20 +24,7 @@ from tests.releases import contents, write_release
 from tests.shards.large import GIVEN, OPTIONS, SHARDS
 
 pytest.importorskip("distributed")
-
-
-@pytest.fixture(autouse=True)
-def time_limit():
-    """A test that hangs fails."""
-
-    def expired(*_):
-        raise TimeoutError("two minutes are over")
-
-    before = signal.signal(signal.SIGALRM, expired)
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+pytestmark = pytest.mark.usefixtures("time_limit")
 
 
 SLOW = """
@@ -270,6 +257,22 @@ def test_a_worker_that_does_not_share_a_path_is_named_before_any_work(cluster, s
     said = refused(cluster, source, out)
     assert f"does not see {out}, or not what this machine has just written there" in said
     assert made(out) == 0
+
+
+def test_a_worker_that_is_frozen_before_the_start_is_named_soon(cluster, source, tmp_path, monkeypatch):
+    from distributed import Client
+
+    monkeypatch.setattr(clusters, "WORKERS", 4.0)
+    cluster.scheduler()
+    cluster.worker("good")
+    frozen = cluster.worker("frozen")
+    with Client(cluster.address, timeout=20, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=30)
+        names = {known["name"]: address for address, known in client.scheduler_info()["workers"].items()}
+    frozen.send_signal(signal.SIGSTOP)
+    assert refused(cluster, source, tmp_path / "pack") == (
+        f"Dask worker {names['frozen']} does not answer within 4 s; end it, then give the same command again"
+    )
 
 
 def test_what_a_worker_must_have_in_common(tmp_path):

@@ -24,6 +24,7 @@ from shards.packed import MappedSize, PackedDataset
 from shards.remote import place
 from tests.s3 import SECRET, Link, forget_connections, lead
 
+pytestmark = pytest.mark.usefixtures("time_limit")
 PROCESSES = multiprocessing.get_context("forkserver")
 
 

@@ -342,25 +342,41 @@ def test_a_kill_at_any_moment_leaves_what_the_same_command_finishes(s3, release,
     assert stored(s3, "pack") == local and leftovers(scratch) == []
 
 
-def test_two_packers_make_the_same_bytes(s3, release, local, tmp_path):
-    """Two machines know nothing of each other's lock; here they differ by TMPDIR."""
-    command = processes.command("shard", "--source", release, "--out", f"{s3.address}/pack", *ARGUMENTS, "--jobs", "1")
+def on_two_machines(folder, *arguments) -> list[tuple[int, str]]:
+    """Exit code and output of two packers at once that know nothing of each other's lock: they differ by TMPDIR."""
     running = []
-    for number in range(2):
-        (tmp_path / str(number)).mkdir()
+    for number, own in enumerate(arguments):
+        (folder / str(number)).mkdir()
         running.append(
             subprocess.Popen(
-                command,
+                processes.command("shard", *own, *ARGUMENTS, "--jobs", "1"),
                 cwd=processes.ROOT,
-                env={**processes.environment(), "TMPDIR": str(tmp_path / str(number))},
+                env={**processes.environment(), "TMPDIR": str(folder / str(number))},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-            )  # fmt: skip
+            )
         )
     said = [process.communicate(timeout=60)[0] for process in running]
-    assert any(process.returncode == 0 for process in running), said
+    return [(process.returncode, words) for process, words in zip(running, said, strict=True)]
+
+
+def test_two_packers_make_the_same_bytes(s3, release, local, tmp_path):
+    given = ("--source", release, "--out", f"{s3.address}/pack")
+    ended = on_two_machines(tmp_path, given, given)
+    assert any(code == 0 for code, _ in ended), ended
     assert packed(release, f"{s3.address}/pack").already_finished
+    assert stored(s3, "pack") == local
+
+
+def test_parts_on_two_machines_then_a_plain_run_publish_the_local_dataset(s3, release, local, tmp_path):
+    out = f"{s3.address}/pack"
+    given = ("--source", release, "--out", out, "--part")
+    ended = on_two_machines(tmp_path, (*given, "1/2"), (*given, "2/2"))
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "dataset.json" not in stored(s3, "pack")
+    summary = packed(release, out)
+    assert (summary.images_this_run, summary.packed) == (0, summary.planned)
     assert stored(s3, "pack") == local
 
 
