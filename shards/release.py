@@ -14,6 +14,7 @@ import pandas as pd
 
 from shards.errors import DataError
 from shards.remote import has_folder, is_remote
+from shards.tables import rows_of
 
 IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
 VIEWS = ("frontal", "lateral", "other")
@@ -45,14 +46,14 @@ class LabelTable:
 
     def places(self, image_ids: pd.Series) -> np.ndarray:
         """int64 [images]: their rows in `table`; -1 for an image without labels."""
-        return pd.Index(self.table.index.array).get_indexer(image_ids)  # of its own, as it keeps a hash table
+        return rows_of(image_ids, self.table.index)
 
     def restricted_to(self, image_ids: pd.Series) -> "LabelTable":
         """Without the images that the release does not have; their number is kept in `elsewhere`.
 
         Raises DataError if none is left: the labels are of another data set.
         """
-        here = pd.Index(image_ids.unique()).get_indexer(self.table.index) >= 0  # isin takes seconds for Arrow's texts
+        here = rows_of(self.table.index, image_ids) >= 0
         if not here.any():
             raise DataError(
                 f"{self.inputs[0]}: none of its {len(here):,} images is in the release (the first is "
@@ -181,7 +182,8 @@ def check_links(release: Release) -> None:
 
 def check_subjects(table: LabelTable, images: pd.DataFrame) -> None:
     """Refuse a label release in which a subject has images in two splits: its scores would be of known patients."""
-    subject = images.set_index("image_id")["subject_id"].reindex(table.table.index)
+    rows = rows_of(table.table.index, images["image_id"])
+    subject = images["subject_id"].iloc[rows].set_axis(table.table.index).where(rows >= 0)
     splits = table.table["split"].groupby(subject.to_numpy()).nunique()
     doubled = splits.index[splits > 1]
     if not len(doubled):

@@ -11,8 +11,10 @@ import re
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from shards.errors import DataError
@@ -102,11 +104,12 @@ def ids(table: pd.DataFrame, column: str, path: Path, prefix: str = "") -> pd.Se
     Raises DataError on a blank ("nan", "NA" and "null" are blank too), and on floats that have lost digits:
     exponents such as 1.0e7, and 9007199254740993.0 and above, which no float64 tells from its neighbours.
     """
-    unique = table[column].unique()  # ids repeat: clean each once
+    if pc.all(pc.match_substring_regex(pa.array(table[column]), "^[0-9]+$")).as_py():  # most columns of ids
+        return table[column]
     clean = {}
-    for value in unique:
+    for value in table[column].unique():  # ids repeat: clean each once
         text = value.strip()
-        if text.isascii() and text.isdigit():  # most ids
+        if text.isascii() and text.isdigit():
             clean[value] = text
             continue
         if prefix and text[:1] == prefix and text[1:].isascii() and text[1:].isdigit():
@@ -122,6 +125,16 @@ def ids(table: pd.DataFrame, column: str, path: Path, prefix: str = "") -> pd.Se
         whole = _WHOLE_FLOAT.fullmatch(text)
         clean[value] = whole.group(1) if whole else text
     return table[column].map(clean)
+
+
+def rows_of(texts: pd.Series | pd.Index, among: pd.Series | pd.Index) -> np.ndarray:
+    """int64 [texts]: where each text stands first in `among`; -1 if it does not.
+
+    Arrow looks them up where they are. An index of pandas makes Python's objects of all texts and keeps them for as
+    long as it lives, with a hash table; isin takes seconds.
+    """
+    texts, among = (pa.array(each, pa.large_string(), from_pandas=True) for each in (texts, among))
+    return pc.index_in(texts, among).fill_null(-1).to_numpy().astype(np.int64)
 
 
 def has_lost_digits(text: str) -> bool:

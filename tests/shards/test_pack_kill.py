@@ -24,6 +24,12 @@ class Packer(processes.Packer):
         self.wait_for(lambda: (self.out / ".packing" / "options.json").exists() and self.records >= count)
         return self
 
+    def stop(self):
+        """And wait until it stands: a busy machine takes its time."""
+        self.signal(signal.SIGSTOP)
+        self.wait_for(lambda: self.alive().get(self.process.pid) == "T")
+        return self
+
     def kill(self):
         self.signal(signal.SIGKILL, group=True)
         return self.process.wait()
@@ -45,6 +51,9 @@ def packer(source, tmp_path):
 
 
 def records(out):
+    """Finished shards; of a published dataset all, although the records are being removed one by one."""
+    if (out / "dataset.json").exists():
+        return SHARDS
     return len(list((out / ".packing" / "records").glob("[0-9]*.json")))
 
 
@@ -107,13 +116,11 @@ def test_a_second_packer_is_refused_at_once_and_a_dead_one_blocks_nobody(packer,
 
 
 def test_an_interrupt_stops_everything_and_says_how_to_continue(packer, source, unbroken):
-    one = packer(2).wait_for_shards(2)
-    one.signal(signal.SIGSTOP)
+    one = packer(2).wait_for_shards(2).stop()
     while records(one.out) in (0, SHARDS):  # a busy machine may notice too late, when all is done
         one.end()
         shutil.rmtree(one.out)
-        one = packer(2).wait_for_shards(2)
-        one.signal(signal.SIGSTOP)
+        one = packer(2).wait_for_shards(2).stop()
     one.signal(signal.SIGINT)
     one.signal(signal.SIGCONT)
     assert one.process.wait(timeout=30) == 130, one.said
@@ -142,8 +149,7 @@ def test_workers_of_a_killed_run_change_nothing_in_the_next(packer, source, unbr
     old.signal(signal.SIGKILL)
     old.process.wait()
     shutil.rmtree(old.out)
-    new = packer(1).wait_for_shards(14)
-    new.signal(signal.SIGSTOP)
+    new = packer(1).wait_for_shards(14).stop()
     assert records(new.out) < SHARDS
     if old.alive():
         old.signal(signal.SIGCONT, group=True)
