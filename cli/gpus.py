@@ -24,7 +24,8 @@ def shared_out(gpus: int | None, device: str) -> bool:
 
     True: it is done. Raises DataError if there are fewer GPUs, or a process died.
     """
-    from cxrdali.ranks import check_gpus, started_by_torchrun
+    from cxrdali.ranks import check_gpus
+    from cxrdali.torchrun import started_by_torchrun
     from shards.errors import DataError
 
     if gpus is None or started_by_torchrun():

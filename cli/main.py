@@ -6,10 +6,12 @@ import io
 import os
 import sys
 import time
-from typing import TextIO
+import traceback
+from typing import NoReturn, TextIO
 
 import click
 
+from cxrdali.torchrun import rank
 from shards.errors import DataError, LostTouch
 
 DATA = ("shard", "label", "inspect", "verify")
@@ -75,14 +77,15 @@ def main() -> None:
     # Threads of torch that wait for each other give up the core instead of spinning on it: decoding needs it, and
     # beside any other busy process spinning made training on the CPU three times slower. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    debug, rank, stderr = "--debug" in sys.argv[1:], _rank(), sys.stderr
-    if rank and not debug:
+    debug, stderr = "--debug" in sys.argv[1:], sys.stderr
+    if rank() and not debug:
         sys.stdout = sys.stderr = io.StringIO()
     try:
         code = cxrdali(standalone_mode=False)  # click returns the code of its Exit, and None from a command
     except click.ClickException as error:
-        if not rank:
-            error.show()
+        if rank():
+            _fail(error.format_message(), stderr, code=2)
+        error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; the same command continues, or begins again", err=True)
@@ -90,32 +93,39 @@ def main() -> None:
     except DataError as error:
         if debug:
             raise
-        _fail(str(error), stderr, rank, isinstance(error, LostTouch))
+        _fail(str(error), stderr, isinstance(error, LostTouch))
     except OSError as error:
         if debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         way_out = "make room" if full else "check the path and its permissions, or choose another place"
-        _fail(f"{where}{error.strerror or error}; {way_out}", stderr, rank)
+        _fail(f"{where}{error.strerror or error}; {way_out}", stderr)
     except Exception:
         sys.stderr = stderr
+        if "LOCAL_WORLD_SIZE" in os.environ:
+            traceback.print_exc()
+            _end(1)
         raise
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _rank() -> int:
-    """Which of the processes that torchrun started this is; 0 without torchrun."""
-    return int(os.environ.get("RANK", 0)) if "LOCAL_WORLD_SIZE" in os.environ else 0
-
-
-def _fail(words: str, stderr: TextIO, rank: int, follows: bool = False) -> None:
+def _fail(words: str, stderr: TextIO, follows: bool = False, code: int = 1) -> NoReturn:
     """Say what is wrong and end. What all processes find wrong, the first says, and the others are ended meanwhile; so
     are those whose error only follows from another's (`follows`)."""
-    if rank or follows:
+    if (number := rank()) or follows:
         time.sleep(GRACE)
-    print(f"error: {f'rank {rank}: ' if rank else ''}{words}", file=stderr, flush=True)
-    sys.exit(1)
+    print(f"error: {f'rank {number}: ' if number else ''}{words}", file=stderr, flush=True)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """One of several processes is ended at once: a GPU that waits for a lost process would keep Python from ending."""
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

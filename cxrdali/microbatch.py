@@ -24,19 +24,28 @@ def divisors(batch: int) -> list[int]:
 
 
 def largest_micro_batch(
-    model: Classifier, loss: Loss, hardware: Hardware, batch: int, pixels: int, findings: int
+    model: Classifier,
+    loss: Loss,
+    hardware: Hardware,
+    batch: int,
+    pixels: int,
+    findings: int,
+    keeps_gradients: bool = False,
 ) -> int:
     """The largest part of `batch`, images of `pixels` a side, with which a step and a validation pass fit.
 
     model: in the mode in which it is trained (a frozen backbone is in evaluation mode). It and torch's generators are
-    afterwards as they were before; optimizer and scaler are the search's own. Raises DataError if not even one image
+    afterwards as they were before; optimizer and scaler are the search's own. keeps_gradients: training holds them from
+    step to step, as several ranks do, and not from backward to step alone. Raises DataError if not even one image
     fits.
     """
     # on the CPU, to leave the GPU as empty as training finds it
     kept = {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
     training = model.training
     devices = [] if hardware.device == "cpu" else [torch.device(hardware.device)]
+    trained = [each for each in model.parameters() if each.requires_grad] if keeps_gradients else []
     try:
+        held = [torch.empty_like(each) for each in trained]  # noqa: F841 -- to the end
         with torch.random.fork_rng(devices):
             for size in divisors(batch):
                 model.train(training)

@@ -15,6 +15,7 @@ from cxrdali.ranks import joined
 from cxrdali.selection import FoldOptions, rows_sha256, select
 from cxrdali.tta import TTA
 from shards.errors import DataError
+from shards.files import sha256_file
 from shards.packed import Labels, PackedDataset
 
 
@@ -51,9 +52,11 @@ def predict(
     model = load_run_model(run, config)
     batch = batch or settings.get("micro_batch") or settings["batch"]
     with joined(device) as ranks:
-        asked = {"run": run.name, "epoch": runs.best_epoch(run), "split": split, "tta": tta, "batch": batch}
-        ranks.agree({**asked, "dataset": dataset.id, "labels": table.sha256, "versions": versions()})
         hardware = Hardware.resolve(ranks.device(device), precision)
+        if ranks.world > 1:
+            asked = {"run": run.name, "epoch": runs.best_epoch(run), "weights": sha256_file(run / runs.BEST)}
+            asked |= {"split": split, "tta": tta, "batch": batch, "precision": hardware.precision, "decode": decode}
+            ranks.agree({**asked, "dataset": dataset.id, "labels": table.sha256, "versions": versions()})
         model = model.to(hardware.device)
         threads = ranks.threads() if threads is None else threads
         options = LoaderOptions(settings["size"], batch, threads, decode, hardware.device)
@@ -70,7 +73,9 @@ def predict(
         if outlook := dataset.outlook(loader.resized_from or settings["size"]):
             say(outlook)
         words = "predicting" if progress else None
-        values = logits(model, loader, len(findings), hardware, tta=tta, progress=words, ranks=ranks)
+        # a vote holds the ranks together: one that died is noticed now, not when all others are done
+        together = {"ranks": ranks, "check": lambda: ranks.vote(0)}
+        values = logits(model, loader, len(findings), hardware, tta=tta, progress=words, **together)
     if values is None:
         return None
     if dataset.mirror:

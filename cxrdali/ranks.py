@@ -18,10 +18,12 @@ import torch
 import torch.distributed as dist
 
 from cxrdali.loader import default_threads
+from cxrdali.torchrun import NAMES, started_by_torchrun
 from shards.errors import DataError, LostTouch
 
 # For which a rank waits for the others: they may be copying shards from a bucket, or waiting for a busy disk.
 PATIENCE = datetime.timedelta(minutes=30)
+JOINING = datetime.timedelta(minutes=10)  # for which the first rank at the meeting waits for the last
 
 
 @dataclass
@@ -153,8 +155,8 @@ def mean_in_order(_: object, bucket: dist.GradBucket) -> torch.futures.Future[to
     return dist.all_gather(parts, mine, async_op=True).get_future().then(mean)
 
 
-def started_by_torchrun() -> bool:
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
+class StoppedTogether(Exception):
+    """All ranks stopped at the same step, and none waits for another."""
 
 
 @contextmanager
@@ -166,8 +168,8 @@ def joined(device: str) -> Iterator[Ranks]:
     if not started_by_torchrun() or dist.is_initialized():
         yield Ranks()
         return
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    ranks = Ranks(*(int(os.environ.get(name, 1)) for name in names))
+    rank, world, local, local_world = (int(os.environ[name]) for name in NAMES)
+    ranks = Ranks(rank, world, local, local_world)
     on_gpus = device != "cpu" and torch.cuda.is_available()
     if device != "cpu":
         check_gpus(ranks.local_world)
@@ -177,29 +179,42 @@ def joined(device: str) -> Iterator[Ranks]:
         share = max(1, len(os.sched_getaffinity(0)) // ranks.local_world)
         torch.set_num_threads(min(torch.get_num_threads(), share))
     try:
-        dist.init_process_group("nccl" if on_gpus else "gloo", timeout=PATIENCE)
+        # With PATIENCE a rank would wait half an hour for one that failed before it came here, on another machine.
+        store, _, _ = next(dist.rendezvous("env://", timeout=JOINING))
+        store.set(f"cxrdali/{rank}", "here")
+        store.wait([f"cxrdali/{each}" for each in range(world)], JOINING)
+        dist.init_process_group(
+            "nccl" if on_gpus else "gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE
+        )
         ranks._control = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        first_line = str(error).splitlines()[0]
         raise DataError(
-            f"rank {ranks.rank} on {socket.gethostname()} cannot reach the others at {os.environ['MASTER_ADDR']}:"
-            f"{os.environ['MASTER_PORT']} ({first_line}); check the address, and firewalls between the machines"
+            f"rank {rank} on {socket.gethostname()} cannot reach the others at {os.environ['MASTER_ADDR']}:"
+            f"{os.environ['MASTER_PORT']}, or one has failed before ({_first_line(error)}); see what the others say, "
+            "check the address, firewalls between the machines, and GLOO_SOCKET_IFNAME (docs/machines.md)"
         ) from error
     try:
         yield ranks
-    except (DataError, OSError, RuntimeError) as error:
-        # The group is left as it is: the others are in the midst of an exchange, NCCL waits for its end before it lets
-        # go, and what is wrong would never be said. They notice when this process ends, and its connections with it.
-        if isinstance(error, RuntimeError) and _lost(error):
-            first_line = str(error).strip().splitlines()[0]
-            raise LostTouch(
-                f"another process of this run ended, or cannot be reached ({first_line}); the same command continues"
-            ) from error
-        raise
-    except Exception:  # all have stopped at the same step
+    except StoppedTogether:
         dist.destroy_process_group()
         raise
-    dist.destroy_process_group()
+    except RuntimeError as error:
+        if _lost(error):
+            raise LostTouch(
+                f"another process of this run ended, or cannot be reached ({_first_line(error)}); the same command "
+                "continues"
+            ) from error
+        raise
+    else:
+        dist.destroy_process_group()
+    # After any other error the group is left as it is: the others are in the midst of an exchange, NCCL waits for its
+    # end before it lets go, and what is wrong would never be said. They notice when this process ends, and its
+    # connections with it.
+
+
+def _first_line(error: Exception) -> str:
+    """What happened, without gloo's source file in front and its advice behind."""
+    return (str(error).strip().splitlines() or [""])[0].split(". ")[0].rpartition("] ")[2]
 
 
 def _lost(error: RuntimeError) -> bool:

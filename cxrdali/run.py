@@ -143,8 +143,9 @@ def best_weights(run: Path, state: dict | None) -> Path:
     """
     if state is None:
         raise DataError(f"{run}: has no finished epoch yet; finish the run first")
-    with contextlib.suppress(OSError):  # a read-only copy of a run: check it as it is
-        _settle_in_turn(run, state)
+    if any((run / name).exists() for name in _NEW.values()):
+        with contextlib.suppress(OSError):  # a read-only copy of a run: check it as it is
+            _settle_in_turn(run, state)
     path, epoch = run / BEST, best_epoch(run)
     if epoch != state["best_epoch"]:
         raise DataError(f"{path}: holds epoch {epoch}, the best one is {state['best_epoch']}; train the run again")

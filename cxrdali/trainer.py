@@ -37,7 +37,7 @@ from cxrdali.metrics import Scores, score
 from cxrdali.microbatch import largest_micro_batch
 from cxrdali.model import Classifier, ModelOptions, create, head_keys, load_initial
 from cxrdali.predictions import Predictions, Provenance
-from cxrdali.ranks import Ranks, joined, mean_in_order
+from cxrdali.ranks import Ranks, StoppedTogether, joined, mean_in_order
 from cxrdali.sampler import Sampler
 from cxrdali.sampling import Oversampling, chosen_findings, oversampled
 from cxrdali.selection import rows_sha256, subjects_on_both_sides, train_and_validation
@@ -52,7 +52,7 @@ SPENT = ("setup", "training", "waiting", "validation", "compiling", "saving")
 CHECK_STEPS = 50  # steps between looks at the loss; each look waits for the GPU
 
 
-class Stopped(Exception):
+class Stopped(StoppedTogether):
     """SIGTERM or Ctrl-C: the state was saved, the same command continues. `signal` is its number."""
 
     def __init__(self, number: int):
@@ -453,16 +453,20 @@ class _Trainer:
         memory = torch.cuda.mem_get_info(hardware.device)[1]
         needs = {"gpu": hardware.name, "memory_bytes": memory, "compile": settings.compile, "share": self.share,
                  "channels_last": settings.channels_last, "checkpointing": settings.checkpointing}  # fmt: skip
+        if self.ranks.world > 1:
+            self.ranks.total(torch.zeros((), device=hardware.device))  # NCCL's buffers are there from now on
         stored = runs.read_config(self.out).get("micro_batch") if continues else None
         if stored and stored["for"] == needs:
             found, words = stored["found"], "found when the run began"
         else:
             for loader in (self.loader, self.val_loader):
-                next(iter(loader))  # DALI's buffers live on the same GPU, and are there from the first batch on
+                # DALI's buffers live on the same GPU from the first batch on; a rank may have none of validation's
+                next(iter(loader), None)
             self.model.train(not settings.frozen)
             found = largest_micro_batch(
-                self.model, self.loss, hardware, self.share, settings.size, len(self.labels.findings)
-            )
+                self.model, self.loss, hardware, self.share, settings.size, len(self.labels.findings),
+                keeps_gradients=self.ranks.world > 1,
+            )  # fmt: skip
             words = "the largest part of the batch that fits"
         found = self.ranks.least(found)  # of all ranks, also of those that did not search: their GPUs may differ
         self.say(f"micro-batch {found} of {self.share}: {words}, {hardware.name}, {memory / 2**30:.0f} GiB")

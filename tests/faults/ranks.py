@@ -1,5 +1,6 @@
 """Groups of real processes that train together over gloo, on loopback: torchrun's environment without its seconds."""
 
+import datetime
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from cxrdali import ranks as joining
 from cxrdali import trainer as training
 from cxrdali.hardware import Hardware
 from cxrdali.losses import Loss
@@ -68,8 +70,9 @@ def train_with(rank: int, pack: Path, out: Path, options: dict) -> None:
     train(rank, pack, out, **options)
 
 
-def predicted(rank: int, run: Path, pack: Path, out: Path) -> None:
-    found = predict(run, PackedDataset.open(pack), "all", tta="hflip", batch=10, device="cpu", say=lambda line: None)
+def predicted(rank: int, run: Path, pack: Path, out: Path, precisions: tuple[str, ...] = ("fp32",) * 3) -> None:
+    given = {"tta": "hflip", "batch": 10, "device": "cpu", "precision": precisions[rank]}
+    found = predict(run, PackedDataset.open(pack), "all", **given, say=lambda line: None)
     assert (found is None) == (rank > 0)
     if found is not None:
         found.write(out)
@@ -80,28 +83,39 @@ def commanded(rank: int, log: Path, arguments: list[list]) -> None:
     command_line(log.with_name(f"{log.name}.{rank}"), arguments[rank])
 
 
-def gradients(rank: int, out: Path, micro_batch: int) -> None:
-    """Loss and gradients of one step on a batch of 12, in float64; rank 0 writes them."""
-    with joined("cpu") as ranks:
+def commanded_in_haste(rank: int, log: Path, arguments: list[list]) -> None:
+    """The same, and the ranks wait 5 s for one that does not come."""
+    joining.JOINING = datetime.timedelta(seconds=5)
+    commanded(rank, log, arguments)
+
+
+def gradients(rank: int, out: Path, micro_batch: int, device: str = "cpu", synchronised: bool = False) -> None:
+    """Loss and gradients of one step on a batch of 12, in float64; rank 0 writes them. synchronised: batch
+    normalisation by the statistics of all ranks' images, else by its own running ones."""
+    with joined(device) as ranks:
+        place = torch.device(ranks.device(device))
         torch.manual_seed(0)
         nn = torch.nn
         layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
         model = nn.Sequential(*layers).double()
         images, wanted = torch.rand(12, 1, 8, 8, dtype=torch.float64), (torch.rand(12, 5) > 0.5).float()
         wanted[0] = wanted[3:5, 1] = wanted[7, 2:] = torch.nan  # unequal numbers of known targets on the ranks
-        model[1].running_mean.uniform_(), model.eval()
+        model[1].running_mean.uniform_(), model.train(synchronised)
+        model, images, wanted = model.to(place), images.to(place), wanted.to(place)
+        if synchronised:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if ranks.world > 1 else model
         share = ranks.share(12, micro_batch)
         mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
         forward = model if ranks.world == 1 else nn.parallel.DistributedDataParallel(model)
-        hardware, seen = Hardware("cpu", "fp32"), {}
+        hardware, seen = Hardware(str(place), "fp32"), {}
         # a learning rate of 1 and no momentum: what a parameter loses is its gradient
         before = [each.detach().clone() for each in model.parameters()]
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        loss = Loss("bce", {"pos_weight": "none"}, np.ones(5), np.ones(5))
+        loss = Loss("bce", {"pos_weight": "none"}, np.ones(5), np.ones(5)).to(place)
         step = Step(forward, loss, optimizer, grad_scaler(hardware), hardware, ranks)
         part = step(images[mine], wanted[mine], 0, micro_batch)
-        seen["loss"] = ranks.total(part.clone())
-        seen["gradients"] = [old - new.detach() for old, new in zip(before, model.parameters(), strict=True)]
+        seen["loss"] = ranks.total(part.clone()).cpu()
+        seen["gradients"] = [(old - new.detach()).cpu() for old, new in zip(before, model.parameters(), strict=True)]
         if ranks.is_first:
             torch.save(seen, out)
 

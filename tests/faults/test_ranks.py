@@ -14,7 +14,7 @@ import torch
 
 from cxrdali import predictions
 from cxrdali import run as runs
-from tests.cli.cli import ROOT, environment
+from tests.cli.cli import ROOT, call, environment, run
 from tests.faults import ranks
 from tests.faults.ranks import STOPPED, group, samples
 from tests.faults.trainers import ARCH, differences
@@ -136,6 +136,57 @@ def test_processes_that_were_not_given_the_same_are_refused(pack_folder, tmp_pat
     assert f"error: {words}" in said[0] and "Traceback" not in said[0]
     assert said[1].strip().startswith(f"error: rank 1: {words}")
     assert not (out / runs.CONFIG).exists()
+
+
+def test_predictions_in_two_precisions_are_refused(together, pack_folder, tmp_path):
+    """As GPUs of two kinds would make them."""
+    given = together / "1" / "stage1", pack_folder, tmp_path / "out.parquet"
+    assert group(2, ranks.predicted, *given, ("fp32", "bf16")) == [1, 1]
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_mistake_in_one_rank_alone_is_said_there_and_the_others_do_not_wait_for_long(pack_folder, tmp_path):
+    """Its own machine's folders may be at fault, and no launcher of this machine knows."""
+    lines = [line(pack=pack_folder, out=tmp_path / "run"), line(pack=tmp_path / "absent", out=tmp_path / "run")]
+    (tmp_path / "absent").write_text("a file")
+    assert group(2, ranks.commanded_in_haste, tmp_path / "said", lines) == [1, 2]
+    said = [(tmp_path / f"said.{rank}").read_text() for rank in (0, 1)]
+    assert said[1].startswith("error: rank 1: Invalid value for '--data'") and "Traceback" not in said[1]
+    last = said[0].splitlines()[-1]
+    assert last.startswith("error: rank 0 on ") and "or one has failed before" in last and "Traceback" not in said[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (("--micro-batch", 4), 1, "micro-batch 4: must divide each process's share of the batch, 6"),
+        (("--device", "cuda:1"), 1, "2 GPUs asked, 0 are here; share the work out over processes on the CPU with"),
+        (("--gpus", 3), 1, "--gpus 3: torchrun started 2 here; leave --gpus out"),
+        (("--sync-bn",), 1, "sync-bn: torch synchronises batch normalisation between GPUs only"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")
+def test_mistakes_with_several_processes(pack_folder, tmp_path, more, code, message):
+    lines = [line(*more, pack=pack_folder, out=tmp_path / "run")] * 2
+    assert group(2, ranks.commanded, tmp_path / "said", lines) == [code] * 2
+    said = [(tmp_path / f"said.{rank}").read_text() for rank in (0, 1)]
+    assert f"error: {message}" in said[0] and f"error: rank 1: {message}" in said[1]
+    assert "Traceback" not in said[0] + said[1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")
+def test_more_gpus_than_there_are(pack_folder, tmp_path):
+    words = line("--device", "cuda", "--gpus", 2, pack=pack_folder, out=tmp_path / "run")
+    ended = call(*words, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: 2 GPUs asked, 0 are here; share the work out over processes on the CPU")
+
+
+def test_variables_that_are_not_torchrun_s_are_named(pack_folder, tmp_path):
+    names = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    ended = run(*line(pack=pack_folder, out=tmp_path / "run"), cwd=tmp_path, **names)
+    assert ended.returncode == 1
+    assert "error: RANK and WORLD_SIZE are set, LOCAL_WORLD_SIZE is not: start the processes with" in ended.stderr
 
 
 def torchrun(*arguments, seconds=LIMIT):
