@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from shards.description import DATASET
 from shards.errors import DataError
-from shards.files import cannot_write, is_named, one_by_one, write_bytes
+from shards.files import cannot_write, is_named, lock, one_by_one, write_bytes
 from shards.remote import is_remote
 
 MARK = ".source"
@@ -74,19 +74,29 @@ class Cache:
 
         None if another process fills it or has just finished. Raises Full if there is no room.
         """
-        part = final.with_name(f".{final.name}.{size}.part")
+        part = _part(final, size)
         with self._alone():
             if final.exists():
                 return None
             if not part.exists() and not self._make_room(size):
                 raise Full
             part.touch()
-            file = part.open("r+b")
+            try:
+                file = part.open("r+b")
+            except FileNotFoundError:  # another process has just given it its name
+                return None
             if locked(file, fcntl.LOCK_EX) and is_named(file, part):
                 if not final.exists():
                     return file
                 part.unlink()  # another process had given the part its name before this one made it anew
             file.close()
+            return None
+
+    def reached(self, final: Path, size: int) -> int | None:
+        """Bytes of a copy on its way; None if there is none."""
+        try:
+            return _part(final, size).stat().st_size
+        except FileNotFoundError:
             return None
 
     def _make_room(self, size: int) -> bool:
@@ -116,6 +126,10 @@ class Cache:
         return one_by_one(self.folder / ".lock")
 
 
+def _part(final: Path, size: int) -> Path:
+    return final.with_name(f".{final.name}.{size}.part")
+
+
 def in_use(path: Path) -> BinaryIO | None:
     """A copy, open and locked against removal while it or a mapping of it is open; None if there is none (yet)."""
     try:
@@ -133,13 +147,9 @@ def in_use(path: Path) -> BinaryIO | None:
 def locked(file: BinaryIO, kind: int) -> bool:
     """Whether the lock could be had at once. Raises DataError on a file system without locks."""
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        lock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError as error:
-        raise DataError(
-            f"{file.name}: cannot be locked ({error.strerror}); give a --cache on a disk of this machine"
-        ) from error
     return True
 
 

@@ -28,12 +28,14 @@ import cv2
 from shards import __version__
 from shards.engine import Tasks, Work
 from shards.errors import DataError
+from shards.files import cannot_write
 from shards.make_shard import ShardTask, write_shard
 from shards.remote import is_remote
 from shards.workers import LOOK, Watch
 
 CONNECT = 20.0  # seconds in which the scheduler must answer
 WORKERS = 30.0  # seconds in which the first worker must be there, and all that are must answer
+LEAVE = 5.0  # seconds in which the scheduler must take note that this client goes
 LOST = 35.0  # seconds that Dask takes to notice that a machine answers no more, and a little
 QUEUED = 16  # least number of shards handed out: workers that join later find something to do at once
 
@@ -83,9 +85,15 @@ def _client(engine: Dask) -> Iterator:
             )
         else:
             _knock(address)
-        client = stack.enter_context(Client(address, timeout=CONNECT, set_as_default=False))
+        client = Client(address, timeout=CONNECT, set_as_default=False)
+        stack.callback(_close, client)
         stack.enter_context(client.as_current())
         yield client
+
+
+def _close(client) -> None:
+    with contextlib.suppress(Exception):  # a scheduler that is frozen takes no leave; what ended the run is said
+        client.close(timeout=LEAVE)
 
 
 def _knock(address: str) -> None:
@@ -230,6 +238,8 @@ def make_on_worker(asked: Question, task: ShardTask, images: list) -> None:
         write_shard(task, images, report, tmp)
     except DataError as error:  # of a store: others may reach it
         raise DataError(f"Dask worker {worker.address}: {error}") from error
+    except OSError as error:
+        raise DataError(f"Dask worker {worker.address}: {cannot_write(tmp, error)}") from error
     finally:
         report.send(over=True)
 
@@ -286,7 +296,7 @@ class DaskWatch(Watch):
     def workers(self) -> dict[str, int] | None:
         """Threads by address; None if the scheduler does not say."""
         try:
-            return dict(self._client.nthreads())
+            return dict(self._client.nthreads(callback_timeout=CONNECT))
         except Exception:  # whatever it is, `_results` will see that the scheduler is gone
             return None
 
@@ -344,13 +354,15 @@ def _results(client, asked: Question, tasks: Tasks, watch: DaskWatch, work: Work
             if future.status == "error":
                 raise _explained(future.exception(), work)
             yield shards.pop(future.key)  # the future's own result is on the worker, which may hang by now
-        ahead = max(QUEUED, 2 * sum((watch.workers() or {}).values()))
+        if (workers := watch.workers()) is None:
+            raise _gone(client, work)
+        ahead = max(QUEUED, 2 * sum(workers.values()))
 
 
 def _gone(client, work: Work) -> DataError:
     return DataError(
-        f"{work.out}: the Dask scheduler {client.scheduler.address} is gone; start it and its workers, then give the "
-        "same command again, which makes only the missing shards"
+        f"{work.out}: the Dask scheduler {client.scheduler.address} is gone, or frozen; start it and its workers, then "
+        "give the same command again, which makes only the missing shards"
     )
 
 

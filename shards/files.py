@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from shards.errors import DataError
 from shards.remote import is_remote, reaching, upload
@@ -97,32 +98,45 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def lock(file: IO, kind: int) -> None:
+    """flock. Raises BlockingIOError if it cannot be had at once (LOCK_NB), DataError on a file system without locks."""
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise DataError(
+            f"{file.name}: cannot be locked ({error.strerror}); give a folder on a file system with locks (flock), "
+            "best on a disk of this machine"
+        ) from error
+
+
 @contextlib.contextmanager
-def only_one(lock: Path, what: str, shared: bool = False) -> Iterator[None]:
-    """Hold `lock` while working; raises DataError at once if another process holds it. Those that hold it `shared`
-    exclude only those that do not.
+def only_one(place: Path, what: str, shared: bool = False) -> Iterator[None]:
+    """Hold the lock at `place` while working; raises DataError at once if another process holds it. Those that hold it
+    `shared` exclude only those that do not.
 
     `what` completes "another process is ...". The kernel drops the lock of a dead process, so none is ever stale.
     """
     while True:
-        with lock.open("a+") as file:  # NFS wants it readable for a shared lock, writable for an exclusive one
+        with place.open("a+") as file:  # NFS wants it readable for a shared lock, writable for an exclusive one
             try:
-                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                lock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise DataError(f"{lock.parent}: another process is {what}; wait for it or stop it") from None
+                raise DataError(f"{place.parent}: another process is {what}; wait for it or stop it") from None
             # A packer removes its lock when it has finished: then this one is nobody's, and a third process
             # would hold another of the same name.
-            if is_named(file, lock):
+            if is_named(file, place):
                 yield
                 return
-            lock.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
-def one_by_one(lock: Path) -> Iterator[None]:
-    """Wait for `lock`, hold it for a moment's work."""
-    with lock.open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def one_by_one(place: Path) -> Iterator[None]:
+    """Wait for the lock at `place`, hold it for a moment's work."""
+    with place.open("a+") as file:
+        lock(file, fcntl.LOCK_EX)
         yield
 
 

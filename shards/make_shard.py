@@ -128,7 +128,7 @@ def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: Progress, 
                 )
                 height, width, converted = source.height, source.width, ", ".join(source.converted) or None
             except RejectedImage as error:
-                record["rejects"].append([image.row, str(error), fingerprint(path)])
+                record["rejects"].append([image.row, str(error), None if error.may_pass else fingerprint(path)])
                 images, height, width, converted = [None] * len(writers), None, None, None
             record["height"].append(height)
             record["width"].append(width)

@@ -19,10 +19,10 @@ from shards.cache import Cache, Full, in_use, locked
 from shards.description import DATASET, dataset_identity
 from shards.errors import DataError
 from shards.files import cannot_write, is_named, publish, sha256_file
-from shards.remote import is_there, reaching, read_bytes
+from shards.remote import is_there, reaching, read_bytes, seen
 
 PIECE = 2**24  # bytes per request: at 50 ms until its first byte, most of a request's time goes into the others
-POLL, PATIENCE = 0.1, 600.0  # seconds between looks at what other processes do; until a full cache is an error
+POLL, PATIENCE = 0.1, 600.0  # seconds between looks at what other processes do; until no progress of theirs is an error
 
 
 class Mirror:
@@ -88,6 +88,7 @@ class Mirror:
 
     def _copy(self, name: str, sha256: str, size: int | None, ended: Callable[[], bool]) -> BinaryIO | None:
         final, full_since = self.folder / name, None
+        reached, since = None, time.monotonic()
         try:
             final.parent.mkdir(exist_ok=True)
             while not ended():
@@ -105,6 +106,14 @@ class Mirror:
                                 return part
                             continue
                     full_since = None
+                    if (now := self.cache.reached(final, size or 0)) != reached:
+                        reached, since = now, time.monotonic()
+                    elif time.monotonic() - since > PATIENCE:
+                        raise DataError(
+                            f"{final}: another process copies it and has got no further for {PATIENCE / 60:g} minutes; "
+                            "end that process (fuser names it), and this one continues its copy"
+                        )
+                    time.sleep(POLL)
                 except Full:
                     full_since = full_since or time.monotonic()
                     if time.monotonic() - full_since > PATIENCE:
@@ -112,7 +121,7 @@ class Mirror:
                             f"{self.cache.folder}: full of copies that are in use, for {PATIENCE / 60:g} minutes; "
                             "give a larger --cache-size, or another --cache"
                         ) from None
-                time.sleep(POLL)  # another process makes this copy, or room
+                    time.sleep(10 * POLL)  # looking for room means looking at all copies
         except OSError as error:
             failed = cannot_write(final, error)
             raise DataError(f"{failed}; --cache-size bounds the cache, --cache puts it elsewhere") from error
@@ -151,16 +160,24 @@ def _pieces(source: Path, at: int, size: int | None) -> Iterator[bytes]:
         return
     while at < size:
         stop = min(at + PIECE, size)
-        with reaching(source):
-            piece = source.fs.cat_file(source.path, start=at, end=stop)
+        try:
+            with reaching(source):
+                piece = source.fs.cat_file(source.path, start=at, end=stop)
+        except DataError:  # libraries word a piece behind the end as a bad connection
+            found = seen(source)
+            if found is None or found[0] is None or found[0] > at:
+                raise
+            raise _too_short(source, found[0], size) from None
         if len(piece) > stop - at:
             raise DataError(f"{source}: its server does not give parts of a file (HTTP ranges); use another server")
         if len(piece) < stop - at:
-            raise DataError(
-                f"{source}: ends at byte {at + len(piece)}, {DATASET} says {size}; copy it there again, or pack again"
-            )
+            raise _too_short(source, at + len(piece), size)
         yield piece
         at = stop
+
+
+def _too_short(source: Path, found: int, size: int) -> DataError:
+    return DataError(f"{source}: ends at byte {found}, {DATASET} says {size}; copy it there again, or pack again")
 
 
 def _named(part: BinaryIO, final: Path) -> bool:

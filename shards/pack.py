@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -48,10 +48,12 @@ from shards.packed import PackedDataset
 from shards.plan import plan, sample_key
 from shards.publish import publish, rejects_csv, with_arrays
 from shards.release import Release, check_links, check_subjects
-from shards.remote import WRITABLE, entries, is_remote, is_there, read_bytes, remove_tree
+from shards.remote import WRITABLE, entries, is_remote, is_there, reaching, read_bytes, remove_tree
 from shards.rendition import FITS, Size, renditions
 from shards.source import CHECKSUMS, RejectedImage, kind_of
 from shards.window import WINDOWS
+
+AT_A_TIME = 256  # records that are fetched together from a store
 
 
 @dataclass(frozen=True)
@@ -216,13 +218,13 @@ def pack(
     identity = _identity(release, options)
     if is_there(out / DATASET):
         return _finished(out, identity)
-    rows = _planned(release, options, limits)
-    work, held = work_folder(out), False
+    rows, work = _planned(release, options, limits), work_folder(out)
     try:
         _make_folder(out, work)
         words = f"packing into {out}" if is_remote(out) else "packing into it"
-        with only_one(work / "lock", words, shared=part is not None):
-            held = is_remote(out) and part is None
+        # nothing of a dataset in a bucket stays on this machine; parts do not know whether others are at work
+        passing = is_remote(out) and part is None
+        with only_one(work / "lock", words, shared=part is not None), _removed_at_the_end(work, passing):
             if is_there(out / DATASET):  # published by the process that held the lock a moment ago
                 return _finished(out, identity)
             with one_by_one(work / "claim"):
@@ -235,7 +237,7 @@ def pack(
                 return PartSummary(part, len(_recorded(out)), _shards(rows), made, time.perf_counter() - started)
             if is_remote(out) and is_there(out / DATASET):  # by a packer on another machine, whose lock is not ours
                 return _finished(out, identity)
-            records = [with_arrays(json.loads(read_bytes(record_path(out, shard)))) for shard in range(_shards(rows))]
+            records = [with_arrays(record) for record in _records(out, range(_shards(rows)))]
             _judge(out, rows, records, limits)
             info = publish(release, out, options, rows, records, identity)
             _remove_work(out)
@@ -244,10 +246,16 @@ def pack(
         if is_remote(out):
             raise DataError(f"{cannot_write(work, error)}; TMPDIR names the folder of temporary files") from error
         raise cannot_write(out, error) from error
-    finally:
-        if held:  # nothing of a dataset in a bucket stays on this machine
-            shutil.rmtree(work, ignore_errors=True)
     return PackSummary(**_summary(info), images_this_run=made, seconds=time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _removed_at_the_end(folder: Path, wanted: bool) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if wanted:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _planned(release: Release, options: PackOptions, limits: PackLimits) -> pd.DataFrame:
@@ -491,7 +499,9 @@ def _make_missing(
     for size in options.sizes:
         make_folder(out / size.folder)
     recorded, mine = _recorded(out), part.of(_shards(rows))
-    made = {shard for shard in mine if shard in recorded and _is_made(release, out, shard, rows)}
+    held = {size.folder: _held(out / size.folder) for size in options.sizes}
+    records = _records(out, [shard for shard in mine if shard in recorded])
+    made = {record["shard"] for record in records if _is_made(release, record, rows, held)}
     missing = [shard for shard in mine if shard not in made]
     bounds = np.searchsorted(rows["shard"].to_numpy(), [*missing, *(s + 1 for s in missing)]).reshape(2, -1)
     spans = {shard: (start, stop) for shard, start, stop in zip(missing, *bounds.tolist(), strict=True)}
@@ -537,7 +547,30 @@ def _recorded(out: Path) -> set[int]:
     return {int(name.removesuffix(".json")) for name in names if name[:1].isdigit()}
 
 
-def _is_made(release: Release, out: Path, shard: int, rows: pd.DataFrame) -> bool:
-    """Whether the files that a finished shard rejected are still as they were."""
-    rejects = json.loads(read_bytes(record_path(out, shard)))["rejects"]
-    return all(fingerprint(release.root / rows["path"].iloc[row]) == seen for row, _, seen in rejects)
+def _records(out: Path, shards: Sequence[int]) -> Iterator[dict]:
+    """The records of finished shards, in this order; out of a store, where each is a round trip, many at a time."""
+    for start in range(0, len(shards), AT_A_TIME):
+        paths = [record_path(out, shard) for shard in shards[start : start + AT_A_TIME]]
+        if is_remote(out):
+            with reaching(out):
+                found = out.fs.cat([path.path for path in paths])
+            yield from (json.loads(found[path.path]) for path in paths)
+        else:
+            yield from (json.loads(path.read_bytes()) for path in paths)
+
+
+def _held(folder: Path) -> dict[str, int]:
+    """Finished files of a folder and their bytes."""
+    if is_remote(folder):
+        return {name: size for name, _, size in entries(folder)}
+    return {path.name: path.stat().st_size for path in folder.glob("[0-9]*")}
+
+
+def _is_made(release: Release, record: dict, rows: pd.DataFrame, held: dict[str, dict[str, int]]) -> bool:
+    """Whether a finished shard is there in all sizes, and the files that it rejected are still as they were."""
+    name = f"{record['shard']:06d}"
+    for folder, size in record["sizes"].items():
+        there = held[folder].get(f"{name}.tar"), f"{name}.idx" in held[folder]
+        if size["samples"] and there != (size["bytes"], True):
+            return False
+    return all(fingerprint(release.root / rows["path"].iloc[row]) == seen for row, _, seen in record["rejects"])

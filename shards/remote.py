@@ -42,8 +42,10 @@ def place(text: str | Path) -> Path:
     if not is_remote(text):
         return Path(text)
     protocol, parts = text.split("://")[0], urlsplit(text)
-    if parts.username is not None or parts.password is not None or parts.query:
-        safe = f"{protocol}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    rest = text.partition("://")[2]
+    # a secret may hold a slash, at which a server's name ends, or a question mark
+    if parts.username is not None or parts.query or (protocol in _CREDENTIALS and "@" in rest):
+        safe = f"{protocol}://{rest.rpartition('@')[2].partition('?')[0]}"
         way_out = f"give them by {_CREDENTIALS[protocol]}" if protocol in _CREDENTIALS else "a server must need none"
         raise DataError(f"{safe}: credentials do not belong in an address; {way_out}")
     if protocol not in PROTOCOLS:
@@ -160,14 +162,17 @@ def reaching(path: object) -> Iterator[None]:
 
 
 def _of_the_store(error: Exception) -> bool:
-    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES
+    # gcsfs raises plain errors for some answers
+    plain = isinstance(error, ValueError) and str(error).startswith(("Bad Request", "Bucket is requester pays"))
+    return plain or isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES
 
 
 def _explained(path: object, error: Exception) -> str:
     credentials = _CREDENTIALS.get(str(path).split("://")[0], "")
     if isinstance(error, FileNotFoundError):
         return "not there; check the bucket and the name"
-    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+    denied = isinstance(error, PermissionError) or "Credentials" in type(error).__name__
+    if denied or str(error).startswith("Forbidden") or str(getattr(error, "code", "")) == "401":
         return "access denied; " + (f"check the credentials ({credentials})" if credentials else "the server refuses")
     words = " ".join(str(error).split())
     words = re.sub(r"\?\S*", "?...", words)  # a signed address holds a signature

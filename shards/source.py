@@ -4,6 +4,7 @@ Everything that a decoder only warns about is a reason: a damaged scan decodes t
 check would see. What is sound but not gray, 8-bit and baseline is converted, and named so that it can be counted.
 """
 
+import errno
 import hashlib
 import os
 import zlib
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from shards.errors import DataError
 from shards.remote import read_bytes
 from shards.window import FULL_BITS, bits_in_use, eight_bits
 
@@ -25,11 +27,17 @@ _MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 _SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 _SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of a JPEG's frame header
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+# What is wrong with one file and stays so until somebody repairs it (EIO: a broken sector). All else, such as a network
+# disk's ESTALE or too many open files, may pass, and would reject sound images.
+_ITS_OWN = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO}
 _BARE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers without a length
 
 
 class RejectedImage(Exception):
-    """An input file that cannot be packed. The message goes to rejects.csv; the part before a colon is counted."""
+    """An input file that cannot be packed. The message goes to rejects.csv; the part before a colon is counted.
+    may_pass: whether the same file may be read another time, so that the next run tries again."""
+
+    may_pass = False
 
 
 def kind_of(reason: str) -> str:
@@ -52,7 +60,7 @@ def read(path: Path, inside: str | None = None, sha256: str | None = None) -> by
     """The bytes of a file. Raises RejectedImage if it is absent, unreadable, empty, or not what was asked for.
 
     inside: the release's real path, out of which no link may lead; sha256: the published hash, "" if there is none.
-    Raises DataError if a store fails or refuses: its images are not at fault.
+    Raises DataError if a store fails or refuses, or a disk that is not on this machine: its images are not at fault.
     """
     if inside is not None and not (real := os.path.realpath(path)).startswith(f"{inside}{os.sep}"):
         raise RejectedImage(f"outside the release: a link to {real}")
@@ -61,7 +69,13 @@ def read(path: Path, inside: str | None = None, sha256: str | None = None) -> by
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RejectedImage("absent") from error
     except OSError as error:
-        raise RejectedImage(f"unreadable: {error.strerror}") from error
+        if error.errno not in _ITS_OWN:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}), which is not the image's fault; the same command continues"
+            ) from error
+        rejected = RejectedImage(f"unreadable: {error.strerror}")
+        rejected.may_pass = error.errno == errno.EIO
+        raise rejected from error
     if sha256 == "":
         raise RejectedImage(f"not listed in {CHECKSUMS}")
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:

@@ -103,7 +103,7 @@ class Watch:
     def _marks(self) -> dict[str, int]:
         found = {}
         for path in self._folder.glob("*.marks"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # it is gone, or a network disk has its moments
                 found[path.name] = path.stat().st_size
         return found
 

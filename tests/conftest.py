@@ -1,6 +1,7 @@
 """One thread per library: small models gain nothing from two, and lose a lot to a busy machine."""
 
 import os
+import signal
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -37,3 +38,17 @@ def dataset(pack_folder):
     from shards.packed import PackedDataset
 
     return PackedDataset.open(pack_folder)
+
+
+@pytest.fixture
+def time_limit():
+    """A test that hangs fails."""
+
+    def expired(*_):
+        raise TimeoutError("two minutes are over")
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

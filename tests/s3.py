@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-KEY, SECRET = "AKIAPOLARBEAR0000000", "wJalrXUtnFEMIsecretOfThisTest"
+KEY, SECRET = "AKIAPOLARBEAR0000000", "wJalr/XUtnFEMIsecretOfThisTest"
 _NUMBERS = count()
 
 
@@ -175,7 +175,7 @@ class Link:
             while data := server.recv(2**16):
                 dead = self.dead_after is not None and self.bytes + len(data) > self.dead_after
                 if dead or (cuts and passed + len(data) > self.after):
-                    client.sendall(b"" if dead else data[: self.after - passed])
+                    client.sendall(data[: max(0, self.dead_after - self.bytes) if dead else self.after - passed])
                     client.shutdown(socket.SHUT_RDWR)
                     return
                 self._take_time(len(data))

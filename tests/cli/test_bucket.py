@@ -5,6 +5,7 @@ import signal
 
 import pandas as pd
 import pytest
+import s3fs
 from safetensors.torch import load_file
 
 from cxrdali import trainer as training
@@ -13,10 +14,7 @@ from tests.cli.cli import call
 from tests.faults.trainers import STAGES, TIMES, train, train_command
 from tests.s3 import SECRET, Link, lead
 
-
-@pytest.fixture
-def address(s3, packed_bucket):
-    return packed_bucket
+pytestmark = pytest.mark.usefixtures("time_limit")
 
 
 def done(folder, *arguments):
@@ -124,7 +122,8 @@ def test_what_goes_wrong_is_one_line_with_a_way_out(address, s3, tmp_path, monke
     secret = f"s3://key:{SECRET}@bucket/pack"
     assert "credentials do not belong in an address" in refused(tmp_path, *train_command(secret, "run"), *copies)
     with Link(s3.host, s3.port) as link:
-        lead(monkeypatch, link.environment())
+        lead(monkeypatch, link.environment() | {"AWS_MAX_ATTEMPTS": "1"})
+        monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
         link.dead_after = 60_000  # the tables, and the beginning of a shard
         assert ".tar: the store does not answer as it should" in refused(tmp_path, *command, *copies)
         link.dead_after = None

@@ -18,6 +18,7 @@ from shards.packed import PackedDataset
 from shards.remote import place
 from tests.s3 import Link, lead
 
+pytestmark = pytest.mark.usefixtures("time_limit")
 TRAINING = {"shuffle": True, "drop_last": True, "augment": AugmentOptions()}
 
 

@@ -1,23 +1,7 @@
-import signal
-
 import pytest
 
 from tests.releases import contents, write_large_release
 from tests.shards.large import OPTIONS, SHARDS
-
-
-@pytest.fixture
-def time_limit():
-    """A test that hangs fails."""
-
-    def expired(*_):
-        raise TimeoutError("two minutes are over")
-
-    before = signal.signal(signal.SIGALRM, expired)
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

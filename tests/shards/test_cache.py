@@ -1,6 +1,5 @@
 """Which copies make room for others, and which never do."""
 
-import fcntl
 import mmap
 import os
 import shutil
@@ -37,6 +36,19 @@ def fill(cache, number: int, size: int, used: float):
 
 def held(cache) -> list[int]:
     return sorted(int(found.stem) for found in (cache.folder / ID / "48").glob("*.tar"))
+
+
+def test_a_copy_that_gets_its_name_while_another_process_claims_it_is_no_error(bounded, monkeypatch):
+    first, touch = bounded.claim(path(bounded, 1), 5), Path.touch
+
+    def finished_meanwhile(part):
+        touch(part)
+        part.rename(path(bounded, 1))
+
+    monkeypatch.setattr(Path, "touch", finished_meanwhile)
+    assert bounded.claim(path(bounded, 1), 5) is None
+    first.close()
+    assert held(bounded) == [1]
 
 
 def test_the_least_recently_used_copies_make_room(bounded):
@@ -121,9 +133,9 @@ def test_what_cannot_be_a_cache_is_refused(tmp_path, bounded, monkeypatch):
         Cache(tmp_path / "file").dataset(ID, "s3://bucket/pack", b"{}")
 
     def without_locks(file, kind):
-        if kind & fcntl.LOCK_NB:
-            raise OSError(37, "No locks available")
+        raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(caching.fcntl, "flock", without_locks)
-    with pytest.raises(DataError, match="cannot be locked .No locks available.; give a --cache on a disk of this"):
-        bounded.claim(path(bounded, 1), 10)
+    for action in (lambda: bounded.claim(path(bounded, 1), 10), lambda: bounded.dataset(ID, "s3://b/pack", b"{}")):
+        with pytest.raises(DataError, match=r"cannot be locked \(Function not implemented\); give a folder on a file"):
+            action()

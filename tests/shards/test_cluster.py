@@ -358,7 +358,16 @@ def test_a_scheduler_that_dies_is_one_line(cluster, source, tmp_path):
     done = run("shard", *given, cwd=tmp_path)  # a process of its own: Dask logs to its stderr
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     line = done.stderr.splitlines()[-1]
-    assert f"the Dask scheduler {cluster.address} is gone; start it and its workers" in line
+    assert f"the Dask scheduler {cluster.address} is gone, or frozen; start it and its workers" in line
+
+
+def test_a_scheduler_that_freezes_is_one_line_too(cluster, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters, "CONNECT", 3.0)
+    scheduler = cluster.scheduler()
+    cluster.slow_worker("only", 0.02)
+    during(tmp_path / "pack", 3, lambda: scheduler.send_signal(signal.SIGSTOP))
+    said = refused(cluster, source, tmp_path / "pack")
+    assert f"the Dask scheduler {cluster.address} is gone, or frozen; start it and its workers" in said
 
 
 # ---------------------------------------------------------------- other machines, other disks

@@ -1,6 +1,7 @@
 """A dataset in parts, by packers that run at once or one after the other, as the tasks of a SLURM array do."""
 
 import contextlib
+import os
 import signal
 
 import pytest
@@ -74,6 +75,18 @@ def test_a_killed_part_is_finished_by_the_plain_run(part, source, unbroken, tmp_
     one.signal(signal.SIGKILL, group=True)
     one.process.wait(20)
     pack(open_release(source), out, OPTIONS, progress=False)
+    assert contents(out) == unbroken
+
+
+def test_shards_that_were_lost_since_are_made_again(source, unbroken, tmp_path):
+    """A copy that is not whole, a disk that was lost, between the parts and the last run."""
+    out = tmp_path / "pack"
+    pack(open_release(source), out, OPTIONS, progress=False, part=Part(1, 1))
+    (out / "64/000003.tar").unlink()
+    (out / "64/000004.idx").unlink()
+    os.truncate(out / "96/000005.tar", (out / "96/000005.tar").stat().st_size - 512)
+    summary = pack(open_release(source), out, OPTIONS, progress=False)
+    assert 3 <= summary.images_this_run <= 3 * OPTIONS.shard_images
     assert contents(out) == unbroken
 
 

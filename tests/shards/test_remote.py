@@ -25,7 +25,16 @@ def test_an_address_has_the_methods_of_a_path_also_in_another_process():
 
 
 @pytest.mark.parametrize(
-    "address", [f"s3://key:{SECRET}@bucket/x", f"s3://{SECRET}@bucket/x", f"https://host/x?X-Amz-Signature={SECRET}"]
+    "address",
+    [
+        f"s3://key:{SECRET}@bucket/x",
+        f"s3://{SECRET}@bucket/x",
+        f"https://host/x?X-Amz-Signature={SECRET}",
+        # base64 has slashes; a server's name ends at one
+        f"s3://key:a/{SECRET}@bucket/x",
+        f"s3://key:{SECRET}?a@bucket/x",
+        f"gs://key:{SECRET}#a@bucket/x",
+    ],
 )
 def test_credentials_in_an_address_are_refused_and_not_repeated(address):
     with pytest.raises(DataError, match="credentials do not belong in an address") as caught:

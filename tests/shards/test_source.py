@@ -1,9 +1,11 @@
 """What an image file may be: converted and counted, or rejected with the reason."""
 
+import errno
 import hashlib
 import os
 import struct
 import zlib
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import simplejpeg
 
 from shards import source
+from shards.errors import DataError
 from shards.source import RejectedImage, decode, read
 from tests.releases import jpeg, smooth_image
 
@@ -226,6 +229,22 @@ def test_absent_unreadable_and_empty_files_are_told_apart(tmp_path):
     assert rejected(tmp_path / "absent.jpg") == "absent" == rejected(tmp_path / "file" / "below.jpg")
     assert rejected(tmp_path / "empty.jpg") == "empty file"
     assert rejected(tmp_path) == f"unreadable: {os.strerror(21)}"
+
+
+def test_a_disk_that_fails_for_the_moment_is_no_fault_of_the_image(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg(GRAY))
+    reading = mock.Mock()
+    monkeypatch.setattr("shards.source.read_bytes", reading)
+    for number in (errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT):
+        reading.side_effect = OSError(number, os.strerror(number))
+        with pytest.raises(DataError, match="a.jpg: cannot be read .*, which is not the image's fault; the same comm"):
+            read(path)
+    # a broken sector, or a passing error: it is read again in the next run
+    reading.side_effect = OSError(errno.EIO, os.strerror(errno.EIO))
+    with pytest.raises(RejectedImage, match="unreadable: Input/output error") as error:
+        read(path)
+    assert error.value.may_pass
 
 
 def test_a_published_hash_decides(tmp_path):
