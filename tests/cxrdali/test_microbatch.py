@@ -48,8 +48,8 @@ def loss_of(name: str = "bce") -> Loss:
     return Loss(name, resolved(name, given), counts, 10 - counts)
 
 
-def search(model, batch=24):
-    return largest_micro_batch(model, loss_of(), CPU, batch, PIXELS, FINDINGS)
+def search(model, batch=24, **options):
+    return largest_micro_batch(model, loss_of(), CPU, batch, PIXELS, FINDINGS, **options)
 
 
 def test_divisors_come_from_the_largest():
@@ -68,6 +68,19 @@ def test_the_largest_part_that_fits_is_found(room, found):
 
 def test_validation_s_pass_has_to_fit_too():
     assert search(Full("test_efficientnet", room=12, looked_at=5)) == 4
+
+
+def test_the_gradients_that_several_ranks_keep_take_room_while_it_searches(monkeypatch):
+    model, made, real = Full("test_efficientnet", room=6), [], torch.empty_like
+
+    def counted(each):
+        made.append(each.numel())
+        return real(each)
+
+    monkeypatch.setattr(torch, "empty_like", counted)
+    assert search(model) == 6 and made == []
+    assert search(model, keeps_gradients=True) == 6
+    assert sum(made) == sum(each.numel() for each in model.parameters())
 
 
 def test_where_one_image_does_not_fit_the_way_out_is_named():
@@ -126,7 +139,8 @@ def gpu(monkeypatch):
     """The trainer's view of a GPU with room for two images of a batch of 8; what it was asked is returned."""
     asked, real = [], trainer._Trainer._micro_batch
 
-    def found(model, loss, hardware, batch, pixels, findings):
+    def found(model, loss, hardware, batch, pixels, findings, keeps_gradients):
+        assert not keeps_gradients  # one process
         asked.append((batch, pixels, findings))
         return 2
 
