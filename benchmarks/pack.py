@@ -45,6 +45,7 @@ from joblib.externals.loky import get_reusable_executor
 from benchmarks import fullscale, results
 from benchmarks.fullscale import QUALITY, SIZES
 from benchmarks.results import Run, Spread, Target
+from cli.main import ENVIRONMENT
 from shards import source as files_of
 from shards.files import sha256_file
 from shards.pack import PackOptions, pack
@@ -349,6 +350,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
+    os.environ |= ENVIRONMENT  # for the fresh processes: as in those of `cxrdali shard`
     cv2.setNumThreads(1)
     environment = results.environment("benchmarks.pack")
     with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as name:

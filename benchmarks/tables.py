@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 
 from benchmarks import results
+from cli.main import ENVIRONMENT
 from shards.pack import PackOptions, estimate
 from shards.plan import plan
 from shards.release import open_release
@@ -103,7 +104,8 @@ def main() -> None:
         folder = Path(name) / "release"
         prepare(folder, options.images)
         command = [sys.executable, "-m", "benchmarks.tables", "--measure", str(folder)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        # with the variables that every command of cxrdali sets
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | ENVIRONMENT)
     row = json.loads(done.stdout.splitlines()[-1])
     met = row["total_seconds"] <= AT_MOST_SECONDS and row["peak_mib"] <= AT_MOST_MIB and not row["rejected"]
     row |= {"promise": "catalog, plan and dry run, seconds", "value": row["total_seconds"]}
