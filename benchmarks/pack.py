@@ -31,6 +31,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,8 +205,9 @@ def _peak_bytes(future: concurrent.futures.Future, others: set[int]) -> int:
 
 
 def _resident(process: psutil.Process) -> int:
+    """Of one that has just been started nothing: for a moment it is its parent's copy, which would count twice."""
     try:
-        return process.memory_info().rss
+        return process.memory_info().rss if time.time() - process.create_time() > SAMPLE_SECONDS else 0
     except psutil.NoSuchProcess:
         return 0
 

@@ -93,7 +93,7 @@ def make(folder: Path, rows: int, findings: int, shard_images: int, steps: Steps
     nothing but their length, which take no room on most file systems."""
     release = made_release(rows, findings)
     with steps.step("plan"):
-        planned = plan(release.images, shard_images, SEED)
+        planned = plan(release.images, shard_images, SEED).rows()
     planned_mib = peak_mib()
     records = [with_arrays(_record(shard, len(each))) for shard, each in planned.groupby("shard", sort=True)]
     folder.mkdir(parents=True)

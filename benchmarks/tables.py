@@ -48,7 +48,7 @@ def prepare(folder: Path, images: int) -> None:
     write_tables(folder, options, studies)
     (folder / "files").mkdir()
     release = open_release(folder)
-    rows = plan(release.images, PackOptions().shard_images, PackOptions().seed)
+    rows = plan(release.images, PackOptions().shard_images, PackOptions().seed).rows()
     encoded = cv2.imencode(".jpg", next(draw_study(options, studies[0])))[1].tobytes()
     for path in rows["path"].iloc[_evenly(len(rows), SAMPLED)]:
         (release.root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -66,9 +66,7 @@ def measured(folder: Path) -> dict:
     release = open_release(folder)
     seconds["catalog"], started = time.perf_counter() - started, time.perf_counter()
     options = PackOptions()
-    rows = plan(release.images, options.shard_images, options.seed)
-    shards = int(rows["shard"].max()) + 1
-    del rows
+    shards = plan(release.images, options.shard_images, options.seed).shards
     seconds["plan"], started = time.perf_counter() - started, time.perf_counter()
     found = estimate(release, options, jobs=len(os.sched_getaffinity(0)), samples=SAMPLED)
     seconds["dry run"] = time.perf_counter() - started

@@ -130,6 +130,12 @@ class Ranks:
         if self.world > 1:
             dist.monitored_barrier(self._control, timeout=PATIENCE, wait_all_ranks=True)
 
+    def part(self) -> None:
+        """Leave the group, as all do at the same point. The last vote is still on its way to those that are behind."""
+        if self._vote is not None:
+            self._vote[0].wait()
+        dist.destroy_process_group()
+
     def _all(self, value: Any) -> list:
         if self.world == 1:
             return [value]
@@ -196,7 +202,7 @@ def joined(device: str) -> Iterator[Ranks]:
     try:
         yield ranks
     except StoppedTogether:
-        dist.destroy_process_group()
+        ranks.part()
         raise
     except RuntimeError as error:
         if _lost(error):
@@ -206,7 +212,7 @@ def joined(device: str) -> Iterator[Ranks]:
             ) from error
         raise
     else:
-        dist.destroy_process_group()
+        ranks.part()
     # After any other error the group is left as it is: the others are in the midst of an exchange, NCCL waits for its
     # end before it lets go, and what is wrong would never be said. They notice when this process ends, and its
     # connections with it.

@@ -137,7 +137,7 @@ def _question(work: Work) -> Question:
         token = (str(path), topic)
     if not is_remote(work.root):
         first = min(start for start, _ in work.spans.values())
-        paths = (work.root / path for path in work.paths.iloc[first : first + 3])
+        paths = (work.root / work.plan.path(row) for row in range(first, min(first + 3, len(work.plan))))
         seen = ((str(work.root), 0), *((str(path), _size(path)) for path in paths))
     return Question(topic, token, seen, _versions())
 

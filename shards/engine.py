@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 import joblib
-import pandas as pd
 
 from shards.make_shard import PlannedImage, ShardTask, make_shard
+from shards.plan import Plan
 from shards.workers import Watch, run
 
 
@@ -16,15 +16,15 @@ from shards.workers import Watch, run
 class Work:
     """What an engine has to know besides the tasks.
 
-    root: the release; out: the packed dataset; tmp: the run's folder for unfinished files; paths: of the plan's
-    images, from root; spans: per shard to be made the first row of the plan and the one after the last; stall:
+    root: the release; out: the packed dataset; tmp: the run's folder for unfinished files; plan: of the
+    whole dataset; spans: per shard to be made the first row of the plan and the one after the last; stall:
     seconds in which a worker must finish an image.
     """
 
     root: Path
     out: Path
     tmp: Path
-    paths: pd.Series
+    plan: Plan
     spans: dict[int, tuple[int, int]]
     stall: float
     progress: bool
@@ -40,7 +40,7 @@ class Work:
     def image_at(self, shard: int, place: int) -> str:
         """The image that a worker is at when it has finished `place` of the shard."""
         start, stop = self.spans[shard]
-        return str(self.root / self.paths.iloc[min(start + place, stop - 1)])
+        return str(self.root / self.plan.path(min(start + place, stop - 1)))
 
 
 Tasks = Iterable[tuple[ShardTask, Sequence[PlannedImage]]]

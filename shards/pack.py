@@ -10,6 +10,7 @@ changed since. dataset.json is written last of all.
 """
 
 import contextlib
+import ctypes
 import json
 import math
 import os
@@ -45,7 +46,7 @@ from shards.files import (
 from shards.findings import findings_of
 from shards.make_shard import WORK, PlannedImage, ShardTask, fingerprint, record_path
 from shards.packed import PackedDataset
-from shards.plan import plan, sample_key
+from shards.plan import Plan, plan, sample_key
 from shards.publish import publish, rejects_csv, with_arrays
 from shards.release import Release, check_links, check_subjects
 from shards.remote import WRITABLE, entries, is_remote, is_there, reaching, read_bytes, remove_tree
@@ -218,7 +219,7 @@ def pack(
     identity = _identity(release, options)
     if is_there(out / DATASET):
         return _finished(out, identity)
-    rows, work = _planned(release, options, limits), work_folder(out)
+    planned, work = _planned(release, options, limits), work_folder(out)
     try:
         _make_folder(out, work)
         words = f"packing into {out}" if is_remote(out) else "packing into it"
@@ -231,13 +232,14 @@ def pack(
                 _claim(out, work, identity, alone=part is None)
             started = time.perf_counter()
             made = _make_missing(
-                *(release, out, work, options, limits, rows, engine or Local(jobs), progress, part or Part(1, 1))
+                *(release, out, work, options, limits, planned, engine or Local(jobs), progress, part or Part(1, 1))
             )
             if part:
-                return PartSummary(part, len(_recorded(out)), _shards(rows), made, time.perf_counter() - started)
+                return PartSummary(part, len(_recorded(out)), planned.shards, made, time.perf_counter() - started)
             if is_remote(out) and is_there(out / DATASET):  # by a packer on another machine, whose lock is not ours
                 return _finished(out, identity)
-            records = [with_arrays(record) for record in _records(out, range(_shards(rows)))]
+            rows = planned.rows()
+            records = [with_arrays(record) for record in _records(out, range(planned.shards))]
             _judge(out, rows, records, limits)
             info = publish(release, out, options, rows, records, identity)
             _remove_work(out)
@@ -258,7 +260,7 @@ def _removed_at_the_end(folder: Path, wanted: bool) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _planned(release: Release, options: PackOptions, limits: PackLimits) -> pd.DataFrame:
+def _planned(release: Release, options: PackOptions, limits: PackLimits) -> Plan:
     """Every check that needs no image, then the plan, with the published hashes if they are to be checked."""
     if not options.allow_links:
         check_links(release)
@@ -268,13 +270,7 @@ def _planned(release: Release, options: PackOptions, limits: PackLimits) -> pd.D
     images = release.images
     if options.check_hashes:
         images = images.assign(sha256=checksums.of_images(release))
-    rows = plan(images, options.shard_images, options.seed, options.limit)
-    pa.default_memory_pool().release_unused()  # what reading the tables left: more than the tables
-    return rows
-
-
-def _shards(rows: pd.DataFrame) -> int:
-    return int(rows["shard"].max()) + 1
+    return plan(images, options.shard_images, options.seed, options.limit)
 
 
 def _inside(release: Release, options: PackOptions) -> str | None:
@@ -301,7 +297,8 @@ def estimate(
     release: Release, options: PackOptions, jobs: int = 1, samples: int = 32, limits: PackLimits | None = None
 ) -> PackEstimate:
     """Counts from the plan; bytes and time from images spread evenly over it. Writes nothing."""
-    rows = _planned(release, options, limits or PackLimits())
+    planned = _planned(release, options, limits or PackLimits())
+    rows = planned.rows()
     picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(samples, len(rows))).astype(int))]
     sizes, rejected = np.zeros(len(options.sizes)), Counter()
     started = time.perf_counter()
@@ -324,7 +321,7 @@ def estimate(
         images=len(rows),
         studies=int(rows.groupby(["subject_id", "study_id"]).ngroups),
         subjects=int(rows["subject_id"].nunique()),
-        shards=_shards(rows),
+        shards=planned.shards,
         bytes_per_size={s.folder: int(b * len(rows)) for s, b in zip(options.sizes, per_image, strict=True)},
         minutes=seconds * len(rows) / jobs / 60,
         sampled=len(picked),
@@ -490,7 +487,7 @@ def _make_missing(
     work: Path,
     options: PackOptions,
     limits: PackLimits,
-    rows: pd.DataFrame,
+    planned: Plan,
     engine: Engine,
     progress: bool,
     part: Part,
@@ -498,35 +495,44 @@ def _make_missing(
     """Make every shard of the part that has no record, or one to be looked at again; returns the images read."""
     for size in options.sizes:
         make_folder(out / size.folder)
-    recorded, mine = _recorded(out), part.of(_shards(rows))
+    recorded, mine = _recorded(out), part.of(planned.shards)
     held = {size.folder: _held(out / size.folder) for size in options.sizes}
     records = _records(out, [shard for shard in mine if shard in recorded])
-    made = {record["shard"] for record in records if _is_made(release, record, rows, held)}
+    made = {record["shard"] for record in records if _is_made(release, record, planned, held)}
     missing = [shard for shard in mine if shard not in made]
-    bounds = np.searchsorted(rows["shard"].to_numpy(), [*missing, *(s + 1 for s in missing)]).reshape(2, -1)
+    bounds = np.searchsorted(planned.shard, [*missing, *(s + 1 for s in missing)]).reshape(2, -1)
     spans = {shard: (start, stop) for shard, start, stop in zip(missing, *bounds.tolist(), strict=True)}
     # a folder of this run's own: what a killed run's workers still do, they do in a folder that is gone
     tmp = Path(tempfile.mkdtemp(dir=work / "tmp"))
     inside, parent = _inside(release, options), os.getpid()
-    places = [table.places(rows["image_id"]) for table in release.labels]
-    places = np.array(places, dtype=np.int64).reshape(len(places), len(rows))
+    names = planned.images["image_id"].iloc[planned.order]
+    places = [table.places(names) for table in release.labels]
+    places = np.array(places, dtype=np.int64).reshape(len(places), len(names))
     tasks = (
         (
             ShardTask(
                 *(release.root, inside, out, tmp, options.sizes, options.fit, options.quality, options.window),
                 *(shard, parent),
             ),
-            _planned_images(rows.iloc[start:stop], findings_of(release.labels, places[:, start:stop])),
+            _planned_images(planned.rows(start, stop), findings_of(release.labels, places[:, start:stop])),
         )
         for shard, (start, stop) in spans.items()
     )
 
-    missing = Work(release.root, out, tmp, rows["path"], spans, limits.stall, progress)
+    missing = Work(release.root, out, tmp, planned, spans, limits.stall, progress)
+    _give_back()
     try:
         engine.make(tasks, missing)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)  # the next run does not, if it is a part's
     return missing.images
+
+
+def _give_back() -> None:
+    """Return to the system what reading the tables has left free: more than the tables take, for hours of packing."""
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _planned_images(rows: pd.DataFrame, findings: list[dict[str, dict]]) -> list[PlannedImage]:
@@ -566,11 +572,11 @@ def _held(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in folder.glob("[0-9]*")}
 
 
-def _is_made(release: Release, record: dict, rows: pd.DataFrame, held: dict[str, dict[str, int]]) -> bool:
+def _is_made(release: Release, record: dict, planned: Plan, held: dict[str, dict[str, int]]) -> bool:
     """Whether a finished shard is there in all sizes, and the files that it rejected are still as they were."""
     name = f"{record['shard']:06d}"
     for folder, size in record["sizes"].items():
         there = held[folder].get(f"{name}.tar"), f"{name}.idx" in held[folder]
         if size["samples"] and there != (size["bytes"], True):
             return False
-    return all(fingerprint(release.root / rows["path"].iloc[row]) == seen for row, _, seen in record["rejects"])
+    return all(fingerprint(release.root / planned.path(row)) == seen for row, _, seen in record["rejects"])

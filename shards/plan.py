@@ -4,6 +4,7 @@ Because the plan needs no pixels, every shard is an independent task that can be
 and a file that turns out to be damaged moves no other row.
 """
 
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import numpy as np
@@ -14,29 +15,56 @@ from shards.randomness import permutation
 STUDY_STREAM = 0
 
 
-def plan(images: pd.DataFrame, shard_images: int, seed: int, limit: int | None = None) -> pd.DataFrame:
-    """Images in row order with the columns row and shard added.
+@dataclass(frozen=True)
+class Plan:
+    """images: a release's, in its own order; order: int64 [rows], which of them each row is; shard: int64 [rows],
+    ascending, from 0 without gaps.
+
+    Rows are made from these when they are needed: all at once they would be a second copy of the release's texts.
+    """
+
+    images: pd.DataFrame
+    order: np.ndarray
+    shard: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def shards(self) -> int:
+        return int(self.shard[-1]) + 1
+
+    def rows(self, start: int = 0, stop: int | None = None) -> pd.DataFrame:
+        """Images in row order with the columns row and shard added."""
+        place = self.order[start:stop]
+        found = self.images.iloc[place].reset_index(drop=True)
+        return found.assign(row=np.arange(start, start + len(place)), shard=self.shard[start:stop])
+
+    def path(self, row: int) -> str:
+        """The file of a row, from the release's root."""
+        return self.images["path"].iloc[self.order[row]]
+
+
+def plan(images: pd.DataFrame, shard_images: int, seed: int, limit: int | None = None) -> Plan:
+    """Which image is which row.
 
     Studies are shuffled once, so that reading shards in sequence mixes subjects; the images of a study stand
     together. `limit` keeps the first whole studies that hold at most that many images (at least one study).
     """
-    assert not (images[["subject_id", "study_id", "image_id"]] == "").to_numpy().any(), "a blank id has no key"
-    ordered = images.sort_values(["subject_id", "study_id", "image_id"], ignore_index=True)
-    study = ordered.groupby(["subject_id", "study_id"], sort=True).ngroup().to_numpy()
+    ids = images[["subject_id", "study_id", "image_id"]].reset_index(drop=True)
+    assert not (ids == "").to_numpy().any(), "a blank id has no key"
+    ids = ids.sort_values(list(ids))
+    study = ids.groupby(["subject_id", "study_id"], sort=True).ngroup().to_numpy()
     place_of_study = np.empty(study.max(initial=-1) + 1, dtype=np.int64)
     place_of_study[permutation(len(place_of_study), seed, STUDY_STREAM)] = np.arange(len(place_of_study))
     place = place_of_study[study]
     order = np.argsort(place, kind="stable")
-    ordered, place = ordered.iloc[order].reset_index(drop=True), place[order]
-
-    counts = np.bincount(place)
+    counts, order = np.bincount(place), ids.index.to_numpy(dtype=np.int64)[order]
     if limit is not None:
         kept = max(1, int(np.searchsorted(np.cumsum(counts), limit, side="right")))
         counts = counts[:kept]
-        ordered = ordered.iloc[: counts.sum()].reset_index(drop=True)
-    ordered["row"] = np.arange(len(ordered), dtype=np.int64)
-    ordered["shard"] = np.repeat(shard_of_study(counts, shard_images), counts)
-    return ordered
+        order = order[: counts.sum()]
+    return Plan(images, order, np.repeat(shard_of_study(counts, shard_images), counts))
 
 
 def shard_of_study(images_per_study: np.ndarray, shard_images: int) -> np.ndarray:

@@ -55,7 +55,7 @@ def tiny(tmp_path_factory):
     """12 small images in 4 shards, of which the third is by far the largest."""
     root = tmp_path_factory.mktemp("tiny") / "release"
     write_release(root, subjects=3)
-    rows = plan(open_release(root).images, OPTIONS.shard_images, OPTIONS.seed)
+    rows = plan(open_release(root).images, OPTIONS.shard_images, OPTIONS.seed).rows()
     assert rows["shard"].max() == 3
     for path in rows.loc[rows["shard"] == 2, "path"]:
         noise = np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)
@@ -279,7 +279,7 @@ def test_a_file_over_the_allowed_size_is_one_line_and_the_rerun_completes(warm, 
 def test_an_encoder_that_breaks_leaves_no_partial_file_and_the_rerun_completes(warm, tiny, tiny_unbroken, tmp_path):
     """An error of the program, not of its user: it may show where it happened, but must not look like success."""
     out = tmp_path / "pack"
-    catalog = plan(open_release(tiny).images, OPTIONS.shard_images, OPTIONS.seed)
+    catalog = plan(open_release(tiny).images, OPTIONS.shard_images, OPTIONS.seed).rows()
     ended = warm.cxrdali(*shard(tiny, out), encode=int((catalog["shard"] < 2).sum()) + 2)
     assert ended.code == 1 and "the encoder broke" in ended.said.splitlines()[-1]
     check_stopped_in_the_third_shard(out, tiny_unbroken)

@@ -49,7 +49,7 @@ def test_different_ids_have_different_keys(triples):
 
 @given(IMAGES, st.integers(1, 9), SEED, st.randoms(use_true_random=False))
 def test_every_image_has_one_row_and_its_study_one_shard(images, shard_images, seed, rng):
-    rows = plan(images, shard_images, seed)
+    rows = plan(images, shard_images, seed).rows()
     names = ["subject_id", "study_id", "image_id"]
     assert sorted(rows[names].itertuples(index=False, name=None)) == sorted(images.itertuples(index=False, name=None))
     assert rows["row"].tolist() == list(range(len(images)))
@@ -60,13 +60,13 @@ def test_every_image_has_one_row_and_its_study_one_shard(images, shard_images, s
 
     shuffled = list(range(len(images)))
     rng.shuffle(shuffled)
-    again = plan(images.iloc[shuffled].reset_index(drop=True), shard_images, seed)
+    again = plan(images.iloc[shuffled].reset_index(drop=True), shard_images, seed).rows()
     assert again.equals(rows)
 
 
 @given(IMAGES, st.integers(1, 9), SEED, st.integers(0, 40))
 def test_a_limit_keeps_whole_studies_from_the_front(images, shard_images, seed, limit):
-    rows, kept = plan(images, shard_images, seed), plan(images, shard_images, seed, limit)
+    rows, kept = plan(images, shard_images, seed).rows(), plan(images, shard_images, seed, limit).rows()
     assert kept.equals(rows.iloc[: len(kept)])
     counts = rows.groupby(["subject_id", "study_id"], sort=False).size().tolist()
     first = counts[0] if counts else 0

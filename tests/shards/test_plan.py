@@ -7,7 +7,12 @@ import pandas as pd
 import pytest
 from webdataset.tariterators import base_plus_ext
 
-from shards.plan import plan, sample_key, shard_of_study
+from shards import plan as planning
+from shards.plan import sample_key, shard_of_study
+
+
+def plan(*arguments, **options) -> pd.DataFrame:
+    return planning.plan(*arguments, **options).rows()
 
 
 def made_images(subjects=25, seed=0):
@@ -118,3 +123,13 @@ def test_webdataset_splits_every_key_where_we_do_and_no_two_names_share_one():
         assert base_plus_ext(f"{key}.jpg") == (key, "jpg")
         assert keys.setdefault(key, names) == names
         assert key.count("/") == 2 and key.isascii() and " " not in key
+
+
+def test_some_rows_are_those_of_all_and_know_their_files():
+    images = made_images().assign(path=lambda images: images["image_id"] + ".jpg").set_index(pd.RangeIndex(7, 127))
+    whole = planning.plan(images, 5, seed=0)
+    rows = whole.rows()
+    assert len(whole) == len(rows) == len(images) and whole.shards == rows["shard"].max() + 1
+    for start, stop in ((0, 1), (17, 40), (len(rows) - 2, len(rows))):
+        pd.testing.assert_frame_equal(whole.rows(start, stop), rows.iloc[start:stop].reset_index(drop=True))
+    assert [whole.path(row) for row in range(len(rows))] == rows["path"].tolist()
