@@ -131,8 +131,11 @@ def settle(run: Path, state: dict | None) -> None:
         later = (
             name for name in _LATER_COLUMNS if not state["metrics"] or any(name in row for row in state["metrics"])
         )
-        write_bytes(run / METRICS, _csv((*METRIC_COLUMNS, *later), state["metrics"]))
-        write_bytes(run / FINDINGS, _csv(FINDING_COLUMNS, state["findings"]))
+        tables = {METRICS: _csv((*METRIC_COLUMNS, *later), state["metrics"])}
+        tables[FINDINGS] = _csv(FINDING_COLUMNS, state["findings"])
+        for name, data in tables.items():
+            if not (run / name).exists() or (run / name).read_bytes() != data:  # readers come here too, many at once
+                write_bytes(run / name, data)
 
 
 def best_weights(run: Path, state: dict | None) -> Path:
@@ -143,9 +146,8 @@ def best_weights(run: Path, state: dict | None) -> Path:
     """
     if state is None:
         raise DataError(f"{run}: has no finished epoch yet; finish the run first")
-    if any((run / name).exists() for name in _NEW.values()):
-        with contextlib.suppress(OSError):  # a read-only copy of a run: check it as it is
-            _settle_in_turn(run, state)
+    with contextlib.suppress(OSError):  # a read-only copy of a run: check it as it is
+        _settle_in_turn(run, state)
     path, epoch = run / BEST, best_epoch(run)
     if epoch != state["best_epoch"]:
         raise DataError(f"{path}: holds epoch {epoch}, the best one is {state['best_epoch']}; train the run again")

@@ -117,6 +117,8 @@ def save_and_die(before, after, better, folder):
                 os._exit(1)
         if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != -signal.SIGKILL:
             break
+    shutil.rmtree(out)  # that one lived and has saved already
+    shutil.copytree(before, out)
     save(out, after, better, log=folder / "calls")
 
 
