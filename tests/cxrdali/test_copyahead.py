@@ -215,13 +215,14 @@ def test_the_seconds_that_batches_waited_are_counted(address, s3, tmp_path, monk
         assert remote.mirror.waited < 0.2  # all is here
 
 
-def test_windows_come_while_others_are_worked_on(address, s3, tmp_path, monkeypatch):
+def test_windows_come_while_others_are_worked_on(address, dataset, s3, tmp_path, monkeypatch):
     """With work that takes longer than the copying, only the first window is waited for."""
-    with Link(s3.host, s3.port, rate=409_600) as slow:
+    with Link(s3.host, s3.port, rate=204_800) as slow:
         lead(monkeypatch, slow.environment())
         remote = opened(address, tmp_path)
-        waits = []
+        waits, copying = [], sum(path.stat().st_size for path in dataset.stored(48).paths.values()) / slow.rate
         for _ in make(remote, **TRAINING):
             waits.append(remote.mirror.take_waited())
-            time.sleep(0.06)
-        assert waits[0] > 0.1 and sum(waits[1:]) < 0.5 * waits[0]
+            time.sleep(0.12)
+        # the first window is 0.4 of all; DALI takes batches ahead, so it need not be the first batch that waits
+        assert copying > 1 and sum(waits) < 0.6 * copying
