@@ -11,7 +11,7 @@ from typing import NoReturn, TextIO
 
 import click
 
-from cxrdali.torchrun import rank
+from cxrdali.torchrun import is_one_of_several, rank
 from shards.errors import DataError, LostTouch
 
 DATA = ("shard", "label", "inspect", "verify")
@@ -106,7 +106,7 @@ def main() -> None:
         _fail(f"{where}{error.strerror or error}; {way_out}", stderr)
     except Exception:
         sys.stderr = stderr
-        if "LOCAL_WORLD_SIZE" in os.environ:
+        if is_one_of_several():
             traceback.print_exc()
             _end(1)
         raise
@@ -124,7 +124,7 @@ def _fail(words: str, stderr: TextIO, follows: bool = False, code: int = 1) -> N
 
 def _end(code: int) -> NoReturn:
     """One of several processes is ended at once: a GPU that waits for a lost process would keep Python from ending."""
-    if "LOCAL_WORLD_SIZE" in os.environ:
+    if is_one_of_several():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

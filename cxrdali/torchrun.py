@@ -21,6 +21,11 @@ def started_by_torchrun() -> bool:
     return len(there) == len(_ALL)
 
 
+def is_one_of_several() -> bool:
+    """Whether torchrun started this process, by one of its variables: for last lines, which must not fail."""
+    return "LOCAL_WORLD_SIZE" in os.environ
+
+
 def rank() -> int:
     """Of this process; 0 without torchrun."""
-    return int(os.environ.get("RANK", 0)) if "LOCAL_WORLD_SIZE" in os.environ else 0
+    return int(os.environ.get("RANK", 0)) if is_one_of_several() else 0

@@ -14,7 +14,7 @@ from shards import cxrlt
 from shards.errors import DataError
 from shards.release import LabelTable, Release, check_unique, first_of_each_name, read_labels
 from shards.remote import is_there
-from shards.tables import finding_values, ids, read_table
+from shards.tables import finding_values, ids, read_table, rows_of
 
 NAME = "mimic-cxr-jpg"
 METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
@@ -92,7 +92,7 @@ def _own_labels(root: Path, images: pd.DataFrame) -> list[LabelTable]:
         values = pd.DataFrame({finding: finding_values(table, finding, path) for finding in findings})
         values.index = ids(table, "study_id", path, prefix="s")
         cxrlt.check_index(values.index, path, "study_id")
-        if not (pd.Index(images["study_id"].unique()).get_indexer(values.index) >= 0).any():
+        if not (rows_of(values.index, images["study_id"]) >= 0).any():
             raise DataError(f"{path}: none of its {len(values):,} studies is in the release; give its own labels")
         per_image = values.reindex(images["study_id"]).set_index(pd.Index(images["image_id"], name="image_id"))
         per_image.insert(0, "split", split.reindex(per_image.index))
