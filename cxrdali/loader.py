@@ -8,7 +8,6 @@ not notice all damage: hashes do, see `cxrdali verify`); the loader can be itera
 anew begins the epoch again and abandons an iteration that was left half-way.
 """
 
-import gc
 import math
 import os
 from collections import deque
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
+from weakref import WeakMethod
 
 import numpy as np
 import simplejpeg
@@ -158,11 +158,7 @@ class Loader:
             self._plan.close()
         for lane in self._lanes:
             lane.close()
-        closed, self._lanes, self._plan = len(self._lanes), [], None
-        if closed and self._mapped.stored.mirror is not None:
-            # A pipeline is part of a cycle of references; until it is collected, its last batches keep their shards
-            # from making room for others.
-            gc.collect()
+        self._lanes, self._plan = [], None
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -337,7 +333,13 @@ class _Lane:
         # delivered batch can still be computed from until the next run, hence one batch more.
         self._in_flight: deque[_Fed] = deque()
         self._delivered: _Fed | None = None
-        self._pipeline = pipeline.build(spec, self._feed)
+        # Weakly: DALI's source is part of a cycle of references, and a lane in it would keep its last batches, and
+        # their shards from making room for others, until the cycle happens to be collected.
+        feed = WeakMethod(self._feed)
+        self._pipeline = pipeline.build(spec, lambda: feed()())
+
+    def __del__(self):
+        self.close()
 
     def begin(self, plan: "_EpochPlan", numbers: range) -> None:
         """Take the batches of these numbers, from the next run on."""

@@ -114,13 +114,19 @@ class Cache:
 
     def _copies(self) -> Iterator[tuple[float, int, Path]]:
         """(last used, bytes, path) of every shard and of every part, which counts as whole. Nothing but copies: the
-        folder may hold other things, even datasets that are nowhere else."""
+        folder may hold other things, even datasets that are nowhere else.
+
+        A part may become a copy at any moment. It must not be missed under both names, or there would seem to be room:
+        parts are listed first, and looked for under the other name when they are gone.
+        """
         for mark in self.folder.glob(f"*/{MARK}"):
-            for path in (*mark.parent.glob("[0-9]*/*.tar"), *mark.parent.glob("[0-9]*/.*.tar.*.part")):
-                with contextlib.suppress(FileNotFoundError):  # a part that has just become a copy counts next time
-                    found = path.stat()
-                    taken = int(path.name.split(".")[-2]) if path.suffix == ".part" else found.st_size
-                    yield found.st_mtime, taken, path
+            parts = {_final(part): part for part in mark.parent.glob("[0-9]*/.*.tar.*.part")}
+            for final in parts.keys() | set(mark.parent.glob("[0-9]*/*.tar")):
+                for path in (parts.get(final, final), final):
+                    with contextlib.suppress(FileNotFoundError):
+                        found = path.stat()
+                        yield found.st_mtime, found.st_size if path is final else _whole(path), path
+                        break
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         return one_by_one(self.folder / ".lock")
@@ -128,6 +134,15 @@ class Cache:
 
 def _part(final: Path, size: int) -> Path:
     return final.with_name(f".{final.name}.{size}.part")
+
+
+def _final(part: Path) -> Path:
+    return part.with_name(part.name.rsplit(".", 2)[0][1:])
+
+
+def _whole(part: Path) -> int:
+    """Bytes that a part will have."""
+    return int(part.name.rsplit(".", 2)[1])
 
 
 def in_use(path: Path) -> BinaryIO | None:

@@ -51,6 +51,25 @@ def test_a_copy_that_gets_its_name_while_another_process_claims_it_is_no_error(b
     assert held(bounded) == [1]
 
 
+@pytest.mark.parametrize("after", ["*/.source", "[0-9]*/.*.tar.*.part", "[0-9]*/*.tar"])
+def test_a_part_that_becomes_a_copy_while_room_is_made_is_counted_once(bounded, monkeypatch, after):
+    """Whichever of the listings it falls behind."""
+    part = bounded.claim(path(bounded, 1), 60)
+    part.write(bytes(60))
+    part.flush()
+    listing = Path.glob
+
+    def finished_meanwhile(folder, pattern):
+        found = list(listing(folder, pattern))
+        if pattern == after:
+            Path(part.name).rename(path(bounded, 1))
+        return iter(found)
+
+    monkeypatch.setattr(Path, "glob", finished_meanwhile)
+    assert [(size, found) for _, size, found in bounded._copies()] == [(60, path(bounded, 1))]
+    part.close()
+
+
 def test_the_least_recently_used_copies_make_room(bounded):
     for number, used in ((1, 30), (2, 10), (3, 20)):
         fill(bounded, number, 30, used)
