@@ -85,6 +85,12 @@ def train_counts(run: Run, dataset: PackedDataset, labels: Labels) -> tuple[list
     return (wanted == 1).sum(axis=0).tolist(), len(train)
 
 
+def device_of(run: Run) -> str:
+    """What a run began on: "2 x NVIDIA H100" with two processes."""
+    device, processes = run.config.get("device", "unknown"), run.config.get("processes", 1)
+    return f"{processes} x {device}" if processes > 1 else str(device)
+
+
 def caveats(runs: Sequence[Run]) -> list[str]:
     """What a reader must know of the runs that are compared."""
     said = [
@@ -94,7 +100,7 @@ def caveats(runs: Sequence[Run]) -> list[str]:
     ]
     for what, of in (
         ("The best epoch was not chosen by the same metric", lambda run: run.chosen_by),
-        ("Speed and hours were measured on different devices", lambda run: str(run.config.get("device", "unknown"))),
+        ("Speed and hours were measured on different devices", device_of),
     ):
         values = list(dict.fromkeys(map(of, runs)))
         if len(values) > 1:

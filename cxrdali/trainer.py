@@ -558,6 +558,7 @@ class _Trainer:
             },
             "init_sha256": sha256_file(file) if file and file.is_file() else None,
             "device": self.hardware.name,
+            "processes": self.ranks.world,
             "precision": self.hardware.precision,
             "versions": versions(),
         }
