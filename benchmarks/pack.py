@@ -338,7 +338,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pack", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each contender [%(default)s]")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a one-process run, about [%(default)s]")
-    parser.add_argument("--images", type=int, default=800, help="different files, about [%(default)s]")
+    parser.add_argument("--images", type=int, default=1600, help="different files, about [%(default)s]")
     parser.add_argument("--jobs", default="1,2", help="numbers of jobs for whole packing [%(default)s]")
     parser.add_argument("--shard-images", type=int, default=100, help="most images in a shard [%(default)s]")
     parser.add_argument("--memory", default="1000,100000", help="small images to pack for peak memory [%(default)s]")

@@ -24,7 +24,7 @@ and the rate of a micro-batch that was found under a cap.
 Held fixed: machine, images, batch, network, a warm page cache. Contenders of a stage take turns after a run each that
 is thrown away and takes compiling with it. The batches that are ready when a run begins are drawn before its clock
 starts. On a CPU one thread trains and one decodes, network and sizes are small, and malloc keeps what is freed, which
-`cxrdali train` does not ask for (`step_run.keep_freed_memory` says why); rows say so. What does not fit the GPU's
+`cxrdali train` does not ask for (`freed.keep_freed_memory` says why); rows say so. What does not fit the GPU's
 memory is a row that says so. A stage's rows are saved when they are there.
 """
 
@@ -39,6 +39,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import results, step_memory, step_timm
+from benchmarks.freed import keep_freed_memory
 from benchmarks.loader import Stage
 from benchmarks.results import Spread, Target
 from benchmarks.step_run import (
@@ -50,7 +51,6 @@ from benchmarks.step_run import (
     Setting,
     contenders,
     interleaved,
-    keep_freed_memory,
     prepare,
     release,
     words_of,

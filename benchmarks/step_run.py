@@ -1,7 +1,6 @@
 """The measuring part of benchmarks.step: data, contenders, and their runs in turn."""
 
 import argparse
-import ctypes
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -36,18 +35,6 @@ KEPT = 4  # cached batches
 FINDINGS = 26
 LOOP = "the trainer's step"
 STEPS_PER_EPOCH = 1000  # of the schedule
-
-
-def keep_freed_memory() -> bool:
-    """Have malloc keep what is freed for the next step, as torch's allocator does on a GPU; whether it can (glibc).
-
-    Else the kernel takes pages back and zeroes them again within every step. How many depends on the order in which a
-    loop frees: 3,000 to 10,000 faults, 5 to 13 % of a step of resnet10t, more than what loops differ by.
-    """
-    trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # 32 MiB is the most that glibc takes for mmap's
-    return mallopt is not None and all(mallopt(what, size) for what, size in ((trim, 2**31 - 1), (mmap, 2**25)))
 
 
 @dataclass(frozen=True)

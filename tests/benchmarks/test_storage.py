@@ -39,3 +39,23 @@ def test_shuffle_benchmark(tmp_path):
     # 60 shards are all of them: one permutation of everything; two shards hold a thirtieth of the data
     assert by["windowed, 60 shards", same]["of_global"] == pytest.approx(1, abs=0.5)
     assert 15 < by["windowed, 2 shards", same]["of_global"] < 60
+
+
+def test_bucket_benchmark(tmp_path):
+    tiny = ("--images", "90", "--shard-images", "6", "--batch", "8", "--size", "48", "--rounds", "2", "--copies", "1,6")
+    rows, printed = run("bucket", tmp_path, *tiny, "--latency", "20", "--rate", "0.4")
+    check_environment(rows, "bucket")
+    copying = {row["contender"]: row for row in rows if "megabytes_per_second" in row}
+    assert list(copying) == ["copies, 1 at a time", "copies, 6 at a time", "s3fs, get"]
+    assert all(len(row["runs"]) == 2 and row["cpu_seconds_per_gb"] > 0 for row in copying.values())
+    one, six = (copying[f"copies, {n} at a time"]["megabytes_per_second"]["median"] for n in (1, 6))
+    assert six > 1.5 * one  # a round trip each, and six of them at once
+    epochs = {row["contender"]: row for row in rows if "first_seconds" in row}
+    assert list(epochs) == ["first batch, global", "first batch, windowed", "first batch, global, local"]
+    copied = rows[0]["dataset_mib"] * 2**20 / 0.4e6
+    whole, windowed, local = epochs.values()
+    for row in (whole, windowed):
+        assert row["epoch_seconds"]["low"] > 0.8 * copied and row["waited_seconds"]["median"] > 0
+    assert whole["first_seconds"]["low"] > 0.8 * copied > windowed["first_seconds"]["low"]
+    assert local["waited_seconds"]["high"] == 0
+    assert rows[0]["shards"] >= 15 and "20 ms an answer" in printed
