@@ -14,9 +14,9 @@ These run in one process. Then the whole of `cxrdali shard` with 1 and 2 jobs, t
 of the workers included, next to full decode (simplejpeg) in as many workers, which writes nothing, and to the ceiling,
 decode and encode alone: the same decode, and the encoder on renditions that are there already. They take turns. Every
 run of packing and full decode has fresh processes and a fresh folder, and every file is read once before it; peak
-memory is of all processes and counts shared pages in each. There are --shards of equal size, so that the jobs have equal
-shares, as dozens of shards have, and so many files that what comes once a run or a shard (the start of the workers, half
-a second; 18 flushes to the disk) is not what is timed: a shard of `cxrdali shard` has 4,096 images.
+memory is of all processes and counts shared pages in each. There are --shards of equal size, so that all jobs have as
+much to do, as they nearly have of a hundred, and so many files that what comes once a run or a shard (half a second for
+the start of the workers, 18 flushes to the disk) is not what is timed: a shard of `cxrdali shard` has 4,096 images.
 
 Last, `cxrdali verify` of raw renditions of 1024 pixels, next to SHA-256 alone over the same bytes, each in one process,
 and `verify --deep`, which looks into every rendition. --memory: whole packing of so many small images (one picture
@@ -377,7 +377,12 @@ def main() -> None:
     for ratio in found:
         results.print_target(ratio)
     if options.save:
-        data = {"data": str(options.source or "synthetic"), "files": len(files), "sizes": SIZES, "shards": options.shards}
+        data = {
+            "data": str(options.source or "synthetic"),
+            "files": len(files),
+            "shards": options.shards,
+            "sizes": SIZES,
+        }
         saved = [*rows, *found, *verified, *memory]
         path = results.save([{**data, **row} for row in saved], environment, options.save, "pack")
         print(f"{len(saved)} rows -> {path}")

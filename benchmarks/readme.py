@@ -185,9 +185,9 @@ def _saved(rows: Sequence[dict], name: str) -> str:
         return NOT_MEASURED
     share = found["saved_share"]
     sizes = [_sides(rows, name, found[arm]) for arm in ("cheap", "dear")]
-    spread = "" if share["sd"] is None else f"{share['low']:.0%} to {share['high']:.0%}, "
+    spread = "" if share["sd"] is None else f"{share['low']:z.0%} to {share['high']:z.0%}, "
     missed = ", **missed**" if found.get("met") is False else ""
-    return f"{share['median']:.0%} ({spread}by pixels {stages_report.ideal_share(*sizes):.0%}){missed}"
+    return f"{share['median']:z.0%} ({spread}by pixels {stages_report.ideal_share(*sizes):.0%}){missed}"
 
 
 def _sides(rows: Sequence[dict], name: str, arm: str) -> list[int]:

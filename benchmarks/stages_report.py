@@ -214,7 +214,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
         panel.set_ylim(-0.5, 1.65)
         panel.spines[["top", "right", "left"]].set_visible(False)
         panel.tick_params(axis="y", length=0)
-        saved = _range(one["saved_share"], ".0%")
+        saved = _range(one["saved_share"], "z.0%")
         ideal = ideal_share(*([stage["size"] for stage in _first_run(rows, one, name)["stages"]] for name in names))
         panel.set_title(f"{one['comparison']}: saved {saved}; by pixels {ideal:.0%}", loc="left", fontsize=10)
     panels[-1].set_xlabel(f"wall-clock seconds, medians over seeds; {rows[0]['scale']}", fontsize=8)
