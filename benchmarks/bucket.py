@@ -214,7 +214,11 @@ def main() -> None:
         files.mkdir("benchmark")
         files.put(f"{packed}/", f"{BUCKET}/", recursive=True)
         described = PackedDataset.open(packed).stored(options.size).described.values()
-        size = {"shards": len(described), "dataset_mib": sum(entry["bytes"] for entry in described) / 2**20}
+        size = {
+            "data": "synthetic",
+            "shards": len(described),
+            "dataset_mib": sum(entry["bytes"] for entry in described) / 2**20,
+        }
         print(
             f"{environment['cpu']}, {environment['cores']} cores; {size['shards']} shards, {size['dataset_mib']:,.0f} "
             f"MiB, {options.latency:g} ms an answer; epochs through {options.rate:g} MB/s"
