@@ -14,7 +14,6 @@ empty cache before every run, all CPU seconds those of the measuring process.
 
 import argparse
 import logging
-import math
 import multiprocessing
 import os
 import shutil
@@ -30,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import results
+from benchmarks.drawn import studies_for
 from benchmarks.results import Spread
 from cxrdali.augment import AugmentOptions
 from cxrdali.loader import Loader, LoaderOptions
@@ -41,16 +41,10 @@ from shards.release import open_release
 from shards.remote import place
 from shards.rendition import Size
 from shards.synthetic import SyntheticOptions, write_release
-from tests.s3 import Link
+from tests.s3 import Link, environment_of, forget_connections
 
-IMAGES_PER_STUDY = 1.6  # of a synthetic release, rounded down
 BUCKET = "s3://benchmark/pack"
 GET = "s3fs, get"
-KEYS = {
-    "AWS_ACCESS_KEY_ID": "of-no-account",
-    "AWS_SECRET_ACCESS_KEY": "of-no-account",
-    "AWS_DEFAULT_REGION": "us-east-1",
-}
 
 
 def serve(connection: Connection, latency: float, rate: float) -> None:
@@ -72,8 +66,8 @@ def through(port: int):
     """s3fs's file system by this way; what is opened from now on goes it, too."""
     import s3fs
 
-    os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
-    s3fs.S3FileSystem.clear_instance_cache()
+    os.environ |= environment_of("127.0.0.1", port)
+    forget_connections()
     return s3fs.S3FileSystem()
 
 
@@ -193,7 +187,6 @@ def main() -> None:
     environment = results.environment("benchmarks.bucket")
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
-    os.environ |= KEYS | {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     server = context.Process(target=serve, args=(theirs, options.latency / 1000, options.rate * 1e6), daemon=True)
@@ -205,7 +198,7 @@ def main() -> None:
         sys.exit("the S3 server of this benchmark did not start; pip install -e '.[test,bench]'")
     with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as name:
         folder, packed = Path(name), Path(name) / "pack"
-        drawn = SyntheticOptions(math.ceil(options.images / IMAGES_PER_STUDY), options.size)
+        drawn = SyntheticOptions(studies_for(options.images), options.size)
         cores = len(os.sched_getaffinity(0))
         write_release(folder / "release", drawn, jobs=cores, progress=False)
         wanted = PackOptions((Size(options.size, raw=True),), shard_images=options.shard_images)

@@ -69,6 +69,7 @@ from benchmarks.contenders import (
     rows,
     with_workers,
 )
+from benchmarks.drawn import studies_for
 from benchmarks.ffcv import why_not
 from benchmarks.limits import cached_share, drop_from_cache
 from benchmarks.results import Spread, Target
@@ -80,7 +81,6 @@ from shards.release import Release, open_release
 from shards.rendition import Size
 from shards.synthetic import SyntheticOptions, write_release
 
-IMAGES_PER_STUDY = 1.6  # of a synthetic release, rounded down
 SHARDS = 8  # so that every worker of webdataset has its own
 EPOCH_START_SECONDS = 1.0
 MOST_CACHED = 0.02  # of the shards' bytes: what a cold run may find in memory
@@ -128,7 +128,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Data:
 def _release(source: Path | None, folder: Path, images: int, size: int | str) -> Release:
     """The given release, or a synthetic one with about as many images."""
     if source is None:
-        studies = math.ceil(images / IMAGES_PER_STUDY)
+        studies = studies_for(images)
         write_release(folder, SyntheticOptions(studies, size, SEED), jobs=cores(), progress=False)
     return open_release(source or folder)
 

@@ -45,6 +45,7 @@ import psutil
 from joblib.externals.loky import get_reusable_executor
 
 from benchmarks import fullscale, results
+from benchmarks.drawn import studies_for
 from benchmarks.fullscale import QUALITY, SIZES
 from benchmarks.results import Run, Spread, Target
 from cli.main import ENVIRONMENT
@@ -57,7 +58,6 @@ from shards.synthetic import SyntheticOptions, write_release
 from shards.table import Columns, open_table
 from shards.verify import verify
 
-IMAGES_PER_STUDY = 1.6  # of a synthetic release, rounded down
 SAMPLE_SECONDS = 0.05  # between two looks at the processes' memory
 BOUND = 2.5  # promised: times the images/s per core of full decode
 OF_CEILING = 0.8  # promised: whole packing takes at most 1.25 times what decode and encode alone do
@@ -360,7 +360,7 @@ def main() -> None:
         folder = Path(name)
         source = options.source or folder / "release"
         if options.source is None:
-            studies = math.ceil(options.images / IMAGES_PER_STUDY)
+            studies = studies_for(options.images)
             cores = len(os.sched_getaffinity(0))
             write_release(source, SyntheticOptions(studies, "native"), jobs=cores, progress=False)
         files = _files(source)

@@ -30,6 +30,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import results
+from benchmarks.drawn import IMAGES_PER_STUDY
 from benchmarks.limits import Limits, drop_from_cache, limited, loop_disk
 from benchmarks.results import Spread, Target
 from benchmarks.storage_run import BARE, CONTENDERS, GLOBAL, READ, WINDOWED
@@ -40,7 +41,6 @@ from shards.rendition import Size
 from shards.synthetic import SyntheticOptions, write_release
 
 SIDE, DRAWN = 320, 224  # pixels: of the renditions, and of the pictures that they are enlarged from
-IMAGES_PER_STUDY = 1.6  # of a synthetic release, rounded down
 BATCH = 32
 FASTEST = 0.9  # promised: windowed, of the sequential rate
 FLAT = 1.05  # promised: the process's own memory at its highest, of what it is after a tenth of the epoch

@@ -12,7 +12,6 @@ NegBio labels, CXR-LT 2023 and 2024. Pictures there are only where the dry run l
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import cv2
 import numpy as np
 
 from benchmarks import results
+from benchmarks.drawn import studies_for
 from cli.main import ENVIRONMENT
 from shards.pack import PackOptions, estimate
 from shards.plan import plan
@@ -33,14 +33,13 @@ from shards.synthetic.plan import plan_release
 from shards.synthetic.release import draw_study
 from shards.synthetic.tables import write_tables
 
-IMAGES_PER_STUDY = 1.6  # of a synthetic release, rounded down
 AT_MOST_SECONDS, AT_MOST_MIB = 15.0, 1.5 * 1024
 SAMPLED = 32  # images that a dry run packs in memory
 
 
 def prepare(folder: Path, images: int) -> None:
     """The tables in `folder`, and a picture of native size wherever the dry run will look."""
-    options = SyntheticOptions(math.ceil(images / IMAGES_PER_STUDY), "native")
+    options = SyntheticOptions(studies_for(images), "native")
     studies = plan_release(options)
     kept = np.cumsum([len(study.images) for study in studies]).searchsorted(images) + 1
     studies = studies[:kept]

@@ -122,11 +122,8 @@ class Cache:
         for mark in self.folder.glob(f"*/{MARK}"):
             parts = {_final(part): part for part in mark.parent.glob("[0-9]*/.*.tar.*.part")}
             for final in parts.keys() | set(mark.parent.glob("[0-9]*/*.tar")):
-                for path in (parts.get(final, final), final):
-                    with contextlib.suppress(FileNotFoundError):
-                        found = path.stat()
-                        yield found.st_mtime, found.st_size if path is final else _whole(path), path
-                        break
+                if found := _entry(parts.get(final, final)) or _entry(final):
+                    yield found
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         return one_by_one(self.folder / ".lock")
@@ -140,9 +137,14 @@ def _final(part: Path) -> Path:
     return part.with_name(part.name.rsplit(".", 2)[0][1:])
 
 
-def _whole(part: Path) -> int:
-    """Bytes that a part will have."""
-    return int(part.name.rsplit(".", 2)[1])
+def _entry(path: Path) -> tuple[float, int, Path] | None:
+    """(last used, bytes, path) of a copy or, whole, of a part; None if it is not there."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    taken = int(path.name.rsplit(".", 2)[1]) if path.suffix == ".part" else found.st_size
+    return found.st_mtime, taken, path
 
 
 def in_use(path: Path) -> BinaryIO | None:

@@ -63,6 +63,19 @@ class Store:
         urllib.request.urlopen(urllib.request.Request(address, data, plain), timeout=10).close()
 
 
+def environment_of(host: str, port: int) -> dict[str, str]:
+    """What leads a process to a server and to nothing else of this machine's."""
+    return {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
 @pytest.fixture(scope="session")
 def s3_server():
     """(host, port) of a running server."""
@@ -87,15 +100,7 @@ def packed_bucket(s3_server, pack_folder) -> str:
 
 @pytest.fixture
 def s3(s3_server, tmp_path, monkeypatch) -> Iterator[Store]:
-    environment = {
-        "AWS_ENDPOINT_URL": "http://{}:{}".format(*s3_server),
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
+    environment = environment_of(*s3_server)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     store = Store(*s3_server, f"bucket-{next(_NUMBERS)}", environment)
