@@ -29,18 +29,21 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import results
-from benchmarks.drawn import studies_for
+from benchmarks.effects.drawn import studies_for
 from benchmarks.results import Spread
-from cxrdali.augment import AugmentOptions
-from cxrdali.loader import Loader, LoaderOptions
-from cxrdali.order import ORDERS
-from shards.cache import Cache
-from shards.pack import PackOptions, pack
-from shards.packed import PackedDataset
-from shards.release import open_release
-from shards.remote import place
-from shards.rendition import Size
-from shards.synthetic import SyntheticOptions, write_release
+from cxrdali.data.augment import AugmentOptions
+from cxrdali.data.loader import Loader
+from cxrdali.data.options import LoaderOptions
+from cxrdali.data.order import ORDERS
+from shards.dataset.cache import Cache
+from shards.dataset.packed import PackedDataset
+from shards.packing.options import PackOptions
+from shards.packing.pack import pack
+from shards.packing.rendition import Size
+from shards.releases.open import open_release
+from shards.storage.remote import place
+from shards.synthetic.plan import SyntheticOptions
+from shards.synthetic.release import write_release
 from tests.s3 import Link, environment_of, forget_connections
 
 BUCKET = "s3://benchmark/pack"

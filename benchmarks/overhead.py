@@ -12,7 +12,8 @@ best.
     every step    the schedule and the progress bar, times the steps of an epoch
 
 The epoch's own seconds are derived, where no GPU is at hand, from what timm publishes for EfficientNetV2-S on an RTX
-3090 (`benchmarks/published.py`), training alone: a faster GPU makes the share larger, validation and smaller batches
+3090 (`benchmarks/pages/published.py`), training alone: a faster GPU makes the share larger, validation and smaller
+batches
 less. --epoch-rate puts in a rate that was measured. Held fixed: machine, folder, tables. The first run of each is
 thrown away.
 """
@@ -29,18 +30,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks import published, results
-from benchmarks.loader import Stage
+from benchmarks import results
+from benchmarks.loading.loader import Stage
+from benchmarks.pages import published
 from benchmarks.results import Spread
-from cxrdali import run as runs
-from cxrdali.hardware import Hardware
-from cxrdali.losses import LOSSES, Loss, bce_sum, known_targets
-from cxrdali.metrics import score
-from cxrdali.model import ModelOptions, create
+from cxrdali.metrics.ranking import score
+from cxrdali.models.classifier import ModelOptions, create
+from cxrdali.models.losses import LOSSES, Loss, bce_sum, known_targets
 from cxrdali.predictions import Predictions, Provenance
-from cxrdali.stages import TrainSettings
-from cxrdali.step import Step, adamw, grad_scaler
-from cxrdali.trainer import schedule
+from cxrdali.runs import folder as runs
+from cxrdali.runs.settings import TrainSettings
+from cxrdali.runtime.device import Hardware
+from cxrdali.train.build import schedule
+from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.errors import DataError
 
 STAGES = "224:256,320:128,384:80,512:48"

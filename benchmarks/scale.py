@@ -36,7 +36,7 @@ from statistics import median
 import psutil
 
 from benchmarks import results
-from cxrdali.order import ORDERS
+from cxrdali.data.order import ORDERS
 
 STARTS = (*ORDERS, "class-balanced")
 AT_MOST_SECONDS, AT_MOST_MIB = 3.0, 2048

@@ -16,16 +16,16 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 
-from cxrdali.augment import AugmentOptions
-from cxrdali.order import ORDERS, global_order, windowed_order
-from cxrdali.sampler import SAMPLERS, Sampler
-from cxrdali.selection import FoldOptions, train_and_validation
-from cxrdali.targets import check_labelled, counts, targets
-from shards.packed import PackedDataset
-from shards.plan import plan
-from shards.publish import publish, with_arrays
-from shards.release import LabelTable, Release
-from shards.rendition import Size
+from cxrdali.data.augment import AugmentOptions
+from cxrdali.data.order import ORDERS, global_order, windowed_order
+from cxrdali.data.sampler import SAMPLERS, Sampler
+from cxrdali.data.splits import FoldOptions, train_and_validation
+from cxrdali.data.targets import check_labelled, counts, targets
+from shards.dataset.packed import PackedDataset
+from shards.packing.plan import plan
+from shards.packing.publish import publish, with_arrays
+from shards.packing.rendition import Size
+from shards.releases.release import LabelTable, Release
 
 SIZES = (Size(224, raw=True), Size(320), Size(384), Size(512))
 JPEG_BYTES = {320: 22_000, 384: 30_000, 512: 49_000}  # of a chest X-ray at quality 95, about
@@ -157,7 +157,7 @@ def divided(folder: Path, steps: Steps) -> dict:
 
 def ordered(folder: Path, window: int, steps: Steps) -> dict:
     """The order of an epoch over every row, and what each sampler adds: once (make) and in every epoch (draw)."""
-    from cxrdali.sampling import oversampled  # brings torch along, which the other parts do without
+    from cxrdali.data.sampler import oversampled  # brings torch along, which the other parts do without
 
     dataset = PackedDataset.open(folder)
     labels = dataset.labels()
@@ -190,9 +190,10 @@ def begun(folder: Path, order: str, window: int, steps: Steps) -> dict:
     """
     import torch  # noqa: F401  (its memory is training's, too)
 
-    from cxrdali import pipeline
-    from cxrdali.loader import Loader, LoaderOptions
-    from cxrdali.readahead import ReadAhead
+    from cxrdali.data import pipeline
+    from cxrdali.data.loader import Loader
+    from cxrdali.data.options import LoaderOptions
+    from cxrdali.data.readahead import ReadAhead
 
     with steps.step("open and divide"):
         dataset = PackedDataset.open(folder)

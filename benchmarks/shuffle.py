@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks import results
-from cxrdali.order import global_order, windowed_order
+from cxrdali.data.order import global_order, windowed_order
 from shards.randomness import permutation
 
 IMAGES = (1, 2, 3, 4)  # of a study

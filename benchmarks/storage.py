@@ -30,15 +30,17 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import results
-from benchmarks.drawn import IMAGES_PER_STUDY
+from benchmarks.effects.drawn import IMAGES_PER_STUDY
 from benchmarks.limits import Limits, drop_from_cache, limited, loop_disk
 from benchmarks.results import Spread, Target
 from benchmarks.storage_run import BARE, CONTENDERS, GLOBAL, READ, WINDOWED
-from shards.pack import PackOptions, pack
-from shards.packed import PackedDataset
-from shards.release import open_release
-from shards.rendition import Size
-from shards.synthetic import SyntheticOptions, write_release
+from shards.dataset.packed import PackedDataset
+from shards.packing.options import PackOptions
+from shards.packing.pack import pack
+from shards.packing.rendition import Size
+from shards.releases.open import open_release
+from shards.synthetic.plan import SyntheticOptions
+from shards.synthetic.release import write_release
 
 SIDE, DRAWN = 320, 224  # pixels: of the renditions, and of the pictures that they are enlarged from
 BATCH = 32

@@ -10,9 +10,10 @@ import json
 import time
 from pathlib import Path
 
-from cxrdali.augment import AugmentOptions
-from cxrdali.loader import Loader, LoaderOptions
-from shards.packed import PackedDataset
+from cxrdali.data.augment import AugmentOptions
+from cxrdali.data.loader import Loader
+from cxrdali.data.options import LoaderOptions
+from shards.dataset.packed import PackedDataset
 
 READ, GLOBAL, BARE, WINDOWED = "sequential read", "global", "windowed, no read-ahead", "windowed"
 CONTENDERS = (READ, WINDOWED, BARE, GLOBAL)

@@ -23,13 +23,13 @@ import cv2
 import numpy as np
 
 from benchmarks import results
-from benchmarks.drawn import studies_for
+from benchmarks.effects.drawn import studies_for
 from cli.main import ENVIRONMENT
-from shards.pack import PackOptions, estimate
-from shards.plan import plan
-from shards.release import open_release
-from shards.synthetic import SyntheticOptions
-from shards.synthetic.plan import plan_release
+from shards.packing.estimate import estimate
+from shards.packing.options import PackOptions
+from shards.packing.plan import plan
+from shards.releases.open import open_release
+from shards.synthetic.plan import SyntheticOptions, plan_release
 from shards.synthetic.release import draw_study
 from shards.synthetic.tables import write_tables
 

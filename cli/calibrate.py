@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli import folders, heldout, tables
+from cli.options import folders, heldout, tables
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -59,9 +59,10 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, uncertain
     if file is None and (save_rules is not None or kind != "logit"):
         raise click.UsageError("--save-rules and --as belong to a FILE that is calibrated")
 
-    from cxrdali import calibration, predictions
-    from cxrdali.heldout import differences
-    from cxrdali.report.reliability import write_page
+    from cxrdali import predictions
+    from cxrdali.postprocess import calibration
+    from cxrdali.postprocess.crossfit import differences
+    from cxrdali.report.calibration.page import write_page
 
     inputs = [path for path in (file, fit) if path]
     written = out if file is None else (save_rules or out.with_name("calibration.json"))
@@ -113,7 +114,7 @@ def _row(name: str, positives: str, before, after, width: int, end: str) -> str:
 
 
 def _rule(rule) -> str:
-    from cxrdali.calibrators import Isotonic
+    from cxrdali.postprocess.calibration_maps import Isotonic
 
     if rule.kept:
         return f"kept as it is: {rule.kept}"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli import folders
+from cli.options import folders
 
 
 @click.command()
@@ -38,8 +38,8 @@ def compare(runs, data, out, baseline, draws, level, seed, folds, uncertain, tit
     RUNS are run folders that `cxrdali train` wrote, or a folder of them. A run that is not finished is compared by
     what it has. Intervals and p are of a paired bootstrap over studies.
     """
-    from cxrdali.compare import CompareOptions, write
-    from cxrdali.compare import compare as found
+    from cxrdali.evaluate.compare import CompareOptions, write
+    from cxrdali.evaluate.compare import compare as found
     from cxrdali.predictions import check_writable
 
     options = CompareOptions(baseline, draws, level, seed, folds, uncertain)
@@ -50,7 +50,7 @@ def compare(runs, data, out, baseline, draws, level, seed, folds, uncertain, tit
     result = found(runs, folders.open_packed(data), options)
     _print(result)
     if out is not None:
-        from cxrdali.report.comparison import write_comparison
+        from cxrdali.report.comparison.page import write_comparison
 
         paths = [write_comparison(result, out, title), *write(result, out.with_suffix(".json"))]
         click.echo(f"written: {', '.join(map(str, paths))}")
@@ -61,7 +61,7 @@ SHORT = {name: name.removeprefix("macro_").removeprefix("mAP_") for name in SCOR
 
 
 def _print(result: dict) -> None:
-    from cxrdali.report.page import duration, sentence
+    from cxrdali.report.kit.html import duration, sentence
 
     click.echo(
         f"{result['images']:,} validation images of {result['studies']:,} studies, labels {result['labels']}; "

@@ -30,11 +30,11 @@ def demo(out: Path, fresh: bool):
 
     The data is drawn, not measured: the page shows how the parts work together, not what they achieve.
     """
-    from cxrdali.evaluate import EvaluateOptions, evaluate, write
-    from cxrdali.predict import predict
+    from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate, write
+    from cxrdali.predict.predict import predict
     from cxrdali.report import ReportOptions, write_report
-    from cxrdali.stages import TrainSettings, run_folder
-    from cxrdali.trainer import train
+    from cxrdali.runs.settings import TrainSettings, run_folder
+    from cxrdali.train.trainer import train
 
     started, runs = time.perf_counter(), out / "runs"
     claim(out, MARK)
@@ -67,11 +67,13 @@ def demo(out: Path, fresh: bool):
 
 def synthetic_pack(out: Path, studies: int, sizes: list[int]):
     """A drawn release in out/release and its packed dataset in out/packed; what is there already is not made again."""
-    from shards.pack import PackOptions, pack
-    from shards.packed import PackedDataset
-    from shards.release import open_release
-    from shards.rendition import Size
-    from shards.synthetic import SyntheticOptions, write_release
+    from shards.dataset.packed import PackedDataset
+    from shards.packing.options import PackOptions
+    from shards.packing.pack import pack
+    from shards.packing.rendition import Size
+    from shards.releases.open import open_release
+    from shards.synthetic.plan import SyntheticOptions
+    from shards.synthetic.release import write_release
 
     source, packed, jobs = out / "release", out / "packed", len(os.sched_getaffinity(0))
     if not (packed / "dataset.json").exists():

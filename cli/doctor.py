@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cli import folders
+from cli.options import folders
 
 WIDTH = 18  # of the names: a check is printed when it is made, before the longest name is known
 
@@ -21,8 +21,8 @@ def doctor(data: Path | None, as_json: bool):
     A note works, but look at it. Exit code 1 if anything is wrong; what mends it stands below its line. Nothing is
     changed.
     """
-    from cxrdali.doctor import checks
-    from shards.remote import is_remote
+    from cxrdali.doctor.checks import checks
+    from shards.storage.remote import is_remote
 
     required = data is not None or bool(os.environ.get("CXRDALI_DATA"))
     done, pack = [], folders.packed(data)

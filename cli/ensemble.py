@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli import folders, tables
+from cli.options import folders, tables
 
 
 class Paths(click.ParamType):
@@ -59,7 +59,7 @@ def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, da
     Images are matched by id and findings by name; the order is that of the first of FILES. --weights-by-map and
     --fit-weights need the packed dataset for the labels.
     """
-    from cxrdali.ensemble import ensemble as pool
+    from cxrdali.postprocess.ensemble import ensemble as pool
     from cxrdali.predictions import check_target
 
     given = [name for name, value in _ways(weights, weights_by_map, fit_weights).items() if value is not None]
@@ -85,8 +85,7 @@ def _from_validation(by_map, to_fit, method, folds, data, labels, uncertain):
     """Weights from tables of validation images, and what they score there."""
     from tqdm import tqdm
 
-    from cxrdali.ensemble import fitted_weights, weights_by_map
-    from cxrdali.members import short_names
+    from cxrdali.postprocess.ensemble import fitted_weights, short_names, weights_by_map
     from cxrdali.predictions import read
 
     paths = by_map or to_fit

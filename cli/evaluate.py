@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli import folders
+from cli.options import folders
 
 
 @click.command()
@@ -37,8 +37,8 @@ from cli import folders
 def evaluate(file, data, labels, out, uncertain, limits, draws, level, seed):
     """AP, AUROC, calibration error (ECE), Brier score, prevalence and counts per finding, macro means with confidence
     intervals; the same for frontal and lateral images apart. FILE is what `cxrdali predict` wrote."""
-    from cxrdali.evaluate import EvaluateOptions, write
-    from cxrdali.evaluate import evaluate as score
+    from cxrdali.evaluate.evaluate import EvaluateOptions, write
+    from cxrdali.evaluate.evaluate import evaluate as score
     from cxrdali.predictions import read
     from shards.errors import DataError
 
@@ -65,7 +65,7 @@ def evaluate(file, data, labels, out, uncertain, limits, draws, level, seed):
 
 def _thresholds(text: str, findings: tuple[str, ...]):
     """A file of thresholds, or one probability for all findings."""
-    from cxrdali.thresholds import fixed, read
+    from cxrdali.postprocess.thresholds import fixed, read
 
     try:
         probability = float(text)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli import folders
+from cli.options import folders
 
 
 @click.command()
@@ -65,8 +65,8 @@ def explain(run, data, split, images, findings, layer, out, synthetic, labels, b
         out.mkdir(parents=True, exist_ok=True)
         out = out / "explain.html"
 
-    from cxrdali.explain import ExplainOptions, explain
-    from cxrdali.report.gallery import write_gallery
+    from cxrdali.predict.explain import ExplainOptions, explain
+    from cxrdali.report.explanation.page import write_gallery
 
     options = ExplainOptions(images, split, names, layer, batch)
     found = explain(run, folders.open_packed(data), options, labels=labels, device=device,

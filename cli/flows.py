@@ -43,7 +43,7 @@ dry_run_option = click.option(
 
 def overrides(given: tuple[str, ...], known: Mapping) -> dict[str, dict[str, object]]:
     """Settings by model ("" for all), read as TOML values, or as text where they are none."""
-    from cxrdali import recipes
+    from cxrdali.runs import recipes
 
     found: dict[str, dict[str, object]] = {}
     for text in given:
@@ -66,7 +66,7 @@ def demo_sizes(file: Path, known: Mapping, models: tuple[str, ...], given: Mappi
 
     file: the demo's recipes; given: settings by model, "" for all.
     """
-    from cxrdali import recipes
+    from cxrdali.runs import recipes
 
     stored = {recipe.settings["size"] for recipe in recipes.read(file).values()}
     for name in recipes.in_order(known, [recipes.find(known, name).name for name in models]):
@@ -77,7 +77,7 @@ def demo_sizes(file: Path, known: Mapping, models: tuple[str, ...], given: Mappi
 
 def demo_dataset(out: Path, mark: str, studies: int, sizes: list[int]):
     """The drawn release of a demo, packed in its folder."""
-    from shards.files import only_one
+    from shards.storage.files import only_one
 
     claim(out, mark)
     with only_one(out / ".lock", "working in it"):
@@ -86,10 +86,10 @@ def demo_dataset(out: Path, mark: str, studies: int, sizes: list[int]):
 
 def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> None:
     """Do what the plan asks for, or show it. begin: called when nothing keeps the steps from being done."""
-    from cxrdali.paper.steps import Book
-    from cxrdali.trainer import Stopped
+    from cxrdali.runs.steps import Book
+    from cxrdali.train.stopping import Stopped
     from shards.errors import DataError
-    from shards.files import only_one
+    from shards.storage.files import only_one
 
     started, book = time.perf_counter(), Book(out)
     if dry_run:
@@ -116,7 +116,7 @@ def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> No
 
 def _as_set(text: str) -> str:
     """An error of the trainer names options of `cxrdali train`: say how they are given here."""
-    from cxrdali.recipes import SETTINGS
+    from cxrdali.runs.recipes import SETTINGS
 
     options = [word for word in re.findall(r"(?<!\S)--([a-z][a-z-]+)", text) if word.replace("-", "_") in SETTINGS]
     names = {word: word.replace("-", "_") for word in options if word != "labels"}
@@ -124,7 +124,7 @@ def _as_set(text: str) -> str:
 
 
 def _show(plan, book, dataset) -> None:
-    from cxrdali.paper.estimate import epoch_images, is_cached, measure, predicting_hours, training_hours
+    from cxrdali.studies.estimate import epoch_images, is_cached, measure, predicting_hours, training_hours
 
     reasons, rates, rows, total, unmeasured, open_end = book.plan(plan.steps), {}, [], 0.0, [], False
     for name, (settings, about) in plan.models.items():
@@ -188,7 +188,7 @@ def _grouped(steps: list[tuple[str, str]]) -> list[str]:
 
 def _epochs_left(epochs: int, run: Path, reason: str | None) -> int:
     """From the run's metrics, if it continues and does not begin anew: reading its state would take seconds a model."""
-    from cxrdali.paper.steps import CONTINUES, TAKEN
+    from cxrdali.runs.steps import CONTINUES, TAKEN
 
     if reason is None:
         return 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli import folders
+from cli.options import folders
 
 
 @click.command()
@@ -30,12 +30,12 @@ def inspect(pack, names, html, images):
     Compares label releases too: a model trained on one must not be tested on another that shares its patients.
     Nothing is changed.
     """
-    from cxrdali.inspect import as_text, read_facts
+    from cxrdali.report.dataset import as_text, read_facts
 
     if images and html is None:
         raise click.UsageError("--images puts pictures into a page; give --html FILE too")
     if html is not None:
-        from cxrdali.inspect.write import check_writable, write_page
+        from cxrdali.report.dataset.page import check_writable, write_page
 
         check_writable(html, pack)
     dataset = folders.open_packed(pack)

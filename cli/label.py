@@ -2,8 +2,8 @@
 
 import click
 
-from cli.folders import Place
-from cli.table_options import read_columns, table_options
+from cli.options.folders import Place
+from cli.options.table_options import read_columns, table_options
 
 
 @click.command()
@@ -25,9 +25,9 @@ def label(pack, label_folders, remove, allow_subject_overlap, table, **columns):
     Train, predict and evaluate choose by --labels NAME. Runs on the dataset stay valid. Labels from any table
     (--table) are joined by image id and named after the file.
     """
-    from shards.label import attach, detach
-    from shards.packed import PackedDataset
-    from shards.table import label_table
+    from shards.dataset.packed import PackedDataset
+    from shards.packing.attach import attach, detach
+    from shards.releases.table import label_table
 
     named = read_columns(table, columns, ("id_column", "findings"))
     given = (label_table(table, named),) if named else ()

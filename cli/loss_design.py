@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from cli import flows, folders
+from cli import flows
+from cli.options import folders
 from cli.recipes import file_option
 
 DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-loss-design-demo", 100
@@ -60,8 +61,8 @@ def loss_design(data, out, models, scale, file, settings, labels, tta, calibrati
     The same command again does what is missing: after a kill, after a file was deleted, after a setting changed. What
     a change outdates is redone, and nothing else; runs that stand in the way are moved to runs/replaced, not deleted.
     """
-    from cxrdali import recipes
-    from cxrdali.lossdesign.plan import StudyOptions, make_plan, write_record
+    from cxrdali.runs import recipes
+    from cxrdali.studies.loss_design import StudyOptions, make_plan, write_record
 
     demo = scale == "demo"
     if demo and data is not None:

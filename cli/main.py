@@ -11,7 +11,7 @@ from typing import NoReturn, TextIO
 
 import click
 
-from cxrdali.torchrun import is_one_of_several, rank
+from cxrdali.runtime.torchrun import is_one_of_several, rank
 from shards.errors import DataError, LostTouch
 
 DATA = ("shard", "label", "inspect", "verify")

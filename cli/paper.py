@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from cli import flows, folders
+from cli import flows
+from cli.options import folders
 from cli.recipes import file_option
 
 DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-paper-demo", 100
@@ -53,8 +54,8 @@ def paper(data, out, models, scale, file, settings, labels, tta, templates, draw
     The same command again does what is missing: after a kill, after a file was deleted, after a setting changed. What
     a change outdates is redone, and nothing else; runs that stand in the way are moved to runs/replaced, not deleted.
     """
-    from cxrdali import recipes
-    from cxrdali.paper.plan import PaperOptions, make_plan
+    from cxrdali.runs import recipes
+    from cxrdali.studies.stage_training import PaperOptions, make_plan
 
     demo = scale == "demo"
     if demo and data is not None:
@@ -82,7 +83,7 @@ def paper(data, out, models, scale, file, settings, labels, tta, templates, draw
 
 
 def _demo_sizes(known, options) -> list[int]:
-    from cxrdali import recipes
+    from cxrdali.runs import recipes
 
     return flows.demo_sizes(recipes.DEMO, known, options.models, options.overrides)
 

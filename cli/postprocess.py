@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli import folders, tables
+from cli.options import folders, tables
 
 
 @click.command()
@@ -50,7 +50,7 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
         raise click.UsageError("--views, --labels and --uncertain belong to --fit, not to --rules")
 
     from cxrdali import predictions
-    from cxrdali import views as postprocessing
+    from cxrdali.postprocess import views as postprocessing
     from shards.errors import DataError
 
     predictions.check_target(out, *(path for path in (file, fit) if path))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from cli import folders, tables
-from cli.gpus import gpus_option, shared_out
+from cli.options import folders, tables
+from cli.options.gpus import gpus_option, shared_out
 
 
 @click.command()
@@ -45,7 +45,7 @@ def predict(run, data, split, out, kind, tta, labels, batch, device, gpus, preci
     if shared_out(gpus, device):
         return
 
-    from cxrdali.predict import predict
+    from cxrdali.predict.predict import predict
 
     dataset = folders.open_packed(data)
     table = predict(run, dataset, split, labels=labels, tta=tta, batch=batch, device=device, precision=precision,

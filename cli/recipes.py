@@ -21,7 +21,7 @@ def recipes(name, file):
 
     A run is `cxrdali train --recipe NAME`; the runs that it starts from are looked for beside it.
     """
-    from cxrdali.recipes import find, load
+    from cxrdali.runs.recipes import find, load
 
     known = load(file)
     if name:

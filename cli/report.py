@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli import folders
+from cli.options import folders
 
 
 @click.command()
@@ -39,7 +39,7 @@ def report(runs, out, data, evaluations, title, images):
     then stand beside the paper's printed numbers; or the folder of `cxrdali loss-design`, also of a half-done study.
     """
     from cxrdali.report import ReportOptions, write_report
-    from cxrdali.run import CONFIG
+    from cxrdali.runs.folder import CONFIG
     from shards.errors import DataError
 
     if out is None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from cli import folders
-from cli.loss import loss_options, patience_option, sampler_option
-from cli.training import train_run
+from cli.options import folders
+from cli.options.loss import loss_options, patience_option, sampler_option
+from cli.options.training import train_run
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -65,8 +65,8 @@ def retrain_head(run, out, data, head, augment, **given):
     Images, findings and validation are the run's own. The result is a run as `cxrdali train` makes them: the same
     command again continues it, and predict, evaluate and compare take it.
     """
-    from cxrdali.retrain import settings_of
-    from cxrdali.run import read_config
+    from cxrdali.runs.folder import read_config
+    from cxrdali.train.retrain import settings_of
 
     changes = {name: value for name, value in given.items() if value is not None}
     changes["new_head"] = head == "new"

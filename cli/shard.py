@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from cli import folders
-from cli.table_options import read_columns, table_options
-from shards.remote import is_remote
+from cli.options import folders
+from cli.options.table_options import read_columns, table_options
+from shards.storage.remote import is_remote
 
 REMOTE_JOBS = 4  # workers per core: at 50 ms a request they wait for the store most of the time
 REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before they give a dead link up
@@ -123,11 +123,13 @@ def shard(
     Can be killed at any moment: the same command finishes what is missing. On a finished dataset it does nothing.
     The release is only read. --source, --labels and --table may be s3://, gs:// or https://; --out s3:// or gs://.
     """
-    from shards.engine import Local
-    from shards.pack import PackLimits, PackOptions, Part, PartSummary, estimate, pack
-    from shards.release import open_release
-    from shards.rendition import Size
-    from shards.table import open_table
+    from shards.packing.engine import Local
+    from shards.packing.estimate import estimate
+    from shards.packing.options import PackLimits, PackOptions, Part, PartSummary
+    from shards.packing.pack import pack
+    from shards.packing.rendition import Size
+    from shards.releases.open import open_release
+    from shards.releases.table import open_table
 
     if scheduler and (engine == "local" or jobs):
         wrong = "needs --engine dask" if engine == "local" else "takes no --jobs: its workers are all used"
@@ -161,7 +163,7 @@ def shard(
         return
     making = Local(jobs)
     if engine == "dask":
-        from shards.cluster import Dask
+        from shards.packing.cluster import Dask
 
         making = Dask(scheduler, jobs)
         whose = f"those of {scheduler}" if scheduler else f"{jobs} of a Dask cluster that lasts as long as this run"

@@ -36,7 +36,7 @@ def submit(file, template, out, code, name):
     How the challenges name zip and table was not to be had; the form here is that of published entries, and --name
     changes the table's name.
     """
-    from cxrdali.submission import submit as write
+    from cxrdali.postprocess.submission import submit as write
 
     done = write(file, template, out, code, name)
     click.echo(f"{out}: {name} with {done.images:,} images and {len(done.findings)} findings, as in {template}")

@@ -29,7 +29,8 @@ def synth(studies, out, size, seed, jobs):
     For demos, tests and benchmarks. It says nothing about patients.
     """
     from shards.errors import DataError
-    from shards.synthetic import SyntheticOptions, write_release
+    from shards.synthetic.plan import SyntheticOptions
+    from shards.synthetic.release import write_release
 
     if size != "native" and not size.isdecimal():
         raise DataError(f"size {size!r}: give pixels, for example 512, or native")

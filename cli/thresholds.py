@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli import folders, heldout
+from cli.options import folders, heldout
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -33,7 +33,7 @@ def thresholds(fit, strategy, out, data, labels, uncertain, folds, force):
     The figures shown are cross-fitted over subjects; the thresholds are fitted on all images. If the tables to judge
     are calibrated, learn from the calibrated validation table.
     """
-    from cxrdali import thresholds as library
+    from cxrdali.postprocess import thresholds as library
 
     heldout.check_json(out, fit)
     learnt = heldout.learn(library.fit, fit, strategy, data, labels, uncertain=uncertain, folds=folds, force=force)

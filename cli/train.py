@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from cli import folders
-from cli.gpus import gpus_option, shared_out
-from cli.loss import loss_options, patience_option, sampler_option
+from cli.options import folders
+from cli.options.gpus import gpus_option, shared_out
+from cli.options.loss import loss_options, patience_option, sampler_option
+from cli.options.training import train_run
 from cli.recipes import file_option
-from cli.training import train_run
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -179,8 +179,8 @@ def train(data, out, stage, recipe, file, gpus, **given):
     if shared_out(gpus, given["device"]):
         return
 
-    from cxrdali import recipes
-    from cxrdali.stages import TrainSettings, run_folder
+    from cxrdali.runs import recipes
+    from cxrdali.runs.settings import TrainSettings, run_folder
 
     # given and empty means none, also where the recipe has some
     given["oversample"] = tuple(name.strip() for name in (given["oversample"] or "").split(",") if name.strip())

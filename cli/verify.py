@@ -4,7 +4,7 @@ import os
 
 import click
 
-from cli.folders import Place
+from cli.options.folders import Place
 
 
 @click.command()
@@ -16,7 +16,7 @@ def verify(pack, deep, jobs):
 
     Exit code 1 if anything is wrong; every problem is printed with its file.
     """
-    from shards.verify import verify as check
+    from shards.packing.verify import verify as check
 
     report = check(pack, deep, jobs or len(os.sched_getaffinity(0)))
     for problem in report.problems:

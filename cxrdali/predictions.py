@@ -7,7 +7,7 @@ what the table is in its metadata; a CSV holds the same columns and nothing else
 import io
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -15,11 +15,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy.special import logit
+from scipy.stats import rankdata
 
+from cxrdali import predictions as tables
+from shards.dataset.labels import Labels
+from shards.dataset.packed import PackedDataset
 from shards.errors import DataError
-from shards.files import write_bytes
-from shards.packed import PackedDataset
-from shards.tables import one_line, read_table
+from shards.storage.csv import one_line, read_table
+from shards.storage.files import write_bytes
 
 ID_COLUMNS = ("image_id", "study_id", "view")
 KINDS = ("logit", "probability")
@@ -29,7 +33,8 @@ KINDS = ("logit", "probability")
 class Provenance:
     """Where a table came from; fields that are not known are None.
 
-    tta: test-time augmentation, a name of `cxrdali.tta.TTA`; history: words, one text per step done to the table since.
+    tta: test-time augmentation, a name of `cxrdali.models.tta.TTA`; history: words, one text per step done to the
+    table since.
     """
 
     kind: str | None = None
@@ -183,3 +188,84 @@ def _provenance(stored: object) -> Provenance:
     if known.get("kind") not in (None, *KINDS):
         raise ValueError(f"its values are {known['kind']!r}, not one of {', '.join(KINDS)}")
     return Provenance(**known, history=tuple(history))
+
+
+def match(
+    path: Path, table: tables.Predictions, dataset: PackedDataset, labels: Labels
+) -> tuple[np.ndarray, list[int]]:
+    """Catalog rows of the table's images, and its columns in the order of the labels' findings.
+
+    Raises DataError for an image that dataset or labels do not have, or a finding that only one side has.
+    """
+    rows = tables.catalog_rows(table, path, dataset)
+    unlisted = [row for row in rows if labels.split[row] is None]
+    if unlisted:
+        image = dataset.catalog["image_id"].iloc[unlisted[0]]
+        raise DataError(
+            f"{path}: image {image!r} (and {len(unlisted) - 1} more) is not in labels {labels.name!r}; "
+            "predict a split of these labels, or choose others with --labels"
+        )
+    differing = sorted(set(table.findings) ^ set(labels.findings))
+    if differing:
+        where = "the predictions" if differing[0] in table.findings else f"labels {labels.name!r}"
+        raise DataError(f"{path}: finding {differing[0]!r} is only in {where}; choose the labels it was trained on")
+    return rows, [table.findings.index(name) for name in labels.findings]
+
+
+def mean_logit(logits: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
+    """The logit of the mean probability. logits [K, ...], finite; weights [K], positive, normalised here (None:
+    equal). Returns float32 [...].
+
+    With p_k = sigmoid(x_k): log(sum w_k p_k) - log(sum w_k (1 - p_k)), both sums as logsumexp of log-sigmoids.
+    """
+    log_shares = np.log(_shares(len(logits), weights))
+    positive = negative = np.full(np.shape(logits)[1:], -np.inf)
+    for share, values in zip(log_shares, logits, strict=True):
+        values = np.asarray(values, dtype=np.float64)
+        positive = np.logaddexp(positive, share - np.logaddexp(0, -values))
+        negative = np.logaddexp(negative, share - np.logaddexp(0, values))
+    return (positive - negative).astype(np.float32)
+
+
+def geometric_logit(logits: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
+    """The mean of the logits, as `mean_logit` takes and returns them.
+
+    It is the logit of the geometric mean of the probabilities, prod p_k^w_k, divided by that plus the geometric mean
+    of their complements, so that the two sum to 1 (the logarithmic opinion pool of Bernoulli distributions).
+    """
+    shares = _shares(len(logits), weights)
+    total = np.zeros(np.shape(logits)[1:])
+    for share, values in zip(shares, logits, strict=True):
+        total += share * np.asarray(values, dtype=np.float64)
+    return total.astype(np.float32)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Each column's ranks: float64 [n, F] for values [n, F]. 1 is the lowest value, ties share their mean rank."""
+    return rankdata(values, axis=0)
+
+
+def mean_rank_logit(logits: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
+    """The mean rank of an image within each table, as `mean_logit` takes and returns them; logits [K, n, F].
+
+    The logit of (mean rank - 1/2) / n, which lies between 0 and 1, so it is finite. It says where an image stands
+    among these n, not how probable the finding is. Images of equal mean rank stay equal.
+    """
+    _shares(len(logits), weights)
+    mean = np.average([ranks(values) for values in logits], axis=0, weights=weights)
+    return logit((mean - 0.5) / logits.shape[1]).astype(np.float32)
+
+
+METHODS: dict[str, Callable[..., np.ndarray]] = {
+    "mean": mean_logit,
+    "geometric": geometric_logit,
+    "rank": mean_rank_logit,
+}
+
+
+def _shares(count: int, weights: Sequence[float] | None) -> np.ndarray:
+    """Weights of sum 1: float64 [count]."""
+    shares = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
+    if shares.shape != (count,) or not np.isfinite(shares).all() or (shares <= 0).any():
+        raise DataError(f"weights {list(weights)}: give {count}, one per table, each above 0")
+    return shares / shares.sum()

@@ -61,7 +61,7 @@ def test_every_file_that_the_readme_names_is_there():
 
 
 def test_the_figures_on_speed_are_those_of_the_committed_results():
-    from benchmarks.readme import BEGIN, END, section
+    from benchmarks.pages.readme import BEGIN, END, section
 
     assert README.split(BEGIN)[1].split(END)[0] == section()
     assert "images/s" in section()

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.baselines import Pass, lean_loader
-from benchmarks.contenders import Data, Work, contenders
-from benchmarks.dalireader import DaliReader, ReaderOptions
+from benchmarks.loading.baselines import Pass, lean_loader
+from benchmarks.loading.contenders import Data, Work, contenders
+from benchmarks.loading.dalireader import DaliReader, ReaderOptions
+from benchmarks.loading.served import Served
+from benchmarks.loading.webdataset_cv import webdataset_loader
 from benchmarks.results import Spread, Target
-from benchmarks.served import Served
-from benchmarks.webdataset_cv import webdataset_loader
-from cxrdali.augment import AugmentOptions
-from cxrdali.loader import Loader, LoaderOptions
-from cxrdali.order import global_order
-from shards.packed import MappedSize
+from cxrdali.data.augment import AugmentOptions
+from cxrdali.data.loader import Loader
+from cxrdali.data.options import LoaderOptions
+from cxrdali.data.order import global_order
+from shards.dataset.mapped import MappedSize
 
 ROOT = Path(__file__).parents[2]
 
@@ -162,7 +163,7 @@ def test_a_benchmark_saves_nothing_unless_asked():
         return {path: path.stat().st_size for path in (ROOT / "benchmarks").rglob("*.jsonl")}
 
     before = saved()
-    command = [sys.executable, "-m", "benchmarks.pack", "--images", "1", "--rounds", "1", "--seconds", "0.05"]
+    command = [sys.executable, "-m", "benchmarks.packing.pack", "--images", "1", "--rounds", "1", "--seconds", "0.05"]
     done = subprocess.run(
         [*command, "--jobs", "1", "--memory", ""], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
@@ -208,7 +209,7 @@ def test_every_contender_hands_over_as_many_images_as_it_was_asked_for(work):
     pytest.importorskip("albumentations")
     for name, (make, (given, *rest)) in contenders(work).items():
         if name.startswith("FFCV") or "4 workers" in name:
-            continue  # tests/benchmarks/test_ffcv.py; twice the workers is the same code
+            continue  # tests/benchmarks/loading/test_ffcv.py; twice the workers is the same code
         made = make(replace(given, size=56) if name == "raw" else given, *rest)  # 56 is what is stored raw
         assert made.open(2 * made.step)() == 2 * made.step, name
         assert made.stored_bytes > 100, name

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks import plots, readme
-from benchmarks.markdown import rows_of
-from benchmarks.readme import LOADERS, loading_lines
+from benchmarks.pages import plots, readme
+from benchmarks.pages.markdown import rows_of
+from benchmarks.pages.readme import LOADERS, loading_lines
 
 WHERE = {"date": "2026-01-01", "commit": "0123456789abcdef", "cpu": "a CPU", "cores": 2, "gpu": None, "command": "it"}
 

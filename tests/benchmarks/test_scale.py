@@ -7,8 +7,10 @@ import pytest
 
 from benchmarks import scale
 from benchmarks.scale_run import Steps, divided, make, opened, ordered
-from cxrdali.loader import Loader, LoaderOptions
-from shards.packed import MappedSize, PackedDataset
+from cxrdali.data.loader import Loader
+from cxrdali.data.options import LoaderOptions
+from shards.dataset.mapped import MappedSize
+from shards.dataset.packed import PackedDataset
 from tests.benchmarks.test_benchmarks import check_environment, run
 
 

@@ -8,8 +8,9 @@ import pytest
 import s3fs
 from safetensors.torch import load_file
 
-from cxrdali import trainer as training
-from shards.packed import PackedDataset
+from cxrdali.train import trainer as training
+from cxrdali.train.stopping import Stopped
+from shards.dataset.packed import PackedDataset
 from tests.cli.cli import call
 from tests.faults.trainers import STAGES, TIMES, train, train_command
 from tests.s3 import SECRET, Link, lead
@@ -72,8 +73,8 @@ def test_a_run_from_a_bucket_is_the_run_from_the_disk_and_no_secret_is_in_it(add
 
 @pytest.mark.parametrize("first", ["bucket", "disk"])
 def test_a_stopped_run_goes_on_with_the_dataset_elsewhere(address, pack_folder, tmp_path, monkeypatch, first):
-    from shards.cache import Cache
-    from shards.remote import place
+    from shards.dataset.cache import Cache
+    from shards.storage.remote import place
 
     places = [PackedDataset.open(place(address), Cache(tmp_path / "copies")), PackedDataset.open(pack_folder)]
     if first == "disk":
@@ -89,7 +90,7 @@ def test_a_stopped_run_goes_on_with_the_dataset_elsewhere(address, pack_folder, 
         return loss
 
     monkeypatch.setattr(training._Trainer, "_step", step)
-    with pytest.raises(training.Stopped):
+    with pytest.raises(Stopped):
         train(1, places[0], tmp_path / "moved")
     train(1, places[1], tmp_path / "moved")
     assert len(steps) == 2 * STAGES[1][1]

@@ -138,7 +138,7 @@ def test_mistakes_are_named(folder, pack_folder, arguments, code, said):
 
 def test_a_method_of_the_command_is_one_of_the_library_s():
     from cli.calibrate import calibrate
-    from cxrdali.calibration import METHODS
+    from cxrdali.postprocess.calibration import METHODS
 
     method = next(each for each in calibrate.params if each.name == "method")
     assert tuple(method.type.choices) == METHODS

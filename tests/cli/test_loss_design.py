@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cxrdali import recipes
+from cxrdali.runs import recipes
 from tests.cli.cli import call
-from tests.cxrdali.test_loss_design import TINY
+from tests.cxrdali.studies.test_loss_design import TINY
 
 
 @pytest.fixture(scope="module")

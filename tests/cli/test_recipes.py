@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from cli.paper import _demo_sizes
-from cxrdali import recipes
-from cxrdali.paper.plan import PaperOptions
+from cxrdali.runs import recipes
+from cxrdali.studies.stage_training import PaperOptions
 from tests.cli.cli import call
-from tests.cxrdali.test_paper import TINY
+from tests.cxrdali.studies.test_paper import TINY
 
 
 @pytest.fixture(scope="module")

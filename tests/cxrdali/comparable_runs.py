@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrdali.metrics import score
+from cxrdali.data.splits import rows_sha256, train_and_validation
+from cxrdali.data.targets import targets
+from cxrdali.metrics.ranking import score
 from cxrdali.predictions import Predictions, Provenance
-from cxrdali.run import CONFIG, FINDING_COLUMNS, FINDINGS, METRIC_COLUMNS, METRICS, VAL_PREDICTIONS
-from cxrdali.selection import rows_sha256, train_and_validation
-from cxrdali.stages import TrainSettings
-from cxrdali.targets import targets
-from shards.packed import PackedDataset
+from cxrdali.runs.folder import CONFIG, FINDING_COLUMNS, FINDINGS, METRIC_COLUMNS, METRICS, VAL_PREDICTIONS
+from cxrdali.runs.settings import TrainSettings
+from shards.dataset.packed import PackedDataset
 from tests.releases import write_release
 
 LABELS = "cxr-lt-2023"
@@ -20,9 +20,10 @@ LABELS = "cxr-lt-2023"
 
 def packed(root: Path, subjects: int = 100) -> PackedDataset:
     """A release of so many subjects, packed at 48 pixels; 60 % of them are in the training split."""
-    from shards.pack import PackOptions, pack
-    from shards.release import open_release
-    from shards.rendition import Size
+    from shards.packing.options import PackOptions
+    from shards.packing.pack import pack
+    from shards.packing.rendition import Size
+    from shards.releases.open import open_release
 
     write_release(root / "release", subjects)
     pack(open_release(root / "release"), root / "pack", PackOptions(sizes=(Size(48),)), progress=False)

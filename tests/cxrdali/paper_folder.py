@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrdali.run import FINDING_COLUMNS, METRIC_COLUMNS
+from cxrdali.runs.folder import FINDING_COLUMNS, METRIC_COLUMNS
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import gmean, rankdata
 
-from cxrdali.pooling import METHODS, geometric_logit, mean_logit, mean_rank_logit
+from cxrdali.predictions import METHODS, geometric_logit, mean_logit, mean_rank_logit
 from shards.errors import DataError
 
 

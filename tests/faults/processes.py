@@ -161,7 +161,7 @@ class Warm:
 
 def _serve() -> None:
     """Fork a child per line of stdin and answer with its exit code. Starts no thread, so that forking is safe."""
-    for name in ("cli.shard", "cli.verify", "shards.pack", "shards.release", "shards.verify"):
+    for name in ("cli.shard", "cli.verify", "shards.packing.pack", "shards.releases.release", "shards.packing.verify"):
         importlib.import_module(name)
     print("ready", flush=True)
     for line in sys.stdin:

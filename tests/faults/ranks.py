@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from cxrdali import ranks as joining
-from cxrdali import trainer as training
-from cxrdali.hardware import Hardware
-from cxrdali.losses import Loss
-from cxrdali.predict import predict
-from cxrdali.ranks import joined
-from cxrdali.step import Step, grad_scaler
-from cxrdali.trainer import Stopped
-from shards.packed import PackedDataset
+from cxrdali.models.losses import Loss
+from cxrdali.predict.predict import predict
+from cxrdali.runtime import distributed as joining
+from cxrdali.runtime.device import Hardware
+from cxrdali.runtime.distributed import joined
+from cxrdali.train import trainer as training
+from cxrdali.train.step import Step, grad_scaler
+from cxrdali.train.stopping import Stopped
+from shards.dataset.packed import PackedDataset
 from tests.faults.trainers import at_moment, child, command_line, settings
 
 SETTINGS = {"size": 48, "batch": 12}  # of which 2 and 3 processes take equal shares

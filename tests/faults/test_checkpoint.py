@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from cxrdali import predictions
-from cxrdali import run as runs
-from cxrdali import trainer as training
+from cxrdali.runs import folder as runs
+from cxrdali.train import trainer as training
 from tests.cli.cli import call
 from tests.faults.trainers import (
     EPOCHS,

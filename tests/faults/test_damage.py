@@ -8,12 +8,13 @@ from collections import Counter
 
 import pytest
 
+from shards.dataset.packed import PackedDataset
 from shards.errors import DataError
-from shards.pack import PackLimits, PackOptions, pack
-from shards.packed import PackedDataset
-from shards.release import open_release
-from shards.rendition import Size
-from shards.verify import verify
+from shards.packing.options import PackLimits, PackOptions
+from shards.packing.pack import pack
+from shards.packing.rendition import Size
+from shards.packing.verify import verify
+from shards.releases.open import open_release
 from tests.faults.processes import Warm
 from tests.releases import write_release
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from cxrdali.predictions import read
-from tests.cxrdali.test_loss_design import TINY
+from tests.cxrdali.studies.test_loss_design import TINY
 from tests.faults.test_paper import killed
 from tests.faults.trainers import command_line, in_child
 

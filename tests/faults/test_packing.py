@@ -19,13 +19,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shards.dataset.packed import PackedDataset
 from shards.errors import DataError
-from shards.pack import PackOptions, pack
-from shards.packed import PackedDataset
-from shards.plan import plan
-from shards.release import open_release
-from shards.rendition import Size
-from shards.verify import verify
+from shards.packing.options import PackOptions
+from shards.packing.pack import pack
+from shards.packing.plan import plan
+from shards.packing.rendition import Size
+from shards.packing.verify import verify
+from shards.releases.open import open_release
 from tests.cli.cli import command
 from tests.faults.processes import Packer, Warm
 from tests.releases import contents, image_path, jpeg, write_large_release, write_release

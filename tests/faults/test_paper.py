@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from cxrdali import run as runs
 from cxrdali.predictions import read
-from shards import files
-from shards.files import only_one
-from tests.cxrdali.test_paper import TINY
+from cxrdali.runs import folder as runs
+from shards.storage import files
+from shards.storage.files import only_one
+from tests.cxrdali.studies.test_paper import TINY
 from tests.faults.trainers import child, command_line, error_line, in_child
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fork, in a process with threads

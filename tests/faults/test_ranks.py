@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cxrdali import predictions
-from cxrdali import run as runs
+from cxrdali.runs import folder as runs
 from tests.cli.cli import ROOT, call, environment, run
 from tests.faults import ranks
 from tests.faults.ranks import STOPPED, group, samples

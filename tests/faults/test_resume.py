@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from cxrdali import run as runs
-from cxrdali.augment import AugmentOptions
-from cxrdali.loader import Loader, LoaderOptions
-from cxrdali.trainer import Stopped
+from cxrdali.data.augment import AugmentOptions
+from cxrdali.data.loader import Loader
+from cxrdali.data.options import LoaderOptions
+from cxrdali.runs import folder as runs
+from cxrdali.train.stopping import Stopped
 from shards.errors import DataError
 from tests.faults.trainers import (
     EPOCHS,

@@ -9,11 +9,12 @@ import time
 import numpy as np
 import pytest
 
-from cxrdali.augment import AugmentOptions
-from cxrdali.loader import Loader, LoaderOptions
-from cxrdali.selection import FoldOptions, train_and_validation
+from cxrdali.data.augment import AugmentOptions
+from cxrdali.data.loader import Loader
+from cxrdali.data.options import LoaderOptions
+from cxrdali.data.splits import FoldOptions, train_and_validation
+from shards.dataset.packed import PackedDataset
 from shards.errors import DataError
-from shards.packed import PackedDataset
 from tests.cli.cli import call
 from tests.faults.trainers import EPOCHS, STAGES, differences, error_line, record, steps, train, train_command
 

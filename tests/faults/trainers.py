@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from cxrdali import predictions
-from cxrdali import run as runs
-from cxrdali import trainer as training
-from cxrdali.stages import TrainSettings
-from shards.packed import PackedDataset
+from cxrdali.runs import folder as runs
+from cxrdali.runs.settings import TrainSettings
+from cxrdali.train import trainer as training
+from shards.dataset.packed import PackedDataset
 from tests.faults.processes import drop_privileges
 
 ARCH = "test_efficientnet"
@@ -37,7 +37,7 @@ MOMENTS = [
 # Children are forked from a process that has all of this imported and trains nothing itself.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(
-    ["tests.faults.trainers", "torch.utils.tensorboard", "cli.train", "cli.paper", "cxrdali.paper.plan"]
+    ["tests.faults.trainers", "torch.utils.tensorboard", "cli.train", "cli.paper", "cxrdali.studies.stage_training"]
 )
 
 

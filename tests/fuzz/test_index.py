@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shards.plan import sample_key
-from shards.tarshard import INDEX_VERSION, ShardWriter, read_index
+from shards.dataset.key import sample_key
+from shards.packing.tarshard import INDEX_VERSION, ShardWriter, read_index
 from tests.fuzz import damaged
 
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)

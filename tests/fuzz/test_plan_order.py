@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cxrdali.order import batch_bounds, global_order, windowed_order
-from shards.plan import plan, sample_key, shard_of_study
+from cxrdali.data.order import batch_bounds, global_order, windowed_order
+from shards.dataset.key import sample_key
+from shards.packing.plan import plan, shard_of_study
 
 IDS = st.one_of(
     st.text(st.characters(codec="utf-8"), min_size=1, max_size=6),

@@ -3,10 +3,10 @@
 from hypothesis import given, settings, strategies
 
 from shards.errors import DataError
-from shards.nih import NAME as NIH
-from shards.padchest import NAME as PADCHEST
-from shards.release import open_release
-from shards.table import Columns, open_table
+from shards.releases.nih import NAME as NIH
+from shards.releases.open import open_release
+from shards.releases.padchest import NAME as PADCHEST
+from shards.releases.table import Columns, open_table
 from tests.fuzz import damaged, one_line
 from tests.releases import PADCHEST_TABLE, write_nih, write_padchest, write_table
 

@@ -17,16 +17,18 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.description import dataset_identity, seal
+from shards.dataset.description import dataset_identity, seal
+from shards.dataset.key import sample_key
+from shards.dataset.mapped import MappedSize
+from shards.dataset.packed import PackedDataset
 from shards.errors import DataError
-from shards.files import json_bytes, sha256_file
-from shards.pack import PackOptions, pack
-from shards.packed import MappedSize, PackedDataset
-from shards.plan import sample_key
-from shards.release import open_release
-from shards.rendition import Size
-from shards.tarshard import BLOCK, ShardWriter, members
-from shards.verify import VerifyReport, verify
+from shards.packing.options import PackOptions
+from shards.packing.pack import pack
+from shards.packing.rendition import Size
+from shards.packing.tarshard import BLOCK, ShardWriter, members
+from shards.packing.verify import VerifyReport, verify
+from shards.releases.open import open_release
+from shards.storage.files import json_bytes, sha256_file
 from tests.fuzz import damaged, one_line
 from tests.releases import write_release
 

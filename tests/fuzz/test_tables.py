@@ -18,10 +18,11 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cxrdali.predictions import Predictions, read
-from shards import cxrlt
 from shards.errors import DataError
-from shards.release import open_release
-from shards.tables import finding_values, ids, read_table
+from shards.releases import cxrlt
+from shards.releases.open import open_release
+from shards.releases.values import finding_values, ids
+from shards.storage.csv import read_table
 from tests.fuzz import damaged, one_line
 
 WORDS = st.text(st.characters(codec="utf-8"), max_size=8)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from cxrdali import trainer as training
-from cxrdali.augment import AugmentOptions, decide
-from cxrdali.loader import Loader, LoaderOptions
-from cxrdali.stages import TrainSettings
-from cxrdali.trainer import train
+from cxrdali.data.augment import AugmentOptions, decide
+from cxrdali.data.loader import Loader
+from cxrdali.data.options import LoaderOptions
+from cxrdali.runs.settings import TrainSettings
+from cxrdali.train import trainer as training
+from cxrdali.train.trainer import train
+from tests.cxrdali.data.test_loader import JPEG, RAW, stored_image
 from tests.cxrdali.reference import augmented
-from tests.cxrdali.test_loader import JPEG, RAW, stored_image
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -15,8 +15,8 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="session")
 def unbroken(source, tmp_path_factory):
     """The bytes of the dataset that this machine's own processes make of it when nothing interrupts them."""
-    from shards.pack import pack
-    from shards.release import open_release
+    from shards.packing.pack import pack
+    from shards.releases.open import open_release
 
     out = tmp_path_factory.mktemp("unbroken") / "pack"
     assert pack(open_release(source), out, OPTIONS, progress=False).shards == SHARDS

@@ -13,13 +13,13 @@ import pytest
 import simplejpeg
 
 from shards.errors import DataError
-from shards.release import open_release
-from shards.rendition import resize
-from shards.synthetic import SyntheticOptions, draw_study, write_release
+from shards.packing.rendition import resize
+from shards.releases.open import open_release
 from shards.synthetic.facts import FREQUENCIES, LOADINGS
 from shards.synthetic.patient import sample_anatomy, sample_sign
-from shards.synthetic.plan import plan_release
+from shards.synthetic.plan import SyntheticOptions, plan_release
 from shards.synthetic.radiograph import draw, exposed
+from shards.synthetic.release import draw_study, write_release
 from shards.synthetic.sheet import contact_sheet
 from shards.synthetic.signs import LATERAL, VISIBILITY
 

@@ -1,0 +1,1 @@
+"""What training effects a small network shows on the synthetic release."""

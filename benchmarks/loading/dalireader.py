@@ -1,0 +1,100 @@
+"""DALI's own webdataset reader over our tars: the loader that someone writes who knows DALI well and does not have us.
+
+    fn.readers.webdataset (tars, .idx) -> decode gray -> erase -> flip -> hand-over uint8 [B, 1, S, S]
+
+The augmentation has the paper's probabilities, drawn by DALI's operators, and the order is the reader's shuffle
+buffer: neither is ours. Nothing but pixels is read: no ids, no labels, which the reader would have to carry along.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxrdali.data import pipeline as dali
+from cxrdali.data.augment import SQUARES, AugmentOptions
+
+SHUFFLE_BUFFER = 1024  # encoded images; DALI's default
+
+
+@dataclass(frozen=True)
+class ReaderOptions:
+    """size: side in pixels; batch: images per batch; threads: DALI's CPU threads; device_id: GPU number, None for
+    the CPU; decode: cpu or mixed; shuffle: by the reader's buffer, else the order of the tars."""
+
+    size: int
+    batch: int
+    threads: int
+    device_id: int | None = None
+    decode: str = "cpu"
+    shuffle: bool = True
+    prefetch: int = 2
+
+
+class DaliReader:
+    """Batches uint8 [B, 1, S, S] without end, from `tars` and the .idx beside each; a batch may be kept."""
+
+    def __init__(self, tars: Sequence[Path], options: ReaderOptions, augment: AugmentOptions | None, seed: int = 0):
+        self._options = options
+        self._pipeline = _build([str(tar) for tar in tars], options, augment, seed)
+
+    def batches(self, count: int) -> Iterator[torch.Tensor]:
+        """The next `count` batches."""
+        for _ in range(count):
+            if self._options.device_id is not None:
+                (output,) = self._pipeline.run(torch.cuda.current_stream(self._options.device_id))
+                images = torch.from_dlpack(output.as_tensor())
+            else:
+                (output,) = self._pipeline.run()
+                images = torch.from_numpy(np.array(output.as_tensor()))  # DALI writes there again
+            yield images.view(images.shape[0], 1, *images.shape[1:3])
+
+
+def _build(tars: list[str], options: ReaderOptions, augment: AugmentOptions | None, seed: int):
+    pipeline_def, fn, types = dali.load()
+
+    @pipeline_def(
+        batch_size=options.batch,
+        num_threads=options.threads,
+        device_id=options.device_id,
+        prefetch_queue_depth=options.prefetch,
+        exec_dynamic=options.device_id is not None,
+        seed=seed,
+    )
+    def stage():
+        stored = fn.readers.webdataset(
+            paths=tars,
+            index_paths=[tar.removesuffix(".tar") + ".idx" for tar in tars],
+            ext=["jpg"],
+            random_shuffle=options.shuffle,
+            initial_fill=SHUFFLE_BUFFER,
+            pad_last_batch=True,
+            dont_use_mmap=True,  # as fast, and what it mapped could not be dropped from the cache for a cold run
+            name="reader",
+        )
+        images = fn.decoders.image(
+            stored, device="mixed" if options.decode == "mixed" else "cpu", output_type=types.GRAY
+        )
+        if augment is not None:
+            there = fn.random.coin_flip(probability=augment.cutout_probability)
+            centre = fn.random.uniform(range=(0.0, 1.0), shape=(2 * SQUARES,))
+            images = fn.erase(
+                images,
+                anchor=centre - augment.side / 2,
+                shape=there * types.Constant(np.full(2 * SQUARES, augment.side, np.float32)),
+                normalized=True,
+                axes=(0, 1),
+                fill_value=0,
+            )
+            images = fn.flip(
+                images,
+                horizontal=fn.random.coin_flip(probability=augment.hflip),
+                vertical=fn.random.coin_flip(probability=augment.vflip),
+            )
+        return images if options.device_id is None or options.decode == "mixed" else images.gpu()
+
+    pipeline = stage()
+    pipeline.build()
+    return pipeline

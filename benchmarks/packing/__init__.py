@@ -1,0 +1,1 @@
+"""How fast a release is packed."""

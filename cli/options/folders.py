@@ -1,0 +1,105 @@
+"""Where things are when no option says so."""
+
+import os
+from pathlib import Path
+
+import click
+
+from shards.storage.remote import is_remote, place
+
+SOURCE, DATA, RUNS = Path("data/mimic-cxr-jpg"), Path("data/packed"), Path("runs")
+
+
+class Place(click.Path):
+    """A local folder (or file), or the address of one in a bucket or on a server: s3://bucket/folder."""
+
+    def __init__(self, folder: bool = True):
+        super().__init__(path_type=Path, file_okay=not folder, dir_okay=folder)
+
+    def convert(self, value, param, context):
+        return place(value) if is_remote(value) else super().convert(value, param, context)
+
+
+def resolve(given: Path | None, variable: str, default: Path, what: str) -> Path:
+    """The option, else the environment variable, else the default; says so when it is not the option."""
+    if given is not None:
+        return given
+    if os.environ.get(variable):
+        path, reason = place(os.environ[variable]), variable
+    else:
+        path, reason = default, "the default"
+    click.echo(f"{what}: {path} ({reason})", err=True)
+    return path
+
+
+def packed(given: Path | None) -> Path:
+    return resolve(given, "CXRDALI_DATA", DATA, "packed dataset")
+
+
+def release(given: Path | None) -> Path:
+    return resolve(given, "CXRDALI_SOURCE", SOURCE, "release")
+
+
+def open_packed(given: Path | None):
+    """The packed dataset at --data or its default, opened. What lies in a bucket is copied to --cache when needed."""
+    from shards.dataset.cache import Cache
+    from shards.dataset.packed import PackedDataset
+
+    root = packed(given)
+    if not is_remote(root):
+        if _asked():
+            click.echo(f"note: {root} is on this machine, so nothing is copied to a cache", err=True)
+        return PackedDataset.open(root)
+    size = _asked().get("cache_size")
+    return PackedDataset.open(root, Cache(copies(), None if size is None else int(size * 1e9)))
+
+
+def copies() -> Path:
+    """Where a dataset in a bucket is copied to."""
+    from shards.dataset.cache import default_folder
+
+    return resolve(_asked().get("cache"), "CXRDALI_CACHE", default_folder(), "copies")
+
+
+_CACHE = "cxrdali.cache"
+
+
+def _asked() -> dict:
+    return click.get_current_context().meta.get(_CACHE, {})
+
+
+def _keep(context: click.Context, option: click.Parameter, value) -> None:
+    """Some fifteen verbs have these options and do nothing with them but open the dataset: no argument for each."""
+    if value is not None:
+        context.meta.setdefault(_CACHE, {})[option.name] = value
+
+
+def cache_options(command):
+    """--cache and --cache-size, for `open_packed`."""
+    command = click.option(
+        "--cache-size",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="GB",
+        callback=_keep,
+        expose_value=False,
+        help="Most that shards may take in --cache; the least recently used make room.  [default: no bound]",
+    )(command)
+    return click.option(
+        "--cache",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        callback=_keep,
+        expose_value=False,
+        help="Where a dataset in a bucket is copied to.  [default: $CXRDALI_CACHE, else ~/.cache/cxrdali]",
+    )(command)
+
+
+def data_option(command):
+    """--data, and where it is copied to if it is in a bucket."""
+    return click.option(
+        "--data",
+        type=Place(),
+        metavar="PACK",
+        help="Packed dataset: a folder, or an address such as s3://bucket/pack.  "
+        "[default: $CXRDALI_DATA, else data/packed]",
+    )(cache_options(command))

@@ -1,0 +1,51 @@
+"""Options that name the columns of one table, for the commands that take one (--table)."""
+
+from pathlib import Path
+
+import click
+
+from cli.options.folders import Place
+
+_COLUMNS = (
+    ("--id-column", "id_column", "Image id, unique; needed with --table."),
+    ("--findings", "findings", 'Findings (1, 0, -1 uncertain, blank): "A,B,C", or "all others"; needed with --table.'),
+    ("--split-column", "split_column", "train, dev or test (also validate, val).  [default: all train]"),
+)
+_IMAGE_COLUMNS = (
+    ("--path-column", "path_column", "Image file, relative to --source; needed with --table."),
+    ("--subject-column", "subject_column", "Patient; without it folds cannot keep patients together."),
+    ("--study-column", "study_column", "Study.  [default: every image its own]"),
+    ("--view-column", "view_column", "AP, PA, frontal, lateral, ...; others count as other.  [default: all other]"),
+)
+
+
+def table_options(images: bool):
+    """--table and its columns; `images`: those of images too, not only those of labels."""
+    columns = (*_COLUMNS, *(_IMAGE_COLUMNS if images else ()))
+
+    def add(command):
+        for option, name, text in reversed(columns):
+            command = click.option(option, name, metavar="LIST" if name == "findings" else "NAME", help=text)(command)
+        return click.option(
+            "--table",
+            type=Place(folder=False),
+            metavar="FILE",
+            help="A CSV or parquet of any release, of which the options below name the columns.",
+        )(command)
+
+    return add
+
+
+def read_columns(table: Path | None, given: dict, needed: tuple[str, ...]):
+    """The columns that were named, as `table.Columns`; None without --table. Raises click.UsageError."""
+    from shards.releases.table import Columns
+
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if table is None:
+        if named:
+            raise click.UsageError(f"{named[0]} names a column of a table; give --table FILE too")
+        return None
+    if missing := [f"--{name.replace('_', '-')}" for name in needed if given[name] is None]:
+        raise click.UsageError(f"--table needs {' and '.join(missing)} too")
+    fields = {"id_column": "image_id", "findings": "findings"}
+    return Columns(**{fields.get(name, name.removesuffix("_column")): value for name, value in given.items()})

@@ -1,0 +1,20 @@
+"""What verbs that train a run do when their settings are known."""
+
+import sys
+from pathlib import Path
+
+import click
+
+
+def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
+    """Train into `out` and say how it ended; after SIGTERM or Ctrl-C the exit code is the signal's."""
+    from cxrdali.train.stopping import Stopped
+    from cxrdali.train.trainer import train
+
+    try:
+        summary = train(settings, dataset, out, say=click.echo, recipe=recipe)
+    except Stopped as stop:
+        click.echo(str(stop), err=True)
+        sys.exit(128 + stop.signal)
+    what = "was already finished" if summary.already_finished else "finished"
+    click.echo(f"{out}: {what}; best epoch {summary.best_epoch} with {settings.select_by} {summary.best_score:.4f}")

@@ -1,0 +1,1 @@
+"""Packed dataset -> rows of a split -> order -> batches of pixels."""

@@ -1,0 +1,72 @@
+"""Options of the loader."""
+
+from dataclasses import dataclass
+
+import torch
+
+from cxrdali.data import pipeline
+from cxrdali.data.order import ORDERS
+from cxrdali.runtime.limits import default_threads
+from shards.errors import DataError
+
+LANES = 2
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """size: side of the images in pixels; batch: images per batch; threads: DALI's CPU threads (None: two
+    for each core this process may use, at most 8); decode: auto, cpu, mixed or hybrid; device: "cpu" or "cuda[:N]";
+    prefetch: batches that DALI prepares ahead; order and window (shards open at a time) are for training."""
+
+    size: int
+    batch: int
+    threads: int | None = None
+    decode: str = "auto"
+    device: str = "cpu"
+    prefetch: int = 2
+    order: str = "global"
+    window: int = 8
+
+    def __post_init__(self):
+        for name in ("size", "batch", "prefetch", "window"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} {getattr(self, name)}: at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise DataError(f"threads {self.threads}: at least 1")
+        if self.decode not in pipeline.MODES:
+            raise DataError(f"decode {self.decode!r}: choose one of {', '.join(pipeline.MODES)}")
+        if self.order not in ORDERS:
+            raise DataError(f"order {self.order!r}: choose one of {', '.join(ORDERS)}")
+        if self.decode in ("mixed", "hybrid") and not self.device.startswith("cuda"):
+            raise DataError(f"decode {self.decode!r} needs a GPU, the device is {self.device!r}; use --decode cpu")
+
+    @property
+    def device_id(self) -> int | None:
+        if not self.device.startswith("cuda"):
+            return None
+        index = torch.device(self.device).index
+        return torch.cuda.current_device() if index is None else index
+
+    @property
+    def resolved_decode(self) -> str:
+        """auto is cpu: two cores decode many times what one GPU trains on (benchmarks/README.md), and a GPU that
+        decodes is not training."""
+        return "cpu" if self.decode == "auto" else self.decode
+
+    @property
+    def resolved_threads(self) -> int:
+        return self.threads or default_threads()
+
+    @property
+    def lanes(self) -> int:
+        """DALI pipelines that take turns, with half of the threads each: two on the CPU, if there is more than one
+        thread; one with a GPU, whose memory and queue they would share."""
+        return LANES if self.device_id is None and self.resolved_threads > 1 else 1
+
+    @property
+    def reach(self) -> int:
+        """Images whose stored bytes may be in use: of the batch that is asked for, and of those that are in DALI."""
+        return self.batch * (1 + max(LAG, self.lanes * (self.prefetch + 2)))
+
+
+LAG = 8  # batches behind the one that is asked for: those in front of it may still be decoded

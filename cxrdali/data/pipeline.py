@@ -1,0 +1,107 @@
+"""The DALI pipeline of every stage: stored bytes in, uint8 images [S, S, 1] out.
+
+    mapped slices -> decode (raw: none) -> resize (only if the stored size differs) -> on a GPU: cutout -> flips
+
+Decode modes: cpu decodes and augments on the CPU; mixed decodes and augments on the GPU; hybrid decodes on the
+CPU and does the rest on the GPU. With a GPU, every mode hands over on the GPU. Without one, cutout and flips are
+part of the hand-over's copy (cxrdali.augment.carry_out): measured, that is cheaper than DALI's two operators.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from cxrdali.data import pipeline as dali
+from shards.errors import DataError
+
+MODES = ("auto", "cpu", "mixed", "hybrid")
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """stored: side of the stored rendition, pixels: side of the output; device_id: GPU number, None for CPU only;
+    decode: cpu, mixed or hybrid (resolved, not auto); prefetch: batches in flight."""
+
+    stored: int
+    raw: bool
+    pixels: int
+    batch: int
+    threads: int
+    device_id: int | None
+    decode: str
+    augment: bool
+    prefetch: int = 2
+
+
+def build(spec: PipelineSpec, source: Callable[[], tuple]):
+    """A built pipeline that pulls its batches from `source` and has one output, images uint8 [S, S, 1].
+
+    `source` returns lists of arrays: the stored bytes uint8 [n] (raw: pixels uint8 [S, S, 1]) and, with
+    augmentation, anchor and shape float32 [10], horizontal and vertical int32 []; it raises StopIteration.
+    """
+    pipeline_def, fn, types = dali.load()
+
+    # The dynamic executor lets a GPU output live as long as torch holds it. On the CPU it allocates every
+    # output anew, and the page faults of that cost more than our copy into a recycled buffer.
+    @pipeline_def(
+        batch_size=spec.batch,
+        num_threads=spec.threads,
+        device_id=spec.device_id,
+        prefetch_queue_depth=spec.prefetch,
+        exec_dynamic=spec.device_id is not None,
+    )
+    def stage():
+        kinds = [types.UINT8] + ([types.FLOAT, types.FLOAT, types.INT32, types.INT32] if spec.augment else [])
+        # no_copy: DALI reads the mapped pages themselves, in its own threads; the loader keeps them alive
+        stored, *decisions = fn.external_source(
+            source=source, num_outputs=len(kinds), dtype=kinds, batch=True, no_copy=True
+        )
+        if spec.raw:
+            images = fn.reshape(stored, layout="HWC")
+        else:
+            device = "mixed" if spec.decode == "mixed" else "cpu"
+            images = fn.decoders.image(stored, device=device, output_type=types.GRAY)
+        if spec.decode == "hybrid" or (spec.raw and spec.decode == "mixed"):
+            images = images.gpu()
+        if spec.stored != spec.pixels:  # an identity resize would cost more than the decode
+            images = fn.resize(images, size=[spec.pixels, spec.pixels], interp_type=types.INTERP_LINEAR, antialias=True)
+        if spec.augment:
+            anchor, shape, horizontal, vertical = decisions
+            images = fn.erase(images, anchor=anchor, shape=shape, axes=(0, 1), fill_value=0)
+            images = fn.flip(images, horizontal=horizontal, vertical=vertical)
+        if spec.decode == "cpu" and spec.device_id is not None:
+            images = images.gpu()
+        return images
+
+    pipeline = stage()
+    pipeline.build()
+    return pipeline
+
+
+WHEELS = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
+
+
+def load():
+    """The modules (pipeline_def, fn, types) of NVIDIA DALI. Raises DataError with the command that fixes it."""
+    found = [name for name in WHEELS if _installed(name)]
+    if len(found) > 1:  # both write the folder nvidia/dali: the second one overwrote half of the first
+        raise DataError(
+            f"{' and '.join(found)} are both installed and overwrite each other; "
+            f"pip uninstall -y {' '.join(found)}, then pip install one of them (cuda130 for CUDA 13 drivers)"
+        )
+    try:
+        from nvidia.dali import fn, pipeline_def, types
+    except ImportError as error:
+        raise DataError(
+            f"NVIDIA DALI cannot be imported ({error}); pip install {WHEELS[0]} (CUDA 13, or no GPU), "
+            f"or {WHEELS[1]} for CUDA 12 drivers"
+        ) from error
+    return pipeline_def, fn, types
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True

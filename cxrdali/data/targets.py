@@ -1,0 +1,42 @@
+"""From a label release's values to what a loss and a metric see."""
+
+import numpy as np
+
+from shards.dataset.labels import Labels
+from shards.errors import DataError
+
+UNCERTAIN = ("negative", "positive", "ignore")
+
+
+def targets(labels: Labels, uncertain: str = "negative") -> np.ndarray:
+    """float32 [rows, findings]: 1 positive, 0 negative, NaN ignored. Blanks are negative, or ignored with "ignore".
+
+    The label table keeps -1 and blank as they are; this choice is made per run.
+    """
+    if uncertain not in UNCERTAIN:
+        raise DataError(f"uncertain {uncertain!r}: choose one of {', '.join(UNCERTAIN)}")
+    values = labels.values.astype(np.float32)
+    doubtful = {"negative": 0.0, "positive": 1.0, "ignore": np.nan}[uncertain]
+    values[labels.values == -1] = doubtful
+    values[labels.values == Labels.BLANK] = np.nan if uncertain == "ignore" else 0.0
+    return values
+
+
+def counts(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the rows are positive and negative for each finding: int64 [F] each. values: as `targets` gives."""
+    found = np.empty((2, values.shape[1]), dtype=np.int64)
+    for place in range(values.shape[1]):  # one finding at a time: values[rows] would be a copy of nearly everything
+        known = values[rows, place]
+        found[:, place] = (known == 1).sum(), (known == 0).sum()
+    return found[0], found[1]
+
+
+def check_labelled(labels: Labels, rows: np.ndarray, what: str) -> None:
+    """Raises DataError if no finding has a value in `rows`: such a split was released without labels."""
+    blank = (labels.values[rows] == Labels.BLANK).all(axis=0)
+    # one finding that is never mentioned is a fact of the release; all of them are a table without labels
+    if blank.all():
+        raise DataError(
+            f"labels {labels.name!r} have no findings for {what}: the split was released without them; "
+            "choose another split, or another label release with --labels"
+        )

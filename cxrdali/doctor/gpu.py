@@ -1,0 +1,134 @@
+"""Checks of DALI, the driver and the GPU."""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from importlib.metadata import version
+
+from cxrdali.data import pipeline as dali
+from cxrdali.doctor.check import CUDA_OF_WHEEL, Check, dotted
+from cxrdali.doctor.machine import in_gib
+from cxrdali.doctor.software import (
+    _line,
+)
+from shards.errors import DataError
+
+
+def dali_check(wheels: list[str], device_id: int | None) -> Check:
+    """Decodes one JPEG with the pipeline of every run, on the CPU (None) or handing over on a GPU."""
+    name = "DALI" if device_id is None else f"DALI, GPU {device_id}"
+    try:
+        dali.load()
+    except (DataError, OSError) as error:
+        found, _, fix = str(error).partition("; ")
+        return Check(name, "wrong", found, fix or f"pip install --force-reinstall {dali.WHEELS[0]}")
+    what = f"{wheels[0]} {version(wheels[0])}" if wheels else "of an unknown wheel"
+    fix = f"pip install --force-reinstall {wheels[0] if wheels else dali.WHEELS[0]}"
+    if device_id is not None:
+        fix += "; until it does, train with --device cpu"
+    try:
+        fault = decode_one(device_id)
+    except (ImportError, OSError, RuntimeError) as error:
+        fault = _line(error)
+    if fault:
+        return Check(name, "wrong", f"{what} does not decode a JPEG ({fault})", fix)
+    return Check(name, "ok", f"{what}, decodes")
+
+
+def decode_one(device_id: int | None, side: int = 64) -> str:
+    """What is wrong with a gradient that DALI decoded from a JPEG made here; "" if nothing is."""
+    import numpy as np
+    import simplejpeg
+
+    from cxrdali.data.pipeline import PipelineSpec, build
+
+    image = np.add.outer(np.arange(side), 2 * np.arange(side)).astype(np.uint8)[:, :, None]
+    stored = np.frombuffer(simplejpeg.encode_jpeg(np.ascontiguousarray(image), 95, "GRAY"), np.uint8)
+    pipeline = build(PipelineSpec(side, False, side, 1, 1, device_id, "cpu", False, 1), lambda: ([stored],))
+    (output,) = pipeline.run()
+    found = np.asarray((output if device_id is None else output.as_cpu()).as_tensor())
+    if found.shape != (1, *image.shape):
+        return f"its shape is {found.shape}, not {(1, *image.shape)}"
+    worst = int(np.abs(found[0].astype(int) - image).max())
+    return f"it is {worst} of 255 off" if worst > 8 else ""
+
+
+def driver_version(library: str = "libcuda.so.1") -> tuple[int, int] | None:
+    """The newest CUDA that the driver runs, for example (12, 4); None without a driver."""
+    try:
+        number = ctypes.c_int(0)
+        if ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(number)) != 0:
+            return None
+    except (OSError, AttributeError):
+        return None
+    return number.value // 1000, number.value % 1000 // 10
+
+
+def driver_check(driver: tuple[int, int] | None, torch_cuda: str | None, wheels: list[str]) -> Check:
+    """Whether the driver runs what torch and DALI are built for. Within a major version, any driver does."""
+    if driver is None:
+        return Check("CUDA driver", "note", "none (libcuda.so.1 cannot be loaded); needed for GPUs only")
+    built = [("torch", tuple(map(int, torch_cuda.split(".")[:2])))] if torch_cuda else []
+    built += [(name, CUDA_OF_WHEEL[name]) for name in wheels]
+    found = f"for CUDA {dotted(driver)}"
+    too_new = [name for name, cuda in built if cuda[0] > driver[0]]
+    if not too_new:
+        return Check("CUDA driver", "ok", found)
+    needs = ", ".join(f"{name} is built for {dotted(cuda)}" for name, cuda in built if name in too_new)
+    fixes = []
+    if driver[0] < min(CUDA_OF_WHEEL.values())[0]:
+        fixes = ["install a newer NVIDIA driver: DALI needs CUDA 12"]
+    else:
+        if "torch" in too_new:
+            fixes.append(f"install torch for CUDA {driver[0]} (https://pytorch.org/get-started/locally)")
+        if dali.WHEELS[0] in too_new:
+            other = "" if dali.WHEELS[1] in wheels else f" && pip install {dali.WHEELS[1]}"
+            fixes.append(f"pip uninstall {dali.WHEELS[0]}{other}")
+        fixes[-1] += "; or install a newer NVIDIA driver"
+    return Check("CUDA driver", "wrong", f"{found}, but {needs}", "; ".join(fixes))
+
+
+def gpu_checks(torch, driver: tuple[int, int] | None, wheels: list[str]) -> Iterator[Check]:
+    if torch is None or not torch.cuda.is_available():
+        yield no_gpu_check(driver, torch is not None, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return
+    for index in range(torch.cuda.device_count()):
+        yield gpu_check(torch, index)
+    yield dali_check(wheels, 0)
+
+
+def no_gpu_check(driver: tuple[int, int] | None, torch_is_there: bool, visible: str | None) -> Check:
+    slowly = "trains on the CPU, slowly"
+    if not torch_is_there:
+        return Check("GPU", "note", "not looked for: torch cannot be imported")
+    if driver is None:
+        return Check("GPU", "note", f"none; {slowly}", "in a container, start it with --gpus all")
+    if visible is not None:
+        return Check(
+            "GPU", "note", f"none: CUDA_VISIBLE_DEVICES is {visible!r}; {slowly}", "unset CUDA_VISIBLE_DEVICES"
+        )
+    found = f"torch sees none, though there is a driver; {slowly}"
+    return Check("GPU", "note", found, "nvidia-smi must list it, and the driver be new enough")
+
+
+def gpu_check(torch, index: int) -> Check:
+    """Memory, bf16, and one product: a GPU that torch has no code for is seen and then fails."""
+    name = f"GPU {index}"
+    try:
+        with torch.cuda.device(index):
+            what = torch.cuda.get_device_name(index)
+            torch.ones(8, 8, device="cuda").mm(torch.ones(8, 8, device="cuda")).sum().item()
+            free, total = torch.cuda.mem_get_info(index)
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    except RuntimeError as error:
+        return Check(
+            name,
+            "wrong",
+            f"seen, but cannot be used ({_line(error)})",
+            f"see in nvidia-smi who holds it; torch here runs on {', '.join(torch.cuda.get_arch_list())} only",
+        )
+    return Check(
+        name,
+        "ok",
+        f"{what}, {in_gib(free)} of {in_gib(total)} free, {'bf16' if bf16 else 'no bf16: fp16 with scaling is used'}",
+    )

@@ -1,0 +1,114 @@
+"""Checks of cores, memory, disk, and of a packed dataset on it."""
+
+import math
+import os
+import resource
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cxrdali.doctor.check import OTHER_FILES, Check
+from shards.errors import DataError
+from shards.storage.files import only_one, write_bytes
+from shards.storage.remote import is_remote
+
+
+def cores_check(usable: int, total: int | None, quota: float | None) -> Check:
+    found = f"{usable} of {total} usable"
+    if quota is None or math.ceil(quota) >= usable:
+        return Check("cores", "ok", found)
+    jobs = math.ceil(quota)
+    return Check(
+        "cores",
+        "note",
+        f"{found}, but a cgroup quota allows {quota:g}",
+        f"--jobs {jobs} for shard and verify, --threads {jobs + 1} for train",
+    )
+
+
+def memory_check(available: int, limit: int | None) -> Check:
+    within = f" (cgroup limit {in_gib(limit)})" if limit is not None else ""
+    return Check("memory", "ok", f"{in_gib(available)} available{within}")
+
+
+def _existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(one for one in (path, *path.parents) if os.path.lexists(one))
+
+
+def folder_check(runs: Path) -> Check:
+    """Publishes and locks a file where runs go, as every run does, and removes it."""
+    place, name = _existing(runs), "run folders"
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".cxrdali-doctor-") as scratch:
+            write_bytes(Path(scratch) / "file", b"x")
+            with only_one(Path(scratch) / "lock", "looking"):
+                pass
+    except OSError as error:
+        return Check(
+            name,
+            "wrong",
+            f"{place}: cannot be written to ({error.strerror or error})",
+            "work in another folder, or give `cxrdali train --out`",
+        )
+    return Check(name, "ok", f"{place}: can be written to, {in_gib(shutil.disk_usage(place).free)} free")
+
+
+def disk_check(data: Path) -> Check:
+    place = _existing(data)
+    usage = shutil.disk_usage(place)
+    return Check("disk of the data", "ok", f"{place}: {in_gib(usage.free)} of {in_gib(usage.total)} free")
+
+
+def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Iterator[Check]:
+    """memory: bytes that the page cache may take; files: the limit of open files."""
+    try:
+        from shards.dataset.cache import Cache
+        from shards.dataset.packed import PackedDataset
+
+        with tempfile.TemporaryDirectory(prefix="cxrdali-doctor-") as scratch:  # of one in a bucket, nothing is kept
+            dataset = PackedDataset.open(root, Cache(Path(scratch)))
+            sizes = {pixels: dataset.info["sizes"][str(pixels)]["shards"] for pixels in dataset.sizes}
+        labels = dataset.label_names
+    except (DataError, OSError, ImportError) as error:
+        unreadable = isinstance(error, OSError) and error.strerror
+        found, _, fix = (f"{root}: {error.strerror}" if unreadable else str(error)).partition("; ")
+        absent = not required and not is_remote(root) and not os.path.lexists(root)
+        yield files_check(files, 0)
+        yield Check("packed dataset", "note" if absent else "wrong", found, fix or "give another --data")
+        return
+    yield files_check(files, max(map(len, sizes.values()), default=0))
+    count = dataset.info["counts"]["packed"]
+    if labels:
+        yield Check("packed dataset", "ok", f"{root}: {count:,} images, labels {', '.join(labels)}")
+    else:
+        yield Check(
+            "packed dataset", "note", f"{root}: {count:,} images, no labels", "pack with --labels DIR to train on it"
+        )
+    for pixels, shards in sizes.items():
+        yield size_check(pixels, sum(shard["bytes"] for shard in shards), memory)
+
+
+def size_check(pixels: int, stored: int, memory: int) -> Check:
+    """Whether the page cache can hold a stored size: then only the first epoch waits for the disk."""
+    if stored <= memory:
+        return Check(f"{pixels} px", "ok", f"{in_gib(stored)}, fits in memory")
+    return Check(f"{pixels} px", "note", f"{in_gib(stored)}, larger than memory", "`--order windowed` on slow disks")
+
+
+def files_check(limit: int, shards: int) -> Check:
+    """A run opens every shard of its size twice: once to train, once to validate."""
+    need = 2 * shards + OTHER_FILES
+    if limit == resource.RLIM_INFINITY:
+        return Check("open files", "ok", "no limit")
+    if limit >= need:
+        return Check("open files", "ok", f"{limit:,} allowed")
+    return Check(
+        "open files", "wrong", f"{limit:,} allowed, {shards:,} shards need about {need:,}", f"ulimit -n {need}"
+    )
+
+
+def in_gib(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"

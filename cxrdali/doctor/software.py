@@ -1,0 +1,120 @@
+"""Checks of Python, the platform and the installed packages."""
+
+import importlib
+import re
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distributions, requires, version
+
+from cxrdali.data import pipeline as dali
+from cxrdali.doctor.check import PYTHONS, Check, dotted
+
+
+def python_check(found: tuple[int, int], text: str) -> Check:
+    lowest, below = PYTHONS
+    if lowest <= found < below:
+        return Check("Python", "ok", text)
+    wanted = f"{lowest[0]}.{lowest[1]} to {below[0]}.{below[1] - 1}"
+    return Check("Python", "wrong", f"{text}, not {wanted}", f"make a virtual environment with Python {wanted}")
+
+
+def platform_check(system: str, machine: str) -> Check:
+    if (system, machine) == ("linux", "x86_64"):
+        return Check("platform", "ok", "Linux x86-64")
+    return Check("platform", "wrong", f"{system} {machine}", "use Linux on x86-64: DALI's wheels are built for it")
+
+
+def requires_of(package: str) -> list[str]:
+    """Names of the packages that an installed one needs, without extras; none if it is not installed."""
+    try:
+        needed = requires(package) or []
+    except PackageNotFoundError:
+        return []
+    return [re.match(r"[\w.-]+", line)[0] for line in needed if "extra ==" not in line]
+
+
+def installed(names: Iterable[str]) -> list[str]:
+    """Those of the distributions that are installed, in the order given."""
+    found = {(one.metadata["Name"] or "").lower().replace("_", "-") for one in distributions()}
+    return [name for name in names if name.lower().replace("_", "-") in found]
+
+
+def packages_check(needed: list[str], wheels: list[str]) -> Check:
+    """DALI and torch have lines of their own."""
+    if not needed:
+        return Check("packages", "note", "cxrdali is not installed here, its requirements are unknown")
+    needed = [name for name in needed if name not in (*dali.WHEELS, "torch")]
+    missing = [name for name in needed if name not in installed(needed)]
+    if missing:
+        return Check("packages", "wrong", f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    return Check("packages", "ok", f"cxrdali {version('cxrdali')} and the {len(needed)} that it needs")
+
+
+def _import(name: str):
+    """(module, "") or (None, why not)."""
+    try:
+        return importlib.import_module(name), ""
+    except (ImportError, OSError) as error:  # OSError: a shared library that it loads is missing or damaged
+        return None, _line(error)
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def torch_check(text: str | None, cuda: str | None, error: str, driver: tuple[int, int] | None) -> Check:
+    """text: torch's version, None if it cannot be imported; cuda: what it is built for, None for the CPU only."""
+    if text is None:
+        return Check("torch", "wrong", f"cannot be imported ({error})", "pip install --force-reinstall torch")
+    if cuda is None and driver is not None:
+        return Check(
+            "torch",
+            "wrong",
+            f"{text}, built for the CPU only, beside a CUDA {dotted(driver)} driver",
+            f"install torch for CUDA {driver[0]}: https://pytorch.org/get-started/locally",
+        )
+    return Check("torch", "ok", f"{text}, built for {f'CUDA {cuda}' if cuda else 'the CPU only'}")
+
+
+def simplejpeg_check() -> Check:
+    """A damaged JPEG must raise, or packing and training would take its gray rest for a radiograph."""
+    fix = "pip install --force-reinstall simplejpeg"
+    module, error = _import("simplejpeg")
+    if module is None:
+        return Check("simplejpeg", "wrong", f"cannot be imported ({error})", fix)
+    import numpy as np
+
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 1), dtype=np.uint8)
+    whole = module.encode_jpeg(noise, 95, "GRAY")
+    text = version("simplejpeg")
+    try:
+        module.decode_jpeg(whole, "GRAY", strict=True)
+    except ValueError as error:
+        return Check("simplejpeg", "wrong", f"{text} refuses a whole JPEG ({_line(error)})", fix)
+    try:
+        module.decode_jpeg(whole[: len(whole) // 2], "GRAY", strict=True)
+    except ValueError:
+        return Check("simplejpeg", "ok", f"{text}, refuses a truncated JPEG")
+    return Check("simplejpeg", "wrong", f"{text} decodes a truncated JPEG without an error", fix)
+
+
+def opencv_check(wheels: list[str]) -> Check:
+    if len(wheels) > 1:
+        return Check(
+            "OpenCV",
+            "wrong",
+            f"{' and '.join(wheels)} are installed and overwrite each other",
+            f"pip uninstall -y {' '.join(wheels)} && pip install opencv-python-headless",
+        )
+    fix = "pip install --force-reinstall opencv-python-headless"
+    module, error = _import("cv2")
+    if module is None:
+        return Check("OpenCV", "wrong", f"cannot be imported ({error})", fix)
+    import numpy as np
+
+    image = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    done, data = module.imencode(".png", image)
+    back = module.imdecode(data, module.IMREAD_UNCHANGED) if done else None
+    if back is None or back.dtype != image.dtype or not np.array_equal(back, image):
+        return Check("OpenCV", "wrong", f"{module.__version__} changes the pixels of a 16-bit PNG", fix)
+    return Check("OpenCV", "ok", f"{module.__version__}, keeps 16-bit PNG")

@@ -1,0 +1,1 @@
+"""Predictions and labels -> scores with intervals; several runs side by side."""

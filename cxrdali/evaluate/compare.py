@@ -1,0 +1,325 @@
+"""Trained runs side by side on the validation images that they share: scores, groups of findings, speed, and whether a
+difference is more than chance would make of these images."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cxrdali.data.splits import group_codes
+from cxrdali.data.targets import UNCERTAIN, check_labelled, targets
+from cxrdali.evaluate.same_images import (
+    Comparable,
+    best_logits,
+    caveats,
+    device_of,
+    differing_settings,
+    is_finished,
+    read_comparable,
+    train_counts,
+)
+from cxrdali.metrics.bootstrap import Draws, difference, held, resample
+from cxrdali.metrics.calibration_error import brier, ece
+from cxrdali.metrics.longtail import GROUPS, groups
+from cxrdali.metrics.ranking import Scores, defined, macro, score
+from cxrdali.postprocess import thresholds
+from cxrdali.predictions import sigmoid
+from cxrdali.runs import folder as runs_on_disk
+from cxrdali.runs.reader import Run
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+from shards.storage.files import json_bytes, write_bytes
+
+TESTED = ("mAP", *(f"mAP_{group}" for group in GROUPS), "macro_AUROC")
+ENOUGH = 10  # studies with a finding; a bootstrap of fewer knows too few of them to say how others would score
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """baseline: name or folder of the run that the others are compared with (None: the first); draws: bootstrap draws
+    over studies (0: no intervals); level: of the intervals, 0 to 1; folds: parts of the subjects, for F1's thresholds;
+    uncertain: negative, positive or ignore (None: what the runs were trained with)."""
+
+    baseline: str | None = None
+    draws: int = 1000
+    level: float = 0.95
+    seed: int = 0
+    folds: int = 5
+    uncertain: str | None = None
+
+    def __post_init__(self):
+        if self.draws < 0:
+            raise DataError(f"draws {self.draws}: 0 or more")
+        if self.seed < 0:
+            raise DataError(f"seed {self.seed}: 0 or more")
+        if self.folds < 2:
+            raise DataError(f"folds {self.folds}: at least 2")
+        if not 0 < self.level < 1:
+            raise DataError(f"level {self.level}: between 0 and 1")
+        if self.uncertain not in (None, *UNCERTAIN):
+            raise DataError(f"uncertain {self.uncertain!r}: choose one of {', '.join(UNCERTAIN)}")
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What all runs are scored on. truth: float32 [n, F]; study: int64 [n]; of each finding its group and how many
+    training images have it."""
+
+    truth: np.ndarray
+    study: np.ndarray
+    group: np.ndarray
+    train_positives: Sequence[int]
+
+    def columns(self, name: str) -> np.ndarray:
+        """bool [F]: the findings that one of TESTED is a mean over."""
+        return np.isin(self.group, [name.removeprefix("mAP_")] if name.startswith("mAP_") else GROUPS)
+
+    def means(self, ap: np.ndarray, auroc: np.ndarray) -> dict[str, float]:
+        """The macro means TESTED of AP and AUROC, float [F]."""
+        return {name: macro((auroc if name == "macro_AUROC" else ap)[self.columns(name)]) for name in TESTED}
+
+    def positive_studies(self, columns: np.ndarray) -> int:
+        """Studies with a positive image of one of these findings, bool [F]."""
+        return len(np.unique(self.study[(self.truth[:, columns] == 1).any(axis=1)]))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A run's best epoch. means: the macro means TESTED; drawn: the same of every draw. None without draws."""
+
+    run: Run
+    values: np.ndarray
+    scores: Scores
+    means: dict[str, float]
+    draws: Draws | None
+    drawn: dict[str, np.ndarray] | None
+
+
+def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOptions, progress: bool = True) -> dict:
+    """Plain JSON values (undefined ones None) of each run's best epoch on its validation images.
+
+    `runs`: run folders, or folders of runs. Raises DataError if fewer than two have an epoch, or if two of them
+    validated on different images or were trained on other findings, labels or another dataset.
+    """
+    comparable = read_comparable(runs, dataset, options.uncertain)
+    labels, rows = comparable.labels, comparable.rows
+    check_labelled(labels, rows, "the validation images")
+    base_run = _baseline(comparable.runs, options.baseline)
+    counts, train_images = train_counts(base_run, dataset, labels)
+    catalog = dataset.catalog.iloc[rows]
+    images = _Images(
+        targets(labels, comparable.uncertain)[rows],
+        pd.factorize(catalog["subject_id"] + "/" + catalog["study_id"])[0],
+        np.array(groups(counts, train_images)),
+        counts,
+    )
+    scored = _score(comparable, dataset, images, options, progress)
+    base = next(each for each in scored if each.run is base_run)
+    return {
+        "dataset": dataset.id,
+        "labels": labels.name,
+        "uncertain": comparable.uncertain,
+        "images": len(rows),
+        "studies": len(np.unique(images.study)),
+        "subjects": len(np.unique(group_codes(dataset, "subject")[rows])),
+        "train_images": train_images,
+        "baseline": base_run.name,
+        "draws": options.draws,
+        "level": options.level,
+        "seed": options.seed,
+        "folds": options.folds,
+        "groups": {name: np.array(labels.findings)[images.group == name].tolist() for name in GROUPS},
+        "positive_studies": {name: images.positive_studies(images.columns(name)) for name in TESTED},
+        "fewest_positive_studies": ENOUGH,
+        "without_positives": base.scores.without_positives,
+        "notes": [
+            *comparable.notes,
+            *caveats(comparable.runs),
+            *_other_counts(comparable, counts, dataset),
+            *_thin_findings(base.scores, images),
+        ],
+        "settings": differing_settings(comparable.runs),
+        "runs": [_run_row(each, images, dataset, comparable, options) for each in scored],
+        "differences": [
+            {"run": each.run.name, "metric": name, **_difference(each, base, name, images, options.level)}
+            for each in scored
+            if each is not base
+            for name in TESTED
+        ],
+        "findings": [_finding_row(place, scored, base, images, options.level) for place in range(len(labels.findings))],
+    }
+
+
+def write(result: dict, json_path: Path) -> list[Path]:
+    """NAME.json with everything, NAME.csv with a row per run, NAME.findings.csv with one per finding and run."""
+    by_run = {row["name"]: {} for row in result["runs"]}
+    for row in result["differences"]:
+        name = f"{row['metric']}_difference"
+        by_run[row["run"]] |= {name: row["difference"], **{f"{name}_{key}": row[key] for key in ("low", "high", "p")}}
+    counted = ("finding", "group", "train_positives", "positives", "positive_studies", "prevalence")
+    per_finding = [
+        {**{key: row[key] for key in counted}, "run": name, "AP": row["AP"][name], **row["differences"].get(name, {})}
+        for row in result["findings"]
+        for name in by_run
+    ]
+    contents = {
+        json_path: json_bytes(result),
+        json_path.with_suffix(".csv"): _csv([{**row, **by_run[row["name"]]} for row in result["runs"]]),
+        json_path.with_suffix(".findings.csv"): _csv(per_finding),
+    }
+    for path, content in contents.items():
+        write_bytes(path, content)
+    return list(contents)
+
+
+def _csv(rows: Sequence[dict]) -> bytes:
+    buffer = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def _baseline(runs: Sequence[Run], wanted: str | None) -> Run:
+    if wanted is None:
+        return runs[0]
+    for run in runs:
+        if wanted == run.name or Path(wanted).resolve() == run.path.resolve():
+            return run
+    raise DataError(f"baseline {wanted!r}: is none of the runs; choose one of {', '.join(run.name for run in runs)}")
+
+
+def _other_counts(comparable: Comparable, counts: Sequence[int], dataset: PackedDataset) -> list[str]:
+    return [
+        f"{run.name}: was trained on other images than the baseline, whose counts make head, medium and tail"
+        for run in comparable.runs
+        if train_counts(run, dataset, comparable.labels)[0] != counts
+    ]
+
+
+def _thin_findings(scores: Scores, images: _Images) -> list[str]:
+    """A bootstrap draws the few studies with a rare finding again and again, and never another one."""
+    columns = np.eye(len(scores.findings), dtype=bool)
+    counts = [images.positive_studies(column) for column in columns]
+    thin = [f"{name} ({few})" for name, few in zip(scores.findings, counts, strict=True) if 0 < few < ENOUGH]
+    if not thin:
+        return []
+    return [
+        f"Findings in the means with fewer than {ENOUGH} validation studies: {', '.join(thin)}. Intervals of means "
+        "know only these few, so they are too narrow"
+    ]
+
+
+def _score(
+    comparable: Comparable, dataset: PackedDataset, images: _Images, options: CompareOptions, progress: bool
+) -> list[_Scored]:
+    """Each run by itself, all on the same draws of studies."""
+    labels, scored = comparable.labels, []
+    total = options.draws * len(comparable.runs)
+    with tqdm(total=total, unit=" draws", desc="bootstrap", disable=not progress or not total) as bar:
+        for run in comparable.runs:
+            values = best_logits(run, dataset, labels, comparable.rows)
+            scores = score(labels.findings, images.truth, values)
+            _check_best(run, scores, comparable.uncertain)
+            draws, drawn = None, None
+            if options.draws:
+                before = bar.n
+                draws = resample(
+                    images.truth, values, images.study, options.draws, options.seed,
+                    lambda done, before=before: bar.update(before + done - bar.n),
+                )  # fmt: skip
+                pairs = zip(held(draws.ap, scores.ap), held(draws.auroc, scores.auroc), strict=True)
+                means = [images.means(*each) for each in pairs]
+                drawn = {name: np.array([row[name] for row in means]) for name in TESTED}
+            scored.append(_Scored(run, values, scores, images.means(scores.ap, scores.auroc), draws, drawn))
+    return scored
+
+
+def _check_best(run: Run, scores: Scores, uncertain: str) -> None:
+    """Raises DataError if the table is not that of the epoch that metrics.csv calls the best."""
+    here, there = scores.macro_ap, run.best["mAP"]
+    if uncertain == run.setting("uncertain", "negative") and not np.isclose(here, there, equal_nan=True):
+        raise DataError(
+            f"{run.path / runs_on_disk.VAL_PREDICTIONS}: has a mAP of {here:.4f}, {runs_on_disk.METRICS} says "
+            f"{there:.4f} for epoch {run.best['epoch']:.0f}; if the run is training now, compare again, else run the "
+            "same `cxrdali train` again, which mends what a kill left"
+        )
+
+
+def _run_row(
+    each: _Scored, images: _Images, dataset: PackedDataset, comparable: Comparable, options: CompareOptions
+) -> dict:
+    run, chances = each.run, sigmoid(each.values)
+    decided = thresholds.fit(
+        run.path / runs_on_disk.VAL_PREDICTIONS, dataset, comparable.labels, "f1",
+        uncertain=comparable.uncertain, folds=options.folds,
+    )  # fmt: skip
+    values = {
+        **each.means,
+        "macro_F1": decided.macros["macro_F1"],
+        "macro_ECE": macro(ece(images.truth, chances)),
+        "macro_Brier": macro(brier(images.truth, chances)),
+    }
+    for name, drawn in (each.drawn or {}).items():
+        enough = images.positive_studies(images.columns(name)) >= ENOUGH
+        low, high = each.draws.interval(drawn, options.level) if enough else (np.nan, np.nan)
+        values |= {f"{name}_low": low, f"{name}_high": high}
+    spent = run.metrics[["images", "train_seconds", "val_seconds"]].sum()
+    return {
+        "name": run.name,
+        "folder": str(run.path),
+        "arch": run.setting("arch"),
+        "size": run.setting("size"),
+        "loss": run.setting("loss", "bce"),
+        "sampler": run.setting("sampler", "natural"),
+        "epochs": len(run.metrics),
+        "epochs_planned": run.setting("epochs"),
+        "finished": is_finished(run),
+        "best_epoch": int(run.best["epoch"]),
+        "device": device_of(run),
+        "images_per_second": defined(spent["images"] / (spent["train_seconds"] or np.nan)),
+        "hours": float(spent["train_seconds"] + spent["val_seconds"]) / 3600,
+        **{name: defined(value) for name, value in values.items()},
+    }
+
+
+def _difference(each: _Scored, base: _Scored, name: str, images: _Images, level: float) -> dict:
+    drawn = each.drawn and (each.drawn[name], base.drawn[name])
+    return _compared(each.means[name], base.means[name], drawn, images.positive_studies(images.columns(name)), level)
+
+
+def _finding_row(place: int, scored: Sequence[_Scored], base: _Scored, images: _Images, level: float) -> dict:
+    """How frequent a finding is, and AP and its differences by run."""
+    scores = base.scores
+    positives, known = int(scores.positives[place]), int(scores.positives[place] + scores.negatives[place])
+    studies = images.positive_studies(np.arange(len(scores.findings)) == place)
+    differences = {}
+    for each in scored:
+        if each is not base:
+            drawn = each.draws and (each.draws.ap[:, place], base.draws.ap[:, place])
+            differences[each.run.name] = _compared(each.scores.ap[place], scores.ap[place], drawn, studies, level)
+    return {
+        "finding": scores.findings[place],
+        "group": str(images.group[place]),
+        "train_positives": int(images.train_positives[place]),
+        "positives": positives,
+        "positive_studies": studies,
+        "prevalence": positives / known if known else None,
+        "AP": {each.run.name: defined(each.scores.ap[place]) for each in scored},
+        "differences": differences,
+    }
+
+
+def _compared(
+    value: float, other: float, drawn: tuple[np.ndarray, np.ndarray] | None, studies: int, level: float
+) -> dict:
+    """studies: those with a positive image, on which the scores rest; of too few, the difference alone."""
+    if drawn is None or studies < ENOUGH:
+        return {"difference": defined(value - other), "low": None, "high": None, "p": None}
+    return difference(value, other, *drawn, level).as_json()

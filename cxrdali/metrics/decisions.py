@@ -1,0 +1,49 @@
+"""F1, precision, recall and specificity of yes-or-no decisions per finding, with undefined cases named.
+
+Targets are float [n, F] with 1, 0 and NaN (ignored for that finding); decisions are bool [n, F].
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxrdali.metrics.ranking import macro
+
+METRICS = ("F1", "precision", "recall", "specificity")
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Per finding, float64 [F]: F1, precision, recall (= sensitivity) and specificity, 0 to 1.
+
+    NaN, never zero, where undefined: F1, precision and recall of a finding without a positive image, precision also
+    where no image is called positive, specificity without a negative image. Macro means leave these out.
+    """
+
+    F1: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    specificity: np.ndarray
+
+    def macro(self, name: str) -> float:
+        return macro(getattr(self, name))
+
+
+def score_decisions(truth: np.ndarray, called: np.ndarray) -> Decisions:
+    """Raises ValueError on shapes that differ."""
+    if truth.shape != called.shape:
+        raise ValueError(f"targets {truth.shape}, decisions {called.shape}: must agree")
+    positive, negative = truth == 1, truth == 0
+    hits, misses = (called & positive).sum(axis=0), (~called & positive).sum(axis=0)
+    alarms, rejections = (called & negative).sum(axis=0), (~called & negative).sum(axis=0)
+    some = hits + misses > 0
+    return Decisions(
+        _ratio(2 * hits, 2 * hits + alarms + misses, some),
+        _ratio(hits, hits + alarms, some),
+        _ratio(hits, hits + misses, some),
+        _ratio(rejections, rejections + alarms, True),
+    )
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray, defined: np.ndarray | bool) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=(whole > 0) & defined)

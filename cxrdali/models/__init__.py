@@ -1,0 +1,1 @@
+"""Backbone, head, losses, weights, and prediction from images."""

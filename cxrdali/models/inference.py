@@ -1,0 +1,73 @@
+"""Logits of a model over a loader: validation and prediction share it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from cxrdali.data.loader import Loader
+from cxrdali.models.tta import TTA
+from cxrdali.predictions import mean_logit
+from cxrdali.runtime.device import Hardware
+from cxrdali.runtime.distributed import Ranks
+from shards.errors import DataError
+
+
+@torch.inference_mode()
+def logits(
+    model: torch.nn.Module,
+    loader: Loader,
+    findings: int,
+    hardware: Hardware,
+    *,
+    micro_batch: int | None = None,
+    tta: str = "none",
+    progress: str | None = None,
+    check: Callable[[], None] = lambda: None,
+    ranks: Ranks | None = None,
+) -> np.ndarray | None:
+    """float32 [n, F] in the loader's order; with tta, the logit of the mean probability of its passes
+    (`cxrdali.models.tta`).
+
+    `check` is called after every batch and may raise. `progress` is the bar's description (None: no bar). Nothing is
+    copied to the CPU before the end: a copy per batch would wait for the GPU every time. With several ranks each takes
+    its batches (the loader's rank and world), as they are with one, and rank 0 returns all: None on the others.
+    """
+    ranks = ranks or Ranks()
+    model.eval()
+    loader.set_epoch(0)
+    passes = TTA[tta]
+    places = loader.own_places() if ranks.world > 1 else np.arange(len(loader.rows))
+    result = torch.empty(len(passes), len(places), findings, device=hardware.device)
+    at = batches = 0
+    with tqdm(total=len(places), unit=" images", desc=progress, disable=progress is None, leave=False) as bar:
+        for images, rows in loader:
+            batches += 1
+            images = images.to(hardware.device, non_blocking=True)
+            for chunk in images.split(micro_batch or len(images)):
+                try:
+                    for number, each in enumerate(passes):
+                        moved = each(chunk)
+                        with hardware.autocast():
+                            output = model(moved)
+                        result[number, at : at + len(chunk)] = output.float()
+                except torch.OutOfMemoryError as error:
+                    raise DataError(
+                        f"the GPU is full with {len(chunk)} images of {loader.options.size} px at a time; "
+                        "predict with a smaller --batch, train with a smaller --micro-batch"
+                    ) from error
+                at += len(chunk)
+            bar.update(len(rows))
+            check()
+        if batches < -(-len(loader) // ranks.world):
+            check()  # as often as the ranks that had a batch more: they may ask one another
+    assert at == len(places), (at, len(places))
+    values = result.cpu().numpy()
+    parts = ranks.gather((places, values[0] if len(values) == 1 else mean_logit(values)))
+    if parts is None:
+        return None
+    merged = np.empty((len(loader.rows), findings), dtype=np.float32)
+    for places, part in parts:
+        merged[places] = part
+    return merged

@@ -1,0 +1,1 @@
+"""Functions from prediction tables to a prediction table."""

@@ -1,0 +1,240 @@
+"""Calibration: rules learnt from a validation table, written as JSON, applied to any table of the same model.
+
+Before and after are measured by cross-fitting over subjects; the rules that are written are fitted on all images.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from cxrdali import predictions as tables
+from cxrdali.metrics import calibration_error as reliability
+from cxrdali.metrics.calibration_error import Curve
+from cxrdali.metrics.ranking import defined, macro
+from cxrdali.postprocess.calibration_maps import Affine, Isotonic, Map, fit_isotonic, fit_platt, fit_temperature
+from cxrdali.postprocess.crossfit import CALIBRATED, check_scale, cross_fit, read_held_out, read_rules
+from cxrdali.predictions import Predictions, sigmoid
+from shards.dataset.labels import Labels
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+from shards.storage.files import json_bytes, write_bytes
+
+FORMAT = 1
+SHARED = "temperature"  # one map for all findings
+PER_FINDING: dict[str, Callable[[np.ndarray, np.ndarray], tuple[Map, str]]] = {
+    "per-finding-temperature": fit_temperature,
+    "platt": fit_platt,
+    "isotonic": fit_isotonic,
+}
+METHODS = (SHARED, *PER_FINDING)
+MAPS = {"affine": Affine, "isotonic": Isotonic}
+
+
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """ECE and Brier score, 0 to 1 (NaN: no known target), and the curve of a reliability diagram."""
+
+    ece: float
+    brier: float
+    curve: Curve
+
+
+@dataclass(frozen=True, eq=False)
+class FindingCalibration:
+    """map: from logits to calibrated logits; kept: why it is the identity, "" if it was fitted.
+
+    images: those whose target is known; positives: of these. before, after: cross-fitted.
+    """
+
+    finding: str
+    map: Map
+    kept: str
+    images: int
+    positives: int
+    before: Quality
+    after: Quality
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """rules: one per finding. pooled_before, pooled_after: all findings together. made_from: as in HeldOut."""
+
+    method: str
+    rules: tuple[FindingCalibration, ...]
+    pooled_before: Quality
+    pooled_after: Quality
+    made_from: dict
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return tuple(rule.finding for rule in self.rules)
+
+    def macro(self, name: str, when: str) -> float:
+        """Mean over findings of "ece" or "brier", "before" or "after" (NaN if no finding has one)."""
+        return macro(np.array([getattr(getattr(rule, when), name) for rule in self.rules]))
+
+    def write(self, path: Path) -> None:
+        """As JSON; NaN is null."""
+        sums = {
+            f"macro_{key}_{when}": defined(self.macro(name, when))
+            for key, name in (("ECE", "ece"), ("Brier", "brier"))
+            for when in ("before", "after")
+        }
+        content = {
+            "format": FORMAT,
+            "method": self.method,
+            "made_from": self.made_from,
+            **sums,
+            "pooled": {"before": _stored(self.pooled_before), "after": _stored(self.pooled_after)},
+            "findings": [
+                {
+                    "finding": rule.finding,
+                    "map": {"kind": _kind(rule.map), **asdict(rule.map)},
+                    "kept": rule.kept,
+                    "images": rule.images,
+                    "positives": rule.positives,
+                    "before": _stored(rule.before),
+                    "after": _stored(rule.after),
+                }
+                for rule in self.rules
+            ],
+        }
+        write_bytes(path, json_bytes(content))
+
+
+def fit(
+    path: Path,
+    dataset: PackedDataset,
+    labels: Labels,
+    method: str,
+    *,
+    uncertain: str = "negative",
+    folds: int = 5,
+    force: bool = False,
+) -> Calibration:
+    """Learn a calibration from a table of logits with labels. method: one of METHODS; the rest as `read_held_out`.
+
+    Raises DataError for another method, and whatever `read_held_out` raises.
+    """
+    if method not in METHODS:
+        raise DataError(f"method {method!r}: choose one of {', '.join(METHODS)}")
+    data = read_held_out(path, dataset, labels, uncertain=uncertain, folds=folds, force=force)
+    with threadpool_limits(1):  # on two busy cores the solver's threads wait for each other: 20 times slower
+        maps = learn(method, data.truth, data.logits)
+        calibrated = cross_fit(data, lambda truth, logits: learn(method, truth, logits), _use)
+    before, after = (_qualities(data.truth, sigmoid(logits)) for logits in (data.logits, calibrated))
+    known = ~np.isnan(data.truth)
+    rules = tuple(
+        FindingCalibration(
+            finding,
+            *maps[place],
+            int(known[:, place].sum()),
+            int((data.truth[:, place] == 1).sum()),
+            before[place],
+            after[place],
+        )
+        for place, finding in enumerate(data.findings)
+    )
+    return Calibration(method, rules, before[-1], after[-1], data.made_from)
+
+
+def learn(method: str, truth: np.ndarray, logits: np.ndarray) -> list[tuple[Map, str]]:
+    """Per finding the map and why it is the identity ("" if it was fitted); truth and logits are float [n, F]."""
+    if method == SHARED:
+        return [fit_temperature(truth, logits)] * truth.shape[1]
+    return [PER_FINDING[method](truth[:, place], logits[:, place]) for place in range(truth.shape[1])]
+
+
+def _use(maps: list[tuple[Map, str]], logits: np.ndarray) -> np.ndarray:
+    """float32 [n, F], as a table holds them."""
+    columns = [each(values) for (each, _), values in zip(maps, logits.T, strict=True)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _qualities(truth: np.ndarray, probabilities: np.ndarray) -> list[Quality]:
+    """One per finding, and last that of all findings together."""
+    curves = [*reliability.curves(truth, probabilities), reliability.pooled(truth, probabilities)]
+    briers = [
+        *reliability.brier(truth, probabilities),
+        *reliability.brier(truth.reshape(-1, 1), probabilities.reshape(-1, 1)),
+    ]
+    return [Quality(curve.ece, float(brier), curve) for curve, brier in zip(curves, briers, strict=True)]
+
+
+def apply(path: Path, calibration: Calibration) -> Predictions:
+    """The table (logits) with calibrated logits, in its own order of images and findings.
+
+    Raises DataError for probabilities, other findings, or a table that was calibrated when the one that taught was not.
+    """
+    table = tables.as_logits(tables.read(path), path)
+    check_scale(path, table, calibration.findings, calibration.made_from, "calibration")
+    by_name = {rule.finding: (rule.map, rule.kept) for rule in calibration.rules}
+    with np.errstate(over="ignore"):
+        values = _use([by_name[name] for name in table.findings], table.values)
+    if not np.isfinite(values).all():
+        row, place = np.argwhere(~np.isfinite(values))[0]
+        raise DataError(
+            f"{path}: finding {table.findings[place]!r} of image {table.ids['image_id'].iloc[row]!r} would leave the "
+            f"range of numbers (its logit is {table.values[row, place]:g}); predict again"
+        )
+    text = f"{CALIBRATED}{calibration.method}, fitted on {calibration.made_from['predictions']}"
+    provenance = replace(table.provenance, history=(*table.provenance.history, text))
+    return replace(table, values=values, provenance=provenance)
+
+
+def read(path: Path) -> Calibration:
+    """Raises DataError if `path` is not what `Calibration.write` wrote."""
+    return read_rules(path, _parse, "calibration", FORMAT, "learn it again with `cxrdali calibrate --fit`")
+
+
+def _parse(stored: dict) -> Calibration:
+    if stored["method"] not in METHODS:
+        raise ValueError(f"method {stored['method']!r} is not one of {', '.join(METHODS)}")
+    rules = tuple(_rule(row) for row in stored["findings"])
+    pooled = [_quality(stored["pooled"][when]) for when in ("before", "after")]
+    return Calibration(stored["method"], rules, *pooled, stored["made_from"])
+
+
+def _rule(row: dict) -> FindingCalibration:
+    stored = dict(row["map"])
+    kind = stored.pop("kind")
+    if kind not in MAPS:
+        raise ValueError(f"{row['finding']}: map {kind!r} is not one of {', '.join(MAPS)}")
+    try:
+        made = MAPS[kind](**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{row['finding']}: {error}") from error
+    return FindingCalibration(
+        row["finding"],
+        made,
+        row["kept"],
+        row["images"],
+        row["positives"],
+        *map(_quality, (row["before"], row["after"])),
+    )
+
+
+def _kind(made: Map) -> str:
+    return next(kind for kind, type_ in MAPS.items() if isinstance(made, type_))
+
+
+def _stored(quality: Quality) -> dict:
+    curve = quality.curve
+    return {
+        "ECE": defined(quality.ece),
+        "Brier": defined(quality.brier),
+        "images": curve.images.tolist(),
+        "probability": [defined(value) for value in curve.probability.tolist()],
+        "share": [defined(value) for value in curve.share.tolist()],
+    }
+
+
+def _quality(stored: dict) -> Quality:
+    numbers = [np.array(stored[key], dtype=np.float64) for key in ("images", "probability", "share")]  # null is NaN
+    if len({each.shape for each in numbers}) > 1 or numbers[0].ndim != 1:
+        raise ValueError("a reliability curve's bins differ in number")
+    ece, brier = (float("nan") if stored[key] is None else float(stored[key]) for key in ("ECE", "Brier"))
+    return Quality(ece, brier, Curve(numbers[0].astype(np.int64), *numbers[1:]))

@@ -1,0 +1,297 @@
+"""Several tables of predictions for the same images -> one: pooled by a method, with weights that may be fitted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score
+from sklearn.model_selection import GroupKFold
+
+from cxrdali import predictions as tables
+from cxrdali.data.splits import group_codes
+from cxrdali.data.targets import check_labelled, targets
+from cxrdali.metrics.ranking import macro
+from cxrdali.predictions import METHODS, Predictions, Provenance, first_of, match, ranks
+from shards.dataset.labels import Labels
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+
+ADDITIONS = 10  # of one member each to the bag that the search for weights begins with
+RANKED = "mean rank"  # how the line of a pooling by rank in a table's history starts
+
+
+@dataclass(frozen=True)
+class Members:
+    """first: the table of paths[0], whose rows and columns all have; values: float32 [K, n, F], logits."""
+
+    paths: tuple[Path, ...]
+    first: Predictions
+    values: np.ndarray
+    provenances: tuple[Provenance, ...]
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Each file's name, or all its path where two are called alike."""
+    names = [path.name for path in paths]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+
+
+def read_members(paths: Sequence[Path]) -> Members:
+    """Images and findings in the order of the first table.
+
+    Raises DataError for fewer than two tables, for tables of other images, findings, studies, splits or datasets, for
+    probabilities, and for one table given twice.
+    """
+    if len(paths) < 2:
+        raise DataError(f"an ensemble of {len(paths)}: give at least two tables of predictions")
+    for place, path in enumerate(paths):
+        if path.resolve() in [other.resolve() for other in paths[:place]]:
+            raise DataError(f"{path}: is given twice; to count it more than the others, use --weights")
+    found = [tables.as_logits(tables.read(path), path) for path in paths]
+    for name in ("dataset", "split"):
+        _check_same(name, paths, [getattr(member.provenance, name) for member in found])
+    first = found[0]
+    values = [_aligned(member, first, path, paths[0]) for path, member in zip(paths, found, strict=True)]
+    return Members(tuple(paths), first, np.stack(values), tuple(member.provenance for member in found))
+
+
+def _check_same(name: str, paths: Sequence[Path], values: Sequence[str | None]) -> None:
+    """Where it is known at all, it is the same."""
+    known = {value: path for path, value in zip(paths, values, strict=True) if value is not None}
+    if len(known) > 1:
+        (one, at), (other, there) = list(known.items())[:2]
+        raise DataError(
+            f"{there}: was predicted on {name} {other!r}, {at} on {one!r}; predict both on the same {name} first"
+        )
+
+
+def _aligned(table: Predictions, first: Predictions, path: Path, first_path: Path) -> np.ndarray:
+    """The values of `table` in the rows and columns of `first`: float32 [n, F]."""
+    for what, theirs, ours in (
+        ("finding", table.findings, first.findings),
+        ("image", table.ids["image_id"], first.ids["image_id"]),
+    ):
+        for holder, names, other, others in ((path, theirs, first_path, ours), (first_path, ours, path, theirs)):
+            only = pd.Index(names)[~pd.Index(names).isin(others)]
+            if len(only):
+                raise DataError(
+                    f"{holder}: {what} {first_of(only)} is not in {other}; "
+                    "give tables of the same split, of models trained on the same labels"
+                )
+    rows = pd.Index(table.ids["image_id"]).get_indexer(first.ids["image_id"])
+    for column in ("study_id", "view"):
+        theirs, ours = table.ids[column].to_numpy()[rows], first.ids[column].to_numpy()
+        differing = np.flatnonzero(theirs != ours)
+        if len(differing):
+            images, place = first.ids["image_id"].iloc[differing], differing[0]
+            raise DataError(
+                f"{path}: {column} of image {first_of(images)} is {theirs[place]!r}, in {first_path} "
+                f"{ours[place]!r}; give tables of the same dataset"
+            )
+    columns = [table.findings.index(name) for name in first.findings]
+    return table.values[rows][:, columns]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """values: one per member, of sum 1; how: where they come from, in words; runs: the members' (None: not known);
+    maps: each member's own validation mAP."""
+
+    values: tuple[float, ...]
+    how: str
+    runs: tuple[str | None, ...]
+    maps: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FittedWeights(Weights):
+    """Validation mAP of the ensemble: fitted_map, by these weights on the images that they were fitted to;
+    cross_fitted_map, where each image's weights were fitted without its subject; equal_map, by equal weights."""
+
+    fitted_map: float
+    cross_fitted_map: float
+    equal_map: float
+
+
+def ensemble(
+    paths: Sequence[Path], weights: Sequence[float] | Weights | None = None, method: str = "mean"
+) -> Predictions:
+    """Images and findings in the order of the first table; the others are matched by image_id and by name.
+
+    weights: one per table, above 0 (None: equal); method: one of METHODS. Raises DataError for tables of other images,
+    findings, studies, splits or datasets, for probabilities, for one table given twice, and for weights that were made
+    from other runs' tables.
+    """
+    pool = _pool(method)
+    members = read_members(paths)
+    if isinstance(weights, Weights):
+        _check_runs(members, weights)
+    values = pool(members.values, weights.values if isinstance(weights, Weights) else weights)
+    return replace(members.first, values=values, provenance=_provenance(members, weights, method))
+
+
+def weights_by_map(
+    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, uncertain: str = "negative"
+) -> Weights:
+    """Weights proportional to the mAP of the members' tables of validation images, in the order of the members."""
+    members = _validation(paths)
+    maps = _maps(members, _truth(members, dataset, labels, uncertain)[0])
+    values = tuple(value / sum(maps) for value in maps)
+    return Weights(values, f"proportional to the mAP of {_names(members)}", _runs(members), maps)
+
+
+def fitted_weights(
+    paths: Sequence[Path],
+    dataset: PackedDataset,
+    labels: Labels,
+    method: str = "mean",
+    *,
+    uncertain: str = "negative",
+    folds: int = 5,
+    progress: Callable[[int], None] = lambda done: None,
+) -> FittedWeights:
+    """Weights under which the members' tables of validation images, pooled by `method`, have a high mAP.
+
+    mAP is no smooth function of the weights, so they are searched (ensemble selection with replacement, Caruana et
+    al., ICML 2004): from a bag with every member once, the member whose addition makes the highest mAP is added,
+    ADDITIONS times; the weights are the counts of the best bag on the way. Their gain on the images that they were
+    fitted to is partly the fit's own, so it is measured on subjects that were left out, too, by GroupKFold.
+    `progress` is called with the searches done, of folds + 1.
+    """
+    pool = _pool(method)
+    members = _validation(paths)
+    truth, subjects = _truth(members, dataset, labels, uncertain)
+    if not 2 <= folds <= len(np.unique(subjects)):
+        raise DataError(
+            f"folds {folds}: 2 to {len(np.unique(subjects))}, the subjects in {members.paths[0]}; "
+            "give tables of more subjects, or other folds"
+        )
+    values = members.values
+    if method == "rank":  # ranks are an image's place among all of the table's, also where a part of them is pooled
+        values, pool = np.stack([ranks(each) for each in values]), _average
+    weights = _search(values, truth, pool)
+    progress(1)
+    unseen = np.empty(values[0].shape, dtype=np.float32)
+    for done, (seen, held_out) in enumerate(GroupKFold(folds).split(subjects, groups=subjects), 2):
+        own = _search(values[:, seen], truth[seen], pool)
+        unseen[held_out] = pool(values[:, held_out], own)
+        progress(done)
+    return FittedWeights(
+        tuple(weights.tolist()), f"fitted to the mAP of {_names(members)}", _runs(members), _maps(members, truth),
+        fitted_map=_map(truth, pool(values, weights)), cross_fitted_map=_map(truth, unseen),
+        equal_map=_map(truth, pool(values, None)),
+    )  # fmt: skip
+
+
+def _search(values: np.ndarray, truth: np.ndarray, pool: Callable[..., np.ndarray]) -> np.ndarray:
+    """Weights of sum 1, float64 [K], for members [K, n, F] and their targets [n, F]; see `fitted_weights`."""
+    counts = np.ones(len(values))
+    best, reached = counts, _map(truth, pool(values, counts))
+    for _ in range(ADDITIONS):
+        grown = counts + np.eye(len(values))
+        scores = [_map(truth, pool(values, each)) for each in grown]
+        chosen = int(np.argmax(scores))
+        counts = grown[chosen]
+        if scores[chosen] > reached:
+            best, reached = counts, scores[chosen]
+    return best / best.sum()
+
+
+def _average(values: np.ndarray, weights: Sequence[float] | None) -> np.ndarray:
+    """float32, in which images of equal mean rank are equal again, whatever the weights round to."""
+    return np.average(values, axis=0, weights=weights).astype(np.float32)
+
+
+def _pool(method: str) -> Callable[..., np.ndarray]:
+    if method not in METHODS:
+        raise DataError(f"method {method!r}: choose one of {', '.join(METHODS)}")
+    return METHODS[method]
+
+
+def _validation(paths: Sequence[Path]) -> Members:
+    """The members' tables, of images that were not trained on."""
+    members = read_members(paths)
+    for path, about in zip(paths, members.provenances, strict=True):
+        if about.split in ("train", "all"):
+            raise DataError(
+                f"{path}: was predicted on split {about.split!r}, whose images were trained on; "
+                "its mAP says nothing about others: predict val"
+            )
+    return members
+
+
+def _truth(members: Members, dataset: PackedDataset, labels: Labels, uncertain: str) -> tuple[np.ndarray, np.ndarray]:
+    """Targets in the members' rows and columns, float32 [n, F], and a number per subject, int64 [n]."""
+    path, table = members.paths[0], members.first
+    rows, _ = match(path, table, dataset, labels)
+    check_labelled(labels, rows, str(path))
+    truth = targets(labels, uncertain)[rows]
+    if not (truth == 1).any():
+        raise DataError(f"{path}: no image has any of the findings, so there is no mAP; give tables of more images")
+    return truth[:, [labels.findings.index(name) for name in table.findings]], group_codes(dataset, "subject")[rows]
+
+
+def _map(truth: np.ndarray, values: np.ndarray) -> float:
+    """NaN where no finding has a positive image. AP alone: `cxrdali.metrics.ranking.score` takes ten times as long."""
+    aps = []
+    for wanted, ranked in zip(truth.T, values.T, strict=True):
+        known = ~np.isnan(wanted)
+        aps.append(average_precision_score(wanted[known], ranked[known]) if (wanted == 1).any() else np.nan)
+    return macro(np.array(aps))
+
+
+def _maps(members: Members, truth: np.ndarray) -> tuple[float, ...]:
+    return tuple(_map(truth, values) for values in members.values)
+
+
+def _runs(members: Members) -> tuple[str | None, ...]:
+    return tuple(each.run for each in members.provenances)
+
+
+def _names(members: Members) -> str:
+    return ", ".join(short_names(members.paths))
+
+
+def _check_runs(members: Members, weights: Weights) -> None:
+    """Raises DataError if the weights were made from tables of other runs than the members', or in another order."""
+    if len(weights.values) != len(members.paths):
+        raise DataError(
+            f"{len(weights.values)} validation tables for {len(members.paths)} tables to pool: give one for each, in "
+            "the same order"
+        )
+    for path, mine, theirs in zip(members.paths, _runs(members), weights.runs, strict=True):
+        if None not in (mine, theirs) and mine != theirs:
+            raise DataError(
+                f"{path}: is of run {mine!r}, the validation table in its place of {theirs!r}; give the validation "
+                "tables of the same runs, in the same order"
+            )
+
+
+def _provenance(members: Members, weights: Sequence[float] | Weights | None, method: str) -> Provenance:
+    """What all members have in common, and which they are. One of them that does not know leaves it unknown."""
+    names, each = short_names(members.paths), members.provenances
+    common = {
+        name: getattr(each[0], name) if len({getattr(other, name) for other in each}) == 1 else None
+        for name in ("split", "labels", "dataset", "tta")
+    }
+    run = "ensemble of " + ", ".join(known.run or name for name, known in zip(names, each, strict=True))
+    before = tuple(f"{name}: {text}" for name, known in zip(names, each, strict=True) for text in known.history)
+    return Provenance("logit", run, **common, history=(*before, _step(members, weights, method)))
+
+
+def _step(members: Members, weights: Sequence[float] | Weights | None, method: str) -> str:
+    """What was done, in words."""
+    pooled = {
+        "mean": "mean probability of {}",
+        "geometric": "geometric mean probability (mean logit) of {}",
+        "rank": RANKED + " among these {images:,} images of {}: no probability, and of this set of images alone",
+    }
+    text = _names(members)
+    if weights is not None:
+        values = weights.values if isinstance(weights, Weights) else weights
+        text += f" by weights {', '.join(f'{value:g}' for value in values)}"
+    if isinstance(weights, Weights):
+        text += f" ({weights.how})"
+    return pooled[method].format(text, images=len(members.first.values))

@@ -1,0 +1,253 @@
+"""Decision thresholds per finding: learnt from a validation table, written as JSON, applied to any table.
+
+What they yield is measured by cross-fitting over subjects; the thresholds that are written are fitted on all images.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cxrdali.metrics.decisions import METRICS, Decisions, score_decisions
+from cxrdali.metrics.ranking import defined
+from cxrdali.postprocess.crossfit import check_scale, cross_fit, read_held_out, read_rules
+from cxrdali.predictions import Predictions, sigmoid
+from shards.dataset.labels import Labels
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+from shards.storage.files import json_bytes, write_bytes
+
+FORMAT = 1
+
+
+STRATEGIES = ("f1", "precision=P", "recall=R", "prevalence")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """name: f1, precision, recall or prevalence; target: the precision or recall to reach, above 0 to 1, else None."""
+
+    name: str
+    target: float | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.target is None else f"{self.name}={self.target:g}"
+
+
+def parse_strategy(text: str) -> Strategy:
+    """Raises DataError if `text` is not one of STRATEGIES, with a number for P or R."""
+    name, sign, number = text.partition("=")
+    if name in ("f1", "prevalence") and not sign:
+        return Strategy(name)
+    if name in ("precision", "recall") and sign:
+        try:
+            target = float(number)
+        except ValueError:
+            target = float("nan")
+        if 0 < target <= 1:
+            return Strategy(name, target)
+        raise DataError(f"strategy {text!r}: {name}= takes a number above 0, at most 1, such as {name}=0.8")
+    raise DataError(f"strategy {text!r}: choose one of {', '.join(STRATEGIES)}")
+
+
+@dataclass(frozen=True)
+class Points:
+    """Every threshold that makes a difference, the highest first. thresholds: float64 [k], distinct logits;
+    called, hits: int64 [k], images and positives at or above it; positives: of all images that are known."""
+
+    thresholds: np.ndarray
+    called: np.ndarray
+    hits: np.ndarray
+    positives: int
+
+
+def operating_points(truth: np.ndarray, logits: np.ndarray) -> Points:
+    """truth: float [n] with 1, 0, NaN (ignored); logits: float [n]."""
+    known = ~np.isnan(truth)
+    target, values = truth[known], logits[known].astype(np.float64)
+    order = np.argsort(-values, kind="stable")
+    values, hits = values[order], np.cumsum(target[order] == 1)
+    last = np.flatnonzero(np.append(values[1:] != values[:-1], True)) if len(values) else np.zeros(0, dtype=np.int64)
+    return Points(values[last], last + 1, hits[last], int((target == 1).sum()))
+
+
+def choose(points: Points, strategy: Strategy) -> tuple[float | None, str]:
+    """The threshold, and a remark ("" if the strategy had its way).
+
+    - f1: the best F1 = 2 hits / (called + positives); of equals the highest threshold.
+    - precision=P: the lowest threshold with at least this precision; if none has it, the one of the best precision
+      (of equals the lowest).
+    - recall=R: the highest threshold with at least this recall.
+    - prevalence: as many called as there are positives, as nearly as ties let it; of equally near ones the highest.
+
+    None for a finding without a positive: then no image is called positive.
+    """
+    if not points.positives:
+        return None, "no positive, so no image is called positive"
+    remark = ""
+    if strategy.name == "f1":
+        place = np.argmax(2 * points.hits / (points.called + points.positives))
+    elif strategy.name == "recall":
+        place = np.argmax(points.hits / points.positives >= strategy.target)
+    elif strategy.name == "prevalence":
+        place = np.argmin(np.abs(points.called - points.positives))
+    else:
+        precision = points.hits / points.called
+        enough = np.flatnonzero(precision >= strategy.target)
+        if not len(enough):
+            enough = np.flatnonzero(precision == precision.max())
+            remark = f"precision {strategy.target:g} is not reached, the best is {precision.max():.3f}"
+        place = enough[-1]
+    return float(points.thresholds[place]), remark
+
+
+@dataclass(frozen=True)
+class FindingThreshold:
+    """threshold: logit, at or above which an image is called positive (None: no image is); remark: what the strategy
+    could not do, or "". images: those whose target is known; positives: of these.
+
+    F1, precision, recall (= sensitivity), specificity: cross-fitted, None if undefined; F1_half: F1 at probability
+    0.5, beside which they stand.
+    """
+
+    finding: str
+    threshold: float | None
+    remark: str
+    images: int
+    positives: int
+    F1: float | None
+    precision: float | None
+    recall: float | None
+    specificity: float | None
+    F1_half: float | None
+
+    @property
+    def probability(self) -> float | None:
+        """The threshold as a probability, for people; decisions compare logits, which do not saturate."""
+        return None if self.threshold is None else float(sigmoid(np.array(self.threshold)))
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """rules: one per finding. macros: cross-fitted means (macro_F1, ...; None if undefined). made_from: as in HeldOut;
+    empty for thresholds that nothing taught."""
+
+    strategy: str
+    rules: tuple[FindingThreshold, ...]
+    macros: dict
+    made_from: dict
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return tuple(rule.finding for rule in self.rules)
+
+    def decide(self, path: Path, table: Predictions) -> np.ndarray:
+        """bool [n, F] in the table's order: which images are called positive. `path` is for messages.
+
+        Raises DataError for other findings, or a table that was calibrated when the one that taught was not.
+        """
+        if self.made_from:
+            check_scale(path, table, self.findings, self.made_from, "thresholds")
+        by_name = {rule.finding: rule.threshold for rule in self.rules}
+        return decide(table.values, [by_name[name] for name in table.findings])
+
+    def write(self, path: Path) -> None:
+        findings = [{**vars(rule), "probability": rule.probability} for rule in self.rules]
+        content = {
+            "format": FORMAT,
+            "strategy": self.strategy,
+            "made_from": self.made_from,
+            **self.macros,
+            "findings": findings,
+        }
+        write_bytes(path, json_bytes(content))
+
+
+def decide(logits: np.ndarray, thresholds: list[float | None]) -> np.ndarray:
+    """bool [n, F] from logits [n, F] and a threshold (None: no image is called positive) per column."""
+    limits = np.array([np.inf if each is None else each for each in thresholds], dtype=np.float64)
+    return logits.astype(np.float64) >= limits
+
+
+def fit(
+    path: Path,
+    dataset: PackedDataset,
+    labels: Labels,
+    strategy: str,
+    *,
+    uncertain: str = "negative",
+    folds: int = 5,
+    force: bool = False,
+) -> Thresholds:
+    """Learn thresholds from a table of logits with labels. strategy: "f1", "precision=0.8", "recall=0.9" or
+    "prevalence" (see `cxrdali.postprocess.thresholds.choose`); the rest as `read_held_out`.
+
+    Raises DataError for another strategy, and whatever `read_held_out` raises.
+    """
+    wanted = parse_strategy(strategy)
+    data = read_held_out(path, dataset, labels, uncertain=uncertain, folds=folds, force=force)
+    learnt = learn(data.truth, data.logits, wanted)
+    called = cross_fit(
+        data,
+        lambda truth, logits: [threshold for threshold, _ in learn(truth, logits, wanted)],
+        lambda thresholds, logits: decide(logits, thresholds),
+    )
+    scores, half = score_decisions(data.truth, called), score_decisions(data.truth, data.logits >= 0)
+    known = ~np.isnan(data.truth)
+    rules = tuple(
+        FindingThreshold(
+            finding,
+            *learnt[place],
+            int(known[:, place].sum()),
+            int((data.truth[:, place] == 1).sum()),
+            *(defined(getattr(scores, name)[place]) for name in METRICS),
+            defined(half.F1[place]),
+        )
+        for place, finding in enumerate(data.findings)
+    )
+    macros = {**_macros(scores), "macro_F1_half": defined(half.macro("F1"))}
+    return Thresholds(str(wanted), rules, macros, data.made_from)
+
+
+def learn(truth: np.ndarray, logits: np.ndarray, strategy: Strategy) -> list[tuple[float | None, str]]:
+    """Per finding the threshold and a remark, as `choose` gives them; truth and logits are float [n, F]."""
+    columns = zip(truth.T, logits.T, strict=True)
+    return [choose(operating_points(target, values), strategy) for target, values in columns]
+
+
+def fixed(findings: tuple[str, ...], probability: float = 0.5) -> Thresholds:
+    """The same threshold for every finding, which nothing taught: 0.5 is what an untuned system uses.
+
+    Raises DataError if `probability` is not between 0 and 1.
+    """
+    if not 0 < probability < 1:
+        raise DataError(f"threshold {probability:g}: a probability between 0 and 1, or a file of `cxrdali thresholds`")
+    threshold = float(np.log(probability) - np.log1p(-probability))
+    rules = tuple(FindingThreshold(name, threshold, "", 0, 0, *[None] * 5) for name in findings)
+    return Thresholds(f"fixed={probability:g}", rules, {}, {})
+
+
+def read(path: Path) -> Thresholds:
+    """Raises DataError if `path` is not what `Thresholds.write` wrote."""
+    return read_rules(path, _parse, "thresholds", FORMAT, "learn them again with `cxrdali thresholds --fit`")
+
+
+def _parse(stored: dict) -> Thresholds:
+    macros = {name: stored[name] for name in (*(f"macro_{name}" for name in METRICS), "macro_F1_half")}
+    rules = tuple(_rule(row) for row in stored["findings"])
+    return Thresholds(stored["strategy"], rules, macros, stored["made_from"])
+
+
+def _rule(row: dict) -> FindingThreshold:
+    threshold = row["threshold"]
+    if threshold is not None and (type(threshold) not in (int, float) or not np.isfinite(threshold)):
+        raise ValueError(f"{row['finding']}: threshold {threshold!r} is neither null nor a finite number")
+    rule = FindingThreshold(**{name: row[name] for name in FindingThreshold.__dataclass_fields__})
+    given, right = row["probability"], rule.probability
+    if (given is None) != (right is None) or (given is not None and abs(given - right) > 1e-6):
+        raise ValueError(f"{rule.finding}: probability is {given!r}, but its threshold says {right}")
+    return rule
+
+
+def _macros(scores: Decisions) -> dict:
+    return {f"macro_{name}": defined(scores.macro(name)) for name in METRICS}

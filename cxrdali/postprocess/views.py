@@ -1,0 +1,222 @@
+"""The stage-training paper's view postprocess: where a finding is seen better on frontal images, a study's lateral
+images take over the mean of its frontal predictions (Yamagishi & Hanaoka 2023).
+
+"lateral" is the paper's word for every view that is not frontal. Views and studies are the catalog's.
+"""
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cxrdali import predictions as tables
+from cxrdali.data.splits import group_codes
+from cxrdali.data.targets import check_labelled, targets
+from cxrdali.metrics.ranking import score
+from cxrdali.predictions import Predictions, first_of, match, mean_logit
+from shards.dataset.labels import Labels
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+from shards.storage.files import json_bytes, write_bytes
+
+FORMAT = 1
+
+
+def is_superior(frontal_ap: float | None, lateral_ap: float | None) -> bool:
+    """Whether frontal images are strictly better; never where one side has no AP (None)."""
+    return frontal_ap is not None and lateral_ap is not None and frontal_ap > lateral_ap
+
+
+@dataclass(frozen=True)
+class ViewRule:
+    """One finding on frontal and on all other images: AP, 0 to 1 (None: no positive image), and counts.
+
+    images: those whose label counts; positives: those that have the finding.
+    """
+
+    finding: str
+    frontal_ap: float | None
+    lateral_ap: float | None
+    frontal_images: int
+    frontal_positives: int
+    lateral_images: int
+    lateral_positives: int
+
+    @property
+    def difference(self) -> float | None:
+        """Frontal minus lateral AP."""
+        return None if None in (self.frontal_ap, self.lateral_ap) else self.frontal_ap - self.lateral_ap
+
+    @property
+    def superior(self) -> bool:
+        return is_superior(self.frontal_ap, self.lateral_ap)
+
+    @property
+    def without_ap(self) -> str:
+        """Words for why there is no difference; "" if there is one."""
+        sides = {"frontal": self.frontal_ap, "lateral": self.lateral_ap}
+        without = " or ".join(side for side, ap in sides.items() if ap is None)
+        return f"{self.finding}: no positive {without} image, so no AP to compare; not superior" if without else ""
+
+
+@dataclass(frozen=True)
+class ViewRules:
+    """rules: one per finding; made_from: what they were learnt from (predictions, run, split, labels, dataset)."""
+
+    rules: tuple[ViewRule, ...]
+    made_from: dict
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return tuple(rule.finding for rule in self.rules)
+
+    @property
+    def superior(self) -> tuple[str, ...]:
+        return tuple(rule.finding for rule in self.rules if rule.superior)
+
+    def write(self, path: Path) -> None:
+        findings = [{**vars(rule), "difference": rule.difference, "superior": rule.superior} for rule in self.rules]
+        write_bytes(path, json_bytes({"format": FORMAT, "made_from": self.made_from, "findings": findings}))
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What applying rules did. studies: those with both kinds of view; images: their lateral ones, which took over
+    values; frontal_only, lateral_only: studies left as they are."""
+
+    studies: int
+    images: int
+    frontal_only: int
+    lateral_only: int
+
+
+def fit(path: Path, dataset: PackedDataset, labels: Labels, uncertain: str = "negative") -> ViewRules:
+    """Learn the rules from predictions with labels (the paper: model3's on validation).
+
+    Raises DataError if the table is not of this dataset and these labels, or has no frontal or no lateral image.
+    """
+    table = tables.read(path)
+    rows, places = match(path, table, dataset, labels)
+    check_labelled(labels, rows, str(path))
+    truth, values = targets(labels, uncertain)[rows], table.values[:, places]
+    frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
+    if frontal.all() or not frontal.any():
+        missing = "lateral" if frontal.all() else "frontal"
+        raise DataError(f"{path}: no {missing} image among {len(rows)}; learn from predictions that have both kinds")
+    sides = [score(labels.findings, truth[mask], values[mask]) for mask in (frontal, ~frontal)]
+    rules = []
+    for place, finding in enumerate(labels.findings):
+        ap = [None if math.isnan(side.ap[place]) else float(side.ap[place]) for side in sides]
+        positives = [int(side.positives[place]) for side in sides]
+        images = [count + int(side.negatives[place]) for count, side in zip(positives, sides, strict=True)]
+        rules.append(ViewRule(finding, *ap, images[0], positives[0], images[1], positives[1]))
+    made_from = {
+        "predictions": path.name,
+        "run": table.provenance.run,
+        "split": table.provenance.split,
+        "labels": labels.name,
+        "dataset": dataset.id,
+        "uncertain": uncertain,
+    }
+    return ViewRules(tuple(rules), made_from)
+
+
+def read(path: Path) -> ViewRules:
+    """Raises DataError if `path` is not what `ViewRules.write` wrote, or was changed so that it contradicts itself."""
+    way_out = "learn the rules again with `cxrdali postprocess --fit`"
+    try:
+        stored = json.loads(path.read_bytes())
+        if stored["format"] != FORMAT:
+            raise ValueError(f"format {stored['format']!r}, this cxrdali reads {FORMAT}")
+        if not isinstance(stored["made_from"], dict):
+            raise ValueError("made_from holds no names")
+        rules = tuple(_rule(row) for row in stored["findings"])
+        names = [rule.finding for rule in rules]
+        if not names or len(set(names)) < len(names):
+            raise ValueError("no finding, or one that stands twice")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; {way_out}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise DataError(f"{path}: no view rules ({reason}); {way_out}") from error
+    return ViewRules(rules, stored["made_from"])
+
+
+def _rule(row: dict) -> ViewRule:
+    name = row["finding"]
+    if not isinstance(name, str):
+        raise ValueError(f"finding {name!r} is no name")
+    for side in ("frontal", "lateral"):
+        ap = row[f"{side}_ap"]
+        if ap is not None and (isinstance(ap, bool) or not isinstance(ap, int | float) or not 0 <= ap <= 1):
+            raise ValueError(f"{name}: {side}_ap {ap!r} is neither null nor within 0..1")
+        for what in ("images", "positives"):
+            if type(row[f"{side}_{what}"]) is not int or row[f"{side}_{what}"] < 0:
+                raise ValueError(f"{name}: {side}_{what} {row[f'{side}_{what}']!r} is no count")
+    rule = ViewRule(**{field: row[field] for field in ViewRule.__dataclass_fields__})
+    given, right = row["difference"], rule.difference
+    if (given is None) != (right is None) or (given is not None and abs(given - right) > 1e-6):
+        raise ValueError(f"{name}: difference is {given!r}, but its AP say {right}")
+    if row["superior"] is not rule.superior:
+        raise ValueError(f"{name}: superior is {row['superior']!r}, but its AP say {rule.superior}")
+    return rule
+
+
+def apply(path: Path, rules: ViewRules, dataset: PackedDataset) -> tuple[Predictions, Changed]:
+    """The table (logits) with the superior findings of lateral images replaced, in studies that have both kinds, by
+    the logit of the mean probability of the study's frontal images. All other values stay bit for bit.
+
+    Only the table's own images count: a study's images in another split are not looked at. Raises DataError for
+    probabilities, findings that differ from the rules', or images that the dataset does not have.
+    """
+    table = tables.as_logits(tables.read(path), path)
+    for names, others, where in (
+        (rules.superior, table.findings, "superior in the rules, but not in the table"),
+        (table.findings, rules.findings, "unknown to the rules"),
+        (rules.findings, table.findings, "in the rules, but not in the table"),
+    ):
+        only = [name for name in names if name not in others]
+        if only:
+            raise DataError(
+                f"{path}: finding {first_of(only)} is {where}; learn rules from predictions of the same findings"
+            )
+    rows = tables.catalog_rows(table, path, dataset)
+    frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
+    _, study = np.unique(group_codes(dataset, "study")[rows], return_inverse=True)
+    frontals, laterals = (np.bincount(study[mask], minlength=study.max() + 1) for mask in (frontal, ~frontal))
+    both = (frontals > 0) & (laterals > 0)
+    places = [table.findings.index(name) for name in rules.superior]
+    if not places:
+        both[:] = False  # nothing is replaced anywhere
+    replaced = np.flatnonzero(~frontal & both[study])
+    values = table.values.copy()
+    pooled = _frontal_means(table.values[:, places], study, frontal, frontals)
+    values[np.ix_(replaced, places)] = pooled[study[replaced]]
+    source = rules.made_from.get("predictions") or "rules"
+    text = f"view postprocess by {source} ({len(places)} superior): {len(replaced)} images"
+    provenance = replace(table.provenance, history=(*table.provenance.history, text))
+    changed = Changed(
+        studies=int(both.sum()),
+        images=len(replaced),
+        frontal_only=int((laterals == 0).sum()),
+        lateral_only=int((frontals == 0).sum()),
+    )
+    return replace(table, values=values, provenance=provenance), changed
+
+
+def _frontal_means(values: np.ndarray, study: np.ndarray, frontal: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Per study the mean_logit of its frontal rows: float32 [studies, S] from values [n, S] (0 where it has none).
+
+    study: int [n], 0 to studies - 1; frontal: bool [n]; counts: frontal rows per study, int [studies].
+    """
+    order = np.flatnonzero(frontal)
+    order = order[np.argsort(study[order], kind="stable")]  # one study's frontal rows stand together
+    starts = np.cumsum(counts) - counts
+    pooled = np.zeros((len(counts), values.shape[1]), dtype=np.float32)
+    for count in np.unique(counts[counts > 0]):  # studies with as many frontal images at once: no loop over studies
+        some = np.flatnonzero(counts == count)
+        members = order[starts[some] + np.arange(count)[:, None]]  # [count, some]
+        pooled[some] = mean_logit(values[members])
+    return pooled

@@ -1,0 +1,1 @@
+"""A run's weights on a split: predictions and heat maps."""

@@ -1,0 +1,104 @@
+"""Grad-CAM: which places of an image raise the score of a finding (Selvaraju et al., ICCV 2017, equations 1 and 2).
+
+Captum computes it. The map is taken where the model's features still have places: at the output of the last module
+before the pooling.
+"""
+
+import difflib
+
+import numpy as np
+import torch
+from captum.attr import LayerGradCam
+from torch import nn
+
+from cxrdali.models.classifier import Classifier
+from shards.errors import DataError
+
+
+def heat_maps(model: Classifier, layer: str, images: torch.Tensor, findings: torch.Tensor) -> np.ndarray:
+    """float32 [B, h, w], 0 and above: how much each place of the layer's output raises a logit, one finding an image.
+
+    images: uint8 [B, 1, S, S], on the model's device; findings: int64 [B], columns of the model. Each channel counts
+    by the mean gradient of the logit over its places, so before pooling and a linear classifier the map, with its
+    negative places, sums to the logit less the classifier's bias. Computed in evaluation mode, without autocast.
+    """
+    model.eval()
+    module = model.backbone.get_submodule(layer)
+    with torch.enable_grad():
+        maps = LayerGradCam(model, module).attribute(
+            images, findings.to(images.device), relu_attributions=True, attr_dim_summation=True
+        )
+    return maps.detach()[:, 0].float().cpu().numpy()
+
+
+def map_layer(model: Classifier, size: int, name: str | None = None) -> str:
+    """The module of the backbone whose output is its last feature map at `size` pixels; or `name`, if it has a map.
+
+    The last map is what timm's `forward_features` returns. Raises DataError naming layers that have one if that is
+    none with places (tokens, or one place), or if `name` is no such layer.
+    """
+    features, maps = _trace(model, size)
+    some = ", ".join(list(maps)[-1:-4:-1])
+    if not maps:
+        raise DataError(
+            f"{type(model.backbone).__name__}: no layer's output is a map [channels, height, width] of several places "
+            f"at {size} px, so there is nothing to show; explain a run of a convolutional model"
+        )
+    if name is not None:
+        if name not in dict(model.backbone.named_modules()):
+            near = ", ".join(difflib.get_close_matches(name, maps, 3)) or some
+            raise DataError(f"layer {name!r}: the model has none of this name; choose another with --layer, as {near}")
+        if name not in maps:
+            raise DataError(
+                f"layer {name!r}: its output is no map [channels, height, width] of several places at {size} px; "
+                f"choose another with --layer, as {some}"
+            )
+        return name
+    # the last of them: the outermost, where containers hand on what their last child returned
+    last = next((name for name, output in reversed(maps.items()) if output is features), None)
+    if last is None:
+        raise DataError(
+            f"{type(model.backbone).__name__}: what it hands to its classifier at {size} px, {_shape(features)}, is no "
+            f"map of several places, or no module's own output; choose a layer with --layer, as {some}"
+        )
+    return last
+
+
+@torch.no_grad()
+def _trace(model: Classifier, size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """What `forward_features` returns for an image, and the output of every module that has a map, as they ended."""
+    model.eval()
+    backbone, maps = model.backbone, {}
+    if not hasattr(backbone, "forward_features"):
+        raise DataError(f"{type(backbone).__name__}: no timm model, so its last feature map cannot be found")
+
+    def keep(name: str):
+        def hook(module: nn.Module, given: tuple, output: object) -> None:
+            maps.pop(name, None)
+            if _is_map(output):
+                maps[name] = output
+
+        return hook
+
+    # models whose maps have their channels last say so
+    handles = (
+        [each.register_forward_hook(keep(name)) for name, each in backbone.named_modules() if name]
+        if str(getattr(backbone, "output_fmt", "NCHW")) == "NCHW"
+        else []
+    )
+    try:
+        images = torch.zeros(1, 3, size, size, device=model.scale.device)
+        features = backbone.forward_features(images.contiguous(memory_format=model.memory_format))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return features, maps
+
+
+def _is_map(output: object) -> bool:
+    """[B, C, h, h] of more than one place; attention has four axes too, but no square."""
+    return isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3] > 1
+
+
+def _shape(output: object) -> str:
+    return " x ".join(map(str, output.shape[1:])) if isinstance(output, torch.Tensor) else type(output).__name__

@@ -1,0 +1,40 @@
+"""The numbers that the stage-training paper prints, as tables: to stand beside one's own, never to stand for them.
+
+Yamagishi & Hanaoka, "Effect of Stage Training for Long-Tailed Multi-Label Image Classification", ICCV-W CVAMD 2023.
+The paper's tables disagree about some means (model0 on development: 0.298 among the models, 0.286 over the findings);
+both are kept as printed.
+"""
+
+from functools import cache
+from importlib.resources import files
+
+import pandas as pd
+
+# finding_ap.csv's column groups, in the order of the paper's steps
+STEPS = ("stage1", "stage2", "oversampling", "postprocess", "ensemble")
+
+
+@cache
+def _table(name: str) -> pd.DataFrame:
+    with files("cxrdali.report").joinpath("papers", f"{name}.csv").open() as file:
+        return pd.read_csv(file)
+
+
+def models() -> pd.DataFrame:
+    """By model: stage, starts_from, size, batch, max_lr, oversample_below, val_map, dev_map (NaN: none, not given)."""
+    return _table("models").set_index("model")
+
+
+def finding_ap() -> pd.DataFrame:
+    """AP by finding (26, and "Mean" last): columns STEP_dev and STEP_test for every one of STEPS."""
+    return _table("finding_ap").set_index("finding")
+
+
+def view_ap() -> pd.DataFrame:
+    """model3's AP by finding (26, and "Mean" last) on validation: frontal, lateral, difference."""
+    return _table("view_ap").set_index("finding")
+
+
+def label_ratio() -> pd.DataFrame:
+    """Share of images with a finding, 0 to 1: all, train, valid."""
+    return _table("label_ratio").set_index("finding")

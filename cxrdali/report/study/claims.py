@@ -1,0 +1,207 @@
+"""The loss-design study at a glance: what the paper claims beside what came out here, and what is not done yet.
+
+Choices (a best loss, a best backbone) are made on validation; development and test are shown beside them.
+"""
+
+from collections.abc import Sequence
+
+from cxrdali.report.comparison.page import signed
+from cxrdali.report.kit import html as page
+from cxrdali.report.kit.html import Html, bold, count, join, missing, paragraph, score, sentence
+from cxrdali.report.study.folder import Study, final
+from cxrdali.report.study.scores import HALF, scores_of
+from cxrdali.report.training.sources import Sources
+from cxrdali.report.training.steps import SPLIT_NAMES
+from cxrdali.runs.layout import REFERENCE
+
+
+def at_a_glance(sources: Sources) -> Html:
+    """The paper's claims beside this study's figures, and what is not done yet."""
+    study = sources.study
+    return join(
+        _lead(study),
+        page.table("What the paper says, and what came out here", ("", "The paper", "Here"), _claims(sources), "text"),
+        paragraph(
+            "The paper (Sulake, arXiv 2603.02294, 2026) trained on about 143,000 PadChest images with the 30 findings "
+            "of CXR-LT 2026. Its code multiplies the logits of the margin losses by 30 in training and not in "
+            "prediction, and its asymmetric loss weights negatives the other way round than the published one. Here "
+            "the factor is part of the model, and the loss is the published one; a different order of the losses is "
+            "no contradiction.",
+            "soft",
+        ),
+        _images(sources),
+        paragraph("Drawn images and tiny networks: nothing here says which loss is better on patients.", "soft")
+        if sources.options.synthetic
+        else None,
+        *_before_reweighting(sources),
+        _unfinished(sources),
+    )
+
+
+def _before_reweighting(sources: Sources) -> list[Html]:
+    """Models whose kept weights never saw the re-weighting that their loss is named for."""
+    return [
+        missing(
+            f"{run.path.name}: its best epoch, {run.best['epoch']:.0f}, is one of the first "
+            f"{run.setting('drw_epoch')}, before re-weighting began; its scores are those of the loss without it."
+        )
+        for run in sources.trained
+        if run.setting("drw_epoch") and run.best["epoch"] <= run.setting("drw_epoch")
+    ]
+
+
+def _images(sources: Sources) -> Html | None:
+    """What these runs were trained on, beside the paper's."""
+    found = [run.config.get("selection", {}) for run in sources.runs]
+    if not found or not found[0].get("train_images"):
+        return None
+    train, validated = (count(found[0].get(f"{part}_images")) for part in ("train", "val"))
+    return paragraph(
+        f"These runs: {train} images to train and {validated} to validate, labels {sources.runs[0].labels}. Figures of "
+        "different images do not compare.",
+        "soft",
+    )
+
+
+def _lead(study: Study) -> Html | None:
+    if not study.splits:
+        return None
+    split, end = study.splits[0], final(study)
+    if (end, split) not in study.evaluations:
+        return None
+    whole = study.evaluations[end, split].content["all"]
+    f1 = scores_of(study, end, split, {})["F1"]
+    return paragraph(
+        Html(
+            f"On the {SPLIT_NAMES[split]}, {page.safe(end)} reaches a mAP of {bold(score(whole['mAP']))}"
+            + (f", a macro F1 of {bold(score(f1))} at fitted thresholds" if f1 is not None else "")
+            + f" and a mean ECE of {bold(score(whole.get('macro_ECE')))}."
+        ),
+        "lead",
+    )
+
+
+def _claims(sources: Sources) -> list[tuple]:
+    study = sources.study
+    roles, main = study.roles, study.roles["main"]
+    split = study.splits[0] if study.splits else None
+    best_loss, best_backbone = (_best(study, roles[role]) for role in ("losses", "backbones"))
+    return [
+        ("LDAM-DRW against BCE", "Over 30 % better mAP on ResNet-50", _against_bce(sources, split)),
+        ("Best loss", "LDAM-DRW", _ranked(study, best_loss, roles["losses"], roles["reference"])),
+        (
+            "Best backbone",
+            "ConvNeXt-Large: mAP 0.5220, F1 0.3765 on its development split",
+            _ranked(study, best_backbone, roles["backbones"], None) + _on(study, best_backbone, ("dev", "test")),
+        ),
+        (
+            "From development to test",
+            "0.5220 to 0.3950 mAP (test server, 5th of 68 teams)",
+            _drop(study, main),
+        ),
+        ("F1", "Low although the ranking is good", _f1(study, main, split)),
+        ("Calibration", "Wanting", _calibrated(study, main)),
+    ]  # fmt: skip
+
+
+def _best(study: Study, names: Sequence[str]) -> str | None:
+    """By validation mAP; None if fewer than two have one."""
+    means = {name: study.evaluations[name, "val"].mean for name in names if (name, "val") in study.evaluations}
+    known = {name: value for name, value in means.items() if value is not None}
+    return max(known, key=known.get) if len(known) > 1 else None
+
+
+def _ranked(study: Study, best: str | None, names: Sequence[str], reference: str | None) -> str:
+    if len(names) < 2:
+        return f"Not compared: {names[0]} alone"
+    if best is None:
+        return "Not compared yet"
+    means = {name: study.evaluations[name, "val"].mean for name in names if (name, "val") in study.evaluations}
+    text = f"{best} by validation mAP, {score(means[best])}"
+    if reference in means and reference != best:
+        order = sorted(means, key=lambda name: -(means[name] or 0))
+        text += f"; {reference}, {score(means[reference])}, is number {order.index(reference) + 1} of {len(order)}"
+    return text + ("" if len(means) == len(names) else f" ({len(means)} of {len(names)} so far)")
+
+
+def _on(study: Study, name: str | None, splits: Sequence[str]) -> str:
+    found = [
+        f"{score(study.evaluations[name, split].mean)} on the {SPLIT_NAMES[split]}"
+        for split in splits
+        if (name, split) in study.evaluations
+    ]
+    return f"; {sentence(found)}" if found else ""
+
+
+def _against_bce(sources: Sources, split: str | None) -> str:
+    study, wanted = sources.study, {REFERENCE: "ldam-drw", "ld-bce": "bce"}
+    told = {run.path.name: run.setting("loss", "bce") for run in sources.runs}
+    absent = [name for name in wanted if name not in study.roles["losses"]]
+    other = [f"{name} has the loss {told[name]}" for name in wanted if told.get(name, wanted[name]) != wanted[name]]
+    if absent or other:
+        return f"Not compared: {sentence([*(f'{name} is not among the losses' for name in absent), *other])}"
+    pair = [study.evaluations.get((name, split)) for name in wanted]
+    if None in pair or None in (pair[0].mean, pair[1].mean):
+        return "Not compared yet"
+    ours, theirs = pair[0].mean, pair[1].mean
+    arch = next((run.setting("arch") for run in sources.runs if run.path.name == REFERENCE), None)
+    gain = ours / theirs - 1
+    text = f"{score(ours)} against {score(theirs)}{f' on {arch}' if arch else ''} ({SPLIT_NAMES[split]}): "
+    text += f"{abs(gain) * 100:.1f} % {'better' if gain >= 0 else 'worse'}"
+    found = [
+        row
+        for row in study.comparisons.get("losses", {}).get("differences", [])
+        if (row["run"], row["metric"]) == (REFERENCE, "mAP") and row["p"] is not None
+    ]
+    if found and study.comparisons["losses"]["baseline"] == "ld-bce":
+        row = found[0]
+        text += (
+            f". On validation {signed(row['difference'])} mAP ({signed(row['low'])} to {signed(row['high'])}, "
+            f"p = {row['p']:.2g})"
+        )
+    return text
+
+
+def _drop(study: Study, main: str) -> str:
+    means = [study.evaluations[main, split].mean for split in ("dev", "test") if (main, split) in study.evaluations]
+    return f"{score(means[0])} to {score(means[1])} mAP ({main})" if len(means) == 2 else "Not both evaluated"
+
+
+def _f1(study: Study, main: str, split: str | None) -> str:
+    cells = scores_of(study, main, split, {}) if split else None
+    if not cells or cells["F1"] is None:
+        return "Not evaluated yet"
+    how = ", cross-fitted" if split == "val" else ""
+    return (
+        f"{score(cells[HALF])} at probability 0.5, {score(cells['F1'])} with thresholds fitted on validation "
+        f"({main}, {SPLIT_NAMES[split]}{how})"
+    )
+
+
+def _calibrated(study: Study, main: str) -> str:
+    found = {method: each for (of, method), each in study.calibrations.items() if of == main}
+    if not found:
+        return "Not calibrated yet"
+    before = next(iter(found.values())).macro("ece", "before")
+    after = [f"{each.macro('ece', 'after'):.4f} ({method})" for method, each in found.items()]
+    return f"Mean ECE of {main} {before:.4f}; calibrated {sentence(after)}; on validation, cross-fitted"
+
+
+def _unfinished(sources: Sources) -> Html | None:
+    study = sources.study
+    left = [name for name, seconds in study.seconds.items() if seconds is None and name != "report"]
+    said = []
+    if left:
+        done = len(study.seconds) - 1 - len(left)
+        said.append(f"{done} of {len(study.seconds) - 1} steps are done; the next one: {left[0]}. "
+                    "The same `cxrdali loss-design` continues.")  # fmt: skip
+    if sources.others:
+        said.append(f"Not of this study's models, so left out: {sentence([str(path) for path in sources.others])}.")
+    if sources.unread:
+        said.append(f"No run (no config.json), so left out: {sentence([str(path) for path in sources.unread])}.")
+    return join(
+        missing(" ".join(said)) if said else None,
+        page.details("Left out of this study, and why", page.paragraph("; ".join(study.notes) + "."))
+        if study.notes
+        else None,
+    )

@@ -1,0 +1,132 @@
+"""What `cxrdali loss-design` leaves beside its runs, as far as it is there: a half-done study has a page too."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from cxrdali.postprocess import calibration, thresholds
+from cxrdali.postprocess.calibration import Calibration
+from cxrdali.postprocess.thresholds import Thresholds
+from cxrdali.report.training.folder import SPLITS
+from cxrdali.report.training.scores import Evaluation, read_evaluation
+from cxrdali.runs.layout import RECORD, Table
+from cxrdali.runs.steps import Book
+from shards.errors import DataError
+
+T = TypeVar("T")
+ROLES = {"reference": str, "main": str, "losses": list, "backbones": list, "retrained": list, "others": list}
+
+
+@dataclass(frozen=True)
+class Study:
+    """synthetic: its images are drawn; roles: names of models by what they are there for; labelled: by split, whether
+    it has labels; evaluations: by (table, split); calibrations: by (table, method); thresholds: by table; weights: of
+    the weighted ensemble by member; comparisons: by what is compared; seconds: of every step so far, None for those
+    that are not done. What was made from a run or table that has been made again since, or is being, is not read."""
+
+    path: Path
+    synthetic: bool
+    models: tuple[str, ...]
+    roles: Mapping[str, str | list[str]]
+    labelled: Mapping[str, bool]
+    strategy: str
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]
+    evaluations: Mapping[tuple[str, str], Evaluation]
+    calibrations: Mapping[tuple[str, str], Calibration]
+    thresholds: Mapping[str, Thresholds]
+    weights: Mapping[str, float]
+    comparisons: Mapping[str, dict]
+    seconds: Mapping[str, float | None]
+
+    def of_kind(self, kind: str) -> list[Table]:
+        return [table for table in self.tables if table.kind == kind]
+
+    @property
+    def splits(self) -> list[str]:
+        """Those with an evaluation, the most telling first."""
+        return [split for split in SPLITS if any(where == split for _, where in self.evaluations)]
+
+
+def is_study(path: Path) -> bool:
+    return (path / RECORD).is_file()
+
+
+def read_study(path: Path) -> Study:
+    """Raises DataError naming the file for one that is damaged or was not written by `cxrdali loss-design`."""
+    record = _json(path / RECORD, _check_record)
+    seconds, outdated = Book(path).recorded(record["steps"])
+
+    def there(folder: str, steps: Mapping[object, str], read: Callable[[Path], T]) -> dict:
+        """By key what is in folder/KEY.json, of the steps that are not outdated."""
+        files = {
+            key: path / folder / f"{key if isinstance(key, str) else '.'.join(key)}.json"
+            for key, step in steps.items()
+            if step not in outdated
+        }
+        return {key: read(file) for key, file in files.items() if file.exists()}
+
+    tables = tuple(Table(**table) for table in record["tables"])
+    scored = [(table.name, split) for table in tables for split in record["splits"]]
+    calibrated = [(table.of, table.how) for table in tables if table.kind == "calibrated"]
+    compared = ("losses", "backbones", "retrained")
+    evaluations = there("evaluations", {pair: f"evaluate {' '.join(pair)}" for pair in scored}, read_evaluation)
+    return Study(
+        path,
+        record["synthetic"],
+        tuple(record["models"]),
+        record["roles"],
+        record["splits"],
+        record["strategy"],
+        tables,
+        tuple(record["notes"]),
+        {pair: Evaluation(pair[0], each.content) for pair, each in evaluations.items()},
+        there("calibrations", {pair: f"calibrate {' '.join(pair)}" for pair in calibrated}, calibration.read),
+        there("thresholds", {table.name: f"thresholds {table.name}" for table in tables}, thresholds.read),
+        there(".", {"weights": "weights"}, lambda file: _json(file, _weights)).get("weights", {}),
+        there("comparisons", {what: f"compare {what}" for what in compared}, _json),
+        {name: seconds.get(name) for name in record["steps"]},
+    )
+
+
+def final(study: Study) -> str:
+    """The last of what is made: the calibrated ensemble, or as far as the study has come. Fixed, not chosen."""
+    done = {name for name, _ in study.evaluations}
+    last = [table.name for table in study.of_kind("calibrated") if table.of == "ensemble"]
+    order = [*last, "ensemble", study.roles["main"], *study.models]
+    return next((name for name in order if name in done), order[-1])
+
+
+def _json(path: Path, parse: Callable[[dict], T] = lambda content: dict(content)) -> T:
+    try:
+        return parse(json.loads(path.read_bytes()))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise DataError(
+            f"{path}: not what `cxrdali loss-design` writes ({reason}); delete it and run the same command again"
+        ) from error
+
+
+def _check_record(record: dict) -> dict:
+    if record["format"] != 1:
+        raise ValueError(f"format {record['format']!r}, this cxrdali reads 1")
+    for name in ("models", "notes", "steps"):
+        if not isinstance(record[name], list) or not all(isinstance(each, str) for each in record[name]):
+            raise ValueError(f"{name!r} is not a list of texts")
+    for name, kind in ROLES.items():
+        if not isinstance(record["roles"][name], kind):
+            raise ValueError(f"role {name!r} is {record['roles'][name]!r}")
+    if not set(record["splits"]) <= set(SPLITS):
+        raise ValueError(f"splits {', '.join(record['splits'])}")
+    for table in record["tables"]:
+        Table(**table)
+    if not isinstance(record["synthetic"], bool):
+        raise ValueError(f"'synthetic' is {record['synthetic']!r}")
+    record["strategy"]
+    return record
+
+
+def _weights(stored: dict) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(stored["members"], stored["values"], strict=True)}

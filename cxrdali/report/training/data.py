@@ -1,0 +1,191 @@
+"""The report's sections on the packed dataset: images per finding, and the first training images."""
+
+import numpy as np
+import pandas as pd
+
+from cxrdali.data.sampler import Sampler, oversampled
+from cxrdali.data.splits import released_rows, rows_sha256, train_and_validation
+from cxrdali.data.targets import targets
+from cxrdali.report import published
+from cxrdali.report.kit import html as page
+from cxrdali.report.kit import svg as plots
+from cxrdali.report.kit.html import Html, count, join, missing, paragraph, percent, sentence
+from cxrdali.report.training.models import MIMIC
+from cxrdali.report.training.sources import Sources
+from cxrdali.runs import folder as runs_on_disk
+from cxrdali.runs.reader import Run
+from cxrdali.runs.settings import sampling_seed
+from shards.dataset.labels import Labels
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+
+CONTACT_IMAGES = 12
+MOST_SHEETS = 3  # with more runs, one sheet per size
+
+
+def label_frequencies(sources: Sources) -> Html:
+    """The long tail: images per finding in the training split, and in the others."""
+    if sources.dataset is None:
+        return missing("No packed dataset was given, so images per finding cannot be counted; give it with `--data`.")
+    try:
+        labels, splits, note = _splits(sources)
+    except DataError as error:
+        return missing(str(error))
+    table = _frequency_table(labels, splits)
+    train = table["train"].rename("images").reset_index().assign(share=table["train"].to_numpy() / len(splits["train"]))
+    absent = [name for name, images in zip(table.index, table["train"], strict=True) if not images]
+    return join(
+        paragraph(
+            f"Images with each of the {len(table)} findings of {labels.name} among the {count(len(splits['train']))} "
+            f"training images. An image counts for every finding it has.{note}"
+        ),
+        page.figure(
+            plots.svgs(plots.label_frequencies(train), "frequencies"),
+            "Bar chart of training images per finding, most frequent first; the table below has the numbers.",
+            "Training images per finding, most frequent first, on a logarithmic axis.",
+        ),
+        paragraph(f"Never in the training images: {sentence(absent)}.", "soft") if absent else None,
+        page.details("Images per finding and split", _split_tables(table, splits, beside=sources.study is None)),
+    )
+
+
+def _splits(sources: Sources) -> tuple[Labels, dict[str, np.ndarray], str]:
+    """Labels, the rows of every split by name, and what there is to say about where they come from."""
+    dataset = sources.dataset
+    if not sources.runs:
+        labels = dataset.labels()
+        splits = {name: released_rows(dataset, labels, name) for name in ("train", "dev", "test")}
+        if not len(splits["train"]):
+            raise DataError(f"{dataset.root}: labels {labels.name!r} have no packed image in their training split")
+        return labels, splits, " No run was given: this is the released training split, before any validation fold."
+    first = sources.runs[0]
+    labels, fold = dataset.labels(first.setting("labels")), first.fold
+    train, validation = train_and_validation(dataset, labels, fold)
+    splits = {"train": train, "validation": validation}
+    splits |= {name: released_rows(dataset, labels, name) for name in ("dev", "test")}
+    return labels, splits, f" Fold {fold.fold} of {fold.folds}, split by {fold.group}, is left out for validation."
+
+
+def _frequency_table(labels: Labels, splits: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Images per finding (rows) and split (columns), most frequent in training first; NaN: released without labels."""
+    columns = {}
+    for name, rows in splits.items():
+        values = labels.values[rows]
+        known = len(rows) and (values != Labels.BLANK).any()
+        columns[name] = (values == 1).sum(axis=0) if known else np.full(len(labels.findings), np.nan)
+    table = pd.DataFrame(columns, index=pd.Index(labels.findings, name="finding"))
+    return table.sort_values("train", ascending=False, kind="stable")
+
+
+def _split_tables(table: pd.DataFrame, splits: dict[str, np.ndarray], beside: bool) -> Html:
+    """Counts, and shares; `beside`: with the stage-training paper's beside them."""
+    released = {name: len(rows) for name, rows in splits.items()}
+    heads = tuple(map(str.capitalize, released))
+    counts = [("All images", *map(count, released.values()))]
+    counts += [(finding, *map(count, row)) for finding, row in table.iterrows()]
+    paper = published.label_ratio()
+    known = beside and any(name in paper.index for name in table.index)
+    shares = [
+        (
+            finding,
+            *(percent(row[name] / images) if images else page.NOTHING for name, images in released.items()),
+            *([percent(paper["train"].get(finding)), percent(paper["valid"].get(finding))] if known else []),
+        )
+        for finding, row in table.iterrows()
+    ]
+    theirs = (f"Train, {MIMIC}", f"Validation, {MIMIC}") if known else ()
+    return join(
+        page.table("Images per finding and split", ("Finding", *heads), counts),
+        page.table("Share of a split's images that have the finding", ("Finding", *heads, *theirs), shares),
+    )
+
+
+def contact_sheets(sources: Sources) -> Html | None:
+    """The first images of every run's training loader, as the model saw them in its first epoch."""
+    if not sources.options.images:
+        return missing(
+            "Images are left out, because a page may travel further than its data; ask for them with `--images`."
+        )
+    if sources.dataset is None:
+        return missing("No packed dataset was given, so no image can be shown; give it with `--data`.")
+    if not sources.runs:
+        return missing("No run was given, so there is no training batch to show.")
+    runs = sources.runs
+    if len(runs) > MOST_SHEETS:
+        runs = list({run.setting("size"): run for run in reversed(runs)}.values())[::-1]
+    return join(*(_contact_sheet(run, sources) for run in runs))
+
+
+def _contact_sheet(run: Run, sources: Sources) -> Html:
+    title = page.heading(f"{run.name}, {run.setting('size')} px")
+    try:
+        images, done = first_training_images(run, sources.dataset)
+    except DataError as error:
+        return join(title, missing(f"The training batch cannot be shown: {error}"))
+    synthetic = "Synthetic images. " if sources.options.synthetic else ""
+    return join(
+        title,
+        page.picture(
+            plots.contact_sheet(images),
+            f"Contact sheet of {len(images)} augmented training images of {run.name}",
+            f"{synthetic}The first {len(images)} training images of epoch 1 as this run's loader hands them over, "
+            f"augmentation included: {done}.",
+        ),
+    )
+
+
+def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray, str]:
+    """uint8 [B, 1, S, S], and in words what the augmentation did to them.
+
+    What a position of an epoch holds does not depend on the batch size, so a batch of twelve is the beginning
+    of the run's own first batch.
+    """
+    from cxrdali.data.augment import decide, options_of
+    from cxrdali.data.loader import Loader
+    from cxrdali.data.options import LoaderOptions
+
+    labels = dataset.labels(run.labels)
+    train, _ = train_and_validation(dataset, labels, run.fold)
+    trained_on = run.config.get("selection", {}).get("train_sha256")
+    if trained_on and trained_on != rows_sha256(train):
+        raise DataError(f"{run.path / runs_on_disk.CONFIG}: it trained on other rows than its fold selects here")
+    wanted = targets(labels, run.setting("uncertain", "negative"))
+    sampler = Sampler.make(
+        run.setting("sampler", "natural"), train, wanted, _sampling_seed(run), int(run.setting("epochs"))
+    )
+    train = _with_repeats(run, labels, train, wanted)
+    size = int(run.setting("size"))
+    augment = options_of(run.setting("flips", "both"), run.setting("cutout", "fixed"))
+    kept = {name: run.setting(name) for name in ("order", "window") if run.setting(name) is not None}
+    options = LoaderOptions(size=size, batch=min(CONTACT_IMAGES, len(train)), threads=1, prefetch=1, **kept)
+    seed = _sampling_seed(run)
+    loader = Loader(dataset, train, options, seed=seed, shuffle=True, augment=augment, drop_last=True, sampler=sampler)
+    images = next(iter(loader)).images.numpy()
+    if augment is None:
+        return images, "none"
+    decided = decide(augment, seed, 0, 0, len(images), size)
+    return images, (
+        f"{decided.horizontal.sum()} mirrored left to right, {decided.vertical.sum()} upside down, "
+        f"{(decided.shape > 0).any(axis=1).sum()} with black cutout squares"
+    )
+
+
+def _sampling_seed(run: Run) -> int:
+    return sampling_seed(int(run.setting("seed", 0)), int(run.setting("stage")))
+
+
+def _with_repeats(run: Run, labels: Labels, train: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The rows of an epoch of the run: those with an oversampled finding twice."""
+    if not run.oversampling:
+        return train
+    chosen = run.oversampling["findings"]
+    strange = [name for name in chosen if name not in labels.findings]
+    if strange:
+        raise DataError(f"{run.path / runs_on_disk.CONFIG}: oversampled finding {strange[0]!r} is not in the labels")
+    rows = oversampled(train, wanted, labels.findings, chosen)
+    if len(rows) != run.oversampling["epoch_images"]:
+        raise DataError(
+            f"{run.path / runs_on_disk.CONFIG}: an epoch had {run.oversampling['epoch_images']} images, here it would "
+            f"have {len(rows)}"
+        )
+    return rows

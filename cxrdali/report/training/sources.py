@@ -1,0 +1,90 @@
+"""What a report is made of: run folders, evaluations and the packed dataset they share, read and checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cxrdali.report.study.folder import Study, is_study, read_study
+from cxrdali.report.training.folder import PaperFolder, read_paper
+from cxrdali.report.training.scores import Evaluation, read_evaluation
+from cxrdali.runs import folder as runs_on_disk
+from cxrdali.runs.reader import Run, _named, _read_run, is_paper, run_folders
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """synthetic: say near the top that the data is; images: show images of the training set (data-use terms)."""
+
+    title: str
+    synthetic: bool = False
+    images: bool = False
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that a section may draw from. unread: folders beside the runs that hold no run; others: runs beside
+    a study's that are not of its models (any more)."""
+
+    runs: list[Run]
+    dataset: PackedDataset | None
+    evaluations: list[Evaluation]
+    options: ReportOptions
+    folder: PaperFolder | None = None
+    study: Study | None = None
+    unread: tuple[Path, ...] = ()
+    others: tuple[Path, ...] = ()
+
+    @property
+    def trained(self) -> list[Run]:
+        """Runs with at least one complete epoch."""
+        return [run for run in self.runs if len(run.metrics)]
+
+
+def read_sources(
+    runs: Sequence[Path], pack: PackedDataset | Path | None, evaluations: Sequence[Path], options: ReportOptions
+) -> Sources:
+    """`runs`: run folders, folders of runs, or one of `cxrdali paper` or `cxrdali loss-design`.
+
+    Raises DataError for a folder that is none of them, a file that is no evaluation, or a dataset not the runs'.
+    """
+    studies = [path for path in runs if is_study(path)]
+    papers = [path for path in runs if is_paper(path) and path not in studies]
+    if len([*papers, *studies]) > 1:
+        kind = "paper" if len(papers) > 1 else "loss-design"
+        raise DataError(f"{[*papers, *studies][1]}: a second folder of `cxrdali {kind}`; make a report of each")
+    study = read_study(studies[0]) if studies else None
+    found, unread, others = [], [], []
+    for path in runs:
+        inside, without = run_folders(path)
+        if study and path == study.path:
+            others += [each for each in inside if each.name not in study.models]
+            inside = [path for name in study.models for path in inside if path.name == name]
+        found += inside
+        unread += without
+    if study:
+        options = replace(options, synthetic=options.synthetic or study.synthetic)
+    sources = Sources(
+        runs=_named([_read_run(path) for path in dict.fromkeys(found)]),
+        dataset=PackedDataset.open(pack) if isinstance(pack, Path) else pack,
+        evaluations=[read_evaluation(Path(path)) for path in evaluations],
+        options=options,
+        folder=read_paper(papers[0]) if papers else None,
+        study=study,
+        unread=tuple(unread),
+        others=tuple(others),
+    )
+    _check_same_dataset(sources)
+    return sources
+
+
+def _check_same_dataset(sources: Sources) -> None:
+    """Label counts and pictures of another dataset would stand beside the runs' numbers."""
+    for run in sources.runs if sources.dataset else ():
+        trained_on = run.config.get("dataset", {}).get("id")
+        if trained_on and trained_on != sources.dataset.id:
+            raise DataError(
+                f"{run.path / runs_on_disk.CONFIG}: trained on dataset {trained_on}, {sources.dataset.root} is "
+                f"{sources.dataset.id}; give the dataset of the runs, or leave `--data` out"
+            )

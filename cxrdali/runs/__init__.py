@@ -1,0 +1,1 @@
+"""A run's settings, its folder, and reading it back."""

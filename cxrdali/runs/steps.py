@@ -1,0 +1,214 @@
+"""Steps with files as results: each is done again exactly when its settings, its results or what it needs changed.
+
+A step's record is written after its results are complete, so a kill leaves a step that is simply not done. The
+record keeps which making of every needed step it used: whoever is made again takes along all that depends on it.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cxrdali.runs.layout import REPLACED
+from shards.errors import DataError
+from shards.storage.files import json_bytes, only_one, remove_parts, sha256_file, write_bytes
+
+RECORDS = ".steps"
+CONTINUES, TAKEN = "continues", "takes over the run that is there"
+
+
+@dataclass(frozen=True)
+class Step:
+    """outputs: files relative to the root; settings: JSON values that decide the result; needs: names of steps.
+
+    folder: of a step that continues what it began there (a training run); it is kept while settings and needs are
+    those it began with, else moved aside before `do`. earlier: settings that records of an older version do not have,
+    as they were then.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    settings: dict
+    needs: tuple[str, ...]
+    do: Callable[[], None] = field(compare=False)
+    folder: str | None = None
+    earlier: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass
+class Book:
+    """What was made under `root`, from records in root/.steps."""
+
+    root: Path
+
+    def reason(self, step: Step) -> str | None:
+        """Why a step is to be done, in words; None if it is done. Steps that it needs are taken as they are."""
+        record = self._read(step.name)
+        if record is None:
+            return CONTINUES if self._begun(step) else TAKEN if self._by_hand(step) else "not done yet"
+        changed = _change(_known(record, step), _plain(step.settings))
+        if changed:
+            return changed
+        if record["needs"] != self._makings(step):
+            names = [name for name, made in self._makings(step).items() if record["needs"].get(name) != made]
+            return f"{names[0]} was made again" if names else "needs fewer steps than before"
+        for name, known in record["outputs"].items():
+            fault = self._fault(self.root / name, known)
+            if fault:
+                return f"{name} {fault}"
+        return None if set(record["outputs"]) == set(step.outputs) else "its files have other names now"
+
+    def seconds(self, step: Step) -> float | None:
+        """How long the recorded making took; None if there is none."""
+        record = self._read(step.name)
+        return record and record["seconds"]
+
+    def recorded(self, names: Sequence[str]) -> tuple[dict[str, float], set[str]]:
+        """Of steps known by their names alone, in their order: seconds of those made from what is there now, and which
+        are outdated, since a step that they need was made again or is under way."""
+        records = {name: record for name in names if (record := self._read(name))}
+        outdated: set[str] = set()
+        for name, record in records.items():
+            for need, made in record["needs"].items():
+                if need in outdated or need not in records or records[need]["made"] != made:
+                    outdated.add(name)
+        return {name: record["seconds"] for name, record in records.items() if name not in outdated}, outdated
+
+    def plan(self, steps: Sequence[Step]) -> dict[str, str | None]:
+        """Reasons by name; a step after one that is to be done is to be done too."""
+        reasons = {}
+        for step in steps:
+            first = next((name for name in step.needs if reasons.get(name)), None)
+            reason = self.reason(step)
+            reasons[step.name] = f"after {first}" if first and reason in (None, CONTINUES) else reason
+        return reasons
+
+    def run(self, steps: Sequence[Step], say: Callable[[str], None]) -> int:
+        """Do what is to be done, in order; returns how many steps that were."""
+        done = 0
+        self._sweep(steps)
+        for number, step in enumerate(steps, 1):
+            reason = self.reason(step)
+            if reason:
+                say(f"\n[{number}/{len(steps)}] {step.name}: {reason}")
+                self.make(step, say)
+                done += 1
+        return done
+
+    def make(self, step: Step, say: Callable[[str], None]) -> None:
+        """Do a step and record it."""
+        (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
+        # what was trained by hand stays where it is: the trainer refuses it if its settings are others
+        if step.folder and not self._by_hand(step) and (self._read(step.name) or not self._begun(step)):
+            self._set_aside(step, say)
+            write_bytes(self._path(step.name, "begun"), json_bytes(self._start(step)))
+        for path in (self._path(step.name), *([] if step.folder else map(self.root.joinpath, step.outputs))):
+            path.unlink(missing_ok=True)  # a result without a record is no result
+        started = time.perf_counter()
+        step.do()
+        outputs = {name: _facts(self.root / name, step.folder) for name in step.outputs}
+        seconds = time.perf_counter() - started
+        # not a hash of the results: made again to the same bytes is made again too
+        made = {**self._start(step), "made": os.urandom(8).hex(), "outputs": outputs, "seconds": round(seconds, 2)}
+        write_bytes(self._path(step.name), json_bytes(made))
+        self._path(step.name, "begun").unlink(missing_ok=True)
+
+    def _start(self, step: Step) -> dict:
+        return {"settings": _plain(step.settings), "needs": self._makings(step)}
+
+    def _begun(self, step: Step) -> bool:
+        """Whether the folder holds the beginning of just this step."""
+        if not step.folder or not (self.root / step.folder).is_dir():
+            return False
+        begun = self._read(step.name, "begun")
+        return begun is not None and {**begun, "settings": _known(begun, step)} == self._start(step)
+
+    def _by_hand(self, step: Step) -> bool:
+        """Whether the folder holds something that no record tells of."""
+        known = self._read(step.name) or self._read(step.name, "begun")
+        return bool(step.folder) and not known and _occupied(self.root / step.folder)
+
+    def _sweep(self, steps: Sequence[Step]) -> None:
+        """Remove what killed writers left; a trainer looks after its own folder."""
+        files = [self.root / name for step in steps if not step.folder for name in step.outputs]
+        for folder in {self.root / RECORDS, *(file.parent for file in files)}:
+            remove_parts(folder)
+
+    def _set_aside(self, step: Step, say: Callable[[str], None]) -> None:
+        """Days of training are never deleted: what stands in the way moves to replaced/."""
+        folder = self.root / step.folder
+        if not _occupied(folder):
+            return
+        number = 1
+        while (there := folder.parent / REPLACED / f"{folder.name}-{number}").exists():
+            number += 1
+        there.parent.mkdir(exist_ok=True)
+        with only_one(folder / ".lock", "training into it"):
+            shutil.move(folder, there)
+        say(f"{folder}: moved to {there}; delete it when it is not wanted")
+
+    def _makings(self, step: Step) -> dict[str, str | None]:
+        records = {name: self._read(name) for name in step.needs}
+        return {name: record and record["made"] for name, record in records.items()}
+
+    def _fault(self, path: Path, known: dict) -> str | None:
+        if not path.is_file():
+            return "is missing"
+        found = path.stat()
+        if found.st_size == known["bytes"] and found.st_mtime_ns == known["mtime_ns"]:
+            return None
+        # copied or rewritten with the same content is no change
+        return None if found.st_size == known["bytes"] and sha256_file(path) == known["sha256"] else "was changed"
+
+    def _path(self, name: str, kind: str = "made") -> Path:
+        return self.root / RECORDS / f"{name.replace(' ', '-')}.{kind}.json"
+
+    def _read(self, name: str, kind: str = "made") -> dict | None:
+        try:
+            record = json.loads(self._path(name, kind).read_bytes())
+            record["settings"], record["needs"]
+            if kind == "made":
+                record["made"], record["outputs"], record["seconds"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # a damaged record is a step not done
+        return record
+
+
+def _occupied(folder: Path) -> bool:
+    return folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir())
+
+
+def _facts(path: Path, folder: str | None) -> dict:
+    if not path.is_file():
+        way_out = f"move the folder {folder} away to train it anew" if folder else "run the same command again"
+        raise DataError(f"{path}: was to be made and is not there; {way_out}")
+    found = path.stat()
+    return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": sha256_file(path)}
+
+
+def _plain(settings: dict) -> dict:
+    """As JSON gives it back: tuples are lists."""
+    return json.loads(json_bytes(settings))
+
+
+def _known(record: dict, step: Step) -> dict:
+    """The settings that a record tells, and those that there were not when it was written."""
+    return {
+        **_plain({name: step.earlier[name] for name in step.earlier if name in step.settings}),
+        **record["settings"],
+    }
+
+
+def _change(there: dict, here: dict) -> str | None:
+    for name in sorted({*there, *here}):
+        if there.get(name) != here.get(name):
+            return f"{name} changed: {_short(there.get(name))} -> {_short(here.get(name))}"
+    return None
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 24 else f"{text[:20]}..."

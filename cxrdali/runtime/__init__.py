@@ -1,0 +1,1 @@
+"""This process: device, cores and memory, and the processes beside it."""

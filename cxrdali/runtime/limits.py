@@ -1,0 +1,75 @@
+"""What the kernel lets this process have: cores and memory, control groups included."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def cpu_quota(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:
+    """Cores that the control groups of this process allow it on average; None without a limit."""
+    quotas = []
+    for folder in _groups("", root, membership):
+        quota, period = (_text(folder / "cpu.max").split() + ["", ""])[:2]
+        if quota.isdigit():
+            quotas.append(int(quota) / int(period))
+    for folder in _groups("cpu", root, membership):
+        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        if quota and period:
+            quotas.append(quota / period)
+    return min(quotas, default=None)
+
+
+def memory_available(
+    root: Path = CGROUPS, membership: Path = MEMBERSHIP, meminfo: Path = Path("/proc/meminfo")
+) -> tuple[int, int | None]:
+    """(bytes that this process and the page cache of its files may still take, limit of its control groups or None).
+
+    What a group's own page cache holds counts as free: the kernel drops it first.
+    """
+    kilobytes = dict(re.findall(r"^(\w+):\s+(\d+)", _text(meminfo), re.MULTILINE))
+    total, available = (int(kilobytes.get(name, 0)) * 1024 for name in ("MemTotal", "MemAvailable"))
+    limits = []
+    for controller, names, cache in (
+        ("", ("memory.max", "memory.current"), "file"),
+        ("memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_cache"),
+    ):
+        for folder in _groups(controller, root, membership):
+            limit, used = (_number(folder / name) for name in names)
+            if limit is not None and limit < total:  # version 1 writes "no limit" as a very large number
+                cached = re.search(rf"^{cache} (\d+)", _text(folder / "memory.stat"), re.MULTILINE)
+                limits.append((limit, max(limit - (used or 0) + int(cached[1] if cached else 0), 0)))
+    free = min([available, *(min(limit, room) for limit, room in limits)])
+    return free, min((limit for limit, _ in limits), default=None)
+
+
+def _groups(controller: str, root: Path, membership: Path) -> Iterator[Path]:
+    """This process's group and the ones above it; controller "" is version 2. Inside a container the upper ones, or
+    its own name, may be hidden: then only the root's files are there."""
+    for line in _text(membership).splitlines():
+        _, names, path = line.split(":", 2)
+        if controller in names.split(","):
+            base = root / controller
+            yield from (base / part for part in (Path(path.lstrip("/")), *Path(path.lstrip("/")).parents))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else None  # "max" and -1 are no limit
+
+
+MOST_THREADS = 8  # decoding 224 px takes about 0.1 ms of one core; more threads than this only steal them
+
+
+def default_threads(processes: int = 1) -> int:
+    """DALI's threads of each of so many processes that share the cores: two a core of its share, at least 1."""
+    return max(1, min(MOST_THREADS, 2 * len(os.sched_getaffinity(0)) // processes))

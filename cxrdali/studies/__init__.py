@@ -1,0 +1,1 @@
+"""The two papers' studies as steps that continue."""

@@ -1,0 +1,120 @@
+"""How long the models would train here: a few real steps per size, and arithmetic."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxrdali.data.augment import options_of
+from cxrdali.data.loader import Loader
+from cxrdali.data.sampler import oversampled
+from cxrdali.data.targets import targets
+from cxrdali.models.classifier import ModelOptions, create
+from cxrdali.models.losses import Loss
+from cxrdali.models.tta import TTA
+from cxrdali.runs.oversampling import chosen_findings
+from cxrdali.runs.settings import AUTO, TrainSettings
+from cxrdali.runtime.device import Hardware
+from cxrdali.studies.flow import Plan
+from cxrdali.train.microbatch import largest_micro_batch
+from cxrdali.train.step import Step, adamw, grad_scaler
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+
+STEPS, ENOUGH_SECONDS = 10, 8.0
+CPU_IMAGES = 4  # at a time: the rate per image is about that of the whole batch, and the wait a tenth
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images per second: trained (one step of the optimizer on a batch from the loader), predicted (one pass)."""
+
+    trained: float
+    predicted: float
+
+
+def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, findings: int) -> Rate:
+    """Train and predict a few batches with new weights; nothing is kept. A slow step ends the measurement early.
+
+    A frozen backbone costs its forward pass, in training too.
+    """
+    hardware = Hardware.resolve(settings.device, settings.precision)
+    on_gpu = hardware.device != "cpu"
+    model = create(ModelOptions.of_run(settings.as_json()), findings)
+    model.to(hardware.device).train()
+    forward = torch.compile(model) if settings.compile else model
+    loss = Loss("bce", {}, np.ones(findings), np.ones(findings)).to(hardware.device)  # all cost about the same
+    size = settings.micro_batch or settings.batch
+    if size == AUTO and on_gpu:
+        size = largest_micro_batch(model, loss, hardware, settings.batch, settings.size, findings)
+    size = min(size if on_gpu else min(CPU_IMAGES, settings.batch), len(rows))
+    options = replace(settings.loader_options(hardware.device), batch=size)
+    train = Step(forward, loss, adamw(model, settings.lr, 0.0), grad_scaler(hardware), hardware)
+    wanted = torch.zeros(size, findings, device=hardware.device)
+    augment = options_of(settings.flips, settings.cutout)
+    loader = Loader(dataset, rows, options, shuffle=True, augment=augment, drop_last=True)
+
+    def step(images: torch.Tensor) -> None:
+        train(images, wanted, 0, size)
+
+    def look(images: torch.Tensor) -> None:
+        with torch.inference_mode(), hardware.autocast():
+            forward(images)
+
+    trained = None if settings.frozen else _rate(loader, step, hardware, STEPS if on_gpu else 1)
+    model.eval()
+    predicted = _rate(loader, look, hardware, STEPS if on_gpu else 1)
+    return Rate(trained or predicted, predicted)
+
+
+def _rate(loader: Loader, work, hardware: Hardware, warm_up: int) -> float:
+    images, started, batch = 0, 0.0, 0
+    while True:
+        for taken, _ in loader:
+            if batch == warm_up:
+                hardware.synchronize()
+                started = time.perf_counter()
+            work(taken.to(hardware.device, non_blocking=True))
+            batch += 1
+            if batch > warm_up:
+                images += len(taken)
+                if batch - warm_up >= STEPS or time.perf_counter() - started > ENOUGH_SECONDS:
+                    hardware.synchronize()
+                    return images / (time.perf_counter() - started)
+
+
+def epoch_images(plan: Plan, name: str) -> tuple[int, bool]:
+    """Images in an epoch of a model, and whether that is all: what is oversampled by AP is not known before the model
+    whose AP decides has been trained."""
+    settings, _ = plan.models[name]
+    if not settings.oversample and settings.oversample_below is None:
+        return len(plan.train_rows), True
+    source = settings.oversample_from and Path(settings.oversample_from)
+    try:
+        chosen, _ = chosen_findings(settings.oversample, settings.oversample_below, source, plan.labels.findings)
+    except DataError:  # the run is not there or not finished
+        return len(plan.train_rows), False
+    rows = oversampled(plan.train_rows, targets(plan.labels, settings.uncertain), plan.labels.findings, chosen)
+    return len(rows), True
+
+
+def training_hours(rate: Rate, images: int, validated: int, epochs: int, cached: bool = False) -> float:
+    """Of so many epochs of `images`, each followed by the validation of `validated` images in one pass.
+
+    cached: a frozen backbone sees every image once, and what follows is seconds.
+    """
+    if cached:
+        return min(epochs, 1) * (images + validated) / rate.predicted / 3600
+    return epochs * (images / rate.trained + validated / rate.predicted) / 3600
+
+
+def is_cached(settings: TrainSettings) -> bool:
+    """Whether the trainer computes a frozen backbone's features once: nothing changes an image between epochs."""
+    return settings.frozen and settings.cache_features and options_of(settings.flips, settings.cutout) is None
+
+
+def predicting_hours(rate: Rate, images: int, tta: str) -> float:
+    """Of predicting `images`, once per pass of `tta`."""
+    return len(TTA[tta]) * images / rate.predicted / 3600

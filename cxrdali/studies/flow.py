@@ -1,0 +1,283 @@
+"""What the flows of papers share: recipes resolved on one dataset, and the steps that train, predict and evaluate.
+
+runs/NAME        predictions/NAME.SPLIT.parquet        evaluations/NAME.SPLIT.json
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from cxrdali.data.loader import nearest_stored
+from cxrdali.data.splits import released_rows, train_and_validation
+from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate, write
+from cxrdali.models.classifier import ModelOptions
+from cxrdali.predict.predict import predict
+from cxrdali.runs import folder as runs
+from cxrdali.runs.oversampling import chosen_findings
+from cxrdali.runs.recipes import Recipe, find, in_order
+from cxrdali.runs.settings import LATER, MAY_DIFFER, TrainSettings
+from cxrdali.runs.steps import Step
+from cxrdali.runtime.device import Hardware
+from cxrdali.train.trainer import train
+from shards.dataset.labels import Labels
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+from shards.storage.files import sha256_file
+
+SPLITS = ("val", "dev", "test")
+ALIKE = ("fold", "folds", "group", "uncertain")  # of all models: their tables are compared and averaged
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """models: recipes to train, with all they need; overrides: settings by recipe, "" for all of them; draws: bootstrap
+    draws of an evaluation; title: of the report; synthetic: its data is drawn, and its pictures may be shown."""
+
+    models: tuple[str, ...]
+    labels: str | None = None
+    draws: int = 1000
+    overrides: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    title: str = ""
+    synthetic: bool = False
+
+    def __post_init__(self):
+        EvaluateOptions(draws=self.draws)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a flow stands on. models: settings and recipe record by name, in the order of training; train_rows and
+    splits: catalog rows, int64; splits without an image are not among them."""
+
+    dataset: PackedDataset
+    labels: Labels
+    models: Mapping[str, tuple[TrainSettings, dict]]
+    train_rows: np.ndarray
+    splits: Mapping[str, np.ndarray]
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def labelled(self, split: str) -> bool:
+        """Whether any finding of any image of the split is known."""
+        return bool((self.labels.values[self.splits[split]] != Labels.BLANK).any())
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A step that predicts: which model, which split, and with which test-time augmentation."""
+
+    step: str
+    model: str
+    split: str
+    tta: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """steps in the order in which they can be done, those that train first; models: as of the ground.
+
+    notes: what is left out and why. problems: what keeps it from being done at all. asked: the steps that predict.
+    """
+
+    steps: tuple[Step, ...]
+    models: Mapping[str, tuple[TrainSettings, dict]]
+    labels: Labels
+    train_rows: np.ndarray
+    splits: Mapping[str, np.ndarray]
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+    asked: tuple[Asked, ...]
+
+
+def ground(root: Path, dataset: PackedDataset, recipes: Mapping[str, Recipe], options: FlowOptions) -> Ground:
+    """Raises DataError for an unknown model or setting, or a dataset without a training split."""
+    labels = dataset.labels(options.labels)
+    names = in_order(recipes, [find(recipes, name).name for name in options.models])
+    models = {name: _resolve(root, recipes[name], labels, options) for name in names}
+    for name, given in options.overrides.items():
+        if name and name not in models:
+            key = next(iter(given))
+            raise DataError(f"{name}.{key}: {name} is not among the models; add it to --models, or do not set it")
+    first = next(iter(models.values()))[0]
+    train_rows, val_rows = train_and_validation(dataset, labels, first.fold_options())
+    splits = {"val": val_rows} | {name: released_rows(dataset, labels, name) for name in SPLITS[1:]}
+    splits = {name: rows for name, rows in splits.items() if len(rows)}
+    added = [name for name in names if name not in options.models]
+    notes = [f"{', '.join(added)} too: the others need {'it' if len(added) == 1 else 'them'}"] if added else []
+    notes += [f"no {name}: labels {labels.name!r} have no such split here" for name in SPLITS if name not in splits]
+    problems = _problems(dataset, labels, models, train_rows)
+    return Ground(dataset, labels, models, train_rows, splits, tuple(notes), problems)
+
+
+def _resolve(root: Path, recipe: Recipe, labels: Labels, options: FlowOptions) -> tuple[TrainSettings, dict]:
+    overrides = {**options.overrides.get("", {}), **options.overrides.get(recipe.name, {})}
+    settings, about = recipe.resolve(root / "runs", overrides)
+    if settings.labels not in (None, labels.name):
+        raise DataError(
+            f"{recipe.name}: labels = {settings.labels!r}, but all models need the same ones, here {labels.name!r}; "
+            f"give --labels {settings.labels}"
+        )
+    return replace(settings, labels=labels.name), about
+
+
+def _problems(dataset: PackedDataset, labels: Labels, models: Mapping, train_rows: np.ndarray) -> tuple[str, ...]:
+    """What would stop a model, or what is made of several, after hours of training."""
+    found, first = [], next(iter(models))
+    for name, (settings, about) in models.items():
+        others = [(first, ALIKE, "their validation would differ")]
+        if about["starts_from"]:
+            others.append((about["starts_from"], ("arch", "norm"), "it starts from these weights"))
+        for other, keys, why in others:
+            for key in keys:
+                here, there = getattr(settings, key), getattr(models[other][0], key)
+                if here != there:
+                    found.append(f"{name}: {key} is {here!r}, of {other} {there!r}, and {why}; --set {key}= for all")
+        if len(train_rows) < settings.batch:
+            found.append(
+                f"{name}: {len(train_rows):,} training images make no batch of {settings.batch}; "
+                f"--set {name}.batch=N, or pack more images"
+            )
+        found += [f"{name}: {error}" for error in _errors(dataset, labels, settings)]
+    return tuple(found)
+
+
+def _errors(dataset: PackedDataset, labels: Labels, settings: TrainSettings) -> Iterator[DataError]:
+    """What the trainer would say before its first step, as far as it needs no weights and no other run."""
+    checks = (
+        lambda: nearest_stored(dataset, settings.size),
+        lambda: chosen_findings(settings.oversample, None, None, labels.findings),
+        lambda: settings.loader_options(Hardware.resolve(settings.device, settings.precision).device),
+        lambda: ModelOptions(settings.arch, settings.size),
+    )
+    for check in checks:
+        try:
+            check()
+        except DataError as error:
+            yield error
+
+
+class Flow:
+    """Makes the steps; a paper's own flow adds those that only it has.
+
+    notes: what is left out and why; asked: every step that predicts, as they are made.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        ground: Ground,
+        options: FlowOptions,
+        say: Callable[[str], None] = print,
+        progress: bool = True,
+    ):
+        self.root, self.ground, self.options, self.say, self.progress = root, ground, options, say, progress
+        self.dataset, self.labels = ground.dataset, ground.labels
+        self.models, self.splits = ground.models, ground.splits
+        self.notes: list[str] = []
+        self.asked: list[Asked] = []
+        # hashes of what is not a step: part of every step's settings that reads it
+        self.data = {"dataset": self.dataset.id, "labels": self.labels.sha256}
+        self.uncertain = next(iter(self.models.values()))[0].uncertain
+
+    def plan(self, steps: Sequence[Step]) -> Plan:
+        ground = self.ground
+        return Plan(
+            tuple(steps), ground.models, ground.labels, ground.train_rows, ground.splits,
+            (*ground.notes, *self.notes), ground.problems, tuple(self.asked),
+        )  # fmt: skip
+
+    def train(self, name: str) -> Step:
+        settings, about = self.models[name]
+        folder = f"runs/{name}"
+        kept = {key: value for key, value in settings.as_json().items() if key not in MAY_DIFFER}
+        # a path is spelled in many ways
+        inside = {(self.root / "runs" / other).resolve(): other for other in self.models}
+        given = {key: kept[key] and inside.get(Path(kept[key]).resolve()) for key in ("init", "oversample_from")}
+        needs = [other for other in given.values() if other]
+        late = [other for other in needs if list(self.models).index(other) >= list(self.models).index(name)]
+        if late:
+            raise DataError(f"{name}: needs {late[0]}, which is not trained before it; choose an earlier model's run")
+        # a run of ours is known by its step, another file by its content
+        for key, other in given.items():
+            kept[key] = other or (kept[key] and content(Path(kept[key])))
+        files = (runs.CONFIG, runs.METRICS, runs.FINDINGS, runs.LAST, runs.BEST, runs.VAL_PREDICTIONS)
+
+        def do() -> None:
+            out = self.root / folder
+            out.parent.mkdir(parents=True, exist_ok=True)
+            train(settings, self.dataset, out, say=self.say, progress=self.progress, recipe=about)
+
+        return Step(
+            f"train {name}",
+            tuple(f"{folder}/{file}" for file in files),
+            {**kept, **self.data},
+            tuple(f"train {other}" for other in dict.fromkeys(needs)),
+            do,
+            folder,
+            LATER,
+        )
+
+    def predict(self, model: str, split: str, tta: str, name: str | None = None) -> Step:
+        """The model's predictions as the table `name`, by default the model's."""
+        settings, _ = self.models[model]
+        name = name or model
+
+        def do(out: Path) -> None:
+            table = predict(
+                self.root / "runs" / model, self.dataset, split, labels=self.labels.name, tta=tta,
+                device=settings.device, precision=settings.precision, decode=settings.decode,
+                threads=settings.threads, say=self.say, progress=self.progress,
+            )  # fmt: skip
+            table.write(out)
+
+        step = self.table(f"predict {name} {split}", name, split, {"tta": tta}, (f"train {model}",), do)
+        self.asked.append(Asked(step.name, model, split, tta))
+        return step
+
+    def table(
+        self, step: str, name: str, split: str, settings: dict, needs: Sequence[str], do: Callable[[Path], None]
+    ) -> Step:
+        """A step that writes the table `name`: `do` is given its path."""
+        out = self.file(name, split)
+
+        def made() -> None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            do(out)
+
+        return Step(step, (str(out.relative_to(self.root)),), {**settings, **self.data}, tuple(needs), made)
+
+    def file(self, name: str, split: str) -> Path:
+        return self.root / "predictions" / f"{name}.{split}.parquet"
+
+    def evaluate(self, name: str, split: str, needs: Sequence[str], more: dict | None = None) -> Step:
+        """needs: the step that makes the table, and any other that decides the result; more: settings that do."""
+        out = Path("evaluations") / f"{name}.{split}"
+        options = EvaluateOptions(draws=self.options.draws, uncertain=self.uncertain)
+
+        def do() -> None:
+            (self.root / out).parent.mkdir(parents=True, exist_ok=True)
+            result = self.scored(name, split, options)
+            write(result, self.root / out)
+            self.say(f"{name} on {split}: mAP {number(result['all']['mAP'])}")
+
+        outputs = (f"{out}.json", f"{out}.csv")
+        settings = {"draws": options.draws, "uncertain": options.uncertain, **(more or {}), **self.data}
+        return Step(f"evaluate {name} {split}", outputs, settings, tuple(needs), do)
+
+    def scored(self, name: str, split: str, options: EvaluateOptions) -> dict:
+        """What an evaluation of a table says."""
+        return evaluate(self.file(name, split), self.dataset, self.labels, options, self.progress)
+
+
+def content(path: Path) -> str:
+    """A fingerprint of a file, or of the best weights of a run; raises DataError if it is not there."""
+    file = path / runs.BEST if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"{path}: no such file or run; give another")
+    return sha256_file(file)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,326 @@
+"""The loss-design paper's study as steps: losses, backbones, the retrained classifier, and what follows training.
+
+    runs/NAME                           predictions/TABLE.SPLIT.parquet    evaluations/TABLE.SPLIT.json
+    calibrations/TABLE.METHOD.json      thresholds/TABLE.json              weights.json
+    comparisons/losses.json, ...        report.html                        loss-design.json
+
+TABLE is a model, MODEL+TTA of the main model, ensemble, ensemble+weighted, or one of them +METHOD, calibrated. Weights,
+calibrations and thresholds are fitted on validation alone; development and test are predicted and evaluated with them.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cxrdali.data.splits import group_codes
+from cxrdali.evaluate.compare import CompareOptions, compare
+from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate
+from cxrdali.models.tta import TTA
+from cxrdali.postprocess import calibration, thresholds
+from cxrdali.postprocess.ensemble import Weights, ensemble, weights_by_map
+from cxrdali.postprocess.thresholds import parse_strategy
+from cxrdali.report import ReportOptions, write_report
+from cxrdali.runs.layout import RECORD, Table
+from cxrdali.runs.recipes import Recipe
+from cxrdali.runs.steps import Step
+from cxrdali.studies.flow import Flow, FlowOptions, Ground, Plan, ground
+from cxrdali.studies.roles import roles
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+from shards.storage.files import json_bytes, write_bytes
+
+FIT = "val"  # the split that everything is fitted on
+FOLDS = 5  # of a cross-fit, by subject
+ENSEMBLE, WEIGHTED, WEIGHTS = "ensemble", "ensemble+weighted", "weights.json"
+PARTS = ("all", "frontal", "lateral")  # of an evaluation
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class StudyOptions(FlowOptions):
+    """tta: those that the main model is predicted with, beside none; calibration: method of the final predictions (the
+    main model is calibrated by every method): Platt's, since weights on positives shift the logits, which a temperature
+    cannot undo; strategy: of the thresholds, as `cxrdali.postprocess.thresholds.fit` takes it."""
+
+    models: tuple[str, ...] = ()
+    tta: tuple[str, ...] = ("hflip", "light", "medium")
+    calibration: str = "platt"
+    strategy: str = "f1"
+    title: str = "The loss-design paper"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.models:
+            raise DataError("no model: give --models, for example ld-bce,ld-ldam-drw")
+        for name in self.tta:
+            if name not in TTA or name == "none":
+                raise DataError(f"tta {name!r}: choose from {', '.join(each for each in TTA if each != 'none')}")
+        object.__setattr__(self, "tta", tuple(dict.fromkeys(self.tta)))
+        if self.calibration not in calibration.METHODS:
+            raise DataError(f"calibration {self.calibration!r}: choose one of {', '.join(calibration.METHODS)}")
+        parse_strategy(self.strategy)
+
+
+def make_plan(
+    root: Path,
+    dataset: PackedDataset,
+    recipes: Mapping[str, Recipe],
+    options: StudyOptions,
+    say: Callable[[str], None] = print,
+    progress: bool = True,
+) -> tuple[Plan, dict]:
+    """The plan, and what RECORD says of it: written when the steps begin, so that a half-done study has a report.
+
+    Raises DataError for an unknown model or setting, or a dataset without a training split.
+    """
+    study = _Study(root, ground(root, dataset, recipes, options), options, say, progress)
+    plan = study.plan(study.steps())
+    return plan, study.record(plan)
+
+
+class _Study(Flow):
+    def __init__(self, root: Path, ground: Ground, options: StudyOptions, say: Callable[[str], None], progress: bool):
+        super().__init__(root, ground, options, say, progress)
+        self.roles = roles(self.models)
+        self.tables: list[Table] = []
+        self.makers: dict[tuple[str, str], str] = {}  # (table, split) -> the step that makes it
+        subjects = np.unique(group_codes(self.dataset, "subject")[self.splits[FIT]])
+        self.folds = min(FOLDS, len(subjects))
+
+    def steps(self) -> tuple[Step, ...]:
+        steps = [self.train(name) for name in self.models]
+        steps += [step for name in self.models for step in self._predicted(Table(name, "model", name, "none"))]
+        main = self.roles.main
+        steps += [
+            step for tta in self.options.tta for step in self._predicted(Table(f"{main}+{tta}", "tta", main, tta))
+        ]
+        steps += self._ensembles()
+        steps += self._calibrations()
+        steps += self._thresholds_and_scores()
+        steps += self._comparisons()
+        return (*steps, self._report(steps))
+
+    def record(self, plan: Plan) -> dict:
+        """Plain JSON values."""
+        return {
+            "format": FORMAT,
+            "title": self.options.title,
+            "synthetic": self.options.synthetic,
+            "models": list(self.models),
+            "roles": asdict(self.roles),
+            "splits": {split: self.ground.labelled(split) for split in self.splits},
+            "fitted_on": FIT,
+            "strategy": self.options.strategy,
+            "tables": [asdict(table) for table in self.tables],
+            "notes": list(plan.notes),
+            "steps": [step.name for step in plan.steps],
+        }
+
+    # ------------------------------------------------------------ tables
+
+    def _made(self, table: Table, split: str, step: Step) -> Step:
+        if table not in self.tables:
+            self.tables.append(table)
+        self.makers[table.name, split] = step.name
+        return step
+
+    def _predicted(self, table: Table) -> list[Step]:
+        return [self._made(table, split, self.predict(table.of, split, table.how, table.name)) for split in self.splits]
+
+    def _ensembles(self) -> list[Step]:
+        members = self.roles.backbones
+        if len(members) < 2:
+            self.notes.append(f"no ensemble: {members[0]} is the only backbone among the models")
+            return []
+        steps = []
+        for split in self.splits:
+            needs = [self.makers[name, split] for name in members]
+
+            def pool(out: Path, split=split) -> None:
+                ensemble([self.file(name, split) for name in members]).write(out)
+
+            step = self.table(f"ensemble {split}", ENSEMBLE, split, {"members": members}, needs, pool)
+            steps.append(self._made(Table(ENSEMBLE, "ensemble", "", "mean"), split, step))
+        weights = self._weigh(members)
+        steps.append(weights)
+        for split in self.splits:
+            needs = [weights.name, *(self.makers[name, split] for name in members)]
+
+            def weigh(out: Path, split=split) -> None:
+                ensemble([self.file(name, split) for name in members], read_weights(self.root / WEIGHTS)).write(out)
+
+            step = self.table(f"ensemble weighted {split}", WEIGHTED, split, {"members": members}, needs, weigh)
+            steps.append(self._made(Table(WEIGHTED, "ensemble", "", "weighted by validation mAP"), split, step))
+        return steps
+
+    def _weigh(self, members: Sequence[str]) -> Step:
+        def do() -> None:
+            paths = [self.file(name, FIT) for name in members]
+            weights = weights_by_map(paths, self.dataset, self.labels, self.uncertain)
+            write_bytes(self.root / WEIGHTS, json_bytes({"members": list(members), **asdict(weights)}))
+
+        needs = tuple(self.makers[name, FIT] for name in members)
+        settings = {"members": list(members), "uncertain": self.uncertain, **self.data}
+        return Step("weights", (WEIGHTS,), settings, needs, do)
+
+    def _calibrations(self) -> list[Step]:
+        """The main model by every method, the final predictions by one."""
+        if self.folds < 2:
+            self.notes.append("no calibration, thresholds or comparisons: validation has images of a single subject")
+            return []
+        wanted = [(self.roles.main, method) for method in calibration.METHODS]
+        if self._final != self.roles.main:
+            wanted.append((self._final, self.options.calibration))
+        return [step for of, method in wanted for step in self._calibrated(of, method)]
+
+    @property
+    def _final(self) -> str:
+        return ENSEMBLE if (ENSEMBLE, FIT) in self.makers else self.roles.main
+
+    def _calibrated(self, of: str, method: str) -> list[Step]:
+        rules, name = f"calibrations/{of}.{method}.json", f"{of}+{method}"
+
+        def learn() -> None:
+            found = calibration.fit(
+                self.file(of, FIT), self.dataset, self.labels, method, uncertain=self.uncertain, folds=self.folds
+            )
+            write(found, self.root / rules)
+            errors = [found.macro("ece", when) for when in ("before", "after")]
+            self.say(f"{of}, {method}: ECE {errors[0]:.4f} -> {errors[1]:.4f} on {FIT}, cross-fitted")
+
+        settings = {"method": method, "uncertain": self.uncertain, "folds": self.folds, **self.data}
+        steps = [Step(f"calibrate {of} {method}", (rules,), settings, (self.makers[of, FIT],), learn)]
+        for split in self.splits:
+
+            def use(out: Path, split=split) -> None:
+                calibration.apply(self.file(of, split), calibration.read(self.root / rules)).write(out)
+
+            needs = (steps[0].name, self.makers[of, split])
+            step = self.table(f"calibrated {of} {method} {split}", name, split, {}, needs, use)
+            steps.append(self._made(Table(name, "calibrated", of, method), split, step))
+        return steps
+
+    # ------------------------------------------------------------ scores
+
+    def _thresholds_and_scores(self) -> list[Step]:
+        """On validation without what was fitted on it: files of calibrations and thresholds have their cross-fit."""
+        steps, labelled = [], [split for split in self.splits if self.ground.labelled(split)]
+        for split in self.splits:
+            if split not in labelled:
+                self.notes.append(f"{split} is predicted, not evaluated: it was released without labels")
+        for table in self.tables:
+            if self.folds > 1:
+                steps.append(self._thresholds(table.name))
+            for split in labelled:
+                if split == FIT and table.kind == "calibrated":
+                    continue
+                learnt = [f"thresholds {table.name}"] if self._has_thresholds(split) else []
+                more = {"thresholds": self.options.strategy if learnt else "fixed"}
+                steps.append(self.evaluate(table.name, split, [self.makers[table.name, split], *learnt], more))
+        return steps
+
+    def _has_thresholds(self, split: str) -> bool:
+        return split != FIT and self.folds > 1
+
+    def scored(self, name: str, split: str, options: EvaluateOptions) -> dict:
+        """With the thresholds, and F1 at probability 0.5 as macro_F1_half."""
+        path, half = self.file(name, split), thresholds.fixed(self.labels.findings)
+        known = thresholds.read(self.root / thresholds_file(name)) if self._has_thresholds(split) else half
+        result = evaluate(path, self.dataset, self.labels, options, self.progress, known)
+        plain = evaluate(path, self.dataset, self.labels, replace(options, draws=0), False, half)
+        for part in PARTS:
+            if result[part] is not None:
+                result[part]["macro_F1_half"] = plain[part]["macro_F1"]
+        return result
+
+    def _thresholds(self, name: str) -> Step:
+        out = thresholds_file(name)
+
+        def do() -> None:
+            found = thresholds.fit(
+                self.file(name, FIT), self.dataset, self.labels, self.options.strategy,
+                uncertain=self.uncertain, folds=self.folds,
+            )  # fmt: skip
+            write(found, self.root / out)
+
+        settings = {"strategy": self.options.strategy, "uncertain": self.uncertain, "folds": self.folds, **self.data}
+        return Step(f"thresholds {name}", (out,), settings, (self.makers[name, FIT],), do)
+
+    def _comparisons(self) -> list[Step]:
+        known, steps = self.roles, []
+        starts = [known.main, *known.retrained]
+        if self.folds < 2:
+            return []
+        for what, names in (("losses", known.losses), ("backbones", known.backbones), ("retrained", starts)):
+            if len(names) < 2:
+                alone = f"{names[0]} alone" if what != "retrained" else "no classifier is retrained"
+                self.notes.append(f"no comparison of {what}: {alone}")
+                continue
+            if len({self._validated(name) for name in names}) > 1:
+                self.notes.append(f"no comparison of {what}: limit_batches leaves them different validation images")
+                continue
+            baseline = "ld-bce" if what == "losses" and "ld-bce" in names else names[0]
+            steps.append(self._compare(what, [baseline, *(name for name in names if name != baseline)]))
+        return steps
+
+    def _validated(self, name: str) -> int:
+        """How many images a model validates on while it trains: a trial, by limit_batches, on a batch's multiple."""
+        settings, every = self.models[name][0], len(self.splits[FIT])
+        return min(every, settings.limit_batches * settings.batch) if settings.limit_batches else every
+
+    def _compare(self, what: str, names: list[str]) -> Step:
+        out = f"comparisons/{what}.json"
+        options = CompareOptions(draws=self.options.draws, folds=self.folds, uncertain=self.uncertain)
+
+        def do() -> None:
+            found = compare([self.root / "runs" / name for name in names], self.dataset, options, self.progress)
+            (self.root / out).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.root / out, json_bytes(found))
+
+        settings = {
+            "runs": names,
+            "draws": options.draws,
+            "uncertain": self.uncertain,
+            "folds": self.folds,
+            **self.data,
+        }
+        return Step(f"compare {what}", (out,), settings, tuple(f"train {name}" for name in names), do)
+
+    def _report(self, steps: Sequence[Step]) -> Step:
+        def do() -> None:
+            drawn = self.options.synthetic  # pictures of nobody
+            options = ReportOptions(self.options.title, synthetic=drawn, images=drawn)
+            write_report(self.root / "report.html", [self.root], pack=self.dataset, options=options)
+
+        settings = {"title": self.options.title, "synthetic": self.options.synthetic, **self.data}
+        return Step("report", ("report.html",), settings, tuple(step.name for step in steps), do)
+
+
+def thresholds_file(table: str) -> str:
+    return f"thresholds/{table}.json"
+
+
+def write(rules, path: Path) -> None:
+    """Calibration or thresholds, in a folder that may not be there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rules.write(path)
+
+
+def read_weights(path: Path) -> Weights:
+    """Raises DataError if the file is not as `_weigh` writes it."""
+    try:
+        stored = json.loads(path.read_bytes())
+        names = ("values", "runs", "maps")
+        return Weights(how=stored["how"], **{name: tuple(stored[name]) for name in names})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no weights of an ensemble ({error!r}); delete it and run the same command") from error
+
+
+def write_record(root: Path, record: dict) -> None:
+    """Only if it says something else than before."""
+    path, content = root / RECORD, json_bytes(record)
+    if not path.exists() or path.read_bytes() != content:
+        write_bytes(path, content)

@@ -1,0 +1,42 @@
+"""What a study's models are there for: losses on one network, networks with one loss, retrained classifiers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cxrdali.runs.layout import REFERENCE
+from cxrdali.runs.settings import TrainSettings
+from shards.errors import DataError
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Names of models. Fixed by their settings, never by a result, so that nothing is chosen on what it is measured on.
+
+    reference: `ld-ldam-drw`, or the first model where it is not there; losses: those on its network; backbones: those
+    with its loss; both with the reference in them. retrained: those whose backbone is frozen (cRT). main: the one that
+    test-time augmentation and every calibration are shown on: where the first retrained one starts from, else the last
+    of the backbones. others: trained and evaluated, and compared with none.
+    """
+
+    reference: str
+    losses: tuple[str, ...]
+    backbones: tuple[str, ...]
+    retrained: tuple[str, ...]
+    main: str
+    others: tuple[str, ...]
+
+
+def roles(models: Mapping[str, tuple[TrainSettings, dict]]) -> Roles:
+    """models: settings and recipe record by name. Raises DataError if every model is a retrained one."""
+    retrained = tuple(name for name, (settings, _) in models.items() if settings.frozen)
+    whole = [name for name in models if name not in retrained]
+    if not whole:
+        raise DataError(f"models {', '.join(models)}: all are frozen; add one that is trained as a whole to --models")
+    reference = REFERENCE if REFERENCE in whole else whole[0]
+    settings = models[reference][0]
+    losses = tuple(name for name in whole if models[name][0].arch == settings.arch)
+    backbones = tuple(name for name in whole if models[name][0].loss == settings.loss)
+    starts = [models[name][1]["starts_from"] for name in retrained]
+    main = next((name for name in starts if name in whole), backbones[-1])
+    others = tuple(name for name in whole if name not in (*losses, *backbones))
+    return Roles(reference, losses, backbones, retrained, main, others)

@@ -1,0 +1,161 @@
+"""The paper's flow as steps: trained models, their predictions, the ensemble, the views, what they score, the files.
+
+    runs/model0 ... model7        predictions/NAME.SPLIT.parquet        evaluations/NAME.SPLIT.json
+    views.json                    submission.zip, submission-dev.zip    report.html, paper.json
+
+NAME is a model, model3-views, ensemble, or ensemble-views, the final one. Models 3, 5, 6 and 7 make the ensemble; the
+views are learnt from model3 on validation (Yamagishi & Hanaoka 2023).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cxrdali.models.tta import TTA
+from cxrdali.postprocess import views
+from cxrdali.postprocess.ensemble import ensemble
+from cxrdali.postprocess.submission import match, submit, template_of
+from cxrdali.report import ReportOptions, write_report
+from cxrdali.runs.layout import MEMBERS, MODELS, VIEWS_FROM
+from cxrdali.runs.recipes import Recipe
+from cxrdali.runs.steps import Book, Step
+from cxrdali.studies.flow import Flow, FlowOptions, Plan, content, ground
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+from shards.storage.files import json_bytes, write_bytes
+
+
+@dataclass(frozen=True)
+class PaperOptions(FlowOptions):
+    """templates: the challenge's file by split, "dev" or "test"; tta: of every prediction."""
+
+    models: tuple[str, ...] = MODELS
+    tta: str = "hflip"
+    templates: Mapping[str, Path] = field(default_factory=dict)
+    title: str = "The stage-training paper"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.tta not in TTA:
+            raise DataError(f"tta {self.tta!r}: choose one of {', '.join(TTA)}")
+        if not self.models:
+            raise DataError("no model: give --models, for example 0,2,3,5,6,7")
+
+
+def make_plan(
+    root: Path,
+    dataset: PackedDataset,
+    recipes: Mapping[str, Recipe],
+    options: PaperOptions,
+    say: Callable[[str], None] = print,
+    progress: bool = True,
+) -> Plan:
+    """Raises DataError for an unknown model or setting, or a dataset without a training split."""
+    found = ground(root, dataset, recipes, options)
+    labels = found.labels
+    for name, path in options.templates.items():
+        if name not in found.splits:
+            raise DataError(f"{path}: labels {labels.name!r} have no {name} images here; leave out --template {name}=")
+        # now, not after days of training
+        images = dataset.catalog["image_id"].iloc[found.splits[name]]
+        match(path, Path(f"{name} split of {labels.name}"), images, labels.findings)
+    flow = _Paper(root, found, options, say, progress)
+    return flow.plan(flow.steps())
+
+
+class _Paper(Flow):
+    def steps(self) -> tuple[Step, ...]:
+        steps = [self.train(name) for name in self.models]
+        tables = list(self.models)
+        steps += [self.predict(name, split, self.options.tta) for name in self.models for split in self.splits]
+        members = [name for name in MEMBERS if name in self.models]
+        if len(members) > 1:
+            steps += [self._ensemble(members, split) for split in self.splits]
+            tables.append("ensemble")
+        missing = [name for name in MEMBERS if name not in members]
+        if missing:
+            self.notes.append(f"the ensemble is without {', '.join(missing)}" if len(members) > 1 else "no ensemble")
+        if VIEWS_FROM in self.models and self._has_both_views():
+            steps.append(self._learn_views())
+            for name in (VIEWS_FROM, "ensemble"):
+                if name in tables:
+                    steps += [self._apply_views(name, split) for split in self.splits]
+                    tables.append(f"{name}-views")
+        elif VIEWS_FROM in self.models:
+            self.notes.append("no view postprocess: validation has not both frontal and lateral images")
+        else:
+            self.notes.append(f"no view postprocess: {VIEWS_FROM} is not among the models")
+        labelled = [split for split in self.splits if self.ground.labelled(split)]
+        steps += [self.evaluate(name, split, (self._maker(name, split),)) for name in tables for split in labelled]
+        for split in self.splits:
+            if split not in labelled:
+                self.notes.append(f"{split} is predicted, not evaluated: it was released without labels")
+        final = next(name for name in ("ensemble-views", f"{VIEWS_FROM}-views", tables[-1]) if name in tables)
+        steps += [self._submit(final, split) for split in ("dev", "test") if split in self.splits]
+        return (*steps, self._report(steps, tables))
+
+    def _has_both_views(self) -> bool:
+        return (self.dataset.catalog["view"].iloc[self.splits["val"]] == "frontal").nunique() == 2
+
+    # ------------------------------------------------------------ tables
+
+    def _ensemble(self, members: list[str], split: str) -> Step:
+        return self.table(
+            f"ensemble {split}", "ensemble", split, {"members": members},
+            [f"predict {name} {split}" for name in members],
+            lambda out: ensemble([self.file(name, split) for name in members]).write(out),
+        )  # fmt: skip
+
+    def _learn_views(self) -> Step:
+        def do() -> None:
+            views.fit(self.file(VIEWS_FROM, "val"), self.dataset, self.labels, self.uncertain).write(
+                self.root / "views.json"
+            )
+
+        settings = {"uncertain": self.uncertain, **self.data}
+        return Step("views", ("views.json",), settings, (f"predict {VIEWS_FROM} val",), do)
+
+    def _apply_views(self, name: str, split: str) -> Step:
+        def do(out: Path) -> None:
+            table, _ = views.apply(self.file(name, split), views.read(self.root / "views.json"), self.dataset)
+            table.write(out)
+
+        return self.table(f"views {name} {split}", f"{name}-views", split, {}, ("views", self._maker(name, split)), do)
+
+    def _maker(self, name: str, split: str) -> str:
+        """The step that makes a table of predictions."""
+        if name.endswith("-views"):
+            return f"views {name.removesuffix('-views')} {split}"
+        return f"ensemble {split}" if name == "ensemble" else f"predict {name} {split}"
+
+    # ------------------------------------------------------------ files to hand in, and to look at
+
+    def _submit(self, name: str, split: str) -> Step:
+        out = "submission.zip" if split == "test" else f"submission-{split}.zip"
+        template = self.options.templates.get(split)
+        if template is None:
+            self.notes.append(f"{out} is in the labels' own form; give the challenge's with --template {split}=FILE")
+
+        def do() -> None:
+            form = template
+            if form is None:
+                form = self.root / "predictions" / f"template.{split}.csv"
+                write_bytes(form, template_of(self.dataset, self.labels, split))
+            submit(self.file(name, split), form, self.root / out)
+
+        settings = {"template": content(template) if template else None, **self.data}
+        return Step(f"submit {split}", (out,), settings, (self._maker(name, split),), do)
+
+    def _report(self, steps: Sequence[Step], tables: list[str]) -> Step:
+        def do() -> None:
+            book = Book(self.root)
+            done = [{"name": step.name, "status": "done", "seconds": book.seconds(step)} for step in steps]
+            write_bytes(
+                self.root / "paper.json", json_bytes({"models": list(self.models), "tables": tables, "steps": done})
+            )
+            drawn = self.options.synthetic  # pictures of nobody
+            options = ReportOptions(self.options.title, synthetic=drawn, images=drawn)
+            write_report(self.root / "report.html", [self.root], pack=self.dataset, options=options)
+
+        settings = {"title": self.options.title, "synthetic": self.options.synthetic, **self.data}
+        return Step("report", ("report.html", "paper.json"), settings, tuple(step.name for step in steps), do)

@@ -1,0 +1,95 @@
+"""What a frozen backbone makes of every image, computed once: then an epoch of the classifier costs seconds.
+
+Only where nothing changes an image from one epoch to the next, so without augmentation. 212,000 images with 2,048
+numbers each are 1.7 GB on the model's device.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from cxrdali.data.loader import Batch, Loader
+from cxrdali.data.order import batch_bounds
+from cxrdali.models.classifier import Classifier
+from cxrdali.models.inference import logits
+from cxrdali.runtime.device import Hardware
+from shards.errors import DataError
+
+
+class _Features(nn.Module):
+    def __init__(self, model: Classifier):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model.features(images)
+
+
+class Head(nn.Module):
+    """float [B, D] features -> float32 logits [B, F], by the model's own classifier."""
+
+    def __init__(self, model: Classifier):
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.model.classify(features)
+
+
+class CachedLoader:
+    """Batches as `loader` gives them, in its order, with float32 [B, D] features in the images' place.
+
+    features: float32 [n, D], of the ascending catalog rows int64 [n] among which the loader's are.
+    """
+
+    def __init__(self, loader: Loader, rows: np.ndarray, features: torch.Tensor):
+        self._loader, self._known, self._features = loader, rows, features
+        self.rows, self.options, self.resized_from = loader.rows, loader.options, loader.resized_from
+        self._epoch, self._position = 0, 0
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch, self._position = epoch, 0
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._epoch, self._position = state["epoch"], state["position"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self._loader.epoch_rows(self._epoch)
+        bounds = batch_bounds(len(order), self.options.batch, self._position, self._loader.drop_last)
+        self._position = 0  # used once: after a `break`, a loop over the loader begins the epoch again
+        for start, stop in bounds:
+            rows = order[start:stop]
+            places = torch.from_numpy(np.searchsorted(self._known, rows))
+            yield Batch(self._features[places.to(self._features.device)], torch.from_numpy(rows.copy()))
+        self._epoch += 1
+
+
+def features_of(
+    model: Classifier, loader: Loader, hardware: Hardware, micro_batch: int | None = None, progress: str | None = None
+) -> torch.Tensor:
+    """float32 [n, D] on the model's device, in the loader's order (one without shuffling or augmentation).
+
+    Raises DataError for a model whose classifier is a convolution over a map, or for a full GPU.
+    """
+    size = loader.options.size
+    model.eval()
+    with torch.inference_mode(), hardware.autocast():
+        width = model.features(torch.zeros(1, 1, size, size, dtype=torch.uint8, device=hardware.device)).shape[1:]
+    if len(width) != 1:
+        raise DataError(
+            f"the classifier takes features of {list(width)}, not a vector, so none are kept; "
+            "use --no-cache-features, or cache_features = false in a recipe"
+        )
+    try:
+        values = logits(_Features(model), loader, width[0], hardware, micro_batch=micro_batch, progress=progress)
+        return torch.from_numpy(values).to(hardware.device)
+    except torch.OutOfMemoryError as error:  # of the table; a batch that is too large says so itself
+        raise DataError(
+            f"the GPU has no room for features of {len(loader.rows):,} images, {width[0]:,} numbers each; "
+            "use --no-cache-features, or cache_features = false in a recipe"
+        ) from error

@@ -1,0 +1,66 @@
+"""One optimizer step, as the trainer makes it: nothing in it waits for the GPU.
+
+The benchmarks and the search for a micro-batch take the same step, so that what they find is what training does.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from cxrdali.models.losses import Loss, known_targets
+from cxrdali.runtime.device import Hardware
+from cxrdali.runtime.distributed import Ranks
+
+
+def adamw(model: torch.nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """Over the parameters that are trained. fused: one kernel, and with fp16 it alone skips a bad step unasked."""
+    return torch.optim.AdamW(
+        [each for each in model.parameters() if each.requires_grad], lr=lr, weight_decay=weight_decay, fused=True
+    )
+
+
+def grad_scaler(hardware: Hardware) -> torch.amp.GradScaler:
+    """Scales the loss for fp16, and does nothing for the other precisions."""
+    return torch.amp.GradScaler(torch.device(hardware.device).type, enabled=hardware.precision == "fp16")
+
+
+@dataclass
+class Step:
+    """forward: the model, compiled or not, with several ranks inside DistributedDataParallel; the optimizer is over its
+    parameters."""
+
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    hardware: Hardware
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def __call__(self, images: torch.Tensor, wanted: torch.Tensor, epoch: int, size: int) -> torch.Tensor:
+        """Train on a batch, `size` images at a time; returns the batch's mean loss: a float64 scalar on the device.
+
+        With several ranks each has its share of the batch, and returns its share of the mean.
+
+        images uint8 [B, 1, S, S] (or what `forward` takes), wanted float [B, F] with NaN where ignored, both on the
+        device; epoch from 0. Raises torch.OutOfMemoryError.
+        """
+        known, total = known_targets(wanted, self.ranks.total), 0.0
+        chunks = list(zip(images.split(size), wanted.split(size), strict=True))
+        for number, (chunk, part) in enumerate(chunks, 1):
+            with self._without_exchange(number < len(chunks)):
+                with self.hardware.autocast():
+                    output = self.forward(chunk)
+                loss = self.loss(output, part, epoch) / known
+                # the exchange takes the mean over ranks, of what has to be added up
+                self.scaler.scale(loss * self.ranks.world).backward()
+            total = total + loss.detach()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total.double()
+
+    def _without_exchange(self, without: bool) -> contextlib.AbstractContextManager:
+        """Gradients go to the other ranks once a step, with the last micro-batch."""
+        return self.forward.no_sync() if without and self.ranks.world > 1 else contextlib.nullcontext()

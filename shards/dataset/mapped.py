@@ -1,0 +1,144 @@
+"""One size of a packed dataset: its shards, mapped into memory."""
+
+import contextlib
+import errno
+import mmap
+import os
+import resource
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from shards.dataset.remote_copy import Mirror
+from shards.errors import DataError
+
+SPARE_FILES = 256  # open ones beside the mapped shards: DALI's, logs, pipes of workers
+
+
+@dataclass(frozen=True)
+class StoredSize:
+    """Where the renditions of one size are: per catalog row shard (-1 if rejected), offset and length in bytes.
+
+    paths: the shards' files by number, on this disk or, with a mirror, where they will be; described: their entries in
+    dataset.json.
+    """
+
+    pixels: int
+    raw: bool
+    paths: dict[int, Path]
+    described: dict[int, dict]
+    shard: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    mirror: Mirror | None = None
+
+    def open(self, shard: int, ended: Callable[[], bool] = lambda: False) -> BinaryIO | None:
+        """A shard's file; a mirror's is copied first (`Mirror.shard`: None if `ended` says so before it is there)."""
+        if self.mirror is None:
+            return self.paths[shard].open("rb")
+        return self.mirror.shard(self.described[shard], ended)
+
+
+def _allow_open_files(more: int) -> None:
+    """Raise this process's own limit of open files where `more` would pass it, as far as the system lets it.
+
+    A mapped shard is an open file. 1,024 are usual, and a size of 4 million images has a thousand shards.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(list(Path("/proc/self/fd").iterdir())) + more + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+
+
+class MappedSize:
+    """The stored bytes of one size as memory-mapped slices: no copy, pages come from the kernel's cache.
+
+    Of a dataset in a bucket, rows can be read only of shards that are held (`hold`).
+    """
+
+    def __init__(self, stored: StoredSize):
+        self.stored = stored
+        self._maps, self._arrays = {}, {}
+        self._held, self._lock = Counter(), threading.Lock()
+        _allow_open_files(len(stored.paths))
+        if stored.mirror is None:
+            for number in stored.paths:
+                with self._limits():
+                    self._map(number, stored.open(number))
+
+    def _map(self, shard: int, file: BinaryIO) -> None:
+        with file:
+            self._maps[shard] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        # a plain ndarray: slicing an np.memmap costs several times as much
+        self._arrays[shard] = np.frombuffer(self._maps[shard], dtype=np.uint8)
+
+    def hold(self, shard: int, ended: Callable[[], bool] = lambda: False) -> bool:
+        """Have a shard of a dataset in a bucket copied and mapped until `release`, as often as it is held.
+
+        False if `ended` said so before it was there. Raises DataError if it cannot be copied.
+        """
+        with self._limits():
+            file = self.stored.open(shard, ended)
+            if file is None:
+                return False
+            with self._lock:
+                self._held[shard] += 1
+                if self._held[shard] == 1:
+                    self._map(shard, file)
+                file.close()
+        return True
+
+    def release(self, shard: int) -> None:
+        """Let go of a shard that was held. It stays mapped, and its copy in use, while slices of it are alive."""
+        with self._lock:
+            self._held[shard] -= 1
+            if not self._held[shard]:
+                del self._maps[shard], self._arrays[shard]
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """The bytes of one row's KEY.jpg or KEY.npy: uint8 [length], a read-only view."""
+        return self.slices([row])[0]
+
+    def slices(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The bytes of each row's KEY.jpg or KEY.npy: uint8 [length] each, read-only views. rows: int64 [n]."""
+        begin = self.stored.offset[rows]
+        return self._between(rows, begin, begin + self.stored.length[rows])
+
+    def pixels(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Raw rows' images: uint8 [S, S, 1] each, read-only views (the .npy header precedes the pixels)."""
+        side = self.stored.pixels
+        end = self.stored.offset[rows] + self.stored.length[rows]
+        return [image.reshape(side, side, 1) for image in self._between(rows, end - side * side, end)]
+
+    def _between(self, rows: np.ndarray, begin: np.ndarray, end: np.ndarray) -> list[np.ndarray]:
+        # A batch's places become Python's integers here, which slice fastest; those of all rows would take 150 bytes
+        # of memory and half a microsecond a row.
+        places = zip(self.stored.shard[rows].tolist(), begin.tolist(), end.tolist(), strict=True)
+        return [self._arrays[shard][first:last] for shard, first, last in places]
+
+    @contextlib.contextmanager
+    def _limits(self) -> Iterator[None]:
+        """What the system does not allow to be open or mapped is said in words."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+            raise DataError(
+                f"{self.stored.pixels} px: shard {len(self._maps)} of {len(self.stored.paths)} cannot be mapped "
+                f"({error.strerror}); this process may open {resource.getrlimit(resource.RLIMIT_NOFILE)[1]:,} files "
+                "(ulimit -Hn) and map vm.max_map_count: raise them, or pack with a larger --shard-images"
+            ) from error
+
+    def forget(self, shard: int) -> None:
+        """Give a shard's pages back to the kernel and its page cache; what is read again comes from the disk again."""
+        if shard in self._maps:  # of a bucket's, it may have been released, and removed
+            self._maps[shard].madvise(mmap.MADV_DONTNEED)  # first: a page that a process has mapped stays in the cache
+        with contextlib.suppress(FileNotFoundError), self.stored.paths[shard].open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,0 +1,252 @@
+"""The reading side of a packed dataset: its description, catalog, labels and stored bytes."""
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from shards.dataset.cache import Cache
+from shards.dataset.description import DATASET, FORMAT, parse_description, read_description
+from shards.dataset.labels import Labels
+from shards.dataset.mapped import StoredSize
+from shards.dataset.remote_copy import Mirror
+from shards.errors import DataError
+from shards.storage.files import sha256_bytes
+from shards.storage.remote import is_remote, reaching, read_bytes
+
+
+def _parquet(path: Path, expected: str | None, columns: Sequence[str] | None = None) -> tuple[pd.DataFrame, str]:
+    """A table and its sha256, which is checked first: a flipped bit in a parquet file often reads as another number.
+
+    columns: read only those of them that are there, once each.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
+    sha256 = sha256_bytes(data)
+    if expected is not None and sha256 != expected:
+        raise DataError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
+    try:
+        if columns is not None:
+            there = Counter(pq.read_schema(io.BytesIO(data)).names)
+            columns = [name for name in columns if there[name] == 1]
+        return pd.read_parquet(io.BytesIO(data), columns=columns), sha256
+    except Exception as error:  # arrow raises many kinds on damage
+        raise DataError(f"{path}: not a readable table ({' '.join(str(error).split())}); attach it again") from error
+
+
+def _checked(path: Path, info: dict, sealed: bool) -> dict:
+    """A description whose format is known and whose seal is whole."""
+    if info.get("format") != FORMAT:
+        raise DataError(f"{path}: format {info.get('format')!r}, this cxrdali reads {FORMAT}; pack again")
+    if not sealed:
+        raise DataError(f"{path}: its checksum does not match, the file was changed; restore it or pack again")
+    return info
+
+
+@dataclass(frozen=True)
+class PackedDataset:
+    """A published packed dataset. Opening reads dataset.json and checks that every shard has its size.
+
+    root: the folder, or the address of one in a bucket, whose files are then read from the copies of `mirror`.
+    """
+
+    root: Path
+    info: dict
+    mirror: Mirror | None = None
+
+    @classmethod
+    def open(cls, root: Path, cache: Cache | None = None) -> "PackedDataset":
+        """cache: where a dataset in a bucket (`shards.storage.remote.place`) is copied to; the default one without.
+
+        Raises DataError if there is none, or if a count or a size shows that it is not whole.
+        """
+        if is_remote(root):
+            return cls._open_remote(root, cache or Cache())
+        if not (root / DATASET).exists():
+            unfinished = (root / ".packing").exists()
+            way_out = "run the same `cxrdali shard` again to finish it" if unfinished else "run `cxrdali shard` first"
+            raise DataError(f"{root}: {'an unfinished' if unfinished else 'no'} packed dataset; {way_out}")
+        dataset = cls(root, _checked(root / DATASET, *read_description(root)))
+        dataset._check_sizes()
+        return dataset
+
+    @classmethod
+    def _open_remote(cls, root: Path, cache: Cache) -> "PackedDataset":
+        path = root / DATASET
+        try:
+            with reaching(path):
+                data = read_bytes(path)
+        except DataError as error:
+            # not tacitly: another one may have been published there since
+            copies = "".join(f"; what was copied before is in {folder}" for folder in cache.datasets(str(root))[-1:])
+            raise DataError(f"{error}{copies}") from error
+        info = _checked(path, *parse_description(path, data))
+        return cls(root, info, Mirror(root, info, data, cache))
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are on this disk."""
+        return self.root if self.mirror is None else self.mirror.folder
+
+    def outlook(self, pixels: int) -> str | None:
+        """Of a dataset in a bucket: what is here of a stored size and what is to be copied, in words."""
+        return self.mirror and self.mirror.outlook(pixels, self.info["sizes"][str(pixels)]["shards"])
+
+    def file(self, name: str, sha256: str) -> Path:
+        """A table or list of the dataset on this disk; one in a bucket is copied first."""
+        return self.root / name if self.mirror is None else self.mirror.table(name, sha256)
+
+    def _check_sizes(self) -> None:
+        """Sizes whose folder is absent are fine (a node needs only those it trains on); half a folder is not."""
+        for name, size in self.info["sizes"].items():
+            if not (self.root / name).exists():
+                continue
+            for shard in size["shards"]:
+                path = self.root / shard["name"]
+                found = path.stat().st_size if path.exists() else None
+                if found != shard["bytes"]:
+                    what = "is missing" if found is None else f"has {found} bytes"
+                    raise DataError(
+                        f"{path}: {what}, dataset.json says {shard['bytes']}; "
+                        f"copy it again, or delete {self.root} and pack again"
+                    )
+
+    @property
+    def id(self) -> str:
+        return self.info["id"]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Stored sizes present on this disk, or in the bucket, in pixels, ascending."""
+        return sorted(size["pixels"] for name, size in self.info["sizes"].items() if name in self._present)
+
+    @cached_property
+    def _present(self) -> set[str]:
+        sizes = self.info["sizes"].items()
+        if self.mirror is not None:
+            return {name for name, size in sizes if self.mirror.offers(size["shards"])}
+        return {name for name, _ in sizes if (self.root / name).exists()}
+
+    @cached_property
+    def catalog(self) -> pd.DataFrame:
+        """One row per planned image. Of 4 million rows it takes 1.3 GB: `columns` has what a part needs of it."""
+        return self._read_catalog(None)
+
+    def columns(self, *names: str) -> pd.DataFrame:
+        """Some columns of the catalog, which is not kept."""
+        return self.catalog[[*names]] if "catalog" in self.__dict__ else self._read_catalog(names)
+
+    def _read_catalog(self, names: Sequence[str] | None) -> pd.DataFrame:
+        texts = ["image_id", "study_id", "subject_id", "view"]
+        places = ["shard", *(f"{column}_{size}" for size in self.info["sizes"] for column in ("offset", "length"))]
+        path = self.file("catalog.parquet", self.info["catalog_sha256"])
+        if names is not None:
+            texts, places = ([name for name in kind if name in names] for kind in (texts, places))
+        table, _ = _parquet(path, self.info["catalog_sha256"], names)
+        if len(table) != self.info["counts"]["planned"]:
+            raise DataError(
+                f"{path}: {len(table)} rows, dataset.json says {self.info['counts']['planned']}; restore it"
+            )
+        self._check_catalog(table, path, texts, places)
+        return table
+
+    def _check_catalog(self, table: pd.DataFrame, path: Path, texts: list[str], places: list[str]) -> None:
+        """Its hash says that it is the one that was packed; this, that it is one that cxrdali packed."""
+        for column in texts + places:
+            if list(table.columns).count(column) != 1:
+                raise DataError(f"{path}: column {column!r} is missing or stands twice; pack again")
+            right = pd.api.types.is_string_dtype if column in texts else pd.api.types.is_integer_dtype
+            present = table[column].notna()
+            wanted = True if column in texts else table["shard"].notna()
+            negative = column in places and right(table[column]) and (table[column].dropna() < 0).any()
+            if not right(table[column]) or not (present == wanted).all() or negative:
+                raise DataError(f"{path}: column {column!r} holds what packing does not write; pack again")
+
+    @cached_property
+    def packed(self) -> np.ndarray:
+        """bool [rows]: whether the row's image was packed (False for a reject)."""
+        return self.columns("shard")["shard"].notna().to_numpy()
+
+    @property
+    def label_names(self) -> list[str]:
+        """Attached label releases, the default first. A file that dataset.json does not list is not attached."""
+        names = sorted(self.info["labels"])
+        default = self.info["default_labels"]
+        return sorted(names, key=lambda name: name != default)
+
+    def labels(self, name: str | None = None) -> Labels:
+        """A label release by name; the default one without."""
+        names = self.label_names
+        if not names:
+            raise DataError(
+                f"{self.root}: no label release is attached; attach one: cxrdali label {self.root} --labels DIR"
+            )
+        name = name or names[0]
+        if name not in names:
+            raise DataError(
+                f"{self.root}: no labels {name!r}; attached are {', '.join(names)} (cxrdali label attaches others)"
+            )
+        path = self.file(f"labels/{name}.parquet", self.info["labels"][name])
+        table, sha256 = _parquet(path, self.info["labels"][name])
+        if len(table) != self.info["counts"]["planned"]:
+            raise DataError(f"{path}: {len(table)} rows, the catalog has {self.info['counts']['planned']}")
+        findings = tuple(column for column in table.columns if column not in ("row", "split"))
+        numbers = all(pd.api.types.is_integer_dtype(kind) for kind in table[list(findings)].dtypes)
+        if "split" not in table or not table.columns.is_unique or not numbers:
+            raise DataError(f"{path}: not a table of labels (split, and whole numbers per finding); attach it again")
+        codes, names_of_splits = pd.factorize(table["split"])  # one text per split, not per row
+        split = np.array([*names_of_splits, None], dtype=object)[codes]
+        values = np.empty((len(table), len(findings)), dtype=np.int8)
+        for place, finding in enumerate(findings):
+            values[:, place] = table.pop(finding).fillna(Labels.BLANK).to_numpy(dtype=np.int8)
+        return Labels(name, findings, split, values, sha256)
+
+    def stored(self, pixels: int) -> StoredSize:
+        """Where one stored size's renditions are. Raises DataError if the size is not stored here."""
+        if pixels not in self.sizes:
+            stored = ", ".join(map(str, self.sizes)) or "none"
+            raise DataError(f"{self.root}: size {pixels} is not stored here; stored are {stored}")
+        if pixels not in self._stored:
+            self._stored[pixels] = self._find_stored(pixels)
+        return self._stored[pixels]
+
+    @cached_property
+    def _stored(self) -> dict[int, StoredSize]:
+        return {}
+
+    def _find_stored(self, pixels: int) -> StoredSize:
+        entry, names = self.info["sizes"][str(pixels)], ("shard", f"offset_{pixels}", f"length_{pixels}")
+        table = self.columns(*names)
+        shard, offset, length = (table[name].fillna(-1).to_numpy(dtype=np.int64) for name in names)
+        described = {int(Path(each["name"]).stem): each for each in entry["shards"]}
+        held = pd.Series({number: each["bytes"] for number, each in described.items()}, dtype=np.int64)
+        held = held.reindex(shard, fill_value=0).to_numpy()
+        outside = (shard >= 0) & ((length == 0) | (offset > held - length))
+        if outside.any():  # a slice would end with the file, and no error
+            row = int(outside.argmax())
+            raise DataError(f"{self.root}: row {row} lies outside shard {shard[row]} of size {pixels}; pack again")
+        return StoredSize(
+            pixels=pixels,
+            raw=entry["encoding"] == "raw",
+            paths={number: self.folder / each["name"] for number, each in described.items()},
+            described=described,
+            shard=shard,
+            offset=offset,
+            length=length,
+            mirror=self.mirror,
+        )
+
+    def key(self, row: int) -> str:
+        """The sample key of a catalog row."""
+        from shards.dataset.key import sample_key
+
+        at = self.catalog.iloc[row]
+        return sample_key(at["subject_id"], at["study_id"], at["image_id"])

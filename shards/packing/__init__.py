@@ -1,0 +1,1 @@
+"""A release's images -> shards, indexes and a published dataset."""

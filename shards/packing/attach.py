@@ -1,0 +1,109 @@
+"""Attaching a label release to a packed dataset: a new table beside the others, no shard is touched.
+
+The new file is complete before dataset.json lists it, and is no longer listed before it is removed: a kill leaves
+the old state or the new one, and perhaps a file that nothing lists, which the next call removes. The dataset's
+identity is over catalog and shards, so runs stay valid.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from shards.dataset.description import DATASET, labels_path, seal
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+from shards.packing.make_shard import WORK
+from shards.packing.publish import labels_parquet
+from shards.releases.checks import check_subjects
+from shards.releases.open import read_labels
+from shards.releases.release import LabelTable, first_of_each_name
+from shards.storage.files import (
+    cannot_write,
+    json_bytes,
+    only_one,
+    remove_parts,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+)
+from shards.storage.remote import is_remote
+
+
+def attach(
+    root: Path, folders: Sequence[Path], allow_subject_overlap: bool = False, tables: Sequence[LabelTable] = ()
+) -> list[tuple[LabelTable, bool]]:
+    """Attach every label release in `folders`, and `tables` that were read already; returns them and whether each is
+    new (False: it was attached already).
+
+    Raises DataError if a folder holds none, a table matches no image, a subject is in two splits, or labels of
+    that name with other content are attached. Then nothing has changed.
+    """
+    dataset = PackedDataset.open(root)
+    catalog = dataset.catalog
+    found = [table for folder in folders for table in read_labels(dataset.info["release"], folder, catalog)]
+    found += [table.restricted_to(catalog["image_id"]) for table in tables]
+    if not allow_subject_overlap:
+        for table in found:
+            check_subjects(table, catalog)
+    given = {table.name: table for table in first_of_each_name(found)}
+    contents = {
+        name: labels_parquet(table, catalog, {path.name: sha256_file(path) for path in table.inputs})
+        for name, table in given.items()
+    }
+    with _writing(root) as info:
+        attached = info["labels"]
+        for name, data in contents.items():
+            if attached.get(name, sha256_bytes(data)) != sha256_bytes(data):
+                raise DataError(
+                    f"{root}: labels {name!r} are attached with other content; "
+                    f"remove them first: cxrdali label {root} --remove {name}"
+                )
+        new = {name: data for name, data in contents.items() if name not in attached}
+        for name, data in new.items():
+            write_bytes(labels_path(root, name), data)
+            attached[name] = sha256_bytes(data)
+        if new:
+            info["default_labels"] = info["default_labels"] or next(iter(new))
+            write_bytes(root / DATASET, json_bytes(seal(info)))
+    return [(table, name in new) for name, table in given.items()]
+
+
+@contextlib.contextmanager
+def _writing(root: Path) -> Iterator[dict]:
+    """The dataset's description, while nobody else writes; what killed writers left is removed first."""
+    if is_remote(root):  # which has no lock, and dataset.json is read, changed and written
+        raise DataError(
+            f"{root}: labels are attached to a dataset on this machine; copy it here, attach them, and copy "
+            f"labels/ back and {DATASET} last (train then with --data {root})"
+        )
+    work = root / WORK
+    try:
+        work.mkdir(exist_ok=True)
+        with only_one(work / "lock", "writing to it"):
+            try:
+                info = PackedDataset.open(root).info
+                remove_parts(root)
+                (root / "labels").mkdir(exist_ok=True)
+                remove_parts(root / "labels")
+                for path in (root / "labels").glob("*.parquet"):
+                    if path.stem not in info["labels"]:
+                        path.unlink()
+                yield info
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(root, error) from error
+
+
+def detach(root: Path, name: str) -> None:
+    """Remove a label release. Raises DataError if it is not attached. The default becomes the first of the others."""
+    with _writing(root) as info:
+        if name not in info["labels"]:
+            attached = ", ".join(sorted(info["labels"])) or "none"
+            raise DataError(f"{root}: no labels {name!r} to remove; attached are {attached}")
+        del info["labels"][name]
+        if info["default_labels"] == name:
+            info["default_labels"] = min(info["labels"], default=None)
+        write_bytes(root / DATASET, json_bytes(seal(info)))
+        labels_path(root, name).unlink(missing_ok=True)

@@ -1,0 +1,129 @@
+"""The publication of a packed dataset: its catalog, label tables and rejects, and dataset.json last of all."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pandas.api.extensions import ExtensionArray
+
+from shards import __version__
+from shards.dataset.description import DATASET, dataset_identity, labels_path, seal
+from shards.packing.rendition import Size
+from shards.packing.source import kind_of
+from shards.releases.release import IMAGE_COLUMNS, LabelTable, Release
+from shards.storage.files import json_bytes, make_folder, sha256_bytes, write_bytes
+
+
+def with_arrays(record: dict) -> dict:
+    """A finished shard's record with arrays for its lists of numbers, as `publish` takes it: as Python's numbers, those
+    of half a million images would take four times the memory."""
+    for side in ("height", "width"):
+        record[side] = pd.array(record[side], dtype="Int32")
+    for size in record["sizes"].values():
+        for column in ("offset", "length"):
+            size[column] = pd.array(size[column], dtype="Int64")
+    return record
+
+
+def publish(release: Release, out: Path, options, rows: pd.DataFrame, records: list[dict], identity: dict) -> dict:
+    """Write catalog, labels and rejects, then dataset.json, and return it. `options` are the PackOptions."""
+    rejects = [reject for record in records for reject in record["rejects"]]
+    converted = [words.split(", ") for record in records for words in record["converted"] if words]
+    catalog = _catalog(rows, records, options.sizes, [row for row, _, _ in rejects])
+    catalog_bytes = _parquet(catalog)
+    rejects_bytes = rejects_csv(rows, rejects)
+    write_bytes(out / "catalog.parquet", catalog_bytes)
+    write_bytes(out / "rejects.csv", rejects_bytes)
+    labels = {}
+    make_folder(out / "labels")
+    for table in release.labels:
+        inputs = {path.name: identity["inputs"][f"{table.name}/{path.name}"] for path in table.inputs}
+        data = labels_parquet(table, rows, inputs)
+        write_bytes(labels_path(out, table.name), data)
+        labels[table.name] = sha256_bytes(data)
+    info = {
+        "format": 1,
+        "made_by": f"cxrdali {__version__}",
+        "release": release.name,
+        **identity,
+        "counts": {
+            "planned": len(rows),
+            "packed": len(rows) - len(rejects),
+            "rejected": dict(sorted(Counter(kind_of(reason) for _, reason, _ in rejects).items())),
+            "converted": dict(sorted(Counter(word for words in converted for word in words).items())),
+            "studies": int(rows.groupby(["subject_id", "study_id"]).ngroups),
+            "subjects": int(rows["subject_id"].nunique()),
+        },
+        "catalog_sha256": sha256_bytes(catalog_bytes),
+        "rejects_sha256": sha256_bytes(rejects_bytes),
+        "labels": labels,
+        "default_labels": release.labels[0].name if release.labels else None,
+        "sizes": {
+            size.folder: {
+                "pixels": size.pixels,
+                "encoding": size.encoding,
+                "shards": [_shard_entry(r, size) for r in records if r["sizes"][size.folder]["samples"]],
+            }
+            for size in options.sizes
+        },
+    }
+    info["id"] = dataset_identity(info)
+    write_bytes(out / DATASET, json_bytes(seal(info)))
+    return info
+
+
+def _shard_entry(record: dict, size: Size) -> dict:
+    made = record["sizes"][size.folder]
+    name = f"{size.folder}/{record['shard']:06d}.tar"
+    return {"name": name, **{key: made[key] for key in ("samples", "bytes", "sha256", "index_sha256")}}
+
+
+def _catalog(rows: pd.DataFrame, records: list[dict], sizes: tuple[Size, ...], rejected: list[int]) -> pd.DataFrame:
+    catalog = rows[["row", *IMAGE_COLUMNS[:-1]]].copy()
+    for side in ("height", "width"):
+        catalog[side] = _joined(record[side] for record in records)
+    catalog["converted"] = pd.array([v for record in records for v in record["converted"]], dtype="string")
+    catalog["shard"] = rows["shard"].astype("Int32")
+    catalog.loc[catalog["row"].isin(rejected), "shard"] = pd.NA
+    for size in sizes:
+        for column in ("offset", "length"):
+            catalog[f"{column}_{size.folder}"] = _joined(record["sizes"][size.folder][column] for record in records)
+    return catalog
+
+
+def _joined(arrays: Iterable[ExtensionArray]) -> pd.Series:
+    return pd.concat([pd.Series(array) for array in arrays], ignore_index=True)
+
+
+def _parquet(table: pd.DataFrame, metadata: dict | None = None) -> bytes:
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    if metadata:
+        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), "cxrdali": json.dumps(metadata)})
+    buffer = io.BytesIO()
+    pq.write_table(arrow, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def labels_parquet(table: LabelTable, rows: pd.DataFrame, inputs: dict[str, str]) -> bytes:
+    """The bytes of labels/NAME.parquet: a label release joined to the rows of a plan or catalog; `inputs` are the
+    sha256 of its tables by name."""
+    values = table.table.reindex(rows["image_id"])
+    values.insert(0, "row", rows["row"].to_numpy())
+    meta = {"name": table.name, "findings": list(table.findings), "inputs": inputs}
+    return _parquet(values.reset_index(drop=True), meta)
+
+
+def rejects_csv(rows: pd.DataFrame, rejects: list[list]) -> bytes:
+    """The bytes of rejects.csv; `rejects` are (row, reason, fingerprint)."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["row", "id", "path", "reason"])
+    for row, reason, _ in rejects:
+        writer.writerow([row, rows["image_id"].iloc[row], rows["path"].iloc[row], reason])
+    return buffer.getvalue().encode()

@@ -1,0 +1,184 @@
+"""Finding what a packed dataset lost or changed: counts, sizes, hashes, then tars against index and catalog."""
+
+import io
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+import numpy as np
+import simplejpeg
+from tqdm import tqdm
+
+from shards.dataset.description import DATASET, FORMAT, dataset_identity, labels_path, read_description
+from shards.dataset.key import sample_key
+from shards.dataset.packed import PackedDataset
+from shards.errors import DataError
+from shards.packing.make_shard import WORK
+from shards.packing.tarshard import members, read_index
+from shards.storage.files import sha256_bytes, sha256_file
+from shards.storage.remote import is_remote
+from shards.workers import run
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """`problems` names each file and what is wrong with it; empty if the dataset is whole."""
+
+    shards: int
+    samples: int
+    bytes: int
+    problems: tuple[str, ...]
+    deep: bool
+
+
+def verify(root: Path, deep: bool = False, jobs: int = 1, progress: bool = True) -> VerifyReport:
+    """Check every file of the dataset; with `deep`, decode every rendition strictly too.
+
+    Raises DataError only if there is no readable dataset.json to compare with, or if it lies in a bucket.
+    """
+    if is_remote(root):
+        raise DataError(
+            f"{root}: verify reads every byte from this machine's disk; copy the dataset here and verify the copy, or "
+            f"train with --data {root}, which compares every shard that it copies with its sha256"
+        )
+    path = root / DATASET
+    if not path.exists():
+        raise DataError(f"{path}: no such file, so there is nothing to compare with; run `cxrdali shard` first")
+    info, sealed = read_description(root)
+    dataset = PackedDataset(root, info)
+    if not sealed:  # nothing in it can be relied on
+        return VerifyReport(0, 0, 0, (f"{root / DATASET}: its checksum does not match its content",), deep)
+    if info.get("format") != FORMAT:
+        raise DataError(f"{path}: format {info.get('format')!r}, this cxrdali reads {FORMAT}; pack again")
+    problems = _check_description(dataset)
+    try:
+        catalog = dataset.catalog  # its hash is checked before it is parsed
+        keys = [
+            sample_key(*names)
+            for names in zip(catalog["subject_id"], catalog["study_id"], catalog["image_id"], strict=True)
+        ]
+    except DataError as error:
+        return VerifyReport(0, 0, 0, tuple(dict.fromkeys([*problems, str(error)])), deep)
+    problems += _strangers(root, {DATASET, "catalog.parquet", "rejects.csv", "labels", WORK, *info["sizes"]})
+    problems += _strangers(root / "labels", {labels_path(root, name).name for name in info["labels"]})
+    tasks = []
+    for name, size in info["sizes"].items():
+        if not (root / name).exists():
+            problems.append(f"{root / name}: the folder is missing")
+            continue
+        shard_column = catalog["shard"].fillna(-1).to_numpy(dtype=np.int64)
+        for entry in size["shards"]:
+            rows = np.flatnonzero(shard_column == int(Path(entry["name"]).stem))
+            columns = catalog.iloc[rows][[f"offset_{name}", f"length_{name}"]].to_numpy(dtype=np.int64)
+            expected = [(keys[row], *span) for row, span in zip(rows, columns.tolist(), strict=True)]
+            tasks.append(joblib.delayed(_check_shard)(root, size, entry, expected, deep))
+        known = {Path(entry["name"]).name for entry in size["shards"]}
+        problems += _strangers(root / name, known | {Path(name).with_suffix(".idx").name for name in known})
+    results = run(tasks, jobs, str(root))
+    with tqdm(total=len(tasks), unit=" shards", desc="verifying", disable=not progress) as bar:
+        for found in results:
+            problems += found
+            bar.update()
+    entries = [entry for size in info["sizes"].values() for entry in size["shards"]]
+    return VerifyReport(
+        shards=len(entries),
+        samples=sum(entry["samples"] for entry in entries),
+        bytes=sum(entry["bytes"] for entry in entries),
+        problems=tuple(sorted(problems)),
+        deep=deep,
+    )
+
+
+def _check_description(dataset: PackedDataset) -> list[str]:
+    root, info = dataset.root, dataset.info
+    problems = []
+    if info.get("id") != dataset_identity(info):
+        problems.append(f"{root / DATASET}: its id is not the hash of its catalog and shards")
+    files = {
+        root / "catalog.parquet": info["catalog_sha256"],
+        root / "rejects.csv": info.get("rejects_sha256"),
+    }
+    files |= {labels_path(root, name): sha256 for name, sha256 in info.get("labels", {}).items()}
+    for path, sha256 in files.items():
+        if not path.exists():
+            problems.append(f"{path}: missing")
+        elif sha256_file(path) != sha256:
+            problems.append(f"{path}: its sha256 differs from dataset.json")
+    return problems
+
+
+def _strangers(folder: Path, known: set[str]) -> list[str]:
+    """Files that nothing describes."""
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return [f"{folder / stranger}: not in dataset.json" for stranger in sorted(found - known)]
+
+
+def _check_shard(root: Path, size: dict, entry: dict, expected: list[tuple[str, int, int]], deep: bool) -> list[str]:
+    """`expected` is the catalog's view of the shard: (key, offset, length) in order."""
+    path = root / entry["name"]
+    if not path.exists():
+        return [f"{path}: missing"]
+    bytes_found = path.stat().st_size
+    if bytes_found != entry["bytes"]:
+        return [f"{path}: {bytes_found} bytes, dataset.json says {entry['bytes']}"]
+    if sha256_file(path) != entry["sha256"]:
+        return [f"{path}: its sha256 differs from dataset.json"]
+    problems = _check_index(path.with_suffix(".idx"), entry, expected)
+    extension = "npy" if size["encoding"] == "raw" else "jpg"
+    if len(expected) != entry["samples"]:
+        problems.append(f"{path}: the catalog has {len(expected)} samples, dataset.json {entry['samples']}")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+        view = memoryview(data)
+        try:
+            found = [m for m in members(view) if not m[0].endswith(".json")]
+            wanted = [(f"{key}.{extension}", offset, length) for key, offset, length in expected]
+            if found != wanted:
+                problems.append(f"{path}: its members are not the catalog's")
+            elif deep:
+                problems += _decode(path, view, found, size)
+        except ValueError as error:
+            problems.append(f"{path}: {error}")
+        finally:
+            view.release()
+    return problems
+
+
+def _check_index(path: Path, entry: dict, expected: list[tuple[str, int, int]]) -> list[str]:
+    if not path.exists():
+        return [f"{path}: missing"]
+    data = path.read_bytes()
+    if sha256_bytes(data) != entry["index_sha256"]:
+        return [f"{path}: its sha256 differs from dataset.json"]
+    try:
+        found = [(key, *parts[0][1:]) for key, parts in read_index(data.decode())]
+    except ValueError as error:
+        return [f"{path}: {error}"]
+    return [] if found == expected else [f"{path}: its samples are not the catalog's"]
+
+
+def _decode(path: Path, view: memoryview, found: list[tuple[str, int, int]], size: dict) -> list[str]:
+    side, problems = size["pixels"], []
+    for name, offset, length in found:
+        data = view[offset : offset + length]
+        if size["encoding"] == "raw":
+            problem = _raw_problem(bytes(data), side)
+        else:
+            try:
+                shape = simplejpeg.decode_jpeg(data, "GRAY", strict=True).shape
+                problem = None if shape == (side, side, 1) else f"{shape[0]} x {shape[1]} pixels"
+            except ValueError as error:
+                problem = str(error)
+        if problem:
+            problems.append(f"{path}: {name}: {problem}")
+        data.release()
+    return problems
+
+
+def _raw_problem(data: bytes, side: int) -> str | None:
+    try:
+        image = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError, SyntaxError) as error:  # numpy parses the header as an expression
+        return f"not a .npy ({error})"
+    right = image.dtype == np.uint8 and image.shape == (side, side) and len(data) == 128 + side * side
+    return None if right else f"{image.dtype} {image.shape}, not uint8 ({side}, {side})"

@@ -1,0 +1,1 @@
+"""A release on disk -> images and label tables; one file per release."""

@@ -1,0 +1,64 @@
+"""What every release's images must hold: safe paths, unique ids, one split a subject."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from shards.errors import DataError
+from shards.releases.release import LabelTable, Release
+from shards.releases.values import rows_of
+from shards.storage.remote import is_remote
+
+
+def check_paths(release: Release) -> None:
+    """Paths come from a table; none may leave the release's folder or hide in its listing."""
+    paths = release.images["path"]
+    bad = paths.str.contains(r"^/|(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f]", regex=True)
+    if bad.any():
+        raise DataError(
+            f"{release.inputs[0]}: the path {paths[bad].iloc[0]!r} leaves the release's folder or is no plain path; "
+            "correct the table"
+        )
+
+
+def check_links(release: Release) -> None:
+    """Refuse folders that are links to another place, at the two levels where people put them.
+
+    A link further down is looked at when its image is read: 400,000 looks would take minutes on a network disk.
+    A store has no links.
+    """
+    if is_remote(release.root):
+        return
+    inside = os.path.realpath(release.root)
+    parts = [folder.split("/") for folder in release.images["path"].str.rpartition("/")[0].unique() if folder]
+    for folder in sorted({part[0] for part in parts} | {"/".join(part[:2]) for part in parts}):
+        real = os.path.realpath(release.root / folder)
+        if not real.startswith(f"{inside}{os.sep}"):
+            raise DataError(
+                f"{release.root / folder}: a link out of the release, to {real}; "
+                "give --allow-links if that is where your images are"
+            )
+
+
+def check_subjects(table: LabelTable, images: pd.DataFrame) -> None:
+    """Refuse a label release in which a subject has images in two splits: its scores would be of known patients."""
+    rows = rows_of(table.table.index, images["image_id"])
+    subject = images["subject_id"].iloc[rows].set_axis(table.table.index).where(rows >= 0)
+    splits = table.table["split"].groupby(subject.to_numpy()).nunique()
+    doubled = splits.index[splits > 1]
+    if not len(doubled):
+        return
+    where = sorted(table.table["split"][(subject == doubled[0]).to_numpy()].dropna().unique())
+    raise DataError(
+        f"{table.inputs[0]}: subject {doubled[0]!r} is in the splits {' and '.join(where)} of labels {table.name!r}, "
+        f"as are {len(doubled):,} subjects in all; correct the table, or go on with --allow-subject-overlap"
+    )
+
+
+def check_unique(images: pd.DataFrame, path: Path) -> None:
+    """An image id names one image; a second one would silently replace the first."""
+    doubled = images["image_id"].duplicated()
+    if doubled.any():
+        first = images.loc[doubled, "image_id"].iloc[0]
+        raise DataError(f"{path}: image {first!r} stands in more than one row; keep one of them")

@@ -1,0 +1,56 @@
+"""The hashes that a release ships, as PhysioNet's SHA256SUMS.txt: the only way to see a flipped bit in a source
+image, because most flips still decode, without a warning, to other pixels."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from shards.errors import DataError
+from shards.releases.release import Release
+from shards.storage.files import sha256_file
+from shards.storage.remote import is_remote, read_bytes
+
+_LINE = re.compile(r"^([0-9a-fA-F]{64}) [ *]?(?:\./)?(.+)$")
+
+
+def published(root: Path) -> dict[str, str]:
+    """Relative path -> sha256 (hex, lower case). Raises DataError if the release ships none, or on a cut line."""
+    path = root / CHECKSUMS
+    try:
+        lines = read_bytes(path).decode().splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file, so there is nothing to check; leave --check-hashes out") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); download it again") from error
+    found = {}
+    for number, line in enumerate(lines, 1):
+        if not (match := _LINE.match(line)):
+            raise DataError(f"{path}: line {number} is no sha256 and path: {line[:80]!r}; download it again")
+        found[match.group(2)] = match.group(1).lower()
+    return found
+
+
+def of_images(release: Release) -> np.ndarray:
+    """The published hash of every image of the release: object [images], "" for one that is not listed.
+
+    Raises DataError if the file is absent or unreadable, names no image, or if a table of the release differs.
+    """
+    known = published(release.root)
+    for path in {*release.inputs, *(path for table in release.labels for path in table.inputs)}:
+        if is_remote(path) != is_remote(release.root) or not path.is_relative_to(release.root):
+            continue
+        expected = known.get(path.relative_to(release.root).as_posix())
+        if expected is not None and sha256_file(path) != expected:
+            raise DataError(f"{path}: its sha256 differs from {CHECKSUMS}; download it again")
+    hashes = release.images["path"].map(known).fillna("").to_numpy(dtype=object)
+    if not (hashes != "").any():
+        first = release.images["path"].iloc[0]
+        raise DataError(
+            f"{release.root / CHECKSUMS}: lists no image of the release, for example not {first!r}; "
+            "download it again, or leave --check-hashes out"
+        )
+    return hashes
+
+
+CHECKSUMS = "SHA256SUMS.txt"

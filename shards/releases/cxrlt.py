@@ -1,0 +1,122 @@
+"""The label tables of the CXR-LT challenges on MIMIC-CXR-JPG.
+
+2023: train.csv, development.csv, test.csv with 26 findings and a `path` column. 2024: the files of task 1
+with 40 findings and an `fpath` column, and labels.csv with all 45 and a `split` column. Images are joined by
+id, findings by name. Development and test tables may lack the findings (as during the challenges): blank.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from shards.errors import DataError
+from shards.releases.locate import folders_in
+from shards.releases.release import LabelTable
+from shards.releases.values import check_index, finding_values, ids, splits
+from shards.storage.csv import one_line, read_table
+from shards.storage.remote import is_there
+
+# Every other column of a CXR-LT table is a finding.
+NOT_FINDINGS = {
+    "dicom_id",
+    "subject_id",
+    "study_id",
+    "ViewPosition",
+    "ViewCodeSequence_CodeMeaning",
+    "path",
+    "fpath",
+    "split",
+}
+# label release -> per split the file names that may hold it, the labelled one first
+FILES = {
+    "cxr-lt-2023": {"train": ["train.csv"], "dev": ["development.csv"], "test": ["test.csv"]},
+    "cxr-lt-2024": {
+        "train": ["train_labeled.csv"],
+        "dev": ["development_labeled_task1.csv", "development_task1.csv"],
+        "test": ["test_labeled_task1.csv", "test_task1.csv"],
+    },
+}
+SUFFIX = r"\.(?i:jpe?g|png|dcm)$"  # ids may hold dots
+ALL_2024 = "labels.csv"
+EXPECTED = "train.csv (CXR-LT 2023), train_labeled.csv or labels.csv (2024)"
+
+
+def find(folder: Path) -> list[LabelTable]:
+    """Every CXR-LT table in `folder`, its sub-folders cxr-lt-2023 and cxr-lt-2024, or one level below."""
+    tables = []
+    below = folders_in(folder)
+    for name, files in FILES.items():
+        for place in (folder, folder / name, *(each / name for each in below)):
+            if is_there(place / files["train"][0]):
+                tables.append(_read_splits(name, place, files))
+                break
+    for place in (folder, folder / "cxr-lt-2024", *(each / "cxr-lt-2024" for each in below)):
+        if is_there(place / ALL_2024):
+            tables.append(_read_all(place / ALL_2024))
+            break
+    return tables
+
+
+def _read_splits(name: str, folder: Path, files: dict[str, list[str]]) -> LabelTable:
+    parts, inputs, findings = [], [], None
+    for split, names in files.items():
+        path = next((folder / file for file in names if is_there(folder / file)), None)
+        if path is None:
+            continue
+        part = _read_file(path).assign(split=split)
+        own = _findings(part)
+        if findings is None:
+            findings = own
+        elif own and set(own) != set(findings):
+            differing = sorted(set(own) ^ set(findings))
+            raise DataError(f"{path}: finding {differing[0]!r} is not in both this file and {inputs[0]}")
+        parts.append(part)
+        inputs.append(path)
+    for place, part in enumerate(parts):
+        for before, path in zip(parts[:place], inputs, strict=False):
+            both = part.index.intersection(before.index)
+            if len(both):
+                raise DataError(f"{inputs[place]}: image {both[0]!r} is also in {path}; an image has one split")
+    return _table(name, pd.concat(parts), findings, inputs)
+
+
+def _read_all(path: Path) -> LabelTable:
+    table = _read_file(path)
+    if "split" not in table:
+        raise DataError(f"{path}: column 'split' is missing; found {one_line(', '.join(table.columns))}")
+    table["split"] = splits(table["split"], path)
+    return _table("cxr-lt-2024-all", table, _findings(table), [path])
+
+
+def _read_file(path: Path) -> pd.DataFrame:
+    table = read_table(path)
+    if "dicom_id" in table:
+        image = ids(table, "dicom_id", path)
+    else:
+        column = next((c for c in ("path", "fpath") if c in table), None)
+        if column is None:
+            raise DataError(f"{path}: column 'dicom_id' is missing; found {one_line(', '.join(table.columns))}")
+        image = ids(table, column, path).str.rsplit("/", n=1).str[-1].str.replace(SUFFIX, "", regex=True)
+        if (image == "").any():
+            line = int((image == "").to_numpy().argmax()) + 2
+            raise DataError(f"{path}: column {column!r} names no file in line {line}; every image needs one")
+    values = {finding: finding_values(table, finding, path) for finding in _findings(table)}
+    if "split" in table:
+        values["split"] = table["split"]
+    values = pd.DataFrame(values, index=table.index)
+    values.index = pd.Index(image, name="image_id")
+    check_index(values.index, path, "image")
+    return values
+
+
+def _findings(table: pd.DataFrame) -> list[str]:
+    return [column for column in table.columns if column not in NOT_FINDINGS]
+
+
+def _table(name: str, table: pd.DataFrame, findings: list[str], inputs: list[Path]) -> LabelTable:
+    if not findings:
+        raise DataError(f"{inputs[0]}: no column of a finding; found {one_line(', '.join(table.columns))}")
+    check_index(table.index, inputs[0], "image")
+    table = table.reindex(columns=["split", *findings])
+    table[findings] = table[findings].astype("Int8")
+    return LabelTable(name, tuple(findings), table, tuple(inputs))

@@ -1,0 +1,188 @@
+"""The label tables of the CXR-LT 2026 challenge, on images of PadChest.
+
+ImageID,StudyDate_DICOM,PatientID, then a column per finding. Tables are told by their names, because only some are
+public: *test*, *dev* or *valid*, Removal.csv, and what is left is the training table. The test table comes with 30
+nameless, empty columns. Removal.csv names images that are not to be trained on, every image of the test table among
+them. Finding names are taken as they stand, mixed case included, without the blanks and tabs around them.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from shards.errors import DataError
+from shards.releases.locate import names_in
+from shards.releases.release import LabelTable
+from shards.releases.values import check_index, finding_values, ids
+from shards.storage.csv import column_names, is_unnamed, one_line, read_table
+from shards.storage.remote import has_folder
+
+NAME = "cxr-lt-2026"
+IMAGE, PATIENT = "ImageID", "PatientID"
+LEADING = (IMAGE, "StudyDate_DICOM", PATIENT)  # every other column is a finding
+ORIGINAL_ONLY = ("ImageDir", "StudyID", "Projection")  # columns by which PadChest's own table is told from these
+EXPECTED = "a training table of CXR-LT 2026 (ImageID,StudyDate_DICOM,PatientID and the findings)"
+
+_ROLES = (("removal", "removal"), ("test", "test"), ("dev", "dev"), ("valid", "dev"))
+_OTHER_TASK = re.compile(r"task[ _-]?[2-9]", re.IGNORECASE)
+_FOLDER = re.compile(r"cxr[ _-]?lt", re.IGNORECASE)
+_CSV = (".csv", ".csv.gz")
+
+
+@dataclass(frozen=True)
+class PatientLabels(LabelTable):
+    """The label release, and of every table but Removal.csv its own rows with the column PatientID, by image."""
+
+    rows: dict[Path, pd.DataFrame] = field(default_factory=dict)
+
+
+def find(folder: Path) -> list[PatientLabels]:
+    """The tables in `folder`, or in the first folder below it that is named after the challenge, as one; may be none.
+
+    Raises DataError naming file, column and value, if an image stands in two tables, a training table has a column
+    without a name, or a test table's columns are not the training table's findings.
+    """
+    place, paths = _place(folder)
+    return [_read(place, paths)] if paths else []
+
+
+def is_in(folder: Path) -> bool:
+    """Whether `find` would read any table, told from first lines alone."""
+    return bool(_place(folder)[1])
+
+
+def csv_files(folder: Path) -> list[Path]:
+    """The CSV tables of a folder, by name: images may lie beside them."""
+    return [folder / name for name in names_in(folder) if name.lower().endswith(_CSV)]
+
+
+def _place(folder: Path) -> tuple[Path, list[Path]]:
+    below = (folder / name for name in names_in(folder) if _FOLDER.search(name) and has_folder(folder / name))
+    return next(((place, paths) for place in (folder, *below) if (paths := _paths(place))), (folder, []))
+
+
+def _paths(folder: Path) -> list[Path]:
+    found, removal = [], []
+    for path in csv_files(folder):
+        if _role(path) == "removal":
+            removal.append(path)  # whatever its columns: unread, it would let test images into training
+        elif {IMAGE, PATIENT} <= set(column_names(path)) and not _is_original(path):
+            found.append(path)
+    return found + removal if found else []
+
+
+def _is_original(path: Path) -> bool:
+    return not set(ORIGINAL_ONLY).isdisjoint(column_names(path))
+
+
+def _role(path: Path) -> str:
+    return next((role for word, role in _ROLES if word in path.name.lower()), "train")
+
+
+def _read(folder: Path, paths: list[Path]) -> PatientLabels:
+    roles: dict[str, Path] = {}
+    others = [path.name for path in csv_files(folder) if path not in paths and not _is_original(path)]
+    notes = [f"not read, as they are no tables of the challenge: {', '.join(others)}"] if others else []
+    for path in paths:
+        role = _role(path)
+        if _OTHER_TASK.search(path.name):
+            notes.append(f"{path.name} is not read: another task's findings have no training labels")
+        elif role in roles:
+            raise DataError(f"{path}: a second {role} table beside {roles[role].name}; keep one of them")
+        else:
+            roles[role] = path
+    if "train" not in roles:
+        raise DataError(f"{folder}: {paths[0].name} without a training table; put the training table beside it")
+    parts = {role: _table(path, (IMAGE,) if role == "removal" else (IMAGE, PATIENT)) for role, path in roles.items()}
+    findings = _findings(parts["train"], roles["train"])
+    labels = {"train": _labels(parts["train"], findings, roles["train"])}
+    for role in ("dev", "test"):
+        if role in roles:
+            labels[role] = _held_out(parts[role], findings, roles[role], roles["train"], notes)
+    labels["train"] = _without_removed(labels, parts, roles, notes)
+    table = pd.concat([part.assign(split=role) for role, part in labels.items()])
+    table = table.reindex(columns=["split", *findings])
+    inputs = tuple(roles[role] for role in ("train", "dev", "test", "removal") if role in roles)
+    rows = {roles[role]: parts[role].loc[labels[role].index, [PATIENT]] for role in labels}
+    return PatientLabels(NAME, tuple(findings), table, inputs, notes=tuple(notes), rows=rows)
+
+
+def _table(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
+    table = read_table(path, required, unnamed=True)
+    table.index = pd.Index(ids(table, IMAGE, path), name="image_id")
+    check_index(table.index, path, "image")
+    return table
+
+
+def _findings(table: pd.DataFrame, path: Path) -> list[str]:
+    columns = [column for column in table.columns if column not in LEADING]
+    if nameless := [column for column in columns if is_unnamed(column)]:
+        place = list(table.columns).index(nameless[0]) + 1
+        raise DataError(
+            f"{path}: {len(nameless)} of its {len(columns)} columns of findings have no name, the first is column "
+            f"{place}; write the release's list of findings into the first line"
+        )
+    if not columns:
+        raise DataError(f"{path}: no column of a finding; found {one_line(', '.join(table.columns))}")
+    return columns
+
+
+def _labels(table: pd.DataFrame, findings: list[str], path: Path) -> pd.DataFrame:
+    return pd.DataFrame({name: finding_values(table, name, path) for name in findings}, index=table.index)
+
+
+def _held_out(table: pd.DataFrame, findings: list[str], path: Path, train: Path, notes: list[str]) -> pd.DataFrame:
+    """A development or test table in the training table's findings: by name, or all blank, with or without columns."""
+    columns = [column for column in table.columns if column not in LEADING]
+    nameless = [column for column in columns if is_unnamed(column)]
+    if columns and not nameless:
+        if differing := sorted(set(columns) ^ set(findings)):
+            raise DataError(f"{path}: finding {differing[0]!r} is not in both this file and {train}")
+        return _labels(table, findings, path)
+    if len(columns) not in (0, len(findings)) or len(nameless) != len(columns):
+        raise DataError(
+            f"{path}: {len(nameless)} of its {len(columns)} columns of findings have no name, and {train.name} has "
+            f"{len(findings)} findings; write their names into the first line"
+        )
+    filled = [column for column in nameless if (table[column].str.strip() != "").any()]
+    if filled:
+        place = list(table.columns).index(filled[0]) + 1
+        raise DataError(
+            f"{path}: column {place} has values and no name, and findings are never matched by place; write the "
+            "findings' names into the first line"
+        )
+    what = f"its {len(nameless)} columns of findings have no name and no value" if nameless else "it has no findings"
+    notes.append(f"{path.name}: {what}; its {len(table):,} images have no known label")
+    blank = pd.array([pd.NA] * len(table), dtype="Int8")
+    return pd.DataFrame(dict.fromkeys(findings, blank), index=table.index)
+
+
+def _without_removed(labels: dict, parts: dict, roles: dict, notes: list[str]) -> pd.DataFrame:
+    """The training table without the images of Removal.csv. Raises DataError if an image is left in two tables."""
+    train = labels["train"]
+    if "removal" in roles:
+        removed = train.index.isin(parts["removal"].index)
+        held = sum(
+            int(labels[role].index.isin(parts["removal"].index).sum()) for role in ("dev", "test") if role in labels
+        )
+        train = train[~removed]
+        notes.append(
+            f"{roles['removal'].name}: {removed.sum():,} images of {roles['train'].name} are left out of training; "
+            f"{held:,} of its {len(parts['removal']):,} images are in the development or test table and stay there"
+        )
+    else:
+        notes.append("no Removal.csv beside the training table: no image is left out of training")
+    held_out = [role for role in ("dev", "test") if role in labels]
+    for role, before in (*((role, "train") for role in held_out), *([("test", "dev")] if len(held_out) == 2 else [])):
+        both = labels[role].index.intersection((train if before == "train" else labels[before]).index)
+        if len(both):
+            missing = "" if "removal" in roles else "put the release's Removal.csv beside them, or "
+            raise DataError(
+                f"{roles[role]}: image {both[0]!r} is also in {roles[before]}, as are {len(both):,} images in all; "
+                f"an image has one split; {missing}remove the rows from one of them"
+            )
+    if not len(train):
+        raise DataError(f"{roles['train']}: no image is left for training; give the release's own training table")
+    return train

@@ -1,0 +1,103 @@
+"""MIMIC-CXR-JPG 2.0.0 / 2.1.0 as published on PhysioNet, with its own labels and those of CXR-LT.
+
+files/p10/p10000032/s50414267/<dicom_id>.jpg, and beside files/ the tables mimic-cxr-2.0.0-*.csv.gz (2.1.0
+kept the names). The CheXpert and NegBio labels are per study and repeat on every image of the study; their
+split is the official one, of which `validate` is called dev here, as in every label table.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from shards.errors import DataError
+from shards.releases import cxrlt
+from shards.releases.checks import check_unique
+from shards.releases.open import read_labels
+from shards.releases.release import LabelTable, Release, first_of_each_name
+from shards.releases.values import check_index, finding_values, ids, rows_of, splits
+from shards.storage.csv import read_table
+from shards.storage.remote import is_there
+
+NAME = "mimic-cxr-jpg"
+METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
+SPLIT = "mimic-cxr-2.0.0-split.csv.gz"
+OWN_LABELS = {
+    "chexpert": "mimic-cxr-2.0.0-chexpert.csv.gz",
+    "negbio": "mimic-cxr-2.0.0-negbio.csv.gz",
+}
+
+LABEL_FILES = f"{cxrlt.EXPECTED}, cxr-lt-2023/, cxr-lt-2024/ or {OWN_LABELS['chexpert']}"
+
+FRONTAL = ("AP", "PA")
+LATERAL = ("LATERAL", "LL", "XTABLE LATERAL")
+
+
+def recognises(root: Path) -> bool:
+    return is_there(root / METADATA)
+
+
+def read(root: Path, label_folders: Sequence[Path]) -> Release:
+    images = _images(root)
+    labels = []
+    for folder in label_folders:  # before those in the release: the first table is the default
+        labels += read_labels(NAME, folder, images)
+    labels += [table.restricted_to(images["image_id"]) for table in label_tables(root, images)]
+    return Release(NAME, root, images, first_of_each_name(labels), (root / METADATA,))
+
+
+def label_tables(folder: Path, images: pd.DataFrame) -> list[LabelTable]:
+    return cxrlt.find(folder) + _own_labels(folder, images)
+
+
+def _images(root: Path) -> pd.DataFrame:
+    path = root / METADATA
+    table = read_table(path, ("dicom_id", "subject_id", "study_id", "ViewPosition"))
+    subject = ids(table, "subject_id", path, prefix="p")
+    study = ids(table, "study_id", path, prefix="s")
+    image = ids(table, "dicom_id", path)
+    position = table["ViewPosition"].str.strip()
+    images = pd.DataFrame(
+        {
+            "image_id": image,
+            "study_id": study,
+            "subject_id": subject,
+            "view": position.map(_view),
+            "view_position": position,
+            "path": "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + image + ".jpg",
+        }
+    )
+    if not len(images):
+        raise DataError(f"{path}: a header and no image; download it again")
+    check_unique(images, path)
+    return images
+
+
+def _view(position: str) -> str:
+    if position in FRONTAL:
+        return "frontal"
+    return "lateral" if position in LATERAL else "other"
+
+
+def _own_labels(root: Path, images: pd.DataFrame) -> list[LabelTable]:
+    present = {name: root / file for name, file in OWN_LABELS.items() if is_there(root / file)}
+    if not present:
+        return []
+    split_path = root / SPLIT
+    rows = read_table(split_path, ("dicom_id", "split"))
+    split = splits(rows["split"], split_path)
+    split.index = ids(rows, "dicom_id", split_path)
+    check_index(split.index, split_path, "image")
+    tables = []
+    for name, path in present.items():
+        table = read_table(path, ("study_id",))
+        findings = [c for c in table.columns if c not in ("subject_id", "study_id")]
+        values = pd.DataFrame({finding: finding_values(table, finding, path) for finding in findings})
+        values.index = ids(table, "study_id", path, prefix="s")
+        check_index(values.index, path, "study_id")
+        if not (rows_of(values.index, images["study_id"]) >= 0).any():
+            raise DataError(f"{path}: none of its {len(values):,} studies is in the release; give its own labels")
+        per_image = values.reindex(images["study_id"]).set_index(pd.Index(images["image_id"], name="image_id"))
+        per_image.insert(0, "split", split.reindex(per_image.index))
+        tables.append(LabelTable(name, tuple(findings), per_image, (path, split_path)))
+    return tables

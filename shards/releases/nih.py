@@ -1,0 +1,141 @@
+"""NIH ChestX-ray14: Data_Entry_2017.csv or Data_Entry_2017_v2020.csv, and its lists of training and test images.
+
+The two tables disagree in places, so each is a label release of its own, and the newer is the default. "No Finding"
+is a finding as in the tables. Images are flat, in images/, or in images_001/images to images_012/images.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from shards.errors import DataError
+from shards.releases.checks import check_unique
+from shards.releases.locate import image_paths
+from shards.releases.open import find_labels
+from shards.releases.release import LabelTable, Release, first_of_each_name
+from shards.releases.values import check_index, ids
+from shards.storage.csv import is_unnamed, read_table
+from shards.storage.remote import is_there, read_bytes
+
+NAME = "chestx-ray14"
+ENTRIES = {"chestx-ray14-v2020": "Data_Entry_2017_v2020.csv", "chestx-ray14": "Data_Entry_2017.csv"}
+LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
+EXPECTED = " or ".join(ENTRIES.values())
+LABEL_FILES = EXPECTED
+
+IMAGE, LABELS, FOLLOW_UP, PATIENT, VIEW = "Image Index", "Finding Labels", "Follow-up #", "Patient ID", "View Position"
+FINDINGS = (
+    *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax"),
+    *("Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia", "No Finding"),
+)
+
+
+def recognises(root: Path) -> bool:
+    return bool(_entries(root))
+
+
+def read(root: Path, label_folders: Sequence[Path]) -> Release:
+    path = next(iter(_entries(root).values()))
+    images = _images(path)
+    images["path"] = image_paths(root, images["image_id"], path)
+    labels = [table for folder in label_folders for table in find_labels(NAME, folder, images)]
+    labels += label_tables(root, images)
+    labels = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
+    return Release(NAME, root, images, labels, (path,))
+
+
+def label_tables(folder: Path, images: pd.DataFrame) -> list[LabelTable]:
+    return [_labels(name, path, folder) for name, path in _entries(folder).items()]
+
+
+def _entries(folder: Path) -> dict[str, Path]:
+    """The tables that are there, the newer first, plain before compressed."""
+    places = {name: [folder / file, folder / f"{file}.gz"] for name, file in ENTRIES.items()}
+    found = {name: next(filter(is_there, paths), None) for name, paths in places.items()}
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """As text; the older table's trailing column without a name must be empty."""
+    table = read_table(path, (IMAGE, LABELS, FOLLOW_UP, PATIENT, VIEW), unnamed=True)
+    for column in filter(is_unnamed, table.columns):
+        filled = (table[column].str.strip() != "").to_numpy()
+        if filled.any():
+            raise DataError(
+                f"{path}: a column without a name holds {table[column][filled].iloc[0]!r} in line "
+                f"{int(filled.argmax()) + 2}, so its rows are shifted; download it again"
+            )
+    if not len(table):
+        raise DataError(f"{path}: a header and no image; download it again")
+    return table
+
+
+def _images(path: Path) -> pd.DataFrame:
+    table = _table(path)
+    subject, position = ids(table, PATIENT, path), table[VIEW].str.strip()
+    images = pd.DataFrame(
+        {
+            "image_id": ids(table, IMAGE, path),
+            "study_id": subject + "_" + ids(table, FOLLOW_UP, path),
+            "subject_id": subject,
+            "view": position.map(lambda view: "frontal" if view in ("PA", "AP") else "other"),
+            "view_position": position,
+        }
+    )
+    check_unique(images, path)
+    return images
+
+
+def _labels(name: str, path: Path, folder: Path) -> LabelTable:
+    table = _table(path)
+    index = pd.Index(ids(table, IMAGE, path), name="image_id")
+    check_index(index, path, "image")
+    named = table[LABELS].map(lambda text: {part.strip() for part in text.split("|")})
+    unknown = sorted(set().union(*named) - set(FINDINGS))
+    if unknown:
+        raise DataError(
+            f"{path}: column {LABELS!r} has unknown findings: {', '.join(map(repr, unknown))}; known are "
+            f"{', '.join(FINDINGS)}"
+        )
+    values = pd.DataFrame({finding: [finding in row for row in named] for finding in FINDINGS}, index=index)
+    split, lists, notes = _split(index, path, folder)
+    values = values.astype("Int8")
+    values.insert(0, "split", split)
+    return LabelTable(name, FINDINGS, values, (path, *lists), notes=notes)
+
+
+def _split(index: pd.Index, path: Path, folder: Path) -> tuple[pd.Series, list[Path], tuple[str, ...]]:
+    """train and test by the published lists; without any list every image is in train, and that is said."""
+    lists = {split: folder / file for split, file in LISTS.items() if is_there(folder / file)}
+    names = {split: _names(list_path, index, path) for split, list_path in lists.items()}
+    if not lists:
+        return pd.Series("train", index=index), [], (f"no {' or '.join(LISTS.values())}: every image is in train",)
+    both = names.get("train", pd.Index([])).intersection(names.get("test", pd.Index([])))
+    if len(both):
+        raise DataError(
+            f"{lists['test']}: image {both[0]!r} is also in {lists['train'].name}, as are {len(both):,} images in all; "
+            "an image has one split; download the lists again"
+        )
+    split = pd.Series(pd.NA, index=index, dtype="object")
+    for word, images in names.items():
+        split[images] = word
+    none = int(split.isna().sum())
+    notes = (f"{none:,} images are in no list, and so in no split",) if none else ()
+    return split, list(lists.values()), notes
+
+
+def _names(path: Path, index: pd.Index, table: Path) -> pd.Index:
+    try:
+        lines = [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); download it again") from error
+    names = pd.Index([line for line in lines if line])
+    check_index(names, path, "image")
+    unknown = names[~names.isin(index)]
+    if len(unknown):
+        raise DataError(
+            f"{path}: image {unknown[0]!r} is not in {table.name}, as are {len(unknown):,} images in all; "
+            "give the lists of this table"
+        )
+    return names

@@ -1,0 +1,166 @@
+"""PadChest's images with the labels of CXR-LT 2026, and PadChest's own table for what those leave out.
+
+Patients, studies, views and MONOCHROME1 are taken from PADCHEST_chest_x_ray_images_labels_160K_*.csv where it lies
+beside the challenge's tables. Those hold patients as floats of three digits, which several patients share: without
+PadChest's table they are refused. Images are PNG files of 16 bits, flat, in images/, or in PadChest's numbered folders.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from shards.errors import DataError
+from shards.releases import cxrlt2026
+from shards.releases.checks import check_unique
+from shards.releases.cxrlt2026 import IMAGE, PATIENT, PatientLabels, csv_files
+from shards.releases.locate import image_paths
+from shards.releases.open import find_labels
+from shards.releases.release import LabelTable, Release, first_of_each_name
+from shards.releases.values import has_lost_digits, ids
+from shards.storage.csv import read_table
+
+NAME = "padchest"
+ORIGINAL = "PADCHEST_chest_x_ray_images_labels_160K_*.csv"
+EXPECTED = f"{cxrlt2026.EXPECTED} or {ORIGINAL}"
+LABEL_FILES = cxrlt2026.EXPECTED
+
+FRONTAL = ("PA", "AP", "AP_horizontal")
+LATERAL = ("L",)
+STUDY, PROJECTION, PHOTOMETRIC = "StudyID", "Projection", "PhotometricInterpretation_DICOM"
+
+_ORIGINAL = re.compile(r"PADCHEST_chest_x_ray_images_labels_160K_.*\.csv(\.gz)?", re.IGNORECASE)
+_NIH = re.compile(r"([0-9]{8})_([0-9]{3})\.png")  # the challenge is said to have images of ChestX-ray14 too
+
+
+def recognises(root: Path) -> bool:
+    return _original_in(root) is not None or cxrlt2026.is_in(root)
+
+
+def read(root: Path, label_folders: Sequence[Path]) -> Release:
+    labels = [table for folder in label_folders for table in find_labels(NAME, folder, None)]
+    labels = first_of_each_name([*labels, *cxrlt2026.find(root)])
+    places = (root, *dict.fromkeys(path.parent for table in labels for path in table.inputs))
+    original = next((path for path in map(_original_in, places) if path is not None), None)
+    inputs = (original,) if original else labels[0].inputs
+    images, notes = _of_labels(labels[0], original) if labels else _of_original(original)
+    images["path"] = image_paths(root, _file(images["image_id"]), inputs[0])
+    folders = images["path"].str.rpartition("/")[0].value_counts()
+    more = f" and {len(folders) - 1:,} more folders" if len(folders) > 1 else ""
+    notes.append(f"images: {folders.iloc[0]:,} in {root / folders.index[0]}{more}")
+    return Release(NAME, root, images, labels, inputs, notes=tuple(notes))
+
+
+def label_tables(folder: Path, images: pd.DataFrame) -> list[LabelTable]:
+    return list(cxrlt2026.find(folder))
+
+
+def _original_in(folder: Path) -> Path | None:
+    return next((path for path in csv_files(folder) if _ORIGINAL.fullmatch(path.name)), None)
+
+
+def _file(image: pd.Series) -> pd.Series:
+    """ImageID with the suffix of its file, which PadChest's ids have."""
+    return image.where(image.str.lower().str.endswith(".png"), image + ".png")
+
+
+def _of_original(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """All images of PadChest's own table."""
+    images = _original(path)
+    if not len(images):
+        raise DataError(f"{path}: a header and no image; download it again")
+    check_unique(images, path)
+    return images, []
+
+
+def _of_labels(labels: PatientLabels, path: Path | None) -> tuple[pd.DataFrame, list[str]]:
+    """The images of the challenge's tables, with what PadChest's own table says of them."""
+    image = pd.Series(labels.table.index, name="image_id")
+    nih = _file(image).str.fullmatch(_NIH)
+    images = pd.concat([_nih(image[nih]), _described(image[~nih], path) if path else _bare(image[~nih], labels)])
+    if "inverted" in images:
+        images["inverted"] = images["inverted"].eq(True)  # blank for ChestX-ray14's
+    notes = [f"{nih.sum():,} images are named as ChestX-ray14's: subject and study from their names, view other"]
+    notes = notes if nih.any() else []
+    if path:
+        notes.append(f"subjects, studies and views: from {path.name}")
+        inverted = int(images["inverted"].sum()) if "inverted" in images else None
+        notes.append(
+            f"{path.name} has no column {PHOTOMETRIC!r}: MONOCHROME1 is not known, and no image is inverted"
+            if inverted is None
+            else f"{inverted:,} images are MONOCHROME1 and are inverted"
+        )
+    else:
+        notes.append(
+            f"no {ORIGINAL} beside the tables: studies are taken from the images' names (right for 98.8 % of "
+            "PadChest), every view is other, and MONOCHROME1 is not known"
+        )
+    return images.set_index("image_id").loc[image].reset_index(), notes
+
+
+def _nih(image: pd.Series) -> pd.DataFrame:
+    parts = _file(image).str.extract(_NIH)
+    subject = "nih-" + parts[0]
+    return _images(image, subject + "_" + parts[1], subject, pd.Series("", index=image.index))
+
+
+def _bare(image: pd.Series, labels: PatientLabels) -> pd.DataFrame:
+    """Without PadChest's table: patients as the challenge's tables have them, if these are ids still."""
+    subject = []
+    for path, rows in labels.rows.items():
+        rows = rows[rows.index.isin(image)]
+        lost = [value for value in rows[PATIENT].unique() if has_lost_digits(value.strip())]
+        if lost:
+            affected = int(rows[PATIENT].isin(lost).sum())
+            raise DataError(
+                f"{path}: column {PATIENT!r} holds {lost[0]!r}, a float that several patients share ({affected:,} "
+                f"images have such values, {len(lost):,} different ones), so splits would mix patients; put "
+                f"PadChest's own table ({ORIGINAL} or .csv.gz) beside it, which has the ids as text"
+            )
+        subject.append(ids(rows, PATIENT, path))
+    subject = pd.concat(subject).reindex(image).set_axis(image.index)
+    study = image.str.replace(r"\.png$", "", regex=True, case=False).str.split("_", n=1).str[0]
+    return _images(image, study, subject, pd.Series("", index=image.index))
+
+
+def _described(image: pd.Series, path: Path) -> pd.DataFrame:
+    original = _original(path)
+    original.index = _file(original["image_id"])
+    file = _file(image)
+    absent = ~file.isin(original.index)
+    if absent.any():
+        raise DataError(
+            f"{path}: {absent.sum():,} of the {len(image):,} images of the labels are not in it, the first is "
+            f"{image[absent].iloc[0]!r}; give the table of all 160,000 images"
+        )
+    original = original[original.index.isin(file)]
+    check_unique(original, path)
+    return original.loc[file].assign(image_id=image.to_numpy())
+
+
+def _original(path: Path) -> pd.DataFrame:
+    table = read_table(path, (IMAGE, STUDY, PATIENT, PROJECTION), unnamed=True)
+    image, study, subject = (ids(table, column, path) for column in (IMAGE, STUDY, PATIENT))
+    images = _images(image, study, subject, table[PROJECTION].str.strip())
+    if PHOTOMETRIC in table:
+        images["inverted"] = table[PHOTOMETRIC].str.strip().str.upper() == "MONOCHROME1"
+    return images
+
+
+def _images(image: pd.Series, study: pd.Series, subject: pd.Series, position: pd.Series) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "image_id": image,
+            "study_id": study,
+            "subject_id": subject,
+            "view": position.map(_view),
+            "view_position": position,
+        }
+    )
+
+
+def _view(position: str) -> str:
+    if position in FRONTAL:
+        return "frontal"
+    return "lateral" if position in LATERAL else "other"

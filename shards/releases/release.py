@@ -1,0 +1,98 @@
+"""What every release turns into: a table of images and any number of label tables.
+
+A reader is one small file with the two functions of `Reader`; `open_release` asks each in turn.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from shards.errors import DataError
+from shards.releases.values import rows_of
+
+IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
+VIEWS = ("frontal", "lateral", "other")
+SPLITS = ("train", "dev", "test")
+RESERVED = ("row", "split", "image_id", "study_id", "view")  # columns beside the findings
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """One label release: a split and the findings of images. Labels belong here, never to the pixels.
+
+    `table` is indexed by image_id (text) and holds `split` (train / dev / test) and one Int8 column per
+    finding, in the release's order: 1 positive, 0 negative, -1 uncertain, missing. `elsewhere` counts the
+    labelled images that are not in the release. `notes` are lines for the user: which reading of an unclear table
+    was found, and what was left out.
+    """
+
+    name: str
+    findings: tuple[str, ...]
+    table: pd.DataFrame
+    inputs: tuple[Path, ...]
+    elsewhere: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for finding in self.findings:
+            if finding in RESERVED or any(ord(letter) < 32 for letter in finding):
+                raise DataError(f"{self.inputs[0]}: {finding!r} cannot be a finding's name; rename the column")
+
+    def places(self, image_ids: pd.Series) -> np.ndarray:
+        """int64 [images]: their rows in `table`; -1 for an image without labels."""
+        return rows_of(image_ids, self.table.index)
+
+    def restricted_to(self, image_ids: pd.Series) -> "LabelTable":
+        """Without the images that the release does not have; their number is kept in `elsewhere`.
+
+        Raises DataError if none is left: the labels are of another data set.
+        """
+        here = rows_of(self.table.index, image_ids) >= 0
+        if not here.any():
+            raise DataError(
+                f"{self.inputs[0]}: none of its {len(here):,} images is in the release (the first is "
+                f"{self.table.index[0]!r}); give the labels of these images"
+                if len(here)
+                else f"{self.inputs[0]}: a header and no image; download it again"
+            )
+        return replace(self, table=self.table[here], elsewhere=int((~here).sum()))
+
+
+@dataclass(frozen=True)
+class Release:
+    """`images` has the text columns IMAGE_COLUMNS, one row per image; `path` is relative to `root`.
+
+    It may have the column `inverted` (bool): the file is MONOCHROME1, its 0 is white. `reading` are the options that
+    the tables were read with; they decide bytes as the tables do. `notes` are lines for the user.
+    """
+
+    name: str
+    root: Path
+    images: pd.DataFrame
+    labels: tuple[LabelTable, ...]
+    inputs: tuple[Path, ...]
+    reading: dict[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Reader(Protocol):
+    def recognises(self, root: Path) -> bool:
+        """Whether the folder looks like this kind of release."""
+
+    def read(self, root: Path, label_folders: Sequence[Path]) -> Release:
+        """Read every table. Raises DataError naming file, column and value."""
+
+    def label_tables(self, folder: Path, images: pd.DataFrame) -> list[LabelTable]:
+        """The label releases in a folder, for `images` with the columns image_id, study_id, subject_id; may be none."""
+
+
+def first_of_each_name(tables: Iterable[LabelTable]) -> tuple[LabelTable, ...]:
+    """Without a label release that was found twice, as in the source and by --labels: the first one stays."""
+    by_name: dict[str, LabelTable] = {}
+    for table in tables:
+        by_name.setdefault(table.name, table)
+    return tuple(by_name.values())

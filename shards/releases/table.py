@@ -1,0 +1,211 @@
+"""Any one table as a release: a CSV or parquet file, of which the user names the columns.
+
+What a column is called is never guessed. Without a subject column no two images are known to be of one patient, and
+without a split column all are for training; both are said.
+"""
+
+import csv
+import io
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from shards.errors import DataError
+from shards.releases.checks import check_paths, check_unique
+from shards.releases.open import TABLE
+from shards.releases.release import LabelTable, Release
+from shards.releases.values import check_index, finding_values, ids, splits
+from shards.storage.csv import is_unnamed, one_line, read_table
+from shards.storage.remote import has_folder, is_remote, is_there, read_bytes
+
+ALL_OTHERS = "all others"
+TRIED = 100  # paths looked for before packing
+
+_VIEWS = {
+    **dict.fromkeys(("frontal", "ap", "pa", "ap_horizontal"), "frontal"),
+    **dict.fromkeys(("lateral", "lat", "l", "ll"), "lateral"),
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table by name. `findings` is a comma-separated list (quoted as in a CSV), or "all others": every
+    column that has a name and is not named here. `path` is not needed to read labels alone."""
+
+    image_id: str
+    findings: str
+    path: str | None = None
+    subject: str | None = None
+    study: str | None = None
+    view: str | None = None
+    split: str | None = None
+
+    def as_json(self) -> dict[str, str | None]:
+        """By the name of the option that gives it."""
+        return {f"--{_OPTIONS[name]}": value for name, value in vars(self).items()}
+
+    def named(self) -> dict[str, str]:
+        """Option -> column, without the findings."""
+        given = {name: value for name, value in vars(self).items() if name != "findings" and value is not None}
+        return {f"--{_OPTIONS[name]}": value for name, value in given.items()}
+
+
+_OPTIONS = {
+    **{name: f"{name}-column" for name in ("path", "subject", "study", "view", "split")},
+    "image_id": "id-column",
+    "findings": "findings",
+}
+
+
+def open_table(file: Path, columns: Columns, root: Path) -> Release:
+    """The images and labels of a table; paths in it are relative to `root`, or below it.
+
+    Raises DataError naming file, column and value for a column that is missing, a blank id or path, an image twice, a
+    finding, split or view that is not known, a path out of `root`, or if none of the first 100 files is there.
+    """
+    if not has_folder(root):
+        raise DataError(f"{root}: no such folder; give the folder that the paths start from with --source")
+    table = _read(file, columns)
+    image = ids(table, columns.image_id, file)
+    subject, study, notes = _groups(table, columns, image, file)
+    view, view_notes = _views(table, columns, file)
+    images = pd.DataFrame(
+        {
+            "image_id": image,
+            "study_id": study,
+            "subject_id": subject,
+            "view": view,
+            "view_position": table[columns.view].str.strip() if columns.view else "",
+            "path": _paths(table, columns, file, root),
+        }
+    )
+    check_unique(images, file)
+    labels = (_labels(table, columns, file),)
+    release = Release(TABLE, root, images, labels, (file,), columns.as_json(), (*notes, *view_notes))
+    check_paths(release)
+    _check_some_exist(images["path"], columns, file, root)
+    return release
+
+
+def label_table(file: Path, columns: Columns) -> LabelTable:
+    """The labels alone, for images that are packed already."""
+    return _labels(_read(file, columns), columns, file)
+
+
+def label_name(file: Path) -> str:
+    """The label release is named after its file: "chexpert" of chexpert.csv.gz."""
+    return re.sub(r"\.(csv|csv\.gz|parquet)$", "", file.name, flags=re.IGNORECASE)
+
+
+def _read(file: Path, columns: Columns) -> pd.DataFrame:
+    if not is_there(file):  # before read_table, which would send its reader to a release's page
+        raise DataError(f"{file}: no such file; give the table with --table")
+    table = _parquet(file) if file.suffix.lower() == ".parquet" else read_table(file, unnamed=True)
+    for option, column in columns.named().items():
+        if column not in table:
+            found = one_line(", ".join(map(str, table.columns)))
+            raise DataError(f"{file}: column {column!r} ({option}) is missing; found {found}")
+    if not len(table):
+        raise DataError(f"{file}: a header and no image; give the whole table")
+    return table
+
+
+def _parquet(file: Path) -> pd.DataFrame:
+    """A parquet table as text, so that one set of checks reads both kinds: whole floats lose their .0 in `ids`."""
+    source = io.BytesIO(read_bytes(file)) if is_remote(file) else file
+    try:
+        table = pd.read_parquet(source)
+    except Exception as error:  # arrow raises many kinds on damage
+        raise DataError(f"{file}: not a readable table ({one_line(str(error))})") from error
+    return pd.DataFrame({str(name): list(map(_text, table[name].tolist())) for name in table.columns}, dtype=str)
+
+
+def _text(value) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _findings(table: pd.DataFrame, columns: Columns, file: Path) -> list[str]:
+    named = set(columns.named().values())
+    if columns.findings.strip() == ALL_OTHERS:
+        found = [column for column in table.columns if column not in named and not is_unnamed(column)]
+        if not found:
+            raise DataError(f"{file}: no column is left for the findings; name them with --findings")
+        return found
+    found = [name.strip() for name in next(csv.reader([columns.findings], skipinitialspace=True), []) if name.strip()]
+    if not found:
+        raise DataError(f"findings {columns.findings!r}: name at least one column, or write {ALL_OTHERS!r}")
+    for name in found:
+        if name not in table:
+            names = one_line(", ".join(table.columns))
+            raise DataError(f"{file}: column {name!r} (--findings) is missing; found {names}")
+        if found.count(name) > 1 or name in named:
+            raise DataError(f"{file}: column {name!r} is named twice; a column is a finding or something else, once")
+    return found
+
+
+def _labels(table: pd.DataFrame, columns: Columns, file: Path) -> LabelTable:
+    findings = _findings(table, columns, file)
+    values = {name: finding_values(table, name, file) for name in findings}
+    index = pd.Index(ids(table, columns.image_id, file), name="image_id")
+    check_index(index, file, "image")
+    split = splits(table[columns.split].str.strip(), file, columns.split) if columns.split else "train"
+    labels = pd.DataFrame({"split": split, **values}, index=table.index)
+    labels.index = index
+    notes = () if columns.split else ("no --split-column: every image is in the split train",)
+    return LabelTable(label_name(file), tuple(findings), labels, (file,), notes=notes)
+
+
+def _groups(table: pd.DataFrame, columns: Columns, image: pd.Series, file: Path):
+    """Subject and study of every image, and what is said of those that are not known."""
+    study = ids(table, columns.study, file) if columns.study else image
+    subject = ids(table, columns.subject, file) if columns.subject else study
+    notes = []
+    if not columns.subject:
+        what = "study" if columns.study else "image"
+        notes.append(
+            f"no --subject-column: every {what} counts as a patient of its own, so folds and splits cannot keep a "
+            "patient's images on one side, and scores may be of known patients"
+        )
+    if not columns.study:
+        notes.append("no --study-column: every image counts as a study of its own")
+    return subject, study, tuple(notes)
+
+
+def _views(table: pd.DataFrame, columns: Columns, file: Path):
+    """frontal, lateral or other; a column of other things altogether is refused."""
+    if not columns.view:
+        return "other", ("no --view-column: every view is other",)
+    position = table[columns.view].str.strip()
+    view = position.str.lower().map(_VIEWS).fillna("other")
+    odd = position[view == "other"].value_counts()
+    if odd.sum() == len(position):
+        raise DataError(
+            f"{file}: column {columns.view!r} (--view-column) has no view; it holds {odd.index[0]!r}, known are "
+            f"{', '.join(_VIEWS)}"
+        )
+    words = ", ".join(f"{value!r} ({count:,})" for value, count in odd.head(5).items())
+    return view, (f"view other: {odd.sum():,} images, {words}",) if len(odd) else ()
+
+
+def _paths(table: pd.DataFrame, columns: Columns, file: Path, root: Path) -> pd.Series:
+    paths = table[columns.path].str.strip()
+    blank = (paths == "").to_numpy()
+    if blank.any():
+        line = int(blank.argmax()) + 2
+        raise DataError(f"{file}: column {columns.path!r} is blank in line {line}; every image needs its file")
+    return paths.str.replace(rf"^(\./+|{re.escape(str(root.absolute()))}/+)", "", regex=True)
+
+
+def _check_some_exist(paths: pd.Series, columns: Columns, file: Path, root: Path) -> None:
+    """A wrong --source would make a reject of every image, after hours of looking."""
+    first = paths.iloc[:TRIED]
+    if not any(is_there(root / path) for path in first):
+        raise DataError(
+            f"{file}: none of the first {len(first):,} files of column {columns.path!r} is in {root}, for example "
+            f"{first.iloc[0]!r}; give the folder that the paths start from with --source"
+        )

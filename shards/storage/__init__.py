@@ -1,0 +1,1 @@
+"""Files on this disk and in buckets, and text tables."""

@@ -1,0 +1,147 @@
+"""Publishing files so that a kill at any moment leaves the old state or the new one.
+
+Everything is written aside in the target's folder (or a sibling on the same file system), flushed to the
+medium, and renamed. The folder is flushed too: without that a power cut can forget the rename. A store has no rename
+and needs none: an object has its name only when it has arrived whole.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from shards.errors import DataError
+from shards.storage.remote import is_remote, reaching, upload
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries (created, renamed, removed names) to the medium."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(aside: Path, final: Path, moved: Callable[[], object] | None = None) -> None:
+    """Give a complete file its final name; `aside` must be on the same file system.
+
+    Into a store (`shards.storage.remote`) it is moved from this machine; `moved` is then called now and then.
+    """
+    if is_remote(final):
+        upload(aside, final, moved)
+        aside.unlink()
+        return
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(final)
+    sync_folder(final.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make one folder if it is not there; a store has none to make."""
+    if not is_remote(folder):
+        folder.mkdir(exist_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `path` aside and rename it; the aside name holds the process id, so two writers never share it.
+
+    Raises DataError if there is no room or no permission; the old file then stands. A store's object is simply put.
+    """
+    if is_remote(path):
+        with reaching(path):
+            path.fs.pipe_file(path.path, data)
+        return
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        aside.write_bytes(data)
+        publish(aside, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        raise
+
+
+def cannot_write(path: Path, error: OSError) -> DataError:
+    """What to say when a file or folder cannot be written."""
+    way_out = "give another folder, or the right to write"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        way_out = "make room; the same command continues"
+    return DataError(f"{path}: cannot be written ({error.strerror}); {way_out}")
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed writers left in a folder. Only for a folder that nobody else is writing to."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+def json_bytes(value) -> bytes:
+    """Canonical JSON (sorted keys, one trailing newline): equal values are equal bytes."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with reaching(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lock(file: IO, kind: int) -> None:
+    """flock. Raises BlockingIOError if it cannot be had at once (LOCK_NB), DataError on a file system without locks."""
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise DataError(
+            f"{file.name}: cannot be locked ({error.strerror}); give a folder on a file system with locks (flock), "
+            "best on a disk of this machine"
+        ) from error
+
+
+@contextlib.contextmanager
+def only_one(place: Path, what: str, shared: bool = False) -> Iterator[None]:
+    """Hold the lock at `place` while working; raises DataError at once if another process holds it. Those that hold it
+    `shared` exclude only those that do not.
+
+    `what` completes "another process is ...". The kernel drops the lock of a dead process, so none is ever stale.
+    """
+    while True:
+        with place.open("a+") as file:  # NFS wants it readable for a shared lock, writable for an exclusive one
+            try:
+                lock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(f"{place.parent}: another process is {what}; wait for it or stop it") from None
+            # A packer removes its lock when it has finished: then this one is nobody's, and a third process
+            # would hold another of the same name.
+            if is_named(file, place):
+                yield
+                return
+            place.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def one_by_one(place: Path) -> Iterator[None]:
+    """Wait for the lock at `place`, hold it for a moment's work."""
+    with place.open("a+") as file:
+        lock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_named(file, path: Path) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from cxrdali.data.augment import AugmentOptions, decide
+from shards.errors import DataError
+
+
+def squares(decisions):
+    """[B, 5, (top, left, height, width)]"""
+    count = len(decisions.anchor)
+    return np.concatenate([decisions.anchor.reshape(count, 5, 2), decisions.shape.reshape(count, 5, 2)], axis=2)
+
+
+def same(one, two) -> bool:
+    return all(
+        (getattr(one, name) == getattr(two, name)).all() for name in ("horizontal", "vertical", "anchor", "shape")
+    )
+
+
+def part(decisions, start, stop):
+    return type(decisions)(*(getattr(decisions, n)[start:stop] for n in ("horizontal", "vertical", "anchor", "shape")))
+
+
+@pytest.mark.parametrize("cutout", ["fixed", "random", "off"])
+def test_decisions_belong_to_positions_not_to_batches(cutout):
+    options = AugmentOptions(cutout=cutout)
+    whole = decide(options, seed=7, epoch=3, start=0, count=100, pixels=224)
+    for start, stop in [(0, 1), (1, 8), (37, 91), (99, 100)]:
+        assert same(decide(options, 7, 3, start, stop - start, 224), part(whole, start, stop))
+
+
+def test_seeds_and_epochs_differ():
+    one = decide(AugmentOptions(), 0, 0, 0, 200, 224)
+    assert not same(one, decide(AugmentOptions(), 0, 1, 0, 200, 224))
+    assert not same(one, decide(AugmentOptions(), 1, 0, 0, 200, 224))
+    assert same(one, decide(AugmentOptions(), 0, 0, 0, 200, 224))
+
+
+def test_each_happens_to_half_of_the_images_independently():
+    made = decide(AugmentOptions(), 0, 0, 0, 20_000, 224)
+    cut = (made.shape > 0).any(axis=1)
+    events = np.stack([made.horizontal, made.vertical, cut])
+    assert np.abs(events.mean(axis=1) - 0.5).max() < 0.015  # four standard errors
+    assert np.abs(np.corrcoef(events) - np.eye(3)).max() < 0.03
+
+
+def test_fixed_cutout_is_five_squares_of_five_percent_clipped_at_the_border():
+    boxes = squares(decide(AugmentOptions(cutout_probability=1), 0, 0, 0, 5000, 224))
+    top, left, height, width = np.moveaxis(boxes, 2, 0)
+    assert height.max() == width.max() == 11  # int(0.05 * 224)
+    inside = (top > 0) & (left > 0) & (top + height < 224) & (left + width < 224)
+    assert (height[inside] == 11).all() and (width[inside] == 11).all()
+    assert (top + height <= 224).all() and (left + width <= 224).all() and boxes.min() >= 0
+    # a centre at the very border leaves half a square: 11 - 11 // 2 = 6 below, 5 + 1 above
+    assert height.min() >= 5 and (height < 11).any()
+
+
+def test_sides_are_whole_pixels_rounded_down():
+    """5 % of 512 is 25.6: the paper's albumentations takes 25."""
+    for pixels, side in ((224, 11), (320, 16), (384, 19), (512, 25)):
+        assert decide(AugmentOptions(cutout_probability=1), 0, 0, 0, 500, pixels).shape.max() == side
+
+
+def test_order_and_augmentation_do_not_share_their_random_numbers():
+    from cxrdali.data.order import AUGMENT, ROWS, stream
+    from shards.randomness import raw_words
+
+    assert not (raw_words(0, stream(ROWS, 3), 0, 40) == raw_words(0, stream(AUGMENT, 3), 0, 40)).any()
+
+
+def test_centres_are_uniform_over_the_image():
+    boxes = squares(decide(AugmentOptions(cutout_probability=1), 0, 0, 0, 5000, 100))
+    inner = boxes[..., :2][(boxes[..., 2:] == 5).all(axis=-1)]
+    counts = np.histogram(inner, bins=9, range=(1, 91))[0]
+    assert counts.min() > 0.9 * counts.mean()
+
+
+def test_random_cutout_draws_one_to_five_squares_of_up_to_five_percent():
+    boxes = squares(decide(AugmentOptions(cutout="random", cutout_probability=1), 0, 0, 0, 5000, 224))
+    count = (boxes[..., 2] > 0).sum(axis=1)
+    assert set(count) == {1, 2, 3, 4, 5}
+    assert np.bincount(count)[1:].min() > 850  # a fifth of 5,000 each
+    assert boxes[..., 2:].max() == 11
+    assert (np.bincount(boxes[..., 2][boxes[..., 2] > 0].astype(int))[1:] > 0).all()
+
+
+def test_off_draws_none_and_zero_probabilities_do_nothing():
+    assert decide(AugmentOptions(cutout="off"), 0, 0, 0, 100, 224).shape.max() == 0
+    made = decide(AugmentOptions(hflip=0, vflip=0, cutout_probability=0), 0, 0, 0, 100, 224)
+    assert made.horizontal.max() == made.vertical.max() == made.shape.max() == 0
+
+
+def test_bad_options_are_named():
+    with pytest.raises(DataError, match="cutout 'none': choose one of fixed, random, off"):
+        AugmentOptions(cutout="none")
+    with pytest.raises(DataError, match="hflip 1.5: 0 to 1"):
+        AugmentOptions(hflip=1.5)

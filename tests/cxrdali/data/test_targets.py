@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from cxrdali.data.targets import check_labelled, counts, targets
+from shards.dataset.labels import Labels
+from shards.errors import DataError
+
+LABELS = Labels("hand", ("A", "B", "C", "D"), np.array(["train"]), np.array([[1, 0, -1, 9]], dtype=np.int8), "")
+
+
+@pytest.mark.parametrize(
+    "uncertain, expected",
+    [("negative", [1, 0, 0, 0]), ("positive", [1, 0, 1, 0]), ("ignore", [1, 0, np.nan, np.nan])],
+)
+def test_uncertain_and_blank_are_decided_per_run(uncertain, expected):
+    np.testing.assert_array_equal(targets(LABELS, uncertain), [expected])
+    assert LABELS.values.tolist() == [[1, 0, -1, 9]]  # the table keeps what was released
+
+
+def test_positives_and_negatives_are_counted_over_the_given_rows():
+    values = np.array([[1, 0, np.nan], [1, np.nan, np.nan], [0, 0, 1], [1, 1, 1]], dtype=np.float32)
+    positives, negatives = counts(values, np.array([0, 1, 2, 0]))
+    assert positives.tolist() == [3, 0, 1] and negatives.tolist() == [1, 3, 0]
+
+
+def test_an_unknown_choice_is_named():
+    with pytest.raises(DataError, match="uncertain 'maybe': choose one of negative, positive, ignore"):
+        targets(LABELS, "maybe")
+
+
+def test_a_split_without_labels_is_refused_but_a_blank_finding_is_not():
+    values = np.array([[9, 9], [9, 9], [1, 9]], dtype=np.int8)
+    labels = Labels("hand", ("A", "B"), np.array(["dev", "dev", "train"]), values, "")
+    with pytest.raises(DataError, match="labels 'hand' have no findings for dev"):
+        check_labelled(labels, np.array([0, 1]), "dev")
+    check_labelled(labels, np.array([0, 1, 2]), "all")

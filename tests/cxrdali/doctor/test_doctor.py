@@ -1,0 +1,313 @@
+"""The decisions of `cxrdali doctor` on facts given, and its probes on real files and libraries."""
+
+import configparser
+import resource
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from cxrdali.doctor import gpu, machine, software
+from cxrdali.doctor.check import OTHER_FILES, PYTHONS
+from cxrdali.runtime import limits
+from shards.dataset.mapped import MappedSize
+
+BOTH = ["nvidia-dali-cuda130", "nvidia-dali-cuda120"]
+
+
+@pytest.mark.parametrize("found, state", [((3, 10), "wrong"), ((3, 11), "ok"), ((3, 13), "ok"), ((3, 14), "wrong")])
+def test_python_is_measured_against_what_setup_cfg_asks(found, state):
+    check = software.python_check(found, ".".join(map(str, found)))
+    assert check.state == state
+    assert state == "ok" or "Python 3.11 to 3.13" in check.fix
+
+
+def test_the_python_versions_are_those_of_setup_cfg():
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).resolve().parents[3] / "setup.cfg")
+    (low, below) = PYTHONS
+    assert config["options"]["python_requires"] == f">={low[0]}.{low[1]},<{below[0]}.{below[1]}"
+
+
+@pytest.mark.parametrize("system, machine", [("darwin", "x86_64"), ("linux", "aarch64"), ("win32", "AMD64")])
+def test_only_linux_on_x86_64_is_ready(system, machine):
+    assert software.platform_check("linux", "x86_64").state == "ok"
+    check = software.platform_check(system, machine)
+    assert check.state == "wrong" and system in check.found and machine in check.found
+
+
+def test_a_missing_package_is_named_with_its_command():
+    check = software.packages_check(["numpy", "no-such-package", "torch", *BOTH], [])
+    assert (check.state, check.found) == ("wrong", "not installed: no-such-package")
+    assert check.fix == "pip install no-such-package"
+    assert software.packages_check(["numpy", "scikit_learn"], []).state == "ok"
+    assert software.packages_check([], []).state == "note"
+
+
+def test_requirements_leave_out_the_extras():
+    needed = software.requires_of("cxrdali")
+    assert "numpy" in needed and "nvidia-dali-cuda130" in needed and "pytest" not in needed
+    assert software.requires_of("no-such-package") == []
+
+
+# ---------------------------------------------------------------- driver, torch, GPUs
+
+
+@pytest.mark.parametrize(
+    "driver, torch_cuda, wheels, state, words",
+    [
+        (None, "13.0", BOTH[:1], "note", []),
+        ((13, 0), "13.0", BOTH[:1], "ok", []),
+        ((13, 2), "12.6", BOTH[1:], "ok", []),  # a newer driver runs what is older
+        ((12, 4), "12.8", BOTH[1:], "ok", []),  # within a major version
+        ((12, 4), "12.6", BOTH[:1], "wrong", ["pip uninstall nvidia-dali-cuda130 && pip install nvidia-dali-cuda120"]),
+        ((12, 4), None, BOTH[:1], "wrong", ["pip uninstall nvidia-dali-cuda130 && pip install nvidia-dali-cuda120"]),
+        ((12, 4), "13.0", BOTH[1:], "wrong", ["install torch for CUDA 12"]),
+        ((12, 4), "13.0", BOTH[:1], "wrong", ["install torch for CUDA 12", "pip uninstall nvidia-dali-cuda130 &&"]),
+        ((11, 8), "12.6", BOTH[1:], "wrong", ["install a newer NVIDIA driver"]),
+    ],
+)
+def test_the_driver_must_run_what_torch_and_dali_are_built_for(driver, torch_cuda, wheels, state, words):
+    check = gpu.driver_check(driver, torch_cuda, wheels)
+    assert check.state == state
+    for word in words:
+        assert word in check.fix
+
+
+def test_only_what_is_too_new_is_exchanged():
+    check = gpu.driver_check((12, 4), "12.6", BOTH[:1])
+    assert check.found == "for CUDA 12.4, but nvidia-dali-cuda130 is built for 13.0"
+    assert "install torch" not in check.fix
+    assert "pip uninstall nvidia-dali" not in gpu.driver_check((12, 4), "13.0", BOTH[1:]).fix
+    assert "pip install" not in gpu.driver_check((12, 4), "12.6", BOTH).fix  # the other one is there
+
+
+def test_the_drivers_version_is_what_its_library_says(tmp_path):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    for body, expected in (("*v = 12040; return 0;", (12, 4)), ("return 100;", None)):
+        source, library = tmp_path / "cuda.c", tmp_path / f"libcuda{expected is None}.so.1"
+        source.write_text(f"int cuDriverGetVersion(int *v) {{ {body} }}")
+        subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library], check=True)
+        assert gpu.driver_version(str(library)) == expected
+
+
+def test_no_driver_library_or_a_strange_one_is_no_driver(tmp_path):
+    assert gpu.driver_version(str(tmp_path / "libcuda.so.1")) is None
+    assert gpu.driver_version("libc.so.6") is None
+
+
+def test_torch_for_the_cpu_is_wrong_only_beside_a_driver():
+    assert software.torch_check("2.6.0+cpu", None, "", None).state == "ok"
+    check = software.torch_check("2.6.0+cpu", None, "", (12, 4))
+    assert check.state == "wrong" and "install torch for CUDA 12" in check.fix
+    check = software.torch_check(None, None, "libcudart.so.13: cannot open", None)
+    assert check.state == "wrong" and "libcudart.so.13: cannot open" in check.found
+
+
+def test_no_gpu_is_a_note_that_says_why():
+    assert "trains on the CPU, slowly" in gpu.no_gpu_check(None, True, None).found
+    assert "CUDA_VISIBLE_DEVICES is ''" in gpu.no_gpu_check((13, 0), True, "").found
+    assert gpu.no_gpu_check((13, 0), True, None).fix == "nvidia-smi must list it, and the driver be new enough"
+    for driver in (None, (13, 0)):
+        for there in (True, False):
+            assert gpu.no_gpu_check(driver, there, None).state == "note"
+
+
+# ---------------------------------------------------------------- DALI and the image libraries, the real ones
+
+
+def test_the_installed_dali_decodes():
+    wheels = software.installed(BOTH)
+    check = gpu.dali_check(wheels, None)
+    assert check.state == "ok" and wheels[0] in check.found, check
+
+
+def test_pixels_that_dali_changed_are_noticed(monkeypatch):
+    from cxrdali.data import pipeline
+
+    build = pipeline.build
+
+    def inverted(spec, source):
+        def other():
+            image = 255 - simplejpeg.decode_jpeg(bytes(source()[0][0]), "GRAY")
+            return ([np.frombuffer(simplejpeg.encode_jpeg(image, 95, "GRAY"), np.uint8)],)
+
+        return build(spec, other)
+
+    assert gpu.decode_one(None) == ""
+    monkeypatch.setattr(pipeline, "build", inverted)
+    assert "of 255 off" in gpu.decode_one(None)
+    check = gpu.dali_check(BOTH[:1], None)
+    assert check.state == "wrong" and "force-reinstall nvidia-dali-cuda130" in check.fix
+
+
+def test_a_simplejpeg_that_takes_half_a_file_is_wrong(monkeypatch):
+    assert software.simplejpeg_check().state == "ok"
+    strict = simplejpeg.decode_jpeg
+    lax = types.SimpleNamespace(
+        encode_jpeg=simplejpeg.encode_jpeg,
+        decode_jpeg=lambda data, space, **_: strict(data, space, strict=False),
+    )
+    monkeypatch.setitem(sys.modules, "simplejpeg", lax)
+    check = software.simplejpeg_check()
+    assert check.state == "wrong" and "truncated" in check.found
+
+
+def test_two_opencv_wheels_are_wrong_and_one_keeps_16_bits(monkeypatch):
+    check = software.opencv_check(["opencv-python", "opencv-python-headless"])
+    assert check.state == "wrong" and "pip install opencv-python-headless" in check.fix
+    assert software.opencv_check(["opencv-python-headless"]).state == "ok"
+    import cv2
+
+    eight = types.SimpleNamespace(
+        __version__="0", imencode=lambda kind, image: cv2.imencode(kind, (image >> 8).astype("uint8")),
+        imdecode=cv2.imdecode, IMREAD_UNCHANGED=cv2.IMREAD_UNCHANGED,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "cv2", eight)
+    assert software.opencv_check([]).state == "wrong"
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert "cannot be imported" in software.opencv_check([]).found
+
+
+# ---------------------------------------------------------------- cores and memory
+
+
+def group(root, files):
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_the_smallest_quota_of_version_2_counts(tmp_path):
+    member = tmp_path / "cgroup"
+    member.write_text("0::/a/b\n")
+    group(tmp_path / "fs", {"a/cpu.max": "150000 100000\n", "a/b/cpu.max": "max 100000\n"})
+    assert limits.cpu_quota(tmp_path / "fs", member) == 1.5
+    group(tmp_path / "fs", {"a/b/cpu.max": "50000 100000\n"})
+    assert limits.cpu_quota(tmp_path / "fs", member) == 0.5
+    group(tmp_path / "fs", {"a/b/cpu.max": "max 100000\n"})
+    group(tmp_path / "fs", {"a/cpu.max": "max 100000\n"})
+    assert limits.cpu_quota(tmp_path / "fs", member) is None
+
+
+def test_the_quota_of_version_1_counts_and_minus_one_is_none(tmp_path):
+    member = tmp_path / "cgroup"
+    member.write_text("4:cpu,cpuacct:/hidden/name\n1:name=systemd:/\n")
+    group(tmp_path / "fs", {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"})
+    assert limits.cpu_quota(tmp_path / "fs", member) == 2  # inside a container only the root is there
+    group(tmp_path / "fs", {"cpu/cpu.cfs_quota_us": "-1\n"})
+    assert limits.cpu_quota(tmp_path / "fs", member) is None
+    assert limits.cpu_quota(tmp_path / "none", tmp_path / "none") is None
+
+
+MEMINFO = "MemTotal:       64000000 kB\nMemFree: 1 kB\nMemAvailable:   50000000 kB\n"
+
+
+@pytest.mark.parametrize(
+    "lines, names",
+    [
+        ("0::/job\n", ("job/memory.max", "job/memory.current", "job/memory.stat", "file")),
+        (
+            "4:memory:/job\n",
+            ("memory/job/memory.limit_in_bytes", "memory/job/memory.usage_in_bytes", "memory/job/memory.stat",
+             "total_cache"),
+        ),
+    ],
+)  # fmt: skip
+def test_memory_is_what_the_group_leaves_its_page_cache_included(tmp_path, lines, names):
+    member, meminfo = tmp_path / "cgroup", tmp_path / "meminfo"
+    member.write_text(lines)
+    meminfo.write_text(MEMINFO)
+    assert limits.memory_available(tmp_path / "fs", member, meminfo) == (50_000_000 * 1024, None)
+    limit, used, stat, cache = names
+    group(tmp_path / "fs", {limit: "10000000000\n", used: "9000000000\n", stat: f"anon 1\n{cache} 6000000000\n"})
+    assert limits.memory_available(tmp_path / "fs", member, meminfo) == (7_000_000_000, 10_000_000_000)
+    group(tmp_path / "fs", {limit: "9223372036854771712\n"})
+    assert limits.memory_available(tmp_path / "fs", member, meminfo) == (50_000_000 * 1024, None)
+
+
+def test_a_quota_below_the_cores_is_a_note_with_the_options():
+    assert machine.cores_check(2, 64, None).state == "ok"
+    assert machine.cores_check(4, 4, 3.5).state == "ok"
+    check = machine.cores_check(64, 64, 3.5)
+    assert check.state == "note" and check.fix == "--jobs 4 for shard and verify, --threads 5 for train"
+
+
+# ---------------------------------------------------------------- folders and the packed dataset
+
+
+def test_a_folder_without_permission_is_wrong():
+    code = """
+import os
+from pathlib import Path
+from cxrdali.doctor import checks, machine
+from cxrdali.runtime import limits
+if os.geteuid() == 0:
+    os.setgid(65534), os.setuid(65534)
+check = machine.folder_check(Path("/runs"))
+print(check.state, check.found)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.stdout.strip() == "wrong /: cannot be written to (Permission denied)", said
+
+
+def test_a_file_where_runs_go_is_wrong_and_a_good_folder_stays_empty(tmp_path):
+    (tmp_path / "runs").write_text("")
+    check = machine.folder_check(tmp_path / "runs")
+    assert check.state == "wrong" and "Not a directory" in check.found
+    good = tmp_path / "good"
+    good.mkdir()
+    assert machine.folder_check(good / "runs").state == "ok" and not list(good.iterdir())
+
+
+def test_sizes_are_measured_against_memory():
+    check = machine.size_check(224, 4_300_000_000, 8_000_000_000)
+    assert (check.name, check.state, check.found) == ("224 px", "ok", "4.3 GB, fits in memory")
+    check = machine.size_check(512, 18_000_000_000, 8_000_000_000)
+    assert (check.state, check.found) == ("note", "18.0 GB, larger than memory")
+    assert check.fix == "`--order windowed` on slow disks"
+
+
+def test_a_packed_dataset_has_a_line_per_stored_size(pack_folder):
+    found = {check.name: check for check in machine.dataset_checks(pack_folder, True, 10**12, 1024)}
+    assert list(found) == ["open files", "packed dataset", "48 px", "56 px", "64 px"]
+    assert {check.state for check in found.values()} == {"ok"}
+    assert "120 images, labels cxr-lt-2023, chexpert" in found["packed dataset"].found
+    on_disk = sum(path.stat().st_size for path in (pack_folder / "56").glob("*.tar"))
+    exact = {check.name: check.state for check in machine.dataset_checks(pack_folder, True, on_disk, 1024)}
+    less = {check.name: check.state for check in machine.dataset_checks(pack_folder, True, on_disk - 1, 1024)}
+    assert (exact["56 px"], less["56 px"]) == ("ok", "note")
+
+
+def test_an_absent_dataset_is_wrong_only_when_it_was_named(tmp_path):
+    for required, state in ((False, "note"), (True, "wrong")):
+        check = list(machine.dataset_checks(tmp_path / "packed", required, 10**9, 1024))[-1]
+        assert check.state == state and check.fix == "run `cxrdali shard` first"
+
+
+def test_a_dataset_that_lost_a_shard_is_wrong_even_at_the_default_place(pack_folder, tmp_path):
+    copy = tmp_path / "pack"
+    shutil.copytree(pack_folder, copy)
+    (copy / "48" / "000001.tar").unlink()
+    check = list(machine.dataset_checks(copy, False, 10**9, 1024))[-1]
+    assert check.state == "wrong" and "000001.tar: is missing" in check.found
+
+
+def test_the_open_files_of_the_mapped_shards_are_what_is_counted(dataset):
+    open_now = Path("/proc/self/fd")
+    before = len(list(open_now.iterdir()))
+    mapped = [MappedSize(dataset.stored(48)) for _ in range(2)]
+    shards = len(mapped[0].stored.paths)
+    assert len(list(open_now.iterdir())) - before == 2 * shards  # what files_check asks for per shard
+    assert machine.files_check(2 * 100 + OTHER_FILES, 100).state == "ok"
+    check = machine.files_check(256, 100)
+    assert check.state == "wrong" and check.fix == "ulimit -n 328"
+    assert machine.files_check(resource.RLIM_INFINITY, 10**6).state == "ok"

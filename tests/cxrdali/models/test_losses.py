@@ -1,0 +1,213 @@
+"""Every loss against its paper's formula in float64, worked here term by term in plain Python."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from timm.loss import AsymmetricLossMultiLabel
+
+from cli.options import loss as options
+from cxrdali.data.sampler import SAMPLERS
+from cxrdali.models.losses import (
+    LOSSES,
+    Loss,
+    bce_sum,
+    class_balanced_weights,
+    known_targets,
+    margins,
+    positive_weights,
+)
+from cxrdali.models.losses import resolved as parameters_of
+from shards.errors import DataError
+
+POSITIVES, NEGATIVES = np.array([900, 40, 3, 0]), np.array([100, 960, 997, 1000])
+LOGITS = torch.tensor([[0.3, -1.2, 2.5, 0.7], [-4.0, 3.1, -0.1, -2.0], [1.7, 0.0, -3.3, 5.0]], dtype=torch.float64)
+TARGETS = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, math.nan], [0.0, math.nan, 1.0, 0.0]])
+
+
+def loss_of(name, **given):
+    parameters = {key: value for key, value in parameters_of(name, given).items() if value is not None}
+    return Loss(name, parameters, POSITIVES, NEGATIVES)
+
+
+def by_hand(term, epoch=0):
+    """The sum over known targets of term(x, is_positive, finding)."""
+    total = 0.0
+    for row, wanted in zip(LOGITS.tolist(), TARGETS.tolist(), strict=True):
+        for finding, (x, target) in enumerate(zip(row, wanted, strict=True)):
+            if target == target:
+                total += term(x, target == 1, finding)
+    return total
+
+
+def p(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def balance(finding, beta=0.9999):
+    """Cui et al.: the inverse effective number, normalised to a mean of 1 over the three findings that occur."""
+    raw = [(1 - beta) / (1 - beta**n) for n in (900, 40, 3)]
+    return raw[finding] * 3 / sum(raw) if finding < 3 else 1.0
+
+
+def margin(finding, largest=0.5):
+    """Cao et al.: C / n^(1/4) with C such that the rarest finding, of 3 images, has the largest one."""
+    return largest * 3**0.25 / (900, 40, 3)[finding] ** 0.25
+
+
+def bce(x, positive):
+    return -math.log(p(x)) if positive else -math.log(1 - p(x))
+
+
+def test_binary_cross_entropy_and_positive_weights():
+    assert float(loss_of("bce")(LOGITS, TARGETS, 0)) == pytest.approx(by_hand(lambda x, y, f: bce(x, y)), rel=1e-12)
+    assert positive_weights(POSITIVES, NEGATIVES, "ratio").tolist() == pytest.approx([1 / 9, 24, 997 / 3, 1])
+    assert positive_weights(POSITIVES, NEGATIVES, "sqrt").tolist() == pytest.approx(
+        [1 / 3, 24**0.5, (997 / 3) ** 0.5, 1]
+    )
+    assert positive_weights(np.array([5, 5]), np.array([0, 10]), "ratio").tolist() == [1, 2]
+    weights = [1 / 9, 24, 997 / 3, 1]
+    wanted = by_hand(lambda x, y, f: bce(x, y) * (weights[f] if y else 1))
+    assert float(loss_of("bce", pos_weight="ratio")(LOGITS, TARGETS, 0)) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_focal_loss_is_lin_s():
+    wanted = by_hand(lambda x, y, f: ((1 - p(x)) if y else p(x)) ** 2 * bce(x, y))
+    assert float(loss_of("focal")(LOGITS, TARGETS, 0)) == pytest.approx(wanted, rel=1e-12)
+    wanted = by_hand(lambda x, y, f: (0.25 if y else 0.75) * ((1 - p(x)) if y else p(x)) ** 1.5 * bce(x, y))
+    given = loss_of("focal", focal_alpha=0.25, focal_gamma=1.5)
+    assert float(given(LOGITS, TARGETS, 0)) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_class_balanced_focal_loss_is_cui_s_on_positive_terms():
+    wanted = by_hand(lambda x, y, f: (balance(f) if y else 1) * ((1 - p(x)) if y else p(x)) ** 2 * bce(x, y))
+    assert float(loss_of("cb-focal")(LOGITS, TARGETS, 0)) == pytest.approx(wanted, rel=1e-12)
+    assert class_balanced_weights(POSITIVES, 0.9999).tolist() == pytest.approx([balance(f) for f in range(4)], rel=1e-9)
+    assert class_balanced_weights(POSITIVES, 0.0).tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("neg", "pos", "clip"), [(4, 1, 0.05), (4, 0, 0.05), (2, 1, 0), (0, 0, 0)])
+def test_asymmetric_loss_is_ridnik_s_not_the_inverted_one(neg, pos, clip):
+    def term(x, y, f):
+        if y:
+            return -((1 - p(x)) ** pos) * math.log(p(x))
+        shifted = max(p(x) - clip, 0)
+        return -(shifted**neg) * math.log(1 - shifted)
+
+    found = float(loss_of("asl", asl_gamma_neg=neg, asl_gamma_pos=pos, asl_clip=clip)(LOGITS, TARGETS, 0))
+    assert found == pytest.approx(by_hand(term), rel=1e-9)
+    # timm's, in its float32, where no probability is near its cut-off
+    known = torch.nan_to_num(TARGETS)
+    theirs = AsymmetricLossMultiLabel(neg, pos, clip, reduction="none")(LOGITS, known)[~torch.isnan(TARGETS)].sum()
+    assert found == pytest.approx(float(theirs), rel=1e-4)
+
+
+def test_margins_are_cao_s_on_the_scaled_logit():
+    wanted = by_hand(lambda x, y, f: bce(x - 30 * margin(f), True) if y else bce(x, False))
+    assert float(loss_of("ldam")(LOGITS, TARGETS, 0)) == pytest.approx(wanted, rel=1e-12)
+    assert margins(POSITIVES, 0.5).tolist() == pytest.approx([margin(0), margin(1), 0.5, 0])
+
+
+@pytest.mark.parametrize("name", ["drw", "ldam-drw"])
+def test_reweighting_begins_after_so_many_epochs_and_touches_positives_alone(name):
+    def plain(x, y, f):
+        return bce(x - 30 * margin(f), True) if y and name == "ldam-drw" else bce(x, y)
+
+    loss = loss_of(name, drw_epoch=2)
+    before, after = by_hand(plain), by_hand(lambda x, y, f: plain(x, y, f) * (balance(f) if y else 1))
+    assert [float(loss(LOGITS, TARGETS, epoch)) for epoch in range(4)] == pytest.approx([before, before, after, after])
+    assert [loss.reweights(epoch) for epoch in range(4)] == [False, False, True, True]
+    assert not loss_of("bce").reweights(10**6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_at_logits_of_20_in_bf16_are_the_formula_s(name):
+    """A positive that the model denies must still pull, also in half precision; so must a negative that it asserts,
+    except under ASL's shift, whose own formula lets go of it."""
+    loss = loss_of(name)
+    for target in (1.0, 0.0):
+        for x in (20.0, -20.0):
+            targets = torch.full((1, 4), target)
+            narrow = torch.full((1, 4), x, dtype=torch.bfloat16, requires_grad=True)
+            exact = torch.full((1, 4), x, dtype=torch.float64, requires_grad=True)
+            for logits in (narrow, exact):
+                loss(logits, targets, 20).backward()
+            assert torch.isfinite(narrow.grad).all() and narrow.grad.dtype == torch.bfloat16
+            torch.testing.assert_close(narrow.grad.double(), exact.grad, rtol=0.02, atol=1e-6)
+            wrong = (target == 1) == (x < 0)
+            if wrong and not (name == "asl" and target == 0):
+                # a finding without positives has no margin and no weight, but a pull all the same
+                assert (exact.grad.abs() > 1e-3).all() and (narrow.grad.abs() > 1e-3).all()
+    unclipped = loss_of("asl", asl_clip=0.0) if name == "asl" else loss
+    logits = torch.full((1, 4), 20.0, dtype=torch.bfloat16, requires_grad=True)
+    unclipped(logits, torch.zeros(1, 4), 0).backward()
+    assert (logits.grad > 0.5).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_agree_with_finite_differences(name):
+    logits = LOGITS.clone().requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: loss_of(name)(x, TARGETS, 20), logits)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_findings_without_positives_divide_by_nothing(name):
+    parameters = {key: value for key, value in parameters_of(name, {}).items() if value is not None}
+    for counts in (np.array([0, 0, 0, 0]), np.array([5, 0, 0, 0])):
+        loss = Loss(name, parameters, counts, 10 - counts)
+        assert torch.isfinite(loss.terms(LOGITS, TARGETS, 20)).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_micro_batches_add_up_to_the_batch(name):
+    loss = loss_of(name)
+    whole = loss(LOGITS, TARGETS, 20) / known_targets(TARGETS)
+    parts = sum(loss(x, y, 20) for x, y in zip(LOGITS.split(1), TARGETS.split(1), strict=True)) / known_targets(TARGETS)
+    torch.testing.assert_close(whole, parts)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_without_any_known_target_pulls_nowhere(name):
+    logits = LOGITS.clone().requires_grad_(True)
+    nothing = torch.full((3, 4), math.nan)
+    loss = loss_of(name)(logits, nothing, 20) / known_targets(nothing)
+    loss.backward()
+    assert loss.item() == 0 and (logits.grad == 0).all()
+
+
+def test_validation_s_loss_is_exact_in_float64():
+    assert float(bce_sum(LOGITS, TARGETS)) == pytest.approx(by_hand(lambda x, y, f: bce(x, y)), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "given", "message"),
+    [
+        ("lsep", {}, "loss 'lsep': choose one of bce, focal, cb-focal, asl, ldam, drw, ldam-drw"),
+        ("bce", {"asl_clip": 0.1}, "asl-clip 0.1: the loss bce has no such parameter; it has pos-weight"),
+        ("ldam", {"drw_epoch": 3}, "drw-epoch 3: the loss ldam has no such parameter; it has ldam-margin, ldam-scale"),
+        ("focal", {"focal_gamma": 0.5}, r"focal-gamma 0.5: 0, or 1 to 20"),
+        ("focal", {"focal_alpha": -0.5}, "focal-alpha -0.5: 0 to 1, or -1 for none"),
+        ("cb-focal", {"cb_beta": 1.0}, "cb-beta 1.0: 0 or more, below 1"),
+        ("asl", {"asl_clip": 1.0}, "asl-clip 1.0: 0 or more, below 1"),
+        ("ldam", {"ldam_scale": 0.0}, "ldam-scale 0.0: above 0, at most 1000"),
+        ("ldam", {"ldam_margin": math.nan}, "ldam-margin nan: above 0, at most 10"),
+        ("drw", {"drw_epoch": -1}, "drw-epoch -1: 0 or more epochs"),
+        ("bce", {"pos_weight": "inverse"}, "pos-weight 'inverse': one of none, sqrt, ratio"),
+    ],
+)
+def test_wrong_parameters_are_named(loss, given, message):
+    with pytest.raises(DataError, match=message):
+        parameters_of(loss, given)
+
+
+def test_the_command_line_offers_just_these():
+    assert tuple(LOSSES) == options.LOSSES and options.SAMPLERS == SAMPLERS
+
+
+def test_the_command_line_says_it_in_one_line():
+    from cli.main import cxrdali
+
+    said = CliRunner().invoke(cxrdali, ["train", "--stage", "1", "--out", "x", "--loss", "bce", "--asl-clip", "0.1"])
+    assert isinstance(said.exception, DataError) and "the loss bce has no such parameter" in str(said.exception)

@@ -1,0 +1,107 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cxrdali.postprocess.crossfit import cross_fit, differences, doubtful_split, read_held_out
+from cxrdali.predictions import read
+from shards.dataset.labels import Labels
+from shards.errors import DataError
+from tests.cxrdali.held_out import written
+from tests.releases import FINDINGS
+
+
+@pytest.fixture
+def labels(dataset):
+    return dataset.labels("cxr-lt-2023")
+
+
+def held_out(path, dataset, labels, uncertain="negative", folds=5, force=False):
+    return read_held_out(path, dataset, labels, uncertain=uncertain, folds=folds, force=force)
+
+
+def test_parts_never_share_a_subject_and_columns_are_the_labels_(dataset, labels, tmp_path):
+    path = tmp_path / "val.parquet"
+    rows, truth = written(path, dataset, findings=FINDINGS[::-1])
+    data = held_out(path, dataset, labels)
+    assert data.findings == FINDINGS and (data.truth == truth).all()
+    assert (data.logits == read(path).values[:, ::-1]).all()
+    subjects = dataset.catalog["subject_id"].iloc[rows].to_numpy()
+    assert set(data.part) == set(range(5))
+    for subject in set(subjects):
+        assert len(set(data.part[subjects == subject])) == 1
+    assert data.made_from == {
+        "predictions": "val.parquet", "run": "m", "split": "val", "tta": "none", "calibrated": [],
+        "labels": "cxr-lt-2023", "dataset": dataset.id, "uncertain": "negative", "images": len(rows), "folds": 5,
+    }  # fmt: skip
+
+
+def test_each_part_is_judged_by_what_the_others_teach(dataset, labels, tmp_path):
+    written(tmp_path / "val.parquet", dataset)
+    data = held_out(tmp_path / "val.parquet", dataset, labels, folds=3)
+    seen = []
+
+    def learn(truth, logits):
+        seen.append((truth, logits))
+        return logits.sum(axis=0)
+
+    result = cross_fit(data, learn, lambda taught, logits: logits - taught)
+    for number in range(3):
+        inside = data.part == number
+        assert (seen[number][0] == data.truth[~inside]).all() and (seen[number][1] == data.logits[~inside]).all()
+        assert (result[inside] == data.logits[inside] - data.logits[~inside].sum(axis=0)).all()
+
+
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_images_that_were_trained_on_are_refused_unless_forced(dataset, labels, tmp_path, split):
+    written(tmp_path / "p.parquet", dataset, split)
+    with pytest.raises(DataError, match=f"p.parquet: was predicted on split '{split}', whose images were trained on"):
+        held_out(tmp_path / "p.parquet", dataset, labels)
+    assert held_out(tmp_path / "p.parquet", dataset, labels, force=True).made_from["split"] == split
+
+
+def test_a_csv_does_not_say_its_split(dataset, labels, tmp_path):
+    written(tmp_path / "p.csv", dataset)
+    made_from = held_out(tmp_path / "p.csv", dataset, labels).made_from
+    assert "p.csv does not say which split it holds" in doubtful_split(made_from)
+    assert doubtful_split({**made_from, "split": "val"}) == ""
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_rules_learnt_from_a_split_that_is_to_be_scored_are_warned_of(dataset, labels, tmp_path, split):
+    written(tmp_path / "p.parquet", dataset, split)
+    made_from = held_out(tmp_path / "p.parquet", dataset, labels).made_from
+    assert f"p.parquet holds the {split} split: with rules learnt from it, its own scores flatter" in doubtful_split(
+        made_from
+    )
+
+
+def test_what_cannot_teach_is_named(dataset, labels, tmp_path):
+    path = tmp_path / "p.parquet"
+    written(path, dataset, kind="probability")
+    with pytest.raises(DataError, match="holds probabilities, which saturate"):
+        held_out(path, dataset, labels)
+    written(path, dataset, findings=FINDINGS[:4])
+    with pytest.raises(DataError, match="finding 'Pneumonia' is only in labels"):
+        held_out(path, dataset, labels)
+    written(path, dataset)
+    with pytest.raises(DataError, match="images of 18 subjects, 19 folds need at least as many; give more images or"):
+        held_out(path, dataset, labels, folds=19)
+    with pytest.raises(DataError, match="folds 1: at least 2"):
+        held_out(path, dataset, labels, folds=1)
+    blank = dataclasses.replace(labels, values=np.full_like(labels.values, Labels.BLANK))
+    with pytest.raises(DataError, match="have no findings for .*p.parquet"):
+        held_out(path, dataset, blank)
+
+
+def test_another_run_or_tta_is_worth_a_note(dataset, labels, tmp_path):
+    written(tmp_path / "p.parquet", dataset)
+    made_from = held_out(tmp_path / "p.parquet", dataset, labels).made_from
+    about = read(tmp_path / "p.parquet").provenance
+    assert differences(about, made_from) == []
+    other = dataclasses.replace(about, run="n", tta="hflip")
+    assert differences(other, made_from) == [
+        "run 'n' here, 'm' in p.parquet, from which the rules were learnt",
+        "test-time augmentation 'hflip' here, 'none' in p.parquet, from which the rules were learnt",
+    ]
+    assert differences(dataclasses.replace(about, run=None, tta=None), made_from) == []

@@ -1,0 +1,139 @@
+"""The comparison as a page: what it says must be what `compare` found."""
+
+import copy
+import re
+
+import pytest
+
+from cxrdali.evaluate.compare import CompareOptions, compare
+from cxrdali.report.comparison.page import comparison, signed, write_comparison
+from cxrdali.report.kit.html import join, score
+from tests.cxrdali.comparable_runs import packed, write_run
+from tests.cxrdali.report.test_report import AWKWARD, Page
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    root = tmp_path_factory.mktemp("comparison")
+    dataset = packed(root)
+    runs = [
+        write_run(root / "runs" / name, dataset, skill, seed=seed, loss=loss)
+        for seed, (name, skill, loss) in enumerate(
+            [("weak", 0.5, "bce"), ("strong", 2.0, "ldam"), ("like", 0.5, "bce")]
+        )
+    ]
+    return compare(runs, dataset, CompareOptions(draws=60), progress=False)
+
+
+@pytest.fixture
+def render(tmp_path):
+    def render(result) -> Page:
+        return Page(write_comparison(result, tmp_path / "page.html", "Three runs"))
+
+    return render
+
+
+@pytest.fixture(scope="module")
+def page(result, tmp_path_factory) -> Page:
+    return Page(write_comparison(result, tmp_path_factory.mktemp("page") / "page.html", "Three runs"))
+
+
+def test_nothing_is_fetched_and_ids_are_its_own(page):
+    assert not [address for address in page.addresses if not address.startswith("#")]
+    assert not {"script", "link", "iframe", "object", "img"} & set(page.tags)
+    assert page.source.count('class="wide"') == page.source.count('class="narrow"') == 3
+    ids = re.findall(r'\bid="([^"]+)"', page.source)
+    assert len(ids) == len(set(ids))
+
+
+def test_two_comparisons_on_a_page_keep_their_ids_apart(result):
+    other = copy.deepcopy(result)
+    other["runs"][1]["name"] = "other"
+    for row in other["differences"]:
+        row["run"] = "other" if row["run"] == "strong" else row["run"]
+    for row in other["findings"]:
+        row["AP"]["other"] = row["AP"].pop("strong")
+        row["differences"]["other"] = row["differences"].pop("strong")
+    for row in other["settings"]:
+        row["values"]["other"] = row["values"].pop("strong")
+    ids = re.findall(r'\bid="([^"]+)"', join(comparison(result), comparison(other)))
+    assert len(ids) == len(set(ids))
+    assert comparison(result) == comparison(result), "equal numbers, equal bytes"
+
+
+def test_scores_and_their_best(page, result):
+    table = page.table("Scores on the validation images")
+    titles = {
+        "mAP": "mAP",
+        "macro_F1": "Macro F1",
+        "macro_ECE": "ECE",
+        "mAP_head": "mAP, head",
+        "mAP_tail": "mAP, tail",
+    }
+    for row in result["runs"]:
+        for name, title in titles.items():
+            assert table.loc[row["name"], title] == score(row[name])
+    best = {name for _, name, column in page.bold if column == 1 and name in table.index}
+    assert best == {"strong"} and "of strong" in page.text
+    errors = {row["name"]: row["macro_ECE"] for row in result["runs"]}
+    ((lowest),) = [name for caption, name, column in page.bold if caption.startswith("Scores") and column == 4]
+    assert lowest == min(errors, key=errors.get)
+    assert "Without a positive validation image, so in no mean but those of ECE and Brier: Hernia." in page.text
+
+
+def test_differences_stand_with_interval_and_p(page, result):
+    table = page.table("Difference to weak")
+    for row in result["differences"]:
+        if row["metric"] == "mAP":
+            low, high = signed(row["low"]), signed(row["high"])
+            assert table.loc[row["run"], "mAP"].startswith(f"{signed(row['difference'])} p ")
+            assert table.loc[row["run"], "mAP"].replace("\xa0", " ").endswith(f"({low} to {high})")
+    assert table.loc["strong", "mAP, tail"] == "–"
+    bold = {name for caption, name, column in page.bold if caption.startswith("Difference to weak") and column == 1}
+    assert bold == {"strong"}, "like is as good as weak"
+    assert "95 % intervals from 60 draws of whole studies" in page.text
+    assert "They do not say how much another training of the same recipe, with another seed, would differ" in page.text
+
+
+def test_every_finding_is_there_and_the_undefined_one_is_no_zero(page, result):
+    table = page.table("Average precision, the best in bold")
+    assert set(table.index) == {row["finding"] for row in result["findings"]}
+    assert table.loc["Hernia", ["weak", "strong", "like"]].tolist() == ["–"] * 3
+    for row in result["findings"]:
+        assert table.loc[row["finding"], "strong"] == score(row["AP"]["strong"])
+        assert table.loc[row["finding"], "Group"] == row["group"]
+    assert page.table("Difference in average precision to weak").loc["Hernia"].tolist() == ["–", "–"]
+    assert page.table("Findings by group").loc["Tail", "Findings"] == "Hernia"
+    assert "Tail (1, 1 without AP)" not in page.text, "a group without any AP is not drawn"
+
+
+def test_names_are_text_and_notes_are_shown(result, render):
+    other = copy.deepcopy(result)
+    other["findings"][0]["finding"] = AWKWARD
+    other["notes"] = [f"{AWKWARD}: 2 of 9 epochs are done"]
+    page = render(other)
+    assert AWKWARD in page.table("Average precision").index and f"{AWKWARD}: 2 of 9 epochs" in page.text
+    assert "b" not in page.tags
+
+
+def test_settings_that_differ(page, result, render):
+    table = page.table("Differing settings")
+    assert table.loc["loss"].tolist() == ["bce", "ldam", "bce"]
+    assert table.loc["ldam_scale"].tolist() == ["–", "30.0", "–"]
+    page = render({**result, "settings": []})
+    assert "All settings of these runs are the same." in page.text
+
+
+def test_without_draws_no_interval_is_claimed(result, render):
+    other = copy.deepcopy(result)
+    other["draws"] = 0
+    by_finding = [each for row in other["findings"] for each in row["differences"].values()]
+    for each in [*other["differences"], *by_finding]:
+        each |= {"low": None, "high": None, "p": None}
+    page = render(other)
+    assert "No intervals were asked for." in page.text and " p 0" not in page.text
+    assert not [caption for caption, _, _ in page.bold if caption.startswith("Difference")]
+
+
+def test_signs():
+    assert [signed(value) for value in (0.0124, -0.0124, 0.0004, -0.0004)] == ["+0.012", "−0.012", "0.000", "0.000"]

@@ -1,0 +1,198 @@
+"""Recipes: the paper's table setting for setting, files of one's own, overrides, and what is wrong in one."""
+
+from pathlib import Path
+
+import pytest
+
+from cxrdali.report import published
+from cxrdali.runs import recipes
+from cxrdali.runs.settings import TrainSettings
+from shards.errors import DataError
+
+
+def test_the_recipes_are_the_paper_s_table():
+    known = recipes.read(recipes.PAPER)
+    table = published.models()
+    assert list(known) == list(table.index) == [f"model{number}" for number in range(8)]
+    for name, row in table.iterrows():
+        settings, about = known[name].resolve(Path("runs"))
+        assert (settings.stage, settings.size, settings.batch, settings.lr) == (
+            row.stage,
+            row["size"],
+            row.batch,
+            row.max_lr,
+        )
+        start = None if row.starts_from == "ImageNet" else row.starts_from
+        assert known[name].starts_from == about["starts_from"] == start
+        assert settings.init == (None if start is None else f"runs/{start}")
+        below = None if row.oversample_below != row.oversample_below else row.oversample_below
+        assert settings.oversample_below == below
+        assert settings.oversample_from == (None if below is None else "runs/model2")
+        assert (settings.epochs, settings.warmup_epochs, settings.weight_decay) == (30, 1, 1e-6)
+        assert (settings.group, settings.folds, settings.cutout, settings.pretrained) == ("study", 5, "fixed", True)
+        assert settings.arch == "tf_efficientnetv2_s.in21k_ft_in1k"
+        assert about["overridden"] == {}
+
+
+def test_the_demo_has_the_same_models_in_the_same_order_of_need():
+    paper, demo = recipes.read(recipes.PAPER), recipes.load(recipes.DEMO)
+    assert {name: recipe.needs for name, recipe in paper.items()} == {name: demo[name].needs for name in paper}
+    assert all(demo[name].settings["size"] <= 128 for name in paper)
+
+
+def test_the_loss_design_recipes_have_the_paper_s_settings():
+    known = recipes.read(recipes.LOSS_DESIGN)
+    assert set(known) < set(recipes.load()) and all(name.startswith("ld-") for name in known)
+    for name, recipe in known.items():
+        settings, _ = recipe.resolve(Path("runs"))
+        assert (settings.size, settings.epochs, settings.weight_decay, settings.min_lr) == (
+            512,
+            15 - 5 * (name == "ld-crt"),
+            1e-5,
+            1e-6,
+        )
+        assert (settings.batch, settings.lr) == ((48, 1e-3) if name == "ld-crt" else (12, 1e-4))
+        assert (settings.flips, settings.cutout, settings.precision, settings.patience) == ("none", "off", "fp32", 5)
+        assert (settings.group, settings.folds) == ("subject", 10)
+        if settings.loss == "ldam-drw":
+            assert (settings.ldam_margin, settings.ldam_scale) == (0.5, 30)
+            assert (settings.cb_beta, settings.drw_epoch) == (0.9999, 10)
+    crt, _ = known["ld-crt"].resolve(Path("runs"))
+    assert (crt.init, crt.frozen, crt.new_head) == ("runs/ld-convnext-large", True, True)
+    assert (crt.sampler, crt.loss) == ("class-balanced", "bce")
+
+
+def test_another_loss_has_its_own_parameters(tmp_path):
+    (tmp_path / "r.toml").write_text(
+        '[a]\nstage = 1\nloss = "ldam-drw"\ndrw_epoch = 3\ncb_beta = 0.99\nldam_scale = 20\n'
+    )
+    recipe = recipes.load(tmp_path / "r.toml")["a"]
+    settings, about = recipe.resolve(Path("r"), {"loss": "drw"})
+    # what both have stays the recipe's
+    assert (settings.drw_epoch, settings.cb_beta, settings.ldam_scale) == (3, 0.99, None)
+    assert about["overridden"] == {"loss": "drw"}
+    settings, _ = recipe.resolve(Path("r"), {"loss": "asl", "asl_clip": 0.1})
+    assert (settings.asl_clip, settings.asl_gamma_neg, settings.drw_epoch, settings.cb_beta) == (0.1, 4, None, None)
+    with pytest.raises(DataError, match="a: loss 'lsep': choose one of bce, focal"):
+        recipe.resolve(Path("r"), {"loss": "lsep"})
+    with pytest.raises(DataError, match="a: drw-epoch 3: the loss asl has no such parameter"):
+        recipe.resolve(Path("r"), {"loss": "asl", "drw_epoch": 3})
+
+
+def test_what_is_needed_comes_first():
+    known = recipes.load()
+    assert recipes.in_order(known, ["model7"]) == ["model0", "model2", "model3", "model7"]
+    assert recipes.in_order(known, ["model4", "model1"]) == ["model1", "model0", "model2", "model4"]
+
+
+def test_overrides_are_recorded_only_where_they_change_something():
+    model3 = recipes.load()["model3"]
+    settings, about = model3.resolve(Path("r"), {"epochs": 30, "lr": 5e-4, "init": "other.pt"})
+    assert (settings.epochs, settings.lr, settings.init) == (30, 5e-4, "other.pt")
+    assert about == {"name": "model3", "starts_from": "model0", "overridden": {"lr": 5e-4, "init": "other.pt"}}
+
+
+def test_naming_findings_replaces_choosing_them():
+    settings, about = recipes.load()["model3"].resolve(Path("r"), {"oversample": ("Hernia",)})
+    assert (settings.oversample, settings.oversample_below, settings.oversample_from) == (("Hernia",), None, None)
+    assert about["overridden"] == {"oversample": ("Hernia",)}
+
+
+def test_a_file_of_one_s_own_may_start_from_the_paper_s_and_replace_them(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        '[every]\nepochs = 5\n[model1]\nstage = 1\nsize = 192\n[mine]\nstage = 2\nstarts_from = "model0"\nlr = 1\n'
+        'oversample = ["Hernia"]\n'
+    )
+    known = recipes.load(file)
+    assert known["model0"].settings["epochs"] == 30
+    assert (known["model1"].settings["size"], known["model1"].settings["epochs"]) == (192, 5)
+    settings, _ = known["mine"].resolve(Path("runs"))
+    assert settings == TrainSettings(stage=2, epochs=5, lr=1, oversample=("Hernia",), init="runs/model0")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a]\nstage = 1\nsizes = 224\n", "r.toml: a: unknown setting 'sizes'; did you mean size?"),
+        ("[a]\nstage = 1\ninit = 'x'\n", "r.toml: a: unknown setting 'init'"),
+        ("[a]\nstage = 1\nsize = '224'\n", "r.toml: a: size = '224' is of the wrong kind; size is a whole number"),
+        ("[a]\nstage = 1\nwarmup_epochs = -1\n", "r.toml: a: warmup-epochs -1: 0 or more"),
+        ("[a]\nstage = 1\nweight_decay = nan\n", "r.toml: a: weight-decay nan: 0 or more"),
+        ("[a]\nstage = 2\nstarts_from = ''\n", "r.toml: a: no recipe ''; there are"),
+        ("[a]\nstage = 1\noversample_below = 0.1\noversample_from = ''\n", "needs --oversample-from"),
+        ("[a]\nstage = true\n", "r.toml: a: stage = True is of the wrong kind"),
+        ("[a]\nstage = 1\noversample = 'Hernia'\n", "oversample is a list of findings"),
+        ("[a]\nstage = 1\ncompile = 1\n", "compile is true or false"),
+        ("[a]\nsize = 224\n", "r.toml: a: stage is missing"),
+        ("[a]\nstage = 4\n", "r.toml: a: stage 4: choose 1, 2 or 3"),
+        ("[a]\nstage = 1\nlr = -1\n", "r.toml: a: lr -1: above 0"),
+        ("[a]\nstage = 2\nstarts_from = 'b'\n", "r.toml: a: no recipe 'b'; there are model0"),
+        ("[a]\nstage = 2\noversample_below = 0.1\noversample_from = 'b'\n", "r.toml: a: no recipe 'b'"),
+        ("[a]\nstage = 2\noversample_below = 0.1\n", "oversampling by AP needs --oversample-from"),
+        (
+            "[a]\nstage = 2\nstarts_from = 'b'\n[b]\nstage = 2\nstarts_from = 'a'\n",
+            "a needs b needs a; break the circle",
+        ),
+        ("stage = 1\n", "stage = 1 stands outside a recipe"),
+        ("[every]\nstage = 1\n", "r.toml: holds no recipe"),
+        ("[a\n", "r.toml: no recipes (Expected"),
+        (None, "r.toml: no recipes (No such file or directory)"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(DataError) as error:
+        recipes.load(tmp_path / "r.toml")
+    assert message in str(error.value)
+
+
+def test_an_unknown_recipe_is_named_with_those_there_are():
+    with pytest.raises(DataError, match="no recipe 'model9'; there are model0, model1"):
+        recipes.find(recipes.load(), "model9")
+
+
+def test_a_printed_recipe_reads_back_as_itself(tmp_path):
+    from cli.recipes import as_toml
+
+    for name, recipe in recipes.load().items():
+        (tmp_path / "r.toml").write_text(as_toml(recipe))
+        back = recipes.load(tmp_path / "r.toml")[name]
+        assert back.resolve(Path("runs"))[0] == recipe.resolve(Path("runs"))[0]
+        assert back.about == recipe.about
+
+
+def test_choosing_findings_replaces_naming_them(tmp_path):
+    (tmp_path / "r.toml").write_text('[a]\nstage = 1\noversample = ["Hernia"]\n')
+    recipe = recipes.load(tmp_path / "r.toml")["a"]
+    settings, about = recipe.resolve(Path("r"), {"oversample_below": 0.2, "oversample_from": "m.csv", "lr": 1e-3})
+    assert (settings.oversample, settings.oversample_below, settings.oversample_from) == ((), 0.2, "m.csv")
+    assert about["overridden"] == {"oversample_below": 0.2, "oversample_from": "m.csv"}
+    settings, about = recipes.load()["model3"].resolve(Path("r"), {"oversample": (), "epochs": 30})
+    assert (settings.oversample, settings.oversample_below) == ((), None)
+
+
+def test_named_findings_beside_others_overridden_are_recorded_alone():
+    _, about = recipes.load()["model3"].resolve(Path("r"), {"oversample": ("Hernia",), "epochs": 30})
+    assert about["overridden"] == {"oversample": ("Hernia",)}
+
+
+def test_overrides_that_do_not_go_together_name_the_recipe():
+    with pytest.raises(DataError, match="^model3: micro-batch 100: must divide the batch, 128"):
+        recipes.load()["model3"].resolve(Path("r"), {"micro_batch": 100})
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a b", "a.b", "ensemble", "replaced", "mine-views"])
+def test_a_name_that_would_be_another_s_file_is_refused(tmp_path, name):
+    (tmp_path / "r.toml").write_text(f'["{name}"]\nstage = 1\n')
+    with pytest.raises(DataError, match=r"cannot be a recipe's name, .*; use letters, digits, - and _") as error:
+        recipes.load(tmp_path / "r.toml")
+    assert f"[{name}]" in str(error.value)
+
+
+def test_a_continued_run_may_spell_its_paths_otherwise_but_not_lack_them():
+    given = {"stage": 2, "oversample_below": 0.1, "oversample_from": "runs/model2", "init": "runs/model0"}
+    here = TrainSettings(**{**given, "oversample_from": "/r/model2", "init": "/r/model0"})
+    assert TrainSettings(**given).difference(here.as_json()) is None
+    assert TrainSettings(**given).difference(TrainSettings(**{**given, "init": None}).as_json())[0] == "init"

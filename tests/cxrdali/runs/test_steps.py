@@ -1,0 +1,322 @@
+"""Steps: done again exactly when settings, results or what they need changed. a -> b -> d, a -> c."""
+
+import shutil
+
+import pytest
+
+from cxrdali.runs.steps import Book, Step
+from shards.errors import DataError
+from shards.storage import files
+from shards.storage.files import only_one, write_bytes
+
+
+class World:
+    """Four steps that each write what they read and a letter; `log` is what was done."""
+
+    def __init__(self, root):
+        self.root, self.log, self.settings = root, [], {name: {"n": 1} for name in "abcd"}
+
+    def steps(self):
+        return [self.step("a"), self.step("b", "a"), self.step("c", "a"), self.step("d", "b")]
+
+    def step(self, name, *needs):
+        def do():
+            self.log.append(name)
+            (self.root / name).write_text(name * self.settings[name]["n"])
+
+        return Step(name, (name,), dict(self.settings[name]), needs, do)
+
+    def run(self):
+        self.log.clear()
+        Book(self.root).run(self.steps(), lambda text: None)
+        return "".join(self.log)
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    assert made.run() == "abcd"
+    return made
+
+
+def test_a_second_time_nothing_is_done(world):
+    assert world.run() == ""
+
+
+@pytest.mark.parametrize(("name", "redone"), [("a", "abcd"), ("b", "bd"), ("c", "c"), ("d", "d")])
+def test_a_deleted_or_changed_file_takes_along_what_depends_on_it(world, name, redone):
+    (world.root / name).unlink()
+    assert world.run() == redone
+    (world.root / name).write_text("X")
+    assert world.run() == redone
+    assert (world.root / name).read_text() == name
+    assert world.run() == ""
+
+
+@pytest.mark.parametrize(("name", "redone"), [("a", "abcd"), ("b", "bd"), ("c", "c"), ("d", "d")])
+def test_a_changed_setting_takes_along_what_depends_on_it(world, name, redone):
+    world.settings[name] = {"n": 2}
+    reasons = Book(world.root).plan(world.steps())
+    assert reasons[name] == "n changed: 1 -> 2"
+    assert "".join(name for name, reason in reasons.items() if reason) == redone
+    assert world.run() == redone
+    assert world.run() == ""
+
+
+def test_the_same_length_and_other_content_is_a_change(world):
+    (world.root / "c").write_text("Z")
+    assert Book(world.root).plan(world.steps())["c"] == "c was changed"
+
+
+def test_a_copy_of_the_folder_is_as_done_as_the_folder(world, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("copy") / "there"
+    shutil.copytree(world.root, copy, copy_function=shutil.copyfile)  # other times, same bytes
+    world.root = copy
+    assert world.run() == ""
+
+
+def test_a_kill_between_a_step_and_its_dependents_is_made_up_for(world):
+    (world.root / "a").unlink()
+    steps, book = world.steps(), Book(world.root)
+    book.make(steps[0], lambda text: None)  # ... and here it was killed
+    world.log.clear()
+    assert world.run() == "bcd"
+
+
+def test_a_step_that_fails_is_not_done(world):
+    def fail():
+        raise OSError("no")
+
+    steps = world.steps()
+    steps[1] = Step("b", ("b",), {"n": 9}, ("a",), fail)
+    with pytest.raises(OSError, match="no"):
+        Book(world.root).run(steps, lambda text: None)
+    assert not (world.root / "b").exists(), "a result without a record is no result"
+    assert world.run() == "bd"
+
+
+def test_a_step_that_makes_nothing_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"x: was to be made and is not there"):
+        Book(tmp_path).run([Step("x", ("x",), {}, (), lambda: None)], lambda text: None)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", b"[1]"])
+def test_a_damaged_record_is_a_step_not_done(world, damage):
+    (world.root / ".steps" / "c.made.json").write_bytes(damage)
+    assert world.run() == "c"
+
+
+def test_a_setting_that_an_older_record_does_not_have_is_as_it_was_then(tmp_path):
+    def steps(settings, earlier):
+        made = Step("x", ("x",), settings, (), lambda: (tmp_path / "x").write_text("x"), earlier=earlier)
+        return [made]
+
+    Book(tmp_path).run(steps({"n": 1}, {}), lambda text: None)
+    earlier = {"loss": "bce", "names": (), "gone": 3}
+    assert Book(tmp_path).reason(*steps({"n": 1, "loss": "bce", "names": ()}, earlier)) is None
+    assert (
+        Book(tmp_path).reason(*steps({"n": 1, "loss": "asl", "names": ()}, earlier)) == 'loss changed: "bce" -> "asl"'
+    )
+    assert Book(tmp_path).reason(*steps({"n": 1, "loss": "bce"}, {})) == 'loss changed: null -> "bce"'
+
+
+# ---------------------------------------------------------------- steps that continue what they began in a folder
+
+
+class Training:
+    """A step that writes one file per call of `do` and is whole with two."""
+
+    def __init__(self, root, lr=1.0, needs=()):
+        self.root, self.lr, self.needs = root, lr, needs
+
+    def step(self):
+        return Step("train m", ("runs/m/two",), {"lr": self.lr}, self.needs, self.do, folder="runs/m")
+
+    def do(self):
+        folder = self.root / "runs" / "m"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "one").exists():
+            (folder / "one").write_text(str(self.lr))
+            raise KeyboardInterrupt
+        (folder / "two").write_text((folder / "one").read_text())
+
+
+def _begin(root, **settings):
+    with pytest.raises(KeyboardInterrupt):
+        Book(root).run([Training(root, **settings).step()], lambda text: None)
+
+
+def test_a_training_that_was_stopped_continues_in_its_folder(tmp_path):
+    _begin(tmp_path)
+    step = Training(tmp_path).step()
+    assert Book(tmp_path).reason(step) == "continues"
+    Book(tmp_path).run([step], lambda text: None)
+    assert not (tmp_path / "runs" / "replaced").exists()
+    assert Book(tmp_path).reason(step) is None
+
+
+def test_a_training_that_an_older_version_began_continues(tmp_path):
+    _begin(tmp_path)
+    step = Training(tmp_path).step()
+    newer = Step(step.name, step.outputs, {"lr": 1.0, "loss": "bce"}, (), step.do, step.folder, {"loss": "bce"})
+    assert Book(tmp_path).reason(newer) == "continues"
+    other = Step(step.name, step.outputs, {"lr": 1.0, "loss": "asl"}, (), step.do, step.folder, {"loss": "bce"})
+    assert Book(tmp_path).reason(other) == "not done yet"
+
+
+def test_a_training_of_other_settings_is_moved_aside_not_deleted(tmp_path):
+    _begin(tmp_path, lr=1.0)
+    said = []
+    with pytest.raises(KeyboardInterrupt):  # begins anew
+        Book(tmp_path).run([Training(tmp_path, lr=2.0).step()], said.append)
+    assert (tmp_path / "runs" / "replaced" / "m-1" / "one").read_text() == "1.0"
+    assert any("moved to" in text and "m-1" in text for text in said)
+    Book(tmp_path).run([Training(tmp_path, lr=2.0).step()], said.append)
+    assert (tmp_path / "runs" / "m" / "two").read_text() == "2.0"
+    _begin(tmp_path, lr=3.0)
+    assert (tmp_path / "runs" / "replaced" / "m-2" / "two").exists()
+
+
+def test_a_finished_training_that_lost_a_file_begins_anew(tmp_path):
+    _begin(tmp_path)
+    Book(tmp_path).run([Training(tmp_path).step()], lambda text: None)
+    (tmp_path / "runs" / "m" / "two").unlink()
+    _begin(tmp_path)  # not continued: what is left of it is of no use
+    assert (tmp_path / "runs" / "replaced" / "m-1" / "one").exists()
+
+
+def test_a_run_that_was_trained_by_hand_is_taken_as_it_is(tmp_path):
+    folder = tmp_path / "runs" / "m"
+    folder.mkdir(parents=True)
+    (folder / "one").write_text("by hand")
+    Book(tmp_path).run([Training(tmp_path).step()], lambda text: None)
+    assert (folder / "two").read_text() == "by hand"
+
+
+def test_a_run_by_hand_with_other_settings_is_not_moved_when_the_right_ones_come(tmp_path):
+    """The trainer refuses wrong ones; that try must not make the folder one that the steps began."""
+    folder = tmp_path / "runs" / "m"
+    folder.mkdir(parents=True)
+    (folder / "one").write_text("by hand")
+
+    def refuse():
+        raise DataError("holds a run with another lr")
+
+    with pytest.raises(DataError, match="another lr"):
+        Book(tmp_path).run([Step("train m", ("runs/m/two",), {"lr": 9}, (), refuse, "runs/m")], lambda text: None)
+    assert Book(tmp_path).reason(Training(tmp_path).step()) == "takes over the run that is there"
+    Book(tmp_path).run([Training(tmp_path).step()], lambda text: None)
+    assert (folder / "two").read_text() == "by hand"
+
+
+def test_a_finished_run_by_hand_that_lacks_a_file_is_named_with_a_way_out(tmp_path):
+    folder = tmp_path / "runs" / "m"
+    folder.mkdir(parents=True)
+    (folder / "one").write_text("by hand")
+    step = Step("train m", ("runs/m/two",), {}, (), lambda: None, "runs/m")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"m/two: was to be made .*; move the folder runs/m away to train it anew"):
+            Book(tmp_path).run([step], lambda text: None)
+    shutil.rmtree(folder)
+    assert Book(tmp_path).reason(step) == "not done yet"
+
+
+def test_what_began_from_a_run_that_is_made_again_does_not_continue(tmp_path):
+    def first():
+        (tmp_path / "a").write_text("a")
+
+    steps = [Step("a", ("a",), {}, (), first), Training(tmp_path, needs=("a",)).step()]
+    with pytest.raises(KeyboardInterrupt):
+        Book(tmp_path).run(steps, lambda text: None)
+    assert Book(tmp_path).plan(steps) == {"a": None, "train m": "continues"}
+    (tmp_path / "a").unlink()
+    assert Book(tmp_path).plan(steps) == {"a": "a is missing", "train m": "after a"}
+    with pytest.raises(KeyboardInterrupt):
+        Book(tmp_path).run(steps, lambda text: None)
+    assert (tmp_path / "runs" / "replaced" / "m-1" / "one").exists()
+
+
+def test_a_folder_with_nothing_but_a_lock_is_not_kept(tmp_path):
+    (tmp_path / "runs" / "m").mkdir(parents=True)
+    (tmp_path / "runs" / "m" / ".lock").touch()
+    assert Book(tmp_path).reason(Training(tmp_path).step()) == "not done yet"
+    _begin(tmp_path)
+    assert not (tmp_path / "runs" / "replaced").exists()
+
+
+def test_a_folder_that_somebody_trains_into_stays_where_it_is(tmp_path):
+    _begin(tmp_path, lr=1.0)
+    with (
+        only_one(tmp_path / "runs" / "m" / ".lock", "training into it"),
+        pytest.raises(DataError, match=r"runs/m: another process is training into it"),
+    ):
+        Book(tmp_path).run([Training(tmp_path, lr=2.0).step()], lambda text: None)
+    assert (tmp_path / "runs" / "m" / "one").read_text() == "1.0"
+
+
+# ---------------------------------------------------------------- kills
+
+
+class Killed(BaseException):
+    pass
+
+
+def flow(root, log, lr=1):
+    """a -> train m (two files, continued where it was) -> c, every file by a rename."""
+
+    def write(name, text, *needed):
+        log.append(name)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(root / name, (text + "".join((root / need).read_text() for need in needed)).encode())
+
+    def train():
+        if not (root / "runs/m/one").exists():
+            write("runs/m/one", f"{lr}", "a")
+        write("runs/m/two", "two ", "runs/m/one")
+
+    return [
+        Step("a", ("a",), {}, (), lambda: write("a", "a")),
+        Step("train m", ("runs/m/one", "runs/m/two"), {"lr": lr}, ("a",), train, "runs/m"),
+        Step("c", ("c",), {}, ("train m",), lambda: write("c", "c ", "runs/m/two")),
+    ]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("change", [None, "a"])
+def test_a_kill_at_any_rename_is_made_up_for(tmp_path, monkeypatch, when, change):
+    """From nothing, and from a finished folder with other settings and without a file."""
+    whole = files.publish
+    for moment in range(1, 100):
+        root, log, left = tmp_path / str(moment), [], moment
+        root.mkdir()
+        if change:
+            Book(root).run(flow(root, log, lr=1), lambda text: None)
+            (root / change).unlink()
+
+        def publish(aside, final):
+            nonlocal left
+            left -= 1
+            if left == 0 and when == "before":
+                shutil.copy(aside, aside.with_name(f".{final.name}.1.part"))  # the real one is tidied up by `except`
+                raise Killed
+            whole(aside, final)
+            if left == 0:
+                raise Killed
+
+        monkeypatch.setattr(files, "publish", publish)
+        steps = flow(root, log, lr=2)
+        try:
+            Book(root).run(steps, lambda text: None)
+        except Killed:
+            log.clear()
+            left = -1
+            # what a plan foretells is what is done
+            foretold = [name for name, reason in Book(root).plan(steps).items() if reason]
+            assert Book(root).run(steps, lambda text: None) == len(foretold)
+        monkeypatch.setattr(files, "publish", whole)
+        assert (root / "c").read_text() == "c two 2a"
+        assert Book(root).run(steps, lambda text: None) == 0
+        assert not [path for path in root.rglob("*.part") if path.parent.name != "m"], "a trainer clears its own folder"
+        if left > 0:
+            break
+    assert moment == 9, "a, its record, begun, two files, its record, c, its record; then none is left"

@@ -1,0 +1,654 @@
+"""The loss-design study over a real packed dataset: networks of 100,000 parameters, two epochs, 48 pixels."""
+
+import html
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, f1_score
+
+from cxrdali.data.splits import released_rows
+from cxrdali.data.targets import targets
+from cxrdali.postprocess import calibration, thresholds
+from cxrdali.predictions import read
+from cxrdali.report import ReportOptions, write_report
+from cxrdali.report.study import sections as study
+from cxrdali.report.study.claims import at_a_glance
+from cxrdali.report.study.folder import read_study
+from cxrdali.report.study.scores import scores_of
+from cxrdali.report.training.sources import read_sources
+from cxrdali.runs import folder as runs
+from cxrdali.runs import recipes
+from cxrdali.runs.layout import RECORD
+from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.steps import Book
+from cxrdali.studies.flow import Ground
+from cxrdali.studies.loss_design import StudyOptions, make_plan, read_weights, write_record
+from cxrdali.studies.roles import roles
+from shards.errors import DataError
+from tests.cxrdali.report.test_report import Page
+
+TINY = """
+[every]
+stage = 1
+arch = "test_efficientnet"
+pretrained = false
+epochs = 2
+warmup_epochs = 0
+batch = 8
+size = 48
+flips = "none"
+cutout = "off"
+[ld-bce]
+loss = "bce"
+[ld-asl]
+loss = "asl"
+[ld-ldam-drw]
+loss = "ldam-drw"
+drw_epoch = 1
+[ld-byobnet]
+loss = "ldam-drw"
+drw_epoch = 1
+arch = "test_byobnet"
+[ld-crt]
+starts_from = "ld-byobnet"
+arch = "test_byobnet"
+frozen = true
+new_head = true
+sampler = "class-balanced"
+epochs = 1
+"""
+MODELS = ("ld-bce", "ld-asl", "ld-ldam-drw", "ld-byobnet", "ld-crt")
+LABELS = "cxr-lt-2023"
+OPTIONS = StudyOptions(MODELS, tta=("hflip",), draws=5, synthetic=True, labels=LABELS)
+MAIN, FINAL = "ld-byobnet", "ensemble+platt"
+
+
+def quiet(text):
+    pass
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    file = tmp_path_factory.mktemp("recipes") / "tiny.toml"
+    file.write_text(TINY)
+    return recipes.load(file)
+
+
+def plan_of(root, dataset, known, options=OPTIONS):
+    return make_plan(root, dataset, known, options, say=quiet, progress=False)[0]
+
+
+def do(root, dataset, known, options=OPTIONS):
+    plan, record = make_plan(root, dataset, known, options, say=quiet, progress=False)
+    write_record(root, record)
+    return Book(root).run(plan.steps, quiet), plan
+
+
+@pytest.fixture(scope="module")
+def done(dataset, known, tmp_path_factory):
+    """A folder in which everything was done."""
+    root = tmp_path_factory.mktemp("study")
+    count, plan = do(root, dataset, known)
+    assert count == len(plan.steps)
+    return root
+
+
+def outdated(root, dataset, known, options=OPTIONS):
+    return {name: why for name, why in Book(root).plan(plan_of(root, dataset, known, options).steps).items() if why}
+
+
+# ---------------------------------------------------------------- roles
+
+
+def model(arch="resnet10t", loss="bce", **changes):
+    settings = TrainSettings(1, arch=arch, loss=loss, **changes)
+    return settings, {"name": "", "starts_from": Path(settings.init).name if settings.init else None, "overridden": {}}
+
+
+def test_roles_follow_from_settings_and_not_from_names_or_results():
+    models = {
+        "ld-bce": model(), "ld-ldam-drw": model(loss="ldam-drw"), "big": model("resnet14t", "ldam-drw"),
+        "odd": model("resnet14t", "focal"), "bigger": model("resnet18", "ldam-drw"),
+        "head": model("resnet14t", frozen=True, init="runs/big"),
+    }  # fmt: skip
+    found = roles(models)
+    assert (found.reference, found.main) == ("ld-ldam-drw", "big")
+    assert found.losses == ("ld-bce", "ld-ldam-drw")
+    assert found.backbones == ("ld-ldam-drw", "big", "bigger")
+    assert (found.retrained, found.others) == (("head",), ("odd",))
+
+
+def test_without_the_paper_s_choice_or_a_retrained_classifier_the_first_and_the_last_stand_in():
+    found = roles({"a": model(), "b": model(loss="asl"), "c": model("resnet14t")})
+    assert (found.reference, found.main) == ("a", "c")
+    assert (found.losses, found.backbones, found.retrained, found.others) == (("a", "b"), ("a", "c"), (), ())
+    with pytest.raises(DataError, match="models head: all are frozen; add one that is trained as a whole"):
+        roles({"head": model(frozen=True, init="runs/big")})
+
+
+def test_the_paper_s_and_the_demo_s_recipes_fill_every_role():
+    for own, main, backbones in (
+        (recipes.LOSS_DESIGN, "ld-convnext-large", 13),
+        (recipes.LOSS_DESIGN_DEMO, "ld-convnext", 4),
+    ):
+        known = recipes.read(own)
+        found = roles({name: recipe.resolve(Path("runs")) for name, recipe in known.items()})
+        assert found.losses == tuple(
+            f"ld-{loss}" for loss in ("bce", "focal", "cb-focal", "asl", "ldam", "drw", "ldam-drw")
+        )
+        assert (found.reference, found.main, found.retrained, found.others) == ("ld-ldam-drw", main, ("ld-crt",), ())
+        assert len(found.backbones) == backbones
+        assert set(known) == {*found.losses, *found.backbones, *found.retrained}
+
+
+# ---------------------------------------------------------------- what is made
+
+
+def test_a_second_time_nothing_is_to_be_done(done, dataset, known):
+    assert outdated(done, dataset, known) == {}
+
+
+def test_everything_that_is_promised_is_there(done):
+    calibrated = [f"{MAIN}+{method}" for method in calibration.METHODS] + [FINAL]
+    tables = [*MODELS, f"{MAIN}+hflip", "ensemble", "ensemble+weighted"]
+    for split in ("val", "dev", "test"):
+        for name in (*tables, *calibrated):
+            assert (done / "predictions" / f"{name}.{split}.parquet").is_file()
+            scored = (done / "evaluations" / f"{name}.{split}.json").is_file()
+            assert scored == (split != "val" or name in tables), (name, split)
+    for name in (*tables, *calibrated):
+        assert (done / "thresholds" / f"{name}.json").is_file()
+    for name in ("losses", "backbones", "retrained"):
+        assert (done / "comparisons" / f"{name}.json").is_file()
+    record = json.loads((done / RECORD).read_bytes())
+    assert [table["name"] for table in record["tables"]] == [*tables, *calibrated]
+    assert record["roles"]["main"] == MAIN
+
+
+def test_the_retrained_classifier_has_its_start_s_backbone_and_a_head_of_its_own(done):
+    from safetensors.torch import load_file
+
+    start, own = (load_file(done / "runs" / name / runs.BEST) for name in (MAIN, "ld-crt"))
+    differing = [key for key in start if not start[key].equal(own[key])]
+    assert differing and all(key.startswith("head.fc") for key in differing)
+    assert runs.read_config(done / "runs" / "ld-crt")["recipe"]["starts_from"] == MAIN
+
+
+def probabilities(done, name, split):
+    return 1 / (1 + np.exp(-read(done / "predictions" / f"{name}.{split}.parquet").values.astype(np.float64)))
+
+
+def test_ensembles_are_means_of_the_backbones_by_hand(done):
+    members = ("ld-ldam-drw", "ld-byobnet")
+    both = [probabilities(done, name, "test") for name in members]
+    np.testing.assert_allclose(probabilities(done, "ensemble", "test"), np.mean(both, axis=0), atol=1e-6)
+    weights = read_weights(done / "weights.json")
+    maps = np.array(
+        [json.loads((done / f"evaluations/{name}.val.json").read_bytes())["all"]["mAP"] for name in members]
+    )
+    np.testing.assert_allclose(weights.values, maps / maps.sum(), rtol=1e-6)
+    expected = np.average(both, axis=0, weights=maps)
+    np.testing.assert_allclose(probabilities(done, "ensemble+weighted", "test"), expected, atol=1e-6)
+
+
+def test_calibrations_are_those_fitted_on_validation(done, dataset):
+    rules = calibration.read(done / "calibrations" / f"{MAIN}.temperature.json")
+    assert (rules.made_from["split"], rules.made_from["run"]) == ("val", MAIN)
+    before, after = (read(done / f"predictions/{name}.test.parquet").values for name in (MAIN, f"{MAIN}+temperature"))
+    maps = {rule.map for rule in rules.rules}
+    assert len(maps) == 1
+    np.testing.assert_allclose(after, maps.pop().slope * before.astype(np.float64), rtol=1e-6)
+
+
+def test_scores_of_the_test_split_by_scikit_learn_and_by_hand(done, dataset):
+    """mAP, F1 with thresholds from validation, and F1 at 0.5, from the tables alone."""
+    labels = dataset.labels(LABELS)
+    truth = targets(labels)[released_rows(dataset, labels, "test")]
+    for name in ("ld-asl", MAIN, FINAL):
+        logits = read(done / f"predictions/{name}.test.parquet").values
+        part = json.loads((done / f"evaluations/{name}.test.json").read_bytes())["all"]
+        there = [place for place in range(truth.shape[1]) if truth[:, place].any()]
+        ap = [average_precision_score(truth[:, place], logits[:, place]) for place in there]
+        assert part["mAP"] == pytest.approx(np.mean(ap))
+        limits = [rule.threshold for rule in thresholds.read(done / f"thresholds/{name}.json").rules]
+        called = logits >= np.array([np.inf if limit is None else limit for limit in limits])
+        for decided, key in ((called, "macro_F1"), (logits >= 0, "macro_F1_half")):
+            f1 = [f1_score(truth[:, place], decided[:, place], zero_division=0) for place in there]
+            assert part[key] == pytest.approx(np.mean(f1))
+
+
+def test_validation_is_scored_without_what_was_fitted_on_it(done):
+    content = json.loads((done / f"evaluations/{MAIN}.val.json").read_bytes())
+    assert content["thresholds"]["strategy"] == "fixed=0.5"
+    assert content["all"]["macro_F1"] == content["all"]["macro_F1_half"]
+    assert json.loads((done / f"evaluations/{MAIN}.test.json").read_bytes())["thresholds"]["split"] == "val"
+
+
+def test_comparisons_are_of_the_models_by_role(done):
+    found = {path.stem: json.loads(path.read_bytes()) for path in (done / "comparisons").iterdir()}
+    names = {what: [row["name"] for row in each["runs"]] for what, each in found.items()}
+    assert names == {
+        "losses": ["ld-bce", "ld-asl", "ld-ldam-drw"], "backbones": ["ld-ldam-drw", "ld-byobnet"],
+        "retrained": ["ld-byobnet", "ld-crt"],
+    }  # fmt: skip
+    assert {what: each["baseline"] for what, each in found.items()} == {what: its[0] for what, its in names.items()}
+
+
+# ---------------------------------------------------------------- what is done again
+
+
+@pytest.mark.parametrize(
+    ("file", "some", "untouched"),
+    [
+        ("predictions/ld-bce.val.parquet", ["thresholds ld-bce", "evaluate ld-bce test", "report"], "ensemble val"),
+        (
+            "calibrations/ensemble.platt.json",
+            ["calibrated ensemble platt test", f"evaluate {FINAL} dev", f"thresholds {FINAL}"],
+            f"evaluate {MAIN}+platt test",
+        ),
+        (
+            f"predictions/{MAIN}.test.parquet",
+            [f"calibrated {MAIN} platt test", "ensemble test", "ensemble weighted test", f"evaluate {MAIN} test"],
+            f"calibrated {MAIN} platt dev",
+        ),
+        ("weights.json", ["ensemble weighted val", "evaluate ensemble+weighted dev"], "ensemble val"),
+        ("thresholds/ld-asl.json", ["evaluate ld-asl dev", "report"], "evaluate ld-asl val"),
+        ("comparisons/losses.json", ["compare losses", "report"], "compare backbones"),
+        ("runs/ld-byobnet/last.pt", ["train ld-crt", f"predict {MAIN}+hflip dev", "report"], "compare losses"),
+    ],
+)  # fmt: skip
+def test_a_missing_file_outdates_what_depends_on_it(done, dataset, known, file, some, untouched):
+    aside = done / "aside"
+    (done / file).rename(aside)
+    try:
+        found = outdated(done, dataset, known)
+    finally:
+        aside.rename(done / file)
+    assert set(some) <= set(found)
+    assert untouched not in found
+    assert outdated(done, dataset, known) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "untouched"),
+    [
+        (
+            {"overrides": {"ld-asl": {"asl_clip": 0.1}}},
+            ("train ld-asl", "asl_clip changed: 0.05 -> 0.1"),
+            "compare backbones",
+        ),
+        (
+            {"strategy": "recall=0.9"},
+            (f"thresholds {FINAL}", 'strategy changed: "f1" -> "recall=0.9"'),
+            f"evaluate {MAIN} val",
+        ),
+        ({"draws": 6}, ("compare losses", "draws changed: 5 -> 6"), "thresholds ld-bce"),
+        ({"synthetic": False}, ("report", "synthetic changed: true -> false"), "compare losses"),
+        ({"calibration": "isotonic"}, ("calibrate ensemble isotonic", "not done yet"), "ensemble val"),
+        ({"tta": ("hflip", "flips")}, (f"predict {MAIN}+flips val", "not done yet"), f"predict {MAIN}+hflip val"),
+        ({"overrides": {"": {"threads": 1, "device": "cpu"}}}, None, "report"),
+    ],
+)  # fmt: skip
+def test_a_changed_setting_outdates_what_depends_on_it(done, dataset, known, change, reason, untouched):
+    found = outdated(done, dataset, known, replace(OPTIONS, **change))
+    assert untouched not in found
+    if reason is None:
+        assert found == {}
+    else:
+        assert found[reason[0]] == reason[1]
+        assert "report" in found
+
+
+def test_the_label_release_is_part_of_every_step(done, dataset, known):
+    found = outdated(done, dataset, known, replace(OPTIONS, labels="chexpert"))
+    assert set(found) == {
+        step.name for step in plan_of(done, dataset, known, replace(OPTIONS, labels="chexpert")).steps
+    }
+
+
+# ---------------------------------------------------------------- smaller studies
+
+
+def test_fewer_models_come_with_what_they_need_and_without_what_they_lack(dataset, known, tmp_path):
+    plan = plan_of(tmp_path, dataset, known, replace(OPTIONS, models=("ld-crt",)))
+    assert [step.name for step in plan.steps][:2] == ["train ld-byobnet", "train ld-crt"]
+    text = "\n".join(plan.notes)
+    assert "ld-byobnet too: the others need it" in text
+    assert "no ensemble: ld-byobnet is the only backbone among the models" in text
+    assert "no comparison of losses: ld-byobnet alone" in text
+    names = [step.name for step in plan.steps]
+    assert "compare retrained" in names and "compare losses" not in names
+    assert f"calibrate {MAIN} platt" in names and not any("ensemble" in name for name in names)
+
+
+def test_a_single_loss_makes_a_study_and_a_page(dataset, known, tmp_path):
+    options = replace(OPTIONS, models=("ld-bce",), tta=(), draws=0)
+    _, plan = do(tmp_path, dataset, known, options)
+    assert "no comparison of retrained: no classifier is retrained" in plan.notes
+    page = Page(tmp_path / "report.html")
+    assert "On the test split, ld-bce reaches a mAP of" in page.text
+    here = page.table("What the paper says")["Here"]
+    assert here["LDAM-DRW against BCE"] == "Not compared: ld-ldam-drw is not among the losses"
+    assert here["Best loss"] == "Not compared: ld-bce alone"
+
+
+def test_a_split_without_labels_is_predicted_and_not_evaluated(dataset, known, tmp_path, monkeypatch):
+    monkeypatch.setattr(Ground, "labelled", lambda self, split: split != "test")
+    plan, record = make_plan(tmp_path, dataset, known, OPTIONS, say=quiet)
+    names = [step.name for step in plan.steps]
+    assert "predict ld-bce test" in names and "evaluate ld-bce dev" in names
+    assert not [name for name in names if name.startswith("evaluate") and name.endswith("test")]
+    assert "test is predicted, not evaluated: it was released without labels" in plan.notes
+    assert record["splits"] == {"val": True, "dev": True, "test": False}
+
+
+def test_a_validation_of_one_subject_has_no_cross_fit_and_is_said(dataset, known, tmp_path, monkeypatch):
+    one = np.zeros(len(dataset.catalog), dtype=np.int64)
+    monkeypatch.setattr("cxrdali.studies.loss_design.group_codes", lambda *given: one)
+    plan = plan_of(tmp_path, dataset, known)
+    kinds = {step.name.split()[0] for step in plan.steps}
+    assert kinds == {"train", "predict", "ensemble", "weights", "evaluate", "report"}
+    assert "no calibration, thresholds or comparisons: validation has images of a single subject" in plan.notes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": ()}, "no model: give --models, for example ld-bce"),
+        ({"tta": ("none",)}, "tta 'none': choose from hflip, flips"),
+        ({"calibration": "beta"}, "calibration 'beta': choose one of temperature, per-finding-temperature"),
+        ({"strategy": "best"}, "best"),
+        ({"draws": -1}, "draws -1: 0 or more"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(change, message):
+    with pytest.raises(DataError) as error:
+        replace(OPTIONS, **change)
+    assert message in str(error.value)
+
+
+def test_an_augmentation_given_twice_is_predicted_once():
+    assert replace(OPTIONS, tta=("flips", "hflip", "flips")).tta == ("flips", "hflip")
+
+
+def test_a_trial_that_validates_on_other_images_is_not_compared(dataset, known, tmp_path):
+    """limit_batches 1: a batch of 4 validates on 4 images, the others' on 8."""
+    changed = {"": {"limit_batches": 1}, "ld-crt": {"batch": 4}}
+    plan = plan_of(tmp_path, dataset, known, replace(OPTIONS, overrides=changed))
+    names = [step.name for step in plan.steps]
+    assert "compare losses" in names and "compare retrained" not in names
+    assert "no comparison of retrained: limit_batches leaves them different validation images" in plan.notes
+
+
+def test_what_would_fail_after_hours_is_a_problem_before_them(dataset, known, tmp_path):
+    changed = replace(OPTIONS, overrides={"ld-asl": {"fold": 1}, "ld-crt": {"arch": "test_efficientnet"}})
+    problems = "\n".join(plan_of(tmp_path, dataset, known, changed).problems)
+    assert "ld-asl: fold is 1, of ld-bce 0, and their validation would differ" in problems
+    assert "ld-crt: arch is 'test_efficientnet', of ld-byobnet 'test_byobnet', and it starts from these" in problems
+
+
+# ---------------------------------------------------------------- the page
+
+
+@pytest.fixture(scope="module")
+def page(done):
+    return Page(done / "report.html")
+
+
+def page_of(root):
+    return Page(write_report(root / "page.html", [root], options=ReportOptions("Study")))
+
+
+def scored(root, name, split):
+    return json.loads((root / f"evaluations/{name}.{split}.json").read_bytes())["all"]
+
+
+def change(path, act):
+    content = json.loads(path.read_bytes())
+    act(content)
+    path.write_text(json.dumps(content))
+
+
+def test_scores_on_the_page_are_those_of_the_evaluations(done, page):
+    table = page.table("Losses, test split")
+    assert list(table.index) == ["ld-bce", "ld-asl", "ld-ldam-drw"]
+    config = runs.read_config(done / "runs" / "ld-bce")
+    shares = np.array(config["train_positives"]) / config["selection"]["train_images"]
+    for name in table.index:
+        part = scored(done, name, "test")
+        for column, key in (("mAP", "mAP"), ("AUROC", "macro_AUROC"), ("F1, fitted", "macro_F1")):
+            assert table.loc[name, column] == f"{part[key]:.3f}"
+        assert table.loc[name, "F1 at 0.5"] == f"{part['macro_F1_half']:.3f}"
+        assert table.loc[name, "ECE"] == f"{part['macro_ECE']:.4f}"
+        ap = dict(zip(config["findings"], shares, strict=True))
+        for column, low, high in (("mAP, head", 0.1, 2), ("mAP, medium", 0.01, 0.1), ("mAP, tail", -1, 0.01)):
+            inside = [row["AP"] for row in part["findings"] if low <= ap[row["finding"]] < high]
+            known = [value for value in inside if value is not None]
+            assert table.loc[name, column] == (f"{np.mean(known):.3f}" if known else "–")
+    best = max(table.index, key=lambda name: scored(done, name, "test")["mAP"])
+    assert ("Losses, test split", best, 1) in page.bold
+
+
+def test_validation_on_the_page_is_cross_fitted(done, page):
+    table = page.table("Losses, validation fold")
+    for name in table.index:
+        rules = json.loads((done / f"thresholds/{name}.json").read_bytes())
+        assert table.loc[name, "F1, fitted"] == f"{rules['macro_F1']:.3f}"
+    errors = page.table("Calibration error before and after")
+    for method in calibration.METHODS:
+        rules = json.loads((done / f"calibrations/{MAIN}.{method}.json").read_bytes())
+        assert errors.loc[f"{MAIN}: {method}"].tolist()[:2] == [f"{rules[f'macro_ECE_{when}']:.4f}" for when in
+                                                              ("before", "after")]  # fmt: skip
+        before, after = (scored(done, name, "test")["macro_ECE"] for name in (MAIN, f"{MAIN}+{method}"))
+        assert errors.loc[f"{MAIN}: {method}", "ECE, test"] == f"{before:.4f} → {after:.4f}"
+
+
+def test_every_part_of_the_study_is_on_the_page(done, page):
+    assert list(page.table("What each model is").index) == list(MODELS)
+    assert list(page.table("Where the numbers come from").columns) == list(MODELS)
+    assert list(page.table("Backbones, test split").index) == ["ld-ldam-drw", "ld-byobnet"]
+    assert list(page.table("Before and after retraining the classifier, test split").index) == ["ld-byobnet", "ld-crt"]
+    assert page.table("Test-time augmentation, test split")["Passes"].tolist() == ["1", "2"]
+    assert list(page.table("Members and ensembles, test split").index)[-2:] == ["ensemble", "ensemble+weighted"]
+    assert page.table("Macro F1").index[-1] == FINAL
+    assert page.table("Time by kind of step").loc["train", "How many"] == "5"
+    assert f"On the test split, {FINAL} reaches a mAP of {scored(done, FINAL, 'test')['mAP']:.3f}" in page.text
+    assert "Synthetic data." in page.text and "steps are done" not in page.text
+    assert page.addresses == [each for each in page.addresses if each.startswith(("#", "data:"))], "self-contained"
+    ids = re.findall(r'\bid="([^"]+)"', page.source)
+    assert len(ids) == len(set(ids))
+
+
+def test_claims_beside_figures_worked_by_hand(done, tmp_path):
+    """mAP on test: BCE 0.20, LDAM-DRW 0.25, so 25 % better; on validation ASL is the best and LDAM-DRW the last."""
+    copy = shutil.copytree(done, tmp_path / "study")
+    figures = {
+        ("ld-bce", "test"): 0.20, ("ld-ldam-drw", "test"): 0.25, ("ld-bce", "val"): 0.35, ("ld-asl", "val"): 0.4,
+        ("ld-ldam-drw", "val"): 0.3, ("ld-byobnet", "val"): 0.35, ("ld-byobnet", "dev"): 0.5,
+        ("ld-byobnet", "test"): 0.4,
+    }  # fmt: skip
+    for (name, split), value in figures.items():
+        change(copy / f"evaluations/{name}.{split}.json", lambda content, value=value: content["all"].update(mAP=value))
+    change(
+        copy / "evaluations/ld-byobnet.test.json",
+        lambda content: content["all"].update(macro_F1=0.31, macro_F1_half=0.12),
+    )
+    row = {"run": "ld-ldam-drw", "metric": "mAP", "difference": 0.2, "low": -0.01, "high": 0.31, "p": 0.0624}
+
+    def compare(content):
+        content["differences"] = [row if (each["run"], each["metric"]) == (row["run"], row["metric"]) else each
+                                  for each in content["differences"]]  # fmt: skip
+
+    change(copy / "comparisons/losses.json", compare)
+    here = page_of(copy).table("What the paper says")["Here"]
+    assert here["LDAM-DRW against BCE"] == (
+        "0.250 against 0.200 on test_efficientnet (test split): 25.0 % better. "
+        "On validation +0.200 mAP (−0.010 to +0.310, p = 0.062)"
+    )
+    assert here["Best loss"] == "ld-asl by validation mAP, 0.400; ld-ldam-drw, 0.300, is number 3 of 3"
+    assert here["Best backbone"] == (
+        "ld-byobnet by validation mAP, 0.350; 0.500 on the development split and 0.400 on the test split"
+    )
+    assert here["From development to test"] == "0.500 to 0.400 mAP (ld-byobnet)"
+    assert here["F1"].startswith("0.120 at probability 0.5, 0.310 with thresholds fitted on validation")
+
+
+def part(root, *sections):
+    """The text of some of the page's sections alone: most of the time of a page is its drawings."""
+    sources = read_sources([root], None, (), ReportOptions("Study"))
+    return html.unescape(re.sub(r"<[^>]+>", "", " ".join(str(section(sources)) for section in sections)))
+
+
+def test_a_claim_of_ldam_drw_against_bce_is_of_just_these_losses(done, tmp_path):
+    copy = shutil.copytree(done, tmp_path / "study")
+    config = copy / "runs/ld-ldam-drw/config.json"
+    change(config, lambda content: content["settings"].update(loss="focal"))
+    assert "Not compared: ld-ldam-drw has the loss focal" in part(copy, at_a_glance)
+    change(config, lambda content: content["settings"].update(loss="ldam-drw"))
+    change(copy / RECORD, lambda content: content["roles"].update(reference="ld-asl", losses=["ld-bce", "ld-asl"]))
+    assert "Not compared: ld-ldam-drw is not among the losses" in part(copy, at_a_glance)
+
+
+def test_what_differs_beside_the_loss_the_network_or_the_draws_is_said(done, page, tmp_path):
+    assert "The same images, order, schedule and all other settings; the loss alone differs." in page.text
+    assert "The same images, order, schedule and all other settings; the network alone differs." in page.text
+    assert "Class-balanced draws: an image is drawn by the weight of its rarest finding." in page.text
+    copy = shutil.copytree(done, tmp_path / "study")
+    for name, changed in (("ld-asl", {"lr": 0.5, "sampler": "sqrt"}), ("ld-crt", {"sampler": "natural"})):
+        file = copy / "runs" / name / "config.json"
+        change(file, lambda content, changed=changed: content["settings"].update(changed))
+    shutil.rmtree(copy / "comparisons")
+    text = part(copy, study.losses, study.retrained)
+    assert "Not the loss alone differs: lr and sampler too, so a difference may be theirs." in text
+    assert "the loss alone differs." not in text
+    assert "The method has class-balanced draws; those here are in the table." in text
+
+
+def test_weights_of_before_the_re_weighting_are_named(done, tmp_path):
+    """Epoch 1 is without, epoch 2 with it."""
+    copy = shutil.copytree(done, tmp_path / "study")
+    said = "ld-ldam-drw: its best epoch, 1, is one of the first 1, before re-weighting began"
+    metrics = copy / "runs/ld-ldam-drw/metrics.csv"
+    for first, last in ((0.9, 0.1), (0.1, 0.9)):
+        table = pd.read_csv(metrics, dtype={"epoch": str})
+        table["mAP"] = [first, last]
+        table.to_csv(metrics, index=False)
+        assert (said in part(copy, at_a_glance)) == (first > last)
+
+
+def test_f1_that_no_threshold_was_fitted_for_is_not_called_fitted(done, page, tmp_path):
+    """A validation of one subject fits none: test is evaluated at probability 0.5 for all."""
+    assert "a macro F1 of" in page.text
+    copy = shutil.copytree(done, tmp_path / "study")
+    shutil.rmtree(copy / "thresholds")
+    for path in (copy / "evaluations").glob("*.test.json"):
+        change(path, lambda content: content["thresholds"].update(strategy="fixed=0.5", predictions=None))
+    found = scores_of(read_study(copy), MAIN, "test", {})
+    assert (found["F1"], found["F1 at 0.5"]) == (None, scored(copy, MAIN, "test")["macro_F1_half"])
+    assert "a macro F1 of" not in part(copy, at_a_glance)
+
+
+def test_f1_at_0_5_of_a_calibrated_table_is_not_shown_where_it_was_fitted(page):
+    table = page.table("Macro F1")
+    assert table.loc[FINAL, "Val, 0.5"] == "–"
+    assert (table.drop(FINAL)["Val, 0.5"] != "–").all() and table.loc[FINAL, "Test, 0.5"] != "–"
+
+
+def test_a_run_that_is_no_longer_of_the_study_is_left_out_and_said(done, dataset, tmp_path):
+    """Of another dataset, as a study of more models left it: the report would end with an error."""
+    copy = shutil.copytree(done, tmp_path / "study")
+    shutil.copytree(copy / "runs/ld-bce", copy / "runs/ab-old")
+    change(copy / "runs/ab-old/config.json", lambda content: content.update(dataset={"id": "another"}))
+    found = read_sources([copy], dataset.root, (), ReportOptions("Study"))
+    assert [run.path.name for run in found.runs] == list(MODELS)
+    assert f"Not of this study's models, so left out: {copy / 'runs/ab-old'}." in part(copy, at_a_glance)
+
+
+def test_a_half_done_study_is_a_page_that_says_what_is_left(done, dataset, known, tmp_path):
+    """From nothing, step by step: what is there is shown, and what is not is said."""
+    root = tmp_path / "study"
+    root.mkdir()
+    write_record(root, make_plan(root, dataset, known, OPTIONS, say=quiet)[1])
+    empty = page_of(root)
+    steps = json.loads((root / RECORD).read_bytes())["steps"]
+    assert "Synthetic data." in empty.text, "the study's record says so"
+    assert f"0 of {len(steps) - 1} steps are done; the next one: train ld-bce." in empty.text
+    assert "No run of ld-bce, ld-asl, ld-ldam-drw, ld-byobnet and ld-crt yet." in empty.text
+    for folder, names in (
+        ("runs", ("ld-bce", "ld-asl")),
+        (".steps", ("train-ld-bce.made.json", "train-ld-asl.made.json")),
+    ):
+        for name in names:
+            (root / folder).mkdir(exist_ok=True)
+            copy = shutil.copytree if folder == "runs" else shutil.copyfile
+            copy(done / folder / name, root / folder / name)
+    trained = page_of(root)
+    assert f"2 of {len(steps) - 1} steps are done; the next one: train ld-ldam-drw." in trained.text
+    assert list(trained.table("What each model is").index) == ["ld-bce", "ld-asl"]
+    assert "No run of ld-ldam-drw, ld-byobnet and ld-crt yet." in trained.text
+    for folder in ("evaluations", "thresholds"):
+        (root / folder).mkdir()
+        for path in (done / folder).glob("ld-bce.*"):
+            shutil.copyfile(path, root / folder / path.name)
+    table = page_of(root).table("Losses, test split")
+    assert list(table.index) == ["ld-bce"]
+
+
+def test_figures_of_a_model_that_is_trained_again_are_not_shown(done, tmp_path):
+    """Its record is gone while it trains. What was made from it is left out, and left over to be done."""
+    copy = shutil.copytree(done, tmp_path / "study")
+    whole = read_study(copy)
+    (copy / ".steps/train-ld-asl.made.json").unlink()
+    found = read_study(copy)
+    assert ("ld-asl", "test") in whole.evaluations and ("ld-asl", "test") not in found.evaluations
+    assert found.evaluations.keys() == {pair for pair in whole.evaluations if pair[0] != "ld-asl"}
+    assert set(whole.thresholds) - set(found.thresholds) == {"ld-asl"}
+    assert (set(whole.comparisons), set(found.comparisons)) == (
+        {"losses", "backbones", "retrained"}, {"backbones", "retrained"},
+    )  # fmt: skip
+    left = [name for name, seconds in found.seconds.items() if seconds is None]
+    assert left == [name for name in whole.seconds if "ld-asl" in name or name in ("compare losses", "report")]
+    record = copy / ".steps/predict-ld-byobnet-val.made.json"
+    change(record, lambda content: content.update(made="again"))
+    found = read_study(copy)
+    assert not found.weights and not found.calibrations and set(found.comparisons) == {"backbones", "retrained"}
+
+
+def test_findings_without_positives_and_runs_without_counts_leave_blanks_not_zeros(done, tmp_path):
+    copy = shutil.copytree(done, tmp_path / "study")
+    for name in MODELS:
+        change(copy / "runs" / name / "config.json", lambda content: content.pop("train_positives"))
+    table = page_of(copy).table("Losses, test split")
+    assert "mAP, tail" not in table.columns
+
+
+@pytest.mark.parametrize(
+    ("file", "act", "message"),
+    [
+        (RECORD, lambda content: content.update(format=2), "loss-design.json: not what .*format 2, this"),
+        (RECORD, lambda content: content.pop("roles"), "loss-design.json: not what .*'roles' is missing.*; delete it"),
+        (RECORD, lambda content: content["roles"].update(main=3), "role 'main' is 3"),
+        ("weights.json", lambda content: content.pop("members"), "weights.json: not what .*'members' is missing"),
+        ("comparisons/losses.json", lambda content: content.pop("runs"), "losses.json: not as this version writes it"),
+        ("thresholds/ld-bce.json", lambda content: content.pop("strategy"), "ld-bce.json: no thresholds"),
+        ("calibrations/ensemble.platt.json", lambda content: content.update(method="x"), "platt.json: no calibration"),
+    ],
+)  # fmt: skip
+def test_damaged_files_are_one_line_that_names_them(done, tmp_path, file, act, message):
+    copy = shutil.copytree(done, tmp_path / "study")
+    change(copy / file, act)
+    with pytest.raises(DataError, match=message) as error:
+        page_of(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_two_studies_are_two_pages(done, tmp_path):
+    copy = shutil.copytree(done, tmp_path / "study")
+    with pytest.raises(DataError, match="a second folder of `cxrdali loss-design`; make a report of each"):
+        write_report(tmp_path / "page.html", [done, copy], options=ReportOptions("Two"))

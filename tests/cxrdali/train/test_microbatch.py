@@ -1,0 +1,301 @@
+"""The search for what fits, with a memory of so many images in place of a GPU's, and that no step waits for the GPU.
+
+torch's own error is raised by a forward pass of too many images: there is no GPU to fill here (tests/gpu has one).
+"""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cxrdali.models.classifier import ModelOptions, create
+from cxrdali.models.losses import LOSSES, Loss, resolved
+from cxrdali.predict.predict import predict
+from cxrdali.runs import folder as runs
+from cxrdali.runtime.device import Hardware
+from cxrdali.train import microbatch, trainer
+from cxrdali.train.microbatch import divisors, largest_micro_batch
+from cxrdali.train.step import Step, adamw, grad_scaler
+from shards.errors import DataError
+from tests.cxrdali.train.test_trainer import quietly, settings
+
+FINDINGS, PIXELS = 5, 48
+CPU = Hardware("cpu", "fp32")
+
+
+class Full(torch.nn.Module):
+    """A classifier on a device with room for `room` images in training and `looked_at` in evaluation."""
+
+    def __init__(self, arch: str, room: int, looked_at: int = 100):
+        super().__init__()
+        torch.manual_seed(3)
+        self.inner = create(ModelOptions(arch, PIXELS, pretrained=False), FINDINGS)
+        self.rooms, self.seen = {True: room, False: looked_at}, []
+
+    def forward(self, images):
+        self.seen.append((len(images), self.training))
+        output = self.inner(images)  # first: what a failed try has touched by then is put back too
+        if len(images) > self.rooms[self.training]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return output
+
+
+def loss_of(name: str = "bce") -> Loss:
+    given = {key: 1 if key == "drw_epoch" else None for key in LOSSES[name]}
+    counts = torch.arange(1, FINDINGS + 1).numpy()
+    return Loss(name, resolved(name, given), counts, 10 - counts)
+
+
+def search(model, batch=24, **options):
+    return largest_micro_batch(model, loss_of(), CPU, batch, PIXELS, FINDINGS, **options)
+
+
+def test_divisors_come_from_the_largest():
+    assert divisors(48) == [48, 24, 16, 12, 8, 6, 4, 3, 2, 1]
+    assert divisors(7) == [7, 1]
+
+
+@pytest.mark.parametrize("room, found", [(100, 24), (24, 24), (23, 12), (7, 6), (1, 1)])
+def test_the_largest_part_that_fits_is_found(room, found):
+    model = Full("test_efficientnet", room)
+    assert search(model) == found
+    tried = [count for count, training in model.seen if training]
+    assert list(dict.fromkeys(tried)) == [part for part in divisors(24) if part >= found]
+    assert tried.count(found) == 2 * 24 // found  # two whole steps
+
+
+def test_validation_s_pass_has_to_fit_too():
+    assert search(Full("test_efficientnet", room=12, looked_at=5)) == 4
+
+
+def test_the_gradients_that_several_ranks_keep_take_room_while_it_searches(monkeypatch):
+    model, made, real = Full("test_efficientnet", room=6), [], torch.empty_like
+
+    def counted(each):
+        made.append(each.numel())
+        return real(each)
+
+    monkeypatch.setattr(torch, "empty_like", counted)
+    assert search(model) == 6 and made == []
+    assert search(model, keeps_gradients=True) == 6
+    assert sum(made) == sum(each.numel() for each in model.parameters())
+
+
+def test_where_one_image_does_not_fit_the_way_out_is_named():
+    message = "the GPU is full at 48 px with 1 image at a time; use --checkpointing, a smaller --size or --arch"
+    with pytest.raises(DataError, match=message):
+        search(Full("test_efficientnet", room=0), batch=4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_is_left_of_the_search(training):
+    """Weights, batch-norm statistics, modes, gradients and random numbers, bit for bit; the model has dropout."""
+    model = Full("test_efficientnet", room=6, looked_at=100 if training else 6).train(training)
+    if not training:
+        for each in model.inner.parameters():  # the classifier alone is trained, as with a frozen backbone
+            each.requires_grad_(False)
+        model.inner.heads[0].weight.requires_grad_(True)
+    torch.manual_seed(11)
+    before, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    assert any("running_var" in name for name in before)
+    assert search(model) == 6
+    after = model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert {each.training for each in model.modules()} == {training}
+    assert all(each.grad is None for each in model.parameters())
+    assert {mode for count, mode in model.seen if count == 24} == {training}
+
+
+def test_a_run_trains_the_same_after_a_search(dataset, tmp_path, monkeypatch):
+    """Dropout, order and weights go on as if nobody had searched."""
+
+    def searched(self, continues):
+        return largest_micro_batch(self.model, self.loss, self.hardware, 8, 48, len(self.labels.findings)), None
+
+    quietly(settings(epochs=1), dataset, tmp_path / "without")
+    monkeypatch.setattr(trainer._Trainer, "_micro_batch", searched)
+    quietly(settings(epochs=1, micro_batch="auto"), dataset, tmp_path / "with")
+    one, two = (runs.load_last(tmp_path / name) for name in ("without", "with"))
+    assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
+    assert torch.equal(one["rng"], two["rng"])
+    assert one["metrics"][0]["train_loss"] == two["metrics"][0]["train_loss"]
+
+
+# ---------------------------------------------------------------- a run remembers it
+
+
+def test_auto_is_the_whole_batch_on_the_cpu(dataset, tmp_path):
+    quietly(settings(epochs=1, micro_batch="auto"), dataset, tmp_path / "run")
+    stored = runs.read_config(tmp_path / "run")
+    assert stored["settings"]["micro_batch"] == 8
+    assert quietly(settings(epochs=1, micro_batch="auto"), dataset, tmp_path / "run").already_finished
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The trainer's view of a GPU with room for two images of a batch of 8; what it was asked is returned."""
+    asked, real = [], trainer._Trainer._micro_batch
+
+    def found(model, loss, hardware, batch, pixels, findings, keeps_gradients):
+        assert not keeps_gradients  # one process
+        asked.append((batch, pixels, findings))
+        return 2
+
+    def on_gpu(self, continues):
+        hardware, self.hardware = self.hardware, Hardware("cuda:0", "fp32")
+        try:
+            return real(self, continues)
+        finally:
+            self.hardware = hardware
+
+    monkeypatch.setattr(trainer, "largest_micro_batch", found)
+    monkeypatch.setattr(trainer._Trainer, "_micro_batch", on_gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "RTX 3090")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**34, 24 * 2**30))
+    return asked
+
+
+def test_a_run_remembers_what_was_found(dataset, tmp_path, gpu, monkeypatch):
+    from cxrdali.train.stopping import Stopped
+    from cxrdali.train.trainer import train
+
+    out, said = tmp_path / "run", []
+
+    def stopping(self):
+        if self.state["epoch"] == 1:
+            self.stop_signal = 15
+            self._commit()
+            raise Stopped(15)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(trainer._Trainer, "_stop_if_asked", stopping)
+        train(settings(micro_batch="auto"), dataset, out, say=said.append, progress=False)
+    assert "micro-batch 2 of 8: the largest part of the batch that fits, RTX 3090, 24 GiB" in said
+    assert len(gpu) == 1 and gpu[0][:2] == (8, 48)
+    config = json.loads((out / "config.json").read_text())
+    assert config["settings"]["micro_batch"] == 2 and config["micro_batch"]["found"] == 2
+    assert config["micro_batch"]["for"]["gpu"] == "RTX 3090"
+
+    said.clear()
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(trainer._Trainer, "_stop_if_asked", stopping)
+        train(settings(micro_batch="auto"), dataset, out, say=said.append, progress=False)
+    assert "micro-batch 2 of 8: found when the run began, RTX 3090, 24 GiB" in said
+    assert len(gpu) == 1
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**33, 12 * 2**30))
+    quietly(settings(micro_batch="auto"), dataset, out)
+    assert len(gpu) == 2  # another GPU: what fitted there says nothing here
+
+
+def test_predicting_takes_as_many_at_a_time_as_training_did(dataset, tmp_path, monkeypatch):
+    import cxrdali.predict.predict as predicting
+
+    quietly(settings(epochs=1, micro_batch=4), dataset, tmp_path / "run")
+    asked, real = [], predicting.LoaderOptions
+    monkeypatch.setattr(predicting, "LoaderOptions", lambda *a: (asked.append(a[1]), real(*a))[1])
+    for batch in (None, 6):
+        predict(tmp_path / "run", dataset, "val", batch=batch, device="cpu", say=lambda line: None, progress=False)
+    assert asked == [4, 6]
+
+
+def test_a_word_that_is_no_size_is_named():
+    with pytest.raises(DataError, match="micro-batch 'most': a number of images, or auto"):
+        settings(micro_batch="most")
+
+
+# ---------------------------------------------------------------- the step
+
+
+def test_a_micro_batched_step_is_the_whole_batch_s():
+    """In float64 and with batch normalisation in evaluation mode, for every loss; targets are ignored unevenly."""
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (8, 1, PIXELS, PIXELS), dtype=torch.uint8)
+    wanted = torch.randint(0, 2, (8, FINDINGS)).double()
+    wanted[0, :3] = wanted[5, 1] = float("nan")
+    start = create(ModelOptions("test_byobnet", PIXELS, pretrained=False), FINDINGS).double().eval()
+    start.heads[0].forward = type(start.heads[0]).forward.__get__(start.heads[0])  # float64 to the end
+    for each in start.parameters():  # blocks begin as identities: nothing before their last scale had a gradient
+        torch.nn.init.normal_(each, std=0.1)
+    for name in LOSSES:
+        ends = []
+        for size in (8, 4, 1):
+            model = copy.deepcopy(start)
+            # plain gradient descent: AdamW's first step is the gradient's sign, whatever its size
+            step = Step(model, loss_of(name), torch.optim.SGD(model.parameters(), 0.1), grad_scaler(CPU), CPU)
+            mean = step(images, wanted, 1, size)
+            ends.append([mean, *(each.detach() for each in model.parameters())])
+        for other in ends[1:]:
+            torch.testing.assert_close(other, ends[0], rtol=1e-9, atol=1e-12, msg=name)
+        moved = [not torch.equal(one, two) for one, two in zip(ends[0][1:], start.parameters(), strict=True)]
+        assert all(moved), name
+
+
+class Waiting(TorchDispatchMode):
+    """Counts the operations that would wait for a GPU: reading a number, and results whose shape depends on values."""
+
+    NAMES = ("aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select", "aten::equal",
+             "aten::is_nonzero")  # fmt: skip
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        masks = function is torch.ops.aten.index.Tensor and any(
+            each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1]
+        )
+        if function._schema.name in self.NAMES or masks:
+            self.found.append(function._schema.name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_what_would_wait_is_noticed():
+    values = torch.tensor([1.0, float("nan")])
+    with Waiting() as waiting:
+        float(values.sum())
+        values[~torch.isnan(values)]
+        values.nonzero()
+    assert [name.split("::")[1] for name in waiting.found] == ["_local_scalar_dense", "index", "nonzero"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_step_waits_for_the_gpu(name, precision):
+    hardware = Hardware("cpu", precision)
+    model = create(ModelOptions("test_efficientnet", PIXELS, pretrained=False), FINDINGS).train()
+    step = Step(model, loss_of(name), adamw(model, 1e-3, 1e-6), grad_scaler(hardware), hardware)
+    images = torch.zeros(4, 1, PIXELS, PIXELS, dtype=torch.uint8)
+    wanted = torch.tensor([[1, 0, float("nan"), 0, 1]] * 4)
+    step(images, wanted, 1, 2)  # the optimizer makes its state in the first step
+    with Waiting() as waiting:
+        mean = step(images, wanted, 1, 2)
+    assert waiting.found == [] and float(mean) > 0
+
+
+def test_a_trainer_s_steps_read_no_number(dataset, tmp_path, monkeypatch):
+    """The whole loop, its progress bar and its schedule: one look at the loss at the end of an epoch of 7 steps."""
+    counts, real = [], trainer._Trainer._train_epoch
+
+    def watched(self, epoch):
+        with Waiting() as waiting:
+            loss = real(self, epoch)
+        counts.append((self.state["steps"], waiting.found))
+        return loss
+
+    monkeypatch.setattr(trainer._Trainer, "_train_epoch", watched)
+    trainer.train(settings(epochs=2, micro_batch=4), dataset, tmp_path / "run", say=lambda line: None, progress=True)
+    assert len(counts) == 2
+    for steps, found in counts:
+        assert steps >= 4 and found == ["aten::_local_scalar_dense"]
+
+
+def test_the_search_needs_no_scaler_or_optimizer_of_the_run(monkeypatch):
+    """The search's optimizer has a rate of zero and is its own: a run's moments would be gone otherwise."""
+    made, real = [], microbatch.adamw
+    monkeypatch.setattr(microbatch, "adamw", lambda *a, **k: (made.append(real(*a, **k)), made[-1])[1])
+    search(Full("test_efficientnet", room=12))
+    assert [group["lr"] for each in made for group in each.param_groups] == [0.0, 0.0]

@@ -1,0 +1,679 @@
+"""Real stages on the CPU: a model of 100,000 parameters at 48 and 64 pixels, seconds each."""
+
+import csv
+import dataclasses
+import json
+import math
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from sklearn.metrics import average_precision_score
+
+from cxrdali import predictions
+from cxrdali.data.loader import Loader
+from cxrdali.data.options import LoaderOptions
+from cxrdali.data.splits import FoldOptions, train_and_validation
+from cxrdali.models.classifier import Classifier, ModelOptions, create
+from cxrdali.models.losses import bce_sum, known_targets
+from cxrdali.models.weights import load_initial
+from cxrdali.predict.predict import predict
+from cxrdali.runs import folder as runs
+from cxrdali.runs.settings import STAGES, TrainSettings
+from cxrdali.train import build
+from cxrdali.train import trainer as training
+from cxrdali.train.stopping import Stopped
+from cxrdali.train.trainer import train
+from shards.errors import DataError
+from tests.releases import FINDINGS
+
+ARCH = "test_efficientnet"
+
+
+def settings(**changes):
+    given = {"stage": 1, "size": 48, "batch": 8, "epochs": 3, "arch": ARCH, "pretrained": False, "device": "cpu"}
+    return TrainSettings(**{**given, **changes})
+
+
+def quietly(*arguments, **options):
+    return train(*arguments, say=lambda line: None, progress=False, **options)
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.open()))
+
+
+def same_weights(one, two):
+    left, right = load_file(one / runs.BEST), load_file(two / runs.BEST)
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.fixture(scope="module")
+def unbroken(dataset, tmp_path_factory):
+    """A finished run of three epochs, and what it said."""
+    out, said = tmp_path_factory.mktemp("runs") / "stage1", []
+    train(settings(), dataset, out, say=said.append, progress=False)
+    return out, said
+
+
+# ---------------------------------------------------------------- the run folder
+
+
+def test_the_defaults_are_the_paper_s():
+    assert STAGES == {1: (224, 256), 2: (320, 128), 3: (512, 48)}
+    made = TrainSettings(stage=2)
+    assert (made.size, made.batch, made.epochs, made.warmup_epochs) == (320, 128, 30, 1)
+    assert (made.lr, made.weight_decay, made.arch) == (1e-3, 1e-6, "tf_efficientnetv2_s.in21k_ft_in1k")
+    assert (made.cutout, made.norm, made.uncertain, made.group) == ("fixed", "imagenet", "negative", "subject")
+
+
+def test_a_run_holds_what_it_promises(unbroken, dataset):
+    out, _ = unbroken
+    config = json.loads((out / "config.json").read_text())
+    assert config["settings"]["size"] == 48 and config["findings"] == list(FINDINGS)
+    assert config["dataset"]["id"] == dataset.id and config["versions"]["torch"] == torch.__version__.split("+")[0]
+    metrics = rows_of(out / "metrics.csv")
+    assert [row["epoch"] for row in metrics] == ["1", "2", "3"]
+    for row in metrics:
+        assert 0 < float(row["train_loss"]) < 5 and 0 < float(row["val_loss"]) < 5
+        assert 0 <= float(row["wait_seconds"]) <= float(row["train_seconds"])
+        assert float(row["images_per_second"]) == pytest.approx(int(row["images"]) / float(row["train_seconds"]))
+    assert list((out / "tensorboard").iterdir())
+    assert not [path for path in out.iterdir() if "new" in path.name or "part" in path.name]
+
+
+def test_every_epoch_s_metrics_are_those_of_its_predictions(unbroken, dataset):
+    out, _ = unbroken
+    labels = dataset.labels("cxr-lt-2023")
+    _, validation = train_and_validation(dataset, labels, FoldOptions())
+    table = predictions.read(out / "val_predictions.parquet")
+    assert table.ids["image_id"].tolist() == dataset.catalog["image_id"].iloc[validation].tolist()
+    metrics = rows_of(out / "metrics.csv")
+    best = max(metrics, key=lambda row: float(row["mAP"]))
+    truth = labels.values[validation]
+    found = {row["finding"]: row for row in rows_of(out / "findings.csv") if row["epoch"] == best["epoch"]}
+    aps = []
+    for place, name in enumerate(labels.findings):
+        if truth[:, place].any():
+            aps.append(average_precision_score(truth[:, place], table.values[:, place]))
+            assert float(found[name]["AP"]) == pytest.approx(aps[-1])
+        else:
+            assert found[name]["AP"] == "" and found[name]["positives"] == "0"
+    assert float(best["mAP"]) == pytest.approx(np.mean(aps))
+    logits = table.values.astype(np.float64)
+    loss = np.mean(np.logaddexp(0, logits) - truth * logits)
+    assert float(best["val_loss"]) == pytest.approx(loss)
+
+
+def test_the_best_weights_are_those_that_predicted(unbroken, dataset):
+    out, _ = unbroken
+    table = predict(out, dataset, "val", device="cpu", say=lambda line: None, progress=False)
+    np.testing.assert_allclose(
+        table.values, predictions.read(out / "val_predictions.parquet").values, rtol=1e-4, atol=1e-5
+    )
+    with safe_open(out / runs.BEST, framework="pt") as file:
+        assert file.metadata()["findings"].split("\n") == list(FINDINGS)
+        assert set(file.keys()) == set(training.create(_model_options(), len(FINDINGS)).backbone.state_dict())
+
+
+def _model_options():
+    from cxrdali.models.classifier import ModelOptions
+
+    return ModelOptions(ARCH, 48, pretrained=False)
+
+
+def test_the_learning_rate_warms_up_linearly_then_falls_to_zero(dataset):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    schedule = build.schedule(optimizer, settings(epochs=5), steps_per_epoch=10)
+    rates = []
+    for step in range(50):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    expected = [1e-3 * (step + 1) / 11 for step in range(10)]
+    expected += [0.5e-3 * (1 + math.cos(math.pi * step / 40)) for step in range(40)]
+    assert rates == pytest.approx(expected)
+
+
+def test_it_says_what_it_does(unbroken):
+    _, said = unbroken
+    text = "\n".join(said)
+    assert "fp32 on cpu, decode cpu" in text and "0 subjects on both sides" in text
+    assert "not in mAP, no positive in validation: Hernia" in text
+    assert "% waiting for data" in text and "images/s" in text
+
+
+def test_training_learns(dataset, tmp_path):
+    """The loss of a model that may memorise 58 images falls by a third."""
+    out = tmp_path / "run"
+    quietly(settings(epochs=12, lr=3e-3, cutout="off"), dataset, out)
+    losses = [float(row["train_loss"]) for row in rows_of(out / "metrics.csv")]
+    assert losses[-1] < losses[0] * 2 / 3
+
+
+# ---------------------------------------------------------------- again, and again
+
+
+def test_a_finished_run_is_left_alone(unbroken, dataset):
+    out, _ = unbroken
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.pt")}
+    assert quietly(settings(), dataset, out).already_finished
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.pt")} == before
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"size": 64}, "another size: 48 there, 64 now"),
+        ({"lr": 0.1}, "another lr: 0.001 there, 0.1 now"),
+        ({"epochs": 4}, "another epochs: 3 there, 4 now"),
+        ({"labels": "chexpert"}, "another labels: 'cxr-lt-2023' there, 'chexpert' now"),
+        ({"seed": 1}, "another seed: 0 there, 1 now"),
+    ],
+)
+def test_other_settings_on_the_same_folder_are_named(unbroken, dataset, change, message):
+    with pytest.raises(DataError, match=message):
+        quietly(settings(**change), dataset, unbroken[0])
+
+
+def test_another_dataset_on_the_same_folder_is_refused(unbroken, dataset):
+    other = dataclasses.replace(dataset, info={**dataset.info, "id": "0" * 64})
+    with pytest.raises(DataError, match="holds a run with another dataset"):
+        quietly(settings(), other, unbroken[0])
+
+
+def test_a_folder_with_other_things_is_refused(dataset, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(DataError, match="holds 'thesis.tex', which is no run"):
+        quietly(settings(), dataset, tmp_path)
+
+
+def test_a_run_that_could_not_begin_does_not_stand_in_the_way(dataset, tmp_path):
+    with pytest.raises(DataError, match="no such weights file"):
+        quietly(settings(init=str(tmp_path / "none.pt")), dataset, tmp_path / "run")
+    assert quietly(settings(epochs=1), dataset, tmp_path / "run").epochs == 1
+
+
+class Interruption:
+    """Asks a trainer to stop at the n-th opportunity, counted over training and validation."""
+
+    def __init__(self, monkeypatch, at):
+        self.left, original = at, training._Trainer._stop_if_asked
+
+        def stop_if_asked(trainer):
+            self.left -= 1
+            if self.left == 0:
+                trainer.stop_signal = 15
+            original(trainer)
+
+        monkeypatch.setattr(training._Trainer, "_stop_if_asked", stop_if_asked)
+
+
+@pytest.mark.parametrize("at", [1, 4, 7, 8, 9, 12, 26])
+def test_a_run_stopped_anywhere_continues_to_the_same_weights(unbroken, dataset, tmp_path, monkeypatch, at):
+    """7 steps and 2 validation batches an epoch: within the first epoch, at its last step, in validation, later."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        Interruption(patch, at)
+        with pytest.raises(Stopped, match="SIGTERM; saved, the same command continues"):
+            quietly(settings(), dataset, out)
+    quietly(settings(threads=1), dataset, out)  # threads may differ
+    assert same_weights(out, unbroken[0])
+    for name in ("metrics.csv", "findings.csv"):
+        ignored = ("images_per_second", "train_seconds", "wait_seconds", "val_seconds")
+        clean = [
+            [{k: v for k, v in row.items() if k not in ignored} for row in rows_of(o / name)]
+            for o in (out, unbroken[0])
+        ]
+        assert clean[0] == clean[1]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(unbroken, dataset, tmp_path):
+    """last.pt is committed, the best weights still have their .new names."""
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[0], out)
+    state = runs.load_last(out)
+    with safe_open(out / runs.BEST, framework="pt") as file:
+        assert int(file.metadata()["epoch"]) == state["best_epoch"]
+    for name, new in runs._NEW.items():
+        (out / name).rename(out / new)
+    (out / "metrics.csv").write_text("half a li")
+    quietly(settings(), dataset, out)
+    assert same_weights(out, unbroken[0]) and len(rows_of(out / "metrics.csv")) == 3
+    assert not list(out.glob("*.new.*"))
+
+
+def test_best_weights_of_an_epoch_that_was_not_committed_are_dropped(unbroken, dataset, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[0], out)
+    (out / runs._NEW[runs.BEST]).write_bytes(b"cut off")
+    quietly(settings(), dataset, out)
+    assert same_weights(out, unbroken[0]) and not list(out.glob("*.new.*"))
+
+
+def test_a_second_trainer_on_the_folder_stops_at_once(dataset, tmp_path):
+    from shards.storage.files import only_one
+
+    with only_one(tmp_path / ".lock", "x"), pytest.raises(DataError, match="another process is training into it"):
+        quietly(settings(), dataset, tmp_path)
+
+
+# ---------------------------------------------------------------- stages
+
+
+def test_a_stage_starts_from_the_best_weights_of_the_one_before(unbroken, dataset, tmp_path):
+    out = tmp_path / "stage2"
+    frozen = settings(stage=2, size=64, epochs=1, lr=1e-12, init=str(unbroken[0]))
+    quietly(frozen, dataset, out)
+    for key, value in load_file(out / runs.BEST).items():
+        if "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(value, load_file(unbroken[0] / runs.BEST)[key], rtol=0, atol=1e-6)
+
+
+def test_an_unfinished_run_is_no_start_unless_its_file_is_named(dataset, tmp_path, monkeypatch):
+    half = tmp_path / "stage1"
+    with monkeypatch.context() as patch:
+        Interruption(patch, 12)
+        with pytest.raises(Stopped):
+            quietly(settings(), dataset, half)
+    with pytest.raises(DataError, match=r"has finished 1 of 3 epochs; finish it first, or .*best.safetensors"):
+        quietly(settings(stage=2, size=64, init=str(half)), dataset, tmp_path / "stage2")
+    shutil.rmtree(tmp_path / "stage2")
+    quietly(settings(stage=2, size=64, epochs=1, init=str(half / runs.BEST)), dataset, tmp_path / "stage2")
+
+
+def test_a_run_on_other_findings_is_no_start(unbroken, dataset, tmp_path):
+    other = settings(stage=2, size=64, labels="chexpert", init=str(unbroken[0]))
+    with pytest.raises(DataError, match=r"finding 'Hernia' \(and 1 more\) is only in these weights"):
+        quietly(other, dataset, tmp_path / "stage2")
+
+
+# ---------------------------------------------------------------- batches and losses
+
+
+def test_micro_batches_give_the_batch_s_gradient():
+    """In float64, with ignored targets spread unevenly over the micro-batches."""
+    torch.manual_seed(0)
+    weight = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    inputs, targets = torch.randn(8, 6, dtype=torch.float64), torch.randint(0, 2, (8, 3)).double()
+    targets[0, :] = targets[5, 1] = float("nan")
+
+    def gradient(size):
+        weight.grad = None
+        known = known_targets(targets)
+        for chunk, part in zip(inputs.split(size), targets.split(size), strict=True):
+            (bce_sum(chunk @ weight, part) / known).backward()
+        return weight.grad
+
+    known = ~torch.isnan(targets)
+    weight.grad = None
+    torch.nn.functional.binary_cross_entropy_with_logits(
+        (inputs @ weight)[known].float(), targets[known].float()
+    ).backward()
+    expected = weight.grad.clone()
+    for size in (8, 4, 1):
+        torch.testing.assert_close(gradient(size), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_micro_batches_see_the_same_samples(dataset, tmp_path):
+    """Without batch normalisation the whole run is the same, up to the rounding of sums."""
+    common = {"arch": "test_vit", "size": 64, "epochs": 2}
+    quietly(settings(**common), dataset, tmp_path / "whole")
+    quietly(settings(**common, micro_batch=2), dataset, tmp_path / "parts")
+    whole, parts = (rows_of(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
+    for one, two in zip(whole, parts, strict=True):
+        assert float(one["train_loss"]) == pytest.approx(float(two["train_loss"]), rel=1e-3)
+
+
+def test_bf16_trains_on_the_cpu(dataset, tmp_path):
+    quietly(settings(precision="bf16", epochs=1), dataset, tmp_path / "run")
+    assert math.isfinite(float(rows_of(tmp_path / "run" / "metrics.csv")[0]["train_loss"]))
+
+
+def test_limit_batches_limits_training_and_validation(dataset, tmp_path):
+    quietly(settings(limit_batches=1, epochs=1), dataset, tmp_path / "run")
+    assert rows_of(tmp_path / "run" / "metrics.csv")[0]["images"] == "8"
+    assert len(predictions.read(tmp_path / "run" / "val_predictions.parquet").values) == 8
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_way_out(unbroken, dataset, tmp_path):
+    weights = load_file(unbroken[0] / runs.BEST)
+    weights["classifier.bias"][0] = float("nan")
+    torch.save(weights, tmp_path / "bad.pt")
+    with pytest.raises(
+        DataError, match=r"the loss became nan in epoch 1, by step 7; lower --lr, with another --out. .* is of epoch 0"
+    ):
+        quietly(settings(init=str(tmp_path / "bad.pt")), dataset, tmp_path / "run")
+    assert not (tmp_path / "run" / runs.LAST).exists()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"stage": 4}, "stage 4: choose 1, 2 or 3"),
+        ({"batch": 8, "micro_batch": 3}, "micro-batch 3: must divide the batch, 8"),
+        ({"epochs": 0}, "epochs 0: at least 1"),
+        ({"lr": 0}, "lr 0: above 0"),
+        ({"precision": "int8"}, "precision 'int8': choose one of auto, bf16, fp16, fp32"),
+        ({"fold": 9}, "fold 9: 0 to 4"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    with pytest.raises(DataError, match=message):
+        settings(**change)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+def test_a_gpu_that_is_not_there_is_named(dataset, tmp_path):
+    with pytest.raises(DataError, match="device 'cuda': torch sees no GPU here; use --device cpu"):
+        quietly(settings(device="cuda"), dataset, tmp_path / "run")
+
+
+def test_a_full_gpu_names_the_way_out(dataset, tmp_path, monkeypatch):
+    """Raised by hand: there is no GPU to fill here. The type is the one that torch raises."""
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training.Loss, "forward", full)
+    with pytest.raises(DataError, match=r"the GPU is full at 48 px with 8 images at a time; use --micro-batch 4"):
+        quietly(settings(), dataset, tmp_path / "run")
+
+
+# ---------------------------------------------------------------- prediction
+
+
+def test_predictions_cover_a_split_once_in_catalog_order(unbroken, dataset):
+    labels = dataset.labels("cxr-lt-2023")
+    for split, rows in (("test", np.flatnonzero(labels.split == "test")), ("all", np.arange(120))):
+        table = predict(unbroken[0], dataset, split, device="cpu", batch=7, say=lambda line: None, progress=False)
+        assert table.ids["image_id"].tolist() == dataset.catalog["image_id"].iloc[rows].tolist()
+        assert table.findings == FINDINGS and table.provenance.split == split
+
+
+def test_predicting_val_on_other_labels_is_refused(unbroken, dataset):
+    with pytest.raises(DataError, match="so its val split is not there; choose dev, test or all"):
+        predict(unbroken[0], dataset, "val", labels="chexpert", device="cpu", say=lambda line: None)
+
+
+def test_a_folder_that_is_no_run_is_named(dataset, tmp_path):
+    with pytest.raises(DataError, match="no run .no config.json in it"):
+        predict(tmp_path, dataset, "test", device="cpu", say=lambda line: None)
+
+
+def test_stages_and_seeds_draw_their_own_orders():
+    from cxrdali.runs.settings import sampling_seed
+
+    assert len({sampling_seed(seed, stage) for seed in range(50) for stage in (1, 2, 3)}) == 150
+
+
+# ---------------------------------------------------------------- what a run does with its settings
+
+
+def captured_trainer(monkeypatch, dataset, tmp_path, **changes):
+    """The trainer of a run of one epoch, after it."""
+    made = []
+    original = training._Trainer.__init__
+    monkeypatch.setattr(training._Trainer, "__init__", lambda self, *a: (made.append(self), original(self, *a))[1])
+    quietly(settings(epochs=1, **changes), dataset, tmp_path / "run")
+    return made[0]
+
+
+def test_training_augments_with_the_stage_s_own_seed_and_validation_does_not(monkeypatch, dataset, tmp_path):
+    trainer = captured_trainer(monkeypatch, dataset, tmp_path, stage=2, seed=5, cutout="random")
+    assert trainer.loader.augment.cutout == "random" and trainer.loader.augment.hflip == 0.5
+    assert trainer.loader.seed == 4 * 5 + 2 and trainer.loader.shuffle and trainer.loader.drop_last
+    assert trainer.val_loader.augment is None and not trainer.val_loader.shuffle
+
+
+def test_the_choice_for_uncertain_labels_reaches_the_loss(monkeypatch, dataset, tmp_path):
+    trainer = captured_trainer(monkeypatch, dataset, tmp_path, labels="chexpert", uncertain="ignore")
+    values = dataset.labels("chexpert").values
+    assert np.isnan(trainer.targets).sum() == ((values == -1) | (values == 9)).sum() > 0
+    assert torch.equal(torch.isnan(trainer.device_targets), torch.from_numpy(np.isnan(trainer.targets)))
+
+
+def test_weight_decay_and_order_are_the_settings(monkeypatch, dataset, tmp_path):
+    trainer = captured_trainer(monkeypatch, dataset, tmp_path, order="windowed")
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == 1e-6
+    assert trainer.loader.options.order == "windowed"
+
+
+def test_the_best_epoch_follows_select_by(dataset, tmp_path):
+    for select_by, column in (("map", "mAP"), ("lrap", "LRAP")):
+        out = tmp_path / select_by
+        summary = quietly(settings(select_by=select_by, epochs=4, seed=3), dataset, out)
+        scores = [float(row[column]) for row in rows_of(out / "metrics.csv")]
+        assert summary.best_epoch == int(np.argmax(scores)) + 1 and summary.best_score == max(scores)
+
+
+@pytest.mark.parametrize("group", ["selection", "labels", "init_sha256", "precision"])
+def test_a_run_whose_inputs_changed_is_refused(unbroken, dataset, tmp_path, group):
+    out, init = tmp_path / "run", {"init": str(unbroken[0])} if group == "init_sha256" else {}
+    quietly(settings(epochs=1, **init), dataset, out)
+    config = json.loads((out / "config.json").read_text())
+    config[group] = "changed"
+    (out / "config.json").write_text(
+        json.dumps(config | {"labels": {"name": "x", "sha256": ""}} if group == "labels" else config)
+    )
+    with pytest.raises(DataError, match=f"holds a run with another {group}"):
+        quietly(settings(epochs=1, **init), dataset, out)
+
+
+def test_a_last_pt_with_code_or_of_something_else_is_refused(unbroken, dataset, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[0], out)
+    for content in (torch.zeros(2), {"epoch": dataclasses}):
+        (out / runs.LAST).unlink()
+        try:
+            torch.save(content, out / runs.LAST)
+        except (TypeError, AttributeError):
+            (out / runs.LAST).write_bytes(b"no checkpoint")
+        with pytest.raises(DataError, match="last.pt: no state to continue from"):
+            quietly(settings(), dataset, out)
+
+
+def test_dropout_is_continued_exactly(dataset, tmp_path, monkeypatch):
+    """efficientnet with drop rates: torch's generator is part of the state."""
+    original = training.create
+
+    def create(options, findings):
+        made = original(options, findings)
+        made.backbone.drop_rate = 0.5
+        return made
+
+    monkeypatch.setattr(training, "create", create)
+    quietly(settings(epochs=2), dataset, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        Interruption(patch, 3)
+        with pytest.raises(Stopped):
+            quietly(settings(epochs=2), dataset, tmp_path / "parts")
+    torch.manual_seed(99)
+    quietly(settings(epochs=2), dataset, tmp_path / "parts")
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_stage_2_starts_from_the_committed_best_even_after_a_kill_between_renames(unbroken, dataset, tmp_path):
+    run = tmp_path / "stage1"
+    shutil.copytree(unbroken[0], run)
+    (run / runs.BEST).rename(run / runs._NEW[runs.BEST])
+    assert build.initial_weights(str(run)) == run / runs.BEST
+    assert same_weights(run, unbroken[0])
+    (run / runs.BEST).unlink()
+    with pytest.raises(DataError, match="best.safetensors: holds epoch None, the best one is"):
+        build.initial_weights(str(run))
+
+
+def test_a_run_continues_after_its_initial_weights_are_gone(unbroken, dataset, tmp_path, monkeypatch):
+    before, out = tmp_path / "stage1", tmp_path / "stage2"
+    shutil.copytree(unbroken[0], before)
+    second = settings(stage=2, size=64, epochs=2, init=str(before))
+    with monkeypatch.context() as patch:
+        Interruption(patch, 9)
+        with pytest.raises(Stopped):
+            quietly(second, dataset, out)
+    shutil.rmtree(before)
+    assert quietly(second, dataset, out).epochs == 2
+
+
+def test_a_fold_that_comes_out_differently_is_not_predicted(unbroken, dataset, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(unbroken[0], out)
+    config = json.loads((out / "config.json").read_text())
+    config["settings"]["fold"] = 1
+    (out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="fold 1 comes out differently here"):
+        predict(out, dataset, "val", device="cpu", say=lambda line: None)
+
+
+def test_fp16_on_the_cpu_is_refused(dataset, tmp_path):
+    with pytest.raises(DataError, match="precision 'fp16' needs a GPU"):
+        quietly(settings(precision="fp16"), dataset, tmp_path / "run")
+
+
+# ---------------------------------------------------------------- oversampling
+
+
+def test_oversampling_doubles_the_images_and_says_so(unbroken, dataset, tmp_path):
+    """By AP under the unbroken run: every finding with an AP, so that what is expected can be counted by hand."""
+    labels = dataset.labels()
+    given = {"oversample_below": 1.0, "oversample_from": str(unbroken[0]), "epochs": 1}
+    said, loaded = [], []
+
+    class Noted(Loader):
+        def __init__(self, dataset, rows, options, **more):
+            loaded.append(list(rows))
+            super().__init__(dataset, rows, options, **more)
+
+    train(settings(**given), dataset, tmp_path / "run", say=said.append, progress=False, loader=Noted)
+    config = runs.read_config(tmp_path / "run")
+    record = config["oversampling"]
+    best = runs.load_last(unbroken[0])
+    ap = {row["finding"]: row["AP"] for row in best["findings"] if row["epoch"] == best["best_epoch"]}
+    assert record["findings"] == [name for name in labels.findings if ap[name] < 1]
+    assert record["without_ap"] == [name for name in labels.findings if ap[name] != ap[name]] != []
+    train_rows, _ = train_and_validation(dataset, labels, FoldOptions())
+    chosen = [labels.findings.index(name) for name in record["findings"]]
+    twice = [row for row in train_rows if (labels.values[row, chosen] == 1).any()]
+    assert record["images_doubled"] == len(twice) > 0
+    assert record["epoch_images"] == len(train_rows) + len(twice)
+    assert config["selection"]["train_images"] == len(train_rows)
+    assert sorted(loaded[0]) == sorted([*train_rows, *twice])
+    text = " ".join(said)
+    assert f"oversampling {', '.join(record['findings'])}: {len(twice):,} images twice" in text
+    assert f"not chosen, no positive in validation there: {', '.join(record['without_ap'])}" in text
+    first = rows_of(tmp_path / "run" / runs.METRICS)[0]
+    assert int(first["images"]) == record["epoch_images"] // 8 * 8
+
+
+def test_an_oversampled_run_continues_after_its_source_is_gone_and_refuses_another_list(unbroken, dataset, tmp_path):
+    source = tmp_path / "ap.csv"
+    names = dataset.labels().findings
+    source.write_text("finding,AP\n" + "".join(f"{name},{0.05 if name == 'Mass' else 0.5}\n" for name in names))
+    given = {"oversample_below": 0.1, "oversample_from": str(source), "epochs": 2}
+    out = tmp_path / "run"
+    quietly(settings(**given), dataset, out)
+    assert runs.read_config(out)["oversampling"]["findings"] == ["Mass"]
+    again = quietly(settings(**given), dataset, out)
+    assert again.already_finished
+    source.write_text(source.read_text().replace("Edema,0.5", "Edema,0.01"))
+    with pytest.raises(DataError, match="holds a run with another oversampling"):
+        quietly(settings(**given), dataset, out)
+    source.unlink()
+    assert quietly(settings(**given), dataset, out).already_finished
+
+
+def test_oversampling_from_an_unfinished_run_is_refused(dataset, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        Interruption(patch, 3)
+        with pytest.raises(Stopped):
+            quietly(settings(), dataset, tmp_path / "half")
+    with pytest.raises(DataError, match="half: this run has finished 0 of 3 epochs; finish it first, or oversample"):
+        quietly(settings(oversample_below=0.1, oversample_from=str(tmp_path / "half")), dataset, tmp_path / "run")
+
+
+def test_the_seconds_of_a_call_add_up(dataset, tmp_path):
+    summary = quietly(settings(), dataset, tmp_path / "run")
+    parts = {name: value for name, value in summary.seconds.items() if name != "total"}
+    assert set(parts) == {"setup", "training", "waiting", "validation", "compiling", "saving"}
+    assert parts["compiling"] == 0
+    assert all(value > 0 for name, value in parts.items() if name != "compiling")
+    assert sum(parts.values()) == pytest.approx(summary.seconds["total"], rel=0.05)
+    assert sum(parts.values()) <= summary.seconds["total"]
+
+
+def test_compiling_and_waiting_for_the_last_step_are_told_apart(dataset, tmp_path, monkeypatch):
+    """Sleeps instead of a compiler: 0.3 s when first trained and when first validated, 0.2 s at an epoch's end."""
+    zeros = []
+
+    class Compiled(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.seen = model, set()
+
+        def forward(self, images):
+            zeros.append(not images.any())
+            if self.model.training not in self.seen:
+                self.seen.add(self.model.training)
+                time.sleep(0.3)
+            return self.model(images)
+
+    whole = training._Trainer._checked_loss
+
+    def checked_loss(*arguments):
+        time.sleep(0.2)
+        return whole(*arguments)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    monkeypatch.setattr(training._Trainer, "_checked_loss", checked_loss)
+    summary = quietly(settings(compile=True, epochs=2), dataset, tmp_path / "run")
+    parts = {name: value for name, value in summary.seconds.items() if name != "total"}
+    assert parts["compiling"] >= 0.6
+    assert parts["training"] >= 0.4
+    assert sum(parts.values()) == pytest.approx(summary.seconds["total"], rel=0.05)
+    assert sum(parts.values()) <= summary.seconds["total"], "nothing counts twice"
+    assert sum(zeros) == 1, "compiled for validation once"
+
+
+# ---------------------------------------------------------------- test-time augmentation
+
+
+def test_tta_is_the_logit_of_the_mean_probability_over_flipped_images(unbroken, dataset):
+    """Against the model fed with images flipped here by NumPy, and probabilities averaged as such."""
+    run = unbroken[0]
+    plain = predict(run, dataset, "val", say=lambda line: None, progress=False)
+    rows = dataset.catalog.set_index("image_id").index.get_indexer(plain.ids["image_id"])
+    loader = Loader(dataset, rows, LoaderOptions(48, len(rows)))
+    images = next(iter(loader)).images.numpy()
+    model = create(ModelOptions(ARCH, 48, pretrained=False), len(plain.findings))
+    load_initial(model, run / runs.BEST, plain.findings)
+    model.eval()
+    flipped = {"hflip": [images, images[..., ::-1]]}
+    flipped["flips"] = [*flipped["hflip"], images[..., ::-1, :], images[..., ::-1, ::-1]]
+    for tta, passes in flipped.items():
+        with torch.inference_mode():
+            each = [torch.sigmoid(model(torch.from_numpy(part.copy()))).double().numpy() for part in passes]
+        mean = np.mean(each, axis=0)
+        table = predict(run, dataset, "val", tta=tta, say=lambda line: None, progress=False)
+        np.testing.assert_allclose(table.values, np.log(mean / (1 - mean)), atol=2e-5)
+        assert np.abs(table.values - plain.values).max() > 1e-4
+        assert table.provenance.tta == tta
+
+
+@pytest.mark.parametrize(("tta", "passes"), [("none", 1), ("hflip", 2), ("flips", 4)])
+def test_tta_decodes_once_and_costs_a_forward_per_pass(unbroken, dataset, monkeypatch, tta, passes):
+    seen, loaded = [], []
+    forward, batches = Classifier.forward, Loader.__iter__
+    monkeypatch.setattr(Classifier, "forward", lambda self, images: seen.append(len(images)) or forward(self, images))
+    monkeypatch.setattr(Loader, "__iter__", lambda self: loaded.append(1) or batches(self))
+    table = predict(unbroken[0], dataset, "val", tta=tta, say=lambda line: None, progress=False)
+    assert sum(seen) == passes * len(table.values)
+    assert len(loaded) == 1
+
+
+def test_an_unknown_tta_is_named(unbroken, dataset):
+    with pytest.raises(DataError, match="tta 'rotate': choose one of none, hflip, flips"):
+        predict(unbroken[0], dataset, "val", tta="rotate")
