@@ -203,9 +203,9 @@ def main() -> None:
         folder, packed = Path(name), Path(name) / "pack"
         drawn = SyntheticOptions(studies_for(options.images), options.size)
         cores = len(os.sched_getaffinity(0))
-        write_release(folder / "release", drawn, jobs=cores, progress=False)
+        write_release(folder / "release", drawn, jobs=cores)
         wanted = PackOptions((Size(options.size, raw=True),), shard_images=options.shard_images)
-        pack(open_release(folder / "release"), packed, wanted, jobs=cores, progress=False)
+        pack(open_release(folder / "release"), packed, wanted, jobs=cores)
         files = through(plain)
         files.mkdir("benchmark")
         files.put(f"{packed}/", f"{BUCKET}/", recursive=True)

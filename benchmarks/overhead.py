@@ -43,7 +43,7 @@ from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.build import schedule
 from cxrdali.train.step import Step, adamw, grad_scaler
-from shards.errors import DataError
+from shards.errors import UserError
 
 STAGES = "224:256,320:128,384:80,512:48"
 MOST = 0.02  # of an epoch
@@ -178,7 +178,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="cxrdali-bench-", dir=options.work) as folder:
             rows = measure(options, Path(folder))
-    except DataError as error:
+    except UserError as error:
         sys.exit(str(error))
     if options.save:
         common = {

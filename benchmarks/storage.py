@@ -63,9 +63,9 @@ def prepare(options: argparse.Namespace, folder: Path) -> Path:
     """The packed dataset. Its pictures are enlarged: their bytes count, not what is seen."""
     release, packed = folder / "release", folder / "pack"
     studies = int(options.images / IMAGES_PER_STUDY) + 1
-    write_release(release, SyntheticOptions(studies, DRAWN, 0), jobs=_cores(), progress=False)
+    write_release(release, SyntheticOptions(studies, DRAWN, 0), jobs=_cores())
     wanted = PackOptions(sizes=(Size(SIDE, raw=True),), shard_images=options.shard_images, limit=options.images)
-    pack(open_release(release), packed, wanted, jobs=_cores(), progress=False)
+    pack(open_release(release), packed, wanted, jobs=_cores())
     shutil.rmtree(release)
     return packed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 STUDIES, NATIVE = 1000, 256
 # stage -> side in pixels, batch, epochs: the paper's three stages at a scale that two cores train in minutes
@@ -48,11 +48,11 @@ def demo(out: Path, fresh: bool):
         run = run_folder(runs, stage)
         init = str(run_folder(runs, stage - 1)) if stage > 1 else None
         settings = TrainSettings(stage, size, batch, epochs=epochs, lr=LR, arch=ARCH, pretrained=False, init=init)
-        train(settings, dataset, run, say=click.echo)
+        train(settings, dataset, run)
         folders.append(run)
     _step("predict and evaluate the test split")
     table = out / "test.parquet"
-    predict(folders[-1], dataset, "test", say=click.echo).write(table)
+    predict(folders[-1], dataset, "test").write(table)
     result = evaluate(table, dataset, dataset.labels(), EvaluateOptions(draws=200))
     evaluations.append(write(result, out / "test.metrics")[0])
     page = write_report(
@@ -89,7 +89,7 @@ def synthetic_pack(out: Path, studies: int, sizes: list[int]):
 def claim(out: Path, mark: str) -> None:
     """Only a folder that the same command made is written to: it deletes in it."""
     if out.exists() and any(out.iterdir()) and not (out / mark).exists():
-        raise DataError(f"{out}: is not empty and no demo's folder; give another --out")
+        raise UserError(f"{out}: is not empty and no demo's folder; give another --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / mark).touch()
 

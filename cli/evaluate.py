@@ -40,12 +40,12 @@ def evaluate(file, data, labels, out, uncertain, limits, draws, level, seed):
     from cxrdali.evaluate.evaluate import EvaluateOptions, write
     from cxrdali.evaluate.evaluate import evaluate as score
     from cxrdali.predictions import read
-    from shards.errors import DataError
+    from shards.errors import UserError
 
     options = EvaluateOptions(draws, level, seed, uncertain)
     out = out or file.with_name(f"{file.stem}.metrics")
     if not out.parent.is_dir():
-        raise DataError(f"{out.parent}: no such folder; make it, or give another --out")
+        raise UserError(f"{out.parent}: no such folder; make it, or give another --out")
     dataset = folders.open_packed(data)
     about = read(file).provenance
     labels = dataset.labels(labels or about.labels)

@@ -70,7 +70,7 @@ def explain(run, data, split, images, findings, layer, out, synthetic, labels, b
 
     options = ExplainOptions(images, split, names, layer, batch)
     found = explain(run, folders.open_packed(data), options, labels=labels, device=device,
-                    precision=precision, decode=decode, say=click.echo)  # fmt: skip
+                    precision=precision, decode=decode)  # fmt: skip
     if found.without:
         click.echo(f"no positive image in {split}, so not shown: {', '.join(found.without)}")
     write_gallery(out, found, synthetic=synthetic)

@@ -88,7 +88,7 @@ def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> No
     """Do what the plan asks for, or show it. begin: called when nothing keeps the steps from being done."""
     from cxrdali.runs.steps import Book
     from cxrdali.train.stopping import Stopped
-    from shards.errors import DataError
+    from shards.errors import UserError
     from shards.storage.files import only_one
 
     started, book = time.perf_counter(), Book(out)
@@ -99,7 +99,7 @@ def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> No
         click.echo(f"note: {note}")
     if plan.problems:
         more = f" (and {len(plan.problems) - 1} more problems: --dry-run)" if len(plan.problems) > 1 else ""
-        raise DataError(_as_set(plan.problems[0]) + more)
+        raise UserError(_as_set(plan.problems[0]) + more)
     out.mkdir(parents=True, exist_ok=True)
     with only_one(out / ".lock", "working in it"):
         try:
@@ -108,8 +108,8 @@ def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> No
         except Stopped as stop:
             click.echo(str(stop), err=True)
             sys.exit(128 + stop.signal)
-        except DataError as error:
-            raise DataError(_as_set(str(error))) from error
+        except UserError as error:
+            raise UserError(_as_set(str(error))) from error
     what = f"{done} of {len(plan.steps)} steps" if done else f"all {len(plan.steps)} steps were done before"
     click.echo(f"\n{out}: {what}, {time.perf_counter() - started:,.0f} s; open {out / 'report.html'} in a browser")
 

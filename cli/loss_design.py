@@ -88,7 +88,7 @@ def loss_design(data, out, models, scale, file, settings, labels, tta, calibrati
         dataset = flows.demo_dataset(out, DEMO_MARK, DEMO_STUDIES, sizes)
     else:
         dataset = folders.open_packed(data)
-    plan, record = make_plan(out, dataset, known, options, say=click.echo)
+    plan, record = make_plan(out, dataset, known, options)
     flows.carry_out(out, plan, dry_run, dataset, begin=lambda: write_record(out, record))
 
 

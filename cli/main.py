@@ -3,6 +3,7 @@
 import errno
 import importlib
 import io
+import logging
 import os
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import NoReturn, TextIO
 import click
 
 from cxrdali.runtime.torchrun import is_one_of_several, rank
-from shards.errors import DataError, LostTouch
+from shards.errors import LostTouch, UserError
 
 DATA = ("shard", "label", "inspect", "verify")
 MODELS = (
@@ -81,6 +82,7 @@ def main() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     debug, stderr = "--debug" in sys.argv[1:], sys.stderr
+    _log_to_stdout()
     if rank() and not debug:
         sys.stdout = sys.stderr = io.StringIO()
     try:
@@ -93,7 +95,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; the same command continues, or begins again", err=True)
         sys.exit(130)
-    except DataError as error:
+    except UserError as error:
         if debug:
             raise
         _fail(str(error), stderr, isinstance(error, LostTouch))
@@ -111,6 +113,17 @@ def main() -> None:
             _end(1)
         raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _log_to_stdout() -> None:
+    """What the library logs is what the commands print."""
+    handler = logging.Handler()
+    handler.emit = lambda record: click.echo(record.getMessage())
+    for name in ("cxrdali", "shards"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False
 
 
 def _fail(words: str, stderr: TextIO, follows: bool = False, code: int = 1) -> NoReturn:

@@ -78,7 +78,7 @@ def paper(data, out, models, scale, file, settings, labels, tta, templates, draw
         dataset = flows.demo_dataset(out, DEMO_MARK, DEMO_STUDIES, _demo_sizes(known, options))
     else:
         dataset = folders.open_packed(data)
-    plan = make_plan(out, dataset, known, options, say=click.echo)
+    plan = make_plan(out, dataset, known, options)
     flows.carry_out(out, plan, dry_run, dataset)
 
 

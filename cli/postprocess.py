@@ -51,13 +51,13 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
 
     from cxrdali import predictions
     from cxrdali.postprocess import views as postprocessing
-    from shards.errors import DataError
+    from shards.errors import UserError
 
     predictions.check_target(out, *(path for path in (file, fit) if path))
     if fit is not None:
         views = views or out.with_name("views.json")
         if views.suffix != ".json":
-            raise DataError(f"{views}: rules are written as .json; change the file's suffix")
+            raise UserError(f"{views}: rules are written as .json; change the file's suffix")
         predictions.check_writable(views)
     dataset = folders.open_packed(data)
     if fit is not None:

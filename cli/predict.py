@@ -49,6 +49,6 @@ def predict(run, data, split, out, kind, tta, labels, batch, device, gpus, preci
 
     dataset = folders.open_packed(data)
     table = predict(run, dataset, split, labels=labels, tta=tta, batch=batch, device=device, precision=precision,
-                    decode=decode, say=click.echo)  # fmt: skip
+                    decode=decode)  # fmt: skip
     if table is not None:  # this is the process that writes
         tables.write(table, out, kind)

@@ -40,13 +40,13 @@ def report(runs, out, data, evaluations, title, images):
     """
     from cxrdali.report import ReportOptions, write_report
     from cxrdali.runs.folder import CONFIG
-    from shards.errors import DataError
+    from shards.errors import UserError
 
     if out is None:
         if len(runs) > 1 or (runs[0] / CONFIG).exists():
             raise click.UsageError("give --out FILE; only a single folder of several runs has a page of its own")
         if not runs[0].is_dir():
-            raise DataError(f"{runs[0]}: no such folder; give run folders, or one of several runs")
+            raise UserError(f"{runs[0]}: no such folder; give run folders, or one of several runs")
         out = runs[0] / "report.html"
     pack = None if data is None else folders.open_packed(data)
     path = write_report(out, runs, pack=pack, evaluations=evaluations, options=ReportOptions(title, images=images))

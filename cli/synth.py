@@ -28,12 +28,12 @@ def synth(studies, out, size, seed, jobs):
 
     For demos, tests and benchmarks. It says nothing about patients.
     """
-    from shards.errors import DataError
+    from shards.errors import UserError
     from shards.synthetic.plan import SyntheticOptions
     from shards.synthetic.release import write_release
 
     if size != "native" and not size.isdecimal():
-        raise DataError(f"size {size!r}: give pixels, for example 512, or native")
+        raise UserError(f"size {size!r}: give pixels, for example 512, or native")
     options = SyntheticOptions(studies, size if size == "native" else int(size), seed)
     summary = write_release(out, options, jobs=jobs or len(os.sched_getaffinity(0)))
     click.echo(

@@ -205,25 +205,25 @@ def train(data, out, stage, recipe, file, gpus, **given):
 
 
 def _check_start(before: Path, out: Path, what: str, chosen, stage: int | None) -> None:
-    """Raises DataError if the run to start from is not there, unless the run continues: it has weights of its own."""
-    from shards.errors import DataError
+    """Raises UserError if the run to start from is not there, unless the run continues: it has weights of its own."""
+    from shards.errors import UserError
 
     if before.is_dir() or (out / "last.pt").exists():
         return
     command = f"--recipe {chosen.starts_from}" if chosen else f"--stage {stage - 1}"
-    raise DataError(
+    raise UserError(
         f"{what} starts from {before}, which does not exist; run `cxrdali train {command}` first, or give the "
         "initial weights with --init"
     )
 
 
 def _check_source(source: Path, out: Path, chosen) -> None:
-    """Raises DataError if the run whose AP decides what is oversampled is not there, unless the run continues."""
-    from shards.errors import DataError
+    """Raises UserError if the run whose AP decides what is oversampled is not there, unless the run continues."""
+    from shards.errors import UserError
 
     if source.exists() or (out / "last.pt").exists():
         return
-    raise DataError(
+    raise UserError(
         f"recipe {chosen.name} oversamples by the AP of {source}, which does not exist; run `cxrdali train --recipe "
         f"{chosen.settings['oversample_from']}` first, or give a run or metrics with --oversample-from"
     )

@@ -21,7 +21,7 @@ from scipy.stats import rankdata
 from cxrdali import predictions as tables
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.csv import one_line, read_table
 from shards.storage.files import write_bytes
 
@@ -86,22 +86,22 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 def as_logits(table: Predictions, path: Path) -> Predictions:
     """The table if it holds logits, to be pooled; a CSV does not say, and counts as logits if a value leaves 0..1.
 
-    Raises DataError for probabilities: they saturate, so that their logits are lost.
+    Raises UserError for probabilities: they saturate, so that their logits are lost.
     """
     kind = table.provenance.kind
     unsaid = kind is None and ((table.values >= 0) & (table.values <= 1)).all()
     if kind == "probability" or unsaid:
         what = "every value lies within 0..1, as in a table of probabilities" if unsaid else "holds probabilities"
-        raise DataError(f"{path}: {what}, which saturate; give the table of logits that `cxrdali predict` writes")
+        raise UserError(f"{path}: {what}, which saturate; give the table of logits that `cxrdali predict` writes")
     return replace(table, provenance=replace(table.provenance, kind="logit"))
 
 
 def catalog_rows(table: Predictions, path: Path, dataset: PackedDataset) -> np.ndarray:
-    """Catalog row of each image: int64 [n]. Raises DataError if the dataset does not have one of them."""
+    """Catalog row of each image: int64 [n]. Raises UserError if the dataset does not have one of them."""
     rows = pd.Index(dataset.catalog["image_id"]).get_indexer(table.ids["image_id"])
     absent = table.ids["image_id"][rows < 0]
     if len(absent):
-        raise DataError(
+        raise UserError(
             f"{path}: image {first_of(absent)} is not in {dataset.root}; give the dataset it was predicted on"
         )
     return rows
@@ -114,24 +114,24 @@ def first_of(names: Collection[str]) -> str:
 
 
 def check_target(path: Path, *inputs: Path) -> None:
-    """Raises DataError if a table could not be written to `path`, or would replace one of those it is made from."""
+    """Raises UserError if a table could not be written to `path`, or would replace one of those it is made from."""
     if path.suffix not in (".parquet", ".csv"):
-        raise DataError(f"{path}: predictions are written as .parquet or .csv; change the file's suffix")
+        raise UserError(f"{path}: predictions are written as .parquet or .csv; change the file's suffix")
     check_writable(path)
     if path.resolve() in [each.resolve() for each in inputs]:
-        raise DataError(f"{path}: is a table that this one is made from; give another --out")
+        raise UserError(f"{path}: is a table that this one is made from; give another --out")
 
 
 def check_writable(path: Path) -> None:
-    """Raises DataError if no file could be written to `path` for want of a folder or of the right to."""
+    """Raises UserError if no file could be written to `path` for want of a folder or of the right to."""
     if not path.parent.is_dir():
-        raise DataError(f"{path.parent}: no such folder; make it, or give another --out")
+        raise UserError(f"{path.parent}: no such folder; make it, or give another --out")
     if not os.access(path.parent, os.W_OK):
-        raise DataError(f"{path.parent}: no permission to write there; give another --out")
+        raise UserError(f"{path.parent}: no permission to write there; give another --out")
 
 
 def read(path: Path) -> Predictions:
-    """Raises DataError naming file, column and value if the table is not one, or holds NaN or an id twice."""
+    """Raises UserError naming file, column and value if the table is not one, or holds NaN or an id twice."""
     try:
         data = path.read_bytes()
         if path.suffix == ".csv":
@@ -143,34 +143,34 @@ def read(path: Path) -> Predictions:
             stored = json.loads((arrow.schema.metadata or {}).get(b"cxrdali", b"{}"))
             provenance = _provenance(stored)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; `cxrdali predict` writes one") from None
-    except DataError:
+        raise UserError(f"{path}: no such file; `cxrdali predict` writes one") from None
+    except UserError:
         raise
     except Exception as error:  # arrow raises many kinds on damage
-        raise DataError(f"{path}: not a table of predictions ({one_line(str(error))}); predict again") from error
+        raise UserError(f"{path}: not a table of predictions ({one_line(str(error))}); predict again") from error
     missing = [name for name in ID_COLUMNS if name not in table.columns]
     if missing:
-        raise DataError(f"{path}: column {missing[0]!r} is missing; predictions start with {', '.join(ID_COLUMNS)}")
+        raise UserError(f"{path}: column {missing[0]!r} is missing; predictions start with {', '.join(ID_COLUMNS)}")
     findings = tuple(name for name in table.columns if name not in ID_COLUMNS)
     if not findings:
-        raise DataError(f"{path}: no column of a finding")
+        raise UserError(f"{path}: no column of a finding")
     if not len(table):
-        raise DataError(f"{path}: a header and no image; predict again")
+        raise UserError(f"{path}: a header and no image; predict again")
     if table[list(ID_COLUMNS)].isna().to_numpy().any() or (table["image_id"] == "").any():
-        raise DataError(f"{path}: an id or a view is missing; predict again")
+        raise UserError(f"{path}: an id or a view is missing; predict again")
     columns = []
     for name in findings:
         values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
         if table[name].dtype.kind in "mM":  # dates and durations would count as nanoseconds
-            raise DataError(f"{path}: finding {name!r} holds no numbers, but {table[name].dtype}")
+            raise UserError(f"{path}: finding {name!r} holds no numbers, but {table[name].dtype}")
         bad = ~(np.abs(values) <= np.finfo(np.float32).max)  # NaN, infinite, or too large for the table
         if bad.any():
             image, value = table["image_id"][bad].iloc[0], table[name][bad].iloc[0]
-            raise DataError(f"{path}: finding {name!r} is {str(value)!r} for image {image!r}, no number; predict again")
+            raise UserError(f"{path}: finding {name!r} is {str(value)!r} for image {image!r}, no number; predict again")
         columns.append(values.astype(np.float32))
     doubled = table["image_id"].duplicated()
     if doubled.any():
-        raise DataError(f"{path}: image {table.loc[doubled, 'image_id'].iloc[0]!r} stands in more than one row")
+        raise UserError(f"{path}: image {table.loc[doubled, 'image_id'].iloc[0]!r} stands in more than one row")
     return Predictions(table[list(ID_COLUMNS)].astype(str), findings, np.stack(columns, axis=1), provenance)
 
 
@@ -195,20 +195,20 @@ def match(
 ) -> tuple[np.ndarray, list[int]]:
     """Catalog rows of the table's images, and its columns in the order of the labels' findings.
 
-    Raises DataError for an image that dataset or labels do not have, or a finding that only one side has.
+    Raises UserError for an image that dataset or labels do not have, or a finding that only one side has.
     """
     rows = tables.catalog_rows(table, path, dataset)
     unlisted = [row for row in rows if labels.split[row] is None]
     if unlisted:
         image = dataset.catalog["image_id"].iloc[unlisted[0]]
-        raise DataError(
+        raise UserError(
             f"{path}: image {image!r} (and {len(unlisted) - 1} more) is not in labels {labels.name!r}; "
             "predict a split of these labels, or choose others with --labels"
         )
     differing = sorted(set(table.findings) ^ set(labels.findings))
     if differing:
         where = "the predictions" if differing[0] in table.findings else f"labels {labels.name!r}"
-        raise DataError(f"{path}: finding {differing[0]!r} is only in {where}; choose the labels it was trained on")
+        raise UserError(f"{path}: finding {differing[0]!r} is only in {where}; choose the labels it was trained on")
     return rows, [table.findings.index(name) for name in labels.findings]
 
 
@@ -267,5 +267,5 @@ def _shares(count: int, weights: Sequence[float] | None) -> np.ndarray:
     """Weights of sum 1: float64 [count]."""
     shares = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
     if shares.shape != (count,) or not np.isfinite(shares).all() or (shares <= 0).any():
-        raise DataError(f"weights {list(weights)}: give {count}, one per table, each above 0")
+        raise UserError(f"weights {list(weights)}: give {count}, one per table, each above 0")
     return shares / shares.sum()

@@ -4,9 +4,9 @@ Its message names the file, the value and the way out; the command line prints i
 """
 
 
-class DataError(Exception):
+class UserError(Exception):
     """A bad input, option or file. `str(error)` is one line a user can act on."""
 
 
-class LostTouch(DataError):
+class LostTouch(UserError):
     """Another process of this run ended or cannot be reached; what is wrong is said there."""

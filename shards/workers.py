@@ -20,19 +20,19 @@ import joblib
 from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 LOOK = 0.5  # seconds between two looks
 
 
 def run(tasks: Iterable, jobs: int, what: str) -> Iterator:
-    """Results of joblib's `tasks` as they finish. Raises DataError if a worker process dies; `what` names the work."""
+    """Results of joblib's `tasks` as they finish. Raises UserError if a worker process dies; `what` names the work."""
     try:
         yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
         if jobs > 1:  # joblib keeps idle workers, and at its end the process would wait for one that hangs
             get_reusable_executor(reuse=True).shutdown(kill_workers=True)
     except BrokenProcessPool as error:
-        raise DataError(
+        raise UserError(
             f"{what}: a worker process was killed (by the kernel, if memory ran out); give the same command again, "
             "with fewer --jobs if that was it"
         ) from error
@@ -45,12 +45,10 @@ class Watch:
     so that stopping everything (Ctrl-Z) and going on later is no stall.
     """
 
-    def __init__(self, folder: Path, images: int, stall: float, image_of: Callable[[int, int], str], progress: bool):
+    def __init__(self, folder: Path, images: int, stall: float, image_of: Callable[[int, int], str]):
         """`image_of(shard, place)` names the image that a stalled worker was at."""
         self._folder, self._images, self._stall, self._image_of = folder, images, stall, image_of
-        self._bar = tqdm(
-            total=images, unit=" images", desc="packing", disable=not progress or not images, smoothing=0.05
-        )
+        self._bar = tqdm(total=images, unit=" images", desc="packing", disable=None if images else True, smoothing=0.05)
         self._seen: dict[str, tuple[int, float]] = {}
         self._finished, self._clock, self._moved = 0, 0.0, (0, 0.0)
         self._stop = threading.Event()
@@ -71,8 +69,8 @@ class Watch:
         if error is None:
             self._bar.update(self._images - self._bar.n)
         self._bar.close()
-        if self.stalled and isinstance(error, DataError):
-            raise DataError(self.stalled) from error
+        if self.stalled and isinstance(error, UserError):
+            raise UserError(self.stalled) from error
 
     def _follow(self) -> None:
         before = time.monotonic()

@@ -30,7 +30,7 @@ def pack_folder(release_folder, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("packed") / "pack"
     options = PackOptions(sizes=(Size(48), Size(56, raw=True), Size(64)), shard_images=16)
-    pack(open_release(release_folder), out, options, progress=False)
+    pack(open_release(release_folder), out, options)
     return out
 
 

@@ -254,9 +254,9 @@ def packed(work: Path, scale: Scale) -> PackedDataset:
     if not (folder / DATASET).exists():
         shutil.rmtree(release, ignore_errors=True)  # a release that was cut short is drawn anew
         started = time.perf_counter()
-        summary = write_release(release, SyntheticOptions(scale.studies, scale.drawn, scale.seed), progress=False)
+        summary = write_release(release, SyntheticOptions(scale.studies, scale.drawn, scale.seed))
         wanted = PackOptions(tuple(Size(size) for size in scale.sizes), shard_images=512)
-        pack(open_release(release), folder, wanted, jobs=1, progress=False)
+        pack(open_release(release), folder, wanted, jobs=1)
         print(f"  drew and packed {summary.images:,} images: {time.perf_counter() - started:.0f} s", flush=True)
     shutil.rmtree(release, ignore_errors=True)
     return PackedDataset.open(folder)
@@ -322,7 +322,7 @@ class Seed:
         out, record = self.folder / name, self.record(name)
         whole = not (out / runs.LAST).exists()
         started = time.process_time()
-        summary = train(settings, self.dataset, out, say=lambda _: None, progress=False)
+        summary = train(settings, self.dataset, out)
         if not summary.already_finished or not record.exists():
             seconds = round(time.process_time() - started, 1) if whole else None  # of a part it would mislead
             write_bytes(record, json_bytes({"cpu_seconds": seconds}))
@@ -357,7 +357,7 @@ class Seed:
         if self.file(table).exists():
             return
         options = {"labels": LABELS, "tta": tta, "batch": 64, "device": "cpu", "threads": 1, "progress": False}
-        parts = [predict(self.folder / run, self.dataset, split, say=lambda _: None, **options) for split in splits]
+        parts = [predict(self.folder / run, self.dataset, split, **options) for split in splits]
         ids = pd.concat([part.ids for part in parts], ignore_index=True)
         provenance = replace(parts[0].provenance, split=" and ".join(splits))
         whole = Predictions(ids, parts[0].findings, np.concatenate([part.values for part in parts]), provenance)

@@ -167,9 +167,9 @@ def learnability(folder: Path, mix: str, studies: int, sizes: tuple[int, ...], o
 
 
 def _packed(folder: Path, options: SyntheticOptions, sizes: tuple[int, ...]) -> PackedDataset:
-    write_release(folder / "release", options, progress=False)
+    write_release(folder / "release", options)
     wanted = PackOptions(tuple(Size(size) for size in sizes), shard_images=512)
-    pack(open_release(folder / "release"), folder / "packed", wanted, jobs=1, progress=False)
+    pack(open_release(folder / "release"), folder / "packed", wanted, jobs=1)
     shutil.rmtree(folder / "release")
     return PackedDataset.open(folder / "packed")
 
@@ -183,9 +183,9 @@ def _learn(
         labels=LABELS, threads=1, device="cpu", folds=10,
     )  # fmt: skip
     started = time.process_time()
-    train(settings, learn, run, say=lambda _: None, progress=False)
+    train(settings, learn, run)
     seconds = time.process_time() - started
-    values = predict(run, test, "all", batch=64, device="cpu", threads=1, say=lambda _: None, progress=False)
+    values = predict(run, test, "all", batch=64, device="cpu", threads=1)
     labels = test.labels(LABELS)
     truth = targets(labels, "negative")[test.packed]
     frontal = (test.catalog["view"][test.packed] == "frontal").to_numpy()
@@ -247,9 +247,9 @@ def groups(rows: list[dict]) -> list[dict]:
 
 def drawing(folder: Path, size: int | str, studies: int) -> dict:
     """CPU seconds per 1,000 images of one process, drawn, encoded and written, and bytes per image."""
-    write_release(folder / f"warm-{size}", SyntheticOptions(1, size, seed=9), progress=False)  # makes the noise
+    write_release(folder / f"warm-{size}", SyntheticOptions(1, size, seed=9))  # makes the noise
     started = time.process_time()
-    summary = write_release(folder / f"drawn-{size}", SyntheticOptions(studies, size, seed=9), progress=False)
+    summary = write_release(folder / f"drawn-{size}", SyntheticOptions(studies, size, seed=9))
     seconds = time.process_time() - started
     return {
         "drawing": size,

@@ -44,7 +44,7 @@ from cxrdali.models.losses import LOSSES, Loss
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.packing.rendition import Size
@@ -88,11 +88,11 @@ def threads_needed(demand: float, supply: Mapping[int, float], headroom: float =
 def prepare(options: argparse.Namespace, folder: Path) -> dict[bool, PackedDataset]:
     """The same images packed as JPEG (False) and raw (True), in the page cache."""
     sizes = [stage.size for stage in options.stages]
-    write_release(folder / "release", SyntheticOptions(options.studies, max(sizes)), jobs=_cores(), progress=False)
+    write_release(folder / "release", SyntheticOptions(options.studies, max(sizes)), jobs=_cores())
     found = {}
     for raw in (False, True):
         wanted = PackOptions(tuple(Size(size, raw) for size in sizes))
-        pack(open_release(folder / "release"), folder / str(raw), wanted, jobs=_cores(), progress=False)
+        pack(open_release(folder / "release"), folder / str(raw), wanted, jobs=_cores())
         found[raw] = PackedDataset.open(folder / str(raw))
     return found
 
@@ -342,7 +342,7 @@ def main() -> None:
             where = f"{environment['cores']} cores, {environment['gpu'] or 'no GPU'}, warm cache"
             print(f"{environment['cpu']}, {where}; about {_minutes(options):.1f} minutes")
             rows = [row for stage in options.stages for row in measure_stage(data, stage, options)]
-    except DataError as error:
+    except UserError as error:
         sys.exit(str(error))
     if options.save:
         path = results.save([{"data": "synthetic", **row} for row in rows], environment, options.save, "demand")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import simplejpeg
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 WORKER = Path(__file__).with_name("ffcv_worker.py")
 MODES = ("jpeg", "raw", "gray")
@@ -76,7 +76,7 @@ class Ffcv:
                     env={**os.environ, "NUMBA_NUM_THREADS": str(threads)},
                 )
             except OSError as error:
-                raise DataError(_no_start(python, error)) from error
+                raise UserError(_no_start(python, error)) from error
         opened = self._ask(
             files=[str(path.resolve()) for path in files],
             beton=str(self.file.resolve()),
@@ -115,7 +115,7 @@ class Ffcv:
         except (BrokenPipeError, json.JSONDecodeError) as error:
             self._process.kill()
             self._process.wait()
-            raise DataError(f"FFCV in {self._python} failed: {_last_line(self._log.read_text())}") from error
+            raise UserError(f"FFCV in {self._python} failed: {_last_line(self._log.read_text())}") from error
 
 
 contender = Ffcv  # as benchmarks.loader names what it opens
@@ -123,7 +123,7 @@ contender = Ffcv  # as benchmarks.loader names what it opens
 
 def _check_option(name: str, value: str | None, choices: Sequence[str | None]) -> None:
     if value not in choices:
-        raise DataError(f"FFCV's {name} {value!r}: choose one of {', '.join(map(str, choices))}")
+        raise UserError(f"FFCV's {name} {value!r}: choose one of {', '.join(map(str, choices))}")
 
 
 def _check_sizes(files: Sequence[Path], size: int) -> None:
@@ -132,9 +132,9 @@ def _check_sizes(files: Sequence[Path], size: int) -> None:
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise DataError(f"{path}: no JPEG that FFCV can be given ({error})") from error
+            raise UserError(f"{path}: no JPEG that FFCV can be given ({error})") from error
         if (height, width) != (size, size):
-            raise DataError(f"{path}: {width} x {height} pixels; FFCV is given files of {size} x {size}")
+            raise UserError(f"{path}: {width} x {height} pixels; FFCV is given files of {size} x {size}")
 
 
 def _command(python: Path) -> list[str]:

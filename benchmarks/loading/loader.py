@@ -118,7 +118,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Data:
             limit=options.images,
             shard_images=math.ceil(options.images / SHARDS),
         )
-        pack(release, folder / name, wanted, jobs=cores(), progress=False)
+        pack(release, folder / name, wanted, jobs=cores())
     native = _release(options.native, folder / "native", options.native_images, "native")
     paths = native.images["path"].sort_values()[: options.native_images]
     packed = PackedDataset.open(folder / "jpeg")
@@ -134,7 +134,7 @@ def _release(source: Path | None, folder: Path, images: int, size: int | str) ->
     """The given release, or a synthetic one with about as many images."""
     if source is None:
         studies = studies_for(images)
-        write_release(folder, SyntheticOptions(studies, size, SEED), jobs=cores(), progress=False)
+        write_release(folder, SyntheticOptions(studies, size, SEED), jobs=cores())
     return open_release(source or folder)
 
 

@@ -176,7 +176,7 @@ def _pack_once(source: Path, out: Path, jobs: int, shard_images: int) -> Run:
     """Reading the release's tables is not timed: it does not grow with the bytes of the images."""
     release = open_release(source)
     wanted = PackOptions(sizes=tuple(Size(size) for size in SIZES), quality=QUALITY, shard_images=shard_images)
-    run = results.timed(lambda: pack(release, out, wanted, jobs=jobs, progress=False).packed)
+    run = results.timed(lambda: pack(release, out, wanted, jobs=jobs).packed)
     _end_workers(jobs)
     return run
 
@@ -251,7 +251,7 @@ def measure_verify(release: Path, folder: Path, options: argparse.Namespace) -> 
     packed = folder / "verified"
     wanted = PackOptions(sizes=(Size(VERIFIED, raw=True),), shard_images=options.shard_images)
     jobs = 1  # the start of a second process would take longer than its share of the hashing
-    pack(open_release(release), packed, wanted, jobs=max(options.jobs), progress=False)
+    pack(open_release(release), packed, wanted, jobs=max(options.jobs))
     tars = sorted(packed.glob("*/*.tar"))
     size = sum(path.stat().st_size for path in tars)
     hashes = [joblib.delayed(sha256_file)(path) for path in tars]
@@ -261,7 +261,7 @@ def measure_verify(release: Path, folder: Path, options: argparse.Namespace) -> 
         return size
 
     def checked(deep: bool) -> int:
-        found = verify(packed, deep, jobs, progress=False)
+        found = verify(packed, deep, jobs)
         assert not found.problems, found.problems
         return size
 
@@ -330,7 +330,7 @@ def _many_files(folder: Path, images: int) -> None:
 def _pack_small(folder: Path, out: Path, jobs: int) -> Run:
     release = open_table(folder / "table.csv", COLUMNS, folder)
     wanted = PackOptions(sizes=(Size(SMALL_SIZE),), shard_images=SMALL_SHARD)
-    run = results.timed(lambda: pack(release, out, wanted, jobs=jobs, progress=False).packed)
+    run = results.timed(lambda: pack(release, out, wanted, jobs=jobs).packed)
     _end_workers(jobs)
     return run
 
@@ -365,7 +365,7 @@ def main() -> None:
         if options.source is None:
             studies = studies_for(options.images)
             cores = len(os.sched_getaffinity(0))
-            write_release(source, SyntheticOptions(studies, "native"), jobs=cores, progress=False)
+            write_release(source, SyntheticOptions(studies, "native"), jobs=cores)
         files = _files(source)
         options.shard_images = math.ceil(len(files) / options.shards)
         print(f"{environment['cpu']}, {environment['cores']} cores, {len(files)} files, sizes {SIZES}, warm cache")

@@ -122,17 +122,17 @@ def measured(options: argparse.Namespace) -> list[dict]:
         multiprocessing.forkserver.ensure_running()  # its imports take seconds; meanwhile data is made
     from benchmarks.training.stages_run import measure
     from cxrdali.runtime.device import Hardware
-    from shards.errors import DataError
+    from shards.errors import UserError
 
     try:
         Hardware.resolve(options.device, options.precision)
-    except DataError as error:
+    except UserError as error:
         sys.exit(f"{error}; --real --quick tries the same out on a CPU" if options.real else str(error))
     environment = results.environment("benchmarks.training.stages", options.device)
     with tempfile.TemporaryDirectory(prefix="cxrdali-bench-", dir=options.work) as folder:
         try:
             rows = measure(options, Path(folder))
-        except (DataError, ValueError) as error:
+        except (UserError, ValueError) as error:
             sys.exit(str(error))
     if options.save:
         path = results.save(rows, environment, options.save, "stages")

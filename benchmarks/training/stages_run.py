@@ -31,7 +31,7 @@ from cxrdali.runs.folder import read_config
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.trainer import RunSummary, train
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.packing.rendition import Size
@@ -105,7 +105,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> list[Comparison]:
             more = [int(size) for size in options.packed.split(",")] if options.packed else []
             sizes = sorted({*more, *(stage.size for stage in (*two, *three))})
             drawn = SyntheticOptions(options.studies, max(options.drawn, *sizes), seed=0)
-            write_release(folder / "release", drawn, jobs=_cores(), progress=False)
+            write_release(folder / "release", drawn, jobs=_cores())
             _pack(folder / "release", packed, sizes)
         dataset = PackedDataset.open(packed)
         ours = Feed(dataset, Loader, options.arch, "imagenet", OURS)
@@ -120,7 +120,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> list[Comparison]:
         if release is None:
             release = folder / "native"
             drawn = SyntheticOptions(options.native_studies, "native", seed=1)
-            write_release(release, drawn, jobs=_cores(), progress=False)
+            write_release(release, drawn, jobs=_cores())
         images = open_release(release).images
         if options.real:
             # a worker makes whole batches: only thousands of rows keep all of them busy, and few files serve for times
@@ -143,13 +143,13 @@ def prepare(options: argparse.Namespace, folder: Path) -> list[Comparison]:
 
 
 def check_shared_memory(stages: Sequence[Stage], workers: int, folder: Path = Path("/dev/shm")) -> None:
-    """Raises DataError if the paper's float32 RGB batches, two ahead per worker, do not fit: workers would die."""
+    """Raises UserError if the paper's float32 RGB batches, two ahead per worker, do not fit: workers would die."""
     if not folder.is_dir():
         return
     needed = 2 * workers * max(12 * stage.batch * stage.size**2 for stage in stages)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise DataError(
+        raise UserError(
             f"{folder}: the paper's loader with {workers} workers needs {needed / 2**30:.1f} GiB for its batches, "
             f"{free / 2**30:.1f} GiB are free; make it larger, or leave native files out with --comparisons"
         )
@@ -162,7 +162,7 @@ def _in_whole_rounds(comparison: Comparison, workers: int) -> Comparison:
 
 def _pack(release: Path, out: Path, sizes: Sequence[int]) -> None:
     wanted = PackOptions(tuple(Size(size) for size in sizes))
-    pack(open_release(release), out, wanted, jobs=_cores(), progress=False)
+    pack(open_release(release), out, wanted, jobs=_cores())
 
 
 def _stages(text: str) -> tuple[Stage, ...]:
@@ -182,7 +182,7 @@ class WholeBatches:
 
     def __call__(self, dataset: PackedDataset, rows: np.ndarray, options, *, drop_last: bool = False, **rest):
         if drop_last and len(rows) < self.multiple:
-            raise DataError(
+            raise UserError(
                 f"{dataset.root}: {len(rows)} images to train, whole batches of all stages need {self.multiple}; "
                 "give more --studies or --native-studies"
             )
@@ -226,7 +226,7 @@ def _run_stage(settings: TrainSettings, feed: Feed, multiple: int, out: Path) ->
     """The trainer's summary, and the seconds in which its loaders were closed."""
     loader = WholeBatches(feed.loader, multiple, [])
     with _empty_cache(settings.compile):
-        summary = train(settings, feed.dataset, out, say=_quiet, progress=False, loader=loader)
+        summary = train(settings, feed.dataset, out, loader=loader)
     trained = time.perf_counter()
     loader.made.clear()
     return summary, time.perf_counter() - trained

@@ -58,7 +58,7 @@ from benchmarks.training.step_run import (  # fmt: skip
 )
 from cxrdali.runtime.device import Hardware
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 
 STAGES = {"cuda": "224:256,320:128,384:80,512:48", "cpu": "64:32,96:16"}
 ARCH = {"cuda": "tf_efficientnetv2_s.in21k_ft_in1k", "cpu": "resnet10t"}
@@ -206,7 +206,7 @@ def main() -> None:
                     count += 1
                     if options.save:
                         path = results.save([{**common, **asdict(stage), **row}], environment, options.save, "step")
-    except DataError as error:
+    except UserError as error:
         sys.exit(str(error))
     if options.save:
         print(f"{count} rows -> {path}")

@@ -78,9 +78,9 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[PackedDataset, d
     """Images packed at the stages' sizes, and by size a folder of the same files, for timm: all in the page cache."""
     sizes = sorted({stage.size for stage in options.stages})
     cores = len(os.sched_getaffinity(0))
-    write_release(folder / "release", SyntheticOptions(options.studies, max(sizes)), jobs=cores, progress=False)
+    write_release(folder / "release", SyntheticOptions(options.studies, max(sizes)), jobs=cores)
     wanted = PackOptions(tuple(Size(size) for size in sizes))
-    pack(open_release(folder / "release"), folder / "pack", wanted, jobs=cores, progress=False)
+    pack(open_release(folder / "release"), folder / "pack", wanted, jobs=cores)
     dataset, files = PackedDataset.open(folder / "pack"), {}
     for size in sizes:
         files[size] = folder / f"files{size}"

@@ -22,15 +22,15 @@ gpus_option = click.option(
 def shared_out(gpus: int | None, device: str) -> bool:
     """Run this very command in `gpus` processes, if that is more than one and this is not one of them already.
 
-    True: it is done. Raises DataError if there are fewer GPUs, or a process died.
+    True: it is done. Raises UserError if there are fewer GPUs, or a process died.
     """
     from cxrdali.runtime.distributed import check_gpus
     from cxrdali.runtime.torchrun import started_by_torchrun
-    from shards.errors import DataError
+    from shards.errors import UserError
 
     if gpus is None or started_by_torchrun():
         if gpus is not None and gpus != int(os.environ["LOCAL_WORLD_SIZE"]):
-            raise DataError(f"--gpus {gpus}: torchrun started {os.environ['LOCAL_WORLD_SIZE']} here; leave --gpus out")
+            raise UserError(f"--gpus {gpus}: torchrun started {os.environ['LOCAL_WORLD_SIZE']} here; leave --gpus out")
         return False
     if device != "cpu":
         check_gpus(gpus)
@@ -46,7 +46,7 @@ def _launch(processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from shards.errors import DataError
+    from shards.errors import UserError
 
     for name in list(logging.root.manager.loggerDict):  # each has a level of its own
         if name.startswith("torch.distributed"):
@@ -68,7 +68,7 @@ def _launch(processes: int) -> None:
         _, first = error.get_first_failure()
         if first.exitcode > 0:  # it has said why
             sys.exit(first.exitcode)
-        raise DataError(
+        raise UserError(
             f"rank {next(rank for rank, each in error.failures.items() if each is first)} (process {first.pid}) was "
             f"ended by {first.signal_name()}, and the others with it (if memory ran out, by the kernel); the same "
             "command continues"

@@ -40,15 +40,15 @@ def learn(fit, source: Path, method: str, data: Path | None, labels: str | None,
 
 
 def check_json(path: Path, *inputs: Path) -> None:
-    """Raises DataError if rules could not be written to `path`, or would replace a file they are made from."""
+    """Raises UserError if rules could not be written to `path`, or would replace a file they are made from."""
     from cxrdali.predictions import check_writable
-    from shards.errors import DataError
+    from shards.errors import UserError
 
     if path.suffix != ".json":
-        raise DataError(f"{path}: rules are written as .json; change the file's suffix")
+        raise UserError(f"{path}: rules are written as .json; change the file's suffix")
     check_writable(path)
     if path.resolve() in [each.resolve() for each in inputs]:
-        raise DataError(f"{path}: is a file that this one is made from; give another name")
+        raise UserError(f"{path}: is a file that this one is made from; give another name")
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -12,7 +12,7 @@ def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
     from cxrdali.train.trainer import train
 
     try:
-        summary = train(settings, dataset, out, say=click.echo, recipe=recipe)
+        summary = train(settings, dataset, out, recipe=recipe)
     except Stopped as stop:
         click.echo(str(stop), err=True)
         sys.exit(128 + stop.signal)

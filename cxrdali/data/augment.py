@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from cxrdali.data.order import AUGMENT, stream
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.randomness import raw_words, unit_floats
 
 CUTOUTS = ("fixed", "random", "off")
@@ -38,16 +38,16 @@ class AugmentOptions:
     def __post_init__(self):
         for name in ("hflip", "vflip", "cutout_probability", "side"):
             if not 0 <= getattr(self, name) <= 1:
-                raise DataError(f"{name} {getattr(self, name)}: 0 to 1")
+                raise UserError(f"{name} {getattr(self, name)}: 0 to 1")
         if self.cutout not in CUTOUTS:
-            raise DataError(f"cutout {self.cutout!r}: choose one of {', '.join(CUTOUTS)}")
+            raise UserError(f"cutout {self.cutout!r}: choose one of {', '.join(CUTOUTS)}")
 
 
 def options_of(flips: str, cutout: str) -> AugmentOptions | None:
     """A run's augmentation by its settings; None for none at all. flips: both (each with probability 0.5), horizontal
     or none."""
     if flips not in FLIPS:
-        raise DataError(f"flips {flips!r}: choose one of {', '.join(FLIPS)}")
+        raise UserError(f"flips {flips!r}: choose one of {', '.join(FLIPS)}")
     if flips == "none" and cutout == "off":
         return None
     return AugmentOptions(hflip=0.0 if flips == "none" else 0.5, vflip=0.5 if flips == "both" else 0.0, cutout=cutout)

@@ -50,7 +50,7 @@ class CopyAhead:
     def wait(self, start: int, stop: int) -> None:
         """Return when the shards of the images at [start, stop) are here and mapped; the mirror counts the seconds.
 
-        Shards of which no image is within reach any more are released. Raises DataError if one cannot be copied.
+        Shards of which no image is within reach any more are released. Raises UserError if one cannot be copied.
         """
         self._release(stop - self._reach)
         last = self._window(stop - 1)
@@ -141,7 +141,7 @@ def whole(stored: StoredSize, rows: np.ndarray) -> Windows:
 def depth(stored: StoredSize, windows: Windows, start: int, reach: int, ranks: int = 1) -> int:
     """How many windows beyond the one in use are asked for: as many as it takes for every thread to have a shard.
 
-    Fewer if the cache cannot hold more at a time. Raises DataError if it cannot even hold those in use.
+    Fewer if the cache cannot hold more at a time. Raises UserError if it cannot even hold those in use.
     """
     wanted = -(-COPIES // len(windows[0][1])) if len(windows) > 1 else 0
     limit = stored.mirror.cache.limit

@@ -3,7 +3,7 @@
 Contract. A batch is (images uint8 [B, 1, S, S], 0..255, on the loader's device; rows int64 [B], CPU). Training
 drops the last partial batch; evaluation returns every row once, in the order given. Rows and pixels depend on
 rows, seed, epoch and position alone: not on threads, prefetching or where an epoch was resumed. A batch stays
-valid for as long as it is held. A sample that the decoder refuses raises DataError with shard and key (it does
+valid for as long as it is held. A sample that the decoder refuses raises UserError with shard and key (it does
 not notice all damage: hashes do, see `cxrdali verify`); the loader can be iterated again afterwards. Iterating
 anew begins the epoch again and abandons an iteration that was left half-way.
 """
@@ -26,7 +26,7 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import batch_bounds, dealt, global_order, shard_windows, share_of, windowed_order
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 class Batch(NamedTuple):
@@ -62,12 +62,12 @@ class Loader:
         self._plan: _EpochPlan | None = None
         rows = np.ascontiguousarray(rows, dtype=np.int64)
         if not len(rows):
-            raise DataError(f"{dataset.root}: no rows to load; choose another split or pack more images")
+            raise UserError(f"{dataset.root}: no rows to load; choose another split or pack more images")
         if not dataset.packed[rows].all():
             bad = rows[~dataset.packed[rows]][0]
-            raise DataError(f"{dataset.root}: row {bad} was rejected at packing (see rejects.csv); leave it out")
+            raise UserError(f"{dataset.root}: row {bad} was rejected at packing (see rejects.csv); leave it out")
         if drop_last and len(rows) < options.batch:
-            raise DataError(
+            raise UserError(
                 f"{dataset.root}: {len(rows)} training images make no batch of {options.batch}; "
                 "use a smaller --batch or pack more images"
             )
@@ -219,7 +219,7 @@ class Loader:
         # [B, S, S, 1] and [B, 1, S, S] are the same bytes for one channel
         return images.view(images.shape[0], 1, *images.shape[1:3])
 
-    def _damage(self, rows: list[int], error: RuntimeError) -> DataError:
+    def _damage(self, rows: list[int], error: RuntimeError) -> UserError:
         """Which sample it was: DALI does not say, so the batches in flight are decoded one by one."""
         stored = self._mapped.stored
         for row in rows:
@@ -232,12 +232,12 @@ class Loader:
                 fault = str(decode_error).strip()
             if fault:
                 path = stored.paths[stored.shard[row]]
-                return DataError(
+                return UserError(
                     f"{path}: sample {self.dataset.key(row)!r} is damaged ({fault}); run `cxrdali verify "
                     f"{self.dataset.root}`, then restore the shard or pack again"
                 )
         first_line = str(error).strip().splitlines()[0]
-        return DataError(f"{self.dataset.root}: DALI failed on size {stored.pixels}: {first_line}")
+        return UserError(f"{self.dataset.root}: DALI failed on size {stored.pixels}: {first_line}")
 
 
 def nearest_stored(dataset: PackedDataset, size: int) -> int:
@@ -245,7 +245,7 @@ def nearest_stored(dataset: PackedDataset, size: int) -> int:
     larger = [pixels for pixels in dataset.sizes if pixels >= size]
     if not larger:
         stored = ", ".join(map(str, dataset.sizes)) or "none"
-        raise DataError(
+        raise UserError(
             f"{dataset.root}: no rendition of {size} pixels or more is stored (stored: {stored}); "
             f"choose a smaller --size or pack again with --sizes ...,{size}"
         )

@@ -7,7 +7,7 @@ import torch
 from cxrdali.data import pipeline
 from cxrdali.data.order import ORDERS
 from cxrdali.runtime.limits import default_threads
-from shards.errors import DataError
+from shards.errors import UserError
 
 LANES = 2
 
@@ -30,15 +30,15 @@ class LoaderOptions:
     def __post_init__(self):
         for name in ("size", "batch", "prefetch", "window"):
             if getattr(self, name) < 1:
-                raise DataError(f"{name} {getattr(self, name)}: at least 1")
+                raise UserError(f"{name} {getattr(self, name)}: at least 1")
         if self.threads is not None and self.threads < 1:
-            raise DataError(f"threads {self.threads}: at least 1")
+            raise UserError(f"threads {self.threads}: at least 1")
         if self.decode not in pipeline.MODES:
-            raise DataError(f"decode {self.decode!r}: choose one of {', '.join(pipeline.MODES)}")
+            raise UserError(f"decode {self.decode!r}: choose one of {', '.join(pipeline.MODES)}")
         if self.order not in ORDERS:
-            raise DataError(f"order {self.order!r}: choose one of {', '.join(ORDERS)}")
+            raise UserError(f"order {self.order!r}: choose one of {', '.join(ORDERS)}")
         if self.decode in ("mixed", "hybrid") and not self.device.startswith("cuda"):
-            raise DataError(f"decode {self.decode!r} needs a GPU, the device is {self.device!r}; use --decode cpu")
+            raise UserError(f"decode {self.decode!r} needs a GPU, the device is {self.device!r}; use --decode cpu")
 
     @property
     def device_id(self) -> int | None:

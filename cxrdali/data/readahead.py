@@ -22,7 +22,7 @@ import numpy as np
 from cxrdali.data.options import LAG
 from cxrdali.runtime.limits import memory_available
 from shards.dataset.mapped import MappedSize
-from shards.errors import DataError
+from shards.errors import UserError
 
 PIECE = 2**20  # bytes per read
 GAP = 2**18  # bytes between two images up to which both are read in one go: a seek costs more on any slow disk
@@ -57,7 +57,7 @@ class ReadAhead:
         self._there = [threading.Event() for _ in windows]
         self._wanted: SimpleQueue[int | None] = SimpleQueue()
         self._asked = self._window(start)  # windows before it are read, being read or not needed
-        self._error: DataError | None = None
+        self._error: UserError | None = None
         self._closed = False
         if windows and start < len(order):
             # a daemon: a read that hangs on a lost network disk must not keep the process from ending
@@ -65,7 +65,7 @@ class ReadAhead:
             self._ask(self._asked)
 
     def wait(self, start: int, stop: int) -> None:
-        """Return when the images at [start, stop) are in memory. Raises DataError if a shard cannot be read."""
+        """Return when the images at [start, stop) are in memory. Raises UserError if a shard cannot be read."""
         if not self._windows:
             return
         last = self._window(stop - 1)
@@ -108,7 +108,7 @@ class ReadAhead:
                 self._ready(window)
             try:
                 self._read(window, piece)
-            except DataError as error:  # for the consumer, who waits for this window or will
+            except UserError as error:  # for the consumer, who waits for this window or will
                 self._error = self._error or error
             self._there[window].set()
             if window == len(self._windows) - 1:
@@ -131,10 +131,10 @@ class ReadAhead:
                         room = memoryview(piece)[: end - begin]
                         count = os.preadv(file.fileno(), [room], begin)  # without the GIL
                         if not count:
-                            raise DataError(f"{path}: ends at byte {begin}, it was cut while in use; copy it again")
+                            raise UserError(f"{path}: ends at byte {begin}, it was cut while in use; copy it again")
                         begin += count
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); check the disk and copy it again") from error
+            raise UserError(f"{path}: cannot be read ({error.strerror}); check the disk and copy it again") from error
 
 
 def spans(offset: np.ndarray, length: np.ndarray) -> list[tuple[int, int]]:

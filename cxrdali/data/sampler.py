@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cxrdali.data.order import DRAWS, stream
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.randomness import raw_words, unit_floats
 
 SAMPLERS = ("natural", "class-balanced", "sqrt", "progressive")
@@ -53,7 +53,7 @@ class Sampler:
     def make(cls, name: str, rows: np.ndarray, targets: np.ndarray, seed: int, epochs: int) -> "Sampler | None":
         """None for natural. targets: float32 [all rows, F]."""
         if name not in SAMPLERS:
-            raise DataError(f"sampler {name!r}: choose one of {', '.join(SAMPLERS)}")
+            raise UserError(f"sampler {name!r}: choose one of {', '.join(SAMPLERS)}")
         if name == "natural":
             return None
         weights = rarest_count(targets[rows]) ** (-0.5 if name == "sqrt" else -1.0)

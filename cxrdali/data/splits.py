@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold
 
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import sha256_bytes
 
 GROUPS = ("subject", "study")
@@ -31,21 +31,21 @@ class FoldOptions:
 
     def __post_init__(self):
         if self.group not in GROUPS:
-            raise DataError(f"group {self.group!r}: choose one of {', '.join(GROUPS)}")
+            raise UserError(f"group {self.group!r}: choose one of {', '.join(GROUPS)}")
         if self.folds < 2:
-            raise DataError(f"folds {self.folds}: at least 2")
+            raise UserError(f"folds {self.folds}: at least 2")
         if not 0 <= self.fold < self.folds:
-            raise DataError(f"fold {self.fold}: 0 to {self.folds - 1}")
+            raise UserError(f"fold {self.fold}: 0 to {self.folds - 1}")
 
 
 def train_and_validation(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the released training split, divided by scikit-learn's GroupKFold: int64 [n], int64 [m]."""
     released = released_rows(dataset, labels, "train")
     if not len(released):
-        raise DataError(f"{dataset.root}: labels {labels.name!r} have no packed image in their training split")
+        raise UserError(f"{dataset.root}: labels {labels.name!r} have no packed image in their training split")
     groups = group_codes(dataset, options.group)[released]
     if len(np.unique(groups)) < options.folds:
-        raise DataError(
+        raise UserError(
             f"{dataset.root}: {len(np.unique(groups))} {options.group} groups in the training split of "
             f"{labels.name!r}, {options.folds} folds need at least as many; pack more images"
         )
@@ -66,10 +66,10 @@ def select(dataset: PackedDataset, labels: Labels, split: str, options: FoldOpti
     if split in ("train", "val"):
         return train_and_validation(dataset, labels, options)[split == "val"]
     if split not in SPLITS:
-        raise DataError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
+        raise UserError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
     rows = released_rows(dataset, labels, split)
     if not len(rows):
-        raise DataError(f"{dataset.root}: labels {labels.name!r} have no packed image in split {split!r}")
+        raise UserError(f"{dataset.root}: labels {labels.name!r} have no packed image in split {split!r}")
     return rows
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from shards.dataset.labels import Labels
-from shards.errors import DataError
+from shards.errors import UserError
 
 UNCERTAIN = ("negative", "positive", "ignore")
 
@@ -14,7 +14,7 @@ def targets(labels: Labels, uncertain: str = "negative") -> np.ndarray:
     The label table keeps -1 and blank as they are; this choice is made per run.
     """
     if uncertain not in UNCERTAIN:
-        raise DataError(f"uncertain {uncertain!r}: choose one of {', '.join(UNCERTAIN)}")
+        raise UserError(f"uncertain {uncertain!r}: choose one of {', '.join(UNCERTAIN)}")
     values = labels.values.astype(np.float32)
     doubtful = {"negative": 0.0, "positive": 1.0, "ignore": np.nan}[uncertain]
     values[labels.values == -1] = doubtful
@@ -32,11 +32,11 @@ def counts(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def check_labelled(labels: Labels, rows: np.ndarray, what: str) -> None:
-    """Raises DataError if no finding has a value in `rows`: such a split was released without labels."""
+    """Raises UserError if no finding has a value in `rows`: such a split was released without labels."""
     blank = (labels.values[rows] == Labels.BLANK).all(axis=0)
     # one finding that is never mentioned is a fact of the release; all of them are a table without labels
     if blank.all():
-        raise DataError(
+        raise UserError(
             f"labels {labels.name!r} have no findings for {what}: the split was released without them; "
             "choose another split, or another label release with --labels"
         )

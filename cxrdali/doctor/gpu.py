@@ -11,7 +11,7 @@ from cxrdali.doctor.machine import in_gib
 from cxrdali.doctor.software import (
     _line,
 )
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 def dali_check(wheels: list[str], device_id: int | None) -> Check:
@@ -19,7 +19,7 @@ def dali_check(wheels: list[str], device_id: int | None) -> Check:
     name = "DALI" if device_id is None else f"DALI, GPU {device_id}"
     try:
         dali.load()
-    except (DataError, OSError) as error:
+    except (UserError, OSError) as error:
         found, _, fix = str(error).partition("; ")
         return Check(name, "wrong", found, fix or f"pip install --force-reinstall {dali.WHEELS[0]}")
     what = f"{wheels[0]} {version(wheels[0])}" if wheels else "of an unknown wheel"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cxrdali.doctor.check import OTHER_FILES, Check
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import only_one, write_bytes
 from shards.storage.remote import is_remote
 
@@ -72,7 +72,7 @@ def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Itera
             dataset = PackedDataset.open(root, Cache(Path(scratch)))
             sizes = {pixels: dataset.info["sizes"][str(pixels)]["shards"] for pixels in dataset.sizes}
         labels = dataset.label_names
-    except (DataError, OSError, ImportError) as error:
+    except (UserError, OSError, ImportError) as error:
         unreadable = isinstance(error, OSError) and error.strerror
         found, _, fix = (f"{root}: {error.strerror}" if unreadable else str(error)).partition("; ")
         absent = not required and not is_remote(root) and not os.path.lexists(root)

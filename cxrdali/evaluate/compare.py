@@ -32,7 +32,7 @@ from cxrdali.predictions import sigmoid
 from cxrdali.runs import folder as runs_on_disk
 from cxrdali.runs.reader import Run
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
 
 TESTED = ("mAP", *(f"mAP_{group}" for group in GROUPS), "macro_AUROC")
@@ -54,15 +54,15 @@ class CompareOptions:
 
     def __post_init__(self):
         if self.draws < 0:
-            raise DataError(f"draws {self.draws}: 0 or more")
+            raise UserError(f"draws {self.draws}: 0 or more")
         if self.seed < 0:
-            raise DataError(f"seed {self.seed}: 0 or more")
+            raise UserError(f"seed {self.seed}: 0 or more")
         if self.folds < 2:
-            raise DataError(f"folds {self.folds}: at least 2")
+            raise UserError(f"folds {self.folds}: at least 2")
         if not 0 < self.level < 1:
-            raise DataError(f"level {self.level}: between 0 and 1")
+            raise UserError(f"level {self.level}: between 0 and 1")
         if self.uncertain not in (None, *UNCERTAIN):
-            raise DataError(f"uncertain {self.uncertain!r}: choose one of {', '.join(UNCERTAIN)}")
+            raise UserError(f"uncertain {self.uncertain!r}: choose one of {', '.join(UNCERTAIN)}")
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ class _Scored:
     drawn: dict[str, np.ndarray] | None
 
 
-def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOptions, progress: bool = True) -> dict:
+def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOptions) -> dict:
     """Plain JSON values (undefined ones None) of each run's best epoch on its validation images.
 
-    `runs`: run folders, or folders of runs. Raises DataError if fewer than two have an epoch, or if two of them
+    `runs`: run folders, or folders of runs. Raises UserError if fewer than two have an epoch, or if two of them
     validated on different images or were trained on other findings, labels or another dataset.
     """
     comparable = read_comparable(runs, dataset, options.uncertain)
@@ -118,7 +118,7 @@ def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOption
         np.array(groups(counts, train_images)),
         counts,
     )
-    scored = _score(comparable, dataset, images, options, progress)
+    scored = _score(comparable, dataset, images, options)
     base = next(each for each in scored if each.run is base_run)
     return {
         "dataset": dataset.id,
@@ -192,7 +192,7 @@ def _baseline(runs: Sequence[Run], wanted: str | None) -> Run:
     for run in runs:
         if wanted == run.name or Path(wanted).resolve() == run.path.resolve():
             return run
-    raise DataError(f"baseline {wanted!r}: is none of the runs; choose one of {', '.join(run.name for run in runs)}")
+    raise UserError(f"baseline {wanted!r}: is none of the runs; choose one of {', '.join(run.name for run in runs)}")
 
 
 def _other_counts(comparable: Comparable, counts: Sequence[int], dataset: PackedDataset) -> list[str]:
@@ -216,13 +216,11 @@ def _thin_findings(scores: Scores, images: _Images) -> list[str]:
     ]
 
 
-def _score(
-    comparable: Comparable, dataset: PackedDataset, images: _Images, options: CompareOptions, progress: bool
-) -> list[_Scored]:
+def _score(comparable: Comparable, dataset: PackedDataset, images: _Images, options: CompareOptions) -> list[_Scored]:
     """Each run by itself, all on the same draws of studies."""
     labels, scored = comparable.labels, []
     total = options.draws * len(comparable.runs)
-    with tqdm(total=total, unit=" draws", desc="bootstrap", disable=not progress or not total) as bar:
+    with tqdm(total=total, unit=" draws", desc="bootstrap", disable=None if total else True) as bar:
         for run in comparable.runs:
             values = best_logits(run, dataset, labels, comparable.rows)
             scores = score(labels.findings, images.truth, values)
@@ -242,10 +240,10 @@ def _score(
 
 
 def _check_best(run: Run, scores: Scores, uncertain: str) -> None:
-    """Raises DataError if the table is not that of the epoch that metrics.csv calls the best."""
+    """Raises UserError if the table is not that of the epoch that metrics.csv calls the best."""
     here, there = scores.macro_ap, run.best["mAP"]
     if uncertain == run.setting("uncertain", "negative") and not np.isclose(here, there, equal_nan=True):
-        raise DataError(
+        raise UserError(
             f"{run.path / runs_on_disk.VAL_PREDICTIONS}: has a mAP of {here:.4f}, {runs_on_disk.METRICS} says "
             f"{there:.4f} for epoch {run.best['epoch']:.0f}; if the run is training now, compare again, else run the "
             "same `cxrdali train` again, which mends what a kill left"

@@ -22,7 +22,7 @@ from cxrdali.postprocess.thresholds import Thresholds
 from cxrdali.predictions import match
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
 
 FINDING_COLUMNS = (
@@ -44,11 +44,11 @@ class EvaluateOptions:
 
     def __post_init__(self):
         if self.draws < 0:
-            raise DataError(f"draws {self.draws}: 0 or more")
+            raise UserError(f"draws {self.draws}: 0 or more")
         if self.seed < 0:
-            raise DataError(f"seed {self.seed}: 0 or more")
+            raise UserError(f"seed {self.seed}: 0 or more")
         if not 0 < self.level < 1:
-            raise DataError(f"level {self.level}: between 0 and 1")
+            raise UserError(f"level {self.level}: between 0 and 1")
 
 
 def evaluate(
@@ -56,7 +56,6 @@ def evaluate(
     dataset: PackedDataset,
     labels: Labels,
     options: EvaluateOptions,
-    progress: bool = True,
     thresholds: Thresholds | None = None,
 ) -> dict:
     """Metrics as plain JSON values (undefined ones None): of all images, and of frontal and lateral ones apart.
@@ -95,7 +94,7 @@ def evaluate(
         "draws": options.draws,
     }
     total = options.draws * sum(bool(mask.any()) for mask in parts.values())
-    with tqdm(total=total, unit=" draws", desc="bootstrap", disable=not progress or not total) as bar:
+    with tqdm(total=total, unit=" draws", desc="bootstrap", disable=None if total else True) as bar:
         for name, mask in parts.items():
             done = bar.n
             result[name] = _part(
@@ -169,7 +168,7 @@ def _kind(path: Path, table: tables.Predictions) -> str:
     within = bool(((table.values >= 0) & (table.values <= 1)).all())
     kind = table.provenance.kind or ("probability" if within else "logit")
     if kind == "probability" and not within:
-        raise DataError(f"{path}: holds probabilities, but a value is outside 0..1; predict again")
+        raise UserError(f"{path}: holds probabilities, but a value is outside 0..1; predict again")
     return kind
 
 

@@ -17,7 +17,7 @@ from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import LATER, MAY_DIFFER
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Comparable:
 def read_comparable(paths: Sequence[Path], dataset: PackedDataset, uncertain: str | None) -> Comparable:
     """`paths`: run folders, or folders of runs; a run is called by its folder. uncertain: None for the runs' own.
 
-    Raises DataError if fewer than two have a finished epoch, or if they are not of one dataset, one release of
+    Raises UserError if fewer than two have a finished epoch, or if they are not of one dataset, one release of
     labels and one set of validation images.
     """
     runs, notes = _read(paths)
@@ -53,13 +53,13 @@ def _table(run: Run) -> Path:
 def best_logits(run: Run, dataset: PackedDataset, labels: Labels, rows: np.ndarray) -> np.ndarray:
     """The best epoch's logits in these rows and the labels' findings: float32 [n, F]. `rows`: ascending.
 
-    Raises DataError if the table is not of the images that the run validated on.
+    Raises UserError if the table is not of the images that the run validated on.
     """
     table = tables.as_logits(tables.read(_table(run)), _table(run))
     its_rows, columns = match(_table(run), table, dataset, labels)
     order = np.argsort(its_rows)
     if rows_sha256(its_rows[order]) != val_sha256(run) or not np.array_equal(its_rows[order], rows):
-        raise DataError(
+        raise UserError(
             f"{_table(run)}: holds other images than its run validated on; restore it, or train the run again"
         )
     return table.values[order][:, columns]
@@ -139,8 +139,8 @@ def _read(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     if len(found) < 2:
         given = ", ".join(map(str, paths))
         if not found:
-            raise DataError(f"{given}: no run with a finished epoch; train two at least, then compare")
-        raise DataError(
+            raise UserError(f"{given}: no run with a finished epoch; train two at least, then compare")
+        raise UserError(
             f"{given}: only {found[0].name} has a finished epoch, and one run has nothing to be compared with; give "
             "another, or make its page with `cxrdali report`"
         )
@@ -151,7 +151,7 @@ def _check_same_dataset(runs: Sequence[Run], dataset: PackedDataset) -> None:
     for run in runs:
         trained_on = run.config["dataset"]["id"]
         if trained_on != dataset.id:
-            raise DataError(
+            raise UserError(
                 f"{run.path}: was trained on dataset {trained_on}, {dataset.root} is {dataset.id}; give the dataset "
                 "of the runs with --data"
             )
@@ -165,19 +165,19 @@ def _same_labels(runs: Sequence[Run], dataset: PackedDataset) -> Labels:
         if only:
             where = first if only[0] in first.config["findings"] else run
             more = f" (and {len(only) - 1} more)" if only[1:] else ""
-            raise DataError(
+            raise UserError(
                 f"{run.path}: other findings than {first.path}: {only[0]!r}{more} is only in {where.name}; compare "
                 "runs of the same labels"
             )
         one, other = (each.config["labels"]["name"] for each in (first, run))
         if one != other:
-            raise DataError(
+            raise UserError(
                 f"{run.path}: was trained on labels {other!r}, {first.path} on {one!r}; compare runs of the same labels"
             )
     labels = dataset.labels(first.config["labels"]["name"])
     for run in runs:
         if run.config["labels"].get("sha256") not in (None, labels.sha256):
-            raise DataError(
+            raise UserError(
                 f"{run.path}: labels {labels.name!r} of {dataset.root} are not those that it was trained on; attach "
                 "those, or train it again"
             )
@@ -189,7 +189,7 @@ def _check_same_images(runs: Sequence[Run]) -> None:
         ", ".join(run.name for run in runs if val_sha256(run) == each) for each in dict.fromkeys(map(val_sha256, runs))
     ]
     if len(parts) > 1:
-        raise DataError(
+        raise UserError(
             f"these runs validated on different images, so their scores do not compare: {' against '.join(parts)}; "
             "compare within one of these, or train with the same fold, folds, group and limit-batches"
         )
@@ -200,7 +200,7 @@ def _same_uncertain(runs: Sequence[Run]) -> str:
     for run in runs[1:]:
         its = run.setting("uncertain", "negative")
         if its != first:
-            raise DataError(
+            raise UserError(
                 f"{run.path}: uncertain labels counted as {its} in training, as {first} in {runs[0].path}; say with "
                 "--uncertain what they are to count as in all"
             )

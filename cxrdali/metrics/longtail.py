@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 GROUPS = ("head", "medium", "tail")
 HEAD, MEDIUM = 10, 100  # one training image in so many, at least
@@ -15,10 +15,10 @@ def groups(positives: Sequence[int], images: int) -> list[str]:
     "head": at least 10 % of the images have it; "medium": 1 % to 10 %; "tail": below 1 %, also one that no image has.
     """
     if images < 1:
-        raise DataError(f"{images} training images: there must be one to group findings by how frequent they are")
+        raise UserError(f"{images} training images: there must be one to group findings by how frequent they are")
     for count in positives:
         if not 0 <= count <= images:
-            raise DataError(f"{count} images with a finding of {images} training images: must be 0 to {images}")
+            raise UserError(f"{count} images with a finding of {images} training images: must be 0 to {images}")
     # whole numbers, so that the border is where it says
     return [
         "head" if HEAD * count >= images else "medium" if MEDIUM * count >= images else "tail"

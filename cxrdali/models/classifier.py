@@ -16,7 +16,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from cxrdali.models.weights import _first_line, _resampled
-from shards.errors import DataError
+from shards.errors import UserError
 
 NORMS = ("imagenet", "weights")
 
@@ -38,10 +38,10 @@ class ModelOptions:
 
     def __post_init__(self):
         if self.norm not in NORMS:
-            raise DataError(f"norm {self.norm!r}: choose one of {', '.join(NORMS)}")
+            raise UserError(f"norm {self.norm!r}: choose one of {', '.join(NORMS)}")
         if not timm.is_model(self.arch.split(".")[0]):
             near = ", ".join(timm.list_models(f"*{self.arch.split('.')[0].split('_')[0]}*")[:5]) or "none alike"
-            raise DataError(f"arch {self.arch!r} is no timm model (alike: {near}); see timm.list_models()")
+            raise UserError(f"arch {self.arch!r} is no timm model (alike: {near}); see timm.list_models()")
 
     @classmethod
     def of_run(cls, settings: Mapping[str, object], pretrained: bool = False) -> "ModelOptions":
@@ -119,7 +119,7 @@ def _wide(head: nn.Module, features: torch.Tensor, *arguments, **options) -> tor
 
 
 def create(options: ModelOptions, findings: int) -> Classifier:
-    """Raises DataError if the weights cannot be had or the model cannot be built for this image size."""
+    """Raises UserError if the weights cannot be had or the model cannot be built for this image size."""
     arguments = {"pretrained": options.pretrained, "num_classes": findings, "in_chans": 3}
     try:
         config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
@@ -134,15 +134,15 @@ def create(options: ModelOptions, findings: int) -> Classifier:
             backbone = timm.create_model(options.arch, **arguments)
         if options.checkpointing:
             _checkpoint(backbone, options.arch)
-    except DataError:
+    except UserError:
         raise
     except Exception as error:  # timm and its hub raise their own kinds for a missing network, file or tag
         if options.pretrained:
-            raise DataError(
+            raise UserError(
                 f"weights of {options.arch!r} cannot be had ({_first_line(error)}); download them where there is a "
                 "network (they are cached), give a file with --init, or train from scratch with --no-pretrained"
             ) from error
-        raise DataError(f"{options.arch!r} cannot be built for {options.size} px ({_first_line(error)})") from error
+        raise UserError(f"{options.arch!r} cannot be built for {options.size} px ({_first_line(error)})") from error
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if options.norm == "weights":
         mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
@@ -160,7 +160,7 @@ def _checkpoint(backbone: nn.Module, arch: str) -> None:
     try:
         backbone.set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:
-        raise DataError(f"{arch!r} has no gradient checkpointing; use --micro-batch instead") from error
+        raise UserError(f"{arch!r} has no gradient checkpointing; use --micro-batch instead") from error
 
 
 # ---------------------------------------------------------------- initial weights

@@ -11,7 +11,7 @@ from cxrdali.models.tta import TTA
 from cxrdali.predictions import mean_logit
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 @torch.inference_mode()
@@ -41,7 +41,7 @@ def logits(
     places = loader.own_places() if ranks.world > 1 else np.arange(len(loader.rows))
     result = torch.empty(len(passes), len(places), findings, device=hardware.device)
     at = batches = 0
-    with tqdm(total=len(places), unit=" images", desc=progress, disable=progress is None, leave=False) as bar:
+    with tqdm(total=len(places), unit=" images", desc=progress, disable=None if progress else True, leave=False) as bar:
         for images, rows in loader:
             batches += 1
             images = images.to(hardware.device, non_blocking=True)
@@ -53,7 +53,7 @@ def logits(
                             output = model(moved)
                         result[number, at : at + len(chunk)] = output.float()
                 except torch.OutOfMemoryError as error:
-                    raise DataError(
+                    raise UserError(
                         f"the GPU is full with {len(chunk)} images of {loader.options.size} px at a time; "
                         "predict with a smaller --batch, train with a smaller --micro-batch"
                     ) from error

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 POSITIVE_WEIGHTS = ("none", "sqrt", "ratio")
 # loss -> its parameters and their defaults
@@ -55,10 +55,10 @@ _RANGES = {
 def resolved(loss: str, given: Mapping[str, object]) -> dict[str, object]:
     """A loss's parameters, those that are not given (None) at their defaults; all other parameters None.
 
-    Raises DataError for an unknown loss, a parameter that the loss does not have, or one out of its range.
+    Raises UserError for an unknown loss, a parameter that the loss does not have, or one out of its range.
     """
     if loss not in LOSSES:
-        raise DataError(f"loss {loss!r}: choose one of {', '.join(LOSSES)}")
+        raise UserError(f"loss {loss!r}: choose one of {', '.join(LOSSES)}")
     own = LOSSES[loss]
     for name, value in given.items():
         if value is None:
@@ -66,10 +66,10 @@ def resolved(loss: str, given: Mapping[str, object]) -> dict[str, object]:
         word = name.replace("_", "-")
         if name not in own:
             has = ", ".join(each.replace("_", "-") for each in own)
-            raise DataError(f"{word} {value}: the loss {loss} has no such parameter; it has {has}")
+            raise UserError(f"{word} {value}: the loss {loss} has no such parameter; it has {has}")
         fits, words = _RANGES[name]
         if not fits(value):
-            raise DataError(f"{word} {value!r}: {words}")
+            raise UserError(f"{word} {value!r}: {words}")
     return {name: own.get(name) if given.get(name) is None else given[name] for name in PARAMETERS}
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch.nn import functional
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Pass:
 
     def __post_init__(self):
         if not self.scale > 0:
-            raise DataError(f"scale {self.scale}: above 0")
+            raise UserError(f"scale {self.scale}: above 0")
         if not set(self.flip) <= {-1, -2}:
-            raise DataError(f"flip {self.flip}: axes -1 and -2")
+            raise UserError(f"flip {self.flip}: axes -1 and -2")
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [B, 1, S, S] to the same, on the same device.

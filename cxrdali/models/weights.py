@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 if TYPE_CHECKING:
     from cxrdali.models.classifier import Classifier
@@ -27,7 +27,7 @@ def load_initial(model: "Classifier", path: Path, findings: tuple[str, ...], new
     state, metadata = read_weights(path)
     stored, norm = metadata.get("findings"), metadata.get("norm")
     if norm and norm != model.norm:
-        raise DataError(f"{path}: was trained with --norm {norm}, this run has --norm {model.norm}; give the same")
+        raise UserError(f"{path}: was trained with --norm {norm}, this run has --norm {model.norm}; give the same")
     own, head = model.backbone.state_dict(), head_keys(model)
     if stored and not new_head:
         _match_findings(model, state, tuple(stored.split("\n")), findings, path)
@@ -44,7 +44,7 @@ def load_initial(model: "Classifier", path: Path, findings: tuple[str, ...], new
     shapes = sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
     for kind, keys in (("lacks", missing), ("has unknown", unknown), ("has another shape of", shapes)):
         if keys:
-            raise DataError(
+            raise UserError(
                 f"{path}: {kind} {keys[0]!r} (and {len(keys) - 1} more); "
                 "initial weights must be of the same --arch and number of findings"
             )
@@ -53,20 +53,20 @@ def load_initial(model: "Classifier", path: Path, findings: tuple[str, ...], new
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata (text to text) of a weights file. Raises DataError if it is not one."""
+    """Tensors and metadata (text to text) of a weights file. Raises UserError if it is not one."""
     if not path.is_file():
-        raise DataError(f"{path}: no such weights file; give a run folder or a .safetensors or .pt file")
+        raise UserError(f"{path}: no such weights file; give a run folder or a .safetensors or .pt file")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise DataError(
+        raise UserError(
             f"{path}: not a weights file ({_first_line(error)}); give a run folder or a .safetensors or .pt file"
         ) from error
     except Exception as error:  # torch raises pickle's own errors for refused code
-        raise DataError(
+        raise UserError(
             f"{path}: no weights file, or one that holds more than tensors ({_first_line(error)}); "
             "give a run folder or a .safetensors or .pt file of tensors"
         ) from error
@@ -78,7 +78,7 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise DataError(f"{path}: holds no table of weights; give a run folder or a .safetensors or .pt file")
+        raise UserError(f"{path}: holds no table of weights; give a run folder or a .safetensors or .pt file")
     return {key.removeprefix("module."): value for key, value in state.items()}, metadata
 
 
@@ -86,7 +86,7 @@ def _match_findings(model, state: dict, stored: tuple[str, ...], wanted: tuple[s
     differing = sorted(set(stored) ^ set(wanted))
     if differing:
         where = "these weights" if differing[0] in stored else "the dataset's labels"
-        raise DataError(
+        raise UserError(
             f"{path}: finding {differing[0]!r} (and {len(differing) - 1} more) is only in {where}; "
             "train on the same --labels, or start from other weights"
         )
@@ -114,7 +114,7 @@ def _resampled(backbone: nn.Module, state: dict, path: Path) -> dict:
     try:
         return filter_fn(state, backbone)
     except Exception as error:
-        raise DataError(f"{path}: does not fit {type(backbone).__name__} ({_first_line(error)})") from error
+        raise UserError(f"{path}: does not fit {type(backbone).__name__} ({_first_line(error)})") from error
 
 
 def _resampled_bias(key: str, stored: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:

@@ -19,7 +19,7 @@ from cxrdali.postprocess.crossfit import CALIBRATED, check_scale, cross_fit, rea
 from cxrdali.predictions import Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
 
 FORMAT = 1
@@ -117,10 +117,10 @@ def fit(
 ) -> Calibration:
     """Learn a calibration from a table of logits with labels. method: one of METHODS; the rest as `read_held_out`.
 
-    Raises DataError for another method, and whatever `read_held_out` raises.
+    Raises UserError for another method, and whatever `read_held_out` raises.
     """
     if method not in METHODS:
-        raise DataError(f"method {method!r}: choose one of {', '.join(METHODS)}")
+        raise UserError(f"method {method!r}: choose one of {', '.join(METHODS)}")
     data = read_held_out(path, dataset, labels, uncertain=uncertain, folds=folds, force=force)
     with threadpool_limits(1):  # on two busy cores the solver's threads wait for each other: 20 times slower
         maps = learn(method, data.truth, data.logits)
@@ -167,7 +167,7 @@ def _qualities(truth: np.ndarray, probabilities: np.ndarray) -> list[Quality]:
 def apply(path: Path, calibration: Calibration) -> Predictions:
     """The table (logits) with calibrated logits, in its own order of images and findings.
 
-    Raises DataError for probabilities, other findings, or a table that was calibrated when the one that taught was not.
+    Raises UserError for probabilities, other findings, or a table that was calibrated when the one that taught was not.
     """
     table = tables.as_logits(tables.read(path), path)
     check_scale(path, table, calibration.findings, calibration.made_from, "calibration")
@@ -176,7 +176,7 @@ def apply(path: Path, calibration: Calibration) -> Predictions:
         values = _use([by_name[name] for name in table.findings], table.values)
     if not np.isfinite(values).all():
         row, place = np.argwhere(~np.isfinite(values))[0]
-        raise DataError(
+        raise UserError(
             f"{path}: finding {table.findings[place]!r} of image {table.ids['image_id'].iloc[row]!r} would leave the "
             f"range of numbers (its logit is {table.values[row, place]:g}); predict again"
         )
@@ -186,7 +186,7 @@ def apply(path: Path, calibration: Calibration) -> Predictions:
 
 
 def read(path: Path) -> Calibration:
-    """Raises DataError if `path` is not what `Calibration.write` wrote."""
+    """Raises UserError if `path` is not what `Calibration.write` wrote."""
     return read_rules(path, _parse, "calibration", FORMAT, "learn it again with `cxrdali calibrate --fit`")
 
 

@@ -19,7 +19,7 @@ from cxrdali.data.targets import check_labelled, targets
 from cxrdali.predictions import Predictions, Provenance, first_of, match
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 
 CALIBRATED = "calibrated: "  # how a calibration's line in a table's history starts
 T = TypeVar("T")
@@ -45,13 +45,13 @@ def read_held_out(
 ) -> HeldOut:
     """A table of logits with its labels, in `folds` parts by subject.
 
-    Raises DataError if the table is of images that were trained on (unless `force`), holds probabilities, is not of
+    Raises UserError if the table is of images that were trained on (unless `force`), holds probabilities, is not of
     this dataset and these labels, or has fewer subjects than `folds`.
     """
     table = tables.as_logits(tables.read(path), path)
     about = table.provenance
     if about.split in ("train", "all") and not force:
-        raise DataError(
+        raise UserError(
             f"{path}: was predicted on split {about.split!r}, whose images were trained on: they look better than any "
             "other; predict val, or say --force"
         )
@@ -59,9 +59,9 @@ def read_held_out(
     check_labelled(labels, rows, str(path))
     subjects = group_codes(dataset, "subject")[rows]
     if folds < 2:
-        raise DataError(f"folds {folds}: at least 2")
+        raise UserError(f"folds {folds}: at least 2")
     if len(np.unique(subjects)) < folds:
-        raise DataError(
+        raise UserError(
             f"{path}: images of {len(np.unique(subjects))} subjects, {folds} folds need at least as many; "
             "give more images or fewer --folds"
         )
@@ -103,7 +103,7 @@ def calibrations(about: Provenance) -> list[str]:
 
 
 def check_scale(path: Path, table: Predictions, findings: tuple[str, ...], made_from: dict, what: str) -> None:
-    """Raises DataError if rules learnt from other findings, or on another scale of logits, are used on a table.
+    """Raises UserError if rules learnt from other findings, or on another scale of logits, are used on a table.
 
     what: "calibration" or "thresholds". A CSV does not say what was done to it, and is taken as it is.
     """
@@ -113,11 +113,11 @@ def check_scale(path: Path, table: Predictions, findings: tuple[str, ...], made_
     ):
         only = [name for name in names if name not in others]
         if only:
-            raise DataError(f"{path}: finding {first_of(only)} is {where}; learn from predictions of the same findings")
+            raise UserError(f"{path}: finding {first_of(only)} is {where}; learn from predictions of the same findings")
     done, learnt = calibrations(table.provenance), made_from["calibrated"]
     says_nothing = replace(table.provenance, kind=None) == Provenance()
     if done != learnt and not says_nothing:
-        raise DataError(
+        raise UserError(
             f"{path}: its logits are {_in_words(done)}, those of {made_from['predictions']}, which taught the {what}, "
             f"are {_in_words(learnt)}; give tables that went through the same calibration"
         )
@@ -150,7 +150,7 @@ def doubtful_split(made_from: dict) -> str:
 
 
 def read_rules(path: Path, parse: Callable[[dict], T], what: str, format_: int, way_out: str) -> T:
-    """parse(JSON content) of a file of rules. Raises DataError for another format, or where `parse` raises."""
+    """parse(JSON content) of a file of rules. Raises UserError for another format, or where `parse` raises."""
     try:
         stored = json.loads(path.read_bytes())
         if stored["format"] != format_:
@@ -165,7 +165,7 @@ def read_rules(path: Path, parse: Callable[[dict], T], what: str, format_: int, 
             raise ValueError("no finding, one that stands twice, or one without a name")
         return parse(stored)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; {way_out}") from None
+        raise UserError(f"{path}: no such file; {way_out}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise DataError(f"{path}: no {what} ({reason}); {way_out}") from error
+        raise UserError(f"{path}: no {what} ({reason}); {way_out}") from error

@@ -16,7 +16,7 @@ from cxrdali.metrics.ranking import macro
 from cxrdali.predictions import METHODS, Predictions, Provenance, first_of, match, ranks
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 
 ADDITIONS = 10  # of one member each to the bag that the search for weights begins with
 RANKED = "mean rank"  # how the line of a pooling by rank in a table's history starts
@@ -41,14 +41,14 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 def read_members(paths: Sequence[Path]) -> Members:
     """Images and findings in the order of the first table.
 
-    Raises DataError for fewer than two tables, for tables of other images, findings, studies, splits or datasets, for
+    Raises UserError for fewer than two tables, for tables of other images, findings, studies, splits or datasets, for
     probabilities, and for one table given twice.
     """
     if len(paths) < 2:
-        raise DataError(f"an ensemble of {len(paths)}: give at least two tables of predictions")
+        raise UserError(f"an ensemble of {len(paths)}: give at least two tables of predictions")
     for place, path in enumerate(paths):
         if path.resolve() in [other.resolve() for other in paths[:place]]:
-            raise DataError(f"{path}: is given twice; to count it more than the others, use --weights")
+            raise UserError(f"{path}: is given twice; to count it more than the others, use --weights")
     found = [tables.as_logits(tables.read(path), path) for path in paths]
     for name in ("dataset", "split"):
         _check_same(name, paths, [getattr(member.provenance, name) for member in found])
@@ -62,7 +62,7 @@ def _check_same(name: str, paths: Sequence[Path], values: Sequence[str | None]) 
     known = {value: path for path, value in zip(paths, values, strict=True) if value is not None}
     if len(known) > 1:
         (one, at), (other, there) = list(known.items())[:2]
-        raise DataError(
+        raise UserError(
             f"{there}: was predicted on {name} {other!r}, {at} on {one!r}; predict both on the same {name} first"
         )
 
@@ -76,7 +76,7 @@ def _aligned(table: Predictions, first: Predictions, path: Path, first_path: Pat
         for holder, names, other, others in ((path, theirs, first_path, ours), (first_path, ours, path, theirs)):
             only = pd.Index(names)[~pd.Index(names).isin(others)]
             if len(only):
-                raise DataError(
+                raise UserError(
                     f"{holder}: {what} {first_of(only)} is not in {other}; "
                     "give tables of the same split, of models trained on the same labels"
                 )
@@ -86,7 +86,7 @@ def _aligned(table: Predictions, first: Predictions, path: Path, first_path: Pat
         differing = np.flatnonzero(theirs != ours)
         if len(differing):
             images, place = first.ids["image_id"].iloc[differing], differing[0]
-            raise DataError(
+            raise UserError(
                 f"{path}: {column} of image {first_of(images)} is {theirs[place]!r}, in {first_path} "
                 f"{ours[place]!r}; give tables of the same dataset"
             )
@@ -120,7 +120,7 @@ def ensemble(
 ) -> Predictions:
     """Images and findings in the order of the first table; the others are matched by image_id and by name.
 
-    weights: one per table, above 0 (None: equal); method: one of METHODS. Raises DataError for tables of other images,
+    weights: one per table, above 0 (None: equal); method: one of METHODS. Raises UserError for tables of other images,
     findings, studies, splits or datasets, for probabilities, for one table given twice, and for weights that were made
     from other runs' tables.
     """
@@ -164,7 +164,7 @@ def fitted_weights(
     members = _validation(paths)
     truth, subjects = _truth(members, dataset, labels, uncertain)
     if not 2 <= folds <= len(np.unique(subjects)):
-        raise DataError(
+        raise UserError(
             f"folds {folds}: 2 to {len(np.unique(subjects))}, the subjects in {members.paths[0]}; "
             "give tables of more subjects, or other folds"
         )
@@ -206,7 +206,7 @@ def _average(values: np.ndarray, weights: Sequence[float] | None) -> np.ndarray:
 
 def _pool(method: str) -> Callable[..., np.ndarray]:
     if method not in METHODS:
-        raise DataError(f"method {method!r}: choose one of {', '.join(METHODS)}")
+        raise UserError(f"method {method!r}: choose one of {', '.join(METHODS)}")
     return METHODS[method]
 
 
@@ -215,7 +215,7 @@ def _validation(paths: Sequence[Path]) -> Members:
     members = read_members(paths)
     for path, about in zip(paths, members.provenances, strict=True):
         if about.split in ("train", "all"):
-            raise DataError(
+            raise UserError(
                 f"{path}: was predicted on split {about.split!r}, whose images were trained on; "
                 "its mAP says nothing about others: predict val"
             )
@@ -229,7 +229,7 @@ def _truth(members: Members, dataset: PackedDataset, labels: Labels, uncertain: 
     check_labelled(labels, rows, str(path))
     truth = targets(labels, uncertain)[rows]
     if not (truth == 1).any():
-        raise DataError(f"{path}: no image has any of the findings, so there is no mAP; give tables of more images")
+        raise UserError(f"{path}: no image has any of the findings, so there is no mAP; give tables of more images")
     return truth[:, [labels.findings.index(name) for name in table.findings]], group_codes(dataset, "subject")[rows]
 
 
@@ -255,15 +255,15 @@ def _names(members: Members) -> str:
 
 
 def _check_runs(members: Members, weights: Weights) -> None:
-    """Raises DataError if the weights were made from tables of other runs than the members', or in another order."""
+    """Raises UserError if the weights were made from tables of other runs than the members', or in another order."""
     if len(weights.values) != len(members.paths):
-        raise DataError(
+        raise UserError(
             f"{len(weights.values)} validation tables for {len(members.paths)} tables to pool: give one for each, in "
             "the same order"
         )
     for path, mine, theirs in zip(members.paths, _runs(members), weights.runs, strict=True):
         if None not in (mine, theirs) and mine != theirs:
-            raise DataError(
+            raise UserError(
                 f"{path}: is of run {mine!r}, the validation table in its place of {theirs!r}; give the validation "
                 "tables of the same runs, in the same order"
             )

@@ -23,7 +23,7 @@ from cxrdali.data.splits import released_rows
 from cxrdali.predictions import Predictions, first_of
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.csv import read_table
 from shards.storage.files import write_bytes
 
@@ -68,7 +68,7 @@ def submit(path: Path, template: Path, out: Path, code: Path | None = None, name
     """Write the zip `out`: a CSV `name` of probabilities in the template's header and row order, and `code` as code/.
 
     Logits become probabilities in float64, written with all their digits, so that the order of the images stays what
-    it was. Images are matched by id, also where the template has a folder or a suffix to it. Raises DataError if an
+    it was. Images are matched by id, also where the template has a folder or a suffix to it. Raises UserError if an
     image or a finding is missing, or an image is left over; equal input gives equal bytes.
     """
     _check_out(out, name, code)
@@ -88,12 +88,12 @@ def match(
 ) -> tuple[_Template, np.ndarray, list[int]]:
     """The template, and which of `images` and `findings`, those of `path`, its rows (int64 [n]) and columns are.
 
-    Raises DataError if they are not one another's.
+    Raises UserError if they are not one another's.
     """
     form = _read_template(template)
     missing = [finding for finding in form.findings if finding not in findings]
     if missing:
-        raise DataError(
+        raise UserError(
             f"{path}: {template} asks for {first_of(missing)}, which the predictions do not have; "
             "predict with a model of these findings, or remove the column if it is none"
         )
@@ -105,7 +105,7 @@ def template_of(dataset: PackedDataset, labels: Labels, split: str) -> bytes:
     released split ("train", "dev", "test") in catalog order, values empty."""
     rows = released_rows(dataset, labels, split)
     if not len(rows):
-        raise DataError(f"{dataset.root}: labels {labels.name!r} have no packed image in split {split!r}")
+        raise UserError(f"{dataset.root}: labels {labels.name!r} have no packed image in split {split!r}")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["dicom_id", *labels.findings])
@@ -117,13 +117,13 @@ def template_of(dataset: PackedDataset, labels: Labels, split: str) -> bytes:
 def verify(
     out: Path, name: str, header: tuple[str, ...], ids: list[str], columns: list[int], values: np.ndarray, code=()
 ) -> None:
-    """Read the zip back: its files, the CSV's header and ids, and every value exactly; DataError if one differs.
+    """Read the zip back: its files, the CSV's header and ids, and every value exactly; UserError if one differs.
 
     values: float [n, F], at `columns` of the CSV.
     """
 
-    def wrong(what: str) -> DataError:
-        return DataError(f"{out}: {what}; it was damaged while it was written, check the disk and submit again")
+    def wrong(what: str) -> UserError:
+        return UserError(f"{out}: {what}; it was damaged while it was written, check the disk and submit again")
 
     try:
         with zipfile.ZipFile(out) as file:
@@ -152,32 +152,32 @@ def verify(
 
 def _check_out(out: Path, name: str, code: Path | None) -> None:
     if out.suffix != ".zip":
-        raise DataError(f"{out}: a submission is a .zip; change the file's suffix")
+        raise UserError(f"{out}: a submission is a .zip; change the file's suffix")
     tables.check_writable(out)
     if name in ("", ".", "..", "code") or "/" in name or "\\" in name:
-        raise DataError(f"name {name!r}: give a plain file name such as {NAME}")
+        raise UserError(f"name {name!r}: give a plain file name such as {NAME}")
     if code and not code.is_dir():
-        raise DataError(f"{code}: no such folder; --code is the folder whose files go into the zip")
+        raise UserError(f"{code}: no such folder; --code is the folder whose files go into the zip")
     if code and out.resolve().is_relative_to(code.resolve()):
-        raise DataError(f"{out}: lies in {code}, so it would go into itself; write it elsewhere")
+        raise UserError(f"{out}: lies in {code}, so it would go into itself; write it elsewhere")
 
 
 def _read_template(path: Path) -> _Template:
     header = _header(path)
     unnamed = sum(not name.strip() for name in header)
     if unnamed:  # the list of CXR-LT 2026's test images has 30
-        raise DataError(f"{path}: {unnamed} column(s) without a name; write the findings' names into the header")
+        raise UserError(f"{path}: {unnamed} column(s) without a name; write the findings' names into the header")
     table = read_table(path)
     if not len(table):
-        raise DataError(f"{path}: a header and no image; give the challenge's template")
+        raise UserError(f"{path}: a header and no image; give the challenge's template")
     ids = table.iloc[:, 0]
     doubled = ids[ids.duplicated()]
     if len(doubled):
-        raise DataError(f"{path}: image {first_of(doubled)} stands in more than one row; remove the doubled row")
+        raise UserError(f"{path}: image {first_of(doubled)} stands in more than one row; remove the doubled row")
     copied = tuple(name for name in table.columns[1:] if name in COPIED)
     findings = tuple(name for name in table.columns[1:] if name not in COPIED)
     if not findings:
-        raise DataError(f"{path}: no column of a finding after {table.columns[0]!r}; give the challenge's template")
+        raise UserError(f"{path}: no column of a finding after {table.columns[0]!r}; give the challenge's template")
     return _Template(header, table, findings, copied)
 
 
@@ -196,23 +196,23 @@ def _rows(ids: list[str], images: Iterable[str], path: Path, template: Path) -> 
     for text in ids:
         found = [text] if text in known else [image for image in _bare(text) if image in known]
         if len(found) > 1:
-            raise DataError(f"{template}: {text!r} may be image {found[0]!r} or {found[1]!r}; write the image's own id")
+            raise UserError(f"{template}: {text!r} may be image {found[0]!r} or {found[1]!r}; write the image's own id")
         if not found:
             missing.append(text)
             continue
         if found[0] in taken:
-            raise DataError(
+            raise UserError(
                 f"{template}: {taken[found[0]]!r} and {text!r} are both image {found[0]!r}; remove one of them"
             )
         taken[found[0]] = text
         rows.append(known[found[0]])
     if missing:
-        raise DataError(
+        raise UserError(
             f"{path}: image {first_of(missing)} of {template} is not in the predictions; predict the template's split"
         )
     left = [image for image in known if image not in taken]
     if left:
-        raise DataError(f"{path}: image {first_of(left)} is not in {template}; predict the template's split alone")
+        raise UserError(f"{path}: image {first_of(left)} is not in {template}; predict the template's split alone")
     return np.array(rows, dtype=np.int64)
 
 
@@ -235,7 +235,7 @@ def _probabilities(table: Predictions, path: Path) -> np.ndarray:
             if table.provenance.kind is None
             else "predict again"
         )
-        raise DataError(
+        raise UserError(
             f"{path}: finding {table.findings[column]!r} is {table.values[row, column]!s} for image "
             f"{table.ids['image_id'].iloc[row]!r}, no probability of 0..1; {way_out}"
         )
@@ -260,7 +260,7 @@ def _csv(form: _Template, values: np.ndarray) -> bytes:
 
 
 def _code(folder: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """The folder's files as code/... -> bytes, by name, and what was skipped. Raises DataError for a link."""
+    """The folder's files as code/... -> bytes, by name, and what was skipped. Raises UserError for a link."""
     files, skipped = {}, []
     for root, folders, names in os.walk(folder):
         for name in sorted([*folders, *names]):
@@ -269,14 +269,14 @@ def _code(folder: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
             if name in SKIPPED or name.endswith(".pyc"):
                 skipped.append(inside)
             elif path.is_symlink():
-                raise DataError(f"{path}: is a link; put the file itself there, or give another --code")
+                raise UserError(f"{path}: is a link; put the file itself there, or give another --code")
             elif path.is_file():
                 files[f"code/{inside}"] = _bytes(path)
             elif not path.is_dir():
-                raise DataError(f"{path}: is neither a file nor a folder; remove it, or give another --code")
+                raise UserError(f"{path}: is neither a file nor a folder; remove it, or give another --code")
         folders[:] = [name for name in folders if name not in SKIPPED]
     if not files:
-        raise DataError(f"{folder}: no file to put into the zip; give another --code")
+        raise UserError(f"{folder}: no file to put into the zip; give another --code")
     return dict(sorted(files.items())), tuple(sorted(skipped))
 
 
@@ -286,7 +286,7 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except (OSError, UnicodeEncodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its name is not UTF-8"
-        raise DataError(f"{path}: cannot be read ({reason}); make it readable, or give another --code") from error
+        raise UserError(f"{path}: cannot be read ({reason}); make it readable, or give another --code") from error
 
 
 def _zip(files: dict[str, bytes]) -> bytes:

@@ -14,7 +14,7 @@ from cxrdali.postprocess.crossfit import check_scale, cross_fit, read_held_out, 
 from cxrdali.predictions import Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
 
 FORMAT = 1
@@ -35,7 +35,7 @@ class Strategy:
 
 
 def parse_strategy(text: str) -> Strategy:
-    """Raises DataError if `text` is not one of STRATEGIES, with a number for P or R."""
+    """Raises UserError if `text` is not one of STRATEGIES, with a number for P or R."""
     name, sign, number = text.partition("=")
     if name in ("f1", "prevalence") and not sign:
         return Strategy(name)
@@ -46,8 +46,8 @@ def parse_strategy(text: str) -> Strategy:
             target = float("nan")
         if 0 < target <= 1:
             return Strategy(name, target)
-        raise DataError(f"strategy {text!r}: {name}= takes a number above 0, at most 1, such as {name}=0.8")
-    raise DataError(f"strategy {text!r}: choose one of {', '.join(STRATEGIES)}")
+        raise UserError(f"strategy {text!r}: {name}= takes a number above 0, at most 1, such as {name}=0.8")
+    raise UserError(f"strategy {text!r}: choose one of {', '.join(STRATEGIES)}")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Thresholds:
     def decide(self, path: Path, table: Predictions) -> np.ndarray:
         """bool [n, F] in the table's order: which images are called positive. `path` is for messages.
 
-        Raises DataError for other findings, or a table that was calibrated when the one that taught was not.
+        Raises UserError for other findings, or a table that was calibrated when the one that taught was not.
         """
         if self.made_from:
             check_scale(path, table, self.findings, self.made_from, "thresholds")
@@ -182,7 +182,7 @@ def fit(
     """Learn thresholds from a table of logits with labels. strategy: "f1", "precision=0.8", "recall=0.9" or
     "prevalence" (see `cxrdali.postprocess.thresholds.choose`); the rest as `read_held_out`.
 
-    Raises DataError for another strategy, and whatever `read_held_out` raises.
+    Raises UserError for another strategy, and whatever `read_held_out` raises.
     """
     wanted = parse_strategy(strategy)
     data = read_held_out(path, dataset, labels, uncertain=uncertain, folds=folds, force=force)
@@ -218,17 +218,17 @@ def learn(truth: np.ndarray, logits: np.ndarray, strategy: Strategy) -> list[tup
 def fixed(findings: tuple[str, ...], probability: float = 0.5) -> Thresholds:
     """The same threshold for every finding, which nothing taught: 0.5 is what an untuned system uses.
 
-    Raises DataError if `probability` is not between 0 and 1.
+    Raises UserError if `probability` is not between 0 and 1.
     """
     if not 0 < probability < 1:
-        raise DataError(f"threshold {probability:g}: a probability between 0 and 1, or a file of `cxrdali thresholds`")
+        raise UserError(f"threshold {probability:g}: a probability between 0 and 1, or a file of `cxrdali thresholds`")
     threshold = float(np.log(probability) - np.log1p(-probability))
     rules = tuple(FindingThreshold(name, threshold, "", 0, 0, *[None] * 5) for name in findings)
     return Thresholds(f"fixed={probability:g}", rules, {}, {})
 
 
 def read(path: Path) -> Thresholds:
-    """Raises DataError if `path` is not what `Thresholds.write` wrote."""
+    """Raises UserError if `path` is not what `Thresholds.write` wrote."""
     return read_rules(path, _parse, "thresholds", FORMAT, "learn them again with `cxrdali thresholds --fit`")
 
 

@@ -18,7 +18,7 @@ from cxrdali.metrics.ranking import score
 from cxrdali.predictions import Predictions, first_of, match, mean_logit
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
 
 FORMAT = 1
@@ -95,7 +95,7 @@ class Changed:
 def fit(path: Path, dataset: PackedDataset, labels: Labels, uncertain: str = "negative") -> ViewRules:
     """Learn the rules from predictions with labels (the paper: model3's on validation).
 
-    Raises DataError if the table is not of this dataset and these labels, or has no frontal or no lateral image.
+    Raises UserError if the table is not of this dataset and these labels, or has no frontal or no lateral image.
     """
     table = tables.read(path)
     rows, places = match(path, table, dataset, labels)
@@ -104,7 +104,7 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, uncertain: str = "ne
     frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
     if frontal.all() or not frontal.any():
         missing = "lateral" if frontal.all() else "frontal"
-        raise DataError(f"{path}: no {missing} image among {len(rows)}; learn from predictions that have both kinds")
+        raise UserError(f"{path}: no {missing} image among {len(rows)}; learn from predictions that have both kinds")
     sides = [score(labels.findings, truth[mask], values[mask]) for mask in (frontal, ~frontal)]
     rules = []
     for place, finding in enumerate(labels.findings):
@@ -124,7 +124,7 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, uncertain: str = "ne
 
 
 def read(path: Path) -> ViewRules:
-    """Raises DataError if `path` is not what `ViewRules.write` wrote, or was changed so that it contradicts itself."""
+    """Raises UserError if `path` is not what `ViewRules.write` wrote, or was changed so that it contradicts itself."""
     way_out = "learn the rules again with `cxrdali postprocess --fit`"
     try:
         stored = json.loads(path.read_bytes())
@@ -137,10 +137,10 @@ def read(path: Path) -> ViewRules:
         if not names or len(set(names)) < len(names):
             raise ValueError("no finding, or one that stands twice")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; {way_out}") from None
+        raise UserError(f"{path}: no such file; {way_out}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise DataError(f"{path}: no view rules ({reason}); {way_out}") from error
+        raise UserError(f"{path}: no view rules ({reason}); {way_out}") from error
     return ViewRules(rules, stored["made_from"])
 
 
@@ -168,7 +168,7 @@ def apply(path: Path, rules: ViewRules, dataset: PackedDataset) -> tuple[Predict
     """The table (logits) with the superior findings of lateral images replaced, in studies that have both kinds, by
     the logit of the mean probability of the study's frontal images. All other values stay bit for bit.
 
-    Only the table's own images count: a study's images in another split are not looked at. Raises DataError for
+    Only the table's own images count: a study's images in another split are not looked at. Raises UserError for
     probabilities, findings that differ from the rules', or images that the dataset does not have.
     """
     table = tables.as_logits(tables.read(path), path)
@@ -179,7 +179,7 @@ def apply(path: Path, rules: ViewRules, dataset: PackedDataset) -> tuple[Predict
     ):
         only = [name for name in names if name not in others]
         if only:
-            raise DataError(
+            raise UserError(
                 f"{path}: finding {first_of(only)} is {where}; learn rules from predictions of the same findings"
             )
     rows = tables.catalog_rows(table, path, dataset)

@@ -1,6 +1,7 @@
 """What a run looks at: per finding its best-scored positives and its worst misses, each with a heat map."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from cxrdali.runs import folder as runs
 from cxrdali.runtime.device import Hardware
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,12 @@ class ExplainOptions:
         object.__setattr__(self, "findings", tuple(self.findings))
         for name in ("images", "batch"):
             if getattr(self, name) < 1:
-                raise DataError(f"{name} {getattr(self, name)}: at least 1")
+                raise UserError(f"{name} {getattr(self, name)}: at least 1")
         if self.split not in SPLITS:
-            raise DataError(f"split {self.split!r}: choose one of {', '.join(SPLITS)}")
+            raise UserError(f"split {self.split!r}: choose one of {', '.join(SPLITS)}")
         doubled = [name for place, name in enumerate(self.findings) if name in self.findings[:place]]
         if doubled:
-            raise DataError(f"finding {doubled[0]!r}: stands twice in --findings")
+            raise UserError(f"finding {doubled[0]!r}: stands twice in --findings")
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,11 @@ def explain(
     precision: str = "auto",
     decode: str = "auto",
     threads: int | None = None,
-    say: Callable[[str], None] = print,
-    progress: bool = True,
 ) -> Explanation:
     """Choose images by the scores of the run's best weights, and compute a heat map for each. Only these are loaded.
 
     The scores are the run's own validation predictions for its validation images, else predicted now. `labels`
-    chooses another release for dev, test or all; precision is that of predicting. Raises DataError for a run, split or
+    chooses another release for dev, test or all; precision is that of predicting. Raises UserError for a run, split or
     finding that is not there, a model without a map, or a full GPU.
     """
     config = runs.read_config(run)
@@ -139,7 +140,7 @@ def explain(
     layer = map_layer(model, settings["size"], options.layer)  # before a prediction that may take an hour
 
     how = {"device": device, "precision": precision, "decode": decode, "threads": threads}
-    predicted, path = _predictions(run, dataset, options.split, table, how, say, progress)
+    predicted, path = _predictions(run, dataset, options.split, table, how)
     rows = predictions.catalog_rows(predicted, path, dataset)
     check_labelled(table, rows, f"the {options.split} split")
     truth = targets(table, settings["uncertain"])[rows]
@@ -149,7 +150,7 @@ def explain(
     ]
     without = tuple(predicted.findings[each.column] for each in chosen if not len(each.best))
     if len(without) == len(chosen):
-        raise DataError(
+        raise UserError(
             f"{dataset.root}: no image of {options.split} has {predictions.first_of(without)}, so there is nothing to "
             "show; choose another --split or other --findings"
         )
@@ -159,11 +160,11 @@ def explain(
         dataset, rows[places],
         LoaderOptions(settings["size"], min(options.batch, len(places)), threads, decode, hardware.device),
     )  # fmt: skip
-    say(
+    log.info(
         f"{len(places):,} heat maps of {len(chosen) - len(without)} findings at {settings['size']} px, layer {layer}, "
         f"fp32 on {hardware.device}"
     )
-    maps = _maps(model, layer, loader, torch.from_numpy(wanted), hardware, progress)
+    maps = _maps(model, layer, loader, torch.from_numpy(wanted), hardware)
     shown = []
     for each in chosen:
         known, scores = ~np.isnan(truth[each.column]), predicted.values[:, each.column]
@@ -188,33 +189,31 @@ def _columns(run: Path, own: Sequence[str], labels: Labels, asked: Sequence[str]
     """Columns of the run's findings that are to be shown, in the run's order."""
     for name in asked or own:
         if name not in own:
-            raise DataError(f"finding {name!r}: {run} was not trained on it; it has {', '.join(own)}")
+            raise UserError(f"finding {name!r}: {run} was not trained on it; it has {', '.join(own)}")
         if name not in labels.findings:
             way_out = "choose others with --findings" if asked else "name those to show with --findings"
-            raise DataError(f"finding {name!r} is not in labels {labels.name!r}; {way_out}")
+            raise UserError(f"finding {name!r} is not in labels {labels.name!r}; {way_out}")
     return [column for column, name in enumerate(own) if name in (asked or own)]
 
 
-def _predictions(
-    run: Path, dataset: PackedDataset, split: str, labels: Labels, how: dict, say: Callable, progress: bool
-) -> tuple[Predictions, Path]:
+def _predictions(run: Path, dataset: PackedDataset, split: str, labels: Labels, how: dict) -> tuple[Predictions, Path]:
     """The run's scores of a split, and the file to name in an error."""
     path = run / runs.VAL_PREDICTIONS
     if split == "val" and path.exists():
         return predictions.read(path), path
-    return predict(run, dataset, split, labels=labels.name, say=say, progress=progress, **how), run
+    return predict(run, dataset, split, labels=labels.name, **how), run
 
 
-def _maps(model, layer: str, loader: Loader, findings: torch.Tensor, hardware: Hardware, progress: bool):
+def _maps(model, layer: str, loader: Loader, findings: torch.Tensor, hardware: Hardware):
     """Pixels uint8 [S, S] and heat float32 [h, w] of each of the loader's images, one after the other."""
     at = 0
-    with tqdm(total=len(findings), unit=" images", desc="heat maps", disable=not progress, leave=False) as bar:
+    with tqdm(total=len(findings), unit=" images", desc="heat maps", disable=None, leave=False) as bar:
         for images, _ in loader:
             images = images.to(hardware.device)
             try:
                 heat = heat_maps(model, layer, images, findings[at : at + len(images)])
             except torch.OutOfMemoryError as error:
-                raise DataError(
+                raise UserError(
                     f"the GPU is full with {len(images)} images of {loader.options.size} px at a time; "
                     "use a smaller --batch"
                 ) from error

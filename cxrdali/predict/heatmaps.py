@@ -12,7 +12,7 @@ from captum.attr import LayerGradCam
 from torch import nn
 
 from cxrdali.models.classifier import Classifier
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 def heat_maps(model: Classifier, layer: str, images: torch.Tensor, findings: torch.Tensor) -> np.ndarray:
@@ -34,22 +34,22 @@ def heat_maps(model: Classifier, layer: str, images: torch.Tensor, findings: tor
 def map_layer(model: Classifier, size: int, name: str | None = None) -> str:
     """The module of the backbone whose output is its last feature map at `size` pixels; or `name`, if it has a map.
 
-    The last map is what timm's `forward_features` returns. Raises DataError naming layers that have one if that is
+    The last map is what timm's `forward_features` returns. Raises UserError naming layers that have one if that is
     none with places (tokens, or one place), or if `name` is no such layer.
     """
     features, maps = _trace(model, size)
     some = ", ".join(list(maps)[-1:-4:-1])
     if not maps:
-        raise DataError(
+        raise UserError(
             f"{type(model.backbone).__name__}: no layer's output is a map [channels, height, width] of several places "
             f"at {size} px, so there is nothing to show; explain a run of a convolutional model"
         )
     if name is not None:
         if name not in dict(model.backbone.named_modules()):
             near = ", ".join(difflib.get_close_matches(name, maps, 3)) or some
-            raise DataError(f"layer {name!r}: the model has none of this name; choose another with --layer, as {near}")
+            raise UserError(f"layer {name!r}: the model has none of this name; choose another with --layer, as {near}")
         if name not in maps:
-            raise DataError(
+            raise UserError(
                 f"layer {name!r}: its output is no map [channels, height, width] of several places at {size} px; "
                 f"choose another with --layer, as {some}"
             )
@@ -57,7 +57,7 @@ def map_layer(model: Classifier, size: int, name: str | None = None) -> str:
     # the last of them: the outermost, where containers hand on what their last child returned
     last = next((name for name, output in reversed(maps.items()) if output is features), None)
     if last is None:
-        raise DataError(
+        raise UserError(
             f"{type(model.backbone).__name__}: what it hands to its classifier at {size} px, {_shape(features)}, is no "
             f"map of several places, or no module's own output; choose a layer with --layer, as {some}"
         )
@@ -70,7 +70,7 @@ def _trace(model: Classifier, size: int) -> tuple[torch.Tensor, dict[str, torch.
     model.eval()
     backbone, maps = model.backbone, {}
     if not hasattr(backbone, "forward_features"):
-        raise DataError(f"{type(backbone).__name__}: no timm model, so its last feature map cannot be found")
+        raise UserError(f"{type(backbone).__name__}: no timm model, so its last feature map cannot be found")
 
     def keep(name: str):
         def hook(module: nn.Module, given: tuple, output: object) -> None:

@@ -1,6 +1,7 @@
 """A run's predictions on a split, in catalog order."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import joined
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import sha256_file
+
+log = logging.getLogger(__name__)
 
 
 def predict(
@@ -34,19 +37,17 @@ def predict(
     precision: str = "auto",
     decode: str = "auto",
     threads: int | None = None,
-    say: Callable[[str], None] = print,
-    progress: bool = True,
 ) -> Predictions | None:
     """Logits of the run's best weights for every packed image of a split.
 
     tta: a name of `cxrdali.models.tta.TTA`; the mean probability over its passes. batch: images at a time (None: as
     many as in the run's training). `labels` chooses the release whose split is
-    meant (default: the run's own); val and train are the run's own fold. Raises DataError if the weights are missing or
+    meant (default: the run's own); val and train are the run's own fold. Raises UserError if the weights are missing or
     another dataset would silently change what val means. With several ranks (`cxrdali.runtime.distributed`), rank 0
     returns the same predictions as one process, and the others None.
     """
     if tta not in TTA:
-        raise DataError(f"tta {tta!r}: choose one of {', '.join(TTA)}")
+        raise UserError(f"tta {tta!r}: choose one of {', '.join(TTA)}")
     config = runs.read_config(run)
     settings = config["settings"]
     table = dataset.labels(labels or config["labels"]["name"])
@@ -64,9 +65,7 @@ def predict(
         threads = ranks.threads() if threads is None else threads
         options = LoaderOptions(settings["size"], batch, threads, decode, hardware.device)
         loader = Loader(dataset, rows, options, rank=ranks.rank, world=ranks.world)
-        if not ranks.is_first:
-            say, progress = lambda line: None, False
-        say(
+        log.info(
             f"{len(rows):,} images of {split} at {settings['size']} px, {hardware.precision} on {hardware.device}, "
             f"decode {loader.options.resolved_decode}"
             + (f", TTA {tta}: {len(TTA[tta])} passes" if tta != "none" else "")
@@ -74,15 +73,14 @@ def predict(
             + (f", batches dealt out to {ranks.world} processes" if ranks.world > 1 else "")
         )
         if outlook := dataset.outlook(loader.resized_from or settings["size"]):
-            say(outlook)
-        words = "predicting" if progress else None
+            log.info(outlook)
         # a vote holds the ranks together: one that died is noticed now, not when all others are done
         together = {"ranks": ranks, "check": lambda: ranks.vote(0)}
-        values = logits(model, loader, len(findings), hardware, tta=tta, progress=words, **together)
+        values = logits(model, loader, len(findings), hardware, tta=tta, progress="predicting", **together)
     if values is None:
         return None
     if dataset.mirror:
-        say(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
+        log.info(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
     ids = dataset.columns("image_id", "study_id", "view").iloc[rows]
     return Predictions(ids, findings, values, Provenance("logit", run.name, split, table.name, dataset.id, tta))
 
@@ -90,14 +88,14 @@ def predict(
 def split_rows(run: Path, config: Mapping, dataset: PackedDataset, labels: Labels, split: str) -> np.ndarray:
     """Catalog rows of a split for a run with this config.json: int64 [n], ascending; val and train are its own fold.
 
-    Raises DataError if those two would not be what they were in training.
+    Raises UserError if those two would not be what they were in training.
     """
     settings = config["settings"]
     if split in ("train", "val") and (dataset.id, labels.sha256) != (
         config["dataset"]["id"],
         config["labels"]["sha256"],
     ):
-        raise DataError(
+        raise UserError(
             f"{run}: was trained on another dataset or other labels than {dataset.root} with {labels.name!r}, so its "
             f"{split} split is not there; choose dev, test or all"
         )
@@ -106,7 +104,7 @@ def split_rows(run: Path, config: Mapping, dataset: PackedDataset, labels: Label
     if split in ("train", "val"):
         trained = select(dataset, labels, "train", fold)
         if rows_sha256(trained) != config["selection"]["train_sha256"]:
-            raise DataError(
+            raise UserError(
                 f"{run}: fold {fold.fold} comes out differently here than where it was trained, so its {split} split "
                 "would mix with the other; predict there, or choose dev, test or all"
             )
@@ -114,7 +112,7 @@ def split_rows(run: Path, config: Mapping, dataset: PackedDataset, labels: Label
 
 
 def load_run_model(run: Path, config: Mapping) -> Classifier:
-    """A run's model with its best weights, on the CPU. Raises DataError if they are missing or do not fit."""
+    """A run's model with its best weights, on the CPU. Raises UserError if they are missing or do not fit."""
     findings = tuple(config["findings"])
     model = create(ModelOptions.of_run(config["settings"]), len(findings))
     load_initial(model, runs.best_weights(run, runs.load_last(run)), findings)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 
 from cxrdali.predictions import Predictions
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import json_bytes, only_one, publish, remove_parts, write_bytes
 
 CONFIG, METRICS, FINDINGS, LAST = "config.json", "metrics.csv", "findings.csv", "last.pt"
@@ -40,15 +40,15 @@ _NEW = {BEST: "best.new.safetensors", VAL_PREDICTIONS: "val_predictions.new.parq
 
 
 def read_config(run: Path) -> dict:
-    """A run's config.json. Raises DataError if the folder holds no run."""
+    """A run's config.json. Raises UserError if the folder holds no run."""
     path = run / CONFIG
     if not path.exists():
-        raise DataError(f"{run}: no run (no {CONFIG} in it); give the folder that `cxrdali train` wrote")
+        raise UserError(f"{run}: no run (no {CONFIG} in it); give the folder that `cxrdali train` wrote")
     try:
         config = json.loads(path.read_bytes())
         config["settings"]["epochs"], config["findings"], config["dataset"]["id"], config["labels"]["name"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no run's settings ({error!r}); train into another folder") from error
+        raise UserError(f"{path}: no run's settings ({error!r}); train into another folder") from error
     return config
 
 
@@ -67,20 +67,20 @@ def load_last(run: Path) -> dict | None:
             raise ValueError("not a run's state")
         return state
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); restore it or its permissions") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); restore it or its permissions") from error
     except Exception as error:  # torch and pickle raise their own kinds on a damaged file
-        raise DataError(f"{path}: no state to continue from ({error!r}); delete it to start the run anew") from error
+        raise UserError(f"{path}: no state to continue from ({error!r}); delete it to start the run anew") from error
 
 
 def finished(run: Path, way_out: str) -> tuple[dict, dict]:
     """config.json and the state of a run with all its epochs, or that ended early by its patience.
 
-    Raises DataError, ending in `way_out`, otherwise.
+    Raises UserError, ending in `way_out`, otherwise.
     """
     config, state = read_config(run), load_last(run)
     done, planned = 0 if state is None else state["epoch"], config["settings"]["epochs"]
     if state is None or not is_finished(state, config["settings"]):
-        raise DataError(f"{run}: this run has finished {done} of {planned} epochs; {way_out}")
+        raise UserError(f"{run}: this run has finished {done} of {planned} epochs; {way_out}")
     return config, state
 
 
@@ -111,8 +111,8 @@ def commit(run: Path, state: dict, best: tuple[dict, dict, Predictions] | None =
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_bytes(run / LAST, buffer.getbuffer())
-    except DataError as error:
-        raise DataError(f"{error}; the previous checkpoint is kept") from error
+    except UserError as error:
+        raise UserError(f"{error}; the previous checkpoint is kept") from error
     settle(run, state)
 
 
@@ -141,16 +141,16 @@ def settle(run: Path, state: dict | None) -> None:
 def best_weights(run: Path, state: dict | None) -> Path:
     """The best epoch's weights of a run, after finishing what a kill left between two renames.
 
-    `state` is the run's `load_last`: it is large, so the caller's is used. Raises DataError if the weights are
+    `state` is the run's `load_last`: it is large, so the caller's is used. Raises UserError if the weights are
     missing or not those of the committed best epoch.
     """
     if state is None:
-        raise DataError(f"{run}: has no finished epoch yet; finish the run first")
+        raise UserError(f"{run}: has no finished epoch yet; finish the run first")
     with contextlib.suppress(OSError):  # a read-only copy of a run: check it as it is
         _settle_in_turn(run, state)
     path, epoch = run / BEST, best_epoch(run)
     if epoch != state["best_epoch"]:
-        raise DataError(f"{path}: holds epoch {epoch}, the best one is {state['best_epoch']}; train the run again")
+        raise UserError(f"{path}: holds epoch {epoch}, the best one is {state['best_epoch']}; train the run again")
     return path
 
 
@@ -164,10 +164,10 @@ def _settle_in_turn(run: Path, state: dict) -> None:
     end = time.monotonic() + MOMENT
     while True:
         try:
-            with only_one(run / ".lock", "training into it"), contextlib.suppress(DataError):  # a full disk
+            with only_one(run / ".lock", "training into it"), contextlib.suppress(UserError):  # a full disk
                 settle(run, state)
             return
-        except DataError:
+        except UserError:
             if time.monotonic() > end:
                 raise
             time.sleep(0.01)

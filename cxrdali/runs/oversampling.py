@@ -13,7 +13,7 @@ import pandas as pd
 
 from cxrdali.data.sampler import choose
 from cxrdali.runs import folder as runs
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.csv import read_table
 
 
@@ -42,7 +42,7 @@ def read_ap(source: Path) -> dict[str, float | None]:
     ap = _read_ap(source)
     for name, value in ap.items():
         if value is not None and not (value != value or 0 <= value <= 1):
-            raise DataError(f"{source}: the AP of {name!r} is {value}; give numbers from 0 to 1")
+            raise UserError(f"{source}: the AP of {name!r} is {value}; give numbers from 0 to 1")
     return ap
 
 
@@ -60,14 +60,14 @@ def _read_ap(source: Path) -> dict[str, float | None]:
             table = table[table["view"] == "all"]
         if table["finding"].duplicated().any():
             twice = table.loc[table["finding"].duplicated(), "finding"].iloc[0]
-            raise DataError(f"{source}: finding {twice!r} stands twice; give a table with one row per finding")
+            raise UserError(f"{source}: finding {twice!r} stands twice; give a table with one row per finding")
         return dict(zip(table["finding"], pd.to_numeric(table["AP"].replace("", None)).tolist(), strict=True))
     except FileNotFoundError:
-        raise DataError(
+        raise UserError(
             f"{source}: no such run or metrics; give a run folder, or what `cxrdali evaluate` wrote"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
+        raise UserError(
             f"{source}: no table of AP per finding ({error!r}); give a run folder, or what `cxrdali evaluate` wrote"
         ) from error
 
@@ -77,12 +77,12 @@ def chosen_findings(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Which findings' images are doubled, and which had no AP to choose by.
 
-    stored: the record of the run that continues; it counts where the source was deleted since. Raises DataError for
+    stored: the record of the run that continues; it counts where the source was deleted since. Raises UserError for
     an unknown finding, or a source whose findings are not the dataset's.
     """
     for name in names:
         if name not in findings:
-            raise DataError(f"oversample {name!r}: no such finding; the labels have {', '.join(findings)}")
+            raise UserError(f"oversample {name!r}: no such finding; the labels have {', '.join(findings)}")
     if below is None:
         return tuple(names), ()
     if stored and not source.exists():
@@ -91,7 +91,7 @@ def chosen_findings(
     differing = sorted(set(ap) ^ set(findings))
     if differing:
         where = "there" if differing[0] in ap else "in the dataset's labels"
-        raise DataError(
+        raise UserError(
             f"{source}: finding {differing[0]!r} (and {len(differing) - 1} more) is only {where}; "
             "oversample from a run on the same --labels"
         )

@@ -11,7 +11,7 @@ import pandas as pd
 from cxrdali.data.splits import FoldOptions
 from cxrdali.runs import folder as runs_on_disk
 from cxrdali.runs.layout import RECORD, REPLACED
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Run:
 
 
 def _read_run(folder: Path) -> Run:
-    """Raises DataError naming file, column and way out if the folder is not a run."""
+    """Raises UserError naming file, column and way out if the folder is not a run."""
     config = runs_on_disk.read_config(folder)
     _check_config(folder / runs_on_disk.CONFIG, config)
     metrics = _read_csv(folder / runs_on_disk.METRICS, runs_on_disk.METRIC_COLUMNS, text=())
@@ -97,7 +97,7 @@ def _check_config(path: Path, config: dict) -> None:
             [*oversampling["findings"], *oversampling["without_ap"]]
             oversampling["images_doubled"] + oversampling["epoch_images"]
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
+        raise UserError(
             f"{path}: recipe or oversampling is not as `cxrdali train` writes it ({error!r}); restore the file"
         ) from error
 
@@ -109,17 +109,17 @@ def _read_csv(path: Path, columns: Sequence[str], text: Sequence[str]) -> pd.Dat
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
-        raise DataError(f"{path}: not a table ({error}); restore it or train again") from error
+        raise UserError(f"{path}: not a table ({error}); restore it or train again") from error
     for name in columns:
         if name not in table.columns:
-            raise DataError(f"{path}: column {name!r} is missing; the run is of another version, train again")
+            raise UserError(f"{path}: column {name!r} is missing; the run is of another version, train again")
         if name in text:
             continue
         blank = table[name].str.lower().isin(("", "nan"))
         numbers = pd.to_numeric(table[name].mask(blank), errors="coerce")
         wrong = numbers.isna() & ~blank
         if wrong.any():
-            raise DataError(
+            raise UserError(
                 f"{path}: column {name!r} holds {table.loc[wrong, name].iloc[0]!r}, not a number; restore it"
             )
         table[name] = numbers
@@ -155,7 +155,7 @@ def run_folders(path: Path) -> tuple[list[Path], list[Path]]:
     """The run folders that `path` stands for (itself, or those in it, model2 before model10), and folders beside
     them that hold no run (yet).
 
-    Raises DataError if it stands for none.
+    Raises UserError if it stands for none.
     """
     if is_run(path):
         return [path], []
@@ -170,7 +170,7 @@ def run_folders(path: Path) -> tuple[list[Path], list[Path]]:
     )
     found = [each for each in folders if is_run(each)]
     if not found and not is_paper(path) and not (path / RECORD).exists():
-        raise DataError(
+        raise UserError(
             f"{path}: no run (no {runs_on_disk.CONFIG} in it) and no folder of runs; give a folder that "
             "`cxrdali train`, `cxrdali paper` or `cxrdali loss-design` wrote"
         )

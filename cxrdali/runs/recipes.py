@@ -13,7 +13,7 @@ from typing import get_args, get_type_hints
 from cxrdali.models.losses import LOSSES, PARAMETERS
 from cxrdali.runs.layout import REPLACED
 from cxrdali.runs.settings import TrainSettings
-from shards.errors import DataError
+from shards.errors import UserError
 
 PAPER, LOSS_DESIGN, DEMO, LOSS_DESIGN_DEMO = (
     Path(str(files("cxrdali").joinpath("recipes", name)))
@@ -44,7 +44,7 @@ class Recipe:
     def resolve(self, runs: Path, overrides: Mapping[str, object] | None = None) -> tuple[TrainSettings, dict]:
         """The settings of a run beside those it needs, in the folder `runs`; and what its config says of the recipe.
 
-        overrides: settings to have otherwise; one that the recipe has just so counts as none. Raises DataError,
+        overrides: settings to have otherwise; one that the recipe has just so counts as none. Raises UserError,
         naming the recipe, if they do not go together.
         """
         overrides = dict(overrides or {})
@@ -64,8 +64,8 @@ class Recipe:
             found = {name: value for name, value in found.items() if name not in PARAMETERS or name in own}
         try:
             settings = TrainSettings(**{**found, **overrides})
-        except DataError as error:
-            raise DataError(f"{self.name}: {error}") from error
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from error
         changed = {name: value for name, value in overrides.items() if getattr(plain, name) != getattr(settings, name)}
         return settings, {"name": self.name, "starts_from": self.starts_from, "overridden": changed}
 
@@ -73,7 +73,7 @@ class Recipe:
 def load(path: Path | None = None) -> dict[str, Recipe]:
     """Recipes by name: the papers', and those of a file of the same form, which go before ones of the same name.
 
-    Raises DataError naming file, recipe and setting for one that is unknown or of the wrong kind, a recipe that
+    Raises UserError naming file, recipe and setting for one that is unknown or of the wrong kind, a recipe that
     starts from none, or one that needs itself.
     """
     recipes = read(PAPER) | read(LOSS_DESIGN)
@@ -88,21 +88,21 @@ def load(path: Path | None = None) -> dict[str, Recipe]:
 
 
 def find(recipes: Mapping[str, Recipe], name: str, where: str = "") -> Recipe:
-    """Raises DataError that lists the recipes there are."""
+    """Raises UserError that lists the recipes there are."""
     if name not in recipes:
-        raise DataError(f"{where}no recipe {name!r}; there are {', '.join(recipes)}")
+        raise UserError(f"{where}no recipe {name!r}; there are {', '.join(recipes)}")
     return recipes[name]
 
 
 def in_order(recipes: Mapping[str, Recipe], wanted, where: object = "recipes") -> list[str]:
-    """`wanted` and all that they need, every recipe after those it needs. Raises DataError if one needs itself."""
+    """`wanted` and all that they need, every recipe after those it needs. Raises UserError if one needs itself."""
     done, open_ = [], []
 
     def visit(name: str) -> None:
         if name in done:
             return
         if name in open_:
-            raise DataError(f"{where}: {' needs '.join([*open_[open_.index(name) :], name])}; break the circle")
+            raise UserError(f"{where}: {' needs '.join([*open_[open_.index(name) :], name])}; break the circle")
         open_.append(name)
         for needed in recipes[name].needs:
             visit(needed)
@@ -119,43 +119,43 @@ def read(path: Path) -> dict[str, Recipe]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}: no recipes ({reason}); `cxrdali recipes model0` prints one to begin with") from error
+        raise UserError(f"{path}: no recipes ({reason}); `cxrdali recipes model0` prints one to begin with") from error
     for name, table in tables.items():
         if not isinstance(table, dict):
-            raise DataError(f"{path}: {name} = {table!r} stands outside a recipe; put it under [{EVERY}] or a [name]")
+            raise UserError(f"{path}: {name} = {table!r} stands outside a recipe; put it under [{EVERY}] or a [name]")
     every = tables.pop(EVERY, {})
     for name in tables:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in TAKEN or name.endswith("-views"):
-            raise DataError(
+            raise UserError(
                 f"{path}: [{name}] cannot be a recipe's name, which names its run and its tables too; "
                 f"use letters, digits, - and _, and not {', '.join(TAKEN)} or ...-views"
             )
     if not tables:
-        raise DataError(f"{path}: holds no recipe; give each a table with its name, [mymodel] and settings below it")
+        raise UserError(f"{path}: holds no recipe; give each a table with its name, [mymodel] and settings below it")
     return {name: _recipe(path, name, {**every, **table}) for name, table in tables.items()}
 
 
 def checked(where: str, settings: dict, words: tuple[str, ...] = ()) -> dict:
-    """The settings, if there are such and their values are of the right kind; else raises DataError, after `where`."""
+    """The settings, if there are such and their values are of the right kind; else raises UserError, after `where`."""
     for key, value in settings.items():
         if key not in SETTINGS and key not in words:
             near = difflib.get_close_matches(key, (*SETTINGS, *words), 1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join((*words, *SETTINGS))}"
-            raise DataError(f"{where}: unknown setting {key!r}{hint}")
+            raise UserError(f"{where}: unknown setting {key!r}{hint}")
         if not _fits(key, value):
-            raise DataError(f"{where}: {key} = {value!r} is of the wrong kind; {key} is {_kind(key)}")
+            raise UserError(f"{where}: {key} = {value!r} is of the wrong kind; {key} is {_kind(key)}")
     return settings
 
 
 def _recipe(path: Path, name: str, table: dict) -> Recipe:
     checked(f"{path}: {name}", table, WORDS)
     if "stage" not in table:
-        raise DataError(f"{path}: {name}: stage is missing; give stage = 1, 2 or 3")
+        raise UserError(f"{path}: {name}: stage is missing; give stage = 1, 2 or 3")
     settings = {key: tuple(value) if key == "oversample" else value for key, value in table.items() if key in SETTINGS}
     try:
         TrainSettings(**settings, init=table.get("starts_from"))
-    except DataError as error:
-        raise DataError(f"{path}: {name}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {name}: {error}") from error
     return Recipe(name, settings, table.get("starts_from"), table.get("about", ""))
 
 

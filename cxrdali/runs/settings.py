@@ -12,7 +12,7 @@ from cxrdali.data.splits import FoldOptions
 from cxrdali.data.targets import UNCERTAIN
 from cxrdali.models import losses
 from cxrdali.models.classifier import NORMS
-from shards.errors import DataError
+from shards.errors import UserError
 
 # Yamagishi & Hanaoka 2023: stage -> side in pixels, global batch
 STAGES = {1: (224, 256), 2: (320, 128), 3: (512, 48)}
@@ -104,42 +104,42 @@ class TrainSettings:
 
     def __post_init__(self):
         if self.stage not in STAGES:
-            raise DataError(f"stage {self.stage}: choose 1, 2 or 3")
+            raise UserError(f"stage {self.stage}: choose 1, 2 or 3")
         size, batch = STAGES[self.stage]
         object.__setattr__(self, "size", size if self.size is None else self.size)
         object.__setattr__(self, "batch", batch if self.batch is None else self.batch)
         for name in ("size", "batch", "epochs", "micro_batch", "limit_batches", "threads", "patience"):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
-                raise DataError(f"{name.replace('_', '-')} {value}: at least 1")
+                raise UserError(f"{name.replace('_', '-')} {value}: at least 1")
         if isinstance(self.micro_batch, str) and self.micro_batch != AUTO:
-            raise DataError(f"micro-batch {self.micro_batch!r}: a number of images, or {AUTO}")
+            raise UserError(f"micro-batch {self.micro_batch!r}: a number of images, or {AUTO}")
         if isinstance(self.micro_batch, int) and self.batch % self.micro_batch:
-            raise DataError(f"micro-batch {self.micro_batch}: must divide the batch, {self.batch}")
+            raise UserError(f"micro-batch {self.micro_batch}: must divide the batch, {self.batch}")
         if not 0 < self.lr < 100:
-            raise DataError(f"lr {self.lr}: above 0, below 100")
+            raise UserError(f"lr {self.lr}: above 0, below 100")
         if not 0 <= self.min_lr < self.lr:
-            raise DataError(f"min-lr {self.min_lr}: 0 or more, below lr, {self.lr}")
+            raise UserError(f"min-lr {self.min_lr}: 0 or more, below lr, {self.lr}")
         if not 0 <= self.weight_decay < 100:
-            raise DataError(f"weight-decay {self.weight_decay}: 0 or more, below 100")
+            raise UserError(f"weight-decay {self.weight_decay}: 0 or more, below 100")
         if self.warmup_epochs < 0:
-            raise DataError(f"warmup-epochs {self.warmup_epochs}: 0 or more")
+            raise UserError(f"warmup-epochs {self.warmup_epochs}: 0 or more")
         if not 0 <= self.seed < 2**32:
-            raise DataError(f"seed {self.seed}: 0 to 2**32 - 1")
+            raise UserError(f"seed {self.seed}: 0 to 2**32 - 1")
         choices = {
             "norm": NORMS, "uncertain": UNCERTAIN, "cutout": CUTOUTS, "order": ORDERS, "precision": PRECISIONS,
             "decode": MODES, "select_by": SELECT_BY, "sampler": SAMPLERS, "flips": FLIPS,
         }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise DataError(f"{name.replace('_', '-')} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+                raise UserError(f"{name.replace('_', '-')} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
         object.__setattr__(self, "oversample", tuple(self.oversample))
         self._check_oversampling()
         self._resolve_loss()
         if self.new_head and self.init is None:
-            raise DataError("new-head: only weights of --init have a classifier that could be left out; give --init")
+            raise UserError("new-head: only weights of --init have a classifier that could be left out; give --init")
         if self.frozen and self.init is None and not self.pretrained:
-            raise DataError("frozen: a backbone from scratch would stay random; give the run to start from with --init")
+            raise UserError("frozen: a backbone from scratch would stay random; give the run to start from with --init")
         self.fold_options()
 
     def _resolve_loss(self):
@@ -147,7 +147,7 @@ class TrainSettings:
         for name, value in losses.resolved(self.loss, given).items():
             object.__setattr__(self, name, value)
         if self.drw_epoch is not None and self.drw_epoch >= self.epochs:
-            raise DataError(
+            raise UserError(
                 f"drw-epoch {self.drw_epoch}: re-weighting would begin after the last of {self.epochs} epochs; "
                 f"give 0 to {self.epochs - 1}, or more --epochs"
             )
@@ -160,16 +160,16 @@ class TrainSettings:
     def _check_oversampling(self):
         below = self.oversample_below
         if below is not None and not 0 < below <= 1:
-            raise DataError(f"oversample-below {below}: an AP, above 0 and at most 1")
+            raise UserError(f"oversample-below {below}: an AP, above 0 and at most 1")
         if below is not None and self.oversample:
-            raise DataError("oversample and oversample-below: give findings or a threshold, not both")
+            raise UserError("oversample and oversample-below: give findings or a threshold, not both")
         if self.sampler != "natural" and (self.oversample or below is not None):
-            raise DataError(f"sampler {self.sampler}: oversampling too changes how often an image comes; choose one")
+            raise UserError(f"sampler {self.sampler}: oversampling too changes how often an image comes; choose one")
         if (below is None) != (not self.oversample_from):
             missing = (
                 "--oversample-below, the AP under which" if below is None else "--oversample-from, the run whose AP"
             )
-            raise DataError(f"oversampling by AP needs {missing} decides; give both")
+            raise UserError(f"oversampling by AP needs {missing} decides; give both")
 
     def fold_options(self) -> FoldOptions:
         return FoldOptions(self.fold, self.folds, self.group)

@@ -5,6 +5,7 @@ record keeps which making of every needed step it used: whoever is made again ta
 """
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -13,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxrdali.runs.layout import REPLACED
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import json_bytes, only_one, remove_parts, sha256_file, write_bytes
+
+log = logging.getLogger(__name__)
 
 RECORDS = ".steps"
 CONTINUES, TAKEN = "continues", "takes over the run that is there"
@@ -86,24 +89,24 @@ class Book:
             reasons[step.name] = f"after {first}" if first and reason in (None, CONTINUES) else reason
         return reasons
 
-    def run(self, steps: Sequence[Step], say: Callable[[str], None]) -> int:
+    def run(self, steps: Sequence[Step]) -> int:
         """Do what is to be done, in order; returns how many steps that were."""
         done = 0
         self._sweep(steps)
         for number, step in enumerate(steps, 1):
             reason = self.reason(step)
             if reason:
-                say(f"\n[{number}/{len(steps)}] {step.name}: {reason}")
-                self.make(step, say)
+                log.info(f"\n[{number}/{len(steps)}] {step.name}: {reason}")
+                self.make(step)
                 done += 1
         return done
 
-    def make(self, step: Step, say: Callable[[str], None]) -> None:
+    def make(self, step: Step) -> None:
         """Do a step and record it."""
         (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
         # what was trained by hand stays where it is: the trainer refuses it if its settings are others
         if step.folder and not self._by_hand(step) and (self._read(step.name) or not self._begun(step)):
-            self._set_aside(step, say)
+            self._set_aside(step)
             write_bytes(self._path(step.name, "begun"), json_bytes(self._start(step)))
         for path in (self._path(step.name), *([] if step.folder else map(self.root.joinpath, step.outputs))):
             path.unlink(missing_ok=True)  # a result without a record is no result
@@ -137,7 +140,7 @@ class Book:
         for folder in {self.root / RECORDS, *(file.parent for file in files)}:
             remove_parts(folder)
 
-    def _set_aside(self, step: Step, say: Callable[[str], None]) -> None:
+    def _set_aside(self, step: Step) -> None:
         """Days of training are never deleted: what stands in the way moves to replaced/."""
         folder = self.root / step.folder
         if not _occupied(folder):
@@ -148,7 +151,7 @@ class Book:
         there.parent.mkdir(exist_ok=True)
         with only_one(folder / ".lock", "training into it"):
             shutil.move(folder, there)
-        say(f"{folder}: moved to {there}; delete it when it is not wanted")
+        log.info(f"{folder}: moved to {there}; delete it when it is not wanted")
 
     def _makings(self, step: Step) -> dict[str, str | None]:
         records = {name: self._read(name) for name in step.needs}
@@ -184,7 +187,7 @@ def _occupied(folder: Path) -> bool:
 def _facts(path: Path, folder: str | None) -> dict:
     if not path.is_file():
         way_out = f"move the folder {folder} away to train it anew" if folder else "run the same command again"
-        raise DataError(f"{path}: was to be made and is not there; {way_out}")
+        raise UserError(f"{path}: was to be made and is not there; {way_out}")
     found = path.stat()
     return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": sha256_file(path)}
 

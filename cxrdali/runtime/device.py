@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -28,11 +28,11 @@ class Hardware:
         elif device == "cuda":
             device = "cuda:0"
         if device.startswith("cuda") and not has_cuda:
-            raise DataError("device 'cuda': torch sees no GPU here; use --device cpu, or check the driver (nvidia-smi)")
+            raise UserError("device 'cuda': torch sees no GPU here; use --device cpu, or check the driver (nvidia-smi)")
         if not (device == "cpu" or device.startswith("cuda:")):
-            raise DataError(f"device {device!r}: choose auto, cpu or cuda")
+            raise UserError(f"device {device!r}: choose auto, cpu or cuda")
         if device != "cpu" and torch.device(device).index >= torch.cuda.device_count():
-            raise DataError(f"device {device!r}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
+            raise UserError(f"device {device!r}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
         if precision == "auto":
             if device == "cpu":
                 precision = "fp32"
@@ -40,7 +40,7 @@ class Hardware:
                 # without emulation: an older GPU says yes to bf16 and then computes it slowly in fp32
                 precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         if precision == "fp16" and device == "cpu":
-            raise DataError("precision 'fp16' needs a GPU; use --precision fp32 or bf16 on the CPU")
+            raise UserError("precision 'fp16' needs a GPU; use --precision fp32 or bf16 on the CPU")
         return cls(device, precision)
 
     def autocast(self):

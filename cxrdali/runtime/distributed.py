@@ -6,6 +6,7 @@ nothing is sent: callers need not ask. Every method that talks is called by all 
 """
 
 import datetime
+import logging
 import os
 import socket
 import traceback
@@ -19,7 +20,7 @@ import torch.distributed as dist
 
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.torchrun import NAMES, started_by_torchrun
-from shards.errors import DataError, LostTouch
+from shards.errors import LostTouch, UserError
 
 # For which a rank waits for the others: they may be copying shards from a bucket, or waiting for a busy disk.
 PATIENCE = datetime.timedelta(minutes=30)
@@ -47,7 +48,7 @@ class Ranks:
         if self.world == 1 or device == "cpu" or not torch.cuda.is_available():
             return device
         if device not in ("auto", "cuda"):
-            raise DataError(f"device {device!r}: {self.world} processes share the GPUs out; give auto, cuda or cpu")
+            raise UserError(f"device {device!r}: {self.world} processes share the GPUs out; give auto, cuda or cpu")
         return f"cuda:{self.local}"
 
     def threads(self) -> int:
@@ -55,25 +56,25 @@ class Ranks:
         return default_threads(self.local_world)
 
     def share(self, batch: int, micro_batch: int | None = None) -> int:
-        """Images of a global batch that this rank trains on. Raises DataError if they cannot be shared out evenly."""
+        """Images of a global batch that this rank trains on. Raises UserError if they cannot be shared out evenly."""
         if batch % self.world:
             near = sorted((n for n in range(1, batch + 1) if batch % n == 0), key=lambda n: abs(n - self.world))[:2]
-            raise DataError(
+            raise UserError(
                 f"batch {batch}: cannot be shared out to {self.world} processes; take "
                 f"{' or '.join(map(str, sorted(near)))} of them, or another --batch"
             )
         mine = batch // self.world
         if micro_batch and mine % micro_batch:
-            raise DataError(f"micro-batch {micro_batch}: must divide each process's share of the batch, {mine}")
+            raise UserError(f"micro-batch {micro_batch}: must divide each process's share of the batch, {mine}")
         return mine
 
     def agree(self, facts: Mapping[str, object]) -> None:
-        """Raises DataError on every rank, naming the first difference, if the ranks were not given the same facts."""
+        """Raises UserError on every rank, naming the first difference, if the ranks were not given the same facts."""
         first, *others = self._all(flat(facts))
         for rank, theirs in enumerate(others, 1):
             for name in [*first, *(name for name in theirs if name not in first)]:
                 if first.get(name) != theirs.get(name):
-                    raise DataError(
+                    raise UserError(
                         f"the processes differ in {name}: {first.get(name)!r} in rank 0, {theirs.get(name)!r} in rank "
                         f"{rank}; give every one the same command, data and versions"
                     )
@@ -169,13 +170,15 @@ class StoppedTogether(Exception):
 def joined(device: str) -> Iterator[Ranks]:
     """The group that torchrun started this process in, while `with` lasts; a group of one without torchrun.
 
-    device: as the user gave it. Raises DataError if there are fewer GPUs than processes on this machine.
+    device: as the user gave it. Raises UserError if there are fewer GPUs than processes on this machine.
     """
     if not started_by_torchrun() or dist.is_initialized():
         yield Ranks()
         return
     rank, world, local, local_world = (int(os.environ[name]) for name in NAMES)
     ranks = Ranks(rank, world, local, local_world)
+    if not ranks.is_first:  # what all processes have to say, the first says
+        logging.getLogger("cxrdali").setLevel(logging.WARNING)
     on_gpus = device != "cpu" and torch.cuda.is_available()
     if device != "cpu":
         check_gpus(ranks.local_world)
@@ -194,7 +197,7 @@ def joined(device: str) -> Iterator[Ranks]:
         )
         ranks._control = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        raise DataError(
+        raise UserError(
             f"rank {rank} on {socket.gethostname()} cannot reach the others at {os.environ['MASTER_ADDR']}:"
             f"{os.environ['MASTER_PORT']}, or one has failed before ({_first_line(error)}); see what the others say, "
             "check the address, firewalls between the machines, and GLOO_SOCKET_IFNAME (docs/machines.md)"
@@ -232,11 +235,11 @@ def _lost(error: RuntimeError) -> bool:
 
 
 def check_gpus(asked: int) -> None:
-    """Raises DataError if this machine has fewer GPUs than `asked`."""
+    """Raises UserError if this machine has fewer GPUs than `asked`."""
     found = torch.cuda.device_count()
     if asked > found:
         fewer = f"give --gpus {found}, or " if found else ""
-        raise DataError(
+        raise UserError(
             f"{asked} GPUs asked, {found} {'is' if found == 1 else 'are'} here; {fewer}share the work out over "
             "processes on the CPU with --device cpu"
         )

@@ -3,18 +3,18 @@ ask, too."""
 
 import os
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _ALL = (*NAMES, "MASTER_ADDR", "MASTER_PORT")
 
 
 def started_by_torchrun() -> bool:
-    """Raises DataError if some of its variables are there and others not, as scripts set them that are not torchrun."""
+    """Raises UserError if some of its variables are there and others not, as scripts set them that are not torchrun."""
     there = [name for name in _ALL if name in os.environ]
     if "RANK" in there and int(os.environ.get("WORLD_SIZE", 1)) > 1 and len(there) < len(_ALL):
         missing = next(name for name in _ALL if name not in there)
-        raise DataError(
+        raise UserError(
             f"RANK and WORLD_SIZE are set, {missing} is not: start the processes with torchrun (docs/machines.md), or "
             "unset these variables"
         )

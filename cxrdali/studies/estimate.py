@@ -21,7 +21,7 @@ from cxrdali.studies.flow import Plan
 from cxrdali.train.microbatch import largest_micro_batch
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 
 STEPS, ENOUGH_SECONDS = 10, 8.0
 CPU_IMAGES = 4  # at a time: the rate per image is about that of the whole batch, and the wait a tenth
@@ -94,7 +94,7 @@ def epoch_images(plan: Plan, name: str) -> tuple[int, bool]:
     source = settings.oversample_from and Path(settings.oversample_from)
     try:
         chosen, _ = chosen_findings(settings.oversample, settings.oversample_below, source, plan.labels.findings)
-    except DataError:  # the run is not there or not finished
+    except UserError:  # the run is not there or not finished
         return len(plan.train_rows), False
     rows = oversampled(plan.train_rows, targets(plan.labels, settings.uncertain), plan.labels.findings, chosen)
     return len(rows), True

@@ -3,6 +3,7 @@
 runs/NAME        predictions/NAME.SPLIT.parquet        evaluations/NAME.SPLIT.json
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,8 +24,10 @@ from cxrdali.runtime.device import Hardware
 from cxrdali.train.trainer import train
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import sha256_file
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("val", "dev", "test")
 ALIKE = ("fold", "folds", "group", "uncertain")  # of all models: their tables are compared and averaged
@@ -92,14 +95,14 @@ class Plan:
 
 
 def ground(root: Path, dataset: PackedDataset, recipes: Mapping[str, Recipe], options: FlowOptions) -> Ground:
-    """Raises DataError for an unknown model or setting, or a dataset without a training split."""
+    """Raises UserError for an unknown model or setting, or a dataset without a training split."""
     labels = dataset.labels(options.labels)
     names = in_order(recipes, [find(recipes, name).name for name in options.models])
     models = {name: _resolve(root, recipes[name], labels, options) for name in names}
     for name, given in options.overrides.items():
         if name and name not in models:
             key = next(iter(given))
-            raise DataError(f"{name}.{key}: {name} is not among the models; add it to --models, or do not set it")
+            raise UserError(f"{name}.{key}: {name} is not among the models; add it to --models, or do not set it")
     first = next(iter(models.values()))[0]
     train_rows, val_rows = train_and_validation(dataset, labels, first.fold_options())
     splits = {"val": val_rows} | {name: released_rows(dataset, labels, name) for name in SPLITS[1:]}
@@ -115,7 +118,7 @@ def _resolve(root: Path, recipe: Recipe, labels: Labels, options: FlowOptions) -
     overrides = {**options.overrides.get("", {}), **options.overrides.get(recipe.name, {})}
     settings, about = recipe.resolve(root / "runs", overrides)
     if settings.labels not in (None, labels.name):
-        raise DataError(
+        raise UserError(
             f"{recipe.name}: labels = {settings.labels!r}, but all models need the same ones, here {labels.name!r}; "
             f"give --labels {settings.labels}"
         )
@@ -143,7 +146,7 @@ def _problems(dataset: PackedDataset, labels: Labels, models: Mapping, train_row
     return tuple(found)
 
 
-def _errors(dataset: PackedDataset, labels: Labels, settings: TrainSettings) -> Iterator[DataError]:
+def _errors(dataset: PackedDataset, labels: Labels, settings: TrainSettings) -> Iterator[UserError]:
     """What the trainer would say before its first step, as far as it needs no weights and no other run."""
     checks = (
         lambda: nearest_stored(dataset, settings.size),
@@ -154,7 +157,7 @@ def _errors(dataset: PackedDataset, labels: Labels, settings: TrainSettings) -> 
     for check in checks:
         try:
             check()
-        except DataError as error:
+        except UserError as error:
             yield error
 
 
@@ -169,10 +172,8 @@ class Flow:
         root: Path,
         ground: Ground,
         options: FlowOptions,
-        say: Callable[[str], None] = print,
-        progress: bool = True,
     ):
-        self.root, self.ground, self.options, self.say, self.progress = root, ground, options, say, progress
+        self.root, self.ground, self.options = root, ground, options
         self.dataset, self.labels = ground.dataset, ground.labels
         self.models, self.splits = ground.models, ground.splits
         self.notes: list[str] = []
@@ -198,7 +199,7 @@ class Flow:
         needs = [other for other in given.values() if other]
         late = [other for other in needs if list(self.models).index(other) >= list(self.models).index(name)]
         if late:
-            raise DataError(f"{name}: needs {late[0]}, which is not trained before it; choose an earlier model's run")
+            raise UserError(f"{name}: needs {late[0]}, which is not trained before it; choose an earlier model's run")
         # a run of ours is known by its step, another file by its content
         for key, other in given.items():
             kept[key] = other or (kept[key] and content(Path(kept[key])))
@@ -207,7 +208,7 @@ class Flow:
         def do() -> None:
             out = self.root / folder
             out.parent.mkdir(parents=True, exist_ok=True)
-            train(settings, self.dataset, out, say=self.say, progress=self.progress, recipe=about)
+            train(settings, self.dataset, out, recipe=about)
 
         return Step(
             f"train {name}",
@@ -228,7 +229,7 @@ class Flow:
             table = predict(
                 self.root / "runs" / model, self.dataset, split, labels=self.labels.name, tta=tta,
                 device=settings.device, precision=settings.precision, decode=settings.decode,
-                threads=settings.threads, say=self.say, progress=self.progress,
+                threads=settings.threads,
             )  # fmt: skip
             table.write(out)
 
@@ -260,7 +261,7 @@ class Flow:
             (self.root / out).parent.mkdir(parents=True, exist_ok=True)
             result = self.scored(name, split, options)
             write(result, self.root / out)
-            self.say(f"{name} on {split}: mAP {number(result['all']['mAP'])}")
+            log.info(f"{name} on {split}: mAP {number(result['all']['mAP'])}")
 
         outputs = (f"{out}.json", f"{out}.csv")
         settings = {"draws": options.draws, "uncertain": options.uncertain, **(more or {}), **self.data}
@@ -268,14 +269,14 @@ class Flow:
 
     def scored(self, name: str, split: str, options: EvaluateOptions) -> dict:
         """What an evaluation of a table says."""
-        return evaluate(self.file(name, split), self.dataset, self.labels, options, self.progress)
+        return evaluate(self.file(name, split), self.dataset, self.labels, options)
 
 
 def content(path: Path) -> str:
-    """A fingerprint of a file, or of the best weights of a run; raises DataError if it is not there."""
+    """A fingerprint of a file, or of the best weights of a run; raises UserError if it is not there."""
     file = path / runs.BEST if path.is_dir() else path
     if not file.is_file():
-        raise DataError(f"{path}: no such file or run; give another")
+        raise UserError(f"{path}: no such file or run; give another")
     return sha256_file(file)
 
 

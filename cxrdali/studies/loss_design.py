@@ -9,7 +9,8 @@ calibrations and thresholds are fitted on validation alone; development and test
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -29,8 +30,10 @@ from cxrdali.runs.steps import Step
 from cxrdali.studies.flow import Flow, FlowOptions, Ground, Plan, ground
 from cxrdali.studies.roles import roles
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
+
+log = logging.getLogger(__name__)
 
 FIT = "val"  # the split that everything is fitted on
 FOLDS = 5  # of a cross-fit, by subject
@@ -54,13 +57,13 @@ class StudyOptions(FlowOptions):
     def __post_init__(self):
         super().__post_init__()
         if not self.models:
-            raise DataError("no model: give --models, for example ld-bce,ld-ldam-drw")
+            raise UserError("no model: give --models, for example ld-bce,ld-ldam-drw")
         for name in self.tta:
             if name not in TTA or name == "none":
-                raise DataError(f"tta {name!r}: choose from {', '.join(each for each in TTA if each != 'none')}")
+                raise UserError(f"tta {name!r}: choose from {', '.join(each for each in TTA if each != 'none')}")
         object.__setattr__(self, "tta", tuple(dict.fromkeys(self.tta)))
         if self.calibration not in calibration.METHODS:
-            raise DataError(f"calibration {self.calibration!r}: choose one of {', '.join(calibration.METHODS)}")
+            raise UserError(f"calibration {self.calibration!r}: choose one of {', '.join(calibration.METHODS)}")
         parse_strategy(self.strategy)
 
 
@@ -69,21 +72,19 @@ def make_plan(
     dataset: PackedDataset,
     recipes: Mapping[str, Recipe],
     options: StudyOptions,
-    say: Callable[[str], None] = print,
-    progress: bool = True,
 ) -> tuple[Plan, dict]:
     """The plan, and what RECORD says of it: written when the steps begin, so that a half-done study has a report.
 
-    Raises DataError for an unknown model or setting, or a dataset without a training split.
+    Raises UserError for an unknown model or setting, or a dataset without a training split.
     """
-    study = _Study(root, ground(root, dataset, recipes, options), options, say, progress)
+    study = _Study(root, ground(root, dataset, recipes, options), options)
     plan = study.plan(study.steps())
     return plan, study.record(plan)
 
 
 class _Study(Flow):
-    def __init__(self, root: Path, ground: Ground, options: StudyOptions, say: Callable[[str], None], progress: bool):
-        super().__init__(root, ground, options, say, progress)
+    def __init__(self, root: Path, ground: Ground, options: StudyOptions):
+        super().__init__(root, ground, options)
         self.roles = roles(self.models)
         self.tables: list[Table] = []
         self.makers: dict[tuple[str, str], str] = {}  # (table, split) -> the step that makes it
@@ -189,7 +190,7 @@ class _Study(Flow):
             )
             write(found, self.root / rules)
             errors = [found.macro("ece", when) for when in ("before", "after")]
-            self.say(f"{of}, {method}: ECE {errors[0]:.4f} -> {errors[1]:.4f} on {FIT}, cross-fitted")
+            log.info(f"{of}, {method}: ECE {errors[0]:.4f} -> {errors[1]:.4f} on {FIT}, cross-fitted")
 
         settings = {"method": method, "uncertain": self.uncertain, "folds": self.folds, **self.data}
         steps = [Step(f"calibrate {of} {method}", (rules,), settings, (self.makers[of, FIT],), learn)]
@@ -229,8 +230,8 @@ class _Study(Flow):
         """With the thresholds, and F1 at probability 0.5 as macro_F1_half."""
         path, half = self.file(name, split), thresholds.fixed(self.labels.findings)
         known = thresholds.read(self.root / thresholds_file(name)) if self._has_thresholds(split) else half
-        result = evaluate(path, self.dataset, self.labels, options, self.progress, known)
-        plain = evaluate(path, self.dataset, self.labels, replace(options, draws=0), False, half)
+        result = evaluate(path, self.dataset, self.labels, options, known)
+        plain = evaluate(path, self.dataset, self.labels, replace(options, draws=0), half)
         for part in PARTS:
             if result[part] is not None:
                 result[part]["macro_F1_half"] = plain[part]["macro_F1"]
@@ -276,7 +277,7 @@ class _Study(Flow):
         options = CompareOptions(draws=self.options.draws, folds=self.folds, uncertain=self.uncertain)
 
         def do() -> None:
-            found = compare([self.root / "runs" / name for name in names], self.dataset, options, self.progress)
+            found = compare([self.root / "runs" / name for name in names], self.dataset, options)
             (self.root / out).parent.mkdir(parents=True, exist_ok=True)
             write_bytes(self.root / out, json_bytes(found))
 
@@ -310,13 +311,13 @@ def write(rules, path: Path) -> None:
 
 
 def read_weights(path: Path) -> Weights:
-    """Raises DataError if the file is not as `_weigh` writes it."""
+    """Raises UserError if the file is not as `_weigh` writes it."""
     try:
         stored = json.loads(path.read_bytes())
         names = ("values", "runs", "maps")
         return Weights(how=stored["how"], **{name: tuple(stored[name]) for name in names})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no weights of an ensemble ({error!r}); delete it and run the same command") from error
+        raise UserError(f"{path}: no weights of an ensemble ({error!r}); delete it and run the same command") from error
 
 
 def write_record(root: Path, record: dict) -> None:

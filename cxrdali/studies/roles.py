@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cxrdali.runs.layout import REFERENCE
 from cxrdali.runs.settings import TrainSettings
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Roles:
 
 
 def roles(models: Mapping[str, tuple[TrainSettings, dict]]) -> Roles:
-    """models: settings and recipe record by name. Raises DataError if every model is a retrained one."""
+    """models: settings and recipe record by name. Raises UserError if every model is a retrained one."""
     retrained = tuple(name for name, (settings, _) in models.items() if settings.frozen)
     whole = [name for name in models if name not in retrained]
     if not whole:
-        raise DataError(f"models {', '.join(models)}: all are frozen; add one that is trained as a whole to --models")
+        raise UserError(f"models {', '.join(models)}: all are frozen; add one that is trained as a whole to --models")
     reference = REFERENCE if REFERENCE in whole else whole[0]
     settings = models[reference][0]
     losses = tuple(name for name in whole if models[name][0].arch == settings.arch)

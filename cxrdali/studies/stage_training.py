@@ -7,7 +7,7 @@ NAME is a model, model3-views, ensemble, or ensemble-views, the final one. Model
 views are learnt from model3 on validation (Yamagishi & Hanaoka 2023).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Book, Step
 from cxrdali.studies.flow import Flow, FlowOptions, Plan, content, ground
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
 
 
@@ -37,9 +37,9 @@ class PaperOptions(FlowOptions):
     def __post_init__(self):
         super().__post_init__()
         if self.tta not in TTA:
-            raise DataError(f"tta {self.tta!r}: choose one of {', '.join(TTA)}")
+            raise UserError(f"tta {self.tta!r}: choose one of {', '.join(TTA)}")
         if not self.models:
-            raise DataError("no model: give --models, for example 0,2,3,5,6,7")
+            raise UserError("no model: give --models, for example 0,2,3,5,6,7")
 
 
 def make_plan(
@@ -47,19 +47,17 @@ def make_plan(
     dataset: PackedDataset,
     recipes: Mapping[str, Recipe],
     options: PaperOptions,
-    say: Callable[[str], None] = print,
-    progress: bool = True,
 ) -> Plan:
-    """Raises DataError for an unknown model or setting, or a dataset without a training split."""
+    """Raises UserError for an unknown model or setting, or a dataset without a training split."""
     found = ground(root, dataset, recipes, options)
     labels = found.labels
     for name, path in options.templates.items():
         if name not in found.splits:
-            raise DataError(f"{path}: labels {labels.name!r} have no {name} images here; leave out --template {name}=")
+            raise UserError(f"{path}: labels {labels.name!r} have no {name} images here; leave out --template {name}=")
         # now, not after days of training
         images = dataset.catalog["image_id"].iloc[found.splits[name]]
         match(path, Path(f"{name} split of {labels.name}"), images, labels.findings)
-    flow = _Paper(root, found, options, say, progress)
+    flow = _Paper(root, found, options)
     return flow.plan(flow.steps())
 
 

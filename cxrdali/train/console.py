@@ -15,9 +15,5 @@ def _writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, error) from error
 
 
-def _silent(line: str) -> None:
-    """What all ranks have to say, rank 0 says."""
-
-
 def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

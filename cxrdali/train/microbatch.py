@@ -13,7 +13,7 @@ from cxrdali.models.classifier import Classifier
 from cxrdali.models.losses import Loss
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.step import Step, adamw, grad_scaler
-from shards.errors import DataError
+from shards.errors import UserError
 
 SPARE = 0.02  # of what the process may use stays free: an allocator at its limit frees and asks again in every step
 
@@ -36,7 +36,7 @@ def largest_micro_batch(
 
     model: in the mode in which it is trained (a frozen backbone is in evaluation mode). It and torch's generators are
     afterwards as they were before; optimizer and scaler are the search's own. keeps_gradients: training holds them from
-    step to step, as several ranks do, and not from backward to step alone. Raises DataError if not even one image
+    step to step, as several ranks do, and not from backward to step alone. Raises UserError if not even one image
     fits.
     """
     # on the CPU, to leave the GPU as empty as training finds it
@@ -56,7 +56,7 @@ def largest_micro_batch(
         model.load_state_dict(kept)
         model.train(training)
         _empty(hardware)
-    raise DataError(
+    raise UserError(
         f"the GPU is full at {pixels} px with 1 image at a time; use --checkpointing, a smaller --size or --arch, "
         "or stop what else runs on the GPU (nvidia-smi lists it)"
     )

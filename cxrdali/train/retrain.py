@@ -8,7 +8,7 @@ from cxrdali.models.losses import PARAMETERS
 from cxrdali.runs import folder as runs
 from cxrdali.runs.settings import TrainSettings
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 
 EPOCHS, LR = 10, 1e-3
 # What the first training was about, and the classifier's is not
@@ -19,13 +19,13 @@ def settings_of(run: Path, dataset: PackedDataset, changes: Mapping[str, object]
     """Settings that retrain the classifier of `run` on its own training images, scored on its own validation ones.
 
     changes: settings to have otherwise than the run's, or than these: class-balanced draws, plain BCE, a new
-    classifier, no augmentation, EPOCHS epochs at LR with one warm-up epoch. Raises DataError if the run is not
+    classifier, no augmentation, EPOCHS epochs at LR with one warm-up epoch. Raises UserError if the run is not
     finished, or was trained on other data: its validation images might be among the training images here.
     """
     config, state = runs.finished(run, "finish it first")
     labels = dataset.labels(config["labels"]["name"])
     if (config["dataset"]["id"], config["labels"]["sha256"]) != (dataset.id, labels.sha256):
-        raise DataError(
+        raise UserError(
             f"{run}: was trained on another dataset or other labels than {dataset.root} with {labels.name!r}; "
             "give the dataset of the run with --data"
         )

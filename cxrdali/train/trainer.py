@@ -10,12 +10,13 @@ All hold the same state; rank 0 alone writes, scores and speaks. They stop at th
 """
 
 import contextlib
+import logging
 import math
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -44,7 +45,7 @@ from cxrdali.runs.settings import AUTO, TrainSettings, sampling_seed
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks, joined, mean_in_order
 from cxrdali.train.build import initial_weights, schedule
-from cxrdali.train.console import _plain, _silent, _writing
+from cxrdali.train.console import _plain, _writing
 from cxrdali.train.features import CachedLoader, Head, features_of
 from cxrdali.train.microbatch import largest_micro_batch
 from cxrdali.train.state import _finding_rows, _fresh_epoch
@@ -52,8 +53,10 @@ from cxrdali.train.step import Step, adamw, grad_scaler
 from cxrdali.train.stopping import Stopped
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import only_one, remove_parts, sha256_bytes, sha256_file
+
+log = logging.getLogger(__name__)
 
 SPENT = ("setup", "training", "waiting", "validation", "compiling", "saving")
 CHECK_STEPS = 50  # steps between looks at the loss; each look waits for the GPU
@@ -79,8 +82,6 @@ def train(
     settings: TrainSettings,
     dataset: PackedDataset,
     out: Path,
-    say: Callable[[str], None] = print,
-    progress: bool = True,
     loader: type[Loader] = Loader,
     recipe: dict | None = None,
 ) -> RunSummary:
@@ -89,7 +90,7 @@ def train(
     recipe: what config.json says about the recipe behind the settings. loader: what makes the batches; another
     class of the same form is for comparisons.
 
-    Raises DataError on bad settings or data, another run in `out`, weights that do not fit, a loss that is not
+    Raises UserError on bad settings or data, another run in `out`, weights that do not fit, a loss that is not
     finite, or a full GPU; Stopped after SIGTERM or Ctrl-C.
     """
     started = time.perf_counter()
@@ -98,7 +99,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     with joined(settings.device) as ranks, _alone(out, ranks):
         hardware = Hardware.resolve(ranks.device(settings.device), settings.precision)
-        trainer = _Trainer(settings, dataset, labels, hardware, ranks, out, say, progress, loader, recipe, started)
+        trainer = _Trainer(settings, dataset, labels, hardware, ranks, out, loader, recipe, started)
         return trainer.run()
 
 
@@ -116,17 +117,13 @@ class _Trainer:
         hardware: Hardware,
         ranks: Ranks,
         out: Path,
-        say: Callable[[str], None],
-        progress: bool,
         loader: type[Loader],
         recipe: dict | None,
         started: float,
     ):
         self.settings, self.dataset, self.labels, self.hardware = settings, dataset, labels, hardware
         self.ranks, self.share = ranks, ranks.share(settings.batch, _number(settings.micro_batch))
-        if not ranks.is_first:
-            say, progress = _silent, False
-        self.out, self.say, self.progress, self.make_loader, self.recipe = out, say, progress, loader, recipe
+        self.out, self.make_loader, self.recipe = out, loader, recipe
         self.started, self.seconds = started, dict.fromkeys(SPENT, 0.0)
         self.stop_signal: int | None = None
         self.train_rows, self.val_rows = train_and_validation(dataset, labels, settings.fold_options())
@@ -183,15 +180,15 @@ class _Trainer:
             self._own_generators(0, 0)
         else:
             self._restore(state)
-            self.say(f"continues after epoch {state['epoch']} and {state['position']:,} images of the next")
+            log.info(f"continues after epoch {state['epoch']} and {state['position']:,} images of the next")
         with self._signals(), self._tensorboard() if writes else contextlib.nullcontext() as events:
             self.seconds["setup"] = time.perf_counter() - self.started
             while not self._is_finished(self.state):
                 self._epoch(events)
         if self.state["epoch"] < self.settings.epochs:
-            self.say(f"ended after epoch {self.state['epoch']}: none better in {self.settings.patience} epochs")
+            log.info(f"ended after epoch {self.state['epoch']}: none better in {self.settings.patience} epochs")
         if self.state["best_epoch"] <= (self.settings.drw_epoch or 0):
-            self.say(f"the best epoch, {self.state['best_epoch']}, is one before re-weighting: its weights are kept")
+            log.info(f"the best epoch, {self.state['best_epoch']}, is one before re-weighting: its weights are kept")
         return self._summary(self.state)
 
     def _is_finished(self, state: dict) -> bool:
@@ -245,14 +242,14 @@ class _Trainer:
         self.loader.load_state_dict({"epoch": epoch, "position": state["position"]})
         self.model.train(not self.settings.frozen)  # a frozen backbone keeps its batch-norm statistics
         if self.loss.reweights(epoch) and not self.loss.reweights(epoch - 1):
-            self.say(f"epoch {epoch + 1}: positive terms are re-weighted from here on (beta {self.settings.cb_beta:g})")
+            log.info(f"epoch {epoch + 1}: positive terms are re-weighted from here on (beta {self.settings.cb_beta:g})")
         first = state["position"] // batch
         # islice only where it is needed: a loader that is read to its end keeps its pipeline for the next epoch
         steps = islice(self.loader, self.steps_per_epoch - first) if self.settings.limit_batches else self.loader
         description = f"epoch {epoch + 1}/{self.settings.epochs}"
         bar = tqdm(
             total=self.steps_per_epoch * batch, initial=first * batch, desc=description, unit=" images",
-            disable=not self.progress, leave=False,
+            disable=None, leave=False,
         )  # fmt: skip
         with bar:
             before, waited = time.perf_counter(), 0.0
@@ -292,7 +289,7 @@ class _Trainer:
         try:
             return self.step(images, wanted, self.state["epoch"], size)
         except torch.OutOfMemoryError as error:
-            raise DataError(
+            raise UserError(
                 f"the GPU is full at {self.settings.size} px with {size} images at a time; "
                 f"use --micro-batch {_smaller_divisor(self.share, size)} "
                 f"(the batch stays {self.settings.batch})"
@@ -303,7 +300,7 @@ class _Trainer:
         if not math.isfinite(loss):
             way_out = "use --precision bf16 or fp32" if self.hardware.precision == "fp16" else "lower --lr"
             way_out += ", with another --out"
-            raise DataError(
+            raise UserError(
                 f"{self.out}: the loss became {loss} in epoch {epoch + 1}, by step {step}; {way_out}. "
                 f"The last checkpoint is of epoch {epoch}"
             )
@@ -340,14 +337,14 @@ class _Trainer:
             len(self.labels.findings),
             self.hardware,
             micro_batch=self.micro_batch,
-            progress=f"validation {epoch + 1}/{self.settings.epochs}" if self.progress else None,
+            progress=f"validation {epoch + 1}/{self.settings.epochs}",
             check=self._stop_if_asked,
             ranks=self.ranks,
         )
 
     def _score(self, values: np.ndarray) -> tuple[float, Scores]:
         if not np.isfinite(values).all():
-            raise DataError(f"{self.out}: validation logits are not finite; lower --lr or use --precision fp32")
+            raise UserError(f"{self.out}: validation logits are not finite; lower --lr or use --precision fp32")
         truth = self.targets[self.val_rows]
         wanted = torch.from_numpy(truth)
         loss = float(bce_sum(torch.from_numpy(values).double(), wanted) / known_targets(wanted))
@@ -368,7 +365,7 @@ class _Trainer:
             found = load_initial(self.model, weights, self.labels.findings, settings.new_head)
             if "findings" not in found and not settings.new_head:
                 head = "the classifier is new" if found.get("head") else "its classifier is taken by position"
-                self.say(f"{weights} names no findings: {head}")
+                log.info(f"{weights} names no findings: {head}")
         if continues:  # here already: features are kept of the run's own backbone
             self.model.backbone.load_state_dict(state.pop("model"))
         if settings.frozen:
@@ -420,10 +417,10 @@ class _Trainer:
         return shared
 
     def _synchronised(self) -> None:
-        """Let batch normalisation see the images of all ranks. Raises DataError on the CPU, for which torch has no such
+        """Let batch normalisation see the images of all ranks. Raises UserError on the CPU, for which torch has no such
         layer."""
         if self.hardware.device == "cpu":
-            raise DataError(
+            raise UserError(
                 "sync-bn: torch synchronises batch normalisation between GPUs only; leave it out on the CPU"
             )
         self.model.backbone = convert_sync_batchnorm(self.model.backbone)
@@ -457,15 +454,15 @@ class _Trainer:
             )  # fmt: skip
             words = "the largest part of the batch that fits"
         found = self.ranks.least(found)  # of all ranks, also of those that did not search: their GPUs may differ
-        self.say(f"micro-batch {found} of {self.share}: {words}, {hardware.name}, {memory / 2**30:.0f} GiB")
+        log.info(f"micro-batch {found} of {self.share}: {words}, {hardware.name}, {memory / 2**30:.0f} GiB")
         return found, {"found": found, "for": needs}
 
     def _freeze(self) -> None:
-        """Only the classifier is trained. Raises DataError if there is nothing else."""
+        """Only the classifier is trained. Raises UserError if there is nothing else."""
         head = set(head_keys(self.model))
         rest = [each for key, each in self.model.backbone.named_parameters() if key not in head]
         if not rest:
-            raise DataError(f"{self.settings.arch!r} has no backbone beside its classifier; there is nothing to freeze")
+            raise UserError(f"{self.settings.arch!r} has no backbone beside its classifier; there is nothing to freeze")
         for each in rest:
             each.requires_grad_(False)
 
@@ -478,50 +475,49 @@ class _Trainer:
 
     def _cached(self, loader: Loader, plain: Loader, what: str) -> CachedLoader:
         """`loader` with features for images; `plain` has its rows once and in order."""
-        progress = f"features of {what} images" if self.progress else None
-        features = features_of(self.model, plain, self.hardware, self.micro_batch, progress)
-        self.say(f"features of {len(plain.rows):,} {what} images: {features.shape[1]:,} numbers each, computed once")
+        features = features_of(self.model, plain, self.hardware, self.micro_batch, f"features of {what} images")
+        log.info(f"features of {len(plain.rows):,} {what} images: {features.shape[1]:,} numbers each, computed once")
         return CachedLoader(loader, plain.rows, features)
 
     def _describe(self) -> None:
         settings, options = self.settings, self.loader.options
         both = subjects_on_both_sides(self.dataset, self.train_rows, self.val_rows)
         if outlook := self.dataset.outlook(self.loader.resized_from or settings.size):
-            self.say(outlook)
-        self.say(
+            log.info(outlook)
+        log.info(
             f"stage {settings.stage}: {settings.arch}, {settings.size} px, batch {settings.batch}, "
             f"{settings.epochs} epochs of {self.steps_per_epoch:,} steps, {self.hardware.precision} on "
             f"{self.hardware.device}, decode {options.resolved_decode} ({options.resolved_threads} threads)"
         )
-        self.say(
+        log.info(
             f"{len(self.train_rows):,} images to train, {len(self.val_rows):,} to validate "
             f"(fold {settings.fold} of {settings.folds}, by {settings.group}); {both:,} subjects on both sides"
         )
         if self.ranks.world > 1:
             sees = "all of them" if settings.sync_bn else "its own (--sync-bn: all)"
-            self.say(
+            log.info(
                 f"{self.ranks.world} processes, {self.ranks.local_world} on this machine: {self.share} images of every "
                 f"batch each; batch normalisation of each sees {sees}"
             )
         if settings.loss != "bce" or settings.pos_weight != "none" or settings.frozen:
             parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss_parameters.items())
-            self.say(f"loss {settings.loss} ({parameters})" + ("; the classifier alone" if settings.frozen else ""))
+            log.info(f"loss {settings.loss} ({parameters})" + ("; the classifier alone" if settings.frozen else ""))
         if self.sampler:
             without = int((~(self.targets[self.train_rows] == 1).any(axis=1)).sum())
-            self.say(
+            log.info(
                 f"sampler {settings.sampler}: {len(self.train_rows):,} draws an epoch by each image's rarest finding; "
                 f"{without:,} images without any count as one more class"
             )
         if self.oversampling:
             names = ", ".join(self.oversampling.findings) or "no finding"
-            self.say(
+            log.info(
                 f"oversampling {names}: {self.oversampling.images_doubled:,} images twice, "
                 f"{self.oversampling.epoch_images:,} in an epoch"
             )
             if self.oversampling.without_ap:
-                self.say(f"not chosen, no positive in validation there: {', '.join(self.oversampling.without_ap)}")
+                log.info(f"not chosen, no positive in validation there: {', '.join(self.oversampling.without_ap)}")
         if self.loader.resized_from:
-            self.say(
+            log.info(
                 f"size {settings.size} is not stored: {self.loader.resized_from} px renditions are resized, "
                 "which costs more than decoding; pack this size for speed"
             )
@@ -552,7 +548,7 @@ class _Trainer:
         }
 
     def _compare_ranks(self, config: dict, state: dict | None) -> None:
-        """Raises DataError if the ranks were given different settings, data, versions, or another run folder."""
+        """Raises UserError if the ranks were given different settings, data, versions, or another run folder."""
         reached = state and {name: state[name] for name in ("epoch", "position")}
         self.ranks.agree({**config, "device": None, "the run folder's last.pt": reached or "none"})
 
@@ -569,7 +565,7 @@ class _Trainer:
                 differing = (group, stored[group], config[group])
         if differing:
             name, there, here = differing
-            raise DataError(
+            raise UserError(
                 f"{self.out}: holds a run with another {name}: {there!r} there, {here!r} now; "
                 "give the same again, or another --out folder"
             )
@@ -577,7 +573,7 @@ class _Trainer:
     def _refuse_strangers(self) -> None:
         strangers = sorted(path.name for path in self.out.iterdir() if path.name != ".lock")
         if strangers:
-            raise DataError(f"{self.out}: holds {strangers[0]!r}, which is no run; give an empty or new --out folder")
+            raise UserError(f"{self.out}: holds {strangers[0]!r}, which is no run; give an empty or new --out folder")
 
     # ------------------------------------------------------------ state
 
@@ -715,14 +711,14 @@ class _Trainer:
         mirror = self.dataset.mirror
         bucket = f", {mirror.take_waited():,.1f} s for the bucket" if mirror else ""
         star = " *best" if self.state["best_epoch"] == row["epoch"] else ""
-        self.say(
+        log.info(
             f"epoch {row['epoch']}/{self.settings.epochs}: loss {row['train_loss']:.4f}, "
             f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}, LRAP {row['LRAP']:.4f}, "
             f"AUROC {row['macro_AUROC']:.4f}; "
             f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}{star}"
         )
         if row["epoch"] == 1 and scores.without_positives:
-            self.say(f"not in mAP, no positive in validation: {', '.join(scores.without_positives)}")
+            log.info(f"not in mAP, no positive in validation: {', '.join(scores.without_positives)}")
 
     def _summary(self, state: dict, already_finished: bool = False) -> RunSummary:
         seconds = {**self.seconds, "total": time.perf_counter() - self.started}

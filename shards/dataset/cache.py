@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shards.dataset.description import DATASET
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import cannot_write, is_named, lock, one_by_one, write_bytes
 from shards.storage.remote import is_remote
 
@@ -45,9 +45,9 @@ class Cache:
 
     def __post_init__(self):
         if is_remote(self.folder):
-            raise DataError(f"{self.folder}: a cache is a folder on this machine")
+            raise UserError(f"{self.folder}: a cache is a folder on this machine")
         if self.limit is not None and self.limit < 1:
-            raise DataError(f"cache size {self.limit} bytes: at least 1; leave it out for no bound")
+            raise UserError(f"cache size {self.limit} bytes: at least 1; leave it out for no bound")
 
     def dataset(self, identity: str, source: str, description: bytes) -> Path:
         """The folder of a dataset's copies, made if need be, with its dataset.json as it is now."""
@@ -163,7 +163,7 @@ def in_use(path: Path) -> BinaryIO | None:
 
 
 def locked(file: BinaryIO, kind: int) -> bool:
-    """Whether the lock could be had at once. Raises DataError on a file system without locks."""
+    """Whether the lock could be had at once. Raises UserError on a file system without locks."""
     try:
         lock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import json_bytes, sha256_bytes
 
 DATASET = "dataset.json"
@@ -42,13 +42,13 @@ _SHARD = {"name": str, "samples": int, "bytes": int, "sha256": str, "index_sha25
 def read_description(root: Path) -> tuple[dict, bool]:
     """dataset.json, and whether its checksum matches; if so, and in this format, it has every entry that is read here.
 
-    Raises DataError if it cannot be read or was not written by cxrdali.
+    Raises UserError if it cannot be read or was not written by cxrdali.
     """
     path = root / DATASET
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
     return parse_description(path, data)
 
 
@@ -62,7 +62,7 @@ def parse_description(path: Path, data: bytes) -> tuple[dict, bool]:
         if sealed and info.get("format") == FORMAT:
             _check_description(info)
     except (ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: not readable ({error}); restore it or pack again") from error
+        raise UserError(f"{path}: not readable ({error}); restore it or pack again") from error
     return info, sealed
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from shards.dataset.remote_copy import Mirror
-from shards.errors import DataError
+from shards.errors import UserError
 
 SPARE_FILES = 256  # open ones beside the mapped shards: DALI's, logs, pipes of workers
 
@@ -81,7 +81,7 @@ class MappedSize:
     def hold(self, shard: int, ended: Callable[[], bool] = lambda: False) -> bool:
         """Have a shard of a dataset in a bucket copied and mapped until `release`, as often as it is held.
 
-        False if `ended` said so before it was there. Raises DataError if it cannot be copied.
+        False if `ended` said so before it was there. Raises UserError if it cannot be copied.
         """
         with self._limits():
             file = self.stored.open(shard, ended)
@@ -130,7 +130,7 @@ class MappedSize:
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
-            raise DataError(
+            raise UserError(
                 f"{self.stored.pixels} px: shard {len(self._maps)} of {len(self.stored.paths)} cannot be mapped "
                 f"({error.strerror}); this process may open {resource.getrlimit(resource.RLIMIT_NOFILE)[1]:,} files "
                 "(ulimit -Hn) and map vm.max_map_count: raise them, or pack with a larger --shard-images"

@@ -16,7 +16,7 @@ from shards.dataset.description import DATASET, FORMAT, parse_description, read_
 from shards.dataset.labels import Labels
 from shards.dataset.mapped import StoredSize
 from shards.dataset.remote_copy import Mirror
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import sha256_bytes
 from shards.storage.remote import is_remote, reaching, read_bytes
 
@@ -29,25 +29,25 @@ def _parquet(path: Path, expected: str | None, columns: Sequence[str] | None = N
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
     sha256 = sha256_bytes(data)
     if expected is not None and sha256 != expected:
-        raise DataError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
+        raise UserError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
     try:
         if columns is not None:
             there = Counter(pq.read_schema(io.BytesIO(data)).names)
             columns = [name for name in columns if there[name] == 1]
         return pd.read_parquet(io.BytesIO(data), columns=columns), sha256
     except Exception as error:  # arrow raises many kinds on damage
-        raise DataError(f"{path}: not a readable table ({' '.join(str(error).split())}); attach it again") from error
+        raise UserError(f"{path}: not a readable table ({' '.join(str(error).split())}); attach it again") from error
 
 
 def _checked(path: Path, info: dict, sealed: bool) -> dict:
     """A description whose format is known and whose seal is whole."""
     if info.get("format") != FORMAT:
-        raise DataError(f"{path}: format {info.get('format')!r}, this cxrdali reads {FORMAT}; pack again")
+        raise UserError(f"{path}: format {info.get('format')!r}, this cxrdali reads {FORMAT}; pack again")
     if not sealed:
-        raise DataError(f"{path}: its checksum does not match, the file was changed; restore it or pack again")
+        raise UserError(f"{path}: its checksum does not match, the file was changed; restore it or pack again")
     return info
 
 
@@ -66,14 +66,14 @@ class PackedDataset:
     def open(cls, root: Path, cache: Cache | None = None) -> "PackedDataset":
         """cache: where a dataset in a bucket (`shards.storage.remote.place`) is copied to; the default one without.
 
-        Raises DataError if there is none, or if a count or a size shows that it is not whole.
+        Raises UserError if there is none, or if a count or a size shows that it is not whole.
         """
         if is_remote(root):
             return cls._open_remote(root, cache or Cache())
         if not (root / DATASET).exists():
             unfinished = (root / ".packing").exists()
             way_out = "run the same `cxrdali shard` again to finish it" if unfinished else "run `cxrdali shard` first"
-            raise DataError(f"{root}: {'an unfinished' if unfinished else 'no'} packed dataset; {way_out}")
+            raise UserError(f"{root}: {'an unfinished' if unfinished else 'no'} packed dataset; {way_out}")
         dataset = cls(root, _checked(root / DATASET, *read_description(root)))
         dataset._check_sizes()
         return dataset
@@ -84,10 +84,10 @@ class PackedDataset:
         try:
             with reaching(path):
                 data = read_bytes(path)
-        except DataError as error:
+        except UserError as error:
             # not tacitly: another one may have been published there since
             copies = "".join(f"; what was copied before is in {folder}" for folder in cache.datasets(str(root))[-1:])
-            raise DataError(f"{error}{copies}") from error
+            raise UserError(f"{error}{copies}") from error
         info = _checked(path, *parse_description(path, data))
         return cls(root, info, Mirror(root, info, data, cache))
 
@@ -114,7 +114,7 @@ class PackedDataset:
                 found = path.stat().st_size if path.exists() else None
                 if found != shard["bytes"]:
                     what = "is missing" if found is None else f"has {found} bytes"
-                    raise DataError(
+                    raise UserError(
                         f"{path}: {what}, dataset.json says {shard['bytes']}; "
                         f"copy it again, or delete {self.root} and pack again"
                     )
@@ -152,7 +152,7 @@ class PackedDataset:
             texts, places = ([name for name in kind if name in names] for kind in (texts, places))
         table, _ = _parquet(path, self.info["catalog_sha256"], names)
         if len(table) != self.info["counts"]["planned"]:
-            raise DataError(
+            raise UserError(
                 f"{path}: {len(table)} rows, dataset.json says {self.info['counts']['planned']}; restore it"
             )
         self._check_catalog(table, path, texts, places)
@@ -162,13 +162,13 @@ class PackedDataset:
         """Its hash says that it is the one that was packed; this, that it is one that cxrdali packed."""
         for column in texts + places:
             if list(table.columns).count(column) != 1:
-                raise DataError(f"{path}: column {column!r} is missing or stands twice; pack again")
+                raise UserError(f"{path}: column {column!r} is missing or stands twice; pack again")
             right = pd.api.types.is_string_dtype if column in texts else pd.api.types.is_integer_dtype
             present = table[column].notna()
             wanted = True if column in texts else table["shard"].notna()
             negative = column in places and right(table[column]) and (table[column].dropna() < 0).any()
             if not right(table[column]) or not (present == wanted).all() or negative:
-                raise DataError(f"{path}: column {column!r} holds what packing does not write; pack again")
+                raise UserError(f"{path}: column {column!r} holds what packing does not write; pack again")
 
     @cached_property
     def packed(self) -> np.ndarray:
@@ -186,22 +186,22 @@ class PackedDataset:
         """A label release by name; the default one without."""
         names = self.label_names
         if not names:
-            raise DataError(
+            raise UserError(
                 f"{self.root}: no label release is attached; attach one: cxrdali label {self.root} --labels DIR"
             )
         name = name or names[0]
         if name not in names:
-            raise DataError(
+            raise UserError(
                 f"{self.root}: no labels {name!r}; attached are {', '.join(names)} (cxrdali label attaches others)"
             )
         path = self.file(f"labels/{name}.parquet", self.info["labels"][name])
         table, sha256 = _parquet(path, self.info["labels"][name])
         if len(table) != self.info["counts"]["planned"]:
-            raise DataError(f"{path}: {len(table)} rows, the catalog has {self.info['counts']['planned']}")
+            raise UserError(f"{path}: {len(table)} rows, the catalog has {self.info['counts']['planned']}")
         findings = tuple(column for column in table.columns if column not in ("row", "split"))
         numbers = all(pd.api.types.is_integer_dtype(kind) for kind in table[list(findings)].dtypes)
         if "split" not in table or not table.columns.is_unique or not numbers:
-            raise DataError(f"{path}: not a table of labels (split, and whole numbers per finding); attach it again")
+            raise UserError(f"{path}: not a table of labels (split, and whole numbers per finding); attach it again")
         codes, names_of_splits = pd.factorize(table["split"])  # one text per split, not per row
         split = np.array([*names_of_splits, None], dtype=object)[codes]
         values = np.empty((len(table), len(findings)), dtype=np.int8)
@@ -210,10 +210,10 @@ class PackedDataset:
         return Labels(name, findings, split, values, sha256)
 
     def stored(self, pixels: int) -> StoredSize:
-        """Where one stored size's renditions are. Raises DataError if the size is not stored here."""
+        """Where one stored size's renditions are. Raises UserError if the size is not stored here."""
         if pixels not in self.sizes:
             stored = ", ".join(map(str, self.sizes)) or "none"
-            raise DataError(f"{self.root}: size {pixels} is not stored here; stored are {stored}")
+            raise UserError(f"{self.root}: size {pixels} is not stored here; stored are {stored}")
         if pixels not in self._stored:
             self._stored[pixels] = self._find_stored(pixels)
         return self._stored[pixels]
@@ -232,7 +232,7 @@ class PackedDataset:
         outside = (shard >= 0) & ((length == 0) | (offset > held - length))
         if outside.any():  # a slice would end with the file, and no error
             row = int(outside.argmax())
-            raise DataError(f"{self.root}: row {row} lies outside shard {shard[row]} of size {pixels}; pack again")
+            raise UserError(f"{self.root}: row {row} lies outside shard {shard[row]} of size {pixels}; pack again")
         return StoredSize(
             pixels=pixels,
             raw=entry["encoding"] == "raw",

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from shards.dataset.cache import Cache, Full, in_use, locked
 from shards.dataset.description import DATASET, dataset_identity
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import cannot_write, is_named, publish, sha256_file
 from shards.storage.remote import is_there, reaching, read_bytes, seen
 
@@ -32,9 +32,9 @@ class Mirror:
     """
 
     def __init__(self, source: Path, info: Mapping, description: bytes, cache: Cache):
-        """info: what dataset.json says, read from `description`. Raises DataError if the cache cannot be written."""
+        """info: what dataset.json says, read from `description`. Raises UserError if the cache cannot be written."""
         if info["id"] != dataset_identity(info):  # it names the folder
-            raise DataError(f"{source / DATASET}: its id is not the hash of its catalog and shards; pack again")
+            raise UserError(f"{source / DATASET}: its id is not the hash of its catalog and shards; pack again")
         self.source, self.cache = source, cache
         self.folder = cache.dataset(info["id"], str(source), description)
         self.waited = 0.0
@@ -60,7 +60,7 @@ class Mirror:
         return f"{self.source}: {here} are in {self.folder}{to_come}"
 
     def table(self, name: str, sha256: str) -> Path:
-        """A copy of a small file. Raises DataError if it is not the one that dataset.json describes."""
+        """A copy of a small file. Raises UserError if it is not the one that dataset.json describes."""
         path = self.folder / name
         if path.exists():
             if sha256_file(path) == sha256:
@@ -72,16 +72,16 @@ class Mirror:
     def shard(self, entry: Mapping, ended: Callable[[], bool] = lambda: False) -> BinaryIO | None:
         """The copy of a shard, open for reading, and in use while it or a mapping of it is; made first if need be.
 
-        `ended` is asked again and again; None if it says so. Raises DataError if the bucket's is missing or not the
+        `ended` is asked again and again; None if it says so. Raises UserError if the bucket's is missing or not the
         one that was packed.
         """
         return self._copy(entry["name"], entry["sha256"], entry["bytes"], ended)
 
     def check_room(self, need: int, what: str, else_way: str = "") -> None:
-        """Raises DataError if the cache may not hold `need` bytes at a time; `what` says for what."""
+        """Raises UserError if the cache may not hold `need` bytes at a time; `what` says for what."""
         limit = self.cache.limit
         if limit is not None and need > limit:
-            raise DataError(
+            raise UserError(
                 f"{self.cache.folder}: a cache of {_gigabytes(limit)} GB cannot hold {what}; "
                 f"give --cache-size {_gigabytes(need)} or more{else_way}"
             )
@@ -95,7 +95,7 @@ class Mirror:
                 if (file := in_use(final)) is not None:
                     found = os.fstat(file.fileno()).st_size
                     if size not in (None, found):
-                        raise DataError(f"{final}: has {found} bytes, not {size}; delete it, and it is copied again")
+                        raise UserError(f"{final}: has {found} bytes, not {size}; delete it, and it is copied again")
                     return file
                 try:
                     if (part := self.cache.claim(final, size or 0)) is not None:
@@ -109,7 +109,7 @@ class Mirror:
                     if (now := self.cache.reached(final, size or 0)) != reached:
                         reached, since = now, time.monotonic()
                     elif time.monotonic() - since > PATIENCE:
-                        raise DataError(
+                        raise UserError(
                             f"{final}: another process copies it and has got no further for {PATIENCE / 60:g} minutes; "
                             "end that process (fuser names it), and this one continues its copy"
                         )
@@ -117,18 +117,18 @@ class Mirror:
                 except Full:
                     full_since = full_since or time.monotonic()
                     if time.monotonic() - full_since > PATIENCE:
-                        raise DataError(
+                        raise UserError(
                             f"{self.cache.folder}: full of copies that are in use, for {PATIENCE / 60:g} minutes; "
                             "give a larger --cache-size, or another --cache"
                         ) from None
                     time.sleep(10 * POLL)  # looking for room means looking at all copies
         except OSError as error:
             failed = cannot_write(final, error)
-            raise DataError(f"{failed}; --cache-size bounds the cache, --cache puts it elsewhere") from error
+            raise UserError(f"{failed}; --cache-size bounds the cache, --cache puts it elsewhere") from error
         return None
 
     def _fill(self, part: BinaryIO, name: str, sha256: str, size: int | None, ended: Callable[[], bool]) -> bool:
-        """Complete a part; False if that needs another attempt. Raises DataError if it is not what was packed."""
+        """Complete a part; False if that needs another attempt. Raises UserError if it is not what was packed."""
         source, digest = self.source / name, hashlib.sha256()
         if size is None:
             part.truncate(0)
@@ -146,7 +146,7 @@ class Mirror:
         part.truncate(0)
         if begun:  # it may be at fault: a power cut leaves zeros; the next attempt begins anew
             return False
-        raise DataError(
+        raise UserError(
             f"{source}: its sha256 is not the one in {DATASET}: it was changed or replaced since it was packed; "
             "copy it there again, or pack again"
         )
@@ -163,21 +163,21 @@ def _pieces(source: Path, at: int, size: int | None) -> Iterator[bytes]:
         try:
             with reaching(source):
                 piece = source.fs.cat_file(source.path, start=at, end=stop)
-        except DataError:  # libraries word a piece behind the end as a bad connection
+        except UserError:  # libraries word a piece behind the end as a bad connection
             found = seen(source)
             if found is None or found[0] is None or found[0] > at:
                 raise
             raise _too_short(source, found[0], size) from None
         if len(piece) > stop - at:
-            raise DataError(f"{source}: its server does not give parts of a file (HTTP ranges); use another server")
+            raise UserError(f"{source}: its server does not give parts of a file (HTTP ranges); use another server")
         if len(piece) < stop - at:
             raise _too_short(source, at + len(piece), size)
         yield piece
         at = stop
 
 
-def _too_short(source: Path, found: int, size: int) -> DataError:
-    return DataError(f"{source}: ends at byte {found}, {DATASET} says {size}; copy it there again, or pack again")
+def _too_short(source: Path, found: int, size: int) -> UserError:
+    return UserError(f"{source}: ends at byte {found}, {DATASET} says {size}; copy it there again, or pack again")
 
 
 def _named(part: BinaryIO, final: Path) -> bool:

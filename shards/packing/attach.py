@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shards.dataset.description import DATASET, labels_path, seal
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.make_shard import WORK
 from shards.packing.publish import labels_parquet
 from shards.releases.checks import check_subjects
@@ -36,7 +36,7 @@ def attach(
     """Attach every label release in `folders`, and `tables` that were read already; returns them and whether each is
     new (False: it was attached already).
 
-    Raises DataError if a folder holds none, a table matches no image, a subject is in two splits, or labels of
+    Raises UserError if a folder holds none, a table matches no image, a subject is in two splits, or labels of
     that name with other content are attached. Then nothing has changed.
     """
     dataset = PackedDataset.open(root)
@@ -55,7 +55,7 @@ def attach(
         attached = info["labels"]
         for name, data in contents.items():
             if attached.get(name, sha256_bytes(data)) != sha256_bytes(data):
-                raise DataError(
+                raise UserError(
                     f"{root}: labels {name!r} are attached with other content; "
                     f"remove them first: cxrdali label {root} --remove {name}"
                 )
@@ -73,7 +73,7 @@ def attach(
 def _writing(root: Path) -> Iterator[dict]:
     """The dataset's description, while nobody else writes; what killed writers left is removed first."""
     if is_remote(root):  # which has no lock, and dataset.json is read, changed and written
-        raise DataError(
+        raise UserError(
             f"{root}: labels are attached to a dataset on this machine; copy it here, attach them, and copy "
             f"labels/ back and {DATASET} last (train then with --data {root})"
         )
@@ -97,11 +97,11 @@ def _writing(root: Path) -> Iterator[dict]:
 
 
 def detach(root: Path, name: str) -> None:
-    """Remove a label release. Raises DataError if it is not attached. The default becomes the first of the others."""
+    """Remove a label release. Raises UserError if it is not attached. The default becomes the first of the others."""
     with _writing(root) as info:
         if name not in info["labels"]:
             attached = ", ".join(sorted(info["labels"])) or "none"
-            raise DataError(f"{root}: no labels {name!r} to remove; attached are {attached}")
+            raise UserError(f"{root}: no labels {name!r} to remove; attached are {attached}")
         del info["labels"][name]
         if info["default_labels"] == name:
             info["default_labels"] = min(info["labels"], default=None)

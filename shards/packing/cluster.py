@@ -26,7 +26,7 @@ from pathlib import Path
 import cv2
 
 from shards import __version__
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.engine import Tasks, Work
 from shards.packing.make_shard import ShardTask, write_shard
 from shards.storage.files import cannot_write
@@ -69,7 +69,7 @@ def _client(engine: Dask) -> Iterator:
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
-        raise DataError("--engine dask: Dask is not installed; pip install 'cxrdali[dask]'") from error
+        raise UserError("--engine dask: Dask is not installed; pip install 'cxrdali[dask]'") from error
     with contextlib.ExitStack() as stack:
         for name in ("distributed", "distributed.client"):  # what matters is said in one line of our own
             logger = logging.getLogger(name)
@@ -97,7 +97,7 @@ def _close(client) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raises DataError if no scheduler answers. Dask's client would wait forever for a port that only listens."""
+    """Raises UserError if no scheduler answers. Dask's client would wait forever for a port that only listens."""
     from distributed.core import rpc
 
     async def identity() -> dict:
@@ -107,12 +107,12 @@ def _knock(address: str) -> None:
     try:
         found = asyncio.run(asyncio.wait_for(identity(), CONNECT))["type"]
     except Exception as error:  # no such host, no such protocol, another kind of server: all the same to the user
-        raise DataError(
+        raise UserError(
             f"--scheduler {address}: no Dask scheduler answers there within {CONNECT:.0f} s; start one (dask "
             "scheduler), or give the address that it prints"
         ) from error
     if found != "Scheduler":
-        raise DataError(f"--scheduler {address}: is that of a Dask {found.lower()}; give the scheduler's")
+        raise UserError(f"--scheduler {address}: is that of a Dask {found.lower()}; give the scheduler's")
 
 
 # ---------------------------------------------------------------- before any work
@@ -178,12 +178,12 @@ def _in_bytes(size: int | None) -> str:
 
 
 def _ask(client, asked: Question) -> None:
-    """Raises DataError if a worker is not fit for the work, or there is none."""
+    """Raises UserError if a worker is not fit for the work, or there is none."""
     address = client.scheduler.address
     try:
         client.wait_for_workers(1, timeout=WORKERS)
     except TimeoutError as error:
-        raise DataError(
+        raise UserError(
             f"--scheduler {address}: has no worker after {WORKERS:.0f} s; start some (dask worker {address}), then "
             "give the same command again"
         ) from error
@@ -193,7 +193,7 @@ def _ask(client, asked: Question) -> None:
         if isinstance(wrong, Exception):  # it could not even load the question
             wrong = f"has no cxrdali, or another version ({wrong}); install {__version__} there"
         if wrong:
-            raise DataError(f"Dask worker {worker} {wrong}")
+            raise UserError(f"Dask worker {worker} {wrong}")
 
 
 def _answers(client, asked: Question) -> dict[str, object]:
@@ -214,7 +214,7 @@ def _answers(client, asked: Question) -> dict[str, object]:
         workers, long_ago = client.scheduler_info()["workers"], time.time() - WORKERS / 2
         silent = sorted(address for address, known in workers.items() if known["last_seen"] < long_ago)
     who = f"Dask worker {', '.join(silent)}" if silent else f"--scheduler {client.scheduler.address}: a worker"
-    raise DataError(f"{who} does not answer within {WORKERS:.0f} s; end it, then give the same command again")
+    raise UserError(f"{who} does not answer within {WORKERS:.0f} s; end it, then give the same command again")
 
 
 # ---------------------------------------------------------------- on a worker
@@ -226,7 +226,7 @@ def make_on_worker(asked: Question, task: ShardTask, images: list) -> None:
 
     worker = get_worker()
     if wrong := what_is_wrong(asked):
-        raise DataError(f"Dask worker {worker.address} {wrong}")
+        raise UserError(f"Dask worker {worker.address} {wrong}")
     cv2.setNumThreads(1)  # the workers are the parallelism
     report = _Report(worker, asked.topic, task.shard)
     if task.inside is not None:  # machines may mount one folder under several real paths
@@ -236,10 +236,10 @@ def make_on_worker(asked: Question, task: ShardTask, images: list) -> None:
     tmp = Path(worker.local_directory) if is_remote(task.out) else task.tmp
     try:
         write_shard(task, images, report, tmp)
-    except DataError as error:  # of a store: others may reach it
-        raise DataError(f"Dask worker {worker.address}: {error}") from error
+    except UserError as error:  # of a store: others may reach it
+        raise UserError(f"Dask worker {worker.address}: {error}") from error
     except OSError as error:
-        raise DataError(f"Dask worker {worker.address}: {cannot_write(tmp, error)}") from error
+        raise UserError(f"Dask worker {worker.address}: {cannot_write(tmp, error)}") from error
     finally:
         report.send(over=True)
 
@@ -270,7 +270,7 @@ class DaskWatch(Watch):
     """Follows what the workers report. What stalls it cannot end: `stalled` then says what to tell the user."""
 
     def __init__(self, client, topic: str, work: Work):
-        super().__init__(work.tmp, work.images, work.stall + LOST, work.image_at, work.progress)
+        super().__init__(work.tmp, work.images, work.stall + LOST, work.image_at)
         self._client, self._topic = client, topic
         self._attempts: dict[str, list] = {}
 
@@ -347,7 +347,7 @@ def _results(client, asked: Question, tasks: Tasks, watch: DaskWatch, work: Work
         except CancelledError:
             raise _gone(client, work) from None
         if watch.stalled:
-            raise DataError(watch.stalled)
+            raise UserError(watch.stalled)
         if client.status != "running" or any(future.status in ("cancelled", "lost") for future in finished):
             raise _gone(client, work)
         for future in finished:
@@ -359,8 +359,8 @@ def _results(client, asked: Question, tasks: Tasks, watch: DaskWatch, work: Work
         ahead = max(QUEUED, 2 * sum(workers.values()))
 
 
-def _gone(client, work: Work) -> DataError:
-    return DataError(
+def _gone(client, work: Work) -> UserError:
+    return UserError(
         f"{work.out}: the Dask scheduler {client.scheduler.address} is gone, or frozen; start it and its workers, then "
         "give the same command again, which makes only the missing shards"
     )
@@ -371,7 +371,7 @@ def _explained(error: Exception, work: Work) -> Exception:
 
     if not isinstance(error, KilledWorker):
         return error
-    return DataError(
+    return UserError(
         f"{work.out}: Dask gave up on a shard, as each worker that had it was killed (by the kernel or by Dask, if "
         "memory ran out); give the same command again, with fewer workers on a machine if that was it"
     )

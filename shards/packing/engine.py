@@ -27,7 +27,6 @@ class Work:
     plan: Plan
     spans: dict[int, tuple[int, int]]
     stall: float
-    progress: bool
 
     @property
     def images(self) -> int:
@@ -48,7 +47,7 @@ Tasks = Iterable[tuple[ShardTask, Sequence[PlannedImage]]]
 
 class Engine(Protocol):
     def make(self, tasks: Tasks, work: Work) -> None:
-        """Make all shards. Raises DataError if that is not possible; those that are made stay."""
+        """Make all shards. Raises UserError if that is not possible; those that are made stay."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,6 @@ class Local:
 
     def make(self, tasks: Tasks, work: Work) -> None:
         calls = (joblib.delayed(make_shard)(*task) for task in tasks)
-        with Watch(work.tmp, work.images, work.stall, work.image_at, work.progress) as watch:
+        with Watch(work.tmp, work.images, work.stall, work.image_at) as watch:
             for shard in run(calls, self.jobs, str(work.out)):
                 watch.finished(work.images_of(shard))

@@ -13,7 +13,7 @@ import cv2
 
 from shards.dataset.description import DATASET, FORMAT, parse_description
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.make_shard import WORK, record_path
 from shards.packing.options import PackOptions, PackSummary
 from shards.packing.records import _recorded
@@ -62,7 +62,7 @@ def _refuse_difference(out: Path, found: dict, wanted: dict) -> None:
             what = {"options": "option", "inputs": "input table", "encoders": "encoder version"}[group]
             if group == "inputs":
                 before, now = (v[:12] if v else "not given" for v in (before, now))
-            raise DataError(
+            raise UserError(
                 f"{out}: was packed with another {what} {name!r}: {before} there, {now} now; "
                 "give the same again, or another --out folder"
             )
@@ -89,7 +89,7 @@ def _finished(out: Path, identity: dict) -> PackSummary:
     _refuse_difference(out, found, identity)
     for name in info["sizes"]:
         if not is_remote(out) and not (out / name).is_dir():
-            raise DataError(f"{out / name}: the folder is missing; restore it, or delete {out} and pack again")
+            raise UserError(f"{out / name}: the folder is missing; restore it, or delete {out} and pack again")
     _remove_work(out)  # left by a kill between publication and clean-up
     return PackSummary(**_summary(info), already_finished=True)
 
@@ -99,14 +99,14 @@ def _stored_whole(out: Path) -> dict:
     path = out / DATASET
     info, sealed = parse_description(path, read_bytes(path))
     if not sealed or info.get("format") != FORMAT:
-        raise DataError(f"{path}: damaged, or of another version of cxrdali; delete it and pack again")
+        raise UserError(f"{path}: damaged, or of another version of cxrdali; delete it and pack again")
     for name, size in info["sizes"].items():
         found = {f"{name}/{entry}": held for entry, _, held in entries(out / name)}
         for shard in size["shards"]:
             held = found.get(shard["name"])
             if held != shard["bytes"]:
                 what = "is missing" if held is None else f"has {held} bytes"
-                raise DataError(
+                raise UserError(
                     f"{out / shard['name']}: {what}, {DATASET} says {shard['bytes']}; put it there again, or delete "
                     f"{path} and pack again"
                 )
@@ -135,7 +135,7 @@ def work_folder(out: Path) -> Path:
 def _check_writable(out: Path) -> None:
     if is_remote(out) and out.protocol not in WRITABLE:
         protocols = ", ".join(f"{protocol}://" for protocol in WRITABLE)
-        raise DataError(f"{out}: {out.protocol}:// is only read; give --out a folder, or one of {protocols}")
+        raise UserError(f"{out}: {out.protocol}:// is only read; give --out a folder, or one of {protocols}")
 
 
 def _lies_in(out: Path, root: Path) -> bool:
@@ -148,15 +148,15 @@ def _make_folder(out: Path, work: Path) -> None:
     try:
         work.mkdir(0o700 if is_remote(out) else 0o777, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise DataError(f"{work if is_remote(out) else out}: is no folder; give another --out") from error
+        raise UserError(f"{work if is_remote(out) else out}: is no folder; give another --out") from error
     if is_remote(out) and work.lstat().st_uid != os.getuid():  # in a folder that all users may write to
-        raise DataError(f"{work}: belongs to another user; set TMPDIR to a folder of yours")
+        raise UserError(f"{work}: belongs to another user; set TMPDIR to a folder of yours")
     names = (name for name, _, _ in entries(out)) if is_remote(out) else (path.name for path in out.iterdir())
     strangers = sorted(name for name in names if name != WORK)
     if strangers and DATASET not in strangers and not is_there(out / WORK / "options.json"):
         with contextlib.suppress(OSError):  # of a bucket's, a killed run may have left something in it
             work.rmdir()
-        raise DataError(f"{out}: holds {strangers[0]!r}, which is no packed dataset; give an empty folder")
+        raise UserError(f"{out}: holds {strangers[0]!r}, which is no packed dataset; give an empty folder")
 
 
 def _claim(out: Path, work: Path, identity: dict, alone: bool) -> None:
@@ -181,5 +181,5 @@ def _remove_work(out: Path) -> None:
     if not is_remote(out):
         shutil.rmtree(out / WORK, ignore_errors=True)
         return
-    with contextlib.suppress(DataError):
+    with contextlib.suppress(UserError):
         remove_tree(out / WORK)

@@ -92,7 +92,7 @@ def fingerprint(path: Path) -> list | None:
 def make_shard(task: ShardTask, images: Sequence[PlannedImage]) -> int:
     """Read `images` one at a time and write them; memory does not grow with anything. Returns the shard.
 
-    Raises OSError if a file cannot be written, DataError if a store fails or refuses; nothing then has a final name
+    Raises OSError if a file cannot be written, UserError if a store fails or refuses; nothing then has a final name
     that it should not have.
     """
     _end_with(task.parent)

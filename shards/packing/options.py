@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.rendition import FITS, Size
 from shards.packing.window import WINDOWS
 
@@ -32,21 +32,21 @@ class PackOptions:
     def __post_init__(self):
         pixels = [size.pixels for size in self.sizes]
         if not pixels:
-            raise DataError("no size given; for example --sizes 224,320,384,512")
+            raise UserError("no size given; for example --sizes 224,320,384,512")
         if len(set(pixels)) < len(pixels):
-            raise DataError(f"size {max(pixels, key=pixels.count)} is given twice; a size is stored once")
+            raise UserError(f"size {max(pixels, key=pixels.count)} is given twice; a size is stored once")
         if self.fit not in FITS:
-            raise DataError(f"fit {self.fit!r}: choose one of {', '.join(FITS)}")
+            raise UserError(f"fit {self.fit!r}: choose one of {', '.join(FITS)}")
         if self.window not in WINDOWS:
-            raise DataError(f"window {self.window!r}: choose one of {', '.join(WINDOWS)}")
+            raise UserError(f"window {self.window!r}: choose one of {', '.join(WINDOWS)}")
         if not 1 <= self.quality <= 100:
-            raise DataError(f"quality {self.quality}: JPEG quality is 1 to 100")
+            raise UserError(f"quality {self.quality}: JPEG quality is 1 to 100")
         if self.shard_images < 1:
-            raise DataError(f"shard images {self.shard_images}: at least 1")
+            raise UserError(f"shard images {self.shard_images}: at least 1")
         if not 0 <= self.seed < 2**63:
-            raise DataError(f"seed {self.seed}: 0 to 2**63 - 1")
+            raise UserError(f"seed {self.seed}: 0 to 2**63 - 1")
         if self.limit is not None and self.limit < 1:
-            raise DataError(f"limit {self.limit}: at least 1 image")
+            raise UserError(f"limit {self.limit}: at least 1 image")
 
     def as_json(self) -> dict:
         return {
@@ -77,9 +77,9 @@ class PackLimits:
 
     def __post_init__(self):
         if not 0 <= self.max_reject_fraction <= 1:
-            raise DataError(f"max reject fraction {self.max_reject_fraction}: 0 to 1, for example 0.01")
+            raise UserError(f"max reject fraction {self.max_reject_fraction}: 0 to 1, for example 0.01")
         if not (self.stall > 0 and math.isfinite(self.stall)):
-            raise DataError(f"stall {self.stall}: more than 0 seconds")
+            raise UserError(f"stall {self.stall}: more than 0 seconds")
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ class Part:
 
     @staticmethod
     def parse(text: str) -> "Part":
-        """From 3/8. Raises DataError if it is no such thing."""
+        """From 3/8. Raises UserError if it is no such thing."""
         index, _, count = text.partition("/")
         if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise DataError(f"part {text!r}: give I/N, part I of N, counted from 1; for example 3/8")
+            raise UserError(f"part {text!r}: give I/N, part I of N, counted from 1; for example 3/8")
         return Part(int(index), int(count))
 
     def of(self, shards: int) -> range:

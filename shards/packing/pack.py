@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from shards.dataset.description import DATASET
 from shards.dataset.key import sample_key
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.engine import Engine, Local, Work
 from shards.packing.findings import findings_of
 from shards.packing.folder import (
@@ -63,7 +63,6 @@ def pack(
     out: Path,
     options: PackOptions,
     jobs: int = 1,
-    progress: bool = True,
     limits: PackLimits | None = None,
     engine: Engine | None = None,
     part: Part | None = None,
@@ -73,14 +72,14 @@ def pack(
     engine: who makes the shards, instead of `jobs` processes of this machine (`shards.packing.cluster.Dask`); part:
     make only the shards of one part, beside other processes that make other parts, and publish nothing.
 
-    Raises DataError if `out` was packed with other options, inputs or encoder versions (the differing one is
+    Raises UserError if `out` was packed with other options, inputs or encoder versions (the differing one is
     named), if another process is packing it, if a subject is in two splits, a path leaves the release, a worker
     dies or stalls, there is no room, or more images were rejected than `limits` allow.
     """
     limits = limits or PackLimits()
     _check_writable(out)
     if _lies_in(out, release.root):
-        raise DataError(f"{out}: lies in the release, which is only read; give an --out folder outside {release.root}")
+        raise UserError(f"{out}: lies in the release, which is only read; give an --out folder outside {release.root}")
     identity = _identity(release, options)
     if is_there(out / DATASET):
         return _finished(out, identity)
@@ -97,7 +96,7 @@ def pack(
                 _claim(out, work, identity, alone=part is None)
             started = time.perf_counter()
             made = _make_missing(
-                *(release, out, work, options, limits, planned, engine or Local(jobs), progress, part or Part(1, 1))
+                *(release, out, work, options, limits, planned, engine or Local(jobs), part or Part(1, 1))
             )
             if part:
                 return PartSummary(part, len(_recorded(out)), planned.shards, made, time.perf_counter() - started)
@@ -111,7 +110,7 @@ def pack(
     except OSError as error:
         # a worker's too; it names a file of this run's own, users know the dataset
         if is_remote(out):
-            raise DataError(f"{cannot_write(work, error)}; TMPDIR names the folder of temporary files") from error
+            raise UserError(f"{cannot_write(work, error)}; TMPDIR names the folder of temporary files") from error
         raise cannot_write(out, error) from error
     return PackSummary(**_summary(info), images_this_run=made, seconds=time.perf_counter() - started)
 
@@ -142,7 +141,7 @@ def _judge(out: Path, rows: pd.DataFrame, records: list[dict], limits: PackLimit
     write_bytes(listing, rejects_csv(rows, rejects))
     counts = Counter(kind_of(reason) for _, reason, _ in rejects).most_common()
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts)
-    raise DataError(
+    raise UserError(
         f"{out}: {len(rejects):,} of {len(rows):,} images ({len(rejects) / len(rows):.2%}) were rejected, more than "
         f"--max-reject-fraction {limits.max_reject_fraction:g} allows: {reasons} (listed in {listing}); repair them "
         "and run the same command again, which reads only the shards of repaired files, or raise the fraction"
@@ -163,7 +162,6 @@ def _make_missing(
     limits: PackLimits,
     planned: Plan,
     engine: Engine,
-    progress: bool,
     part: Part,
 ) -> int:
     """Make every shard of the part that has no record, or one to be looked at again; returns the images read."""
@@ -193,7 +191,7 @@ def _make_missing(
         for shard, (start, stop) in spans.items()
     )
 
-    missing = Work(release.root, out, tmp, planned, spans, limits.stall, progress)
+    missing = Work(release.root, out, tmp, planned, spans, limits.stall)
     _give_back()
     try:
         engine.make(tasks, missing)

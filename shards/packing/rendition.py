@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing import source
 from shards.packing.source import Source
 
@@ -32,14 +32,14 @@ class Size:
 
     def __post_init__(self):
         if not MIN_PIXELS <= self.pixels <= MAX_PIXELS:
-            raise DataError(f"size {self.pixels}: a rendition's side is {MIN_PIXELS} to {MAX_PIXELS} pixels")
+            raise UserError(f"size {self.pixels}: a rendition's side is {MIN_PIXELS} to {MAX_PIXELS} pixels")
 
     @classmethod
     def parse(cls, text: str) -> "Size":
         """ "224" is stored as JPEG, "224:raw" as uint8 [224, 224] in a .npy."""
         pixels, _, encoding = text.strip().partition(":")
         if not (pixels.isascii() and pixels.isdigit()) or encoding not in ("", "raw", "jpeg"):
-            raise DataError(f"size {text.strip()!r}: write pixels, or pixels:raw, for example 224:raw,320,512")
+            raise UserError(f"size {text.strip()!r}: write pixels, or pixels:raw, for example 224:raw,320,512")
         return cls(int(pixels), encoding == "raw")
 
     @property

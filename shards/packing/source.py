@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.window import FULL_BITS, bits_in_use, eight_bits
 from shards.releases.checksums import CHECKSUMS
 from shards.storage.remote import read_bytes
@@ -60,7 +60,7 @@ def read(path: Path, inside: str | None = None, sha256: str | None = None) -> by
     """The bytes of a file. Raises RejectedImage if it is absent, unreadable, empty, or not what was asked for.
 
     inside: the release's real path, out of which no link may lead; sha256: the published hash, "" if there is none.
-    Raises DataError if a store fails or refuses, or a disk that is not on this machine: its images are not at fault.
+    Raises UserError if a store fails or refuses, or a disk that is not on this machine: its images are not at fault.
     """
     if inside is not None and not (real := os.path.realpath(path)).startswith(f"{inside}{os.sep}"):
         raise RejectedImage(f"outside the release: a link to {real}")
@@ -70,7 +70,7 @@ def read(path: Path, inside: str | None = None, sha256: str | None = None) -> by
         raise RejectedImage("absent") from error
     except OSError as error:
         if error.errno not in _ITS_OWN:
-            raise DataError(
+            raise UserError(
                 f"{path}: cannot be read ({error.strerror}), which is not the image's fault; the same command continues"
             ) from error
         rejected = RejectedImage(f"unreadable: {error.strerror}")

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from shards.dataset.description import DATASET, FORMAT, dataset_identity, labels_path, read_description
 from shards.dataset.key import sample_key
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.make_shard import WORK
 from shards.packing.tarshard import members, read_index
 from shards.storage.files import sha256_bytes, sha256_file
@@ -32,25 +32,25 @@ class VerifyReport:
     deep: bool
 
 
-def verify(root: Path, deep: bool = False, jobs: int = 1, progress: bool = True) -> VerifyReport:
+def verify(root: Path, deep: bool = False, jobs: int = 1) -> VerifyReport:
     """Check every file of the dataset; with `deep`, decode every rendition strictly too.
 
-    Raises DataError only if there is no readable dataset.json to compare with, or if it lies in a bucket.
+    Raises UserError only if there is no readable dataset.json to compare with, or if it lies in a bucket.
     """
     if is_remote(root):
-        raise DataError(
+        raise UserError(
             f"{root}: verify reads every byte from this machine's disk; copy the dataset here and verify the copy, or "
             f"train with --data {root}, which compares every shard that it copies with its sha256"
         )
     path = root / DATASET
     if not path.exists():
-        raise DataError(f"{path}: no such file, so there is nothing to compare with; run `cxrdali shard` first")
+        raise UserError(f"{path}: no such file, so there is nothing to compare with; run `cxrdali shard` first")
     info, sealed = read_description(root)
     dataset = PackedDataset(root, info)
     if not sealed:  # nothing in it can be relied on
         return VerifyReport(0, 0, 0, (f"{root / DATASET}: its checksum does not match its content",), deep)
     if info.get("format") != FORMAT:
-        raise DataError(f"{path}: format {info.get('format')!r}, this cxrdali reads {FORMAT}; pack again")
+        raise UserError(f"{path}: format {info.get('format')!r}, this cxrdali reads {FORMAT}; pack again")
     problems = _check_description(dataset)
     try:
         catalog = dataset.catalog  # its hash is checked before it is parsed
@@ -58,7 +58,7 @@ def verify(root: Path, deep: bool = False, jobs: int = 1, progress: bool = True)
             sample_key(*names)
             for names in zip(catalog["subject_id"], catalog["study_id"], catalog["image_id"], strict=True)
         ]
-    except DataError as error:
+    except UserError as error:
         return VerifyReport(0, 0, 0, tuple(dict.fromkeys([*problems, str(error)])), deep)
     problems += _strangers(root, {DATASET, "catalog.parquet", "rejects.csv", "labels", WORK, *info["sizes"]})
     problems += _strangers(root / "labels", {labels_path(root, name).name for name in info["labels"]})
@@ -76,7 +76,7 @@ def verify(root: Path, deep: bool = False, jobs: int = 1, progress: bool = True)
         known = {Path(entry["name"]).name for entry in size["shards"]}
         problems += _strangers(root / name, known | {Path(name).with_suffix(".idx").name for name in known})
     results = run(tasks, jobs, str(root))
-    with tqdm(total=len(tasks), unit=" shards", desc="verifying", disable=not progress) as bar:
+    with tqdm(total=len(tasks), unit=" shards", desc="verifying", disable=None) as bar:
         for found in results:
             problems += found
             bar.update()

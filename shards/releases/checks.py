@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.release import LabelTable, Release
 from shards.releases.values import rows_of
 from shards.storage.remote import is_remote
@@ -16,7 +16,7 @@ def check_paths(release: Release) -> None:
     paths = release.images["path"]
     bad = paths.str.contains(r"^/|(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f]", regex=True)
     if bad.any():
-        raise DataError(
+        raise UserError(
             f"{release.inputs[0]}: the path {paths[bad].iloc[0]!r} leaves the release's folder or is no plain path; "
             "correct the table"
         )
@@ -35,7 +35,7 @@ def check_links(release: Release) -> None:
     for folder in sorted({part[0] for part in parts} | {"/".join(part[:2]) for part in parts}):
         real = os.path.realpath(release.root / folder)
         if not real.startswith(f"{inside}{os.sep}"):
-            raise DataError(
+            raise UserError(
                 f"{release.root / folder}: a link out of the release, to {real}; "
                 "give --allow-links if that is where your images are"
             )
@@ -50,7 +50,7 @@ def check_subjects(table: LabelTable, images: pd.DataFrame) -> None:
     if not len(doubled):
         return
     where = sorted(table.table["split"][(subject == doubled[0]).to_numpy()].dropna().unique())
-    raise DataError(
+    raise UserError(
         f"{table.inputs[0]}: subject {doubled[0]!r} is in the splits {' and '.join(where)} of labels {table.name!r}, "
         f"as are {len(doubled):,} subjects in all; correct the table, or go on with --allow-subject-overlap"
     )
@@ -61,4 +61,4 @@ def check_unique(images: pd.DataFrame, path: Path) -> None:
     doubled = images["image_id"].duplicated()
     if doubled.any():
         first = images.loc[doubled, "image_id"].iloc[0]
-        raise DataError(f"{path}: image {first!r} stands in more than one row; keep one of them")
+        raise UserError(f"{path}: image {first!r} stands in more than one row; keep one of them")

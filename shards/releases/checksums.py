@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.release import Release
 from shards.storage.files import sha256_file
 from shards.storage.remote import is_remote, read_bytes
@@ -15,18 +15,18 @@ _LINE = re.compile(r"^([0-9a-fA-F]{64}) [ *]?(?:\./)?(.+)$")
 
 
 def published(root: Path) -> dict[str, str]:
-    """Relative path -> sha256 (hex, lower case). Raises DataError if the release ships none, or on a cut line."""
+    """Relative path -> sha256 (hex, lower case). Raises UserError if the release ships none, or on a cut line."""
     path = root / CHECKSUMS
     try:
         lines = read_bytes(path).decode().splitlines()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file, so there is nothing to check; leave --check-hashes out") from None
+        raise UserError(f"{path}: no such file, so there is nothing to check; leave --check-hashes out") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); download it again") from error
+        raise UserError(f"{path}: cannot be read ({error}); download it again") from error
     found = {}
     for number, line in enumerate(lines, 1):
         if not (match := _LINE.match(line)):
-            raise DataError(f"{path}: line {number} is no sha256 and path: {line[:80]!r}; download it again")
+            raise UserError(f"{path}: line {number} is no sha256 and path: {line[:80]!r}; download it again")
         found[match.group(2)] = match.group(1).lower()
     return found
 
@@ -34,7 +34,7 @@ def published(root: Path) -> dict[str, str]:
 def of_images(release: Release) -> np.ndarray:
     """The published hash of every image of the release: object [images], "" for one that is not listed.
 
-    Raises DataError if the file is absent or unreadable, names no image, or if a table of the release differs.
+    Raises UserError if the file is absent or unreadable, names no image, or if a table of the release differs.
     """
     known = published(release.root)
     for path in {*release.inputs, *(path for table in release.labels for path in table.inputs)}:
@@ -42,11 +42,11 @@ def of_images(release: Release) -> np.ndarray:
             continue
         expected = known.get(path.relative_to(release.root).as_posix())
         if expected is not None and sha256_file(path) != expected:
-            raise DataError(f"{path}: its sha256 differs from {CHECKSUMS}; download it again")
+            raise UserError(f"{path}: its sha256 differs from {CHECKSUMS}; download it again")
     hashes = release.images["path"].map(known).fillna("").to_numpy(dtype=object)
     if not (hashes != "").any():
         first = release.images["path"].iloc[0]
-        raise DataError(
+        raise UserError(
             f"{release.root / CHECKSUMS}: lists no image of the release, for example not {first!r}; "
             "download it again, or leave --check-hashes out"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.locate import folders_in
 from shards.releases.release import LabelTable
 from shards.releases.values import check_index, finding_values, ids, splits
@@ -69,21 +69,21 @@ def _read_splits(name: str, folder: Path, files: dict[str, list[str]]) -> LabelT
             findings = own
         elif own and set(own) != set(findings):
             differing = sorted(set(own) ^ set(findings))
-            raise DataError(f"{path}: finding {differing[0]!r} is not in both this file and {inputs[0]}")
+            raise UserError(f"{path}: finding {differing[0]!r} is not in both this file and {inputs[0]}")
         parts.append(part)
         inputs.append(path)
     for place, part in enumerate(parts):
         for before, path in zip(parts[:place], inputs, strict=False):
             both = part.index.intersection(before.index)
             if len(both):
-                raise DataError(f"{inputs[place]}: image {both[0]!r} is also in {path}; an image has one split")
+                raise UserError(f"{inputs[place]}: image {both[0]!r} is also in {path}; an image has one split")
     return _table(name, pd.concat(parts), findings, inputs)
 
 
 def _read_all(path: Path) -> LabelTable:
     table = _read_file(path)
     if "split" not in table:
-        raise DataError(f"{path}: column 'split' is missing; found {one_line(', '.join(table.columns))}")
+        raise UserError(f"{path}: column 'split' is missing; found {one_line(', '.join(table.columns))}")
     table["split"] = splits(table["split"], path)
     return _table("cxr-lt-2024-all", table, _findings(table), [path])
 
@@ -95,11 +95,11 @@ def _read_file(path: Path) -> pd.DataFrame:
     else:
         column = next((c for c in ("path", "fpath") if c in table), None)
         if column is None:
-            raise DataError(f"{path}: column 'dicom_id' is missing; found {one_line(', '.join(table.columns))}")
+            raise UserError(f"{path}: column 'dicom_id' is missing; found {one_line(', '.join(table.columns))}")
         image = ids(table, column, path).str.rsplit("/", n=1).str[-1].str.replace(SUFFIX, "", regex=True)
         if (image == "").any():
             line = int((image == "").to_numpy().argmax()) + 2
-            raise DataError(f"{path}: column {column!r} names no file in line {line}; every image needs one")
+            raise UserError(f"{path}: column {column!r} names no file in line {line}; every image needs one")
     values = {finding: finding_values(table, finding, path) for finding in _findings(table)}
     if "split" in table:
         values["split"] = table["split"]
@@ -115,7 +115,7 @@ def _findings(table: pd.DataFrame) -> list[str]:
 
 def _table(name: str, table: pd.DataFrame, findings: list[str], inputs: list[Path]) -> LabelTable:
     if not findings:
-        raise DataError(f"{inputs[0]}: no column of a finding; found {one_line(', '.join(table.columns))}")
+        raise UserError(f"{inputs[0]}: no column of a finding; found {one_line(', '.join(table.columns))}")
     check_index(table.index, inputs[0], "image")
     table = table.reindex(columns=["split", *findings])
     table[findings] = table[findings].astype("Int8")

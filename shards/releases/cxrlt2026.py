@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.locate import names_in
 from shards.releases.release import LabelTable
 from shards.releases.values import check_index, finding_values, ids
@@ -41,7 +41,7 @@ class PatientLabels(LabelTable):
 def find(folder: Path) -> list[PatientLabels]:
     """The tables in `folder`, or in the first folder below it that is named after the challenge, as one; may be none.
 
-    Raises DataError naming file, column and value, if an image stands in two tables, a training table has a column
+    Raises UserError naming file, column and value, if an image stands in two tables, a training table has a column
     without a name, or a test table's columns are not the training table's findings.
     """
     place, paths = _place(folder)
@@ -90,11 +90,11 @@ def _read(folder: Path, paths: list[Path]) -> PatientLabels:
         if _OTHER_TASK.search(path.name):
             notes.append(f"{path.name} is not read: another task's findings have no training labels")
         elif role in roles:
-            raise DataError(f"{path}: a second {role} table beside {roles[role].name}; keep one of them")
+            raise UserError(f"{path}: a second {role} table beside {roles[role].name}; keep one of them")
         else:
             roles[role] = path
     if "train" not in roles:
-        raise DataError(f"{folder}: {paths[0].name} without a training table; put the training table beside it")
+        raise UserError(f"{folder}: {paths[0].name} without a training table; put the training table beside it")
     parts = {role: _table(path, (IMAGE,) if role == "removal" else (IMAGE, PATIENT)) for role, path in roles.items()}
     findings = _findings(parts["train"], roles["train"])
     labels = {"train": _labels(parts["train"], findings, roles["train"])}
@@ -120,12 +120,12 @@ def _findings(table: pd.DataFrame, path: Path) -> list[str]:
     columns = [column for column in table.columns if column not in LEADING]
     if nameless := [column for column in columns if is_unnamed(column)]:
         place = list(table.columns).index(nameless[0]) + 1
-        raise DataError(
+        raise UserError(
             f"{path}: {len(nameless)} of its {len(columns)} columns of findings have no name, the first is column "
             f"{place}; write the release's list of findings into the first line"
         )
     if not columns:
-        raise DataError(f"{path}: no column of a finding; found {one_line(', '.join(table.columns))}")
+        raise UserError(f"{path}: no column of a finding; found {one_line(', '.join(table.columns))}")
     return columns
 
 
@@ -139,17 +139,17 @@ def _held_out(table: pd.DataFrame, findings: list[str], path: Path, train: Path,
     nameless = [column for column in columns if is_unnamed(column)]
     if columns and not nameless:
         if differing := sorted(set(columns) ^ set(findings)):
-            raise DataError(f"{path}: finding {differing[0]!r} is not in both this file and {train}")
+            raise UserError(f"{path}: finding {differing[0]!r} is not in both this file and {train}")
         return _labels(table, findings, path)
     if len(columns) not in (0, len(findings)) or len(nameless) != len(columns):
-        raise DataError(
+        raise UserError(
             f"{path}: {len(nameless)} of its {len(columns)} columns of findings have no name, and {train.name} has "
             f"{len(findings)} findings; write their names into the first line"
         )
     filled = [column for column in nameless if (table[column].str.strip() != "").any()]
     if filled:
         place = list(table.columns).index(filled[0]) + 1
-        raise DataError(
+        raise UserError(
             f"{path}: column {place} has values and no name, and findings are never matched by place; write the "
             "findings' names into the first line"
         )
@@ -160,7 +160,7 @@ def _held_out(table: pd.DataFrame, findings: list[str], path: Path, train: Path,
 
 
 def _without_removed(labels: dict, parts: dict, roles: dict, notes: list[str]) -> pd.DataFrame:
-    """The training table without the images of Removal.csv. Raises DataError if an image is left in two tables."""
+    """The training table without the images of Removal.csv. Raises UserError if an image is left in two tables."""
     train = labels["train"]
     if "removal" in roles:
         removed = train.index.isin(parts["removal"].index)
@@ -179,10 +179,10 @@ def _without_removed(labels: dict, parts: dict, roles: dict, notes: list[str]) -
         both = labels[role].index.intersection((train if before == "train" else labels[before]).index)
         if len(both):
             missing = "" if "removal" in roles else "put the release's Removal.csv beside them, or "
-            raise DataError(
+            raise UserError(
                 f"{roles[role]}: image {both[0]!r} is also in {roles[before]}, as are {len(both):,} images in all; "
                 f"an image has one split; {missing}remove the rows from one of them"
             )
     if not len(train):
-        raise DataError(f"{roles['train']}: no image is left for training; give the release's own training table")
+        raise UserError(f"{roles['train']}: no image is left for training; give the release's own training table")
     return train

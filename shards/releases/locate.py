@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.remote import entries, has_folder, is_remote
 
 DEPTH = 2  # images/0/NAME and images_001/images/NAME are the deepest in use
@@ -19,11 +19,11 @@ def image_paths(root: Path, names: pd.Series, table: Path) -> pd.Series:
     """The path of every named file, relative to `root`: object [names], in the folder itself or at most two below it.
 
     A file that is nowhere gets the path where it would be looked for first, and so becomes a reject when it is read.
-    Raises DataError if no file is there at all, or one in two folders; `table` is the file that names them.
+    Raises UserError if no file is there at all, or one in two folders; `table` is the file that names them.
     """
     found = _listing(root, set(names))
     if not found and len(names):
-        raise DataError(
+        raise UserError(
             f"{root}: none of the {len(names):,} images of {table.name} is in it or up to {DEPTH} folders below; the "
             f"first is {names.iloc[0]!r}; put the images there, flat or in images/"
         )
@@ -62,7 +62,7 @@ def _listing(root: Path, wanted: set[str]) -> dict[str, str]:
             if name in wanted:
                 if name in found:
                     first, second = sorted((found[name], path))
-                    raise DataError(
+                    raise UserError(
                         f"{root}: image {name!r} is in it twice, as {first} and as {second}; "
                         "move one of the folders out of the release"
                     )

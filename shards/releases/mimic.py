@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases import cxrlt
 from shards.releases.checks import check_unique
 from shards.releases.open import read_labels
@@ -68,7 +68,7 @@ def _images(root: Path) -> pd.DataFrame:
         }
     )
     if not len(images):
-        raise DataError(f"{path}: a header and no image; download it again")
+        raise UserError(f"{path}: a header and no image; download it again")
     check_unique(images, path)
     return images
 
@@ -96,7 +96,7 @@ def _own_labels(root: Path, images: pd.DataFrame) -> list[LabelTable]:
         values.index = ids(table, "study_id", path, prefix="s")
         check_index(values.index, path, "study_id")
         if not (rows_of(values.index, images["study_id"]) >= 0).any():
-            raise DataError(f"{path}: none of its {len(values):,} studies is in the release; give its own labels")
+            raise UserError(f"{path}: none of its {len(values):,} studies is in the release; give its own labels")
         per_image = values.reindex(images["study_id"]).set_index(pd.Index(images["image_id"], name="image_id"))
         per_image.insert(0, "split", split.reindex(per_image.index))
         tables.append(LabelTable(name, tuple(findings), per_image, (path, split_path)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.checks import check_unique
 from shards.releases.locate import image_paths
 from shards.releases.open import find_labels
@@ -62,12 +62,12 @@ def _table(path: Path) -> pd.DataFrame:
     for column in filter(is_unnamed, table.columns):
         filled = (table[column].str.strip() != "").to_numpy()
         if filled.any():
-            raise DataError(
+            raise UserError(
                 f"{path}: a column without a name holds {table[column][filled].iloc[0]!r} in line "
                 f"{int(filled.argmax()) + 2}, so its rows are shifted; download it again"
             )
     if not len(table):
-        raise DataError(f"{path}: a header and no image; download it again")
+        raise UserError(f"{path}: a header and no image; download it again")
     return table
 
 
@@ -94,7 +94,7 @@ def _labels(name: str, path: Path, folder: Path) -> LabelTable:
     named = table[LABELS].map(lambda text: {part.strip() for part in text.split("|")})
     unknown = sorted(set().union(*named) - set(FINDINGS))
     if unknown:
-        raise DataError(
+        raise UserError(
             f"{path}: column {LABELS!r} has unknown findings: {', '.join(map(repr, unknown))}; known are "
             f"{', '.join(FINDINGS)}"
         )
@@ -113,7 +113,7 @@ def _split(index: pd.Index, path: Path, folder: Path) -> tuple[pd.Series, list[P
         return pd.Series("train", index=index), [], (f"no {' or '.join(LISTS.values())}: every image is in train",)
     both = names.get("train", pd.Index([])).intersection(names.get("test", pd.Index([])))
     if len(both):
-        raise DataError(
+        raise UserError(
             f"{lists['test']}: image {both[0]!r} is also in {lists['train'].name}, as are {len(both):,} images in all; "
             "an image has one split; download the lists again"
         )
@@ -129,12 +129,12 @@ def _names(path: Path, index: pd.Index, table: Path) -> pd.Index:
     try:
         lines = [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); download it again") from error
+        raise UserError(f"{path}: cannot be read ({error}); download it again") from error
     names = pd.Index([line for line in lines if line])
     check_index(names, path, "image")
     unknown = names[~names.isin(index)]
     if len(unknown):
-        raise DataError(
+        raise UserError(
             f"{path}: image {unknown[0]!r} is not in {table.name}, as are {len(unknown):,} images in all; "
             "give the lists of this table"
         )

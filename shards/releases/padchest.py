@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases import cxrlt2026
 from shards.releases.checks import check_unique
 from shards.releases.cxrlt2026 import IMAGE, PATIENT, PatientLabels, csv_files
@@ -69,7 +69,7 @@ def _of_original(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """All images of PadChest's own table."""
     images = _original(path)
     if not len(images):
-        raise DataError(f"{path}: a header and no image; download it again")
+        raise UserError(f"{path}: a header and no image; download it again")
     check_unique(images, path)
     return images, []
 
@@ -113,7 +113,7 @@ def _bare(image: pd.Series, labels: PatientLabels) -> pd.DataFrame:
         lost = [value for value in rows[PATIENT].unique() if has_lost_digits(value.strip())]
         if lost:
             affected = int(rows[PATIENT].isin(lost).sum())
-            raise DataError(
+            raise UserError(
                 f"{path}: column {PATIENT!r} holds {lost[0]!r}, a float that several patients share ({affected:,} "
                 f"images have such values, {len(lost):,} different ones), so splits would mix patients; put "
                 f"PadChest's own table ({ORIGINAL} or .csv.gz) beside it, which has the ids as text"
@@ -130,7 +130,7 @@ def _described(image: pd.Series, path: Path) -> pd.DataFrame:
     file = _file(image)
     absent = ~file.isin(original.index)
     if absent.any():
-        raise DataError(
+        raise UserError(
             f"{path}: {absent.sum():,} of the {len(image):,} images of the labels are not in it, the first is "
             f"{image[absent].iloc[0]!r}; give the table of all 160,000 images"
         )

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.values import rows_of
 
 IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
@@ -40,7 +40,7 @@ class LabelTable:
     def __post_init__(self):
         for finding in self.findings:
             if finding in RESERVED or any(ord(letter) < 32 for letter in finding):
-                raise DataError(f"{self.inputs[0]}: {finding!r} cannot be a finding's name; rename the column")
+                raise UserError(f"{self.inputs[0]}: {finding!r} cannot be a finding's name; rename the column")
 
     def places(self, image_ids: pd.Series) -> np.ndarray:
         """int64 [images]: their rows in `table`; -1 for an image without labels."""
@@ -49,11 +49,11 @@ class LabelTable:
     def restricted_to(self, image_ids: pd.Series) -> "LabelTable":
         """Without the images that the release does not have; their number is kept in `elsewhere`.
 
-        Raises DataError if none is left: the labels are of another data set.
+        Raises UserError if none is left: the labels are of another data set.
         """
         here = rows_of(self.table.index, image_ids) >= 0
         if not here.any():
-            raise DataError(
+            raise UserError(
                 f"{self.inputs[0]}: none of its {len(here):,} images is in the release (the first is "
                 f"{self.table.index[0]!r}); give the labels of these images"
                 if len(here)
@@ -84,7 +84,7 @@ class Reader(Protocol):
         """Whether the folder looks like this kind of release."""
 
     def read(self, root: Path, label_folders: Sequence[Path]) -> Release:
-        """Read every table. Raises DataError naming file, column and value."""
+        """Read every table. Raises UserError naming file, column and value."""
 
     def label_tables(self, folder: Path, images: pd.DataFrame) -> list[LabelTable]:
         """The label releases in a folder, for `images` with the columns image_id, study_id, subject_id; may be none."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.checks import check_paths, check_unique
 from shards.releases.open import TABLE
 from shards.releases.release import LabelTable, Release
@@ -63,11 +63,11 @@ _OPTIONS = {
 def open_table(file: Path, columns: Columns, root: Path) -> Release:
     """The images and labels of a table; paths in it are relative to `root`, or below it.
 
-    Raises DataError naming file, column and value for a column that is missing, a blank id or path, an image twice, a
+    Raises UserError naming file, column and value for a column that is missing, a blank id or path, an image twice, a
     finding, split or view that is not known, a path out of `root`, or if none of the first 100 files is there.
     """
     if not has_folder(root):
-        raise DataError(f"{root}: no such folder; give the folder that the paths start from with --source")
+        raise UserError(f"{root}: no such folder; give the folder that the paths start from with --source")
     table = _read(file, columns)
     image = ids(table, columns.image_id, file)
     subject, study, notes = _groups(table, columns, image, file)
@@ -102,14 +102,14 @@ def label_name(file: Path) -> str:
 
 def _read(file: Path, columns: Columns) -> pd.DataFrame:
     if not is_there(file):  # before read_table, which would send its reader to a release's page
-        raise DataError(f"{file}: no such file; give the table with --table")
+        raise UserError(f"{file}: no such file; give the table with --table")
     table = _parquet(file) if file.suffix.lower() == ".parquet" else read_table(file, unnamed=True)
     for option, column in columns.named().items():
         if column not in table:
             found = one_line(", ".join(map(str, table.columns)))
-            raise DataError(f"{file}: column {column!r} ({option}) is missing; found {found}")
+            raise UserError(f"{file}: column {column!r} ({option}) is missing; found {found}")
     if not len(table):
-        raise DataError(f"{file}: a header and no image; give the whole table")
+        raise UserError(f"{file}: a header and no image; give the whole table")
     return table
 
 
@@ -119,7 +119,7 @@ def _parquet(file: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(source)
     except Exception as error:  # arrow raises many kinds on damage
-        raise DataError(f"{file}: not a readable table ({one_line(str(error))})") from error
+        raise UserError(f"{file}: not a readable table ({one_line(str(error))})") from error
     return pd.DataFrame({str(name): list(map(_text, table[name].tolist())) for name in table.columns}, dtype=str)
 
 
@@ -134,17 +134,17 @@ def _findings(table: pd.DataFrame, columns: Columns, file: Path) -> list[str]:
     if columns.findings.strip() == ALL_OTHERS:
         found = [column for column in table.columns if column not in named and not is_unnamed(column)]
         if not found:
-            raise DataError(f"{file}: no column is left for the findings; name them with --findings")
+            raise UserError(f"{file}: no column is left for the findings; name them with --findings")
         return found
     found = [name.strip() for name in next(csv.reader([columns.findings], skipinitialspace=True), []) if name.strip()]
     if not found:
-        raise DataError(f"findings {columns.findings!r}: name at least one column, or write {ALL_OTHERS!r}")
+        raise UserError(f"findings {columns.findings!r}: name at least one column, or write {ALL_OTHERS!r}")
     for name in found:
         if name not in table:
             names = one_line(", ".join(table.columns))
-            raise DataError(f"{file}: column {name!r} (--findings) is missing; found {names}")
+            raise UserError(f"{file}: column {name!r} (--findings) is missing; found {names}")
         if found.count(name) > 1 or name in named:
-            raise DataError(f"{file}: column {name!r} is named twice; a column is a finding or something else, once")
+            raise UserError(f"{file}: column {name!r} is named twice; a column is a finding or something else, once")
     return found
 
 
@@ -184,7 +184,7 @@ def _views(table: pd.DataFrame, columns: Columns, file: Path):
     view = position.str.lower().map(_VIEWS).fillna("other")
     odd = position[view == "other"].value_counts()
     if odd.sum() == len(position):
-        raise DataError(
+        raise UserError(
             f"{file}: column {columns.view!r} (--view-column) has no view; it holds {odd.index[0]!r}, known are "
             f"{', '.join(_VIEWS)}"
         )
@@ -197,7 +197,7 @@ def _paths(table: pd.DataFrame, columns: Columns, file: Path, root: Path) -> pd.
     blank = (paths == "").to_numpy()
     if blank.any():
         line = int(blank.argmax()) + 2
-        raise DataError(f"{file}: column {columns.path!r} is blank in line {line}; every image needs its file")
+        raise UserError(f"{file}: column {columns.path!r} is blank in line {line}; every image needs its file")
     return paths.str.replace(rf"^(\./+|{re.escape(str(root.absolute()))}/+)", "", regex=True)
 
 
@@ -205,7 +205,7 @@ def _check_some_exist(paths: pd.Series, columns: Columns, file: Path, root: Path
     """A wrong --source would make a reject of every image, after hours of looking."""
     first = paths.iloc[:TRIED]
     if not any(is_there(root / path) for path in first):
-        raise DataError(
+        raise UserError(
             f"{file}: none of the first {len(first):,} files of column {columns.path!r} is in {root}, for example "
             f"{first.iloc[0]!r}; give the folder that the paths start from with --source"
         )

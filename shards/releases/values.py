@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 _WHOLE_FLOAT = re.compile(r"([0-9]+)\.0*")
 _EXPONENT = re.compile(r"[+-]?([0-9]|[0-9]*\.[0-9]*)[eE][+-]?[0-9]+")  # "12e5" may be hexadecimal
@@ -26,7 +26,7 @@ _FINDING_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, **_
 def ids(table: pd.DataFrame, column: str, path: Path, prefix: str = "") -> pd.Series:
     """An id column as text: "10000032", "10000032.0" and (with prefix "p") "p10000032" are the same id.
 
-    Raises DataError on a blank ("nan", "NA" and "null" are blank too), and on floats that have lost digits:
+    Raises UserError on a blank ("nan", "NA" and "null" are blank too), and on floats that have lost digits:
     exponents such as 1.0e7, and 9007199254740993.0 and above, which no float64 tells from its neighbours.
     """
     if pc.all(pc.match_substring_regex(pa.array(table[column]), "^[0-9]+$")).as_py():  # most columns of ids
@@ -41,9 +41,9 @@ def ids(table: pd.DataFrame, column: str, path: Path, prefix: str = "") -> pd.Se
             text = text[1:]
         if text in _NULLABLE:  # a study "nan" would join the images of all patients that have none
             line = int((table[column] == value).to_numpy().argmax()) + 2
-            raise DataError(f"{path}: column {column!r} is blank in line {line}; every image needs one")
+            raise UserError(f"{path}: column {column!r} is blank in line {line}; every image needs one")
         if has_lost_digits(text):
-            raise DataError(
+            raise UserError(
                 f"{path}: column {column!r} holds {value!r}, a number that has lost digits; "
                 "use a copy of the table in which ids were kept as text"
             )
@@ -72,7 +72,7 @@ def finding_values(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
     """A finding's column as nullable Int8: 1 positive, 0 negative, -1 uncertain, missing for a blank."""
     unknown = set(table[column].unique()) - set(_FINDING_VALUES)
     if unknown:
-        raise DataError(
+        raise UserError(
             f"{path}: column {column!r} holds {sorted(unknown)[0]!r}; a finding is 1, 0, -1 or blank. "
             "If the column is no finding, remove it from the table"
         )
@@ -95,7 +95,7 @@ def splits(column: pd.Series, path: Path, name: str = "split") -> pd.Series:
     """A released split column in this project's words: train, dev (validate, development) and test."""
     unknown = set(column.unique()) - set(SPLIT_NAMES)
     if unknown:
-        raise DataError(f"{path}: column {name!r} holds {sorted(unknown)[0]!r}; known are {', '.join(SPLIT_NAMES)}")
+        raise UserError(f"{path}: column {name!r} holds {sorted(unknown)[0]!r}; known are {', '.join(SPLIT_NAMES)}")
     return column.map(SPLIT_NAMES)
 
 
@@ -103,4 +103,4 @@ def check_index(index: pd.Index, path: Path, column: str) -> None:
     doubled = index.duplicated()  # has_duplicates would keep a hash table with the index, twice as large as its texts
     if doubled.any():
         first = index[doubled][0]
-        raise DataError(f"{path}: {column} {first!r} stands in more than one row; keep one of them")
+        raise UserError(f"{path}: {column} {first!r} stands in more than one row; keep one of them")

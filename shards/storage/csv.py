@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.values import _FIRST, _UNNAMED
 from shards.storage.remote import is_remote, read_bytes
 
@@ -19,7 +19,7 @@ def read_table(path: Path, required: tuple[str, ...] = (), unnamed: bool = False
     """A CSV (plain or .gz, UTF-8 with or without BOM) as text columns; blanks are "".
 
     unnamed: accept several columns without a name, and call them as pandas does, "Unnamed: 3" (`is_unnamed`).
-    Raises DataError if the file is absent, cut, not a table, has a row that does not fit the header, a column
+    Raises UserError if the file is absent, cut, not a table, has a row that does not fit the header, a column
     twice or a required one missing. (pandas would fill a short row with blanks and shift a long one.)
     """
     try:
@@ -34,17 +34,17 @@ def read_table(path: Path, required: tuple[str, ...] = (), unnamed: bool = False
             convert_options=pa_csv.ConvertOptions(column_types={name: pa.string() for name in names}),
         ).to_pandas()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; download it from the release's page") from None
+        raise UserError(f"{path}: no such file; download it from the release's page") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a CSV table in UTF-8 ({error}); download it again") from error
+        raise UserError(f"{path}: not a CSV table in UTF-8 ({error}); download it again") from error
     except (pa.ArrowInvalid, csv.Error) as error:
-        raise DataError(f"{path}: not a CSV table ({one_line(str(error))}); download it again") from error
+        raise UserError(f"{path}: not a CSV table ({one_line(str(error))}); download it again") from error
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); download it again") from error
+        raise UserError(f"{path}: cannot be read ({error}); download it again") from error
     missing = [column for column in required if column not in table.columns]
     if missing:
         found = one_line(", ".join(table.columns))
-        raise DataError(f"{path}: column {missing[0]!r} is missing; found {found}")
+        raise UserError(f"{path}: column {missing[0]!r} is missing; found {found}")
     return table
 
 
@@ -75,10 +75,10 @@ def _header(path: Path, data: bytes, unnamed: bool) -> tuple[list[str], int]:
     if unnamed:
         names = [name or f"Unnamed: {place}" for place, name in enumerate(names)]
     if not names:
-        raise DataError(f"{path}: not a CSV table (empty, not even a header); download it again")
+        raise UserError(f"{path}: not a CSV table (empty, not even a header); download it again")
     doubled = [name for name in names if names.count(name) > 1]
     if doubled:
-        raise DataError(f"{path}: column {doubled[0]!r} stands twice; rename or remove one of them")
+        raise UserError(f"{path}: column {doubled[0]!r} stands twice; rename or remove one of them")
     if data.count(b'"') % 2:  # Arrow takes the rest of the file for one value
-        raise DataError(f"{path}: not a CSV table (a quote is never closed, the file may be cut); download it again")
+        raise UserError(f"{path}: not a CSV table (a quote is never closed, the file may be cut); download it again")
     return names, reader.line_num

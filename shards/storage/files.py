@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.remote import is_remote, reaching, upload
 
 
@@ -52,7 +52,7 @@ def make_folder(folder: Path) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `path` aside and rename it; the aside name holds the process id, so two writers never share it.
 
-    Raises DataError if there is no room or no permission; the old file then stands. A store's object is simply put.
+    Raises UserError if there is no room or no permission; the old file then stands. A store's object is simply put.
     """
     if is_remote(path):
         with reaching(path):
@@ -70,12 +70,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
-def cannot_write(path: Path, error: OSError) -> DataError:
+def cannot_write(path: Path, error: OSError) -> UserError:
     """What to say when a file or folder cannot be written."""
     way_out = "give another folder, or the right to write"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         way_out = "make room; the same command continues"
-    return DataError(f"{path}: cannot be written ({error.strerror}); {way_out}")
+    return UserError(f"{path}: cannot be written ({error.strerror}); {way_out}")
 
 
 def remove_parts(folder: Path) -> None:
@@ -99,13 +99,13 @@ def sha256_file(path: Path) -> str:
 
 
 def lock(file: IO, kind: int) -> None:
-    """flock. Raises BlockingIOError if it cannot be had at once (LOCK_NB), DataError on a file system without locks."""
+    """flock. Raises BlockingIOError if it cannot be had at once (LOCK_NB), UserError on a file system without locks."""
     try:
         fcntl.flock(file, kind)
     except BlockingIOError:
         raise
     except OSError as error:
-        raise DataError(
+        raise UserError(
             f"{file.name}: cannot be locked ({error.strerror}); give a folder on a file system with locks (flock), "
             "best on a disk of this machine"
         ) from error
@@ -113,7 +113,7 @@ def lock(file: IO, kind: int) -> None:
 
 @contextlib.contextmanager
 def only_one(place: Path, what: str, shared: bool = False) -> Iterator[None]:
-    """Hold the lock at `place` while working; raises DataError at once if another process holds it. Those that hold it
+    """Hold the lock at `place` while working; raises UserError at once if another process holds it. Those that hold it
     `shared` exclude only those that do not.
 
     `what` completes "another process is ...". The kernel drops the lock of a dead process, so none is ever stale.
@@ -123,7 +123,7 @@ def only_one(place: Path, what: str, shared: bool = False) -> Iterator[None]:
             try:
                 lock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise DataError(f"{place.parent}: another process is {what}; wait for it or stop it") from None
+                raise UserError(f"{place.parent}: another process is {what}; wait for it or stop it") from None
             # A packer removes its lock when it has finished: then this one is nobody's, and a third process
             # would hold another of the same name.
             if is_named(file, place):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 # The protocols that are read here, and the extra that installs what fsspec needs for them.
 PROTOCOLS = {"s3": "s3", "gs": "gs", "https": "http", "http": "http", "memory": None}
@@ -36,7 +36,7 @@ def is_remote(path: object) -> bool:
 def place(text: str | Path) -> Path:
     """A local path as pathlib's Path; `s3://`, `gs://`, `https://` (or `http://`) as a UPath, which has its methods.
 
-    Raises DataError for another protocol, credentials in the address, or a store whose extra is not installed.
+    Raises UserError for another protocol, credentials in the address, or a store whose extra is not installed.
     """
     text = str(text)
     if not is_remote(text):
@@ -47,11 +47,11 @@ def place(text: str | Path) -> Path:
     if parts.username is not None or parts.query or (protocol in _CREDENTIALS and "@" in rest):
         safe = f"{protocol}://{rest.rpartition('@')[2].partition('?')[0]}"
         way_out = f"give them by {_CREDENTIALS[protocol]}" if protocol in _CREDENTIALS else "a server must need none"
-        raise DataError(f"{safe}: credentials do not belong in an address; {way_out}")
+        raise UserError(f"{safe}: credentials do not belong in an address; {way_out}")
     if protocol not in PROTOCOLS:
-        raise DataError(f"{text}: protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}, or a local path")
+        raise UserError(f"{text}: protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}, or a local path")
     if not parts.netloc:
-        raise DataError(f"{text}: names no bucket or server; for example s3://bucket/folder")
+        raise UserError(f"{text}: names no bucket or server; for example s3://bucket/folder")
     import fsspec
     from upath import UPath
 
@@ -60,13 +60,13 @@ def place(text: str | Path) -> Path:
         return UPath(text.rstrip("/"), **_OPTIONS.get(protocol, {}))
     except ImportError as error:
         extra = PROTOCOLS[protocol]
-        raise DataError(f"{text}: {protocol}:// needs an extra: pip install 'cxrdali[{extra}]'") from error
+        raise UserError(f"{text}: {protocol}:// needs an extra: pip install 'cxrdali[{extra}]'") from error
 
 
 def read_bytes(path: Path, most: int | None = None) -> bytes:
     """The bytes of a file here or in a store; only the first ones if `most` says how many are enough.
 
-    Raises FileNotFoundError if it is absent, and nothing else of a store's: one that fails or refuses is a DataError.
+    Raises FileNotFoundError if it is absent, and nothing else of a store's: one that fails or refuses is a UserError.
     """
     if not is_remote(path):
         with path.open("rb") as file:
@@ -80,7 +80,7 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file is there. Raises DataError where a store fails or refuses, which is no answer."""
+    """Whether a file is there. Raises UserError where a store fails or refuses, which is no answer."""
     if not is_remote(path):
         return path.exists()
     if path.protocol in ("http", "https"):  # whose library calls every failure absent when asked for a description
@@ -123,7 +123,7 @@ def remove_tree(folder: Path) -> None:
 def upload(file: Path, to: Path, moved: Callable[[], object] | None = None) -> None:
     """Put a file of this machine into a store under its name there, which it gets only when it is whole.
 
-    `moved` is called whenever a part has arrived. Raises DataError if the store fails or refuses.
+    `moved` is called whenever a part has arrived. Raises UserError if the store fails or refuses.
     """
     from fsspec.callbacks import Callback
 
@@ -150,15 +150,15 @@ def seen(path: Path) -> list | None:
 
 @contextlib.contextmanager
 def reaching(path: object) -> Iterator[None]:
-    """Turn what a store's library raises about `path` into a DataError; what concerns a local path stays as it is."""
+    """Turn what a store's library raises about `path` into a UserError; what concerns a local path stays as it is."""
     try:
         yield
-    except DataError:
+    except UserError:
         raise
     except Exception as error:
         if not is_remote(path) or not _of_the_store(error):
             raise
-        raise DataError(f"{path}: {_explained(path, error)}") from error
+        raise UserError(f"{path}: {_explained(path, error)}") from error
 
 
 def _of_the_store(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.synthetic.facts import (
     BLANK,
     CAUSES,
@@ -51,15 +51,15 @@ class SyntheticOptions:
 
     def __post_init__(self):
         if not isinstance(self.studies, int) or not 1 <= self.studies <= MOST_STUDIES:
-            raise DataError(f"studies is {self.studies!r}; give a whole number from 1 to {MOST_STUDIES}")
+            raise UserError(f"studies is {self.studies!r}; give a whole number from 1 to {MOST_STUDIES}")
         if self.size != "native" and not (isinstance(self.size, int) and 32 <= self.size <= 4096):
-            raise DataError(f"size is {self.size!r}; give 32 to 4096 pixels, or 'native' for 2544 x 3056")
+            raise UserError(f"size is {self.size!r}; give 32 to 4096 pixels, or 'native' for 2544 x 3056")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
-            raise DataError(f"seed is {self.seed!r}; give a whole number from 0 to 2**64 - 1")
+            raise UserError(f"seed is {self.seed!r}; give a whole number from 0 to 2**64 - 1")
         for finding in self.only:
             if finding not in FREQUENCIES or finding == "No Finding":
                 names = ", ".join(name for name in FREQUENCIES if name != "No Finding")
-                raise DataError(f"only names {finding!r}; give some of {names}")
+                raise UserError(f"only names {finding!r}; give some of {names}")
 
     @property
     def shape(self) -> tuple[int, int]:

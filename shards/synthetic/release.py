@@ -19,7 +19,7 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.synthetic.patient import Anatomy, Sign, sample_anatomy, sample_sign
 from shards.synthetic.plan import Purpose, Study, SyntheticOptions, plan_release, stream
 from shards.synthetic.radiograph import draw
@@ -41,13 +41,13 @@ class SyntheticSummary:
     seconds: float
 
 
-def write_release(out: Path, options: SyntheticOptions, jobs: int = 1, progress: bool = True) -> SyntheticSummary:
+def write_release(out: Path, options: SyntheticOptions, jobs: int = 1) -> SyntheticSummary:
     """Write the release into `out`, which must be empty or absent, with `jobs` processes.
 
-    Equal options give equal bytes in every file, for any `jobs`. Raises DataError if `out` holds anything.
+    Equal options give equal bytes in every file, for any `jobs`. Raises UserError if `out` holds anything.
     """
     if jobs < 1:
-        raise DataError(f"jobs is {jobs!r}; give 1 or more processes")
+        raise UserError(f"jobs is {jobs!r}; give 1 or more processes")
     _check_empty(Path(out))
     out = Path(out).absolute()  # processes that joblib keeps may have started in another folder
     start = time.perf_counter()
@@ -56,7 +56,7 @@ def write_release(out: Path, options: SyntheticOptions, jobs: int = 1, progress:
     tasks = (joblib.delayed(_write_studies)(out, options, chunk) for chunk in chunks)
     total = 0
     images = sum(len(study.images) for study in studies)
-    with tqdm(total=images, unit="image", desc="synthetic release", disable=not progress) as bar:
+    with tqdm(total=images, unit="image", desc="synthetic release", disable=None) as bar:
         for count, size in run(tasks, jobs, str(out)):
             total += size
             bar.update(count)
@@ -67,7 +67,7 @@ def write_release(out: Path, options: SyntheticOptions, jobs: int = 1, progress:
 
 def _check_empty(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: exists and is not an empty folder; name another folder or remove this one")
+        raise UserError(f"{out}: exists and is not an empty folder; name another folder or remove this one")
 
 
 def _write_studies(out: Path, options: SyntheticOptions, studies: list[Study]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli.inspect import inspect
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 def call(*arguments):
@@ -49,7 +49,7 @@ def test_where_the_page_goes_is_checked_before_the_work(pack_folder, tmp_path):
     broken = shutil.copytree(pack_folder, tmp_path / "pack")
     (broken / "catalog.parquet").write_bytes(b"")
     result = call(broken, "--html", tmp_path / "absent" / "page.html")
-    assert isinstance(result.exception, DataError)
+    assert isinstance(result.exception, UserError)
     assert str(result.exception) == f"{tmp_path}/absent: no such folder; make it, or give another --html"
     assert result.stdout == ""
 
@@ -70,6 +70,6 @@ def test_mistakes_are_told_in_one_line(pack_folder, tmp_path, arguments, said):
     (tmp_path / "begun" / ".packing").mkdir(parents=True)
     places = {"tmp": tmp_path, "pack": pack_folder}
     result = call(*(argument.format(**places) for argument in arguments))
-    assert isinstance(result.exception, DataError)
+    assert isinstance(result.exception, UserError)
     assert str(result.exception) == said.format(**places)
     assert not (pack_folder / "a.html").exists()

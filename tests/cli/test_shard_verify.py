@@ -201,7 +201,7 @@ def test_help_says_every_default(folder):
 
 def test_debug_shows_where_an_error_came_from(folder):
     result = run("--debug", "verify", "absent", cwd=folder)
-    assert result.returncode == 1 and "Traceback" in result.stderr and "DataError" in result.stderr
+    assert result.returncode == 1 and "Traceback" in result.stderr and "UserError" in result.stderr
 
 
 # ---------------------------------------------------------------- verify

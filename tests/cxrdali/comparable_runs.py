@@ -26,7 +26,7 @@ def packed(root: Path, subjects: int = 100) -> PackedDataset:
     from shards.releases.open import open_release
 
     write_release(root / "release", subjects)
-    pack(open_release(root / "release"), root / "pack", PackOptions(sizes=(Size(48),)), progress=False)
+    pack(open_release(root / "release"), root / "pack", PackOptions(sizes=(Size(48),)))
     return PackedDataset.open(root / "pack")
 
 

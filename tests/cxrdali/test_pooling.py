@@ -7,7 +7,7 @@ from scipy.special import expit, logit
 from scipy.stats import gmean, rankdata
 
 from cxrdali.predictions import METHODS, geometric_logit, mean_logit, mean_rank_logit
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 def exact(logits, weights):
@@ -57,7 +57,7 @@ def test_equal_tables_give_the_table_back(count):
 @pytest.mark.parametrize("weights", [(1,), (1, 1, 1), (1, 0), (1, -1), (1, float("nan")), (1, float("inf"))])
 def test_wrong_weights_are_named(weights):
     for pool in METHODS.values():
-        with pytest.raises(DataError, match=r"^weights \[.*\]: give 2, one per table, each above 0$"):
+        with pytest.raises(UserError, match=r"^weights \[.*\]: give 2, one per table, each above 0$"):
             pool(np.zeros((2, 3, 1)), weights)
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 
 from cxrdali.predictions import Predictions, Provenance, as_logits, check_target, read, sigmoid
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 def table(values=((0.5, -2.0), (3.0, 40.0))):
@@ -51,22 +51,22 @@ def test_bad_tables_are_named(tmp_path, change, message):
     path = tmp_path / "pred.parquet"
     frame = table().ids.assign(A=[1.0, 2.0])
     change(frame).to_parquet(path)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         read(path)
 
 
 def test_no_file_and_no_table(tmp_path):
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         read(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("hello")
-    with pytest.raises(DataError, match="not a table of predictions"):
+    with pytest.raises(UserError, match="not a table of predictions"):
         read(tmp_path / "text.parquet")
 
 
 def test_targets_that_cannot_be_written_are_refused(tmp_path):
-    with pytest.raises(DataError, match="written as .parquet or .csv"):
+    with pytest.raises(UserError, match="written as .parquet or .csv"):
         table().write(tmp_path / "pred.txt")
-    with pytest.raises(DataError, match="no such folder; make it"):
+    with pytest.raises(UserError, match="no such folder; make it"):
         table().write(tmp_path / "missing" / "pred.csv")
 
 
@@ -92,7 +92,7 @@ def test_damaged_metadata_is_named(tmp_path, stored, message):
     path = tmp_path / "pred.parquet"
     table().write(path)
     with_metadata(path, stored)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         read(path)
 
 
@@ -104,19 +104,19 @@ def with_metadata(path, text):
 def test_only_logits_are_pooled(tmp_path):
     path = tmp_path / "p.csv"
     assert as_logits(table(), path) is not None
-    with pytest.raises(DataError, match=r"p.csv: holds probabilities, which saturate; give the table of logits that"):
+    with pytest.raises(UserError, match=r"p.csv: holds probabilities, which saturate; give the table of logits that"):
         as_logits(table().as_probabilities(), path)
     unsaid = replace(table(), provenance=Provenance())  # a CSV
     assert as_logits(unsaid, path).provenance.kind == "logit"
     assert (as_logits(unsaid, path).values == unsaid.values).all()
-    with pytest.raises(DataError, match=r"p.csv: every value lies within 0..1, as in a table of probabilities"):
+    with pytest.raises(UserError, match=r"p.csv: every value lies within 0..1, as in a table of probabilities"):
         as_logits(replace(unsaid, values=np.array([[0, 1], [0.5, 1e-9]], dtype=np.float32)), path)
 
 
 def test_a_table_does_not_replace_what_it_is_made_from(tmp_path):
     path = tmp_path / "p.parquet"
     check_target(path, tmp_path / "other.parquet")
-    with pytest.raises(DataError, match="is a table that this one is made from; give another --out"):
+    with pytest.raises(UserError, match="is a table that this one is made from; give another --out"):
         check_target(tmp_path / ".." / tmp_path.name / "p.parquet", path)
 
 

@@ -61,7 +61,7 @@ def train(rank: int, pack: Path, out: Path, log: Path | None = None, stop: tuple
         at_moment(patch, stop[1], lambda: os.kill(os.getpid(), signal.SIGTERM))
     given = settings(1, out.parent, **{**SETTINGS, **changes})
     try:
-        training.train(given, PackedDataset.open(pack), out, say=lambda line: None, progress=False)
+        training.train(given, PackedDataset.open(pack), out)
     except Stopped:
         os._exit(STOPPED)
 
@@ -72,7 +72,7 @@ def train_with(rank: int, pack: Path, out: Path, options: dict) -> None:
 
 def predicted(rank: int, run: Path, pack: Path, out: Path, precisions: tuple[str, ...] = ("fp32",) * 3) -> None:
     given = {"tta": "hflip", "batch": 10, "device": "cpu", "precision": precisions[rank]}
-    found = predict(run, PackedDataset.open(pack), "all", **given, say=lambda line: None)
+    found = predict(run, PackedDataset.open(pack), "all", **given)
     assert (found is None) == (rank > 0)
     if found is not None:
         found.write(out)

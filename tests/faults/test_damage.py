@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.options import PackLimits, PackOptions
 from shards.packing.pack import pack
 from shards.packing.rendition import Size
@@ -31,7 +31,7 @@ def whole(tmp_path_factory):
     release = open_release(folder / "release")
     (folder / "release" / release.images["path"].iloc[5]).write_bytes(b"")
     options = PackOptions(sizes=(Size(48), Size(40, raw=True)), shard_images=4)
-    summary = pack(release, folder / "pack", options, progress=False, limits=LIMITS)
+    summary = pack(release, folder / "pack", options, limits=LIMITS)
     assert (summary.planned, summary.packed, summary.shards) == (12, 11, 4)
     return folder / "pack"
 
@@ -44,8 +44,8 @@ def copy(whole, tmp_path):
 def problems(root):
     """What verify reports; its refusal of a description that it cannot read is a report too."""
     try:
-        return verify(root, progress=False).problems
-    except DataError as error:
+        return verify(root).problems
+    except UserError as error:
         assert "\n" not in str(error)
         return (str(error),)
 
@@ -58,7 +58,7 @@ def check_named(root, *paths):
 
 
 def refused(root):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         PackedDataset.open(root)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -239,7 +239,7 @@ def test_a_deleted_file_that_opening_does_not_read_is_named(copy, name):
 
 def test_a_deleted_catalog_is_named_when_it_is_needed(copy):
     (copy / "catalog.parquet").unlink()
-    with pytest.raises(DataError, match=f"{copy}/catalog.parquet: cannot be read"):
+    with pytest.raises(UserError, match=f"{copy}/catalog.parquet: cannot be read"):
         PackedDataset.open(copy).stored(48)
 
 
@@ -248,7 +248,7 @@ def test_deleted_labels_are_not_silently_another_label_release(copy):
     dataset = PackedDataset.open(copy)
     assert dataset.labels().name == "cxr-lt-2023"
     (copy / "labels" / "cxr-lt-2023.parquet").unlink()
-    with pytest.raises(DataError, match="cxr-lt-2023"):
+    with pytest.raises(UserError, match="cxr-lt-2023"):
         PackedDataset.open(copy).labels()
     assert PackedDataset.open(copy).labels("chexpert").name == "chexpert"
 
@@ -259,7 +259,7 @@ def test_a_deleted_size_is_named_and_the_others_open(copy):
     check_named(copy, copy / "48")
     dataset = PackedDataset.open(copy)
     assert dataset.sizes == [40]
-    with pytest.raises(DataError, match="size 48 is not stored here; stored are 40"):
+    with pytest.raises(UserError, match="size 48 is not stored here; stored are 40"):
         dataset.stored(48)
 
 
@@ -291,7 +291,7 @@ def test_labels_that_were_replaced_are_named_and_refused(copy):
     path = copy / "labels" / "chexpert.parquet"
     shutil.copy(copy / "labels" / "cxr-lt-2023.parquet", path)
     check_named(copy, path)
-    with pytest.raises(DataError, match=f"{path}: its hash is not the one in dataset.json"):
+    with pytest.raises(UserError, match=f"{path}: its hash is not the one in dataset.json"):
         PackedDataset.open(copy).labels("chexpert")
 
 
@@ -299,7 +299,7 @@ def test_a_description_of_another_dataset_is_told_from_the_files(copy, whole, tm
     """Right in itself, but of a dataset with other options."""
     options = PackOptions(sizes=(Size(48), Size(40, raw=True)), shard_images=4, quality=50)
     other = tmp_path / "other"
-    pack(open_release(whole.parent / "release"), other, options, progress=False, limits=LIMITS)
+    pack(open_release(whole.parent / "release"), other, options, limits=LIMITS)
     shutil.copy(other / "dataset.json", copy / "dataset.json")
     assert any(problem.startswith(f"{copy / 'catalog.parquet'}: its sha256 differs") for problem in problems(copy))
 

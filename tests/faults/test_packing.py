@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.packing.plan import plan
@@ -77,7 +77,7 @@ def unbroken_run(source, tmp_path_factory):
 
 
 def rerun(source, out):
-    return pack(open_release(source), out, OPTIONS, progress=False)
+    return pack(open_release(source), out, OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +125,10 @@ def error_line(ended, *named):
 
 def check_unfinished(out):
     """Opening says that it is not finished, and verify says that there is nothing to compare with."""
-    with pytest.raises(DataError, match="(an unfinished|no) packed dataset; run"):
+    with pytest.raises(UserError, match="(an unfinished|no) packed dataset; run"):
         PackedDataset.open(out)
-    with pytest.raises(DataError, match="no such file"):
-        verify(out, progress=False)
+    with pytest.raises(UserError, match="no such file"):
+        verify(out)
 
 
 def check_no_partial_file_has_a_final_name(out, unbroken):
@@ -180,7 +180,7 @@ def test_twenty_kills_in_a_row_at_random_moments_end_in_the_same_bytes(large, la
     assert [name for name in {**found, **large_unbroken} if found.get(name) != large_unbroken.get(name)] == [], seed
     assert not [path for path in last.out.rglob("*") if path.name == ".packing" or path.name.endswith(".part")]
     check_ids(large, last.out)
-    assert verify(last.out, deep=True, progress=False).problems == ()
+    assert verify(last.out, deep=True).problems == ()
 
 
 def has_reached(one, target):
@@ -227,7 +227,7 @@ def test_a_kill_at_every_single_call_of_the_last_shard_and_of_the_publication(
         assert warm.cxrdali(*shard(tiny, out), kill=(number, moment)).code == -signal.SIGKILL, call
         if number > published or (number == published and moment == "after"):
             PackedDataset.open(out)
-            assert verify(out, progress=False).problems == (), call
+            assert verify(out).problems == (), call
         else:
             check_unfinished(out)
             check_no_partial_file_has_a_final_name(out, hidden_asides(out, tiny_unbroken))
@@ -484,7 +484,7 @@ def test_images_that_may_not_be_read_are_rejects_with_the_reason(plain, release,
     assert sorted(release / path for path in rejects["path"]) == sorted(wanted) and len(wanted) > 2
     assert set(rejects["reason"]) == {"unreadable: Permission denied"}
     assert re.search(rf"{len(wanted)} rejected: unreadable", ended.said), ended
-    assert verify(tmp_path / "pack", progress=False).problems == ()
+    assert verify(tmp_path / "pack").problems == ()
 
 
 @pytest.mark.parametrize("before", ["nothing", "unfinished"])

@@ -20,7 +20,7 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.runs import folder as runs
 from cxrdali.train.stopping import Stopped
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.faults.trainers import (
     EPOCHS,
     MOMENTS,
@@ -205,7 +205,7 @@ def test_a_second_run_into_the_folder_stops_at_once_and_a_killed_one_blocks_nobo
     folder, _ = unbroken
     before = {path: path.read_bytes() for path in (tmp_path / "stage1").rglob("*") if path.is_file()}
     started = time.monotonic()
-    with pytest.raises(DataError, match="stage1: another process is training into it; wait for it or stop it"):
+    with pytest.raises(UserError, match="stage1: another process is training into it; wait for it or stop it"):
         train(1, dataset, tmp_path)
     assert time.monotonic() - started < 5
     assert {path: path.read_bytes() for path in (tmp_path / "stage1").rglob("*") if path.is_file()} == before

@@ -14,7 +14,7 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import FoldOptions, train_and_validation
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.cli.cli import call
 from tests.faults.trainers import EPOCHS, STAGES, differences, error_line, record, steps, train, train_command
 
@@ -154,7 +154,7 @@ def test_the_loader_names_the_damaged_sample_wherever_it_stands_in_a_batch(datas
     path, whole = damage(pack, rows[place])
     loader = Loader(PackedDataset.open(pack), rows, LoaderOptions(48, 16), augment=AugmentOptions())
     delivered = []
-    with pytest.raises(DataError, match=re.escape(f"{path}: sample {dataset.key(rows[place])!r} is damaged")):
+    with pytest.raises(UserError, match=re.escape(f"{path}: sample {dataset.key(rows[place])!r} is damaged")):
         for batch in loader:
             delivered.append(batch.rows)
     assert len(delivered) <= place // 16

@@ -50,7 +50,7 @@ def settings(stage: int, runs_folder: Path, **changes) -> TrainSettings:
 
 def train(stage: int, dataset: PackedDataset, runs_folder: Path, **changes) -> training.RunSummary:
     out = runs_folder / f"stage{stage}"
-    return training.train(settings(stage, runs_folder, **changes), dataset, out, say=lambda line: None, progress=False)
+    return training.train(settings(stage, runs_folder, **changes), dataset, out)
 
 
 def job(dataset: PackedDataset, runs_folder: Path, **changes) -> None:

@@ -2,7 +2,7 @@
 
 from hypothesis import given, settings, strategies
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.nih import NAME as NIH
 from shards.releases.open import open_release
 from shards.releases.padchest import NAME as PADCHEST
@@ -22,7 +22,7 @@ def check(opening, root, path, seed: int) -> bool:
     path.write_bytes(damaged(before, seed))
     try:
         opened = opening(root)
-    except DataError as error:
+    except UserError as error:
         one_line(error, root)
         return False
     finally:

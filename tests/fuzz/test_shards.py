@@ -21,7 +21,7 @@ from shards.dataset.description import dataset_identity, seal
 from shards.dataset.key import sample_key
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.packing.rendition import Size
@@ -193,13 +193,12 @@ def make_pack(folder):
         open_release(folder / "release"),
         out,
         PackOptions(sizes=(Size(32), Size(40, raw=True)), shard_images=4),
-        progress=False,
     )
     return out
 
 
 def check_dataset(root) -> tuple[str, ...] | None:
-    """The problems that verify finds, or None if there is nothing to verify. Nothing but DataError is raised."""
+    """The problems that verify finds, or None if there is nothing to verify. Nothing but UserError is raised."""
     try:
         dataset = PackedDataset.open(root)
         for name in dataset.label_names:
@@ -208,11 +207,11 @@ def check_dataset(root) -> tuple[str, ...] | None:
             mapped = MappedSize(dataset.stored(pixels))
             for row in np.flatnonzero(dataset.packed)[:5].tolist():
                 assert len(mapped[row]) == mapped.stored.length[row]
-    except DataError as error:
+    except UserError as error:
         one_line(error, root)
     try:
-        report = verify(root, deep=True, progress=False)
-    except DataError as error:
+        report = verify(root, deep=True)
+    except UserError as error:
         one_line(error, root)
         return None
     assert isinstance(report, VerifyReport)
@@ -354,7 +353,7 @@ def test_an_attached_table_of_anything_is_refused(small_pack, tmp_path, columns)
     info = json.loads((root / "dataset.json").read_bytes())
     info["labels"]["other"] = sha256_file(root / "labels" / "other.parquet")
     (root / "dataset.json").write_bytes(json_bytes(seal(info)))
-    with pytest.raises(DataError, match="other.parquet: not a table of labels"):
+    with pytest.raises(UserError, match="other.parquet: not a table of labels"):
         PackedDataset.open(root).labels("other")
 
 

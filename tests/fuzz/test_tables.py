@@ -1,4 +1,4 @@
-"""Tables: what the csv module reads, or a DataError; ids: the same digits, or a DataError.
+"""Tables: what the csv module reads, or a UserError; ids: the same digits, or a UserError.
 
 What no reader can see: a plain CSV cut at the end of a line, or inside the last value of a line. Row counts and
 hashes of the release are for that.
@@ -18,7 +18,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cxrdali.predictions import Predictions, read
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases import cxrlt
 from shards.releases.open import open_release
 from shards.releases.values import finding_values, ids
@@ -51,7 +51,7 @@ def check_table(path, data: bytes) -> bool:
     path.write_bytes(data)
     try:
         table = read_table(path)
-    except DataError as error:
+    except UserError as error:
         one_line(error, path)
         return False
     assert [table.columns.tolist(), *table.to_numpy().tolist()] == reference(path)
@@ -149,7 +149,7 @@ def test_a_plain_table_cut_anywhere_loses_the_end_and_nothing_else(tmp_path, end
 def one_id(path, text: str, prefix="") -> str | None:
     try:
         return ids(pd.DataFrame({"id": [text]}), "id", path, prefix).iloc[0]
-    except DataError as error:
+    except UserError as error:
         one_line(error, path)
         assert "'id'" in str(error) and (repr(text) in str(error) or "blank in line 2" in str(error))
         return None
@@ -207,7 +207,7 @@ def test_findings_are_numbers_or_named(tmp_path, values, other):
     assert [None if value is pd.NA else value for value in read] == [number(value) for value in values]
     try:
         finding_values(pd.DataFrame({"Edema": [other]}), "Edema", tmp_path)
-    except DataError as error:
+    except UserError as error:
         one_line(error, tmp_path)
     else:
         assert other.strip() in ("", "1.0", "nan", "NA", "1", "0", "-1", "NaN", "null")
@@ -243,7 +243,7 @@ def check_release(root, seed: int) -> bool:
     path.write_bytes(gzip.compress(changed, mtime=0) if name.endswith(".gz") else changed)
     try:
         opened = open_release(root)
-    except DataError as error:
+    except UserError as error:
         one_line(error, root)
         return False
     finally:
@@ -271,14 +271,14 @@ def test_a_damaged_release_opens_or_names_the_file(tmp_path, seed):
 @pytest.mark.parametrize("path", ["files/p1/", "files/.jpg", ".jpg"])
 def test_a_label_of_no_file_is_refused(tmp_path, path):
     (tmp_path / "train.csv").write_text(f"path,Edema\nfiles/i1.jpg,1\n{path},1\n")
-    with pytest.raises(DataError, match="train.csv: column 'path' names no file in line 3"):
+    with pytest.raises(UserError, match="train.csv: column 'path' names no file in line 3"):
         cxrlt.find(tmp_path)
 
 
 @pytest.mark.parametrize("header", ['"a\nb",c', 'dicom_id,"a\nb"'], ids=["no id", "no split"])
 def test_names_that_hold_newlines_stay_in_one_line(tmp_path, header):
     (tmp_path / "labels.csv").write_text(f"{header}\n1,1\n")
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         cxrlt.find(tmp_path)
     one_line(error.value, tmp_path / "labels.csv")
 
@@ -297,7 +297,7 @@ def check_predictions(path, data: bytes) -> bool:
     path.write_bytes(data)
     try:
         back = read(path)
-    except DataError as error:
+    except UserError as error:
         one_line(error, path)
         return False
     assert back.values.shape == (len(back.ids), len(back.findings)) and np.isfinite(back.values).all()

@@ -14,6 +14,7 @@ from cxrdali.train import trainer as training
 from cxrdali.train.trainer import train
 from tests.cxrdali.data.test_loader import JPEG, RAW, stored_image
 from tests.cxrdali.reference import augmented
+from tests.heard import heard
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -57,19 +58,19 @@ def test_a_stage_trains_and_continues_on_the_gpu(dataset, tmp_path, precision):
     settings = TrainSettings(
         1, 48, 8, epochs=2, arch="test_efficientnet", pretrained=False, device="cuda", precision=precision
     )
-    summary = train(settings, dataset, tmp_path / "run", progress=False)
+    summary = train(settings, dataset, tmp_path / "run")
     assert summary.epochs == 2 and np.isfinite(summary.best_score)
-    assert train(settings, dataset, tmp_path / "run", progress=False).already_finished
+    assert train(settings, dataset, tmp_path / "run").already_finished
 
 
 def test_a_full_gpu_names_the_way_out(dataset, tmp_path):
-    from shards.errors import DataError
+    from shards.errors import UserError
 
     torch.cuda.set_per_process_memory_fraction(0.002)
     try:
         settings = TrainSettings(1, 64, 56, epochs=1, arch="resnet50", pretrained=False, device="cuda")
-        with pytest.raises(DataError, match="the GPU is full at 64 px with 56 images at a time; use --micro-batch 28"):
-            train(settings, dataset, tmp_path / "run", progress=False)
+        with pytest.raises(UserError, match="the GPU is full at 64 px with 56 images at a time; use --micro-batch 28"):
+            train(settings, dataset, tmp_path / "run")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
@@ -78,14 +79,15 @@ def test_the_largest_micro_batch_under_a_cap_trains(dataset, tmp_path):
     """Half of what the whole batch needs: a part of it is found, trained with, and remembered."""
     common = {"epochs": 1, "arch": "resnet50", "pretrained": False, "device": "cuda"}
     torch.cuda.reset_peak_memory_stats()
-    train(TrainSettings(1, 64, 56, **common), dataset, tmp_path / "whole", progress=False)
+    train(TrainSettings(1, 64, 56, **common), dataset, tmp_path / "whole")
     share = 0.5 * torch.cuda.max_memory_reserved() / torch.cuda.mem_get_info()[1]
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(share)
     try:
         settings = TrainSettings(1, 64, 56, micro_batch="auto", **common)
         said = []
-        train(settings, dataset, tmp_path / "run", say=said.append, progress=False)
+        with heard(said):
+            train(settings, dataset, tmp_path / "run")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -111,4 +113,4 @@ def test_no_step_waits_for_the_gpu(dataset, tmp_path, monkeypatch, precision):
         1, 48, 8, epochs=1, arch="test_efficientnet", pretrained=False, device="cuda", precision=precision,
         micro_batch=4,
     )  # fmt: skip
-    assert train(settings, dataset, tmp_path / "run", progress=False).epochs == 1
+    assert train(settings, dataset, tmp_path / "run").epochs == 1

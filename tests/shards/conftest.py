@@ -19,5 +19,5 @@ def unbroken(source, tmp_path_factory):
     from shards.releases.open import open_release
 
     out = tmp_path_factory.mktemp("unbroken") / "pack"
-    assert pack(open_release(source), out, OPTIONS, progress=False).shards == SHARDS
+    assert pack(open_release(source), out, OPTIONS).shards == SHARDS
     return contents(out)

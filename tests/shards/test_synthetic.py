@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import simplejpeg
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.rendition import resize
 from shards.releases.open import open_release
 from shards.synthetic.facts import FREQUENCIES, LOADINGS
@@ -57,7 +57,7 @@ PARTS_2024 = ("train_labeled.csv", "development_labeled_task1.csv", "test_labele
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
     root = tmp_path_factory.mktemp("synthetic")
-    return root, write_release(root, SMALL, progress=False)
+    return root, write_release(root, SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +87,13 @@ def generator(*key):
 
 def test_same_bytes_for_any_jobs(release, tmp_path):
     root, _ = release
-    write_release(tmp_path / "jobs", SMALL, jobs=2, progress=False)
+    write_release(tmp_path / "jobs", SMALL, jobs=2)
     assert hashes(tmp_path / "jobs") == hashes(root)
 
 
 def test_seeds_make_different_releases(release, tmp_path):
     root, _ = release
-    write_release(tmp_path, replace(SMALL, seed=4), progress=False)
+    write_release(tmp_path, replace(SMALL, seed=4))
     ours, theirs = hashes(root), hashes(tmp_path)
     assert not {v for k, v in ours.items() if k.endswith(".jpg")} & set(theirs.values())
     assert set(table(root, MIMIC.format("split"))["dicom_id"]).isdisjoint(
@@ -193,14 +193,14 @@ def test_splits_are_by_subject(release):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_twenty_studies_fill_every_split(tmp_path, seed):
-    write_release(tmp_path, SyntheticOptions(studies=20, size=32, seed=seed), progress=False)
+    write_release(tmp_path, SyntheticOptions(studies=20, size=32, seed=seed))
     assert set(table(tmp_path, MIMIC.format("split"))["split"]) == {"train", "validate", "test"}
     for folder, names in (("cxr-lt-2023", PARTS_2023), ("cxr-lt-2024", PARTS_2024)):
         assert all(len(part) for part in challenge(tmp_path, folder, names))
 
 
 def test_one_study_is_a_release(tmp_path):
-    summary = write_release(tmp_path / "new", SyntheticOptions(studies=1, size=32), progress=False)
+    summary = write_release(tmp_path / "new", SyntheticOptions(studies=1, size=32))
     assert summary.studies == summary.subjects == 1
     assert set(table(tmp_path / "new", MIMIC.format("split"))["split"]) == {"train"}
     assert ",".join(table(tmp_path / "new", "cxr-lt-2023/test.csv").columns) == f"{LEADING},path,{FINDINGS_2023}"
@@ -440,12 +440,12 @@ def test_a_subjects_pictures_resemble_each_other():
 
 
 def test_bytes_of_pictures_of_512_pixels(tmp_path):
-    summary = write_release(tmp_path, SyntheticOptions(studies=30, size=512), progress=False)
+    summary = write_release(tmp_path, SyntheticOptions(studies=30, size=512))
     assert 40_000 < summary.bytes / summary.images < 60_000
 
 
 def test_native_pictures(tmp_path):
-    summary = write_release(tmp_path, SyntheticOptions(studies=2, size="native"), progress=False)
+    summary = write_release(tmp_path, SyntheticOptions(studies=2, size="native"))
     metadata = table(tmp_path, MIMIC.format("metadata"))
     assert set(zip(metadata["Rows"], metadata["Columns"], strict=True)) == {("3056", "2544")}
     for path in tmp_path.rglob("*.jpg"):
@@ -455,8 +455,8 @@ def test_native_pictures(tmp_path):
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path):
     (tmp_path / "mine").write_text("x")
-    with pytest.raises(DataError, match=f"{re.escape(str(tmp_path))}.*not an empty folder.*another folder"):
-        write_release(tmp_path, SMALL, progress=False)
+    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}.*not an empty folder.*another folder"):
+        write_release(tmp_path, SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -473,10 +473,10 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path):
     ],
 )
 def test_options_name_the_bad_value(values, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         SyntheticOptions(**values)
 
 
 def test_jobs_below_one_are_refused(tmp_path):
-    with pytest.raises(DataError, match="jobs is 0; give 1 or more"):
-        write_release(tmp_path, SMALL, jobs=0, progress=False)
+    with pytest.raises(UserError, match="jobs is 0; give 1 or more"):
+        write_release(tmp_path, SMALL, jobs=0)

@@ -16,7 +16,7 @@ from cxrdali.data.splits import group_codes
 from shards.dataset.description import labels_path
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.release import SPLITS, VIEWS
 from shards.storage.files import sha256_bytes
 
@@ -77,16 +77,16 @@ class DatasetFacts:
     twins: dict[str, str]
 
 
-def read_facts(dataset: PackedDataset, names: Sequence[str] = (), progress: bool = True) -> DatasetFacts:
+def read_facts(dataset: PackedDataset, names: Sequence[str] = ()) -> DatasetFacts:
     """Count everything; `names` are the label releases to look at, all attached ones by default.
 
-    Raises DataError for a label release that is not attached and for a damaged table.
+    Raises UserError for a label release that is not attached and for a damaged table.
     """
     names_here = dataset.label_names if dataset.mirror is None else ()  # from a bucket, a table comes when it is read
     absent = [name for name in names_here if not labels_path(dataset.root, name).exists()]
     wanted = list(dict.fromkeys(names)) or [name for name in dataset.label_names if name not in absent]
     releases, parts, twins, seen = [], {}, {}, {}
-    with tqdm(total=1 + len(wanted), desc="counting", unit=" tables", delay=1, disable=not progress) as bar:
+    with tqdm(total=1 + len(wanted), desc="counting", unit=" tables", delay=1, disable=None) as bar:
         packed, catalog = dataset.packed, dataset.catalog
         study, subject = group_codes(dataset, "study"), group_codes(dataset, "subject")
         bar.update()
@@ -252,9 +252,9 @@ def _rejects(dataset: PackedDataset) -> pd.DataFrame:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
     if sha256_bytes(data) != dataset.info["rejects_sha256"]:
-        raise DataError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
+        raise UserError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
     ids = {}
     for line in csv.DictReader(io.StringIO(data.decode(), newline="")):
         reason, _, detail = line["reason"].partition(": ")

@@ -16,7 +16,7 @@ from cxrdali.report.kit import html as page
 from cxrdali.report.kit import svg as plots
 from cxrdali.report.kit.html import Html, count, join, missing, paragraph
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import write_bytes
 from shards.storage.remote import is_remote
 
@@ -24,24 +24,24 @@ SHADES = 10
 
 
 def check_writable(out: Path, pack: Path) -> None:
-    """Raises DataError if the page cannot be written to `out`, before any work; the dataset's own folder is refused."""
+    """Raises UserError if the page cannot be written to `out`, before any work; the dataset's own folder is refused."""
     if not is_remote(pack) and out.resolve().is_relative_to(pack.resolve()):
-        raise DataError(f"{out}: inside the packed dataset, whose files it could replace; give another --html")
+        raise UserError(f"{out}: inside the packed dataset, whose files it could replace; give another --html")
     if not out.parent.is_dir():
-        raise DataError(f"{out.parent}: no such folder; make it, or give another --html")
+        raise UserError(f"{out.parent}: no such folder; make it, or give another --html")
     if out.is_dir():
-        raise DataError(f"{out}: a folder; give the name of a file with --html")
+        raise UserError(f"{out}: a folder; give the name of a file with --html")
     try:
         with tempfile.TemporaryFile(dir=out.parent):
             pass
     except OSError as error:
-        raise DataError(f"{out.parent}: cannot be written to ({error.strerror}); give another --html") from error
+        raise UserError(f"{out.parent}: cannot be written to ({error.strerror}); give another --html") from error
 
 
 def write_page(out: Path, dataset: PackedDataset, facts: DatasetFacts, *, images: bool = False) -> Path:
     """Write the page to `out` and return it. Pictures of patients only with `images`.
 
-    Raises DataError naming shard and key for a picture that cannot be decoded.
+    Raises UserError naming shard and key for a picture that cannot be decoded.
     """
     write_bytes(out, render(dataset, facts, images).encode())
     return out

@@ -8,7 +8,7 @@ import simplejpeg
 
 from cxrdali.report.dataset.facts import ReleaseFacts
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.release import VIEWS
 
 EACH = 2  # images of a finding
@@ -25,7 +25,7 @@ class Example:
 
 
 def by_view(dataset: PackedDataset) -> list[Example]:
-    """The first packed image of every view. Raises DataError naming shard and key if it cannot be decoded."""
+    """The first packed image of every view. Raises UserError naming shard and key if it cannot be decoded."""
     views = dataset.catalog["view"].to_numpy()
     firsts = {view: np.flatnonzero((views == view) & dataset.packed)[:1] for view in VIEWS}
     return [_example(dataset, int(rows[0]), view) for view, rows in firsts.items() if len(rows)]
@@ -60,6 +60,6 @@ def _rendition(dataset: PackedDataset, row: int) -> np.ndarray:
             return np.load(io.BytesIO(data))
         return simplejpeg.decode_jpeg(data, "GRAY", strict=True)[:, :, 0]
     except (ValueError, EOFError) as error:
-        raise DataError(
+        raise UserError(
             f"{path}: sample {dataset.key(row)} cannot be decoded ({error}); `cxrdali verify` finds what is damaged"
         ) from error

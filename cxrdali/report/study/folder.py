@@ -13,7 +13,7 @@ from cxrdali.report.training.folder import SPLITS
 from cxrdali.report.training.scores import Evaluation, read_evaluation
 from cxrdali.runs.layout import RECORD, Table
 from cxrdali.runs.steps import Book
-from shards.errors import DataError
+from shards.errors import UserError
 
 T = TypeVar("T")
 ROLES = {"reference": str, "main": str, "losses": list, "backbones": list, "retrained": list, "others": list}
@@ -55,7 +55,7 @@ def is_study(path: Path) -> bool:
 
 
 def read_study(path: Path) -> Study:
-    """Raises DataError naming the file for one that is damaged or was not written by `cxrdali loss-design`."""
+    """Raises UserError naming the file for one that is damaged or was not written by `cxrdali loss-design`."""
     record = _json(path / RECORD, _check_record)
     seconds, outdated = Book(path).recorded(record["steps"])
 
@@ -104,7 +104,7 @@ def _json(path: Path, parse: Callable[[dict], T] = lambda content: dict(content)
         return parse(json.loads(path.read_bytes()))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise DataError(
+        raise UserError(
             f"{path}: not what `cxrdali loss-design` writes ({reason}); delete it and run the same command again"
         ) from error
 

@@ -19,7 +19,7 @@ from cxrdali.report.training.models import epochs
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES
 from cxrdali.runs.reader import Run
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 def models(sources: Sources) -> Html:
@@ -254,7 +254,7 @@ def _compared(study: Study, what: str) -> Html | None:
         drawn = comparison(found)
         title = f"Are the differences more than chance? Each against {found['baseline']}, on validation"
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError(
+        raise UserError(
             f"{study.path / 'comparisons' / what}.json: not as this version writes it ({error!r}); delete it and run "
             "the same `cxrdali loss-design` again"
         ) from error

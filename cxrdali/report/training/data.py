@@ -17,7 +17,7 @@ from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import sampling_seed
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 
 CONTACT_IMAGES = 12
 MOST_SHEETS = 3  # with more runs, one sheet per size
@@ -29,7 +29,7 @@ def label_frequencies(sources: Sources) -> Html:
         return missing("No packed dataset was given, so images per finding cannot be counted; give it with `--data`.")
     try:
         labels, splits, note = _splits(sources)
-    except DataError as error:
+    except UserError as error:
         return missing(str(error))
     table = _frequency_table(labels, splits)
     train = table["train"].rename("images").reset_index().assign(share=table["train"].to_numpy() / len(splits["train"]))
@@ -56,7 +56,7 @@ def _splits(sources: Sources) -> tuple[Labels, dict[str, np.ndarray], str]:
         labels = dataset.labels()
         splits = {name: released_rows(dataset, labels, name) for name in ("train", "dev", "test")}
         if not len(splits["train"]):
-            raise DataError(f"{dataset.root}: labels {labels.name!r} have no packed image in their training split")
+            raise UserError(f"{dataset.root}: labels {labels.name!r} have no packed image in their training split")
         return labels, splits, " No run was given: this is the released training split, before any validation fold."
     first = sources.runs[0]
     labels, fold = dataset.labels(first.setting("labels")), first.fold
@@ -120,7 +120,7 @@ def _contact_sheet(run: Run, sources: Sources) -> Html:
     title = page.heading(f"{run.name}, {run.setting('size')} px")
     try:
         images, done = first_training_images(run, sources.dataset)
-    except DataError as error:
+    except UserError as error:
         return join(title, missing(f"The training batch cannot be shown: {error}"))
     synthetic = "Synthetic images. " if sources.options.synthetic else ""
     return join(
@@ -148,7 +148,7 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     train, _ = train_and_validation(dataset, labels, run.fold)
     trained_on = run.config.get("selection", {}).get("train_sha256")
     if trained_on and trained_on != rows_sha256(train):
-        raise DataError(f"{run.path / runs_on_disk.CONFIG}: it trained on other rows than its fold selects here")
+        raise UserError(f"{run.path / runs_on_disk.CONFIG}: it trained on other rows than its fold selects here")
     wanted = targets(labels, run.setting("uncertain", "negative"))
     sampler = Sampler.make(
         run.setting("sampler", "natural"), train, wanted, _sampling_seed(run), int(run.setting("epochs"))
@@ -181,10 +181,10 @@ def _with_repeats(run: Run, labels: Labels, train: np.ndarray, wanted: np.ndarra
     chosen = run.oversampling["findings"]
     strange = [name for name in chosen if name not in labels.findings]
     if strange:
-        raise DataError(f"{run.path / runs_on_disk.CONFIG}: oversampled finding {strange[0]!r} is not in the labels")
+        raise UserError(f"{run.path / runs_on_disk.CONFIG}: oversampled finding {strange[0]!r} is not in the labels")
     rows = oversampled(train, wanted, labels.findings, chosen)
     if len(rows) != run.oversampling["epoch_images"]:
-        raise DataError(
+        raise UserError(
             f"{run.path / runs_on_disk.CONFIG}: an epoch had {run.oversampling['epoch_images']} images, here it would "
             f"have {len(rows)}"
         )

@@ -16,7 +16,7 @@ from cxrdali.postprocess import views as view_rules
 from cxrdali.report.training.scores import Evaluation, read_evaluation
 from cxrdali.runs.layout import MODELS
 from cxrdali.runs.reader import _natural
-from shards.errors import DataError
+from shards.errors import UserError
 
 SPLITS = ("test", "dev", "val")  # the most telling first
 VIEW_NUMBERS = ("frontal_ap", "lateral_ap", "difference")
@@ -40,7 +40,7 @@ class PaperFolder:
 
 
 def read_paper(path: Path) -> PaperFolder:
-    """Raises DataError naming the file for one that is damaged or was not written by `cxrdali paper`."""
+    """Raises UserError naming the file for one that is damaged or was not written by `cxrdali paper`."""
     record = _json(path / "paper.json", _check_record) or {}
     rules = view_rules.read(path / "views.json") if (path / "views.json").exists() else None
     views = None
@@ -52,12 +52,12 @@ def read_paper(path: Path) -> PaperFolder:
     for file in sorted((path / "evaluations").glob("*.json")):
         name, _, split = file.stem.rpartition(".")
         if not name or split not in SPLITS:
-            raise DataError(f"{file}: not named NAME.SPLIT.json (SPLIT test, dev or val); rename it or move it away")
+            raise UserError(f"{file}: not named NAME.SPLIT.json (SPLIT test, dev or val); rename it or move it away")
         if name not in record.get("tables", (name,)):
             continue  # of an earlier plan: what is there need not go with these models
         evaluation = read_evaluation(file)
         if evaluation.content.get("split") not in (None, split):
-            raise DataError(f"{file}: holds an evaluation of {evaluation.content['split']}, not {split}; rename it")
+            raise UserError(f"{file}: holds an evaluation of {evaluation.content['split']}, not {split}; rename it")
         evaluations[name, split] = Evaluation(name, evaluation.content)
     return PaperFolder(
         path,
@@ -79,7 +79,7 @@ def _json(path: Path, check) -> dict | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise DataError(
+        raise UserError(
             f"{path}: not what `cxrdali paper` writes ({reason}); delete it, or give another folder"
         ) from error
     return content

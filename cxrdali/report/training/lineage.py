@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cxrdali.runs.folder import CONFIG
 from cxrdali.runs.reader import Run
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class Placed:
 
 
 def lineage(runs: Sequence[Run]) -> list[Placed]:
-    """In the order given. Raises DataError if a run descends from itself."""
+    """In the order given. Raises UserError if a run descends from itself."""
     parents = {id(run): parent(run, runs) for run in runs}
     placed = []
     for run in runs:
         before, seen, ancestor = 0, {id(run)}, parents[id(run)]
         while ancestor is not None:
             if id(ancestor) in seen:
-                raise DataError(f"{run.path / CONFIG}: starts from {run.origin}, which starts from it; restore it")
+                raise UserError(f"{run.path / CONFIG}: starts from {run.origin}, which starts from it; restore it")
             seen.add(id(ancestor))
             before += len(ancestor.metrics)
             ancestor = parents[id(ancestor)]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.errors import DataError
+from shards.errors import UserError
 
 WHOLE = ("images", "studies", "labels", "all")
 PART_NUMBERS = ("images", "studies", "mAP", "macro_AUROC", "LRAP")
@@ -27,7 +27,7 @@ class Evaluation:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Raises DataError if the file is not what `cxrdali evaluate` writes."""
+    """Raises UserError if the file is not what `cxrdali evaluate` writes."""
     try:
         content = json.loads(path.read_bytes())
         for key in WHOLE:
@@ -39,9 +39,9 @@ def read_evaluation(path: Path) -> Evaluation:
         name = content.get("run") or Path(content.get("predictions") or path.name).stem
         split = content.get("split")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; `cxrdali evaluate` writes one") from None
+        raise UserError(f"{path}: no such file; `cxrdali evaluate` writes one") from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise DataError(f"{path}: not an evaluation ({error}); give a .json that `cxrdali evaluate` wrote") from error
+        raise UserError(f"{path}: not an evaluation ({error}); give a .json that `cxrdali evaluate` wrote") from error
     return Evaluation(f"{name}, {split} split" if split else str(name), content)
 
 

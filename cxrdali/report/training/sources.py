@@ -10,7 +10,7 @@ from cxrdali.report.training.scores import Evaluation, read_evaluation
 from cxrdali.runs import folder as runs_on_disk
 from cxrdali.runs.reader import Run, _named, _read_run, is_paper, run_folders
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ def read_sources(
 ) -> Sources:
     """`runs`: run folders, folders of runs, or one of `cxrdali paper` or `cxrdali loss-design`.
 
-    Raises DataError for a folder that is none of them, a file that is no evaluation, or a dataset not the runs'.
+    Raises UserError for a folder that is none of them, a file that is no evaluation, or a dataset not the runs'.
     """
     studies = [path for path in runs if is_study(path)]
     papers = [path for path in runs if is_paper(path) and path not in studies]
     if len([*papers, *studies]) > 1:
         kind = "paper" if len(papers) > 1 else "loss-design"
-        raise DataError(f"{[*papers, *studies][1]}: a second folder of `cxrdali {kind}`; make a report of each")
+        raise UserError(f"{[*papers, *studies][1]}: a second folder of `cxrdali {kind}`; make a report of each")
     study = read_study(studies[0]) if studies else None
     found, unread, others = [], [], []
     for path in runs:
@@ -84,7 +84,7 @@ def _check_same_dataset(sources: Sources) -> None:
     for run in sources.runs if sources.dataset else ():
         trained_on = run.config.get("dataset", {}).get("id")
         if trained_on and trained_on != sources.dataset.id:
-            raise DataError(
+            raise UserError(
                 f"{run.path / runs_on_disk.CONFIG}: trained on dataset {trained_on}, {sources.dataset.root} is "
                 f"{sources.dataset.id}; give the dataset of the runs, or leave `--data` out"
             )

@@ -20,7 +20,7 @@ from cxrdali.report.training.runs import curves, findings, summary, time_spent
 from cxrdali.report.training.sources import ReportOptions, Sources, read_sources
 from cxrdali.report.training.steps import steps, views
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import write_bytes
 
 SECTIONS: tuple[tuple[str, str, Callable[[Sources], Html | None]], ...] = (
@@ -69,10 +69,10 @@ def write_report(
     `runs`: run folders, shown in the order given; folders of runs; or one folder of `cxrdali paper` or
     `cxrdali loss-design`, where all that stands beside its runs is shown too. pack: the dataset, or its folder.
 
-    Raises DataError for a folder that is no run, a file that is no evaluation, or a dataset that is not the runs'.
+    Raises UserError for a folder that is no run, a file that is no evaluation, or a dataset that is not the runs'.
     """
     if not out.parent.is_dir():
-        raise DataError(f"{out.parent}: no such folder; make it, or give another --out")
+        raise UserError(f"{out.parent}: no such folder; make it, or give another --out")
     sources = read_sources(runs, pack, evaluations, options)
     write_bytes(out, _render(sources).encode())
     return out

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.loading import ffcv
 from benchmarks.loading.ffcv import AUGMENTS, MODES, Ffcv, why_not
-from shards.errors import DataError
+from shards.errors import UserError
 
 SIZE = 32
 INTERPRETER = os.environ.get("CXRDALI_FFCV")
@@ -60,7 +60,7 @@ def test_a_run_hands_over_what_was_asked_for(stand_in, files, tmp_path):
 
 def test_a_failing_worker_is_told_with_its_last_line(stand_in, files, tmp_path):
     contender = Ffcv(Path(sys.executable), files, tmp_path, SIZE, 4, "jpeg", 2)
-    with pytest.raises(DataError, match=rf"FFCV in {sys.executable} failed: RuntimeError: no 101 images"):
+    with pytest.raises(UserError, match=rf"FFCV in {sys.executable} failed: RuntimeError: no 101 images"):
         contender(101)()
     assert contender._process.poll() is not None
 
@@ -87,10 +87,10 @@ def test_what_ffcv_cannot_be_given(files, tmp_path):
         ([text], SIZE, "raw", None, f"{text}: no JPEG that FFCV can be given"),
         ([tmp_path / "1.jpg"], SIZE, "raw", None, f"{tmp_path / '1.jpg'}: no JPEG that FFCV can be given"),
     ):
-        with pytest.raises(DataError) as raised:
+        with pytest.raises(UserError) as raised:
             Ffcv(Path(sys.executable), given, tmp_path, size, 4, mode, 2, augment)
         assert str(raised.value).startswith(message)
-    with pytest.raises(DataError, match="does not start: No such file"):
+    with pytest.raises(UserError, match="does not start: No such file"):
         Ffcv(tmp_path / "python", files, tmp_path, SIZE, 4, "raw", 2)
 
 

@@ -38,7 +38,7 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.models.classifier import ModelOptions, create
 from shards.dataset.mapped import MappedSize
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.benchmarks.test_benchmarks import check_environment, run
 
 
@@ -156,7 +156,7 @@ def test_batches_that_shared_memory_cannot_hold_are_refused(tmp_path, monkeypatc
         check_shared_memory(stages, 16, tmp_path)
 
     with_gib_free(4.7)
-    with pytest.raises(DataError, match=r"16 workers needs 4.6 GiB .* 4.5 GiB are free; .* with --comparisons"):
+    with pytest.raises(UserError, match=r"16 workers needs 4.6 GiB .* 4.5 GiB are free; .* with --comparisons"):
         with_gib_free(4.5)
 
 
@@ -201,7 +201,7 @@ def test_every_arm_trains_on_the_same_images(dataset):
     assert len(make(dataset, rows, options).rows) == 47
     assert len(made) == 3
     with pytest.raises(
-        DataError, match=r"31 images to train, whole batches of all stages need 32; give more --studies"
+        UserError, match=r"31 images to train, whole batches of all stages need 32; give more --studies"
     ):
         make(dataset, rows[:31], options, drop_last=True)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cxrdali.data.augment import AugmentOptions, decide
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 def squares(decisions):
@@ -91,7 +91,7 @@ def test_off_draws_none_and_zero_probabilities_do_nothing():
 
 
 def test_bad_options_are_named():
-    with pytest.raises(DataError, match="cutout 'none': choose one of fixed, random, off"):
+    with pytest.raises(UserError, match="cutout 'none': choose one of fixed, random, off"):
         AugmentOptions(cutout="none")
-    with pytest.raises(DataError, match="hflip 1.5: 0 to 1"):
+    with pytest.raises(UserError, match="hflip 1.5: 0 to 1"):
         AugmentOptions(hflip=1.5)

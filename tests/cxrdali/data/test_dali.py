@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from cxrdali.data import pipeline as dali
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 def test_the_installed_dali_loads():
@@ -13,11 +13,11 @@ def test_the_installed_dali_loads():
 
 def test_both_wheels_together_are_refused_with_the_command_that_mends_it(monkeypatch):
     monkeypatch.setattr(dali, "version", lambda name: "2.4.0")
-    with pytest.raises(DataError, match="both installed.*pip uninstall -y nvidia-dali-cuda130 nvidia-dali-cuda120"):
+    with pytest.raises(UserError, match="both installed.*pip uninstall -y nvidia-dali-cuda130 nvidia-dali-cuda120"):
         dali.load()
 
 
 def test_a_missing_dali_names_both_wheels(monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    with pytest.raises(DataError, match="pip install nvidia-dali-cuda130 .*nvidia-dali-cuda120 for CUDA 12"):
+    with pytest.raises(UserError, match="pip install nvidia-dali-cuda130 .*nvidia-dali-cuda120 for CUDA 12"):
         dali.load()

@@ -17,7 +17,7 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import shard_windows, windowed_order
 from shards.dataset.cache import Cache
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import one_by_one
 from shards.storage.remote import place
 from tests.s3 import Link, lead
@@ -113,7 +113,7 @@ def test_a_bounded_cache_is_never_above_its_size(address, dataset, tmp_path, sha
 @pytest.mark.parametrize("order", ["global", "windowed"])
 def test_a_cache_that_is_too_small_is_refused_with_the_size_that_will_do(address, dataset, tmp_path, order):
     remote = opened(address, tmp_path, 60_000)
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(UserError) as refused:
         make(remote, batch=1, order=order, **TRAINING)
     words = "in use at a time" if order == "windowed" else r"\(8\) that this order needs at a time"
     said = rf"cannot hold the shards of 48 px .*{words}; give --cache-size ([0-9.e-]+) or more"
@@ -216,7 +216,7 @@ def test_a_shard_that_cannot_be_copied_ends_the_epoch_and_a_mended_bucket_begins
     files, path = s3.filesystem(), f"{s3.bucket}/pack/48/000004.tar"
     files.rm_file(path)
     loader = make(opened(own_address, tmp_path), **TRAINING)
-    with pytest.raises(DataError, match=f"{own_address}/48/000004.tar: not there"):
+    with pytest.raises(UserError, match=f"{own_address}/48/000004.tar: not there"):
         batches(loader)
     assert no_threads()
     files.put_file(str(dataset.root / "48/000004.tar"), path)

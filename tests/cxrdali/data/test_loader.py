@@ -16,7 +16,7 @@ from cxrdali.data.loader import Loader, nearest_stored
 from cxrdali.data.options import LoaderOptions
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.cxrdali.reference import augmented
 
 JPEG, RAW = 48, 56  # stored sizes of the fixture, and 64 as JPEG
@@ -315,7 +315,7 @@ def test_resized_images_are_augmented_at_the_stage_s_size(dataset):
 
 
 def test_too_large_a_size_names_what_is_stored(dataset):
-    with pytest.raises(DataError, match=r"no rendition of 65 pixels or more is stored \(stored: 48, 56, 64\)"):
+    with pytest.raises(UserError, match=r"no rendition of 65 pixels or more is stored \(stored: 48, 56, 64\)"):
         Loader(dataset, np.arange(8), LoaderOptions(65, batch=8))
 
 
@@ -329,12 +329,12 @@ def test_too_large_a_size_names_what_is_stored(dataset):
     ],
 )
 def test_bad_options_are_named(options, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         LoaderOptions(**{"size": 48, "batch": 8, **options})
 
 
 def test_fewer_images_than_a_batch_is_an_error_in_training(dataset):
-    with pytest.raises(DataError, match="20 training images make no batch of 32"):
+    with pytest.raises(UserError, match="20 training images make no batch of 32"):
         training(dataset, rows=np.arange(20), batch=32)
 
 
@@ -349,7 +349,7 @@ def test_a_damaged_sample_is_named_by_shard_and_key(pack_folder, tmp_path, place
         file.seek(stored.offset[place] + 100)
         file.write(bytes(stored.length[place] - 100))
     loader = Loader(dataset, np.arange(120), LoaderOptions(JPEG, batch=16))
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UserError) as caught:
         list(loader)
     assert str(path) in str(caught.value) and dataset.key(place) in str(caught.value)
     assert "cxrdali verify" in str(caught.value)
@@ -358,5 +358,5 @@ def test_a_damaged_sample_is_named_by_shard_and_key(pack_folder, tmp_path, place
 def test_a_rejected_row_cannot_be_loaded(dataset):
     broken = PackedDataset(dataset.root, dataset.info)
     broken.catalog.loc[5, "shard"] = None
-    with pytest.raises(DataError, match="row 5 was rejected at packing"):
+    with pytest.raises(UserError, match="row 5 was rejected at packing"):
         Loader(broken, np.arange(10), LoaderOptions(JPEG, batch=5))

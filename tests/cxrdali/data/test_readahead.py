@@ -10,7 +10,7 @@ from cxrdali.data import readahead
 from cxrdali.data.order import shard_windows, windowed_order
 from cxrdali.data.readahead import GAP, ReadAhead, spans
 from shards.dataset.mapped import MappedSize
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_shard_that_was_cut_while_in_use_is_named(dataset, mapped, monkeypatch
     monkeypatch.setattr(readahead.os, "preadv", lambda *_: 0)
     ahead = ReadAhead(mapped, order, windows)
     first = mapped.stored.paths[int(windows[0][1][0])]
-    with pytest.raises(DataError, match=f"{first}: ends at byte .* cut while in use; copy it again"):
+    with pytest.raises(UserError, match=f"{first}: ends at byte .* cut while in use; copy it again"):
         ahead.wait(0, 8)
 
 
@@ -108,7 +108,7 @@ def test_a_disk_that_fails_is_an_error_not_a_wait(dataset, mapped, monkeypatch):
 
     order, windows = windowed(dataset, mapped)
     monkeypatch.setattr(readahead.os, "preadv", broken)
-    with pytest.raises(DataError, match=r"\.tar: cannot be read \(Input/output error\); check the disk"):
+    with pytest.raises(UserError, match=r"\.tar: cannot be read \(Input/output error\); check the disk"):
         ReadAhead(mapped, order, windows).wait(0, 8)
 
 

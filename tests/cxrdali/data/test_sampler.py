@@ -10,7 +10,7 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import windowed_order
 from cxrdali.data.sampler import Sampler, rarest_count
-from shards.errors import DataError
+from shards.errors import UserError
 
 NAN = np.nan
 #                    A  B  C
@@ -83,7 +83,7 @@ def test_an_epoch_of_212_000_rows_is_drawn_in_under_a_second():
 
 
 def test_unknown_samplers_are_named():
-    with pytest.raises(DataError, match="sampler 'balanced': choose one of natural, class-balanced, sqrt, progressive"):
+    with pytest.raises(UserError, match="sampler 'balanced': choose one of natural, class-balanced, sqrt, progressive"):
         made("balanced")
 
 

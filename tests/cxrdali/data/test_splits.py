@@ -10,7 +10,7 @@ from cxrdali.data.splits import (
     subjects_on_both_sides,
     train_and_validation,
 )
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +65,17 @@ def test_splits_are_the_label_releases_own(dataset, labels):
     ],
 )
 def test_bad_options_are_named(options, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         FoldOptions(**options)
 
 
 def test_more_folds_than_subjects_is_an_error(dataset, labels):
-    with pytest.raises(DataError, match="18 subject groups .* 19 folds need at least as many"):
+    with pytest.raises(UserError, match="18 subject groups .* 19 folds need at least as many"):
         train_and_validation(dataset, labels, FoldOptions(folds=19))
 
 
 def test_an_unknown_split_is_named(dataset, labels):
-    with pytest.raises(DataError, match="split 'holdout': choose one of train, val, dev, test, all"):
+    with pytest.raises(UserError, match="split 'holdout': choose one of train, val, dev, test, all"):
         select(dataset, labels, "holdout", FoldOptions())
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from cxrdali.data.targets import check_labelled, counts, targets
 from shards.dataset.labels import Labels
-from shards.errors import DataError
+from shards.errors import UserError
 
 LABELS = Labels("hand", ("A", "B", "C", "D"), np.array(["train"]), np.array([[1, 0, -1, 9]], dtype=np.int8), "")
 
@@ -24,13 +24,13 @@ def test_positives_and_negatives_are_counted_over_the_given_rows():
 
 
 def test_an_unknown_choice_is_named():
-    with pytest.raises(DataError, match="uncertain 'maybe': choose one of negative, positive, ignore"):
+    with pytest.raises(UserError, match="uncertain 'maybe': choose one of negative, positive, ignore"):
         targets(LABELS, "maybe")
 
 
 def test_a_split_without_labels_is_refused_but_a_blank_finding_is_not():
     values = np.array([[9, 9], [9, 9], [1, 9]], dtype=np.int8)
     labels = Labels("hand", ("A", "B"), np.array(["dev", "dev", "train"]), values, "")
-    with pytest.raises(DataError, match="labels 'hand' have no findings for dev"):
+    with pytest.raises(UserError, match="labels 'hand' have no findings for dev"):
         check_labelled(labels, np.array([0, 1]), "dev")
     check_labelled(labels, np.array([0, 1, 2]), "all")

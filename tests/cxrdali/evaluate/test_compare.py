@@ -18,7 +18,7 @@ from cxrdali.predictions import catalog_rows, read
 from cxrdali.runs.folder import METRICS, VAL_PREDICTIONS
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.trainer import train
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.cxrdali.comparable_runs import LABELS, change_config, packed, write_run
 
 DRAWS = 50
@@ -42,7 +42,7 @@ def runs(dataset, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(runs, dataset):
-    return compare(runs, dataset, CompareOptions(draws=DRAWS, seed=4), progress=False)
+    return compare(runs, dataset, CompareOptions(draws=DRAWS, seed=4))
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def copies(runs, tmp_path):
 
 
 def refused(runs, dataset, **options):
-    with pytest.raises(DataError) as caught:
-        compare(runs, dataset, CompareOptions(draws=0, **options), progress=False)
+    with pytest.raises(UserError) as caught:
+        compare(runs, dataset, CompareOptions(draws=0, **options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -176,7 +176,7 @@ def test_a_draw_without_a_rare_finding_keeps_its_score(tmp_path, monkeypatch):
     dataset = packed(tmp_path, subjects=10)
     runs = [write_run(tmp_path / name, dataset, skill, seed=seed) for name, skill, seed in (("a", 0, 1), ("b", 1, 2))]
     monkeypatch.setattr("cxrdali.evaluate.compare.ENOUGH", 1)
-    made = compare(runs, dataset, CompareOptions(draws=DRAWS, seed=4, folds=3), progress=False)
+    made = compare(runs, dataset, CompareOptions(draws=DRAWS, seed=4, folds=3))
     table = read(runs[0] / VAL_PREDICTIONS)
     labels = dataset.labels(LABELS)
     wanted = (labels.values[catalog_rows(table, runs[0], dataset)] == 1).astype(float)
@@ -197,7 +197,7 @@ def test_a_draw_without_a_rare_finding_keeps_its_score(tmp_path, monkeypatch):
 
 def test_the_baseline_may_be_any_run(runs, dataset, result):
     for given in ("strong", str(runs[1])):
-        turned = compare(runs, dataset, CompareOptions(given, draws=DRAWS, seed=4), progress=False)
+        turned = compare(runs, dataset, CompareOptions(given, draws=DRAWS, seed=4))
         assert turned["baseline"] == "strong" and {row["run"] for row in turned["differences"]} == {"weak", "asl"}
     there, back = (
         next(row for row in each["differences"] if (row["run"], row["metric"]) == (run, "mAP"))
@@ -217,13 +217,13 @@ def test_rows_and_columns_of_a_table_may_stand_in_any_order(copies, dataset, res
     findings = tuple(table.findings[place] for place in columns)
     shuffled = replace(table, ids=table.ids.iloc[order], values=table.values[order][:, columns], findings=findings)
     shuffled.write(copies[1] / VAL_PREDICTIONS)
-    again = compare(copies, dataset, CompareOptions(draws=DRAWS, seed=4), progress=False)
+    again = compare(copies, dataset, CompareOptions(draws=DRAWS, seed=4))
     assert again["differences"] == result["differences"] and again["findings"] == result["findings"]
 
 
 def test_few_studies_have_a_difference_and_no_interval(runs, dataset, result, monkeypatch):
     monkeypatch.setattr("cxrdali.evaluate.compare.ENOUGH", 10_000)
-    thin = compare(runs[:2], dataset, CompareOptions(draws=DRAWS, seed=4), progress=False)
+    thin = compare(runs[:2], dataset, CompareOptions(draws=DRAWS, seed=4))
     for row in thin["differences"]:
         assert row["low"] is None and row["p"] is None
     values = {row["metric"]: row["difference"] for row in thin["differences"]}
@@ -237,13 +237,13 @@ def test_few_studies_have_a_difference_and_no_interval(runs, dataset, result, mo
 @pytest.mark.parametrize("more", [0, 1])
 def test_just_enough_studies_have_an_interval(runs, dataset, result, monkeypatch, more):
     monkeypatch.setattr("cxrdali.evaluate.compare.ENOUGH", result["positive_studies"]["mAP"] + more)
-    made = compare(runs[:2], dataset, CompareOptions(draws=5), progress=False)
+    made = compare(runs[:2], dataset, CompareOptions(draws=5))
     whole = next(row for row in made["differences"] if row["metric"] == "mAP")
     assert (whole["low"] is None) == (made["runs"][0]["mAP_low"] is None) == bool(more)
 
 
 def test_without_draws(runs, dataset):
-    made = compare(runs, dataset, CompareOptions(draws=0), progress=False)
+    made = compare(runs, dataset, CompareOptions(draws=0))
     assert all(row["low"] is None and row["p"] is None for row in made["differences"])
     assert "mAP_low" not in made["runs"][0]
 
@@ -256,7 +256,7 @@ def test_what_is_not_finished_is_said(copies, dataset, tmp_path, result):
     assert [row["finished"] for row in result["runs"]] == [True, True, False]
     write_run(tmp_path / "begun", dataset, 1.0, seed=9, done=0)
     change_config(copies[1], settings__patience=1, settings__epochs=9)
-    made = compare([tmp_path], dataset, CompareOptions(draws=0), progress=False)
+    made = compare([tmp_path], dataset, CompareOptions(draws=0))
     assert [row["name"] for row in made["runs"]] == ["asl", "strong", "weak"]
     assert made["notes"] == [
         "begun: left out, no epoch is finished yet",
@@ -265,14 +265,14 @@ def test_what_is_not_finished_is_said(copies, dataset, tmp_path, result):
     ]
     metrics = (copies[1] / METRICS).read_text().splitlines()
     (copies[1] / METRICS).write_text("\n".join([metrics[0], metrics[2].replace("2,", "1,", 1), metrics[1]]) + "\n")
-    made = compare([tmp_path], dataset, CompareOptions(draws=0), progress=False)
+    made = compare([tmp_path], dataset, CompareOptions(draws=0))
     assert not [note for note in made["notes"] if note.startswith("strong")], "ended by its patience"
 
 
 def test_other_devices_and_choices_are_said(copies, dataset):
     change_config(copies[1], device="an RTX 3090")
     change_config(copies[2], settings__select_by="lrap", settings__epochs=2, processes=2)
-    notes = compare(copies, dataset, CompareOptions(draws=0), progress=False)["notes"]
+    notes = compare(copies, dataset, CompareOptions(draws=0))["notes"]
     assert notes == [
         "The best epoch was not chosen by the same metric (mAP: weak, strong; LRAP: asl)",
         "Speed and hours were measured on different devices (a CPU: weak; an RTX 3090: strong; 2 x a CPU: asl)",
@@ -291,7 +291,7 @@ def test_a_run_from_before_positives_were_noted(copies, dataset, result):
         config = json.loads((run / "config.json").read_text())
         del config["train_positives"]
         (run / "config.json").write_text(json.dumps(config))
-    made = compare(copies, dataset, CompareOptions(draws=0), progress=False)
+    made = compare(copies, dataset, CompareOptions(draws=0))
     assert made["groups"] == result["groups"]
     assert [row["train_positives"] for row in made["findings"]] == [
         row["train_positives"] for row in result["findings"]
@@ -329,7 +329,7 @@ def test_what_does_not_compare_is_refused(copies, dataset, changes, said):
     change_config(copies[1], **changes)
     assert said.format(weak=copies[0], pack=dataset.root) in refused(copies, dataset)
     if "settings__uncertain" in changes:
-        assert compare(copies, dataset, CompareOptions(draws=0, uncertain="negative"), progress=False)["runs"]
+        assert compare(copies, dataset, CompareOptions(draws=0, uncertain="negative"))["runs"]
 
 
 def test_a_table_of_other_images_or_another_epoch_is_refused(copies, dataset, tmp_path):
@@ -347,7 +347,7 @@ def test_a_table_of_other_images_or_another_epoch_is_refused(copies, dataset, tm
 
 def test_runs_of_one_name_are_told_apart(runs, dataset, tmp_path):
     other = shutil.copytree(runs[1], tmp_path / "weak")
-    made = compare([runs[0], other], dataset, CompareOptions(draws=0), progress=False)
+    made = compare([runs[0], other], dataset, CompareOptions(draws=0))
     assert [row["name"] for row in made["runs"]] == [str(runs[0]), str(other)]
 
 
@@ -357,7 +357,7 @@ def test_runs_of_one_name_are_told_apart(runs, dataset, tmp_path):
      ({"folds": 1}, "folds 1: at least 2"), ({"uncertain": "x"}, "uncertain 'x': choose one of negative, ")],
 )  # fmt: skip
 def test_options_check_themselves(options, said):
-    with pytest.raises(DataError, match=f"^{said}"):
+    with pytest.raises(UserError, match=f"^{said}"):
         CompareOptions(**options)
 
 
@@ -385,8 +385,8 @@ def test_runs_that_were_trained(dataset, tmp_path):
     given = {"stage": 1, "size": 48, "batch": 8, "epochs": 1, "arch": "test_byobnet", "pretrained": False}
     for name, settings in (("bce", {}), ("ldam", {"loss": "ldam"})):
         made = TrainSettings(**given, device="cpu", folds=2, limit_batches=3, **settings)
-        train(made, dataset, tmp_path / name, say=lambda line: None, progress=False)
-    found = compare([tmp_path / "bce", tmp_path / "ldam"], dataset, CompareOptions(draws=20), progress=False)
+        train(made, dataset, tmp_path / name)
+    found = compare([tmp_path / "bce", tmp_path / "ldam"], dataset, CompareOptions(draws=20))
     for row in found["runs"]:
         (metrics,) = csv.DictReader((tmp_path / row["name"] / METRICS).open())
         assert row["mAP"] == pytest.approx(float(metrics["mAP"])) and row["finished"]

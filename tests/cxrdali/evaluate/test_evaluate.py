@@ -19,7 +19,7 @@ from cxrdali.metrics.calibration_error import ece
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.ensemble import ensemble
 from cxrdali.predictions import Predictions, read
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.cxrdali.held_out import written
 from tests.releases import FINDINGS
 
@@ -39,7 +39,7 @@ def test_metrics_are_scikit_learn_s_for_all_and_for_each_view(dataset, labels, t
     rows = np.flatnonzero(labels.split == "train")
     table = predictions(dataset, rows)
     table.write(tmp_path / "p.parquet")
-    result = evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=50), progress=False)
+    result = evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=50))
     frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
     for part, mask in (("all", slice(None)), ("frontal", frontal), ("lateral", ~frontal)):
         truth, values = labels.values[rows][mask], table.values[mask]
@@ -67,8 +67,8 @@ def test_findings_are_matched_by_name_and_images_by_id(dataset, labels, tmp_path
     other = Predictions(table.ids.iloc[order], tuple(shuffled), table.values[order][:, columns])
     other.write(tmp_path / "two.csv")
     options = EvaluateOptions(draws=0)
-    one = evaluate(tmp_path / "one.parquet", dataset, labels, options, progress=False)
-    two = evaluate(tmp_path / "two.csv", dataset, labels, options, progress=False)
+    one = evaluate(tmp_path / "one.parquet", dataset, labels, options)
+    two = evaluate(tmp_path / "two.csv", dataset, labels, options)
     for left, right in zip(one["all"]["findings"], two["all"]["findings"], strict=True):
         assert left["finding"] == right["finding"]
         assert left["AP"] == (right["AP"] if right["AP"] is None else pytest.approx(right["AP"]))
@@ -76,7 +76,7 @@ def test_findings_are_matched_by_name_and_images_by_id(dataset, labels, tmp_path
 
 def test_results_are_written_as_json_and_csv(dataset, labels, tmp_path):
     predictions(dataset, np.flatnonzero(labels.split == "test")).write(tmp_path / "p.parquet")
-    result = evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=20), progress=False)
+    result = evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=20))
     json_path, csv_path = write(result, tmp_path / "p.metrics")
     assert json.loads(json_path.read_text()) == json.loads(json.dumps(result))
     rows = list(csv.DictReader(csv_path.open()))
@@ -87,7 +87,7 @@ def test_results_are_written_as_json_and_csv(dataset, labels, tmp_path):
 def test_the_same_seed_gives_the_same_intervals(dataset, labels, tmp_path):
     predictions(dataset, np.flatnonzero(labels.split == "test")).write(tmp_path / "p.parquet")
     runs = [
-        evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=30, seed=seed), progress=False)["all"]
+        evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=30, seed=seed))["all"]
         for seed in (0, 0, 1)
     ]
     assert runs[0] == runs[1] and runs[0]["mAP_low"] != runs[2]["mAP_low"]
@@ -99,8 +99,8 @@ def test_what_does_not_belong_together_is_named(dataset, labels, tmp_path):
 
     def message(table):
         table.write(path)
-        with pytest.raises(DataError) as caught:
-            evaluate(path, dataset, labels, EvaluateOptions(draws=0), progress=False)
+        with pytest.raises(UserError) as caught:
+            evaluate(path, dataset, labels, EvaluateOptions(draws=0))
         return str(caught.value)
 
     table = predictions(dataset, rows)
@@ -121,7 +121,7 @@ def test_studies_are_what_the_bootstrap_draws(dataset, labels, tmp_path):
     rows = np.flatnonzero(labels.split == "train")
     table = predictions(dataset, rows)
     table.write(tmp_path / "p.parquet")
-    found = evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=40), progress=False)["all"]
+    found = evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=40))["all"]
     study = np.unique(dataset.catalog["study_id"].iloc[rows].to_numpy(), return_inverse=True)[1]
     codes = np.unique(study, return_index=True)[1].argsort().argsort()[study]  # numbered by first appearance
     draws = resample(labels.values[rows].astype(float), table.values, codes, 40, 0)
@@ -135,8 +135,8 @@ def test_a_split_without_labels_is_refused(dataset, labels, tmp_path):
     blank = dataclasses.replace(
         labels, values=np.where(labels.split[:, None] == "test", 9, labels.values).astype(np.int8)
     )
-    with pytest.raises(DataError, match="have no findings for .*p.parquet"):
-        evaluate(tmp_path / "p.parquet", dataset, blank, EvaluateOptions(draws=0), progress=False)
+    with pytest.raises(UserError, match="have no findings for .*p.parquet"):
+        evaluate(tmp_path / "p.parquet", dataset, blank, EvaluateOptions(draws=0))
 
 
 def test_images_that_the_labels_do_not_list_are_named(dataset, labels, tmp_path):
@@ -144,14 +144,14 @@ def test_images_that_the_labels_do_not_list_are_named(dataset, labels, tmp_path)
     predictions(dataset, rows).write(tmp_path / "p.parquet")
     split = labels.split.copy()
     split[rows[:3]] = None
-    with pytest.raises(DataError, match=r"\(and 2 more\) is not in labels 'cxr-lt-2023'"):
+    with pytest.raises(UserError, match=r"\(and 2 more\) is not in labels 'cxr-lt-2023'"):
         evaluate(tmp_path / "p.parquet", dataset, dataclasses.replace(labels, split=split), EvaluateOptions(draws=0))
 
 
 def test_bad_options_are_named():
-    with pytest.raises(DataError, match="draws -1: 0 or more"):
+    with pytest.raises(UserError, match="draws -1: 0 or more"):
         EvaluateOptions(draws=-1)
-    with pytest.raises(DataError, match="level 95: between 0 and 1"):
+    with pytest.raises(UserError, match="level 95: between 0 and 1"):
         EvaluateOptions(level=95)
 
 
@@ -159,7 +159,7 @@ def test_bad_options_are_named():
 
 
 def scored(path, dataset, labels, limits=None):
-    return evaluate(path, dataset, labels, EvaluateOptions(draws=0), progress=False, thresholds=limits)
+    return evaluate(path, dataset, labels, EvaluateOptions(draws=0), thresholds=limits)
 
 
 def test_ece_and_brier_are_there_for_all_and_for_each_view(dataset, labels, tmp_path):
@@ -231,14 +231,14 @@ def test_one_threshold_for_all_and_a_table_of_probabilities(dataset, labels, tmp
     logits.as_probabilities().write(tmp_path / "q.parquet")
     plain = scored(tmp_path / "q.parquet", dataset, labels)
     assert plain["values"] == "probability" and plain["all"]["macro_ECE"] == pytest.approx(part["macro_ECE"], abs=1e-6)
-    with pytest.raises(DataError, match="q.parquet: holds probabilities, which saturate"):
+    with pytest.raises(UserError, match="q.parquet: holds probabilities, which saturate"):
         scored(tmp_path / "q.parquet", dataset, labels, thresholds.fixed(FINDINGS))
     logits.as_probabilities().write(tmp_path / "q.csv")  # does not say what it holds
     assert scored(tmp_path / "q.csv", dataset, labels)["values"] == "probability"
     logits.write(tmp_path / "l.csv")
     assert scored(tmp_path / "l.csv", dataset, labels)["values"] == "logit"
     written(path, dataset, kind="probability")  # of logits
-    with pytest.raises(DataError, match="p.parquet: holds probabilities, but a value is outside 0..1; predict again"):
+    with pytest.raises(UserError, match="p.parquet: holds probabilities, but a value is outside 0..1; predict again"):
         scored(path, dataset, labels)
 
 
@@ -247,7 +247,7 @@ def test_thresholds_of_another_scale_or_run_are_named(dataset, labels, tmp_path)
     limits = thresholds.fit(tmp_path / "val.parquet", dataset, labels, "f1")
     learnt = calibration.fit(tmp_path / "val.parquet", dataset, labels, "platt")
     calibration.apply(tmp_path / "val.parquet", learnt).write(tmp_path / "c.parquet")
-    with pytest.raises(DataError, match="c.parquet: its logits are calibrated: platt, fitted on val.parquet, those of"):
+    with pytest.raises(UserError, match="c.parquet: its logits are calibrated: platt, fitted on val.parquet, those of"):
         scored(tmp_path / "c.parquet", dataset, labels, limits)
     written(tmp_path / "n.parquet", dataset, "test", "test", run="n")
     assert scored(tmp_path / "n.parquet", dataset, labels, limits)["thresholds"]["remarks"] == [
@@ -288,12 +288,12 @@ def test_mean_ranks_have_no_calibration_error_until_they_are_calibrated(dataset,
     members, ranked = [tmp_path / "0.csv", tmp_path / "1.csv"], tmp_path / "ranked.parquet"
     ensemble(members, method="rank").write(ranked)
     options = EvaluateOptions(draws=0)
-    made = evaluate(ranked, dataset, labels, options, progress=False)
+    made = evaluate(ranked, dataset, labels, options)
     assert made["values"] == "rank" and made["all"]["mAP"] is not None
     assert (made["all"]["macro_ECE"], made["all"]["macro_Brier"], made["frontal"]["macro_ECE"]) == (None, None, None)
     assert all(row["ECE"] is None and row["Brier"] is None for row in made["all"]["findings"])
     calibration.apply(ranked, calibration.fit(ranked, dataset, labels, "platt")).write(tmp_path / "platt.parquet")
-    made = evaluate(tmp_path / "platt.parquet", dataset, labels, options, progress=False)
+    made = evaluate(tmp_path / "platt.parquet", dataset, labels, options)
     assert made["values"] == "logit" and made["all"]["macro_ECE"] is not None
     ensemble(members).write(ranked)
-    assert evaluate(ranked, dataset, labels, options, progress=False)["all"]["macro_ECE"] is not None
+    assert evaluate(ranked, dataset, labels, options)["all"]["macro_ECE"] is not None

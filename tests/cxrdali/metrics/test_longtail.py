@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cxrdali.metrics.longtail import GROUPS, groups
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 def test_worked_by_hand():
@@ -22,7 +22,7 @@ def test_exactly_a_tenth_is_head_and_exactly_a_hundredth_is_not_tail(images):
 
 @pytest.mark.parametrize("bad", [-1, 11])
 def test_counts_that_cannot_be(bad):
-    with pytest.raises(DataError, match=f"^{bad} images with a finding of 10 training images: must be 0 to 10$"):
+    with pytest.raises(UserError, match=f"^{bad} images with a finding of 10 training images: must be 0 to 10$"):
         groups([3, bad], 10)
-    with pytest.raises(DataError, match="^0 training images: there must be one"):
+    with pytest.raises(UserError, match="^0 training images: there must be one"):
         groups([0], 0)

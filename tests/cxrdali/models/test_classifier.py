@@ -10,7 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from cxrdali.models.classifier import ModelOptions, create
 from cxrdali.models.weights import load_initial, read_weights
 from cxrdali.runs import recipes
-from shards.errors import DataError
+from shards.errors import UserError
 
 FINDINGS = ("A", "B", "C")
 
@@ -68,13 +68,13 @@ def test_findings_in_another_order_are_put_in_order(tmp_path):
 
 def test_other_findings_are_refused_by_name(tmp_path):
     path = weights_file(tmp_path / "w.safetensors", model())
-    with pytest.raises(DataError, match=r"w.safetensors: finding 'C' \(and 1 more\) is only in these weights"):
+    with pytest.raises(UserError, match=r"w.safetensors: finding 'C' \(and 1 more\) is only in these weights"):
         load_initial(model(), path, ("A", "B", "D"))
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
     torch.save(model().backbone.state_dict(), tmp_path / "w.pt")
-    with pytest.raises(DataError, match="w.pt: lacks 'conv1.0.weight'"):
+    with pytest.raises(UserError, match="w.pt: lacks 'conv1.0.weight'"):
         load_initial(model("test_resnet"), tmp_path / "w.pt", FINDINGS)
 
 
@@ -89,21 +89,21 @@ def test_a_file_without_findings_gives_the_backbone_and_leaves_the_head_new(tmp_
 
 def test_a_run_s_findings_are_matched_in_its_last_pt_too(tmp_path):
     torch.save({"model": model().backbone.state_dict(), "finding_names": ["A", "B", "X"]}, tmp_path / "last.pt")
-    with pytest.raises(DataError, match="finding 'C' .* is only in the dataset's labels"):
+    with pytest.raises(UserError, match="finding 'C' .* is only in the dataset's labels"):
         load_initial(model(), tmp_path / "last.pt", FINDINGS)
 
 
 def test_weights_for_other_pixels_are_refused(tmp_path):
     path, state = tmp_path / "w.safetensors", model().backbone.state_dict()
     save_file({k: v.contiguous() for k, v in state.items()}, path, {"findings": "A\nB\nC", "norm": "weights"})
-    with pytest.raises(DataError, match="was trained with --norm weights, this run has --norm imagenet"):
+    with pytest.raises(UserError, match="was trained with --norm weights, this run has --norm imagenet"):
         load_initial(model(), path, FINDINGS)
 
 
 @pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], {"a": 1}])
 def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
     torch.save(content, tmp_path / "w.pt")
-    with pytest.raises(DataError, match="w.pt: holds no table of weights"):
+    with pytest.raises(UserError, match="w.pt: holds no table of weights"):
         load_initial(model(), tmp_path / "w.pt", FINDINGS)
 
 
@@ -121,27 +121,27 @@ class Evil:
 
 def test_code_in_a_weights_file_is_not_run(tmp_path, capsys):
     torch.save({"model": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(DataError, match="evil.pt: no weights file, or one that holds more than tensors"):
+    with pytest.raises(UserError, match="evil.pt: no weights file, or one that holds more than tensors"):
         read_weights(tmp_path / "evil.pt")
     assert "code was run" not in capsys.readouterr().out
 
 
 def test_missing_and_broken_files_are_named(tmp_path):
-    with pytest.raises(DataError, match="none.pt: no such weights file"):
+    with pytest.raises(UserError, match="none.pt: no such weights file"):
         read_weights(tmp_path / "none.pt")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    with pytest.raises(DataError, match="cut.safetensors: not a weights file"):
+    with pytest.raises(UserError, match="cut.safetensors: not a weights file"):
         read_weights(tmp_path / "cut.safetensors")
 
 
 def test_an_unknown_model_is_named_with_some_alike():
-    with pytest.raises(DataError, match=r"arch 'efficientnet_s7' is no timm model \(alike: .*efficientnet"):
+    with pytest.raises(UserError, match=r"arch 'efficientnet_s7' is no timm model \(alike: .*efficientnet"):
         ModelOptions("efficientnet_s7", 64)
 
 
 def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # at once, instead of its retries
-    with pytest.raises(DataError, match="weights of 'resnet10t.c3_in1k' cannot be had .*--no-pretrained"):
+    with pytest.raises(UserError, match="weights of 'resnet10t.c3_in1k' cannot be had .*--no-pretrained"):
         create(ModelOptions("resnet10t.c3_in1k", 64, pretrained=True), 3)
 
 
@@ -215,7 +215,7 @@ def test_a_copy_has_a_classifier_of_its_own():
 
 
 def test_a_model_without_checkpointing_is_named():
-    with pytest.raises(DataError, match="'vgg11' has no gradient checkpointing; use --micro-batch instead"):
+    with pytest.raises(UserError, match="'vgg11' has no gradient checkpointing; use --micro-batch instead"):
         model("vgg11", checkpointing=True)
 
 

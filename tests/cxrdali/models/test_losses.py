@@ -20,7 +20,7 @@ from cxrdali.models.losses import (
     positive_weights,
 )
 from cxrdali.models.losses import resolved as parameters_of
-from shards.errors import DataError
+from shards.errors import UserError
 
 POSITIVES, NEGATIVES = np.array([900, 40, 3, 0]), np.array([100, 960, 997, 1000])
 LOGITS = torch.tensor([[0.3, -1.2, 2.5, 0.7], [-4.0, 3.1, -0.1, -2.0], [1.7, 0.0, -3.3, 5.0]], dtype=torch.float64)
@@ -198,7 +198,7 @@ def test_validation_s_loss_is_exact_in_float64():
     ],
 )
 def test_wrong_parameters_are_named(loss, given, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         parameters_of(loss, given)
 
 
@@ -210,4 +210,4 @@ def test_the_command_line_says_it_in_one_line():
     from cli.main import cxrdali
 
     said = CliRunner().invoke(cxrdali, ["train", "--stage", "1", "--out", "x", "--loss", "bce", "--asl-clip", "0.1"])
-    assert isinstance(said.exception, DataError) and "the loss bce has no such parameter" in str(said.exception)
+    assert isinstance(said.exception, UserError) and "the loss bce has no such parameter" in str(said.exception)

@@ -11,7 +11,7 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.models.inference import logits
 from cxrdali.models.tta import TTA, Pass
 from cxrdali.runtime.device import Hardware
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.releases import smooth_image
 
 SIDE = 64
@@ -143,7 +143,7 @@ def test_the_logit_is_that_of_the_mean_probability_over_the_passes(dataset, tta)
 
 
 def test_a_pass_that_is_none_is_refused():
-    with pytest.raises(DataError, match="scale 0: above 0"):
+    with pytest.raises(UserError, match="scale 0: above 0"):
         Pass(scale=0)
-    with pytest.raises(DataError, match=r"flip \(1,\): axes -1 and -2"):
+    with pytest.raises(UserError, match=r"flip \(1,\): axes -1 and -2"):
         Pass(flip=(1,))

@@ -13,7 +13,7 @@ from cxrdali.postprocess.calibration_maps import CLIP, IDENTITY, fit_platt, fit_
 from cxrdali.postprocess.crossfit import read_held_out
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.predictions import read as read_table
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.cxrdali.held_out import written
 from tests.releases import FINDINGS
 
@@ -128,19 +128,19 @@ def test_tables_that_the_rules_do_not_fit_are_named(dataset, labels, val, tmp_pa
     learnt = fit(val, dataset, labels, "temperature")
     path = tmp_path / "p.parquet"
     written(path, dataset, "test", "test", findings=FINDINGS[:4])
-    with pytest.raises(DataError, match="p.parquet: finding 'Pneumonia' is in the calibration, but not in the table"):
+    with pytest.raises(UserError, match="p.parquet: finding 'Pneumonia' is in the calibration, but not in the table"):
         apply(path, learnt)
     written(path, dataset, "test", "test", kind="probability")
-    with pytest.raises(DataError, match="p.parquet: holds probabilities, which saturate"):
+    with pytest.raises(UserError, match="p.parquet: holds probabilities, which saturate"):
         apply(path, learnt)
     apply(val, learnt).write(path)
-    with pytest.raises(DataError, match="its logits are calibrated: temperature, fitted on val.parquet, those of val"):
+    with pytest.raises(UserError, match="its logits are calibrated: temperature, fitted on val.parquet, those of val"):
         apply(path, learnt)
     ids = read_table(val).ids
     huge = np.full((len(ids), 5), 3e38, dtype=np.float32)
     Predictions(ids, FINDINGS, huge, Provenance("logit", "m", "val")).write(path)
     steep = dataclasses.replace(learnt.rules[0], map=dataclasses.replace(learnt.rules[0].map, slope=2.0))
-    with pytest.raises(DataError, match=r"finding 'Edema' of image .* would leave the range of numbers \(its logit is"):
+    with pytest.raises(UserError, match=r"finding 'Edema' of image .* would leave the range of numbers \(its logit is"):
         apply(path, dataclasses.replace(learnt, rules=(steep, *learnt.rules[1:])))
 
 
@@ -149,12 +149,12 @@ def test_a_second_calibration_of_calibrated_tables_is_possible(dataset, labels, 
     apply(val, first).write(tmp_path / "once.parquet")
     second = fit(tmp_path / "once.parquet", dataset, labels, "platt")
     assert len(apply(tmp_path / "once.parquet", second).provenance.history) == 2
-    with pytest.raises(DataError, match="val.parquet: its logits are not calibrated, those of once.parquet, which"):
+    with pytest.raises(UserError, match="val.parquet: its logits are not calibrated, those of once.parquet, which"):
         apply(val, second)
 
 
 def test_another_method_is_named(dataset, labels, val):
-    with pytest.raises(DataError, match="method 'beta': choose one of temperature, per-finding-temperature, platt"):
+    with pytest.raises(UserError, match="method 'beta': choose one of temperature, per-finding-temperature, platt"):
         fit(val, dataset, labels, "beta")
 
 
@@ -183,14 +183,14 @@ def test_a_damaged_file_is_named(dataset, labels, val, tmp_path, method, change,
     stored = json.loads(path.read_text())
     change(stored)
     path.write_text(json.dumps(stored))
-    with pytest.raises(DataError, match=rf"rules.json: no calibration \(.*{message}.*\); learn it again with"):
+    with pytest.raises(UserError, match=rf"rules.json: no calibration \(.*{message}.*\); learn it again with"):
         read(path)
 
 
 def test_no_file_or_no_json(tmp_path):
-    with pytest.raises(DataError, match="rules.json: no such file; learn it again with `cxrdali calibrate --fit`"):
+    with pytest.raises(UserError, match="rules.json: no such file; learn it again with `cxrdali calibrate --fit`"):
         read(tmp_path / "rules.json")
     for text in ("", "[]", "3", '{"format": 1, "made_from": {}, "findings": [3]}'):
         (tmp_path / "rules.json").write_text(text)
-        with pytest.raises(DataError, match="no calibration"):
+        with pytest.raises(UserError, match="no calibration"):
             read(tmp_path / "rules.json")

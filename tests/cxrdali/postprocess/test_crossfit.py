@@ -6,7 +6,7 @@ import pytest
 from cxrdali.postprocess.crossfit import cross_fit, differences, doubtful_split, read_held_out
 from cxrdali.predictions import read
 from shards.dataset.labels import Labels
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.cxrdali.held_out import written
 from tests.releases import FINDINGS
 
@@ -55,7 +55,7 @@ def test_each_part_is_judged_by_what_the_others_teach(dataset, labels, tmp_path)
 @pytest.mark.parametrize("split", ["train", "all"])
 def test_images_that_were_trained_on_are_refused_unless_forced(dataset, labels, tmp_path, split):
     written(tmp_path / "p.parquet", dataset, split)
-    with pytest.raises(DataError, match=f"p.parquet: was predicted on split '{split}', whose images were trained on"):
+    with pytest.raises(UserError, match=f"p.parquet: was predicted on split '{split}', whose images were trained on"):
         held_out(tmp_path / "p.parquet", dataset, labels)
     assert held_out(tmp_path / "p.parquet", dataset, labels, force=True).made_from["split"] == split
 
@@ -79,18 +79,18 @@ def test_rules_learnt_from_a_split_that_is_to_be_scored_are_warned_of(dataset, l
 def test_what_cannot_teach_is_named(dataset, labels, tmp_path):
     path = tmp_path / "p.parquet"
     written(path, dataset, kind="probability")
-    with pytest.raises(DataError, match="holds probabilities, which saturate"):
+    with pytest.raises(UserError, match="holds probabilities, which saturate"):
         held_out(path, dataset, labels)
     written(path, dataset, findings=FINDINGS[:4])
-    with pytest.raises(DataError, match="finding 'Pneumonia' is only in labels"):
+    with pytest.raises(UserError, match="finding 'Pneumonia' is only in labels"):
         held_out(path, dataset, labels)
     written(path, dataset)
-    with pytest.raises(DataError, match="images of 18 subjects, 19 folds need at least as many; give more images or"):
+    with pytest.raises(UserError, match="images of 18 subjects, 19 folds need at least as many; give more images or"):
         held_out(path, dataset, labels, folds=19)
-    with pytest.raises(DataError, match="folds 1: at least 2"):
+    with pytest.raises(UserError, match="folds 1: at least 2"):
         held_out(path, dataset, labels, folds=1)
     blank = dataclasses.replace(labels, values=np.full_like(labels.values, Labels.BLANK))
-    with pytest.raises(DataError, match="have no findings for .*p.parquet"):
+    with pytest.raises(UserError, match="have no findings for .*p.parquet"):
         held_out(path, dataset, blank)
 
 

@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold
 
 from cxrdali.postprocess.ensemble import ensemble, fitted_weights, weights_by_map
 from cxrdali.predictions import Predictions, Provenance, read
-from shards.errors import DataError
+from shards.errors import UserError
 
 KNOWN = Provenance("logit", "model3", "val", "cxr-lt-2023", "d1", "hflip")
 
@@ -35,7 +35,7 @@ def paths(tmp_path):
 
 
 def refused(paths, **options):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UserError) as caught:
         ensemble(paths, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -186,10 +186,10 @@ def test_weights_by_map_are_proportional_to_scikit_learns(validation, dataset):
     (said,) = pooled.provenance.history
     assert said.endswith("(proportional to the mAP of good.val.parquet, fair.val.parquet, noise.val.parquet)")
     with pytest.raises(
-        DataError, match=r"fair.test.parquet: is of run 'fair', the validation table in its place of 'g"
+        UserError, match=r"fair.test.parquet: is of run 'fair', the validation table in its place of 'g"
     ):
         ensemble([other[1], other[0], other[2]], made)
-    with pytest.raises(DataError, match=r"^3 validation tables for 2 tables to pool: give one for each"):
+    with pytest.raises(UserError, match=r"^3 validation tables for 2 tables to pool: give one for each"):
         ensemble(other[:2], made)
 
 
@@ -244,7 +244,7 @@ def test_images_that_were_trained_on_weigh_nothing(validation, dataset):
             replace(read(path), provenance=replace(table.provenance, split=split)).write(path)
         for make in (weights_by_map, fitted_weights):
             with pytest.raises(
-                DataError, match=f"good.val.parquet: was predicted on split '{split}', whose images were"
+                UserError, match=f"good.val.parquet: was predicted on split '{split}', whose images were"
             ):
                 make(paths, dataset, labels)
 
@@ -252,7 +252,7 @@ def test_images_that_were_trained_on_weigh_nothing(validation, dataset):
 def test_folds_that_cannot_be(validation, dataset):
     paths, labels, _, subjects = validation
     for folds in (1, len(set(subjects)) + 1):
-        with pytest.raises(DataError, match=f"^folds {folds}: 2 to {len(set(subjects))}, the subjects in .*good.val"):
+        with pytest.raises(UserError, match=f"^folds {folds}: 2 to {len(set(subjects))}, the subjects in .*good.val"):
             fitted_weights(paths, dataset, labels, folds=folds)
 
 
@@ -264,5 +264,5 @@ def test_validation_without_a_positive_has_no_map(dataset, tmp_path):
     ids = dataset.catalog.iloc[[row]][["image_id", "study_id", "view"]]
     for name in "ab":
         Predictions(ids, labels.findings, np.full((1, 5), 2.0, dtype=np.float32)).write(tmp_path / f"{name}.parquet")
-    with pytest.raises(DataError, match="a.parquet: no image has any of the findings, so there is no mAP"):
+    with pytest.raises(UserError, match="a.parquet: no image has any of the findings, so there is no mAP"):
         weights_by_map([tmp_path / "a.parquet", tmp_path / "b.parquet"], dataset, labels)

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from cxrdali.postprocess.thresholds import Strategy, choose, operating_points, parse_strategy
-from shards.errors import DataError
+from shards.errors import UserError
 
 # by falling logit: 1, then two that tie (one positive), then 1, 0, 1, 0 and one that is not known
 TRUTH = np.array([1, 1, 0, 1, 0, 1, 0, np.nan])
@@ -111,5 +111,5 @@ def test_strategies_are_read():
     ],
 )
 def test_other_strategies_are_named(text, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         parse_strategy(text)

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from cxrdali.postprocess.submission import submit, template_of, verify
 from cxrdali.predictions import Predictions, Provenance
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.releases import FINDINGS, write_table
 
 LOGITS = Provenance("logit", "ensemble", "test")
@@ -40,7 +40,7 @@ def rows(path, name="predictions.csv"):
 
 
 def refused(*arguments, **options):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UserError) as caught:
         submit(*arguments, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -225,7 +225,7 @@ def test_what_was_written_is_read_back_and_compared(table, form, tmp_path):
     def message(change, name="predictions.csv", code=()):
         with zipfile.ZipFile(out, "w") as file:
             file.writestr(name, change(text))
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(UserError) as caught:
             verify(out, "predictions.csv", header, ids, [1, 2], expected, code)
         return str(caught.value)
 
@@ -243,7 +243,7 @@ def test_what_was_written_is_read_back_and_compared(table, form, tmp_path):
     data = bytearray(out.read_bytes())
     data[60] ^= 255
     out.write_bytes(data)
-    with pytest.raises(DataError, match="check the disk and submit again"):
+    with pytest.raises(UserError, match="check the disk and submit again"):
         verify(out, "predictions.csv", header, ids, [1, 2], expected)
 
 
@@ -268,5 +268,5 @@ def test_a_template_from_the_labels_takes_what_is_predicted(dataset, tmp_path):
     submit(table, form, tmp_path / "out.zip")
     found = np.array([row[1:] for row in rows(tmp_path / "out.zip")[1:]], dtype=np.float64)
     np.testing.assert_allclose(found, expit(values.astype(np.float64)), rtol=1e-14)
-    with pytest.raises(DataError, match="have no packed image in split 'none'"):
+    with pytest.raises(UserError, match="have no packed image in split 'none'"):
         template_of(dataset, labels, "none")

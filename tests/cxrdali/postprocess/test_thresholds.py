@@ -11,7 +11,7 @@ from cxrdali.postprocess.crossfit import read_held_out
 from cxrdali.postprocess.thresholds import choose, decide, fit, fixed, operating_points, parse_strategy, read
 from cxrdali.predictions import Provenance
 from cxrdali.predictions import read as read_table
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.cxrdali.held_out import written
 from tests.releases import FINDINGS
 
@@ -92,7 +92,7 @@ def test_decisions_of_a_table_are_in_its_own_order(dataset, labels, val, tmp_pat
         wanted = np.zeros(len(called), bool) if limit is None else table.values[:, place] >= np.float32(limit)
         assert (called[:, place] == wanted).all()
     written(path, dataset, "test", "test", findings=FINDINGS[:4])
-    with pytest.raises(DataError, match="test.parquet: finding 'Pneumonia' is in the thresholds, but not in the table"):
+    with pytest.raises(UserError, match="test.parquet: finding 'Pneumonia' is in the thresholds, but not in the table"):
         learnt.decide(path, read_table(path))
 
 
@@ -104,7 +104,7 @@ def test_thresholds_of_calibrated_logits_are_not_for_others(dataset, labels, val
     plain = read_table(val)
     ensemble = replace(plain, provenance=Provenance("logit", None, "val", history=("mean of two",)))
     for table in (plain, ensemble):
-        with pytest.raises(DataError, match="val.parquet: its logits are not calibrated, those of c.parquet, which"):
+        with pytest.raises(UserError, match="val.parquet: its logits are not calibrated, those of c.parquet, which"):
             learnt.decide(val, table)
     from_csv = replace(plain, provenance=Provenance("logit"))  # does not say what was done to it
     assert learnt.decide(val, from_csv).any()
@@ -122,7 +122,7 @@ def test_one_threshold_for_all():
     assert [rule.threshold for rule in even.rules] == [0, 0] and even.strategy == "fixed=0.5"
     assert fixed(("A",), 0.9).rules[0].probability == pytest.approx(0.9)
     for wrong in (0.0, 1.0, 50.0, float("nan")):
-        with pytest.raises(DataError, match="a probability between 0 and 1, or a file of `cxrdali thresholds`"):
+        with pytest.raises(UserError, match="a probability between 0 and 1, or a file of `cxrdali thresholds`"):
             fixed(("A",), wrong)
 
 
@@ -143,5 +143,5 @@ def test_a_damaged_file_is_named(dataset, labels, val, tmp_path, change, message
     stored = json.loads(path.read_text())
     change(stored)
     path.write_text(json.dumps(stored))
-    with pytest.raises(DataError, match=rf"t.json: no thresholds \({message}.*\); learn them again with"):
+    with pytest.raises(UserError, match=rf"t.json: no thresholds \({message}.*\); learn them again with"):
         read(path)

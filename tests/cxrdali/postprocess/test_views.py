@@ -20,7 +20,7 @@ from cxrdali.predictions import Predictions, Provenance, mean_logit
 from cxrdali.report import published
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.releases import FINDINGS
 
 CATALOG = pd.DataFrame(
@@ -147,7 +147,7 @@ def test_on_a_real_dataset_as_a_loop_over_studies_does_it(tmp_path, dataset):
     ],
 )  # fmt: skip
 def test_what_does_not_belong_together_is_named(tmp_path, tiny, content, by, message):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UserError) as caught:
         applied(tmp_path, tiny, content, by)
     assert f"{tmp_path}/p.parquet: " in str(caught.value) and message.format(tmp=tmp_path) in str(caught.value)
 
@@ -221,14 +221,14 @@ def test_learnt_on_a_real_dataset_as_scikit_learn_has_it(tmp_path, dataset):
 
 @pytest.mark.parametrize(("images", "missing"), [("abfh", "lateral"), ("cdegi", "frontal")])
 def test_both_kinds_of_view_are_needed(tmp_path, tiny, images, missing):
-    with pytest.raises(DataError, match=rf"val.parquet: no {missing} image among {len(images)}; learn from"):
+    with pytest.raises(UserError, match=rf"val.parquet: no {missing} image among {len(images)}; learn from"):
         fit(predicted(tmp_path, images), tiny, labels())
 
 
 def test_labels_of_other_findings_or_none_are_named(tmp_path, tiny):
-    with pytest.raises(DataError, match="finding 'C' is only in labels 'mine'"):
+    with pytest.raises(UserError, match="finding 'C' is only in labels 'mine'"):
         fit(predicted_without_c(tmp_path), tiny, labels())
-    with pytest.raises(DataError, match="have no findings for .*val.parquet"):
+    with pytest.raises(UserError, match="have no findings for .*val.parquet"):
         fit(predicted(tmp_path), tiny, labels(dict.fromkeys(TRUTH, (Labels.BLANK,) * 3)))
 
 
@@ -275,16 +275,16 @@ def test_a_damaged_file_is_named(tmp_path, change, message):
     stored = json.loads(path.read_bytes())
     change(stored)
     path.write_text(json.dumps(stored))
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UserError) as caught:
         read(path)
     assert str(caught.value).startswith(f"{path}: no view rules (") and message in str(caught.value)
     assert str(caught.value).endswith("; learn the rules again with `cxrdali postprocess --fit`")
 
 
 def test_no_file_or_no_json(tmp_path):
-    with pytest.raises(DataError, match="views.json: no such file; learn the rules again"):
+    with pytest.raises(UserError, match="views.json: no such file; learn the rules again"):
         read(tmp_path / "views.json")
     for text in ("", "[]", "3", '{"format": 1, "made_from": {}, "findings": [3]}'):
         (tmp_path / "views.json").write_text(text)
-        with pytest.raises(DataError, match="no view rules"):
+        with pytest.raises(UserError, match="no view rules"):
             read(tmp_path / "views.json")

@@ -24,7 +24,7 @@ from cxrdali.report.explanation.page import GAP, PANEL, overlay, pair, render, w
 from cxrdali.runs import folder as runs
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.trainer import train
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.releases import FINDINGS
 
 
@@ -34,12 +34,12 @@ def run(dataset, tmp_path_factory):
     settings = TrainSettings(
         stage=1, size=64, batch=8, epochs=2, arch="test_byobnet", pretrained=False, device="cpu", lr=3e-3
     )
-    train(settings, dataset, out, say=lambda line: None, progress=False)
+    train(settings, dataset, out)
     return out
 
 
 def quietly(run, dataset, options=None, **more):
-    return explain(run, dataset, options or ExplainOptions(), say=lambda line: None, progress=False, **more)
+    return explain(run, dataset, options or ExplainOptions(), **more)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_only_the_chosen_images_are_loaded_and_passed(run, dataset, monkeypatch)
 def test_another_split_is_predicted_as_predict_does(run, dataset, labels):
     options = ExplainOptions(images=1, split="test", findings=("Edema",))
     (shown,) = quietly(run, dataset, options, labels=labels).findings
-    table = predict(run, dataset, "test", labels=labels, say=lambda line: None, progress=False)
+    table = predict(run, dataset, "test", labels=labels)
     rows = dataset.catalog.set_index("image_id").index.get_indexer(table.ids["image_id"])
     known = dataset.labels(labels)
     positive = known.values[rows, known.findings.index("Edema")] == 1
@@ -148,7 +148,7 @@ def test_another_split_is_predicted_as_predict_does(run, dataset, labels):
     ],
 )  # fmt: skip
 def test_what_cannot_be_shown_is_named_with_the_way_out(run, dataset, options, more, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         quietly(run, dataset, ExplainOptions(**options), **more)
 
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_shown_is_named_with_the_way_out(run, dataset, options, m
     ],
 )
 def test_the_options_check_themselves(given, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         ExplainOptions(**given)
 
 
@@ -251,5 +251,5 @@ def test_a_run_without_its_own_predictions_is_predicted(run, dataset, tmp_path, 
         assert one.best[0].probability == pytest.approx(two.best[0].probability, rel=1e-5)
     config = json.loads((copy / runs.CONFIG).read_text())
     (copy / runs.CONFIG).write_text(json.dumps(config | {"dataset": {"id": "other"}}))
-    with pytest.raises(DataError, match="was trained on another dataset .* so its val split is not there"):
+    with pytest.raises(UserError, match="was trained on another dataset .* so its val split is not there"):
         quietly(copy, dataset)

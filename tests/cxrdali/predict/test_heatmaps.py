@@ -7,7 +7,7 @@ from torch import nn
 
 from cxrdali.models.classifier import Classifier, ModelOptions, create
 from cxrdali.predict.heatmaps import heat_maps, map_layer
-from shards.errors import DataError
+from shards.errors import UserError
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # 0..255 becomes -1..1
 
@@ -149,6 +149,6 @@ def test_another_layer_has_more_places():
 )
 def test_a_model_without_a_map_is_named_with_the_way_out(arch, size, layer, message):
     model = create(ModelOptions(arch, size, pretrained=False), 5)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         map_layer(model, size, layer)
     assert not any(module._forward_hooks for module in model.modules())

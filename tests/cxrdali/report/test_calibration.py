@@ -11,7 +11,7 @@ from cxrdali.postprocess import calibration, thresholds
 from cxrdali.report.calibration.page import write_page
 from cxrdali.report.training.evaluation import evaluation
 from cxrdali.report.training.sources import ReportOptions, read_sources
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.cxrdali.held_out import written
 from tests.releases import FINDINGS
 
@@ -95,9 +95,7 @@ def shown(paths):
 
 def judged(tmp_path, dataset, labels, name, limits=None):
     written(tmp_path / f"{name}.parquet", dataset, "test", "test", run=name)
-    result = evaluate(
-        tmp_path / f"{name}.parquet", dataset, labels, EvaluateOptions(draws=0), progress=False, thresholds=limits
-    )
+    result = evaluate(tmp_path / f"{name}.parquet", dataset, labels, EvaluateOptions(draws=0), thresholds=limits)
     return write(result, tmp_path / name)[0], result
 
 
@@ -177,5 +175,5 @@ def test_a_damaged_evaluation_is_named(dataset, labels, tmp_path, change, messag
     path, result = judged(tmp_path, dataset, labels, "new")
     change(result)
     path.write_text(json.dumps(result))
-    with pytest.raises(DataError, match=f"new.json: not an evaluation .*{message}"):
+    with pytest.raises(UserError, match=f"new.json: not an evaluation .*{message}"):
         shown([path])

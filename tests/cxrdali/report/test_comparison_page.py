@@ -22,7 +22,7 @@ def result(tmp_path_factory):
             [("weak", 0.5, "bce"), ("strong", 2.0, "ldam"), ("like", 0.5, "bce")]
         )
     ]
-    return compare(runs, dataset, CompareOptions(draws=60), progress=False)
+    return compare(runs, dataset, CompareOptions(draws=60))
 
 
 @pytest.fixture

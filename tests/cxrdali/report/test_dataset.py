@@ -21,7 +21,7 @@ from cxrdali.report.dataset.page import check_writable, write_page
 from cxrdali.report.kit.html import count, percent
 from shards.dataset.description import seal
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.options import PackLimits, PackOptions
 from shards.packing.pack import pack
 from shards.packing.rendition import Size
@@ -101,7 +101,7 @@ def write(root: Path) -> Packed:
     release = Release("by-hand", root / "release", images, tuple(given), (source,))
     options = PackOptions(sizes=(Size(48), Size(64, raw=True)), shard_images=20)
     limits = PackLimits(max_reject_fraction=1, allow_subject_overlap=True)
-    pack(release, root / "pack", options, progress=False, limits=limits)
+    pack(release, root / "pack", options, limits=limits)
     whole = images[~images["image_id"].isin(rejected)].set_index("image_id", drop=False)
     return Packed(root / "pack", whole, labels, rejected)
 
@@ -113,7 +113,7 @@ def packed(tmp_path_factory) -> Packed:
 
 @pytest.fixture(scope="module")
 def facts(packed):
-    return read_facts(packed.dataset, progress=False)
+    return read_facts(packed.dataset)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_a_release_without_training_labels_is_counted_over_all_labelled_images(p
     path = copy.root / "labels" / "second.parquet"
     table = pd.read_parquet(path)
     table.loc[table["split"] == "train", list(FINDINGS)] = None
-    release = read_facts(attach(copy, "attached", table), ["attached"], progress=False).releases[0]
+    release = read_facts(attach(copy, "attached", table), ["attached"]).releases[0]
     test = packed.labels["second"]
     test = test[(test["split"] != "train").fillna(True)]
     assert release.counted == "all"
@@ -300,7 +300,7 @@ def test_rejects_stand_by_reason_with_the_first_ids(packed, text, facts):
 def test_lines_fit_a_terminal_and_carry_no_control_characters(copy):
     table = pd.read_parquet(copy.root / "labels" / "second.parquet")
     long = {"Mass": "Mass " * 30, "Hernia": "Pneumo" * 30, "Edema": "\x1b[31mEdema"}
-    text = as_text(read_facts(attach(copy, "long", table.rename(columns=long)), progress=False))
+    text = as_text(read_facts(attach(copy, "long", table.rename(columns=long))))
     assert max(map(len, text.splitlines())) <= 100
     assert "\x1b" not in text and "\N{REPLACEMENT CHARACTER}[31mEdema" in text
     assert not [line for line in text.splitlines() if line != line.rstrip()]
@@ -345,7 +345,7 @@ def test_an_awkward_image_id_is_text_in_rejects_and_captions(copy, tmp_path):
     table["view_position"] = "<s>" + table["view_position"]
     table.to_parquet(catalog, index=False)
     changed = reseal(copy.root)
-    out = write_page(tmp_path / "page.html", changed, read_facts(changed, progress=False), images=True)
+    out = write_page(tmp_path / "page.html", changed, read_facts(changed), images=True)
     page = Page(out)
     assert AWKWARD_ID in page.text and "<s>AP" in page.text and "<u>" in page.text
     assert not {"i", "s", "u"} & set(page.tags)
@@ -414,14 +414,14 @@ def test_pictures_only_when_asked_for_and_they_are_the_renditions(packed, facts,
 
 def test_raw_renditions_are_shown_too(copy, tmp_path):
     shutil.rmtree(copy.root / "48")
-    page = Page(write_page(tmp_path / "page.html", copy, read_facts(copy, progress=False), images=True))
+    page = Page(write_page(tmp_path / "page.html", copy, read_facts(copy), images=True))
     assert page.tags.count("img") == 11 and "stored at 64 px" in page.text
 
 
 def test_a_dataset_without_its_size_folders(copy, tmp_path):
     for name in ("48", "64"):
         shutil.rmtree(copy.root / name)
-    facts = read_facts(copy, progress=False)
+    facts = read_facts(copy)
     said = section(as_text(facts), "DATASET")
     assert [cells[-1] for pixels in (48, 64) for cells in numbers(said, f"{pixels} px")] == ["no", "no"]
     page = Page(write_page(tmp_path / "page.html", copy, facts, images=True))
@@ -431,13 +431,13 @@ def test_a_dataset_without_its_size_folders(copy, tmp_path):
 
 def test_a_missing_label_release_is_said(copy, tmp_path):
     (copy.root / "labels" / "second.parquet").unlink()
-    facts = read_facts(copy, progress=False)
+    facts = read_facts(copy)
     assert "second is named in dataset.json, but not in the labels folder" in as_text(facts)
     shutil.rmtree(copy.root / "labels")
-    facts = read_facts(copy, progress=False)
+    facts = read_facts(copy)
     assert "first, second and third are named in dataset.json" in as_text(facts)
     copy = reseal(copy.root, labels={}, default_labels=None)
-    facts = read_facts(copy, progress=False)
+    facts = read_facts(copy)
     text = as_text(facts)
     assert "No label release is attached" in text and "IN TWO SPLITS" not in text
     page = Page(write_page(tmp_path / "page.html", copy, facts, images=True))
@@ -445,10 +445,10 @@ def test_a_missing_label_release_is_said(copy, tmp_path):
 
 
 def test_one_release_alone(packed):
-    facts = read_facts(packed.dataset, ["second"], progress=False)
+    facts = read_facts(packed.dataset, ["second"])
     text = as_text(facts)
     assert "LABELS SECOND" in text and "LABELS FIRST" not in text and "Across label releases" not in text
-    with pytest.raises(DataError, match="no labels 'other'; attached are first, second, third"):
+    with pytest.raises(UserError, match="no labels 'other'; attached are first, second, third"):
         read_facts(packed.dataset, ["other"])
 
 
@@ -456,7 +456,7 @@ def test_images_converted_to_gray_are_told_where_the_dataset_knows_of_them(copy,
     assert "Converted" not in text
     counts = copy.info["counts"] | {"converted": {"RGB": 3, "16-bit": 1}}
     changed = reseal(copy.root, counts=counts)
-    said = as_text(read_facts(changed, progress=False))
+    said = as_text(read_facts(changed))
     assert re.search(r"Converted +RGB 3, 16-bit 1 \(images that were not 8-bit gray\)", said)
 
 
@@ -466,29 +466,29 @@ def test_a_damaged_table_is_an_error_naming_the_file(copy, file):
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataError, match=f"{re.escape(str(path))}: its hash is not the one in dataset.json"):
-        read_facts(copy, progress=False)
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}: its hash is not the one in dataset.json"):
+        read_facts(copy)
 
 
 def test_a_lost_table_of_rejects_is_an_error_naming_it(copy):
     (copy.root / "rejects.csv").unlink()
-    with pytest.raises(DataError, match=r"rejects\.csv: cannot be read \(No such file"):
-        read_facts(copy, progress=False)
+    with pytest.raises(UserError, match=r"rejects\.csv: cannot be read \(No such file"):
+        read_facts(copy)
 
 
 def test_a_rendition_that_cannot_be_decoded_is_named(copy, tmp_path):
-    facts = read_facts(copy, progress=False)
+    facts = read_facts(copy)
     stored = copy.stored(48)
     for path in stored.paths.values():
         path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(DataError, match=r"48/\d+\.tar: sample subject\d+/study\d/\S+ cannot be decoded"):
+    with pytest.raises(UserError, match=r"48/\d+\.tar: sample subject\d+/study\d/\S+ cannot be decoded"):
         write_page(tmp_path / "page.html", copy, facts, images=True)
     assert not (tmp_path / "page.html").exists()
 
 
 def test_looking_changes_nothing(copy, tmp_path):
     before = contents(copy.root)
-    write_page(tmp_path / "page.html", copy, read_facts(copy, progress=False), images=True)
+    write_page(tmp_path / "page.html", copy, read_facts(copy), images=True)
     assert contents(copy.root) == before
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["page.html"]
 
@@ -503,10 +503,10 @@ def test_where_a_page_cannot_be_written_is_told(packed, tmp_path):
         (tmp_path, "a folder; give the name of a file"),
         (Path("/proc/page.html"), "/proc: cannot be written to"),
     ):
-        with pytest.raises(DataError, match=re.escape(said)):
+        with pytest.raises(UserError, match=re.escape(said)):
             check_writable(out, packed.root)
 
 
 def test_the_same_dataset_makes_the_same_page(packed, facts, page, tmp_path):
-    out = write_page(tmp_path / "page.html", packed.dataset, read_facts(packed.dataset, progress=False))
+    out = write_page(tmp_path / "page.html", packed.dataset, read_facts(packed.dataset))
     assert out.read_text() == page.source

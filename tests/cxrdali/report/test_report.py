@@ -21,7 +21,7 @@ from cxrdali.report.kit.html import count, duration, percent, score
 from cxrdali.runs.folder import FINDING_COLUMNS, METRIC_COLUMNS
 from cxrdali.runs.settings import sampling_seed
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.packing.rendition import Size
@@ -183,9 +183,9 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> PackedDataset:
     root = tmp_path_factory.mktemp("report")
-    write_release(root / "release", SyntheticOptions(studies=120, size=64), progress=False)
+    write_release(root / "release", SyntheticOptions(studies=120, size=64))
     options = PackOptions(sizes=(Size(48), Size(64)), shard_images=64)
-    pack(open_release(root / "release"), root / "pack", options, progress=False)
+    pack(open_release(root / "release"), root / "pack", options)
     return PackedDataset.open(root / "pack")
 
 
@@ -439,7 +439,7 @@ def test_a_folder_that_is_no_run_is_an_error_naming_the_file(dataset, tmp_path, 
         (run / file).unlink()
     else:
         change(run / file, old, new)
-    with pytest.raises(DataError, match=re.escape(said)) as error:
+    with pytest.raises(UserError, match=re.escape(said)) as error:
         render([run])
     assert str(run) in str(error.value)
 
@@ -447,9 +447,9 @@ def test_a_folder_that_is_no_run_is_an_error_naming_the_file(dataset, tmp_path, 
 def test_another_dataset_or_a_stranger_as_evaluation_is_an_error(dataset, runs, tmp_path, render):
     run = write_run(tmp_path / "run", dataset, PLANS[0])
     change(run / "config.json", dataset.id, "f" * 64)
-    with pytest.raises(DataError, match="trained on dataset f"):
+    with pytest.raises(UserError, match="trained on dataset f"):
         render([run], pack=dataset.root)
-    with pytest.raises(DataError, match="config.json: not an evaluation"):
+    with pytest.raises(UserError, match="config.json: not an evaluation"):
         render(evaluations=[runs[0] / "config.json"])
 
 

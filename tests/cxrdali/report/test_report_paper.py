@@ -24,7 +24,7 @@ from cxrdali.report.training.runs import _line
 from cxrdali.report.training.sources import read_sources
 from cxrdali.report.training.steps import gain
 from cxrdali.runs.settings import sampling_seed
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.cxrdali.paper_folder import Model, write_model, write_step, write_views
 from tests.cxrdali.report.test_report import AWKWARD, LABELS, Page, change, dataset  # noqa: F401 (a fixture)
 
@@ -206,7 +206,7 @@ def test_a_run_whose_start_is_not_there_is_drawn_from_epoch_1_and_said(tmp_path)
     config = tmp_path / "runs/model0/config.json"
     change(config, '"init": null', '"init": "elsewhere/model7"')
     change(tmp_path / "runs/model7/config.json", "/moved/runs/model3", "/moved/runs/model0")
-    with pytest.raises(DataError, match="starts from .*, which starts from it"):
+    with pytest.raises(UserError, match="starts from .*, which starts from it"):
         render(tmp_path)
 
 
@@ -354,17 +354,17 @@ def test_damaged_files_are_one_line_that_names_them(tmp_path, file, old, new, sa
     else:
         assert old in (tmp_path / file).read_text()
         change(tmp_path / file, old, new)
-    with pytest.raises(DataError, match=re.escape(said)) as error:
+    with pytest.raises(UserError, match=re.escape(said)) as error:
         render(tmp_path)
     assert str(tmp_path / file) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_folder_of_nothing_and_two_papers_are_errors(paper, tmp_path):
-    with pytest.raises(DataError, match="no run .no config.json in it. and no folder of runs"):
+    with pytest.raises(UserError, match="no run .no config.json in it. and no folder of runs"):
         render(tmp_path)
     other = tmp_path / "other"
     write_paper(other, {}, {"model0": TEST_AP["model0"]})
-    with pytest.raises(DataError, match=f"{other}: a second folder"):
+    with pytest.raises(UserError, match=f"{other}: a second folder"):
         render(tmp_path, paper, other)
 
 
@@ -403,7 +403,7 @@ def test_the_contact_sheet_has_the_doubled_images(dataset, tmp_path):  # noqa: F
     assert np.array_equal(doubled, next(iter(loader)).images.numpy())
     config["oversampling"]["epoch_images"] += 1
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match="config.json: an epoch had"):
+    with pytest.raises(UserError, match="config.json: an epoch had"):
         first_training_images(read(folder).runs[0], dataset)
 
 

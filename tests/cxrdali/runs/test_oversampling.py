@@ -9,7 +9,7 @@ import torch
 from cxrdali.data.sampler import choose, oversampled
 from cxrdali.report import published
 from cxrdali.runs.oversampling import chosen_findings, read_ap
-from shards.errors import DataError
+from shards.errors import UserError
 
 BELOW_10 = {
     "Infiltration", "Lung Lesion", "Pleural Other", "Pleural Thickening", "Pneumomediastinum", "Pneumoperitoneum",
@@ -60,7 +60,7 @@ def test_ap_of_a_run_is_that_of_its_best_epoch(tmp_path):
     torch.save(state, tmp_path / "last.pt")
     assert read_ap(tmp_path) == {"Mass": 0.2}
     torch.save({**state, "epoch": 2}, tmp_path / "last.pt")
-    with pytest.raises(DataError, match="has finished 2 of 3 epochs; finish it first, or oversample from the metrics"):
+    with pytest.raises(UserError, match="has finished 2 of 3 epochs; finish it first, or oversample from the metrics"):
         read_ap(tmp_path)
 
 
@@ -80,14 +80,14 @@ def test_ap_of_a_run_is_that_of_its_best_epoch(tmp_path):
 def test_a_source_that_is_none_is_named(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_text(content)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         read_ap(tmp_path / name)
     assert message in str(error.value)
 
 
 def test_metrics_of_other_findings_are_refused(tmp_path):
     (tmp_path / "e.csv").write_text("finding,AP\nMass,0.05\nBulla,0.05\n")
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         chosen_findings((), 0.1, tmp_path / "e.csv", ("Mass", "Hernia"))
     assert "e.csv: finding 'Bulla' (and 1 more) is only there; oversample from a run on the same --labels" in str(
         error.value
@@ -96,5 +96,5 @@ def test_metrics_of_other_findings_are_refused(tmp_path):
 
 def test_named_findings_must_exist():
     assert chosen_findings(("Hernia",), None, None, ("Mass", "Hernia")) == (("Hernia",), ())
-    with pytest.raises(DataError, match=r"oversample 'hernia': no such finding; the labels have Mass, Hernia"):
+    with pytest.raises(UserError, match=r"oversample 'hernia': no such finding; the labels have Mass, Hernia"):
         chosen_findings(("hernia",), None, None, ("Mass", "Hernia"))

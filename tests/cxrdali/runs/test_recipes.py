@@ -7,7 +7,7 @@ import pytest
 from cxrdali.report import published
 from cxrdali.runs import recipes
 from cxrdali.runs.settings import TrainSettings
-from shards.errors import DataError
+from shards.errors import UserError
 
 
 def test_the_recipes_are_the_paper_s_table():
@@ -73,9 +73,9 @@ def test_another_loss_has_its_own_parameters(tmp_path):
     assert about["overridden"] == {"loss": "drw"}
     settings, _ = recipe.resolve(Path("r"), {"loss": "asl", "asl_clip": 0.1})
     assert (settings.asl_clip, settings.asl_gamma_neg, settings.drw_epoch, settings.cb_beta) == (0.1, 4, None, None)
-    with pytest.raises(DataError, match="a: loss 'lsep': choose one of bce, focal"):
+    with pytest.raises(UserError, match="a: loss 'lsep': choose one of bce, focal"):
         recipe.resolve(Path("r"), {"loss": "lsep"})
-    with pytest.raises(DataError, match="a: drw-epoch 3: the loss asl has no such parameter"):
+    with pytest.raises(UserError, match="a: drw-epoch 3: the loss asl has no such parameter"):
         recipe.resolve(Path("r"), {"loss": "asl", "drw_epoch": 3})
 
 
@@ -143,13 +143,13 @@ def test_a_file_of_one_s_own_may_start_from_the_paper_s_and_replace_them(tmp_pat
 def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
     if text is not None:
         (tmp_path / "r.toml").write_text(text)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         recipes.load(tmp_path / "r.toml")
     assert message in str(error.value)
 
 
 def test_an_unknown_recipe_is_named_with_those_there_are():
-    with pytest.raises(DataError, match="no recipe 'model9'; there are model0, model1"):
+    with pytest.raises(UserError, match="no recipe 'model9'; there are model0, model1"):
         recipes.find(recipes.load(), "model9")
 
 
@@ -179,14 +179,14 @@ def test_named_findings_beside_others_overridden_are_recorded_alone():
 
 
 def test_overrides_that_do_not_go_together_name_the_recipe():
-    with pytest.raises(DataError, match="^model3: micro-batch 100: must divide the batch, 128"):
+    with pytest.raises(UserError, match="^model3: micro-batch 100: must divide the batch, 128"):
         recipes.load()["model3"].resolve(Path("r"), {"micro_batch": 100})
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "a b", "a.b", "ensemble", "replaced", "mine-views"])
 def test_a_name_that_would_be_another_s_file_is_refused(tmp_path, name):
     (tmp_path / "r.toml").write_text(f'["{name}"]\nstage = 1\n')
-    with pytest.raises(DataError, match=r"cannot be a recipe's name, .*; use letters, digits, - and _") as error:
+    with pytest.raises(UserError, match=r"cannot be a recipe's name, .*; use letters, digits, - and _") as error:
         recipes.load(tmp_path / "r.toml")
     assert f"[{name}]" in str(error.value)
 

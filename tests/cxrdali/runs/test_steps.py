@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from cxrdali.runs.steps import Book, Step
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage import files
 from shards.storage.files import only_one, write_bytes
 
@@ -96,7 +96,7 @@ def test_a_step_that_fails_is_not_done(world):
 
 
 def test_a_step_that_makes_nothing_is_an_error(tmp_path):
-    with pytest.raises(DataError, match=r"x: was to be made and is not there"):
+    with pytest.raises(UserError, match=r"x: was to be made and is not there"):
         Book(tmp_path).run([Step("x", ("x",), {}, (), lambda: None)], lambda text: None)
 
 
@@ -200,9 +200,9 @@ def test_a_run_by_hand_with_other_settings_is_not_moved_when_the_right_ones_come
     (folder / "one").write_text("by hand")
 
     def refuse():
-        raise DataError("holds a run with another lr")
+        raise UserError("holds a run with another lr")
 
-    with pytest.raises(DataError, match="another lr"):
+    with pytest.raises(UserError, match="another lr"):
         Book(tmp_path).run([Step("train m", ("runs/m/two",), {"lr": 9}, (), refuse, "runs/m")], lambda text: None)
     assert Book(tmp_path).reason(Training(tmp_path).step()) == "takes over the run that is there"
     Book(tmp_path).run([Training(tmp_path).step()], lambda text: None)
@@ -215,7 +215,7 @@ def test_a_finished_run_by_hand_that_lacks_a_file_is_named_with_a_way_out(tmp_pa
     (folder / "one").write_text("by hand")
     step = Step("train m", ("runs/m/two",), {}, (), lambda: None, "runs/m")
     for _ in range(2):
-        with pytest.raises(DataError, match=r"m/two: was to be made .*; move the folder runs/m away to train it anew"):
+        with pytest.raises(UserError, match=r"m/two: was to be made .*; move the folder runs/m away to train it anew"):
             Book(tmp_path).run([step], lambda text: None)
     shutil.rmtree(folder)
     assert Book(tmp_path).reason(step) == "not done yet"
@@ -248,7 +248,7 @@ def test_a_folder_that_somebody_trains_into_stays_where_it_is(tmp_path):
     _begin(tmp_path, lr=1.0)
     with (
         only_one(tmp_path / "runs" / "m" / ".lock", "training into it"),
-        pytest.raises(DataError, match=r"runs/m: another process is training into it"),
+        pytest.raises(UserError, match=r"runs/m: another process is training into it"),
     ):
         Book(tmp_path).run([Training(tmp_path, lr=2.0).step()], lambda text: None)
     assert (tmp_path / "runs" / "m" / "one").read_text() == "1.0"

@@ -30,7 +30,7 @@ from cxrdali.runs.steps import Book
 from cxrdali.studies.flow import Ground
 from cxrdali.studies.loss_design import StudyOptions, make_plan, read_weights, write_record
 from cxrdali.studies.roles import roles
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.cxrdali.report.test_report import Page
 
 TINY = """
@@ -81,11 +81,11 @@ def known(tmp_path_factory):
 
 
 def plan_of(root, dataset, known, options=OPTIONS):
-    return make_plan(root, dataset, known, options, say=quiet, progress=False)[0]
+    return make_plan(root, dataset, known, options)[0]
 
 
 def do(root, dataset, known, options=OPTIONS):
-    plan, record = make_plan(root, dataset, known, options, say=quiet, progress=False)
+    plan, record = make_plan(root, dataset, known, options)
     write_record(root, record)
     return Book(root).run(plan.steps, quiet), plan
 
@@ -128,7 +128,7 @@ def test_without_the_paper_s_choice_or_a_retrained_classifier_the_first_and_the_
     found = roles({"a": model(), "b": model(loss="asl"), "c": model("resnet14t")})
     assert (found.reference, found.main) == ("a", "c")
     assert (found.losses, found.backbones, found.retrained, found.others) == (("a", "b"), ("a", "c"), (), ())
-    with pytest.raises(DataError, match="models head: all are frozen; add one that is trained as a whole"):
+    with pytest.raises(UserError, match="models head: all are frozen; add one that is trained as a whole"):
         roles({"head": model(frozen=True, init="runs/big")})
 
 
@@ -340,7 +340,7 @@ def test_a_single_loss_makes_a_study_and_a_page(dataset, known, tmp_path):
 
 def test_a_split_without_labels_is_predicted_and_not_evaluated(dataset, known, tmp_path, monkeypatch):
     monkeypatch.setattr(Ground, "labelled", lambda self, split: split != "test")
-    plan, record = make_plan(tmp_path, dataset, known, OPTIONS, say=quiet)
+    plan, record = make_plan(tmp_path, dataset, known, OPTIONS)
     names = [step.name for step in plan.steps]
     assert "predict ld-bce test" in names and "evaluate ld-bce dev" in names
     assert not [name for name in names if name.startswith("evaluate") and name.endswith("test")]
@@ -368,7 +368,7 @@ def test_a_validation_of_one_subject_has_no_cross_fit_and_is_said(dataset, known
     ],
 )
 def test_options_that_cannot_be_are_refused(change, message):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         replace(OPTIONS, **change)
     assert message in str(error.value)
 
@@ -574,7 +574,7 @@ def test_a_half_done_study_is_a_page_that_says_what_is_left(done, dataset, known
     """From nothing, step by step: what is there is shown, and what is not is said."""
     root = tmp_path / "study"
     root.mkdir()
-    write_record(root, make_plan(root, dataset, known, OPTIONS, say=quiet)[1])
+    write_record(root, make_plan(root, dataset, known, OPTIONS)[1])
     empty = page_of(root)
     steps = json.loads((root / RECORD).read_bytes())["steps"]
     assert "Synthetic data." in empty.text, "the study's record says so"
@@ -643,12 +643,12 @@ def test_findings_without_positives_and_runs_without_counts_leave_blanks_not_zer
 def test_damaged_files_are_one_line_that_names_them(done, tmp_path, file, act, message):
     copy = shutil.copytree(done, tmp_path / "study")
     change(copy / file, act)
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         page_of(copy)
     assert "\n" not in str(error.value)
 
 
 def test_two_studies_are_two_pages(done, tmp_path):
     copy = shutil.copytree(done, tmp_path / "study")
-    with pytest.raises(DataError, match="a second folder of `cxrdali loss-design`; make a report of each"):
+    with pytest.raises(UserError, match="a second folder of `cxrdali loss-design`; make a report of each"):
         write_report(tmp_path / "page.html", [done, copy], options=ReportOptions("Two"))

@@ -16,7 +16,7 @@ from cxrdali.runs.settings import LATER
 from cxrdali.runs.steps import Book
 from cxrdali.studies.estimate import Rate, epoch_images, predicting_hours, training_hours
 from cxrdali.studies.stage_training import PaperOptions, make_plan
-from shards.errors import DataError
+from shards.errors import UserError
 
 TINY = """
 [every]
@@ -65,7 +65,7 @@ def known(tmp_path_factory):
 
 
 def plan_of(root, dataset, known, options=OPTIONS):
-    return make_plan(root, dataset, known, options, say=quiet, progress=False)
+    return make_plan(root, dataset, known, options)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_fewer_models_come_with_what_they_need_and_without_what_they_lack(datase
 
 
 def test_what_cannot_be_trained_is_said_before_anything_is(dataset, tmp_path):
-    plan = make_plan(tmp_path, dataset, recipes.load(), OPTIONS, say=quiet)
+    plan = make_plan(tmp_path, dataset, recipes.load(), OPTIONS)
     assert any("model0: " in text and "make no batch of 256; --set model0.batch=N" in text for text in plan.problems)
     assert any("model7: " in text and "no rendition of 512 pixels or more" in text for text in plan.problems)
 
@@ -243,14 +243,14 @@ def test_a_template_of_other_images_or_findings_is_refused_before_anything_is_tr
         (template_of(dataset, labels, "test").decode().replace("Mass", "Bulla"), "asks for 'Bulla'"),
     ):
         file.write_text(text)
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(UserError, match=message):
             plan_of(tmp_path, dataset, known, replace(OPTIONS, templates={"test": file}))
     file.write_bytes(template_of(dataset, labels, "test"))
     plan_of(tmp_path, dataset, known, replace(OPTIONS, templates={"test": file}))
 
 
 def test_an_unknown_model_is_named(dataset, tmp_path):
-    with pytest.raises(DataError, match="no recipe 'model9'; there are model0"):
+    with pytest.raises(UserError, match="no recipe 'model9'; there are model0"):
         make_plan(tmp_path, dataset, recipes.load(), replace(OPTIONS, models=("model9",)))
 
 
@@ -286,7 +286,7 @@ def test_what_would_fail_after_hours_is_a_problem_before_them(dataset, known, tm
     ],
 )
 def test_settings_that_cannot_be_are_refused(dataset, known, tmp_path, change, message):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         plan_of(tmp_path, dataset, known, replace(OPTIONS, **change))
     assert message in str(error.value)
 
@@ -299,7 +299,7 @@ def test_a_run_is_known_however_its_path_is_spelled(done, dataset, known, monkey
     options = replace(OPTIONS, overrides={"model3": {"oversample_from": str(done / "runs" / ".." / "runs" / "model2")}})
     assert outdated(here, dataset, known, options) == {}
     options = replace(OPTIONS, overrides={"model3": {"oversample_from": "runs/model5"}})
-    with pytest.raises(DataError, match="model3: needs model5, which is not trained before it"):
+    with pytest.raises(UserError, match="model3: needs model5, which is not trained before it"):
         plan_of(here, dataset, known, options)
 
 

@@ -18,8 +18,9 @@ from cxrdali.runtime.device import Hardware
 from cxrdali.train import microbatch, trainer
 from cxrdali.train.microbatch import divisors, largest_micro_batch
 from cxrdali.train.step import Step, adamw, grad_scaler
-from shards.errors import DataError
+from shards.errors import UserError
 from tests.cxrdali.train.test_trainer import quietly, settings
+from tests.heard import heard
 
 FINDINGS, PIXELS = 5, 48
 CPU = Hardware("cpu", "fp32")
@@ -85,7 +86,7 @@ def test_the_gradients_that_several_ranks_keep_take_room_while_it_searches(monke
 
 def test_where_one_image_does_not_fit_the_way_out_is_named():
     message = "the GPU is full at 48 px with 1 image at a time; use --checkpointing, a smaller --size or --arch"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         search(Full("test_efficientnet", room=0), batch=4)
 
 
@@ -172,7 +173,8 @@ def test_a_run_remembers_what_was_found(dataset, tmp_path, gpu, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(trainer._Trainer, "_stop_if_asked", stopping)
-        train(settings(micro_batch="auto"), dataset, out, say=said.append, progress=False)
+        with heard(said):
+            train(settings(micro_batch="auto"), dataset, out)
     assert "micro-batch 2 of 8: the largest part of the batch that fits, RTX 3090, 24 GiB" in said
     assert len(gpu) == 1 and gpu[0][:2] == (8, 48)
     config = json.loads((out / "config.json").read_text())
@@ -182,7 +184,8 @@ def test_a_run_remembers_what_was_found(dataset, tmp_path, gpu, monkeypatch):
     said.clear()
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(trainer._Trainer, "_stop_if_asked", stopping)
-        train(settings(micro_batch="auto"), dataset, out, say=said.append, progress=False)
+        with heard(said):
+            train(settings(micro_batch="auto"), dataset, out)
     assert "micro-batch 2 of 8: found when the run began, RTX 3090, 24 GiB" in said
     assert len(gpu) == 1
 
@@ -198,12 +201,12 @@ def test_predicting_takes_as_many_at_a_time_as_training_did(dataset, tmp_path, m
     asked, real = [], predicting.LoaderOptions
     monkeypatch.setattr(predicting, "LoaderOptions", lambda *a: (asked.append(a[1]), real(*a))[1])
     for batch in (None, 6):
-        predict(tmp_path / "run", dataset, "val", batch=batch, device="cpu", say=lambda line: None, progress=False)
+        predict(tmp_path / "run", dataset, "val", batch=batch, device="cpu")
     assert asked == [4, 6]
 
 
 def test_a_word_that_is_no_size_is_named():
-    with pytest.raises(DataError, match="micro-batch 'most': a number of images, or auto"):
+    with pytest.raises(UserError, match="micro-batch 'most': a number of images, or auto"):
         settings(micro_batch="most")
 
 
@@ -287,7 +290,7 @@ def test_a_trainer_s_steps_read_no_number(dataset, tmp_path, monkeypatch):
         return loss
 
     monkeypatch.setattr(trainer._Trainer, "_train_epoch", watched)
-    trainer.train(settings(epochs=2, micro_batch=4), dataset, tmp_path / "run", say=lambda line: None, progress=True)
+    trainer.train(settings(epochs=2, micro_batch=4), dataset, tmp_path / "run")
     assert len(counts) == 2
     for steps, found in counts:
         assert steps >= 4 and found == ["aten::_local_scalar_dense"]

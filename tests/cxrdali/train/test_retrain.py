@@ -27,7 +27,8 @@ from cxrdali.train.features import CachedLoader
 from cxrdali.train.retrain import settings_of
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
-from shards.errors import DataError
+from shards.errors import UserError
+from tests.heard import heard
 
 ARCH = "test_efficientnet"
 PLAIN = {"flips": "none", "cutout": "off"}
@@ -39,7 +40,7 @@ def settings(**changes):
 
 
 def quietly(*arguments, **options):
-    return train(*arguments, **{"say": lambda line: None, "progress": False, **options})
+    return train(*arguments, **options)
 
 
 def rows_of(path):
@@ -50,7 +51,8 @@ def rows_of(path):
 def finished(dataset, tmp_path_factory):
     """A run with margins and deferred re-weighting after its first epoch, and what it said."""
     out, said = tmp_path_factory.mktemp("runs") / "ldam-drw", []
-    quietly(settings(loss="ldam-drw", drw_epoch=1, lr=1e-4, **PLAIN), dataset, out, say=said.append)
+    with heard(said):
+        quietly(settings(loss="ldam-drw", drw_epoch=1, lr=1e-4, **PLAIN), dataset, out)
     return out, said
 
 
@@ -115,7 +117,7 @@ def test_the_margin_s_scale_is_the_model_s(finished, dataset):
     images = torch.randint(0, 256, (3, 1, 48, 48), dtype=torch.uint8)
     with torch.inference_mode():
         torch.testing.assert_close(scaled(images), 30 * bare(images))
-    table = predict(out, dataset, "val", device="cpu", say=lambda line: None, progress=False)
+    table = predict(out, dataset, "val", device="cpu")
     stored = predictions.read(out / runs.VAL_PREDICTIONS)
     np.testing.assert_allclose(table.values, stored.values, rtol=1e-4, atol=1e-4)
 
@@ -168,7 +170,7 @@ def test_the_classifier_is_exact_under_autocast():
     ],
 )
 def test_bad_settings_are_named(change, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         settings(**change)
 
 
@@ -201,7 +203,8 @@ def test_a_run_ends_early_and_counts_as_finished(dataset, tmp_path, monkeypatch)
 
     monkeypatch.setattr(training._Trainer, "_score", score)
     said, patient = [], settings(epochs=5, patience=2)
-    summary = quietly(patient, dataset, tmp_path / "run", say=said.append)
+    with heard(said):
+        summary = quietly(patient, dataset, tmp_path / "run")
     assert (summary.epochs, summary.best_epoch) == (4, 2)
     assert said[-1] == "ended after epoch 4: none better in 2 epochs"
     assert quietly(patient, dataset, tmp_path / "run").already_finished
@@ -222,7 +225,8 @@ def test_epochs_before_re_weighting_do_not_count_against_the_patience(
     monkeypatch.setattr(training._Trainer, "_score", score)
     said = []
     patient = settings(epochs=6, patience=2, loss="drw", drw_epoch=drw_epoch, limit_batches=1)
-    quietly(patient, dataset, tmp_path / "run", say=said.append)
+    with heard(said):
+        quietly(patient, dataset, tmp_path / "run")
     ended = [line for line in said if line.startswith("ended")]
     assert ended == [f"ended after epoch {epochs}: none better in 2 epochs"]
     assert [row["reweighted"] for row in rows_of(tmp_path / "run" / "metrics.csv")][-1] == "1"
@@ -327,7 +331,7 @@ def test_a_run_from_before_there_were_losses_continues(dataset, tmp_path, monkey
     with pytest.raises(Stopped):
         quietly(settings(), dataset, out)
     _as_before(out)
-    with pytest.raises(DataError, match="holds a run with another loss: 'bce' there, 'focal' now"):
+    with pytest.raises(UserError, match="holds a run with another loss: 'bce' there, 'focal' now"):
         quietly(settings(loss="focal"), dataset, out)
     quietly(settings(), dataset, out)
     assert [row["reweighted"] for row in rows_of(out / "metrics.csv")] == ["", "0"]
@@ -380,7 +384,7 @@ def test_cached_features_train_what_the_backbone_would(finished, dataset, tmp_pa
         torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=1e-4)
     tables = [predictions.read(tmp_path / name / runs.VAL_PREDICTIONS).values for name in ("cached", "through")]
     np.testing.assert_allclose(*tables, rtol=1e-3, atol=1e-4)
-    seen = predict(tmp_path / "cached", dataset, "val", device="cpu", say=lambda line: None, progress=False)
+    seen = predict(tmp_path / "cached", dataset, "val", device="cpu")
     np.testing.assert_allclose(seen.values, tables[0], rtol=1e-3, atol=1e-4)
 
 
@@ -501,7 +505,7 @@ def test_a_gpu_too_small_for_the_features_names_the_way_out(finished, dataset, t
 
     monkeypatch.setattr("cxrdali.train.features.logits", full)
     out, _ = finished
-    with pytest.raises(DataError, match=r"no room for features of \d+ images, .* each; use --no-cache-features"):
+    with pytest.raises(UserError, match=r"no room for features of \d+ images, .* each; use --no-cache-features"):
         quietly(crt(out, dataset), dataset, tmp_path / "crt")
 
 
@@ -509,7 +513,7 @@ def test_features_that_are_no_vector_are_not_kept(dataset, tmp_path):
     run, out = tmp_path / "run", tmp_path / "crt"
     quietly(settings(arch="cxrdali_test_convolution_last", epochs=1), dataset, run)
     with pytest.raises(
-        DataError, match=r"takes features of \[4, 1, 1\], not a vector, so none are kept; use --no-cache-features"
+        UserError, match=r"takes features of \[4, 1, 1\], not a vector, so none are kept; use --no-cache-features"
     ):
         quietly(crt(run, dataset, epochs=1), dataset, out)
     quietly(crt(run, dataset, epochs=1, cache_features=False), dataset, out)  # the same folder: nothing was begun
@@ -518,25 +522,25 @@ def test_features_that_are_no_vector_are_not_kept(dataset, tmp_path):
 
 def test_a_run_without_a_backbone_has_nothing_to_freeze(dataset, tmp_path):
     quietly(settings(arch="cxrdali_test_headless", epochs=1), dataset, tmp_path / "run")
-    with pytest.raises(DataError, match="'cxrdali_test_headless' has no backbone beside its classifier"):
+    with pytest.raises(UserError, match="'cxrdali_test_headless' has no backbone beside its classifier"):
         quietly(crt(tmp_path / "run", dataset), dataset, tmp_path / "crt")
 
 
 def test_runs_that_cannot_be_retrained_are_named(finished, dataset, tmp_path):
-    with pytest.raises(DataError, match="nothing: no run"):
+    with pytest.raises(UserError, match="nothing: no run"):
         crt(tmp_path / "nothing", dataset)
     out, _ = finished
     half = tmp_path / "half"
     half.mkdir()
     (half / "config.json").write_bytes((out / "config.json").read_bytes())
-    with pytest.raises(DataError, match="this run has finished 0 of 2 epochs; finish it first"):
+    with pytest.raises(UserError, match="this run has finished 0 of 2 epochs; finish it first"):
         crt(half, dataset)
     (half / "last.pt").write_bytes((out / "last.pt").read_bytes())
-    with pytest.raises(DataError, match=r"best.safetensors: holds epoch None"):
+    with pytest.raises(UserError, match=r"best.safetensors: holds epoch None"):
         crt(half, dataset)
     config = json.loads((out / "config.json").read_text())
     (half / "config.json").write_text(json.dumps(config | {"dataset": {"id": "other"}}))
-    with pytest.raises(DataError, match="half: was trained on another dataset or other labels"):
+    with pytest.raises(UserError, match="half: was trained on another dataset or other labels"):
         crt(half, dataset)
 
 

@@ -28,7 +28,8 @@ from cxrdali.train import build
 from cxrdali.train import trainer as training
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
-from shards.errors import DataError
+from shards.errors import UserError
+from tests.heard import heard
 from tests.releases import FINDINGS
 
 ARCH = "test_efficientnet"
@@ -40,7 +41,7 @@ def settings(**changes):
 
 
 def quietly(*arguments, **options):
-    return train(*arguments, say=lambda line: None, progress=False, **options)
+    return train(*arguments, **options)
 
 
 def rows_of(path):
@@ -56,7 +57,8 @@ def same_weights(one, two):
 def unbroken(dataset, tmp_path_factory):
     """A finished run of three epochs, and what it said."""
     out, said = tmp_path_factory.mktemp("runs") / "stage1", []
-    train(settings(), dataset, out, say=said.append, progress=False)
+    with heard(said):
+        train(settings(), dataset, out)
     return out, said
 
 
@@ -111,7 +113,7 @@ def test_every_epoch_s_metrics_are_those_of_its_predictions(unbroken, dataset):
 
 def test_the_best_weights_are_those_that_predicted(unbroken, dataset):
     out, _ = unbroken
-    table = predict(out, dataset, "val", device="cpu", say=lambda line: None, progress=False)
+    table = predict(out, dataset, "val", device="cpu")
     np.testing.assert_allclose(
         table.values, predictions.read(out / "val_predictions.parquet").values, rtol=1e-4, atol=1e-5
     )
@@ -175,24 +177,24 @@ def test_a_finished_run_is_left_alone(unbroken, dataset):
     ],
 )
 def test_other_settings_on_the_same_folder_are_named(unbroken, dataset, change, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         quietly(settings(**change), dataset, unbroken[0])
 
 
 def test_another_dataset_on_the_same_folder_is_refused(unbroken, dataset):
     other = dataclasses.replace(dataset, info={**dataset.info, "id": "0" * 64})
-    with pytest.raises(DataError, match="holds a run with another dataset"):
+    with pytest.raises(UserError, match="holds a run with another dataset"):
         quietly(settings(), other, unbroken[0])
 
 
 def test_a_folder_with_other_things_is_refused(dataset, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(DataError, match="holds 'thesis.tex', which is no run"):
+    with pytest.raises(UserError, match="holds 'thesis.tex', which is no run"):
         quietly(settings(), dataset, tmp_path)
 
 
 def test_a_run_that_could_not_begin_does_not_stand_in_the_way(dataset, tmp_path):
-    with pytest.raises(DataError, match="no such weights file"):
+    with pytest.raises(UserError, match="no such weights file"):
         quietly(settings(init=str(tmp_path / "none.pt")), dataset, tmp_path / "run")
     assert quietly(settings(epochs=1), dataset, tmp_path / "run").epochs == 1
 
@@ -257,7 +259,7 @@ def test_best_weights_of_an_epoch_that_was_not_committed_are_dropped(unbroken, d
 def test_a_second_trainer_on_the_folder_stops_at_once(dataset, tmp_path):
     from shards.storage.files import only_one
 
-    with only_one(tmp_path / ".lock", "x"), pytest.raises(DataError, match="another process is training into it"):
+    with only_one(tmp_path / ".lock", "x"), pytest.raises(UserError, match="another process is training into it"):
         quietly(settings(), dataset, tmp_path)
 
 
@@ -279,7 +281,7 @@ def test_an_unfinished_run_is_no_start_unless_its_file_is_named(dataset, tmp_pat
         Interruption(patch, 12)
         with pytest.raises(Stopped):
             quietly(settings(), dataset, half)
-    with pytest.raises(DataError, match=r"has finished 1 of 3 epochs; finish it first, or .*best.safetensors"):
+    with pytest.raises(UserError, match=r"has finished 1 of 3 epochs; finish it first, or .*best.safetensors"):
         quietly(settings(stage=2, size=64, init=str(half)), dataset, tmp_path / "stage2")
     shutil.rmtree(tmp_path / "stage2")
     quietly(settings(stage=2, size=64, epochs=1, init=str(half / runs.BEST)), dataset, tmp_path / "stage2")
@@ -287,7 +289,7 @@ def test_an_unfinished_run_is_no_start_unless_its_file_is_named(dataset, tmp_pat
 
 def test_a_run_on_other_findings_is_no_start(unbroken, dataset, tmp_path):
     other = settings(stage=2, size=64, labels="chexpert", init=str(unbroken[0]))
-    with pytest.raises(DataError, match=r"finding 'Hernia' \(and 1 more\) is only in these weights"):
+    with pytest.raises(UserError, match=r"finding 'Hernia' \(and 1 more\) is only in these weights"):
         quietly(other, dataset, tmp_path / "stage2")
 
 
@@ -344,7 +346,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_way_out(unbroken,
     weights["classifier.bias"][0] = float("nan")
     torch.save(weights, tmp_path / "bad.pt")
     with pytest.raises(
-        DataError, match=r"the loss became nan in epoch 1, by step 7; lower --lr, with another --out. .* is of epoch 0"
+        UserError, match=r"the loss became nan in epoch 1, by step 7; lower --lr, with another --out. .* is of epoch 0"
     ):
         quietly(settings(init=str(tmp_path / "bad.pt")), dataset, tmp_path / "run")
     assert not (tmp_path / "run" / runs.LAST).exists()
@@ -362,13 +364,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_way_out(unbroken,
     ],
 )
 def test_bad_settings_are_named(change, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         settings(**change)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
 def test_a_gpu_that_is_not_there_is_named(dataset, tmp_path):
-    with pytest.raises(DataError, match="device 'cuda': torch sees no GPU here; use --device cpu"):
+    with pytest.raises(UserError, match="device 'cuda': torch sees no GPU here; use --device cpu"):
         quietly(settings(device="cuda"), dataset, tmp_path / "run")
 
 
@@ -379,7 +381,7 @@ def test_a_full_gpu_names_the_way_out(dataset, tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(training.Loss, "forward", full)
-    with pytest.raises(DataError, match=r"the GPU is full at 48 px with 8 images at a time; use --micro-batch 4"):
+    with pytest.raises(UserError, match=r"the GPU is full at 48 px with 8 images at a time; use --micro-batch 4"):
         quietly(settings(), dataset, tmp_path / "run")
 
 
@@ -389,19 +391,19 @@ def test_a_full_gpu_names_the_way_out(dataset, tmp_path, monkeypatch):
 def test_predictions_cover_a_split_once_in_catalog_order(unbroken, dataset):
     labels = dataset.labels("cxr-lt-2023")
     for split, rows in (("test", np.flatnonzero(labels.split == "test")), ("all", np.arange(120))):
-        table = predict(unbroken[0], dataset, split, device="cpu", batch=7, say=lambda line: None, progress=False)
+        table = predict(unbroken[0], dataset, split, device="cpu", batch=7)
         assert table.ids["image_id"].tolist() == dataset.catalog["image_id"].iloc[rows].tolist()
         assert table.findings == FINDINGS and table.provenance.split == split
 
 
 def test_predicting_val_on_other_labels_is_refused(unbroken, dataset):
-    with pytest.raises(DataError, match="so its val split is not there; choose dev, test or all"):
-        predict(unbroken[0], dataset, "val", labels="chexpert", device="cpu", say=lambda line: None)
+    with pytest.raises(UserError, match="so its val split is not there; choose dev, test or all"):
+        predict(unbroken[0], dataset, "val", labels="chexpert", device="cpu")
 
 
 def test_a_folder_that_is_no_run_is_named(dataset, tmp_path):
-    with pytest.raises(DataError, match="no run .no config.json in it"):
-        predict(tmp_path, dataset, "test", device="cpu", say=lambda line: None)
+    with pytest.raises(UserError, match="no run .no config.json in it"):
+        predict(tmp_path, dataset, "test", device="cpu")
 
 
 def test_stages_and_seeds_draw_their_own_orders():
@@ -459,7 +461,7 @@ def test_a_run_whose_inputs_changed_is_refused(unbroken, dataset, tmp_path, grou
     (out / "config.json").write_text(
         json.dumps(config | {"labels": {"name": "x", "sha256": ""}} if group == "labels" else config)
     )
-    with pytest.raises(DataError, match=f"holds a run with another {group}"):
+    with pytest.raises(UserError, match=f"holds a run with another {group}"):
         quietly(settings(epochs=1, **init), dataset, out)
 
 
@@ -472,7 +474,7 @@ def test_a_last_pt_with_code_or_of_something_else_is_refused(unbroken, dataset, 
             torch.save(content, out / runs.LAST)
         except (TypeError, AttributeError):
             (out / runs.LAST).write_bytes(b"no checkpoint")
-        with pytest.raises(DataError, match="last.pt: no state to continue from"):
+        with pytest.raises(UserError, match="last.pt: no state to continue from"):
             quietly(settings(), dataset, out)
 
 
@@ -503,7 +505,7 @@ def test_stage_2_starts_from_the_committed_best_even_after_a_kill_between_rename
     assert build.initial_weights(str(run)) == run / runs.BEST
     assert same_weights(run, unbroken[0])
     (run / runs.BEST).unlink()
-    with pytest.raises(DataError, match="best.safetensors: holds epoch None, the best one is"):
+    with pytest.raises(UserError, match="best.safetensors: holds epoch None, the best one is"):
         build.initial_weights(str(run))
 
 
@@ -525,12 +527,12 @@ def test_a_fold_that_comes_out_differently_is_not_predicted(unbroken, dataset, t
     config = json.loads((out / "config.json").read_text())
     config["settings"]["fold"] = 1
     (out / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match="fold 1 comes out differently here"):
-        predict(out, dataset, "val", device="cpu", say=lambda line: None)
+    with pytest.raises(UserError, match="fold 1 comes out differently here"):
+        predict(out, dataset, "val", device="cpu")
 
 
 def test_fp16_on_the_cpu_is_refused(dataset, tmp_path):
-    with pytest.raises(DataError, match="precision 'fp16' needs a GPU"):
+    with pytest.raises(UserError, match="precision 'fp16' needs a GPU"):
         quietly(settings(precision="fp16"), dataset, tmp_path / "run")
 
 
@@ -548,7 +550,8 @@ def test_oversampling_doubles_the_images_and_says_so(unbroken, dataset, tmp_path
             loaded.append(list(rows))
             super().__init__(dataset, rows, options, **more)
 
-    train(settings(**given), dataset, tmp_path / "run", say=said.append, progress=False, loader=Noted)
+    with heard(said):
+        train(settings(**given), dataset, tmp_path / "run", loader=Noted)
     config = runs.read_config(tmp_path / "run")
     record = config["oversampling"]
     best = runs.load_last(unbroken[0])
@@ -580,7 +583,7 @@ def test_an_oversampled_run_continues_after_its_source_is_gone_and_refuses_anoth
     again = quietly(settings(**given), dataset, out)
     assert again.already_finished
     source.write_text(source.read_text().replace("Edema,0.5", "Edema,0.01"))
-    with pytest.raises(DataError, match="holds a run with another oversampling"):
+    with pytest.raises(UserError, match="holds a run with another oversampling"):
         quietly(settings(**given), dataset, out)
     source.unlink()
     assert quietly(settings(**given), dataset, out).already_finished
@@ -591,7 +594,7 @@ def test_oversampling_from_an_unfinished_run_is_refused(dataset, tmp_path, monke
         Interruption(patch, 3)
         with pytest.raises(Stopped):
             quietly(settings(), dataset, tmp_path / "half")
-    with pytest.raises(DataError, match="half: this run has finished 0 of 3 epochs; finish it first, or oversample"):
+    with pytest.raises(UserError, match="half: this run has finished 0 of 3 epochs; finish it first, or oversample"):
         quietly(settings(oversample_below=0.1, oversample_from=str(tmp_path / "half")), dataset, tmp_path / "run")
 
 
@@ -644,7 +647,7 @@ def test_compiling_and_waiting_for_the_last_step_are_told_apart(dataset, tmp_pat
 def test_tta_is_the_logit_of_the_mean_probability_over_flipped_images(unbroken, dataset):
     """Against the model fed with images flipped here by NumPy, and probabilities averaged as such."""
     run = unbroken[0]
-    plain = predict(run, dataset, "val", say=lambda line: None, progress=False)
+    plain = predict(run, dataset, "val")
     rows = dataset.catalog.set_index("image_id").index.get_indexer(plain.ids["image_id"])
     loader = Loader(dataset, rows, LoaderOptions(48, len(rows)))
     images = next(iter(loader)).images.numpy()
@@ -657,7 +660,7 @@ def test_tta_is_the_logit_of_the_mean_probability_over_flipped_images(unbroken, 
         with torch.inference_mode():
             each = [torch.sigmoid(model(torch.from_numpy(part.copy()))).double().numpy() for part in passes]
         mean = np.mean(each, axis=0)
-        table = predict(run, dataset, "val", tta=tta, say=lambda line: None, progress=False)
+        table = predict(run, dataset, "val", tta=tta)
         np.testing.assert_allclose(table.values, np.log(mean / (1 - mean)), atol=2e-5)
         assert np.abs(table.values - plain.values).max() > 1e-4
         assert table.provenance.tta == tta
@@ -669,11 +672,11 @@ def test_tta_decodes_once_and_costs_a_forward_per_pass(unbroken, dataset, monkey
     forward, batches = Classifier.forward, Loader.__iter__
     monkeypatch.setattr(Classifier, "forward", lambda self, images: seen.append(len(images)) or forward(self, images))
     monkeypatch.setattr(Loader, "__iter__", lambda self: loaded.append(1) or batches(self))
-    table = predict(unbroken[0], dataset, "val", tta=tta, say=lambda line: None, progress=False)
+    table = predict(unbroken[0], dataset, "val", tta=tta)
     assert sum(seen) == passes * len(table.values)
     assert len(loaded) == 1
 
 
 def test_an_unknown_tta_is_named(unbroken, dataset):
-    with pytest.raises(DataError, match="tta 'rotate': choose one of none, hflip, flips"):
+    with pytest.raises(UserError, match="tta 'rotate': choose one of none, hflip, flips"):
         predict(unbroken[0], dataset, "val", tta="rotate")

@@ -9,7 +9,7 @@ import pytest
 
 from shards.dataset import cache as caching
 from shards.dataset.cache import Cache, Full, default_folder, in_use
-from shards.errors import DataError
+from shards.errors import UserError
 
 ID = "a" * 64
 
@@ -143,12 +143,12 @@ def test_the_default_folder(monkeypatch, tmp_path):
 
 
 def test_what_cannot_be_a_cache_is_refused(tmp_path, bounded, monkeypatch):
-    with pytest.raises(DataError, match="cache size 0 bytes: at least 1"):
+    with pytest.raises(UserError, match="cache size 0 bytes: at least 1"):
         Cache(tmp_path, 0)
-    with pytest.raises(DataError, match="s3://bucket/cache: a cache is a folder on this machine"):
+    with pytest.raises(UserError, match="s3://bucket/cache: a cache is a folder on this machine"):
         Cache("s3://bucket/cache")
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="file.*cannot be written .*give another folder"):
+    with pytest.raises(UserError, match="file.*cannot be written .*give another folder"):
         Cache(tmp_path / "file").dataset(ID, "s3://bucket/pack", b"{}")
 
     def without_locks(file, kind):
@@ -156,5 +156,5 @@ def test_what_cannot_be_a_cache_is_refused(tmp_path, bounded, monkeypatch):
 
     monkeypatch.setattr(caching.fcntl, "flock", without_locks)
     for action in (lambda: bounded.claim(path(bounded, 1), 10), lambda: bounded.dataset(ID, "s3://b/pack", b"{}")):
-        with pytest.raises(DataError, match=r"cannot be locked \(Function not implemented\); give a folder on a file"):
+        with pytest.raises(UserError, match=r"cannot be locked \(Function not implemented\); give a folder on a file"):
             action()

@@ -14,7 +14,7 @@ import simplejpeg
 from shards.dataset.description import seal
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.attach import detach
 from shards.packing.tarshard import members
 from shards.storage.files import json_bytes, sha256_bytes
@@ -26,7 +26,7 @@ def copy(pack_folder, tmp_path):
 
 
 def refused(action):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         action()
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -110,7 +110,7 @@ def test_more_shards_than_open_files(pack_folder, hard):
     script = f"""
 import resource
 from pathlib import Path
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packed import MappedSize, PackedDataset
 
 dataset = PackedDataset.open(Path({str(pack_folder)!r}))
@@ -119,7 +119,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9 if {hard} else most))
 try:
     mapped = [MappedSize(dataset.stored(pixels)) for pixels in (48, 56, 64)]
     print(len(mapped[2][119]) == mapped[2].stored.length[119], resource.getrlimit(resource.RLIMIT_NOFILE)[1] == most)
-except DataError as error:
+except UserError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

@@ -22,7 +22,7 @@ from shards.dataset.cache import Cache
 from shards.dataset.description import dataset_identity, seal
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import json_bytes, sha256_bytes
 from shards.storage.remote import place
 from tests.s3 import SECRET, Link, forget_connections, lead
@@ -53,7 +53,7 @@ def copy_size(address: str, folder: Path, pixels: int = 48) -> PackedDataset:
 
 
 def refused(action) -> str:
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         action()
     assert "\n" not in str(error.value) and SECRET not in str(error.value)
     return str(error.value)

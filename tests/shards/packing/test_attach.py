@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.attach import attach, detach
 from shards.packing.verify import verify
 from shards.releases.open import open_release
@@ -52,7 +52,7 @@ def test_attached_labels_are_joined_by_image_and_touch_nothing_else(copy, folder
     after = contents(copy)
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed == {"dataset.json", "labels/cxr-lt-2024-all.parquet"}
-    assert verify(copy, progress=False).problems == ()
+    assert verify(copy).problems == ()
 
 
 def test_attaching_again_does_nothing_and_other_content_is_refused(copy, folder):
@@ -63,13 +63,13 @@ def test_attaching_again_does_nothing_and_other_content_is_refused(copy, folder)
     table = (folder / "labels.csv").read_text().replace(",1,", ",0,", 1)
     (folder / "labels.csv").write_text(table)
     with pytest.raises(
-        DataError, match="'cxr-lt-2024-all' are attached with other content; remove them first: cxrdali"
+        UserError, match="'cxr-lt-2024-all' are attached with other content; remove them first: cxrdali"
     ):
         attach(copy, [folder])
     assert contents(copy) == before
     detach(copy, "cxr-lt-2024-all")
     attach(copy, [folder])
-    assert verify(copy, progress=False).problems == ()
+    assert verify(copy).problems == ()
 
 
 def test_removing_gives_the_old_dataset_back_and_names_what_there_is(copy, folder):
@@ -77,12 +77,12 @@ def test_removing_gives_the_old_dataset_back_and_names_what_there_is(copy, folde
     attach(copy, [folder])
     detach(copy, "cxr-lt-2024-all")
     assert contents(copy) == before
-    with pytest.raises(DataError, match="no labels 'x' to remove; attached are chexpert, cxr-lt-2023"):
+    with pytest.raises(UserError, match="no labels 'x' to remove; attached are chexpert, cxr-lt-2023"):
         detach(copy, "x")
     detach(copy, "cxr-lt-2023")
     assert PackedDataset.open(copy).labels().name == "chexpert"
     detach(copy, "chexpert")
-    with pytest.raises(DataError, match=f"no label release is attached; attach one: cxrdali label {copy} --labels DIR"):
+    with pytest.raises(UserError, match=f"no label release is attached; attach one: cxrdali label {copy} --labels DIR"):
         PackedDataset.open(copy).labels()
     attach(copy, [folder])
     assert PackedDataset.open(copy).labels().name == "cxr-lt-2024-all"
@@ -99,11 +99,11 @@ def test_bad_labels_change_nothing(copy, folder, tmp_path):
     ):
         other = change()
         if other is None:
-            with pytest.raises(DataError, match="empty: no label table; give a folder that holds train.csv"):
+            with pytest.raises(UserError, match="empty: no label table; give a folder that holds train.csv"):
                 attach(copy, [tmp_path / "empty"])
             continue
         other.to_csv(folder / "labels.csv", index=False)
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(UserError, match=message):
             attach(copy, [folder])
         assert contents(copy) == before
     attach(copy, [folder], allow_subject_overlap=True)
@@ -113,9 +113,9 @@ def test_a_file_that_the_description_does_not_list_is_not_labels(copy):
     shutil.copy(copy / "labels" / "chexpert.parquet", copy / "labels" / "stray.parquet")
     dataset = PackedDataset.open(copy)
     assert "stray" not in dataset.label_names
-    with pytest.raises(DataError, match="no labels 'stray'"):
+    with pytest.raises(UserError, match="no labels 'stray'"):
         dataset.labels("stray")
-    assert verify(copy, progress=False).problems == (f"{copy / 'labels' / 'stray.parquet'}: not in dataset.json",)
+    assert verify(copy).problems == (f"{copy / 'labels' / 'stray.parquet'}: not in dataset.json",)
 
 
 def _killed_at(step, call, root, folder):
@@ -158,7 +158,7 @@ def test_a_kill_at_any_step_leaves_the_old_labels_or_the_new(pack_folder, folder
             dataset.labels(name)
         seen.append(names == new)
         attach(root, [folder])  # the next call clears up
-        assert verify(root, progress=False).problems == ()
+        assert verify(root).problems == ()
         shutil.rmtree(root)
         if child.exitcode == 0:
             break

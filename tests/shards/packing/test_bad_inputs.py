@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.estimate import estimate
 from shards.packing.options import PackLimits, PackOptions
 from shards.packing.pack import pack
@@ -39,11 +39,11 @@ def images(root):
 
 
 def packed(root, options=OPTIONS, **limits):
-    return pack(open_release(root), root.parent / "pack", options, progress=False, limits=PackLimits(**limits))
+    return pack(open_release(root), root.parent / "pack", options, limits=PackLimits(**limits))
 
 
 def refused(root, options=OPTIONS, **limits):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         packed(root, options, **limits)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -59,7 +59,7 @@ def edit(path, change):
 
 def test_more_rejects_than_allowed_end_without_a_publication_and_a_rerun_reads_only_what_was_repaired(root):
     unbroken = root.parent / "unbroken"
-    pack(open_release(root), unbroken, OPTIONS, progress=False)
+    pack(open_release(root), unbroken, OPTIONS)
     first, second = images(root)[3], images(root)[9]
     whole = {path: path.read_bytes() for path in (first, second)}
     first.write_bytes(b"")
@@ -69,7 +69,7 @@ def test_more_rejects_than_allowed_end_without_a_publication_and_a_rerun_reads_o
     assert f"2 of {IMAGES} images (13.33%) were rejected, more than --max-reject-fraction 0.01 allows" in said
     assert "1 empty file" in said and "1 absent" in said and f"listed in {listing}" in said
     assert set(pd.read_csv(listing)["reason"]) == {"empty file", "absent"}
-    with pytest.raises(DataError, match="unfinished packed dataset"):
+    with pytest.raises(UserError, match="unfinished packed dataset"):
         PackedDataset.open(root.parent / "pack")
     first.write_bytes(whole[first])
     assert "1 of 15 images (6.67%) were rejected" in refused(root)
@@ -85,12 +85,12 @@ def test_the_fraction_is_judged_once_and_may_be_raised_for_what_is_there(root):
     refused(root, max_reject_fraction=1.9 / IMAGES)
     summary = packed(root, max_reject_fraction=2 / IMAGES)
     assert (summary.images_this_run, summary.packed, summary.rejected) == (0, IMAGES - 2, {"empty file": 2})
-    assert verify(root.parent / "pack", progress=False).problems == ()
+    assert verify(root.parent / "pack").problems == ()
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
 def test_a_fraction_is_a_fraction(fraction):
-    with pytest.raises(DataError, match="max reject fraction .*: 0 to 1"):
+    with pytest.raises(UserError, match="max reject fraction .*: 0 to 1"):
         PackLimits(max_reject_fraction=fraction)
 
 
@@ -177,7 +177,7 @@ def test_an_id_that_leaves_the_release_is_refused(root):
         for folder in ("cxr-lt-2023",):
             shutil.rmtree(root / folder, ignore_errors=True)
         if bad == "..":
-            with pytest.raises(DataError):  # "...jpg" is a plain name; its split row has gone, nothing else
+            with pytest.raises(UserError):  # "...jpg" is a plain name; its split row has gone, nothing else
                 packed(root, max_reject_fraction=0)
         else:
             assert f"{root / METADATA}: the path 'files/p10/" in refused(root)
@@ -193,7 +193,7 @@ def test_a_folder_that_is_a_link_out_is_refused_before_any_shard_and_may_be_allo
         f"{folder}: a link out of the release, to {root.parent / 'elsewhere'}; "
         "give --allow-links if that is where your images are"
     )
-    with pytest.raises(DataError, match="a link out of the release"):
+    with pytest.raises(UserError, match="a link out of the release"):
         estimate(open_release(root), OPTIONS)
     assert not (root.parent / "pack").exists()
     assert packed(root, PackOptions(OPTIONS.sizes, shard_images=4, allow_links=True)).packed == IMAGES
@@ -229,7 +229,7 @@ def test_a_subject_in_two_splits_is_refused_before_any_shard_and_may_be_allowed(
         f"{root / 'cxr-lt-2023' / 'train.csv'}: subject '{subject}' is in the splits test and train of labels "
         "'cxr-lt-2023', as are 1 subjects in all; correct the table, or go on with --allow-subject-overlap"
     )
-    with pytest.raises(DataError, match="is in the splits test and train"):
+    with pytest.raises(UserError, match="is in the splits test and train"):
         estimate(open_release(root), OPTIONS)
     assert not (root.parent / "pack").exists()
     assert packed(root, allow_subject_overlap=True).packed == IMAGES
@@ -237,5 +237,5 @@ def test_a_subject_in_two_splits_is_refused_before_any_shard_and_may_be_allowed(
 
 def test_labels_of_other_studies_are_refused(root):
     edit(root / "mimic-cxr-2.0.0-chexpert.csv.gz", lambda text: re.sub(r"(?m)^(\d+),5", r"\1,6", text))
-    with pytest.raises(DataError, match=r"chexpert.csv.gz: none of its \d+ studies is in the release"):
+    with pytest.raises(UserError, match=r"chexpert.csv.gz: none of its \d+ studies is in the release"):
         open_release(root)

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing import cluster as clusters
 from shards.packing.cluster import Dask, Question, what_is_wrong
 from shards.packing.options import PackLimits
@@ -184,7 +184,7 @@ def after(process, act):
 
 
 def refused(*arguments, **limits):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UserError) as caught:
         pack_on(*arguments, **limits)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -390,7 +390,7 @@ def test_a_release_that_a_worker_sees_under_another_real_path_is_packed_all_the_
 
 def test_a_dataset_in_a_bucket_is_the_local_one_and_a_killed_worker_leaves_nothing(cluster, s3, tmp_path):
     write_release(tmp_path / "release", subjects=4)
-    pack(open_release(tmp_path / "release"), tmp_path / "pack", OPTIONS, progress=False)
+    pack(open_release(tmp_path / "release"), tmp_path / "pack", OPTIONS)
     source, out = place(s3.upload(tmp_path / "release", "release")), place(f"{s3.address}/pack")
     scratch = tmp_path / "scratch"
     places = {name: str(scratch) for name in ("TMPDIR", "DASK_TEMPORARY_DIRECTORY")}

@@ -17,7 +17,7 @@ from nvidia.dali import fn, pipeline_def
 from shards.dataset.description import dataset_identity, seal
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.attach import detach
 from shards.packing.estimate import estimate
 from shards.packing.options import PackLimits, PackOptions
@@ -67,7 +67,7 @@ def read_dali(folder, extension):
 
 
 def pack_quietly(root, out, options=SMALL, labels=(), jobs=1, limits=None):
-    return pack(open_release(root, labels), out, options, jobs, progress=False, limits=limits)
+    return pack(open_release(root, labels), out, options, jobs, limits=limits)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_odd_and_long_ids_read_back_through_both(tmp_path):
         image = smooth_image(np.random.default_rng(number), 50, 40)
         (source / f"{number}.jpg").write_bytes(jpeg(image))
     out = tmp_path / "pack"
-    pack(Release("hand-made", source, images, (), ()), out, SMALL, progress=False)
+    pack(Release("hand-made", source, images, (), ()), out, SMALL)
     dataset = PackedDataset.open(out)
     assert sorted(dataset.catalog["image_id"]) == sorted(names)
     for folder, extension in (("32", "jpg"), ("40", "npy")):
@@ -284,7 +284,7 @@ def test_the_identity_is_that_of_catalog_and_shards_and_label_files_have_their_o
     out = shutil.copytree(small / "pack", tmp_path / "attached")
     detach(out, "chexpert")
     assert PackedDataset.open(out).id == before.id == dataset_identity({**before.info, "labels": {}, "inputs": {}})
-    assert verify(out, progress=False).problems == ()
+    assert verify(out).problems == ()
     pack_quietly(small / "release", tmp_path / "other", PackOptions(**{**vars(SMALL), "quality": 90}))
     assert PackedDataset.open(tmp_path / "other").id != before.id
 
@@ -320,7 +320,7 @@ def test_a_finished_dataset_that_lost_a_shard_is_not_called_finished(small, tmp_
     (out / "32" / "000001.tar").unlink()
     try:
         pack_quietly(small / "release", out)
-    except DataError as error:
+    except UserError as error:
         assert "000001.tar" in str(error)
     else:
         assert contents(out) == contents(small / "pack")
@@ -399,7 +399,7 @@ def test_a_shard_of_rejects_alone_keeps_the_others_readable(small, release, tmp_
     pack_quietly(release, tmp_path / "pack", limits=ALL_MAY_FAIL)
     kept = catalog.index[catalog["shard"] != 1]
     whole = read_webdataset(small / "pack" / "32")
-    assert verify(tmp_path / "pack", deep=True, progress=False).problems == ()
+    assert verify(tmp_path / "pack", deep=True).problems == ()
     assert read_webdataset(tmp_path / "pack" / "32") == [whole[row] for row in kept]
     assert read_dali(tmp_path / "pack" / "32", "jpg") == [whole[row][1:] for row in kept]
 
@@ -417,7 +417,7 @@ def test_a_release_of_rejects_alone_is_packed(release, tmp_path):
 
 def refused(root, out, options=SMALL, labels=()):
     before = contents(out) if out.is_dir() else None
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         pack_quietly(root, out, options, labels)
     assert str(out) in str(error.value) and "\n" not in str(error.value)
     assert before is None or contents(out) == before
@@ -508,7 +508,7 @@ def test_a_damaged_description_is_refused_not_packed_over(small, tmp_path, text)
     ],
 )
 def test_impossible_options_name_value_and_range(option, value, said):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         PackOptions(**{option: value})
     assert said in str(error.value)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.releases.open import open_release
@@ -72,7 +72,7 @@ def test_a_rerun_makes_only_what_is_missing(unfinished, source, unbroken):
     done = sorted((unfinished / ".packing" / "records").glob("[0-9]*.json"))
     tars = [unfinished / "64" / f"{path.stem}.tar" for path in done]
     before = [path.stat().st_mtime_ns for path in tars]
-    summary = pack(open_release(source), unfinished, OPTIONS, progress=False)
+    summary = pack(open_release(source), unfinished, OPTIONS)
     assert [path.stat().st_mtime_ns for path in tars] == before
     assert (summary.packed, summary.shards, summary.already_finished) == (120, SHARDS, False)
     assert 0 < summary.images_this_run <= 120 - 5
@@ -90,17 +90,17 @@ def test_files_that_a_kill_left_before_their_renaming_are_removed(unfinished, so
     ):
         (unfinished / folder).mkdir(exist_ok=True)
         (unfinished / folder / name).write_bytes(b"half")
-    pack(open_release(source), unfinished, OPTIONS, progress=False)
+    pack(open_release(source), unfinished, OPTIONS)
     assert sorted(contents(unfinished)) == sorted(unbroken)
     assert contents(unfinished) == unbroken
 
 
 def test_an_unfinished_folder_opens_as_such_and_refuses_other_options(unfinished, source):
-    with pytest.raises(DataError, match="unfinished packed dataset; run the same `cxrdali shard` again"):
+    with pytest.raises(UserError, match="unfinished packed dataset; run the same `cxrdali shard` again"):
         PackedDataset.open(unfinished)
     before = contents(unfinished)
-    with pytest.raises(DataError, match="another option 'quality': 95 there, 90 now"):
-        pack(open_release(source), unfinished, PackOptions(**{**vars(OPTIONS), "quality": 90}), progress=False)
+    with pytest.raises(UserError, match="another option 'quality': 95 there, 90 now"):
+        pack(open_release(source), unfinished, PackOptions(**{**vars(OPTIONS), "quality": 90}))
     assert contents(unfinished) == before
 
 
@@ -108,11 +108,11 @@ def test_a_second_packer_is_refused_at_once_and_a_dead_one_blocks_nobody(packer,
     first = packer(1).wait_for_shards(2)
     first.signal(signal.SIGSTOP)
     started = time.monotonic()
-    with pytest.raises(DataError, match="another process is packing into it; wait for it or stop it"):
-        pack(open_release(source), first.out, OPTIONS, progress=False)
+    with pytest.raises(UserError, match="another process is packing into it; wait for it or stop it"):
+        pack(open_release(source), first.out, OPTIONS)
     assert time.monotonic() - started < 5
     first.kill()
-    pack(open_release(source), first.out, OPTIONS, progress=False)
+    pack(open_release(source), first.out, OPTIONS)
     assert contents(first.out) == unbroken
 
 
@@ -127,7 +127,7 @@ def test_an_interrupt_stops_everything_and_says_how_to_continue(packer, source, 
     assert one.process.wait(timeout=30) == 130, one.said
     assert one.said.endswith("stopped; the same command continues, or begins again\n")
     assert "Traceback" not in one.said
-    pack(open_release(source), one.out, OPTIONS, progress=False)
+    pack(open_release(source), one.out, OPTIONS)
     assert contents(one.out) == unbroken
 
 

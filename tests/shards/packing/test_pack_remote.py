@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing import make_shard as making
 from shards.packing.estimate import estimate
 from shards.packing.options import PackLimits, PackOptions
@@ -42,7 +42,7 @@ def source(tmp_path_factory):
 def local(source, tmp_path_factory):
     """The bytes of the dataset that is packed from this disk to this disk."""
     out = tmp_path_factory.mktemp("local") / "pack"
-    pack(open_release(source), out, OPTIONS, progress=False)
+    pack(open_release(source), out, OPTIONS)
     return contents(out)
 
 
@@ -70,11 +70,11 @@ def stored(s3, name: str) -> dict[str, bytes]:
 
 def packed(release: str, out: str, options: PackOptions = OPTIONS, jobs: int = 1, **limits):
     found = open_release(place(release))
-    return pack(found, place(out), options, jobs, progress=False, limits=PackLimits(**limits))
+    return pack(found, place(out), options, jobs, limits=PackLimits(**limits))
 
 
 def refused(action) -> str:
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         action()
     assert "\n" not in str(error.value) and SECRET not in str(error.value)
     return str(error.value)
@@ -95,9 +95,9 @@ def test_a_pack_from_bucket_to_bucket_is_the_local_one_in_every_object(s3, relea
 
 
 def test_only_the_source_or_only_the_target_may_be_remote(s3, release, source, local, tmp_path):
-    pack(open_release(place(release)), tmp_path / "pack", OPTIONS, progress=False)
+    pack(open_release(place(release)), tmp_path / "pack", OPTIONS)
     assert contents(tmp_path / "pack") == local
-    pack(open_release(source), place(f"{s3.address}/pack"), OPTIONS, progress=False)
+    pack(open_release(source), place(f"{s3.address}/pack"), OPTIONS)
     assert stored(s3, "pack") == local
 
 
@@ -117,7 +117,7 @@ def test_the_source_is_not_listed_and_an_image_is_one_request(s3, release, sourc
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", watched)
     monkeypatch.setattr(s3fs.S3FileSystem, "_lsdir", listed)
-    pack(open_release(place(release)), tmp_path / "pack", OPTIONS, progress=False)
+    pack(open_release(place(release)), tmp_path / "pack", OPTIONS)
     assert {path for method, path in asked if method == "list"} == {f"{s3.bucket}/release"}
     images = sorted(f"release/{path.relative_to(source).as_posix()}" for path in source.rglob("*.jpg"))
     of_images = [(method, key) for method, key in asked if str(key).endswith(".jpg")]
@@ -154,7 +154,7 @@ def web(source):
 
 
 def test_a_web_server_is_read_and_not_written(web, local, tmp_path):
-    pack(open_release(place(web.address)), tmp_path / "pack", OPTIONS, progress=False)
+    pack(open_release(place(web.address)), tmp_path / "pack", OPTIONS)
     assert contents(tmp_path / "pack") == local
     said = refused(lambda: packed(web.address, "https://server/pack"))
     assert said == "https://server/pack: https:// is only read; give --out a folder, or one of s3://, gs://"
@@ -163,7 +163,7 @@ def test_a_web_server_is_read_and_not_written(web, local, tmp_path):
 def test_a_web_server_that_refuses_an_image_ends_the_run(web, source, tmp_path):
     name = next(source.rglob("*.jpg")).relative_to(source).as_posix()
     found, web.refused = open_release(place(web.address)), name
-    said = refused(lambda: pack(found, tmp_path / "pack", OPTIONS, progress=False))
+    said = refused(lambda: pack(found, tmp_path / "pack", OPTIONS))
     assert said.startswith(f"{web.address}/{name}: ") and "403" in said and "the same command continues" in said
     web.refused = ".csv.gz"
     assert "403" in refused(lambda: open_release(place(web.address)))
@@ -177,9 +177,9 @@ def test_a_table_and_its_images_may_be_in_a_bucket(s3, source, release, tmp_path
     for name in ("mine.csv", "mine.parquet"):
         s3.filesystem().put_file(str(tmp_path / name), f"{s3.bucket}/{name}")
         near = open_table(tmp_path / name, columns, source)
-        pack(near, tmp_path / "near" / name, OPTIONS, progress=False)
+        pack(near, tmp_path / "near" / name, OPTIONS)
         far = open_table(place(f"{s3.address}/{name}"), columns, place(release))
-        pack(far, place(f"{s3.address}/packs/{name}"), OPTIONS, progress=False)
+        pack(far, place(f"{s3.address}/packs/{name}"), OPTIONS)
         assert stored(s3, f"packs/{name}") == contents(tmp_path / "near" / name)
 
 
@@ -245,7 +245,7 @@ def test_a_store_that_fails_ends_the_run_and_rejects_nothing(s3, release, local,
         lead(monkeypatch, link.environment())
         found = open_release(place(release))
         link.dead_after = link.bytes + 60_000
-        said = refused(lambda: pack(found, place(f"{s3.address}/pack"), OPTIONS, progress=False))
+        said = refused(lambda: pack(found, place(f"{s3.address}/pack"), OPTIONS))
         assert said.startswith(f"{s3.address}/") and "the same command continues" in said
     lead(monkeypatch, s3.environment)
     records = [json.loads(data) for name, data in stored(s3, "pack").items() if "/records/" in name]
@@ -261,7 +261,7 @@ def test_a_connection_cut_within_an_image_is_tried_again(s3, release, local, mon
         found = open_release(place(release))
         link.after, link.cut = 900, 1  # connections are kept: the next one is cut, in the body of its first answer
         lead(monkeypatch, link.environment())
-        assert pack(found, place(f"{s3.address}/pack"), OPTIONS, progress=False).rejected == {}
+        assert pack(found, place(f"{s3.address}/pack"), OPTIONS).rejected == {}
         assert link.cut == 0
     lead(monkeypatch, s3.environment)
     assert stored(s3, "pack") == local
@@ -270,9 +270,9 @@ def test_a_connection_cut_within_an_image_is_tried_again(s3, release, local, mon
 def test_denied_access_and_a_missing_bucket_name_the_way_out(s3, source, release):
     with s3.checking_credentials():
         assert "access denied; check the credentials" in refused(lambda: open_release(place(release)))
-        said = refused(lambda: pack(open_release(source), place(f"{s3.address}/pack"), OPTIONS, progress=False))
+        said = refused(lambda: pack(open_release(source), place(f"{s3.address}/pack"), OPTIONS))
         assert "access denied" in said and "AWS_PROFILE" in said
-    said = refused(lambda: pack(open_release(source), place("s3://no-such-bucket/pack"), OPTIONS, progress=False))
+    said = refused(lambda: pack(open_release(source), place("s3://no-such-bucket/pack"), OPTIONS))
     assert "check the bucket" in said
     assert "no such folder" in refused(lambda: open_release(place("s3://no-such-bucket/release")))
 
@@ -286,7 +286,7 @@ def test_other_options_and_strangers_are_refused(s3, source, release):
     packed(release, f"{s3.address}/pack")
     other = PackOptions(OPTIONS.sizes, quality=90, shard_images=8)
     assert "another option 'quality'" in refused(lambda: packed(release, f"{s3.address}/pack", other))
-    assert "holds" in refused(lambda: pack(open_release(source), place(s3.address), OPTIONS, progress=False))
+    assert "holds" in refused(lambda: pack(open_release(source), place(s3.address), OPTIONS))
     assert "lies in the release" in refused(lambda: packed(release, f"{release}/pack"))
 
 

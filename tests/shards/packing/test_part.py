@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.options import Part, PartSummary
 from shards.packing.pack import pack
 from shards.releases.open import open_release
@@ -60,11 +60,11 @@ def test_a_part_makes_its_own_shards_only_and_a_second_run_of_it_none(source, tm
     out = tmp_path / "pack"
     other = out / ".packing" / "tmp" / "of-another-part"
     other.mkdir(parents=True)
-    made = pack(open_release(source), out, OPTIONS, progress=False, part=Part(3, 4))
+    made = pack(open_release(source), out, OPTIONS, part=Part(3, 4))
     assert isinstance(made, PartSummary)
     assert finished(out) == set(range(2, SHARDS, 4))
     assert (made.finished, made.shards, made.images_this_run > 0) == (len(finished(out)), SHARDS, True)
-    again = pack(open_release(source), out, OPTIONS, progress=False, part=Part(3, 4))
+    again = pack(open_release(source), out, OPTIONS, part=Part(3, 4))
     assert (again.finished, again.images_this_run) == (made.finished, 0)
     assert other.is_dir()
 
@@ -75,32 +75,32 @@ def test_a_killed_part_is_finished_by_the_plain_run(part, source, unbroken, tmp_
     one.wait_for(lambda: len(finished(out)) >= 3)
     one.signal(signal.SIGKILL, group=True)
     one.process.wait(20)
-    pack(open_release(source), out, OPTIONS, progress=False)
+    pack(open_release(source), out, OPTIONS)
     assert contents(out) == unbroken
 
 
 def test_shards_that_were_lost_since_are_made_again(source, unbroken, tmp_path):
     """A copy that is not whole, a disk that was lost, between the parts and the last run."""
     out = tmp_path / "pack"
-    pack(open_release(source), out, OPTIONS, progress=False, part=Part(1, 1))
+    pack(open_release(source), out, OPTIONS, part=Part(1, 1))
     (out / "64/000003.tar").unlink()
     (out / "64/000004.idx").unlink()
     os.truncate(out / "96/000005.tar", (out / "96/000005.tar").stat().st_size - 512)
-    summary = pack(open_release(source), out, OPTIONS, progress=False)
+    summary = pack(open_release(source), out, OPTIONS)
     assert 3 <= summary.images_this_run <= 3 * OPTIONS.shard_images
     assert contents(out) == unbroken
 
 
 def test_parts_of_other_options_are_refused(source, tmp_path):
     out = tmp_path / "pack"
-    pack(open_release(source), out, OPTIONS, progress=False, part=Part(9, 38))
+    pack(open_release(source), out, OPTIONS, part=Part(9, 38))
     done = call("shard", "--source", source, "--out", out, *GIVEN, "--seed", 1, "--part", "2/38", cwd=tmp_path)
     assert done.returncode == 1 and "was packed with another option 'seed'" in done.stderr
 
 
 @pytest.mark.parametrize(("held", "wanted", "refused"), [(1, 1, False), (1, 0, True), (0, 1, True), (0, 0, True)])
 def test_shared_holders_exclude_only_those_that_want_it_alone(tmp_path, held, wanted, refused):
-    expected = pytest.raises(DataError, match="another process is at it") if refused else contextlib.nullcontext()
+    expected = pytest.raises(UserError, match="another process is at it") if refused else contextlib.nullcontext()
     lock = tmp_path / "lock"
     with only_one(lock, "at it", shared=bool(held)), expected, only_one(lock, "at it", shared=bool(wanted)):
         pass
@@ -108,5 +108,5 @@ def test_shared_holders_exclude_only_those_that_want_it_alone(tmp_path, held, wa
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "-1/3", "a/b", "1/2/3", "1.0/2"])
 def test_a_part_that_is_none_is_refused(text):
-    with pytest.raises(DataError, match=r"part .*: give I/N, part I of N, counted from 1; for example 3/8"):
+    with pytest.raises(UserError, match=r"part .*: give I/N, part I of N, counted from 1; for example 3/8"):
         Part.parse(text)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.rendition import Size, encode, renditions, resize
 from shards.packing.source import decode
 from tests.releases import jpeg, smooth_image
@@ -142,12 +142,12 @@ def test_sizes_are_parsed_with_their_encoding():
 
 @pytest.mark.parametrize("text", ["", "big", "224:png", "-224", "224.5", "224x224", "²"])
 def test_what_is_no_size_is_named_with_the_way_to_write_one(text):
-    with pytest.raises(DataError, match="224:raw,320,512") as error:
+    with pytest.raises(UserError, match="224:raw,320,512") as error:
         Size.parse(text)
     assert repr(text) in str(error.value)
 
 
 @pytest.mark.parametrize("pixels", [0, 31, 4097])
 def test_a_size_out_of_range_names_the_range(pixels):
-    with pytest.raises(DataError, match=f"size {pixels}: .*32 to 4096 pixels"):
+    with pytest.raises(UserError, match=f"size {pixels}: .*32 to 4096 pixels"):
         Size(pixels)

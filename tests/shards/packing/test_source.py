@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.source import RejectedImage, decode, read
 from shards.releases.checksums import CHECKSUMS
 from tests.releases import jpeg, smooth_image
@@ -238,7 +238,7 @@ def test_a_disk_that_fails_for_the_moment_is_no_fault_of_the_image(tmp_path, mon
     monkeypatch.setattr("shards.packing.source.read_bytes", reading)
     for number in (errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT):
         reading.side_effect = OSError(number, os.strerror(number))
-        with pytest.raises(DataError, match="a.jpg: cannot be read .*, which is not the image's fault; the same comm"):
+        with pytest.raises(UserError, match="a.jpg: cannot be read .*, which is not the image's fault; the same comm"):
             read(path)
     # a broken sector, or a passing error: it is read again in the next run
     reading.side_effect = OSError(errno.EIO, os.strerror(errno.EIO))

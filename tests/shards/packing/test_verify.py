@@ -11,7 +11,7 @@ import simplejpeg
 
 from shards.dataset.description import dataset_identity, seal
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.verify import verify
 from shards.storage.files import json_bytes, sha256_file
 
@@ -22,7 +22,7 @@ def copy(pack_folder, tmp_path):
 
 
 def problems(root, deep=False):
-    return verify(root, deep, progress=False).problems
+    return verify(root, deep).problems
 
 
 def flip(path, place=None):
@@ -47,7 +47,7 @@ def reseal(root):
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_whole_dataset_has_no_problem_and_is_counted(pack_folder, deep, jobs):
-    report = verify(pack_folder, deep, jobs, progress=False)
+    report = verify(pack_folder, deep, jobs)
     assert report.problems == () and report.deep == deep
     assert (report.shards, report.samples) == (3 * 8, 3 * 120)
     assert report.bytes == sum(path.stat().st_size for path in pack_folder.glob("*/*.tar"))
@@ -96,7 +96,7 @@ def test_a_bit_flipped_anywhere_in_the_description_is_named(copy):
         flip(path, place)
         try:
             found = " ".join(problems(copy))
-        except DataError as error:  # so damaged that there is nothing to compare with
+        except UserError as error:  # so damaged that there is nothing to compare with
             found = str(error)
         assert str(path) in found
         path.write_bytes(whole)
@@ -144,11 +144,11 @@ def test_every_problem_is_listed_not_the_first_alone(copy):
 
 def test_without_a_description_there_is_nothing_to_compare_with(copy, tmp_path):
     for root in (tmp_path / "absent", tmp_path):
-        with pytest.raises(DataError, match="dataset.json: no such file"):
+        with pytest.raises(UserError, match="dataset.json: no such file"):
             verify(root)
     for text in ("", "[]", "{}", "nonsense"):
         (copy / "dataset.json").write_text(text)
-        with pytest.raises(DataError, match="dataset.json: not readable"):
+        with pytest.raises(UserError, match="dataset.json: not readable"):
             verify(copy)
 
 

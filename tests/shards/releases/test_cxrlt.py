@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.cxrlt import find
 from tests.releases import write_table
 
@@ -53,7 +53,7 @@ def values(table, image):
 
 
 def refused(folder):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         find(folder)
     assert "\n" not in str(error.value)
     return str(error.value)

@@ -5,7 +5,7 @@ import re
 import pandas as pd
 import pytest
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases import mimic
 from shards.releases.open import open_release
 from shards.releases.release import IMAGE_COLUMNS
@@ -57,7 +57,7 @@ def none_for_missing(column: pd.Series) -> list:
 
 
 def refused(root, *label_folders):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         open_release(root, label_folders)
     return str(error.value)
 

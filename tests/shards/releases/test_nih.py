@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.attach import attach
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
@@ -30,7 +30,7 @@ def edit(path, old, new):
 
 
 def refused(root):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         open_release(root)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -140,7 +140,7 @@ def test_a_missing_column_and_an_image_twice_are_refused(release):
 def test_it_packs_with_the_hash_of_every_table_and_takes_the_other_table_later(release, tmp_path):
     root, truth = release
     options = PackOptions(sizes=(Size(32),), shard_images=8)
-    pack(open_release(root), tmp_path / "pack", options, progress=False)
+    pack(open_release(root), tmp_path / "pack", options)
     dataset = PackedDataset.open(tmp_path / "pack")
     assert set(dataset.info["inputs"]) == {OLD, *(f"chestx-ray14/{name}" for name in (OLD, TRAIN, TEST))}
     assert dataset.info["counts"]["packed"] == 20
@@ -151,12 +151,12 @@ def test_it_packs_with_the_hash_of_every_table_and_takes_the_other_table_later(r
     assert (labels.name, new) == ("chestx-ray14-v2020", True)
     values = PackedDataset.open(tmp_path / "pack").labels("chestx-ray14-v2020").values
     assert (values[:, FINDINGS.index("Mass")] == 1).all() and values.sum() == 20
-    with pytest.raises(DataError, match="no label table; give a folder that holds Data_Entry_2017_v2020.csv or"):
+    with pytest.raises(UserError, match="no label table; give a folder that holds Data_Entry_2017_v2020.csv or"):
         attach(tmp_path / "pack", [root / "images_001"])
 
 
 def test_what_is_no_release_says_what_each_looks_like(tmp_path):
-    with pytest.raises(DataError, match="not a release that cxrdali reads") as error:
+    with pytest.raises(UserError, match="not a release that cxrdali reads") as error:
         open_release(tmp_path)
     for part in ("MIMIC-CXR-JPG", "a training table of CXR-LT 2026", "PADCHEST_chest_x_ray", NEW, "--table FILE"):
         assert part in str(error.value)

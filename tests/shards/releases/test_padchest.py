@@ -13,7 +13,7 @@ import pytest
 from shards.dataset.description import seal
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.attach import attach
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
@@ -51,7 +51,7 @@ def edit(path, change):
 
 
 def refused(root, match):
-    with pytest.raises(DataError, match=match) as error:
+    with pytest.raises(UserError, match=match) as error:
         open_release(root)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -181,13 +181,13 @@ def test_labels_from_another_folder_come_first_and_are_attached_later_too(root, 
         shutil.move(root / name, tmp_path / "labels")
     release = open_release(root, [tmp_path / "labels"])
     assert [table.name for table in release.labels] == ["cxr-lt-2026"]
-    pack(open_release(root), tmp_path / "pack", OPTIONS, progress=False)
+    pack(open_release(root), tmp_path / "pack", OPTIONS)
     ((labels, new),) = attach(tmp_path / "pack", [tmp_path / "labels"])
     dataset = PackedDataset.open(tmp_path / "pack")
     assert new and dataset.labels().findings == PADCHEST_FINDINGS
     split = pd.Series(dataset.labels().split, index=dataset.catalog["image_id"])
     assert split.dropna().to_dict() == labels.table["split"].to_dict()
-    with pytest.raises(DataError, match="no label table; give a folder that holds a training table of CXR-LT 2026"):
+    with pytest.raises(UserError, match="no label table; give a folder that holds a training table of CXR-LT 2026"):
         (tmp_path / "none").mkdir()
         attach(tmp_path / "pack", [tmp_path / "none"])
 
@@ -301,7 +301,7 @@ def test_a_patient_in_train_and_test_is_found_by_padchests_ids(root, truth):
     check_subjects(release.labels[0], release.images)
     edit(root / PADCHEST_TABLE, lambda text: text.replace(last, first))
     release = open_release(root)
-    with pytest.raises(DataError, match=f"subject '{first}' is in the splits test and train"):
+    with pytest.raises(UserError, match=f"subject '{first}' is in the splits test and train"):
         check_subjects(release.labels[0], release.images)
 
 
@@ -358,7 +358,7 @@ def test_an_image_in_two_folders_and_images_in_none_are_refused(root, truth):
 @pytest.fixture(scope="module")
 def packed(whole, tmp_path_factory):
     out = tmp_path_factory.mktemp("packed") / "pack"
-    summary = pack(open_release(whole[0]), out, OPTIONS, progress=False)
+    summary = pack(open_release(whole[0]), out, OPTIONS)
     assert (summary.packed, summary.converted) == (64, {"16-bit": 64, "MONOCHROME1": 6})
     return out
 
@@ -379,17 +379,17 @@ def test_every_rendition_is_its_files_window_and_monochrome1_is_inverted(whole, 
 
 def test_the_window_is_an_option_of_the_dataset(whole, packed):
     assert PackedDataset.open(packed).info["options"]["window"] == "percentile"
-    assert pack(open_release(whole[0]), packed, OPTIONS, progress=False).already_finished
-    with pytest.raises(DataError, match="another option 'window': percentile there, minmax now"):
+    assert pack(open_release(whole[0]), packed, OPTIONS).already_finished
+    with pytest.raises(UserError, match="another option 'window': percentile there, minmax now"):
         pack(open_release(whole[0]), packed, PackOptions(OPTIONS.sizes, shard_images=16, window="minmax"))
-    with pytest.raises(DataError, match="window 'log': choose one of percentile, minmax, full"):
+    with pytest.raises(UserError, match="window 'log': choose one of percentile, minmax, full"):
         PackOptions(window="log")
 
 
 def test_12_bit_images_are_all_rejected_under_full_and_the_way_out_is_said(whole, tmp_path):
     full = PackOptions(OPTIONS.sizes, shard_images=16, window="full")
-    with pytest.raises(DataError, match="64 nearly black under --window full, pack with --window percentile or minmax"):
-        pack(open_release(whole[0]), tmp_path / "pack", full, progress=False)
+    with pytest.raises(UserError, match="64 nearly black under --window full, pack with --window percentile or minmax"):
+        pack(open_release(whole[0]), tmp_path / "pack", full)
     reasons = pd.read_csv(tmp_path / "pack" / ".packing" / "rejects.csv")["reason"]
     assert set(reasons.str.rpartition(": ")[2]) == {"a 16-bit image that uses 12 bits"}
 
@@ -408,7 +408,7 @@ def test_a_dataset_from_before_the_option_is_finished_if_it_has_no_16_bit_image(
     as_before_the_option(out, converted={"RGB": 3})
     before = contents(out)
     options = PackOptions(OPTIONS.sizes, shard_images=16, window=window)
-    assert pack(open_release(whole[0]), out, options, progress=False).already_finished
+    assert pack(open_release(whole[0]), out, options).already_finished
     assert contents(out) == before
 
 
@@ -416,17 +416,17 @@ def test_a_dataset_from_before_the_option_with_16_bit_images_is_refused_by_name(
     out = shutil.copytree(packed, tmp_path / "pack")
     as_before_the_option(out)
     with pytest.raises(
-        DataError, match=r"option 'window': the bits in use \(by an older cxrdali\) there, percentile now"
+        UserError, match=r"option 'window': the bits in use \(by an older cxrdali\) there, percentile now"
     ):
-        pack(open_release(whole[0]), out, OPTIONS, progress=False)
+        pack(open_release(whole[0]), out, OPTIONS)
 
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_an_unfinished_dataset_from_before_the_option_continues_if_no_shard_has_a_16_bit_image(whole, tmp_path, deep):
     """A packing that ended for its rejects leaves its records."""
     release, out = open_release(whole[0]), tmp_path / "pack"
-    with pytest.raises(DataError, match="were rejected"):
-        pack(release, out, PackOptions(OPTIONS.sizes, shard_images=16, window="full"), progress=False)
+    with pytest.raises(UserError, match="were rejected"):
+        pack(release, out, PackOptions(OPTIONS.sizes, shard_images=16, window="full"))
     claim = json.loads((out / ".packing" / "options.json").read_bytes())
     del claim["options"]["window"]
     (out / ".packing" / "options.json").write_bytes(json_bytes(claim))
@@ -435,9 +435,9 @@ def test_an_unfinished_dataset_from_before_the_option_continues_if_no_shard_has_
         found = json.loads(record.read_bytes())
         found["converted"][0] = "RGB, 16-bit"
         record.write_bytes(json_bytes(found))
-        with pytest.raises(DataError, match="the bits in use"):
-            pack(release, out, OPTIONS, progress=False)
+        with pytest.raises(UserError, match="the bits in use"):
+            pack(release, out, OPTIONS)
         return
-    with pytest.raises(DataError, match="were rejected"):  # its records are taken over: all were judged already
-        pack(release, out, OPTIONS, progress=False)
+    with pytest.raises(UserError, match="were rejected"):  # its records are taken over: all were judged already
+        pack(release, out, OPTIONS)
     assert json.loads((out / ".packing" / "options.json").read_bytes())["options"]["window"] == "percentile"

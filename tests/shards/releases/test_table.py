@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from shards.dataset.packed import PackedDataset
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.packing.attach import attach
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
@@ -39,7 +39,7 @@ def opened(root, columns=COLUMNS, file="table.csv"):
 
 
 def refused(root, columns=COLUMNS, file="table.csv"):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         opened(root, columns, file)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -169,10 +169,10 @@ def test_a_wrong_value_is_named_with_its_column(root, old, new, said):
 
 def test_paths_that_start_elsewhere_are_refused_before_packing_and_a_single_absent_file_is_a_reject(root):
     with pytest.raises(
-        DataError, match="none of the first 4 files of column 'file' is in .*, for example 'a.png'; give"
+        UserError, match="none of the first 4 files of column 'file' is in .*, for example 'a.png'; give"
     ):
         open_table(root / "table.csv", COLUMNS, root / "images" / "deep")
-    with pytest.raises(DataError, match="nowhere: no such folder; give the folder that the paths start from"):
+    with pytest.raises(UserError, match="nowhere: no such folder; give the folder that the paths start from"):
         open_table(root / "table.csv", COLUMNS, root / "nowhere")
     (root / "images" / "a.png").unlink()
     assert len(opened(root).images) == 4
@@ -192,7 +192,7 @@ def test_a_table_that_is_absent_empty_or_damaged_is_named(root):
 
 @pytest.fixture
 def packed(root):
-    pack(opened(root), root / "pack", PackOptions(sizes=(Size(32),)), progress=False)
+    pack(opened(root), root / "pack", PackOptions(sizes=(Size(32),)))
     return root / "pack"
 
 
@@ -200,9 +200,9 @@ def test_the_columns_are_part_of_the_datasets_identity(root, packed):
     options = PackOptions(sizes=(Size(32),))
     info = PackedDataset.open(packed).info
     assert (info["release"], info["options"]["--subject-column"]) == ("table", "patient")
-    assert pack(opened(root), packed, options, progress=False).already_finished
-    with pytest.raises(DataError, match="another option '--subject-column': patient there, None now"):
-        pack(opened(root, changed(subject=None)), packed, options, progress=False)
+    assert pack(opened(root), packed, options).already_finished
+    with pytest.raises(UserError, match="another option '--subject-column': patient there, None now"):
+        pack(opened(root, changed(subject=None)), packed, options)
 
 
 def test_labels_of_another_table_are_attached_by_id(root, packed):
@@ -216,17 +216,17 @@ def test_labels_of_another_table_are_attached_by_id(root, packed):
     assert by_image["d"] == ("train", 1) and by_image["a"] == ("test", 0) and by_image["b"] == (None, found.BLANK)
     assert attach(packed, [], tables=[labels])[0][1] is False
     write_table(root / "strange.csv", "key,Hernia", "z,1")
-    with pytest.raises(DataError, match="strange.csv: none of its 1 images is in the release"):
+    with pytest.raises(UserError, match="strange.csv: none of its 1 images is in the release"):
         attach(packed, [], tables=[label_table(root / "strange.csv", Columns("key", "Hernia"))])
 
 
 def test_a_patient_in_two_splits_of_attached_labels_is_refused(root, packed):
     write_table(root / "second.csv", "key,Hernia,part", "a,1,train", "b,0,test")
     labels = label_table(root / "second.csv", Columns("key", "Hernia", split="part"))
-    with pytest.raises(DataError, match="subject '1' is in the splits test and train"):
+    with pytest.raises(UserError, match="subject '1' is in the splits test and train"):
         attach(packed, [], tables=[labels])
 
 
 def test_a_folder_of_labels_is_refused_with_the_way_to_give_a_table(root, packed):
-    with pytest.raises(DataError, match="packed from a table of their own.*--table FILE --id-column"):
+    with pytest.raises(UserError, match="packed from a table of their own.*--table FILE --id-column"):
         attach(packed, [root])

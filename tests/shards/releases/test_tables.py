@@ -5,14 +5,14 @@ import gzip
 import pandas as pd
 import pytest
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.releases.values import finding_values, ids
 from shards.storage.csv import read_table
 from tests.releases import write_table
 
 
 def refused(path, required=()):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         read_table(path, required)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
     return str(error.value)
@@ -89,7 +89,7 @@ def test_rows_that_all_have_a_trailing_comma_shift_no_column(tmp_path):
     path = write_table(tmp_path / "t.csv", "dicom_id,Edema,Mass", "a,1,0,", "b,1,0,")
     try:
         table = read_table(path)
-    except DataError as error:
+    except UserError as error:
         assert str(path) in str(error)
     else:
         assert table["dicom_id"].tolist() == ["a", "b"] and table["Mass"].tolist() == ["0", "0"]
@@ -117,7 +117,7 @@ def test_long_and_odd_ids_lose_nothing(tmp_path):
 
 @pytest.mark.parametrize("value", ["1.90E+38", "1e7", "1.0000032e+07", "5E7"])
 def test_exponents_have_lost_digits_and_are_refused(tmp_path, value):
-    with pytest.raises(DataError, match="lost digits; use a copy") as error:
+    with pytest.raises(UserError, match="lost digits; use a copy") as error:
         ids(column("50414267", value), "study_id", tmp_path / "t.csv")
     assert str(tmp_path / "t.csv") in str(error.value) and repr(value) in str(error.value)
     assert "'study_id'" in str(error.value)
@@ -125,7 +125,7 @@ def test_exponents_have_lost_digits_and_are_refused(tmp_path, value):
 
 @pytest.mark.parametrize("value", ["", "  "])
 def test_a_blank_id_is_refused_with_its_line(tmp_path, value):
-    with pytest.raises(DataError, match="t.csv: column 'study_id' is blank in line 4"):
+    with pytest.raises(UserError, match="t.csv: column 'study_id' is blank in line 4"):
         ids(column("1", "2", value, "3"), "study_id", tmp_path / "t.csv")
 
 
@@ -139,5 +139,5 @@ def test_findings_keep_uncertain_and_blank(tmp_path):
 @pytest.mark.parametrize("value", ["2", "0.5", "yes", "-2", "1.5"])
 def test_an_unknown_finding_value_is_named(tmp_path, value):
     table = pd.DataFrame({"Edema": ["1", value]})
-    with pytest.raises(DataError, match=f"t.csv: column 'Edema' holds '{value}'; .*remove it from the table"):
+    with pytest.raises(UserError, match=f"t.csv: column 'Edema' holds '{value}'; .*remove it from the table"):
         finding_values(table, "Edema", tmp_path / "t.csv")

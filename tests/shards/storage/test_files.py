@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.files import only_one
 
 
@@ -24,7 +24,7 @@ def test_a_lock_that_was_removed_while_it_was_taken_is_taken_anew(tmp_path):
     with mock.patch("fcntl.flock", finished_meanwhile), only_one(lock, "packing into it"):
         assert len(calls) == 2 and lock.exists()
         with (
-            pytest.raises(DataError, match="another process is packing into it; wait for it or stop it"),
+            pytest.raises(UserError, match="another process is packing into it; wait for it or stop it"),
             only_one(lock, "packing into it"),
         ):
             pass

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.errors import DataError
+from shards.errors import UserError
 from shards.storage.remote import is_remote, place, reaching
 
 SECRET = "wJalrXUtnFEMI"
@@ -37,14 +37,14 @@ def test_an_address_has_the_methods_of_a_path_also_in_another_process():
     ],
 )
 def test_credentials_in_an_address_are_refused_and_not_repeated(address):
-    with pytest.raises(DataError, match="credentials do not belong in an address") as caught:
+    with pytest.raises(UserError, match="credentials do not belong in an address") as caught:
         place(address)
     assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(("address", "words"), [("ftp://x/y", "protocol 'ftp'"), ("s3:///x", "names no bucket")])
 def test_what_is_no_place(address, words):
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(UserError, match=words):
         place(address)
 
 
@@ -55,7 +55,7 @@ def test_a_store_whose_library_is_missing_names_the_extra(monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
-    with pytest.raises(DataError, match=r"pip install 'cxrdali\[s3\]'"):
+    with pytest.raises(UserError, match=r"pip install 'cxrdali\[s3\]'"):
         place("s3://bucket/x")
 
 
@@ -68,7 +68,7 @@ def test_a_store_whose_library_is_missing_names_the_extra(monkeypatch):
     ],
 )
 def test_errors_of_a_store_name_the_place_and_the_way_out(error, words):
-    with pytest.raises(DataError, match=words) as caught, reaching("s3://bucket/pack"):
+    with pytest.raises(UserError, match=words) as caught, reaching("s3://bucket/pack"):
         raise error
     assert str(caught.value).startswith("s3://bucket/pack: ")
     assert SECRET not in str(caught.value)
