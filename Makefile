@@ -1,18 +1,25 @@
 # make demo: the whole path on a small synthetic release -> demo/report.html
-# make test: ruff and pytest
+# make test: ruff, mypy, import-linter and all tests; make test-fast: without the slow tests, under 3 minutes on 2 cores
 PYTHON ?= python3
 BIN := .venv/bin
+# a file of tests stays in one process, which makes its fixtures once
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast lint clean
 demo: .venv/installed
 	$(BIN)/cxrdali demo --out demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "slow or not slow"
+
+test-fast: lint
+	$(PYTEST)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 # The stamp is newer than setup.cfg only after a complete installation, so a cut-off one is done again.
 .venv/installed: setup.cfg pyproject.toml
@@ -21,4 +28,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv demo build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv demo build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

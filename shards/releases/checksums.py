@@ -3,13 +3,16 @@ image, because most flips still decode, without a warning, to other pixels."""
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shards.errors import UserError
-from shards.releases.release import Release
 from shards.storage.files import sha256_file
 from shards.storage.remote import is_remote, read_bytes
+
+if TYPE_CHECKING:
+    from shards.releases.release import Release
 
 _LINE = re.compile(r"^([0-9a-fA-F]{64}) [ *]?(?:\./)?(.+)$")
 
@@ -31,7 +34,7 @@ def published(root: Path) -> dict[str, str]:
     return found
 
 
-def of_images(release: Release) -> np.ndarray:
+def of_images(release: "Release") -> np.ndarray:
     """The published hash of every image of the release: object [images], "" for one that is not listed.
 
     Raises UserError if the file is absent or unreadable, names no image, or if a table of the release differs.
