@@ -1,6 +1,6 @@
 """The map of files in docs/architecture.md: one phrase per file, from the first sentence of its docstring.
 
-    python -m tests.file_map        # writes it again, after a file was added, moved or described anew
+python -m tests.file_map        # writes it again, after a file was added, moved or described anew
 """
 
 import ast
