@@ -3,7 +3,6 @@
 import ast
 import importlib
 import importlib.util
-import json
 import re
 import shlex
 from functools import lru_cache
@@ -17,7 +16,12 @@ from tests import file_map
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/*.md"))))
 OURS = ("shards", "cxrdali", "cli", "benchmarks", "tests")
-NOT_OURS = {"--nthreads", "--local-directory", "--save"}  # of other programs that the pages explain
+NOT_OURS = {
+    "--nthreads",
+    "--local-directory",
+    "--save",
+    "--squared-power",
+}  # of other programs, benchmarks and an example
 
 
 def text(page: str) -> str:
@@ -148,47 +152,57 @@ def test_the_speed_of_the_readme_is_that_of_the_committed_results():
     assert "images/s" in section()
 
 
-def rates(name: str) -> dict:
-    """Images per second by what was measured and size, of the newest warm rows."""
-    rows = [json.loads(line) for line in text(f"benchmarks/results/{name}.jsonl").splitlines()]
-    return {
-        (row.get("baseline") or row["contender"], row.get("size")): row["images_per_second"]["median"]
-        for row in rows
-        if row.get("images_per_second") and row.get("cache", "warm") == "warm" and not row["environment"]["gpu"]
-    }
+def measured(name: str) -> list[dict]:
+    """Rows of the newest committed results without a GPU and from a warm cache."""
+    from benchmarks.pages.markdown import rows_of
+
+    return [row for row in rows_of(name, gpu=False) if row.get("cache", "warm") == "warm"]
+
+
+def row_of(rows: list[dict], name: str, size: int | None = None) -> dict:
+    """The row with images per second of what was measured."""
+    called = [row for row in rows if row.get("images_per_second") and row.get("size") == size]
+    names = (name, f"stage-training {name}")
+    return next(row for row in called if (row.get("baseline") or row["contender"]) in names)
 
 
 def test_the_six_numbers_of_the_readme_are_those_of_the_committed_results():
-    loading, packing = rates("loader"), rates("pack")
-    ours, native = loading["JPEG", 224], loading["paper, native files, 2 workers", 224]
-    packed = packing["whole packing, 2 jobs", None]
-    stages = [json.loads(line) for line in text("benchmarks/results/stages.jsonl").splitlines()]
-    (*_, saved) = (
-        row["saved_share"]["median"] for row in stages if row.get("comparison") == "three stages" and "pairs" in row
+    loading = measured("loader")
+    ours, raw, decoded, native = (
+        row_of(loading, name, 224)["images_per_second"]["median"]
+        for name in ("JPEG", "raw", "decode only", "paper, native files, 2 workers")
     )
+    packed = row_of(measured("pack"), "whole packing, 2 jobs")["images_per_second"]["median"]
+    stages = next(row for row in measured("stages") if row.get("comparison") == "three stages" and "pairs" in row)
     claims = (
-        f"{ours:,.0f} images/s", f"{ours / native:.0f} times", f"{ours / loading['decode only', 224]:.2f}",
-        f"{loading['raw', 224]:,.0f} images/s", f"{packed:.0f} images/s", f"{100 * saved:.0f} %",
+        f"{ours:,.0f} images/s", f"{ours / native:.0f} times", f"{ours / decoded:.2f}", f"{raw:,.0f} images/s",
+        f"{packed:.0f} images/s", f"{100 * stages['saved_share']['median']:.0f} %",
     )  # fmt: skip
     for claim in claims:
         assert f"**{claim}**" in text("README.md"), claim
+    assert f"{-stages['map_difference']['mean']:.3f} lower mAP" in text("README.md")
     assert 0.9 < 377_110 / packed / 3600 < 1.1  # "about an hour"
 
 
+def test_the_hours_and_gigabytes_of_the_readme_follow_from_published_and_committed_figures():
+    from benchmarks.pages.published import images_per_second
+
+    page = text("README.md")
+    for size, hours in ((224, "1.9 h"), (320, "3.9 h"), (512, "10 h")):
+        found = 211_879 * 30 / images_per_second(size) / 3600
+        assert abs(found - float(hours.split()[0])) < 0.05
+        (line,) = [line for line in page.splitlines() if line.startswith("cxrdali train") and f"{size} px" in line]
+        assert line.endswith(f"; {hours}")
+    loading = measured("loader")
+    stored = sum(row_of(loading, "JPEG", size)["stored_bytes_per_image"] for size in (224, 320, 384, 512))
+    assert f"{stored * 377_110 / 1e9:.0f} GB" in page
+
+
 def test_the_bytes_of_every_size_are_those_of_the_committed_results():
-    rows = [json.loads(line) for line in text("benchmarks/results/loader.jsonl").splitlines()]
-    stored = {
-        (row.get("baseline") or row["contender"], row["size"]): row["stored_bytes_per_image"]
-        for row in rows
-        if row.get("stored_bytes_per_image") and row.get("cache", "warm") == "warm"
-    }
-    page = text("docs/packed-dataset.md")
+    loading, page = measured("loader"), text("docs/packed-dataset.md")
     for size in (224, 320, 384, 512):
-        cells = [
-            cell
-            for name in ("JPEG", "raw")
-            for cell in (f"{stored[name, size]:,.0f}", f"{stored[name, size] * 377_110 / 1e9:.1f} GB")
-        ]
+        stored = [row_of(loading, name, size)["stored_bytes_per_image"] for name in ("JPEG", "raw")]
+        cells = [cell for each in stored for cell in (f"{each:,.0f}", f"{each * 377_110 / 1e9:.1f} GB")]
         assert f"| {size} | {' | '.join(cells)} |" in page
 
 
