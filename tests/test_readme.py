@@ -3,13 +3,19 @@
 import ast
 import importlib
 import importlib.util
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from tests import file_map
 
@@ -222,3 +228,60 @@ def test_the_way_of_a_row_is_counted_right():
 def test_the_citation_names_both_publications():
     page = text("CITATION.cff")
     assert "10.1109/ICCVW60793.2023.00287" in page and "2603.02294" in page
+
+
+# ---------------------------------------------------------------- the examples of CONTRIBUTING
+
+
+def example(word: str) -> str:
+    (code,) = (code for code in blocks("CONTRIBUTING.md", "python") if word in code)
+    return code
+
+
+def made(word: str) -> dict:
+    """What an example defines."""
+    names = {"__name__": "example"}
+    exec(compile(example(word), "CONTRIBUTING.md", "exec"), names)
+    return names
+
+
+def test_the_plugin_trains_a_run(pack_folder, tmp_path):
+    (tmp_path / "mine.py").write_text(example("class Squared(Loss)"))
+    (line,) = (line for line in commands("CONTRIBUTING.md") if "--plugins mine.py" in line)
+    small = "--size 48 --batch 8 --epochs 1 --warmup-epochs 0 --arch test_byobnet --no-pretrained --device cpu"
+    words = [*shlex.split(line)[1:], *small.split(), "--data", str(pack_folder), "--out", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert settings["loss"] == {"name": "squared", "squared_power": 3.0}
+    assert (settings["model"]["head"]["name"], settings["data"]["sampler"]["name"]) == ("dropout", "cube-root")
+
+
+def test_the_augmentation_augments(dataset):
+    from cxrdali.data.augment.augmentation import AUGMENTATIONS
+    from cxrdali.data.loader import Loader
+    from cxrdali.data.options import LoaderOptions
+
+    always = made("class Negative(Augmentation)")["Negative"](probability=1.0)
+    AUGMENTATIONS.pop("negative")
+    rows, options = np.flatnonzero(dataset.packed)[:8], LoaderOptions(size=48, batch=8, device="cpu")
+    (plain,) = (batch.images for batch in Loader(dataset, rows, options))
+    (negative,) = (batch.images for batch in Loader(dataset, rows, options, augment=[always]))
+    assert (negative == 255 - plain).all()
+
+
+def test_the_release_is_read(tmp_path):
+    reader = made("READER = Reader(")["READER"]
+    assert not reader.recognises(tmp_path)
+    (tmp_path / "indiana_projections.csv").write_text("uid,filename,projection\n1,1_a.png,Frontal\n1,1_b.png,Lateral\n")
+    assert reader.recognises(tmp_path)
+    images = reader.read(tmp_path, ()).images
+    assert images["view"].tolist() == ["frontal", "lateral"] and images["path"][1] == "images/1_b.png"
+
+
+def test_the_command_counts(pack_folder, dataset):
+    count = made("def count(data)")["count"]
+    assert CliRunner().invoke(count, ["--data", str(pack_folder)]).output == f"{dataset.packed.sum():,} images\n"
