@@ -147,6 +147,15 @@ def test_other_programs_read_a_size_as_shown(dataset):
     assert len(seen) == len(dataset.catalog)
 
 
+def test_the_recipe_of_the_training_page_is_one(tmp_path):
+    from cxrdali.runs.recipes import find, load
+
+    (code,) = blocks("docs/training.md", "toml")
+    (tmp_path / "mine.toml").write_text(code)
+    settings, _ = find(load(tmp_path / "mine.toml"), "mine").resolve(tmp_path)
+    assert (settings.data.size, settings.loss.name, settings.loss.drw_epoch) == (224, "ldam-drw", 5)
+
+
 def test_the_readme_is_short():
     assert text("README.md").count("\n") <= 130
 
