@@ -1,67 +1,298 @@
-"""What the README shows must run, and its figures must come from committed files."""
+"""What README, CONTRIBUTING and docs/ show must be there and run, and figures must come from committed results."""
 
+import ast
+import importlib
+import importlib.util
+import json
+import os
 import re
+import shlex
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
+import click
+import numpy as np
 import pytest
+from click.testing import CliRunner
+
+from tests import file_map
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = ("README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/*.md"))))
+OURS = ("shards", "cxrdali", "cli", "benchmarks", "tests")
+NOT_OURS = {
+    "--nthreads",
+    "--local-directory",
+    "--save",
+    "--squared-power",
+}  # of other programs, benchmarks and an example
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def text(page: str) -> str:
+    return (ROOT / page).read_text()
 
 
-def commands() -> list[str]:
-    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("cxrdali ")]
+def blocks(page: str, *languages: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text(page), re.DOTALL | re.MULTILINE)
+    return [code for language, code in found if language in languages]
 
 
-@pytest.mark.parametrize("command", commands())
-def test_every_command_of_the_readme_has_options_that_exist(command):
-    words = command.split()
-    text = subprocess.run(
-        [sys.executable, "-m", "cli", words[1], "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    for word in words[2:]:
-        if word.startswith("--"):
-            assert re.search(rf"{word}\b", text), f"{word} is no option of {words[1]}"
+def inline(page: str) -> list[str]:
+    """Code in the running text, between backticks."""
+    prose = re.sub(r"^```.*?^```$", "", text(page), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"`([^`\n]+)`", prose)
 
 
-def test_the_training_loop_of_the_readme_runs(dataset, tmp_path, monkeypatch):
-    """With small sizes, the code as printed hands over batches."""
-    code = next(block for block in blocks("python") if "Loader(" in block)
+def commands(page: str) -> list[str]:
+    """Every `cxrdali ...` of a page, in blocks and in the text, without comments."""
+    lines = [line for code in blocks(page, "sh", "bash", "") for line in code.replace("\\\n", " ").splitlines()]
+    lines = [line.split(" #")[0].strip() for line in lines] + inline(page)
+    return [line for line in lines if re.match(r"cxrdali [a-z]", line)]
+
+
+@lru_cache
+def options(name: str) -> frozenset[str] | None:
+    """What a command takes; None if there is no such command."""
+    from cli.main import cxrdali
+
+    command = cxrdali.get_command(click.Context(cxrdali), name)
+    if command is None:
+        return None
+    context = click.Context(command, info_name=name)
+    return frozenset(each for one in command.get_params(context) for each in (*one.opts, *one.secondary_opts))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_exists_with_its_options(page):
+    for command in commands(page):
+        words = shlex.split(command)
+        known = options(words[1])
+        assert known is not None, f"{page}: {command}: no such command"
+        for word in words[2:]:
+            if word.startswith("--"):
+                assert word.split("=")[0] in known | {"--help"}, f"{page}: {word} is no option of {words[1]}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_option_that_the_text_names_is_some_command_s(page):
+    from cli.main import cxrdali
+
+    known = set().union(*(options(name) for name in cxrdali.list_commands(click.Context(cxrdali))))
+    known |= {each for one in cxrdali.params for each in one.opts} | NOT_OURS
+    for code in inline(page):
+        if re.match(r"--[a-z]", code):
+            assert re.split(r"[ =,]", code)[0] in known, f"{page}: no command has {code}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_the_python_of_a_page_imports_is_there(page):
+    for code in blocks(page, "python"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in OURS:
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    known = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
+                    assert known, f"{page}: {node.module} has no {alias.name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_module_that_a_page_runs_is_there(page):
+    now = "\n".join(line for line in text(page).splitlines() if "commit " not in line)  # not of an earlier commit
+    for name in re.findall(r"python -m ((?:benchmarks|tests|cli)[\w.]*)", now):
+        assert importlib.util.find_spec(name), f"{page}: python -m {name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_is_there(page):
+    for code in inline(page):
+        if re.match(rf"(docs|{'|'.join(OURS)})/[\w./-]+$", code):
+            assert (ROOT / code).exists(), f"{page}: {code}"
+        elif re.match(r"test_\w+\.py$", code):
+            assert any(ROOT.glob(f"tests/**/{code}")), f"{page}: {code}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", text(page)):
+        path, _, anchor = "".join(target).partition("#")
+        if "://" in path:
+            continue
+        there = (ROOT / page).parent / path if path else ROOT / page
+        assert there.exists(), f"{page}: {path}"
+        assert not anchor or anchor in anchors(there), f"{page}: {path} has no heading #{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Headings as GitHub makes addresses of them."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_the_loop_of_the_readme_runs(dataset):
+    """With small sizes, the code as printed gives batches."""
+    (code,) = blocks("README.md", "python")
     code = code.replace('"data/packed"', repr(str(dataset.root))).replace("size=224, batch=256", "size=48, batch=16")
-    code = code.replace("range(30)", "range(2)").replace("...", "seen.append((images.shape, len(rows)))")
+    code = code.replace("...", "seen.append((images.shape, len(rows)))")
     seen = []
     exec(compile(code, "README.md", "exec"), {"seen": seen})
-    assert seen and set(seen) == {((16, 1, 48, 48), 16)} and len(seen) % 2 == 0
+    assert seen and set(seen) == {((16, 1, 48, 48), 16)}
 
 
-def test_the_webdataset_lines_of_the_readme_run(dataset):
-    code = next(block for block in blocks("python") if "webdataset" in block)
+def test_other_programs_read_a_size_as_shown(dataset):
+    (code,) = blocks("docs/packed-dataset.md", "python")
     code = code.replace("data/packed/224", str(dataset.root / "48"))
     code = code.replace('sample["__key__"]', 'seen.append(sample["__key__"]), sample["__key__"]')
     seen = []
-    exec(compile(code, "README.md", "exec"), {"seen": seen})
+    exec(compile(code, "docs/packed-dataset.md", "exec"), {"seen": seen})
     assert len(seen) == len(dataset.catalog)
 
 
-def test_every_file_that_the_readme_names_is_there():
-    table = README[README.index("## The folders") :].split("## What is not here yet")[0]
-    for row in re.findall(r"^\| (.*?) \|", table, re.MULTILINE)[2:]:
-        names = re.findall(r"`([^`]+)`", row)
-        folder = names[0].split("/")[0]
-        for name in names:
-            path = ROOT / name if "/" in name else ROOT / folder / name
-            assert path.exists(), path
+def test_the_recipe_of_the_training_page_is_one(tmp_path):
+    from cxrdali.runs.recipes import find, load
+
+    (code,) = blocks("docs/training.md", "toml")
+    (tmp_path / "mine.toml").write_text(code)
+    settings, _ = find(load(tmp_path / "mine.toml"), "mine").resolve(tmp_path)
+    assert (settings.data.size, settings.loss.name, settings.loss.drw_epoch) == (224, "ldam-drw", 5)
 
 
-def test_the_figures_on_speed_are_those_of_the_committed_results():
+def test_the_readme_is_short():
+    assert text("README.md").count("\n") <= 130
+
+
+def test_the_speed_of_the_readme_is_that_of_the_committed_results():
     from benchmarks.pages.readme import BEGIN, END, section
 
-    assert README.split(BEGIN)[1].split(END)[0] == section()
+    assert text("README.md").split(BEGIN)[1].split(END)[0] == section()
     assert "images/s" in section()
+
+
+def measured(name: str) -> list[dict]:
+    """Rows of the newest committed results without a GPU, those from a warm cache."""
+    rows = [json.loads(line) for line in text(f"benchmarks/results/{name}.jsonl").splitlines()]
+    rows = [row for row in rows if not row["environment"]["gpu"]]
+    newest = rows[-1]["environment"]["date"]
+    return [row for row in rows if row["environment"]["date"] == newest and row.get("cache", "warm") == "warm"]
+
+
+def row_of(rows: list[dict], name: str, size: int | None = None) -> dict:
+    """The row with images per second of what was measured."""
+    called = [row for row in rows if row.get("images_per_second") and row.get("size") == size]
+    return next(row for row in called if name in row.values())
+
+
+def test_the_six_numbers_of_the_readme_are_those_of_the_committed_results():
+    loading = measured("loader")
+    ours, raw, decoded, native = (
+        row_of(loading, name, 224)["images_per_second"]["median"]
+        for name in ("JPEG", "raw", "decode only", "paper, native files, 2 workers")
+    )
+    packed = row_of(measured("pack"), "whole packing, 2 jobs")["images_per_second"]["median"]
+    stages = next(row for row in measured("stages") if row.get("comparison") == "three stages" and "pairs" in row)
+    claims = (
+        f"{ours:,.0f} images/s", f"{ours / native:.0f} times", f"{ours / decoded:.2f}", f"{raw:,.0f} images/s",
+        f"{packed:.0f} images/s", f"{100 * stages['saved_share']['median']:.0f} %",
+    )  # fmt: skip
+    for claim in claims:
+        assert f"**{claim}**" in text("README.md"), claim
+    assert f"{-stages['map_difference']['mean']:.3f} lower mAP" in text("README.md")
+    assert 0.9 < 377_110 / packed / 3600 < 1.1  # "about an hour"
+
+
+def test_the_hours_and_gigabytes_of_the_readme_follow_from_published_and_committed_figures():
+    from benchmarks.pages.published import images_per_second
+
+    page = text("README.md")
+    for size, hours in ((224, "1.9 h"), (320, "3.9 h"), (512, "10 h")):
+        found = 211_879 * 30 / images_per_second(size) / 3600
+        assert abs(found - float(hours.split()[0])) < 0.05
+        (line,) = [line for line in page.splitlines() if line.startswith("cxrdali train") and f"{size} px" in line]
+        assert line.endswith(f"; {hours}")
+    loading = measured("loader")
+    stored = sum(row_of(loading, "JPEG", size)["stored_bytes_per_image"] for size in (224, 320, 384, 512))
+    assert f"{stored * 377_110 / 1e9:.0f} GB" in page
+
+
+def test_the_bytes_of_every_size_are_those_of_the_committed_results():
+    loading, page = measured("loader"), text("docs/packed-dataset.md")
+    for size in (224, 320, 384, 512):
+        stored = [row_of(loading, name, size)["stored_bytes_per_image"] for name in ("JPEG", "raw")]
+        cells = [cell for each in stored for cell in (f"{each:,.0f}", f"{each * 377_110 / 1e9:.1f} GB")]
+        assert f"| {size} | {' | '.join(cells)} |" in page
+
+
+def test_the_map_of_files_is_that_of_the_files():
+    """If not: `python -m tests.file_map`."""
+    page = text("docs/architecture.md")
+    assert page.split(file_map.BEGIN)[1].split(file_map.END)[0] == file_map.section()
+
+
+def test_the_way_of_a_row_is_counted_right():
+    page = text("docs/architecture.md")
+    steps = re.findall(r"^\| (\d+) \| (\*\*)?`", page, re.MULTILINE)
+    assert [int(number) for number, _ in steps] == list(range(1, len(steps) + 1))
+    assert f"{len(steps)} files carry the row; {sum(bool(bold) for _, bold in steps)} of them" in page
+
+
+def test_the_citation_names_both_publications():
+    page = text("CITATION.cff")
+    assert "10.1109/ICCVW60793.2023.00287" in page and "2603.02294" in page
+
+
+# ---------------------------------------------------------------- the examples of CONTRIBUTING
+
+
+def example(word: str) -> str:
+    (code,) = (code for code in blocks("CONTRIBUTING.md", "python") if word in code)
+    return code
+
+
+def made(word: str) -> dict:
+    """What an example defines."""
+    names = {"__name__": "example"}
+    exec(compile(example(word), "CONTRIBUTING.md", "exec"), names)
+    return names
+
+
+def test_the_plugin_trains_a_run(pack_folder, tmp_path):
+    (tmp_path / "mine.py").write_text(example("class Squared(Loss)"))
+    (line,) = (line for line in commands("CONTRIBUTING.md") if "--plugins mine.py" in line)
+    small = "--size 48 --batch 8 --epochs 1 --warmup-epochs 0 --arch test_byobnet --no-pretrained --device cpu"
+    words = [*shlex.split(line)[1:], *small.split(), "--data", str(pack_folder), "--out", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert settings["loss"] == {"name": "squared", "squared_power": 3.0}
+    assert (settings["model"]["head"]["name"], settings["data"]["sampler"]["name"]) == ("dropout", "cube-root")
+
+
+def test_the_augmentation_augments(dataset):
+    from cxrdali.data.augment.augmentation import AUGMENTATIONS
+    from cxrdali.data.loader import Loader
+    from cxrdali.data.options import LoaderOptions
+
+    always = made("class Negative(Augmentation)")["Negative"](probability=1.0)
+    AUGMENTATIONS.pop("negative")
+    rows, options = np.flatnonzero(dataset.packed)[:8], LoaderOptions(size=48, batch=8, device="cpu")
+    (plain,) = (batch.images for batch in Loader(dataset, rows, options))
+    (negative,) = (batch.images for batch in Loader(dataset, rows, options, augment=[always]))
+    assert (negative == 255 - plain).all()
+
+
+def test_the_release_is_read(tmp_path):
+    reader = made("READER = Reader(")["READER"]
+    assert not reader.recognises(tmp_path)
+    (tmp_path / "indiana_projections.csv").write_text("uid,filename,projection\n1,1_a.png,Frontal\n1,1_b.png,Lateral\n")
+    assert reader.recognises(tmp_path)
+    images = reader.read(tmp_path, ()).images
+    assert images["view"].tolist() == ["frontal", "lateral"] and images["path"][1] == "images/1_b.png"
+
+
+def test_the_command_counts(pack_folder, dataset):
+    count = made("def count(data)")["count"]
+    assert CliRunner().invoke(count, ["--data", str(pack_folder)]).output == f"{dataset.packed.sum():,} images\n"
