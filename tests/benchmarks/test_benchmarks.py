@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 def run(module: str, out: Path, *arguments: str) -> tuple[list[dict], str]:
     """The rows that a benchmark saved, and what it printed."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments, "--save", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     lines = (out / f"{module.rpartition('.')[2]}.jsonl").read_text().splitlines()
