@@ -50,7 +50,8 @@ def stand_in(tmp_path, monkeypatch):
 
 def workers() -> list[psutil.Process]:
     """The stand-ins that live."""
-    return [each for each in psutil.Process().children() if "worker.py" in " ".join(each.cmdline())]
+    living = [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in living if "worker.py" in " ".join(each.cmdline())]
 
 
 def test_a_run_gives_what_was_asked_for(stand_in, files, tmp_path):

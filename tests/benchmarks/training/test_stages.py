@@ -10,7 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from benchmarks.loading.baselines import PaperLoader, without_normalisation
 from benchmarks.options import Stage
 from benchmarks.training.stages import measured
-from benchmarks.training.stages_data import WholeBatches, check_shared_memory
+from benchmarks.training.stages_data import PAPERS, WholeBatches, check_shared_memory, loading_cores, prepare
 from benchmarks.training.stages_options import StagesRun
 from benchmarks.training.stages_report import (
     KINDS,
@@ -238,28 +238,20 @@ def test_stages_benchmark(tmp_path):
     assert table(rows) in printed
 
 
-def test_the_real_sizes_preset_on_a_toy(tmp_path):
-    """The code of --real, tiny and on the CPU: few native files for many rows, no scores."""
-    pytest.importorskip("albumentations")
-    rows, _ = run("training.stages", tmp_path, "--real", "--quick", "--comparisons", "native files")
-
-    check_environment(rows, "training.stages")
-    arms, verdicts = ([row for row in rows if key in row] for key in ("stages", "pairs"))
-    native_names = "native files, the stage-training paper's loader", "native files, our loader, packed"
-    assert tuple(row["comparison"] for row in verdicts) == native_names
-    assert len(arms) == 4 and {row["epochs"] for row in arms} == {1}
-    for row in arms:
-        assert row["seed"] == 0
-        for stage in row["stages"]:
-            assert stage["images"] == row["epochs"] * row["train_images"] > 0
-            assert len(stage["epoch_seconds"]) == row["epochs"]
-            trained, validated = (sum(each) for each in zip(*stage["epoch_seconds"], strict=True))
-            seconds = stage["seconds"]
-            assert trained == pytest.approx(seconds["training"] + seconds["waiting"], rel=0.05, abs=0.02)
-            assert validated == pytest.approx(seconds["validation"], rel=0.05, abs=0.02)
-    for row in verdicts:  # the target is for a GPU
-        assert (row["at_least"], row["met"]) == (None, None) and "map_difference" not in row
-        assert 0.2 < row["ideal_share"] < 0.5
+def test_the_real_sizes_on_a_toy(tmp_path):
+    """--real has few native files for all rows of the packed dataset, in whole rounds of workers, and no scores."""
+    options = StagesRun(real=True, quick=True, comparisons=("native files",)).resolved()
+    theirs, ours = prepare(options, tmp_path)
+    assert (theirs.name, theirs.feed.words) == ("native files, the stage-training paper's loader", PAPERS)
+    files, workers = theirs.feed.loader.args
+    assert len(files) == len(theirs.feed.dataset.packed) > len(set(files)) >= 1
+    assert all(path.exists() for path in set(files)) and workers == loading_cores("cpu")
+    assert ours.feed.dataset is theirs.feed.dataset
+    for one in (theirs, ours):
+        assert (one.epochs, one.seeds, one.scored) == (1, 1, False)
+        assert one.multiple == 8 * one.workers and 1 <= one.workers <= workers
+        assert one.num_rows()[0] % one.multiple == 0 < one.num_rows()[0]
+        assert 0.2 < ideal_share(*one.sides) < 0.5
 
 
 def test_the_real_sizes_need_a_gpu():
