@@ -1,7 +1,7 @@
 """Memory that a process has freed: kept by malloc for its next images or step, or given back to the kernel by chance.
 
 Given back, the same pages are zeroed and faulted in again for every image or step. Whether that happens depends on
-sizes and on the order in which a loop frees, so that two contenders can differ by it alone.
+sizes and on the order in which a loop frees, so that two baselines can differ by it alone.
 """
 
 import ctypes

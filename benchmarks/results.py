@@ -3,10 +3,10 @@
 A row holds every run's value beside the median, and the whole environment, so that a line can be read alone.
 """
 
-import argparse
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -18,9 +18,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
+import joblib
 import psutil
 
 RESULTS = Path(__file__).parent / "results"
+OLDER_FIELDS = {"contender": "baseline", "promise": "target"}
+OLDER_NAMES = {"^paper, ": "stage-training paper, ", "the paper's": "the stage-training paper's"}
+NAMING = {"baseline", "ours", "theirs", "comparison", "loader"}  # fields whose values are such names
 PACKAGES = (
     "cxrdali",
     "torch",
@@ -40,7 +44,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Run:
-    """One timed run: images handed over, wall seconds, and of the process and its descendants the CPU seconds and the
+    """One timed run: images that came out, wall seconds, and of the process and its descendants the CPU seconds and the
     bytes that they had the kernel fetch from a disk (0 where the files were in memory)."""
 
     images: int
@@ -69,9 +73,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Target:
-    """A promise: `ours` is at least `bound` times `theirs`; with several of theirs, the fastest counts.
+    """`ours` is to be at least `bound` times `theirs`; with several of theirs, the fastest counts.
 
-    `bound` is None where nothing is promised and the ratio is for information.
+    `bound` is None where the ratio is for information.
     """
 
     ours: str
@@ -79,53 +83,44 @@ class Target:
     bound: float | None
 
     def check(self, rates: Mapping[str, float], missing: Mapping[str, str] | None = None) -> dict:
-        """`rates` in images per second by contender; `missing`: why one has no rate. `met` is None without a bound,
+        """`rates` in images per second by baseline; `missing`: why one has no rate. `met` is None without a bound,
         and where a side was not measured; `not_measured` then says why."""
         names = [name for name in self.theirs if name in rates]
+        found = {"ours": self.ours, "theirs": self.theirs[0], "ratio": None, "at_least": self.bound, "met": None}
         if self.ours not in rates or not names:
             absent = self.ours if self.ours not in rates else self.theirs[0]
             reason = (missing or {}).get(absent, "left out of this run")
-            why = {"not_measured": f"{absent}: {reason}"}
-            return {
-                "ours": self.ours,
-                "theirs": self.theirs[0],
-                "ratio": None,
-                "at_least": self.bound,
-                "met": None,
-                **why,
-            }
+            return found | {"not_measured": f"{absent}: {reason}"}
         against = max(names, key=rates.__getitem__)
         ratio = rates[self.ours] / rates[against]
         met = None if self.bound is None else ratio >= self.bound
-        return {"ours": self.ours, "theirs": against, "ratio": ratio, "at_least": self.bound, "met": met}
+        return found | {"theirs": against, "ratio": ratio, "met": met}
 
 
-def timed(contender: Callable[[], int], pid: int | None = None) -> Run:
-    """One run of a contender, which returns how many images it handed over; `pid`: the process that does its work."""
+def timed(baseline: Callable[[], int], pid: int | None = None) -> Run:
+    """One run of a baseline, which returns how many images came out; `pid`: the process that does its work."""
     family = processes(pid)
     cpu, read = _cpu_seconds(family), _read_bytes(family)
     start = time.perf_counter()
-    images = contender()
+    images = baseline()
     seconds = time.perf_counter() - start
     if not images:
-        raise RuntimeError("a contender handed over no image: it needs more data, or a smaller batch")
+        raise RuntimeError("no image came out of a baseline: it needs more data, or a smaller batch")
     family = processes(pid)
     return Run(images, seconds, _cpu_seconds(family) - cpu, _read_bytes(family) - read)
 
 
-def interleaved(
-    contenders: Mapping[str, Callable[[], int]], rounds: int, measure: Callable[[Callable[[], int]], Run] = timed
-) -> dict[str, list[Run]]:
-    """`rounds` runs of each contender in turn (A B C A B C), after one run of each that is thrown away.
+def interleaved(baselines: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[Run]]:
+    """`rounds` runs of each baseline in turn (A B C A B C), after one run of each that is thrown away.
 
-    A machine that slows down for a while slows all contenders down, not one of them.
+    A machine that slows down for a while slows all of them down, not one.
     """
-    for contender in contenders.values():
-        measure(contender)
-    runs: dict[str, list[Run]] = {name: [] for name in contenders}
+    for baseline in baselines.values():
+        timed(baseline)
+    runs: dict[str, list[Run]] = {name: [] for name in baselines}
     for _ in range(rounds):
-        for name, contender in contenders.items():
-            runs[name].append(measure(contender))
+        for name, baseline in baselines.items():
+            runs[name].append(timed(baseline))
     return runs
 
 
@@ -133,11 +128,6 @@ def processes(pid: int | None = None) -> list[psutil.Process]:
     """A process (this one) and its living descendants."""
     root = psutil.Process(pid)
     return [root, *root.children(recursive=True)]
-
-
-def tree_cpu_seconds(pid: int | None = None) -> float:
-    """CPU seconds, user and system, of a process (this one) and of its living descendants."""
-    return _cpu_seconds(processes(pid))
 
 
 def _cpu_seconds(family: Sequence[psutil.Process]) -> float:
@@ -160,10 +150,10 @@ def _asked(question: Callable):
         return None
 
 
-def rate_row(contender: str, runs: Sequence[Run]) -> dict:
-    """A contender's result: images/s, and CPU seconds per 1,000 images, which a busy machine sways less."""
+def rate_row(baseline: str, runs: Sequence[Run]) -> dict:
+    """A baseline's result: images/s, and CPU seconds per 1,000 images, which a busy machine sways less."""
     return {
-        "contender": contender,
+        "baseline": baseline,
         "images": runs[0].images,
         "images_per_second": asdict(Spread.of([run.rate for run in runs])),
         "cpu_seconds_per_1000": median(1000 * run.cpu_seconds / run.images for run in runs),
@@ -171,12 +161,17 @@ def rate_row(contender: str, runs: Sequence[Run]) -> dict:
     }
 
 
+def median_rate(row: Mapping) -> float:
+    """Images/s of a baseline's row."""
+    return row["images_per_second"]["median"]
+
+
 def print_rates(rows: Sequence[dict]) -> None:
     print(f"  {'images/s':45} {'median':>9} {'min':>9} {'max':>9}   CPU s / 1,000 images")
     for row in rows:
         spread, cpu = row["images_per_second"], row["cpu_seconds_per_1000"]
         columns = " ".join(f"{spread[name]:9,.0f}" for name in ("median", "low", "high"))
-        print(f"  {row['contender']:45} {columns}   {cpu:8.3f}", flush=True)
+        print(f"  {row['baseline']:45} {columns}   {cpu:8.3f}", flush=True)
 
 
 def print_target(found: Mapping) -> None:
@@ -195,7 +190,7 @@ def environment(module: str, device: str = "cpu") -> dict:
         "commit": _commit(),
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": joblib.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_average": round(os.getloadavg()[0], 2),
         **_gpu(device),
@@ -203,33 +198,33 @@ def environment(module: str, device: str = "cpu") -> dict:
     }
 
 
-def add_save_option(parser: argparse.ArgumentParser, name: str) -> None:
-    """--save [DIR]: None without it, the committed results' folder without DIR."""
-    parser.add_argument(
-        "--save",
-        type=Path,
-        nargs="?",
-        const=RESULTS,
-        metavar="DIR",
-        help=f"append the rows to DIR/{name}.jsonl [benchmarks/results]",
-    )
-
-
-def save(rows: Sequence[dict], environment: Mapping, folder: Path, name: str) -> Path:
-    """Append the rows to FOLDER/NAME.jsonl, each with the environment."""
+def save(rows: Sequence[dict], environment: Mapping, folder: Path | None, name: str) -> None:
+    """Append the rows to FOLDER/NAME.jsonl, each with the environment; without a folder nothing is written."""
+    if folder is None:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.jsonl"
     with path.open("a") as file:
         for row in rows:
             file.write(json.dumps({"benchmark": name, **row, "environment": environment}) + "\n")
-    return path
+    print(f"{len(rows)} rows -> {path}")
 
 
-def newest(path: Path, gpu: bool | None = None) -> list[dict]:
-    """The rows of the last run in a results file, none without a file; gpu: the last one with a GPU, or without."""
+def newest(name: str, gpu: bool) -> list[dict]:
+    """The rows of a benchmark's last committed run with a GPU, or without; none if there is none."""
+    path = RESULTS / f"{name}.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    rows = [row for row in rows if gpu is None or bool(row["environment"]["gpu"]) == gpu]
-    return [row for row in rows if row["environment"]["date"] == rows[-1]["environment"]["date"]]
+    rows = [row for row in rows if bool(row["environment"]["gpu"]) == gpu]
+    return [_in_todays_words(row) for row in rows if row["environment"]["date"] == rows[-1]["environment"]["date"]]
+
+
+def _in_todays_words(row: dict) -> dict:
+    """Committed rows stay as they were written; here their older names are read as today's."""
+    row = {OLDER_FIELDS.get(name, name): value for name, value in row.items()}
+    for name in NAMING & row.keys():
+        for older, todays in OLDER_NAMES.items():
+            row[name] = re.sub(older, todays, row[name])
+    return row
 
 
 def _commit() -> str | None:
@@ -250,32 +245,17 @@ def _cpu_model() -> str:
 
 
 def _gpu(device: str) -> dict:
-    """Of the GPU that was used: name, memory in GiB and driver, null without one; and how many GPUs the machine has.
+    """Name and memory in GiB of the GPU that was used, null without one; and how many GPUs the machine has."""
+    if not device.startswith("cuda"):
+        return {"gpu": None, "gpu_memory_gib": None}
+    import torch
 
-    nvidia-smi is asked, because torch would start CUDA in this process, which its forked children cannot use then.
-    """
-    columns = "--query-gpu=name,memory.total,driver_version"
-    try:
-        asked = subprocess.run(["nvidia-smi", columns, "--format=csv,noheader,nounits"], capture_output=True, text=True)
-        found = [
-            [cell.strip() for cell in line.split(",")] for line in asked.stdout.splitlines() if not asked.returncode
-        ]
-    except FileNotFoundError:
-        found = []
-    name = memory = driver = None
-    if device.startswith("cuda"):
-        number = int(device.partition(":")[2] or 0)
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        if number < len(visible) and visible[number].strip().isdigit():
-            number = int(visible[number])
-        if number < len(found):
-            name, memory, driver = found[number]
-        else:  # no nvidia-smi, or a part of a GPU
-            import torch
-
-            name, memory = torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)[1] / 2**20
-    gib = None if memory is None else round(float(memory) / 1024, 1)
-    return {"gpu": name, "gpu_memory_gib": gib, "driver": driver, "gpus": len(found)}
+    found = torch.cuda.get_device_properties(device)
+    return {
+        "gpu": found.name,
+        "gpu_memory_gib": round(found.total_memory / 2**30, 1),
+        "gpus": torch.cuda.device_count(),
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -1,12 +1,10 @@
-"""What `benchmarks.scale` measures, each part in a process of its own: a made catalog, opened, divided, ordered, begun.
+"""What `benchmarks.scale` measures, each part in a process of its own: a catalog made, an epoch begun.
 
 A part prints one JSON line: {"steps": {name: seconds}, "found": {name: number}, "peak_mib"}.
 """
 
-import argparse
 import json
-import resource
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +14,14 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 
+from benchmarks.memory import proc_number, sampled
 from cxrdali.data.augment import AugmentOptions
-from cxrdali.data.order import ORDERS, global_order, windowed_order
-from cxrdali.data.sampler import SAMPLERS, Sampler
+from cxrdali.data.order import ORDERS
+from cxrdali.data.sampler import Sampler
 from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
 from shards.dataset.packed import PackedDataset
+from shards.packing.options import PackOptions
 from shards.packing.plan import plan
 from shards.packing.publish import publish, with_arrays
 from shards.packing.rendition import Size
@@ -34,7 +34,6 @@ IMAGES_PER_STUDY, STUDIES_PER_SUBJECT = 1.66, 3.5  # MIMIC-CXR-JPG's: 377,110 im
 BLOCK = 512  # of a tar file
 SPLITS, SPLIT_SHARE = ("train", "dev", "test"), (0.7, 0.1, 0.2)  # of the subjects, as in CXR-LT
 POSITIVE = (0.3, 0.03, 0.003)  # share of the images that have a finding, in turn
-DOUBLED = 8  # findings that the oversampling doubles
 SEED = 0
 
 
@@ -80,12 +79,12 @@ def made_release(rows: int, findings: int) -> Release:
     folder = "files/p" + table["subject_id"].str[:2] + "/p" + table["subject_id"] + "/s" + table["study_id"]
     table["path"] = folder + "/" + table["image_id"] + ".jpg"
     split = pd.Series(generator.choice(SPLITS, size=len(images), p=SPLIT_SHARE)[subject], dtype="str")
-    drawn = {
+    labelled = {
         f"finding {place}": pd.array((generator.random(len(study)) < share).astype(np.int8), dtype="Int8")
         for place, share in enumerate(np.resize(POSITIVE, findings).tolist())
     }
-    labels = pd.DataFrame({"split": split, **drawn}).set_index(pd.Index(table["image_id"]))
-    return Release("made", Path("/"), table, (LabelTable("made", tuple(drawn), labels, ()),), ())
+    labels = pd.DataFrame({"split": split, **labelled}).set_index(pd.Index(table["image_id"]))
+    return Release("made", Path("/"), table, (LabelTable("made", tuple(labelled), labels, ()),), ())
 
 
 def make(folder: Path, rows: int, findings: int, shard_images: int, steps: Steps) -> dict:
@@ -98,24 +97,14 @@ def make(folder: Path, rows: int, findings: int, shard_images: int, steps: Steps
     records = [with_arrays(_record(shard, len(each))) for shard, each in planned.groupby("shard", sort=True)]
     folder.mkdir(parents=True)
     with steps.step("publish"):
-        publish(release, folder, _Options(SIZES), planned, records, {"inputs": {}, "options": {}})
+        publish(release, folder, PackOptions(sizes=SIZES), planned, records, {"inputs": {}, "options": {}})
     for record in records:
         for size in SIZES:
             path = folder / size.folder / f"{record['shard']:06d}.tar"
             path.parent.mkdir(exist_ok=True)
             with path.open("wb") as file:
                 file.truncate(record["sizes"][size.folder]["bytes"])
-    studies = len(planned[["subject_id", "study_id"]].drop_duplicates())
-    subjects = int(planned["subject_id"].nunique())
-    found = {"rows": len(planned), "studies": studies, "subjects": subjects, "shards": len(records)}
-    return {**found, "plan_mib": planned_mib}
-
-
-class _Options:
-    """What `publish` asks of the options of packing."""
-
-    def __init__(self, sizes: tuple[Size, ...]):
-        self.sizes = sizes
+    return {"rows": len(planned), "shards": len(records), "plan_mib": planned_mib}
 
 
 def _record(shard: int, images: int) -> dict:
@@ -130,70 +119,16 @@ def _record(shard: int, images: int) -> dict:
     return {"shard": shard, "sizes": sizes, "rejects": [], **known}
 
 
-def opened(folder: Path, steps: Steps) -> dict:
-    """The dataset, its catalog, labels and the places of a size, as a command reads them."""
-    with steps.step("open"):
-        dataset = PackedDataset.open(folder)
-    with steps.step("catalog"):
-        packed = dataset.packed
-    with steps.step("labels"):
-        labels = dataset.labels()
-    with steps.step("places"):
-        stored = dataset.stored(SIDE)
-    files = sum(len(size["shards"]) for size in dataset.info["sizes"].values())
-    return {"packed": int(packed.sum()), "findings": len(labels.findings), "files": files, "length": len(stored.length)}
-
-
-def divided(folder: Path, steps: Steps) -> dict:
-    """GroupKFold over subjects (the default) and over studies (the paper's)."""
-    dataset = PackedDataset.open(folder)
-    labels, found = dataset.labels(), {"packed": int(dataset.packed.sum())}
-    for group in ("subject", "study"):
-        with steps.step(f"GroupKFold, {group}"):
-            train, validation = train_and_validation(dataset, labels, FoldOptions(group=group))
-        found |= {f"train, {group}": len(train), f"validation, {group}": len(validation)}
-    return found
-
-
-def ordered(folder: Path, window: int, steps: Steps) -> dict:
-    """The order of an epoch over every row, and what each sampler adds: once (make) and in every epoch (draw)."""
-    from cxrdali.data.sampler import oversampled  # brings torch along, which the other parts do without
-
-    dataset = PackedDataset.open(folder)
-    labels = dataset.labels()
-    rows, shard = np.flatnonzero(dataset.packed), dataset.stored(SIDE).shard
-    with steps.step("targets"):
-        wanted = targets(labels)
-    with steps.step("global"):
-        order = global_order(rows, SEED, 0)
-    with steps.step(f"windowed, {window} shards"):
-        windowed, windows = windowed_order(rows, shard, SEED, 0, window)
-    found = {"order": len(order), "windowed": len(windowed), "windows": len(windows)}
-    for name in SAMPLERS[1:]:  # natural has none
-        with steps.step(f"{name}, make"):
-            sampler = Sampler.make(name, rows, wanted, SEED, 60)
-        with steps.step(f"{name}, draw"):
-            found[name] = len(sampler(30))
-        del sampler
-    with steps.step("oversampling"):
-        found["oversampled"] = len(oversampled(rows, wanted, labels.findings, labels.findings[-DOUBLED:]))
-    return found
-
-
 def begun(folder: Path, order: str, window: int, steps: Steps) -> dict:
     """An epoch's start, in a process that holds what training holds before its model.
 
-    From `iter` of the loader to the first batch in hand. Building DALI's pipelines and waiting for the first window
-    of a windowed order to be read (the storage's time) are timed apart and taken off; what is left of DALI is its work
-    on one batch. "loader" is making it, which maps the shards. order: an order, or a sampler, whose draws the global
-    order then permutes.
+    order: an order, or a sampler, whose samples the global order then permutes. "loader" is making it, which maps the
+    shards.
     """
     import torch  # noqa: F401  (its memory is training's, too)
 
-    from cxrdali.data import pipeline
     from cxrdali.data.loader import Loader
     from cxrdali.data.options import LoaderOptions
-    from cxrdali.data.readahead import ReadAhead
 
     with steps.step("open and divide"):
         dataset = PackedDataset.open(folder)
@@ -207,6 +142,54 @@ def begun(folder: Path, order: str, window: int, steps: Steps) -> dict:
         with steps.step("sampler"):
             sampler, order = Sampler.make(order, train, wanted, SEED, 60), "global"
     options = LoaderOptions(SIDE, BATCH, order=order, window=window)
+
+    def training() -> Loader:
+        how = {"seed": SEED, "shuffle": True, "augment": AugmentOptions(), "drop_last": True, "sampler": sampler}
+        return Loader(dataset, train, options, **how)
+
+    # What is mapped from here on are shards, whose pages are the kernel's cache and not this process's own.
+    before, libraries = peak_mib(), _status("RssFile")
+    with set_aside() as aside, sampled(_anonymous_mib, every=0.01) as anonymous:
+        with steps.step("loader"):
+            loader = training()
+        found = {"first batch": _first(loader, "first epoch", aside, steps)}
+        loader.load_state_dict({"epoch": 0, "position": (len(loader) - 1) * BATCH})
+        for _ in loader:  # the epoch's last batch, after which the pipelines are ready for the next, as in training
+            pass
+        found["second batch"] = _first(loader, "second epoch", aside, steps)
+        with steps.step("validation's loader"):  # which training has beside it
+            beside = Loader(dataset, validation, options)
+        resumed = training()
+        resumed.load_state_dict({"epoch": 0, "position": len(resumed) // 2 * BATCH})
+        found["resumed batch"] = _first(resumed, "resume half-way", aside, steps)
+    found |= {"train": len(train), "validation": len(beside.rows), "positives": int(positives.sum())}
+    found |= {
+        "own_mib": max(before, max(anonymous) + libraries),
+        "open_files": len(list(Path("/proc/self/fd").iterdir())),
+    }
+    return found | {"maps": len(Path("/proc/self/maps").read_text().splitlines())}
+
+
+def _first(loader, name: str, aside: dict[str, float], steps: Steps) -> int:
+    """Rows of a loader's first batch, from `iter` to the batch in hand; what is set aside is taken off."""
+    aside.clear()
+    started = time.perf_counter()
+    batches = iter(loader)
+    rows = next(batches).rows
+    seconds = time.perf_counter() - started
+    steps.seconds[name] = seconds - sum(aside.values())
+    steps.seconds |= {f"{what}, {name}": each for what, each in aside.items()}
+    batches.close()
+    return len(rows)
+
+
+@contextmanager
+def set_aside() -> Iterator[dict[str, float]]:
+    """Seconds of building DALI's pipelines, and of waiting for the first window of a windowed order to be read (the
+    storage's time). What is left of DALI in an epoch's start is its work on one batch."""
+    from cxrdali.data import pipeline
+    from cxrdali.data.readahead import ReadAhead
+
     aside: dict[str, float] = {}
 
     def timed(name: str, function: Callable) -> Callable:
@@ -218,71 +201,11 @@ def begun(folder: Path, order: str, window: int, steps: Steps) -> dict:
 
         return run
 
-    def first(loader: Loader, name: str) -> int:
-        aside.clear()
-        started = time.perf_counter()
-        batches = iter(loader)
-        rows = next(batches).rows
-        seconds = time.perf_counter() - started
-        steps.seconds[name] = seconds - sum(aside.values())
-        steps.seconds |= {f"{what}, {name}": each for what, each in aside.items()}
-        batches.close()
-        return len(rows)
-
-    def training() -> Loader:
-        augment = AugmentOptions()
-        return Loader(
-            dataset, train, options, seed=SEED, shuffle=True, augment=augment, drop_last=True, sampler=sampler
-        )
-
-    # What is mapped from here on are shards, whose pages are the kernel's cache and not this process's own.
-    before, libraries = peak_mib(), _status("RssFile")
     with (
         patch.object(pipeline, "build", timed("DALI's build", pipeline.build)),
         patch.object(ReadAhead, "wait", timed("reading", ReadAhead.wait)),
-        anonymous_mib() as anonymous,
     ):
-        with steps.step("loader"):
-            loader = training()
-        found = {"first batch": first(loader, "first epoch")}
-        loader.load_state_dict({"epoch": 0, "position": (len(loader) - 1) * BATCH})
-        for _ in loader:  # the epoch's last batch, after which the pipelines are ready for the next, as in training
-            pass
-        found["second batch"] = first(loader, "second epoch")
-        with steps.step("validation's loader"):  # which training has beside it
-            beside = Loader(dataset, validation, options)
-        resumed = training()
-        resumed.load_state_dict({"epoch": 0, "position": len(resumed) // 2 * BATCH})
-        found["resumed batch"] = first(resumed, "resume half-way")
-    return {
-        **found,
-        "train": len(train),
-        "validation": len(beside.rows),
-        "positives": int(positives.sum()),
-        "own_mib": max(before, max(anonymous) + libraries),
-        "open_files": len(list(Path("/proc/self/fd").iterdir())),
-        "maps": len(Path("/proc/self/maps").read_text().splitlines()),
-    }
-
-
-@contextmanager
-def anonymous_mib() -> Iterator[list[float]]:
-    """Samples of this process's memory without the pages of files, taken every few milliseconds."""
-    samples, ended = [], threading.Event()
-
-    def watch() -> None:
-        while True:
-            samples.append(_status("RssAnon") + _status("RssShmem"))
-            if ended.wait(0.01):
-                return
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        ended.set()
-        thread.join()
+        yield aside
 
 
 def peak_mib() -> float:
@@ -291,32 +214,22 @@ def peak_mib() -> float:
 
 
 def _status(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) / 1024
+    return proc_number("status", name) / 1024
+
+
+def _anonymous_mib() -> float:
+    """This process's memory without the pages of files."""
+    return _status("RssAnon") + _status("RssShmem")
+
+
+PARTS = {"make": make, "epoch": begun}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale_run", description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("make", "open", "select", "order", "epoch"))
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rows", type=int)
-    parser.add_argument("--findings", type=int)
-    parser.add_argument("--shard-images", type=int)
-    parser.add_argument("--window", type=int, default=8)
-    parser.add_argument("--order", choices=(*ORDERS, *SAMPLERS[1:]), default="global")
-    parser.add_argument("--files", type=int, nargs=2, metavar=("SOFT", "HARD"), help="limits of open files")
-    options = parser.parse_args()
-    if options.files:
-        resource.setrlimit(resource.RLIMIT_NOFILE, options.files)
+    """PART FOLDER and the part's arguments as JSON."""
+    part, folder, arguments = sys.argv[1:]
     steps = Steps()
-    if options.part == "make":
-        found = make(options.folder, options.rows, options.findings, options.shard_images, steps)
-    elif options.part == "order":
-        found = ordered(options.folder, options.window, steps)
-    elif options.part == "epoch":
-        found = begun(options.folder, options.order, options.window, steps)
-    else:
-        found = {"open": opened, "select": divided}[options.part](options.folder, steps)
+    found = PARTS[part](Path(folder), steps=steps, **json.loads(arguments))
     print(json.dumps({"steps": steps.seconds, "found": found, "peak_mib": peak_mib()}))
 
 

@@ -1,4 +1,4 @@
-"""The other loaders: the paper's, and the best DataLoader that we could write with our hand-over.
+"""The other loaders: the stage-training paper's, and the best DataLoader that we could write with our output batch.
 
 Both read loose JPEG files, one per image, as a release or a folder of resized copies has them. Their workers
 stay alive between passes and have OpenCV's own threads switched off, because the workers are the parallelism.
@@ -33,7 +33,7 @@ class Pass:
 
 
 def paper_loader(wanted: Pass, size: int, workers: int, resize: bool = False, pin: bool = False) -> DataLoader:
-    """Yields (images float32 [B, 3, S, S], normalised; rows int64 [B]) as the paper's code did.
+    """Yields (images float32 [B, 3, S, S], normalised; rows int64 [B]) as the stage-training paper's code did.
 
     `resize` shrinks the files to `size` pixels in the worker: for files of native size.
     """
@@ -45,7 +45,7 @@ def paper_loader(wanted: Pass, size: int, workers: int, resize: bool = False, pi
 def lean_loader(
     wanted: Pass, size: int, workers: int, augment: AugmentOptions, seed: int = 0, pin: bool = False
 ) -> DataLoader:
-    """Yields Batch(images uint8 [B, 1, S, S]; rows int64 [B]): our hand-over, to the pixel, by a DataLoader."""
+    """Yields Batch(images uint8 [B, 1, S, S]; rows int64 [B]): our output batch, to the pixel, by a DataLoader."""
     starts = np.cumsum([0, *(len(rows) for rows in wanted.batches)])[:-1].tolist()
     order = list(zip(starts, wanted.batches, strict=True))
     # batch_size=None: an index is a whole batch, which its worker writes in place, so nothing is collated
@@ -54,12 +54,22 @@ def lean_loader(
     )
 
 
+@dataclass(frozen=True)
+class _Epochs:
+    seed: int = 0
+    shuffle: bool = False
+    augment: AugmentOptions | None = None
+    drop_last: bool = False
+
+
 class PaperLoader:
-    """The paper's loader where the trainer expects cxrdali.loader.Loader: its rows, in its order, from `files` by row.
+    """The stage-training paper's loader where the trainer expects `cxrdali.data.loader.Loader`.
+
+    It has its rows, in its order, from `files` by row.
 
     Batches are (images float32 [B, 3, S, S], normalised by the workers; rows int64 [B]), so the model must be one of
     `without_normalisation`. The workers are started here, and have read a file each when this returns: their start
-    is part of a run's set-up. Augmentation is the paper's or none.
+    is part of a run's set-up. how: seed, shuffle, augment (that paper's or none) and drop_last, as Loader's.
     """
 
     resized_from = None
@@ -71,25 +81,21 @@ class PaperLoader:
         dataset: PackedDataset,
         rows: np.ndarray,
         options: LoaderOptions,
-        *,
-        seed: int = 0,
-        shuffle: bool = False,
-        augment: AugmentOptions | None = None,
-        drop_last: bool = False,
+        **how,
     ):
         self.dataset, self.rows, self.options = dataset, np.ascontiguousarray(rows, dtype=np.int64), options
-        self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
+        self._how = _Epochs(**how)
         self._epoch, self._position = 0, 0
         self._batches: list[list[int]] = [[int(self.rows[0])]] * workers  # refilled for every epoch
-        images = _PaperImages(files, options.size, resize=True, augment=augment is not None)
-        pin = options.device.startswith("cuda")
-        how = worker_options(workers, pin) | {"worker_init_fn": _one_thread_and_kept_memory}
-        self._loader = DataLoader(images, batch_sampler=self._batches, **how)
+        images = _PaperImages(files, options.size, resize=True, augment=self._how.augment is not None)
+        workers_alive = worker_options(workers, options.device.startswith("cuda"))
+        kept = {"worker_init_fn": _one_thread_and_kept_memory}
+        self._loader = DataLoader(images, batch_sampler=self._batches, **(workers_alive | kept))
         for _ in self._loader:
             pass
 
     def __len__(self) -> int:
-        return len(batch_bounds(len(self.rows), self.options.batch, drop_last=self._drop_last))
+        return len(batch_bounds(len(self.rows), self.options.batch, drop_last=self._how.drop_last))
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch, self._position = epoch, 0
@@ -98,8 +104,9 @@ class PaperLoader:
         self._epoch, self._position = state["epoch"], state["position"]
 
     def __iter__(self) -> Iterator[Batch]:
-        order = global_order(self.rows, self._seed, self._epoch) if self._shuffle else self.rows
-        bounds = batch_bounds(len(order), self.options.batch, self._position, self._drop_last)
+        how = self._how
+        order = global_order(self.rows, how.seed, self._epoch) if how.shuffle else self.rows
+        bounds = batch_bounds(len(order), self.options.batch, self._position, how.drop_last)
         self._batches[:] = [order[start:stop].tolist() for start, stop in bounds]
         for images, rows in self._loader:
             yield Batch(images, rows)
@@ -157,7 +164,7 @@ class _PaperImages(Dataset):
         import albumentations as A
         from albumentations.pytorch import ToTensorV2
 
-        # CutOut as the paper's albumentations had it: five squares with sides of 5 % of the image
+        # CutOut as that paper's albumentations had it: five squares with sides of 5 % of the image
         cutout = A.CoarseDropout(
             num_holes_range=(5, 5), hole_height_range=(0.05, 0.05), hole_width_range=(0.05, 0.05), fill=0, p=0.5
         )

@@ -1,9 +1,9 @@
 """DALI's own webdataset reader over our tars: the loader that someone writes who knows DALI well and does not have us.
 
-    fn.readers.webdataset (tars, .idx) -> decode gray -> erase -> flip -> hand-over uint8 [B, 1, S, S]
+    fn.readers.webdataset (tars, .idx) -> decode gray -> erase -> flip -> output batch uint8 [B, 1, S, S]
 
-The augmentation has the paper's probabilities, drawn by DALI's operators, and the order is the reader's shuffle
-buffer: neither is ours. Nothing but pixels is read: no ids, no labels, which the reader would have to carry along.
+The augmentation has the stage-training paper's probabilities, sampled by DALI's operators, and the order is the
+reader's shuffle buffer: neither is ours. Nothing but pixels is read: no ids, no labels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +16,7 @@ import torch
 from cxrdali.data import pipeline as dali
 from cxrdali.data.augment import SQUARES, AugmentOptions
 
+PREFETCH = 2  # batches
 SHUFFLE_BUFFER = 1024  # encoded images; DALI's default
 
 
@@ -30,7 +31,6 @@ class ReaderOptions:
     device_id: int | None = None
     decode: str = "cpu"
     shuffle: bool = True
-    prefetch: int = 2
 
 
 class DaliReader:
@@ -59,7 +59,7 @@ def _build(tars: list[str], options: ReaderOptions, augment: AugmentOptions | No
         batch_size=options.batch,
         num_threads=options.threads,
         device_id=options.device_id,
-        prefetch_queue_depth=options.prefetch,
+        prefetch_queue_depth=PREFETCH,
         exec_dynamic=options.device_id is not None,
         seed=seed,
     )
@@ -74,9 +74,8 @@ def _build(tars: list[str], options: ReaderOptions, augment: AugmentOptions | No
             dont_use_mmap=True,  # as fast, and what it mapped could not be dropped from the cache for a cold run
             name="reader",
         )
-        images = fn.decoders.image(
-            stored, device="mixed" if options.decode == "mixed" else "cpu", output_type=types.GRAY
-        )
+        device = "mixed" if options.decode == "mixed" else "cpu"
+        images = fn.decoders.image(stored, device=device, output_type=types.GRAY)
         if augment is not None:
             there = fn.random.coin_flip(probability=augment.cutout_probability)
             centre = fn.random.uniform(range=(0.0, 1.0), shape=(2 * SQUARES,))

@@ -1,22 +1,23 @@
-"""FFCV as a contender of benchmarks.loader: our side of a worker that runs under FFCV's own interpreter.
+"""FFCV as a baseline of `benchmarks.loading.loader`: our side of a worker that runs under FFCV's own interpreter.
 
 FFCV was last released in 2023 and is compiled against OpenCV and libturbojpeg, so it lives in an environment of its
 own (benchmarks/README.md says how to make it). Modes:
 
-    jpeg   RGBImageField: the JPEG's own bytes, handed over as three channels, which is all that the field knows
-    raw    RGBImageField: pixels, three channels stored and handed over
+    jpeg   RGBImageField: the JPEG's own bytes; batches have three channels, which is all that the field knows
+    raw    RGBImageField: pixels, three channels stored and given out
     gray   NDArrayField: pixels, one channel: what FFCV can do for gray images where RGBImageField is given up
 
-The augmentation is the paper's, with probabilities as ours and cutout as an operation of our own (FFCV's cuts another
-way). "shipped" flips with FFCV's RandomHorizontalFlip and a vertical twin of it, "in place" with one compiled
-operation that we wrote for it. Batches are handed over as they leave FFCV, uint8 [B, S, S, C]: memory that it writes
-into again some batches later, where every other contender's batch may be kept. Order is random, the page cache warm.
+The augmentation is the stage-training paper's, with probabilities as ours and cutout as an operation of our own
+(FFCV's cuts another way). "shipped" flips with FFCV's RandomHorizontalFlip and a vertical twin of it, "in place" with
+one compiled operation that we wrote for it. Batches come as they leave FFCV, uint8 [B, S, S, C]: memory that it writes
+into again some batches later, where every other baseline's batch may be kept. Order is random, the page cache warm.
 """
 
 import json
 import os
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import simplejpeg
@@ -39,11 +40,27 @@ def why_not(python: Path | None) -> str | None:
     return None if done.returncode == 0 else f"{python}: {_last_line(done.stderr)}"
 
 
+@dataclass(frozen=True)
+class FfcvOptions:
+    """size: side of the files in pixels; batch: images; mode and augment: of MODES and AUGMENTS; threads: FFCV's."""
+
+    size: int
+    batch: int
+    mode: str
+    threads: int
+    augment: str | None = "shipped"
+
+    def __post_init__(self):
+        for name, value, choices in (("mode", self.mode, MODES), ("augmentation", self.augment, AUGMENTS)):
+            if value not in choices:
+                raise UserError(f"FFCV's {name} {value!r}: choose one of {', '.join(map(str, choices))}")
+
+
 class Ffcv:
     """A running worker. Called with a number of images it gives a run: one epoch of so many images, which returns how
-    many were handed over. The first run also compiles the pipeline, in 2 to 20 seconds.
+    many came out. The first run also compiles the pipeline, in 2 to 20 seconds.
 
-    `file` is what FFCV reads, `stored_bytes` the images' bytes in it, `versions` FFCV's and its libraries'. `close`
+    `file` is what FFCV reads, `stored_bytes` the images' bytes in it. `close`
     ends the worker and removes the file; it would end with this process, too.
     """
 
@@ -52,18 +69,12 @@ class Ffcv:
         python: Path,
         files: Sequence[Path],
         folder: Path,
-        size: int,
-        batch: int,
-        mode: str,
-        threads: int,
-        augment: str | None = "shipped",
+        options: FfcvOptions,
     ):
-        _check_option("mode", mode, MODES)
-        _check_option("augmentation", augment, AUGMENTS)
-        _check_sizes(files, size)
+        _check_sizes(files, options.size)
         self._python = python
         folder.mkdir(parents=True, exist_ok=True)
-        self.file = folder / f"{mode}-{augment}-{size}.beton".replace(" ", "-")
+        self.file = folder / f"{options.mode}-{options.augment}-{options.size}.beton".replace(" ", "-")
         self._log = self.file.with_suffix(".log")
         with self._log.open("w") as log:
             try:
@@ -73,21 +84,13 @@ class Ffcv:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
-                    env={**os.environ, "NUMBA_NUM_THREADS": str(threads)},
+                    env={**os.environ, "NUMBA_NUM_THREADS": str(options.threads)},
                 )
             except OSError as error:
                 raise UserError(_no_start(python, error)) from error
-        opened = self._ask(
-            files=[str(path.resolve()) for path in files],
-            beton=str(self.file.resolve()),
-            mode=mode,
-            size=size,
-            batch=batch,
-            threads=threads,
-            augment=augment,
-        )
+        paths = [str(path.resolve()) for path in files]
+        opened = self._ask(files=paths, beton=str(self.file.resolve()), **asdict(options))
         self.stored_bytes: int = opened["stored_bytes"]
-        self.versions: dict[str, str] = opened["versions"]
 
     def __call__(self, images: int) -> Callable[[], int]:
         return lambda: self._ask(images=images)["images"]
@@ -118,16 +121,8 @@ class Ffcv:
             raise UserError(f"FFCV in {self._python} failed: {_last_line(self._log.read_text())}") from error
 
 
-contender = Ffcv  # as benchmarks.loader names what it opens
-
-
-def _check_option(name: str, value: str | None, choices: Sequence[str | None]) -> None:
-    if value not in choices:
-        raise UserError(f"FFCV's {name} {value!r}: choose one of {', '.join(map(str, choices))}")
-
-
 def _check_sizes(files: Sequence[Path], size: int) -> None:
-    """FFCV itself checks nothing: a file of another size would be handed over as what the memory held before."""
+    """FFCV itself checks nothing: a file of another size would come out as what the memory held before."""
     for path in files:
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(path.read_bytes())

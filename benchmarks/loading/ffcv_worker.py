@@ -1,4 +1,4 @@
-"""FFCV's side of benchmarks.ffcv: runs under an interpreter that has FFCV, and imports nothing of this project.
+"""FFCV's side of benchmarks.loading.ffcv: runs under an interpreter that has FFCV, and imports nothing of this project.
 
     PYTHON -I benchmarks/loading/ffcv_worker.py        (-I: else `import ffcv` would find benchmarks/loading/ffcv.py)
 
@@ -6,7 +6,7 @@ Standard input and output carry one JSON object per line. The first request open
 
     {"files": [...], "beton": PATH, "mode": MODE, "size": S, "batch": B, "threads": N, "augment": null or name}
 
-writes the images to PATH and answers {"stored_bytes": of all images, "versions": {...}}. Each later one is a pass:
+writes the images to PATH and answers {"stored_bytes": of all images}. Each later one is a pass:
 
     {"images": N}                 N images, the same over and over in a new random order; answers {"images": handed}
     {"images": N, "save": PATH}   keeps them, too: PATH.npz with images uint8 [N, S, S, 3] or [N, S, S], rows int64 [N]
@@ -16,11 +16,9 @@ The process ends with its input, and with a traceback at an error. `--check` onl
 
 import json
 import os
-import platform
 import sys
 import threading
 from dataclasses import replace
-from importlib.metadata import version
 
 import cv2
 import numpy as np
@@ -95,7 +93,7 @@ class FlipCopy(Operation):
 
 
 class Cutout(Operation):
-    """The paper's five squares, in place; FFCV's Cutout cuts one square from every image, never at the border."""
+    """Five squares, in place; FFCV's Cutout cuts one square from every image, never at the border."""
 
     def generate_code(self):
         every = Compiler.get_iterator()
@@ -216,12 +214,10 @@ def main():
         print(json.dumps(values), file=answers, flush=True)
 
     wanted = json.loads(requests.readline())
-    writers = len(os.sched_getaffinity(0))
-    write(wanted["files"], wanted["beton"], wanted["mode"], wanted["size"], writers)
+    write(wanted["files"], wanted["beton"], wanted["mode"], wanted["size"], wanted["threads"])
     loader = open_loader(wanted["beton"], wanted["mode"], wanted["batch"], wanted["threads"], wanted["augment"])
-    versions = {name: version(name) for name in ("ffcv", "numba", "numpy", "torch")}
     stored = int(loader.reader.alloc_table["size"].sum())
-    answer(stored_bytes=stored, versions={"python": platform.python_version(), **versions})
+    answer(stored_bytes=stored)
     for line in requests:
         answer(images=serve(loader, **json.loads(line)))
 

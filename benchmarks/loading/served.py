@@ -1,11 +1,10 @@
-"""A contender of `benchmarks.loading.loader` in a process of its own, so that CPU time and memory are its alone.
+"""A baseline of `benchmarks.loading.loader` in a process of its own, so that CPU time and memory are its alone.
 
-The other contenders' processes live, too, but wait for a request while one runs.
+The other baselines' processes live, too, but wait for a request while one runs.
 """
 
 import multiprocessing
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -14,23 +13,23 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from benchmarks import results
+from benchmarks.memory import sampled
 from benchmarks.results import Run
 
-SAMPLE_SECONDS = 0.05  # between two looks at the processes' memory
 PRELOAD = [
     "benchmarks.loading.baselines",
     "benchmarks.loading.webdataset_cv",
     "albumentations.pytorch",
 ]  # once for all workers
 
-Open = Callable[[int], Callable[[], int]]  # images of a run -> the run, which returns how many it handed over
+Open = Callable[[int], Callable[[], int]]  # images of a run -> the run, which returns how many came out
 
 
 @dataclass(frozen=True)
-class Contender:
+class Baseline:
     """open: makes a run. step: images of a run are a multiple of it, so that every worker has the same number of
     whole batches. stored_bytes: what is stored of an image, on average. forget: lets go of mapped pages, so that the
-    kernel can drop them; None for a contender that is not measured cold."""
+    kernel can drop them; None for a baseline that is not measured cold."""
 
     open: Open
     step: int
@@ -39,12 +38,12 @@ class Contender:
 
 
 class Served:
-    """Starts a process that makes a Contender by `make(*arguments)`, and passes on what is asked of it.
+    """Starts a process that makes a Baseline by `make(*arguments)`, and passes on what is asked of it.
 
     Raises RuntimeError with the process's own traceback if anything in it fails.
     """
 
-    def __init__(self, make: Callable[..., Contender], *arguments):
+    def __init__(self, make: Callable[..., Baseline], *arguments):
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, arguments))
@@ -75,22 +74,9 @@ class Served:
     def peak_mib(self, run: Callable[[], int]) -> float:
         """The most memory that the process and its workers held during a run: anonymous and shared memory, a page
         that several hold counted once. Mapped files are not in it: the kernel drops them when it needs the room."""
-        done, peak = threading.Event(), [0]
-
-        def look() -> None:
-            while True:
-                peak[0] = max(peak[0], sum(_own_kib(each.pid) for each in results.processes(self.pid)))
-                if done.wait(SAMPLE_SECONDS):
-                    return
-
-        watcher = threading.Thread(target=look)
-        watcher.start()
-        try:
+        with sampled(lambda: sum(_own_kib(each.pid) for each in results.processes(self.pid))) as samples:
             run()
-        finally:
-            done.set()
-            watcher.join()
-        return peak[0] / 1024
+        return max(samples) / 1024
 
     def _ask(self, what: str, value: int | None):
         self._connection.send((what, value))
@@ -100,13 +86,13 @@ class Served:
         try:
             failed, answer = self._connection.recv()
         except EOFError as error:
-            raise RuntimeError("a contender's process ended without a word") from error
+            raise RuntimeError("a baseline's process ended without an answer") from error
         if failed:
-            raise RuntimeError(f"a contender failed:\n{answer}")
+            raise RuntimeError(f"a baseline failed:\n{answer}")
         return answer
 
 
-def _serve(connection: Connection, make: Callable[..., Contender], arguments: tuple) -> None:
+def _serve(connection: Connection, make: Callable[..., Baseline], arguments: tuple) -> None:
     import cv2
     import torch
 
@@ -116,8 +102,8 @@ def _serve(connection: Connection, make: Callable[..., Contender], arguments: tu
     warnings.filterwarnings("ignore", "This DataLoader will create")  # twice the cores is on purpose
     run = None
     try:
-        contender = make(*arguments)
-        connection.send((False, (contender.step, contender.stored_bytes, contender.forget is not None)))
+        baseline = make(*arguments)
+        connection.send((False, (baseline.step, baseline.stored_bytes, baseline.forget is not None)))
         while True:
             try:
                 what, value = connection.recv()
@@ -126,11 +112,11 @@ def _serve(connection: Connection, make: Callable[..., Contender], arguments: tu
             answer = None
             if what == "open":
                 run = None  # its workers end before the next ones start
-                run = contender.open(value)
+                run = baseline.open(value)
             elif what == "run":
                 answer = run()
             else:
-                contender.forget()
+                baseline.forget()
             connection.send((False, answer))
     except Exception:
         connection.send((True, traceback.format_exc()))

@@ -1,4 +1,4 @@
-"""The webdataset library with OpenCV: the loader of its own documentation, with our hand-over.
+"""The webdataset library with OpenCV: the loader of its own documentation, with our output batch.
 
 tars, shards shuffled -> shuffle buffer -> cv2 decode gray -> cutout, flips -> batches uint8 [B, 1, S, S]
 """
@@ -23,12 +23,12 @@ def webdataset_loader(
     """Yields tensors uint8 [batch, 1, S, S], `batches` an epoch, a multiple of `workers`.
 
     Without augmentation every image comes once, if `batches` are as many as there are images / `batch`, and workers
-    have whole batches; with it, workers draw from all tars. Order and augmentation are random: the library knows no
+    have whole batches; with it, workers sample from all tars. Order and augmentation are random: the library knows no
     other.
     """
     import webdataset as wds
 
-    # training draws shards with replacement, as the library advises for workers; else each is read once
+    # training samples shards with replacement, as the library advises for workers; else each is read once
     images = (
         wds.WebDataset([str(tar) for tar in tars], resampled=augment is not None, shardshuffle=False)
         .shuffle(SHUFFLE_BUFFER if augment else 0)
@@ -54,16 +54,16 @@ class _Image:
         image = cv2.imdecode(np.frombuffer(sample[0], np.uint8), cv2.IMREAD_GRAYSCALE)
         if self._augment is None:
             return image
-        draws = np.random.random(3 + 2 * SQUARES)  # the workers' own seeds: torch sets them
+        samples = np.random.random(3 + 2 * SQUARES)  # the workers' own seeds: torch sets them
         size = len(image)
-        if draws[0] < self._augment.cutout_probability:
+        if samples[0] < self._augment.cutout_probability:
             side = int(size * self._augment.side)
-            for top, left in _corners(draws[3:], size, side):
+            for top, left in _corners(samples[3:], size, side):
                 image[max(top, 0) : top + side, max(left, 0) : left + side] = 0
-        code = FLIP_CODES[int(draws[1] < self._augment.hflip) + 2 * int(draws[2] < self._augment.vflip)]
+        code = FLIP_CODES[int(samples[1] < self._augment.hflip) + 2 * int(samples[2] < self._augment.vflip)]
         return image if code is None else cv2.flip(image, code)
 
 
-def _corners(draws: np.ndarray, size: int, side: int) -> Iterator[tuple[int, int]]:
-    centres = (draws * size).astype(int).reshape(-1, 2) - side // 2
+def _corners(samples: np.ndarray, size: int, side: int) -> Iterator[tuple[int, int]]:
+    centres = (samples * size).astype(int).reshape(-1, 2) - side // 2
     return ((top, left) for top, left in centres.tolist())

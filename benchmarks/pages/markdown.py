@@ -1,17 +1,10 @@
-"""Markdown from result rows: tables, where rows come from, and which rows count."""
+"""Markdown from result rows: tables, and where rows come from."""
 
 from collections.abc import Iterable, Sequence
 
 from benchmarks import results
-from benchmarks.training.stages_report import FIGURE, TARGETS, THREE
 
 NOT_MEASURED = "not measured"
-BOUNDS = dict(zip((FIGURE, THREE), TARGETS.values(), strict=True))  # share of wall-clock to save, on a GPU
-
-
-def rows_of(name: str, gpu: bool) -> list[dict]:
-    """The newest run of a benchmark with a GPU, or without."""
-    return results.newest(results.RESULTS / f"{name}.jsonl", gpu)
 
 
 def where(name: str, rows: Sequence[dict], more: str = "") -> str:
@@ -25,4 +18,15 @@ def where(name: str, rows: Sequence[dict], more: str = "") -> str:
 def table(head: str, lines: Iterable[Sequence[str]]) -> str:
     """Markdown; the first column is text, the others are figures."""
     columns = head.count("|")
-    return "\n".join([f"| {head} |", "|---" + "|---:" * columns + "|", *(f"| {' | '.join(line)} |" for line in lines)])
+    lines = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([f"| {head} |", "|---" + "|---:" * columns + "|", *lines]) + "\n"
+
+
+def fastest(rows: Sequence[dict], name: str, size: int) -> dict | None:
+    """The fastest warm row of the baselines that begin with `name`: of 2 and 4 workers the better one."""
+    found = [
+        row for row in rows
+        if row.get("images_per_second") and row.get("size") == size and row.get("cache", "warm") == "warm"
+        and (row["baseline"] == name or row["baseline"].startswith(f"{name},"))
+    ]  # fmt: skip
+    return max(found, key=results.median_rate, default=None)

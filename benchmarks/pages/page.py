@@ -1,80 +1,71 @@
-"""docs/benchmarks.md: every promise with what was measured of it, and the whole tables. benchmarks.readme writes it."""
+"""The tables of docs/benchmarks.md: every target with what was measured of it, and every rate.
 
-from collections.abc import Sequence
+Pure text from rows; `benchmarks.pages.readme` writes it.
+"""
+
+from collections.abc import Callable, Sequence
 
 from benchmarks import results
-from benchmarks.pages.markdown import BOUNDS, NOT_MEASURED, rows_of, table, where
+from benchmarks.pages.markdown import NOT_MEASURED, table, where
 from benchmarks.training import stages_report
-from benchmarks.training.stages_report import FIGURE, THREE
+from benchmarks.training.stages_report import FIGURE, TARGETS, THREE
 
-MISSING = "Not measured yet.\n"
 # What only a GPU can show, by the file that has it: named in the page as long as no run with one is there.
 ON_A_GPU = (
-    ("stages", f"{THREE}: wall-clock saved", f"at least {BOUNDS[THREE]:g}"),
-    ("stages", f"{FIGURE}: wall-clock saved", f"at least {BOUNDS[FIGURE]:g}"),
-    ("demand", "training that waits for data, at every stage", "at most 0.01"),
+    *(("stages", f"{name}: wall-clock saved", f"at least {TARGETS[name]:g}") for name in (THREE, FIGURE)),
+    ("step", "training that waits for data, at every stage", "at most 0.01"),
     ("step", "images/s from the loader / on cached batches, at every stage", "at least 0.98"),
     ("step", "images/s / timm's at equal settings", "at least 0.98"),
 )
 
 
-def page() -> str:
-    """docs/benchmarks.md: every promise with what was measured of it, and the whole tables."""
-    parts = [
-        "# Benchmarks: what is promised, and what was measured\n",
-        "Written by `python -m benchmarks.pages.readme` from `benchmarks/results/`; how it was measured: "
-        "[benchmarks/README.md](../benchmarks/README.md), what was tried: [benchmarks/LOG.md](../benchmarks/LOG.md).\n",
-        "## Promises\n",
-        _promises(),
-    ]
+def tables() -> str:
+    """All of them, each with where its rows come from."""
+    parts = ["## Targets and ratios\n", _targets()]
     for gpu, words in ((False, "without a GPU"), (True, "with a GPU")):
         for name, (title, text) in TABLES.items():
-            rows = rows_of(name, gpu)
-            parts += [f"## {title}, {words}\n", f"{where(name, rows)}\n{text(rows)}" if rows else MISSING]
+            rows = results.newest(name, gpu)
+            parts += [f"## {title}, {words}\n", f"{where(name, rows)}\n{text(rows)}" if rows else "Not measured yet.\n"]
     return "\n".join(parts)
 
 
-# ---------------------------------------------------------------- promises
+# ---------------------------------------------------------------- targets
 
 
-def _promises() -> str:
-    """A line per row of any benchmark that has a bound, in the newest runs with and without a GPU."""
+def _targets() -> str:
+    """A line per row of any benchmark that has a bound or is a ratio, in the newest runs with and without a GPU."""
     lines, measured = [], set()
     for path in sorted(results.RESULTS.glob("*.jsonl")):
         for gpu in (False, True):
-            rows = rows_of(path.stem, gpu)
+            rows = results.newest(path.stem, gpu)
             measured |= {(path.stem, gpu)} if rows else set()
-            for row in [row for row in rows if {row.get("at_least"), row.get("at_most")} != {None}]:
-                if "beside" not in row or row is _least_waiting(rows, row["size"]):
-                    found = row["environment"]
-                    machine = found["gpu"] or f"{found['cpu']}, {found['cores']} cores"
-                    lines.append((path.stem, *_promise(row), machine))
+            for row in rows:
+                if not {"at_least", "at_most"} & row.keys() or ("pairs" in row and row["at_least"] is None):
+                    continue
+                found = row["environment"]
+                machine = found["gpu"] or f"{found['cpu']}, {found['cores']} cores"
+                lines.append((path.stem, *_target(row), machine))
     for name, what, bound in ON_A_GPU:
         if (name, True) not in measured:
             lines.append((name, what, "", bound, NOT_MEASURED, "a GPU"))
-    return table("benchmark | promise | measured | bound | reached | machine", lines) + "\n"
+    return table("benchmark | what | measured | target | reached | machine", lines)
 
 
-def _least_waiting(rows: Sequence[dict], size: int) -> dict:
-    """Of the loaders beside a training step at that size."""
-    beside = [row for row in rows if "beside" in row and row["size"] == size]
-    return min(beside, key=lambda row: row["waiting_share"]["median"])
-
-
-def _promise(row: dict) -> tuple[str, str, str, str]:
-    """What is promised, what was measured, the bound, and whether it was reached."""
+def _target(row: dict) -> tuple[str, str, str, str]:
+    """What is to be reached, what was measured, the bound, and whether it was reached."""
     if "ours" in row and "theirs" in row:
         what = f"{row['ours']} / {row['theirs']}"
     elif "comparison" in row:
         what = f"{row['comparison']}: wall-clock saved"
-    elif "beside" in row:
-        what = f"{row['beside']}: training that waits for data"
+    elif "waiting_share" in row:
+        what = f"{row['baseline']}: training that waits for data"
     else:
-        what = row.get("promise") or row.get("contender") or row.get("what") or row["benchmark"]
+        what = row.get("target") or row.get("baseline") or row.get("what") or row["benchmark"]
     places = [f"{row['size']} px"] if "size" in row else []
     places += ["cold"] if row.get("cache") == "cold" else []
-    bound = f"at least {row['at_least']:g}" if row.get("at_least") is not None else f"at most {row['at_most']:g}"
-    reached = {None: NOT_MEASURED, True: "yes", False: "**missed**"}[row.get("met")]
+    low, high = row.get("at_least"), row.get("at_most")
+    bound = f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else ""
+    reached = {None: NOT_MEASURED if bound else "", True: "yes", False: "**missed**"}[row.get("met")]
     return ", ".join((what, *places)), _measured(row), bound, reached
 
 
@@ -88,71 +79,68 @@ def _measured(row: dict) -> str:
     return row.get("not_measured") or ("" if row.get("met") is not None else NOT_MEASURED)
 
 
-# ---------------------------------------------------------------- tables
+# ---------------------------------------------------------------- rates
 
 
-def _all_loaders(rows: Sequence[dict]) -> str:
-    """A line per contender, size and state of the page cache, with all that was measured."""
-    lines = []
-    for row in rows:
-        if not row.get("images_per_second"):
-            if row.get("not_measured") and "contender" in row:
-                lines.append(
-                    (row["contender"], str(row.get("size", "")), f"{NOT_MEASURED}: {row['not_measured']}", *[""] * 6)
-                )
-            continue
-        rate = row["images_per_second"]
-        pixels, stored, read = (
-            row.get(key) for key in ("megapixels_per_second", "stored_bytes_per_image", "read_bytes_per_image")
-        )
-        pixels = pixels["median"] if isinstance(pixels, dict) else pixels
-        pixels = rate["median"] * row["size"] ** 2 / 1e6 if pixels is None else pixels
-        lines.append(
-            (
-                row["contender"],
-                f"{row['size']}",
-                f"{rate['median']:,.0f}",
-                f"{rate['low']:,.0f} to {rate['high']:,.0f}",
-                f"{pixels:,.0f}",
-                f"{row['cpu_seconds_per_1000']:.3f}",
-                _number(row.get("peak_mib")),
-                _number(read if read is not None else stored),
-                row.get("cache", "warm"),
-            )  # fmt: skip
-        )
-    head = "loader | px | images/s | lowest to highest | MP/s | CPU s per 1,000 | peak MiB | bytes an image | cache"
-    return table(head, lines) + "\n"
+def _count(key: str, places: int = 0) -> Callable[[dict], str]:
+    return lambda row: "" if row.get(key) is None else f"{row[key]:,.{places}f}"
 
 
-def _number(value: object) -> str:
-    """A count, the median of a spread, or nothing."""
-    value = value.get("median") if isinstance(value, dict) else value
-    return "" if value is None else f"{value:,.0f}"
+COLUMNS: dict[str, Callable[[dict], str]] = {
+    "px": lambda row: str(row.get("size", "")),
+    "images/s": lambda row: _spread(row, "{median:,.{places}f}"),
+    "lowest to highest": lambda row: _spread(row, "{low:,.{places}f} to {high:,.{places}f}"),
+    "CPU s per 1,000": _count("cpu_seconds_per_1000", 3),
+    "peak MiB": _count("peak_mib"),
+    "bytes an image": lambda row: _count("read_bytes_per_image" if "read_bytes_per_image" in row else STORED)(row),
+    "waiting": lambda row: f"{row['waiting_share']['median']:.2%}" if "waiting_share" in row else "",
+    "cache": lambda row: row.get("cache", "warm"),
+}
+STORED = "stored_bytes_per_image"
+
+
+def _spread(row: dict, form: str) -> str:
+    spread = row.get("images_per_second")
+    return form.format(**spread, places=0 if spread["median"] >= 100 else 1) if spread else ""
+
+
+def _rates(*names: str) -> Callable[[Sequence[dict]], str]:
+    """A table with a line per baseline (with its size and the state of the page cache), and these columns."""
+
+    def text(rows: Sequence[dict]) -> str:
+        lines = []
+        for row in rows:
+            if row.get("images_per_second"):
+                lines.append((row["baseline"], *(COLUMNS[name](row) for name in names)))
+            elif row.get("not_measured") and "baseline" in row:
+                lines.append((f"{row['baseline']}: {NOT_MEASURED} ({row['not_measured']})", *[""] * len(names)))
+        return table(" | ".join(("", *names)).strip(), lines)
+
+    return text
 
 
 def _demand(rows: Sequence[dict]) -> str:
     """Supply by threads, and the threads that each demand needs."""
-    threads = sorted({row["threads"] for row in rows if "contender" in row})
-    lines = []
-    for size, feed in dict.fromkeys((row["size"], row["feed"]) for row in rows if "contender" in row):
+    supply = [row for row in rows if "baseline" in row]
+    threads, lines = sorted({row["threads"] for row in supply}), []
+    for size, feed in dict.fromkeys((row["size"], row["feed"]) for row in supply):
         own = [row for row in rows if (row["size"], row.get("feed")) == (size, feed)]
-        rates = {row["threads"]: row["images_per_second"]["median"] for row in own if "contender" in row}
+        rates = {row["threads"]: f"{results.median_rate(row):,.0f}" for row in own if "baseline" in row}
         needed = [
             f"{row['rule']}, {row['demanded']:,.0f}: {row['threads_needed'] or 'more'}, {row['cores_busy']:.2f} cores"
             for row in own
             if "rule" in row
         ]
-        waits = min((row["waiting_share"]["median"] for row in own if "beside" in row), default=None)
-        cells = (f"{rates[count]:,.0f}" if count in rates else "" for count in threads)
-        waiting = NOT_MEASURED if waits is None else f"{waits:.1%}"
-        lines.append((f"{size} px, {feed}", *cells, "; ".join(needed), waiting))
+        lines.append((f"{size} px, {feed}", *(rates.get(count, "") for count in threads), "; ".join(needed)))
     head = " | ".join(f"{count} threads" if count > 1 else "1 thread" for count in threads)
-    rest = "demand, images/s: threads for twice that, cores busy at it | least waiting beside a step"
-    return table(f"images/s | {head} | {rest}", lines) + "\n"
+    return table(f"images/s | {head} | demand, images/s: threads for twice that, cores busy at it", lines)
 
 
+RATE = ("images/s", "lowest to highest")
 TABLES = {
-    "loader": ("Loading", _all_loaders),
+    "loader": ("Loading", _rates("px", *RATE, "CPU s per 1,000", "peak MiB", "bytes an image", "cache")),
+    "pack": ("Packing", _rates(*RATE, "CPU s per 1,000", "peak MiB")),
     "demand": ("Threads against the training step", _demand),
+    "step": ("The training step", _rates("px", *RATE, "waiting")),
     "stages": ("Stage training", stages_report.table),
 }  # result file -> title, and what writes its rows

@@ -1,6 +1,6 @@
 """The README's picture of loading: images/s by loader and size, read in print as well as on a screen.
 
-Pure drawing of rows. benchmarks.stages_report draws the other picture.
+Pure drawing of rows.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,8 @@
-"""The memory part of benchmarks.step: does a stage fit a smaller GPU, DALI's buffers included, and what does a
-micro-batch that was found under a cap cost?
+"""The memory part of `benchmarks.training.step`: does a stage fit a smaller GPU, DALI's buffers included?
 
-A process of its own for each question: what other contenders hold would count. Its whole memory is what CUDA calls
+And what does a micro-batch that was found under a cap cost?
+
+A process of its own for each question: what other baselines hold would count. Its whole memory is what CUDA calls
 used on the device while it lives, less what was used before it started, as the process that starts it reads it, in
 which nothing changes meanwhile. Both ask `torch.cuda.mem_get_info` about the same device, whatever
 CUDA_VISIBLE_DEVICES or MIG make of its number. What is used once it has ended tells whether anything else on the GPU
@@ -9,15 +10,23 @@ came or went: with more than DRIFT, nothing is reported. torch's allocator is he
 outside of it (the context, DALI's buffers, libraries), as measured after the first batch.
 """
 
-import argparse
 import json
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from benchmarks.loading.loader import Stage
+from benchmarks.options import Stage
+from benchmarks.results import Spread
+from benchmarks.training.fed import FINDINGS, TrainingStep, batches_of, trained
+from benchmarks.training.step_options import StepRun
+from cxrdali.data.loader import Batch
+from cxrdali.train.microbatch import largest_micro_batch
 from shards.dataset.packed import PackedDataset
 
 OF_UNCAPPED = 0.9
@@ -29,18 +38,18 @@ DOES_NOT_FIT = "does not fit"
 ALLOCATIONS = ("out of memory", "ALLOC_FAILED", "cudaErrorMemoryAllocation")  # CUDA's, its libraries' and DALI's words
 
 
-def rows(dataset: PackedDataset, stage: Stage, options: argparse.Namespace) -> Iterator[dict]:
+def rows(dataset: PackedDataset, stage: Stage, options: StepRun) -> Iterator[dict]:
     """As they come: whether the stage fits --cap-gb; the rate of the micro-batch found under half of what it needs."""
-    fits = {"promise": f"a whole step and its loader fit {options.cap_gb:g} GiB", "at_most": options.cap_gb}
-    micro = {"promise": f"{MICRO}, capped / uncapped images/s", "at_least": OF_UNCAPPED}
+    fits = {"target": f"a whole step and its loader fit {options.cap_gb:g} GiB", "at_most": options.cap_gb}
+    micro = {"target": f"{MICRO}, capped / uncapped images/s", "at_least": OF_UNCAPPED}
     if options.device == "cpu":
         why = {"met": None, "not_measured": "needs a GPU"}
         print(f"  memory under {options.cap_gb:g} GiB, {MICRO}: not measured (needs a GPU)", flush=True)
         yield from ({**fits, "gib": None, **why}, {**micro, "ratio": None, **why})
         return
     for question, about in ((_fits, fits), (_micro, micro)):
-        answer = _in_a_process(question, dataset.root, stage, options)
-        print(f"  {about['promise']}: {json.dumps(answer)}", flush=True)
+        answer = in_a_process(question, dataset.root, stage, options)
+        print(f"  {about['target']}: {json.dumps(answer)}", flush=True)
         yield {**about, **answer}
 
 
@@ -58,59 +67,48 @@ def does_not_fit(error: BaseException) -> str | None:
     return None
 
 
-def _in_a_process(question, root: Path, stage: Stage, options: argparse.Namespace) -> dict:
+def in_a_process(question: Callable, root: Path, stage: Stage, options: StepRun) -> dict:
     """What the question answers, or why there is no answer: another process's end takes no rows along."""
-    before = _used(torch.device(options.device))
-    context = multiprocessing.get_context("spawn")
-    theirs, ours = context.Pipe()
-    process = context.Process(target=_answer, args=(ours, question, root, stage, options, before))
-    process.start()
-    ours.close()
-    try:
-        answer = theirs.recv()
-    except EOFError:
-        answer = None
-    process.join()
-    if answer is None:
-        return {"met": None, "not_measured": f"its process ended without an answer (exit code {process.exitcode})"}
-    drift = _used(torch.device(options.device)) - before
+    device = torch.device(options.device)
+    before = used(device)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        try:
+            answer = executor.submit(_answer, question, root, stage, options, before).result()
+        except BrokenProcessPool:
+            answer = {"met": None, "not_measured": "its process ended without an answer"}
+    drift = used(device) - before
     if answer.get("gib") is not None and abs(drift) > DRIFT:
         why = f"something else on the GPU took or gave back {abs(drift) / 2**20:,.0f} MiB meanwhile"
         return {"gib": None, "met": None, "not_measured": why}
     return answer
 
 
-def _answer(connection, question, root: Path, stage: Stage, options: argparse.Namespace, before: int) -> None:
+def _answer(question: Callable, root: Path, stage: Stage, options: StepRun, before: int) -> dict:
     torch.set_num_threads(1)
     try:
-        answer = question(PackedDataset.open(root), stage, options, before)
+        return question(PackedDataset.open(root), stage, options, before)
     except Exception as error:  # the process ends here: its error is the row's
         why = does_not_fit(error)
-        answer = (
-            {"met": False, "why": why} if why else {"met": None, "not_measured": f"{type(error).__name__}: {error}"}
-        )
-    connection.send(answer)
+        return {"met": False, "why": why} if why else {"met": None, "not_measured": f"{type(error).__name__}: {error}"}
 
 
-def _used(device: torch.device) -> int:
+def used(device: torch.device) -> int:
     """Bytes of the whole GPU that nobody can have now, everybody's."""
     free, total = torch.cuda.mem_get_info(device)
     return total - free
 
 
-def _fits(dataset: PackedDataset, stage: Stage, options: argparse.Namespace, before: int) -> dict:
+def _fits(dataset: PackedDataset, stage: Stage, options: StepRun, before: int) -> dict:
     """gib: the process's whole memory on the GPU after STEPS steps, with whatever torch's allocator kept; before: bytes
     that were used there before this process."""
-    from benchmarks.training.step_run import Setting, TrainingStep, batches_of
-    from cxrdali.runtime.device import Hardware
-
     device, cap = torch.device(options.device), options.cap_gb * 2**30
-    setting = Setting(Hardware.resolve(options.device, options.precision).precision, not options.nchw, options.compile)
-    step, batches = TrainingStep(stage, setting, dataset, options), batches_of(dataset, stage, options)
+    setting, num_rows = options.setting, len(dataset.catalog)
+    step = TrainingStep(options.arch, stage, setting, options.device, num_rows)
+    batches = batches_of(dataset, options.loader_options(stage))
     held = [next(batches)]
     torch.mm(*[torch.ones(64, 64, device=device)] * 2)  # the libraries' own memory
     torch.cuda.synchronize()
-    outside = _used(device) - before - torch.cuda.memory_reserved(device)
+    outside = used(device) - before - torch.cuda.memory_reserved(device)
     total = torch.cuda.mem_get_info(device)[1]
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, cap - outside) / total), device)
     try:
@@ -122,7 +120,7 @@ def _fits(dataset: PackedDataset, stage: Stage, options: argparse.Namespace, bef
         if (why := does_not_fit(error)) is None:
             raise
         return {"gib": None, "met": False, "why": why, "outside_gib": outside / 2**30}
-    whole = _used(device) - before
+    whole = used(device) - before
     return {
         "gib": whole / 2**30, "met": whole <= cap, "outside_gib": outside / 2**30,
         "torch_peak_gib": torch.cuda.max_memory_allocated(device) / 2**30, "seen_by": "mem_get_info",
@@ -130,22 +128,13 @@ def _fits(dataset: PackedDataset, stage: Stage, options: argparse.Namespace, bef
     }  # fmt: skip
 
 
-def _micro(dataset: PackedDataset, stage: Stage, options: argparse.Namespace, before: int) -> dict:
+def _micro(dataset: PackedDataset, stage: Stage, options: StepRun, before: int) -> dict:
     """ratio: images/s of the micro-batch found under the cap to those of the whole batch, medians of their runs."""
-    import numpy as np
-
-    from benchmarks.loading.demand import trained
-    from benchmarks.results import Spread
-    from benchmarks.training.step_run import FINDINGS, Setting, TrainingStep
-    from cxrdali.data.loader import Batch
-    from cxrdali.runtime.device import Hardware
-    from cxrdali.train.microbatch import largest_micro_batch
-
     device = torch.device(options.device)
-    setting = Setting(Hardware.resolve(options.device, options.precision).precision, not options.nchw, False)
-    step = TrainingStep(stage, setting, dataset, options)
+    num_rows = len(dataset.catalog)
+    step = TrainingStep(options.arch, stage, replace(options.setting, compile=False), options.device, num_rows)
     images = torch.zeros(stage.batch, 1, stage.size, stage.size, dtype=torch.uint8, device=device)
-    batches = iter(lambda: Batch(images, torch.from_numpy(np.arange(stage.batch) % len(dataset.catalog))), None)
+    batches = iter(lambda: Batch(images, torch.from_numpy(np.arange(stage.batch) % num_rows)), None)
     rate = trained(step, batches, stage.batch, STEPS, options.device).rate
     peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
     cap = SHARE * peak / total

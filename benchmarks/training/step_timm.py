@@ -1,4 +1,4 @@
-"""timm's training beside ours: its parts in a loop as its train.py has it, or a checkout's train.py itself.
+"""timm's training beside ours: its parts in a loop as its train.py has it.
 
 What the loop does in a step, by the script: the input in the memory format asked for, forward and loss under autocast,
 the loss read as a number (which waits for the GPU), gradients cleared, the scaler's or a plain backward pass and step,
@@ -8,23 +8,15 @@ batch, precision, memory format, AdamW (fused, as ours) and binary cross-entropy
 What stays unequal: timm's targets are one class number an image, which its loss turns into 0 and 1, ours a row of
 findings with weights and gaps; timm exempts biases and norms from weight decay, we nothing; our classifier computes in
 float32 under autocast; timm's images have three channels in uint8, three times the bytes of ours; its prefetcher
-normalises on a stream of its own, the loop on cached batches on the one that trains. The script saves a checkpoint and
-validates after its epoch, outside of the steps that it logs, and resizes images to the size that they have.
+normalises on a stream of its own, the loop on cached batches on the one that trains.
 """
 
-import argparse
 import contextlib
-import re
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from statistics import median
 
 import timm
 import torch
@@ -34,35 +26,32 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import AverageMeter, NativeScaler
 
-from benchmarks.loading.loader import Stage
-from benchmarks.results import Spread
+from benchmarks.options import Stage
+from benchmarks.training.fed import LR, STEPS, WEIGHT_DECAY, Setting
+from benchmarks.training.step_options import StepRun
 
 LOOP = "timm's parts in a loop like its train.py"
-SCRIPT = "timm's train.py"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-WORDS = {"bf16": "bfloat16", "fp16": "float16"}
-SKIPPED, LOGGED = 10, 40  # logged steps of the script that warm up; of all
-NO_SMOOTHING = "1e-9"  # in float32 that is none; with 0 the script drops --bce-loss for cross-entropy
 
 
 class Loop:
     """A step on (normalised images, class numbers) on the device."""
 
-    def __init__(self, stage: Stage, setting, classes: int, options: argparse.Namespace):
+    def __init__(self, setting: Setting, classes: int, options: StepRun):
         torch.manual_seed(0)
         self._device = torch.device(options.device)
         self._format = torch.channels_last if setting.channels_last else torch.contiguous_format
         self._channels_last = setting.channels_last
         model = timm.create_model(options.arch, pretrained=False, num_classes=classes).to(self._device)
         model = model.to(memory_format=self._format).train()
-        self._optimizer = create_optimizer_v2(model, "adamw", lr=1e-4, weight_decay=1e-6, fused=True)
+        self._optimizer = create_optimizer_v2(model, "adamw", lr=LR, weight_decay=WEIGHT_DECAY, fused=True)
         self._model = torch.compile(model, dynamic=False) if setting.compile else model
         self._loss = BinaryCrossEntropy(smoothing=0.0)
         self._autocast = contextlib.nullcontext
         if setting.precision in DTYPES:
             self._autocast = partial(torch.autocast, self._device.type, dtype=DTYPES[setting.precision])
         self._scaler = NativeScaler(self._device.type) if setting.precision == "fp16" else None
-        self._schedule = CosineLRScheduler(self._optimizer, t_initial=30_000, t_in_epochs=False)
+        self._schedule = CosineLRScheduler(self._optimizer, t_initial=STEPS, t_in_epochs=False)
         self._losses, self._times, self._steps, self._end = AverageMeter(), AverageMeter(), 0, time.time()
 
     def __call__(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -84,9 +73,9 @@ class Loop:
         self._end = time.time()
 
 
-def cached(images: list[torch.Tensor], options: argparse.Namespace) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """uint8 [B, 1, S, S] batches as timm's workers hand them over, on the device: uint8 [B, 3, S, S] and targets."""
-    on_device = [each.to(options.device) for each in images]
+def cached(images: list[torch.Tensor], device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """uint8 [B, 1, S, S] batches as timm's workers make them, on the device: uint8 [B, 3, S, S] and targets."""
+    on_device = [each.to(device) for each in images]
     return [
         (each.expand(-1, 3, -1, -1).contiguous(), torch.zeros(len(each), dtype=torch.long, device=each.device))
         for each in on_device
@@ -106,7 +95,7 @@ def normalised(
         yield images.float().sub_(mean).div_(std), target
 
 
-def loaded(folder: Path, stage: Stage, options: argparse.Namespace) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def loaded(folder: Path, stage: Stage, options: StepRun) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """timm's own loader over image files, without augmentation, its workers kept from epoch to epoch; without end."""
     loader = create_loader(
         create_dataset("", root=str(folder)), input_size=(3, stage.size, stage.size), batch_size=stage.batch,
@@ -115,51 +104,3 @@ def loaded(folder: Path, stage: Stage, options: argparse.Namespace) -> Iterator[
     )  # fmt: skip
     while True:
         yield from loader
-
-
-# ---------------------------------------------------------------- the script itself
-
-
-def script_rows(script: Path, files: Path, stage: Stage, setting, options: argparse.Namespace) -> list[dict]:
-    """A row of what the script says of its own rate, real input; why not, if it fails."""
-    with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as folder:
-        data = repeated(files, LOGGED * stage.batch, Path(folder) / "data")
-        command = [
-            sys.executable, str(script), "--data-dir", str(data), "--model", options.arch, "--output", folder,
-            "--img-size", str(stage.size), "--batch-size", str(stage.batch), "--workers", str(options.workers),
-            "--epochs", "1", "--warmup-epochs", "0", "--opt", "adamw", "--opt-kwargs", "fused=True", "--lr", "1e-4",
-            "--weight-decay", "1e-6", "--bce-loss", "--smoothing", NO_SMOOTHING, "--num-classes", "26", "--no-aug",
-            "--log-interval", "1", "--device", options.device,
-        ]  # fmt: skip
-        command += ["--channels-last"] * setting.channels_last + ["--torchcompile"] * setting.compile
-        if setting.precision in WORDS:
-            command += ["--amp", "--amp-dtype", WORDS[setting.precision]]
-        if options.device != "cpu":
-            command += ["--pin-mem"]
-        done = subprocess.run(command, capture_output=True, text=True)
-    rates = logged_rates(done.stdout + done.stderr)
-    row = {"contender": "timm's train.py, loader", **asdict(setting), "loop": SCRIPT, "script": str(script.name)}
-    if done.returncode or not rates:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        print(f"  {row['contender']}: not measured ({lines[-1]})", flush=True)
-        return [{**row, "images_per_second": None, "not_measured": lines[-1]}]
-    kept = rates[SKIPPED:] or rates[-1:]
-    print(f"  {row['contender']:24} {median(kept):9,.1f} images/s", flush=True)
-    return [{**row, "images_per_second": asdict(Spread.of(kept)), "runs": kept}]
-
-
-def repeated(files: Path, images: int, folder: Path) -> Path:
-    """A folder with links to the files, each as often as it takes for one epoch of that many training images.
-
-    The script warms up its workers anew in every epoch, and --epoch-repeats is not for folders of images."""
-    for split, wanted in (("train", images), ("validation", 1)):
-        found = sorted((files / split / "image").iterdir())
-        (folder / split / "image").mkdir(parents=True)
-        for place in range(max(wanted, len(found))):
-            (folder / split / "image" / f"{place}.jpg").symlink_to(found[place % len(found)].resolve())
-    return folder
-
-
-def logged_rates(text: str) -> list[float]:
-    """Images/s of every training step that the script logged: "Time: 0.123s,  2081.30/s  (0.125s, 2048.00/s)"."""
-    return [float(found) for found in re.findall(r"Train: .*?Time: [\d.]+s, +([\d.]+)/s", text)]

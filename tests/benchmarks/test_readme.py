@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 from benchmarks.pages import plots, readme
-from benchmarks.pages.markdown import rows_of
+from benchmarks.pages.page import TABLES, tables
 from benchmarks.pages.readme import LOADERS, loading_lines
+from benchmarks.results import newest
 
 WHERE = {"date": "2026-01-01", "commit": "0123456789abcdef", "cpu": "a CPU", "cores": 2, "gpu": None, "command": "it"}
 
 
-def rate(contender: str, size: int, median: float, **more) -> dict:
+def rate(name: str, size: int, median: float, **more) -> dict:
     spread = {"median": median, "low": median, "high": median}
-    row = {"contender": contender, "size": size, "images_per_second": spread, "cpu_seconds_per_1000": 0.5}
+    row = {"contender": name, "size": size, "images_per_second": spread, "cpu_seconds_per_1000": 0.5}
     return {**row, **more, "environment": WHERE}
 
 
@@ -45,99 +46,75 @@ def line(text: str, beginning: str) -> str:
 
 
 def test_nothing_measured_is_said(results):
-    text = readme.section()
-    assert "**Loading.** Not measured yet." in text and "**Packing.** Not measured yet." in text
-    stages = line(text, "three equal stages, each larger: saved")
-    assert stages == "| three equal stages, each larger: saved | not measured | not measured | 42% |"
-    page = readme.page()
-    promised = line(page, "stages | three stages: wall-clock saved")
-    assert promised == "| stages | three stages: wall-clock saved |  | at least 0.42 | not measured | a GPU |"
-    assert page.count("Not measured yet.") == 6
+    assert readme.section() == "Not measured yet.\n"
+    page = tables()
+    target = line(page, "stages | three stages: wall-clock saved")
+    assert target == "| stages | three stages: wall-clock saved |  | at least 0.42 | not measured | a GPU |"
+    assert page.count("Not measured yet.") == 2 * len(TABLES)
 
 
 def test_the_fastest_warm_row_counts_and_a_miss_stays_visible(results):
+    """Rows as they are committed: some of their fields have older names."""
     lean = "best-effort DataLoader"
     results(
         "loader",
         rate("JPEG", 224, 1100.0), rate("JPEG", 224, 5000.0, cache="cold"), rate("JPEG", 512, 300.0),
         rate("raw", 224, 6000.0), rate("raw", 512, 2000.0),
         rate(f"{lean}, 2 workers", 224, 900.0), rate(f"{lean}, 4 workers", 224, 1000.0),
-        rate(f"{lean}, 2 workers", 512, 250.0),
-        ratio("JPEG", f"{lean}, 4 workers", 224, 1.1, 1.2), ratio("JPEG", f"{lean}, 2 workers", 512, 1.2, 1.1),
-        ratio("raw", f"{lean}, 4 workers", 224, 6.0, 5), ratio("raw", f"{lean}, 2 workers", 512, 8.0, 5),
-        ratio("JPEG", "decode only", 224, 0.9),
+        rate(f"{lean}, 2 workers", 512, 250.0), rate("paper, native files, 2 workers", 512, 75.0),
+        ratio("JPEG", f"{lean}, 4 workers", 224, 1.1, 1.2), ratio("raw", f"{lean}, 2 workers", 512, 8.0),
         rate("FFCV JPEG", 224, 0.0, images_per_second=None, not_measured="no FFCV"),
         {**ratio("JPEG", "FFCV JPEG", 224, 0.0, 2.8), "ratio": None, "met": None, "not_measured": "no FFCV"},
     )  # fmt: skip
     text = readme.section()
-    assert line(text, "**ours, JPEG renditions**").startswith(
-        "| **ours, JPEG renditions** | 1,100 | 300 | 0.50 / 0.50 |"
+    assert text.splitlines()[:2] == ["| augmented images/s | 224 px | 512 px |", "|---|---:|---:|"]
+    assert line(text, "**ours, JPEG renditions**") == "| **ours, JPEG renditions** | 1,100 | 300 |"
+    assert line(text, lean) == f"| {lean} | 1,000 | 250 |"
+    assert line(text, "FFCV JPEG, 3 channels") == "| FFCV JPEG, 3 channels | not measured | not measured |"
+    assert line(text, "stage-training paper's loader, native files").endswith("| not measured | 75 |")
+    assert text.splitlines()[-1] == (
+        "a CPU, 2 cores, no GPU; medians of interleaved runs, synthetic images, warm cache; `it`, commit 012345678, "
+        "`benchmarks/results/loader.jsonl`."
     )
-    expected = "JPEG 1.10 / 1.20 (1.2 / 1.1, **missed** at 224); raw 6.0 / 8.0 (5)"
-    assert line(text, lean) == f"| {lean} | 1,000 | 250 | 0.50 / 0.50 | {expected} |"
-    assert line(text, "FFCV JPEG, 3 channels") == (
-        "| FFCV JPEG, 3 channels | not measured | not measured | not measured | JPEG not measured (2.8) |"
-    )
-    assert line(text, "*decode only").endswith("| JPEG 0.90 |")
-    assert (
-        "a CPU, 2 cores, no GPU; medians" in text
-        and "`it`, commit 012345678, `benchmarks/results/loader.jsonl`" in text
-    )
-    page = readme.page()
+    page = tables()
     missed = [each for each in page.splitlines() if "**missed**" in each]
     assert missed == [
         f"| loader | JPEG / {lean}, 4 workers, 224 px | 1.1 | at least 1.2 | **missed** | a CPU, 2 cores |"
     ]
-    assert "not measured: no FFCV" in line(page, "FFCV JPEG")
+    assert line(page, "loader | raw / ").split(" | ")[2:5] == ["8", "", ""]
+    assert "FFCV JPEG: not measured (no FFCV)" in page
     assert line(page, "loader | JPEG / FFCV JPEG").split(" | ")[2:5] == ["no FFCV", "at least 2.8", "not measured"]
     assert line(page, "JPEG | 224 | 5,000").endswith("| cold |")
-    shown = {each.label: dict(each.rates) for each in loading_lines(rows_of("loader", gpu=False))}
+    shown = {each.label: dict(each.rates) for each in loading_lines(newest("loader", gpu=False))}
     assert shown[lean] == {224: 1000.0, 512: 250.0} and shown["ours, JPEG renditions"] == {224: 1100.0, 512: 300.0}
 
 
 def test_a_gpus_rows_stand_beside_the_cpus(results):
-    """The newest of each kind, whichever was saved last; a promise that a GPU missed is said."""
-
-    def stages(sizes: tuple[int, ...], saved: float, where: dict, met: bool | None = None) -> list[dict]:
-        arms = [
-            {"comparison": "figure 2", "arm": name, "stages": [{"size": size} for size in sides]}
-            for name, sides in (("small", sizes), ("large", sizes[-1:] * 2))
-        ]
-        spread = {"median": saved, "low": saved, "high": saved, "sd": None}
-        found = {"comparison": "figure 2", "cheap": "small", "dear": "large", "pairs": [{}], "saved_share": spread}
-        return [{**row, "environment": where} for row in (*arms, {**found, "met": met, "at_least": None})]
-
+    """The newest of each kind, whichever was saved last; a target that a GPU missed is shown."""
     gpu = WHERE | {"date": "2026-01-02", "gpu": "a GPU"}
-    results("stages", *stages((64, 96), 0.5, WHERE), *stages((224, 320), 0.20, gpu, met=False))
-    results("stages", *stages((64, 96), 0.25, WHERE | {"date": "2026-01-03"}))
-    step = ratio("ours, loader", "ours, cached", 224, 0.97, 0.98), ratio("ours, cached", "timm, cached", 224, 0.5, 0.98)
-    promise = {"promise": "fits", "gib": 20.0, "ratio": None, "at_most": 24, "met": True, "size": 224}
-    results("step", *({**row, "environment": gpu} for row in (*step, promise)))
-    found = {gpu: {name: rows_of(name, gpu) for name in ("stages", "step")} for gpu in (False, True)}
-    text = readme._training(found[False], found[True])
-    saved = line(text, "Figure 2, small images and then large ones: saved")
-    assert saved.endswith("saved | 25% (by pixels 28%) | 20% (by pixels 26%), **missed** | 22% |")
-    assert line(text, "step:").endswith("| not measured | 0.970 at 224 **missed** | 0.98 |")
 
+    def step(value: float, where: dict) -> dict:
+        return ratio("ours, loader", "ours, cached", 224, value, 0.98) | {"environment": where}
 
-def test_of_many_loaders_beside_a_step_the_page_names_the_one_that_waits_least(results):
-    gpu = WHERE | {"gpu": "a GPU"}
-    rows = [
-        {
-            "beside": f"{feed}, 1 thread", "feed": feed, "threads": 1, "size": 224, "waiting_share": {"median": share},
-            "at_most": 0.01, "met": share <= 0.01, "environment": gpu,
-        }
-        for feed, share in (("mixed", 0.2), ("cpu", 0.004), ("raw", 0.006))
-    ]  # fmt: skip
-    supply = [{**rate("cpu, 1 thread", 224, 4000.0), "feed": "cpu", "threads": 1, "environment": gpu}]
-    rule = {"rule": "a GPU", "feed": "cpu", "demanded": 1500.0, "threads_needed": 1, "cores_busy": 0.19, "size": 224}
-    rule |= {"environment": gpu}
-    results("demand", *supply, *rows, rule)
-    page = readme.page()
-    assert [each for each in page.splitlines() if each.startswith("| demand")] == [
-        "| demand | cpu, 1 thread: training that waits for data, 224 px | 0.004 | at most 0.01 | yes | a GPU |"
+    fits = {"promise": "fits 24 GiB", "gib": 20.0, "at_most": 24, "met": True, "size": 224, "environment": gpu}
+    waits = rate("ours, loader", 224, 900.0, waiting_share={"median": 0.004}, at_most=0.01, met=True)
+    results("step", step(1.0, WHERE), step(0.97, gpu), fits, waits | {"environment": gpu})
+    results("step", step(0.99, WHERE | {"date": "2026-01-03"}))
+    page = tables()
+    assert [each for each in page.splitlines() if each.startswith("| step | ours") or "fits" in each] == [
+        "| step | ours, loader / ours, cached, 224 px | 0.99 | at least 0.98 | yes | a CPU, 2 cores |",
+        "| step | ours, loader / ours, cached, 224 px | 0.97 | at least 0.98 | **missed** | a GPU |",
+        "| step | fits 24 GiB, 224 px | 20 | at most 24 | yes | a GPU |",
+        "| step | ours, loader: training that waits for data, 224 px | 0.004 | at most 0.01 | yes | a GPU |",
     ]
-    assert line(page, "224 px, cpu") == "| 224 px, cpu | 4,000 | a GPU, 1,500: 1, 0.19 cores | 0.4% |"
+    assert "at every stage" not in line(page, "step | ours, loader: training")
+
+
+def test_threads_beside_what_is_demanded(results):
+    supply = [{**rate("cpu, 1 thread", 224, 4000.0), "feed": "cpu", "threads": 1}]
+    rule = {"rule": "a GPU", "feed": "cpu", "demanded": 1500.0, "threads_needed": 1, "cores_busy": 0.19, "size": 224}
+    results("demand", *supply, rule | {"environment": WHERE})
+    assert line(tables(), "224 px, cpu") == "| 224 px, cpu | 4,000 | a GPU, 1,500: 1, 0.19 cores |"
 
 
 def test_names_in_the_picture_stand_apart():
@@ -160,6 +137,11 @@ def test_the_picture_of_loading_draws_every_loader(tmp_path):
 
 
 def test_the_committed_page_and_section_are_of_the_committed_results():
-    assert readme.PAGE.read_text() == readme.page()
-    assert readme.README.read_text().split(readme.BEGIN)[1].split(readme.END)[0] == readme.section()
-    assert readme.LOADING.exists() and readme.STAGES.exists()
+    for path, new in ((readme.PAGE, tables()), (readme.README, readme.section())):
+        assert path.read_text() == readme.written(path.read_text(), new)
+    assert readme.LOADING.exists()
+
+
+def test_what_stands_outside_of_the_markers_stays():
+    text = f"# Head\n{readme.BEGIN}old\n{readme.END}tail\n"
+    assert readme.written(text, "new\n") == f"# Head\n{readme.BEGIN}new\n{readme.END}tail\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scale
-from benchmarks.scale_run import Steps, divided, make, opened, ordered
+from benchmarks.scale_run import Steps, make
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from shards.dataset.mapped import MappedSize
@@ -21,7 +21,7 @@ def test_scale_benchmark(tmp_path):
     assert {row["shard_images"] for row in rows} == {20} and {row["findings"] for row in rows} == {4}
 
     parts = {(row["part"], row["rows"] >= 1800): row for row in rows if "part" in row}
-    assert {part for part, _ in parts} == {"make", "open", "select", "order", "epoch, global"} and len(parts) == 10
+    assert {part for part, _ in parts} == {"make", "epoch, global"} and len(parts) == 4
     for row in parts.values():
         assert row["shards"] >= row["rows"] / 20 and row["peak_mib"] > 50
         for step, spread in row["seconds"].items():
@@ -33,27 +33,19 @@ def test_scale_benchmark(tmp_path):
     assert epoch["found"]["open_files"] >= 2 * epoch["shards"]
     assert {"first epoch", "DALI's build, first epoch", "second epoch", "resume half-way"} <= set(epoch["seconds"])
 
-    promised = {row["promise"]: row for row in rows if "promise" in row}
+    to_reach = {row["target"]: row for row in rows if "target" in row}
     seconds = epoch["seconds"]
-    first = promised["epoch, global: first epoch, seconds"]
+    first = to_reach["epoch, global: first epoch, seconds"]
     assert first["value"] == pytest.approx(seconds["loader"]["median"] + seconds["first epoch"]["median"])
-    assert promised["epoch, global: own memory, MiB"]["value"] == epoch["own_mib"]
-    for row in promised.values():
+    assert to_reach["epoch, global: own memory, MiB"]["value"] == epoch["own_mib"]
+    for row in to_reach.values():
         assert row["met"] == (row["value"] <= row["at_most"]) and row["rows"] == epoch["rows"]
-    assert printed.count("PASS") + printed.count("MISS") == len(promised) == 4
-
-    soft, hard = (row for row in rows if "tried" in row)
-    assert soft["soft"] == hard["soft"] == hard["hard"] < 2 * soft["shards"] < soft["hard"]
-    assert soft["outcome"] == "runs"
-    assert "cannot be mapped (Too many open files)" in hard["outcome"] and "--shard-images" in hard["outcome"]
+    assert printed.count("PASS") + printed.count("MISS") == len(to_reach) == 4
 
     bounds = [row for row in rows if "limit" in row]
     reached = [row["at_rows"] for row in bounds if row["at_rows"] is not None]
     assert reached == sorted(reached)
     assert {"open files, usual": 1024 * 20 / 2}.items() <= {row["limit"]: row["at_rows"] for row in bounds}.items()
-    grown = [row for row in rows if "grows" in row]
-    assert len(grown) == sum(len(row["seconds"]) for (_, most), row in parts.items() if most)
-    assert all(row["seconds_per_million"] > 0 and row["against_rows"] > 0 for row in grown)
 
 
 def test_a_limit_is_reached_on_the_line_through_two_measurements():
@@ -61,8 +53,8 @@ def test_a_limit_is_reached_on_the_line_through_two_measurements():
         seconds = {"first epoch": {"median": start}}
         return {"part": part, "rows": rows, "peak_mib": peak, "own_mib": own, "seconds": seconds}
 
-    small = [row(part, 1_000_000, 600, 700, 0.5) for part in ("make", "open", "epoch, global")]
-    large = [row(part, 3_000_000, 1400, 700, 1.5) for part in ("make", "open", "epoch, global")]
+    small = [row(part, 1_000_000, 600, 700, 0.5) for part in ("make", "epoch, global")]
+    large = [row(part, 3_000_000, 1400, 700, 1.5) for part in ("make", "epoch, global")]
     found = {each["limit"]: each for each in scale.limits(small + large, shard_images=1000)}
     assert found["3 s to an epoch's start"]["at_rows"] == 6_000_000  # half a second for every million
     assert found["2 GB, training"]["at_rows"] is None  # it does not grow
@@ -85,10 +77,4 @@ def test_a_made_dataset_is_one_of_ours_and_its_raw_images_can_be_loaded(tmp_path
     assert images.shape == (8, 1, 224, 224) and not images.any() and rows.tolist() == list(range(8))
     assert sum(path.stat().st_blocks for path in Path(folder / "512").iterdir()) * 512 < 2**20  # no room on the disk
 
-    assert opened(folder, steps)["packed"] == made["rows"]
-    assert ordered(folder, 2, steps)["windowed"] == made["rows"]
-    shares = divided(folder, steps)
-    for group in ("subject", "study"):
-        part = shares[f"validation, {group}"] / (shares[f"validation, {group}"] + shares[f"train, {group}"])
-        assert part == pytest.approx(0.2, abs=0.03)
-    assert {"plan", "publish", "GroupKFold, study", "global", "windowed, 2 shards", "sqrt, draw"} <= set(steps.seconds)
+    assert {"plan", "publish"} == set(steps.seconds)

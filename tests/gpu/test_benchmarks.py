@@ -8,23 +8,26 @@ from tests.benchmarks.test_benchmarks import run
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def test_every_decode_mode_against_the_gpus_demand(tmp_path):
-    tiny = ("--stages", "64:8", "--threads", "1,2", "--rounds", "1", "--seconds", "0.05", "--step-seconds", "0.05")
-    rows, _ = run("demand", tmp_path, "--device", "cuda", *tiny, "--studies", "12", "--arch", "test_byobnet")
+def test_every_decode_mode_supplies_a_gpu(tmp_path):
+    tiny = ("--stages", "64:8", "--threads", "1,2", "--rounds", "1", "--seconds", "0.05", "--studies", "12")
+    rows, _ = run("loading.demand", tmp_path, "--device", "cuda", *tiny)
     combinations = [(feed, threads) for feed in ("cpu", "mixed", "hybrid", "raw") for threads in (1, 2)]
-    for kind in ("contender", "beside"):
-        assert [(row["feed"], row["threads"]) for row in rows if kind in row] == combinations
-    name = torch.cuda.get_device_name("cuda")
-    assert {row["environment"]["gpu"] for row in rows} == {name}
-    (demand,) = [row for row in rows if row.get("demand") == name]
-    assert demand["images_per_second"]["median"] > 0
-    assert all(0 < row["waiting_share"]["median"] < 1 for row in rows if "beside" in row)
+    assert [(row["feed"], row["threads"]) for row in rows if "baseline" in row] == combinations
+    assert {row["environment"]["gpu"] for row in rows} == {torch.cuda.get_device_name("cuda")}
+
+
+def test_a_step_on_a_gpu_waits_for_its_loader_little_enough_or_says_so(tmp_path):
+    tiny = ("--stages", "64:8", "--rounds", "1", "--seconds", "0.05", "--studies", "12", "--variants", "nchw")
+    rows, _ = run("training.step", tmp_path, "--device", "cuda", "--arch", "test_byobnet", *tiny)
+    (loader,) = [row for row in rows if row.get("baseline") == "ours, loader"]
+    assert loader["met"] == (loader["waiting_share"]["median"] <= loader["at_most"] == 0.01)
+    assert loader["step_mib"] > 0
+    assert [row for row in rows if row.get("target", "").startswith("a whole step")][0]["gib"] > 0
 
 
 def test_the_real_sizes_preset_on_a_gpu(tmp_path):
     pytest.importorskip("albumentations")
-    tiny = ("--real", "--quick", "--device", "cuda", "--studies", "24", "--native-studies", "1", "--minutes", "0.01")
-    rows, printed = run("stages", tmp_path, *tiny)
+    rows, printed = run("training.stages", tmp_path, "--real", "--quick", "--device", "cuda")
     assert {row["environment"]["gpu"] for row in rows} == {torch.cuda.get_device_name("cuda")}
     assert [row["comparison"] for row in rows if "pairs" in row][:2] == ["figure 2", "three stages"]
     assert "GPU, synthetic images (test_byobnet" in printed

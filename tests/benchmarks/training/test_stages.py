@@ -1,37 +1,27 @@
 """The comparison of stage training: its arithmetic on rows worked by hand, and a tiny run as a user starts it."""
 
 import shutil
-import sys
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from benchmarks.loading.baselines import PaperLoader, without_normalisation
-from benchmarks.loading.loader import Stage
-from benchmarks.training.stages import arguments, measured
+from benchmarks.options import Stage
+from benchmarks.training.stages import measured
+from benchmarks.training.stages_data import PAPERS, WholeBatches, check_shared_memory, loading_cores, prepare
+from benchmarks.training.stages_options import StagesRun
 from benchmarks.training.stages_report import (
-    COLOURS,
-    REST,
+    KINDS,
+    SIDES,
     SLACK,
     TARGETS,
     check_sum,
     grouped,
     ideal_share,
-    plot,
     saving,
     table,
-)
-from benchmarks.training.stages_run import (
-    Comparison,
-    Duration,
-    Feed,
-    WholeBatches,
-    check_shared_memory,
-    fitting_epochs,
-    published_minutes,
 )
 from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Loader
@@ -110,11 +100,11 @@ def test_parts_must_add_up_to_the_total():
             check_sum("a stage", parts, 100.0)
 
 
-def test_the_ideal_and_the_promise(arms):
+def test_the_ideal_and_the_target(arms):
     """The papers' two schedules by pixels, worked by hand; 7 of 28 s saved, and of 18 in later epochs."""
     assert ideal_share((224, 320), (320, 320)) == pytest.approx((320**2 - 224**2) / (2 * 320**2))
     assert ideal_share((224, 320, 512), (512,) * 3) == pytest.approx(0.473, abs=0.0005)
-    assert {sides: bound < ideal_share(*sides) for sides, bound in TARGETS.items()} == dict.fromkeys(TARGETS, True)
+    assert all(TARGETS[name] < ideal_share(*sides) for name, sides in SIDES.items())
     found = saving(arms, "small", "large", at_least=0.25)
     assert found["ideal_share"] == pytest.approx(1 - (64**2 + 96**2) / (2 * 96**2))
     assert [pair["saved_later_share"] for pair in found["pairs"]] == pytest.approx([10 / 20, 7 / 18, -6 / 14])
@@ -123,27 +113,12 @@ def test_the_ideal_and_the_promise(arms):
     assert saving(arms, "small", "large", at_least=0.26)["met"] is False
     assert saving(arms, "small", "large")["met"] is None
     lines = table([*arms, {"scale": "small", **found, "met": False}])
-    assert "promised: 25% of the wall-clock time: MISS" in lines and "ideal by pixels: 27.8%" in lines
+    assert "target: 25% of the wall-clock time: MISS" in lines and "ideal by pixels: 27.8%" in lines
     assert "saved of the epochs after each stage's first: 38.9% (" in lines
     for one in (each for row in arms for each in row["stages"]):
         del one["epoch_seconds"][1:]
     found = saving(arms, "small", "large")
     assert found["pairs"][0]["saved_later_share"] is None and "saved_later_share" not in found
-
-
-def test_the_epochs_fit_the_minutes():
-    times = [Duration(fixed=20.0, per_epoch=10.0), Duration(fixed=40.0, per_epoch=30.0)]
-    assert fitting_epochs(times, minutes=4) == 4  # 240 s less 60, by 40
-    assert fitting_epochs(times, minutes=0.1) == 1 and fitting_epochs(times, minutes=60) == 10
-
-
-def test_the_published_rate_tells_the_minutes(dataset):
-    """559.2 images/s at 288 pixels, by pixels: figure 2's four stages."""
-    stages = (Stage(224, 8), Stage(320, 4))
-    feed = Feed(dataset, Loader, "test_byobnet", "imagenet", "ours")
-    found = Comparison("figure 2", {"small": stages, "large": stages[1:] * 2}, None, 1, feed, False)
-    pixels = 224**2 + 3 * 320**2
-    assert published_minutes([found]) == pytest.approx(found.rows()[0] * pixels / 288**2 / 559.2 / 60)
 
 
 def test_batches_that_shared_memory_cannot_hold_are_refused(tmp_path, monkeypatch):
@@ -160,7 +135,7 @@ def test_batches_that_shared_memory_cannot_hold_are_refused(tmp_path, monkeypatc
         with_gib_free(4.5)
 
 
-def test_the_table_and_the_picture(arms, tmp_path):
+def test_the_table(arms):
     rows = [*arms, {"scale": "small model, CPU", **saving(arms, "small", "large")}]
     lines = table(rows).splitlines()
     assert lines[0] == "All rows: small model, CPU."
@@ -171,22 +146,8 @@ def test_the_table_and_the_picture(arms, tmp_path):
     )
     assert any("0.3100 against 0.3067, means; paired difference +0.0033 (-0.0200 to +0.0200" in line for line in lines)
     for one in (each for row in arms for each in row["stages"]):
-        assert list(grouped(one)) == list(COLOURS)
+        assert list(grouped(one)) == list(KINDS)
         assert sum(grouped(one).values()) == pytest.approx(one["total"])
-
-
-def test_the_picture_divides_a_bar_as_the_seconds_are(arms, tmp_path):
-    rows = [*arms[:2], {"scale": "small model, CPU", **saving(arms[:2], "small", "large")}]
-    plot(rows, tmp_path / "stages.png")
-    picture = cv2.imread(str(tmp_path / "stages.png"))
-    count = {
-        kind: (picture == [int(colour[place : place + 2], 16) for place in (5, 3, 1)]).all(axis=2).sum()
-        for kind, colour in COLOURS.items()
-    }
-    seconds = {kind: sum(grouped(each)[kind] for row in arms[:2] for each in row["stages"]) for kind in COLOURS}
-    assert count["compiling"] == 0
-    for kind in ("waiting", "validation", REST):  # the legend adds a patch to each
-        assert count[kind] / count["training"] == pytest.approx(seconds[kind] / seconds["training"], rel=0.15)
 
 
 def test_every_arm_trains_on_the_same_images(dataset):
@@ -206,7 +167,7 @@ def test_every_arm_trains_on_the_same_images(dataset):
         make(dataset, rows[:31], options, drop_last=True)
 
 
-def test_the_papers_loader_in_the_trainers_place(dataset, tmp_path):
+def test_the_stage_training_papers_loader_in_the_trainers_place(dataset, tmp_path):
     """The rows of ours in the order of ours; without augmentation the pixels of ours, normalised by the worker."""
     pytest.importorskip("albumentations")
     mapped, rows = MappedSize(dataset.stored(64)), np.flatnonzero(dataset.packed)[:22]
@@ -243,16 +204,14 @@ def test_the_papers_loader_in_the_trainers_place(dataset, tmp_path):
 
 def test_stages_benchmark(tmp_path):
     pytest.importorskip("albumentations")
-    rows, printed = run("stages", tmp_path, "--quick", "--plot", str(tmp_path / "seconds.svg"))
+    rows, printed = run("training.stages", tmp_path, "--quick", "--comparisons", "figure 2,native files")
 
-    check_environment(rows, "stages")
-    assert "minutes from here" in printed
+    check_environment(rows, "training.stages")
     small_words = "small model, small sizes, CPU, synthetic images (test_byobnet"
     assert all(row["scale"].startswith(small_words) and row["data"] == "synthetic" for row in rows)
-    native = "native files, the paper's loader", "native files, our loader, packed"
+    native = "native files, the stage-training paper's loader", "native files, our loader, packed"
     expected = {
         "figure 2": {"small first": [(32, 8), (48, 4)], "large first": [(48, 4), (48, 4)]},
-        "three stages": {"three sizes": [(32, 8), (48, 4), (64, 4)], "largest size": [(64, 4)] * 3},
     }
     expected |= dict.fromkeys(native, expected["figure 2"])
     verdicts = {row["comparison"]: row for row in rows if "pairs" in row}
@@ -277,44 +236,40 @@ def test_stages_benchmark(tmp_path):
     assert verdicts[native[0]]["cheap_waiting_share"]["median"] > 0.5
     assert verdicts[native[0]]["cheap_waiting_share"]["median"] > verdicts[native[1]]["cheap_waiting_share"]["median"]
     assert table(rows) in printed
-    assert (tmp_path / "seconds.svg").read_text().count("<svg") == 1
 
 
-def test_the_real_sizes_preset_on_a_toy(tmp_path):
-    """The code of --real, tiny and on the CPU: epochs by the minutes, few native files for many rows, no scores."""
-    pytest.importorskip("albumentations")
-    data = ("--studies", "24", "--native-studies", "1", "--minutes", "0.01")
-    rows, printed = run("stages", tmp_path, "--real", "--quick", *data, "--comparisons", "figure 2,native files")
-
-    check_environment(rows, "stages")
-    assert "on an RTX 3090, by its published rate" in printed
-    arms, verdicts = ([row for row in rows if key in row] for key in ("stages", "pairs"))
-    native = [row for row in arms if row["comparison"].startswith("native files")]
-    native_names = "native files, the paper's loader", "native files, our loader, packed"
-    assert [row["comparison"] for row in verdicts] == ["figure 2", *native_names]
-    assert len(native) == 4 and {row["epochs"] for row in native} == {1}
-    (epochs,) = {row["epochs"] for row in arms if row not in native}
-    assert 1 <= epochs <= 10
-    for row in arms:
-        assert row["seed"] == 0
-        for stage in row["stages"]:
-            assert stage["images"] == row["epochs"] * row["train_images"] > 0
-            assert len(stage["epoch_seconds"]) == row["epochs"]
-            trained, validated = (sum(each) for each in zip(*stage["epoch_seconds"], strict=True))
-            seconds = stage["seconds"]
-            assert trained == pytest.approx(seconds["training"] + seconds["waiting"], rel=0.05, abs=0.02)
-            assert validated == pytest.approx(seconds["validation"], rel=0.05, abs=0.02)
-    for row in verdicts:  # a promise is for a GPU
-        assert (row["at_least"], row["met"]) == (None, None) and "map_difference" not in row
-        assert 0.2 < row["ideal_share"] < 0.5
+def test_the_real_sizes_on_a_toy(tmp_path):
+    """--real has few native files for all rows of the packed dataset, in whole rounds of workers, and no scores."""
+    options = StagesRun(real=True, quick=True, comparisons=("native files",)).resolved()
+    theirs, ours = prepare(options, tmp_path)
+    assert (theirs.name, theirs.feed.words) == ("native files, the stage-training paper's loader", PAPERS)
+    files, workers = theirs.feed.loader.args
+    assert len(files) == len(theirs.feed.dataset.packed) > len(set(files)) >= 1
+    assert all(path.exists() for path in set(files)) and workers == loading_cores("cpu")
+    assert ours.feed.dataset is theirs.feed.dataset
+    for one in (theirs, ours):
+        assert (one.epochs, one.seeds, one.scored) == (1, 1, False)
+        assert one.multiple == 8 * one.workers and 1 <= one.workers <= workers
+        assert one.num_rows()[0] % one.multiple == 0 < one.num_rows()[0]
+        assert 0.2 < ideal_share(*one.sides) < 0.5
 
 
-def test_the_real_sizes_need_a_gpu(monkeypatch):
+def test_the_real_sizes_need_a_gpu():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    monkeypatch.setattr(sys, "argv", ["stages", "--real"])
-    with pytest.raises(SystemExit, match=r"torch sees no GPU here; .* --real --quick tries the same out on a CPU"):
-        measured(arguments())
+    with pytest.raises(UserError, match=r"torch sees no GPU here; .* --real --quick tries the same out on a CPU"):
+        measured(StagesRun(real=True, comparisons=("figure 2",)))
+
+
+def test_what_cannot_be_compared():
+    for given, message in (
+        ({"comparisons": ("figure 3",)}, "--comparisons 'figure 3': choose from figure 2,three stages,native files"),
+        ({"native_seeds": 0}, "--native-seeds 0: at least 1"),
+        ({"figure2": (Stage(64, 8),)}, "--figure2 takes two stages"),
+    ):
+        with pytest.raises(UserError, match=message):
+            StagesRun(**given).resolved()
+    assert StagesRun(device="cuda").resolved().real and StagesRun(lr=1.0).resolved().lr == 1.0
 
 
 def check_arm(row: dict, wanted: list[tuple[int, int]]) -> None:
@@ -322,7 +277,7 @@ def check_arm(row: dict, wanted: list[tuple[int, int]]) -> None:
     started = [stage["init_sha256"] for stage in row["stages"]]
     assert started[0] is None and None not in started[1:] and len(set(started)) == len(started)
     for stage in row["stages"]:
-        assert set(stage["seconds"]) == {*list(COLOURS)[:4], "setup", "saving", "closing"}
+        assert set(stage["seconds"]) == {*list(KINDS)[:4], "setup", "saving", "closing"}
         assert all(value >= 0 for value in stage["seconds"].values())
         assert stage["seconds"]["training"] > 0 and stage["seconds"]["compiling"] == 0
         check_sum("stage", list(stage["seconds"].values()), stage["total"])

@@ -1,16 +1,16 @@
-"""Who runs in `benchmarks.loading.loader`: a name, and what makes it in a process of its own (`served`)."""
+"""The baselines of `benchmarks.loading.loader`: a name, and what makes it in a process of its own (`served`)."""
 
 import gc
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 
 from benchmarks.loading.baselines import Pass, lean_loader, paper_loader
-from benchmarks.loading.served import Contender
+from benchmarks.loading.served import Baseline
 from cxrdali.data.augment import AugmentOptions, decide
 from cxrdali.data.buffers import RecycledBuffers
 from cxrdali.data.loader import Loader
@@ -21,16 +21,17 @@ from shards.dataset.packed import PackedDataset
 
 SEED = 0
 NATIVE_BATCH = 16
-AUGMENT = AugmentOptions()  # the paper's
-CACHED = 4  # batches that are handed over again and again
+AUGMENT = AugmentOptions()  # the stage-training paper's
+CACHED = 4  # batches that are given again and again
 JPEG, RAW, DECODE, CACHE, READ = "JPEG", "raw", "decode only", "cached batches", "read only"
 READER, WEBDATASET = "DALI's reader", "WebDataset + OpenCV"
 FFCV_JPEG, FFCV_RAW = "FFCV JPEG", "FFCV raw"
 FFCV_JPEG_OURS, FFCV_RAW_OURS = "FFCV with our flips, JPEG", "FFCV with our flips, raw"
 FFCV_GRAY_OURS = "FFCV with our flips, gray arrays"
-LEAN, PAPER_RESIZED, PAPER_NATIVE = "best-effort DataLoader", "paper, resized files", "paper, native files"
-THREE_CHANNELS = "hands over three channels, [B, S, S, 3], in memory that it writes into again"
-BORROWED = "hands over memory that it writes into again"
+LEAN = "best-effort DataLoader"
+PAPER_RESIZED, PAPER_NATIVE = "stage-training paper, resized files", "stage-training paper, native files"
+THREE_CHANNELS = "its batches have three channels, [B, S, S, 3], in memory that it writes into again"
+BORROWED = "its batches are memory that it writes into again"
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,16 @@ class Work:
     @property
     def step(self) -> int:
         """Images in whole rounds of twice as many workers as cores."""
-        return self.batch * cores() * 2
+        return self.batch * joblib.cpu_count() * 2
 
     @property
     def options(self) -> LoaderOptions:
         return LoaderOptions(size=self.size, batch=self.batch, device=self.device, decode=self.decode)
 
 
-def contenders(work: Work) -> dict[str, tuple[Callable[..., Contender], tuple]]:
+def baselines(work: Work) -> dict[str, tuple[Callable[..., Baseline], tuple]]:
     """What runs at one stage, in the order of the runs: name -> (function, arguments)."""
-    some, more = cores(), 2 * cores()
+    some, more = joblib.cpu_count(), 2 * joblib.cpu_count()
     modes = ("mixed", "hybrid") if work.device.startswith("cuda") else ()
     return {
         READ: (read_only, (work,)),
@@ -80,7 +81,6 @@ def contenders(work: Work) -> dict[str, tuple[Callable[..., Contender], tuple]]:
         JPEG: (ours, (work, False, work.decode, AUGMENT)),
         **{f"{JPEG}, {mode}": (ours, (work, False, mode, AUGMENT)) for mode in modes},
         RAW: (ours, (work, True, work.decode, AUGMENT)),
-        **{f"{RAW}, {mode}": (ours, (work, True, mode, AUGMENT)) for mode in modes},
         READER: (dali_reader, (work,)),
         **{with_workers(LEAN, count): (lean, (work, count)) for count in (some, more)},
         **{with_workers(WEBDATASET, count): (webdataset, (work, count)) for count in (some, more)},
@@ -98,14 +98,10 @@ def with_workers(name: str, count: int) -> str:
     return f"{name}, {count} workers"
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 # ---------------------------------------------------------------- ours
 
 
-def ours(work: Work, raw: bool, decode: str, augment: AugmentOptions | None) -> Contender:
+def ours(work: Work, raw: bool, decode: str, augment: AugmentOptions | None) -> Baseline:
     dataset = PackedDataset.open(work.data.raw if raw else work.data.jpeg)
     options = LoaderOptions(size=work.size, batch=work.batch, device=work.device, decode=decode)
     alive: list[Loader] = []
@@ -117,15 +113,15 @@ def ours(work: Work, raw: bool, decode: str, augment: AugmentOptions | None) -> 
         alive.append(Loader(dataset, wanted, options, seed=SEED, shuffle=True, augment=augment, drop_last=True))
 
         def run() -> int:
-            alive[0].set_epoch(0)  # every run the same order, as in the other contenders
+            alive[0].set_epoch(0)  # every run the same order, as in the others
             return consume((batch.images for batch in alive[0]), work.device)
 
         return run
 
-    return Contender(open_run, work.step, _stored_bytes(dataset, work.size), lambda: _forget(alive[0]._mapped))
+    return Baseline(open_run, work.step, _stored_bytes(dataset, work.size), forget_mapped)
 
 
-def read_only(work: Work) -> Contender:
+def read_only(work: Work) -> Baseline:
     """Every byte of an epoch's samples copied once, by one thread, in the order of the epoch."""
     dataset = PackedDataset.open(work.data.jpeg)
     mapped = MappedSize(dataset.stored(work.size))
@@ -142,11 +138,11 @@ def read_only(work: Work) -> Contender:
 
         return run
 
-    return Contender(open_run, work.step, _stored_bytes(dataset, work.size), lambda: _forget(mapped))
+    return Baseline(open_run, work.step, _stored_bytes(dataset, work.size), forget_mapped)
 
 
-def cached_batches(work: Work) -> Contender:
-    """Decoded batches are there already: what is left of our loader is the augmentation in the hand-over's copy."""
+def cached_batches(work: Work) -> Baseline:
+    """Decoded batches are there already: what is left of our loader is the copy that augments."""
     dataset = PackedDataset.open(work.data.jpeg)
     loader = Loader(dataset, rows(dataset, CACHED * work.batch), LoaderOptions(work.size, work.batch))
     ready = [batch.images.numpy().transpose(0, 2, 3, 1) for batch in loader]
@@ -154,29 +150,28 @@ def cached_batches(work: Work) -> Contender:
     gc.collect()  # with it goes what it mapped
     buffers = RecycledBuffers()
 
-    def handed(images: int) -> Iterator[torch.Tensor]:
+    def batches(images: int) -> Iterator[torch.Tensor]:
         for number in range(images // work.batch):
             made = decide(AUGMENT, SEED, 0, number * work.batch, work.batch, work.size)
             yield buffers.copy(ready[number % CACHED], made)
 
     def open_run(images: int) -> Callable[[], int]:
-        return lambda: consume(handed(images), work.device)
+        return lambda: consume(batches(images), work.device)
 
-    return Contender(open_run, work.step, float(work.size**2))
+    return Baseline(open_run, work.step, float(work.size**2))
 
 
 # ---------------------------------------------------------------- others
 
 
-def dali_reader(work: Work) -> Contender:
+def dali_reader(work: Work) -> Baseline:
     from benchmarks.loading.dalireader import DaliReader, ReaderOptions
 
     dataset = PackedDataset.open(work.data.jpeg)
     tars = list(dataset.stored(work.size).paths.values())
     options = work.options
-    wanted = ReaderOptions(
-        work.size, work.batch, options.resolved_threads, options.device_id, options.resolved_decode
-    )  # fmt: skip
+    how = (options.resolved_threads, options.device_id, options.resolved_decode)
+    wanted = ReaderOptions(work.size, work.batch, *how)
     alive: list[DaliReader] = []
 
     def start_anew() -> None:
@@ -187,18 +182,18 @@ def dali_reader(work: Work) -> Contender:
         start_anew()
         return lambda: consume(alive[0].batches(images // work.batch), work.device)
 
-    return Contender(open_run, work.step, _stored_bytes(dataset, work.size), start_anew)
+    return Baseline(open_run, work.step, _stored_bytes(dataset, work.size), start_anew)
 
 
-def lean(work: Work, workers: int) -> Contender:
+def lean(work: Work, workers: int) -> Baseline:
     def open_run(images: int) -> Callable[[], int]:
         loader = lean_loader(_resized_pass(work, images), work.size, workers, AUGMENT, SEED, work.pin)
         return lambda: consume((batch for batch, _ in loader), work.device)
 
-    return Contender(open_run, work.step, _file_bytes(work.data.resized[work.size]), lambda: None)
+    return Baseline(open_run, work.step, _file_bytes(work.data.resized[work.size]), lambda: None)
 
 
-def webdataset(work: Work, workers: int) -> Contender:
+def webdataset(work: Work, workers: int) -> Baseline:
     from benchmarks.loading.webdataset_cv import webdataset_loader
 
     dataset = PackedDataset.open(work.data.jpeg)
@@ -208,18 +203,18 @@ def webdataset(work: Work, workers: int) -> Contender:
         loader = webdataset_loader(tars, work.batch, images // work.batch, workers, AUGMENT, work.pin)
         return lambda: consume(loader, work.device)
 
-    return Contender(open_run, work.step, _stored_bytes(dataset, work.size))
+    return Baseline(open_run, work.step, _stored_bytes(dataset, work.size))
 
 
-def paper_resized(work: Work, workers: int) -> Contender:
+def paper_resized(work: Work, workers: int) -> Baseline:
     def open_run(images: int) -> Callable[[], int]:
         loader = paper_loader(_resized_pass(work, images), work.size, workers, False, work.pin)
         return lambda: consume((batch for batch, _ in loader), work.device)
 
-    return Contender(open_run, work.step, _file_bytes(work.data.resized[work.size]))
+    return Baseline(open_run, work.step, _file_bytes(work.data.resized[work.size]))
 
 
-def paper_native(work: Work, workers: int) -> Contender:
+def paper_native(work: Work, workers: int) -> Baseline:
     """Its batches are small, so that a run has several; its rate does not depend on that."""
     files = work.data.native
 
@@ -228,17 +223,18 @@ def paper_native(work: Work, workers: int) -> Contender:
         loader = paper_loader(Pass(files, _batches(order, NATIVE_BATCH)), work.size, workers, True, work.pin)
         return lambda: consume((batch for batch, _ in loader), work.device)
 
-    return Contender(open_run, NATIVE_BATCH * workers, _file_bytes(files))
+    return Baseline(open_run, NATIVE_BATCH * workers, _file_bytes(files))
 
 
-def ffcv(work: Work, mode: str, augment: str) -> Contender:
-    from benchmarks.loading.ffcv import Ffcv
+def ffcv(work: Work, mode: str, augment: str) -> Baseline:
+    from benchmarks.loading.ffcv import Ffcv, FfcvOptions
 
     python, folder = work.ffcv
     dataset = PackedDataset.open(work.data.jpeg)
     files = [work.data.resized[work.size][row] for row in np.flatnonzero(dataset.packed)]
-    worker = Ffcv(python, files, folder, work.size, work.batch, mode, cores(), augment)
-    return Contender(worker, work.step, worker.stored_bytes / len(files))
+    wanted = FfcvOptions(work.size, work.batch, mode, joblib.cpu_count(), augment)
+    worker = Ffcv(python, files, folder, wanted)
+    return Baseline(worker, work.step, worker.stored_bytes / len(files))
 
 
 # ---------------------------------------------------------------- what they share
@@ -276,6 +272,9 @@ def _file_bytes(files: tuple[Path, ...]) -> float:
     return float(np.mean([path.stat().st_size for path in files if path.exists()]))
 
 
-def _forget(mapped: MappedSize) -> None:
-    for shard in mapped.stored.paths:
-        mapped.forget(shard)
+def forget_mapped() -> None:
+    """Let go of every page that this process has mapped of shards, so that the kernel can drop it from the cache."""
+    for each in gc.get_objects():
+        if isinstance(each, MappedSize):
+            for shard in each.stored.paths:
+                each.forget(shard)

@@ -1,1 +1,0 @@
-"""What training effects a small network shows on the synthetic release."""
