@@ -22,6 +22,7 @@ from cxrdali.data.sampler import SAMPLERS, Sampler
 from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
 from shards.dataset.packed import PackedDataset
+from shards.packing.job import PackJob
 from shards.packing.plan import plan
 from shards.packing.publish import publish, with_arrays
 from shards.packing.rendition import Size
@@ -98,7 +99,7 @@ def make(folder: Path, rows: int, findings: int, shard_images: int, steps: Steps
     records = [with_arrays(_record(shard, len(each))) for shard, each in planned.groupby("shard", sort=True)]
     folder.mkdir(parents=True)
     with steps.step("publish"):
-        publish(release, folder, _Options(SIZES), planned, records, {"inputs": {}, "options": {}})
+        publish(PackJob(release, folder, _Options(SIZES)), planned, records, {"inputs": {}, "options": {}})
     for record in records:
         for size in SIZES:
             path = folder / size.folder / f"{record['shard']:06d}.tar"

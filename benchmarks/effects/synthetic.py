@@ -255,7 +255,7 @@ def drawing(folder: Path, size: int | str, studies: int) -> dict:
         "drawing": size,
         "images": summary.images,
         "cpu_seconds_per_1000": round(1000 * seconds / summary.images, 2),
-        "bytes_per_image": round(summary.bytes / summary.images),
+        "bytes_per_image": round(summary.num_bytes / summary.images),
     }
 
 

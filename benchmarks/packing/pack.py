@@ -90,7 +90,7 @@ class FreshRun:
 
 def ours(path: Path) -> list[bytes]:
     """One JPEG per size, as packing makes them."""
-    return renditions(path, tuple(Size(size) for size in SIZES), "squash", QUALITY)[0]
+    return renditions(path, PackOptions(tuple(Size(size) for size in SIZES), quality=QUALITY))[0]
 
 
 class Ceiling:

@@ -10,14 +10,15 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from shards.dataset.description import DATASET, FORMAT, dataset_identity, labels_path, read_description
+from shards.dataset.description import DATASET, FORMAT, dataset_identity, labels_name, read_description
 from shards.dataset.key import sample_key
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.make_shard import WORK
 from shards.packing.tarshard import members, read_index
 from shards.storage.files import sha256_bytes, sha256_file
-from shards.storage.remote import is_remote
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 from shards.workers import run
 
 
@@ -27,17 +28,17 @@ class VerifyReport:
 
     shards: int
     samples: int
-    bytes: int
+    num_bytes: int
     problems: tuple[str, ...]
     deep: bool
 
 
-def verify(root: Path, deep: bool = False, jobs: int = 1) -> VerifyReport:
+def verify(root: Location, deep: bool = False, jobs: int = 1) -> VerifyReport:
     """Check every file of the dataset; with `deep`, decode every rendition strictly too.
 
     Raises UserError only if there is no readable dataset.json to compare with, or if it lies in a bucket.
     """
-    if is_remote(root):
+    if not isinstance(root, Path):
         raise UserError(
             f"{root}: verify reads every byte from this machine's disk; copy the dataset here and verify the copy, or "
             f"train with --data {root}, which compares every shard that it copies with its sha256"
@@ -61,7 +62,7 @@ def verify(root: Path, deep: bool = False, jobs: int = 1) -> VerifyReport:
     except UserError as error:
         return VerifyReport(0, 0, 0, tuple(dict.fromkeys([*problems, str(error)])), deep)
     problems += _strangers(root, {DATASET, "catalog.parquet", "rejects.csv", "labels", WORK, *info["sizes"]})
-    problems += _strangers(root / "labels", {labels_path(root, name).name for name in info["labels"]})
+    problems += _strangers(root / "labels", {Path(labels_name(name)).name for name in info["labels"]})
     tasks = []
     for name, size in info["sizes"].items():
         if not (root / name).exists():
@@ -84,7 +85,7 @@ def verify(root: Path, deep: bool = False, jobs: int = 1) -> VerifyReport:
     return VerifyReport(
         shards=len(entries),
         samples=sum(entry["samples"] for entry in entries),
-        bytes=sum(entry["bytes"] for entry in entries),
+        num_bytes=sum(entry["bytes"] for entry in entries),
         problems=tuple(sorted(problems)),
         deep=deep,
     )
@@ -99,11 +100,11 @@ def _check_description(dataset: PackedDataset) -> list[str]:
         root / "catalog.parquet": info["catalog_sha256"],
         root / "rejects.csv": info.get("rejects_sha256"),
     }
-    files |= {labels_path(root, name): sha256 for name, sha256 in info.get("labels", {}).items()}
+    files |= {root / labels_name(name): sha256 for name, sha256 in info.get("labels", {}).items()}
     for path, sha256 in files.items():
         if not path.exists():
             problems.append(f"{path}: missing")
-        elif sha256_file(path) != sha256:
+        elif storage_of(path).sha256() != sha256:
             problems.append(f"{path}: its sha256 differs from dataset.json")
     return problems
 

@@ -1,14 +1,14 @@
 """What every release's images must hold: safe paths, unique ids, one split a subject."""
 
 import os
-from pathlib import Path
 
 import pandas as pd
 
 from shards.errors import UserError
 from shards.releases.release import LabelTable, Release
 from shards.releases.values import rows_of
-from shards.storage.remote import is_remote
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 
 
 def check_paths(release: Release) -> None:
@@ -28,13 +28,13 @@ def check_links(release: Release) -> None:
     A link further down is looked at when its image is read: 400,000 looks would take minutes on a network disk.
     A store has no links.
     """
-    if is_remote(release.root):
+    inside = storage_of(release.root).real_path()
+    if inside is None:
         return
-    inside = os.path.realpath(release.root)
     parts = [folder.split("/") for folder in release.images["path"].str.rpartition("/")[0].unique() if folder]
     for folder in sorted({part[0] for part in parts} | {"/".join(part[:2]) for part in parts}):
-        real = os.path.realpath(release.root / folder)
-        if not real.startswith(f"{inside}{os.sep}"):
+        real = storage_of(release.root / folder).real_path()
+        if real is None or not real.startswith(f"{inside}{os.sep}"):
             raise UserError(
                 f"{release.root / folder}: a link out of the release, to {real}; "
                 "give --allow-links if that is where your images are"
@@ -56,7 +56,7 @@ def check_subjects(table: LabelTable, images: pd.DataFrame) -> None:
     )
 
 
-def check_unique(images: pd.DataFrame, path: Path) -> None:
+def check_unique(images: pd.DataFrame, path: Location) -> None:
     """An image id names one image; a second one would silently replace the first."""
     doubled = images["image_id"].duplicated()
     if doubled.any():

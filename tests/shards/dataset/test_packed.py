@@ -111,7 +111,8 @@ def test_more_shards_than_open_files(pack_folder, hard):
 import resource
 from pathlib import Path
 from shards.errors import UserError
-from shards.packed import MappedSize, PackedDataset
+from shards.dataset.mapped import MappedSize
+from shards.dataset.packed import PackedDataset
 
 dataset = PackedDataset.open(Path({str(pack_folder)!r}))
 most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -106,7 +106,7 @@ def test_every_rendition_is_that_of_its_own_file(dataset, release_folder, pixels
     samples = read_webdataset(dataset.root / str(pixels))
     for row in range(0, len(samples), 7):
         path = release_folder / paths[dataset.catalog["image_id"].iloc[row]]
-        images, source = renditions(path, sizes, "squash", 95)
+        images, source = renditions(path, PackOptions(sizes))
         assert samples[row][1] == images[list(SIZES).index(pixels)]
         assert (source.height, source.width) == tuple(dataset.catalog.loc[row, ["height", "width"]])
 
@@ -310,7 +310,7 @@ def test_a_second_run_does_nothing(small):
     summary = pack_quietly(small / "release", small / "pack")
     assert summary.already_finished and summary.images_this_run == 0
     assert (summary.planned, summary.packed, summary.rejected) == (IMAGES, IMAGES, {})
-    assert summary.bytes == sum(path.stat().st_size for path in (small / "pack").glob("*/*.tar"))
+    assert summary.num_bytes == sum(path.stat().st_size for path in (small / "pack").glob("*/*.tar"))
     assert {path: path.stat().st_mtime_ns for path in (small / "pack").rglob("*")} == before
 
 
@@ -524,7 +524,7 @@ def test_an_estimate_counts_exactly_and_guesses_the_bytes(dataset, release_folde
     assert (found.sampled, found.rejected) == (32, {}) and found.minutes > 0
     for name, size in dataset.info["sizes"].items():
         packed = sum(shard["bytes"] for shard in size["shards"])
-        assert 0.7 * packed < found.bytes_per_size[name] < 1.3 * packed
+        assert 0.7 * packed < found.num_bytes[name] < 1.3 * packed
 
 
 def test_an_estimate_meets_the_rejects_too(release):
