@@ -47,8 +47,7 @@ class Dask:
         if not work.spans:
             return
         # a worker starts in another folder than the packer
-        work = replace(work, root=storage_of(work.root).absolute(), out=storage_of(work.out).absolute())
-        work = replace(work, tmp=work.tmp.absolute())
+        work = replace(work, root=work.root.absolute(), out=work.out.absolute(), tmp=work.tmp.absolute())
         with _client(self) as client:
             asked = _question(work)
             _ask(client, asked)

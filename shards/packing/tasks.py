@@ -21,7 +21,7 @@ def shard_tasks(
     """Each is made when it is asked for. spans: per shard its first row of the plan and the one after its last."""
     release, inside, parent = job.release, confined_to(job.release, job.options), os.getpid()
     names = planned.images["image_id"].iloc[planned.order]
-    # int64 [tables, rows]: where the image of each row stands in each label table
+    # int64 [tables, rows]: the row in each label table of the image of each row
     places = np.array([table.places(names) for table in release.labels], dtype=np.int64).reshape(-1, len(names))
 
     def images(start: int, stop: int) -> list[PlannedImage]:
@@ -40,13 +40,15 @@ def _planned_images(rows: pd.DataFrame, findings: list[dict[str, dict]]) -> list
     lists.setdefault("inverted", [False] * len(rows))
     names = zip(lists["subject_id"], lists["study_id"], lists["image_id"], strict=True)
     lists |= {"key": [sample_key(*each) for each in names], "findings": findings}
-    return [PlannedImage(*values) for values in zip(*(lists[name] for name in PlannedImage._fields), strict=True)]
+    return [
+        PlannedImage(*values) for values in zip(*(lists[name] for name in PlannedImage.__annotations__), strict=True)
+    ]
 
 
 def findings_of(labels: Sequence[LabelTable], places: np.ndarray) -> list[dict[str, dict]]:
     """Per image its findings in every label table, as they go into KEY.json: what is not listed is negative.
 
-    places: int64 [tables, images], where the images stand in each table (`LabelTable.places`).
+    places: int64 [tables, images], the images' rows in each table (`LabelTable.places`).
     """
     entries: list[dict[str, dict]] = [{} for _ in range(places.shape[1])]
     for table, place in zip(labels, places, strict=True):

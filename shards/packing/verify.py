@@ -2,6 +2,7 @@
 
 import io
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from shards.errors import UserError
 from shards.packing.make_shard import WORK
 from shards.packing.tarshard import members, read_index
 from shards.storage.files import sha256_bytes, sha256_file
-from shards.storage.places import storage_of
 from shards.storage.protocol import Location
 from shards.workers import run
 
@@ -68,12 +68,7 @@ def verify(root: Location, deep: bool = False, jobs: int = 1) -> VerifyReport:
         if not (root / name).exists():
             problems.append(f"{root / name}: the folder is missing")
             continue
-        shard_column = catalog["shard"].fillna(-1).to_numpy(dtype=np.int64)
-        for entry in size["shards"]:
-            rows = np.flatnonzero(shard_column == int(Path(entry["name"]).stem))
-            columns = catalog.iloc[rows][[f"offset_{name}", f"length_{name}"]].to_numpy(dtype=np.int64)
-            expected = [(keys[row], *span) for row, span in zip(rows, columns.tolist(), strict=True)]
-            tasks.append(joblib.delayed(_check_shard)(root, size, entry, expected, deep))
+        tasks += _shard_checks(dataset, name, keys, deep)
         known = {Path(entry["name"]).name for entry in size["shards"]}
         problems += _strangers(root / name, known | {Path(name).with_suffix(".idx").name for name in known})
     results = run(tasks, jobs, str(root))
@@ -91,8 +86,19 @@ def verify(root: Location, deep: bool = False, jobs: int = 1) -> VerifyReport:
     )
 
 
+def _shard_checks(dataset: PackedDataset, name: str, keys: list[str], deep: bool) -> Iterator[tuple]:
+    """A task per shard of a size, with the rows that the catalog has in it."""
+    catalog, size = dataset.catalog, dataset.info["sizes"][name]
+    shard_column = catalog["shard"].fillna(-1).to_numpy(dtype=np.int64)
+    for entry in size["shards"]:
+        rows = np.flatnonzero(shard_column == int(Path(entry["name"]).stem))
+        columns = catalog.iloc[rows][[f"offset_{name}", f"length_{name}"]].to_numpy(dtype=np.int64)
+        expected = [(keys[row], *span) for row, span in zip(rows, columns.tolist(), strict=True)]
+        yield joblib.delayed(_check_shard)(dataset.folder, size, entry, expected, deep)
+
+
 def _check_description(dataset: PackedDataset) -> list[str]:
-    root, info = dataset.root, dataset.info
+    root, info = dataset.folder, dataset.info
     problems = []
     if info.get("id") != dataset_identity(info):
         problems.append(f"{root / DATASET}: its id is not the hash of its catalog and shards")
@@ -104,7 +110,7 @@ def _check_description(dataset: PackedDataset) -> list[str]:
     for path, sha256 in files.items():
         if not path.exists():
             problems.append(f"{path}: missing")
-        elif storage_of(path).sha256() != sha256:
+        elif sha256_file(path) != sha256:
             problems.append(f"{path}: its sha256 differs from dataset.json")
     return problems
 

@@ -8,7 +8,6 @@ from shards.errors import UserError
 from shards.releases.release import LabelTable, Release
 from shards.releases.values import rows_of
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 
 def check_paths(release: Release) -> None:
@@ -54,11 +53,3 @@ def check_subjects(table: LabelTable, images: pd.DataFrame) -> None:
         f"{table.inputs[0]}: subject {doubled[0]!r} is in the splits {' and '.join(where)} of labels {table.name!r}, "
         f"as are {len(doubled):,} subjects in all; correct the table, or go on with --allow-subject-overlap"
     )
-
-
-def check_unique(images: pd.DataFrame, path: Location) -> None:
-    """An image id names one image; a second one would silently replace the first."""
-    doubled = images["image_id"].duplicated()
-    if doubled.any():
-        first = images.loc[doubled, "image_id"].iloc[0]
-        raise UserError(f"{path}: image {first!r} stands in more than one row; keep one of them")

@@ -1,7 +1,7 @@
 """The label tables of the CXR-LT 2026 challenge, on images of PadChest.
 
-ImageID,StudyDate_DICOM,PatientID, then a column per finding. Tables are told by their names, because only some are
-public: *test*, *dev* or *valid*, Removal.csv, and what is left is the training table. The test table comes with 30
+ImageID,StudyDate_DICOM,PatientID, then a column per finding. Tables are recognised by their names, because only some
+are public: *test*, *dev* or *valid*, Removal.csv, and what is left is the training table. The test table comes with 30
 nameless, empty columns. Removal.csv names images that are not to be trained on, every image of the test table among
 them. Finding names are taken as they stand, mixed case included, without the blanks and tabs around them.
 """
@@ -41,7 +41,7 @@ class PatientLabels(LabelTable):
 def find(folder: Location) -> list[PatientLabels]:
     """The tables in `folder`, or in the first folder below it that is named after the challenge, as one; may be none.
 
-    Raises UserError naming file, column and value, if an image stands in two tables, a training table has a column
+    Raises UserError naming file, column and value, if an image is in two tables, a training table has a column
     without a name, or a test table's columns are not the training table's findings.
     """
     place, paths = _place(folder)

@@ -11,7 +11,6 @@ import pandas as pd
 
 from shards.errors import UserError
 from shards.releases import cxrlt
-from shards.releases.checks import check_unique
 from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
 from shards.releases.values import check_index, finding_values, ids, rows_of, splits
 from shards.storage.csv import read_table
@@ -66,7 +65,7 @@ def _images(root: Location) -> pd.DataFrame:
     )
     if not len(images):
         raise UserError(f"{path}: a header and no image; download it again")
-    check_unique(images, path)
+    check_index(pd.Index(images["image_id"]), path, "image")
     return images
 
 

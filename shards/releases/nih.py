@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.checks import check_unique
 from shards.releases.locate import image_paths
 from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
 from shards.releases.values import check_index, ids
@@ -80,7 +79,7 @@ def _images(path: Location) -> pd.DataFrame:
             "view_position": position,
         }
     )
-    check_unique(images, path)
+    check_index(pd.Index(images["image_id"]), path, "image")
     return images
 
 

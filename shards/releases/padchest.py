@@ -13,11 +13,10 @@ import pandas as pd
 
 from shards.errors import UserError
 from shards.releases import cxrlt2026
-from shards.releases.checks import check_unique
 from shards.releases.cxrlt2026 import IMAGE, PATIENT, PatientLabels, csv_files
 from shards.releases.locate import image_paths
 from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
-from shards.releases.values import has_lost_digits, ids
+from shards.releases.values import check_index, has_lost_digits, ids
 from shards.storage.csv import read_table
 from shards.storage.protocol import Location
 
@@ -71,7 +70,7 @@ def _of_original(path: Location) -> tuple[pd.DataFrame, list[str]]:
     images = _original(path)
     if not len(images):
         raise UserError(f"{path}: a header and no image; download it again")
-    check_unique(images, path)
+    check_index(pd.Index(images["image_id"]), path, "image")
     return images, []
 
 
@@ -136,7 +135,7 @@ def _described(image: pd.Series, path: Location) -> pd.DataFrame:
             f"{image[absent].iloc[0]!r}; give the table of all 160,000 images"
         )
     original = original[original.index.isin(file)]
-    check_unique(original, path)
+    check_index(pd.Index(original["image_id"]), path, "image")
     return original.loc[file].assign(image_id=image.to_numpy())
 
 

@@ -84,8 +84,15 @@ class Release:
 class Reader:
     """A kind of release. The registry (`shards.releases.open`) finds it as READER in a file of this folder.
 
-    order: readers are asked in ascending order whether they know a folder; folders: what such a folder holds, and
-    label_files: what a folder of its labels holds, both for messages.
+    Attributes:
+        name: As it stands in dataset.json.
+        order: Readers are asked in ascending order whether they know a folder.
+        folders, label_files: What a folder of the release, and one of its labels, holds; for messages.
+        recognises: Whether a folder looks like this kind of release.
+        read: The release in a folder, with the labels in further folders. Raises UserError naming file, column and
+            value.
+        label_tables: The label releases in a folder, for images with the columns image_id, study_id and subject_id
+            (None while a release is read whose images come from its labels); may be none.
     """
 
     name: str
@@ -93,11 +100,8 @@ class Reader:
     folders: str
     label_files: str
     recognises: Callable[[Location], bool]
-    """Whether the folder looks like this kind of release."""
     read: Callable[[Location, Sequence[Location]], Release]
-    """Read every table of a release, and of folders of labels. Raises UserError naming file, column and value."""
     label_tables: Callable[[Location, pd.DataFrame | None], Sequence[LabelTable]]
-    """The label releases in a folder, for images with the columns image_id, study_id and subject_id; may be none."""
 
     def labels_in(self, folder: Location, images: pd.DataFrame | None) -> Sequence[LabelTable]:
         """The label releases in a folder that was given for them. Raises UserError if there is none."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.checks import check_paths, check_unique
+from shards.releases.checks import check_paths
 from shards.releases.release import TABLE, LabelTable, Release
 from shards.releases.values import check_index, finding_values, ids, splits
 from shards.storage.csv import is_unnamed, one_line, read_table
@@ -81,7 +81,7 @@ def open_table(file: Location, columns: Columns, root: Location) -> Release:
             "path": _paths(table, columns, file, root),
         }
     )
-    check_unique(images, file)
+    check_index(pd.Index(images["image_id"]), file, "image")
     labels = (_labels(table, columns, file),)
     release = Release(TABLE, root, images, labels, (file,), columns.as_json(), (*notes, *view_notes))
     check_paths(release)

@@ -98,6 +98,7 @@ def splits(column: pd.Series, path: Location, name: str = "split") -> pd.Series:
 
 
 def check_index(index: pd.Index, path: Location, column: str) -> None:
+    """Raises UserError if a name occurs twice: a second one would silently replace the first."""
     doubled = index.duplicated()  # has_duplicates would keep a hash table with the index, twice as large as its texts
     if doubled.any():
         first = index[doubled][0]

@@ -70,9 +70,6 @@ class Disk:
     def real_path(self) -> str:
         return os.path.realpath(self.path)
 
-    def absolute(self) -> Path:
-        return self.path.absolute()
-
     def check_writable(self) -> None:
         """Permissions are found out by writing."""
 

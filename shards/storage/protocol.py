@@ -71,9 +71,6 @@ class Storage(Protocol):
     def real_path(self) -> str | None:
         """Where it really is, links followed; None where there are no links."""
 
-    def absolute(self) -> Location:
-        """The same place, named so that a process in another folder finds it."""
-
     def check_writable(self) -> None:
         """Raises UserError if nothing can be written there whatever the permissions are."""
 

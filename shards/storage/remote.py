@@ -169,9 +169,6 @@ class Bucket:
     def real_path(self) -> None:
         return None
 
-    def absolute(self) -> "UPath":
-        return self.path
-
     def check_writable(self) -> None:
         if self.path.protocol not in WRITABLE:
             protocols = ", ".join(f"{protocol}://" for protocol in WRITABLE)
