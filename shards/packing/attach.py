@@ -33,11 +33,20 @@ from shards.storage.protocol import Location
 def attach(
     root: Location, folders: Sequence[Location], allow_subject_overlap: bool = False, tables: Sequence[LabelTable] = ()
 ) -> list[tuple[LabelTable, bool]]:
-    """Attach every label release in `folders`, and `tables` that were read already; returns them and whether each is
-    new (False: it was attached already).
+    """Attach label releases to a packed dataset.
 
-    Raises UserError if a folder holds none, a table matches no image, a subject is in two splits, or labels of
-    that name with other content are attached. Then nothing has changed.
+    Args:
+        root: The dataset, on this machine.
+        folders: Folders of label releases; all that each holds are attached.
+        allow_subject_overlap: Whether a subject may be in two splits.
+        tables: Further label releases, which were read already.
+
+    Returns:
+        Each label release, and whether it is new (False: it was attached already).
+
+    Raises:
+        UserError: A folder holds none, a table matches no image, a subject is in two splits, or labels of that name
+            with other content are attached. Nothing has changed then.
     """
     root = _on_this_machine(root)
     dataset = PackedDataset.open(root)

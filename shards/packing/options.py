@@ -47,11 +47,16 @@ class Size:
 class PackOptions:
     """What the bytes of a packed dataset depend on, besides the release.
 
-    sizes: stored sizes; fit: squash, pad or crop; quality: JPEG quality, 1 to 100; shard_images: most images
-    per shard; seed: order of the studies; limit: pack only the first so many images of the plan (whole
-    studies), for a trial; check_hashes: reject images that are not those of the release's SHA256SUMS.txt;
-    allow_links: follow links that leave the release's folder; window: how 16-bit images become 8-bit, percentile,
-    minmax or full (`shards.packing.window`).
+    Attributes:
+        sizes: Stored sizes, each once.
+        fit: How a rectangle becomes a square, of FITS.
+        quality: JPEG quality, 1 to 100.
+        shard_images: Most images per shard, at least 1.
+        seed: Of the order of the studies, 0 to 2**63 - 1.
+        limit: Pack only the first so many images of the plan (whole studies), for a trial; None: all.
+        check_hashes: Reject images that are not those of the release's SHA256SUMS.txt.
+        allow_links: Follow links that leave the release's folder.
+        window: How 16-bit images become 8-bit, of WINDOWS.
     """
 
     sizes: tuple[Size, ...] = (Size(224), Size(320), Size(384), Size(512))
@@ -94,9 +99,10 @@ class PackOptions:
 class PackLimits:
     """What is tolerated, without influence on any byte: it may differ from one run to the next.
 
-    max_reject_fraction: share of the planned images that may be rejected, judged once, when all are read;
-    allow_subject_overlap: pack labels that have a subject in two splits; stall: seconds in which a worker must
-    finish an image.
+    Attributes:
+        max_reject_fraction: Share of the planned images that may be rejected, judged once, when all are read.
+        allow_subject_overlap: Pack labels that have a subject in two splits.
+        stall: Seconds in which a worker must finish an image.
     """
 
     max_reject_fraction: float = 0.01

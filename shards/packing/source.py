@@ -87,13 +87,19 @@ def read(path: Location, inside: str | None = None, sha256: str | None = None) -
 
 
 def decode(data: bytes, least: int, name: str = "", window: str = "percentile", inverted: bool = False) -> Source:
-    """A JPEG or PNG as gray with h and w >= `least` (a JPEG's smallest such scale; full size if it is smaller).
+    """Decode a JPEG or PNG to gray.
 
-    window: how 16 bits become 8 (`shards.packing.window`); inverted: the release says MONOCHROME1, so 0 is white in
-    the file.
-    Raises RejectedImage if `data` is no image, another kind than `name` says, damaged in any way that the format
-    or the decoder can tell, smaller than 32 pixels on a side, larger than 100 megapixels, or, under the window
-    "full", a 16-bit image that uses at most 12 bits.
+    Args:
+        data: The whole file.
+        least: Smallest height and width wanted, in pixels. A JPEG is decoded at its smallest scale that has both.
+        name: The file's name, whose suffix must not name another kind.
+        window: How 16 bits become 8 (`shards.packing.window`).
+        inverted: Whether the release says MONOCHROME1: 0 is white in the file.
+
+    Raises:
+        RejectedImage: `data` is no image, another kind than `name` says, damaged in any way that the format or the
+            decoder can tell, smaller than 32 pixels on a side, larger than 100 megapixels, or, under the window
+            "full", a 16-bit image that uses at most 12 bits.
     """
     kind = next((kind for kind, magic in _MAGIC.items() if data.startswith(magic)), None)
     if kind is None:

@@ -40,9 +40,8 @@ def _planned_images(rows: pd.DataFrame, findings: list[dict[str, dict]]) -> list
     lists.setdefault("inverted", [False] * len(rows))
     names = zip(lists["subject_id"], lists["study_id"], lists["image_id"], strict=True)
     lists |= {"key": [sample_key(*each) for each in names], "findings": findings}
-    return [
-        PlannedImage(*values) for values in zip(*(lists[name] for name in PlannedImage.__annotations__), strict=True)
-    ]
+    columns = (lists[name] for name in PlannedImage.__annotations__)
+    return [PlannedImage(*values) for values in zip(*columns, strict=True)]
 
 
 def findings_of(labels: Sequence[LabelTable], places: np.ndarray) -> list[dict[str, dict]]:

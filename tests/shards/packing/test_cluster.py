@@ -52,11 +52,11 @@ class Processes:
             free.bind(("127.0.0.1", 0))
             self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
-    def start(self, verb, *arguments, before=(), **variables):
-        log = self.folder / f"{verb}-{len(self.started)}.log"
+    def start(self, command, *arguments, before=(), **variables):
+        log = self.folder / f"{command}-{len(self.started)}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [*before, sys.executable, "-m", "dask", verb, *map(str, arguments)],
+                [*before, sys.executable, "-m", "dask", command, *map(str, arguments)],
                 cwd=self.folder,
                 env=environment(**variables),
                 start_new_session=True,
