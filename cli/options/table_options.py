@@ -43,7 +43,8 @@ def read_columns(table: Path | None, given: dict, needed: tuple[str, ...]):
     """
     from shards.releases.table import Columns
 
-    given = {name: given[name] for _, name, _ in (*_COLUMNS, *_IMAGE_COLUMNS) if name in given}
+    known = {name for _, name, _ in (*_COLUMNS, *_IMAGE_COLUMNS)}
+    given = {name: value for name, value in given.items() if name in known}
     named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if table is None:
         if named:

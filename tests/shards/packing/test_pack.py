@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 
 import cv2
@@ -27,6 +29,7 @@ from shards.packing.verify import verify
 from shards.releases.open import open_release
 from shards.releases.release import Release
 from shards.storage.files import json_bytes, sha256_file
+from tests.cli.cli import ROOT
 from tests.releases import contents, jpeg, smooth_image, write_release, write_table
 
 SIZES = {48: "jpg", 56: "npy", 64: "jpg"}  # of the fixture pack_folder
@@ -548,3 +551,11 @@ def test_fits_differ_and_each_is_packed_as_asked(release, tmp_path):
         rows[fit] = np.load(io.BytesIO(image))
     assert (rows["pad"][:, 0] == 0).all() and (rows["pad"][:, -1] == 0).all()  # every image is higher than wide
     assert not np.array_equal(rows["squash"], rows["crop"]) and (rows["squash"] > 0).any()
+
+
+@pytest.mark.parametrize("module", ["make_shard", "cluster_worker"])
+def test_a_worker_loads_neither_pandas_nor_arrow(module):
+    """They would take longer to load than 20 images take to pack."""
+    script = f"import sys, shards.packing.{module}; print(*sorted({{'pandas', 'pyarrow'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
