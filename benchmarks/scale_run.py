@@ -21,6 +21,7 @@ from cxrdali.data.sampler import Sampler
 from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
 from shards.dataset.packed import PackedDataset
+from shards.packing.job import PackJob
 from shards.packing.options import PackOptions
 from shards.packing.plan import plan
 from shards.packing.publish import publish, with_arrays
@@ -97,7 +98,7 @@ def make(folder: Path, rows: int, findings: int, shard_images: int, steps: Steps
     records = [with_arrays(_record(shard, len(each))) for shard, each in planned.groupby("shard", sort=True)]
     folder.mkdir(parents=True)
     with steps.step("publish"):
-        publish(release, folder, PackOptions(sizes=SIZES), planned, records, {"inputs": {}, "options": {}})
+        publish(PackJob(release, folder, PackOptions(sizes=SIZES)), planned, records, {"inputs": {}, "options": {}})
     for record in records:
         for size in SIZES:
             path = folder / size.folder / f"{record['shard']:06d}.tar"

@@ -22,11 +22,11 @@ def doctor(data: Path | None, as_json: bool):
     changed.
     """
     from cxrdali.doctor.checks import checks
-    from shards.storage.remote import is_remote
+    from shards.storage.places import storage_of
 
     required = data is not None or bool(os.environ.get("CXRDALI_DATA"))
     done, pack = [], folders.packed(data)
-    for check in checks(pack, required, folders.RUNS, folders.copies() if is_remote(pack) else None):
+    for check in checks(pack, required, folders.RUNS, None if storage_of(pack).local else folders.copies()):
         done.append(check)
         if not as_json:
             click.echo(f"{check.name:{WIDTH}} {check.state:5}  {check.found}")

@@ -1,13 +1,14 @@
 """cxrdali shard: from a release to a packed dataset."""
 
-import os
+from dataclasses import fields
 from pathlib import Path
 
 import click
 
 from cli.options import folders
 from cli.options.table_options import read_columns, table_options
-from shards.storage.remote import is_remote
+from shards.packing.options import ENGINES, FITS, WINDOWS, PackLimits, PackOptions, Part, Size
+from shards.storage.places import storage_of
 
 REMOTE_JOBS = 4  # workers per core: at 50 ms a request they wait for the store most of the time
 REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before they give a dead link up
@@ -18,8 +19,8 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
     "--source",
     type=folders.Place(),
     metavar="DIR",
-    help="The release: MIMIC-CXR-JPG, CXR-LT 2026 on PadChest, or ChestX-ray14, told by its tables; with --table the "
-    "folder that the paths start from.  [default: $CXRDALI_SOURCE, else data/mimic-cxr-jpg]",
+    help="The release; its kind is detected from its tables (docs/releases.md lists them). With --table the folder "
+    "that the paths start from.  [default: $CXRDALI_SOURCE, else data/mimic-cxr-jpg]",
 )
 @click.option(
     "--out",
@@ -46,21 +47,21 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 )
 @click.option(
     "--fit",
-    type=click.Choice(["squash", "pad", "crop"]),
-    default="squash",
+    type=click.Choice(FITS),
+    default=PackOptions.fit,
     show_default=True,
-    help="How a rectangle becomes a square; squash is the paper's.",
+    help="How a rectangle becomes a square; the stage-training paper squashes.",
 )
-@click.option("--quality", default=95, show_default=True, help="JPEG quality, 1 to 100.")
+@click.option("--quality", default=PackOptions.quality, show_default=True, help="JPEG quality, 1 to 100.")
 @click.option(
     "--window",
-    type=click.Choice(["percentile", "minmax", "full"]),
-    default="percentile",
+    type=click.Choice(WINDOWS),
+    default=PackOptions.window,
     show_default=True,
     help="Which values of a 16-bit image become black and white: its 0.5 and 99.5 percentile, its smallest and "
-    "largest, or 0 and 65,535 (the loss-design paper's; images of 12 bits or fewer are then rejected).",
+    "largest, or 0 and 65,535 (as the loss-design paper; images of 12 bits or fewer are then rejected).",
 )
-@click.option("--shard-images", default=4096, show_default=True, help="Most images in a shard.")
+@click.option("--shard-images", default=PackOptions.shard_images, show_default=True, help="Most images in a shard.")
 @click.option(
     "--jobs",
     default=None,
@@ -70,8 +71,8 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 )
 @click.option(
     "--engine",
-    type=click.Choice(["local", "dask"]),
-    default="local",
+    type=click.Choice(ENGINES),
+    default=ENGINES[0],
     show_default=True,
     help="Who makes the shards: processes of this machine, or the workers of a Dask cluster (extra [dask]). The bytes "
     "are the same.",
@@ -88,7 +89,7 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
     help="Make only part I of N, beside other processes that make the others, on any machine that shares --out; when "
     "all are made, the same command without --part publishes.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the order of studies.")
+@click.option("--seed", default=PackOptions.seed, show_default=True, help="Seed of the order of studies.")
 @click.option(
     "--check-hashes",
     is_flag=True,
@@ -97,7 +98,7 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 )
 @click.option(
     "--max-reject-fraction",
-    default=0.01,
+    default=PackLimits.max_reject_fraction,
     show_default=True,
     help="Share of the images that may be rejected, judged when all are read.",
 )
@@ -113,21 +114,19 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 @click.option("--limit", default=None, type=int, help="Pack only so many images (whole studies), for a trial.")
 @click.option("--dry-run", is_flag=True, help="Print counts, estimated bytes and minutes; write nothing.")
 @table_options(images=True)
-def shard(
-    source, out, label_folders, sizes, fit, quality, window, shard_images, jobs, seed, limit, dry_run,
-    check_hashes, allow_links, max_reject_fraction, allow_subject_overlap, stall, engine, scheduler, part, table,
-    **columns,
-):  # fmt: skip
+def shard(source, out, label_folders, table, jobs, engine, scheduler, part, dry_run, **given):
     """Pack a release into WebDataset shards, a rendition per size.
 
     Can be killed at any moment: the same command finishes what is missing. On a finished dataset it does nothing.
     The release is only read. --source, --labels and --table may be s3://, gs:// or https://; --out s3:// or gs://.
     """
+    from joblib import cpu_count
+
     from shards.packing.engine import Local
     from shards.packing.estimate import estimate
-    from shards.packing.options import PackLimits, PackOptions, Part, PartSummary
-    from shards.packing.pack import pack
-    from shards.packing.rendition import Size
+    from shards.packing.job import PackJob
+    from shards.packing.pack import pack_job
+    from shards.packing.summary import PartSummary
     from shards.releases.open import open_release
     from shards.releases.table import open_table
 
@@ -135,18 +134,42 @@ def shard(
         wrong = "needs --engine dask" if engine == "local" else "takes no --jobs: its workers are all used"
         raise click.UsageError(f"--scheduler {wrong}")
     part = Part.parse(part) if part else None
-    named = read_columns(table, columns, ("path_column", "id_column", "findings"))
+    named = read_columns(table, given, ("path_column", "id_column", "findings"))
     if named and label_folders:
         raise click.UsageError("--labels is for known releases; with --table the labels are the table's own")
-    sizes = tuple(Size.parse(text) for text in sizes.split(","))
-    options = PackOptions(sizes, fit, quality, shard_images, seed, limit, check_hashes, allow_links, window)
+    options = _fields(PackOptions, {**given, "sizes": tuple(map(Size.parse, given["sizes"].split(",")))})
     source, out = folders.release(source), folders.packed(out)
-    if stall is None:
-        stall = REMOTE_STALL if is_remote(source) or is_remote(out) else PackLimits.stall
-    limits = PackLimits(max_reject_fraction, allow_subject_overlap, stall)
-    jobs = jobs or len(os.sched_getaffinity(0)) * (REMOTE_JOBS if is_remote(source) else 1)
+    near = storage_of(source).local
+    if given["stall"] is None:
+        given["stall"] = PackLimits.stall if near and storage_of(out).local else REMOTE_STALL
+    limits = _fields(PackLimits, given)
+    jobs = jobs or cpu_count() * (1 if near else REMOTE_JOBS)
     release = open_table(table, named, source) if named else open_release(source, label_folders)
-    click.echo(f"{release.name}: {len(release.images):,} images in {source}")
+    _print_release(release)
+    if dry_run:
+        _print_estimate(estimate(release, options, jobs, limits=limits), jobs)
+        return
+    making = Local(jobs)
+    if engine == "dask":
+        from shards.packing.cluster import Dask
+
+        making = Dask(scheduler, jobs)
+        whose = f"those of {scheduler}" if scheduler else f"{jobs} of a Dask cluster that lasts as long as this run"
+        click.echo(f"workers: {whose}")
+    summary = pack_job(PackJob(release, out, options, limits, part), making)
+    if isinstance(summary, PartSummary):
+        _print_part(out, summary)
+    else:
+        _print_summary(out, summary)
+
+
+def _fields(kind, given: dict):
+    """A dataclass of those options that are its fields."""
+    return kind(**{field.name: given[field.name] for field in fields(kind)})
+
+
+def _print_release(release) -> None:
+    click.echo(f"{release.name}: {len(release.images):,} images in {release.root}")
     for note in release.notes:
         click.echo(f"  {note}")
     for labels in release.labels:
@@ -158,23 +181,6 @@ def shard(
             click.echo(f"  {note}")
     if not release.labels:
         click.echo("no labels found: give --labels DIR, or the dataset can be read but not trained on")
-    if dry_run:
-        _print_estimate(estimate(release, options, jobs, limits=limits), jobs)
-        return
-    making = Local(jobs)
-    if engine == "dask":
-        from shards.packing.cluster import Dask
-
-        making = Dask(scheduler, jobs)
-        whose = f"those of {scheduler}" if scheduler else f"{jobs} of a Dask cluster that lasts as long as this run"
-        click.echo(f"workers: {whose}")
-    summary = pack(release, out, options, limits=limits, engine=making, part=part)
-    if isinstance(summary, PartSummary):
-        _print_part(out, summary)
-        return
-    if summary.already_finished:
-        click.echo(f"{out}: already finished, nothing to do")
-    _print_summary(out, summary)
 
 
 def _print_estimate(found, jobs: int) -> None:
@@ -182,10 +188,10 @@ def _print_estimate(found, jobs: int) -> None:
         f"would pack {found.images:,} images, {found.studies:,} studies, {found.subjects:,} subjects "
         f"into {found.shards:,} shards per size"
     )
-    for size, count in found.bytes_per_size.items():
+    for size, count in found.num_bytes.items():
         click.echo(f"  {size} px: about {_bytes(count)}")
     click.echo(
-        f"about {_bytes(sum(found.bytes_per_size.values()))} and {found.minutes:,.1f} minutes with {jobs} "
+        f"about {_bytes(sum(found.num_bytes.values()))} and {found.minutes:,.1f} minutes with {jobs} "
         f"jobs (from {found.sampled} images packed in memory; nothing was written)"
     )
     for reason, count in found.rejected.items():
@@ -193,9 +199,11 @@ def _print_estimate(found, jobs: int) -> None:
 
 
 def _print_summary(out: Path, summary) -> None:
+    if summary.already_finished:
+        click.echo(f"{out}: already finished, nothing to do")
     click.echo(
         f"{out}: {summary.packed:,} of {summary.planned:,} images packed, {summary.shards:,} shards per size, "
-        f"{_bytes(summary.bytes)}"
+        f"{_bytes(summary.num_bytes)}"
     )
     for reason, count in summary.rejected.items():
         click.echo(f"  {count:,} rejected: {reason}")

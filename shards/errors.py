@@ -1,6 +1,6 @@
 """The one exception for everything a user can get wrong.
 
-Its message names the file, the value and the way out; the command line prints it in one line.
+Its message names the file, the value and how to fix it; the command line prints it in one line.
 """
 
 

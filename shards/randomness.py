@@ -1,7 +1,7 @@
 """Random numbers as pure functions of (seed, stream, position).
 
 Philox is counter-based: word i of a stream is computed, not reached, so any slice of a stream costs only
-its own length. Only the raw 64-bit words are used: NumPy promises them for ever, whereas the methods of
+its own length. Only the raw 64-bit words are used: NumPy guarantees them, whereas the methods of
 `Generator` (permutation, integers, ...) may change between NumPy versions and would change every order.
 """
 

@@ -80,7 +80,7 @@ class PackRun(Options):
 
 def ours(path: Path) -> list[bytes]:
     """One JPEG per size, as packing makes them."""
-    return renditions(path, tuple(Size(size) for size in SIZES), "squash", QUALITY)[0]
+    return renditions(path, PackOptions(tuple(Size(size) for size in SIZES), quality=QUALITY))[0]
 
 
 class Ceiling:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from shards.storage.remote import is_remote, place
+from shards.storage.places import storage_of
+from shards.storage.remote import place
 
 SOURCE, DATA, RUNS = Path("data/mimic-cxr-jpg"), Path("data/packed"), Path("runs")
 
@@ -17,7 +18,8 @@ class Place(click.Path):
         super().__init__(path_type=Path, file_okay=not folder, dir_okay=folder)
 
     def convert(self, value, param, context):
-        return place(value) if is_remote(value) else super().convert(value, param, context)
+        found = place(value)
+        return super().convert(value, param, context) if storage_of(found).local else found
 
 
 def resolve(given: Path | None, variable: str, default: Path, what: str) -> Path:
@@ -46,7 +48,7 @@ def open_packed(given: Path | None):
     from shards.dataset.packed import PackedDataset
 
     root = packed(given)
-    if not is_remote(root):
+    if storage_of(root).local:
         if _asked():
             click.echo(f"note: {root} is on this machine, so nothing is copied to a cache", err=True)
         return PackedDataset.open(root)

@@ -37,9 +37,14 @@ def table_options(images: bool):
 
 
 def read_columns(table: Path | None, given: dict, needed: tuple[str, ...]):
-    """The columns that were named, as `table.Columns`; None without --table. Raises click.UsageError."""
+    """The columns that were named among the options of a command, as `table.Columns`; None without --table.
+
+    Raises click.UsageError if one that is needed is missing, or one is named without --table.
+    """
     from shards.releases.table import Columns
 
+    known = {name for _, name, _ in (*_COLUMNS, *_IMAGE_COLUMNS)}
+    given = {name: value for name, value in given.items() if name in known}
     named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if table is None:
         if named:

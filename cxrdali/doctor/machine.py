@@ -11,7 +11,7 @@ from pathlib import Path
 from cxrdali.doctor.check import OTHER_FILES, Check
 from shards.errors import UserError
 from shards.storage.files import only_one, write_bytes
-from shards.storage.remote import is_remote
+from shards.storage.places import storage_of
 
 
 def cores_check(usable: int, total: int | None, quota: float | None) -> Check:
@@ -75,7 +75,7 @@ def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Itera
     except (UserError, OSError, ImportError) as error:
         unreadable = isinstance(error, OSError) and error.strerror
         found, _, fix = (f"{root}: {error.strerror}" if unreadable else str(error)).partition("; ")
-        absent = not required and not is_remote(root) and not os.path.lexists(root)
+        absent = not required and storage_of(root).local and not os.path.lexists(root)
         yield files_check(files, 0)
         yield Check("packed dataset", "note" if absent else "wrong", found, fix or "give another --data")
         return

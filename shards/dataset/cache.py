@@ -22,7 +22,7 @@ from typing import BinaryIO
 from shards.dataset.description import DATASET
 from shards.errors import UserError
 from shards.storage.files import cannot_write, is_named, lock, one_by_one, write_bytes
-from shards.storage.remote import is_remote
+from shards.storage.places import storage_of
 
 MARK = ".source"
 
@@ -44,7 +44,7 @@ class Cache:
     limit: int | None = None
 
     def __post_init__(self):
-        if is_remote(self.folder):
+        if not storage_of(self.folder).local:
             raise UserError(f"{self.folder}: a cache is a folder on this machine")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"cache size {self.limit} bytes: at least 1; leave it out for no bound")

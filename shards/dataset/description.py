@@ -2,20 +2,23 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from shards.errors import UserError
 from shards.storage.files import json_bytes, sha256_bytes
+from shards.storage.protocol import Location
 
 DATASET = "dataset.json"
 FORMAT = 1
 
 
-def labels_path(root: Path, name: str) -> Path:
-    return root / "labels" / f"{name}.parquet"
+def labels_name(name: str) -> str:
+    """The file of a label release in a packed dataset."""
+    return f"labels/{name}.parquet"
 
 
-def dataset_identity(info: dict) -> str:
+def dataset_identity(info: Mapping) -> str:
     """The hash over catalog and shard hashes: equal for equal pixels and rows, whatever the labels."""
     shards = {name: [shard["sha256"] for shard in size["shards"]] for name, size in info["sizes"].items()}
     return sha256_bytes(json_bytes([info["catalog_sha256"], shards]))
@@ -27,7 +30,7 @@ def seal(info: dict) -> dict:
     return {**body, "checksum": sha256_bytes(json_bytes(body))}
 
 
-_DESCRIPTION = {
+_DESCRIPTION: dict[str, type] = {
     "id": str,
     "catalog_sha256": str,
     "rejects_sha256": str,
@@ -35,8 +38,8 @@ _DESCRIPTION = {
     "sizes": dict,
     "counts": dict,
 }
-_SIZE = {"pixels": int, "encoding": str, "shards": list}
-_SHARD = {"name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str}
+_SIZE: dict[str, type] = {"pixels": int, "encoding": str, "shards": list}
+_SHARD: dict[str, type] = {"name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str}
 
 
 def read_description(root: Path) -> tuple[dict, bool]:
@@ -52,7 +55,7 @@ def read_description(root: Path) -> tuple[dict, bool]:
     return parse_description(path, data)
 
 
-def parse_description(path: Path, data: bytes) -> tuple[dict, bool]:
+def parse_description(path: Location, data: bytes) -> tuple[dict, bool]:
     """`read_description` of bytes that were read from `path`."""
     try:
         info = json.loads(data)
@@ -85,8 +88,8 @@ def _check_description(info: dict) -> None:
                 raise ValueError(f"sizes.{name!r}.shards: {shard['name']!r} is no shard")
 
 
-def _check_entries(entries, kinds: dict[str, type], where: str) -> None:
+def _check_entries(entries: object, kinds: dict[str, type], where: str) -> None:
     for key, kind in kinds.items():
         value = entries.get(key) if isinstance(entries, dict) else None
-        if type(value) is not kind or (kind is int and value < 0):
+        if type(value) is not kind or (isinstance(value, int) and value < 0):
             raise ValueError(f"{where}{key} is missing or of another kind")

@@ -64,13 +64,14 @@ class MappedSize:
 
     def __init__(self, stored: StoredSize):
         self.stored = stored
-        self._maps, self._arrays = {}, {}
-        self._held, self._lock = Counter(), threading.Lock()
+        self._maps: dict[int, mmap.mmap] = {}
+        self._arrays: dict[int, np.ndarray] = {}
+        self._held, self._lock = Counter[int](), threading.Lock()
         _allow_open_files(len(stored.paths))
         if stored.mirror is None:
-            for number in stored.paths:
+            for number, path in stored.paths.items():
                 with self._limits():
-                    self._map(number, stored.open(number))
+                    self._map(number, path.open("rb"))
 
     def _map(self, shard: int, file: BinaryIO) -> None:
         with file:
@@ -103,7 +104,7 @@ class MappedSize:
 
     def __getitem__(self, row: int) -> np.ndarray:
         """The bytes of one row's KEY.jpg or KEY.npy: uint8 [length], a read-only view."""
-        return self.slices([row])[0]
+        return self.slices(np.array([row]))[0]
 
     def slices(self, rows: np.ndarray) -> list[np.ndarray]:
         """The bytes of each row's KEY.jpg or KEY.npy: uint8 [length] each, read-only views. rows: int64 [n]."""

@@ -12,13 +12,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from shards.dataset.cache import Cache
-from shards.dataset.description import DATASET, FORMAT, parse_description, read_description
+from shards.dataset.description import DATASET, FORMAT, labels_name, parse_description, read_description
 from shards.dataset.labels import Labels
 from shards.dataset.mapped import StoredSize
 from shards.dataset.remote_copy import Mirror
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
-from shards.storage.remote import is_remote, reaching, read_bytes
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
+from shards.storage.remote import reaching
 
 
 def _parquet(path: Path, expected: str | None, columns: Sequence[str] | None = None) -> tuple[pd.DataFrame, str]:
@@ -42,7 +44,7 @@ def _parquet(path: Path, expected: str | None, columns: Sequence[str] | None = N
         raise UserError(f"{path}: not a readable table ({' '.join(str(error).split())}); attach it again") from error
 
 
-def _checked(path: Path, info: dict, sealed: bool) -> dict:
+def _checked(path: Location, info: dict, sealed: bool) -> dict:
     """A description whose format is known and whose seal is whole."""
     if info.get("format") != FORMAT:
         raise UserError(f"{path}: format {info.get('format')!r}, this cxrdali reads {FORMAT}; pack again")
@@ -58,32 +60,32 @@ class PackedDataset:
     root: the folder, or the address of one in a bucket, whose files are then read from the copies of `mirror`.
     """
 
-    root: Path
+    root: Location
     info: dict
     mirror: Mirror | None = None
 
     @classmethod
-    def open(cls, root: Path, cache: Cache | None = None) -> "PackedDataset":
+    def open(cls, root: Location, cache: Cache | None = None) -> "PackedDataset":
         """cache: where a dataset in a bucket (`shards.storage.remote.place`) is copied to; the default one without.
 
         Raises UserError if there is none, or if a count or a size shows that it is not whole.
         """
-        if is_remote(root):
+        if not isinstance(root, Path):
             return cls._open_remote(root, cache or Cache())
         if not (root / DATASET).exists():
             unfinished = (root / ".packing").exists()
-            way_out = "run the same `cxrdali shard` again to finish it" if unfinished else "run `cxrdali shard` first"
-            raise UserError(f"{root}: {'an unfinished' if unfinished else 'no'} packed dataset; {way_out}")
+            fix = "run the same `cxrdali shard` again to finish it" if unfinished else "run `cxrdali shard` first"
+            raise UserError(f"{root}: {'an unfinished' if unfinished else 'no'} packed dataset; {fix}")
         dataset = cls(root, _checked(root / DATASET, *read_description(root)))
         dataset._check_sizes()
         return dataset
 
     @classmethod
-    def _open_remote(cls, root: Path, cache: Cache) -> "PackedDataset":
+    def _open_remote(cls, root: Location, cache: Cache) -> "PackedDataset":
         path = root / DATASET
         try:
             with reaching(path):
-                data = read_bytes(path)
+                data = storage_of(path).read_bytes()
         except UserError as error:
             # not tacitly: another one may have been published there since
             copies = "".join(f"; what was copied before is in {folder}" for folder in cache.datasets(str(root))[-1:])
@@ -94,23 +96,28 @@ class PackedDataset:
     @property
     def folder(self) -> Path:
         """Where its files are on this disk."""
-        return self.root if self.mirror is None else self.mirror.folder
+        if self.mirror is not None:
+            return self.mirror.folder
+        assert isinstance(self.root, Path)
+        return self.root
 
     def outlook(self, pixels: int) -> str | None:
         """Of a dataset in a bucket: what is here of a stored size and what is to be copied, in words."""
-        return self.mirror and self.mirror.outlook(pixels, self.info["sizes"][str(pixels)]["shards"])
+        if self.mirror is None:
+            return None
+        return self.mirror.outlook(pixels, self.info["sizes"][str(pixels)]["shards"])
 
     def file(self, name: str, sha256: str) -> Path:
         """A table or list of the dataset on this disk; one in a bucket is copied first."""
-        return self.root / name if self.mirror is None else self.mirror.table(name, sha256)
+        return self.folder / name if self.mirror is None else self.mirror.table(name, sha256)
 
     def _check_sizes(self) -> None:
         """Sizes whose folder is absent are fine (a node needs only those it trains on); half a folder is not."""
         for name, size in self.info["sizes"].items():
-            if not (self.root / name).exists():
+            if not (self.folder / name).exists():
                 continue
             for shard in size["shards"]:
-                path = self.root / shard["name"]
+                path = self.folder / shard["name"]
                 found = path.stat().st_size if path.exists() else None
                 if found != shard["bytes"]:
                     what = "is missing" if found is None else f"has {found} bytes"
@@ -133,7 +140,7 @@ class PackedDataset:
         sizes = self.info["sizes"].items()
         if self.mirror is not None:
             return {name for name, size in sizes if self.mirror.offers(size["shards"])}
-        return {name for name, _ in sizes if (self.root / name).exists()}
+        return {name for name, _ in sizes if (self.folder / name).exists()}
 
     @cached_property
     def catalog(self) -> pd.DataFrame:
@@ -162,7 +169,7 @@ class PackedDataset:
         """Its hash says that it is the one that was packed; this, that it is one that cxrdali packed."""
         for column in texts + places:
             if list(table.columns).count(column) != 1:
-                raise UserError(f"{path}: column {column!r} is missing or stands twice; pack again")
+                raise UserError(f"{path}: column {column!r} is missing or duplicated; pack again")
             right = pd.api.types.is_string_dtype if column in texts else pd.api.types.is_integer_dtype
             present = table[column].notna()
             wanted = True if column in texts else table["shard"].notna()
@@ -194,7 +201,7 @@ class PackedDataset:
             raise UserError(
                 f"{self.root}: no labels {name!r}; attached are {', '.join(names)} (cxrdali label attaches others)"
             )
-        path = self.file(f"labels/{name}.parquet", self.info["labels"][name])
+        path = self.file(labels_name(name), self.info["labels"][name])
         table, sha256 = _parquet(path, self.info["labels"][name])
         if len(table) != self.info["counts"]["planned"]:
             raise UserError(f"{path}: {len(table)} rows, the catalog has {self.info['counts']['planned']}")

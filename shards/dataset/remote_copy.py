@@ -19,7 +19,9 @@ from shards.dataset.cache import Cache, Full, in_use, locked
 from shards.dataset.description import DATASET, dataset_identity
 from shards.errors import UserError
 from shards.storage.files import cannot_write, is_named, publish, sha256_file
-from shards.storage.remote import is_there, reaching, read_bytes, seen
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
+from shards.storage.remote import reaching
 
 PIECE = 2**24  # bytes per request: at 50 ms until its first byte, most of a request's time goes into the others
 POLL, PATIENCE = 0.1, 600.0  # seconds between looks at what other processes do; until no progress of theirs is an error
@@ -31,7 +33,7 @@ class Mirror:
     Threads and processes may share it. waited: seconds that batches waited for copies, counted by who hands them out.
     """
 
-    def __init__(self, source: Path, info: Mapping, description: bytes, cache: Cache):
+    def __init__(self, source: Location, info: Mapping, description: bytes, cache: Cache):
         """info: what dataset.json says, read from `description`. Raises UserError if the cache cannot be written."""
         if info["id"] != dataset_identity(info):  # it names the folder
             raise UserError(f"{source / DATASET}: its id is not the hash of its catalog and shards; pack again")
@@ -45,7 +47,7 @@ class Mirror:
 
     def offers(self, shards: list[Mapping]) -> bool:
         """Whether a size, given by its shards, is in the bucket or here: one may copy only some sizes there."""
-        return any(map(self.holds, shards)) or is_there(self.source / shards[0]["name"])
+        return any(map(self.holds, shards)) or storage_of(self.source / shards[0]["name"]).exists()
 
     def take_waited(self) -> float:
         """Seconds waited since this was last asked."""
@@ -66,7 +68,8 @@ class Mirror:
             if sha256_file(path) == sha256:
                 return path
             path.unlink(missing_ok=True)  # damaged, or of labels that were attached anew
-        self._copy(name, sha256, None, lambda: False).close()
+        if (copy := self._copy(name, sha256, None, lambda: False)) is not None:
+            copy.close()
         return path
 
     def shard(self, entry: Mapping, ended: Callable[[], bool] = lambda: False) -> BinaryIO | None:
@@ -152,19 +155,19 @@ class Mirror:
         )
 
 
-def _pieces(source: Path, at: int, size: int | None) -> Iterator[bytes]:
+def _pieces(source: Location, at: int, size: int | None) -> Iterator[bytes]:
     """The bytes of a file in the bucket from `at` on; a table (size None) in one go."""
     if size is None:
         with reaching(source):
-            yield read_bytes(source)
+            yield storage_of(source).read_bytes()
         return
     while at < size:
         stop = min(at + PIECE, size)
         try:
             with reaching(source):
-                piece = source.fs.cat_file(source.path, start=at, end=stop)
+                piece = storage_of(source).read_bytes(at, stop)
         except UserError:  # libraries word a piece behind the end as a bad connection
-            found = seen(source)
+            found = storage_of(source).fingerprint()
             if found is None or found[0] is None or found[0] > at:
                 raise
             raise _too_short(source, found[0], size) from None
@@ -176,7 +179,7 @@ def _pieces(source: Path, at: int, size: int | None) -> Iterator[bytes]:
         at = stop
 
 
-def _too_short(source: Path, found: int, size: int) -> UserError:
+def _too_short(source: Location, found: int, size: int) -> UserError:
     return UserError(f"{source}: ends at byte {found}, {DATASET} says {size}; copy it there again, or pack again")
 
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from shards.dataset.description import DATASET, labels_path, seal
+from shards.dataset.description import DATASET, labels_name, seal
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.make_shard import WORK
@@ -24,21 +24,31 @@ from shards.storage.files import (
     only_one,
     remove_parts,
     sha256_bytes,
-    sha256_file,
     write_bytes,
 )
-from shards.storage.remote import is_remote
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 
 
 def attach(
-    root: Path, folders: Sequence[Path], allow_subject_overlap: bool = False, tables: Sequence[LabelTable] = ()
+    root: Location, folders: Sequence[Location], allow_subject_overlap: bool = False, tables: Sequence[LabelTable] = ()
 ) -> list[tuple[LabelTable, bool]]:
-    """Attach every label release in `folders`, and `tables` that were read already; returns them and whether each is
-    new (False: it was attached already).
+    """Attach label releases to a packed dataset.
 
-    Raises UserError if a folder holds none, a table matches no image, a subject is in two splits, or labels of
-    that name with other content are attached. Then nothing has changed.
+    Args:
+        root: The dataset, on this machine.
+        folders: Folders of label releases; all that each holds are attached.
+        allow_subject_overlap: Whether a subject may be in two splits.
+        tables: Further label releases, which were read already.
+
+    Returns:
+        Each label release, and whether it is new (False: it was attached already).
+
+    Raises:
+        UserError: A folder holds none, a table matches no image, a subject is in two splits, or labels of that name
+            with other content are attached. Nothing has changed then.
     """
+    root = _on_this_machine(root)
     dataset = PackedDataset.open(root)
     catalog = dataset.catalog
     found = [table for folder in folders for table in read_labels(dataset.info["release"], folder, catalog)]
@@ -48,7 +58,7 @@ def attach(
             check_subjects(table, catalog)
     given = {table.name: table for table in first_of_each_name(found)}
     contents = {
-        name: labels_parquet(table, catalog, {path.name: sha256_file(path) for path in table.inputs})
+        name: labels_parquet(table, catalog, {path.name: storage_of(path).sha256() for path in table.inputs})
         for name, table in given.items()
     }
     with _writing(root) as info:
@@ -61,7 +71,7 @@ def attach(
                 )
         new = {name: data for name, data in contents.items() if name not in attached}
         for name, data in new.items():
-            write_bytes(labels_path(root, name), data)
+            write_bytes(root / labels_name(name), data)
             attached[name] = sha256_bytes(data)
         if new:
             info["default_labels"] = info["default_labels"] or next(iter(new))
@@ -69,14 +79,19 @@ def attach(
     return [(table, name in new) for name, table in given.items()]
 
 
+def _on_this_machine(root: Location) -> Path:
+    """A bucket has no lock, and dataset.json is read, changed and written."""
+    if isinstance(root, Path):
+        return root
+    raise UserError(
+        f"{root}: labels are attached to a dataset on this machine; copy it here, attach them, and copy "
+        f"labels/ back and {DATASET} last (train then with --data {root})"
+    )
+
+
 @contextlib.contextmanager
 def _writing(root: Path) -> Iterator[dict]:
     """The dataset's description, while nobody else writes; what killed writers left is removed first."""
-    if is_remote(root):  # which has no lock, and dataset.json is read, changed and written
-        raise UserError(
-            f"{root}: labels are attached to a dataset on this machine; copy it here, attach them, and copy "
-            f"labels/ back and {DATASET} last (train then with --data {root})"
-        )
     work = root / WORK
     try:
         work.mkdir(exist_ok=True)
@@ -96,8 +111,9 @@ def _writing(root: Path) -> Iterator[dict]:
         raise cannot_write(root, error) from error
 
 
-def detach(root: Path, name: str) -> None:
+def detach(root: Location, name: str) -> None:
     """Remove a label release. Raises UserError if it is not attached. The default becomes the first of the others."""
+    root = _on_this_machine(root)
     with _writing(root) as info:
         if name not in info["labels"]:
             attached = ", ".join(sorted(info["labels"])) or "none"
@@ -106,4 +122,4 @@ def detach(root: Path, name: str) -> None:
         if info["default_labels"] == name:
             info["default_labels"] = min(info["labels"], default=None)
         write_bytes(root / DATASET, json_bytes(seal(info)))
-        labels_path(root, name).unlink(missing_ok=True)
+        (root / labels_name(name)).unlink(missing_ok=True)

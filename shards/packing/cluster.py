@@ -12,25 +12,21 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
-
-import cv2
+from types import TracebackType
+from typing import Any
 
 from shards import __version__
 from shards.errors import UserError
+from shards.packing.cluster_worker import Question, make_on_worker, size_of, versions, what_is_wrong
 from shards.packing.engine import Tasks, Work
-from shards.packing.make_shard import ShardTask, write_shard
-from shards.storage.files import cannot_write
-from shards.storage.remote import is_remote
+from shards.storage.places import storage_of
 from shards.workers import LOOK, Watch
 
 CONNECT = 20.0  # seconds in which the scheduler must answer
@@ -50,7 +46,8 @@ class Dask:
     def make(self, tasks: Tasks, work: Work) -> None:
         if not work.spans:
             return
-        work = replace(work, root=_absolute(work.root), out=_absolute(work.out), tmp=work.tmp.absolute())
+        # a worker starts in another folder than the packer
+        work = replace(work, root=work.root.absolute(), out=work.out.absolute(), tmp=work.tmp.absolute())
         with _client(self) as client:
             asked = _question(work)
             _ask(client, asked)
@@ -59,13 +56,8 @@ class Dask:
                     watch.finished(work.images_of(shard))
 
 
-def _absolute(path: Path) -> Path:
-    """A worker starts in another folder than the packer."""
-    return path if is_remote(path) else path.absolute()
-
-
 @contextlib.contextmanager
-def _client(engine: Dask) -> Iterator:
+def _client(engine: Dask) -> Iterator[Any]:
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
@@ -91,7 +83,7 @@ def _client(engine: Dask) -> Iterator:
         yield client
 
 
-def _close(client) -> None:
+def _close(client: Any) -> None:
     with contextlib.suppress(Exception):  # a scheduler that is frozen takes no leave; what ended the run is said
         client.close(timeout=LEAVE)
 
@@ -115,69 +107,21 @@ def _knock(address: str) -> None:
         raise UserError(f"--scheduler {address}: is that of a Dask {found.lower()}; give the scheduler's")
 
 
-# ---------------------------------------------------------------- before any work
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a worker must have in common with the packer: token, the content of a file that the packer has just
-    written beside the shards; seen: paths and sizes in bytes (None: absent) in the release; versions by name."""
-
-    topic: str
-    token: tuple[str, str] | None
-    seen: tuple[tuple[str, int | None], ...]
-    versions: dict[str, str]
-
-
 def _question(work: Work) -> Question:
-    topic, token, seen = f"cxrdali-{secrets.token_hex(8)}", None, ()
-    if not is_remote(work.out):
+    topic, token = f"cxrdali-{secrets.token_hex(8)}", None
+    seen: tuple[tuple[str, int | None], ...] = ()
+    if storage_of(work.out).local:
         path = work.tmp / "token"
         path.write_text(topic)
         token = (str(path), topic)
-    if not is_remote(work.root):
+    if storage_of(work.root).local:
         first = min(start for start, _ in work.spans.values())
-        paths = (work.root / work.plan.path(row) for row in range(first, min(first + 3, len(work.plan))))
-        seen = ((str(work.root), 0), *((str(path), _size(path)) for path in paths))
-    return Question(topic, token, seen, _versions())
+        paths = (str(work.root / work.plan.path(row)) for row in range(first, min(first + 3, len(work.plan))))
+        seen = ((str(work.root), 0), *((path, size_of(Path(path))) for path in paths))
+    return Question(topic, token, seen, versions())
 
 
-def _size(path: Path) -> int | None:
-    """In bytes; of a folder 0."""
-    try:
-        return 0 if path.is_dir() else path.stat().st_size
-    except OSError:
-        return None
-
-
-def _versions() -> dict[str, str]:
-    return {"cxrdali": __version__, "simplejpeg": version("simplejpeg"), "OpenCV": cv2.__version__}
-
-
-def what_is_wrong(asked: Question) -> str | None:
-    """Asked on a worker: what it has not in common with the packer, and the way out; None if all is well."""
-    for name, wanted in asked.versions.items():
-        if (found := _versions()[name]) != wanted:
-            return f"has {name} {found}, this machine {wanted}; install the same, as the bytes depend on it"
-    share = "give --source and --out in folders that all machines share, or pack with --engine local"
-    for path, size in asked.seen:
-        if (found := _size(Path(path))) != size:
-            what = "does not see" if found is None else "sees another"
-            return f"{what} {path} ({_in_bytes(found)}, here {_in_bytes(size)}); {share}"
-    if asked.token:
-        path, token = Path(asked.token[0]), asked.token[1]
-        with contextlib.suppress(OSError):
-            if path.read_text() == token:
-                return None
-        return f"does not see {path.parents[3]}, or not what this machine has just written there; {share}"
-    return None
-
-
-def _in_bytes(size: int | None) -> str:
-    return "absent" if size is None else f"{size} bytes"
-
-
-def _ask(client, asked: Question) -> None:
+def _ask(client: Any, asked: Question) -> None:
     """Raises UserError if a worker is not fit for the work, or there is none."""
     address = client.scheduler.address
     try:
@@ -196,7 +140,7 @@ def _ask(client, asked: Question) -> None:
             raise UserError(f"Dask worker {worker} {wrong}")
 
 
-def _answers(client, asked: Question) -> dict[str, object]:
+def _answers(client: Any, asked: Question) -> dict[str, object]:
     """What every worker answers. Dask would wait for one that is frozen until it takes it for lost, for minutes."""
     answers: list[dict] = []
 
@@ -217,72 +161,26 @@ def _answers(client, asked: Question) -> dict[str, object]:
     raise UserError(f"{who} does not answer within {WORKERS:.0f} s; end it, then give the same command again")
 
 
-# ---------------------------------------------------------------- on a worker
-
-
-def make_on_worker(asked: Question, task: ShardTask, images: list) -> None:
-    """`make_shard` for a worker that may be on another machine."""
-    from distributed import get_worker
-
-    worker = get_worker()
-    if wrong := what_is_wrong(asked):
-        raise UserError(f"Dask worker {worker.address} {wrong}")
-    cv2.setNumThreads(1)  # the workers are the parallelism
-    report = _Report(worker, asked.topic, task.shard)
-    if task.inside is not None:  # machines may mount one folder under several real paths
-        task = replace(task, inside=os.path.realpath(task.root))
-    # Into a bucket it goes from the worker's own folder: the packer's is on another machine, and what a killed worker
-    # leaves in its own the next one there removes.
-    tmp = Path(worker.local_directory) if is_remote(task.out) else task.tmp
-    try:
-        write_shard(task, images, report, tmp)
-    except UserError as error:  # of a store: others may reach it
-        raise UserError(f"Dask worker {worker.address}: {error}") from error
-    except OSError as error:
-        raise UserError(f"Dask worker {worker.address}: {cannot_write(tmp, error)}") from error
-    finally:
-        report.send(over=True)
-
-
-class _Report:
-    """Takes a byte per image, as a file of marks does, and tells the packer now and then how many there are."""
-
-    def __init__(self, worker, topic: str, shard: int):
-        self._worker, self._topic, self._shard = worker, topic, shard
-        self._attempt, self._images, self._sent = secrets.token_hex(8), 0, 0.0
-        self.send()
-
-    def write(self, mark: bytes) -> None:
-        self._images += len(mark)
-        if time.monotonic() - self._sent > LOOK:
-            self.send()
-
-    def send(self, over: bool = False) -> None:
-        self._sent = time.monotonic()
-        news = [self._attempt, self._shard, self._images, self._worker.address, socket.gethostname(), over]
-        self._worker.log_event(self._topic, news)
-
-
-# ---------------------------------------------------------------- while they work
-
-
 class DaskWatch(Watch):
     """Follows what the workers report. What stalls it cannot end: `stalled` then says what to tell the user."""
 
-    def __init__(self, client, topic: str, work: Work):
+    def __init__(self, client: Any, topic: str, work: Work):
         super().__init__(work.tmp, work.images, work.stall + LOST, work.image_at)
         self._client, self._topic = client, topic
         self._attempts: dict[str, list] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "DaskWatch":
         self._client.subscribe_topic(self._topic, self._hear)
-        return super().__enter__()
+        super().__enter__()
+        return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._client.unsubscribe_topic(self._topic)
         super().__exit__(kind, error, traceback)
 
-    def _hear(self, event) -> None:
+    def _hear(self, event: tuple) -> None:
         attempt, *news = event[1]
         if news[-1]:
             # others at the same shard were lost with their workers, or make what is made
@@ -323,7 +221,7 @@ class DaskWatch(Watch):
             )
 
 
-def _results(client, asked: Question, tasks: Tasks, watch: DaskWatch, work: Work) -> Iterator[int]:
+def _results(client: Any, asked: Question, tasks: Tasks, watch: DaskWatch, work: Work) -> Iterator[int]:
     """Shards as they are finished.
 
     Not through joblib's backend for Dask: it waits forever for a worker that stalls and for a scheduler that is gone,
@@ -331,7 +229,9 @@ def _results(client, asked: Question, tasks: Tasks, watch: DaskWatch, work: Work
     """
     from distributed import wait
 
-    tasks, pending, shards, ahead = iter(tasks), set(), {}, QUEUED
+    tasks, ahead = iter(tasks), QUEUED
+    pending: set[Any] = set()
+    shards: dict[str, int] = {}
     while True:
         for task, images in itertools.islice(tasks, max(0, ahead - len(pending))):
             task = replace(task, root=work.root, out=work.out, tmp=work.tmp)
@@ -359,7 +259,7 @@ def _results(client, asked: Question, tasks: Tasks, watch: DaskWatch, work: Work
         ahead = max(QUEUED, 2 * sum(workers.values()))
 
 
-def _gone(client, work: Work) -> UserError:
+def _gone(client: Any, work: Work) -> UserError:
     return UserError(
         f"{work.out}: the Dask scheduler {client.scheduler.address} is gone, or frozen; start it and its workers, then "
         "give the same command again, which makes only the missing shards"

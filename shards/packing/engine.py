@@ -9,6 +9,7 @@ import joblib
 
 from shards.packing.make_shard import PlannedImage, ShardTask, make_shard
 from shards.packing.plan import Plan
+from shards.storage.protocol import Location
 from shards.workers import Watch, run
 
 
@@ -21,8 +22,8 @@ class Work:
     seconds in which a worker must finish an image.
     """
 
-    root: Path
-    out: Path
+    root: Location
+    out: Location
     tmp: Path
     plan: Plan
     spans: dict[int, tuple[int, int]]

@@ -2,46 +2,61 @@
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 
-from shards.packing.options import PackEstimate, PackLimits, PackOptions
-from shards.packing.pack import _inside, _planned
+from shards.packing.job import checked_plan, confined_to
+from shards.packing.options import PackLimits, PackOptions
 from shards.packing.rendition import renditions
 from shards.packing.source import RejectedImage, kind_of
 from shards.releases.release import Release
+
+
+@dataclass(frozen=True)
+class PackEstimate:
+    """What packing would make, from `sampled` images packed in memory.
+
+    num_bytes: by stored size; minutes: for the given jobs; rejected: sampled images by reason.
+    """
+
+    images: int
+    studies: int
+    subjects: int
+    shards: int
+    num_bytes: dict[str, int]
+    minutes: float
+    sampled: int
+    rejected: dict[str, int]
 
 
 def estimate(
     release: Release, options: PackOptions, jobs: int = 1, samples: int = 32, limits: PackLimits | None = None
 ) -> PackEstimate:
     """Counts from the plan; bytes and time from images spread evenly over it. Writes nothing."""
-    planned = _planned(release, options, limits or PackLimits())
+    planned, inside = checked_plan(release, options, limits or PackLimits()), confined_to(release, options)
     rows = planned.rows()
     picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(samples, len(rows))).astype(int))]
-    sizes, rejected = np.zeros(len(options.sizes)), Counter()
+    stored, rejected = np.zeros(len(options.sizes)), Counter[str]()
     started = time.perf_counter()
     hashes = picked["sha256"] if options.check_hashes else [None] * len(picked)
     inverted = picked["inverted"] if "inverted" in picked else [False] * len(picked)
     for path, sha256, inverts in zip(picked["path"], hashes, inverted, strict=True):
         try:
-            images, _ = renditions(
-                *(release.root / path, options.sizes, options.fit, options.quality, _inside(release, options), sha256),
-                *(options.window, bool(inverts)),
-            )
+            images, _ = renditions(release.root / path, options, inside, sha256, bool(inverts))
         except RejectedImage as error:
             rejected[kind_of(str(error))] += 1
             continue
         # per image: data padded to 512 bytes, its header, the .json with its header
-        sizes += [-(-len(image) // 512) * 512 + 512 + 1536 for image in images]
+        stored += [-(-len(image) // 512) * 512 + 512 + 1536 for image in images]
     seconds = (time.perf_counter() - started) / max(1, len(picked))
-    per_image = sizes / max(1, len(picked) - sum(rejected.values()))
+    per_image = stored / max(1, len(picked) - sum(rejected.values()))
     return PackEstimate(
         images=len(rows),
         studies=int(rows.groupby(["subject_id", "study_id"]).ngroups),
         subjects=int(rows["subject_id"].nunique()),
         shards=planned.shards,
-        bytes_per_size={s.folder: int(b * len(rows)) for s, b in zip(options.sizes, per_image, strict=True)},
+        num_bytes={s.folder: int(each * len(rows)) for s, each in zip(options.sizes, per_image, strict=True)},
         minutes=seconds * len(rows) / jobs / 60,
         sampled=len(picked),
         rejected=dict(rejected),

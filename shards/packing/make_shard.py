@@ -19,11 +19,13 @@ from typing import NamedTuple, Protocol
 
 import cv2
 
-from shards.packing.rendition import Size, renditions
+from shards.packing.options import PackOptions, Size
+from shards.packing.rendition import renditions
 from shards.packing.source import RejectedImage
 from shards.packing.tarshard import ShardWriter
-from shards.storage.files import json_bytes, publish, sha256_bytes
-from shards.storage.remote import is_remote, seen
+from shards.storage.files import json_bytes, sha256_bytes
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 
 WORK = ".packing"
 
@@ -34,14 +36,11 @@ class ShardTask:
     packed dataset; tmp: this run's folder for unfinished files, on the packer's machine; parent: the packing process,
     without which a worker of the same machine ends. root and out may be in a store (`shards.storage.remote`)."""
 
-    root: Path
+    root: Location
     inside: str | None
-    out: Path
+    out: Location
     tmp: Path
-    sizes: tuple[Size, ...]
-    fit: str
-    quality: int
-    window: str
+    options: PackOptions
     shard: int
     parent: int
 
@@ -53,7 +52,7 @@ class Progress(Protocol):
 class PlannedImage(NamedTuple):
     """A row of the plan, with what is asked of its file: sha256, the published hash ("" if there is none, None if
     hashes are not checked); inverted: the release says MONOCHROME1; findings: as in
-    `shards.packing.findings.findings_of`."""
+    `shards.packing.tasks.findings_of`."""
 
     row: int
     key: str
@@ -68,7 +67,7 @@ class PlannedImage(NamedTuple):
     findings: dict[str, dict]
 
 
-def record_path(out: Path, shard: int) -> Path:
+def record_path(out: Location, shard: int) -> Location:
     """A finished shard's record: what the catalog and dataset.json need to know of it."""
     return out / WORK / "records" / f"{shard:06d}.json"
 
@@ -76,17 +75,6 @@ def record_path(out: Path, shard: int) -> Path:
 def marks_path(task: ShardTask) -> Path:
     """A shard in the making: one byte per image read, so that the packer sees progress, and the worker's process id."""
     return task.tmp / f"{task.shard:06d}.{os.getpid()}.marks"
-
-
-def fingerprint(path: Path) -> list | None:
-    """What a file looked like when it was rejected: size in bytes and time of change; None if it cannot be seen."""
-    if is_remote(path):
-        return seen(path)
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
 
 
 def make_shard(task: ShardTask, images: Sequence[PlannedImage]) -> int:
@@ -115,61 +103,77 @@ def write_shard(task: ShardTask, images: Sequence[PlannedImage], progress: Progr
 
 
 def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: Progress, aside: Path) -> None:
-    names = [f"{size.folder}-{task.shard:06d}" for size in task.sizes]
-    writers = [ShardWriter(aside / f"{name}.tar") for name in names]
-    record = {"shard": task.shard, "height": [], "width": [], "converted": [], "rejects": []}
-    spans = [{"offset": [], "length": []} for _ in writers]
+    made = [_SizeInTheMaking(size, aside / f"{size.folder}-{task.shard:06d}") for size in task.options.sizes]
+    rows: dict[str, list] = {"height": [], "width": [], "converted": []}
+    rejects = []
     try:
         for image in planned:
             path = task.root / image.path
+            images: Sequence[bytes | None] = [None] * len(made)
+            facts: dict[str, object] = {}
             try:
-                images, source = renditions(
-                    *(path, task.sizes, task.fit, task.quality),
-                    *(task.inside, image.sha256, task.window, image.inverted),
-                )
-                height, width, converted = source.height, source.width, ", ".join(source.converted) or None
+                images, source = renditions(path, task.options, task.inside, image.sha256, image.inverted)
+                facts = {
+                    "height": source.height,
+                    "width": source.width,
+                    "converted": ", ".join(source.converted) or None,
+                }
             except RejectedImage as error:
-                record["rejects"].append([image.row, str(error), None if error.may_pass else fingerprint(path)])
-                images, height, width, converted = [None] * len(writers), None, None, None
-            record["height"].append(height)
-            record["width"].append(width)
-            record["converted"].append(converted)
+                seen = None if error.may_pass else storage_of(path).fingerprint()
+                rejects.append([image.row, str(error), seen])
+            for column, values in rows.items():
+                values.append(facts.get(column))
             meta = _sample_json(image)
-            for writer, size, data, span in zip(writers, task.sizes, images, spans, strict=True):
-                parts = {size.extension: data, "json": meta}
-                offset, length = writer.write(image.key, parts) if data else (None, None)
-                span["offset"].append(offset)
-                span["length"].append(length)
+            for each, data in zip(made, images, strict=True):
+                each.write(image.key, data, meta)
             progress.write(b".")
-        for writer in writers:
-            writer.close()
+        for each in made:
+            each.writer.close()
     except BaseException:
-        for writer in writers:
-            writer.abort()
+        for each in made:
+            each.writer.abort()
         raise
-    samples = len(planned) - len(record["rejects"])
-    record["sizes"] = {}
-    for size, name, writer, span in zip(task.sizes, names, writers, spans, strict=True):
-        made = _publish_size(task, size, aside / name, writer, samples, lambda: progress.write(b"."))
-        record["sizes"][size.folder] = {"samples": samples, **made, **span}
+    sizes, samples = {}, len(planned) - len(rejects)
+    for each in made:
+        each.publish(task, samples, lambda: progress.write(b"."))
+        sizes[each.size.folder] = each.record(samples)
         progress.write(b".")  # flushing to the medium may take a while too
+    record = {"shard": task.shard, **rows, "rejects": rejects, "sizes": sizes}
     _publish_bytes(aside / "record.json", record_path(task.out, task.shard), json_bytes(record))
 
 
-def _publish_size(
-    task: ShardTask, size: Size, aside: Path, writer: ShardWriter, samples: int, moved: Callable[[], object]
-) -> dict:
-    """Give a tar and its index their names; a shard without a sample has neither, as DALI refuses an empty one."""
-    if samples:
-        final = task.out / size.folder / f"{task.shard:06d}.tar"
-        publish(aside.with_suffix(".tar"), final, moved)
-        _publish_bytes(aside.with_suffix(".idx"), final.with_suffix(".idx"), writer.index.encode())
-    return {"bytes": writer.bytes, "sha256": writer.sha256, "index_sha256": sha256_bytes(writer.index.encode())}
+class _SizeInTheMaking:
+    """One size of a shard: its tar at `aside`, and where in it each image is (None: rejected)."""
+
+    def __init__(self, size: Size, aside: Path):
+        self.size, self._aside = size, aside
+        self.writer = ShardWriter(aside.with_suffix(".tar"))
+        self._offset: list[int | None] = []
+        self._length: list[int | None] = []
+
+    def write(self, key: str, data: bytes | None, meta: bytes) -> None:
+        parts = {self.size.extension: data, "json": meta} if data else None
+        offset, length = self.writer.write(key, parts) if parts else (None, None)
+        self._offset.append(offset)
+        self._length.append(length)
+
+    def publish(self, task: ShardTask, samples: int, moved: Callable[[], object]) -> None:
+        """Give tar and index their names; a shard without a sample has neither, as DALI refuses an empty one."""
+        if samples:
+            final = task.out / self.size.folder / f"{task.shard:06d}.tar"
+            storage_of(final).publish(self._aside.with_suffix(".tar"), moved)
+            _publish_bytes(self._aside.with_suffix(".idx"), final.with_suffix(".idx"), self.writer.index.encode())
+
+    def record(self, samples: int) -> dict:
+        writer = self.writer
+        index_sha256 = sha256_bytes(writer.index.encode())
+        made = {"samples": samples, "bytes": writer.num_bytes, "sha256": writer.sha256, "index_sha256": index_sha256}
+        return {**made, "offset": self._offset, "length": self._length}
 
 
-def _publish_bytes(aside: Path, final: Path, data: bytes) -> None:
+def _publish_bytes(aside: Path, final: Location, data: bytes) -> None:
     aside.write_bytes(data)
-    publish(aside, final)
+    storage_of(final).publish(aside)
 
 
 def _sample_json(image: PlannedImage) -> bytes:

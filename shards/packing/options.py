@@ -1,22 +1,62 @@
-"""Options of packing, and what a packing says of itself."""
+"""Options of packing, which import nothing heavy: a command's --help reads them."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 
 from shards.errors import UserError
-from shards.packing.rendition import FITS, Size
-from shards.packing.window import WINDOWS
+
+FITS = ("squash", "pad", "crop")  # how a rectangle becomes a square (`shards.packing.rendition.resize`)
+WINDOWS = ("percentile", "minmax", "full")  # how 16 bits become 8 (`shards.packing.window`)
+ENGINES = ("local", "dask")  # who makes the shards (`shards.packing.engine`, `shards.packing.cluster`)
+MIN_PIXELS, MAX_PIXELS = 32, 4096
+
+
+@dataclass(frozen=True)
+class Size:
+    """One stored size: the side in pixels, and whether it is stored raw (npy) or as JPEG."""
+
+    pixels: int
+    raw: bool = False
+
+    def __post_init__(self):
+        if not MIN_PIXELS <= self.pixels <= MAX_PIXELS:
+            raise UserError(f"size {self.pixels}: a rendition's side is {MIN_PIXELS} to {MAX_PIXELS} pixels")
+
+    @classmethod
+    def parse(cls, text: str) -> "Size":
+        """ "224" is stored as JPEG, "224:raw" as uint8 [224, 224] in a .npy."""
+        pixels, _, encoding = text.strip().partition(":")
+        if not (pixels.isascii() and pixels.isdigit()) or encoding not in ("", "raw", "jpeg"):
+            raise UserError(f"size {text.strip()!r}: write pixels, or pixels:raw, for example 224:raw,320,512")
+        return cls(int(pixels), encoding == "raw")
+
+    @property
+    def folder(self) -> str:
+        return str(self.pixels)
+
+    @property
+    def extension(self) -> str:
+        return "npy" if self.raw else "jpg"
+
+    @property
+    def encoding(self) -> str:
+        return "raw" if self.raw else "jpeg"
 
 
 @dataclass(frozen=True)
 class PackOptions:
     """What the bytes of a packed dataset depend on, besides the release.
 
-    sizes: stored sizes; fit: squash, pad or crop; quality: JPEG quality, 1 to 100; shard_images: most images
-    per shard; seed: order of the studies; limit: pack only the first so many images of the plan (whole
-    studies), for a trial; check_hashes: reject images that are not those of the release's SHA256SUMS.txt;
-    allow_links: follow links that leave the release's folder; window: how 16-bit images become 8-bit, percentile,
-    minmax or full (`shards.packing.window`).
+    Attributes:
+        sizes: Stored sizes, each once.
+        fit: How a rectangle becomes a square, of FITS.
+        quality: JPEG quality, 1 to 100.
+        shard_images: Most images per shard, at least 1.
+        seed: Of the order of the studies, 0 to 2**63 - 1.
+        limit: Pack only the first so many images of the plan (whole studies), for a trial; None: all.
+        check_hashes: Reject images that are not those of the release's SHA256SUMS.txt.
+        allow_links: Follow links that leave the release's folder.
+        window: How 16-bit images become 8-bit, of WINDOWS.
     """
 
     sizes: tuple[Size, ...] = (Size(224), Size(320), Size(384), Size(512))
@@ -50,15 +90,8 @@ class PackOptions:
 
     def as_json(self) -> dict:
         return {
+            **asdict(self),
             "sizes": [f"{size.pixels}:raw" if size.raw else str(size.pixels) for size in self.sizes],
-            "fit": self.fit,
-            "quality": self.quality,
-            "shard_images": self.shard_images,
-            "seed": self.seed,
-            "limit": self.limit,
-            "check_hashes": self.check_hashes,
-            "allow_links": self.allow_links,
-            "window": self.window,
         }
 
 
@@ -66,9 +99,10 @@ class PackOptions:
 class PackLimits:
     """What is tolerated, without influence on any byte: it may differ from one run to the next.
 
-    max_reject_fraction: share of the planned images that may be rejected, judged once, when all are read;
-    allow_subject_overlap: pack labels that have a subject in two splits; stall: seconds in which a worker must
-    finish an image.
+    Attributes:
+        max_reject_fraction: Share of the planned images that may be rejected, judged once, when all are read.
+        allow_subject_overlap: Pack labels that have a subject in two splits.
+        stall: Seconds in which a worker must finish an image.
     """
 
     max_reject_fraction: float = 0.01
@@ -99,46 +133,3 @@ class Part:
 
     def of(self, shards: int) -> range:
         return range(self.index - 1, shards, self.count)
-
-
-@dataclass(frozen=True)
-class PartSummary:
-    """What packing a part has done; `finished` of `shards` are made, by whomever."""
-
-    part: Part
-    finished: int
-    shards: int
-    images_this_run: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class PackSummary:
-    """What happened. `seconds` and `images_this_run` are of this run, the rest of the whole dataset.
-
-    rejected: images by reason; converted: images by what they were besides 8-bit gray baseline.
-    """
-
-    planned: int
-    packed: int
-    rejected: dict[str, int]
-    converted: dict[str, int]
-    shards: int
-    bytes: int
-    images_this_run: int = 0
-    seconds: float = 0.0
-    already_finished: bool = False
-
-
-@dataclass(frozen=True)
-class PackEstimate:
-    """A dry run's answer, from `sampled` images packed in memory. `minutes` is for the given jobs."""
-
-    images: int
-    studies: int
-    subjects: int
-    shards: int
-    bytes_per_size: dict[str, int]
-    minutes: float
-    sampled: int
-    rejected: dict[str, int] = field(default_factory=dict)

@@ -45,10 +45,15 @@ class Plan:
 
 
 def plan(images: pd.DataFrame, shard_images: int, seed: int, limit: int | None = None) -> Plan:
-    """Which image is which row.
+    """Decide which image is which row and in which shard.
 
-    Studies are shuffled once, so that reading shards in sequence mixes subjects; the images of a study stand
-    together. `limit` keeps the first whole studies that hold at most that many images (at least one study).
+    Studies are shuffled once, so that reading shards in sequence mixes subjects; the images of a study stay together.
+
+    Args:
+        images: A release's, with the columns subject_id, study_id and image_id.
+        shard_images: Most images in a shard, unless a single study has more.
+        seed: Of the studies' order.
+        limit: Keep the first whole studies that hold at most so many images (at least one study).
     """
     ids = images[["subject_id", "study_id", "image_id"]].reset_index(drop=True)
     assert not (ids == "").to_numpy().any(), "a blank id has no key"

@@ -5,7 +5,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -13,11 +12,13 @@ import pyarrow.parquet as pq
 from pandas.api.extensions import ExtensionArray
 
 from shards import __version__
-from shards.dataset.description import DATASET, dataset_identity, labels_path, seal
-from shards.packing.rendition import Size
+from shards.dataset.description import DATASET, FORMAT, dataset_identity, labels_name, seal
+from shards.packing.job import PackJob
+from shards.packing.options import Size
 from shards.packing.source import kind_of
-from shards.releases.release import IMAGE_COLUMNS, LabelTable, Release
-from shards.storage.files import json_bytes, make_folder, sha256_bytes, write_bytes
+from shards.releases.release import IMAGE_COLUMNS, LabelTable
+from shards.storage.files import json_bytes, sha256_bytes
+from shards.storage.places import storage_of
 
 
 def with_arrays(record: dict) -> dict:
@@ -31,24 +32,25 @@ def with_arrays(record: dict) -> dict:
     return record
 
 
-def publish(release: Release, out: Path, options, rows: pd.DataFrame, records: list[dict], identity: dict) -> dict:
-    """Write catalog, labels and rejects, then dataset.json, and return it. `options` are the PackOptions."""
+def publish(job: PackJob, rows: pd.DataFrame, records: list[dict], identity: dict) -> dict:
+    """Write catalog, labels and rejects, then dataset.json, and return it."""
+    release, out, options = job.release, job.out, job.options
     rejects = [reject for record in records for reject in record["rejects"]]
     converted = [words.split(", ") for record in records for words in record["converted"] if words]
     catalog = _catalog(rows, records, options.sizes, [row for row, _, _ in rejects])
     catalog_bytes = _parquet(catalog)
     rejects_bytes = rejects_csv(rows, rejects)
-    write_bytes(out / "catalog.parquet", catalog_bytes)
-    write_bytes(out / "rejects.csv", rejects_bytes)
+    storage_of(out / "catalog.parquet").write_bytes(catalog_bytes)
+    storage_of(out / "rejects.csv").write_bytes(rejects_bytes)
     labels = {}
-    make_folder(out / "labels")
+    storage_of(out / "labels").make_folder()
     for table in release.labels:
         inputs = {path.name: identity["inputs"][f"{table.name}/{path.name}"] for path in table.inputs}
         data = labels_parquet(table, rows, inputs)
-        write_bytes(labels_path(out, table.name), data)
+        storage_of(out / labels_name(table.name)).write_bytes(data)
         labels[table.name] = sha256_bytes(data)
     info = {
-        "format": 1,
+        "format": FORMAT,
         "made_by": f"cxrdali {__version__}",
         "release": release.name,
         **identity,
@@ -74,7 +76,7 @@ def publish(release: Release, out: Path, options, rows: pd.DataFrame, records: l
         },
     }
     info["id"] = dataset_identity(info)
-    write_bytes(out / DATASET, json_bytes(seal(info)))
+    storage_of(out / DATASET).write_bytes(json_bytes(seal(info)))
     return info
 
 

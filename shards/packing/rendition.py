@@ -6,57 +6,21 @@ scale that still covers the largest rendition, and the rest of the way is a smal
 """
 
 import io
-from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 import simplejpeg
 
-from shards.errors import UserError
 from shards.packing import source
+from shards.packing.options import PackOptions, Size
 from shards.packing.source import Source
-
-FITS = ("squash", "pad", "crop")
-MIN_PIXELS, MAX_PIXELS = 32, 4096
+from shards.storage.protocol import Location
 
 _STRIPS = 4
 
 
-@dataclass(frozen=True)
-class Size:
-    """One stored size: the side in pixels, and whether it is stored raw (npy) or as JPEG."""
-
-    pixels: int
-    raw: bool = False
-
-    def __post_init__(self):
-        if not MIN_PIXELS <= self.pixels <= MAX_PIXELS:
-            raise UserError(f"size {self.pixels}: a rendition's side is {MIN_PIXELS} to {MAX_PIXELS} pixels")
-
-    @classmethod
-    def parse(cls, text: str) -> "Size":
-        """ "224" is stored as JPEG, "224:raw" as uint8 [224, 224] in a .npy."""
-        pixels, _, encoding = text.strip().partition(":")
-        if not (pixels.isascii() and pixels.isdigit()) or encoding not in ("", "raw", "jpeg"):
-            raise UserError(f"size {text.strip()!r}: write pixels, or pixels:raw, for example 224:raw,320,512")
-        return cls(int(pixels), encoding == "raw")
-
-    @property
-    def folder(self) -> str:
-        return str(self.pixels)
-
-    @property
-    def extension(self) -> str:
-        return "npy" if self.raw else "jpg"
-
-    @property
-    def encoding(self) -> str:
-        return "raw" if self.raw else "jpeg"
-
-
 def resize(gray: np.ndarray, side: int, fit: str) -> np.ndarray:
-    """uint8 [h, w] to uint8 [side, side]: squash (the paper's), pad with black, or crop the centre."""
+    """uint8 [h, w] to uint8 [side, side]: squash (as the stage-training paper), pad with black, or crop the centre."""
     height, width = gray.shape
     if fit == "squash":
         return _scale(gray, side, side)
@@ -82,25 +46,20 @@ def encode(image: np.ndarray, size: Size, quality: int) -> bytes:
 
 
 def renditions(
-    path: Path,
-    sizes: tuple[Size, ...],
-    fit: str,
-    quality: int,
-    inside: str | None = None,
-    sha256: str | None = None,
-    window: str = "percentile",
-    inverted: bool = False,
+    path: Location, options: PackOptions, inside: str | None = None, sha256: str | None = None, inverted: bool = False
 ) -> tuple[list[bytes], Source]:
-    """Every size of one file, in the order of `sizes`, and what was read. Raises RejectedImage
-    (`shards.packing.source`).
+    """Every size of one file, in the order of `options.sizes`, and what was read.
 
-    inside and sha256 are those of `source.read`, window and inverted those of `source.decode`.
+    inside and sha256 are those of `source.read`, inverted that of `source.decode`. Raises RejectedImage
+    (`shards.packing.source`).
     """
     data = source.read(path, inside, sha256)
     # pad and crop scale both sides by one factor; the shorter (crop) or longer (pad) side meets the target,
     # so asking that both sides cover the largest size is enough for all three fits.
-    found = source.decode(data, max(size.pixels for size in sizes), path.name, window, inverted)
-    return [encode(resize(found.gray, size.pixels, fit), size, quality) for size in sizes], found
+    largest = max(size.pixels for size in options.sizes)
+    found = source.decode(data, largest, path.name, options.window, inverted)
+    images = (resize(found.gray, size.pixels, options.fit) for size in options.sizes)
+    return [encode(image, size, options.quality) for image, size in zip(images, options.sizes, strict=True)], found
 
 
 def _scale(gray: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import cv2
 import numpy as np
@@ -18,7 +18,8 @@ import simplejpeg
 from shards.errors import UserError
 from shards.packing.window import FULL_BITS, bits_in_use, eight_bits
 from shards.releases.checksums import CHECKSUMS
-from shards.storage.remote import read_bytes
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 
 LEAST_SIDE = 32  # pixels
 MOST_PIXELS = 100_000_000  # thirteen times a radiograph; decoding more would take the memory of all workers
@@ -56,16 +57,16 @@ class Source:
     converted: tuple[str, ...] = ()
 
 
-def read(path: Path, inside: str | None = None, sha256: str | None = None) -> bytes:
+def read(path: Location, inside: str | None = None, sha256: str | None = None) -> bytes:
     """The bytes of a file. Raises RejectedImage if it is absent, unreadable, empty, or not what was asked for.
 
     inside: the release's real path, out of which no link may lead; sha256: the published hash, "" if there is none.
     Raises UserError if a store fails or refuses, or a disk that is not on this machine: its images are not at fault.
     """
-    if inside is not None and not (real := os.path.realpath(path)).startswith(f"{inside}{os.sep}"):
+    if inside is not None and not (real := storage_of(path).real_path() or "").startswith(f"{inside}{os.sep}"):
         raise RejectedImage(f"outside the release: a link to {real}")
     try:
-        data = read_bytes(path)
+        data = storage_of(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RejectedImage("absent") from error
     except OSError as error:
@@ -86,13 +87,19 @@ def read(path: Path, inside: str | None = None, sha256: str | None = None) -> by
 
 
 def decode(data: bytes, least: int, name: str = "", window: str = "percentile", inverted: bool = False) -> Source:
-    """A JPEG or PNG as gray with h and w >= `least` (a JPEG's smallest such scale; full size if it is smaller).
+    """Decode a JPEG or PNG to gray.
 
-    window: how 16 bits become 8 (`shards.packing.window`); inverted: the release says MONOCHROME1, so 0 is white in
-    the file.
-    Raises RejectedImage if `data` is no image, another kind than `name` says, damaged in any way that the format
-    or the decoder can tell, smaller than 32 pixels on a side, larger than 100 megapixels, or, under the window
-    "full", a 16-bit image that uses at most 12 bits.
+    Args:
+        data: The whole file.
+        least: Smallest height and width wanted, in pixels. A JPEG is decoded at its smallest scale that has both.
+        name: The file's name, whose suffix must not name another kind.
+        window: How 16 bits become 8 (`shards.packing.window`).
+        inverted: Whether the release says MONOCHROME1: 0 is white in the file.
+
+    Raises:
+        RejectedImage: `data` is no image, another kind than `name` says, damaged in any way that the format or the
+            decoder can tell, smaller than 32 pixels on a side, larger than 100 megapixels, or, under the window
+            "full", a 16-bit image that uses at most 12 bits.
     """
     kind = next((kind for kind, magic in _MAGIC.items() if data.startswith(magic)), None)
     if kind is None:
@@ -112,7 +119,8 @@ def _jpeg(data: bytes, least: int) -> Source:
         gray = simplejpeg.decode_jpeg(data, "GRAY", min_height=least, min_width=least, strict=True)
     except ValueError as error:
         raise RejectedImage(f"damaged JPEG: {str(error).strip().rstrip('.')}") from error
-    converted = {"Gray": (), "CMYK": ("CMYK",), "YCCK": ("CMYK",)}.get(colors, ("RGB",))
+    kinds: dict[str, tuple[str, ...]] = {"Gray": (), "CMYK": ("CMYK",), "YCCK": ("CMYK",)}
+    converted = kinds.get(colors, ("RGB",))
     if _frame(data) in _PROGRESSIVE:
         converted += ("progressive",)
     return Source(gray[:, :, 0], height, width, converted)
@@ -142,7 +150,8 @@ def _png(data: bytes, window: str) -> Source:
         pixels = None
     if pixels is None or pixels.shape[:2] != (height, width):
         raise RejectedImage("damaged PNG: cannot be decoded")
-    converted, gray, alpha = (), pixels, None
+    converted: tuple[str, ...] = ()
+    gray, alpha = pixels, None
     if pixels.ndim == 3:
         converted += ("RGBA",) if pixels.shape[2] == 4 else ("RGB",)
         gray, alpha = _luma(pixels[:, :, 2::-1]), pixels[:, :, 3] if pixels.shape[2] == 4 else None

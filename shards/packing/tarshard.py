@@ -18,19 +18,20 @@ INDEX_VERSION = "v1.2"
 class ShardWriter:
     """Writes samples to `path` (a temporary name) and counts, hashes and indexes them on the way.
 
-    After `close`: `sha256`, `bytes`, `index` (the text of the .idx file that DALI reads).
+    After `close`: `sha256`, `num_bytes`, `index` (the text of the .idx file that DALI reads).
     """
 
     def __init__(self, path: Path):
         self._file = path.open("wb")
-        self._hash, self.bytes, self._lines = hashlib.sha256(), 0, []
+        self._hash, self.num_bytes = hashlib.sha256(), 0
+        self._lines: list[str] = []
 
     def write(self, key: str, parts: dict[str, bytes]) -> tuple[int, int]:
         """Append KEY.EXT for every part; returns offset and length in bytes of the first part's data.
 
         A name holds no blank and no control character (sample_key escapes them): they separate words in the index.
         """
-        line, spans, blocks, end = [], [], [], self.bytes
+        line, spans, blocks, end = [], [], [], self.num_bytes
         for extension, data in parts.items():
             name = f"{key}.{extension}"
             assert name.isprintable() and " " not in name, name
@@ -49,10 +50,10 @@ class ShardWriter:
     def _append(self, data: bytes) -> None:
         self._hash.update(data)  # so that no shard is read again for its sha256
         self._file.write(data)
-        self.bytes += len(data)
+        self.num_bytes += len(data)
 
     def close(self) -> None:
-        end = self.bytes + 2 * BLOCK
+        end = self.num_bytes + 2 * BLOCK
         self._append(bytes(2 * BLOCK + -end % tarfile.RECORDSIZE))
         self._file.close()
         self.sha256 = self._hash.hexdigest()

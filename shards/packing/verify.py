@@ -2,6 +2,7 @@
 
 import io
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +11,14 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from shards.dataset.description import DATASET, FORMAT, dataset_identity, labels_path, read_description
+from shards.dataset.description import DATASET, FORMAT, dataset_identity, labels_name, read_description
 from shards.dataset.key import sample_key
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.make_shard import WORK
 from shards.packing.tarshard import members, read_index
 from shards.storage.files import sha256_bytes, sha256_file
-from shards.storage.remote import is_remote
+from shards.storage.protocol import Location
 from shards.workers import run
 
 
@@ -27,17 +28,17 @@ class VerifyReport:
 
     shards: int
     samples: int
-    bytes: int
+    num_bytes: int
     problems: tuple[str, ...]
     deep: bool
 
 
-def verify(root: Path, deep: bool = False, jobs: int = 1) -> VerifyReport:
+def verify(root: Location, deep: bool = False, jobs: int = 1) -> VerifyReport:
     """Check every file of the dataset; with `deep`, decode every rendition strictly too.
 
     Raises UserError only if there is no readable dataset.json to compare with, or if it lies in a bucket.
     """
-    if is_remote(root):
+    if not isinstance(root, Path):
         raise UserError(
             f"{root}: verify reads every byte from this machine's disk; copy the dataset here and verify the copy, or "
             f"train with --data {root}, which compares every shard that it copies with its sha256"
@@ -61,18 +62,13 @@ def verify(root: Path, deep: bool = False, jobs: int = 1) -> VerifyReport:
     except UserError as error:
         return VerifyReport(0, 0, 0, tuple(dict.fromkeys([*problems, str(error)])), deep)
     problems += _strangers(root, {DATASET, "catalog.parquet", "rejects.csv", "labels", WORK, *info["sizes"]})
-    problems += _strangers(root / "labels", {labels_path(root, name).name for name in info["labels"]})
+    problems += _strangers(root / "labels", {Path(labels_name(name)).name for name in info["labels"]})
     tasks = []
     for name, size in info["sizes"].items():
         if not (root / name).exists():
             problems.append(f"{root / name}: the folder is missing")
             continue
-        shard_column = catalog["shard"].fillna(-1).to_numpy(dtype=np.int64)
-        for entry in size["shards"]:
-            rows = np.flatnonzero(shard_column == int(Path(entry["name"]).stem))
-            columns = catalog.iloc[rows][[f"offset_{name}", f"length_{name}"]].to_numpy(dtype=np.int64)
-            expected = [(keys[row], *span) for row, span in zip(rows, columns.tolist(), strict=True)]
-            tasks.append(joblib.delayed(_check_shard)(root, size, entry, expected, deep))
+        tasks += _shard_checks(dataset, name, keys, deep)
         known = {Path(entry["name"]).name for entry in size["shards"]}
         problems += _strangers(root / name, known | {Path(name).with_suffix(".idx").name for name in known})
     results = run(tasks, jobs, str(root))
@@ -84,14 +80,25 @@ def verify(root: Path, deep: bool = False, jobs: int = 1) -> VerifyReport:
     return VerifyReport(
         shards=len(entries),
         samples=sum(entry["samples"] for entry in entries),
-        bytes=sum(entry["bytes"] for entry in entries),
+        num_bytes=sum(entry["bytes"] for entry in entries),
         problems=tuple(sorted(problems)),
         deep=deep,
     )
 
 
+def _shard_checks(dataset: PackedDataset, name: str, keys: list[str], deep: bool) -> Iterator[tuple]:
+    """A task per shard of a size, with the rows that the catalog has in it."""
+    catalog, size = dataset.catalog, dataset.info["sizes"][name]
+    shard_column = catalog["shard"].fillna(-1).to_numpy(dtype=np.int64)
+    for entry in size["shards"]:
+        rows = np.flatnonzero(shard_column == int(Path(entry["name"]).stem))
+        columns = catalog.iloc[rows][[f"offset_{name}", f"length_{name}"]].to_numpy(dtype=np.int64)
+        expected = [(keys[row], *span) for row, span in zip(rows, columns.tolist(), strict=True)]
+        yield joblib.delayed(_check_shard)(dataset.folder, size, entry, expected, deep)
+
+
 def _check_description(dataset: PackedDataset) -> list[str]:
-    root, info = dataset.root, dataset.info
+    root, info = dataset.folder, dataset.info
     problems = []
     if info.get("id") != dataset_identity(info):
         problems.append(f"{root / DATASET}: its id is not the hash of its catalog and shards")
@@ -99,7 +106,7 @@ def _check_description(dataset: PackedDataset) -> list[str]:
         root / "catalog.parquet": info["catalog_sha256"],
         root / "rejects.csv": info.get("rejects_sha256"),
     }
-    files |= {labels_path(root, name): sha256 for name, sha256 in info.get("labels", {}).items()}
+    files |= {root / labels_name(name): sha256 for name, sha256 in info.get("labels", {}).items()}
     for path, sha256 in files.items():
         if not path.exists():
             problems.append(f"{path}: missing")

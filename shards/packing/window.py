@@ -7,7 +7,6 @@ value, not a percentile.
 
 import numpy as np
 
-WINDOWS = ("percentile", "minmax", "full")
 PERCENTILES = (0.5, 99.5)  # of the image's pixels
 FULL_BITS = 13  # with fewer, 65,535 leaves an image below 1/16 of white
 

@@ -1,14 +1,13 @@
 """What every release's images must hold: safe paths, unique ids, one split a subject."""
 
 import os
-from pathlib import Path
 
 import pandas as pd
 
 from shards.errors import UserError
 from shards.releases.release import LabelTable, Release
 from shards.releases.values import rows_of
-from shards.storage.remote import is_remote
+from shards.storage.places import storage_of
 
 
 def check_paths(release: Release) -> None:
@@ -28,13 +27,13 @@ def check_links(release: Release) -> None:
     A link further down is looked at when its image is read: 400,000 looks would take minutes on a network disk.
     A store has no links.
     """
-    if is_remote(release.root):
+    inside = storage_of(release.root).real_path()
+    if inside is None:
         return
-    inside = os.path.realpath(release.root)
     parts = [folder.split("/") for folder in release.images["path"].str.rpartition("/")[0].unique() if folder]
     for folder in sorted({part[0] for part in parts} | {"/".join(part[:2]) for part in parts}):
-        real = os.path.realpath(release.root / folder)
-        if not real.startswith(f"{inside}{os.sep}"):
+        real = storage_of(release.root / folder).real_path()
+        if real is None or not real.startswith(f"{inside}{os.sep}"):
             raise UserError(
                 f"{release.root / folder}: a link out of the release, to {real}; "
                 "give --allow-links if that is where your images are"
@@ -54,11 +53,3 @@ def check_subjects(table: LabelTable, images: pd.DataFrame) -> None:
         f"{table.inputs[0]}: subject {doubled[0]!r} is in the splits {' and '.join(where)} of labels {table.name!r}, "
         f"as are {len(doubled):,} subjects in all; correct the table, or go on with --allow-subject-overlap"
     )
-
-
-def check_unique(images: pd.DataFrame, path: Path) -> None:
-    """An image id names one image; a second one would silently replace the first."""
-    doubled = images["image_id"].duplicated()
-    if doubled.any():
-        first = images.loc[doubled, "image_id"].iloc[0]
-        raise UserError(f"{path}: image {first!r} stands in more than one row; keep one of them")

@@ -2,26 +2,26 @@
 image, because most flips still decode, without a warning, to other pixels."""
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shards.errors import UserError
-from shards.storage.files import sha256_file
-from shards.storage.remote import is_remote, read_bytes
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a packing worker needs the name of the file alone, and loads no pandas
     from shards.releases.release import Release
 
+CHECKSUMS = "SHA256SUMS.txt"
 _LINE = re.compile(r"^([0-9a-fA-F]{64}) [ *]?(?:\./)?(.+)$")
 
 
-def published(root: Path) -> dict[str, str]:
+def published(root: Location) -> dict[str, str]:
     """Relative path -> sha256 (hex, lower case). Raises UserError if the release ships none, or on a cut line."""
     path = root / CHECKSUMS
     try:
-        lines = read_bytes(path).decode().splitlines()
+        lines = storage_of(path).read_bytes().decode().splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, so there is nothing to check; leave --check-hashes out") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -41,10 +41,10 @@ def of_images(release: "Release") -> np.ndarray:
     """
     known = published(release.root)
     for path in {*release.inputs, *(path for table in release.labels for path in table.inputs)}:
-        if is_remote(path) != is_remote(release.root) or not path.is_relative_to(release.root):
+        if not storage_of(release.root).contains(path):
             continue
-        expected = known.get(path.relative_to(release.root).as_posix())
-        if expected is not None and sha256_file(path) != expected:
+        expected = known.get(str(path).removeprefix(f"{release.root}/"))
+        if expected is not None and storage_of(path).sha256() != expected:
             raise UserError(f"{path}: its sha256 differs from {CHECKSUMS}; download it again")
     hashes = release.images["path"].map(known).fillna("").to_numpy(dtype=object)
     if not (hashes != "").any():
@@ -54,6 +54,3 @@ def of_images(release: "Release") -> np.ndarray:
             "download it again, or leave --check-hashes out"
         )
     return hashes
-
-
-CHECKSUMS = "SHA256SUMS.txt"

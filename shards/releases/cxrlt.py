@@ -5,8 +5,6 @@ with 40 findings and an `fpath` column, and labels.csv with all 45 and a `split`
 id, findings by name. Development and test tables may lack the findings (as during the challenges): blank.
 """
 
-from pathlib import Path
-
 import pandas as pd
 
 from shards.errors import UserError
@@ -14,7 +12,8 @@ from shards.releases.locate import folders_in
 from shards.releases.release import LabelTable
 from shards.releases.values import check_index, finding_values, ids, splits
 from shards.storage.csv import one_line, read_table
-from shards.storage.remote import is_there
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 
 # Every other column of a CXR-LT table is a finding.
 NOT_FINDINGS = {
@@ -41,31 +40,33 @@ ALL_2024 = "labels.csv"
 EXPECTED = "train.csv (CXR-LT 2023), train_labeled.csv or labels.csv (2024)"
 
 
-def find(folder: Path) -> list[LabelTable]:
+def find(folder: Location) -> list[LabelTable]:
     """Every CXR-LT table in `folder`, its sub-folders cxr-lt-2023 and cxr-lt-2024, or one level below."""
     tables = []
     below = folders_in(folder)
     for name, files in FILES.items():
         for place in (folder, folder / name, *(each / name for each in below)):
-            if is_there(place / files["train"][0]):
+            if storage_of(place / files["train"][0]).exists():
                 tables.append(_read_splits(name, place, files))
                 break
     for place in (folder, folder / "cxr-lt-2024", *(each / "cxr-lt-2024" for each in below)):
-        if is_there(place / ALL_2024):
+        if storage_of(place / ALL_2024).exists():
             tables.append(_read_all(place / ALL_2024))
             break
     return tables
 
 
-def _read_splits(name: str, folder: Path, files: dict[str, list[str]]) -> LabelTable:
-    parts, inputs, findings = [], [], None
+def _read_splits(name: str, folder: Location, files: dict[str, list[str]]) -> LabelTable:
+    parts: list[pd.DataFrame] = []
+    inputs: list[Location] = []
+    findings: list[str] = []
     for split, names in files.items():
-        path = next((folder / file for file in names if is_there(folder / file)), None)
+        path = next((folder / file for file in names if storage_of(folder / file).exists()), None)
         if path is None:
             continue
         part = _read_file(path).assign(split=split)
         own = _findings(part)
-        if findings is None:
+        if not parts:
             findings = own
         elif own and set(own) != set(findings):
             differing = sorted(set(own) ^ set(findings))
@@ -80,7 +81,7 @@ def _read_splits(name: str, folder: Path, files: dict[str, list[str]]) -> LabelT
     return _table(name, pd.concat(parts), findings, inputs)
 
 
-def _read_all(path: Path) -> LabelTable:
+def _read_all(path: Location) -> LabelTable:
     table = _read_file(path)
     if "split" not in table:
         raise UserError(f"{path}: column 'split' is missing; found {one_line(', '.join(table.columns))}")
@@ -88,7 +89,7 @@ def _read_all(path: Path) -> LabelTable:
     return _table("cxr-lt-2024-all", table, _findings(table), [path])
 
 
-def _read_file(path: Path) -> pd.DataFrame:
+def _read_file(path: Location) -> pd.DataFrame:
     table = read_table(path)
     if "dicom_id" in table:
         image = ids(table, "dicom_id", path)
@@ -103,17 +104,17 @@ def _read_file(path: Path) -> pd.DataFrame:
     values = {finding: finding_values(table, finding, path) for finding in _findings(table)}
     if "split" in table:
         values["split"] = table["split"]
-    values = pd.DataFrame(values, index=table.index)
-    values.index = pd.Index(image, name="image_id")
-    check_index(values.index, path, "image")
-    return values
+    labels = pd.DataFrame(values, index=table.index)
+    labels.index = pd.Index(image, name="image_id")
+    check_index(labels.index, path, "image")
+    return labels
 
 
 def _findings(table: pd.DataFrame) -> list[str]:
     return [column for column in table.columns if column not in NOT_FINDINGS]
 
 
-def _table(name: str, table: pd.DataFrame, findings: list[str], inputs: list[Path]) -> LabelTable:
+def _table(name: str, table: pd.DataFrame, findings: list[str], inputs: list[Location]) -> LabelTable:
     if not findings:
         raise UserError(f"{inputs[0]}: no column of a finding; found {one_line(', '.join(table.columns))}")
     check_index(table.index, inputs[0], "image")

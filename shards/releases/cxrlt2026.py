@@ -1,14 +1,13 @@
 """The label tables of the CXR-LT 2026 challenge, on images of PadChest.
 
-ImageID,StudyDate_DICOM,PatientID, then a column per finding. Tables are told by their names, because only some are
-public: *test*, *dev* or *valid*, Removal.csv, and what is left is the training table. The test table comes with 30
+ImageID,StudyDate_DICOM,PatientID, then a column per finding. Tables are recognised by their names, because only some
+are public: *test*, *dev* or *valid*, Removal.csv, and what is left is the training table. The test table comes with 30
 nameless, empty columns. Removal.csv names images that are not to be trained on, every image of the test table among
 them. Finding names are taken as they stand, mixed case included, without the blanks and tabs around them.
 """
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
@@ -17,7 +16,8 @@ from shards.releases.locate import names_in
 from shards.releases.release import LabelTable
 from shards.releases.values import check_index, finding_values, ids
 from shards.storage.csv import column_names, is_unnamed, one_line, read_table
-from shards.storage.remote import has_folder
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 
 NAME = "cxr-lt-2026"
 IMAGE, PATIENT = "ImageID", "PatientID"
@@ -35,35 +35,36 @@ _CSV = (".csv", ".csv.gz")
 class PatientLabels(LabelTable):
     """The label release, and of every table but Removal.csv its own rows with the column PatientID, by image."""
 
-    rows: dict[Path, pd.DataFrame] = field(default_factory=dict)
+    rows: dict[Location, pd.DataFrame] = field(default_factory=dict)
 
 
-def find(folder: Path) -> list[PatientLabels]:
+def find(folder: Location) -> list[PatientLabels]:
     """The tables in `folder`, or in the first folder below it that is named after the challenge, as one; may be none.
 
-    Raises UserError naming file, column and value, if an image stands in two tables, a training table has a column
+    Raises UserError naming file, column and value, if an image is in two tables, a training table has a column
     without a name, or a test table's columns are not the training table's findings.
     """
     place, paths = _place(folder)
     return [_read(place, paths)] if paths else []
 
 
-def is_in(folder: Path) -> bool:
+def is_in(folder: Location) -> bool:
     """Whether `find` would read any table, told from first lines alone."""
     return bool(_place(folder)[1])
 
 
-def csv_files(folder: Path) -> list[Path]:
+def csv_files(folder: Location) -> list[Location]:
     """The CSV tables of a folder, by name: images may lie beside them."""
     return [folder / name for name in names_in(folder) if name.lower().endswith(_CSV)]
 
 
-def _place(folder: Path) -> tuple[Path, list[Path]]:
-    below = (folder / name for name in names_in(folder) if _FOLDER.search(name) and has_folder(folder / name))
+def _place(folder: Location) -> tuple[Location, list[Location]]:
+    named = (folder / name for name in names_in(folder) if _FOLDER.search(name))
+    below = (place for place in named if storage_of(place).has_folder())
     return next(((place, paths) for place in (folder, *below) if (paths := _paths(place))), (folder, []))
 
 
-def _paths(folder: Path) -> list[Path]:
+def _paths(folder: Location) -> list[Location]:
     found, removal = [], []
     for path in csv_files(folder):
         if _role(path) == "removal":
@@ -73,16 +74,16 @@ def _paths(folder: Path) -> list[Path]:
     return found + removal if found else []
 
 
-def _is_original(path: Path) -> bool:
+def _is_original(path: Location) -> bool:
     return not set(ORIGINAL_ONLY).isdisjoint(column_names(path))
 
 
-def _role(path: Path) -> str:
+def _role(path: Location) -> str:
     return next((role for word, role in _ROLES if word in path.name.lower()), "train")
 
 
-def _read(folder: Path, paths: list[Path]) -> PatientLabels:
-    roles: dict[str, Path] = {}
+def _read(folder: Location, paths: list[Location]) -> PatientLabels:
+    roles: dict[str, Location] = {}
     others = [path.name for path in csv_files(folder) if path not in paths and not _is_original(path)]
     notes = [f"not read, as they are no tables of the challenge: {', '.join(others)}"] if others else []
     for path in paths:
@@ -109,14 +110,14 @@ def _read(folder: Path, paths: list[Path]) -> PatientLabels:
     return PatientLabels(NAME, tuple(findings), table, inputs, notes=tuple(notes), rows=rows)
 
 
-def _table(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
+def _table(path: Location, required: tuple[str, ...]) -> pd.DataFrame:
     table = read_table(path, required, unnamed=True)
     table.index = pd.Index(ids(table, IMAGE, path), name="image_id")
     check_index(table.index, path, "image")
     return table
 
 
-def _findings(table: pd.DataFrame, path: Path) -> list[str]:
+def _findings(table: pd.DataFrame, path: Location) -> list[str]:
     columns = [column for column in table.columns if column not in LEADING]
     if nameless := [column for column in columns if is_unnamed(column)]:
         place = list(table.columns).index(nameless[0]) + 1
@@ -129,11 +130,13 @@ def _findings(table: pd.DataFrame, path: Path) -> list[str]:
     return columns
 
 
-def _labels(table: pd.DataFrame, findings: list[str], path: Path) -> pd.DataFrame:
+def _labels(table: pd.DataFrame, findings: list[str], path: Location) -> pd.DataFrame:
     return pd.DataFrame({name: finding_values(table, name, path) for name in findings}, index=table.index)
 
 
-def _held_out(table: pd.DataFrame, findings: list[str], path: Path, train: Path, notes: list[str]) -> pd.DataFrame:
+def _held_out(
+    table: pd.DataFrame, findings: list[str], path: Location, train: Location, notes: list[str]
+) -> pd.DataFrame:
     """A development or test table in the training table's findings: by name, or all blank, with or without columns."""
     columns = [column for column in table.columns if column not in LEADING]
     nameless = [column for column in columns if is_unnamed(column)]

@@ -3,19 +3,16 @@
 One listing per folder and no look at any file: 160,000 looks take minutes on a network disk, 160,000 names seconds.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pandas as pd
 
 from shards.errors import UserError
-from shards.storage.remote import entries, has_folder, is_remote
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 
 DEPTH = 2  # images/0/NAME and images_001/images/NAME are the deepest in use
 
 
-def image_paths(root: Path, names: pd.Series, table: Path) -> pd.Series:
+def image_paths(root: Location, names: pd.Series, table: Location) -> pd.Series:
     """The path of every named file, relative to `root`: object [names], in the folder itself or at most two below it.
 
     A file that is nowhere gets the path where it would be looked for first, and so becomes a reject when it is read.
@@ -28,36 +25,26 @@ def image_paths(root: Path, names: pd.Series, table: Path) -> pd.Series:
             f"first is {names.iloc[0]!r}; put the images there, flat or in images/"
         )
     # asked only if it matters: in a store the answer is another listing
-    folder = "images/" if len(found) < names.nunique() and has_folder(root / "images") else ""
+    folder = "images/" if len(found) < names.nunique() and storage_of(root / "images").has_folder() else ""
     return names.map(lambda name: found.get(name, f"{folder}{name}"))
 
 
-def names_in(folder: Path) -> list[str]:
+def names_in(folder: Location) -> list[str]:
     """What a folder holds, by name."""
-    return sorted(name for name, _ in _entries(folder))
+    return sorted(entry.name for entry in storage_of(folder).entries())
 
 
-def folders_in(folder: Path) -> list[Path]:
+def folders_in(folder: Location) -> list[Location]:
     """The folders directly in a folder, by name."""
-    return [folder / name for name, is_folder in sorted(_entries(folder), key=lambda entry: entry[0]) if is_folder()]
+    found = sorted(storage_of(folder).entries(), key=lambda entry: entry.name)
+    return [folder / entry.name for entry in found if entry.is_folder()]
 
 
-def _entries(folder: Path) -> Iterator[tuple[str, Callable[[], bool]]]:
-    """Names, and whether it is a folder if that is asked for: some file systems have to look."""
-    if is_remote(folder):
-        for name, is_folder, _ in entries(folder):
-            yield name, lambda is_folder=is_folder: is_folder
-        return
-    with os.scandir(folder) as found:
-        for entry in found:
-            yield entry.name, entry.is_dir
-
-
-def _listing(root: Path, wanted: set[str]) -> dict[str, str]:
+def _listing(root: Location, wanted: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     folders = [("", 0)]
     for folder, depth in folders:  # grows while it is walked
-        for name, is_folder in _entries(root / folder if folder else root):
+        for name, is_folder, _ in storage_of(root / folder if folder else root).entries():
             path = folder + name
             if name in wanted:
                 if name in found:

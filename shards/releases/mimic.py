@@ -6,20 +6,17 @@ split is the official one, of which `validate` is called dev here, as in every l
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from shards.errors import UserError
 from shards.releases import cxrlt
-from shards.releases.checks import check_unique
-from shards.releases.open import read_labels
-from shards.releases.release import LabelTable, Release, first_of_each_name
+from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
 from shards.releases.values import check_index, finding_values, ids, rows_of, splits
 from shards.storage.csv import read_table
-from shards.storage.remote import is_there
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 
-NAME = "mimic-cxr-jpg"
 METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
 SPLIT = "mimic-cxr-2.0.0-split.csv.gz"
 OWN_LABELS = {
@@ -27,30 +24,29 @@ OWN_LABELS = {
     "negbio": "mimic-cxr-2.0.0-negbio.csv.gz",
 }
 
-LABEL_FILES = f"{cxrlt.EXPECTED}, cxr-lt-2023/, cxr-lt-2024/ or {OWN_LABELS['chexpert']}"
-
 FRONTAL = ("AP", "PA")
 LATERAL = ("LATERAL", "LL", "XTABLE LATERAL")
 
 
-def recognises(root: Path) -> bool:
-    return is_there(root / METADATA)
+def recognises(root: Location) -> bool:
+    return storage_of(root / METADATA).exists()
 
 
-def read(root: Path, label_folders: Sequence[Path]) -> Release:
+def read(root: Location, label_folders: Sequence[Location]) -> Release:
     images = _images(root)
-    labels = []
-    for folder in label_folders:  # before those in the release: the first table is the default
-        labels += read_labels(NAME, folder, images)
-    labels += [table.restricted_to(images["image_id"]) for table in label_tables(root, images)]
-    return Release(NAME, root, images, first_of_each_name(labels), (root / METADATA,))
+    # before those in the release: the first table is the default
+    labels = [table for folder in label_folders for table in READER.labels_in(folder, images)]
+    labels += label_tables(root, images)
+    here = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
+    return Release(READER.name, root, images, here, (root / METADATA,))
 
 
-def label_tables(folder: Path, images: pd.DataFrame) -> list[LabelTable]:
+def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTable]:
+    assert images is not None  # findings are of studies, and repeat on their images
     return cxrlt.find(folder) + _own_labels(folder, images)
 
 
-def _images(root: Path) -> pd.DataFrame:
+def _images(root: Location) -> pd.DataFrame:
     path = root / METADATA
     table = read_table(path, ("dicom_id", "subject_id", "study_id", "ViewPosition"))
     subject = ids(table, "subject_id", path, prefix="p")
@@ -69,7 +65,7 @@ def _images(root: Path) -> pd.DataFrame:
     )
     if not len(images):
         raise UserError(f"{path}: a header and no image; download it again")
-    check_unique(images, path)
+    check_index(pd.Index(images["image_id"]), path, "image")
     return images
 
 
@@ -79,8 +75,8 @@ def _view(position: str) -> str:
     return "lateral" if position in LATERAL else "other"
 
 
-def _own_labels(root: Path, images: pd.DataFrame) -> list[LabelTable]:
-    present = {name: root / file for name, file in OWN_LABELS.items() if is_there(root / file)}
+def _own_labels(root: Location, images: pd.DataFrame) -> list[LabelTable]:
+    present = {name: root / file for name, file in OWN_LABELS.items() if storage_of(root / file).exists()}
     if not present:
         return []
     split_path = root / SPLIT
@@ -101,3 +97,14 @@ def _own_labels(root: Path, images: pd.DataFrame) -> list[LabelTable]:
         per_image.insert(0, "split", split.reindex(per_image.index))
         tables.append(LabelTable(name, tuple(findings), per_image, (path, split_path)))
     return tables
+
+
+READER = Reader(
+    name="mimic-cxr-jpg",
+    order=10,
+    folders=f"a MIMIC-CXR-JPG release has {METADATA} and files/ at its top",
+    label_files=f"{cxrlt.EXPECTED}, cxr-lt-2023/, cxr-lt-2024/ or {OWN_LABELS['chexpert']}",
+    recognises=recognises,
+    read=read,
+    label_tables=label_tables,
+)

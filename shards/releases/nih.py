@@ -5,24 +5,20 @@ is a finding as in the tables. Images are flat, in images/, or in images_001/ima
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.checks import check_unique
 from shards.releases.locate import image_paths
-from shards.releases.open import find_labels
-from shards.releases.release import LabelTable, Release, first_of_each_name
+from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
 from shards.releases.values import check_index, ids
 from shards.storage.csv import is_unnamed, read_table
-from shards.storage.remote import is_there, read_bytes
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 
-NAME = "chestx-ray14"
 ENTRIES = {"chestx-ray14-v2020": "Data_Entry_2017_v2020.csv", "chestx-ray14": "Data_Entry_2017.csv"}
 LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 EXPECTED = " or ".join(ENTRIES.values())
-LABEL_FILES = EXPECTED
 
 IMAGE, LABELS, FOLLOW_UP, PATIENT, VIEW = "Image Index", "Finding Labels", "Follow-up #", "Patient ID", "View Position"
 FINDINGS = (
@@ -31,32 +27,32 @@ FINDINGS = (
 )
 
 
-def recognises(root: Path) -> bool:
+def recognises(root: Location) -> bool:
     return bool(_entries(root))
 
 
-def read(root: Path, label_folders: Sequence[Path]) -> Release:
+def read(root: Location, label_folders: Sequence[Location]) -> Release:
     path = next(iter(_entries(root).values()))
     images = _images(path)
     images["path"] = image_paths(root, images["image_id"], path)
-    labels = [table for folder in label_folders for table in find_labels(NAME, folder, images)]
+    labels = [table for folder in label_folders for table in READER.labels_in(folder, images)]
     labels += label_tables(root, images)
-    labels = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
-    return Release(NAME, root, images, labels, (path,))
+    here = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
+    return Release(READER.name, root, images, here, (path,))
 
 
-def label_tables(folder: Path, images: pd.DataFrame) -> list[LabelTable]:
+def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTable]:
     return [_labels(name, path, folder) for name, path in _entries(folder).items()]
 
 
-def _entries(folder: Path) -> dict[str, Path]:
+def _entries(folder: Location) -> dict[str, Location]:
     """The tables that are there, the newer first, plain before compressed."""
     places = {name: [folder / file, folder / f"{file}.gz"] for name, file in ENTRIES.items()}
-    found = {name: next(filter(is_there, paths), None) for name, paths in places.items()}
+    found = {name: next((path for path in paths if storage_of(path).exists()), None) for name, paths in places.items()}
     return {name: path for name, path in found.items() if path is not None}
 
 
-def _table(path: Path) -> pd.DataFrame:
+def _table(path: Location) -> pd.DataFrame:
     """As text; the older table's trailing column without a name must be empty."""
     table = read_table(path, (IMAGE, LABELS, FOLLOW_UP, PATIENT, VIEW), unnamed=True)
     for column in filter(is_unnamed, table.columns):
@@ -71,7 +67,7 @@ def _table(path: Path) -> pd.DataFrame:
     return table
 
 
-def _images(path: Path) -> pd.DataFrame:
+def _images(path: Location) -> pd.DataFrame:
     table = _table(path)
     subject, position = ids(table, PATIENT, path), table[VIEW].str.strip()
     images = pd.DataFrame(
@@ -83,11 +79,11 @@ def _images(path: Path) -> pd.DataFrame:
             "view_position": position,
         }
     )
-    check_unique(images, path)
+    check_index(pd.Index(images["image_id"]), path, "image")
     return images
 
 
-def _labels(name: str, path: Path, folder: Path) -> LabelTable:
+def _labels(name: str, path: Location, folder: Location) -> LabelTable:
     table = _table(path)
     index = pd.Index(ids(table, IMAGE, path), name="image_id")
     check_index(index, path, "image")
@@ -105,9 +101,9 @@ def _labels(name: str, path: Path, folder: Path) -> LabelTable:
     return LabelTable(name, FINDINGS, values, (path, *lists), notes=notes)
 
 
-def _split(index: pd.Index, path: Path, folder: Path) -> tuple[pd.Series, list[Path], tuple[str, ...]]:
+def _split(index: pd.Index, path: Location, folder: Location) -> tuple[pd.Series, list[Location], tuple[str, ...]]:
     """train and test by the published lists; without any list every image is in train, and that is said."""
-    lists = {split: folder / file for split, file in LISTS.items() if is_there(folder / file)}
+    lists = {split: folder / file for split, file in LISTS.items() if storage_of(folder / file).exists()}
     names = {split: _names(list_path, index, path) for split, list_path in lists.items()}
     if not lists:
         return pd.Series("train", index=index), [], (f"no {' or '.join(LISTS.values())}: every image is in train",)
@@ -125,9 +121,9 @@ def _split(index: pd.Index, path: Path, folder: Path) -> tuple[pd.Series, list[P
     return split, list(lists.values()), notes
 
 
-def _names(path: Path, index: pd.Index, table: Path) -> pd.Index:
+def _names(path: Location, index: pd.Index, table: Location) -> pd.Index:
     try:
-        lines = [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines()]
+        lines = [line.strip() for line in storage_of(path).read_bytes().decode("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); download it again") from error
     names = pd.Index([line for line in lines if line])
@@ -139,3 +135,14 @@ def _names(path: Path, index: pd.Index, table: Path) -> pd.Index:
             "give the lists of this table"
         )
     return names
+
+
+READER = Reader(
+    name="chestx-ray14",
+    order=20,
+    folders=f"ChestX-ray14 {EXPECTED}",
+    label_files=EXPECTED,
+    recognises=recognises,
+    read=read,
+    label_tables=label_tables,
+)

@@ -7,24 +7,21 @@ PadChest's table they are refused. Images are PNG files of 16 bits, flat, in ima
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
 from shards.errors import UserError
 from shards.releases import cxrlt2026
-from shards.releases.checks import check_unique
 from shards.releases.cxrlt2026 import IMAGE, PATIENT, PatientLabels, csv_files
 from shards.releases.locate import image_paths
-from shards.releases.open import find_labels
-from shards.releases.release import LabelTable, Release, first_of_each_name
-from shards.releases.values import has_lost_digits, ids
+from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
+from shards.releases.values import check_index, has_lost_digits, ids
 from shards.storage.csv import read_table
+from shards.storage.protocol import Location
 
-NAME = "padchest"
 ORIGINAL = "PADCHEST_chest_x_ray_images_labels_160K_*.csv"
 EXPECTED = f"{cxrlt2026.EXPECTED} or {ORIGINAL}"
-LABEL_FILES = cxrlt2026.EXPECTED
 
 FRONTAL = ("PA", "AP", "AP_horizontal")
 LATERAL = ("L",)
@@ -34,29 +31,32 @@ _ORIGINAL = re.compile(r"PADCHEST_chest_x_ray_images_labels_160K_.*\.csv(\.gz)?"
 _NIH = re.compile(r"([0-9]{8})_([0-9]{3})\.png")  # the challenge is said to have images of ChestX-ray14 too
 
 
-def recognises(root: Path) -> bool:
+def recognises(root: Location) -> bool:
     return _original_in(root) is not None or cxrlt2026.is_in(root)
 
 
-def read(root: Path, label_folders: Sequence[Path]) -> Release:
-    labels = [table for folder in label_folders for table in find_labels(NAME, folder, None)]
-    labels = first_of_each_name([*labels, *cxrlt2026.find(root)])
+def read(root: Location, label_folders: Sequence[Location]) -> Release:
+    given = [table for folder in label_folders for table in READER.labels_in(folder, None)]
+    labels = first_of_each_name([*given, *cxrlt2026.find(root)])
     places = (root, *dict.fromkeys(path.parent for table in labels for path in table.inputs))
     original = next((path for path in map(_original_in, places) if path is not None), None)
     inputs = (original,) if original else labels[0].inputs
-    images, notes = _of_labels(labels[0], original) if labels else _of_original(original)
+    if labels:
+        images, notes = _of_labels(cast(PatientLabels, labels[0]), original)
+    else:
+        images, notes = _of_original(inputs[0])
     images["path"] = image_paths(root, _file(images["image_id"]), inputs[0])
     folders = images["path"].str.rpartition("/")[0].value_counts()
     more = f" and {len(folders) - 1:,} more folders" if len(folders) > 1 else ""
     notes.append(f"images: {folders.iloc[0]:,} in {root / folders.index[0]}{more}")
-    return Release(NAME, root, images, labels, inputs, notes=tuple(notes))
+    return Release(READER.name, root, images, labels, inputs, notes=tuple(notes))
 
 
-def label_tables(folder: Path, images: pd.DataFrame) -> list[LabelTable]:
-    return list(cxrlt2026.find(folder))
+def label_tables(folder: Location, images: pd.DataFrame | None) -> Sequence[LabelTable]:
+    return cxrlt2026.find(folder)
 
 
-def _original_in(folder: Path) -> Path | None:
+def _original_in(folder: Location) -> Location | None:
     return next((path for path in csv_files(folder) if _ORIGINAL.fullmatch(path.name)), None)
 
 
@@ -65,16 +65,16 @@ def _file(image: pd.Series) -> pd.Series:
     return image.where(image.str.lower().str.endswith(".png"), image + ".png")
 
 
-def _of_original(path: Path) -> tuple[pd.DataFrame, list[str]]:
+def _of_original(path: Location) -> tuple[pd.DataFrame, list[str]]:
     """All images of PadChest's own table."""
     images = _original(path)
     if not len(images):
         raise UserError(f"{path}: a header and no image; download it again")
-    check_unique(images, path)
+    check_index(pd.Index(images["image_id"]), path, "image")
     return images, []
 
 
-def _of_labels(labels: PatientLabels, path: Path | None) -> tuple[pd.DataFrame, list[str]]:
+def _of_labels(labels: PatientLabels, path: Location | None) -> tuple[pd.DataFrame, list[str]]:
     """The images of the challenge's tables, with what PadChest's own table says of them."""
     image = pd.Series(labels.table.index, name="image_id")
     nih = _file(image).str.fullmatch(_NIH)
@@ -124,7 +124,7 @@ def _bare(image: pd.Series, labels: PatientLabels) -> pd.DataFrame:
     return _images(image, study, subject, pd.Series("", index=image.index))
 
 
-def _described(image: pd.Series, path: Path) -> pd.DataFrame:
+def _described(image: pd.Series, path: Location) -> pd.DataFrame:
     original = _original(path)
     original.index = _file(original["image_id"])
     file = _file(image)
@@ -135,11 +135,11 @@ def _described(image: pd.Series, path: Path) -> pd.DataFrame:
             f"{image[absent].iloc[0]!r}; give the table of all 160,000 images"
         )
     original = original[original.index.isin(file)]
-    check_unique(original, path)
+    check_index(pd.Index(original["image_id"]), path, "image")
     return original.loc[file].assign(image_id=image.to_numpy())
 
 
-def _original(path: Path) -> pd.DataFrame:
+def _original(path: Location) -> pd.DataFrame:
     table = read_table(path, (IMAGE, STUDY, PATIENT, PROJECTION), unnamed=True)
     image, study, subject = (ids(table, column, path) for column in (IMAGE, STUDY, PATIENT))
     images = _images(image, study, subject, table[PROJECTION].str.strip())
@@ -164,3 +164,14 @@ def _view(position: str) -> str:
     if position in FRONTAL:
         return "frontal"
     return "lateral" if position in LATERAL else "other"
+
+
+READER = Reader(
+    name="padchest",
+    order=30,
+    folders=f"CXR-LT 2026 {EXPECTED}",
+    label_files=cxrlt2026.EXPECTED,
+    recognises=recognises,
+    read=read,
+    label_tables=label_tables,
+)

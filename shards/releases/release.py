@@ -1,22 +1,23 @@
 """What every release turns into: a table of images and any number of label tables.
 
-A reader is one small file with the two functions of `Reader`; `open_release` asks each in turn.
+A kind of release is one file in this folder, with a `Reader` called READER.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from shards.errors import UserError
 from shards.releases.values import rows_of
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 
 IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
 VIEWS = ("frontal", "lateral", "other")
 SPLITS = ("train", "dev", "test")
+TABLE = "table"  # the release of any one table, which is not recognised but named (`shards.releases.table`)
 RESERVED = ("row", "split", "image_id", "study_id", "view")  # columns beside the findings
 
 
@@ -33,7 +34,7 @@ class LabelTable:
     name: str
     findings: tuple[str, ...]
     table: pd.DataFrame
-    inputs: tuple[Path, ...]
+    inputs: tuple[Location, ...]
     elsewhere: int = 0
     notes: tuple[str, ...] = ()
 
@@ -71,23 +72,45 @@ class Release:
     """
 
     name: str
-    root: Path
+    root: Location
     images: pd.DataFrame
     labels: tuple[LabelTable, ...]
-    inputs: tuple[Path, ...]
-    reading: dict[str, object] = field(default_factory=dict)
+    inputs: tuple[Location, ...]
+    reading: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-class Reader(Protocol):
-    def recognises(self, root: Path) -> bool:
-        """Whether the folder looks like this kind of release."""
+@dataclass(frozen=True)
+class Reader:
+    """A kind of release. The registry (`shards.releases.open`) finds it as READER in a file of this folder.
 
-    def read(self, root: Path, label_folders: Sequence[Path]) -> Release:
-        """Read every table. Raises UserError naming file, column and value."""
+    Attributes:
+        name: As it stands in dataset.json.
+        order: Readers are asked in ascending order whether they know a folder.
+        folders, label_files: What a folder of the release, and one of its labels, holds; for messages.
+        recognises: Whether a folder looks like this kind of release.
+        read: The release in a folder, with the labels in further folders. Raises UserError naming file, column and
+            value.
+        label_tables: The label releases in a folder, for images with the columns image_id, study_id and subject_id
+            (None while a release is read whose images come from its labels); may be none.
+    """
 
-    def label_tables(self, folder: Path, images: pd.DataFrame) -> list[LabelTable]:
-        """The label releases in a folder, for `images` with the columns image_id, study_id, subject_id; may be none."""
+    name: str
+    order: int
+    folders: str
+    label_files: str
+    recognises: Callable[[Location], bool]
+    read: Callable[[Location, Sequence[Location]], Release]
+    label_tables: Callable[[Location, pd.DataFrame | None], Sequence[LabelTable]]
+
+    def labels_in(self, folder: Location, images: pd.DataFrame | None) -> Sequence[LabelTable]:
+        """The label releases in a folder that was given for them. Raises UserError if there is none."""
+        if not storage_of(folder).has_folder():
+            raise UserError(f"{folder}: no such folder; give a label release's folder with --labels")
+        found = self.label_tables(folder, images)
+        if not found:
+            raise UserError(f"{folder}: no label table; give a folder that holds {self.label_files}")
+        return found
 
 
 def first_of_each_name(tables: Iterable[LabelTable]) -> tuple[LabelTable, ...]:

@@ -9,17 +9,16 @@ import io
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.checks import check_paths, check_unique
-from shards.releases.open import TABLE
-from shards.releases.release import LabelTable, Release
+from shards.releases.checks import check_paths
+from shards.releases.release import TABLE, LabelTable, Release
 from shards.releases.values import check_index, finding_values, ids, splits
 from shards.storage.csv import is_unnamed, one_line, read_table
-from shards.storage.remote import has_folder, is_remote, is_there, read_bytes
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
 
 ALL_OTHERS = "all others"
 TRIED = 100  # paths looked for before packing
@@ -60,13 +59,13 @@ _OPTIONS = {
 }
 
 
-def open_table(file: Path, columns: Columns, root: Path) -> Release:
+def open_table(file: Location, columns: Columns, root: Location) -> Release:
     """The images and labels of a table; paths in it are relative to `root`, or below it.
 
     Raises UserError naming file, column and value for a column that is missing, a blank id or path, an image twice, a
     finding, split or view that is not known, a path out of `root`, or if none of the first 100 files is there.
     """
-    if not has_folder(root):
+    if not storage_of(root).has_folder():
         raise UserError(f"{root}: no such folder; give the folder that the paths start from with --source")
     table = _read(file, columns)
     image = ids(table, columns.image_id, file)
@@ -82,7 +81,7 @@ def open_table(file: Path, columns: Columns, root: Path) -> Release:
             "path": _paths(table, columns, file, root),
         }
     )
-    check_unique(images, file)
+    check_index(pd.Index(images["image_id"]), file, "image")
     labels = (_labels(table, columns, file),)
     release = Release(TABLE, root, images, labels, (file,), columns.as_json(), (*notes, *view_notes))
     check_paths(release)
@@ -90,18 +89,18 @@ def open_table(file: Path, columns: Columns, root: Path) -> Release:
     return release
 
 
-def label_table(file: Path, columns: Columns) -> LabelTable:
+def label_table(file: Location, columns: Columns) -> LabelTable:
     """The labels alone, for images that are packed already."""
     return _labels(_read(file, columns), columns, file)
 
 
-def label_name(file: Path) -> str:
+def label_name(file: Location) -> str:
     """The label release is named after its file: "chexpert" of chexpert.csv.gz."""
     return re.sub(r"\.(csv|csv\.gz|parquet)$", "", file.name, flags=re.IGNORECASE)
 
 
-def _read(file: Path, columns: Columns) -> pd.DataFrame:
-    if not is_there(file):  # before read_table, which would send its reader to a release's page
+def _read(file: Location, columns: Columns) -> pd.DataFrame:
+    if not storage_of(file).exists():  # before read_table, which would send its reader to a release's page
         raise UserError(f"{file}: no such file; give the table with --table")
     table = _parquet(file) if file.suffix.lower() == ".parquet" else read_table(file, unnamed=True)
     for option, column in columns.named().items():
@@ -113,23 +112,22 @@ def _read(file: Path, columns: Columns) -> pd.DataFrame:
     return table
 
 
-def _parquet(file: Path) -> pd.DataFrame:
+def _parquet(file: Location) -> pd.DataFrame:
     """A parquet table as text, so that one set of checks reads both kinds: whole floats lose their .0 in `ids`."""
-    source = io.BytesIO(read_bytes(file)) if is_remote(file) else file
     try:
-        table = pd.read_parquet(source)
+        table = pd.read_parquet(io.BytesIO(storage_of(file).read_bytes()))
     except Exception as error:  # arrow raises many kinds on damage
         raise UserError(f"{file}: not a readable table ({one_line(str(error))})") from error
     return pd.DataFrame({str(name): list(map(_text, table[name].tolist())) for name in table.columns}, dtype=str)
 
 
-def _text(value) -> str:
+def _text(value: object) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return ""
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def _findings(table: pd.DataFrame, columns: Columns, file: Path) -> list[str]:
+def _findings(table: pd.DataFrame, columns: Columns, file: Location) -> list[str]:
     named = set(columns.named().values())
     if columns.findings.strip() == ALL_OTHERS:
         found = [column for column in table.columns if column not in named and not is_unnamed(column)]
@@ -148,7 +146,7 @@ def _findings(table: pd.DataFrame, columns: Columns, file: Path) -> list[str]:
     return found
 
 
-def _labels(table: pd.DataFrame, columns: Columns, file: Path) -> LabelTable:
+def _labels(table: pd.DataFrame, columns: Columns, file: Location) -> LabelTable:
     findings = _findings(table, columns, file)
     values = {name: finding_values(table, name, file) for name in findings}
     index = pd.Index(ids(table, columns.image_id, file), name="image_id")
@@ -160,7 +158,9 @@ def _labels(table: pd.DataFrame, columns: Columns, file: Path) -> LabelTable:
     return LabelTable(label_name(file), tuple(findings), labels, (file,), notes=notes)
 
 
-def _groups(table: pd.DataFrame, columns: Columns, image: pd.Series, file: Path):
+def _groups(
+    table: pd.DataFrame, columns: Columns, image: pd.Series, file: Location
+) -> tuple[pd.Series, pd.Series, tuple[str, ...]]:
     """Subject and study of every image, and what is said of those that are not known."""
     study = ids(table, columns.study, file) if columns.study else image
     subject = ids(table, columns.subject, file) if columns.subject else study
@@ -176,7 +176,7 @@ def _groups(table: pd.DataFrame, columns: Columns, image: pd.Series, file: Path)
     return subject, study, tuple(notes)
 
 
-def _views(table: pd.DataFrame, columns: Columns, file: Path):
+def _views(table: pd.DataFrame, columns: Columns, file: Location) -> tuple[pd.Series | str, tuple[str, ...]]:
     """frontal, lateral or other; a column of other things altogether is refused."""
     if not columns.view:
         return "other", ("no --view-column: every view is other",)
@@ -192,7 +192,7 @@ def _views(table: pd.DataFrame, columns: Columns, file: Path):
     return view, (f"view other: {odd.sum():,} images, {words}",) if len(odd) else ()
 
 
-def _paths(table: pd.DataFrame, columns: Columns, file: Path, root: Path) -> pd.Series:
+def _paths(table: pd.DataFrame, columns: Columns, file: Location, root: Location) -> pd.Series:
     paths = table[columns.path].str.strip()
     blank = (paths == "").to_numpy()
     if blank.any():
@@ -201,10 +201,10 @@ def _paths(table: pd.DataFrame, columns: Columns, file: Path, root: Path) -> pd.
     return paths.str.replace(rf"^(\./+|{re.escape(str(root.absolute()))}/+)", "", regex=True)
 
 
-def _check_some_exist(paths: pd.Series, columns: Columns, file: Path, root: Path) -> None:
+def _check_some_exist(paths: pd.Series, columns: Columns, file: Location, root: Location) -> None:
     """A wrong --source would make a reject of every image, after hours of looking."""
     first = paths.iloc[:TRIED]
-    if not any(is_there(root / path) for path in first):
+    if not any(storage_of(root / path).exists() for path in first):
         raise UserError(
             f"{file}: none of the first {len(first):,} files of column {columns.path!r} is in {root}, for example "
             f"{first.iloc[0]!r}; give the folder that the paths start from with --source"

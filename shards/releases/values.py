@@ -5,7 +5,6 @@ column is read as text and converted by the functions below, which name file, co
 """
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,17 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.errors import UserError
+from shards.storage.protocol import Location
 
 _WHOLE_FLOAT = re.compile(r"([0-9]+)\.0*")
 _EXPONENT = re.compile(r"[+-]?([0-9]|[0-9]*\.[0-9]*)[eE][+-]?[0-9]+")  # "12e5" may be hexadecimal
 _EXACT_FLOAT = 2**53  # from here on a float stands for several whole numbers
-_UNNAMED = re.compile(r"Unnamed: [0-9]+")  # as pandas writes it
-_FIRST = 2**17  # bytes of a table in a store that hold its first line, compressed or not
 _NULLABLE = {"": pd.NA, "nan": pd.NA, "NaN": pd.NA, "NA": pd.NA, "null": pd.NA}
 _FINDING_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, **_NULLABLE}
 
 
-def ids(table: pd.DataFrame, column: str, path: Path, prefix: str = "") -> pd.Series:
+def ids(table: pd.DataFrame, column: str, path: Location, prefix: str = "") -> pd.Series:
     """An id column as text: "10000032", "10000032.0" and (with prefix "p") "p10000032" are the same id.
 
     Raises UserError on a blank ("nan", "NA" and "null" are blank too), and on floats that have lost digits:
@@ -68,7 +66,7 @@ def has_lost_digits(text: str) -> bool:
     return _EXPONENT.fullmatch(text) is not None or (whole is not None and float(text) >= _EXACT_FLOAT)
 
 
-def finding_values(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
+def finding_values(table: pd.DataFrame, column: str, path: Location) -> pd.Series:
     """A finding's column as nullable Int8: 1 positive, 0 negative, -1 uncertain, missing for a blank."""
     unknown = set(table[column].unique()) - set(_FINDING_VALUES)
     if unknown:
@@ -91,7 +89,7 @@ SPLIT_NAMES = {
 }
 
 
-def splits(column: pd.Series, path: Path, name: str = "split") -> pd.Series:
+def splits(column: pd.Series, path: Location, name: str = "split") -> pd.Series:
     """A released split column in this project's words: train, dev (validate, development) and test."""
     unknown = set(column.unique()) - set(SPLIT_NAMES)
     if unknown:
@@ -99,7 +97,8 @@ def splits(column: pd.Series, path: Path, name: str = "split") -> pd.Series:
     return column.map(SPLIT_NAMES)
 
 
-def check_index(index: pd.Index, path: Path, column: str) -> None:
+def check_index(index: pd.Index, path: Location, column: str) -> None:
+    """Raises UserError if a name occurs twice: a second one would silently replace the first."""
     doubled = index.duplicated()  # has_duplicates would keep a hash table with the index, twice as large as its texts
     if doubled.any():
         first = index[doubled][0]

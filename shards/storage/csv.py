@@ -3,27 +3,32 @@
 import csv
 import gzip
 import io
+import re
 import zlib
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from shards.errors import UserError
-from shards.releases.values import _FIRST, _UNNAMED
-from shards.storage.remote import is_remote, read_bytes
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location
+
+FIRST = 2**17  # bytes of a table that hold its first line, compressed or not
+_UNNAMED = re.compile(r"Unnamed: [0-9]+")  # as pandas writes it
 
 
-def read_table(path: Path, required: tuple[str, ...] = (), unnamed: bool = False) -> pd.DataFrame:
+def read_table(path: Location, required: tuple[str, ...] = (), unnamed: bool = False) -> pd.DataFrame:
     """A CSV (plain or .gz, UTF-8 with or without BOM) as text columns; blanks are "".
 
     unnamed: accept several columns without a name, and call them as pandas does, "Unnamed: 3" (`is_unnamed`).
-    Raises UserError if the file is absent, cut, not a table, has a row that does not fit the header, a column
-    twice or a required one missing. (pandas would fill a short row with blanks and shift a long one.)
+    Raises UserError if the file is absent, cut, not a table, has a row that does not fit the header, a duplicated
+    column or without a required one. (pandas would fill a short row with blanks and shift a long one.)
     """
     try:
-        data = gzip.decompress(read_bytes(path)) if path.suffix == ".gz" else read_bytes(path)
+        data = storage_of(path).read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
         names, lines = _header(path, data, unnamed)
         # One block: Arrow loses a quoted newline that falls on the border of two. One thread: row numbers in errors.
         block = min(len(data) + 1, 2**31 - 1)
@@ -53,11 +58,11 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def column_names(path: Path) -> list[str]:
+def column_names(path: Location) -> list[str]:
     """The names in the first line of a CSV (plain or .gz), without reading the rest; [] if it is no text."""
     try:
-        file = io.BytesIO(read_bytes(path, _FIRST)) if is_remote(path) else path.open("rb")
-        with file, gzip.open(file) if path.suffix == ".gz" else file as plain:
+        file = io.BytesIO(storage_of(path).read_bytes(stop=FIRST))
+        with gzip.open(file) if path.suffix == ".gz" else file as plain:
             return [name.strip() for name in next(csv.reader(io.TextIOWrapper(plain, "utf-8-sig", newline="")), [])]
     except (UnicodeDecodeError, csv.Error, EOFError, OSError, zlib.error):
         return []
@@ -68,7 +73,7 @@ def is_unnamed(name: str) -> bool:
     return not name or _UNNAMED.fullmatch(name) is not None
 
 
-def _header(path: Path, data: bytes, unnamed: bool) -> tuple[list[str], int]:
+def _header(path: Location, data: bytes, unnamed: bool) -> tuple[list[str], int]:
     """The columns' names, and how many lines they fill (a quoted name may hold a newline)."""
     reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline=""))
     names = [name.strip() for name in next(reader, [])]
@@ -78,7 +83,7 @@ def _header(path: Path, data: bytes, unnamed: bool) -> tuple[list[str], int]:
         raise UserError(f"{path}: not a CSV table (empty, not even a header); download it again")
     doubled = [name for name in names if names.count(name) > 1]
     if doubled:
-        raise UserError(f"{path}: column {doubled[0]!r} stands twice; rename or remove one of them")
+        raise UserError(f"{path}: column {doubled[0]!r} is duplicated; rename or remove one of them")
     if data.count(b'"') % 2:  # Arrow takes the rest of the file for one value
         raise UserError(f"{path}: not a CSV table (a quote is never closed, the file may be cut); download it again")
     return names, reader.line_num

@@ -1,8 +1,7 @@
-"""Publishing files so that a kill at any moment leaves the old state or the new one.
+"""Files of this disk: published so that a kill at any moment leaves the old state or the new one, hashed and locked.
 
 Everything is written aside in the target's folder (or a sibling on the same file system), flushed to the
-medium, and renamed. The folder is flushed too: without that a power cut can forget the rename. A store has no rename
-and needs none: an object has its name only when it has arrived whole.
+medium, and renamed. The folder is flushed too: without that a power cut can forget the rename.
 """
 
 import contextlib
@@ -11,12 +10,11 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from shards.errors import UserError
-from shards.storage.remote import is_remote, reaching, upload
 
 
 def sync_folder(folder: Path) -> None:
@@ -28,36 +26,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def publish(aside: Path, final: Path, moved: Callable[[], object] | None = None) -> None:
-    """Give a complete file its final name; `aside` must be on the same file system.
-
-    Into a store (`shards.storage.remote`) it is moved from this machine; `moved` is then called now and then.
-    """
-    if is_remote(final):
-        upload(aside, final, moved)
-        aside.unlink()
-        return
+def publish(aside: Path, final: Path) -> None:
+    """Give a complete file its final name; `aside` must be on the same file system."""
     with aside.open("rb") as file:
         os.fsync(file.fileno())
     aside.replace(final)
     sync_folder(final.parent)
 
 
-def make_folder(folder: Path) -> None:
-    """Make one folder if it is not there; a store has none to make."""
-    if not is_remote(folder):
-        folder.mkdir(exist_ok=True)
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `path` aside and rename it; the aside name holds the process id, so two writers never share it.
 
-    Raises UserError if there is no room or no permission; the old file then stands. A store's object is simply put.
+    Raises UserError if there is no room or no permission; the old file then stands.
     """
-    if is_remote(path):
-        with reaching(path):
-            path.fs.pipe_file(path.path, data)
-        return
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         aside.write_bytes(data)
@@ -70,12 +51,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
+def cannot_write(path: object, error: OSError) -> UserError:
     """What to say when a file or folder cannot be written."""
-    way_out = "give another folder, or the right to write"
+    fix = "give another folder, or the right to write"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        way_out = "make room; the same command continues"
-    return UserError(f"{path}: cannot be written ({error.strerror}); {way_out}")
+        fix = "make room; the same command continues"
+    return UserError(f"{path}: cannot be written ({error.strerror}); {fix}")
 
 
 def remove_parts(folder: Path) -> None:
@@ -84,7 +65,7 @@ def remove_parts(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def json_bytes(value) -> bytes:
+def json_bytes(value: object) -> bytes:
     """Canonical JSON (sorted keys, one trailing newline): equal values are equal bytes."""
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -94,7 +75,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    with reaching(path), path.open("rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -140,7 +121,7 @@ def one_by_one(place: Path) -> Iterator[None]:
         yield
 
 
-def is_named(file, path: Path) -> bool:
+def is_named(file: IO, path: Path) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Places that are not on this disk: buckets and web servers, through fsspec.
+"""Buckets and web servers, through fsspec.
 
 Credentials come from where the store's own tools look for them (environment, profile, instance), never from an address:
 addresses end up in logs and shell histories.
@@ -6,21 +6,33 @@ addresses end up in logs and shell histories.
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from shards.errors import UserError
+from shards.storage.protocol import Entry, Location
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 # The protocols that are read here, and the extra that installs what fsspec needs for them.
 PROTOCOLS = {"s3": "s3", "gs": "gs", "https": "http", "http": "http", "memory": None}
+WRITABLE = ("s3", "gs")
 # A listing that was kept would not show what another process has written since.
 # Several requests for parts of one object would each fail the whole at the first cut, and ask for its size before.
-_OPTIONS = {"s3": {"use_listings_cache": False, "max_concurrency": 1}, "gs": {"use_listings_cache": False}}
-WRITABLE = ("s3", "gs")
-_PART = 2**24  # bytes of a file in memory while it is uploaded
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {"use_listings_cache": False, "max_concurrency": 1},
+    "gs": {"use_listings_cache": False},
+}
+UPLOAD_PART = 2**24  # bytes of a file in memory while it is uploaded
 _LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "requests", "urllib3", "fsspec", "s3fs")
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the instance's role",
@@ -28,26 +40,21 @@ _CREDENTIALS = {
 }
 
 
-def is_remote(path: object) -> bool:
-    """Whether a path (a text, or what `place` made of it) is an address of a store, not of a file on this machine."""
-    return "://" in str(path)
-
-
-def place(text: str | Path) -> Path:
+def place(text: str | Location) -> Location:
     """A local path as pathlib's Path; `s3://`, `gs://`, `https://` (or `http://`) as a UPath, which has its methods.
 
     Raises UserError for another protocol, credentials in the address, or a store whose extra is not installed.
     """
     text = str(text)
-    if not is_remote(text):
+    protocol, address, rest = text.partition("://")
+    if not address:
         return Path(text)
-    protocol, parts = text.split("://")[0], urlsplit(text)
-    rest = text.partition("://")[2]
+    parts = urlsplit(text)
     # a secret may hold a slash, at which a server's name ends, or a question mark
     if parts.username is not None or parts.query or (protocol in _CREDENTIALS and "@" in rest):
         safe = f"{protocol}://{rest.rpartition('@')[2].partition('?')[0]}"
-        way_out = f"give them by {_CREDENTIALS[protocol]}" if protocol in _CREDENTIALS else "a server must need none"
-        raise UserError(f"{safe}: credentials do not belong in an address; {way_out}")
+        fix = f"give them by {_CREDENTIALS[protocol]}" if protocol in _CREDENTIALS else "a server must need none"
+        raise UserError(f"{safe}: credentials do not belong in an address; {fix}")
     if protocol not in PROTOCOLS:
         raise UserError(f"{text}: protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}, or a local path")
     if not parts.netloc:
@@ -63,100 +70,127 @@ def place(text: str | Path) -> Path:
         raise UserError(f"{text}: {protocol}:// needs an extra: pip install 'cxrdali[{extra}]'") from error
 
 
-def read_bytes(path: Path, most: int | None = None) -> bytes:
-    """The bytes of a file here or in a store; only the first ones if `most` says how many are enough.
+@dataclass(frozen=True)
+class Bucket:
+    """`shards.storage.protocol.Storage` in a bucket or on a web server."""
 
-    Raises FileNotFoundError if it is absent, and nothing else of a store's: one that fails or refuses is a UserError.
-    """
-    if not is_remote(path):
-        with path.open("rb") as file:
-            return file.read(-1 if most is None else most)
-    with reaching(path):
-        try:
-            return path.fs.cat_file(path.path) if most is None else path.fs.cat_file(path.path, start=0, end=most)
-        except FileNotFoundError:
-            pass
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    path: "UPath"
+    local = False
 
+    def read_bytes(self, start: int = 0, stop: int | None = None) -> bytes:
+        whole = start == 0 and stop is None
+        with reaching(self.path):
+            try:
+                return self.path.fs.cat_file(self.path.path, **({} if whole else {"start": start, "end": stop}))
+            except FileNotFoundError:
+                pass
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
 
-def is_there(path: Path) -> bool:
-    """Whether a file is there. Raises UserError where a store fails or refuses, which is no answer."""
-    if not is_remote(path):
-        return path.exists()
-    if path.protocol in ("http", "https"):  # whose library calls every failure absent when asked for a description
-        with contextlib.suppress(FileNotFoundError):
-            read_bytes(path, 1)
-            return True
-        return False
-    return seen(path) is not None
+    def read_each(self, names: Sequence[str]) -> list[bytes]:
+        paths = [(self.path / name).path for name in names]
+        with reaching(self.path):
+            found = self.path.fs.cat(paths)
+        return [found[path] for path in paths]
 
+    def sha256(self) -> str:
+        with reaching(self.path), self.path.fs.open(self.path.path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
-def entries(folder: Path) -> list[tuple[str, bool, int | None]]:
-    """What a folder in a store holds: name, whether it is a folder, size in bytes. Empty for one that is not there."""
-    with reaching(folder):
-        try:
-            found = folder.fs.ls(folder.path, detail=True)
-        except FileNotFoundError:
-            return []
-    own = folder.path.rstrip("/")
-    names = ((entry["name"].rstrip("/"), entry) for entry in found)
-    return [
-        (name.rpartition("/")[2], entry["type"] == "directory" or entry["name"].endswith("/"), entry.get("size"))
-        for name, entry in names
-        if name != own  # the empty object by which some tools mark a folder
-    ]
+    def exists(self) -> bool:
+        if not self._has_folders:  # whose library calls every failure absent when asked for a description
+            with contextlib.suppress(FileNotFoundError):
+                self.read_bytes(stop=1)
+                return True
+            return False
+        return self.fingerprint() is not None
 
+    @property
+    def _has_folders(self) -> bool:
+        return self.path.protocol not in ("http", "https")
 
-def has_folder(path: Path) -> bool:
-    """Whether a folder is there; of a web server, which has none, its files will tell."""
-    if not is_remote(path):
-        return path.is_dir()
-    return path.protocol in ("http", "https") or bool(entries(path))
+    def has_folder(self) -> bool:
+        return not self._has_folders or any(True for _ in self.entries())
 
+    def entries(self) -> Iterator[Entry]:
+        """Nothing for a folder that is not there."""
+        with reaching(self.path):
+            try:
+                found = self.path.fs.ls(self.path.path, detail=True)
+            except FileNotFoundError:
+                return
+        own = self.path.path.rstrip("/")
+        for entry in found:
+            name, folder = entry["name"].rstrip("/"), entry["type"] == "directory" or entry["name"].endswith("/")
+            if name != own:  # the empty object by which some tools mark a folder
+                size = entry.get("size") or 0
+                yield Entry(name.rpartition("/")[2], partial(bool, folder), partial(int, size))
 
-def remove_tree(folder: Path) -> None:
-    """Remove all that is below a folder in a store. Nothing there is fine."""
-    with reaching(folder), contextlib.suppress(FileNotFoundError):
-        folder.fs.rm(folder.path, recursive=True)
+    def fingerprint(self) -> list | None:
+        """Size in bytes and tag."""
+        with reaching(self.path):
+            try:
+                found = self.path.fs.info(self.path.path)
+            except FileNotFoundError:
+                return None
+        tags = ("ETag", "etag", "Last-Modified", "LastModified", "mtime", "created")
+        return [found.get("size"), next((str(found[tag]) for tag in tags if found.get(tag)), "")]
 
+    def write_bytes(self, data: bytes) -> None:
+        with reaching(self.path):
+            self.path.fs.pipe_file(self.path.path, data)
 
-def upload(file: Path, to: Path, moved: Callable[[], object] | None = None) -> None:
-    """Put a file of this machine into a store under its name there, which it gets only when it is whole.
+    def publish(self, aside: Path, moved: Callable[[], object] | None = None) -> None:
+        """`moved` is called whenever a part has arrived."""
+        from fsspec.callbacks import Callback
 
-    `moved` is called whenever a part has arrived. Raises UserError if the store fails or refuses.
-    """
-    from fsspec.callbacks import Callback
+        class Parts(Callback):
+            def relative_update(self, inc: int = 1) -> None:
+                if moved:
+                    moved()
 
-    class Parts(Callback):
-        def relative_update(self, inc=1):
-            if moved:
-                moved()
+        parts = {"chunksize": UPLOAD_PART} if self.path.protocol in WRITABLE else {}
+        with reaching(self.path):
+            self.path.fs.put_file(str(aside), self.path.path, callback=Parts(), **parts)
+        aside.unlink()
 
-    parts = {"chunksize": _PART} if to.protocol in WRITABLE else {}
-    with reaching(to):
-        to.fs.put_file(str(file), to.path, callback=Parts(), **parts)
+    def make_folder(self) -> None:
+        """A bucket has no folders to make."""
 
+    def remove_tree(self) -> None:
+        with contextlib.suppress(UserError, FileNotFoundError), reaching(self.path):
+            self.path.fs.rm(self.path.path, recursive=True)
 
-def seen(path: Path) -> list | None:
-    """What tells one making of a file in a store from the next: its size and tag; None if it is not there."""
-    with reaching(path):
-        try:
-            found = path.fs.info(path.path)
-        except FileNotFoundError:
-            return None
-    tags = ("ETag", "etag", "Last-Modified", "LastModified", "mtime", "created")
-    return [found.get("size"), next((str(found[tag]) for tag in tags if found.get(tag)), "")]
+    def remove_parts(self) -> None:
+        """An object is whole or not there."""
+
+    def contains(self, other: Location) -> bool:
+        return f"{other}/".startswith(f"{str(self.path).rstrip('/')}/")  # a bucket itself ends in a slash
+
+    def real_path(self) -> None:
+        return None
+
+    def check_writable(self) -> None:
+        if self.path.protocol not in WRITABLE:
+            protocols = ", ".join(f"{protocol}://" for protocol in WRITABLE)
+            raise UserError(
+                f"{self.path}: {self.path.protocol}:// is only read; give --out a folder, or one of {protocols}"
+            )
+
+    def work_folder(self, name: str) -> Path:
+        """Among the temporary files, under a name by which the next run finds what a kill left."""
+        known = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"cxrdali-{os.getuid()}-{known}"
 
 
 @contextlib.contextmanager
 def reaching(path: object) -> Iterator[None]:
-    """Turn what a store's library raises about `path` into a UserError; what concerns a local path stays as it is."""
+    """Turn what a store's library raises about `path` into a UserError."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if not is_remote(path) or not _of_the_store(error):
+        if not _of_the_store(error):
             raise
         raise UserError(f"{path}: {_explained(path, error)}") from error
 

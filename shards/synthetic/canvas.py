@@ -59,7 +59,7 @@ class Canvas:
         inner = 0.115 - (0.115 - a.pedicle) * bulge
         return inner, 0.125 + (a.width - 0.125) * bulge**0.85
 
-    def dome(self, x, side: int):
+    def dome(self, x: np.ndarray, side: int) -> np.ndarray:
         """y of the diaphragm at `x`; `side` -1 is the right dome, the higher one."""
         a = self.anatomy
         if self.lateral:
@@ -85,7 +85,7 @@ class Canvas:
             return np.column_stack([far - inset if side > 0 else near + inset, y])
         return np.column_stack([0.5 + side * (far - inset), y])
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, edge: float = 0.3, turn: float = 0.0):
+    def ellipse(self, x: float, y: float, rx: float, ry: float, edge: float = 0.3, turn: float = 0.0) -> np.ndarray:
         """float32 (GRID, GRID) in [0, 1]: an ellipse with a soft rim, turned clockwise by `turn` radians."""
         dx, dy = self.x - x, self.y - y
         if turn:
@@ -114,7 +114,7 @@ class Canvas:
             self.planes[name] = np.zeros(self.shape, np.uint8)
         return self.planes[name]
 
-    def line(self, plane: str, points, width: float, level: float, closed: bool = False) -> None:
+    def line(self, plane: str, points: np.ndarray | list, width: float, level: float, closed: bool = False) -> None:
         """One line (points, 2) or several (lines, points, 2), `width` thick at `level` (0 to 255).
 
         Below one pixel of width the level falls instead.

@@ -64,7 +64,7 @@ class SyntheticOptions:
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of every picture, in pixels."""
-        return NATIVE if self.size == "native" else (self.size, self.size)
+        return NATIVE if isinstance(self.size, str) else (self.size, self.size)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def stream(seed: int, purpose: Purpose, index: int, part: int = 0) -> np.random.
 def plan_release(options: SyntheticOptions) -> list[Study]:
     """Every study of the release in order, without drawing: about 20,000 studies per second."""
     thresholds = _thresholds()
-    studies = []
+    studies: list[Study] = []
     for subject, count in enumerate(_studies_per_subject(options)):
         causes = stream(options.seed, Purpose.SUBJECT, subject).standard_normal(CAUSES)
         for ordinal in range(count):
@@ -193,7 +193,7 @@ def _plan_study(
         findings = frozenset(np.array(options.only)[dice].tolist() or ["No Finding"])
     else:
         findings = _plan_findings(mixed, portable, thresholds, rng)
-    unseen = frozenset()
+    unseen: frozenset[str] = frozenset()
     if "No Finding" not in findings:
         rest = {**UNSEEN_2024, **UNSEEN_TASK3}
         chances = np.array(list(rest.values())) / (1 - FREQUENCIES["No Finding"])

@@ -37,7 +37,7 @@ class SyntheticSummary:
     images: int
     studies: int
     subjects: int
-    bytes: int
+    num_bytes: int
     seconds: float
 
 

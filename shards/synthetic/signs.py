@@ -11,7 +11,7 @@ import numpy as np
 from shards.synthetic.canvas import PLANES, Canvas, step
 from shards.synthetic.patient import Sign
 
-# Contrast of each pattern, set so that a small network learns the common findings best. The rare ones are
+# Contrast of each pattern, set so that a small network finds the common findings best. The rare ones are
 # small or thin by their drawing, and some cannot be resolved at 128 or 224 pixels.
 VISIBILITY = {
     "Support Devices": 0.7,

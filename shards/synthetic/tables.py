@@ -99,7 +99,7 @@ def _labelled(seed: int, study: Study, labeller: int) -> dict:
     What is there is mostly found, sometimes in doubt or missed; what is not there is mostly not mentioned.
     """
     rng = stream(seed, Purpose.PLAN, study.index, 2 + labeller)
-    row = {"subject_id": study.subject_id, "study_id": study.study_id}
+    row: dict[str, int | str] = {"subject_id": study.subject_id, "study_id": study.study_id}
     for finding, dice in zip(CHEXPERT, rng.random(len(CHEXPERT)), strict=True):
         if finding in study.findings:
             row[finding] = "1.0" if dice < 0.90 or finding == "No Finding" else "-1.0" if dice < 0.97 else ""

@@ -3,9 +3,8 @@
 from hypothesis import given, settings, strategies
 
 from shards.errors import UserError
-from shards.releases.nih import NAME as NIH
+from shards.releases import nih, padchest
 from shards.releases.open import open_release
-from shards.releases.padchest import NAME as PADCHEST
 from shards.releases.table import Columns, open_table
 from tests.fuzz import damaged, one_line
 from tests.releases import PADCHEST_TABLE, write_nih, write_padchest, write_table
@@ -39,7 +38,7 @@ def check(opening, root, path, seed: int) -> bool:
 def test_a_damaged_padchest_opens_or_names_the_file(tmp_path_factory):
     root = tmp_path_factory.mktemp("padchest")
     write_padchest(root, subjects=6)
-    assert open_release(root).name == PADCHEST
+    assert open_release(root).name == padchest.READER.name
 
     @settings(max_examples=40)
     @given(SEEDS)
@@ -52,7 +51,7 @@ def test_a_damaged_padchest_opens_or_names_the_file(tmp_path_factory):
 def test_a_damaged_chestx_ray14_opens_or_names_the_file(tmp_path_factory):
     root = tmp_path_factory.mktemp("nih")
     write_nih(root, patients=6)
-    assert open_release(root).name == NIH
+    assert open_release(root).name == nih.READER.name
 
     @settings(max_examples=40)
     @given(SEEDS)

@@ -114,7 +114,7 @@ def test_tree_and_pictures(release):
     assert metadata["dicom_id"].is_unique
     assert (summary.images, summary.studies) == (len(paths), metadata["study_id"].nunique()) == (len(paths), 80)
     assert summary.subjects == metadata["subject_id"].nunique()
-    assert summary.bytes == sum(path.stat().st_size for path in paths)
+    assert summary.num_bytes == sum(path.stat().st_size for path in paths)
 
 
 def test_headers_are_the_releases_own(release):
@@ -441,7 +441,7 @@ def test_a_subjects_pictures_resemble_each_other():
 
 def test_bytes_of_pictures_of_512_pixels(tmp_path):
     summary = write_release(tmp_path, SyntheticOptions(studies=30, size=512))
-    assert 40_000 < summary.bytes / summary.images < 60_000
+    assert 40_000 < summary.num_bytes / summary.images < 60_000
 
 
 def test_native_pictures(tmp_path):
@@ -450,7 +450,7 @@ def test_native_pictures(tmp_path):
     assert set(zip(metadata["Rows"], metadata["Columns"], strict=True)) == {("3056", "2544")}
     for path in tmp_path.rglob("*.jpg"):
         assert simplejpeg.decode_jpeg_header(path.read_bytes())[:2] == (3056, 2544)
-    assert 1_400_000 < summary.bytes / summary.images < 1_800_000
+    assert 1_400_000 < summary.num_bytes / summary.images < 1_800_000
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path):

@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from cxrdali.data.splits import group_codes
-from shards.dataset.description import labels_path
+from shards.dataset.description import labels_name
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -83,7 +83,7 @@ def read_facts(dataset: PackedDataset, names: Sequence[str] = ()) -> DatasetFact
     Raises UserError for a label release that is not attached and for a damaged table.
     """
     names_here = dataset.label_names if dataset.mirror is None else ()  # from a bucket, a table comes when it is read
-    absent = [name for name in names_here if not labels_path(dataset.root, name).exists()]
+    absent = [name for name in names_here if not (dataset.root / labels_name(name)).exists()]
     wanted = list(dict.fromkeys(names)) or [name for name in dataset.label_names if name not in absent]
     releases, parts, twins, seen = [], {}, {}, {}
     with tqdm(total=1 + len(wanted), desc="counting", unit=" tables", delay=1, disable=None) as bar:

@@ -18,14 +18,14 @@ from cxrdali.report.kit.html import Html, count, join, missing, paragraph
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import write_bytes
-from shards.storage.remote import is_remote
+from shards.storage.places import storage_of
 
 SHADES = 10
 
 
 def check_writable(out: Path, pack: Path) -> None:
     """Raises UserError if the page cannot be written to `out`, before any work; the dataset's own folder is refused."""
-    if not is_remote(pack) and out.resolve().is_relative_to(pack.resolve()):
+    if storage_of(pack).contains(out):
         raise UserError(f"{out}: inside the packed dataset, whose files it could replace; give another --html")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it, or give another --html")

@@ -103,7 +103,7 @@ def test_ids_that_do_not_fit_are_named(tmp_path, images, ids, message):
     [
         (["dicom_id,Edema,Hernia,Nodule", "x1,,,"],
          "p.parquet: {form} asks for 'Hernia' (and 1 more), which the predictions do not have; predict with a model"),
-        (["dicom_id,Edema,Edema", "x1,,"], "{form}: column 'Edema' stands twice; rename or remove one of them"),
+        (["dicom_id,Edema,Edema", "x1,,"], "{form}: column 'Edema' is duplicated; rename or remove one of them"),
         (["ImageID,StudyDate_DICOM,PatientID,,,", "x1,,,,,"], "{form}: 3 column(s) without a name; write the"),
         (["dicom_id,study_id", "x1,s1"], "{form}: no column of a finding after 'dicom_id'"),
         (["dicom_id,Edema"], "{form}: a header and no image; give the challenge's template"),

@@ -106,12 +106,13 @@ def test_a_column_that_packing_does_not_write_is_refused_where_it_is_read(copy, 
 
 @pytest.mark.parametrize("hard", [False, True])
 def test_more_shards_than_open_files(pack_folder, hard):
-    """A process's own limit is raised as far as the system lets it; beyond, the way out is said."""
+    """A process's own limit is raised as far as the system lets it; beyond, how to fix it is said."""
     script = f"""
 import resource
 from pathlib import Path
 from shards.errors import UserError
-from shards.packed import MappedSize, PackedDataset
+from shards.dataset.mapped import MappedSize
+from shards.dataset.packed import PackedDataset
 
 dataset = PackedDataset.open(Path({str(pack_folder)!r}))
 most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

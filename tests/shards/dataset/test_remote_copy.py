@@ -146,7 +146,7 @@ def test_a_web_server_will_do(own_address, s3, dataset, tmp_path):
 
 
 def test_a_whole_copy_is_a_packed_dataset(address, tmp_path):
-    """The way out without a connection."""
+    """What is left to do without a connection."""
     remote = copy_size(address, tmp_path)
     remote.labels()
     local = PackedDataset.open(remote.folder)

@@ -15,9 +15,11 @@ import pytest
 
 from shards.errors import UserError
 from shards.packing import cluster as clusters
-from shards.packing.cluster import Dask, Question, what_is_wrong
+from shards.packing.cluster import Dask
+from shards.packing.cluster_worker import Question, what_is_wrong
+from shards.packing.job import PackJob
 from shards.packing.options import PackLimits
-from shards.packing.pack import pack
+from shards.packing.pack import pack, pack_job
 from shards.releases.open import open_release
 from shards.storage.remote import place
 from tests.cli.cli import ROOT, call, command, environment, run
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("time_limit")
 
 SLOW = """
 import time
-from shards import make_shard, rendition
+from shards.packing import make_shard, rendition
 
 def slowly(*arguments):
     time.sleep({seconds})
@@ -50,11 +52,11 @@ class Processes:
             free.bind(("127.0.0.1", 0))
             self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
-    def start(self, verb, *arguments, before=(), **variables):
-        log = self.folder / f"{verb}-{len(self.started)}.log"
+    def start(self, command, *arguments, before=(), **variables):
+        log = self.folder / f"{command}-{len(self.started)}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [*before, sys.executable, "-m", "dask", verb, *map(str, arguments)],
+                [*before, sys.executable, "-m", "dask", command, *map(str, arguments)],
                 cwd=self.folder,
                 env=environment(**variables),
                 start_new_session=True,
@@ -99,10 +101,7 @@ def wait_for(what, seconds=60):
 
 
 def pack_on(cluster, source, out, **limits):
-    return pack(
-        *(open_release(source), out, OPTIONS),
-        **{"progress": False, "engine": Dask(cluster.address), "limits": PackLimits(**limits)},
-    )
+    return pack_job(PackJob(open_release(source), out, OPTIONS, PackLimits(**limits)), Dask(cluster.address))
 
 
 def attempts(out):
@@ -284,7 +283,7 @@ def test_what_a_worker_must_have_in_common(tmp_path):
     seen = ((str(tmp_path), 0), (str(tmp_path / "1.jpg"), 4), (str(tmp_path / "absent.jpg"), None))
 
     def asked(token_text="right", more=(), **versions):
-        return Question("topic", (str(token), token_text), (*seen, *more), clusters._versions() | versions)
+        return Question("topic", (str(token), token_text), (*seen, *more), clusters.versions() | versions)
 
     assert what_is_wrong(asked()) is None
     assert "has OpenCV" in what_is_wrong(asked(OpenCV="1.0")) and "this machine 1.0" in what_is_wrong(

@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 
 import cv2
@@ -27,6 +29,7 @@ from shards.packing.verify import verify
 from shards.releases.open import open_release
 from shards.releases.release import Release
 from shards.storage.files import json_bytes, sha256_file
+from tests.cli.cli import ROOT
 from tests.releases import contents, jpeg, smooth_image, write_release, write_table
 
 SIZES = {48: "jpg", 56: "npy", 64: "jpg"}  # of the fixture pack_folder
@@ -106,7 +109,7 @@ def test_every_rendition_is_that_of_its_own_file(dataset, release_folder, pixels
     samples = read_webdataset(dataset.root / str(pixels))
     for row in range(0, len(samples), 7):
         path = release_folder / paths[dataset.catalog["image_id"].iloc[row]]
-        images, source = renditions(path, sizes, "squash", 95)
+        images, source = renditions(path, PackOptions(sizes))
         assert samples[row][1] == images[list(SIZES).index(pixels)]
         assert (source.height, source.width) == tuple(dataset.catalog.loc[row, ["height", "width"]])
 
@@ -310,7 +313,7 @@ def test_a_second_run_does_nothing(small):
     summary = pack_quietly(small / "release", small / "pack")
     assert summary.already_finished and summary.images_this_run == 0
     assert (summary.planned, summary.packed, summary.rejected) == (IMAGES, IMAGES, {})
-    assert summary.bytes == sum(path.stat().st_size for path in (small / "pack").glob("*/*.tar"))
+    assert summary.num_bytes == sum(path.stat().st_size for path in (small / "pack").glob("*/*.tar"))
     assert {path: path.stat().st_mtime_ns for path in (small / "pack").rglob("*")} == before
 
 
@@ -524,7 +527,7 @@ def test_an_estimate_counts_exactly_and_guesses_the_bytes(dataset, release_folde
     assert (found.sampled, found.rejected) == (32, {}) and found.minutes > 0
     for name, size in dataset.info["sizes"].items():
         packed = sum(shard["bytes"] for shard in size["shards"])
-        assert 0.7 * packed < found.bytes_per_size[name] < 1.3 * packed
+        assert 0.7 * packed < found.num_bytes[name] < 1.3 * packed
 
 
 def test_an_estimate_meets_the_rejects_too(release):
@@ -548,3 +551,11 @@ def test_fits_differ_and_each_is_packed_as_asked(release, tmp_path):
         rows[fit] = np.load(io.BytesIO(image))
     assert (rows["pad"][:, 0] == 0).all() and (rows["pad"][:, -1] == 0).all()  # every image is higher than wide
     assert not np.array_equal(rows["squash"], rows["crop"]) and (rows["squash"] > 0).any()
+
+
+@pytest.mark.parametrize("module", ["make_shard", "cluster_worker"])
+def test_a_worker_loads_neither_pandas_nor_arrow(module):
+    """They would take longer to load than 20 images take to pack."""
+    script = f"import sys, shards.packing.{module}; print(*sorted({{'pandas', 'pyarrow'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

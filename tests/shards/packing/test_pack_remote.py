@@ -300,11 +300,11 @@ def test_a_shard_that_is_missing_in_a_finished_dataset_is_named(s3, release):
 def test_a_large_shard_goes_in_parts_and_tells_that_it_moves(s3, tmp_path, monkeypatch):
     from shards.storage import remote
 
-    monkeypatch.setattr(remote, "_PART", 5 * 2**20)  # the least that S3 takes
+    monkeypatch.setattr(remote, "UPLOAD_PART", 5 * 2**20)  # the least that S3 takes
     data = os.urandom(12 * 2**20)
     (tmp_path / "x.tar").write_bytes(data)
     moves = []
-    remote.upload(tmp_path / "x.tar", place(f"{s3.address}/x.tar"), lambda: moves.append(1))
+    remote.Bucket(place(f"{s3.address}/x.tar")).publish(tmp_path / "x.tar", lambda: moves.append(1))
     assert s3.filesystem().cat_file(f"{s3.bucket}/x.tar") == data and len(moves) == 3
 
 

@@ -7,8 +7,11 @@ import signal
 import pytest
 
 from shards.errors import UserError
-from shards.packing.options import Part, PartSummary
-from shards.packing.pack import pack
+from shards.packing.engine import Local
+from shards.packing.job import PackJob
+from shards.packing.options import Part
+from shards.packing.pack import pack, pack_job
+from shards.packing.summary import PartSummary
 from shards.releases.open import open_release
 from shards.storage.files import only_one
 from tests.cli.cli import call
@@ -33,6 +36,10 @@ def part(source, tmp_path):
     yield start
     for one in started:
         one.end()
+
+
+def pack_part(source, out, part):
+    return pack_job(PackJob(open_release(source), out, OPTIONS, part=part), Local())
 
 
 def finished(out):
@@ -60,11 +67,11 @@ def test_a_part_makes_its_own_shards_only_and_a_second_run_of_it_none(source, tm
     out = tmp_path / "pack"
     other = out / ".packing" / "tmp" / "of-another-part"
     other.mkdir(parents=True)
-    made = pack(open_release(source), out, OPTIONS, part=Part(3, 4))
+    made = pack_part(source, out, Part(3, 4))
     assert isinstance(made, PartSummary)
     assert finished(out) == set(range(2, SHARDS, 4))
     assert (made.finished, made.shards, made.images_this_run > 0) == (len(finished(out)), SHARDS, True)
-    again = pack(open_release(source), out, OPTIONS, part=Part(3, 4))
+    again = pack_part(source, out, Part(3, 4))
     assert (again.finished, again.images_this_run) == (made.finished, 0)
     assert other.is_dir()
 
@@ -82,7 +89,7 @@ def test_a_killed_part_is_finished_by_the_plain_run(part, source, unbroken, tmp_
 def test_shards_that_were_lost_since_are_made_again(source, unbroken, tmp_path):
     """A copy that is not whole, a disk that was lost, between the parts and the last run."""
     out = tmp_path / "pack"
-    pack(open_release(source), out, OPTIONS, part=Part(1, 1))
+    pack_part(source, out, Part(1, 1))
     (out / "64/000003.tar").unlink()
     (out / "64/000004.idx").unlink()
     os.truncate(out / "96/000005.tar", (out / "96/000005.tar").stat().st_size - 512)
@@ -93,7 +100,7 @@ def test_shards_that_were_lost_since_are_made_again(source, unbroken, tmp_path):
 
 def test_parts_of_other_options_are_refused(source, tmp_path):
     out = tmp_path / "pack"
-    pack(open_release(source), out, OPTIONS, part=Part(9, 38))
+    pack_part(source, out, Part(9, 38))
     done = call("shard", "--source", source, "--out", out, *GIVEN, "--seed", 1, "--part", "2/38", cwd=tmp_path)
     assert done.returncode == 1 and "was packed with another option 'seed'" in done.stderr
 

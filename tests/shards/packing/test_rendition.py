@@ -8,7 +8,8 @@ import pytest
 import simplejpeg
 
 from shards.errors import UserError
-from shards.packing.rendition import Size, encode, renditions, resize
+from shards.packing.options import PackOptions, Size
+from shards.packing.rendition import encode, renditions, resize
 from shards.packing.source import decode
 from tests.releases import jpeg, smooth_image
 
@@ -122,7 +123,7 @@ def test_raw_keeps_every_pixel_and_jpeg_keeps_them_nearly():
 def test_all_sizes_come_from_one_file_in_the_order_asked(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg(radiograph(300, 200)))
-    images, found = renditions(path, (Size(96), Size(32, raw=True), Size(64)), "squash", 95)
+    images, found = renditions(path, PackOptions((Size(96), Size(32, raw=True), Size(64))))
     assert (found.height, found.width, found.converted) == (300, 200, ())
     assert simplejpeg.decode_jpeg_header(images[0])[:2] == (96, 96)
     assert np.load(io.BytesIO(images[1])).shape == (32, 32)

@@ -15,6 +15,7 @@ import simplejpeg
 from shards.errors import UserError
 from shards.packing.source import RejectedImage, decode, read
 from shards.releases.checksums import CHECKSUMS
+from shards.storage.disk import Disk
 from tests.releases import jpeg, smooth_image
 
 GRAY = smooth_image(np.random.default_rng(0), 70, 60)
@@ -235,7 +236,7 @@ def test_a_disk_that_fails_for_the_moment_is_no_fault_of_the_image(tmp_path, mon
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg(GRAY))
     reading = mock.Mock()
-    monkeypatch.setattr("shards.packing.source.read_bytes", reading)
+    monkeypatch.setattr(Disk, "read_bytes", reading)
     for number in (errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT):
         reading.side_effect = OSError(number, os.strerror(number))
         with pytest.raises(UserError, match="a.jpg: cannot be read .*, which is not the image's fault; the same comm"):

@@ -96,7 +96,7 @@ def test_the_format_is_gnu(tmp_path):
 def test_hash_and_size_are_those_of_the_file(tmp_path):
     shard, _ = write(tmp_path / "a.tar", SAMPLES)
     data = (tmp_path / "a.tar").read_bytes()
-    assert (shard.sha256, shard.bytes) == (sha256_bytes(data), len(data))
+    assert (shard.sha256, shard.num_bytes) == (sha256_bytes(data), len(data))
 
 
 def test_the_same_samples_are_the_same_bytes_anywhere(tmp_path):

@@ -50,7 +50,7 @@ def test_a_whole_dataset_has_no_problem_and_is_counted(pack_folder, deep, jobs):
     report = verify(pack_folder, deep, jobs)
     assert report.problems == () and report.deep == deep
     assert (report.shards, report.samples) == (3 * 8, 3 * 120)
-    assert report.bytes == sum(path.stat().st_size for path in pack_folder.glob("*/*.tar"))
+    assert report.num_bytes == sum(path.stat().st_size for path in pack_folder.glob("*/*.tar"))
 
 
 def test_a_truncated_shard_is_named_with_both_sizes(copy):

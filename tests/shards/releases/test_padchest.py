@@ -1,7 +1,6 @@
 """CXR-LT 2026 on PadChest: the traps of its tables, what PadChest's own table mends, and where images may be."""
 
 import gzip
-import json
 import shutil
 from unittest import mock
 
@@ -10,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shards.dataset.description import seal
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -21,8 +19,7 @@ from shards.packing.rendition import Size, resize
 from shards.releases.checks import check_links, check_subjects
 from shards.releases.locate import image_paths
 from shards.releases.open import open_release
-from shards.storage.files import json_bytes
-from tests.releases import PADCHEST_FINDINGS, PADCHEST_TABLE, contents, write_padchest
+from tests.releases import PADCHEST_FINDINGS, PADCHEST_TABLE, write_padchest
 
 TRAIN, TEST, REMOVAL = "CXRLT_2026_TRAINING.csv", "CXRLT_2026_TEST_ALL_TASK1.csv", "Removal.csv"
 OPTIONS = PackOptions(sizes=(Size(32, raw=True),), shard_images=16)
@@ -254,7 +251,7 @@ def test_patients_as_text_need_no_other_table_and_what_is_then_unknown_is_said(r
     [
         (TRAIN, "aortic elongation\t", "", "1 of its 5 columns of findings have no name, the first is column 5; write"),
         (TRAIN, "Normal\t,aortic elongation\t", ",", "2 of its 5 columns of findings have no name"),
-        (TRAIN, "aortic elongation\t", "Normal ", "column 'Normal' stands twice"),
+        (TRAIN, "aortic elongation\t", "Normal ", "column 'Normal' is duplicated"),
         (TRAIN, ",0,0,0,0,0\n", ",0,0,0,0,yes\n", "column 'calcified densities' holds 'yes'"),
         (TRAIN, "ImageID,", "Image,", "without a training table"),
         (TEST, ",,,,,\n2", ",1,,,,\n2", "column 4 has values and no name, and findings are never matched by place"),
@@ -392,52 +389,3 @@ def test_12_bit_images_are_all_rejected_under_full_and_the_way_out_is_said(whole
         pack(open_release(whole[0]), tmp_path / "pack", full)
     reasons = pd.read_csv(tmp_path / "pack" / ".packing" / "rejects.csv")["reason"]
     assert set(reasons.str.rpartition(": ")[2]) == {"a 16-bit image that uses 12 bits"}
-
-
-def as_before_the_option(out, **changes):
-    """The description as an older version wrote it."""
-    info = json.loads((out / "dataset.json").read_bytes())
-    del info["options"]["window"]
-    info["counts"] |= changes
-    (out / "dataset.json").write_bytes(json_bytes(seal(info)))
-
-
-@pytest.mark.parametrize("window", ["percentile", "full"])
-def test_a_dataset_from_before_the_option_is_finished_if_it_has_no_16_bit_image(whole, packed, tmp_path, window):
-    out = shutil.copytree(packed, tmp_path / "pack")
-    as_before_the_option(out, converted={"RGB": 3})
-    before = contents(out)
-    options = PackOptions(OPTIONS.sizes, shard_images=16, window=window)
-    assert pack(open_release(whole[0]), out, options).already_finished
-    assert contents(out) == before
-
-
-def test_a_dataset_from_before_the_option_with_16_bit_images_is_refused_by_name(whole, packed, tmp_path):
-    out = shutil.copytree(packed, tmp_path / "pack")
-    as_before_the_option(out)
-    with pytest.raises(
-        UserError, match=r"option 'window': the bits in use \(by an older cxrdali\) there, percentile now"
-    ):
-        pack(open_release(whole[0]), out, OPTIONS)
-
-
-@pytest.mark.parametrize("deep", [False, True])
-def test_an_unfinished_dataset_from_before_the_option_continues_if_no_shard_has_a_16_bit_image(whole, tmp_path, deep):
-    """A packing that ended for its rejects leaves its records."""
-    release, out = open_release(whole[0]), tmp_path / "pack"
-    with pytest.raises(UserError, match="were rejected"):
-        pack(release, out, PackOptions(OPTIONS.sizes, shard_images=16, window="full"))
-    claim = json.loads((out / ".packing" / "options.json").read_bytes())
-    del claim["options"]["window"]
-    (out / ".packing" / "options.json").write_bytes(json_bytes(claim))
-    if deep:
-        record = next((out / ".packing" / "records").glob("*.json"))
-        found = json.loads(record.read_bytes())
-        found["converted"][0] = "RGB, 16-bit"
-        record.write_bytes(json_bytes(found))
-        with pytest.raises(UserError, match="the bits in use"):
-            pack(release, out, OPTIONS)
-        return
-    with pytest.raises(UserError, match="were rejected"):  # its records are taken over: all were judged already
-        pack(release, out, OPTIONS)
-    assert json.loads((out / ".packing" / "options.json").read_bytes())["options"]["window"] == "percentile"

@@ -1,0 +1,52 @@
+"""One packing: what is packed, to where and how."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.packing.make_shard import WORK
+from shards.packing.options import PackLimits, PackOptions, Part
+from shards.packing.plan import Plan, plan
+from shards.releases import checksums
+from shards.releases.checks import check_links, check_subjects
+from shards.releases.release import Release
+from shards.storage.places import storage_of
+from shards.storage.protocol import Location, Storage
+
+
+@dataclass(frozen=True)
+class PackJob:
+    """out: the folder of the packed dataset, here or in a bucket; part: make only the shards of one part, beside other
+    processes that make other parts, and publish nothing."""
+
+    release: Release
+    out: Location
+    options: PackOptions
+    limits: PackLimits = PackLimits()
+    part: Part | None = None
+
+    @property
+    def storage(self) -> Storage:
+        return storage_of(self.out)
+
+    @property
+    def work(self) -> Path:
+        """Where unfinished files and the lock are, on this machine."""
+        return self.storage.work_folder(WORK)
+
+
+def checked_plan(release: Release, options: PackOptions, limits: PackLimits) -> Plan:
+    """Every check that needs no image, then the plan, with the published hashes if they are to be checked."""
+    if not options.allow_links:
+        check_links(release)
+    if not limits.allow_subject_overlap:
+        for table in release.labels:
+            check_subjects(table, release.images)
+    images = release.images
+    if options.check_hashes:
+        images = images.assign(sha256=checksums.of_images(release))
+    return plan(images, options.shard_images, options.seed, options.limit)
+
+
+def confined_to(release: Release, options: PackOptions) -> str | None:
+    """The release's real path, which no link may leave; None if links are followed anywhere."""
+    return None if options.allow_links else storage_of(release.root).real_path()
