@@ -27,7 +27,7 @@ class PaperFolder:
     """What `cxrdali paper` leaves beside its runs, as far as it is there.
 
     models: those to expect; steps: name, status, seconds of each step so far; evaluations: by (name, split);
-    views: what views.json says by finding, None if not learnt yet; views_from: which predictions it was learnt on.
+    views: what views.json says by finding, None if not fitted yet; views_from: which predictions it was fitted on.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""What `cxrdali evaluate` wrote, read and checked: the page is drawn from it without another look."""
+"""What `cxrdali evaluate` wrote, read and checked: the page is made from it without another look."""
 
 import json
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from shards.errors import UserError
 
 WHOLE = ("images", "studies", "labels", "all")
 PART_NUMBERS = ("images", "studies", "mAP", "macro_AUROC", "LRAP")
+GROUP_NUMBERS = ("mAP", "mAP_low", "mAP_high", "macro_AUROC")
 FINDING_NUMBERS = ("positives", "prevalence", "AP", "AUROC")
 LATER_NUMBERS = ("ECE", "Brier", "F1", "precision", "recall", "specificity", "threshold")  # absent from older files
 
@@ -48,11 +49,13 @@ def read_evaluation(path: Path) -> Evaluation:
 def _check_part(part: Mapping) -> None:
     _check_numbers(part, PART_NUMBERS)
     _check_numbers(part, tuple(f"macro_{name}" for name in LATER_NUMBERS if f"macro_{name}" in part))
+    for group in part.get("groups", {}).values():
+        _check_numbers(group, tuple(name for name in GROUP_NUMBERS if name in group))
     if not isinstance(part["findings"], list) or not isinstance(part["without_positives"], list):
         raise ValueError("'findings' is not a list")
     names = [row["finding"] for row in part["findings"]]
     if len(set(names)) < len(names):
-        raise ValueError("a finding stands twice")
+        raise ValueError("a finding is duplicated")
     for row in part["findings"]:
         _check_numbers(row, FINDING_NUMBERS)
         _check_numbers(row, tuple(name for name in LATER_NUMBERS if name in row))
