@@ -20,7 +20,7 @@ from cli.options import folders
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Page to write, with charts and a map of findings that stand together.",
+    help="Page to write, with charts and a map of findings that stand together; its numbers go beside it as .json.",
 )
 @click.option("--images", is_flag=True, help="Include pictures of patients in the page (mind the data-use terms).")
 @folders.cache_options

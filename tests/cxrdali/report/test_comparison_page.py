@@ -54,7 +54,7 @@ def test_nothing_is_fetched_and_ids_are_its_own(page):
 
 def test_every_number_is_one_of_the_comparison_s_json(result, tmp_path):
     write(result, tmp_path / "page.json")
-    assert check_numbers(Page(write_comparison(result, tmp_path / "page.html", "Three runs"))) > 200
+    assert check_numbers(Page(write_comparison(result, tmp_path / "page.html", "Three runs"))) > 100
 
 
 def test_two_comparisons_on_a_page_keep_their_ids_apart(result):
