@@ -5,8 +5,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cxrdali.report.kit import svg
 from cxrdali.report.kit.numbers import count, percent
-from cxrdali.report.kit.svg import BLUE, FONT, GREY, IN_ORDER, INK, LETTER, MARKERS, WIDTH, legend_above, named_rows
+from cxrdali.report.kit.svg import BLUE, FONT, GREY, INK, LETTER, WIDTH, legend_above, named_rows, write
 
 BAR = 0.66  # of a row's height
 
@@ -20,15 +21,8 @@ def label_frequencies(table: pd.DataFrame) -> Figure:
     present = (table["images"] > 0).to_numpy()
     axes.barh(places[present], table["images"][present] - start, left=start, height=BAR, color=BLUE, zorder=2)
     for place, images, share in zip(places, table["images"], table["share"], strict=True):
-        axes.annotate(
-            _images_text(images, share),
-            (max(images, start), place),
-            (5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=FONT - 1,
-            color=INK if images else GREY,
-        )
+        at, colour = (max(images, start), place), INK if images else GREY
+        write(axes, _images_text(images, share), at, fontsize=FONT - 1, color=colour)
     axes.set_xscale("log")
     # the first bar is the longest and so is its number, which needs its share of the axis beside it
     number = (len(_images_text(most, table["share"].max())) + 1) * LETTER
@@ -56,8 +50,8 @@ def ap_per_finding(table: pd.DataFrame, prevalence: pd.Series | None = None) -> 
             table[name],
             places,
             s=76,
-            marker=MARKERS[number % len(MARKERS)],
-            color=IN_ORDER(number / max(len(table.columns) - 1, 1)),
+            marker=svg.MARKERS[number % len(svg.MARKERS)],
+            color=svg.IN_ORDER(number / max(len(table.columns) - 1, 1)),
             edgecolor="white",
             linewidth=0.8,
             label=name,

@@ -83,6 +83,11 @@ def named_rows(names: Sequence[str], legend: int = 0, row: int = ROW) -> tuple[F
     return drawing, axes
 
 
+def write(axes: Axes, text: str, at: tuple, offset: tuple[int, int] = (5, 0), **style) -> None:
+    """`text` beside a point; offset: pixels to the right and up."""
+    axes.annotate(text, at, offset, textcoords="offset points", **{"va": "center", **style})
+
+
 def legend_above(drawing: Figure, handles: Sequence, labels: Sequence[str], handle: int = 5) -> None:
     """Above the axes, in as many columns as fit; `handle` is the width of a handle in letters."""
     longest = max(map(len, labels))

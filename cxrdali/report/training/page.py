@@ -33,6 +33,13 @@ class Section:
     title: str
     data: Callable[[Sources], dict | None]
 
+    @property
+    def name(self) -> str:
+        return self.template.rpartition("/")[2]
+
+    def shown(self, data: dict | None) -> dict:
+        return {"title": self.title, "template": self.template, "data": data}
+
 
 FREQUENCIES = Section("training/frequencies", "Images per finding", label_frequencies)
 IMAGES = Section("training/images", "Training images", contact_sheets)
@@ -92,27 +99,23 @@ def write_report(
         raise UserError(f"{out.parent}: no such folder; make it, or give another --out")
     page.check_numbers_file(out)
     sources = read_sources(runs, pack, evaluations, options)
-    sections = [_section(each, sources) for each in (STUDY_SECTIONS if sources.study else SECTIONS)]
-    sections = [each for each in sections if each["data"] is not None]
+    made = [(each, each.data(sources)) for each in (STUDY_SECTIONS if sources.study else SECTIONS)]
+    sections = {each.name: each.shown(data) for each, data in made if data is not None}
     data = {
         "title": options.title,
         "about": _what_this_is(sources),
         "synthetic": sources.options.synthetic,
         "images": options.images,
-        "contents": [(each["name"], each["title"]) for each in sections],
+        "contents": [(name, section["title"]) for name, section in sections.items()],
         "sections": sections,
     }
     return page.write(out, "training/page.html.j2", data)
 
 
-def _section(section: Section, sources: Sources) -> dict:
-    name = section.template.rpartition("/")[2]
-    return {"name": name, "title": section.title, "template": section.template, "data": section.data(sources)}
-
-
 def section_html(section: Section, sources: Sources) -> str:
     """One section alone, as it is on the page."""
-    return page.render("training/section.html.j2", {"section": _section(section, sources)})
+    data = {"name": section.name, "section": section.shown(section.data(sources))}
+    return page.render("training/section.html.j2", data)
 
 
 def _what_this_is(sources: Sources) -> str:

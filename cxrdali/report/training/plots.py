@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from cxrdali.report.kit import svg
 from cxrdali.report.kit.numbers import duration
 from cxrdali.report.kit.plots import BAR
 from cxrdali.report.kit.svg import (
@@ -17,15 +18,13 @@ from cxrdali.report.kit.svg import (
     GREEN,
     GREY,
     LETTER,
-    LINE_COLOURS,
-    MARKERS,
     ROW,
     VERMILLION,
     WIDTH,
     legend_above,
     named_rows,
-    new_figure,
-)  # fmt: skip
+    write,
+)
 
 PANELS = {"train_loss": "training loss", "val_loss": "validation loss", "mAP": "validation mAP"}
 DASHES = ("-", (0, (5, 2)))
@@ -51,7 +50,7 @@ class Line:
 
 def curves(lines: Sequence[Line]) -> Figure:
     """Loss and mAP of runs that each start where the one before ends, on one axis of epochs."""
-    figure = new_figure(580)
+    figure = svg.new_figure(580)
     loss, ap = figure.subplots(2, 1, sharex=True)
     total = sum(len(line.metrics) for line in lines)
     marker = {"marker": "o", "markersize": 4} if total <= 60 else {}
@@ -69,14 +68,8 @@ def curves(lines: Sequence[Line]) -> Figure:
                 axes.axvline(first + 0.5, color=GREY, lw=1, ls=(0, (4, 3)), zorder=1)
         room = WIDTH * 0.85 * len(metrics) / total
         _mark_best(ap, epochs, metrics["mAP"].to_numpy(), line.best, named=room > 5 * LETTER)
-        loss.annotate(
-            _fitting(_stage_labels(line, place), room / LETTER),
-            (first + 0.5 + len(metrics) / 2, 1),
-            (0, 6),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="center",
-        )
+        name, middle = _fitting(_stage_labels(line, place), room / LETTER), first + 0.5 + len(metrics) / 2
+        write(loss, name, (middle, 1), (0, 6), xycoords=("data", "axes fraction"), ha="center", va="baseline")
         first += len(metrics)
     loss.set_ylabel("loss")
     ap.set_ylabel("validation mAP")
@@ -94,14 +87,14 @@ def curves(lines: Sequence[Line]) -> Figure:
 
 def branches(lines: Sequence[Line]) -> Figure:
     """Losses and mAP of runs that start from each other, on one axis of epochs; told apart by colour and marker."""
-    figure = new_figure(880)
+    figure = svg.new_figure(880)
     panels = figure.subplots(len(PANELS), 1, sharex=True, height_ratios=(2, 2, 3))
     handles = []
     for place, line in enumerate(lines):
         style = {
-            "color": LINE_COLOURS[place % len(LINE_COLOURS)],
-            "marker": MARKERS[place % len(MARKERS)],
-            "linestyle": DASHES[place // len(LINE_COLOURS) % 2],
+            "color": svg.LINE_COLOURS[place % len(svg.LINE_COLOURS)],
+            "marker": svg.MARKERS[place % len(svg.MARKERS)],
+            "linestyle": DASHES[place // len(svg.LINE_COLOURS) % 2],
             "markersize": 8,
             "markeredgecolor": "white",
             "markeredgewidth": 0.6,
@@ -130,8 +123,8 @@ def _stage_names(axes: Axes, lines: Sequence[Line]) -> None:
         here = [line for line in lines if line.before == start]
         if len({line.stage for line in here}) == 1 and here[0].stage is not None:
             middle = start + 0.5 + max(len(line.metrics) for line in here) / 2
-            at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center", "va": "top"}
-            axes.annotate(f"stage {here[0].stage}", (middle, 1), (0, -2), **at)
+            over = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top"}
+            write(axes, f"stage {here[0].stage}", (middle, 1), (0, -2), **over)
 
 
 def _branch(panels: Sequence[Axes], line: Line, style: dict, place: int, lines: int) -> None:
@@ -166,15 +159,8 @@ def _mark_best(axes: Axes, epochs: np.ndarray, values: np.ndarray, best: int, na
     if not named:
         return
     late = best > len(values) / 2
-    axes.annotate(
-        f"{values[best]:.3f}",
-        at,
-        (5 if late else -5, 9),
-        textcoords="offset points",
-        ha="right" if late else "left",
-        fontweight="bold",
-        fontsize=FONT - 1,
-    )
+    style = {"ha": "right" if late else "left", "va": "baseline", "fontweight": "bold", "fontsize": FONT - 1}
+    write(axes, f"{values[best]:.3f}", at, (5 if late else -5, 9), **style)
 
 
 def seconds(table: pd.DataFrame) -> Figure:
@@ -187,14 +173,7 @@ def seconds(table: pd.DataFrame) -> Figure:
         axes.barh(range(len(table)), values, left=left, height=BAR, color=colour, label=name)
         left += values
     for place, total in enumerate(table.sum(axis=1)):
-        axes.annotate(
-            duration(total),
-            (left[place], place),
-            (5, 0),
-            textcoords="offset points",
-            va="center",
-            fontweight="bold",
-        )
+        write(axes, duration(total), (left[place], place), fontweight="bold")
     axes.set_xlim(0, max(left.max(), 1e-9) * 1.1)
     axes.set_xlabel(unit)
     axes.grid(True, axis="x")

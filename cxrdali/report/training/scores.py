@@ -1,12 +1,14 @@
 """What `cxrdali evaluate` wrote, read and checked: the page is made from it without another look."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from shards.errors import UserError
 
+T = TypeVar("T")
 WHOLE = ("images", "studies", "labels", "all")
 PART_NUMBERS = ("images", "studies", "mAP", "macro_AUROC", "LRAP")
 GROUP_NUMBERS = ("mAP", "mAP_low", "mAP_high", "macro_AUROC")
@@ -27,10 +29,26 @@ class Evaluation:
         return self.content["all"]["mAP"]
 
 
+def read_json(path: Path, parse: Callable[[dict], T], wrong: str) -> T:
+    """What `parse` makes of a JSON file.
+
+    Raises:
+        UserError: with `wrong`, where {} is the reason, if the file is not as `parse` needs it.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        return parse(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{path}: {wrong.format(reason)}") from error
+
+
 def read_evaluation(path: Path) -> Evaluation:
     """Raises UserError if the file is not what `cxrdali evaluate` writes."""
-    try:
-        content = json.loads(path.read_bytes())
+
+    def parse(content: dict) -> Evaluation:
         for key in WHOLE:
             content[key]
         for view in ("all", "frontal", "lateral"):
@@ -39,11 +57,12 @@ def read_evaluation(path: Path) -> Evaluation:
         _check_thresholds(content.get("thresholds"))
         name = content.get("run") or Path(content.get("predictions") or path.name).stem
         split = content.get("split")
+        return Evaluation(f"{name}, {split} split" if split else str(name), content)
+
+    try:
+        return read_json(path, parse, "not an evaluation ({}); give a .json that `cxrdali evaluate` wrote")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `cxrdali evaluate` writes one") from None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{path}: not an evaluation ({error}); give a .json that `cxrdali evaluate` wrote") from error
-    return Evaluation(f"{name}, {split} split" if split else str(name), content)
 
 
 def _check_part(part: Mapping) -> None:

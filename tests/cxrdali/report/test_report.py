@@ -211,8 +211,8 @@ def test_names_are_text_and_never_markup(dataset, tmp_path, render):
 
 def test_every_number_of_a_table_stands_in_the_json_beside_the_page(whole, half):
     assert check_numbers(whole) > 400 and check_numbers(half) > 100
-    figures = [section["data"].get("figure") for section in whole.numbers["sections"]]
-    ap = next(section["data"]["table"] for section in whole.numbers["sections"] if section["name"] == "findings")
+    sections = whole.numbers["sections"]
+    figures, ap = [each["data"].get("figure") for each in sections.values()], sections["findings"]["data"]["table"]
     assert sum(bool(figure) for figure in figures) == 4 and ap["rows"][0][1] == pytest.approx(0.5, abs=0.5)
     assert "base64" not in json.dumps(whole.numbers), "pictures stay in the page"
 
