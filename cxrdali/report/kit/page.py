@@ -70,11 +70,11 @@ def check_numbers_file(path: Path) -> None:
     if not target.exists():
         return
     try:
-        mine = "page" in json.loads(target.read_bytes())
-    except (ValueError, OSError, TypeError):
-        mine = False
-    if not mine:
-        raise UserError(f"{target}: is not of a page, and the numbers of {path.name} go there; give another name")
+        json.loads(target.read_bytes())["page"]
+    except (ValueError, LookupError, TypeError, OSError):
+        raise UserError(
+            f"{target}: is not of a page, and the numbers of {path.name} go there; give another name"
+        ) from None
 
 
 def plain(value: object) -> object:

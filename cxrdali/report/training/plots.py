@@ -12,19 +12,7 @@ from matplotlib.lines import Line2D
 from cxrdali.report.kit import svg
 from cxrdali.report.kit.numbers import duration
 from cxrdali.report.kit.plots import BAR
-from cxrdali.report.kit.svg import (
-    BLUE,
-    FONT,
-    GREEN,
-    GREY,
-    LETTER,
-    ROW,
-    VERMILLION,
-    WIDTH,
-    legend_above,
-    named_rows,
-    write,
-)
+from cxrdali.report.kit.svg import BLUE, FONT, GREEN, GREY, LETTER, VERMILLION, WIDTH, legend_above, named_rows, write
 
 PANELS = {"train_loss": "training loss", "val_loss": "validation loss", "mAP": "validation mAP"}
 DASHES = ("-", (0, (5, 2)))
@@ -165,7 +153,7 @@ def _mark_best(axes: Axes, epochs: np.ndarray, values: np.ndarray, best: int, na
 
 def seconds(table: pd.DataFrame) -> Figure:
     """`table`: seconds, a row per stage and the columns of TIME_COLOURS; drawn as one stacked bar per stage."""
-    figure, axes = named_rows(table.index, legend=20, row=ROW + 18)
+    figure, axes = named_rows(table.index, legend=20, row=svg.ROW + 18)
     unit, divisor = _unit(table.sum(axis=1).max())
     left = np.zeros(len(table))
     for name, colour in TIME_COLOURS.items():
