@@ -17,8 +17,6 @@ from cxrdali.report.kit.tables import Table
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 
-SHADES = 10
-
 
 def check_writable(out: Path, pack: Path) -> None:
     """Raises UserError if the page cannot be written to `out`, before any work; the dataset's own folder is refused."""
@@ -90,7 +88,7 @@ def _release(release: ReleaseFacts, number: int, default: bool) -> dict:
 def _heat_map(release: ReleaseFacts, shown: np.ndarray) -> dict:
     """P(column | row) of the findings that have an image, as a table whose cells are shaded.
 
-    images: how many have both findings; shade: 1 to SHADES by the share, 0 without an image.
+    images: how many have both findings.
     """
     together, names = release.together, [release.findings[place] for place in shown]
     both = together[np.ix_(shown, shown)]
@@ -108,7 +106,6 @@ def _heat_map(release: ReleaseFacts, shown: np.ndarray) -> dict:
     return {
         "example": example if off.any() else None,
         "images": both,
-        "shades": -(-SHADES * both // one[:, None]),
         "table": Table(
             f"Per cent of a row's images that have the column's finding, {release.name}",
             [("Of the images with", "text"), ("images", "count"), *((name, "whole") for name in names)],

@@ -81,7 +81,11 @@ def _score_table(
 ) -> Table:
     found = {name: scores_of(study, name, split, group) for name in rows}
     found = {name: cells for name, cells in found.items() if cells}
-    shown = [name for name in COLUMNS if group or name not in GROUPS]
+    shown = [
+        name
+        for name in COLUMNS
+        if group or name not in GROUPS or any(cells[name] is not None for cells in found.values())
+    ]
     level = next(iter(study.evaluations.values())).content.get("level", 0.95)
     columns = [(HEADS.get(name, name), "small" if name == "ECE" else "score") for name in shown]
     return Table(

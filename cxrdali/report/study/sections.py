@@ -242,7 +242,7 @@ def _compared(study: Study, what: str) -> dict | None:
 def _group_figure(sources: Sources, names: Sequence[str], what: str) -> dict | None:
     """mAP of head, medium and tail findings by model."""
     study, group = sources.study, finding_groups(sources)
-    if not group or not study.splits:
+    if not study.splits:
         return None
     split = study.splits[0]
     found: Mapping[str, dict | None] = {name: scores_of(study, name, split, group) for name in names}
