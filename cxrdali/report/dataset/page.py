@@ -1,4 +1,4 @@
-"""What was counted as one self-contained page, with pictures and a map of the findings that stand together."""
+"""What was counted as one self-contained page, with pictures and a map of the findings that occur together."""
 
 import tempfile
 from collections.abc import Sequence

@@ -121,7 +121,7 @@ def rejects(facts: DatasetFacts) -> list[Block]:
     columns = [("Reason", "text"), ("Images", "count"), ("First ids", "text")]
     return [
         Table("Images that were not packed, by reason", columns, rows, kind="text"),
-        "All of them stand in rejects.csv.",
+        "rejects.csv lists all of them.",
     ]
 
 
@@ -241,7 +241,7 @@ def _pairs(caption: str, table: pd.DataFrame) -> Table:
 
 
 def overlap(facts: DatasetFacts) -> list[Block]:
-    """Which held-out images, studies and subjects stand in a training split too, within and across label releases."""
+    """Which held-out images, studies and subjects are in a training split too, within and across label releases."""
     table = facts.overlap
     if table.empty:
         return ["There are not two splits to compare."]
@@ -291,7 +291,7 @@ def _later(table: pd.DataFrame) -> pd.Series:
 def _seen(worst) -> str:
     held, seen = f"{worst['release']}'s {worst['split']} split", f"{worst['seen_release']}'s train split"
     if worst["images"]:
-        return f"Of the {images(worst['of'])} of {held}, {count(worst['images'])} stand in {seen}."
+        return f"Of the {images(worst['of'])} of {held}, {count(worst['images'])} are in {seen}."
     return f"Of the {images(worst['of'])} of {held}, {count(worst['known'])} are of subjects in {seen}."
 
 

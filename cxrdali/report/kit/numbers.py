@@ -132,7 +132,7 @@ def pixels(value: float | None) -> str:
 
 
 def setting(value: object) -> str:
-    """A setting as it stands in a configuration: yes, 0.001, none."""
+    """A setting as it is in a configuration: yes, 0.001, none."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

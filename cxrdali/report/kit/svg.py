@@ -74,7 +74,7 @@ def shortened(name: object, letters: int = LONGEST_NAME) -> str:
 
 
 def named_rows(names: Sequence[str], legend: int = 0, row: int = ROW) -> tuple[Figure, Axes]:
-    """Axes with a row per name, the first on top. legend: pixels for what stands above them."""
+    """Axes with a row per name, the first on top. legend: pixels for what is above them."""
     drawing = new_figure(len(names) * row + 60 + legend)
     axes = drawing.subplots()
     axes.set_ylim(len(names) - 0.4, -0.6)

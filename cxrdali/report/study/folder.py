@@ -19,7 +19,7 @@ ROLES = {"reference": str, "main": str, "losses": list, "backbones": list, "retr
 
 @dataclass(frozen=True)
 class Study:
-    """synthetic: its images are drawn; roles: names of models by what they are there for; labelled: by split, whether
+    """synthetic: whether its images are; roles: names of models by what they are there for; labelled: by split, whether
     it has labels; evaluations: by (table, split); calibrations: by (table, method); thresholds: by table; weights: of
     the weighted ensemble by member; comparisons: by what is compared; seconds: of every step so far, None for those
     that are not done. What was made from a run or table that has been made again since, or is being, is not read."""

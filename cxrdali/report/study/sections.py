@@ -84,7 +84,7 @@ def _side_by_side(sources: Sources, what: str, own: Sequence[str]) -> dict:
 
 
 def retrained(sources: Sources) -> dict | None:
-    """cRT: the classifier retrained on balanced draws, against the run that it starts from."""
+    """cRT: the classifier retrained on balanced samples, against the run that it starts from."""
     study = sources.study
     if not study.roles["retrained"]:
         return None
@@ -92,7 +92,7 @@ def retrained(sources: Sources) -> dict | None:
     caption = "Before and after retraining the classifier"
     return {
         "samplers": sorted({str(_setting(sources, name, "sampler")) for name in study.roles["retrained"]}),
-        "scores": score_tables(sources, caption, rows, [MODEL, ("Draws", "text")]),
+        "scores": score_tables(sources, caption, rows, [MODEL, ("Sampler", "text")]),
         "comparison": _compared(study, "retrained"),
     }
 

@@ -1,4 +1,4 @@
-"""A folder of runs, or of `cxrdali paper`: which runs are in it, and what stands beside them.
+"""A folder of runs, or of `cxrdali paper`: which runs are in it, and what is beside them.
 
 DIR/runs/NAME               run folders (or right in DIR)
 DIR/evaluations/NAME.SPLIT.json

@@ -89,7 +89,7 @@ def write_report(
 
     Args:
         runs: run folders, shown in the order given; folders of runs; or one folder of `cxrdali paper` or
-            `cxrdali loss-design`, where all that stands beside its runs is shown too.
+            `cxrdali loss-design`, where the files beside its runs are shown too.
         pack: the dataset, or its folder.
 
     Raises:

@@ -116,7 +116,7 @@ def _stage_names(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _branch(panels: Sequence[Axes], line: Line, style: dict, place: int, lines: int) -> None:
-    """A run's three curves. Markers of neighbours stand at different epochs, so that they do not cover each other."""
+    """A run's three curves. Markers of neighbours are at different epochs, so that they do not cover each other."""
     epochs = np.arange(line.before + 1, line.before + len(line.metrics) + 1)
     every = max(1, len(epochs) // 4)
     for axes, column in zip(panels, PANELS, strict=True):

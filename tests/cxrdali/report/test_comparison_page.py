@@ -103,7 +103,7 @@ def test_differences_stand_with_interval_and_p(page, result):
     assert table.loc["strong", "mAP, tail"] == "–"
     bold = {name for caption, name, column in page.bold if caption.startswith("Difference to weak") and column == 1}
     assert bold == {"strong"}, "like is as good as weak"
-    assert "95 % intervals from 60 draws of whole studies" in page.text
+    assert "95 % intervals from 60 bootstrap samples of whole studies" in page.text
     assert "They do not say how much another training of the same recipe, with another seed, would differ" in page.text
 
 

@@ -523,7 +523,7 @@ def test_a_claim_of_ldam_drw_against_bce_is_of_just_these_losses(done, tmp_path)
 def test_what_differs_beside_the_loss_the_network_or_the_draws_is_said(done, page, tmp_path):
     assert "The same images, order, schedule and all other settings; the loss alone differs." in page.text
     assert "The same images, order, schedule and all other settings; the network alone differs." in page.text
-    assert "Class-balanced draws: an image is drawn by the weight of its rarest finding." in page.text
+    assert "Class-balanced sampling: an image is sampled by the weight of its rarest finding." in page.text
     copy = shutil.copytree(done, tmp_path / "study")
     for name, changed in (("ld-asl", {"lr": 0.5, "sampler": "sqrt"}), ("ld-crt", {"sampler": "natural"})):
         file = copy / "runs" / name / "config.json"
@@ -532,7 +532,7 @@ def test_what_differs_beside_the_loss_the_network_or_the_draws_is_said(done, pag
     text = part(copy, "losses", "retrained")
     assert "Not the loss alone differs: lr and sampler too, so a difference may be theirs." in text
     assert "the loss alone differs." not in text
-    assert "The method has class-balanced draws; those here are in the table." in text
+    assert "The method has class-balanced sampling; that of these models is in the table." in text
 
 
 def test_weights_of_before_the_re_weighting_are_named(done, tmp_path):
