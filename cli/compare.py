@@ -61,7 +61,7 @@ SHORT = {name: name.removeprefix("macro_").removeprefix("mAP_") for name in SCOR
 
 
 def _print(result: dict) -> None:
-    from cxrdali.report.kit.html import duration, sentence
+    from cxrdali.report.kit.numbers import duration, sentence
 
     click.echo(
         f"{result['images']:,} validation images of {result['studies']:,} studies, labels {result['labels']}; "

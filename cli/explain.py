@@ -53,6 +53,7 @@ def explain(run, data, split, images, findings, layer, out, synthetic, labels, b
     The page holds pictures of patients: their data-use terms hold for it.
     """
     from cxrdali.predictions import check_writable
+    from cxrdali.report.kit.page import check_numbers_file
 
     names = tuple(name.strip() for name in findings.split(",")) if findings is not None else ()
     if findings is not None and not all(names):
@@ -61,6 +62,7 @@ def explain(run, data, split, images, findings, layer, out, synthetic, labels, b
         raise click.UsageError(f"--out {out}: the page is a .html, or a folder")
     if out.suffix == ".html":
         check_writable(out)  # before an hour of work, not after
+        check_numbers_file(out)
     else:
         out.mkdir(parents=True, exist_ok=True)
         out = out / "explain.html"

@@ -20,12 +20,12 @@ from cli.options import folders
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Page to write, with charts and a map of findings that stand together.",
+    help="Page to write, with charts and a map of findings that occur together; its numbers go beside it as .json.",
 )
 @click.option("--images", is_flag=True, help="Include pictures of patients in the page (mind the data-use terms).")
 @folders.cache_options
 def inspect(pack, names, html, images):
-    """Images, views, findings per split, findings that stand together, and patients in two splits of PACK.
+    """Images, views, findings per split, findings that occur together, and patients in two splits of PACK.
 
     Compares label releases too: a model trained on one must not be tested on another that shares its patients.
     Nothing is changed.

@@ -33,10 +33,11 @@ from cli.options import folders
 @click.option("--title", default="cxrdali report", show_default=True)
 @click.option("--images", is_flag=True, help="Include pictures of patients (mind the data-use terms).")
 def report(runs, out, data, evaluations, title, images):
-    """One self-contained page about RUNS: curves, AP per finding, seconds per stage.
+    """One self-contained page about RUNS: curves, AP per finding, seconds per stage. Its numbers go beside it as .json.
 
     RUNS are run folders, a folder of them, or the folder of `cxrdali paper`, whose steps, view rules and evaluations
-    then stand beside the paper's printed numbers; or the folder of `cxrdali loss-design`, also of a half-done study.
+    are then shown beside the numbers that Yamagishi & Hanaoka printed; or the folder of `cxrdali loss-design`, also of
+    a half-done study.
     """
     from cxrdali.report import ReportOptions, write_report
     from cxrdali.runs.folder import CONFIG

@@ -9,5 +9,5 @@ def __getattr__(name: str):
     """Loaded when asked for: the page's pieces (page, plots) serve `cxrdali inspect` too, which needs no torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "sources" if name == "ReportOptions" else "write"
+    module = "sources" if name == "ReportOptions" else "page"
     return getattr(importlib.import_module(f"{__name__}.training.{module}"), name)

@@ -1,7 +1,7 @@
-"""The numbers that the stage-training paper prints, as tables: to stand beside one's own, never to stand for them.
+"""The numbers that the stage-training paper prints, as tables: to be shown beside one's own, never instead of them.
 
 Yamagishi & Hanaoka, "Effect of Stage Training for Long-Tailed Multi-Label Image Classification", ICCV-W CVAMD 2023.
-The paper's tables disagree about some means (model0 on development: 0.298 among the models, 0.286 over the findings);
+The printed tables disagree about some means (model0 on development: 0.298 among the models, 0.286 over the findings);
 both are kept as printed.
 """
 
@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-# finding_ap.csv's column groups, in the order of the paper's steps
+# finding_ap.csv's column groups, in the order of the steps there
 STEPS = ("stage1", "stage2", "oversampling", "postprocess", "ensemble")
 
 

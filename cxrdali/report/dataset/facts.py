@@ -1,4 +1,4 @@
-"""Counting what a packed dataset holds: images, findings, what stands together, what stands in two splits.
+"""Counting what a packed dataset holds: images, findings, what occurs together, what is in two splits.
 
 Everything about images is counted over packed ones (a reject trains nothing), unless a name says planned.
 """
@@ -59,7 +59,7 @@ class DatasetFacts:
     shards, samples, bytes (of the tars), here (on this disk). rejects: by reason (without its detail): images, ids (the
     first few, with the detail).
     absent: label releases that dataset.json names and the disk lacks. overlap: see `overlaps`. twins: label releases
-    with the very splits of an earlier one, which alone stands in `overlap`.
+    with the very splits of an earlier one, which alone is in `overlap`.
     """
 
     root: str

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from cxrdali.report.dataset import words
 from cxrdali.report.dataset.facts import DatasetFacts
-from cxrdali.report.dataset.words import Block, Table
+from cxrdali.report.dataset.words import Block
+from cxrdali.report.kit.tables import Table
 
 WIDTH = 100
 GAP = 2
@@ -45,11 +46,12 @@ def printable(text: str) -> str:
 
 def table(given: Table, width: int = WIDTH) -> str:
     """Aligned columns, wrapped where the widest column of names does not fit."""
-    rows = [[printable(cell) for cell in row] for row in given.rows]
-    left = [given.kind == "text" or place == 0 for place in range(len(given.columns))]
+    rows = [[printable(cell) for cell in row] for row in given.texts()]
+    titles = [title for title, _ in given.columns]
+    left = [given.kind == "text" or place == 0 for place in range(len(titles))]
     wide = [
         max([len(row[place]) for row in rows] + [max(map(len, name.split()), default=0)])
-        for place, name in enumerate(given.columns)
+        for place, name in enumerate(titles)
     ]
     while sum(wide) + GAP * (len(wide) - 1) > width:
         place = max((place for place in range(len(wide)) if left[place]), key=lambda place: wide[place])
@@ -57,8 +59,8 @@ def table(given: Table, width: int = WIDTH) -> str:
             break
         wide[place] -= 1
     lines = []
-    if any(given.columns):
-        head = [_wrapped(name, letters) for name, letters in zip(given.columns, wide, strict=True)]
+    if any(titles):
+        head = [_wrapped(name, letters) for name, letters in zip(titles, wide, strict=True)]
         high = max(map(len, head))
         lines += _lines([[""] * (high - len(each)) + each for each in head], wide, left)
         lines.append((" " * GAP).join("-" * letters for letters in wide))

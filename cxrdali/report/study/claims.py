@@ -1,13 +1,12 @@
-"""The loss-design study at a glance: what the paper claims beside what came out here, and what is not done yet.
+"""The loss-design study at a glance: what Sulake (2026) claims beside what came out here, and what is not done yet.
 
 Choices (a best loss, a best backbone) are made on validation; development and test are shown beside them.
 """
 
 from collections.abc import Sequence
 
-from cxrdali.report.comparison.page import signed
-from cxrdali.report.kit import html as page
-from cxrdali.report.kit.html import Html, bold, count, join, missing, paragraph, score, sentence
+from cxrdali.report.kit.numbers import score, sentence, signed
+from cxrdali.report.kit.tables import Table
 from cxrdali.report.study.folder import Study, final
 from cxrdali.report.study.scores import HALF, scores_of
 from cxrdali.report.training.sources import Sources
@@ -15,70 +14,48 @@ from cxrdali.report.training.steps import SPLIT_NAMES
 from cxrdali.runs.layout import REFERENCE
 
 
-def at_a_glance(sources: Sources) -> Html:
-    """The paper's claims beside this study's figures, and what is not done yet."""
-    study = sources.study
-    return join(
-        _lead(study),
-        page.table("What the paper says, and what came out here", ("", "The paper", "Here"), _claims(sources), "text"),
-        paragraph(
-            "The paper (Sulake, arXiv 2603.02294, 2026) trained on about 143,000 PadChest images with the 30 findings "
-            "of CXR-LT 2026. Its code multiplies the logits of the margin losses by 30 in training and not in "
-            "prediction, and its asymmetric loss weights negatives the other way round than the published one. Here "
-            "the factor is part of the model, and the loss is the published one; a different order of the losses is "
-            "no contradiction.",
-            "soft",
-        ),
-        _images(sources),
-        paragraph("Drawn images and tiny networks: nothing here says which loss is better on patients.", "soft")
-        if sources.options.synthetic
-        else None,
-        *_before_reweighting(sources),
-        _unfinished(sources),
-    )
+def at_a_glance(sources: Sources) -> dict:
+    """The claims of the paper beside this study's figures, and what is not done yet."""
+    columns = [("", "text"), ("The paper", "text"), ("Here", "text")]
+    return {
+        "final": _final(sources.study),
+        "claims": Table("What the paper says, and what came out here", columns, _claims(sources), "text"),
+        "images": _images(sources),
+        "synthetic": sources.options.synthetic,
+        "before_reweighting": _before_reweighting(sources),
+        "unfinished": _unfinished(sources),
+        "left_out": list(sources.study.notes),
+    }
 
 
-def _before_reweighting(sources: Sources) -> list[Html]:
+def _before_reweighting(sources: Sources) -> list[dict]:
     """Models whose kept weights never saw the re-weighting that their loss is named for."""
     return [
-        missing(
-            f"{run.path.name}: its best epoch, {run.best['epoch']:.0f}, is one of the first "
-            f"{run.setting('drw_epoch')}, before re-weighting began; its scores are those of the loss without it."
-        )
+        {"model": run.path.name, "best_epoch": run.best["epoch"], "drw_epoch": run.setting("drw_epoch")}
         for run in sources.trained
         if run.setting("drw_epoch") and run.best["epoch"] <= run.setting("drw_epoch")
     ]
 
 
-def _images(sources: Sources) -> Html | None:
-    """What these runs were trained on, beside the paper's."""
+def _images(sources: Sources) -> dict | None:
+    """What these runs were trained on."""
     found = [run.config.get("selection", {}) for run in sources.runs]
     if not found or not found[0].get("train_images"):
         return None
-    train, validated = (count(found[0].get(f"{part}_images")) for part in ("train", "val"))
-    return paragraph(
-        f"These runs: {train} images to train and {validated} to validate, labels {sources.runs[0].labels}. Figures of "
-        "different images do not compare.",
-        "soft",
-    )
+    images = {part: found[0].get(f"{part}_images") for part in ("train", "val")}
+    return {**images, "labels": sources.runs[0].labels}
 
 
-def _lead(study: Study) -> Html | None:
+def _final(study: Study) -> dict | None:
+    """Scores of the last of what is made, on the most telling split."""
     if not study.splits:
         return None
     split, end = study.splits[0], final(study)
     if (end, split) not in study.evaluations:
         return None
     whole = study.evaluations[end, split].content["all"]
-    f1 = scores_of(study, end, split, {})["F1"]
-    return paragraph(
-        Html(
-            f"On the {SPLIT_NAMES[split]}, {page.safe(end)} reaches a mAP of {bold(score(whole['mAP']))}"
-            + (f", a macro F1 of {bold(score(f1))} at fitted thresholds" if f1 is not None else "")
-            + f" and a mean ECE of {bold(score(whole.get('macro_ECE')))}."
-        ),
-        "lead",
-    )
+    scores = {"mAP": whole["mAP"], "F1": scores_of(study, end, split, {})["F1"], "ECE": whole.get("macro_ECE")}
+    return {"name": end, "split": SPLIT_NAMES[split], **scores}
 
 
 def _claims(sources: Sources) -> list[tuple]:
@@ -187,21 +164,16 @@ def _calibrated(study: Study, main: str) -> str:
     return f"Mean ECE of {main} {before:.4f}; calibrated {sentence(after)}; on validation, cross-fitted"
 
 
-def _unfinished(sources: Sources) -> Html | None:
+def _unfinished(sources: Sources) -> list[str]:
     study = sources.study
     left = [name for name, seconds in study.seconds.items() if seconds is None and name != "report"]
     said = []
     if left:
-        done = len(study.seconds) - 1 - len(left)
-        said.append(f"{done} of {len(study.seconds) - 1} steps are done; the next one: {left[0]}. "
-                    "The same `cxrdali loss-design` continues.")  # fmt: skip
+        done, steps = len(study.seconds) - 1 - len(left), len(study.seconds) - 1
+        next_one = f"the next one: {left[0]}. The same `cxrdali loss-design` continues."
+        said.append(f"{done} of {steps} steps are done; {next_one}")
     if sources.others:
         said.append(f"Not of this study's models, so left out: {sentence([str(path) for path in sources.others])}.")
     if sources.unread:
         said.append(f"No run (no config.json), so left out: {sentence([str(path) for path in sources.unread])}.")
-    return join(
-        missing(" ".join(said)) if said else None,
-        page.details("Left out of this study, and why", page.paragraph("; ".join(study.notes) + "."))
-        if study.notes
-        else None,
-    )
+    return said

@@ -1,6 +1,5 @@
 """What `cxrdali loss-design` leaves beside its runs, as far as it is there: a half-done study has a page too."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.calibration import Calibration
 from cxrdali.postprocess.thresholds import Thresholds
 from cxrdali.report.training.folder import SPLITS
-from cxrdali.report.training.scores import Evaluation, read_evaluation
+from cxrdali.report.training.scores import Evaluation, read_evaluation, read_json
 from cxrdali.runs.layout import RECORD, Table
 from cxrdali.runs.steps import Book
-from shards.errors import UserError
 
 T = TypeVar("T")
 ROLES = {"reference": str, "main": str, "losses": list, "backbones": list, "retrained": list, "others": list}
@@ -21,7 +19,7 @@ ROLES = {"reference": str, "main": str, "losses": list, "backbones": list, "retr
 
 @dataclass(frozen=True)
 class Study:
-    """synthetic: its images are drawn; roles: names of models by what they are there for; labelled: by split, whether
+    """synthetic: whether its images are; roles: names of models by what they are there for; labelled: by split, whether
     it has labels; evaluations: by (table, split); calibrations: by (table, method); thresholds: by table; weights: of
     the weighted ensemble by member; comparisons: by what is compared; seconds: of every step so far, None for those
     that are not done. What was made from a run or table that has been made again since, or is being, is not read."""
@@ -100,13 +98,9 @@ def final(study: Study) -> str:
 
 
 def _json(path: Path, parse: Callable[[dict], T] = lambda content: dict(content)) -> T:
-    try:
-        return parse(json.loads(path.read_bytes()))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise UserError(
-            f"{path}: not what `cxrdali loss-design` writes ({reason}); delete it and run the same command again"
-        ) from error
+    return read_json(
+        path, parse, "not what `cxrdali loss-design` writes ({}); delete it and run the same command again"
+    )
 
 
 def _check_record(record: dict) -> dict:

@@ -6,8 +6,7 @@ import numpy as np
 
 from cxrdali.metrics.longtail import GROUPS, groups
 from cxrdali.metrics.ranking import macro
-from cxrdali.report.kit import html as page
-from cxrdali.report.kit.html import Html, bold, join, missing, paragraph, score
+from cxrdali.report.kit.tables import Table, best
 from cxrdali.report.study.folder import Study
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES
@@ -18,28 +17,11 @@ COLUMNS = {"mAP": True, **dict.fromkeys(GROUPS, True), "AUROC": True, "F1": True
 HEADS = {"F1": "F1, fitted", **{name: f"mAP, {name}" for name in GROUPS}}
 
 
-def how_to_read(sources: Sources) -> Html:
-    """What the columns of the tables of scores are."""
-    study, group = sources.study, finding_groups(sources)
-    sizes = [f"{name} {sum(its == name for its in group.values())}" for name in GROUPS]
-    return join(
-        paragraph(
-            "mAP, AUROC, F1 and ECE (expected calibration error; lower is better) are means over findings. "
-            f"F1, fitted: with a threshold per finding ({study.strategy}) fitted on validation; on validation itself, "
-            "cross-fitted over subjects. F1 at 0.5: every image with a probability of at least 0.5 counts as positive. "
-            "A mean leaves out findings without a positive image, but not that of ECE. The best of a column is bold. "
-            "Intervals are from resampling whole studies; draws repeat positives, which lifts AP a little, so they lie "
-            "somewhat high.",
-            "soft",
-        ),
-        paragraph(
-            f"Head, medium and tail: findings of at least 10 %, 1 to 10 %, and under 1 % of the training images "
-            f"({', '.join(sizes)}).",
-            "soft",
-        )
-        if group
-        else None,
-    )
+def how_to_read(sources: Sources) -> dict:
+    """What explains the columns of the tables of scores: the thresholds' strategy, how many findings a group has."""
+    group = finding_groups(sources)
+    sizes = {name: sum(its == name for its in group.values()) for name in GROUPS}
+    return {"strategy": sources.study.strategy, "group_sizes": sizes if group else None}
 
 
 def finding_groups(sources: Sources) -> dict[str, str]:
@@ -64,67 +46,62 @@ def scores_of(study: Study, name: str, split: str, group: Mapping[str, str]) -> 
     if split == "val" and rules:
         f1, half = rules.macros["macro_F1"], rules.macros["macro_F1_half"]
     else:
-        learnt = (content.get("thresholds") or {}).get("predictions")  # None: 0.5 for all, which nothing taught
-        f1, half = whole.get("macro_F1") if learnt else None, whole.get("macro_F1_half")
+        fitted = (content.get("thresholds") or {}).get("predictions")  # None: 0.5 for all, which nothing was fitted for
+        f1, half = whole.get("macro_F1") if fitted else None, whole.get("macro_F1_half")
     cells = {"mAP": whole["mAP"], "AUROC": whole["macro_AUROC"], "F1": f1, HALF: half, "ECE": whole.get("macro_ECE")}
+    return cells | _group_means(whole, group)
+
+
+def _group_means(whole: Mapping, group: Mapping[str, str]) -> dict[str, float | None]:
+    """mAP of GROUPS, as the evaluation has it; of an older one that has none, by `group` of each finding."""
+    if "groups" in whole:
+        return {name: whole["groups"].get(name, {}).get("mAP") for name in GROUPS}
     ap = {row["finding"]: np.nan if row["AP"] is None else row["AP"] for row in whole["findings"]}
-    for wanted in GROUPS:
-        value = macro(np.array([ap[finding] for finding in ap if group.get(finding) == wanted]))
-        cells[wanted] = None if np.isnan(value) else value
-    return cells
+    means = {name: macro(np.array([ap[each] for each in ap if group.get(each) == name])) for name in GROUPS}
+    return {name: None if np.isnan(mean) else mean for name, mean in means.items()}
 
 
-def score_tables(sources: Sources, caption: str, rows: Mapping[str, Sequence[str]], more: Sequence[str]) -> Html:
-    """A table per split, the first open. rows: by table of predictions, the cells that stand before the scores; more:
-    their columns' names, the first that of the row."""
+def score_tables(
+    sources: Sources, caption: str, rows: Mapping[str, Sequence[object]], more: Sequence[tuple[str, str]]
+) -> dict:
+    """A table per split, the most telling first, for the template's `by_split`.
+
+    Args:
+        rows: by table of predictions, the cells before the scores.
+        more: columns of these cells, the first that of the row's name.
+    """
     study, group = sources.study, finding_groups(sources)
     shown = [split for split in study.splits if any((name, split) in study.evaluations for name in rows)]
-    if not shown:
-        return missing("Not evaluated yet.")
-    tables = [
-        page.table(f"{caption}, {SPLIT_NAMES[split]}", *_score_table(study, rows, split, group, more))
-        for split in shown
-    ]
-    first, *others = tables
-    return join(
-        first, *(page.details(f"The same on the {SPLIT_NAMES[split]}", table)
-                 for split, table in zip(shown[1:], others, strict=True)),
-    )  # fmt: skip
+    tables = [_score_table(study, caption, split, rows, group, more) for split in shown]
+    return {"splits": [SPLIT_NAMES[split] for split in shown], "tables": tables}
 
 
 def _score_table(
-    study: Study, rows: Mapping[str, Sequence[str]], split: str, group: Mapping[str, str], more: Sequence[str]
-) -> tuple[tuple, list[tuple]]:
+    study: Study, caption: str, split: str, rows: Mapping, group: Mapping[str, str], more: Sequence[tuple[str, str]]
+) -> Table:
     found = {name: scores_of(study, name, split, group) for name in rows}
     found = {name: cells for name, cells in found.items() if cells}
-    columns = {name: highest for name, highest in COLUMNS.items() if group or name not in GROUPS}
-    best = {name: _best_of([cells[name] for cells in found.values()], highest) for name, highest in columns.items()}
-    table = []
-    for name, cells in found.items():
-        texts = {column: _cell(column, cells[column]) for column in columns}
-        shown = [
-            bold(text) if text != page.NOTHING and cells[column] == best[column] else text
-            for column, text in texts.items()
-        ]
-        table.append((name, *rows[name], *shown, _bounds(study.evaluations[name, split].content)))
+    shown = [
+        name
+        for name in COLUMNS
+        if group or name not in GROUPS or any(cells[name] is not None for cells in found.values())
+    ]
     level = next(iter(study.evaluations.values())).content.get("level", 0.95)
-    return (*more, *(HEADS.get(name, name) for name in columns), f"{level * 100:g} % interval of mAP"), table
+    columns = [(HEADS.get(name, name), "small" if name == "ECE" else "score") for name in shown]
+    return Table(
+        f"{caption}, {SPLIT_NAMES[split]}",
+        [*more, *columns, (f"{level * 100:g} % interval of mAP", "bounds")],
+        [
+            (name, *rows[name], *(cells[column] for column in shown), _bounds(study.evaluations[name, split].content))
+            for name, cells in found.items()
+        ],
+        best=[
+            (row, place + len(more))
+            for place, column in enumerate(shown)
+            for row in best([cells[column] for cells in found.values()], COLUMNS[column])
+        ],
+    )
 
 
-def _bounds(content: Mapping) -> str:
-    low, high = (content["all"].get(f"mAP_{end}") for end in ("low", "high"))
-    return page.NOTHING if low is None or high is None else f"{low:.3f} to {high:.3f}"
-
-
-def _cell(column: str, value: float | None) -> str:
-    if value is None:
-        return page.NOTHING
-    return f"{value:.4f}" if column == "ECE" else score(value)
-
-
-def _best_of(values: Sequence[float | None], highest: bool) -> float | None:
-    """Before rounding; nothing to compare, nothing best."""
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return None
-    return max(known) if highest else min(known)
+def _bounds(content: Mapping) -> tuple[float | None, float | None]:
+    return content["all"].get("mAP_low"), content["all"].get("mAP_high")

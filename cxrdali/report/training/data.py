@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 
 from cxrdali.data.sampler import Sampler, oversampled
-from cxrdali.data.splits import released_rows, rows_sha256, train_and_validation
+from cxrdali.data.splits import FoldOptions, released_rows, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
 from cxrdali.report import published
-from cxrdali.report.kit import html as page
-from cxrdali.report.kit import svg as plots
-from cxrdali.report.kit.html import Html, count, join, missing, paragraph, percent, sentence
+from cxrdali.report.kit import plots
+from cxrdali.report.kit.page import Figure
+from cxrdali.report.kit.pictures import contact_sheet
+from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.models import MIMIC
 from cxrdali.report.training.sources import Sources
 from cxrdali.runs import folder as runs_on_disk
@@ -23,47 +24,44 @@ CONTACT_IMAGES = 12
 MOST_SHEETS = 3  # with more runs, one sheet per size
 
 
-def label_frequencies(sources: Sources) -> Html:
+def label_frequencies(sources: Sources) -> dict:
     """The long tail: images per finding in the training split, and in the others."""
     if sources.dataset is None:
-        return missing("No packed dataset was given, so images per finding cannot be counted; give it with `--data`.")
+        return {
+            "missing": "No packed dataset was given, so images per finding cannot be counted; give it with `--data`."
+        }
     try:
-        labels, splits, note = _splits(sources)
+        labels, splits, fold = _splits(sources)
     except UserError as error:
-        return missing(str(error))
+        return {"missing": str(error)}
     table = _frequency_table(labels, splits)
     train = table["train"].rename("images").reset_index().assign(share=table["train"].to_numpy() / len(splits["train"]))
-    absent = [name for name, images in zip(table.index, table["train"], strict=True) if not images]
-    return join(
-        paragraph(
-            f"Images with each of the {len(table)} findings of {labels.name} among the {count(len(splits['train']))} "
-            f"training images. An image counts for every finding it has.{note}"
-        ),
-        page.figure(
-            plots.svgs(plots.label_frequencies(train), "frequencies"),
-            "Bar chart of training images per finding, most frequent first; the table below has the numbers.",
-            "Training images per finding, most frequent first, on a logarithmic axis.",
-        ),
-        paragraph(f"Never in the training images: {sentence(absent)}.", "soft") if absent else None,
-        page.details("Images per finding and split", _split_tables(table, splits, beside=sources.study is None)),
-    )
+    return {
+        "labels": labels.name,
+        "train_images": len(splits["train"]),
+        "fold": fold and {"number": fold.fold, "folds": fold.folds, "group": fold.group},
+        "figure": Figure("frequencies", plots.label_frequencies, (train,)),
+        "absent": [name for name, images in zip(table.index, table["train"], strict=True) if not images],
+        "counts": _counts(table, splits),
+        "shares": _shares(table, splits, with_paper=sources.study is None),
+    }
 
 
-def _splits(sources: Sources) -> tuple[Labels, dict[str, np.ndarray], str]:
-    """Labels, the rows of every split by name, and what there is to say about where they come from."""
+def _splits(sources: Sources) -> tuple[Labels, dict[str, np.ndarray], FoldOptions | None]:
+    """Labels, the rows of every split by name, and the fold that is left out (None: no run says which)."""
     dataset = sources.dataset
     if not sources.runs:
         labels = dataset.labels()
         splits = {name: released_rows(dataset, labels, name) for name in ("train", "dev", "test")}
         if not len(splits["train"]):
             raise UserError(f"{dataset.root}: labels {labels.name!r} have no packed image in their training split")
-        return labels, splits, " No run was given: this is the released training split, before any validation fold."
+        return labels, splits, None
     first = sources.runs[0]
     labels, fold = dataset.labels(first.setting("labels")), first.fold
     train, validation = train_and_validation(dataset, labels, fold)
     splits = {"train": train, "validation": validation}
     splits |= {name: released_rows(dataset, labels, name) for name in ("dev", "test")}
-    return labels, splits, f" Fold {fold.fold} of {fold.folds}, split by {fold.group}, is left out for validation."
+    return labels, splits, fold
 
 
 def _frequency_table(labels: Labels, splits: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -77,61 +75,53 @@ def _frequency_table(labels: Labels, splits: dict[str, np.ndarray]) -> pd.DataFr
     return table.sort_values("train", ascending=False, kind="stable")
 
 
-def _split_tables(table: pd.DataFrame, splits: dict[str, np.ndarray], beside: bool) -> Html:
-    """Counts, and shares; `beside`: with the stage-training paper's beside them."""
-    released = {name: len(rows) for name, rows in splits.items()}
-    heads = tuple(map(str.capitalize, released))
-    counts = [("All images", *map(count, released.values()))]
-    counts += [(finding, *map(count, row)) for finding, row in table.iterrows()]
+def _counts(table: pd.DataFrame, splits: dict[str, np.ndarray]) -> Table:
+    columns = [("Finding", "text"), *((name.capitalize(), "count") for name in splits)]
+    rows = [("All images", *map(len, splits.values())), *table.itertuples()]
+    return Table("Images per finding and split", columns, rows)
+
+
+def _shares(table: pd.DataFrame, splits: dict[str, np.ndarray], with_paper: bool) -> Table:
+    """`with_paper`: those of the stage-training paper beside them."""
     paper = published.label_ratio()
-    known = beside and any(name in paper.index for name in table.index)
-    shares = [
+    known = ("train", "valid") if with_paper and any(name in paper.index for name in table.index) else ()
+    columns = [*map(str.capitalize, splits), *(f"{name}, {MIMIC}" for name in ("Train", "Validation")[: len(known)])]
+    rows = [
         (
             finding,
-            *(percent(row[name] / images) if images else page.NOTHING for name, images in released.items()),
-            *([percent(paper["train"].get(finding)), percent(paper["valid"].get(finding))] if known else []),
+            *(row[name] / len(rows) if len(rows) else None for name, rows in splits.items()),
+            *(paper[name].get(finding) for name in known),
         )
         for finding, row in table.iterrows()
     ]
-    theirs = (f"Train, {MIMIC}", f"Validation, {MIMIC}") if known else ()
-    return join(
-        page.table("Images per finding and split", ("Finding", *heads), counts),
-        page.table("Share of a split's images that have the finding", ("Finding", *heads, *theirs), shares),
-    )
+    columns = [("Finding", "text"), *((title, "percent") for title in columns)]
+    return Table("Share of a split's images that have the finding", columns, rows)
 
 
-def contact_sheets(sources: Sources) -> Html | None:
+def contact_sheets(sources: Sources) -> dict:
     """The first images of every run's training loader, as the model saw them in its first epoch."""
     if not sources.options.images:
-        return missing(
-            "Images are left out, because a page may travel further than its data; ask for them with `--images`."
-        )
+        return {
+            "missing": "Images are left out, because a page may travel further than its data; ask for them with "
+            "`--images`."
+        }
     if sources.dataset is None:
-        return missing("No packed dataset was given, so no image can be shown; give it with `--data`.")
+        return {"missing": "No packed dataset was given, so no image can be shown; give it with `--data`."}
     if not sources.runs:
-        return missing("No run was given, so there is no training batch to show.")
+        return {"missing": "No run was given, so there is no training batch to show."}
     runs = sources.runs
     if len(runs) > MOST_SHEETS:
         runs = list({run.setting("size"): run for run in reversed(runs)}.values())[::-1]
-    return join(*(_contact_sheet(run, sources) for run in runs))
+    return {"synthetic": sources.options.synthetic, "sheets": [_sheet(run, sources.dataset) for run in runs]}
 
 
-def _contact_sheet(run: Run, sources: Sources) -> Html:
-    title = page.heading(f"{run.name}, {run.setting('size')} px")
+def _sheet(run: Run, dataset: PackedDataset) -> dict:
+    about = {"run": run.name, "size": run.setting("size")}
     try:
-        images, done = first_training_images(run, sources.dataset)
+        images, augmentation = first_training_images(run, dataset)
     except UserError as error:
-        return join(title, missing(f"The training batch cannot be shown: {error}"))
-    synthetic = "Synthetic images. " if sources.options.synthetic else ""
-    return join(
-        title,
-        page.picture(
-            plots.contact_sheet(images),
-            f"Contact sheet of {len(images)} augmented training images of {run.name}",
-            f"{synthetic}The first {len(images)} training images of epoch 1 as this run's loader hands them over, "
-            f"augmentation included: {done}.",
-        ),
-    )
+        return {**about, "error": str(error)}
+    return {**about, "error": None, "images": len(images), "augmentation": augmentation, "jpeg": contact_sheet(images)}
 
 
 def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray, str]:

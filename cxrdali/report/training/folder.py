@@ -1,11 +1,10 @@
-"""A folder of runs, or of `cxrdali paper`: which runs are in it, and what stands beside them.
+"""A folder of runs, or of `cxrdali paper`: which runs are in it, and what is beside them.
 
 DIR/runs/NAME               run folders (or right in DIR)
 DIR/evaluations/NAME.SPLIT.json
 DIR/views.json, DIR/paper.json, DIR/submission.zip
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 from cxrdali.postprocess import views as view_rules
-from cxrdali.report.training.scores import Evaluation, read_evaluation
+from cxrdali.report.training.scores import Evaluation, read_evaluation, read_json
 from cxrdali.runs.layout import MODELS
 from cxrdali.runs.reader import _natural
 from shards.errors import UserError
 
+RECORD = "paper.json"
 SPLITS = ("test", "dev", "val")  # the most telling first
 VIEW_NUMBERS = ("frontal_ap", "lateral_ap", "difference")
 
@@ -27,7 +27,7 @@ class PaperFolder:
     """What `cxrdali paper` leaves beside its runs, as far as it is there.
 
     models: those to expect; steps: name, status, seconds of each step so far; evaluations: by (name, split);
-    views: what views.json says by finding, None if not learnt yet; views_from: which predictions it was learnt on.
+    views: what views.json says by finding, None if not fitted yet; views_from: which predictions it was fitted on.
     """
 
     path: Path
@@ -41,7 +41,10 @@ class PaperFolder:
 
 def read_paper(path: Path) -> PaperFolder:
     """Raises UserError naming the file for one that is damaged or was not written by `cxrdali paper`."""
-    record = _json(path / "paper.json", _check_record) or {}
+    record = {}
+    if (path / RECORD).exists():
+        wrong = "not what `cxrdali paper` writes ({}); delete it, or give another folder"
+        record = read_json(path / RECORD, _check_record, wrong)
     rules = view_rules.read(path / "views.json") if (path / "views.json").exists() else None
     views = None
     if rules is not None:
@@ -70,22 +73,7 @@ def read_paper(path: Path) -> PaperFolder:
     )
 
 
-def _json(path: Path, check) -> dict | None:
-    """None if the file is not there."""
-    try:
-        content = json.loads(path.read_bytes())
-        check(content)
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise UserError(
-            f"{path}: not what `cxrdali paper` writes ({reason}); delete it, or give another folder"
-        ) from error
-    return content
-
-
-def _check_record(record: dict) -> None:
+def _check_record(record: dict) -> dict:
     if not all(isinstance(name, str) for name in record.get("models", ())):
         raise ValueError("'models' is not a list of names")
     if not isinstance(record.get("tables", []), list):
@@ -94,3 +82,4 @@ def _check_record(record: dict) -> None:
         step["name"], step["status"]
         if not isinstance(step.get("seconds"), int | float | None):
             raise ValueError(f"seconds {step['seconds']!r} is not a number")
+    return record

@@ -1,4 +1,4 @@
-"""Which run started from which, and where each stands on an axis of epochs counted from its first ancestor."""
+"""Which run started from which, and where each is on an axis of epochs counted from its first ancestor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,11 +1,11 @@
-"""The report's section on models: what each recipe is, what it reached, and what the paper printed for it."""
+"""The report's sections on models: what each recipe is, what it reached, and what the paper printed for it."""
 
 from functools import cache
 from pathlib import Path
 
 from cxrdali.report import published
-from cxrdali.report.kit import html as page
-from cxrdali.report.kit.html import Html, count, join, paragraph, percent, score, sentence
+from cxrdali.report.kit.numbers import NOTHING, count, setting
+from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.sources import Sources
 from cxrdali.runs.folder import is_finished
 from cxrdali.runs.reader import Run
@@ -16,47 +16,40 @@ PAPER_TRAIN, PAPER_VAL = 211_879, 52_970  # images, Yamagishi & Hanaoka 2023
 NOT_THE_RECIPE = ("init", "oversample_from", "labels", "seed", "fold", "precision")
 
 
-def models(sources: Sources) -> Html | None:
-    """One row per run beside the paper's models; None for plain stages, which the summary shows."""
+def models(sources: Sources) -> dict | None:
+    """One row per run beside the models of the paper; None for plain stages, which the summary shows."""
     runs = sources.runs
     if not any(run.recipe for run in runs):
         return None
+    columns = [
+        ("Model", "text"), ("Stage", "text"), ("Starts from", "text"), ("Size", "pixels"), ("Batch", "count"),
+        ("Max LR", "setting"), ("Oversampling below AP", "text"), ("Epochs", "text"),
+    ]  # fmt: skip
     systems = [
         (
-            run.name, run.setting("stage", page.NOTHING), run.origin, f"{run.setting('size', page.NOTHING)} px",
-            count(run.setting("batch")), _plain(run.setting("lr")), below(run), epochs(run),
+            run.name, run.setting("stage"), run.origin, run.setting("size"), run.setting("batch"), run.setting("lr"),
+            below(run), epochs(run),
         )
         for run in runs
     ]  # fmt: skip
-    return join(
-        page.table(
-            "What each model is",
-            ("Model", "Stage", "Starts from", "Size", "Batch", "Max LR", "Oversampling below AP", "Epochs"),
-            systems,
-        ),
-        _differences(runs),
-        page.table(
-            "What each model reached",
-            ("Model", "Best epoch", "Val mAP", f"Val mAP, {MIMIC}", "Dev mAP", f"Dev mAP, {MIMIC}"),
-            [_reached(run, sources) for run in runs],
-        ),
-        paragraph(
-            "Validation mAP is the model's own at its best epoch, without mirrored images; mAP on the development "
-            "split is that of its evaluated predictions.",
-            "soft",
-        ),
-        comparability(sources),
-    )
+    return {
+        "systems": Table("What each model is", columns, systems),
+        "differences": _differences(runs),
+        "reached": _reached(sources),
+        "comparability": comparability(sources),
+    }
 
 
-def _reached(run: Run, sources: Sources) -> tuple:
-    table, name = published.models(), run.recipe.get("name")
-    paper = table.loc[name] if name in table.index else {}
-    best = run.best if len(run.metrics) and run.best["mAP"] == run.best["mAP"] else {}
-    return (
-        run.name, count(best.get("epoch")), score(best.get("mAP")), score(paper.get("val_map")),
-        score(dev_mean(run, sources)), score(paper.get("dev_map")),
-    )  # fmt: skip
+def _reached(sources: Sources) -> Table:
+    printed, rows = published.models(), []
+    for run in sources.runs:
+        name = run.recipe.get("name")
+        paper = printed.loc[name] if name in printed.index else {}
+        best = run.best if len(run.metrics) and run.best["mAP"] == run.best["mAP"] else {}
+        dev = (dev_mean(run, sources), paper.get("dev_map"))
+        rows.append((run.name, best.get("epoch"), best.get("mAP"), paper.get("val_map"), *dev))
+    means = [(title, "score") for split in ("Val", "Dev") for title in (f"{split} mAP", f"{split} mAP, {MIMIC}")]
+    return Table("What each model reached", [("Model", "text"), ("Best epoch", "count"), *means], rows)
 
 
 def epochs(run: Run) -> str:
@@ -72,7 +65,7 @@ def below(run: Run) -> str:
     threshold = run.setting("oversample_below")
     if threshold is not None:
         return f"{threshold:.2f}"
-    return "named findings" if run.setting("oversample") else page.NOTHING
+    return "named findings" if run.setting("oversample") else NOTHING
 
 
 def dev_mean(run: Run, sources: Sources) -> float | None:
@@ -85,38 +78,29 @@ def dev_mean(run: Run, sources: Sources) -> float | None:
     return found[0].mean if len(found) == 1 else None
 
 
-def comparability(sources: Sources) -> Html:
-    """What the paper's numbers may be compared with, in a sentence or two."""
-    theirs = (
-        f"The paper's numbers are from MIMIC-CXR with the labels of CXR-LT 2023 ({count(PAPER_TRAIN)} images to train, "
-        f"{count(PAPER_VAL)} to validate)"
-    )
-    if sources.options.synthetic:
-        return paragraph(f"{theirs}. These runs are on generated images, so nothing here compares with them.", "soft")
-    if not sources.runs:
-        return paragraph(f"{theirs}. They compare only with the same recipes on the same images.", "soft")
+def comparability(sources: Sources) -> dict:
+    """What the numbers of the paper may be compared with: images to train and to validate, theirs and ours."""
     selections = {
         (chosen.get("train_images"), chosen.get("val_images"))
         for chosen in (run.config.get("selection", {}) for run in sources.runs)
     }
-    ours = sentence([f"{count(train)} and {count(val)}" for train, val in sorted(selections, key=str)])
-    labels = sentence(sorted({str(run.labels) for run in sources.runs}))
-    return paragraph(
-        f"{theirs}; these runs have {ours}, labels {labels}. The two compare only for the same recipe on the same "
-        "images.",
-        "soft",
-    )
+    return {
+        "synthetic": sources.options.synthetic,
+        "paper_images": (PAPER_TRAIN, PAPER_VAL),
+        "images": sorted(selections, key=str),
+        "labels": sorted({str(run.labels) for run in sources.runs}),
+    }
 
 
 def differences(run: Run) -> dict[str, tuple[str, str]] | None:
-    """Settings in which a run is not the paper's model of its name: (here, there). None: no model of the paper."""
+    """Settings in which a run is not the model of its name in the paper: (here, there). None: no model of the paper."""
     paper = _paper_settings().get(run.recipe.get("name"))
     if paper is None:
         return None
     settings = run.config["settings"]
-    # a setting that an older config does not have was at its default then, which is the paper's
+    # a setting that an older config does not have was at its default then, which is that of the paper
     found = {name: (settings[name], value) for name, value in paper.items() if name in settings}
-    return {name: (_plain(here), _plain(there)) for name, (here, there) in found.items() if here != there}
+    return {name: (setting(here), setting(there)) for name, (here, there) in found.items() if here != there}
 
 
 @cache
@@ -132,47 +116,32 @@ def _paper_settings() -> dict[str, dict]:
     }
 
 
-def _differences(runs: list[Run]) -> Html | None:
-    """In which settings the runs are not the paper's; what holds for all of them is said once."""
+def _differences(runs: list[Run]) -> dict | None:
+    """In which settings the runs are not those of the paper; what holds for all of them is said once."""
     found = {run.name: differences(run) for run in runs}
-    strangers = [name for name, differing in found.items() if differing is None]
     known = {name: differing for name, differing in found.items() if differing is not None}
     if not known:
         return None
     common = set.intersection(*(set(differing.items()) for differing in known.values()))
     rows = [
-        (name, ", ".join(_words(key, *pair) for key, pair in differing.items() if (key, pair) not in common) or "–")
+        (name, ", ".join(_words(key, *pair) for key, pair in differing.items() if (key, pair) not in common) or NOTHING)
         for name, differing in known.items()
     ]
     some = any(set(differing.items()) - common for differing in known.values())
+    columns = [("Model", "text"), ("Here (paper)", "text")]
     first = next(iter(known.values()))
-    said = [_words(key, *pair) for key, pair in first.items() if (key, pair) in common]
-    return join(
-        paragraph(f"Not as in the paper, in all of its models here: {sentence(said)}.") if said else None,
-        paragraph("Every setting of the models here is the paper's.") if not said and not some else None,
-        page.details(
-            "Settings that differ from the paper's, by model",
-            page.table("Settings that differ from the paper's", ("Model", "Here (paper)"), rows, kind="text"),
-        )
-        if some
-        else None,
-        paragraph(f"No model of the paper: {sentence(strangers)}.", "soft") if strangers else None,
-    )
+    return {
+        "common": [_words(key, *pair) for key, pair in first.items() if (key, pair) in common],
+        "by_model": Table("Settings that differ from the paper", columns, rows, "text") if some else None,
+        "strangers": [name for name in found if name not in known],
+    }
 
 
 def _words(key: str, here: str, there: str) -> str:
     return f"{key.replace('_', ' ')} {here} ({there})"
 
 
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return sentence(value) if value else "none"
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def oversampling(sources: Sources) -> Html | None:
+def oversampling(sources: Sources) -> dict | None:
     """Whose images were doubled, how many, and what an epoch became; None if no run oversamples."""
     runs = [run for run in sources.runs if run.oversampling]
     if not runs:
@@ -180,30 +149,23 @@ def oversampling(sources: Sources) -> Html | None:
     together: dict[tuple, list[str]] = {}
     for run in runs:
         together.setdefault(_doubled(run), []).append(run.name)
+    columns = [
+        ("Models", "text"), ("Chosen by", "text"), ("Findings doubled", "text"), ("Images doubled", "share"),
+        ("Images per epoch", "count"), ("Without AP", "text"),
+    ]  # fmt: skip
     rows = [(", ".join(names), *cells) for cells, names in together.items()]
-    columns = ("Models", "Chosen by", "Findings doubled", "Images doubled", "Images per epoch", "Without AP")
-    return join(
-        paragraph(
-            "Training images with a finding that is chosen are seen twice per epoch, also if they have several "
-            "such findings. A finding without a positive validation image has no AP and is not chosen."
-        ),
-        page.table("Oversampling", columns, rows, kind="text"),
-        *(
-            paragraph(f"The paper's findings under {threshold:.2f}: {sentence(names)}.", "soft")
-            for threshold, names in paper_lists(runs).items()
-        ),
-    )
+    return {"table": Table("Oversampling", columns, rows, "text"), "of_the_paper": paper_lists(runs)}
 
 
-def _doubled(run: Run) -> tuple[str, ...]:
+def _doubled(run: Run) -> tuple:
     """The cells of a run's row: what it chose by, findings, images, epoch length, findings without AP."""
     doubled, train = run.oversampling, run.config.get("selection", {}).get("train_images")
-    threshold, images = doubled.get("below"), doubled["images_doubled"]
+    threshold = doubled.get("below")
     return (
         f"AP under {threshold:.2f} in {Path(str(doubled.get('from'))).name}" if threshold is not None else "by name",
         ", ".join(doubled["findings"]) or "none",
-        count(images) + (f" ({percent(images / train)})" if train else ""),
-        count(doubled["epoch_images"]),
+        (doubled["images_doubled"], train),
+        doubled["epoch_images"],
         ", ".join(doubled["without_ap"]) or "none",
     )
 

@@ -1,39 +1,31 @@
 """The report's section on provenance: dataset, labels, code, seed and every setting."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from cxrdali.report.kit import html as page
-from cxrdali.report.kit.html import Html, count, join, missing
+from cxrdali.report.kit.numbers import count, text
+from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.sources import Sources
 from cxrdali.runs.reader import Run
 
 
-def provenance(sources: Sources) -> Html:
+def provenance(sources: Sources) -> dict:
     """What is needed to say which data, labels, code and seed a number came from."""
     runs = sources.runs
     if not runs:
-        return missing("No run was given, so there is no dataset, seed or version to name.")
+        return {"missing": "No run was given, so there is no dataset, seed or version to name."}
     rows = [(name, *_once([value(run) for run in runs])) for name, value in PROVENANCE.items()]
     settings = sorted({name for run in runs for name in run.config["settings"]})
-    all_settings = [(name, *_once([_plain(run.config["settings"].get(name)) for run in runs])) for name in settings]
-    columns = ("", *(run.name for run in runs))
-    return join(
-        page.table("Where the numbers come from", columns, rows, kind="text"),
-        page.details("Every setting of the runs", page.table("Settings", columns, all_settings, kind="text")),
-    )
+    of_runs = [(name, *_once([text(run.config["settings"].get(name)) for run in runs])) for name in settings]
+    columns = [("", "text"), *((run.name, "text") for run in runs)]
+    return {
+        "origins": Table("Where the numbers come from", columns, rows, "text"),
+        "settings": Table("Settings", columns, of_runs, "text"),
+    }
 
 
-def _once(values: list[str]) -> list[str]:
+def _once(values: Sequence[str]) -> Sequence[str]:
     """What is the same for every run is said once."""
     return values if len(set(values)) > 1 else values[:1]
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items()) or page.NOTHING
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value)) or page.NOTHING
-    return page.NOTHING if value is None else str(value)
 
 
 def _from_config(*keys: str) -> Callable[[Run], str]:
@@ -41,7 +33,7 @@ def _from_config(*keys: str) -> Callable[[Run], str]:
         found = run.config
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
-        return _plain(found)
+        return text(found)
 
     return value
 
@@ -49,7 +41,7 @@ def _from_config(*keys: str) -> Callable[[Run], str]:
 def _images_and_hash(part: str) -> Callable[[Run], str]:
     def value(run: Run) -> str:
         selection = run.config.get("selection", {})
-        return f"{count(selection.get(f'{part}_images'))} (rows {_plain(selection.get(f'{part}_sha256'))[:12]})"
+        return f"{count(selection.get(f'{part}_images'))} (rows {text(selection.get(f'{part}_sha256'))[:12]})"
 
     return value
 
@@ -58,7 +50,7 @@ PROVENANCE: dict[str, Callable[[Run], str]] = {
     "Run": lambda run: run.path.resolve().name,
     "Recipe": _from_config("recipe", "name"),
     "Starts from": lambda run: run.origin,
-    "Overridden": lambda run: _plain(run.recipe.get("overridden") or None),
+    "Overridden": lambda run: text(run.recipe.get("overridden") or None),
     "Dataset": _from_config("dataset", "id"),
     "Labels": _from_config("labels", "name"),
     "Labels, SHA-256": _from_config("labels", "sha256"),

@@ -80,7 +80,7 @@ def read_sources(
 
 
 def _check_same_dataset(sources: Sources) -> None:
-    """Label counts and pictures of another dataset would stand beside the runs' numbers."""
+    """Label counts and pictures of another dataset would be shown beside the numbers of the runs."""
     for run in sources.runs if sources.dataset else ():
         trained_on = run.config.get("dataset", {}).get("id")
         if trained_on and trained_on != sources.dataset.id:

@@ -1,19 +1,20 @@
-"""The report's sections on the paper's steps: AP per finding from stage 1 to the ensemble, frontal against lateral."""
+"""The report's sections on the steps of Yamagishi & Hanaoka: AP per finding from stage 1 to the ensemble, and frontal
+against lateral."""
 
 from collections.abc import Mapping
 
 import pandas as pd
 
 from cxrdali.report import published
-from cxrdali.report.kit import html as page
-from cxrdali.report.kit import svg as plots
-from cxrdali.report.kit.html import Html, count, join, missing, paragraph, score, sentence
+from cxrdali.report.kit import plots
+from cxrdali.report.kit.page import Figure
+from cxrdali.report.kit.tables import Table, best
 from cxrdali.report.training.folder import SPLITS, PaperFolder
 from cxrdali.report.training.models import MIMIC, comparability
 from cxrdali.report.training.scores import Evaluation
 from cxrdali.report.training.sources import Sources
 
-# the paper's steps: how a column is headed, and whose predictions it is
+# steps of the paper: how a column is headed, and whose predictions it is
 STEPS = {
     "stage1": ("Stage 1", "model0"),
     "stage2": ("Stage 2", "model2"),
@@ -24,34 +25,26 @@ STEPS = {
 SPLIT_NAMES = {"test": "test split", "dev": "development split", "val": "validation fold"}
 
 
-def steps(sources: Sources) -> Html | None:
+def steps(sources: Sources) -> dict | None:
     """AP per finding by step, a table per split; None where no folder of `cxrdali paper` was given."""
     folder = sources.folder
     if folder is None:
         return None
     splits = {split: found for split in SPLITS if (found := step_evaluations(folder, split))}
     if not splits:
-        return missing(
-            f"No step has an evaluation yet ({folder.path.name}/evaluations/model0.test.json and so on); "
+        return {
+            "missing": f"No step has an evaluation yet ({folder.path.name}/evaluations/model0.test.json and so on); "
             "`cxrdali paper` writes them."
-        )
-    first, *others = splits
-    return join(
-        paragraph(
-            "What each step of the paper adds. Small numbers: the gain over the step before. Gains and the best are "
-            "found before rounding; the paper's, from what it prints."
-        ),
-        comparability(sources),
-        _split(first, splits[first], drawn=True),
-        *(
-            page.details(f"The same on the {SPLIT_NAMES[split]}", _split(split, splits[split], drawn=False))
-            for split in others
-        ),
-    )
+        }
+    first = next(iter(splits))
+    return {
+        "comparability": comparability(sources),
+        "splits": [_split(split, found, with_figure=split == first) for split, found in splits.items()],
+    }
 
 
 def step_evaluations(folder: PaperFolder, split: str) -> dict[str, Evaluation]:
-    """By step, in the paper's order, those that are there."""
+    """By step, in the order of the paper, those that are there."""
     return {
         step: folder.evaluations[name, split]
         for step, (_, name) in STEPS.items()
@@ -68,39 +61,25 @@ def last_step(folder: PaperFolder) -> tuple[str, str, Evaluation] | None:
     return None
 
 
-def _split(split: str, found: Mapping[str, Evaluation], drawn: bool) -> Html:
+def _split(split: str, found: Mapping[str, Evaluation], with_figure: bool) -> dict:
     ap, facts = step_table(found)
     means = pd.Series({step: each.mean for step, each in found.items()}, dtype=float)
     shown = ap.dropna(how="all").rename(columns=_heading)
-    undefined = [name for name in ap.index if ap.loc[name].isna().all()]
-    name = SPLIT_NAMES[split]
-    paper = paper_steps(split)
-    return join(
-        page.heading(f"On the {name}"),
-        _missing_steps(split, found),
-        _different_images(found),
-        page.table(f"mAP by step, {name}", *_means_by_step(ap, means, paper)),
-        page.figure(
-            plots.svgs(plots.ap_per_finding(shown, facts.loc[shown.index, "prevalence"]), f"steps-{split}"),
-            "Dot plot of average precision per finding, one dot per step; the table below has the numbers.",
-            f"Average precision per finding on the {name}, step by step. Grey ticks: the prevalence.",
-        )
-        if drawn and len(shown)
+    name, paper = SPLIT_NAMES[split], paper_steps(split)
+    return {
+        "split": name,
+        "absent": [(_heading(step), f"{STEPS[step][1]}.{split}.json") for step in STEPS if step not in found],
+        "different_images": _different_images(found),
+        "means": _means_by_step(name, ap, means, paper),
+        "figure": Figure(f"steps-{split}", plots.ap_per_finding, (shown, facts.loc[shown.index, "prevalence"]))
+        if with_figure and len(shown)
         else None,
-        page.table(
-            f"AP per finding and step, {name}, the best in bold",
-            ("Finding", *map(_heading, ap.columns), "Positives"),
-            [
-                (finding, *_with_gains(values), positives)
-                for finding, values, positives in _rows_of(ap, means, facts["positives"])
-            ],
-            kind="steps",
-        ),
-        paragraph(f"Without a positive image, so without AP: {sentence(undefined)}.", "soft") if undefined else None,
-        page.details(f"The same table as the paper printed it, {name}", _paper_table(paper, name))
-        if paper is not None
-        else paragraph("The paper prints no AP per finding and step for its validation fold.", "soft"),
-    )
+        "findings": _gains_table(f"AP per finding and step, {name}, the best in bold", ap, means, facts["positives"]),
+        "without_ap": [name for name in ap.index if ap.loc[name].isna().all()],
+        "printed": None
+        if paper is None
+        else _gains_table(f"AP per finding and step, {name}: {MIMIC}", paper.drop("Mean"), paper.loc["Mean"]),
+    }
 
 
 def step_table(found: Mapping[str, Evaluation]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -113,7 +92,7 @@ def step_table(found: Mapping[str, Evaluation]) -> tuple[pd.DataFrame, pd.DataFr
 
 
 def paper_steps(split: str) -> pd.DataFrame | None:
-    """The paper's AP by finding ("Mean" last) and step; None: it prints none for this split."""
+    """AP by finding in the paper ("Mean" last) and step; None: it prints none for this split."""
     table = published.finding_ap()
     if f"{published.STEPS[0]}_{split}" not in table:
         return None
@@ -125,22 +104,18 @@ def gains(values: pd.Series) -> pd.Series:
     return values.astype(float) - values.astype(float).reindex(STEPS).shift(1).reindex(values.index)
 
 
-def _means_by_step(ap: pd.DataFrame, means: pd.Series, paper: pd.DataFrame | None) -> tuple[tuple, list[tuple]]:
-    """Columns and rows of the table of means, the paper's beside them where it has this split."""
-    own = _improved(ap)
-    printed = _improved(paper.drop("Mean")) if paper is not None else {}
-    gained = gains(means)
+def _means_by_step(name: str, ap: pd.DataFrame, means: pd.Series, paper: pd.DataFrame | None) -> Table:
+    """mAP, what it gained and how many findings did, those of the paper beside them where it has this split."""
+    columns = [("Step", "text"), ("mAP", "score"), ("Gain", "gain"), ("Findings improved", "text")]
+    sides = [(means, _improved(ap))]
+    if paper is not None:
+        columns += [(f"mAP, {MIMIC}", "score"), ("Gain, paper", "gain"), ("Improved, paper", "text")]
+        sides.append((paper.loc["Mean"], _improved(paper.drop("Mean"))))
     rows = []
-    for step in STEPS:
-        row = [_heading(step)]
-        row += [score(means.get(step)), gain(gained.get(step)), own.get(step, page.NOTHING)]
-        if paper is not None:
-            mean = paper.loc["Mean"]
-            row += [score(mean[step]), gain(gains(mean)[step]), printed.get(step, page.NOTHING)]
-        rows.append((*row, STEPS[step][1]))
-    columns = ("Step", "mAP", "Gain", "Findings improved")
-    theirs = (f"mAP, {MIMIC}", "Gain, paper", "Improved, paper") if paper is not None else ()
-    return (*columns, *theirs, "Predictions"), rows
+    for step, (heading, predictions) in STEPS.items():
+        cells = [(mean.get(step), gains(mean).get(step), improved.get(step)) for mean, improved in sides]
+        rows.append((heading, *(cell for side in cells for cell in side), predictions))
+    return Table(f"mAP by step, {name}", [*columns, ("Predictions", "text")], rows)
 
 
 def _improved(ap: pd.DataFrame) -> dict[str, str]:
@@ -153,111 +128,76 @@ def _improved(ap: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def gain(value: float | None) -> str:
-    """+0.012, −0.003, ±0.000"""
-    if value is None or value != value:
-        return page.NOTHING
-    text = f"{abs(value):.3f}"
-    return f"{'±' if float(text) == 0 else '+' if value > 0 else '−'}{text}"
-
-
-def _rows_of(ap: pd.DataFrame, means: pd.Series, positives: pd.Series):
-    yield "Mean over findings (mAP)", means, ""
-    for finding, values in ap.iterrows():
-        yield finding, values, count(positives[finding])
-
-
-def _with_gains(values: pd.Series) -> list[Html | str]:
-    """The best in bold, and behind each value its gain over the step before."""
-    best = values.max() if values.notna().sum() > 1 else None
-    cells = []
-    for value, more in zip(values, gains(values), strict=True):
-        text = page.bold(score(value)) if value == best else page.safe(score(value))
-        cells.append(Html(f'{text} <small class="gain">{gain(more)}</small>') if more == more else text)
-    return cells
-
-
-def _paper_table(paper: pd.DataFrame, name: str) -> Html:
-    rows = [("Mean over findings (mAP)", *_with_gains(paper.loc["Mean"]))]
-    rows += [(finding, *_with_gains(values)) for finding, values in paper.drop("Mean").iterrows()]
-    return page.table(
-        f"AP per finding and step, {name}: {MIMIC}", ("Finding", *map(_heading, paper.columns)), rows, kind="steps"
-    )
+def _gains_table(caption: str, ap: pd.DataFrame, means: pd.Series, positives: pd.Series | None = None) -> Table:
+    """Every finding's AP by step with its gain over the step before, the best in bold."""
+    scores = [("Mean over findings (mAP)", means), *ap.iterrows()]
+    rows = [(name, *zip(values, gains(values), strict=True)) for name, values in scores]
+    columns = [("Finding", "text"), *((_heading(step), "with_gain") for step in ap.columns)]
+    if positives is not None:
+        columns.append(("Positives", "count"))
+        rows = [(*row, count) for row, count in zip(rows, ["", *positives], strict=True)]
+    marked = [(row, place + 1) for row, (_, values) in enumerate(scores) for place in best(list(values))]
+    return Table(caption, columns, rows, "steps", marked)
 
 
 def _heading(step: str) -> str:
     return STEPS[step][0]
 
 
-def _missing_steps(split: str, found: Mapping[str, Evaluation]) -> Html | None:
-    absent = [step for step in STEPS if step not in found]
-    if not absent:
-        return None
-    files = sentence([f"{STEPS[step][1]}.{split}.json" for step in absent])
-    return missing(f"Not evaluated on the {SPLIT_NAMES[split]}: {sentence(list(map(_heading, absent)))} ({files}).")
-
-
-def _different_images(found: Mapping[str, Evaluation]) -> Html | None:
+def _different_images(found: Mapping[str, Evaluation]) -> bool:
     counted = {
         tuple((row["finding"], row["positives"]) for row in each.content["all"]["findings"]) + (each.content["images"],)
         for each in found.values()
     }
-    if len(counted) == 1:
-        return None
-    return missing("These steps were evaluated on different images, so their values are not comparable.")
+    return len(counted) > 1
 
 
-def views(sources: Sources) -> Html | None:
+def views(sources: Sources) -> dict | None:
     """Frontal against lateral AP per finding, as the view rules have it; None without a folder of `cxrdali paper`."""
     folder = sources.folder
     if folder is None:
         return None
     table = folder.views
     if table is None:
-        return missing(f"No view rules were learnt yet ({folder.path.name}/views.json).")
+        return {"missing": f"No view rules were fitted yet ({folder.path.name}/views.json)."}
     table = table.assign(positives=table["frontal_positives"].fillna(0) + table["lateral_positives"].fillna(0))
     table = table.sort_values("positives", ascending=False, kind="stable")
-    drawn = table[["frontal_ap", "lateral_ap"]].dropna(how="all").set_axis(["frontal", "lateral"], axis=1)
-    made_from = folder.views_from.get("predictions")
-    return join(
-        paragraph(
-            "A finding is superior where its AP on frontal images is higher than on all others (lateral): there the "
-            "postprocess replaces the lateral images' values of a study by the mean of its frontal ones."
-            + (f" Learnt from {made_from}." if made_from else "")
-        ),
-        paragraph(_verdict(table)),
-        page.figure(
-            plots.svgs(plots.ap_per_finding(drawn), "views"),
-            "Dot plot of average precision per finding on frontal and on lateral images; the table has the numbers.",
-            "Average precision per finding on frontal images and on all others.",
-        )
-        if len(drawn)
-        else None,
-        page.table("Frontal against lateral", *_view_rows(table)),
-    )
+    known = table[["frontal_ap", "lateral_ap"]].dropna(how="all").set_axis(["frontal", "lateral"], axis=1)
+    return {
+        "predictions": folder.views_from.get("predictions"),
+        "superior": _superior(table),
+        "figure": Figure("views", plots.ap_per_finding, (known,)) if len(known) else None,
+        "table": _view_table(table),
+    }
 
 
-def _verdict(table: pd.DataFrame) -> str:
-    paper = published.view_ap().drop("Mean")["difference"]
-    text = f"Superior: {table['superior'].sum()} of {len(table)} findings (paper: {(paper > 0).sum()} of {len(paper)})."
+def _superior(table: pd.DataFrame) -> dict[str, int]:
+    """How many findings are superior here and in the paper, and on how many of those that both have they agree."""
+    paper = published.view_ap().drop("Mean")["difference"] > 0
     both = table.index.intersection(paper.index)
-    if len(both):
-        same = (table.loc[both, "superior"] == (paper[both] > 0)).sum()
-        text += f" The two agree on {same} of the {len(both)} findings that both have."
-    return text
+    return {
+        "here": int(table["superior"].sum()),
+        "findings": len(table),
+        "paper": int(paper.sum()),
+        "paper_findings": len(paper),
+        "same": int((table.loc[both, "superior"] == paper[both]).sum()),
+        "both": len(both),
+    }
 
 
-def _view_rows(table: pd.DataFrame) -> tuple[tuple, list[tuple]]:
+def _view_table(table: pd.DataFrame) -> Table:
     paper = published.view_ap()["difference"]
-    columns = ("Finding", "AP, frontal", "AP, lateral", "Difference", "Superior", f"Difference, {MIMIC}",
-               "Positives, frontal", "Positives, lateral")  # fmt: skip
+    columns = [
+        ("Finding", "text"), ("AP, frontal", "score"), ("AP, lateral", "score"), ("Difference", "gain"),
+        ("Superior", "text"), (f"Difference, {MIMIC}", "gain"), ("Positives, frontal", "count"),
+        ("Positives, lateral", "count"),
+    ]  # fmt: skip
     rows = [
         (
-            finding, score(row["frontal_ap"]), score(row["lateral_ap"]), gain(row["difference"]),
-            "yes" if row["superior"] else "no", gain(paper.get(finding)), count(row["frontal_positives"]),
-            count(row["lateral_positives"]),
+            finding, row["frontal_ap"], row["lateral_ap"], row["difference"], "yes" if row["superior"] else "no",
+            paper.get(finding), row["frontal_positives"], row["lateral_positives"],
         )
         for finding, row in table.iterrows()
     ]  # fmt: skip
     images = [table[f"{view}_images"].max() for view in ("frontal", "lateral")]
-    return columns, [("All images", *[""] * 5, *map(count, images)), *rows]
+    return Table("Frontal against lateral", columns, [("All images", *[""] * 5, *images), *rows])

@@ -20,7 +20,8 @@ from cxrdali.predict import explain as explaining
 from cxrdali.predict.explain import Example, ExplainOptions, choose, explain
 from cxrdali.predict.predict import load_run_model, predict
 from cxrdali.predictions import read
-from cxrdali.report.explanation.page import GAP, PANEL, overlay, pair, render, write_gallery
+from cxrdali.report.explanation.page import render, write_gallery
+from cxrdali.report.explanation.pictures import GAP, PANEL, overlay, pair
 from cxrdali.runs import folder as runs
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.trainer import train

@@ -9,10 +9,11 @@ import pytest
 from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate, write
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.report.calibration.page import write_page
-from cxrdali.report.training.evaluation import evaluation
+from cxrdali.report.training.page import SECTIONS, section_html
 from cxrdali.report.training.sources import ReportOptions, read_sources
 from shards.errors import UserError
 from tests.cxrdali.held_out import written
+from tests.cxrdali.report.pages import Page, check_numbers
 from tests.releases import FINDINGS
 
 
@@ -38,51 +39,59 @@ def columns(html: str, name: str) -> list[str]:
 
 def test_the_page_has_the_calibration_s_numbers(dataset, labels, tmp_path):
     written(tmp_path / "val.parquet", dataset)
-    learnt = calibration.fit(tmp_path / "val.parquet", dataset, labels, "platt")
-    html = write_page(learnt, tmp_path / "page.html").read_text()
+    fitted = calibration.fit(tmp_path / "val.parquet", dataset, labels, "platt")
+    html = write_page(fitted, tmp_path / "page.html").read_text()
     assert "<h1>Calibration of m: Platt scaling per finding</h1>" in html
-    for rule in learnt.rules:
+    for rule in fitted.rules:
         before, after = rule.before, rule.after
         numbers = [f"{value:.4f}" for value in (before.ece, after.ece, before.brier, after.brier)]
         assert cells(html, rule.finding)[:5] == [f"{rule.positives}", *numbers]
     assert cells(html, "Hernia")[5] == "as it is" and "Hernia (0 positive of at least 10)" in html
-    edema = learnt.rules[0].map
+    edema = fitted.rules[0].map
     assert cells(html, "Edema")[5].startswith(f"{edema.slope:.2f} · logit ")
     assert cells(html, "All findings, pooled")[1:3] == [
-        f"{each.ece:.4f}" for each in (learnt.pooled_before, learnt.pooled_after)
+        f"{each.ece:.4f}" for each in (fitted.pooled_before, fitted.pooled_after)
     ]
-    assert f"Mean ECE over findings {learnt.macro('ece', 'before'):.4f} before" in html
-    assert html.count("<svg") == 4 and "http" not in re.sub(r"http://www.w3.org/\S+", "", html)
+    assert f"Mean ECE over findings {fitted.macro('ece', 'before'):.4f} before" in html
+    assert html.count("<svg") == 2 and "http" not in re.sub(r"http://www.w3.org/\S+", "", html)
     diagrams = html.split("A diagram per finding")[1]
     assert "Pneumonia" in diagrams and "Hernia" not in diagrams
 
 
+@pytest.mark.parametrize("method", ["temperature", "platt", "isotonic"])
+def test_every_number_is_one_of_the_rules_json(dataset, labels, tmp_path, method):
+    written(tmp_path / "val.parquet", dataset)
+    found = calibration.fit(tmp_path / "val.parquet", dataset, labels, method)
+    found.write(tmp_path / "page.json")
+    assert check_numbers(Page(write_page(found, tmp_path / "page.html"))) > 40
+
+
 def test_a_temperature_is_shown_as_what_logits_are_divided_by(dataset, labels, tmp_path):
     written(tmp_path / "val.parquet", dataset)
-    learnt = calibration.fit(tmp_path / "val.parquet", dataset, labels, "temperature")
+    fitted = calibration.fit(tmp_path / "val.parquet", dataset, labels, "temperature")
     logits = np.array([-3.0, 2.0])
-    (temperature,) = {round(float(value), 3) for value in logits / learnt.rules[0].map(logits)}
+    (temperature,) = {round(float(value), 3) for value in logits / fitted.rules[0].map(logits)}
     assert temperature != 1
-    html = write_page(learnt, tmp_path / "page.html").read_text()
+    html = write_page(fitted, tmp_path / "page.html").read_text()
     assert {cells(html, name)[5] for name in FINDINGS} == {f"T = {temperature:.3f}"}
 
 
 def test_the_same_calibration_makes_the_same_page(dataset, labels, tmp_path):
     written(tmp_path / "val.parquet", dataset)
-    learnt = calibration.fit(tmp_path / "val.parquet", dataset, labels, "isotonic")
-    learnt.write(tmp_path / "rules.json")
+    fitted = calibration.fit(tmp_path / "val.parquet", dataset, labels, "isotonic")
+    fitted.write(tmp_path / "rules.json")
     pages = [
         write_page(each, tmp_path / "p.html").read_bytes()
-        for each in (learnt, calibration.read(tmp_path / "rules.json"))
+        for each in (fitted, calibration.read(tmp_path / "rules.json"))
     ]
     assert pages[0] == pages[1] and b" knots</td>" in pages[0]
 
 
 def test_findings_that_all_stay_as_they_are_make_a_page_too(dataset, labels, tmp_path):
     written(tmp_path / "dev.parquet", dataset, "dev", "dev")  # few images
-    learnt = calibration.fit(tmp_path / "dev.parquet", dataset, labels, "per-finding-temperature")
-    few = [rule.finding for rule in learnt.rules if rule.kept]
-    html = write_page(learnt, tmp_path / "p.html").read_text()
+    fitted = calibration.fit(tmp_path / "dev.parquet", dataset, labels, "per-finding-temperature")
+    few = [rule.finding for rule in fitted.rules if rule.kept]
+    html = write_page(fitted, tmp_path / "p.html").read_text()
     assert few and all(f"{name} (" in html for name in few)
 
 
@@ -90,7 +99,8 @@ def test_findings_that_all_stay_as_they_are_make_a_page_too(dataset, labels, tmp
 
 
 def shown(paths):
-    return evaluation(read_sources([], None, paths, ReportOptions("t")))
+    (section,) = (each for each in SECTIONS if each.template == "training/evaluation")
+    return section_html(section, read_sources([], None, paths, ReportOptions("t")))
 
 
 def judged(tmp_path, dataset, labels, name, limits=None):
@@ -121,7 +131,7 @@ def test_an_evaluation_with_thresholds_is_shown_with_its_decisions(dataset, labe
         f"{edema['positives']}",
     ]  # fmt: skip
     assert cells(html, "Hernia", by_finding)[2:7] == ["–", "–", "–", "1.000", "–"]
-    assert "Decisions: thresholds f1, learnt from val.parquet." in html
+    assert "Decisions: thresholds f1, fitted on val.parquet." in html
     assert "Without a threshold, never called positive: Hernia." in html
 
 

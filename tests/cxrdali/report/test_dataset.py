@@ -18,7 +18,7 @@ import simplejpeg
 from cxrdali.report.dataset import as_text, read_facts
 from cxrdali.report.dataset.facts import NO_SPLIT, pairs
 from cxrdali.report.dataset.page import check_writable, write_page
-from cxrdali.report.kit.html import count, percent
+from cxrdali.report.kit.numbers import count, percent
 from shards.dataset.description import seal
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -27,7 +27,7 @@ from shards.packing.pack import pack
 from shards.packing.rendition import Size
 from shards.releases.release import LabelTable, Release
 from shards.storage.files import sha256_file
-from tests.cxrdali.report.test_report import Page
+from tests.cxrdali.report.pages import Page, check_numbers
 from tests.releases import contents, jpeg, smooth_image, write_table
 
 AWKWARD = '<b>x</b>&"$y$'
@@ -318,6 +318,13 @@ def test_the_page_says_what_the_terminal_says(page, text):
         assert sentence in page.text
 
 
+def test_every_number_of_a_table_stands_in_the_json_beside_the_page(page, facts):
+    assert check_numbers(page) > 300
+    release = page.numbers["releases"][0]
+    assert release["frequencies"]["table"]["images"] == np.diag(facts.releases[0].together).tolist()
+    assert release["map"]["images"][0][0] == facts.releases[0].together[0, 0]
+
+
 def test_the_page_fetches_nothing_and_its_ids_are_its_own(page):
     assert page.addresses and not [address for address in page.addresses if not address.startswith("#")]
     assert not {"script", "link", "iframe", "object", "img"} & set(page.tags)
@@ -325,7 +332,7 @@ def test_the_page_fetches_nothing_and_its_ids_are_its_own(page):
     ids = re.findall(r'\bid="([^"]+)"', page.source)
     assert len(ids) == len(set(ids))
     assert {address[1:] for address in page.addresses} <= set(ids)
-    assert page.source.count('class="wide"') == page.source.count('class="narrow"') == 3
+    assert page.source.count("<svg") == 3
 
 
 def test_names_and_ids_are_text(packed, facts, page, tmp_path):
@@ -394,11 +401,11 @@ def test_pictures_only_when_asked_for_and_they_are_the_renditions(packed, facts,
     assert "Contains medical images." in page.text
     assert [why for why, _ in captions[:3]] == ["frontal", "lateral", "other"]
     assert len(pictures) == len(captions) == 3 + 4 * 2
-    ids = [name.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"') for _, name in captions]
+    ids = [html.unescape(name) for _, name in captions]
     assert len(set(ids[3:])) == len(ids[3:]), "no image twice among the findings"
     stored = dataset.stored(48)
     for name, address in zip(ids, pictures, strict=True):
-        row = int(np.flatnonzero(dataset.catalog["image_id"] == name.replace("&amp;", "&"))[0])
+        row = int(np.flatnonzero(dataset.catalog["image_id"] == name)[0])
         shard, offset, length = stored.shard[row], stored.offset[row], stored.length[row]
         data = stored.paths[int(shard)].read_bytes()[offset : offset + length]
         wanted = simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0].astype(float)
@@ -407,9 +414,8 @@ def test_pictures_only_when_asked_for_and_they_are_the_renditions(packed, facts,
         assert np.abs(shown.reshape(48, times, 48, times).mean(axis=(1, 3)) - wanted).mean() < 2
     train = packed.labels["first"]
     for (why, _), name in list(zip(captions, ids, strict=True))[3:]:
-        finding = why.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
-        at = train.loc[name.replace("&amp;", "&")]
-        assert at[finding] == 1 and at["split"] == "train"
+        at = train.loc[name]
+        assert at[html.unescape(why)] == 1 and at["split"] == "train"
 
 
 def test_raw_renditions_are_shown_too(copy, tmp_path):
@@ -490,7 +496,7 @@ def test_looking_changes_nothing(copy, tmp_path):
     before = contents(copy.root)
     write_page(tmp_path / "page.html", copy, read_facts(copy), images=True)
     assert contents(copy.root) == before
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["page.html"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["page.html", "page.json"]
 
 
 def test_where_a_page_cannot_be_written_is_told(packed, tmp_path):

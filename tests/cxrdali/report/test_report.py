@@ -4,7 +4,6 @@ import base64
 import json
 import re
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import FoldOptions, released_rows, rows_sha256, train_and_validation
 from cxrdali.report import ReportOptions, write_report
-from cxrdali.report.kit.html import count, duration, percent, score
+from cxrdali.report.kit.numbers import count, duration, percent, score
 from cxrdali.runs.folder import FINDING_COLUMNS, METRIC_COLUMNS
 from cxrdali.runs.settings import sampling_seed
 from shards.dataset.packed import PackedDataset
@@ -28,9 +27,9 @@ from shards.packing.rendition import Size
 from shards.releases.open import open_release
 from shards.synthetic.plan import SyntheticOptions
 from shards.synthetic.release import write_release
+from tests.cxrdali.report.pages import AWKWARD, Page, check_numbers
 
 LABELS = "cxr-lt-2023"
-AWKWARD = '<b>&"x'
 
 
 @dataclass(frozen=True)
@@ -135,51 +134,6 @@ def write_evaluation(path: Path, dataset: PackedDataset, run: str | None = "stag
     return path
 
 
-class Page(HTMLParser):
-    """What a reader of the page gets: text, tables (by caption), and what a browser would fetch."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.tables: dict[str, list[list[str]]] = {}
-        self.bold: set[tuple[str, str, int]] = set()  # caption, name of the row, column
-        self.addresses, self.tags, self._caption, self._cell, self._text = [], [], None, None, []
-        self.feed(self.source)
-        self.text = re.sub(r"\s+", " ", "".join(self._text))
-
-    def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
-        self.tags.append(tag)
-        self.addresses += [given[name] for name in ("src", "href", "xlink:href", "srcset", "data") if name in given]
-        if given.get("class") == "scroll":
-            self._caption = given["aria-label"]
-            self.tables[self._caption] = []
-        elif tag == "tr":
-            self.tables[self._caption].append([])
-        elif tag in ("td", "th"):
-            self._cell = ""
-        elif tag == "strong" and self._cell is not None:
-            row = self.tables[self._caption][-1]
-            self.bold.add((self._caption, row[0], len(row)))
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self.tables[self._caption][-1].append(self._cell)
-            self._cell = None
-
-    def handle_data(self, data):
-        if self.tags and self.tags[-1] == "style":
-            return
-        self._text.append(data)
-        if self._cell is not None:
-            self._cell += data
-
-    def table(self, start: str) -> pd.DataFrame:
-        """The table whose caption starts so, by the names of its rows."""
-        (rows,) = [rows for caption, rows in self.tables.items() if caption.startswith(start)]
-        return pd.DataFrame([row[1:] for row in rows[1:]], index=[row[0] for row in rows[1:]], columns=rows[0][1:])
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> PackedDataset:
     root = tmp_path_factory.mktemp("report")
@@ -235,8 +189,8 @@ def test_nothing_is_fetched(whole):
     assert not re.search(r"@import|url\((?!#)", whole.source)
 
 
-def test_every_drawing_has_a_wide_and_a_narrow_form_with_ids_of_its_own(whole):
-    assert whole.source.count('class="wide"') == whole.source.count('class="narrow"') == 5
+def test_every_drawing_has_ids_of_its_own(whole):
+    assert whole.source.count("<svg") == 5
     ids = re.findall(r'\bid="([^"]+)"', whole.source)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', whole.source)) <= set(ids)
@@ -253,6 +207,44 @@ def test_names_are_text_and_never_markup(dataset, tmp_path, render):
     assert AWKWARD in page.table("Average precision per finding").index
     assert AWKWARD in page.text and "<i>title</i>" in page.text
     assert not {"b", "i"} & set(page.tags)
+
+
+def test_every_number_of_a_table_stands_in_the_json_beside_the_page(whole, half):
+    assert check_numbers(whole) > 400 and check_numbers(half) > 100
+    sections = whole.numbers["sections"]
+    figures, ap = [each["data"].get("figure") for each in sections.values()], sections["findings"]["data"]["table"]
+    assert sum(bool(figure) for figure in figures) == 4 and ap["rows"][0][1] == pytest.approx(0.5, abs=0.5)
+    assert "base64" not in json.dumps(whole.numbers), "pictures stay in the page"
+
+
+def test_a_file_that_is_not_of_a_page_is_not_replaced_by_its_numbers(dataset, tmp_path):
+    evaluation = write_evaluation(tmp_path / "test.json", dataset)
+    before = evaluation.read_bytes()
+    options = ReportOptions("Report")
+    with pytest.raises(UserError, match=r"test\.json: is not of a page, and the numbers of test\.html go there"):
+        write_report(tmp_path / "test.html", [], evaluations=[evaluation], options=options)
+    with pytest.raises(UserError, match=r"page\.json: a page is HTML, and its numbers go beside it"):
+        write_report(tmp_path / "page.json", [], options=options)
+    assert evaluation.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["test.json"]
+
+
+def test_head_medium_and_tail_means_are_those_of_the_evaluation(dataset, tmp_path, render):
+    path = write_evaluation(tmp_path / "test.json", dataset)
+    assert not [name for name in render(evaluations=[path]).tables if name.startswith("Head")]
+    content = json.loads(path.read_text())
+    group = {"findings": ["Edema"], "mAP": 0.4123, "mAP_low": 0.4, "mAP_high": 0.4256, "macro_AUROC": 0.8}
+    content["all"]["groups"] = {"head": group, "medium": group | {"mAP": 0.2}, "tail": {"findings": [], "mAP": None}}
+    path.write_text(json.dumps(content))
+    page = render(evaluations=[path])
+    table = page.table("Head, medium and tail by view")
+    assert table.loc["All views"].tolist() == [
+        "0.412 (0.400 to 0.426)", "0.200 (0.400 to 0.426)", "–", "0.800", "0.800", "–",
+    ]  # fmt: skip
+    assert table.loc["Frontal"].tolist() == ["–"] * 6 and check_numbers(page)
+    group["mAP"] = "high"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="'mAP' is 'high', not a number"):
+        render(evaluations=[path])
 
 
 def test_synthetic_data_is_called_so_and_nothing_else_is(whole, half):

@@ -16,17 +16,19 @@ from cxrdali.data.sampler import Sampler, oversampled
 from cxrdali.data.splits import FoldOptions, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
 from cxrdali.report import ReportOptions, write_report
-from cxrdali.report.kit.svg import CANVASES, branches
+from cxrdali.report.kit.numbers import gain
 from cxrdali.report.training.data import first_training_images
 from cxrdali.report.training.lineage import is_line, lineage
-from cxrdali.report.training.models import comparability, differences, epochs
-from cxrdali.report.training.runs import _line
+from cxrdali.report.training.models import differences, epochs
+from cxrdali.report.training.page import SECTIONS, section_html
+from cxrdali.report.training.plots import branches
+from cxrdali.report.training.runs import line_of
 from cxrdali.report.training.sources import read_sources
-from cxrdali.report.training.steps import gain
 from cxrdali.runs.settings import sampling_seed
 from shards.errors import UserError
 from tests.cxrdali.paper_folder import Model, write_model, write_step, write_views
-from tests.cxrdali.report.test_report import AWKWARD, LABELS, Page, change, dataset  # noqa: F401 (a fixture)
+from tests.cxrdali.report.pages import AWKWARD, Page, check_numbers
+from tests.cxrdali.report.test_report import LABELS, change, dataset  # noqa: F401 (a fixture)
 
 FINDINGS = ("Pneumonia", "Hernia", AWKWARD, "Fibrosis")  # Fibrosis has no positive
 POSITIVES = {"Pneumonia": 300, "Hernia": 20, AWKWARD: 10, "Fibrosis": 0}
@@ -169,12 +171,13 @@ def test_a_run_that_is_the_papers_differs_in_nothing(tmp_path):
     write_model(tmp_path, Model("model3", 2, 320, 128, (0.2,) * 30, "model0", 0.10, ("Hernia",)), FINDINGS)
     write_model(tmp_path, Model("model0", 1, 224, 256, (0.2,) * 30), FINDINGS)
     assert [differences(run) for run in read(tmp_path).runs] == [{}, {}]
-    assert "Every setting of the models here is the paper's." in render(tmp_path).text
+    assert "Every setting of the models here is that of the paper." in render(tmp_path).text
 
 
 def test_generated_images_compare_with_nothing(paper):
-    options = ReportOptions("Paper", synthetic=True)
-    said = comparability(read_sources([paper], None, (), options))
+    sources = read_sources([paper], None, (), ReportOptions("Paper", synthetic=True))
+    (section,) = (each for each in SECTIONS if each.template == "training/models")
+    said = section_html(section, sources)
     assert "These runs are on generated images, so nothing here compares with them." in said
 
 
@@ -188,7 +191,7 @@ def test_runs_continue_after_the_run_that_they_start_from(paper, page):
     table = page.table("Epochs on the axis")
     assert table["Epochs on the axis"].tolist() == ["1 to 3", "4 to 5", "4 to 5", "6 to 7"]
     assert table["Best at"].tolist() == ["2", "5", "5", "6"]
-    figure = branches([_line(each) for each in placed])(CANVASES["wide"])
+    figure = branches([line_of(each) for each in placed])
     bottom = figure.axes[2]
     drawn = {tuple(line.get_xdata()): list(line.get_ydata()) for line in bottom.lines if line.get_marker() != "*"}
     assert drawn[1, 2, 3] == [0.10, 0.20, 0.15] and drawn[6, 7] == [0.30, 0.28]
@@ -238,7 +241,7 @@ def test_oversampling_is_said_once_for_runs_that_share_it(page):
     assert table.loc["model3, model7"].tolist() == [
         "AP under 0.10 in model2", "Hernia", "120 (12.0 %)", "1,120", "Fibrosis",
     ]  # fmt: skip
-    theirs = re.search(r"The paper's findings under 0.10: ([^.]*)\.", page.text).group(1)
+    theirs = re.search(r"Findings under 0.10 in the paper: ([^.]*)\.", page.text).group(1)
     assert set(re.split(", | and ", theirs)) >= {"Infiltration", "Lung Lesion", "Pneumoperitoneum", "Tortuous Aorta"}
     assert "under 0.15" not in page.text
 
@@ -268,7 +271,7 @@ def test_what_a_half_finished_folder_lacks_is_said(page, tmp_path):
     assert "No run of model2, model3, model5, model6 and model7 yet." in half.text
     assert f"No run (no config.json), so left out: {tmp_path}/runs/model5." in half.text
     assert "No step has an evaluation yet" in half.text
-    assert "No view rules were learnt yet" in half.text
+    assert "No view rules were fitted yet" in half.text
     assert not [name for name in half.tables if name.startswith(("AP per finding and step", "Frontal", "Oversampling"))]
 
 
@@ -321,6 +324,13 @@ def test_model10_comes_after_model2(tmp_path):
     assert [run.name for run in read(tmp_path).runs] == ["model2", "model10"]
 
 
+def test_every_number_of_a_table_stands_in_the_json_beside_the_page(page):
+    assert check_numbers(page) > 300
+    splits = page.numbers["sections"]["steps"]["data"]["splits"]
+    rows = {row[0]: row for row in splits[0]["findings"]["rows"]}
+    assert rows["Hernia"][5] == [0.1504, pytest.approx(0.0004)], "before rounding"
+
+
 def test_finding_names_stay_text(page):
     assert AWKWARD in page.text and "train <model0>" in page.text
     assert not {"b", "model0", "script"} & set(page.tags)
@@ -333,7 +343,7 @@ def test_finding_names_stay_text(page):
     [
         ("evaluations/model0.test.json", '"mAP"', '"map"', "not an evaluation"),
         ("evaluations/model0.test.json", '"AP": 0.1', '"AP": "x"', "'AP' is 'x', not a number"),
-        ("evaluations/model0.test.json", '"Hernia"', '"Pneumonia"', "a finding stands twice"),
+        ("evaluations/model0.test.json", '"Hernia"', '"Pneumonia"', "a finding is duplicated"),
         ("evaluations/model0.test.json", '"split": "test"', '"split": "dev"', "holds an evaluation of dev, not test"),
         ("evaluations/model0.json", None, "{}", "not named NAME.SPLIT.json"),
         ("views.json", '"format": 1', '"format": 2', "format 2, this cxrdali"),

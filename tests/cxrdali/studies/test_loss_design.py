@@ -17,10 +17,9 @@ from cxrdali.data.targets import targets
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.predictions import read
 from cxrdali.report import ReportOptions, write_report
-from cxrdali.report.study import sections as study
-from cxrdali.report.study.claims import at_a_glance
 from cxrdali.report.study.folder import read_study
 from cxrdali.report.study.scores import scores_of
+from cxrdali.report.training.page import STUDY_SECTIONS, section_html
 from cxrdali.report.training.sources import read_sources
 from cxrdali.runs import folder as runs
 from cxrdali.runs import recipes
@@ -31,7 +30,7 @@ from cxrdali.studies.flow import Ground
 from cxrdali.studies.loss_design import StudyOptions, make_plan, read_weights, write_record
 from cxrdali.studies.roles import roles
 from shards.errors import UserError
-from tests.cxrdali.report.test_report import Page
+from tests.cxrdali.report.pages import Page, check_numbers
 
 TINY = """
 [every]
@@ -465,6 +464,10 @@ def test_every_part_of_the_study_is_on_the_page(done, page):
     assert len(ids) == len(set(ids))
 
 
+def test_every_number_of_a_table_stands_in_the_json_beside_the_page(page):
+    assert check_numbers(page) > 1000
+
+
 def test_claims_beside_figures_worked_by_hand(done, tmp_path):
     """mAP on test: BCE 0.20, LDAM-DRW 0.25, so 25 % better; on validation ASL is the best and LDAM-DRW the last."""
     copy = shutil.copytree(done, tmp_path / "study")
@@ -502,32 +505,34 @@ def test_claims_beside_figures_worked_by_hand(done, tmp_path):
 def part(root, *sections):
     """The text of some of the page's sections alone: most of the time of a page is its drawings."""
     sources = read_sources([root], None, (), ReportOptions("Study"))
-    return html.unescape(re.sub(r"<[^>]+>", "", " ".join(str(section(sources)) for section in sections)))
+    chosen = [each for each in STUDY_SECTIONS if each.template.removeprefix("study/") in sections]
+    text = re.sub(r"<[^>]+>", "", " ".join(section_html(section, sources) for section in chosen))
+    return html.unescape(re.sub(r"\s+", " ", text))
 
 
 def test_a_claim_of_ldam_drw_against_bce_is_of_just_these_losses(done, tmp_path):
     copy = shutil.copytree(done, tmp_path / "study")
     config = copy / "runs/ld-ldam-drw/config.json"
     change(config, lambda content: content["settings"].update(loss="focal"))
-    assert "Not compared: ld-ldam-drw has the loss focal" in part(copy, at_a_glance)
+    assert "Not compared: ld-ldam-drw has the loss focal" in part(copy, "summary")
     change(config, lambda content: content["settings"].update(loss="ldam-drw"))
     change(copy / RECORD, lambda content: content["roles"].update(reference="ld-asl", losses=["ld-bce", "ld-asl"]))
-    assert "Not compared: ld-ldam-drw is not among the losses" in part(copy, at_a_glance)
+    assert "Not compared: ld-ldam-drw is not among the losses" in part(copy, "summary")
 
 
 def test_what_differs_beside_the_loss_the_network_or_the_draws_is_said(done, page, tmp_path):
     assert "The same images, order, schedule and all other settings; the loss alone differs." in page.text
     assert "The same images, order, schedule and all other settings; the network alone differs." in page.text
-    assert "Class-balanced draws: an image is drawn by the weight of its rarest finding." in page.text
+    assert "Class-balanced sampling: an image is sampled by the weight of its rarest finding." in page.text
     copy = shutil.copytree(done, tmp_path / "study")
     for name, changed in (("ld-asl", {"lr": 0.5, "sampler": "sqrt"}), ("ld-crt", {"sampler": "natural"})):
         file = copy / "runs" / name / "config.json"
         change(file, lambda content, changed=changed: content["settings"].update(changed))
     shutil.rmtree(copy / "comparisons")
-    text = part(copy, study.losses, study.retrained)
+    text = part(copy, "losses", "retrained")
     assert "Not the loss alone differs: lr and sampler too, so a difference may be theirs." in text
     assert "the loss alone differs." not in text
-    assert "The method has class-balanced draws; those here are in the table." in text
+    assert "The method has class-balanced sampling; that of these models is in the table." in text
 
 
 def test_weights_of_before_the_re_weighting_are_named(done, tmp_path):
@@ -539,7 +544,7 @@ def test_weights_of_before_the_re_weighting_are_named(done, tmp_path):
         table = pd.read_csv(metrics, dtype={"epoch": str})
         table["mAP"] = [first, last]
         table.to_csv(metrics, index=False)
-        assert (said in part(copy, at_a_glance)) == (first > last)
+        assert (said in part(copy, "summary")) == (first > last)
 
 
 def test_f1_that_no_threshold_was_fitted_for_is_not_called_fitted(done, page, tmp_path):
@@ -551,7 +556,7 @@ def test_f1_that_no_threshold_was_fitted_for_is_not_called_fitted(done, page, tm
         change(path, lambda content: content["thresholds"].update(strategy="fixed=0.5", predictions=None))
     found = scores_of(read_study(copy), MAIN, "test", {})
     assert (found["F1"], found["F1 at 0.5"]) == (None, scored(copy, MAIN, "test")["macro_F1_half"])
-    assert "a macro F1 of" not in part(copy, at_a_glance)
+    assert "a macro F1 of" not in part(copy, "summary")
 
 
 def test_f1_at_0_5_of_a_calibrated_table_is_not_shown_where_it_was_fitted(page):
@@ -567,7 +572,7 @@ def test_a_run_that_is_no_longer_of_the_study_is_left_out_and_said(done, dataset
     change(copy / "runs/ab-old/config.json", lambda content: content.update(dataset={"id": "another"}))
     found = read_sources([copy], dataset.root, (), ReportOptions("Study"))
     assert [run.path.name for run in found.runs] == list(MODELS)
-    assert f"Not of this study's models, so left out: {copy / 'runs/ab-old'}." in part(copy, at_a_glance)
+    assert f"Not of this study's models, so left out: {copy / 'runs/ab-old'}." in part(copy, "summary")
 
 
 def test_a_half_done_study_is_a_page_that_says_what_is_left(done, dataset, known, tmp_path):

@@ -1,0 +1,39 @@
+"""Heat maps laid over the images that they are of."""
+
+import cv2
+import matplotlib
+import numpy as np
+import simplejpeg
+
+from cxrdali.predict.explain import Example
+
+PANEL, GAP = 320, 6  # pixels: side of a picture at most, white between the two
+COLOURS = "inferno"  # even steps of lightness, and distinct for the colour-blind
+STRONGEST = 0.65  # opacity of the strongest place; the weakest have none, so that the radiograph stays to be seen
+
+
+def pair(example: Example) -> bytes:
+    """The image and the same under its heat map, side by side, as a JPEG in colour."""
+    side = example.pixels.shape[0]
+    shown = min(side, PANEL) if side >= PANEL else side * (PANEL // side)
+    how = cv2.INTER_AREA if shown < side else cv2.INTER_NEAREST  # small pixels stay pixels
+    gray = cv2.resize(example.pixels, (shown, shown), interpolation=how)
+    plain = np.repeat(gray[:, :, None], 3, axis=2)
+    gap = np.full((shown, GAP, 3), 255, dtype=np.uint8)
+    both = np.concatenate([plain, gap, overlay(plain, example.heat)], axis=1)
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(both), quality=85, colorspace="RGB")
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """uint8 [S, S, 3] under the heat map [h, w] stretched over it; an image whose map is all zero stays as it is."""
+    most = heat.max()
+    if not most > 0:
+        return image
+    part = cv2.resize(heat / most, image.shape[:2], interpolation=cv2.INTER_LINEAR)[:, :, None]
+    colour = colours(part[:, :, 0]) * 255
+    return np.rint(image + STRONGEST * part * (colour - image)).astype(np.uint8)
+
+
+def colours(part: np.ndarray) -> np.ndarray:
+    """float64 [..., 3], 0 to 1, for 0 to 1; without the black and the white end, which tissue has too."""
+    return matplotlib.colormaps[COLOURS](0.3 + 0.6 * part)[..., :3]

@@ -1,0 +1,115 @@
+"""Reading a page as its reader does, and its numbers as a program does."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+
+from cxrdali.report.kit.numbers import count, duration, score, signed, small, written
+
+AWKWARD = '<b>&"x'
+
+
+class Page(HTMLParser):
+    """What a reader of the page gets: text, tables (by caption), and what a browser would fetch."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tables: dict[str, list[list[str]]] = {}
+        self.bold: set[tuple[str, str, int]] = set()  # caption, name of the row, column
+        numbers = path.with_suffix(".json")
+        self.numbers = json.loads(numbers.read_bytes()) if numbers.exists() else None
+        self.addresses, self.tags, self._caption, self._cell, self._text = [], [], None, None, []
+        self.feed(self.source)
+        self.text = re.sub(r"\s+", " ", "".join(self._text))
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.tags.append(tag)
+        self.addresses += [given[name] for name in ("src", "href", "xlink:href", "srcset", "data") if name in given]
+        if given.get("class") == "scroll":
+            self._caption = given["aria-label"]
+            self.tables[self._caption] = []
+        elif tag == "tr":
+            self.tables[self._caption].append([])
+        elif tag in ("td", "th"):
+            self._cell = ""
+        elif tag == "strong" and self._cell is not None:
+            row = self.tables[self._caption][-1]
+            self.bold.add((self._caption, row[0], len(row)))
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.tables[self._caption][-1].append(self._cell)
+            self._cell = None
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1] == "style":
+            return
+        self._text.append(data)
+        if self._cell is not None:
+            self._cell += data
+
+    def table(self, start: str) -> pd.DataFrame:
+        """The table whose caption starts so, by the names of its rows."""
+        (rows,) = [rows for caption, rows in self.tables.items() if caption.startswith(start)]
+        return pd.DataFrame([row[1:] for row in rows[1:]], index=[row[0] for row in rows[1:]], columns=rows[0][1:])
+
+
+def check_numbers(page: Page) -> int:
+    """Every cell of every table is in the page's .json, as its column's format writes it; returns how many cells.
+
+    A page that shows another file's numbers (a comparison, a calibration) has each number of a cell in that file.
+    """
+    stored, cells = {}, 0
+    for table in _tables(page.numbers):
+        columns = table["columns"]
+        rows = [[_flat(written(cell, kind)) for cell, (_, kind) in zip(row, columns, strict=False)]
+                for row in table["rows"]]  # fmt: skip
+        stored.setdefault(table["caption"], []).append([[_flat(title) for title, _ in columns], *rows])
+    known = _all_numbers(page.numbers) if not stored else set()
+    assert page.tables
+    for caption, rows in page.tables.items():
+        shown = [[_flat(cell) for cell in row] for row in rows]
+        cells += sum(map(len, shown[1:]))
+        if stored:
+            assert shown in stored[caption], caption
+            continue
+        for cell in (cell for row in rows[1:] for cell in row[1:]):
+            numbers = re.findall(r"[+\u2212]?(?<![\w.])\d[\d,.]*\d|[+\u2212]?(?<![\w.])\d", cell)
+            assert not [number for number in numbers if number not in known], (caption, cell)
+    return cells
+
+
+def _flat(cell: str) -> str:
+    return re.sub(r"\s", "", cell)
+
+
+def _tables(value):
+    """Every table of the .json, however deep."""
+    if isinstance(value, dict):
+        if {"caption", "columns", "rows"} <= value.keys():
+            yield value
+        for inner in value.values():
+            yield from _tables(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _tables(inner)
+
+
+def _all_numbers(value) -> set[str]:
+    """Every number in there, in each way that a page may write it, and every word."""
+    if isinstance(value, dict):
+        return set().union(*map(_all_numbers, value.values()), *map(_all_numbers, value))
+    if isinstance(value, list):
+        return set().union({str(len(value))}, *map(_all_numbers, value))
+    if isinstance(value, str):
+        return {value, *re.findall(r"\d[\d,.]*\d|\d", value)}
+    if value is None or isinstance(value, bool):
+        return set()
+    inverse = {f"{1 / value:.3f}"} if value else set()  # a temperature is one by a slope
+    decimals = {f"{abs(value):.2f}", score(value), small(value), signed(value), score(abs(value)), str(value)}
+    return decimals | inverse | {count(value), duration(value * 3600).split(" ")[0]}
