@@ -11,12 +11,14 @@ import click
 
 from cli.demo import claim, synthetic_pack
 
+SCALES = ("full", "demo")
+
 scale_option = click.option(
     "--scale",
-    type=click.Choice(["full", "demo"]),
+    type=click.Choice(SCALES),
     default="full",
     show_default=True,
-    help="demo: all of it on drawn data with a small network, minutes on two cores; needs no --data.",
+    help="demo: all of it on synthetic data with a small network, minutes on two cores; needs no --data.",
 )
 
 
@@ -34,7 +36,7 @@ def settings_option(model: str):
 
 labels_option = click.option("--labels", metavar="NAME", help="Label release.  [default: the dataset's first]")
 draws_option = click.option(
-    "--draws", type=int, help="Bootstrap draws of every evaluation, 0 for none.  [default: 1000; demo: 100]"
+    "--draws", type=int, help="Bootstrap samples of every evaluation, 0 for none.  [default: 1000; demo: 100]"
 )
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Show the plan and measure a few steps per size; train nothing."
@@ -76,7 +78,7 @@ def demo_sizes(file: Path, known: Mapping, models: tuple[str, ...], given: Mappi
 
 
 def demo_dataset(out: Path, mark: str, studies: int, sizes: list[int]):
-    """The drawn release of a demo, packed in its folder."""
+    """The synthetic release of a demo, packed in its folder."""
     from shards.storage.files import only_one
 
     claim(out, mark)
@@ -104,7 +106,7 @@ def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> No
     with only_one(out / ".lock", "working in it"):
         try:
             begin()
-            done = book.run(plan.steps, click.echo)
+            done = book.run(plan.steps)
         except Stopped as stop:
             click.echo(str(stop), err=True)
             sys.exit(128 + stop.signal)

@@ -1,4 +1,4 @@
-"""cxrdali loss-design: the loss-design paper's study, from the losses to the report."""
+"""cxrdali loss-design: the study of the loss-design paper, from the losses to the report."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import click
 from cli import flows
 from cli.options import folders
 from cli.recipes import file_option
+from cxrdali.postprocess.options import CALIBRATIONS
 
 DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-loss-design-demo", 100
 
@@ -23,7 +24,7 @@ DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-loss-design-demo", 100
     "--models",
     metavar="LIST",
     help="Models to train; those that they start from come along. A name without its ld- is enough: bce,ldam-drw,crt.  "
-    "[default: the paper's seven losses on ResNet-50, LDAM-DRW on its backbones, cRT]",
+    "[default: the seven losses on ResNet-50, LDAM-DRW on its backbones, cRT]",
 )
 @flows.scale_option
 @file_option
@@ -38,7 +39,7 @@ DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-loss-design-demo", 100
 )
 @click.option(
     "--calibration",
-    type=click.Choice(["temperature", "per-finding-temperature", "platt", "isotonic"]),
+    type=click.Choice(CALIBRATIONS),
     default="platt",
     show_default=True,
     help="Of the final predictions, fitted on validation; the main model is calibrated by each of them.",
@@ -66,7 +67,7 @@ def loss_design(data, out, models, scale, file, settings, labels, tta, calibrati
 
     demo = scale == "demo"
     if demo and data is not None:
-        raise click.UsageError("--scale demo draws its own data; leave --data out, or use --scale full")
+        raise click.UsageError("--scale demo makes its own data; leave --data out, or use --scale full")
     own = recipes.LOSS_DESIGN_DEMO if demo else recipes.LOSS_DESIGN
     known = recipes.load(file or (recipes.LOSS_DESIGN_DEMO if demo else None))
     options = StudyOptions(

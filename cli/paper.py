@@ -1,4 +1,4 @@
-"""cxrdali paper: the stage-training paper from stage 1 to the submitted file."""
+"""cxrdali paper: the study of Yamagishi & Hanaoka (2023), from stage 1 to the submitted file."""
 
 from pathlib import Path
 
@@ -32,10 +32,10 @@ DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-paper-demo", 100
 @flows.labels_option
 @click.option(
     "--tta",
-    type=click.Choice(["none", "hflip", "flips", "light", "medium"]),
     default="hflip",
     show_default=True,
-    help="Test-time augmentation of every prediction.",
+    metavar="NAME",
+    help="Test-time augmentation of every prediction, as `cxrdali predict --tta` lists them.",
 )
 @click.option(
     "--template",
@@ -59,7 +59,7 @@ def paper(data, out, models, scale, file, settings, labels, tta, templates, draw
 
     demo = scale == "demo"
     if demo and data is not None:
-        raise click.UsageError("--scale demo draws its own data; leave --data out, or use --scale full")
+        raise click.UsageError("--scale demo makes its own data; leave --data out, or use --scale full")
     known = recipes.load(file or (recipes.DEMO if demo else None))
     options = PaperOptions(
         models=_models(models),
@@ -75,14 +75,15 @@ def paper(data, out, models, scale, file, settings, labels, tta, templates, draw
         out = Path("paper-demo" if demo else "paper")
         click.echo(f"folder: {out} (the default)", err=True)
     if demo:
-        dataset = flows.demo_dataset(out, DEMO_MARK, DEMO_STUDIES, _demo_sizes(known, options))
+        dataset = flows.demo_dataset(out, DEMO_MARK, DEMO_STUDIES, demo_sizes(known, options))
     else:
         dataset = folders.open_packed(data)
     plan = make_plan(out, dataset, known, options)
     flows.carry_out(out, plan, dry_run, dataset)
 
 
-def _demo_sizes(known, options) -> list[int]:
+def demo_sizes(known, options) -> list[int]:
+    """Sides in pixels that the demo's data is packed in."""
     from cxrdali.runs import recipes
 
     return flows.demo_sizes(recipes.DEMO, known, options.models, options.overrides)

@@ -23,6 +23,7 @@ from benchmarks.effects.effects import LABELS, Scale, Seed, interval, signed, ve
 from cxrdali.metrics.calibration_error import brier, ece
 from cxrdali.metrics.ranking import score
 from cxrdali.postprocess import calibration
+from cxrdali.postprocess.options import CALIBRATIONS
 from cxrdali.predictions import sigmoid
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.retrain import settings_of
@@ -137,7 +138,7 @@ class LossSeed(Seed):
         labels = self.dataset.labels(LABELS)
         for loss in CALIBRATED:
             self.predict_into(loss, f"{loss}-val", splits=("val",), tta="none")
-            for method in calibration.METHODS:
+            for method in CALIBRATIONS:
                 learnt = calibration.fit(self.file(f"{loss}-val"), self.dataset, labels, method)
                 calibration.apply(self.file(loss), learnt).write(self.file(f"{loss}-{method}"))
 
@@ -186,7 +187,7 @@ def measure(work: Path, scale: Scale, numbers: Sequence[int]) -> list[dict]:
         seed.finish()
         names = [name for name, _ in todo]
         names += [f"ldam-drw-{tta}" for tta in TTAS]
-        names += [f"{loss}-{method}" for loss in CALIBRATED for method in calibration.METHODS]
+        names += [f"{loss}-{method}" for loss in CALIBRATED for method in CALIBRATIONS]
         found = {name: seed.measures(name, tail) for name in names}
         all_tables += [{"table": name, "seed": number, **values, "ap": ap} for name, (values, ap) in found.items()]
         seeds.append({name: values for name, (values, _) in found.items()})

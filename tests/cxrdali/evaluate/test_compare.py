@@ -96,7 +96,7 @@ def test_scores_are_scikit_learns(result, runs, truth):
     assert result["runs"][1]["mAP"] > result["runs"][0]["mAP"] + 0.2
 
 
-def test_f1_is_at_thresholds_that_other_subjects_taught(result, runs, truth):
+def test_f1_is_at_thresholds_fitted_to_other_subjects(result, runs, truth):
     wanted, subjects, _ = truth
     values = read(runs[1] / VAL_PREDICTIONS).values
     called = np.zeros(wanted.shape, dtype=bool)
@@ -135,7 +135,7 @@ def test_a_finding_without_positives_is_named_and_never_zero(result):
 
 
 def drawn_by_hand(wanted, studies, values, score):
-    """Scores float [draws, runs, F] on images repeated as often as their study was drawn; NaN without a positive."""
+    """Scores float [draws, runs, F] on images repeated as often as their study was sampled; NaN without a positive."""
     generator, order = np.random.default_rng(4), list(dict.fromkeys(studies))
     found = np.full((DRAWS, len(values), wanted.shape[1]), np.nan)
     for draw in range(DRAWS):
@@ -183,7 +183,7 @@ def test_a_draw_without_a_rare_finding_keeps_its_score(tmp_path, monkeypatch):
     values = [read(run / VAL_PREDICTIONS).values for run in runs]
     drawn = drawn_by_hand(wanted, table.ids["study_id"].to_numpy(), values, average_precision_score)
     rare = [f for f in defined(wanted) if np.isnan(drawn[:, 0, f]).any()]
-    assert rare, "the release must have a finding that some draws lack"
+    assert rare, "the release must have a finding that some samples lack"
     for run, each in enumerate(values):
         for f in defined(wanted):
             whole = average_precision_score(wanted[:, f], each[:, f])
@@ -197,7 +197,7 @@ def test_a_draw_without_a_rare_finding_keeps_its_score(tmp_path, monkeypatch):
 
 def test_the_baseline_may_be_any_run(runs, dataset, result):
     for given in ("strong", str(runs[1])):
-        turned = compare(runs, dataset, CompareOptions(given, draws=DRAWS, seed=4))
+        turned = compare(runs, dataset, CompareOptions(baseline=given, draws=DRAWS, seed=4))
         assert turned["baseline"] == "strong" and {row["run"] for row in turned["differences"]} == {"weak", "asl"}
     there, back = (
         next(row for row in each["differences"] if (row["run"], row["metric"]) == (run, "mAP"))

@@ -53,10 +53,6 @@ size = 64
 OPTIONS = PaperOptions(draws=5, synthetic=True, labels="cxr-lt-2023")
 
 
-def quiet(text):
-    pass
-
-
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
     file = tmp_path_factory.mktemp("recipes") / "tiny.toml"
@@ -72,7 +68,7 @@ def plan_of(root, dataset, known, options=OPTIONS):
 def done(dataset, known, tmp_path_factory):
     """A folder in which everything was done."""
     root = tmp_path_factory.mktemp("paper")
-    assert Book(root).run(plan_of(root, dataset, known).steps, quiet) == len(plan_of(root, dataset, known).steps)
+    assert Book(root).run(plan_of(root, dataset, known).steps) == len(plan_of(root, dataset, known).steps)
     return root
 
 
@@ -315,7 +311,7 @@ def test_without_its_records_the_runs_are_taken_over_as_they_are(done, dataset, 
     assert Book(copy).plan(plan.steps)["train model3"] == "takes over the run that is there"
     best = copy / "runs" / "model7" / runs.BEST
     before = best.stat().st_mtime_ns
-    Book(copy).run([step for step in plan.steps if step.folder], quiet)
+    Book(copy).run([step for step in plan.steps if step.folder])
     assert best.stat().st_mtime_ns == before
     assert not (copy / "runs" / "replaced").exists()
 
