@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from cli.options import folders, scores
-from cli.options.scores import interval, number
+from cli.options.scores import interval, number, with_interval
 from cli.options.tables import FILE
 
 
@@ -93,15 +93,14 @@ def _print(result: dict) -> None:
             click.echo(f"{view}: no image")
             continue
         click.echo(
-            f"{view}: {part['images']:,} images of {part['studies']:,} studies, mAP {number(part['mAP'])} "
-            f"{interval(part, 'mAP')}, AUROC {number(part['macro_AUROC'])} {interval(part, 'macro_AUROC')}, "
-            f"LRAP {number(part['LRAP'])}, ECE {number(part['macro_ECE'], 4)}, "
-            f"Brier {number(part['macro_Brier'], 4)}"
+            f"{view}: {part['images']:,} images of {part['studies']:,} studies, mAP {with_interval(part, 'mAP')}, "
+            f"AUROC {with_interval(part, 'macro_AUROC')}, LRAP {number(part['LRAP'])}, "
+            f"ECE {number(part['macro_ECE'], 4)}, Brier {number(part['macro_Brier'], 4)}"
         )
     for group, means in (whole["groups"] or {}).items():
         click.echo(
-            f"{group}, {len(means['findings'])} findings: mAP {number(means['mAP'])} {interval(means, 'mAP')}, "
-            f"AUROC {number(means['macro_AUROC'])} {interval(means, 'macro_AUROC')}"
+            f"{group}, {len(means['findings'])} findings: mAP {with_interval(means, 'mAP')}, "
+            f"AUROC {with_interval(means, 'macro_AUROC')}"
         )
     if whole["without_positives"]:
         click.echo(f"not in mAP, no positive: {', '.join(whole['without_positives'])}")

@@ -10,8 +10,10 @@ from pathlib import Path
 import click
 
 from cli.demo import claim, synthetic_pack
+from cli.options import folders
 
 SCALES = ("full", "demo")
+DEMO_STUDIES, DRAWS, DEMO_DRAWS = 1200, 1000, 100
 
 scale_option = click.option(
     "--scale",
@@ -77,13 +79,25 @@ def demo_sizes(file: Path, known: Mapping, models: tuple[str, ...], given: Mappi
     return sorted(stored)
 
 
-def demo_dataset(out: Path, mark: str, studies: int, sizes: list[int]):
-    """The synthetic release of a demo, packed in its folder."""
+def folder_of(command: str, out: Path | None, data: Path | None, demo: bool) -> Path:
+    """Where a command works: --out, or a folder of its name."""
+    if demo and data is not None:
+        raise click.UsageError("--scale demo makes its own data; leave --data out, or use --scale full")
+    if out is None:
+        out = Path(f"{command}-demo" if demo else command)
+        click.echo(f"folder: {out} (the default)", err=True)
+    return out
+
+
+def open_dataset(command: str, out: Path, data: Path | None, demo: list[int] | None):
+    """The packed dataset at --data; or with `demo`, sides in pixels, a synthetic release packed in the folder."""
     from shards.storage.files import only_one
 
-    claim(out, mark)
+    if demo is None:
+        return folders.open_packed(data)
+    claim(out, f".cxrdali-{command}-demo")
     with only_one(out / ".lock", "working in it"):
-        return synthetic_pack(out, studies, sizes)
+        return synthetic_pack(out, DEMO_STUDIES, demo)
 
 
 def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> None:

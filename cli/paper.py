@@ -8,8 +8,6 @@ from cli import flows
 from cli.options import folders
 from cli.recipes import file_option
 
-DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-paper-demo", 100
-
 
 @click.command()
 @folders.data_option
@@ -58,26 +56,19 @@ def paper(data, out, models, scale, file, settings, labels, tta, templates, draw
     from cxrdali.studies.stage_training import PaperOptions, make_plan
 
     demo = scale == "demo"
-    if demo and data is not None:
-        raise click.UsageError("--scale demo makes its own data; leave --data out, or use --scale full")
+    out = flows.folder_of("paper", out, data, demo)
     known = recipes.load(file or (recipes.DEMO if demo else None))
     options = PaperOptions(
         models=_models(models),
         labels=labels,
         tta=tta,
-        draws=(DEMO_DRAWS if demo else 1000) if draws is None else draws,
+        draws=(flows.DEMO_DRAWS if demo else flows.DRAWS) if draws is None else draws,
         overrides=flows.overrides(settings, known),
         templates=_templates(templates),
         title="The stage-training paper" + (", demo" if demo else ""),
         synthetic=demo,
     )
-    if out is None:
-        out = Path("paper-demo" if demo else "paper")
-        click.echo(f"folder: {out} (the default)", err=True)
-    if demo:
-        dataset = flows.demo_dataset(out, DEMO_MARK, DEMO_STUDIES, demo_sizes(known, options))
-    else:
-        dataset = folders.open_packed(data)
+    dataset = flows.open_dataset("paper", out, data, demo_sizes(known, options) if demo else None)
     plan = make_plan(out, dataset, known, options)
     flows.carry_out(out, plan, dry_run, dataset)
 

@@ -41,7 +41,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None or value != value else f"{value:.{digits}f}"
 
 
+def with_interval(row: dict, name: str) -> str:
+    """A number and, where it has one, its interval."""
+    return f"{number(row[name])} {interval(row, name)}".rstrip()
+
+
 def interval(row: dict, name: str) -> str:
-    """The ends of an interval that stand beside `name`; "" where there are none."""
+    """The interval of the number called `name`; "" where it has none."""
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     return "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"

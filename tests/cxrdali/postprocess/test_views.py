@@ -152,7 +152,7 @@ def test_what_does_not_belong_together_is_named(tmp_path, tiny, content, by, mes
     assert f"{tmp_path}/p.parquet: " in str(caught.value) and message.format(tmp=tmp_path) in str(caught.value)
 
 
-# ------------------------------------------------------------ learning
+# ------------------------------------------------------------ fitting
 
 # frontal a, b, f, h; lateral c, d, e, g, i. Per finding the labels and scores of the frontal, then the lateral ones:
 #   A  frontal 1 0 1 0 by 4 3 2 1: (1 + 2/3) / 2 = 5/6;  lateral 0 1 0 0 0 by 5 4 3 2 1: 1/2    superior
@@ -174,7 +174,7 @@ def predicted(tmp_path, images="abcdefghi", findings=("A", "B", "C")):
     return path
 
 
-def test_learnt_as_worked_by_hand(tmp_path, tiny):
+def test_fitted_as_worked_by_hand(tmp_path, tiny):
     fitted = fit(predicted(tmp_path), tiny, labels())
     assert fitted.rules == (
         ViewRule("A", pytest.approx(5 / 6), 0.5, 4, 2, 5, 1),
@@ -200,7 +200,7 @@ def test_uncertain_labels_count_as_they_are_told_to(tmp_path, tiny):
     assert fit(path, tiny, labels(unsure), "ignore").rules[0].lateral_images == 3
 
 
-def test_learnt_on_a_real_dataset_as_scikit_learn_has_it(tmp_path, dataset):
+def test_fitted_to_a_real_dataset_as_scikit_learn_has_it(tmp_path, dataset):
     real = dataset.labels("cxr-lt-2023")
     rows = np.flatnonzero((real.split == "train") & dataset.packed)
     values = np.random.default_rng(0).normal(size=(len(rows), len(FINDINGS))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The paper's flow over a real packed dataset: a network of 100,000 parameters, one epoch, 48 and 64 pixels."""
+"""The stage-training study over a real packed dataset: a network of 100,000 parameters, one epoch, 48 and 64 pixels."""
 
 import json
 import shutil
@@ -113,9 +113,9 @@ def test_the_final_predictions_are_the_mean_of_four_with_lateral_images_after_th
     tables = [read(done / "predictions" / f"{name}.test.parquet") for name in ("model3", "model5", "model6", "model7")]
     assert all(table.provenance.tta == "hflip" for table in tables)
     mean = np.mean([1 / (1 + np.exp(-table.values.astype(np.float64))) for table in tables], axis=0)
-    learnt = json.loads((done / "views.json").read_bytes())
-    assert (learnt["made_from"]["predictions"], learnt["made_from"]["run"]) == ("model3.val.parquet", "model3")
-    rules = learnt["findings"]
+    stored = json.loads((done / "views.json").read_bytes())
+    assert (stored["made_from"]["predictions"], stored["made_from"]["run"]) == ("model3.val.parquet", "model3")
+    rules = stored["findings"]
     superior = [rule["superior"] for rule in rules]
     ids = tables[0].ids
     expected = mean.copy()
