@@ -127,47 +127,6 @@ def read(path: Path) -> Predictions:
     return Predictions(table[list(ID_COLUMNS)].astype(str), findings, values, provenance)
 
 
-def _numbers(path: Path, table: pd.DataFrame, finding: str) -> np.ndarray:
-    """A finding's column: float32 [n], finite."""
-    if table[finding].dtype.kind in "mM":  # dates and durations would count as nanoseconds
-        raise UserError(f"{path}: finding {finding!r} holds no numbers, but {table[finding].dtype}")
-    values = pd.to_numeric(table[finding], errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~(np.abs(values) <= np.finfo(np.float32).max)  # NaN, infinite, or too large for the table
-    if bad.any():
-        image, value = table["image_id"][bad].iloc[0], table[finding][bad].iloc[0]
-        raise UserError(f"{path}: finding {finding!r} is {str(value)!r} for image {image!r}, no number; predict again")
-    return values.astype(np.float32)
-
-
-def _provenance(stored: object) -> Provenance:
-    """From a file's metadata. Fields that it does not have, as in an older file, are not known."""
-    if not isinstance(stored, dict):
-        raise ValueError("its metadata is damaged")
-    known = {field.name: stored[field.name] for field in fields(Provenance) if field.name in stored}
-    history, calibrated = known.pop("history", []), known.pop("calibrated", None)
-    for name, texts in (("history", history), ("calibrated", calibrated or [])):
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"its metadata is damaged: {name} {texts!r}")
-    for name, value in known.items():
-        if not isinstance(value, str | None):
-            raise ValueError(f"its metadata is damaged: {name} {value!r}")
-    kind = known.pop("kind", None)
-    if kind not in (None, *Kind):
-        raise ValueError(f"its values are {kind!r}, not one of {', '.join(Kind)}")
-    if calibrated is None:
-        kind, calibrated = _from_history(kind, history)
-    return Provenance(kind and Kind(kind), **known, history=tuple(history), calibrated=tuple(calibrated))
-
-
-def _from_history(kind: str | None, history: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    """Kind and calibrations of a table from before `calibrated` was stored: its steps alone say what it holds."""
-    calibrated = [text for text in history if text.startswith("calibrated: ")]
-    last = [text for text in history if text in calibrated or text.startswith("mean rank among ")][-1:]
-    if kind == Kind.LOGIT and last:
-        kind = Kind.CALIBRATED if last[0] in calibrated else Kind.RANK
-    return kind, calibrated
-
-
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """float64, 0 to 1: float32 logits up to about 20 that differ stay different, which float32 would make ties."""
     return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
@@ -297,3 +256,44 @@ def _shares(count: int, weights: Sequence[float] | None) -> np.ndarray:
     if shares.shape != (count,) or not np.isfinite(shares).all() or (shares <= 0).any():
         raise UserError(f"weights {list(weights)}: give {count}, one per table, each above 0")
     return shares / shares.sum()
+
+
+def _numbers(path: Path, table: pd.DataFrame, finding: str) -> np.ndarray:
+    """A finding's column: float32 [n], finite."""
+    if table[finding].dtype.kind in "mM":  # dates and durations would count as nanoseconds
+        raise UserError(f"{path}: finding {finding!r} holds no numbers, but {table[finding].dtype}")
+    values = pd.to_numeric(table[finding], errors="coerce").to_numpy(dtype=np.float64)
+    bad = ~(np.abs(values) <= np.finfo(np.float32).max)  # NaN, infinite, or too large for the table
+    if bad.any():
+        image, value = table["image_id"][bad].iloc[0], table[finding][bad].iloc[0]
+        raise UserError(f"{path}: finding {finding!r} is {str(value)!r} for image {image!r}, no number; predict again")
+    return values.astype(np.float32)
+
+
+def _provenance(stored: object) -> Provenance:
+    """From a file's metadata. Fields that it does not have, as in an older file, are not known."""
+    if not isinstance(stored, dict):
+        raise ValueError("its metadata is damaged")
+    known = {field.name: stored[field.name] for field in fields(Provenance) if field.name in stored}
+    history, calibrated = known.pop("history", []), known.pop("calibrated", None)
+    for name, texts in (("history", history), ("calibrated", calibrated or [])):
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"its metadata is damaged: {name} {texts!r}")
+    for name, value in known.items():
+        if not isinstance(value, str | None):
+            raise ValueError(f"its metadata is damaged: {name} {value!r}")
+    kind = known.pop("kind", None)
+    if kind not in (None, *Kind):
+        raise ValueError(f"its values are {kind!r}, not one of {', '.join(Kind)}")
+    if calibrated is None:
+        kind, calibrated = _from_history(kind, history)
+    return Provenance(kind and Kind(kind), **known, history=tuple(history), calibrated=tuple(calibrated))
+
+
+def _from_history(kind: str | None, history: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Kind and calibrations of a table from before `calibrated` was stored: its steps alone say what it holds."""
+    calibrated = [text for text in history if text.startswith("calibrated: ")]
+    last = [text for text in history if text in calibrated or text.startswith("mean rank among ")][-1:]
+    if kind == Kind.LOGIT and last:
+        kind = Kind.CALIBRATED if last[0] in calibrated else Kind.RANK
+    return kind, calibrated

@@ -88,18 +88,7 @@ class Calibration:
             "made_from": self.made_from,
             **sums,
             "pooled": {"before": _stored(self.pooled_before), "after": _stored(self.pooled_after)},
-            "findings": [
-                {
-                    "finding": rule.finding,
-                    "map": {"kind": _kind(rule.map), **asdict(rule.map)},
-                    "kept": rule.kept,
-                    "images": rule.images,
-                    "positives": rule.positives,
-                    "before": _stored(rule.before),
-                    "after": _stored(rule.after),
-                }
-                for rule in self.rules
-            ],
+            "findings": [_stored_rule(rule) for rule in self.rules],
         }
         write_bytes(path, json_bytes(content))
 
@@ -130,22 +119,6 @@ def fit_maps(method: str, truth: np.ndarray, logits: np.ndarray) -> list[tuple[M
     return [PER_FINDING[method](truth[:, place], logits[:, place]) for place in range(truth.shape[1])]
 
 
-def _use(maps: list[tuple[Map, str]], logits: np.ndarray) -> np.ndarray:
-    """float32 [n, F], as a table holds them."""
-    columns = [each(values) for (each, _), values in zip(maps, logits.T, strict=True)]
-    return np.stack(columns, axis=1).astype(np.float32)
-
-
-def _qualities(truth: np.ndarray, probabilities: np.ndarray) -> list[Quality]:
-    """One per finding, and last that of all findings together."""
-    curves = [*reliability.curves(truth, probabilities), reliability.pooled(truth, probabilities)]
-    briers = [
-        *reliability.brier(truth, probabilities),
-        *reliability.brier(truth.reshape(-1, 1), probabilities.reshape(-1, 1)),
-    ]
-    return [Quality(curve.ece, float(brier), curve) for curve, brier in zip(curves, briers, strict=True)]
-
-
 def apply(path: Path, calibration: Calibration) -> Predictions:
     """The table (logits) with calibrated logits, in its own order of images and findings.
 
@@ -173,6 +146,22 @@ def read(path: Path) -> Calibration:
     return read_rules(path, _parse, "calibration", "fit it again with `cxrdali calibrate --fit`")
 
 
+def _use(maps: list[tuple[Map, str]], logits: np.ndarray) -> np.ndarray:
+    """float32 [n, F], as a table holds them."""
+    columns = [each(values) for (each, _), values in zip(maps, logits.T, strict=True)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _qualities(truth: np.ndarray, probabilities: np.ndarray) -> list[Quality]:
+    """One per finding, and last that of all findings together."""
+    curves = [*reliability.curves(truth, probabilities), reliability.pooled(truth, probabilities)]
+    briers = [
+        *reliability.brier(truth, probabilities),
+        *reliability.brier(truth.reshape(-1, 1), probabilities.reshape(-1, 1)),
+    ]
+    return [Quality(curve.ece, float(brier), curve) for curve, brier in zip(curves, briers, strict=True)]
+
+
 def _parse(stored: dict) -> Calibration:
     if stored["method"] not in CALIBRATIONS:
         raise ValueError(f"method {stored['method']!r} is not one of {', '.join(CALIBRATIONS)}")
@@ -192,6 +181,11 @@ def _rule(row: dict) -> FindingCalibration:
         raise ValueError(f"{row['finding']}: {error}") from error
     qualities = map(_quality, (row["before"], row["after"]))
     return FindingCalibration(row["finding"], made, row["kept"], row["images"], row["positives"], *qualities)
+
+
+def _stored_rule(rule: FindingCalibration) -> dict:
+    made = {"kind": _kind(rule.map), **asdict(rule.map)}
+    return {**vars(rule), "map": made, "before": _stored(rule.before), "after": _stored(rule.after)}
 
 
 def _kind(made: Map) -> str:
