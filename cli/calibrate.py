@@ -1,24 +1,23 @@
 """cxrdali calibrate: make probabilities mean what they say."""
 
-from pathlib import Path
-
 import click
 
 from cli.options import folders, heldout, tables
-
-FILE = click.Path(path_type=Path, dir_okay=False)
+from cli.options.scores import number
+from cli.options.tables import FILE
+from cxrdali.postprocess.options import CALIBRATIONS
 
 
 @click.command()
 @click.argument("file", type=FILE, required=False)
-@click.option("--fit", type=FILE, metavar="VAL_PRED", help="Learn from these predictions, of images with labels.")
+@click.option("--fit", type=FILE, metavar="VAL_PRED", help="Fit to these predictions, of images with labels.")
 @click.option(
     "--method",
-    type=click.Choice(["temperature", "per-finding-temperature", "platt", "isotonic"]),
+    type=click.Choice(CALIBRATIONS),
     help="For --fit. temperature: logit / T, one T for all findings. per-finding-temperature: one each. platt: "
     "a * logit + b per finding. isotonic: rising steps per finding.",
 )
-@click.option("--rules", type=FILE, metavar="JSON", help="Or rules that were learnt before, for FILE.")
+@click.option("--rules", type=FILE, metavar="JSON", help="Or rules that were fitted before, for FILE.")
 @click.option(
     "--out",
     type=FILE,
@@ -39,7 +38,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @heldout.force_option
 @tables.kind_option
 def calibrate(file, fit, method, rules, out, save_rules, data, labels, uncertain, folds, force, kind):
-    """Learn a calibration from validation predictions, apply one to a table, or both. Tables hold logits.
+    """Fit a calibration to validation predictions, apply one to a table, or both. Tables hold logits.
 
     \b
     cxrdali calibrate --fit val.parquet --method platt --out platt.json
@@ -49,7 +48,7 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, uncertain
     cross-fitting over subjects; the rules are fitted on all images. The order of images is kept.
     """
     if (fit is None) == (rules is None):
-        raise click.UsageError("give one of --fit (predictions to learn from) and --rules (learnt before)")
+        raise click.UsageError("give one of --fit (predictions to fit to) and --rules (fitted before)")
     if (fit is None) != (method is None):
         raise click.UsageError("--fit and --method belong together")
     if rules is not None and file is None:
@@ -61,7 +60,7 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, uncertain
 
     from cxrdali import predictions
     from cxrdali.postprocess import calibration
-    from cxrdali.postprocess.crossfit import differences
+    from cxrdali.postprocess.rules import differences
     from cxrdali.report.calibration.page import write_page
 
     inputs = [path for path in (file, fit) if path]
@@ -70,46 +69,46 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, uncertain
         predictions.check_target(out, *inputs)
     if fit is not None:
         heldout.check_json(written, *inputs)
-        learnt = heldout.learn(
-            calibration.fit, fit, method, data, labels, uncertain=uncertain, folds=folds, force=force
-        )
+        options = heldout.fit_options(uncertain=uncertain, folds=folds, force=force)
+        fitted = calibration.fit(fit, *heldout.open_for_fit(fit, data, labels), method, options)
+        heldout.warn_of_split(fitted.made_from)
     else:
-        learnt = calibration.read(rules)
-    table = None if file is None else calibration.apply(file, learnt)
+        fitted = calibration.read(rules)
+    table = None if file is None else calibration.apply(file, fitted)
     if fit is not None:
-        _print(learnt)
-        learnt.write(written)
-        page = write_page(learnt, written.with_suffix(".html"))
-        click.echo(f"{written}: rules learnt from {fit}; {page}: reliability diagrams")
+        _print(fitted)
+        fitted.write(written)
+        page = write_page(fitted, written.with_suffix(".html"))
+        click.echo(f"{written}: rules fitted to {fit}; {page}: reliability diagrams")
     if table is not None:
-        for note in differences(table.provenance, learnt.made_from):
+        for note in differences(table.provenance, fitted.made_from):
             click.echo(f"note: {note}")
         tables.write(table, out, kind)
 
 
-def _print(learnt) -> None:
-    made_from = learnt.made_from
-    width = max(map(len, (*learnt.findings, "all findings, pooled")))
+def _print(fitted) -> None:
+    made_from = fitted.made_from
+    width = max(map(len, (*fitted.findings, "all findings, pooled")))
     click.echo(
-        f"{made_from['predictions']}: {made_from['images']:,} images, {learnt.method}; before and after by "
+        f"{made_from['predictions']}: {made_from['images']:,} images, {fitted.method}; before and after by "
         f"cross-fitting, {made_from['folds']} parts by subject"
     )
     click.echo(
         f"{'':{width}}  {'positives':>9}  {'ECE before':>10}  {'after':>7}  {'Brier before':>12}  {'after':>7}  rule"
     )
-    for rule in sorted(learnt.rules, key=lambda rule: -rule.positives):
+    for rule in sorted(fitted.rules, key=lambda rule: -rule.positives):
         click.echo(_row(rule.finding, f"{rule.positives:,}", rule.before, rule.after, width, f"  {_rule(rule)}"))
-    click.echo(_row("all findings, pooled", "", learnt.pooled_before, learnt.pooled_after, width, ""))
+    click.echo(_row("all findings, pooled", "", fitted.pooled_before, fitted.pooled_after, width, ""))
     means = "  ".join(
-        f"{title} {heldout.number(learnt.macro(name, 'before'))} -> {heldout.number(learnt.macro(name, 'after'))}"
+        f"{title} {number(fitted.macro(name, 'before'), 4)} -> {number(fitted.macro(name, 'after'), 4)}"
         for title, name in (("ECE", "ece"), ("Brier", "brier"))
     )
     click.echo(f"mean over findings: {means}")
 
 
 def _row(name: str, positives: str, before, after, width: int, end: str) -> str:
-    ece = f"{heldout.number(before.ece):>10}  {heldout.number(after.ece):>7}"
-    brier = f"{heldout.number(before.brier):>12}  {heldout.number(after.brier):>7}"
+    ece = f"{number(before.ece, 4):>10}  {number(after.ece, 4):>7}"
+    brier = f"{number(before.brier, 4):>12}  {number(after.brier, 4):>7}"
     return f"{name:{width}}  {positives:>9}  {ece}  {brier}{end}"
 
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
-from cli.options import folders
+from cli.options import folders, scores, tables
+from cli.options.scores import number
+from cxrdali.data.targets import UNCERTAIN
 
 
 @click.command()
@@ -12,23 +14,21 @@ from cli.options import folders
 @folders.data_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=tables.FILE,
     metavar="FILE",
     help="HTML page to write; its numbers go beside it, as .json, .csv and .findings.csv.  [default: print only]",
 )
 @click.option(
     "--baseline", metavar="RUN", help="Name or folder of the run that the others are compared with.  [default: first]"
 )
-@click.option("--draws", default=1000, show_default=True, help="Bootstrap draws over studies; 0 for no intervals.")
-@click.option("--level", default=0.95, show_default=True, help="Level of the intervals, 0 to 1.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@scores.resample_options
 @click.option(
     "--folds", default=5, show_default=True, help="Parts of the subjects, of which F1's thresholds leave one."
 )
 @click.option(
     "--uncertain",
-    type=click.Choice(["negative", "positive", "ignore"]),
-    help="What -1 counts as; blanks are negative, or ignored with ignore.  [default: as in the runs' training]",
+    type=click.Choice(UNCERTAIN),
+    help=f"What -1 counts as; {scores.COUNTS_AS}  [default: as in the runs' training]",
 )
 @click.option("--title", default="Comparison of runs", show_default=True, help="Title of the page.")
 def compare(runs, data, out, baseline, draws, level, seed, folds, uncertain, title):
@@ -38,21 +38,21 @@ def compare(runs, data, out, baseline, draws, level, seed, folds, uncertain, tit
     RUNS are run folders that `cxrdali train` wrote, or a folder of them. A run that is not finished is compared by
     what it has. Intervals and p are of a paired bootstrap over studies.
     """
-    from cxrdali.evaluate.compare import CompareOptions, write
-    from cxrdali.evaluate.compare import compare as found
+    from cxrdali.evaluate import compare as library
+    from cxrdali.evaluate.options import CompareOptions
     from cxrdali.predictions import check_writable
 
-    options = CompareOptions(baseline, draws, level, seed, folds, uncertain)
+    options = CompareOptions(draws, level, seed, baseline, folds, uncertain)
     if out is not None:
         if out.suffix != ".html":
             raise click.UsageError(f"--out {out}: the page is a .html")
         check_writable(out)
-    result = found(runs, folders.open_packed(data), options)
+    result = library.compare(runs, folders.open_packed(data), options)
     _print(result)
     if out is not None:
         from cxrdali.report.comparison.page import write_comparison
 
-        paths = [write_comparison(result, out, title), *write(result, out.with_suffix(".json"))]
+        paths = [write_comparison(result, out, title), *library.write(result, out.with_suffix(".json"))]
         click.echo(f"written: {', '.join(map(str, paths))}")
 
 
@@ -71,7 +71,7 @@ def _print(result: dict) -> None:
     head = "".join(f"{name:>8}" for name in SHORT.values())
     click.echo(f"{'':{width}}{head}{'images/s':>10}{'time':>10}{'epochs':>10}")
     for row in result["runs"]:
-        numbers = "".join(f"{_number(row[name]):>8}" for name in SCORES)
+        numbers = "".join(f"{number(row[name]):>8}" for name in SCORES)
         rate = "-" if row["images_per_second"] is None else f"{row['images_per_second']:,.0f}"
         epochs = f"{row['epochs']}" if row["finished"] else f"{row['epochs']} of {row['epochs_planned']}"
         click.echo(f"{row['name']:{width}}{numbers}{rate:>10}{duration(row['hours'] * 3600):>10}{epochs:>10}")
@@ -84,10 +84,6 @@ def _print(result: dict) -> None:
         click.echo(f"no positive, so in no mean but ECE and Brier: {sentence(result['without_positives'])}")
     for note in result["notes"]:
         click.echo(note)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _difference(row: dict) -> str:

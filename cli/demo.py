@@ -1,6 +1,5 @@
 """cxrdali demo: the whole path on a small synthetic release, ending in one page."""
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ import click
 from shards.errors import UserError
 
 STUDIES, NATIVE = 1000, 256
-# stage -> side in pixels, batch, epochs: the paper's three stages at a scale that two cores train in minutes
+# stage -> side in pixels, batch, epochs: the three stages at a scale that two cores train in minutes
 STAGES = {1: (64, 64, 6), 2: (96, 32, 4), 3: (128, 16, 3)}
 ARCH, LR = "resnet10t", 2e-3
 MARK = ".cxrdali-demo"
@@ -28,7 +27,7 @@ MARK = ".cxrdali-demo"
 def demo(out: Path, fresh: bool):
     """Write a small synthetic release, pack it, train stages 1 to 3, predict, evaluate, and leave OUT/report.html.
 
-    The data is drawn, not measured: the page shows how the parts work together, not what they achieve.
+    The data is synthetic, not measured: the page shows how the parts work together, not what they achieve.
     """
     from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate, write
     from cxrdali.predict.predict import predict
@@ -66,7 +65,9 @@ def demo(out: Path, fresh: bool):
 
 
 def synthetic_pack(out: Path, studies: int, sizes: list[int]):
-    """A drawn release in out/release and its packed dataset in out/packed; what is there already is not made again."""
+    """A synthetic release in out/release and its packed dataset in out/packed; what is there already stays."""
+    from joblib import cpu_count
+
     from shards.dataset.packed import PackedDataset
     from shards.packing.options import PackOptions
     from shards.packing.pack import pack
@@ -75,7 +76,7 @@ def synthetic_pack(out: Path, studies: int, sizes: list[int]):
     from shards.synthetic.plan import SyntheticOptions
     from shards.synthetic.release import write_release
 
-    source, packed, jobs = out / "release", out / "packed", len(os.sched_getaffinity(0))
+    source, packed, jobs = out / "release", out / "packed", cpu_count()
     if not (packed / "dataset.json").exists():
         shutil.rmtree(source, ignore_errors=True)
         _step(f"synthetic release: {studies:,} studies")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from cli.options import folders, tables
+from cli.options import folders, heldout, scores, tables
+from cxrdali.postprocess.options import POOLINGS
 
 
 class Paths(click.ParamType):
@@ -17,11 +18,11 @@ class Paths(click.ParamType):
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("files", nargs=-1, required=True, type=tables.FILE)
 @tables.out_option
 @click.option(
     "--method",
-    type=click.Choice(["mean", "geometric", "rank"]),
+    type=click.Choice(POOLINGS),
     default="mean",
     show_default=True,
     help="Mean of the probabilities; their geometric mean, which is the mean logit; or the mean rank among the table's "
@@ -45,13 +46,7 @@ class Paths(click.ParamType):
 @click.option("--folds", default=5, show_default=True, help="Parts of the subjects that --fit-weights leaves out.")
 @folders.data_option
 @click.option("--labels", metavar="NAME", help="Label release of the validation tables.  [default: the one they name]")
-@click.option(
-    "--uncertain",
-    type=click.Choice(["negative", "positive", "ignore"]),
-    default="negative",
-    show_default=True,
-    help="What -1 counts as for the mAP of validation tables.",
-)
+@scores.uncertain_option
 @tables.kind_option
 def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, data, labels, uncertain, kind):
     """Pool several tables of logits for the same images, as `cxrdali predict` writes them.
@@ -59,53 +54,37 @@ def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, da
     Images are matched by id and findings by name; the order is that of the first of FILES. --weights-by-map and
     --fit-weights need the packed dataset for the labels.
     """
-    from cxrdali.postprocess.ensemble import ensemble as pool
+    from cxrdali.postprocess import ensemble as library
     from cxrdali.predictions import check_target
 
-    given = [name for name, value in _ways(weights, weights_by_map, fit_weights).items() if value is not None]
+    sources = {"--weights": weights, "--weights-by-map": weights_by_map, "--fit-weights": fit_weights}
+    given = [name for name, value in sources.items() if value is not None]
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)}: weights come from one of them; give one")
     if method == "rank" and kind == "probability":
         raise click.UsageError("--method rank --as probability: a mean rank is no probability; leave --as out")
-    check_target(out, *files, *(weights_by_map or fit_weights or ()))
+    validation = weights_by_map or fit_weights or ()
+    check_target(out, *files, *validation)
     chosen = _numbers(weights)
-    if weights_by_map or fit_weights:
-        chosen = _from_validation(weights_by_map, fit_weights, method, folds, data, labels, uncertain)
-    table = pool(files, chosen, method)
+    if validation:
+        dataset, release = heldout.open_for_fit(validation[0], data, labels)
+        if weights_by_map:
+            chosen = library.weights_by_map(validation, dataset, release, uncertain)
+        else:
+            chosen = library.fitted_weights(validation, dataset, release, method, uncertain, folds)
+        _print(library.short_names(validation), chosen)
+        if fit_weights:
+            _say_gain(chosen, folds)
+    table = library.ensemble(files, chosen, method)
     for text in table.provenance.history:
         click.echo(text)
     tables.write(table, out, kind)
 
 
-def _ways(weights, weights_by_map, fit_weights) -> dict:
-    return {"--weights": weights, "--weights-by-map": weights_by_map, "--fit-weights": fit_weights}
-
-
-def _from_validation(by_map, to_fit, method, folds, data, labels, uncertain):
-    """Weights from tables of validation images, and what they score there."""
-    from tqdm import tqdm
-
-    from cxrdali.postprocess.ensemble import fitted_weights, short_names, weights_by_map
-    from cxrdali.predictions import read
-
-    paths = by_map or to_fit
-    dataset = folders.open_packed(data)
-    labels = dataset.labels(labels or read(paths[0]).provenance.labels)
-    if by_map:
-        made = weights_by_map(paths, dataset, labels, uncertain)
-    else:
-        with tqdm(total=folds + 1, desc="search for weights", unit=" searches") as bar:
-            made = fitted_weights(
-                paths, dataset, labels, method, uncertain=uncertain, folds=folds,
-                progress=lambda done: bar.update(done - bar.n),
-            )  # fmt: skip
-    names = short_names(paths)
+def _print(names: list[str], made) -> None:
     width = max(map(len, names))
     for name, weight, reached in zip(names, made.values, made.maps, strict=True):
         click.echo(f"{name:{width}}  validation mAP {reached:.4f}  weight {weight:.3f}")
-    if to_fit:
-        _say_gain(made, folds)
-    return made
 
 
 def _say_gain(made, folds: int) -> None:

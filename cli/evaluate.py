@@ -4,26 +4,22 @@ from pathlib import Path
 
 import click
 
-from cli.options import folders
+from cli.options import folders, scores
+from cli.options.scores import interval, number, with_interval
+from cli.options.tables import FILE
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=FILE)
 @folders.data_option
 @click.option("--labels", metavar="NAME", help="Label release.  [default: the run's; of a CSV, the dataset's first]")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="NAME",
     help="Where to write NAME.json and NAME.csv.  [default: FILE without its suffix, plus .metrics]",
 )
-@click.option(
-    "--uncertain",
-    type=click.Choice(["negative", "positive", "ignore"]),
-    default="negative",
-    show_default=True,
-    help="What -1 counts as; blanks are negative, or ignored with ignore.",
-)
+@scores.uncertain_option
 @click.option(
     "--thresholds",
     "limits",
@@ -31,14 +27,18 @@ from cli.options import folders
     help="What `cxrdali thresholds` wrote, or one probability for all findings, such as 0.5; adds F1, precision, "
     "recall and specificity. FILE then holds logits.",
 )
-@click.option("--draws", default=1000, show_default=True, help="Bootstrap draws over studies; 0 for no intervals.")
-@click.option("--level", default=0.95, show_default=True, help="Level of the confidence intervals, 0 to 1.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@scores.resample_options
 def evaluate(file, data, labels, out, uncertain, limits, draws, level, seed):
-    """AP, AUROC, calibration error (ECE), Brier score, prevalence and counts per finding, macro means with confidence
-    intervals; the same for frontal and lateral images apart. FILE is what `cxrdali predict` wrote."""
-    from cxrdali.evaluate.evaluate import EvaluateOptions, write
-    from cxrdali.evaluate.evaluate import evaluate as score
+    """AP, AUROC, calibration error (ECE), Brier score, prevalence and counts per finding; means over all findings and
+    over head, medium and tail findings, with confidence intervals; the same for frontal and lateral images apart. FILE
+    is what `cxrdali predict` wrote.
+
+    Head findings are in at least 10 % of the images of the labels' training split in the dataset, medium ones in 1 % to
+    10 %, tail ones in fewer. NAME.json has everything; NAME.csv a row per view and finding, and after each view's
+    findings its means: rows without a finding, whose group is all, head, medium or tail.
+    """
+    from cxrdali.evaluate import evaluate as library
+    from cxrdali.evaluate.options import EvaluateOptions
     from cxrdali.predictions import read
     from shards.errors import UserError
 
@@ -50,8 +50,8 @@ def evaluate(file, data, labels, out, uncertain, limits, draws, level, seed):
     about = read(file).provenance
     labels = dataset.labels(labels or about.labels)
     thresholds = None if limits is None else _thresholds(limits, labels.findings)
-    result = score(file, dataset, labels, options, thresholds=thresholds)
-    paths = write(result, out)
+    result = library.evaluate(file, dataset, labels, options, thresholds)
+    paths = library.write(result, out)
     click.echo(f"{file}: {result['images']:,} images against labels {labels.name}")
     if about.kind is None:
         click.echo(f"note: {file} does not say what it holds; ECE and Brier take its values as {result['values']}s")
@@ -83,9 +83,9 @@ def _print(result: dict) -> None:
     )
     for row in sorted(whole["findings"], key=lambda row: -row["positives"]):
         click.echo(
-            f"{row['finding']:{width}}  {row['positives']:>8,} {row['prevalence']:>7.2%}  {_number(row['AP']):>6}  "
-            f"{_interval(row, 'AP'):^15} {_number(row['AUROC']):>7}  {_interval(row, 'AUROC'):^15} "
-            f"{_number(row['ECE'], 4):>6} {_number(row['Brier'], 4):>6}"
+            f"{row['finding']:{width}}  {row['positives']:>8,} {row['prevalence']:>7.2%}  {number(row['AP']):>6}  "
+            f"{interval(row, 'AP'):^15} {number(row['AUROC']):>7}  {interval(row, 'AUROC'):^15} "
+            f"{number(row['ECE'], 4):>6} {number(row['Brier'], 4):>6}"
         )
     for view in ("all", "frontal", "lateral"):
         part = result[view]
@@ -93,10 +93,14 @@ def _print(result: dict) -> None:
             click.echo(f"{view}: no image")
             continue
         click.echo(
-            f"{view}: {part['images']:,} images of {part['studies']:,} studies, mAP {_number(part['mAP'])} "
-            f"{_interval(part, 'mAP')}, AUROC {_number(part['macro_AUROC'])} {_interval(part, 'macro_AUROC')}, "
-            f"LRAP {_number(part['LRAP'])}, ECE {_number(part['macro_ECE'], 4)}, "
-            f"Brier {_number(part['macro_Brier'], 4)}"
+            f"{view}: {part['images']:,} images of {part['studies']:,} studies, mAP {with_interval(part, 'mAP')}, "
+            f"AUROC {with_interval(part, 'macro_AUROC')}, LRAP {number(part['LRAP'])}, "
+            f"ECE {number(part['macro_ECE'], 4)}, Brier {number(part['macro_Brier'], 4)}"
+        )
+    for group, means in (whole["groups"] or {}).items():
+        click.echo(
+            f"{group}, {len(means['findings'])} findings: mAP {with_interval(means, 'mAP')}, "
+            f"AUROC {with_interval(means, 'macro_AUROC')}"
         )
     if whole["without_positives"]:
         click.echo(f"not in mAP, no positive: {', '.join(whole['without_positives'])}")
@@ -108,32 +112,23 @@ def _print_decisions(result: dict) -> None:
     whole, about = result["all"], result["thresholds"]
     width = max(len(row["finding"]) for row in whole["findings"])
     names = ("F1", "precision", "recall", "specificity")
-    source = f", learnt from {about['predictions']}" if about["predictions"] else ""
+    source = f", fitted to {about['predictions']}" if about["predictions"] else ""
     click.echo(f"decisions at thresholds {about['strategy']}{source} (recall is sensitivity)")
     heads = "  ".join(f"{name:>11}" for name in names)
     click.echo(f"{'':{width}}  {'images':>8} {'threshold':>10} {'probability':>12}  {heads}")
     for row in sorted(whole["findings"], key=lambda row: -row["positives"]):
-        numbers = "  ".join(f"{_number(row[name]):>11}" for name in names)
+        numbers = "  ".join(f"{number(row[name]):>11}" for name in names)
         logit = row["threshold"]
         probability = None if logit is None else float(expit(logit))
         click.echo(
-            f"{row['finding']:{width}}  {row['positives']:>8,} {_number(logit):>10} {_number(probability, 4):>12}  "
+            f"{row['finding']:{width}}  {row['positives']:>8,} {number(logit):>10} {number(probability, 4):>12}  "
             f"{numbers}"
         )
     for view in ("all", "frontal", "lateral"):
         if result[view] is not None:
-            means = ", ".join(f"{name} {_number(result[view][f'macro_{name}'])}" for name in names)
+            means = ", ".join(f"{name} {number(result[view][f'macro_{name}'])}" for name in names)
             click.echo(f"{view}: {means}")
     if about["without_threshold"]:
         click.echo(f"without a threshold, never called positive: {', '.join(about['without_threshold'])}")
     for remark in about["remarks"]:
         click.echo(f"note: {remark}")
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _interval(row: dict, name: str) -> str:
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"

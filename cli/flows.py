@@ -10,13 +10,17 @@ from pathlib import Path
 import click
 
 from cli.demo import claim, synthetic_pack
+from cli.options import folders
+
+SCALES = ("full", "demo")
+DEMO_STUDIES, DRAWS, DEMO_DRAWS = 1200, 1000, 100
 
 scale_option = click.option(
     "--scale",
-    type=click.Choice(["full", "demo"]),
+    type=click.Choice(SCALES),
     default="full",
     show_default=True,
-    help="demo: all of it on drawn data with a small network, minutes on two cores; needs no --data.",
+    help="demo: all of it on synthetic data with a small network, minutes on two cores; needs no --data.",
 )
 
 
@@ -34,7 +38,7 @@ def settings_option(model: str):
 
 labels_option = click.option("--labels", metavar="NAME", help="Label release.  [default: the dataset's first]")
 draws_option = click.option(
-    "--draws", type=int, help="Bootstrap draws of every evaluation, 0 for none.  [default: 1000; demo: 100]"
+    "--draws", type=int, help="Bootstrap samples of every evaluation, 0 for none.  [default: 1000; demo: 100]"
 )
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Show the plan and measure a few steps per size; train nothing."
@@ -75,13 +79,25 @@ def demo_sizes(file: Path, known: Mapping, models: tuple[str, ...], given: Mappi
     return sorted(stored)
 
 
-def demo_dataset(out: Path, mark: str, studies: int, sizes: list[int]):
-    """The drawn release of a demo, packed in its folder."""
+def folder_of(command: str, out: Path | None, data: Path | None, demo: bool) -> Path:
+    """Where a command works: --out, or a folder of its name."""
+    if demo and data is not None:
+        raise click.UsageError("--scale demo makes its own data; leave --data out, or use --scale full")
+    if out is None:
+        out = Path(f"{command}-demo" if demo else command)
+        click.echo(f"folder: {out} (the default)", err=True)
+    return out
+
+
+def open_dataset(command: str, out: Path, data: Path | None, demo: list[int] | None):
+    """The packed dataset at --data; or with `demo`, sides in pixels, a synthetic release packed in the folder."""
     from shards.storage.files import only_one
 
-    claim(out, mark)
+    if demo is None:
+        return folders.open_packed(data)
+    claim(out, f".cxrdali-{command}-demo")
     with only_one(out / ".lock", "working in it"):
-        return synthetic_pack(out, studies, sizes)
+        return synthetic_pack(out, DEMO_STUDIES, demo)
 
 
 def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> None:
@@ -104,7 +120,7 @@ def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> No
     with only_one(out / ".lock", "working in it"):
         try:
             begin()
-            done = book.run(plan.steps, click.echo)
+            done = book.run(plan.steps)
         except Stopped as stop:
             click.echo(str(stop), err=True)
             sys.exit(128 + stop.signal)

@@ -1,4 +1,4 @@
-"""cxrdali loss-design: the loss-design paper's study, from the losses to the report."""
+"""cxrdali loss-design: the study of the loss-design paper, from the losses to the report."""
 
 from pathlib import Path
 
@@ -7,8 +7,7 @@ import click
 from cli import flows
 from cli.options import folders
 from cli.recipes import file_option
-
-DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-loss-design-demo", 100
+from cxrdali.postprocess.options import CALIBRATIONS
 
 
 @click.command()
@@ -23,7 +22,7 @@ DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-loss-design-demo", 100
     "--models",
     metavar="LIST",
     help="Models to train; those that they start from come along. A name without its ld- is enough: bce,ldam-drw,crt.  "
-    "[default: the paper's seven losses on ResNet-50, LDAM-DRW on its backbones, cRT]",
+    "[default: the seven losses on ResNet-50, LDAM-DRW on its backbones, cRT]",
 )
 @flows.scale_option
 @file_option
@@ -38,7 +37,7 @@ DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-loss-design-demo", 100
 )
 @click.option(
     "--calibration",
-    type=click.Choice(["temperature", "per-finding-temperature", "platt", "isotonic"]),
+    type=click.Choice(CALIBRATIONS),
     default="platt",
     show_default=True,
     help="Of the final predictions, fitted on validation; the main model is calibrated by each of them.",
@@ -65,8 +64,7 @@ def loss_design(data, out, models, scale, file, settings, labels, tta, calibrati
     from cxrdali.studies.loss_design import StudyOptions, make_plan, write_record
 
     demo = scale == "demo"
-    if demo and data is not None:
-        raise click.UsageError("--scale demo draws its own data; leave --data out, or use --scale full")
+    out = flows.folder_of("loss-design", out, data, demo)
     own = recipes.LOSS_DESIGN_DEMO if demo else recipes.LOSS_DESIGN
     known = recipes.load(file or (recipes.LOSS_DESIGN_DEMO if demo else None))
     options = StudyOptions(
@@ -75,19 +73,13 @@ def loss_design(data, out, models, scale, file, settings, labels, tta, calibrati
         tta=tuple(name for name in _list(tta) if name != "none"),
         calibration=calibration,
         strategy=strategy,
-        draws=(DEMO_DRAWS if demo else 1000) if draws is None else draws,
+        draws=(flows.DEMO_DRAWS if demo else flows.DRAWS) if draws is None else draws,
         overrides=flows.overrides(settings, known),
         title="The loss-design paper" + (", demo" if demo else ""),
         synthetic=demo,
     )
-    if out is None:
-        out = Path("loss-design-demo" if demo else "loss-design")
-        click.echo(f"folder: {out} (the default)", err=True)
-    if demo:
-        sizes = flows.demo_sizes(own, known, options.models, options.overrides)
-        dataset = flows.demo_dataset(out, DEMO_MARK, DEMO_STUDIES, sizes)
-    else:
-        dataset = folders.open_packed(data)
+    sizes = flows.demo_sizes(own, known, options.models, options.overrides) if demo else None
+    dataset = flows.open_dataset("loss-design", out, data, sizes)
     plan, record = make_plan(out, dataset, known, options)
     flows.carry_out(out, plan, dry_run, dataset, begin=lambda: write_record(out, record))
 

@@ -1,4 +1,4 @@
-"""cxrdali paper: the stage-training paper from stage 1 to the submitted file."""
+"""cxrdali paper: the study of Yamagishi & Hanaoka (2023), from stage 1 to the submitted file."""
 
 from pathlib import Path
 
@@ -7,8 +7,6 @@ import click
 from cli import flows
 from cli.options import folders
 from cli.recipes import file_option
-
-DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-paper-demo", 100
 
 
 @click.command()
@@ -32,10 +30,10 @@ DEMO_STUDIES, DEMO_MARK, DEMO_DRAWS = 1200, ".cxrdali-paper-demo", 100
 @flows.labels_option
 @click.option(
     "--tta",
-    type=click.Choice(["none", "hflip", "flips", "light", "medium"]),
     default="hflip",
     show_default=True,
-    help="Test-time augmentation of every prediction.",
+    metavar="NAME",
+    help="Test-time augmentation of every prediction, as `cxrdali predict --tta` lists them.",
 )
 @click.option(
     "--template",
@@ -58,31 +56,25 @@ def paper(data, out, models, scale, file, settings, labels, tta, templates, draw
     from cxrdali.studies.stage_training import PaperOptions, make_plan
 
     demo = scale == "demo"
-    if demo and data is not None:
-        raise click.UsageError("--scale demo draws its own data; leave --data out, or use --scale full")
+    out = flows.folder_of("paper", out, data, demo)
     known = recipes.load(file or (recipes.DEMO if demo else None))
     options = PaperOptions(
         models=_models(models),
         labels=labels,
         tta=tta,
-        draws=(DEMO_DRAWS if demo else 1000) if draws is None else draws,
+        draws=(flows.DEMO_DRAWS if demo else flows.DRAWS) if draws is None else draws,
         overrides=flows.overrides(settings, known),
         templates=_templates(templates),
         title="The stage-training paper" + (", demo" if demo else ""),
         synthetic=demo,
     )
-    if out is None:
-        out = Path("paper-demo" if demo else "paper")
-        click.echo(f"folder: {out} (the default)", err=True)
-    if demo:
-        dataset = flows.demo_dataset(out, DEMO_MARK, DEMO_STUDIES, _demo_sizes(known, options))
-    else:
-        dataset = folders.open_packed(data)
+    dataset = flows.open_dataset("paper", out, data, demo_sizes(known, options) if demo else None)
     plan = make_plan(out, dataset, known, options)
     flows.carry_out(out, plan, dry_run, dataset)
 
 
-def _demo_sizes(known, options) -> list[int]:
+def demo_sizes(known, options) -> list[int]:
+    """Sides in pixels that the demo's data is packed in."""
     from cxrdali.runs import recipes
 
     return flows.demo_sizes(recipes.DEMO, known, options.models, options.overrides)

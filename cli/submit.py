@@ -4,19 +4,19 @@ from pathlib import Path
 
 import click
 
+from cli.options.tables import FILE
+
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=FILE)
 @click.option(
     "--template",
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="CSV",
     help="The challenge's sample_submission.csv: its header, its rows and their order are kept.",
 )
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="ZIP", help="Zip to write."
-)
+@click.option("--out", required=True, type=FILE, metavar="ZIP", help="Zip to write.")
 @click.option(
     "--code",
     type=click.Path(path_type=Path, file_okay=False),
@@ -30,7 +30,7 @@ import click
     help="The table's name in the zip. The challenges' own names are not confirmed: see the challenge's page.",
 )
 def submit(file, template, out, code, name):
-    """Write FILE, what `cxrdali predict` or another verb wrote, as a challenge's submission: probabilities in the
+    """Write FILE, what `cxrdali predict` or another command wrote, as a challenge's submission: probabilities in the
     template's form, zipped (with the code), and read back to be checked.
 
     How the challenges name zip and table was not to be had; the form here is that of published entries, and --name

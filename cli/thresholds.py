@@ -1,18 +1,14 @@
 """cxrdali thresholds: from which logit on an image is called positive."""
 
-from pathlib import Path
-
 import click
 
 from cli.options import folders, heldout
-
-FILE = click.Path(path_type=Path, dir_okay=False)
+from cli.options.scores import number
+from cli.options.tables import FILE
 
 
 @click.command()
-@click.option(
-    "--fit", type=FILE, required=True, metavar="VAL_PRED", help="Logits to learn from, of images with labels."
-)
+@click.option("--fit", type=FILE, required=True, metavar="VAL_PRED", help="Logits to fit to, of images with labels.")
 @click.option(
     "--strategy",
     default="f1",
@@ -28,37 +24,39 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @heldout.folds_option
 @heldout.force_option
 def thresholds(fit, strategy, out, data, labels, uncertain, folds, force):
-    """Learn a threshold per finding from validation predictions, for `cxrdali evaluate --thresholds`.
+    """Fit a threshold per finding to validation predictions, for `cxrdali evaluate --thresholds`.
 
     The figures shown are cross-fitted over subjects; the thresholds are fitted on all images. If the tables to judge
-    are calibrated, learn from the calibrated validation table.
+    are calibrated, fit to the calibrated validation table.
     """
     from cxrdali.postprocess import thresholds as library
 
     heldout.check_json(out, fit)
-    learnt = heldout.learn(library.fit, fit, strategy, data, labels, uncertain=uncertain, folds=folds, force=force)
-    _print(learnt)
-    learnt.write(out)
-    click.echo(f"{out}: thresholds learnt from {fit}")
+    options = heldout.fit_options(uncertain=uncertain, folds=folds, force=force)
+    fitted = library.fit(fit, *heldout.open_for_fit(fit, data, labels), strategy, options)
+    heldout.warn_of_split(fitted.made_from)
+    _print(fitted)
+    fitted.write(out)
+    click.echo(f"{out}: thresholds fitted to {fit}")
 
 
-def _print(learnt) -> None:
-    made_from = learnt.made_from
-    width = max(map(len, (*learnt.findings, "mean over findings")))
+def _print(fitted) -> None:
+    made_from = fitted.made_from
+    width = max(map(len, (*fitted.findings, "mean over findings")))
     click.echo(
-        f"{made_from['predictions']}: {made_from['images']:,} images, {learnt.strategy}; figures by cross-fitting, "
+        f"{made_from['predictions']}: {made_from['images']:,} images, {fitted.strategy}; figures by cross-fitting, "
         f"{made_from['folds']} parts by subject (recall is sensitivity)"
     )
     titles = ("F1", "precision", "recall", "specificity", "F1 at 0.5")
     names = ("F1", "precision", "recall", "specificity", "F1_half")
     head = "  ".join(f"{title:>11}" for title in titles)
     click.echo(f"{'':{width}}  {'positives':>9}  {'threshold':>9}  {'probability':>11}  {head}")
-    for rule in sorted(learnt.rules, key=lambda rule: -rule.positives):
-        values = "  ".join(f"{heldout.number(getattr(rule, name), 3):>11}" for name in names)
-        limit = f"{heldout.number(rule.threshold, 3):>9}  {heldout.number(rule.probability):>11}"
+    for rule in sorted(fitted.rules, key=lambda rule: -rule.positives):
+        values = "  ".join(f"{number(getattr(rule, name)):>11}" for name in names)
+        limit = f"{number(rule.threshold):>9}  {number(rule.probability, 4):>11}"
         click.echo(f"{rule.finding:{width}}  {rule.positives:>9,}  {limit}  {values}")
-    means = "  ".join(f"{heldout.number(learnt.macros[f'macro_{name}'], 3):>11}" for name in names)
+    means = "  ".join(f"{number(fitted.macros[f'macro_{name}']):>11}" for name in names)
     click.echo(f"{'mean over findings':{width}}  {'':>9}  {'':>9}  {'':>11}  {means}")
-    for rule in learnt.rules:
+    for rule in fitted.rules:
         if rule.remark:
             click.echo(f"{rule.finding}: {rule.remark}")

@@ -1,7 +1,7 @@
-"""The one table of predictions: image_id, study_id, view, then one column per finding.
+"""The one table of predictions: read it, write it, join it to labels, pool several.
 
-Logits (float32) by default, because probabilities saturate into ties; probabilities on demand. Parquet keeps
-what the table is in its metadata; a CSV holds the same columns and nothing else.
+Columns: image_id, study_id, view, then one per finding. Logits (float32) by default, because probabilities saturate
+into ties; probabilities on demand. Parquet keeps what the table is in its metadata; a CSV holds the columns alone.
 """
 
 import io
@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ import pyarrow.parquet as pq
 from scipy.special import logit
 from scipy.stats import rankdata
 
-from cxrdali import predictions as tables
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -26,7 +26,15 @@ from shards.storage.csv import one_line, read_table
 from shards.storage.files import write_bytes
 
 ID_COLUMNS = ("image_id", "study_id", "view")
-KINDS = ("logit", "probability")
+
+
+class Kind(StrEnum):
+    """What a table's values are. All but probabilities are on the scale of logits, and can be pooled."""
+
+    LOGIT = "logit"
+    PROBABILITY = "probability"
+    CALIBRATED = "calibrated"  # logits that went through a calibration
+    RANK = "rank"  # logits of mean ranks among the table's images, which say nothing of how probable a finding is
 
 
 @dataclass(frozen=True)
@@ -34,16 +42,17 @@ class Provenance:
     """Where a table came from; fields that are not known are None.
 
     tta: test-time augmentation, a name of `cxrdali.models.tta.TTA`; history: words, one text per step done to the
-    table since.
+    table since; calibrated: the calibrations among them, which thresholds must share.
     """
 
-    kind: str | None = None
+    kind: Kind | None = None
     run: str | None = None
     split: str | None = None
     labels: str | None = None
     dataset: str | None = None
     tta: str | None = None
     history: tuple[str, ...] = ()
+    calibrated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,75 +82,28 @@ class Predictions:
         write_bytes(path, buffer.getvalue())
 
     def as_probabilities(self) -> "Predictions":
-        """Sigmoid of logits, computed without overflow."""
-        provenance = replace(self.provenance, kind="probability")
+        """Sigmoid of logits, computed without overflow. Raises UserError for mean ranks, which are no probabilities."""
+        if self.provenance.kind == Kind.RANK:
+            raise UserError("mean ranks are no probabilities; write them as logits, or calibrate them first")
+        provenance = replace(self.provenance, kind=Kind.PROBABILITY)
         return replace(self, values=sigmoid(self.values).astype(np.float32), provenance=provenance)
 
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """float64, 0 to 1: float32 logits up to about 20 that differ stay different, which float32 would make ties."""
-    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
-
-
-def as_logits(table: Predictions, path: Path) -> Predictions:
-    """The table if it holds logits, to be pooled; a CSV does not say, and counts as logits if a value leaves 0..1.
-
-    Raises UserError for probabilities: they saturate, so that their logits are lost.
-    """
-    kind = table.provenance.kind
-    unsaid = kind is None and ((table.values >= 0) & (table.values <= 1)).all()
-    if kind == "probability" or unsaid:
-        what = "every value lies within 0..1, as in a table of probabilities" if unsaid else "holds probabilities"
-        raise UserError(f"{path}: {what}, which saturate; give the table of logits that `cxrdali predict` writes")
-    return replace(table, provenance=replace(table.provenance, kind="logit"))
-
-
-def catalog_rows(table: Predictions, path: Path, dataset: PackedDataset) -> np.ndarray:
-    """Catalog row of each image: int64 [n]. Raises UserError if the dataset does not have one of them."""
-    rows = pd.Index(dataset.catalog["image_id"]).get_indexer(table.ids["image_id"])
-    absent = table.ids["image_id"][rows < 0]
-    if len(absent):
-        raise UserError(
-            f"{path}: image {first_of(absent)} is not in {dataset.root}; give the dataset it was predicted on"
-        )
-    return rows
-
-
-def first_of(names: Collection[str]) -> str:
-    """For a message: the first of these names, and how many more there are."""
-    first = repr(next(iter(names)))
-    return f"{first} (and {len(names) - 1} more)" if len(names) > 1 else first
-
-
-def check_target(path: Path, *inputs: Path) -> None:
-    """Raises UserError if a table could not be written to `path`, or would replace one of those it is made from."""
-    if path.suffix not in (".parquet", ".csv"):
-        raise UserError(f"{path}: predictions are written as .parquet or .csv; change the file's suffix")
-    check_writable(path)
-    if path.resolve() in [each.resolve() for each in inputs]:
-        raise UserError(f"{path}: is a table that this one is made from; give another --out")
-
-
-def check_writable(path: Path) -> None:
-    """Raises UserError if no file could be written to `path` for want of a folder or of the right to."""
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such folder; make it, or give another --out")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path.parent}: no permission to write there; give another --out")
+    def after(self, values: np.ndarray, step: str, **provenance) -> "Predictions":
+        """The table with other values, made by a step that is added to the history; provenance: what else changes."""
+        history = (*self.provenance.history, step)
+        return replace(self, values=values, provenance=replace(self.provenance, history=history, **provenance))
 
 
 def read(path: Path) -> Predictions:
-    """Raises UserError naming file, column and value if the table is not one, or holds NaN or an id twice."""
+    """Raises UserError naming file, column and value if the table is not one, or holds NaN or an id more than once."""
     try:
         data = path.read_bytes()
         if path.suffix == ".csv":
-            table = read_table(path)  # pandas would rename a doubled column and shift long rows
-            provenance = Provenance()
+            table, provenance = read_table(path), Provenance()  # pandas would rename a doubled column, shift long rows
         else:
             arrow = pq.read_table(io.BytesIO(data))
             table = arrow.to_pandas()
-            stored = json.loads((arrow.schema.metadata or {}).get(b"cxrdali", b"{}"))
-            provenance = _provenance(stored)
+            provenance = _provenance(json.loads((arrow.schema.metadata or {}).get(b"cxrdali", b"{}")))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `cxrdali predict` writes one") from None
     except UserError:
@@ -158,46 +120,48 @@ def read(path: Path) -> Predictions:
         raise UserError(f"{path}: a header and no image; predict again")
     if table[list(ID_COLUMNS)].isna().to_numpy().any() or (table["image_id"] == "").any():
         raise UserError(f"{path}: an id or a view is missing; predict again")
-    columns = []
-    for name in findings:
-        values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
-        if table[name].dtype.kind in "mM":  # dates and durations would count as nanoseconds
-            raise UserError(f"{path}: finding {name!r} holds no numbers, but {table[name].dtype}")
-        bad = ~(np.abs(values) <= np.finfo(np.float32).max)  # NaN, infinite, or too large for the table
-        if bad.any():
-            image, value = table["image_id"][bad].iloc[0], table[name][bad].iloc[0]
-            raise UserError(f"{path}: finding {name!r} is {str(value)!r} for image {image!r}, no number; predict again")
-        columns.append(values.astype(np.float32))
+    values = np.stack([_numbers(path, table, name) for name in findings], axis=1)
     doubled = table["image_id"].duplicated()
     if doubled.any():
         raise UserError(f"{path}: image {table.loc[doubled, 'image_id'].iloc[0]!r} stands in more than one row")
-    return Predictions(table[list(ID_COLUMNS)].astype(str), findings, np.stack(columns, axis=1), provenance)
+    return Predictions(table[list(ID_COLUMNS)].astype(str), findings, values, provenance)
 
 
-def _provenance(stored: object) -> Provenance:
-    """From a file's metadata. Fields that it does not have, as in an older file, are not known."""
-    if not isinstance(stored, dict):
-        raise ValueError("its metadata is damaged")
-    known = {field.name: stored[field.name] for field in fields(Provenance) if field.name in stored}
-    history = known.pop("history", [])
-    if not isinstance(history, list) or not all(isinstance(text, str) for text in history):
-        raise ValueError(f"its metadata is damaged: history {history!r}")
-    for name, value in known.items():
-        if not isinstance(value, str | None):
-            raise ValueError(f"its metadata is damaged: {name} {value!r}")
-    if known.get("kind") not in (None, *KINDS):
-        raise ValueError(f"its values are {known['kind']!r}, not one of {', '.join(KINDS)}")
-    return Provenance(**known, history=tuple(history))
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """float64, 0 to 1: float32 logits up to about 20 that differ stay different, which float32 would make ties."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
 
 
-def match(
-    path: Path, table: tables.Predictions, dataset: PackedDataset, labels: Labels
-) -> tuple[np.ndarray, list[int]]:
-    """Catalog rows of the table's images, and its columns in the order of the labels' findings.
+def as_logits(table: Predictions, path: Path) -> Predictions:
+    """The table if it holds logits, to be pooled; a CSV does not say, and counts as logits if a value leaves 0..1.
+
+    Raises UserError for probabilities: they saturate, so that their logits are lost.
+    """
+    kind = table.provenance.kind
+    unsaid = kind is None and ((table.values >= 0) & (table.values <= 1)).all()
+    if kind == Kind.PROBABILITY or unsaid:
+        what = "every value lies within 0..1, as in a table of probabilities" if unsaid else "holds probabilities"
+        raise UserError(f"{path}: {what}, which saturate; give the table of logits that `cxrdali predict` writes")
+    return replace(table, provenance=replace(table.provenance, kind=kind or Kind.LOGIT))
+
+
+def catalog_rows(table: Predictions, path: Path, dataset: PackedDataset) -> np.ndarray:
+    """Catalog row of each image: int64 [n]. Raises UserError if the dataset does not have one of them."""
+    rows = pd.Index(dataset.catalog["image_id"]).get_indexer(table.ids["image_id"])
+    absent = table.ids["image_id"][rows < 0]
+    if len(absent):
+        raise UserError(
+            f"{path}: image {first_of(absent)} is not in {dataset.root}; give the dataset it was predicted on"
+        )
+    return rows
+
+
+def match(path: Path, table: Predictions, dataset: PackedDataset, labels: Labels) -> tuple[np.ndarray, list[int]]:
+    """Catalog rows of the table's images (int64 [n]), and its columns in the order of the labels' findings.
 
     Raises UserError for an image that dataset or labels do not have, or a finding that only one side has.
     """
-    rows = tables.catalog_rows(table, path, dataset)
+    rows = catalog_rows(table, path, dataset)
     unlisted = [row for row in rows if labels.split[row] is None]
     if unlisted:
         image = dataset.catalog["image_id"].iloc[unlisted[0]]
@@ -210,6 +174,29 @@ def match(
         where = "the predictions" if differing[0] in table.findings else f"labels {labels.name!r}"
         raise UserError(f"{path}: finding {differing[0]!r} is only in {where}; choose the labels it was trained on")
     return rows, [table.findings.index(name) for name in labels.findings]
+
+
+def check_target(path: Path, *inputs: Path) -> None:
+    """Raises UserError if a table could not be written to `path`, or would replace one of those it is made from."""
+    if path.suffix not in (".parquet", ".csv"):
+        raise UserError(f"{path}: predictions are written as .parquet or .csv; change the file's suffix")
+    check_writable(path)
+    if path.resolve() in [each.resolve() for each in inputs]:
+        raise UserError(f"{path}: is a table that this one is made from; give another --out")
+
+
+def check_writable(path: Path) -> None:
+    """Raises UserError if no file could be written to `path` because its folder is missing or read-only."""
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder; make it, or give another --out")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path.parent}: no permission to write there; give another --out")
+
+
+def first_of(names: Collection[str]) -> str:
+    """For a message: the first of these names, and how many more there are."""
+    first = repr(next(iter(names)))
+    return f"{first} (and {len(names) - 1} more)" if len(names) > 1 else first
 
 
 def mean_logit(logits: np.ndarray, weights: Sequence[float] | None = None) -> np.ndarray:
@@ -269,3 +256,44 @@ def _shares(count: int, weights: Sequence[float] | None) -> np.ndarray:
     if shares.shape != (count,) or not np.isfinite(shares).all() or (shares <= 0).any():
         raise UserError(f"weights {list(weights)}: give {count}, one per table, each above 0")
     return shares / shares.sum()
+
+
+def _numbers(path: Path, table: pd.DataFrame, finding: str) -> np.ndarray:
+    """A finding's column: float32 [n], finite."""
+    if table[finding].dtype.kind in "mM":  # dates and durations would count as nanoseconds
+        raise UserError(f"{path}: finding {finding!r} holds no numbers, but {table[finding].dtype}")
+    values = pd.to_numeric(table[finding], errors="coerce").to_numpy(dtype=np.float64)
+    bad = ~(np.abs(values) <= np.finfo(np.float32).max)  # NaN, infinite, or too large for the table
+    if bad.any():
+        image, value = table["image_id"][bad].iloc[0], table[finding][bad].iloc[0]
+        raise UserError(f"{path}: finding {finding!r} is {str(value)!r} for image {image!r}, no number; predict again")
+    return values.astype(np.float32)
+
+
+def _provenance(stored: object) -> Provenance:
+    """From a file's metadata. Fields that it does not have, as in an older file, are not known."""
+    if not isinstance(stored, dict):
+        raise ValueError("its metadata is damaged")
+    known = {field.name: stored[field.name] for field in fields(Provenance) if field.name in stored}
+    history, calibrated = known.pop("history", []), known.pop("calibrated", None)
+    for name, texts in (("history", history), ("calibrated", calibrated or [])):
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"its metadata is damaged: {name} {texts!r}")
+    for name, value in known.items():
+        if not isinstance(value, str | None):
+            raise ValueError(f"its metadata is damaged: {name} {value!r}")
+    kind = known.pop("kind", None)
+    if kind not in (None, *Kind):
+        raise ValueError(f"its values are {kind!r}, not one of {', '.join(Kind)}")
+    if calibrated is None:
+        kind, calibrated = _from_history(kind, history)
+    return Provenance(kind and Kind(kind), **known, history=tuple(history), calibrated=tuple(calibrated))
+
+
+def _from_history(kind: str | None, history: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Kind and calibrations of a table from before `calibrated` was stored: its steps alone say what it holds."""
+    calibrated = [text for text in history if text.startswith("calibrated: ")]
+    last = [text for text in history if text in calibrated or text.startswith("mean rank among ")][-1:]
+    if kind == Kind.LOGIT and last:
+        kind = Kind.CALIBRATED if last[0] in calibrated else Kind.RANK
+    return kind, calibrated

@@ -1,42 +1,51 @@
-"""What verbs that learn from a table of held-out predictions have in common."""
+"""What commands that fit rules to a table of held-out predictions have in common."""
 
 from pathlib import Path
 
 import click
 
+from cli.options import folders
+from cli.options.scores import COUNTS_AS
+from cxrdali.data.targets import UNCERTAIN
+
 labels_option = click.option(
     "--labels", metavar="NAME", help="Label release for --fit.  [default: the run's; of a CSV, the dataset's first]"
 )
 uncertain_option = click.option(
-    "--uncertain",
-    type=click.Choice(["negative", "positive", "ignore"]),
-    help="What -1 counts as in --fit; blanks are negative, or ignored with ignore.  [default: negative]",
+    "--uncertain", type=click.Choice(UNCERTAIN), help=f"What -1 counts as in --fit; {COUNTS_AS}  [default: negative]"
 )
 folds_option = click.option(
     "--folds",
     type=int,
     metavar="N",
-    help="Parts by subject, each judged by what the others teach, for the figures that are shown.  [default: 5]",
+    help="Parts by subject, each judged by a fit to the others, for the figures that are shown.  [default: 5]",
 )
 force_option = click.option(
-    "--force", is_flag=True, help="Learn from a split that was trained on (train, all): its figures flatter."
+    "--force", is_flag=True, help="Fit to a split that was trained on (train, all): its figures flatter."
 )
 
 
-def learn(fit, source: Path, method: str, data: Path | None, labels: str | None, **options):
-    """Call a library's `fit` on a table, with the labels that it names unless others are given; warn of its gaps."""
-    from cli.options import folders
-    from cxrdali.postprocess.crossfit import doubtful_split
+def fit_options(**given):
+    """FitOptions of the options that were given, and are not None."""
+    from cxrdali.postprocess.options import FitOptions
+
+    return FitOptions(**{name: value for name, value in given.items() if value is not None})
+
+
+def open_for_fit(source: Path, data: Path | None, labels: str | None):
+    """The packed dataset, and the labels that a table names unless others are given."""
     from cxrdali.predictions import read
 
     dataset = folders.open_packed(data)
-    release = dataset.labels(labels or read(source).provenance.labels)
-    learnt = fit(
-        source, dataset, release, method, **{name: value for name, value in options.items() if value is not None}
-    )
-    if doubtful_split(learnt.made_from):
-        click.echo(f"warning: {doubtful_split(learnt.made_from)}", err=True)
-    return learnt
+    return dataset, dataset.labels(labels or read(source).provenance.labels)
+
+
+def warn_of_split(made_from: dict) -> None:
+    """Say on stderr if the rules were fitted to a split from which they flatter."""
+    from cxrdali.postprocess.rules import doubtful_split
+
+    if doubtful_split(made_from):
+        click.echo(f"warning: {doubtful_split(made_from)}", err=True)
 
 
 def check_json(path: Path, *inputs: Path) -> None:
@@ -49,8 +58,3 @@ def check_json(path: Path, *inputs: Path) -> None:
     check_writable(path)
     if path.resolve() in [each.resolve() for each in inputs]:
         raise UserError(f"{path}: is a file that this one is made from; give another name")
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """`value` may be None or NaN: "-"."""
-    return "-" if value is None or value != value else f"{value:.{digits}f}"

@@ -1,20 +1,17 @@
-"""What verbs that write a table of predictions have in common."""
+"""What commands that read or write tables of predictions have in common."""
 
 from pathlib import Path
 
 import click
 
-out_option = click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Table to write, .parquet or .csv.",
-)
+FILE = click.Path(path_type=Path, dir_okay=False)
+WRITTEN_AS = ("logit", "probability")
+
+out_option = click.option("--out", required=True, type=FILE, metavar="FILE", help="Table to write, .parquet or .csv.")
 kind_option = click.option(
     "--as",
     "kind",
-    type=click.Choice(["logit", "probability"]),
+    type=click.Choice(WRITTEN_AS),
     default="logit",
     show_default=True,
     help="Logits keep their order where probabilities saturate.",

@@ -12,7 +12,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from cxrdali.data.splits import group_codes
-from cxrdali.data.targets import UNCERTAIN, check_labelled, targets
+from cxrdali.data.targets import check_labelled, targets
+from cxrdali.evaluate.options import CompareOptions
 from cxrdali.evaluate.same_images import (
     Comparable,
     best_logits,
@@ -23,11 +24,12 @@ from cxrdali.evaluate.same_images import (
     read_comparable,
     train_counts,
 )
-from cxrdali.metrics.bootstrap import Draws, difference, held, resample
+from cxrdali.metrics.bootstrap import Samples, difference, interval, resample, sampled_macro
 from cxrdali.metrics.calibration_error import brier, ece
 from cxrdali.metrics.longtail import GROUPS, groups
 from cxrdali.metrics.ranking import Scores, defined, macro, score
 from cxrdali.postprocess import thresholds
+from cxrdali.postprocess.options import FitOptions
 from cxrdali.predictions import sigmoid
 from cxrdali.runs import folder as runs_on_disk
 from cxrdali.runs.reader import Run
@@ -37,32 +39,6 @@ from shards.storage.files import json_bytes, write_bytes
 
 TESTED = ("mAP", *(f"mAP_{group}" for group in GROUPS), "macro_AUROC")
 ENOUGH = 10  # studies with a finding; a bootstrap of fewer knows too few of them to say how others would score
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """baseline: name or folder of the run that the others are compared with (None: the first); draws: bootstrap draws
-    over studies (0: no intervals); level: of the intervals, 0 to 1; folds: parts of the subjects, for F1's thresholds;
-    uncertain: negative, positive or ignore (None: what the runs were trained with)."""
-
-    baseline: str | None = None
-    draws: int = 1000
-    level: float = 0.95
-    seed: int = 0
-    folds: int = 5
-    uncertain: str | None = None
-
-    def __post_init__(self):
-        if self.draws < 0:
-            raise UserError(f"draws {self.draws}: 0 or more")
-        if self.seed < 0:
-            raise UserError(f"seed {self.seed}: 0 or more")
-        if self.folds < 2:
-            raise UserError(f"folds {self.folds}: at least 2")
-        if not 0 < self.level < 1:
-            raise UserError(f"level {self.level}: between 0 and 1")
-        if self.uncertain not in (None, *UNCERTAIN):
-            raise UserError(f"uncertain {self.uncertain!r}: choose one of {', '.join(UNCERTAIN)}")
 
 
 @dataclass(frozen=True)
@@ -79,9 +55,9 @@ class _Images:
         """bool [F]: the findings that one of TESTED is a mean over."""
         return np.isin(self.group, [name.removeprefix("mAP_")] if name.startswith("mAP_") else GROUPS)
 
-    def means(self, ap: np.ndarray, auroc: np.ndarray) -> dict[str, float]:
-        """The macro means TESTED of AP and AUROC, float [F]."""
-        return {name: macro((auroc if name == "macro_AUROC" else ap)[self.columns(name)]) for name in TESTED}
+    def averaged(self, name: str, scores: Scores | Samples) -> np.ndarray:
+        """AP or AUROC of the findings that one of TESTED is a mean over: float64 [..., findings]."""
+        return (scores.auroc if name == "macro_AUROC" else scores.ap)[..., self.columns(name)]
 
     def positive_studies(self, columns: np.ndarray) -> int:
         """Studies with a positive image of one of these findings, bool [F]."""
@@ -90,14 +66,15 @@ class _Images:
 
 @dataclass(frozen=True)
 class _Scored:
-    """A run's best epoch. means: the macro means TESTED; drawn: the same of every draw. None without draws."""
+    """A run's best epoch. means: the macro means TESTED; samples, sampled: AP and AUROC of every finding, and the macro
+    means, on every sample of the studies (None, and none, without draws)."""
 
     run: Run
     values: np.ndarray
     scores: Scores
     means: dict[str, float]
-    draws: Draws | None
-    drawn: dict[str, np.ndarray] | None
+    samples: Samples | None
+    sampled: dict[str, np.ndarray]
 
 
 def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOptions) -> dict:
@@ -204,7 +181,7 @@ def _other_counts(comparable: Comparable, counts: Sequence[int], dataset: Packed
 
 
 def _thin_findings(scores: Scores, images: _Images) -> list[str]:
-    """A bootstrap draws the few studies with a rare finding again and again, and never another one."""
+    """A bootstrap samples the few studies with a rare finding again and again, and never another one."""
     columns = np.eye(len(scores.findings), dtype=bool)
     counts = [images.positive_studies(column) for column in columns]
     thin = [f"{name} ({few})" for name, few in zip(scores.findings, counts, strict=True) if 0 < few < ENOUGH]
@@ -217,25 +194,23 @@ def _thin_findings(scores: Scores, images: _Images) -> list[str]:
 
 
 def _score(comparable: Comparable, dataset: PackedDataset, images: _Images, options: CompareOptions) -> list[_Scored]:
-    """Each run by itself, all on the same draws of studies."""
+    """Each run by itself, all on the same samples of the studies."""
     labels, scored = comparable.labels, []
     total = options.draws * len(comparable.runs)
-    with tqdm(total=total, unit=" draws", desc="bootstrap", disable=None if total else True) as bar:
+    with tqdm(total=total, unit=" samples", desc="bootstrap", disable=None if total else True) as bar:
         for run in comparable.runs:
             values = best_logits(run, dataset, labels, comparable.rows)
             scores = score(labels.findings, images.truth, values)
             _check_best(run, scores, comparable.uncertain)
-            draws, drawn = None, None
+            means = {name: macro(images.averaged(name, scores)) for name in TESTED}
+            samples, sampled = None, {}
             if options.draws:
-                before = bar.n
-                draws = resample(
-                    images.truth, values, images.study, options.draws, options.seed,
-                    lambda done, before=before: bar.update(before + done - bar.n),
-                )  # fmt: skip
-                pairs = zip(held(draws.ap, scores.ap), held(draws.auroc, scores.auroc), strict=True)
-                means = [images.means(*each) for each in pairs]
-                drawn = {name: np.array([row[name] for row in means]) for name in TESTED}
-            scored.append(_Scored(run, values, scores, images.means(scores.ap, scores.auroc), draws, drawn))
+                samples = resample(images.truth, values, images.study, options.draws, options.seed, bar.update)
+                sampled = {
+                    name: sampled_macro(images.averaged(name, samples), images.averaged(name, scores))
+                    for name in TESTED
+                }
+            scored.append(_Scored(run, values, scores, means, samples, sampled))
     return scored
 
 
@@ -256,7 +231,7 @@ def _run_row(
     run, chances = each.run, sigmoid(each.values)
     decided = thresholds.fit(
         run.path / runs_on_disk.VAL_PREDICTIONS, dataset, comparable.labels, "f1",
-        uncertain=comparable.uncertain, folds=options.folds,
+        FitOptions(comparable.uncertain, options.folds),
     )  # fmt: skip
     values = {
         **each.means,
@@ -264,9 +239,9 @@ def _run_row(
         "macro_ECE": macro(ece(images.truth, chances)),
         "macro_Brier": macro(brier(images.truth, chances)),
     }
-    for name, drawn in (each.drawn or {}).items():
+    for name, sampled in each.sampled.items():
         enough = images.positive_studies(images.columns(name)) >= ENOUGH
-        low, high = each.draws.interval(drawn, options.level) if enough else (np.nan, np.nan)
+        low, high = interval(sampled, options.level) if enough else (np.nan, np.nan)
         values |= {f"{name}_low": low, f"{name}_high": high}
     spent = run.metrics[["images", "train_seconds", "val_seconds"]].sum()
     return {
@@ -288,8 +263,8 @@ def _run_row(
 
 
 def _difference(each: _Scored, base: _Scored, name: str, images: _Images, level: float) -> dict:
-    drawn = each.drawn and (each.drawn[name], base.drawn[name])
-    return _compared(each.means[name], base.means[name], drawn, images.positive_studies(images.columns(name)), level)
+    sampled = (each.sampled[name], base.sampled[name]) if each.sampled else None
+    return _compared(each.means[name], base.means[name], sampled, images.positive_studies(images.columns(name)), level)
 
 
 def _finding_row(place: int, scored: Sequence[_Scored], base: _Scored, images: _Images, level: float) -> dict:
@@ -300,8 +275,8 @@ def _finding_row(place: int, scored: Sequence[_Scored], base: _Scored, images: _
     differences = {}
     for each in scored:
         if each is not base:
-            drawn = each.draws and (each.draws.ap[:, place], base.draws.ap[:, place])
-            differences[each.run.name] = _compared(each.scores.ap[place], scores.ap[place], drawn, studies, level)
+            sampled = each.samples and (each.samples.ap[:, place], base.samples.ap[:, place])
+            differences[each.run.name] = _compared(each.scores.ap[place], scores.ap[place], sampled, studies, level)
     return {
         "finding": scores.findings[place],
         "group": str(images.group[place]),
@@ -315,9 +290,9 @@ def _finding_row(place: int, scored: Sequence[_Scored], base: _Scored, images: _
 
 
 def _compared(
-    value: float, other: float, drawn: tuple[np.ndarray, np.ndarray] | None, studies: int, level: float
+    value: float, other: float, sampled: tuple[np.ndarray, np.ndarray] | None, studies: int, level: float
 ) -> dict:
     """studies: those with a positive image, on which the scores rest; of too few, the difference alone."""
-    if drawn is None or studies < ENOUGH:
+    if sampled is None or studies < ENOUGH:
         return {"difference": defined(value - other), "low": None, "high": None, "p": None}
-    return difference(value, other, *drawn, level).as_json()
+    return difference(value, other, *sampled, level).as_json()

@@ -1,8 +1,21 @@
-"""From a table of predictions and the labels to metrics with confidence intervals, all views and apart."""
+"""From a table of predictions and the labels to metrics with confidence intervals, all views and apart.
+
+Everything is in the result, plain JSON values (undefined ones None):
+
+    predictions, run, split, labels, uncertain, values, thresholds, images, studies, level, draws
+    groups                      how frequent each finding is in training: rule, train_images, train_positives
+    all, frontal, lateral       a part each (None without an image):
+        images, studies, LRAP, without_positives
+        mAP, macro_AUROC, ...   means over findings, and the ends of their intervals, mAP_low, mAP_high, ...
+        groups                  the same means over head, medium and tail: {"head": {"findings": [...], "mAP": ...}}
+        findings                a row each: FINDING_COLUMNS
+
+"lateral" is every view that is not frontal, as in Yamagishi & Hanaoka (2023).
+"""
 
 import csv
 import io
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,44 +24,45 @@ import pandas as pd
 from tqdm import tqdm
 
 from cxrdali import predictions as tables
-from cxrdali.data.targets import check_labelled, targets
-from cxrdali.metrics.bootstrap import held, resample
+from cxrdali.data.splits import released_rows
+from cxrdali.data.targets import check_labelled, counts, targets
+from cxrdali.evaluate.options import EvaluateOptions
+from cxrdali.metrics.bootstrap import interval, resample, sampled_macro
 from cxrdali.metrics.calibration_error import brier, ece
 from cxrdali.metrics.decisions import METRICS, score_decisions
-from cxrdali.metrics.ranking import macro, score
-from cxrdali.postprocess.crossfit import CALIBRATED, differences
-from cxrdali.postprocess.ensemble import RANKED
+from cxrdali.metrics.longtail import GROUPS, RULE, groups
+from cxrdali.metrics.ranking import Scores, defined, macro, score
+from cxrdali.postprocess.rules import differences
 from cxrdali.postprocess.thresholds import Thresholds
-from cxrdali.predictions import match
+from cxrdali.predictions import Kind, match
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
 
+PARTS = ("all", "frontal", "lateral")
 FINDING_COLUMNS = (
     "finding", "positives", "negatives", "prevalence",
     "AP", "AP_low", "AP_high", "AUROC", "AUROC_low", "AUROC_high",
-    "ECE", "Brier", "threshold", *METRICS,
+    "ECE", "Brier", "threshold", *METRICS, "group", "train_positives",
 )  # fmt: skip
+# the name of the mean over findings, by the name that a finding's own score has
+MEANS = {"AP": "mAP", **{name: f"macro_{name}" for name in ("AUROC", "ECE", "Brier", *METRICS)}}
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
-    """draws: bootstrap draws over studies (0: no intervals); level: of the intervals, 0 to 1; uncertain: negative,
-    positive or ignore."""
+class _Images:
+    """What is scored. truth: float32 [n, F]; values: float32 [n, F], whose order counts; study: int64 [n];
+    probabilities: float [n, F] (None: values are mean ranks); called: bool [n, F] (None: no thresholds)."""
 
-    draws: int = 1000
-    level: float = 0.95
-    seed: int = 0
-    uncertain: str = "negative"
+    truth: np.ndarray
+    values: np.ndarray
+    study: np.ndarray
+    probabilities: np.ndarray | None
+    called: np.ndarray | None
 
-    def __post_init__(self):
-        if self.draws < 0:
-            raise UserError(f"draws {self.draws}: 0 or more")
-        if self.seed < 0:
-            raise UserError(f"seed {self.seed}: 0 or more")
-        if not 0 < self.level < 1:
-            raise UserError(f"level {self.level}: between 0 and 1")
+    def where(self, mask: np.ndarray) -> "_Images":
+        return _Images(*(None if each is None else each[mask] for each in vars(self).values()))
 
 
 def evaluate(
@@ -58,28 +72,33 @@ def evaluate(
     options: EvaluateOptions,
     thresholds: Thresholds | None = None,
 ) -> dict:
-    """Metrics as plain JSON values (undefined ones None): of all images, and of frontal and lateral ones apart.
+    """Metrics of a table of predictions, as the module describes them.
 
-    "lateral" is the paper's sense: every view that is not frontal. Findings are matched by name; an image that
-    the dataset does not have, or that the label release does not list, is an error. With thresholds, which need a
-    table of logits, also F1, precision, recall (= sensitivity) and specificity of the decisions. Mean ranks (of an
-    ensemble by rank) are no probabilities: their ECE and Brier score are undefined.
+    Findings are matched by name. Mean ranks (of an ensemble by rank) are no probabilities: their ECE and Brier score
+    are undefined. Head, medium and tail are by the labels' training split in this dataset; without one there are none.
+
+    Args:
+        path: The table.
+        dataset: The packed dataset that it was predicted on.
+        labels: A label release of the dataset.
+        options: Of the intervals, and what uncertain labels count as.
+        thresholds: With them also F1, precision, recall (= sensitivity) and specificity of the decisions; the table
+            then holds logits.
+
+    Raises:
+        UserError: An image that the dataset does not have or the labels do not list, other findings, or images that
+            were released without labels.
     """
     table = tables.read(path)
     rows, places = match(path, table, dataset, labels)
     check_labelled(labels, rows, str(path))
-    truth = targets(labels, options.uncertain)[rows]
-    values = table.values[:, places]
-    kind = _kind(path, table)
-    if _is_ranked(table.provenance):
-        kind, probabilities = "rank", None
-    else:
-        probabilities = tables.sigmoid(values) if kind == "logit" else values
+    truth, values, kind = targets(labels, options.uncertain), table.values[:, places], _kind(path, table)
     called = None if thresholds is None else thresholds.decide(path, tables.as_logits(table, path))[:, places]
+    probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
     catalog = dataset.catalog.iloc[rows]
     study = pd.factorize(catalog["subject_id"] + "/" + catalog["study_id"])[0]
-    frontal = (catalog["view"] == "frontal").to_numpy()
-    parts = {"all": np.ones(len(rows), dtype=bool), "frontal": frontal, "lateral": ~frontal}
+    images = _Images(truth[rows], values, study, probabilities, called)
+    frequency = _frequency(labels, truth, released_rows(dataset, labels, "train"))
     result = {
         "predictions": path.name,
         "run": table.provenance.run,
@@ -88,94 +107,143 @@ def evaluate(
         "uncertain": options.uncertain,
         "values": kind,
         "thresholds": None if thresholds is None else _about(thresholds, table.provenance),
+        "groups": frequency,
         "images": len(rows),
         "studies": int(study.max()) + 1,
         "level": options.level,
         "draws": options.draws,
     }
+    known = _known(labels, frequency, thresholds)
+    frontal = (catalog["view"] == "frontal").to_numpy()
+    parts = {"all": np.ones(len(rows), dtype=bool), "frontal": frontal, "lateral": ~frontal}
     total = options.draws * sum(bool(mask.any()) for mask in parts.values())
-    with tqdm(total=total, unit=" draws", desc="bootstrap", disable=None if total else True) as bar:
+    with tqdm(total=total, unit=" samples", desc="bootstrap", disable=None if total else True) as bar:
         for name, mask in parts.items():
-            done = bar.n
-            result[name] = _part(
-                labels.findings,
-                truth[mask],
-                values[mask],
-                study[mask],
-                options,
-                lambda n, done=done: bar.update(done + n - bar.n),
-            )
-            if result[name] is not None:
-                decided = None if called is None else (called[mask], thresholds)
-                chances = None if probabilities is None else probabilities[mask]
-                _add_probabilities(result[name], truth[mask], chances, decided)
+            result[name] = _part(images.where(mask), known, options, bar) if mask.any() else None
     return result
 
 
 def write(result: dict, out: Path) -> tuple[Path, Path]:
-    """OUT.json with everything and OUT.csv with a row per view and finding; returns both paths."""
+    """OUT.json with everything and OUT.csv; returns both paths.
+
+    The CSV has a row per view and finding, and after a view's findings its means: rows without a finding, whose `group`
+    is all, head, medium or tail, and whose AP, AUROC, ECE ... are the means over that group's findings.
+    """
     json_path, csv_path = out.with_name(out.name + ".json"), out.with_name(out.name + ".csv")
     write_bytes(json_path, json_bytes(result))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, ("view", *FINDING_COLUMNS), lineterminator="\n")
     writer.writeheader()
-    for view in ("all", "frontal", "lateral"):
-        for row in (result[view] or {"findings": []})["findings"]:
-            writer.writerow({"view": view, **row})
+    for view in PARTS:
+        part = result[view]
+        if part is not None:
+            writer.writerows({"view": view, **row} for row in part["findings"])
+            for group, means in {"all": part, **(part["groups"] or {})}.items():
+                writer.writerow({"view": view, "group": group, **_as_columns(means)})
     write_bytes(csv_path, buffer.getvalue().encode())
     return json_path, csv_path
 
 
-def _part(findings, truth, values, study, options: EvaluateOptions, progress) -> dict | None:
-    if not len(truth):
+def _as_columns(means: Mapping) -> dict:
+    """Means by the name of the column of which they are the mean."""
+    ends = [(name + end, mean + end) for name, mean in MEANS.items() for end in ("", "_low", "_high")]
+    return {column: means[mean] for column, mean in ends if mean in means}
+
+
+def _frequency(labels: Labels, truth: np.ndarray, train_rows: np.ndarray) -> dict | None:
+    """What the result says of how frequent findings are in training; None without training images."""
+    if not len(train_rows):
         return None
-    scores = score(findings, truth, values)
-    part = {
-        "images": len(truth),
-        "studies": len(np.unique(study)),
-        "mAP": scores.macro_ap,
-        "macro_AUROC": scores.macro_auroc,
-        "LRAP": scores.lrap,
-        "without_positives": scores.without_positives,
-    }
+    positives = counts(truth, train_rows)[0].tolist()
+    by_finding = dict(zip(labels.findings, positives, strict=True))
+    return {"rule": RULE, "train_images": len(train_rows), "train_positives": by_finding}
+
+
+def _known(labels: Labels, frequency: dict | None, thresholds: Thresholds | None) -> dict[str, list]:
+    """Columns of the findings' rows that do not depend on the images."""
+    known = {"finding": list(labels.findings)}
+    if frequency is not None:
+        known["train_positives"] = list(frequency["train_positives"].values())
+        known["group"] = groups(known["train_positives"], frequency["train_images"])
+    if thresholds is not None:
+        by_name = {rule.finding: rule.threshold for rule in thresholds.rules}
+        known["threshold"] = [by_name[name] for name in labels.findings]
+    return known
+
+
+def _part(images: _Images, known: Mapping[str, list], options: EvaluateOptions, bar: tqdm) -> dict:
+    """All, frontal or lateral images: at least one."""
+    scores = score(tuple(known["finding"]), images.truth, images.values)
+    measured, sampled = _measured(images, scores), {}
+    if options.draws:
+        samples = resample(images.truth, images.values, images.study, options.draws, options.seed, bar.update)
+        sampled = {"AP": samples.ap, "AUROC": samples.auroc}
     columns = {
-        "finding": list(findings),
+        **known,
         "positives": scores.positives.tolist(),
         "negatives": scores.negatives.tolist(),
         "prevalence": (scores.positives / np.maximum(scores.positives + scores.negatives, 1)).tolist(),
-        "AP": scores.ap.tolist(),
-        "AUROC": scores.auroc.tolist(),
+        **{name: list(map(defined, values)) for name, values in measured.items()},
     }
-    if options.draws:
-        draws = resample(truth, values, study, options.draws, options.seed, progress)
-        measures = (("AP", "mAP", draws.ap, scores.ap), ("AUROC", "macro_AUROC", draws.auroc, scores.auroc))
-        for name, column, drawn, observed in measures:
-            low, high = draws.interval(drawn, options.level)
-            columns[f"{name}_low"], columns[f"{name}_high"] = low.tolist(), high.tolist()
-            macros = np.array([macro(row) for row in held(drawn, observed)])
-            low, high = draws.interval(macros, options.level)
-            part[f"{column}_low"], part[f"{column}_high"] = float(low), float(high)
-    part = {key: _defined(value) for key, value in part.items()}
-    part["findings"] = [
-        {name: _defined(columns[name][place]) if name in columns else None for name in FINDING_COLUMNS}
-        for place in range(len(findings))
-    ]
-    return part
+    for name, values in sampled.items():
+        low, high = interval(values, options.level)
+        columns |= {f"{name}_low": list(map(defined, low)), f"{name}_high": list(map(defined, high))}
+
+    def means(places: np.ndarray) -> dict:
+        return _means(measured, sampled, places, options.level)
+
+    group = np.array(known.get("group", []))
+    by_group = {
+        name: {"findings": np.array(known["finding"])[group == name].tolist(), **means(group == name)}
+        for name in GROUPS
+        if len(group)
+    }
+    return {
+        "images": len(images.truth),
+        "studies": len(np.unique(images.study)),
+        **means(np.ones(len(known["finding"]), dtype=bool)),
+        "LRAP": defined(scores.lrap),
+        "without_positives": scores.without_positives,
+        "groups": by_group or None,
+        "findings": [
+            {name: columns[name][place] if name in columns else None for name in FINDING_COLUMNS}
+            for place in range(len(known["finding"]))
+        ],
+    }
+
+
+def _measured(images: _Images, scores: Scores) -> dict[str, np.ndarray]:
+    """Every score of MEANS that the images allow, by name: float64 [F], NaN where undefined."""
+    undefined = np.full(len(scores.findings), np.nan)
+    measured = {"AP": scores.ap, "AUROC": scores.auroc}
+    for name, measure in (("ECE", ece), ("Brier", brier)):
+        measured[name] = undefined if images.probabilities is None else measure(images.truth, images.probabilities)
+    if images.called is not None:
+        decided = score_decisions(images.truth, images.called)
+        measured |= {name: getattr(decided, name) for name in METRICS}
+    return measured
+
+
+def _means(
+    measured: Mapping[str, np.ndarray], sampled: Mapping[str, np.ndarray], places: np.ndarray, level: float
+) -> dict[str, float | None]:
+    """Means over the findings at `places`, bool [F], and the ends of their intervals where there are samples."""
+    means = {}
+    for name, values in measured.items():
+        means[MEANS[name]] = defined(macro(values[places]))
+        if name in sampled:
+            low, high = interval(sampled_macro(sampled[name][:, places], values[places]), level)
+            means |= {f"{MEANS[name]}_low": defined(low), f"{MEANS[name]}_high": defined(high)}
+    return means
 
 
 def _kind(path: Path, table: tables.Predictions) -> str:
-    """logit or probability. A CSV does not say: it holds logits if a value leaves 0..1."""
+    """logit, probability or rank. A CSV does not say: it holds logits if a value leaves 0..1."""
     within = bool(((table.values >= 0) & (table.values <= 1)).all())
-    kind = table.provenance.kind or ("probability" if within else "logit")
-    if kind == "probability" and not within:
+    kind = table.provenance.kind or (Kind.PROBABILITY if within else Kind.LOGIT)
+    if kind == Kind.PROBABILITY and not within:
         raise UserError(f"{path}: holds probabilities, but a value is outside 0..1; predict again")
-    return kind
-
-
-def _is_ranked(about: tables.Provenance) -> bool:
-    """Whether the values are mean ranks, which are no probabilities until a calibration makes them some."""
-    steps = [text for text in about.history if text.startswith((RANKED, CALIBRATED))]
-    return bool(steps) and steps[-1].startswith(RANKED)
+    return str(Kind.LOGIT if kind == Kind.CALIBRATED else kind)
 
 
 def _about(thresholds: Thresholds, provenance: tables.Provenance) -> dict:
@@ -184,7 +252,7 @@ def _about(thresholds: Thresholds, provenance: tables.Provenance) -> dict:
     remarks = differences(provenance, made_from) if made_from else []
     here = (provenance.run, provenance.split)
     if made_from and None not in here and here == (made_from["run"], made_from["split"]):
-        remarks.append("learnt from these images: F1 looks better than on others")
+        remarks.append("fitted to these images: F1 looks better than on others")
     never = [rule.finding for rule in thresholds.rules if rule.threshold is None]
     return {
         "strategy": thresholds.strategy,
@@ -194,32 +262,3 @@ def _about(thresholds: Thresholds, provenance: tables.Provenance) -> dict:
         "without_threshold": never,
         "remarks": remarks,
     }
-
-
-def _add_probabilities(
-    part: dict, truth: np.ndarray, probabilities: np.ndarray | None, decided: tuple[np.ndarray, Thresholds] | None
-) -> None:
-    """Adds to a part, and to its findings, what needs probabilities (None: there are none) or decisions instead of an
-    order."""
-    undefined = np.full(truth.shape[1], np.nan)
-    measures = {"ECE": ece, "Brier": brier}
-    columns = {
-        name: undefined if probabilities is None else measure(truth, probabilities)
-        for name, measure in measures.items()
-    }
-    if decided is not None:
-        called, thresholds = decided
-        scores = score_decisions(truth, called)
-        columns |= {name: getattr(scores, name) for name in METRICS}
-        by_name = {rule.finding: rule.threshold for rule in thresholds.rules}
-        for row in part["findings"]:
-            row["threshold"] = by_name[row["finding"]]
-    for name, values in columns.items():
-        part[f"macro_{name}"] = _defined(macro(values))
-        for row, value in zip(part["findings"], values.tolist(), strict=True):
-            row[name] = _defined(value)
-
-
-def _defined(value):
-    """JSON has no NaN: an undefined metric is null."""
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -2,11 +2,15 @@
 
 Targets are float [n, F] with 1, 0 and NaN (ignored for that finding); probabilities are float [n, F] of having the
 finding, 0 to 1. A finding without a known target has no score: NaN.
+
+The curve is not `sklearn.calibration.calibration_curve`: that one leaves out empty bins and tells no counts, without
+which there is no calibration error and no pooling, and puts a probability on an edge into the bin below it.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 BINS = 15  # Guo et al. 2017, "On Calibration of Modern Neural Networks"
 
@@ -66,7 +70,7 @@ def pooled(truth: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> Cu
     return curves(truth.reshape(-1, 1), probabilities.reshape(-1, 1), bins)[0]
 
 
-def _ratio(total, count) -> np.ndarray:
+def _ratio(total: ArrayLike, count: ArrayLike) -> np.ndarray:
     """total / count; NaN where the count is 0."""
     total, count = np.asarray(total, dtype=np.float64), np.asarray(count)
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

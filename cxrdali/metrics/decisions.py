@@ -26,6 +26,7 @@ class Decisions:
     specificity: np.ndarray
 
     def macro(self, name: str) -> float:
+        """The mean of one of METRICS over the findings that have it (NaN if none has)."""
         return macro(getattr(self, name))
 
 

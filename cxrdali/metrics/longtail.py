@@ -6,6 +6,7 @@ from shards.errors import UserError
 
 GROUPS = ("head", "medium", "tail")
 HEAD, MEDIUM = 10, 100  # one training image in so many, at least
+RULE = "share of the training images that have the finding: head at least 10 %, medium 1 % to 10 %, tail below 1 %"
 
 
 def groups(positives: Sequence[int], images: int) -> list[str]:

@@ -1,10 +1,10 @@
-"""Calibration: rules learnt from a validation table, written as JSON, applied to any table of the same model.
+"""Calibration: rules fitted to a validation table, written as JSON, applied to any table of the same model.
 
 Before and after are measured by cross-fitting over subjects; the rules that are written are fitted on all images.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +15,20 @@ from cxrdali.metrics import calibration_error as reliability
 from cxrdali.metrics.calibration_error import Curve
 from cxrdali.metrics.ranking import defined, macro
 from cxrdali.postprocess.calibration_maps import Affine, Isotonic, Map, fit_isotonic, fit_platt, fit_temperature
-from cxrdali.postprocess.crossfit import CALIBRATED, check_scale, cross_fit, read_held_out, read_rules
-from cxrdali.predictions import Predictions, sigmoid
+from cxrdali.postprocess.crossfit import cross_fit, read_held_out
+from cxrdali.postprocess.options import CALIBRATIONS, DEFAULTS, SHARED, FitOptions
+from cxrdali.postprocess.rules import FORMAT, check_calibrated_alike, check_findings, read_rules
+from cxrdali.predictions import Kind, Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
 
-FORMAT = 1
-SHARED = "temperature"  # one map for all findings
 PER_FINDING: dict[str, Callable[[np.ndarray, np.ndarray], tuple[Map, str]]] = {
     "per-finding-temperature": fit_temperature,
     "platt": fit_platt,
     "isotonic": fit_isotonic,
 }
-METHODS = (SHARED, *PER_FINDING)
 MAPS = {"affine": Affine, "isotonic": Isotonic}
 
 
@@ -89,63 +88,62 @@ class Calibration:
             "made_from": self.made_from,
             **sums,
             "pooled": {"before": _stored(self.pooled_before), "after": _stored(self.pooled_after)},
-            "findings": [
-                {
-                    "finding": rule.finding,
-                    "map": {"kind": _kind(rule.map), **asdict(rule.map)},
-                    "kept": rule.kept,
-                    "images": rule.images,
-                    "positives": rule.positives,
-                    "before": _stored(rule.before),
-                    "after": _stored(rule.after),
-                }
-                for rule in self.rules
-            ],
+            "findings": [_stored_rule(rule) for rule in self.rules],
         }
         write_bytes(path, json_bytes(content))
 
 
-def fit(
-    path: Path,
-    dataset: PackedDataset,
-    labels: Labels,
-    method: str,
-    *,
-    uncertain: str = "negative",
-    folds: int = 5,
-    force: bool = False,
-) -> Calibration:
-    """Learn a calibration from a table of logits with labels. method: one of METHODS; the rest as `read_held_out`.
+def fit(path: Path, dataset: PackedDataset, labels: Labels, method: str, options: FitOptions = DEFAULTS) -> Calibration:
+    """Fit a calibration to a table of logits with labels. method: one of CALIBRATIONS.
 
     Raises UserError for another method, and whatever `read_held_out` raises.
     """
-    if method not in METHODS:
-        raise UserError(f"method {method!r}: choose one of {', '.join(METHODS)}")
-    data = read_held_out(path, dataset, labels, uncertain=uncertain, folds=folds, force=force)
+    if method not in CALIBRATIONS:
+        raise UserError(f"method {method!r}: choose one of {', '.join(CALIBRATIONS)}")
+    data = read_held_out(path, dataset, labels, options)
     with threadpool_limits(1):  # on two busy cores the solver's threads wait for each other: 20 times slower
-        maps = learn(method, data.truth, data.logits)
-        calibrated = cross_fit(data, lambda truth, logits: learn(method, truth, logits), _use)
+        maps = fit_maps(method, data.truth, data.logits)
+        calibrated = cross_fit(data, lambda truth, logits: fit_maps(method, truth, logits), _use)
     before, after = (_qualities(data.truth, sigmoid(logits)) for logits in (data.logits, calibrated))
-    known = ~np.isnan(data.truth)
-    rules = tuple(
-        FindingCalibration(
-            finding,
-            *maps[place],
-            int(known[:, place].sum()),
-            int((data.truth[:, place] == 1).sum()),
-            before[place],
-            after[place],
-        )
-        for place, finding in enumerate(data.findings)
+    columns = zip(
+        data.findings, maps, data.images.tolist(), data.positives.tolist(), before[:-1], after[:-1], strict=True
     )
+    rules = tuple(FindingCalibration(name, made, kept, *rest) for name, (made, kept), *rest in columns)
     return Calibration(method, rules, before[-1], after[-1], data.made_from)
 
 
-def learn(method: str, truth: np.ndarray, logits: np.ndarray) -> list[tuple[Map, str]]:
+def fit_maps(method: str, truth: np.ndarray, logits: np.ndarray) -> list[tuple[Map, str]]:
     """Per finding the map and why it is the identity ("" if it was fitted); truth and logits are float [n, F]."""
     if method == SHARED:
         return [fit_temperature(truth, logits)] * truth.shape[1]
     return [PER_FINDING[method](truth[:, place], logits[:, place]) for place in range(truth.shape[1])]
+
+
+def apply(path: Path, calibration: Calibration) -> Predictions:
+    """The table (logits) with calibrated logits, in its own order of images and findings.
+
+    Raises UserError for probabilities, other findings, or a table that was calibrated when the one fitted to was not.
+    """
+    table = tables.as_logits(tables.read(path), path)
+    check_findings(path, table, calibration.findings, "calibration")
+    check_calibrated_alike(path, table, calibration.made_from, "calibration")
+    by_name = {rule.finding: (rule.map, rule.kept) for rule in calibration.rules}
+    with np.errstate(over="ignore"):
+        values = _use([by_name[name] for name in table.findings], table.values)
+    if not np.isfinite(values).all():
+        row, place = np.argwhere(~np.isfinite(values))[0]
+        raise UserError(
+            f"{path}: finding {table.findings[place]!r} of image {table.ids['image_id'].iloc[row]!r} would leave the "
+            f"range of numbers (its logit is {table.values[row, place]:g}); predict again"
+        )
+    step = f"calibrated: {calibration.method}, fitted on {calibration.made_from['predictions']}"
+    calibrated = (*table.provenance.calibrated, step)
+    return table.after(values, step, kind=Kind.CALIBRATED, calibrated=calibrated)
+
+
+def read(path: Path) -> Calibration:
+    """Raises UserError if `path` is not what `Calibration.write` wrote."""
+    return read_rules(path, _parse, "calibration", "fit it again with `cxrdali calibrate --fit`")
 
 
 def _use(maps: list[tuple[Map, str]], logits: np.ndarray) -> np.ndarray:
@@ -164,35 +162,9 @@ def _qualities(truth: np.ndarray, probabilities: np.ndarray) -> list[Quality]:
     return [Quality(curve.ece, float(brier), curve) for curve, brier in zip(curves, briers, strict=True)]
 
 
-def apply(path: Path, calibration: Calibration) -> Predictions:
-    """The table (logits) with calibrated logits, in its own order of images and findings.
-
-    Raises UserError for probabilities, other findings, or a table that was calibrated when the one that taught was not.
-    """
-    table = tables.as_logits(tables.read(path), path)
-    check_scale(path, table, calibration.findings, calibration.made_from, "calibration")
-    by_name = {rule.finding: (rule.map, rule.kept) for rule in calibration.rules}
-    with np.errstate(over="ignore"):
-        values = _use([by_name[name] for name in table.findings], table.values)
-    if not np.isfinite(values).all():
-        row, place = np.argwhere(~np.isfinite(values))[0]
-        raise UserError(
-            f"{path}: finding {table.findings[place]!r} of image {table.ids['image_id'].iloc[row]!r} would leave the "
-            f"range of numbers (its logit is {table.values[row, place]:g}); predict again"
-        )
-    text = f"{CALIBRATED}{calibration.method}, fitted on {calibration.made_from['predictions']}"
-    provenance = replace(table.provenance, history=(*table.provenance.history, text))
-    return replace(table, values=values, provenance=provenance)
-
-
-def read(path: Path) -> Calibration:
-    """Raises UserError if `path` is not what `Calibration.write` wrote."""
-    return read_rules(path, _parse, "calibration", FORMAT, "learn it again with `cxrdali calibrate --fit`")
-
-
 def _parse(stored: dict) -> Calibration:
-    if stored["method"] not in METHODS:
-        raise ValueError(f"method {stored['method']!r} is not one of {', '.join(METHODS)}")
+    if stored["method"] not in CALIBRATIONS:
+        raise ValueError(f"method {stored['method']!r} is not one of {', '.join(CALIBRATIONS)}")
     rules = tuple(_rule(row) for row in stored["findings"])
     pooled = [_quality(stored["pooled"][when]) for when in ("before", "after")]
     return Calibration(stored["method"], rules, *pooled, stored["made_from"])
@@ -207,14 +179,13 @@ def _rule(row: dict) -> FindingCalibration:
         made = MAPS[kind](**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{row['finding']}: {error}") from error
-    return FindingCalibration(
-        row["finding"],
-        made,
-        row["kept"],
-        row["images"],
-        row["positives"],
-        *map(_quality, (row["before"], row["after"])),
-    )
+    qualities = map(_quality, (row["before"], row["after"]))
+    return FindingCalibration(row["finding"], made, row["kept"], row["images"], row["positives"], *qualities)
+
+
+def _stored_rule(rule: FindingCalibration) -> dict:
+    made = {"kind": _kind(rule.map), **asdict(rule.map)}
+    return {**vars(rule), "map": made, "before": _stored(rule.before), "after": _stored(rule.after)}
 
 
 def _kind(made: Map) -> str:

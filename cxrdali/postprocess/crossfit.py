@@ -1,12 +1,11 @@
-"""Predictions with labels, of images that were not trained on: what calibration and thresholds are learnt from.
+"""Predictions with labels, of images that were not trained on: what calibration and thresholds are fitted to.
 
-What is learnt is judged by cross-fitting: the images are divided by subject, and each part is judged by what the
-other parts taught. So the gain that is shown is not the fit's own, and no patient stands on both sides.
+What is fitted is judged by cross-fitting: the images are divided by subject, and each part is judged by rules fitted to
+the other parts. So the gain that is shown is not the fit's own, and no patient stands on both sides.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,12 +15,12 @@ from sklearn.model_selection import GroupKFold
 from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
 from cxrdali.data.targets import check_labelled, targets
-from cxrdali.predictions import Predictions, Provenance, first_of, match
+from cxrdali.postprocess.options import FitOptions
+from cxrdali.predictions import match
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 
-CALIBRATED = "calibrated: "  # how a calibration's line in a table's history starts
 T = TypeVar("T")
 
 
@@ -39,18 +38,26 @@ class HeldOut:
     part: np.ndarray
     made_from: dict
 
+    @property
+    def images(self) -> np.ndarray:
+        """Images whose target is known, of each finding: int64 [F]."""
+        return (~np.isnan(self.truth)).sum(axis=0)
 
-def read_held_out(
-    path: Path, dataset: PackedDataset, labels: Labels, *, uncertain: str, folds: int, force: bool
-) -> HeldOut:
-    """A table of logits with its labels, in `folds` parts by subject.
+    @property
+    def positives(self) -> np.ndarray:
+        return (self.truth == 1).sum(axis=0)
 
-    Raises UserError if the table is of images that were trained on (unless `force`), holds probabilities, is not of
-    this dataset and these labels, or has fewer subjects than `folds`.
+
+def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: FitOptions) -> HeldOut:
+    """A table of logits with its labels, in `options.folds` parts by subject.
+
+    Raises:
+        UserError: The table is of images that were trained on (unless `options.force`), holds probabilities, is not of
+            this dataset and these labels, or has fewer subjects than folds.
     """
     table = tables.as_logits(tables.read(path), path)
-    about = table.provenance
-    if about.split in ("train", "all") and not force:
+    about, folds = table.provenance, options.folds
+    if about.split in ("train", "all") and not options.force:
         raise UserError(
             f"{path}: was predicted on split {about.split!r}, whose images were trained on: they look better than any "
             "other; predict val, or say --force"
@@ -73,99 +80,26 @@ def read_held_out(
         "run": about.run,
         "split": about.split,
         "tta": about.tta,
-        "calibrated": calibrations(about),
+        "calibrated": list(about.calibrated),
         "labels": labels.name,
         "dataset": dataset.id,
-        "uncertain": uncertain,
+        "uncertain": options.uncertain,
         "images": len(rows),
         "folds": folds,
     }
-    return HeldOut(labels.findings, targets(labels, uncertain)[rows], table.values[:, places], part, made_from)
+    truth = targets(labels, options.uncertain)[rows]
+    return HeldOut(labels.findings, truth, table.values[:, places], part, made_from)
 
 
 def cross_fit(
-    data: HeldOut, learn: Callable[[np.ndarray, np.ndarray], T], use: Callable[[T, np.ndarray], np.ndarray]
+    data: HeldOut, fit: Callable[[np.ndarray, np.ndarray], T], use: Callable[[T, np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """use(learn(truth, logits of the other parts), logits of a part) for each part, put together: [n, F]."""
+    """use(fit(truth, logits of the other parts), logits of a part) for each part, put together: [n, F]."""
     results = None
     for number in range(data.made_from["folds"]):
         inside = data.part == number
-        result = use(learn(data.truth[~inside], data.logits[~inside]), data.logits[inside])
+        result = use(fit(data.truth[~inside], data.logits[~inside]), data.logits[inside])
         if results is None:
             results = np.empty((len(data.part), result.shape[1]), dtype=result.dtype)
         results[inside] = result
     return results
-
-
-def calibrations(about: Provenance) -> list[str]:
-    """The calibrations that a table went through, in words."""
-    return [text for text in about.history if text.startswith(CALIBRATED)]
-
-
-def check_scale(path: Path, table: Predictions, findings: tuple[str, ...], made_from: dict, what: str) -> None:
-    """Raises UserError if rules learnt from other findings, or on another scale of logits, are used on a table.
-
-    what: "calibration" or "thresholds". A CSV does not say what was done to it, and is taken as it is.
-    """
-    for names, others, where in (
-        (table.findings, findings, f"unknown to the {what}"),
-        (findings, table.findings, f"in the {what}, but not in the table"),
-    ):
-        only = [name for name in names if name not in others]
-        if only:
-            raise UserError(f"{path}: finding {first_of(only)} is {where}; learn from predictions of the same findings")
-    done, learnt = calibrations(table.provenance), made_from["calibrated"]
-    says_nothing = replace(table.provenance, kind=None) == Provenance()
-    if done != learnt and not says_nothing:
-        raise UserError(
-            f"{path}: its logits are {_in_words(done)}, those of {made_from['predictions']}, which taught the {what}, "
-            f"are {_in_words(learnt)}; give tables that went through the same calibration"
-        )
-
-
-def _in_words(texts: list[str]) -> str:
-    return ", then ".join(texts) if texts else "not calibrated"
-
-
-def differences(about: Provenance, made_from: dict) -> list[str]:
-    """What a user should know before using rules on a table, in words: that it is of another run or TTA."""
-    notes = []
-    source = made_from["predictions"]
-    for name, what in (("run", "run"), ("tta", "test-time augmentation")):
-        here, there = getattr(about, name), made_from[name]
-        if None not in (here, there) and here != there:
-            notes.append(f"{what} {here!r} here, {there!r} in {source}, from which the rules were learnt")
-    return notes
-
-
-def doubtful_split(made_from: dict) -> str:
-    """A warning if nobody can tell whether the rules were learnt from images that were trained on, or if they were
-    learnt from a split that is there to be scored; else ""."""
-    name, split = made_from["predictions"], made_from["split"]
-    if split is None:
-        return f"{name} does not say which split it holds: images that were trained on look better"
-    if split in ("dev", "test"):
-        return f"{name} holds the {split} split: with rules learnt from it, its own scores flatter; learn from val"
-    return ""
-
-
-def read_rules(path: Path, parse: Callable[[dict], T], what: str, format_: int, way_out: str) -> T:
-    """parse(JSON content) of a file of rules. Raises UserError for another format, or where `parse` raises."""
-    try:
-        stored = json.loads(path.read_bytes())
-        if stored["format"] != format_:
-            raise ValueError(f"format {stored['format']!r}, this cxrdali reads {format_}")
-        made_from = stored["made_from"]
-        for name in ("predictions", "run", "split", "tta", "calibrated", "folds"):
-            made_from[name]
-        if not isinstance(made_from["calibrated"], list):
-            raise ValueError(f"calibrated {made_from['calibrated']!r} is no list")
-        names = [row["finding"] for row in stored["findings"]]
-        if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
-            raise ValueError("no finding, one that stands twice, or one without a name")
-        return parse(stored)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {way_out}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise UserError(f"{path}: no {what} ({reason}); {way_out}") from error

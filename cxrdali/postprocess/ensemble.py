@@ -8,18 +8,122 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import GroupKFold
+from tqdm import tqdm
 
 from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.metrics.ranking import macro
-from cxrdali.predictions import METHODS, Predictions, Provenance, first_of, match, ranks
+from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of, match, ranks
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 
 ADDITIONS = 10  # of one member each to the bag that the search for weights begins with
-RANKED = "mean rank"  # how the line of a pooling by rank in a table's history starts
+STEPS = {  # what the history says of a pooling
+    "mean": "mean probability of {names}",
+    "geometric": "geometric mean probability (mean logit) of {names}",
+    "rank": "mean rank among these {images:,} images of {names}: no probability, and of this set of images alone",
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """values: one per member, of sum 1; how: where they come from, in words; runs: the members' (None: not known);
+    maps: each member's own validation mAP."""
+
+    values: tuple[float, ...]
+    how: str
+    runs: tuple[str | None, ...]
+    maps: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FittedWeights(Weights):
+    """Validation mAP of the ensemble: fitted_map, by these weights on the images that they were fitted to;
+    cross_fitted_map, where each image's weights were fitted without its subject; equal_map, by equal weights."""
+
+    fitted_map: float
+    cross_fitted_map: float
+    equal_map: float
+
+
+def ensemble(
+    paths: Sequence[Path], weights: Sequence[float] | Weights | None = None, method: str = "mean"
+) -> Predictions:
+    """Images and findings in the order of the first table; the others are matched by image_id and by name.
+
+    Args:
+        paths: At least two tables of logits.
+        weights: One per table, above 0 (None: equal).
+        method: One of `cxrdali.predictions.METHODS`.
+
+    Raises:
+        UserError: Tables of other images, findings, studies, splits or datasets, of probabilities, or one table given
+            twice; weights that were made from other runs' tables.
+    """
+    pool = _pool(method)
+    members = read_members(paths)
+    values, how = weights, ""
+    if isinstance(weights, Weights):
+        _check_runs(members, weights)
+        values, how = weights.values, f" ({weights.how})"
+    pooled = pool(members.values, values)
+    by = "" if values is None else f" by weights {', '.join(f'{value:g}' for value in values)}{how}"
+    step = STEPS[method].format(names=members.names + by, images=len(pooled))
+    kind = Kind.RANK if method == "rank" else Kind.LOGIT
+    return replace(members.first, values=pooled, provenance=_provenance(members, kind, step))
+
+
+def weights_by_map(
+    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, uncertain: str = "negative"
+) -> Weights:
+    """Weights proportional to the mAP of the members' tables of validation images, in the order of the members."""
+    members = _validation(paths)
+    maps = members.maps(_truth(members, dataset, labels, uncertain)[0])
+    values = tuple(value / sum(maps) for value in maps)
+    return Weights(values, f"proportional to the mAP of {members.names}", members.runs, maps)
+
+
+def fitted_weights(
+    paths: Sequence[Path],
+    dataset: PackedDataset,
+    labels: Labels,
+    method: str = "mean",
+    uncertain: str = "negative",
+    folds: int = 5,
+) -> FittedWeights:
+    """Weights under which the members' tables of validation images, pooled by `method`, have a high mAP.
+
+    mAP is no smooth function of the weights, so they are searched (ensemble selection with replacement, Caruana et
+    al., ICML 2004): from a bag with every member once, the member whose addition makes the highest mAP is added,
+    ADDITIONS times; the weights are the counts of the best bag on the way. Their gain on the images that they were
+    fitted to is partly the fit's own, so it is measured on subjects that were left out, too, by GroupKFold.
+    """
+    pool = _pool(method)
+    members = _validation(paths)
+    truth, subjects = _truth(members, dataset, labels, uncertain)
+    if not 2 <= folds <= len(np.unique(subjects)):
+        raise UserError(
+            f"folds {folds}: 2 to {len(np.unique(subjects))}, the subjects in {members.paths[0]}; "
+            "give tables of more subjects, or other folds"
+        )
+    values = members.values
+    if method == "rank":  # ranks are an image's place among all of the table's, also where a part of them is pooled
+        values, pool = np.stack([ranks(each) for each in values]), _average
+    unseen = np.empty(values[0].shape, dtype=np.float32)
+    with tqdm(total=folds + 1, desc="search for weights", unit=" searches", disable=None) as bar:
+        weights = _search(values, truth, pool)
+        bar.update()
+        for seen, held_out in GroupKFold(folds).split(subjects, groups=subjects):
+            own = _search(values[:, seen], truth[seen], pool)
+            unseen[held_out] = pool(values[:, held_out], own)
+            bar.update()
+    return FittedWeights(
+        tuple(weights.tolist()), f"fitted to the mAP of {members.names}", members.runs, members.maps(truth),
+        fitted_map=_map(truth, pool(values, weights)), cross_fitted_map=_map(truth, unseen),
+        equal_map=_map(truth, pool(values, None)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,6 +134,18 @@ class Members:
     first: Predictions
     values: np.ndarray
     provenances: tuple[Provenance, ...]
+
+    @property
+    def names(self) -> str:
+        return ", ".join(short_names(self.paths))
+
+    @property
+    def runs(self) -> tuple[str | None, ...]:
+        return tuple(each.run for each in self.provenances)
+
+    def maps(self, truth: np.ndarray) -> tuple[float, ...]:
+        """Each member's own mAP."""
+        return tuple(_map(truth, values) for values in self.values)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -94,97 +210,6 @@ def _aligned(table: Predictions, first: Predictions, path: Path, first_path: Pat
     return table.values[rows][:, columns]
 
 
-@dataclass(frozen=True)
-class Weights:
-    """values: one per member, of sum 1; how: where they come from, in words; runs: the members' (None: not known);
-    maps: each member's own validation mAP."""
-
-    values: tuple[float, ...]
-    how: str
-    runs: tuple[str | None, ...]
-    maps: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class FittedWeights(Weights):
-    """Validation mAP of the ensemble: fitted_map, by these weights on the images that they were fitted to;
-    cross_fitted_map, where each image's weights were fitted without its subject; equal_map, by equal weights."""
-
-    fitted_map: float
-    cross_fitted_map: float
-    equal_map: float
-
-
-def ensemble(
-    paths: Sequence[Path], weights: Sequence[float] | Weights | None = None, method: str = "mean"
-) -> Predictions:
-    """Images and findings in the order of the first table; the others are matched by image_id and by name.
-
-    weights: one per table, above 0 (None: equal); method: one of METHODS. Raises UserError for tables of other images,
-    findings, studies, splits or datasets, for probabilities, for one table given twice, and for weights that were made
-    from other runs' tables.
-    """
-    pool = _pool(method)
-    members = read_members(paths)
-    if isinstance(weights, Weights):
-        _check_runs(members, weights)
-    values = pool(members.values, weights.values if isinstance(weights, Weights) else weights)
-    return replace(members.first, values=values, provenance=_provenance(members, weights, method))
-
-
-def weights_by_map(
-    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, uncertain: str = "negative"
-) -> Weights:
-    """Weights proportional to the mAP of the members' tables of validation images, in the order of the members."""
-    members = _validation(paths)
-    maps = _maps(members, _truth(members, dataset, labels, uncertain)[0])
-    values = tuple(value / sum(maps) for value in maps)
-    return Weights(values, f"proportional to the mAP of {_names(members)}", _runs(members), maps)
-
-
-def fitted_weights(
-    paths: Sequence[Path],
-    dataset: PackedDataset,
-    labels: Labels,
-    method: str = "mean",
-    *,
-    uncertain: str = "negative",
-    folds: int = 5,
-    progress: Callable[[int], None] = lambda done: None,
-) -> FittedWeights:
-    """Weights under which the members' tables of validation images, pooled by `method`, have a high mAP.
-
-    mAP is no smooth function of the weights, so they are searched (ensemble selection with replacement, Caruana et
-    al., ICML 2004): from a bag with every member once, the member whose addition makes the highest mAP is added,
-    ADDITIONS times; the weights are the counts of the best bag on the way. Their gain on the images that they were
-    fitted to is partly the fit's own, so it is measured on subjects that were left out, too, by GroupKFold.
-    `progress` is called with the searches done, of folds + 1.
-    """
-    pool = _pool(method)
-    members = _validation(paths)
-    truth, subjects = _truth(members, dataset, labels, uncertain)
-    if not 2 <= folds <= len(np.unique(subjects)):
-        raise UserError(
-            f"folds {folds}: 2 to {len(np.unique(subjects))}, the subjects in {members.paths[0]}; "
-            "give tables of more subjects, or other folds"
-        )
-    values = members.values
-    if method == "rank":  # ranks are an image's place among all of the table's, also where a part of them is pooled
-        values, pool = np.stack([ranks(each) for each in values]), _average
-    weights = _search(values, truth, pool)
-    progress(1)
-    unseen = np.empty(values[0].shape, dtype=np.float32)
-    for done, (seen, held_out) in enumerate(GroupKFold(folds).split(subjects, groups=subjects), 2):
-        own = _search(values[:, seen], truth[seen], pool)
-        unseen[held_out] = pool(values[:, held_out], own)
-        progress(done)
-    return FittedWeights(
-        tuple(weights.tolist()), f"fitted to the mAP of {_names(members)}", _runs(members), _maps(members, truth),
-        fitted_map=_map(truth, pool(values, weights)), cross_fitted_map=_map(truth, unseen),
-        equal_map=_map(truth, pool(values, None)),
-    )  # fmt: skip
-
-
 def _search(values: np.ndarray, truth: np.ndarray, pool: Callable[..., np.ndarray]) -> np.ndarray:
     """Weights of sum 1, float64 [K], for members [K, n, F] and their targets [n, F]; see `fitted_weights`."""
     counts = np.ones(len(values))
@@ -242,18 +267,6 @@ def _map(truth: np.ndarray, values: np.ndarray) -> float:
     return macro(np.array(aps))
 
 
-def _maps(members: Members, truth: np.ndarray) -> tuple[float, ...]:
-    return tuple(_map(truth, values) for values in members.values)
-
-
-def _runs(members: Members) -> tuple[str | None, ...]:
-    return tuple(each.run for each in members.provenances)
-
-
-def _names(members: Members) -> str:
-    return ", ".join(short_names(members.paths))
-
-
 def _check_runs(members: Members, weights: Weights) -> None:
     """Raises UserError if the weights were made from tables of other runs than the members', or in another order."""
     if len(weights.values) != len(members.paths):
@@ -261,7 +274,7 @@ def _check_runs(members: Members, weights: Weights) -> None:
             f"{len(weights.values)} validation tables for {len(members.paths)} tables to pool: give one for each, in "
             "the same order"
         )
-    for path, mine, theirs in zip(members.paths, _runs(members), weights.runs, strict=True):
+    for path, mine, theirs in zip(members.paths, members.runs, weights.runs, strict=True):
         if None not in (mine, theirs) and mine != theirs:
             raise UserError(
                 f"{path}: is of run {mine!r}, the validation table in its place of {theirs!r}; give the validation "
@@ -269,7 +282,7 @@ def _check_runs(members: Members, weights: Weights) -> None:
             )
 
 
-def _provenance(members: Members, weights: Sequence[float] | Weights | None, method: str) -> Provenance:
+def _provenance(members: Members, kind: Kind, step: str) -> Provenance:
     """What all members have in common, and which they are. One of them that does not know leaves it unknown."""
     names, each = short_names(members.paths), members.provenances
     common = {
@@ -278,20 +291,4 @@ def _provenance(members: Members, weights: Sequence[float] | Weights | None, met
     }
     run = "ensemble of " + ", ".join(known.run or name for name, known in zip(names, each, strict=True))
     before = tuple(f"{name}: {text}" for name, known in zip(names, each, strict=True) for text in known.history)
-    return Provenance("logit", run, **common, history=(*before, _step(members, weights, method)))
-
-
-def _step(members: Members, weights: Sequence[float] | Weights | None, method: str) -> str:
-    """What was done, in words."""
-    pooled = {
-        "mean": "mean probability of {}",
-        "geometric": "geometric mean probability (mean logit) of {}",
-        "rank": RANKED + " among these {images:,} images of {}: no probability, and of this set of images alone",
-    }
-    text = _names(members)
-    if weights is not None:
-        values = weights.values if isinstance(weights, Weights) else weights
-        text += f" by weights {', '.join(f'{value:g}' for value in values)}"
-    if isinstance(weights, Weights):
-        text += f" ({weights.how})"
-    return pooled[method].format(text, images=len(members.first.values))
+    return Provenance(kind, run, **common, history=(*before, step))

@@ -20,7 +20,7 @@ import pandas as pd
 
 from cxrdali import predictions as tables
 from cxrdali.data.splits import released_rows
-from cxrdali.predictions import Predictions, first_of
+from cxrdali.predictions import Kind, Predictions, first_of
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -51,7 +51,7 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class _Template:
+class Template:
     """header as it stands in the file; table: text, columns by their stripped names; findings: what is asked for."""
 
     header: tuple[str, ...]
@@ -62,6 +62,11 @@ class _Template:
     @property
     def ids(self) -> list[str]:
         return self.table.iloc[:, 0].tolist()
+
+    @property
+    def columns(self) -> list[int]:
+        """Where the findings stand."""
+        return [self.table.columns.get_loc(finding) for finding in self.findings]
 
 
 def submit(path: Path, template: Path, out: Path, code: Path | None = None, name: str = NAME) -> Submission:
@@ -78,19 +83,19 @@ def submit(path: Path, template: Path, out: Path, code: Path | None = None, name
     files, skipped = _code(code) if code else ({}, ())
     data = _csv(form, values)
     write_bytes(out, _zip({name: data, **files}))
-    verify(out, name, form.header, form.ids, _columns(form), values, tuple(files))
+    verify(out, name, form, values, tuple(files))
     left_out = tuple(finding for finding in table.findings if finding not in form.findings)
     return Submission(len(rows), form.findings, left_out, form.copied, tuple(files), skipped)
 
 
 def match(
     template: Path, path: Path, images: Iterable[str], findings: Sequence[str]
-) -> tuple[_Template, np.ndarray, list[int]]:
+) -> tuple[Template, np.ndarray, list[int]]:
     """The template, and which of `images` and `findings`, those of `path`, its rows (int64 [n]) and columns are.
 
     Raises UserError if they are not one another's.
     """
-    form = _read_template(template)
+    form = read_template(template)
     missing = [finding for finding in form.findings if finding not in findings]
     if missing:
         raise UserError(
@@ -98,6 +103,25 @@ def match(
             "predict with a model of these findings, or remove the column if it is none"
         )
     return form, _rows(form.ids, images, path, template), [findings.index(finding) for finding in form.findings]
+
+
+def read_template(path: Path) -> Template:
+    header = _header(path)
+    unnamed = sum(not name.strip() for name in header)
+    if unnamed:  # the list of CXR-LT 2026's test images has 30
+        raise UserError(f"{path}: {unnamed} column(s) without a name; write the findings' names into the header")
+    table = read_table(path)
+    if not len(table):
+        raise UserError(f"{path}: a header and no image; give the challenge's template")
+    ids = table.iloc[:, 0]
+    doubled = ids[ids.duplicated()]
+    if len(doubled):
+        raise UserError(f"{path}: image {first_of(doubled)} stands in more than one row; remove the doubled row")
+    copied = tuple(name for name in table.columns[1:] if name in COPIED)
+    findings = tuple(name for name in table.columns[1:] if name not in COPIED)
+    if not findings:
+        raise UserError(f"{path}: no column of a finding after {table.columns[0]!r}; give the challenge's template")
+    return Template(header, table, findings, copied)
 
 
 def template_of(dataset: PackedDataset, labels: Labels, split: str) -> bytes:
@@ -114,12 +138,10 @@ def template_of(dataset: PackedDataset, labels: Labels, split: str) -> bytes:
     return buffer.getvalue().encode()
 
 
-def verify(
-    out: Path, name: str, header: tuple[str, ...], ids: list[str], columns: list[int], values: np.ndarray, code=()
-) -> None:
+def verify(out: Path, name: str, form: Template, values: np.ndarray, code: Sequence[str] = ()) -> None:
     """Read the zip back: its files, the CSV's header and ids, and every value exactly; UserError if one differs.
 
-    values: float [n, F], at `columns` of the CSV.
+    values: float [n, F], in the template's rows and of its findings; code: the files beside the CSV.
     """
 
     def wrong(what: str) -> UserError:
@@ -137,10 +159,11 @@ def verify(
             written = list(rows)
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise wrong(f"cannot be read back ({error})") from error
-    if tuple(found) != header or [row[:1] for row in written] != [[image] for image in ids]:
+    if tuple(found) != form.header or [row[:1] for row in written] != [[image] for image in form.ids]:
         raise wrong("its header or its images are not the template's")
+    columns = form.columns
     for row, expected in zip(written, values, strict=True):
-        if len(row) != len(header):
+        if len(row) != len(form.header):
             raise wrong(f"the row of {row[0]!r} is cut")
         try:
             numbers = np.array([row[column] for column in columns], dtype=values.dtype)
@@ -160,25 +183,6 @@ def _check_out(out: Path, name: str, code: Path | None) -> None:
         raise UserError(f"{code}: no such folder; --code is the folder whose files go into the zip")
     if code and out.resolve().is_relative_to(code.resolve()):
         raise UserError(f"{out}: lies in {code}, so it would go into itself; write it elsewhere")
-
-
-def _read_template(path: Path) -> _Template:
-    header = _header(path)
-    unnamed = sum(not name.strip() for name in header)
-    if unnamed:  # the list of CXR-LT 2026's test images has 30
-        raise UserError(f"{path}: {unnamed} column(s) without a name; write the findings' names into the header")
-    table = read_table(path)
-    if not len(table):
-        raise UserError(f"{path}: a header and no image; give the challenge's template")
-    ids = table.iloc[:, 0]
-    doubled = ids[ids.duplicated()]
-    if len(doubled):
-        raise UserError(f"{path}: image {first_of(doubled)} stands in more than one row; remove the doubled row")
-    copied = tuple(name for name in table.columns[1:] if name in COPIED)
-    findings = tuple(name for name in table.columns[1:] if name not in COPIED)
-    if not findings:
-        raise UserError(f"{path}: no column of a finding after {table.columns[0]!r}; give the challenge's template")
-    return _Template(header, table, findings, copied)
 
 
 def _header(path: Path) -> tuple[str, ...]:
@@ -225,31 +229,26 @@ def _bare(text: str) -> list[str]:
 
 def _probabilities(table: Predictions, path: Path) -> np.ndarray:
     """float64 [n, F] from logits; a table of probabilities as it is, float32."""
-    if table.provenance.kind == "logit":
+    if table.provenance.kind in (Kind.LOGIT, Kind.CALIBRATED, Kind.RANK):
         return tables.sigmoid(table.values)
     outside = np.argwhere(~((table.values >= 0) & (table.values <= 1)))
     if len(outside):
         row, column = outside[0]
-        way_out = (
+        fix = (
             "a CSV does not say whether it holds logits, so give the .parquet that `cxrdali predict` writes"
             if table.provenance.kind is None
             else "predict again"
         )
         raise UserError(
             f"{path}: finding {table.findings[column]!r} is {table.values[row, column]!s} for image "
-            f"{table.ids['image_id'].iloc[row]!r}, no probability of 0..1; {way_out}"
+            f"{table.ids['image_id'].iloc[row]!r}, no probability of 0..1; {fix}"
         )
     return table.values
 
 
-def _columns(form: _Template) -> list[int]:
-    """Where the findings stand in the template."""
-    return [form.table.columns.get_loc(finding) for finding in form.findings]
-
-
-def _csv(form: _Template, values: np.ndarray) -> bytes:
+def _csv(form: Template, values: np.ndarray) -> bytes:
     """The template with its findings' values; the fewest digits that bring back the same float."""
-    columns = _columns(form)
+    columns = form.columns
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(form.header)

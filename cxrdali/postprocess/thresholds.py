@@ -1,4 +1,4 @@
-"""Decision thresholds per finding: learnt from a validation table, written as JSON, applied to any table.
+"""Decision thresholds per finding: fitted to a validation table, written as JSON, applied to any table.
 
 What they yield is measured by cross-fitting over subjects; the thresholds that are written are fitted on all images.
 """
@@ -8,19 +8,79 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdali.metrics.decisions import METRICS, Decisions, score_decisions
+from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.ranking import defined
-from cxrdali.postprocess.crossfit import check_scale, cross_fit, read_held_out, read_rules
+from cxrdali.postprocess.crossfit import cross_fit, read_held_out
+from cxrdali.postprocess.options import DEFAULTS, STRATEGIES, FitOptions
+from cxrdali.postprocess.rules import FORMAT, check_calibrated_alike, check_findings, read_rules
 from cxrdali.predictions import Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
 
-FORMAT = 1
+
+@dataclass(frozen=True)
+class FindingThreshold:
+    """threshold: logit, at or above which an image is called positive (None: no image is); remark: what the strategy
+    could not do, or "". images: those whose target is known; positives: of these.
+
+    F1, precision, recall (= sensitivity), specificity: cross-fitted, None if undefined; F1_half: F1 at probability
+    0.5, beside which they stand.
+    """
+
+    finding: str
+    threshold: float | None
+    remark: str
+    images: int
+    positives: int
+    F1: float | None
+    precision: float | None
+    recall: float | None
+    specificity: float | None
+    F1_half: float | None
+
+    @property
+    def probability(self) -> float | None:
+        """The threshold as a probability, for people; decisions compare logits, which do not saturate."""
+        return None if self.threshold is None else float(sigmoid(np.array(self.threshold)))
 
 
-STRATEGIES = ("f1", "precision=P", "recall=R", "prevalence")
+@dataclass(frozen=True)
+class Thresholds:
+    """rules: one per finding. macros: cross-fitted means (macro_F1, ...; None if undefined). made_from: as in HeldOut;
+    empty for thresholds that were not fitted."""
+
+    strategy: str
+    rules: tuple[FindingThreshold, ...]
+    macros: dict
+    made_from: dict
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return tuple(rule.finding for rule in self.rules)
+
+    def decide(self, path: Path, table: Predictions) -> np.ndarray:
+        """bool [n, F] in the table's order: which images are called positive. `path` is for messages.
+
+        Raises UserError for other findings, or a table that was calibrated when the one fitted to was not.
+        """
+        if self.made_from:
+            check_findings(path, table, self.findings, "thresholds")
+            check_calibrated_alike(path, table, self.made_from, "thresholds")
+        by_name = {rule.finding: rule.threshold for rule in self.rules}
+        return decide(table.values, [by_name[name] for name in table.findings])
+
+    def write(self, path: Path) -> None:
+        findings = [{**vars(rule), "probability": rule.probability} for rule in self.rules]
+        content = {
+            "format": FORMAT,
+            "strategy": self.strategy,
+            "made_from": self.made_from,
+            **self.macros,
+            "findings": findings,
+        }
+        write_bytes(path, json_bytes(content))
 
 
 @dataclass(frozen=True)
@@ -50,6 +110,79 @@ def parse_strategy(text: str) -> Strategy:
     raise UserError(f"strategy {text!r}: choose one of {', '.join(STRATEGIES)}")
 
 
+def fit(
+    path: Path, dataset: PackedDataset, labels: Labels, strategy: str, options: FitOptions = DEFAULTS
+) -> Thresholds:
+    """Fit thresholds to a table of logits with labels.
+
+    strategy: "f1", "precision=0.8", "recall=0.9" or "prevalence", see `choose`. Raises UserError for another strategy,
+    and whatever `read_held_out` raises.
+    """
+    wanted = parse_strategy(strategy)
+    data = read_held_out(path, dataset, labels, options)
+    chosen = fit_columns(data.truth, data.logits, wanted)
+    called = cross_fit(
+        data,
+        lambda truth, logits: [threshold for threshold, _ in fit_columns(truth, logits, wanted)],
+        lambda thresholds, logits: decide(logits, thresholds),
+    )
+    scores, half = score_decisions(data.truth, called), score_decisions(data.truth, data.logits >= 0)
+    cross_fitted = [*(getattr(scores, name) for name in METRICS), half.F1]
+    columns = zip(data.findings, chosen, data.images.tolist(), data.positives.tolist(), *cross_fitted, strict=True)
+    rules = tuple(
+        FindingThreshold(finding, threshold, remark, images, positives, *map(defined, measured))
+        for finding, (threshold, remark), images, positives, *measured in columns
+    )
+    macros = {f"macro_{name}": defined(scores.macro(name)) for name in METRICS}
+    return Thresholds(str(wanted), rules, macros | {"macro_F1_half": defined(half.macro("F1"))}, data.made_from)
+
+
+def fit_columns(truth: np.ndarray, logits: np.ndarray, strategy: Strategy) -> list[tuple[float | None, str]]:
+    """Per finding the threshold and a remark, as `choose` gives them; truth and logits are float [n, F]."""
+    columns = zip(truth.T, logits.T, strict=True)
+    return [choose(operating_points(target, values), strategy) for target, values in columns]
+
+
+def fixed(findings: tuple[str, ...], probability: float = 0.5) -> Thresholds:
+    """The same threshold for every finding, fitted to nothing: 0.5 is what an untuned system uses.
+
+    Raises UserError if `probability` is not between 0 and 1.
+    """
+    if not 0 < probability < 1:
+        raise UserError(f"threshold {probability:g}: a probability between 0 and 1, or a file of `cxrdali thresholds`")
+    threshold = float(np.log(probability) - np.log1p(-probability))
+    rules = tuple(FindingThreshold(name, threshold, "", 0, 0, *[None] * 5) for name in findings)
+    return Thresholds(f"fixed={probability:g}", rules, {}, {})
+
+
+def decide(logits: np.ndarray, thresholds: list[float | None]) -> np.ndarray:
+    """bool [n, F] from logits [n, F] and a threshold (None: no image is called positive) per column."""
+    limits = np.array([np.inf if each is None else each for each in thresholds], dtype=np.float64)
+    return logits.astype(np.float64) >= limits
+
+
+def read(path: Path) -> Thresholds:
+    """Raises UserError if `path` is not what `Thresholds.write` wrote."""
+    return read_rules(path, _parse, "thresholds", "fit them again with `cxrdali thresholds --fit`")
+
+
+def _parse(stored: dict) -> Thresholds:
+    macros = {name: stored[name] for name in (*(f"macro_{name}" for name in METRICS), "macro_F1_half")}
+    rules = tuple(_rule(row) for row in stored["findings"])
+    return Thresholds(stored["strategy"], rules, macros, stored["made_from"])
+
+
+def _rule(row: dict) -> FindingThreshold:
+    threshold = row["threshold"]
+    if threshold is not None and (type(threshold) not in (int, float) or not np.isfinite(threshold)):
+        raise ValueError(f"{row['finding']}: threshold {threshold!r} is neither null nor a finite number")
+    rule = FindingThreshold(**{name: row[name] for name in FindingThreshold.__dataclass_fields__})
+    given, right = row["probability"], rule.probability
+    if (given is None) != (right is None) or (given is not None and abs(given - right) > 1e-6):
+        raise ValueError(f"{rule.finding}: probability is {given!r}, but its threshold says {right}")
+    return rule
+
+
 @dataclass(frozen=True)
 class Points:
     """Every threshold that makes a difference, the highest first. thresholds: float64 [k], distinct logits;
@@ -62,7 +195,10 @@ class Points:
 
 
 def operating_points(truth: np.ndarray, logits: np.ndarray) -> Points:
-    """truth: float [n] with 1, 0, NaN (ignored); logits: float [n]."""
+    """truth: float [n] with 1, 0, NaN (ignored); logits: float [n].
+
+    By hand, because scikit-learn's curves are of ratios: how many images are called is no longer in them.
+    """
     known = ~np.isnan(truth)
     target, values = truth[known], logits[known].astype(np.float64)
     order = np.argsort(-values, kind="stable")
@@ -99,155 +235,3 @@ def choose(points: Points, strategy: Strategy) -> tuple[float | None, str]:
             remark = f"precision {strategy.target:g} is not reached, the best is {precision.max():.3f}"
         place = enough[-1]
     return float(points.thresholds[place]), remark
-
-
-@dataclass(frozen=True)
-class FindingThreshold:
-    """threshold: logit, at or above which an image is called positive (None: no image is); remark: what the strategy
-    could not do, or "". images: those whose target is known; positives: of these.
-
-    F1, precision, recall (= sensitivity), specificity: cross-fitted, None if undefined; F1_half: F1 at probability
-    0.5, beside which they stand.
-    """
-
-    finding: str
-    threshold: float | None
-    remark: str
-    images: int
-    positives: int
-    F1: float | None
-    precision: float | None
-    recall: float | None
-    specificity: float | None
-    F1_half: float | None
-
-    @property
-    def probability(self) -> float | None:
-        """The threshold as a probability, for people; decisions compare logits, which do not saturate."""
-        return None if self.threshold is None else float(sigmoid(np.array(self.threshold)))
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """rules: one per finding. macros: cross-fitted means (macro_F1, ...; None if undefined). made_from: as in HeldOut;
-    empty for thresholds that nothing taught."""
-
-    strategy: str
-    rules: tuple[FindingThreshold, ...]
-    macros: dict
-    made_from: dict
-
-    @property
-    def findings(self) -> tuple[str, ...]:
-        return tuple(rule.finding for rule in self.rules)
-
-    def decide(self, path: Path, table: Predictions) -> np.ndarray:
-        """bool [n, F] in the table's order: which images are called positive. `path` is for messages.
-
-        Raises UserError for other findings, or a table that was calibrated when the one that taught was not.
-        """
-        if self.made_from:
-            check_scale(path, table, self.findings, self.made_from, "thresholds")
-        by_name = {rule.finding: rule.threshold for rule in self.rules}
-        return decide(table.values, [by_name[name] for name in table.findings])
-
-    def write(self, path: Path) -> None:
-        findings = [{**vars(rule), "probability": rule.probability} for rule in self.rules]
-        content = {
-            "format": FORMAT,
-            "strategy": self.strategy,
-            "made_from": self.made_from,
-            **self.macros,
-            "findings": findings,
-        }
-        write_bytes(path, json_bytes(content))
-
-
-def decide(logits: np.ndarray, thresholds: list[float | None]) -> np.ndarray:
-    """bool [n, F] from logits [n, F] and a threshold (None: no image is called positive) per column."""
-    limits = np.array([np.inf if each is None else each for each in thresholds], dtype=np.float64)
-    return logits.astype(np.float64) >= limits
-
-
-def fit(
-    path: Path,
-    dataset: PackedDataset,
-    labels: Labels,
-    strategy: str,
-    *,
-    uncertain: str = "negative",
-    folds: int = 5,
-    force: bool = False,
-) -> Thresholds:
-    """Learn thresholds from a table of logits with labels. strategy: "f1", "precision=0.8", "recall=0.9" or
-    "prevalence" (see `cxrdali.postprocess.thresholds.choose`); the rest as `read_held_out`.
-
-    Raises UserError for another strategy, and whatever `read_held_out` raises.
-    """
-    wanted = parse_strategy(strategy)
-    data = read_held_out(path, dataset, labels, uncertain=uncertain, folds=folds, force=force)
-    learnt = learn(data.truth, data.logits, wanted)
-    called = cross_fit(
-        data,
-        lambda truth, logits: [threshold for threshold, _ in learn(truth, logits, wanted)],
-        lambda thresholds, logits: decide(logits, thresholds),
-    )
-    scores, half = score_decisions(data.truth, called), score_decisions(data.truth, data.logits >= 0)
-    known = ~np.isnan(data.truth)
-    rules = tuple(
-        FindingThreshold(
-            finding,
-            *learnt[place],
-            int(known[:, place].sum()),
-            int((data.truth[:, place] == 1).sum()),
-            *(defined(getattr(scores, name)[place]) for name in METRICS),
-            defined(half.F1[place]),
-        )
-        for place, finding in enumerate(data.findings)
-    )
-    macros = {**_macros(scores), "macro_F1_half": defined(half.macro("F1"))}
-    return Thresholds(str(wanted), rules, macros, data.made_from)
-
-
-def learn(truth: np.ndarray, logits: np.ndarray, strategy: Strategy) -> list[tuple[float | None, str]]:
-    """Per finding the threshold and a remark, as `choose` gives them; truth and logits are float [n, F]."""
-    columns = zip(truth.T, logits.T, strict=True)
-    return [choose(operating_points(target, values), strategy) for target, values in columns]
-
-
-def fixed(findings: tuple[str, ...], probability: float = 0.5) -> Thresholds:
-    """The same threshold for every finding, which nothing taught: 0.5 is what an untuned system uses.
-
-    Raises UserError if `probability` is not between 0 and 1.
-    """
-    if not 0 < probability < 1:
-        raise UserError(f"threshold {probability:g}: a probability between 0 and 1, or a file of `cxrdali thresholds`")
-    threshold = float(np.log(probability) - np.log1p(-probability))
-    rules = tuple(FindingThreshold(name, threshold, "", 0, 0, *[None] * 5) for name in findings)
-    return Thresholds(f"fixed={probability:g}", rules, {}, {})
-
-
-def read(path: Path) -> Thresholds:
-    """Raises UserError if `path` is not what `Thresholds.write` wrote."""
-    return read_rules(path, _parse, "thresholds", FORMAT, "learn them again with `cxrdali thresholds --fit`")
-
-
-def _parse(stored: dict) -> Thresholds:
-    macros = {name: stored[name] for name in (*(f"macro_{name}" for name in METRICS), "macro_F1_half")}
-    rules = tuple(_rule(row) for row in stored["findings"])
-    return Thresholds(stored["strategy"], rules, macros, stored["made_from"])
-
-
-def _rule(row: dict) -> FindingThreshold:
-    threshold = row["threshold"]
-    if threshold is not None and (type(threshold) not in (int, float) or not np.isfinite(threshold)):
-        raise ValueError(f"{row['finding']}: threshold {threshold!r} is neither null nor a finite number")
-    rule = FindingThreshold(**{name: row[name] for name in FindingThreshold.__dataclass_fields__})
-    given, right = row["probability"], rule.probability
-    if (given is None) != (right is None) or (given is not None and abs(given - right) > 1e-6):
-        raise ValueError(f"{rule.finding}: probability is {given!r}, but its threshold says {right}")
-    return rule
-
-
-def _macros(scores: Decisions) -> dict:
-    return {f"macro_{name}": defined(scores.macro(name)) for name in METRICS}

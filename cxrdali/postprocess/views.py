@@ -1,12 +1,10 @@
-"""The stage-training paper's view postprocess: where a finding is seen better on frontal images, a study's lateral
-images take over the mean of its frontal predictions (Yamagishi & Hanaoka 2023).
+"""The view postprocess of Yamagishi & Hanaoka (2023): where a finding is seen better on frontal images, a study's
+lateral images take over the mean of its frontal predictions.
 
-"lateral" is the paper's word for every view that is not frontal. Views and studies are the catalog's.
+"lateral" is their word for every view that is not frontal. Views and studies are the catalog's.
 """
 
-import json
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +12,13 @@ import numpy as np
 from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
 from cxrdali.data.targets import check_labelled, targets
-from cxrdali.metrics.ranking import score
-from cxrdali.predictions import Predictions, first_of, match, mean_logit
+from cxrdali.metrics.ranking import defined, score
+from cxrdali.postprocess.rules import FORMAT, check_findings, read_rules
+from cxrdali.predictions import Predictions, match, mean_logit
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
-
-FORMAT = 1
 
 
 def is_superior(frontal_ap: float | None, lateral_ap: float | None) -> bool:
@@ -63,7 +60,7 @@ class ViewRule:
 
 @dataclass(frozen=True)
 class ViewRules:
-    """rules: one per finding; made_from: what they were learnt from (predictions, run, split, labels, dataset)."""
+    """rules: one per finding; made_from: what they were fitted to (predictions, run, split, labels, dataset)."""
 
     rules: tuple[ViewRule, ...]
     made_from: dict
@@ -93,7 +90,7 @@ class Changed:
 
 
 def fit(path: Path, dataset: PackedDataset, labels: Labels, uncertain: str = "negative") -> ViewRules:
-    """Learn the rules from predictions with labels (the paper: model3's on validation).
+    """Fit the rules to predictions with labels (in the paper: those of model3 on validation).
 
     Raises UserError if the table is not of this dataset and these labels, or has no frontal or no lateral image.
     """
@@ -104,11 +101,11 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, uncertain: str = "ne
     frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
     if frontal.all() or not frontal.any():
         missing = "lateral" if frontal.all() else "frontal"
-        raise UserError(f"{path}: no {missing} image among {len(rows)}; learn from predictions that have both kinds")
+        raise UserError(f"{path}: no {missing} image among {len(rows)}; fit to predictions that have both kinds")
     sides = [score(labels.findings, truth[mask], values[mask]) for mask in (frontal, ~frontal)]
     rules = []
     for place, finding in enumerate(labels.findings):
-        ap = [None if math.isnan(side.ap[place]) else float(side.ap[place]) for side in sides]
+        ap = [defined(side.ap[place]) for side in sides]
         positives = [int(side.positives[place]) for side in sides]
         images = [count + int(side.negatives[place]) for count, side in zip(positives, sides, strict=True)]
         rules.append(ViewRule(finding, *ap, images[0], positives[0], images[1], positives[1]))
@@ -125,29 +122,15 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, uncertain: str = "ne
 
 def read(path: Path) -> ViewRules:
     """Raises UserError if `path` is not what `ViewRules.write` wrote, or was changed so that it contradicts itself."""
-    way_out = "learn the rules again with `cxrdali postprocess --fit`"
-    try:
-        stored = json.loads(path.read_bytes())
-        if stored["format"] != FORMAT:
-            raise ValueError(f"format {stored['format']!r}, this cxrdali reads {FORMAT}")
-        if not isinstance(stored["made_from"], dict):
-            raise ValueError("made_from holds no names")
-        rules = tuple(_rule(row) for row in stored["findings"])
-        names = [rule.finding for rule in rules]
-        if not names or len(set(names)) < len(names):
-            raise ValueError("no finding, or one that stands twice")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {way_out}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise UserError(f"{path}: no view rules ({reason}); {way_out}") from error
-    return ViewRules(rules, stored["made_from"])
+    return read_rules(path, _parse, "view rules", "fit the rules again with `cxrdali postprocess --fit`", origin=())
+
+
+def _parse(stored: dict) -> ViewRules:
+    return ViewRules(tuple(_rule(row) for row in stored["findings"]), stored["made_from"])
 
 
 def _rule(row: dict) -> ViewRule:
     name = row["finding"]
-    if not isinstance(name, str):
-        raise ValueError(f"finding {name!r} is no name")
     for side in ("frontal", "lateral"):
         ap = row[f"{side}_ap"]
         if ap is not None and (isinstance(ap, bool) or not isinstance(ap, int | float) or not 0 <= ap <= 1):
@@ -172,16 +155,7 @@ def apply(path: Path, rules: ViewRules, dataset: PackedDataset) -> tuple[Predict
     probabilities, findings that differ from the rules', or images that the dataset does not have.
     """
     table = tables.as_logits(tables.read(path), path)
-    for names, others, where in (
-        (rules.superior, table.findings, "superior in the rules, but not in the table"),
-        (table.findings, rules.findings, "unknown to the rules"),
-        (rules.findings, table.findings, "in the rules, but not in the table"),
-    ):
-        only = [name for name in names if name not in others]
-        if only:
-            raise UserError(
-                f"{path}: finding {first_of(only)} is {where}; learn rules from predictions of the same findings"
-            )
+    check_findings(path, table, rules.findings, "rules")
     rows = tables.catalog_rows(table, path, dataset)
     frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
     _, study = np.unique(group_codes(dataset, "study")[rows], return_inverse=True)
@@ -195,15 +169,14 @@ def apply(path: Path, rules: ViewRules, dataset: PackedDataset) -> tuple[Predict
     pooled = _frontal_means(table.values[:, places], study, frontal, frontals)
     values[np.ix_(replaced, places)] = pooled[study[replaced]]
     source = rules.made_from.get("predictions") or "rules"
-    text = f"view postprocess by {source} ({len(places)} superior): {len(replaced)} images"
-    provenance = replace(table.provenance, history=(*table.provenance.history, text))
+    step = f"view postprocess by {source} ({len(places)} superior): {len(replaced)} images"
     changed = Changed(
         studies=int(both.sum()),
         images=len(replaced),
         frontal_only=int((laterals == 0).sum()),
         lateral_only=int((frontals == 0).sum()),
     )
-    return replace(table, values=values, provenance=provenance), changed
+    return table.after(values, step), changed
 
 
 def _frontal_means(values: np.ndarray, study: np.ndarray, frontal: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -35,29 +35,29 @@ class Rate:
     predicted: float
 
 
-def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, findings: int) -> Rate:
+def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, num_findings: int) -> Rate:
     """Train and predict a few batches with new weights; nothing is kept. A slow step ends the measurement early.
 
     A frozen backbone costs its forward pass, in training too.
     """
     hardware = Hardware.resolve(settings.device, settings.precision)
     on_gpu = hardware.device != "cpu"
-    model = create(ModelOptions.of_run(settings.as_json()), findings)
+    model = create(ModelOptions.of_run(settings.as_json()), num_findings)
     model.to(hardware.device).train()
     forward = torch.compile(model) if settings.compile else model
-    loss = Loss("bce", {}, np.ones(findings), np.ones(findings)).to(hardware.device)  # all cost about the same
-    size = settings.micro_batch or settings.batch
-    if size == AUTO and on_gpu:
-        size = largest_micro_batch(model, loss, hardware, settings.batch, settings.size, findings)
-    size = min(size if on_gpu else min(CPU_IMAGES, settings.batch), len(rows))
-    options = replace(settings.loader_options(hardware.device), batch=size)
+    loss = Loss("bce", {}, np.ones(num_findings), np.ones(num_findings)).to(hardware.device)  # all cost about the same
+    micro_batch = settings.micro_batch or settings.batch
+    if micro_batch == AUTO and on_gpu:
+        micro_batch = largest_micro_batch(model, loss, hardware, settings.batch, settings.size, num_findings)
+    micro_batch = min(micro_batch if on_gpu else min(CPU_IMAGES, settings.batch), len(rows))
+    options = replace(settings.loader_options(hardware.device), batch=micro_batch)
     train = Step(forward, loss, adamw(model, settings.lr, 0.0), grad_scaler(hardware), hardware)
-    wanted = torch.zeros(size, findings, device=hardware.device)
+    wanted = torch.zeros(micro_batch, num_findings, device=hardware.device)
     augment = options_of(settings.flips, settings.cutout)
     loader = Loader(dataset, rows, options, shuffle=True, augment=augment, drop_last=True)
 
     def step(images: torch.Tensor) -> None:
-        train(images, wanted, 0, size)
+        train(images, wanted, 0, micro_batch)
 
     def look(images: torch.Tensor) -> None:
         with torch.inference_mode(), hardware.autocast():

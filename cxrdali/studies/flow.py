@@ -12,9 +12,11 @@ import numpy as np
 
 from cxrdali.data.loader import nearest_stored
 from cxrdali.data.splits import released_rows, train_and_validation
-from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate, write
+from cxrdali.evaluate.evaluate import evaluate, write
+from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.models.classifier import ModelOptions
 from cxrdali.predict.predict import predict
+from cxrdali.report import ReportOptions, write_report
 from cxrdali.runs import folder as runs
 from cxrdali.runs.oversampling import chosen_findings
 from cxrdali.runs.recipes import Recipe, find, in_order
@@ -36,7 +38,7 @@ ALIKE = ("fold", "folds", "group", "uncertain")  # of all models: their tables a
 @dataclass(frozen=True)
 class FlowOptions:
     """models: recipes to train, with all they need; overrides: settings by recipe, "" for all of them; draws: bootstrap
-    draws of an evaluation; title: of the report; synthetic: its data is drawn, and its pictures may be shown."""
+    samples of an evaluation; title: of the report; synthetic: its data is, so its pictures may be shown."""
 
     models: tuple[str, ...]
     labels: str | None = None
@@ -46,13 +48,16 @@ class FlowOptions:
     synthetic: bool = False
 
     def __post_init__(self):
-        EvaluateOptions(draws=self.draws)
+        EvaluateOptions(draws=self.draws)  # checks them
 
 
 @dataclass(frozen=True)
 class Ground:
     """What a flow stands on. models: settings and recipe record by name, in the order of training; train_rows and
-    splits: catalog rows, int64; splits without an image are not among them."""
+    splits: catalog rows, int64; splits without an image are not among them.
+
+    notes: what is left out and why. problems: what keeps it from being done at all.
+    """
 
     dataset: PackedDataset
     labels: Labels
@@ -78,19 +83,10 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """steps in the order in which they can be done, those that train first; models: as of the ground.
-
-    notes: what is left out and why. problems: what keeps it from being done at all. asked: the steps that predict.
-    """
+class Plan(Ground):
+    """A ground, and steps in the order in which they can be done, those that train first; asked: those that predict."""
 
     steps: tuple[Step, ...]
-    models: Mapping[str, tuple[TrainSettings, dict]]
-    labels: Labels
-    train_rows: np.ndarray
-    splits: Mapping[str, np.ndarray]
-    notes: tuple[str, ...]
-    problems: tuple[str, ...]
     asked: tuple[Asked, ...]
 
 
@@ -167,12 +163,7 @@ class Flow:
     notes: what is left out and why; asked: every step that predicts, as they are made.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        ground: Ground,
-        options: FlowOptions,
-    ):
+    def __init__(self, root: Path, ground: Ground, options: FlowOptions):
         self.root, self.ground, self.options = root, ground, options
         self.dataset, self.labels = ground.dataset, ground.labels
         self.models, self.splits = ground.models, ground.splits
@@ -181,13 +172,11 @@ class Flow:
         # hashes of what is not a step: part of every step's settings that reads it
         self.data = {"dataset": self.dataset.id, "labels": self.labels.sha256}
         self.uncertain = next(iter(self.models.values()))[0].uncertain
+        self.reported_by = {"title": options.title, "synthetic": options.synthetic, **self.data}
 
     def plan(self, steps: Sequence[Step]) -> Plan:
-        ground = self.ground
-        return Plan(
-            tuple(steps), ground.models, ground.labels, ground.train_rows, ground.splits,
-            (*ground.notes, *self.notes), ground.problems, tuple(self.asked),
-        )  # fmt: skip
+        found = {**vars(self.ground), "notes": (*self.ground.notes, *self.notes)}
+        return Plan(**found, steps=tuple(steps), asked=tuple(self.asked))
 
     def train(self, name: str) -> Step:
         settings, about = self.models[name]
@@ -270,6 +259,11 @@ class Flow:
     def scored(self, name: str, split: str, options: EvaluateOptions) -> dict:
         """What an evaluation of a table says."""
         return evaluate(self.file(name, split), self.dataset, self.labels, options)
+
+    def write_report(self) -> None:
+        synthetic = self.options.synthetic  # then its pictures show nobody
+        options = ReportOptions(self.options.title, synthetic=synthetic, images=synthetic)
+        write_report(self.root / "report.html", [self.root], pack=self.dataset, options=options)
 
 
 def content(path: Path) -> str:

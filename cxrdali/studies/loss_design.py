@@ -1,4 +1,4 @@
-"""The loss-design paper's study as steps: losses, backbones, the retrained classifier, and what follows training.
+"""The study of the loss-design paper as steps: losses, backbones, the retrained classifier, and what follows training.
 
     runs/NAME                           predictions/TABLE.SPLIT.parquet    evaluations/TABLE.SPLIT.json
     calibrations/TABLE.METHOD.json      thresholds/TABLE.json              weights.json
@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from cxrdali.data.splits import group_codes
-from cxrdali.evaluate.compare import CompareOptions, compare
-from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate
+from cxrdali.evaluate.compare import compare
+from cxrdali.evaluate.evaluate import PARTS, evaluate
+from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
 from cxrdali.models.tta import TTA
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.ensemble import Weights, ensemble, weights_by_map
+from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
 from cxrdali.postprocess.thresholds import parse_strategy
-from cxrdali.report import ReportOptions, write_report
 from cxrdali.runs.layout import RECORD, Table
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Step
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 FIT = "val"  # the split that everything is fitted on
 FOLDS = 5  # of a cross-fit, by subject
 ENSEMBLE, WEIGHTED, WEIGHTS = "ensemble", "ensemble+weighted", "weights.json"
-PARTS = ("all", "frontal", "lateral")  # of an evaluation
 FORMAT = 1
 
 
@@ -62,16 +62,13 @@ class StudyOptions(FlowOptions):
             if name not in TTA or name == "none":
                 raise UserError(f"tta {name!r}: choose from {', '.join(each for each in TTA if each != 'none')}")
         object.__setattr__(self, "tta", tuple(dict.fromkeys(self.tta)))
-        if self.calibration not in calibration.METHODS:
-            raise UserError(f"calibration {self.calibration!r}: choose one of {', '.join(calibration.METHODS)}")
+        if self.calibration not in CALIBRATIONS:
+            raise UserError(f"calibration {self.calibration!r}: choose one of {', '.join(CALIBRATIONS)}")
         parse_strategy(self.strategy)
 
 
 def make_plan(
-    root: Path,
-    dataset: PackedDataset,
-    recipes: Mapping[str, Recipe],
-    options: StudyOptions,
+    root: Path, dataset: PackedDataset, recipes: Mapping[str, Recipe], options: StudyOptions
 ) -> tuple[Plan, dict]:
     """The plan, and what RECORD says of it: written when the steps begin, so that a half-done study has a report.
 
@@ -90,6 +87,8 @@ class _Study(Flow):
         self.makers: dict[tuple[str, str], str] = {}  # (table, split) -> the step that makes it
         subjects = np.unique(group_codes(self.dataset, "subject")[self.splits[FIT]])
         self.folds = min(FOLDS, len(subjects))
+        self.fit = FitOptions(self.uncertain, self.folds)
+        self.fitted_by = {"uncertain": self.uncertain, "folds": self.folds, **self.data}  # of steps that fit or compare
 
     def steps(self) -> tuple[Step, ...]:
         steps = [self.train(name) for name in self.models]
@@ -136,25 +135,24 @@ class _Study(Flow):
         if len(members) < 2:
             self.notes.append(f"no ensemble: {members[0]} is the only backbone among the models")
             return []
+        weights = self._weigh(members)
+        plain = self._pooled(Table(ENSEMBLE, "ensemble", "", "mean"), members)
+        weighted = self._pooled(Table(WEIGHTED, "ensemble", "", "weighted by validation mAP"), members, weights)
+        return [*plain, weights, *weighted]
+
+    def _pooled(self, table: Table, members: Sequence[str], weights: Step | None = None) -> list[Step]:
+        """The members' tables of every split as one, by equal weights or those that a step writes."""
         steps = []
         for split in self.splits:
-            needs = [self.makers[name, split] for name in members]
+            needs = [*([weights.name] if weights else []), *(self.makers[name, split] for name in members)]
 
             def pool(out: Path, split=split) -> None:
-                ensemble([self.file(name, split) for name in members]).write(out)
+                chosen = read_weights(self.root / WEIGHTS) if weights else None
+                ensemble([self.file(name, split) for name in members], chosen).write(out)
 
-            step = self.table(f"ensemble {split}", ENSEMBLE, split, {"members": members}, needs, pool)
-            steps.append(self._made(Table(ENSEMBLE, "ensemble", "", "mean"), split, step))
-        weights = self._weigh(members)
-        steps.append(weights)
-        for split in self.splits:
-            needs = [weights.name, *(self.makers[name, split] for name in members)]
-
-            def weigh(out: Path, split=split) -> None:
-                ensemble([self.file(name, split) for name in members], read_weights(self.root / WEIGHTS)).write(out)
-
-            step = self.table(f"ensemble weighted {split}", WEIGHTED, split, {"members": members}, needs, weigh)
-            steps.append(self._made(Table(WEIGHTED, "ensemble", "", "weighted by validation mAP"), split, step))
+            name = f"ensemble {'weighted ' if weights else ''}{split}"
+            step = self.table(name, table.name, split, {"members": members}, needs, pool)
+            steps.append(self._made(table, split, step))
         return steps
 
     def _weigh(self, members: Sequence[str]) -> Step:
@@ -172,7 +170,7 @@ class _Study(Flow):
         if self.folds < 2:
             self.notes.append("no calibration, thresholds or comparisons: validation has images of a single subject")
             return []
-        wanted = [(self.roles.main, method) for method in calibration.METHODS]
+        wanted = [(self.roles.main, method) for method in CALIBRATIONS]
         if self._final != self.roles.main:
             wanted.append((self._final, self.options.calibration))
         return [step for of, method in wanted for step in self._calibrated(of, method)]
@@ -184,16 +182,14 @@ class _Study(Flow):
     def _calibrated(self, of: str, method: str) -> list[Step]:
         rules, name = f"calibrations/{of}.{method}.json", f"{of}+{method}"
 
-        def learn() -> None:
-            found = calibration.fit(
-                self.file(of, FIT), self.dataset, self.labels, method, uncertain=self.uncertain, folds=self.folds
-            )
+        def fit() -> None:
+            found = calibration.fit(self.file(of, FIT), self.dataset, self.labels, method, self.fit)
             write(found, self.root / rules)
             errors = [found.macro("ece", when) for when in ("before", "after")]
             log.info(f"{of}, {method}: ECE {errors[0]:.4f} -> {errors[1]:.4f} on {FIT}, cross-fitted")
 
-        settings = {"method": method, "uncertain": self.uncertain, "folds": self.folds, **self.data}
-        steps = [Step(f"calibrate {of} {method}", (rules,), settings, (self.makers[of, FIT],), learn)]
+        settings = {"method": method, **self.fitted_by}
+        steps = [Step(f"calibrate {of} {method}", (rules,), settings, (self.makers[of, FIT],), fit)]
         for split in self.splits:
 
             def use(out: Path, split=split) -> None:
@@ -218,9 +214,9 @@ class _Study(Flow):
             for split in labelled:
                 if split == FIT and table.kind == "calibrated":
                     continue
-                learnt = [f"thresholds {table.name}"] if self._has_thresholds(split) else []
-                more = {"thresholds": self.options.strategy if learnt else "fixed"}
-                steps.append(self.evaluate(table.name, split, [self.makers[table.name, split], *learnt], more))
+                fitted = [f"thresholds {table.name}"] if self._has_thresholds(split) else []
+                more = {"thresholds": self.options.strategy if fitted else "fixed"}
+                steps.append(self.evaluate(table.name, split, [self.makers[table.name, split], *fitted], more))
         return steps
 
     def _has_thresholds(self, split: str) -> bool:
@@ -241,13 +237,10 @@ class _Study(Flow):
         out = thresholds_file(name)
 
         def do() -> None:
-            found = thresholds.fit(
-                self.file(name, FIT), self.dataset, self.labels, self.options.strategy,
-                uncertain=self.uncertain, folds=self.folds,
-            )  # fmt: skip
+            found = thresholds.fit(self.file(name, FIT), self.dataset, self.labels, self.options.strategy, self.fit)
             write(found, self.root / out)
 
-        settings = {"strategy": self.options.strategy, "uncertain": self.uncertain, "folds": self.folds, **self.data}
+        settings = {"strategy": self.options.strategy, **self.fitted_by}
         return Step(f"thresholds {name}", (out,), settings, (self.makers[name, FIT],), do)
 
     def _comparisons(self) -> list[Step]:
@@ -281,23 +274,14 @@ class _Study(Flow):
             (self.root / out).parent.mkdir(parents=True, exist_ok=True)
             write_bytes(self.root / out, json_bytes(found))
 
-        settings = {
-            "runs": names,
-            "draws": options.draws,
-            "uncertain": self.uncertain,
-            "folds": self.folds,
-            **self.data,
-        }
+        settings = {"runs": names, "draws": options.draws, **self.fitted_by}
         return Step(f"compare {what}", (out,), settings, tuple(f"train {name}" for name in names), do)
 
     def _report(self, steps: Sequence[Step]) -> Step:
         def do() -> None:
-            drawn = self.options.synthetic  # pictures of nobody
-            options = ReportOptions(self.options.title, synthetic=drawn, images=drawn)
-            write_report(self.root / "report.html", [self.root], pack=self.dataset, options=options)
+            self.write_report()
 
-        settings = {"title": self.options.title, "synthetic": self.options.synthetic, **self.data}
-        return Step("report", ("report.html",), settings, tuple(step.name for step in steps), do)
+        return Step("report", ("report.html",), self.reported_by, tuple(step.name for step in steps), do)
 
 
 def thresholds_file(table: str) -> str:

@@ -1,10 +1,10 @@
-"""The paper's flow as steps: trained models, their predictions, the ensemble, the views, what they score, the files.
+"""The study of Yamagishi & Hanaoka (2023) as steps: models, predictions, ensemble, views, scores, files to hand in.
 
     runs/model0 ... model7        predictions/NAME.SPLIT.parquet        evaluations/NAME.SPLIT.json
     views.json                    submission.zip, submission-dev.zip    report.html, paper.json
 
 NAME is a model, model3-views, ensemble, or ensemble-views, the final one. Models 3, 5, 6 and 7 make the ensemble; the
-views are learnt from model3 on validation (Yamagishi & Hanaoka 2023).
+rules of the views are fitted to model3 on validation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,6 @@ from cxrdali.models.tta import TTA
 from cxrdali.postprocess import views
 from cxrdali.postprocess.ensemble import ensemble
 from cxrdali.postprocess.submission import match, submit, template_of
-from cxrdali.report import ReportOptions, write_report
 from cxrdali.runs.layout import MEMBERS, MODELS, VIEWS_FROM
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Book, Step
@@ -42,12 +41,7 @@ class PaperOptions(FlowOptions):
             raise UserError("no model: give --models, for example 0,2,3,5,6,7")
 
 
-def make_plan(
-    root: Path,
-    dataset: PackedDataset,
-    recipes: Mapping[str, Recipe],
-    options: PaperOptions,
-) -> Plan:
+def make_plan(root: Path, dataset: PackedDataset, recipes: Mapping[str, Recipe], options: PaperOptions) -> Plan:
     """Raises UserError for an unknown model or setting, or a dataset without a training split."""
     found = ground(root, dataset, recipes, options)
     labels = found.labels
@@ -74,7 +68,7 @@ class _Paper(Flow):
         if missing:
             self.notes.append(f"the ensemble is without {', '.join(missing)}" if len(members) > 1 else "no ensemble")
         if VIEWS_FROM in self.models and self._has_both_views():
-            steps.append(self._learn_views())
+            steps.append(self._fit_views())
             for name in (VIEWS_FROM, "ensemble"):
                 if name in tables:
                     steps += [self._apply_views(name, split) for split in self.splits]
@@ -104,11 +98,10 @@ class _Paper(Flow):
             lambda out: ensemble([self.file(name, split) for name in members]).write(out),
         )  # fmt: skip
 
-    def _learn_views(self) -> Step:
+    def _fit_views(self) -> Step:
         def do() -> None:
-            views.fit(self.file(VIEWS_FROM, "val"), self.dataset, self.labels, self.uncertain).write(
-                self.root / "views.json"
-            )
+            rules = views.fit(self.file(VIEWS_FROM, "val"), self.dataset, self.labels, self.uncertain)
+            rules.write(self.root / "views.json")
 
         settings = {"uncertain": self.uncertain, **self.data}
         return Step("views", ("views.json",), settings, (f"predict {VIEWS_FROM} val",), do)
@@ -151,9 +144,6 @@ class _Paper(Flow):
             write_bytes(
                 self.root / "paper.json", json_bytes({"models": list(self.models), "tables": tables, "steps": done})
             )
-            drawn = self.options.synthetic  # pictures of nobody
-            options = ReportOptions(self.options.title, synthetic=drawn, images=drawn)
-            write_report(self.root / "report.html", [self.root], pack=self.dataset, options=options)
+            self.write_report()
 
-        settings = {"title": self.options.title, "synthetic": self.options.synthetic, **self.data}
-        return Step("report", ("report.html", "paper.json"), settings, tuple(step.name for step in steps), do)
+        return Step("report", ("report.html", "paper.json"), self.reported_by, tuple(step.name for step in steps), do)

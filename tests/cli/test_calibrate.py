@@ -41,7 +41,7 @@ def test_from_validation_to_decisions(folder, pack_folder):
         ]  # fmt: skip
     assert lines[6].startswith("Hernia") and lines[6].endswith("kept as it is: 0 positive of at least 10")
     assert lines[7].startswith("all findings, pooled") and lines[8].startswith("mean over findings: ECE ")
-    assert lines[9] == "platt.json: rules learnt from val.parquet; platt.html: reliability diagrams"
+    assert lines[9] == "platt.json: rules fitted to val.parquet; platt.html: reliability diagrams"
     assert "<svg" in (folder / "platt.html").read_text()
 
     for name in ("val", "test"):
@@ -62,7 +62,7 @@ def test_from_validation_to_decisions(folder, pack_folder):
 
     said = done(folder, "evaluate", "test.c.parquet", "--thresholds", "f1.json", "--draws", 0, *data).stdout
     result = json.loads((folder / "test.c.metrics.json").read_text())
-    assert "decisions at thresholds f1, learnt from val.c.parquet (recall is sensitivity)" in said
+    assert "decisions at thresholds f1, fitted to val.c.parquet (recall is sensitivity)" in said
     assert f"all: F1 {result['all']['macro_F1']:.3f}, precision" in said
     assert f"ECE {result['all']['macro_ECE']:.4f}, Brier {result['all']['macro_Brier']:.4f}" in said
     said = done(folder, "evaluate", "test.c.parquet", "--thresholds", "0.5", "--draws", 0, *data).stdout
@@ -92,7 +92,7 @@ def test_what_a_table_does_not_say_is_said(folder, dataset, pack_folder):
     assert "warning" not in done(folder, "calibrate", "--fit", "train.parquet", "--force", *fit).stderr
     written(folder / "other.parquet", dataset, "test", "test", run="n")
     said = done(folder, "calibrate", "other.parquet", "--rules", "t.json", "--out", "o.parquet").stdout
-    assert "note: run 'n' here, 'm' in train.parquet, from which the rules were learnt" in said
+    assert "note: run 'n' here, 'm' in train.parquet, to which the rules were fitted" in said
     said = done(folder, "evaluate", "val.csv", "--draws", 0, "--data", pack_folder).stdout
     assert "note: val.csv does not say what it holds; ECE and Brier take its values as logits" in said
 
@@ -116,7 +116,7 @@ def test_what_a_table_does_not_say_is_said(folder, dataset, pack_folder):
         ("calibrate --fit val.parquet --method platt --out c.parquet", 1, "c.parquet: rules are written as .json"),
         ("calibrate --fit val.parquet --method platt --out no/c.json", 1, "no: no such folder; make it"),
         ("calibrate test.parquet --rules r.json --out test.parquet", 1, "is a table that this one is made from"),
-        ("calibrate test.parquet --rules r.json --out c.parquet", 1, "r.json: no such file; learn it again"),
+        ("calibrate test.parquet --rules r.json --out c.parquet", 1, "r.json: no such file; fit it again"),
         ("calibrate --fit train.parquet --method platt --out c.json --data {pack}", 1, "whose images were trained on"),
         ("calibrate --fit val.parquet --method platt --out c.json --data {pack} --folds 1", 1, "folds 1: at least 2"),
         ("calibrate --fit val.parquet --method platt --out c.json --data {pack} --folds 0", 1, "folds 0: at least 2"),
@@ -124,7 +124,7 @@ def test_what_a_table_does_not_say_is_said(folder, dataset, pack_folder):
         ("thresholds --fit val.parquet --strategy f2 --out t.json --data {pack}", 1, "strategy 'f2': choose one of"),
         ("thresholds --fit val.parquet --out t.csv", 1, "t.csv: rules are written as .json"),
         ("thresholds --fit train.parquet --out t.json --data {pack}", 1, "whose images were trained on"),
-        ("evaluate test.parquet --data {pack} --thresholds t.json", 1, "t.json: no such file; learn them again"),
+        ("evaluate test.parquet --data {pack} --thresholds t.json", 1, "t.json: no such file; fit them again"),
         ("evaluate test.parquet --data {pack} --thresholds 50", 1, "threshold 50: a probability between 0 and 1"),
     ],
 )
@@ -138,7 +138,8 @@ def test_mistakes_are_named(folder, pack_folder, arguments, code, said):
 
 def test_a_method_of_the_command_is_one_of_the_library_s():
     from cli.calibrate import calibrate
-    from cxrdali.postprocess.calibration import METHODS
+    from cxrdali.postprocess.calibration import PER_FINDING
+    from cxrdali.postprocess.options import CALIBRATIONS, SHARED
 
     method = next(each for each in calibrate.params if each.name == "method")
-    assert tuple(method.type.choices) == METHODS
+    assert tuple(method.type.choices) == CALIBRATIONS == (SHARED, *PER_FINDING)

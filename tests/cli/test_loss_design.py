@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
         (["--set", "ld-bce.asl_clip=0.1"], 1, "ld-bce: asl-clip 0.1: the loss bce has no such parameter; it has pos"),
         (["--models", "bce", "--set", "ld-asl.lr=1e-4"], 1, "ld-asl.lr: ld-asl is not among the models; add it to --m"),
         (["--models", "bce"], 1, "no rendition of 512 pixels or more is stored (stored: 48, 56, 64)"),
-        (["--scale", "demo"], 2, "--scale demo draws its own data; leave --data out, or use --scale full"),
+        (["--scale", "demo"], 2, "--scale demo makes its own data; leave --data out, or use --scale full"),
         (["--labels", "padchest"], 1, "no labels 'padchest'; attached are cxr-lt-2023, chexpert"),
     ],
 )  # fmt: skip

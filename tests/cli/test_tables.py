@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -63,7 +65,7 @@ def test_from_two_runs_to_a_submission(folder, pack_folder):
     assert changed.any() and (before.ids["view"][changed] != "frontal").all()
     assert f", in which {changed.sum()} lateral images changed;" in lines[8]
     assert lines[9:] == [
-        "views.json: rules learnt from a.train.parquet",
+        "views.json: rules fitted to a.train.parquet",
         f"v.test.parquet: {images} images, 5 findings, logit",
     ]
     assert after.provenance.history[0].startswith("mean probability of") and len(after.provenance.history) == 2
@@ -112,7 +114,7 @@ def test_probabilities_are_for_the_last_step_only(folder, pack_folder):
         ("postprocess a.test.parquet --out e.csv", 2, "give one of --fit"),
         ("postprocess a.test.parquet --fit a.train.parquet --rules v.json --out e.csv", 2, "give one of --fit"),
         ("postprocess a.test.parquet --rules v.json --views w.json --out e.csv", 2, "belong to --fit, not to --rules"),
-        ("postprocess a.test.parquet --rules v.json --data {pack} --out e.csv", 1, "v.json: no such file; learn"),
+        ("postprocess a.test.parquet --rules v.json --data {pack} --out e.csv", 1, "v.json: no such file; fit"),
         ("postprocess a.test.parquet --fit a.train.parquet --views v.csv --out e.csv", 1, "rules are written as .json"),
         ("postprocess a.test.parquet --fit a.train.parquet --labels x --data {pack} --out e.csv", 1, "no labels 'x'"),
         ("postprocess a.test.parquet --fit a.train.parquet --out a.train.parquet", 1, "is made from; give another"),
@@ -127,3 +129,26 @@ def test_mistakes_are_named(folder, pack_folder, arguments, code, said):
     assert result.returncode == code and said in result.stderr, result.stderr
     assert code == 2 or result.stderr.count("\n") <= 2  # the default place of the dataset, and the error
     assert "Traceback" not in result.stderr and sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate", "compare", "calibrate", "thresholds", "ensemble", "postprocess", "submit", "paper", "loss-design",
+        "demo",
+    ],
+)  # fmt: skip
+def test_help_answers_without_what_takes_seconds_to_load(command):
+    heavy = ("torch", "timm", "torchvision", "sklearn", "scipy", "pandas", "pyarrow")
+    code = f"""
+import sys, time
+sys.argv = ["cxrdali", {command!r}, "--help"]
+from cli.main import main
+try:
+    main()
+finally:
+    print([name for name in {heavy} if name in sys.modules], time.process_time() < 1, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("Usage: ")
+    assert done.stderr.strip() == "[] True"

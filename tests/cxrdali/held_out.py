@@ -1,4 +1,4 @@
-"""Tables of predictions with labels over the packed test release, for what is learnt from them."""
+"""Tables of predictions with labels over the packed test release, for what is fitted to them."""
 
 import numpy as np
 

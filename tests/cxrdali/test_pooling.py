@@ -6,6 +6,7 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import gmean, rankdata
 
+from cxrdali.postprocess.options import POOLINGS
 from cxrdali.predictions import METHODS, geometric_logit, mean_logit, mean_rank_logit
 from shards.errors import UserError
 
@@ -95,3 +96,7 @@ def test_the_mean_rank_is_the_mean_of_scipys_ranks_column_by_column():
     np.testing.assert_allclose(expit(mean_rank_logit(values, (3, 1, 1))), weighted, rtol=1e-5)
     # another scale of one table changes nothing
     assert (mean_rank_logit(values * np.float32([[[1]], [[30]], [[0.1]]])) == mean_rank_logit(values)).all()
+
+
+def test_the_names_that_the_command_line_shows_are_those_of_the_methods():
+    assert tuple(METHODS) == POOLINGS

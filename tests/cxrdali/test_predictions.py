@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -6,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import expit
 
-from cxrdali.predictions import Predictions, Provenance, as_logits, check_target, read, sigmoid
+from cxrdali.predictions import Kind, Predictions, Provenance, as_logits, check_target, read, sigmoid
 from shards.errors import UserError
 
 
@@ -85,7 +86,8 @@ def test_the_history_is_kept_and_older_files_still_read(tmp_path):
         ("[]", "its metadata is damaged"),
         ('{"history": "once"}', "its metadata is damaged: history 'once'"),
         ('{"run": 3}', "its metadata is damaged: run 3"),
-        ('{"kind": "rank"}', "its values are 'rank', not one of logit, probability"),
+        ('{"kind": "odds"}', "its values are 'odds', not one of logit, probability, calibrated, rank"),
+        ('{"calibrated": [3]}', r"its metadata is damaged: calibrated \[3\]"),
     ],
 )
 def test_damaged_metadata_is_named(tmp_path, stored, message):
@@ -94,6 +96,34 @@ def test_damaged_metadata_is_named(tmp_path, stored, message):
     with_metadata(path, stored)
     with pytest.raises(UserError, match=message):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("history", "kind", "calibrated"),
+    [
+        (["calibrated: platt, fitted on v"], Kind.CALIBRATED, ("calibrated: platt, fitted on v",)),
+        (["mean rank among these 3 images of a, b: no probability, and of this set of images alone"], Kind.RANK, ()),
+        (["mean rank among these 3 images of a", "calibrated: platt, fitted on v", "views"], Kind.CALIBRATED,
+         ("calibrated: platt, fitted on v",)),
+        (["a: calibrated: platt, fitted on v", "mean probability of a, b"], Kind.LOGIT, ()),
+    ],
+)  # fmt: skip
+def test_what_an_older_file_holds_is_read_from_its_history(tmp_path, history, kind, calibrated):
+    path = tmp_path / "pred.parquet"
+    table().write(path)
+    with_metadata(path, json.dumps({"kind": "logit", "history": history}))
+    about = read(path).provenance
+    assert (about.kind, about.calibrated, about.history) == (kind, calibrated, tuple(history))
+    with_metadata(path, json.dumps({"kind": "logit", "history": history, "calibrated": []}))
+    assert read(path).provenance.kind == Kind.LOGIT  # a file of today says what it holds itself
+
+
+def test_mean_ranks_do_not_become_probabilities(tmp_path):
+    ranked = replace(table(), provenance=Provenance(Kind.RANK))
+    ranked.write(tmp_path / "r.parquet")
+    assert read(tmp_path / "r.parquet").provenance.kind is Kind.RANK
+    with pytest.raises(UserError, match="mean ranks are no probabilities; write them as logits, or calibrate them"):
+        ranked.as_probabilities()
 
 
 def with_metadata(path, text):

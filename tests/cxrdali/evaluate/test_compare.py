@@ -96,7 +96,7 @@ def test_scores_are_scikit_learns(result, runs, truth):
     assert result["runs"][1]["mAP"] > result["runs"][0]["mAP"] + 0.2
 
 
-def test_f1_is_at_thresholds_that_other_subjects_taught(result, runs, truth):
+def test_f1_is_at_thresholds_fitted_to_other_subjects(result, runs, truth):
     wanted, subjects, _ = truth
     values = read(runs[1] / VAL_PREDICTIONS).values
     called = np.zeros(wanted.shape, dtype=bool)
@@ -134,16 +134,16 @@ def test_a_finding_without_positives_is_named_and_never_zero(result):
 # ---------------------------------------------------------------- differences
 
 
-def drawn_by_hand(wanted, studies, values, score):
-    """Scores float [draws, runs, F] on images repeated as often as their study was drawn; NaN without a positive."""
+def sampled_by_hand(wanted, studies, values, score):
+    """Scores float [samples, runs, F] on images repeated as often as their study was; NaN without a positive."""
     generator, order = np.random.default_rng(4), list(dict.fromkeys(studies))
     found = np.full((DRAWS, len(values), wanted.shape[1]), np.nan)
-    for draw in range(DRAWS):
+    for sample in range(DRAWS):
         picked = generator.integers(0, len(order), len(order))
         rows = np.concatenate([np.flatnonzero(studies == order[each]) for each in picked])
         for f in range(wanted.shape[1]):
             if 0 < wanted[rows, f].sum() < len(rows) + (score is average_precision_score):
-                found[draw, :, f] = [score(wanted[rows, f], each[rows, f]) for each in values]
+                found[sample, :, f] = [score(wanted[rows, f], each[rows, f]) for each in values]
     return found
 
 
@@ -158,9 +158,9 @@ def test_differences_are_those_of_a_paired_bootstrap_written_out(result, runs, t
     wanted, _, studies = truth
     values = [read(run / VAL_PREDICTIONS).values for run in runs[:2]]
     rows = {row["metric"]: row for row in result["differences"] if row["run"] == "strong"}
-    ap = drawn_by_hand(wanted, studies, values, average_precision_score)
+    ap = sampled_by_hand(wanted, studies, values, average_precision_score)
     check_interval(rows["mAP"], np.nanmean(ap[:, 1], axis=1) - np.nanmean(ap[:, 0], axis=1))
-    auroc = drawn_by_hand(wanted, studies, values, roc_auc_score)
+    auroc = sampled_by_hand(wanted, studies, values, roc_auc_score)
     check_interval(rows["macro_AUROC"], np.nanmean(auroc[:, 1], axis=1) - np.nanmean(auroc[:, 0], axis=1))
     place, mass = next((place, row) for place, row in enumerate(result["findings"]) if row["finding"] == "Mass")
     check_interval(mass["differences"]["strong"], ap[:, 1, place] - ap[:, 0, place])
@@ -172,7 +172,7 @@ def test_differences_are_those_of_a_paired_bootstrap_written_out(result, runs, t
     assert asl["low"] < 0 < asl["high"] and asl["p"] > 0.1
 
 
-def test_a_draw_without_a_rare_finding_keeps_its_score(tmp_path, monkeypatch):
+def test_a_sample_without_a_rare_finding_keeps_its_score(tmp_path, monkeypatch):
     dataset = packed(tmp_path, subjects=10)
     runs = [write_run(tmp_path / name, dataset, skill, seed=seed) for name, skill, seed in (("a", 0, 1), ("b", 1, 2))]
     monkeypatch.setattr("cxrdali.evaluate.compare.ENOUGH", 1)
@@ -181,14 +181,14 @@ def test_a_draw_without_a_rare_finding_keeps_its_score(tmp_path, monkeypatch):
     labels = dataset.labels(LABELS)
     wanted = (labels.values[catalog_rows(table, runs[0], dataset)] == 1).astype(float)
     values = [read(run / VAL_PREDICTIONS).values for run in runs]
-    drawn = drawn_by_hand(wanted, table.ids["study_id"].to_numpy(), values, average_precision_score)
-    rare = [f for f in defined(wanted) if np.isnan(drawn[:, 0, f]).any()]
-    assert rare, "the release must have a finding that some draws lack"
+    sampled = sampled_by_hand(wanted, table.ids["study_id"].to_numpy(), values, average_precision_score)
+    rare = [f for f in defined(wanted) if np.isnan(sampled[:, 0, f]).any()]
+    assert rare, "the release must have a finding that some samples lack"
     for run, each in enumerate(values):
         for f in defined(wanted):
             whole = average_precision_score(wanted[:, f], each[:, f])
-            drawn[:, run, f] = np.where(np.isnan(drawn[:, run, f]), whole, drawn[:, run, f])
-    means = np.nanmean(drawn, axis=2)
+            sampled[:, run, f] = np.where(np.isnan(sampled[:, run, f]), whole, sampled[:, run, f])
+    means = np.nanmean(sampled, axis=2)
     check_interval(made["differences"][0], means[:, 1] - means[:, 0])
     assert (made["runs"][0]["mAP_low"], made["runs"][0]["mAP_high"]) == pytest.approx(
         tuple(np.percentile(means[:, 0], [2.5, 97.5]))
@@ -197,7 +197,7 @@ def test_a_draw_without_a_rare_finding_keeps_its_score(tmp_path, monkeypatch):
 
 def test_the_baseline_may_be_any_run(runs, dataset, result):
     for given in ("strong", str(runs[1])):
-        turned = compare(runs, dataset, CompareOptions(given, draws=DRAWS, seed=4))
+        turned = compare(runs, dataset, CompareOptions(baseline=given, draws=DRAWS, seed=4))
         assert turned["baseline"] == "strong" and {row["run"] for row in turned["differences"]} == {"weak", "asl"}
     there, back = (
         next(row for row in each["differences"] if (row["run"], row["metric"]) == (run, "mAP"))

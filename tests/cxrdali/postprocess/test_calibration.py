@@ -8,10 +8,12 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import average_precision_score, brier_score_loss
 
 from cxrdali.metrics.calibration_error import ece
-from cxrdali.postprocess.calibration import METHODS, apply, fit, read
+from cxrdali.postprocess.calibration import apply, fit, read
 from cxrdali.postprocess.calibration_maps import CLIP, IDENTITY, fit_platt, fit_temperature
 from cxrdali.postprocess.crossfit import read_held_out
-from cxrdali.predictions import Predictions, Provenance
+from cxrdali.postprocess.options import CALIBRATIONS as METHODS
+from cxrdali.postprocess.options import FitOptions
+from cxrdali.predictions import Kind, Predictions, Provenance
 from cxrdali.predictions import read as read_table
 from shards.errors import UserError
 from tests.cxrdali.held_out import written
@@ -30,20 +32,20 @@ def val(dataset, tmp_path):
 
 
 def held_out(path, dataset, labels):
-    return read_held_out(path, dataset, labels, uncertain="negative", folds=5, force=False)
+    return read_held_out(path, dataset, labels, FitOptions())
 
 
 def test_one_temperature_is_that_of_all_values_together(dataset, labels, val):
-    learnt = fit(val, dataset, labels, "temperature")
+    fitted = fit(val, dataset, labels, "temperature")
     data = held_out(val, dataset, labels)
     shared = fit_temperature(data.truth, data.logits)[0]
-    assert [rule.map for rule in learnt.rules] == [shared] * 5 and shared.slope < 1
-    assert learnt.findings == FINDINGS and learnt.made_from["split"] == "val"
+    assert [rule.map for rule in fitted.rules] == [shared] * 5 and shared.slope < 1
+    assert fitted.findings == FINDINGS and fitted.made_from["split"] == "val"
 
 
 def test_before_is_the_table_and_after_is_cross_fitted(dataset, labels, val):
     """By hand: every part's logits through the line that the other parts give."""
-    learnt = fit(val, dataset, labels, "platt")
+    fitted = fit(val, dataset, labels, "platt")
     data = held_out(val, dataset, labels)
     after = data.logits.copy()
     for number in range(5):
@@ -51,7 +53,7 @@ def test_before_is_the_table_and_after_is_cross_fitted(dataset, labels, val):
         for place in range(5):
             line, _ = fit_platt(data.truth[~inside, place], data.logits[~inside, place])
             after[inside, place] = line(data.logits[inside, place])
-    for place, rule in enumerate(learnt.rules):
+    for place, rule in enumerate(fitted.rules):
         assert rule.map == fit_platt(data.truth[:, place], data.logits[:, place])[0]
         target = data.truth[:, place]
         for quality, logits in ((rule.before, data.logits[:, place]), (rule.after, after[:, place])):
@@ -61,34 +63,34 @@ def test_before_is_the_table_and_after_is_cross_fitted(dataset, labels, val):
             if 0 < target.sum() < len(target):
                 assert quality.brier == pytest.approx(brier_score_loss(target, probability))
         assert rule.positives == target.sum() and rule.images == len(target)
-    assert learnt.macro("brier", "after") == pytest.approx(np.mean([rule.after.brier for rule in learnt.rules]))
+    assert fitted.macro("brier", "after") == pytest.approx(np.mean([rule.after.brier for rule in fitted.rules]))
     pooled = expit(after.astype(np.float64)).reshape(-1, 1)
-    assert learnt.pooled_after.ece == pytest.approx(ece(data.truth.reshape(-1, 1), pooled)[0])
-    assert learnt.macro("ece", "after") < learnt.macro("ece", "before")
+    assert fitted.pooled_after.ece == pytest.approx(ece(data.truth.reshape(-1, 1), pooled)[0])
+    assert fitted.macro("ece", "after") < fitted.macro("ece", "before")
     # the fit's own images would look better than they are
     own = fit_platt(data.truth[:, 0], data.logits[:, 0])[0](data.logits[:, 0])
-    assert brier_score_loss(data.truth[:, 0], expit(own)) < learnt.rules[0].after.brier
+    assert brier_score_loss(data.truth[:, 0], expit(own)) < fitted.rules[0].after.brier
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_written_is_read_and_does_the_same(dataset, labels, val, tmp_path, method):
-    learnt = fit(val, dataset, labels, method)
-    learnt.write(tmp_path / "a.json")
+    fitted = fit(val, dataset, labels, method)
+    fitted.write(tmp_path / "a.json")
     again = read(tmp_path / "a.json")
     again.write(tmp_path / "b.json")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    assert (apply(val, learnt).values == apply(val, again).values).all()
+    assert (apply(val, fitted).values == apply(val, again).values).all()
     stored = json.loads((tmp_path / "a.json").read_text())
     assert stored["method"] == method and [row["finding"] for row in stored["findings"]] == list(FINDINGS)
-    assert stored["macro_ECE_after"] == learnt.macro("ece", "after")
+    assert stored["macro_ECE_after"] == fitted.macro("ece", "after")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_ap_stays_and_a_finding_without_positives_stays_as_it_is(dataset, labels, val, method):
-    learnt = fit(val, dataset, labels, method)
-    before, after = read_table(val), apply(val, learnt)
+    fitted = fit(val, dataset, labels, method)
+    before, after = read_table(val), apply(val, fitted)
     truth = held_out(val, dataset, labels).truth
-    for place, rule in enumerate(learnt.rules):
+    for place, rule in enumerate(fitted.rules):
         if rule.finding == "Hernia" and method != "temperature":
             assert rule.kept == "0 positive of at least 10" and rule.map == IDENTITY
             assert (after.values[:, place] == before.values[:, place]).all()
@@ -100,48 +102,51 @@ def test_ap_stays_and_a_finding_without_positives_stays_as_it_is(dataset, labels
 
 
 def test_isotonic_on_a_table_is_scikit_learn_s(dataset, labels, val):
-    learnt = fit(val, dataset, labels, "isotonic")
+    fitted = fit(val, dataset, labels, "isotonic")
     data = held_out(val, dataset, labels)
     for place in (0, 2, 3, 4):
-        rule, values = learnt.rules[place], data.logits[:, place].astype(np.float64)
+        rule, values = fitted.rules[place], data.logits[:, place].astype(np.float64)
         model = IsotonicRegression(y_min=CLIP, y_max=1 - CLIP).fit(values, data.truth[:, place])
-        after = apply(val, learnt).values[:, place].astype(np.float64)
+        after = apply(val, fitted).values[:, place].astype(np.float64)
         plain = expit(after - rule.map.tilt * (values - rule.map.centre))
         np.testing.assert_allclose(plain, model.predict(values), atol=1e-6)
 
 
 def test_another_table_keeps_its_order_and_says_what_was_done(dataset, labels, val, tmp_path):
-    learnt = fit(val, dataset, labels, "platt")
+    fitted = fit(val, dataset, labels, "platt")
     written(tmp_path / "test.parquet", dataset, "test", "test", seed=4, findings=FINDINGS[::-1], history=("first",))
-    before, after = read_table(tmp_path / "test.parquet"), apply(tmp_path / "test.parquet", learnt)
+    before, after = read_table(tmp_path / "test.parquet"), apply(tmp_path / "test.parquet", fitted)
     assert after.findings == FINDINGS[::-1] and after.ids.equals(before.ids) and after.values.dtype == np.float32
     for place, name in enumerate(after.findings):
-        line = learnt.rules[FINDINGS.index(name)].map
+        line = fitted.rules[FINDINGS.index(name)].map
         wanted = line.slope * before.values[:, place].astype(np.float64) + line.offset
         np.testing.assert_allclose(after.values[:, place], wanted, rtol=1e-6)
+    done = "calibrated: platt, fitted on val.parquet"
     assert after.provenance == dataclasses.replace(
-        before.provenance, history=("first", "calibrated: platt, fitted on val.parquet")
+        before.provenance, kind=Kind.CALIBRATED, history=("first", done), calibrated=(done,)
     )
+    after.write(tmp_path / "after.parquet")
+    assert read_table(tmp_path / "after.parquet").provenance == after.provenance
 
 
 def test_tables_that_the_rules_do_not_fit_are_named(dataset, labels, val, tmp_path):
-    learnt = fit(val, dataset, labels, "temperature")
+    fitted = fit(val, dataset, labels, "temperature")
     path = tmp_path / "p.parquet"
     written(path, dataset, "test", "test", findings=FINDINGS[:4])
     with pytest.raises(UserError, match="p.parquet: finding 'Pneumonia' is in the calibration, but not in the table"):
-        apply(path, learnt)
+        apply(path, fitted)
     written(path, dataset, "test", "test", kind="probability")
     with pytest.raises(UserError, match="p.parquet: holds probabilities, which saturate"):
-        apply(path, learnt)
-    apply(val, learnt).write(path)
+        apply(path, fitted)
+    apply(val, fitted).write(path)
     with pytest.raises(UserError, match="its logits are calibrated: temperature, fitted on val.parquet, those of val"):
-        apply(path, learnt)
+        apply(path, fitted)
     ids = read_table(val).ids
     huge = np.full((len(ids), 5), 3e38, dtype=np.float32)
     Predictions(ids, FINDINGS, huge, Provenance("logit", "m", "val")).write(path)
-    steep = dataclasses.replace(learnt.rules[0], map=dataclasses.replace(learnt.rules[0].map, slope=2.0))
+    steep = dataclasses.replace(fitted.rules[0], map=dataclasses.replace(fitted.rules[0].map, slope=2.0))
     with pytest.raises(UserError, match=r"finding 'Edema' of image .* would leave the range of numbers \(its logit is"):
-        apply(path, dataclasses.replace(learnt, rules=(steep, *learnt.rules[1:])))
+        apply(path, dataclasses.replace(fitted, rules=(steep, *fitted.rules[1:])))
 
 
 def test_a_second_calibration_of_calibrated_tables_is_possible(dataset, labels, val, tmp_path):
@@ -149,7 +154,9 @@ def test_a_second_calibration_of_calibrated_tables_is_possible(dataset, labels, 
     apply(val, first).write(tmp_path / "once.parquet")
     second = fit(tmp_path / "once.parquet", dataset, labels, "platt")
     assert len(apply(tmp_path / "once.parquet", second).provenance.history) == 2
-    with pytest.raises(UserError, match="val.parquet: its logits are not calibrated, those of once.parquet, which"):
+    with pytest.raises(
+        UserError, match="val.parquet: its logits are not calibrated, those of once.parquet, used to fit"
+    ):
         apply(val, second)
 
 
@@ -164,8 +171,8 @@ def test_another_method_is_named(dataset, labels, val):
         ("platt", lambda s: s.update(format=2), "format 2, this cxrdali reads 1"),
         ("platt", lambda s: s.pop("method"), "'method' is missing"),
         ("platt", lambda s: s.update(method="beta"), "method 'beta' is not one of"),
-        ("platt", lambda s: s["findings"].clear(), "no finding, one that stands twice"),
-        ("platt", lambda s: s["findings"].append(s["findings"][0]), "no finding, one that stands twice"),
+        ("platt", lambda s: s["findings"].clear(), "no finding, one that is duplicated"),
+        ("platt", lambda s: s["findings"].append(s["findings"][0]), "no finding, one that is duplicated"),
         ("platt", lambda s: s["made_from"].pop("calibrated"), "'calibrated' is missing"),
         ("platt", lambda s: s["made_from"].update(calibrated="x"), "calibrated 'x' is no list"),
         ("platt", lambda s: s["findings"][0]["map"].update(kind="spline"), "Edema: map 'spline' is not one of"),
@@ -183,12 +190,12 @@ def test_a_damaged_file_is_named(dataset, labels, val, tmp_path, method, change,
     stored = json.loads(path.read_text())
     change(stored)
     path.write_text(json.dumps(stored))
-    with pytest.raises(UserError, match=rf"rules.json: no calibration \(.*{message}.*\); learn it again with"):
+    with pytest.raises(UserError, match=rf"rules.json: no calibration \(.*{message}.*\); fit it again with"):
         read(path)
 
 
 def test_no_file_or_no_json(tmp_path):
-    with pytest.raises(UserError, match="rules.json: no such file; learn it again with `cxrdali calibrate --fit`"):
+    with pytest.raises(UserError, match="rules.json: no such file; fit it again with `cxrdali calibrate --fit`"):
         read(tmp_path / "rules.json")
     for text in ("", "[]", "3", '{"format": 1, "made_from": {}, "findings": [3]}'):
         (tmp_path / "rules.json").write_text(text)

@@ -3,7 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cxrdali.postprocess.crossfit import cross_fit, differences, doubtful_split, read_held_out
+from cxrdali.postprocess.crossfit import cross_fit, read_held_out
+from cxrdali.postprocess.options import FitOptions
+from cxrdali.postprocess.rules import differences, doubtful_split
 from cxrdali.predictions import read
 from shards.dataset.labels import Labels
 from shards.errors import UserError
@@ -16,8 +18,8 @@ def labels(dataset):
     return dataset.labels("cxr-lt-2023")
 
 
-def held_out(path, dataset, labels, uncertain="negative", folds=5, force=False):
-    return read_held_out(path, dataset, labels, uncertain=uncertain, folds=folds, force=force)
+def held_out(path, dataset, labels, **options):
+    return read_held_out(path, dataset, labels, FitOptions(**options))
 
 
 def test_parts_never_share_a_subject_and_columns_are_the_labels_(dataset, labels, tmp_path):
@@ -36,16 +38,16 @@ def test_parts_never_share_a_subject_and_columns_are_the_labels_(dataset, labels
     }  # fmt: skip
 
 
-def test_each_part_is_judged_by_what_the_others_teach(dataset, labels, tmp_path):
+def test_each_part_is_judged_by_a_fit_to_the_others(dataset, labels, tmp_path):
     written(tmp_path / "val.parquet", dataset)
     data = held_out(tmp_path / "val.parquet", dataset, labels, folds=3)
     seen = []
 
-    def learn(truth, logits):
+    def fit(truth, logits):
         seen.append((truth, logits))
         return logits.sum(axis=0)
 
-    result = cross_fit(data, learn, lambda taught, logits: logits - taught)
+    result = cross_fit(data, fit, lambda sums, logits: logits - sums)
     for number in range(3):
         inside = data.part == number
         assert (seen[number][0] == data.truth[~inside]).all() and (seen[number][1] == data.logits[~inside]).all()
@@ -68,15 +70,15 @@ def test_a_csv_does_not_say_its_split(dataset, labels, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
-def test_rules_learnt_from_a_split_that_is_to_be_scored_are_warned_of(dataset, labels, tmp_path, split):
+def test_rules_fitted_to_a_split_that_is_to_be_scored_are_warned_of(dataset, labels, tmp_path, split):
     written(tmp_path / "p.parquet", dataset, split)
     made_from = held_out(tmp_path / "p.parquet", dataset, labels).made_from
-    assert f"p.parquet holds the {split} split: with rules learnt from it, its own scores flatter" in doubtful_split(
+    assert f"p.parquet holds the {split} split: with rules fitted to it, its own scores flatter" in doubtful_split(
         made_from
     )
 
 
-def test_what_cannot_teach_is_named(dataset, labels, tmp_path):
+def test_what_nothing_can_be_fitted_to_is_named(dataset, labels, tmp_path):
     path = tmp_path / "p.parquet"
     written(path, dataset, kind="probability")
     with pytest.raises(UserError, match="holds probabilities, which saturate"):
@@ -101,7 +103,7 @@ def test_another_run_or_tta_is_worth_a_note(dataset, labels, tmp_path):
     assert differences(about, made_from) == []
     other = dataclasses.replace(about, run="n", tta="hflip")
     assert differences(other, made_from) == [
-        "run 'n' here, 'm' in p.parquet, from which the rules were learnt",
-        "test-time augmentation 'hflip' here, 'none' in p.parquet, from which the rules were learnt",
+        "run 'n' here, 'm' in p.parquet, to which the rules were fitted",
+        "test-time augmentation 'hflip' here, 'none' in p.parquet, to which the rules were fitted",
     ]
     assert differences(dataclasses.replace(about, run=None, tta=None), made_from) == []

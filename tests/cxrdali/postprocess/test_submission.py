@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import average_precision_score
 
-from cxrdali.postprocess.submission import submit, template_of, verify
+from cxrdali.postprocess.submission import read_template, submit, template_of, verify
 from cxrdali.predictions import Predictions, Provenance
 from shards.errors import UserError
 from tests.releases import FINDINGS, write_table
@@ -217,7 +217,7 @@ def test_code_that_cannot_go_in_is_named(table, form, tmp_path):
 def test_what_was_written_is_read_back_and_compared(table, form, tmp_path):
     out = tmp_path / "out.zip"
     submit(table, form, out)
-    header, ids, values = ("dicom_id", "Edema", "Mass"), ["x1", "x2", "x3"], expit([[1.0, -1], [2, -2], [3, -3]])
+    values = expit([[1.0, -1], [2, -2], [3, -3]])
     text = inside(out).decode()
     expected = np.array([row[1:] for row in rows(out)[1:]], dtype=np.float64)
     np.testing.assert_allclose(expected, values, rtol=1e-14)
@@ -226,7 +226,7 @@ def test_what_was_written_is_read_back_and_compared(table, form, tmp_path):
         with zipfile.ZipFile(out, "w") as file:
             file.writestr(name, change(text))
         with pytest.raises(UserError) as caught:
-            verify(out, "predictions.csv", header, ids, [1, 2], expected, code)
+            verify(out, "predictions.csv", read_template(form), expected, code)
         return str(caught.value)
 
     number = text.splitlines()[2].split(",")[1]
@@ -244,7 +244,7 @@ def test_what_was_written_is_read_back_and_compared(table, form, tmp_path):
     data[60] ^= 255
     out.write_bytes(data)
     with pytest.raises(UserError, match="check the disk and submit again"):
-        verify(out, "predictions.csv", header, ids, [1, 2], expected)
+        verify(out, "predictions.csv", read_template(form), expected)
 
 
 def test_submitting_reads_back_what_is_on_the_disk(table, form, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from cxrdali.postprocess import calibration
 from cxrdali.postprocess.crossfit import read_held_out
+from cxrdali.postprocess.options import FitOptions
 from cxrdali.postprocess.thresholds import choose, decide, fit, fixed, operating_points, parse_strategy, read
 from cxrdali.predictions import Provenance
 from cxrdali.predictions import read as read_table
@@ -36,8 +37,8 @@ def test_an_image_at_the_threshold_is_positive_bit_for_bit():
 @pytest.mark.parametrize("strategy", ["f1", "precision=0.7", "recall=0.8", "prevalence"])
 def test_what_is_shown_is_cross_fitted_and_what_is_written_is_fitted_on_all(dataset, labels, val, strategy):
     """By hand: every part's images called by the thresholds that the other parts give."""
-    learnt = fit(val, dataset, labels, strategy)
-    data = read_held_out(val, dataset, labels, uncertain="negative", folds=5, force=False)
+    fitted = fit(val, dataset, labels, strategy)
+    data = read_held_out(val, dataset, labels, FitOptions())
     wanted = parse_strategy(strategy)
     called = np.zeros(data.truth.shape, dtype=bool)
     for number in range(5):
@@ -46,7 +47,7 @@ def test_what_is_shown_is_cross_fitted_and_what_is_written_is_fitted_on_all(data
             points = operating_points(data.truth[~inside, place], data.logits[~inside, place])
             limit = choose(points, wanted)[0]
             called[inside, place] = False if limit is None else data.logits[inside, place] >= limit
-    for place, rule in enumerate(learnt.rules):
+    for place, rule in enumerate(fitted.rules):
         target, decided = data.truth[:, place], called[:, place]
         if rule.finding == "Hernia":
             assert (rule.threshold, rule.F1, rule.recall, rule.probability) == (None,) * 4 and rule.specificity == 1
@@ -59,55 +60,57 @@ def test_what_is_shown_is_cross_fitted_and_what_is_written_is_fitted_on_all(data
         assert rule.recall == pytest.approx(recall_score(target, decided))
         assert rule.specificity == pytest.approx(recall_score(1 - target, ~decided))
         assert rule.F1_half == pytest.approx(f1_score(target, expit(data.logits[:, place]) >= 0.5))
-    some = [rule.F1 for rule in learnt.rules if rule.F1 is not None]
-    assert learnt.macros["macro_F1"] == pytest.approx(np.mean(some)) and len(some) == 4
-    assert learnt.strategy == strategy
+    some = [rule.F1 for rule in fitted.rules if rule.F1 is not None]
+    assert fitted.macros["macro_F1"] == pytest.approx(np.mean(some)) and len(some) == 4
+    assert fitted.strategy == strategy
 
 
 def test_the_shown_f1_is_not_the_fit_s_own(dataset, labels, val):
-    learnt = fit(val, dataset, labels, "f1")
-    data = read_held_out(val, dataset, labels, uncertain="negative", folds=5, force=False)
-    own = decide(data.logits, [rule.threshold for rule in learnt.rules])
+    fitted = fit(val, dataset, labels, "f1")
+    data = read_held_out(val, dataset, labels, FitOptions())
+    own = decide(data.logits, [rule.threshold for rule in fitted.rules])
     some = [place for place in range(5) if data.truth[:, place].any()]
-    fitted = np.mean([f1_score(data.truth[:, place], own[:, place]) for place in some])
-    assert learnt.macros["macro_F1"] < fitted
+    own_f1 = np.mean([f1_score(data.truth[:, place], own[:, place]) for place in some])
+    assert fitted.macros["macro_F1"] < own_f1
 
 
 def test_what_is_written_is_read(dataset, labels, val, tmp_path):
-    learnt, path = fit(val, dataset, labels, "recall=0.9"), tmp_path / "t.json"
-    learnt.write(path)
-    assert read(path) == learnt
+    fitted, path = fit(val, dataset, labels, "recall=0.9"), tmp_path / "t.json"
+    fitted.write(path)
+    assert read(path) == fitted
     stored = json.loads(path.read_text())
     assert stored["strategy"] == "recall=0.9" and stored["findings"][1]["threshold"] is None
     assert stored["findings"][0]["probability"] == pytest.approx(expit(stored["findings"][0]["threshold"]))
 
 
 def test_decisions_of_a_table_are_in_its_own_order(dataset, labels, val, tmp_path):
-    learnt, path = fit(val, dataset, labels, "f1"), tmp_path / "test.parquet"
+    fitted, path = fit(val, dataset, labels, "f1"), tmp_path / "test.parquet"
     written(path, dataset, "test", "test", findings=FINDINGS[::-1])
     table = read_table(path)
-    called = learnt.decide(path, table)
+    called = fitted.decide(path, table)
     for place, name in enumerate(table.findings):
-        limit = learnt.rules[FINDINGS.index(name)].threshold
+        limit = fitted.rules[FINDINGS.index(name)].threshold
         wanted = np.zeros(len(called), bool) if limit is None else table.values[:, place] >= np.float32(limit)
         assert (called[:, place] == wanted).all()
     written(path, dataset, "test", "test", findings=FINDINGS[:4])
     with pytest.raises(UserError, match="test.parquet: finding 'Pneumonia' is in the thresholds, but not in the table"):
-        learnt.decide(path, read_table(path))
+        fitted.decide(path, read_table(path))
 
 
 def test_thresholds_of_calibrated_logits_are_not_for_others(dataset, labels, val, tmp_path):
     calibration.apply(val, calibration.fit(val, dataset, labels, "platt")).write(tmp_path / "c.parquet")
-    learnt = fit(tmp_path / "c.parquet", dataset, labels, "f1")
-    assert learnt.made_from["calibrated"] == ["calibrated: platt, fitted on val.parquet"]
-    assert learnt.decide(tmp_path / "c.parquet", read_table(tmp_path / "c.parquet")).any()
+    fitted = fit(tmp_path / "c.parquet", dataset, labels, "f1")
+    assert fitted.made_from["calibrated"] == ["calibrated: platt, fitted on val.parquet"]
+    assert fitted.decide(tmp_path / "c.parquet", read_table(tmp_path / "c.parquet")).any()
     plain = read_table(val)
     ensemble = replace(plain, provenance=Provenance("logit", None, "val", history=("mean of two",)))
     for table in (plain, ensemble):
-        with pytest.raises(UserError, match="val.parquet: its logits are not calibrated, those of c.parquet, which"):
-            learnt.decide(val, table)
+        with pytest.raises(
+            UserError, match="val.parquet: its logits are not calibrated, those of c.parquet, used to fit"
+        ):
+            fitted.decide(val, table)
     from_csv = replace(plain, provenance=Provenance("logit"))  # does not say what was done to it
-    assert learnt.decide(val, from_csv).any()
+    assert fitted.decide(val, from_csv).any()
 
 
 def test_a_rising_calibration_changes_no_best_f1(dataset, labels, val, tmp_path):
@@ -143,5 +146,5 @@ def test_a_damaged_file_is_named(dataset, labels, val, tmp_path, change, message
     stored = json.loads(path.read_text())
     change(stored)
     path.write_text(json.dumps(stored))
-    with pytest.raises(UserError, match=rf"t.json: no thresholds \({message}.*\); learn them again with"):
+    with pytest.raises(UserError, match=rf"t.json: no thresholds \({message}.*\); fit them again with"):
         read(path)

@@ -138,7 +138,7 @@ def test_on_a_real_dataset_as_a_loop_over_studies_does_it(tmp_path, dataset):
 @pytest.mark.parametrize(
     ("content", "by", "message"),
     [
-        (table(VALUES), rules(("A", "C", "D")), "'C' (and 1 more) is superior in the rules, but not in the table"),
+        (table(VALUES), rules(("A", "C", "D")), "'C' (and 1 more) is in the rules, but not in the table"),
         (table(VALUES), rules(("A",), ()), "finding 'B' is unknown to the rules"),
         (table(VALUES), rules(("A",), ("B", "Z")), "finding 'Z' is in the rules, but not in the table"),
         (table(VALUES).as_probabilities(), rules(), "holds probabilities, which saturate"),
@@ -152,7 +152,7 @@ def test_what_does_not_belong_together_is_named(tmp_path, tiny, content, by, mes
     assert f"{tmp_path}/p.parquet: " in str(caught.value) and message.format(tmp=tmp_path) in str(caught.value)
 
 
-# ------------------------------------------------------------ learning
+# ------------------------------------------------------------ fitting
 
 # frontal a, b, f, h; lateral c, d, e, g, i. Per finding the labels and scores of the frontal, then the lateral ones:
 #   A  frontal 1 0 1 0 by 4 3 2 1: (1 + 2/3) / 2 = 5/6;  lateral 0 1 0 0 0 by 5 4 3 2 1: 1/2    superior
@@ -174,19 +174,19 @@ def predicted(tmp_path, images="abcdefghi", findings=("A", "B", "C")):
     return path
 
 
-def test_learnt_as_worked_by_hand(tmp_path, tiny):
-    learnt = fit(predicted(tmp_path), tiny, labels())
-    assert learnt.rules == (
+def test_fitted_as_worked_by_hand(tmp_path, tiny):
+    fitted = fit(predicted(tmp_path), tiny, labels())
+    assert fitted.rules == (
         ViewRule("A", pytest.approx(5 / 6), 0.5, 4, 2, 5, 1),
         ViewRule("B", 0.5, 0.5, 4, 1, 5, 1),
         ViewRule("C", 1.0, None, 4, 1, 5, 0),
     )
-    assert learnt.superior == ("A",)
-    assert [rule.difference for rule in learnt.rules] == [pytest.approx(1 / 3), 0, None]
-    assert [rule.without_ap for rule in learnt.rules] == [
+    assert fitted.superior == ("A",)
+    assert [rule.difference for rule in fitted.rules] == [pytest.approx(1 / 3), 0, None]
+    assert [rule.without_ap for rule in fitted.rules] == [
         "", "", "C: no positive lateral image, so no AP to compare; not superior",
     ]  # fmt: skip
-    assert learnt.made_from == {
+    assert fitted.made_from == {
         "predictions": "val.parquet", "run": "model3", "split": "test", "labels": "mine", "dataset": "d1",
         "uncertain": "negative",
     }  # fmt: skip
@@ -200,28 +200,28 @@ def test_uncertain_labels_count_as_they_are_told_to(tmp_path, tiny):
     assert fit(path, tiny, labels(unsure), "ignore").rules[0].lateral_images == 3
 
 
-def test_learnt_on_a_real_dataset_as_scikit_learn_has_it(tmp_path, dataset):
+def test_fitted_to_a_real_dataset_as_scikit_learn_has_it(tmp_path, dataset):
     real = dataset.labels("cxr-lt-2023")
     rows = np.flatnonzero((real.split == "train") & dataset.packed)
     values = np.random.default_rng(0).normal(size=(len(rows), len(FINDINGS))).astype(np.float32)
     path = tmp_path / "p.parquet"
     ids = dataset.catalog.iloc[rows][["image_id", "study_id", "view"]]
     Predictions(ids, FINDINGS[::-1], values[:, ::-1], Provenance("logit")).write(path)
-    learnt = fit(path, dataset, real)
+    fitted = fit(path, dataset, real)
     frontal = (ids["view"] == "frontal").to_numpy()
-    for place, rule in enumerate(learnt.rules):
+    for place, rule in enumerate(fitted.rules):
         truth = real.values[rows, place] == 1
         for mask, ap in ((frontal, rule.frontal_ap), (~frontal, rule.lateral_ap)):
             if truth[mask].any():
                 assert ap == pytest.approx(average_precision_score(truth[mask], values[mask, place]))
             else:
                 assert ap is None and rule.finding == "Hernia"
-    assert learnt.findings == FINDINGS and 0 < len(learnt.superior) < 5
+    assert fitted.findings == FINDINGS and 0 < len(fitted.superior) < 5
 
 
 @pytest.mark.parametrize(("images", "missing"), [("abfh", "lateral"), ("cdegi", "frontal")])
 def test_both_kinds_of_view_are_needed(tmp_path, tiny, images, missing):
-    with pytest.raises(UserError, match=rf"val.parquet: no {missing} image among {len(images)}; learn from"):
+    with pytest.raises(UserError, match=rf"val.parquet: no {missing} image among {len(images)}; fit to"):
         fit(predicted(tmp_path, images), tiny, labels())
 
 
@@ -242,9 +242,9 @@ def predicted_without_c(tmp_path):
 
 
 def test_what_is_written_is_read(tmp_path, tiny):
-    learnt, path = fit(predicted(tmp_path), tiny, labels()), tmp_path / "views.json"
-    learnt.write(path)
-    assert read(path) == learnt
+    fitted, path = fit(predicted(tmp_path), tiny, labels()), tmp_path / "views.json"
+    fitted.write(path)
+    assert read(path) == fitted
     stored = json.loads(path.read_bytes())
     assert stored["format"] == 1 and stored["findings"][0] == {
         "finding": "A", "frontal_ap": pytest.approx(5 / 6), "lateral_ap": 0.5, "difference": pytest.approx(1 / 3),
@@ -258,8 +258,8 @@ def test_what_is_written_is_read(tmp_path, tiny):
     [
         (lambda s: s.update(format=2), "format 2, this cxrdali reads 1"),
         (lambda s: s.pop("findings"), "'findings' is missing"),
-        (lambda s: s["findings"].clear(), "no finding, or one that stands twice"),
-        (lambda s: s["findings"].append(s["findings"][0]), "no finding, or one that stands twice"),
+        (lambda s: s["findings"].clear(), "no finding, one that is duplicated, or one without a name"),
+        (lambda s: s["findings"].append(s["findings"][0]), "no finding, one that is duplicated, or one without a name"),
         (lambda s: s["findings"][1].pop("lateral_ap"), "'lateral_ap' is missing"),
         (lambda s: s["findings"][0].update(frontal_ap="high"), "A: frontal_ap 'high' is neither null nor within 0..1"),
         (lambda s: s["findings"][0].update(frontal_ap=float("nan")), "A: frontal_ap nan is neither null nor"),
@@ -278,11 +278,11 @@ def test_a_damaged_file_is_named(tmp_path, change, message):
     with pytest.raises(UserError) as caught:
         read(path)
     assert str(caught.value).startswith(f"{path}: no view rules (") and message in str(caught.value)
-    assert str(caught.value).endswith("; learn the rules again with `cxrdali postprocess --fit`")
+    assert str(caught.value).endswith("; fit the rules again with `cxrdali postprocess --fit`")
 
 
 def test_no_file_or_no_json(tmp_path):
-    with pytest.raises(UserError, match="views.json: no such file; learn the rules again"):
+    with pytest.raises(UserError, match="views.json: no such file; fit the rules again"):
         read(tmp_path / "views.json")
     for text in ("", "[]", "3", '{"format": 1, "made_from": {}, "findings": [3]}'):
         (tmp_path / "views.json").write_text(text)

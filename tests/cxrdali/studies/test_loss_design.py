@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from cxrdali.data.splits import released_rows
 from cxrdali.data.targets import targets
 from cxrdali.postprocess import calibration, thresholds
+from cxrdali.postprocess.options import CALIBRATIONS
 from cxrdali.predictions import read
 from cxrdali.report import ReportOptions, write_report
 from cxrdali.report.study.folder import read_study
@@ -68,10 +69,6 @@ OPTIONS = StudyOptions(MODELS, tta=("hflip",), draws=5, synthetic=True, labels=L
 MAIN, FINAL = "ld-byobnet", "ensemble+platt"
 
 
-def quiet(text):
-    pass
-
-
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
     file = tmp_path_factory.mktemp("recipes") / "tiny.toml"
@@ -86,7 +83,7 @@ def plan_of(root, dataset, known, options=OPTIONS):
 def do(root, dataset, known, options=OPTIONS):
     plan, record = make_plan(root, dataset, known, options)
     write_record(root, record)
-    return Book(root).run(plan.steps, quiet), plan
+    return Book(root).run(plan.steps), plan
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +151,7 @@ def test_a_second_time_nothing_is_to_be_done(done, dataset, known):
 
 
 def test_everything_that_is_promised_is_there(done):
-    calibrated = [f"{MAIN}+{method}" for method in calibration.METHODS] + [FINAL]
+    calibrated = [f"{MAIN}+{method}" for method in CALIBRATIONS] + [FINAL]
     tables = [*MODELS, f"{MAIN}+hflip", "ensemble", "ensemble+weighted"]
     for split in ("val", "dev", "test"):
         for name in (*tables, *calibrated):
@@ -440,7 +437,7 @@ def test_validation_on_the_page_is_cross_fitted(done, page):
         rules = json.loads((done / f"thresholds/{name}.json").read_bytes())
         assert table.loc[name, "F1, fitted"] == f"{rules['macro_F1']:.3f}"
     errors = page.table("Calibration error before and after")
-    for method in calibration.METHODS:
+    for method in CALIBRATIONS:
         rules = json.loads((done / f"calibrations/{MAIN}.{method}.json").read_bytes())
         assert errors.loc[f"{MAIN}: {method}"].tolist()[:2] == [f"{rules[f'macro_ECE_{when}']:.4f}" for when in
                                                               ("before", "after")]  # fmt: skip

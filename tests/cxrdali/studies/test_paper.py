@@ -1,4 +1,4 @@
-"""The paper's flow over a real packed dataset: a network of 100,000 parameters, one epoch, 48 and 64 pixels."""
+"""The stage-training study over a real packed dataset: a network of 100,000 parameters, one epoch, 48 and 64 pixels."""
 
 import json
 import shutil
@@ -53,10 +53,6 @@ size = 64
 OPTIONS = PaperOptions(draws=5, synthetic=True, labels="cxr-lt-2023")
 
 
-def quiet(text):
-    pass
-
-
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
     file = tmp_path_factory.mktemp("recipes") / "tiny.toml"
@@ -72,7 +68,7 @@ def plan_of(root, dataset, known, options=OPTIONS):
 def done(dataset, known, tmp_path_factory):
     """A folder in which everything was done."""
     root = tmp_path_factory.mktemp("paper")
-    assert Book(root).run(plan_of(root, dataset, known).steps, quiet) == len(plan_of(root, dataset, known).steps)
+    assert Book(root).run(plan_of(root, dataset, known).steps) == len(plan_of(root, dataset, known).steps)
     return root
 
 
@@ -117,9 +113,9 @@ def test_the_final_predictions_are_the_mean_of_four_with_lateral_images_after_th
     tables = [read(done / "predictions" / f"{name}.test.parquet") for name in ("model3", "model5", "model6", "model7")]
     assert all(table.provenance.tta == "hflip" for table in tables)
     mean = np.mean([1 / (1 + np.exp(-table.values.astype(np.float64))) for table in tables], axis=0)
-    learnt = json.loads((done / "views.json").read_bytes())
-    assert (learnt["made_from"]["predictions"], learnt["made_from"]["run"]) == ("model3.val.parquet", "model3")
-    rules = learnt["findings"]
+    stored = json.loads((done / "views.json").read_bytes())
+    assert (stored["made_from"]["predictions"], stored["made_from"]["run"]) == ("model3.val.parquet", "model3")
+    rules = stored["findings"]
     superior = [rule["superior"] for rule in rules]
     ids = tables[0].ids
     expected = mean.copy()
@@ -315,7 +311,7 @@ def test_without_its_records_the_runs_are_taken_over_as_they_are(done, dataset, 
     assert Book(copy).plan(plan.steps)["train model3"] == "takes over the run that is there"
     best = copy / "runs" / "model7" / runs.BEST
     before = best.stat().st_mtime_ns
-    Book(copy).run([step for step in plan.steps if step.folder], quiet)
+    Book(copy).run([step for step in plan.steps if step.folder])
     assert best.stat().st_mtime_ns == before
     assert not (copy / "runs" / "replaced").exists()
 

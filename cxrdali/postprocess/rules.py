@@ -1,0 +1,102 @@
+"""Files of rules fitted to predictions (calibration, thresholds, views): read, and checked against a table."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from cxrdali.predictions import Predictions, Provenance, first_of
+from shards.errors import UserError
+
+FORMAT = 1
+CROSS_FITTED = ("predictions", "run", "split", "tta", "calibrated", "folds")  # what such rules must say of their origin
+T = TypeVar("T")
+
+
+def read_rules(path: Path, parse: Callable[[dict], T], what: str, fix: str, origin: Sequence[str] = CROSS_FITTED) -> T:
+    """parse(JSON content) of a file of rules.
+
+    Args:
+        path: The file.
+        parse: Makes the rules; may raise what JSON of another form raises.
+        what: What the file should hold, for messages.
+        fix: How to get a file that can be read, for messages.
+        origin: Names that its "made_from" must have.
+
+    Raises:
+        UserError: Another format, a finding that is missing or duplicated, or `parse` raised.
+    """
+    try:
+        stored = json.loads(path.read_bytes())
+        if stored["format"] != FORMAT:
+            raise ValueError(f"format {stored['format']!r}, this cxrdali reads {FORMAT}")
+        made_from = stored["made_from"]
+        if not isinstance(made_from, dict):
+            raise ValueError("made_from holds no names")
+        for name in origin:
+            made_from[name]
+        if not isinstance(made_from.get("calibrated", []), list):
+            raise ValueError(f"calibrated {made_from['calibrated']!r} is no list")
+        names = [row["finding"] for row in stored["findings"]]
+        if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+            raise ValueError("no finding, one that is duplicated, or one without a name")
+        return parse(stored)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {fix}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{path}: no {what} ({reason}); {fix}") from error
+
+
+def check_findings(path: Path, table: Predictions, findings: Sequence[str], what: str) -> None:
+    """Raises UserError if the table's findings are not those that the rules (`what`) were fitted to."""
+    for names, others, where in (
+        (table.findings, findings, f"unknown to the {what}"),
+        (findings, table.findings, f"in the {what}, but not in the table"),
+    ):
+        only = [name for name in names if name not in others]
+        if only:
+            raise UserError(f"{path}: finding {first_of(only)} is {where}; fit to predictions of the same findings")
+
+
+def check_calibrated_alike(path: Path, table: Predictions, made_from: dict, what: str) -> None:
+    """Raises UserError if the table did not go through the calibrations of the one that the rules were fitted to.
+
+    Thresholds fitted on calibrated logits are rejected for uncalibrated tables, and vice versa. A CSV does not say what
+    was done to it, and is taken as it is.
+    """
+    here, there = list(table.provenance.calibrated), made_from["calibrated"]
+    says_nothing = replace(table.provenance, kind=None) == Provenance()
+    if here != there and not says_nothing:
+        raise UserError(
+            f"{path}: its logits are {_in_words(here)}, those of {made_from['predictions']}, used to fit the {what}, "
+            f"are {_in_words(there)}; give tables that went through the same calibration"
+        )
+
+
+def differences(about: Provenance, made_from: dict) -> list[str]:
+    """What a user should know before using rules on a table, in words: that it is of another run or TTA."""
+    notes = []
+    for name, what in (("run", "run"), ("tta", "test-time augmentation")):
+        here, there = getattr(about, name), made_from[name]
+        if None not in (here, there) and here != there:
+            notes.append(
+                f"{what} {here!r} here, {there!r} in {made_from['predictions']}, to which the rules were fitted"
+            )
+    return notes
+
+
+def doubtful_split(made_from: dict) -> str:
+    """A warning if nobody can tell whether the rules were fitted to images that were trained on, or if they were
+    fitted to a split that is there to be scored; else ""."""
+    name, split = made_from["predictions"], made_from["split"]
+    if split is None:
+        return f"{name} does not say which split it holds: images that were trained on look better"
+    if split in ("dev", "test"):
+        return f"{name} holds the {split} split: with rules fitted to it, its own scores flatter; fit to val"
+    return ""
+
+
+def _in_words(texts: Sequence[str]) -> str:
+    return ", then ".join(texts) if texts else "not calibrated"
