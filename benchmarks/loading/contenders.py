@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.loading.baselines import Pass, lean_loader, paper_loader
 from benchmarks.loading.served import Contender
-from cxrdali.data.augment import AugmentOptions, decide
+from cxrdali.data.augment import AugmentOptions, carry_out, decide
 from cxrdali.data.buffers import RecycledBuffers
-from cxrdali.data.loader import Loader
+from cxrdali.data.loader import Loader, device_id
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import global_order
 from shards.dataset.mapped import MappedSize
@@ -122,7 +122,7 @@ def ours(work: Work, raw: bool, decode: str, augment: AugmentOptions | None) -> 
 
         return run
 
-    return Contender(open_run, work.step, _stored_bytes(dataset, work.size), lambda: _forget(alive[0]._mapped))
+    return Contender(open_run, work.step, _stored_bytes(dataset, work.size), lambda: _forget(alive[0].mapped))
 
 
 def read_only(work: Work) -> Contender:
@@ -157,7 +157,10 @@ def cached_batches(work: Work) -> Contender:
     def handed(images: int) -> Iterator[torch.Tensor]:
         for number in range(images // work.batch):
             made = decide(AUGMENT, SEED, 0, number * work.batch, work.batch, work.size)
-            yield buffers.copy(ready[number % CACHED], made)
+            out = buffers.take(ready[number % CACHED])
+            carry_out(AUGMENT, ready[number % CACHED], made, out)
+            yield torch.from_numpy(out)
+            del out  # a buffer that is held is not used again
 
     def open_run(images: int) -> Callable[[], int]:
         return lambda: consume(handed(images), work.device)
@@ -175,7 +178,7 @@ def dali_reader(work: Work) -> Contender:
     tars = list(dataset.stored(work.size).paths.values())
     options = work.options
     wanted = ReaderOptions(
-        work.size, work.batch, options.resolved_threads, options.device_id, options.resolved_decode
+        work.size, work.batch, options.resolved_threads, device_id(options), options.resolved_decode
     )  # fmt: skip
     alive: list[DaliReader] = []
 

@@ -7,24 +7,22 @@ from shards.errors import UserError
 
 def squares(decisions):
     """[B, 5, (top, left, height, width)]"""
-    count = len(decisions.anchor)
-    return np.concatenate([decisions.anchor.reshape(count, 5, 2), decisions.shape.reshape(count, 5, 2)], axis=2)
+    count = len(decisions["anchor"])
+    return np.concatenate([decisions["anchor"].reshape(count, 5, 2), decisions["shape"].reshape(count, 5, 2)], axis=2)
 
 
 def same(one, two) -> bool:
-    return all(
-        (getattr(one, name) == getattr(two, name)).all() for name in ("horizontal", "vertical", "anchor", "shape")
-    )
+    return one.keys() == two.keys() and all((one[name] == two[name]).all() for name in one)
 
 
 def part(decisions, start, stop):
-    return type(decisions)(*(getattr(decisions, n)[start:stop] for n in ("horizontal", "vertical", "anchor", "shape")))
+    return {name: made[start:stop] for name, made in decisions.items()}
 
 
 @pytest.mark.parametrize("cutout", ["fixed", "random", "off"])
 def test_decisions_belong_to_positions_not_to_batches(cutout):
     options = AugmentOptions(cutout=cutout)
-    whole = decide(options, seed=7, epoch=3, start=0, count=100, pixels=224)
+    whole = decide(options, seed=7, epoch=3, start=0, count=100, size=224)
     for start, stop in [(0, 1), (1, 8), (37, 91), (99, 100)]:
         assert same(decide(options, 7, 3, start, stop - start, 224), part(whole, start, stop))
 
@@ -38,8 +36,8 @@ def test_seeds_and_epochs_differ():
 
 def test_each_happens_to_half_of_the_images_independently():
     made = decide(AugmentOptions(), 0, 0, 0, 20_000, 224)
-    cut = (made.shape > 0).any(axis=1)
-    events = np.stack([made.horizontal, made.vertical, cut])
+    cut = (made["shape"] > 0).any(axis=1)
+    events = np.stack([made["horizontal"], made["vertical"], cut])
     assert np.abs(events.mean(axis=1) - 0.5).max() < 0.015  # four standard errors
     assert np.abs(np.corrcoef(events) - np.eye(3)).max() < 0.03
 
@@ -56,9 +54,9 @@ def test_fixed_cutout_is_five_squares_of_five_percent_clipped_at_the_border():
 
 
 def test_sides_are_whole_pixels_rounded_down():
-    """5 % of 512 is 25.6: the paper's albumentations takes 25."""
+    """5 % of 512 is 25.6: albumentations, which the stage-training paper used, takes 25."""
     for pixels, side in ((224, 11), (320, 16), (384, 19), (512, 25)):
-        assert decide(AugmentOptions(cutout_probability=1), 0, 0, 0, 500, pixels).shape.max() == side
+        assert decide(AugmentOptions(cutout_probability=1), 0, 0, 0, 500, pixels)["shape"].max() == side
 
 
 def test_order_and_augmentation_do_not_share_their_random_numbers():
@@ -85,9 +83,9 @@ def test_random_cutout_draws_one_to_five_squares_of_up_to_five_percent():
 
 
 def test_off_draws_none_and_zero_probabilities_do_nothing():
-    assert decide(AugmentOptions(cutout="off"), 0, 0, 0, 100, 224).shape.max() == 0
+    assert decide(AugmentOptions(cutout="off"), 0, 0, 0, 100, 224)["shape"].max() == 0
     made = decide(AugmentOptions(hflip=0, vflip=0, cutout_probability=0), 0, 0, 0, 100, 224)
-    assert made.horizontal.max() == made.vertical.max() == made.shape.max() == 0
+    assert made["horizontal"].max() == made["vertical"].max() == made["shape"].max() == 0
 
 
 def test_bad_options_are_named():
