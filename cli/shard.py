@@ -1,6 +1,5 @@
 """cxrdali shard: from a release to a packed dataset."""
 
-import os
 from pathlib import Path
 
 import click
@@ -123,6 +122,8 @@ def shard(
     Can be killed at any moment: the same command finishes what is missing. On a finished dataset it does nothing.
     The release is only read. --source, --labels and --table may be s3://, gs:// or https://; --out s3:// or gs://.
     """
+    from joblib import cpu_count
+
     from shards.packing.engine import Local
     from shards.packing.estimate import estimate
     from shards.packing.options import PackLimits, PackOptions, Part, PartSummary
@@ -144,7 +145,7 @@ def shard(
     if stall is None:
         stall = REMOTE_STALL if is_remote(source) or is_remote(out) else PackLimits.stall
     limits = PackLimits(max_reject_fraction, allow_subject_overlap, stall)
-    jobs = jobs or len(os.sched_getaffinity(0)) * (REMOTE_JOBS if is_remote(source) else 1)
+    jobs = jobs or cpu_count() * (REMOTE_JOBS if is_remote(source) else 1)
     release = open_table(table, named, source) if named else open_release(source, label_folders)
     click.echo(f"{release.name}: {len(release.images):,} images in {source}")
     for note in release.notes:

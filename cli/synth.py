@@ -1,6 +1,5 @@
 """cxrdali synth: a synthetic release."""
 
-import os
 from pathlib import Path
 
 import click
@@ -28,6 +27,8 @@ def synth(studies, out, size, seed, jobs):
 
     For demos, tests and benchmarks. It says nothing about patients.
     """
+    from joblib import cpu_count
+
     from shards.errors import UserError
     from shards.synthetic.plan import SyntheticOptions
     from shards.synthetic.release import write_release
@@ -35,7 +36,7 @@ def synth(studies, out, size, seed, jobs):
     if size != "native" and not size.isdecimal():
         raise UserError(f"size {size!r}: give pixels, for example 512, or native")
     options = SyntheticOptions(studies, size if size == "native" else int(size), seed)
-    summary = write_release(out, options, jobs=jobs or len(os.sched_getaffinity(0)))
+    summary = write_release(out, options, jobs=jobs or cpu_count())
     click.echo(
         f"{out}: {summary.images:,} images of {summary.studies:,} studies and {summary.subjects:,} subjects, "
         f"{summary.bytes / 1e6:,.1f} MB, {summary.images / summary.seconds:,.0f} images/s"

@@ -1,7 +1,5 @@
 """cxrdali verify: what a packed dataset lost or changed."""
 
-import os
-
 import click
 
 from cli.options.folders import Place
@@ -16,9 +14,11 @@ def verify(pack, deep, jobs):
 
     Exit code 1 if anything is wrong; every problem is printed with its file.
     """
+    from joblib import cpu_count
+
     from shards.packing.verify import verify as check
 
-    report = check(pack, deep, jobs or len(os.sched_getaffinity(0)))
+    report = check(pack, deep, jobs or cpu_count())
     for problem in report.problems:
         click.echo(problem, err=True)
     if report.problems:

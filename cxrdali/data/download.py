@@ -27,13 +27,15 @@ class CopyAhead:
     """
 
     def __init__(self, mapped: MappedSize, order: np.ndarray, windows: Windows, start: int):
+        assert mapped.stored.mirror is not None, "nothing is copied of a dataset on this disk"
         self._mapped, self._mirror, self._whole = mapped, mapped.stored.mirror, not windows
         if not windows:
             windows = [(0, in_order_of_need(mapped.stored.shard[order[start:]]))]
         self._first = [first for first, _ in windows]
         self._left = [0] * len(windows)  # shards that are still to come
         self._here = [threading.Event() for _ in windows]
-        self._bytes_left, self._error, self._ended = 0, None, False
+        self._bytes_left, self._ended = 0, False
+        self._error: Exception | None = None
         self._lock = threading.Lock()
         self._wanted: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
         for window in range(self._window(start), len(windows)):

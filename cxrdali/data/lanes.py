@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakMethod
 
 import numpy as np
@@ -88,7 +88,7 @@ class Lane:
         # Weakly: DALI's source is part of a cycle of references, and a lane in it would keep its last batches until
         # the cycle happens to be collected.
         feed = WeakMethod(self._feed)
-        self._pipeline = pipeline.build(spec, lambda: feed()())
+        self._pipeline = pipeline.build(spec, lambda: feed()())  # type: ignore[misc]  # it is there while DALI runs
 
     def __del__(self):
         self.close()
@@ -97,7 +97,7 @@ class Lane:
         """Take the batches of these numbers, from the next run on."""
         self._plan, self._numbers = plan, iter(numbers)
 
-    def run(self, *stream) -> tuple:
+    def run(self, *stream: Any) -> tuple:
         """(DALI's output, the decisions behind it) for the next batch."""
         (output,) = self._pipeline.run(*stream)
         self._delivered = self._in_flight.popleft()
@@ -121,6 +121,8 @@ class Lane:
 
     def _feed(self) -> tuple:
         """DALI calls this for a batch; StopIteration, which `next` raises, is the end of the epoch."""
-        fed = self._plan.fed(next(self._numbers))
+        number = next(self._numbers)
+        assert self._plan is not None
+        fed = self._plan.fed(number)
         self._in_flight.append(fed)
         return fed.arrays

@@ -10,6 +10,7 @@ of the copy to the output batch (`cxrdali.data.augment.carry_out`): measured, th
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class PipelineSpec:
     prefetch: int = 2
 
 
-def build(spec: PipelineSpec, source: Callable[[], tuple]):
+def build(spec: PipelineSpec, source: Callable[[], tuple]) -> Any:
     """A built pipeline that pulls its batches from `source` and has one output, images uint8 [S, S, 1].
 
     `source` returns lists of arrays: the stored bytes uint8 [n] (raw: pixels uint8 [S, S, 1]) and the decisions of
@@ -43,7 +44,7 @@ def build(spec: PipelineSpec, source: Callable[[], tuple]):
     """
     pipeline_def, fn, types = load()
     given = decisions_for(spec.augment)
-    kinds = {np.float32: types.FLOAT, np.int32: types.INT32}
+    kinds: dict[type, Any] = {np.float32: types.FLOAT, np.int32: types.INT32}
 
     # The dynamic executor lets a GPU output live as long as torch holds it. On the CPU it allocates every
     # output anew, and the page faults of that cost more than our copy into a recycled buffer.

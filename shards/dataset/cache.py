@@ -20,7 +20,6 @@ from typing import BinaryIO
 from shards.dataset.description import DATASET
 from shards.errors import UserError
 from shards.storage.files import cannot_write, is_named, lock, write_bytes
-from shards.storage.remote import is_remote
 
 MARK = ".source"
 
@@ -37,7 +36,7 @@ class Cache:
     folder: Path = field(default_factory=default_folder)
 
     def __post_init__(self):
-        if is_remote(self.folder):
+        if not isinstance(self.folder, Path):  # an address, as `shards.storage.remote.place` makes it
             raise UserError(f"{self.folder}: a cache is a folder on this machine")
 
     def dataset(self, identity: str, source: str, description: bytes) -> Path:

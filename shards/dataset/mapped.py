@@ -89,7 +89,7 @@ class MappedSize:
 
     def __getitem__(self, row: int) -> np.ndarray:
         """The bytes of one row's KEY.jpg or KEY.npy: uint8 [length], a read-only view."""
-        return self.slices([row])[0]
+        return self.slices(np.array([row]))[0]
 
     def slices(self, rows: np.ndarray) -> list[np.ndarray]:
         """The bytes of each row's KEY.jpg or KEY.npy: uint8 [length] each, read-only views. rows: int64 [n]."""

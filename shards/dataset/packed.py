@@ -98,7 +98,7 @@ class PackedDataset:
 
     def outlook(self, pixels: int) -> str | None:
         """Of a dataset in a bucket: what is here of a stored size and what is to be copied, in words."""
-        return self.mirror and self.mirror.outlook(pixels, self.info["sizes"][str(pixels)]["shards"])
+        return None if self.mirror is None else self.mirror.outlook(pixels, self.info["sizes"][str(pixels)]["shards"])
 
     def file(self, name: str, sha256: str) -> Path:
         """A table or list of the dataset on this disk; one in a bucket is copied first."""

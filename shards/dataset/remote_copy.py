@@ -29,7 +29,7 @@ class Mirror:
     Threads and processes may share it. waited: seconds that batches waited for copies, counted by who hands them out.
     """
 
-    def __init__(self, source: Path, info: Mapping, description: bytes, cache: Cache):
+    def __init__(self, source: Path, info: dict, description: bytes, cache: Cache):
         """info: what dataset.json says, read from `description`. Raises UserError if the cache cannot be written."""
         if info["id"] != dataset_identity(info):  # it names the folder
             raise UserError(f"{source / DATASET}: its id is not the hash of its catalog and shards; pack again")

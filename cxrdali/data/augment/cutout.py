@@ -64,7 +64,7 @@ class Cutout(Augmentation):
         first = decided["anchor"].astype(np.int64).reshape(-1, SQUARES, 2)
         extent = decided["shape"].astype(np.int64).reshape(-1, SQUARES, 2)
         squares = np.concatenate([first, first + extent], axis=2).tolist()
-        present = extent.any(axis=(1, 2)).tolist()
+        present = np.count_nonzero(extent, axis=(1, 2)).tolist()
         return [found if there else None for found, there in zip(squares, present, strict=True)]
 
     def apply(self, image: np.ndarray, step: list, out: np.ndarray) -> None:

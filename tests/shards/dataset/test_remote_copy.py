@@ -343,7 +343,7 @@ def test_a_copy_of_another_process_that_gets_no_further_is_an_error(address, tmp
 
 
 def test_what_does_not_fit_on_the_disk_is_refused_before_it_is_copied(address, dataset, tmp_path):
-    """A disk of its own, of 300 kB: the shards of 48 px are 359,424 and 51,200 bytes each."""
+    """A disk of its own, of 300 kB: the eight shards of 48 px are 51,200 bytes each."""
     disk = tmp_path / "disk"
     disk.mkdir()
     try:
