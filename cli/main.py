@@ -82,6 +82,9 @@ def main() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     debug, stderr = "--debug" in sys.argv[1:], sys.stderr
+    for stream in (sys.stdout, stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8: \u20ac in a path's place, not an error
+            stream.reconfigure(errors="backslashreplace")
     _log_to_stdout()
     if rank() and not debug:
         sys.stdout = sys.stderr = io.StringIO()

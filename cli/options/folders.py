@@ -55,7 +55,7 @@ def open_packed(given: Path | None):
 
 
 def copies() -> Path:
-    """Where a dataset in a bucket is copied to."""
+    """Where a dataset in a bucket is copied to; its disk needs room for the shards in use."""
     from shards.dataset.cache import default_folder
 
     return resolve(_asked_cache(), "CXRDALI_CACHE", default_folder(), "copies")
@@ -81,7 +81,8 @@ def cache_options(command):
         metavar="DIR",
         callback=_keep,
         expose_value=False,
-        help="Where a dataset in a bucket is copied to.  [default: $CXRDALI_CACHE, else ~/.cache/cxrdali]",
+        help="Where a dataset in a bucket is copied to; its disk needs room for the shards in use.  "
+        "[default: $CXRDALI_CACHE, else ~/.cache/cxrdali]",
     )(command)
 
 
