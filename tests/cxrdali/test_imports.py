@@ -17,6 +17,6 @@ def test_planning_packing_and_looking_import_neither_torch_nor_dali(module):
 
 def test_a_packing_worker_imports_no_pandas():
     """It would take longer to load than 20 images take to pack."""
-    code = "import sys, shards.make_shard; print([m for m in ('pandas', 'pyarrow') if m in sys.modules])"
+    code = "import sys, shards.packing.make_shard; print([m for m in ('pandas', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
