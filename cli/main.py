@@ -82,6 +82,9 @@ def main() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     debug, stderr = "--debug" in sys.argv[1:], sys.stderr
+    for stream in (sys.stdout, stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8: \u20ac in a path's place, not an error
+            stream.reconfigure(errors="backslashreplace")
     _log_to_stdout()
     if rank() and not debug:
         sys.stdout = sys.stderr = io.StringIO()
@@ -122,7 +125,7 @@ def _log_to_stdout() -> None:
     for name in ("cxrdali", "shards"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
+        logger.handlers = [handler]  # not one more for every call in a process
         logger.propagate = False
 
 

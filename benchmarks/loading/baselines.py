@@ -215,14 +215,14 @@ def _shared_batch(count: int, size: int) -> torch.Tensor:
 
 
 def _flip_codes(made: Decisions) -> list[int | None]:
-    return [FLIP_CODES[code] for code in (made.horizontal + 2 * made.vertical).tolist()]
+    return [FLIP_CODES[code] for code in (made["horizontal"] + 2 * made["vertical"]).tolist()]
 
 
 def _squares(made: Decisions) -> list[list[list[int]]]:
     """Per image its squares as [top, left, bottom, right] in pixels; none where there is no cutout."""
-    anchor = made.anchor.astype(np.int64).reshape(len(made.anchor), -1, 2)
-    squares = np.concatenate([anchor, anchor + made.shape.astype(np.int64).reshape(anchor.shape)], axis=2)
-    present = made.shape.any(axis=1).tolist()
+    anchor = made["anchor"].astype(np.int64).reshape(len(made["anchor"]), -1, 2)
+    squares = np.concatenate([anchor, anchor + made["shape"].astype(np.int64).reshape(anchor.shape)], axis=2)
+    present = made["shape"].any(axis=1).tolist()
     return [found if there else [] for found, there in zip(squares.tolist(), present, strict=True)]
 
 

@@ -48,51 +48,42 @@ def open_packed(given: Path | None):
     from shards.dataset.packed import PackedDataset
 
     root = packed(given)
-    if storage_of(root).local:
-        if _asked():
-            click.echo(f"note: {root} is on this machine, so nothing is copied to a cache", err=True)
-        return PackedDataset.open(root)
-    size = _asked().get("cache_size")
-    return PackedDataset.open(root, Cache(copies(), None if size is None else int(size * 1e9)))
+    if not storage_of(root).local:
+        return PackedDataset.open(root, Cache(copies()))
+    if _asked_cache() is not None:
+        click.echo(f"note: {root} is on this machine, so nothing is copied to a cache", err=True)
+    return PackedDataset.open(root)
 
 
 def copies() -> Path:
-    """Where a dataset in a bucket is copied to."""
+    """Where a dataset in a bucket is copied to; its disk needs room for the shards in use."""
     from shards.dataset.cache import default_folder
 
-    return resolve(_asked().get("cache"), "CXRDALI_CACHE", default_folder(), "copies")
+    return resolve(_asked_cache(), "CXRDALI_CACHE", default_folder(), "copies")
 
 
 _CACHE = "cxrdali.cache"
 
 
-def _asked() -> dict:
-    return click.get_current_context().meta.get(_CACHE, {})
+def _asked_cache() -> Path | None:
+    return click.get_current_context().meta.get(_CACHE)
 
 
-def _keep(context: click.Context, option: click.Parameter, value) -> None:
-    """Some fifteen verbs have these options and do nothing with them but open the dataset: no argument for each."""
-    if value is not None:
-        context.meta.setdefault(_CACHE, {})[option.name] = value
+def _keep(context: click.Context, option: click.Parameter, value: Path | None) -> None:
+    """Some fifteen commands have this option and do nothing with it but open the dataset: no argument for each."""
+    context.meta[_CACHE] = value
 
 
 def cache_options(command):
-    """--cache and --cache-size, for `open_packed`."""
-    command = click.option(
-        "--cache-size",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="GB",
-        callback=_keep,
-        expose_value=False,
-        help="Most that shards may take in --cache; the least recently used make room.  [default: no bound]",
-    )(command)
+    """--cache, for `open_packed`."""
     return click.option(
         "--cache",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
         callback=_keep,
         expose_value=False,
-        help="Where a dataset in a bucket is copied to.  [default: $CXRDALI_CACHE, else ~/.cache/cxrdali]",
+        help="Where a dataset in a bucket is copied to; its disk needs room for the shards in use.  "
+        "[default: $CXRDALI_CACHE, else ~/.cache/cxrdali]",
     )(command)
 
 

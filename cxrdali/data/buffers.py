@@ -1,11 +1,8 @@
-"""The memory in which batches are handed over on the CPU, used again once nobody holds it."""
+"""The memory of output batches on the CPU, used again once nobody holds it."""
 
 import sys
 
 import numpy as np
-import torch
-
-from cxrdali.data.augment import Decisions, carry_out
 
 
 class RecycledBuffers:
@@ -20,20 +17,17 @@ class RecycledBuffers:
         self._arrays: list[np.ndarray] = []
         self._idle = _references([np.empty(0)], 0)
 
-    def copy(self, source: np.ndarray, made: Decisions | None) -> torch.Tensor:
-        """A batch uint8 [B, S, S, 1] in memory of its own, augmented on the way if there are decisions."""
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def take(self, like: np.ndarray) -> np.ndarray:
+        """An array of the shape and dtype of another, which nobody else holds; its values are any."""
         for place in range(len(self._arrays)):
-            if self._arrays[place].shape == source.shape and _references(self._arrays, place) == self._idle:
-                break
-        else:
-            # at the end of an epoch the shape is smaller: a few buffers of each shape, no more than were held
-            self._arrays.append(np.empty_like(source))
-            place = len(self._arrays) - 1
-        if made is None:
-            np.copyto(self._arrays[place], source)
-        else:
-            carry_out(source, made, self._arrays[place])
-        return torch.from_numpy(self._arrays[place])
+            if self._arrays[place].shape == like.shape and _references(self._arrays, place) == self._idle:
+                return self._arrays[place]
+        # at the end of an epoch the shape is smaller: a few buffers of each shape, no more than were held
+        self._arrays.append(np.empty_like(like))
+        return self._arrays[-1]
 
     def trim(self) -> None:
         """Let go of idle memory beyond the two batches that a consumer usually holds."""

@@ -9,8 +9,10 @@ anew begins the epoch again and abandons an iteration that was left half-way.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +20,21 @@ import simplejpeg
 import torch
 
 from cxrdali.data import pipeline
-from cxrdali.data.augment import AugmentOptions
+from cxrdali.data.augment import Augmentation, Decisions, carry_out, decide, in_order
 from cxrdali.data.buffers import RecycledBuffers
-from cxrdali.data.download import depth, whole
-from cxrdali.data.lanes import _EpochPlan, _Lane
+from cxrdali.data.download import CopyAhead
+from cxrdali.data.lanes import Ahead, EpochPlan, Lane
 from cxrdali.data.options import LoaderOptions
-from cxrdali.data.order import batch_bounds, dealt, global_order, shard_windows, share_of, windowed_order
+from cxrdali.data.order import (
+    Windows,
+    batch_bounds,
+    global_order,
+    round_robin,
+    shard_windows,
+    share_of,
+    windowed_order,
+)
+from cxrdali.data.readahead import ReadAhead
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -36,57 +47,68 @@ class Batch(NamedTuple):
     rows: torch.Tensor
 
 
+@dataclass(eq=False, repr=False)
 class Loader:
     """Batches of the given catalog rows. `shuffle` and `augment` make it a training loader.
 
-    sampler: gives the rows of an epoch (from 0), as many as `rows`, instead of each once (`cxrdali.data.sampler`).
-    rank, world: whose part of them (`drop_last`: of every batch, which `world` divides); positions stay the epoch's.
+    Args:
+        rows: catalog rows, int64 [n]; repeats are allowed.
+        augment: what happens to the images, for example `AugmentOptions()`; None for nothing.
+        sampler: the rows of an epoch (from 0), as many as `rows`, instead of each once (`cxrdali.data.sampler`).
+        rank, world: this process's share. With `drop_last`, every batch is split evenly (`world` must divide its size);
+            otherwise whole batches go round-robin. `position` always counts the whole epoch's samples.
+
     `resized_from` is the stored size in pixels that is read when the wanted one is not stored, else None.
+
+    Raises:
+        UserError: for no rows, rejected rows, too few for a batch, a size that is not stored, or, of a dataset in a
+            bucket, a disk without room for what is still to be copied.
     """
 
-    def __init__(
-        self,
-        dataset: PackedDataset,
-        rows: np.ndarray,
-        options: LoaderOptions,
-        *,
-        seed: int = 0,
-        shuffle: bool = False,
-        augment: AugmentOptions | None = None,
-        drop_last: bool = False,
-        sampler: Callable[[int], np.ndarray] | None = None,
-        rank: int = 0,
-        world: int = 1,
-    ):
-        self._lanes: list[_Lane] = []  # first: what is refused below is closed, too
-        self._plan: _EpochPlan | None = None
-        rows = np.ascontiguousarray(rows, dtype=np.int64)
+    dataset: PackedDataset
+    rows: np.ndarray
+    options: LoaderOptions
+    _: KW_ONLY
+    seed: int = 0
+    shuffle: bool = False
+    augment: Iterable[Augmentation] | None = None
+    drop_last: bool = False
+    sampler: Callable[[int], np.ndarray] | None = None
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        self._lanes: list[Lane] = []  # first: what is refused below is closed, too
+        self._plan: EpochPlan | None = None
+        dataset, options = self.dataset, self.options
+        self.rows = rows = np.ascontiguousarray(self.rows, dtype=np.int64)
         if not len(rows):
             raise UserError(f"{dataset.root}: no rows to load; choose another split or pack more images")
         if not dataset.packed[rows].all():
             bad = rows[~dataset.packed[rows]][0]
             raise UserError(f"{dataset.root}: row {bad} was rejected at packing (see rejects.csv); leave it out")
-        if drop_last and len(rows) < options.batch:
+        if self.drop_last and len(rows) < options.batch:
             raise UserError(
                 f"{dataset.root}: {len(rows)} training images make no batch of {options.batch}; "
                 "use a smaller --batch or pack more images"
             )
-        self.dataset, self.rows, self.options = dataset, rows, options
-        self.seed, self.shuffle, self.augment, self.drop_last = seed, shuffle, augment, drop_last
-        self.sampler, self.rank, self.world = sampler, rank, world
-        stored = nearest_stored(dataset, options.size)
-        self.resized_from = stored if stored != options.size else None
-        self._mapped = MappedSize(dataset.stored(stored))
+        size = nearest_stored(dataset, options.size)
+        self.resized_from = size if size != options.size else None
+        self.mapped = MappedSize(dataset.stored(size))
+        stored = self.mapped.stored
+        if stored.mirror is not None:  # refused now, not after hours of copying
+            stored.mirror.check_room(
+                size, [stored.described[shard] for shard in np.unique(stored.shard[rows]).tolist()]
+            )
+        self._augment, self._device_id = in_order(self.augment), device_id(options)
         self._epoch, self._position, self._resume_at = 0, 0, 0
-        self._buffers = RecycledBuffers()
-        if self._bounded:  # refused now, not after the first epoch
-            order, windows = self._order(0)
-            depth(self._mapped.stored, windows or whole(self._mapped.stored, order), 0, *self._spread)
+        self.buffers = RecycledBuffers()
 
     def __del__(self):
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of DALI's pipelines and threads; the next iteration makes new ones."""
         if self._plan is not None:
             self._plan.close()
         for lane in self._lanes:
@@ -102,7 +124,7 @@ class Loader:
         self._epoch, self._position, self._resume_at = epoch, 0, 0
 
     def state_dict(self) -> dict[str, int]:
-        """Where the consumer is: epoch, and samples handed over in it. Prefetched batches do not count."""
+        """Where the consumer is: epoch, and samples delivered in it. Prefetched batches do not count."""
         return {"epoch": self._epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -112,47 +134,32 @@ class Loader:
 
     def epoch_rows(self, epoch: int) -> np.ndarray:
         """The rows of an epoch in the order of delivery, the dropped remainder included: int64 [n]."""
-        return self._order(epoch)[0]
+        return self.epoch_order(epoch)[0]
 
-    def _order(self, epoch: int) -> tuple[np.ndarray, list]:
+    def epoch_order(self, epoch: int) -> tuple[np.ndarray, Windows]:
+        """`epoch_rows`, and the windows in which their shards are read; none if any image may be next."""
         rows = self.rows if self.sampler is None else self.sampler(epoch)
-        stored = self._mapped.stored
+        stored = self.mapped.stored
         if not self.shuffle and (self.options.order == "windowed" or stored.mirror is not None):
             return rows, shard_windows(rows, stored.shard)  # from a bucket, so that work begins with the first shard
         if self.options.order == "global":
             return global_order(rows, self.seed, epoch) if self.shuffle else rows, []
         return windowed_order(rows, stored.shard, self.seed, epoch, self.options.window)
 
-    @property
-    def _bounded(self) -> bool:
-        mirror = self._mapped.stored.mirror
-        return mirror is not None and mirror.cache.limit is not None
-
-    @property
-    def _spread(self) -> tuple[int, int]:
-        """For a bounded cache: positions in use behind the one that is asked for, and how many ranks are each in a
-        place of its own. In training all ranks are at one batch, one of them perhaps ahead by it; in evaluation none
-        waits for another, and a rank's batches are `world` apart."""
-        reach = self.options.reach
-        if self.drop_last:
-            return reach + (self.options.batch if self.world > 1 else 0), 1
-        return reach * self.world, self.world
-
-    @contextmanager
-    def _letting_go(self, plan: "_EpochPlan") -> Iterator[None]:
-        """When an iteration over a bounded cache ends, DALI's batches keep no shard from making room for others."""
-        try:
-            yield
-        finally:
-            if self._bounded and self._plan in (None, plan):
-                self._close()
+    def own_places(self) -> np.ndarray:
+        """Which of `rows`, by place, this rank delivers in an epoch of evaluation, in that order: int64 [m]."""
+        own, _ = self._own(batch_bounds(len(self.rows), self.options.batch, drop_last=False))
+        return np.concatenate([np.arange(0), *(np.arange(start, stop) for start, stop in own)])
 
     def __iter__(self) -> Iterator[Batch]:
-        order, windows = self._order(self._epoch)
+        order, windows = self.epoch_order(self._epoch)
         # used once: after a `break`, a loop over the loader begins the epoch again
         self._position, self._resume_at = self._resume_at, 0
         bounds, reached = self._own(batch_bounds(len(order), self.options.batch, self._position, self.drop_last))
-        with closing(_EpochPlan(self, order, windows, bounds)) as plan, self._letting_go(plan):
+        ahead = self._ahead(order, windows, bounds[0][0] if bounds else len(order))
+        decide_batch = partial(decide, self._augment, self.seed, self._epoch, size=self.options.size)
+        given = list(pipeline.decisions_for(self._dali_augments))
+        with closing(EpochPlan(self.mapped, order, bounds, ahead, decide_batch, given)) as plan:
             self._start(plan)
             for number, (start, stop) in enumerate(bounds):
                 images = self._next_images(self._lanes[number % len(self._lanes)])
@@ -164,69 +171,79 @@ class Loader:
             for lane in self._lanes:
                 lane.finish()
             self._plan = None
-            self._buffers.trim()
+            self.buffers.trim()
             self._epoch, self._position = self._epoch + 1, 0
 
     def _own(self, bounds: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[int]]:
         """This rank's part of the batches, and the position that the epoch has reached with each."""
         if self.drop_last:
             return [share_of(each, self.rank, self.world) for each in bounds], [stop for _, stop in bounds]
-        own = [bounds[number] for number in dealt(len(bounds), self.rank, self.world)]
+        own = [bounds[number] for number in round_robin(len(bounds), self.rank, self.world)]
         return own, [stop for _, stop in own]
 
-    def own_places(self) -> np.ndarray:
-        """Which of `rows`, by place, this rank delivers in an epoch of evaluation, in that order: int64 [m]."""
-        own, _ = self._own(batch_bounds(len(self.rows), self.options.batch, drop_last=False))
-        return np.concatenate([np.arange(0), *(np.arange(start, stop) for start, stop in own)])
+    def _ahead(self, order: np.ndarray, windows: Windows, start: int) -> list[Ahead]:
+        if self.mapped.stored.mirror is None:
+            return [ReadAhead(self.mapped, order, windows, start, ranks=self.world)]
+        copies = CopyAhead(self.mapped, order, windows, start)
+        return [copies, ReadAhead(self.mapped, order, windows, start, ready=copies.ready, ranks=self.world)]
 
     @property
-    def _dali_augments(self) -> bool:
-        """On a GPU, DALI carries out the augmentation; on the CPU it happens in the copy that hands over."""
-        return self.augment is not None and self.options.device_id is not None
+    def _dali_augments(self) -> tuple[Augmentation, ...]:
+        """On a GPU, DALI carries out the augmentation; on the CPU it happens in the copy to the output batch."""
+        return self._augment if self.options.on_gpu else ()
 
-    def _start(self, plan: "_EpochPlan") -> None:
+    def _start(self, plan: EpochPlan) -> None:
         if not self._lanes or self._plan is not None:  # none yet, or left half-way
-            self._close()
+            self.close()
             options, lanes = self.options, self.options.lanes
             spec = pipeline.PipelineSpec(
-                stored=self._mapped.stored.pixels,
-                raw=self._mapped.stored.raw,
+                stored=self.mapped.stored.pixels,
+                raw=self.mapped.stored.raw,
                 pixels=options.size,
                 batch=options.batch // self.world if self.drop_last else options.batch,
                 threads=math.ceil(options.resolved_threads / lanes),
-                device_id=options.device_id,
+                device_id=self._device_id,
                 decode=options.resolved_decode,
                 augment=self._dali_augments,
                 prefetch=options.prefetch,
             )
-            self._lanes = [_Lane(spec) for _ in range(lanes)]
+            self._lanes = [Lane(spec) for _ in range(lanes)]
         self._plan = plan
         for number, lane in enumerate(self._lanes):
             lane.begin(plan, range(number, len(plan), len(self._lanes)))
 
-    def _next_images(self, lane: "_Lane") -> torch.Tensor:
+    def _next_images(self, lane: Lane) -> torch.Tensor:
         try:
-            if self.options.device_id is None:
+            if self._device_id is None:
                 output, decisions = lane.run()
-                images = self._buffers.copy(np.asarray(output.as_tensor()), decisions)
+                images = self._copied(np.asarray(output.as_tensor()), decisions)
             else:
-                output, _ = lane.run(torch.cuda.current_stream(self.options.device_id))
+                output, _ = lane.run(torch.cuda.current_stream(self._device_id))
                 images = torch.from_dlpack(output.as_tensor())
         except RuntimeError as error:
             found = self._damage([row for each in self._lanes for row in each.rows_in_flight()], error)
-            self._close()
+            self.close()
             raise found from error
         # [B, S, S, 1] and [B, 1, S, S] are the same bytes for one channel
         return images.view(images.shape[0], 1, *images.shape[1:3])
 
+    def _copied(self, images: np.ndarray, decisions: Decisions) -> torch.Tensor:
+        """A batch uint8 [B, S, S, 1] in memory of its own, augmented on the way."""
+        out = self.buffers.take(images)
+        if self._augment:
+            carry_out(self._augment, images, decisions, out)
+        else:
+            np.copyto(out, images)
+        return torch.from_numpy(out)
+
     def _damage(self, rows: list[int], error: RuntimeError) -> UserError:
         """Which sample it was: DALI does not say, so the batches in flight are decoded one by one."""
-        stored = self._mapped.stored
+        stored = self.mapped.stored
         for row in rows:
             if stored.raw:
                 continue
             try:
-                image = simplejpeg.decode_jpeg(self._mapped[row], "GRAY", strict=True)
+                image = simplejpeg.decode_jpeg(self.mapped[row], "GRAY", strict=True)
                 fault = None if image.shape[0] == stored.pixels else f"{image.shape[0]} pixels high"
             except ValueError as decode_error:
                 fault = str(decode_error).strip()
@@ -250,3 +267,11 @@ def nearest_stored(dataset: PackedDataset, size: int) -> int:
             f"choose a smaller --size or pack again with --sizes ...,{size}"
         )
     return min(larger)
+
+
+def device_id(options: LoaderOptions) -> int | None:
+    """The number of the GPU that batches come to; None for the CPU."""
+    if not options.on_gpu:
+        return None
+    index = torch.device(options.device).index
+    return torch.cuda.current_device() if index is None else index

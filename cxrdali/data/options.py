@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from cxrdali.data import pipeline
 from cxrdali.data.order import ORDERS
 from cxrdali.runtime.limits import default_threads
@@ -37,15 +35,12 @@ class LoaderOptions:
             raise UserError(f"decode {self.decode!r}: choose one of {', '.join(pipeline.MODES)}")
         if self.order not in ORDERS:
             raise UserError(f"order {self.order!r}: choose one of {', '.join(ORDERS)}")
-        if self.decode in ("mixed", "hybrid") and not self.device.startswith("cuda"):
+        if self.decode in ("mixed", "hybrid") and not self.on_gpu:
             raise UserError(f"decode {self.decode!r} needs a GPU, the device is {self.device!r}; use --decode cpu")
 
     @property
-    def device_id(self) -> int | None:
-        if not self.device.startswith("cuda"):
-            return None
-        index = torch.device(self.device).index
-        return torch.cuda.current_device() if index is None else index
+    def on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
 
     @property
     def resolved_decode(self) -> str:
@@ -61,12 +56,7 @@ class LoaderOptions:
     def lanes(self) -> int:
         """DALI pipelines that take turns, with half of the threads each: two on the CPU, if there is more than one
         thread; one with a GPU, whose memory and queue they would share."""
-        return LANES if self.device_id is None and self.resolved_threads > 1 else 1
-
-    @property
-    def reach(self) -> int:
-        """Images whose stored bytes may be in use: of the batch that is asked for, and of those that are in DALI."""
-        return self.batch * (1 + max(LAG, self.lanes * (self.prefetch + 2)))
+        return 1 if self.on_gpu or self.resolved_threads == 1 else LANES
 
 
 LAG = 8  # batches behind the one that is asked for: those in front of it may still be decoded

@@ -8,9 +8,10 @@ import numpy as np
 
 from shards.randomness import permutation
 
-# Streams of one seed: kind in the upper half, epoch in the lower. shards.plan uses stream 0.
+# Streams of one seed: kind in the upper half, epoch in the lower. shards.packing.plan uses stream 0.
 ROWS, SHARDS, AUGMENT, DRAWS = 1, 2, 3, 4
 ORDERS = ("global", "windowed")
+Windows = list[tuple[int, np.ndarray]]  # first position of each, ascending from 0, and its shards
 
 
 def stream(kind: int, epoch: int) -> int:
@@ -24,7 +25,7 @@ def global_order(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 def windowed_order(
     rows: np.ndarray, shard_of_row: np.ndarray, seed: int, epoch: int, window: int
-) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+) -> tuple[np.ndarray, Windows]:
     """`rows` with only `window` shards open at a time: for data larger than memory on slow disks.
 
     Shards are shuffled, taken `window` at a time, and the rows of a window are permuted together; studies were
@@ -40,11 +41,11 @@ def windowed_order(
     # NumPy sorts 16 bits by counting, in a tenth of the time that it takes for 64
     narrow = windows.astype(np.uint16) if len(shards) <= 2**16 else windows
     order = mixed[np.argsort(narrow, kind="stable")]
-    first = np.concatenate([[0], np.cumsum(np.bincount(windows))])[:-1] if len(rows) else []
-    return order, [(int(p), shards[w * window : (w + 1) * window]) for w, p in enumerate(first)]
+    first = [0, *np.cumsum(np.bincount(windows))[:-1].tolist()] if len(rows) else []
+    return order, [(p, shards[w * window : (w + 1) * window]) for w, p in enumerate(first)]
 
 
-def shard_windows(rows: np.ndarray, shard_of_row: np.ndarray) -> list[tuple[int, np.ndarray]]:
+def shard_windows(rows: np.ndarray, shard_of_row: np.ndarray) -> Windows:
     """Windows of one shard each for rows that are read in the order given, as in `windowed_order`.
 
     Empty if the rows come back to a shard that they had left: reading whole shards ahead is no help then.
@@ -68,6 +69,6 @@ def share_of(bounds: tuple[int, int], rank: int, world: int) -> tuple[int, int]:
     return start + (stop - start) * rank // world, start + (stop - start) * (rank + 1) // world
 
 
-def dealt(count: int, rank: int, world: int) -> range:
+def round_robin(count: int, rank: int, world: int) -> range:
     """Which of `count` whole batches a rank takes where no gradients are shared: every world-th."""
     return range(rank, count, world)

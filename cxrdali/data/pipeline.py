@@ -1,17 +1,20 @@
 """The DALI pipeline of every stage: stored bytes in, uint8 images [S, S, 1] out.
 
-    mapped slices -> decode (raw: none) -> resize (only if the stored size differs) -> on a GPU: cutout -> flips
+    mapped slices -> decode (raw: none) -> resize (only if the stored size differs) -> on a GPU: augmentation
 
 Decode modes: cpu decodes and augments on the CPU; mixed decodes and augments on the GPU; hybrid decodes on the
-CPU and does the rest on the GPU. With a GPU, every mode hands over on the GPU. Without one, cutout and flips are
-part of the hand-over's copy (cxrdali.augment.carry_out): measured, that is cheaper than DALI's two operators.
+CPU and does the rest on the GPU. With a GPU, every mode's output is on the GPU. Without one, augmentation is part
+of the copy to the output batch (`cxrdali.data.augment.carry_out`): measured, that is cheaper than DALI's operators.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-from cxrdali.data import pipeline as dali
+import numpy as np
+
+from cxrdali.data.augment import Augmentation, in_order
 from shards.errors import UserError
 
 MODES = ("auto", "cpu", "mixed", "hybrid")
@@ -20,7 +23,7 @@ MODES = ("auto", "cpu", "mixed", "hybrid")
 @dataclass(frozen=True)
 class PipelineSpec:
     """stored: side of the stored rendition, pixels: side of the output; device_id: GPU number, None for CPU only;
-    decode: cpu, mixed or hybrid (resolved, not auto); prefetch: batches in flight."""
+    decode: cpu, mixed or hybrid (resolved, not auto); augment: what DALI carries out; prefetch: batches in flight."""
 
     stored: int
     raw: bool
@@ -29,17 +32,19 @@ class PipelineSpec:
     threads: int
     device_id: int | None
     decode: str
-    augment: bool
+    augment: tuple[Augmentation, ...] = ()
     prefetch: int = 2
 
 
-def build(spec: PipelineSpec, source: Callable[[], tuple]):
+def build(spec: PipelineSpec, source: Callable[[], tuple]) -> Any:
     """A built pipeline that pulls its batches from `source` and has one output, images uint8 [S, S, 1].
 
-    `source` returns lists of arrays: the stored bytes uint8 [n] (raw: pixels uint8 [S, S, 1]) and, with
-    augmentation, anchor and shape float32 [10], horizontal and vertical int32 []; it raises StopIteration.
+    `source` returns lists of arrays: the stored bytes uint8 [n] (raw: pixels uint8 [S, S, 1]) and the decisions of
+    `decisions_for(spec.augment)`; it raises StopIteration.
     """
-    pipeline_def, fn, types = dali.load()
+    pipeline_def, fn, types = load()
+    given = decisions_for(spec.augment)
+    kinds: dict[type, Any] = {np.float32: types.FLOAT, np.int32: types.INT32}
 
     # The dynamic executor lets a GPU output live as long as torch holds it. On the CPU it allocates every
     # output anew, and the page faults of that cost more than our copy into a recycled buffer.
@@ -51,10 +56,10 @@ def build(spec: PipelineSpec, source: Callable[[], tuple]):
         exec_dynamic=spec.device_id is not None,
     )
     def stage():
-        kinds = [types.UINT8] + ([types.FLOAT, types.FLOAT, types.INT32, types.INT32] if spec.augment else [])
+        dtypes = [types.UINT8, *(kinds[kind] for kind in given.values())]
         # no_copy: DALI reads the mapped pages themselves, in its own threads; the loader keeps them alive
         stored, *decisions = fn.external_source(
-            source=source, num_outputs=len(kinds), dtype=kinds, batch=True, no_copy=True
+            source=source, num_outputs=len(dtypes), dtype=dtypes, batch=True, no_copy=True
         )
         if spec.raw:
             images = fn.reshape(stored, layout="HWC")
@@ -65,10 +70,9 @@ def build(spec: PipelineSpec, source: Callable[[], tuple]):
             images = images.gpu()
         if spec.stored != spec.pixels:  # an identity resize would cost more than the decode
             images = fn.resize(images, size=[spec.pixels, spec.pixels], interp_type=types.INTERP_LINEAR, antialias=True)
-        if spec.augment:
-            anchor, shape, horizontal, vertical = decisions
-            images = fn.erase(images, anchor=anchor, shape=shape, axes=(0, 1), fill_value=0)
-            images = fn.flip(images, horizontal=horizontal, vertical=vertical)
+        decided = dict(zip(given, decisions, strict=True))
+        for each in in_order(spec.augment):
+            images = each.operators(fn, images, decided)
         if spec.decode == "cpu" and spec.device_id is not None:
             images = images.gpu()
         return images
@@ -76,6 +80,11 @@ def build(spec: PipelineSpec, source: Callable[[], tuple]):
     pipeline = stage()
     pipeline.build()
     return pipeline
+
+
+def decisions_for(augment: Iterable[Augmentation]) -> dict[str, type[np.generic]]:
+    """Names and dtypes of the decisions that DALI needs to augment, in the order in which its source gives them."""
+    return {name: kind for each in in_order(augment) for name, kind in each.decides.items()}
 
 
 WHEELS = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")

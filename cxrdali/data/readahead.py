@@ -15,11 +15,13 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
 
 from cxrdali.data.options import LAG
+from cxrdali.data.order import Windows
 from cxrdali.runtime.limits import memory_available
 from shards.dataset.mapped import MappedSize
 from shards.errors import UserError
@@ -32,26 +34,23 @@ class ReadAhead:
     """Reads the windows of an epoch's `order` (catalog rows) from position `start` on, one ahead of the one in use.
 
     windows: the first position of each, ascending from 0, and its shards in the order in which they are read
-    (`cxrdali.data.order`); without any, nothing is read and nobody waits. gives_back: whether windows that were used
-    leave
-    the page cache; None: if the shards are larger than the memory that is free. ready: returns when a window's files
-    are on this disk, where they may not be yet. ranks: processes that share the epoch; each waits for its own images
-    alone, and one batch of them to the next is as many times further.
+    (`cxrdali.data.order`); without any, nothing is read and nobody waits. ready: returns when a window's files are on
+    this disk, where they may not be yet. ranks: processes that share the epoch; each waits for its own images alone,
+    and one batch of them to the next is as many times further.
     """
 
     def __init__(
         self,
         mapped: MappedSize,
         order: np.ndarray,
-        windows: list[tuple[int, np.ndarray]],
+        windows: Windows,
         start: int = 0,
-        gives_back: bool | None = None,
         ready: Callable[[int], None] | None = None,
         ranks: int = 1,
     ):
         self._mapped, self._stored, self._ready, self._ranks = mapped, mapped.stored, ready, ranks
         self._order, self._windows, self._start = order, windows, start
-        self._gives_back = bool(windows) and not self._fit() if gives_back is None else gives_back
+        self.gives_back = bool(windows) and not self._fit()
         self._given_back = 0  # windows
         self._first = [first for first, _ in windows]
         self._there = [threading.Event() for _ in windows]
@@ -74,7 +73,7 @@ class ReadAhead:
             self._there[window].wait()
         if self._error is not None:
             raise self._error
-        if self._gives_back:
+        if self.gives_back:
             self._give_back(start - LAG * self._ranks * (stop - start))
 
     def close(self) -> None:
@@ -120,21 +119,26 @@ class ReadAhead:
         shard_of_row = self._stored.shard[rows]
         for shard in self._windows[window][1].tolist():
             chosen = rows[shard_of_row == shard]
-            self._read_file(shard, spans(self._stored.offset[chosen], self._stored.length[chosen]), piece)
+            wanted = spans(self._stored.offset[chosen], self._stored.length[chosen])
+            read_spans(self._stored.paths[shard], wanted, piece, lambda: self._closed)
 
-    def _read_file(self, shard: int, wanted: list[tuple[int, int]], piece: bytearray) -> None:
-        path = self._stored.paths[shard]
-        try:
-            with path.open("rb", buffering=0) as file:
-                for begin, end in wanted:
-                    while begin < end and not self._closed:
-                        room = memoryview(piece)[: end - begin]
-                        count = os.preadv(file.fileno(), [room], begin)  # without the GIL
-                        if not count:
-                            raise UserError(f"{path}: ends at byte {begin}, it was cut while in use; copy it again")
-                        begin += count
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); check the disk and copy it again") from error
+
+def read_spans(path: Path, wanted: list[tuple[int, int]], piece: bytearray, closed: Callable[[], bool]) -> None:
+    """Read half-open byte ranges of a file, a piece at a time, into the same memory; stop when `closed` says so.
+
+    Raises UserError if it is shorter or cannot be read.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            for begin, end in wanted:
+                while begin < end and not closed():
+                    room = memoryview(piece)[: end - begin]
+                    count = os.preadv(file.fileno(), [room], begin)  # without the GIL
+                    if not count:
+                        raise UserError(f"{path}: ends at byte {begin}, it was cut while in use; copy it again")
+                    begin += count
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the disk and copy it again") from error
 
 
 def spans(offset: np.ndarray, length: np.ndarray) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Whether this machine can pack and train, with the way out of what is wrong.
+"""Whether this machine can pack and train, and how to fix what is wrong.
 
 Facts come in as arguments, so that every decision is a pure function; `checks` gathers them. Torch, DALI and the
 image libraries are imported inside: a broken one is a line of the table, like anything else.
@@ -11,12 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cxrdali.data import pipeline as dali
-from cxrdali.doctor.check import OPENCV_WHEELS, Check
+from cxrdali.data.pipeline import WHEELS
+from cxrdali.doctor.check import Check
 from cxrdali.doctor.gpu import dali_check, driver_check, driver_version, gpu_checks
 from cxrdali.doctor.machine import cores_check, dataset_checks, disk_check, folder_check, memory_check
 from cxrdali.doctor.software import (
-    _import,
+    OPENCV_WHEELS,
     installed,
     opencv_check,
     packages_check,
@@ -25,8 +25,9 @@ from cxrdali.doctor.software import (
     requires_of,
     simplejpeg_check,
     torch_check,
+    try_import,
 )
-from cxrdali.runtime.limits import cpu_quota, memory_available
+from cxrdali.runtime.limits import cores, memory_available
 
 
 def checks(data: Path, data_required: bool, runs: Path, copies: Path | None = None) -> Iterator[Check]:
@@ -38,8 +39,8 @@ def checks(data: Path, data_required: bool, runs: Path, copies: Path | None = No
     if system.state == "wrong":
         return  # what follows asks Linux
     driver = driver_version()
-    wheels = installed(dali.WHEELS)
-    torch, error = _import("torch")
+    wheels = installed(WHEELS)
+    torch, error = try_import("torch")
     torch_cuda = torch.version.cuda if torch else None
     memory, limit = memory_available()
     yield packages_check(requires_of("cxrdali"), wheels)
@@ -47,25 +48,10 @@ def checks(data: Path, data_required: bool, runs: Path, copies: Path | None = No
     yield dali_check(wheels, None)
     yield driver_check(driver, torch_cuda, wheels)
     yield from gpu_checks(torch, driver, wheels)
-    yield cores_check(len(os.sched_getaffinity(0)), os.cpu_count(), cpu_quota())
+    yield cores_check(cores(), os.cpu_count())
     yield memory_check(memory, limit)
     yield simplejpeg_check()
     yield opencv_check(installed(OPENCV_WHEELS))
     yield folder_check(runs)
     yield disk_check(copies or data)
     yield from dataset_checks(data, data_required, memory, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-
-
-# ---------------------------------------------------------------- Python and packages
-
-
-# ---------------------------------------------------------------- torch, DALI, driver, GPUs
-
-
-# ---------------------------------------------------------------- cores and memory
-
-
-# ---------------------------------------------------------------- image libraries
-
-
-# ---------------------------------------------------------------- folders and the packed dataset

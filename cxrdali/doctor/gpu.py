@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from cxrdali.data import pipeline as dali
-from cxrdali.doctor.check import CUDA_OF_WHEEL, Check, dotted
-from cxrdali.doctor.machine import in_gib
-from cxrdali.doctor.software import (
-    _line,
-)
+from cxrdali.doctor.check import Check, dotted, first_line
+from cxrdali.doctor.machine import gigabytes
 from shards.errors import UserError
+
+CUDA_OF_WHEEL = {name: (int(name[-3:-1]), int(name[-1])) for name in dali.WHEELS}
 
 
 def dali_check(wheels: list[str], device_id: int | None) -> Check:
-    """Decodes one JPEG with the pipeline of every run, on the CPU (None) or handing over on a GPU."""
+    """Decodes one JPEG with the pipeline of every run, on the CPU (None) or with its output on a GPU."""
     name = "DALI" if device_id is None else f"DALI, GPU {device_id}"
     try:
         dali.load()
@@ -29,7 +28,7 @@ def dali_check(wheels: list[str], device_id: int | None) -> Check:
     try:
         fault = decode_one(device_id)
     except (ImportError, OSError, RuntimeError) as error:
-        fault = _line(error)
+        fault = first_line(error)
     if fault:
         return Check(name, "wrong", f"{what} does not decode a JPEG ({fault})", fix)
     return Check(name, "ok", f"{what}, decodes")
@@ -40,11 +39,9 @@ def decode_one(device_id: int | None, side: int = 64) -> str:
     import numpy as np
     import simplejpeg
 
-    from cxrdali.data.pipeline import PipelineSpec, build
-
     image = np.add.outer(np.arange(side), 2 * np.arange(side)).astype(np.uint8)[:, :, None]
     stored = np.frombuffer(simplejpeg.encode_jpeg(np.ascontiguousarray(image), 95, "GRAY"), np.uint8)
-    pipeline = build(PipelineSpec(side, False, side, 1, 1, device_id, "cpu", False, 1), lambda: ([stored],))
+    pipeline = dali.build(dali.PipelineSpec(side, False, side, 1, 1, device_id, "cpu", prefetch=1), lambda: ([stored],))
     (output,) = pipeline.run()
     found = np.asarray((output if device_id is None else output.as_cpu()).as_tensor())
     if found.shape != (1, *image.shape):
@@ -124,11 +121,8 @@ def gpu_check(torch, index: int) -> Check:
         return Check(
             name,
             "wrong",
-            f"seen, but cannot be used ({_line(error)})",
+            f"seen, but cannot be used ({first_line(error)})",
             f"see in nvidia-smi who holds it; torch here runs on {', '.join(torch.cuda.get_arch_list())} only",
         )
-    return Check(
-        name,
-        "ok",
-        f"{what}, {in_gib(free)} of {in_gib(total)} free, {'bf16' if bf16 else 'no bf16: fp16 with scaling is used'}",
-    )
+    kept = "bf16" if bf16 else "no bf16: fp16 with scaling is used"
+    return Check(name, "ok", f"{what}, {gigabytes(free)} of {gigabytes(total)} free, {kept}")

@@ -1,6 +1,5 @@
 """Checks of cores, memory, disk, and of a packed dataset on it."""
 
-import math
 import os
 import resource
 import shutil
@@ -8,28 +7,22 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cxrdali.doctor.check import OTHER_FILES, Check
+from cxrdali.doctor.check import Check
 from shards.errors import UserError
 from shards.storage.files import only_one, write_bytes
 from shards.storage.places import storage_of
 
+OTHER_FILES = 128  # descriptors of a run beside its shards: 8 were seen on the CPU, the rest is room for a GPU's
 
-def cores_check(usable: int, total: int | None, quota: float | None) -> Check:
-    found = f"{usable} of {total} usable"
-    if quota is None or math.ceil(quota) >= usable:
-        return Check("cores", "ok", found)
-    jobs = math.ceil(quota)
-    return Check(
-        "cores",
-        "note",
-        f"{found}, but a cgroup quota allows {quota:g}",
-        f"--jobs {jobs} for shard and verify, --threads {jobs + 1} for train",
-    )
+
+def cores_check(usable: int, total: int | None) -> Check:
+    """usable: by this process's affinity and its container's quota, which every command keeps to."""
+    return Check("cores", "ok", f"{usable} of {total} usable")
 
 
 def memory_check(available: int, limit: int | None) -> Check:
-    within = f" (cgroup limit {in_gib(limit)})" if limit is not None else ""
-    return Check("memory", "ok", f"{in_gib(available)} available{within}")
+    within = f" (cgroup limit {gigabytes(limit)})" if limit is not None else ""
+    return Check("memory", "ok", f"{gigabytes(available)} available{within}")
 
 
 def _existing(path: Path) -> Path:
@@ -53,13 +46,13 @@ def folder_check(runs: Path) -> Check:
             f"{place}: cannot be written to ({error.strerror or error})",
             "work in another folder, or give `cxrdali train --out`",
         )
-    return Check(name, "ok", f"{place}: can be written to, {in_gib(shutil.disk_usage(place).free)} free")
+    return Check(name, "ok", f"{place}: can be written to, {gigabytes(shutil.disk_usage(place).free)} free")
 
 
 def disk_check(data: Path) -> Check:
     place = _existing(data)
     usage = shutil.disk_usage(place)
-    return Check("disk of the data", "ok", f"{place}: {in_gib(usage.free)} of {in_gib(usage.total)} free")
+    return Check("disk of the data", "ok", f"{place}: {gigabytes(usage.free)} of {gigabytes(usage.total)} free")
 
 
 def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Iterator[Check]:
@@ -94,8 +87,8 @@ def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Itera
 def size_check(pixels: int, stored: int, memory: int) -> Check:
     """Whether the page cache can hold a stored size: then only the first epoch waits for the disk."""
     if stored <= memory:
-        return Check(f"{pixels} px", "ok", f"{in_gib(stored)}, fits in memory")
-    return Check(f"{pixels} px", "note", f"{in_gib(stored)}, larger than memory", "`--order windowed` on slow disks")
+        return Check(f"{pixels} px", "ok", f"{gigabytes(stored)}, fits in memory")
+    return Check(f"{pixels} px", "note", f"{gigabytes(stored)}, larger than memory", "`--order windowed` on slow disks")
 
 
 def files_check(limit: int, shards: int) -> Check:
@@ -110,5 +103,5 @@ def files_check(limit: int, shards: int) -> Check:
     )
 
 
-def in_gib(count: float) -> str:
+def gigabytes(count: float) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"

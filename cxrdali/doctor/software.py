@@ -5,8 +5,11 @@ import re
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, distributions, requires, version
 
-from cxrdali.data import pipeline as dali
-from cxrdali.doctor.check import PYTHONS, Check, dotted
+from cxrdali.data.pipeline import WHEELS
+from cxrdali.doctor.check import Check, dotted, first_line
+
+PYTHONS = ((3, 11), (3, 14))  # from, below: setup.cfg's python_requires
+OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
 def python_check(found: tuple[int, int], text: str) -> Check:
@@ -42,24 +45,19 @@ def packages_check(needed: list[str], wheels: list[str]) -> Check:
     """DALI and torch have lines of their own."""
     if not needed:
         return Check("packages", "note", "cxrdali is not installed here, its requirements are unknown")
-    needed = [name for name in needed if name not in (*dali.WHEELS, "torch")]
+    needed = [name for name in needed if name not in (*WHEELS, "torch")]
     missing = [name for name in needed if name not in installed(needed)]
     if missing:
         return Check("packages", "wrong", f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
     return Check("packages", "ok", f"cxrdali {version('cxrdali')} and the {len(needed)} that it needs")
 
 
-def _import(name: str):
+def try_import(name: str):
     """(module, "") or (None, why not)."""
     try:
         return importlib.import_module(name), ""
     except (ImportError, OSError) as error:  # OSError: a shared library that it loads is missing or damaged
-        return None, _line(error)
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        return None, first_line(error)
 
 
 def torch_check(text: str | None, cuda: str | None, error: str, driver: tuple[int, int] | None) -> Check:
@@ -79,7 +77,7 @@ def torch_check(text: str | None, cuda: str | None, error: str, driver: tuple[in
 def simplejpeg_check() -> Check:
     """A damaged JPEG must raise, or packing and training would take its gray rest for a radiograph."""
     fix = "pip install --force-reinstall simplejpeg"
-    module, error = _import("simplejpeg")
+    module, error = try_import("simplejpeg")
     if module is None:
         return Check("simplejpeg", "wrong", f"cannot be imported ({error})", fix)
     import numpy as np
@@ -90,7 +88,7 @@ def simplejpeg_check() -> Check:
     try:
         module.decode_jpeg(whole, "GRAY", strict=True)
     except ValueError as error:
-        return Check("simplejpeg", "wrong", f"{text} refuses a whole JPEG ({_line(error)})", fix)
+        return Check("simplejpeg", "wrong", f"{text} refuses a whole JPEG ({first_line(error)})", fix)
     try:
         module.decode_jpeg(whole[: len(whole) // 2], "GRAY", strict=True)
     except ValueError:
@@ -107,7 +105,7 @@ def opencv_check(wheels: list[str]) -> Check:
             f"pip uninstall -y {' '.join(wheels)} && pip install opencv-python-headless",
         )
     fix = "pip install --force-reinstall opencv-python-headless"
-    module, error = _import("cv2")
+    module, error = try_import("cv2")
     if module is None:
         return Check("OpenCV", "wrong", f"cannot be imported ({error})", fix)
     import numpy as np

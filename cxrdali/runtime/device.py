@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from cxrdali.runtime.limits import cores
 from shards.errors import UserError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -21,7 +22,10 @@ class Hardware:
 
     @classmethod
     def resolve(cls, device: str, precision: str) -> "Hardware":
-        """auto: the first GPU if there is one; bf16 where the GPU has it, else fp16 with scaling; fp32 on the CPU."""
+        """What auto means here, and on the CPU no more threads of torch than cores.
+
+        auto: the first GPU if there is one; bf16 where the GPU has it, else fp16 with scaling; fp32 on the CPU.
+        """
         has_cuda = torch.cuda.is_available()
         if device == "auto":
             device = "cuda:0" if has_cuda else "cpu"
@@ -41,6 +45,8 @@ class Hardware:
                 precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         if precision == "fp16" and device == "cpu":
             raise UserError("precision 'fp16' needs a GPU; use --precision fp32 or bf16 on the CPU")
+        if device == "cpu":
+            share_cores()
         return cls(device, precision)
 
     def autocast(self):
@@ -59,6 +65,14 @@ class Hardware:
         if self.device == "cpu":
             return platform.processor() or platform.machine()
         return torch.cuda.get_device_name(self.device)
+
+
+def share_cores(processes: int = 1) -> None:
+    """Let torch have no more threads than this one's share of the cores, of so many processes on this machine. Torch
+    itself sees no container's quota."""
+    share = max(1, cores() // processes)
+    if torch.get_num_threads() > share:
+        torch.set_num_threads(share)
 
 
 def versions() -> dict[str, str]:

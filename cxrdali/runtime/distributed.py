@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cxrdali.runtime.device import share_cores
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.torchrun import NAMES, started_by_torchrun
 from shards.errors import LostTouch, UserError
@@ -44,7 +45,7 @@ class Ranks:
         return self.rank == 0
 
     def device(self, device: str) -> str:
-        """The device of this rank, for what the user asked for: GPUs are dealt out by the place on the machine."""
+        """The device of this rank, for what the user asked for: each process of a machine has a GPU of its own."""
         if self.world == 1 or device == "cpu" or not torch.cuda.is_available():
             return device
         if device not in ("auto", "cuda"):
@@ -185,8 +186,7 @@ def joined(device: str) -> Iterator[Ranks]:
     if on_gpus:
         torch.cuda.set_device(ranks.local)
     else:  # the processes share the cores
-        share = max(1, len(os.sched_getaffinity(0)) // ranks.local_world)
-        torch.set_num_threads(min(torch.get_num_threads(), share))
+        share_cores(ranks.local_world)
     try:
         # With PATIENCE a rank would wait half an hour for one that failed before it came here, on another machine.
         store, _, _ = next(dist.rendezvous("env://", timeout=JOINING))
@@ -247,7 +247,7 @@ def check_gpus(asked: int) -> None:
 
 def flat(facts: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested facts by dotted names."""
-    found = {}
+    found: dict[str, object] = {}
     for name, value in facts.items():
         name = f"{prefix}{name}"
         found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}

@@ -1,6 +1,5 @@
 """What the kernel lets this process have: cores and memory, control groups included."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,18 +7,11 @@ from pathlib import Path
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def cpu_quota(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:
-    """Cores that the control groups of this process allow it on average; None without a limit."""
-    quotas = []
-    for folder in _groups("", root, membership):
-        quota, period = (_text(folder / "cpu.max").split() + ["", ""])[:2]
-        if quota.isdigit():
-            quotas.append(int(quota) / int(period))
-    for folder in _groups("cpu", root, membership):
-        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
-        if quota and period:
-            quotas.append(quota / period)
-    return min(quotas, default=None)
+def cores() -> int:
+    """Cores that this process may use: its affinity, and the quota of its container, rounded up."""
+    from joblib import cpu_count  # a tenth of a second
+
+    return cpu_count()
 
 
 def memory_available(
@@ -72,4 +64,4 @@ MOST_THREADS = 8  # decoding 224 px takes about 0.1 ms of one core; more threads
 
 def default_threads(processes: int = 1) -> int:
     """DALI's threads of each of so many processes that share the cores: two a core of its share, at least 1."""
-    return max(1, min(MOST_THREADS, 2 * len(os.sched_getaffinity(0)) // processes))
+    return max(1, min(MOST_THREADS, 2 * cores() // processes))

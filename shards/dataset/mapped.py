@@ -5,8 +5,6 @@ import errno
 import mmap
 import os
 import resource
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +37,9 @@ class StoredSize:
 
     def open(self, shard: int, ended: Callable[[], bool] = lambda: False) -> BinaryIO | None:
         """A shard's file; a mirror's is copied first (`Mirror.shard`: None if `ended` says so before it is there)."""
-        if self.mirror is None:
-            return self.paths[shard].open("rb")
-        return self.mirror.shard(self.described[shard], ended)
+        if self.mirror is not None and self.mirror.shard(self.described[shard], ended) is None:
+            return None
+        return self.paths[shard].open("rb")
 
 
 def _allow_open_files(more: int) -> None:
@@ -59,48 +57,35 @@ def _allow_open_files(more: int) -> None:
 class MappedSize:
     """The stored bytes of one size as memory-mapped slices: no copy, pages come from the kernel's cache.
 
-    Of a dataset in a bucket, rows can be read only of shards that are held (`hold`).
+    Of a dataset in a bucket, rows can be read only of shards that were fetched (`fetch`).
     """
 
     def __init__(self, stored: StoredSize):
         self.stored = stored
         self._maps: dict[int, mmap.mmap] = {}
         self._arrays: dict[int, np.ndarray] = {}
-        self._held, self._lock = Counter[int](), threading.Lock()
         _allow_open_files(len(stored.paths))
         if stored.mirror is None:
-            for number, path in stored.paths.items():
-                with self._limits():
-                    self._map(number, path.open("rb"))
+            for number in stored.paths:
+                self.fetch(number)
 
-    def _map(self, shard: int, file: BinaryIO) -> None:
-        with file:
-            self._maps[shard] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        # a plain ndarray: slicing an np.memmap costs several times as much
-        self._arrays[shard] = np.frombuffer(self._maps[shard], dtype=np.uint8)
+    def is_mapped(self, shard: int) -> bool:
+        return shard in self._arrays
 
-    def hold(self, shard: int, ended: Callable[[], bool] = lambda: False) -> bool:
-        """Have a shard of a dataset in a bucket copied and mapped until `release`, as often as it is held.
+    def fetch(self, shard: int, ended: Callable[[], bool] = lambda: False) -> bool:
+        """Have a shard mapped, which of a dataset in a bucket is copied first. Several threads may call it.
 
-        False if `ended` said so before it was there. Raises UserError if it cannot be copied.
+        False if `ended` said so before it was there. Raises UserError if it cannot be copied or mapped.
         """
         with self._limits():
             file = self.stored.open(shard, ended)
             if file is None:
                 return False
-            with self._lock:
-                self._held[shard] += 1
-                if self._held[shard] == 1:
-                    self._map(shard, file)
-                file.close()
+            with file:
+                self._maps[shard] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        # a plain ndarray: slicing an np.memmap costs several times as much
+        self._arrays[shard] = np.frombuffer(self._maps[shard], dtype=np.uint8)
         return True
-
-    def release(self, shard: int) -> None:
-        """Let go of a shard that was held. It stays mapped, and its copy in use, while slices of it are alive."""
-        with self._lock:
-            self._held[shard] -= 1
-            if not self._held[shard]:
-                del self._maps[shard], self._arrays[shard]
 
     def __getitem__(self, row: int) -> np.ndarray:
         """The bytes of one row's KEY.jpg or KEY.npy: uint8 [length], a read-only view."""
@@ -139,7 +124,7 @@ class MappedSize:
 
     def forget(self, shard: int) -> None:
         """Give a shard's pages back to the kernel and its page cache; what is read again comes from the disk again."""
-        if shard in self._maps:  # of a bucket's, it may have been released, and removed
+        if shard in self._maps:
             self._maps[shard].madvise(mmap.MADV_DONTNEED)  # first: a page that a process has mapped stays in the cache
         with contextlib.suppress(FileNotFoundError), self.stored.paths[shard].open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

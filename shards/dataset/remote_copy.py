@@ -6,19 +6,17 @@ round trip. Every copy is compared with its sha256 in dataset.json on the way, a
 copy that was cut off (a kill, a connection) is continued where it ended. fsspec does the transport and its retries.
 """
 
-import contextlib
-import fcntl
 import hashlib
-import os
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.dataset.cache import Cache, Full, in_use, locked
+from shards.dataset.cache import Cache, claim, copied
 from shards.dataset.description import DATASET, dataset_identity
 from shards.errors import UserError
-from shards.storage.files import cannot_write, is_named, publish, sha256_file
+from shards.storage.files import cannot_write, publish, sha256_file
 from shards.storage.places import storage_of
 from shards.storage.protocol import Location
 from shards.storage.remote import reaching
@@ -68,77 +66,70 @@ class Mirror:
             if sha256_file(path) == sha256:
                 return path
             path.unlink(missing_ok=True)  # damaged, or of labels that were attached anew
-        if (copy := self._copy(name, sha256, None, lambda: False)) is not None:
-            copy.close()
+        self._copy(name, sha256, None, lambda: False)
         return path
 
-    def shard(self, entry: Mapping, ended: Callable[[], bool] = lambda: False) -> BinaryIO | None:
-        """The copy of a shard, open for reading, and in use while it or a mapping of it is; made first if need be.
+    def shard(self, entry: Mapping, ended: Callable[[], bool] = lambda: False) -> Path | None:
+        """The copy of a shard; made first if need be.
 
-        `ended` is asked again and again; None if it says so. Raises UserError if the bucket's is missing or not the
-        one that was packed.
+        `ended` is asked again and again while it is made; None if it says so. Raises UserError if the bucket's is
+        missing or not the one that was packed.
         """
-        return self._copy(entry["name"], entry["sha256"], entry["bytes"], ended)
+        path = self._copy(entry["name"], entry["sha256"], entry["bytes"], ended)
+        if path is not None and (found := path.stat().st_size) != entry["bytes"]:
+            raise UserError(f"{path}: has {found} bytes, not {entry['bytes']}; delete it, and it is copied again")
+        return path
 
-    def check_room(self, need: int, what: str, else_way: str = "") -> None:
-        """Raises UserError if the cache may not hold `need` bytes at a time; `what` says for what."""
-        limit = self.cache.limit
-        if limit is not None and need > limit:
+    def check_room(self, pixels: int, shards: Iterable[Mapping]) -> None:
+        """Raises UserError if what is missing of these shards of a size does not fit on the cache's disk."""
+        free = shutil.disk_usage(self.folder).free  # first: what others copy meanwhile makes less missing
+        missing = sum(
+            entry["bytes"] - (copied(self.folder / entry["name"], entry["bytes"]) or 0)
+            for entry in shards
+            if not self.holds(entry)
+        )
+        if missing > free:
             raise UserError(
-                f"{self.cache.folder}: a cache of {_gigabytes(limit)} GB cannot hold {what}; "
-                f"give --cache-size {_gigabytes(need)} or more{else_way}"
+                f"{self.folder}: {missing:,} bytes of the {pixels} px shards are still to be copied, but {free:,} "
+                "bytes are free on its disk; give a --cache on a larger disk, or remove copies of sizes that are no "
+                "longer used"
             )
 
-    def _copy(self, name: str, sha256: str, size: int | None, ended: Callable[[], bool]) -> BinaryIO | None:
-        final, full_since = self.folder / name, None
+    def _copy(self, name: str, sha256: str, num_bytes: int | None, ended: Callable[[], bool]) -> Path | None:
+        """num_bytes: of a shard; None for a table, which is copied in one go."""
+        final = self.folder / name
         reached, since = None, time.monotonic()
         try:
             final.parent.mkdir(exist_ok=True)
-            while not ended():
-                if (file := in_use(final)) is not None:
-                    found = os.fstat(file.fileno()).st_size
-                    if size not in (None, found):
-                        raise UserError(f"{final}: has {found} bytes, not {size}; delete it, and it is copied again")
-                    return file
-                try:
-                    if (part := self.cache.claim(final, size or 0)) is not None:
-                        with contextlib.ExitStack() as stack:
-                            stack.callback(part.close)
-                            if self._fill(part, name, sha256, size, ended) and _named(part, final):
-                                stack.pop_all()
-                                return part
-                            continue
-                    full_since = None
-                    if (now := self.cache.reached(final, size or 0)) != reached:
-                        reached, since = now, time.monotonic()
-                    elif time.monotonic() - since > PATIENCE:
-                        raise UserError(
-                            f"{final}: another process copies it and has got no further for {PATIENCE / 60:g} minutes; "
-                            "end that process (fuser names it), and this one continues its copy"
-                        )
-                    time.sleep(POLL)
-                except Full:
-                    full_since = full_since or time.monotonic()
-                    if time.monotonic() - full_since > PATIENCE:
-                        raise UserError(
-                            f"{self.cache.folder}: full of copies that are in use, for {PATIENCE / 60:g} minutes; "
-                            "give a larger --cache-size, or another --cache"
-                        ) from None
-                    time.sleep(10 * POLL)  # looking for room means looking at all copies
+            while not final.exists():
+                if ended():
+                    return None
+                if (part := claim(final, num_bytes or 0)) is not None:
+                    with part:
+                        if self._fill(part, name, sha256, num_bytes, ended):
+                            publish(Path(part.name), final)
+                    continue
+                if (now := copied(final, num_bytes or 0)) != reached:
+                    reached, since = now, time.monotonic()
+                elif time.monotonic() - since > PATIENCE:
+                    raise UserError(
+                        f"{final}: another process copies it and has got no further for {PATIENCE / 60:g} minutes; "
+                        "end that process (fuser names it), and this one continues its copy"
+                    )
+                time.sleep(POLL)
         except OSError as error:
-            failed = cannot_write(final, error)
-            raise UserError(f"{failed}; --cache-size bounds the cache, --cache puts it elsewhere") from error
-        return None
+            raise UserError(f"{cannot_write(final, error)}; --cache puts it elsewhere") from error
+        return final
 
-    def _fill(self, part: BinaryIO, name: str, sha256: str, size: int | None, ended: Callable[[], bool]) -> bool:
+    def _fill(self, part: BinaryIO, name: str, sha256: str, num_bytes: int | None, ended: Callable[[], bool]) -> bool:
         """Complete a part; False if that needs another attempt. Raises UserError if it is not what was packed."""
         source, digest = self.source / name, hashlib.sha256()
-        if size is None:
+        if num_bytes is None:
             part.truncate(0)
         while piece := part.read(PIECE):
             digest.update(piece)
         begun = part.tell()
-        for piece in _pieces(source, begun, size):
+        for piece in _pieces(source, begun, num_bytes):
             if ended():
                 return False
             part.write(piece)
@@ -155,14 +146,14 @@ class Mirror:
         )
 
 
-def _pieces(source: Location, at: int, size: int | None) -> Iterator[bytes]:
-    """The bytes of a file in the bucket from `at` on; a table (size None) in one go."""
-    if size is None:
+def _pieces(source: Location, at: int, num_bytes: int | None) -> Iterator[bytes]:
+    """The bytes of a file in the bucket from `at` on; a table (num_bytes None) in one go."""
+    if num_bytes is None:
         with reaching(source):
             yield storage_of(source).read_bytes()
         return
-    while at < size:
-        stop = min(at + PIECE, size)
+    while at < num_bytes:
+        stop = min(at + PIECE, num_bytes)
         try:
             with reaching(source):
                 piece = storage_of(source).read_bytes(at, stop)
@@ -170,23 +161,17 @@ def _pieces(source: Location, at: int, size: int | None) -> Iterator[bytes]:
             found = storage_of(source).fingerprint()
             if found is None or found[0] is None or found[0] > at:
                 raise
-            raise _too_short(source, found[0], size) from None
+            raise _too_short(source, found[0], num_bytes) from None
         if len(piece) > stop - at:
             raise UserError(f"{source}: its server does not give parts of a file (HTTP ranges); use another server")
         if len(piece) < stop - at:
-            raise _too_short(source, at + len(piece), size)
+            raise _too_short(source, at + len(piece), num_bytes)
         yield piece
         at = stop
 
 
-def _too_short(source: Location, found: int, size: int) -> UserError:
-    return UserError(f"{source}: ends at byte {found}, {DATASET} says {size}; copy it there again, or pack again")
-
-
-def _named(part: BinaryIO, final: Path) -> bool:
-    """Give a complete part its name, and keep it as one that is in use; False if it was removed in between."""
-    publish(Path(part.name), final)
-    return locked(part, fcntl.LOCK_SH) and is_named(part, final)
+def _too_short(source: Location, found: int, num_bytes: int) -> UserError:
+    return UserError(f"{source}: ends at byte {found}, {DATASET} says {num_bytes}; copy it there again, or pack again")
 
 
 def _gigabytes(count: int) -> str:

@@ -155,8 +155,8 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
         return images, "none"
     decided = decide(augment, seed, 0, 0, len(images), size)
     return images, (
-        f"{decided.horizontal.sum()} mirrored left to right, {decided.vertical.sum()} upside down, "
-        f"{(decided.shape > 0).any(axis=1).sum()} with black cutout squares"
+        f"{decided['horizontal'].sum()} mirrored left to right, {decided['vertical'].sum()} upside down, "
+        f"{(decided['shape'] > 0).any(axis=1).sum()} with black cutout squares"
     )
 
 

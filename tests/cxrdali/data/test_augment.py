@@ -1,30 +1,37 @@
+import importlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from cxrdali.data.augment import AugmentOptions, decide
+from cxrdali.data import augment, pipeline
+from cxrdali.data.augment import AUGMENTATIONS, AugmentOptions, augmentation, decide, in_order
+from cxrdali.data.augment.cutout import Cutout
+from cxrdali.data.loader import Loader
+from cxrdali.data.options import LoaderOptions
+from shards.dataset.mapped import MappedSize
 from shards.errors import UserError
+from tests.cxrdali.reference import augmented
 
 
 def squares(decisions):
     """[B, 5, (top, left, height, width)]"""
-    count = len(decisions.anchor)
-    return np.concatenate([decisions.anchor.reshape(count, 5, 2), decisions.shape.reshape(count, 5, 2)], axis=2)
+    count = len(decisions["anchor"])
+    return np.concatenate([decisions["anchor"].reshape(count, 5, 2), decisions["shape"].reshape(count, 5, 2)], axis=2)
 
 
 def same(one, two) -> bool:
-    return all(
-        (getattr(one, name) == getattr(two, name)).all() for name in ("horizontal", "vertical", "anchor", "shape")
-    )
+    return one.keys() == two.keys() and all((one[name] == two[name]).all() for name in one)
 
 
 def part(decisions, start, stop):
-    return type(decisions)(*(getattr(decisions, n)[start:stop] for n in ("horizontal", "vertical", "anchor", "shape")))
+    return {name: made[start:stop] for name, made in decisions.items()}
 
 
 @pytest.mark.parametrize("cutout", ["fixed", "random", "off"])
 def test_decisions_belong_to_positions_not_to_batches(cutout):
     options = AugmentOptions(cutout=cutout)
-    whole = decide(options, seed=7, epoch=3, start=0, count=100, pixels=224)
+    whole = decide(options, seed=7, epoch=3, start=0, count=100, size=224)
     for start, stop in [(0, 1), (1, 8), (37, 91), (99, 100)]:
         assert same(decide(options, 7, 3, start, stop - start, 224), part(whole, start, stop))
 
@@ -38,8 +45,8 @@ def test_seeds_and_epochs_differ():
 
 def test_each_happens_to_half_of_the_images_independently():
     made = decide(AugmentOptions(), 0, 0, 0, 20_000, 224)
-    cut = (made.shape > 0).any(axis=1)
-    events = np.stack([made.horizontal, made.vertical, cut])
+    cut = (made["shape"] > 0).any(axis=1)
+    events = np.stack([made["horizontal"], made["vertical"], cut])
     assert np.abs(events.mean(axis=1) - 0.5).max() < 0.015  # four standard errors
     assert np.abs(np.corrcoef(events) - np.eye(3)).max() < 0.03
 
@@ -56,9 +63,9 @@ def test_fixed_cutout_is_five_squares_of_five_percent_clipped_at_the_border():
 
 
 def test_sides_are_whole_pixels_rounded_down():
-    """5 % of 512 is 25.6: the paper's albumentations takes 25."""
+    """5 % of 512 is 25.6: albumentations, which the stage-training paper used, takes 25."""
     for pixels, side in ((224, 11), (320, 16), (384, 19), (512, 25)):
-        assert decide(AugmentOptions(cutout_probability=1), 0, 0, 0, 500, pixels).shape.max() == side
+        assert decide(AugmentOptions(cutout_probability=1), 0, 0, 0, 500, pixels)["shape"].max() == side
 
 
 def test_order_and_augmentation_do_not_share_their_random_numbers():
@@ -85,9 +92,9 @@ def test_random_cutout_draws_one_to_five_squares_of_up_to_five_percent():
 
 
 def test_off_draws_none_and_zero_probabilities_do_nothing():
-    assert decide(AugmentOptions(cutout="off"), 0, 0, 0, 100, 224).shape.max() == 0
+    assert decide(AugmentOptions(cutout="off"), 0, 0, 0, 100, 224)["shape"].max() == 0
     made = decide(AugmentOptions(hflip=0, vflip=0, cutout_probability=0), 0, 0, 0, 100, 224)
-    assert made.horizontal.max() == made.vertical.max() == made.shape.max() == 0
+    assert made["horizontal"].max() == made["vertical"].max() == made["shape"].max() == 0
 
 
 def test_bad_options_are_named():
@@ -95,3 +102,75 @@ def test_bad_options_are_named():
         AugmentOptions(cutout="none")
     with pytest.raises(UserError, match="hflip 1.5: 0 to 1"):
         AugmentOptions(hflip=1.5)
+
+
+# ---------------------------------------------------------------- an augmentation is a file of its own
+
+
+NEGATIVE = '''
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxrdali.data.augment.augmentation import Augmentation, own_numbers
+
+
+@dataclass(frozen=True)
+class Negative(Augmentation):
+    """probability: of showing an image as its negative."""
+
+    order = 15
+    decides = {"negative": np.int32}
+
+    probability: float = 0.5
+
+    def decide(self, seed, epoch, start, count, size):
+        numbers = own_numbers("negative", 4, seed, epoch, start, count)
+        return {"negative": (numbers[:, 0] < self.probability).astype(np.int32)}
+
+    def steps(self, decided, size):
+        return [True if each else None for each in decided["negative"].tolist()]
+
+    def apply(self, image, step, out):
+        np.subtract(255, image, out=out)
+
+    def operators(self, fn, images, decided):
+        return fn.cast_like((255 * decided["negative"]) + (1 - 2 * decided["negative"]) * images, images)
+'''
+
+
+def test_files_are_found_by_themselves():
+    files = {path.stem for path in Path(augment.__file__).parent.glob("*.py")}
+    assert set(AUGMENTATIONS) == files - {"__init__", "augmentation", "options"} == {"flips", "cutout"}
+    assert augmentation("cutout", side=0.1) == Cutout(side=0.1)
+    with pytest.raises(UserError, match="augmentation 'mixup': choose one of cutout, flips"):
+        augmentation("mixup")
+
+
+def test_one_from_a_file_elsewhere_is_applied_between_the_others_on_the_cpu_and_by_dali(dataset, tmp_path, monkeypatch):
+    (tmp_path / "negative.py").write_text(NEGATIVE)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("negative")
+    try:
+        negative = augmentation("negative", probability=0.5)
+        wanted = in_order([*AugmentOptions(side=0.15), negative])
+        assert [type(each).__name__ for each in wanted] == ["Cutout", "Negative", "Flips"]
+        rows = np.arange(48)
+        (plain,) = Loader(dataset, rows, LoaderOptions(48, 48))
+        (batch,) = Loader(dataset, rows, LoaderOptions(48, 48), augment=wanted)
+        made = decide(wanted, 0, 0, 0, 48, 48)
+        assert 10 < made["negative"].sum() < 38
+        assert same({**made}, {**decide(AugmentOptions(side=0.15), 0, 0, 0, 48, 48), "negative": made["negative"]})
+        expected = []
+        for place, image in enumerate(plain.images.numpy()[:, 0]):
+            cut = augmented(image, {**made, "horizontal": np.zeros(48), "vertical": np.zeros(48)}, place)
+            cut = 255 - cut if made["negative"][place] else cut
+            expected.append(augmented(cut, {**made, "shape": np.zeros((48, 10))}, place))
+        assert (batch.images.numpy()[:, 0] == expected).all()
+        stored = MappedSize(dataset.stored(48)).slices(rows)
+        spec = pipeline.PipelineSpec(48, False, 48, 48, 2, None, "cpu", wanted)
+        given = [list(made[name]) for name in pipeline.decisions_for(wanted)]
+        (output,) = pipeline.build(spec, lambda: (stored, *given)).run()
+        assert (np.asarray(output.as_tensor())[..., 0] == expected).all()
+    finally:
+        del AUGMENTATIONS["negative"]

@@ -43,7 +43,7 @@ def epoch(loader):
     return np.concatenate([b.rows.numpy() for b in batches]), np.concatenate([b.images.numpy() for b in batches])
 
 
-# ---------------------------------------------------------------- hand-over
+# ---------------------------------------------------------------- output batches
 
 
 @pytest.mark.parametrize("size", [JPEG, RAW])
@@ -69,7 +69,7 @@ def test_augmented_pixels_equal_the_numpy_reference(dataset, size):
     made = decide(options, 5, 2, 0, len(rows), size)
     for place, row in enumerate(rows):
         assert (images[place, 0] == augmented(stored_image(dataset, size, row), made, place)).all()
-    assert made.horizontal.any() and made.vertical.any() and made.shape.any()
+    assert made["horizontal"].any() and made["vertical"].any() and made["shape"].any()
 
 
 def test_training_drops_the_remainder_and_shows_the_others_once(dataset):
@@ -98,7 +98,7 @@ def test_a_row_is_augmented_anew_in_every_epoch(dataset):
 
 
 def test_held_batches_keep_their_pixels(dataset):
-    """The hand-over memory is recycled only when nobody holds it, not even a slice."""
+    """The memory of output batches is recycled only when nobody holds it, not even a slice."""
     loader = training(dataset, batch=8)
     held, copies = [], []
     for _ in range(3):
@@ -113,7 +113,7 @@ def test_memory_is_recycled_when_batches_are_let_go(dataset):
     for _ in range(3):
         for images, _ in loader:
             del images
-    assert len(loader._buffers._arrays) <= 2
+    assert len(loader.buffers) <= 2
 
 
 # ---------------------------------------------------------------- independence
@@ -204,7 +204,7 @@ def test_a_loader_goes_with_its_last_reference(dataset, whole):
         list(batches)
     else:
         batches.close()
-        loader._close()  # what the next iteration begins with
+        loader.close()  # what the next iteration begins with
     gone = weakref.ref(loader)
     gc.collect()
     gc.disable()
@@ -266,11 +266,11 @@ def test_an_epoch_starts_with_few_bytes_a_row(dataset, order, most):
 def test_held_buffers_are_let_go_at_the_end_of_an_epoch(dataset):
     loader = training(dataset, batch=8)
     held = list(loader)
-    assert len(loader._buffers._arrays) == len(held)
+    assert len(loader.buffers) == len(held)
     del held
     for images, _ in loader:
         del images
-    assert len(loader._buffers._arrays) <= 4
+    assert len(loader.buffers) <= 4
 
 
 def test_an_older_iteration_cannot_go_on_after_a_newer_one(dataset):

@@ -22,13 +22,13 @@ def mapped(dataset):
 def reads(monkeypatch):
     """(path, begin, end) of every span that was read, in order."""
     made = []
-    original = ReadAhead._read_file
+    original = readahead.read_spans
 
-    def noted(self, shard, wanted, piece):
-        made.extend((self._stored.paths[shard], begin, end) for begin, end in wanted)
-        original(self, shard, wanted, piece)
+    def noted(path, wanted, piece, closed):
+        made.extend((path, begin, end) for begin, end in wanted)
+        original(path, wanted, piece, closed)
 
-    monkeypatch.setattr(ReadAhead, "_read_file", noted)
+    monkeypatch.setattr(readahead, "read_spans", noted)
     return made
 
 
@@ -119,7 +119,8 @@ def test_windows_that_were_used_are_given_back_where_memory_is_short(dataset, ma
     step = 2 * ranks
     forgotten = []
     monkeypatch.setattr(mapped, "forget", forgotten.append)
-    ahead = ReadAhead(mapped, order, windows, gives_back=gives_back, ranks=ranks)
+    monkeypatch.setattr(readahead, "memory_available", lambda: (0 if gives_back else 10**12, None))
+    ahead = ReadAhead(mapped, order, windows, ranks=ranks)
     for start in range(0, len(order), step):
         ahead.wait(start, start + 2)
         behind = [int(shard) for first, some in windows for shard in some if first + 16 <= start - 8 * step]
@@ -135,7 +136,7 @@ def test_the_memory_that_is_free_decides_whether_windows_are_given_back(dataset,
     for free, expected in ((total + 1, False), (total, True)):
         monkeypatch.setattr(readahead, "memory_available", lambda free=free: (free, None))
         ahead = ReadAhead(mapped, order, windows)
-        assert ahead._gives_back is expected
+        assert ahead.gives_back is expected
         ahead.close()
 
 

@@ -1,6 +1,7 @@
 """The decisions of `cxrdali doctor` on facts given, and its probes on real files and libraries."""
 
 import configparser
+import os
 import resource
 import shutil
 import subprocess
@@ -13,7 +14,6 @@ import pytest
 import simplejpeg
 
 from cxrdali.doctor import gpu, machine, software
-from cxrdali.doctor.check import OTHER_FILES, PYTHONS
 from cxrdali.runtime import limits
 from shards.dataset.mapped import MappedSize
 
@@ -30,7 +30,7 @@ def test_python_is_measured_against_what_setup_cfg_asks(found, state):
 def test_the_python_versions_are_those_of_setup_cfg():
     config = configparser.ConfigParser()
     config.read(Path(__file__).resolve().parents[3] / "setup.cfg")
-    (low, below) = PYTHONS
+    (low, below) = software.PYTHONS
     assert config["options"]["python_requires"] == f">={low[0]}.{low[1]},<{below[0]}.{below[1]}"
 
 
@@ -186,26 +186,41 @@ def group(root, files):
         path.write_text(text)
 
 
-def test_the_smallest_quota_of_version_2_counts(tmp_path):
-    member = tmp_path / "cgroup"
-    member.write_text("0::/a/b\n")
-    group(tmp_path / "fs", {"a/cpu.max": "150000 100000\n", "a/b/cpu.max": "max 100000\n"})
-    assert limits.cpu_quota(tmp_path / "fs", member) == 1.5
-    group(tmp_path / "fs", {"a/b/cpu.max": "50000 100000\n"})
-    assert limits.cpu_quota(tmp_path / "fs", member) == 0.5
-    group(tmp_path / "fs", {"a/b/cpu.max": "max 100000\n"})
-    group(tmp_path / "fs", {"a/cpu.max": "max 100000\n"})
-    assert limits.cpu_quota(tmp_path / "fs", member) is None
+def in_a_container(code: str, quota: str) -> str:
+    """What a process prints under a quota of its control group: a file in place of the kernel's, for it alone."""
+    script = f"""
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs /sys/fs/cgroup
+echo '{quota}' > /sys/fs/cgroup/cpu.max
+exec {sys.executable} -c '{code}'
+"""
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
+    if not done.stdout and any(word in done.stderr for word in ("unshare", "mount", "No such file", "denied")):
+        pytest.skip(f"no namespace of its own: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
-def test_the_quota_of_version_1_counts_and_minus_one_is_none(tmp_path):
-    member = tmp_path / "cgroup"
-    member.write_text("4:cpu,cpuacct:/hidden/name\n1:name=systemd:/\n")
-    group(tmp_path / "fs", {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"})
-    assert limits.cpu_quota(tmp_path / "fs", member) == 2  # inside a container only the root is there
-    group(tmp_path / "fs", {"cpu/cpu.cfs_quota_us": "-1\n"})
-    assert limits.cpu_quota(tmp_path / "fs", member) is None
-    assert limits.cpu_quota(tmp_path / "none", tmp_path / "none") is None
+@pytest.mark.parametrize("quota, expected", [("100000 100000", 1), ("150000 100000", 2), ("max 100000", None)])
+def test_the_quota_of_a_container_is_the_number_of_cores(quota, expected):
+    code = "from cxrdali.runtime.limits import cores, default_threads; print(cores(), default_threads())"
+    expected = min(expected or 1024, len(os.sched_getaffinity(0)))
+    assert in_a_container(code, quota) == f"{expected} {min(8, 2 * expected)}"
+
+
+def test_torch_has_no_more_threads_than_cores():
+    code = (
+        "import torch; torch.set_num_threads(7); from cxrdali.runtime.device import Hardware, share_cores; "
+        'Hardware.resolve("cpu", "auto"); print(torch.get_num_threads()); share_cores(2); '
+        "print(torch.get_num_threads())"
+    )
+    assert in_a_container(code, "200000 100000").split() == [str(min(2, len(os.sched_getaffinity(0)))), "1"]
+
+
+def test_the_processes_of_a_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr(limits, "cores", lambda: 6)
+    assert [limits.default_threads(processes) for processes in (1, 2, 3, 4, 20)] == [8, 6, 4, 3, 1]
 
 
 MEMINFO = "MemTotal:       64000000 kB\nMemFree: 1 kB\nMemAvailable:   50000000 kB\n"
@@ -234,11 +249,9 @@ def test_memory_is_what_the_group_leaves_its_page_cache_included(tmp_path, lines
     assert limits.memory_available(tmp_path / "fs", member, meminfo) == (50_000_000 * 1024, None)
 
 
-def test_a_quota_below_the_cores_is_a_note_with_the_options():
-    assert machine.cores_check(2, 64, None).state == "ok"
-    assert machine.cores_check(4, 4, 3.5).state == "ok"
-    check = machine.cores_check(64, 64, 3.5)
-    assert check.state == "note" and check.fix == "--jobs 4 for shard and verify, --threads 5 for train"
+def test_the_cores_are_those_that_commands_use():
+    check = machine.cores_check(4, 64)
+    assert (check.state, check.found) == ("ok", "4 of 64 usable")
 
 
 # ---------------------------------------------------------------- folders and the packed dataset
@@ -307,7 +320,7 @@ def test_the_open_files_of_the_mapped_shards_are_what_is_counted(dataset):
     mapped = [MappedSize(dataset.stored(48)) for _ in range(2)]
     shards = len(mapped[0].stored.paths)
     assert len(list(open_now.iterdir())) - before == 2 * shards  # what files_check asks for per shard
-    assert machine.files_check(2 * 100 + OTHER_FILES, 100).state == "ok"
+    assert machine.files_check(2 * 100 + machine.OTHER_FILES, 100).state == "ok"
     check = machine.files_check(256, 100)
     assert check.state == "wrong" and check.fix == "ulimit -n 328"
     assert machine.files_check(resource.RLIM_INFINITY, 10**6).state == "ok"

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import s3fs
 
 from shards.dataset import remote_copy as mirroring
-from shards.dataset.cache import Cache
+from shards.dataset.cache import Cache, claim, part_of
 from shards.dataset.description import dataset_identity, seal
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
@@ -39,8 +40,8 @@ def link(s3, monkeypatch):
         yield between
 
 
-def opened(address: str, folder: Path, limit: int | None = None) -> PackedDataset:
-    return PackedDataset.open(place(address), Cache(folder / "cache", limit))
+def opened(address: str, folder: Path) -> PackedDataset:
+    return PackedDataset.open(place(address), Cache(folder / "cache"))
 
 
 def copy_size(address: str, folder: Path, pixels: int = 48) -> PackedDataset:
@@ -60,8 +61,8 @@ def refused(action) -> str:
 
 
 def names(folder: Path) -> set[str]:
-    """Everything in the cache but its lock and its mark."""
-    return {path.name for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", ".source")}
+    """Everything in the cache but its mark."""
+    return {path.name for path in folder.rglob("*") if path.is_file() and path.name != ".source"}
 
 
 # ---------------------------------------------------------------- what is copied
@@ -78,9 +79,8 @@ def test_a_dataset_in_a_bucket_is_the_one_that_was_put_there(address, dataset, t
         ours, theirs = MappedSize(remote.stored(pixels)), MappedSize(dataset.stored(pixels))
         for row in range(0, len(dataset.catalog), 7):
             shard = int(ours.stored.shard[row])
-            assert ours.hold(shard)
+            assert ours.is_mapped(shard) or ours.fetch(shard)
             assert ours[row].tobytes() == theirs[row].tobytes()
-            ours.release(shard)
 
 
 def test_only_what_is_needed_is_copied_and_only_once(address, link, dataset, tmp_path):
@@ -146,7 +146,7 @@ def test_a_web_server_will_do(own_address, s3, dataset, tmp_path):
 
 
 def test_a_whole_copy_is_a_packed_dataset(address, tmp_path):
-    """What is left to do without a connection."""
+    """What still works without a connection."""
     remote = copy_size(address, tmp_path)
     remote.labels()
     local = PackedDataset.open(remote.folder)
@@ -336,24 +336,55 @@ def test_a_copy_of_another_process_that_gets_no_further_is_an_error(address, tmp
     remote = opened(address, tmp_path)
     stored = remote.stored(48)
     stored.paths[0].parent.mkdir()
-    with remote.mirror.cache.claim(stored.paths[0], stored.described[0]["bytes"]):
+    with claim(stored.paths[0], stored.described[0]["bytes"]):
         message = refused(lambda: stored.open(0))
     assert message.startswith(f"{stored.paths[0]}: another process copies it and has got no further for 0.005 minutes")
     stored.open(0).close()
 
 
-def test_a_cache_that_others_keep_full_is_an_error_after_a_while(address, tmp_path, monkeypatch):
-    monkeypatch.setattr(mirroring, "PATIENCE", 0.3)
-    stored = opened(address, tmp_path, 60_000).stored(48)
-    others = stored.open(0)
-    message = refused(lambda: stored.open(1))
-    assert "cache: full of copies that are in use, for 0.005 minutes; give a larger --cache-size, or another" in message
-    monkeypatch.setattr(mirroring, "PATIENCE", 30.0)
-    waiting = threading.Timer(0.2, others.close)
-    waiting.start()
-    stored.open(1).close()
-    waiting.join()
-    assert not stored.paths[0].exists()
+def test_what_does_not_fit_on_the_disk_is_refused_before_it_is_copied(address, dataset, tmp_path):
+    """A disk of its own, of 300 kB: the eight shards of 48 px are 51,200 bytes each."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no right to mount a small disk")
+    try:
+        remote = opened(address, disk)
+        stored, free = remote.stored(48), shutil.disk_usage(disk).free
+        shards = [stored.described[shard] for shard in sorted(stored.described)]
+        message = refused(lambda: remote.mirror.check_room(48, shards))
+        assert message == (
+            f"{remote.folder}: {sum(shard['bytes'] for shard in shards):,} bytes of the 48 px shards are still to be "
+            f"copied, but {free:,} bytes are free on its disk; give a --cache on a larger disk, or remove copies of "
+            "sizes that are no longer used"
+        )
+        remote.mirror.check_room(48, shards[:2])
+        stored.open(0).close()
+        left = f"{sum(shard['bytes'] for shard in shards[1:]):,} bytes of the 48 px shards are still to be copied"
+        assert left in refused(lambda: remote.mirror.check_room(48, shards))  # what is there is not needed again
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_what_is_here_takes_no_more_room(address, tmp_path, monkeypatch):
+    remote = opened(address, tmp_path)
+    stored = remote.stored(48)
+    shards, num_bytes = list(stored.described.values()), sum(shard["bytes"] for shard in stored.described.values())
+    for shard in list(stored.paths)[:3]:
+        stored.open(shard).close()
+        num_bytes -= stored.described[shard]["bytes"]
+    part = part_of(stored.paths[3], stored.described[3]["bytes"])
+    part.write_bytes(bytes(1000))
+    for free, enough in ((num_bytes - 1000, True), (num_bytes - 1001, False)):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(mirroring.shutil, "disk_usage", lambda folder, usage=usage: usage)
+        if enough:
+            remote.mirror.check_room(48, shards)
+        else:
+            said = refused(lambda: remote.mirror.check_room(48, shards))
+            assert f"{num_bytes - 1000:,} bytes of" in said and f"but {free:,} bytes are free" in said
 
 
 def test_after_a_kill_the_copy_goes_on_and_no_wrong_file_has_a_right_name(address, s3, dataset, tmp_path, monkeypatch):
@@ -390,7 +421,7 @@ def copy_in_pieces(address: str, folder: Path) -> None:
     copy_size(address, folder)
 
 
-def test_a_full_disk_is_an_error_that_names_the_way_out(address, tmp_path):
+def test_a_full_disk_is_an_error_that_says_how_to_fix_it(address, tmp_path):
     opened(address, tmp_path).catalog  # noqa: B018
     assert ended(child(copy_to_a_full_disk, address, tmp_path)) == 0, "the child says what was not as it should"
 
@@ -399,6 +430,6 @@ def copy_to_a_full_disk(address: str, folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
     message = refused(lambda: copy_size(address, folder))
     assert "/48/000000.tar: cannot be written (File too large); make room; the same command continues" in message
-    assert message.endswith("--cache-size bounds the cache, --cache puts it elsewhere")
+    assert message.endswith("; --cache puts it elsewhere")
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     copy_size(address, folder)
