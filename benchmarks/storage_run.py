@@ -8,12 +8,10 @@ A process of its own, because limits hold for processes and because mapped pages
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.memory import proc_number
-from cxrdali.data.augment import AugmentOptions
-from cxrdali.data.loader import Loader
-from cxrdali.data.options import LoaderOptions
 from shards.dataset.packed import PackedDataset
 
 READ, GLOBAL, BARE, WINDOWED = "sequential read", "global", "windowed, no read-ahead", "windowed"
@@ -47,7 +45,7 @@ def sequential(dataset: PackedDataset, size: int) -> dict:
     return {"seconds": time.perf_counter() - start, "images": int(dataset.packed.sum())}
 
 
-def epoch(loader: Loader) -> dict:
+def epoch(loader: Iterable) -> dict:
     """An augmented epoch whose consumer does nothing. The clock starts before the pipeline is built."""
     own, images, start = [], 0, time.perf_counter()
     for batch in loader:
@@ -56,8 +54,12 @@ def epoch(loader: Loader) -> dict:
     return {"seconds": time.perf_counter() - start, "images": images, "anonymous_bytes": own}
 
 
-def make_loader(dataset: PackedDataset, baseline: str, size: int, batch: int, window: int) -> Loader:
+def make_loader(dataset: PackedDataset, baseline: str, size: int, batch: int, window: int) -> Iterable:
     """The loader of a baseline: all have the same images and augmentation, and drop the last partial batch."""
+    from cxrdali.data.augment import AugmentOptions  # torch and DALI, which the sequential read does without
+    from cxrdali.data.loader import Loader
+    from cxrdali.data.options import LoaderOptions
+
     rows = dataset.packed.nonzero()[0]
     order = "global" if baseline == GLOBAL else "windowed"
     options = LoaderOptions(size, batch, order=order, window=window)
