@@ -39,6 +39,7 @@ from cxrdali.models.classifier import ModelOptions, create
 from cxrdali.models.losses import LOSSES, Loss, bce_sum, known_targets
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs import folder as runs
+from cxrdali.runs import layout
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.build import schedule
@@ -74,8 +75,8 @@ def state_of(options: argparse.Namespace) -> dict:
     loss = Loss("bce", LOSSES["bce"], *[np.ones(options.findings)] * 2)
     step = Step(model, loss, optimizer, grad_scaler(hardware), hardware)
     step(torch.zeros(2, 1, 64, 64, dtype=torch.uint8), torch.zeros(2, options.findings), 0, 2)
-    numbers = dict.fromkeys(runs.METRIC_COLUMNS, 0.5)
-    per_finding = dict.fromkeys(runs.FINDING_COLUMNS, 0.5)
+    numbers = dict.fromkeys(layout.METRIC_COLUMNS, 0.5)
+    per_finding = dict.fromkeys(layout.FINDING_COLUMNS, 0.5)
     return {
         "epoch": 1, "best_epoch": 1, "best_score": 0.5, "metrics": [numbers] * 30,
         "findings": [per_finding] * 30 * options.findings, "model": model.backbone.state_dict(),
@@ -101,10 +102,10 @@ def parts(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], o
 
     def checkpoint() -> None:
         best = (state["model"], {"arch": options.arch, "epoch": "1"}, predictions)
-        runs.commit(folder, state, best)
+        runs.commit(folder, state, TrainSettings(1), best)
 
     def logging() -> None:
-        for name in (*runs.METRIC_COLUMNS, *names):
+        for name in (*layout.METRIC_COLUMNS, *names):
             events.add_scalar(name, 0.5, 1)
         events.flush()
 

@@ -39,7 +39,7 @@ def report(runs, out, data, evaluations, title, images):
     then stand beside the paper's printed numbers; or the folder of `cxrdali loss-design`, also of a half-done study.
     """
     from cxrdali.report import ReportOptions, write_report
-    from cxrdali.runs.folder import CONFIG
+    from cxrdali.runs.layout import CONFIG
     from shards.errors import UserError
 
     if out is None:

@@ -37,12 +37,12 @@ from cxrdali.data.targets import targets
 from cxrdali.metrics.ranking import score
 from cxrdali.postprocess import views
 from cxrdali.postprocess.ensemble import ensemble
-from cxrdali.predict.predict import predict
+from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.predictions import Predictions
 from cxrdali.report import published
-from cxrdali.runs import folder as runs
 from cxrdali.runs.layout import MEMBERS
 from cxrdali.runs.oversampling import read_ap
+from cxrdali.runs.reader import Run, has_begun
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.trainer import train
 from shards.dataset.description import DATASET
@@ -309,7 +309,7 @@ class Seed:
     def train(self, model: Model) -> dict:
         """Train and predict, as far as it was not done; the run's row."""
         row = self.train_run(model.name, self.settings(model), tta="hflip")
-        oversampling = runs.read_config(self.folder / model.name)["oversampling"] or {}
+        oversampling = Run.open(self.folder / model.name).oversampling or {}
         return {
             **row,
             "after": model.after,
@@ -320,7 +320,7 @@ class Seed:
     def train_run(self, name: str, settings: TrainSettings, tta: str = "none") -> dict:
         """Train into a folder of this name and predict the held-out images, as far as not done; the run's row."""
         out, record = self.folder / name, self.record(name)
-        whole = not (out / runs.LAST).exists()
+        whole = not has_begun(out)
         started = time.process_time()
         summary = train(settings, self.dataset, out)
         if not summary.already_finished or not record.exists():
@@ -356,8 +356,8 @@ class Seed:
     def predict_into(self, run: str, table: str, splits: tuple[str, ...] = HELD_OUT, tta: str = "hflip") -> None:
         if self.file(table).exists():
             return
-        options = {"labels": LABELS, "tta": tta, "batch": 64, "device": "cpu", "threads": 1, "progress": False}
-        parts = [predict(self.folder / run, self.dataset, split, **options) for split in splits]
+        options = PredictOptions(LABELS, tta, batch=64, device="cpu", threads=1)
+        parts = [predict(self.folder / run, self.dataset, split, options) for split in splits]
         ids = pd.concat([part.ids for part in parts], ignore_index=True)
         provenance = replace(parts[0].provenance, split=" and ".join(splits))
         whole = Predictions(ids, parts[0].findings, np.concatenate([part.values for part in parts]), provenance)

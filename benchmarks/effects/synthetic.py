@@ -39,7 +39,7 @@ from benchmarks import results
 from benchmarks.effects import smallnet
 from benchmarks.results import newest
 from cxrdali.data.targets import targets
-from cxrdali.predict.predict import predict
+from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.trainer import train
 from shards.dataset.packed import PackedDataset
@@ -185,7 +185,7 @@ def _learn(
     started = time.process_time()
     train(settings, learn, run)
     seconds = time.process_time() - started
-    values = predict(run, test, "all", batch=64, device="cpu", threads=1)
+    values = predict(run, test, "all", PredictOptions(batch=64, device="cpu", threads=1))
     labels = test.labels(LABELS)
     truth = targets(labels, "negative")[test.packed]
     frontal = (test.catalog["view"][test.packed] == "frontal").to_numpy()

@@ -27,7 +27,7 @@ from benchmarks.training.stages_report import FIGURE, NATIVE, TARGETS, THREE, ch
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import FoldOptions, train_and_validation
-from cxrdali.runs.folder import read_config
+from cxrdali.runs.reader import read_config
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.trainer import RunSummary, train
 from shards.dataset.packed import PackedDataset

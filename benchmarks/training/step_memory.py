@@ -139,7 +139,7 @@ def _micro(dataset: PackedDataset, stage: Stage, options: argparse.Namespace, be
     from benchmarks.training.step_run import FINDINGS, Setting, TrainingStep
     from cxrdali.data.loader import Batch
     from cxrdali.runtime.device import Hardware
-    from cxrdali.train.microbatch import largest_micro_batch
+    from cxrdali.train.microbatch import BatchShape, largest_micro_batch
 
     device = torch.device(options.device)
     setting = Setting(Hardware.resolve(options.device, options.precision).precision, not options.nchw, False)
@@ -151,7 +151,7 @@ def _micro(dataset: PackedDataset, stage: Stage, options: argparse.Namespace, be
     cap = SHARE * peak / total
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(cap, device)
-    found = largest_micro_batch(step.model, step.loss, step.hardware, stage.batch, stage.size, FINDINGS)
+    found = largest_micro_batch(step.model, step.loss, step.hardware, BatchShape(stage.batch, stage.size, FINDINGS))
     count = max(2, round(rate * options.seconds / stage.batch))
     rates = {"uncapped": [], "capped": []}
     for _ in range(options.rounds):

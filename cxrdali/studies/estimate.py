@@ -18,7 +18,7 @@ from cxrdali.runs.oversampling import chosen_findings
 from cxrdali.runs.settings import AUTO, TrainSettings
 from cxrdali.runtime.device import Hardware
 from cxrdali.studies.flow import Plan
-from cxrdali.train.microbatch import largest_micro_batch
+from cxrdali.train.microbatch import BatchShape, largest_micro_batch
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -48,7 +48,7 @@ def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, f
     loss = Loss("bce", {}, np.ones(findings), np.ones(findings)).to(hardware.device)  # all cost about the same
     size = settings.micro_batch or settings.batch
     if size == AUTO and on_gpu:
-        size = largest_micro_batch(model, loss, hardware, settings.batch, settings.size, findings)
+        size = largest_micro_batch(model, loss, hardware, BatchShape(settings.batch, settings.size, findings))
     size = min(size if on_gpu else min(CPU_IMAGES, settings.batch), len(rows))
     options = replace(settings.loader_options(hardware.device), batch=size)
     train = Step(forward, loss, adamw(model, settings.lr, 0.0), grad_scaler(hardware), hardware)

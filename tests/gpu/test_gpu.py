@@ -10,7 +10,7 @@ from cxrdali.data.augment import AugmentOptions, decide
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.runs.settings import TrainSettings
-from cxrdali.train import trainer as training
+from cxrdali.train.hooks import Hooks
 from cxrdali.train.trainer import train
 from tests.cxrdali.data.test_loader import JPEG, RAW, stored_image
 from tests.cxrdali.reference import augmented
@@ -97,20 +97,20 @@ def test_the_largest_micro_batch_under_a_cap_trains(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-def test_no_step_waits_for_the_gpu(dataset, tmp_path, monkeypatch, precision):
-    """torch raises at whatever waits, from the second step on; the first makes the optimizer's state."""
-    real = training._Trainer._step
+def test_no_step_waits_for_the_gpu(dataset, tmp_path, precision):
+    """torch raises at whatever waits, from after the first step, which makes the optimizer's state, to the last one."""
+    seen = []
 
-    def watched(self, images, rows):
-        torch.cuda.set_sync_debug_mode("error" if self.state["steps"] else "default")
-        try:
-            return real(self, images, rows)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    def watched(step):
+        seen.append(step.position)
+        torch.cuda.set_sync_debug_mode("error" if step.position < 48 else "default")  # 7 steps of 8 images
 
-    monkeypatch.setattr(training._Trainer, "_step", watched)
     settings = TrainSettings(
         1, 48, 8, epochs=1, arch="test_efficientnet", pretrained=False, device="cuda", precision=precision,
         micro_batch=4,
     )  # fmt: skip
-    assert train(settings, dataset, tmp_path / "run").epochs == 1
+    try:
+        assert train(settings, dataset, tmp_path / "run", hooks=Hooks(on_step=watched)).epochs == 1
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert seen == [*range(0, 56, 8)]

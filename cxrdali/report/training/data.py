@@ -12,7 +12,7 @@ from cxrdali.report.kit import svg as plots
 from cxrdali.report.kit.html import Html, count, join, missing, paragraph, percent, sentence
 from cxrdali.report.training.models import MIMIC
 from cxrdali.report.training.sources import Sources
-from cxrdali.runs import folder as runs_on_disk
+from cxrdali.runs import layout as runs_on_disk
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import sampling_seed
 from shards.dataset.labels import Labels

@@ -7,7 +7,6 @@ from cxrdali.report import published
 from cxrdali.report.kit import html as page
 from cxrdali.report.kit.html import Html, count, join, paragraph, percent, score, sentence
 from cxrdali.report.training.sources import Sources
-from cxrdali.runs.folder import is_finished
 from cxrdali.runs.reader import Run
 
 MIMIC = "paper, MIMIC-CXR"
@@ -62,8 +61,7 @@ def _reached(run: Run, sources: Sources) -> tuple:
 def epochs(run: Run) -> str:
     """Done ones, and of how many if some are left."""
     done, planned = len(run.metrics), run.setting("epochs")
-    state = {"epoch": done, "best_epoch": run.best["epoch"] if done else 0}
-    if done != planned and is_finished(state, run.config["settings"]):
+    if done != planned and run.progress.finished:
         return f"{count(done)}, ended early"
     return count(done) if planned in (None, done) else f"{count(done)} of {count(planned)}"
 

@@ -336,7 +336,7 @@ def test_epoch_and_hours_are_arithmetic(done, dataset, known):
 
 def test_a_smaller_plan_s_report_leaves_out_what_a_larger_one_made(done, dataset, known):
     from cxrdali.report.training.folder import read_paper
-    from cxrdali.runs.reader import run_folders
+    from cxrdali.runs.listing import run_folders
 
     whole = (done / "paper.json").read_bytes()
     assert ("ensemble-views", "test") in read_paper(done).evaluations
