@@ -122,7 +122,7 @@ def _log_to_stdout() -> None:
     for name in ("cxrdali", "shards"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
+        logger.handlers = [handler]  # not one more for every call in a process
         logger.propagate = False
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cxrdali.layout.folder import load_last
 
 from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.runs import layout
+from cxrdali.runs.folder import load_last
 from cxrdali.train.stopping import Stopped
 from shards.errors import UserError
 from tests.faults.trainers import (

@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from cxrdali.layout.settings import TrainSettings
 from safetensors.torch import load_file
 
 from cxrdali import predictions
 from cxrdali.runs import layout
+from cxrdali.runs.settings import TrainSettings
 from cxrdali.train import trainer as training
 from cxrdali.train.hooks import Hooks, StepRecord
 from shards.dataset.packed import PackedDataset
