@@ -15,7 +15,7 @@ from sklearn.model_selection import GroupKFold
 from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.evaluate.compare import CompareOptions, compare, write
 from cxrdali.predictions import catalog_rows, read
-from cxrdali.runs.folder import METRICS, VAL_PREDICTIONS
+from cxrdali.runs.layout import METRICS, VAL_PREDICTIONS
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.trainer import train
 from shards.errors import UserError
