@@ -50,15 +50,16 @@ def check(out: Path, config: dict, settings: TrainSettings, loaded: dict | None,
     the run was finished.
     """
     reached = loaded and {name: loaded[name] for name in ("epoch", "position")}
-    ranks.agree({**config, "device": None, "the run folder's last.pt": reached or "none"})
+    there = {f"the run folder's {LAST}": reached or "none", f"the run folder's {PROGRESS}": (out / PROGRESS).exists()}
+    ranks.agree({**config, "device": None, **there})
     if has_begun(out):
         _refuse_difference(out, config, settings)
     elif ranks.is_first:
         remove_parts(out)
         if not (out / CONFIG).exists():
             _refuse_strangers(out)
-    done = (out / PROGRESS).exists() and Run.open(out).progress.finished
-    if loaded is None and (has_begun(out) or (out / METRICS).exists()) and not done:
+    lost = loaded is None and (has_begun(out) or (out / METRICS).exists())
+    if lost and not ((out / PROGRESS).exists() and Run.open(out).progress.finished):
         raise UserError(
             f"{out}: holds a run that is not finished, without its {LAST}, so it cannot go on; restore that file, "
             "or train into another --out folder"

@@ -117,10 +117,11 @@ def test_an_unfinished_run_without_its_state_is_never_begun_anew(copy, pack_fold
             before = contents(copy)
 
 
-def test_a_run_from_before_there_was_progress_is_finished_by_its_trainer(copy, dataset, pack_folder, tmp_path):
+@pytest.mark.parametrize("content", [None, b"[]"])
+def test_a_run_without_progress_is_finished_by_its_trainer(copy, pack_folder, tmp_path, content):
     expected = (copy / PROGRESS).read_bytes()
-    (copy / PROGRESS).unlink()
-    with pytest.raises(UserError, match="progress.json: is missing; run the same `cxrdali train` once, which writes"):
+    (copy / PROGRESS).unlink() if content is None else (copy / PROGRESS).write_bytes(content)
+    with pytest.raises(UserError, match="progress.json: .*; run the same `cxrdali train` once, which writes it"):
         Run.open(copy).best_weights()
     assert "already finished" in done(tmp_path, *train(pack_folder, "run", "--stage", 1, "--size", 64))
     assert (copy / PROGRESS).read_bytes() == expected
