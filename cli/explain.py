@@ -68,11 +68,12 @@ def explain(run, data, split, images, findings, layer, out, synthetic, labels, b
         out = out / "explain.html"
 
     from cxrdali.predict.explain import ExplainOptions, explain
+    from cxrdali.predict.predict import PredictOptions
     from cxrdali.report.explanation.page import write_gallery
 
     options = ExplainOptions(images, split, names, layer, batch)
-    found = explain(run, folders.open_packed(data), options, labels=labels, device=device,
-                    precision=precision, decode=decode)  # fmt: skip
+    how = PredictOptions(labels, device=device, precision=precision, decode=decode)
+    found = explain(run, folders.open_packed(data), options, how)
     if found.without:
         click.echo(f"no positive image in {split}, so not shown: {', '.join(found.without)}")
     write_gallery(out, found, synthetic=synthetic)

@@ -45,10 +45,9 @@ def predict(run, data, split, out, kind, tta, labels, batch, device, gpus, preci
     if shared_out(gpus, device):
         return
 
-    from cxrdali.predict.predict import predict
+    from cxrdali.predict.predict import PredictOptions, predict
 
     dataset = folders.open_packed(data)
-    table = predict(run, dataset, split, labels=labels, tta=tta, batch=batch, device=device, precision=precision,
-                    decode=decode)  # fmt: skip
+    table = predict(run, dataset, split, PredictOptions(labels, tta, batch, device, precision, decode))
     if table is not None:  # this is the process that writes
         tables.write(table, out, kind)

@@ -40,7 +40,7 @@ def report(runs, out, data, evaluations, title, images):
     a half-done study.
     """
     from cxrdali.report import ReportOptions, write_report
-    from cxrdali.runs.folder import CONFIG
+    from cxrdali.runs.layout import CONFIG
     from shards.errors import UserError
 
     if out is None:

@@ -65,14 +65,14 @@ def retrain_head(run, out, data, head, augment, **given):
     Images, findings and validation are the run's own. The result is a run as `cxrdali train` makes them: the same
     command again continues it, and predict, evaluate and compare take it.
     """
-    from cxrdali.runs.folder import read_config
+    from cxrdali.runs.reader import Run
     from cxrdali.train.retrain import settings_of
 
     changes = {name: value for name, value in given.items() if value is not None}
     changes["new_head"] = head == "new"
     if augment:
-        before = read_config(run)["settings"]
-        changes |= {"flips": before.get("flips", "both"), "cutout": before["cutout"]}
+        settings = Run.open(run).settings
+        changes |= {"flips": settings.flips, "cutout": settings.cutout}
     dataset = folders.open_packed(data)
     settings = settings_of(run, dataset, changes)
     if out is None:

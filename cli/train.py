@@ -206,9 +206,10 @@ def train(data, out, stage, recipe, file, gpus, **given):
 
 def _check_start(before: Path, out: Path, what: str, chosen, stage: int | None) -> None:
     """Raises UserError if the run to start from is not there, unless the run continues: it has weights of its own."""
+    from cxrdali.runs.reader import has_begun
     from shards.errors import UserError
 
-    if before.is_dir() or (out / "last.pt").exists():
+    if before.is_dir() or has_begun(out):
         return
     command = f"--recipe {chosen.starts_from}" if chosen else f"--stage {stage - 1}"
     raise UserError(
@@ -219,9 +220,10 @@ def _check_start(before: Path, out: Path, what: str, chosen, stage: int | None) 
 
 def _check_source(source: Path, out: Path, chosen) -> None:
     """Raises UserError if the run whose AP decides what is oversampled is not there, unless the run continues."""
+    from cxrdali.runs.reader import has_begun
     from shards.errors import UserError
 
-    if source.exists() or (out / "last.pt").exists():
+    if source.exists() or has_begun(out):
         return
     raise UserError(
         f"recipe {chosen.name} oversamples by the AP of {source}, which does not exist; run `cxrdali train --recipe "

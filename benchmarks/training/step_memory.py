@@ -26,7 +26,7 @@ from benchmarks.results import Spread
 from benchmarks.training.fed import FINDINGS, TrainingStep, batches_of, trained
 from benchmarks.training.step_options import StepRun
 from cxrdali.data.loader import Batch
-from cxrdali.train.microbatch import largest_micro_batch
+from cxrdali.train.microbatch import BatchShape, largest_micro_batch
 from shards.dataset.packed import PackedDataset
 
 OF_UNCAPPED = 0.9
@@ -140,7 +140,7 @@ def _micro(dataset: PackedDataset, stage: Stage, options: StepRun, before: int) 
     cap = SHARE * peak / total
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(cap, device)
-    found = largest_micro_batch(step.model, step.loss, step.hardware, stage.batch, stage.size, FINDINGS)
+    found = largest_micro_batch(step.model, step.loss, step.hardware, BatchShape(stage.batch, stage.size, FINDINGS))
     count = max(2, round(rate * options.seconds / stage.batch))
     rates = {"uncapped": [], "capped": []}
     for _ in range(options.rounds):

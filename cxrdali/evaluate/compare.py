@@ -18,9 +18,7 @@ from cxrdali.evaluate.same_images import (
     Comparable,
     best_logits,
     caveats,
-    device_of,
     differing_settings,
-    is_finished,
     read_comparable,
     train_counts,
 )
@@ -31,7 +29,7 @@ from cxrdali.metrics.ranking import Scores, defined, macro, score
 from cxrdali.postprocess import thresholds
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.predictions import sigmoid
-from cxrdali.runs import folder as runs_on_disk
+from cxrdali.runs.layout import METRICS
 from cxrdali.runs.reader import Run
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -87,7 +85,7 @@ def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOption
     labels, rows = comparable.labels, comparable.rows
     check_labelled(labels, rows, "the validation images")
     base_run = _baseline(comparable.runs, options.baseline)
-    counts, train_images = train_counts(base_run, dataset, labels)
+    counts, train_images = train_counts(base_run, labels)
     catalog = dataset.catalog.iloc[rows]
     images = _Images(
         targets(labels, comparable.uncertain)[rows],
@@ -176,7 +174,7 @@ def _other_counts(comparable: Comparable, counts: Sequence[int], dataset: Packed
     return [
         f"{run.name}: was trained on other images than the baseline, whose counts make head, medium and tail"
         for run in comparable.runs
-        if train_counts(run, dataset, comparable.labels)[0] != counts
+        if train_counts(run, comparable.labels)[0] != counts
     ]
 
 
@@ -219,7 +217,7 @@ def _check_best(run: Run, scores: Scores, uncertain: str) -> None:
     here, there = scores.macro_ap, run.best["mAP"]
     if uncertain == run.setting("uncertain", "negative") and not np.isclose(here, there, equal_nan=True):
         raise UserError(
-            f"{run.path / runs_on_disk.VAL_PREDICTIONS}: has a mAP of {here:.4f}, {runs_on_disk.METRICS} says "
+            f"{run.val_predictions}: has a mAP of {here:.4f}, {METRICS} says "
             f"{there:.4f} for epoch {run.best['epoch']:.0f}; if the run is training now, compare again, else run the "
             "same `cxrdali train` again, which mends what a kill left"
         )
@@ -230,7 +228,7 @@ def _run_row(
 ) -> dict:
     run, chances = each.run, sigmoid(each.values)
     decided = thresholds.fit(
-        run.path / runs_on_disk.VAL_PREDICTIONS, dataset, comparable.labels, "f1",
+        run.val_predictions, dataset, comparable.labels, "f1",
         FitOptions(comparable.uncertain, options.folds),
     )  # fmt: skip
     values = {
@@ -253,9 +251,9 @@ def _run_row(
         "sampler": run.setting("sampler", "natural"),
         "epochs": len(run.metrics),
         "epochs_planned": run.setting("epochs"),
-        "finished": is_finished(run),
+        "finished": run.progress.finished,
         "best_epoch": int(run.best["epoch"]),
-        "device": device_of(run),
+        "device": run.device,
         "images_per_second": defined(spent["images"] / (spent["train_seconds"] or np.nan)),
         "hours": float(spent["train_seconds"] + spent["val_seconds"]) / 3600,
         **{name: defined(value) for name, value in values.items()},

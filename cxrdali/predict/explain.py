@@ -1,8 +1,8 @@
 """What a run looks at: per finding its best-scored positives and its worst misses, each with a heat map."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,9 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import SPLITS
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.predict.heatmaps import heat_maps, map_layer
-from cxrdali.predict.predict import load_run_model, predict, split_rows
+from cxrdali.predict.predict import PredictOptions, load_run_model, predict, split_rows
 from cxrdali.predictions import Predictions, sigmoid
-from cxrdali.runs import folder as runs
+from cxrdali.runs.reader import Run
 from cxrdali.runtime.device import Hardware
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -46,7 +46,7 @@ class ExplainOptions:
             raise UserError(f"split {self.split!r}: choose one of {', '.join(SPLITS)}")
         doubled = [name for place, name in enumerate(self.findings) if name in self.findings[:place]]
         if doubled:
-            raise UserError(f"finding {doubled[0]!r}: stands twice in --findings")
+            raise UserError(f"finding {doubled[0]!r}: is given twice in --findings")
 
 
 @dataclass(frozen=True)
@@ -115,35 +115,32 @@ def choose(truth: np.ndarray, scores: np.ndarray, images: int) -> tuple[np.ndarr
 
 
 def explain(
-    run: Path,
-    dataset: PackedDataset,
-    options: ExplainOptions,
-    *,
-    labels: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    decode: str = "auto",
-    threads: int | None = None,
+    run: Path, dataset: PackedDataset, options: ExplainOptions, predicting: PredictOptions | None = None
 ) -> Explanation:
     """Choose images by the scores of the run's best weights, and compute a heat map for each. Only these are loaded.
 
-    The scores are the run's own validation predictions for its validation images, else predicted now. `labels`
-    chooses another release for dev, test or all; precision is that of predicting. Raises UserError for a run, split or
-    finding that is not there, a model without a map, or a full GPU.
-    """
-    config = runs.read_config(run)
-    table = dataset.labels(labels or config["labels"]["name"])
-    columns = _columns(run, tuple(config["findings"]), table, options.findings)
-    split_rows(run, config, dataset, table, options.split)
-    settings, hardware = config["settings"], Hardware.resolve(device, precision)
-    model = load_run_model(run, config).to(hardware.device)
-    layer = map_layer(model, settings["size"], options.layer)  # before a prediction that may take an hour
+    Args:
+        run: The run's folder; its last.pt is not needed.
+        dataset: Where the images are.
+        options: What to show.
+        predicting: How the scores are predicted, where they are not the run's own validation predictions. Its labels
+            choose another release for dev, test or all; heat maps are computed in fp32 on its device.
 
-    how = {"device": device, "precision": precision, "decode": decode, "threads": threads}
-    predicted, path = _predictions(run, dataset, options.split, table, how)
+    Raises:
+        UserError: A run, split or finding that is not there, a model without a map, or a full GPU.
+    """
+    how, trained = predicting or PredictOptions(), Run.open(run)
+    table = dataset.labels(how.labels or trained.labels)
+    columns = _columns(trained, table, options.findings)
+    split_rows(trained, dataset, table, options.split)
+    size, hardware = trained.settings.size, Hardware.resolve(how.device, how.precision)
+    model = load_run_model(trained).to(hardware.device)
+    layer = map_layer(model, size, options.layer)  # before a prediction that may take an hour
+
+    predicted, path = _predictions(trained, dataset, options.split, replace(how, labels=table.name))
     rows = predictions.catalog_rows(predicted, path, dataset)
     check_labelled(table, rows, f"the {options.split} split")
-    truth = targets(table, settings["uncertain"])[rows]
+    truth = targets(table, trained.settings.uncertain)[rows]
     truth = {column: truth[:, table.findings.index(predicted.findings[column])] for column in columns}
     chosen = [
         _Chosen(column, *choose(truth[column], predicted.values[:, column], options.images)) for column in columns
@@ -156,55 +153,51 @@ def explain(
         )
     places = np.concatenate([np.concatenate([each.best, each.worst]) for each in chosen])
     wanted = np.repeat([each.column for each in chosen], [len(each.best) + len(each.worst) for each in chosen])
-    loader = Loader(
-        dataset, rows[places],
-        LoaderOptions(settings["size"], min(options.batch, len(places)), threads, decode, hardware.device),
-    )  # fmt: skip
+    batch = min(options.batch, len(places))
+    loader = Loader(dataset, rows[places], LoaderOptions(size, batch, how.threads, how.decode, hardware.device))
     log.info(
-        f"{len(places):,} heat maps of {len(chosen) - len(without)} findings at {settings['size']} px, layer {layer}, "
+        f"{len(places):,} heat maps of {len(chosen) - len(without)} findings at {size} px, layer {layer}, "
         f"fp32 on {hardware.device}"
     )
     maps = _maps(model, layer, loader, torch.from_numpy(wanted), hardware)
-    shown = []
-    for each in chosen:
-        known, scores = ~np.isnan(truth[each.column]), predicted.values[:, each.column]
-        of_kind = []
-        for kind in (each.best, each.worst):
-            of_kind.append(
-                tuple(
-                    Example(
-                        int(rows[place]), float(sigmoid(scores[place])),
-                        1 + int((scores[known] > scores[place]).sum()), *next(maps),
-                    )
-                    for place in kind
-                )
-            )  # fmt: skip
-        if len(each.best):
-            name, positives = predicted.findings[each.column], int((truth[each.column] == 1).sum())
-            shown.append(Shown(name, positives, int(known.sum()), *of_kind))
-    return Explanation(run.name, dataset, table.name, options.split, settings["size"], layer, tuple(shown), without)
+    shown = [_shown(each, predicted, rows, truth[each.column], maps) for each in chosen if len(each.best)]
+    return Explanation(run.name, dataset, table.name, options.split, size, layer, tuple(shown), without)
 
 
-def _columns(run: Path, own: Sequence[str], labels: Labels, asked: Sequence[str]) -> list[int]:
+def _shown(
+    chosen: _Chosen, predicted: Predictions, rows: np.ndarray, truth: np.ndarray, maps: Iterator[tuple]
+) -> Shown:
+    """A finding's examples, with the next of the maps. truth: float [n], its labels of the predicted images."""
+    known, scores = ~np.isnan(truth), predicted.values[:, chosen.column]
+
+    def example(place: int) -> Example:
+        rank = 1 + int((scores[known] > scores[place]).sum())
+        return Example(int(rows[place]), float(sigmoid(scores[place])), rank, *next(maps))
+
+    best, worst = (tuple(example(place) for place in kind) for kind in (chosen.best, chosen.worst))
+    return Shown(predicted.findings[chosen.column], int((truth == 1).sum()), int(known.sum()), best, worst)
+
+
+def _columns(run: Run, labels: Labels, asked: Sequence[str]) -> list[int]:
     """Columns of the run's findings that are to be shown, in the run's order."""
+    own = run.findings
     for name in asked or own:
         if name not in own:
-            raise UserError(f"finding {name!r}: {run} was not trained on it; it has {', '.join(own)}")
+            raise UserError(f"finding {name!r}: {run.path} was not trained on it; it has {', '.join(own)}")
         if name not in labels.findings:
-            way_out = "choose others with --findings" if asked else "name those to show with --findings"
-            raise UserError(f"finding {name!r} is not in labels {labels.name!r}; {way_out}")
+            fix = "choose others with --findings" if asked else "name those to show with --findings"
+            raise UserError(f"finding {name!r} is not in labels {labels.name!r}; {fix}")
     return [column for column, name in enumerate(own) if name in (asked or own)]
 
 
-def _predictions(run: Path, dataset: PackedDataset, split: str, labels: Labels, how: dict) -> tuple[Predictions, Path]:
+def _predictions(run: Run, dataset: PackedDataset, split: str, how: PredictOptions) -> tuple[Predictions, Path]:
     """The run's scores of a split, and the file to name in an error."""
-    path = run / runs.VAL_PREDICTIONS
-    if split == "val" and path.exists():
-        return predictions.read(path), path
-    return predict(run, dataset, split, labels=labels.name, **how), run
+    if split == "val" and run.val_predictions.exists():
+        return predictions.read(run.val_predictions), run.val_predictions
+    return predict(run.path, dataset, split, how), run.path
 
 
-def _maps(model, layer: str, loader: Loader, findings: torch.Tensor, hardware: Hardware):
+def _maps(model, layer: str, loader: Loader, findings: torch.Tensor, hardware: Hardware) -> Iterator[tuple]:
     """Pixels uint8 [S, S] and heat float32 [h, w] of each of the loader's images, one after the other."""
     at = 0
     with tqdm(total=len(findings), unit=" images", desc="heat maps", disable=None, leave=False) as bar:

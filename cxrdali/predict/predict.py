@@ -1,22 +1,23 @@
 """A run's predictions on a split, in catalog order."""
 
 import logging
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.data.splits import FoldOptions, rows_sha256, select
+from cxrdali.data.splits import rows_sha256, select
 from cxrdali.models.classifier import Classifier, ModelOptions, create
 from cxrdali.models.inference import logits
 from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predictions import Predictions, Provenance
-from cxrdali.runs import folder as runs
+from cxrdali.runs.layout import BEST
+from cxrdali.runs.reader import Run, weights_epoch
 from cxrdali.runtime.device import Hardware, versions
-from cxrdali.runtime.distributed import joined
+from cxrdali.runtime.distributed import Ranks, joined
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -25,95 +26,113 @@ from shards.storage.files import sha256_file
 log = logging.getLogger(__name__)
 
 
-def predict(
-    run: Path,
-    dataset: PackedDataset,
-    split: str,
-    *,
-    labels: str | None = None,
-    tta: str = "none",
-    batch: int | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    decode: str = "auto",
-    threads: int | None = None,
-) -> Predictions | None:
+@dataclass(frozen=True)
+class PredictOptions:
+    """How to predict.
+
+    labels: the release whose split is meant (None: the run's own); tta: a name of `cxrdali.models.tta.TTA`, the mean
+    probability over its passes; batch: images at a time (None: as many as in the run's training); device: auto, cpu or
+    cuda; precision: auto, bf16, fp16 or fp32; decode: as in `cxrdali.data.options`; threads: DALI's (None: two a core).
+    """
+
+    labels: str | None = None
+    tta: str = "none"
+    batch: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    decode: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self):
+        if self.tta not in TTA:
+            raise UserError(f"tta {self.tta!r}: choose one of {', '.join(TTA)}")
+
+
+def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptions | None = None) -> Predictions | None:
     """Logits of the run's best weights for every packed image of a split.
 
-    tta: a name of `cxrdali.models.tta.TTA`; the mean probability over its passes. batch: images at a time (None: as
-    many as in the run's training). `labels` chooses the release whose split is
-    meant (default: the run's own); val and train are the run's own fold. Raises UserError if the weights are missing or
-    another dataset would silently change what val means. With several ranks (`cxrdali.runtime.distributed`), rank 0
-    returns the same predictions as one process, and the others None.
+    Args:
+        run: The run's folder; its last.pt is not needed.
+        dataset: Where the images are.
+        split: val and train are the run's own fold; dev, test and all are those of the labels.
+        options: How to predict.
+
+    Returns:
+        One row per image, in catalog order. With several ranks (`cxrdali.runtime.distributed`), rank 0 returns the same
+        as one process, and the others None.
+
+    Raises:
+        UserError: The weights are missing, or another dataset would silently change what val means.
     """
-    if tta not in TTA:
-        raise UserError(f"tta {tta!r}: choose one of {', '.join(TTA)}")
-    config = runs.read_config(run)
-    settings = config["settings"]
-    table = dataset.labels(labels or config["labels"]["name"])
-    rows = split_rows(run, config, dataset, table, split)
-    findings = tuple(config["findings"])
-    model = load_run_model(run, config)
-    batch = batch or settings.get("micro_batch") or settings["batch"]
-    with joined(device) as ranks:
-        hardware = Hardware.resolve(ranks.device(device), precision)
+    asked, trained = options or PredictOptions(), Run.open(run)
+    table = dataset.labels(asked.labels or trained.labels)
+    rows = split_rows(trained, dataset, table, split)
+    model, settings = load_run_model(trained), trained.settings
+    batch = asked.batch or settings.micro_batch or settings.batch
+    with joined(asked.device) as ranks:
+        hardware = Hardware.resolve(ranks.device(asked.device), asked.precision)
         if ranks.world > 1:
-            asked = {"run": run.name, "epoch": runs.best_epoch(run), "weights": sha256_file(run / runs.BEST)}
-            asked |= {"split": split, "tta": tta, "batch": batch, "precision": hardware.precision, "decode": decode}
-            ranks.agree({**asked, "dataset": dataset.id, "labels": table.sha256, "versions": versions()})
+            weights = {"epoch": weights_epoch(run / BEST), "weights": sha256_file(run / BEST)}
+            how = {"split": split, "tta": asked.tta, "batch": batch, "precision": hardware.precision}
+            data = {"decode": asked.decode, "dataset": dataset.id, "labels": table.sha256, "versions": versions()}
+            ranks.agree({"run": run.name, **weights, **how, **data})
         model = model.to(hardware.device)
-        threads = ranks.threads() if threads is None else threads
-        options = LoaderOptions(settings["size"], batch, threads, decode, hardware.device)
-        loader = Loader(dataset, rows, options, rank=ranks.rank, world=ranks.world)
-        log.info(
-            f"{len(rows):,} images of {split} at {settings['size']} px, {hardware.precision} on {hardware.device}, "
-            f"decode {loader.options.resolved_decode}"
-            + (f", TTA {tta}: {len(TTA[tta])} passes" if tta != "none" else "")
-            + (f", resized from {loader.resized_from} px" if loader.resized_from else "")
-            + (f", batches dealt out to {ranks.world} processes" if ranks.world > 1 else "")
-        )
-        if outlook := dataset.outlook(loader.resized_from or settings["size"]):
+        threads = ranks.threads() if asked.threads is None else asked.threads
+        loading = LoaderOptions(settings.size, batch, threads, asked.decode, hardware.device)
+        loader = Loader(dataset, rows, loading, rank=ranks.rank, world=ranks.world)
+        log.info(_words(loader, split, hardware, ranks, asked.tta))
+        if outlook := dataset.outlook(loader.resized_from or settings.size):
             log.info(outlook)
         # a vote holds the ranks together: one that died is noticed now, not when all others are done
         together = {"ranks": ranks, "check": lambda: ranks.vote(0)}
-        values = logits(model, loader, len(findings), hardware, tta=tta, progress="predicting", **together)
+        values = logits(
+            model, loader, len(trained.findings), hardware, tta=asked.tta, progress="predicting", **together
+        )
     if values is None:
         return None
     if dataset.mirror:
         log.info(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
     ids = dataset.columns("image_id", "study_id", "view").iloc[rows]
-    return Predictions(ids, findings, values, Provenance("logit", run.name, split, table.name, dataset.id, tta))
+    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta)
+    return Predictions(ids, trained.findings, values, provenance)
 
 
-def split_rows(run: Path, config: Mapping, dataset: PackedDataset, labels: Labels, split: str) -> np.ndarray:
-    """Catalog rows of a split for a run with this config.json: int64 [n], ascending; val and train are its own fold.
+def _words(loader: Loader, split: str, hardware: Hardware, ranks: Ranks, tta: str) -> str:
+    """What is going to be predicted, in a line."""
+    options, resized_from = loader.options, loader.resized_from
+    return (
+        f"{len(loader.rows):,} images of {split} at {options.size} px, {hardware.precision} on {hardware.device}, "
+        f"decode {options.resolved_decode}"
+        + (f", TTA {tta}: {len(TTA[tta])} passes" if tta != "none" else "")
+        + (f", resized from {resized_from} px" if resized_from else "")
+        + (f", batches round-robin over {ranks.world} processes" if ranks.world > 1 else "")
+    )
+
+
+def split_rows(run: Run, dataset: PackedDataset, labels: Labels, split: str) -> np.ndarray:
+    """Catalog rows of a split for this run: int64 [n], ascending; val and train are its own fold.
 
     Raises UserError if those two would not be what they were in training.
     """
-    settings = config["settings"]
-    if split in ("train", "val") and (dataset.id, labels.sha256) != (
-        config["dataset"]["id"],
-        config["labels"]["sha256"],
-    ):
+    its_own = (dataset.id, labels.sha256) == (run.dataset_id, run.labels_sha256)
+    if split in ("train", "val") and not its_own:
         raise UserError(
-            f"{run}: was trained on another dataset or other labels than {dataset.root} with {labels.name!r}, so its "
-            f"{split} split is not there; choose dev, test or all"
+            f"{run.path}: was trained on another dataset or other labels than {dataset.root} with {labels.name!r}, so "
+            f"its {split} split is not there; choose dev, test or all"
         )
-    fold = FoldOptions(settings["fold"], settings["folds"], settings["group"])
-    rows = select(dataset, labels, split, fold)
+    rows = select(dataset, labels, split, run.fold)
     if split in ("train", "val"):
-        trained = select(dataset, labels, "train", fold)
-        if rows_sha256(trained) != config["selection"]["train_sha256"]:
+        trained = select(dataset, labels, "train", run.fold)
+        if rows_sha256(trained) != run.selection["train_sha256"]:
             raise UserError(
-                f"{run}: fold {fold.fold} comes out differently here than where it was trained, so its {split} split "
-                "would mix with the other; predict there, or choose dev, test or all"
+                f"{run.path}: fold {run.fold.fold} comes out differently here than where it was trained, so its "
+                f"{split} split would mix with the other; predict there, or choose dev, test or all"
             )
     return rows
 
 
-def load_run_model(run: Path, config: Mapping) -> Classifier:
+def load_run_model(run: Run) -> Classifier:
     """A run's model with its best weights, on the CPU. Raises UserError if they are missing or do not fit."""
-    findings = tuple(config["findings"])
-    model = create(ModelOptions.of_run(config["settings"]), len(findings))
-    load_initial(model, runs.best_weights(run, runs.load_last(run)), findings)
+    model = create(ModelOptions.of_run(run.settings.as_json()), len(run.findings))
+    load_initial(model, run.best_weights(), run.findings)
     return model

@@ -1,6 +1,14 @@
-"""The loss-design paper's whole study (Sulake, arXiv 2603.02294, 2026): roles -> plan."""
+"""Names of what lies in a run's folder, and in the folders of the two papers' studies."""
 
 from dataclasses import dataclass
+
+CONFIG, PROGRESS, METRICS, FINDINGS, LAST = "config.json", "progress.json", "metrics.csv", "findings.csv", "last.pt"
+BEST, VAL_PREDICTIONS, EVENTS = "best.safetensors", "val_predictions.parquet", "tensorboard"
+METRIC_COLUMNS = (
+    "epoch", "lr", "train_loss", "val_loss", "mAP", "LRAP", "macro_AUROC", "images", "images_per_second",
+    "train_seconds", "wait_seconds", "val_seconds", "reweighted",
+)  # fmt: skip
+FINDING_COLUMNS = ("epoch", "finding", "AP", "AUROC", "positives", "negatives")
 
 RECORD = "loss-design.json"  # in a study's folder: its models, what they are there for, its tables and steps
 REFERENCE = "ld-ldam-drw"  # its network is the one that the losses share, its loss the one that the backbones share
@@ -8,8 +16,11 @@ REFERENCE = "ld-ldam-drw"  # its network is the one that the losses share, its l
 
 @dataclass(frozen=True)
 class Table:
-    """Predictions of every split. kind: "model", "tta", "ensemble" or "calibrated"; of: the model or table that it is
-    made from; how: the TTA or the method."""
+    """Predictions of every split in the study of Sulake (arXiv 2603.02294, 2026).
+
+    kind: "model", "tta", "ensemble" or "calibrated"; of: the model or table that it is made from; how: the TTA or the
+    method.
+    """
 
     name: str
     kind: str
@@ -17,14 +28,9 @@ class Table:
     how: str
 
 
-# What the paper trained for its final result, who makes the ensemble, and whose views are learnt
+# What Yamagishi & Hanaoka (2023) trained for their final result, who makes the ensemble, and whose views are fitted
 MODELS = ("model0", "model2", "model3", "model5", "model6", "model7")
-
-
 MEMBERS = ("model3", "model5", "model6", "model7")
-
-
 VIEWS_FROM = "model3"
-
 
 REPLACED = "replaced"  # in runs/: what stood in the way of a run

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from cxrdali.data.sampler import choose
-from cxrdali.runs import folder as runs
+from cxrdali.runs.reader import Run
 from shards.errors import UserError
 from shards.storage.csv import read_table
 
@@ -49,9 +49,9 @@ def read_ap(source: Path) -> dict[str, float | None]:
 def _read_ap(source: Path) -> dict[str, float | None]:
     try:
         if source.is_dir():
-            _, state = runs.finished(source, "finish it first, or oversample from the metrics of an evaluation")
-            best = [row for row in state["findings"] if row["epoch"] == state["best_epoch"]]
-            return {row["finding"]: row["AP"] for row in best}
+            run = Run.open(source)
+            run.check_finished("finish it first, or oversample from the metrics of an evaluation")
+            return run.best_ap
         if source.suffix == ".json":
             rows = json.loads(source.read_bytes())["all"]["findings"]
             return {row["finding"]: None if row["AP"] is None else float(row["AP"]) for row in rows}

@@ -1,42 +1,170 @@
-"""Reading what a run left in its folder."""
+"""Reading what a run left in its folder: `Run.open(path)`. Nothing here needs torch, and nobody here opens last.pt."""
 
-import re
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from safetensors import SafetensorError, safe_open
 
-from cxrdali.data.splits import FoldOptions
-from cxrdali.runs import folder as runs_on_disk
-from cxrdali.runs.layout import RECORD, REPLACED
+from cxrdali.runs.layout import (
+    BEST,
+    CONFIG,
+    FINDING_COLUMNS,
+    FINDINGS,
+    LAST,
+    METRIC_COLUMNS,
+    METRICS,
+    PROGRESS,
+    VAL_PREDICTIONS,
+)
+from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cxrdali.data.splits import FoldOptions
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: what progress.json says.
+
+    epoch: finished ones, of `epochs`; finished: whether none is left, also where the run's patience ended it;
+    best_epoch: from 1, 0 before the first; best_score: its value of `metric` (mAP or LRAP), None where undefined.
+    """
+
+    epoch: int
+    epochs: int
+    finished: bool
+    best_epoch: int
+    best_score: float | None
+    metric: str
+
+    @classmethod
+    def of(cls, epoch: int, best_epoch: int, best_score: float | None, settings: TrainSettings) -> "Progress":
+        """Deferred re-weighting gets its chance: epochs before it do not count against the patience."""
+        without_better = epoch - max(best_epoch, settings.drw_epoch or 0)
+        ended = settings.patience is not None and without_better >= settings.patience
+        known = best_score if best_score is not None and math.isfinite(best_score) else None
+        metric = "LRAP" if settings.select_by == "lrap" else "mAP"
+        return cls(epoch, settings.epochs, epoch >= settings.epochs or ended, best_epoch, known, metric)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. metrics and findings are empty tables until its first epoch is complete."""
+    """A run folder. Everything beside config.json is read when it is first asked for."""
 
-    name: str
     path: Path
     config: dict
-    metrics: pd.DataFrame
-    findings: pd.DataFrame
+    name: str
 
-    def setting(self, name: str, otherwise=None):
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Raises UserError naming the file and how to fix it if the folder holds no run."""
+        config = read_config(path)
+        _check_config(path / CONFIG, config)
+        return cls(path, config, path.name)
+
+    @cached_property
+    def settings(self) -> TrainSettings:
+        """What it was asked, resolved."""
+        stored = self.config["settings"]
+        unknown = sorted(stored.keys() - {field.name for field in fields(TrainSettings)})
+        if unknown:
+            raise UserError(f"{self.path / CONFIG}: unknown setting {unknown[0]!r}; the run is of another version")
+        try:
+            return TrainSettings(**stored)
+        except (TypeError, UserError) as error:
+            raise UserError(f"{self.path / CONFIG}: {error}; restore the file") from error
+
+    def setting(self, name: str, otherwise: object = None) -> Any:
+        """One of the settings as config.json has it; `otherwise` if it is None or absent."""
         value = self.config["settings"].get(name)
         return otherwise if value is None else value
 
-    @property
-    def labels(self) -> str | None:
-        """The label release's name."""
-        return self.config.get("labels", {}).get("name") or self.setting("labels")
+    @cached_property
+    def progress(self) -> Progress:
+        """Raises UserError if it is not known how far the run is."""
+        path = self.path / PROGRESS
+        try:
+            return Progress(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            if any((self.path / name).exists() for name in (LAST, METRICS)):
+                raise UserError(f"{path}: is missing; run the same `cxrdali train` once, which writes it") from None
+            return Progress.of(0, 0, None, self.settings)
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path}: not as `cxrdali train` writes it ({error!r}); run the same `cxrdali train` once, which "
+                "writes it anew"
+            ) from error
+
+    def check_finished(self, fix: str) -> None:
+        """Raises UserError, ending in `fix`, unless no epoch is left to train."""
+        if not self.progress.finished:
+            done, planned = self.progress.epoch, self.progress.epochs
+            raise UserError(f"{self.path}: this run has finished {done} of {planned} epochs; {fix}")
+
+    def best_weights(self) -> Path:
+        """The best epoch's weights. Raises UserError if there are none yet, or they are missing or older than that.
+
+        Newer ones than progress.json's are right: they get their name only when their epoch is saved, and progress.json
+        gets its own after them.
+        """
+        if not self.progress.epoch:
+            raise UserError(f"{self.path}: has no finished epoch yet; finish the run first")
+        path, best = self.path / BEST, self.progress.best_epoch
+        epoch = weights_epoch(path)
+        if epoch is None or epoch < best:
+            raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}; restore it, or train the run again")
+        return path
 
     @property
-    def fold(self) -> FoldOptions:
-        given = {name: self.setting(name) for name in ("fold", "folds", "group") if self.setting(name) is not None}
-        return FoldOptions(**given)
+    def val_predictions(self) -> Path:
+        """The table of the best epoch's validation logits."""
+        return self.path / VAL_PREDICTIONS
+
+    @property
+    def dataset_id(self) -> str:
+        return self.config["dataset"]["id"]
+
+    @property
+    def labels(self) -> str:
+        """The label release's name."""
+        return self.config["labels"]["name"]
+
+    @property
+    def labels_sha256(self) -> str | None:
+        return self.config["labels"].get("sha256")
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Names, in the order of the model's outputs."""
+        return tuple(self.config["findings"])
+
+    @property
+    def selection(self) -> Mapping:
+        """train_images, val_images, train_sha256 and val_sha256 of their rows, subjects_on_both_sides."""
+        return self.config.get("selection", {})
+
+    @property
+    def train_positives(self) -> dict[str, int]:
+        """Training images with each finding, before any resampling."""
+        return dict(zip(self.findings, self.config["train_positives"], strict=True))
+
+    @property
+    def fold(self) -> "FoldOptions":
+        return self.settings.fold_options()
+
+    @property
+    def device(self) -> str:
+        """What it began on: "2 x NVIDIA H100" with two processes."""
+        device, processes = self.config.get("device", "unknown"), self.config.get("processes", 1)
+        return f"{processes} x {device}" if processes > 1 else str(device)
 
     @property
     def recipe(self) -> dict:
@@ -62,6 +190,16 @@ class Run:
         """The metric whose highest value makes the best epoch."""
         return "LRAP" if self.setting("select_by") == "lrap" else "mAP"
 
+    @cached_property
+    def metrics(self) -> "pd.DataFrame":
+        """A row per epoch with METRIC_COLUMNS; none until the first epoch is complete."""
+        return _read_csv(self.path / METRICS, METRIC_COLUMNS, text=())
+
+    @cached_property
+    def finding_metrics(self) -> "pd.DataFrame":
+        """A row per epoch and finding with FINDING_COLUMNS."""
+        return _read_csv(self.path / FINDINGS, FINDING_COLUMNS, text=("finding",))
+
     @property
     def best_place(self) -> int:
         """The best epoch's place in metrics; the last one if its metric is undefined in all."""
@@ -69,23 +207,49 @@ class Run:
         return len(values) - 1 if values.isna().all() else int(values.argmax())
 
     @property
-    def best(self) -> pd.Series:
+    def best(self) -> "pd.Series":
         """The best epoch: a row of metrics."""
         return self.metrics.iloc[self.best_place]
 
     @property
-    def best_findings(self) -> pd.DataFrame:
+    def best_findings(self) -> "pd.DataFrame":
         """The best epoch's findings, indexed by name."""
-        return self.findings[self.findings["epoch"] == self.best["epoch"]].set_index("finding")
+        table = self.finding_metrics
+        return table[table["epoch"] == self.best["epoch"]].set_index("finding")
+
+    @property
+    def best_ap(self) -> dict[str, float | None]:
+        """AP of every finding in the best epoch; NaN without a positive."""
+        table = self.finding_metrics
+        best = table[table["epoch"] == self.progress.best_epoch]
+        return dict(zip(best["finding"], best["AP"].tolist(), strict=True))
 
 
-def _read_run(folder: Path) -> Run:
-    """Raises UserError naming file, column and way out if the folder is not a run."""
-    config = runs_on_disk.read_config(folder)
-    _check_config(folder / runs_on_disk.CONFIG, config)
-    metrics = _read_csv(folder / runs_on_disk.METRICS, runs_on_disk.METRIC_COLUMNS, text=())
-    findings = _read_csv(folder / runs_on_disk.FINDINGS, runs_on_disk.FINDING_COLUMNS, text=("finding",))
-    return Run(folder.name, folder, config, metrics, findings)
+def has_begun(path: Path) -> bool:
+    """Whether the folder holds at least one save of a run."""
+    return (path / LAST).exists() or (path / PROGRESS).exists()
+
+
+def read_config(path: Path) -> dict:
+    """A run's config.json. Raises UserError if the folder holds no run."""
+    file = path / CONFIG
+    if not file.exists():
+        raise UserError(f"{path}: no run (no {CONFIG} in it); give the folder that `cxrdali train` wrote")
+    try:
+        config = json.loads(file.read_bytes())
+        config["settings"]["epochs"], config["findings"], config["dataset"]["id"], config["labels"]["name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: no run's settings ({error!r}); train into another folder") from error
+    return config
+
+
+def weights_epoch(path: Path) -> int | None:
+    """The epoch that a run's weights name in their metadata; None if the file is missing or cut off."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return int(file.metadata()["epoch"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _check_config(path: Path, config: dict) -> None:
@@ -102,8 +266,10 @@ def _check_config(path: Path, config: dict) -> None:
         ) from error
 
 
-def _read_csv(path: Path, columns: Sequence[str], text: Sequence[str]) -> pd.DataFrame:
+def _read_csv(path: Path, columns: Sequence[str], text: Sequence[str]) -> "pd.DataFrame":
     """Numbers in every column but `text`; an empty table if the file is not there yet."""
+    import pandas as pd
+
     if not path.exists():
         return pd.DataFrame({name: pd.Series(dtype=object if name in text else float) for name in columns})
     try:
@@ -124,63 +290,3 @@ def _read_csv(path: Path, columns: Sequence[str], text: Sequence[str]) -> pd.Dat
             )
         table[name] = numbers
     return table
-
-
-def _named(runs: list[Run]) -> list[Run]:
-    """Runs by recipe, else by stage, else by folder; the folder too, or its whole path, where several are called so."""
-    folders = [run.path.resolve().name for run in runs]
-    plain = [_plain_name(run, folder) for run, folder in zip(runs, folders, strict=True)]
-    often = Counter(plain)
-    names = [
-        name if often[name] == 1 or name == folder else f"{name} ({folder})"
-        for name, folder in zip(plain, folders, strict=True)
-    ]
-    still = Counter(names)
-    return [
-        replace(run, name=name if still[name] == 1 else f"{short} ({run.path})")
-        for run, short, name in zip(runs, plain, names, strict=True)
-    ]
-
-
-def _plain_name(run: Run, folder: str) -> str:
-    stage = run.setting("stage")
-    return run.recipe.get("name") or (folder if stage is None else f"Stage {stage}")
-
-
-def is_run(path: Path) -> bool:
-    return (path / runs_on_disk.CONFIG).exists()
-
-
-def run_folders(path: Path) -> tuple[list[Path], list[Path]]:
-    """The run folders that `path` stands for (itself, or those in it, model2 before model10), and folders beside
-    them that hold no run (yet).
-
-    Raises UserError if it stands for none.
-    """
-    if is_run(path):
-        return [path], []
-    inside = path / "runs" if (path / "runs").is_dir() else path
-    folders = sorted(
-        (
-            each
-            for each in inside.glob("*")
-            if each.is_dir() and not each.name.startswith(".") and each.name != REPLACED
-        ),
-        key=lambda each: _natural(each.name),
-    )
-    found = [each for each in folders if is_run(each)]
-    if not found and not is_paper(path) and not (path / RECORD).exists():
-        raise UserError(
-            f"{path}: no run (no {runs_on_disk.CONFIG} in it) and no folder of runs; give a folder that "
-            "`cxrdali train`, `cxrdali paper` or `cxrdali loss-design` wrote"
-        )
-    return found, [each for each in folders if each not in found] if inside != path else []
-
-
-def is_paper(path: Path) -> bool:
-    return not is_run(path) and any((path / name).exists() for name in ("paper.json", "evaluations", "views.json"))
-
-
-def _natural(name: str) -> list:
-    """model2 before model10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

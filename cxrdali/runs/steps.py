@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,8 +28,7 @@ class Step:
     """outputs: files relative to the root; settings: JSON values that decide the result; needs: names of steps.
 
     folder: of a step that continues what it began there (a training run); it is kept while settings and needs are
-    those it began with, else moved aside before `do`. earlier: settings that records of an older version do not have,
-    as they were then.
+    those it began with, else moved aside before `do`.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Step:
     needs: tuple[str, ...]
     do: Callable[[], None] = field(compare=False)
     folder: str | None = None
-    earlier: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass
@@ -52,7 +50,7 @@ class Book:
         record = self._read(step.name)
         if record is None:
             return CONTINUES if self._begun(step) else TAKEN if self._by_hand(step) else "not done yet"
-        changed = _change(_known(record, step), _plain(step.settings))
+        changed = _change(record["settings"], _plain(step.settings))
         if changed:
             return changed
         if record["needs"] != self._makings(step):
@@ -67,7 +65,7 @@ class Book:
     def seconds(self, step: Step) -> float | None:
         """How long the recorded making took; None if there is none."""
         record = self._read(step.name)
-        return record and record["seconds"]
+        return None if record is None else record["seconds"]
 
     def recorded(self, names: Sequence[str]) -> tuple[dict[str, float], set[str]]:
         """Of steps known by their names alone, in their order: seconds of those made from what is there now, and which
@@ -82,7 +80,7 @@ class Book:
 
     def plan(self, steps: Sequence[Step]) -> dict[str, str | None]:
         """Reasons by name; a step after one that is to be done is to be done too."""
-        reasons = {}
+        reasons: dict[str, str | None] = {}
         for step in steps:
             first = next((name for name in step.needs if reasons.get(name)), None)
             reason = self.reason(step)
@@ -106,7 +104,7 @@ class Book:
         (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
         # what was trained by hand stays where it is: the trainer refuses it if its settings are others
         if step.folder and not self._by_hand(step) and (self._read(step.name) or not self._begun(step)):
-            self._set_aside(step)
+            self._set_aside(self.root / step.folder)
             write_bytes(self._path(step.name, "begun"), json_bytes(self._start(step)))
         for path in (self._path(step.name), *([] if step.folder else map(self.root.joinpath, step.outputs))):
             path.unlink(missing_ok=True)  # a result without a record is no result
@@ -124,15 +122,13 @@ class Book:
 
     def _begun(self, step: Step) -> bool:
         """Whether the folder holds the beginning of just this step."""
-        if not step.folder or not (self.root / step.folder).is_dir():
-            return False
-        begun = self._read(step.name, "begun")
-        return begun is not None and {**begun, "settings": _known(begun, step)} == self._start(step)
+        there = step.folder is not None and (self.root / step.folder).is_dir()
+        return there and self._read(step.name, "begun") == self._start(step)
 
     def _by_hand(self, step: Step) -> bool:
         """Whether the folder holds something that no record tells of."""
         known = self._read(step.name) or self._read(step.name, "begun")
-        return bool(step.folder) and not known and _occupied(self.root / step.folder)
+        return step.folder is not None and not known and _occupied(self.root / step.folder)
 
     def _sweep(self, steps: Sequence[Step]) -> None:
         """Remove what killed writers left; a trainer looks after its own folder."""
@@ -140,9 +136,8 @@ class Book:
         for folder in {self.root / RECORDS, *(file.parent for file in files)}:
             remove_parts(folder)
 
-    def _set_aside(self, step: Step) -> None:
+    def _set_aside(self, folder: Path) -> None:
         """Days of training are never deleted: what stands in the way moves to replaced/."""
-        folder = self.root / step.folder
         if not _occupied(folder):
             return
         number = 1
@@ -155,7 +150,7 @@ class Book:
 
     def _makings(self, step: Step) -> dict[str, str | None]:
         records = {name: self._read(name) for name in step.needs}
-        return {name: record and record["made"] for name, record in records.items()}
+        return {name: None if record is None else record["made"] for name, record in records.items()}
 
     def _fault(self, path: Path, known: dict) -> str | None:
         if not path.is_file():
@@ -186,8 +181,8 @@ def _occupied(folder: Path) -> bool:
 
 def _facts(path: Path, folder: str | None) -> dict:
     if not path.is_file():
-        way_out = f"move the folder {folder} away to train it anew" if folder else "run the same command again"
-        raise UserError(f"{path}: was to be made and is not there; {way_out}")
+        fix = f"move the folder {folder} away to train it anew" if folder else "run the same command again"
+        raise UserError(f"{path}: was to be made and is not there; {fix}")
     found = path.stat()
     return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": sha256_file(path)}
 
@@ -195,14 +190,6 @@ def _facts(path: Path, folder: str | None) -> dict:
 def _plain(settings: dict) -> dict:
     """As JSON gives it back: tuples are lists."""
     return json.loads(json_bytes(settings))
-
-
-def _known(record: dict, step: Step) -> dict:
-    """The settings that a record tells, and those that there were not when it was written."""
-    return {
-        **_plain({name: step.earlier[name] for name in step.earlier if name in step.settings}),
-        **record["settings"],
-    }
 
 
 def _change(there: dict, here: dict) -> str | None:

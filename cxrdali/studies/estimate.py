@@ -18,7 +18,7 @@ from cxrdali.runs.oversampling import chosen_findings
 from cxrdali.runs.settings import AUTO, TrainSettings
 from cxrdali.runtime.device import Hardware
 from cxrdali.studies.flow import Plan
-from cxrdali.train.microbatch import largest_micro_batch
+from cxrdali.train.microbatch import BatchShape, largest_micro_batch
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -48,7 +48,8 @@ def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, n
     loss = Loss("bce", {}, np.ones(num_findings), np.ones(num_findings)).to(hardware.device)  # all cost about the same
     micro_batch = settings.micro_batch or settings.batch
     if micro_batch == AUTO and on_gpu:
-        micro_batch = largest_micro_batch(model, loss, hardware, settings.batch, settings.size, num_findings)
+        shape = BatchShape(settings.batch, settings.size, num_findings)
+        micro_batch = largest_micro_batch(model, loss, hardware, shape)
     micro_batch = min(micro_batch if on_gpu else min(CPU_IMAGES, settings.batch), len(rows))
     options = replace(settings.loader_options(hardware.device), batch=micro_batch)
     train = Step(forward, loss, adamw(model, settings.lr, 0.0), grad_scaler(hardware), hardware)

@@ -15,12 +15,12 @@ from cxrdali.data.splits import released_rows, train_and_validation
 from cxrdali.evaluate.evaluate import evaluate, write
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.models.classifier import ModelOptions
-from cxrdali.predict.predict import predict
+from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.report import ReportOptions, write_report
-from cxrdali.runs import folder as runs
+from cxrdali.runs import layout as runs
 from cxrdali.runs.oversampling import chosen_findings
 from cxrdali.runs.recipes import Recipe, find, in_order
-from cxrdali.runs.settings import LATER, MAY_DIFFER, TrainSettings
+from cxrdali.runs.settings import MAY_DIFFER, TrainSettings
 from cxrdali.runs.steps import Step
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.trainer import train
@@ -192,7 +192,7 @@ class Flow:
         # a run of ours is known by its step, another file by its content
         for key, other in given.items():
             kept[key] = other or (kept[key] and content(Path(kept[key])))
-        files = (runs.CONFIG, runs.METRICS, runs.FINDINGS, runs.LAST, runs.BEST, runs.VAL_PREDICTIONS)
+        files = (runs.CONFIG, runs.METRICS, runs.FINDINGS, runs.PROGRESS, runs.BEST, runs.VAL_PREDICTIONS)
 
         def do() -> None:
             out = self.root / folder
@@ -206,7 +206,6 @@ class Flow:
             tuple(f"train {other}" for other in dict.fromkeys(needs)),
             do,
             folder,
-            LATER,
         )
 
     def predict(self, model: str, split: str, tta: str, name: str | None = None) -> Step:
@@ -215,12 +214,10 @@ class Flow:
         name = name or model
 
         def do(out: Path) -> None:
-            table = predict(
-                self.root / "runs" / model, self.dataset, split, labels=self.labels.name, tta=tta,
-                device=settings.device, precision=settings.precision, decode=settings.decode,
-                threads=settings.threads,
-            )  # fmt: skip
-            table.write(out)
+            how = PredictOptions(
+                self.labels.name, tta, None, settings.device, settings.precision, settings.decode, settings.threads
+            )
+            predict(self.root / "runs" / model, self.dataset, split, how).write(out)
 
         step = self.table(f"predict {name} {split}", name, split, {"tta": tta}, (f"train {model}",), do)
         self.asked.append(Asked(step.name, model, split, tta))

@@ -1,12 +1,119 @@
-"""The parts of a training run: schedule and initial weights."""
+"""The parts of a training run, each built once: model, loss, loaders, optimizer, schedule, step."""
 
+import logging
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.scheduler import CosineLRScheduler
+from torch.nn.parallel import DistributedDataParallel
 
-from cxrdali.runs import folder as runs
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.data.augment import options_of
+from cxrdali.data.loader import Loader
+from cxrdali.data.options import LoaderOptions
+from cxrdali.models.classifier import Classifier, ModelOptions, create
+from cxrdali.models.losses import Loss
+from cxrdali.models.weights import head_keys, load_initial
+from cxrdali.runs.layout import BEST
+from cxrdali.runs.reader import Run
+from cxrdali.runs.settings import TrainSettings, sampling_seed
+from cxrdali.runtime.device import Hardware
+from cxrdali.runtime.distributed import Ranks, mean_in_order
+from cxrdali.train import microbatch
+from cxrdali.train.features import CachedLoader, Head, features_of
+from cxrdali.train.selection import TrainingData
+from cxrdali.train.step import Step, adamw, grad_scaler
+from shards.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Continued:
+    """What a run that continues brings to its parts: its backbone's weights, and what it found of micro-batches."""
+
+    weights: dict[str, torch.Tensor]
+    micro_batch: dict | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that training needs and that does not change on the way.
+
+    settings: with the micro-batch that is used; searched: what config.json remembers of the search for it. forward: the
+    model as it is called, compiled or not, with several ranks inside DistributedDataParallel; over cached features the
+    classifier alone. targets: float32 [catalog rows, F] on the device.
+    """
+
+    settings: TrainSettings
+    searched: dict | None
+    data: TrainingData
+    hardware: Hardware
+    ranks: Ranks
+    model: Classifier
+    forward: torch.nn.Module
+    loader: Loader | CachedLoader
+    val_loader: Loader | CachedLoader
+    targets: torch.Tensor
+    step: Step
+    steps_per_epoch: int
+    scheduler: CosineLRScheduler
+
+    @property
+    def share(self) -> int:
+        """Images of a batch that this rank trains on."""
+        return self.settings.batch // self.ranks.world
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the first step and the first validation compile something."""
+        return self.settings.compile and not isinstance(self.forward, Head)
+
+
+def build(
+    settings: TrainSettings,
+    data: TrainingData,
+    hardware: Hardware,
+    ranks: Ranks,
+    make_loader: type[Loader] = Loader,
+    before: Continued | None = None,
+) -> Parts:
+    """Build all parts, the model with the weights that it starts from or continues with.
+
+    Raises UserError for weights that do not fit, a setting that this hardware cannot have, or a full GPU.
+    """
+    model = _model(settings, data.findings, before).to(hardware.device)
+    loss = Loss(settings.loss, settings.loss_parameters, data.positives, data.negatives).to(hardware.device)
+    torch.backends.cudnn.benchmark = True  # every batch of a stage has the same shape
+    wanted = torch.from_numpy(data.targets).to(hardware.device)
+    optimizer, scaler = adamw(model, settings.lr, settings.weight_decay), grad_scaler(hardware)
+    options = settings.loader_options(hardware.device)
+    if options.threads is None:
+        options = replace(options, threads=ranks.threads())
+    loader, val_loader = _loaders(settings, data, ranks, make_loader, options)
+    shape = microbatch.BatchShape(ranks.share(settings.batch), settings.size, len(data.findings))
+    trial = microbatch.Trial(settings, hardware, ranks, model, loss, (loader, val_loader), shape)
+    micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
+    settings = replace(settings, micro_batch=micro_batch)
+    if settings.sync_bn:  # not before the search: each rank tries sizes of its own, and fails at its own
+        _synchronise(model, hardware)
+    forward = _shared(model, hardware, ranks)
+    if settings.compile:
+        forward = torch.compile(forward)
+    # a trial of a few batches would wait for the features of all images, and every rank would compute them all
+    cache = settings.cache_features and not settings.limit_batches and ranks.world == 1
+    if settings.frozen and cache and options_of(settings.flips, settings.cutout) is None:
+        plain = make_loader(data.dataset, data.train_rows, options)
+        loader = _cached(loader, plain, model, hardware, micro_batch)
+        val_loader = _cached(val_loader, val_loader, model, hardware, micro_batch)
+        forward = Head(model)
+    steps = min(len(loader), settings.limit_batches or len(loader))
+    return Parts(
+        settings, searched, data, hardware, ranks, model, forward, loader, val_loader, wanted,
+        Step(forward, loss, optimizer, scaler, hardware, ranks), steps, schedule(optimizer, settings, steps),
+    )  # fmt: skip
 
 
 def initial_weights(init: str | None) -> Path | None:
@@ -16,8 +123,9 @@ def initial_weights(init: str | None) -> Path | None:
     path = Path(init)
     if not path.is_dir():
         return path
-    _, state = runs.finished(path, f"finish it first, or start from what it has with --init {path / runs.BEST}")
-    return runs.best_weights(path, state)
+    run = Run.open(path)
+    run.check_finished(f"finish it first, or start from what it has with --init {path / BEST}")
+    return run.best_weights()
 
 
 def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int) -> CosineLRScheduler:
@@ -36,3 +144,84 @@ def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_pe
         warmup_prefix=True,
         t_in_epochs=False,
     )
+
+
+# ---------------------------------------------------------------- the model
+
+
+def _model(settings: TrainSettings, findings: tuple[str, ...], before: Continued | None) -> Classifier:
+    """On the CPU, frozen or not, with its first weights."""
+    # a run that continues has weights of its own: the initial ones may be gone since
+    weights = None if before else initial_weights(settings.init)
+    torch.manual_seed(settings.seed)
+    pretrained = settings.pretrained and not weights and not before
+    model = create(ModelOptions.of_run(settings.as_json(), pretrained), len(findings))
+    if weights is not None:
+        found = load_initial(model, weights, findings, settings.new_head)
+        if "findings" not in found and not settings.new_head:
+            head = "the classifier is new" if found.get("head") else "its classifier is taken by position"
+            log.info(f"{weights} names no findings: {head}")
+    if before:  # here already: features are kept of the run's own backbone
+        model.backbone.load_state_dict(before.weights)
+    if settings.frozen:
+        _freeze(model, settings.arch)
+    return model
+
+
+def _freeze(model: Classifier, arch: str) -> None:
+    """Only the classifier is trained. Raises UserError if there is nothing else."""
+    head = set(head_keys(model))
+    rest = [each for key, each in model.backbone.named_parameters() if key not in head]
+    if not rest:
+        raise UserError(f"{arch!r} has no backbone beside its classifier; there is nothing to freeze")
+    for each in rest:
+        each.requires_grad_(False)
+
+
+def _synchronise(model: Classifier, hardware: Hardware) -> None:
+    """Let batch normalisation see the images of all ranks. Raises UserError on the CPU, for which torch has no such
+    layer."""
+    if hardware.device == "cpu":
+        raise UserError("sync-bn: torch synchronises batch normalisation between GPUs only; leave it out on the CPU")
+    model.backbone = convert_sync_batchnorm(model.backbone)
+
+
+def _shared(model: Classifier, hardware: Hardware, ranks: Ranks) -> torch.nn.Module:
+    """The model as several ranks train it together: after the search for a micro-batch, whose steps are its own."""
+    if ranks.world == 1:
+        return model
+    devices = None if hardware.device == "cpu" else [ranks.local]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers is too new
+        # only validation needs equal buffers, and asks for them
+        shared = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    if devices is None:
+        shared.register_comm_hook(None, mean_in_order)
+    return shared
+
+
+# ---------------------------------------------------------------- the loaders
+
+
+def _loaders(
+    settings: TrainSettings, data: TrainingData, ranks: Ranks, make_loader: type[Loader], options: LoaderOptions
+) -> tuple[Loader, Loader]:
+    """Of training: shuffled, augmented, whole batches; of validation: as the images are."""
+    # other classes of loaders need not know samplers and ranks
+    sampled = {"sampler": data.sampler} if data.sampler else {}
+    part = {"rank": ranks.rank, "world": ranks.world} if ranks.world > 1 else {}
+    loader = make_loader(
+        data.dataset, data.epoch_rows, options, seed=sampling_seed(settings.seed, settings.stage), shuffle=True,
+        augment=options_of(settings.flips, settings.cutout), drop_last=True, **sampled, **part,
+    )  # fmt: skip
+    return loader, make_loader(data.dataset, data.val_rows, options, **part)
+
+
+def _cached(
+    loader: Loader, plain: Loader, model: Classifier, hardware: Hardware, micro_batch: int | None
+) -> CachedLoader:
+    """`loader` with the backbone's features for images; `plain` has its rows once and in order."""
+    what = "validation" if plain is loader else "training"
+    features = features_of(model, plain, hardware, micro_batch, f"features of {what} images")
+    log.info(f"features of {len(plain.rows):,} {what} images: {features.shape[1]:,} numbers each, computed once")
+    return CachedLoader(loader, plain.rows, features)

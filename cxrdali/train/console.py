@@ -1,10 +1,132 @@
-"""What a training run says."""
+"""What a training run says: in the log, and as TensorBoard's events."""
 
 import contextlib
+import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from cxrdali.data.splits import subjects_on_both_sides
+from cxrdali.metrics.ranking import Scores
+from cxrdali.runs.layout import EVENTS
+from cxrdali.train.build import Parts
+from cxrdali.train.selection import TrainingData
+from cxrdali.train.state import State
 from shards.storage.files import cannot_write
+
+log = logging.getLogger(__name__)
+
+
+def describe(parts: Parts) -> None:
+    """What is going to be trained, on what."""
+    settings, data, ranks = parts.settings, parts.data, parts.ranks
+    options, resized_from = parts.loader.options, parts.loader.resized_from
+    both = subjects_on_both_sides(data.dataset, data.train_rows, data.val_rows)
+    if outlook := data.dataset.outlook(resized_from or settings.size):
+        log.info(outlook)
+    log.info(
+        f"stage {settings.stage}: {settings.arch}, {settings.size} px, batch {settings.batch}, "
+        f"{settings.epochs} epochs of {parts.steps_per_epoch:,} steps, {parts.hardware.precision} on "
+        f"{parts.hardware.device}, decode {options.resolved_decode} ({options.resolved_threads} threads)"
+    )
+    log.info(
+        f"{len(data.train_rows):,} images to train, {len(data.val_rows):,} to validate "
+        f"(fold {settings.fold} of {settings.folds}, by {settings.group}); {both:,} subjects on both sides"
+    )
+    if ranks.world > 1:
+        sees = "all of them" if settings.sync_bn else "its own (--sync-bn: all)"
+        log.info(
+            f"{ranks.world} processes, {ranks.local_world} on this machine: {parts.share} images of every "
+            f"batch each; batch normalisation of each sees {sees}"
+        )
+    if settings.loss != "bce" or settings.pos_weight != "none" or settings.frozen:
+        parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss_parameters.items())
+        log.info(f"loss {settings.loss} ({parameters})" + ("; the classifier alone" if settings.frozen else ""))
+    _describe_visits(data, settings.sampler)
+    if resized_from:
+        log.info(
+            f"size {settings.size} is not stored: {resized_from} px renditions are resized, "
+            "which costs more than decoding; pack this size for speed"
+        )
+
+
+def _describe_visits(data: TrainingData, sampler: str) -> None:
+    """How often images are visited, where that is not once an epoch."""
+    if data.sampler:
+        without = int((~(data.targets[data.train_rows] == 1).any(axis=1)).sum())
+        log.info(
+            f"sampler {sampler}: {len(data.train_rows):,} draws an epoch by each image's rarest finding; "
+            f"{without:,} images without any count as one more class"
+        )
+    if data.oversampling:
+        names = ", ".join(data.oversampling.findings) or "no finding"
+        log.info(
+            f"oversampling {names}: {data.oversampling.images_doubled:,} images twice, "
+            f"{data.oversampling.epoch_images:,} in an epoch"
+        )
+        if data.oversampling.without_ap:
+            log.info(f"not chosen, no positive in validation there: {', '.join(data.oversampling.without_ap)}")
+
+
+def report_epoch(row: dict, scores: Scores, parts: Parts, state: State) -> None:
+    """One line of a finished epoch."""
+    waiting = row["wait_seconds"] / row["train_seconds"]
+    mirror = parts.data.dataset.mirror
+    bucket = f", {mirror.take_waited():,.1f} s for the bucket" if mirror else ""
+    star = " *best" if state.best_epoch == row["epoch"] else ""
+    log.info(
+        f"epoch {row['epoch']}/{parts.settings.epochs}: loss {row['train_loss']:.4f}, "
+        f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}, LRAP {row['LRAP']:.4f}, "
+        f"AUROC {row['macro_AUROC']:.4f}; "
+        f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}{star}"
+    )
+    if row["epoch"] == 1 and scores.without_positives:
+        log.info(f"not in mAP, no positive in validation: {', '.join(scores.without_positives)}")
+
+
+def report_end(parts: Parts, state: State) -> None:
+    """What is not as expected of a run that has just ended."""
+    settings = parts.settings
+    if state.epoch < settings.epochs:
+        log.info(f"ended after epoch {state.epoch}: none better in {settings.patience} epochs")
+    if state.best_epoch <= (settings.drw_epoch or 0):
+        log.info(f"the best epoch, {state.best_epoch}, is one before re-weighting: its weights are kept")
+
+
+# ---------------------------------------------------------------- events
+
+
+@contextlib.contextmanager
+def tensorboard(out: Path, epoch: int):
+    """A SummaryWriter into the run's folder, without what it held of epochs after `epoch`."""
+    from torch.utils.tensorboard import SummaryWriter  # a second of import time
+
+    folder, hook = out / EVENTS, threading.excepthook
+
+    def quiet(error):  # what the writer's thread raises is raised here again, by its flush or its close
+        if not type(error.thread).__module__.startswith("tensorboard"):
+            hook(error)
+
+    threading.excepthook = quiet
+    with _writing(folder):  # if this fails, quiet stays: the thread may not have come to it yet
+        events = SummaryWriter(str(folder), purge_step=epoch + 1)
+    try:
+        yield events
+    finally:
+        with _writing(folder):
+            events.close()
+        threading.excepthook = hook
+
+
+def write_events(out: Path, events, row: dict, scores: Scores) -> None:
+    """An epoch's numbers and every finding's AP."""
+    values = {name: value for name, value in row.items() if name != "epoch"}
+    values |= {f"AP/{name}": ap for name, ap in zip(scores.findings, scores.ap, strict=True)}
+    with _writing(out / EVENTS):
+        for name, value in values.items():
+            if value == value:
+                events.add_scalar(name, value, row["epoch"])
+        events.flush()
 
 
 @contextlib.contextmanager

@@ -6,16 +6,76 @@ versions of libraries and on what else lives on the GPU. A run remembers its own
 """
 
 import gc
+import logging
+from dataclasses import dataclass
 
 import torch
 
+from cxrdali.data.loader import Loader
 from cxrdali.models.classifier import Classifier
 from cxrdali.models.losses import Loss
+from cxrdali.runs.settings import AUTO, TrainSettings
 from cxrdali.runtime.device import Hardware
+from cxrdali.runtime.distributed import Ranks
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.errors import UserError
 
+log = logging.getLogger(__name__)
+
 SPARE = 0.02  # of what the process may use stays free: an allocator at its limit frees and asks again in every step
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """images: of the batch, or of a process's share of it; size: their side in pixels; num_findings: of the targets."""
+
+    images: int
+    size: int
+    num_findings: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a run tries sizes with, before it trains. loaders: of training and of validation."""
+
+    settings: TrainSettings
+    hardware: Hardware
+    ranks: Ranks
+    model: Classifier
+    loss: Loss
+    loaders: tuple[Loader, Loader]
+    shape: BatchShape
+
+
+def resolve(trial: Trial, stored: dict | None) -> tuple[int | None, dict | None]:
+    """The setting; for auto the largest that fits, and what config.json remembers of the search.
+
+    stored: what it remembers already. A run that continues on the same hardware, with settings that need the same
+    memory, does not search again.
+    """
+    settings, hardware, share = trial.settings, trial.hardware, trial.shape.images
+    if settings.micro_batch != AUTO:
+        return settings.micro_batch, None
+    if hardware.device == "cpu":
+        return share, None  # its memory pages out, instead of saying that it is full
+    memory = torch.cuda.mem_get_info(hardware.device)[1]
+    needs = {"gpu": hardware.name, "memory_bytes": memory, "compile": settings.compile, "share": share,
+             "channels_last": settings.channels_last, "checkpointing": settings.checkpointing}  # fmt: skip
+    if trial.ranks.world > 1:
+        trial.ranks.total(torch.zeros((), device=hardware.device))  # NCCL's buffers are there from now on
+    if stored and stored["for"] == needs:
+        found, words = stored["found"], "found when the run began"
+    else:
+        for loader in trial.loaders:
+            # DALI's buffers live on the same GPU from the first batch on; a rank may have none of validation's
+            next(iter(loader), None)
+        trial.model.train(not settings.frozen)
+        several = trial.ranks.world > 1
+        found = largest_micro_batch(trial.model, trial.loss, hardware, trial.shape, keeps_gradients=several)
+        words = "the largest part of the batch that fits"
+    found = trial.ranks.least(found)  # of all ranks, also of those that did not search: their GPUs may differ
+    log.info(f"micro-batch {found} of {share}: {words}, {hardware.name}, {memory / 2**30:.0f} GiB")
+    return found, {"found": found, "for": needs}
 
 
 def divisors(batch: int) -> list[int]:
@@ -23,16 +83,15 @@ def divisors(batch: int) -> list[int]:
     return [part for part in range(batch, 0, -1) if batch % part == 0]
 
 
+def smaller_divisor(batch: int, micro_batch: int) -> int:
+    """The largest micro-batch that divides the batch and is at most half of `micro_batch`."""
+    return next(part for part in divisors(batch) if part <= max(1, micro_batch // 2))
+
+
 def largest_micro_batch(
-    model: Classifier,
-    loss: Loss,
-    hardware: Hardware,
-    batch: int,
-    pixels: int,
-    findings: int,
-    keeps_gradients: bool = False,
+    model: Classifier, loss: Loss, hardware: Hardware, shape: BatchShape, keeps_gradients: bool = False
 ) -> int:
-    """The largest part of `batch`, images of `pixels` a side, with which a step and a validation pass fit.
+    """The largest part of a batch with which a step and a validation pass fit.
 
     model: in the mode in which it is trained (a frozen backbone is in evaluation mode). It and torch's generators are
     afterwards as they were before; optimizer and scaler are the search's own. keeps_gradients: training holds them from
@@ -47,24 +106,24 @@ def largest_micro_batch(
     try:
         held = [torch.empty_like(each) for each in trained]  # noqa: F841 -- to the end
         with torch.random.fork_rng(devices):
-            for size in divisors(batch):
+            for micro_batch in divisors(shape.images):
                 model.train(training)
-                if _fits(model, loss, hardware, batch, size, pixels, findings):
-                    return size
+                if _fits(model, loss, hardware, shape, micro_batch):
+                    return micro_batch
     finally:
         model.zero_grad(set_to_none=True)
         model.load_state_dict(kept)
         model.train(training)
         _empty(hardware)
     raise UserError(
-        f"the GPU is full at {pixels} px with 1 image at a time; use --checkpointing, a smaller --size or --arch, "
+        f"the GPU is full at {shape.size} px with 1 image at a time; use --checkpointing, a smaller --size or --arch, "
         "or stop what else runs on the GPU (nvidia-smi lists it)"
     )
 
 
-def _fits(model: Classifier, loss: Loss, hardware: Hardware, batch: int, size: int, pixels: int, findings: int) -> bool:
+def _fits(model: Classifier, loss: Loss, hardware: Hardware, shape: BatchShape, micro_batch: int) -> bool:
     try:
-        _try(model, loss, hardware, batch, size, pixels, findings)
+        _try(model, loss, hardware, shape, micro_batch)
         fits = True
     except torch.OutOfMemoryError:
         fits = False
@@ -74,17 +133,17 @@ def _fits(model: Classifier, loss: Loss, hardware: Hardware, batch: int, size: i
     return fits
 
 
-def _try(model: Classifier, loss: Loss, hardware: Hardware, batch: int, size: int, pixels: int, findings: int) -> None:
+def _try(model: Classifier, loss: Loss, hardware: Hardware, shape: BatchShape, micro_batch: int) -> None:
     """Two steps, because the first has no moments of the optimizer yet, and one forward pass of validation."""
     spare = _spare(hardware)  # noqa: F841 -- held to the end
     step = Step(model, loss, adamw(model, lr=0.0, weight_decay=0.0), grad_scaler(hardware), hardware)
-    images = torch.zeros(batch, 1, pixels, pixels, dtype=torch.uint8, device=hardware.device)
-    wanted = torch.zeros(batch, findings, device=hardware.device)
+    images = torch.zeros(shape.images, 1, shape.size, shape.size, dtype=torch.uint8, device=hardware.device)
+    wanted = torch.zeros(shape.images, shape.num_findings, device=hardware.device)
     for _ in range(2):
-        step(images, wanted, 0, size)
+        step(images, wanted, 0, micro_batch)
     model.eval()
     with torch.inference_mode(), hardware.autocast():
-        model(images[:size])
+        model(images[:micro_batch])
     hardware.synchronize()
 
 

@@ -1,21 +1,63 @@
-"""The counters and tables that a checkpoint holds."""
+"""How far a run is, as the loop counts it, and saving and restoring it with the parts."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
 
 from cxrdali.metrics.ranking import Scores
+from cxrdali.predictions import Predictions
+from cxrdali.runs import folder
+from cxrdali.runtime.distributed import Ranks
+from cxrdali.train.build import Parts
+from shards.storage.files import sha256_bytes
 
 
-def _fresh_epoch() -> dict:
-    """The counters of an epoch that has not begun."""
-    return {
-        "position": 0,
-        "loss_sum": 0.0,
-        "steps": 0,
-        "images": 0,
-        "train_seconds": 0.0,
-        "wait_seconds": 0.0,
-    }
+@dataclass
+class State:
+    """What a checkpoint holds beside weights, optimizer and generators.
+
+    epoch: finished ones; metrics, findings: the rows of metrics.csv and findings.csv. From `position` on: of the epoch
+    under way, and zero between two. position, images: samples of all ranks; loss_sum: of the batches' means, this
+    rank's share; times in seconds.
+    """
+
+    finding_names: list[str]
+    logit_scale: float
+    epoch: int = 0
+    best_epoch: int = 0
+    best_score: float = float("-inf")
+    metrics: list[dict] = field(default_factory=list)
+    findings: list[dict] = field(default_factory=list)
+    position: int = 0
+    loss_sum: float | torch.Tensor = 0.0
+    steps: int = 0
+    images: int = 0
+    train_seconds: float = 0.0
+    wait_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, loaded: dict) -> "State":
+        """From what last.pt holds."""
+        return cls(**{each.name: loaded[each.name] for each in fields(cls)})
+
+    def total_loss(self, parts: Parts) -> float:
+        """Of the epoch's batches so far, over all ranks. Waits for the GPU."""
+        mine = torch.as_tensor(self.loss_sum, dtype=torch.float64, device=parts.hardware.device)
+        return float(parts.ranks.total(mine.clone()))
+
+    def end_epoch(self, row: dict, scores: Scores, reached: float, is_best: bool) -> None:
+        self.metrics.append(row)
+        self.findings += finding_rows(row["epoch"], scores)
+        self.epoch = row["epoch"]
+        self.position = self.steps = self.images = 0
+        self.loss_sum = self.train_seconds = self.wait_seconds = 0.0
+        if is_best:
+            self.best_epoch, self.best_score = self.epoch, reached
 
 
-def _finding_rows(epoch: int, scores: Scores) -> list[dict]:
+def finding_rows(epoch: int, scores: Scores) -> list[dict]:
+    """An epoch's rows of findings.csv."""
     return [
         {
             "epoch": epoch,
@@ -27,3 +69,56 @@ def _finding_rows(epoch: int, scores: Scores) -> list[dict]:
         }
         for place, name in enumerate(scores.findings)
     ]
+
+
+def save(out: Path, parts: Parts, state: State, best: tuple[dict, dict, Predictions] | None = None) -> None:
+    """Called by all ranks; rank 0 writes, and none goes on before it has. best: as `cxrdali.runs.folder.commit`'s."""
+    ranks, device = parts.ranks, parts.hardware.device
+    cuda = None if device == "cpu" else torch.cuda.get_rng_state(device)
+    generators = ranks.gather((torch.get_rng_state(), cuda))
+    loss_sum = state.total_loss(parts)
+    if generators is not None:
+        (rng, cuda), *others = generators
+        full = {
+            **vars(state),
+            "loss_sum": loss_sum,
+            "model": parts.model.backbone.state_dict(),
+            "optimizer": parts.step.optimizer.state_dict(),
+            "scaler": parts.step.scaler.state_dict(),
+            "rng": rng,
+            "cuda_rng": cuda,
+            "rank_rngs": others,
+        }
+        folder.commit(out, full, parts.settings, best)
+    ranks.wait()
+
+
+def begin(parts: Parts) -> State:
+    """The state of a run that has not trained yet."""
+    _own_generators(parts.ranks, parts.settings.seed, 0, 0)
+    return State(list(parts.data.findings), parts.model.logit_scale)
+
+
+def restore(parts: Parts, loaded: dict) -> State:
+    """The state of a run that continues; its optimizer and generators go on from there. The model has its weights."""
+    state, ranks = State.of(loaded), parts.ranks
+    parts.step.optimizer.load_state_dict(loaded.pop("optimizer"))
+    parts.step.scaler.load_state_dict(loaded.pop("scaler"))
+    if not ranks.is_first:
+        state.loss_sum = 0.0  # rank 0 has all of it
+    generators = [(loaded["rng"], loaded["cuda_rng"]), *loaded["rank_rngs"]]
+    if len(generators) != ranks.world:
+        _own_generators(ranks, parts.settings.seed, state.epoch, state.position)
+        return state
+    rng, cuda = generators[ranks.rank]
+    torch.set_rng_state(rng)
+    if cuda is not None and parts.hardware.device != "cpu":
+        torch.cuda.set_rng_state(cuda, parts.hardware.device)
+    return state
+
+
+def _own_generators(ranks: Ranks, seed: int, epoch: int, position: int) -> None:
+    """Dropout differs from rank to rank; with another number of ranks than before it begins anew, from here."""
+    if (epoch, position, ranks.rank) != (0, 0, 0):
+        words = f"{seed} {epoch} {position} {ranks.rank} of {ranks.world}"
+        torch.manual_seed(int(sha256_bytes(words.encode())[:15], 16))

@@ -38,8 +38,8 @@ class Step:
     hardware: Hardware
     ranks: Ranks = field(default_factory=Ranks)
 
-    def __call__(self, images: torch.Tensor, wanted: torch.Tensor, epoch: int, size: int) -> torch.Tensor:
-        """Train on a batch, `size` images at a time; returns the batch's mean loss: a float64 scalar on the device.
+    def __call__(self, images: torch.Tensor, wanted: torch.Tensor, epoch: int, micro_batch: int) -> torch.Tensor:
+        """Train on a batch, `micro_batch` images at a time; returns its mean loss: a float64 scalar on the device.
 
         With several ranks each has its share of the batch, and returns its share of the mean.
 
@@ -47,7 +47,7 @@ class Step:
         device; epoch from 0. Raises torch.OutOfMemoryError.
         """
         known, total = known_targets(wanted, self.ranks.total), 0.0
-        chunks = list(zip(images.split(size), wanted.split(size), strict=True))
+        chunks = list(zip(images.split(micro_batch), wanted.split(micro_batch), strict=True))
         for number, (chunk, part) in enumerate(chunks, 1):
             with self._without_exchange(number < len(chunks)):
                 with self.hardware.autocast():

@@ -1,8 +1,11 @@
-"""A run that was asked to stop."""
+"""A run that was asked to stop, by a signal."""
 
+import contextlib
 import signal
+import threading
+from collections.abc import Iterator
 
-from cxrdali.runtime.distributed import StoppedTogether
+from cxrdali.runtime.distributed import Ranks, StoppedTogether
 
 
 class Stopped(StoppedTogether):
@@ -11,3 +14,35 @@ class Stopped(StoppedTogether):
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}; saved, the same command continues")
         self.signal = number
+
+
+class Signals:
+    """number: of the signal that asked the run to stop; 0 if none has."""
+
+    def __init__(self):
+        self.number = 0
+
+    @contextlib.contextmanager
+    def listening(self, ranks: Ranks) -> Iterator[None]:
+        """SIGTERM and Ctrl-C end the current step, save and stop; a second one stops at once.
+
+        Not with several ranks: a cluster signals all processes of a job, and torchrun, signalled too, does it again. It
+        is torchrun that ends whoever takes too long.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {}
+
+        def ask(number, frame):
+            self.number = number
+            for each, handler in before.items() if ranks.world == 1 else ():
+                signal.signal(each, handler)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -8,11 +8,11 @@ import pytest
 import s3fs
 from safetensors.torch import load_file
 
-from cxrdali.train import trainer as training
+from cxrdali.train.hooks import Hooks
 from cxrdali.train.stopping import Stopped
 from shards.dataset.packed import PackedDataset
 from tests.cli.cli import call
-from tests.faults.trainers import STAGES, TIMES, train, train_command
+from tests.faults.trainers import STAGES, TIMES, hooked, train, train_command
 from tests.s3 import SECRET, Link, lead
 
 pytestmark = pytest.mark.usefixtures("time_limit")
@@ -80,16 +80,14 @@ def test_a_stopped_run_goes_on_with_the_dataset_elsewhere(address, pack_folder, 
     if first == "disk":
         places.reverse()
     train(1, places[0], tmp_path / "unbroken")
-    whole, steps = training._Trainer._step, []
+    steps = []
 
-    def step(trainer, images, rows):
-        loss = whole(trainer, images, rows)
-        steps.append(len(rows))
+    def noted(step):
+        steps.append(len(step.rows))
         if len(steps) == STAGES[1][1] + 1:  # in the second epoch
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss
 
-    monkeypatch.setattr(training._Trainer, "_step", step)
+    hooked(monkeypatch, lambda _: Hooks(on_step=noted))
     with pytest.raises(Stopped):
         train(1, places[0], tmp_path / "moved")
     train(1, places[1], tmp_path / "moved")

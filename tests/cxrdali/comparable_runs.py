@@ -1,6 +1,7 @@
 """Run folders as the trainer leaves them, with validation logits of a chosen skill instead of a network's."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from cxrdali.data.splits import rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
 from cxrdali.metrics.ranking import score
 from cxrdali.predictions import Predictions, Provenance
-from cxrdali.runs.folder import CONFIG, FINDING_COLUMNS, FINDINGS, METRIC_COLUMNS, METRICS, VAL_PREDICTIONS
+from cxrdali.runs.layout import CONFIG, FINDING_COLUMNS, FINDINGS, METRIC_COLUMNS, METRICS, PROGRESS, VAL_PREDICTIONS
+from cxrdali.runs.reader import Progress, Run
 from cxrdali.runs.settings import TrainSettings
 from shards.dataset.packed import PackedDataset
 from tests.releases import write_release
@@ -72,11 +74,12 @@ def write_run(folder: Path, dataset: PackedDataset, skill: float, seed: int, don
         ids = dataset.catalog.iloc[validation][["image_id", "study_id", "view"]]
         about = Provenance("logit", folder.name, "val", LABELS, dataset.id, "none")
         Predictions(ids, labels.findings, values, about).write(folder / VAL_PREDICTIONS)
+    write_progress(folder)
     return folder
 
 
 def change_config(run: Path, **changes) -> None:
-    """Replace values of config.json: `selection__val_sha256="x"` is one inside selection."""
+    """Replace values of config.json and what follows from them: `selection__val_sha256="x"` is one inside selection."""
     config = json.loads((run / CONFIG).read_text())
     for name, value in changes.items():
         *outer, last = name.split("__")
@@ -85,3 +88,13 @@ def change_config(run: Path, **changes) -> None:
             inside = inside[key]
         inside[last] = value
     (run / CONFIG).write_text(json.dumps(config))
+    if any(name.startswith("settings__") for name in changes):
+        write_progress(run)
+
+
+def write_progress(folder: Path) -> None:
+    """progress.json of what metrics.csv and config.json say."""
+    run = Run.open(folder)
+    done = len(run.metrics)
+    best = (int(run.best["epoch"]), float(run.best[run.chosen_by])) if done else (0, None)
+    (folder / PROGRESS).write_text(json.dumps(asdict(Progress.of(done, *best, run.settings))))

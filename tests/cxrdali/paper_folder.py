@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrdali.runs.folder import FINDING_COLUMNS, METRIC_COLUMNS
+from cxrdali.runs.layout import FINDING_COLUMNS, METRIC_COLUMNS
+from tests.cxrdali.comparable_runs import write_progress
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def write_model(runs: Path, model: Model, findings: Sequence[str], dataset: str 
         "stage": model.stage, "size": model.size, "batch": model.batch, "epochs": len(model.mean), "lr": 1e-3,
         "arch": "tf_efficientnetv2_s.in21k_ft_in1k", "pretrained": True, "group": "study", "seed": 0,
         "init": model.parent and f"/moved/runs/{model.parent}", "oversample_below": model.below,
-        **(model.settings or {}),
+        "oversample_from": model.below and "runs/model2", **(model.settings or {}),
     }  # fmt: skip
     config = {
         "settings": settings,
@@ -58,10 +59,11 @@ def write_model(runs: Path, model: Model, findings: Sequence[str], dataset: str 
             "epoch": epochs, "lr": 1e-3 / epochs, "train_loss": 0.3 - 0.02 * model.stage + 0.1 / epochs,
             "val_loss": 0.31 - 0.02 * model.stage + 0.1 / epochs, "mAP": model.mean, "LRAP": 0.6, "macro_AUROC": 0.8,
             "images": 1000, "images_per_second": 1000 / train, "train_seconds": train, "wait_seconds": train / 10,
-            "val_seconds": model.epoch_seconds / 4,
+            "val_seconds": model.epoch_seconds / 4, "reweighted": 0,
         }
     )[[*METRIC_COLUMNS]]  # fmt: skip
     metrics.to_csv(folder / "metrics.csv", index=False)
+    write_progress(folder)
     rows = [(epoch, name, mean, 0.8, 10, 240) for epoch, mean in zip(epochs, model.mean, strict=True)
             for name in findings]  # fmt: skip
     pd.DataFrame(rows, columns=FINDING_COLUMNS).to_csv(folder / "findings.csv", index=False)

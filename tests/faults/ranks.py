@@ -14,15 +14,16 @@ import pytest
 import torch
 
 from cxrdali.models.losses import Loss
-from cxrdali.predict.predict import predict
+from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.runtime import distributed as joining
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import joined
 from cxrdali.train import trainer as training
+from cxrdali.train.hooks import Hooks, StepRecord
 from cxrdali.train.step import Step, grad_scaler
 from cxrdali.train.stopping import Stopped
 from shards.dataset.packed import PackedDataset
-from tests.faults.trainers import at_moment, child, command_line, settings
+from tests.faults.trainers import at_moment, child, command_line, hooked, settings
 
 SETTINGS = {"size": 48, "batch": 12}  # of which 2 and 3 processes take equal shares
 STOPPED = 75  # exit code of a process that was asked to stop
@@ -71,8 +72,8 @@ def train_with(rank: int, pack: Path, out: Path, options: dict) -> None:
 
 
 def predicted(rank: int, run: Path, pack: Path, out: Path, precisions: tuple[str, ...] = ("fp32",) * 3) -> None:
-    given = {"tta": "hflip", "batch": 10, "device": "cpu", "precision": precisions[rank]}
-    found = predict(run, PackedDataset.open(pack), "all", **given)
+    options = PredictOptions(tta="hflip", batch=10, device="cpu", precision=precisions[rank])
+    found = predict(run, PackedDataset.open(pack), "all", options)
     assert (found is None) == (rank > 0)
     if found is not None:
         found.write(out)
@@ -125,15 +126,14 @@ def gradients(rank: int, out: Path, micro_batch: int, device: str = "cpu", synch
 
 def _record(monkeypatch, log: Path) -> None:
     """Append a line per step: epoch, position of the batch, and (row, CRC of the pixels) of each image."""
-    whole = training._Trainer._step
 
-    def step(trainer, images, rows):
-        samples = [[row, zlib.crc32(image.numpy())] for row, image in zip(rows.tolist(), images, strict=True)]
+    def noted(step: StepRecord) -> None:
+        seen = zip(step.rows.tolist(), step.images, strict=True)
+        samples = [[row, zlib.crc32(image.numpy())] for row, image in seen]
         with log.open("a") as file:
-            file.write(json.dumps([trainer.state["epoch"], trainer.state["position"], samples]) + "\n")
-        return whole(trainer, images, rows)
+            file.write(json.dumps([step.epoch, step.position, samples]) + "\n")
 
-    monkeypatch.setattr(training._Trainer, "_step", step)
+    hooked(monkeypatch, lambda _: Hooks(on_step=noted))
 
 
 def samples(log: Path, world: int) -> dict[tuple[int, int], list]:

@@ -16,8 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from cxrdali import predictions
-from cxrdali.runs import folder as runs
-from cxrdali.train import trainer as training
+from cxrdali.runs import folder as run_folder
+from cxrdali.runs import layout
+from cxrdali.runs.folder import NEW, commit, load_last, settle
+from cxrdali.runs.reader import Run, weights_epoch
+from cxrdali.train import console
 from tests.cli.cli import call
 from tests.faults.trainers import (
     EPOCHS,
@@ -51,7 +54,7 @@ def after_one(dataset, tmp_path_factory):
         at_moment(patch, PER_EPOCH + 1, fall_dead)
         with pytest.raises(Dead):
             train(1, dataset, folder.parent)
-    assert runs.load_last(folder)["epoch"] == 1
+    assert load_last(folder)["epoch"] == 1
     return folder
 
 
@@ -65,10 +68,10 @@ def fall_dead():
 
 def check_whole(out, epoch, pack, tmp_path):
     """The state and the best weights of an epoch load, belong together, and predict."""
-    assert runs.load_last(out)["epoch"] == epoch
+    assert load_last(out)["epoch"] == epoch
     done = call("predict", "--run", out, "--data", pack, "--device", "cpu", "--out", tmp_path / "p.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert len(pd.read_csv(tmp_path / "p.csv")) == len(pd.read_parquet(out / runs.VAL_PREDICTIONS))
+    assert len(pd.read_csv(tmp_path / "p.csv")) == len(pd.read_parquet(out / layout.VAL_PREDICTIONS))
 
 
 # ---------------------------------------------------------------- kills
@@ -77,9 +80,9 @@ def check_whole(out, epoch, pack, tmp_path):
 def save(out, after, better, log=None, kill=None):
     """Commit the state of the run `after` to `out`; die at the n-th call ("before" or "after") that changes the folder:
     a name given or removed, a file flushed or written."""
-    state, weights = torch.load(after / runs.LAST, weights_only=True), load_file(after / runs.BEST)
+    state, weights = torch.load(after / layout.LAST, weights_only=True), load_file(after / layout.BEST)
     state["best_epoch"] = EPOCHS if better else 1
-    best = (weights, {"epoch": str(EPOCHS)}, predictions.read(after / runs.VAL_PREDICTIONS)) if better else None
+    best = (weights, {"epoch": str(EPOCHS)}, predictions.read(after / layout.VAL_PREDICTIONS)) if better else None
     numbers = itertools.count()
 
     def watched(name, function):
@@ -101,7 +104,7 @@ def save(out, after, better, log=None, kill=None):
     for name in ("replace", "rename", "fsync", "unlink", "remove", "mkdir"):
         setattr(os, name, watched(name, getattr(os, name)))
     Path.write_bytes = watched("write", Path.write_bytes)
-    runs.commit(out, state, best)
+    commit(out, state, Run.open(after).settings, best)
 
 
 def save_and_die(before, after, better, folder):
@@ -135,23 +138,25 @@ def test_a_kill_at_every_single_call_of_a_save_leaves_the_old_state_or_the_new_o
     assert in_child(save_and_die, after_one, unbroken, better, tmp_path) == 0
     calls = (tmp_path / "calls").read_text().splitlines()
     renamed = [line.rpartition("/")[2] for line in calls if line.startswith("replace ")]
-    files = [runs.LAST, runs.METRICS, runs.FINDINGS]
-    if better:
-        new = [runs._NEW[runs.BEST], runs._NEW[runs.VAL_PREDICTIONS]]
-        files = [*new, runs.LAST, runs.VAL_PREDICTIONS, runs.BEST, *files[1:]]
+    tables, weights = [layout.METRICS, layout.FINDINGS, layout.PROGRESS], [layout.BEST, layout.VAL_PREDICTIONS]
+    files = [*(NEW[name] for name in (weights if better else []) + tables), layout.LAST]
+    files += [*(reversed(weights) if better else []), *tables]
     assert renamed == files and sum(line.startswith("fsync") for line in calls) >= 2 * len(files)
-    committed = next(n for n, line in enumerate(calls) if line.startswith("replace ") and line.endswith(runs.LAST))
+    committed = next(n for n, line in enumerate(calls) if line.startswith("replace ") and line.endswith(layout.LAST))
     whole = tmp_path / f"{len(calls)} before" / "stage1"  # no such call: this one lived
     continued, finished = {}, 0
     for number, moment in itertools.product(range(len(calls)), ("before", "after")):
         out, what = tmp_path / f"{number} {moment}" / "stage1", f"{moment} {number}: {calls[number]}"
         new = number > committed or (number, moment) == (committed, "after")
         left = contents(out)
-        state = runs.load_last(out)
+        state = load_last(out)
         assert state["epoch"] == (EPOCHS if new else 1), what
         expected = whole if new else after_one
-        assert runs.best_weights(out, state).read_bytes() == (expected / runs.BEST).read_bytes(), what
-        for name in (runs.METRICS, runs.FINDINGS, runs.VAL_PREDICTIONS):
+        check_what_a_reader_sees(out, state, (after_one, expected), what)
+        assert contents(out) == left, what
+        settle(out, state, Run.open(out).settings)  # as the next start does
+        assert Run.open(out).best_weights().read_bytes() == (expected / layout.BEST).read_bytes(), what
+        for name in (*tables, layout.VAL_PREDICTIONS):
             assert (out / name).read_bytes() == (expected / name).read_bytes(), what
         assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in after_one.iterdir()), what
         finished += new
@@ -165,6 +170,18 @@ def test_a_kill_at_every_single_call_of_a_save_leaves_the_old_state_or_the_new_o
             train(1, dataset, out.parent)
             assert differences(out, unbroken) == [], what
     assert finished >= 10 and len(continued) >= (4 if better else 2), continued.values()
+
+
+def check_what_a_reader_sees(out, state, allowed, what):
+    """Without last.pt: the state before or the new one, and each of its files at least as new as progress.json says."""
+    run = Run.open(out)
+    seen, epoch = run.progress, weights_epoch(run.best_weights())
+    assert seen in [Run.open(each).progress for each in allowed], what
+    assert seen.best_epoch <= epoch <= state["best_epoch"] and seen.epoch <= len(run.metrics) <= state["epoch"], what
+    for name in (layout.BEST, layout.VAL_PREDICTIONS, layout.METRICS, layout.FINDINGS):
+        assert (out / name).read_bytes() in [(each / name).read_bytes() for each in allowed], what
+    if seen.finished:
+        assert len(run.metrics) == EPOCHS and set(run.best_ap) == set(run.findings), what
 
 
 # ---------------------------------------------------------------- a full disk
@@ -213,14 +230,16 @@ def end_well(pack, out, unbroken, cwd):
 
 # free bytes at the start: the file that does not fit. Sizes are those of the files; a tmpfs counts in pages
 AT_THE_START = [
-    (0, runs.CONFIG),
-    (PAGE, runs.EVENTS),
-    (2 * PAGE, runs._NEW[runs.BEST]),
-    (40 * PAGE, runs._NEW[runs.BEST]),
-    ("weights", runs._NEW[runs.VAL_PREDICTIONS]),
-    ("weights and predictions", runs.LAST),
-    ("half a state", runs.LAST),
-    ("all but a page of a state", runs.LAST),
+    (0, layout.CONFIG),
+    (PAGE, layout.EVENTS),
+    (2 * PAGE, NEW[layout.BEST]),
+    (40 * PAGE, NEW[layout.BEST]),
+    ("weights", NEW[layout.VAL_PREDICTIONS]),
+    ("weights and predictions", NEW[layout.METRICS]),
+    ("all but progress and state", NEW[layout.PROGRESS]),
+    ("all but a state", layout.LAST),
+    ("half a state", layout.LAST),
+    ("all but a page of a state", layout.LAST),
 ]
 
 
@@ -228,13 +247,15 @@ def free_bytes(name, unbroken):
     if isinstance(name, int):
         return name
     weights, predictions, state = (
-        (unbroken / file).stat().st_size // PAGE + 1 for file in (runs.BEST, runs.VAL_PREDICTIONS, runs.LAST)
+        (unbroken / file).stat().st_size // PAGE + 1 for file in (layout.BEST, layout.VAL_PREDICTIONS, layout.LAST)
     )
     pages = {
         "weights": 2 + weights,
         "weights and predictions": 2 + weights + predictions,
-        "half a state": 2 + weights + predictions + state // 2,
-        "all but a page of a state": 2 + weights + predictions + state - 1,
+        "all but progress and state": 2 + weights + predictions + 2,
+        "all but a state": 2 + weights + predictions + 3,
+        "half a state": 2 + weights + predictions + 3 + state // 2,
+        "all but a page of a state": 2 + weights + predictions + 3 + state - 1,
     }
     return PAGE * pages[name]
 
@@ -245,7 +266,7 @@ def test_a_disk_that_is_full_before_the_first_checkpoint(room, unbroken, pack_fo
     room(free_bytes(free, unbroken))
     ended = call(*train_command(pack_folder, out), cwd=tmp_path)
     error_line(ended.returncode, ended.stderr, out / file, "No space left on device", "make room; the same command")
-    assert not (out / runs.LAST).exists()
+    assert not (out / layout.LAST).exists()
     room()
     end_well(pack_folder, out, unbroken, tmp_path)
 
@@ -255,7 +276,7 @@ def test_events_that_never_had_room_are_one_line(room, unbroken, pack_folder, tm
     out, log = room.disk / "stage1", tmp_path / "said"
     room(PAGE)
     code = in_child(command_line, log, train_command(pack_folder, out))
-    error_line(code, log.read_text(), out / runs.EVENTS, "No space left on device")
+    error_line(code, log.read_text(), out / layout.EVENTS, "No space left on device")
     room()
     end_well(pack_folder, out, unbroken, tmp_path)
 
@@ -277,27 +298,32 @@ def test_a_disk_that_gets_full_keeps_the_checkpoint_before(
         at_moment(patch, moment, fill)
         ended = call(*train_command(pack_folder, out), cwd=tmp_path)
     what = ["No space left on device", "make room; the same command continues; the previous checkpoint is kept"]
-    error_line(ended.returncode, ended.stderr, out / runs.LAST, *what)
+    tables = [NEW[layout.METRICS], NEW[layout.FINDINGS]] if moment == 2 * PER_EPOCH else []
+    file = tables[pages] if pages < len(tables) else layout.LAST  # a table takes a page
+    error_line(ended.returncode, ended.stderr, out / file, *what)
     check_whole(out, 1, pack_folder, tmp_path)  # with the disk still full
-    assert weights_equal(out / runs.BEST, after_one / runs.BEST)
+    assert weights_equal(out / layout.BEST, after_one / layout.BEST)
     room()
     end_well(pack_folder, out, unbroken, tmp_path)
 
 
-def test_a_disk_that_is_full_for_the_tables_alone(room, unbroken, pack_folder, tmp_path, monkeypatch):
-    """The epoch is saved, metrics.csv cannot be rewritten: the next start rewrites it."""
-    out, whole = room.disk / "stage1", runs.write_bytes
+def test_a_disk_that_is_full_after_the_commit_has_room_for_all_of_the_epoch(
+    room, unbroken, after_one, pack_folder, tmp_path, monkeypatch
+):
+    """Tables and weights are complete before last.pt: after it, names change and nothing is written."""
+    out, whole = room.disk / "stage1", run_folder.write_bytes
 
     def write_bytes(path, data):
         whole(path, data)
-        if path.name == runs.LAST:
+        if path.name == layout.LAST:
             room(0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "write_bytes", write_bytes)
+        patch.setattr(run_folder, "write_bytes", write_bytes)
         ended = call(*train_command(pack_folder, out), cwd=tmp_path)
-    error_line(ended.returncode, ended.stderr, out / runs.METRICS, "No space left on device", "make room")
+    error_line(ended.returncode, ended.stderr, out, "No space left on device", "make room")  # in the second epoch
     check_whole(out, 1, pack_folder, tmp_path)
+    assert Run.open(out).progress == Run.open(after_one).progress and len(Run.open(out).metrics) == 1
     room()
     end_well(pack_folder, out, unbroken, tmp_path)
 
@@ -305,7 +331,7 @@ def test_a_disk_that_is_full_for_the_tables_alone(room, unbroken, pack_folder, t
 # ---------------------------------------------------------------- a file-size limit (ulimit -f): no disk is needed
 
 
-@pytest.mark.parametrize("limit, file", [(1000, runs.CONFIG), (4000, runs._NEW[runs.BEST]), (1_000_000, runs.LAST)])
+@pytest.mark.parametrize("limit, file", [(1000, layout.CONFIG), (4000, NEW[layout.BEST]), (1_000_000, layout.LAST)])
 def test_a_file_over_the_allowed_size_is_one_line(unbroken, pack_folder, tmp_path, limit, file):
     out, log = tmp_path / "stage1", tmp_path / "said"
     code = in_child(command_line, log, train_command(pack_folder, out), False, limit)
@@ -317,23 +343,23 @@ def test_events_that_cannot_be_written_are_one_line_and_the_epoch_is_saved(unbro
     """TensorBoard writes in a thread of its own: its error must neither be lost nor be printed there."""
     out, log = tmp_path / "stage1", tmp_path / "said"
     code = in_child(without_room_for_events, log, train_command(pack_folder, out))
-    error_line(code, log.read_text(), out / runs.EVENTS, "File too large", "make room; the same command continues")
+    error_line(code, log.read_text(), out / layout.EVENTS, "File too large", "make room; the same command continues")
     check_whole(out, 1, pack_folder, tmp_path)
     end_well(pack_folder, out, unbroken, tmp_path)
 
 
 def without_room_for_events(log, arguments):
-    """For a child: no file may grow during the first epoch's report; the log may again after it."""
-    whole = training._Trainer._report
+    """For a child: no file may grow while an epoch's events are written; the log may again after it."""
+    whole = console.write_events
 
-    def report(*arguments):
+    def write_events(*arguments):
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         try:
             whole(*arguments)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    training._Trainer._report = report
+    console.write_events = write_events
     command_line(log, arguments)
 
 
@@ -343,7 +369,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_checkpoint_before(unbroken, 
     out = shutil.copytree(after_one, tmp_path / "stage1")
     assert in_child(save_and_be_cut, out, unbroken, limit) == -signal.SIGXFSZ
     halves = {path.name.rsplit(".", 2)[0][1:]: path.stat().st_size for path in out.glob(".*.part")}
-    assert halves == {runs.LAST if limit > 450_000 else runs._NEW[runs.BEST]: limit}
+    assert halves == {layout.LAST if limit > 450_000 else NEW[layout.BEST]: limit}
     train(1, dataset, tmp_path)
     assert differences(out, unbroken) == []
 
@@ -372,7 +398,7 @@ def without(path, bits):
 
 
 @pytest.mark.parametrize(
-    "begun, name", [(False, ".."), (False, "."), (True, ".."), (True, "."), (True, runs.EVENTS), (True, runs.LAST)]
+    "begun, name", [(False, ".."), (False, "."), (True, ".."), (True, "."), (True, layout.EVENTS), (True, layout.LAST)]
 )
 def test_a_folder_that_is_read_only_is_one_line(unbroken, after_one, pack_folder, tmp_path, begun, name):
     """Its parent (which does not matter to a run that has begun), itself, the events; a last.pt not to be read."""
@@ -382,7 +408,7 @@ def test_a_folder_that_is_read_only_is_one_line(unbroken, after_one, pack_folder
     else:
         (out if name == "." else out.parent).mkdir(parents=True)
     closed = out.parent if name == ".." else out / name
-    without(closed, READ if name == runs.LAST else WRITE)
+    without(closed, READ if name == layout.LAST else WRITE)
     code, said = plain(tmp_path / "said", train_command(pack_folder, out))
     if begun and name == "..":
         assert code == 0, said
@@ -400,4 +426,4 @@ def test_a_finished_run_that_is_read_only_still_predicts(unbroken, pack_folder, 
     words = ["predict", "--run", out, "--data", pack_folder, "--device", "cpu", "--out", tmp_path / "p.csv"]
     code, said = plain(tmp_path / "said", words)
     assert code == 0, said
-    assert len(pd.read_csv(tmp_path / "p.csv")) == len(pd.read_parquet(unbroken / runs.VAL_PREDICTIONS))
+    assert len(pd.read_csv(tmp_path / "p.csv")) == len(pd.read_parquet(unbroken / layout.VAL_PREDICTIONS))

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from cxrdali import predictions
-from cxrdali.runs import folder as runs
+from cxrdali.runs import layout as runs
+from cxrdali.runs.reader import Run
 from tests.cli.cli import ROOT, call, environment, run
 from tests.faults import ranks
 from tests.faults.ranks import STOPPED, group, samples
@@ -54,7 +55,7 @@ def test_a_run_of_several_processes_is_one_run_folder_with_the_whole_epoch_s_cou
         # batch normalisation sees other groups of images: near, not equal
         assert row["train_loss"] == pytest.approx(other["train_loss"], rel=0.15)
     assert len(states[0]["rank_rngs"]) == world - 1
-    assert [runs.read_config(run)["processes"] for run in (mine, alone)] == [world, 1]
+    assert [Run.open(run).config["processes"] for run in (mine, alone)] == [world, 1]
     tables = [predictions.read(run / runs.VAL_PREDICTIONS) for run in (mine, alone)]
     assert tables[0].ids.equals(tables[1].ids)
 

@@ -18,7 +18,8 @@ import torch
 from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.runs import folder as runs
+from cxrdali.runs import layout
+from cxrdali.runs.folder import load_last
 from cxrdali.train.stopping import Stopped
 from shards.errors import UserError
 from tests.faults.trainers import (
@@ -233,12 +234,12 @@ def test_the_comparison_sees_one_changed_bit(unbroken, tmp_path):
     out = tmp_path / "stage1"
     shutil.copytree(folder / "stage1", out)
     assert differences(out, folder / "stage1") == []
-    state = runs.load_last(out)
+    state = load_last(out)
     name = next(name for name, value in state["model"].items() if value.ndim == 1)
     state["model"][name].view(torch.int32)[0] ^= 1
     state["metrics"][1]["val_loss"] += 1e-12
-    torch.save(state, out / runs.LAST)
-    (out / runs.METRICS).write_text((out / runs.METRICS).read_text().replace("0.", "0.0", 1))
-    (out / runs.VAL_PREDICTIONS).write_bytes((folder / "stage2" / runs.VAL_PREDICTIONS).read_bytes())
+    torch.save(state, out / layout.LAST)
+    (out / layout.METRICS).write_text((out / layout.METRICS).read_text().replace("0.", "0.0", 1))
+    (out / layout.VAL_PREDICTIONS).write_bytes((folder / "stage2" / layout.VAL_PREDICTIONS).read_bytes())
     found = differences(out, folder / "stage1")
     assert found == ["last.pt: .metrics", f"last.pt: .model.{name}", "metrics.csv", "val_predictions.parquet"]

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from cxrdali import predictions
-from cxrdali.runs import folder as runs
+from cxrdali.runs import layout
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train import trainer as training
+from cxrdali.train.hooks import Hooks, StepRecord
 from shards.dataset.packed import PackedDataset
 from tests.faults.processes import drop_privileges
 
@@ -123,19 +124,33 @@ def command_line(log: Path, arguments: list, unprivileged: bool = False, file_si
 # ---------------------------------------------------------------- watching
 
 
+def hooked(monkeypatch, make: Callable[[TrainSettings], Hooks]) -> None:
+    """Every run from here on has these hooks, `make` of its settings, and those that it is given beside them."""
+    whole = training.train
+
+    def both(one, two):
+        return (lambda *seen: two(*seen) or one(*seen)) if one and two else one or two
+
+    def train(given, *arguments, hooks=None, **options):
+        pairs = zip(vars(make(given)).values(), vars(hooks or Hooks()).values(), strict=True)
+        return whole(given, *arguments, hooks=Hooks(*(both(*pair) for pair in pairs)), **options)
+
+    monkeypatch.setattr(training, "train", train)
+
+
 def record(monkeypatch, log: Path) -> None:
     """Append a line per step to `log`: stage, epoch, position, learning rate, rows, CRC of the pixels, loss."""
-    whole = training._Trainer._step
 
-    def step(trainer, images, rows):
-        at = [trainer.settings.stage, trainer.state["epoch"], trainer.state["position"]]
-        what = [trainer.optimizer.param_groups[0]["lr"], rows.tolist(), zlib.crc32(images.numpy())]
-        loss = whole(trainer, images, rows)
-        with log.open("a") as file:  # a file, and no buffer: the lines outlive a SIGKILL
-            file.write(json.dumps([*at, *what, float(loss)]) + "\n")
-        return loss
+    def hooks(given):
+        def noted(step: StepRecord):
+            at = [given.stage, step.epoch, step.position]
+            what = [step.lr, step.rows.tolist(), zlib.crc32(step.images.numpy()), float(step.loss)]
+            with log.open("a") as file:  # a file, and no buffer: the lines outlive a SIGKILL
+                file.write(json.dumps([*at, *what]) + "\n")
 
-    monkeypatch.setattr(training._Trainer, "_step", step)
+        return Hooks(on_step=noted)
+
+    hooked(monkeypatch, hooks)
 
 
 def steps(log: Path) -> list[list]:
@@ -144,34 +159,35 @@ def steps(log: Path) -> list[list]:
 
 def at_moment(monkeypatch, number: int, act: Callable[[], None]) -> None:
     """Do something at the n-th moment, from 1: after a step's or a validation batch's work, before the next."""
-    left, whole = number, training._Trainer._stop_if_asked
+    left = number
 
-    def stop_if_asked(trainer):
+    def moment() -> None:
         nonlocal left
         left -= 1
         if left == 0:
             act()
-        whole(trainer)
 
-    monkeypatch.setattr(training._Trainer, "_stop_if_asked", stop_if_asked)
+    hooked(monkeypatch, lambda _: Hooks(should_stop=moment))
 
 
 def differences(one: Path, two: Path) -> list[str]:
     """What two run folders do not share, apart from times: names of files and of values in them."""
     names = [sorted(p.name for p in run.iterdir() if p.name != "tensorboard") for run in (one, two)]
     found = [] if names[0] == names[1] else [f"{names[0]} against {names[1]}"]
-    states = [torch.load(run / runs.LAST, weights_only=True) for run in (one, two)]
+    states = [torch.load(run / layout.LAST, weights_only=True) for run in (one, two)]
     for state in states:
         state["metrics"] = _without_times(pd.DataFrame(state["metrics"]))
         state["findings"] = pd.DataFrame(state["findings"])
-    found += [f"{runs.LAST}: {name}" for name in _unequal(*states)]
-    found += [f"{runs.BEST}: {name}" for name in _unequal(*(load_file(run / runs.BEST) for run in (one, two)))]
-    for name in (runs.METRICS, runs.FINDINGS):
+    found += [f"{layout.LAST}: {name}" for name in _unequal(*states)]
+    progress = [(run / layout.PROGRESS).read_bytes() for run in (one, two)]
+    found += [] if progress[0] == progress[1] else [layout.PROGRESS]
+    found += [f"{layout.BEST}: {name}" for name in _unequal(*(load_file(run / layout.BEST) for run in (one, two)))]
+    for name in (layout.METRICS, layout.FINDINGS):
         tables = [_without_times(pd.read_csv(run / name)) for run in (one, two)]
         found += [] if tables[0].equals(tables[1]) else [name]
-    tables = [predictions.read(run / runs.VAL_PREDICTIONS) for run in (one, two)]
+    tables = [predictions.read(run / layout.VAL_PREDICTIONS) for run in (one, two)]
     same = (tables[0].values == tables[1].values).all() and tables[0].ids.equals(tables[1].ids)
-    return found if same else [*found, runs.VAL_PREDICTIONS]
+    return found if same else [*found, layout.VAL_PREDICTIONS]
 
 
 def _without_times(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,6 @@ from cxrdali.data.augment import AugmentOptions, decide
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.runs.settings import TrainSettings
-from cxrdali.train import trainer as training
 from cxrdali.train.trainer import train
 from tests.cxrdali.data.test_loader import JPEG, RAW, stored_image
 from tests.cxrdali.reference import augmented
@@ -97,20 +96,27 @@ def test_the_largest_micro_batch_under_a_cap_trains(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-def test_no_step_waits_for_the_gpu(dataset, tmp_path, monkeypatch, precision):
+def test_no_step_waits_for_the_gpu(dataset, tmp_path, precision):
     """torch raises at whatever waits, from the second step on; the first makes the optimizer's state."""
-    real = training._Trainer._step
+    guarded = []
 
-    def watched(self, images, rows):
-        torch.cuda.set_sync_debug_mode("error" if self.state["steps"] else "default")
-        try:
-            return real(self, images, rows)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    class Guarding(Loader):
+        """From one batch to the asking for the next, nothing may wait."""
 
-    monkeypatch.setattr(training._Trainer, "_step", watched)
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__()):
+                if self.shuffle and number:
+                    guarded.append(number)
+                    torch.cuda.set_sync_debug_mode("error")
+                yield batch
+                torch.cuda.set_sync_debug_mode("default")
+
     settings = TrainSettings(
         1, 48, 8, epochs=1, arch="test_efficientnet", pretrained=False, device="cuda", precision=precision,
         micro_batch=4,
     )  # fmt: skip
-    assert train(settings, dataset, tmp_path / "run").epochs == 1
+    try:
+        assert train(settings, dataset, tmp_path / "run", loader=Guarding).epochs == 1
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert guarded == [1, 2, 3, 4, 5, 6]

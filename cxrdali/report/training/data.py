@@ -13,7 +13,7 @@ from cxrdali.report.kit.pictures import contact_sheet
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.models import MIMIC
 from cxrdali.report.training.sources import Sources
-from cxrdali.runs import folder as runs_on_disk
+from cxrdali.runs import layout as runs_on_disk
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import sampling_seed
 from shards.dataset.labels import Labels

@@ -14,7 +14,7 @@ import pandas as pd
 from cxrdali.postprocess import views as view_rules
 from cxrdali.report.training.scores import Evaluation, read_evaluation, read_json
 from cxrdali.runs.layout import MODELS
-from cxrdali.runs.reader import _natural
+from cxrdali.runs.listing import natural
 from shards.errors import UserError
 
 RECORD = "paper.json"
@@ -66,7 +66,7 @@ def read_paper(path: Path) -> PaperFolder:
         path,
         tuple(record.get("models", MODELS)),
         tuple(record.get("steps", ())),
-        dict(sorted(evaluations.items(), key=lambda item: (not item[0][0].startswith("model"), _natural(item[0][0])))),
+        dict(sorted(evaluations.items(), key=lambda item: (not item[0][0].startswith("model"), natural(item[0][0])))),
         views,
         rules.made_from if rules else {},
         (path / "submission.zip").exists(),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrdali.runs.folder import CONFIG
+from cxrdali.runs.layout import CONFIG
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
 

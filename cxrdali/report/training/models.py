@@ -7,7 +7,6 @@ from cxrdali.report import published
 from cxrdali.report.kit.numbers import NOTHING, count, setting
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.sources import Sources
-from cxrdali.runs.folder import is_finished
 from cxrdali.runs.reader import Run
 
 MIMIC = "paper, MIMIC-CXR"
@@ -55,8 +54,7 @@ def _reached(sources: Sources) -> Table:
 def epochs(run: Run) -> str:
     """Done ones, and of how many if some are left."""
     done, planned = len(run.metrics), run.setting("epochs")
-    state = {"epoch": done, "best_epoch": run.best["epoch"] if done else 0}
-    if done != planned and is_finished(state, run.config["settings"]):
+    if done != planned and run.progress.finished:
         return f"{count(done)}, ended early"
     return count(done) if planned in (None, done) else f"{count(done)} of {count(planned)}"
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from cxrdali.report.study.folder import Study, is_study, read_study
 from cxrdali.report.training.folder import PaperFolder, read_paper
 from cxrdali.report.training.scores import Evaluation, read_evaluation
-from cxrdali.runs import folder as runs_on_disk
-from cxrdali.runs.reader import Run, _named, _read_run, is_paper, run_folders
+from cxrdali.runs import layout as runs_on_disk
+from cxrdali.runs.listing import is_paper, named, run_folders
+from cxrdali.runs.reader import Run
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 
@@ -66,7 +67,7 @@ def read_sources(
     if study:
         options = replace(options, synthetic=options.synthetic or study.synthetic)
     sources = Sources(
-        runs=_named([_read_run(path) for path in dict.fromkeys(found)]),
+        runs=named([Run.open(path) for path in dict.fromkeys(found)]),
         dataset=PackedDataset.open(pack) if isinstance(pack, Path) else pack,
         evaluations=[read_evaluation(Path(path)) for path in evaluations],
         options=options,

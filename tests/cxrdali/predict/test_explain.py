@@ -18,11 +18,12 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.data.targets import targets
 from cxrdali.predict import explain as explaining
 from cxrdali.predict.explain import Example, ExplainOptions, choose, explain
-from cxrdali.predict.predict import load_run_model, predict
+from cxrdali.predict.predict import PredictOptions, load_run_model, predict
 from cxrdali.predictions import read
 from cxrdali.report.explanation.page import render, write_gallery
 from cxrdali.report.explanation.pictures import GAP, PANEL, overlay, pair
-from cxrdali.runs import folder as runs
+from cxrdali.runs import layout as runs
+from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.trainer import train
 from shards.errors import UserError
@@ -40,7 +41,7 @@ def run(dataset, tmp_path_factory):
 
 
 def quietly(run, dataset, options=None, **more):
-    return explain(run, dataset, options or ExplainOptions(), **more)
+    return explain(run, dataset, options or ExplainOptions(), PredictOptions(**more))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_every_finding_shows_its_positives_with_scores_and_ranks_of_the_run_s_ow
 
 
 def test_the_pixels_are_the_image_s_and_the_heat_is_torch_s_own_gradient(explanation, run, dataset):
-    model = load_run_model(run, runs.read_config(run)).eval()
+    model = load_run_model(Run.open(run)).eval()
     assert explanation.layer == "final_conv"
     for each in explanation.findings[::2]:
         for one in each.best + each.worst:
@@ -127,7 +128,7 @@ def test_only_the_chosen_images_are_loaded_and_passed(run, dataset, monkeypatch)
 def test_another_split_is_predicted_as_predict_does(run, dataset, labels):
     options = ExplainOptions(images=1, split="test", findings=("Edema",))
     (shown,) = quietly(run, dataset, options, labels=labels).findings
-    table = predict(run, dataset, "test", labels=labels)
+    table = predict(run, dataset, "test", PredictOptions(labels))
     rows = dataset.catalog.set_index("image_id").index.get_indexer(table.ids["image_id"])
     known = dataset.labels(labels)
     positive = known.values[rows, known.findings.index("Edema")] == 1
@@ -159,7 +160,7 @@ def test_what_cannot_be_shown_is_named_with_the_way_out(run, dataset, options, m
         ({"images": 0}, "images 0: at least 1"),
         ({"batch": 0}, "batch 0: at least 1"),
         ({"split": "valid"}, "split 'valid': choose one of train, val, dev, test, all"),
-        ({"findings": ("A", "B", "A")}, "finding 'A': stands twice in --findings"),
+        ({"findings": ("A", "B", "A")}, "finding 'A': is given twice in --findings"),
     ],
 )
 def test_the_options_check_themselves(given, message):

@@ -17,7 +17,7 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import FoldOptions, released_rows, rows_sha256, train_and_validation
 from cxrdali.report import ReportOptions, write_report
 from cxrdali.report.kit.numbers import count, duration, percent, score
-from cxrdali.runs.folder import FINDING_COLUMNS, METRIC_COLUMNS
+from cxrdali.runs.layout import FINDING_COLUMNS, METRIC_COLUMNS
 from cxrdali.runs.settings import sampling_seed
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -27,6 +27,7 @@ from shards.packing.rendition import Size
 from shards.releases.open import open_release
 from shards.synthetic.plan import SyntheticOptions
 from shards.synthetic.release import write_release
+from tests.cxrdali.comparable_runs import write_progress
 from tests.cxrdali.report.pages import AWKWARD, Page, check_numbers
 
 LABELS = "cxr-lt-2023"
@@ -98,6 +99,7 @@ def write_run(folder: Path, dataset: PackedDataset, plan: RunPlan, rename: dict[
             for name, a, p in zip(names, ap, positives, strict=True)
         ]
     pd.DataFrame(metrics, columns=METRIC_COLUMNS).to_csv(folder / "metrics.csv", index=False)
+    write_progress(folder)
     pd.DataFrame(findings, columns=FINDING_COLUMNS).to_csv(folder / "findings.csv", index=False)
     return folder
 

@@ -1,14 +1,16 @@
 """Oversampling: which findings, which images, and where the AP comes from; the paper's lists from the paper's table."""
 
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
 
 from cxrdali.data.sampler import choose, oversampled
 from cxrdali.report import published
 from cxrdali.runs.oversampling import chosen_findings, read_ap
+from cxrdali.runs.reader import Progress
 from shards.errors import UserError
 
 BELOW_10 = {
@@ -56,10 +58,12 @@ def test_ap_of_a_run_is_that_of_its_best_epoch(tmp_path):
     config = {"settings": {"epochs": 3}, "findings": ["Mass"], "dataset": {"id": ""}, "labels": {"name": ""}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     rows = [{"epoch": epoch, "finding": "Mass", "AP": epoch / 10} for epoch in (1, 2, 3)]
-    state = {"epoch": 3, "best_epoch": 2, "metrics": [], "findings": rows}
-    torch.save(state, tmp_path / "last.pt")
+    pd.DataFrame(rows).assign(AUROC=0.5, positives=1, negatives=9).to_csv(tmp_path / "findings.csv", index=False)
+    progress = Progress(3, 3, True, 2, 0.2, "mAP")
+    (tmp_path / "progress.json").write_text(json.dumps(asdict(progress)))
     assert read_ap(tmp_path) == {"Mass": 0.2}
-    torch.save({**state, "epoch": 2}, tmp_path / "last.pt")
+    unfinished = replace(progress, epoch=2, finished=False)
+    (tmp_path / "progress.json").write_text(json.dumps(asdict(unfinished)))
     with pytest.raises(UserError, match="has finished 2 of 3 epochs; finish it first, or oversample from the metrics"):
         read_ap(tmp_path)
 

@@ -8,6 +8,7 @@ from cxrdali.runs.steps import Book, Step
 from shards.errors import UserError
 from shards.storage import files
 from shards.storage.files import only_one, write_bytes
+from tests.heard import heard
 
 
 class World:
@@ -28,7 +29,7 @@ class World:
 
     def run(self):
         self.log.clear()
-        Book(self.root).run(self.steps(), lambda text: None)
+        Book(self.root).run(self.steps())
         return "".join(self.log)
 
 
@@ -78,7 +79,7 @@ def test_a_copy_of_the_folder_is_as_done_as_the_folder(world, tmp_path_factory):
 def test_a_kill_between_a_step_and_its_dependents_is_made_up_for(world):
     (world.root / "a").unlink()
     steps, book = world.steps(), Book(world.root)
-    book.make(steps[0], lambda text: None)  # ... and here it was killed
+    book.make(steps[0])  # ... and here it was killed
     world.log.clear()
     assert world.run() == "bcd"
 
@@ -90,34 +91,20 @@ def test_a_step_that_fails_is_not_done(world):
     steps = world.steps()
     steps[1] = Step("b", ("b",), {"n": 9}, ("a",), fail)
     with pytest.raises(OSError, match="no"):
-        Book(world.root).run(steps, lambda text: None)
+        Book(world.root).run(steps)
     assert not (world.root / "b").exists(), "a result without a record is no result"
     assert world.run() == "bd"
 
 
 def test_a_step_that_makes_nothing_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"x: was to be made and is not there"):
-        Book(tmp_path).run([Step("x", ("x",), {}, (), lambda: None)], lambda text: None)
+        Book(tmp_path).run([Step("x", ("x",), {}, (), lambda: None)])
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", b"[1]"])
 def test_a_damaged_record_is_a_step_not_done(world, damage):
     (world.root / ".steps" / "c.made.json").write_bytes(damage)
     assert world.run() == "c"
-
-
-def test_a_setting_that_an_older_record_does_not_have_is_as_it_was_then(tmp_path):
-    def steps(settings, earlier):
-        made = Step("x", ("x",), settings, (), lambda: (tmp_path / "x").write_text("x"), earlier=earlier)
-        return [made]
-
-    Book(tmp_path).run(steps({"n": 1}, {}), lambda text: None)
-    earlier = {"loss": "bce", "names": (), "gone": 3}
-    assert Book(tmp_path).reason(*steps({"n": 1, "loss": "bce", "names": ()}, earlier)) is None
-    assert (
-        Book(tmp_path).reason(*steps({"n": 1, "loss": "asl", "names": ()}, earlier)) == 'loss changed: "bce" -> "asl"'
-    )
-    assert Book(tmp_path).reason(*steps({"n": 1, "loss": "bce"}, {})) == 'loss changed: null -> "bce"'
 
 
 # ---------------------------------------------------------------- steps that continue what they began in a folder
@@ -143,35 +130,26 @@ class Training:
 
 def _begin(root, **settings):
     with pytest.raises(KeyboardInterrupt):
-        Book(root).run([Training(root, **settings).step()], lambda text: None)
+        Book(root).run([Training(root, **settings).step()])
 
 
 def test_a_training_that_was_stopped_continues_in_its_folder(tmp_path):
     _begin(tmp_path)
     step = Training(tmp_path).step()
     assert Book(tmp_path).reason(step) == "continues"
-    Book(tmp_path).run([step], lambda text: None)
+    Book(tmp_path).run([step])
     assert not (tmp_path / "runs" / "replaced").exists()
     assert Book(tmp_path).reason(step) is None
-
-
-def test_a_training_that_an_older_version_began_continues(tmp_path):
-    _begin(tmp_path)
-    step = Training(tmp_path).step()
-    newer = Step(step.name, step.outputs, {"lr": 1.0, "loss": "bce"}, (), step.do, step.folder, {"loss": "bce"})
-    assert Book(tmp_path).reason(newer) == "continues"
-    other = Step(step.name, step.outputs, {"lr": 1.0, "loss": "asl"}, (), step.do, step.folder, {"loss": "bce"})
-    assert Book(tmp_path).reason(other) == "not done yet"
 
 
 def test_a_training_of_other_settings_is_moved_aside_not_deleted(tmp_path):
     _begin(tmp_path, lr=1.0)
     said = []
-    with pytest.raises(KeyboardInterrupt):  # begins anew
-        Book(tmp_path).run([Training(tmp_path, lr=2.0).step()], said.append)
+    with pytest.raises(KeyboardInterrupt), heard(said):  # begins anew
+        Book(tmp_path).run([Training(tmp_path, lr=2.0).step()])
     assert (tmp_path / "runs" / "replaced" / "m-1" / "one").read_text() == "1.0"
     assert any("moved to" in text and "m-1" in text for text in said)
-    Book(tmp_path).run([Training(tmp_path, lr=2.0).step()], said.append)
+    Book(tmp_path).run([Training(tmp_path, lr=2.0).step()])
     assert (tmp_path / "runs" / "m" / "two").read_text() == "2.0"
     _begin(tmp_path, lr=3.0)
     assert (tmp_path / "runs" / "replaced" / "m-2" / "two").exists()
@@ -179,7 +157,7 @@ def test_a_training_of_other_settings_is_moved_aside_not_deleted(tmp_path):
 
 def test_a_finished_training_that_lost_a_file_begins_anew(tmp_path):
     _begin(tmp_path)
-    Book(tmp_path).run([Training(tmp_path).step()], lambda text: None)
+    Book(tmp_path).run([Training(tmp_path).step()])
     (tmp_path / "runs" / "m" / "two").unlink()
     _begin(tmp_path)  # not continued: what is left of it is of no use
     assert (tmp_path / "runs" / "replaced" / "m-1" / "one").exists()
@@ -189,7 +167,7 @@ def test_a_run_that_was_trained_by_hand_is_taken_as_it_is(tmp_path):
     folder = tmp_path / "runs" / "m"
     folder.mkdir(parents=True)
     (folder / "one").write_text("by hand")
-    Book(tmp_path).run([Training(tmp_path).step()], lambda text: None)
+    Book(tmp_path).run([Training(tmp_path).step()])
     assert (folder / "two").read_text() == "by hand"
 
 
@@ -203,9 +181,9 @@ def test_a_run_by_hand_with_other_settings_is_not_moved_when_the_right_ones_come
         raise UserError("holds a run with another lr")
 
     with pytest.raises(UserError, match="another lr"):
-        Book(tmp_path).run([Step("train m", ("runs/m/two",), {"lr": 9}, (), refuse, "runs/m")], lambda text: None)
+        Book(tmp_path).run([Step("train m", ("runs/m/two",), {"lr": 9}, (), refuse, "runs/m")])
     assert Book(tmp_path).reason(Training(tmp_path).step()) == "takes over the run that is there"
-    Book(tmp_path).run([Training(tmp_path).step()], lambda text: None)
+    Book(tmp_path).run([Training(tmp_path).step()])
     assert (folder / "two").read_text() == "by hand"
 
 
@@ -216,7 +194,7 @@ def test_a_finished_run_by_hand_that_lacks_a_file_is_named_with_a_way_out(tmp_pa
     step = Step("train m", ("runs/m/two",), {}, (), lambda: None, "runs/m")
     for _ in range(2):
         with pytest.raises(UserError, match=r"m/two: was to be made .*; move the folder runs/m away to train it anew"):
-            Book(tmp_path).run([step], lambda text: None)
+            Book(tmp_path).run([step])
     shutil.rmtree(folder)
     assert Book(tmp_path).reason(step) == "not done yet"
 
@@ -227,12 +205,12 @@ def test_what_began_from_a_run_that_is_made_again_does_not_continue(tmp_path):
 
     steps = [Step("a", ("a",), {}, (), first), Training(tmp_path, needs=("a",)).step()]
     with pytest.raises(KeyboardInterrupt):
-        Book(tmp_path).run(steps, lambda text: None)
+        Book(tmp_path).run(steps)
     assert Book(tmp_path).plan(steps) == {"a": None, "train m": "continues"}
     (tmp_path / "a").unlink()
     assert Book(tmp_path).plan(steps) == {"a": "a is missing", "train m": "after a"}
     with pytest.raises(KeyboardInterrupt):
-        Book(tmp_path).run(steps, lambda text: None)
+        Book(tmp_path).run(steps)
     assert (tmp_path / "runs" / "replaced" / "m-1" / "one").exists()
 
 
@@ -250,7 +228,7 @@ def test_a_folder_that_somebody_trains_into_stays_where_it_is(tmp_path):
         only_one(tmp_path / "runs" / "m" / ".lock", "training into it"),
         pytest.raises(UserError, match=r"runs/m: another process is training into it"),
     ):
-        Book(tmp_path).run([Training(tmp_path, lr=2.0).step()], lambda text: None)
+        Book(tmp_path).run([Training(tmp_path, lr=2.0).step()])
     assert (tmp_path / "runs" / "m" / "one").read_text() == "1.0"
 
 
@@ -290,7 +268,7 @@ def test_a_kill_at_any_rename_is_made_up_for(tmp_path, monkeypatch, when, change
         root, log, left = tmp_path / str(moment), [], moment
         root.mkdir()
         if change:
-            Book(root).run(flow(root, log, lr=1), lambda text: None)
+            Book(root).run(flow(root, log, lr=1))
             (root / change).unlink()
 
         def publish(aside, final):
@@ -306,16 +284,16 @@ def test_a_kill_at_any_rename_is_made_up_for(tmp_path, monkeypatch, when, change
         monkeypatch.setattr(files, "publish", publish)
         steps = flow(root, log, lr=2)
         try:
-            Book(root).run(steps, lambda text: None)
+            Book(root).run(steps)
         except Killed:
             log.clear()
             left = -1
             # what a plan foretells is what is done
             foretold = [name for name, reason in Book(root).plan(steps).items() if reason]
-            assert Book(root).run(steps, lambda text: None) == len(foretold)
+            assert Book(root).run(steps) == len(foretold)
         monkeypatch.setattr(files, "publish", whole)
         assert (root / "c").read_text() == "c two 2a"
-        assert Book(root).run(steps, lambda text: None) == 0
+        assert Book(root).run(steps) == 0
         assert not [path for path in root.rglob("*.part") if path.parent.name != "m"], "a trainer clears its own folder"
         if left > 0:
             break

@@ -22,9 +22,10 @@ from cxrdali.report.study.folder import read_study
 from cxrdali.report.study.scores import scores_of
 from cxrdali.report.training.page import STUDY_SECTIONS, section_html
 from cxrdali.report.training.sources import read_sources
-from cxrdali.runs import folder as runs
+from cxrdali.runs import layout as runs
 from cxrdali.runs import recipes
 from cxrdali.runs.layout import RECORD
+from cxrdali.runs.reader import read_config
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runs.steps import Book
 from cxrdali.studies.flow import Ground
@@ -173,7 +174,7 @@ def test_the_retrained_classifier_has_its_start_s_backbone_and_a_head_of_its_own
     start, own = (load_file(done / "runs" / name / runs.BEST) for name in (MAIN, "ld-crt"))
     differing = [key for key in start if not start[key].equal(own[key])]
     assert differing and all(key.startswith("head.fc") for key in differing)
-    assert runs.read_config(done / "runs" / "ld-crt")["recipe"]["starts_from"] == MAIN
+    assert read_config(done / "runs" / "ld-crt")["recipe"]["starts_from"] == MAIN
 
 
 def probabilities(done, name, split):
@@ -256,7 +257,7 @@ def test_comparisons_are_of_the_models_by_role(done):
         ("weights.json", ["ensemble weighted val", "evaluate ensemble+weighted dev"], "ensemble val"),
         ("thresholds/ld-asl.json", ["evaluate ld-asl dev", "report"], "evaluate ld-asl val"),
         ("comparisons/losses.json", ["compare losses", "report"], "compare backbones"),
-        ("runs/ld-byobnet/last.pt", ["train ld-crt", f"predict {MAIN}+hflip dev", "report"], "compare losses"),
+        ("runs/ld-byobnet/progress.json", ["train ld-crt", f"predict {MAIN}+hflip dev", "report"], "compare losses"),
     ],
 )  # fmt: skip
 def test_a_missing_file_outdates_what_depends_on_it(done, dataset, known, file, some, untouched):
@@ -414,7 +415,7 @@ def change(path, act):
 def test_scores_on_the_page_are_those_of_the_evaluations(done, page):
     table = page.table("Losses, test split")
     assert list(table.index) == ["ld-bce", "ld-asl", "ld-ldam-drw"]
-    config = runs.read_config(done / "runs" / "ld-bce")
+    config = read_config(done / "runs" / "ld-bce")
     shares = np.array(config["train_positives"]) / config["selection"]["train_images"]
     for name in table.index:
         part = scored(done, name, "test")

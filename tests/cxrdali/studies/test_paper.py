@@ -10,9 +10,9 @@ import pytest
 
 from cxrdali.postprocess.submission import template_of
 from cxrdali.predictions import read
-from cxrdali.runs import folder as runs
+from cxrdali.runs import layout as runs
 from cxrdali.runs import recipes
-from cxrdali.runs.settings import LATER
+from cxrdali.runs.reader import read_config
 from cxrdali.runs.steps import Book
 from cxrdali.studies.estimate import Rate, epoch_images, predicting_hours, training_hours
 from cxrdali.studies.stage_training import PaperOptions, make_plan
@@ -93,13 +93,13 @@ def test_everything_that_is_promised_is_there(done):
 
 def test_the_models_start_from_each_other_as_the_recipes_say(done):
     for name, start in (("model2", "model0"), ("model3", "model0"), ("model7", "model3")):
-        config = runs.read_config(done / "runs" / name)
+        config = read_config(done / "runs" / name)
         assert config["recipe"]["starts_from"] == start
         assert config["init_sha256"] == _sha256(done / "runs" / start / runs.BEST)
-    assert runs.read_config(done / "runs" / "model0")["init_sha256"] is None
-    doubled = runs.read_config(done / "runs" / "model3")["oversampling"]
+    assert read_config(done / "runs" / "model0")["init_sha256"] is None
+    doubled = read_config(done / "runs" / "model3")["oversampling"]
     assert doubled["images_doubled"] > 0
-    assert runs.read_config(done / "runs" / "model2")["oversampling"] is None
+    assert read_config(done / "runs" / "model2")["oversampling"] is None
 
 
 def _sha256(path):
@@ -150,7 +150,7 @@ def test_the_final_predictions_are_the_mean_of_four_with_lateral_images_after_th
         ),
         ("evaluations/model0.val.csv", ["evaluate model0 val", "report"], "predict model0 val"),
         ("runs/model7/best.safetensors", ["train model7", "predict model7 dev", "ensemble val"], "train model3"),
-        ("runs/model0/last.pt", ["train model0", "train model2", "train model7", "views"], None),
+        ("runs/model0/progress.json", ["train model0", "train model2", "train model7", "views"], None),
     ],
 )
 def test_a_missing_file_outdates_what_depends_on_it(done, dataset, known, file, some, untouched):
@@ -187,22 +187,14 @@ def test_a_changed_setting_outdates_what_depends_on_it(done, dataset, known, cha
         assert "train model0" not in found
 
 
-def test_records_from_before_a_setting_was_there_are_as_good_as_new(done, dataset, known, tmp_path):
-    """Days of training are not begun anew because this version has more settings."""
-    copy = shutil.copytree(done, tmp_path / "older")
-    for path in (copy / ".steps").glob("train-*.made.json"):
-        record = json.loads(path.read_bytes())
-        was = len(record["settings"])
-        record["settings"] = {name: value for name, value in record["settings"].items() if name not in LATER}
-        assert len(record["settings"]) < was
-        # oversampling came later too, and where it was on, its settings are there
-        record["settings"] |= {
-            name: value for name, value in json.loads(path.read_bytes())["settings"].items() if "oversample" in name
-        }
-        path.write_text(json.dumps(record))
+def test_states_to_continue_from_may_be_deleted_when_training_is_done(done, dataset, known, tmp_path):
+    """They are three quarters of the bytes."""
+    copy = shutil.copytree(done, tmp_path / "smaller")
+    states = [*copy.glob("runs/*/last.pt")]
+    assert len(states) >= 4
+    for path in states:
+        path.unlink()
     assert outdated(copy, dataset, known) == {}
-    found = outdated(copy, dataset, known, replace(OPTIONS, overrides={"model7": {"loss": "focal"}}))
-    assert found["train model7"] == "focal_alpha changed: null -> -1.0"
 
 
 def test_the_label_release_is_part_of_every_step(done, dataset, known):
@@ -319,7 +311,7 @@ def test_without_its_records_the_runs_are_taken_over_as_they_are(done, dataset, 
 def test_epoch_and_hours_are_arithmetic(done, dataset, known):
     plan = plan_of(done, dataset, known)
     assert epoch_images(plan, "model2") == (len(plan.train_rows), True)
-    doubled = runs.read_config(done / "runs" / "model3")["oversampling"]
+    doubled = read_config(done / "runs" / "model3")["oversampling"]
     assert epoch_images(plan, "model3") == (doubled["epoch_images"], True)
     rate = Rate(trained=100.0, predicted=200.0)
     assert training_hours(rate, images=36_000, validated=7_200, epochs=10) == pytest.approx(10 * (360 + 36) / 3600)
@@ -332,7 +324,7 @@ def test_epoch_and_hours_are_arithmetic(done, dataset, known):
 
 def test_a_smaller_plan_s_report_leaves_out_what_a_larger_one_made(done, dataset, known):
     from cxrdali.report.training.folder import read_paper
-    from cxrdali.runs.reader import run_folders
+    from cxrdali.runs.listing import run_folders
 
     whole = (done / "paper.json").read_bytes()
     assert ("ensemble-views", "test") in read_paper(done).evaluations

@@ -5,6 +5,7 @@ torch's own error is raised by a forward pass of too many images: there is no GP
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,12 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cxrdali.models.classifier import ModelOptions, create
 from cxrdali.models.losses import LOSSES, Loss, resolved
-from cxrdali.predict.predict import predict
-from cxrdali.runs import folder as runs
+from cxrdali.predict.predict import PredictOptions, predict
+from cxrdali.runs.folder import load_last
+from cxrdali.runs.reader import Run
 from cxrdali.runtime.device import Hardware
-from cxrdali.train import microbatch, trainer
-from cxrdali.train.microbatch import divisors, largest_micro_batch
+from cxrdali.train import microbatch
+from cxrdali.train.hooks import Hooks
+from cxrdali.train.microbatch import BatchShape, divisors, largest_micro_batch
 from cxrdali.train.step import Step, adamw, grad_scaler
+from cxrdali.train.stopping import Stopped
+from cxrdali.train.trainer import train
 from shards.errors import UserError
 from tests.cxrdali.train.test_trainer import quietly, settings
 from tests.heard import heard
@@ -50,7 +55,7 @@ def loss_of(name: str = "bce") -> Loss:
 
 
 def search(model, batch=24, **options):
-    return largest_micro_batch(model, loss_of(), CPU, batch, PIXELS, FINDINGS, **options)
+    return largest_micro_batch(model, loss_of(), CPU, BatchShape(batch, PIXELS, FINDINGS), **options)
 
 
 def test_divisors_come_from_the_largest():
@@ -113,13 +118,14 @@ def test_nothing_is_left_of_the_search(training):
 def test_a_run_trains_the_same_after_a_search(dataset, tmp_path, monkeypatch):
     """Dropout, order and weights go on as if nobody had searched."""
 
-    def searched(self, continues):
-        return largest_micro_batch(self.model, self.loss, self.hardware, 8, 48, len(self.labels.findings)), None
+    def searched(trial, stored):
+        assert trial.shape == BatchShape(8, 48, FINDINGS)
+        return largest_micro_batch(trial.model, trial.loss, trial.hardware, trial.shape), None
 
     quietly(settings(epochs=1), dataset, tmp_path / "without")
-    monkeypatch.setattr(trainer._Trainer, "_micro_batch", searched)
+    monkeypatch.setattr(microbatch, "resolve", searched)
     quietly(settings(epochs=1, micro_batch="auto"), dataset, tmp_path / "with")
-    one, two = (runs.load_last(tmp_path / name) for name in ("without", "with"))
+    one, two = (load_last(tmp_path / name) for name in ("without", "with"))
     assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
     assert torch.equal(one["rng"], two["rng"])
     assert one["metrics"][0]["train_loss"] == two["metrics"][0]["train_loss"]
@@ -130,51 +136,35 @@ def test_a_run_trains_the_same_after_a_search(dataset, tmp_path, monkeypatch):
 
 def test_auto_is_the_whole_batch_on_the_cpu(dataset, tmp_path):
     quietly(settings(epochs=1, micro_batch="auto"), dataset, tmp_path / "run")
-    stored = runs.read_config(tmp_path / "run")
-    assert stored["settings"]["micro_batch"] == 8
+    assert Run.open(tmp_path / "run").settings.micro_batch == 8
     assert quietly(settings(epochs=1, micro_batch="auto"), dataset, tmp_path / "run").already_finished
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     """The trainer's view of a GPU with room for two images of a batch of 8; what it was asked is returned."""
-    asked, real = [], trainer._Trainer._micro_batch
+    asked, real = [], microbatch.resolve
 
-    def found(model, loss, hardware, batch, pixels, findings, keeps_gradients):
+    def found(model, loss, hardware, shape, keeps_gradients):
         assert not keeps_gradients  # one process
-        asked.append((batch, pixels, findings))
+        asked.append((shape.images, shape.size, shape.num_findings))
         return 2
 
-    def on_gpu(self, continues):
-        hardware, self.hardware = self.hardware, Hardware("cuda:0", "fp32")
-        try:
-            return real(self, continues)
-        finally:
-            self.hardware = hardware
+    def on_gpu(trial, stored):
+        return real(replace(trial, hardware=Hardware("cuda:0", "fp32")), stored)
 
-    monkeypatch.setattr(trainer, "largest_micro_batch", found)
-    monkeypatch.setattr(trainer._Trainer, "_micro_batch", on_gpu)
+    monkeypatch.setattr(microbatch, "largest_micro_batch", found)
+    monkeypatch.setattr(microbatch, "resolve", on_gpu)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "RTX 3090")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**34, 24 * 2**30))
     return asked
 
 
 def test_a_run_remembers_what_was_found(dataset, tmp_path, gpu, monkeypatch):
-    from cxrdali.train.stopping import Stopped
-    from cxrdali.train.trainer import train
-
-    out, said = tmp_path / "run", []
-
-    def stopping(self):
-        if self.state["epoch"] == 1:
-            self.stop_signal = 15
-            self._commit()
-            raise Stopped(15)
-
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(trainer._Trainer, "_stop_if_asked", stopping)
-        with heard(said):
-            train(settings(micro_batch="auto"), dataset, out)
+    out, said, epochs = tmp_path / "run", [], []
+    stopping = Hooks(on_epoch=epochs.append, should_stop=lambda: 15 if len(epochs) == 1 else None)
+    with pytest.raises(Stopped), heard(said):
+        train(settings(micro_batch="auto"), dataset, out, hooks=stopping)
     assert "micro-batch 2 of 8: the largest part of the batch that fits, RTX 3090, 24 GiB" in said
     assert len(gpu) == 1 and gpu[0][:2] == (8, 48)
     config = json.loads((out / "config.json").read_text())
@@ -182,10 +172,8 @@ def test_a_run_remembers_what_was_found(dataset, tmp_path, gpu, monkeypatch):
     assert config["micro_batch"]["for"]["gpu"] == "RTX 3090"
 
     said.clear()
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(trainer._Trainer, "_stop_if_asked", stopping)
-        with heard(said):
-            train(settings(micro_batch="auto"), dataset, out)
+    with pytest.raises(Stopped), heard(said):
+        train(settings(micro_batch="auto"), dataset, out, hooks=stopping)
     assert "micro-batch 2 of 8: found when the run began, RTX 3090, 24 GiB" in said
     assert len(gpu) == 1
 
@@ -201,7 +189,7 @@ def test_predicting_takes_as_many_at_a_time_as_training_did(dataset, tmp_path, m
     asked, real = [], predicting.LoaderOptions
     monkeypatch.setattr(predicting, "LoaderOptions", lambda *a: (asked.append(a[1]), real(*a))[1])
     for batch in (None, 6):
-        predict(tmp_path / "run", dataset, "val", batch=batch, device="cpu")
+        predict(tmp_path / "run", dataset, "val", PredictOptions(batch=batch, device="cpu"))
     assert asked == [4, 6]
 
 
@@ -279,21 +267,24 @@ def test_no_step_waits_for_the_gpu(name, precision):
     assert waiting.found == [] and float(mean) > 0
 
 
-def test_a_trainer_s_steps_read_no_number(dataset, tmp_path, monkeypatch):
+def test_a_trainer_s_steps_read_no_number(dataset, tmp_path):
     """The whole loop, its progress bar and its schedule: one look at the loss at the end of an epoch of 7 steps."""
-    counts, real = [], trainer._Trainer._train_epoch
+    moments = []
 
-    def watched(self, epoch):
-        with Waiting() as waiting:
-            loss = real(self, epoch)
-        counts.append((self.state["steps"], waiting.found))
-        return loss
+    def note(what):
+        moments.append((what, list(waiting.found)))
+        waiting.found.clear()
 
-    monkeypatch.setattr(trainer._Trainer, "_train_epoch", watched)
-    trainer.train(settings(epochs=2, micro_batch=4), dataset, tmp_path / "run")
-    assert len(counts) == 2
-    for steps, found in counts:
-        assert steps >= 4 and found == ["aten::_local_scalar_dense"]
+    hooks = Hooks(lambda step: note("step"), lambda row: note("epoch"), lambda: note("asked"))
+    with Waiting() as waiting:
+        train(settings(epochs=2, micro_batch=4), dataset, tmp_path / "run", hooks=hooks)
+    ends = [place for place, (what, _) in enumerate(moments, 1) if what == "epoch"]
+    assert len(ends) == 2
+    for begin, end in ((0, ends[0]), (ends[0], ends[1])):
+        steps, (validation, *_) = moments[begin : begin + 14], moments[begin + 14 : end]
+        assert [what for what, _ in steps] == ["step", "asked"] * 7
+        assert [found for _, found in steps[begin == 0 :]] == [[]] * (14 - (begin == 0))  # the set-up may read
+        assert validation == ("asked", ["aten::_local_scalar_dense"])
 
 
 def test_the_search_needs_no_scaler_or_optimizer_of_the_run(monkeypatch):

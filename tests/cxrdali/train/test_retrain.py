@@ -15,19 +15,24 @@ from cxrdali import predictions
 from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Loader
 from cxrdali.data.sampler import Sampler
+from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import targets
 from cxrdali.models.classifier import ModelOptions, create
 from cxrdali.models.losses import LOSSES
 from cxrdali.models.weights import load_initial
-from cxrdali.predict.predict import predict
-from cxrdali.runs import folder as runs
+from cxrdali.predict.predict import PredictOptions, predict
+from cxrdali.runs import layout as runs
+from cxrdali.runs.folder import load_last
+from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings, sampling_seed
+from cxrdali.train import build
 from cxrdali.train import trainer as training
 from cxrdali.train.features import CachedLoader
 from cxrdali.train.retrain import settings_of
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
 from shards.errors import UserError
+from tests.cxrdali.train.test_trainer import stopped_at
 from tests.heard import heard
 
 ARCH = "test_efficientnet"
@@ -100,7 +105,7 @@ def test_class_counts_are_those_before_resampling(dataset, tmp_path):
     quietly(settings(oversample=("Mass",), epochs=1), dataset, tmp_path / "doubled")
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("drawn", "doubled")]
     labels = dataset.labels()
-    train_rows, _ = training.train_and_validation(dataset, labels, settings().fold_options())
+    train_rows, _ = train_and_validation(dataset, labels, settings().fold_options())
     expected = (labels.values[train_rows] == 1).sum(axis=0).tolist()
     assert configs[0]["train_positives"] == configs[1]["train_positives"] == expected
 
@@ -117,7 +122,7 @@ def test_the_margin_s_scale_is_the_model_s(finished, dataset):
     images = torch.randint(0, 256, (3, 1, 48, 48), dtype=torch.uint8)
     with torch.inference_mode():
         torch.testing.assert_close(scaled(images), 30 * bare(images))
-    table = predict(out, dataset, "val", device="cpu")
+    table = predict(out, dataset, "val", PredictOptions(device="cpu"))
     stored = predictions.read(out / runs.VAL_PREDICTIONS)
     np.testing.assert_allclose(table.values, stored.values, rtol=1e-4, atol=1e-4)
 
@@ -128,7 +133,7 @@ def test_a_run_that_starts_from_another_scale_keeps_its_logits(finished):
     findings = tuple(json.loads((out / "config.json").read_text())["findings"])
     for path, state in (
         (out / runs.BEST, load_file(out / runs.BEST)),
-        (out / runs.LAST, runs.load_last(out)["model"]),
+        (out / runs.LAST, load_last(out)["model"]),
     ):
         made = create(ModelOptions(ARCH, 48, pretrained=False, logit_scale=30.0), 5).eval()
         made.backbone.load_state_dict(state)
@@ -174,41 +179,37 @@ def test_bad_settings_are_named(change, message):
         settings(**change)
 
 
-def test_a_killed_run_continues_across_the_switch_to_the_same_weights(finished, dataset, tmp_path, monkeypatch):
+def test_a_killed_run_continues_across_the_switch_to_the_same_weights(finished, dataset, tmp_path):
     out, _ = finished
-    whole, calls = training._Trainer._stop_if_asked, [0]
-
-    def stop_if_asked(trainer):
-        calls[0] += 1
-        trainer.stop_signal = 15 if calls[0] in (4, 9) else trainer.stop_signal
-        whole(trainer)
-
-    monkeypatch.setattr(training._Trainer, "_stop_if_asked", stop_if_asked)
-    same = settings(loss="ldam-drw", drw_epoch=1, lr=1e-4, **PLAIN)
+    same, hooks = settings(loss="ldam-drw", drw_epoch=1, lr=1e-4, **PLAIN), stopped_at(4, 9)
     for _ in range(2):
         with pytest.raises(Stopped):
-            quietly(same, dataset, tmp_path / "run")
-    quietly(same, dataset, tmp_path / "run")
+            quietly(same, dataset, tmp_path / "run", hooks=hooks)
+    quietly(same, dataset, tmp_path / "run", hooks=hooks)
     left, right = load_file(out / runs.BEST), load_file(tmp_path / "run" / runs.BEST)
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
+def scored_as(monkeypatch, *values):
+    """Every epoch has another mAP than its logits."""
+    given, scored = iter(values), training.score
+
+    def score(*arguments):
+        return dataclasses.replace(scored(*arguments), ap=np.full(5, next(given)))
+
+    monkeypatch.setattr(training, "score", score)
+
+
 def test_a_run_ends_early_and_counts_as_finished(dataset, tmp_path, monkeypatch):
-    values = iter([0.5, 0.6, 0.4, 0.6, 0.7])
-    scored = training._Trainer._score
-
-    def score(trainer, logits):
-        loss, found = scored(trainer, logits)
-        return loss, dataclasses.replace(found, ap=np.full(5, next(values)))
-
-    monkeypatch.setattr(training._Trainer, "_score", score)
+    scored_as(monkeypatch, 0.5, 0.6, 0.4, 0.6, 0.7)
     said, patient = [], settings(epochs=5, patience=2)
     with heard(said):
         summary = quietly(patient, dataset, tmp_path / "run")
     assert (summary.epochs, summary.best_epoch) == (4, 2)
     assert said[-1] == "ended after epoch 4: none better in 2 epochs"
     assert quietly(patient, dataset, tmp_path / "run").already_finished
-    assert runs.finished(tmp_path / "run", "")[1]["epoch"] == 4
+    progress = Run.open(tmp_path / "run").progress
+    assert progress.finished and (progress.epoch, progress.epochs, progress.best_epoch) == (4, 5, 2)
 
 
 @pytest.mark.parametrize(("drw_epoch", "epochs"), [(3, 5), (1, 4)])
@@ -216,13 +217,7 @@ def test_epochs_before_re_weighting_do_not_count_against_the_patience(
     dataset, tmp_path, monkeypatch, drw_epoch, epochs
 ):
     """The best epoch is the second: without re-weighting, or with it from then on, the run ends after the fourth."""
-    values, scored = iter([0.5, 0.6, 0.4, 0.6, 0.4]), training._Trainer._score
-
-    def score(trainer, logits):
-        loss, found = scored(trainer, logits)
-        return loss, dataclasses.replace(found, ap=np.full(5, next(values)))
-
-    monkeypatch.setattr(training._Trainer, "_score", score)
+    scored_as(monkeypatch, 0.5, 0.6, 0.4, 0.6, 0.4)
     said = []
     patient = settings(epochs=6, patience=2, loss="drw", drw_epoch=drw_epoch, limit_batches=1)
     with heard(said):
@@ -259,8 +254,8 @@ def test_settings_decide_the_augmentation_and_the_model_s_form(dataset, tmp_path
             seen.append(options.get("augment", "validation"))
             super().__init__(*arguments, **options)
 
-    made = training.create
-    monkeypatch.setattr(training, "create", lambda options, findings: seen.append(options) or made(options, findings))
+    made = build.create
+    monkeypatch.setattr(build, "create", lambda options, findings: seen.append(options) or made(options, findings))
     changes = {"flips": flips, "cutout": cutout, "channels_last": False, "checkpointing": True, "loss": "ldam"}
     asked = settings(**changes, ldam_scale=7.0, epochs=1, limit_batches=1)
     quietly(asked, dataset, tmp_path / "run", loader=Watched)
@@ -279,64 +274,10 @@ def test_a_progressive_run_ends_balanced(dataset, tmp_path):
     asked = settings(sampler="progressive", epochs=3, limit_batches=1, seed=2)
     quietly(asked, dataset, tmp_path / "run", loader=Watched)
     labels = dataset.labels()
-    rows, _ = training.train_and_validation(dataset, labels, asked.fold_options())
+    rows, _ = train_and_validation(dataset, labels, asked.fold_options())
     wanted = Sampler.make("progressive", rows, targets(labels, "negative"), sampling_seed(2, 1), 3)
     assert seen[1] is None and seen[0].chances(2) == pytest.approx(wanted.balanced)
     assert all(np.array_equal(seen[0](epoch), wanted(epoch)) for epoch in range(3))
-
-
-def _as_before(out):
-    """Take out of a run what came with losses: its settings, and what its state and its metrics know of them."""
-    config = json.loads((out / "config.json").read_text())
-    later = (  # named here: a name that LATER forgot is to be found
-        "loss", "pos_weight", "focal_gamma", "focal_alpha", "cb_beta", "asl_gamma_neg", "asl_gamma_pos", "asl_clip",
-        "ldam_margin", "ldam_scale", "drw_epoch", "sampler", "flips", "min_lr", "patience", "channels_last",
-        "checkpointing", "frozen", "new_head", "cache_features",
-    )  # fmt: skip
-    for name in later:
-        del config["settings"][name]
-    del config["train_positives"]
-    (out / "config.json").write_text(json.dumps(config))
-    state = torch.load(out / "last.pt", weights_only=True)
-    del state["logit_scale"]
-    for row in state["metrics"]:
-        del row["reweighted"]
-    torch.save(state, out / "last.pt")
-    lines = [line.rpartition(",")[0] for line in (out / "metrics.csv").read_text().splitlines()]
-    (out / "metrics.csv").write_text("\n".join([*lines, ""]))
-
-
-def test_a_finished_run_from_before_there_were_losses_stays_as_it_is(dataset, tmp_path):
-    """`cxrdali paper` knows its results by their bytes, and would train again what had changed."""
-    out = tmp_path / "run"
-    quietly(settings(epochs=1), dataset, out)
-    _as_before(out)
-    names = (runs.METRICS, runs.FINDINGS, runs.CONFIG, runs.LAST, runs.BEST)
-    before = {name: (out / name).read_bytes() for name in names}
-    assert before[runs.METRICS].splitlines()[0].endswith(b"val_seconds")
-    runs.best_weights(out, runs.load_last(out))
-    assert quietly(settings(epochs=1), dataset, out).already_finished
-    assert {name: (out / name).read_bytes() for name in names} == before
-
-
-def test_a_run_from_before_there_were_losses_continues(dataset, tmp_path, monkeypatch):
-    out, whole, calls = tmp_path / "run", training._Trainer._stop_if_asked, [0]
-
-    def stop_if_asked(trainer):
-        calls[0] += 1
-        trainer.stop_signal = 15 if calls[0] == 12 else trainer.stop_signal
-        whole(trainer)
-
-    monkeypatch.setattr(training._Trainer, "_stop_if_asked", stop_if_asked)
-    with pytest.raises(Stopped):
-        quietly(settings(), dataset, out)
-    _as_before(out)
-    with pytest.raises(UserError, match="holds a run with another loss: 'bce' there, 'focal' now"):
-        quietly(settings(loss="focal"), dataset, out)
-    quietly(settings(), dataset, out)
-    assert [row["reweighted"] for row in rows_of(out / "metrics.csv")] == ["", "0"]
-    assert quietly(settings(), dataset, out).already_finished
-    assert crt(out, dataset).loss == "bce"
 
 
 # ---------------------------------------------------------------- cRT
@@ -384,29 +325,22 @@ def test_cached_features_train_what_the_backbone_would(finished, dataset, tmp_pa
         torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=1e-4)
     tables = [predictions.read(tmp_path / name / runs.VAL_PREDICTIONS).values for name in ("cached", "through")]
     np.testing.assert_allclose(*tables, rtol=1e-3, atol=1e-4)
-    seen = predict(tmp_path / "cached", dataset, "val", device="cpu")
+    seen = predict(tmp_path / "cached", dataset, "val", PredictOptions(device="cpu"))
     np.testing.assert_allclose(seen.values, tables[0], rtol=1e-3, atol=1e-4)
 
 
-def test_a_killed_run_continues_with_the_features_of_its_own_backbone(finished, dataset, tmp_path, monkeypatch):
+def test_a_killed_run_continues_with_the_features_of_its_own_backbone(finished, dataset, tmp_path):
     out, _ = finished
     same = crt(out, dataset, lr=1e-2)
     quietly(same, dataset, tmp_path / "whole")
-    whole, calls = training._Trainer._stop_if_asked, [0]
-
-    def stop_if_asked(trainer):
-        calls[0] += 1
-        trainer.stop_signal = 15 if calls[0] in (3, 8) else trainer.stop_signal
-        whole(trainer)
-
-    monkeypatch.setattr(training._Trainer, "_stop_if_asked", stop_if_asked)
+    hooks = stopped_at(3, 8)
     for position in (24, 56):  # after the third of seven steps, then in the validation that follows them
         with pytest.raises(Stopped):
-            quietly(same, dataset, tmp_path / "killed")
-        state = runs.load_last(tmp_path / "killed")
+            quietly(same, dataset, tmp_path / "killed", hooks=hooks)
+        state = load_last(tmp_path / "killed")
         assert (state["epoch"], state["position"]) == (0, position)
-    quietly(same, dataset, tmp_path / "killed")
-    left, right = (runs.load_last(tmp_path / name)["model"] for name in ("whole", "killed"))
+    quietly(same, dataset, tmp_path / "killed", hooks=hooks)
+    left, right = (load_last(tmp_path / name)["model"] for name in ("whole", "killed"))
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
@@ -435,8 +369,8 @@ def test_the_draws_are_balanced(finished, dataset, tmp_path, monkeypatch):
     out, _ = finished
     quietly(crt(out, dataset, epochs=20), dataset, tmp_path / "crt")
     labels, place = dataset.labels(), dataset.labels().findings.index("Mass")
-    train_rows, _ = training.train_and_validation(dataset, labels, settings().fold_options())
-    sampler = training.Sampler.make("class-balanced", train_rows, (labels.values == 1).astype(np.float32), 0, 1)
+    train_rows, _ = train_and_validation(dataset, labels, settings().fold_options())
+    sampler = Sampler.make("class-balanced", train_rows, (labels.values == 1).astype(np.float32), 0, 1)
     expected = sampler.balanced[labels.values[train_rows, place] == 1].sum()
     assert (labels.values[seen, place] == 1).mean() == pytest.approx(expected, abs=0.05)
     natural = (labels.values[train_rows, place] == 1).mean()
@@ -517,7 +451,7 @@ def test_features_that_are_no_vector_are_not_kept(dataset, tmp_path):
     ):
         quietly(crt(run, dataset, epochs=1), dataset, out)
     quietly(crt(run, dataset, epochs=1, cache_features=False), dataset, out)  # the same folder: nothing was begun
-    assert runs.finished(out, "")
+    assert Run.open(out).progress.finished
 
 
 def test_a_run_without_a_backbone_has_nothing_to_freeze(dataset, tmp_path):
@@ -535,7 +469,7 @@ def test_runs_that_cannot_be_retrained_are_named(finished, dataset, tmp_path):
     (half / "config.json").write_bytes((out / "config.json").read_bytes())
     with pytest.raises(UserError, match="this run has finished 0 of 2 epochs; finish it first"):
         crt(half, dataset)
-    (half / "last.pt").write_bytes((out / "last.pt").read_bytes())
+    (half / "progress.json").write_bytes((out / "progress.json").read_bytes())
     with pytest.raises(UserError, match=r"best.safetensors: holds epoch None"):
         crt(half, dataset)
     config = json.loads((out / "config.json").read_text())

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -19,13 +20,16 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.models.classifier import Classifier, ModelOptions, create
-from cxrdali.models.losses import bce_sum, known_targets
+from cxrdali.models.losses import Loss, bce_sum, known_targets
 from cxrdali.models.weights import load_initial
-from cxrdali.predict.predict import predict
-from cxrdali.runs import folder as runs
+from cxrdali.predict.predict import PredictOptions, predict
+from cxrdali.runs import folder, layout
+from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import STAGES, TrainSettings
 from cxrdali.train import build
 from cxrdali.train import trainer as training
+from cxrdali.train.hooks import Hooks
+from cxrdali.train.state import State
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
 from shards.errors import UserError
@@ -49,7 +53,7 @@ def rows_of(path):
 
 
 def same_weights(one, two):
-    left, right = load_file(one / runs.BEST), load_file(two / runs.BEST)
+    left, right = load_file(one / layout.BEST), load_file(two / layout.BEST)
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
@@ -113,18 +117,16 @@ def test_every_epoch_s_metrics_are_those_of_its_predictions(unbroken, dataset):
 
 def test_the_best_weights_are_those_that_predicted(unbroken, dataset):
     out, _ = unbroken
-    table = predict(out, dataset, "val", device="cpu")
+    table = predict(out, dataset, "val", PredictOptions(device="cpu"))
     np.testing.assert_allclose(
         table.values, predictions.read(out / "val_predictions.parquet").values, rtol=1e-4, atol=1e-5
     )
-    with safe_open(out / runs.BEST, framework="pt") as file:
+    with safe_open(out / layout.BEST, framework="pt") as file:
         assert file.metadata()["findings"].split("\n") == list(FINDINGS)
-        assert set(file.keys()) == set(training.create(_model_options(), len(FINDINGS)).backbone.state_dict())
+        assert set(file.keys()) == set(create(_model_options(), len(FINDINGS)).backbone.state_dict())
 
 
 def _model_options():
-    from cxrdali.models.classifier import ModelOptions
-
     return ModelOptions(ARCH, 48, pretrained=False)
 
 
@@ -199,29 +201,18 @@ def test_a_run_that_could_not_begin_does_not_stand_in_the_way(dataset, tmp_path)
     assert quietly(settings(epochs=1), dataset, tmp_path / "run").epochs == 1
 
 
-class Interruption:
-    """Asks a trainer to stop at the n-th opportunity, counted over training and validation."""
-
-    def __init__(self, monkeypatch, at):
-        self.left, original = at, training._Trainer._stop_if_asked
-
-        def stop_if_asked(trainer):
-            self.left -= 1
-            if self.left == 0:
-                trainer.stop_signal = 15
-            original(trainer)
-
-        monkeypatch.setattr(training._Trainer, "_stop_if_asked", stop_if_asked)
+def stopped_at(*moments):
+    """Hooks that ask a run to stop at these moments, from 1: each is after a step or a validation batch."""
+    asked = itertools.count(1)
+    return Hooks(should_stop=lambda: 15 if next(asked) in moments else None)
 
 
 @pytest.mark.parametrize("at", [1, 4, 7, 8, 9, 12, 26])
-def test_a_run_stopped_anywhere_continues_to_the_same_weights(unbroken, dataset, tmp_path, monkeypatch, at):
+def test_a_run_stopped_anywhere_continues_to_the_same_weights(unbroken, dataset, tmp_path, at):
     """7 steps and 2 validation batches an epoch: within the first epoch, at its last step, in validation, later."""
     out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        Interruption(patch, at)
-        with pytest.raises(Stopped, match="SIGTERM; saved, the same command continues"):
-            quietly(settings(), dataset, out)
+    with pytest.raises(Stopped, match="SIGTERM; saved, the same command continues"):
+        quietly(settings(), dataset, out, hooks=stopped_at(at))
     quietly(settings(threads=1), dataset, out)  # threads may differ
     assert same_weights(out, unbroken[0])
     for name in ("metrics.csv", "findings.csv"):
@@ -234,24 +225,25 @@ def test_a_run_stopped_anywhere_continues_to_the_same_weights(unbroken, dataset,
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(unbroken, dataset, tmp_path):
-    """last.pt is committed, the best weights still have their .new names."""
+    """last.pt is committed, everything else still has its .new name, and the tables are those of before."""
     out = tmp_path / "run"
     shutil.copytree(unbroken[0], out)
-    state = runs.load_last(out)
-    with safe_open(out / runs.BEST, framework="pt") as file:
+    state = folder.load_last(out)
+    with safe_open(out / layout.BEST, framework="pt") as file:
         assert int(file.metadata()["epoch"]) == state["best_epoch"]
-    for name, new in runs._NEW.items():
+    for name, new in folder.NEW.items():
         (out / name).rename(out / new)
     (out / "metrics.csv").write_text("half a li")
     quietly(settings(), dataset, out)
     assert same_weights(out, unbroken[0]) and len(rows_of(out / "metrics.csv")) == 3
+    assert (out / layout.PROGRESS).read_bytes() == (unbroken[0] / layout.PROGRESS).read_bytes()
     assert not list(out.glob("*.new.*"))
 
 
 def test_best_weights_of_an_epoch_that_was_not_committed_are_dropped(unbroken, dataset, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(unbroken[0], out)
-    (out / runs._NEW[runs.BEST]).write_bytes(b"cut off")
+    (out / folder.NEW[layout.BEST]).write_bytes(b"cut off")
     quietly(settings(), dataset, out)
     assert same_weights(out, unbroken[0]) and not list(out.glob("*.new.*"))
 
@@ -270,21 +262,19 @@ def test_a_stage_starts_from_the_best_weights_of_the_one_before(unbroken, datase
     out = tmp_path / "stage2"
     frozen = settings(stage=2, size=64, epochs=1, lr=1e-12, init=str(unbroken[0]))
     quietly(frozen, dataset, out)
-    for key, value in load_file(out / runs.BEST).items():
+    for key, value in load_file(out / layout.BEST).items():
         if "running" not in key and "num_batches" not in key:
-            torch.testing.assert_close(value, load_file(unbroken[0] / runs.BEST)[key], rtol=0, atol=1e-6)
+            torch.testing.assert_close(value, load_file(unbroken[0] / layout.BEST)[key], rtol=0, atol=1e-6)
 
 
-def test_an_unfinished_run_is_no_start_unless_its_file_is_named(dataset, tmp_path, monkeypatch):
+def test_an_unfinished_run_is_no_start_unless_its_file_is_named(dataset, tmp_path):
     half = tmp_path / "stage1"
-    with monkeypatch.context() as patch:
-        Interruption(patch, 12)
-        with pytest.raises(Stopped):
-            quietly(settings(), dataset, half)
+    with pytest.raises(Stopped):
+        quietly(settings(), dataset, half, hooks=stopped_at(12))
     with pytest.raises(UserError, match=r"has finished 1 of 3 epochs; finish it first, or .*best.safetensors"):
         quietly(settings(stage=2, size=64, init=str(half)), dataset, tmp_path / "stage2")
     shutil.rmtree(tmp_path / "stage2")
-    quietly(settings(stage=2, size=64, epochs=1, init=str(half / runs.BEST)), dataset, tmp_path / "stage2")
+    quietly(settings(stage=2, size=64, epochs=1, init=str(half / layout.BEST)), dataset, tmp_path / "stage2")
 
 
 def test_a_run_on_other_findings_is_no_start(unbroken, dataset, tmp_path):
@@ -342,14 +332,14 @@ def test_limit_batches_limits_training_and_validation(dataset, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_way_out(unbroken, dataset, tmp_path):
-    weights = load_file(unbroken[0] / runs.BEST)
+    weights = load_file(unbroken[0] / layout.BEST)
     weights["classifier.bias"][0] = float("nan")
     torch.save(weights, tmp_path / "bad.pt")
     with pytest.raises(
         UserError, match=r"the loss became nan in epoch 1, by step 7; lower --lr, with another --out. .* is of epoch 0"
     ):
         quietly(settings(init=str(tmp_path / "bad.pt")), dataset, tmp_path / "run")
-    assert not (tmp_path / "run" / runs.LAST).exists()
+    assert not (tmp_path / "run" / layout.LAST).exists()
 
 
 @pytest.mark.parametrize(
@@ -380,7 +370,7 @@ def test_a_full_gpu_names_the_way_out(dataset, tmp_path, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training.Loss, "forward", full)
+    monkeypatch.setattr(Loss, "forward", full)
     with pytest.raises(UserError, match=r"the GPU is full at 48 px with 8 images at a time; use --micro-batch 4"):
         quietly(settings(), dataset, tmp_path / "run")
 
@@ -391,19 +381,19 @@ def test_a_full_gpu_names_the_way_out(dataset, tmp_path, monkeypatch):
 def test_predictions_cover_a_split_once_in_catalog_order(unbroken, dataset):
     labels = dataset.labels("cxr-lt-2023")
     for split, rows in (("test", np.flatnonzero(labels.split == "test")), ("all", np.arange(120))):
-        table = predict(unbroken[0], dataset, split, device="cpu", batch=7)
+        table = predict(unbroken[0], dataset, split, PredictOptions(device="cpu", batch=7))
         assert table.ids["image_id"].tolist() == dataset.catalog["image_id"].iloc[rows].tolist()
         assert table.findings == FINDINGS and table.provenance.split == split
 
 
 def test_predicting_val_on_other_labels_is_refused(unbroken, dataset):
     with pytest.raises(UserError, match="so its val split is not there; choose dev, test or all"):
-        predict(unbroken[0], dataset, "val", labels="chexpert", device="cpu")
+        predict(unbroken[0], dataset, "val", PredictOptions(labels="chexpert", device="cpu"))
 
 
 def test_a_folder_that_is_no_run_is_named(dataset, tmp_path):
     with pytest.raises(UserError, match="no run .no config.json in it"):
-        predict(tmp_path, dataset, "test", device="cpu")
+        predict(tmp_path, dataset, "test", PredictOptions(device="cpu"))
 
 
 def test_stages_and_seeds_draw_their_own_orders():
@@ -415,33 +405,33 @@ def test_stages_and_seeds_draw_their_own_orders():
 # ---------------------------------------------------------------- what a run does with its settings
 
 
-def captured_trainer(monkeypatch, dataset, tmp_path, **changes):
-    """The trainer of a run of one epoch, after it."""
+def built(monkeypatch, dataset, tmp_path, **changes):
+    """The parts of a run of one epoch, after it."""
     made = []
-    original = training._Trainer.__init__
-    monkeypatch.setattr(training._Trainer, "__init__", lambda self, *a: (made.append(self), original(self, *a))[1])
+    original = training.build
+    monkeypatch.setattr(training, "build", lambda *given: made.append(original(*given)) or made[0])
     quietly(settings(epochs=1, **changes), dataset, tmp_path / "run")
     return made[0]
 
 
 def test_training_augments_with_the_stage_s_own_seed_and_validation_does_not(monkeypatch, dataset, tmp_path):
-    trainer = captured_trainer(monkeypatch, dataset, tmp_path, stage=2, seed=5, cutout="random")
-    assert trainer.loader.augment.cutout == "random" and trainer.loader.augment.hflip == 0.5
-    assert trainer.loader.seed == 4 * 5 + 2 and trainer.loader.shuffle and trainer.loader.drop_last
-    assert trainer.val_loader.augment is None and not trainer.val_loader.shuffle
+    parts = built(monkeypatch, dataset, tmp_path, stage=2, seed=5, cutout="random")
+    assert parts.loader.augment.cutout == "random" and parts.loader.augment.hflip == 0.5
+    assert parts.loader.seed == 4 * 5 + 2 and parts.loader.shuffle and parts.loader.drop_last
+    assert parts.val_loader.augment is None and not parts.val_loader.shuffle
 
 
 def test_the_choice_for_uncertain_labels_reaches_the_loss(monkeypatch, dataset, tmp_path):
-    trainer = captured_trainer(monkeypatch, dataset, tmp_path, labels="chexpert", uncertain="ignore")
+    parts = built(monkeypatch, dataset, tmp_path, labels="chexpert", uncertain="ignore")
     values = dataset.labels("chexpert").values
-    assert np.isnan(trainer.targets).sum() == ((values == -1) | (values == 9)).sum() > 0
-    assert torch.equal(torch.isnan(trainer.device_targets), torch.from_numpy(np.isnan(trainer.targets)))
+    assert np.isnan(parts.data.targets).sum() == ((values == -1) | (values == 9)).sum() > 0
+    assert torch.equal(torch.isnan(parts.targets), torch.from_numpy(np.isnan(parts.data.targets)))
 
 
 def test_weight_decay_and_order_are_the_settings(monkeypatch, dataset, tmp_path):
-    trainer = captured_trainer(monkeypatch, dataset, tmp_path, order="windowed")
-    assert trainer.optimizer.param_groups[0]["weight_decay"] == 1e-6
-    assert trainer.loader.options.order == "windowed"
+    parts = built(monkeypatch, dataset, tmp_path, order="windowed")
+    assert parts.step.optimizer.param_groups[0]["weight_decay"] == 1e-6
+    assert parts.loader.options.order == "windowed"
 
 
 def test_the_best_epoch_follows_select_by(dataset, tmp_path):
@@ -469,54 +459,56 @@ def test_a_last_pt_with_code_or_of_something_else_is_refused(unbroken, dataset, 
     out = tmp_path / "run"
     shutil.copytree(unbroken[0], out)
     for content in (torch.zeros(2), {"epoch": dataclasses}):
-        (out / runs.LAST).unlink()
+        (out / layout.LAST).unlink()
         try:
-            torch.save(content, out / runs.LAST)
+            torch.save(content, out / layout.LAST)
         except (TypeError, AttributeError):
-            (out / runs.LAST).write_bytes(b"no checkpoint")
+            (out / layout.LAST).write_bytes(b"no checkpoint")
         with pytest.raises(UserError, match="last.pt: no state to continue from"):
             quietly(settings(), dataset, out)
 
 
 def test_dropout_is_continued_exactly(dataset, tmp_path, monkeypatch):
     """efficientnet with drop rates: torch's generator is part of the state."""
-    original = training.create
+    original = build.create
 
     def create(options, findings):
         made = original(options, findings)
         made.backbone.drop_rate = 0.5
         return made
 
-    monkeypatch.setattr(training, "create", create)
+    monkeypatch.setattr(build, "create", create)
     quietly(settings(epochs=2), dataset, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        Interruption(patch, 3)
-        with pytest.raises(Stopped):
-            quietly(settings(epochs=2), dataset, tmp_path / "parts")
+    with pytest.raises(Stopped):
+        quietly(settings(epochs=2), dataset, tmp_path / "parts", hooks=stopped_at(3))
     torch.manual_seed(99)
     quietly(settings(epochs=2), dataset, tmp_path / "parts")
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_stage_2_starts_from_the_committed_best_even_after_a_kill_between_renames(unbroken, dataset, tmp_path):
+def test_a_kill_between_renames_is_finished_by_the_trainer_before_stage_2_starts(unbroken, dataset, tmp_path):
+    """progress.json is the last to get its name: until then the run counts as unfinished."""
     run = tmp_path / "stage1"
     shutil.copytree(unbroken[0], run)
-    (run / runs.BEST).rename(run / runs._NEW[runs.BEST])
-    assert build.initial_weights(str(run)) == run / runs.BEST
+    (run / layout.BEST).rename(run / folder.NEW[layout.BEST])
+    before = json.loads((run / layout.PROGRESS).read_bytes())
+    (run / layout.PROGRESS).write_text(json.dumps({**before, "epoch": 2, "finished": False}))
+    with pytest.raises(UserError, match="stage1: this run has finished 2 of 3 epochs; finish it first"):
+        build.initial_weights(str(run))
+    assert quietly(settings(), dataset, run).already_finished
+    assert build.initial_weights(str(run)) == run / layout.BEST
     assert same_weights(run, unbroken[0])
-    (run / runs.BEST).unlink()
+    (run / layout.BEST).unlink()
     with pytest.raises(UserError, match="best.safetensors: holds epoch None, the best one is"):
         build.initial_weights(str(run))
 
 
-def test_a_run_continues_after_its_initial_weights_are_gone(unbroken, dataset, tmp_path, monkeypatch):
+def test_a_run_continues_after_its_initial_weights_are_gone(unbroken, dataset, tmp_path):
     before, out = tmp_path / "stage1", tmp_path / "stage2"
     shutil.copytree(unbroken[0], before)
     second = settings(stage=2, size=64, epochs=2, init=str(before))
-    with monkeypatch.context() as patch:
-        Interruption(patch, 9)
-        with pytest.raises(Stopped):
-            quietly(second, dataset, out)
+    with pytest.raises(Stopped):
+        quietly(second, dataset, out, hooks=stopped_at(9))
     shutil.rmtree(before)
     assert quietly(second, dataset, out).epochs == 2
 
@@ -528,7 +520,7 @@ def test_a_fold_that_comes_out_differently_is_not_predicted(unbroken, dataset, t
     config["settings"]["fold"] = 1
     (out / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="fold 1 comes out differently here"):
-        predict(out, dataset, "val", device="cpu")
+        predict(out, dataset, "val", PredictOptions(device="cpu"))
 
 
 def test_fp16_on_the_cpu_is_refused(dataset, tmp_path):
@@ -552,9 +544,9 @@ def test_oversampling_doubles_the_images_and_says_so(unbroken, dataset, tmp_path
 
     with heard(said):
         train(settings(**given), dataset, tmp_path / "run", loader=Noted)
-    config = runs.read_config(tmp_path / "run")
+    config = Run.open(tmp_path / "run").config
     record = config["oversampling"]
-    best = runs.load_last(unbroken[0])
+    best = folder.load_last(unbroken[0])
     ap = {row["finding"]: row["AP"] for row in best["findings"] if row["epoch"] == best["best_epoch"]}
     assert record["findings"] == [name for name in labels.findings if ap[name] < 1]
     assert record["without_ap"] == [name for name in labels.findings if ap[name] != ap[name]] != []
@@ -568,7 +560,7 @@ def test_oversampling_doubles_the_images_and_says_so(unbroken, dataset, tmp_path
     text = " ".join(said)
     assert f"oversampling {', '.join(record['findings'])}: {len(twice):,} images twice" in text
     assert f"not chosen, no positive in validation there: {', '.join(record['without_ap'])}" in text
-    first = rows_of(tmp_path / "run" / runs.METRICS)[0]
+    first = rows_of(tmp_path / "run" / layout.METRICS)[0]
     assert int(first["images"]) == record["epoch_images"] // 8 * 8
 
 
@@ -579,7 +571,7 @@ def test_an_oversampled_run_continues_after_its_source_is_gone_and_refuses_anoth
     given = {"oversample_below": 0.1, "oversample_from": str(source), "epochs": 2}
     out = tmp_path / "run"
     quietly(settings(**given), dataset, out)
-    assert runs.read_config(out)["oversampling"]["findings"] == ["Mass"]
+    assert Run.open(out).oversampling["findings"] == ["Mass"]
     again = quietly(settings(**given), dataset, out)
     assert again.already_finished
     source.write_text(source.read_text().replace("Edema,0.5", "Edema,0.01"))
@@ -589,11 +581,9 @@ def test_an_oversampled_run_continues_after_its_source_is_gone_and_refuses_anoth
     assert quietly(settings(**given), dataset, out).already_finished
 
 
-def test_oversampling_from_an_unfinished_run_is_refused(dataset, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        Interruption(patch, 3)
-        with pytest.raises(Stopped):
-            quietly(settings(), dataset, tmp_path / "half")
+def test_oversampling_from_an_unfinished_run_is_refused(dataset, tmp_path):
+    with pytest.raises(Stopped):
+        quietly(settings(), dataset, tmp_path / "half", hooks=stopped_at(3))
     with pytest.raises(UserError, match="half: this run has finished 0 of 3 epochs; finish it first, or oversample"):
         quietly(settings(oversample_below=0.1, oversample_from=str(tmp_path / "half")), dataset, tmp_path / "run")
 
@@ -624,14 +614,14 @@ def test_compiling_and_waiting_for_the_last_step_are_told_apart(dataset, tmp_pat
                 time.sleep(0.3)
             return self.model(images)
 
-    whole = training._Trainer._checked_loss
+    whole = State.total_loss
 
-    def checked_loss(*arguments):
-        time.sleep(0.2)
+    def total_loss(*arguments):
+        time.sleep(0.2)  # at the end of an epoch's training, and once more when it is saved
         return whole(*arguments)
 
     monkeypatch.setattr(torch, "compile", Compiled)
-    monkeypatch.setattr(training._Trainer, "_checked_loss", checked_loss)
+    monkeypatch.setattr(State, "total_loss", total_loss)
     summary = quietly(settings(compile=True, epochs=2), dataset, tmp_path / "run")
     parts = {name: value for name, value in summary.seconds.items() if name != "total"}
     assert parts["compiling"] >= 0.6
@@ -652,7 +642,7 @@ def test_tta_is_the_logit_of_the_mean_probability_over_flipped_images(unbroken, 
     loader = Loader(dataset, rows, LoaderOptions(48, len(rows)))
     images = next(iter(loader)).images.numpy()
     model = create(ModelOptions(ARCH, 48, pretrained=False), len(plain.findings))
-    load_initial(model, run / runs.BEST, plain.findings)
+    load_initial(model, run / layout.BEST, plain.findings)
     model.eval()
     flipped = {"hflip": [images, images[..., ::-1]]}
     flipped["flips"] = [*flipped["hflip"], images[..., ::-1, :], images[..., ::-1, ::-1]]
@@ -660,7 +650,7 @@ def test_tta_is_the_logit_of_the_mean_probability_over_flipped_images(unbroken, 
         with torch.inference_mode():
             each = [torch.sigmoid(model(torch.from_numpy(part.copy()))).double().numpy() for part in passes]
         mean = np.mean(each, axis=0)
-        table = predict(run, dataset, "val", tta=tta)
+        table = predict(run, dataset, "val", PredictOptions(tta=tta))
         np.testing.assert_allclose(table.values, np.log(mean / (1 - mean)), atol=2e-5)
         assert np.abs(table.values - plain.values).max() > 1e-4
         assert table.provenance.tta == tta
@@ -672,11 +662,11 @@ def test_tta_decodes_once_and_costs_a_forward_per_pass(unbroken, dataset, monkey
     forward, batches = Classifier.forward, Loader.__iter__
     monkeypatch.setattr(Classifier, "forward", lambda self, images: seen.append(len(images)) or forward(self, images))
     monkeypatch.setattr(Loader, "__iter__", lambda self: loaded.append(1) or batches(self))
-    table = predict(unbroken[0], dataset, "val", tta=tta)
+    table = predict(unbroken[0], dataset, "val", PredictOptions(tta=tta))
     assert sum(seen) == passes * len(table.values)
     assert len(loaded) == 1
 
 
 def test_an_unknown_tta_is_named(unbroken, dataset):
     with pytest.raises(UserError, match="tta 'rotate': choose one of none, hflip, flips"):
-        predict(unbroken[0], dataset, "val", tta="rotate")
+        predict(unbroken[0], dataset, "val", PredictOptions(tta="rotate"))

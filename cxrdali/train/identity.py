@@ -1,0 +1,96 @@
+"""Which run a folder holds: its config.json, and refusing to continue it as another one."""
+
+from pathlib import Path
+
+from cxrdali.data.splits import rows_sha256, subjects_on_both_sides
+from cxrdali.runs.layout import BEST, CONFIG, LAST, METRICS, PROGRESS
+from cxrdali.runs.reader import Run, has_begun, read_config
+from cxrdali.runs.settings import TrainSettings
+from cxrdali.runtime.device import Hardware, versions
+from cxrdali.runtime.distributed import Ranks
+from cxrdali.train.selection import TrainingData
+from shards.errors import UserError
+from shards.storage.files import remove_parts, sha256_file
+
+
+def describe(
+    settings: TrainSettings, data: TrainingData, hardware: Hardware, ranks: Ranks, recipe: dict | None
+) -> dict:
+    """What config.json says of a run that begins."""
+    weights = settings.init and Path(settings.init)
+    file = weights / BEST if weights and weights.is_dir() else weights
+    return {
+        "settings": settings.as_json(),
+        "recipe": recipe,
+        "oversampling": data.oversampling and data.oversampling.as_json(),
+        "findings": list(data.findings),
+        "train_positives": data.positives.tolist(),
+        "dataset": {"id": data.dataset.id},
+        "labels": {"name": data.labels.name, "sha256": data.labels.sha256},
+        "selection": {
+            "train_images": len(data.train_rows),
+            "val_images": len(data.val_rows),
+            "train_sha256": rows_sha256(data.train_rows),
+            "val_sha256": rows_sha256(data.val_rows),
+            "subjects_on_both_sides": subjects_on_both_sides(data.dataset, data.train_rows, data.val_rows),
+        },
+        "init_sha256": sha256_file(file) if file and file.is_file() else None,
+        "device": hardware.name,
+        "processes": ranks.world,
+        "precision": hardware.precision,
+        "versions": versions(),
+    }
+
+
+def check(out: Path, config: dict, settings: TrainSettings, loaded: dict | None, ranks: Ranks) -> None:
+    """Whether a run with this config may go on in, or begin in, the folder `out`.
+
+    loaded: the state of its last.pt, None without one. Raises UserError if the ranks were given different settings,
+    data, versions or another folder, if `out` holds another run or other things, or if its last.pt was lost before
+    the run was finished.
+    """
+    reached = loaded and {name: loaded[name] for name in ("epoch", "position")}
+    there = {f"the run folder's {LAST}": reached or "none", f"the run folder's {PROGRESS}": (out / PROGRESS).exists()}
+    ranks.agree({**config, "device": None, **there})
+    if has_begun(out):
+        _refuse_difference(out, config, settings)
+    elif ranks.is_first:
+        remove_parts(out)
+        if not (out / CONFIG).exists():
+            _refuse_strangers(out)
+    lost = loaded is None and (has_begun(out) or (out / METRICS).exists())
+    if lost and not ((out / PROGRESS).exists() and Run.open(out).progress.finished):
+        raise UserError(
+            f"{out}: holds a run that is not finished, without its {LAST}, so it cannot go on; restore that file, "
+            "or train into another --out folder"
+        )
+
+
+def stored_of(out: Path, name: str) -> dict | None:
+    """An entry of config.json where the run has begun."""
+    return read_config(out).get(name) if has_begun(out) else None
+
+
+def _refuse_difference(out: Path, config: dict, settings: TrainSettings) -> None:
+    stored = read_config(out)
+    differing = settings.difference(stored["settings"])
+    doubled = [entry and {**entry, "from": None} for entry in (stored.get("oversampling"), config["oversampling"])]
+    if differing is None and doubled[0] != doubled[1]:
+        differing = ("oversampling", *doubled)
+    for group in ("dataset", "labels", "selection", "init_sha256", "precision"):
+        # initial weights that were deleted since are no longer needed: the run has its own
+        known = config[group] is not None
+        if differing is None and known and stored[group] != config[group]:
+            differing = (group, stored[group], config[group])
+    if differing:
+        name, there, here = differing
+        raise UserError(
+            f"{out}: holds a run with another {name}: {there!r} there, {here!r} now; "
+            "give the same again, or another --out folder"
+        )
+
+
+def _refuse_strangers(out: Path) -> None:
+    strangers = sorted(path.name for path in out.iterdir() if path.name != ".lock")
+    if strangers:
+        raise UserError(f"{out}: holds {strangers[0]!r}, which is no run; give an empty or new --out folder")
