@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from cxrdali.data.options import CUTOUTS, FLIPS
 from cxrdali.data.order import AUGMENT, stream
 from shards.errors import UserError
 from shards.randomness import raw_words, unit_floats
 
-CUTOUTS = ("fixed", "random", "off")
-FLIPS = ("both", "horizontal", "none")
 SQUARES = 5
 WORDS = 20  # 0 hflip, 1 vflip, 2 cutout, 3 count, 4-8 centre y, 9-13 centre x, 14-18 side, 19 unused
 

@@ -14,8 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from cxrdali.data import pipeline as dali
 from shards.errors import UserError
 
-MODES = ("auto", "cpu", "mixed", "hybrid")
-
 
 @dataclass(frozen=True)
 class PipelineSpec:

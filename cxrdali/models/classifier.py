@@ -1,12 +1,10 @@
-"""A timm classifier that takes what the loader hands over: uint8 [B, 1, S, S].
+"""A timm classifier that takes what the loader yields: uint8 [B, 1, S, S].
 
 Normalisation is the model's first step, on its device and in its precision: the loader stays a quarter of the
 size, and a checkpoint's numbers cannot be fed with pixels scaled for another one.
 """
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
 
@@ -15,47 +13,9 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from cxrdali.models.weights import _first_line, _resampled
+from cxrdali.models.options import ModelOptions
+from cxrdali.models.weights import first_line, resampled
 from shards.errors import UserError
-
-NORMS = ("imagenet", "weights")
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """arch: a timm name; pretrained: start from timm's weights; norm: mean and std of ImageNet (the paper's) or
-    those that the weights were trained with; logit_scale: factor of the classifier's output (a margin loss's scale);
-    channels_last: memory format of activations and weights; checkpointing: compute activations again in the backward
-    pass instead of keeping them."""
-
-    arch: str
-    size: int
-    pretrained: bool = True
-    norm: str = "imagenet"
-    logit_scale: float = 1.0
-    channels_last: bool = True
-    checkpointing: bool = False
-
-    def __post_init__(self):
-        if self.norm not in NORMS:
-            raise UserError(f"norm {self.norm!r}: choose one of {', '.join(NORMS)}")
-        if not timm.is_model(self.arch.split(".")[0]):
-            near = ", ".join(timm.list_models(f"*{self.arch.split('.')[0].split('_')[0]}*")[:5]) or "none alike"
-            raise UserError(f"arch {self.arch!r} is no timm model (alike: {near}); see timm.list_models()")
-
-    @classmethod
-    def of_run(cls, settings: Mapping[str, object], pretrained: bool = False) -> "ModelOptions":
-        """From a run's settings, `TrainSettings.as_json` or the settings of its config.json."""
-        return cls(
-            settings["arch"],
-            settings["size"],
-            pretrained,
-            settings["norm"],
-            logit_scale=settings.get("ldam_scale") or 1.0,
-            channels_last=settings.get("channels_last", True),
-            checkpointing=settings.get("checkpointing", False),
-        )
-
 
 class Classifier(nn.Module):
     """uint8 [B, 1, S, S], 0..255 -> float32 logits [B, F]. `backbone` is the timm model with its own keys.
@@ -118,9 +78,36 @@ def _wide(head: nn.Module, features: torch.Tensor, *arguments, **options) -> tor
         return type(head).forward(head, features.float(), *arguments, **options)
 
 
-def create(options: ModelOptions, findings: int) -> Classifier:
-    """Raises UserError if the weights cannot be had or the model cannot be built for this image size."""
-    arguments = {"pretrained": options.pretrained, "num_classes": findings, "in_chans": 3}
+def check_arch(arch: str) -> None:
+    """Raises UserError, with names that are alike, if timm has no such model."""
+    if not timm.is_model(arch.split(".")[0]):
+        near = ", ".join(timm.list_models(f"*{arch.split('.')[0].split('_')[0]}*")[:5]) or "none alike"
+        raise UserError(f"arch {arch!r} is no timm model (alike: {near}); see timm.list_models()")
+
+
+def create(options: ModelOptions, num_findings: int) -> Classifier:
+    """A classifier on the CPU.
+
+    Args:
+        options: Architecture, image size and what else decides its form.
+        num_findings: Width of its output.
+
+    Raises:
+        UserError: timm has no such model, its weights cannot be had, or it cannot be built for this image size.
+    """
+    check_arch(options.arch)
+    backbone = _backbone(options, num_findings)
+    options.head.attach(backbone, num_findings)
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    if options.norm == "weights":
+        mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
+    made = Classifier(backbone, options.norm, mean, std, options.logit_scale, options.channels_last)
+    return made.to(memory_format=made.memory_format)
+
+
+def _backbone(options: ModelOptions, num_findings: int) -> nn.Module:
+    """The timm model with its linear classifier."""
+    arguments = {"pretrained": options.pretrained, "num_classes": num_findings, "in_chans": 3}
     try:
         config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
         if config is not None and config.fixed_input_size:
@@ -129,7 +116,7 @@ def create(options: ModelOptions, findings: int) -> Classifier:
             # it would load attention biases of another size as they are, and fail
             own = timm.create_model(options.arch, **{**arguments, "img_size": config.input_size[-1]})
             backbone = timm.create_model(options.arch, **{**arguments, "pretrained": False})
-            backbone.load_state_dict(_resampled(backbone, own.state_dict(), Path(options.arch)))
+            backbone.load_state_dict(resampled(backbone, own.state_dict(), Path(options.arch)))
         else:
             backbone = timm.create_model(options.arch, **arguments)
         if options.checkpointing:
@@ -139,15 +126,11 @@ def create(options: ModelOptions, findings: int) -> Classifier:
     except Exception as error:  # timm and its hub raise their own kinds for a missing network, file or tag
         if options.pretrained:
             raise UserError(
-                f"weights of {options.arch!r} cannot be had ({_first_line(error)}); download them where there is a "
+                f"weights of {options.arch!r} cannot be had ({first_line(error)}); download them where there is a "
                 "network (they are cached), give a file with --init, or train from scratch with --no-pretrained"
             ) from error
-        raise UserError(f"{options.arch!r} cannot be built for {options.size} px ({_first_line(error)})") from error
-    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    if options.norm == "weights":
-        mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
-    made = Classifier(backbone, options.norm, mean, std, options.logit_scale, options.channels_last)
-    return made.to(memory_format=made.memory_format)
+        raise UserError(f"{options.arch!r} cannot be built for {options.size} px ({first_line(error)})") from error
+    return backbone
 
 
 def _has_filter(arch: str) -> bool:
@@ -161,6 +144,3 @@ def _checkpoint(backbone: nn.Module, arch: str) -> None:
         backbone.set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:
         raise UserError(f"{arch!r} has no gradient checkpointing; use --micro-batch instead") from error
-
-
-# ---------------------------------------------------------------- initial weights

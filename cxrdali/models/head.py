@@ -1,0 +1,25 @@
+"""What a classifier's head is; each is a file in `cxrdali.models.heads`, found by its name. Free of torch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cxrdali.registry import Named, Registry
+from shards.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Head(Named):
+    """Base of a head: a frozen dataclass of its parameters, with `attach`."""
+
+    def attach(self, backbone: "nn.Module", num_findings: int) -> None:
+        """Give a timm model its classifier, so that its output is float [B, num_findings].
+
+        The model comes with timm's own, a linear one; another must be what `backbone.get_classifier()` returns.
+        """
+        raise UserError(f"the head {self.name!r} is not installed; give the file that defines it with --plugins")
+
+
+HEADS = Registry("head", "cxrdali.models.heads", Head)
