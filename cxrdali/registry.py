@@ -77,7 +77,9 @@ class Registry(Generic[T]):
 
 def choice(registry: Registry, default: str, help: str) -> Any:
     """A field whose value is chosen from a registry by name."""
-    return field(default_factory=lambda: registry[default](), metadata={"registry": registry, "help": help, "name": default})
+    return field(
+        default_factory=lambda: registry[default](), metadata={"registry": registry, "help": help, "name": default}
+    )
 
 
 def defined_in(module: Any, base: type[T]) -> list[type[T]]:

@@ -56,9 +56,7 @@ class DataSettings(FoldOptions):
     order: str = setting(
         "global", "windowed: a few shards at a time, for data larger than memory on slow disks.", one_of(ORDERS)
     )
-    flips: str = setting(
-        "both", "Along which axes images are mirrored, each with probability 0.5.", one_of(FLIPS)
-    )
+    flips: str = setting("both", "Along which axes images are mirrored, each with probability 0.5.", one_of(FLIPS))
     cutout: str = setting(
         "fixed",
         "fixed: five squares of 5 % of the side (as Yamagishi & Hanaoka 2023); random: one to five of up to 5 %.",

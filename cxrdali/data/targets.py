@@ -7,7 +7,6 @@ from shards.dataset.labels import Labels
 from shards.errors import UserError
 
 
-
 def targets(labels: Labels, uncertain: str = "negative") -> np.ndarray:
     """float32 [rows, findings]: 1 positive, 0 negative, NaN ignored. Blanks are negative, or ignored with "ignore".
 

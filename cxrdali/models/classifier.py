@@ -17,6 +17,7 @@ from cxrdali.models.options import ModelOptions
 from cxrdali.models.weights import first_line, resampled
 from shards.errors import UserError
 
+
 class Classifier(nn.Module):
     """uint8 [B, 1, S, S], 0..255 -> float32 logits [B, F]. `backbone` is the timm model with its own keys.
 

@@ -39,5 +39,3 @@ def margins(positives: np.ndarray, largest: float) -> np.ndarray:
         return np.zeros(len(positives))
     falling = np.where(present, positives, 1).astype(np.float64) ** -0.25
     return np.where(present, largest * falling / falling[present].max(), 0.0)
-
-

@@ -82,9 +82,7 @@ class TrainSettings:
 
     def loader_options(self, device: str) -> LoaderOptions:
         data, runtime = self.data, self.runtime
-        return LoaderOptions(
-            data.size, self.optimizer.batch, runtime.threads, runtime.decode, device, order=data.order
-        )
+        return LoaderOptions(data.size, self.optimizer.batch, runtime.threads, runtime.decode, device, order=data.order)
 
     def model_options(self, pretrained: bool = False) -> ModelOptions:
         """How its model is built; pretrained: with timm's weights."""

@@ -22,9 +22,7 @@ class RuntimeSettings:
     """
 
     device: str = setting("auto", "auto, cpu or cuda.")
-    precision: str = setting(
-        "auto", "auto: bf16 on GPUs that have it, else fp16; fp32 on the CPU.", one_of(PRECISIONS)
-    )
+    precision: str = setting("auto", "auto: bf16 on GPUs that have it, else fp16; fp32 on the CPU.", one_of(PRECISIONS))
     compile: bool = setting(False, "torch.compile the model.")
     channels_last: bool = setting(
         True,
