@@ -36,10 +36,11 @@ from benchmarks.pages import published
 from benchmarks.results import Spread
 from cxrdali.metrics.ranking import score
 from cxrdali.models.classifier import ModelOptions, create
-from cxrdali.models.losses import LOSSES, Loss, bce_sum, known_targets
+from cxrdali.models.loss import LOSSES
+from cxrdali.models.loss_module import LossModule, bce_sum, known_targets
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs import folder as runs
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import settings_of
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.build import schedule
 from cxrdali.train.step import Step, adamw, grad_scaler
@@ -71,7 +72,7 @@ def state_of(options: argparse.Namespace) -> dict:
     """What last.pt holds: weights and, after a step, the optimizer's moments."""
     model = create(ModelOptions(options.arch, 64, pretrained=False), options.findings).train()
     hardware, optimizer = Hardware("cpu", "fp32"), adamw(model, 1e-4, 1e-6)
-    loss = Loss("bce", LOSSES["bce"], *[np.ones(options.findings)] * 2)
+    loss = LossModule(LOSSES["bce"](), *[np.ones(options.findings)] * 2)
     step = Step(model, loss, optimizer, grad_scaler(hardware), hardware)
     step(torch.zeros(2, 1, 64, 64, dtype=torch.uint8), torch.zeros(2, options.findings), 0, 2)
     numbers = dict.fromkeys(runs.METRIC_COLUMNS, 0.5)
@@ -92,7 +93,7 @@ def parts(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], o
     state, names = state_of(options), predictions.findings
     events = SummaryWriter(str(folder / "events"))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    plan = schedule(optimizer, TrainSettings(1), STEPS)
+    plan = schedule(optimizer, settings_of(stage=1), STEPS)
 
     def metrics() -> None:
         wanted = torch.from_numpy(truth)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.order import ORDERS, global_order, windowed_order
-from cxrdali.data.sampler import SAMPLERS, Sampler
+from cxrdali.data.sampler import SAMPLERS
 from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
 from shards.dataset.packed import PackedDataset
@@ -157,7 +157,7 @@ def divided(folder: Path, steps: Steps) -> dict:
 
 def ordered(folder: Path, window: int, steps: Steps) -> dict:
     """The order of an epoch over every row, and what each sampler adds: once (make) and in every epoch (draw)."""
-    from cxrdali.data.sampler import oversampled  # brings torch along, which the other parts do without
+    from cxrdali.data.oversample import oversampled
 
     dataset = PackedDataset.open(folder)
     labels = dataset.labels()
@@ -171,7 +171,7 @@ def ordered(folder: Path, window: int, steps: Steps) -> dict:
     found = {"order": len(order), "windowed": len(windowed), "windows": len(windows)}
     for name in SAMPLERS[1:]:  # natural has none
         with steps.step(f"{name}, make"):
-            sampler = Sampler.make(name, rows, wanted, SEED, 60)
+            sampler = SAMPLERS[name]().over(rows, wanted, SEED, 60)
         with steps.step(f"{name}, draw"):
             found[name] = len(sampler(30))
         del sampler
@@ -205,7 +205,7 @@ def begun(folder: Path, order: str, window: int, steps: Steps) -> dict:
     sampler = None
     if order not in ORDERS:
         with steps.step("sampler"):
-            sampler, order = Sampler.make(order, train, wanted, SEED, 60), "global"
+            sampler, order = SAMPLERS[order]().over(train, wanted, SEED, 60), "global"
     options = LoaderOptions(SIDE, BATCH, order=order, window=window)
     aside: dict[str, float] = {}
 

@@ -129,13 +129,19 @@ def _show(plan, book, dataset) -> None:
     reasons, rates, rows, total, unmeasured, open_end = book.plan(plan.steps), {}, [], 0.0, [], False
     for name, (settings, about) in plan.models.items():
         images, final = epoch_images(plan, name)
-        chooser = settings.oversample_from and Path(settings.oversample_from).name
+        chooser = settings.data.oversample_from and Path(settings.data.oversample_from).name
         final = final and not reasons.get(f"train {chooser}")  # its AP will be another one
-        left = _epochs_left(settings.epochs, book.root / "runs" / name, reasons[f"train {name}"])
+        left = _epochs_left(settings.optimizer.epochs, book.root / "runs" / name, reasons[f"train {name}"])
         asked = [each for each in plan.asked if each.model == name and reasons[each.step]]
-        kind = (settings.arch, settings.size, settings.batch, settings.micro_batch, settings.frozen)
+        kind = (
+            settings.model.arch,
+            settings.data.size,
+            settings.optimizer.batch,
+            settings.runtime.micro_batch,
+            settings.model.frozen,
+        )
         if kind not in rates:
-            click.echo(f"measuring {settings.arch} at {settings.size} px ...", err=True)
+            click.echo(f"measuring {settings.model.arch} at {settings.data.size} px ...", err=True)
             try:
                 rates[kind] = measure(settings, dataset, plan.train_rows, len(plan.labels.findings))
             except Exception as error:  # a size that is not stored, a full GPU: the plan still shows
@@ -151,10 +157,10 @@ def _show(plan, book, dataset) -> None:
             total += training + predicting
             cost = (f"{rate.trained:,.1f}", f"{rate.predicted:,.1f}", _hours(training), _hours(predicting))
         open_end |= not final
-        start = about["starts_from"] or ("weights" if settings.pretrained else "scratch")
+        start = about["starts_from"] or ("weights" if settings.model.pretrained else "scratch")
         rows.append((
-            name, reasons[f"train {name}"] or "done", start, f"{settings.size}", f"{settings.batch}",
-            f"{images:,}{'' if final else ' +'}", f"{left} of {settings.epochs}", *cost,
+            name, reasons[f"train {name}"] or "done", start, f"{settings.data.size}", f"{settings.optimizer.batch}",
+            f"{images:,}{'' if final else ' +'}", f"{left} of {settings.optimizer.epochs}", *cost,
         ))  # fmt: skip
     columns = ("model", "state", "starts from", "size", "batch", "images/epoch", "epochs left", "train img/s",
                "predict img/s", "train h", "predict h")  # fmt: skip

@@ -43,7 +43,7 @@ from cxrdali.report import published
 from cxrdali.runs import folder as runs
 from cxrdali.runs.layout import MEMBERS
 from cxrdali.runs.oversampling import read_ap
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import TrainSettings, settings_of
 from cxrdali.train.trainer import train
 from shards.dataset.description import DATASET
 from shards.dataset.packed import PackedDataset
@@ -295,8 +295,8 @@ class Seed:
 
     def settings(self, model: Model) -> TrainSettings:
         scale = self.scale
-        plain = TrainSettings(
-            model.stage, scale.sizes[model.size], scale.batches[model.batch], epochs=scale.epochs, lr=scale.lr,
+        plain = settings_of(
+            stage=model.stage, size=scale.sizes[model.size], batch=scale.batches[model.batch], epochs=scale.epochs, lr=scale.lr,
             arch=scale.arch, pretrained=False, init=model.after and str(self.folder / model.after), labels=LABELS,
             threads=1, device="cpu", fold=self.number % scale.folds, folds=scale.folds, seed=self.number,
         )  # fmt: skip
@@ -331,7 +331,7 @@ class Seed:
             "run": name,
             "seed": self.number,
             **{key: getattr(settings, key) for key in ("stage", "size", "batch", "epochs", "lr", "arch", "fold")},
-            "oversample_below": settings.oversample_below,
+            "oversample_below": settings.data.oversample_below,
             "val_map": summary.best_score,
             "best_epoch": summary.best_epoch,
             **json.loads(record.read_bytes()),

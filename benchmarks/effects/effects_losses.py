@@ -108,15 +108,15 @@ class LossSeed(Seed):
         given = {"drw_epoch": round(scale.epochs * DEFERRED)} if loss.endswith("drw") else {}
         if loss == "scale":
             loss, given = "ldam", {"ldam_margin": NO_MARGIN}
-        return TrainSettings(
-            1, scale.sizes[0], scale.batches[0], epochs=scale.epochs, lr=scale.lr, arch=scale.arch, pretrained=False,
+        return settings_of(
+            stage=1, size=scale.sizes[0], batch=scale.batches[0], epochs=scale.epochs, lr=scale.lr, arch=scale.arch, pretrained=False,
             labels=LABELS, threads=1, device="cpu", fold=self.number % scale.folds, folds=scale.folds, seed=self.number,
             flips="none", cutout="off", loss=loss, **given,
         )  # fmt: skip
 
     def train_loss(self, loss: str) -> dict:
         settings = self.loss_settings(loss)
-        return {**self.train_run(loss, settings), "drw_epoch": settings.drw_epoch}
+        return {**self.train_run(loss, settings), "drw_epoch": settings.flat().get("drw_epoch")}
 
     def retrain(self, loss: str, name: str, cached: bool) -> dict:
         changes = {"cache_features": cached, "epochs": self.scale.epochs, "warmup_epochs": 1}

@@ -40,7 +40,7 @@ from benchmarks.effects import smallnet
 from benchmarks.results import newest
 from cxrdali.data.targets import targets
 from cxrdali.predict.predict import predict
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import settings_of
 from cxrdali.train.trainer import train
 from shards.dataset.packed import PackedDataset
 from shards.packing.options import PackOptions
@@ -178,8 +178,8 @@ def _learn(
     run: Path, mix: str, size: int, learn: PackedDataset, test: PackedDataset, options: argparse.Namespace
 ) -> list[dict]:
     arch = options.few_arch if mix == "few" else options.arch
-    settings = TrainSettings(
-        1, size, options.batch, epochs=options.epochs, lr=options.lr, arch=arch, pretrained=False,
+    settings = settings_of(
+        stage=1, size=size, batch=options.batch, epochs=options.epochs, lr=options.lr, arch=arch, pretrained=False,
         labels=LABELS, threads=1, device="cpu", folds=10,
     )  # fmt: skip
     started = time.process_time()

@@ -40,7 +40,8 @@ from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.models.classifier import ModelOptions, create
-from cxrdali.models.losses import LOSSES, Loss
+from cxrdali.models.loss import LOSSES
+from cxrdali.models.loss_module import LossModule
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.dataset.packed import PackedDataset
@@ -121,7 +122,7 @@ def training_step(arch: str, stage: Stage, hardware: Hardware) -> Callable[[torc
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     model = create(ModelOptions(arch, stage.size, pretrained=False), FINDINGS).to(hardware.device).train()
-    loss = Loss("bce", LOSSES["bce"], *[np.ones(FINDINGS)] * 2).to(hardware.device)
+    loss = LossModule(LOSSES["bce"](), *[np.ones(FINDINGS)] * 2).to(hardware.device)
     step = Step(model, loss, adamw(model, lr=1e-4, weight_decay=1e-6), grad_scaler(hardware), hardware)
     wanted = torch.zeros(stage.batch, FINDINGS, device=hardware.device)
     return lambda images: step(images, wanted, 0, stage.batch)

@@ -28,7 +28,7 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.runs.folder import read_config
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import TrainSettings, settings_of
 from cxrdali.train.trainer import RunSummary, train
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -202,8 +202,8 @@ def run_arm(
     feed, before, runs, totals = comparison.feed, None, [], []
     started = time.perf_counter()
     for place, stage in enumerate(comparison.arms[arm], 1):
-        settings = TrainSettings(
-            place, stage.size, stage.batch, epochs=comparison.epochs if limit is None else 2, lr=options.lr,
+        settings = settings_of(
+            stage=place, size=stage.size, batch=stage.batch, epochs=comparison.epochs if limit is None else 2, lr=options.lr,
             arch=feed.arch, pretrained=options.pretrained, init=before, norm=feed.norm, precision=options.precision,
             compile=options.compile, device=options.device, decode=options.decode,
             threads=loader_threads(options.device), seed=seed, limit_batches=limit,
@@ -225,7 +225,7 @@ def run_arm(
 def _run_stage(settings: TrainSettings, feed: Feed, multiple: int, out: Path) -> tuple[RunSummary, float]:
     """The trainer's summary, and the seconds in which its loaders were closed."""
     loader = WholeBatches(feed.loader, multiple, [])
-    with _empty_cache(settings.compile):
+    with _empty_cache(settings.runtime.compile):
         summary = train(settings, feed.dataset, out, loader=loader)
     trained = time.perf_counter()
     loader.made.clear()

@@ -19,8 +19,9 @@ from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Batch, Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.models.classifier import ModelOptions, create
-from cxrdali.models.losses import LOSSES, Loss
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.models.loss import LOSSES
+from cxrdali.models.loss_module import LossModule
+from cxrdali.runs.settings import settings_of
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.build import schedule
 from cxrdali.train.step import Step, adamw, grad_scaler
@@ -106,9 +107,9 @@ class TrainingStep:
         # one graph for the stage's one shape, and not the other stages'
         forward = torch.compile(self.model, dynamic=False) if setting.compile else self.model
         optimizer = adamw(self.model, lr=1e-4, weight_decay=1e-6)
-        self.loss = Loss("bce", LOSSES["bce"], *[np.ones(FINDINGS)] * 2).to(device)
+        self.loss = LossModule(LOSSES["bce"](), *[np.ones(FINDINGS)] * 2).to(device)
         self._step = Step(forward, self.loss, optimizer, grad_scaler(self.hardware), self.hardware)
-        settings = TrainSettings(1, stage.size, stage.batch, lr=1e-4)
+        settings = settings_of(stage=1, size=stage.size, batch=stage.batch, lr=1e-4)
         self._schedule, self._steps = schedule(optimizer, settings, STEPS_PER_EPOCH), 0
         self._targets = torch.zeros(len(dataset.catalog), FINDINGS, device=device)
         self._sum = 0.0

@@ -9,12 +9,13 @@ import numpy as np
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import FoldOptions, rows_sha256, select
-from cxrdali.models.classifier import Classifier, ModelOptions, create
+from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.inference import logits
 from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs import folder as runs
+from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import joined
 from shards.dataset.labels import Labels
@@ -114,6 +115,6 @@ def split_rows(run: Path, config: Mapping, dataset: PackedDataset, labels: Label
 def load_run_model(run: Path, config: Mapping) -> Classifier:
     """A run's model with its best weights, on the CPU. Raises UserError if they are missing or do not fit."""
     findings = tuple(config["findings"])
-    model = create(ModelOptions.of_run(config["settings"]), len(findings))
+    model = create(TrainSettings.from_json(config["settings"]).model_options(), len(findings))
     load_initial(model, runs.best_weights(run, runs.load_last(run)), findings)
     return model

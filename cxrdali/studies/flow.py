@@ -5,7 +5,7 @@ runs/NAME        predictions/NAME.SPLIT.parquet        evaluations/NAME.SPLIT.js
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -117,12 +117,12 @@ def ground(root: Path, dataset: PackedDataset, recipes: Mapping[str, Recipe], op
 def _resolve(root: Path, recipe: Recipe, labels: Labels, options: FlowOptions) -> tuple[TrainSettings, dict]:
     overrides = {**options.overrides.get("", {}), **options.overrides.get(recipe.name, {})}
     settings, about = recipe.resolve(root / "runs", overrides)
-    if settings.labels not in (None, labels.name):
+    if settings.data.labels not in (None, labels.name):
         raise UserError(
-            f"{recipe.name}: labels = {settings.labels!r}, but all models need the same ones, here {labels.name!r}; "
-            f"give --labels {settings.labels}"
+            f"{recipe.name}: labels = {settings.data.labels!r}, but all models need the same ones, here {labels.name!r}; "
+            f"give --labels {settings.data.labels}"
         )
-    return replace(settings, labels=labels.name), about
+    return settings.changed(labels=labels.name), about
 
 
 def _problems(dataset: PackedDataset, labels: Labels, models: Mapping, train_rows: np.ndarray) -> tuple[str, ...]:
@@ -137,9 +137,9 @@ def _problems(dataset: PackedDataset, labels: Labels, models: Mapping, train_row
                 here, there = getattr(settings, key), getattr(models[other][0], key)
                 if here != there:
                     found.append(f"{name}: {key} is {here!r}, of {other} {there!r}, and {why}; --set {key}= for all")
-        if len(train_rows) < settings.batch:
+        if len(train_rows) < settings.optimizer.batch:
             found.append(
-                f"{name}: {len(train_rows):,} training images make no batch of {settings.batch}; "
+                f"{name}: {len(train_rows):,} training images make no batch of {settings.optimizer.batch}; "
                 f"--set {name}.batch=N, or pack more images"
             )
         found += [f"{name}: {error}" for error in _errors(dataset, labels, settings)]
@@ -149,10 +149,10 @@ def _problems(dataset: PackedDataset, labels: Labels, models: Mapping, train_row
 def _errors(dataset: PackedDataset, labels: Labels, settings: TrainSettings) -> Iterator[UserError]:
     """What the trainer would say before its first step, as far as it needs no weights and no other run."""
     checks = (
-        lambda: nearest_stored(dataset, settings.size),
-        lambda: chosen_findings(settings.oversample, None, None, labels.findings),
-        lambda: settings.loader_options(Hardware.resolve(settings.device, settings.precision).device),
-        lambda: ModelOptions(settings.arch, settings.size),
+        lambda: nearest_stored(dataset, settings.data.size),
+        lambda: chosen_findings(settings.data.oversample, None, None, labels.findings),
+        lambda: settings.loader_options(Hardware.resolve(settings.runtime.device, settings.runtime.precision).device),
+        lambda: ModelOptions(settings.model.arch, settings.data.size),
     )
     for check in checks:
         try:
@@ -228,8 +228,8 @@ class Flow:
         def do(out: Path) -> None:
             table = predict(
                 self.root / "runs" / model, self.dataset, split, labels=self.labels.name, tta=tta,
-                device=settings.device, precision=settings.precision, decode=settings.decode,
-                threads=settings.threads,
+                device=settings.runtime.device, precision=settings.runtime.precision, decode=settings.runtime.decode,
+                threads=settings.runtime.threads,
             )  # fmt: skip
             table.write(out)
 

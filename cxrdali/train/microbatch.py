@@ -10,7 +10,7 @@ import gc
 import torch
 
 from cxrdali.models.classifier import Classifier
-from cxrdali.models.losses import Loss
+from cxrdali.models.loss_module import LossModule
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.errors import UserError
@@ -25,7 +25,7 @@ def divisors(batch: int) -> list[int]:
 
 def largest_micro_batch(
     model: Classifier,
-    loss: Loss,
+    loss: LossModule,
     hardware: Hardware,
     batch: int,
     pixels: int,
@@ -62,7 +62,9 @@ def largest_micro_batch(
     )
 
 
-def _fits(model: Classifier, loss: Loss, hardware: Hardware, batch: int, size: int, pixels: int, findings: int) -> bool:
+def _fits(
+    model: Classifier, loss: LossModule, hardware: Hardware, batch: int, size: int, pixels: int, findings: int
+) -> bool:
     try:
         _try(model, loss, hardware, batch, size, pixels, findings)
         fits = True
@@ -74,7 +76,9 @@ def _fits(model: Classifier, loss: Loss, hardware: Hardware, batch: int, size: i
     return fits
 
 
-def _try(model: Classifier, loss: Loss, hardware: Hardware, batch: int, size: int, pixels: int, findings: int) -> None:
+def _try(
+    model: Classifier, loss: LossModule, hardware: Hardware, batch: int, size: int, pixels: int, findings: int
+) -> None:
     """Two steps, because the first has no moments of the optimizer yet, and one forward pass of validation."""
     spare = _spare(hardware)  # noqa: F841 -- held to the end
     step = Step(model, loss, adamw(model, lr=0.0, weight_decay=0.0), grad_scaler(hardware), hardware)

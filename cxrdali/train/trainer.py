@@ -30,13 +30,13 @@ from tqdm import tqdm
 from cxrdali.data.augment import options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.data.sampler import Sampler, oversampled
+from cxrdali.data.oversample import oversampled
 from cxrdali.data.splits import rows_sha256, subjects_on_both_sides, train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.metrics.ranking import Scores, score
-from cxrdali.models.classifier import Classifier, ModelOptions, create
+from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.inference import logits
-from cxrdali.models.losses import Loss, bce_sum, known_targets
+from cxrdali.models.loss_module import LossModule, bce_sum, known_targets
 from cxrdali.models.weights import head_keys, load_initial
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs import folder as runs
@@ -94,11 +94,11 @@ def train(
     finite, or a full GPU; Stopped after SIGTERM or Ctrl-C.
     """
     started = time.perf_counter()
-    labels = dataset.labels(settings.labels)
-    settings = replace(settings, labels=labels.name)  # a run's settings are resolved
+    labels = dataset.labels(settings.data.labels)
+    settings = settings.changed(labels=labels.name)  # a run's settings are resolved
     out.mkdir(parents=True, exist_ok=True)
-    with joined(settings.device) as ranks, _alone(out, ranks):
-        hardware = Hardware.resolve(ranks.device(settings.device), settings.precision)
+    with joined(settings.runtime.device) as ranks, _alone(out, ranks):
+        hardware = Hardware.resolve(ranks.device(settings.runtime.device), settings.runtime.precision)
         trainer = _Trainer(settings, dataset, labels, hardware, ranks, out, loader, recipe, started)
         return trainer.run()
 
@@ -122,32 +122,34 @@ class _Trainer:
         started: float,
     ):
         self.settings, self.dataset, self.labels, self.hardware = settings, dataset, labels, hardware
-        self.ranks, self.share = ranks, ranks.share(settings.batch, _number(settings.micro_batch))
+        self.ranks, self.share = ranks, ranks.share(settings.optimizer.batch, _number(settings.runtime.micro_batch))
         self.out, self.make_loader, self.recipe = out, loader, recipe
         self.started, self.seconds = started, dict.fromkeys(SPENT, 0.0)
         self.stop_signal: int | None = None
-        self.train_rows, self.val_rows = train_and_validation(dataset, labels, settings.fold_options())
-        if settings.limit_batches:
-            self.val_rows = self.val_rows[: settings.limit_batches * settings.batch]
+        self.train_rows, self.val_rows = train_and_validation(dataset, labels, settings.data)
+        if settings.runtime.limit_batches:
+            self.val_rows = self.val_rows[: settings.runtime.limit_batches * settings.optimizer.batch]
         check_labelled(labels, self.train_rows, "the training split")
-        self.targets = targets(labels, settings.uncertain)
+        self.targets = targets(labels, settings.data.uncertain)
         self.epoch_rows, self.oversampling = self._oversampled()
         self.positives, self.negatives = counts(self.targets, self.train_rows)
         seed = sampling_seed(settings.seed, settings.stage)
-        self.sampler = Sampler.make(settings.sampler, self.train_rows, self.targets, seed, settings.epochs)
+        self.sampler = settings.data.sampler.over(self.train_rows, self.targets, seed, settings.optimizer.epochs)
 
     def _oversampled(self) -> tuple[np.ndarray, Oversampling | None]:
         """The rows of an epoch, with repeats, and what was doubled; None without oversampling."""
         settings, findings = self.settings, self.labels.findings
-        if not settings.oversample and settings.oversample_below is None:
+        if not settings.data.oversample and settings.data.oversample_below is None:
             return self.train_rows, None
         continues = (self.out / runs.LAST).exists()
         stored = runs.read_config(self.out).get("oversampling") if continues else None
-        source = settings.oversample_from and Path(settings.oversample_from)
-        chosen, without = chosen_findings(settings.oversample, settings.oversample_below, source, findings, stored)
+        source = settings.data.oversample_from and Path(settings.data.oversample_from)
+        chosen, without = chosen_findings(
+            settings.data.oversample, settings.data.oversample_below, source, findings, stored
+        )
         rows = oversampled(self.train_rows, self.targets, findings, chosen)
         return rows, Oversampling(
-            chosen, settings.oversample_below, settings.oversample_from, without,
+            chosen, settings.data.oversample_below, settings.data.oversample_from, without,
             images_doubled=len(rows) - len(self.train_rows), epoch_images=len(rows),
         )  # fmt: skip
 
@@ -185,9 +187,11 @@ class _Trainer:
             self.seconds["setup"] = time.perf_counter() - self.started
             while not self._is_finished(self.state):
                 self._epoch(events)
-        if self.state["epoch"] < self.settings.epochs:
-            log.info(f"ended after epoch {self.state['epoch']}: none better in {self.settings.patience} epochs")
-        if self.state["best_epoch"] <= (self.settings.drw_epoch or 0):
+        if self.state["epoch"] < self.settings.optimizer.epochs:
+            log.info(
+                f"ended after epoch {self.state['epoch']}: none better in {self.settings.optimizer.patience} epochs"
+            )
+        if self.state["best_epoch"] <= (self.settings.flat().get("drw_epoch") or 0):
             log.info(f"the best epoch, {self.state['best_epoch']}, is one before re-weighting: its weights are kept")
         return self._summary(self.state)
 
@@ -198,7 +202,7 @@ class _Trainer:
         state, epoch = self.state, self.state["epoch"]
         train_loss = self._train_epoch(epoch)
         started = time.perf_counter()
-        compiling = self._compile_validation() if self.validates_first and self.settings.compile else 0.0
+        compiling = self._compile_validation() if self.validates_first and self.settings.runtime.compile else 0.0
         values = self._validate(epoch)
         val_loss, scores = self.ranks.from_first(self._score(values) if self.ranks.is_first else None)
         validated = time.perf_counter()
@@ -217,7 +221,7 @@ class _Trainer:
             "val_seconds": validated - started,
             "reweighted": int(self.loss.reweights(epoch)),
         }
-        reached = scores.macro_ap if self.settings.select_by == "map" else scores.lrap
+        reached = scores.macro_ap if self.settings.optimizer.select_by == "map" else scores.lrap
         # the first epoch is kept even where no finding has a positive and the score is undefined
         is_best = state["best_epoch"] == 0 or reached > state["best_score"] or math.isnan(state["best_score"])
         state["metrics"].append(row)
@@ -238,15 +242,19 @@ class _Trainer:
 
     def _train_epoch(self, epoch: int) -> float:
         """Train from the state's position to the epoch's end; the state counts on the way. Returns the mean loss."""
-        state, batch = self.state, self.settings.batch
+        state, batch = self.state, self.settings.optimizer.batch
         self.loader.load_state_dict({"epoch": epoch, "position": state["position"]})
-        self.model.train(not self.settings.frozen)  # a frozen backbone keeps its batch-norm statistics
+        self.model.train(not self.settings.model.frozen)  # a frozen backbone keeps its batch-norm statistics
         if self.loss.reweights(epoch) and not self.loss.reweights(epoch - 1):
-            log.info(f"epoch {epoch + 1}: positive terms are re-weighted from here on (beta {self.settings.cb_beta:g})")
+            log.info(
+                f"epoch {epoch + 1}: positive terms are re-weighted from here on (beta {self.settings.flat().get('cb_beta'):g})"
+            )
         first = state["position"] // batch
         # islice only where it is needed: a loader that is read to its end keeps its pipeline for the next epoch
-        steps = islice(self.loader, self.steps_per_epoch - first) if self.settings.limit_batches else self.loader
-        description = f"epoch {epoch + 1}/{self.settings.epochs}"
+        steps = (
+            islice(self.loader, self.steps_per_epoch - first) if self.settings.runtime.limit_batches else self.loader
+        )
+        description = f"epoch {epoch + 1}/{self.settings.optimizer.epochs}"
         bar = tqdm(
             total=self.steps_per_epoch * batch, initial=first * batch, desc=description, unit=" images",
             disable=None, leave=False,
@@ -290,9 +298,9 @@ class _Trainer:
             return self.step(images, wanted, self.state["epoch"], size)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU is full at {self.settings.size} px with {size} images at a time; "
+                f"the GPU is full at {self.settings.data.size} px with {size} images at a time; "
                 f"use --micro-batch {_smaller_divisor(self.share, size)} "
-                f"(the batch stays {self.settings.batch})"
+                f"(the batch stays {self.settings.optimizer.batch})"
             ) from error
 
     def _checked_loss(self, epoch: int, step: int) -> float:
@@ -322,7 +330,7 @@ class _Trainer:
     def _compile_validation(self) -> float:
         """Compile the model as validation uses it, on a batch of zeros; returns the seconds."""
         started, self.validates_first = time.perf_counter(), False
-        side, count = self.settings.size, self.micro_batch or self.settings.batch
+        side, count = self.settings.data.size, self.micro_batch or self.settings.optimizer.batch
         self.model.eval()
         with self.hardware.autocast():
             self.forward(torch.zeros(count, 1, side, side, dtype=torch.uint8, device=self.hardware.device)).cpu()
@@ -337,7 +345,7 @@ class _Trainer:
             len(self.labels.findings),
             self.hardware,
             micro_batch=self.micro_batch,
-            progress=f"validation {epoch + 1}/{self.settings.epochs}",
+            progress=f"validation {epoch + 1}/{self.settings.optimizer.epochs}",
             check=self._stop_if_asked,
             ranks=self.ranks,
         )
@@ -356,28 +364,28 @@ class _Trainer:
         """Everything but the optimizer's and the generators' state, which `_restore` takes from `state`."""
         settings, device, continues = self.settings, self.hardware.device, state is not None
         # a run that continues has weights of its own: the initial ones may be gone since
-        weights = None if continues else initial_weights(settings.init)
+        weights = None if continues else initial_weights(settings.model.init)
         torch.manual_seed(settings.seed)
-        pretrained = settings.pretrained and not weights and not continues
-        options = ModelOptions.of_run(settings.as_json(), pretrained)
+        pretrained = settings.model.pretrained and not weights and not continues
+        options = settings.model_options(pretrained)
         self.model: Classifier = create(options, len(self.labels.findings))
         if weights is not None:
-            found = load_initial(self.model, weights, self.labels.findings, settings.new_head)
-            if "findings" not in found and not settings.new_head:
+            found = load_initial(self.model, weights, self.labels.findings, settings.model.new_head)
+            if "findings" not in found and not settings.model.new_head:
                 head = "the classifier is new" if found.get("head") else "its classifier is taken by position"
                 log.info(f"{weights} names no findings: {head}")
         if continues:  # here already: features are kept of the run's own backbone
             self.model.backbone.load_state_dict(state.pop("model"))
-        if settings.frozen:
+        if settings.model.frozen:
             self._freeze()
         self.model.to(device)
-        self.loss = Loss(settings.loss, settings.loss_parameters, self.positives, self.negatives).to(device)
+        self.loss = LossModule(settings.loss, self.positives, self.negatives).to(device)
         torch.backends.cudnn.benchmark = True  # every batch of a stage has the same shape
-        self.to_compile, self.validates_first = settings.compile, True
+        self.to_compile, self.validates_first = settings.runtime.compile, True
         self.device_targets = torch.from_numpy(self.targets).to(device)
-        self.optimizer = adamw(self.model, settings.lr, settings.weight_decay)
+        self.optimizer = adamw(self.model, settings.optimizer.lr, settings.optimizer.weight_decay)
         self.scaler = grad_scaler(self.hardware)
-        options, augment = settings.loader_options(device), options_of(settings.flips, settings.cutout)
+        options, augment = settings.loader_options(device), options_of(settings.data.flips, settings.data.cutout)
         if options.threads is None:
             options = replace(options, threads=self.ranks.threads())
         # other classes of loaders need not know samplers and ranks
@@ -389,17 +397,17 @@ class _Trainer:
         )  # fmt: skip
         self.val_loader = self.make_loader(self.dataset, self.val_rows, options, **part)
         self.micro_batch, self.searched = self._micro_batch(continues)
-        self.settings = replace(settings, micro_batch=self.micro_batch)
-        if settings.sync_bn:  # not before the search: each rank tries sizes of its own, and fails at its own
+        self.settings = settings.changed(micro_batch=self.micro_batch)
+        if settings.runtime.sync_bn:  # not before the search: each rank tries sizes of its own, and fails at its own
             self._synchronised()
         self.forward = self._shared(self.model)
-        if settings.compile:
+        if settings.runtime.compile:
             self.forward = torch.compile(self.forward)
         # a trial of a few batches would wait for the features of all images, and every rank would compute them all
-        cache = settings.cache_features and not settings.limit_batches and self.ranks.world == 1
-        if settings.frozen and cache and augment is None:
+        cache = settings.runtime.cache_features and not settings.runtime.limit_batches and self.ranks.world == 1
+        if settings.model.frozen and cache and augment is None:
             self._cache_features(options)
-        self.steps_per_epoch = min(len(self.loader), settings.limit_batches or len(self.loader))
+        self.steps_per_epoch = min(len(self.loader), settings.runtime.limit_batches or len(self.loader))
         self.scheduler = schedule(self.optimizer, settings, self.steps_per_epoch)
         self.step = Step(self.forward, self.loss, self.optimizer, self.scaler, self.hardware, self.ranks)
 
@@ -431,13 +439,13 @@ class _Trainer:
         A run that continues on the same hardware, with settings that need the same memory, does not search again.
         """
         settings, hardware = self.settings, self.hardware
-        if settings.micro_batch != AUTO:
-            return settings.micro_batch, None
+        if settings.runtime.micro_batch != AUTO:
+            return settings.runtime.micro_batch, None
         if hardware.device == "cpu":
             return self.share, None  # its memory pages out, instead of saying that it is full
         memory = torch.cuda.mem_get_info(hardware.device)[1]
-        needs = {"gpu": hardware.name, "memory_bytes": memory, "compile": settings.compile, "share": self.share,
-                 "channels_last": settings.channels_last, "checkpointing": settings.checkpointing}  # fmt: skip
+        needs = {"gpu": hardware.name, "memory_bytes": memory, "compile": settings.runtime.compile, "share": self.share,
+                 "channels_last": settings.runtime.channels_last, "checkpointing": settings.runtime.checkpointing}  # fmt: skip
         if self.ranks.world > 1:
             self.ranks.total(torch.zeros((), device=hardware.device))  # NCCL's buffers are there from now on
         stored = runs.read_config(self.out).get("micro_batch") if continues else None
@@ -447,9 +455,9 @@ class _Trainer:
             for loader in (self.loader, self.val_loader):
                 # DALI's buffers live on the same GPU from the first batch on; a rank may have none of validation's
                 next(iter(loader), None)
-            self.model.train(not settings.frozen)
+            self.model.train(not settings.model.frozen)
             found = largest_micro_batch(
-                self.model, self.loss, hardware, self.share, settings.size, len(self.labels.findings),
+                self.model, self.loss, hardware, self.share, settings.data.size, len(self.labels.findings),
                 keeps_gradients=self.ranks.world > 1,
             )  # fmt: skip
             words = "the largest part of the batch that fits"
@@ -462,7 +470,9 @@ class _Trainer:
         head = set(head_keys(self.model))
         rest = [each for key, each in self.model.backbone.named_parameters() if key not in head]
         if not rest:
-            raise UserError(f"{self.settings.arch!r} has no backbone beside its classifier; there is nothing to freeze")
+            raise UserError(
+                f"{self.settings.model.arch!r} has no backbone beside its classifier; there is nothing to freeze"
+            )
         for each in rest:
             each.requires_grad_(False)
 
@@ -482,30 +492,33 @@ class _Trainer:
     def _describe(self) -> None:
         settings, options = self.settings, self.loader.options
         both = subjects_on_both_sides(self.dataset, self.train_rows, self.val_rows)
-        if outlook := self.dataset.outlook(self.loader.resized_from or settings.size):
+        if outlook := self.dataset.outlook(self.loader.resized_from or settings.data.size):
             log.info(outlook)
         log.info(
-            f"stage {settings.stage}: {settings.arch}, {settings.size} px, batch {settings.batch}, "
-            f"{settings.epochs} epochs of {self.steps_per_epoch:,} steps, {self.hardware.precision} on "
+            f"stage {settings.stage}: {settings.model.arch}, {settings.data.size} px, batch {settings.optimizer.batch}, "
+            f"{settings.optimizer.epochs} epochs of {self.steps_per_epoch:,} steps, {self.hardware.precision} on "
             f"{self.hardware.device}, decode {options.resolved_decode} ({options.resolved_threads} threads)"
         )
         log.info(
             f"{len(self.train_rows):,} images to train, {len(self.val_rows):,} to validate "
-            f"(fold {settings.fold} of {settings.folds}, by {settings.group}); {both:,} subjects on both sides"
+            f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}); {both:,} subjects on both sides"
         )
         if self.ranks.world > 1:
-            sees = "all of them" if settings.sync_bn else "its own (--sync-bn: all)"
+            sees = "all of them" if settings.runtime.sync_bn else "its own (--sync-bn: all)"
             log.info(
                 f"{self.ranks.world} processes, {self.ranks.local_world} on this machine: {self.share} images of every "
                 f"batch each; batch normalisation of each sees {sees}"
             )
-        if settings.loss != "bce" or settings.pos_weight != "none" or settings.frozen:
+        if settings.loss.name != "bce" or settings.flat().get("pos_weight") != "none" or settings.model.frozen:
             parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss_parameters.items())
-            log.info(f"loss {settings.loss} ({parameters})" + ("; the classifier alone" if settings.frozen else ""))
+            log.info(
+                f"loss {settings.loss.name} ({parameters})"
+                + ("; the classifier alone" if settings.model.frozen else "")
+            )
         if self.sampler:
             without = int((~(self.targets[self.train_rows] == 1).any(axis=1)).sum())
             log.info(
-                f"sampler {settings.sampler}: {len(self.train_rows):,} draws an epoch by each image's rarest finding; "
+                f"sampler {settings.data.sampler.name}: {len(self.train_rows):,} draws an epoch by each image's rarest finding; "
                 f"{without:,} images without any count as one more class"
             )
         if self.oversampling:
@@ -518,12 +531,12 @@ class _Trainer:
                 log.info(f"not chosen, no positive in validation there: {', '.join(self.oversampling.without_ap)}")
         if self.loader.resized_from:
             log.info(
-                f"size {settings.size} is not stored: {self.loader.resized_from} px renditions are resized, "
+                f"size {settings.data.size} is not stored: {self.loader.resized_from} px renditions are resized, "
                 "which costs more than decoding; pack this size for speed"
             )
 
     def _config(self) -> dict:
-        weights = self.settings.init and Path(self.settings.init)
+        weights = self.settings.model.init and Path(self.settings.model.init)
         file = weights / runs.BEST if weights and weights.is_dir() else weights
         return {
             "settings": self.settings.as_json(),
@@ -630,15 +643,15 @@ class _Trainer:
     def _metadata(self, reached: float) -> dict[str, str]:
         settings = self.settings
         return {
-            "arch": settings.arch,
-            "size": str(settings.size),
-            "norm": settings.norm,
+            "arch": settings.model.arch,
+            "size": str(settings.data.size),
+            "norm": settings.model.norm,
             "logit_scale": repr(self.model.logit_scale),
             "findings": "\n".join(self.labels.findings),
             "labels": self.labels.name,
             "dataset": self.dataset.id,
             "epoch": str(self.state["best_epoch"]),
-            settings.select_by: repr(reached),
+            settings.optimizer.select_by: repr(reached),
         }
 
     def _predictions(self, values: np.ndarray) -> Predictions:
@@ -712,7 +725,7 @@ class _Trainer:
         bucket = f", {mirror.take_waited():,.1f} s for the bucket" if mirror else ""
         star = " *best" if self.state["best_epoch"] == row["epoch"] else ""
         log.info(
-            f"epoch {row['epoch']}/{self.settings.epochs}: loss {row['train_loss']:.4f}, "
+            f"epoch {row['epoch']}/{self.settings.optimizer.epochs}: loss {row['train_loss']:.4f}, "
             f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}, LRAP {row['LRAP']:.4f}, "
             f"AUROC {row['macro_AUROC']:.4f}; "
             f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}{star}"

@@ -99,8 +99,8 @@ def test_runs_find_each_other_and_say_what_was_overridden(folder, pack_folder):
     config = json.loads((folder / "runs" / "model0" / "config.json").read_bytes())
     assert config["recipe"] == {"name": "model0", "starts_from": None, "overridden": {"device": "cpu", "lr": 5e-4}}
     config = json.loads((folder / "runs" / "model3" / "config.json").read_bytes())
-    assert config["settings"]["init"] == "runs/model0"
-    assert config["settings"]["oversample_from"] == "runs/model2"
+    assert config["settings"]["model"]["init"] == "runs/model0"
+    assert config["settings"]["data"]["oversample_from"] == "runs/model2"
     assert config["oversampling"]["below"] == 1.0
 
 
@@ -110,7 +110,7 @@ def test_a_plain_stage_has_no_recipe_and_may_oversample_named_findings(folder, p
     config = json.loads((folder / "runs" / "stage1" / "config.json").read_bytes())
     assert config["recipe"] is None
     assert config["oversampling"]["findings"] == ["Mass", "Edema"]
-    assert config["settings"]["group"] == "subject"
+    assert config["settings"]["data"]["group"] == "subject"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from cli.report import report
 from cxrdali.data.augment import AugmentOptions, options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.data.sampler import Sampler, oversampled
+from cxrdali.data.oversample import oversampled
+from cxrdali.data.sampler import SAMPLERS
 from cxrdali.data.splits import FoldOptions, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
 from cxrdali.report import ReportOptions, write_report
@@ -422,7 +423,7 @@ def test_the_contact_sheet_has_the_first_draws_of_a_sampler(dataset, tmp_path, o
     seed = sampling_seed(3, stage=2)
     loader = Loader(
         dataset, train, LoaderOptions(64, 12, order=order), seed=seed, shuffle=True, drop_last=True,
-        augment=options_of(flips, cutout), sampler=Sampler.make("class-balanced", train, targets(labels), seed, 2),
+        augment=options_of(flips, cutout), sampler=SAMPLERS["class-balanced"]().over(train, targets(labels), seed, 2),
     )  # fmt: skip
     assert np.array_equal(images, next(iter(loader)).images.numpy())
     assert (said == "none") == (flips == "none")

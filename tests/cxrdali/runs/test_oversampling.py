@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cxrdali.data.sampler import choose, oversampled
+from cxrdali.data.oversample import choose, oversampled
 from cxrdali.report import published
 from cxrdali.runs.oversampling import chosen_findings, read_ap
 from shards.errors import UserError

@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cxrdali.models.classifier import ModelOptions, create
-from cxrdali.models.losses import LOSSES, Loss, resolved
+from cxrdali.models.loss_module import LossModule
+from cxrdali.models.loss import LOSSES
 from cxrdali.predict.predict import predict
 from cxrdali.runs import folder as runs
 from cxrdali.runtime.device import Hardware
@@ -43,10 +44,10 @@ class Full(torch.nn.Module):
         return output
 
 
-def loss_of(name: str = "bce") -> Loss:
+def loss_of(name: str = "bce") -> LossModule:
     given = {key: 1 if key == "drw_epoch" else None for key in LOSSES[name]}
     counts = torch.arange(1, FINDINGS + 1).numpy()
-    return Loss(name, resolved(name, given), counts, 10 - counts)
+    return LossModule(LOSSES[name](), counts, 10 - counts)
 
 
 def search(model, batch=24, **options):
@@ -131,7 +132,7 @@ def test_a_run_trains_the_same_after_a_search(dataset, tmp_path, monkeypatch):
 def test_auto_is_the_whole_batch_on_the_cpu(dataset, tmp_path):
     quietly(settings(epochs=1, micro_batch="auto"), dataset, tmp_path / "run")
     stored = runs.read_config(tmp_path / "run")
-    assert stored["settings"]["micro_batch"] == 8
+    assert stored["settings"]["runtime"]["micro_batch"] == 8
     assert quietly(settings(epochs=1, micro_batch="auto"), dataset, tmp_path / "run").already_finished
 
 
@@ -178,7 +179,7 @@ def test_a_run_remembers_what_was_found(dataset, tmp_path, gpu, monkeypatch):
     assert "micro-batch 2 of 8: the largest part of the batch that fits, RTX 3090, 24 GiB" in said
     assert len(gpu) == 1 and gpu[0][:2] == (8, 48)
     config = json.loads((out / "config.json").read_text())
-    assert config["settings"]["micro_batch"] == 2 and config["micro_batch"]["found"] == 2
+    assert config["settings"]["runtime"]["micro_batch"] == 2 and config["micro_batch"]["found"] == 2
     assert config["micro_batch"]["for"]["gpu"] == "RTX 3090"
 
     said.clear()

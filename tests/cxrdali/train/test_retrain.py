@@ -14,10 +14,10 @@ from timm.models import register_model
 from cxrdali import predictions
 from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Loader
-from cxrdali.data.sampler import Sampler
+from cxrdali.data.sampler import SAMPLERS
 from cxrdali.data.targets import targets
 from cxrdali.models.classifier import ModelOptions, create
-from cxrdali.models.losses import LOSSES
+from cxrdali.models.loss import LOSSES
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.predict import predict
 from cxrdali.runs import folder as runs
@@ -36,7 +36,7 @@ PLAIN = {"flips": "none", "cutout": "off"}
 
 def settings(**changes):
     given = {"stage": 1, "size": 48, "batch": 8, "epochs": 2, "arch": ARCH, "pretrained": False, "device": "cpu"}
-    return TrainSettings(**{**given, **changes})
+    return settings_of(**{**given, **changes})
 
 
 def quietly(*arguments, **options):
@@ -100,7 +100,7 @@ def test_class_counts_are_those_before_resampling(dataset, tmp_path):
     quietly(settings(oversample=("Mass",), epochs=1), dataset, tmp_path / "doubled")
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("drawn", "doubled")]
     labels = dataset.labels()
-    train_rows, _ = training.train_and_validation(dataset, labels, settings().fold_options())
+    train_rows, _ = training.train_and_validation(dataset, labels, settings().data)
     expected = (labels.values[train_rows] == 1).sum(axis=0).tolist()
     assert configs[0]["train_positives"] == configs[1]["train_positives"] == expected
 
@@ -112,7 +112,9 @@ def test_the_margin_s_scale_is_the_model_s(finished, dataset):
     bare = create(ModelOptions(ARCH, 48, pretrained=False), 5)
     bare.backbone.load_state_dict(weights)
     bare.eval()
-    scaled = create(ModelOptions.of_run(json.loads((out / "config.json").read_text())["settings"]), 5).eval()
+    scaled = create(
+        TrainSettings.from_json(json.loads((out / "config.json").read_text())["settings"]).model_options(), 5
+    ).eval()
     scaled.backbone.load_state_dict(weights)
     images = torch.randint(0, 256, (3, 1, 48, 48), dtype=torch.uint8)
     with torch.inference_mode():
@@ -280,7 +282,7 @@ def test_a_progressive_run_ends_balanced(dataset, tmp_path):
     quietly(asked, dataset, tmp_path / "run", loader=Watched)
     labels = dataset.labels()
     rows, _ = training.train_and_validation(dataset, labels, asked.fold_options())
-    wanted = Sampler.make("progressive", rows, targets(labels, "negative"), sampling_seed(2, 1), 3)
+    wanted = SAMPLERS["progressive"]().over(rows, targets(labels, "negative"), sampling_seed(2, 1), 3)
     assert seen[1] is None and seen[0].chances(2) == pytest.approx(wanted.balanced)
     assert all(np.array_equal(seen[0](epoch), wanted(epoch)) for epoch in range(3))
 
@@ -371,7 +373,10 @@ def test_only_the_classifier_changes_and_not_even_batch_norm_s_statistics(finish
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed == head_keys(out) and len(changed) == 2
     config = json.loads((tmp_path / "crt" / "config.json").read_text())
-    assert config["settings"]["sampler"] == "class-balanced" and config["settings"]["loss"] == "bce"
+    assert (
+        config["settings"]["data"]["sampler"]["name"] == "class-balanced"
+        and config["settings"]["loss"]["name"] == "bce"
+    )
     assert config["selection"] == json.loads((out / "config.json").read_text())["selection"]
 
 
@@ -435,7 +440,7 @@ def test_the_draws_are_balanced(finished, dataset, tmp_path, monkeypatch):
     out, _ = finished
     quietly(crt(out, dataset, epochs=20), dataset, tmp_path / "crt")
     labels, place = dataset.labels(), dataset.labels().findings.index("Mass")
-    train_rows, _ = training.train_and_validation(dataset, labels, settings().fold_options())
+    train_rows, _ = training.train_and_validation(dataset, labels, settings().data)
     sampler = training.Sampler.make("class-balanced", train_rows, (labels.values == 1).astype(np.float32), 0, 1)
     expected = sampler.balanced[labels.values[train_rows, place] == 1].sum()
     assert (labels.values[seen, place] == 1).mean() == pytest.approx(expected, abs=0.05)

@@ -19,11 +19,11 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.models.classifier import Classifier, ModelOptions, create
-from cxrdali.models.losses import bce_sum, known_targets
+from cxrdali.models.loss_module import bce_sum, known_targets
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.predict import predict
 from cxrdali.runs import folder as runs
-from cxrdali.runs.settings import STAGES, TrainSettings
+from cxrdali.runs.settings import STAGES, settings_of
 from cxrdali.train import build
 from cxrdali.train import trainer as training
 from cxrdali.train.stopping import Stopped
@@ -37,7 +37,7 @@ ARCH = "test_efficientnet"
 
 def settings(**changes):
     given = {"stage": 1, "size": 48, "batch": 8, "epochs": 3, "arch": ARCH, "pretrained": False, "device": "cpu"}
-    return TrainSettings(**{**given, **changes})
+    return settings_of(**{**given, **changes})
 
 
 def quietly(*arguments, **options):
@@ -67,7 +67,7 @@ def unbroken(dataset, tmp_path_factory):
 
 def test_the_defaults_are_the_paper_s():
     assert STAGES == {1: (224, 256), 2: (320, 128), 3: (512, 48)}
-    made = TrainSettings(stage=2)
+    made = settings_of(stage=2)
     assert (made.size, made.batch, made.epochs, made.warmup_epochs) == (320, 128, 30, 1)
     assert (made.lr, made.weight_decay, made.arch) == (1e-3, 1e-6, "tf_efficientnetv2_s.in21k_ft_in1k")
     assert (made.cutout, made.norm, made.uncertain, made.group) == ("fixed", "imagenet", "negative", "subject")
@@ -76,7 +76,7 @@ def test_the_defaults_are_the_paper_s():
 def test_a_run_holds_what_it_promises(unbroken, dataset):
     out, _ = unbroken
     config = json.loads((out / "config.json").read_text())
-    assert config["settings"]["size"] == 48 and config["findings"] == list(FINDINGS)
+    assert config["settings"]["data"]["size"] == 48 and config["findings"] == list(FINDINGS)
     assert config["dataset"]["id"] == dataset.id and config["versions"]["torch"] == torch.__version__.split("+")[0]
     metrics = rows_of(out / "metrics.csv")
     assert [row["epoch"] for row in metrics] == ["1", "2", "3"]
@@ -525,7 +525,7 @@ def test_a_fold_that_comes_out_differently_is_not_predicted(unbroken, dataset, t
     out = tmp_path / "run"
     shutil.copytree(unbroken[0], out)
     config = json.loads((out / "config.json").read_text())
-    config["settings"]["fold"] = 1
+    config["settings"]["data"]["fold"] = 1
     (out / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="fold 1 comes out differently here"):
         predict(out, dataset, "val", device="cpu")
