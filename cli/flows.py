@@ -3,7 +3,6 @@
 import re
 import sys
 import time
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,20 +43,22 @@ dry_run_option = click.option(
 def overrides(given: tuple[str, ...], known: Mapping) -> dict[str, dict[str, object]]:
     """Settings by model ("" for all), read as TOML values, or as text where they are none."""
     from cxrdali.runs import recipes
+    from cxrdali.runs.settings import assigned, names
+    from shards.errors import UserError
 
     found: dict[str, dict[str, object]] = {}
     for text in given:
         key, equals, value = text.partition("=")
-        model, dot, name = key.strip().rpartition(".")
-        if not equals or (dot and not model):
+        first, dot, rest = key.strip().partition(".")
+        if not equals or (dot and not first):
             raise click.UsageError(f"--set {text!r}: write NAME=VALUE or MODEL.NAME=VALUE")
+        model, name = (first, rest) if dot and first not in names().groups else ("", key.strip())
         if model:
             recipes.find(known, model, f"--set {text}: ")
-        try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed = value.strip()
-        found.setdefault(model, {}).update(recipes.checked(f"--set {text}", {name: parsed}))
+        flat, parsed = assigned(f"{name}={value}", f"--set {text}")
+        if flat == "init":
+            raise UserError(f"--set {text}: a recipe starts from another one; give starts_from in a file of recipes")
+        found.setdefault(model, {})[flat] = parsed
     return found
 
 
@@ -70,7 +71,7 @@ def demo_sizes(file: Path, known: Mapping, models: tuple[str, ...], given: Mappi
 
     stored = {recipe.settings["size"] for recipe in recipes.read(file).values()}
     for name in recipes.in_order(known, [recipes.find(known, name).name for name in models]):
-        size = known[name].resolve(Path(), {**given.get("", {}), **given.get(name, {})})[0].size
+        size = known[name].resolve(Path(), {**given.get("", {}), **given.get(name, {})})[0].data.size
         stored |= {size} if size > max(stored) else set()
     return sorted(stored)
 
@@ -116,9 +117,13 @@ def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> No
 
 def _as_set(text: str) -> str:
     """An error of the trainer names options of `cxrdali train`: say how they are given here."""
-    from cxrdali.runs.recipes import SETTINGS
+    from cxrdali.runs.settings import names
 
-    options = [word for word in re.findall(r"(?<!\S)--([a-z][a-z-]+)", text) if word.replace("-", "_") in SETTINGS]
+    options = [
+        word
+        for word in re.findall(r"(?<!\S)--([a-z][a-z-]+)", text)
+        if word.replace("-", "_") in names().all() and word != "init"
+    ]
     names = {word: word.replace("-", "_") for word in options if word != "labels"}
     return text + "".join(f" (here --set {name}=... for --{word})" for word, name in names.items())
 

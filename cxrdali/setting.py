@@ -17,7 +17,7 @@ _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 
 @dataclass(frozen=True)
 class Legal:
-    """Values that a setting may have. words: which ones, for messages; choices: all of them, if they are a few names."""
+    """Values that a setting may have. words: which ones, for messages; choices: all, if they are a few names."""
 
     fits: Callable[[Any], bool]
     words: str

@@ -24,8 +24,8 @@ from cxrdali.metrics.calibration_error import brier, ece
 from cxrdali.metrics.ranking import score
 from cxrdali.postprocess import calibration
 from cxrdali.predictions import sigmoid
-from cxrdali.runs.settings import TrainSettings
-from cxrdali.train.retrain import settings_of
+from cxrdali.runs.settings import TrainSettings, settings_of
+from cxrdali.train.retrain import retrain_settings
 
 NAME = "effects-losses"
 SCALE = Scale(sizes=(96, 96, 96, 96), batches=(16, 16, 16, 16), epochs=8)
@@ -109,8 +109,8 @@ class LossSeed(Seed):
         if loss == "scale":
             loss, given = "ldam", {"ldam_margin": NO_MARGIN}
         return settings_of(
-            stage=1, size=scale.sizes[0], batch=scale.batches[0], epochs=scale.epochs, lr=scale.lr, arch=scale.arch, pretrained=False,
-            labels=LABELS, threads=1, device="cpu", fold=self.number % scale.folds, folds=scale.folds, seed=self.number,
+            stage=1, size=scale.sizes[0], batch=scale.batches[0], epochs=scale.epochs, lr=scale.lr, arch=scale.arch,
+            pretrained=False, labels=LABELS, threads=1, device="cpu", fold=self.number % scale.folds, folds=scale.folds, seed=self.number,
             flips="none", cutout="off", loss=loss, **given,
         )  # fmt: skip
 
@@ -120,7 +120,7 @@ class LossSeed(Seed):
 
     def retrain(self, loss: str, name: str, cached: bool) -> dict:
         changes = {"cache_features": cached, "epochs": self.scale.epochs, "warmup_epochs": 1}
-        settings = settings_of(self.folder / loss, self.dataset, changes)
+        settings = retrain_settings(self.folder / loss, self.dataset, changes)
         return {**self.train_run(name, settings), "after": loss, "cached": cached}
 
     def steps(self) -> list[tuple[str, Callable[[], dict]]]:

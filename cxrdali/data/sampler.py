@@ -7,8 +7,8 @@
 | sqrt | the square root of that |
 | progressive | from natural in the first epoch to class-balanced in the last (Kang et al. 2020) |
 
-Images without a positive finding count as one more class: 1 / (their number). (The mean of all findings' weights is also
-in use; it is nearly that of the rarest finding.) Samples are a pure function of rows, seed and epoch.
+Images without a positive finding count as one more class: 1 / (their number). (The mean of all findings' weights, which
+others use, is nearly that of the rarest finding.) Samples are a pure function of rows, seed and epoch.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Sampler(Named):
 
 @dataclass(frozen=True)
 class SampledRows:
-    """Rows of every epoch, sampled with replacement. weighted: float64 [n], chances by the weights, which add up to 1."""
+    """Rows of every epoch, sampled with replacement. weighted: float64 [n], chances by the weights, adding up to 1."""
 
     sampler: Sampler
     rows: np.ndarray

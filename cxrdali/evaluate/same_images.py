@@ -13,8 +13,9 @@ from cxrdali.data.targets import targets
 from cxrdali.predictions import match
 from cxrdali.report.training.sources import ReportOptions, read_sources
 from cxrdali.runs import folder as runs_on_disk
+from cxrdali.runs.names import flatten
 from cxrdali.runs.reader import Run
-from cxrdali.runs.settings import LATER, MAY_DIFFER
+from cxrdali.runs.settings import MAY_DIFFER
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -73,7 +74,7 @@ def val_sha256(run: Run) -> str | None:
 def is_finished(run: Run) -> bool:
     """Whether all its epochs are done, or it ended early by its patience."""
     state = {"epoch": len(run.metrics), "best_epoch": int(run.best["epoch"])}
-    return runs_on_disk.is_finished(state, run.config["settings"])
+    return runs_on_disk.is_finished(state, run.settings)
 
 
 def train_counts(run: Run, dataset: PackedDataset, labels: Labels) -> tuple[list[int], int]:
@@ -114,8 +115,9 @@ def caveats(runs: Sequence[Run]) -> list[str]:
 def differing_settings(runs: Sequence[Run]) -> list[dict]:
     """Settings that decide about the samples or the recipe and are not the same in all runs: name, value by run."""
     rows = []
-    for name in dict.fromkeys(name for run in runs for name in run.config["settings"]):
-        values = {run.name: run.config["settings"].get(name, LATER.get(name)) for run in runs}
+    settings = {run.name: flatten(run.config["settings"]) for run in runs}
+    for name in dict.fromkeys(name for given in settings.values() for name in given):
+        values = {run: given.get(name) for run, given in settings.items()}
         if name not in MAY_DIFFER and len(set(map(repr, values.values()))) > 1:
             rows.append({"setting": name, "values": values})
     return rows

@@ -18,6 +18,7 @@ from cxrdali.predict.heatmaps import heat_maps, map_layer
 from cxrdali.predict.predict import load_run_model, predict, split_rows
 from cxrdali.predictions import Predictions, sigmoid
 from cxrdali.runs import folder as runs
+from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -135,15 +136,15 @@ def explain(
     table = dataset.labels(labels or config["labels"]["name"])
     columns = _columns(run, tuple(config["findings"]), table, options.findings)
     split_rows(run, config, dataset, table, options.split)
-    settings, hardware = config["settings"], Hardware.resolve(device, precision)
+    settings, hardware = TrainSettings.from_json(config["settings"]), Hardware.resolve(device, precision)
     model = load_run_model(run, config).to(hardware.device)
-    layer = map_layer(model, settings["size"], options.layer)  # before a prediction that may take an hour
+    layer = map_layer(model, settings.data.size, options.layer)  # before a prediction that may take an hour
 
     how = {"device": device, "precision": precision, "decode": decode, "threads": threads}
     predicted, path = _predictions(run, dataset, options.split, table, how)
     rows = predictions.catalog_rows(predicted, path, dataset)
     check_labelled(table, rows, f"the {options.split} split")
-    truth = targets(table, settings["uncertain"])[rows]
+    truth = targets(table, settings.data.uncertain)[rows]
     truth = {column: truth[:, table.findings.index(predicted.findings[column])] for column in columns}
     chosen = [
         _Chosen(column, *choose(truth[column], predicted.values[:, column], options.images)) for column in columns
@@ -158,11 +159,11 @@ def explain(
     wanted = np.repeat([each.column for each in chosen], [len(each.best) + len(each.worst) for each in chosen])
     loader = Loader(
         dataset, rows[places],
-        LoaderOptions(settings["size"], min(options.batch, len(places)), threads, decode, hardware.device),
+        LoaderOptions(settings.data.size, min(options.batch, len(places)), threads, decode, hardware.device),
     )  # fmt: skip
     log.info(
-        f"{len(places):,} heat maps of {len(chosen) - len(without)} findings at {settings['size']} px, layer {layer}, "
-        f"fp32 on {hardware.device}"
+        f"{len(places):,} heat maps of {len(chosen) - len(without)} findings at {settings.data.size} px, "
+        f"layer {layer}, fp32 on {hardware.device}"
     )
     maps = _maps(model, layer, loader, torch.from_numpy(wanted), hardware)
     shown = []
@@ -182,7 +183,7 @@ def explain(
         if len(each.best):
             name, positives = predicted.findings[each.column], int((truth[each.column] == 1).sum())
             shown.append(Shown(name, positives, int(known.sum()), *of_kind))
-    return Explanation(run.name, dataset, table.name, options.split, settings["size"], layer, tuple(shown), without)
+    return Explanation(run.name, dataset, table.name, options.split, settings.data.size, layer, tuple(shown), without)
 
 
 def _columns(run: Path, own: Sequence[str], labels: Labels, asked: Sequence[str]) -> list[int]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.data.splits import FoldOptions, rows_sha256, select
+from cxrdali.data.splits import rows_sha256, select
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.inference import logits
 from cxrdali.models.tta import TTA
@@ -50,12 +50,12 @@ def predict(
     if tta not in TTA:
         raise UserError(f"tta {tta!r}: choose one of {', '.join(TTA)}")
     config = runs.read_config(run)
-    settings = config["settings"]
+    settings = TrainSettings.from_json(config["settings"])
     table = dataset.labels(labels or config["labels"]["name"])
     rows = split_rows(run, config, dataset, table, split)
     findings = tuple(config["findings"])
     model = load_run_model(run, config)
-    batch = batch or settings.get("micro_batch") or settings["batch"]
+    batch = batch or settings.runtime.micro_batch or settings.optimizer.batch
     with joined(device) as ranks:
         hardware = Hardware.resolve(ranks.device(device), precision)
         if ranks.world > 1:
@@ -64,16 +64,16 @@ def predict(
             ranks.agree({**asked, "dataset": dataset.id, "labels": table.sha256, "versions": versions()})
         model = model.to(hardware.device)
         threads = ranks.threads() if threads is None else threads
-        options = LoaderOptions(settings["size"], batch, threads, decode, hardware.device)
+        options = LoaderOptions(settings.data.size, batch, threads, decode, hardware.device)
         loader = Loader(dataset, rows, options, rank=ranks.rank, world=ranks.world)
         log.info(
-            f"{len(rows):,} images of {split} at {settings['size']} px, {hardware.precision} on {hardware.device}, "
+            f"{len(rows):,} images of {split} at {settings.data.size} px, {hardware.precision} on {hardware.device}, "
             f"decode {loader.options.resolved_decode}"
             + (f", TTA {tta}: {len(TTA[tta])} passes" if tta != "none" else "")
             + (f", resized from {loader.resized_from} px" if loader.resized_from else "")
             + (f", batches dealt out to {ranks.world} processes" if ranks.world > 1 else "")
         )
-        if outlook := dataset.outlook(loader.resized_from or settings["size"]):
+        if outlook := dataset.outlook(loader.resized_from or settings.data.size):
             log.info(outlook)
         # a vote holds the ranks together: one that died is noticed now, not when all others are done
         together = {"ranks": ranks, "check": lambda: ranks.vote(0)}
@@ -91,7 +91,6 @@ def split_rows(run: Path, config: Mapping, dataset: PackedDataset, labels: Label
 
     Raises UserError if those two would not be what they were in training.
     """
-    settings = config["settings"]
     if split in ("train", "val") and (dataset.id, labels.sha256) != (
         config["dataset"]["id"],
         config["labels"]["sha256"],
@@ -100,7 +99,7 @@ def split_rows(run: Path, config: Mapping, dataset: PackedDataset, labels: Label
             f"{run}: was trained on another dataset or other labels than {dataset.root} with {labels.name!r}, so its "
             f"{split} split is not there; choose dev, test or all"
         )
-    fold = FoldOptions(settings["fold"], settings["folds"], settings["group"])
+    fold = TrainSettings.from_json(config["settings"]).data
     rows = select(dataset, labels, split, fold)
     if split in ("train", "val"):
         trained = select(dataset, labels, "train", fold)

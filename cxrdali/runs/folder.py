@@ -16,7 +16,6 @@ import csv
 import io
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 
 from cxrdali.predictions import Predictions
+from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
 from shards.storage.files import json_bytes, only_one, publish, remove_parts, write_bytes
 
@@ -46,7 +46,7 @@ def read_config(run: Path) -> dict:
         raise UserError(f"{run}: no run (no {CONFIG} in it); give the folder that `cxrdali train` wrote")
     try:
         config = json.loads(path.read_bytes())
-        config["settings"]["epochs"], config["findings"], config["dataset"]["id"], config["labels"]["name"]
+        config["settings"]["optimizer"]["epochs"], config["findings"], config["dataset"]["id"], config["labels"]["name"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no run's settings ({error!r}); train into another folder") from error
     return config
@@ -78,23 +78,22 @@ def finished(run: Path, way_out: str) -> tuple[dict, dict]:
     Raises UserError, ending in `way_out`, otherwise.
     """
     config, state = read_config(run), load_last(run)
-    done, planned = 0 if state is None else state["epoch"], config["settings"]["epochs"]
-    if state is None or not is_finished(state, config["settings"]):
-        raise UserError(f"{run}: this run has finished {done} of {planned} epochs; {way_out}")
+    settings, done = TrainSettings.from_json(config["settings"]), 0 if state is None else state["epoch"]
+    if state is None or not is_finished(state, settings):
+        raise UserError(f"{run}: this run has finished {done} of {settings.optimizer.epochs} epochs; {way_out}")
     return config, state
 
 
-def is_finished(state: dict, settings: Mapping) -> bool:
+def is_finished(state: dict, settings: TrainSettings) -> bool:
     """Whether all epochs are done, or as many passed without a better one as the run's patience allows.
 
     Deferred re-weighting gets its chance: epochs before it do not count against the patience.
     """
-    patience = settings.get("patience")
-    if state["epoch"] >= settings["epochs"]:
+    patience = settings.optimizer.patience
+    if state["epoch"] >= settings.optimizer.epochs:
         return True
-    return (
-        patience is not None and state["epoch"] - max(state["best_epoch"], settings.get("drw_epoch") or 0) >= patience
-    )
+    counted_from = max(state["best_epoch"], settings.loss.deferred_epochs)
+    return patience is not None and state["epoch"] - counted_from >= patience
 
 
 def commit(run: Path, state: dict, best: tuple[dict, dict, Predictions] | None = None) -> None:

@@ -110,12 +110,12 @@ class Names:
             else:
                 self._put_parameter(nested, name, value)
 
-    def merged(self, *layers: Mapping[str, Any]) -> dict[str, Any]:
-        """Layers of values by name, each over those before, as one by flat name."""
+    def grouped(self, *layers: Mapping[str, Any]) -> dict[str, Any]:
+        """Layers of values by name, each over those before, in nested groups."""
         nested: dict[str, Any] = {}
         for layer in layers:
             self.put(nested, layer)
-        return flatten(nested)
+        return nested
 
     def _choose(self, nested: dict[str, Any], what: str, value: Any) -> None:
         chosen = value.as_json() if isinstance(value, Named) else {"name": value}

@@ -1,6 +1,6 @@
-"""How often a training image is visited: the paper's oversampling as an array of rows, no copied bytes.
+"""How often a training image is visited, after Yamagishi & Hanaoka 2023.
 
-Yamagishi & Hanaoka 2023: images with a finding whose validation AP (under an earlier model) is below a threshold
+Images with a finding whose validation AP (under an earlier model) is below a threshold
 are doubled; an image with several such findings is doubled once.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrdali.data.sampler import choose
+from cxrdali.data.oversample import choose
 from cxrdali.runs import folder as runs
 from shards.errors import UserError
 from shards.storage.csv import read_table

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrdali.data.splits import FoldOptions
+from cxrdali.data.options import FoldOptions
 from cxrdali.runs import folder as runs_on_disk
 from cxrdali.runs.layout import RECORD, REPLACED
+from cxrdali.runs.names import flatten
+from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
 
 
@@ -25,8 +27,13 @@ class Run:
     findings: pd.DataFrame
 
     def setting(self, name: str, otherwise=None):
-        value = self.config["settings"].get(name)
+        """By flat name; of the loss, the sampler and the head their names."""
+        value = flatten(self.config["settings"]).get(name)
         return otherwise if value is None else value
+
+    @property
+    def settings(self) -> TrainSettings:
+        return TrainSettings.from_json(self.config["settings"])
 
     @property
     def labels(self) -> str | None:
@@ -35,8 +42,7 @@ class Run:
 
     @property
     def fold(self) -> FoldOptions:
-        given = {name: self.setting(name) for name in ("fold", "folds", "group") if self.setting(name) is not None}
-        return FoldOptions(**given)
+        return self.settings.data
 
     @property
     def recipe(self) -> dict:

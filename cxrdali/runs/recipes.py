@@ -1,6 +1,7 @@
 """Recipes: named training settings, read from TOML; those of the two papers come with the package.
 
-A recipe is a table of `stage`, `seed` and the groups of `TrainSettings` (names are unique, so the groups may be left out):
+A recipe is a table of `stage`, `seed` and the groups of `TrainSettings`. (Names are unique, so that
+groups may be left out.)
 
     [model2]
     about = "stage 2; its AP decides what is oversampled"
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrdali.runs.layout import REPLACED
+from cxrdali.runs.names import flatten
 from cxrdali.runs.settings import TrainSettings, names, settings_of
 from cxrdali.setting import read_value
 from shards.errors import UserError
@@ -177,4 +179,4 @@ def _recipe(path: Path, name: str, every: Mapping[str, Any], table: Mapping[str,
         settings_of(*layers, init=words.get("starts_from"))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    return Recipe(name, names().merged(*layers), words.get("starts_from"), words.get("about", ""))
+    return Recipe(name, flatten(names().grouped(*layers)), words.get("starts_from"), words.get("about", ""))

@@ -114,10 +114,7 @@ class TrainSettings:
     @classmethod
     def from_json(cls, nested: Mapping[str, Any]) -> "TrainSettings":
         """Settings that `as_json` gave. A loss, sampler or head that is not installed keeps its name and parameters."""
-        try:
-            return _build(nested, stand_ins=True)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"no settings of a run ({error!r}); restore config.json, or train again") from error
+        return _build(nested, stand_ins=True)
 
     def difference(self, other: Mapping[str, Any]) -> tuple[str, object, object] | None:
         """The first setting (name, there, here) in which a stored run (`as_json`) differs and must not; or None."""
@@ -139,13 +136,10 @@ def settings_of(*layers: Mapping[str, Any], **given: Any) -> TrainSettings:
 
     Raises UserError naming the setting, its value and the legal ones.
     """
-    nested: dict[str, Any] = {}
-    for layer in (*layers, given):
-        names().put(nested, layer)
-    return _build(nested)
+    return _build(names().grouped(*layers, given))
 
 
-def assigned(text: str) -> tuple[str, Any]:
+def assigned(text: str, where: str = "") -> tuple[str, Any]:
     """NAME=VALUE or GROUP.NAME=VALUE as a flat name and a value, read as TOML, or as text where it is none.
 
     Raises UserError for an unknown setting, or a value of another type.
@@ -159,7 +153,7 @@ def assigned(text: str) -> tuple[str, Any]:
         flat = names().flat_name(name.strip())
         return flat, names().read(flat, parsed)
     except UserError as error:
-        raise UserError(f"--set {text}: {error}") from error
+        raise UserError(f"{where or f'--set {text}'}: {error}") from error
 
 
 @cache
@@ -189,6 +183,8 @@ def _build(nested: Mapping[str, Any], stand_ins: bool = False) -> TrainSettings:
 
 def _group(kind: Any, nested: Mapping[str, Any], stand_ins: bool) -> Any:
     hints, made = get_type_hints(kind), {}
+    if unknown := nested.keys() - hints.keys():
+        raise UserError(f"unknown setting {min(unknown)!r}; the run is of another version, train it again")
     for each in fields(kind):
         if "registry" in each.metadata:
             given = dict(nested.get(each.name) or {"name": each.metadata["name"]})

@@ -16,8 +16,9 @@ from cxrdali.models.loss import LOSSES
 from cxrdali.models.loss_module import LossModule
 from cxrdali.models.tta import TTA
 from cxrdali.runs.oversampling import chosen_findings
-from cxrdali.runs.settings import AUTO, TrainSettings
+from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
+from cxrdali.runtime.options import AUTO
 from cxrdali.studies.flow import Plan
 from cxrdali.train.microbatch import largest_micro_batch
 from cxrdali.train.step import Step, adamw, grad_scaler

@@ -13,12 +13,12 @@ import numpy as np
 from cxrdali.data.loader import nearest_stored
 from cxrdali.data.splits import released_rows, train_and_validation
 from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate, write
-from cxrdali.models.classifier import ModelOptions
+from cxrdali.models.classifier import check_arch
 from cxrdali.predict.predict import predict
 from cxrdali.runs import folder as runs
 from cxrdali.runs.oversampling import chosen_findings
 from cxrdali.runs.recipes import Recipe, find, in_order
-from cxrdali.runs.settings import LATER, MAY_DIFFER, TrainSettings
+from cxrdali.runs.settings import MAY_DIFFER, TrainSettings
 from cxrdali.runs.steps import Step
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.trainer import train
@@ -104,7 +104,7 @@ def ground(root: Path, dataset: PackedDataset, recipes: Mapping[str, Recipe], op
             key = next(iter(given))
             raise UserError(f"{name}.{key}: {name} is not among the models; add it to --models, or do not set it")
     first = next(iter(models.values()))[0]
-    train_rows, val_rows = train_and_validation(dataset, labels, first.fold_options())
+    train_rows, val_rows = train_and_validation(dataset, labels, first.data)
     splits = {"val": val_rows} | {name: released_rows(dataset, labels, name) for name in SPLITS[1:]}
     splits = {name: rows for name, rows in splits.items() if len(rows)}
     added = [name for name in names if name not in options.models]
@@ -119,7 +119,8 @@ def _resolve(root: Path, recipe: Recipe, labels: Labels, options: FlowOptions) -
     settings, about = recipe.resolve(root / "runs", overrides)
     if settings.data.labels not in (None, labels.name):
         raise UserError(
-            f"{recipe.name}: labels = {settings.data.labels!r}, but all models need the same ones, here {labels.name!r}; "
+            f"{recipe.name}: labels = {settings.data.labels!r}, but all models need the same ones, here "
+            f"{labels.name!r}; "
             f"give --labels {settings.data.labels}"
         )
     return settings.changed(labels=labels.name), about
@@ -134,7 +135,7 @@ def _problems(dataset: PackedDataset, labels: Labels, models: Mapping, train_row
             others.append((about["starts_from"], ("arch", "norm"), "it starts from these weights"))
         for other, keys, why in others:
             for key in keys:
-                here, there = getattr(settings, key), getattr(models[other][0], key)
+                here, there = settings.flat()[key], models[other][0].flat()[key]
                 if here != there:
                     found.append(f"{name}: {key} is {here!r}, of {other} {there!r}, and {why}; --set {key}= for all")
         if len(train_rows) < settings.optimizer.batch:
@@ -152,7 +153,7 @@ def _errors(dataset: PackedDataset, labels: Labels, settings: TrainSettings) -> 
         lambda: nearest_stored(dataset, settings.data.size),
         lambda: chosen_findings(settings.data.oversample, None, None, labels.findings),
         lambda: settings.loader_options(Hardware.resolve(settings.runtime.device, settings.runtime.precision).device),
-        lambda: ModelOptions(settings.model.arch, settings.data.size),
+        lambda: check_arch(settings.model.arch),
     )
     for check in checks:
         try:
@@ -180,7 +181,7 @@ class Flow:
         self.asked: list[Asked] = []
         # hashes of what is not a step: part of every step's settings that reads it
         self.data = {"dataset": self.dataset.id, "labels": self.labels.sha256}
-        self.uncertain = next(iter(self.models.values()))[0].uncertain
+        self.uncertain = next(iter(self.models.values()))[0].data.uncertain
 
     def plan(self, steps: Sequence[Step]) -> Plan:
         ground = self.ground
@@ -192,7 +193,7 @@ class Flow:
     def train(self, name: str) -> Step:
         settings, about = self.models[name]
         folder = f"runs/{name}"
-        kept = {key: value for key, value in settings.as_json().items() if key not in MAY_DIFFER}
+        kept = {key: value for key, value in settings.flat().items() if key not in MAY_DIFFER}
         # a path is spelled in many ways
         inside = {(self.root / "runs" / other).resolve(): other for other in self.models}
         given = {key: kept[key] and inside.get(Path(kept[key]).resolve()) for key in ("init", "oversample_from")}
@@ -217,7 +218,6 @@ class Flow:
             tuple(f"train {other}" for other in dict.fromkeys(needs)),
             do,
             folder,
-            LATER,
         )
 
     def predict(self, model: str, split: str, tta: str, name: str | None = None) -> Step:

@@ -36,14 +36,17 @@ from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.metrics.ranking import Scores, score
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.inference import logits
+from cxrdali.models.loss import LOSSES, Loss
 from cxrdali.models.loss_module import LossModule, bce_sum, known_targets
 from cxrdali.models.weights import head_keys, load_initial
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs import folder as runs
+from cxrdali.runs import plugins
 from cxrdali.runs.oversampling import Oversampling, chosen_findings
-from cxrdali.runs.settings import AUTO, TrainSettings, sampling_seed
+from cxrdali.runs.settings import TrainSettings, sampling_seed
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks, joined, mean_in_order
+from cxrdali.runtime.options import AUTO
 from cxrdali.train.build import initial_weights, schedule
 from cxrdali.train.console import _plain, _writing
 from cxrdali.train.features import CachedLoader, Head, features_of
@@ -191,12 +194,12 @@ class _Trainer:
             log.info(
                 f"ended after epoch {self.state['epoch']}: none better in {self.settings.optimizer.patience} epochs"
             )
-        if self.state["best_epoch"] <= (self.settings.flat().get("drw_epoch") or 0):
+        if self.state["best_epoch"] <= self.settings.loss.deferred_epochs:
             log.info(f"the best epoch, {self.state['best_epoch']}, is one before re-weighting: its weights are kept")
         return self._summary(self.state)
 
     def _is_finished(self, state: dict) -> bool:
-        return runs.is_finished(state, self.settings.as_json())
+        return runs.is_finished(state, self.settings)
 
     def _epoch(self, events) -> None:
         state, epoch = self.state, self.state["epoch"]
@@ -246,9 +249,9 @@ class _Trainer:
         self.loader.load_state_dict({"epoch": epoch, "position": state["position"]})
         self.model.train(not self.settings.model.frozen)  # a frozen backbone keeps its batch-norm statistics
         if self.loss.reweights(epoch) and not self.loss.reweights(epoch - 1):
-            log.info(
-                f"epoch {epoch + 1}: positive terms are re-weighted from here on (beta {self.settings.flat().get('cb_beta'):g})"
-            )
+            beta = self.settings.flat().get("cb_beta")
+            words = "" if beta is None else f" (beta {beta:g})"
+            log.info(f"epoch {epoch + 1}: positive terms are re-weighted from here on{words}")
         first = state["position"] // batch
         # islice only where it is needed: a loader that is read to its end keeps its pipeline for the next epoch
         steps = (
@@ -444,8 +447,9 @@ class _Trainer:
         if hardware.device == "cpu":
             return self.share, None  # its memory pages out, instead of saying that it is full
         memory = torch.cuda.mem_get_info(hardware.device)[1]
-        needs = {"gpu": hardware.name, "memory_bytes": memory, "compile": settings.runtime.compile, "share": self.share,
-                 "channels_last": settings.runtime.channels_last, "checkpointing": settings.runtime.checkpointing}  # fmt: skip
+        runtime = settings.runtime
+        needs = {"gpu": hardware.name, "memory_bytes": memory, "compile": runtime.compile, "share": self.share,
+                 "channels_last": runtime.channels_last, "checkpointing": runtime.checkpointing}  # fmt: skip
         if self.ranks.world > 1:
             self.ranks.total(torch.zeros((), device=hardware.device))  # NCCL's buffers are there from now on
         stored = runs.read_config(self.out).get("micro_batch") if continues else None
@@ -491,17 +495,18 @@ class _Trainer:
 
     def _describe(self) -> None:
         settings, options = self.settings, self.loader.options
+        data, optimizer = settings.data, settings.optimizer
         both = subjects_on_both_sides(self.dataset, self.train_rows, self.val_rows)
         if outlook := self.dataset.outlook(self.loader.resized_from or settings.data.size):
             log.info(outlook)
         log.info(
-            f"stage {settings.stage}: {settings.model.arch}, {settings.data.size} px, batch {settings.optimizer.batch}, "
-            f"{settings.optimizer.epochs} epochs of {self.steps_per_epoch:,} steps, {self.hardware.precision} on "
+            f"stage {settings.stage}: {settings.model.arch}, {data.size} px, batch {optimizer.batch}, "
+            f"{optimizer.epochs} epochs of {self.steps_per_epoch:,} steps, {self.hardware.precision} on "
             f"{self.hardware.device}, decode {options.resolved_decode} ({options.resolved_threads} threads)"
         )
         log.info(
             f"{len(self.train_rows):,} images to train, {len(self.val_rows):,} to validate "
-            f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}); {both:,} subjects on both sides"
+            f"(fold {data.fold} of {data.folds}, by {data.group}); {both:,} subjects on both sides"
         )
         if self.ranks.world > 1:
             sees = "all of them" if settings.runtime.sync_bn else "its own (--sync-bn: all)"
@@ -509,8 +514,8 @@ class _Trainer:
                 f"{self.ranks.world} processes, {self.ranks.local_world} on this machine: {self.share} images of every "
                 f"batch each; batch normalisation of each sees {sees}"
             )
-        if settings.loss.name != "bce" or settings.flat().get("pos_weight") != "none" or settings.model.frozen:
-            parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss_parameters.items())
+        if settings.loss != LOSSES["bce"]() or settings.model.frozen:
+            parameters = _parameters(settings.loss)
             log.info(
                 f"loss {settings.loss.name} ({parameters})"
                 + ("; the classifier alone" if settings.model.frozen else "")
@@ -518,7 +523,7 @@ class _Trainer:
         if self.sampler:
             without = int((~(self.targets[self.train_rows] == 1).any(axis=1)).sum())
             log.info(
-                f"sampler {settings.data.sampler.name}: {len(self.train_rows):,} draws an epoch by each image's rarest finding; "
+                f"sampler {data.sampler.name}: {len(self.train_rows):,} samples an epoch by each image's rarest finding; "
                 f"{without:,} images without any count as one more class"
             )
         if self.oversampling:
@@ -541,6 +546,7 @@ class _Trainer:
         return {
             "settings": self.settings.as_json(),
             "recipe": self.recipe,
+            "plugins": plugins.loaded(),
             "oversampling": self.oversampling and self.oversampling.as_json(),
             "findings": list(self.labels.findings),
             "train_positives": self.positives.tolist(),
@@ -740,6 +746,10 @@ class _Trainer:
 
 def _number(micro_batch: int | str | None) -> int | None:
     return micro_batch if isinstance(micro_batch, int) else None
+
+
+def _parameters(loss: Loss) -> str:
+    return ", ".join(f"{name} {_plain(value)}" for name, value in loss.as_json().items() if name != "name")
 
 
 def _smaller_divisor(batch: int, size: int) -> int:

@@ -117,7 +117,7 @@ def test_no_step_waits_for_the_gpu(dataset, tmp_path, monkeypatch, precision):
 
     monkeypatch.setattr(training._Trainer, "_step", watched)
     settings = settings_of(
-        stage=1, size=48, batch=8, epochs=1, arch="test_efficientnet", pretrained=False, device="cuda", precision=precision,
-        micro_batch=4,
+        stage=1, size=48, batch=8, epochs=1, arch="test_efficientnet", pretrained=False, device="cuda",
+        precision=precision, micro_batch=4,
     )  # fmt: skip
     assert train(settings, dataset, tmp_path / "run").epochs == 1

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 from cxrdali.data.oversample import oversampled
-from cxrdali.data.sampler import SAMPLERS
 from cxrdali.data.splits import released_rows, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
 from cxrdali.report import published
@@ -151,9 +150,8 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     if trained_on and trained_on != rows_sha256(train):
         raise UserError(f"{run.path / runs_on_disk.CONFIG}: it trained on other rows than its fold selects here")
     wanted = targets(labels, run.setting("uncertain", "negative"))
-    sampler = SAMPLERS[run.setting("sampler", "natural")]().over(
-        train, wanted, _sampling_seed(run), int(run.setting("epochs"))
-    )
+    settings = run.settings
+    sampler = settings.data.sampler.over(train, wanted, _sampling_seed(run), settings.optimizer.epochs)
     train = _with_repeats(run, labels, train, wanted)
     size = int(run.setting("size"))
     augment = options_of(run.setting("flips", "both"), run.setting("cutout", "fixed"))

@@ -8,6 +8,7 @@ from cxrdali.report.kit import html as page
 from cxrdali.report.kit.html import Html, count, join, paragraph, percent, score, sentence
 from cxrdali.report.training.sources import Sources
 from cxrdali.runs.folder import is_finished
+from cxrdali.runs.names import flatten
 from cxrdali.runs.reader import Run
 
 MIMIC = "paper, MIMIC-CXR"
@@ -63,7 +64,7 @@ def epochs(run: Run) -> str:
     """Done ones, and of how many if some are left."""
     done, planned = len(run.metrics), run.setting("epochs")
     state = {"epoch": done, "best_epoch": run.best["epoch"] if done else 0}
-    if done != planned and is_finished(state, run.config["settings"]):
+    if done != planned and is_finished(state, run.settings):
         return f"{count(done)}, ended early"
     return count(done) if planned in (None, done) else f"{count(done)} of {count(planned)}"
 
@@ -113,7 +114,7 @@ def differences(run: Run) -> dict[str, tuple[str, str]] | None:
     paper = _paper_settings().get(run.recipe.get("name"))
     if paper is None:
         return None
-    settings = run.config["settings"]
+    settings = flatten(run.config["settings"])
     # a setting that an older config does not have was at its default then, which is the paper's
     found = {name: (settings[name], value) for name, value in paper.items() if name in settings}
     return {name: (_plain(here), _plain(there)) for name, (here, there) in found.items() if here != there}
@@ -125,7 +126,7 @@ def _paper_settings() -> dict[str, dict]:
     from cxrdali.runs.settings import MAY_DIFFER
 
     left_out = (*NOT_THE_RECIPE, *MAY_DIFFER)
-    resolved = {name: recipe.resolve(Path())[0].as_json() for name, recipe in load().items()}
+    resolved = {name: recipe.resolve(Path())[0].flat() for name, recipe in load().items()}
     return {
         name: {key: value for key, value in settings.items() if key not in left_out}
         for name, settings in resolved.items()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from cxrdali.report.kit import html as page
 from cxrdali.report.kit.html import Html, count, join, missing
 from cxrdali.report.training.sources import Sources
+from cxrdali.runs.names import flatten
 from cxrdali.runs.reader import Run
 
 
@@ -14,8 +15,8 @@ def provenance(sources: Sources) -> Html:
     if not runs:
         return missing("No run was given, so there is no dataset, seed or version to name.")
     rows = [(name, *_once([value(run) for run in runs])) for name, value in PROVENANCE.items()]
-    settings = sorted({name for run in runs for name in run.config["settings"]})
-    all_settings = [(name, *_once([_plain(run.config["settings"].get(name)) for run in runs])) for name in settings]
+    settings = sorted({name for run in runs for name in flatten(run.config["settings"])})
+    all_settings = [(name, *_once([_plain(run.setting(name)) for run in runs])) for name in settings]
     columns = ("", *(run.name for run in runs))
     return join(
         page.table("Where the numbers come from", columns, rows, kind="text"),
@@ -65,8 +66,8 @@ PROVENANCE: dict[str, Callable[[Run], str]] = {
     "Training images": _images_and_hash("train"),
     "Validation images": _images_and_hash("val"),
     "Fold": lambda run: f"{run.fold.fold} of {run.fold.folds}, by {run.fold.group}",
-    "Seed": _from_config("settings", "seed"),
-    "Model": _from_config("settings", "arch"),
-    "Initial weights": _from_config("settings", "init"),
+    "Seed": lambda run: _plain(run.setting("seed")),
+    "Model": lambda run: _plain(run.setting("arch")),
+    "Initial weights": lambda run: _plain(run.setting("init")),
     "Versions": _from_config("versions"),
 }

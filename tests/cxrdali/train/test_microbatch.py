@@ -11,8 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cxrdali.models.classifier import ModelOptions, create
-from cxrdali.models.loss_module import LossModule
 from cxrdali.models.loss import LOSSES
+from cxrdali.models.loss_module import LossModule
 from cxrdali.predict.predict import predict
 from cxrdali.runs import folder as runs
 from cxrdali.runtime.device import Hardware
@@ -45,9 +45,9 @@ class Full(torch.nn.Module):
 
 
 def loss_of(name: str = "bce") -> LossModule:
-    given = {key: 1 if key == "drw_epoch" else None for key in LOSSES[name]}
+    given = {"drw_epoch": 1} if "drw" in name else {}
     counts = torch.arange(1, FINDINGS + 1).numpy()
-    return LossModule(LOSSES[name](), counts, 10 - counts)
+    return LossModule(LOSSES[name](**given), counts, 10 - counts)
 
 
 def search(model, batch=24, **options):
