@@ -297,8 +297,8 @@ class Seed:
         scale = self.scale
         plain = settings_of(
             stage=model.stage, size=scale.sizes[model.size], batch=scale.batches[model.batch], epochs=scale.epochs,
-            lr=scale.lr, arch=scale.arch, pretrained=False, init=model.after and str(self.folder / model.after), labels=LABELS,
-            threads=1, device="cpu", fold=self.number % scale.folds, folds=scale.folds, seed=self.number,
+            lr=scale.lr, arch=scale.arch, pretrained=False, init=model.after and str(self.folder / model.after),
+            labels=LABELS, threads=1, device="cpu", fold=self.number % scale.folds, folds=scale.folds, seed=self.number,
         )  # fmt: skip
         if not model.oversampled:
             return plain

@@ -110,8 +110,8 @@ class LossSeed(Seed):
             loss, given = "ldam", {"ldam_margin": NO_MARGIN}
         return settings_of(
             stage=1, size=scale.sizes[0], batch=scale.batches[0], epochs=scale.epochs, lr=scale.lr, arch=scale.arch,
-            pretrained=False, labels=LABELS, threads=1, device="cpu", fold=self.number % scale.folds, folds=scale.folds, seed=self.number,
-            flips="none", cutout="off", loss=loss, **given,
+            pretrained=False, labels=LABELS, threads=1, device="cpu", fold=self.number % scale.folds, folds=scale.folds,
+            seed=self.number, flips="none", cutout="off", loss=loss, **given,
         )  # fmt: skip
 
     def train_loss(self, loss: str) -> dict:

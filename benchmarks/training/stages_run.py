@@ -204,8 +204,8 @@ def run_arm(
     for place, stage in enumerate(comparison.arms[arm], 1):
         settings = settings_of(
             stage=place, size=stage.size, batch=stage.batch, epochs=comparison.epochs if limit is None else 2,
-            lr=options.lr, arch=feed.arch, pretrained=options.pretrained, init=before, norm=feed.norm, precision=options.precision,
-            compile=options.compile, device=options.device, decode=options.decode,
+            lr=options.lr, arch=feed.arch, pretrained=options.pretrained, init=before, norm=feed.norm,
+            precision=options.precision, compile=options.compile, device=options.device, decode=options.decode,
             threads=loader_threads(options.device), seed=seed, limit_batches=limit,
         )  # fmt: skip
         before = str(folder / f"stage{place}")

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,8 +28,7 @@ class Step:
     """outputs: files relative to the root; settings: JSON values that decide the result; needs: names of steps.
 
     folder: of a step that continues what it began there (a training run); it is kept while settings and needs are
-    those it began with, else moved aside before `do`. earlier: settings that records of an older version do not have,
-    as they were then.
+    those it began with, else moved aside before `do`.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Step:
     needs: tuple[str, ...]
     do: Callable[[], None] = field(compare=False)
     folder: str | None = None
-    earlier: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass
@@ -52,7 +50,7 @@ class Book:
         record = self._read(step.name)
         if record is None:
             return CONTINUES if self._begun(step) else TAKEN if self._by_hand(step) else "not done yet"
-        changed = _change(_known(record, step), _plain(step.settings))
+        changed = _change(record["settings"], _plain(step.settings))
         if changed:
             return changed
         if record["needs"] != self._makings(step):
@@ -127,7 +125,7 @@ class Book:
         if not step.folder or not (self.root / step.folder).is_dir():
             return False
         begun = self._read(step.name, "begun")
-        return begun is not None and {**begun, "settings": _known(begun, step)} == self._start(step)
+        return begun is not None and begun == self._start(step)
 
     def _by_hand(self, step: Step) -> bool:
         """Whether the folder holds something that no record tells of."""
@@ -141,7 +139,7 @@ class Book:
             remove_parts(folder)
 
     def _set_aside(self, step: Step) -> None:
-        """Days of training are never deleted: what stands in the way moves to replaced/."""
+        """Days of training are never deleted: what is in the way moves to replaced/."""
         folder = self.root / step.folder
         if not _occupied(folder):
             return
@@ -186,8 +184,8 @@ def _occupied(folder: Path) -> bool:
 
 def _facts(path: Path, folder: str | None) -> dict:
     if not path.is_file():
-        way_out = f"move the folder {folder} away to train it anew" if folder else "run the same command again"
-        raise UserError(f"{path}: was to be made and is not there; {way_out}")
+        fix = f"move the folder {folder} away to train it anew" if folder else "run the same command again"
+        raise UserError(f"{path}: was to be made and is not there; {fix}")
     found = path.stat()
     return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": sha256_file(path)}
 
@@ -195,14 +193,6 @@ def _facts(path: Path, folder: str | None) -> dict:
 def _plain(settings: dict) -> dict:
     """As JSON gives it back: tuples are lists."""
     return json.loads(json_bytes(settings))
-
-
-def _known(record: dict, step: Step) -> dict:
-    """The settings that a record tells, and those that there were not when it was written."""
-    return {
-        **_plain({name: step.earlier[name] for name in step.earlier if name in step.settings}),
-        **record["settings"],
-    }
 
 
 def _change(there: dict, here: dict) -> str | None:

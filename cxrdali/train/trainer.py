@@ -523,8 +523,8 @@ class _Trainer:
         if self.sampler:
             without = int((~(self.targets[self.train_rows] == 1).any(axis=1)).sum())
             log.info(
-                f"sampler {data.sampler.name}: {len(self.train_rows):,} samples an epoch by each image's rarest finding; "
-                f"{without:,} images without any count as one more class"
+                f"sampler {data.sampler.name}: {len(self.train_rows):,} samples an epoch by each image's rarest "
+                f"finding; {without:,} images without any count as one more class"
             )
         if self.oversampling:
             names = ", ".join(self.oversampling.findings) or "no finding"

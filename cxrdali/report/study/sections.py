@@ -6,7 +6,7 @@ import pandas as pd
 
 from cxrdali.evaluate.same_images import differing_settings
 from cxrdali.metrics.longtail import GROUPS
-from cxrdali.models.losses import PARAMETERS
+from cxrdali.models.loss import LOSSES
 from cxrdali.models.tta import TTA
 from cxrdali.report.calibration.page import WORDS, reliability
 from cxrdali.report.comparison.page import comparison
@@ -58,7 +58,7 @@ def losses(sources: Sources) -> Html:
     study = sources.study
     rows = dict.fromkeys(study.roles["losses"], ())
     return join(
-        _what_differs(sources, study.roles["losses"], ("loss", *PARAMETERS), "the loss"),
+        _what_differs(sources, study.roles["losses"], ("loss", *LOSSES.parameters()), "the loss"),
         how_to_read(sources),
         score_tables(sources, "Losses", rows, ("Model",)),
         _group_figure(sources, list(rows), "losses"),

@@ -15,6 +15,7 @@ from benchmarks.results import RESULTS, newest
 from cxrdali import predictions
 from cxrdali.postprocess import calibration
 from cxrdali.runs import folder as runs
+from cxrdali.runs.names import flatten
 from shards.dataset.packed import PackedDataset
 from tests.benchmarks.test_benchmarks import ROOT
 
@@ -56,7 +57,7 @@ def test_the_flow_at_a_tiny_size(tmp_path):
     trained = {row["run"]: row for row in rows if "run" in row and row["seed"] == 1}
     assert list(trained) == [*LOSSES, "bce-crt", "ldam-drw-crt", "ldam-drw-crt-slow"]
     assert trained["drw"]["drw_epoch"] == 1 and trained["bce"]["drw_epoch"] is None
-    configs = {name: runs.read_config(folder / name)["settings"] for name in trained}
+    configs = {name: flatten(runs.read_config(folder / name)["settings"]) for name in trained}
     assert [configs[name]["loss"] for name in LOSSES] == ["bce", "asl", "ldam", "ldam", "drw", "ldam-drw"]
     assert (configs["scale"]["ldam_margin"], configs["ldam"]["ldam_margin"]) == (1e-9, 0.5)
     assert {(each["seed"], each["fold"], each["flips"], each["cutout"]) for each in configs.values()} == {

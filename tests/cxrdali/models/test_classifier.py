@@ -136,7 +136,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
 
 def test_an_unknown_model_is_named_with_some_alike():
     with pytest.raises(UserError, match=r"arch 'efficientnet_s7' is no timm model \(alike: .*efficientnet"):
-        ModelOptions("efficientnet_s7", 64)
+        create(ModelOptions("efficientnet_s7", 64), 3)
 
 
 def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch):

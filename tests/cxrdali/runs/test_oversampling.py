@@ -53,7 +53,12 @@ def test_ap_is_read_from_an_evaluation_s_json_and_csv(tmp_path):
 
 
 def test_ap_of_a_run_is_that_of_its_best_epoch(tmp_path):
-    config = {"settings": {"epochs": 3}, "findings": ["Mass"], "dataset": {"id": ""}, "labels": {"name": ""}}
+    config = {
+        "settings": {"stage": 1, "optimizer": {"epochs": 3}},
+        "findings": ["Mass"],
+        "dataset": {"id": ""},
+        "labels": {"name": ""},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     rows = [{"epoch": epoch, "finding": "Mass", "AP": epoch / 10} for epoch in (1, 2, 3)]
     state = {"epoch": 3, "best_epoch": 2, "metrics": [], "findings": rows}

@@ -106,20 +106,6 @@ def test_a_damaged_record_is_a_step_not_done(world, damage):
     assert world.run() == "c"
 
 
-def test_a_setting_that_an_older_record_does_not_have_is_as_it_was_then(tmp_path):
-    def steps(settings, earlier):
-        made = Step("x", ("x",), settings, (), lambda: (tmp_path / "x").write_text("x"), earlier=earlier)
-        return [made]
-
-    Book(tmp_path).run(steps({"n": 1}, {}), lambda text: None)
-    earlier = {"loss": "bce", "names": (), "gone": 3}
-    assert Book(tmp_path).reason(*steps({"n": 1, "loss": "bce", "names": ()}, earlier)) is None
-    assert (
-        Book(tmp_path).reason(*steps({"n": 1, "loss": "asl", "names": ()}, earlier)) == 'loss changed: "bce" -> "asl"'
-    )
-    assert Book(tmp_path).reason(*steps({"n": 1, "loss": "bce"}, {})) == 'loss changed: null -> "bce"'
-
-
 # ---------------------------------------------------------------- steps that continue what they began in a folder
 
 

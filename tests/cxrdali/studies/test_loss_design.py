@@ -25,7 +25,7 @@ from cxrdali.report.training.sources import read_sources
 from cxrdali.runs import folder as runs
 from cxrdali.runs import recipes
 from cxrdali.runs.layout import RECORD
-from cxrdali.runs.settings import settings_of
+from cxrdali.runs.settings import names, settings_of
 from cxrdali.runs.steps import Book
 from cxrdali.studies.flow import Ground
 from cxrdali.studies.loss_design import StudyOptions, make_plan, read_weights, write_record
@@ -512,9 +512,9 @@ def part(root, *sections):
 def test_a_claim_of_ldam_drw_against_bce_is_of_just_these_losses(done, tmp_path):
     copy = shutil.copytree(done, tmp_path / "study")
     config = copy / "runs/ld-ldam-drw/config.json"
-    change(config, lambda content: content["settings"].update(loss="focal"))
+    change(config, lambda content: content["settings"].update(loss={"name": "focal"}))
     assert "Not compared: ld-ldam-drw has the loss focal" in part(copy, at_a_glance)
-    change(config, lambda content: content["settings"].update(loss="ldam-drw"))
+    change(config, lambda content: content["settings"].update(loss={"name": "ldam-drw"}))
     change(copy / RECORD, lambda content: content["roles"].update(reference="ld-asl", losses=["ld-bce", "ld-asl"]))
     assert "Not compared: ld-ldam-drw is not among the losses" in part(copy, at_a_glance)
 
@@ -526,7 +526,7 @@ def test_what_differs_beside_the_loss_the_network_or_the_draws_is_said(done, pag
     copy = shutil.copytree(done, tmp_path / "study")
     for name, changed in (("ld-asl", {"lr": 0.5, "sampler": "sqrt"}), ("ld-crt", {"sampler": "natural"})):
         file = copy / "runs" / name / "config.json"
-        change(file, lambda content, changed=changed: content["settings"].update(changed))
+        change(file, lambda content, changed=changed: names().put(content["settings"], changed))
     shutil.rmtree(copy / "comparisons")
     text = part(copy, study.losses, study.retrained)
     assert "Not the loss alone differs: lr and sampler too, so a difference may be theirs." in text

@@ -12,7 +12,6 @@ from cxrdali.postprocess.submission import template_of
 from cxrdali.predictions import read
 from cxrdali.runs import folder as runs
 from cxrdali.runs import recipes
-from cxrdali.runs.settings import LATER
 from cxrdali.runs.steps import Book
 from cxrdali.studies.estimate import Rate, epoch_images, predicting_hours, training_hours
 from cxrdali.studies.stage_training import PaperOptions, make_plan
@@ -191,21 +190,8 @@ def test_a_changed_setting_outdates_what_depends_on_it(done, dataset, known, cha
         assert "train model0" not in found
 
 
-def test_records_from_before_a_setting_was_there_are_as_good_as_new(done, dataset, known, tmp_path):
-    """Days of training are not begun anew because this version has more settings."""
-    copy = shutil.copytree(done, tmp_path / "older")
-    for path in (copy / ".steps").glob("train-*.made.json"):
-        record = json.loads(path.read_bytes())
-        was = len(record["settings"])
-        record["settings"] = {name: value for name, value in record["settings"].items() if name not in LATER}
-        assert len(record["settings"]) < was
-        # oversampling came later too, and where it was on, its settings are there
-        record["settings"] |= {
-            name: value for name, value in json.loads(path.read_bytes())["settings"].items() if "oversample" in name
-        }
-        path.write_text(json.dumps(record))
-    assert outdated(copy, dataset, known) == {}
-    found = outdated(copy, dataset, known, replace(OPTIONS, overrides={"model7": {"loss": "focal"}}))
+def test_another_loss_is_another_step(done, dataset, known):
+    found = outdated(done, dataset, known, replace(OPTIONS, overrides={"model7": {"loss": "focal"}}))
     assert found["train model7"] == "focal_alpha changed: null -> -1.0"
 
 

@@ -21,10 +21,10 @@ from cxrdali.models.loss import LOSSES
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.predict import predict
 from cxrdali.runs import folder as runs
-from cxrdali.runs.settings import TrainSettings, sampling_seed
+from cxrdali.runs.settings import TrainSettings, sampling_seed, settings_of
 from cxrdali.train import trainer as training
 from cxrdali.train.features import CachedLoader
-from cxrdali.train.retrain import settings_of
+from cxrdali.train.retrain import retrain_settings
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
 from shards.errors import UserError
@@ -61,7 +61,7 @@ def finished(dataset, tmp_path_factory):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains_and_validates_with_plain_cross_entropy(dataset, tmp_path, loss):
-    changes = {"drw_epoch": 0} if "drw_epoch" in LOSSES[loss] else {}
+    changes = {"drw_epoch": 0} if "drw" in loss else {}
     quietly(settings(loss=loss, epochs=1, **changes), dataset, tmp_path / "run")
     (row,) = rows_of(tmp_path / "run" / "metrics.csv")
     assert float(row["train_loss"]) > 0 and row["reweighted"] == str(int(bool(changes)))
@@ -281,71 +281,17 @@ def test_a_progressive_run_ends_balanced(dataset, tmp_path):
     asked = settings(sampler="progressive", epochs=3, limit_batches=1, seed=2)
     quietly(asked, dataset, tmp_path / "run", loader=Watched)
     labels = dataset.labels()
-    rows, _ = training.train_and_validation(dataset, labels, asked.fold_options())
+    rows, _ = training.train_and_validation(dataset, labels, asked.data)
     wanted = SAMPLERS["progressive"]().over(rows, targets(labels, "negative"), sampling_seed(2, 1), 3)
     assert seen[1] is None and seen[0].chances(2) == pytest.approx(wanted.balanced)
     assert all(np.array_equal(seen[0](epoch), wanted(epoch)) for epoch in range(3))
-
-
-def _as_before(out):
-    """Take out of a run what came with losses: its settings, and what its state and its metrics know of them."""
-    config = json.loads((out / "config.json").read_text())
-    later = (  # named here: a name that LATER forgot is to be found
-        "loss", "pos_weight", "focal_gamma", "focal_alpha", "cb_beta", "asl_gamma_neg", "asl_gamma_pos", "asl_clip",
-        "ldam_margin", "ldam_scale", "drw_epoch", "sampler", "flips", "min_lr", "patience", "channels_last",
-        "checkpointing", "frozen", "new_head", "cache_features",
-    )  # fmt: skip
-    for name in later:
-        del config["settings"][name]
-    del config["train_positives"]
-    (out / "config.json").write_text(json.dumps(config))
-    state = torch.load(out / "last.pt", weights_only=True)
-    del state["logit_scale"]
-    for row in state["metrics"]:
-        del row["reweighted"]
-    torch.save(state, out / "last.pt")
-    lines = [line.rpartition(",")[0] for line in (out / "metrics.csv").read_text().splitlines()]
-    (out / "metrics.csv").write_text("\n".join([*lines, ""]))
-
-
-def test_a_finished_run_from_before_there_were_losses_stays_as_it_is(dataset, tmp_path):
-    """`cxrdali paper` knows its results by their bytes, and would train again what had changed."""
-    out = tmp_path / "run"
-    quietly(settings(epochs=1), dataset, out)
-    _as_before(out)
-    names = (runs.METRICS, runs.FINDINGS, runs.CONFIG, runs.LAST, runs.BEST)
-    before = {name: (out / name).read_bytes() for name in names}
-    assert before[runs.METRICS].splitlines()[0].endswith(b"val_seconds")
-    runs.best_weights(out, runs.load_last(out))
-    assert quietly(settings(epochs=1), dataset, out).already_finished
-    assert {name: (out / name).read_bytes() for name in names} == before
-
-
-def test_a_run_from_before_there_were_losses_continues(dataset, tmp_path, monkeypatch):
-    out, whole, calls = tmp_path / "run", training._Trainer._stop_if_asked, [0]
-
-    def stop_if_asked(trainer):
-        calls[0] += 1
-        trainer.stop_signal = 15 if calls[0] == 12 else trainer.stop_signal
-        whole(trainer)
-
-    monkeypatch.setattr(training._Trainer, "_stop_if_asked", stop_if_asked)
-    with pytest.raises(Stopped):
-        quietly(settings(), dataset, out)
-    _as_before(out)
-    with pytest.raises(UserError, match="holds a run with another loss: 'bce' there, 'focal' now"):
-        quietly(settings(loss="focal"), dataset, out)
-    quietly(settings(), dataset, out)
-    assert [row["reweighted"] for row in rows_of(out / "metrics.csv")] == ["", "0"]
-    assert quietly(settings(), dataset, out).already_finished
-    assert crt(out, dataset).loss == "bce"
 
 
 # ---------------------------------------------------------------- cRT
 
 
 def crt(run, dataset, **changes):
-    return settings_of(run, dataset, {"epochs": 2, "batch": 8, "device": "cpu", **changes})
+    return retrain_settings(run, dataset, {"epochs": 2, "batch": 8, "device": "cpu", **changes})
 
 
 def head_keys(run):
@@ -358,10 +304,12 @@ def head_keys(run):
 def test_the_first_training_s_schedule_is_not_the_classifier_s(finished, dataset, tmp_path):
     run = shutil.copytree(finished[0], tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
-    config["settings"] |= {"patience": 3, "checkpointing": True, "min_lr": 5e-5, "weight_decay": 0.25}
+    config["settings"]["optimizer"] |= {"patience": 3, "min_lr": 5e-5, "weight_decay": 0.25}
+    config["settings"]["runtime"]["checkpointing"] = True
     (run / "config.json").write_text(json.dumps(config))
-    kept = settings_of(run, dataset, {})
-    assert (kept.patience, kept.checkpointing, kept.min_lr, kept.weight_decay) == (None, False, 0.0, 0.25)
+    made = retrain_settings(run, dataset, {})
+    kept = made.optimizer
+    assert (kept.patience, made.runtime.checkpointing, kept.min_lr, kept.weight_decay) == (None, False, 0.0, 0.25)
     assert (kept.epochs, kept.lr, kept.warmup_epochs) == (10, 1e-3, 1)
 
 
