@@ -7,8 +7,10 @@ import numpy as np
 
 def choose(ap: Mapping[str, float | None], below: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Findings with an AP under `below` (0 to 1), and those without an AP (None or NaN), both in the order of `ap`."""
-    without = tuple(name for name, value in ap.items() if value is None or value != value)
-    return tuple(name for name, value in ap.items() if name not in without and value < below), without
+    known = {name: value for name, value in ap.items() if value is not None and value == value}
+    return tuple(name for name, value in known.items() if value < below), tuple(
+        name for name in ap if name not in known
+    )
 
 
 def oversampled(rows: np.ndarray, targets: np.ndarray, findings: Sequence[str], chosen: Sequence[str]) -> np.ndarray:
@@ -16,6 +18,6 @@ def oversampled(rows: np.ndarray, targets: np.ndarray, findings: Sequence[str], 
 
     targets: float32 [all rows, F] in the order of `findings`.
     """
-    places = [list(findings).index(name) for name in chosen]
+    places = np.array([list(findings).index(name) for name in chosen], dtype=np.int64)
     doubled = rows[(targets[np.ix_(rows, places)] == 1).any(axis=1)]
     return np.sort(np.concatenate([rows, doubled]))

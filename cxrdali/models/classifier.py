@@ -7,6 +7,7 @@ size, and a checkpoint's numbers cannot be fed with pixels scaled for another on
 import sys
 from pathlib import Path
 from types import MethodType
+from typing import Any
 
 import timm
 import torch
@@ -23,6 +24,10 @@ class Classifier(nn.Module):
 
     The classifier at its end computes in float32 also under autocast: in bf16, thousands of images would share a logit.
     """
+
+    backbone: Any  # timm's models share methods, not a type
+    scale: torch.Tensor
+    shift: torch.Tensor
 
     def __init__(
         self,
@@ -57,7 +62,7 @@ class Classifier(nn.Module):
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What the classifier sees of uint8 [B, 1, S, S]: float [B, D]. In evaluation mode,
         `classify(features(images))` is `forward(images)`."""
-        seen = []
+        seen: list[torch.Tensor] = []
         handle = self.heads[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
         try:
             self(images)
@@ -73,7 +78,7 @@ class Classifier(nn.Module):
         return logits if self.logit_scale == 1 else logits * self.logit_scale
 
 
-def _wide(head: nn.Module, features: torch.Tensor, *arguments, **options) -> torch.Tensor:
+def _wide(head: nn.Module, features: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
     """A classifier's forward, outside of autocast and from float32."""
     with torch.autocast(features.device.type, enabled=False):
         return type(head).forward(head, features.float(), *arguments, **options)
@@ -106,14 +111,14 @@ def create(options: ModelOptions, num_findings: int) -> Classifier:
     return made.to(memory_format=made.memory_format)
 
 
-def _backbone(options: ModelOptions, num_findings: int) -> nn.Module:
+def _backbone(options: ModelOptions, num_findings: int) -> Any:
     """The timm model with its linear classifier."""
-    arguments = {"pretrained": options.pretrained, "num_classes": num_findings, "in_chans": 3}
+    arguments: dict[str, Any] = {"pretrained": options.pretrained, "num_classes": num_findings, "in_chans": 3}
     try:
         config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
         if config is not None and config.fixed_input_size:
             arguments["img_size"] = options.size  # timm resamples most position embeddings to it
-        if "img_size" in arguments and options.pretrained and not _has_filter(options.arch):
+        if config is not None and "img_size" in arguments and options.pretrained and not _has_filter(options.arch):
             # it would load attention biases of another size as they are, and fail
             own = timm.create_model(options.arch, **{**arguments, "img_size": config.input_size[-1]})
             backbone = timm.create_model(options.arch, **{**arguments, "pretrained": False})
@@ -140,7 +145,7 @@ def _has_filter(arch: str) -> bool:
     return hasattr(sys.modules[entrypoint.__module__], "checkpoint_filter_fn")
 
 
-def _checkpoint(backbone: nn.Module, arch: str) -> None:
+def _checkpoint(backbone: Any, arch: str) -> None:
     try:
         backbone.set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:

@@ -82,7 +82,9 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return {key.removeprefix("module."): value for key, value in state.items()}, metadata
 
 
-def _match_findings(model, state: dict, stored: tuple[str, ...], wanted: tuple[str, ...], path: Path) -> None:
+def _match_findings(
+    model: "Classifier", state: dict, stored: tuple[str, ...], wanted: tuple[str, ...], path: Path
+) -> None:
     differing = sorted(set(stored) ^ set(wanted))
     if differing:
         where = "these weights" if differing[0] in stored else "the dataset's labels"

@@ -10,7 +10,7 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import rows_sha256, select
 from cxrdali.models.classifier import Classifier, create
-from cxrdali.models.inference import logits
+from cxrdali.models.inference import Inference, logits
 from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predictions import Predictions, Provenance
@@ -76,8 +76,8 @@ def predict(
         if outlook := dataset.outlook(loader.resized_from or settings.data.size):
             log.info(outlook)
         # a vote holds the ranks together: one that died is noticed now, not when all others are done
-        together = {"ranks": ranks, "check": lambda: ranks.vote(0)}
-        values = logits(model, loader, len(findings), hardware, tta=tta, progress="predicting", **together)
+        how = Inference(tta=tta, progress="predicting", check=lambda: ranks.vote(0), ranks=ranks)
+        values = logits(model, loader, len(findings), hardware, how)
     if values is None:
         return None
     if dataset.mirror:

@@ -60,7 +60,7 @@ def _read_ap(source: Path) -> dict[str, float | None]:
             table = table[table["view"] == "all"]
         if table["finding"].duplicated().any():
             twice = table.loc[table["finding"].duplicated(), "finding"].iloc[0]
-            raise UserError(f"{source}: finding {twice!r} stands twice; give a table with one row per finding")
+            raise UserError(f"{source}: finding {twice!r} is duplicated; give a table with one row per finding")
         return dict(zip(table["finding"], pd.to_numeric(table["AP"].replace("", None)).tolist(), strict=True))
     except FileNotFoundError:
         raise UserError(
@@ -83,7 +83,7 @@ def chosen_findings(
     for name in names:
         if name not in findings:
             raise UserError(f"oversample {name!r}: no such finding; the labels have {', '.join(findings)}")
-    if below is None:
+    if below is None or source is None:
         return tuple(names), ()
     if stored and not source.exists():
         return tuple(stored["findings"]), tuple(stored["without_ap"])

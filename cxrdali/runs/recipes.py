@@ -16,7 +16,7 @@ groups may be left out.)
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -104,9 +104,10 @@ def find(recipes: Mapping[str, Recipe], name: str, where: str = "") -> Recipe:
     return recipes[name]
 
 
-def in_order(recipes: Mapping[str, Recipe], wanted, where: object = "recipes") -> list[str]:
+def in_order(recipes: Mapping[str, Recipe], wanted: Iterable[str], where: object = "recipes") -> list[str]:
     """`wanted` and all that they need, every recipe after those it needs. Raises UserError if one needs itself."""
-    done, open_ = [], []
+    done: list[str] = []
+    open_: list[str] = []
 
     def visit(name: str) -> None:
         if name in done:

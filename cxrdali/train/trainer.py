@@ -35,7 +35,7 @@ from cxrdali.data.splits import rows_sha256, subjects_on_both_sides, train_and_v
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.metrics.ranking import Scores, score
 from cxrdali.models.classifier import Classifier, create
-from cxrdali.models.inference import logits
+from cxrdali.models.inference import Inference, logits
 from cxrdali.models.loss import LOSSES, Loss
 from cxrdali.models.loss_module import LossModule, bce_sum, known_targets
 from cxrdali.models.weights import head_keys, load_initial
@@ -347,10 +347,12 @@ class _Trainer:
             self.val_loader,
             len(self.labels.findings),
             self.hardware,
-            micro_batch=self.micro_batch,
-            progress=f"validation {epoch + 1}/{self.settings.optimizer.epochs}",
-            check=self._stop_if_asked,
-            ranks=self.ranks,
+            Inference(
+                micro_batch=self.micro_batch,
+                progress=f"validation {epoch + 1}/{self.settings.optimizer.epochs}",
+                check=self._stop_if_asked,
+                ranks=self.ranks,
+            ),
         )
 
     def _score(self, values: np.ndarray) -> tuple[float, Scores]:

@@ -1,4 +1,4 @@
-"""Oversampling: which findings, which images, and where the AP comes from; the paper's lists from the paper's table."""
+"""Oversampling: which findings, which images, and where the AP comes from; Yamagishi & Hanaoka's lists from their table."""
 
 import json
 
@@ -77,7 +77,7 @@ def test_ap_of_a_run_is_that_of_its_best_epoch(tmp_path):
         ("a.json", "nonsense", "a.json: no table of AP per finding"),
         ("a.csv", "finding,score\nMass,1\n", "a.csv: no table of AP per finding (KeyError('AP'))"),
         ("a.csv", "finding,AP\nMass,high\n", "a.csv: no table of AP per finding"),
-        ("a.csv", "finding,AP\nMass,0.1\nMass,0.2\n", "a.csv: finding 'Mass' stands twice"),
+        ("a.csv", "finding,AP\nMass,0.1\nMass,0.2\n", "a.csv: finding 'Mass' is duplicated"),
         ("a.csv", "finding,AP\nMass,12.5\n", "a.csv: the AP of 'Mass' is 12.5; give numbers from 0 to 1"),
         ("a.csv", "finding,AP\nMass,-inf\n", "a.csv: the AP of 'Mass' is -inf; give numbers from 0 to 1"),
     ],

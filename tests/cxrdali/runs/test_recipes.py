@@ -1,4 +1,4 @@
-"""Recipes: the paper's table setting for setting, files of one's own, overrides, and what is wrong in one."""
+"""Recipes: Yamagishi & Hanaoka's table setting for setting, own files, overrides, and what is wrong in one."""
 
 from pathlib import Path
 

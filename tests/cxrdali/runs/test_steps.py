@@ -141,15 +141,6 @@ def test_a_training_that_was_stopped_continues_in_its_folder(tmp_path):
     assert Book(tmp_path).reason(step) is None
 
 
-def test_a_training_that_an_older_version_began_continues(tmp_path):
-    _begin(tmp_path)
-    step = Training(tmp_path).step()
-    newer = Step(step.name, step.outputs, {"lr": 1.0, "loss": "bce"}, (), step.do, step.folder, {"loss": "bce"})
-    assert Book(tmp_path).reason(newer) == "continues"
-    other = Step(step.name, step.outputs, {"lr": 1.0, "loss": "asl"}, (), step.do, step.folder, {"loss": "bce"})
-    assert Book(tmp_path).reason(other) == "not done yet"
-
-
 def test_a_training_of_other_settings_is_moved_aside_not_deleted(tmp_path):
     _begin(tmp_path, lr=1.0)
     said = []

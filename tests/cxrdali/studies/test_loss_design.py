@@ -25,7 +25,8 @@ from cxrdali.report.training.sources import read_sources
 from cxrdali.runs import folder as runs
 from cxrdali.runs import recipes
 from cxrdali.runs.layout import RECORD
-from cxrdali.runs.settings import names, settings_of
+from cxrdali.runs.settings import names as setting_names
+from cxrdali.runs.settings import settings_of
 from cxrdali.runs.steps import Book
 from cxrdali.studies.flow import Ground
 from cxrdali.studies.loss_design import StudyOptions, make_plan, read_weights, write_record
@@ -526,7 +527,7 @@ def test_what_differs_beside_the_loss_the_network_or_the_draws_is_said(done, pag
     copy = shutil.copytree(done, tmp_path / "study")
     for name, changed in (("ld-asl", {"lr": 0.5, "sampler": "sqrt"}), ("ld-crt", {"sampler": "natural"})):
         file = copy / "runs" / name / "config.json"
-        change(file, lambda content, changed=changed: names().put(content["settings"], changed))
+        change(file, lambda content, changed=changed: setting_names().put(content["settings"], changed))
     shutil.rmtree(copy / "comparisons")
     text = part(copy, study.losses, study.retrained)
     assert "Not the loss alone differs: lr and sampler too, so a difference may be theirs." in text
