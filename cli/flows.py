@@ -105,7 +105,7 @@ def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> No
     with only_one(out / ".lock", "working in it"):
         try:
             begin()
-            done = book.run(plan.steps, click.echo)
+            done = book.run(plan.steps)
         except Stopped as stop:
             click.echo(str(stop), err=True)
             sys.exit(128 + stop.signal)

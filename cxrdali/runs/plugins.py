@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from cxrdali.registry import defined_in, parameters
+from cxrdali.registry import Named, Registry, defined_in, parameters
 from cxrdali.runs.settings import names
 from cxrdali.setting import spelled
 from shards.errors import UserError
@@ -36,21 +36,25 @@ def load(path: Path) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(f"{path}: cannot be run ({error!r}); correct the plugin") from error
-    found = False
-    for registry in names().choices.values():
-        for made in defined_in(module, registry.base):
-            for parameter in parameters(made):
-                others = (each.parameters() for each in names().choices.values() if each is not registry)
-                if parameter in names().paths or any(parameter in each for each in others):
-                    raise UserError(
-                        f"{path}: {made.name} has a parameter {spelled(parameter)}, which is another setting's name; "
-                        "rename it"
-                    )
-            registry.add(made)
-            found = True
+    found = [(registry, made) for registry in names().choices.values() for made in defined_in(module, registry.base)]
     if not found:
         raise UserError(f"{path}: defines no loss, sampler or head with a name; see CONTRIBUTING.md")
+    for registry, made in found:  # all of them before any is added
+        _check_names(path, registry, made)
+    for registry, made in found:
+        registry.add(made)
     _loaded[file] = sha256_file(file)
+
+
+def _check_names(path: Path, registry: Registry, made: type[Named]) -> None:
+    if made.name in registry:
+        raise UserError(f"{path}: {registry.what} {made.name!r}: there is one already; give the plugin's another name")
+    others = [each.parameters() for each in names().choices.values() if each is not registry]
+    for parameter in parameters(made):
+        if parameter in names().paths or any(parameter in each for each in others):
+            raise UserError(
+                f"{path}: {made.name} has a parameter {spelled(parameter)}, which is another setting's name; rename it"
+            )
 
 
 def loaded() -> list[dict[str, str]]:

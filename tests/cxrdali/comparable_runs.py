@@ -36,7 +36,7 @@ def write_run(folder: Path, dataset: PackedDataset, skill: float, seed: int, don
     made = settings_of(**{**given, **settings})
     labels = dataset.labels(LABELS)
     train, validation = train_and_validation(dataset, labels, made.data)
-    wanted = targets(labels, made.uncertain)
+    wanted = targets(labels, made.data.uncertain)
     truth, rng = wanted[validation], np.random.default_rng(seed)
     values = (rng.normal(0, 1, truth.shape) + skill * (np.nan_to_num(truth) - 0.5) - 0.5).astype(np.float32)
     config = {

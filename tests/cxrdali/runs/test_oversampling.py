@@ -1,4 +1,4 @@
-"""Oversampling: which findings, which images, and where the AP comes from; Yamagishi & Hanaoka's lists from their table."""
+"""Oversampling: which findings, which images, and where the AP comes from; Yamagishi & Hanaoka's lists from theirs."""
 
 import json
 

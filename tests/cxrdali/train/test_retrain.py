@@ -162,7 +162,7 @@ def test_the_classifier_is_exact_under_autocast():
             "drw-epoch 2: re-weighting would begin after the last of 2 epochs; give 0 to 1",
         ),
         ({"loss": "ldam-drw"}, "drw-epoch 10: re-weighting would begin after the last of 2 epochs"),
-        ({"sampler": "balanced"}, "sampler 'balanced': choose one of natural"),
+        ({"sampler": "balanced"}, "sampler 'balanced': choose one of class-balanced, natural"),
         ({"sampler": "sqrt", "oversample": ("Mass",)}, "sampler sqrt: oversampling too changes how often"),
         ({"min_lr": 1e-3}, "min-lr 0.001: 0 or more, below lr, 0.001"),
         ({"patience": 0}, "patience 0: at least 1"),
@@ -283,7 +283,7 @@ def test_a_progressive_run_ends_balanced(dataset, tmp_path):
     labels = dataset.labels()
     rows, _ = training.train_and_validation(dataset, labels, asked.data)
     wanted = SAMPLERS["progressive"]().over(rows, targets(labels, "negative"), sampling_seed(2, 1), 3)
-    assert seen[1] is None and seen[0].chances(2) == pytest.approx(wanted.balanced)
+    assert seen[1] is None and seen[0].chances(2) == pytest.approx(wanted.weighted)
     assert all(np.array_equal(seen[0](epoch), wanted(epoch)) for epoch in range(3))
 
 
@@ -389,8 +389,8 @@ def test_the_draws_are_balanced(finished, dataset, tmp_path, monkeypatch):
     quietly(crt(out, dataset, epochs=20), dataset, tmp_path / "crt")
     labels, place = dataset.labels(), dataset.labels().findings.index("Mass")
     train_rows, _ = training.train_and_validation(dataset, labels, settings().data)
-    sampler = training.Sampler.make("class-balanced", train_rows, (labels.values == 1).astype(np.float32), 0, 1)
-    expected = sampler.balanced[labels.values[train_rows, place] == 1].sum()
+    sampler = SAMPLERS["class-balanced"]().over(train_rows, (labels.values == 1).astype(np.float32), 0, 1)
+    expected = sampler.weighted[labels.values[train_rows, place] == 1].sum()
     assert (labels.values[seen, place] == 1).mean() == pytest.approx(expected, abs=0.05)
     natural = (labels.values[train_rows, place] == 1).mean()
     assert abs(expected - natural) > 0.02

@@ -382,7 +382,7 @@ def test_a_full_gpu_names_the_way_out(dataset, tmp_path, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training.Loss, "forward", full)
+    monkeypatch.setattr(training.LossModule, "forward", full)
     with pytest.raises(UserError, match=r"the GPU is full at 48 px with 8 images at a time; use --micro-batch 4"):
         quietly(settings(), dataset, tmp_path / "run")
 
