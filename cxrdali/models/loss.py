@@ -17,15 +17,14 @@ Defaults are those of Sulake 2026; its focal loss has no alpha. Free of torch: m
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from cxrdali.registry import Named, Registry
 from shards.errors import UserError
 
-if TYPE_CHECKING:
-    import torch
+Tensor = Any  # torch.Tensor: nothing here imports torch, which takes seconds, not even for its types
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,7 @@ class Loss(Named):
         """
         return {}
 
-    def terms(
-        self, logits: "torch.Tensor", targets: "torch.Tensor", weights: Mapping[str, "torch.Tensor"], epoch: int
-    ) -> "torch.Tensor":
+    def terms(self, logits: Tensor, targets: Tensor, weights: Mapping[str, Tensor], epoch: int) -> Tensor:
         """The loss of every finding of every image.
 
         Args:
