@@ -24,7 +24,11 @@ class Named:
 
     def as_json(self) -> dict[str, Any]:
         """Its name and parameters."""
-        return {"name": self.name, **{name: getattr(self, name) for name in parameters(type(self))}}
+        given = {name: getattr(self, name) for name in parameters(type(self))}
+        return {
+            "name": self.name,
+            **{name: [*each] if isinstance(each, tuple) else each for name, each in given.items()},
+        }
 
 
 class Registry(Generic[T]):

@@ -113,8 +113,14 @@ class TrainSettings:
 
     @classmethod
     def from_json(cls, nested: Mapping[str, Any]) -> "TrainSettings":
-        """Settings that `as_json` gave. A loss, sampler or head that is not installed keeps its name and parameters."""
-        return _build(nested, stand_ins=True)
+        """Settings that `as_json` gave. A loss, sampler or head that is not installed keeps its name and parameters.
+
+        Raises UserError if they are damaged or of another version.
+        """
+        try:
+            return _build(nested, stand_ins=True)
+        except (TypeError, AttributeError, KeyError) as error:
+            raise UserError(f"no run's settings ({error!r}); restore config.json, or train the run again") from error
 
     def difference(self, other: Mapping[str, Any]) -> tuple[str, object, object] | None:
         """The first setting (name, there, here) in which a stored run (`as_json`) differs and must not; or None."""
@@ -187,16 +193,20 @@ def _group(kind: Any, nested: Mapping[str, Any], stand_ins: bool) -> Any:
         raise UserError(f"unknown setting {min(unknown)!r}; the run is of another version, train it again")
     for each in fields(kind):
         if "registry" in each.metadata:
-            given = dict(nested.get(each.name) or {"name": each.metadata["name"]})
+            given = {key: _stored(value) for key, value in nested.get(each.name, {}).items()}
+            given = given or {"name": each.metadata["name"]}
             name, registry = given.pop("name"), each.metadata["registry"]
             absent = stand_ins and name not in registry
             made[each.name] = registry.stand_in(name, given) if absent else registry[name](**given)
         elif is_dataclass(hints[each.name]):
             made[each.name] = _group(hints[each.name], nested.get(each.name, {}), stand_ins)
         elif each.name in nested:
-            value = nested[each.name]
-            made[each.name] = tuple(value) if isinstance(value, list) else value
+            made[each.name] = _stored(nested[each.name])
     return kind(**made)
+
+
+def _stored(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _as_json(group: Any) -> dict[str, Any]:

@@ -71,6 +71,21 @@ def test_a_loss_and_a_sampler_that_are_not_installed_keep_their_name_and_paramet
 
 
 @pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"lr": 1e-3}, "unknown setting 'lr'; the run is of another version, train it again"),
+        ({"data": 3}, "no run's settings .*; restore config.json"),
+        ({"loss": {"asl_clip": 0.1}}, "no run's settings .*; restore config.json"),
+        ({"loss": {"name": "asl", "power": 1}}, "no run's settings .*; restore config.json"),
+        ({"stage": 5}, "stage 5: choose 1, 2 or 3"),
+    ],
+)
+def test_damaged_settings_of_a_run_are_one_line(damage, message):
+    with pytest.raises(UserError, match=message):
+        TrainSettings.from_json({**settings_of(stage=1).as_json(), **damage})
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"lrr": 1}, "unknown setting 'lrr'; did you mean lr?"),
