@@ -27,6 +27,7 @@ from shards.packing.publish import publish, with_arrays
 from shards.packing.rendition import Size
 from shards.releases.release import LabelTable, Release
 
+WEIGHTED = tuple(name for name in SAMPLERS if name != "natural")  # natural has no weights
 SIZES = (Size(224, raw=True), Size(320), Size(384), Size(512))
 JPEG_BYTES = {320: 22_000, 384: 30_000, 512: 49_000}  # of a chest X-ray at quality 95, about
 SIDE, BATCH = 224, 256  # raw pixels of zeros are images; a JPEG of zeros is none
@@ -169,7 +170,7 @@ def ordered(folder: Path, window: int, steps: Steps) -> dict:
     with steps.step(f"windowed, {window} shards"):
         windowed, windows = windowed_order(rows, shard, SEED, 0, window)
     found = {"order": len(order), "windowed": len(windowed), "windows": len(windows)}
-    for name in SAMPLERS[1:]:  # natural has none
+    for name in WEIGHTED:
         with steps.step(f"{name}, make"):
             sampler = SAMPLERS[name]().over(rows, wanted, SEED, 60)
         with steps.step(f"{name}, draw"):
@@ -303,7 +304,7 @@ def main() -> None:
     parser.add_argument("--findings", type=int)
     parser.add_argument("--shard-images", type=int)
     parser.add_argument("--window", type=int, default=8)
-    parser.add_argument("--order", choices=(*ORDERS, *SAMPLERS[1:]), default="global")
+    parser.add_argument("--order", choices=(*ORDERS, *WEIGHTED), default="global")
     parser.add_argument("--files", type=int, nargs=2, metavar=("SOFT", "HARD"), help="limits of open files")
     options = parser.parse_args()
     if options.files:

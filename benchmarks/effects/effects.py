@@ -304,7 +304,7 @@ class Seed:
             return plain
         source = self.folder / "model2"
         below = threshold(read_ap(source), self.findings, model.oversampled)
-        return replace(plain, oversample_below=below, oversample_from=str(source))
+        return plain.changed(oversample_below=below, oversample_from=str(source))
 
     def train(self, model: Model) -> dict:
         """Train and predict, as far as it was not done; the run's row."""
@@ -330,7 +330,7 @@ class Seed:
         return {
             "run": name,
             "seed": self.number,
-            **{key: getattr(settings, key) for key in ("stage", "size", "batch", "epochs", "lr", "arch", "fold")},
+            **{key: settings.flat()[key] for key in ("stage", "size", "batch", "epochs", "lr", "arch", "fold")},
             "oversample_below": settings.data.oversample_below,
             "val_map": summary.best_score,
             "best_epoch": summary.best_epoch,
