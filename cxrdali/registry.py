@@ -22,13 +22,15 @@ class Named:
 
     name: ClassVar[str]
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Its parameters' values; lists for tuples, as JSON has them."""
+        given = {name: getattr(self, name) for name in parameter_names(type(self))}
+        return {name: [*each] if isinstance(each, tuple) else each for name, each in given.items()}
+
     def as_json(self) -> dict[str, Any]:
         """Its name and parameters."""
-        given = {name: getattr(self, name) for name in parameters(type(self))}
-        return {
-            "name": self.name,
-            **{name: [*each] if isinstance(each, tuple) else each for name, each in given.items()},
-        }
+        return {"name": self.name, **self.parameters}
 
 
 class Registry(Generic[T]):
@@ -62,7 +64,7 @@ class Registry(Generic[T]):
         """Every parameter and the names of the classes that have it."""
         found: dict[str, list[str]] = {}
         for name, each in self._classes().items():
-            for parameter in parameters(each):
+            for parameter in parameter_names(each):
                 found.setdefault(parameter, []).append(name)
         return {parameter: tuple(names) for parameter, names in found.items()}
 
@@ -93,11 +95,11 @@ def defined_in(module: Any, base: type[T]) -> list[type[T]]:
     ]
 
 
-def parameters(made: type[Named]) -> tuple[str, ...]:
+def parameter_names(made: type[Named]) -> tuple[str, ...]:
     """Names of a class's parameters."""
     return tuple(each.name for each in fields(made))  # type: ignore[arg-type]
 
 
 def own_parameters(made: type[Named]) -> str:
     """A class's parameters, for messages."""
-    return ", ".join(map(spelled, parameters(made))) or "none"
+    return ", ".join(map(spelled, parameter_names(made))) or "none"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, fields, is_dataclass
 from typing import Any, get_type_hints
 
-from cxrdali.registry import Named, Registry, own_parameters, parameters
+from cxrdali.registry import Named, Registry, own_parameters, parameter_names
 from cxrdali.setting import read_value, spelled
 from shards.errors import UserError
 
@@ -121,14 +121,14 @@ class Names:
         chosen = value.as_json() if isinstance(value, Named) else {"name": value}
         made = self.choices[what][chosen["name"]]
         holder = _inside(nested, self.paths[what][:-1])
-        kept = {name: each for name, each in holder.get(what, {}).items() if name in parameters(made)}
+        kept = {name: each for name, each in holder.get(what, {}).items() if name in parameter_names(made)}
         holder[what] = {**kept, **chosen}
 
     def _put_parameter(self, nested: dict[str, Any], name: str, value: Any) -> None:
         what = next(each for each, registry in self.choices.items() if name in registry.parameters())
         chosen = _inside(nested, self.paths[what])
         made = self.choices[what][chosen.setdefault("name", self.defaults[what])]
-        if name not in parameters(made):
+        if name not in parameter_names(made):
             raise UserError(
                 f"{spelled(name)} {value}: the {what} {made.name} has no such parameter; it has {own_parameters(made)}"
             )

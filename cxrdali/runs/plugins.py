@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from cxrdali.registry import Named, Registry, defined_in, parameters
+from cxrdali.registry import Named, Registry, defined_in, parameter_names
 from cxrdali.runs.settings import names
 from cxrdali.setting import spelled
 from shards.errors import UserError
@@ -50,7 +50,7 @@ def _check_names(path: Path, registry: Registry, made: type[Named]) -> None:
     if made.name in registry:
         raise UserError(f"{path}: {registry.what} {made.name!r}: there is one already; give the plugin's another name")
     others = [each.parameters() for each in names().choices.values() if each is not registry]
-    for parameter in parameters(made):
+    for parameter in parameter_names(made):
         if parameter in names().paths or any(parameter in each for each in others):
             raise UserError(
                 f"{path}: {made.name} has a parameter {spelled(parameter)}, which is another setting's name; rename it"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from cxrdali.registry import parameters
+from cxrdali.registry import parameter_names
 from cxrdali.runs import folder as runs
 from cxrdali.runs.settings import TrainSettings, settings_of
 from shards.dataset.packed import PackedDataset
@@ -33,7 +33,7 @@ def retrain_settings(
         )
     runs.best_weights(run, state)  # they are there, before anything is written
     before = TrainSettings.from_json(config["settings"])
-    left_out = (*_LEFT_OUT, *parameters(type(before.loss)), *parameters(type(before.data.sampler)))
+    left_out = (*_LEFT_OUT, *parameter_names(type(before.loss)), *parameter_names(type(before.data.sampler)))
     kept = {name: value for name, value in before.flat().items() if name not in left_out}
     own = {
         "init": str(run), "frozen": True, "new_head": True, "sampler": "class-balanced", "loss": "bce",

@@ -36,7 +36,6 @@ from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.metrics.ranking import Scores, score
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.inference import Inference, logits
-from cxrdali.models.loss import LOSSES, Loss
 from cxrdali.models.loss_module import LossModule, bce_sum, known_targets
 from cxrdali.models.weights import head_keys, load_initial
 from cxrdali.predictions import Predictions, Provenance
@@ -516,8 +515,8 @@ class _Trainer:
                 f"{self.ranks.world} processes, {self.ranks.local_world} on this machine: {self.share} images of every "
                 f"batch each; batch normalisation of each sees {sees}"
             )
-        if settings.loss != LOSSES["bce"]() or settings.model.frozen:
-            parameters = _parameters(settings.loss)
+        if settings.loss.name != "bce" or settings.flat().get("pos_weight") != "none" or settings.model.frozen:
+            parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss.parameters.items())
             log.info(
                 f"loss {settings.loss.name} ({parameters})"
                 + ("; the classifier alone" if settings.model.frozen else "")
@@ -748,10 +747,6 @@ class _Trainer:
 
 def _number(micro_batch: int | str | None) -> int | None:
     return micro_batch if isinstance(micro_batch, int) else None
-
-
-def _parameters(loss: Loss) -> str:
-    return ", ".join(f"{name} {_plain(value)}" for name, value in loss.as_json().items() if name != "name")
 
 
 def _smaller_divisor(batch: int, size: int) -> int:
