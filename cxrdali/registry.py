@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -50,8 +50,12 @@ class Registry(Generic[T]):
             raise UserError(f"{self.what} {name!r}: choose one of {', '.join(known)}")
         return known[name]
 
-    def stand_in(self, name: str, given: dict[str, Any]) -> T:
-        """For one that is not installed, as a run of a plugin has it: its name and parameters, and no more."""
+    def read(self, stored: Mapping[str, Any], stand_ins: bool) -> T:
+        """What `as_json` wrote. stand_ins: one that is not installed keeps its name and parameters, and no more."""
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+        name = given.pop("name")
+        if name in self or not stand_ins:
+            return self[name](**given)
         made = make_dataclass("StandIn", [(key, Any) for key in given], bases=(self.base,), frozen=True)
         made.name = name  # type: ignore[attr-defined]
         return made(**given)
@@ -78,9 +82,8 @@ class Registry(Generic[T]):
 
 def choice(registry: Registry, default: str, help: str) -> Any:
     """A field whose value is chosen from a registry by name."""
-    return field(
-        default_factory=lambda: registry[default](), metadata={"registry": registry, "help": help, "name": default}
-    )
+    about = {"registry": registry, "help": help, "legal": None, "otherwise": default, "metavar": ""}
+    return field(default_factory=lambda: registry[default](), metadata=about)
 
 
 def defined_in(module: Any, base: type[T]) -> list[type[T]]:

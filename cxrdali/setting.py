@@ -80,7 +80,7 @@ def read_value(name: str, value: object, kind: Any) -> Any:
 
     Raises UserError if it is of another kind: text is not read as a number.
     """
-    converter = _converter()
+    converter = strict_converter()
     try:
         return converter.structure(value, kind)
     except Exception as error:  # cattrs groups what its hooks raise
@@ -101,11 +101,14 @@ def plain_types(kind: Any) -> tuple[type, ...]:
 
 
 @functools.cache
-def _converter() -> Any:
+def strict_converter() -> Any:
+    """A cattrs converter that makes no number of text, refuses unknown keys, and writes tuples as lists."""
     import cattrs
     from cattrs.strategies import configure_union_passthrough
 
-    made = cattrs.Converter()
+    made = cattrs.Converter(
+        detailed_validation=False, forbid_extra_keys=True, unstruct_collection_overrides={tuple: list}
+    )
     for kind in _KINDS:  # cattrs would make the number 224 of the text "224"
         made.register_structure_hook(kind, _strict)
     made.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)

@@ -1,18 +1,15 @@
 """The options of a command that trains, made from the fields of its settings; --set and --plugins."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import click
 
-from cxrdali.registry import Registry
-from cxrdali.runs.names import leaves
-from cxrdali.runs.settings import TrainSettings, names
+from cxrdali.runs.settings import assigned, names
 from cxrdali.setting import plain_types, spelled
 
-Made = tuple[str, str, Callable]  # an option's name, its heading, and what adds it to a command
 _TYPES: dict[type, click.ParamType] = {int: click.INT, float: click.FLOAT, str: click.STRING}
 
 set_option = click.option(
@@ -87,9 +84,9 @@ def setting_options(only: tuple[str, ...] | None = None, defaults: Mapping[str, 
     """
 
     def add(command):
-        for name, heading, option in reversed([*_options(defaults or {})]):
-            if only is None or name in only or ("loss" in only and heading == "Loss"):
-                command = option(command)
+        for name in reversed([each for each in names().all() if each != "stage"]):
+            if only is None or name in only or ("loss" in only and names().group(name) == "loss"):
+                command = _option(name, (defaults or {}).get(name, ""))(command)
         return command
 
     return add
@@ -97,59 +94,32 @@ def setting_options(only: tuple[str, ...] | None = None, defaults: Mapping[str, 
 
 def given_settings(given: Mapping[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
     """What a command line sets, by flat name."""
-    from cxrdali.runs.settings import assigned
-
     return {name: value for name, value in given.items() if value is not None} | dict(map(assigned, assignments))
 
 
-def _options(defaults: Mapping[str, str]) -> Iterator[Made]:
-    for path, each in leaves(TrainSettings):
-        name, heading = path[-1], path[0].capitalize() if path[0] in names().groups else "Options"
-        registry = each.metadata.get("registry")
-        if registry is not None:
-            default = defaults.get(name, each.metadata["name"])
-            yield _option(name, NameOf(list(registry)), each.metadata["help"], default, heading)
-            yield from _parameters(registry, heading)
-        elif name != "stage":
-            yield _plain(each, get_type_hints(_holder(path))[name], heading, defaults)
+def _option(name: str, default: str) -> Callable:
+    each, spelling = names().field(name), f"--{spelled(name)}"
+    about, having, given = each.metadata, ", ".join(names().having(name)), {}
+    default = default or about["otherwise"] or _in_words(each.default)
+    if names().kind(name) is bool:
+        given["is_flag"] = True
+        spelling, default = (f"{spelling}/--no-{spelled(name)}", default) if each.default else (spelling, "")
+    else:
+        given |= {"type": _type(name), "metavar": about["metavar"] or None}
+    text = (f"{having}: " if having else "") + about["help"] + (f"  [default: {default}]" if default else "")
+    heading = names().group(name).capitalize() or "Options"
+    return click.option(spelling, name, cls=SettingOption, heading=heading, help=text, default=None, **given)
 
 
-def _parameters(registry: Registry, heading: str) -> Iterator[Made]:
-    """Of all losses (samplers, heads); which of them have a parameter is said in its help."""
-    for name, having in registry.parameters().items():
-        made = registry[having[0]]
-        each = made.__dataclass_fields__[name]  # type: ignore[attr-defined]
-        yield _plain(each, get_type_hints(made)[name], heading, {}, f"{', '.join(having)}: ")
-
-
-def _plain(each: Field, kind: Any, heading: str, defaults: Mapping[str, str], before: str = "") -> Made:
-    about, name = each.metadata, each.name
-    default = defaults.get(name) or about["otherwise"] or _in_words(each.default)
-    if kind is bool:
-        spellings = f"--{spelled(name)}/--no-{spelled(name)}" if each.default else f"--{spelled(name)}"
-        return _option(name, None, about["help"], default if each.default else "", heading, spellings)
-    legal, types = about["legal"], plain_types(kind)
-    taken: click.ParamType = click.Choice(legal.choices) if legal and legal.choices else Texts()
-    if not isinstance(taken, click.Choice) and types != (tuple[str, ...],):
-        taken = _TYPES[types[0]] if len(types) == 1 else CountOrWord()
-    return _option(name, taken, f"{before}{about['help']}", default, heading, metavar=about["metavar"] or None)
-
-
-def _option(
-    name: str, taken: click.ParamType | None, text: str, default: str, heading: str, spellings: str = "", **more: Any
-) -> Made:
-    text += f"  [default: {default}]" if default else ""
-    kind = {"is_flag": True} if taken is None else {"type": taken}
-    declared = (spellings or f"--{spelled(name)}", name)
-    made = click.option(*declared, cls=SettingOption, help=text, default=None, heading=heading, **kind, **more)
-    return name, heading, made
-
-
-def _holder(path: tuple[str, ...]) -> Any:
-    kind: Any = TrainSettings
-    for key in path[:-1]:
-        kind = get_type_hints(kind)[key]
-    return kind
+def _type(name: str) -> click.ParamType:
+    legal, types = names().field(name).metadata["legal"], plain_types(names().kind(name))
+    if name in names().choices:
+        return NameOf(list(names().choices[name]))
+    if legal and legal.choices:
+        return click.Choice(legal.choices)
+    if types == (tuple[str, ...],):
+        return Texts()
+    return _TYPES[types[0]] if len(types) == 1 else CountOrWord()
 
 
 def _in_words(default: Any) -> str:

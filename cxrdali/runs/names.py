@@ -45,12 +45,11 @@ class Names:
         self.top = top
         self.paths: dict[str, Path] = {}
         self.choices: dict[str, Registry] = {}
-        self.defaults: dict[str, str] = {}
+        self._fields: dict[str, Field] = {}
         for path, each in leaves(top):
-            self.paths[path[-1]] = path
+            self.paths[path[-1]], self._fields[path[-1]] = path, each
             if "registry" in each.metadata:
                 self.choices[path[-1]] = each.metadata["registry"]
-                self.defaults[path[-1]] = each.metadata["name"]
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -90,7 +89,7 @@ class Names:
         """A value by flat name, of the setting's type. Raises UserError for one of another type."""
         if name in self.choices:
             return read_value(name, value, str)
-        return read_value(name, value, self._kind(name))
+        return read_value(name, value, self.kind(name))
 
     def put(self, nested: dict[str, Any], given: Mapping[str, Any]) -> None:
         """Write values by flat or dotted name into groups; None where a setting cannot be None is its default.
@@ -103,7 +102,7 @@ class Names:
             if values.get(what) is not None:
                 self._choose(nested, what, values[what])
         for name, value in values.items():
-            if name in self.choices or (value is None and not _may_be_none(self._kind(name))):
+            if name in self.choices or (value is None and not _may_be_none(self.kind(name))):
                 continue
             if name in self.paths:
                 _inside(nested, self.paths[name][:-1])[name] = self.read(name, value)
@@ -127,26 +126,39 @@ class Names:
     def _put_parameter(self, nested: dict[str, Any], name: str, value: Any) -> None:
         what = next(each for each, registry in self.choices.items() if name in registry.parameters())
         chosen = _inside(nested, self.paths[what])
-        made = self.choices[what][chosen.setdefault("name", self.defaults[what])]
+        made = self.choices[what][chosen.setdefault("name", self._fields[what].metadata["otherwise"])]
         if name not in parameter_names(made):
             raise UserError(
                 f"{spelled(name)} {value}: the {what} {made.name} has no such parameter; it has {own_parameters(made)}"
             )
         chosen[name] = self.read(name, value)
 
-    def _kind(self, name: str) -> Any:
+    def group(self, name: str) -> str:
+        """The group of a setting or of a parameter; "" for one in none."""
+        path = (*self._homes(name)[0], "")
+        return name if name in self.groups else path[0]
+
+    def field(self, name: str) -> Field:
+        """Of a setting or of a parameter, with its help and legal values as metadata (`cxrdali.setting`)."""
+        return self._fields[name] if name in self._fields else self._owner(name).__dataclass_fields__[name]
+
+    def kind(self, name: str) -> Any:
         """The type of a setting or of a parameter."""
+        owner = self._owner(name)
+        for key in self.paths.get(name, ())[:-1]:
+            owner = get_type_hints(owner)[key]
+        return get_type_hints(owner)[name]
+
+    def having(self, name: str) -> tuple[str, ...]:
+        """Names of the losses (samplers, heads) that have a parameter; none for a setting of every run."""
+        return next((each.parameters()[name] for each in self.choices.values() if name in each.parameters()), ())
+
+    def _owner(self, name: str) -> Any:
+        """The class whose field it is; for a setting in a group the class of all groups."""
         if name in self.paths:
-            kind: Any = self.top
-            for key in self.paths[name]:
-                kind = get_type_hints(kind)[key]
-            return kind
-        registry, having = next(
-            (registry, registry.parameters()[name])
-            for registry in self.choices.values()
-            if name in registry.parameters()
-        )
-        return get_type_hints(registry[having[0]])[name]
+            return self.top
+        registry = next(each for each in self.choices.values() if name in each.parameters())
+        return registry[self.having(name)[0]]
 
 
 def _may_be_none(kind: Any) -> bool:

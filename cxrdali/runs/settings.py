@@ -2,18 +2,18 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
+from dataclasses import dataclass, fields
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from cxrdali.data.options import DataSettings, LoaderOptions
 from cxrdali.models.loss import LOSSES, Loss
 from cxrdali.models.options import ModelOptions, ModelSettings
-from cxrdali.registry import Named, choice
+from cxrdali.registry import Named, Registry, choice
 from cxrdali.runs.names import Names, flatten
 from cxrdali.runtime.options import RuntimeSettings
-from cxrdali.setting import Legal, above, at_least, check, from_zero_below, one_of, setting
+from cxrdali.setting import Legal, above, at_least, check, from_zero_below, one_of, setting, strict_converter
 from shards.errors import UserError
 
 # Yamagishi & Hanaoka 2023: stage -> side in pixels, global batch
@@ -105,7 +105,7 @@ class TrainSettings:
 
     def as_json(self) -> dict[str, Any]:
         """Nested groups of numbers, texts and lists."""
-        return _as_json(self)
+        return _converter().unstructure(self)
 
     def flat(self) -> dict[str, Any]:
         """Values by flat name: of the loss its name, and its parameters."""
@@ -119,8 +119,11 @@ class TrainSettings:
         """
         try:
             return _build(nested, stand_ins=True)
-        except (TypeError, AttributeError, KeyError) as error:
-            raise UserError(f"no run's settings ({error!r}); restore config.json, or train the run again") from error
+        except UserError:
+            raise
+        except Exception as error:  # cattrs has many
+            words = f"no settings of this version ({error}); restore config.json, or train the run again"
+            raise UserError(words) from error
 
     def difference(self, other: Mapping[str, Any]) -> tuple[str, object, object] | None:
         """The first setting (name, there, here) in which a stored run (`as_json`) differs and must not; or None."""
@@ -182,41 +185,20 @@ def _build(nested: Mapping[str, Any], stand_ins: bool = False) -> TrainSettings:
     if "stage" not in nested:
         raise UserError("stage is missing; give stage = 1, 2 or 3")
     size, batch = STAGES.get(nested["stage"], STAGES[1])
-    data, optimizer = nested.get("data", {}), nested.get("optimizer", {})
-    full = {**nested, "data": {"size": size, **data}, "optimizer": {"batch": batch, **optimizer}}
-    return _group(TrainSettings, full, stand_ins)
+    groups: dict[str, Any] = {"data": {}, "model": {}, "optimizer": {}, "runtime": {}, **nested}
+    groups["data"], groups["optimizer"] = {"size": size, **groups["data"]}, {"batch": batch, **groups["optimizer"]}
+    return _converter(stand_ins).structure(groups, TrainSettings)
 
 
-def _group(kind: Any, nested: Mapping[str, Any], stand_ins: bool) -> Any:
-    hints, made = get_type_hints(kind), {}
-    if unknown := nested.keys() - hints.keys():
-        raise UserError(f"unknown setting {min(unknown)!r}; the run is of another version, train it again")
-    for each in fields(kind):
-        if "registry" in each.metadata:
-            given = {key: _stored(value) for key, value in nested.get(each.name, {}).items()}
-            given = given or {"name": each.metadata["name"]}
-            name, registry = given.pop("name"), each.metadata["registry"]
-            absent = stand_ins and name not in registry
-            made[each.name] = registry.stand_in(name, given) if absent else registry[name](**given)
-        elif is_dataclass(hints[each.name]):
-            made[each.name] = _group(hints[each.name], nested.get(each.name, {}), stand_ins)
-        elif each.name in nested:
-            made[each.name] = _stored(nested[each.name])
-    return kind(**made)
+@cache
+def _converter(stand_ins: bool = False) -> Any:
+    """Of settings and JSON; stand_ins: see `Registry.read`."""
+    made = strict_converter().copy()
+    for registry in names().choices.values():
+        made.register_structure_hook(registry.base, partial(_read, registry, stand_ins))
+        made.register_unstructure_hook(registry.base, lambda chosen: chosen.as_json())
+    return made
 
 
-def _stored(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _as_json(group: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for each in fields(group):
-        value = getattr(group, each.name)
-        if isinstance(value, Named):
-            found[each.name] = value.as_json()
-        elif is_dataclass(value):
-            found[each.name] = _as_json(value)
-        else:
-            found[each.name] = [*value] if isinstance(value, tuple) else value
-    return found
+def _read(registry: Registry, stand_ins: bool, stored: Mapping[str, Any], kind: type) -> Named:
+    return registry.read(stored, stand_ins)

@@ -73,10 +73,10 @@ def test_a_loss_and_a_sampler_that_are_not_installed_keep_their_name_and_paramet
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ({"lr": 1e-3}, "unknown setting 'lr'; the run is of another version, train it again"),
-        ({"data": 3}, "no run's settings .*; restore config.json"),
-        ({"loss": {"asl_clip": 0.1}}, "no run's settings .*; restore config.json"),
-        ({"loss": {"name": "asl", "power": 1}}, "no run's settings .*; restore config.json"),
+        ({"lr": 1e-3}, "no settings of this version .*lr.*; restore"),
+        ({"data": 3}, "no settings of this version .*; restore config.json"),
+        ({"loss": {"asl_clip": 0.1}}, "no settings of this version .*; restore config.json"),
+        ({"loss": {"name": "asl", "power": 1}}, "no settings of this version .*; restore config.json"),
         ({"stage": 5}, "stage 5: choose 1, 2 or 3"),
     ],
 )
