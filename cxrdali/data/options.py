@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from cxrdali.data import pipeline
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
 from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
+from cxrdali.runtime.options import DECODE
 from cxrdali.setting import Legal, at_least, check, one_of, setting
 from shards.errors import UserError
 
@@ -124,8 +124,8 @@ class LoaderOptions:
                 raise UserError(f"{name} {getattr(self, name)}: at least 1")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"threads {self.threads}: at least 1")
-        if self.decode not in pipeline.MODES:
-            raise UserError(f"decode {self.decode!r}: choose one of {', '.join(pipeline.MODES)}")
+        if self.decode not in DECODE:
+            raise UserError(f"decode {self.decode!r}: choose one of {', '.join(DECODE)}")
         if self.order not in ORDERS:
             raise UserError(f"order {self.order!r}: choose one of {', '.join(ORDERS)}")
         if self.decode in ("mixed", "hybrid") and not self.device.startswith("cuda"):

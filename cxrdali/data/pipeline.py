@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from cxrdali.data import pipeline as dali
-from cxrdali.runtime.options import DECODE
 from shards.errors import UserError
-
-MODES = DECODE
 
 
 @dataclass(frozen=True)
