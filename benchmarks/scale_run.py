@@ -17,7 +17,7 @@ import pandas as pd
 from benchmarks.memory import proc_number, sampled
 from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.order import ORDERS
-from cxrdali.data.sampler import Sampler
+from cxrdali.data.sampler import SAMPLERS
 from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
 from shards.dataset.packed import PackedDataset
@@ -141,7 +141,7 @@ def begun(folder: Path, order: str, window: int, steps: Steps) -> dict:
     sampler = None
     if order not in ORDERS:
         with steps.step("sampler"):
-            sampler, order = Sampler.make(order, train, wanted, SEED, 60), "global"
+            sampler, order = SAMPLERS[order]().over(train, wanted, SEED, 60), "global"
     options = LoaderOptions(SIDE, BATCH, order=order, window=window)
 
     def training() -> Loader:

@@ -32,7 +32,7 @@ def demo(out: Path, fresh: bool):
     from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate, write
     from cxrdali.predict.predict import predict
     from cxrdali.report import ReportOptions, write_report
-    from cxrdali.runs.settings import TrainSettings, run_folder
+    from cxrdali.runs.settings import run_folder, settings_of
     from cxrdali.train.trainer import train
 
     started, runs = time.perf_counter(), out / "runs"
@@ -46,7 +46,9 @@ def demo(out: Path, fresh: bool):
         _step(f"stage {stage}: {size} px")
         run = run_folder(runs, stage)
         init = str(run_folder(runs, stage - 1)) if stage > 1 else None
-        settings = TrainSettings(stage, size, batch, epochs=epochs, lr=LR, arch=ARCH, pretrained=False, init=init)
+        settings = settings_of(
+            stage=stage, size=size, batch=batch, epochs=epochs, lr=LR, arch=ARCH, pretrained=False, init=init
+        )
         train(settings, dataset, run)
         folders.append(run)
     _step("predict and evaluate the test split")

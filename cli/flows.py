@@ -3,7 +3,6 @@
 import re
 import sys
 import time
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,20 +47,22 @@ dry_run_option = click.option(
 def overrides(given: tuple[str, ...], known: Mapping) -> dict[str, dict[str, object]]:
     """Settings by model ("" for all), read as TOML values, or as text where they are none."""
     from cxrdali.runs import recipes
+    from cxrdali.runs.settings import assigned, names
+    from shards.errors import UserError
 
     found: dict[str, dict[str, object]] = {}
     for text in given:
         key, equals, value = text.partition("=")
-        model, dot, name = key.strip().rpartition(".")
-        if not equals or (dot and not model):
+        first, dot, rest = key.strip().partition(".")
+        if not equals or (dot and not first):
             raise click.UsageError(f"--set {text!r}: write NAME=VALUE or MODEL.NAME=VALUE")
+        model, name = (first, rest) if dot and first not in names().groups else ("", key.strip())
         if model:
             recipes.find(known, model, f"--set {text}: ")
-        try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed = value.strip()
-        found.setdefault(model, {}).update(recipes.checked(f"--set {text}", {name: parsed}))
+        flat, parsed = assigned(f"{name}={value}", f"--set {text}")
+        if flat == "init":
+            raise UserError(f"--set {text}: a recipe starts from another one; give starts_from in a file of recipes")
+        found.setdefault(model, {})[flat] = parsed
     return found
 
 
@@ -74,7 +75,7 @@ def demo_sizes(file: Path, known: Mapping, models: tuple[str, ...], given: Mappi
 
     stored = {recipe.settings["size"] for recipe in recipes.read(file).values()}
     for name in recipes.in_order(known, [recipes.find(known, name).name for name in models]):
-        size = known[name].resolve(Path(), {**given.get("", {}), **given.get(name, {})})[0].size
+        size = known[name].resolve(Path(), {**given.get("", {}), **given.get(name, {})})[0].data.size
         stored |= {size} if size > max(stored) else set()
     return sorted(stored)
 
@@ -132,9 +133,13 @@ def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> No
 
 def _as_set(text: str) -> str:
     """An error of the trainer names options of `cxrdali train`: say how they are given here."""
-    from cxrdali.runs.recipes import SETTINGS
+    from cxrdali.runs.settings import names
 
-    options = [word for word in re.findall(r"(?<!\S)--([a-z][a-z-]+)", text) if word.replace("-", "_") in SETTINGS]
+    options = [
+        word
+        for word in re.findall(r"(?<!\S)--([a-z][a-z-]+)", text)
+        if word.replace("-", "_") in names().all() and word != "init"
+    ]
     names = {word: word.replace("-", "_") for word in options if word != "labels"}
     return text + "".join(f" (here --set {name}=... for --{word})" for word, name in names.items())
 
@@ -145,13 +150,19 @@ def _show(plan, book, dataset) -> None:
     reasons, rates, rows, total, unmeasured, open_end = book.plan(plan.steps), {}, [], 0.0, [], False
     for name, (settings, about) in plan.models.items():
         images, final = epoch_images(plan, name)
-        chooser = settings.oversample_from and Path(settings.oversample_from).name
+        chooser = settings.data.oversample_from and Path(settings.data.oversample_from).name
         final = final and not reasons.get(f"train {chooser}")  # its AP will be another one
-        left = _epochs_left(settings.epochs, book.root / "runs" / name, reasons[f"train {name}"])
+        left = _epochs_left(settings.optimizer.epochs, book.root / "runs" / name, reasons[f"train {name}"])
         asked = [each for each in plan.asked if each.model == name and reasons[each.step]]
-        kind = (settings.arch, settings.size, settings.batch, settings.micro_batch, settings.frozen)
+        kind = (
+            settings.model.arch,
+            settings.data.size,
+            settings.optimizer.batch,
+            settings.runtime.micro_batch,
+            settings.model.frozen,
+        )
         if kind not in rates:
-            click.echo(f"measuring {settings.arch} at {settings.size} px ...", err=True)
+            click.echo(f"measuring {settings.model.arch} at {settings.data.size} px ...", err=True)
             try:
                 rates[kind] = measure(settings, dataset, plan.train_rows, len(plan.labels.findings))
             except Exception as error:  # a size that is not stored, a full GPU: the plan still shows
@@ -167,10 +178,10 @@ def _show(plan, book, dataset) -> None:
             total += training + predicting
             cost = (f"{rate.trained:,.1f}", f"{rate.predicted:,.1f}", _hours(training), _hours(predicting))
         open_end |= not final
-        start = about["starts_from"] or ("weights" if settings.pretrained else "scratch")
+        start = about["starts_from"] or ("weights" if settings.model.pretrained else "scratch")
         rows.append((
-            name, reasons[f"train {name}"] or "done", start, f"{settings.size}", f"{settings.batch}",
-            f"{images:,}{'' if final else ' +'}", f"{left} of {settings.epochs}", *cost,
+            name, reasons[f"train {name}"] or "done", start, f"{settings.data.size}", f"{settings.optimizer.batch}",
+            f"{images:,}{'' if final else ' +'}", f"{left} of {settings.optimizer.epochs}", *cost,
         ))  # fmt: skip
     columns = ("model", "state", "starts from", "size", "batch", "images/epoch", "epochs left", "train img/s",
                "predict img/s", "train h", "predict h")  # fmt: skip

@@ -1,4 +1,4 @@
-"""`cxrdali`: one verb per file, imported only when it is called, so that --help answers at once."""
+"""`cxrdali`: one command per file, imported only when it is called, so that --help answers at once."""
 
 import errno
 import importlib
@@ -38,23 +38,23 @@ MODELS = (
 # allocator keeps what it has freed: after the tables of MIMIC-CXR-JPG 1,346 MiB stayed with the packer, and not 614.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 GRACE = 5.0  # seconds in which torchrun ends the other processes when one has failed
-VERBS = (*DATA, *MODELS, "synth", "demo", "doctor", "completion")
+COMMANDS = (*DATA, *MODELS, "synth", "demo", "doctor")
 
 
-class Verbs(click.Group):
+class Commands(click.Group):
     """Loads cli.NAME:NAME on demand; torch alone takes seconds to import."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in VERBS:
+        if name not in COMMANDS:
             return None
         known = name.replace("-", "_")
         return getattr(importlib.import_module(f"cli.{known}"), known)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="cxrdali")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
@@ -107,8 +107,8 @@ def main() -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        way_out = "make room" if full else "check the path and its permissions, or choose another place"
-        _fail(f"{where}{error.strerror or error}; {way_out}", stderr)
+        fix = "make room" if full else "check the path and its permissions, or choose another place"
+        _fail(f"{where}{error.strerror or error}; {fix}", stderr)
     except Exception:
         sys.stderr = stderr
         if is_one_of_several():

@@ -9,7 +9,7 @@ file_option = click.option(
     "file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="TOML",
-    help="Recipes of your own, beside the paper's. `cxrdali recipes model3` prints one to begin with.",
+    help="Recipes of your own, beside those of the papers. `cxrdali recipes model3` prints one to begin with.",
 )
 
 
@@ -35,36 +35,50 @@ def as_table(known) -> str:
     rows = [columns]
     for recipe in known:
         settings, _ = recipe.resolve(Path())
-        start = recipe.starts_from or ("timm's weights" if settings.pretrained else "scratch")
-        below = settings.oversample_below
-        doubled = (
-            f"AP < {below:.2f} in {recipe.settings['oversample_from']}" if below else ", ".join(settings.oversample)
-        )
-        if settings.sampler != "natural":
-            doubled = f"{settings.sampler} draws"
+        data, optimizer = settings.data, settings.optimizer
+        start = recipe.starts_from or ("timm's weights" if settings.model.pretrained else "scratch")
+        below = data.oversample_below
+        doubled = f"AP < {below:.2f} in {recipe.settings['oversample_from']}" if below else ", ".join(data.oversample)
+        if data.sampler.name != "natural":
+            doubled = f"{data.sampler.name} samples"
         rows.append((
-            recipe.name, str(settings.stage), start, str(settings.size), str(settings.batch), f"{settings.lr:g}",
-            str(settings.epochs), settings.loss, doubled or "-", recipe.about,
+            recipe.name, str(settings.stage), start, str(data.size), str(optimizer.batch), f"{optimizer.lr:g}",
+            str(optimizer.epochs), settings.loss.name, doubled or "-", recipe.about,
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def as_toml(recipe) -> str:
-    """Every setting; those that the recipe does not give are marked as defaults."""
-    settings, _ = recipe.resolve(Path())
-    values = {**settings.as_json(), "oversample_from": recipe.settings.get("oversample_from")}
-    values.pop("init")
+    """Every setting in its group; those that the recipe does not give are marked as defaults."""
+    nested = recipe.resolve(Path())[0].as_json()
+    del nested["model"]["init"]
+    nested["data"]["oversample_from"] = recipe.settings.get("oversample_from")
     lines = [f"[{recipe.name}]"]
     for key, value in (("about", recipe.about), ("starts_from", recipe.starts_from)):
         if value:
             lines.append(f"{key} = {_toml(value)}")
-    for key, value in values.items():
-        if value is None:  # TOML has no null
-            lines.append(f"# {key} is not set")
-        else:
-            lines.append(f"{key} = {_toml(value)}" + ("" if key in recipe.settings else "  # default"))
+    lines += [_line(key, key, value, recipe) for key, value in nested.items() if not isinstance(value, dict)]
+    for group, settings in nested.items():
+        if isinstance(settings, dict):
+            lines += ["", f"[{recipe.name}.{group}]"]
+            lines += [line for key, value in settings.items() for line in _lines(group, key, value, recipe)]
     return "\n".join(lines)
+
+
+def _lines(group: str, key: str, value, recipe) -> list[str]:
+    """A setting; of a choice in a group its name and its parameters."""
+    if not isinstance(value, dict):
+        return [_line(key, group if key == "name" else key, value, recipe)]
+    if value.keys() == {"name"}:
+        return [_line(key, key, value["name"], recipe)]
+    return [_line(f"{key}.{each}", key if each == "name" else each, value[each], recipe) for each in value]
+
+
+def _line(key: str, name: str, value, recipe) -> str:
+    if value is None:  # TOML has no null
+        return f"# {key} is not set"
+    return f"{key} = {_toml(value)}" + ("" if name in recipe.settings else "  # default")
 
 
 def _toml(value) -> str:

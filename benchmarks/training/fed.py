@@ -13,7 +13,8 @@ from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Batch, Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.models.classifier import ModelOptions, create
-from cxrdali.models.losses import LOSSES, Loss
+from cxrdali.models.loss import LOSSES
+from cxrdali.models.loss_module import LossModule
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.dataset.packed import PackedDataset
@@ -56,7 +57,7 @@ class TrainingStep:
         # one graph for the stage's one shape, and not the other stages'
         forward = torch.compile(self.model, dynamic=False) if setting.compile else self.model
         optimizer = adamw(self.model, lr=LR, weight_decay=WEIGHT_DECAY)
-        self.loss = Loss("bce", LOSSES["bce"], *[np.ones(FINDINGS)] * 2).to(device)
+        self.loss = LossModule(LOSSES["bce"](), *[np.ones(FINDINGS)] * 2).to(device)
         self._step = Step(forward, self.loss, optimizer, grad_scaler(self.hardware), self.hardware)
         self._schedule, self._steps = CosineLRScheduler(optimizer, t_initial=STEPS, t_in_epochs=False), 0
         self._targets = torch.zeros(num_rows, FINDINGS, device=device)

@@ -25,7 +25,7 @@ from benchmarks.training.stages_options import CPU, StagesRun
 from benchmarks.training.stages_report import NATIVE, SIDES, TARGETS, check_sum, saving
 from cxrdali.data.options import LoaderOptions
 from cxrdali.runs.reader import read_config
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import TrainSettings, settings_of
 from cxrdali.train.trainer import RunSummary, train
 from shards.synthetic.facts import FREQUENCIES
 
@@ -41,8 +41,8 @@ def run_arm(
     feed, before, runs, totals = comparison.feed, None, [], []
     started = time.perf_counter()
     for place, stage in enumerate(comparison.arms[arm], 1):
-        settings = TrainSettings(
-            place, stage.size, stage.batch, epochs=comparison.epochs if limit is None else 2, lr=options.lr,
+        settings = settings_of(
+            stage=place, size=stage.size, batch=stage.batch, epochs=comparison.epochs if limit is None else 2, lr=options.lr,
             arch=feed.arch, pretrained=options.pretrained, init=before, norm=feed.norm, precision=options.precision,
             device=options.device, decode=options.decode,
             threads=_loader_threads(options.device), seed=seed, limit_batches=limit,

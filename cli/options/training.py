@@ -1,4 +1,4 @@
-"""What verbs that train a run do when their settings are known."""
+"""What commands that train a run do when their settings are known."""
 
 import sys
 from pathlib import Path
@@ -16,5 +16,5 @@ def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
     except Stopped as stop:
         click.echo(str(stop), err=True)
         sys.exit(128 + stop.signal)
-    what = "was already finished" if summary.already_finished else "finished"
-    click.echo(f"{out}: {what}; best epoch {summary.best_epoch} with {settings.select_by} {summary.best_score:.4f}")
+    what, chosen_by = "was already finished" if summary.already_finished else "finished", settings.optimizer.select_by
+    click.echo(f"{out}: {what}; best epoch {summary.best_epoch} with {chosen_by} {summary.best_score:.4f}")

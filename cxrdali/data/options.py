@@ -1,13 +1,105 @@
-"""Options of the loader."""
+"""Options of data: how it is split, targeted, ordered, augmented and sampled; and options of the loader."""
 
 from dataclasses import dataclass
 
-from cxrdali.data import pipeline
+from cxrdali.data.augment import CUTOUTS, FLIPS
 from cxrdali.data.order import ORDERS
+from cxrdali.data.sampler import SAMPLERS, Sampler
+from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
+from cxrdali.runtime.options import DECODE
+from cxrdali.setting import Legal, at_least, check, one_of, setting
 from shards.errors import UserError
 
+UNCERTAIN = ("negative", "positive", "ignore")
+GROUPS = ("subject", "study")
 LANES = 2
+
+_AP = Legal(lambda value: 0 < value <= 1, "an AP, above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class FoldOptions:
+    """How the released training split is divided: one of `folds` parts validates, by default 1 of 5 (20 %).
+
+    group: "subject" (ours: no patient on both sides) or "study" (as Yamagishi & Hanaoka 2023).
+    """
+
+    fold: int = setting(0, "Which part of the training split validates, from 0.")
+    folds: int = setting(5, "Into how many parts it is divided.", at_least(2))
+    group: str = setting(
+        "subject",
+        "What the split keeps together; study is Yamagishi & Hanaoka's (2023), and leaks subjects.",
+        one_of(GROUPS),
+    )
+
+    def __post_init__(self):
+        check(self)
+        if not 0 <= self.fold < self.folds:
+            raise UserError(f"fold {self.fold}: 0 to {self.folds - 1}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(FoldOptions):
+    """Settings of the data. labels None: the dataset's first release, by whose name the trainer replaces it.
+
+    Images of the findings in oversample are doubled; or those of the findings whose AP in oversample_from, a run folder
+    or a file of metrics, is under oversample_below (0 to 1).
+    """
+
+    labels: str | None = setting(None, "Label release.", otherwise="the dataset's first", metavar="NAME")
+    size: int = setting(help="Side of the images in pixels.", legal=at_least(1), otherwise="the stage's")
+    uncertain: str = setting(
+        "negative", "What -1 counts as; blanks are negative, or ignored with ignore.", one_of(UNCERTAIN)
+    )
+    order: str = setting(
+        "global", "windowed: a few shards at a time, for data larger than memory on slow disks.", one_of(ORDERS)
+    )
+    flips: str = setting("both", "Along which axes images are mirrored, each with probability 0.5.", one_of(FLIPS))
+    cutout: str = setting(
+        "fixed",
+        "fixed: five squares of 5 % of the side (as Yamagishi & Hanaoka 2023); random: one to five of up to 5 %.",
+        one_of(CUTOUTS),
+    )
+    sampler: Sampler = choice(
+        SAMPLERS,
+        "natural",
+        "natural: every image once an epoch; class-balanced, sqrt: as many samples, with repeats, by the rarity of "
+        "each image's rarest finding (images without any count as one more class); progressive: from natural in the "
+        "first epoch to class-balanced in the last.",
+    )
+    oversample: tuple[str, ...] = setting(
+        (), 'Double the images of these findings: "Fibrosis,Hernia".', otherwise="none", metavar="FINDINGS"
+    )
+    oversample_below: float | None = setting(
+        None,
+        "Double the images of the findings whose validation AP in --oversample-from is below this, 0 to 1 (Yamagishi & "
+        "Hanaoka 2023: 0.10 and 0.15).",
+        _AP,
+        otherwise="none",
+        metavar="AP",
+    )
+    oversample_from: str | None = setting(
+        None,
+        "A finished run's folder, or what `cxrdali evaluate` wrote (.json, .csv).",
+        otherwise="none",
+        metavar="RUN_OR_METRICS",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        below = self.oversample_below
+        if below is not None and self.oversample:
+            raise UserError("oversample and oversample-below: give findings or a threshold, not both")
+        if self.sampler.name != "natural" and (self.oversample or below is not None):
+            raise UserError(
+                f"sampler {self.sampler.name}: oversampling too changes how often an image comes; choose one"
+            )
+        if (below is None) != (not self.oversample_from):
+            missing = (
+                "--oversample-below, the AP under which" if below is None else "--oversample-from, the run whose AP"
+            )
+            raise UserError(f"oversampling by AP needs {missing} decides; give both")
 
 
 @dataclass(frozen=True)
@@ -31,8 +123,8 @@ class LoaderOptions:
                 raise UserError(f"{name} {getattr(self, name)}: at least 1")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"threads {self.threads}: at least 1")
-        if self.decode not in pipeline.MODES:
-            raise UserError(f"decode {self.decode!r}: choose one of {', '.join(pipeline.MODES)}")
+        if self.decode not in DECODE:
+            raise UserError(f"decode {self.decode!r}: choose one of {', '.join(DECODE)}")
         if self.order not in ORDERS:
             raise UserError(f"order {self.order!r}: choose one of {', '.join(ORDERS)}")
         if self.decode in ("mixed", "hybrid") and not self.on_gpu:

@@ -17,8 +17,6 @@ import numpy as np
 from cxrdali.data.augment import Augmentation, in_order
 from shards.errors import UserError
 
-MODES = ("auto", "cpu", "mixed", "hybrid")
-
 
 @dataclass(frozen=True)
 class PipelineSpec:

@@ -3,39 +3,17 @@
 Rows are always ascending (catalog order); the order in which they are visited is `cxrdali.data.order`'s.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold
 
+from cxrdali.data.options import FoldOptions
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
 
-GROUPS = ("subject", "study")
 SPLITS = ("train", "val", "dev", "test", "all")
-
-
-@dataclass(frozen=True)
-class FoldOptions:
-    """How the released training split is divided: one of `folds` parts validates, by default 1 of 5 (20 %).
-
-    group: "subject" (ours: no patient on both sides) or "study" (the paper's).
-    """
-
-    fold: int = 0
-    folds: int = 5
-    group: str = "subject"
-
-    def __post_init__(self):
-        if self.group not in GROUPS:
-            raise UserError(f"group {self.group!r}: choose one of {', '.join(GROUPS)}")
-        if self.folds < 2:
-            raise UserError(f"folds {self.folds}: at least 2")
-        if not 0 <= self.fold < self.folds:
-            raise UserError(f"fold {self.fold}: 0 to {self.folds - 1}")
 
 
 def train_and_validation(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,9 @@
 
 import numpy as np
 
+from cxrdali.data.options import UNCERTAIN
 from shards.dataset.labels import Labels
 from shards.errors import UserError
-
-UNCERTAIN = ("negative", "positive", "ignore")
 
 
 def targets(labels: Labels, uncertain: str = "negative") -> np.ndarray:

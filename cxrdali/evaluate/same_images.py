@@ -91,9 +91,9 @@ def caveats(runs: Sequence[Run]) -> list[str]:
 
 def differing_settings(runs: Sequence[Run]) -> list[dict]:
     """Settings that decide about the samples or the recipe and are not the same in all runs: name, value by run."""
-    settings, rows = {run.name: run.settings.as_json() for run in runs}, []
-    for name in next(iter(settings.values())):
-        values = {run: its[name] for run, its in settings.items()}
+    settings, rows = {run.name: run.settings.flat() for run in runs}, []
+    for name in dict.fromkeys(name for its in settings.values() for name in its):
+        values = {run: its.get(name) for run, its in settings.items()}
         if name not in MAY_DIFFER and len(set(map(repr, values.values()))) > 1:
             rows.append({"setting": name, "values": values})
     return rows
@@ -174,9 +174,9 @@ def _check_same_images(runs: Sequence[Run]) -> None:
 
 
 def _same_uncertain(runs: Sequence[Run]) -> str:
-    first = runs[0].settings.uncertain
+    first = runs[0].settings.data.uncertain
     for run in runs[1:]:
-        its = run.settings.uncertain
+        its = run.settings.data.uncertain
         if its != first:
             raise UserError(
                 f"{run.path}: uncertain labels counted as {its} in training, as {first} in {runs[0].path}; say with "

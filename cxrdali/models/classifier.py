@@ -1,60 +1,22 @@
-"""A timm classifier that takes what the loader hands over: uint8 [B, 1, S, S].
+"""A timm classifier that takes what the loader yields: uint8 [B, 1, S, S].
 
 Normalisation is the model's first step, on its device and in its precision: the loader stays a quarter of the
 size, and a checkpoint's numbers cannot be fed with pixels scaled for another one.
 """
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
+from typing import Any
 
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from cxrdali.models.weights import _first_line, _resampled
+from cxrdali.models.options import ModelOptions
+from cxrdali.models.weights import first_line, resampled
 from shards.errors import UserError
-
-NORMS = ("imagenet", "weights")
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """arch: a timm name; pretrained: start from timm's weights; norm: mean and std of ImageNet (the paper's) or
-    those that the weights were trained with; logit_scale: factor of the classifier's output (a margin loss's scale);
-    channels_last: memory format of activations and weights; checkpointing: compute activations again in the backward
-    pass instead of keeping them."""
-
-    arch: str
-    size: int
-    pretrained: bool = True
-    norm: str = "imagenet"
-    logit_scale: float = 1.0
-    channels_last: bool = True
-    checkpointing: bool = False
-
-    def __post_init__(self):
-        if self.norm not in NORMS:
-            raise UserError(f"norm {self.norm!r}: choose one of {', '.join(NORMS)}")
-        if not timm.is_model(self.arch.split(".")[0]):
-            near = ", ".join(timm.list_models(f"*{self.arch.split('.')[0].split('_')[0]}*")[:5]) or "none alike"
-            raise UserError(f"arch {self.arch!r} is no timm model (alike: {near}); see timm.list_models()")
-
-    @classmethod
-    def of_run(cls, settings: Mapping[str, object], pretrained: bool = False) -> "ModelOptions":
-        """From a run's settings, `TrainSettings.as_json` or the settings of its config.json."""
-        return cls(
-            settings["arch"],
-            settings["size"],
-            pretrained,
-            settings["norm"],
-            logit_scale=settings.get("ldam_scale") or 1.0,
-            channels_last=settings.get("channels_last", True),
-            checkpointing=settings.get("checkpointing", False),
-        )
 
 
 class Classifier(nn.Module):
@@ -62,6 +24,10 @@ class Classifier(nn.Module):
 
     The classifier at its end computes in float32 also under autocast: in bf16, thousands of images would share a logit.
     """
+
+    backbone: Any  # timm's models share methods, not a type
+    scale: torch.Tensor
+    shift: torch.Tensor
 
     def __init__(
         self,
@@ -96,7 +62,7 @@ class Classifier(nn.Module):
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What the classifier sees of uint8 [B, 1, S, S]: float [B, D]. In evaluation mode,
         `classify(features(images))` is `forward(images)`."""
-        seen = []
+        seen: list[torch.Tensor] = []
         handle = self.heads[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
         try:
             self(images)
@@ -112,24 +78,51 @@ class Classifier(nn.Module):
         return logits if self.logit_scale == 1 else logits * self.logit_scale
 
 
-def _wide(head: nn.Module, features: torch.Tensor, *arguments, **options) -> torch.Tensor:
+def _wide(head: nn.Module, features: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
     """A classifier's forward, outside of autocast and from float32."""
     with torch.autocast(features.device.type, enabled=False):
         return type(head).forward(head, features.float(), *arguments, **options)
 
 
-def create(options: ModelOptions, findings: int) -> Classifier:
-    """Raises UserError if the weights cannot be had or the model cannot be built for this image size."""
-    arguments = {"pretrained": options.pretrained, "num_classes": findings, "in_chans": 3}
+def check_arch(arch: str) -> None:
+    """Raises UserError, with names that are alike, if timm has no such model."""
+    if not timm.is_model(arch.split(".")[0]):
+        near = ", ".join(timm.list_models(f"*{arch.split('.')[0].split('_')[0]}*")[:5]) or "none alike"
+        raise UserError(f"arch {arch!r} is no timm model (alike: {near}); see timm.list_models()")
+
+
+def create(options: ModelOptions, num_findings: int) -> Classifier:
+    """A classifier on the CPU.
+
+    Args:
+        options: Architecture, image size and what else decides its form.
+        num_findings: Width of its output.
+
+    Raises:
+        UserError: timm has no such model, its weights cannot be had, or it cannot be built for this image size.
+    """
+    check_arch(options.arch)
+    backbone = _backbone(options, num_findings)
+    options.head.attach(backbone, num_findings)
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    if options.norm == "weights":
+        mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
+    made = Classifier(backbone, options.norm, mean, std, options.logit_scale, options.channels_last)
+    return made.to(memory_format=made.memory_format)
+
+
+def _backbone(options: ModelOptions, num_findings: int) -> Any:
+    """The timm model with its linear classifier."""
+    arguments: dict[str, Any] = {"pretrained": options.pretrained, "num_classes": num_findings, "in_chans": 3}
     try:
         config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
         if config is not None and config.fixed_input_size:
             arguments["img_size"] = options.size  # timm resamples most position embeddings to it
-        if "img_size" in arguments and options.pretrained and not _has_filter(options.arch):
+        if config is not None and "img_size" in arguments and options.pretrained and not _has_filter(options.arch):
             # it would load attention biases of another size as they are, and fail
             own = timm.create_model(options.arch, **{**arguments, "img_size": config.input_size[-1]})
             backbone = timm.create_model(options.arch, **{**arguments, "pretrained": False})
-            backbone.load_state_dict(_resampled(backbone, own.state_dict(), Path(options.arch)))
+            backbone.load_state_dict(resampled(backbone, own.state_dict(), Path(options.arch)))
         else:
             backbone = timm.create_model(options.arch, **arguments)
         if options.checkpointing:
@@ -139,15 +132,11 @@ def create(options: ModelOptions, findings: int) -> Classifier:
     except Exception as error:  # timm and its hub raise their own kinds for a missing network, file or tag
         if options.pretrained:
             raise UserError(
-                f"weights of {options.arch!r} cannot be had ({_first_line(error)}); download them where there is a "
+                f"weights of {options.arch!r} cannot be had ({first_line(error)}); download them where there is a "
                 "network (they are cached), give a file with --init, or train from scratch with --no-pretrained"
             ) from error
-        raise UserError(f"{options.arch!r} cannot be built for {options.size} px ({_first_line(error)})") from error
-    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    if options.norm == "weights":
-        mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
-    made = Classifier(backbone, options.norm, mean, std, options.logit_scale, options.channels_last)
-    return made.to(memory_format=made.memory_format)
+        raise UserError(f"{options.arch!r} cannot be built for {options.size} px ({first_line(error)})") from error
+    return backbone
 
 
 def _has_filter(arch: str) -> bool:
@@ -156,11 +145,8 @@ def _has_filter(arch: str) -> bool:
     return hasattr(sys.modules[entrypoint.__module__], "checkpoint_filter_fn")
 
 
-def _checkpoint(backbone: nn.Module, arch: str) -> None:
+def _checkpoint(backbone: Any, arch: str) -> None:
     try:
         backbone.set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:
         raise UserError(f"{arch!r} has no gradient checkpointing; use --micro-batch instead") from error
-
-
-# ---------------------------------------------------------------- initial weights

@@ -1,6 +1,7 @@
 """Logits of a model over a loader: validation and prediction share it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,38 +15,54 @@ from cxrdali.runtime.distributed import Ranks
 from shards.errors import UserError
 
 
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How logits are computed.
+
+    micro_batch: images on the device at a time (None: a batch); tta: a name of `cxrdali.models.tta.TTA`; progress: the
+    bar's description (None: no bar); check: called after every batch, may raise; ranks: processes that share the work.
+    """
+
+    micro_batch: int | None = None
+    tta: str = "none"
+    progress: str | None = None
+    check: Callable[[], None] = _nothing
+    ranks: Ranks = field(default_factory=Ranks)
+
+
 @torch.inference_mode()
 def logits(
-    model: torch.nn.Module,
-    loader: Loader,
-    findings: int,
-    hardware: Hardware,
-    *,
-    micro_batch: int | None = None,
-    tta: str = "none",
-    progress: str | None = None,
-    check: Callable[[], None] = lambda: None,
-    ranks: Ranks | None = None,
+    model: torch.nn.Module, loader: Loader, num_findings: int, hardware: Hardware, how: Inference | None = None
 ) -> np.ndarray | None:
-    """float32 [n, F] in the loader's order; with tta, the logit of the mean probability of its passes
-    (`cxrdali.models.tta`).
+    """Logits of a loader's images, in its order.
 
-    `check` is called after every batch and may raise. `progress` is the bar's description (None: no bar). Nothing is
-    copied to the CPU before the end: a copy per batch would wait for the GPU every time. With several ranks each takes
-    its batches (the loader's rank and world), as they are with one, and rank 0 returns all: None on the others.
+    Nothing is copied to the CPU before the end: a copy per batch would wait for the GPU every time.
+
+    Returns:
+        float32 [n, F]; with TTA the logit of the mean probability of its passes. With several ranks each takes its
+        batches (the loader's rank and world), as they are with one, and rank 0 returns all: None on the others.
+
+    Raises:
+        UserError: The GPU is full.
     """
-    ranks = ranks or Ranks()
+    how = how or Inference()
+    ranks, check = how.ranks, how.check
     model.eval()
     loader.set_epoch(0)
-    passes = TTA[tta]
+    passes = TTA[how.tta]
     places = loader.own_places() if ranks.world > 1 else np.arange(len(loader.rows))
-    result = torch.empty(len(passes), len(places), findings, device=hardware.device)
+    result = torch.empty(len(passes), len(places), num_findings, device=hardware.device)
     at = batches = 0
-    with tqdm(total=len(places), unit=" images", desc=progress, disable=None if progress else True, leave=False) as bar:
+    hidden = None if how.progress else True
+    with tqdm(total=len(places), unit=" images", desc=how.progress, disable=hidden, leave=False) as bar:
         for images, rows in loader:
             batches += 1
             images = images.to(hardware.device, non_blocking=True)
-            for chunk in images.split(micro_batch or len(images)):
+            for chunk in images.split(how.micro_batch or len(images)):
                 try:
                     for number, each in enumerate(passes):
                         moved = each(chunk)
@@ -67,7 +84,7 @@ def logits(
     parts = ranks.gather((places, values[0] if len(values) == 1 else mean_logit(values)))
     if parts is None:
         return None
-    merged = np.empty((len(loader.rows), findings), dtype=np.float32)
+    merged = np.empty((len(loader.rows), num_findings), dtype=np.float32)
     for places, part in parts:
         merged[places] = part
     return merged

@@ -1,6 +1,6 @@
 """Test-time augmentation: what each pass does to an image before the model sees it.
 
-Everything happens on the device, from the bytes the loader hands over, and ends as bytes again: the model gets what it
+Everything happens on the device, from the bytes the loader yields, and ends as bytes again: the model gets what it
 always gets, and a pass costs its forward and little else.
 """
 
@@ -61,7 +61,7 @@ def _grid(each: Pass, side: int, device: str) -> torch.Tensor:
     back = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])]) / each.scale
     moved = back @ torch.tensor([[2 * each.right], [2 * each.down]], dtype=torch.float64)
     theta = torch.cat([back, -moved], dim=1)[None]
-    return functional.affine_grid(theta, (1, 1, side, side), align_corners=False).float().to(device)
+    return functional.affine_grid(theta, [1, 1, side, side], align_corners=False).float().to(device)
 
 
 _LIGHT = (Pass(), Pass(flip=(-1,)), Pass(degrees=5), Pass(degrees=-5))

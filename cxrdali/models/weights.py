@@ -37,7 +37,7 @@ def load_initial(model: "Classifier", path: Path, findings: tuple[str, ...], new
     if "head" not in metadata:
         factor = float(metadata.get("logit_scale", 1)) / model.logit_scale
         state |= {key: state[key] * factor for key in head if factor != 1 and key in state}
-    state = _resampled(model.backbone, state, path)
+    state = resampled(model.backbone, state, path)
     own = model.backbone.state_dict()
     missing = sorted(set(own) - set(state))
     unknown = sorted(set(state) - set(own))
@@ -63,11 +63,11 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(
-            f"{path}: not a weights file ({_first_line(error)}); give a run folder or a .safetensors or .pt file"
+            f"{path}: not a weights file ({first_line(error)}); give a run folder or a .safetensors or .pt file"
         ) from error
     except Exception as error:  # torch raises pickle's own errors for refused code
         raise UserError(
-            f"{path}: no weights file, or one that holds more than tensors ({_first_line(error)}); "
+            f"{path}: no weights file, or one that holds more than tensors ({first_line(error)}); "
             "give a run folder or a .safetensors or .pt file of tensors"
         ) from error
     metadata = {}
@@ -82,7 +82,9 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return {key.removeprefix("module."): value for key, value in state.items()}, metadata
 
 
-def _match_findings(model, state: dict, stored: tuple[str, ...], wanted: tuple[str, ...], path: Path) -> None:
+def _match_findings(
+    model: "Classifier", state: dict, stored: tuple[str, ...], wanted: tuple[str, ...], path: Path
+) -> None:
     differing = sorted(set(stored) ^ set(wanted))
     if differing:
         where = "these weights" if differing[0] in stored else "the dataset's labels"
@@ -102,7 +104,7 @@ def head_keys(model: "Classifier") -> list[str]:
     return [key for key, parameter in model.backbone.named_parameters() if id(parameter) in inside]
 
 
-def _resampled(backbone: nn.Module, state: dict, path: Path) -> dict:
+def resampled(backbone: nn.Module, state: dict, path: Path) -> dict:
     """Models with position embeddings bring a filter that fits a checkpoint of another image size; EfficientFormer's
     attention biases are resampled here."""
     own = backbone.state_dict()
@@ -114,7 +116,7 @@ def _resampled(backbone: nn.Module, state: dict, path: Path) -> dict:
     try:
         return filter_fn(state, backbone)
     except Exception as error:
-        raise UserError(f"{path}: does not fit {type(backbone).__name__} ({_first_line(error)})") from error
+        raise UserError(f"{path}: does not fit {type(backbone).__name__} ({first_line(error)})") from error
 
 
 def _resampled_bias(key: str, stored: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
@@ -128,6 +130,6 @@ def _resampled_bias(key: str, stored: torch.Tensor, own: torch.Tensor | None) ->
     return grid.view(own.shape).to(stored.dtype)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

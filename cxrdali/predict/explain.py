@@ -133,14 +133,14 @@ def explain(
     table = dataset.labels(how.labels or trained.labels)
     columns = _columns(trained, table, options.findings)
     split_rows(trained, dataset, table, options.split)
-    size, hardware = trained.settings.size, Hardware.resolve(how.device, how.precision)
+    size, hardware = trained.settings.data.size, Hardware.resolve(how.device, how.precision)
     model = load_run_model(trained).to(hardware.device)
     layer = map_layer(model, size, options.layer)  # before a prediction that may take an hour
 
     predicted, path = _predictions(trained, dataset, options.split, replace(how, labels=table.name))
     rows = predictions.catalog_rows(predicted, path, dataset)
     check_labelled(table, rows, f"the {options.split} split")
-    truth = targets(table, trained.settings.uncertain)[rows]
+    truth = targets(table, trained.settings.data.uncertain)[rows]
     truth = {column: truth[:, table.findings.index(predicted.findings[column])] for column in columns}
     chosen = [
         _Chosen(column, *choose(truth[column], predicted.values[:, column], options.images)) for column in columns

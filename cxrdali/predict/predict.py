@@ -9,8 +9,8 @@ import numpy as np
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import rows_sha256, select
-from cxrdali.models.classifier import Classifier, ModelOptions, create
-from cxrdali.models.inference import logits
+from cxrdali.models.classifier import Classifier, create
+from cxrdali.models.inference import Inference, logits
 from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predictions import Predictions, Provenance
@@ -68,7 +68,7 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
     table = dataset.labels(asked.labels or trained.labels)
     rows = split_rows(trained, dataset, table, split)
     model, settings = load_run_model(trained), trained.settings
-    batch = asked.batch or settings.micro_batch or settings.batch
+    batch = asked.batch or settings.runtime.micro_batch or settings.optimizer.batch
     with joined(asked.device) as ranks:
         hardware = Hardware.resolve(ranks.device(asked.device), asked.precision)
         if ranks.world > 1:
@@ -78,16 +78,14 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
             ranks.agree({"run": run.name, **weights, **how, **data})
         model = model.to(hardware.device)
         threads = ranks.threads() if asked.threads is None else asked.threads
-        loading = LoaderOptions(settings.size, batch, threads, asked.decode, hardware.device)
+        loading = LoaderOptions(settings.data.size, batch, threads, asked.decode, hardware.device)
         loader = Loader(dataset, rows, loading, rank=ranks.rank, world=ranks.world)
         log.info(_words(loader, split, hardware, ranks, asked.tta))
-        if outlook := dataset.outlook(loader.resized_from or settings.size):
+        if outlook := dataset.outlook(loader.resized_from or settings.data.size):
             log.info(outlook)
         # a vote holds the ranks together: one that died is noticed now, not when all others are done
-        together = {"ranks": ranks, "check": lambda: ranks.vote(0)}
-        values = logits(
-            model, loader, len(trained.findings), hardware, tta=asked.tta, progress="predicting", **together
-        )
+        how = Inference(tta=asked.tta, progress="predicting", check=lambda: ranks.vote(0), ranks=ranks)
+        values = logits(model, loader, len(trained.findings), hardware, how)
     if values is None:
         return None
     if dataset.mirror:
@@ -133,6 +131,6 @@ def split_rows(run: Run, dataset: PackedDataset, labels: Labels, split: str) -> 
 
 def load_run_model(run: Run) -> Classifier:
     """A run's model with its best weights, on the CPU. Raises UserError if they are missing or do not fit."""
-    model = create(ModelOptions.of_run(run.settings.as_json()), len(run.findings))
+    model = create(run.settings.model_options(), len(run.findings))
     load_initial(model, run.best_weights(), run.findings)
     return model

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrdali.data.sampler import choose
+from cxrdali.data.oversample import choose
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
 from shards.storage.csv import read_table

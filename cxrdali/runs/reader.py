@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,14 @@ from cxrdali.runs.layout import (
     PROGRESS,
     VAL_PREDICTIONS,
 )
+from cxrdali.runs.names import flatten
 from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cxrdali.data.splits import FoldOptions
+    from cxrdali.data.options import FoldOptions
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,13 @@ class Progress:
     @classmethod
     def of(cls, epoch: int, best_epoch: int, best_score: float | None, settings: TrainSettings) -> "Progress":
         """Deferred re-weighting gets its chance: epochs before it do not count against the patience."""
-        without_better = epoch - max(best_epoch, settings.drw_epoch or 0)
-        ended = settings.patience is not None and without_better >= settings.patience
+        without_better = epoch - max(best_epoch, settings.loss.deferred_epochs)
+        ended = settings.optimizer.patience is not None and without_better >= settings.optimizer.patience
         known = best_score if best_score is not None and math.isfinite(best_score) else None
-        metric = "LRAP" if settings.select_by == "lrap" else "mAP"
-        return cls(epoch, settings.epochs, epoch >= settings.epochs or ended, best_epoch, known, metric)
+        metric = "LRAP" if settings.optimizer.select_by == "lrap" else "mAP"
+        return cls(
+            epoch, settings.optimizer.epochs, epoch >= settings.optimizer.epochs or ended, best_epoch, known, metric
+        )
 
 
 @dataclass(frozen=True)
@@ -73,18 +76,14 @@ class Run:
     @cached_property
     def settings(self) -> TrainSettings:
         """What it was asked, resolved."""
-        stored = self.config["settings"]
-        unknown = sorted(stored.keys() - {field.name for field in fields(TrainSettings)})
-        if unknown:
-            raise UserError(f"{self.path / CONFIG}: unknown setting {unknown[0]!r}; the run is of another version")
         try:
-            return TrainSettings(**stored)
+            return TrainSettings.from_json(self.config["settings"])
         except (TypeError, UserError) as error:
             raise UserError(f"{self.path / CONFIG}: {error}; restore the file") from error
 
     def setting(self, name: str, otherwise: object = None) -> Any:
         """One of the settings as config.json has it; `otherwise` if it is None or absent."""
-        value = self.config["settings"].get(name)
+        value = flatten(self.config["settings"]).get(name)
         return otherwise if value is None else value
 
     @cached_property
@@ -158,7 +157,7 @@ class Run:
 
     @property
     def fold(self) -> "FoldOptions":
-        return self.settings.fold_options()
+        return self.settings.data
 
     @property
     def device(self) -> str:
@@ -237,7 +236,7 @@ def read_config(path: Path) -> dict:
         raise UserError(f"{path}: no run (no {CONFIG} in it); give the folder that `cxrdali train` wrote")
     try:
         config = json.loads(file.read_bytes())
-        config["settings"]["epochs"], config["findings"], config["dataset"]["id"], config["labels"]["name"]
+        config["settings"]["optimizer"]["epochs"], config["findings"], config["dataset"]["id"], config["labels"]["name"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: no run's settings ({error!r}); train into another folder") from error
     return config

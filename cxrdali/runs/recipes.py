@@ -1,18 +1,31 @@
-"""Recipes: named training settings, read from TOML; those of the two papers come with the package."""
+"""Recipes: named training settings, read from TOML; those of the two papers come with the package.
 
-import difflib
+A recipe is a table of `stage`, `seed` and the groups of `TrainSettings`. (Names are unique, so that
+groups may be left out.)
+
+    [model2]
+    about = "stage 2; its AP decides what is oversampled"
+    stage = 2
+    starts_from = "model0"
+    data.size = 320
+    optimizer = { batch = 128, lr = 1e-3 }
+    loss = { name = "asl", asl_clip = 0.05 }
+
+[every] holds for all recipes of its file. `starts_from` and `data.oversample_from` name other recipes.
+"""
+
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from types import UnionType
-from typing import get_args, get_type_hints
+from typing import Any
 
-from cxrdali.models.losses import LOSSES, PARAMETERS
 from cxrdali.runs.layout import REPLACED
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.names import flatten
+from cxrdali.runs.settings import TrainSettings, names, settings_of
+from cxrdali.setting import read_value
 from shards.errors import UserError
 
 PAPER, LOSS_DESIGN, DEMO, LOSS_DESIGN_DEMO = (
@@ -20,18 +33,16 @@ PAPER, LOSS_DESIGN, DEMO, LOSS_DESIGN_DEMO = (
     for name in ("stage_training.toml", "loss_design.toml", "demo.toml", "loss_design_demo.toml")
 )
 EVERY = "every"
-TAKEN = ("ensemble", REPLACED)  # as are names ending in -views: what stands beside the models of `cxrdali paper`
-# What a recipe says in its own words: which weights and which AP are other recipes' runs
-WORDS = ("about", "starts_from")
-SETTINGS = tuple(field.name for field in fields(TrainSettings) if field.name != "init")
+TAKEN = ("ensemble", REPLACED)  # as are names ending in -views: what is written beside the models of `cxrdali paper`
+WORDS = ("about", "starts_from")  # beside settings: init is the run of the recipe that it starts from
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """settings: those of TrainSettings that the file gives; starts_from and oversample_from name other recipes."""
+    """settings: what the file gives, by flat name; starts_from and oversample_from name other recipes."""
 
     name: str
-    settings: Mapping[str, object]
+    settings: Mapping[str, Any]
     starts_from: str | None = None
     about: str = ""
 
@@ -41,11 +52,11 @@ class Recipe:
         both = (self.starts_from, self.settings.get("oversample_from"))
         return tuple(dict.fromkeys(name for name in both if name is not None))
 
-    def resolve(self, runs: Path, overrides: Mapping[str, object] | None = None) -> tuple[TrainSettings, dict]:
+    def resolve(self, runs: Path, overrides: Mapping[str, Any] | None = None) -> tuple[TrainSettings, dict]:
         """The settings of a run beside those it needs, in the folder `runs`; and what its config says of the recipe.
 
-        overrides: settings to have otherwise; one that the recipe has just so counts as none. Raises UserError,
-        naming the recipe, if they do not go together.
+        overrides: settings to have otherwise, by flat name; one that the recipe has just so counts as none. Raises
+        UserError, naming the recipe, if they do not go together.
         """
         overrides = dict(overrides or {})
         found = dict(self.settings)
@@ -53,20 +64,19 @@ class Recipe:
             found["init"] = str(runs / self.starts_from)
         if found.get("oversample_from"):
             found["oversample_from"] = str(runs / found["oversample_from"])
-        plain = TrainSettings(**found)
+        plain = settings_of(found)
         # findings are named or chosen by AP: one way given replaces the other
+        replaced: dict[str, Any] = {}
         if "oversample" in overrides:
-            found |= {"oversample_below": None, "oversample_from": None}
+            replaced = {"oversample_below": None, "oversample_from": None}
         elif {"oversample_below", "oversample_from"} & overrides.keys():
-            found["oversample"] = ()
-        if "loss" in overrides:  # another loss does not have this one's parameters
-            own = LOSSES.get(overrides["loss"], ())
-            found = {name: value for name, value in found.items() if name not in PARAMETERS or name in own}
+            replaced = {"oversample": ()}
         try:
-            settings = TrainSettings(**{**found, **overrides})
+            settings = settings_of(found, {**replaced, **overrides})
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from error
-        changed = {name: value for name, value in overrides.items() if getattr(plain, name) != getattr(settings, name)}
+        before, after = plain.flat(), settings.flat()
+        changed = {name: value for name, value in overrides.items() if before.get(name) != after[name]}
         return settings, {"name": self.name, "starts_from": self.starts_from, "overridden": changed}
 
 
@@ -94,9 +104,10 @@ def find(recipes: Mapping[str, Recipe], name: str, where: str = "") -> Recipe:
     return recipes[name]
 
 
-def in_order(recipes: Mapping[str, Recipe], wanted, where: object = "recipes") -> list[str]:
+def in_order(recipes: Mapping[str, Recipe], wanted: Iterable[str], where: object = "recipes") -> list[str]:
     """`wanted` and all that they need, every recipe after those it needs. Raises UserError if one needs itself."""
-    done, open_ = [], []
+    done: list[str] = []
+    open_: list[str] = []
 
     def visit(name: str) -> None:
         if name in done:
@@ -123,60 +134,50 @@ def read(path: Path) -> dict[str, Recipe]:
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise UserError(f"{path}: {name} = {table!r} stands outside a recipe; put it under [{EVERY}] or a [name]")
-    every = tables.pop(EVERY, {})
+    every = _layer(f"{path}: {EVERY}", tables.pop(EVERY, {}))
     for name in tables:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in TAKEN or name.endswith("-views"):
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in (*TAKEN, *names().groups) or name.endswith("-views"):
             raise UserError(
                 f"{path}: [{name}] cannot be a recipe's name, which names its run and its tables too; "
-                f"use letters, digits, - and _, and not {', '.join(TAKEN)} or ...-views"
+                f"use letters, digits, - and _, and not {', '.join((*TAKEN, *names().groups))} or ...-views"
             )
     if not tables:
         raise UserError(f"{path}: holds no recipe; give each a table with its name, [mymodel] and settings below it")
-    return {name: _recipe(path, name, {**every, **table}) for name, table in tables.items()}
+    return {name: _recipe(path, name, every, table) for name, table in tables.items()}
 
 
-def checked(where: str, settings: dict, words: tuple[str, ...] = ()) -> dict:
-    """The settings, if there are such and their values are of the right kind; else raises UserError, after `where`."""
-    for key, value in settings.items():
-        if key not in SETTINGS and key not in words:
-            near = difflib.get_close_matches(key, (*SETTINGS, *words), 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join((*words, *SETTINGS))}"
-            raise UserError(f"{where}: unknown setting {key!r}{hint}")
-        if not _fits(key, value):
-            raise UserError(f"{where}: {key} = {value!r} is of the wrong kind; {key} is {_kind(key)}")
-    return settings
-
-
-def _recipe(path: Path, name: str, table: dict) -> Recipe:
-    checked(f"{path}: {name}", table, WORDS)
-    if "stage" not in table:
-        raise UserError(f"{path}: {name}: stage is missing; give stage = 1, 2 or 3")
-    settings = {key: tuple(value) if key == "oversample" else value for key, value in table.items() if key in SETTINGS}
+def _layer(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table, or groups of settings, by flat name. Raises UserError for an unknown name or a value of another type."""
+    found = {}
     try:
-        TrainSettings(**settings, init=table.get("starts_from"))
+        for name, value in _dotted(table):
+            if name in WORDS:
+                found[name] = read_value(name, value, str)
+                continue
+            if name.endswith("init"):  # of a recipe it is the run of another one
+                raise UserError(f"unknown setting {name!r}; a recipe starts from another one, with starts_from")
+            flat = names().flat_name(name, WORDS)
+            found[flat] = names().read(flat, value)
     except UserError as error:
-        raise UserError(f"{path}: {name}: {error}") from error
-    return Recipe(name, settings, table.get("starts_from"), table.get("about", ""))
+        raise UserError(f"{where}: {error}") from error
+    return found
 
 
-def _fits(key: str, value: object) -> bool:
-    if key == "oversample":
-        return isinstance(value, list) and all(isinstance(name, str) for name in value)
-    wanted = _types(key)
-    if isinstance(value, bool):
-        return bool in wanted
-    return type(value) in wanted or (type(value) is int and float in wanted)
+def _dotted(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
-def _types(key: str) -> tuple[type, ...]:
-    if key in WORDS:
-        return (str,)
-    hint = get_type_hints(TrainSettings)[key]
-    return get_args(hint) if isinstance(hint, UnionType) else (hint,)
-
-
-def _kind(key: str) -> str:
-    if key == "oversample":
-        return "a list of findings"
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return " or ".join(names[each] for each in _types(key) if each in names)
+def _recipe(path: Path, name: str, every: Mapping[str, Any], table: Mapping[str, Any]) -> Recipe:
+    where = f"{path}: {name}"
+    own = _layer(where, table)
+    words = {key: {**every, **own}[key] for key in WORDS if key in every or key in own}
+    layers = [{key: value for key, value in layer.items() if key not in WORDS} for layer in (every, own)]
+    try:
+        settings_of(*layers, init=words.get("starts_from"))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return Recipe(name, flatten(names().grouped(*layers)), words.get("starts_from"), words.get("about", ""))

@@ -9,14 +9,16 @@ import torch
 
 from cxrdali.data.augment import options_of
 from cxrdali.data.loader import Loader
-from cxrdali.data.sampler import oversampled
+from cxrdali.data.oversample import oversampled
 from cxrdali.data.targets import targets
-from cxrdali.models.classifier import ModelOptions, create
-from cxrdali.models.losses import Loss
+from cxrdali.models.classifier import create
+from cxrdali.models.loss import LOSSES
+from cxrdali.models.loss_module import LossModule
 from cxrdali.models.tta import TTA
 from cxrdali.runs.oversampling import chosen_findings
-from cxrdali.runs.settings import AUTO, TrainSettings
+from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
+from cxrdali.runtime.options import AUTO
 from cxrdali.studies.flow import Plan
 from cxrdali.train.microbatch import BatchShape, largest_micro_batch
 from cxrdali.train.step import Step, adamw, grad_scaler
@@ -40,21 +42,23 @@ def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, n
 
     A frozen backbone costs its forward pass, in training too.
     """
-    hardware = Hardware.resolve(settings.device, settings.precision)
+    hardware = Hardware.resolve(settings.runtime.device, settings.runtime.precision)
     on_gpu = hardware.device != "cpu"
-    model = create(ModelOptions.of_run(settings.as_json()), num_findings)
+    model = create(settings.model_options(), num_findings)
     model.to(hardware.device).train()
-    forward = torch.compile(model) if settings.compile else model
-    loss = Loss("bce", {}, np.ones(num_findings), np.ones(num_findings)).to(hardware.device)  # all cost about the same
-    micro_batch = settings.micro_batch or settings.batch
+    forward = torch.compile(model) if settings.runtime.compile else model
+    loss = LossModule(LOSSES["bce"](), np.ones(num_findings), np.ones(num_findings)).to(
+        hardware.device
+    )  # all cost about the same
+    micro_batch = settings.runtime.micro_batch or settings.optimizer.batch
     if micro_batch == AUTO and on_gpu:
-        shape = BatchShape(settings.batch, settings.size, num_findings)
+        shape = BatchShape(settings.optimizer.batch, settings.data.size, num_findings)
         micro_batch = largest_micro_batch(model, loss, hardware, shape)
-    micro_batch = min(micro_batch if on_gpu else min(CPU_IMAGES, settings.batch), len(rows))
+    micro_batch = min(micro_batch if on_gpu else min(CPU_IMAGES, settings.optimizer.batch), len(rows))
     options = replace(settings.loader_options(hardware.device), batch=micro_batch)
-    train = Step(forward, loss, adamw(model, settings.lr, 0.0), grad_scaler(hardware), hardware)
+    train = Step(forward, loss, adamw(model, settings.optimizer.lr, 0.0), grad_scaler(hardware), hardware)
     wanted = torch.zeros(micro_batch, num_findings, device=hardware.device)
-    augment = options_of(settings.flips, settings.cutout)
+    augment = options_of(settings.data.flips, settings.data.cutout)
     loader = Loader(dataset, rows, options, shuffle=True, augment=augment, drop_last=True)
 
     def step(images: torch.Tensor) -> None:
@@ -64,7 +68,7 @@ def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, n
         with torch.inference_mode(), hardware.autocast():
             forward(images)
 
-    trained = None if settings.frozen else _rate(loader, step, hardware, STEPS if on_gpu else 1)
+    trained = None if settings.model.frozen else _rate(loader, step, hardware, STEPS if on_gpu else 1)
     model.eval()
     predicted = _rate(loader, look, hardware, STEPS if on_gpu else 1)
     return Rate(trained or predicted, predicted)
@@ -90,14 +94,16 @@ def epoch_images(plan: Plan, name: str) -> tuple[int, bool]:
     """Images in an epoch of a model, and whether that is all: what is oversampled by AP is not known before the model
     whose AP decides has been trained."""
     settings, _ = plan.models[name]
-    if not settings.oversample and settings.oversample_below is None:
+    if not settings.data.oversample and settings.data.oversample_below is None:
         return len(plan.train_rows), True
-    source = settings.oversample_from and Path(settings.oversample_from)
+    source = settings.data.oversample_from and Path(settings.data.oversample_from)
     try:
-        chosen, _ = chosen_findings(settings.oversample, settings.oversample_below, source, plan.labels.findings)
+        chosen, _ = chosen_findings(
+            settings.data.oversample, settings.data.oversample_below, source, plan.labels.findings
+        )
     except UserError:  # the run is not there or not finished
         return len(plan.train_rows), False
-    rows = oversampled(plan.train_rows, targets(plan.labels, settings.uncertain), plan.labels.findings, chosen)
+    rows = oversampled(plan.train_rows, targets(plan.labels, settings.data.uncertain), plan.labels.findings, chosen)
     return len(rows), True
 
 
@@ -113,7 +119,11 @@ def training_hours(rate: Rate, images: int, validated: int, epochs: int, cached:
 
 def is_cached(settings: TrainSettings) -> bool:
     """Whether the trainer computes a frozen backbone's features once: nothing changes an image between epochs."""
-    return settings.frozen and settings.cache_features and options_of(settings.flips, settings.cutout) is None
+    return (
+        settings.model.frozen
+        and settings.runtime.cache_features
+        and options_of(settings.data.flips, settings.data.cutout) is None
+    )
 
 
 def predicting_hours(rate: Rate, images: int, tta: str) -> float:

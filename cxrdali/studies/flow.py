@@ -5,7 +5,7 @@ runs/NAME        predictions/NAME.SPLIT.parquet        evaluations/NAME.SPLIT.js
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from cxrdali.data.loader import nearest_stored
 from cxrdali.data.splits import released_rows, train_and_validation
 from cxrdali.evaluate.evaluate import evaluate, write
 from cxrdali.evaluate.options import EvaluateOptions
-from cxrdali.models.classifier import ModelOptions
+from cxrdali.models.classifier import check_arch
 from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.report import ReportOptions, write_report
 from cxrdali.runs import layout as runs
@@ -100,7 +100,7 @@ def ground(root: Path, dataset: PackedDataset, recipes: Mapping[str, Recipe], op
             key = next(iter(given))
             raise UserError(f"{name}.{key}: {name} is not among the models; add it to --models, or do not set it")
     first = next(iter(models.values()))[0]
-    train_rows, val_rows = train_and_validation(dataset, labels, first.fold_options())
+    train_rows, val_rows = train_and_validation(dataset, labels, first.data)
     splits = {"val": val_rows} | {name: released_rows(dataset, labels, name) for name in SPLITS[1:]}
     splits = {name: rows for name, rows in splits.items() if len(rows)}
     added = [name for name in names if name not in options.models]
@@ -113,12 +113,13 @@ def ground(root: Path, dataset: PackedDataset, recipes: Mapping[str, Recipe], op
 def _resolve(root: Path, recipe: Recipe, labels: Labels, options: FlowOptions) -> tuple[TrainSettings, dict]:
     overrides = {**options.overrides.get("", {}), **options.overrides.get(recipe.name, {})}
     settings, about = recipe.resolve(root / "runs", overrides)
-    if settings.labels not in (None, labels.name):
+    if settings.data.labels not in (None, labels.name):
         raise UserError(
-            f"{recipe.name}: labels = {settings.labels!r}, but all models need the same ones, here {labels.name!r}; "
-            f"give --labels {settings.labels}"
+            f"{recipe.name}: labels = {settings.data.labels!r}, but all models need the same ones, here "
+            f"{labels.name!r}; "
+            f"give --labels {settings.data.labels}"
         )
-    return replace(settings, labels=labels.name), about
+    return settings.changed(labels=labels.name), about
 
 
 def _problems(dataset: PackedDataset, labels: Labels, models: Mapping, train_rows: np.ndarray) -> tuple[str, ...]:
@@ -130,12 +131,12 @@ def _problems(dataset: PackedDataset, labels: Labels, models: Mapping, train_row
             others.append((about["starts_from"], ("arch", "norm"), "it starts from these weights"))
         for other, keys, why in others:
             for key in keys:
-                here, there = getattr(settings, key), getattr(models[other][0], key)
+                here, there = settings.flat()[key], models[other][0].flat()[key]
                 if here != there:
                     found.append(f"{name}: {key} is {here!r}, of {other} {there!r}, and {why}; --set {key}= for all")
-        if len(train_rows) < settings.batch:
+        if len(train_rows) < settings.optimizer.batch:
             found.append(
-                f"{name}: {len(train_rows):,} training images make no batch of {settings.batch}; "
+                f"{name}: {len(train_rows):,} training images make no batch of {settings.optimizer.batch}; "
                 f"--set {name}.batch=N, or pack more images"
             )
         found += [f"{name}: {error}" for error in _errors(dataset, labels, settings)]
@@ -145,10 +146,10 @@ def _problems(dataset: PackedDataset, labels: Labels, models: Mapping, train_row
 def _errors(dataset: PackedDataset, labels: Labels, settings: TrainSettings) -> Iterator[UserError]:
     """What the trainer would say before its first step, as far as it needs no weights and no other run."""
     checks = (
-        lambda: nearest_stored(dataset, settings.size),
-        lambda: chosen_findings(settings.oversample, None, None, labels.findings),
-        lambda: settings.loader_options(Hardware.resolve(settings.device, settings.precision).device),
-        lambda: ModelOptions(settings.arch, settings.size),
+        lambda: nearest_stored(dataset, settings.data.size),
+        lambda: chosen_findings(settings.data.oversample, None, None, labels.findings),
+        lambda: settings.loader_options(Hardware.resolve(settings.runtime.device, settings.runtime.precision).device),
+        lambda: check_arch(settings.model.arch),
     )
     for check in checks:
         try:
@@ -171,7 +172,7 @@ class Flow:
         self.asked: list[Asked] = []
         # hashes of what is not a step: part of every step's settings that reads it
         self.data = {"dataset": self.dataset.id, "labels": self.labels.sha256}
-        self.uncertain = next(iter(self.models.values()))[0].uncertain
+        self.uncertain = next(iter(self.models.values()))[0].data.uncertain
         self.reported_by = {"title": options.title, "synthetic": options.synthetic, **self.data}
 
     def plan(self, steps: Sequence[Step]) -> Plan:
@@ -181,7 +182,7 @@ class Flow:
     def train(self, name: str) -> Step:
         settings, about = self.models[name]
         folder = f"runs/{name}"
-        kept = {key: value for key, value in settings.as_json().items() if key not in MAY_DIFFER}
+        kept = {key: value for key, value in settings.flat().items() if key not in MAY_DIFFER}
         # a path is spelled in many ways
         inside = {(self.root / "runs" / other).resolve(): other for other in self.models}
         given = {key: kept[key] and inside.get(Path(kept[key]).resolve()) for key in ("init", "oversample_from")}
@@ -215,7 +216,13 @@ class Flow:
 
         def do(out: Path) -> None:
             how = PredictOptions(
-                self.labels.name, tta, None, settings.device, settings.precision, settings.decode, settings.threads
+                self.labels.name,
+                tta,
+                None,
+                settings.runtime.device,
+                settings.runtime.precision,
+                settings.runtime.decode,
+                settings.runtime.threads,
             )
             predict(self.root / "runs" / model, self.dataset, split, how).write(out)
 

@@ -263,7 +263,11 @@ class _Study(Flow):
     def _validated(self, name: str) -> int:
         """How many images a model validates on while it trains: a trial, by limit_batches, on a batch's multiple."""
         settings, every = self.models[name][0], len(self.splits[FIT])
-        return min(every, settings.limit_batches * settings.batch) if settings.limit_batches else every
+        return (
+            min(every, settings.runtime.limit_batches * settings.optimizer.batch)
+            if settings.runtime.limit_batches
+            else every
+        )
 
     def _compare(self, what: str, names: list[str]) -> Step:
         out = f"comparisons/{what}.json"

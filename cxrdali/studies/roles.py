@@ -28,14 +28,14 @@ class Roles:
 
 def roles(models: Mapping[str, tuple[TrainSettings, dict]]) -> Roles:
     """models: settings and recipe record by name. Raises UserError if every model is a retrained one."""
-    retrained = tuple(name for name, (settings, _) in models.items() if settings.frozen)
+    retrained = tuple(name for name, (settings, _) in models.items() if settings.model.frozen)
     whole = [name for name in models if name not in retrained]
     if not whole:
         raise UserError(f"models {', '.join(models)}: all are frozen; add one that is trained as a whole to --models")
     reference = REFERENCE if REFERENCE in whole else whole[0]
     settings = models[reference][0]
-    losses = tuple(name for name in whole if models[name][0].arch == settings.arch)
-    backbones = tuple(name for name in whole if models[name][0].loss == settings.loss)
+    losses = tuple(name for name in whole if models[name][0].model.arch == settings.model.arch)
+    backbones = tuple(name for name in whole if models[name][0].loss.name == settings.loss.name)
     starts = [models[name][1]["starts_from"] for name in retrained]
     main = next((name for name in starts if name in whole), backbones[-1])
     others = tuple(name for name in whole if name not in (*losses, *backbones))

@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from cxrdali.data.augment import options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.models.classifier import Classifier, ModelOptions, create
-from cxrdali.models.losses import Loss
+from cxrdali.models.classifier import Classifier, create
+from cxrdali.models.loss_module import LossModule
 from cxrdali.models.weights import head_keys, load_initial
 from cxrdali.runs.layout import BEST
 from cxrdali.runs.reader import Run
@@ -64,12 +64,12 @@ class Parts:
     @property
     def share(self) -> int:
         """Images of a batch that this rank trains on."""
-        return self.settings.batch // self.ranks.world
+        return self.settings.optimizer.batch // self.ranks.world
 
     @property
     def compiles(self) -> bool:
         """Whether the first step and the first validation compile something."""
-        return self.settings.compile and not isinstance(self.forward, Head)
+        return self.settings.runtime.compile and not isinstance(self.forward, Head)
 
 
 def build(
@@ -85,31 +85,31 @@ def build(
     Raises UserError for weights that do not fit, a setting that this hardware cannot have, or a full GPU.
     """
     model = _model(settings, data.findings, before).to(hardware.device)
-    loss = Loss(settings.loss, settings.loss_parameters, data.positives, data.negatives).to(hardware.device)
+    loss = LossModule(settings.loss, data.positives, data.negatives).to(hardware.device)
     torch.backends.cudnn.benchmark = True  # every batch of a stage has the same shape
     wanted = torch.from_numpy(data.targets).to(hardware.device)
-    optimizer, scaler = adamw(model, settings.lr, settings.weight_decay), grad_scaler(hardware)
+    optimizer, scaler = adamw(model, settings.optimizer.lr, settings.optimizer.weight_decay), grad_scaler(hardware)
     options = settings.loader_options(hardware.device)
     if options.threads is None:
         options = replace(options, threads=ranks.threads())
     loader, val_loader = _loaders(settings, data, ranks, make_loader, options)
-    shape = microbatch.BatchShape(ranks.share(settings.batch), settings.size, len(data.findings))
+    shape = microbatch.BatchShape(ranks.share(settings.optimizer.batch), settings.data.size, len(data.findings))
     trial = microbatch.Trial(settings, hardware, ranks, model, loss, (loader, val_loader), shape)
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
-    settings = replace(settings, micro_batch=micro_batch)
-    if settings.sync_bn:  # not before the search: each rank tries sizes of its own, and fails at its own
+    settings = settings.changed(micro_batch=micro_batch)
+    if settings.runtime.sync_bn:  # not before the search: each rank tries sizes of its own, and fails at its own
         _synchronise(model, hardware)
     forward = _shared(model, hardware, ranks)
-    if settings.compile:
+    if settings.runtime.compile:
         forward = torch.compile(forward)
     # a trial of a few batches would wait for the features of all images, and every rank would compute them all
-    cache = settings.cache_features and not settings.limit_batches and ranks.world == 1
-    if settings.frozen and cache and options_of(settings.flips, settings.cutout) is None:
+    cache = settings.runtime.cache_features and not settings.runtime.limit_batches and ranks.world == 1
+    if settings.model.frozen and cache and options_of(settings.data.flips, settings.data.cutout) is None:
         plain = make_loader(data.dataset, data.train_rows, options)
         loader = _cached(loader, plain, model, hardware, micro_batch)
         val_loader = _cached(val_loader, val_loader, model, hardware, micro_batch)
         forward = Head(model)
-    steps = min(len(loader), settings.limit_batches or len(loader))
+    steps = min(len(loader), settings.runtime.limit_batches or len(loader))
     return Parts(
         settings, searched, data, hardware, ranks, model, forward, loader, val_loader, wanted,
         Step(forward, loss, optimizer, scaler, hardware, ranks), steps, schedule(optimizer, settings, steps),
@@ -134,13 +134,17 @@ def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_pe
     A run of no more epochs than the warm-up has no warm-up. The first step's rate is one part of the warm-up,
     not zero: a step at zero is a batch wasted.
     """
-    warmup = settings.warmup_epochs * steps_per_epoch if settings.epochs > settings.warmup_epochs else 0
+    warmup = (
+        settings.optimizer.warmup_epochs * steps_per_epoch
+        if settings.optimizer.epochs > settings.optimizer.warmup_epochs
+        else 0
+    )
     return CosineLRScheduler(
         optimizer,
-        t_initial=settings.epochs * steps_per_epoch - warmup,
+        t_initial=settings.optimizer.epochs * steps_per_epoch - warmup,
         warmup_t=warmup,
-        warmup_lr_init=settings.lr / (warmup + 1),
-        lr_min=settings.min_lr,
+        warmup_lr_init=settings.optimizer.lr / (warmup + 1),
+        lr_min=settings.optimizer.min_lr,
         warmup_prefix=True,
         t_in_epochs=False,
     )
@@ -152,19 +156,19 @@ def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_pe
 def _model(settings: TrainSettings, findings: tuple[str, ...], before: Continued | None) -> Classifier:
     """On the CPU, frozen or not, with its first weights."""
     # a run that continues has weights of its own: the initial ones may be gone since
-    weights = None if before else initial_weights(settings.init)
+    weights = None if before else initial_weights(settings.model.init)
     torch.manual_seed(settings.seed)
-    pretrained = settings.pretrained and not weights and not before
-    model = create(ModelOptions.of_run(settings.as_json(), pretrained), len(findings))
+    pretrained = settings.model.pretrained and not weights and not before
+    model = create(settings.model_options(pretrained), len(findings))
     if weights is not None:
-        found = load_initial(model, weights, findings, settings.new_head)
-        if "findings" not in found and not settings.new_head:
+        found = load_initial(model, weights, findings, settings.model.new_head)
+        if "findings" not in found and not settings.model.new_head:
             head = "the classifier is new" if found.get("head") else "its classifier is taken by position"
             log.info(f"{weights} names no findings: {head}")
     if before:  # here already: features are kept of the run's own backbone
         model.backbone.load_state_dict(before.weights)
-    if settings.frozen:
-        _freeze(model, settings.arch)
+    if settings.model.frozen:
+        _freeze(model, settings.model.arch)
     return model
 
 
@@ -212,7 +216,7 @@ def _loaders(
     part = {"rank": ranks.rank, "world": ranks.world} if ranks.world > 1 else {}
     loader = make_loader(
         data.dataset, data.epoch_rows, options, seed=sampling_seed(settings.seed, settings.stage), shuffle=True,
-        augment=options_of(settings.flips, settings.cutout), drop_last=True, **sampled, **part,
+        augment=options_of(settings.data.flips, settings.data.cutout), drop_last=True, **sampled, **part,
     )  # fmt: skip
     return loader, make_loader(data.dataset, data.val_rows, options, **part)
 

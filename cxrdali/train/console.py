@@ -22,30 +22,32 @@ def describe(parts: Parts) -> None:
     settings, data, ranks = parts.settings, parts.data, parts.ranks
     options, resized_from = parts.loader.options, parts.loader.resized_from
     both = subjects_on_both_sides(data.dataset, data.train_rows, data.val_rows)
-    if outlook := data.dataset.outlook(resized_from or settings.size):
+    if outlook := data.dataset.outlook(resized_from or settings.data.size):
         log.info(outlook)
     log.info(
-        f"stage {settings.stage}: {settings.arch}, {settings.size} px, batch {settings.batch}, "
-        f"{settings.epochs} epochs of {parts.steps_per_epoch:,} steps, {parts.hardware.precision} on "
+        f"stage {settings.stage}: {settings.model.arch}, {settings.data.size} px, batch {settings.optimizer.batch}, "
+        f"{settings.optimizer.epochs} epochs of {parts.steps_per_epoch:,} steps, {parts.hardware.precision} on "
         f"{parts.hardware.device}, decode {options.resolved_decode} ({options.resolved_threads} threads)"
     )
     log.info(
         f"{len(data.train_rows):,} images to train, {len(data.val_rows):,} to validate "
-        f"(fold {settings.fold} of {settings.folds}, by {settings.group}); {both:,} subjects on both sides"
+        f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}); {both:,} subjects on both sides"
     )
     if ranks.world > 1:
-        sees = "all of them" if settings.sync_bn else "its own (--sync-bn: all)"
+        sees = "all of them" if settings.runtime.sync_bn else "its own (--sync-bn: all)"
         log.info(
             f"{ranks.world} processes, {ranks.local_world} on this machine: {parts.share} images of every "
             f"batch each; batch normalisation of each sees {sees}"
         )
-    if settings.loss != "bce" or settings.pos_weight != "none" or settings.frozen:
-        parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss_parameters.items())
-        log.info(f"loss {settings.loss} ({parameters})" + ("; the classifier alone" if settings.frozen else ""))
-    _describe_visits(data, settings.sampler)
+    if settings.loss.name != "bce" or settings.flat().get("pos_weight") != "none" or settings.model.frozen:
+        parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss.parameters.items())
+        log.info(
+            f"loss {settings.loss.name} ({parameters})" + ("; the classifier alone" if settings.model.frozen else "")
+        )
+    _describe_visits(data, settings.data.sampler.name)
     if resized_from:
         log.info(
-            f"size {settings.size} is not stored: {resized_from} px renditions are resized, "
+            f"size {settings.data.size} is not stored: {resized_from} px renditions are resized, "
             "which costs more than decoding; pack this size for speed"
         )
 
@@ -55,7 +57,7 @@ def _describe_visits(data: TrainingData, sampler: str) -> None:
     if data.sampler:
         without = int((~(data.targets[data.train_rows] == 1).any(axis=1)).sum())
         log.info(
-            f"sampler {sampler}: {len(data.train_rows):,} draws an epoch by each image's rarest finding; "
+            f"sampler {sampler}: {len(data.train_rows):,} samples an epoch by each image's rarest finding; "
             f"{without:,} images without any count as one more class"
         )
     if data.oversampling:
@@ -75,7 +77,7 @@ def report_epoch(row: dict, scores: Scores, parts: Parts, state: State) -> None:
     bucket = f", {mirror.take_waited():,.1f} s for the bucket" if mirror else ""
     star = " *best" if state.best_epoch == row["epoch"] else ""
     log.info(
-        f"epoch {row['epoch']}/{parts.settings.epochs}: loss {row['train_loss']:.4f}, "
+        f"epoch {row['epoch']}/{parts.settings.optimizer.epochs}: loss {row['train_loss']:.4f}, "
         f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}, LRAP {row['LRAP']:.4f}, "
         f"AUROC {row['macro_AUROC']:.4f}; "
         f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}{star}"
@@ -87,9 +89,9 @@ def report_epoch(row: dict, scores: Scores, parts: Parts, state: State) -> None:
 def report_end(parts: Parts, state: State) -> None:
     """What is not as expected of a run that has just ended."""
     settings = parts.settings
-    if state.epoch < settings.epochs:
-        log.info(f"ended after epoch {state.epoch}: none better in {settings.patience} epochs")
-    if state.best_epoch <= (settings.drw_epoch or 0):
+    if state.epoch < settings.optimizer.epochs:
+        log.info(f"ended after epoch {state.epoch}: none better in {settings.optimizer.patience} epochs")
+    if state.best_epoch <= settings.loss.deferred_epochs:
         log.info(f"the best epoch, {state.best_epoch}, is one before re-weighting: its weights are kept")
 
 

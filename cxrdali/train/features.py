@@ -13,7 +13,7 @@ from torch import nn
 from cxrdali.data.loader import Batch, Loader
 from cxrdali.data.order import batch_bounds
 from cxrdali.models.classifier import Classifier
-from cxrdali.models.inference import logits
+from cxrdali.models.inference import Inference, logits
 from cxrdali.runtime.device import Hardware
 from shards.errors import UserError
 
@@ -86,7 +86,7 @@ def features_of(
             "use --no-cache-features, or cache_features = false in a recipe"
         )
     try:
-        values = logits(_Features(model), loader, width[0], hardware, micro_batch=micro_batch)
+        values = logits(_Features(model), loader, width[0], hardware, Inference(micro_batch))
         return torch.from_numpy(values).to(hardware.device)
     except torch.OutOfMemoryError as error:  # of the table; a batch that is too large says so itself
         raise UserError(

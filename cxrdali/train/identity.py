@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cxrdali.data.splits import rows_sha256, subjects_on_both_sides
+from cxrdali.runs import plugins
 from cxrdali.runs.layout import BEST, CONFIG, LAST, METRICS, PROGRESS
 from cxrdali.runs.reader import Run, has_begun, read_config
 from cxrdali.runs.settings import TrainSettings
@@ -17,11 +18,12 @@ def describe(
     settings: TrainSettings, data: TrainingData, hardware: Hardware, ranks: Ranks, recipe: dict | None
 ) -> dict:
     """What config.json says of a run that begins."""
-    weights = settings.init and Path(settings.init)
+    weights = settings.model.init and Path(settings.model.init)
     file = weights / BEST if weights and weights.is_dir() else weights
     return {
         "settings": settings.as_json(),
         "recipe": recipe,
+        "plugins": plugins.loaded(),
         "oversampling": data.oversampling and data.oversampling.as_json(),
         "findings": list(data.findings),
         "train_positives": data.positives.tolist(),

@@ -13,10 +13,11 @@ import torch
 
 from cxrdali.data.loader import Loader
 from cxrdali.models.classifier import Classifier
-from cxrdali.models.losses import Loss
-from cxrdali.runs.settings import AUTO, TrainSettings
+from cxrdali.models.loss_module import LossModule
+from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks
+from cxrdali.runtime.options import AUTO
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.errors import UserError
 
@@ -42,7 +43,7 @@ class Trial:
     hardware: Hardware
     ranks: Ranks
     model: Classifier
-    loss: Loss
+    loss: LossModule
     loaders: tuple[Loader, Loader]
     shape: BatchShape
 
@@ -54,13 +55,13 @@ def resolve(trial: Trial, stored: dict | None) -> tuple[int | None, dict | None]
     memory, does not search again.
     """
     settings, hardware, share = trial.settings, trial.hardware, trial.shape.images
-    if settings.micro_batch != AUTO:
-        return settings.micro_batch, None
+    if settings.runtime.micro_batch != AUTO:
+        return settings.runtime.micro_batch, None
     if hardware.device == "cpu":
         return share, None  # its memory pages out, instead of saying that it is full
     memory = torch.cuda.mem_get_info(hardware.device)[1]
-    needs = {"gpu": hardware.name, "memory_bytes": memory, "compile": settings.compile, "share": share,
-             "channels_last": settings.channels_last, "checkpointing": settings.checkpointing}  # fmt: skip
+    needs = {"gpu": hardware.name, "memory_bytes": memory, "compile": settings.runtime.compile, "share": share,
+             "channels_last": settings.runtime.channels_last, "checkpointing": settings.runtime.checkpointing}  # fmt: skip
     if trial.ranks.world > 1:
         trial.ranks.total(torch.zeros((), device=hardware.device))  # NCCL's buffers are there from now on
     if stored and stored["for"] == needs:
@@ -69,7 +70,7 @@ def resolve(trial: Trial, stored: dict | None) -> tuple[int | None, dict | None]
         for loader in trial.loaders:
             # DALI's buffers live on the same GPU from the first batch on; a rank may have none of validation's
             next(iter(loader), None)
-        trial.model.train(not settings.frozen)
+        trial.model.train(not settings.model.frozen)
         several = trial.ranks.world > 1
         found = largest_micro_batch(trial.model, trial.loss, hardware, trial.shape, keeps_gradients=several)
         words = "the largest part of the batch that fits"
@@ -89,7 +90,7 @@ def smaller_divisor(batch: int, micro_batch: int) -> int:
 
 
 def largest_micro_batch(
-    model: Classifier, loss: Loss, hardware: Hardware, shape: BatchShape, keeps_gradients: bool = False
+    model: Classifier, loss: LossModule, hardware: Hardware, shape: BatchShape, keeps_gradients: bool = False
 ) -> int:
     """The largest part of a batch with which a step and a validation pass fit.
 
@@ -121,7 +122,7 @@ def largest_micro_batch(
     )
 
 
-def _fits(model: Classifier, loss: Loss, hardware: Hardware, shape: BatchShape, micro_batch: int) -> bool:
+def _fits(model: Classifier, loss: LossModule, hardware: Hardware, shape: BatchShape, micro_batch: int) -> bool:
     try:
         _try(model, loss, hardware, shape, micro_batch)
         fits = True
@@ -133,7 +134,7 @@ def _fits(model: Classifier, loss: Loss, hardware: Hardware, shape: BatchShape, 
     return fits
 
 
-def _try(model: Classifier, loss: Loss, hardware: Hardware, shape: BatchShape, micro_batch: int) -> None:
+def _try(model: Classifier, loss: LossModule, hardware: Hardware, shape: BatchShape, micro_batch: int) -> None:
     """Two steps, because the first has no moments of the optimizer yet, and one forward pass of validation."""
     spare = _spare(hardware)  # noqa: F841 -- held to the end
     step = Step(model, loss, adamw(model, lr=0.0, weight_decay=0.0), grad_scaler(hardware), hardware)

@@ -1,24 +1,28 @@
 """cRT: a finished run's backbone, its classifier retrained on balanced samples (Kang et al. 2020, "Decoupling")."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
-from cxrdali.models.losses import PARAMETERS
+from cxrdali.registry import parameter_names
 from cxrdali.runs.reader import Run
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import TrainSettings, settings_of
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 
 EPOCHS, LR = 10, 1e-3
+# What the first training was about, and the classifier's is not
+_LEFT_OUT = ("init", "oversample", "oversample_below", "oversample_from", "loss", "sampler", "micro_batch")
 
 
-def settings_of(run: Path, dataset: PackedDataset, changes: Mapping[str, object]) -> TrainSettings:
+def retrain_settings(
+    run: Path, dataset: PackedDataset, changes: Mapping[str, object], augment: bool = False
+) -> TrainSettings:
     """Settings that retrain the classifier of `run` on its own training images, scored on its own validation ones.
 
-    changes: settings to have otherwise than the run's, or than these: class-balanced samples, plain BCE, a new
-    classifier, no augmentation, EPOCHS epochs at LR with one warm-up epoch. Raises UserError if the run is not
-    finished, or was trained on other data: its validation images might be among the training images here.
+    changes: settings to have otherwise, by flat name, than the run's, or than these: class-balanced samples, plain BCE,
+    a new classifier, no augmentation (augment: the run's), EPOCHS epochs at LR with one warm-up epoch. Raises UserError
+    if the run is not finished, or was trained on other data: its validation images might be among the training images
+    here.
     """
     trained = Run.open(run)
     trained.check_finished("finish it first")
@@ -29,10 +33,12 @@ def settings_of(run: Path, dataset: PackedDataset, changes: Mapping[str, object]
             "give the dataset of the run with --data"
         )
     trained.best_weights()  # they are there, before anything is written
+    before = trained.settings
+    left_out = (*_LEFT_OUT, *parameter_names(type(before.loss)), *parameter_names(type(before.data.sampler)))
+    kept = {name: value for name, value in before.flat().items() if name not in left_out}
     own = {
         "init": str(run), "frozen": True, "new_head": True, "sampler": "class-balanced", "loss": "bce",
-        "flips": "none", "cutout": "off", "epochs": EPOCHS, "warmup_epochs": 1, "lr": LR, "min_lr": 0.0,
-        "patience": None, "checkpointing": False, "micro_batch": None,
-        "oversample": (), "oversample_below": None, "oversample_from": None, **dict.fromkeys(PARAMETERS),
+        "epochs": EPOCHS, "warmup_epochs": 1, "lr": LR, "min_lr": 0.0, "patience": None, "checkpointing": False,
     }  # fmt: skip
-    return replace(trained.settings, **{**own, **changes})
+    plain = {} if augment else {"flips": "none", "cutout": "off"}
+    return settings_of(kept, own, plain, changes)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdali.data.sampler import Sampler, oversampled
+from cxrdali.data.oversample import oversampled
+from cxrdali.data.sampler import Sampler
 from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.runs.oversampling import Oversampling, chosen_findings
@@ -41,25 +42,25 @@ def select_data(
     settings: TrainSettings, dataset: PackedDataset, labels: Labels, stored: dict | None = None
 ) -> TrainingData:
     """stored: what a run that continues noted of its oversampling; it counts where the source was deleted since."""
-    train_rows, val_rows = train_and_validation(dataset, labels, settings.fold_options())
-    if settings.limit_batches:
-        val_rows = val_rows[: settings.limit_batches * settings.batch]
+    train_rows, val_rows = train_and_validation(dataset, labels, settings.data)
+    if settings.runtime.limit_batches:
+        val_rows = val_rows[: settings.runtime.limit_batches * settings.optimizer.batch]
     check_labelled(labels, train_rows, "the training split")
-    wanted = targets(labels, settings.uncertain)
+    wanted = targets(labels, settings.data.uncertain)
     epoch_rows, oversampling = train_rows, None
-    if settings.oversample or settings.oversample_below is not None:
-        source = settings.oversample_from and Path(settings.oversample_from)
+    if settings.data.oversample or settings.data.oversample_below is not None:
+        source = settings.data.oversample_from and Path(settings.data.oversample_from)
         chosen, without = chosen_findings(
-            settings.oversample, settings.oversample_below, source, labels.findings, stored
+            settings.data.oversample, settings.data.oversample_below, source, labels.findings, stored
         )
         epoch_rows = oversampled(train_rows, wanted, labels.findings, chosen)
         oversampling = Oversampling(
-            chosen, settings.oversample_below, settings.oversample_from, without,
+            chosen, settings.data.oversample_below, settings.data.oversample_from, without,
             images_doubled=len(epoch_rows) - len(train_rows), epoch_images=len(epoch_rows),
         )  # fmt: skip
     positives, negatives = counts(wanted, train_rows)
     seed = sampling_seed(settings.seed, settings.stage)
-    sampler = Sampler.make(settings.sampler, train_rows, wanted, seed, settings.epochs)
+    sampler = settings.data.sampler.over(train_rows, wanted, seed, settings.optimizer.epochs)
     return TrainingData(
         dataset, labels, train_rows, val_rows, epoch_rows, wanted, positives, negatives, oversampling, sampler
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cxrdali.models.losses import Loss, known_targets
+from cxrdali.models.loss_module import LossModule, known_targets
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks
 
@@ -32,7 +32,7 @@ class Step:
     parameters."""
 
     forward: Callable[[torch.Tensor], torch.Tensor]
-    loss: Loss
+    loss: LossModule
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     hardware: Hardware

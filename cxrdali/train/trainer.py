@@ -13,7 +13,7 @@ import contextlib
 import logging
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from cxrdali.data.loader import Loader
 from cxrdali.metrics.ranking import Scores, score
-from cxrdali.models.inference import logits
-from cxrdali.models.losses import bce_sum, known_targets
+from cxrdali.models.inference import Inference, logits
+from cxrdali.models.loss_module import bce_sum, known_targets
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs import folder
 from cxrdali.runs.layout import PROGRESS
@@ -90,12 +90,15 @@ def train(
         Stopped: After SIGTERM, Ctrl-C or `hooks.should_stop`; the state is saved.
     """
     started = time.perf_counter()
-    labels = dataset.labels(settings.labels)
-    settings = replace(settings, labels=labels.name)  # a run's settings are resolved
+    labels = dataset.labels(settings.data.labels)
+    settings = settings.changed(labels=labels.name)  # a run's settings are resolved
     out.mkdir(parents=True, exist_ok=True)
-    with joined(settings.device) as ranks, _alone(out, ranks):
-        hardware = Hardware.resolve(ranks.device(settings.device), settings.precision)
-        ranks.share(settings.batch, settings.micro_batch if isinstance(settings.micro_batch, int) else None)
+    with joined(settings.runtime.device) as ranks, _alone(out, ranks):
+        hardware = Hardware.resolve(ranks.device(settings.runtime.device), settings.runtime.precision)
+        ranks.share(
+            settings.optimizer.batch,
+            settings.runtime.micro_batch if isinstance(settings.runtime.micro_batch, int) else None,
+        )
         data = select_data(settings, dataset, labels, identity.stored_of(out, "oversampling"))
         config, loaded = identity.describe(settings, data, hardware, ranks, recipe), folder.load_last(out)
         identity.check(out, config, settings, loaded, ranks)
@@ -185,7 +188,7 @@ class Trainer:
             "val_seconds": validated - started,
             "reweighted": int(self.parts.step.loss.reweights(epoch)),
         }
-        reached = scores.macro_ap if self.settings.select_by == "map" else scores.lrap
+        reached = scores.macro_ap if self.settings.optimizer.select_by == "map" else scores.lrap
         # the first epoch is kept even where no finding has a positive and the score is undefined
         is_best = state.best_epoch == 0 or reached > state.best_score or math.isnan(state.best_score)
         state.end_epoch(row, scores, reached, is_best)
@@ -203,16 +206,18 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> float:
         """Train from the state's position to the epoch's end; the state counts on the way. Returns the mean loss."""
-        state, parts, batch = self.state, self.parts, self.settings.batch
+        state, parts, batch = self.state, self.parts, self.settings.optimizer.batch
         parts.loader.load_state_dict({"epoch": epoch, "position": state.position})
-        parts.model.train(not self.settings.frozen)  # a frozen backbone keeps its batch-norm statistics
+        parts.model.train(not self.settings.model.frozen)  # a frozen backbone keeps its batch-norm statistics
         if parts.step.loss.reweights(epoch) and not parts.step.loss.reweights(epoch - 1):
-            log.info(f"epoch {epoch + 1}: positive terms are re-weighted from here on (beta {self.settings.cb_beta:g})")
+            beta = self.settings.flat().get("cb_beta")
+            words = "" if beta is None else f" (beta {beta:g})"
+            log.info(f"epoch {epoch + 1}: positive terms are re-weighted from here on{words}")
         first, count = state.position // batch, parts.steps_per_epoch
         # islice only where it is needed: a loader that is read to its end keeps its pipeline for the next epoch
-        steps = islice(parts.loader, count - first) if self.settings.limit_batches else parts.loader
+        steps = islice(parts.loader, count - first) if self.settings.runtime.limit_batches else parts.loader
         bar = tqdm(
-            total=count * batch, initial=first * batch, desc=f"epoch {epoch + 1}/{self.settings.epochs}",
+            total=count * batch, initial=first * batch, desc=f"epoch {epoch + 1}/{self.settings.optimizer.epochs}",
             unit=" images", disable=None, leave=False,
         )  # fmt: skip
         with bar:
@@ -245,21 +250,22 @@ class Trainer:
         images = images.to(device, non_blocking=True)
         # the rows are 2 KB of plain memory, which CUDA copies aside and does not wait for
         wanted = parts.targets[rows.to(device, non_blocking=True)]
-        micro_batch = self.settings.micro_batch or len(images)
+        micro_batch = self.settings.runtime.micro_batch or len(images)
         try:
             loss = parts.step(images, wanted, state.epoch, micro_batch)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU is full at {self.settings.size} px with {micro_batch} images at a time; "
-                f"use --micro-batch {smaller_divisor(parts.share, micro_batch)} (the batch stays {self.settings.batch})"
+                f"the GPU is full at {self.settings.data.size} px with {micro_batch} images at a time; "
+                f"use --micro-batch {smaller_divisor(parts.share, micro_batch)} "
+                f"(the batch stays {self.settings.optimizer.batch})"
             ) from error
         if self.hooks.on_step:
             lr = parts.step.optimizer.param_groups[0]["lr"]
             self.hooks.on_step(StepRecord(state.epoch, state.position, lr, rows, images, loss))
         state.loss_sum += loss
         state.steps += 1
-        state.images += self.settings.batch  # of all ranks
-        state.position += self.settings.batch
+        state.images += self.settings.optimizer.batch  # of all ranks
+        state.position += self.settings.optimizer.batch
 
     def _checked_loss(self, epoch: int, step: int) -> float:
         loss = self.state.total_loss(self.parts) / max(1, self.state.steps)
@@ -284,7 +290,7 @@ class Trainer:
     def _compile_validation(self) -> float:
         """Compile the model as validation uses it, on a batch of zeros; returns the seconds."""
         started, self.compiles_validation = time.perf_counter(), False
-        size, count = self.settings.size, self.settings.micro_batch or self.settings.batch
+        size, count = self.settings.data.size, self.settings.runtime.micro_batch or self.settings.optimizer.batch
         self.parts.model.eval()
         with self.hardware.autocast():
             zeros = torch.zeros(count, 1, size, size, dtype=torch.uint8, device=self.hardware.device)
@@ -294,16 +300,14 @@ class Trainer:
     def _validate(self, epoch: int) -> np.ndarray | None:
         """Logits of the validation images; None on ranks that do not score."""
         self.ranks.copy_buffers(self.parts.model)
-        return logits(
-            self.parts.forward,
-            self.parts.val_loader,
-            len(self.parts.data.findings),
-            self.hardware,
-            micro_batch=self.settings.micro_batch,
-            progress=f"validation {epoch + 1}/{self.settings.epochs}",
+        how = Inference(
+            self.settings.runtime.micro_batch,
+            progress=f"validation {epoch + 1}/{self.settings.optimizer.epochs}",
             check=self._stop_if_asked,
             ranks=self.ranks,
         )
+        parts = self.parts
+        return logits(parts.forward, parts.val_loader, len(parts.data.findings), self.hardware, how)
 
     def _score(self, values: np.ndarray) -> tuple[float, Scores]:
         if not np.isfinite(values).all():
@@ -332,15 +336,15 @@ class Trainer:
     def _metadata(self) -> dict[str, str]:
         settings, data = self.settings, self.parts.data
         return {
-            "arch": settings.arch,
-            "size": str(settings.size),
-            "norm": settings.norm,
+            "arch": settings.model.arch,
+            "size": str(settings.data.size),
+            "norm": settings.model.norm,
             "logit_scale": repr(self.parts.model.logit_scale),
             "findings": "\n".join(data.findings),
             "labels": data.labels.name,
             "dataset": data.dataset.id,
             "epoch": str(self.state.best_epoch),
-            settings.select_by: repr(self.state.best_score),
+            settings.optimizer.select_by: repr(self.state.best_score),
         }
 
     def _predictions(self, values: np.ndarray) -> Predictions:

@@ -42,7 +42,7 @@ def test_three_stages_train_in_turn_from_default_folders(project, trained):
         folder = project / "runs" / f"stage{stage}"
         assert f"runs/stage{stage}: finished; best epoch" in trained[stage]
         config = json.loads((folder / "config.json").read_text())
-        assert config["settings"]["init"] == (f"runs/stage{stage - 1}" if stage > 1 else None)
+        assert config["settings"]["model"]["init"] == (f"runs/stage{stage - 1}" if stage > 1 else None)
         assert len(list(csv.DictReader((folder / "metrics.csv").open()))) == 2
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.paper import demo_sizes
+from cli.paper import _demo_sizes
 from cxrdali.runs import recipes
 from cxrdali.studies.stage_training import PaperOptions
 from tests.cli.cli import call
@@ -99,8 +99,8 @@ def test_runs_find_each_other_and_say_what_was_overridden(folder, pack_folder):
     config = json.loads((folder / "runs" / "model0" / "config.json").read_bytes())
     assert config["recipe"] == {"name": "model0", "starts_from": None, "overridden": {"device": "cpu", "lr": 5e-4}}
     config = json.loads((folder / "runs" / "model3" / "config.json").read_bytes())
-    assert config["settings"]["init"] == "runs/model0"
-    assert config["settings"]["oversample_from"] == "runs/model2"
+    assert config["settings"]["model"]["init"] == "runs/model0"
+    assert config["settings"]["data"]["oversample_from"] == "runs/model2"
     assert config["oversampling"]["below"] == 1.0
 
 
@@ -110,7 +110,7 @@ def test_a_plain_stage_has_no_recipe_and_may_oversample_named_findings(folder, p
     config = json.loads((folder / "runs" / "stage1" / "config.json").read_bytes())
     assert config["recipe"] is None
     assert config["oversampling"]["findings"] == ["Mass", "Edema"]
-    assert config["settings"]["group"] == "subject"
+    assert config["settings"]["data"]["group"] == "subject"
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,9 @@ def test_what_is_wrong_is_one_line(folder, pack_folder, arguments, code, message
 
 def test_the_demo_s_data_is_the_same_whichever_models_are_trained():
     known = recipes.load(recipes.DEMO)
-    assert demo_sizes(known, PaperOptions()) == demo_sizes(known, PaperOptions(models=("model1",)))
+    assert _demo_sizes(known, PaperOptions()) == _demo_sizes(known, PaperOptions(models=("model1",)))
     larger = PaperOptions(models=("model1",), overrides={"": {"size": 80}, "model1": {"size": 160}})
-    assert demo_sizes(known, larger) == [64, 96, 112, 128, 160]
+    assert _demo_sizes(known, larger) == [64, 96, 112, 128, 160]
 
 
 def test_a_dry_run_measures_and_writes_nothing(folder, pack_folder):

@@ -13,7 +13,7 @@ from cxrdali.metrics.ranking import score
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs.layout import CONFIG, FINDING_COLUMNS, FINDINGS, METRIC_COLUMNS, METRICS, PROGRESS, VAL_PREDICTIONS
 from cxrdali.runs.reader import Progress, Run
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import settings_of
 from shards.dataset.packed import PackedDataset
 from tests.releases import write_release
 
@@ -35,10 +35,10 @@ def packed(root: Path, subjects: int = 100) -> PackedDataset:
 def write_run(folder: Path, dataset: PackedDataset, skill: float, seed: int, done: int = 2, **settings) -> Path:
     """skill: how much higher the logits of images with the finding are, on average, than those of the others."""
     given = {"stage": 1, "size": 48, "batch": 8, "epochs": 2, "arch": "test_byobnet", "folds": 2, "labels": LABELS}
-    made = TrainSettings(**{**given, **settings})
+    made = settings_of(**{**given, **settings})
     labels = dataset.labels(LABELS)
-    train, validation = train_and_validation(dataset, labels, made.fold_options())
-    wanted = targets(labels, made.uncertain)
+    train, validation = train_and_validation(dataset, labels, made.data)
+    wanted = targets(labels, made.data.uncertain)
     truth, rng = wanted[validation], np.random.default_rng(seed)
     values = (rng.normal(0, 1, truth.shape) + skill * (np.nan_to_num(truth) - 0.5) - 0.5).astype(np.float32)
     config = {

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from cxrdali.models.losses import Loss
+from cxrdali.models.loss import LOSSES
+from cxrdali.models.loss_module import LossModule
 from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.runtime import distributed as joining
 from cxrdali.runtime.device import Hardware
@@ -112,7 +113,7 @@ def gradients(rank: int, out: Path, micro_batch: int, device: str = "cpu", synch
         # a learning rate of 1 and no momentum: what a parameter loses is its gradient
         before = [each.detach().clone() for each in model.parameters()]
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        loss = Loss("bce", {"pos_weight": "none"}, np.ones(5), np.ones(5)).to(place)
+        loss = LossModule(LOSSES["bce"](), np.ones(5), np.ones(5)).to(place)
         step = Step(forward, loss, optimizer, grad_scaler(hardware), hardware, ranks)
         part = step(images[mine], wanted[mine], 0, micro_batch)
         seen["loss"] = ranks.total(part.clone()).cpu()

@@ -133,7 +133,7 @@ def test_processes_that_were_not_given_the_same_are_refused(pack_folder, tmp_pat
     out = tmp_path / "run"
     lines = [line(pack=pack_folder, out=out), line("--lr", 0.5, pack=pack_folder, out=out)]
     assert group(2, ranks.commanded, tmp_path / "said", lines) == [1, 1]
-    words = "the processes differ in settings.lr: 0.001 in rank 0, 0.5 in rank 1; give every one the same"
+    words = "the processes differ in settings.optimizer.lr: 0.001 in rank 0, 0.5 in rank 1; give every one the same"
     said = [(tmp_path / f"said.{rank}").read_text() for rank in (0, 1)]
     assert f"error: {words}" in said[0] and "Traceback" not in said[0]
     assert said[1].strip().startswith(f"error: rank 1: {words}")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from cxrdali import predictions
 from cxrdali.runs import layout
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import TrainSettings, settings_of
 from cxrdali.train import trainer as training
 from cxrdali.train.hooks import Hooks, StepRecord
 from shards.dataset.packed import PackedDataset
@@ -46,7 +46,7 @@ def settings(stage: int, runs_folder: Path, **changes) -> TrainSettings:
     """A stage of the job; stage 2 starts from stage 1 of the same folder."""
     init = {"init": str(runs_folder / "stage1")} if stage > 1 else {}
     given = {"epochs": EPOCHS, "arch": ARCH, "pretrained": False, "device": "cpu", **STAGES[stage][0], **init}
-    return TrainSettings(stage=stage, **{**given, **changes})
+    return settings_of(stage=stage, **{**given, **changes})
 
 
 def train(stage: int, dataset: PackedDataset, runs_folder: Path, **changes) -> training.RunSummary:

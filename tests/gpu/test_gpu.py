@@ -9,7 +9,7 @@ import torch
 from cxrdali.data.augment import AugmentOptions, decide
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import settings_of
 from cxrdali.train.trainer import train
 from tests.cxrdali.data.test_loader import JPEG, RAW, stored_image
 from tests.cxrdali.reference import augmented
@@ -54,8 +54,15 @@ def test_held_batches_keep_their_pixels_on_the_gpu(dataset, decode):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_stage_trains_and_continues_on_the_gpu(dataset, tmp_path, precision):
-    settings = TrainSettings(
-        1, 48, 8, epochs=2, arch="test_efficientnet", pretrained=False, device="cuda", precision=precision
+    settings = settings_of(
+        stage=1,
+        size=48,
+        batch=8,
+        epochs=2,
+        arch="test_efficientnet",
+        pretrained=False,
+        device="cuda",
+        precision=precision,
     )
     summary = train(settings, dataset, tmp_path / "run")
     assert summary.epochs == 2 and np.isfinite(summary.best_score)
@@ -67,7 +74,7 @@ def test_a_full_gpu_names_the_way_out(dataset, tmp_path):
 
     torch.cuda.set_per_process_memory_fraction(0.002)
     try:
-        settings = TrainSettings(1, 64, 56, epochs=1, arch="resnet50", pretrained=False, device="cuda")
+        settings = settings_of(stage=1, size=64, batch=56, epochs=1, arch="resnet50", pretrained=False, device="cuda")
         with pytest.raises(UserError, match="the GPU is full at 64 px with 56 images at a time; use --micro-batch 28"):
             train(settings, dataset, tmp_path / "run")
     finally:
@@ -78,19 +85,19 @@ def test_the_largest_micro_batch_under_a_cap_trains(dataset, tmp_path):
     """Half of what the whole batch needs: a part of it is found, trained with, and remembered."""
     common = {"epochs": 1, "arch": "resnet50", "pretrained": False, "device": "cuda"}
     torch.cuda.reset_peak_memory_stats()
-    train(TrainSettings(1, 64, 56, **common), dataset, tmp_path / "whole")
+    train(settings_of(stage=1, size=64, batch=56, **common), dataset, tmp_path / "whole")
     share = 0.5 * torch.cuda.max_memory_reserved() / torch.cuda.mem_get_info()[1]
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(share)
     try:
-        settings = TrainSettings(1, 64, 56, micro_batch="auto", **common)
+        settings = settings_of(stage=1, size=64, batch=56, micro_batch="auto", **common)
         said = []
         with heard(said):
             train(settings, dataset, tmp_path / "run")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    found = config["settings"]["micro_batch"]
+    found = config["settings"]["runtime"]["micro_batch"]
     assert 1 <= found < 56 and 56 % found == 0 and config["micro_batch"]["found"] == found
     assert any(line.startswith(f"micro-batch {found} of 56: the largest part of the batch that fits") for line in said)
 
@@ -111,8 +118,8 @@ def test_no_step_waits_for_the_gpu(dataset, tmp_path, precision):
                 yield batch
                 torch.cuda.set_sync_debug_mode("default")
 
-    settings = TrainSettings(
-        1, 48, 8, epochs=1, arch="test_efficientnet", pretrained=False, device="cuda", precision=precision,
+    settings = settings_of(
+        stage=1, size=48, batch=8, epochs=1, arch="test_efficientnet", pretrained=False, device="cuda", precision=precision,
         micro_batch=4,
     )  # fmt: skip
     try:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from cxrdali.evaluate.same_images import differing_settings
 from cxrdali.metrics.longtail import GROUPS
-from cxrdali.models.losses import PARAMETERS
+from cxrdali.models.loss import LOSSES
 from cxrdali.models.tta import TTA
 from cxrdali.report.calibration.page import WORDS, reliability
 from cxrdali.report.comparison.page import comparison
@@ -64,7 +64,7 @@ def losses(sources: Sources) -> dict:
     return {
         "how_to_read": how_to_read(sources),
         "groups": _group_figure(sources, names, "losses"),
-        **_side_by_side(sources, "losses", ("loss", *PARAMETERS)),
+        **_side_by_side(sources, "losses", ("loss", *LOSSES.parameters())),
     }
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from cxrdali.data.sampler import Sampler, oversampled
+from cxrdali.data.oversample import oversampled
 from cxrdali.data.splits import FoldOptions, released_rows, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
 from cxrdali.report import published
@@ -140,9 +140,7 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     if trained_on and trained_on != rows_sha256(train):
         raise UserError(f"{run.path / runs_on_disk.CONFIG}: it trained on other rows than its fold selects here")
     wanted = targets(labels, run.setting("uncertain", "negative"))
-    sampler = Sampler.make(
-        run.setting("sampler", "natural"), train, wanted, _sampling_seed(run), int(run.setting("epochs"))
-    )
+    sampler = run.settings.data.sampler.over(train, wanted, _sampling_seed(run), int(run.setting("epochs")))
     train = _with_repeats(run, labels, train, wanted)
     size = int(run.setting("size"))
     augment = options_of(run.setting("flips", "both"), run.setting("cutout", "fixed"))

@@ -7,6 +7,7 @@ from cxrdali.report import published
 from cxrdali.report.kit.numbers import NOTHING, count, setting
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.sources import Sources
+from cxrdali.runs.names import flatten
 from cxrdali.runs.reader import Run
 
 MIMIC = "paper, MIMIC-CXR"
@@ -95,7 +96,7 @@ def differences(run: Run) -> dict[str, tuple[str, str]] | None:
     paper = _paper_settings().get(run.recipe.get("name"))
     if paper is None:
         return None
-    settings = run.config["settings"]
+    settings = flatten(run.config["settings"])
     # a setting that an older config does not have was at its default then, which is that of the paper
     found = {name: (settings[name], value) for name, value in paper.items() if name in settings}
     return {name: (setting(here), setting(there)) for name, (here, there) in found.items() if here != there}
@@ -107,7 +108,7 @@ def _paper_settings() -> dict[str, dict]:
     from cxrdali.runs.settings import MAY_DIFFER
 
     left_out = (*NOT_THE_RECIPE, *MAY_DIFFER)
-    resolved = {name: recipe.resolve(Path())[0].as_json() for name, recipe in load().items()}
+    resolved = {name: recipe.resolve(Path())[0].flat() for name, recipe in load().items()}
     return {
         name: {key: value for key, value in settings.items() if key not in left_out}
         for name, settings in resolved.items()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from cxrdali.report.kit.numbers import count, text
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.sources import Sources
+from cxrdali.runs.names import flatten
 from cxrdali.runs.reader import Run
 
 
@@ -14,8 +15,8 @@ def provenance(sources: Sources) -> dict:
     if not runs:
         return {"missing": "No run was given, so there is no dataset, seed or version to name."}
     rows = [(name, *_once([value(run) for run in runs])) for name, value in PROVENANCE.items()]
-    settings = sorted({name for run in runs for name in run.config["settings"]})
-    of_runs = [(name, *_once([text(run.config["settings"].get(name)) for run in runs])) for name in settings]
+    settings = sorted({name for run in runs for name in flatten(run.config["settings"])})
+    of_runs = [(name, *_once([text(run.setting(name)) for run in runs])) for name in settings]
     columns = [("", "text"), *((run.name, "text") for run in runs)]
     return {
         "origins": Table("Where the numbers come from", columns, rows, "text"),
@@ -57,8 +58,8 @@ PROVENANCE: dict[str, Callable[[Run], str]] = {
     "Training images": _images_and_hash("train"),
     "Validation images": _images_and_hash("val"),
     "Fold": lambda run: f"{run.fold.fold} of {run.fold.folds}, by {run.fold.group}",
-    "Seed": _from_config("settings", "seed"),
-    "Model": _from_config("settings", "arch"),
-    "Initial weights": _from_config("settings", "init"),
+    "Seed": lambda run: text(run.setting("seed")),
+    "Model": lambda run: text(run.setting("arch")),
+    "Initial weights": lambda run: text(run.setting("init")),
     "Versions": _from_config("versions"),
 }

@@ -1,4 +1,4 @@
-"""Weighted draws: weights worked by hand, shares against their expectation, a function of seed and epoch alone."""
+"""Weighted samples: weights worked by hand, shares against their expectation, a function of seed and epoch alone."""
 
 import time
 
@@ -9,7 +9,7 @@ from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import windowed_order
-from cxrdali.data.sampler import Sampler, rarest_count
+from cxrdali.data.sampler import SAMPLERS, rarest_count
 from shards.errors import UserError
 
 NAN = np.nan
@@ -20,7 +20,7 @@ COUNTS = [5, 2, 5, 2, 5, 1, 2]
 
 
 def made(name, targets=TARGETS, epochs=5, seed=3):
-    return Sampler.make(name, np.arange(len(targets)), targets, seed, epochs)
+    return SAMPLERS[name]().over(np.arange(len(targets)), targets, seed, epochs)
 
 
 def many(n=20_000):
@@ -83,7 +83,7 @@ def test_an_epoch_of_212_000_rows_is_drawn_in_under_a_second():
 
 
 def test_unknown_samplers_are_named():
-    with pytest.raises(UserError, match="sampler 'balanced': choose one of natural, class-balanced, sqrt, progressive"):
+    with pytest.raises(UserError, match="sampler 'balanced': choose one of class-balanced, natural, progressive, sqrt"):
         made("balanced")
 
 
@@ -94,7 +94,7 @@ def loader(dataset, order="global", batch=4):
     rows = np.flatnonzero(dataset.packed)
     targets = np.zeros((len(dataset.packed), 2), dtype=np.float32)
     targets[rows[::10], 0], targets[rows[::2], 1] = 1, 1
-    sampler = Sampler.make("class-balanced", rows, targets, 5, 3)
+    sampler = SAMPLERS["class-balanced"]().over(rows, targets, 5, 3)
     options = LoaderOptions(48, batch, threads=1, order=order, window=2)
     return Loader(dataset, rows, options, seed=5, shuffle=True, augment=AugmentOptions(), sampler=sampler), sampler
 

@@ -16,7 +16,7 @@ from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.evaluate.compare import CompareOptions, compare, write
 from cxrdali.predictions import catalog_rows, read
 from cxrdali.runs.layout import METRICS, VAL_PREDICTIONS
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import settings_of
 from cxrdali.train.trainer import train
 from shards.errors import UserError
 from tests.cxrdali.comparable_runs import LABELS, change_config, packed, write_progress, write_run
@@ -373,7 +373,7 @@ def test_what_is_written_is_what_was_found(result, tmp_path):
 def test_runs_that_were_trained(dataset, tmp_path):
     given = {"stage": 1, "size": 48, "batch": 8, "epochs": 1, "arch": "test_byobnet", "pretrained": False}
     for name, settings in (("bce", {}), ("ldam", {"loss": "ldam"})):
-        made = TrainSettings(**given, device="cpu", folds=2, limit_batches=3, **settings)
+        made = settings_of(**given, device="cpu", folds=2, limit_batches=3, **settings)
         train(made, dataset, tmp_path / name)
     found = compare([tmp_path / "bce", tmp_path / "ldam"], dataset, CompareOptions(draws=20))
     for row in found["runs"]:

@@ -1,4 +1,8 @@
+"""The classifier: what it makes of images, its weights from files, its head."""
+
 import copy
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -6,9 +10,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
 
 from cxrdali.models.classifier import ModelOptions, create
-from cxrdali.models.weights import load_initial, read_weights
+from cxrdali.models.head import HEADS, Head
+from cxrdali.models.weights import head_keys, load_initial, read_weights
 from cxrdali.runs import recipes
 from shards.errors import UserError
 
@@ -136,7 +142,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
 
 def test_an_unknown_model_is_named_with_some_alike():
     with pytest.raises(UserError, match=r"arch 'efficientnet_s7' is no timm model \(alike: .*efficientnet"):
-        ModelOptions("efficientnet_s7", 64)
+        create(ModelOptions("efficientnet_s7", 64), 3)
 
 
 def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch):
@@ -226,3 +232,25 @@ def test_memory_formats():
     assert first.backbone.conv1[0].weight.is_contiguous()
     with torch.inference_mode():
         torch.testing.assert_close(last(images), first(images), rtol=1e-4, atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Dropout(Head):
+    name: ClassVar[str] = "dropout"
+
+    def attach(self, backbone, num_findings):
+        room, _, last = backbone.pretrained_cfg["classifier"].rpartition(".")
+        setattr(backbone.get_submodule(room), last, nn.Sequential(nn.Dropout(0.5), backbone.get_classifier()))
+
+
+def test_a_head_takes_the_place_of_timm_s_classifier():
+    plain, ours = model("test_byobnet").eval(), model("test_byobnet", head=Dropout()).eval()
+    images = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(ours(images), plain(images))
+    assert [type(head) for head in ours.heads] == [nn.Sequential]
+    assert head_keys(ours) == ["head.fc.1.weight", "head.fc.1.bias"]
+
+
+def test_the_only_head_of_ours_is_timm_s():
+    assert [*HEADS] == ["linear"] and ModelOptions("test_byobnet", 64).head == HEADS["linear"]()

@@ -8,18 +8,10 @@ import torch
 from click.testing import CliRunner
 from timm.loss import AsymmetricLossMultiLabel
 
-from cli.options import loss as options
-from cxrdali.data.sampler import SAMPLERS
-from cxrdali.models.losses import (
-    LOSSES,
-    Loss,
-    bce_sum,
-    class_balanced_weights,
-    known_targets,
-    margins,
-    positive_weights,
-)
-from cxrdali.models.losses import resolved as parameters_of
+from cxrdali.models.finding_weights import class_balanced_weights, margins, positive_weights
+from cxrdali.models.loss import LOSSES
+from cxrdali.models.loss_module import LossModule, bce_sum, known_targets
+from cxrdali.runs.settings import settings_of
 from shards.errors import UserError
 
 POSITIVES, NEGATIVES = np.array([900, 40, 3, 0]), np.array([100, 960, 997, 1000])
@@ -28,8 +20,7 @@ TARGETS = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, math.nan], [0.0, m
 
 
 def loss_of(name, **given):
-    parameters = {key: value for key, value in parameters_of(name, given).items() if value is not None}
-    return Loss(name, parameters, POSITIVES, NEGATIVES)
+    return LossModule(LOSSES[name](**given), POSITIVES, NEGATIVES)
 
 
 def by_hand(term, epoch=0):
@@ -154,9 +145,8 @@ def test_gradients_agree_with_finite_differences(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_findings_without_positives_divide_by_nothing(name):
-    parameters = {key: value for key, value in parameters_of(name, {}).items() if value is not None}
     for counts in (np.array([0, 0, 0, 0]), np.array([5, 0, 0, 0])):
-        loss = Loss(name, parameters, counts, 10 - counts)
+        loss = LossModule(LOSSES[name](), counts, 10 - counts)
         assert torch.isfinite(loss.terms(LOGITS, TARGETS, 20)).all()
 
 
@@ -184,7 +174,7 @@ def test_validation_s_loss_is_exact_in_float64():
 @pytest.mark.parametrize(
     ("loss", "given", "message"),
     [
-        ("lsep", {}, "loss 'lsep': choose one of bce, focal, cb-focal, asl, ldam, drw, ldam-drw"),
+        ("lsep", {}, "loss 'lsep': choose one of asl, bce, cb-focal, drw, focal, ldam, ldam-drw"),
         ("bce", {"asl_clip": 0.1}, "asl-clip 0.1: the loss bce has no such parameter; it has pos-weight"),
         ("ldam", {"drw_epoch": 3}, "drw-epoch 3: the loss ldam has no such parameter; it has ldam-margin, ldam-scale"),
         ("focal", {"focal_gamma": 0.5}, r"focal-gamma 0.5: 0, or 1 to 20"),
@@ -199,11 +189,7 @@ def test_validation_s_loss_is_exact_in_float64():
 )
 def test_wrong_parameters_are_named(loss, given, message):
     with pytest.raises(UserError, match=message):
-        parameters_of(loss, given)
-
-
-def test_the_command_line_offers_just_these():
-    assert tuple(LOSSES) == options.LOSSES and options.SAMPLERS == SAMPLERS
+        settings_of(stage=1, loss=loss, **given)
 
 
 def test_the_command_line_says_it_in_one_line():

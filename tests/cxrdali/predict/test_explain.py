@@ -24,7 +24,7 @@ from cxrdali.report.explanation.page import render, write_gallery
 from cxrdali.report.explanation.pictures import GAP, PANEL, overlay, pair
 from cxrdali.runs import layout as runs
 from cxrdali.runs.reader import Run
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import settings_of
 from cxrdali.train.trainer import train
 from shards.errors import UserError
 from tests.releases import FINDINGS
@@ -33,7 +33,7 @@ from tests.releases import FINDINGS
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "small"
-    settings = TrainSettings(
+    settings = settings_of(
         stage=1, size=64, batch=8, epochs=2, arch="test_byobnet", pretrained=False, device="cpu", lr=3e-3
     )
     train(settings, dataset, out)
@@ -172,7 +172,7 @@ def test_a_run_trained_with_checkpointing_is_explained_alike(run, dataset, tmp_p
     """Its layers run twice, and the second time in the backward pass."""
     copy = shutil.copytree(run, tmp_path / "copy")
     config = json.loads((copy / runs.CONFIG).read_text())
-    config["settings"]["checkpointing"] = True
+    config["settings"]["runtime"]["checkpointing"] = True
     (copy / runs.CONFIG).write_text(json.dumps(config))
     options = ExplainOptions(images=1, findings=("Mass",), layer="stages.2")
     one, two = (quietly(each, dataset, options).findings[0].best[0] for each in (run, copy))

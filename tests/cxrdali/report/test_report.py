@@ -295,7 +295,7 @@ def test_ap_per_finding_is_the_best_epochs_and_the_best_stage_is_bold(whole, run
 def test_the_best_epoch_follows_what_the_run_selects_by(dataset, tmp_path, render):
     run = write_run(tmp_path / "run", dataset, PLANS[0])
     config = json.loads((run / "config.json").read_text())
-    config["settings"]["select_by"] = "lrap"
+    config["settings"]["optimizer"]["select_by"] = "lrap"
     (run / "config.json").write_text(json.dumps(config))
     metrics = pd.read_csv(run / "metrics.csv")
     assert metrics["LRAP"].idxmax() != metrics["mAP"].idxmax()

@@ -12,7 +12,8 @@ from cli.report import report
 from cxrdali.data.augment import AugmentOptions, options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.data.sampler import Sampler, oversampled
+from cxrdali.data.oversample import oversampled
+from cxrdali.data.sampler import SAMPLERS
 from cxrdali.data.splits import FoldOptions, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
 from cxrdali.report import ReportOptions, write_report
@@ -160,8 +161,12 @@ def test_what_differs_in_every_model_is_said_once(tmp_path):
         model = Model(name, 1, 224, 256 if name == "model0" else 128, (0.1, 0.2), settings={"arch": "resnet10t"})
         write_model(tmp_path / "runs", model, FINDINGS)
     page = render(tmp_path)
-    said = "Not as in the paper, in all of its models here: epochs 2 (30) and arch resnet10t (tf_efficientnetv2_s"
-    assert said in page.text and not [name for name in page.tables if name.startswith("Settings that differ")]
+    said = "Not as in the paper, in all of its models here: arch resnet10t (tf_efficientnetv2_s"
+    assert (
+        said in page.text
+        and " and epochs 2 (30)." in page.text
+        and not [name for name in page.tables if name.startswith("Settings that differ")]
+    )
     mine = Model("mymodel", 1, 224, 256, (0.1,))
     write_model(tmp_path / "runs", mine, FINDINGS)
     assert "No model of the paper: mymodel." in render(tmp_path).text
@@ -432,7 +437,7 @@ def test_the_contact_sheet_has_the_first_draws_of_a_sampler(dataset, tmp_path, o
     seed = sampling_seed(3, stage=2)
     loader = Loader(
         dataset, train, LoaderOptions(64, 12, order=order), seed=seed, shuffle=True, drop_last=True,
-        augment=options_of(flips, cutout), sampler=Sampler.make("class-balanced", train, targets(labels), seed, 2),
+        augment=options_of(flips, cutout), sampler=SAMPLERS["class-balanced"]().over(train, targets(labels), seed, 2),
     )  # fmt: skip
     assert np.array_equal(images, next(iter(loader)).images.numpy())
     assert (said == "none") == (flips == "none")

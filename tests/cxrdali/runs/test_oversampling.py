@@ -1,4 +1,4 @@
-"""Oversampling: which findings, which images, and where the AP comes from; the paper's lists from the paper's table."""
+"""Oversampling: which findings, which images, and where the AP comes from; Yamagishi & Hanaoka's lists from theirs."""
 
 import json
 from dataclasses import asdict, replace
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrdali.data.sampler import choose, oversampled
+from cxrdali.data.oversample import choose, oversampled
 from cxrdali.report import published
 from cxrdali.runs.oversampling import chosen_findings, read_ap
 from cxrdali.runs.reader import Progress
@@ -55,7 +55,12 @@ def test_ap_is_read_from_an_evaluation_s_json_and_csv(tmp_path):
 
 
 def test_ap_of_a_run_is_that_of_its_best_epoch(tmp_path):
-    config = {"settings": {"epochs": 3}, "findings": ["Mass"], "dataset": {"id": ""}, "labels": {"name": ""}}
+    config = {
+        "settings": {"stage": 1, "optimizer": {"epochs": 3}},
+        "findings": ["Mass"],
+        "dataset": {"id": ""},
+        "labels": {"name": ""},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     rows = [{"epoch": epoch, "finding": "Mass", "AP": epoch / 10} for epoch in (1, 2, 3)]
     pd.DataFrame(rows).assign(AUROC=0.5, positives=1, negatives=9).to_csv(tmp_path / "findings.csv", index=False)
@@ -76,7 +81,7 @@ def test_ap_of_a_run_is_that_of_its_best_epoch(tmp_path):
         ("a.json", "nonsense", "a.json: no table of AP per finding"),
         ("a.csv", "finding,score\nMass,1\n", "a.csv: no table of AP per finding (KeyError('AP'))"),
         ("a.csv", "finding,AP\nMass,high\n", "a.csv: no table of AP per finding"),
-        ("a.csv", "finding,AP\nMass,0.1\nMass,0.2\n", "a.csv: finding 'Mass' stands twice"),
+        ("a.csv", "finding,AP\nMass,0.1\nMass,0.2\n", "a.csv: finding 'Mass' is duplicated"),
         ("a.csv", "finding,AP\nMass,12.5\n", "a.csv: the AP of 'Mass' is 12.5; give numbers from 0 to 1"),
         ("a.csv", "finding,AP\nMass,-inf\n", "a.csv: the AP of 'Mass' is -inf; give numbers from 0 to 1"),
     ],

@@ -1,4 +1,4 @@
-"""Recipes: the paper's table setting for setting, files of one's own, overrides, and what is wrong in one."""
+"""Recipes: Yamagishi & Hanaoka's table setting for setting, own files, overrides, and what is wrong in one."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from cxrdali.report import published
 from cxrdali.runs import recipes
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import settings_of
 from shards.errors import UserError
 
 
@@ -16,7 +16,7 @@ def test_the_recipes_are_the_paper_s_table():
     assert list(known) == list(table.index) == [f"model{number}" for number in range(8)]
     for name, row in table.iterrows():
         settings, about = known[name].resolve(Path("runs"))
-        assert (settings.stage, settings.size, settings.batch, settings.lr) == (
+        assert (settings.stage, settings.data.size, settings.optimizer.batch, settings.optimizer.lr) == (
             row.stage,
             row["size"],
             row.batch,
@@ -24,13 +24,22 @@ def test_the_recipes_are_the_paper_s_table():
         )
         start = None if row.starts_from == "ImageNet" else row.starts_from
         assert known[name].starts_from == about["starts_from"] == start
-        assert settings.init == (None if start is None else f"runs/{start}")
+        assert settings.model.init == (None if start is None else f"runs/{start}")
         below = None if row.oversample_below != row.oversample_below else row.oversample_below
-        assert settings.oversample_below == below
-        assert settings.oversample_from == (None if below is None else "runs/model2")
-        assert (settings.epochs, settings.warmup_epochs, settings.weight_decay) == (30, 1, 1e-6)
-        assert (settings.group, settings.folds, settings.cutout, settings.pretrained) == ("study", 5, "fixed", True)
-        assert settings.arch == "tf_efficientnetv2_s.in21k_ft_in1k"
+        assert settings.data.oversample_below == below
+        assert settings.data.oversample_from == (None if below is None else "runs/model2")
+        assert (settings.optimizer.epochs, settings.optimizer.warmup_epochs, settings.optimizer.weight_decay) == (
+            30,
+            1,
+            1e-6,
+        )
+        assert (settings.data.group, settings.data.folds, settings.data.cutout, settings.model.pretrained) == (
+            "study",
+            5,
+            "fixed",
+            True,
+        )
+        assert settings.model.arch == "tf_efficientnetv2_s.in21k_ft_in1k"
         assert about["overridden"] == {}
 
 
@@ -45,21 +54,31 @@ def test_the_loss_design_recipes_have_the_paper_s_settings():
     assert set(known) < set(recipes.load()) and all(name.startswith("ld-") for name in known)
     for name, recipe in known.items():
         settings, _ = recipe.resolve(Path("runs"))
-        assert (settings.size, settings.epochs, settings.weight_decay, settings.min_lr) == (
+        assert (
+            settings.data.size,
+            settings.optimizer.epochs,
+            settings.optimizer.weight_decay,
+            settings.optimizer.min_lr,
+        ) == (
             512,
             15 - 5 * (name == "ld-crt"),
             1e-5,
             1e-6,
         )
-        assert (settings.batch, settings.lr) == ((48, 1e-3) if name == "ld-crt" else (12, 1e-4))
-        assert (settings.flips, settings.cutout, settings.precision, settings.patience) == ("none", "off", "fp32", 5)
-        assert (settings.group, settings.folds) == ("subject", 10)
-        if settings.loss == "ldam-drw":
-            assert (settings.ldam_margin, settings.ldam_scale) == (0.5, 30)
-            assert (settings.cb_beta, settings.drw_epoch) == (0.9999, 10)
+        assert (settings.optimizer.batch, settings.optimizer.lr) == ((48, 1e-3) if name == "ld-crt" else (12, 1e-4))
+        assert (settings.data.flips, settings.data.cutout, settings.runtime.precision, settings.optimizer.patience) == (
+            "none",
+            "off",
+            "fp32",
+            5,
+        )
+        assert (settings.data.group, settings.data.folds) == ("subject", 10)
+        if settings.loss.name == "ldam-drw":
+            assert (settings.flat().get("ldam_margin"), settings.flat().get("ldam_scale")) == (0.5, 30)
+            assert (settings.flat().get("cb_beta"), settings.flat().get("drw_epoch")) == (0.9999, 10)
     crt, _ = known["ld-crt"].resolve(Path("runs"))
-    assert (crt.init, crt.frozen, crt.new_head) == ("runs/ld-convnext-large", True, True)
-    assert (crt.sampler, crt.loss) == ("class-balanced", "bce")
+    assert (crt.model.init, crt.model.frozen, crt.model.new_head) == ("runs/ld-convnext-large", True, True)
+    assert (crt.data.sampler.name, crt.loss.name) == ("class-balanced", "bce")
 
 
 def test_another_loss_has_its_own_parameters(tmp_path):
@@ -69,11 +88,20 @@ def test_another_loss_has_its_own_parameters(tmp_path):
     recipe = recipes.load(tmp_path / "r.toml")["a"]
     settings, about = recipe.resolve(Path("r"), {"loss": "drw"})
     # what both have stays the recipe's
-    assert (settings.drw_epoch, settings.cb_beta, settings.ldam_scale) == (3, 0.99, None)
+    assert (settings.flat().get("drw_epoch"), settings.flat().get("cb_beta"), settings.flat().get("ldam_scale")) == (
+        3,
+        0.99,
+        None,
+    )
     assert about["overridden"] == {"loss": "drw"}
     settings, _ = recipe.resolve(Path("r"), {"loss": "asl", "asl_clip": 0.1})
-    assert (settings.asl_clip, settings.asl_gamma_neg, settings.drw_epoch, settings.cb_beta) == (0.1, 4, None, None)
-    with pytest.raises(UserError, match="a: loss 'lsep': choose one of bce, focal"):
+    assert (
+        settings.flat().get("asl_clip"),
+        settings.flat().get("asl_gamma_neg"),
+        settings.flat().get("drw_epoch"),
+        settings.flat().get("cb_beta"),
+    ) == (0.1, 4, None, None)
+    with pytest.raises(UserError, match="a: loss 'lsep': choose one of asl, bce"):
         recipe.resolve(Path("r"), {"loss": "lsep"})
     with pytest.raises(UserError, match="a: drw-epoch 3: the loss asl has no such parameter"):
         recipe.resolve(Path("r"), {"loss": "asl", "drw_epoch": 3})
@@ -88,13 +116,17 @@ def test_what_is_needed_comes_first():
 def test_overrides_are_recorded_only_where_they_change_something():
     model3 = recipes.load()["model3"]
     settings, about = model3.resolve(Path("r"), {"epochs": 30, "lr": 5e-4, "init": "other.pt"})
-    assert (settings.epochs, settings.lr, settings.init) == (30, 5e-4, "other.pt")
+    assert (settings.optimizer.epochs, settings.optimizer.lr, settings.model.init) == (30, 5e-4, "other.pt")
     assert about == {"name": "model3", "starts_from": "model0", "overridden": {"lr": 5e-4, "init": "other.pt"}}
 
 
 def test_naming_findings_replaces_choosing_them():
     settings, about = recipes.load()["model3"].resolve(Path("r"), {"oversample": ("Hernia",)})
-    assert (settings.oversample, settings.oversample_below, settings.oversample_from) == (("Hernia",), None, None)
+    assert (settings.data.oversample, settings.data.oversample_below, settings.data.oversample_from) == (
+        ("Hernia",),
+        None,
+        None,
+    )
     assert about["overridden"] == {"oversample": ("Hernia",)}
 
 
@@ -108,7 +140,7 @@ def test_a_file_of_one_s_own_may_start_from_the_paper_s_and_replace_them(tmp_pat
     assert known["model0"].settings["epochs"] == 30
     assert (known["model1"].settings["size"], known["model1"].settings["epochs"]) == (192, 5)
     settings, _ = known["mine"].resolve(Path("runs"))
-    assert settings == TrainSettings(stage=2, epochs=5, lr=1, oversample=("Hernia",), init="runs/model0")
+    assert settings == settings_of(stage=2, epochs=5, lr=1, oversample=("Hernia",), init="runs/model0")
 
 
 @pytest.mark.parametrize(
@@ -167,10 +199,14 @@ def test_choosing_findings_replaces_naming_them(tmp_path):
     (tmp_path / "r.toml").write_text('[a]\nstage = 1\noversample = ["Hernia"]\n')
     recipe = recipes.load(tmp_path / "r.toml")["a"]
     settings, about = recipe.resolve(Path("r"), {"oversample_below": 0.2, "oversample_from": "m.csv", "lr": 1e-3})
-    assert (settings.oversample, settings.oversample_below, settings.oversample_from) == ((), 0.2, "m.csv")
+    assert (settings.data.oversample, settings.data.oversample_below, settings.data.oversample_from) == (
+        (),
+        0.2,
+        "m.csv",
+    )
     assert about["overridden"] == {"oversample_below": 0.2, "oversample_from": "m.csv"}
     settings, about = recipes.load()["model3"].resolve(Path("r"), {"oversample": (), "epochs": 30})
-    assert (settings.oversample, settings.oversample_below) == ((), None)
+    assert (settings.data.oversample, settings.data.oversample_below) == ((), None)
 
 
 def test_named_findings_beside_others_overridden_are_recorded_alone():
@@ -193,6 +229,6 @@ def test_a_name_that_would_be_another_s_file_is_refused(tmp_path, name):
 
 def test_a_continued_run_may_spell_its_paths_otherwise_but_not_lack_them():
     given = {"stage": 2, "oversample_below": 0.1, "oversample_from": "runs/model2", "init": "runs/model0"}
-    here = TrainSettings(**{**given, "oversample_from": "/r/model2", "init": "/r/model0"})
-    assert TrainSettings(**given).difference(here.as_json()) is None
-    assert TrainSettings(**given).difference(TrainSettings(**{**given, "init": None}).as_json())[0] == "init"
+    here = settings_of(**{**given, "oversample_from": "/r/model2", "init": "/r/model0"})
+    assert settings_of(**given).difference(here.as_json()) is None
+    assert settings_of(**given).difference(settings_of(**{**given, "init": None}).as_json())[0] == "init"

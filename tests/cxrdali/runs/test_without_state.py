@@ -138,7 +138,7 @@ def test_a_damaged_progress_is_one_line(copy, content):
 def test_a_run_says_what_it_is(trained, dataset):
     run = Run.open(trained / "run")
     labels = dataset.labels()
-    assert (run.settings.size, run.settings.batch, run.settings.epochs) == (64, 8, 2)
+    assert (run.settings.data.size, run.settings.optimizer.batch, run.settings.optimizer.epochs) == (64, 8, 2)
     assert (run.dataset_id, run.labels, run.labels_sha256) == (dataset.id, labels.name, labels.sha256)
     assert run.findings == labels.findings and [*run.train_positives] == [*labels.findings]
     assert run.progress.finished and run.progress.metric == "mAP"

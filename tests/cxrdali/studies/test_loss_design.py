@@ -26,7 +26,7 @@ from cxrdali.runs import layout as runs
 from cxrdali.runs import recipes
 from cxrdali.runs.layout import RECORD
 from cxrdali.runs.reader import read_config
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import settings_of
 from cxrdali.runs.steps import Book
 from cxrdali.studies.flow import Ground
 from cxrdali.studies.loss_design import StudyOptions, make_plan, read_weights, write_record
@@ -104,8 +104,12 @@ def outdated(root, dataset, known, options=OPTIONS):
 
 
 def model(arch="resnet10t", loss="bce", **changes):
-    settings = TrainSettings(1, arch=arch, loss=loss, **changes)
-    return settings, {"name": "", "starts_from": Path(settings.init).name if settings.init else None, "overridden": {}}
+    settings = settings_of(stage=1, arch=arch, loss=loss, **changes)
+    return settings, {
+        "name": "",
+        "starts_from": Path(settings.model.init).name if settings.model.init else None,
+        "overridden": {},
+    }
 
 
 def test_roles_follow_from_settings_and_not_from_names_or_results():

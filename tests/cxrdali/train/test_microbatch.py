@@ -12,7 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cxrdali.models.classifier import ModelOptions, create
-from cxrdali.models.losses import LOSSES, Loss, resolved
+from cxrdali.models.loss_module import LossModule
+from cxrdali.models.losses import LOSSES
 from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.runs.folder import load_last
 from cxrdali.runs.reader import Run
@@ -48,10 +49,10 @@ class Full(torch.nn.Module):
         return output
 
 
-def loss_of(name: str = "bce") -> Loss:
-    given = {key: 1 if key == "drw_epoch" else None for key in LOSSES[name]}
+def loss_of(name: str = "bce") -> LossModule:
+    given = {"drw_epoch": 1} if "drw" in name else {}
     counts = torch.arange(1, FINDINGS + 1).numpy()
-    return Loss(name, resolved(name, given), counts, 10 - counts)
+    return LossModule(LOSSES[name](**given), counts, 10 - counts)
 
 
 def search(model, batch=24, **options):
@@ -168,7 +169,7 @@ def test_a_run_remembers_what_was_found(dataset, tmp_path, gpu, monkeypatch):
     assert "micro-batch 2 of 8: the largest part of the batch that fits, RTX 3090, 24 GiB" in said
     assert len(gpu) == 1 and gpu[0][:2] == (8, 48)
     config = json.loads((out / "config.json").read_text())
-    assert config["settings"]["micro_batch"] == 2 and config["micro_batch"]["found"] == 2
+    assert config["settings"]["runtime"]["micro_batch"] == 2 and config["micro_batch"]["found"] == 2
     assert config["micro_batch"]["for"]["gpu"] == "RTX 3090"
 
     said.clear()

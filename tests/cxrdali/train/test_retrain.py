@@ -14,21 +14,21 @@ from timm.models import register_model
 from cxrdali import predictions
 from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Loader
-from cxrdali.data.sampler import Sampler
+from cxrdali.data.sampler import SAMPLERS
 from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import targets
 from cxrdali.models.classifier import ModelOptions, create
-from cxrdali.models.losses import LOSSES
+from cxrdali.models.loss import LOSSES
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.runs import layout as runs
 from cxrdali.runs.folder import load_last
 from cxrdali.runs.reader import Run
-from cxrdali.runs.settings import TrainSettings, sampling_seed
+from cxrdali.runs.settings import TrainSettings, sampling_seed, settings_of
 from cxrdali.train import build
 from cxrdali.train import trainer as training
 from cxrdali.train.features import CachedLoader
-from cxrdali.train.retrain import settings_of
+from cxrdali.train.retrain import retrain_settings
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
 from shards.errors import UserError
@@ -41,7 +41,7 @@ PLAIN = {"flips": "none", "cutout": "off"}
 
 def settings(**changes):
     given = {"stage": 1, "size": 48, "batch": 8, "epochs": 2, "arch": ARCH, "pretrained": False, "device": "cpu"}
-    return TrainSettings(**{**given, **changes})
+    return settings_of(**{**given, **changes})
 
 
 def quietly(*arguments, **options):
@@ -66,7 +66,7 @@ def finished(dataset, tmp_path_factory):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains_and_validates_with_plain_cross_entropy(dataset, tmp_path, loss):
-    changes = {"drw_epoch": 0} if "drw_epoch" in LOSSES[loss] else {}
+    changes = {"drw_epoch": 0} if "drw" in loss else {}
     quietly(settings(loss=loss, epochs=1, **changes), dataset, tmp_path / "run")
     (row,) = rows_of(tmp_path / "run" / "metrics.csv")
     assert float(row["train_loss"]) > 0 and row["reweighted"] == str(int(bool(changes)))
@@ -105,7 +105,7 @@ def test_class_counts_are_those_before_resampling(dataset, tmp_path):
     quietly(settings(oversample=("Mass",), epochs=1), dataset, tmp_path / "doubled")
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("drawn", "doubled")]
     labels = dataset.labels()
-    train_rows, _ = train_and_validation(dataset, labels, settings().fold_options())
+    train_rows, _ = train_and_validation(dataset, labels, settings().data)
     expected = (labels.values[train_rows] == 1).sum(axis=0).tolist()
     assert configs[0]["train_positives"] == configs[1]["train_positives"] == expected
 
@@ -117,7 +117,9 @@ def test_the_margin_s_scale_is_the_model_s(finished, dataset):
     bare = create(ModelOptions(ARCH, 48, pretrained=False), 5)
     bare.backbone.load_state_dict(weights)
     bare.eval()
-    scaled = create(ModelOptions.of_run(json.loads((out / "config.json").read_text())["settings"]), 5).eval()
+    scaled = create(
+        TrainSettings.from_json(json.loads((out / "config.json").read_text())["settings"]).model_options(), 5
+    ).eval()
     scaled.backbone.load_state_dict(weights)
     images = torch.randint(0, 256, (3, 1, 48, 48), dtype=torch.uint8)
     with torch.inference_mode():
@@ -165,7 +167,7 @@ def test_the_classifier_is_exact_under_autocast():
             "drw-epoch 2: re-weighting would begin after the last of 2 epochs; give 0 to 1",
         ),
         ({"loss": "ldam-drw"}, "drw-epoch 10: re-weighting would begin after the last of 2 epochs"),
-        ({"sampler": "balanced"}, "sampler 'balanced': choose one of natural"),
+        ({"sampler": "balanced"}, "sampler 'balanced': choose one of class-balanced, natural"),
         ({"sampler": "sqrt", "oversample": ("Mass",)}, "sampler sqrt: oversampling too changes how often"),
         ({"min_lr": 1e-3}, "min-lr 0.001: 0 or more, below lr, 0.001"),
         ({"patience": 0}, "patience 0: at least 1"),
@@ -274,9 +276,9 @@ def test_a_progressive_run_ends_balanced(dataset, tmp_path):
     asked = settings(sampler="progressive", epochs=3, limit_batches=1, seed=2)
     quietly(asked, dataset, tmp_path / "run", loader=Watched)
     labels = dataset.labels()
-    rows, _ = train_and_validation(dataset, labels, asked.fold_options())
-    wanted = Sampler.make("progressive", rows, targets(labels, "negative"), sampling_seed(2, 1), 3)
-    assert seen[1] is None and seen[0].chances(2) == pytest.approx(wanted.balanced)
+    rows, _ = train_and_validation(dataset, labels, asked.data)
+    wanted = SAMPLERS["progressive"]().over(rows, targets(labels, "negative"), sampling_seed(2, 1), 3)
+    assert seen[1] is None and seen[0].chances(2) == pytest.approx(wanted.weighted)
     assert all(np.array_equal(seen[0](epoch), wanted(epoch)) for epoch in range(3))
 
 
@@ -284,7 +286,7 @@ def test_a_progressive_run_ends_balanced(dataset, tmp_path):
 
 
 def crt(run, dataset, **changes):
-    return settings_of(run, dataset, {"epochs": 2, "batch": 8, "device": "cpu", **changes})
+    return retrain_settings(run, dataset, {"epochs": 2, "batch": 8, "device": "cpu", **changes})
 
 
 def head_keys(run):
@@ -312,7 +314,10 @@ def test_only_the_classifier_changes_and_not_even_batch_norm_s_statistics(finish
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed == head_keys(out) and len(changed) == 2
     config = json.loads((tmp_path / "crt" / "config.json").read_text())
-    assert config["settings"]["sampler"] == "class-balanced" and config["settings"]["loss"] == "bce"
+    assert (
+        config["settings"]["data"]["sampler"]["name"] == "class-balanced"
+        and config["settings"]["loss"]["name"] == "bce"
+    )
     assert config["selection"] == json.loads((out / "config.json").read_text())["selection"]
 
 
@@ -369,9 +374,9 @@ def test_the_draws_are_balanced(finished, dataset, tmp_path, monkeypatch):
     out, _ = finished
     quietly(crt(out, dataset, epochs=20), dataset, tmp_path / "crt")
     labels, place = dataset.labels(), dataset.labels().findings.index("Mass")
-    train_rows, _ = train_and_validation(dataset, labels, settings().fold_options())
-    sampler = Sampler.make("class-balanced", train_rows, (labels.values == 1).astype(np.float32), 0, 1)
-    expected = sampler.balanced[labels.values[train_rows, place] == 1].sum()
+    train_rows, _ = train_and_validation(dataset, labels, settings().data)
+    sampler = SAMPLERS["class-balanced"]().over(train_rows, (labels.values == 1).astype(np.float32), 0, 1)
+    expected = sampler.weighted[labels.values[train_rows, place] == 1].sum()
     assert (labels.values[seen, place] == 1).mean() == pytest.approx(expected, abs=0.05)
     natural = (labels.values[train_rows, place] == 1).mean()
     assert abs(expected - natural) > 0.02

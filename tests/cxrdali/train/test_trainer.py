@@ -20,12 +20,12 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.models.classifier import Classifier, ModelOptions, create
-from cxrdali.models.losses import Loss, bce_sum, known_targets
+from cxrdali.models.loss_module import LossModule, bce_sum, known_targets
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.runs import folder, layout
 from cxrdali.runs.reader import Run
-from cxrdali.runs.settings import STAGES, TrainSettings
+from cxrdali.runs.settings import STAGES, settings_of
 from cxrdali.train import build
 from cxrdali.train import trainer as training
 from cxrdali.train.hooks import Hooks
@@ -41,7 +41,7 @@ ARCH = "test_efficientnet"
 
 def settings(**changes):
     given = {"stage": 1, "size": 48, "batch": 8, "epochs": 3, "arch": ARCH, "pretrained": False, "device": "cpu"}
-    return TrainSettings(**{**given, **changes})
+    return settings_of(**{**given, **changes})
 
 
 def quietly(*arguments, **options):
@@ -71,7 +71,7 @@ def unbroken(dataset, tmp_path_factory):
 
 def test_the_defaults_are_the_paper_s():
     assert STAGES == {1: (224, 256), 2: (320, 128), 3: (512, 48)}
-    made = TrainSettings(stage=2)
+    made = settings_of(stage=2)
     assert (made.size, made.batch, made.epochs, made.warmup_epochs) == (320, 128, 30, 1)
     assert (made.lr, made.weight_decay, made.arch) == (1e-3, 1e-6, "tf_efficientnetv2_s.in21k_ft_in1k")
     assert (made.cutout, made.norm, made.uncertain, made.group) == ("fixed", "imagenet", "negative", "subject")
@@ -80,7 +80,7 @@ def test_the_defaults_are_the_paper_s():
 def test_a_run_holds_what_it_promises(unbroken, dataset):
     out, _ = unbroken
     config = json.loads((out / "config.json").read_text())
-    assert config["settings"]["size"] == 48 and config["findings"] == list(FINDINGS)
+    assert config["settings"]["data"]["size"] == 48 and config["findings"] == list(FINDINGS)
     assert config["dataset"]["id"] == dataset.id and config["versions"]["torch"] == torch.__version__.split("+")[0]
     metrics = rows_of(out / "metrics.csv")
     assert [row["epoch"] for row in metrics] == ["1", "2", "3"]
@@ -370,7 +370,7 @@ def test_a_full_gpu_names_the_way_out(dataset, tmp_path, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Loss, "forward", full)
+    monkeypatch.setattr(LossModule, "forward", full)
     with pytest.raises(UserError, match=r"the GPU is full at 48 px with 8 images at a time; use --micro-batch 4"):
         quietly(settings(), dataset, tmp_path / "run")
 
@@ -517,7 +517,7 @@ def test_a_fold_that_comes_out_differently_is_not_predicted(unbroken, dataset, t
     out = tmp_path / "run"
     shutil.copytree(unbroken[0], out)
     config = json.loads((out / "config.json").read_text())
-    config["settings"]["fold"] = 1
+    config["settings"]["data"]["fold"] = 1
     (out / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="fold 1 comes out differently here"):
         predict(out, dataset, "val", PredictOptions(device="cpu"))

@@ -1,0 +1,16 @@
+"""Every class the same share of an epoch, an image's class being its rarest finding."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cxrdali.data.sampler import Sampler, rarest_count
+
+
+@dataclass(frozen=True)
+class ClassBalanced(Sampler):
+    """As many images, with repeats, by the rarity of each image's rarest finding; those without any are a class."""
+
+    name: ClassVar[str] = "class-balanced"
+
+    def weights(self, targets):
+        return rarest_count(targets) ** -1.0

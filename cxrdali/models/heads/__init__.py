@@ -1,0 +1,1 @@
+"""A head each: a frozen dataclass of its parameters, found by its `name` (`cxrdali.models.head`)."""

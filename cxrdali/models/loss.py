@@ -1,0 +1,75 @@
+"""What a training loss is; each is a file in `cxrdali.models.losses`, found by its name.
+
+Every term belongs to a finding with logit x, probability p = sigmoid(x), in n of the training images:
+
+| name | terms of positives, terms of negatives |
+|---|---|
+| bce | -log p, -log(1 - p); positive ones times pos_weight |
+| focal | (1 - p)^gamma * -log p, p^gamma * -log(1 - p) (Lin et al. 2017); with alpha also balanced |
+| cb-focal | focal, positive terms times (1 - beta) / (1 - beta^n), mean 1 over findings (Cui et al. 2019) |
+| asl | (1 - p)^gamma+ * -log p, q^gamma- * -log(1 - q) with q = max(p - clip, 0) (Ridnik et al. 2021) |
+| ldam | bce of x - scale * margin for positives, margin proportional to n^(-1/4) (Cao et al. 2019) |
+| drw | bce, from epoch drw_epoch on with cb-focal's weights on positive terms (Cao et al. 2019) |
+| ldam-drw | ldam with the weights of drw |
+
+Defaults are those of Sulake 2026; its focal loss has no alpha. Free of torch: methods import it when they compute.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cxrdali.registry import Named, Registry
+from shards.errors import UserError
+
+Tensor = Any  # torch.Tensor: nothing here imports torch, which takes seconds, not even for its types
+
+
+@dataclass(frozen=True)
+class Loss(Named):
+    """Base of a loss: a frozen dataclass of its parameters, with `terms`."""
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor of the classifier's output. It is stored in the model, so prediction applies it as training did."""
+        return 1.0
+
+    @property
+    def deferred_epochs(self) -> int:
+        """Epochs before the loss becomes what it is meant to be; they do not count against a run's patience."""
+        return 0
+
+    def reweights(self, epoch: int) -> bool:
+        """Whether deferred re-weighting is in force in an epoch, counted from 0."""
+        return False
+
+    def per_finding(self, positives: np.ndarray, negatives: np.ndarray) -> dict[str, np.ndarray]:
+        """Weights that depend on class counts, computed once and passed to `terms` by name.
+
+        Args:
+            positives: int [F], training images with each finding, before any resampling.
+            negatives: int [F], training images without it.
+
+        Returns:
+            Arrays of float64 [F].
+        """
+        return {}
+
+    def terms(self, logits: Tensor, targets: Tensor, weights: Mapping[str, Tensor], epoch: int) -> Tensor:
+        """The loss of every finding of every image.
+
+        Args:
+            logits: float32 or float64 [B, F], scaled by `logit_scale`.
+            targets: [B, F] of the same type, 1 or 0; what is ignored is 0 here and left out of the sum.
+            weights: What `per_finding` gave, [F] each, of the same type and device.
+            epoch: From 0.
+
+        Returns:
+            [B, F].
+        """
+        raise UserError(f"the loss {self.name!r} is not installed; give the file that defines it with --plugins")
+
+
+LOSSES = Registry("loss", "cxrdali.models.losses", Loss)

@@ -1,0 +1,36 @@
+"""Asymmetric loss (Ridnik et al. 2021): easy negatives are focused away, and the easiest cut off."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cxrdali.models.loss import Loss
+from cxrdali.models.loss_parameters import GAMMA
+from cxrdali.setting import check, from_zero_below, setting
+
+
+@dataclass(frozen=True)
+class Asl(Loss):
+    """timm's has the same formula, but cuts probabilities off at 1e-8: a positive with a logit under -18 then has no
+    gradient. What stays is the formula's own: with clip, that of a negative vanishes as its probability nears 1."""
+
+    name: ClassVar[str] = "asl"
+
+    asl_gamma_neg: float = setting(4.0, "exponent of negative terms.", GAMMA)
+    asl_gamma_pos: float = setting(1.0, "exponent of positive terms.", GAMMA)
+    asl_clip: float = setting(0.05, "probability taken off negatives.", from_zero_below(1))
+
+    def __post_init__(self):
+        check(self)
+
+    def terms(self, logits, targets, weights, epoch):
+        import torch
+        from torch.nn import functional as F
+
+        positive, p, clip = -F.logsigmoid(logits), torch.sigmoid(logits), self.asl_clip
+        if self.asl_gamma_pos:
+            positive = positive * torch.sigmoid(-logits) ** self.asl_gamma_pos
+        # 1 - q = min(1 - p + clip, 1); without clip, log(1 - p) from the logit, which does not underflow
+        negative = -torch.log((torch.sigmoid(-logits) + clip).clamp(max=1)) if clip else -F.logsigmoid(-logits)
+        if self.asl_gamma_neg:
+            negative = negative * (p - clip).clamp(min=0) ** self.asl_gamma_neg
+        return torch.where(targets == 1, positive, negative)

@@ -1,0 +1,36 @@
+"""Deferred re-weighting (Cao et al. 2019): cross-entropy, whose positive terms are weighted from some epoch on."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cxrdali.models.finding_weights import class_balanced_weights
+from cxrdali.models.loss import Loss
+from cxrdali.models.loss_parameters import cb_beta, drw_epoch
+from cxrdali.setting import check
+
+
+@dataclass(frozen=True)
+class Drw(Loss):
+    name: ClassVar[str] = "drw"
+
+    cb_beta: float = cb_beta()
+    drw_epoch: int = drw_epoch()
+
+    def __post_init__(self):
+        check(self)
+
+    @property
+    def deferred_epochs(self):
+        return self.drw_epoch
+
+    def reweights(self, epoch):
+        return epoch >= self.drw_epoch
+
+    def per_finding(self, positives, negatives):
+        return {"balance": class_balanced_weights(positives, self.cb_beta)}
+
+    def terms(self, logits, targets, weights, epoch):
+        from cxrdali.models.loss_terms import bce_terms, weigh_positives
+
+        terms = bce_terms(logits, targets)
+        return weigh_positives(terms, targets, weights["balance"]) if self.reweights(epoch) else terms

@@ -1,0 +1,61 @@
+"""Which model is trained, from which weights, and how it is built. Free of torch and timm."""
+
+from dataclasses import dataclass, field
+
+from cxrdali.models.head import HEADS, Head
+from cxrdali.registry import choice
+from cxrdali.setting import check, one_of, setting
+from shards.errors import UserError
+
+NORMS = ("imagenet", "weights")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Settings of the model. init None: timm's weights, or none."""
+
+    arch: str = setting("tf_efficientnetv2_s.in21k_ft_in1k", "A timm model.")
+    pretrained: bool = setting(True, "Start stage 1 from timm's weights.")
+    init: str | None = setting(
+        None,
+        "Initial weights: a finished run's folder, or a .safetensors or .pt file.",
+        otherwise="stage 1: timm's weights; else the folder stage(N-1), or the one that the recipe names, beside RUN",
+        metavar="RUN_OR_FILE",
+    )
+    norm: str = setting(
+        "imagenet", "Mean and std of ImageNet (as Yamagishi & Hanaoka 2023), or those of the weights.", one_of(NORMS)
+    )
+    head: Head = choice(HEADS, "linear", "The classifier; linear is timm's own.")
+    new_head: bool = setting(False, "Do not take the classifier from --init.")
+    frozen: bool = setting(False, "Train the classifier alone, on a backbone in evaluation mode.")
+
+    def __post_init__(self):
+        check(self)
+        if self.new_head and self.init is None:
+            raise UserError("new-head: only weights of --init have a classifier that could be left out; give --init")
+        if self.frozen and self.init is None and not self.pretrained:
+            raise UserError("frozen: a backbone from scratch would stay random; give the run to start from with --init")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is built.
+
+    arch: a timm name; size: side of the images in pixels; pretrained: start from timm's weights; norm: mean and std of
+    ImageNet or those that the weights were trained with; logit_scale: factor of the classifier's output (`Loss`);
+    channels_last: memory format of activations and weights; checkpointing: compute activations again in the backward
+    pass instead of keeping them.
+    """
+
+    arch: str
+    size: int
+    pretrained: bool = True
+    norm: str = "imagenet"
+    logit_scale: float = 1.0
+    channels_last: bool = True
+    checkpointing: bool = False
+    head: Head = field(default_factory=lambda: HEADS["linear"]())
+
+    def __post_init__(self):
+        if self.norm not in NORMS:
+            raise UserError(f"norm {self.norm!r}: choose one of {', '.join(NORMS)}")

@@ -1,0 +1,64 @@
+"""Where and how fast a run computes."""
+
+from dataclasses import dataclass
+
+from cxrdali.setting import Legal, at_least, check, one_of, setting
+
+AUTO = "auto"  # of micro_batch: the largest that fits in the GPU's memory (`cxrdali.train.microbatch`)
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+DECODE = ("auto", "cpu", "mixed", "hybrid")
+
+_IMAGES_OR_AUTO = Legal(
+    lambda value: value == AUTO or (isinstance(value, int) and value >= 1), f"a number of images, or {AUTO}"
+)
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """Settings of the machine. Those in `DECIDES` change numbers; the others may differ when a run continues.
+
+    (Micro-batches and checkpointing change batch normalisation's statistics; their help says so.) threads None: two
+    for each core of this process, at most 8; micro_batch None: the batch; limit_batches None: all.
+    """
+
+    device: str = setting("auto", "auto, cpu or cuda.")
+    precision: str = setting("auto", "auto: bf16 on GPUs that have it, else fp16; fp32 on the CPU.", one_of(PRECISIONS))
+    compile: bool = setting(False, "torch.compile the model.")
+    channels_last: bool = setting(
+        True,
+        "Memory format of images and weights. Convolutional networks are faster with it on GPUs: EfficientNetV2-S by "
+        "29 % on an RTX 3090 (timm's published figures); ConvNeXt by nothing.",
+    )
+    checkpointing: bool = setting(
+        False,
+        "Gradient checkpointing: less memory for more time; batch normalisation moves its statistics twice a step.",
+    )
+    micro_batch: int | str | None = setting(
+        None,
+        "Images on the device at a time; must divide the batch. auto: the most that fit in the GPU's memory, found by "
+        "trying, and kept in config.json. Same samples and pixels; batch normalisation sees the smaller groups.",
+        _IMAGES_OR_AUTO,
+        otherwise="the batch",
+        metavar="INTEGER|auto",
+    )
+    decode: str = setting(
+        "auto",
+        "cpu: decode and augment there; mixed: on the GPU; hybrid: decode on the CPU, the rest on the GPU. auto is "
+        "cpu.",
+        one_of(DECODE),
+    )
+    threads: int | None = setting(None, "DALI's CPU threads.", at_least(1), otherwise="two a core, at most 8")
+    cache_features: bool = setting(
+        True,
+        "With a frozen backbone and without augmentation: compute its features once and keep them in the device's "
+        "memory (212,000 images with 2,048 numbers: 1.7 GB).",
+    )
+    sync_bn: bool = setting(False, "Batch normalisation over the images of all GPUs, not each one's own.")
+    limit_batches: int | None = setting(
+        None, "Train and validate only so many batches per epoch, for a trial.", at_least(1), otherwise="all"
+    )
+
+    DECIDES = ("precision", "sync_bn", "limit_batches")
+
+    def __post_init__(self):
+        check(self)

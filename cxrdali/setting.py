@@ -1,0 +1,128 @@
+"""A setting: a dataclass field that carries its help, its legal values, and what it is when it is not given.
+
+Groups of settings, losses, samplers and heads are frozen dataclasses of such fields. The command line, recipes and
+`--set` are made from the fields, so a setting is described in one place.
+"""
+
+import functools
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Union, get_args, get_origin
+
+from shards.errors import UserError
+
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+@dataclass(frozen=True)
+class Legal:
+    """Values that a setting may have. words: which ones, for messages; choices: all, if they are a few names."""
+
+    fits: Callable[[Any], bool]
+    words: str
+    choices: tuple[str, ...] = ()
+
+
+def one_of(choices: Iterable[str]) -> Legal:
+    names = tuple(choices)
+    return Legal(lambda value: value in names, f"choose one of {', '.join(names)}", names)
+
+
+def at_least(low: float) -> Legal:
+    return Legal(lambda value: value >= low, "0 or more" if low == 0 else f"at least {low}")
+
+
+def above(low: float, *, below: float | None = None, at_most: float | None = None) -> Legal:
+    """Numbers above `low` and below, or at most, the other bound."""
+    upper = f", below {below}" if below is not None else f", at most {at_most}" if at_most is not None else ""
+    return Legal(
+        lambda value: value > low and (below is None or value < below) and (at_most is None or value <= at_most),
+        f"above {low}{upper}",
+    )
+
+
+def from_zero_below(high: float) -> Legal:
+    return Legal(lambda value: 0 <= value < high, f"0 or more, below {high}")
+
+
+def setting(
+    default: Any = MISSING, help: str = "", legal: Legal | None = None, *, otherwise: str = "", metavar: str = ""
+) -> Any:
+    """A field of a group of settings.
+
+    Args:
+        default: The value when it is not given; without one the field must be given.
+        help: What it is, with its unit, for the command line.
+        legal: Values that `check` lets pass. None always passes: whether it may be there is the type's matter.
+        otherwise: The default in words, where its value does not say it ("the stage's").
+        metavar: What the command line shows in the value's place.
+    """
+    about = {"help": help, "legal": legal, "otherwise": otherwise, "metavar": metavar}
+    return field(default=default, metadata=about)
+
+
+def check(group: Any) -> None:
+    """Called by a group's `__post_init__`. Raises UserError naming setting, value and the legal values."""
+    for each in fields(group):
+        legal, value = each.metadata.get("legal"), getattr(group, each.name)
+        if legal is not None and value is not None and not legal.fits(value):
+            raise UserError(f"{spelled(each.name)} {value!r}: {legal.words}")
+
+
+def spelled(name: str) -> str:
+    """A setting as the command line spells it."""
+    return name.replace("_", "-")
+
+
+def read_value(name: str, value: object, kind: Any) -> Any:
+    """A value from TOML, JSON or Python as the setting's type; lists become tuples, whole numbers floats.
+
+    Raises UserError if it is of another kind: text is not read as a number.
+    """
+    converter = strict_converter()
+    try:
+        return converter.structure(value, kind)
+    except Exception as error:  # cattrs groups what its hooks raise
+        raise UserError(f"{name} = {value!r} is of the wrong kind; {name} is {kind_in_words(kind)}") from error
+
+
+def kind_in_words(kind: Any) -> str:
+    """A type, for messages: `int | None` is "a whole number"."""
+    if get_origin(kind) is tuple:
+        return "a list of findings"
+    return " or ".join(_KINDS[each] for each in plain_types(kind) if each in _KINDS)
+
+
+def plain_types(kind: Any) -> tuple[type, ...]:
+    """The types of a union, without None; of any other type itself."""
+    parts = get_args(kind) if isinstance(kind, types.UnionType) or get_origin(kind) is Union else (kind,)
+    return tuple(part for part in parts if part is not type(None))
+
+
+@functools.cache
+def strict_converter() -> Any:
+    """A cattrs converter that makes no number of text, refuses unknown keys, and writes tuples as lists."""
+    import cattrs
+    from cattrs.strategies import configure_union_passthrough
+
+    made = cattrs.Converter(
+        detailed_validation=False, forbid_extra_keys=True, unstruct_collection_overrides={tuple: list}
+    )
+    for kind in _KINDS:  # cattrs would make the number 224 of the text "224"
+        made.register_structure_hook(kind, _strict)
+    made.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
+    configure_union_passthrough(int | float | str | bool | None, made, accept_ints_as_floats=True)
+    return made
+
+
+def _strict(value: object, kind: type) -> object:
+    if type(value) is kind or (kind is float and type(value) is int):
+        return value
+    raise TypeError(f"{value!r} is no {kind.__name__}")
+
+
+def _texts(value: object, kind: type) -> tuple[str, ...]:
+    if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        return tuple(value)
+    raise TypeError(f"{value!r} is no list of text")
