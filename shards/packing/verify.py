@@ -63,7 +63,7 @@ def verify(root: Location, deep: bool = False, jobs: int = 1) -> VerifyReport:
         return VerifyReport(0, 0, 0, tuple(dict.fromkeys([*problems, str(error)])), deep)
     problems += _strangers(root, {DATASET, "catalog.parquet", "rejects.csv", "labels", WORK, *info["sizes"]})
     problems += _strangers(root / "labels", {Path(labels_name(name)).name for name in info["labels"]})
-    tasks = []
+    tasks: list[tuple] = []
     for name, size in info["sizes"].items():
         if not (root / name).exists():
             problems.append(f"{root / name}: the folder is missing")
