@@ -631,6 +631,27 @@ def test_compiling_and_waiting_for_the_last_step_are_told_apart(dataset, tmp_pat
     assert sum(zeros) == 1, "compiled for validation once"
 
 
+# ---------------------------------------------------------------- hooks
+
+
+def test_hooks_see_every_step_and_epoch(unbroken, dataset, tmp_path):
+    steps, epochs, asked = [], [], []
+    hooks = Hooks(steps.append, epochs.append, lambda: asked.append(None))
+    quietly(settings(), dataset, tmp_path / "run", hooks=hooks)
+    assert same_weights(tmp_path / "run", unbroken[0])
+    assert [(step.epoch, step.position) for step in steps] == [(e, 8 * n) for e in range(3) for n in range(7)]
+    assert all(step.images.shape == (8, 1, 48, 48) and step.images.dtype == torch.uint8 for step in steps)
+    assert all(len(set(np.concatenate([s.rows for s in steps if s.epoch == e]))) == 56 for e in range(3))
+    assert len(asked) == 3 * (7 + 2)
+    rows = rows_of(tmp_path / "run" / "metrics.csv")
+    assert [str(row["epoch"]) for row in epochs] == [row["epoch"] for row in rows] == ["1", "2", "3"]
+    for number, row in enumerate(rows):
+        mine = steps[7 * number : 7 * number + 7]
+        assert float(row["train_loss"]) == epochs[number]["train_loss"]
+        assert float(row["train_loss"]) == pytest.approx(np.mean([float(step.loss) for step in mine]), rel=1e-12)
+        assert float(row["lr"]) == mine[-1].lr
+
+
 # ---------------------------------------------------------------- test-time augmentation
 
 
