@@ -8,7 +8,7 @@ from scipy.ndimage import affine_transform
 
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.models.inference import logits
+from cxrdali.models.inference import Inference, logits
 from cxrdali.models.tta import TTA, Pass
 from cxrdali.runtime.device import Hardware
 from shards.errors import UserError
@@ -133,7 +133,7 @@ def test_the_logit_is_that_of_the_mean_probability_over_the_passes(dataset, tta)
     rows = np.flatnonzero(dataset.packed)[:20]
     images = torch.cat([batch.images.clone() for batch in Loader(dataset, rows, LoaderOptions(64, 20))])
     loader = Loader(dataset, rows, LoaderOptions(64, 8))
-    got = logits(Quarters(), loader, 4, Hardware("cpu", "fp32"), micro_batch=4, tta=tta)
+    got = logits(Quarters(), loader, 4, Hardware("cpu", "fp32"), Inference(micro_batch=4, tta=tta))
     assert sum(seen) == len(rows) * len(TTA[tta])
     each = [1 / (1 + np.exp(-Quarters()(one(images)).double().numpy())) for one in TTA[tta]]
     mean = np.mean(each, axis=0)
