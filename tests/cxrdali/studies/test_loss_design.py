@@ -530,7 +530,7 @@ def test_what_differs_beside_the_loss_the_network_or_the_draws_is_said(done, pag
         change(file, lambda content, changed=changed: setting_names().put(content["settings"], changed))
     shutil.rmtree(copy / "comparisons")
     text = part(copy, study.losses, study.retrained)
-    assert "Not the loss alone differs: lr and sampler too, so a difference may be theirs." in text
+    assert "Not the loss alone differs: sampler and lr too, so a difference may be theirs." in text
     assert "the loss alone differs." not in text
     assert "The method has class-balanced draws; those here are in the table." in text
 
