@@ -529,10 +529,10 @@ def test_what_differs_beside_the_loss_the_network_or_the_draws_is_said(done, pag
     copy = shutil.copytree(done, tmp_path / "study")
     for name, changed in (("ld-asl", {"lr": 0.5, "sampler": "sqrt"}), ("ld-crt", {"sampler": "natural"})):
         file = copy / "runs" / name / "config.json"
-        change(file, lambda content, changed=changed: content["settings"].update(changed))
+        change(file, lambda content, changed=changed: setting_names().put(content["settings"], changed))
     shutil.rmtree(copy / "comparisons")
     text = part(copy, "losses", "retrained")
-    assert "Not the loss alone differs: lr and sampler too, so a difference may be theirs." in text
+    assert "Not the loss alone differs: sampler and lr too, so a difference may be theirs." in text
     assert "the loss alone differs." not in text
     assert "The method has class-balanced sampling; that of these models is in the table." in text
 
