@@ -13,7 +13,7 @@ from cxrdali.metrics.ranking import score
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs.layout import CONFIG, FINDING_COLUMNS, FINDINGS, METRIC_COLUMNS, METRICS, PROGRESS, VAL_PREDICTIONS
 from cxrdali.runs.reader import Progress, Run
-from cxrdali.runs.settings import settings_of
+from cxrdali.runs.settings import names, settings_of
 from shards.dataset.packed import PackedDataset
 from tests.releases import write_release
 
@@ -79,10 +79,15 @@ def write_run(folder: Path, dataset: PackedDataset, skill: float, seed: int, don
 
 
 def change_config(run: Path, **changes) -> None:
-    """Replace values of config.json and what follows from them: `selection__val_sha256="x"` is one inside selection."""
+    """Replace values of config.json and what follows from them: `selection__val_sha256="x"` is one inside selection,
+    `settings__lr` a setting.
+    """
     config = json.loads((run / CONFIG).read_text())
     for name, value in changes.items():
         *outer, last = name.split("__")
+        if outer == ["settings"]:
+            names().put(config["settings"], {last: value})
+            continue
         inside = config
         for key in outer:
             inside = inside[key]

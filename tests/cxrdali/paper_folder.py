@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cxrdali.runs.layout import FINDING_COLUMNS, METRIC_COLUMNS
+from cxrdali.runs.settings import names
 from tests.cxrdali.comparable_runs import write_progress
 
 
@@ -43,7 +44,7 @@ def write_model(runs: Path, model: Model, findings: Sequence[str], dataset: str 
         "oversample_from": model.below and "runs/model2", **(model.settings or {}),
     }  # fmt: skip
     config = {
-        "settings": settings,
+        "settings": names().grouped(settings),
         "recipe": {"name": model.name, "starts_from": model.parent, "overridden": dict(model.settings or {})},
         "oversampling": oversampling if model.below else None,
         "findings": [*findings],

@@ -18,6 +18,7 @@ from cxrdali.data.splits import FoldOptions, released_rows, rows_sha256, train_a
 from cxrdali.report import ReportOptions, write_report
 from cxrdali.report.kit.numbers import count, duration, percent, score
 from cxrdali.runs.layout import FINDING_COLUMNS, METRIC_COLUMNS
+from cxrdali.runs.settings import names as setting_names
 from cxrdali.runs.settings import sampling_seed
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -62,12 +63,12 @@ def write_run(folder: Path, dataset: PackedDataset, plan: RunPlan, rename: dict[
     generator = np.random.default_rng(plan.stage)
     folder.mkdir(parents=True)
     config = {
-        "settings": {
+        "settings": setting_names().grouped({
             "stage": plan.stage, "arch": "convnext_small.fb_in22k", "size": plan.size, "batch": plan.batch,
             "epochs": plan.epochs, "lr": 1e-3, "seed": 7, "labels": LABELS, "fold": 0, "folds": 5,
             "group": "subject", "cutout": "fixed", "uncertain": "negative",
             "init": f"runs/stage{plan.stage - 1}" if plan.stage > 1 else None,
-        },
+        }),
         "findings": names,
         "dataset": {"id": dataset.id},
         "labels": {"name": LABELS, "sha256": labels.sha256},

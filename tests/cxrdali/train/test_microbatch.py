@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cxrdali.models.classifier import ModelOptions, create
+from cxrdali.models.loss import LOSSES
 from cxrdali.models.loss_module import LossModule
-from cxrdali.models.losses import LOSSES
 from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.runs.folder import load_last
 from cxrdali.runs.reader import Run

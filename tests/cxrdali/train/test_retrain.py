@@ -299,10 +299,12 @@ def head_keys(run):
 def test_the_first_training_s_schedule_is_not_the_classifier_s(finished, dataset, tmp_path):
     run = shutil.copytree(finished[0], tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
-    config["settings"] |= {"patience": 3, "checkpointing": True, "min_lr": 5e-5, "weight_decay": 0.25}
+    config["settings"]["optimizer"] |= {"patience": 3, "min_lr": 5e-5, "weight_decay": 0.25}
+    config["settings"]["runtime"]["checkpointing"] = True
     (run / "config.json").write_text(json.dumps(config))
-    kept = settings_of(run, dataset, {})
-    assert (kept.patience, kept.checkpointing, kept.min_lr, kept.weight_decay) == (None, False, 0.0, 0.25)
+    made = retrain_settings(run, dataset, {})
+    kept = made.optimizer
+    assert (kept.patience, made.runtime.checkpointing, kept.min_lr, kept.weight_decay) == (None, False, 0.0, 0.25)
     assert (kept.epochs, kept.lr, kept.warmup_epochs) == (10, 1e-3, 1)
 
 

@@ -72,9 +72,11 @@ def unbroken(dataset, tmp_path_factory):
 def test_the_defaults_are_the_paper_s():
     assert STAGES == {1: (224, 256), 2: (320, 128), 3: (512, 48)}
     made = settings_of(stage=2)
-    assert (made.size, made.batch, made.epochs, made.warmup_epochs) == (320, 128, 30, 1)
-    assert (made.lr, made.weight_decay, made.arch) == (1e-3, 1e-6, "tf_efficientnetv2_s.in21k_ft_in1k")
-    assert (made.cutout, made.norm, made.uncertain, made.group) == ("fixed", "imagenet", "negative", "subject")
+    data, optimizer = made.data, made.optimizer
+    assert (data.size, optimizer.batch, optimizer.epochs, optimizer.warmup_epochs) == (320, 128, 30, 1)
+    assert (optimizer.lr, optimizer.weight_decay) == (1e-3, 1e-6)
+    assert (made.model.arch, made.model.norm) == ("tf_efficientnetv2_s.in21k_ft_in1k", "imagenet")
+    assert (data.cutout, data.uncertain, data.group) == ("fixed", "negative", "subject")
 
 
 def test_a_run_holds_what_it_promises(unbroken, dataset):
