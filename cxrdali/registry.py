@@ -52,8 +52,9 @@ class Registry(Generic[T]):
 
     def read(self, stored: Mapping[str, Any], stand_ins: bool) -> T:
         """What `as_json` wrote. stand_ins: one that is not installed keeps its name and parameters, and no more."""
-        given = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-        name = given.pop("name")
+        name: str = stored["name"]
+        rest = {key: value for key, value in stored.items() if key != "name"}
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in rest.items()}
         if name in self or not stand_ins:
             return self[name](**given)
         made = make_dataclass("StandIn", [(key, Any) for key in given], bases=(self.base,), frozen=True)
@@ -74,7 +75,7 @@ class Registry(Generic[T]):
 
     def _classes(self) -> dict[str, type[T]]:
         package = importlib.import_module(self.package)
-        found = {}
+        found: dict[str, type[T]] = {}
         for module in pkgutil.iter_modules(package.__path__, f"{self.package}."):
             found |= {each.name: each for each in defined_in(importlib.import_module(module.name), self.base)}
         return {**found, **self._added}
@@ -100,7 +101,7 @@ def defined_in(module: Any, base: type[T]) -> list[type[T]]:
 
 def parameter_names(made: type[Named]) -> tuple[str, ...]:
     """Names of a class's parameters."""
-    return tuple(each.name for each in fields(made))  # type: ignore[arg-type]
+    return tuple(each.name for each in fields(made))
 
 
 def own_parameters(made: type[Named]) -> str:
