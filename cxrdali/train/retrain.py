@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from cxrdali.registry import parameter_names
+from cxrdali.models.loss import LOSSES
 from cxrdali.runs.reader import Run
-from cxrdali.runs.settings import TrainSettings, settings_of
+from cxrdali.runs.settings import TrainSettings
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 
 EPOCHS, LR = 10, 1e-3
-# What the first training was about, and the classifier's is not
-_LEFT_OUT = ("init", "oversample", "oversample_below", "oversample_from", "loss", "sampler", "micro_batch")
 
 
 def retrain_settings(
@@ -33,12 +31,10 @@ def retrain_settings(
             "give the dataset of the run with --data"
         )
     trained.best_weights()  # they are there, before anything is written
-    before = trained.settings
-    left_out = (*_LEFT_OUT, *parameter_names(type(before.loss)), *parameter_names(type(before.data.sampler)))
-    kept = {name: value for name, value in before.flat().items() if name not in left_out}
     own = {
-        "init": str(run), "frozen": True, "new_head": True, "sampler": "class-balanced", "loss": "bce",
+        "init": str(run), "frozen": True, "new_head": True, "sampler": "class-balanced", "loss": LOSSES["bce"](),
         "epochs": EPOCHS, "warmup_epochs": 1, "lr": LR, "min_lr": 0.0, "patience": None, "checkpointing": False,
+        "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None,
+        **({} if augment else {"flips": "none", "cutout": "off"}),
     }  # fmt: skip
-    plain = {} if augment else {"flips": "none", "cutout": "off"}
-    return settings_of(kept, own, plain, changes)
+    return trained.settings.changed(**own).changed(**changes)
