@@ -58,9 +58,10 @@ def _read_ap(source: Path) -> dict[str, float | None]:
         table = read_table(source)
         if "view" in table:
             table = table[table["view"] == "all"]
+        table = table[table["finding"] != ""]  # means over findings
         if table["finding"].duplicated().any():
             twice = table.loc[table["finding"].duplicated(), "finding"].iloc[0]
-            raise UserError(f"{source}: finding {twice!r} stands twice; give a table with one row per finding")
+            raise UserError(f"{source}: finding {twice!r} is duplicated; give a table with one row per finding")
         return dict(zip(table["finding"], pd.to_numeric(table["AP"].replace("", None)).tolist(), strict=True))
     except FileNotFoundError:
         raise UserError(

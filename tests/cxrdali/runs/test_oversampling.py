@@ -107,3 +107,9 @@ def test_named_findings_must_exist():
     assert chosen_findings(("Hernia",), None, None, ("Mass", "Hernia")) == (("Hernia",), ())
     with pytest.raises(UserError, match=r"oversample 'hernia': no such finding; the labels have Mass, Hernia"):
         chosen_findings(("hernia",), None, None, ("Mass", "Hernia"))
+
+
+def test_the_means_that_evaluate_writes_are_no_findings(tmp_path):
+    rows = "view,finding,AP,group\nall,Mass,0.1,tail\nall,Edema,0.5,head\nall,,0.3,all\nall,,0.5,head\nall,,0.1,tail\n"
+    (tmp_path / "test.metrics.csv").write_text(rows)
+    assert read_ap(tmp_path / "test.metrics.csv") == {"Mass": 0.1, "Edema": 0.5}

@@ -26,6 +26,7 @@ from cxrdali.runs import layout as runs
 from cxrdali.runs import recipes
 from cxrdali.runs.layout import RECORD
 from cxrdali.runs.reader import read_config
+from cxrdali.runs.settings import names as setting_names
 from cxrdali.runs.settings import settings_of
 from cxrdali.runs.steps import Book
 from cxrdali.studies.flow import Ground
