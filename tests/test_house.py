@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CODE, TEXTS = ("shards", "cxrdali", "cli", "benchmarks"), ("README.md", "CONTRIBUTING.md", "docs")
 PRODUCT, PRODUCT_LINES, BENCHMARK_LINES = ("shards", "cxrdali", "cli"), 21_000, 5_000
 FILE_LINES, CLASS_LINES, FUNCTION_LINES, PARAMETERS = 350, 250, 60, 6
+STORED = "as older rows have it"
 # a word of the private vocabulary -> the plain one
 WORDS = {
     r"\bdrawn (data|releases?|thorax|thoraces|radiographs?|images?)\b": "synthetic",
@@ -64,9 +65,9 @@ def private_names(path: Path) -> Iterator[str]:
                 if re.match("_[^_]", alias.name):
                     yield f"{path}:{node.lineno}: imports the private name {alias.name} of {node.module}"
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours:
-            if re.match("_[^_]", node.attr):
-                yield f"{path}:{node.lineno}: uses the private name {node.value.id}.{node.attr}"
+        is_ours = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours
+        if is_ours and re.match("_[^_]", node.attr):
+            yield f"{path}:{node.lineno}: uses the private name {node.value.id}.{node.attr}"
 
 
 def forbidden_calls(path: Path) -> Iterator[str]:
@@ -82,8 +83,10 @@ def forbidden_calls(path: Path) -> Iterator[str]:
 
 
 def private_words(path: Path) -> Iterator[str]:
-    """Words that a stranger stumbles over."""
+    """Words that a stranger stumbles over. A line that reads what was stored under such a word ends in STORED."""
     for number, line in enumerate(path.read_text().splitlines(), 1):
+        if line.rstrip().endswith(STORED):
+            continue
         for pattern, better in WORDS.items():
             if found := re.search(pattern, line, re.IGNORECASE):
                 yield f"{path}:{number}: {found[0]!r}; better: {better}"

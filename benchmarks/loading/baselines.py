@@ -210,7 +210,7 @@ class _LeanBatches(Dataset):
 
 def _shared_batch(count: int, size: int) -> torch.Tensor:
     """Uninitialised uint8 [count, 1, size, size] in shared memory: the main process receives it without a copy."""
-    storage = torch.UntypedStorage._new_shared(count * size * size)
+    storage = torch.UntypedStorage._new_shared(count * size * size)  # noqa: SLF001  torch's own collate does so
     return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count, 1, size, size))
 
 

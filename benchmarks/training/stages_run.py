@@ -42,9 +42,9 @@ def run_arm(
     started = time.perf_counter()
     for place, stage in enumerate(comparison.arms[arm], 1):
         settings = settings_of(
-            stage=place, size=stage.size, batch=stage.batch, epochs=comparison.epochs if limit is None else 2, lr=options.lr,
-            arch=feed.arch, pretrained=options.pretrained, init=before, norm=feed.norm, precision=options.precision,
-            device=options.device, decode=options.decode,
+            stage=place, size=stage.size, batch=stage.batch, epochs=comparison.epochs if limit is None else 2,
+            lr=options.lr, arch=feed.arch, pretrained=options.pretrained, init=before, norm=feed.norm,
+            precision=options.precision, device=options.device, decode=options.decode,
             threads=_loader_threads(options.device), seed=seed, limit_batches=limit,
         )  # fmt: skip
         before = str(folder / f"stage{place}")

@@ -119,8 +119,8 @@ def test_no_step_waits_for_the_gpu(dataset, tmp_path, precision):
                 torch.cuda.set_sync_debug_mode("default")
 
     settings = settings_of(
-        stage=1, size=48, batch=8, epochs=1, arch="test_efficientnet", pretrained=False, device="cuda", precision=precision,
-        micro_batch=4,
+        stage=1, size=48, batch=8, epochs=1, arch="test_efficientnet", pretrained=False, device="cuda",
+        precision=precision, micro_batch=4,
     )  # fmt: skip
     try:
         assert train(settings, dataset, tmp_path / "run", loader=Guarding).epochs == 1

@@ -52,7 +52,7 @@ def test_demand_benchmark(tmp_path):
 def test_the_demand_of_a_committed_step_on_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.results.RESULTS", tmp_path)
     rate = {"median": 500.0, "low": 490.0, "high": 510.0}
-    row = {"contender": "ours, cached", "size": 224, "images_per_second": rate}
+    row = {"contender": "ours, cached", "size": 224, "images_per_second": rate}  # as older rows have it
     row |= {"environment": {"gpu": "a GPU", "date": "2026-01-01"}}
     (tmp_path / "step.jsonl").write_text(json.dumps(row))
     assert demand.measured_demand(Stage(224, 8)) == {"demand": "a GPU", "images_per_second": rate}
