@@ -25,8 +25,8 @@ RESULTS = Path(__file__).parent / "results"
 OLDER_FIELDS = {"contender": "baseline", "promise": "target"}  # as older rows have it
 OLDER_NAMES = {
     "^paper, ": "stage-training paper, ",
-    "the paper's": "the stage-training paper's",
-}  # as older rows have it
+    "the paper's": "the stage-training paper's",  # as older rows have it
+}
 NAMING = {"baseline", "ours", "theirs", "comparison", "loader"}  # fields whose values are such names
 PACKAGES = (
     "cxrdali",

@@ -26,6 +26,8 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import global_order
 from shards.dataset.mapped import MappedSize
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -11,6 +11,8 @@ from benchmarks.pages.page import TABLES, tables
 from benchmarks.pages.readme import LOADERS, loading_lines
 from benchmarks.results import newest
 
+pytestmark = pytest.mark.slow
+
 WHERE = {"date": "2026-01-01", "commit": "0123456789abcdef", "cpu": "a CPU", "cores": 2, "gpu": None, "command": "it"}
 
 

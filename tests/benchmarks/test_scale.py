@@ -13,6 +13,8 @@ from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 from tests.benchmarks.test_benchmarks import check_environment, run
 
+pytestmark = pytest.mark.slow
+
 
 def test_scale_benchmark(tmp_path):
     sizes = ("--rows", "600,1800", "--shard-images", "20", "--findings", "4")

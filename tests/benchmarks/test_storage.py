@@ -4,6 +4,8 @@ import pytest
 
 from tests.benchmarks.test_benchmarks import check_environment, run
 
+pytestmark = pytest.mark.slow
+
 TINY = ("--images", "40", "--shard-images", "5", "--window", "2", "--batch", "8", "--rounds", "1")
 
 

@@ -15,7 +15,7 @@ from tests.cli.cli import call
 from tests.faults.trainers import STAGES, TIMES, hooked, train, train_command
 from tests.s3 import SECRET, Link, lead
 
-pytestmark = pytest.mark.usefixtures("time_limit")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("time_limit")]
 
 
 def done(folder, *arguments):

@@ -9,6 +9,8 @@ from cxrdali.predictions import read
 from tests.cli.cli import call
 from tests.cxrdali.held_out import written
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(dataset, tmp_path):

@@ -8,6 +8,8 @@ import pytest
 from tests.cli.cli import call
 from tests.cxrdali.comparable_runs import packed, write_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):

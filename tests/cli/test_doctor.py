@@ -6,6 +6,8 @@ import pytest
 
 from tests.cli.cli import ROOT, call, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def broken(tmp_path):

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from tests.cli.cli import call, run, start
 from tests.releases import FINDINGS
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--arch", "test_efficientnet", "--no-pretrained", "--batch", "8"]
 
 

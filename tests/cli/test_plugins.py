@@ -8,6 +8,8 @@ import pytest
 
 from tests.cli.cli import call, run
 
+pytestmark = pytest.mark.slow
+
 PLUGIN = '''
 from dataclasses import dataclass
 from typing import ClassVar

@@ -9,6 +9,8 @@ import pytest
 from tests.cli.cli import call, run
 from tests.releases import PADCHEST_FINDINGS, PADCHEST_TABLE, write_nih, write_padchest, write_table
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--sizes", "48", "--shard-images", "16", "--jobs", "1"]
 
 

@@ -8,6 +8,8 @@ import pytest
 from tests.cli.cli import call, run
 from tests.releases import contents, write_release, write_table
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["--sizes", "32,40:raw", "--shard-images", "8", "--jobs", "1"]
 
 

@@ -7,6 +7,8 @@ import pytest
 from tests.cli.cli import command, environment
 from tests.faults.trainers import train_command
 
+pytestmark = pytest.mark.slow
+
 FRAMES = (b"\r", b"\x1b", b"it/s", b"%|", b" images/s]", b"?, ?")
 
 

@@ -35,6 +35,8 @@ from tests.faults.trainers import (
 )
 from tests.releases import contents
 
+pytestmark = pytest.mark.slow
+
 PER_EPOCH = sum(STAGES[1][1:])  # moments
 
 

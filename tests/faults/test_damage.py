@@ -18,6 +18,8 @@ from shards.releases.open import open_release
 from tests.faults.processes import Warm
 from tests.releases import write_release
 
+pytestmark = pytest.mark.slow
+
 FLIPS = 500
 BLOCK = 512
 LIMITS = PackLimits(max_reject_fraction=1)

@@ -11,7 +11,8 @@ from tests.cxrdali.studies.test_loss_design import TINY
 from tests.faults.test_paper import killed
 from tests.faults.trainers import command_line, in_child
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fork, in a process with threads
+# of fork, in a process with threads
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 # Renames between two kills: more than a training has before its first checkpoint, so that every process gets further
 STRIDE = 61

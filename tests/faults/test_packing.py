@@ -31,6 +31,8 @@ from tests.cli.cli import command
 from tests.faults.processes import Packer, Warm
 from tests.releases import contents, image_path, jpeg, write_large_release, write_release
 
+pytestmark = pytest.mark.slow
+
 METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
 SIZES, ENCODINGS = (Size(96), Size(40, raw=True)), {"96": "jpg", "40": "npy"}
 OPTIONS = PackOptions(sizes=SIZES, shard_images=4)

@@ -15,7 +15,8 @@ from shards.storage.files import only_one
 from tests.cxrdali.studies.test_paper import TINY
 from tests.faults.trainers import child, command_line, error_line, in_child
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fork, in a process with threads
+# of fork, in a process with threads
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 # enough to be killed in training, predicting, pooling, learning views and evaluating
 MODELS = "0,2,3,5"

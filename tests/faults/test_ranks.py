@@ -20,6 +20,8 @@ from tests.faults import ranks
 from tests.faults.ranks import STOPPED, group, samples
 from tests.faults.trainers import ARCH, differences
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 60  # seconds in which a run ends after one of its processes died
 
 

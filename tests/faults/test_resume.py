@@ -37,6 +37,8 @@ from tests.faults.trainers import (
     train,
 )
 
+pytestmark = pytest.mark.slow
+
 STEPS = MOMENTS.count("step")
 FIRST_OF_STAGE_2 = EPOCHS * sum(STAGES[1][1:]) + 1
 # the first one, an epoch's first step, the last moment of stage 1, within stage 2's first validation

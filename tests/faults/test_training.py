@@ -18,6 +18,8 @@ from shards.errors import UserError
 from tests.cli.cli import call
 from tests.faults.trainers import EPOCHS, STAGES, differences, error_line, record, steps, train, train_command
 
+pytestmark = pytest.mark.slow
+
 SHARD = "48/000003.tar"
 
 

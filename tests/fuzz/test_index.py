@@ -8,6 +8,8 @@ from shards.dataset.key import sample_key
 from shards.packing.tarshard import INDEX_VERSION, ShardWriter, read_index
 from tests.fuzz import damaged
 
+pytestmark = pytest.mark.slow
+
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 # keys as the plan makes them, and others that a tar can hold; some need GNU's long names
 KEYS = st.one_of(

@@ -14,6 +14,8 @@ from cxrdali.data.order import batch_bounds, global_order, windowed_order
 from shards.dataset.key import sample_key
 from shards.packing.plan import plan, shard_of_study
 
+pytestmark = pytest.mark.slow
+
 IDS = st.one_of(
     st.text(st.characters(codec="utf-8"), min_size=1, max_size=6),
     st.text(st.sampled_from("./%2Ea\n\0 \\"), min_size=1, max_size=5),

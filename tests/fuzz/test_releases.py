@@ -1,5 +1,6 @@
 """Damaged tables of CXR-LT 2026, PadChest, ChestX-ray14 and of any release: it opens, or one line names the file."""
 
+import pytest
 from hypothesis import given, settings, strategies
 
 from shards.errors import UserError
@@ -8,6 +9,8 @@ from shards.releases.open import open_release
 from shards.releases.table import Columns, open_table
 from tests.fuzz import damaged, one_line
 from tests.releases import PADCHEST_TABLE, write_nih, write_padchest, write_table
+
+pytestmark = pytest.mark.slow
 
 PADCHEST_TABLES = ("CXRLT_2026_TEST_ALL_TASK1.csv", "CXRLT_2026_TRAINING.csv", PADCHEST_TABLE, "Removal.csv")
 NIH_TABLES = ("Data_Entry_2017.csv", "test_list.txt", "train_val_list.txt")

@@ -32,6 +32,8 @@ from shards.storage.files import json_bytes, sha256_file
 from tests.fuzz import damaged, one_line
 from tests.releases import write_release
 
+pytestmark = pytest.mark.slow
+
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 LENGTHS = st.one_of(st.integers(0, 3), st.sampled_from([511, 512, 513, 1024, 10_240]))
 PARTS = st.fixed_dictionaries({"jpg": LENGTHS, "json": LENGTHS}).map(

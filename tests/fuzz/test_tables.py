@@ -25,6 +25,8 @@ from shards.releases.values import finding_values, ids
 from shards.storage.csv import read_table
 from tests.fuzz import damaged, one_line
 
+pytestmark = pytest.mark.slow
+
 WORDS = st.text(st.characters(codec="utf-8"), max_size=8)
 CELLS = st.one_of(
     WORDS,

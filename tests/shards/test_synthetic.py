@@ -23,6 +23,8 @@ from shards.synthetic.release import draw_study, write_release
 from shards.synthetic.sheet import contact_sheet
 from shards.synthetic.signs import LATERAL, VISIBILITY
 
+pytestmark = pytest.mark.slow
+
 SMALL = SyntheticOptions(studies=80, size=64, seed=3)
 MIMIC = "mimic-cxr-2.0.0-{}.csv.gz"
 METADATA = (

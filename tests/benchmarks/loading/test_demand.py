@@ -11,6 +11,8 @@ from benchmarks.pages.published import images_per_second
 from shards.errors import UserError
 from tests.benchmarks.test_benchmarks import check_environment, check_rates, run
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_fewest_threads_with_room_to_spare():
     supply = {1: 1000.0, 2: 1900.0, 4: 2000.0}

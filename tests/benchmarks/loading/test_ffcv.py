@@ -14,6 +14,8 @@ from benchmarks.loading import ffcv
 from benchmarks.loading.ffcv import AUGMENTS, MODES, Ffcv, FfcvOptions, why_not
 from shards.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 INTERPRETER = os.environ.get("CXRDALI_FFCV")
 STAND_IN = """

@@ -31,6 +31,8 @@ from shards.dataset.mapped import MappedSize
 from shards.errors import UserError
 from tests.benchmarks.test_benchmarks import check_environment, run
 
+pytestmark = pytest.mark.slow
+
 
 def stage(size: int, training: float, waiting: float) -> dict:
     """A stage with a second of each of the other kinds, none compiling."""

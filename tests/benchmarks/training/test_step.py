@@ -17,6 +17,8 @@ from benchmarks.training.step_run import Baseline, interleaved
 from shards.errors import UserError
 from tests.benchmarks.test_benchmarks import check_environment, run
 
+pytestmark = pytest.mark.slow
+
 STAGE, BASE = Stage(32, 4), Setting("fp32", True, False)
 
 

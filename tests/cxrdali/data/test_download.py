@@ -18,7 +18,7 @@ from shards.errors import UserError
 from shards.storage.remote import place
 from tests.s3 import Link, lead
 
-pytestmark = pytest.mark.usefixtures("time_limit")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("time_limit")]
 TRAINING = {"shuffle": True, "drop_last": True, "augment": AugmentOptions()}
 
 

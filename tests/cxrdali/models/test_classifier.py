@@ -18,6 +18,8 @@ from cxrdali.models.weights import head_keys, load_initial, read_weights
 from cxrdali.runs import recipes
 from shards.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 FINDINGS = ("A", "B", "C")
 
 

@@ -16,6 +16,8 @@ from tests.cxrdali.held_out import written
 from tests.cxrdali.report.pages import Page, check_numbers
 from tests.releases import FINDINGS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def labels(dataset):

@@ -12,6 +12,8 @@ from cxrdali.report.kit.page import render
 from tests.cxrdali.comparable_runs import packed, write_run
 from tests.cxrdali.report.pages import AWKWARD, Page, check_numbers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):

@@ -31,6 +31,8 @@ from shards.synthetic.release import write_release
 from tests.cxrdali.comparable_runs import write_progress
 from tests.cxrdali.report.pages import AWKWARD, Page, check_numbers
 
+pytestmark = pytest.mark.slow
+
 LABELS = "cxr-lt-2023"
 
 

@@ -31,6 +31,8 @@ from tests.cxrdali.paper_folder import Model, write_model, write_step, write_vie
 from tests.cxrdali.report.pages import AWKWARD, Page, check_numbers
 from tests.cxrdali.report.test_report import LABELS, change, dataset  # noqa: F401 (a fixture)
 
+pytestmark = pytest.mark.slow
+
 FINDINGS = ("Pneumonia", "Hernia", AWKWARD, "Fibrosis")  # Fibrosis has no positive
 POSITIVES = {"Pneumonia": 300, "Hernia": 20, AWKWARD: 10, "Fibrosis": 0}
 MODELS = {

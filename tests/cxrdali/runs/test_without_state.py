@@ -13,6 +13,8 @@ from shards.errors import UserError
 from tests.cli.cli import call
 from tests.releases import contents
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--batch", 8, "--arch", "test_byobnet", "--no-pretrained", "--device", "cpu", "--lr", 3e-3]
 
 

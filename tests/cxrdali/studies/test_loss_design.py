@@ -35,6 +35,8 @@ from cxrdali.studies.roles import roles
 from shards.errors import UserError
 from tests.cxrdali.report.pages import Page, check_numbers
 
+pytestmark = pytest.mark.slow
+
 TINY = """
 [every]
 stage = 1

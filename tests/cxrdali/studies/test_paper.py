@@ -18,6 +18,8 @@ from cxrdali.studies.estimate import Rate, epoch_images, predicting_hours, train
 from cxrdali.studies.stage_training import PaperOptions, make_plan
 from shards.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 TINY = """
 [every]
 arch = "test_efficientnet"

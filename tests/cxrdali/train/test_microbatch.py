@@ -28,6 +28,8 @@ from shards.errors import UserError
 from tests.cxrdali.train.test_trainer import quietly, settings
 from tests.heard import heard
 
+pytestmark = pytest.mark.slow
+
 FINDINGS, PIXELS = 5, 48
 CPU = Hardware("cpu", "fp32")
 

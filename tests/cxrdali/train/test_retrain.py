@@ -35,6 +35,8 @@ from shards.errors import UserError
 from tests.cxrdali.train.test_trainer import stopped_at
 from tests.heard import heard
 
+pytestmark = pytest.mark.slow
+
 ARCH = "test_efficientnet"
 PLAIN = {"flips": "none", "cutout": "off"}
 

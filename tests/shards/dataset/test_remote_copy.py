@@ -28,7 +28,7 @@ from shards.storage.files import json_bytes, sha256_bytes
 from shards.storage.remote import place
 from tests.s3 import SECRET, Link, forget_connections, lead
 
-pytestmark = pytest.mark.usefixtures("time_limit")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("time_limit")]
 PROCESSES = multiprocessing.get_context("forkserver")
 
 

@@ -18,6 +18,8 @@ from shards.releases.open import open_release
 from shards.storage.files import sha256_file
 from tests.releases import contents
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(release_folder, tmp_path):

@@ -27,7 +27,7 @@ from tests.releases import contents, write_release
 from tests.shards.large import GIVEN, OPTIONS, SHARDS
 
 pytest.importorskip("distributed")
-pytestmark = pytest.mark.usefixtures("time_limit")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("time_limit")]
 
 
 SLOW = """

@@ -18,6 +18,8 @@ from tests.faults import processes
 from tests.releases import contents
 from tests.shards.large import OPTIONS, SHARDS
 
+pytestmark = pytest.mark.slow
+
 
 class Packer(processes.Packer):
     def wait_for_shards(self, count):

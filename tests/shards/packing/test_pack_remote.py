@@ -26,7 +26,7 @@ from tests.faults import processes
 from tests.releases import contents, write_release
 from tests.s3 import SECRET, Link, lead
 
-pytestmark = pytest.mark.usefixtures("time_limit")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("time_limit")]
 OPTIONS = PackOptions(sizes=(Size(32), Size(48, raw=True)), shard_images=8)
 ARGUMENTS = ("--sizes", "32,48:raw", "--shard-images", "8")
 

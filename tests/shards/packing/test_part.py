@@ -20,6 +20,8 @@ from tests.releases import contents
 from tests.shards import large
 from tests.shards.large import OPTIONS, SHARDS
 
+pytestmark = pytest.mark.slow
+
 GIVEN = (*large.GIVEN, "--jobs", "1")
 
 

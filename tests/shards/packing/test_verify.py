@@ -15,6 +15,8 @@ from shards.errors import UserError
 from shards.packing.verify import verify
 from shards.storage.files import json_bytes, sha256_file
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def copy(pack_folder, tmp_path):
