@@ -174,12 +174,7 @@ def _solve(weights: np.ndarray, shift: float, share: float) -> float:
 
 
 def _plan_study(
-    options: SyntheticOptions,
-    index: int,
-    subject: int,
-    ordinal: int,
-    causes: np.ndarray,
-    thresholds: dict[str, float],
+    options: SyntheticOptions, index: int, subject: int, ordinal: int, causes: np.ndarray, thresholds: dict[str, float]
 ) -> Study:
     seed, rng = options.seed, stream(options.seed, Purpose.PLAN, index)
     protocol = rng.choice(len(PROTOCOLS), p=_PROTOCOL_SHARES)

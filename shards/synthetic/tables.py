@@ -11,11 +11,7 @@ from shards.synthetic.plan import Image, Purpose, Study, SyntheticOptions, strea
 
 SPLIT_FILES = {
     "cxr-lt-2023": ("train.csv", "development.csv", "test.csv"),
-    "cxr-lt-2024": (
-        "train_labeled.csv",
-        "development_labeled_task1.csv",
-        "test_labeled_task1.csv",
-    ),
+    "cxr-lt-2024": ("train_labeled.csv", "development_labeled_task1.csv", "test_labeled_task1.csv"),
 }
 
 IMAGE_COLUMNS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning")
