@@ -18,8 +18,8 @@ from shards.dataset.mapped import StoredSize
 from shards.dataset.remote_copy import Mirror
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 from shards.storage.remote import reaching
 
 

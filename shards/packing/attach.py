@@ -26,8 +26,8 @@ from shards.storage.files import (
     sha256_bytes,
     write_bytes,
 )
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 
 def attach(

@@ -13,8 +13,8 @@ from shards.packing.job import PackJob
 from shards.packing.make_shard import WORK, record_path
 from shards.packing.summary import PackSummary
 from shards.storage.files import json_bytes
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 
 def check_out(job: PackJob) -> None:

@@ -7,8 +7,8 @@ import cv2
 from shards.errors import UserError
 from shards.packing.job import PackJob
 from shards.releases.checksums import CHECKSUMS
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 _WORDS = {"options": "option", "inputs": "input table", "encoders": "encoder version"}
 

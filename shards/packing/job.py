@@ -9,8 +9,8 @@ from shards.packing.plan import Plan, plan
 from shards.releases import checksums
 from shards.releases.checks import check_links, check_subjects
 from shards.releases.release import Release
-from shards.storage.places import storage_of
-from shards.storage.protocol import Location, Storage
+from shards.storage.location import Location
+from shards.storage.places import Storage, storage_of
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ from shards.packing.summary import PackSummary, PartSummary
 from shards.packing.tasks import shard_tasks
 from shards.releases.release import Release
 from shards.storage.files import cannot_write, one_by_one, only_one
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 
 def pack(

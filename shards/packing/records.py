@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from shards.packing.make_shard import record_path
 from shards.packing.plan import Plan
 from shards.releases.release import Release
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 AT_A_TIME = 256  # records that are read together
 

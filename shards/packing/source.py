@@ -18,8 +18,8 @@ import simplejpeg
 from shards.errors import UserError
 from shards.packing.window import FULL_BITS, bits_in_use, eight_bits
 from shards.releases.checksums import CHECKSUMS
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 LEAST_SIDE = 32  # pixels
 MOST_PIXELS = 100_000_000  # thirteen times a radiograph; decoding more would take the memory of all workers

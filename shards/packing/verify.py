@@ -18,7 +18,7 @@ from shards.errors import UserError
 from shards.packing.make_shard import WORK
 from shards.packing.tarshard import members, read_index
 from shards.storage.files import sha256_bytes, sha256_file
-from shards.storage.protocol import Location
+from shards.storage.location import Location
 from shards.workers import run
 
 

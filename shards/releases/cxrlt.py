@@ -12,8 +12,8 @@ from shards.releases.locate import folders_in
 from shards.releases.release import LabelTable
 from shards.releases.values import check_index, finding_values, ids, splits
 from shards.storage.csv import one_line, read_table
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 # Every other column of a CXR-LT table is a finding.
 NOT_FINDINGS = {

@@ -16,8 +16,8 @@ from shards.releases.locate import names_in
 from shards.releases.release import LabelTable
 from shards.releases.values import check_index, finding_values, ids
 from shards.storage.csv import column_names, is_unnamed, one_line, read_table
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 NAME = "cxr-lt-2026"
 IMAGE, PATIENT = "ImageID", "PatientID"

@@ -6,8 +6,8 @@ One listing per folder and no look at any file: 160,000 looks take minutes on a 
 import pandas as pd
 
 from shards.errors import UserError
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 DEPTH = 2  # images/0/NAME and images_001/images/NAME are the deepest in use
 

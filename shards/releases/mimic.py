@@ -14,8 +14,8 @@ from shards.releases import cxrlt
 from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
 from shards.releases.values import check_index, finding_values, ids, rows_of, splits
 from shards.storage.csv import read_table
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
 SPLIT = "mimic-cxr-2.0.0-split.csv.gz"

@@ -13,8 +13,8 @@ from shards.releases.locate import image_paths
 from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
 from shards.releases.values import check_index, ids
 from shards.storage.csv import is_unnamed, read_table
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 ENTRIES = {"chestx-ray14-v2020": "Data_Entry_2017_v2020.csv", "chestx-ray14": "Data_Entry_2017.csv"}
 LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}

@@ -18,7 +18,7 @@ from shards.releases.locate import image_paths
 from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
 from shards.releases.values import check_index, has_lost_digits, ids
 from shards.storage.csv import read_table
-from shards.storage.protocol import Location
+from shards.storage.location import Location
 
 ORIGINAL = "PADCHEST_chest_x_ray_images_labels_160K_*.csv"
 EXPECTED = f"{cxrlt2026.EXPECTED} or {ORIGINAL}"

@@ -11,8 +11,8 @@ import pandas as pd
 
 from shards.errors import UserError
 from shards.releases.values import rows_of
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
 VIEWS = ("frontal", "lateral", "other")

@@ -17,8 +17,8 @@ from shards.releases.checks import check_paths
 from shards.releases.release import TABLE, LabelTable, Release
 from shards.releases.values import check_index, finding_values, ids, splits
 from shards.storage.csv import is_unnamed, one_line, read_table
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 ALL_OTHERS = "all others"
 TRIED = 100  # paths looked for before packing

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.errors import UserError
-from shards.storage.protocol import Location
+from shards.storage.location import Location
 
 _WHOLE_FLOAT = re.compile(r"([0-9]+)\.0*")
 _EXPONENT = re.compile(r"[+-]?([0-9]|[0-9]*\.[0-9]*)[eE][+-]?[0-9]+")  # "12e5" may be hexadecimal
