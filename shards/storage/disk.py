@@ -13,8 +13,9 @@ from shards.storage.location import Entry, Location
 
 @dataclass(frozen=True)
 class Disk:
-    """A file or folder on this machine. `Bucket` has the same methods: there, one that fails or refuses is a UserError. An
-    absent file is FileNotFoundError in both.
+    """A file or folder on this machine; `Bucket` has the same methods.
+
+    An absent file is FileNotFoundError in both. A bucket that fails or refuses is a UserError.
 
     local: whether it is on this machine, where a file can be mapped and locked.
     """
