@@ -22,18 +22,8 @@ import pyarrow as pa
 
 from shards.dataset.description import DATASET
 from shards.errors import UserError
+from shards.packing import folder
 from shards.packing.engine import Engine, Local, Work
-from shards.packing.folder import (  # fmt: skip
-    check_out,
-    claim,
-    finished,
-    identity_of,
-    make_folders,
-    missing_shards,
-    read_records,
-    recorded,
-    remove_work,
-)
 from shards.packing.job import PackJob, PackSummary, PartSummary, checked_plan
 from shards.packing.make_shard import WORK
 from shards.packing.options import PackLimits, PackOptions
@@ -70,13 +60,13 @@ def pack_job(job: PackJob, engine: Engine) -> PackSummary | PartSummary:
             another process is packing it, a subject is in two splits, a path leaves the release, a worker dies or
             stalls, there is no room, or more images were rejected than the limits allow.
     """
-    check_out(job)
-    identity, published = identity_of(job), storage_of(job.out / DATASET)
+    folder.check_out(job)
+    identity, published = folder.identity_of(job), storage_of(job.out / DATASET)
     if published.exists():
-        return finished(job, identity)
+        return folder.finished(job, identity)
     planned, local = checked_plan(job.release, job.options, job.limits), job.storage.local
     try:
-        make_folders(job)
+        folder.make_folders(job)
         with contextlib.ExitStack() as stack:
             words = "packing into it" if local else f"packing into {job.out}"
             stack.enter_context(only_one(job.work / "lock", words, shared=job.part is not None))
@@ -84,21 +74,21 @@ def pack_job(job: PackJob, engine: Engine) -> PackSummary | PartSummary:
                 # nothing of a dataset in a bucket stays on this machine; parts do not know whether others are at work
                 stack.callback(shutil.rmtree, job.work, ignore_errors=True)
             if published.exists():  # by the process that held the lock a moment ago
-                return finished(job, identity)
+                return folder.finished(job, identity)
             with one_by_one(job.work / "claim"):
-                claim(job, identity)
+                folder.claim(job, identity)
             started = time.perf_counter()
             made = _make_missing(job, planned, engine)
             if job.part:
                 seconds = time.perf_counter() - started
-                return PartSummary(job.part, len(recorded(job.out)), planned.shards, made, seconds)
+                return PartSummary(job.part, len(folder.recorded(job.out)), planned.shards, made, seconds)
             if not local and published.exists():  # by a packer on another machine, whose lock is not ours
-                return finished(job, identity)
+                return folder.finished(job, identity)
             rows = planned.rows()
-            records = [with_arrays(record) for record in read_records(job.out, range(planned.shards))]
+            records = [with_arrays(record) for record in folder.read_records(job.out, range(planned.shards))]
             _judge(job, rows, records)
             info = publish(job, rows, records, identity)
-            remove_work(job)
+            folder.remove_work(job)
     except OSError as error:
         # a worker's too; it names a file of this run's own, users know the dataset
         if not local:
@@ -111,7 +101,7 @@ def _make_missing(job: PackJob, planned: Plan, engine: Engine) -> int:
     """Make every shard of the part that has no record, or one to be looked at again; returns the images read."""
     for size in job.options.sizes:
         storage_of(job.out / size.folder).make_folder()
-    spans = missing_shards(job, planned)
+    spans = folder.missing_shards(job, planned)
     # a folder of this run's own: what a killed run's workers still do, they do in a folder that is gone
     tmp = Path(tempfile.mkdtemp(dir=job.work / "tmp"))
     work = Work(job.release.root, job.out, tmp, planned, spans, job.limits.stall)
