@@ -63,6 +63,27 @@ class LabelTable:
         return replace(self, table=self.table[here], elsewhere=int((~here).sum()))
 
 
+def image_table(
+    image: pd.Series,
+    study: pd.Series,
+    subject: pd.Series,
+    position: pd.Series,
+    frontal: Sequence[str] = (),
+    lateral: Sequence[str] = (),
+) -> pd.DataFrame:
+    """IMAGE_COLUMNS without the path. frontal, lateral: the view positions of these views; any other is "other"."""
+    views = {**dict.fromkeys(frontal, "frontal"), **dict.fromkeys(lateral, "lateral")}
+    return pd.DataFrame(
+        {
+            "image_id": image,
+            "study_id": study,
+            "subject_id": subject,
+            "view": position.map(lambda name: views.get(name, "other")),
+            "view_position": position,
+        }
+    )
+
+
 @dataclass(frozen=True)
 class Release:
     """`images` has the text columns IMAGE_COLUMNS, one row per image; `path` is relative to `root`.

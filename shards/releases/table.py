@@ -15,7 +15,7 @@ import pandas as pd
 from shards.errors import UserError
 from shards.releases.checks import check_paths
 from shards.releases.release import TABLE, LabelTable, Release
-from shards.releases.values import check_index, finding_values, ids, splits
+from shards.releases.values import finding_table, ids, image_index, splits
 from shards.storage.csv import is_unnamed, one_line, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
@@ -81,7 +81,7 @@ def open_table(file: Location, columns: Columns, root: Location) -> Release:
             "path": _paths(table, columns, file, root),
         }
     )
-    check_index(pd.Index(images["image_id"]), file, "image")
+    image_index(image, file)
     labels = (_labels(table, columns, file),)
     release = Release(TABLE, root, images, labels, (file,), columns.as_json(), (*notes, *view_notes))
     check_paths(release)
@@ -148,12 +148,10 @@ def _findings(table: pd.DataFrame, columns: Columns, file: Location) -> list[str
 
 def _labels(table: pd.DataFrame, columns: Columns, file: Location) -> LabelTable:
     findings = _findings(table, columns, file)
-    values = {name: finding_values(table, name, file) for name in findings}
-    index = pd.Index(ids(table, columns.image_id, file), name="image_id")
-    check_index(index, file, "image")
+    index = image_index(ids(table, columns.image_id, file), file)
     split = splits(table[columns.split].str.strip(), file, columns.split) if columns.split else "train"
-    labels = pd.DataFrame({"split": split, **values}, index=table.index)
-    labels.index = index
+    labels = finding_table(table, findings, file, index)
+    labels.insert(0, "split", split if isinstance(split, str) else split.to_numpy())
     notes = () if columns.split else ("no --split-column: every image is in the split train",)
     return LabelTable(label_name(file), tuple(findings), labels, (file,), notes=notes)
 
