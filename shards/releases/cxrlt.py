@@ -10,7 +10,7 @@ import pandas as pd
 from shards.errors import UserError
 from shards.releases.locate import folders_in
 from shards.releases.release import LabelTable
-from shards.releases.values import check_index, finding_table, ids, image_index, splits
+from shards.releases.values import finding_table, ids, image_index, splits
 from shards.storage.csv import one_line, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
@@ -110,7 +110,6 @@ def _findings(table: pd.DataFrame) -> list[str]:
 def _table(name: str, table: pd.DataFrame, findings: list[str], inputs: list[Location]) -> LabelTable:
     if not findings:
         raise UserError(f"{inputs[0]}: no column of a finding; found {one_line(', '.join(table.columns))}")
-    check_index(table.index, inputs[0], "image")
     table = table.reindex(columns=["split", *findings])
     table[findings] = table[findings].astype("Int8")
     return LabelTable(name, tuple(findings), table, tuple(inputs))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.locate import names_in
+from shards.releases.locate import folders_in
 from shards.releases.release import LabelTable
 from shards.releases.values import finding_table, ids, image_index
 from shards.storage.csv import column_names, is_unnamed, one_line, read_table
@@ -55,12 +55,12 @@ def is_in(folder: Location) -> bool:
 
 def csv_files(folder: Location) -> list[Location]:
     """The CSV tables of a folder, by name: images may lie beside them."""
-    return [folder / name for name in names_in(folder) if name.lower().endswith(_CSV)]
+    names = sorted(entry.name for entry in storage_of(folder).entries())
+    return [folder / name for name in names if name.lower().endswith(_CSV)]
 
 
 def _place(folder: Location) -> tuple[Location, list[Location]]:
-    named = (folder / name for name in names_in(folder) if _FOLDER.search(name))
-    below = (place for place in named if storage_of(place).has_folder())
+    below = (place for place in folders_in(folder) if _FOLDER.search(place.name))
     return next(((place, paths) for place in (folder, *below) if (paths := _paths(place))), (folder, []))
 
 

@@ -29,11 +29,6 @@ def image_paths(root: Location, names: pd.Series, table: Location) -> pd.Series:
     return names.map(lambda name: found.get(name, f"{folder}{name}"))
 
 
-def names_in(folder: Location) -> list[str]:
-    """What a folder holds, by name."""
-    return sorted(entry.name for entry in storage_of(folder).entries())
-
-
 def folders_in(folder: Location) -> list[Location]:
     """The folders directly in a folder, by name."""
     found = sorted(storage_of(folder).entries(), key=lambda entry: entry.name)

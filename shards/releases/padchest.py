@@ -44,7 +44,9 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     if labels:
         images, notes = _of_labels(cast(PatientLabels, labels[0]), original)
     else:
-        images, notes = _of_original(inputs[0])
+        images, notes = _original(inputs[0]), []
+        check_filled(images, inputs[0])
+        image_index(images["image_id"], inputs[0])
     images["path"] = image_paths(root, _file(images["image_id"]), inputs[0])
     folders = images["path"].str.rpartition("/")[0].value_counts()
     more = f" and {len(folders) - 1:,} more folders" if len(folders) > 1 else ""
@@ -63,14 +65,6 @@ def _original_in(folder: Location) -> Location | None:
 def _file(image: pd.Series) -> pd.Series:
     """ImageID with the suffix of its file, which PadChest's ids have."""
     return image.where(image.str.lower().str.endswith(".png"), image + ".png")
-
-
-def _of_original(path: Location) -> tuple[pd.DataFrame, list[str]]:
-    """All images of PadChest's own table."""
-    images = _original(path)
-    check_filled(images, path)
-    image_index(images["image_id"], path)
-    return images, []
 
 
 def _of_labels(labels: PatientLabels, path: Location | None) -> tuple[pd.DataFrame, list[str]]:
