@@ -44,19 +44,13 @@ class Columns:
 
     def as_json(self) -> dict[str, str | None]:
         """By the name of the option that gives it."""
-        return {f"--{_OPTIONS[name]}": value for name, value in vars(self).items()}
+        options = {"image_id": "id-column", "findings": "findings"}
+        return {f"--{options.get(name, f'{name}-column')}": value for name, value in vars(self).items()}
 
     def named(self) -> dict[str, str]:
         """Option -> column, without the findings."""
-        given = {name: value for name, value in vars(self).items() if name != "findings" and value is not None}
-        return {f"--{_OPTIONS[name]}": value for name, value in given.items()}
-
-
-_OPTIONS = {
-    **{name: f"{name}-column" for name in ("path", "subject", "study", "view", "split")},
-    "image_id": "id-column",
-    "findings": "findings",
-}
+        given = self.as_json().items()
+        return {option: column for option, column in given if option != "--findings" and column is not None}
 
 
 def open_table(file: Location, columns: Columns, root: Location) -> Release:
