@@ -105,13 +105,13 @@ def test_the_source_is_not_listed_and_an_image_is_one_request(s3, release, sourc
     """Only the folder of the tables is looked into: listing 377,110 images would take minutes."""
     import s3fs
 
-    asked, real = [], s3fs.S3FileSystem._call_s3
+    asked, real = [], s3fs.S3FileSystem._call_s3  # noqa: SLF001  every request goes through it
 
     async def watched(self, method, *args, **more):
         asked.append((method, more.get("Key") or more.get("Prefix")))
         return await real(self, method, *args, **more)
 
-    async def listed(self, path, *args, real=s3fs.S3FileSystem._lsdir, **more):
+    async def listed(self, path, *args, real=s3fs.S3FileSystem._lsdir, **more):  # noqa: SLF001
         asked.append(("list", path))
         return await real(self, path, *args, **more)
 
