@@ -19,10 +19,7 @@ from shards.storage.places import storage_of
 
 METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
 SPLIT = "mimic-cxr-2.0.0-split.csv.gz"
-OWN_LABELS = {
-    "chexpert": "mimic-cxr-2.0.0-chexpert.csv.gz",
-    "negbio": "mimic-cxr-2.0.0-negbio.csv.gz",
-}
+OWN_LABELS = {"chexpert": "mimic-cxr-2.0.0-chexpert.csv.gz", "negbio": "mimic-cxr-2.0.0-negbio.csv.gz"}
 
 FRONTAL = ("AP", "PA")
 LATERAL = ("LATERAL", "LL", "XTABLE LATERAL")
