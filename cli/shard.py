@@ -124,9 +124,8 @@ def shard(source, out, label_folders, table, jobs, engine, scheduler, part, dry_
 
     from shards.packing.engine import Local
     from shards.packing.estimate import estimate
-    from shards.packing.job import PackJob
+    from shards.packing.job import PackJob, PartSummary
     from shards.packing.pack import pack_job
-    from shards.packing.summary import PartSummary
     from shards.releases.open import open_release
     from shards.releases.table import open_table
 

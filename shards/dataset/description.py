@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shards.errors import UserError
 from shards.storage.files import json_bytes, sha256_bytes
-from shards.storage.protocol import Location
+from shards.storage.location import Location
 
 DATASET = "dataset.json"
 FORMAT = 1

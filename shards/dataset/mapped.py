@@ -5,7 +5,7 @@ import errno
 import mmap
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -77,12 +77,20 @@ class MappedSize:
 
         False if `ended` said so before it was there. Raises UserError if it cannot be copied or mapped.
         """
-        with self._limits():
+        try:
             file = self.stored.open(shard, ended)
             if file is None:
                 return False
             with file:
                 self._maps[shard] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+            raise UserError(
+                f"{self.stored.pixels} px: shard {len(self._maps)} of {len(self.stored.paths)} cannot be mapped "
+                f"({error.strerror}); this process may open {resource.getrlimit(resource.RLIMIT_NOFILE)[1]:,} files "
+                "(ulimit -Hn) and map vm.max_map_count: raise them, or pack with a larger --shard-images"
+            ) from error
         # a plain ndarray: slicing an np.memmap costs several times as much
         self._arrays[shard] = np.frombuffer(self._maps[shard], dtype=np.uint8)
         return True
@@ -107,20 +115,6 @@ class MappedSize:
         # of memory and half a microsecond a row.
         places = zip(self.stored.shard[rows].tolist(), begin.tolist(), end.tolist(), strict=True)
         return [self._arrays[shard][first:last] for shard, first, last in places]
-
-    @contextlib.contextmanager
-    def _limits(self) -> Iterator[None]:
-        """What the system does not allow to be open or mapped is said in words."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                raise
-            raise UserError(
-                f"{self.stored.pixels} px: shard {len(self._maps)} of {len(self.stored.paths)} cannot be mapped "
-                f"({error.strerror}); this process may open {resource.getrlimit(resource.RLIMIT_NOFILE)[1]:,} files "
-                "(ulimit -Hn) and map vm.max_map_count: raise them, or pack with a larger --shard-images"
-            ) from error
 
     def forget(self, shard: int) -> None:
         """Give a shard's pages back to the kernel and its page cache; what is read again comes from the disk again."""

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 
 from shards.dataset.cache import Cache
 from shards.dataset.description import DATASET, FORMAT, labels_name, parse_description, read_description
+from shards.dataset.key import sample_key
 from shards.dataset.labels import Labels
 from shards.dataset.mapped import StoredSize
 from shards.dataset.remote_copy import Mirror
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 from shards.storage.remote import reaching
 
 
@@ -253,7 +254,5 @@ class PackedDataset:
 
     def key(self, row: int) -> str:
         """The sample key of a catalog row."""
-        from shards.dataset.key import sample_key
-
         at = self.catalog.iloc[row]
         return sample_key(at["subject_id"], at["study_id"], at["image_id"])

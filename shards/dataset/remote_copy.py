@@ -17,8 +17,8 @@ from shards.dataset.cache import Cache, claim, copied
 from shards.dataset.description import DATASET, dataset_identity
 from shards.errors import UserError
 from shards.storage.files import cannot_write, publish, sha256_file
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 from shards.storage.remote import reaching
 
 PIECE = 2**24  # bytes per request: at 50 ms until its first byte, most of a request's time goes into the others

@@ -18,16 +18,9 @@ from shards.packing.publish import labels_parquet
 from shards.releases.checks import check_subjects
 from shards.releases.open import read_labels
 from shards.releases.release import LabelTable, first_of_each_name
-from shards.storage.files import (
-    cannot_write,
-    json_bytes,
-    only_one,
-    remove_parts,
-    sha256_bytes,
-    write_bytes,
-)
+from shards.storage.files import cannot_write, json_bytes, only_one, remove_parts, sha256_bytes, write_bytes
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 
 def attach(

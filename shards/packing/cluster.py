@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from shards import __version__
@@ -170,15 +169,9 @@ class DaskWatch(Watch):
         self._attempts: dict[str, list] = {}
 
     def __enter__(self) -> "DaskWatch":
-        self._client.subscribe_topic(self._topic, self._hear)
+        self._client.subscribe_topic(self._topic, self._hear)  # until the client is closed
         super().__enter__()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._client.unsubscribe_topic(self._topic)
-        super().__exit__(kind, error, traceback)
 
     def _hear(self, event: tuple) -> None:
         attempt, *news = event[1]

@@ -9,7 +9,7 @@ import joblib
 
 from shards.packing.make_shard import PlannedImage, ShardTask, make_shard
 from shards.packing.plan import Plan
-from shards.storage.protocol import Location
+from shards.storage.location import Location
 from shards.workers import Watch, run
 
 

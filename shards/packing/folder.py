@@ -1,20 +1,57 @@
-"""The folder that a dataset is packed into: who may write there, what is there already."""
+"""The folder that a dataset is packed into: who may write there, what decides its bytes, and its finished shards."""
 
 import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+
+import cv2
+import numpy as np
 
 from shards.dataset.description import DATASET, FORMAT, parse_description
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-from shards.packing.identity import refuse_difference
-from shards.packing.job import PackJob
+from shards.packing.job import PackJob, PackSummary
 from shards.packing.make_shard import WORK, record_path
-from shards.packing.summary import PackSummary
+from shards.packing.options import Part
+from shards.packing.plan import Plan
+from shards.releases.checksums import CHECKSUMS
+from shards.releases.release import Release
 from shards.storage.files import json_bytes
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
+
+AT_A_TIME = 256  # records that are read together
+_WORDS = {"options": "option", "inputs": "input table", "encoders": "encoder version"}
+
+
+def identity_of(job: PackJob) -> dict:
+    """Options, the sha256 of every input table, and the versions of the encoders."""
+    release, options = job.release, {**job.options.as_json(), **job.release.reading}
+    inputs = {path.name: path for path in release.inputs}
+    inputs |= {f"{table.name}/{path.name}": path for table in release.labels for path in table.inputs}
+    if job.options.check_hashes and storage_of(release.root / CHECKSUMS).exists():
+        inputs[CHECKSUMS] = release.root / CHECKSUMS
+    hashes = {name: storage_of(path).sha256() for name, path in inputs.items()}
+    encoders = {"simplejpeg": version("simplejpeg"), "opencv": cv2.__version__}
+    return {"options": options, "inputs": hashes, "encoders": encoders}
+
+
+def refuse_difference(out: Location, found: dict, wanted: dict) -> None:
+    """Raises UserError naming the first thing in which `out` was packed otherwise."""
+    for group, values in wanted.items():
+        for name in sorted({*values, *found[group]}):
+            before, now = found[group].get(name), values.get(name)
+            if before == now:
+                continue
+            if group == "inputs":
+                before, now = (value[:12] if value else "not given" for value in (before, now))
+            raise UserError(
+                f"{out}: was packed with another {_WORDS[group]} {name!r}: {before} there, {now} now; "
+                "give the same again, or another --out folder"
+            )
 
 
 def check_out(job: PackJob) -> None:
@@ -92,3 +129,43 @@ def _stored_whole(out: Location) -> dict:
 def remove_work(job: PackJob) -> None:
     """The dataset is published: what cannot be removed must not make an error of it."""
     storage_of(job.out / WORK).remove_tree()
+
+
+def recorded(out: Location) -> set[int]:
+    """The finished shards, from one listing: a look at each record is a round trip where it lies in a bucket."""
+    names = (entry.name for entry in storage_of(record_path(out, 0).parent).entries())
+    return {int(name.removesuffix(".json")) for name in names if name[:1].isdigit()}
+
+
+def read_records(out: Location, shards: Sequence[int]) -> Iterator[dict]:
+    """The records of finished shards, in this order."""
+    for start in range(0, len(shards), AT_A_TIME):
+        paths = [record_path(out, shard) for shard in shards[start : start + AT_A_TIME]]
+        yield from map(json.loads, storage_of(paths[0].parent).read_each([path.name for path in paths]))
+
+
+def missing_shards(job: PackJob, planned: Plan) -> dict[int, tuple[int, int]]:
+    """Per shard to be made, its first row of the plan and the one after its last."""
+    done, mine = recorded(job.out), (job.part or Part(1, 1)).of(planned.shards)
+    files = {size.folder: _held(job.out / size.folder) for size in job.options.sizes}
+    records = read_records(job.out, [shard for shard in mine if shard in done])
+    made = {record["shard"] for record in records if _is_made(job.release, record, planned, files)}
+    missing = [shard for shard in mine if shard not in made]
+    bounds = np.searchsorted(planned.shard, [*missing, *(shard + 1 for shard in missing)]).reshape(2, -1)
+    return {shard: (start, stop) for shard, start, stop in zip(missing, *bounds.tolist(), strict=True)}
+
+
+def _held(folder: Location) -> dict[str, int]:
+    """Finished files of a size's folder and their bytes."""
+    return {entry.name: entry.num_bytes() for entry in storage_of(folder).entries() if entry.name[:1].isdigit()}
+
+
+def _is_made(release: Release, record: dict, planned: Plan, held: dict[str, dict[str, int]]) -> bool:
+    """Whether a finished shard is there in all sizes, and the files that it rejected are still as they were."""
+    name = f"{record['shard']:06d}"
+    for folder, size in record["sizes"].items():
+        there = held[folder].get(f"{name}.tar"), f"{name}.idx" in held[folder]
+        if size["samples"] and there != (size["bytes"], True):
+            return False
+    rejects = ((release.root / planned.path(row), seen) for row, _, seen in record["rejects"])
+    return all(storage_of(path).fingerprint() == seen for path, seen in rejects)

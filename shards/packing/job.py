@@ -1,7 +1,8 @@
-"""One packing: what is packed, to where and how."""
+"""One packing: what is packed, to where and how, and what came of it."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shards.packing.make_shard import WORK
 from shards.packing.options import PackLimits, PackOptions, Part
@@ -9,8 +10,8 @@ from shards.packing.plan import Plan, plan
 from shards.releases import checksums
 from shards.releases.checks import check_links, check_subjects
 from shards.releases.release import Release
-from shards.storage.places import storage_of
-from shards.storage.protocol import Location, Storage
+from shards.storage.location import Location
+from shards.storage.places import Storage, storage_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,46 @@ class PackJob:
     def work(self) -> Path:
         """Where unfinished files and the lock are, on this machine."""
         return self.storage.work_folder(WORK)
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """What packing a part has done; `finished` of `shards` are made, by whomever."""
+
+    part: Part
+    finished: int
+    shards: int
+    images_this_run: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What happened. `seconds` and `images_this_run` are of this run, the rest of the whole dataset.
+
+    rejected: images by reason; converted: images by what they were besides 8-bit gray baseline.
+    """
+
+    planned: int
+    packed: int
+    rejected: dict[str, int]
+    converted: dict[str, int]
+    shards: int
+    num_bytes: int
+    images_this_run: int = 0
+    seconds: float = 0.0
+    already_finished: bool = False
+
+    @classmethod
+    def of(cls, info: dict, **this_run: Any) -> "PackSummary":
+        """Of a packed dataset with the description `info`, and the fields of this run."""
+        counts, sizes = info["counts"], info["sizes"].values()
+        return cls(
+            **{name: counts[name] for name in ("planned", "packed", "rejected", "converted")},
+            shards=len(next(iter(sizes))["shards"]),
+            num_bytes=sum(shard["bytes"] for size in sizes for shard in size["shards"]),
+            **this_run,
+        )
 
 
 def checked_plan(release: Release, options: PackOptions, limits: PackLimits) -> Plan:

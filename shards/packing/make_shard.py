@@ -24,8 +24,8 @@ from shards.packing.rendition import renditions
 from shards.packing.source import RejectedImage
 from shards.packing.tarshard import ShardWriter
 from shards.storage.files import json_bytes, sha256_bytes
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 WORK = ".packing"
 

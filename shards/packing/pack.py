@@ -17,28 +17,24 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from shards.dataset.description import DATASET
 from shards.errors import UserError
+from shards.packing import folder
 from shards.packing.engine import Engine, Local, Work
-from shards.packing.folder import check_out, claim, finished, make_folders, remove_work
-from shards.packing.identity import identity_of
-from shards.packing.job import PackJob, checked_plan
+from shards.packing.job import PackJob, PackSummary, PartSummary, checked_plan
 from shards.packing.make_shard import WORK
-from shards.packing.options import PackLimits, PackOptions, Part
+from shards.packing.options import PackLimits, PackOptions
 from shards.packing.plan import Plan
 from shards.packing.publish import publish, rejects_csv, with_arrays
-from shards.packing.records import held, is_made, read_records, recorded
 from shards.packing.source import kind_of
-from shards.packing.summary import PackSummary, PartSummary
 from shards.packing.tasks import shard_tasks
 from shards.releases.release import Release
 from shards.storage.files import cannot_write, one_by_one, only_one
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 
 def pack(
@@ -64,13 +60,13 @@ def pack_job(job: PackJob, engine: Engine) -> PackSummary | PartSummary:
             another process is packing it, a subject is in two splits, a path leaves the release, a worker dies or
             stalls, there is no room, or more images were rejected than the limits allow.
     """
-    check_out(job)
-    identity, published = identity_of(job), storage_of(job.out / DATASET)
+    folder.check_out(job)
+    identity, published = folder.identity_of(job), storage_of(job.out / DATASET)
     if published.exists():
-        return finished(job, identity)
+        return folder.finished(job, identity)
     planned, local = checked_plan(job.release, job.options, job.limits), job.storage.local
     try:
-        make_folders(job)
+        folder.make_folders(job)
         with contextlib.ExitStack() as stack:
             words = "packing into it" if local else f"packing into {job.out}"
             stack.enter_context(only_one(job.work / "lock", words, shared=job.part is not None))
@@ -78,34 +74,34 @@ def pack_job(job: PackJob, engine: Engine) -> PackSummary | PartSummary:
                 # nothing of a dataset in a bucket stays on this machine; parts do not know whether others are at work
                 stack.callback(shutil.rmtree, job.work, ignore_errors=True)
             if published.exists():  # by the process that held the lock a moment ago
-                return finished(job, identity)
+                return folder.finished(job, identity)
             with one_by_one(job.work / "claim"):
-                claim(job, identity)
+                folder.claim(job, identity)
             started = time.perf_counter()
             made = _make_missing(job, planned, engine)
             if job.part:
                 seconds = time.perf_counter() - started
-                return PartSummary(job.part, len(recorded(job.out)), planned.shards, made, seconds)
+                return PartSummary(job.part, len(folder.recorded(job.out)), planned.shards, made, seconds)
             if not local and published.exists():  # by a packer on another machine, whose lock is not ours
-                return finished(job, identity)
+                return folder.finished(job, identity)
             rows = planned.rows()
-            records = [with_arrays(record) for record in read_records(job.out, range(planned.shards))]
+            records = [with_arrays(record) for record in folder.read_records(job.out, range(planned.shards))]
             _judge(job, rows, records)
             info = publish(job, rows, records, identity)
-            remove_work(job)
+            folder.remove_work(job)
     except OSError as error:
         # a worker's too; it names a file of this run's own, users know the dataset
         if not local:
             raise UserError(f"{cannot_write(job.work, error)}; TMPDIR names the folder of temporary files") from error
         raise cannot_write(job.out, error) from error
-    return PackSummary.of(info, made, time.perf_counter() - started)
+    return PackSummary.of(info, images_this_run=made, seconds=time.perf_counter() - started)
 
 
 def _make_missing(job: PackJob, planned: Plan, engine: Engine) -> int:
     """Make every shard of the part that has no record, or one to be looked at again; returns the images read."""
     for size in job.options.sizes:
         storage_of(job.out / size.folder).make_folder()
-    spans = _missing(job, planned)
+    spans = folder.missing_shards(job, planned)
     # a folder of this run's own: what a killed run's workers still do, they do in a folder that is gone
     tmp = Path(tempfile.mkdtemp(dir=job.work / "tmp"))
     work = Work(job.release.root, job.out, tmp, planned, spans, job.limits.stall)
@@ -116,17 +112,6 @@ def _make_missing(job: PackJob, planned: Plan, engine: Engine) -> int:
     finally:
         shutil.rmtree(tmp, ignore_errors=True)  # the next run does not, if it is a part's
     return work.images
-
-
-def _missing(job: PackJob, planned: Plan) -> dict[int, tuple[int, int]]:
-    """Per shard to be made, its first row of the plan and the one after its last."""
-    done, mine = recorded(job.out), (job.part or Part(1, 1)).of(planned.shards)
-    files = {size.folder: held(job.out / size.folder) for size in job.options.sizes}
-    records = read_records(job.out, [shard for shard in mine if shard in done])
-    made = {record["shard"] for record in records if is_made(job.release, record, planned, files)}
-    missing = [shard for shard in mine if shard not in made]
-    bounds = np.searchsorted(planned.shard, [*missing, *(shard + 1 for shard in missing)]).reshape(2, -1)
-    return {shard: (start, stop) for shard, start, stop in zip(missing, *bounds.tolist(), strict=True)}
 
 
 def _give_back() -> None:

@@ -14,7 +14,7 @@ import simplejpeg
 from shards.packing import source
 from shards.packing.options import PackOptions, Size
 from shards.packing.source import Source
-from shards.storage.protocol import Location
+from shards.storage.location import Location
 
 _STRIPS = 4
 

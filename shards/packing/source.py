@@ -18,8 +18,8 @@ import simplejpeg
 from shards.errors import UserError
 from shards.packing.window import FULL_BITS, bits_in_use, eight_bits
 from shards.releases.checksums import CHECKSUMS
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 LEAST_SIDE = 32  # pixels
 MOST_PIXELS = 100_000_000  # thirteen times a radiograph; decoding more would take the memory of all workers
@@ -154,7 +154,8 @@ def _png(data: bytes, window: str) -> Source:
     gray, alpha = pixels, None
     if pixels.ndim == 3:
         converted += ("RGBA",) if pixels.shape[2] == 4 else ("RGB",)
-        gray, alpha = _luma(pixels[:, :, 2::-1]), pixels[:, :, 3] if pixels.shape[2] == 4 else None
+        rgb, alpha = np.ascontiguousarray(pixels[:, :, 2::-1]), pixels[:, :, 3] if pixels.shape[2] == 4 else None
+        gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)  # by ITU-R BT.601, as a JPEG's own Y
     if pixels.dtype == np.uint16:
         gray, converted = _windowed(gray, window), (*converted, "16-bit")
         alpha = alpha if alpha is None else eight_bits(alpha, "full")
@@ -195,8 +196,3 @@ def _windowed(gray: np.ndarray, window: str) -> np.ndarray:
             f"a 16-bit image that uses {bits} bits"
         )
     return eight_bits(gray, window)
-
-
-def _luma(rgb: np.ndarray) -> np.ndarray:
-    """uint8 or uint16 [h, w, 3] to [h, w] by ITU-R BT.601, as a JPEG's own Y."""
-    return cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)

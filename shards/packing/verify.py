@@ -18,7 +18,7 @@ from shards.errors import UserError
 from shards.packing.make_shard import WORK
 from shards.packing.tarshard import members, read_index
 from shards.storage.files import sha256_bytes, sha256_file
-from shards.storage.protocol import Location
+from shards.storage.location import Location
 from shards.workers import run
 
 
@@ -102,10 +102,7 @@ def _check_description(dataset: PackedDataset) -> list[str]:
     problems = []
     if info.get("id") != dataset_identity(info):
         problems.append(f"{root / DATASET}: its id is not the hash of its catalog and shards")
-    files = {
-        root / "catalog.parquet": info["catalog_sha256"],
-        root / "rejects.csv": info.get("rejects_sha256"),
-    }
+    files = {root / "catalog.parquet": info["catalog_sha256"], root / "rejects.csv": info.get("rejects_sha256")}
     files |= {root / labels_name(name): sha256 for name, sha256 in info.get("labels", {}).items()}
     for path, sha256 in files.items():
         if not path.exists():

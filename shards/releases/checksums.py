@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shards.errors import UserError
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 if TYPE_CHECKING:  # a packing worker needs the name of the file alone, and loads no pandas
     from shards.releases.release import Release

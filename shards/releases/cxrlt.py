@@ -10,10 +10,10 @@ import pandas as pd
 from shards.errors import UserError
 from shards.releases.locate import folders_in
 from shards.releases.release import LabelTable
-from shards.releases.values import check_index, finding_values, ids, splits
+from shards.releases.values import finding_table, ids, image_index, splits
 from shards.storage.csv import one_line, read_table
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 # Every other column of a CXR-LT table is a finding.
 NOT_FINDINGS = {
@@ -42,18 +42,16 @@ EXPECTED = "train.csv (CXR-LT 2023), train_labeled.csv or labels.csv (2024)"
 
 def find(folder: Location) -> list[LabelTable]:
     """Every CXR-LT table in `folder`, its sub-folders cxr-lt-2023 and cxr-lt-2024, or one level below."""
-    tables = []
     below = folders_in(folder)
-    for name, files in FILES.items():
-        for place in (folder, folder / name, *(each / name for each in below)):
-            if storage_of(place / files["train"][0]).exists():
-                tables.append(_read_splits(name, place, files))
-                break
-    for place in (folder, folder / "cxr-lt-2024", *(each / "cxr-lt-2024" for each in below)):
-        if storage_of(place / ALL_2024).exists():
-            tables.append(_read_all(place / ALL_2024))
-            break
-    return tables
+
+    def place_of(name: str, file: str) -> Location | None:
+        places = (folder, folder / name, *(each / name for each in below))
+        return next((place for place in places if storage_of(place / file).exists()), None)
+
+    found = {name: place_of(name, files["train"][0]) for name, files in FILES.items()}
+    tables = [_read_splits(name, place, FILES[name]) for name, place in found.items() if place is not None]
+    place = place_of("cxr-lt-2024", ALL_2024)
+    return tables if place is None else [*tables, _read_all(place / ALL_2024)]
 
 
 def _read_splits(name: str, folder: Location, files: dict[str, list[str]]) -> LabelTable:
@@ -101,13 +99,8 @@ def _read_file(path: Location) -> pd.DataFrame:
         if (image == "").any():
             line = int((image == "").to_numpy().argmax()) + 2
             raise UserError(f"{path}: column {column!r} names no file in line {line}; every image needs one")
-    values = {finding: finding_values(table, finding, path) for finding in _findings(table)}
-    if "split" in table:
-        values["split"] = table["split"]
-    labels = pd.DataFrame(values, index=table.index)
-    labels.index = pd.Index(image, name="image_id")
-    check_index(labels.index, path, "image")
-    return labels
+    labels = finding_table(table, _findings(table), path, image_index(image, path))
+    return labels.assign(split=table["split"].to_numpy()) if "split" in table else labels
 
 
 def _findings(table: pd.DataFrame) -> list[str]:
@@ -117,7 +110,6 @@ def _findings(table: pd.DataFrame) -> list[str]:
 def _table(name: str, table: pd.DataFrame, findings: list[str], inputs: list[Location]) -> LabelTable:
     if not findings:
         raise UserError(f"{inputs[0]}: no column of a finding; found {one_line(', '.join(table.columns))}")
-    check_index(table.index, inputs[0], "image")
     table = table.reindex(columns=["split", *findings])
     table[findings] = table[findings].astype("Int8")
     return LabelTable(name, tuple(findings), table, tuple(inputs))

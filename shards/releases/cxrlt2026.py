@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.locate import names_in
+from shards.releases.locate import folders_in
 from shards.releases.release import LabelTable
-from shards.releases.values import check_index, finding_values, ids
+from shards.releases.values import finding_table, ids, image_index
 from shards.storage.csv import column_names, is_unnamed, one_line, read_table
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 NAME = "cxr-lt-2026"
 IMAGE, PATIENT = "ImageID", "PatientID"
@@ -55,12 +55,12 @@ def is_in(folder: Location) -> bool:
 
 def csv_files(folder: Location) -> list[Location]:
     """The CSV tables of a folder, by name: images may lie beside them."""
-    return [folder / name for name in names_in(folder) if name.lower().endswith(_CSV)]
+    names = sorted(entry.name for entry in storage_of(folder).entries())
+    return [folder / name for name in names if name.lower().endswith(_CSV)]
 
 
 def _place(folder: Location) -> tuple[Location, list[Location]]:
-    named = (folder / name for name in names_in(folder) if _FOLDER.search(name))
-    below = (place for place in named if storage_of(place).has_folder())
+    below = (place for place in folders_in(folder) if _FOLDER.search(place.name))
     return next(((place, paths) for place in (folder, *below) if (paths := _paths(place))), (folder, []))
 
 
@@ -98,7 +98,7 @@ def _read(folder: Location, paths: list[Location]) -> PatientLabels:
         raise UserError(f"{folder}: {paths[0].name} without a training table; put the training table beside it")
     parts = {role: _table(path, (IMAGE,) if role == "removal" else (IMAGE, PATIENT)) for role, path in roles.items()}
     findings = _findings(parts["train"], roles["train"])
-    labels = {"train": _labels(parts["train"], findings, roles["train"])}
+    labels = {"train": finding_table(parts["train"], findings, roles["train"], parts["train"].index)}
     for role in ("dev", "test"):
         if role in roles:
             labels[role] = _held_out(parts[role], findings, roles[role], roles["train"], notes)
@@ -112,8 +112,7 @@ def _read(folder: Location, paths: list[Location]) -> PatientLabels:
 
 def _table(path: Location, required: tuple[str, ...]) -> pd.DataFrame:
     table = read_table(path, required, unnamed=True)
-    table.index = pd.Index(ids(table, IMAGE, path), name="image_id")
-    check_index(table.index, path, "image")
+    table.index = image_index(ids(table, IMAGE, path), path)
     return table
 
 
@@ -130,10 +129,6 @@ def _findings(table: pd.DataFrame, path: Location) -> list[str]:
     return columns
 
 
-def _labels(table: pd.DataFrame, findings: list[str], path: Location) -> pd.DataFrame:
-    return pd.DataFrame({name: finding_values(table, name, path) for name in findings}, index=table.index)
-
-
 def _held_out(
     table: pd.DataFrame, findings: list[str], path: Location, train: Location, notes: list[str]
 ) -> pd.DataFrame:
@@ -143,7 +138,7 @@ def _held_out(
     if columns and not nameless:
         if differing := sorted(set(columns) ^ set(findings)):
             raise UserError(f"{path}: finding {differing[0]!r} is not in both this file and {train}")
-        return _labels(table, findings, path)
+        return finding_table(table, findings, path, table.index)
     if len(columns) not in (0, len(findings)) or len(nameless) != len(columns):
         raise UserError(
             f"{path}: {len(nameless)} of its {len(columns)} columns of findings have no name, and {train.name} has "

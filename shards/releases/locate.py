@@ -6,8 +6,8 @@ One listing per folder and no look at any file: 160,000 looks take minutes on a 
 import pandas as pd
 
 from shards.errors import UserError
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 DEPTH = 2  # images/0/NAME and images_001/images/NAME are the deepest in use
 
@@ -27,11 +27,6 @@ def image_paths(root: Location, names: pd.Series, table: Location) -> pd.Series:
     # asked only if it matters: in a store the answer is another listing
     folder = "images/" if len(found) < names.nunique() and storage_of(root / "images").has_folder() else ""
     return names.map(lambda name: found.get(name, f"{folder}{name}"))
-
-
-def names_in(folder: Location) -> list[str]:
-    """What a folder holds, by name."""
-    return sorted(entry.name for entry in storage_of(folder).entries())
 
 
 def folders_in(folder: Location) -> list[Location]:

@@ -11,18 +11,15 @@ import pandas as pd
 
 from shards.errors import UserError
 from shards.releases import cxrlt
-from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
-from shards.releases.values import check_index, finding_values, ids, rows_of, splits
+from shards.releases.release import LabelTable, Reader, Release, first_of_each_name, image_table
+from shards.releases.values import check_filled, check_index, finding_table, ids, image_index, rows_of, splits
 from shards.storage.csv import read_table
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
 SPLIT = "mimic-cxr-2.0.0-split.csv.gz"
-OWN_LABELS = {
-    "chexpert": "mimic-cxr-2.0.0-chexpert.csv.gz",
-    "negbio": "mimic-cxr-2.0.0-negbio.csv.gz",
-}
+OWN_LABELS = {"chexpert": "mimic-cxr-2.0.0-chexpert.csv.gz", "negbio": "mimic-cxr-2.0.0-negbio.csv.gz"}
 
 FRONTAL = ("AP", "PA")
 LATERAL = ("LATERAL", "LL", "XTABLE LATERAL")
@@ -52,27 +49,11 @@ def _images(root: Location) -> pd.DataFrame:
     subject = ids(table, "subject_id", path, prefix="p")
     study = ids(table, "study_id", path, prefix="s")
     image = ids(table, "dicom_id", path)
-    position = table["ViewPosition"].str.strip()
-    images = pd.DataFrame(
-        {
-            "image_id": image,
-            "study_id": study,
-            "subject_id": subject,
-            "view": position.map(_view),
-            "view_position": position,
-            "path": "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + image + ".jpg",
-        }
-    )
-    if not len(images):
-        raise UserError(f"{path}: a header and no image; download it again")
-    check_index(pd.Index(images["image_id"]), path, "image")
+    images = image_table(image, study, subject, table["ViewPosition"].str.strip(), FRONTAL, LATERAL)
+    images["path"] = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + image + ".jpg"
+    check_filled(images, path)
+    image_index(image, path)
     return images
-
-
-def _view(position: str) -> str:
-    if position in FRONTAL:
-        return "frontal"
-    return "lateral" if position in LATERAL else "other"
 
 
 def _own_labels(root: Location, images: pd.DataFrame) -> list[LabelTable]:
@@ -88,8 +69,7 @@ def _own_labels(root: Location, images: pd.DataFrame) -> list[LabelTable]:
     for name, path in present.items():
         table = read_table(path, ("study_id",))
         findings = [c for c in table.columns if c not in ("subject_id", "study_id")]
-        values = pd.DataFrame({finding: finding_values(table, finding, path) for finding in findings})
-        values.index = ids(table, "study_id", path, prefix="s")
+        values = finding_table(table, findings, path, pd.Index(ids(table, "study_id", path, prefix="s")))
         check_index(values.index, path, "study_id")
         if not (rows_of(values.index, images["study_id"]) >= 0).any():
             raise UserError(f"{path}: none of its {len(values):,} studies is in the release; give its own labels")

@@ -10,11 +10,11 @@ import pandas as pd
 
 from shards.errors import UserError
 from shards.releases.locate import image_paths
-from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
-from shards.releases.values import check_index, ids
+from shards.releases.release import LabelTable, Reader, Release, first_of_each_name, image_table
+from shards.releases.values import check_filled, check_index, ids, image_index
 from shards.storage.csv import is_unnamed, read_table
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 ENTRIES = {"chestx-ray14-v2020": "Data_Entry_2017_v2020.csv", "chestx-ray14": "Data_Entry_2017.csv"}
 LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
@@ -62,31 +62,21 @@ def _table(path: Location) -> pd.DataFrame:
                 f"{path}: a column without a name holds {table[column][filled].iloc[0]!r} in line "
                 f"{int(filled.argmax()) + 2}, so its rows are shifted; download it again"
             )
-    if not len(table):
-        raise UserError(f"{path}: a header and no image; download it again")
+    check_filled(table, path)
     return table
 
 
 def _images(path: Location) -> pd.DataFrame:
     table = _table(path)
-    subject, position = ids(table, PATIENT, path), table[VIEW].str.strip()
-    images = pd.DataFrame(
-        {
-            "image_id": ids(table, IMAGE, path),
-            "study_id": subject + "_" + ids(table, FOLLOW_UP, path),
-            "subject_id": subject,
-            "view": position.map(lambda view: "frontal" if view in ("PA", "AP") else "other"),
-            "view_position": position,
-        }
-    )
-    check_index(pd.Index(images["image_id"]), path, "image")
-    return images
+    subject, image = ids(table, PATIENT, path), ids(table, IMAGE, path)
+    study = subject + "_" + ids(table, FOLLOW_UP, path)
+    image_index(image, path)
+    return image_table(image, study, subject, table[VIEW].str.strip(), frontal=("PA", "AP"))
 
 
 def _labels(name: str, path: Location, folder: Location) -> LabelTable:
     table = _table(path)
-    index = pd.Index(ids(table, IMAGE, path), name="image_id")
-    check_index(index, path, "image")
+    index = image_index(ids(table, IMAGE, path), path)
     named = table[LABELS].map(lambda text: {part.strip() for part in text.split("|")})
     unknown = sorted(set().union(*named) - set(FINDINGS))
     if unknown:

@@ -13,8 +13,8 @@ from shards import releases
 from shards.errors import UserError
 from shards.releases.checks import check_paths
 from shards.releases.release import TABLE, LabelTable, Reader, Release
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 
 def readers() -> list[Reader]:

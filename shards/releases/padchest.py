@@ -15,10 +15,10 @@ from shards.errors import UserError
 from shards.releases import cxrlt2026
 from shards.releases.cxrlt2026 import IMAGE, PATIENT, PatientLabels, csv_files
 from shards.releases.locate import image_paths
-from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
-from shards.releases.values import check_index, has_lost_digits, ids
+from shards.releases.release import LabelTable, Reader, Release, first_of_each_name, image_table
+from shards.releases.values import check_filled, has_lost_digits, ids, image_index
 from shards.storage.csv import read_table
-from shards.storage.protocol import Location
+from shards.storage.location import Location
 
 ORIGINAL = "PADCHEST_chest_x_ray_images_labels_160K_*.csv"
 EXPECTED = f"{cxrlt2026.EXPECTED} or {ORIGINAL}"
@@ -44,7 +44,9 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     if labels:
         images, notes = _of_labels(cast(PatientLabels, labels[0]), original)
     else:
-        images, notes = _of_original(inputs[0])
+        images, notes = _original(inputs[0]), []
+        check_filled(images, inputs[0])
+        image_index(images["image_id"], inputs[0])
     images["path"] = image_paths(root, _file(images["image_id"]), inputs[0])
     folders = images["path"].str.rpartition("/")[0].value_counts()
     more = f" and {len(folders) - 1:,} more folders" if len(folders) > 1 else ""
@@ -63,15 +65,6 @@ def _original_in(folder: Location) -> Location | None:
 def _file(image: pd.Series) -> pd.Series:
     """ImageID with the suffix of its file, which PadChest's ids have."""
     return image.where(image.str.lower().str.endswith(".png"), image + ".png")
-
-
-def _of_original(path: Location) -> tuple[pd.DataFrame, list[str]]:
-    """All images of PadChest's own table."""
-    images = _original(path)
-    if not len(images):
-        raise UserError(f"{path}: a header and no image; download it again")
-    check_index(pd.Index(images["image_id"]), path, "image")
-    return images, []
 
 
 def _of_labels(labels: PatientLabels, path: Location | None) -> tuple[pd.DataFrame, list[str]]:
@@ -102,7 +95,7 @@ def _of_labels(labels: PatientLabels, path: Location | None) -> tuple[pd.DataFra
 def _nih(image: pd.Series) -> pd.DataFrame:
     parts = _file(image).str.extract(_NIH)
     subject = "nih-" + parts[0]
-    return _images(image, subject + "_" + parts[1], subject, pd.Series("", index=image.index))
+    return image_table(image, subject + "_" + parts[1], subject, pd.Series("", index=image.index))
 
 
 def _bare(image: pd.Series, labels: PatientLabels) -> pd.DataFrame:
@@ -121,7 +114,7 @@ def _bare(image: pd.Series, labels: PatientLabels) -> pd.DataFrame:
         subject.append(ids(rows, PATIENT, path))
     subject = pd.concat(subject).reindex(image).set_axis(image.index)
     study = image.str.replace(r"\.png$", "", regex=True, case=False).str.split("_", n=1).str[0]
-    return _images(image, study, subject, pd.Series("", index=image.index))
+    return image_table(image, study, subject, pd.Series("", index=image.index))
 
 
 def _described(image: pd.Series, path: Location) -> pd.DataFrame:
@@ -135,35 +128,17 @@ def _described(image: pd.Series, path: Location) -> pd.DataFrame:
             f"{image[absent].iloc[0]!r}; give the table of all 160,000 images"
         )
     original = original[original.index.isin(file)]
-    check_index(pd.Index(original["image_id"]), path, "image")
+    image_index(original["image_id"], path)
     return original.loc[file].assign(image_id=image.to_numpy())
 
 
 def _original(path: Location) -> pd.DataFrame:
     table = read_table(path, (IMAGE, STUDY, PATIENT, PROJECTION), unnamed=True)
     image, study, subject = (ids(table, column, path) for column in (IMAGE, STUDY, PATIENT))
-    images = _images(image, study, subject, table[PROJECTION].str.strip())
+    images = image_table(image, study, subject, table[PROJECTION].str.strip(), FRONTAL, LATERAL)
     if PHOTOMETRIC in table:
         images["inverted"] = table[PHOTOMETRIC].str.strip().str.upper() == "MONOCHROME1"
     return images
-
-
-def _images(image: pd.Series, study: pd.Series, subject: pd.Series, position: pd.Series) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "image_id": image,
-            "study_id": study,
-            "subject_id": subject,
-            "view": position.map(_view),
-            "view_position": position,
-        }
-    )
-
-
-def _view(position: str) -> str:
-    if position in FRONTAL:
-        return "frontal"
-    return "lateral" if position in LATERAL else "other"
 
 
 READER = Reader(

@@ -11,8 +11,8 @@ import pandas as pd
 
 from shards.errors import UserError
 from shards.releases.values import rows_of
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
 VIEWS = ("frontal", "lateral", "other")
@@ -61,6 +61,27 @@ class LabelTable:
                 else f"{self.inputs[0]}: a header and no image; download it again"
             )
         return replace(self, table=self.table[here], elsewhere=int((~here).sum()))
+
+
+def image_table(
+    image: pd.Series,
+    study: pd.Series,
+    subject: pd.Series,
+    position: pd.Series,
+    frontal: Sequence[str] = (),
+    lateral: Sequence[str] = (),
+) -> pd.DataFrame:
+    """IMAGE_COLUMNS without the path. frontal, lateral: the view positions of these views; any other is "other"."""
+    views = {**dict.fromkeys(frontal, "frontal"), **dict.fromkeys(lateral, "lateral")}
+    return pd.DataFrame(
+        {
+            "image_id": image,
+            "study_id": study,
+            "subject_id": subject,
+            "view": position.map(lambda name: views.get(name, "other")),
+            "view_position": position,
+        }
+    )
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import pandas as pd
 from shards.errors import UserError
 from shards.releases.checks import check_paths
 from shards.releases.release import TABLE, LabelTable, Release
-from shards.releases.values import check_index, finding_values, ids, splits
+from shards.releases.values import finding_table, ids, image_index, splits
 from shards.storage.csv import is_unnamed, one_line, read_table
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 ALL_OTHERS = "all others"
 TRIED = 100  # paths looked for before packing
@@ -44,19 +44,13 @@ class Columns:
 
     def as_json(self) -> dict[str, str | None]:
         """By the name of the option that gives it."""
-        return {f"--{_OPTIONS[name]}": value for name, value in vars(self).items()}
+        options = {"image_id": "id-column", "findings": "findings"}
+        return {f"--{options.get(name, f'{name}-column')}": value for name, value in vars(self).items()}
 
     def named(self) -> dict[str, str]:
         """Option -> column, without the findings."""
-        given = {name: value for name, value in vars(self).items() if name != "findings" and value is not None}
-        return {f"--{_OPTIONS[name]}": value for name, value in given.items()}
-
-
-_OPTIONS = {
-    **{name: f"{name}-column" for name in ("path", "subject", "study", "view", "split")},
-    "image_id": "id-column",
-    "findings": "findings",
-}
+        given = self.as_json().items()
+        return {option: column for option, column in given if option != "--findings" and column is not None}
 
 
 def open_table(file: Location, columns: Columns, root: Location) -> Release:
@@ -81,7 +75,7 @@ def open_table(file: Location, columns: Columns, root: Location) -> Release:
             "path": _paths(table, columns, file, root),
         }
     )
-    check_index(pd.Index(images["image_id"]), file, "image")
+    image_index(image, file)
     labels = (_labels(table, columns, file),)
     release = Release(TABLE, root, images, labels, (file,), columns.as_json(), (*notes, *view_notes))
     check_paths(release)
@@ -148,12 +142,10 @@ def _findings(table: pd.DataFrame, columns: Columns, file: Location) -> list[str
 
 def _labels(table: pd.DataFrame, columns: Columns, file: Location) -> LabelTable:
     findings = _findings(table, columns, file)
-    values = {name: finding_values(table, name, file) for name in findings}
-    index = pd.Index(ids(table, columns.image_id, file), name="image_id")
-    check_index(index, file, "image")
+    index = image_index(ids(table, columns.image_id, file), file)
     split = splits(table[columns.split].str.strip(), file, columns.split) if columns.split else "train"
-    labels = pd.DataFrame({"split": split, **values}, index=table.index)
-    labels.index = index
+    labels = finding_table(table, findings, file, index)
+    labels.insert(0, "split", split if isinstance(split, str) else split.to_numpy())
     notes = () if columns.split else ("no --split-column: every image is in the split train",)
     return LabelTable(label_name(file), tuple(findings), labels, (file,), notes=notes)
 

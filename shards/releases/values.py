@@ -5,6 +5,7 @@ column is read as text and converted by the functions below, which name file, co
 """
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.errors import UserError
-from shards.storage.protocol import Location
+from shards.storage.location import Location
 
 _WHOLE_FLOAT = re.compile(r"([0-9]+)\.0*")
 _EXPONENT = re.compile(r"[+-]?([0-9]|[0-9]*\.[0-9]*)[eE][+-]?[0-9]+")  # "12e5" may be hexadecimal
@@ -95,6 +96,24 @@ def splits(column: pd.Series, path: Location, name: str = "split") -> pd.Series:
     if unknown:
         raise UserError(f"{path}: column {name!r} holds {sorted(unknown)[0]!r}; known are {', '.join(SPLIT_NAMES)}")
     return column.map(SPLIT_NAMES)
+
+
+def finding_table(table: pd.DataFrame, findings: Sequence[str], path: Location, index: pd.Index) -> pd.DataFrame:
+    """The `finding_values` of several columns, by `index`."""
+    values = pd.DataFrame({finding: finding_values(table, finding, path) for finding in findings}, index=table.index)
+    return values.set_axis(index)
+
+
+def image_index(image: pd.Series, path: Location) -> pd.Index:
+    """Ids of images as an index. Raises UserError if one is there twice."""
+    index = pd.Index(image, name="image_id")
+    check_index(index, path, "image")
+    return index
+
+
+def check_filled(table: pd.DataFrame, path: Location) -> None:
+    if not len(table):
+        raise UserError(f"{path}: a header and no image; download it again")
 
 
 def check_index(index: pd.Index, path: Location, column: str) -> None:

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from shards.errors import UserError
+from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.protocol import Location
 
 FIRST = 2**17  # bytes of a table that hold its first line, compressed or not
 _UNNAMED = re.compile(r"Unnamed: [0-9]+")  # as pandas writes it

@@ -8,22 +8,29 @@ from functools import partial
 from pathlib import Path
 
 from shards.storage import files
-from shards.storage.protocol import Entry, Location
+from shards.storage.location import Entry, Location
 
 
 @dataclass(frozen=True)
 class Disk:
-    """`shards.storage.protocol.Storage` on this machine."""
+    """A file or folder on this machine; `Bucket` has the same methods.
+
+    An absent file is FileNotFoundError in both. A bucket that fails or refuses is a UserError.
+
+    local: whether it is on this machine, where a file can be mapped and locked.
+    """
 
     path: Path
     local = True
 
     def read_bytes(self, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes [start, stop) of a file; all of them without."""
         with self.path.open("rb") as file:
             file.seek(start)
             return file.read(-1 if stop is None else stop - start)
 
     def read_each(self, names: Sequence[str]) -> list[bytes]:
+        """Whole files of a folder; of a bucket together, as each alone is a round trip."""
         return [(self.path / name).read_bytes() for name in names]
 
     def sha256(self) -> str:
@@ -33,6 +40,7 @@ class Disk:
         return self.path.exists()
 
     def has_folder(self) -> bool:
+        """Whether the folder is there; of a web server, which has none, its files will tell."""
         return self.path.is_dir()
 
     def entries(self) -> Iterator[Entry]:
@@ -41,7 +49,7 @@ class Disk:
                 yield Entry(entry.name, entry.is_dir, partial(_num_bytes, entry))
 
     def fingerprint(self) -> list | None:
-        """Size in bytes and time of change."""
+        """What tells one making of a file from the next, as JSON: size in bytes and time of change; None if unseen."""
         try:
             found = self.path.stat()
         except OSError:
@@ -49,31 +57,38 @@ class Disk:
         return [found.st_size, found.st_mtime_ns]
 
     def write_bytes(self, data: bytes) -> None:
+        """Write a file so that it has its name only when it is whole."""
         files.write_bytes(self.path, data)
 
     def publish(self, aside: Path, moved: Callable[[], object] | None = None) -> None:
+        """Move a complete file of this machine here. `moved` is called now and then while that takes long."""
         files.publish(aside, self.path)
 
     def make_folder(self) -> None:
+        """Make the folder if it is not there and folders exist here."""
         self.path.mkdir(exist_ok=True)
 
     def remove_tree(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def remove_parts(self) -> None:
+        """Remove what killed writers left in a folder and in the folders directly in it."""
         for folder in (self.path, *(path for path in self.path.iterdir() if path.is_dir())):
             files.remove_parts(folder)
 
     def contains(self, other: Location) -> bool:
+        """Whether another place is this folder or lies in it."""
         return isinstance(other, Path) and other.resolve().is_relative_to(self.path.resolve())
 
     def real_path(self) -> str:
+        """Where it really is, links followed; None where there are no links."""
         return os.path.realpath(self.path)
 
     def check_writable(self) -> None:
-        """Permissions are found out by writing."""
+        """Raises UserError if nothing can be written there whatever the permissions are."""
 
     def work_folder(self, name: str) -> Path:
+        """The folder on this machine for unfinished files and locks of what is written here."""
         return self.path / name
 
 

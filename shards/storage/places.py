@@ -1,10 +1,13 @@
 """Which storage a place is in."""
 
 from pathlib import Path
+from typing import TypeAlias
 
 from shards.storage.disk import Disk
-from shards.storage.protocol import Location, Storage
+from shards.storage.location import Location
 from shards.storage.remote import Bucket
+
+Storage: TypeAlias = Disk | Bucket  # with the same methods, which `Disk` describes
 
 
 def storage_of(path: Location) -> Storage:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from shards.errors import UserError
-from shards.storage.protocol import Entry, Location
+from shards.storage.location import Entry, Location
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -72,7 +72,7 @@ def place(text: str | Location) -> Location:
 
 @dataclass(frozen=True)
 class Bucket:
-    """`shards.storage.protocol.Storage` in a bucket or on a web server."""
+    """As `shards.storage.disk.Disk`, in a bucket or on a web server."""
 
     path: "UPath"
     local = False

@@ -131,9 +131,5 @@ class Canvas:
         turn = np.linspace(0, 2 * np.pi, 14, endpoint=False)
         points = np.column_stack([x + radius * np.cos(turn), y + radius * np.sin(turn)])
         cv2.fillPoly(
-            self.plane(plane),
-            [self._pixels(points)],
-            min(255.0, level * min(1.0, area)),
-            cv2.LINE_AA,
-            SUBPIXEL,
+            self.plane(plane), [self._pixels(points)], min(255.0, level * min(1.0, area)), cv2.LINE_AA, SUBPIXEL
         )

@@ -10,30 +10,16 @@ from statistics import NormalDist
 import numpy as np
 
 from shards.errors import UserError
-from shards.synthetic.facts import (
-    BLANK,
-    CAUSES,
-    DEVICES_KEPT,
-    FREQUENCIES,
-    LEFT,
-    LOADINGS,
-    OF_SUBJECT,
-    PROTOCOLS,
-    RARE,
-    RARE_FRONTAL,
-    RARE_LATERAL,
-    UNSEEN_2024,
-    UNSEEN_TASK3,
-)
+from shards.synthetic import facts
 
 NATIVE = (3056, 2544)  # height and width in pixels of most of MIMIC-CXR-JPG
 MOST_STUDIES = 9_999_991  # the largest prime with seven digits: ids are a walk modulo this
 MOST_PER_SUBJECT = 60
 OFTEN = 0.4  # share of the studies with each finding of a release that has only a few
 
-_LOADINGS = np.array(list(LOADINGS.values()))  # float64 (26, CAUSES + 1)
-_OWN = np.sqrt(1 - (_LOADINGS[:, :CAUSES] ** 2).sum(axis=1))
-_PROTOCOL_SHARES = np.array([share for _, share in PROTOCOLS]) / sum(share for _, share in PROTOCOLS)
+_LOADINGS = np.array(list(facts.LOADINGS.values()))  # float64 (26, facts.CAUSES + 1)
+_OWN = np.sqrt(1 - (_LOADINGS[:, : facts.CAUSES] ** 2).sum(axis=1))
+_PROTOCOL_SHARES = np.array([share for _, share in facts.PROTOCOLS]) / sum(share for _, share in facts.PROTOCOLS)
 
 
 @dataclass(frozen=True)
@@ -57,8 +43,8 @@ class SyntheticOptions:
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
             raise UserError(f"seed is {self.seed!r}; give a whole number from 0 to 2**64 - 1")
         for finding in self.only:
-            if finding not in FREQUENCIES or finding == "No Finding":
-                names = ", ".join(name for name in FREQUENCIES if name != "No Finding")
+            if finding not in facts.FREQUENCIES or finding == "No Finding":
+                names = ", ".join(name for name in facts.FREQUENCIES if name != "No Finding")
                 raise UserError(f"only names {finding!r}; give some of {names}")
 
     @property
@@ -86,7 +72,7 @@ class Study:
     portable: bool
     images: tuple[Image, ...]
     findings: frozenset[str]  # of FINDINGS_2023
-    unseen: frozenset[str]  # of UNSEEN_2024 and UNSEEN_TASK3
+    unseen: frozenset[str]  # of facts.UNSEEN_2024 and facts.UNSEEN_TASK3
     subject_id: int
     study_id: int
 
@@ -118,7 +104,7 @@ def plan_release(options: SyntheticOptions) -> list[Study]:
     thresholds = _thresholds()
     studies: list[Study] = []
     for subject, count in enumerate(_studies_per_subject(options)):
-        causes = stream(options.seed, Purpose.SUBJECT, subject).standard_normal(CAUSES)
+        causes = stream(options.seed, Purpose.SUBJECT, subject).standard_normal(facts.CAUSES)
         for ordinal in range(count):
             studies.append(_plan_study(options, len(studies), subject, ordinal, causes, thresholds))
     return studies
@@ -146,16 +132,16 @@ def _thresholds() -> dict[str, float]:
     images, and although No Finding excludes the others. A latent value is standard normal, plus its shift at
     the bedside.
     """
-    counts = np.array([[len(views) * ("AP" in views), len(views) * ("PA" in views)] for views, _ in PROTOCOLS])
-    weights = (counts * np.array([[share] for _, share in PROTOCOLS])).sum(axis=0)
+    counts = np.array([[len(views) * ("AP" in views), len(views) * ("PA" in views)] for views, _ in facts.PROTOCOLS])
+    weights = (counts * np.array([[share] for _, share in facts.PROTOCOLS])).sum(axis=0)
     weights = weights / weights.sum()
-    normal = _solve(weights, LOADINGS["No Finding"][-1], FREQUENCIES["No Finding"])
-    free = 1 - _above(normal, LOADINGS["No Finding"][-1])
+    normal = _solve(weights, facts.LOADINGS["No Finding"][-1], facts.FREQUENCIES["No Finding"])
+    free = 1 - _above(normal, facts.LOADINGS["No Finding"][-1])
     thresholds = {"No Finding": normal}
-    for finding, share in FREQUENCIES.items():
+    for finding, share in facts.FREQUENCIES.items():
         if finding != "No Finding":
-            kept = free + (1 - free) * (DEVICES_KEPT if finding == "Support Devices" else 0)
-            thresholds[finding] = _solve(weights * kept, LOADINGS[finding][-1], share)
+            kept = free + (1 - free) * (facts.DEVICES_KEPT if finding == "Support Devices" else 0)
+            thresholds[finding] = _solve(weights * kept, facts.LOADINGS[finding][-1], share)
     return thresholds
 
 
@@ -174,20 +160,15 @@ def _solve(weights: np.ndarray, shift: float, share: float) -> float:
 
 
 def _plan_study(
-    options: SyntheticOptions,
-    index: int,
-    subject: int,
-    ordinal: int,
-    causes: np.ndarray,
-    thresholds: dict[str, float],
+    options: SyntheticOptions, index: int, subject: int, ordinal: int, causes: np.ndarray, thresholds: dict[str, float]
 ) -> Study:
     seed, rng = options.seed, stream(options.seed, Purpose.PLAN, index)
-    protocol = rng.choice(len(PROTOCOLS), p=_PROTOCOL_SHARES)
-    views = PROTOCOLS[protocol][0]
+    protocol = rng.choice(len(facts.PROTOCOLS), p=_PROTOCOL_SHARES)
+    views = facts.PROTOCOLS[protocol][0]
     portable = views[0] == "AP"
-    blank = rng.random() < BLANK
+    blank = rng.random() < facts.BLANK
     images = tuple(_plan_image(view, blank, rng) for view in views)
-    mixed = np.sqrt(OF_SUBJECT) * causes + np.sqrt(1 - OF_SUBJECT) * rng.standard_normal(CAUSES)
+    mixed = np.sqrt(facts.OF_SUBJECT) * causes + np.sqrt(1 - facts.OF_SUBJECT) * rng.standard_normal(facts.CAUSES)
     if options.only:
         dice = rng.random(len(options.only)) < OFTEN
         findings = frozenset(np.array(options.only)[dice].tolist() or ["No Finding"])
@@ -195,8 +176,8 @@ def _plan_study(
         findings = _plan_findings(mixed, portable, thresholds, rng)
     unseen: frozenset[str] = frozenset()
     if "No Finding" not in findings:
-        rest = {**UNSEEN_2024, **UNSEEN_TASK3}
-        chances = np.array(list(rest.values())) / (1 - FREQUENCIES["No Finding"])
+        rest = {**facts.UNSEEN_2024, **facts.UNSEEN_TASK3}
+        chances = np.array(list(rest.values())) / (1 - facts.FREQUENCIES["No Finding"])
         unseen = frozenset(np.array(list(rest))[rng.random(len(rest)) < chances].tolist())
     return Study(
         index=index,
@@ -218,10 +199,10 @@ def _scatter(position: int, seed: int) -> int:
 
 def _plan_image(view: str, blank: bool, rng: np.random.Generator) -> Image:
     lateral = view == "LATERAL"
-    if lateral and rng.random() < LEFT:
+    if lateral and rng.random() < facts.LEFT:
         view = "LL"
-    if rng.random() < RARE:
-        rare = RARE_LATERAL if lateral else RARE_FRONTAL
+    if rng.random() < facts.RARE:
+        rare = facts.RARE_LATERAL if lateral else facts.RARE_FRONTAL
         view = rng.choice(list(rare), p=np.array(list(rare.values())) / sum(rare.values()))
     text = rng.bytes(20).hex()
     dicom_id = "-".join(text[i : i + 8] for i in range(0, 40, 8))
@@ -231,11 +212,13 @@ def _plan_image(view: str, blank: bool, rng: np.random.Generator) -> Image:
 def _plan_findings(
     causes: np.ndarray, portable: bool, thresholds: dict[str, float], rng: np.random.Generator
 ) -> frozenset[str]:
-    """The findings of one study, from `causes` float64 (CAUSES,)."""
-    own = _OWN * rng.standard_normal(len(LOADINGS))
+    """The findings of one study, from `causes` float64 (facts.CAUSES,)."""
+    own = _OWN * rng.standard_normal(len(facts.LOADINGS))
     latent = _LOADINGS @ np.append(causes, portable) + own
-    present = {finding for finding, value in zip(LOADINGS, latent.tolist(), strict=True) if value > thresholds[finding]}
+    present = {
+        finding for finding, value in zip(facts.LOADINGS, latent.tolist(), strict=True) if value > thresholds[finding]
+    }
     if "No Finding" not in present:
         return frozenset(present)
-    devices = "Support Devices" in present and rng.random() < DEVICES_KEPT
+    devices = "Support Devices" in present and rng.random() < facts.DEVICES_KEPT
     return frozenset({"No Finding", "Support Devices"} if devices else {"No Finding"})

@@ -21,12 +21,7 @@ NOISE = 2.15  # standard deviation of the noise in grey levels: 45 KB at 512 x 5
 
 
 def draw(
-    shape: tuple[int, int],
-    lateral: bool,
-    portable: bool,
-    anatomy: Anatomy,
-    signs: list[Sign],
-    rng: np.random.Generator,
+    shape: tuple[int, int], lateral: bool, portable: bool, anatomy: Anatomy, signs: list[Sign], rng: np.random.Generator
 ) -> np.ndarray:
     """One radiograph, uint8 (height, width), air black.
 
@@ -39,12 +34,7 @@ def draw(
 
 
 def exposed(
-    shape: tuple[int, int],
-    lateral: bool,
-    portable: bool,
-    anatomy: Anatomy,
-    signs: list[Sign],
-    rng: np.random.Generator,
+    shape: tuple[int, int], lateral: bool, portable: bool, anatomy: Anatomy, signs: list[Sign], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """The picture that `draw` rounds, and its noise: two float32 (height, width), in gray levels.
 
@@ -79,10 +69,7 @@ def _marker(c: Canvas, portable: bool, rng: np.random.Generator) -> None:
     """The lead letter beside the patient, and the word that bedside pictures carry."""
     height, width = c.shape
     across, down = rng.uniform((0.86, 0.06), (0.93, 0.14))
-    texts = [
-        ("L", across, down, 0.0032),
-        *([("PORTABLE", 0.04, 0.05, 0.0011)] if portable and not c.lateral else []),
-    ]
+    texts = [("L", across, down, 0.0032), *([("PORTABLE", 0.04, 0.05, 0.0011)] if portable and not c.lateral else [])]
     for text, x, y, scale in texts:
         place = (round(x * width), round(y * height))
         cv2.putText(c.plane("metal"), text, place, 0, scale * width, 240, max(1, width // 256), cv2.LINE_AA)

@@ -5,70 +5,38 @@ Cardiomegaly, Enlarged Cardiomediastinum, Emphysema and Tortuous Aorta have no p
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from shards.synthetic.canvas import PLANES, Canvas, step
 from shards.synthetic.patient import Sign
 
-# Contrast of each pattern, set so that a small network finds the common findings best. The rare ones are
-# small or thin by their drawing, and some cannot be resolved at 128 or 224 pixels.
-VISIBILITY = {
-    "Support Devices": 0.7,
-    "Lung Opacity": 0.6,
-    "Cardiomegaly": 0.65,
-    "Pleural Effusion": 0.55,
-    "Atelectasis": 0.9,
-    "Pneumonia": 0.8,
-    "Edema": 0.65,
-    "Enlarged Cardiomediastinum": 0.75,
-    "Consolidation": 0.9,
-    "Pneumothorax": 1.4,
-    "Fracture": 1.8,
-    "Infiltration": 1.1,
-    "Nodule": 1.5,
-    "Mass": 1.4,
-    "Calcification of the Aorta": 1.8,
-    "Emphysema": 1.1,
-    "Hernia": 1.6,
-    "Pleural Thickening": 1.4,
-    "Tortuous Aorta": 1.4,
-    "Lung Lesion": 1.2,
-    "Subcutaneous Emphysema": 1.3,
-    "Fibrosis": 1.6,
-    "Pleural Other": 1.3,
-    "Pneumomediastinum": 1.8,
-    "Pneumoperitoneum": 1.7,
-}
 
-# Share of the contrast that is left in a lateral picture, where it is less than all of it.
-LATERAL = {
-    "Enlarged Cardiomediastinum": 0.2,
-    "Pneumothorax": 0.15,
-    "Fracture": 0.3,
-    "Pleural Thickening": 0.3,
-    "Subcutaneous Emphysema": 0.4,
-    "Pneumomediastinum": 0.3,
-    "Pleural Other": 0.4,
-    "Lung Opacity": 0.8,
-    "Edema": 0.7,
-}
+class Look(NamedTuple):
+    """How a finding shows.
+
+    contrast: set so that a small network finds the common findings best. The rare ones are small or thin by their
+    drawing, and some cannot be resolved at 128 or 224 pixels; pattern: draws it, at the sign's place with a strength;
+    lateral: share of the contrast that is left in a lateral picture.
+    """
+
+    contrast: float
+    pattern: Callable[[Canvas, Sign, float], None] | None = None
+    lateral: float = 1.0
 
 
 def strengths(signs: list[Sign], lateral: bool) -> dict[str, float]:
     """How strongly each finding shows in a frontal or a lateral picture."""
-    return {s.finding: s.strength * VISIBILITY[s.finding] * _share(s.finding, lateral) for s in signs}
-
-
-def _share(finding: str, lateral: bool) -> float:
-    return LATERAL.get(finding, 1.0) if lateral else 1.0
+    looks = ((sign, LOOKS[sign.finding]) for sign in signs)
+    return {s.finding: s.strength * look.contrast * (look.lateral if lateral else 1.0) for s, look in looks}
 
 
 def draw_signs(canvas: Canvas, signs: list[Sign], strength: dict[str, float]) -> None:
     """The pattern of every sign that has one, over a thorax; `strength` by finding."""
     for sign in signs:
-        if sign.finding in PATTERNS:
-            PATTERNS[sign.finding](canvas, sign, strength[sign.finding])
+        if pattern := LOOKS[sign.finding].pattern:
+            pattern(canvas, sign, strength[sign.finding])
 
 
 def _edged(c: Canvas, points: np.ndarray, beside: tuple[float, float], level: float) -> None:
@@ -291,12 +259,7 @@ def _devices(c: Canvas, s: Sign, k: float) -> None:
 def _devices_lateral(c: Canvas, s: Sign, k: float, chosen: np.ndarray) -> None:
     """Monitor leads do not show from the side."""
     if chosen[0] or chosen[3]:
-        c.line(
-            "metal",
-            [(0.49, 0.03), (0.51, 0.2), (0.545, 0.4), (0.56, 0.95 if chosen[3] else 0.42)],
-            0.006,
-            110 * k,
-        )
+        c.line("metal", [(0.49, 0.03), (0.51, 0.2), (0.545, 0.4), (0.56, 0.95 if chosen[3] else 0.42)], 0.006, 110 * k)
     if chosen[1]:
         c.line("metal", [(0.36, 0.2), (0.47, 0.33), (0.45, 0.52)], 0.005, 110 * k)
     if chosen[2]:
@@ -325,26 +288,30 @@ def _devices_frontal(c: Canvas, s: Sign, k: float, chosen: np.ndarray) -> None:
             c.disc("metal", x, y, 0.011, 120 * k)
 
 
-PATTERNS: dict[str, Callable[[Canvas, Sign, float], None]] = {
-    "Support Devices": _devices,
-    "Lung Opacity": _lung_opacity,
-    "Pleural Effusion": _effusion,
-    "Atelectasis": _atelectasis,
-    "Pneumonia": _pneumonia,
-    "Edema": _edema,
-    "Consolidation": _consolidation,
-    "Pneumothorax": _pneumothorax,
-    "Fracture": _fracture,
-    "Infiltration": _infiltration,
-    "Nodule": _nodule,
-    "Mass": _mass,
-    "Calcification of the Aorta": _aortic_calcification,
-    "Hernia": _hernia,
-    "Pleural Thickening": _pleural_thickening,
-    "Lung Lesion": _lung_lesion,
-    "Subcutaneous Emphysema": _subcutaneous_emphysema,
-    "Fibrosis": _fibrosis,
-    "Pleural Other": _pleural_other,
-    "Pneumomediastinum": _pneumomediastinum,
-    "Pneumoperitoneum": _pneumoperitoneum,
+LOOKS = {
+    "Support Devices": Look(0.7, _devices),
+    "Lung Opacity": Look(0.6, _lung_opacity, lateral=0.8),
+    "Cardiomegaly": Look(0.65),
+    "Pleural Effusion": Look(0.55, _effusion),
+    "Atelectasis": Look(0.9, _atelectasis),
+    "Pneumonia": Look(0.8, _pneumonia),
+    "Edema": Look(0.65, _edema, lateral=0.7),
+    "Enlarged Cardiomediastinum": Look(0.75, lateral=0.2),
+    "Consolidation": Look(0.9, _consolidation),
+    "Pneumothorax": Look(1.4, _pneumothorax, lateral=0.15),
+    "Fracture": Look(1.8, _fracture, lateral=0.3),
+    "Infiltration": Look(1.1, _infiltration),
+    "Nodule": Look(1.5, _nodule),
+    "Mass": Look(1.4, _mass),
+    "Calcification of the Aorta": Look(1.8, _aortic_calcification),
+    "Emphysema": Look(1.1),
+    "Hernia": Look(1.6, _hernia),
+    "Pleural Thickening": Look(1.4, _pleural_thickening, lateral=0.3),
+    "Tortuous Aorta": Look(1.4),
+    "Lung Lesion": Look(1.2, _lung_lesion),
+    "Subcutaneous Emphysema": Look(1.3, _subcutaneous_emphysema, lateral=0.4),
+    "Fibrosis": Look(1.6, _fibrosis),
+    "Pleural Other": Look(1.3, _pleural_other, lateral=0.4),
+    "Pneumomediastinum": Look(1.8, _pneumomediastinum, lateral=0.3),
+    "Pneumoperitoneum": Look(1.7, _pneumoperitoneum),
 }

@@ -11,11 +11,7 @@ from shards.synthetic.plan import Image, Purpose, Study, SyntheticOptions, strea
 
 SPLIT_FILES = {
     "cxr-lt-2023": ("train.csv", "development.csv", "test.csv"),
-    "cxr-lt-2024": (
-        "train_labeled.csv",
-        "development_labeled_task1.csv",
-        "test_labeled_task1.csv",
-    ),
+    "cxr-lt-2024": ("train_labeled.csv", "development_labeled_task1.csv", "test_labeled_task1.csv"),
 }
 
 IMAGE_COLUMNS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning")
@@ -127,24 +123,21 @@ def _write_challenges(out: Path, studies: list[Study], splits: dict[str, np.ndar
 
 def _rows_2023(study: Study) -> list[dict]:
     labels = {finding: "1.0" if finding in study.findings else "0.0" for finding in FINDINGS_2023}
-    return [
-        {**_image(study, image), "path": f"{study.folder}/{image.dicom_id}.jpg", **labels} for image in study.images
-    ]
+    return [{**_image(study, image), "path": _path(study, image), **labels} for image in study.images]
 
 
 def _rows_2024(study: Study) -> list[dict]:
     """As 2023, but `s########`, `fpath`, Normal for No Finding, and the unseen findings."""
     present = {NORMAL if finding == "No Finding" else finding for finding in study.findings} | study.unseen
     labels = {finding: int(finding in present) for finding in (*FINDINGS_2024, *UNSEEN_TASK3)}
+    name = f"s{study.study_id}"
     return [
-        {
-            **_image(study, image),
-            "study_id": f"s{study.study_id}",
-            "fpath": f"{study.folder}/{image.dicom_id}.jpg",
-            **labels,
-        }
-        for image in study.images
+        {**_image(study, image), "study_id": name, "fpath": _path(study, image), **labels} for image in study.images
     ]
+
+
+def _path(study: Study, image: Image) -> str:
+    return f"{study.folder}/{image.dicom_id}.jpg"
 
 
 def _image(study: Study, image: Image) -> dict:

@@ -18,10 +18,10 @@ COLUMNS = Columns("id", "all others", "file", split="part")
 SEEDS = strategies.integers(0, 2**32 - 1)
 
 
-def check(opening, root, path, seed: int) -> bool:
-    """Whether the release opens with one table damaged; the table is restored."""
+def check(opening, root, path, data: bytes) -> bool:
+    """Whether the release opens with other bytes in one of its files, which is restored."""
     before = path.read_bytes()
-    path.write_bytes(damaged(before, seed))
+    path.write_bytes(data)
     try:
         opened = opening(root)
     except UserError as error:
@@ -38,41 +38,30 @@ def check(opening, root, path, seed: int) -> bool:
     return True
 
 
-def test_a_damaged_padchest_opens_or_names_the_file(tmp_path_factory):
-    root = tmp_path_factory.mktemp("padchest")
-    write_padchest(root, subjects=6)
-    assert open_release(root).name == padchest.READER.name
-
+def check_damages(opening, root, *names: str) -> None:
     @settings(max_examples=40)
     @given(SEEDS)
     def each(seed):
-        check(open_release, root, root / PADCHEST_TABLES[seed % len(PADCHEST_TABLES)], seed)
+        path = root / names[seed % len(names)]
+        check(opening, root, path, damaged(path.read_bytes(), seed))
 
     each()
 
 
-def test_a_damaged_chestx_ray14_opens_or_names_the_file(tmp_path_factory):
-    root = tmp_path_factory.mktemp("nih")
-    write_nih(root, patients=6)
-    assert open_release(root).name == nih.READER.name
-
-    @settings(max_examples=40)
-    @given(SEEDS)
-    def each(seed):
-        check(open_release, root, root / NIH_TABLES[seed % len(NIH_TABLES)], seed)
-
-    each()
+def test_a_damaged_padchest_opens_or_names_the_file(tmp_path):
+    write_padchest(tmp_path, subjects=6)
+    assert open_release(tmp_path).name == padchest.READER.name
+    check_damages(open_release, tmp_path, *PADCHEST_TABLES)
 
 
-def test_a_damaged_table_opens_or_is_named(tmp_path_factory):
-    root = tmp_path_factory.mktemp("table")
-    images = write_nih(root / "images", patients=3, place="")
+def test_a_damaged_chestx_ray14_opens_or_names_the_file(tmp_path):
+    write_nih(tmp_path, patients=6)
+    assert open_release(tmp_path).name == nih.READER.name
+    check_damages(open_release, tmp_path, *NIH_TABLES)
+
+
+def test_a_damaged_table_opens_or_is_named(tmp_path):
+    images = write_nih(tmp_path / "images", patients=3, place="")
     lines = [f"{n},{row.path},{row.split},{n % 2},-1" for n, row in enumerate(images.itertuples())]
-    path = write_table(root / "mine.csv", "id,file,part,Edema,Mass", *lines)
-
-    @settings(max_examples=40)
-    @given(SEEDS)
-    def each(seed):
-        check(lambda folder: open_table(path, COLUMNS, folder / "images"), root, path, seed)
-
-    each()
+    path = write_table(tmp_path / "mine.csv", "id,file,part,Edema,Mass", *lines)
+    check_damages(lambda folder: open_table(path, COLUMNS, folder / "images"), tmp_path, path.name)

@@ -20,8 +20,8 @@ from shards.synthetic.patient import sample_anatomy, sample_sign
 from shards.synthetic.plan import SyntheticOptions, plan_release
 from shards.synthetic.radiograph import draw, exposed
 from shards.synthetic.release import draw_study, write_release
-from shards.synthetic.sheet import contact_sheet
-from shards.synthetic.signs import LATERAL, VISIBILITY
+from shards.synthetic.signs import LOOKS
+from tests.shards.contact_sheet import contact_sheet
 
 pytestmark = pytest.mark.slow
 
@@ -304,7 +304,7 @@ def test_devices_are_a_bedside_finding(plan):
     assert rates[0] > 2 * rates[1]
 
 
-@pytest.mark.parametrize("finding", VISIBILITY)
+@pytest.mark.parametrize("finding", LOOKS)
 def test_every_finding_shows_from_the_front(finding):
     changed = []
     for patient in range(4):
@@ -343,7 +343,7 @@ def test_a_picture_is_its_exposure_with_noise_rounded(lateral):
     )
 
 
-@pytest.mark.parametrize("finding", VISIBILITY)
+@pytest.mark.parametrize("finding", LOOKS)
 def test_every_finding_can_be_seen_with_512_pixels(finding):
     """Medians over patients; the noise has a deviation of about 1.5 gray levels."""
     assert np.median([contrast(change(finding, False, patient)) for patient in range(5)]) > 10
@@ -352,12 +352,11 @@ def test_every_finding_can_be_seen_with_512_pixels(finding):
 @pytest.mark.parametrize("finding", ["Enlarged Cardiomediastinum", "Pneumothorax", "Fracture", "Pleural Thickening"])
 def test_some_findings_show_mainly_from_the_front(finding):
     front, side = (np.median([contrast(change(finding, lateral, p)) for p in range(5)]) for lateral in (False, True))
-    assert side < 0.5 * front and LATERAL[finding] <= 0.3
+    assert side < 0.5 * front and LOOKS[finding].lateral <= 0.3
 
 
 def test_what_the_side_shows_less_of_is_frontal_by_the_table():
-    for finding, share in LATERAL.items():
-        assert 0 < share < 1 and finding in VISIBILITY
+    assert all(0 < look.lateral <= 1 for look in LOOKS.values())
 
 
 FINE = ("Fracture", "Calcification of the Aorta", "Fibrosis", "Pneumomediastinum", "Pneumoperitoneum")
@@ -381,7 +380,7 @@ def shrunken(finding, patient, size):
     return contrast(resize(difference, size, "squash")) / contrast(difference)
 
 
-@pytest.mark.parametrize("finding", VISIBILITY)
+@pytest.mark.parametrize("finding", LOOKS)
 def test_findings_have_patterns_of_their_own(finding):
     """The change that a finding makes is not another finding's change, scaled: same patient, same place, same dice."""
     anatomy, own = sample_anatomy(generator(1, 9)), sample_sign(finding, generator(2, 9))
@@ -394,7 +393,7 @@ def test_findings_have_patterns_of_their_own(finding):
         return with_it - without
 
     mine = changed(finding)
-    for other in VISIBILITY:
+    for other in LOOKS:
         if other != finding:
             theirs = changed(other)
             assert mine @ theirs / np.linalg.norm(mine) / np.linalg.norm(theirs) < 0.95, other

@@ -146,12 +146,11 @@ def test_a_worker_killed_with_a_shard_in_hand_costs_nothing_and_changes_no_byte(
 
 def during(out, shards, act):
     """Do something when so many shards are made, while the test itself packs."""
+    when(lambda: made(out) >= shards, act)
 
-    def wait():
-        wait_for(lambda: made(out) >= shards)
-        act()
 
-    threading.Thread(target=wait, daemon=True).start()
+def when(happens, act):
+    threading.Thread(target=lambda: (wait_for(happens), act()), daemon=True).start()
 
 
 def stop_at_work(worker, out):
@@ -164,16 +163,6 @@ def stop_at_work(worker, out):
         if before & attempts(out):
             return
         worker.send_signal(signal.SIGCONT)
-
-
-def during_any(folder, pattern, act):
-    """Do something when a file of that name is somewhere in a folder, while the test itself packs."""
-
-    def wait():
-        wait_for(lambda: any(folder.rglob(pattern)))
-        act()
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def after(process, act):
@@ -400,7 +389,7 @@ def test_a_dataset_in_a_bucket_is_the_local_one_and_a_killed_worker_leaves_nothi
     denied.wait(10)
     scratch.mkdir()
     doomed = cluster.worker("doomed", **s3.environment, **places)
-    during_any(scratch, "*.tar", doomed.kill)
+    when(lambda: any(scratch.rglob("*.tar")), doomed.kill)
     successor = threading.Thread(
         target=after, args=(doomed, lambda: cluster.worker("next", **s3.environment, **places))
     )

@@ -26,7 +26,7 @@ from tests.faults import processes
 from tests.releases import contents, write_release
 from tests.s3 import SECRET, Link, lead
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("time_limit")]
+pytestmark = pytest.mark.usefixtures("time_limit")
 OPTIONS = PackOptions(sizes=(Size(32), Size(48, raw=True)), shard_images=8)
 ARGUMENTS = ("--sizes", "32,48:raw", "--shard-images", "8")
 
@@ -105,13 +105,13 @@ def test_the_source_is_not_listed_and_an_image_is_one_request(s3, release, sourc
     """Only the folder of the tables is looked into: listing 377,110 images would take minutes."""
     import s3fs
 
-    asked, real = [], s3fs.S3FileSystem._call_s3  # noqa: SLF001  s3fs has no public hook
+    asked, real = [], s3fs.S3FileSystem._call_s3  # noqa: SLF001  every request goes through it
 
     async def watched(self, method, *args, **more):
         asked.append((method, more.get("Key") or more.get("Prefix")))
         return await real(self, method, *args, **more)
 
-    async def listed(self, path, *args, real=s3fs.S3FileSystem._lsdir, **more):  # noqa: SLF001  s3fs has no public hook
+    async def listed(self, path, *args, real=s3fs.S3FileSystem._lsdir, **more):  # noqa: SLF001
         asked.append(("list", path))
         return await real(self, path, *args, **more)
 

@@ -8,10 +8,9 @@ import pytest
 
 from shards.errors import UserError
 from shards.packing.engine import Local
-from shards.packing.job import PackJob
+from shards.packing.job import PackJob, PartSummary
 from shards.packing.options import Part
 from shards.packing.pack import pack, pack_job
-from shards.packing.summary import PartSummary
 from shards.releases.open import open_release
 from shards.storage.files import only_one
 from tests.cli.cli import call

@@ -1,6 +1,6 @@
 """The contact sheet: three normal pictures and one example of every finding, so that a stranger sees the patterns.
 
-python -m shards.synthetic.sheet docs/synthetic.jpg
+python -m tests.shards.contact_sheet docs/synthetic.jpg
 """
 
 import argparse
@@ -118,7 +118,7 @@ def _stream(purpose: int, number: int) -> np.random.Generator:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m shards.synthetic.sheet", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.shards.contact_sheet", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="JPEG to write")
     out = parser.parse_args().out
     out.write_bytes(simplejpeg.encode_jpeg(contact_sheet(), quality=QUALITY, colorsubsampling="420"))
