@@ -1,8 +1,6 @@
 """Trained runs side by side on the validation images that they share: scores, groups of findings, speed, and whether a
 difference is more than chance would make of these images."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +113,7 @@ def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOption
         "notes": [
             *comparable.notes,
             *caveats(comparable.runs),
-            *_other_counts(comparable, counts, dataset),
+            *_other_counts(comparable, counts),
             *_thin_findings(base.scores, images),
         ],
         "settings": differing_settings(comparable.runs),
@@ -153,12 +151,8 @@ def write(result: dict, json_path: Path) -> list[Path]:
 
 
 def _csv(rows: Sequence[dict]) -> bytes:
-    buffer = io.StringIO()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue().encode()
+    # objects: as numbers, a column with a blank would turn whole numbers into fractions
+    return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n").encode()
 
 
 def _baseline(runs: Sequence[Run], wanted: str | None) -> Run:
@@ -170,7 +164,7 @@ def _baseline(runs: Sequence[Run], wanted: str | None) -> Run:
     raise UserError(f"baseline {wanted!r}: is none of the runs; choose one of {', '.join(run.name for run in runs)}")
 
 
-def _other_counts(comparable: Comparable, counts: Sequence[int], dataset: PackedDataset) -> list[str]:
+def _other_counts(comparable: Comparable, counts: Sequence[int]) -> list[str]:
     return [
         f"{run.name}: was trained on other images than the baseline, whose counts make head, medium and tail"
         for run in comparable.runs
@@ -291,6 +285,5 @@ def _compared(
     value: float, other: float, sampled: tuple[np.ndarray, np.ndarray] | None, studies: int, level: float
 ) -> dict:
     """studies: those with a positive image, on which the scores rest; of too few, the difference alone."""
-    if sampled is None or studies < ENOUGH:
-        return {"difference": defined(value - other), "low": None, "high": None, "p": None}
-    return difference(value, other, *sampled, level).as_json()
+    nothing = (np.empty(0), np.empty(0))
+    return difference(value, other, *(nothing if sampled is None or studies < ENOUGH else sampled), level)

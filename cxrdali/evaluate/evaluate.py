@@ -13,8 +13,6 @@ Everything is in the result, plain JSON values (undefined ones None):
 "lateral" is every view that is not frontal, as in Yamagishi & Hanaoka (2023).
 """
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,16 +129,16 @@ def write(result: dict, out: Path) -> tuple[Path, Path]:
     """
     json_path, csv_path = out.with_name(out.name + ".json"), out.with_name(out.name + ".csv")
     write_bytes(json_path, json_bytes(result))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ("view", *FINDING_COLUMNS), lineterminator="\n")
-    writer.writeheader()
-    for view in PARTS:
-        part = result[view]
-        if part is not None:
-            writer.writerows({"view": view, **row} for row in part["findings"])
-            for group, means in {"all": part, **(part["groups"] or {})}.items():
-                writer.writerow({"view": view, "group": group, **_as_columns(means)})
-    write_bytes(csv_path, buffer.getvalue().encode())
+    rows = []
+    for view, part in ((view, result[view]) for view in PARTS if result[view] is not None):
+        rows += [{"view": view, **row} for row in part["findings"]]
+        rows += [
+            {"view": view, "group": group, **_as_columns(means)}
+            for group, means in {"all": part, **(part["groups"] or {})}.items()
+        ]
+    # objects: as numbers, a column with a blank would turn whole numbers into fractions
+    table = pd.DataFrame(rows, columns=["view", *FINDING_COLUMNS], dtype=object)
+    write_bytes(csv_path, table.to_csv(index=False, lineterminator="\n").encode())
     return json_path, csv_path
 
 
