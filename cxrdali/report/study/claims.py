@@ -39,11 +39,10 @@ def _before_reweighting(sources: Sources) -> list[dict]:
 
 def _images(sources: Sources) -> dict | None:
     """What these runs were trained on."""
-    found = [run.config.get("selection", {}) for run in sources.runs]
-    if not found or not found[0].get("train_images"):
+    first = next(iter(sources.runs), None)
+    if first is None or not first.selection.get("train_images"):
         return None
-    images = {part: found[0].get(f"{part}_images") for part in ("train", "val")}
-    return {**images, "labels": sources.runs[0].labels}
+    return {"train": first.selection["train_images"], "val": first.selection.get("val_images"), "labels": first.labels}
 
 
 def _final(study: Study) -> dict | None:
@@ -54,7 +53,7 @@ def _final(study: Study) -> dict | None:
     if (end, split) not in study.evaluations:
         return None
     whole = study.evaluations[end, split].content["all"]
-    scores = {"mAP": whole["mAP"], "F1": scores_of(study, end, split, {})["F1"], "ECE": whole.get("macro_ECE")}
+    scores = {"mAP": whole["mAP"], "F1": scores_of(study, end, split)["F1"], "ECE": whole.get("macro_ECE")}
     return {"name": end, "split": SPLIT_NAMES[split], **scores}
 
 
@@ -145,7 +144,7 @@ def _drop(study: Study, main: str) -> str:
 
 
 def _f1(study: Study, main: str, split: str | None) -> str:
-    cells = scores_of(study, main, split, {}) if split else None
+    cells = scores_of(study, main, split) if split else None
     if not cells or cells["F1"] is None:
         return "Not evaluated yet"
     how = ", cross-fitted" if split == "val" else ""

@@ -97,10 +97,10 @@ def _with_interval(values: dict, name: str) -> tuple[float | None, ...]:
 def _more(of: str, parts: Sequence[Part]) -> list[Table]:
     """Means that only some evaluations have: of groups of findings, and of probabilities and decisions."""
     tables = []
-    if any(part and "groups" in part for _, part in parts):
+    if any(part and part.get("groups") for _, part in parts):
         columns = [(f"mAP, {group}", "interval") for group in GROUPS]
         columns += [(f"Macro AUROC, {group}", "score") for group in GROUPS]
-        rows = [(label, *_group_means((part or {}).get("groups", {}))) for label, part in parts]
+        rows = [(label, *_group_means((part or {}).get("groups") or {})) for label, part in parts]
         tables.append(Table(f"Head, medium and tail {of}", [("Predictions", "text"), *columns], rows))
     added = _added([part for _, part in parts if part])
     if added:
@@ -135,7 +135,7 @@ def _about(evaluations: Sequence[Evaluation]) -> dict:
         "levels": sorted({each.content["level"] for each in evaluations if each.content.get("draws")}),
         "probabilities": "ECE" in added,
         "decisions": "F1" in added,
-        "groups": any("groups" in each.content["all"] for each in evaluations),
+        "groups": any(each.content["all"].get("groups") for each in evaluations),
     }
 
 

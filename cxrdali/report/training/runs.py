@@ -165,7 +165,7 @@ def findings(sources: Sources) -> dict:
         "figure": figure if len(known) and few else None,
         "table": _findings_table(trained, ap, facts),
         "without_ap": undefined,
-        "different_images": len({run.config.get("selection", {}).get("val_sha256") for run in trained}) > 1,
+        "different_images": len({run.selection.get("val_sha256") for run in trained}) > 1,
     }
 
 

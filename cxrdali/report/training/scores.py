@@ -68,7 +68,7 @@ def read_evaluation(path: Path) -> Evaluation:
 def _check_part(part: Mapping) -> None:
     _check_numbers(part, PART_NUMBERS)
     _check_numbers(part, tuple(f"macro_{name}" for name in LATER_NUMBERS if f"macro_{name}" in part))
-    for group in part.get("groups", {}).values():
+    for group in (part.get("groups") or {}).values():
         _check_numbers(group, tuple(name for name in GROUP_NUMBERS if name in group))
     if not isinstance(part["findings"], list) or not isinstance(part["without_positives"], list):
         raise ValueError("'findings' is not a list")

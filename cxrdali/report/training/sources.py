@@ -83,9 +83,8 @@ def read_sources(
 def _check_same_dataset(sources: Sources) -> None:
     """Label counts and pictures of another dataset would be shown beside the numbers of the runs."""
     for run in sources.runs if sources.dataset else ():
-        trained_on = run.config.get("dataset", {}).get("id")
-        if trained_on and trained_on != sources.dataset.id:
+        if run.dataset_id != sources.dataset.id:
             raise UserError(
-                f"{run.path / runs_on_disk.CONFIG}: trained on dataset {trained_on}, {sources.dataset.root} is "
+                f"{run.path / runs_on_disk.CONFIG}: trained on dataset {run.dataset_id}, {sources.dataset.root} is "
                 f"{sources.dataset.id}; give the dataset of the runs, or leave `--data` out"
             )
