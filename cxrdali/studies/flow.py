@@ -264,6 +264,13 @@ class Flow:
         """What an evaluation of a table says."""
         return evaluate(self.file(name, split), self.dataset, self.labels, options)
 
+    def labelled_splits(self) -> list[str]:
+        """Those that can be evaluated; of the others a note is made."""
+        labelled = [split for split in self.splits if self.ground.labelled(split)]
+        without = [split for split in self.splits if split not in labelled]
+        self.notes += [f"{split} is predicted, not evaluated: it was released without labels" for split in without]
+        return labelled
+
     def write_report(self) -> None:
         synthetic = self.options.synthetic  # then its pictures show nobody
         options = ReportOptions(self.options.title, synthetic=synthetic, images=synthetic)

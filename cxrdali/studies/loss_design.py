@@ -204,10 +204,7 @@ class _Study(Flow):
 
     def _thresholds_and_scores(self) -> list[Step]:
         """On validation without what was fitted on it: files of calibrations and thresholds have their cross-fit."""
-        steps, labelled = [], [split for split in self.splits if self.ground.labelled(split)]
-        for split in self.splits:
-            if split not in labelled:
-                self.notes.append(f"{split} is predicted, not evaluated: it was released without labels")
+        steps, labelled = [], self.labelled_splits()
         for table in self.tables:
             if self.folds > 1:
                 steps.append(self._thresholds(table.name))
@@ -263,11 +260,8 @@ class _Study(Flow):
     def _validated(self, name: str) -> int:
         """How many images a model validates on while it trains: a trial, by limit_batches, on a batch's multiple."""
         settings, every = self.models[name][0], len(self.splits[FIT])
-        return (
-            min(every, settings.runtime.limit_batches * settings.optimizer.batch)
-            if settings.runtime.limit_batches
-            else every
-        )
+        limit = settings.runtime.limit_batches
+        return min(every, limit * settings.optimizer.batch) if limit else every
 
     def _compare(self, what: str, names: list[str]) -> Step:
         out = f"comparisons/{what}.json"
@@ -282,10 +276,7 @@ class _Study(Flow):
         return Step(f"compare {what}", (out,), settings, tuple(f"train {name}" for name in names), do)
 
     def _report(self, steps: Sequence[Step]) -> Step:
-        def do() -> None:
-            self.write_report()
-
-        return Step("report", ("report.html",), self.reported_by, tuple(step.name for step in steps), do)
+        return Step("report", ("report.html",), self.reported_by, tuple(step.name for step in steps), self.write_report)
 
 
 def thresholds_file(table: str) -> str:

@@ -77,11 +77,8 @@ class _Paper(Flow):
             self.notes.append("no view postprocess: validation has not both frontal and lateral images")
         else:
             self.notes.append(f"no view postprocess: {VIEWS_FROM} is not among the models")
-        labelled = [split for split in self.splits if self.ground.labelled(split)]
+        labelled = self.labelled_splits()
         steps += [self.evaluate(name, split, (self._maker(name, split),)) for name in tables for split in labelled]
-        for split in self.splits:
-            if split not in labelled:
-                self.notes.append(f"{split} is predicted, not evaluated: it was released without labels")
         final = next(name for name in ("ensemble-views", f"{VIEWS_FROM}-views", tables[-1]) if name in tables)
         steps += [self._submit(final, split) for split in ("dev", "test") if split in self.splits]
         return (*steps, self._report(steps, tables))

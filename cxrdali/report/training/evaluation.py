@@ -8,8 +8,7 @@ from cxrdali.metrics.longtail import GROUPS
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table
-from cxrdali.report.training.folder import SPLITS, PaperFolder
-from cxrdali.report.training.scores import Evaluation
+from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES, last_step
 

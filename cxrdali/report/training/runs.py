@@ -71,7 +71,9 @@ def _missing_runs(sources: Sources) -> list[str]:
     """Which models, stages and epochs are not there."""
     said = []
     if sources.folder:
-        said += _missing_in_folder(sources)
+        absent = _absent(sources.folder.models, sources.runs)
+        said += [f"No run of {sentence(absent)} yet."] if absent else []
+        said += [] if sources.folder.submission else ["No submission.zip yet."]
     elif not sources.runs:
         return ["No run was given. `cxrdali train` writes one; give its folder."]
     elif any(run.recipe for run in sources.runs):
@@ -88,16 +90,6 @@ def _missing_runs(sources: Sources) -> list[str]:
         said.append(f"No epoch of {sentence(waiting)} is complete yet.")
     if sources.unread:
         said.append(f"No run (no config.json), so left out: {sentence([str(path) for path in sources.unread])}.")
-    return said
-
-
-def _missing_in_folder(sources: Sources) -> list[str]:
-    folder, said = sources.folder, []
-    absent = _absent(folder.models, sources.runs)
-    if absent:
-        said.append(f"No run of {sentence(absent)} yet.")
-    if not folder.submission:
-        said.append("No submission.zip yet.")
     return said
 
 

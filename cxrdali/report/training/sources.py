@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cxrdali.report.study.folder import Study, is_study, read_study
-from cxrdali.report.training.folder import PaperFolder, read_paper
-from cxrdali.report.training.scores import Evaluation, read_evaluation
+from cxrdali.report.training.folder import Evaluation, PaperFolder, read_evaluation, read_paper
 from cxrdali.runs import layout as runs_on_disk
 from cxrdali.runs.listing import is_paper, named, run_folders
 from cxrdali.runs.reader import Run

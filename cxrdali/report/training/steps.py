@@ -9,9 +9,8 @@ from cxrdali.report import published
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table, best
-from cxrdali.report.training.folder import SPLITS, PaperFolder
+from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
 from cxrdali.report.training.models import MIMIC, comparability
-from cxrdali.report.training.scores import Evaluation
 from cxrdali.report.training.sources import Sources
 
 # steps of the paper: how a column is headed, and whose predictions it is
