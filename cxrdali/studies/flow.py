@@ -16,7 +16,7 @@ from cxrdali.evaluate.evaluate import evaluate, write
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.models.classifier import check_arch
 from cxrdali.predict.predict import PredictOptions, predict
-from cxrdali.report import ReportOptions, write_report
+from cxrdali.report.training.page import ReportOptions, write_report
 from cxrdali.runs import layout as runs
 from cxrdali.runs.oversampling import chosen_findings
 from cxrdali.runs.recipes import Recipe, find, in_order

@@ -143,9 +143,7 @@ def _of_findings(release: ReleaseFacts) -> list[tuple[int, str]]:
     """Two images of each of the three most and the three least frequent findings that have one; none twice."""
     present = np.flatnonzero(np.diag(release.together)).tolist()
     shown, taken = [], set()
-    for place in reversed(
-        dict.fromkeys(present[:HEAD] + present[-TAIL:])
-    ):  # the rarest first: their few images must not be taken
+    for place in reversed(dict.fromkeys(present[:HEAD] + present[-TAIL:])):  # the rarest first: its images are few
         rows = [int(row) for row in release.rows[release.positive[:, place]] if int(row) not in taken][:EACH]
         taken.update(rows)
         shown.append([(row, release.findings[place]) for row in rows])

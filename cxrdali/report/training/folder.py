@@ -26,15 +26,8 @@ WHOLE = ("images", "studies", "labels", "all")
 PART_NUMBERS = ("images", "studies", "mAP", "macro_AUROC", "LRAP")
 FINDING_NUMBERS = ("positives", "prevalence", "AP", "AUROC")
 SCORES = ("AP", "AUROC", "ECE", "Brier", "F1", "precision", "recall", "specificity")
-NUMBERS = {
-    *PART_NUMBERS,
-    *FINDING_NUMBERS,
-    *SCORES,
-    *(f"macro_{name}" for name in SCORES),
-    "mAP_low",
-    "mAP_high",
-    "threshold",
-}
+MEANS = tuple(f"macro_{name}" for name in SCORES)
+NUMBERS = {*PART_NUMBERS, *FINDING_NUMBERS, *SCORES, *MEANS, "mAP_low", "mAP_high", "threshold"}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def summary(sources: Sources) -> dict:
         "best": _best_run(trained),
         "reached": found and {"name": found[0], "split": SPLIT_NAMES[found[1]], "mAP": found[2].mean},
         "runs": _summary_table(trained) if trained and not any(run.recipe for run in sources.runs) else None,
-        "notes": _missing_runs(sources),
+        "missing_runs": _missing_runs(sources),
     }
 
 
@@ -67,35 +67,22 @@ def _rate(run: Run) -> float | None:
     return spent["images"] / spent["train_seconds"] if spent["train_seconds"] else None
 
 
-def _missing_runs(sources: Sources) -> list[str]:
+def _missing_runs(sources: Sources) -> dict:
     """Which models, stages and epochs are not there."""
-    said = []
-    if sources.folder:
-        absent = _absent(sources.folder.models, sources.runs)
-        said += [f"No run of {sentence(absent)} yet."] if absent else []
-        said += [] if sources.folder.submission else ["No submission.zip yet."]
-    elif not sources.runs:
-        return ["No run was given. `cxrdali train` writes one; give its folder."]
-    elif any(run.recipe for run in sources.runs):
-        absent = _absent(MODELS, sources.runs)
-        if 0 < len(absent) < len(MODELS):
-            said.append(f"No run of {sentence(absent)} was given.")
-    else:
-        stages = {run.setting("stage") for run in sources.runs}
-        absent = [str(stage) for stage in STAGES if stage not in stages]
-        if absent and stages & set(STAGES):
-            said.append(f"No run of stage {sentence(absent)} was given.")
-    waiting = [run.name for run in sources.runs if not len(run.metrics)]
-    if waiting:
-        said.append(f"No epoch of {sentence(waiting)} is complete yet.")
-    if sources.unread:
-        said.append(f"No run (no config.json), so left out: {sentence([str(path) for path in sources.unread])}.")
-    return said
-
-
-def _absent(models: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    there = {run.recipe.get("name") for run in runs}
-    return [name for name in models if name not in there]
+    runs, folder = sources.runs, sources.folder
+    models = folder.models if folder else MODELS if any(run.recipe for run in runs) else ()
+    absent = [name for name in models if name not in {run.recipe.get("name") for run in runs}]
+    stages = {run.setting("stage") for run in runs}
+    is_one_of_stages = not models and bool(stages & set(STAGES))
+    return {
+        "without_run": not runs and not folder,
+        "in_folder": folder is not None,
+        "models": absent if folder or len(absent) < len(models) else [],
+        "stages": [str(stage) for stage in STAGES if stage not in stages] if is_one_of_stages else [],
+        "submission": folder is not None and not folder.submission,
+        "waiting": [run.name for run in runs if not len(run.metrics)],
+        "unread": list(map(str, sources.unread)),
+    }
 
 
 def curves(sources: Sources) -> dict:

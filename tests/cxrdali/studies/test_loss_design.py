@@ -17,10 +17,9 @@ from cxrdali.data.targets import targets
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.options import CALIBRATIONS
 from cxrdali.predictions import read
-from cxrdali.report import ReportOptions, write_report
 from cxrdali.report.study.folder import read_study
 from cxrdali.report.study.scores import scores_of
-from cxrdali.report.training.page import STUDY_SECTIONS, section_html
+from cxrdali.report.training.page import STUDY_SECTIONS, ReportOptions, section_html, write_report
 from cxrdali.report.training.sources import read_sources
 from cxrdali.runs import layout as runs
 from cxrdali.runs import recipes
