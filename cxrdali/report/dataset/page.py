@@ -52,7 +52,7 @@ def write_page(out: Path, dataset: PackedDataset, facts: DatasetFacts, *, images
 
 def _data(dataset: PackedDataset, facts: DatasetFacts, images: bool) -> dict:
     releases = [
-        _release(release, number, release.name == facts.info["default_labels"])
+        _release(release, number, words.title(facts, release))
         for number, release in enumerate(tqdm(facts.releases, "drawing", unit=" label releases", delay=1))
     ]
     said = words.label_releases(facts)
@@ -74,14 +74,14 @@ def _data(dataset: PackedDataset, facts: DatasetFacts, images: bool) -> dict:
     }
 
 
-def _release(release: ReleaseFacts, number: int, default: bool) -> dict:
+def _release(release: ReleaseFacts, number: int, title: str) -> dict:
     first, *others = words.findings(release) or [None]
     present = np.flatnonzero(np.diag(release.together))
     images = np.diag(release.together)
     table = pd.DataFrame({"finding": release.findings, "images": images, "share": images / len(release.rows)})
     return {
         "name": release.name,
-        "title": f"Labels {release.name}{' (the default)' if default else ''}",
+        "title": title,
         "of_images": words.of_images(release),
         "splits": words.splits(release),
         "frequencies": Figure(f"frequencies-{number}", plots.label_frequencies, (table,)) if len(present) else None,

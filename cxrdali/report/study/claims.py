@@ -82,7 +82,7 @@ def _claims(sources: Sources) -> list[tuple]:
 
 
 def _ranked(study: Study, role: str, reference: str | None = None, held_out: Sequence[str] = ()) -> str:
-    """The best of a role's models by validation mAP, the place of `reference`, and the best one's mAP on other splits."""
+    """The best of a role's models by validation mAP, the place of `reference`, and its mAP on the held-out splits."""
     names = study.roles[role]
     if len(names) < 2:
         return f"Not compared: {names[0]} alone"

@@ -89,10 +89,11 @@ def retrained(sources: Sources) -> dict | None:
     study = sources.study
     if not study.roles["retrained"]:
         return None
-    rows = {name: (_setting(sources, name, "sampler"),) for name in (study.roles["main"], *study.roles["retrained"])}
+    samplers = {run.path.name: run.setting("sampler", "natural") for run in sources.runs}
+    rows = {name: (samplers.get(name),) for name in (study.roles["main"], *study.roles["retrained"])}
     caption = "Before and after retraining the classifier"
     return {
-        "samplers": sorted({str(_setting(sources, name, "sampler")) for name in study.roles["retrained"]}),
+        "samplers": sorted({str(samplers.get(name)) for name in study.roles["retrained"]}),
         "scores": score_tables(sources, caption, rows, [MODEL, ("Sampler", "text")]),
         "comparison": _compared(study, "retrained"),
     }
@@ -220,11 +221,6 @@ def _what_differs(sources: Sources, names: Sequence[str], own: Sequence[str]) ->
     if len(among) < 2:
         return None
     return [row["setting"] for row in differing_settings(among) if row["setting"] not in own]
-
-
-def _setting(sources: Sources, name: str, key: str) -> str | None:
-    run = next((run for run in sources.runs if run.path.name == name), None)
-    return None if run is None else str(run.setting(key, {"loss": "bce", "sampler": "natural"}.get(key, "")))
 
 
 def _compared(study: Study, what: str) -> dict | None:

@@ -185,18 +185,17 @@ def _superior(table: pd.DataFrame) -> dict[str, int]:
 
 
 def _view_table(table: pd.DataFrame) -> Table:
-    paper = published.view_ap()["difference"]
-    columns = [
-        ("Finding", "text"), ("AP, frontal", "score"), ("AP, lateral", "score"), ("Difference", "gain"),
-        ("Superior", "text"), (f"Difference, {MIMIC}", "gain"), ("Positives, frontal", "count"),
-        ("Positives, lateral", "count"),
-    ]  # fmt: skip
-    rows = [
-        (
-            finding, row["frontal_ap"], row["lateral_ap"], row["difference"], "yes" if row["superior"] else "no",
-            paper.get(finding), row["frontal_positives"], row["lateral_positives"],
-        )
-        for finding, row in table.iterrows()
-    ]  # fmt: skip
+    columns = {
+        "frontal_ap": ("AP, frontal", "score"), "lateral_ap": ("AP, lateral", "score"),
+        "difference": ("Difference", "gain"), "superior": ("Superior", "text"),
+        "paper": (f"Difference, {MIMIC}", "gain"),
+        "frontal_positives": ("Positives, frontal", "count"), "lateral_positives": ("Positives, lateral", "count"),
+    }  # fmt: skip
+    shown = table.assign(
+        superior=table["superior"].map({True: "yes", False: "no"}), paper=published.view_ap()["difference"]
+    )
+    rows = list(shown[list(columns)].itertuples(name=None))
     images = [table[f"{view}_images"].max() for view in ("frontal", "lateral")]
-    return Table("Frontal against lateral", columns, [("All images", *[""] * 5, *images), *rows])
+    return Table(
+        "Frontal against lateral", [("Finding", "text"), *columns.values()], [("All images", *[""] * 5, *images), *rows]
+    )
