@@ -76,10 +76,7 @@ def evaluate(
     are undefined. Head, medium and tail are by the labels' training split in this dataset; without one there are none.
 
     Args:
-        path: The table.
-        dataset: The packed dataset that it was predicted on.
-        labels: A label release of the dataset.
-        options: Of the intervals, and what uncertain labels count as.
+        dataset: That `path`, the table, was predicted on; `labels` is one of its releases.
         thresholds: With them also F1, precision, recall (= sensitivity) and specificity of the decisions; the table
             then holds logits.
 

@@ -6,7 +6,7 @@ import numpy as np
 import simplejpeg
 
 from cxrdali.predict.explain import Example
-from cxrdali.report.kit.pictures import tile
+from cxrdali.report.kit.pictures import resized
 
 PANEL, GAP = 320, 6  # pixels: side of a picture at most, white between the two
 COLOURS = "inferno"  # even steps of lightness, and distinct for the colour-blind
@@ -15,7 +15,7 @@ STRONGEST = 0.65  # opacity of the strongest place; the weakest have none, so th
 
 def pair(example: Example) -> bytes:
     """The image and the same under its heat map, side by side, as a JPEG in colour."""
-    gray = tile(example.pixels, PANEL)
+    gray = resized(example.pixels, PANEL)
     plain = np.repeat(gray[:, :, None], 3, axis=2)
     gap = np.full((len(gray), GAP, 3), 255, dtype=np.uint8)
     both = np.concatenate([plain, gap, overlay(plain, example.heat)], axis=1)
