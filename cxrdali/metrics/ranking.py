@@ -47,7 +47,7 @@ def macro(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def ratio(part: ArrayLike, whole: ArrayLike, known: ArrayLike = True) -> np.ndarray:
+def ratio(part: ArrayLike, whole: ArrayLike, known: np.ndarray | bool = True) -> np.ndarray:
     """part / whole: float64; NaN where the whole is 0 or nothing is `known`."""
     part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole)
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=(whole > 0) & known)
