@@ -13,7 +13,7 @@ from cxrdali.report.training import plots as run_plots
 from cxrdali.report.training.lineage import Placed, is_line, lineage
 from cxrdali.report.training.models import epochs
 from cxrdali.report.training.sources import Sources
-from cxrdali.report.training.steps import SPLIT_NAMES, last_step
+from cxrdali.report.training.steps import SPLIT_NAMES, ap_table, last_step
 from cxrdali.runs.layout import MODELS
 from cxrdali.runs.reader import Run
 
@@ -134,7 +134,13 @@ def findings(sources: Sources) -> dict:
     trained = [run for run in sources.trained if len(run.best_findings)]
     if not trained:
         return {"missing": "No run has scores per finding yet; a run writes them with its first complete epoch."}
-    ap, facts = ap_table(trained)
+    tables = {run.name: run.best_findings for run in trained}
+    ap, facts = ap_table(
+        {
+            name: table.assign(prevalence=table["positives"] / (table["positives"] + table["negatives"]))
+            for name, table in tables.items()
+        }
+    )
     undefined = [name for name in ap.index if ap.loc[name].isna().all()]
     known = ap.drop(index=undefined)
     few = len(trained) <= MOST_DOTS
@@ -146,19 +152,6 @@ def findings(sources: Sources) -> dict:
         "without_ap": undefined,
         "different_images": len({run.selection.get("val_sha256") for run in trained}) > 1,
     }
-
-
-def ap_table(runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AP by finding and run (NaN: undefined), and positives and prevalence by finding, most frequent first.
-
-    Findings are matched by name; their counts are the last run's that has them.
-    """
-    ap = pd.concat({run.name: run.best_findings["AP"] for run in runs}, axis=1, sort=False)
-    facts = pd.concat([run.best_findings[["positives", "negatives"]] for run in runs])
-    facts = facts[~facts.index.duplicated(keep="last")].reindex(ap.index)
-    facts["prevalence"] = facts["positives"] / (facts["positives"] + facts["negatives"])
-    facts = facts.sort_values("positives", ascending=False, kind="stable")
-    return ap.loc[facts.index], facts
 
 
 def _findings_table(runs: list[Run], ap: pd.DataFrame, facts: pd.DataFrame) -> Table:
@@ -217,13 +210,11 @@ def _epoch_table(trained: list[Run]) -> Table:
 
 def _stage_times(trained: list[Run], table: pd.DataFrame) -> Table | None:
     """Sums over the runs of a stage, where a stage has several."""
-    stages = {run.name: run.setting("stage") for run in trained}
-    known = sorted({stage for stage in stages.values() if stage is not None})
-    if len(known) == len(trained):
+    stages = pd.Series({run.name: run.setting("stage") for run in trained}, dtype=object).dropna()
+    if stages.nunique() == len(trained):
         return None
     rows = []
-    for stage in known:
-        names = [name for name, its in stages.items() if its == stage]
+    for stage, names in stages.groupby(stages).groups.items():
         title = f"Stage {stage}: {names[0] if len(names) == 1 else f'{len(names)} runs'}"
         rows.append((title, *_times(table.loc[names].sum())))
     return _times_table("Time per stage", "Stage", rows) if rows else None

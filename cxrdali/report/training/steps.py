@@ -61,7 +61,8 @@ def last_step(folder: PaperFolder) -> tuple[str, str, Evaluation] | None:
 
 
 def _split(split: str, found: Mapping[str, Evaluation], with_figure: bool) -> dict:
-    ap, facts = step_table(found)
+    tables = {step: pd.DataFrame(each.content["all"]["findings"]).set_index("finding") for step, each in found.items()}
+    ap, facts = ap_table(tables)
     means = pd.Series({step: each.mean for step, each in found.items()}, dtype=float)
     shown = ap.dropna(how="all").rename(columns=_heading)
     name, paper = SPLIT_NAMES[split], paper_steps(split)
@@ -81,12 +82,17 @@ def _split(split: str, found: Mapping[str, Evaluation], with_figure: bool) -> di
     }
 
 
-def step_table(found: Mapping[str, Evaluation]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AP by finding and step (NaN: undefined), and positives and prevalence, most frequent finding first."""
-    tables = {step: pd.DataFrame(each.content["all"]["findings"]).set_index("finding") for step, each in found.items()}
-    ap = pd.concat({step: table["AP"].astype(float) for step, table in tables.items()}, axis=1, sort=False)
+def ap_table(tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """AP by finding and table (NaN: undefined), and positives and prevalence, most frequent finding first.
+
+    Args:
+        tables: AP, positives and prevalence by finding. Findings are matched by name; their counts are the last
+            table's that has them.
+    """
+    ap = pd.concat({name: table["AP"].astype(float) for name, table in tables.items()}, axis=1, sort=False)
     facts = pd.concat([table[["positives", "prevalence"]].astype(float) for table in tables.values()])
-    facts = facts[~facts.index.duplicated(keep="last")].sort_values("positives", ascending=False, kind="stable")
+    facts = facts[~facts.index.duplicated(keep="last")].reindex(ap.index)
+    facts = facts.sort_values("positives", ascending=False, kind="stable")
     return ap.loc[facts.index], facts
 
 
