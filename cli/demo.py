@@ -31,7 +31,7 @@ def demo(out: Path, fresh: bool):
     """
     from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate, write
     from cxrdali.predict.predict import predict
-    from cxrdali.report import ReportOptions, write_report
+    from cxrdali.report.training.page import ReportOptions, write_report
     from cxrdali.runs.settings import run_folder, settings_of
     from cxrdali.train.trainer import train
 

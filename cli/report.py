@@ -39,7 +39,7 @@ def report(runs, out, data, evaluations, title, images):
     are then shown beside the numbers that Yamagishi & Hanaoka printed; or the folder of `cxrdali loss-design`, also of
     a half-done study.
     """
-    from cxrdali.report import ReportOptions, write_report
+    from cxrdali.report.training.page import ReportOptions, write_report
     from cxrdali.runs.layout import CONFIG
     from shards.errors import UserError
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-STATES = ("ok", "note", "wrong")
-
 
 @dataclass(frozen=True)
 class Check:
@@ -14,9 +12,17 @@ class Check:
     found: str
     fix: str = ""
 
-    def __post_init__(self):
-        assert self.state in STATES, self.state
-        assert self.fix or self.state != "wrong", f"{self.name}: wrong, and nothing says how to fix it"
+
+def ok(name: str, found: str) -> Check:
+    return Check(name, "ok", found)
+
+
+def note(name: str, found: str, fix: str = "") -> Check:
+    return Check(name, "note", found, fix)
+
+
+def wrong(name: str, found: str, fix: str) -> Check:
+    return Check(name, "wrong", found, fix)
 
 
 def dotted(numbers: tuple[int, int]) -> str:

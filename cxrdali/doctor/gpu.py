@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from cxrdali.data import pipeline as dali
-from cxrdali.doctor.check import Check, dotted, first_line
+from cxrdali.doctor.check import Check, dotted, first_line, note, ok, wrong
 from cxrdali.doctor.machine import gigabytes
 from shards.errors import UserError
 
@@ -20,7 +20,7 @@ def dali_check(wheels: list[str], device_id: int | None) -> Check:
         dali.load()
     except (UserError, OSError) as error:
         found, _, fix = str(error).partition("; ")
-        return Check(name, "wrong", found, fix or f"pip install --force-reinstall {dali.WHEELS[0]}")
+        return wrong(name, found, fix or f"pip install --force-reinstall {dali.WHEELS[0]}")
     what = f"{wheels[0]} {version(wheels[0])}" if wheels else "of an unknown wheel"
     fix = f"pip install --force-reinstall {wheels[0] if wheels else dali.WHEELS[0]}"
     if device_id is not None:
@@ -30,8 +30,8 @@ def dali_check(wheels: list[str], device_id: int | None) -> Check:
     except (ImportError, OSError, RuntimeError) as error:
         fault = first_line(error)
     if fault:
-        return Check(name, "wrong", f"{what} does not decode a JPEG ({fault})", fix)
-    return Check(name, "ok", f"{what}, decodes")
+        return wrong(name, f"{what} does not decode a JPEG ({fault})", fix)
+    return ok(name, f"{what}, decodes")
 
 
 def decode_one(device_id: int | None, side: int = 64) -> str:
@@ -64,13 +64,13 @@ def driver_version(library: str = "libcuda.so.1") -> tuple[int, int] | None:
 def driver_check(driver: tuple[int, int] | None, torch_cuda: str | None, wheels: list[str]) -> Check:
     """Whether the driver runs what torch and DALI are built for. Within a major version, any driver does."""
     if driver is None:
-        return Check("CUDA driver", "note", "none (libcuda.so.1 cannot be loaded); needed for GPUs only")
+        return note("CUDA driver", "none (libcuda.so.1 cannot be loaded); needed for GPUs only")
     built = [("torch", tuple(map(int, torch_cuda.split(".")[:2])))] if torch_cuda else []
     built += [(name, CUDA_OF_WHEEL[name]) for name in wheels]
     found = f"for CUDA {dotted(driver)}"
     too_new = [name for name, cuda in built if cuda[0] > driver[0]]
     if not too_new:
-        return Check("CUDA driver", "ok", found)
+        return ok("CUDA driver", found)
     needs = ", ".join(f"{name} is built for {dotted(cuda)}" for name, cuda in built if name in too_new)
     fixes = []
     if driver[0] < min(CUDA_OF_WHEEL.values())[0]:
@@ -82,7 +82,7 @@ def driver_check(driver: tuple[int, int] | None, torch_cuda: str | None, wheels:
             other = "" if dali.WHEELS[1] in wheels else f" && pip install {dali.WHEELS[1]}"
             fixes.append(f"pip uninstall {dali.WHEELS[0]}{other}")
         fixes[-1] += "; or install a newer NVIDIA driver"
-    return Check("CUDA driver", "wrong", f"{found}, but {needs}", "; ".join(fixes))
+    return wrong("CUDA driver", f"{found}, but {needs}", "; ".join(fixes))
 
 
 def gpu_checks(torch, driver: tuple[int, int] | None, wheels: list[str]) -> Iterator[Check]:
@@ -97,15 +97,13 @@ def gpu_checks(torch, driver: tuple[int, int] | None, wheels: list[str]) -> Iter
 def no_gpu_check(driver: tuple[int, int] | None, torch_is_there: bool, visible: str | None) -> Check:
     slowly = "trains on the CPU, slowly"
     if not torch_is_there:
-        return Check("GPU", "note", "not looked for: torch cannot be imported")
+        return note("GPU", "not looked for: torch cannot be imported")
     if driver is None:
-        return Check("GPU", "note", f"none; {slowly}", "in a container, start it with --gpus all")
+        return note("GPU", f"none; {slowly}", "in a container, start it with --gpus all")
     if visible is not None:
-        return Check(
-            "GPU", "note", f"none: CUDA_VISIBLE_DEVICES is {visible!r}; {slowly}", "unset CUDA_VISIBLE_DEVICES"
-        )
+        return note("GPU", f"none: CUDA_VISIBLE_DEVICES is {visible!r}; {slowly}", "unset CUDA_VISIBLE_DEVICES")
     found = f"torch sees none, though there is a driver; {slowly}"
-    return Check("GPU", "note", found, "nvidia-smi must list it, and the driver be new enough")
+    return note("GPU", found, "nvidia-smi must list it, and the driver be new enough")
 
 
 def gpu_check(torch, index: int) -> Check:
@@ -118,11 +116,10 @@ def gpu_check(torch, index: int) -> Check:
             free, total = torch.cuda.mem_get_info(index)
             bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     except RuntimeError as error:
-        return Check(
+        return wrong(
             name,
-            "wrong",
             f"seen, but cannot be used ({first_line(error)})",
             f"see in nvidia-smi who holds it; torch here runs on {', '.join(torch.cuda.get_arch_list())} only",
         )
     kept = "bf16" if bf16 else "no bf16: fp16 with scaling is used"
-    return Check(name, "ok", f"{what}, {gigabytes(free)} of {gigabytes(total)} free, {kept}")
+    return ok(name, f"{what}, {gigabytes(free)} of {gigabytes(total)} free, {kept}")

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cxrdali.doctor.check import Check
+from cxrdali.doctor.check import Check, note, ok, wrong
 from shards.errors import UserError
 from shards.storage.files import only_one, write_bytes
 from shards.storage.places import storage_of
@@ -17,12 +17,12 @@ OTHER_FILES = 128  # descriptors of a run beside its shards: 8 were seen on the 
 
 def cores_check(usable: int, total: int | None) -> Check:
     """usable: by this process's affinity and its container's quota, which every command keeps to."""
-    return Check("cores", "ok", f"{usable} of {total} usable")
+    return ok("cores", f"{usable} of {total} usable")
 
 
 def memory_check(available: int, limit: int | None) -> Check:
     within = f" (cgroup limit {gigabytes(limit)})" if limit is not None else ""
-    return Check("memory", "ok", f"{gigabytes(available)} available{within}")
+    return ok("memory", f"{gigabytes(available)} available{within}")
 
 
 def _existing(path: Path) -> Path:
@@ -40,19 +40,18 @@ def folder_check(runs: Path) -> Check:
             with only_one(Path(scratch) / "lock", "looking"):
                 pass
     except OSError as error:
-        return Check(
+        return wrong(
             name,
-            "wrong",
             f"{place}: cannot be written to ({error.strerror or error})",
             "work in another folder, or give `cxrdali train --out`",
         )
-    return Check(name, "ok", f"{place}: can be written to, {gigabytes(shutil.disk_usage(place).free)} free")
+    return ok(name, f"{place}: can be written to, {gigabytes(shutil.disk_usage(place).free)} free")
 
 
 def disk_check(data: Path) -> Check:
     place = _existing(data)
     usage = shutil.disk_usage(place)
-    return Check("disk of the data", "ok", f"{place}: {gigabytes(usage.free)} of {gigabytes(usage.total)} free")
+    return ok("disk of the data", f"{place}: {gigabytes(usage.free)} of {gigabytes(usage.total)} free")
 
 
 def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Iterator[Check]:
@@ -70,16 +69,14 @@ def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Itera
         found, _, fix = (f"{root}: {error.strerror}" if unreadable else str(error)).partition("; ")
         absent = not required and storage_of(root).local and not os.path.lexists(root)
         yield files_check(files, 0)
-        yield Check("packed dataset", "note" if absent else "wrong", found, fix or "give another --data")
+        yield (note if absent else wrong)("packed dataset", found, fix or "give another --data")
         return
     yield files_check(files, max(map(len, sizes.values()), default=0))
     count = dataset.info["counts"]["packed"]
     if labels:
-        yield Check("packed dataset", "ok", f"{root}: {count:,} images, labels {', '.join(labels)}")
+        yield ok("packed dataset", f"{root}: {count:,} images, labels {', '.join(labels)}")
     else:
-        yield Check(
-            "packed dataset", "note", f"{root}: {count:,} images, no labels", "pack with --labels DIR to train on it"
-        )
+        yield note("packed dataset", f"{root}: {count:,} images, no labels", "pack with --labels DIR to train on it")
     for pixels, shards in sizes.items():
         yield size_check(pixels, sum(shard["bytes"] for shard in shards), memory)
 
@@ -87,20 +84,18 @@ def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Itera
 def size_check(pixels: int, stored: int, memory: int) -> Check:
     """Whether the page cache can hold a stored size: then only the first epoch waits for the disk."""
     if stored <= memory:
-        return Check(f"{pixels} px", "ok", f"{gigabytes(stored)}, fits in memory")
-    return Check(f"{pixels} px", "note", f"{gigabytes(stored)}, larger than memory", "`--order windowed` on slow disks")
+        return ok(f"{pixels} px", f"{gigabytes(stored)}, fits in memory")
+    return note(f"{pixels} px", f"{gigabytes(stored)}, larger than memory", "`--order windowed` on slow disks")
 
 
 def files_check(limit: int, shards: int) -> Check:
     """A run opens every shard of its size twice: once to train, once to validate."""
     need = 2 * shards + OTHER_FILES
     if limit == resource.RLIM_INFINITY:
-        return Check("open files", "ok", "no limit")
+        return ok("open files", "no limit")
     if limit >= need:
-        return Check("open files", "ok", f"{limit:,} allowed")
-    return Check(
-        "open files", "wrong", f"{limit:,} allowed, {shards:,} shards need about {need:,}", f"ulimit -n {need}"
-    )
+        return ok("open files", f"{limit:,} allowed")
+    return wrong("open files", f"{limit:,} allowed, {shards:,} shards need about {need:,}", f"ulimit -n {need}")
 
 
 def gigabytes(count: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, distributions, requires, version
 
 from cxrdali.data.pipeline import WHEELS
-from cxrdali.doctor.check import Check, dotted, first_line
+from cxrdali.doctor.check import Check, dotted, first_line, note, ok, wrong
 
 PYTHONS = ((3, 11), (3, 14))  # from, below: setup.cfg's python_requires
 OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
@@ -15,15 +15,15 @@ OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-pyth
 def python_check(found: tuple[int, int], text: str) -> Check:
     lowest, below = PYTHONS
     if lowest <= found < below:
-        return Check("Python", "ok", text)
+        return ok("Python", text)
     wanted = f"{lowest[0]}.{lowest[1]} to {below[0]}.{below[1] - 1}"
-    return Check("Python", "wrong", f"{text}, not {wanted}", f"make a virtual environment with Python {wanted}")
+    return wrong("Python", f"{text}, not {wanted}", f"make a virtual environment with Python {wanted}")
 
 
 def platform_check(system: str, machine: str) -> Check:
     if (system, machine) == ("linux", "x86_64"):
-        return Check("platform", "ok", "Linux x86-64")
-    return Check("platform", "wrong", f"{system} {machine}", "use Linux on x86-64: DALI's wheels are built for it")
+        return ok("platform", "Linux x86-64")
+    return wrong("platform", f"{system} {machine}", "use Linux on x86-64: DALI's wheels are built for it")
 
 
 def requires_of(package: str) -> list[str]:
@@ -44,12 +44,12 @@ def installed(names: Iterable[str]) -> list[str]:
 def packages_check(needed: list[str], wheels: list[str]) -> Check:
     """DALI and torch have lines of their own."""
     if not needed:
-        return Check("packages", "note", "cxrdali is not installed here, its requirements are unknown")
+        return note("packages", "cxrdali is not installed here, its requirements are unknown")
     needed = [name for name in needed if name not in (*WHEELS, "torch")]
     missing = [name for name in needed if name not in installed(needed)]
     if missing:
-        return Check("packages", "wrong", f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
-    return Check("packages", "ok", f"cxrdali {version('cxrdali')} and the {len(needed)} that it needs")
+        return wrong("packages", f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    return ok("packages", f"cxrdali {version('cxrdali')} and the {len(needed)} that it needs")
 
 
 def try_import(name: str):
@@ -63,15 +63,14 @@ def try_import(name: str):
 def torch_check(text: str | None, cuda: str | None, error: str, driver: tuple[int, int] | None) -> Check:
     """text: torch's version, None if it cannot be imported; cuda: what it is built for, None for the CPU only."""
     if text is None:
-        return Check("torch", "wrong", f"cannot be imported ({error})", "pip install --force-reinstall torch")
+        return wrong("torch", f"cannot be imported ({error})", "pip install --force-reinstall torch")
     if cuda is None and driver is not None:
-        return Check(
+        return wrong(
             "torch",
-            "wrong",
             f"{text}, built for the CPU only, beside a CUDA {dotted(driver)} driver",
             f"install torch for CUDA {driver[0]}: https://pytorch.org/get-started/locally",
         )
-    return Check("torch", "ok", f"{text}, built for {f'CUDA {cuda}' if cuda else 'the CPU only'}")
+    return ok("torch", f"{text}, built for {f'CUDA {cuda}' if cuda else 'the CPU only'}")
 
 
 def simplejpeg_check() -> Check:
@@ -79,7 +78,7 @@ def simplejpeg_check() -> Check:
     fix = "pip install --force-reinstall simplejpeg"
     module, error = try_import("simplejpeg")
     if module is None:
-        return Check("simplejpeg", "wrong", f"cannot be imported ({error})", fix)
+        return wrong("simplejpeg", f"cannot be imported ({error})", fix)
     import numpy as np
 
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 1), dtype=np.uint8)
@@ -88,31 +87,30 @@ def simplejpeg_check() -> Check:
     try:
         module.decode_jpeg(whole, "GRAY", strict=True)
     except ValueError as error:
-        return Check("simplejpeg", "wrong", f"{text} refuses a whole JPEG ({first_line(error)})", fix)
+        return wrong("simplejpeg", f"{text} refuses a whole JPEG ({first_line(error)})", fix)
     try:
         module.decode_jpeg(whole[: len(whole) // 2], "GRAY", strict=True)
     except ValueError:
-        return Check("simplejpeg", "ok", f"{text}, refuses a truncated JPEG")
-    return Check("simplejpeg", "wrong", f"{text} decodes a truncated JPEG without an error", fix)
+        return ok("simplejpeg", f"{text}, refuses a truncated JPEG")
+    return wrong("simplejpeg", f"{text} decodes a truncated JPEG without an error", fix)
 
 
 def opencv_check(wheels: list[str]) -> Check:
     if len(wheels) > 1:
-        return Check(
+        return wrong(
             "OpenCV",
-            "wrong",
             f"{' and '.join(wheels)} are installed and overwrite each other",
             f"pip uninstall -y {' '.join(wheels)} && pip install opencv-python-headless",
         )
     fix = "pip install --force-reinstall opencv-python-headless"
     module, error = try_import("cv2")
     if module is None:
-        return Check("OpenCV", "wrong", f"cannot be imported ({error})", fix)
+        return wrong("OpenCV", f"cannot be imported ({error})", fix)
     import numpy as np
 
     image = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
     done, data = module.imencode(".png", image)
     back = module.imdecode(data, module.IMREAD_UNCHANGED) if done else None
     if back is None or back.dtype != image.dtype or not np.array_equal(back, image):
-        return Check("OpenCV", "wrong", f"{module.__version__} changes the pixels of a 16-bit PNG", fix)
-    return Check("OpenCV", "ok", f"{module.__version__}, keeps 16-bit PNG")
+        return wrong("OpenCV", f"{module.__version__} changes the pixels of a 16-bit PNG", fix)
+    return ok("OpenCV", f"{module.__version__}, keeps 16-bit PNG")

@@ -1,8 +1,6 @@
 """Trained runs side by side on the validation images that they share: scores, groups of findings, speed, and whether a
 difference is more than chance would make of these images."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +11,9 @@ from tqdm import tqdm
 
 from cxrdali.data.splits import group_codes
 from cxrdali.data.targets import check_labelled, targets
+from cxrdali.evaluate import same_images
 from cxrdali.evaluate.options import CompareOptions
-from cxrdali.evaluate.same_images import (
-    Comparable,
-    best_logits,
-    caveats,
-    differing_settings,
-    read_comparable,
-    train_counts,
-)
+from cxrdali.evaluate.same_images import Comparable, train_counts
 from cxrdali.metrics.bootstrap import Samples, difference, interval, resample, sampled_macro
 from cxrdali.metrics.calibration_error import brier, ece
 from cxrdali.metrics.longtail import GROUPS, groups
@@ -36,6 +28,7 @@ from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
 
 TESTED = ("mAP", *(f"mAP_{group}" for group in GROUPS), "macro_AUROC")
+_Value = tuple[float, np.ndarray | None]  # a score, and what it is on every sample of the studies
 ENOUGH = 10  # studies with a finding; a bootstrap of fewer knows too few of them to say how others would score
 
 
@@ -53,9 +46,11 @@ class _Images:
         """bool [F]: the findings that one of TESTED is a mean over."""
         return np.isin(self.group, [name.removeprefix("mAP_")] if name.startswith("mAP_") else GROUPS)
 
-    def averaged(self, name: str, scores: Scores | Samples) -> np.ndarray:
-        """AP or AUROC of the findings that one of TESTED is a mean over: float64 [..., findings]."""
-        return (scores.auroc if name == "macro_AUROC" else scores.ap)[..., self.columns(name)]
+    def mean(self, name: str, scores: Scores, samples: Samples | None) -> _Value:
+        """One of TESTED."""
+        measure, columns = "auroc" if name == "macro_AUROC" else "ap", self.columns(name)
+        observed = getattr(scores, measure)[columns]
+        return macro(observed), samples and sampled_macro(getattr(samples, measure)[:, columns], observed)
 
     def positive_studies(self, columns: np.ndarray) -> int:
         """Studies with a positive image of one of these findings, bool [F]."""
@@ -64,15 +59,14 @@ class _Images:
 
 @dataclass(frozen=True)
 class _Scored:
-    """A run's best epoch. means: the macro means TESTED; samples, sampled: AP and AUROC of every finding, and the macro
-    means, on every sample of the studies (None, and none, without draws)."""
+    """A run's best epoch. samples: of every finding, on the same samples of the studies in every run (None: no draws);
+    means: by name of TESTED."""
 
     run: Run
     values: np.ndarray
     scores: Scores
-    means: dict[str, float]
     samples: Samples | None
-    sampled: dict[str, np.ndarray]
+    means: dict[str, _Value]
 
 
 def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOptions) -> dict:
@@ -81,7 +75,7 @@ def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOption
     `runs`: run folders, or folders of runs. Raises UserError if fewer than two have an epoch, or if two of them
     validated on different images or were trained on other findings, labels or another dataset.
     """
-    comparable = read_comparable(runs, dataset, options.uncertain)
+    comparable = same_images.read_comparable(runs, dataset, options.uncertain)
     labels, rows = comparable.labels, comparable.rows
     check_labelled(labels, rows, "the validation images")
     base_run = _baseline(comparable.runs, options.baseline)
@@ -95,6 +89,7 @@ def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOption
     )
     scored = _score(comparable, dataset, images, options)
     base = next(each for each in scored if each.run is base_run)
+    positive_studies = {name: images.positive_studies(images.columns(name)) for name in TESTED}
     return {
         "dataset": dataset.id,
         "labels": labels.name,
@@ -109,19 +104,23 @@ def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOption
         "seed": options.seed,
         "folds": options.folds,
         "groups": {name: np.array(labels.findings)[images.group == name].tolist() for name in GROUPS},
-        "positive_studies": {name: images.positive_studies(images.columns(name)) for name in TESTED},
+        "positive_studies": positive_studies,
         "fewest_positive_studies": ENOUGH,
         "without_positives": base.scores.without_positives,
         "notes": [
             *comparable.notes,
-            *caveats(comparable.runs),
-            *_other_counts(comparable, counts, dataset),
+            *same_images.caveats(comparable.runs),
+            *_other_counts(comparable, counts),
             *_thin_findings(base.scores, images),
         ],
-        "settings": differing_settings(comparable.runs),
+        "settings": same_images.differing_settings(comparable.runs),
         "runs": [_run_row(each, images, dataset, comparable, options) for each in scored],
         "differences": [
-            {"run": each.run.name, "metric": name, **_difference(each, base, name, images, options.level)}
+            {
+                "run": each.run.name,
+                "metric": name,
+                **_difference(each.means[name], base.means[name], positive_studies[name], options.level),
+            }
             for each in scored
             if each is not base
             for name in TESTED
@@ -153,12 +152,8 @@ def write(result: dict, json_path: Path) -> list[Path]:
 
 
 def _csv(rows: Sequence[dict]) -> bytes:
-    buffer = io.StringIO()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue().encode()
+    # objects: as numbers, a column with a blank would turn whole numbers into fractions
+    return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n").encode()
 
 
 def _baseline(runs: Sequence[Run], wanted: str | None) -> Run:
@@ -170,7 +165,7 @@ def _baseline(runs: Sequence[Run], wanted: str | None) -> Run:
     raise UserError(f"baseline {wanted!r}: is none of the runs; choose one of {', '.join(run.name for run in runs)}")
 
 
-def _other_counts(comparable: Comparable, counts: Sequence[int], dataset: PackedDataset) -> list[str]:
+def _other_counts(comparable: Comparable, counts: Sequence[int]) -> list[str]:
     return [
         f"{run.name}: was trained on other images than the baseline, whose counts make head, medium and tail"
         for run in comparable.runs
@@ -197,18 +192,14 @@ def _score(comparable: Comparable, dataset: PackedDataset, images: _Images, opti
     total = options.draws * len(comparable.runs)
     with tqdm(total=total, unit=" samples", desc="bootstrap", disable=None if total else True) as bar:
         for run in comparable.runs:
-            values = best_logits(run, dataset, labels, comparable.rows)
+            values = same_images.best_logits(run, dataset, labels, comparable.rows)
             scores = score(labels.findings, images.truth, values)
             _check_best(run, scores, comparable.uncertain)
-            means = {name: macro(images.averaged(name, scores)) for name in TESTED}
-            samples, sampled = None, {}
+            samples = None
             if options.draws:
                 samples = resample(images.truth, values, images.study, options.draws, options.seed, bar.update)
-                sampled = {
-                    name: sampled_macro(images.averaged(name, samples), images.averaged(name, scores))
-                    for name in TESTED
-                }
-            scored.append(_Scored(run, values, scores, means, samples, sampled))
+            means = {name: images.mean(name, scores, samples) for name in TESTED}
+            scored.append(_Scored(run, values, scores, samples, means))
     return scored
 
 
@@ -232,15 +223,16 @@ def _run_row(
         FitOptions(comparable.uncertain, options.folds),
     )  # fmt: skip
     values = {
-        **each.means,
+        **{name: value for name, (value, _) in each.means.items()},
         "macro_F1": decided.macros["macro_F1"],
         "macro_ECE": macro(ece(images.truth, chances)),
         "macro_Brier": macro(brier(images.truth, chances)),
     }
-    for name, sampled in each.sampled.items():
-        enough = images.positive_studies(images.columns(name)) >= ENOUGH
-        low, high = interval(sampled, options.level) if enough else (np.nan, np.nan)
-        values |= {f"{name}_low": low, f"{name}_high": high}
+    if each.samples:
+        for name, (_, sampled) in each.means.items():
+            enough = images.positive_studies(images.columns(name)) >= ENOUGH
+            low, high = interval(sampled, options.level) if enough else (np.nan, np.nan)
+            values |= {f"{name}_low": low, f"{name}_high": high}
     spent = run.metrics[["images", "train_seconds", "val_seconds"]].sum()
     return {
         "name": run.name,
@@ -260,21 +252,13 @@ def _run_row(
     }
 
 
-def _difference(each: _Scored, base: _Scored, name: str, images: _Images, level: float) -> dict:
-    sampled = (each.sampled[name], base.sampled[name]) if each.sampled else None
-    return _compared(each.means[name], base.means[name], sampled, images.positive_studies(images.columns(name)), level)
-
-
 def _finding_row(place: int, scored: Sequence[_Scored], base: _Scored, images: _Images, level: float) -> dict:
     """How frequent a finding is, and AP and its differences by run."""
     scores = base.scores
     positives, known = int(scores.positives[place]), int(scores.positives[place] + scores.negatives[place])
     studies = images.positive_studies(np.arange(len(scores.findings)) == place)
-    differences = {}
-    for each in scored:
-        if each is not base:
-            sampled = each.samples and (each.samples.ap[:, place], base.samples.ap[:, place])
-            differences[each.run.name] = _compared(each.scores.ap[place], scores.ap[place], sampled, studies, level)
+    ap = {each.run.name: (each.scores.ap[place], each.samples and each.samples.ap[:, place]) for each in scored}
+    others = [name for name in ap if name != base.run.name]
     return {
         "finding": scores.findings[place],
         "group": str(images.group[place]),
@@ -282,15 +266,14 @@ def _finding_row(place: int, scored: Sequence[_Scored], base: _Scored, images: _
         "positives": positives,
         "positive_studies": studies,
         "prevalence": positives / known if known else None,
-        "AP": {each.run.name: defined(each.scores.ap[place]) for each in scored},
-        "differences": differences,
+        "AP": {name: defined(value) for name, (value, _) in ap.items()},
+        "differences": {name: _difference(ap[name], ap[base.run.name], studies, level) for name in others},
     }
 
 
-def _compared(
-    value: float, other: float, sampled: tuple[np.ndarray, np.ndarray] | None, studies: int, level: float
-) -> dict:
+def _difference(one: _Value, other: _Value, studies: int, level: float) -> dict:
     """studies: those with a positive image, on which the scores rest; of too few, the difference alone."""
+    (value, sampled), (other_value, other_sampled) = one, other
     if sampled is None or studies < ENOUGH:
-        return {"difference": defined(value - other), "low": None, "high": None, "p": None}
-    return difference(value, other, *sampled, level).as_json()
+        sampled = other_sampled = np.empty(0)
+    return difference(value, other_value, sampled, other_sampled, level)

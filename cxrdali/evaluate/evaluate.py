@@ -13,8 +13,6 @@ Everything is in the result, plain JSON values (undefined ones None):
 "lateral" is every view that is not frontal, as in Yamagishi & Hanaoka (2023).
 """
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +76,7 @@ def evaluate(
     are undefined. Head, medium and tail are by the labels' training split in this dataset; without one there are none.
 
     Args:
-        path: The table.
-        dataset: The packed dataset that it was predicted on.
-        labels: A label release of the dataset.
-        options: Of the intervals, and what uncertain labels count as.
+        dataset: That `path`, the table, was predicted on; `labels` is one of its releases.
         thresholds: With them also F1, precision, recall (= sensitivity) and specificity of the decisions; the table
             then holds logits.
 
@@ -131,16 +126,16 @@ def write(result: dict, out: Path) -> tuple[Path, Path]:
     """
     json_path, csv_path = out.with_name(out.name + ".json"), out.with_name(out.name + ".csv")
     write_bytes(json_path, json_bytes(result))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ("view", *FINDING_COLUMNS), lineterminator="\n")
-    writer.writeheader()
-    for view in PARTS:
-        part = result[view]
-        if part is not None:
-            writer.writerows({"view": view, **row} for row in part["findings"])
-            for group, means in {"all": part, **(part["groups"] or {})}.items():
-                writer.writerow({"view": view, "group": group, **_as_columns(means)})
-    write_bytes(csv_path, buffer.getvalue().encode())
+    rows = []
+    for view, part in ((view, result[view]) for view in PARTS if result[view] is not None):
+        rows += [{"view": view, **row} for row in part["findings"]]
+        rows += [
+            {"view": view, "group": group, **_as_columns(means)}
+            for group, means in {"all": part, **(part["groups"] or {})}.items()
+        ]
+    # objects: as numbers, a column with a blank would turn whole numbers into fractions
+    table = pd.DataFrame(rows, columns=["view", *FINDING_COLUMNS], dtype=object)
+    write_bytes(csv_path, table.to_csv(index=False, lineterminator="\n").encode())
     return json_path, csv_path
 
 

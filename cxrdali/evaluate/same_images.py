@@ -38,7 +38,7 @@ def read_comparable(paths: Sequence[Path], dataset: PackedDataset, uncertain: st
     labels and one set of validation images.
     """
     runs, notes = _read(paths)
-    _check_same_dataset(runs, dataset)
+    check_same_dataset(runs, dataset)
     labels = _same_labels(runs, dataset)
     _check_same_images(runs)
     table = runs[0].val_predictions
@@ -126,7 +126,8 @@ def _read(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     return found, notes
 
 
-def _check_same_dataset(runs: Sequence[Run], dataset: PackedDataset) -> None:
+def check_same_dataset(runs: Sequence[Run], dataset: PackedDataset) -> None:
+    """Raises UserError for a run of another one: its labels and images would stand beside the wrong numbers."""
     for run in runs:
         if run.dataset_id != dataset.id:
             raise UserError(

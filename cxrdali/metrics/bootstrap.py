@@ -78,25 +78,13 @@ def sampled_macro(sampled: np.ndarray, observed: np.ndarray) -> np.ndarray:
     return np.array([macro(row) for row in np.where(np.isnan(sampled), observed, sampled)])
 
 
-@dataclass(frozen=True)
-class Difference:
-    """value: on the images as they are; low, high: its interval, from samples; p: two-sided. NaN where undefined."""
-
-    value: float
-    low: float
-    high: float
-    p: float
-
-    def as_json(self) -> dict[str, float | None]:
-        names = {"difference": self.value, "low": self.low, "high": self.high, "p": self.p}
-        return {name: defined(number) for name, number in names.items()}
-
-
 def difference(
     value: float, other: float, sampled: np.ndarray, other_sampled: np.ndarray, level: float = 0.95
-) -> Difference:
-    """value - other. sampled, other_sampled: float64 [samples], the two scores on the same samples; samples in which
-    one is undefined (NaN) are left out.
+) -> dict[str, float | None]:
+    """value - other, as "difference", the "low" and "high" of its interval and a two-sided "p" (None: undefined).
+
+    sampled, other_sampled: float64 [samples], the two scores on the same samples; samples in
+    which one is undefined (NaN) are left out.
 
     p is twice the smaller share of samples that lie at 0 or beyond it, each counted with one more sample (Davison &
     Hinkley 1997, section 4.2), so never under 2 / (samples + 1). The percentile interval counts samples alike: it
@@ -105,11 +93,12 @@ def difference(
     differences = sampled - other_sampled
     differences = differences[~np.isnan(differences)]
     if np.isnan(value) or np.isnan(other) or not len(differences):
-        return Difference(value - other, np.nan, np.nan, np.nan)
+        return {"difference": defined(value - other), "low": None, "high": None, "p": None}
     place = max(1, int((len(differences) + 1) * (1 - level) / 2 + 1e-9))  # the sample in so many of each side
     low, high = np.sort(differences)[[place - 1, -place]]
     beyond = min((differences <= 0).sum(), (differences >= 0).sum()) + 1
-    return Difference(value - other, low, high, min(1.0, 2 * beyond / (len(differences) + 1)))
+    p = min(1.0, 2 * beyond / (len(differences) + 1))
+    return {"difference": float(value - other), "low": float(low), "high": float(high), "p": float(p)}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ which there is no calibration error and no pooling, and puts a probability on an
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from cxrdali.metrics.ranking import ratio
 
 BINS = 15  # Guo et al. 2017, "On Calibration of Modern Neural Networks"
 
@@ -30,7 +31,7 @@ class Curve:
     def ece(self) -> float:
         """Expected calibration error, 0 to 1 (NaN without an image)."""
         errors = np.abs(self.share - self.probability) * self.images
-        return float(_ratio(errors[self.images > 0].sum(), self.images.sum()))
+        return float(ratio(errors[self.images > 0].sum(), self.images.sum()))
 
 
 def ece(truth: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> np.ndarray:
@@ -47,7 +48,7 @@ def brier(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     _check(truth, probabilities)
     known = ~np.isnan(truth)
     squares = np.where(known, probabilities.astype(np.float64) - np.nan_to_num(truth), 0) ** 2
-    return _ratio(squares.sum(axis=0), known.sum(axis=0))
+    return ratio(squares.sum(axis=0), known.sum(axis=0))
 
 
 def curves(truth: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> list[Curve]:
@@ -61,19 +62,13 @@ def curves(truth: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> li
         images, positives, total = (
             np.bincount(place, weights, bins) for weights in (None, target[known], values[known])
         )
-        found.append(Curve(images, _ratio(total, images), _ratio(positives, images)))
+        found.append(Curve(images, ratio(total, images), ratio(positives, images)))
     return found
 
 
 def pooled(truth: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> Curve:
     """The curve of all findings together, each image and finding counting once."""
     return curves(truth.reshape(-1, 1), probabilities.reshape(-1, 1), bins)[0]
-
-
-def _ratio(total: ArrayLike, count: ArrayLike) -> np.ndarray:
-    """total / count; NaN where the count is 0."""
-    total, count = np.asarray(total, dtype=np.float64), np.asarray(count)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def _check(truth: np.ndarray, probabilities: np.ndarray) -> None:

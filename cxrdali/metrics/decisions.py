@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrdali.metrics.ranking import macro
+from cxrdali.metrics.ranking import macro, ratio
 
 METRICS = ("F1", "precision", "recall", "specificity")
 
@@ -39,12 +39,8 @@ def score_decisions(truth: np.ndarray, called: np.ndarray) -> Decisions:
     alarms, rejections = (called & negative).sum(axis=0), (~called & negative).sum(axis=0)
     some = hits + misses > 0
     return Decisions(
-        _ratio(2 * hits, 2 * hits + alarms + misses, some),
-        _ratio(hits, hits + alarms, some),
-        _ratio(hits, hits + misses, some),
-        _ratio(rejections, rejections + alarms, True),
+        ratio(2 * hits, 2 * hits + alarms + misses, some),
+        ratio(hits, hits + alarms, some),
+        ratio(hits, hits + misses, some),
+        ratio(rejections, rejections + alarms),
     )
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray, defined: np.ndarray | bool) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=(whole > 0) & defined)

@@ -8,6 +8,7 @@ ranks the images: logits here, because probabilities saturate into ties.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 _LRAP_IMAGES = 16_384  # at a time: it takes F numbers for every finding of every image
@@ -44,6 +45,12 @@ def macro(values: np.ndarray) -> float:
     """The mean of the values that are defined; NaN if none is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
+
+
+def ratio(part: ArrayLike, whole: ArrayLike, known: np.ndarray | bool = True) -> np.ndarray:
+    """part / whole: float64; NaN where the whole is 0 or nothing is `known`."""
+    part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole)
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=(whole > 0) & known)
 
 
 def defined(value: float | None) -> float | None:

@@ -47,9 +47,8 @@ def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, n
     model = create(settings.model_options(), num_findings)
     model.to(hardware.device).train()
     forward = torch.compile(model) if settings.runtime.compile else model
-    loss = LossModule(LOSSES["bce"](), np.ones(num_findings), np.ones(num_findings)).to(
-        hardware.device
-    )  # all cost about the same
+    # all losses cost about the same
+    loss = LossModule(LOSSES["bce"](), np.ones(num_findings), np.ones(num_findings)).to(hardware.device)
     micro_batch = settings.runtime.micro_batch or settings.optimizer.batch
     if micro_batch == AUTO and on_gpu:
         shape = BatchShape(settings.optimizer.batch, settings.data.size, num_findings)

@@ -16,7 +16,7 @@ from cxrdali.evaluate.evaluate import evaluate, write
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.models.classifier import check_arch
 from cxrdali.predict.predict import PredictOptions, predict
-from cxrdali.report import ReportOptions, write_report
+from cxrdali.report.training.page import ReportOptions, write_report
 from cxrdali.runs import layout as runs
 from cxrdali.runs.oversampling import chosen_findings
 from cxrdali.runs.recipes import Recipe, find, in_order
@@ -116,8 +116,7 @@ def _resolve(root: Path, recipe: Recipe, labels: Labels, options: FlowOptions) -
     if settings.data.labels not in (None, labels.name):
         raise UserError(
             f"{recipe.name}: labels = {settings.data.labels!r}, but all models need the same ones, here "
-            f"{labels.name!r}; "
-            f"give --labels {settings.data.labels}"
+            f"{labels.name!r}; give --labels {settings.data.labels}"
         )
     return settings.changed(labels=labels.name), about
 
@@ -161,7 +160,8 @@ def _errors(dataset: PackedDataset, labels: Labels, settings: TrainSettings) -> 
 class Flow:
     """Makes the steps; a paper's own flow adds those that only it has.
 
-    notes: what is left out and why; asked: every step that predicts, as they are made.
+    notes: what is left out and why; asked: every step that predicts; makers: by table and split the step that makes it;
+    all as the steps are made.
     """
 
     def __init__(self, root: Path, ground: Ground, options: FlowOptions):
@@ -170,6 +170,7 @@ class Flow:
         self.models, self.splits = ground.models, ground.splits
         self.notes: list[str] = []
         self.asked: list[Asked] = []
+        self.makers: dict[tuple[str, str], str] = {}
         # hashes of what is not a step: part of every step's settings that reads it
         self.data = {"dataset": self.dataset.id, "labels": self.labels.sha256}
         self.uncertain = next(iter(self.models.values()))[0].data.uncertain
@@ -215,15 +216,9 @@ class Flow:
         name = name or model
 
         def do(out: Path) -> None:
-            how = PredictOptions(
-                self.labels.name,
-                tta,
-                None,
-                settings.runtime.device,
-                settings.runtime.precision,
-                settings.runtime.decode,
-                settings.runtime.threads,
-            )
+            runtime = settings.runtime
+            machine = (runtime.device, runtime.precision, runtime.decode, runtime.threads)
+            how = PredictOptions(self.labels.name, tta, None, *machine)
             predict(self.root / "runs" / model, self.dataset, split, how).write(out)
 
         step = self.table(f"predict {name} {split}", name, split, {"tta": tta}, (f"train {model}",), do)
@@ -234,7 +229,7 @@ class Flow:
         self, step: str, name: str, split: str, settings: dict, needs: Sequence[str], do: Callable[[Path], None]
     ) -> Step:
         """A step that writes the table `name`: `do` is given its path."""
-        out = self.file(name, split)
+        out, self.makers[name, split] = self.file(name, split), step
 
         def made() -> None:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -263,6 +258,13 @@ class Flow:
     def scored(self, name: str, split: str, options: EvaluateOptions) -> dict:
         """What an evaluation of a table says."""
         return evaluate(self.file(name, split), self.dataset, self.labels, options)
+
+    def labelled_splits(self) -> list[str]:
+        """Those that can be evaluated; of the others a note is made."""
+        labelled = [split for split in self.splits if self.ground.labelled(split)]
+        without = [split for split in self.splits if split not in labelled]
+        self.notes += [f"{split} is predicted, not evaluated: it was released without labels" for split in without]
+        return labelled
 
     def write_report(self) -> None:
         synthetic = self.options.synthetic  # then its pictures show nobody

@@ -84,7 +84,6 @@ class _Study(Flow):
         super().__init__(root, ground, options)
         self.roles = roles(self.models)
         self.tables: list[Table] = []
-        self.makers: dict[tuple[str, str], str] = {}  # (table, split) -> the step that makes it
         subjects = np.unique(group_codes(self.dataset, "subject")[self.splits[FIT]])
         self.folds = min(FOLDS, len(subjects))
         self.fit = FitOptions(self.uncertain, self.folds)
@@ -121,14 +120,9 @@ class _Study(Flow):
 
     # ------------------------------------------------------------ tables
 
-    def _made(self, table: Table, split: str, step: Step) -> Step:
-        if table not in self.tables:
-            self.tables.append(table)
-        self.makers[table.name, split] = step.name
-        return step
-
     def _predicted(self, table: Table) -> list[Step]:
-        return [self._made(table, split, self.predict(table.of, split, table.how, table.name)) for split in self.splits]
+        self.tables.append(table)
+        return [self.predict(table.of, split, table.how, table.name) for split in self.splits]
 
     def _ensembles(self) -> list[Step]:
         members = self.roles.backbones
@@ -142,6 +136,7 @@ class _Study(Flow):
 
     def _pooled(self, table: Table, members: Sequence[str], weights: Step | None = None) -> list[Step]:
         """The members' tables of every split as one, by equal weights or those that a step writes."""
+        self.tables.append(table)
         steps = []
         for split in self.splits:
             needs = [*([weights.name] if weights else []), *(self.makers[name, split] for name in members)]
@@ -151,8 +146,7 @@ class _Study(Flow):
                 ensemble([self.file(name, split) for name in members], chosen).write(out)
 
             name = f"ensemble {'weighted ' if weights else ''}{split}"
-            step = self.table(name, table.name, split, {"members": members}, needs, pool)
-            steps.append(self._made(table, split, step))
+            steps.append(self.table(name, table.name, split, {"members": members}, needs, pool))
         return steps
 
     def _weigh(self, members: Sequence[str]) -> Step:
@@ -181,6 +175,7 @@ class _Study(Flow):
 
     def _calibrated(self, of: str, method: str) -> list[Step]:
         rules, name = f"calibrations/{of}.{method}.json", f"{of}+{method}"
+        self.tables.append(Table(name, "calibrated", of, method))
 
         def fit() -> None:
             found = calibration.fit(self.file(of, FIT), self.dataset, self.labels, method, self.fit)
@@ -196,18 +191,14 @@ class _Study(Flow):
                 calibration.apply(self.file(of, split), calibration.read(self.root / rules)).write(out)
 
             needs = (steps[0].name, self.makers[of, split])
-            step = self.table(f"calibrated {of} {method} {split}", name, split, {}, needs, use)
-            steps.append(self._made(Table(name, "calibrated", of, method), split, step))
+            steps.append(self.table(f"calibrated {of} {method} {split}", name, split, {}, needs, use))
         return steps
 
     # ------------------------------------------------------------ scores
 
     def _thresholds_and_scores(self) -> list[Step]:
         """On validation without what was fitted on it: files of calibrations and thresholds have their cross-fit."""
-        steps, labelled = [], [split for split in self.splits if self.ground.labelled(split)]
-        for split in self.splits:
-            if split not in labelled:
-                self.notes.append(f"{split} is predicted, not evaluated: it was released without labels")
+        steps, labelled = [], self.labelled_splits()
         for table in self.tables:
             if self.folds > 1:
                 steps.append(self._thresholds(table.name))
@@ -263,11 +254,8 @@ class _Study(Flow):
     def _validated(self, name: str) -> int:
         """How many images a model validates on while it trains: a trial, by limit_batches, on a batch's multiple."""
         settings, every = self.models[name][0], len(self.splits[FIT])
-        return (
-            min(every, settings.runtime.limit_batches * settings.optimizer.batch)
-            if settings.runtime.limit_batches
-            else every
-        )
+        limit = settings.runtime.limit_batches
+        return min(every, limit * settings.optimizer.batch) if limit else every
 
     def _compare(self, what: str, names: list[str]) -> Step:
         out = f"comparisons/{what}.json"
@@ -282,10 +270,7 @@ class _Study(Flow):
         return Step(f"compare {what}", (out,), settings, tuple(f"train {name}" for name in names), do)
 
     def _report(self, steps: Sequence[Step]) -> Step:
-        def do() -> None:
-            self.write_report()
-
-        return Step("report", ("report.html",), self.reported_by, tuple(step.name for step in steps), do)
+        return Step("report", ("report.html",), self.reported_by, tuple(step.name for step in steps), self.write_report)
 
 
 def thresholds_file(table: str) -> str:

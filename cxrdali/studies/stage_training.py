@@ -77,11 +77,8 @@ class _Paper(Flow):
             self.notes.append("no view postprocess: validation has not both frontal and lateral images")
         else:
             self.notes.append(f"no view postprocess: {VIEWS_FROM} is not among the models")
-        labelled = [split for split in self.splits if self.ground.labelled(split)]
-        steps += [self.evaluate(name, split, (self._maker(name, split),)) for name in tables for split in labelled]
-        for split in self.splits:
-            if split not in labelled:
-                self.notes.append(f"{split} is predicted, not evaluated: it was released without labels")
+        labelled = self.labelled_splits()
+        steps += [self.evaluate(name, split, (self.makers[name, split],)) for name in tables for split in labelled]
         final = next(name for name in ("ensemble-views", f"{VIEWS_FROM}-views", tables[-1]) if name in tables)
         steps += [self._submit(final, split) for split in ("dev", "test") if split in self.splits]
         return (*steps, self._report(steps, tables))
@@ -94,7 +91,7 @@ class _Paper(Flow):
     def _ensemble(self, members: list[str], split: str) -> Step:
         return self.table(
             f"ensemble {split}", "ensemble", split, {"members": members},
-            [f"predict {name} {split}" for name in members],
+            [self.makers[name, split] for name in members],
             lambda out: ensemble([self.file(name, split) for name in members]).write(out),
         )  # fmt: skip
 
@@ -104,20 +101,14 @@ class _Paper(Flow):
             rules.write(self.root / "views.json")
 
         settings = {"uncertain": self.uncertain, **self.data}
-        return Step("views", ("views.json",), settings, (f"predict {VIEWS_FROM} val",), do)
+        return Step("views", ("views.json",), settings, (self.makers[VIEWS_FROM, "val"],), do)
 
     def _apply_views(self, name: str, split: str) -> Step:
         def do(out: Path) -> None:
             table, _ = views.apply(self.file(name, split), views.read(self.root / "views.json"), self.dataset)
             table.write(out)
 
-        return self.table(f"views {name} {split}", f"{name}-views", split, {}, ("views", self._maker(name, split)), do)
-
-    def _maker(self, name: str, split: str) -> str:
-        """The step that makes a table of predictions."""
-        if name.endswith("-views"):
-            return f"views {name.removesuffix('-views')} {split}"
-        return f"ensemble {split}" if name == "ensemble" else f"predict {name} {split}"
+        return self.table(f"views {name} {split}", f"{name}-views", split, {}, ("views", self.makers[name, split]), do)
 
     # ------------------------------------------------------------ files to hand in, and to look at
 
@@ -135,7 +126,7 @@ class _Paper(Flow):
             submit(self.file(name, split), form, self.root / out)
 
         settings = {"template": content(template) if template else None, **self.data}
-        return Step(f"submit {split}", (out,), settings, (self._maker(name, split),), do)
+        return Step(f"submit {split}", (out,), settings, (self.makers[name, split],), do)
 
     def _report(self, steps: Sequence[Step], tables: list[str]) -> Step:
         def do() -> None:

@@ -18,7 +18,6 @@ TITLES = {
     "mAP_head": "mAP, head", "mAP_medium": "mAP, medium", "mAP_tail": "mAP, tail",
 }  # fmt: skip
 LOW_IS_GOOD = ("macro_ECE", "macro_Brier")
-SHARES = {"head": "at least 10 %", "medium": "1 % to 10 %", "tail": "below 1 %"}
 SHOWN = ["difference", "low", "high"]
 
 
@@ -157,7 +156,6 @@ def _groups(result: dict, name: str) -> dict:
     shown = table.set_axis(labels)[table.notna().any(axis=1).to_numpy()]
     members = [(group.capitalize(), ", ".join(result["groups"][group]) or "none") for group in GROUPS]
     return {
-        "shares": SHARES,
         "figure": Figure(f"{name}-groups", plots.groups, (shown,)) if len(shown) else None,
         "members": Table("Findings by group", [("Group", "text"), ("Findings", "text")], members, "text"),
     }

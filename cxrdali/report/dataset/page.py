@@ -1,14 +1,16 @@
 """What was counted as one self-contained page, with pictures and a map of the findings that occur together."""
 
+import io
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import simplejpeg
 from tqdm import tqdm
 
-from cxrdali.report.dataset import pictures, words
+from cxrdali.report.dataset import words
 from cxrdali.report.dataset.facts import DatasetFacts, ReleaseFacts
 from cxrdali.report.kit import page, plots
 from cxrdali.report.kit.page import Figure
@@ -16,7 +18,11 @@ from cxrdali.report.kit.pictures import contact_sheet
 from cxrdali.report.kit.tables import Table
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.releases.release import VIEWS
 from shards.storage.places import storage_of
+
+EACH = 2  # pictures of a finding
+HEAD = TAIL = 3  # findings with pictures
 
 
 def check_writable(out: Path, pack: Path) -> None:
@@ -46,7 +52,7 @@ def write_page(out: Path, dataset: PackedDataset, facts: DatasetFacts, *, images
 
 def _data(dataset: PackedDataset, facts: DatasetFacts, images: bool) -> dict:
     releases = [
-        _release(release, number, release.name == facts.info["default_labels"])
+        _release(release, number, words.title(facts, release))
         for number, release in enumerate(tqdm(facts.releases, "drawing", unit=" label releases", delay=1))
     ]
     said = words.label_releases(facts)
@@ -68,14 +74,14 @@ def _data(dataset: PackedDataset, facts: DatasetFacts, images: bool) -> dict:
     }
 
 
-def _release(release: ReleaseFacts, number: int, default: bool) -> dict:
+def _release(release: ReleaseFacts, number: int, title: str) -> dict:
     first, *others = words.findings(release) or [None]
     present = np.flatnonzero(np.diag(release.together))
     images = np.diag(release.together)
     table = pd.DataFrame({"finding": release.findings, "images": images, "share": images / len(release.rows)})
     return {
         "name": release.name,
-        "title": f"Labels {release.name}{' (the default)' if default else ''}",
+        "title": title,
         "of_images": words.of_images(release),
         "splits": words.splits(release),
         "frequencies": Figure(f"frequencies-{number}", plots.label_frequencies, (table,)) if len(present) else None,
@@ -120,19 +126,56 @@ def _examples(dataset: PackedDataset, facts: DatasetFacts) -> dict:
     release = facts.releases[0] if facts.releases else None
     return {
         "pixels": dataset.sizes[0],
-        "by_view": _shown(dataset, pictures.by_view(dataset)),
+        "by_view": _shown(dataset, _first_of_views(dataset)),
         "release": release and {"name": release.name, "of_images": words.of_images(release)},
-        "by_finding": _shown(dataset, pictures.by_finding(dataset, release)) if release else [],
+        "by_finding": _shown(dataset, _of_findings(release)) if release else [],
     }
 
 
-def _shown(dataset: PackedDataset, examples: Sequence[pictures.Example]) -> list[dict]:
+def _first_of_views(dataset: PackedDataset) -> list[tuple[int, str]]:
+    """The first packed image of every view."""
+    views = dataset.catalog["view"].to_numpy()
+    firsts = {view: np.flatnonzero((views == view) & dataset.packed)[:1] for view in VIEWS}
+    return [(int(rows[0]), view) for view, rows in firsts.items() if len(rows)]
+
+
+def _of_findings(release: ReleaseFacts) -> list[tuple[int, str]]:
+    """Two images of each of the three most and the three least frequent findings that have one; none twice."""
+    present = np.flatnonzero(np.diag(release.together)).tolist()
+    shown, taken = [], set()
+    for place in reversed(dict.fromkeys(present[:HEAD] + present[-TAIL:])):  # the rarest first: its images are few
+        rows = [int(row) for row in release.rows[release.positive[:, place]] if int(row) not in taken][:EACH]
+        taken.update(rows)
+        shown.append([(row, release.findings[place]) for row in rows])
+    return [example for finding in reversed(shown) for example in finding]
+
+
+def _shown(dataset: PackedDataset, examples: Sequence[tuple[int, str]]) -> list[dict]:
+    """examples: catalog rows, and why each is shown."""
     columns = ("image_id", "view", "view_position")
     return [
         {
-            "why": example.why,
-            **{name: dataset.catalog.iloc[example.row][name] for name in columns},
-            "jpeg": contact_sheet(example.pixels[None, None], columns=1),
+            "why": why,
+            **{name: dataset.catalog.iloc[row][name] for name in columns},
+            "jpeg": contact_sheet(_rendition(dataset, row)[None, None], columns=1),
         }
-        for example in examples
+        for row, why in examples
     ]
+
+
+def _rendition(dataset: PackedDataset, row: int) -> np.ndarray:
+    """uint8 [S, S] of the smallest size on this disk."""
+    stored = dataset.stored(dataset.sizes[0])
+    shard = int(stored.shard[row])
+    path = stored.paths[shard]
+    with stored.open(shard) as file:
+        file.seek(int(stored.offset[row]))
+        data = file.read(int(stored.length[row]))
+    try:
+        if stored.raw:
+            return np.load(io.BytesIO(data))
+        return simplejpeg.decode_jpeg(data, "GRAY", strict=True)[:, :, 0]
+    except (ValueError, EOFError) as error:
+        raise UserError(
+            f"{path}: sample {dataset.key(row)} cannot be decoded ({error}); `cxrdali verify` finds what is damaged"
+        ) from error

@@ -18,9 +18,8 @@ def render(facts: DatasetFacts) -> str:
     parts = [_section("Dataset", words.dataset(facts))]
     parts.append(_section("Rejects", words.rejects(facts)))
     for release in facts.releases:
-        default = " (the default)" if release.name == facts.info["default_labels"] else ""
         blocks = [*words.splits(release), *words.findings(release), *words.together(release)]
-        parts.append(_section(f"Labels {release.name}{default}", blocks))
+        parts.append(_section(words.title(facts, release), blocks))
     if said := words.label_releases(facts):
         parts.append(_section("Label releases", said))
     if facts.releases:

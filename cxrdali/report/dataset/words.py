@@ -20,6 +20,10 @@ def images(number: int) -> str:
     return "1 image" if number == 1 else f"{count(number)} images"
 
 
+def title(facts: DatasetFacts, release: ReleaseFacts) -> str:
+    return f"Labels {release.name}{' (the default)' if release.name == facts.info['default_labels'] else ''}"
+
+
 def dataset(facts: DatasetFacts) -> list[Block]:
     return [
         Table("The dataset", [("", "text"), ("", "text")], _description(facts), kind="text"),

@@ -36,13 +36,8 @@ def gallery(explanation: Explanation, synthetic: bool) -> dict:
 
 
 def _finding(explanation: Explanation, shown: Shown) -> dict:
-    return {
-        "finding": shown.finding,
-        "positives": shown.positives,
-        "images": shown.images,
-        "best": [_example(explanation, example) for example in shown.best],
-        "worst": [_example(explanation, example) for example in shown.worst],
-    }
+    examples = {"best": shown.best, "worst": shown.worst}
+    return {**vars(shown), **{name: [_example(explanation, each) for each in its] for name, its in examples.items()}}
 
 
 def _example(explanation: Explanation, example: Example) -> dict:

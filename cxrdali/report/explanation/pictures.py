@@ -6,6 +6,7 @@ import numpy as np
 import simplejpeg
 
 from cxrdali.predict.explain import Example
+from cxrdali.report.kit.pictures import resized
 
 PANEL, GAP = 320, 6  # pixels: side of a picture at most, white between the two
 COLOURS = "inferno"  # even steps of lightness, and distinct for the colour-blind
@@ -14,12 +15,9 @@ STRONGEST = 0.65  # opacity of the strongest place; the weakest have none, so th
 
 def pair(example: Example) -> bytes:
     """The image and the same under its heat map, side by side, as a JPEG in colour."""
-    side = example.pixels.shape[0]
-    shown = min(side, PANEL) if side >= PANEL else side * (PANEL // side)
-    how = cv2.INTER_AREA if shown < side else cv2.INTER_NEAREST  # small pixels stay pixels
-    gray = cv2.resize(example.pixels, (shown, shown), interpolation=how)
+    gray = resized(example.pixels, PANEL)
     plain = np.repeat(gray[:, :, None], 3, axis=2)
-    gap = np.full((shown, GAP, 3), 255, dtype=np.uint8)
+    gap = np.full((len(gray), GAP, 3), 255, dtype=np.uint8)
     both = np.concatenate([plain, gap, overlay(plain, example.heat)], axis=1)
     return simplejpeg.encode_jpeg(np.ascontiguousarray(both), quality=85, colorspace="RGB")
 

@@ -16,14 +16,17 @@ from cxrdali.runs.layout import REFERENCE
 
 def at_a_glance(sources: Sources) -> dict:
     """The claims of the paper beside this study's figures, and what is not done yet."""
-    columns = [("", "text"), ("The paper", "text"), ("Here", "text")]
+    columns, seconds = [("", "text"), ("The paper", "text"), ("Here", "text")], sources.study.seconds
     return {
         "final": _final(sources.study),
         "claims": Table("What the paper says, and what came out here", columns, _claims(sources), "text"),
         "images": _images(sources),
         "synthetic": sources.options.synthetic,
         "before_reweighting": _before_reweighting(sources),
-        "unfinished": _unfinished(sources),
+        "steps": [name for name in seconds if name != "report"],
+        "left": [name for name, spent in seconds.items() if spent is None and name != "report"],
+        "others": list(map(str, sources.others)),
+        "unread": list(map(str, sources.unread)),
         "left_out": list(sources.study.notes),
     }
 
@@ -39,11 +42,10 @@ def _before_reweighting(sources: Sources) -> list[dict]:
 
 def _images(sources: Sources) -> dict | None:
     """What these runs were trained on."""
-    found = [run.config.get("selection", {}) for run in sources.runs]
-    if not found or not found[0].get("train_images"):
+    first = next(iter(sources.runs), None)
+    if first is None or not first.selection.get("train_images"):
         return None
-    images = {part: found[0].get(f"{part}_images") for part in ("train", "val")}
-    return {**images, "labels": sources.runs[0].labels}
+    return {"train": first.selection["train_images"], "val": first.selection.get("val_images"), "labels": first.labels}
 
 
 def _final(study: Study) -> dict | None:
@@ -54,22 +56,20 @@ def _final(study: Study) -> dict | None:
     if (end, split) not in study.evaluations:
         return None
     whole = study.evaluations[end, split].content["all"]
-    scores = {"mAP": whole["mAP"], "F1": scores_of(study, end, split, {})["F1"], "ECE": whole.get("macro_ECE")}
+    scores = {"mAP": whole["mAP"], "F1": scores_of(study, end, split)["F1"], "ECE": whole.get("macro_ECE")}
     return {"name": end, "split": SPLIT_NAMES[split], **scores}
 
 
 def _claims(sources: Sources) -> list[tuple]:
     study = sources.study
-    roles, main = study.roles, study.roles["main"]
-    split = study.splits[0] if study.splits else None
-    best_loss, best_backbone = (_best(study, roles[role]) for role in ("losses", "backbones"))
+    main, split = study.roles["main"], study.splits[0] if study.splits else None
     return [
         ("LDAM-DRW against BCE", "Over 30 % better mAP on ResNet-50", _against_bce(sources, split)),
-        ("Best loss", "LDAM-DRW", _ranked(study, best_loss, roles["losses"], roles["reference"])),
+        ("Best loss", "LDAM-DRW", _ranked(study, "losses", study.roles["reference"])),
         (
             "Best backbone",
             "ConvNeXt-Large: mAP 0.5220, F1 0.3765 on its development split",
-            _ranked(study, best_backbone, roles["backbones"], None) + _on(study, best_backbone, ("dev", "test")),
+            _ranked(study, "backbones", held_out=("dev", "test")),
         ),
         (
             "From development to test",
@@ -81,33 +81,24 @@ def _claims(sources: Sources) -> list[tuple]:
     ]  # fmt: skip
 
 
-def _best(study: Study, names: Sequence[str]) -> str | None:
-    """By validation mAP; None if fewer than two have one."""
-    means = {name: study.evaluations[name, "val"].mean for name in names if (name, "val") in study.evaluations}
-    known = {name: value for name, value in means.items() if value is not None}
-    return max(known, key=known.get) if len(known) > 1 else None
-
-
-def _ranked(study: Study, best: str | None, names: Sequence[str], reference: str | None) -> str:
+def _ranked(study: Study, role: str, reference: str | None = None, held_out: Sequence[str] = ()) -> str:
+    """The best of a role's models by validation mAP, the place of `reference`, and its mAP on the held-out splits."""
+    names = study.roles[role]
     if len(names) < 2:
         return f"Not compared: {names[0]} alone"
-    if best is None:
-        return "Not compared yet"
     means = {name: study.evaluations[name, "val"].mean for name in names if (name, "val") in study.evaluations}
+    known = {name: value for name, value in means.items() if value is not None}
+    if len(known) < 2:
+        return "Not compared yet"
+    best = max(known, key=known.get)
     text = f"{best} by validation mAP, {score(means[best])}"
     if reference in means and reference != best:
         order = sorted(means, key=lambda name: -(means[name] or 0))
         text += f"; {reference}, {score(means[reference])}, is number {order.index(reference) + 1} of {len(order)}"
-    return text + ("" if len(means) == len(names) else f" ({len(means)} of {len(names)} so far)")
-
-
-def _on(study: Study, name: str | None, splits: Sequence[str]) -> str:
-    found = [
-        f"{score(study.evaluations[name, split].mean)} on the {SPLIT_NAMES[split]}"
-        for split in splits
-        if (name, split) in study.evaluations
-    ]
-    return f"; {sentence(found)}" if found else ""
+    text += "" if len(means) == len(names) else f" ({len(means)} of {len(names)} so far)"
+    there = [split for split in held_out if (best, split) in study.evaluations]
+    found = [f"{score(study.evaluations[best, split].mean)} on the {SPLIT_NAMES[split]}" for split in there]
+    return text + (f"; {sentence(found)}" if found else "")
 
 
 def _against_bce(sources: Sources, split: str | None) -> str:
@@ -145,7 +136,7 @@ def _drop(study: Study, main: str) -> str:
 
 
 def _f1(study: Study, main: str, split: str | None) -> str:
-    cells = scores_of(study, main, split, {}) if split else None
+    cells = scores_of(study, main, split) if split else None
     if not cells or cells["F1"] is None:
         return "Not evaluated yet"
     how = ", cross-fitted" if split == "val" else ""
@@ -162,18 +153,3 @@ def _calibrated(study: Study, main: str) -> str:
     before = next(iter(found.values())).macro("ece", "before")
     after = [f"{each.macro('ece', 'after'):.4f} ({method})" for method, each in found.items()]
     return f"Mean ECE of {main} {before:.4f}; calibrated {sentence(after)}; on validation, cross-fitted"
-
-
-def _unfinished(sources: Sources) -> list[str]:
-    study = sources.study
-    left = [name for name, seconds in study.seconds.items() if seconds is None and name != "report"]
-    said = []
-    if left:
-        done, steps = len(study.seconds) - 1 - len(left), len(study.seconds) - 1
-        next_one = f"the next one: {left[0]}. The same `cxrdali loss-design` continues."
-        said.append(f"{done} of {steps} steps are done; {next_one}")
-    if sources.others:
-        said.append(f"Not of this study's models, so left out: {sentence([str(path) for path in sources.others])}.")
-    if sources.unread:
-        said.append(f"No run (no config.json), so left out: {sentence([str(path) for path in sources.unread])}.")
-    return said

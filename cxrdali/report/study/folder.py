@@ -8,8 +8,7 @@ from typing import TypeVar
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.calibration import Calibration
 from cxrdali.postprocess.thresholds import Thresholds
-from cxrdali.report.training.folder import SPLITS
-from cxrdali.report.training.scores import Evaluation, read_evaluation, read_json
+from cxrdali.report.training.folder import SPLITS, Evaluation, read_evaluation, read_json
 from cxrdali.runs.layout import RECORD, Table
 from cxrdali.runs.steps import Book
 

@@ -1,6 +1,6 @@
 """The report's sections on a loss-design study: models, losses, backbones, and what follows training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -14,7 +14,7 @@ from cxrdali.report.kit import plots
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.study.folder import Study, final
-from cxrdali.report.study.scores import HALF, finding_groups, how_to_read, score_tables, scores_of
+from cxrdali.report.study.scores import HALF, group_sizes, score_tables, scores_of
 from cxrdali.report.training import plots as run_plots
 from cxrdali.report.training.models import epochs
 from cxrdali.report.training.sources import Sources
@@ -62,8 +62,9 @@ def _role_rows(study: Study) -> list[tuple]:
 def losses(sources: Sources) -> dict:
     names = sources.study.roles["losses"]
     return {
-        "how_to_read": how_to_read(sources),
-        "groups": _group_figure(sources, names, "losses"),
+        "strategy": sources.study.strategy,
+        "group_sizes": group_sizes(sources.study),
+        "groups": _group_figure(sources.study, names),
         **_side_by_side(sources, "losses", ("loss", *LOSSES.parameters())),
     }
 
@@ -88,10 +89,11 @@ def retrained(sources: Sources) -> dict | None:
     study = sources.study
     if not study.roles["retrained"]:
         return None
-    rows = {name: (_setting(sources, name, "sampler"),) for name in (study.roles["main"], *study.roles["retrained"])}
+    samplers = {run.path.name: run.setting("sampler", "natural") for run in sources.runs}
+    rows = {name: (samplers.get(name),) for name in (study.roles["main"], *study.roles["retrained"])}
     caption = "Before and after retraining the classifier"
     return {
-        "samplers": sorted({str(_setting(sources, name, "sampler")) for name in study.roles["retrained"]}),
+        "samplers": sorted({str(samplers.get(name)) for name in study.roles["retrained"]}),
         "scores": score_tables(sources, caption, rows, [MODEL, ("Sampler", "text")]),
         "comparison": _compared(study, "retrained"),
     }
@@ -155,7 +157,7 @@ def decisions(sources: Sources) -> dict:
         # a calibration saw these images: probability 0.5 is where it put it
         cells = [None if table.kind == "calibrated" else rules.macros["macro_F1_half"], rules.macros["macro_F1"]]
         for split in ("dev", "test"):
-            found = scores_of(study, table.name, split, {}) or {}
+            found = scores_of(study, table.name, split) or {}
             cells += [found.get(HALF), found.get("F1")]
         rows.append((table.name, *cells))
     columns = [f"{split}, {at}" for split in ("Val", "Dev", "Test") for at in ("0.5", "fitted")]
@@ -221,11 +223,6 @@ def _what_differs(sources: Sources, names: Sequence[str], own: Sequence[str]) ->
     return [row["setting"] for row in differing_settings(among) if row["setting"] not in own]
 
 
-def _setting(sources: Sources, name: str, key: str) -> str | None:
-    run = next((run for run in sources.runs if run.path.name == name), None)
-    return None if run is None else str(run.setting(key, {"loss": "bce", "sampler": "natural"}.get(key, "")))
-
-
 def _compared(study: Study, what: str) -> dict | None:
     found = study.comparisons.get(what)
     if found is None:
@@ -239,14 +236,12 @@ def _compared(study: Study, what: str) -> dict | None:
         ) from error
 
 
-def _group_figure(sources: Sources, names: Sequence[str], what: str) -> dict | None:
+def _group_figure(study: Study, names: Sequence[str]) -> dict | None:
     """mAP of head, medium and tail findings by model."""
-    study, group = sources.study, finding_groups(sources)
     if not study.splits:
         return None
     split = study.splits[0]
-    found: Mapping[str, dict | None] = {name: scores_of(study, name, split, group) for name in names}
-    table = pd.DataFrame({name: cells for name, cells in found.items() if cells}).T
+    table = pd.DataFrame({name: cells for name in names if (cells := scores_of(study, name, split))}).T
     shown = [name for name in GROUPS if name in table and table[name].notna().any()]
     if len(table) < 2 or not shown:
         return None
@@ -254,7 +249,7 @@ def _group_figure(sources: Sources, names: Sequence[str], what: str) -> dict | N
     return {
         "split": SPLIT_NAMES[split],
         "models": list(table.index),
-        "figure": Figure(f"groups-{what}", plots.ap_per_finding, (table,)),
+        "figure": Figure("groups-losses", plots.ap_per_finding, (table,)),
     }
 
 

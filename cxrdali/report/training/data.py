@@ -136,17 +136,17 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
 
     labels = dataset.labels(run.labels)
     train, _ = train_and_validation(dataset, labels, run.fold)
-    trained_on = run.config.get("selection", {}).get("train_sha256")
+    trained_on = run.selection.get("train_sha256")
     if trained_on and trained_on != rows_sha256(train):
         raise UserError(f"{run.path / runs_on_disk.CONFIG}: it trained on other rows than its fold selects here")
-    wanted = targets(labels, run.setting("uncertain", "negative"))
-    sampler = run.settings.data.sampler.over(train, wanted, _sampling_seed(run), int(run.setting("epochs")))
+    settings = run.settings
+    size, seed = settings.data.size, sampling_seed(settings.seed, settings.stage)
+    wanted = targets(labels, settings.data.uncertain)
+    sampler = settings.data.sampler.over(train, wanted, seed, settings.optimizer.epochs)
     train = _with_repeats(run, labels, train, wanted)
-    size = int(run.setting("size"))
-    augment = options_of(run.setting("flips", "both"), run.setting("cutout", "fixed"))
-    kept = {name: run.setting(name) for name in ("order", "window") if run.setting(name) is not None}
-    options = LoaderOptions(size=size, batch=min(CONTACT_IMAGES, len(train)), threads=1, prefetch=1, **kept)
-    seed = _sampling_seed(run)
+    augment = options_of(settings.data.flips, settings.data.cutout)
+    batch = min(CONTACT_IMAGES, len(train))
+    options = LoaderOptions(size, batch, threads=1, prefetch=1, order=settings.data.order)
     loader = Loader(dataset, train, options, seed=seed, shuffle=True, augment=augment, drop_last=True, sampler=sampler)
     images = next(iter(loader)).images.numpy()
     if augment is None:
@@ -156,10 +156,6 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
         f"{decided['horizontal'].sum()} mirrored left to right, {decided['vertical'].sum()} upside down, "
         f"{(decided['shape'] > 0).any(axis=1).sum()} with black cutout squares"
     )
-
-
-def _sampling_seed(run: Run) -> int:
-    return sampling_seed(int(run.setting("seed", 0)), int(run.setting("stage")))
 
 
 def _with_repeats(run: Run, labels: Labels, train: np.ndarray, wanted: np.ndarray) -> np.ndarray:

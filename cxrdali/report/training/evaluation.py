@@ -8,16 +8,16 @@ from cxrdali.metrics.longtail import GROUPS
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table
-from cxrdali.report.training.folder import SPLITS, PaperFolder
-from cxrdali.report.training.scores import Evaluation
+from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES, last_step
 
 VIEWS = {"all": "all views", "frontal": "frontal", "lateral": "lateral"}
-# an evaluation's names of scores that older ones have not, and a column's; from F1 on only with thresholds
+# scores that older evaluations have not: a column's title and format; from F1 on only with thresholds.
+# Calibration errors of rare findings are a few thousandths.
 LATER = {
-    "ECE": "ECE", "Brier": "Brier", "F1": "F1", "precision": "Precision", "recall": "Recall",
-    "specificity": "Specificity",
+    "ECE": ("ECE", "small"), "Brier": ("Brier", "small"), "F1": ("F1", "score"), "precision": ("Precision", "score"),
+    "recall": ("Recall", "score"), "specificity": ("Specificity", "score"),
 }  # fmt: skip
 MEANS = [("Predictions", "text"), ("mAP", "interval"), ("Macro AUROC", "interval"), ("LRAP", "score")]
 Part = tuple[str, dict | None]  # what it is called, and an evaluation's scores of a view (None: no image)
@@ -97,14 +97,14 @@ def _with_interval(values: dict, name: str) -> tuple[float | None, ...]:
 def _more(of: str, parts: Sequence[Part]) -> list[Table]:
     """Means that only some evaluations have: of groups of findings, and of probabilities and decisions."""
     tables = []
-    if any(part and "groups" in part for _, part in parts):
+    if any(part and part.get("groups") for _, part in parts):
         columns = [(f"mAP, {group}", "interval") for group in GROUPS]
         columns += [(f"Macro AUROC, {group}", "score") for group in GROUPS]
-        rows = [(label, *_group_means((part or {}).get("groups", {}))) for label, part in parts]
+        rows = [(label, *_group_means((part or {}).get("groups") or {})) for label, part in parts]
         tables.append(Table(f"Head, medium and tail {of}", [("Predictions", "text"), *columns], rows))
     added = _added([part for _, part in parts if part])
     if added:
-        columns = [("Predictions", "text"), *((title, _kind(key)) for key, title in added.items())]
+        columns = [("Predictions", "text"), *added.values()]
         rows = [(label, *((part or {}).get(f"macro_{key}") for key in added)) for label, part in parts]
         tables.append(Table(f"Probabilities and decisions {of}", columns, rows))
     return tables
@@ -118,14 +118,9 @@ def _group_means(groups: dict) -> list:
     ]
 
 
-def _added(parts: Sequence[dict]) -> dict[str, str]:
-    """Names of scores that only some evaluations have, if one of these parts has them, and of their columns."""
-    return {key: name for key, name in LATER.items() if any(f"macro_{key}" in part for part in parts)}
-
-
-def _kind(key: str) -> str:
-    """Calibration errors of rare findings are a few thousandths."""
-    return "small" if key in ("ECE", "Brier") else "score"
+def _added(parts: Sequence[dict]) -> dict[str, tuple[str, str]]:
+    """Those of LATER that one of these parts has."""
+    return {key: column for key, column in LATER.items() if any(f"macro_{key}" in part for part in parts)}
 
 
 def _about(evaluations: Sequence[Evaluation]) -> dict:
@@ -135,7 +130,7 @@ def _about(evaluations: Sequence[Evaluation]) -> dict:
         "levels": sorted({each.content["level"] for each in evaluations if each.content.get("draws")}),
         "probabilities": "ECE" in added,
         "decisions": "F1" in added,
-        "groups": any("groups" in each.content["all"] for each in evaluations),
+        "groups": any(each.content["all"].get("groups") for each in evaluations),
     }
 
 
@@ -179,11 +174,10 @@ def _by_finding(part: dict | None) -> dict[str, dict]:
 def _decision_table(content: dict, names: Sequence[str]) -> Table | None:
     """Probabilities and decisions of each finding, if the evaluation has them."""
     findings = _by_finding(content["all"])
-    added = {key: title for key, title in LATER.items() if any(row.get(key) is not None for row in findings.values())}
-    if not added:
+    columns = {key: each for key, each in LATER.items() if any(row.get(key) is not None for row in findings.values())}
+    if not columns:
         return None
-    columns = {key: (title, _kind(key)) for key, title in added.items()}
-    columns |= {"threshold": ("Threshold, logit", "score")} if "F1" in added else {}
+    columns |= {"threshold": ("Threshold, logit", "score")} if "F1" in columns else {}
     columns |= {"positives": ("Positives", "count")}
     rows = [(name, *(findings[name].get(key) for key in columns)) for name in names]
     return Table("Probabilities and decisions per finding", [("Finding", "text"), *columns.values()], rows)

@@ -1,25 +1,104 @@
-"""A folder of runs, or of `cxrdali paper`: which runs are in it, and what is beside them.
+"""A folder of runs, or of `cxrdali paper`: which runs are in it, and what is beside them, read and checked.
 
 DIR/runs/NAME               run folders (or right in DIR)
 DIR/evaluations/NAME.SPLIT.json
 DIR/views.json, DIR/paper.json, DIR/submission.zip
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
 from cxrdali.postprocess import views as view_rules
-from cxrdali.report.training.scores import Evaluation, read_evaluation, read_json
 from cxrdali.runs.layout import MODELS
 from cxrdali.runs.listing import natural
 from shards.errors import UserError
 
+T = TypeVar("T")
 RECORD = "paper.json"
 SPLITS = ("test", "dev", "val")  # the most telling first
 VIEW_NUMBERS = ("frontal_ap", "lateral_ap", "difference")
+WHOLE = ("images", "studies", "labels", "all")
+PART_NUMBERS = ("images", "studies", "mAP", "macro_AUROC", "LRAP")
+FINDING_NUMBERS = ("positives", "prevalence", "AP", "AUROC")
+SCORES = ("AP", "AUROC", "ECE", "Brier", "F1", "precision", "recall", "specificity")
+MEANS = tuple(f"macro_{name}" for name in SCORES)
+NUMBERS = {*PART_NUMBERS, *FINDING_NUMBERS, *SCORES, *MEANS, "mAP_low", "mAP_high", "threshold"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """name: for headings. content: the whole .json."""
+
+    name: str
+    content: dict
+
+    @property
+    def mean(self) -> float | None:
+        """mAP of all views; None: no finding has a positive image."""
+        return self.content["all"]["mAP"]
+
+
+def read_json(path: Path, parse: Callable[[dict], T], wrong: str) -> T:
+    """What `parse` makes of a JSON file.
+
+    Raises:
+        UserError: with `wrong`, where {} is the reason, if the file is not as `parse` needs it.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        return parse(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{path}: {wrong.format(reason)}") from error
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Raises UserError if the file is not what `cxrdali evaluate` writes."""
+
+    def parse(content: dict) -> Evaluation:
+        for key in WHOLE:
+            content[key]
+        for view in ("all", "frontal", "lateral"):
+            if view == "all" or content.get(view) is not None:
+                _check_part(content[view])
+        _check_thresholds(content.get("thresholds"))
+        name = content.get("run") or Path(content.get("predictions") or path.name).stem
+        split = content.get("split")
+        return Evaluation(f"{name}, {split} split" if split else str(name), content)
+
+    try:
+        return read_json(path, parse, "not an evaluation ({}); give a .json that `cxrdali evaluate` wrote")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `cxrdali evaluate` writes one") from None
+
+
+def _check_part(part: Mapping) -> None:
+    if not isinstance(part["findings"], list) or not isinstance(part["without_positives"], list):
+        raise ValueError("'findings' is not a list")
+    names = [row["finding"] for row in part["findings"]]
+    if len(set(names)) < len(names):
+        raise ValueError("a finding is duplicated")
+    [part[name] for name in PART_NUMBERS], [row[name] for row in part["findings"] for name in FINDING_NUMBERS]
+    for row in (part, *(part.get("groups") or {}).values(), *part["findings"]):
+        for name, value in row.items():
+            if name in NUMBERS and not isinstance(value, int | float | None):
+                raise ValueError(f"{name!r} is {value!r}, not a number")
+
+
+def _check_thresholds(about: Mapping | None) -> None:
+    """None: decisions were not evaluated."""
+    if about is None:
+        return
+    texts = [about["strategy"], *about.get("remarks", []), *about.get("without_threshold", [])]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("'thresholds' holds something that is no text")
 
 
 @dataclass(frozen=True)

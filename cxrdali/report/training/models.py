@@ -79,10 +79,7 @@ def dev_mean(run: Run, sources: Sources) -> float | None:
 
 def comparability(sources: Sources) -> dict:
     """What the numbers of the paper may be compared with: images to train and to validate, theirs and ours."""
-    selections = {
-        (chosen.get("train_images"), chosen.get("val_images"))
-        for chosen in (run.config.get("selection", {}) for run in sources.runs)
-    }
+    selections = {(run.selection.get("train_images"), run.selection.get("val_images")) for run in sources.runs}
     return {
         "synthetic": sources.options.synthetic,
         "paper_images": (PAPER_TRAIN, PAPER_VAL),
@@ -158,7 +155,7 @@ def oversampling(sources: Sources) -> dict | None:
 
 def _doubled(run: Run) -> tuple:
     """The cells of a run's row: what it chose by, findings, images, epoch length, findings without AP."""
-    doubled, train = run.oversampling, run.config.get("selection", {}).get("train_images")
+    doubled, train = run.oversampling, run.selection.get("train_images")
     threshold = doubled.get("below")
     return (
         f"AP under {threshold:.2f} in {Path(str(doubled.get('from'))).name}" if threshold is not None else "by name",

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxrdali.report.kit import page
-from cxrdali.report.kit.numbers import sentence
 from cxrdali.report.study import sections as study
 from cxrdali.report.study.claims import at_a_glance
 from cxrdali.report.training.data import contact_sheets, label_frequencies
@@ -74,7 +73,6 @@ STUDY_SECTIONS = (
     Section("study/seconds", "Where the time went", study.time_of_steps),
     PROVENANCE,
 )
-MOST_NAMED = 4  # runs by name in the first line
 
 
 def write_report(
@@ -103,7 +101,8 @@ def write_report(
     sections = {each.name: each.shown(data) for each, data in made if data is not None}
     data = {
         "title": options.title,
-        "about": _what_this_is(sources),
+        "runs": [run.name for run in sources.runs],
+        "labels": sorted({run.labels for run in sources.runs}),
         "synthetic": sources.options.synthetic,
         "images": options.images,
         "contents": [(name, section["title"]) for name, section in sections.items()],
@@ -116,13 +115,3 @@ def section_html(section: Section, sources: Sources) -> str:
     """One section alone, as it is on the page."""
     data = {"name": section.name, "section": section.shown(section.data(sources))}
     return page.render("training/section.html.j2", data)
-
-
-def _what_this_is(sources: Sources) -> str:
-    labels = sorted({str(run.labels) for run in sources.runs if run.labels})
-    text = "Training report of a long-tail, multi-label chest X-ray classifier"
-    if sources.runs:
-        names = sentence([run.name.replace("Stage", "stage") for run in sources.runs])
-        names = names if len(sources.runs) <= MOST_NAMED else f"{len(sources.runs)} runs"
-        text += f": {names}" + (f", trained on the {sentence(labels)} labels" if labels else "")
-    return text + "."

@@ -13,7 +13,7 @@ from cxrdali.report.training import plots as run_plots
 from cxrdali.report.training.lineage import Placed, is_line, lineage
 from cxrdali.report.training.models import epochs
 from cxrdali.report.training.sources import Sources
-from cxrdali.report.training.steps import SPLIT_NAMES, last_step
+from cxrdali.report.training.steps import SPLIT_NAMES, ap_table, last_step
 from cxrdali.runs.layout import MODELS
 from cxrdali.runs.reader import Run
 
@@ -31,7 +31,7 @@ def summary(sources: Sources) -> dict:
         "best": _best_run(trained),
         "reached": found and {"name": found[0], "split": SPLIT_NAMES[found[1]], "mAP": found[2].mean},
         "runs": _summary_table(trained) if trained and not any(run.recipe for run in sources.runs) else None,
-        "notes": _missing_runs(sources),
+        "missing_runs": _missing_runs(sources),
     }
 
 
@@ -67,43 +67,22 @@ def _rate(run: Run) -> float | None:
     return spent["images"] / spent["train_seconds"] if spent["train_seconds"] else None
 
 
-def _missing_runs(sources: Sources) -> list[str]:
+def _missing_runs(sources: Sources) -> dict:
     """Which models, stages and epochs are not there."""
-    said = []
-    if sources.folder:
-        said += _missing_in_folder(sources)
-    elif not sources.runs:
-        return ["No run was given. `cxrdali train` writes one; give its folder."]
-    elif any(run.recipe for run in sources.runs):
-        absent = _absent(MODELS, sources.runs)
-        if 0 < len(absent) < len(MODELS):
-            said.append(f"No run of {sentence(absent)} was given.")
-    else:
-        stages = {run.setting("stage") for run in sources.runs}
-        absent = [str(stage) for stage in STAGES if stage not in stages]
-        if absent and stages & set(STAGES):
-            said.append(f"No run of stage {sentence(absent)} was given.")
-    waiting = [run.name for run in sources.runs if not len(run.metrics)]
-    if waiting:
-        said.append(f"No epoch of {sentence(waiting)} is complete yet.")
-    if sources.unread:
-        said.append(f"No run (no config.json), so left out: {sentence([str(path) for path in sources.unread])}.")
-    return said
-
-
-def _missing_in_folder(sources: Sources) -> list[str]:
-    folder, said = sources.folder, []
-    absent = _absent(folder.models, sources.runs)
-    if absent:
-        said.append(f"No run of {sentence(absent)} yet.")
-    if not folder.submission:
-        said.append("No submission.zip yet.")
-    return said
-
-
-def _absent(models: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    there = {run.recipe.get("name") for run in runs}
-    return [name for name in models if name not in there]
+    runs, folder = sources.runs, sources.folder
+    models = folder.models if folder else MODELS if any(run.recipe for run in runs) else ()
+    absent = [name for name in models if name not in {run.recipe.get("name") for run in runs}]
+    stages = {run.setting("stage") for run in runs}
+    is_one_of_stages = not models and bool(stages & set(STAGES))
+    return {
+        "without_run": not runs and not folder,
+        "in_folder": folder is not None,
+        "models": absent if folder or len(absent) < len(models) else [],
+        "stages": [str(stage) for stage in STAGES if stage not in stages] if is_one_of_stages else [],
+        "submission": folder is not None and not folder.submission,
+        "waiting": [run.name for run in runs if not len(run.metrics)],
+        "unread": list(map(str, sources.unread)),
+    }
 
 
 def curves(sources: Sources) -> dict:
@@ -155,7 +134,13 @@ def findings(sources: Sources) -> dict:
     trained = [run for run in sources.trained if len(run.best_findings)]
     if not trained:
         return {"missing": "No run has scores per finding yet; a run writes them with its first complete epoch."}
-    ap, facts = ap_table(trained)
+    tables = {run.name: run.best_findings for run in trained}
+    ap, facts = ap_table(
+        {
+            name: table.assign(prevalence=table["positives"] / (table["positives"] + table["negatives"]))
+            for name, table in tables.items()
+        }
+    )
     undefined = [name for name in ap.index if ap.loc[name].isna().all()]
     known = ap.drop(index=undefined)
     few = len(trained) <= MOST_DOTS
@@ -165,21 +150,8 @@ def findings(sources: Sources) -> dict:
         "figure": figure if len(known) and few else None,
         "table": _findings_table(trained, ap, facts),
         "without_ap": undefined,
-        "different_images": len({run.config.get("selection", {}).get("val_sha256") for run in trained}) > 1,
+        "different_images": len({run.selection.get("val_sha256") for run in trained}) > 1,
     }
-
-
-def ap_table(runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AP by finding and run (NaN: undefined), and positives and prevalence by finding, most frequent first.
-
-    Findings are matched by name; their counts are the last run's that has them.
-    """
-    ap = pd.concat({run.name: run.best_findings["AP"] for run in runs}, axis=1, sort=False)
-    facts = pd.concat([run.best_findings[["positives", "negatives"]] for run in runs])
-    facts = facts[~facts.index.duplicated(keep="last")].reindex(ap.index)
-    facts["prevalence"] = facts["positives"] / (facts["positives"] + facts["negatives"])
-    facts = facts.sort_values("positives", ascending=False, kind="stable")
-    return ap.loc[facts.index], facts
 
 
 def _findings_table(runs: list[Run], ap: pd.DataFrame, facts: pd.DataFrame) -> Table:
@@ -238,13 +210,11 @@ def _epoch_table(trained: list[Run]) -> Table:
 
 def _stage_times(trained: list[Run], table: pd.DataFrame) -> Table | None:
     """Sums over the runs of a stage, where a stage has several."""
-    stages = {run.name: run.setting("stage") for run in trained}
-    known = sorted({stage for stage in stages.values() if stage is not None})
-    if len(known) == len(trained):
+    stages = pd.Series({run.name: run.setting("stage") for run in trained}, dtype=object).dropna()
+    if stages.nunique() == len(trained):
         return None
     rows = []
-    for stage in known:
-        names = [name for name, its in stages.items() if its == stage]
+    for stage, names in stages.groupby(stages).groups.items():
         title = f"Stage {stage}: {names[0] if len(names) == 1 else f'{len(names)} runs'}"
         rows.append((title, *_times(table.loc[names].sum())))
     return _times_table("Time per stage", "Stage", rows) if rows else None

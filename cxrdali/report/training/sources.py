@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cxrdali.evaluate.same_images import check_same_dataset
 from cxrdali.report.study.folder import Study, is_study, read_study
-from cxrdali.report.training.folder import PaperFolder, read_paper
-from cxrdali.report.training.scores import Evaluation, read_evaluation
-from cxrdali.runs import layout as runs_on_disk
+from cxrdali.report.training.folder import Evaluation, PaperFolder, read_evaluation, read_paper
 from cxrdali.runs.listing import is_paper, named, run_folders
 from cxrdali.runs.reader import Run
 from shards.dataset.packed import PackedDataset
@@ -76,16 +75,6 @@ def read_sources(
         unread=tuple(unread),
         others=tuple(others),
     )
-    _check_same_dataset(sources)
+    if sources.dataset is not None:
+        check_same_dataset(sources.runs, sources.dataset)
     return sources
-
-
-def _check_same_dataset(sources: Sources) -> None:
-    """Label counts and pictures of another dataset would be shown beside the numbers of the runs."""
-    for run in sources.runs if sources.dataset else ():
-        trained_on = run.config.get("dataset", {}).get("id")
-        if trained_on and trained_on != sources.dataset.id:
-            raise UserError(
-                f"{run.path / runs_on_disk.CONFIG}: trained on dataset {trained_on}, {sources.dataset.root} is "
-                f"{sources.dataset.id}; give the dataset of the runs, or leave `--data` out"
-            )

@@ -9,9 +9,8 @@ from cxrdali.report import published
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table, best
-from cxrdali.report.training.folder import SPLITS, PaperFolder
+from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
 from cxrdali.report.training.models import MIMIC, comparability
-from cxrdali.report.training.scores import Evaluation
 from cxrdali.report.training.sources import Sources
 
 # steps of the paper: how a column is headed, and whose predictions it is
@@ -62,7 +61,8 @@ def last_step(folder: PaperFolder) -> tuple[str, str, Evaluation] | None:
 
 
 def _split(split: str, found: Mapping[str, Evaluation], with_figure: bool) -> dict:
-    ap, facts = step_table(found)
+    tables = {step: pd.DataFrame(each.content["all"]["findings"]).set_index("finding") for step, each in found.items()}
+    ap, facts = ap_table(tables)
     means = pd.Series({step: each.mean for step, each in found.items()}, dtype=float)
     shown = ap.dropna(how="all").rename(columns=_heading)
     name, paper = SPLIT_NAMES[split], paper_steps(split)
@@ -82,12 +82,17 @@ def _split(split: str, found: Mapping[str, Evaluation], with_figure: bool) -> di
     }
 
 
-def step_table(found: Mapping[str, Evaluation]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AP by finding and step (NaN: undefined), and positives and prevalence, most frequent finding first."""
-    tables = {step: pd.DataFrame(each.content["all"]["findings"]).set_index("finding") for step, each in found.items()}
-    ap = pd.concat({step: table["AP"].astype(float) for step, table in tables.items()}, axis=1, sort=False)
+def ap_table(tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """AP by finding and table (NaN: undefined), and positives and prevalence, most frequent finding first.
+
+    Args:
+        tables: AP, positives and prevalence by finding. Findings are matched by name; their counts are the last
+            table's that has them.
+    """
+    ap = pd.concat({name: table["AP"].astype(float) for name, table in tables.items()}, axis=1, sort=False)
     facts = pd.concat([table[["positives", "prevalence"]].astype(float) for table in tables.values()])
-    facts = facts[~facts.index.duplicated(keep="last")].sort_values("positives", ascending=False, kind="stable")
+    facts = facts[~facts.index.duplicated(keep="last")].reindex(ap.index)
+    facts = facts.sort_values("positives", ascending=False, kind="stable")
     return ap.loc[facts.index], facts
 
 
@@ -186,18 +191,17 @@ def _superior(table: pd.DataFrame) -> dict[str, int]:
 
 
 def _view_table(table: pd.DataFrame) -> Table:
-    paper = published.view_ap()["difference"]
-    columns = [
-        ("Finding", "text"), ("AP, frontal", "score"), ("AP, lateral", "score"), ("Difference", "gain"),
-        ("Superior", "text"), (f"Difference, {MIMIC}", "gain"), ("Positives, frontal", "count"),
-        ("Positives, lateral", "count"),
-    ]  # fmt: skip
-    rows = [
-        (
-            finding, row["frontal_ap"], row["lateral_ap"], row["difference"], "yes" if row["superior"] else "no",
-            paper.get(finding), row["frontal_positives"], row["lateral_positives"],
-        )
-        for finding, row in table.iterrows()
-    ]  # fmt: skip
+    columns = {
+        "frontal_ap": ("AP, frontal", "score"), "lateral_ap": ("AP, lateral", "score"),
+        "difference": ("Difference", "gain"), "superior": ("Superior", "text"),
+        "paper": (f"Difference, {MIMIC}", "gain"),
+        "frontal_positives": ("Positives, frontal", "count"), "lateral_positives": ("Positives, lateral", "count"),
+    }  # fmt: skip
+    shown = table.assign(
+        superior=table["superior"].map({True: "yes", False: "no"}), paper=published.view_ap()["difference"]
+    )
+    rows = list(shown[list(columns)].itertuples(name=None))
     images = [table[f"{view}_images"].max() for view in ("frontal", "lateral")]
-    return Table("Frontal against lateral", columns, [("All images", *[""] * 5, *images), *rows])
+    return Table(
+        "Frontal against lateral", [("Finding", "text"), *columns.values()], [("All images", *[""] * 5, *images), *rows]
+    )

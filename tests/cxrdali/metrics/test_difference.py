@@ -11,11 +11,11 @@ def test_worked_by_hand():
     # level 0.4: 0.3 * (5 + 1) = 1.8, so the first sample of each side; 0.3: 0.35 * 6 = 2.1, the second
     sampled, other = np.array([0.0, 1, 2, 3, 4, np.nan]), np.array([1.0, 1, 1, 1, 1, 1])
     made = difference(4.0, 2.5, sampled, other, level=0.3)
-    assert (made.value, made.low, made.high, made.p) == (1.5, 0.0, 2.0, 1.0)
-    assert difference(4.0, 2.5, sampled, other, level=0.4).low == -1
+    assert (made["difference"], made["low"], made["high"], made["p"]) == (1.5, 0.0, 2.0, 1.0)
+    assert difference(4.0, 2.5, sampled, other, level=0.4)["low"] == -1
     made = difference(4.0, 2.5, sampled + 10, other, level=0.3)
-    assert made.p == pytest.approx(2 / 6) and difference(2.5, 4.0, other, sampled + 10).p == made.p
-    assert made.as_json() == {"difference": 1.5, "low": 10.0, "high": 12.0, "p": pytest.approx(2 / 6)}
+    assert made["p"] == pytest.approx(2 / 6) and difference(2.5, 4.0, other, sampled + 10)["p"] == made["p"]
+    assert made == {"difference": 1.5, "low": 10.0, "high": 12.0, "p": pytest.approx(2 / 6)}
 
 
 @pytest.mark.parametrize(("samples", "level"), [(99, 0.95), (100, 0.95), (1000, 0.95), (999, 0.9), (250, 0.99)])
@@ -23,21 +23,21 @@ def test_the_interval_leaves_out_0_just_where_p_says_so(samples, level):
     rng, seen = np.random.default_rng(samples), set()
     for shift in np.linspace(1.2, 3.2, 300):
         made = difference(shift, 0, rng.normal(shift, 1, samples) * rng.choice([-1, 1]), np.zeros(samples), level)
-        outside = made.low > 0 or made.high < 0
-        assert outside == (made.p <= 1 - level + 1e-12)
+        outside = made["low"] > 0 or made["high"] < 0
+        assert outside == (made["p"] <= 1 - level + 1e-12)
         seen.add(outside)
     assert seen == {True, False}
 
 
 def test_of_too_few_samples_the_interval_holds_all():
     made = difference(2.0, 0, np.array([1.0, 2, 4]), np.zeros(3))
-    assert (made.low, made.high, made.p) == (1, 4, 0.5)
+    assert (made["low"], made["high"], made["p"]) == (1, 4, 0.5)
 
 
 def test_equal_scores_do_not_differ():
     sampled = np.random.default_rng(0).random(200)
     made = difference(0.3, 0.3, sampled, sampled)
-    assert made.as_json() == {"difference": 0, "low": 0, "high": 0, "p": 1}
+    assert made == {"difference": 0, "low": 0, "high": 0, "p": 1}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_equal_scores_do_not_differ():
     ],
 )
 def test_what_is_undefined_is_null(scores):
-    made = difference(*scores).as_json()
+    made = difference(*scores)
     assert (made["low"], made["high"], made["p"]) == (None, None, None)
 
 
@@ -81,8 +81,8 @@ def test_the_pairing_is_that_of_a_bootstrap_written_out():
     np.testing.assert_allclose(means[1] - means[0], by_hand, rtol=1e-9, atol=1e-12)
     made = difference(0.6, 0.4, means[1], means[0], level=0.9)
     # level 0.9 of 60: 61 * 0.05 = 3.05, so the third of each side
-    np.testing.assert_allclose((made.low, made.high), (sorted(by_hand)[2], sorted(by_hand)[-3]))
-    assert made.p == min(1, 2 * (min(np.sum(np.array(by_hand) <= 0), np.sum(np.array(by_hand) >= 0)) + 1) / 61)
+    np.testing.assert_allclose((made["low"], made["high"]), (sorted(by_hand)[2], sorted(by_hand)[-3]))
+    assert made["p"] == min(1, 2 * (min(np.sum(np.array(by_hand) <= 0), np.sum(np.array(by_hand) >= 0)) + 1) / 61)
 
 
 def test_under_no_difference_p_is_small_as_seldom_as_it_says():
@@ -93,6 +93,6 @@ def test_under_no_difference_p_is_small_as_seldom_as_it_says():
         pair = [rng.normal(0, 1, (120, 1)) + truth for _ in range(2)]
         sampled = [resample(truth, each, np.arange(120), 200, seed=1).auroc[:, 0] for each in pair]
         values = [roc_auc_score(truth, each) for each in pair]
-        small += difference(values[1], values[0], sampled[1], sampled[0]).p < 0.1
+        small += difference(values[1], values[0], sampled[1], sampled[0])["p"] < 0.1
     low, high = binom.interval(0.998, 200, 0.1)
     assert low <= small <= high

@@ -15,8 +15,8 @@ from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import FoldOptions, released_rows, rows_sha256, train_and_validation
-from cxrdali.report import ReportOptions, write_report
 from cxrdali.report.kit.numbers import count, duration, percent, score
+from cxrdali.report.training.page import ReportOptions, write_report
 from cxrdali.runs.layout import FINDING_COLUMNS, METRIC_COLUMNS
 from cxrdali.runs.settings import names as setting_names
 from cxrdali.runs.settings import sampling_seed

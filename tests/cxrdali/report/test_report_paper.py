@@ -16,12 +16,11 @@ from cxrdali.data.oversample import oversampled
 from cxrdali.data.sampler import SAMPLERS
 from cxrdali.data.splits import FoldOptions, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
-from cxrdali.report import ReportOptions, write_report
 from cxrdali.report.kit.numbers import gain
 from cxrdali.report.training.data import first_training_images
 from cxrdali.report.training.lineage import is_line, lineage
 from cxrdali.report.training.models import differences, epochs
-from cxrdali.report.training.page import SECTIONS, section_html
+from cxrdali.report.training.page import SECTIONS, ReportOptions, section_html, write_report
 from cxrdali.report.training.plots import branches
 from cxrdali.report.training.runs import line_of
 from cxrdali.report.training.sources import read_sources

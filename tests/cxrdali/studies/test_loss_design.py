@@ -17,10 +17,9 @@ from cxrdali.data.targets import targets
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.options import CALIBRATIONS
 from cxrdali.predictions import read
-from cxrdali.report import ReportOptions, write_report
 from cxrdali.report.study.folder import read_study
 from cxrdali.report.study.scores import scores_of
-from cxrdali.report.training.page import STUDY_SECTIONS, section_html
+from cxrdali.report.training.page import STUDY_SECTIONS, ReportOptions, section_html, write_report
 from cxrdali.report.training.sources import read_sources
 from cxrdali.runs import layout as runs
 from cxrdali.runs import recipes
@@ -559,7 +558,7 @@ def test_f1_that_no_threshold_was_fitted_for_is_not_called_fitted(done, page, tm
     shutil.rmtree(copy / "thresholds")
     for path in (copy / "evaluations").glob("*.test.json"):
         change(path, lambda content: content["thresholds"].update(strategy="fixed=0.5", predictions=None))
-    found = scores_of(read_study(copy), MAIN, "test", {})
+    found = scores_of(read_study(copy), MAIN, "test")
     assert (found["F1"], found["F1 at 0.5"]) == (None, scored(copy, MAIN, "test")["macro_F1_half"])
     assert "a macro F1 of" not in part(copy, "summary")
 
@@ -630,10 +629,10 @@ def test_figures_of_a_model_that_is_trained_again_are_not_shown(done, tmp_path):
     assert not found.weights and not found.calibrations and set(found.comparisons) == {"backbones", "retrained"}
 
 
-def test_findings_without_positives_and_runs_without_counts_leave_blanks_not_zeros(done, tmp_path):
+def test_without_a_training_split_there_is_no_head_medium_and_tail(done, tmp_path):
     copy = shutil.copytree(done, tmp_path / "study")
-    for name in MODELS:
-        change(copy / "runs" / name / "config.json", lambda content: content.pop("train_positives"))
+    for path in (copy / "evaluations").glob("*.json"):
+        change(path, lambda content: content["all"].update(groups=None))
     table = page_of(copy).table("Losses, test split")
     assert "mAP, tail" not in table.columns
 
