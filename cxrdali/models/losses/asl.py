@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cxrdali.models.loss import Loss
-from cxrdali.models.loss_parameters import GAMMA
+from cxrdali.models.loss import GAMMA, Loss
 from cxrdali.setting import check, from_zero_below, setting
 
 

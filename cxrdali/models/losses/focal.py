@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cxrdali.models.loss import Loss
-from cxrdali.models.loss_parameters import focal_gamma
+from cxrdali.models.loss import Loss, focal_gamma
 from cxrdali.setting import Legal, check, setting
 
 _ALPHA = Legal(lambda value: value == -1 or 0 <= value <= 1, "0 to 1, or -1 for none")
@@ -21,6 +20,6 @@ class Focal(Loss):
         check(self)
 
     def terms(self, logits, targets, weights, epoch):
-        from cxrdali.models.loss_terms import focal_terms
+        from cxrdali.models.loss_module import focal_terms
 
         return focal_terms(logits, targets, self.focal_gamma, self.focal_alpha)
