@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from cxrdali.setting import spelled
 from shards.errors import UserError
 
 T = TypeVar("T", bound="Named")
@@ -102,8 +101,3 @@ def defined_in(module: Any, base: type[T]) -> list[type[T]]:
 def parameter_names(made: type[Named]) -> tuple[str, ...]:
     """Names of a class's parameters."""
     return tuple(each.name for each in fields(made))
-
-
-def own_parameters(made: type[Named]) -> str:
-    """A class's parameters, for messages."""
-    return ", ".join(map(spelled, parameter_names(made))) or "none"
