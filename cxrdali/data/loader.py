@@ -19,11 +19,9 @@ import numpy as np
 import simplejpeg
 import torch
 
-from cxrdali.data import pipeline
 from cxrdali.data.augment import Augmentation, Decisions, carry_out, decide, in_order
 from cxrdali.data.buffers import RecycledBuffers
 from cxrdali.data.download import CopyAhead
-from cxrdali.data.lanes import Ahead, EpochPlan, Lane
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import (
     Windows,
@@ -34,6 +32,7 @@ from cxrdali.data.order import (
     share_of,
     windowed_order,
 )
+from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec, decisions_for
 from cxrdali.data.readahead import ReadAhead
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
@@ -158,7 +157,7 @@ class Loader:
         bounds, reached = self._own(batch_bounds(len(order), self.options.batch, self._position, self.drop_last))
         ahead = self._ahead(order, windows, bounds[0][0] if bounds else len(order))
         decide_batch = partial(decide, self._augment, self.seed, self._epoch, size=self.options.size)
-        given = list(pipeline.decisions_for(self._dali_augments))
+        given = list(decisions_for(self._dali_augments))
         with closing(EpochPlan(self.mapped, order, bounds, ahead, decide_batch, given)) as plan:
             self._start(plan)
             for number, (start, stop) in enumerate(bounds):
@@ -196,7 +195,7 @@ class Loader:
         if not self._lanes or self._plan is not None:  # none yet, or left half-way
             self.close()
             options, lanes = self.options, self.options.lanes
-            spec = pipeline.PipelineSpec(
+            spec = PipelineSpec(
                 stored=self.mapped.stored.pixels,
                 raw=self.mapped.stored.raw,
                 pixels=options.size,

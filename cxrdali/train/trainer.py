@@ -116,8 +116,7 @@ def train(
         trainer = Trainer(parts, state, out, hooks or Hooks())
         trainer.run(started)
         console.report_end(parts, state)
-        trainer.seconds["total"] = time.perf_counter() - started
-        return _summary(out, trainer.progress, trainer.seconds)
+        return _summary(out, trainer.progress, {**trainer.seconds, "total": time.perf_counter() - started})
 
 
 def _alone(out: Path, ranks: Ranks) -> contextlib.AbstractContextManager:
