@@ -111,44 +111,40 @@ class FedBatch(NamedTuple):
     decisions: Decisions
 
 
+@dataclass(frozen=True, eq=False)
 class EpochPlan:
-    """The batches of one iteration by number, from 0."""
+    """The batches of one iteration by number, from 0.
 
-    def __init__(
-        self,
-        mapped: MappedSize,
-        order: np.ndarray,
-        bounds: list[tuple[int, int]],
-        ahead: Sequence[Ahead],
-        decide: Callable[[int, int], Decisions],
-        given: Sequence[str],
-    ):
-        """
-        Args:
-            order: catalog rows of the epoch, int64 [n].
-            bounds: half-open ranges of positions in `order`, one for each batch.
-            ahead: waited for, one after the other, before a batch's bytes are used.
-            decide: the augmentation's decisions for so many samples (second) from a position (first) on.
-            given: names of the decisions that DALI carries out.
-        """
-        self._mapped, self._order, self._bounds = mapped, order, bounds
-        self._ahead, self._decide, self._given = ahead, decide, given
+    Args:
+        order: catalog rows of the epoch, int64 [n].
+        bounds: half-open ranges of positions in `order`, one for each batch.
+        ahead: waited for, one after the other, before a batch's bytes are used.
+        decide: the augmentation's decisions for so many samples (second) from a position (first) on.
+        given: names of the decisions that DALI carries out.
+    """
+
+    mapped: MappedSize
+    order: np.ndarray
+    bounds: list[tuple[int, int]]
+    ahead: Sequence[Ahead]
+    decide: Callable[[int, int], Decisions]
+    given: Sequence[str]
 
     def __len__(self) -> int:
-        return len(self._bounds)
+        return len(self.bounds)
 
     def fed(self, number: int) -> FedBatch:
         """A batch by number, as soon as its stored bytes are in memory."""
-        start, stop = self._bounds[number]
-        for each in self._ahead:
+        start, stop = self.bounds[number]
+        for each in self.ahead:
             each.wait(start, stop)
-        rows = self._order[start:stop]
-        stored = self._mapped.pixels(rows) if self._mapped.stored.raw else self._mapped.slices(rows)
-        decisions = self._decide(start, stop - start)
-        return FedBatch(rows, (stored, *(list(decisions[name]) for name in self._given)), decisions)
+        rows = self.order[start:stop]
+        stored = self.mapped.pixels(rows) if self.mapped.stored.raw else self.mapped.slices(rows)
+        decisions = self.decide(start, stop - start)
+        return FedBatch(rows, (stored, *(list(decisions[name]) for name in self.given)), decisions)
 
     def close(self) -> None:
-        for each in reversed(self._ahead):
+        for each in reversed(self.ahead):
             each.close()
 
 
