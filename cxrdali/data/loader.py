@@ -23,15 +23,7 @@ import torch
 from cxrdali.data.augment import Augmentation, Decisions, carry_out, decide, in_order
 from cxrdali.data.download import CopyAhead
 from cxrdali.data.options import LoaderOptions
-from cxrdali.data.order import (
-    Windows,
-    batch_bounds,
-    global_order,
-    round_robin,
-    shard_windows,
-    share_of,
-    windowed_order,
-)
+from cxrdali.data.order import Windows, batch_bounds, global_order, shard_windows, share_of, windowed_order
 from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec, decisions_for
 from cxrdali.data.readahead import ReadAhead
 from shards.dataset.mapped import MappedSize
@@ -177,7 +169,7 @@ class Loader:
         """This rank's part of the batches, and the position that the epoch has reached with each."""
         if self.drop_last:
             return [share_of(each, self.rank, self.world) for each in bounds], [stop for _, stop in bounds]
-        own = [bounds[number] for number in round_robin(len(bounds), self.rank, self.world)]
+        own = bounds[self.rank :: self.world]  # whole batches: no gradients are shared
         return own, [stop for _, stop in own]
 
     def _ahead(self, order: np.ndarray, windows: Windows, start: int) -> list[Ahead]:
