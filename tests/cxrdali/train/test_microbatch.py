@@ -240,8 +240,8 @@ class Waiting(TorchDispatchMode):
         masks = function is torch.ops.aten.index.Tensor and any(
             each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1]
         )
-        if function._schema.name in self.NAMES or masks:
-            self.found.append(function._schema.name)
+        if function._schema.name in self.NAMES or masks:  # noqa: SLF001 -- of torch
+            self.found.append(function._schema.name)  # noqa: SLF001 -- of torch
         return function(*args, **(kwargs or {}))
 
 
