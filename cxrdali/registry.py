@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
+from cxrdali.setting import check
 from shards.errors import UserError
 
 T = TypeVar("T", bound="Named")
@@ -20,6 +21,9 @@ class Named:
     """
 
     name: ClassVar[str]
+
+    def __post_init__(self):
+        check(self)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from cxrdali.models.loss import Loss
-from cxrdali.setting import Legal, check, setting
+from cxrdali.setting import Legal, setting
 
 POSITIVE_WEIGHTS = ("none", "sqrt", "ratio")
 _KINDS = Legal(POSITIVE_WEIGHTS.__contains__, f"one of {', '.join(POSITIVE_WEIGHTS)}", POSITIVE_WEIGHTS)
@@ -19,9 +19,6 @@ class Bce(Loss):
     pos_weight: str = setting(
         "none", "weight of positive terms: negatives per positive of each finding, its root, or none.", _KINDS
     )
-
-    def __post_init__(self):
-        check(self)
 
     def per_finding(self, positives, negatives):
         return {"pos_weight": positive_weights(positives, negatives, self.pos_weight)}

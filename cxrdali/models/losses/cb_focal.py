@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cxrdali.models.loss import Loss, cb_beta, class_balanced_weights, focal_gamma
-from cxrdali.setting import check
 
 
 @dataclass(frozen=True)
@@ -13,9 +12,6 @@ class CbFocal(Loss):
 
     focal_gamma: float = focal_gamma()
     cb_beta: float = cb_beta()
-
-    def __post_init__(self):
-        check(self)
 
     def per_finding(self, positives, negatives):
         return {"balance": class_balanced_weights(positives, self.cb_beta)}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cxrdali.models.loss import Loss, cb_beta, class_balanced_weights
-from cxrdali.setting import Legal, check, setting
+from cxrdali.setting import Legal, setting
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,6 @@ class Drw(Loss):
     drw_epoch: int = setting(
         10, "epochs before positive terms are re-weighted.", Legal(lambda value: value >= 0, "0 or more epochs")
     )
-
-    def __post_init__(self):
-        check(self)
 
     @property
     def deferred_epochs(self):

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from cxrdali.models.loss import Loss
-from cxrdali.setting import above, check, setting
+from cxrdali.setting import above, setting
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,6 @@ class Ldam(Loss):
 
     ldam_margin: float = setting(0.5, "the rarest finding's margin.", above(0, at_most=10))
     ldam_scale: float = setting(30.0, "factor of the classifier's output.", above(0, at_most=1000))
-
-    def __post_init__(self):
-        check(self)
 
     @property
     def logit_scale(self):
