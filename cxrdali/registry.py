@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from cxrdali.setting import spelled
+from cxrdali.setting import check
 from shards.errors import UserError
 
 T = TypeVar("T", bound="Named")
@@ -21,6 +21,9 @@ class Named:
     """
 
     name: ClassVar[str]
+
+    def __post_init__(self):
+        check(self)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -102,8 +105,3 @@ def defined_in(module: Any, base: type[T]) -> list[type[T]]:
 def parameter_names(made: type[Named]) -> tuple[str, ...]:
     """Names of a class's parameters."""
     return tuple(each.name for each in fields(made))
-
-
-def own_parameters(made: type[Named]) -> str:
-    """A class's parameters, for messages."""
-    return ", ".join(map(spelled, parameter_names(made))) or "none"

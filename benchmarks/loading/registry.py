@@ -12,8 +12,7 @@ import torch
 from benchmarks.loading.baselines import Pass, lean_loader, paper_loader
 from benchmarks.loading.served import Baseline
 from cxrdali.data.augment import AugmentOptions, carry_out, decide
-from cxrdali.data.buffers import RecycledBuffers
-from cxrdali.data.loader import Loader, device_id
+from cxrdali.data.loader import Loader, RecycledBuffers, device_id
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import global_order
 from shards.dataset.mapped import MappedSize

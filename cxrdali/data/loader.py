@@ -9,6 +9,7 @@ anew begins the epoch again and abandons an iteration that was left half-way.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass
@@ -19,21 +20,11 @@ import numpy as np
 import simplejpeg
 import torch
 
-from cxrdali.data import pipeline
 from cxrdali.data.augment import Augmentation, Decisions, carry_out, decide, in_order
-from cxrdali.data.buffers import RecycledBuffers
 from cxrdali.data.download import CopyAhead
-from cxrdali.data.lanes import Ahead, EpochPlan, Lane
 from cxrdali.data.options import LoaderOptions
-from cxrdali.data.order import (
-    Windows,
-    batch_bounds,
-    global_order,
-    round_robin,
-    shard_windows,
-    share_of,
-    windowed_order,
-)
+from cxrdali.data.order import Windows, batch_bounds, global_order, shard_windows, share_of, windowed_order
+from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec, decisions_for
 from cxrdali.data.readahead import ReadAhead
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
@@ -158,7 +149,7 @@ class Loader:
         bounds, reached = self._own(batch_bounds(len(order), self.options.batch, self._position, self.drop_last))
         ahead = self._ahead(order, windows, bounds[0][0] if bounds else len(order))
         decide_batch = partial(decide, self._augment, self.seed, self._epoch, size=self.options.size)
-        given = list(pipeline.decisions_for(self._dali_augments))
+        given = list(decisions_for(self._dali_augments))
         with closing(EpochPlan(self.mapped, order, bounds, ahead, decide_batch, given)) as plan:
             self._start(plan)
             for number, (start, stop) in enumerate(bounds):
@@ -178,7 +169,7 @@ class Loader:
         """This rank's part of the batches, and the position that the epoch has reached with each."""
         if self.drop_last:
             return [share_of(each, self.rank, self.world) for each in bounds], [stop for _, stop in bounds]
-        own = [bounds[number] for number in round_robin(len(bounds), self.rank, self.world)]
+        own = bounds[self.rank :: self.world]  # whole batches: no gradients are shared
         return own, [stop for _, stop in own]
 
     def _ahead(self, order: np.ndarray, windows: Windows, start: int) -> list[Ahead]:
@@ -196,7 +187,7 @@ class Loader:
         if not self._lanes or self._plan is not None:  # none yet, or left half-way
             self.close()
             options, lanes = self.options, self.options.lanes
-            spec = pipeline.PipelineSpec(
+            spec = PipelineSpec(
                 stored=self.mapped.stored.pixels,
                 raw=self.mapped.stored.raw,
                 pixels=options.size,
@@ -275,3 +266,39 @@ def device_id(options: LoaderOptions) -> int | None:
         return None
     index = torch.device(options.device).index
     return torch.cuda.current_device() if index is None else index
+
+
+class RecycledBuffers:
+    """The memory of output batches on the CPU, by shape: no more than consumers held at a time.
+
+    Fresh memory for 13 MB batches costs more in page faults than the copy into it. A buffer counts as free
+    when only this list refers to it: a torch tensor made from a view of the array, or any slice of that
+    tensor, keeps the array referenced.
+    """
+
+    def __init__(self):
+        self._arrays: list[np.ndarray] = []
+        self._idle = _references([np.empty(0)], 0)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def take(self, like: np.ndarray) -> np.ndarray:
+        """An array of the shape and dtype of another, which nobody else holds; its values are any."""
+        for place in range(len(self._arrays)):
+            if self._arrays[place].shape == like.shape and _references(self._arrays, place) == self._idle:
+                return self._arrays[place]
+        # at the end of an epoch the shape is smaller: a few buffers of each shape, no more than were held
+        self._arrays.append(np.empty_like(like))
+        return self._arrays[-1]
+
+    def trim(self) -> None:
+        """Let go of idle memory beyond the two batches that a consumer usually holds."""
+        idle = [place for place in range(len(self._arrays)) if _references(self._arrays, place) == self._idle]
+        for place in reversed(idle[2:]):
+            del self._arrays[place]
+
+
+def _references(arrays: list[np.ndarray], place: int) -> int:
+    """How often an array in a list is referred to; Python versions count differently, so an idle one is the measure."""
+    return sys.getrefcount(arrays[place])

@@ -108,25 +108,17 @@ class LoaderOptions:
     for each core this process may use, at most 8); decode: auto, cpu, mixed or hybrid; device: "cpu" or "cuda[:N]";
     prefetch: batches that DALI prepares ahead; order and window (shards open at a time) are for training."""
 
-    size: int
-    batch: int
-    threads: int | None = None
-    decode: str = "auto"
+    size: int = setting(legal=at_least(1))
+    batch: int = setting(legal=at_least(1))
+    threads: int | None = setting(None, legal=at_least(1))
+    decode: str = setting("auto", legal=one_of(DECODE))
     device: str = "cpu"
-    prefetch: int = 2
-    order: str = "global"
-    window: int = 8
+    prefetch: int = setting(2, legal=at_least(1))
+    order: str = setting("global", legal=one_of(ORDERS))
+    window: int = setting(8, legal=at_least(1))
 
     def __post_init__(self):
-        for name in ("size", "batch", "prefetch", "window"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)}: at least 1")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads {self.threads}: at least 1")
-        if self.decode not in DECODE:
-            raise UserError(f"decode {self.decode!r}: choose one of {', '.join(DECODE)}")
-        if self.order not in ORDERS:
-            raise UserError(f"order {self.order!r}: choose one of {', '.join(ORDERS)}")
+        check(self)
         if self.decode in ("mixed", "hybrid") and not self.on_gpu:
             raise UserError(f"decode {self.decode!r} needs a GPU, the device is {self.device!r}; use --decode cpu")
 

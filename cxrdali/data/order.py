@@ -67,8 +67,3 @@ def share_of(bounds: tuple[int, int], rank: int, world: int) -> tuple[int, int]:
     """A rank's part of a global batch: its positions, in as many equal parts as there are ranks."""
     start, stop = bounds
     return start + (stop - start) * rank // world, start + (stop - start) * (rank + 1) // world
-
-
-def round_robin(count: int, rank: int, world: int) -> range:
-    """Which of `count` whole batches a rank takes where no gradients are shared: every world-th."""
-    return range(rank, count, world)

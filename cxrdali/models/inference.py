@@ -15,10 +15,6 @@ from cxrdali.runtime.distributed import Ranks
 from shards.errors import UserError
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Inference:
     """How logits are computed.
@@ -30,7 +26,7 @@ class Inference:
     micro_batch: int | None = None
     tta: str = "none"
     progress: str | None = None
-    check: Callable[[], None] = _nothing
+    check: Callable[[], None] = lambda: None
     ranks: Ranks = field(default_factory=Ranks)
 
 

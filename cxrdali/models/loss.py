@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from cxrdali.registry import Named, Registry
+from cxrdali.setting import Legal, from_zero_below, setting
 from shards.errors import UserError
 
 Tensor = Any  # torch.Tensor: nothing here imports torch, which takes seconds, not even for its types
@@ -70,6 +71,35 @@ class Loss(Named):
             [B, F].
         """
         raise UserError(f"the loss {self.name!r} is not installed; give the file that defines it with --plugins")
+
+
+# ---------------------------------------------------------------- what several losses have
+
+# below 1, its gradient is infinite at p = 0
+GAMMA = Legal(lambda value: value == 0 or 1 <= value <= 20, "0, or 1 to 20")
+
+
+def focal_gamma() -> Any:
+    return setting(2.0, "focusing exponent.", GAMMA)
+
+
+def cb_beta() -> Any:
+    return setting(0.9999, "of the effective number of images, below 1.", from_zero_below(1))
+
+
+def class_balanced_weights(positives: np.ndarray, beta: float) -> np.ndarray:
+    """(1 - beta) / (1 - beta^n), divided by its mean over the findings that have positives: float64 [F].
+
+    The inverse of the effective number of n images (Cui et al. 2019). 1 for a finding without positives.
+    """
+    present = positives > 0
+    if not present.any():
+        return np.ones(len(positives))
+    counts = np.where(present, positives, 1).astype(np.float64)
+    # expm1 and log1p: 1 - beta^n would lose digits where beta is close to 1
+    effective = -np.expm1(counts * np.log1p(-(1 - beta))) if beta > 0 else np.ones(len(counts))
+    weights = (1 - beta) / effective
+    return np.where(present, weights / weights[present].mean(), 1.0)
 
 
 LOSSES = Registry("loss", "cxrdali.models.losses", Loss)

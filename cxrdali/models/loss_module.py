@@ -1,4 +1,4 @@
-"""A loss on a batch: the mask of ignored targets, precision, and weights of each finding on the device."""
+"""A loss on a batch: the mask of ignored targets, precision, weights of each finding on the device, shared terms."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 from cxrdali.models.loss import Loss
 
@@ -22,9 +23,7 @@ class LossModule(nn.Module):
     def __init__(self, loss: Loss, positives: np.ndarray, negatives: np.ndarray):
         super().__init__()
         self.loss = loss
-        self._names = []
         for name, values in loss.per_finding(positives, negatives).items():
-            self._names.append(name)
             self.register_buffer(name, torch.from_numpy(values), persistent=False)  # float64: cast where it is used
 
     def reweights(self, epoch: int) -> bool:
@@ -39,10 +38,9 @@ class LossModule(nn.Module):
             targets: float [B, F] with 1, 0 and NaN (ignored).
             epoch: From 0.
         """
-        known = ~torch.isnan(targets)
         x = _wide(logits)
-        weights = {name: self.get_buffer(name).to(x.dtype) for name in self._names}
-        return self.loss.terms(x, torch.nan_to_num(targets).to(x.dtype), weights, epoch) * known
+        weights = {name: each.to(x.dtype) for name, each in self.named_buffers()}
+        return self.loss.terms(x, torch.nan_to_num(targets).to(x.dtype), weights, epoch) * ~torch.isnan(targets)
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor, epoch: int) -> torch.Tensor:
         """Summed over every known target: a scalar.
@@ -57,10 +55,8 @@ def bce_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
     Validation's loss for every training loss, so that runs compare.
     """
-    known = ~torch.isnan(targets)
     x = _wide(logits)
-    wanted = torch.nan_to_num(targets).to(x.dtype)
-    return (F.binary_cross_entropy_with_logits(x, wanted, reduction="none") * known).sum()
+    return (bce_terms(x, torch.nan_to_num(targets).to(x.dtype)) * ~torch.isnan(targets)).sum()
 
 
 def known_targets(
@@ -75,3 +71,24 @@ def known_targets(
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+# ---------------------------------------------------------------- terms that several losses share: tensors [B, F]
+
+
+def bce_terms(
+    x: torch.Tensor, wanted: torch.Tensor, shift: torch.Tensor | None = None, pos_weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Binary cross-entropy; shift [F] is taken off the logits of positives, pos_weight [F] multiplies their terms."""
+    shifted = x if shift is None else x - shift * wanted
+    return F.binary_cross_entropy_with_logits(shifted, wanted, pos_weight=pos_weight, reduction="none")
+
+
+def focal_terms(x: torch.Tensor, wanted: torch.Tensor, gamma: float, alpha: float = -1) -> torch.Tensor:
+    """Lin et al. 2017; alpha: weight of positive terms, 0 to 1, or -1 for none."""
+    return sigmoid_focal_loss(x, wanted, alpha, gamma, reduction="none")
+
+
+def weigh_positives(terms: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Positive terms times weights [F]."""
+    return terms * torch.where(wanted == 1, weights, 1)

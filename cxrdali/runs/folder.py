@@ -23,38 +23,28 @@ import torch
 from safetensors import torch as safetensors
 
 from cxrdali.predictions import Predictions
-from cxrdali.runs.layout import (
-    BEST,
-    CONFIG,
-    FINDING_COLUMNS,
-    FINDINGS,
-    LAST,
-    METRIC_COLUMNS,
-    METRICS,
-    PROGRESS,
-    VAL_PREDICTIONS,
-)
+from cxrdali.runs import layout
 from cxrdali.runs.reader import Progress, weights_epoch
 from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
 from shards.storage.files import json_bytes, publish, remove_parts, write_bytes
 
 NEW = {
-    BEST: "best.new.safetensors",
-    VAL_PREDICTIONS: "val_predictions.new.parquet",
-    METRICS: "metrics.new.csv",
-    FINDINGS: "findings.new.csv",
-    PROGRESS: "progress.new.json",
+    layout.BEST: "best.new.safetensors",
+    layout.VAL_PREDICTIONS: "val_predictions.new.parquet",
+    layout.METRICS: "metrics.new.csv",
+    layout.FINDINGS: "findings.new.csv",
+    layout.PROGRESS: "progress.new.json",
 }
 
 
 def write_config(run: Path, config: dict) -> None:
-    write_bytes(run / CONFIG, json_bytes(config))
+    write_bytes(run / layout.CONFIG, json_bytes(config))
 
 
 def load_last(run: Path) -> dict | None:
     """The state to continue from, on the CPU; None if no epoch was finished or interrupted yet."""
-    path = run / LAST
+    path = run / layout.LAST
     if not path.exists():
         return None
     try:
@@ -83,15 +73,15 @@ def commit(run: Path, state: dict, settings: TrainSettings, best: tuple[dict, di
             # safetensors wants plain strides; a channels-last weight is written in the usual layout. Not its
             # save_file: that leaves a nameless temporary file behind a kill
             plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-            write_bytes(run / NEW[BEST], safetensors.save(plain, metadata))
-            predictions.write(run / NEW[VAL_PREDICTIONS])
+            write_bytes(run / NEW[layout.BEST], safetensors.save(plain, metadata))
+            predictions.write(run / NEW[layout.VAL_PREDICTIONS])
         for name, data in _tables(state, settings).items():
             if not _holds(run / name, data):
                 write_bytes(run / NEW[name], data)
         # memory for a copy of the state: torch's own writer reports a full disk as an unexpected position
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_bytes(run / LAST, cast(bytes, buffer.getbuffer()))  # not a copy
+        write_bytes(run / layout.LAST, cast(bytes, buffer.getbuffer()))  # not a copy
     except UserError as error:
         raise UserError(f"{error}; the previous checkpoint is kept") from error
     settle(run, state, settings)
@@ -100,11 +90,11 @@ def commit(run: Path, state: dict, settings: TrainSettings, best: tuple[dict, di
 def settle(run: Path, state: dict | None, settings: TrainSettings) -> None:
     """Bring the other files in line with the committed state: after every commit, and before continuing."""
     if state is not None:
-        if weights_epoch(run / NEW[BEST]) == state["best_epoch"]:
+        if weights_epoch(run / NEW[layout.BEST]) == state["best_epoch"]:
             # predictions first: while best.new is there, a kill in between comes back here
-            if (run / NEW[VAL_PREDICTIONS]).exists():
-                publish(run / NEW[VAL_PREDICTIONS], run / VAL_PREDICTIONS)
-            publish(run / NEW[BEST], run / BEST)
+            if (run / NEW[layout.VAL_PREDICTIONS]).exists():
+                publish(run / NEW[layout.VAL_PREDICTIONS], run / layout.VAL_PREDICTIONS)
+            publish(run / NEW[layout.BEST], run / layout.BEST)
         for name, data in _tables(state, settings).items():
             if _holds(run / name, data):
                 continue
@@ -119,9 +109,9 @@ def settle(run: Path, state: dict | None, settings: TrainSettings) -> None:
 def _tables(state: dict, settings: TrainSettings) -> dict[str, bytes]:
     """The files that follow from a state, in the order in which they get their names."""
     return {
-        METRICS: _csv(METRIC_COLUMNS, state["metrics"]),
-        FINDINGS: _csv(FINDING_COLUMNS, state["findings"]),
-        PROGRESS: json_bytes(asdict(progress_of(state, settings))),
+        layout.METRICS: _csv(layout.METRIC_COLUMNS, state["metrics"]),
+        layout.FINDINGS: _csv(layout.FINDING_COLUMNS, state["findings"]),
+        layout.PROGRESS: json_bytes(asdict(progress_of(state, settings))),
     }
 
 

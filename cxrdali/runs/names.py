@@ -6,24 +6,33 @@ loss, a sampler or a head, the group holds its name and its parameters: {"name":
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
-from cxrdali.registry import Named, Registry, own_parameters, parameter_names
+from cxrdali.registry import Named, Registry, parameter_names
 from cxrdali.setting import read_value, spelled
 from shards.errors import UserError
 
-Path = tuple[str, ...]
+
+@dataclass(frozen=True)
+class Place:
+    """A setting, or a parameter of a choice. path: the groups that it is in; kind: its type; having: names of the
+    losses (samplers, heads) that have the parameter, none for a setting."""
+
+    path: tuple[str, ...]
+    field: Field
+    kind: Any
+    having: tuple[str, ...] = ()
 
 
-def leaves(group: type, path: Path = ()) -> Iterator[tuple[Path, Field]]:
-    """The settings of a group and of the groups in it, with their paths; a choice counts as one setting."""
+def leaves(group: type, path: tuple[str, ...] = ()) -> Iterator[Place]:
+    """The settings of a group and of the groups in it; a choice counts as one setting."""
     hints = get_type_hints(group)
     for each in fields(group):
         if is_dataclass(hints[each.name]) and "registry" not in each.metadata:
             yield from leaves(hints[each.name], (*path, each.name))
         else:
-            yield (*path, each.name), each
+            yield Place(path, each, hints[each.name])
 
 
 def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,27 +48,25 @@ def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Names:
-    """The names that a class of settings has, and where each belongs."""
+    """The names that a class of settings has, and where each belongs. groups: of settings, the loss among them."""
 
     def __init__(self, top: type):
-        self.top = top
-        self.paths: dict[str, Path] = {}
-        self.choices: dict[str, Registry] = {}
-        self._fields: dict[str, Field] = {}
-        for path, each in leaves(top):
-            self.paths[path[-1]], self._fields[path[-1]] = path, each
-            if "registry" in each.metadata:
-                self.choices[path[-1]] = each.metadata["registry"]
+        self.settings = {each.field.name: each for each in leaves(top)}
+        about = {name: each.field.metadata for name, each in self.settings.items()}
+        self.choices: dict[str, Registry] = {
+            name: each["registry"] for name, each in about.items() if "registry" in each
+        }
+        self.groups = tuple(name for name, kind in get_type_hints(top).items() if is_dataclass(kind))
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Names of the groups, the loss among them."""
-        return tuple(name for name, kind in get_type_hints(self.top).items() if is_dataclass(kind))
-
-    def all(self) -> tuple[str, ...]:
-        """Every flat name, parameters included."""
-        own = (parameter for registry in self.choices.values() for parameter in registry.parameters())
-        return tuple(dict.fromkeys((*self.paths, *own)))
+    def all(self) -> dict[str, Place]:
+        """Every flat name, parameters included, those of plugins too."""
+        found = dict(self.settings)
+        for what, registry in self.choices.items():
+            for name, having in registry.parameters().items():
+                made = registry[having[0]]
+                field, kind = made.__dataclass_fields__[name], get_type_hints(made)[name]
+                found[name] = Place((*self.settings[what].path, what), field, kind, having)
+        return found
 
     def flat_name(self, name: str, others: tuple[str, ...] = ()) -> str:
         """lr of lr and of optimizer.lr.
@@ -69,27 +76,19 @@ class Names:
         *group, last = name.split(".")
         if last == "name" and group and group[-1] in self.choices:  # loss.name is the loss
             *group, last = group
-        homes = self._homes(last)
-        if not homes:
-            every = (*others, *self.all())
+        known = self.all()
+        if last not in known:
+            every = (*others, *known)
             near = difflib.get_close_matches(last, every, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(every)}"
             raise UserError(f"unknown setting {name!r}{hint}")
-        if group and tuple(group) not in homes:
-            raise UserError(f"unknown setting {name!r}; did you mean {'.'.join((*homes[0], last))}?")
+        if group and tuple(group) != known[last].path:
+            raise UserError(f"unknown setting {name!r}; did you mean {'.'.join((*known[last].path, last))}?")
         return last
-
-    def _homes(self, last: str) -> list[Path]:
-        """Groups in which a name can be."""
-        if last in self.paths:
-            return [self.paths[last][:-1]]
-        return [self.paths[what] for what, registry in self.choices.items() if last in registry.parameters()]
 
     def read(self, name: str, value: Any) -> Any:
         """A value by flat name, of the setting's type. Raises UserError for one of another type."""
-        if name in self.choices:
-            return read_value(name, value, str)
-        return read_value(name, value, self.kind(name))
+        return read_value(name, value, str if name in self.choices else self.kind(name))
 
     def put(self, nested: dict[str, Any], given: Mapping[str, Any]) -> None:
         """Write values by flat or dotted name into groups; None where a setting cannot be None is its default.
@@ -101,13 +100,15 @@ class Names:
         for what in self.choices:
             if values.get(what) is not None:
                 self._choose(nested, what, values[what])
+        known = self.all()
         for name, value in values.items():
-            if name in self.choices or (value is None and not _may_be_none(self.kind(name))):
+            place = known[name]
+            if name in self.choices or (value is None and type(None) not in getattr(place.kind, "__args__", ())):
                 continue
-            if name in self.paths:
-                _inside(nested, self.paths[name][:-1])[name] = self.read(name, value)
-            else:
-                self._put_parameter(nested, name, value)
+            group = _inside(nested, place.path)
+            if place.having:
+                self._check_parameter(group, place.path[-1], name, value)
+            group[name] = self.read(name, value)
 
     def grouped(self, *layers: Mapping[str, Any]) -> dict[str, Any]:
         """Layers of values by name, each over those before, in nested groups."""
@@ -119,53 +120,38 @@ class Names:
     def _choose(self, nested: dict[str, Any], what: str, value: Any) -> None:
         chosen = value.as_json() if isinstance(value, Named) else {"name": value}
         made = self.choices[what][chosen["name"]]
-        holder = _inside(nested, self.paths[what][:-1])
+        holder = _inside(nested, self.settings[what].path)
         kept = {name: each for name, each in holder.get(what, {}).items() if name in parameter_names(made)}
         holder[what] = {**kept, **chosen}
 
-    def _put_parameter(self, nested: dict[str, Any], name: str, value: Any) -> None:
-        what = next(each for each, registry in self.choices.items() if name in registry.parameters())
-        chosen = _inside(nested, self.paths[what])
-        made = self.choices[what][chosen.setdefault("name", self._fields[what].metadata["otherwise"])]
-        if name not in parameter_names(made):
-            raise UserError(
-                f"{spelled(name)} {value}: the {what} {made.name} has no such parameter; it has {own_parameters(made)}"
-            )
-        chosen[name] = self.read(name, value)
+    def _check_parameter(self, chosen: dict[str, Any], what: str, name: str, value: Any) -> None:
+        default = self.settings[what].field.metadata["otherwise"]
+        own = parameter_names(self.choices[what][chosen.setdefault("name", default)])
+        if name not in own:
+            has = ", ".join(map(spelled, own)) or "none"
+            raise UserError(f"{spelled(name)} {value}: the {what} {chosen['name']} has no such parameter; it has {has}")
 
     def group(self, name: str) -> str:
         """The group of a setting or of a parameter; "" for one in none."""
-        path = (*self._homes(name)[0], "")
-        return name if name in self.groups else path[0]
+        return name if name in self.groups else (*self._place(name).path, "")[0]
 
     def field(self, name: str) -> Field:
         """Of a setting or of a parameter, with its help and legal values as metadata (`cxrdali.setting`)."""
-        return self._fields[name] if name in self._fields else self._owner(name).__dataclass_fields__[name]
+        return self._place(name).field
 
     def kind(self, name: str) -> Any:
         """The type of a setting or of a parameter."""
-        owner = self._owner(name)
-        for key in self.paths.get(name, ())[:-1]:
-            owner = get_type_hints(owner)[key]
-        return get_type_hints(owner)[name]
+        return self._place(name).kind
 
     def having(self, name: str) -> tuple[str, ...]:
         """Names of the losses (samplers, heads) that have a parameter; none for a setting of every run."""
-        return next((each.parameters()[name] for each in self.choices.values() if name in each.parameters()), ())
+        return self._place(name).having
 
-    def _owner(self, name: str) -> Any:
-        """The class whose field it is; for a setting in a group the class of all groups."""
-        if name in self.paths:
-            return self.top
-        registry = next(each for each in self.choices.values() if name in each.parameters())
-        return registry[self.having(name)[0]]
+    def _place(self, name: str) -> Place:
+        return self.settings.get(name) or self.all()[name]
 
 
-def _may_be_none(kind: Any) -> bool:
-    return type(None) in getattr(kind, "__args__", ())
-
-
-def _inside(nested: dict[str, Any], path: Path) -> dict[str, Any]:
+def _inside(nested: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     for key in path:
         nested = nested.setdefault(key, {})
     return nested

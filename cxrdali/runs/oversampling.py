@@ -1,17 +1,17 @@
-"""How often a training image is visited: the paper's oversampling as an array of rows, no copied bytes.
+"""Oversampling of Yamagishi & Hanaoka 2023 as an array of rows, no copied bytes.
 
-Yamagishi & Hanaoka 2023: images with a finding whose validation AP (under an earlier model) is below a threshold
-are doubled; an image with several such findings is doubled once.
+Images with a finding whose validation AP (under an earlier model) is below a threshold are doubled; an image with
+several such findings is doubled once.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from cxrdali.data.oversample import choose
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
 from shards.storage.csv import read_table
@@ -84,7 +84,7 @@ def chosen_findings(
     for name in names:
         if name not in findings:
             raise UserError(f"oversample {name!r}: no such finding; the labels have {', '.join(findings)}")
-    if below is None:
+    if below is None or source is None:  # the settings have both or none
         return tuple(names), ()
     if stored and not source.exists():
         return tuple(stored["findings"]), tuple(stored["without_ap"])
@@ -97,3 +97,20 @@ def chosen_findings(
             "oversample from a run on the same --labels"
         )
     return choose({name: ap[name] for name in findings}, below)
+
+
+def choose(ap: Mapping[str, float | None], below: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Findings with an AP under `below` (0 to 1), and those without an AP (None or NaN), both in the order of `ap`."""
+    known = {name: value for name, value in ap.items() if value is not None and value == value}
+    low = tuple(name for name, value in known.items() if value < below)
+    return low, tuple(name for name in ap if name not in known)
+
+
+def oversampled(rows: np.ndarray, targets: np.ndarray, findings: Sequence[str], chosen: Sequence[str]) -> np.ndarray:
+    """`rows` (int64 [n], ascending) with those twice that are positive (1) for a chosen finding: int64 [m], ascending.
+
+    targets: float32 [all rows, F] in the order of `findings`.
+    """
+    places = np.array([list(findings).index(name) for name in chosen], dtype=np.int64)
+    doubled = rows[(targets[np.ix_(rows, places)] == 1).any(axis=1)]
+    return np.sort(np.concatenate([rows, doubled]))

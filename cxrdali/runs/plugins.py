@@ -51,7 +51,7 @@ def _check_names(path: Path, registry: Registry, made: type[Named]) -> None:
         raise UserError(f"{path}: {registry.what} {made.name!r}: there is one already; give the plugin's another name")
     others = [each.parameters() for each in names().choices.values() if each is not registry]
     for parameter in parameter_names(made):
-        if parameter in names().paths or any(parameter in each for each in others):
+        if parameter in names().settings or any(parameter in each for each in others):
             raise UserError(
                 f"{path}: {made.name} has a parameter {spelled(parameter)}, which is another setting's name; rename it"
             )

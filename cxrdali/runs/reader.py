@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from cxrdali.runs.layout import (
-    BEST,
-    CONFIG,
-    FINDING_COLUMNS,
-    FINDINGS,
-    LAST,
-    METRIC_COLUMNS,
-    METRICS,
-    PROGRESS,
-    VAL_PREDICTIONS,
-)
+from cxrdali.runs import layout
 from cxrdali.runs.names import flatten
 from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
@@ -49,13 +39,10 @@ class Progress:
     @classmethod
     def of(cls, epoch: int, best_epoch: int, best_score: float | None, settings: TrainSettings) -> "Progress":
         """Deferred re-weighting gets its chance: epochs before it do not count against the patience."""
-        without_better = epoch - max(best_epoch, settings.loss.deferred_epochs)
-        ended = settings.optimizer.patience is not None and without_better >= settings.optimizer.patience
+        how, without_better = settings.optimizer, epoch - max(best_epoch, settings.loss.deferred_epochs)
+        finished = epoch >= how.epochs or (how.patience is not None and without_better >= how.patience)
         known = best_score if best_score is not None and math.isfinite(best_score) else None
-        metric = "LRAP" if settings.optimizer.select_by == "lrap" else "mAP"
-        return cls(
-            epoch, settings.optimizer.epochs, epoch >= settings.optimizer.epochs or ended, best_epoch, known, metric
-        )
+        return cls(epoch, how.epochs, finished, best_epoch, known, "LRAP" if how.select_by == "lrap" else "mAP")
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ class Run:
     def open(cls, path: Path) -> "Run":
         """Raises UserError naming the file and how to fix it if the folder holds no run."""
         config = read_config(path)
-        _check_config(path / CONFIG, config)
+        _check_config(path / layout.CONFIG, config)
         return cls(path, config, path.name)
 
     @cached_property
@@ -79,7 +66,7 @@ class Run:
         try:
             return TrainSettings.from_json(self.config["settings"])
         except (TypeError, UserError) as error:
-            raise UserError(f"{self.path / CONFIG}: {error}; restore the file") from error
+            raise UserError(f"{self.path / layout.CONFIG}: {error}; restore the file") from error
 
     def setting(self, name: str, otherwise: object = None) -> Any:
         """One of the settings as config.json has it; `otherwise` if it is None or absent."""
@@ -89,11 +76,11 @@ class Run:
     @cached_property
     def progress(self) -> Progress:
         """Raises UserError if it is not known how far the run is."""
-        path = self.path / PROGRESS
+        path = self.path / layout.PROGRESS
         try:
             return Progress(**json.loads(path.read_bytes()))
         except FileNotFoundError:
-            if any((self.path / name).exists() for name in (LAST, METRICS)):
+            if any((self.path / name).exists() for name in (layout.LAST, layout.METRICS)):
                 raise UserError(f"{path}: is missing; run the same `cxrdali train` once, which writes it") from None
             return Progress.of(0, 0, None, self.settings)
         except (ValueError, TypeError) as error:
@@ -116,7 +103,7 @@ class Run:
         """
         if not self.progress.epoch:
             raise UserError(f"{self.path}: has no finished epoch yet; finish the run first")
-        path, best = self.path / BEST, self.progress.best_epoch
+        path, best = self.path / layout.BEST, self.progress.best_epoch
         epoch = weights_epoch(path)
         if epoch is None or epoch < best:
             raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}; restore it, or train the run again")
@@ -125,7 +112,7 @@ class Run:
     @property
     def val_predictions(self) -> Path:
         """The table of the best epoch's validation logits."""
-        return self.path / VAL_PREDICTIONS
+        return self.path / layout.VAL_PREDICTIONS
 
     @property
     def dataset_id(self) -> str:
@@ -191,13 +178,13 @@ class Run:
 
     @cached_property
     def metrics(self) -> "pd.DataFrame":
-        """A row per epoch with METRIC_COLUMNS; none until the first epoch is complete."""
-        return _read_csv(self.path / METRICS, METRIC_COLUMNS, text=())
+        """A row per epoch with layout.METRIC_COLUMNS; none until the first epoch is complete."""
+        return _read_csv(self.path / layout.METRICS, layout.METRIC_COLUMNS, text=())
 
     @cached_property
     def finding_metrics(self) -> "pd.DataFrame":
         """A row per epoch and finding with FINDING_COLUMNS."""
-        return _read_csv(self.path / FINDINGS, FINDING_COLUMNS, text=("finding",))
+        return _read_csv(self.path / layout.FINDINGS, layout.FINDING_COLUMNS, text=("finding",))
 
     @property
     def best_place(self) -> int:
@@ -226,14 +213,14 @@ class Run:
 
 def has_begun(path: Path) -> bool:
     """Whether the folder holds at least one save of a run."""
-    return (path / LAST).exists() or (path / PROGRESS).exists()
+    return (path / layout.LAST).exists() or (path / layout.PROGRESS).exists()
 
 
 def read_config(path: Path) -> dict:
     """A run's config.json. Raises UserError if the folder holds no run."""
-    file = path / CONFIG
+    file = path / layout.CONFIG
     if not file.exists():
-        raise UserError(f"{path}: no run (no {CONFIG} in it); give the folder that `cxrdali train` wrote")
+        raise UserError(f"{path}: no run (no {layout.CONFIG} in it); give the folder that `cxrdali train` wrote")
     try:
         config = json.loads(file.read_bytes())
         config["settings"]["optimizer"]["epochs"], config["findings"], config["dataset"]["id"], config["labels"]["name"]

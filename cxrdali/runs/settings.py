@@ -3,14 +3,14 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cxrdali.data.options import DataSettings, LoaderOptions
 from cxrdali.models.loss import LOSSES, Loss
 from cxrdali.models.options import ModelOptions, ModelSettings
-from cxrdali.registry import Named, Registry, choice
+from cxrdali.registry import choice
 from cxrdali.runs.names import Names, flatten
 from cxrdali.runtime.options import RuntimeSettings
 from cxrdali.setting import Legal, above, at_least, check, from_zero_below, one_of, setting, strict_converter
@@ -195,10 +195,7 @@ def _converter(stand_ins: bool = False) -> Any:
     """Of settings and JSON; stand_ins: see `Registry.read`."""
     made = strict_converter().copy()
     for registry in names().choices.values():
-        made.register_structure_hook(registry.base, partial(_read, registry, stand_ins))
+        read = registry.read
+        made.register_structure_hook(registry.base, lambda stored, kind, read=read: read(stored, stand_ins))
         made.register_unstructure_hook(registry.base, lambda chosen: chosen.as_json())
     return made
-
-
-def _read(registry: Registry, stand_ins: bool, stored: Mapping[str, Any], kind: type) -> Named:
-    return registry.read(stored, stand_ins)

@@ -78,15 +78,7 @@ def share_cores(processes: int = 1) -> None:
 def versions() -> dict[str, str]:
     """Of Python and of the libraries that touch pixels or weights."""
     found = {"python": platform.python_version()}
-    for name in (
-        "cxrdali",
-        "torch",
-        "timm",
-        "nvidia-dali-cuda130",
-        "nvidia-dali-cuda120",
-        "numpy",
-        "scikit-learn",
-    ):
+    for name in ("cxrdali", "torch", "timm", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "scikit-learn"):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

@@ -36,7 +36,7 @@ class Ranks:
     world: int = 1
     local: int = 0
     local_world: int = 1
-    _control: Any = None
+    control: Any = None
     _vote: tuple[Any, torch.Tensor] | None = field(default=None, repr=False)
 
     @property
@@ -56,7 +56,7 @@ class Ranks:
         """DALI's threads where the user names none: the processes of a machine share its cores."""
         return default_threads(self.local_world)
 
-    def share(self, batch: int, micro_batch: int | None = None) -> int:
+    def share(self, batch: int, micro_batch: int | str | None = None) -> int:
         """Images of a global batch that this rank trains on. Raises UserError if they cannot be shared out evenly."""
         if batch % self.world:
             near = sorted((n for n in range(1, batch + 1) if batch % n == 0), key=lambda n: abs(n - self.world))[:2]
@@ -65,7 +65,7 @@ class Ranks:
                 f"{' or '.join(map(str, sorted(near)))} of them, or another --batch"
             )
         mine = batch // self.world
-        if micro_batch and mine % micro_batch:
+        if isinstance(micro_batch, int) and mine % micro_batch:
             raise UserError(f"micro-batch {micro_batch}: must divide each process's share of the batch, {mine}")
         return mine
 
@@ -102,7 +102,7 @@ class Ranks:
             before[0].wait()
             agreed = int(before[1])
         mine = torch.tensor(number)
-        self._vote = (dist.all_reduce(mine, op=dist.ReduceOp.MAX, group=self._control, async_op=True), mine)
+        self._vote = (dist.all_reduce(mine, op=dist.ReduceOp.MAX, group=self.control, async_op=True), mine)
         return agreed
 
     def from_first(self, value: Any) -> Any:
@@ -110,7 +110,7 @@ class Ranks:
         if self.world == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self._control)
+        dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
     def gather(self, value: Any) -> list | None:
@@ -118,7 +118,7 @@ class Ranks:
         if self.world == 1:
             return [value]
         found = [None] * self.world if self.is_first else None
-        dist.gather_object(value, found, dst=0, group=self._control)
+        dist.gather_object(value, found, dst=0, group=self.control)
         return found
 
     def copy_buffers(self, model: torch.nn.Module) -> None:
@@ -130,7 +130,7 @@ class Ranks:
     def wait(self) -> None:
         """Return when all ranks have come here. Raises RuntimeError after PATIENCE, naming those that have not."""
         if self.world > 1:
-            dist.monitored_barrier(self._control, timeout=PATIENCE, wait_all_ranks=True)
+            dist.monitored_barrier(self.control, timeout=PATIENCE, wait_all_ranks=True)
 
     def part(self) -> None:
         """Leave the group, as all do at the same point. The last vote is still on its way to those that are behind."""
@@ -142,7 +142,7 @@ class Ranks:
         if self.world == 1:
             return [value]
         found = [None] * self.world
-        dist.all_gather_object(found, value, group=self._control)
+        dist.all_gather_object(found, value, group=self.control)
         return found
 
 
@@ -195,7 +195,7 @@ def joined(device: str) -> Iterator[Ranks]:
         dist.init_process_group(
             "nccl" if on_gpus else "gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE
         )
-        ranks._control = dist.new_group(backend="gloo", timeout=PATIENCE)
+        ranks.control = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"rank {rank} on {socket.gethostname()} cannot reach the others at {os.environ['MASTER_ADDR']}:"

@@ -9,13 +9,12 @@ import torch
 
 from cxrdali.data.augment import options_of
 from cxrdali.data.loader import Loader
-from cxrdali.data.oversample import oversampled
 from cxrdali.data.targets import targets
 from cxrdali.models.classifier import create
 from cxrdali.models.loss import LOSSES
 from cxrdali.models.loss_module import LossModule
 from cxrdali.models.tta import TTA
-from cxrdali.runs.oversampling import chosen_findings
+from cxrdali.runs.oversampling import chosen_findings, oversampled
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.options import AUTO

@@ -134,17 +134,14 @@ def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_pe
     A run of no more epochs than the warm-up has no warm-up. The first step's rate is one part of the warm-up,
     not zero: a step at zero is a batch wasted.
     """
-    warmup = (
-        settings.optimizer.warmup_epochs * steps_per_epoch
-        if settings.optimizer.epochs > settings.optimizer.warmup_epochs
-        else 0
-    )
+    how = settings.optimizer
+    warmup = how.warmup_epochs * steps_per_epoch if how.epochs > how.warmup_epochs else 0
     return CosineLRScheduler(
         optimizer,
-        t_initial=settings.optimizer.epochs * steps_per_epoch - warmup,
+        t_initial=how.epochs * steps_per_epoch - warmup,
         warmup_t=warmup,
-        warmup_lr_init=settings.optimizer.lr / (warmup + 1),
-        lr_min=settings.optimizer.min_lr,
+        warmup_lr_init=how.lr / (warmup + 1),
+        lr_min=how.min_lr,
         warmup_prefix=True,
         t_in_epochs=False,
     )

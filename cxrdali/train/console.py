@@ -31,7 +31,8 @@ def describe(parts: Parts) -> None:
     )
     log.info(
         f"{len(data.train_rows):,} images to train, {len(data.val_rows):,} to validate "
-        f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}); {both:,} subjects on both sides"
+        f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}); "
+        f"{both:,} subjects on both sides"
     )
     if ranks.world > 1:
         sees = "all of them" if settings.runtime.sync_bn else "its own (--sync-bn: all)"

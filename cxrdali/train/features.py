@@ -18,15 +18,6 @@ from cxrdali.runtime.device import Hardware
 from shards.errors import UserError
 
 
-class _Features(nn.Module):
-    def __init__(self, model: Classifier):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model.features(images)
-
-
 class Head(nn.Module):
     """float [B, D] features -> float32 logits [B, F], by the model's own classifier."""
 
@@ -36,6 +27,11 @@ class Head(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.model.classify(features)
+
+
+class _Features(Head):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model.features(images)
 
 
 class CachedLoader:

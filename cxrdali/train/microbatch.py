@@ -60,8 +60,9 @@ def resolve(trial: Trial, stored: dict | None) -> tuple[int | None, dict | None]
     if hardware.device == "cpu":
         return share, None  # its memory pages out, instead of saying that it is full
     memory = torch.cuda.mem_get_info(hardware.device)[1]
-    needs = {"gpu": hardware.name, "memory_bytes": memory, "compile": settings.runtime.compile, "share": share,
-             "channels_last": settings.runtime.channels_last, "checkpointing": settings.runtime.checkpointing}  # fmt: skip
+    needs = {"gpu": hardware.name, "memory_bytes": memory, "share": share} | {
+        name: getattr(settings.runtime, name) for name in ("compile", "channels_last", "checkpointing")
+    }
     if trial.ranks.world > 1:
         trial.ranks.total(torch.zeros((), device=hardware.device))  # NCCL's buffers are there from now on
     if stored and stored["for"] == needs:

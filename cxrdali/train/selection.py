@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdali.data.oversample import oversampled
 from cxrdali.data.sampler import Sampler
 from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
-from cxrdali.runs.oversampling import Oversampling, chosen_findings
+from cxrdali.runs.oversampling import Oversampling, chosen_findings, oversampled
 from cxrdali.runs.settings import TrainSettings, sampling_seed
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset

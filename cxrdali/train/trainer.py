@@ -95,10 +95,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     with joined(settings.runtime.device) as ranks, _alone(out, ranks):
         hardware = Hardware.resolve(ranks.device(settings.runtime.device), settings.runtime.precision)
-        ranks.share(
-            settings.optimizer.batch,
-            settings.runtime.micro_batch if isinstance(settings.runtime.micro_batch, int) else None,
-        )
+        ranks.share(settings.optimizer.batch, settings.runtime.micro_batch)
         data = select_data(settings, dataset, labels, identity.stored_of(out, "oversampling"))
         config, loaded = identity.describe(settings, data, hardware, ranks, recipe), folder.load_last(out)
         identity.check(out, config, settings, loaded, ranks)
@@ -119,8 +116,7 @@ def train(
         trainer = Trainer(parts, state, out, hooks or Hooks())
         trainer.run(started)
         console.report_end(parts, state)
-        trainer.seconds["total"] = time.perf_counter() - started
-        return _summary(out, trainer.progress, trainer.seconds)
+        return _summary(out, trainer.progress, {**trainer.seconds, "total": time.perf_counter() - started})
 
 
 def _alone(out: Path, ranks: Ranks) -> contextlib.AbstractContextManager:

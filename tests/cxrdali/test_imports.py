@@ -15,8 +15,9 @@ def test_planning_packing_and_looking_import_neither_torch_nor_dali(module):
     assert out.stdout.strip() == "[]"
 
 
-def test_a_packing_worker_imports_no_pandas():
+@pytest.mark.parametrize("module", ["shards.packing.make_shard", "cxrdali.runs.reader"])
+def test_a_packing_worker_and_the_reader_of_runs_import_no_pandas(module):
     """It would take longer to load than 20 images take to pack."""
-    code = "import sys, shards.packing.make_shard; print([m for m in ('pandas', 'pyarrow') if m in sys.modules])"
+    code = f"import sys, {module}; print([m for m in ('pandas', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -71,7 +70,7 @@ def test_targets_that_cannot_be_written_are_refused(tmp_path):
         table().write(tmp_path / "missing" / "pred.csv")
 
 
-def test_the_history_is_kept_and_older_files_still_read(tmp_path):
+def test_the_history_is_kept_and_what_a_file_does_not_say_is_not_known(tmp_path):
     path = tmp_path / "pred.parquet"
     known = Provenance("logit", "model3", "val", "chexpert", "x", "hflip", ("mean of a, b", "views"))
     replace(table(), provenance=known).write(path)
@@ -96,26 +95,6 @@ def test_damaged_metadata_is_named(tmp_path, stored, message):
     with_metadata(path, stored)
     with pytest.raises(UserError, match=message):
         read(path)
-
-
-@pytest.mark.parametrize(
-    ("history", "kind", "calibrated"),
-    [
-        (["calibrated: platt, fitted on v"], Kind.CALIBRATED, ("calibrated: platt, fitted on v",)),
-        (["mean rank among these 3 images of a, b: no probability, and of this set of images alone"], Kind.RANK, ()),
-        (["mean rank among these 3 images of a", "calibrated: platt, fitted on v", "views"], Kind.CALIBRATED,
-         ("calibrated: platt, fitted on v",)),
-        (["a: calibrated: platt, fitted on v", "mean probability of a, b"], Kind.LOGIT, ()),
-    ],
-)  # fmt: skip
-def test_what_an_older_file_holds_is_read_from_its_history(tmp_path, history, kind, calibrated):
-    path = tmp_path / "pred.parquet"
-    table().write(path)
-    with_metadata(path, json.dumps({"kind": "logit", "history": history}))
-    about = read(path).provenance
-    assert (about.kind, about.calibrated, about.history) == (kind, calibrated, tuple(history))
-    with_metadata(path, json.dumps({"kind": "logit", "history": history, "calibrated": []}))
-    assert read(path).provenance.kind == Kind.LOGIT  # a file of today says what it holds itself
 
 
 def test_mean_ranks_do_not_become_probabilities(tmp_path):

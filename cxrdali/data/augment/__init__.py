@@ -1,27 +1,51 @@
-"""Augmentation: one file for each, found by itself; a new one touches no other file.
+"""Augmentation: one file for each; those of the papers, cutout and flips, by their numbers.
 
 Decisions are made here for a whole batch, from a counter-based stream at the samples' positions. On the CPU they are
 carried out in the copy by which a batch leaves DALI's memory, on a GPU by DALI (`cxrdali.data.pipeline`).
 """
 
-import pkgutil
-from collections.abc import Iterable
-from importlib import import_module
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from cxrdali.data.augment.augmentation import AUGMENTATIONS, Augmentation, Decisions, augmentation, in_order
-
-for _found in pkgutil.iter_modules(__path__):
-    import_module(f"{__name__}.{_found.name}")
-
-from cxrdali.data.augment.cutout import CUTOUTS, SQUARES  # noqa: E402
-from cxrdali.data.augment.options import FLIPS, AugmentOptions, options_of  # noqa: E402
+from cxrdali.data.augment.augmentation import Augmentation, Decisions, in_order
+from cxrdali.data.augment.cutout import CUTOUTS, SQUARES, Cutout
+from cxrdali.data.augment.flips import Flips
+from shards.errors import UserError
 
 __all__ = [
-    "AUGMENTATIONS", "CUTOUTS", "FLIPS", "SQUARES", "AugmentOptions", "Augmentation", "Decisions", "augmentation",
-    "carry_out", "decide", "in_order", "options_of",
+    "CUTOUTS", "FLIPS", "SQUARES", "AugmentOptions", "Augmentation", "Decisions", "carry_out", "decide", "in_order",
+    "options_of",
 ]  # fmt: skip
+FLIPS = ("both", "horizontal", "none")
+
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """Iterates over `Cutout` and `Flips` with these parameters; the default is the stage-training paper's."""
+
+    hflip: float = 0.5
+    vflip: float = 0.5
+    cutout: str = "fixed"
+    cutout_probability: float = 0.5
+    side: float = 0.05
+
+    def __post_init__(self):
+        list(self)  # each checks its own
+
+    def __iter__(self) -> Iterator[Augmentation]:
+        yield Cutout(self.cutout, self.cutout_probability, self.side)
+        yield Flips(self.hflip, self.vflip)
+
+
+def options_of(flips: str, cutout: str) -> AugmentOptions | None:
+    """A run's augmentation by its settings: one of FLIPS and one of CUTOUTS; None for none at all."""
+    if flips not in FLIPS:
+        raise UserError(f"flips {flips!r}: choose one of {', '.join(FLIPS)}")
+    if flips == "none" and cutout == "off":
+        return None
+    return AugmentOptions(hflip=0.0 if flips == "none" else 0.5, vflip=0.5 if flips == "both" else 0.0, cutout=cutout)
 
 
 def decide(augment: Iterable[Augmentation], seed: int, epoch: int, start: int, count: int, size: int) -> Decisions:

@@ -11,12 +11,11 @@ from shards.errors import UserError
 from shards.randomness import raw_words, unit_floats
 
 Decisions = dict[str, np.ndarray]
-AUGMENTATIONS: dict[str, type["Augmentation"]] = {}
 WORDS = 20  # of the stream that flips and cutout share: 0 hflip, 1 vflip, 2-18 cutout, 19 unused
 
 
 class Augmentation:
-    """One augmentation. A subclass is a frozen dataclass of its parameters and has its class's name, in small letters.
+    """One augmentation. A subclass is a frozen dataclass of its parameters.
 
     order: augmentations with a smaller one are applied first. decides: the arrays that `decide` returns, float32 or
     int32, by names that no other augmentation uses.
@@ -24,9 +23,6 @@ class Augmentation:
 
     order: ClassVar[int]
     decides: ClassVar[Mapping[str, type[np.generic]]]
-
-    def __init_subclass__(cls) -> None:
-        AUGMENTATIONS[cls.__name__.lower()] = cls
 
     def decide(self, seed: int, epoch: int, start: int, count: int, size: int) -> Decisions:
         """What happens to the samples at positions [start, start + count) of an epoch.
@@ -48,13 +44,6 @@ class Augmentation:
     def operators(self, fn: Any, images: Any, decided: Mapping[str, Any]) -> Any:
         """The same by DALI's operators, on images uint8 [S, S, 1] of either device. decided: one sample's, by name."""
         raise NotImplementedError
-
-
-def augmentation(name: str, **parameters: Any) -> Augmentation:
-    """An augmentation by name, with its own parameters. Raises UserError for an unknown name."""
-    if name not in AUGMENTATIONS:
-        raise UserError(f"augmentation {name!r}: choose one of {', '.join(sorted(AUGMENTATIONS))}")
-    return AUGMENTATIONS[name](**parameters)
 
 
 def in_order(augment: Iterable[Augmentation] | None) -> tuple[Augmentation, ...]:

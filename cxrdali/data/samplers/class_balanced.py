@@ -8,8 +8,6 @@ from cxrdali.data.sampler import Sampler, rarest_count
 
 @dataclass(frozen=True)
 class ClassBalanced(Sampler):
-    """As many images, with repeats, by the rarity of each image's rarest finding; those without any are a class."""
-
     name: ClassVar[str] = "class-balanced"
 
     def weights(self, targets):

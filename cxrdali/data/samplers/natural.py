@@ -8,8 +8,6 @@ from cxrdali.data.sampler import Sampler
 
 @dataclass(frozen=True)
 class Natural(Sampler):
-    """Every image once an epoch."""
-
     name: ClassVar[str] = "natural"
 
     def weights(self, targets):

@@ -8,8 +8,6 @@ from cxrdali.data.samplers.class_balanced import ClassBalanced
 
 @dataclass(frozen=True)
 class Progressive(ClassBalanced):
-    """From natural in the first epoch to class-balanced in the last."""
-
     name: ClassVar[str] = "progressive"
 
     def weighted_share(self, epoch, epochs):

@@ -8,8 +8,6 @@ from cxrdali.data.sampler import Sampler, rarest_count
 
 @dataclass(frozen=True)
 class Sqrt(Sampler):
-    """As class-balanced, by the square root of its weights."""
-
     name: ClassVar[str] = "sqrt"
 
     def weights(self, targets):

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cxrdali.models.loss import Loss
-from cxrdali.models.loss_parameters import GAMMA
-from cxrdali.setting import check, from_zero_below, setting
+from cxrdali.models.loss import GAMMA, Loss
+from cxrdali.setting import from_zero_below, setting
 
 
 @dataclass(frozen=True)
@@ -18,9 +17,6 @@ class Asl(Loss):
     asl_gamma_neg: float = setting(4.0, "exponent of negative terms.", GAMMA)
     asl_gamma_pos: float = setting(1.0, "exponent of positive terms.", GAMMA)
     asl_clip: float = setting(0.05, "probability taken off negatives.", from_zero_below(1))
-
-    def __post_init__(self):
-        check(self)
 
     def terms(self, logits, targets, weights, epoch):
         import torch

@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cxrdali.models.finding_weights import class_balanced_weights
-from cxrdali.models.loss import Loss
-from cxrdali.models.loss_parameters import cb_beta, focal_gamma
-from cxrdali.setting import check
+from cxrdali.models.loss import Loss, cb_beta, class_balanced_weights, focal_gamma
 
 
 @dataclass(frozen=True)
@@ -16,13 +13,10 @@ class CbFocal(Loss):
     focal_gamma: float = focal_gamma()
     cb_beta: float = cb_beta()
 
-    def __post_init__(self):
-        check(self)
-
     def per_finding(self, positives, negatives):
         return {"balance": class_balanced_weights(positives, self.cb_beta)}
 
     def terms(self, logits, targets, weights, epoch):
-        from cxrdali.models.loss_terms import focal_terms, weigh_positives
+        from cxrdali.models.loss_module import focal_terms, weigh_positives
 
         return weigh_positives(focal_terms(logits, targets, self.focal_gamma), targets, weights["balance"])

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cxrdali.models.finding_weights import class_balanced_weights
-from cxrdali.models.loss import Loss
-from cxrdali.models.loss_parameters import cb_beta, drw_epoch
-from cxrdali.setting import check
+from cxrdali.models.loss import Loss, cb_beta, class_balanced_weights
+from cxrdali.setting import Legal, setting
 
 
 @dataclass(frozen=True)
@@ -14,10 +12,9 @@ class Drw(Loss):
     name: ClassVar[str] = "drw"
 
     cb_beta: float = cb_beta()
-    drw_epoch: int = drw_epoch()
-
-    def __post_init__(self):
-        check(self)
+    drw_epoch: int = setting(
+        10, "epochs before positive terms are re-weighted.", Legal(lambda value: value >= 0, "0 or more epochs")
+    )
 
     @property
     def deferred_epochs(self):
@@ -30,7 +27,7 @@ class Drw(Loss):
         return {"balance": class_balanced_weights(positives, self.cb_beta)}
 
     def terms(self, logits, targets, weights, epoch):
-        from cxrdali.models.loss_terms import bce_terms, weigh_positives
+        from cxrdali.models.loss_module import bce_terms, weigh_positives
 
         terms = bce_terms(logits, targets)
         return weigh_positives(terms, targets, weights["balance"]) if self.reweights(epoch) else terms

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cxrdali.models.loss import Loss
-from cxrdali.models.loss_parameters import focal_gamma
-from cxrdali.setting import Legal, check, setting
+from cxrdali.models.loss import Loss, focal_gamma
+from cxrdali.setting import Legal, setting
 
 _ALPHA = Legal(lambda value: value == -1 or 0 <= value <= 1, "0 to 1, or -1 for none")
 
@@ -17,10 +16,7 @@ class Focal(Loss):
     focal_gamma: float = focal_gamma()
     focal_alpha: float = setting(-1.0, "weight of positive terms, 0 to 1; -1: none.", _ALPHA)
 
-    def __post_init__(self):
-        check(self)
-
     def terms(self, logits, targets, weights, epoch):
-        from cxrdali.models.loss_terms import focal_terms
+        from cxrdali.models.loss_module import focal_terms
 
         return focal_terms(logits, targets, self.focal_gamma, self.focal_alpha)

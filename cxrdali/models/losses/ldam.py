@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cxrdali.models.finding_weights import margins
+import numpy as np
+
 from cxrdali.models.loss import Loss
-from cxrdali.setting import above, check, setting
+from cxrdali.setting import above, setting
 
 
 @dataclass(frozen=True)
@@ -15,9 +16,6 @@ class Ldam(Loss):
     ldam_margin: float = setting(0.5, "the rarest finding's margin.", above(0, at_most=10))
     ldam_scale: float = setting(30.0, "factor of the classifier's output.", above(0, at_most=1000))
 
-    def __post_init__(self):
-        check(self)
-
     @property
     def logit_scale(self):
         return self.ldam_scale
@@ -26,6 +24,18 @@ class Ldam(Loss):
         return {"shift": self.ldam_scale * margins(positives, self.ldam_margin)}
 
     def terms(self, logits, targets, weights, epoch):
-        from cxrdali.models.loss_terms import bce_terms
+        from cxrdali.models.loss_module import bce_terms
 
         return bce_terms(logits, targets, shift=weights["shift"])
+
+
+def margins(positives: np.ndarray, largest: float) -> np.ndarray:
+    """`largest` for the rarest finding, n^(-1/4) times a constant for the others: float64 [F] (Cao et al. 2019).
+
+    0 for a finding without positives: only positives have a margin.
+    """
+    present = positives > 0
+    if not present.any():
+        return np.zeros(len(positives))
+    falling = np.where(present, positives, 1).astype(np.float64) ** -0.25
+    return np.where(present, largest * falling / falling[present].max(), 0.0)

@@ -15,7 +15,7 @@ class LdamDrw(Drw, Ldam):
         return {**Ldam.per_finding(self, positives, negatives), **Drw.per_finding(self, positives, negatives)}
 
     def terms(self, logits, targets, weights, epoch):
-        from cxrdali.models.loss_terms import weigh_positives
+        from cxrdali.models.loss_module import weigh_positives
 
         terms = Ldam.terms(self, logits, targets, weights, epoch)
         return weigh_positives(terms, targets, weights["balance"]) if self.reweights(epoch) else terms

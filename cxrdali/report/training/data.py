@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 
-from cxrdali.data.oversample import oversampled
 from cxrdali.data.splits import FoldOptions, released_rows, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
 from cxrdali.report import published
@@ -14,6 +13,7 @@ from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.models import MIMIC
 from cxrdali.report.training.sources import Sources
 from cxrdali.runs import layout as runs_on_disk
+from cxrdali.runs.oversampling import oversampled
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import sampling_seed
 from shards.dataset.labels import Labels

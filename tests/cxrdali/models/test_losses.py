@@ -8,9 +8,10 @@ import torch
 from click.testing import CliRunner
 from timm.loss import AsymmetricLossMultiLabel
 
-from cxrdali.models.finding_weights import class_balanced_weights, margins, positive_weights
-from cxrdali.models.loss import LOSSES
+from cxrdali.models.loss import LOSSES, class_balanced_weights
 from cxrdali.models.loss_module import LossModule, bce_sum, known_targets
+from cxrdali.models.losses.bce import positive_weights
+from cxrdali.models.losses.ldam import margins
 from cxrdali.runs.settings import settings_of
 from shards.errors import UserError
 

@@ -74,7 +74,7 @@ def test_nothing_of_the_model_is_changed(images):
         heat_maps(model, "patches", images, torch.tensor([0, 1, 2]))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not any(module._forward_hooks for module in model.modules())  # noqa: SLF001  torch has no public way to see hooks
+    assert not any(module._forward_hooks for module in model.modules())  # noqa: SLF001 -- of torch
 
 
 def test_the_evidence_is_found_where_it_is():
@@ -151,4 +151,4 @@ def test_a_model_without_a_map_is_named_with_the_way_out(arch, size, layer, mess
     model = create(ModelOptions(arch, size, pretrained=False), 5)
     with pytest.raises(UserError, match=message):
         map_layer(model, size, layer)
-    assert not any(module._forward_hooks for module in model.modules())  # noqa: SLF001  torch has no public way to see hooks
+    assert not any(module._forward_hooks for module in model.modules())  # noqa: SLF001 -- of torch

@@ -12,7 +12,6 @@ from cli.report import report
 from cxrdali.data.augment import AugmentOptions, options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.data.oversample import oversampled
 from cxrdali.data.sampler import SAMPLERS
 from cxrdali.data.splits import FoldOptions, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
@@ -24,6 +23,7 @@ from cxrdali.report.training.page import SECTIONS, ReportOptions, section_html, 
 from cxrdali.report.training.plots import branches
 from cxrdali.report.training.runs import line_of
 from cxrdali.report.training.sources import read_sources
+from cxrdali.runs.oversampling import oversampled
 from cxrdali.runs.settings import sampling_seed
 from shards.errors import UserError
 from tests.cxrdali.paper_folder import Model, write_model, write_step, write_views

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrdali.data.oversample import choose, oversampled
 from cxrdali.report import published
-from cxrdali.runs.oversampling import chosen_findings, read_ap
+from cxrdali.runs.oversampling import choose, chosen_findings, oversampled, read_ap
 from cxrdali.runs.reader import Progress
 from shards.errors import UserError
 

@@ -27,10 +27,10 @@ def test_flat_and_dotted_names_are_the_same():
 def test_every_name_is_unique_and_every_setting_says_what_it_is():
     from cxrdali.runs.names import leaves
 
-    found = [path[-1] for path, _ in leaves(TrainSettings)]
+    found = [each.field.name for each in leaves(TrainSettings)]
     parameters = [name for registry in names().choices.values() for name in registry.parameters()]
     assert len({*found, *parameters}) == len(found) + len(parameters)
-    assert all(each.metadata["help"].rstrip()[-1] in '.:)"' for _, each in leaves(TrainSettings))
+    assert all(each.field.metadata["help"].rstrip()[-1] in '.:)"' for each in leaves(TrainSettings))
 
 
 def test_size_and_batch_are_the_stage_s_unless_given():
