@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli import flows
-from cli.options import folders
+from cli.options import flows, folders
 from cli.recipes import file_option
 
 
