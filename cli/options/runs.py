@@ -1,0 +1,18 @@
+"""What commands that use a run's weights have in common."""
+
+from pathlib import Path
+
+import click
+
+from cxrdali.data.options import SPLITS
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+run_option = click.option("--run", required=True, type=FOLDER, metavar="RUN", help="Run folder.")
+split_option = click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default="val",
+    show_default=True,
+    help="val and train are the run's own fold, dev and test the released splits.",
+)
