@@ -5,12 +5,10 @@ from pathlib import Path
 import click
 
 from cli.options import folders
+from cli.options.folders import FOLDER
 from cli.options.gpus import gpus_option, shared_out
 from cli.options.settings import GroupedCommand, given_settings, plugins_option, set_option, setting_options
-from cli.options.training import train_run
-from cli.recipes import file_option
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
+from cli.options.training import file_option, train_run
 
 
 @click.command(cls=GroupedCommand)

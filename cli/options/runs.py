@@ -1,12 +1,9 @@
 """What commands that use a run's weights have in common."""
 
-from pathlib import Path
-
 import click
 
+from cli.options.folders import FOLDER
 from cxrdali.data.options import SPLITS
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
 
 run_option = click.option("--run", required=True, type=FOLDER, metavar="RUN", help="Run folder.")
 split_option = click.option(

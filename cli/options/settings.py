@@ -1,12 +1,12 @@
 """The options of a command that trains, made from the fields of its settings; --set and --plugins."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.options.fields import option_of
+from cli.options.folders import FILE
 from cxrdali.runs.settings import assigned, names
 
 set_option = click.option(
@@ -19,7 +19,7 @@ set_option = click.option(
 plugins_option = click.option(
     "--plugins",
     multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="FILE",
     help="A Python file that defines losses, samplers or heads (CONTRIBUTING.md), which --loss, --sampler and --head "
     "then know; --set gives their parameters. May be repeated.",

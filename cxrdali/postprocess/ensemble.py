@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
-from cxrdali.data.targets import check_labelled, targets
 from cxrdali.metrics.ranking import macro
-from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of, match, ranks
+from cxrdali.postprocess.crossfit import labelled
+from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of, ranks
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -250,9 +250,7 @@ def _validation(paths: Sequence[Path]) -> Members:
 def _truth(members: Members, dataset: PackedDataset, labels: Labels, uncertain: str) -> tuple[np.ndarray, np.ndarray]:
     """Targets in the members' rows and columns, float32 [n, F], and a number per subject, int64 [n]."""
     path, table = members.paths[0], members.first
-    rows, _ = match(path, table, dataset, labels)
-    check_labelled(labels, rows, str(path))
-    truth = targets(labels, uncertain)[rows]
+    rows, _, truth = labelled(path, table, dataset, labels, uncertain)
     if not (truth == 1).any():
         raise UserError(f"{path}: no image has any of the findings, so there is no mAP; give tables of more images")
     return truth[:, [labels.findings.index(name) for name in table.findings]], group_codes(dataset, "subject")[rows]
