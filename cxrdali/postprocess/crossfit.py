@@ -16,7 +16,7 @@ from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.postprocess.options import FitOptions
-from cxrdali.predictions import Predictions, match
+from cxrdali.predictions import Predictions, Provenance, match
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -48,6 +48,15 @@ class HeldOut:
         return (self.truth == 1).sum(axis=0)
 
 
+def check_not_trained_on(path: Path, about: Provenance, fix: str = "predict val") -> None:
+    """Raises UserError if a table holds a split whose images were trained on."""
+    if about.split in ("train", "all"):
+        raise UserError(
+            f"{path}: was predicted on split {about.split!r}, whose images were trained on: they look better than any "
+            f"other; {fix}"
+        )
+
+
 def labelled(
     path: Path, table: Predictions, dataset: PackedDataset, labels: Labels, uncertain: str
 ) -> tuple[np.ndarray, list[int], np.ndarray]:
@@ -69,11 +78,8 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
     """
     table = tables.as_logits(tables.read(path), path)
     about, folds = table.provenance, options.folds
-    if about.split in ("train", "all") and not options.force:
-        raise UserError(
-            f"{path}: was predicted on split {about.split!r}, whose images were trained on: they look better than any "
-            "other; predict val, or say --force"
-        )
+    if not options.force:
+        check_not_trained_on(path, about, "predict val, or say --force")
     rows, places, truth = labelled(path, table, dataset, labels, options.uncertain)
     subjects = group_codes(dataset, "subject")[rows]
     if len(np.unique(subjects)) < folds:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
 from cxrdali.metrics.ranking import macro
-from cxrdali.postprocess.crossfit import labelled
+from cxrdali.postprocess.crossfit import check_not_trained_on, labelled
 from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of, ranks
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -239,11 +239,7 @@ def _validation(paths: Sequence[Path]) -> Members:
     """The members' tables, of images that were not trained on."""
     members = read_members(paths)
     for path, about in zip(paths, members.provenances, strict=True):
-        if about.split in ("train", "all"):
-            raise UserError(
-                f"{path}: was predicted on split {about.split!r}, whose images were trained on; "
-                "its mAP says nothing about others: predict val"
-            )
+        check_not_trained_on(path, about)
     return members
 
 
