@@ -3,34 +3,13 @@
 import click
 
 from cli.options import flows
-from cli.options.fields import Texts
-from cxrdali.postprocess.options import CALIBRATIONS
+from cli.options.fields import field_options
+from cxrdali.studies.options import StudyOptions
 
 
 @click.command()
 @flows.study_options("loss-design", "ld-bce")
-@click.option(
-    "--models",
-    type=Texts(),
-    metavar="LIST",
-    help="Models to train; those that they start from come along. A name without its ld- is enough: bce,ldam-drw,crt.  "
-    "[default: the seven losses on ResNet-50, LDAM-DRW on its backbones, cRT]",
-)
-@click.option(
-    "--tta",
-    type=Texts(),
-    default="hflip,light,medium",
-    show_default=True,
-    metavar="LIST",
-    help="Test-time augmentations of the main model (where cRT starts from), or none; all else is predicted without.",
-)
-@click.option(
-    "--calibration",
-    type=click.Choice(CALIBRATIONS),
-    default="platt",
-    show_default=True,
-    help="Of the final predictions, fitted on validation; the main model is calibrated by each of them.",
-)
+@field_options(StudyOptions, "models", "tta", "calibration")
 @click.option(
     "--thresholds",
     "strategy",
@@ -39,7 +18,7 @@ from cxrdali.postprocess.options import CALIBRATIONS
     metavar="STRATEGY",
     help="Of the thresholds, fitted on validation: f1, precision=P, recall=R or prevalence.",
 )
-def loss_design(models, tta, calibration, strategy, dry_run, **given):
+def loss_design(models, dry_run, **given):
     """Train the loss-design paper's models: seven losses on one network, LDAM-DRW on many, the classifier of the best
     one anew (cRT). Predict validation, development and test, with test-time augmentation of the main model; average
     the backbones; fit weights, calibration and thresholds on validation; evaluate, compare, and write one report.
@@ -48,20 +27,14 @@ def loss_design(models, tta, calibration, strategy, dry_run, **given):
     a change outdates is redone, and nothing else; runs that stand in the way are moved to runs/replaced, not deleted.
     """
     from cxrdali.runs import recipes
-    from cxrdali.studies.loss_design import StudyOptions, make_plan, write_record
+    from cxrdali.studies.loss_design import make_plan, write_record
 
     file = recipes.LOSS_DESIGN_DEMO if given["scale"] == "demo" else recipes.LOSS_DESIGN
     known = recipes.read(file)
     names = known if models is None else [f"ld-{name}" if f"ld-{name}" in known else name for name in models]
-    out, dataset, known, options = flows.prepare(
-        "loss-design",
-        StudyOptions,
-        recipes.LOSS_DESIGN_DEMO,
-        given,
-        models=tuple(dict.fromkeys(names)),
-        tta=tuple(name for name in tta if name != "none"),
-        calibration=calibration,
-        strategy=strategy,
-    )
+    given["models"] = tuple(dict.fromkeys(names))
+    if given["tta"] is not None:
+        given["tta"] = tuple(name for name in given["tta"] if name != "none")
+    out, dataset, known, options = flows.prepare("loss-design", StudyOptions, recipes.LOSS_DESIGN_DEMO, given)
     plan, record = make_plan(out, dataset, known, options)
     flows.carry_out(out, plan, dry_run, dataset, begin=lambda: write_record(out, record))

@@ -5,26 +5,13 @@ from pathlib import Path
 import click
 
 from cli.options import flows
-from cli.options.fields import Texts
+from cli.options.fields import field_options
+from cxrdali.studies.options import PaperOptions
 
 
 @click.command()
 @flows.study_options("paper", "model7")
-@click.option(
-    "--models",
-    type=Texts(),
-    default="0,2,3,5,6,7",
-    show_default=True,
-    metavar="LIST",
-    help="Models to train; those that they start from come along.",
-)
-@click.option(
-    "--tta",
-    default="hflip",
-    show_default=True,
-    metavar="NAME",
-    help="Test-time augmentation of every prediction, as `cxrdali predict --tta` lists them.",
-)
+@field_options(PaperOptions, "models", "tta")
 @click.option(
     "--template",
     "templates",
@@ -32,7 +19,7 @@ from cli.options.fields import Texts
     metavar="SPLIT=CSV",
     help="The challenge's sample submission for dev or test.  [default: a form of the labels' own]",
 )
-def paper(models, tta, templates, dry_run, **given):
+def paper(models, templates, dry_run, **given):
     """Train the stage-training paper's models in the order in which they need each other, predict validation,
     development and test, ensemble models 3, 5, 6 and 7, postprocess by view, evaluate every step, write submission and
     report.
@@ -41,10 +28,11 @@ def paper(models, tta, templates, dry_run, **given):
     a change outdates is redone, and nothing else; runs that stand in the way are moved to runs/replaced, not deleted.
     """
     from cxrdali.runs.recipes import DEMO
-    from cxrdali.studies.stage_training import PaperOptions, make_plan
+    from cxrdali.studies.stage_training import make_plan
 
-    models = tuple(dict.fromkeys(f"model{name}" if name.isdigit() else name for name in models))
-    own = {"models": models, "tta": tta, "templates": _templates(templates)}
+    own = {"templates": _templates(templates)}
+    if models is not None:
+        own["models"] = tuple(dict.fromkeys(f"model{name}" if name.isdigit() else name for name in models))
     out, dataset, known, options = flows.prepare("paper", PaperOptions, DEMO, given, **own)
     flows.carry_out(out, make_plan(out, dataset, known, options), dry_run, dataset)
 

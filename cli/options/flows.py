@@ -12,12 +12,14 @@ import click
 
 from cli.demo import claim, synthetic_pack
 from cli.options import folders
+from cli.options.fields import field_options, filled
 from cli.options.folders import FOLDER
 from cli.options.scores import aligned
 from cli.options.training import file_option
+from cxrdali.studies.options import FlowOptions
 
 SCALES = ("full", "demo")
-DEMO_STUDIES, DRAWS, DEMO_DRAWS = 1200, 1000, 100
+DEMO_STUDIES, DEMO_DRAWS = 1200, 100
 
 
 def study_options(command: str, model: str) -> Callable:
@@ -47,10 +49,7 @@ def study_options(command: str, model: str) -> Callable:
             help=f"Override a setting of all models or of one: --set epochs=10 --set {model}.micro_batch=24. "
             f"`cxrdali recipes {model}` lists the names.",
         ),
-        click.option("--labels", metavar="NAME", help="Label release.  [default: the dataset's first]"),
-        click.option(
-            "--draws", type=int, help="Bootstrap samples of every evaluation, 0 for none.  [default: 1000; demo: 100]"
-        ),
+        field_options(FlowOptions, "labels", "draws"),
         click.option("--dry-run", is_flag=True, help="Show the plan and measure a few steps per size; train nothing."),
     )
     return lambda function: functools.reduce(lambda made, option: option(made), reversed(options), function)
@@ -71,10 +70,9 @@ def prepare(command: str, kind: type, demo_file: Path, given: Mapping[str, Any],
     demo = given["scale"] == "demo"
     out = folder_of(command, given["out"], given["data"], demo)
     known = recipes.load(given["file"] or (demo_file if demo else None))
-    draws = (DEMO_DRAWS if demo else DRAWS) if given["draws"] is None else given["draws"]
-    options = kind(
-        labels=given["labels"],
-        draws=draws,
+    options = filled(
+        kind,
+        {"draws": DEMO_DRAWS if demo else None} | {name: value for name, value in given.items() if value is not None},
         overrides=overrides(given["settings"], known),
         title=kind.title + (", demo" if demo else ""),
         synthetic=demo,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from cxrdali.data.options import DataSettings
 from cxrdali.setting import as_in, at_least, check, setting
+from shards.errors import UserError
 
 POOLINGS = ("mean", "geometric", "rank")  # keys of `cxrdali.predictions.METHODS`
 SHARED = "temperature"  # one map for all findings
@@ -31,3 +32,30 @@ class FitOptions:
 
 
 DEFAULTS = FitOptions()
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """name: f1, precision, recall or prevalence; target: the precision or recall to reach, above 0 to 1, else None."""
+
+    name: str
+    target: float | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.target is None else f"{self.name}={self.target:g}"
+
+
+def parse_strategy(text: str) -> Strategy:
+    """Raises UserError if `text` is not one of STRATEGIES, with a number for P or R."""
+    name, sign, number = text.partition("=")
+    if name in ("f1", "prevalence") and not sign:
+        return Strategy(name)
+    if name in ("precision", "recall") and sign:
+        try:
+            target = float(number)
+        except ValueError:
+            target = float("nan")
+        if 0 < target <= 1:
+            return Strategy(name, target)
+        raise UserError(f"strategy {text!r}: {name}= takes a number above 0, at most 1, such as {name}=0.8")
+    raise UserError(f"strategy {text!r}: choose one of {', '.join(STRATEGIES)}")

@@ -11,7 +11,7 @@ import numpy as np
 from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.ranking import defined
 from cxrdali.postprocess.crossfit import cross_fit, read_held_out
-from cxrdali.postprocess.options import DEFAULTS, STRATEGIES, FitOptions
+from cxrdali.postprocess.options import DEFAULTS, FitOptions, Strategy, parse_strategy
 from cxrdali.postprocess.rules import Rules, check_calibrated_alike, check_derived, check_findings, read_rules
 from cxrdali.predictions import Predictions, sigmoid
 from shards.dataset.labels import Labels
@@ -69,33 +69,6 @@ class Thresholds(Rules):
     def content(self) -> dict:
         findings = [{**vars(rule), "probability": rule.probability} for rule in self.rules]
         return {"strategy": self.strategy, "made_from": self.made_from, **self.macros, "findings": findings}
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """name: f1, precision, recall or prevalence; target: the precision or recall to reach, above 0 to 1, else None."""
-
-    name: str
-    target: float | None = None
-
-    def __str__(self) -> str:
-        return self.name if self.target is None else f"{self.name}={self.target:g}"
-
-
-def parse_strategy(text: str) -> Strategy:
-    """Raises UserError if `text` is not one of STRATEGIES, with a number for P or R."""
-    name, sign, number = text.partition("=")
-    if name in ("f1", "prevalence") and not sign:
-        return Strategy(name)
-    if name in ("precision", "recall") and sign:
-        try:
-            target = float(number)
-        except ValueError:
-            target = float("nan")
-        if 0 < target <= 1:
-            return Strategy(name, target)
-        raise UserError(f"strategy {text!r}: {name}= takes a number above 0, at most 1, such as {name}=0.8")
-    raise UserError(f"strategy {text!r}: choose one of {', '.join(STRATEGIES)}")
 
 
 def fit(
