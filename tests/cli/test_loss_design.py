@@ -63,5 +63,5 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(folder, pack_folder):
 def test_the_demo_s_recipes_are_small_and_begin_from_scratch():
     known = recipes.read(recipes.LOSS_DESIGN_DEMO)
     settings = [recipe.resolve(Path("runs"))[0] for recipe in known.values()]
-    assert {each.size for each in settings} == {64}
-    assert not any(each.pretrained for each in settings)
+    assert {each.data.size for each in settings} == {64}
+    assert not any(each.model.pretrained for each in settings)
