@@ -15,9 +15,9 @@ def check_fit_or_rules(fit: Path | None, rules: Path | None, **of_fit) -> None:
     """Raises click.UsageError unless rules are either fitted or given; of_fit: options that only a fit has."""
     if (fit is None) == (rules is None):
         raise click.UsageError("give one of --fit (predictions to fit to) and --rules (fitted before)")
-    if rules is not None and any(value is not None for value in of_fit.values()):
-        *others, last = (f"--{name.replace('_', '-')}" for name in of_fit)
-        raise click.UsageError(f"{', '.join(others)} and {last} belong to --fit, not to --rules")
+    wrong = [f"--{name.replace('_', '-')}" for name, value in of_fit.items() if value is not None]
+    if rules is not None and wrong:
+        raise click.UsageError(f"{wrong[0]} belongs to --fit, not to --rules")
 
 
 def open_for_fit(source: Path, data: Path | None, labels: str | None):

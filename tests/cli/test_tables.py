@@ -113,7 +113,11 @@ def test_probabilities_are_for_the_last_step_only(folder, pack_folder):
         ("ensemble a.test.parquet b.test.parquet --out e.txt", 1, "written as .parquet or .csv"),
         ("postprocess a.test.parquet --out e.csv", 2, "give one of --fit"),
         ("postprocess a.test.parquet --fit a.train.parquet --rules v.json --out e.csv", 2, "give one of --fit"),
-        ("postprocess a.test.parquet --rules v.json --views w.json --out e.csv", 2, "belong to --fit, not to --rules"),
+        (
+            "postprocess a.test.parquet --rules v.json --views w.json --out e.csv",
+            2,
+            "--views belongs to --fit, not to --rules",
+        ),
         ("postprocess a.test.parquet --rules v.json --data {pack} --out e.csv", 1, "v.json: no such file; fit"),
         ("postprocess a.test.parquet --fit a.train.parquet --views v.csv --out e.csv", 1, "rules are written as .json"),
         ("postprocess a.test.parquet --fit a.train.parquet --labels x --data {pack} --out e.csv", 1, "no labels 'x'"),
