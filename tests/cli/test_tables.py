@@ -116,7 +116,7 @@ def test_probabilities_are_for_the_last_step_only(folder, pack_folder):
         (
             "postprocess a.test.parquet --rules v.json --views w.json --out e.csv",
             2,
-            "--views belongs to --fit, not to --rules",
+            "--views belongs to --fit",
         ),
         ("postprocess a.test.parquet --rules v.json --data {pack} --out e.csv", 1, "v.json: no such file; fit"),
         ("postprocess a.test.parquet --fit a.train.parquet --views v.csv --out e.csv", 1, "rules are written as .json"),
