@@ -22,9 +22,11 @@ class FitOptions:
         help="What -1 counts as in --fit; blanks are negative, or ignored with ignore.",
     )
     folds: int = setting(
-        5, "Parts by subject, each judged by a fit to the others, for the figures that are shown.", at_least(2),
+        5,
+        "Parts by subject, each judged by a fit to the others, for the figures that are shown.",
+        at_least(2),
         metavar="N",
-    )  # fmt: skip
+    )
     force: bool = setting(False, "Fit to a split that was trained on (train, all): its figures flatter.")
 
     def __post_init__(self):
