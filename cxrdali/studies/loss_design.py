@@ -61,7 +61,7 @@ class _Study(Flow):
         self.makers: dict[tuple[str, str], str] = {}  # (table, split) -> the step that makes it
         subjects = np.unique(group_codes(self.dataset, "subject")[self.splits[FIT]])
         self.folds = min(FOLDS, len(subjects))
-        self.fit = FitOptions(self.uncertain, self.folds)
+        self.fit = FitOptions(self.uncertain, max(2, self.folds))  # of one subject nothing is fitted
         self.fitted_by = {"uncertain": self.uncertain, "folds": self.folds, **self.data}  # of steps that fit or compare
 
     def steps(self) -> tuple[Step, ...]:
