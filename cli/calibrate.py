@@ -3,9 +3,10 @@
 import click
 
 from cli.options import folders, heldout, tables
-from cli.options.scores import number
-from cli.options.tables import FILE
-from cxrdali.postprocess.options import CALIBRATIONS
+from cli.options.fields import field_options, filled
+from cli.options.folders import FILE
+from cli.options.scores import aligned, number
+from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
 
 
 @click.command()
@@ -33,11 +34,9 @@ from cxrdali.postprocess.options import CALIBRATIONS
 )
 @folders.data_option
 @heldout.labels_option
-@heldout.uncertain_option
-@heldout.folds_option
-@heldout.force_option
+@field_options(FitOptions, "uncertain", "folds", "force")
 @tables.kind_option
-def calibrate(file, fit, method, rules, out, save_rules, data, labels, uncertain, folds, force, kind):
+def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, **given):
     """Fit a calibration to validation predictions, apply one to a table, or both. Tables hold logits.
 
     \b
@@ -47,14 +46,11 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, uncertain
     --fit also writes a page with reliability diagrams beside the rules. Before and after are measured by
     cross-fitting over subjects; the rules are fitted on all images. The order of images is kept.
     """
-    if (fit is None) == (rules is None):
-        raise click.UsageError("give one of --fit (predictions to fit to) and --rules (fitted before)")
+    heldout.check_fit_or_rules(fit, rules, save_rules=save_rules, labels=labels, **given)
     if (fit is None) != (method is None):
         raise click.UsageError("--fit and --method belong together")
     if rules is not None and file is None:
         raise click.UsageError("--rules calibrates a table: give its FILE")
-    if rules is not None and (force or any(option is not None for option in (save_rules, labels, uncertain, folds))):
-        raise click.UsageError("--save-rules, --labels, --uncertain, --folds and --force belong to --fit")
     if file is None and (save_rules is not None or kind != "logit"):
         raise click.UsageError("--save-rules and --as belong to a FILE that is calibrated")
 
@@ -69,8 +65,7 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, uncertain
         predictions.check_target(out, *inputs)
     if fit is not None:
         heldout.check_json(written, *inputs)
-        options = heldout.fit_options(uncertain=uncertain, folds=folds, force=force)
-        fitted = calibration.fit(fit, *heldout.open_for_fit(fit, data, labels), method, options)
+        fitted = calibration.fit(fit, *heldout.open_for_fit(fit, data, labels), method, filled(FitOptions, given))
         heldout.warn_of_split(fitted.made_from)
     else:
         fitted = calibration.read(rules)
@@ -88,17 +83,15 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, uncertain
 
 def _print(fitted) -> None:
     made_from = fitted.made_from
-    width = max(map(len, (*fitted.findings, "all findings, pooled")))
     click.echo(
         f"{made_from['predictions']}: {made_from['images']:,} images, {fitted.method}; before and after by "
         f"cross-fitting, {made_from['folds']} parts by subject"
     )
-    click.echo(
-        f"{'':{width}}  {'positives':>9}  {'ECE before':>10}  {'after':>7}  {'Brier before':>12}  {'after':>7}  rule"
-    )
+    rows = [("", "positives", "ECE before", "after", "Brier before", "after", "rule")]
     for rule in sorted(fitted.rules, key=lambda rule: -rule.positives):
-        click.echo(_row(rule.finding, f"{rule.positives:,}", rule.before, rule.after, width, f"  {_rule(rule)}"))
-    click.echo(_row("all findings, pooled", "", fitted.pooled_before, fitted.pooled_after, width, ""))
+        rows.append(_row(rule.finding, f"{rule.positives:,}", rule.before, rule.after, _rule(rule)))
+    rows.append(_row("all findings, pooled", "", fitted.pooled_before, fitted.pooled_after, ""))
+    click.echo(aligned(rows, left=(0, 6)))
     means = "  ".join(
         f"{title} {number(fitted.macro(name, 'before'), 4)} -> {number(fitted.macro(name, 'after'), 4)}"
         for title, name in (("ECE", "ece"), ("Brier", "brier"))
@@ -106,10 +99,8 @@ def _print(fitted) -> None:
     click.echo(f"mean over findings: {means}")
 
 
-def _row(name: str, positives: str, before, after, width: int, end: str) -> str:
-    ece = f"{number(before.ece, 4):>10}  {number(after.ece, 4):>7}"
-    brier = f"{number(before.brier, 4):>12}  {number(after.brier, 4):>7}"
-    return f"{name:{width}}  {positives:>9}  {ece}  {brier}{end}"
+def _row(name: str, positives: str, before, after, rule: str) -> tuple[str, ...]:
+    return (name, positives, *(number(each, 4) for each in (before.ece, after.ece, before.brier, after.brier)), rule)
 
 
 def _rule(rule) -> str:

@@ -1,16 +1,16 @@
 """cxrdali compare: trained runs side by side."""
 
-from pathlib import Path
-
 import click
 
-from cli.options import folders, scores, tables
-from cli.options.scores import number
-from cxrdali.data.targets import UNCERTAIN
+from cli.options import folders, tables
+from cli.options.fields import field_options, filled
+from cli.options.folders import FOLDER
+from cli.options.scores import aligned, number
+from cxrdali.evaluate.options import CompareOptions
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @folders.data_option
 @click.option(
     "--out",
@@ -18,20 +18,9 @@ from cxrdali.data.targets import UNCERTAIN
     metavar="FILE",
     help="HTML page to write; its numbers go beside it, as .json, .csv and .findings.csv.  [default: print only]",
 )
-@click.option(
-    "--baseline", metavar="RUN", help="Name or folder of the run that the others are compared with.  [default: first]"
-)
-@scores.resample_options
-@click.option(
-    "--folds", default=5, show_default=True, help="Parts of the subjects, of which F1's thresholds leave one."
-)
-@click.option(
-    "--uncertain",
-    type=click.Choice(UNCERTAIN),
-    help=f"What -1 counts as; {scores.COUNTS_AS}  [default: as in the runs' training]",
-)
+@field_options(CompareOptions, "baseline", "draws", "level", "seed", "folds", "uncertain")
 @click.option("--title", default="Comparison of runs", show_default=True, help="Title of the page.")
-def compare(runs, data, out, baseline, draws, level, seed, folds, uncertain, title):
+def compare(runs, data, out, title, **given):
     """RUNS side by side, each by its best epoch on the validation images that all share: mAP, AUROC, F1, calibration,
     head, medium and tail findings, speed; and whether a difference to the baseline is more than chance.
 
@@ -39,10 +28,9 @@ def compare(runs, data, out, baseline, draws, level, seed, folds, uncertain, tit
     what it has. Intervals and p are of a paired bootstrap over studies.
     """
     from cxrdali.evaluate import compare as library
-    from cxrdali.evaluate.options import CompareOptions
     from cxrdali.predictions import check_writable
 
-    options = CompareOptions(draws, level, seed, baseline, folds, uncertain)
+    options = filled(CompareOptions, given)
     if out is not None:
         if out.suffix != ".html":
             raise click.UsageError(f"--out {out}: the page is a .html")
@@ -67,17 +55,17 @@ def _print(result: dict) -> None:
         f"{result['images']:,} validation images of {result['studies']:,} studies, labels {result['labels']}; "
         "each run by its best epoch"
     )
-    width = max(len(row["name"]) for row in result["runs"])
-    head = "".join(f"{name:>8}" for name in SHORT.values())
-    click.echo(f"{'':{width}}{head}{'images/s':>10}{'time':>10}{'epochs':>10}")
+    rows = [("", *SHORT.values(), "images/s", "time", "epochs")]
     for row in result["runs"]:
-        numbers = "".join(f"{number(row[name]):>8}" for name in SCORES)
         rate = "-" if row["images_per_second"] is None else f"{row['images_per_second']:,.0f}"
         epochs = f"{row['epochs']}" if row["finished"] else f"{row['epochs']} of {row['epochs_planned']}"
-        click.echo(f"{row['name']:{width}}{numbers}{rate:>10}{duration(row['hours'] * 3600):>10}{epochs:>10}")
+        scores = (number(row[name]) for name in SCORES)
+        rows.append((row["name"], *scores, rate, duration(row["hours"] * 3600), epochs))
+    click.echo(aligned(rows))
     click.echo(f"difference to {result['baseline']}, with its {result['level'] * 100:g} % interval and two-sided p:")
-    for row in result["differences"]:
-        click.echo(f"{row['run']:{width}}  {SHORT[row['metric']]:>6}  {_difference(row)}")
+    rows = [(row["run"], SHORT[row["metric"]], _difference(row)) for row in result["differences"]]
+    if rows:
+        click.echo(aligned(rows, left=(0, 2)))
     groups = "; ".join(f"{group} {len(names)}" for group, names in result["groups"].items())
     click.echo(f"findings by their share of the training images: {groups}")
     if result["without_positives"]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cli.options.folders import FOLDER
 from shards.errors import UserError
 
 STUDIES, NATIVE = 1000, 256
@@ -20,7 +21,7 @@ MARK = ".cxrdali-demo"
     "--out",
     default="demo",
     show_default=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Folder to write; what is there of an earlier demo is continued.",
 )
 @click.option("--fresh", is_flag=True, help="Delete an earlier demo in that folder first.")

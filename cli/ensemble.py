@@ -4,7 +4,10 @@ from pathlib import Path
 
 import click
 
-from cli.options import folders, heldout, scores, tables
+from cli.options import folders, heldout, tables
+from cli.options.fields import field_options
+from cli.options.scores import aligned
+from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.postprocess.options import POOLINGS
 
 
@@ -46,7 +49,7 @@ class Paths(click.ParamType):
 @click.option("--folds", default=5, show_default=True, help="Parts of the subjects that --fit-weights leaves out.")
 @folders.data_option
 @click.option("--labels", metavar="NAME", help="Label release of the validation tables.  [default: the one they name]")
-@scores.uncertain_option
+@field_options(EvaluateOptions, "uncertain")
 @tables.kind_option
 def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, data, labels, uncertain, kind):
     """Pool several tables of logits for the same images, as `cxrdali predict` writes them.
@@ -57,6 +60,7 @@ def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, da
     from cxrdali.postprocess import ensemble as library
     from cxrdali.predictions import check_target
 
+    uncertain = uncertain or EvaluateOptions.uncertain
     sources = {"--weights": weights, "--weights-by-map": weights_by_map, "--fit-weights": fit_weights}
     given = [name for name, value in sources.items() if value is not None]
     if len(given) > 1:
@@ -82,9 +86,10 @@ def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, da
 
 
 def _print(names: list[str], made) -> None:
-    width = max(map(len, names))
-    for name, weight, reached in zip(names, made.values, made.maps, strict=True):
-        click.echo(f"{name:{width}}  validation mAP {reached:.4f}  weight {weight:.3f}")
+    columns = zip(names, made.maps, made.values, strict=True)
+    click.echo(
+        aligned((name, f"validation mAP {reached:.4f}", f"weight {weight:.3f}") for name, reached, weight in columns)
+    )
 
 
 def _say_gain(made, folds: int) -> None:

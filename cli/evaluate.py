@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
-from cli.options import folders, scores
-from cli.options.scores import interval, number, with_interval
-from cli.options.tables import FILE
+from cli.options import folders
+from cli.options.fields import field_options, filled
+from cli.options.folders import FILE
+from cli.options.scores import aligned, interval, number, with_interval
+from cxrdali.evaluate.options import EvaluateOptions
 
 
 @click.command()
@@ -19,7 +21,7 @@ from cli.options.tables import FILE
     metavar="NAME",
     help="Where to write NAME.json and NAME.csv.  [default: FILE without its suffix, plus .metrics]",
 )
-@scores.uncertain_option
+@field_options(EvaluateOptions, "uncertain")
 @click.option(
     "--thresholds",
     "limits",
@@ -27,8 +29,8 @@ from cli.options.tables import FILE
     help="What `cxrdali thresholds` wrote, or one probability for all findings, such as 0.5; adds F1, precision, "
     "recall and specificity. FILE then holds logits.",
 )
-@scores.resample_options
-def evaluate(file, data, labels, out, uncertain, limits, draws, level, seed):
+@field_options(EvaluateOptions, "draws", "level", "seed")
+def evaluate(file, data, labels, out, limits, **given):
     """AP, AUROC, calibration error (ECE), Brier score, prevalence and counts per finding; means over all findings and
     over head, medium and tail findings, with confidence intervals; the same for frontal and lateral images apart. FILE
     is what `cxrdali predict` wrote.
@@ -38,11 +40,10 @@ def evaluate(file, data, labels, out, uncertain, limits, draws, level, seed):
     findings its means: rows without a finding, whose group is all, head, medium or tail.
     """
     from cxrdali.evaluate import evaluate as library
-    from cxrdali.evaluate.options import EvaluateOptions
     from cxrdali.predictions import read
     from shards.errors import UserError
 
-    options = EvaluateOptions(draws, level, seed, uncertain)
+    options = filled(EvaluateOptions, given)
     out = out or file.with_name(f"{file.stem}.metrics")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it, or give another --out")
@@ -76,17 +77,12 @@ def _thresholds(text: str, findings: tuple[str, ...]):
 
 def _print(result: dict) -> None:
     whole = result["all"]
-    width = max(len(row["finding"]) for row in whole["findings"])
-    click.echo(
-        f"{'':{width}}  {'images':>8} {'share':>7}  {'AP':>6}  {'interval':^15} {'AUROC':>7}  {'interval':^15} "
-        f"{'ECE':>6} {'Brier':>6}"
-    )
+    rows = [("", "images", "share", "AP", "interval", "AUROC", "interval", "ECE", "Brier")]
     for row in sorted(whole["findings"], key=lambda row: -row["positives"]):
-        click.echo(
-            f"{row['finding']:{width}}  {row['positives']:>8,} {row['prevalence']:>7.2%}  {number(row['AP']):>6}  "
-            f"{interval(row, 'AP'):^15} {number(row['AUROC']):>7}  {interval(row, 'AUROC'):^15} "
-            f"{number(row['ECE'], 4):>6} {number(row['Brier'], 4):>6}"
-        )
+        scores = [text for name in ("AP", "AUROC") for text in (number(row[name]), interval(row, name))]
+        errors = number(row["ECE"], 4), number(row["Brier"], 4)
+        rows.append((row["finding"], f"{row['positives']:,}", f"{row['prevalence']:.2%}", *scores, *errors))
+    click.echo(aligned(rows))
     for view in ("all", "frontal", "lateral"):
         part = result[view]
         if part is None:
@@ -110,20 +106,15 @@ def _print_decisions(result: dict) -> None:
     from scipy.special import expit
 
     whole, about = result["all"], result["thresholds"]
-    width = max(len(row["finding"]) for row in whole["findings"])
     names = ("F1", "precision", "recall", "specificity")
     source = f", fitted to {about['predictions']}" if about["predictions"] else ""
     click.echo(f"decisions at thresholds {about['strategy']}{source} (recall is sensitivity)")
-    heads = "  ".join(f"{name:>11}" for name in names)
-    click.echo(f"{'':{width}}  {'images':>8} {'threshold':>10} {'probability':>12}  {heads}")
+    rows = [("", "images", "threshold", "probability", *names)]
     for row in sorted(whole["findings"], key=lambda row: -row["positives"]):
-        numbers = "  ".join(f"{number(row[name]):>11}" for name in names)
         logit = row["threshold"]
-        probability = None if logit is None else float(expit(logit))
-        click.echo(
-            f"{row['finding']:{width}}  {row['positives']:>8,} {number(logit):>10} {number(probability, 4):>12}  "
-            f"{numbers}"
-        )
+        limit = number(logit), number(None if logit is None else float(expit(logit)), 4)
+        rows.append((row["finding"], f"{row['positives']:,}", *limit, *(number(row[name]) for name in names)))
+    click.echo(aligned(rows))
     for view in ("all", "frontal", "lateral"):
         if result[view] is not None:
             means = ", ".join(f"{name} {number(result[view][f'macro_{name}'])}" for name in names)

@@ -1,10 +1,9 @@
 """cxrdali inspect: what a packed dataset holds."""
 
-from pathlib import Path
-
 import click
 
 from cli.options import folders
+from cli.options.folders import FILE
 
 
 @click.command()
@@ -18,7 +17,7 @@ from cli.options import folders
 )
 @click.option(
     "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="FILE",
     help="Page to write, with charts and a map of findings that occur together; its numbers go beside it as .json.",
 )

@@ -5,9 +5,11 @@ import importlib
 import io
 import logging
 import os
+import pkgutil
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 import click
@@ -15,30 +17,17 @@ import click
 from cxrdali.runtime.torchrun import is_one_of_several, rank
 from shards.errors import LostTouch, UserError
 
-DATA = ("shard", "label", "inspect", "verify")
-MODELS = (
-    "recipes",
-    "train",
-    "retrain-head",
-    "predict",
-    "ensemble",
-    "postprocess",
-    "calibrate",
-    "thresholds",
-    "evaluate",
-    "compare",
-    "submit",
-    "explain",
-    "report",
-    "paper",
-    "loss-design",
-)
 # Read when torch and Arrow load. Threads of torch that wait for each other give up the core instead of spinning on it:
 # decoding needs it, and beside any other busy process spinning made training on the CPU three times slower. Arrow's own
 # allocator keeps what it has freed: after the tables of MIMIC-CXR-JPG 1,346 MiB stayed with the packer, and not 614.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 GRACE = 5.0  # seconds in which torchrun ends the other processes when one has failed
-COMMANDS = (*DATA, *MODELS, "synth", "demo", "doctor")
+# a command is a file of this folder that has a function of its name
+COMMANDS = tuple(
+    module.name.replace("_", "-")
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)])
+    if not module.ispkg and module.name not in ("main", "__main__")
+)
 
 
 class Commands(click.Group):
@@ -98,17 +87,10 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; the same command continues, or begins again", err=True)
         sys.exit(130)
-    except UserError as error:
+    except (UserError, OSError) as error:
         if debug:
             raise
-        _fail(str(error), stderr, isinstance(error, LostTouch))
-    except OSError as error:
-        if debug:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        fix = "make room" if full else "check the path and its permissions, or choose another place"
-        _fail(f"{where}{error.strerror or error}; {fix}", stderr)
+        _fail(_in_words(error), stderr, isinstance(error, LostTouch))
     except Exception:
         sys.stderr = stderr
         if is_one_of_several():
@@ -116,6 +98,15 @@ def main() -> None:
             _end(1)
         raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _in_words(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    fix = "make room" if full else "check the path and its permissions, or choose another place"
+    return f"{where}{error.strerror or error}; {fix}"
 
 
 def _log_to_stdout() -> None:

@@ -3,8 +3,10 @@
 import click
 
 from cli.options import folders, heldout, tables
-from cli.options.scores import number
-from cli.options.tables import FILE
+from cli.options.fields import field_options
+from cli.options.folders import FILE
+from cli.options.scores import aligned, number
+from cxrdali.postprocess.options import FitOptions
 
 
 @click.command()
@@ -25,7 +27,7 @@ from cli.options.tables import FILE
     help="Where the rules of --fit are written.  [default: views.json beside --out]",
 )
 @heldout.labels_option
-@heldout.uncertain_option
+@field_options(FitOptions, "uncertain")
 @tables.kind_option
 def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
     """Let a study's lateral images take over the mean of its frontal predictions, for every finding whose AP is
@@ -33,10 +35,7 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
 
     All other values stay as they are: frontal images, the other findings, studies with one kind of view.
     """
-    if (fit is None) == (rules is None):
-        raise click.UsageError("give one of --fit (predictions to fit to) and --rules (fitted before)")
-    if rules is not None and any(option is not None for option in (views, labels, uncertain)):
-        raise click.UsageError("--views, --labels and --uncertain belong to --fit, not to --rules")
+    heldout.check_fit_or_rules(fit, rules, views=views, labels=labels, uncertain=uncertain)
 
     from cxrdali import predictions
     from cxrdali.postprocess import views as library
@@ -63,12 +62,12 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
 
 
 def _print(rules) -> None:
-    width = max(map(len, rules.findings))
-    click.echo(f"{'':{width}}  {'frontal AP':>10}  {'lateral AP':>10}  {'difference':>10}  superior")
+    rows = [("", "frontal AP", "lateral AP", "difference", "superior")]
     for rule in rules.rules:
-        numbers = "  ".join(f"{number(value):>10}" for value in (rule.frontal_ap, rule.lateral_ap))
         difference = "-" if rule.difference is None else f"{rule.difference:+.3f}"
-        click.echo(f"{rule.finding:{width}}  {numbers}  {difference:>10}  {'yes' if rule.superior else 'no'}")
+        superior = "yes" if rule.superior else "no"
+        rows.append((rule.finding, number(rule.frontal_ap), number(rule.lateral_ap), difference, superior))
+    click.echo(aligned(rows, left=(0, 4)))
     click.echo(f"superior: {len(rules.superior)} of {len(rules.rules)} findings")
     for rule in rules.rules:
         if rule.without_ap:

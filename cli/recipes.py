@@ -4,13 +4,8 @@ from pathlib import Path
 
 import click
 
-file_option = click.option(
-    "--recipes",
-    "file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="TOML",
-    help="Recipes of your own, beside those of the papers. `cxrdali recipes model3` prints one to begin with.",
-)
+from cli.options.scores import aligned
+from cli.options.training import file_option
 
 
 @click.command()
@@ -45,8 +40,7 @@ def as_table(known) -> str:
             recipe.name, str(settings.stage), start, str(data.size), str(optimizer.batch), f"{optimizer.lr:g}",
             str(optimizer.epochs), settings.loss.name, doubled or "-", recipe.about,
         ))  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return aligned(rows, left=range(len(columns)))
 
 
 def as_toml(recipe) -> str:

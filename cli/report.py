@@ -1,17 +1,16 @@
 """cxrdali report: runs and evaluations as one page."""
 
-from pathlib import Path
-
 import click
 
 from cli.options import folders
+from cli.options.folders import FILE, FOLDER
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="FILE",
     help="HTML page to write.  [default: RUNS/report.html if RUNS is one folder of several runs]",
 )
@@ -26,7 +25,7 @@ from cli.options import folders
     "--evaluation",
     "evaluations",
     multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="JSON",
     help="What `cxrdali evaluate` wrote; may be repeated.",
 )

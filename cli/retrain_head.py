@@ -1,14 +1,12 @@
 """cxrdali retrain-head: cRT, the classifier of a finished run anew, on balanced samples."""
 
-from pathlib import Path
-
 import click
 
 from cli.options import folders
+from cli.options.folders import FOLDER
 from cli.options.settings import GroupedCommand, given_settings, plugins_option, set_option, setting_options
 from cli.options.training import train_run
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
 SETTINGS = (
     "seed", "sampler", "loss", "batch", "epochs", "warmup_epochs", "lr", "weight_decay", "patience", "device",
     "precision", "micro_batch", "decode", "threads", "cache_features",

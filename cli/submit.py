@@ -1,10 +1,8 @@
 """cxrdali submit: predictions in the form that a challenge asks for."""
 
-from pathlib import Path
-
 import click
 
-from cli.options.tables import FILE
+from cli.options.folders import FILE, FOLDER
 
 
 @click.command()
@@ -19,7 +17,7 @@ from cli.options.tables import FILE
 @click.option("--out", required=True, type=FILE, metavar="ZIP", help="Zip to write.")
 @click.option(
     "--code",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     metavar="DIR",
     help="Folder whose files go into the zip as code/, without .git, __pycache__ and *.pyc.",
 )

@@ -1,8 +1,8 @@
 """cxrdali synth: a synthetic release."""
 
-from pathlib import Path
-
 import click
+
+from cli.options.folders import FOLDER
 
 
 @click.command()
@@ -10,7 +10,7 @@ import click
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     metavar="DIR",
     help="Folder to write; must be new or empty.",
 )

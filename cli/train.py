@@ -5,12 +5,10 @@ from pathlib import Path
 import click
 
 from cli.options import folders
+from cli.options.folders import FOLDER
 from cli.options.gpus import gpus_option, shared_out
 from cli.options.settings import GroupedCommand, given_settings, plugins_option, set_option, setting_options
-from cli.options.training import train_run
-from cli.recipes import file_option
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
+from cli.options.training import file_option, train_run
 
 
 @click.command(cls=GroupedCommand)
@@ -60,39 +58,27 @@ def train(data, out, stage, recipe, file, gpus, plugins, assignments, **given):
         click.echo(f"run: {out} (the default)", err=True)
     if chosen:
         settings, about = chosen.resolve(out.parent, asked)
+        what, before = f"recipe {recipe}", f"--recipe {chosen.starts_from}"
     else:
         settings, about = settings_of(asked, stage=stage), None
+        what, before = f"stage {stage}", f"--stage {stage - 1}"
         if settings.model.init is None and stage > 1:
             settings = settings.changed(init=str(run_folder(out.parent, stage - 1)))
     init, source = settings.model.init, settings.data.oversample_from
     if "init" not in asked and init is not None:
-        _check_start(Path(init), out, f"recipe {recipe}" if recipe else f"stage {stage}", chosen, stage)
+        _check_there(Path(init), out, f"{what} starts from", before, "the initial weights with --init")
     if chosen and "oversample_from" not in asked and source is not None:
-        _check_source(Path(source), out, chosen)
+        before, otherwise = f"--recipe {chosen.settings['oversample_from']}", "a run or metrics with --oversample-from"
+        _check_there(Path(source), out, f"{what} oversamples by the AP of", before, otherwise)
     dataset = folders.open_packed(data)
     train_run(settings, dataset, out, about)
 
 
-def _check_start(before: Path, out: Path, what: str, chosen, stage: int | None) -> None:
-    """Raises UserError if the run to start from is not there, unless the run continues: it has weights of its own."""
+def _check_there(before: Path, out: Path, what: str, command: str, otherwise: str) -> None:
+    """Raises UserError if another run that is needed is not there, unless the run continues: it has what it needs."""
     from shards.errors import UserError
 
-    if before.is_dir() or (out / "last.pt").exists():
-        return
-    command = f"--recipe {chosen.starts_from}" if chosen else f"--stage {stage - 1}"
-    raise UserError(
-        f"{what} starts from {before}, which does not exist; run `cxrdali train {command}` first, or give the "
-        "initial weights with --init"
-    )
-
-
-def _check_source(source: Path, out: Path, chosen) -> None:
-    """Raises UserError if the run whose AP decides what is oversampled is not there, unless the run continues."""
-    from shards.errors import UserError
-
-    if source.exists() or (out / "last.pt").exists():
-        return
-    raise UserError(
-        f"recipe {chosen.name} oversamples by the AP of {source}, which does not exist; run `cxrdali train --recipe "
-        f"{chosen.settings['oversample_from']}` first, or give a run or metrics with --oversample-from"
-    )
+    if not (before.exists() or (out / "last.pt").exists()):
+        raise UserError(
+            f"{what} {before}, which does not exist; run `cxrdali train {command}` first, or give {otherwise}"
+        )

@@ -62,6 +62,12 @@ def setting(
     return field(default=default, metadata=about)
 
 
+def as_in(group: type, name: str, **changes: Any) -> Any:
+    """A field like another group's; changes: what `setting` is given otherwise."""
+    other = next(each for each in fields(group) if each.name == name)
+    return setting(**{"default": other.default, **other.metadata, **changes})
+
+
 def check(group: Any) -> None:
     """Called by a group's `__post_init__`. Raises UserError naming setting, value and the legal values."""
     for each in fields(group):

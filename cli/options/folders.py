@@ -8,6 +8,7 @@ import click
 from shards.storage.places import storage_of
 from shards.storage.remote import place
 
+FOLDER, FILE = click.Path(path_type=Path, file_okay=False), click.Path(path_type=Path, dir_okay=False)  # local
 SOURCE, DATA, RUNS = Path("data/mimic-cxr-jpg"), Path("data/packed"), Path("runs")
 
 
@@ -78,7 +79,7 @@ def cache_options(command):
     """--cache, for `open_packed`."""
     return click.option(
         "--cache",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=FOLDER,
         metavar="DIR",
         callback=_keep,
         expose_value=False,

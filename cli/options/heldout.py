@@ -5,31 +5,19 @@ from pathlib import Path
 import click
 
 from cli.options import folders
-from cli.options.scores import COUNTS_AS
-from cxrdali.data.targets import UNCERTAIN
 
 labels_option = click.option(
     "--labels", metavar="NAME", help="Label release for --fit.  [default: the run's; of a CSV, the dataset's first]"
 )
-uncertain_option = click.option(
-    "--uncertain", type=click.Choice(UNCERTAIN), help=f"What -1 counts as in --fit; {COUNTS_AS}  [default: negative]"
-)
-folds_option = click.option(
-    "--folds",
-    type=int,
-    metavar="N",
-    help="Parts by subject, each judged by a fit to the others, for the figures that are shown.  [default: 5]",
-)
-force_option = click.option(
-    "--force", is_flag=True, help="Fit to a split that was trained on (train, all): its figures flatter."
-)
 
 
-def fit_options(**given):
-    """FitOptions of the options that were given, and are not None."""
-    from cxrdali.postprocess.options import FitOptions
-
-    return FitOptions(**{name: value for name, value in given.items() if value is not None})
+def check_fit_or_rules(fit: Path | None, rules: Path | None, **of_fit) -> None:
+    """Raises click.UsageError unless rules are either fitted or given; of_fit: options that only a fit has."""
+    if (fit is None) == (rules is None):
+        raise click.UsageError("give one of --fit (predictions to fit to) and --rules (fitted before)")
+    wrong = [f"--{name.replace('_', '-')}" for name, value in of_fit.items() if value is not None]
+    if rules is not None and wrong:
+        raise click.UsageError(f"{wrong[0]} belongs to --fit, not to --rules")
 
 
 def open_for_fit(source: Path, data: Path | None, labels: str | None):

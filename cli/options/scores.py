@@ -1,39 +1,16 @@
-"""What commands that score predictions have in common: options of the scores, and numbers in columns."""
+"""What commands that score predictions have in common: numbers and tables of them as text."""
 
-import click
-
-from cxrdali.data.targets import UNCERTAIN
-from cxrdali.evaluate.options import ResampleOptions
-
-COUNTS_AS = "blanks are negative, or ignored with ignore."
-uncertain_option = click.option(
-    "--uncertain",
-    type=click.Choice(UNCERTAIN),
-    default="negative",
-    show_default=True,
-    help=f"What -1 counts as; {COUNTS_AS}",
-)
+from collections.abc import Iterable, Sequence
 
 
-def resample_options(command):
-    """--draws, --level and --seed."""
-    for option in (
-        click.option("--seed", default=ResampleOptions.seed, show_default=True, help="Seed of the samples."),
-        click.option(
-            "--level",
-            default=ResampleOptions.level,
-            show_default=True,
-            help="Level of the confidence intervals, 0 to 1.",
-        ),
-        click.option(
-            "--draws",
-            default=ResampleOptions.draws,
-            show_default=True,
-            help="Bootstrap samples of the studies; 0 for no intervals.",
-        ),
-    ):
-        command = option(command)
-    return command
+def aligned(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Rows of texts in columns; those in `left` begin in line, the others end in line."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    ways = [str.ljust if place in left else str.rjust for place in range(len(widths))]
+    return "\n".join(
+        "  ".join(way(text, width) for way, text, width in zip(ways, row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -1,16 +1,13 @@
 """The options of a command that trains, made from the fields of its settings; --set and --plugins."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING
-from pathlib import Path
 from typing import Any
 
 import click
 
+from cli.options.fields import option_of
+from cli.options.folders import FILE
 from cxrdali.runs.settings import assigned, names
-from cxrdali.setting import plain_types, spelled
-
-_TYPES: dict[type, click.ParamType] = {int: click.INT, float: click.FLOAT, str: click.STRING}
 
 set_option = click.option(
     "--set",
@@ -22,7 +19,7 @@ set_option = click.option(
 plugins_option = click.option(
     "--plugins",
     multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="FILE",
     help="A Python file that defines losses, samplers or heads (CONTRIBUTING.md), which --loss, --sampler and --head "
     "then know; --set gives their parameters. May be repeated.",
@@ -58,25 +55,6 @@ class NameOf(click.Choice):
         return value
 
 
-class Texts(click.ParamType):
-    """Texts with commas between them; nothing is an empty list."""
-
-    name = "list"
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[str, ...]:
-        given = value.split(",") if isinstance(value, str) else value
-        return tuple(each.strip() for each in given if each.strip())
-
-
-class CountOrWord(click.ParamType):
-    """A whole number, or a word that the settings know."""
-
-    name = "integer|text"
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int | str:
-        return int(value) if str(value).lstrip("-").isdigit() else value
-
-
 def setting_options(only: tuple[str, ...] | None = None, defaults: Mapping[str, str] | None = None):
     """An option for every setting but the stage, or for those named; None if it is not given.
 
@@ -98,33 +76,13 @@ def given_settings(given: Mapping[str, Any], assignments: tuple[str, ...]) -> di
 
 
 def _option(name: str, default: str) -> Callable:
-    each, spelling = names().field(name), f"--{spelled(name)}"
-    about, having, given = each.metadata, ", ".join(names().having(name)), {}
-    default = default or about["otherwise"] or _in_words(each.default)
-    if names().kind(name) is bool:
-        given["is_flag"] = True
-        spelling, default = (f"{spelling}/--no-{spelled(name)}", default) if each.default else (spelling, "")
-    else:
-        given |= {"type": _type(name), "metavar": about["metavar"] or None}
-    text = (f"{having}: " if having else "") + about["help"] + (f"  [default: {default}]" if default else "")
-    heading = names().group(name).capitalize() or "Options"
-    return click.option(spelling, name, cls=SettingOption, heading=heading, help=text, default=None, **given)
-
-
-def _type(name: str) -> click.ParamType:
-    legal, types = names().field(name).metadata["legal"], plain_types(names().kind(name))
-    if name in names().choices:
-        return NameOf(list(names().choices[name]))
-    if legal and legal.choices:
-        return click.Choice(legal.choices)
-    if types == (tuple[str, ...],):
-        return Texts()
-    return _TYPES[types[0]] if len(types) == 1 else CountOrWord()
-
-
-def _in_words(default: Any) -> str:
-    if default is MISSING or default is None:
-        return ""
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    return f"{default:g}" if isinstance(default, float) else str(default)
+    each, having, choices = names().field(name), ", ".join(names().having(name)), names().choices.get(name)
+    return option_of(
+        each,
+        names().kind(name),
+        help=f"{having}: {each.metadata['help']}" if having else "",
+        default=default,
+        type=NameOf(list(choices)) if choices else None,
+        cls=SettingOption,
+        heading=names().group(name).capitalize() or "Options",
+    )

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-FILE = click.Path(path_type=Path, dir_okay=False)
+from cli.options.folders import FILE
+
 WRITTEN_AS = ("logit", "probability")
 
 out_option = click.option("--out", required=True, type=FILE, metavar="FILE", help="Table to write, .parquet or .csv.")

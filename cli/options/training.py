@@ -1,9 +1,19 @@
-"""What commands that train a run do when their settings are known."""
+"""What commands that train a run share: a file of recipes, and training when the settings are known."""
 
 import sys
 from pathlib import Path
 
 import click
+
+from cli.options.folders import FILE
+
+file_option = click.option(
+    "--recipes",
+    "file",
+    type=FILE,
+    metavar="TOML",
+    help="Recipes of your own, beside those of the papers. `cxrdali recipes model3` prints one to begin with.",
+)
 
 
 def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:

@@ -13,6 +13,7 @@ from shards.errors import UserError
 
 UNCERTAIN = ("negative", "positive", "ignore")
 GROUPS = ("subject", "study")
+SPLITS = ("train", "val", "dev", "test", "all")  # train and val are a run's own fold of the released train
 LANES = 2
 
 _AP = Legal(lambda value: 0 < value <= 1, "an AP, above 0 and at most 1")

@@ -7,13 +7,11 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold
 
-from cxrdali.data.options import FoldOptions
+from cxrdali.data.options import SPLITS, FoldOptions
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
-
-SPLITS = ("train", "val", "dev", "test", "all")
 
 
 def train_and_validation(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tuple[np.ndarray, np.ndarray]:

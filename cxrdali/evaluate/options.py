@@ -2,46 +2,37 @@
 
 from dataclasses import dataclass
 
-from cxrdali.data.targets import UNCERTAIN
-from shards.errors import UserError
+from cxrdali.data.options import DataSettings
+from cxrdali.setting import Legal, as_in, at_least, check, setting
 
 
 @dataclass(frozen=True)
 class ResampleOptions:
-    """draws: bootstrap samples of the studies (0: no intervals); level: of the intervals, between 0 and 1; seed: of the
-    samples, 0 or more."""
+    """The bootstrap."""
 
-    draws: int = 1000
-    level: float = 0.95
-    seed: int = 0
+    draws: int = setting(1000, "Bootstrap samples of the studies; 0 for no intervals.", at_least(0))
+    level: float = setting(
+        0.95, "Level of the confidence intervals, 0 to 1.", Legal(lambda value: 0 < value < 1, "between 0 and 1")
+    )
+    seed: int = setting(0, "Seed of the samples.", at_least(0))
 
     def __post_init__(self):
-        for name in ("draws", "seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} {getattr(self, name)}: 0 or more")
-        if not 0 < self.level < 1:
-            raise UserError(f"level {self.level}: between 0 and 1")
+        check(self)
 
 
 @dataclass(frozen=True)
 class EvaluateOptions(ResampleOptions):
-    """uncertain: what -1 counts as: negative, positive or ignore."""
+    """And what -1 counts as."""
 
-    uncertain: str = "negative"
+    uncertain: str = as_in(DataSettings, "uncertain")
 
 
 @dataclass(frozen=True)
 class CompareOptions(ResampleOptions):
-    """baseline: name or folder of the run that the others are compared with (None: the first); folds: parts of the
-    subjects, for F1's thresholds; uncertain: what -1 counts as (None: as in the runs' training)."""
+    """And against what, how F1's thresholds are found, and what -1 counts as."""
 
-    baseline: str | None = None
-    folds: int = 5
-    uncertain: str | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.folds < 2:
-            raise UserError(f"folds {self.folds}: at least 2")
-        if self.uncertain not in (None, *UNCERTAIN):
-            raise UserError(f"uncertain {self.uncertain!r}: choose one of {', '.join(UNCERTAIN)}")
+    baseline: str | None = setting(
+        None, "Name or folder of the run that the others are compared with.", otherwise="first", metavar="RUN"
+    )
+    folds: int = setting(5, "Parts of the subjects, of which F1's thresholds leave one.", at_least(2))
+    uncertain: str | None = as_in(DataSettings, "uncertain", default=None, otherwise="as in the runs' training")

@@ -8,6 +8,7 @@ from cxrdali.setting import check, one_of, setting
 from shards.errors import UserError
 
 NORMS = ("imagenet", "weights")
+TTAS = ("none", "hflip", "flips", "light", "medium")  # keys of `cxrdali.models.tta.TTA`
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,11 @@ from cxrdali.metrics.ranking import defined, macro
 from cxrdali.postprocess.calibration_maps import Affine, Isotonic, Map, fit_isotonic, fit_platt, fit_temperature
 from cxrdali.postprocess.crossfit import cross_fit, read_held_out
 from cxrdali.postprocess.options import CALIBRATIONS, DEFAULTS, SHARED, FitOptions
-from cxrdali.postprocess.rules import FORMAT, check_calibrated_alike, check_findings, read_rules
+from cxrdali.postprocess.rules import Rules, check_calibrated_alike, check_findings, read_rules
 from cxrdali.predictions import Kind, Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-from shards.storage.files import json_bytes, write_bytes
 
 PER_FINDING: dict[str, Callable[[np.ndarray, np.ndarray], tuple[Map, str]]] = {
     "per-finding-temperature": fit_temperature,
@@ -58,7 +57,7 @@ class FindingCalibration:
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class Calibration(Rules):
     """rules: one per finding. pooled_before, pooled_after: all findings together. made_from: as in HeldOut."""
 
     method: str
@@ -67,30 +66,24 @@ class Calibration:
     pooled_after: Quality
     made_from: dict
 
-    @property
-    def findings(self) -> tuple[str, ...]:
-        return tuple(rule.finding for rule in self.rules)
-
     def macro(self, name: str, when: str) -> float:
         """Mean over findings of "ece" or "brier", "before" or "after" (NaN if no finding has one)."""
         return macro(np.array([getattr(getattr(rule, when), name) for rule in self.rules]))
 
-    def write(self, path: Path) -> None:
-        """As JSON; NaN is null."""
+    def content(self) -> dict:
+        """NaN is null."""
         sums = {
             f"macro_{key}_{when}": defined(self.macro(name, when))
             for key, name in (("ECE", "ece"), ("Brier", "brier"))
             for when in ("before", "after")
         }
-        content = {
-            "format": FORMAT,
+        return {
             "method": self.method,
             "made_from": self.made_from,
             **sums,
             "pooled": {"before": _stored(self.pooled_before), "after": _stored(self.pooled_after)},
             "findings": [_stored_rule(rule) for rule in self.rules],
         }
-        write_bytes(path, json_bytes(content))
 
 
 def fit(path: Path, dataset: PackedDataset, labels: Labels, method: str, options: FitOptions = DEFAULTS) -> Calibration:

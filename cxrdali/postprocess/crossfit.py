@@ -16,7 +16,7 @@ from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.postprocess.options import FitOptions
-from cxrdali.predictions import match
+from cxrdali.predictions import Predictions, Provenance, match
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -48,6 +48,27 @@ class HeldOut:
         return (self.truth == 1).sum(axis=0)
 
 
+def check_not_trained_on(path: Path, about: Provenance, fix: str = "predict val") -> None:
+    """Raises UserError if a table holds a split whose images were trained on."""
+    if about.split in ("train", "all"):
+        raise UserError(
+            f"{path}: was predicted on split {about.split!r}, whose images were trained on: they look better than any "
+            f"other; {fix}"
+        )
+
+
+def labelled(
+    path: Path, table: Predictions, dataset: PackedDataset, labels: Labels, uncertain: str
+) -> tuple[np.ndarray, list[int], np.ndarray]:
+    """The catalog rows of a table's images, the columns of the labels' findings, and targets of those rows.
+
+    Raises UserError if the table is not of this dataset and these labels, or its images have no label at all.
+    """
+    rows, places = match(path, table, dataset, labels)
+    check_labelled(labels, rows, str(path))
+    return rows, places, targets(labels, uncertain)[rows]
+
+
 def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: FitOptions) -> HeldOut:
     """A table of logits with its labels, in `options.folds` parts by subject.
 
@@ -57,16 +78,10 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
     """
     table = tables.as_logits(tables.read(path), path)
     about, folds = table.provenance, options.folds
-    if about.split in ("train", "all") and not options.force:
-        raise UserError(
-            f"{path}: was predicted on split {about.split!r}, whose images were trained on: they look better than any "
-            "other; predict val, or say --force"
-        )
-    rows, places = match(path, table, dataset, labels)
-    check_labelled(labels, rows, str(path))
+    if not options.force:
+        check_not_trained_on(path, about, "predict val, or say --force")
+    rows, places, truth = labelled(path, table, dataset, labels, options.uncertain)
     subjects = group_codes(dataset, "subject")[rows]
-    if folds < 2:
-        raise UserError(f"folds {folds}: at least 2")
     if len(np.unique(subjects)) < folds:
         raise UserError(
             f"{path}: images of {len(np.unique(subjects))} subjects, {folds} folds need at least as many; "
@@ -87,7 +102,6 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
         "images": len(rows),
         "folds": folds,
     }
-    truth = targets(labels, options.uncertain)[rows]
     return HeldOut(labels.findings, truth, table.values[:, places], part, made_from)
 
 

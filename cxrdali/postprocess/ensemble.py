@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
-from cxrdali.data.targets import check_labelled, targets
 from cxrdali.metrics.ranking import macro
-from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of, match, ranks
+from cxrdali.postprocess.crossfit import check_not_trained_on, labelled
+from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of, ranks
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -239,20 +239,14 @@ def _validation(paths: Sequence[Path]) -> Members:
     """The members' tables, of images that were not trained on."""
     members = read_members(paths)
     for path, about in zip(paths, members.provenances, strict=True):
-        if about.split in ("train", "all"):
-            raise UserError(
-                f"{path}: was predicted on split {about.split!r}, whose images were trained on; "
-                "its mAP says nothing about others: predict val"
-            )
+        check_not_trained_on(path, about)
     return members
 
 
 def _truth(members: Members, dataset: PackedDataset, labels: Labels, uncertain: str) -> tuple[np.ndarray, np.ndarray]:
     """Targets in the members' rows and columns, float32 [n, F], and a number per subject, int64 [n]."""
     path, table = members.paths[0], members.first
-    rows, _ = match(path, table, dataset, labels)
-    check_labelled(labels, rows, str(path))
-    truth = targets(labels, uncertain)[rows]
+    rows, _, truth = labelled(path, table, dataset, labels, uncertain)
     if not (truth == 1).any():
         raise UserError(f"{path}: no image has any of the findings, so there is no mAP; give tables of more images")
     return truth[:, [labels.findings.index(name) for name in table.findings]], group_codes(dataset, "subject")[rows]

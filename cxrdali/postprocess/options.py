@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from cxrdali.data.options import DataSettings
+from cxrdali.setting import as_in, at_least, check, setting
+from shards.errors import UserError
+
 POOLINGS = ("mean", "geometric", "rank")  # keys of `cxrdali.predictions.METHODS`
 SHARED = "temperature"  # one map for all findings
 CALIBRATIONS = (SHARED, "per-finding-temperature", "platt", "isotonic")
@@ -10,15 +14,50 @@ STRATEGIES = ("f1", "precision=P", "recall=R", "prevalence")  # of thresholds; P
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How rules are fitted to a table of validation predictions with labels.
+    """How rules are fitted to a table of validation predictions with labels."""
 
-    uncertain: what -1 counts as: negative, positive or ignore; folds: parts of the subjects, at least 2, each judged by
-    rules fitted to the others; force: also on images that the model was trained on.
-    """
+    uncertain: str = as_in(
+        DataSettings,
+        "uncertain",
+        help="What -1 counts as in --fit; blanks are negative, or ignored with ignore.",
+    )
+    folds: int = setting(
+        5,
+        "Parts by subject, each judged by a fit to the others, for the figures that are shown.",
+        at_least(2),
+        metavar="N",
+    )
+    force: bool = setting(False, "Fit to a split that was trained on (train, all): its figures flatter.")
 
-    uncertain: str = "negative"
-    folds: int = 5
-    force: bool = False
+    def __post_init__(self):
+        check(self)
 
 
 DEFAULTS = FitOptions()
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """name: f1, precision, recall or prevalence; target: the precision or recall to reach, above 0 to 1, else None."""
+
+    name: str
+    target: float | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.target is None else f"{self.name}={self.target:g}"
+
+
+def parse_strategy(text: str) -> Strategy:
+    """Raises UserError if `text` is not one of STRATEGIES, with a number for P or R."""
+    name, sign, number = text.partition("=")
+    if name in ("f1", "prevalence") and not sign:
+        return Strategy(name)
+    if name in ("precision", "recall") and sign:
+        try:
+            target = float(number)
+        except ValueError:
+            target = float("nan")
+        if 0 < target <= 1:
+            return Strategy(name, target)
+        raise UserError(f"strategy {text!r}: {name}= takes a number above 0, at most 1, such as {name}=0.8")
+    raise UserError(f"strategy {text!r}: choose one of {', '.join(STRATEGIES)}")

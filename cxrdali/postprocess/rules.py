@@ -4,14 +4,39 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cxrdali.predictions import Predictions, Provenance, first_of
 from shards.errors import UserError
+from shards.storage.files import json_bytes, write_bytes
 
 FORMAT = 1
 CROSS_FITTED = ("predictions", "run", "split", "tta", "calibrated", "folds")  # what such rules must say of their origin
 T = TypeVar("T")
+
+
+class Rules:
+    """Base of what a file of rules holds: dataclasses with one rule per finding, and what they were fitted to."""
+
+    rules: tuple[Any, ...]
+    made_from: dict
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return tuple(rule.finding for rule in self.rules)
+
+    def content(self) -> dict:
+        """What the file holds beside its format, as JSON's types."""
+        raise NotImplementedError
+
+    def write(self, path: Path) -> None:
+        write_bytes(path, json_bytes({"format": FORMAT, **self.content()}))
+
+
+def check_derived(finding: str, name: str, given: float | None, right: float | None, why: str) -> None:
+    """Raises ValueError if a stored number is not what the others say (`why`)."""
+    if (given is None) != (right is None) or (given is not None and abs(given - right) > 1e-6):
+        raise ValueError(f"{finding}: {name} is {given!r}, but its {why} {right}")
 
 
 def read_rules(path: Path, parse: Callable[[dict], T], what: str, fix: str, origin: Sequence[str] = CROSS_FITTED) -> T:

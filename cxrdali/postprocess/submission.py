@@ -130,12 +130,8 @@ def template_of(dataset: PackedDataset, labels: Labels, split: str) -> bytes:
     rows = released_rows(dataset, labels, split)
     if not len(rows):
         raise UserError(f"{dataset.root}: labels {labels.name!r} have no packed image in split {split!r}")
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["dicom_id", *labels.findings])
-    blank = [""] * len(labels.findings)
-    writer.writerows([image, *blank] for image in dataset.catalog["image_id"].iloc[rows])
-    return buffer.getvalue().encode()
+    columns = {"dicom_id": dataset.catalog["image_id"].iloc[rows], **dict.fromkeys(labels.findings, "")}
+    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode()
 
 
 def verify(out: Path, name: str, form: Template, values: np.ndarray, code: Sequence[str] = ()) -> None:
@@ -248,14 +244,9 @@ def _probabilities(table: Predictions, path: Path) -> np.ndarray:
 
 def _csv(form: Template, values: np.ndarray) -> bytes:
     """The template with its findings' values; the fewest digits that bring back the same float."""
-    columns = form.columns
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(form.header)
-    for row, numbers in zip(form.table.to_numpy(), values, strict=True):
-        row[columns] = numbers.astype(str)
-        writer.writerow(row)
-    return buffer.getvalue().encode()
+    table = form.table.astype(object)
+    table.iloc[:, form.columns] = values.astype(str)
+    return table.to_csv(index=False, header=list(form.header), lineterminator="\n").encode()
 
 
 def _code(folder: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:

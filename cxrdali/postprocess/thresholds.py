@@ -11,13 +11,12 @@ import numpy as np
 from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.ranking import defined
 from cxrdali.postprocess.crossfit import cross_fit, read_held_out
-from cxrdali.postprocess.options import DEFAULTS, STRATEGIES, FitOptions
-from cxrdali.postprocess.rules import FORMAT, check_calibrated_alike, check_findings, read_rules
+from cxrdali.postprocess.options import DEFAULTS, FitOptions, Strategy, parse_strategy
+from cxrdali.postprocess.rules import Rules, check_calibrated_alike, check_derived, check_findings, read_rules
 from cxrdali.predictions import Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-from shards.storage.files import json_bytes, write_bytes
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class FindingThreshold:
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class Thresholds(Rules):
     """rules: one per finding. macros: cross-fitted means (macro_F1, ...; None if undefined). made_from: as in HeldOut;
     empty for thresholds that were not fitted."""
 
@@ -55,10 +54,6 @@ class Thresholds:
     rules: tuple[FindingThreshold, ...]
     macros: dict
     made_from: dict
-
-    @property
-    def findings(self) -> tuple[str, ...]:
-        return tuple(rule.finding for rule in self.rules)
 
     def decide(self, path: Path, table: Predictions) -> np.ndarray:
         """bool [n, F] in the table's order: which images are called positive. `path` is for messages.
@@ -71,43 +66,9 @@ class Thresholds:
         by_name = {rule.finding: rule.threshold for rule in self.rules}
         return decide(table.values, [by_name[name] for name in table.findings])
 
-    def write(self, path: Path) -> None:
+    def content(self) -> dict:
         findings = [{**vars(rule), "probability": rule.probability} for rule in self.rules]
-        content = {
-            "format": FORMAT,
-            "strategy": self.strategy,
-            "made_from": self.made_from,
-            **self.macros,
-            "findings": findings,
-        }
-        write_bytes(path, json_bytes(content))
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """name: f1, precision, recall or prevalence; target: the precision or recall to reach, above 0 to 1, else None."""
-
-    name: str
-    target: float | None = None
-
-    def __str__(self) -> str:
-        return self.name if self.target is None else f"{self.name}={self.target:g}"
-
-
-def parse_strategy(text: str) -> Strategy:
-    """Raises UserError if `text` is not one of STRATEGIES, with a number for P or R."""
-    name, sign, number = text.partition("=")
-    if name in ("f1", "prevalence") and not sign:
-        return Strategy(name)
-    if name in ("precision", "recall") and sign:
-        try:
-            target = float(number)
-        except ValueError:
-            target = float("nan")
-        if 0 < target <= 1:
-            return Strategy(name, target)
-        raise UserError(f"strategy {text!r}: {name}= takes a number above 0, at most 1, such as {name}=0.8")
-    raise UserError(f"strategy {text!r}: choose one of {', '.join(STRATEGIES)}")
+        return {"strategy": self.strategy, "made_from": self.made_from, **self.macros, "findings": findings}
 
 
 def fit(
@@ -177,9 +138,7 @@ def _rule(row: dict) -> FindingThreshold:
     if threshold is not None and (type(threshold) not in (int, float) or not np.isfinite(threshold)):
         raise ValueError(f"{row['finding']}: threshold {threshold!r} is neither null nor a finite number")
     rule = FindingThreshold(**{name: row[name] for name in FindingThreshold.__dataclass_fields__})
-    given, right = row["probability"], rule.probability
-    if (given is None) != (right is None) or (given is not None and abs(given - right) > 1e-6):
-        raise ValueError(f"{rule.finding}: probability is {given!r}, but its threshold says {right}")
+    check_derived(rule.finding, "probability", row["probability"], rule.probability, "threshold says")
     return rule
 
 

@@ -11,14 +11,13 @@ import numpy as np
 
 from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
-from cxrdali.data.targets import check_labelled, targets
 from cxrdali.metrics.ranking import defined, score
-from cxrdali.postprocess.rules import FORMAT, check_findings, read_rules
-from cxrdali.predictions import Predictions, match, mean_logit
+from cxrdali.postprocess.crossfit import labelled
+from cxrdali.postprocess.rules import Rules, check_derived, check_findings, read_rules
+from cxrdali.predictions import Predictions, mean_logit
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-from shards.storage.files import json_bytes, write_bytes
 
 
 def is_superior(frontal_ap: float | None, lateral_ap: float | None) -> bool:
@@ -59,23 +58,19 @@ class ViewRule:
 
 
 @dataclass(frozen=True)
-class ViewRules:
+class ViewRules(Rules):
     """rules: one per finding; made_from: what they were fitted to (predictions, run, split, labels, dataset)."""
 
     rules: tuple[ViewRule, ...]
     made_from: dict
 
     @property
-    def findings(self) -> tuple[str, ...]:
-        return tuple(rule.finding for rule in self.rules)
-
-    @property
     def superior(self) -> tuple[str, ...]:
         return tuple(rule.finding for rule in self.rules if rule.superior)
 
-    def write(self, path: Path) -> None:
+    def content(self) -> dict:
         findings = [{**vars(rule), "difference": rule.difference, "superior": rule.superior} for rule in self.rules]
-        write_bytes(path, json_bytes({"format": FORMAT, "made_from": self.made_from, "findings": findings}))
+        return {"made_from": self.made_from, "findings": findings}
 
 
 @dataclass(frozen=True)
@@ -95,9 +90,8 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, uncertain: str = "ne
     Raises UserError if the table is not of this dataset and these labels, or has no frontal or no lateral image.
     """
     table = tables.read(path)
-    rows, places = match(path, table, dataset, labels)
-    check_labelled(labels, rows, str(path))
-    truth, values = targets(labels, uncertain)[rows], table.values[:, places]
+    rows, places, truth = labelled(path, table, dataset, labels, uncertain)
+    values = table.values[:, places]
     frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
     if frontal.all() or not frontal.any():
         missing = "lateral" if frontal.all() else "frontal"
@@ -139,9 +133,7 @@ def _rule(row: dict) -> ViewRule:
             if type(row[f"{side}_{what}"]) is not int or row[f"{side}_{what}"] < 0:
                 raise ValueError(f"{name}: {side}_{what} {row[f'{side}_{what}']!r} is no count")
     rule = ViewRule(**{field: row[field] for field in ViewRule.__dataclass_fields__})
-    given, right = row["difference"], rule.difference
-    if (given is None) != (right is None) or (given is not None and abs(given - right) > 1e-6):
-        raise ValueError(f"{name}: difference is {given!r}, but its AP say {right}")
+    check_derived(name, "difference", row["difference"], rule.difference, "AP say")
     if row["superior"] is not rule.superior:
         raise ValueError(f"{name}: superior is {row['superior']!r}, but its AP say {rule.superior}")
     return rule

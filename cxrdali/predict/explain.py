@@ -12,10 +12,10 @@ from tqdm import tqdm
 from cxrdali import predictions
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.data.splits import SPLITS
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.predict.heatmaps import heat_maps, map_layer
-from cxrdali.predict.predict import PredictOptions, load_run_model, predict, split_rows
+from cxrdali.predict.options import ExplainOptions, PredictOptions
+from cxrdali.predict.predict import load_run_model, predict, split_rows
 from cxrdali.predictions import Predictions, sigmoid
 from cxrdali.runs.reader import Run
 from cxrdali.runtime.device import Hardware
@@ -24,29 +24,6 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ExplainOptions:
-    """images: of each kind per finding; split: whose images; findings: which (empty: all of the run's); layer: module
-    of the backbone whose map is shown (None: the last one); batch: images at a time."""
-
-    images: int = 4
-    split: str = "val"
-    findings: tuple[str, ...] = ()
-    layer: str | None = None
-    batch: int = 8
-
-    def __post_init__(self):
-        object.__setattr__(self, "findings", tuple(self.findings))
-        for name in ("images", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)}: at least 1")
-        if self.split not in SPLITS:
-            raise UserError(f"split {self.split!r}: choose one of {', '.join(SPLITS)}")
-        doubled = [name for place, name in enumerate(self.findings) if name in self.findings[:place]]
-        if doubled:
-            raise UserError(f"finding {doubled[0]!r}: is given twice in --findings")
 
 
 @dataclass(frozen=True)

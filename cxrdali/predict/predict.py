@@ -1,7 +1,6 @@
 """A run's predictions on a split, in catalog order."""
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.inference import Inference, logits
 from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
+from cxrdali.predict.options import PredictOptions
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs.layout import BEST
 from cxrdali.runs.reader import Run, weights_epoch
@@ -24,28 +24,6 @@ from shards.errors import UserError
 from shards.storage.files import sha256_file
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """How to predict.
-
-    labels: the release whose split is meant (None: the run's own); tta: a name of `cxrdali.models.tta.TTA`, the mean
-    probability over its passes; batch: images at a time (None: as many as in the run's training); device: auto, cpu or
-    cuda; precision: auto, bf16, fp16 or fp32; decode: as in `cxrdali.data.options`; threads: DALI's (None: two a core).
-    """
-
-    labels: str | None = None
-    tta: str = "none"
-    batch: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    decode: str = "auto"
-    threads: int | None = None
-
-    def __post_init__(self):
-        if self.tta not in TTA:
-            raise UserError(f"tta {self.tta!r}: choose one of {', '.join(TTA)}")
 
 
 def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptions | None = None) -> Predictions | None:

@@ -5,7 +5,7 @@ runs/NAME        predictions/NAME.SPLIT.parquet        evaluations/NAME.SPLIT.js
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from cxrdali.runs.recipes import Recipe, find, in_order
 from cxrdali.runs.settings import MAY_DIFFER, TrainSettings
 from cxrdali.runs.steps import Step
 from cxrdali.runtime.device import Hardware
+from cxrdali.studies.options import FlowOptions
 from cxrdali.train.trainer import train
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -33,22 +34,6 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("val", "dev", "test")
 ALIKE = ("fold", "folds", "group", "uncertain")  # of all models: their tables are compared and averaged
-
-
-@dataclass(frozen=True)
-class FlowOptions:
-    """models: recipes to train, with all they need; overrides: settings by recipe, "" for all of them; draws: bootstrap
-    samples of an evaluation; title: of the report; synthetic: its data is, so its pictures may be shown."""
-
-    models: tuple[str, ...]
-    labels: str | None = None
-    draws: int = 1000
-    overrides: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    title: str = ""
-    synthetic: bool = False
-
-    def __post_init__(self):
-        EvaluateOptions(draws=self.draws)  # checks them
 
 
 @dataclass(frozen=True)

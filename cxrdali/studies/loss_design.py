@@ -11,7 +11,7 @@ calibrations and thresholds are fitted on validation alone; development and test
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,14 @@ from cxrdali.data.splits import group_codes
 from cxrdali.evaluate.compare import compare
 from cxrdali.evaluate.evaluate import PARTS, evaluate
 from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
-from cxrdali.models.tta import TTA
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.ensemble import Weights, ensemble, weights_by_map
 from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
-from cxrdali.postprocess.thresholds import parse_strategy
 from cxrdali.runs.layout import RECORD, Table
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Step
-from cxrdali.studies.flow import Flow, FlowOptions, Ground, Plan, ground
+from cxrdali.studies.flow import Flow, Ground, Plan, ground
+from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.roles import roles
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -40,31 +39,6 @@ FIT = "val"  # the split that everything is fitted on
 FOLDS = 5  # of a cross-fit, by subject
 ENSEMBLE, WEIGHTED, WEIGHTS = "ensemble", "ensemble+weighted", "weights.json"
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class StudyOptions(FlowOptions):
-    """tta: those that the main model is predicted with, beside none; calibration: method of the final predictions (the
-    main model is calibrated by every method): Platt's, since weights on positives shift the logits, which a temperature
-    cannot undo; strategy: of the thresholds, as `cxrdali.postprocess.thresholds.fit` takes it."""
-
-    models: tuple[str, ...] = ()
-    tta: tuple[str, ...] = ("hflip", "light", "medium")
-    calibration: str = "platt"
-    strategy: str = "f1"
-    title: str = "The loss-design paper"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.models:
-            raise UserError("no model: give --models, for example ld-bce,ld-ldam-drw")
-        for name in self.tta:
-            if name not in TTA or name == "none":
-                raise UserError(f"tta {name!r}: choose from {', '.join(each for each in TTA if each != 'none')}")
-        object.__setattr__(self, "tta", tuple(dict.fromkeys(self.tta)))
-        if self.calibration not in CALIBRATIONS:
-            raise UserError(f"calibration {self.calibration!r}: choose one of {', '.join(CALIBRATIONS)}")
-        parse_strategy(self.strategy)
 
 
 def make_plan(
@@ -86,7 +60,7 @@ class _Study(Flow):
         self.tables: list[Table] = []
         subjects = np.unique(group_codes(self.dataset, "subject")[self.splits[FIT]])
         self.folds = min(FOLDS, len(subjects))
-        self.fit = FitOptions(self.uncertain, self.folds)
+        self.fit = FitOptions(self.uncertain, max(2, self.folds))  # of one subject nothing is fitted
         self.fitted_by = {"uncertain": self.uncertain, "folds": self.folds, **self.data}  # of steps that fit or compare
 
     def steps(self) -> tuple[Step, ...]:

@@ -8,37 +8,19 @@ rules of the views are fitted to model3 on validation.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from cxrdali.models.tta import TTA
 from cxrdali.postprocess import views
 from cxrdali.postprocess.ensemble import ensemble
 from cxrdali.postprocess.submission import match, submit, template_of
-from cxrdali.runs.layout import MEMBERS, MODELS, VIEWS_FROM
+from cxrdali.runs.layout import MEMBERS, VIEWS_FROM
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Book, Step
-from cxrdali.studies.flow import Flow, FlowOptions, Plan, content, ground
+from cxrdali.studies.flow import Flow, Plan, content, ground
+from cxrdali.studies.options import PaperOptions
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
-
-
-@dataclass(frozen=True)
-class PaperOptions(FlowOptions):
-    """templates: the challenge's file by split, "dev" or "test"; tta: of every prediction."""
-
-    models: tuple[str, ...] = MODELS
-    tta: str = "hflip"
-    templates: Mapping[str, Path] = field(default_factory=dict)
-    title: str = "The stage-training paper"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.tta not in TTA:
-            raise UserError(f"tta {self.tta!r}: choose one of {', '.join(TTA)}")
-        if not self.models:
-            raise UserError("no model: give --models, for example 0,2,3,5,6,7")
 
 
 def make_plan(root: Path, dataset: PackedDataset, recipes: Mapping[str, Recipe], options: PaperOptions) -> Plan:

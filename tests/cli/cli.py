@@ -56,3 +56,19 @@ def call(*arguments, cwd: Path) -> subprocess.CompletedProcess:
         except SystemExit as stop:
             code = stop.code or 0
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def done(folder: Path, *arguments) -> subprocess.CompletedProcess:
+    """Called, and it went well."""
+    result = call(*arguments, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def refused(*arguments, cwd: Path, code: int, said: str) -> None:
+    """Called, and it names what is wrong in one line, and leaves nothing."""
+    before = sorted(cwd.iterdir())
+    result = call(*arguments, cwd=cwd)
+    assert result.returncode == code and said in result.stderr, result.stderr
+    assert code == 2 or result.stderr.count("\n") <= 2  # the default place of the dataset, and the error
+    assert "Traceback" not in result.stderr and sorted(cwd.iterdir()) == before

@@ -12,7 +12,7 @@ import pytest
 from scipy.special import expit
 
 from cxrdali.predictions import Predictions, Provenance, read
-from tests.cli.cli import call
+from tests.cli.cli import call, refused
 from tests.releases import FINDINGS, write_table
 
 
@@ -113,7 +113,11 @@ def test_probabilities_are_for_the_last_step_only(folder, pack_folder):
         ("ensemble a.test.parquet b.test.parquet --out e.txt", 1, "written as .parquet or .csv"),
         ("postprocess a.test.parquet --out e.csv", 2, "give one of --fit"),
         ("postprocess a.test.parquet --fit a.train.parquet --rules v.json --out e.csv", 2, "give one of --fit"),
-        ("postprocess a.test.parquet --rules v.json --views w.json --out e.csv", 2, "belong to --fit, not to --rules"),
+        (
+            "postprocess a.test.parquet --rules v.json --views w.json --out e.csv",
+            2,
+            "--views belongs to --fit",
+        ),
         ("postprocess a.test.parquet --rules v.json --data {pack} --out e.csv", 1, "v.json: no such file; fit"),
         ("postprocess a.test.parquet --fit a.train.parquet --views v.csv --out e.csv", 1, "rules are written as .json"),
         ("postprocess a.test.parquet --fit a.train.parquet --labels x --data {pack} --out e.csv", 1, "no labels 'x'"),
@@ -124,11 +128,7 @@ def test_probabilities_are_for_the_last_step_only(folder, pack_folder):
     ],
 )
 def test_mistakes_are_named(folder, pack_folder, arguments, code, said):
-    before = sorted(folder.iterdir())
-    result = call(*arguments.format(pack=pack_folder).split(), cwd=folder)
-    assert result.returncode == code and said in result.stderr, result.stderr
-    assert code == 2 or result.stderr.count("\n") <= 2  # the default place of the dataset, and the error
-    assert "Traceback" not in result.stderr and sorted(folder.iterdir()) == before
+    refused(*arguments.format(pack=pack_folder).split(), cwd=folder, code=code, said=said)
 
 
 @pytest.mark.parametrize(

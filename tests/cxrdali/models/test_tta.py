@@ -9,12 +9,17 @@ from scipy.ndimage import affine_transform
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.models.inference import Inference, logits
+from cxrdali.models.options import TTAS
 from cxrdali.models.tta import TTA, Pass
 from cxrdali.runtime.device import Hardware
 from shards.errors import UserError
 from tests.releases import smooth_image
 
 SIDE = 64
+
+
+def test_the_options_know_every_name():
+    assert tuple(TTA) == TTAS
 
 
 @pytest.fixture(scope="module")

@@ -20,17 +20,6 @@ from tests.cxrdali.held_out import written
 from tests.releases import FINDINGS
 
 
-@pytest.fixture
-def labels(dataset):
-    return dataset.labels("cxr-lt-2023")
-
-
-@pytest.fixture
-def val(dataset, tmp_path):
-    written(tmp_path / "val.parquet", dataset)
-    return tmp_path / "val.parquet"
-
-
 def held_out(path, dataset, labels):
     return read_held_out(path, dataset, labels, FitOptions())
 

@@ -13,11 +13,6 @@ from tests.cxrdali.held_out import written
 from tests.releases import FINDINGS
 
 
-@pytest.fixture
-def labels(dataset):
-    return dataset.labels("cxr-lt-2023")
-
-
 def held_out(path, dataset, labels, **options):
     return read_held_out(path, dataset, labels, FitOptions(**options))
 

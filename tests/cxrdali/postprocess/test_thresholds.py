@@ -17,17 +17,6 @@ from tests.cxrdali.held_out import written
 from tests.releases import FINDINGS
 
 
-@pytest.fixture
-def labels(dataset):
-    return dataset.labels("cxr-lt-2023")
-
-
-@pytest.fixture
-def val(dataset, tmp_path):
-    written(tmp_path / "val.parquet", dataset)
-    return tmp_path / "val.parquet"
-
-
 def test_an_image_at_the_threshold_is_positive_bit_for_bit():
     third = np.float32(1) / np.float32(3)
     logits = np.array([[third, 0.0], [np.nextafter(third, np.float32(0)), 1.0]], dtype=np.float32)

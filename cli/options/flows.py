@@ -1,47 +1,85 @@
 """What `cxrdali paper` and `cxrdali loss-design` share: options, the plan as a table, doing it."""
 
+import functools
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cli.demo import claim, synthetic_pack
 from cli.options import folders
+from cli.options.fields import field_options, filled
+from cli.options.folders import FOLDER
+from cli.options.scores import aligned
+from cli.options.training import file_option
+from cxrdali.studies.options import FlowOptions
 
 SCALES = ("full", "demo")
-DEMO_STUDIES, DRAWS, DEMO_DRAWS = 1200, 1000, 100
-
-scale_option = click.option(
-    "--scale",
-    type=click.Choice(SCALES),
-    default="full",
-    show_default=True,
-    help="demo: all of it on synthetic data with a small network, minutes on two cores; needs no --data.",
-)
+DEMO_STUDIES, DEMO_DRAWS = 1200, 100
 
 
-def settings_option(model: str):
-    """`model`: for the help's example."""
-    return click.option(
-        "--set",
-        "settings",
-        multiple=True,
-        metavar="[MODEL.]NAME=VALUE",
-        help=f"Override a setting of all models or of one: --set epochs=10 --set {model}.micro_batch=24. "
-        f"`cxrdali recipes {model}` lists the names.",
+def study_options(command: str, model: str) -> Callable:
+    """The options of both; model: for the help's example."""
+    options = (
+        folders.data_option,
+        click.option(
+            "--out",
+            type=FOLDER,
+            metavar="DIR",
+            help="Folder of runs, predictions, evaluations, report and what else is made.  "
+            f"[default: {command}; {command}-demo for the demo]",
+        ),
+        click.option(
+            "--scale",
+            type=click.Choice(SCALES),
+            default="full",
+            show_default=True,
+            help="demo: all of it on synthetic data with a small network, minutes on two cores; needs no --data.",
+        ),
+        file_option,
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="[MODEL.]NAME=VALUE",
+            help=f"Override a setting of all models or of one: --set epochs=10 --set {model}.micro_batch=24. "
+            f"`cxrdali recipes {model}` lists the names.",
+        ),
+        field_options(FlowOptions, "labels", "draws"),
+        click.option("--dry-run", is_flag=True, help="Show the plan and measure a few steps per size; train nothing."),
     )
+    return lambda function: functools.reduce(lambda made, option: option(made), reversed(options), function)
 
 
-labels_option = click.option("--labels", metavar="NAME", help="Label release.  [default: the dataset's first]")
-draws_option = click.option(
-    "--draws", type=int, help="Bootstrap samples of every evaluation, 0 for none.  [default: 1000; demo: 100]"
-)
-dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="Show the plan and measure a few steps per size; train nothing."
-)
+def prepare(command: str, kind: type, demo_file: Path, given: Mapping[str, Any], **own: Any):
+    """Where a study works, its dataset, the recipes that are known, and its options.
+
+    Args:
+        command: The study's name.
+        kind: Its options.
+        demo_file: Its recipes for --scale demo.
+        given: The options of `study_options`.
+        own: Fields of `kind` that are the study's own.
+    """
+    from cxrdali.runs import recipes
+
+    demo = given["scale"] == "demo"
+    out = folder_of(command, given["out"], given["data"], demo)
+    known = recipes.load(given["file"] or (demo_file if demo else None))
+    options = filled(
+        kind,
+        {"draws": DEMO_DRAWS if demo else None} | {name: value for name, value in given.items() if value is not None},
+        overrides=overrides(given["settings"], known),
+        title=kind.title + (", demo" if demo else ""),
+        synthetic=demo,
+        **own,
+    )
+    sizes = demo_sizes(demo_file, known, options) if demo else None
+    return out, open_dataset(command, out, given["data"], sizes), known, options
 
 
 def overrides(given: tuple[str, ...], known: Mapping) -> dict[str, dict[str, object]]:
@@ -66,15 +104,16 @@ def overrides(given: tuple[str, ...], known: Mapping) -> dict[str, dict[str, obj
     return found
 
 
-def demo_sizes(file: Path, known: Mapping, models: tuple[str, ...], given: Mapping) -> list[int]:
+def demo_sizes(file: Path, known: Mapping, options) -> list[int]:
     """Those of every demo recipe, whichever are trained: the data must be the same next time. And larger ones.
 
-    file: the demo's recipes; given: settings by model, "" for all.
+    file: the demo's recipes; options: the study's.
     """
     from cxrdali.runs import recipes
 
+    given = options.overrides
     stored = {recipe.settings["size"] for recipe in recipes.read(file).values()}
-    for name in recipes.in_order(known, [recipes.find(known, name).name for name in models]):
+    for name in recipes.in_order(known, [recipes.find(known, name).name for name in options.models]):
         size = known[name].resolve(Path(), {**given.get("", {}), **given.get(name, {})})[0].data.size
         stored |= {size} if size > max(stored) else set()
     return sorted(stored)
@@ -185,9 +224,7 @@ def _show(plan, book, dataset) -> None:
         ))  # fmt: skip
     columns = ("model", "state", "starts from", "size", "batch", "images/epoch", "epochs left", "train img/s",
                "predict img/s", "train h", "predict h")  # fmt: skip
-    widths = [max(len(row[place]) for row in [columns, *rows]) for place in range(len(columns))]
-    for row in (columns, *rows):
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    click.echo(aligned([columns, *rows], left=range(len(columns))))
     if open_end:
         click.echo("+ and the images that oversampling doubles, known once the model whose AP decides is trained")
     splits = ", ".join(f"{name} {len(rows):,}" for name, rows in plan.splits.items())

@@ -1,0 +1,89 @@
+"""Options of the command line, made from the fields of dataclasses (`cxrdali.setting`)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any, get_type_hints
+
+import click
+
+from cxrdali.setting import plain_types, spelled
+
+_TYPES: dict[type, click.ParamType] = {int: click.INT, float: click.FLOAT, str: click.STRING}
+
+
+class Texts(click.ParamType):
+    """Texts with commas between them; nothing is an empty list."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[str, ...]:
+        given = value.split(",") if isinstance(value, str) else value
+        return tuple(each.strip() for each in given if each.strip())
+
+
+class CountOrWord(click.ParamType):
+    """A whole number, or a word that the settings know."""
+
+    name = "integer|text"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int | str:
+        return int(value) if str(value).lstrip("-").isdigit() else value
+
+
+def field_options(kind: type, *only: str, **help: str) -> Callable:
+    """An option for the fields of `kind` that are named; None if it is not given. help: where a command has its own."""
+    kinds, known = get_type_hints(kind), {each.name: each for each in fields(kind)}
+
+    def add(command):
+        for name in reversed(only):
+            command = option_of(known[name], kinds[name], help=help.get(name, ""))(command)
+        return command
+
+    return add
+
+
+def filled(kind: type, given: Mapping[str, Any], **more: Any) -> Any:
+    """The dataclass `kind` of those options that are its fields and were given."""
+    found = {each.name: given[each.name] for each in fields(kind) if given.get(each.name) is not None}
+    return kind(**found, **more)
+
+
+def option_of(
+    each: Field, kind: Any, *, help: str = "", default: str = "", type: click.ParamType | None = None, **given: Any
+) -> Callable:
+    """The option of a field.
+
+    Args:
+        each: The field, made by `cxrdali.setting.setting`.
+        kind: Its type.
+        help: In place of the field's.
+        default: In words, in place of the field's.
+        type: In place of what the field's type and legal values say.
+        given: What `click.option` takes besides.
+    """
+    about, spelling = each.metadata, f"--{spelled(each.name)}"
+    default = default or about["otherwise"] or _in_words(each.default)
+    if kind is bool:
+        given["is_flag"] = True
+        spelling, default = (f"{spelling}/--no-{spelled(each.name)}", default) if each.default else (spelling, "")
+    else:
+        given |= {"type": type or _type(about["legal"], kind), "metavar": about["metavar"] or None}
+    text = (help or about["help"]) + (f"  [default: {default}]" if default else "")
+    return click.option(spelling, each.name, help=text, default=None, **given)
+
+
+def _type(legal: Any, kind: Any) -> click.ParamType:
+    types = plain_types(kind)
+    if legal and legal.choices:
+        return click.Choice(legal.choices)
+    if types == (tuple[str, ...],):
+        return Texts()
+    return _TYPES[types[0]] if len(types) == 1 else CountOrWord()
+
+
+def _in_words(default: Any) -> str:
+    if default is MISSING or default is None:
+        return ""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return f"{default:g}" if isinstance(default, float) else str(default)

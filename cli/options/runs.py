@@ -1,0 +1,15 @@
+"""What commands that use a run's weights have in common."""
+
+import click
+
+from cli.options.folders import FOLDER
+from cxrdali.data.options import SPLITS
+
+run_option = click.option("--run", required=True, type=FOLDER, metavar="RUN", help="Run folder.")
+split_option = click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default="val",
+    show_default=True,
+    help="val and train are the run's own fold, dev and test the released splits.",
+)

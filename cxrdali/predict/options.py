@@ -1,0 +1,56 @@
+"""Options of predicting and explaining. Free of torch."""
+
+from dataclasses import dataclass
+
+from cxrdali.data.options import SPLITS
+from cxrdali.models.options import TTAS
+from cxrdali.runtime.options import RuntimeSettings
+from cxrdali.setting import as_in, at_least, check, one_of, setting
+from shards.errors import UserError
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How to predict. None: the run's own labels, as many images at a time as in its training."""
+
+    labels: str | None = setting(
+        None, "Label release whose split and findings are meant.", otherwise="the run's", metavar="NAME"
+    )
+    tta: str = setting(
+        "none",
+        "Test-time augmentation, a mean probability over passes: hflip, the image and its mirror image (2 passes, the "
+        "stage-training paper's); flips, all four flips (4); light, the image, its mirror image, rotated by 5 degrees "
+        "both ways (4); medium, those, at 0.9 and 1.1 of its size, moved by 2.5 % to each side (10). Time is per pass.",
+        one_of(TTAS),
+    )
+    batch: int | None = setting(None, "Images at a time.", otherwise="the run's, or its micro-batch")
+    device: str = as_in(RuntimeSettings, "device")
+    precision: str = as_in(RuntimeSettings, "precision")
+    decode: str = as_in(RuntimeSettings, "decode")
+    threads: int | None = as_in(RuntimeSettings, "threads")
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What to explain; no findings: all of the run's; no layer: the last one with a map."""
+
+    images: int = setting(4, "Images per finding of each kind, best-scored positives and worst misses.", at_least(1))
+    split: str = setting("val", "Whose images.", one_of(SPLITS))
+    findings: tuple[str, ...] = ()
+    layer: str | None = setting(
+        None,
+        "Module of the timm model whose output is shown, as stages.2: an earlier one has more places.",
+        otherwise="the last map before the pooling",
+        metavar="NAME",
+    )
+    batch: int = setting(8, "Images at a time for the heat maps.", at_least(1))
+
+    def __post_init__(self):
+        object.__setattr__(self, "findings", tuple(self.findings))
+        check(self)
+        doubled = [name for place, name in enumerate(self.findings) if name in self.findings[:place]]
+        if doubled:
+            raise UserError(f"finding {doubled[0]!r}: is given twice in --findings")
