@@ -1,4 +1,4 @@
-"""What the flows of papers share: recipes resolved on one dataset, and the steps that train, predict and evaluate.
+"""What both papers' studies share: recipes resolved on one dataset, and the steps that train, predict and evaluate.
 
 runs/NAME        predictions/NAME.SPLIT.parquet        evaluations/NAME.SPLIT.json
 """
@@ -53,10 +53,10 @@ class FlowOptions:
 
 @dataclass(frozen=True)
 class Ground:
-    """What a flow stands on. models: settings and recipe record by name, in the order of training; train_rows and
-    splits: catalog rows, int64; splits without an image are not among them.
+    """What a study works with. models: settings and recipe record by name, in the order of training; train_rows and
+    splits: catalog rows, int64; a split without images is absent.
 
-    notes: what is left out and why. problems: what keeps it from being done at all.
+    notes: what is left out and why. problems: why the study cannot be done at all.
     """
 
     dataset: PackedDataset
@@ -84,7 +84,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Plan(Ground):
-    """A ground, and steps in the order in which they can be done, those that train first; asked: those that predict."""
+    """`Ground`, and the steps in an order in which they can be done, training first; asked: the steps that predict."""
 
     steps: tuple[Step, ...]
     asked: tuple[Asked, ...]

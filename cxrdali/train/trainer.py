@@ -1,8 +1,8 @@
 """Training one stage: the story of a run, and its loop.
 
-The same call again continues a killed run and does nothing on a finished one. Samples and augmentation are
-functions of seed, epoch and position, the schedule of the step, dropout of torch's generator, which is saved:
-so on the CPU a killed and continued run ends with the weights of an unbroken one, bit for bit.
+The same call again continues a killed run and does nothing on a finished one. Samples and augmentation depend only
+on seed, epoch and position, the learning rate on the step, and dropout on torch's generator, whose state is saved.
+So on the CPU a killed and continued run ends with the weights of an uninterrupted one, bit for bit.
 
 With several ranks (`cxrdali.runtime.distributed`) each trains on its share of every batch and validates on whole
 batches in turn. All hold the same state; rank 0 alone writes, scores and speaks. They stop at the same step, one after
