@@ -31,7 +31,7 @@ class FedBatch(NamedTuple):
 
 
 class EpochPlan:
-    """The batches of one iteration by number, from 0."""
+    """What goes into DALI for each batch of one iteration over an epoch; batches are numbered from 0."""
 
     def __init__(
         self,

@@ -159,7 +159,7 @@ def _errors(dataset: PackedDataset, labels: Labels, settings: TrainSettings) -> 
 
 
 class Flow:
-    """Makes the steps; a paper's own flow adds those that only it has.
+    """Makes the steps that both studies have; each study's subclass adds its own.
 
     notes: what is left out and why; asked: every step that predicts, as they are made.
     """

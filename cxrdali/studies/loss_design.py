@@ -44,7 +44,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class StudyOptions(FlowOptions):
-    """tta: those that the main model is predicted with, beside none; calibration: method of the final predictions (the
+    """tta: test-time augmentations of the main model, besides none; calibration: method of the final predictions (the
     main model is calibrated by every method): Platt's, since weights on positives shift the logits, which a temperature
     cannot undo; strategy: of the thresholds, as `cxrdali.postprocess.thresholds.fit` takes it."""
 
