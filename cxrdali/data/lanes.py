@@ -23,7 +23,7 @@ class Ahead(Protocol):
 
 
 class FedBatch(NamedTuple):
-    """A batch on its way through DALI: its rows, what `pipeline.build` wants from its source, and the decisions."""
+    """A batch on its way through DALI: its rows, the arrays for the source of `pipeline.build`, and the decisions."""
 
     rows: np.ndarray
     arrays: tuple

@@ -42,8 +42,8 @@ class Continued:
 class Parts:
     """Everything that training needs and that does not change on the way.
 
-    settings: with the micro-batch that is used; searched: the search for it, as recorded in config.json. forward: what
-    a step calls: the model, compiled if asked for, inside DistributedDataParallel if there are several ranks; with cached
+    settings: with the micro-batch that is used; searched: the search for it, as recorded in config.json. forward:
+    what a step calls: the model, compiled if asked for, in DistributedDataParallel with several ranks; with cached
     features, the classifier alone. targets: float32 [catalog rows, F] on the device.
     """
 
