@@ -48,7 +48,7 @@ from cli.options import folders
               help="Precision of predicting; heat maps are computed in fp32.")  # fmt: skip
 @click.option("--decode", type=click.Choice(["auto", "cpu", "mixed", "hybrid"]), default="auto", show_default=True)
 def explain(run, data, split, images, findings, layer, out, synthetic, labels, batch, device, precision, decode):
-    """For each finding, show the positives that a run scores best and worst, with Grad-CAM heat maps.
+    """For each finding, show the positives that a run scores highest and lowest, with Grad-CAM heat maps.
 
     The page holds pictures of patients, so their data-use terms apply to it.
     """

@@ -29,7 +29,7 @@ class FoldOptions:
     folds: int = setting(5, "Into how many parts it is divided.", at_least(2))
     group: str = setting(
         "subject",
-        "What stays in one fold; study, as Yamagishi & Hanaoka (2023), puts subjects on both sides.",
+        "What stays in one fold; study, as Yamagishi & Hanaoka (2023), can split a subject.",
         one_of(GROUPS),
     )
 

@@ -1,7 +1,7 @@
 """One image file as gray pixels, or the reason why not.
 
 Everything that a decoder only warns about is a reason: a damaged scan decodes to plausible gray, which no later
-check would see. A sound image that is not an 8-bit gray baseline JPEG is converted, and its kind is counted.
+check would see. A sound image that is not 8-bit, gray and baseline is converted, and its kind is counted.
 """
 
 import errno
