@@ -30,7 +30,7 @@ from cli.options import folders
 @click.option(
     "--layer",
     metavar="NAME",
-    help="Module of the timm model whose output is shown, as stages.2: an earlier one gives a finer map.  "
+    help="Module of the timm model whose output is shown, as stages.2: an earlier one has more places.  "
     "[default: the last map before the pooling]",
 )
 @click.option(
@@ -40,17 +40,17 @@ from cli.options import folders
     metavar="PATH",
     help="Page to write, .html; or a folder, made when it is not there, for its explain.html.",
 )
-@click.option("--synthetic", is_flag=True, help="Say on the page that the images are synthetic.")
+@click.option("--synthetic", is_flag=True, help="Say on the page that the images are drawn, and belong to nobody.")
 @click.option("--labels", metavar="NAME", help="Label release whose findings are meant.  [default: the run's]")
 @click.option("--batch", type=int, default=8, show_default=True, help="Images at a time for the heat maps.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True,
-              help="Precision of predicting; heat maps are computed in fp32.")  # fmt: skip
+              help="Of predicting; heat maps are computed in fp32.")  # fmt: skip
 @click.option("--decode", type=click.Choice(["auto", "cpu", "mixed", "hybrid"]), default="auto", show_default=True)
 def explain(run, data, split, images, findings, layer, out, synthetic, labels, batch, device, precision, decode):
-    """For each finding, show the positives that a run scores highest and lowest, with Grad-CAM heat maps.
+    """Show per finding the images that a run scores best and those it misses worst, with Grad-CAM heat maps.
 
-    The page holds pictures of patients, so their data-use terms apply to it.
+    The page holds pictures of patients: their data-use terms hold for it.
     """
     from cxrdali.predictions import check_writable
     from cxrdali.report.kit.page import check_numbers_file

@@ -53,7 +53,7 @@ from cxrdali.postprocess.options import CALIBRATIONS
 @flows.draws_option
 @flows.dry_run_option
 def loss_design(data, out, models, scale, file, settings, labels, tta, calibration, strategy, draws, dry_run):
-    """Train the loss-design paper's models: seven losses on one network, LDAM-DRW on many, the classifier of the main
+    """Train the loss-design paper's models: seven losses on one network, LDAM-DRW on many, the classifier of the best
     one anew (cRT). Predict validation, development and test, with test-time augmentation of the main model; average
     the backbones; fit weights, calibration and thresholds on validation; evaluate, compare, and write one report.
 

@@ -29,9 +29,9 @@ from cli.options.gpus import gpus_option, shared_out
     show_default=True,
     help="Test-time augmentation, a mean probability over passes: hflip, the image and its mirror image (2 passes, the "
     "stage-training paper's); flips, all four flips (4); light, the image, its mirror image, rotated by 5 degrees both "
-    "ways (4); medium, those, at 0.9 and 1.1 of its size, moved by 2.5 % to each side (10). Time: per pass.",
+    "ways (4); medium, those, at 0.9 and 1.1 of its size, moved by 2.5 % to each side (10). Time is per pass.",
 )
-@click.option("--labels", metavar="NAME", help="Label release that --split is of.  [default: the run's]")
+@click.option("--labels", metavar="NAME", help="Label release whose split is meant.  [default: the run's]")
 @click.option("--batch", type=int, help="Images at a time.  [default: the run's, or its micro-batch]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @gpus_option

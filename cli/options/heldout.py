@@ -21,7 +21,7 @@ folds_option = click.option(
     help="Parts by subject, each judged by a fit to the others, for the figures that are shown.  [default: 5]",
 )
 force_option = click.option(
-    "--force", is_flag=True, help="Fit to a split that was trained on (train, all): figures are then too good."
+    "--force", is_flag=True, help="Fit to a split that was trained on (train, all): its figures flatter."
 )
 
 

@@ -1,4 +1,4 @@
-"""Which findings a run oversamples, and from whose validation AP they are chosen.
+"""How often a training image is visited: the paper's oversampling as an array of rows, no copied bytes.
 
 Yamagishi & Hanaoka 2023: images with a finding whose validation AP (under an earlier model) is below a threshold
 are doubled; an image with several such findings is doubled once.
