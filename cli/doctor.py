@@ -18,7 +18,7 @@ WIDTH = 18  # of the names: a check is printed when it is made, before the longe
 def doctor(data: Path | None, as_json: bool):
     """Look at Python, torch, DALI, the driver and its GPUs, cores, memory, disks and the packed dataset.
 
-    A note works, but look at it. Exit code 1 if anything is wrong; how to fix it is below its line. Nothing is changed.
+    A note works, but check it. Exit code 1 if anything is wrong; how to fix it is below its line. Nothing is changed.
     """
     from cxrdali.doctor.checks import checks
     from shards.storage.places import storage_of

@@ -51,14 +51,14 @@ def cxrdali(context: click.Context, debug: bool) -> None:
     """Pack chest X-ray releases once, train on any size of them.
 
     \b
-    cxrdali shard        release -> WebDataset shards with a rendition per stage
-    cxrdali inspect      what is in them: findings, splits, rejects
+    cxrdali shard        pack a release into WebDataset shards, once per image size
+    cxrdali inspect      what a packed dataset holds: findings, splits, rejects
     cxrdali train        --stage 1, then 2, then 3; or --recipe model0 to model7
     cxrdali predict      a run's predictions on a split
     cxrdali evaluate     AP, AUROC, confidence intervals
     cxrdali compare      runs side by side, with intervals of their differences
     cxrdali paper        the whole stage-training paper, from stage 1 to report and submission
-    cxrdali loss-design  the whole loss-design paper: losses, backbones, and what follows training
+    cxrdali loss-design  the whole loss-design paper: losses, backbones, calibration, thresholds, report
     cxrdali doctor       whether this machine is ready, and what to fix
 
     Exit codes: 0 done, 1 an error named in one line, 2 wrong usage.

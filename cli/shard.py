@@ -80,7 +80,7 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
-    help="Of the Dask cluster, for example tcp://login1:8786; its workers must see --source and --out.  [default: a "
+    help="Dask scheduler, for example tcp://login1:8786; its workers must see --source and --out.  [default: a "
     "cluster of --jobs workers on this machine, for the time of packing]",
 )
 @click.option(
@@ -100,7 +100,7 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
     "--max-reject-fraction",
     default=PackLimits.max_reject_fraction,
     show_default=True,
-    help="Share of the images that may be rejected, judged when all are read.",
+    help="Largest share of images that may be rejected, 0 to 1; checked after all are read.",
 )
 @click.option("--allow-subject-overlap", is_flag=True, help="Pack labels that have a subject in two splits.")
 @click.option("--allow-links", is_flag=True, help="Follow links that leave the release's folder.")

@@ -31,7 +31,7 @@ def submit(file, template, out, code, name):
     """Write FILE, what `cxrdali predict` or another command wrote, as a challenge's submission: probabilities in the
     template's form, zipped (with the code), and read back to be checked.
 
-    How the challenges name zip and table was not to be had; the form here is that of published entries, and --name
+    How the challenges want zip and table named is not published; the form here is that of published entries, and --name
     changes the table's name.
     """
     from cxrdali.postprocess.submission import submit as write

@@ -41,8 +41,8 @@ class Kind(StrEnum):
 class Provenance:
     """Where a table came from; fields that are not known are None.
 
-    tta: test-time augmentation, a name of `cxrdali.models.tta.TTA`; history: words, one text per step done to the
-    table since; calibrated: the calibrations among them, which thresholds must share.
+    tta: test-time augmentation, a name of `cxrdali.models.tta.TTA`; history: one sentence per later step,
+    such as pooling; calibrated: the calibrations among them; thresholds apply only to tables with the same ones.
     """
 
     kind: Kind | None = None

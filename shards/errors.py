@@ -9,4 +9,4 @@ class UserError(Exception):
 
 
 class LostTouch(UserError):
-    """Another process of this run ended or cannot be reached; what is wrong is said there."""
+    """Another process of this run ended or cannot be reached; that process reports the cause."""

@@ -1,9 +1,9 @@
-"""Shards made by several processes, watched: progress that a person can see, and an error instead of a hang.
+"""Worker processes that make shards, and a watch over them: a progress bar, and an error instead of a hang.
 
-A worker that dies takes the run with it, in one line. A worker that finishes no image for `stall` seconds (a
-stopped process, a storage that answers no more) is killed, which ends the run in the same way; so are all, when
-nothing at all happens for so long. A process that waits in the kernel for a dead network disk cannot be killed by
-anybody; the run then ends when the disk answers.
+If a worker dies, the run ends with an error of one line. A worker that finishes no image for `stall` seconds (a stopped
+process, a storage that does not answer) is killed, which ends the run in the same way. If no worker finishes any image
+for so long, all are killed. A process that waits in the kernel for a dead network disk cannot be killed; then the run
+ends when the disk answers.
 """
 
 import contextlib

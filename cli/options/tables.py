@@ -15,7 +15,7 @@ kind_option = click.option(
     type=click.Choice(WRITTEN_AS),
     default="logit",
     show_default=True,
-    help="Logits keep their order where probabilities saturate.",
+    help="What the table holds; logits keep their order where probabilities round to 0 or 1.",
 )
 
 

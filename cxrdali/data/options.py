@@ -30,7 +30,7 @@ class FoldOptions:
     folds: int = setting(5, "Into how many parts it is divided.", at_least(2))
     group: str = setting(
         "subject",
-        "What the split keeps together; study is Yamagishi & Hanaoka's (2023), and leaks subjects.",
+        "What stays in one fold; study, as Yamagishi & Hanaoka (2023), can split a subject.",
         one_of(GROUPS),
     )
 

@@ -34,9 +34,9 @@ class ReadAhead:
     """Reads the windows of an epoch's `order` (catalog rows) from position `start` on, one ahead of the one in use.
 
     windows: the first position of each, ascending from 0, and its shards in the order in which they are read
-    (`cxrdali.data.order`); without any, nothing is read and nobody waits. ready: returns when a window's files are on
-    this disk, where they may not be yet. ranks: processes that share the epoch; each waits for its own images alone,
-    and one batch of them to the next is as many times further.
+    (`cxrdali.data.order`); without any, nothing is read and nobody waits. ready: blocks until the files of a window
+    (by number) are on this disk, for a dataset in a bucket. ranks: number of processes that share the epoch; each asks
+    for its own batches only, so between two of them it moves on by `ranks` batches.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Whether this machine can pack and train, and how to fix what is wrong.
 
 Facts come in as arguments, so that every decision is a pure function; `checks` gathers them. Torch, DALI and the
-image libraries are imported inside: a broken one is a line of the table, like anything else.
+image libraries are imported inside: a broken one then is a line of the table too.
 """
 
 import os

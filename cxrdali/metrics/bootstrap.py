@@ -1,8 +1,8 @@
 """Confidence intervals of AP and AUROC by resampling studies, and whether two scores differ by more than chance.
 
 Images of a study are not independent, so a sample takes studies with replacement; an image then counts as often as
-its study was taken. Each finding is sorted once: a sample only re-weights, which is two running sums over the sorted
-images instead of a new sort. Ties are one threshold, as in scikit-learn.
+its study was taken. Each finding is sorted once: a sample changes only the weights of the images, so scores need two
+running sums over the sorted images instead of a new sort. Tied scores are one threshold, as in scikit-learn.
 """
 
 import warnings

@@ -3,8 +3,8 @@
 Targets are float [n, F] with 1, 0 and NaN (ignored for that finding); probabilities are float [n, F] of having the
 finding, 0 to 1. A finding without a known target has no score: NaN.
 
-The curve is not `sklearn.calibration.calibration_curve`: that one leaves out empty bins and tells no counts, without
-which there is no calibration error and no pooling, and puts a probability on an edge into the bin below it.
+The curve is not `sklearn.calibration.calibration_curve`: that one leaves out empty bins and gives no counts, which
+calibration error and pooling need, and it puts a probability on an edge into the bin below it.
 """
 
 from dataclasses import dataclass

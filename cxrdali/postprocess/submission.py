@@ -1,7 +1,7 @@
 """A challenge's submission: predictions in the form of its template, zipped with the code; checked by reading it back.
 
-The template is a CSV whose first column is the image id (dicom_id, ImageID ...), followed by findings. Columns that
-are neither, such as subject_id, are handed back as they came.
+The template is a CSV whose first column is the image id (dicom_id, ImageID ...), followed by findings. Other columns,
+such as subject_id, are copied unchanged.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ SKIPPED = ("__pycache__", ".git")
 @dataclass(frozen=True)
 class Submission:
     """What was written. left_out: findings of the predictions that the template does not ask for; copied: columns
-    handed back as they came; code: the zip's files under code/; skipped: what of the code's folder is not in it."""
+    copied unchanged; code: the zip's files under code/; skipped: what of the code's folder is not in it."""
 
     images: int
     findings: tuple[str, ...]

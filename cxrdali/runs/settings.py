@@ -33,8 +33,8 @@ class OptimizerSettings:
     epochs: int = setting(30, "Epochs, warm-up included.", at_least(1))
     warmup_epochs: int = setting(1, "Epochs in which the rate rises linearly.", at_least(0))
     lr: float = setting(1e-3, "Largest learning rate (then cosine to --min-lr).", above(0, below=100))
-    min_lr: float = setting(0.0, "Where the cosine ends.")
-    weight_decay: float = setting(1e-6, "AdamW's, per step and rate.", from_zero_below(100))
+    min_lr: float = setting(0.0, "Learning rate at the end of the cosine.")
+    weight_decay: float = setting(1e-6, "AdamW's, times the rate at each step.", from_zero_below(100))
     patience: int | None = setting(
         None,
         "End after so many epochs without a better one; those before --drw-epoch do not count.",
@@ -59,7 +59,7 @@ class TrainSettings:
         legal=Legal(STAGES.__contains__, "choose 1, 2 or 3"),
     )
     seed: int = setting(
-        0, "Of order, augmentation and initial weights.", Legal(lambda value: 0 <= value < 2**32, "0 to 2**32 - 1")
+        0, "Seed of order, augmentation and initial weights.", Legal(lambda value: 0 <= value < 2**32, "0 to 2**32 - 1")
     )
     data: DataSettings
     model: ModelSettings

@@ -1,7 +1,7 @@
 """Steps with files as results: each is done again exactly when its settings, its results or what it needs changed.
 
-A step's record is written after its results are complete, so a kill leaves a step that is simply not done. The
-record keeps which making of every needed step it used: whoever is made again takes along all that depends on it.
+A step's record is written after its results are complete, so a killed step simply counts as not done. The record also
+names the version of every step that it used: when a step is made again, all steps that depend on it are made again too.
 """
 
 import json
@@ -41,7 +41,7 @@ class Step:
 
 @dataclass
 class Book:
-    """What was made under `root`, from records in root/.steps."""
+    """The steps that were done under `root`, as recorded in root/.steps."""
 
     root: Path
 

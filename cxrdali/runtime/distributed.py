@@ -1,8 +1,8 @@
-"""Which of how many processes this one is, and what they say to each other.
+"""The processes that train together: rank and number of this one, and communication between them.
 
-torchrun starts the processes and names them by environment variables; torch.distributed carries what they say: NCCL
-between GPUs, gloo between CPUs and for everything that is no gradient. One process alone is a group of one, in which
-nothing is sent: callers need not ask. Every method that talks is called by all ranks, in the same order.
+torchrun starts the processes and numbers them by environment variables. torch.distributed carries the messages: NCCL
+between GPUs, gloo between CPUs and for everything but gradients. A process on its own is a group of one and sends
+nothing, so callers need not distinguish. All ranks must call every method that communicates, in the same order.
 """
 
 import datetime

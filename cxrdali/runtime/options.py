@@ -31,7 +31,7 @@ class RuntimeSettings:
     )
     checkpointing: bool = setting(
         False,
-        "Gradient checkpointing: less memory for more time; batch normalisation moves its statistics twice a step.",
+        "Gradient checkpointing: less memory for more time; batch norm updates its statistics twice a step.",
     )
     micro_batch: int | str | None = setting(
         None,

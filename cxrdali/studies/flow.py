@@ -1,4 +1,4 @@
-"""What the flows of papers share: recipes resolved on one dataset, and the steps that train, predict and evaluate.
+"""What both papers' studies share: recipes resolved on one dataset, and the steps that train, predict and evaluate.
 
 runs/NAME        predictions/NAME.SPLIT.parquet        evaluations/NAME.SPLIT.json
 """
@@ -38,10 +38,10 @@ ALIKE = ("fold", "folds", "group", "uncertain")  # of all models: their tables a
 
 @dataclass(frozen=True)
 class Ground:
-    """What a flow stands on. models: settings and recipe record by name, in the order of training; train_rows and
-    splits: catalog rows, int64; splits without an image are not among them.
+    """What a study works with. models: settings and recipe record by name, in the order of training; train_rows and
+    splits: catalog rows, int64; a split without images is absent.
 
-    notes: what is left out and why. problems: what keeps it from being done at all.
+    notes: what is left out and why. problems: why the study cannot be done at all.
     """
 
     dataset: PackedDataset
@@ -69,7 +69,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Plan(Ground):
-    """A ground, and steps in the order in which they can be done, those that train first; asked: those that predict."""
+    """`Ground`, and the steps in an order in which they can be done, training first; asked: the steps that predict."""
 
     steps: tuple[Step, ...]
     asked: tuple[Asked, ...]
@@ -143,7 +143,7 @@ def _errors(dataset: PackedDataset, labels: Labels, settings: TrainSettings) -> 
 
 
 class Flow:
-    """Makes the steps; a paper's own flow adds those that only it has.
+    """Makes the steps that both studies have; each study's subclass adds its own.
 
     notes: what is left out and why; asked: every step that predicts; makers: by table and split the step that makes it;
     all as the steps are made.

@@ -10,12 +10,12 @@ from shards.errors import UserError
 
 @dataclass(frozen=True)
 class Roles:
-    """Names of models. Fixed by their settings, never by a result, so that nothing is chosen on what it is measured on.
+    """Names of models. Roles follow from settings, never from results: nothing is chosen on the data that judges it.
 
     reference: `ld-ldam-drw`, or the first model where it is not there; losses: those on its network; backbones: those
     with its loss; both with the reference in them. retrained: those whose backbone is frozen (cRT). main: the one that
     test-time augmentation and every calibration are shown on: where the first retrained one starts from, else the last
-    of the backbones. others: trained and evaluated, and compared with none.
+    of the backbones. others: trained and evaluated, but in no comparison.
     """
 
     reference: str

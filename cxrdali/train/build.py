@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Continued:
-    """What a run that continues brings to its parts: its backbone's weights, and what it found of micro-batches."""
+    """What a continued run already has: the weights of its backbone, and the micro-batch that it found."""
 
     weights: dict[str, torch.Tensor]
     micro_batch: dict | None
@@ -42,9 +42,9 @@ class Continued:
 class Parts:
     """Everything that training needs and that does not change on the way.
 
-    settings: with the micro-batch that is used; searched: what config.json remembers of the search for it. forward: the
-    model as it is called, compiled or not, with several ranks inside DistributedDataParallel; over cached features the
-    classifier alone. targets: float32 [catalog rows, F] on the device.
+    settings: with the micro-batch that is used; searched: the search for it, as recorded in config.json. forward:
+    what a step calls: the model, compiled if asked for, in DistributedDataParallel with several ranks; with cached
+    features, the classifier alone. targets: float32 [catalog rows, F] on the device.
     """
 
     settings: TrainSettings

@@ -17,9 +17,9 @@ from shards.storage.files import sha256_bytes
 class State:
     """What a checkpoint holds beside weights, optimizer and generators.
 
-    epoch: finished ones; metrics, findings: the rows of metrics.csv and findings.csv. From `position` on: of the epoch
-    under way, and zero between two. position, images: samples of all ranks; loss_sum: of the batches' means, this
-    rank's share; times in seconds.
+    epoch: number of finished epochs; metrics, findings: the rows of metrics.csv and findings.csv. The fields from
+    `position` on are of the epoch in progress, and 0 between epochs: position and images count samples over all ranks,
+    loss_sum adds up this rank's share of each batch's mean loss, times are in seconds.
     """
 
     finding_names: list[str]

@@ -1,12 +1,12 @@
 """Training one stage: the story of a run, and its loop.
 
-The same call again continues a killed run and does nothing on a finished one. Samples and augmentation are
-functions of seed, epoch and position, the schedule of the step, dropout of torch's generator, which is saved:
-so on the CPU a killed and continued run ends with the weights of an unbroken one, bit for bit.
+The same call again continues a killed run and does nothing on a finished one. Samples and augmentation depend only
+on seed, epoch and position, the learning rate on the step, and dropout on torch's generator, whose state is saved.
+So on the CPU a killed and continued run ends with the weights of an uninterrupted one, bit for bit.
 
 With several ranks (`cxrdali.runtime.distributed`) each trains on its share of every batch and validates on whole
-batches in turn. All hold the same state; rank 0 alone writes, scores and speaks. They stop at the same step, one after
-any was asked to.
+batches in turn. All hold the same state; rank 0 alone writes files, computes scores and logs. When any of them is asked
+to stop, all stop together, one step later.
 """
 
 import contextlib
@@ -53,8 +53,8 @@ CHECK_STEPS = 50  # steps between looks at the loss; each look waits for the GPU
 class RunSummary:
     """epochs: finished ones; best_epoch from 1; best_score by the run's own choice (mAP or LRAP), NaN if undefined.
 
-    seconds: where this call's went, by SPENT and "total". Training is without waiting for data and compiling; with
-    --compile, compiling is the whole first step and one validation batch of zeros.
+    seconds: of this call, by the names in SPENT and "total". "training" excludes waiting for data and compiling; with
+    --compile, "compiling" is the whole first step and one validation batch of zeros.
     """
 
     out: Path

@@ -6,8 +6,8 @@
     CACHE/ID/224/000003.tar               a copy: whole and right, or it would not have this name
     CACHE/ID/224/.000003.tar.BYTES.part   a copy on its way, of so many bytes when it is whole
 
-A part is locked (flock) by whoever fills it. The kernel drops the lock of a process that died, so its part is the next
-one's to continue. Nothing is removed here: all sizes of the largest release are tens of gigabytes.
+A `.part` file is locked (flock) by the process that fills it. The kernel releases the lock of a process that died, so
+another one can continue its part. Copies are never deleted here: all sizes of the largest release are tens of GB.
 """
 
 import contextlib

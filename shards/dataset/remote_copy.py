@@ -28,7 +28,7 @@ POLL, PATIENCE = 0.1, 600.0  # seconds between looks at what other processes do;
 class Mirror:
     """The copies of the dataset at `source`, in a folder of `cache`. folder: where they are, laid out as there.
 
-    Threads and processes may share it. waited: seconds that batches waited for copies, counted by who hands them out.
+    Threads and processes may share it. waited: seconds that batches waited for copies; the loader adds to it.
     """
 
     def __init__(self, source: Location, info: Mapping, description: bytes, cache: Cache):

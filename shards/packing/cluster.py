@@ -1,11 +1,11 @@
 """Shards made by the workers of a Dask cluster.
 
-Which worker makes what, and what happens to the shards of one that is lost, is Dask's. Before any shard is made every
-worker is asked whether it sees the same files and has the same versions; one that joins later is asked with its first
-shard. A worker reports the images that it has finished through the scheduler, so it needs no other way to this machine.
+Dask decides which worker makes which shard, and gives the shards of a lost worker to others. Before any shard is made,
+every worker is asked whether it sees the same files and has the same versions; one that joins later is asked with its
+first shard. Workers report finished images through the scheduler, so they need no other connection to this machine.
 
-A worker of another machine cannot be killed from here. One that finishes no image for `stall` seconds and the time in
-which Dask itself notices a lost machine ends the run with an error; what it may still finish is a whole shard.
+A worker on another machine cannot be killed from here. If one finishes no image for `stall` seconds plus the time that
+Dask takes to notice a lost machine, the run ends with an error. If it does finish its shard later, that shard is valid.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ QUEUED = 16  # least number of shards handed out: workers that join later find s
 
 @dataclass(frozen=True)
 class Dask:
-    """The workers of the cluster of a scheduler; without one, `jobs` of a cluster that lasts as long as the run."""
+    """Packs on the cluster of a scheduler; without one, on `jobs` local workers that are started for this run."""
 
     scheduler: str | None = None
     jobs: int = 1
@@ -161,7 +161,7 @@ def _answers(client: Any, asked: Question) -> dict[str, object]:
 
 
 class DaskWatch(Watch):
-    """Follows what the workers report. What stalls it cannot end: `stalled` then says what to tell the user."""
+    """Watches what the workers report. It cannot end a worker that hangs; `stalled` holds the message for the user."""
 
     def __init__(self, client: Any, topic: str, work: Work):
         super().__init__(work.tmp, work.images, work.stall + LOST, work.image_at)

@@ -15,7 +15,7 @@ from shards.workers import Watch, run
 
 @dataclass(frozen=True)
 class Work:
-    """What an engine has to know besides the tasks.
+    """What an engine needs besides the tasks.
 
     root: the release; out: the packed dataset; tmp: the run's folder for unfinished files; plan: of the
     whole dataset; spans: per shard to be made the first row of the plan and the one after the last; stall:

@@ -1,6 +1,6 @@
 """One image file in, one grayscale rendition per size out.
 
-The decode is the bill: a 7.8-megapixel JPEG costs about 15 ms to read at full scale and 9 ms more to shrink.
+Decoding costs most: a 7.8-megapixel JPEG takes about 15 ms to decode at full scale and 9 ms more to shrink.
 libjpeg can leave out the high frequencies while decoding (DCT scaling), so the image arrives at the smallest
 scale that still covers the largest rendition, and the rest of the way is a small area resize.
 """

@@ -1,7 +1,7 @@
 """One image file as gray pixels, or the reason why not.
 
 Everything that a decoder only warns about is a reason: a damaged scan decodes to plausible gray, which no later
-check would see. What is sound but not gray, 8-bit and baseline is converted, and named so that it can be counted.
+check would see. A sound image that is not 8-bit, gray and baseline is converted, and its kind is counted.
 """
 
 import errno
@@ -48,8 +48,8 @@ def kind_of(reason: str) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """gray: uint8 [h, w]; height, width: the file's own, in pixels; converted: what the file was besides 8-bit
-    gray baseline, of RGB, RGBA, CMYK, progressive, 16-bit and MONOCHROME1."""
+    """gray: uint8 [h, w]; height, width: the file's own, in pixels; converted: in which ways the file was not
+    8-bit gray baseline, of RGB, RGBA, CMYK, progressive, 16-bit and MONOCHROME1."""
 
     gray: np.ndarray
     height: int

@@ -1,7 +1,7 @@
-"""A shard: one tar and its index, written in one pass and walked without trust.
+"""A shard: one tar and its index, written in one pass; reading back checks every entry.
 
 The tar is GNU format, because DALI's reader does not know PAX headers; `webdataset.TarWriter` (1.0) takes a
-format and drops it, and tells no offsets, so the standard library's tarfile makes the headers here. Reading back
+format and ignores it, and reports no offsets, so the standard library's tarfile makes the headers here. Reading back
 is webdataset's and DALI's job; `members` below is for verification alone.
 """
 

@@ -1,6 +1,6 @@
 """The registry of releases: which reader knows a folder.
 
-Every file of this folder that has a READER is one. They are loaded when a release is opened, and not before.
+Every file of this folder that defines READER adds one. They are imported only when a release is opened.
 """
 
 import importlib

@@ -106,7 +106,7 @@ class Reader:
     """A kind of release. The registry (`shards.releases.open`) finds it as READER in a file of this folder.
 
     Attributes:
-        name: As it stands in dataset.json.
+        name: As written in dataset.json.
         order: Readers are asked in ascending order whether they know a folder.
         folders, label_files: What a folder of the release, and one of its labels, holds; for messages.
         recognises: Whether a folder looks like this kind of release.

@@ -27,7 +27,7 @@ class SyntheticOptions:
     """What to write. `size` is the side of square pictures in pixels, or "native": 2544 wide, 3056 high.
 
     only: the findings to draw, each in OFTEN of the studies and independent of the others, so that a network meets
-    them in few pictures; without it all 26, with the frequencies of CXR-LT 2023 and those that go together together.
+    them in few pictures; without it all 26, as frequent as in CXR-LT 2023 and occurring together as there.
     """
 
     studies: int = 200

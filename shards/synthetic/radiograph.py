@@ -1,4 +1,4 @@
-"""One procedural chest radiograph: a patient's thorax and findings, posed, exposed and marked.
+"""One synthetic chest radiograph: a patient's thorax and findings, posed, exposed and marked.
 
 An image is a sum of attenuations, as a radiograph is a sum of line integrals: 0 is air, about 0.7 the
 mediastinum. Thorax and findings are drawn on a canvas in the patient's own coordinates; a single warp turns,

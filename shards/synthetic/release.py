@@ -1,7 +1,7 @@
-"""A procedural release in the layout of MIMIC-CXR-JPG 2.0.0, for demonstrations, tests and benchmarks.
+"""A synthetic release in the layout of MIMIC-CXR-JPG 2.0.0, for demonstrations, tests and benchmarks.
 
 The layout, the proportions of views, studies per subject, splits and findings are those of the real release
-and of CXR-LT (shards.synthetic.facts); the pictures are drawn (`radiograph`) and nobody's. A release does
+and of CXR-LT (shards.synthetic.facts); the pictures are generated (`radiograph`), of no real patient. A release does
 not depend on the number of processes.
 
 The tables are written after the last picture: a release that was cut short has no metadata and is read by

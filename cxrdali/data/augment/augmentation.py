@@ -1,4 +1,4 @@
-"""What an augmentation is: decisions that depend on a sample's place alone, carried out by NumPy or by DALI."""
+"""What an augmentation is: decisions that depend on a sample's position alone, carried out by NumPy or DALI."""
 
 import zlib
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Asymmetric loss (Ridnik et al. 2021): easy negatives are focused away, and the easiest cut off."""
+"""Asymmetric loss (Ridnik et al. 2021): easy negatives count little, and the easiest not at all."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,14 +9,14 @@ from cxrdali.setting import from_zero_below, setting
 
 @dataclass(frozen=True)
 class Asl(Loss):
-    """timm's has the same formula, but cuts probabilities off at 1e-8: a positive with a logit under -18 then has no
-    gradient. What stays is the formula's own: with clip, that of a negative vanishes as its probability nears 1."""
+    """As timm's, but without its lower limit of 1e-8 on probabilities, under which (logit -18) a positive gets no
+    gradient. By the formula itself, with a clip, a negative whose probability nears 1 gets almost no gradient."""
 
     name: ClassVar[str] = "asl"
 
     asl_gamma_neg: float = setting(4.0, "exponent of negative terms.", GAMMA)
     asl_gamma_pos: float = setting(1.0, "exponent of positive terms.", GAMMA)
-    asl_clip: float = setting(0.05, "probability taken off negatives.", from_zero_below(1))
+    asl_clip: float = setting(0.05, "subtracted from the probability of negatives (not below 0).", from_zero_below(1))
 
     def terms(self, logits, targets, weights, epoch):
         import torch

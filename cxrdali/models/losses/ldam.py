@@ -14,7 +14,7 @@ class Ldam(Loss):
     name: ClassVar[str] = "ldam"
 
     ldam_margin: float = setting(0.5, "the rarest finding's margin.", above(0, at_most=10))
-    ldam_scale: float = setting(30.0, "factor of the classifier's output.", above(0, at_most=1000))
+    ldam_scale: float = setting(30.0, "factor of the logits, also in prediction.", above(0, at_most=1000))
 
     @property
     def logit_scale(self):

@@ -21,7 +21,7 @@ class Study:
     """synthetic: whether its images are; roles: names of models by what they are there for; labelled: by split, whether
     it has labels; evaluations: by (table, split); calibrations: by (table, method); thresholds: by table; weights: of
     the weighted ensemble by member; comparisons: by what is compared; seconds: of every step so far, None for those
-    that are not done. What was made from a run or table that has been made again since, or is being, is not read."""
+    that are not done. Results of a run or table that was made again since, or is being, are not read."""
 
     path: Path
     synthetic: bool

@@ -11,7 +11,7 @@ from shards.errors import UserError
 
 @dataclass(frozen=True)
 class Placed:
-    """before: epochs that the runs it descends from have done."""
+    """before: epochs of all its ancestors together; its own curve starts there."""
 
     run: Run
     parent: Run | None

@@ -23,8 +23,8 @@ TIME_COLOURS = {"training": BLUE, "waiting for data": VERMILLION, "validation": 
 class Line:
     """A run among several.
 
-    metrics: rows of metrics.csv; best: the place of the best one; size: pixels. before: epochs of the runs it
-    descends from; since: the last row of the run that it starts from (None: not shown).
+    metrics: rows of metrics.csv; best: index of the best one; size: pixels. before: epochs of all its ancestors, where
+    its curve starts; since: the last row of the run that it starts from, to join the curves (None: not shown).
     """
 
     name: str

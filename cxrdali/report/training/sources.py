@@ -24,7 +24,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything that a section may draw from. unread: folders beside the runs that hold no run; others: runs beside
+    """Everything that a section can show. unread: folders beside the runs that hold no run; others: runs beside
     a study's that are not of its models (any more)."""
 
     runs: list[Run]
