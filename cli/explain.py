@@ -24,16 +24,14 @@ from cxrdali.predict.options import ExplainOptions, PredictOptions
     metavar="PATH",
     help="Page to write, .html; or a folder, made when it is not there, for its explain.html.",
 )
-@click.option("--synthetic", is_flag=True, help="Say on the page that the images are drawn, and belong to nobody.")
+@click.option("--synthetic", is_flag=True, help="Say on the page that the images are synthetic.")
 @field_options(PredictOptions, "labels")
 @field_options(ExplainOptions, "batch")
-@field_options(
-    PredictOptions, "device", "precision", "decode", precision="Of predicting; heat maps are computed in fp32."
-)
+@field_options(PredictOptions, "device", "precision", "decode", precision="Of predicting; heat maps: always fp32.")
 def explain(run, data, findings, out, synthetic, batch, **given):
-    """Show per finding the images that a run scores best and those it misses worst, with Grad-CAM heat maps.
+    """For each finding, show the positives that a run scores highest and lowest, with Grad-CAM heat maps.
 
-    All splits but val are predicted first. The page holds pictures of patients: their data-use terms hold for it.
+    All splits but val are predicted first. The page holds pictures of patients, so their data-use terms apply.
     """
     from cxrdali.predictions import check_writable
     from cxrdali.report.kit.page import check_numbers_file

@@ -84,7 +84,7 @@ def focal_gamma() -> Any:
 
 
 def cb_beta() -> Any:
-    return setting(0.9999, "of the effective number of images, below 1.", from_zero_below(1))
+    return setting(0.9999, "beta of the effective number of images (Cui et al.), below 1.", from_zero_below(1))
 
 
 def class_balanced_weights(positives: np.ndarray, beta: float) -> np.ndarray:

@@ -20,7 +20,7 @@ class PredictOptions:
         "none",
         "Test-time augmentation, a mean probability over passes: hflip, the image and its mirror image (2 passes, the "
         "stage-training paper's); flips, all four flips (4); light, the image, its mirror image, rotated by 5 degrees "
-        "both ways (4); medium, those, at 0.9 and 1.1 of its size, moved by 2.5 % to each side (10). Time is per pass.",
+        "both ways (4); medium, those, at 0.9 and 1.1 of its size, moved by 2.5 % to each side (10). Time: per pass.",
         one_of(TTAS),
     )
     batch: int | None = setting(None, "Images at a time.", otherwise="the run's, or its micro-batch")
@@ -42,7 +42,7 @@ class ExplainOptions:
     findings: tuple[str, ...] = ()
     layer: str | None = setting(
         None,
-        "Module of the timm model whose output is shown, as stages.2: an earlier one has more places.",
+        "Module of the timm model whose output is shown, as stages.2: an earlier one gives a finer map.",
         otherwise="the last map before the pooling",
         metavar="NAME",
     )

@@ -11,7 +11,7 @@ calibrations and thresholds are fitted on validation alone; development and test
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,14 @@ from cxrdali.data.splits import group_codes
 from cxrdali.evaluate.compare import compare
 from cxrdali.evaluate.evaluate import PARTS, evaluate
 from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
-from cxrdali.models.tta import TTA
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.ensemble import Weights, ensemble, weights_by_map
 from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
-from cxrdali.postprocess.thresholds import parse_strategy
 from cxrdali.runs.layout import RECORD, Table
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Step
-from cxrdali.studies.flow import Flow, FlowOptions, Ground, Plan, ground
+from cxrdali.studies.flow import Flow, Ground, Plan, ground
+from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.roles import roles
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -40,31 +39,6 @@ FIT = "val"  # the split that everything is fitted on
 FOLDS = 5  # of a cross-fit, by subject
 ENSEMBLE, WEIGHTED, WEIGHTS = "ensemble", "ensemble+weighted", "weights.json"
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class StudyOptions(FlowOptions):
-    """tta: test-time augmentations of the main model, besides none; calibration: method of the final predictions (the
-    main model is calibrated by every method): Platt's, since weights on positives shift the logits, which a temperature
-    cannot undo; strategy: of the thresholds, as `cxrdali.postprocess.thresholds.fit` takes it."""
-
-    models: tuple[str, ...] = ()
-    tta: tuple[str, ...] = ("hflip", "light", "medium")
-    calibration: str = "platt"
-    strategy: str = "f1"
-    title: str = "The loss-design paper"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.models:
-            raise UserError("no model: give --models, for example ld-bce,ld-ldam-drw")
-        for name in self.tta:
-            if name not in TTA or name == "none":
-                raise UserError(f"tta {name!r}: choose from {', '.join(each for each in TTA if each != 'none')}")
-        object.__setattr__(self, "tta", tuple(dict.fromkeys(self.tta)))
-        if self.calibration not in CALIBRATIONS:
-            raise UserError(f"calibration {self.calibration!r}: choose one of {', '.join(CALIBRATIONS)}")
-        parse_strategy(self.strategy)
 
 
 def make_plan(
@@ -84,10 +58,9 @@ class _Study(Flow):
         super().__init__(root, ground, options)
         self.roles = roles(self.models)
         self.tables: list[Table] = []
-        self.makers: dict[tuple[str, str], str] = {}  # (table, split) -> the step that makes it
         subjects = np.unique(group_codes(self.dataset, "subject")[self.splits[FIT]])
         self.folds = min(FOLDS, len(subjects))
-        self.fit = FitOptions(self.uncertain, self.folds)
+        self.fit = FitOptions(self.uncertain, max(2, self.folds))  # of one subject nothing is fitted
         self.fitted_by = {"uncertain": self.uncertain, "folds": self.folds, **self.data}  # of steps that fit or compare
 
     def steps(self) -> tuple[Step, ...]:
@@ -121,14 +94,9 @@ class _Study(Flow):
 
     # ------------------------------------------------------------ tables
 
-    def _made(self, table: Table, split: str, step: Step) -> Step:
-        if table not in self.tables:
-            self.tables.append(table)
-        self.makers[table.name, split] = step.name
-        return step
-
     def _predicted(self, table: Table) -> list[Step]:
-        return [self._made(table, split, self.predict(table.of, split, table.how, table.name)) for split in self.splits]
+        self.tables.append(table)
+        return [self.predict(table.of, split, table.how, table.name) for split in self.splits]
 
     def _ensembles(self) -> list[Step]:
         members = self.roles.backbones
@@ -142,6 +110,7 @@ class _Study(Flow):
 
     def _pooled(self, table: Table, members: Sequence[str], weights: Step | None = None) -> list[Step]:
         """The members' tables of every split as one, by equal weights or those that a step writes."""
+        self.tables.append(table)
         steps = []
         for split in self.splits:
             needs = [*([weights.name] if weights else []), *(self.makers[name, split] for name in members)]
@@ -151,8 +120,7 @@ class _Study(Flow):
                 ensemble([self.file(name, split) for name in members], chosen).write(out)
 
             name = f"ensemble {'weighted ' if weights else ''}{split}"
-            step = self.table(name, table.name, split, {"members": members}, needs, pool)
-            steps.append(self._made(table, split, step))
+            steps.append(self.table(name, table.name, split, {"members": members}, needs, pool))
         return steps
 
     def _weigh(self, members: Sequence[str]) -> Step:
@@ -181,6 +149,7 @@ class _Study(Flow):
 
     def _calibrated(self, of: str, method: str) -> list[Step]:
         rules, name = f"calibrations/{of}.{method}.json", f"{of}+{method}"
+        self.tables.append(Table(name, "calibrated", of, method))
 
         def fit() -> None:
             found = calibration.fit(self.file(of, FIT), self.dataset, self.labels, method, self.fit)
@@ -196,18 +165,14 @@ class _Study(Flow):
                 calibration.apply(self.file(of, split), calibration.read(self.root / rules)).write(out)
 
             needs = (steps[0].name, self.makers[of, split])
-            step = self.table(f"calibrated {of} {method} {split}", name, split, {}, needs, use)
-            steps.append(self._made(Table(name, "calibrated", of, method), split, step))
+            steps.append(self.table(f"calibrated {of} {method} {split}", name, split, {}, needs, use))
         return steps
 
     # ------------------------------------------------------------ scores
 
     def _thresholds_and_scores(self) -> list[Step]:
         """On validation without what was fitted on it: files of calibrations and thresholds have their cross-fit."""
-        steps, labelled = [], [split for split in self.splits if self.ground.labelled(split)]
-        for split in self.splits:
-            if split not in labelled:
-                self.notes.append(f"{split} is predicted, not evaluated: it was released without labels")
+        steps, labelled = [], self.labelled_splits()
         for table in self.tables:
             if self.folds > 1:
                 steps.append(self._thresholds(table.name))
@@ -263,11 +228,8 @@ class _Study(Flow):
     def _validated(self, name: str) -> int:
         """How many images a model validates on while it trains: a trial, by limit_batches, on a batch's multiple."""
         settings, every = self.models[name][0], len(self.splits[FIT])
-        return (
-            min(every, settings.runtime.limit_batches * settings.optimizer.batch)
-            if settings.runtime.limit_batches
-            else every
-        )
+        limit = settings.runtime.limit_batches
+        return min(every, limit * settings.optimizer.batch) if limit else every
 
     def _compare(self, what: str, names: list[str]) -> Step:
         out = f"comparisons/{what}.json"
@@ -282,10 +244,7 @@ class _Study(Flow):
         return Step(f"compare {what}", (out,), settings, tuple(f"train {name}" for name in names), do)
 
     def _report(self, steps: Sequence[Step]) -> Step:
-        def do() -> None:
-            self.write_report()
-
-        return Step("report", ("report.html",), self.reported_by, tuple(step.name for step in steps), do)
+        return Step("report", ("report.html",), self.reported_by, tuple(step.name for step in steps), self.write_report)
 
 
 def thresholds_file(table: str) -> str:

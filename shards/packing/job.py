@@ -50,7 +50,7 @@ class PartSummary:
 class PackSummary:
     """What happened. `seconds` and `images_this_run` are of this run, the rest of the whole dataset.
 
-    rejected: images by reason; converted: images by what they were besides 8-bit gray baseline.
+    rejected: images by reason; converted: images by kind (RGB, 16-bit, ...), those that were not 8-bit gray baseline.
     """
 
     planned: int
