@@ -271,12 +271,12 @@ def _numbers(path: Path, table: pd.DataFrame, finding: str) -> np.ndarray:
 
 
 def _provenance(stored: object) -> Provenance:
-    """From a file's metadata. Fields that it does not have are not known."""
+    """From a file's metadata. Fields that it does not have, as in an older file, are not known."""
     if not isinstance(stored, dict):
         raise ValueError("its metadata is damaged")
     known = {field.name: stored[field.name] for field in fields(Provenance) if field.name in stored}
-    lists = {name: known.pop(name, []) for name in ("history", "calibrated")}
-    for name, texts in lists.items():
+    history, calibrated = known.pop("history", []), known.pop("calibrated", None)
+    for name, texts in (("history", history), ("calibrated", calibrated or [])):
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"its metadata is damaged: {name} {texts!r}")
     for name, value in known.items():
@@ -285,4 +285,15 @@ def _provenance(stored: object) -> Provenance:
     kind = known.pop("kind", None)
     if kind not in (None, *Kind):
         raise ValueError(f"its values are {kind!r}, not one of {', '.join(Kind)}")
-    return Provenance(kind and Kind(kind), **known, **{name: tuple(texts) for name, texts in lists.items()})
+    if calibrated is None:
+        kind, calibrated = _from_history(kind, history)
+    return Provenance(kind and Kind(kind), **known, history=tuple(history), calibrated=tuple(calibrated))
+
+
+def _from_history(kind: str | None, history: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Kind and calibrations of a table from before `calibrated` was stored: its steps alone say what it holds."""
+    calibrated = [text for text in history if text.startswith("calibrated: ")]
+    last = [text for text in history if text in calibrated or text.startswith("mean rank among ")][-1:]
+    if kind == Kind.LOGIT and last:
+        kind = Kind.CALIBRATED if last[0] in calibrated else Kind.RANK
+    return kind, calibrated

@@ -1,4 +1,4 @@
-"""Losses, samplers and heads by name: a class each in a file of its own, found in its folder or in a plugin."""
+"""Losses, samplers, heads and augmentations by name: a class each in a file, found in its folder or in a plugin."""
 
 import importlib
 import pkgutil

@@ -8,6 +8,7 @@ import click
 from cli.options.fields import option_of
 from cli.options.folders import FILE
 from cxrdali.runs.settings import assigned, names
+from shards.errors import UserError
 
 set_option = click.option(
     "--set",
@@ -21,8 +22,8 @@ plugins_option = click.option(
     multiple=True,
     type=FILE,
     metavar="FILE",
-    help="A Python file that defines losses, samplers or heads (CONTRIBUTING.md), which --loss, --sampler and --head "
-    "then know; --set gives their parameters. May be repeated.",
+    help="A Python file that defines losses, samplers, heads or augmentations (CONTRIBUTING.md), which --loss, "
+    "--sampler, --head and --augment then know; --set gives their parameters. May be repeated.",
 )
 
 
@@ -72,7 +73,10 @@ def setting_options(only: tuple[str, ...] | None = None, defaults: Mapping[str, 
 
 def given_settings(given: Mapping[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
     """What a command line sets, by flat name."""
-    return {name: value for name, value in given.items() if value is not None} | dict(map(assigned, assignments))
+    chosen = dict(map(assigned, assignments))
+    if "stage" in chosen:
+        raise UserError(f"--set stage={chosen['stage']}: a stage also decides what a run starts from; give --stage")
+    return {name: value for name, value in given.items() if value is not None} | chosen
 
 
 def _option(name: str, default: str) -> Callable:

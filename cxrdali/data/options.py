@@ -62,6 +62,9 @@ class DataSettings(FoldOptions):
         "fixed: five squares of 5 % of the side (as Yamagishi & Hanaoka 2023); random: one to five of up to 5 %.",
         one_of(CUTOUTS),
     )
+    augment: tuple[str, ...] = setting(
+        (), "Further augmentations by name, from plugins or cxrdali/data/augment.", otherwise="none", metavar="NAMES"
+    )
     sampler: Sampler = choice(
         SAMPLERS,
         "natural",

@@ -77,9 +77,12 @@ class Names:
         if last == "name" and group and group[-1] in self.choices:  # loss.name is the loss
             *group, last = group
         known = self.all()
+        if name in self.groups and name not in known:
+            raise UserError(f"{name!r} is a group of settings; give one of them, as {name}.NAME")
         if last not in known:
-            every = (*others, *known)
-            near = difflib.get_close_matches(last, every, 1)
+            inside = [".".join((*group, each)) for each in known if known[each].path == tuple(group)]
+            every = inside if group and inside else (*others, *known)
+            near = difflib.get_close_matches(name if group and inside else last, every, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(every)}"
             raise UserError(f"unknown setting {name!r}{hint}")
         if group and tuple(group) != known[last].path:

@@ -1,13 +1,15 @@
-"""Losses, samplers and heads from files outside the package.
+"""Losses, samplers, heads and augmentations from files outside the package.
 
-A plugin is a Python file that defines subclasses of `cxrdali.models.loss.Loss`, `cxrdali.data.sampler.Sampler` or
-`cxrdali.models.head.Head`, each a frozen dataclass with a `name`. Loading one runs its code.
+A plugin is a Python file that defines subclasses of `cxrdali.models.loss.Loss`, `cxrdali.data.sampler.Sampler`,
+`cxrdali.models.head.Head` or `cxrdali.data.augment.Augmentation`, each a frozen dataclass with a `name`. Loading one
+runs its code.
 """
 
 import importlib.util
 import sys
 from pathlib import Path
 
+from cxrdali.data.augment import AUGMENTATIONS
 from cxrdali.registry import Named, Registry, defined_in, parameter_names
 from cxrdali.runs.settings import names
 from cxrdali.setting import spelled
@@ -36,9 +38,10 @@ def load(path: Path) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(f"{path}: cannot be run ({error!r}); correct the plugin") from error
-    found = [(registry, made) for registry in names().choices.values() for made in defined_in(module, registry.base)]
+    kinds = (*names().choices.values(), AUGMENTATIONS)
+    found = [(registry, made) for registry in kinds for made in defined_in(module, registry.base)]
     if not found:
-        raise UserError(f"{path}: defines no loss, sampler or head with a name; see CONTRIBUTING.md")
+        raise UserError(f"{path}: defines no loss, sampler, head or augmentation with a name; see CONTRIBUTING.md")
     for registry, made in found:  # all of them before any is added
         _check_names(path, registry, made)
     for registry, made in found:
@@ -49,6 +52,8 @@ def load(path: Path) -> None:
 def _check_names(path: Path, registry: Registry, made: type[Named]) -> None:
     if made.name in registry:
         raise UserError(f"{path}: {registry.what} {made.name!r}: there is one already; give the plugin's another name")
+    if registry is AUGMENTATIONS:  # whose parameters are no settings
+        return
     others = [each.parameters() for each in names().choices.values() if each is not registry]
     for parameter in parameter_names(made):
         if parameter in names().settings or any(parameter in each for each in others):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cxrdali.data.options import DataSettings, LoaderOptions
 from cxrdali.models.loss import LOSSES, Loss
@@ -151,15 +151,20 @@ def settings_of(*layers: Mapping[str, Any], **given: Any) -> TrainSettings:
 def assigned(text: str, where: str = "") -> tuple[str, Any]:
     """NAME=VALUE or GROUP.NAME=VALUE as a flat name and a value, read as TOML, or as text where it is none.
 
-    Raises UserError for an unknown setting, or a value of another type.
+    `none` stands for no value, which TOML cannot write. Raises UserError for an unknown setting, or a value of another
+    type.
     """
-    name, _, value = text.partition("=")
+    name, given, value = text.partition("=")
+    if not given:
+        raise UserError(f"{where or f'--set {text}'}: give a value too, as NAME=VALUE")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     try:
         flat = names().flat_name(name.strip())
+        if parsed == "none" and type(None) in get_args(names().kind(flat)):
+            return flat, None
         return flat, names().read(flat, parsed)
     except UserError as error:
         raise UserError(f"{where or f'--set {text}'}: {error}") from error

@@ -56,7 +56,7 @@ def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, n
     options = replace(settings.loader_options(hardware.device), batch=micro_batch)
     train = Step(forward, loss, adamw(model, settings.optimizer.lr, 0.0), grad_scaler(hardware), hardware)
     wanted = torch.zeros(micro_batch, num_findings, device=hardware.device)
-    augment = options_of(settings.data.flips, settings.data.cutout)
+    augment = options_of(settings.data.flips, settings.data.cutout, settings.data.augment)
     loader = Loader(dataset, rows, options, shuffle=True, augment=augment, drop_last=True)
 
     def step(images: torch.Tensor) -> None:
@@ -120,7 +120,7 @@ def is_cached(settings: TrainSettings) -> bool:
     return (
         settings.model.frozen
         and settings.runtime.cache_features
-        and options_of(settings.data.flips, settings.data.cutout) is None
+        and options_of(settings.data.flips, settings.data.cutout, settings.data.augment) is None
     )
 
 

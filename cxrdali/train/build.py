@@ -104,7 +104,11 @@ def build(
         forward = torch.compile(forward)
     # a trial of a few batches would wait for the features of all images, and every rank would compute them all
     cache = settings.runtime.cache_features and not settings.runtime.limit_batches and ranks.world == 1
-    if settings.model.frozen and cache and options_of(settings.data.flips, settings.data.cutout) is None:
+    if (
+        settings.model.frozen
+        and cache
+        and options_of(settings.data.flips, settings.data.cutout, settings.data.augment) is None
+    ):
         plain = make_loader(data.dataset, data.train_rows, options)
         loader = _cached(loader, plain, model, hardware, micro_batch)
         val_loader = _cached(val_loader, val_loader, model, hardware, micro_batch)
@@ -213,7 +217,8 @@ def _loaders(
     part = {"rank": ranks.rank, "world": ranks.world} if ranks.world > 1 else {}
     loader = make_loader(
         data.dataset, data.epoch_rows, options, seed=sampling_seed(settings.seed, settings.stage), shuffle=True,
-        augment=options_of(settings.data.flips, settings.data.cutout), drop_last=True, **sampled, **part,
+        augment=options_of(settings.data.flips, settings.data.cutout, settings.data.augment), drop_last=True,
+        **sampled, **part,
     )  # fmt: skip
     return loader, make_loader(data.dataset, data.val_rows, options, **part)
 

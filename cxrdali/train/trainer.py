@@ -160,6 +160,8 @@ class Trainer:
             self.seconds["setup"] = time.perf_counter() - started
             while not self.progress.finished:
                 self._epoch(events)
+            ended = time.perf_counter()
+        self.seconds["saving"] += time.perf_counter() - ended  # TensorBoard's thread writes what it still has
 
     def _epoch(self, events) -> None:
         state, epoch = self.state, self.state.epoch

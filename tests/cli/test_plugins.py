@@ -1,4 +1,4 @@
-"""A loss and a sampler from a file outside the package: trained with --plugins; predicted and evaluated without."""
+"""A loss, a sampler and an augmentation from a file outside the package: trained with --plugins, predicted without."""
 
 import csv
 import hashlib
@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from cxrdali.data.augment import Augmentation
 from cxrdali.data.sampler import Sampler
 from cxrdali.models.loss import Loss
 from cxrdali.setting import above, check, setting
@@ -46,6 +47,23 @@ class First(Sampler):
 
     def weights(self, targets):
         return np.where(np.arange(len(targets)) == 0, self.first_weight, 1.0)
+
+
+@dataclass(frozen=True)
+class Seen(Augmentation):
+    """Leaves every image as it is, and notes that it was asked."""
+
+    name: ClassVar[str] = "seen"
+    order: ClassVar[int] = 30
+    decides: ClassVar[dict] = {"seen": np.int32}
+
+    def decide(self, seed, epoch, start, count, size):
+        with open("seen.txt", "a") as file:
+            file.write(f"{epoch} {start} {count}\\n")
+        return {"seen": np.zeros(count, np.int32)}
+
+    def steps(self, decided, size):
+        return [None] * len(decided["seen"])
 '''
 GIVEN = ("--stage", 1, "--size", 48, "--batch", 8, "--epochs", 1, "--arch", "test_byobnet", "--no-pretrained",
          "--device", "cpu", "--threads", 1)  # fmt: skip
@@ -56,7 +74,8 @@ def folder(pack_folder, tmp_path_factory):
     """A run of the plugin's loss and sampler, trained in a process of its own."""
     made = tmp_path_factory.mktemp("plugins")
     (made / "mine.py").write_text(PLUGIN)
-    done = run("train", *GIVEN, "--plugins", "mine.py", "--loss", "flat", "--sampler", "first", "--set", "flat_cost=7",
+    done = run("train", *GIVEN, "--plugins", "mine.py", "--loss", "flat", "--sampler", "first", "--augment", "seen",
+               "--set", "flat_cost=7",
                "--data", pack_folder, "--out", "run", cwd=made)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "loss flat (flat_cost 7)" in done.stdout and "sampler first" in done.stdout
@@ -70,6 +89,8 @@ def test_the_loss_and_the_sampler_were_used_and_are_recorded(folder):
     config = json.loads((folder / "run" / "config.json").read_bytes())
     assert config["settings"]["loss"] == {"name": "flat", "flat_cost": 7}
     assert config["settings"]["data"]["sampler"] == {"name": "first", "first_weight": 1e12}
+    assert config["settings"]["data"]["augment"] == ["seen"]
+    assert {line.split()[0] for line in (folder / "seen.txt").read_text().splitlines()} == {"0"}  # of the one epoch
     (plugin,) = config["plugins"]
     assert plugin["path"] == str(folder / "mine.py")
     assert plugin["sha256"] == hashlib.sha256(PLUGIN.encode()).hexdigest()
@@ -92,7 +113,7 @@ def test_without_the_plugin_the_run_predicts_is_evaluated_and_reported(folder, p
     ("text", "message"),
     [
         (None, "no such plugin; give a Python file"),
-        ("x = 1\n", "defines no loss, sampler or head with a name"),
+        ("x = 1\n", "defines no loss, sampler, head or augmentation with a name"),
         ("1 / 0\n", "cannot be run (ZeroDivisionError('division by zero')); correct the plugin"),
         (PLUGIN.replace('"flat"', '"bce"'), "loss 'bce': there is one already; give the plugin's another name"),
         (PLUGIN.replace("flat_cost:", "lr:"), "flat has a parameter lr, which is another setting's name; rename it"),

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -95,6 +96,26 @@ def test_damaged_metadata_is_named(tmp_path, stored, message):
     with_metadata(path, stored)
     with pytest.raises(UserError, match=message):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("history", "kind", "calibrated"),
+    [
+        (["calibrated: platt, fitted on v"], Kind.CALIBRATED, ("calibrated: platt, fitted on v",)),
+        (["mean rank among these 3 images of a, b: no probability, and of this set of images alone"], Kind.RANK, ()),
+        (["mean rank among these 3 images of a", "calibrated: platt, fitted on v", "views"], Kind.CALIBRATED,
+         ("calibrated: platt, fitted on v",)),
+        (["a: calibrated: platt, fitted on v", "mean probability of a, b"], Kind.LOGIT, ()),
+    ],
+)  # fmt: skip
+def test_what_an_older_file_holds_is_read_from_its_history(tmp_path, history, kind, calibrated):
+    path = tmp_path / "pred.parquet"
+    table().write(path)
+    with_metadata(path, json.dumps({"kind": "logit", "history": history}))
+    about = read(path).provenance
+    assert (about.kind, about.calibrated, about.history) == (kind, calibrated, tuple(history))
+    with_metadata(path, json.dumps({"kind": "logit", "history": history, "calibrated": []}))
+    assert read(path).provenance.kind == Kind.LOGIT  # a file of today says what it holds itself
 
 
 def test_mean_ranks_do_not_become_probabilities(tmp_path):

@@ -1,22 +1,22 @@
-"""Augmentation: one file for each; those of the papers, cutout and flips, by their numbers.
+"""Augmentation: one file for each, found by its name; those of the papers, cutout and flips, also by their numbers.
 
 Decisions are made here for a whole batch, from a counter-based stream at the samples' positions. On the CPU they are
 carried out in the copy by which a batch leaves DALI's memory, on a GPU by DALI (`cxrdali.data.pipeline`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cxrdali.data.augment.augmentation import Augmentation, Decisions, in_order
+from cxrdali.data.augment.augmentation import AUGMENTATIONS, Augmentation, Decisions, in_order
 from cxrdali.data.augment.cutout import CUTOUTS, SQUARES, Cutout
 from cxrdali.data.augment.flips import Flips
 from shards.errors import UserError
 
 __all__ = [
-    "CUTOUTS", "FLIPS", "SQUARES", "AugmentOptions", "Augmentation", "Decisions", "carry_out", "decide", "in_order",
-    "options_of",
+    "AUGMENTATIONS", "CUTOUTS", "FLIPS", "SQUARES", "AugmentOptions", "Augmentation", "Decisions", "carry_out",
+    "decide", "in_order", "options_of",
 ]  # fmt: skip
 FLIPS = ("both", "horizontal", "none")
 
@@ -39,13 +39,24 @@ class AugmentOptions:
         yield Flips(self.hflip, self.vflip)
 
 
-def options_of(flips: str, cutout: str) -> AugmentOptions | None:
-    """A run's augmentation by its settings: one of FLIPS and one of CUTOUTS; None for none at all."""
+def options_of(flips: str, cutout: str, more: Sequence[str] = ()) -> tuple[Augmentation, ...] | None:
+    """A run's augmentation by its settings; None for none at all.
+
+    Args:
+        flips: One of FLIPS, each axis with probability 0.5.
+        cutout: One of CUTOUTS.
+        more: Names of further augmentations, which have their own defaults.
+    """
     if flips not in FLIPS:
         raise UserError(f"flips {flips!r}: choose one of {', '.join(FLIPS)}")
+    for name in more:
+        if name in (Flips.name, Cutout.name):
+            raise UserError(f"augment {name}: has a setting of its own; give --{name}")
+    others = tuple(AUGMENTATIONS[name]() for name in more)
     if flips == "none" and cutout == "off":
-        return None
-    return AugmentOptions(hflip=0.0 if flips == "none" else 0.5, vflip=0.5 if flips == "both" else 0.0, cutout=cutout)
+        return others or None
+    hflip, vflip = 0.0 if flips == "none" else 0.5, 0.5 if flips == "both" else 0.0
+    return (*AugmentOptions(hflip=hflip, vflip=vflip, cutout=cutout), *others)
 
 
 def decide(augment: Iterable[Augmentation], seed: int, epoch: int, start: int, count: int, size: int) -> Decisions:

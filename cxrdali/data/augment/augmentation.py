@@ -1,12 +1,17 @@
-"""What an augmentation is: decisions that depend on a sample's position alone, carried out by NumPy or DALI."""
+"""What an augmentation is: decisions that depend on a sample's position alone, carried out by NumPy or DALI.
+
+Each is a file of this folder, or of a plugin, found by its name.
+"""
 
 import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from cxrdali.data.order import AUGMENT, stream
+from cxrdali.registry import Named, Registry
 from shards.errors import UserError
 from shards.randomness import raw_words, unit_floats
 
@@ -14,8 +19,9 @@ Decisions = dict[str, np.ndarray]
 WORDS = 20  # of the stream that flips and cutout share: 0 hflip, 1 vflip, 2-18 cutout, 19 unused
 
 
-class Augmentation:
-    """One augmentation. A subclass is a frozen dataclass of its parameters.
+@dataclass(frozen=True)
+class Augmentation(Named):
+    """One augmentation. A subclass is a frozen dataclass of its parameters, with a `name`.
 
     order: augmentations with a smaller one are applied first. decides: the arrays that `decide` returns, float32 or
     int32, by names that no other augmentation uses.
@@ -44,6 +50,9 @@ class Augmentation:
     def operators(self, fn: Any, images: Any, decided: Mapping[str, Any]) -> Any:
         """The same by DALI's operators, on images uint8 [S, S, 1] of either device. decided: one sample's, by name."""
         raise NotImplementedError
+
+
+AUGMENTATIONS = Registry("augmentation", "cxrdali.data.augment", Augmentation)
 
 
 def in_order(augment: Iterable[Augmentation] | None) -> tuple[Augmentation, ...]:

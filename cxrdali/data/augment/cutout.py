@@ -24,6 +24,7 @@ class Cutout(Augmentation):
     """kind: "fixed" is five squares of exactly `side`, "random" one to five squares of one pixel up to `side`, "off"
     none; probability: of any, 0 to 1; side: the (largest) side as a fraction of the image's, 0 to 1."""
 
+    name = "cutout"
     order = 10  # before the flips
     decides = {"anchor": np.float32, "shape": np.float32}
 

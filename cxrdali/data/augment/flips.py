@@ -16,6 +16,7 @@ _CODES = (None, 1, 0, -1)  # OpenCV's, for horizontal + 2 * vertical
 class Flips(Augmentation):
     """hflip, vflip: probability of mirroring left to right, and upside down, 0 to 1."""
 
+    name = "flips"
     order = 20
     decides = {"horizontal": np.int32, "vertical": np.int32}
 

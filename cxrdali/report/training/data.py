@@ -144,7 +144,7 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     wanted = targets(labels, settings.data.uncertain)
     sampler = settings.data.sampler.over(train, wanted, seed, settings.optimizer.epochs)
     train = _with_repeats(run, labels, train, wanted)
-    augment = options_of(settings.data.flips, settings.data.cutout)
+    augment = options_of(settings.data.flips, settings.data.cutout, settings.data.augment)
     batch = min(CONTACT_IMAGES, len(train))
     options = LoaderOptions(size, batch, threads=1, prefetch=1, order=settings.data.order)
     loader = Loader(dataset, train, options, seed=seed, shuffle=True, augment=augment, drop_last=True, sampler=sampler)

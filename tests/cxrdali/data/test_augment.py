@@ -1,10 +1,11 @@
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cxrdali.data import pipeline
-from cxrdali.data.augment import AugmentOptions, decide, in_order
+from cxrdali.data import augment, pipeline
+from cxrdali.data.augment import AUGMENTATIONS, AugmentOptions, decide, in_order, options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from shards.dataset.mapped import MappedSize
@@ -135,6 +136,16 @@ class Negative(Augmentation):
     def operators(self, fn, images, decided):
         return fn.cast_like((255 * decided["negative"]) + (1 - 2 * decided["negative"]) * images, images)
 '''
+
+
+def test_files_are_found_by_themselves():
+    files = {path.stem for path in Path(augment.__file__).parent.glob("*.py")}
+    assert set(AUGMENTATIONS) == files - {"__init__", "augmentation"} == {"cutout", "flips"}
+    with pytest.raises(UserError, match="augmentation 'mixup': choose one of cutout, flips"):
+        options_of("both", "fixed", ("mixup",))
+    with pytest.raises(UserError, match="augment flips: has a setting of its own; give --flips"):
+        options_of("both", "fixed", ("flips",))
+    assert options_of("both", "random") == tuple(AugmentOptions(cutout="random"))
 
 
 def test_one_from_a_file_elsewhere_is_applied_between_the_others_on_the_cpu_and_by_dali(dataset, tmp_path, monkeypatch):

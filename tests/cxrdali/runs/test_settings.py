@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from cli.options.settings import given_settings
 from cxrdali.models.loss import LOSSES
 from cxrdali.runs.settings import MAY_DIFFER, TrainSettings, assigned, names, settings_of
 from shards.errors import UserError
@@ -117,11 +118,35 @@ def test_a_stage_is_needed():
         ("compile=true", ("compile", True)),
         ("loss.name=asl", ("loss", "asl")),
         ("arch=resnet50", ("arch", "resnet50")),
+        ("optimizer.patience=none", ("patience", None)),
         ('oversample=["A", "B"]', ("oversample", ("A", "B"))),
     ],
 )
 def test_an_assignment_reads_as_toml(text, expected):
     assert assigned(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optimizer.lr", "--set optimizer.lr: give a value too, as NAME=VALUE"),
+        ("optimizer=3", "'optimizer' is a group of settings; give one of them, as optimizer.NAME"),
+        ("loss.clip=0.1", "unknown setting 'loss.clip'; did you mean loss.asl_clip?"),
+        ("optimizer.lrr=1", "unknown setting 'optimizer.lrr'; did you mean optimizer.lr?"),
+        ("optimzer.lr=1", "unknown setting 'optimzer.lr'; did you mean optimizer.lr?"),
+        ("lr=none", "lr = 'none' is of the wrong kind; lr is a number"),
+    ],
+)
+def test_a_wrong_assignment_is_named_with_what_was_meant(text, message):
+    with pytest.raises(UserError) as error:
+        assigned(text)
+    assert message in str(error.value)
+
+
+def test_a_stage_is_not_a_setting_of_the_command_line():
+    """A run of stage 2 starts from stage 1's weights, of which --set would know nothing."""
+    with pytest.raises(UserError, match="--set stage=2: a stage also decides what a run starts from; give --stage"):
+        given_settings({}, ("stage=2",))
 
 
 def test_reading_settings_and_recipes_imports_nothing_heavy():
