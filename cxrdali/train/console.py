@@ -9,6 +9,7 @@ from pathlib import Path
 from cxrdali.data.splits import subjects_on_both_sides
 from cxrdali.metrics.ranking import Scores
 from cxrdali.runs.layout import EVENTS
+from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.state import State
@@ -51,6 +52,13 @@ def describe(parts: Parts) -> None:
             f"size {settings.data.size} is not stored: {resized_from} px renditions are resized, "
             "which costs more than decoding; pack this size for speed"
         )
+
+
+def report_reweighting(epoch: int, settings: TrainSettings) -> None:
+    """That deferred re-weighting begins; epoch: from 0."""
+    beta = settings.flat().get("cb_beta")
+    words = "" if beta is None else f" (beta {beta:g})"
+    log.info(f"epoch {epoch + 1}: positive terms are re-weighted from here on{words}")
 
 
 def _describe_visits(data: TrainingData, sampler: str) -> None:

@@ -208,9 +208,7 @@ class Trainer:
         parts.loader.load_state_dict({"epoch": epoch, "position": state.position})
         parts.model.train(not self.settings.model.frozen)  # a frozen backbone keeps its batch-norm statistics
         if parts.step.loss.reweights(epoch) and not parts.step.loss.reweights(epoch - 1):
-            beta = self.settings.flat().get("cb_beta")
-            words = "" if beta is None else f" (beta {beta:g})"
-            log.info(f"epoch {epoch + 1}: positive terms are re-weighted from here on{words}")
+            console.report_reweighting(epoch, self.settings)
         first, count = state.position // batch, parts.steps_per_epoch
         # islice only where it is needed: a loader that is read to its end keeps its pipeline for the next epoch
         steps = islice(parts.loader, count - first) if self.settings.runtime.limit_batches else parts.loader
