@@ -39,7 +39,7 @@ class AugmentOptions:
         yield Flips(self.hflip, self.vflip)
 
 
-def options_of(flips: str, cutout: str, more: Sequence[str] = ()) -> tuple[Augmentation, ...] | None:
+def options_of(flips: str, cutout: str, more: Sequence[str] = ()) -> Iterable[Augmentation] | None:
     """A run's augmentation by its settings; None for none at all.
 
     Args:
@@ -56,7 +56,8 @@ def options_of(flips: str, cutout: str, more: Sequence[str] = ()) -> tuple[Augme
     if flips == "none" and cutout == "off":
         return others or None
     hflip, vflip = 0.0 if flips == "none" else 0.5, 0.5 if flips == "both" else 0.0
-    return (*AugmentOptions(hflip=hflip, vflip=vflip, cutout=cutout), *others)
+    options = AugmentOptions(hflip=hflip, vflip=vflip, cutout=cutout)
+    return (*options, *others) if others else options
 
 
 def decide(augment: Iterable[Augmentation], seed: int, epoch: int, start: int, count: int, size: int) -> Decisions:

@@ -145,7 +145,7 @@ def test_files_are_found_by_themselves():
         options_of("both", "fixed", ("mixup",))
     with pytest.raises(UserError, match="augment flips: has a setting of its own; give --flips"):
         options_of("both", "fixed", ("flips",))
-    assert options_of("both", "random") == tuple(AugmentOptions(cutout="random"))
+    assert options_of("both", "random") == AugmentOptions(cutout="random")
 
 
 def test_one_from_a_file_elsewhere_is_applied_between_the_others_on_the_cpu_and_by_dali(dataset, tmp_path, monkeypatch):
