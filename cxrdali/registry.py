@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from cxrdali.setting import check
@@ -77,11 +78,15 @@ class Registry(Generic[T]):
         return {parameter: tuple(names) for parameter, names in found.items()}
 
     def _classes(self) -> dict[str, type[T]]:
+        return {**self._shipped, **self._added}
+
+    @cached_property  # a recipe asks a thousand times, and looking into a folder takes a millisecond
+    def _shipped(self) -> dict[str, type[T]]:
         package = importlib.import_module(self.package)
         found: dict[str, type[T]] = {}
         for module in pkgutil.iter_modules(package.__path__, f"{self.package}."):
             found |= {each.name: each for each in defined_in(importlib.import_module(module.name), self.base)}
-        return {**found, **self._added}
+        return found
 
 
 def choice(registry: Registry, default: str, help: str) -> Any:

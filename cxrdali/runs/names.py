@@ -7,6 +7,7 @@ loss, a sampler or a head, the group holds its name and its parameters: {"name":
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 from cxrdali.registry import Named, Registry, parameter_names
@@ -47,6 +48,11 @@ def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+@cache
+def _hints(made: type) -> dict[str, Any]:
+    return get_type_hints(made)
+
+
 class Names:
     """The names that a class of settings has, and where each belongs. groups: of settings, the loss among them."""
 
@@ -64,7 +70,7 @@ class Names:
         for what, registry in self.choices.items():
             for name, having in registry.parameters().items():
                 made = registry[having[0]]
-                field, kind = made.__dataclass_fields__[name], get_type_hints(made)[name]
+                field, kind = made.__dataclass_fields__[name], _hints(made)[name]
                 found[name] = Place((*self.settings[what].path, what), field, kind, having)
         return found
 

@@ -28,6 +28,8 @@ from shards.errors import UserError
 from tests.cxrdali.train.test_trainer import quietly, settings
 from tests.heard import heard
 
+pytestmark = pytest.mark.slow
+
 FINDINGS, PIXELS = 5, 48
 CPU = Hardware("cpu", "fp32")
 
@@ -137,7 +139,7 @@ def test_a_run_trains_the_same_after_a_search(dataset, tmp_path, monkeypatch):
 
 def test_auto_is_the_whole_batch_on_the_cpu(dataset, tmp_path):
     quietly(settings(epochs=1, micro_batch="auto"), dataset, tmp_path / "run")
-    assert Run.open(tmp_path / "run").settings.micro_batch == 8
+    assert Run.open(tmp_path / "run").settings.runtime.micro_batch == 8
     assert quietly(settings(epochs=1, micro_batch="auto"), dataset, tmp_path / "run").already_finished
 
 
