@@ -69,7 +69,7 @@ class Names:
         found = dict(self.settings)
         for what, registry in self.choices.items():
             for name, having in registry.parameters().items():
-                made = registry[having[0]]
+                made: Any = registry[having[0]]
                 field, kind = made.__dataclass_fields__[name], _hints(made)[name]
                 found[name] = Place((*self.settings[what].path, what), field, kind, having)
         return found
