@@ -38,18 +38,23 @@ def run_arm(
     Args:
         limit: batches an epoch, at most; then a stage has two epochs.
     """
-    feed, before, runs, totals = comparison.feed, None, [], []
-    started = time.perf_counter()
-    for place, stage in enumerate(comparison.arms[arm], 1):
-        settings = settings_of(
+    feed, folders = (
+        comparison.feed,
+        [str(folder / f"stage{place}") for place in range(1, len(comparison.arms[arm]) + 1)],
+    )
+    settings = [
+        settings_of(
             stage=place, size=stage.size, batch=stage.batch, epochs=comparison.epochs if limit is None else 2,
             lr=options.lr, arch=feed.arch, pretrained=options.pretrained, init=before, norm=feed.norm,
             precision=options.precision, device=options.device, decode=options.decode,
             threads=_loader_threads(options.device), seed=seed, limit_batches=limit,
-        )  # fmt: skip
-        before = str(folder / f"stage{place}")
+        )
+        for place, (stage, before) in enumerate(zip(comparison.arms[arm], [None, *folders[:-1]], strict=True), 1)
+    ]  # fmt: skip
+    runs, totals, started = [], [], time.perf_counter()
+    for each, out in zip(settings, folders, strict=True):
         since = time.perf_counter()
-        runs.append(_run_stage(settings, feed, comparison.multiple, Path(before)))
+        runs.append(_run_stage(each, feed, comparison.multiple, Path(out)))
         totals.append(time.perf_counter() - since)
     seconds = time.perf_counter() - started
     words = f"{comparison.name}, {arm}, seed {seed}"

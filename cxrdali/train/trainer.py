@@ -204,6 +204,7 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> float:
         """Train from the state's position to the epoch's end; the state counts on the way. Returns the mean loss."""
+        before, waited = time.perf_counter(), 0.0  # here: what prepares the first batch counts as waiting for it
         state, parts, batch = self.state, self.parts, self.settings.optimizer.batch
         parts.loader.load_state_dict({"epoch": epoch, "position": state.position})
         parts.model.train(not self.settings.model.frozen)  # a frozen backbone keeps its batch-norm statistics
@@ -217,7 +218,6 @@ class Trainer:
             unit=" images", disable=None, leave=False,
         )  # fmt: skip
         with bar:
-            before, waited = time.perf_counter(), 0.0
             for step, (images, rows) in enumerate(steps, first):
                 waited += time.perf_counter() - before
                 parts.scheduler.step_update(epoch * count + step)
@@ -235,9 +235,9 @@ class Trainer:
                 self._stop_if_asked()
             loss = self._checked_loss(epoch, count)  # waits for the GPU: belongs to the training
             bar.set_postfix(loss=f"{loss:.4f}")
-            left = time.perf_counter() - before
-            state.train_seconds += left
-            self.seconds["training"] += left
+        left = time.perf_counter() - before
+        state.train_seconds += left
+        self.seconds["training"] += left
         return loss
 
     def _step(self, images: torch.Tensor, rows: torch.Tensor) -> None:
