@@ -48,6 +48,10 @@ class Disk:
             for entry in found:
                 yield Entry(entry.name, entry.is_dir, partial(_num_bytes, entry))
 
+    def stat(self) -> os.stat_result | None:
+        """What is known of a file before it is read; None of a bucket's, where asking takes as long as reading."""
+        return self.path.stat()
+
     def fingerprint(self) -> list | None:
         """What tells one making of a file from the next, as JSON: size in bytes and time of change; None if unseen."""
         try:

@@ -125,6 +125,9 @@ class Bucket:
                 size = entry.get("size") or 0
                 yield Entry(name.rpartition("/")[2], partial(bool, folder), partial(int, size))
 
+    def stat(self) -> None:
+        return None
+
     def fingerprint(self) -> list | None:
         """Size in bytes and tag."""
         with reaching(self.path):

@@ -1,0 +1,1 @@
+"""JPEG and PNG files as the gray values that they hold, or the reason why not; one file per format."""
