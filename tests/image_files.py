@@ -79,7 +79,9 @@ def _difference(value: int) -> str:
 
 def blocks_jpeg(blocks: np.ndarray, sampling=((4, 2), (1, 1), (1, 1)), marker: int = 0xC0) -> bytes:
     """A baseline JPEG whose luma has one gray per 8 x 8 block: int [rows, columns], multiples of the sampling."""
-    (across, down), others = sampling[0], sampling[1:]
+    (across, down), others = sampling[0] if sampling[1:] else (1, 1), sampling[1:]  # one component is not interleaved
+    most_across, most_down = (max(each) for each in zip((across, down), *others, strict=True))
+    height, width = 8 * len(blocks) * most_down // down, 8 * blocks.shape[1] * most_across // across
     components = [value for i in range(len(sampling)) for value in (i + 1, 0)]
     coded, before = [], 0
     for top in range(0, len(blocks), down):
@@ -91,7 +93,7 @@ def blocks_jpeg(blocks: np.ndarray, sampling=((4, 2), (1, 1), (1, 1)), marker: i
     return (
         b"\xff\xd8"
         + segment(0xDB, b"\0" + bytes([8] * 64))
-        + frame_header(marker, 8 * len(blocks), 8 * blocks.shape[1], sampling)
+        + frame_header(marker, height, width, sampling)
         + segment(0xC4, bytes([0, 0, 0, 0, 0, 12] + [0] * 11) + bytes(range(12)))
         + segment(0xC4, bytes([0x10, 1] + [0] * 15) + b"\0")
         + segment(0xDA, bytes([len(sampling), *components, 0, 0x3F, 0]))

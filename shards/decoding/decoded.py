@@ -1,7 +1,10 @@
 """What a decoder hands on, why it may refuse, and how large an image may be."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 LEAST_SIDE = 32  # pixels
@@ -49,6 +52,17 @@ def check_size(height: int, width: int, num_bytes: int) -> None:
         raise RejectedImage(
             f"larger than {MOST_BYTES // 1_000_000} MB in memory: {height} x {width} take {num_bytes // 1_000_000} MB"
         )
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """What OpenCV and simplejpeg raise where memory is missing becomes a MemoryError."""
+    try:
+        yield
+    except (cv2.error, ValueError) as error:
+        if "memory" not in str(error).lower():
+            raise
+        raise MemoryError(" ".join(str(error).split())) from error
 
 
 def check_memory(num_bytes: int) -> None:

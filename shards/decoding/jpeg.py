@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from shards.decoding.decoded import Decoded, RejectedImage, check_memory, unsupported
+from shards.decoding.decoded import Decoded, RejectedImage, check_memory, memory_errors, unsupported
 from shards.decoding.jpeg_frame import Frame, read_frame
 from shards.decoding.orientation import orientation_of
 from shards.decoding.second import decode_odd
@@ -27,15 +27,14 @@ def _gray(data: bytes, frame: Frame, least: int) -> np.ndarray:
     # libjpeg-turbo reads colour as its Y, and CMYK as Adobe stores it, black plate included; lossless colour as it is
     colours = "RGB" if frame.lossless and frame.components == 3 else "GRAY"
     try:
-        pixels = simplejpeg.decode_jpeg(data, colours, strict=True, **scale)
+        with memory_errors():
+            pixels = simplejpeg.decode_jpeg(data, colours, strict=True, **scale)
     except ValueError as error:
         words = str(error).strip().rstrip(".")
-        if "memory" in words.lower():
-            raise MemoryError(words) from error
         if "subsampling" in words:  # it knows seven, the format has hundreds
             return decode_odd(data, frame)
         if "color conversion" in words:
-            raise unsupported("a lossless JPEG in YCbCr or CMYK") from error
+            raise unsupported("a lossless JPEG in YCbCr or YCCK") from error
         check_memory(frame.num_bytes)
         raise RejectedImage(f"damaged JPEG: {words}") from error
     if colours == "RGB":

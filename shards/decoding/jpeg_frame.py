@@ -9,6 +9,7 @@ from shards.decoding.decoded import MOST_PARTS, RejectedImage, check_size, unsup
 # Pixels times scans, each a pass over them: 20 scans of 100 megapixels, 256 of a radiograph. An ordinary progressive
 # file has 10; a file of 350 KB can have 883.
 MOST_SCANNED = 2_000_000_000
+MOST_ARITHMETIC = 80_000_000  # bytes of a file with arithmetic coding, of which 10 MB take a second
 
 _DCT, _PROGRESSIVE, _ARITHMETIC = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA), (0xC2, 0xCA), (0xC9, 0xCA)
 _LOSSLESS, _LOSSLESS_ARITHMETIC, _JPEG_LS, _SCAN, _END = 0xC3, 0xCB, 0xF7, 0xDA, 0xD9
@@ -57,8 +58,9 @@ class Frame:
         """What a decoder holds of it: the pixels, and with several scans every coefficient in 2 bytes."""
         most_across, most_down = (max(each) for each in zip(*self.sampling, strict=True))
         samples = sum(across * down for across, down in self.sampling) / (most_across * most_down)
+        several = self.scans > 1 or self.marker in _PROGRESSIVE
         pixels = 1 if self.components == 1 else self.components + 1
-        return int(self.height * self.width * (pixels + (2 * samples if self.scans > 1 else 0)))
+        return int(self.height * self.width * (pixels + (2 * samples if several else 0)))
 
 
 def read_frame(data: bytes) -> Frame:
@@ -80,6 +82,8 @@ def read_frame(data: bytes) -> Frame:
     check_size(frame.height, frame.width, frame.num_bytes)
     if scans * frame.height * frame.width > MOST_SCANNED:
         raise RejectedImage(f"too slow to decode: {frame.height} x {frame.width} in {scans} scans")
+    if frame.marker in _ARITHMETIC and len(data) > MOST_ARITHMETIC:
+        raise RejectedImage(f"too slow to decode: {len(data):,} bytes with arithmetic coding")
     return frame
 
 

@@ -10,7 +10,7 @@ import zlib
 import cv2
 import numpy as np
 
-from shards.decoding.decoded import Decoded, RejectedImage, check_memory
+from shards.decoding.decoded import Decoded, RejectedImage, check_memory, memory_errors
 from shards.decoding.orientation import orientation_of
 from shards.decoding.png_parts import CHANNELS, GRAY, MAGIC, PALETTE, RGB, Header, Parts, read_parts
 
@@ -19,7 +19,7 @@ def decode(data: bytes) -> Decoded:
     """Decode a whole file. Raises RejectedImage."""
     parts = read_parts(data)
     header = parts.header()
-    pixels = _unfiltered(header, _inflated(header, parts.of[b"IDAT"]))
+    pixels = _unfiltered(header, _plain_file(header, _inflated(header, parts.of[b"IDAT"])))
     gray, alpha = _gray_and_alpha(header, pixels, parts)
     said = {
         "RGBA": alpha is not None,
@@ -36,7 +36,7 @@ def _inflated(header: Header, compressed: list[memoryview]) -> bytes:
     expected = sum(rows * row for rows, row in header.passes)
     inflate = zlib.decompressobj()
     try:
-        filtered = inflate.decompress(b"".join(compressed), expected + 1)
+        filtered = inflate.decompress(b"".join(compressed) if compressed[1:] else compressed[0], expected + 1)
     except zlib.error as error:
         raise RejectedImage(f"damaged PNG: {error}") from error
     if len(filtered) != expected or not inflate.eof:
@@ -50,27 +50,27 @@ def _inflated(header: Header, compressed: list[memoryview]) -> bytes:
     return filtered
 
 
-def _unfiltered(header: Header, filtered: bytes) -> np.ndarray:
-    """uint8 or uint16 [h, w] or [h, w, channels] as BGR; a palette image as its numbers, spread over 0 to 255."""
+def _plain_file(header: Header, filtered: bytes) -> bytes:
+    """A PNG of nothing but the pixels, not compressed again; a palette's numbers as gray values."""
     colours = GRAY if header.colours == PALETTE else header.colours
     facts = struct.pack(">IIBBBBB", header.width, header.height, header.depth, colours, 0, 0, header.interlaced)
-    parts = ((b"IHDR", facts), (b"IDAT", zlib.compress(filtered, 0)), (b"IEND", b""))
+    pieces = [MAGIC]
+    for kind, body in ((b"IHDR", facts), (b"IDAT", zlib.compress(filtered, 0)), (b"IEND", b"")):
+        pieces += [struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))]
+    return b"".join(pieces)
+
+
+def _unfiltered(header: Header, plain: bytes) -> np.ndarray:
+    """uint8 or uint16 [h, w] or [h, w, channels] as BGR; values of 1, 2 and 4 bits are spread over 0 to 255."""
     try:
-        pixels = cv2.imdecode(
-            np.frombuffer(MAGIC + b"".join(_part(*each) for each in parts), np.uint8), cv2.IMREAD_UNCHANGED
-        )
-    except cv2.error as error:
-        if error.code == cv2.Error.StsNoMem:
-            raise MemoryError(str(error)) from error
+        with memory_errors():
+            pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
         pixels = None
     if pixels is None or pixels.shape[:2] != (header.height, header.width):
         check_memory(header.num_bytes)
         raise RejectedImage("damaged PNG: cannot be decoded")
     return pixels
-
-
-def _part(kind: bytes, body: bytes) -> bytes:
-    return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big")
 
 
 def _gray_and_alpha(header: Header, pixels: np.ndarray, parts: Parts) -> tuple[np.ndarray, np.ndarray | None]:
@@ -102,7 +102,7 @@ def _of_palette(
     if len(palette) % 3 or colours > 2**header.depth or len(transparent) > colours:
         raise RejectedImage(f"damaged PNG: a palette of {len(palette)} bytes, {len(transparent)} for transparency")
     if numbers.max() >= colours:
-        raise RejectedImage(f"damaged PNG: a pixel has colour {numbers.max() + 1} of {colours}")
+        raise RejectedImage(f"damaged PNG: a pixel has colour {int(numbers.max()) + 1} of {colours}")
     gray = _luma(np.frombuffer(palette, np.uint8).reshape(1, -1, 3)[:, :, ::-1])[0]
     alpha = np.frombuffer(transparent.ljust(colours, b"\xff"), np.uint8)
     return gray[numbers], alpha[numbers] if transparent else None

@@ -4,7 +4,6 @@ import re
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import groupby
 
 from shards.decoding.decoded import MOST_PARTS, RejectedImage, check_size
 
@@ -52,7 +51,7 @@ def read_parts(data: bytes) -> "Parts":
 
 def _shortened(order: list[str]) -> str:
     names = {letter: name.decode() for name, letter in _LETTERS.items()} | {"?": "unknown", "-": "..."}
-    return " ".join(names[letter] for letter, _ in groupby(order))[:80]
+    return " ".join(names[letter] for letter in re.sub("D+", "D", "".join(order)))[:80]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from shards.decoding.decoded import RejectedImage, check_memory
+from shards.decoding.decoded import RejectedImage, check_memory, memory_errors
 from shards.decoding.jpeg_frame import Frame
 
 _STDERR = 2
@@ -27,11 +27,10 @@ def decode_odd(data: bytes, frame: Frame) -> np.ndarray:
     """uint8 [h, w]. Raises RejectedImage for any damage, MemoryError if that was missing."""
     with _libjpeg_lines() as lines:
         try:
-            flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-            gray = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error as error:
-            if error.code == cv2.Error.StsNoMem:
-                raise MemoryError(str(error)) from error
+            with memory_errors():
+                flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+                gray = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error:
             gray = None
     if lines:
         raise RejectedImage(f"damaged JPEG: {lines[0]}")

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from shards.decoding.decoded import memory_errors
 from shards.packing import source
 from shards.packing.options import PackOptions, Size
 from shards.packing.source import Source
@@ -45,6 +46,7 @@ def encode(image: np.ndarray, size: Size, quality: int) -> bytes:
     return simplejpeg.encode_jpeg(image[:, :, None], quality=quality, colorspace="GRAY")
 
 
+@memory_errors()
 def renditions(
     path: Location,
     options: PackOptions,
@@ -57,7 +59,7 @@ def renditions(
 
     inside and sha256 are those of `source.read`, inverted that of `source.decode`; decoded_for: pixels on a side that
     the decoded image must cover, by default the largest of the sizes: the same number gives the same bytes of a size,
-    whichever others are packed with it. Raises RejectedImage (`shards.packing.source`).
+    whichever others are packed with it. Raises RejectedImage (`shards.packing.source`), or MemoryError.
     """
     data = source.read(path, inside, sha256)
     # pad and crop scale both sides by one factor; the shorter (crop) or longer (pad) side meets the target,

@@ -14,7 +14,7 @@ from pathlib import PurePath
 import numpy as np
 
 from shards.decoding import jpeg, png
-from shards.decoding.decoded import RejectedImage
+from shards.decoding.decoded import RejectedImage, memory_errors
 from shards.decoding.magic import image_kind
 from shards.decoding.orientation import turned
 from shards.errors import UserError
@@ -78,6 +78,7 @@ def read(path: Location, inside: str | None = None, sha256: str | None = None) -
     return data
 
 
+@memory_errors()
 def decode(data: bytes, least: int, name: str = "", window: str = "percentile", inverted: bool = False) -> Source:
     """Decode a JPEG or PNG to gray.
 

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import damaged, test_index, test_shards, test_tables
+from tests.fuzz import damaged, test_decoders, test_index, test_shards, test_tables
 
 SECONDS_EACH, TURN, MEMORY = 20, 0.25, 8 << 30
 LETTERS = 'ab,"\n\r é\0\ufeff1.0'
@@ -73,6 +73,7 @@ def targets(folder: Path) -> dict[str, Callable[[int], object]]:
         "headers and damage": lambda seed: test_shards.check_members(
             damaged(test_shards.reheaded(tar, seed), seed + 1)
         ),
+        "decoders": test_decoders.check_decoder,
         "dataset": lambda seed: test_shards.check_damaged_file(pack, seed),
         "description": description,
     }

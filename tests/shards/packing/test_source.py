@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import socket
 import struct
 import zlib
 from unittest import mock
@@ -229,6 +230,22 @@ def test_absent_unreadable_and_empty_files_are_told_apart(tmp_path):
     assert rejected(tmp_path / "absent.jpg") == "absent" == rejected(tmp_path / "file" / "below.jpg")
     assert rejected(tmp_path / "empty.jpg") == "empty file"
     assert rejected(tmp_path) == f"unreadable: {os.strerror(21)}"
+
+
+def test_what_is_no_regular_file_or_too_large_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to("pipe.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.jpg"))
+        for name in ("pipe.jpg", "link.jpg", "device.jpg", "socket.jpg"):
+            assert rejected(tmp_path / name) == "not a regular file: a pipe, socket or device"
+    with (tmp_path / "sparse.jpg").open("wb") as file:
+        file.truncate(300 << 30)
+    assert rejected(tmp_path / "sparse.jpg") == "larger than 256 MB: a file of 322,122,547,200 bytes"
+    (tmp_path / "image.jpg").write_bytes(jpeg(GRAY))
+    (tmp_path / "good.jpg").symlink_to("image.jpg")
+    assert read(tmp_path / "good.jpg") == jpeg(GRAY)
 
 
 def test_a_disk_that_fails_for_the_moment_is_no_fault_of_the_image(tmp_path, monkeypatch):
