@@ -78,7 +78,9 @@ def _difference(value: int) -> str:
 
 
 def blocks_jpeg(blocks: np.ndarray, sampling=((4, 2), (1, 1), (1, 1)), marker: int = 0xC0) -> bytes:
-    """A baseline JPEG whose luma has one gray per 8 x 8 block: int [rows, columns], multiples of the sampling."""
+    """A baseline JPEG whose luma has one gray per 8 x 8 block: int [rows, columns], multiples of the sampling.
+    marker 0xC2: a progressive one."""
+    end = "" if marker == 0xC2 else "0"  # of a block, which its second scan would bring
     (across, down), others = sampling[0] if sampling[1:] else (1, 1), sampling[1:]  # one component is not interleaved
     most_across, most_down = (max(each) for each in zip((across, down), *others, strict=True))
     height, width = 8 * len(blocks) * most_down // down, 8 * blocks.shape[1] * most_across // across
@@ -87,16 +89,16 @@ def blocks_jpeg(blocks: np.ndarray, sampling=((4, 2), (1, 1), (1, 1)), marker: i
     for top in range(0, len(blocks), down):
         for left in range(0, blocks.shape[1], across):
             for value in (blocks[top : top + down, left : left + across].ravel() - 128).tolist():
-                coded.append(_difference(value - before) + "0")
+                coded.append(_difference(value - before) + end)
                 before = value
-            coded.append("000000" * sum(a * b for a, b in others))
+            coded.append(("00000" + end) * sum(a * b for a, b in others))
     return (
         b"\xff\xd8"
         + segment(0xDB, b"\0" + bytes([8] * 64))
         + frame_header(marker, height, width, sampling)
         + segment(0xC4, bytes([0, 0, 0, 0, 0, 12] + [0] * 11) + bytes(range(12)))
         + segment(0xC4, bytes([0x10, 1] + [0] * 15) + b"\0")
-        + segment(0xDA, bytes([len(sampling), *components, 0, 0x3F, 0]))
+        + segment(0xDA, bytes([len(sampling), *components, 0, 0 if marker == 0xC2 else 63, 0]))
         + _packed("".join(coded))
         + b"\xff\xd9"
     )

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from shards.decoding.decoded import Decoded, RejectedImage, check_memory, memory_errors, unsupported
+from shards.decoding.decoded import Decoded, RejectedImage, memory_errors, unsupported
 from shards.decoding.jpeg_frame import Frame, read_frame
 from shards.decoding.orientation import orientation_of
 from shards.decoding.second import decode_odd
@@ -35,7 +35,6 @@ def _gray(data: bytes, frame: Frame, least: int) -> np.ndarray:
             return decode_odd(data, frame)
         if "color conversion" in words:
             raise unsupported("a lossless JPEG in YCbCr or YCCK") from error
-        check_memory(frame.num_bytes)
         raise RejectedImage(f"damaged JPEG: {words}") from error
     if colours == "RGB":
         return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)

@@ -56,6 +56,7 @@ def corpus() -> list[bytes]:
         *[lossless_jpeg(each) for each in (gray, colour, cmyk)],
         lossless_jpeg(gray >> 4, 4),
         lossless_jpeg(gray.astype(int) << 4, 12),
+        blocks_jpeg(blocks, marker=0xC2),
         *[blocks_jpeg(blocks, (each, (1, 1), (1, 1))) for each in ((4, 2), (2, 4), (3, 1), (3, 2))],
         blocks_jpeg(blocks, ((2, 2),)),
         blocks_jpeg(blocks, ((1, 1), (2, 2), (2, 1))),
@@ -79,16 +80,16 @@ def mutated(seed: int) -> bytes:
     rng = random.Random(seed)
     data = rng.choice(corpus())
     how = rng.random()
-    if how < 0.6:
+    if how < 0.7:
         data = _reheaded(data, rng)
-    return damaged(data, seed) if how > 0.45 else data
+    return damaged(data, seed) if 0.6 < how < 0.8 else data
 
 
 def _reheaded(data: bytes, rng: random.Random) -> bytes:
     """One to three bytes of the headers changed, a PNG's checksums made right."""
     out = bytearray(data)
     if data.startswith(b"\x89PNG"):
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.randint(0, 2)):
             out[rng.randrange(16, 29)] = rng.choice(VALUES)
         if rng.random() < 0.5:  # a part moved, doubled, or with other bytes in it
             kind = rng.choice([b"IDAT", b"PLTE", b"tRNS", b"eXIf", b"IHDR", b"acTL", b"fdAT", b"abcd"])
@@ -98,7 +99,7 @@ def _reheaded(data: bytes, rng: random.Random) -> bytes:
         return bytes(out)
     start = max(0, *(data.find(bytes([0xFF, marker])) for marker in (0xC0, 0xC1, 0xC2, 0xC3)))
     scan = data.index(b"\xff\xda")
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(rng.randint(1, 2)):
         which = rng.random()
         if which < 0.3:
             out[start + 1] = rng.choice(FRAMES)
@@ -139,7 +140,7 @@ def test_damaged_files_and_nonsense_in_headers_end_no_process():
     done = decoded_apart(range(FILES))
     assert (done.returncode, done.stderr) == (0, ""), done.stdout.splitlines()[-1:]
     images, rejected = done.stdout.count("image"), done.stdout.count("rejected")
-    assert images + rejected == FILES and min(images, rejected) > FILES / 20
+    assert images + rejected == FILES and min(images, rejected) > FILES / 5
 
 
 def decoded_apart(seeds: range) -> subprocess.CompletedProcess:

@@ -307,7 +307,7 @@ def test_missing_memory_is_not_called_damage(kind):
     film = smooth_image(np.random.default_rng(1), 1200, 1200)
     data = {
         "progressive": cv2.imencode(".jpg", film, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes(),
-        "odd": blocks_jpeg(np.tile(BLOCKS, (10, 10))),
+        "odd": blocks_jpeg(np.tile(BLOCKS, (10, 10)), marker=0xC2),
         "lossless": lossless_jpeg(np.dstack([film[::4, ::4]] * 3)),
         "png": cv2.imencode(".png", np.dstack([film] * 3))[1].tobytes(),
     }[kind]
