@@ -207,7 +207,7 @@ def _print_summary(out: Path, summary) -> None:
     for reason, count in summary.rejected.items():
         click.echo(f"  {count:,} rejected: {reason}")
     for kind, count in summary.converted.items():
-        click.echo(f"  {count:,} converted to 8-bit gray baseline: {kind}")
+        click.echo(f"  {count:,} converted to 8-bit gray, baseline and upright: {kind}")
     if summary.rejected:
         click.echo(f"  listed in {out / 'rejects.csv'}")
     _print_rate(summary)

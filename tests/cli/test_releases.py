@@ -41,8 +41,8 @@ def test_packing_says_what_it_found_and_what_it_left_out(project):
     ):
         assert f"  {line}" in said
     assert "labels cxr-lt-2026: 5 findings; 52 train, 0 dev, 12 test" in said
-    assert "64 converted to 8-bit gray baseline: 16-bit" in said
-    assert "6 converted to 8-bit gray baseline: MONOCHROME1" in said
+    assert "64 converted to 8-bit gray, baseline and upright: 16-bit" in said
+    assert "6 converted to 8-bit gray, baseline and upright: MONOCHROME1" in said
 
 
 def test_train_predict_and_evaluate_follow(project):

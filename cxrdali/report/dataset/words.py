@@ -49,7 +49,7 @@ def _description(facts: DatasetFacts) -> list[tuple[str, str]]:
         rows += [(f"Native {side}", _range(facts.native[side])) for side in ("height", "width")]
     if counts.get("converted"):
         converted = [f"{mode} {count(number)}" for mode, number in counts["converted"].items()]
-        rows.append(("Converted", f"{', '.join(converted)} (images that were not 8-bit gray)"))
+        rows.append(("Converted", f"{', '.join(converted)} (images that were not 8-bit gray, baseline and upright)"))
     return rows
 
 

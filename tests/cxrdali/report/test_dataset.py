@@ -75,7 +75,7 @@ def write(root: Path) -> Packed:
         if place % 16 == 5:
             data, rejected[row.image_id] = b"", "empty file"
         if place == 7:
-            data, rejected[row.image_id] = b"GIF89a", "not a JPEG or PNG image"
+            data, rejected[row.image_id] = b"not an image", "not a JPEG or PNG image"
         path.write_bytes(data)
     subject = images["subject_id"].str[-2:].astype(int).to_numpy()
     tables = {
@@ -294,7 +294,7 @@ def test_rejects_stand_by_reason_with_the_first_ids(packed, text, facts):
     assert facts.rejects.loc["empty file"].to_dict() == {"images": 5, "ids": first}
     said = section(text, "REJECTS")
     assert numbers(said, "empty file") == [["5", f"{', '.join(first)} and 2 more"]]
-    assert numbers(said, "not a JPEG or PNG image") == [["1", "image007 (begins with b'GIF89a')"]]
+    assert numbers(said, "not a JPEG or PNG image") == [["1", "image007 (begins with b'not an image')"]]
 
 
 def test_lines_fit_a_terminal_and_carry_no_control_characters(copy):
@@ -463,7 +463,7 @@ def test_images_converted_to_gray_are_told_where_the_dataset_knows_of_them(copy,
     counts = copy.info["counts"] | {"converted": {"RGB": 3, "16-bit": 1}}
     changed = reseal(copy.root, counts=counts)
     said = as_text(read_facts(changed))
-    assert re.search(r"Converted +RGB 3, 16-bit 1 \(images that were not 8-bit gray\)", said)
+    assert re.search(r"Converted +RGB 3, 16-bit 1 \(images that were not 8-bit gray, baseline and upright\)", said)
 
 
 @pytest.mark.parametrize("file", ["catalog.parquet", "labels/first.parquet", "rejects.csv"])

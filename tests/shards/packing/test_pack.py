@@ -360,7 +360,7 @@ def test_bad_files_are_recorded_and_move_no_other_row(small, release, tmp_path):
     files[3].write_bytes(b"<html>404</html>")
     files[4].write_bytes(cv2.imencode(".png", np.zeros((90, 80), np.uint8))[1].tobytes())
     summary = pack_quietly(release, tmp_path / "pack", limits=ALL_MAY_FAIL)
-    reasons = ["absent", "empty file", "damaged JPEG: ", "not a JPEG or PNG image: ", "wrong magic for its name: "]
+    reasons = ["absent", "empty file", "damaged JPEG: ", "a web page, not an image: ", "wrong magic for its name: "]
 
     rejects = pd.read_csv(tmp_path / "pack" / "rejects.csv", keep_default_na=False)
     assert rejects.columns.tolist() == ["row", "id", "path", "reason"]
