@@ -22,8 +22,8 @@ _BEHIND_A_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 @dataclass(frozen=True)
 class Frame:
-    """marker: the kind of coding; bits: of a value; sampling: of each component, across and down; scans: passes over
-    the pixels, 1 if they are not interleaved with others; exif, xmp: the first of each kind, b"" without."""
+    """marker: the kind of coding; bits: of a value; sampling: of each component, across and down; scans: how many
+    pass over the pixels, one if the first holds all components; exif, xmp: the first of each kind, b"" without."""
 
     marker: int
     bits: int

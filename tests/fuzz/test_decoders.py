@@ -138,7 +138,8 @@ def _is_image(data: bytes) -> bool:
 
 def test_damaged_files_and_nonsense_in_headers_end_no_process():
     done = decoded_apart(range(FILES))
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout.splitlines()[-1:]
+    said = [line for line in done.stderr.splitlines() if "libc_malloc_debug" not in line]  # an older glibc has none
+    assert (done.returncode, said) == (0, []), done.stdout.splitlines()[-1:]
     images, rejected = done.stdout.count("image"), done.stdout.count("rejected")
     assert images + rejected == FILES and min(images, rejected) > FILES / 5
 
