@@ -131,6 +131,14 @@ def test_all_sizes_come_from_one_file_in_the_order_asked(tmp_path):
     assert mean_difference(np.load(io.BytesIO(images[1])), opencv(path.read_bytes(), 32)) < 1
 
 
+def test_a_size_alone_has_the_same_bytes_when_it_is_decoded_for_the_largest(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg(radiograph(700, 600)))
+    (_, together), _ = renditions(path, PackOptions((Size(400), Size(64))))
+    (alone,), _ = renditions(path, PackOptions((Size(64),)), decoded_for=400)
+    assert alone == together != renditions(path, PackOptions((Size(64),)))[0][0]
+
+
 # ---------------------------------------------------------------- sizes
 
 
