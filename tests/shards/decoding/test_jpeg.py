@@ -243,10 +243,19 @@ def test_many_scans_are_refused_before_they_are_decoded():
     assert decode(hidden, 100).gray.shape == (125, 125)
 
 
-def test_a_note_that_looks_like_an_end_hides_no_scans():
+def test_neither_a_note_that_looks_like_an_end_nor_a_restart_hides_scans():
     data = progressive_jpeg(4000, 883)
     second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
-    assert "883 scans" in reason(data[:second] + segment(0xFE, b"\xff\xd9") + data[second:])
+    for between in (segment(0xFE, b"\xff\xd9"), b"\xff\xd0\0"):
+        assert "883 scans" in reason(data[:second] + between + data[second:])
+
+
+def test_arithmetic_coding_is_slow_so_less_of_it_is_read():
+    data = base64.b64decode(ARITHMETIC[0])
+    assert (
+        reason(data + bytes(80_000_000))
+        == f"too slow to decode: {80_000_000 + len(data):,} bytes with arithmetic coding"
+    )
 
 
 def test_memory_is_bounded_too():
