@@ -5,8 +5,6 @@ without a split column all are for training; both are said.
 """
 
 import csv
-import io
-import math
 import re
 from dataclasses import dataclass
 
@@ -16,9 +14,10 @@ from shards.errors import UserError
 from shards.releases.checks import check_paths
 from shards.releases.release import TABLE, LabelTable, Release
 from shards.releases.values import finding_table, ids, image_index, splits
-from shards.storage.csv import is_unnamed, one_line, read_table
+from shards.storage.csv import is_unnamed, no_column, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+from shards.storage.table_file import SAVE
 
 ALL_OTHERS = "all others"
 TRIED = 100  # paths looked for before packing
@@ -96,29 +95,13 @@ def label_name(file: Location) -> str:
 def _read(file: Location, columns: Columns) -> pd.DataFrame:
     if not storage_of(file).exists():  # before read_table, which would send its reader to a release's page
         raise UserError(f"{file}: no such file; give the table with --table")
-    table = _parquet(file) if file.suffix.lower() == ".parquet" else read_table(file, unnamed=True)
+    table = read_table(file, unnamed=True, again=SAVE)
     for option, column in columns.named().items():
         if column not in table:
-            found = one_line(", ".join(map(str, table.columns)))
-            raise UserError(f"{file}: column {column!r} ({option}) is missing; found {found}")
+            raise no_column(file, column, table, option)
     if not len(table):
         raise UserError(f"{file}: a header and no image; give the whole table")
     return table
-
-
-def _parquet(file: Location) -> pd.DataFrame:
-    """A parquet table as text, so that one set of checks reads both kinds: whole floats lose their .0 in `ids`."""
-    try:
-        table = pd.read_parquet(io.BytesIO(storage_of(file).read_bytes()))
-    except Exception as error:  # arrow raises many kinds on damage
-        raise UserError(f"{file}: not a readable table ({one_line(str(error))})") from error
-    return pd.DataFrame({str(name): list(map(_text, table[name].tolist())) for name in table.columns}, dtype=str)
-
-
-def _text(value: object) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def _findings(table: pd.DataFrame, columns: Columns, file: Location) -> list[str]:
@@ -133,8 +116,7 @@ def _findings(table: pd.DataFrame, columns: Columns, file: Location) -> list[str
         raise UserError(f"findings {columns.findings!r}: name at least one column, or write {ALL_OTHERS!r}")
     for name in found:
         if name not in table:
-            names = one_line(", ".join(table.columns))
-            raise UserError(f"{file}: column {name!r} (--findings) is missing; found {names}")
+            raise no_column(file, name, table, "--findings")
         if found.count(name) > 1 or name in named:
             raise UserError(f"{file}: column {name!r} is named twice; a column is a finding or something else, once")
     return found
