@@ -17,7 +17,7 @@ import pyarrow.csv as pa_csv
 from shards.errors import UserError
 from shards.storage.location import Location
 from shards.storage.parquet import parquet_texts
-from shards.storage.table_file import DOWNLOAD, MOST, PARQUET, table_bytes, text_start
+from shards.storage.table_file import CELLS, DOWNLOAD, MOST, PARQUET, table_bytes, text_start, too_large
 
 FIRST = 2**17  # bytes of a table that hold its first line, compressed or not
 HEADER = 2**22  # most bytes of a first line
@@ -47,7 +47,7 @@ def read_table(
     left_out: dict[str, str] = {}
     try:
         if data[:4] == PARQUET:
-            table, left_out = parquet_texts(path, data, MOST)
+            table, left_out = parquet_texts(path, data)
             table = table.rename_columns(_checked_names(path, table.column_names, unnamed, again))
         else:
             table = _text_table(path, data, unnamed, again)
@@ -104,6 +104,8 @@ def _text_table(path: Location, data: bytes | bytearray, unnamed: bool, again: s
     names = _checked_names(path, found, unnamed, again)
     if data.count(b'"') % 2:  # Arrow takes the rest of the file for one value
         raise UserError(f"{path}: not a CSV table (a quote is never closed, the file may be cut); {again}")
+    if (cells := data.count(separator.encode())) > CELLS:
+        raise too_large(path, f"holds more than {cells:,} values")
     # One block: Arrow loses a quoted newline that falls on the border of two. One thread: row numbers in errors.
     try:
         table = pa_csv.read_csv(

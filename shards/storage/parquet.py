@@ -13,46 +13,50 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
-from shards.errors import UserError
 from shards.storage.location import Location
+from shards.storage.table_file import CELLS, MOST, too_large
 
-ROWS = 4096  # read together: a value that is repeated takes its bytes in each
-CELLS = 2**30
+ROWS = 2048  # read together: a value that is repeated takes its bytes in each
 _EXACT = {16: 2**11, 32: 2**24}  # from here on a float of so many bits stands for several whole numbers
 
 
-def parquet_texts(path: Location, data: bytes | bytearray, most: int) -> tuple[pa.Table, dict[str, str]]:
+def parquet_texts(path: Location, data: bytes | bytearray) -> tuple[pa.Table, dict[str, str]]:
     """The columns as strings, blank where there is no value, with an index that pandas has stored; and the columns that
     hold no single text or number, with their types.
 
-    Raises UserError if it holds more than `most` bytes.  Raises pyarrow's errors if it is damaged.
+    Raises UserError if it holds more than MOST bytes or CELLS values, pyarrow's errors if it is damaged.
     """
     file = pq.ParquetFile(pa.BufferReader(data))
-    found = file.metadata
-    num_bytes = sum(max(0, found.row_group(group).total_byte_size) for group in range(found.num_row_groups))
-    if num_bytes > most or found.num_rows * found.num_columns > CELLS:
-        raise _too_large(path, f"{num_bytes:,} bytes, {found.num_rows:,} rows and {found.num_columns:,} columns")
+    rows, columns = file.metadata.num_rows, file.metadata.num_columns
+    if rows * columns > CELLS:
+        raise too_large(path, f"holds {rows:,} rows of {columns:,} columns")
     parts, texts, held = [], [], 0
     left_out: dict[str, str] = {}
-    for part in file.iter_batches(ROWS):
-        part.validate(full=True)  # a text need not be UTF-8
-        held += part.nbytes
-        if held > most:
-            raise _too_large(path, f"more than {most:,} bytes")
-        parts.append(part)
-    table = pa.Table.from_batches(parts, file.schema_arrow)
-    for field, column in zip(table.schema, table.columns, strict=True):
+    for batch in file.iter_batches(ROWS):
+        batch.validate(full=True)  # a text need not be UTF-8
+        parts.append([_decoded(path, column) for column in batch.columns])
+        held += sum(column.nbytes for column in parts[-1])
+        if held > MOST:
+            raise too_large(path, f"holds more than {MOST:,} bytes")
+    for place, field in enumerate(file.schema_arrow):
+        kind = field.type.value_type if kinds.is_dictionary(field.type) else field.type
         try:
-            texts.append(pc.fill_null(_text(column), ""))
+            text = _text(pa.chunked_array([part[place] for part in parts], kind))
+            texts.append((field.name, pc.fill_null(text, "")))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             left_out[field.name] = f"holds {field.type}"
-            texts.append(None)
-    kept = [place for place, text in enumerate(texts) if text is not None]
-    return pa.table([texts[place] for place in kept], [table.column_names[place] for place in kept]), left_out
+    return pa.table([text for _, text in texts], [name for name, _ in texts]), left_out
 
 
-def _too_large(path: Location, what: str) -> UserError:
-    return UserError(f"{path}: holds {what}, too much for a table; leave only the columns that are needed")
+def _decoded(path: Location, column: pa.Array) -> pa.Array:
+    """Without a dictionary, whose values take their bytes in each row from then on."""
+    if not kinds.is_dictionary(column.type):
+        return column
+    if kinds.is_string(column.type.value_type) or kinds.is_large_string(column.type.value_type):
+        num_bytes = pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
+        if num_bytes > MOST:
+            raise too_large(path, f"holds {num_bytes:,} bytes")
+    return column.dictionary_decode()
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -60,8 +64,6 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
         return _text(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type))
-    if kinds.is_dictionary(kind):
-        return _text(column.cast(kind.value_type))
     if kinds.is_boolean(kind):
         return column.cast(pa.int8()).cast(pa.string())
     if kinds.is_fixed_size_binary(kind):

@@ -22,15 +22,16 @@ SAVE = "save it again as a CSV in UTF-8 or as parquet"  # for a table of the use
 
 PARQUET = b"PAR1"
 MOST = 2**31 - 1  # bytes of a table, unpacked: Arrow reads a text as one block
+CELLS = 2**28  # values of a table: 4 million rows of 60 columns; empty ones take memory too
 RATIO, ALWAYS = 100, 2**28  # a packed table may hold so many times its bytes, and so many bytes in any case
 
 _PACKED: dict[bytes, Callable[[io.BytesIO], Any]] = {
     rb"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     rb"BZh[1-9]1AY&SY": bz2.BZ2File,
     rb"\xfd7zXZ\0": lzma.LZMAFile,
-    rb"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(pa.PythonFile(file), "zstd"),
+    rb"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"),
 }
-_ZIP = b"PK\x03\x04"
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _UNPACK = "unpack it and give the table"
 _FETCH = "log in where it is published and download the file itself"
 # The start of a file, what it is, and how to fix it where saving or downloading it again would not.
@@ -72,7 +73,7 @@ def table_bytes(path: Location, again: str) -> bytes | bytearray:
     packed = _read(path, again)
     unpacked = _unpacked(path, packed, again)
     data = packed if unpacked is None else unpacked
-    if unpacked is not None and (_stream(data) or data[:4] == _ZIP):
+    if unpacked is not None and (_stream(data) or data[:4] in _ZIP):
         raise UserError(f"{path}: is packed twice; {_UNPACK}")
     start = bytes(data[:4096])
     if start[:4] == PARQUET:
@@ -95,6 +96,14 @@ def text_start(path: Location, num_bytes: int) -> bytes:
     return bytes(_utf8(path, data, ""))
 
 
+def too_large(path: Location, what: str) -> UserError:
+    """A table that would take all memory, and how it may be read."""
+    return UserError(
+        f"{path}: {what}; at most {MOST:,} bytes and {CELLS:,} values are read, and a packed table unpacks at most "
+        f"{RATIO}-fold or to {ALWAYS:,} bytes; unpack it yourself, and leave only the columns that are needed"
+    )
+
+
 def _read(path: Location, again: str) -> bytes:
     store = storage_of(path)
     if isinstance(path, Path) and path.is_dir():
@@ -104,7 +113,7 @@ def _read(path: Location, again: str) -> bytes:
     try:
         found = store.fingerprint()
         if found and isinstance(found[0], int) and found[0] > MOST:
-            raise _too_large(path, f"it has {found[0]:,} bytes")
+            raise too_large(path, f"it has {found[0]:,} bytes")
         return store.read_bytes()
     except FileNotFoundError:
         fix = "download it from the release's page" if again == DOWNLOAD else "give the file's right name"
@@ -124,7 +133,7 @@ def _unpacked(path: Location, data: bytes, again: str) -> bytearray | None:
         if stream := _stream(data):
             with stream(io.BytesIO(data)) as file:
                 return _bounded(path, file, len(data))
-        if data[:4] == _ZIP:
+        if data[:4] in _ZIP:
             return _from_zip(path, data, again)
     except (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {again}") from error
@@ -138,7 +147,7 @@ def _from_zip(path: Location, data: bytes, again: str) -> bytearray:
             raise UserError(f"{path}: not a CSV table or parquet, but an Excel or OpenDocument file; {again}")
         inside = [each for each in file.infolist() if not each.is_dir() and not each.filename.startswith("__MACOSX/")]
         if len(inside) != 1:
-            raise UserError(f"{path}: a zip of {len(inside)} files; {_UNPACK}")
+            raise UserError(f"{path}: a zip of {len(inside)} files; {_UNPACK if inside else again}")
         if inside[0].flag_bits & 1:
             raise UserError(f"{path}: a zip with a password; {_UNPACK}")
         with file.open(inside[0]) as table:
@@ -150,15 +159,8 @@ def _bounded(path: Location, file: IO[bytes], packed: int) -> bytearray:
     while part := file.read(2**20):
         data += part
         if len(data) > allowed:
-            raise _too_large(path, f"its {packed:,} bytes unpack to more than {allowed:,}")
+            raise too_large(path, f"its {packed:,} bytes unpack to more than {allowed:,}")
     return data
-
-
-def _too_large(path: Location, what: str) -> UserError:
-    return UserError(
-        f"{path}: {what}; a table of at most {MOST:,} bytes is read, and a packed one unpacks at most {RATIO}-fold or "
-        f"to {ALWAYS:,} bytes; unpack it yourself, and leave only the columns that are needed"
-    )
 
 
 def _utf8(path: Location, data: bytes | bytearray, again: str) -> bytes | bytearray:
