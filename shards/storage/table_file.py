@@ -106,6 +106,8 @@ def too_large(path: Location, what: str) -> UserError:
 
 def _read(path: Location, again: str) -> bytes:
     store = storage_of(path)
+    if not path.name.encode(errors="replace").decode() == path.name:
+        raise UserError(f"{path}: its name is not UTF-8, so it cannot be written down; rename the file")
     if isinstance(path, Path) and path.is_dir():
         raise UserError(f"{path}: is a folder; give one file (of a folder of parquet files, joined into one)")
     if isinstance(path, Path) and path.exists() and not path.is_file():
