@@ -15,6 +15,7 @@ import pandas as pd
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
 from shards.storage.csv import read_table
+from shards.storage.for_people import unguarded
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def _read_ap(source: Path) -> dict[str, float | None]:
         table = read_table(source)
         if "view" in table:
             table = table[table["view"] == "all"]
-        table = table[table["finding"] != ""]  # means over findings
+        table = table[table["finding"] != ""].assign(finding=lambda rows: rows["finding"].map(unguarded))  # no means
         if table["finding"].duplicated().any():
             twice = table.loc[table["finding"].duplicated(), "finding"].iloc[0]
             raise UserError(f"{source}: finding {twice!r} is duplicated; give a table with one row per finding")

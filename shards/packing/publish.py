@@ -18,6 +18,7 @@ from shards.packing.options import Size
 from shards.packing.source import kind_of
 from shards.releases.release import IMAGE_COLUMNS, LabelTable
 from shards.storage.files import sha256_bytes
+from shards.storage.for_people import guarded
 from shards.storage.places import storage_of
 
 
@@ -127,5 +128,5 @@ def rejects_csv(rows: pd.DataFrame, rejects: list[list]) -> bytes:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["row", "id", "path", "reason"])
     for row, reason, _ in rejects:
-        writer.writerow([row, rows["image_id"].iloc[row], rows["path"].iloc[row], reason])
+        writer.writerow([row, *map(guarded, (rows["image_id"].iloc[row], rows["path"].iloc[row], reason))])
     return buffer.getvalue().encode()

@@ -135,7 +135,7 @@ FINDINGS = ["__key__", "jpg", "json", "subject_id", "=1+1", "<b>", "a'b", "EDEMA
 
 
 def test_findings_and_ids_of_any_name_are_read_back(images):
-    keys = ("__key__", "=cmd|' /C calc'!A0\u00a0..%é\U0001f600")
+    keys = ("__key__", "@cmd|' /C calc'!A0..%é\U0001f600")
     header = ",".join(["key", "file", "Edema", *FINDINGS])
     _, dataset = packed(images, header=header, keys=keys)
     assert dataset.labels().findings == ("Edema", *FINDINGS)
