@@ -56,7 +56,7 @@ def _read_ap(source: Path) -> dict[str, float | None]:
         if source.suffix == ".json":
             rows = json.loads(source.read_bytes())["all"]["findings"]
             return {row["finding"]: None if row["AP"] is None else float(row["AP"]) for row in rows}
-        table = read_table(source)
+        table = read_table(source, again="evaluate again")
         if "view" in table:
             table = table[table["view"] == "all"]
         table = table[table["finding"] != ""].assign(finding=lambda rows: rows["finding"].map(unguarded))  # no means

@@ -53,7 +53,9 @@ def read_table(
             table = _text_table(path, data, unnamed, again)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a CSV table in UTF-8 ({_place(data, error.start)}); {again}") from error
-    except (pa.ArrowException, csv.Error, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Arrow raises many kinds on damaged parquet
         what = "a readable" if data[:4] == PARQUET else "a CSV"
         raise UserError(f"{path}: not {what} table ({one_line(str(error))[:500]}); {again}") from error
     frame = table.to_pandas()

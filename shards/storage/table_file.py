@@ -6,7 +6,6 @@ import io
 import lzma
 import re
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -137,7 +136,9 @@ def _unpacked(path: Location, data: bytes, again: str) -> bytearray | None:
                 return _bounded(path, file, len(data))
         if data[:4] in _ZIP:
             return _from_zip(path, data, again)
-    except (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged zip raises many kinds
         raise UserError(f"{path}: cannot be read ({error}); {again}") from error
     return None
 
