@@ -51,13 +51,13 @@ def read_table(
             table = table.rename_columns(_checked_names(path, table.column_names, unnamed, again))
         else:
             table = _text_table(path, data, unnamed, again)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a CSV table in UTF-8 ({_place(data, error.start)}); {again}") from error
     except UserError:
         raise
     except Exception as error:  # Arrow raises many kinds on damaged parquet
-        what = "a readable" if data[:4] == PARQUET else "a CSV"
-        raise UserError(f"{path}: not {what} table ({one_line(str(error))[:500]}); {again}") from error
+        what, why = "a readable table" if data[:4] == PARQUET else "a CSV table", one_line(str(error))[:500]
+        if isinstance(error, UnicodeDecodeError) and data[:4] != PARQUET:
+            what, why = "a CSV table in UTF-8", _place(data, error.start)
+        raise UserError(f"{path}: not {what} ({why}); {again}") from error
     frame = table.to_pandas()
     frame.attrs[LEFT_OUT] = left_out
     for column in required:
