@@ -1,4 +1,4 @@
-"""The bytes of a table's file: what it is, told by its content and never by its name, and unpacked within bounds."""
+"""The bytes of a table's file: what it is, detected from its content and not its name, and unpacked within bounds."""
 
 import bz2
 import gzip
@@ -28,7 +28,7 @@ _PACKED: dict[bytes, Callable[[io.BytesIO], Any]] = {
     rb"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     rb"BZh[1-9]1AY&SY": bz2.BZ2File,
     rb"\xfd7zXZ\0": lzma.LZMAFile,
-    rb"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"),
+    rb"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(pa.BufferReader(file.getvalue()), "zstd"),
 }
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _UNPACK = "unpack it and give the table"
@@ -159,7 +159,7 @@ def _from_zip(path: Location, data: bytes, again: str) -> bytearray:
 
 def _bounded(path: Location, file: IO[bytes], packed: int) -> bytearray:
     allowed, data = min(MOST, max(ALWAYS, RATIO * packed)), bytearray()
-    while part := file.read(2**20):
+    while part := file.read(2**16):  # of larger pieces, Arrow keeps the address space of each that fails
         data += part
         if len(data) > allowed:
             raise too_large(path, f"its {packed:,} bytes unpack to more than {allowed:,}")

@@ -1,6 +1,7 @@
 """Tables as other programs write them: the text that an independent reader has of them, or a UserError."""
 
 import bz2
+import contextlib
 import csv
 import datetime
 import decimal
@@ -74,7 +75,12 @@ def check_spelling(path, rows: list[list[str]], separator: str, end: str, coding
         return
     path.write_bytes(PACKERS[packer](data))
     found = read(path)
-    if coding == "utf-16-le" or (coding in ("latin-1", "cp1252") and not text.getvalue().isascii()):
+    if coding in ("latin-1", "cp1252") and not text.getvalue().isascii():
+        with contextlib.suppress(UnicodeDecodeError):
+            data.decode()  # two letters of Latin-1 may be one of UTF-8
+            return
+        coding = "utf-16-le"
+    if coding == "utf-16-le":
         assert found is None
         return
     if separator == "," or len(rows[0]) == 1:
