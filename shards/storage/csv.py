@@ -26,7 +26,7 @@ SHOWN = 30  # columns that a message lists
 LEFT_OUT = "left out"  # in a table's attrs: columns of parquet that hold no single text or number, and their types
 
 _UNNAMED = re.compile(r"Unnamed: [0-9]+|__index_level_[0-9]+__")  # as pandas writes it
-_QUOTED = re.compile(r'"[^"]*"')
+_QUOTED = re.compile(r'"[^"]*("|$)')  # the name may go on in the next line
 _DECIMAL_COMMA = r"^(\s*[+-]?[0-9]+),(0+\s*|[0-9]*[eE][+-]?[0-9]+\s*)$"
 
 

@@ -45,6 +45,11 @@ def test_a_header_with_commas_is_separated_by_commas(tmp_path):
     assert read_table(path).to_dict("list") == {"id": ["1"], "Mass|Nodule": ["0"], "Edema": ["1"], "a;b": [""]}
 
 
+def test_a_quoted_name_over_two_lines_hides_its_separators(tmp_path):
+    path = write(tmp_path / "t.csv", '"a;\n|b",c\n1,0\n')
+    assert read_table(path).to_dict("list") == {"a;\n|b": ["1"], "c": ["0"]}
+
+
 def test_a_header_with_two_separators_and_no_comma_is_shown(tmp_path):
     assert "column 'id' is missing; found id;a|b" in refused(write(tmp_path / "t.csv", "id;a|b\n1;0\n"), "id")
 
@@ -135,12 +140,13 @@ def test_an_index_without_a_name_is_known(tmp_path, name):
 # ---------------------------------------------------------------- size
 
 
+@pytest.mark.slow
 def test_many_columns_are_read_in_linear_time(tmp_path):
     names = [f"finding {number}" for number in range(20_000)]
     path = write(tmp_path / "t.csv", ",".join(names) + "\n" + ",".join("0" * len(names)) + "\n")
-    started = time.perf_counter()
+    started = time.process_time()
     assert list(read_table(path)) == names
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_missing_column_lists_some_of_many(tmp_path):
