@@ -78,6 +78,7 @@ def main() -> None:
     if rank() and not debug:
         sys.stdout = sys.stderr = io.StringIO()
     try:
+        _check_names([*sys.argv[1:], *(value for name, value in os.environ.items() if name.startswith("CXRDALI_"))])
         code = cxrdali(standalone_mode=False)  # click returns the code of its Exit, and None from a command
     except click.ClickException as error:
         if rank():
@@ -98,6 +99,13 @@ def main() -> None:
             _end(1)
         raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_names(names: list[str]) -> None:
+    """Tables, JSON and pages hold text; a path that is none would fail when it is written, after hours."""
+    for name in names:
+        if name.encode(errors="replace").decode() != name:
+            raise UserError(f"{name}: this name is not UTF-8, so it cannot be written down; rename the file or folder")
 
 
 def _in_words(error: Exception) -> str:
@@ -125,7 +133,10 @@ def _fail(words: str, stderr: TextIO, follows: bool = False, code: int = 1) -> N
     are those whose error only follows from another's (`follows`)."""
     if (number := rank()) or follows:
         time.sleep(GRACE)
-    print(f"error: {f'rank {number}: ' if number else ''}{words}", file=stderr, flush=True)
+    shown = "".join(
+        letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words
+    )  # one line, no controls
+    print(f"error: {f'rank {number}: ' if number else ''}{shown}", file=stderr, flush=True)
     _end(code)
 
 

@@ -99,7 +99,8 @@ def read(path: Path) -> Predictions:
     try:
         data = path.read_bytes()
         if path.suffix == ".csv":
-            table, provenance = read_table(path), Provenance()  # pandas would rename a doubled column, shift long rows
+            # pandas would rename a doubled column, shift long rows
+            table, provenance = read_table(path, again="predict again"), Provenance()
         else:
             arrow = pq.read_table(io.BytesIO(data))
             table = arrow.to_pandas()

@@ -30,7 +30,7 @@ def table_options(images: bool):
             "--table",
             type=Place(folder=False),
             metavar="FILE",
-            help="A CSV or parquet of any release, of which the options below name the columns.",
+            help="A CSV or parquet (docs/releases.md) of any release, of which the options below name the columns.",
         )(command)
 
     return add

@@ -26,6 +26,7 @@ from cxrdali.runs.reader import Run
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
+from shards.storage.for_people import guarded_rows
 
 TESTED = ("mAP", *(f"mAP_{group}" for group in GROUPS), "macro_AUROC")
 _Value = tuple[float, np.ndarray | None]  # a score, and what it is on every sample of the studies
@@ -153,7 +154,7 @@ def write(result: dict, json_path: Path) -> list[Path]:
 
 def _csv(rows: Sequence[dict]) -> bytes:
     # objects: as numbers, a column with a blank would turn whole numbers into fractions
-    return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n").encode()
+    return pd.DataFrame(guarded_rows(rows), dtype=object).to_csv(index=False, lineterminator="\n").encode()
 
 
 def _baseline(runs: Sequence[Run], wanted: str | None) -> Run:

@@ -37,6 +37,7 @@ from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import json_bytes, write_bytes
+from shards.storage.for_people import guarded_rows
 
 PARTS = ("all", "frontal", "lateral")
 FINDING_COLUMNS = (
@@ -134,7 +135,7 @@ def write(result: dict, out: Path) -> tuple[Path, Path]:
             for group, means in {"all": part, **(part["groups"] or {})}.items()
         ]
     # objects: as numbers, a column with a blank would turn whole numbers into fractions
-    table = pd.DataFrame(rows, columns=["view", *FINDING_COLUMNS], dtype=object)
+    table = pd.DataFrame(guarded_rows(rows), columns=["view", *FINDING_COLUMNS], dtype=object)
     write_bytes(csv_path, table.to_csv(index=False, lineterminator="\n").encode())
     return json_path, csv_path
 

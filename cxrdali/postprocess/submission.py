@@ -110,7 +110,9 @@ def read_template(path: Path) -> Template:
     unnamed = sum(not name.strip() for name in header)
     if unnamed:  # the list of CXR-LT 2026's test images has 30
         raise UserError(f"{path}: {unnamed} column(s) without a name; write the findings' names into the header")
-    table = read_table(path)
+    table = read_table(path, again="give the challenge's template")
+    if [name.strip() for name in header] != list(table.columns):  # what is read in other spellings is written in this
+        raise UserError(f"{path}: no CSV with commas in UTF-8, as a submission is; give the challenge's template")
     if not len(table):
         raise UserError(f"{path}: a header and no image; give the challenge's template")
     ids = table.iloc[:, 0]

@@ -28,6 +28,7 @@ from cxrdali.runs.reader import Progress, weights_epoch
 from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
 from shards.storage.files import json_bytes, publish, remove_parts, write_bytes
+from shards.storage.for_people import guarded
 
 NEW = {
     layout.BEST: "best.new.safetensors",
@@ -124,5 +125,5 @@ def _csv(columns: tuple[str, ...], rows: list[dict]) -> bytes:
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: "" if value != value else value for key, value in row.items()})  # NaN -> blank
+        writer.writerow({key: "" if value != value else guarded(value) for key, value in row.items()})  # NaN -> blank
     return buffer.getvalue().encode()

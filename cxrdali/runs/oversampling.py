@@ -15,6 +15,7 @@ import pandas as pd
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
 from shards.storage.csv import read_table
+from shards.storage.for_people import unguarded
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ def _read_ap(source: Path) -> dict[str, float | None]:
         if source.suffix == ".json":
             rows = json.loads(source.read_bytes())["all"]["findings"]
             return {row["finding"]: None if row["AP"] is None else float(row["AP"]) for row in rows}
-        table = read_table(source)
+        table = read_table(source, again="evaluate again")
         if "view" in table:
             table = table[table["view"] == "all"]
-        table = table[table["finding"] != ""]  # means over findings
+        table = table[table["finding"] != ""].assign(finding=lambda rows: rows["finding"].map(unguarded))  # no means
         if table["finding"].duplicated().any():
             twice = table.loc[table["finding"].duplicated(), "finding"].iloc[0]
             raise UserError(f"{source}: finding {twice!r} is duplicated; give a table with one row per finding")

@@ -14,6 +14,7 @@ from cxrdali.runs import layout
 from cxrdali.runs.names import flatten
 from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
+from shards.storage.for_people import unguarded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -266,6 +267,7 @@ def _read_csv(path: Path, columns: Sequence[str], text: Sequence[str]) -> "pd.Da
         if name not in table.columns:
             raise UserError(f"{path}: column {name!r} is missing; the run is of another version, train again")
         if name in text:
+            table[name] = table[name].map(unguarded)
             continue
         blank = table[name].str.lower().isin(("", "nan"))
         numbers = pd.to_numeric(table[name].mask(blank), errors="coerce")

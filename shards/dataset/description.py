@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from shards.errors import UserError
@@ -11,11 +12,27 @@ from shards.storage.location import Location
 
 DATASET = "dataset.json"
 FORMAT = 1
+LONGEST = (
+    200  # bytes of a label release's name: a file system takes 255, with the suffix and what a temporary name adds
+)
 
 
 def labels_name(name: str) -> str:
     """The file of a label release in a packed dataset."""
     return f"labels/{name}.parquet"
+
+
+def check_label_name(name: str, source: Location, others: Iterable[str] = ()) -> None:
+    """What a new label release may be called, beside others. Raises UserError naming its file, `source`."""
+    safe = name.isprintable() and name == name.strip() and "/" not in name and name[:1] not in ("", ".")
+    if not safe or len(name.encode()) > LONGEST:
+        raise UserError(
+            f"{source}: {ascii(name)[:LONGEST]} cannot be the name of labels; rename the file: 1 to {LONGEST} bytes, "
+            "printable, no / and no dot or blank at its start"
+        )
+    for other in others:
+        if other != name and other.casefold() == name.casefold():  # one file, on some disks
+            raise UserError(f"{source}: labels {other!r} and {name!r} differ in upper and lower case; rename the file")
 
 
 def dataset_identity(info: Mapping) -> str:
@@ -28,6 +45,19 @@ def seal(info: dict) -> dict:
     """The description with a checksum over itself, so that a flipped bit in it is found too."""
     body = {key: value for key, value in info.items() if key != "checksum"}
     return {**body, "checksum": sha256_bytes(json_bytes(body))}
+
+
+def description_bytes(path: Location, info: dict) -> bytes:
+    """dataset.json as it is written, sealed, and read once by what will read it: it is written when hours are spent.
+
+    Raises UserError if it could not be read.
+    """
+    try:
+        data = json_bytes(seal(info))
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: a name in it is not UTF-8 ({error}); rename the file or folder") from error
+    parse_description(path, data)
+    return data
 
 
 _DESCRIPTION: dict[str, type] = {
@@ -76,7 +106,7 @@ def _check_description(info: dict) -> None:
     if "default_labels" not in info or not isinstance(info["default_labels"], str | None):
         raise ValueError("default_labels is missing or of another kind")
     for name, sha256 in info["labels"].items():
-        if not isinstance(sha256, str) or "/" in name or not name.isprintable():
+        if not isinstance(sha256, str) or not _stays_in_its_folder(name):
             raise ValueError(f"labels.{name!r} is not a hash of a table")
     for name, size in info["sizes"].items():
         _check_entries(size, _SIZE, f"sizes.{name!r}.")
@@ -86,6 +116,12 @@ def _check_description(info: dict) -> None:
             _check_entries(shard, _SHARD, f"sizes.{name!r}.shards: ")
             if not re.fullmatch(rf"{name}/[0-9]{{6,9}}\.tar", shard["name"]) or not shard["bytes"]:
                 raise ValueError(f"sizes.{name!r}.shards: {shard['name']!r} is no shard")
+
+
+def _stays_in_its_folder(name: str) -> bool:
+    """Of labels: older versions took the name of any file, so no-break and invisible characters are read; controls
+    would steer the terminal that shows them."""
+    return "/" not in name and not any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" for c in name)
 
 
 def _check_entries(entries: object, kinds: dict[str, type], where: str) -> None:

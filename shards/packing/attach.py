@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from shards.dataset.description import DATASET, labels_name, seal
+from shards.dataset.description import DATASET, check_label_name, description_bytes, labels_name
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.make_shard import WORK
@@ -18,7 +18,7 @@ from shards.packing.publish import labels_parquet
 from shards.releases.checks import check_subjects
 from shards.releases.open import read_labels
 from shards.releases.release import LabelTable, first_of_each_name
-from shards.storage.files import cannot_write, json_bytes, only_one, remove_parts, sha256_bytes, write_bytes
+from shards.storage.files import cannot_write, only_one, remove_parts, sha256_bytes, write_bytes
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 
@@ -63,12 +63,14 @@ def attach(
                     f"remove them first: cxrdali label {root} --remove {name}"
                 )
         new = {name: data for name, data in contents.items() if name not in attached}
+        for name in new:
+            check_label_name(name, given[name].inputs[0], attached)
         for name, data in new.items():
             write_bytes(root / labels_name(name), data)
             attached[name] = sha256_bytes(data)
         if new:
             info["default_labels"] = info["default_labels"] or next(iter(new))
-            write_bytes(root / DATASET, json_bytes(seal(info)))
+            write_bytes(root / DATASET, description_bytes(root / DATASET, info))
     return [(table, name in new) for name, table in given.items()]
 
 
@@ -114,5 +116,5 @@ def detach(root: Location, name: str) -> None:
         del info["labels"][name]
         if info["default_labels"] == name:
             info["default_labels"] = min(info["labels"], default=None)
-        write_bytes(root / DATASET, json_bytes(seal(info)))
+        write_bytes(root / DATASET, description_bytes(root / DATASET, info))
         (root / labels_name(name)).unlink(missing_ok=True)

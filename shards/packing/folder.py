@@ -17,6 +17,7 @@ from shards.packing.job import PackJob, PackSummary
 from shards.packing.make_shard import WORK, record_path
 from shards.packing.options import Part
 from shards.packing.plan import Plan
+from shards.packing.publishable import check_publishable
 from shards.releases.checksums import CHECKSUMS
 from shards.releases.release import Release
 from shards.storage.files import json_bytes
@@ -81,6 +82,7 @@ def make_folders(job: PackJob) -> None:
 
 def claim(job: PackJob, identity: dict) -> None:
     """Say what the folder is packed with, and remove what killed runs left, unless other parts may be at work."""
+    check_publishable(job, identity)
     options = storage_of(job.out / WORK / "options.json")
     before = json.loads(options.read_bytes()) if options.exists() else None
     if before is not None:

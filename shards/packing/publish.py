@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 from pandas.api.extensions import ExtensionArray
 
 from shards import __version__
-from shards.dataset.description import DATASET, FORMAT, dataset_identity, labels_name, seal
+from shards.dataset.description import DATASET, FORMAT, dataset_identity, description_bytes, labels_name
 from shards.packing.job import PackJob
 from shards.packing.options import Size
 from shards.packing.source import kind_of
 from shards.releases.release import IMAGE_COLUMNS, LabelTable
-from shards.storage.files import json_bytes, sha256_bytes
+from shards.storage.files import sha256_bytes
+from shards.storage.for_people import guarded
 from shards.storage.places import storage_of
 
 
@@ -76,7 +77,7 @@ def publish(job: PackJob, rows: pd.DataFrame, records: list[dict], identity: dic
         },
     }
     info["id"] = dataset_identity(info)
-    storage_of(out / DATASET).write_bytes(json_bytes(seal(info)))
+    storage_of(out / DATASET).write_bytes(description_bytes(out / DATASET, info))
     return info
 
 
@@ -127,5 +128,5 @@ def rejects_csv(rows: pd.DataFrame, rejects: list[list]) -> bytes:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["row", "id", "path", "reason"])
     for row, reason, _ in rejects:
-        writer.writerow([row, rows["image_id"].iloc[row], rows["path"].iloc[row], reason])
+        writer.writerow([row, *map(guarded, (rows["image_id"].iloc[row], rows["path"].iloc[row], reason))])
     return buffer.getvalue().encode()

@@ -11,7 +11,7 @@ from shards.errors import UserError
 from shards.releases.locate import folders_in
 from shards.releases.release import LabelTable
 from shards.releases.values import finding_table, ids, image_index, splits
-from shards.storage.csv import one_line, read_table
+from shards.storage.csv import no_column, one_line, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 
@@ -82,7 +82,7 @@ def _read_splits(name: str, folder: Location, files: dict[str, list[str]]) -> La
 def _read_all(path: Location) -> LabelTable:
     table = _read_file(path)
     if "split" not in table:
-        raise UserError(f"{path}: column 'split' is missing; found {one_line(', '.join(table.columns))}")
+        raise no_column(path, "split", table)
     table["split"] = splits(table["split"], path)
     return _table("cxr-lt-2024-all", table, _findings(table), [path])
 
@@ -94,7 +94,7 @@ def _read_file(path: Location) -> pd.DataFrame:
     else:
         column = next((c for c in ("path", "fpath") if c in table), None)
         if column is None:
-            raise UserError(f"{path}: column 'dicom_id' is missing; found {one_line(', '.join(table.columns))}")
+            raise no_column(path, "dicom_id", table)
         image = ids(table, column, path).str.rsplit("/", n=1).str[-1].str.replace(SUFFIX, "", regex=True)
         if (image == "").any():
             line = int((image == "").to_numpy().argmax()) + 2

@@ -3,6 +3,7 @@
 A kind of release is one file in this folder, with a `Reader` called READER.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,13 @@ VIEWS = ("frontal", "lateral", "other")
 SPLITS = ("train", "dev", "test")
 TABLE = "table"  # the release of any one table, which is not recognised but named (`shards.releases.table`)
 RESERVED = ("row", "split", "image_id", "study_id", "view")  # columns beside the findings
+
+
+def check_finding_names(findings: Iterable[str], file: Location) -> None:
+    """Raises UserError for a name of the columns beside the findings, and for one that breaks or steers a line."""
+    for finding in findings:
+        if finding in RESERVED or re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", finding):
+            raise UserError(f"{file}: {finding!r} cannot be a finding's name; rename the column")
 
 
 @dataclass(frozen=True)
@@ -39,9 +47,7 @@ class LabelTable:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for finding in self.findings:
-            if finding in RESERVED or any(ord(letter) < 32 for letter in finding):
-                raise UserError(f"{self.inputs[0]}: {finding!r} cannot be a finding's name; rename the column")
+        check_finding_names(self.findings, self.inputs[0])
 
     def places(self, image_ids: pd.Series) -> np.ndarray:
         """int64 [images]: their rows in `table`; -1 for an image without labels."""

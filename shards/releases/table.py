@@ -5,20 +5,22 @@ without a split column all are for training; both are said.
 """
 
 import csv
-import io
-import math
 import re
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 
 import pandas as pd
 
+from shards.dataset.description import check_label_name
 from shards.errors import UserError
 from shards.releases.checks import check_paths
-from shards.releases.release import TABLE, LabelTable, Release
+from shards.releases.release import TABLE, LabelTable, Release, check_finding_names
 from shards.releases.values import finding_table, ids, image_index, splits
-from shards.storage.csv import is_unnamed, one_line, read_table
+from shards.storage.csv import LEFT_OUT, is_unnamed, no_column, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+from shards.storage.table_file import SAVE
 
 ALL_OTHERS = "all others"
 TRIED = 100  # paths looked for before packing
@@ -89,41 +91,36 @@ def label_table(file: Location, columns: Columns) -> LabelTable:
 
 
 def label_name(file: Location) -> str:
-    """The label release is named after its file: "chexpert" of chexpert.csv.gz."""
-    return re.sub(r"\.(csv|csv\.gz|parquet)$", "", file.name, flags=re.IGNORECASE)
+    """The label release is named after its file: "chexpert" of chexpert.csv.gz; without what no command could name, as
+    blanks of other kinds, or a dot at the start."""
+    name = "".join(letter if letter.isprintable() else " " for letter in unicodedata.normalize("NFC", _stem(file)))
+    return " ".join(name.split()).lstrip(". ")
+
+
+def _stem(file: Location) -> str:
+    kinds = r"(\.(csv|tsv|txt|parquet))?(\.(gz|bz2|xz|zst|zip))?$"
+    return re.sub(kinds, "", file.name, count=1, flags=re.IGNORECASE)
 
 
 def _read(file: Location, columns: Columns) -> pd.DataFrame:
     if not storage_of(file).exists():  # before read_table, which would send its reader to a release's page
         raise UserError(f"{file}: no such file; give the table with --table")
-    table = _parquet(file) if file.suffix.lower() == ".parquet" else read_table(file, unnamed=True)
+    table = read_table(file, unnamed=True, again=SAVE)
     for option, column in columns.named().items():
         if column not in table:
-            found = one_line(", ".join(map(str, table.columns)))
-            raise UserError(f"{file}: column {column!r} ({option}) is missing; found {found}")
+            raise no_column(file, column, table, option)
     if not len(table):
         raise UserError(f"{file}: a header and no image; give the whole table")
     return table
 
 
-def _parquet(file: Location) -> pd.DataFrame:
-    """A parquet table as text, so that one set of checks reads both kinds: whole floats lose their .0 in `ids`."""
-    try:
-        table = pd.read_parquet(io.BytesIO(storage_of(file).read_bytes()))
-    except Exception as error:  # arrow raises many kinds on damage
-        raise UserError(f"{file}: not a readable table ({one_line(str(error))})") from error
-    return pd.DataFrame({str(name): list(map(_text, table[name].tolist())) for name in table.columns}, dtype=str)
-
-
-def _text(value: object) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
 def _findings(table: pd.DataFrame, columns: Columns, file: Location) -> list[str]:
     named = set(columns.named().values())
     if columns.findings.strip() == ALL_OTHERS:
+        for column in set(table.attrs[LEFT_OUT]) - named:
+            raise UserError(
+                f"{file}: column {column!r} {table.attrs[LEFT_OUT][column]}, no finding; name them with --findings"
+            )
         found = [column for column in table.columns if column not in named and not is_unnamed(column)]
         if not found:
             raise UserError(f"{file}: no column is left for the findings; name them with --findings")
@@ -131,23 +128,42 @@ def _findings(table: pd.DataFrame, columns: Columns, file: Location) -> list[str
     found = [name.strip() for name in next(csv.reader([columns.findings], skipinitialspace=True), []) if name.strip()]
     if not found:
         raise UserError(f"findings {columns.findings!r}: name at least one column, or write {ALL_OTHERS!r}")
+    counts = Counter(found)
     for name in found:
         if name not in table:
-            names = one_line(", ".join(table.columns))
-            raise UserError(f"{file}: column {name!r} (--findings) is missing; found {names}")
-        if found.count(name) > 1 or name in named:
+            raise no_column(file, name, table, "--findings")
+        if counts[name] > 1 or name in named:
             raise UserError(f"{file}: column {name!r} is named twice; a column is a finding or something else, once")
     return found
 
 
 def _labels(table: pd.DataFrame, columns: Columns, file: Location) -> LabelTable:
     findings = _findings(table, columns, file)
+    check_finding_names(findings, file)
     index = image_index(ids(table, columns.image_id, file), file)
     split = splits(table[columns.split].str.strip(), file, columns.split) if columns.split else "train"
     labels = finding_table(table, findings, file, index)
     labels.insert(0, "split", split if isinstance(split, str) else split.to_numpy())
-    notes = () if columns.split else ("no --split-column: every image is in the split train",)
-    return LabelTable(label_name(file), tuple(findings), labels, (file,), notes=notes)
+    notes = [] if columns.split else ["no --split-column: every image is in the split train"]
+    notes += _column_notes(table, columns, findings)
+    name = label_name(file)
+    if name != _stem(file):
+        notes.append(
+            f"labels are called {name!r}, as the file's name {ascii(file.name)} could not be typed or read back"
+        )
+    check_label_name(name, file)
+    return LabelTable(name, tuple(findings), labels, (file,), notes=tuple(notes))
+
+
+def _column_notes(table: pd.DataFrame, columns: Columns, findings: list[str]) -> list[str]:
+    """What is said of columns that are no findings, or hold none."""
+    notes = []
+    unnamed = [name for name in table.columns if is_unnamed(name) and name not in columns.named().values()]
+    if unnamed and columns.findings.strip() == ALL_OTHERS:
+        notes.append(f"{len(unnamed)} columns without a name are no findings: {', '.join(unnamed[:5])}")
+    if blank := [finding for finding in findings if (table[finding].str.strip() == "").all()]:
+        notes.append(f"{len(blank)} findings are blank for every image: {', '.join(blank[:5])}")
+    return notes
 
 
 def _groups(

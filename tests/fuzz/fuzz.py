@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import damaged, test_decoders, test_index, test_shards, test_tables
+from tests.fuzz import damaged, test_decoders, test_index, test_shards, test_spellings, test_tables
 
 SECONDS_EACH, TURN, MEMORY = 20, 0.25, 8 << 30
 LETTERS = 'ab,"\n\r é\0\ufeff1.0'
@@ -62,6 +62,9 @@ def targets(folder: Path) -> dict[str, Callable[[int], object]]:
         "table": lambda seed: test_tables.check_table(plain, damaged(table, seed)),
         "table.gz": lambda seed: test_tables.check_table(zipped, damaged(packed, seed)),
         "letters": letters,
+        "spelling": lambda seed: test_spellings.check_random_spelling(plain, seed),
+        "spelling and damage": lambda seed: test_spellings.check_damaged_spelling(plain, seed),
+        "parquet": lambda seed: test_spellings.check_damaged_parquet(plain, seed),
         "release": lambda seed: test_tables.check_release(folder / "release", seed),
         "predictions.csv": predicted(".csv"),
         "predictions.parquet": predicted(".parquet"),

@@ -28,10 +28,10 @@ from tests.fuzz.test_releases import check
 
 pytestmark = pytest.mark.slow
 
-WORDS = st.text(st.characters(codec="utf-8"), max_size=8)
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 CELLS = st.one_of(
     WORDS,
-    st.text(st.sampled_from('ab, "\n\r\t\ufeff\0'), max_size=8),
+    st.text(st.sampled_from('ab, "\n\r\t\ufeff'), max_size=8),
     st.sampled_from(["", " ", "NA", "nan", "1.0", "10000032.0", "1e7"]),
 )
 NAMES = WORDS.map(str.strip).filter(lambda name: name and "\ufeff" not in name)
@@ -40,9 +40,11 @@ TABLE = "dicom_id,note,Edema\n" + "".join(f'i{n},"a ""b"", é\n{n}",{n % 2}.0\n'
 
 
 def reference(path) -> list[list[str]] | None:
-    """Header and rows as the csv module reads them, without blank lines; None if it cannot."""
+    """Header and rows as the csv module reads them, without blank lines; None if it cannot, or where a byte is 0."""
     try:
         data = gzip.GzipFile(path).read() if path.suffix == ".gz" else path.read_bytes()
+        if b"\0" in data:
+            return None
         rows = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")) if row]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error):
         return None

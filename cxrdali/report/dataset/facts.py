@@ -19,6 +19,7 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.releases.release import SPLITS, VIEWS
 from shards.storage.files import sha256_bytes
+from shards.storage.for_people import unguarded
 
 NO_SPLIT = "no split"
 BLANK_POSITION = "(blank)"
@@ -258,7 +259,8 @@ def _rejects(dataset: PackedDataset) -> pd.DataFrame:
     ids = {}
     for line in csv.DictReader(io.StringIO(data.decode(), newline="")):
         reason, _, detail = line["reason"].partition(": ")
-        ids.setdefault(reason, []).append(f"{line['id']} ({detail})" if detail else line["id"])
+        image = unguarded(line["id"])
+        ids.setdefault(reason, []).append(f"{image} ({detail})" if detail else image)
     rows = {reason: {"images": len(each), "ids": each[:FIRST_IDS]} for reason, each in ids.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["images", "ids"])
     return table.sort_values("images", ascending=False, kind="stable")

@@ -117,6 +117,14 @@ def test_templates_that_do_not_fit_are_named(table, tmp_path, lines, message):
     assert not (tmp_path / "out.zip").exists()
 
 
+@pytest.mark.parametrize("change", [lambda text: text.replace(",", ";"), lambda text: text.encode("utf-16")])
+def test_a_template_in_another_spelling_is_refused_as_it_would_be_written_in_commas(table, tmp_path, change):
+    changed = change("dicom_id,Edema\nx1,\nx2,\nx3,\n")
+    (tmp_path / "form.csv").write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    with pytest.raises(UserError, match="form.csv: no CSV with commas in UTF-8, as a submission is"):
+        read_template(tmp_path / "form.csv")
+
+
 def test_no_template_and_no_place(table, tmp_path):
     form = write_table(tmp_path / "t.csv", "dicom_id,Edema", "x1,", "x2,", "x3,")
     assert "none.csv: no such file" in refused(table, tmp_path / "none.csv", tmp_path / "out.zip")
