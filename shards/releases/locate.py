@@ -3,11 +3,16 @@
 One listing per folder and no look at any file: 160,000 looks take minutes on a network disk, 160,000 names seconds.
 """
 
+import logging
+
 import pandas as pd
 
 from shards.errors import UserError
+from shards.storage.csv import read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+
+log = logging.getLogger(__name__)
 
 DEPTH = 2  # images/0/NAME and images_001/images/NAME are the deepest in use
 
@@ -33,6 +38,32 @@ def folders_in(folder: Location) -> list[Location]:
     """The folders directly in a folder, by name."""
     found = sorted(storage_of(folder).entries(), key=lambda entry: entry.name)
     return [folder / entry.name for entry in found if entry.is_folder()]
+
+
+def table_in(folder: Location, *names: str) -> Location | None:
+    """The first of the named tables that is there, as it is named or else packed (.gz) or unpacked; None if none is.
+
+    On this machine in capitals too. Raises UserError if it is there both ways and they differ.
+    """
+    for name in names:
+        other = name.removesuffix(".gz") if name.endswith(".gz") else f"{name}.gz"
+        ways = [name, other]
+        if storage_of(folder).local:  # in a store every look is a round trip
+            stem = name.partition(".csv")[0]
+            ways += [start + way.removeprefix(stem).upper() for way in ways for start in (stem, stem.upper())]
+        found = [folder / way for way in ways if storage_of(folder / way).exists()]
+        if found:
+            return the_same(found)
+    return None
+
+
+def the_same(paths: list[Location]) -> Location:
+    """The first of several files of one table. Raises UserError if another one differs."""
+    for other in paths[1:]:
+        if not read_table(paths[0], unnamed=True).equals(read_table(other, unnamed=True)):
+            raise UserError(f"{paths[0]}: differs from {other.name} beside it; remove the one that is not to be read")
+        log.info("%s: %s beside it is the same table, and is not read", paths[0], other.name)
+    return paths[0]
 
 
 def _listing(root: Location, wanted: set[str]) -> dict[str, str]:

@@ -12,9 +12,12 @@ import pandas as pd
 from shards import releases
 from shards.errors import UserError
 from shards.releases.checks import check_paths
+from shards.releases.locate import folders_in
 from shards.releases.release import TABLE, LabelTable, Reader, Release
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+
+MOST_FOLDERS = 100  # that are looked into for a release
 
 
 def readers() -> list[Reader]:
@@ -33,6 +36,10 @@ def open_release(root: Location, label_folders: Sequence[Location] = ()) -> Rele
             release = reader.read(root, label_folders)
             check_paths(release)
             return release
+    below = folders_in(root)[:MOST_FOLDERS] if storage_of(root).local else []
+    for folder in below:
+        if any(reader.recognises(folder) for reader in readers()):
+            raise UserError(f"{root}: not a release, but {folder} in it is one; give that with --source")
     known = ", ".join(reader.folders for reader in readers())
     raise UserError(f"{root}: not a release that cxrdali reads; {known}; for any other give --table FILE")
 

@@ -203,9 +203,11 @@ def test_an_image_that_is_a_link_out_is_rejected_with_the_place(root):
     path = images(root)[4]
     shutil.move(path, root.parent / "secret.jpg")
     path.symlink_to(root.parent / "secret.jpg")
-    assert packed(root, max_reject_fraction=0.1).rejected == {"outside the release": 1}
+    assert packed(root, max_reject_fraction=0.1).rejected == {"outside the release, without --allow-links": 1}
     reason = pd.read_csv(root.parent / "pack" / "rejects.csv")["reason"].tolist()
-    assert reason == [f"outside the release: a link to {os.path.realpath(root.parent / 'secret.jpg')}"]
+    assert reason == [
+        f"outside the release, without --allow-links: a link to {os.path.realpath(root.parent / 'secret.jpg')}"
+    ]
 
 
 # ---------------------------------------------------------------- subjects in two splits

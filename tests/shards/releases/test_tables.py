@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from shards.errors import UserError
-from shards.releases.values import finding_values, ids
+from shards.releases.ids import ids
+from shards.releases.values import finding_values
 from shards.storage.csv import read_table
 from tests.releases import write_table
 
