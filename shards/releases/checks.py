@@ -21,8 +21,8 @@ def check_paths(release: Release) -> None:
     if bad.any():
         path = paths[bad].iloc[0]
         raise UserError(
-            f"{file}: the path {path!r} leaves the release's folder {release.root}, or names no file; correct the "
-            "table, or give as --source a folder that all images are in"
+            f"{file}: the path {path!r} leaves the release's folder {release.root}, or names no file; write paths "
+            "with / and relative to --source, or give as --source a folder that all images are in"
         )
     if (doubled := paths.duplicated()).any():
         path = paths[doubled].iloc[0]

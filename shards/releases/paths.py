@@ -59,11 +59,11 @@ def relative_paths(texts: pd.Series, root: Location) -> tuple[pd.Series, tuple[s
 def _rewritten(paths: list[str], written: Callable[[str], str], root: Location) -> list[str]:
     """Paths in another spelling if files are there only then."""
     of_kind = [path for path in paths if written(path) != path]
-    absent = [path for path in of_kind[:TRIED] if not _is_there(root, path)]
-    if not any(_is_there(root, path) for path in _below([written(path) for path in absent], root)):
+    absent = [path for path in of_kind[:TRIED] if not is_there(root, path)]
+    if not any(is_there(root, path) for path in _below([written(path) for path in absent], root)):
         return paths
     mixed = len(absent) < len(of_kind[:TRIED])  # then each has to be looked for
-    return [path if mixed and _is_there(root, path) else written(path) for path in paths]
+    return [path if mixed and is_there(root, path) else written(path) for path in paths]
 
 
 def near(root: Location, path: str) -> str:
@@ -93,10 +93,11 @@ def _from_url(text: str) -> str:
     return unquote(found.group(1)) if found else text
 
 
-def _is_there(root: Location, path: str) -> bool:
+def is_there(root: Location, path: str) -> bool:
+    """Whether a file or folder is there; no disk has some names."""
     try:
         return storage_of(root / path).exists()
-    except (OSError, ValueError):  # a name that is too long
+    except (OSError, ValueError):
         return False
 
 
@@ -125,7 +126,7 @@ def _start(path: str, root: Location) -> str | None:
     part that is below `root`."""
     if drive := _DRIVE.match(path):
         places = [found.end() for found in re.finditer("/", path) if found.end() >= drive.end()]
-        return next((path[:place] for place in places if place < len(path) and _is_there(root, path[place:])), None)
+        return next((path[:place] for place in places if place < len(path) and is_there(root, path[place:])), None)
     if isinstance(root, Path):
         for place in [found.start() for found in re.finditer("/", path)][:0:-1]:
             try:

@@ -17,7 +17,7 @@ from shards.releases.checks import check_paths
 from shards.releases.columns import ALL_OTHERS, Columns
 from shards.releases.ids import ids, line, twins
 from shards.releases.join import Rows
-from shards.releases.paths import TRIED, near, relative_paths
+from shards.releases.paths import TRIED, is_there, near, relative_paths
 from shards.releases.release import TABLE, LabelTable, Release
 from shards.releases.values import finding_table, image_index, splits
 from shards.storage.csv import is_unnamed, one_line, read_table
@@ -194,7 +194,7 @@ def _paths(table: pd.DataFrame, columns: Columns, file: Location, root: Location
 def _check_some_exist(paths: pd.Series, columns: Columns, file: Location, root: Location) -> None:
     """A wrong --source would make a reject of every image, after hours of looking."""
     first = paths.iloc[:TRIED]
-    there = next((path for path in first if storage_of(root / path).exists()), None)
+    there = next((path for path in first if is_there(root, path)), None)
     if there is None:
         raise UserError(
             f"{file}: none of the first {len(first):,} files of column {columns.path!r} is in {root}, for example "

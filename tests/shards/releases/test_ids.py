@@ -1,4 +1,4 @@
-"""Ids: what a spreadsheet, a data frame or a database does to them is undone or refused, and never joins two patients."""
+"""Ids: what spreadsheets, data frames and databases do to them is undone or refused, and never joins two patients."""
 
 import numpy as np
 import pandas as pd
@@ -178,7 +178,7 @@ def test_what_may_be_a_float_or_hexadecimal_is_refused_with_both_explanations(tm
     ],
 )
 def test_an_id_that_is_written_otherwise_is_found(here, there):
-    assert alike(["n/a", here, "77"], pd.Series(["other", there])) == (here, there, 1)
+    assert alike(["no", here, "77"], pd.Series(["other", there])) == (here, there, 1)
     assert alike(["77"], ["78", there]) is None
 
 
