@@ -3,16 +3,12 @@
 One listing per folder and no look at any file: 160,000 looks take minutes on a network disk, 160,000 names seconds.
 """
 
-import logging
-
 import pandas as pd
 
 from shards.errors import UserError
 from shards.storage.csv import read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
-
-log = logging.getLogger(__name__)
 
 DEPTH = 2  # images/0/NAME and images_001/images/NAME are the deepest in use
 
@@ -46,13 +42,7 @@ def table_in(folder: Location, *names: str) -> Location | None:
     On this machine in capitals too. Raises UserError if it is there both ways and they differ.
     """
     for name in names:
-        other = name.removesuffix(".gz") if name.endswith(".gz") else f"{name}.gz"
-        ways = [name, other]
-        if storage_of(folder).local:  # in a store every look is a round trip
-            stem = name.partition(".csv")[0]
-            ways += [start + way.removeprefix(stem).upper() for way in ways for start in (stem, stem.upper())]
-        found = [folder / way for way in ways if storage_of(folder / way).exists()]
-        if found:
+        if found := [path for path in _ways(folder / name) if storage_of(path).exists()]:
             return the_same(found)
     return None
 
@@ -62,8 +52,25 @@ def the_same(paths: list[Location]) -> Location:
     for other in paths[1:]:
         if not read_table(paths[0], unnamed=True).equals(read_table(other, unnamed=True)):
             raise UserError(f"{paths[0]}: differs from {other.name} beside it; remove the one that is not to be read")
-        log.info("%s: %s beside it is the same table, and is not read", paths[0], other.name)
     return paths[0]
+
+
+def not_read(path: Location) -> list[str]:
+    """For the user: the other files of a table that was read."""
+    others = [other.name for other in _ways(path)[1:] if storage_of(other).exists()]
+    return [f"{path.name} is read, and {other} beside it, the same table, is not" for other in others]
+
+
+def _ways(path: Location) -> list[Location]:
+    """How a table may be named, first as it is."""
+    stem, dot, end = path.name.lower().rpartition(".csv")
+    if not dot:
+        return [path]
+    stem, names = path.name[: len(stem)], [path.name, path.name[: len(stem)] + (".csv" if end else ".csv.gz")]
+    if storage_of(path).local:  # in a store every look is a round trip
+        ends = (".csv", ".CSV", ".csv.gz", ".CSV.gz", ".CSV.GZ")
+        names += [start + end for end in ends for start in (stem, stem.upper())]
+    return [path.with_name(name) for name in dict.fromkeys(names)]
 
 
 def _listing(root: Location, wanted: set[str]) -> dict[str, str]:

@@ -6,13 +6,14 @@ Every file of this folder that defines READER adds one. They are imported only w
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from shards import releases
 from shards.errors import UserError
 from shards.releases.checks import check_paths
-from shards.releases.locate import folders_in
+from shards.releases.locate import folders_in, not_read
 from shards.releases.release import TABLE, LabelTable, Reader, Release
 from shards.storage.location import Location
 from shards.storage.places import storage_of
@@ -35,7 +36,8 @@ def open_release(root: Location, label_folders: Sequence[Location] = ()) -> Rele
         if reader.recognises(root):
             release = reader.read(root, label_folders)
             check_paths(release)
-            return release
+            read = dict.fromkeys([*release.inputs, *(path for table in release.labels for path in table.inputs)])
+            return replace(release, notes=(*release.notes, *(note for path in read for note in not_read(path))))
     below = folders_in(root)[:MOST_FOLDERS] if storage_of(root).local else []
     for folder in below:
         if any(reader.recognises(folder) for reader in readers()):
