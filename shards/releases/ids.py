@@ -26,12 +26,26 @@ _BARE_EXPONENT = re.compile(r"[0-9]+[eE][0-9]+")  # hexadecimal ids look like th
 # of pandas, R, SQL and people; a spreadsheet's errors begin with #
 _MISSING = (
     *("nan", "-nan", "na", "n/a", "n.a.", "<na>", "null", "(null)", "none", "nat", "nil", r"\n", "undefined"),
-    *("missing", "unknown", "not available", "-", "--", ".", "?", "true", "false"),
+    *(
+        "missing",
+        "unknown",
+        "1.#ind",
+        "-1.#ind",
+        "1.#qnan",
+        "-1.#qnan",
+        "not available",
+        "-",
+        "--",
+        ".",
+        "?",
+        "true",
+        "false",
+    ),
 )
 _MONTH = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 # What is no id as it stands -> how to fix it. Of the text in lower case.
 _NO_IDS = {
-    re.compile("|".join(map(re.escape, _MISSING)) + "|#(?:n/a|null|num|name|ref|value|div/0)[!?]?"): (
+    re.compile("|".join(map(re.escape, _MISSING)) + "|#(?:n/?a(?: n/a)?|null|num|name|ref|value|div/0)[!?]?"): (
         "a word for a missing or a logical value, which all such rows would share; give each its own id"
     ),
     re.compile(rf"[0-9]{{1,2}}-{_MONTH}(?:-[0-9]{{2,4}})?|{_MONTH}-[0-9]{{2,4}}"): (

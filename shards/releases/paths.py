@@ -89,7 +89,7 @@ def _folded(name: str) -> str:
 
 
 def _from_url(text: str) -> str:
-    found = re.fullmatch(r"(?is)file:(?://(?:localhost)?)?(/[^/].*)", text)
+    found = re.fullmatch(r"(?is)file:(?://(?:localhost)?)?(/.*)", text)
     return unquote(found.group(1)) if found else text
 
 
@@ -141,7 +141,7 @@ def _without_dots(path: str, real_folder: Callable[[str], str]) -> str:
     """Without ".", and without ".." where it leads to another folder below the release's."""
     path = path.removeprefix("./")
     folder, _, name = path.rpartition("/")
-    if ".." not in folder.split("/"):
+    if ".." not in folder.split("/") or "\0" in path:
         return path
     found = real_folder(folder)
     return path if found.split("/")[0] == ".." else name if found == "." else f"{found}/{name}"
