@@ -37,7 +37,7 @@ def folders_in(folder: Location) -> list[Location]:
 
 
 def table_in(folder: Location, *names: str) -> Location | None:
-    """The first of the named tables that is there, as it is named or else packed (.gz) or unpacked; None if none is.
+    """The first of the named tables that is there, as it is named or else compressed (.gz) or not; None if none is.
 
     On this machine in capitals too. Raises UserError if it is there both ways and they differ.
     """

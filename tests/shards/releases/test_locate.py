@@ -1,4 +1,4 @@
-"""Tables of a release under their published names, packed or unpacked, in a folder of their own, in capitals."""
+"""Tables of a release under their published names, compressed or not, in a folder of their own, in capitals."""
 
 import gzip
 
@@ -41,14 +41,14 @@ def same_release(found, expected):
     assert all(a.table.equals(b.table) for a, b in zip(found.labels, expected.labels, strict=True))
 
 
-def test_unpacked_tables_are_the_same_release(copy, release):
+def test_uncompressed_tables_are_the_same_release(copy, release):
     for path in copy.glob("*.gz"):
         unpack(path)
         path.unlink()
     same_release(open_release(copy), open_release(release))
 
 
-def test_packed_challenge_tables_are_the_same_labels(copy, release):
+def test_compressed_challenge_tables_are_the_same_labels(copy, release):
     for path in (copy / "cxr-lt-2023").iterdir():
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
