@@ -38,12 +38,11 @@ def open_release(root: Location, label_folders: Sequence[Location] = ()) -> Rele
             check_paths(release)
             read = dict.fromkeys([*release.inputs, *(path for table in release.labels for path in table.inputs)])
             return replace(release, notes=(*release.notes, *(note for path in read for note in not_read(path))))
-    below = folders_in(root)[:MOST_FOLDERS] if storage_of(root).local else []
-    for folder in below:
-        if any(reader.recognises(folder) for reader in readers()):
-            raise UserError(f"{root}: not a release, but {folder} in it is one; give that with --source")
     known = ", ".join(reader.folders for reader in readers())
-    raise UserError(f"{root}: not a release that cxrdali reads; {known}; for any other give --table FILE")
+    below = folders_in(root)[:MOST_FOLDERS] if storage_of(root).local else []
+    inside = next((folder for folder in below if any(reader.recognises(folder) for reader in readers())), None)
+    fix = f"{inside} in it is one, give that with --source" if inside else "for any other give --table FILE"
+    raise UserError(f"{root}: not a release that cxrdali reads; {known}; {fix}")
 
 
 def read_labels(release: str, folder: Location, images: pd.DataFrame) -> list[LabelTable]:

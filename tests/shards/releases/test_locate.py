@@ -117,7 +117,9 @@ def test_two_padchest_tables_that_differ_are_refused(tmp_path):
 
 
 def test_a_folder_above_the_release_names_the_release(copy, tmp_path):
-    with pytest.raises(UserError, match=f"{copy.parent}: not a release, but {copy} in it is one; give that with"):
+    with pytest.raises(
+        UserError, match=f"{copy.parent}: not a release that cxrdali reads; .*; {copy} in it is one, give that with"
+    ):
         open_release(copy.parent)
     write_nih(tmp_path / "other" / "nih", patients=1)
     with pytest.raises(UserError, match="other/nih in it is one"):
