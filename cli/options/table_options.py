@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 
 from cli.options.folders import Place
+from shards.releases.columns import JOINS
 
 _COLUMNS = (
     ("--id-column", "id_column", "Image id, unique; needed with --table."),
     ("--findings", "findings", 'Findings (1, 0, -1 uncertain, blank): "A,B,C", or "all others"; needed with --table.'),
-    ("--split-column", "split_column", "train, dev or test (also validate, val).  [default: all train]"),
+    ("--split-column", "split_column", "train, dev or test (also validation, val, ...).  [default: all train]"),
 )
 _IMAGE_COLUMNS = (
     ("--path-column", "path_column", "Image file, relative to --source; needed with --table."),
@@ -26,6 +27,12 @@ def table_options(images: bool):
     def add(command):
         for option, name, text in reversed(columns):
             command = click.option(option, name, metavar="LIST" if name == "findings" else "NAME", help=text)(command)
+        command = click.option(
+            "--join-rows",
+            type=click.Choice(JOINS),
+            help="Make one image of several rows, as of several readers: a finding is positive if any row says so, or "
+            "what the majority says (a tie is uncertain).  [default: refuse them]",
+        )(command)
         return click.option(
             "--table",
             type=Place(folder=False),
@@ -37,18 +44,19 @@ def table_options(images: bool):
 
 
 def read_columns(table: Path | None, given: dict, needed: tuple[str, ...]):
-    """The columns that were named among the options of a command, as `table.Columns`; None without --table.
+    """The columns that were named among the options of a command, as `columns.Columns`; None without --table.
 
     Raises click.UsageError if one that is needed is missing, or one is named without --table.
     """
-    from shards.releases.table import Columns
+    from shards.releases.columns import Columns
 
-    known = {name for _, name, _ in (*_COLUMNS, *_IMAGE_COLUMNS)}
+    known = {name for _, name, _ in (*_COLUMNS, *_IMAGE_COLUMNS)} | {"join_rows"}
     given = {name: value for name, value in given.items() if name in known}
     named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if table is None:
         if named:
-            raise click.UsageError(f"{named[0]} names a column of a table; give --table FILE too")
+            what = "joins the rows" if named[0] == "--join-rows" else "names a column"
+            raise click.UsageError(f"{named[0]} {what} of a table; give --table FILE too")
         return None
     if missing := [f"--{name.replace('_', '-')}" for name in needed if given[name] is None]:
         raise click.UsageError(f"--table needs {' and '.join(missing)} too")

@@ -25,6 +25,8 @@ from shards.storage.location import Location
 from shards.storage.places import storage_of
 
 AT_A_TIME = 256  # records that are read together
+# decides which images are rejected, and no byte of another: a rejected link is looked at again
+_MAY_CHANGE = {"allow_links"}
 _WORDS = {"options": "option", "inputs": "input table", "encoders": "encoder version"}
 
 
@@ -43,7 +45,7 @@ def identity_of(job: PackJob) -> dict:
 def refuse_difference(out: Location, found: dict, wanted: dict) -> None:
     """Raises UserError naming the first thing in which `out` was packed otherwise."""
     for group, values in wanted.items():
-        for name in sorted({*values, *found[group]}):
+        for name in sorted({*values, *found[group]} - _MAY_CHANGE):
             before, now = found[group].get(name), values.get(name)
             if before == now:
                 continue

@@ -78,7 +78,7 @@ class PackSummary:
 def checked_plan(release: Release, options: PackOptions, limits: PackLimits) -> Plan:
     """Every check that needs no image, then the plan, with the published hashes if they are to be checked."""
     if not options.allow_links:
-        check_links(release)
+        check_links(release, limits.max_reject_fraction)
     if not limits.allow_subject_overlap:
         for table in release.labels:
             check_subjects(table, release.images)

@@ -55,7 +55,9 @@ def read(path: Location, inside: str | None = None, sha256: str | None = None) -
     Raises UserError if a store fails or refuses, or a disk that is not on this machine: its images are not at fault.
     """
     if inside is not None and not (real := storage_of(path).real_path() or "").startswith(f"{inside}{os.sep}"):
-        raise RejectedImage(f"outside the release: a link to {real}")
+        rejected = RejectedImage(f"outside the release, without --allow-links: a link to {real}")
+        rejected.may_pass = True
+        raise rejected
     try:
         _check_file(storage_of(path).stat())
         data = storage_of(path).read_bytes()

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pandas as pd
 
 from shards.errors import UserError
@@ -9,28 +10,38 @@ from shards.releases.release import LabelTable, Release
 from shards.releases.values import rows_of
 from shards.storage.places import storage_of
 
+LOOKED_AT = 100  # images that may be links
+_A_FEW = 0.05  # of them
+
 
 def check_paths(release: Release) -> None:
-    """Paths come from a table; none may leave the release's folder or hide in its listing."""
-    paths = release.images["path"]
-    bad = paths.str.contains(r"^/|(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f]", regex=True)
+    """Paths come from a table; none may leave the release's folder, name no file, or be that of two images."""
+    paths, file = release.images["path"], release.inputs[0]
+    bad = paths.str.contains(r"^/|^[A-Za-z]:[/\\]|(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f]", regex=True)
     if bad.any():
+        path = paths[bad].iloc[0]
         raise UserError(
-            f"{release.inputs[0]}: the path {paths[bad].iloc[0]!r} leaves the release's folder or is no plain path; "
-            "correct the table"
+            f"{file}: the path {path!r} leaves the release's folder {release.root}, or names no file; write paths "
+            "with / and relative to --source, or give as --source a folder that all images are in"
         )
+    if (doubled := paths.duplicated()).any():
+        path = paths[doubled].iloc[0]
+        one, two = release.images["image_id"][paths == path].iloc[:2]
+        raise UserError(f"{file}: images {one!r} and {two!r} are the same file, {path!r}; keep one of them")
 
 
-def check_links(release: Release) -> None:
-    """Refuse folders that are links to another place, at the two levels where people put them.
+def check_links(release: Release, allowed: float = 0.0) -> None:
+    """Refuse links to another place before any image is read, where people put them.
 
-    A link further down is looked at when its image is read: 400,000 looks would take minutes on a network disk.
+    That is folders at the two upper levels, and images: of 100 that are spread over the release, more than a few, and
+    than the share `allowed`. The rest is looked at when it is read: 400,000 looks would take minutes on a network disk.
     A store has no links.
     """
     inside = storage_of(release.root).real_path()
     if inside is None:
         return
-    parts = [folder.split("/") for folder in release.images["path"].str.rpartition("/")[0].unique() if folder]
+    paths = release.images["path"]
+    parts = [folder.split("/") for folder in paths.str.rpartition("/")[0].unique() if folder]
     for folder in sorted({part[0] for part in parts} | {"/".join(part[:2]) for part in parts}):
         real = storage_of(release.root / folder).real_path()
         if real is None or not real.startswith(f"{inside}{os.sep}"):
@@ -38,6 +49,15 @@ def check_links(release: Release) -> None:
                 f"{release.root / folder}: a link out of the release, to {real}; "
                 "give --allow-links if that is where your images are"
             )
+    some = paths.iloc[np.unique(np.linspace(0, len(paths) - 1, LOOKED_AT).astype(int))]
+    real_paths = [(path, storage_of(release.root / path).real_path() or "") for path in some]
+    outside = [(path, real) for path, real in real_paths if not real.startswith(f"{inside}{os.sep}")]
+    if len(outside) > max(_A_FEW, allowed) * len(some):
+        path, real = outside[0]
+        raise UserError(
+            f"{release.root / path}: a link out of the release, to {real}, as are {len(outside):,} of {len(some):,} "
+            "images that were looked at; give --allow-links if that is where your images are"
+        )
 
 
 def check_subjects(table: LabelTable, images: pd.DataFrame) -> None:

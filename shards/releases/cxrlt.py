@@ -8,12 +8,12 @@ id, findings by name. Development and test tables may lack the findings (as duri
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.locate import folders_in
+from shards.releases.ids import ids
+from shards.releases.locate import folders_in, table_in
 from shards.releases.release import LabelTable
-from shards.releases.values import finding_table, ids, image_index, splits
+from shards.releases.values import finding_table, image_index, splits
 from shards.storage.csv import no_column, one_line, read_table
 from shards.storage.location import Location
-from shards.storage.places import storage_of
 
 # Every other column of a CXR-LT table is a finding.
 NOT_FINDINGS = {
@@ -46,12 +46,13 @@ def find(folder: Location) -> list[LabelTable]:
 
     def place_of(name: str, file: str) -> Location | None:
         places = (folder, folder / name, *(each / name for each in below))
-        return next((place for place in places if storage_of(place / file).exists()), None)
+        return next((place for place in places if table_in(place, file)), None)
 
     found = {name: place_of(name, files["train"][0]) for name, files in FILES.items()}
     tables = [_read_splits(name, place, FILES[name]) for name, place in found.items() if place is not None]
     place = place_of("cxr-lt-2024", ALL_2024)
-    return tables if place is None else [*tables, _read_all(place / ALL_2024)]
+    path = None if place is None else table_in(place, ALL_2024)
+    return tables if path is None else [*tables, _read_all(path)]
 
 
 def _read_splits(name: str, folder: Location, files: dict[str, list[str]]) -> LabelTable:
@@ -59,7 +60,7 @@ def _read_splits(name: str, folder: Location, files: dict[str, list[str]]) -> La
     inputs: list[Location] = []
     findings: list[str] = []
     for split, names in files.items():
-        path = next((folder / file for file in names if storage_of(folder / file).exists()), None)
+        path = table_in(folder, *names)
         if path is None:
             continue
         part = _read_file(path).assign(split=split)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from shards.errors import UserError
+from shards.releases.ids import ids
 from shards.releases.locate import folders_in
 from shards.releases.release import LabelTable
-from shards.releases.values import finding_table, ids, image_index
+from shards.releases.values import finding_table, image_index
 from shards.storage.csv import column_names, is_unnamed, one_line, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of

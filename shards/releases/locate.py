@@ -6,6 +6,7 @@ One listing per folder and no look at any file: 160,000 looks take minutes on a 
 import pandas as pd
 
 from shards.errors import UserError
+from shards.storage.csv import read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 
@@ -33,6 +34,43 @@ def folders_in(folder: Location) -> list[Location]:
     """The folders directly in a folder, by name."""
     found = sorted(storage_of(folder).entries(), key=lambda entry: entry.name)
     return [folder / entry.name for entry in found if entry.is_folder()]
+
+
+def table_in(folder: Location, *names: str) -> Location | None:
+    """The first of the named tables that is there, as it is named or else compressed (.gz) or not; None if none is.
+
+    On this machine in capitals too. Raises UserError if it is there both ways and they differ.
+    """
+    for name in names:
+        if found := [path for path in _ways(folder / name) if storage_of(path).exists()]:
+            return the_same(found)
+    return None
+
+
+def the_same(paths: list[Location]) -> Location:
+    """The first of several files of one table. Raises UserError if another one differs."""
+    for other in paths[1:]:
+        if not read_table(paths[0], unnamed=True).equals(read_table(other, unnamed=True)):
+            raise UserError(f"{paths[0]}: differs from {other.name} beside it; remove the one that is not to be read")
+    return paths[0]
+
+
+def not_read(path: Location) -> list[str]:
+    """For the user: the other files of a table that was read."""
+    others = [other.name for other in _ways(path)[1:] if storage_of(other).exists()]
+    return [f"{path.name} is read, and {other} beside it, the same table, is not" for other in others]
+
+
+def _ways(path: Location) -> list[Location]:
+    """How a table may be named, first as it is."""
+    stem, dot, end = path.name.lower().rpartition(".csv")
+    if not dot:
+        return [path]
+    stem, names = path.name[: len(stem)], [path.name, path.name[: len(stem)] + (".csv" if end else ".csv.gz")]
+    if storage_of(path).local:  # in a store every look is a round trip
+        ends = (".csv", ".CSV", ".csv.gz", ".CSV.gz", ".CSV.GZ")
+        names += [start + end for end in ends for start in (stem, stem.upper())]
+    return [path.with_name(name) for name in dict.fromkeys(names)]
 
 
 def _listing(root: Location, wanted: set[str]) -> dict[str, str]:

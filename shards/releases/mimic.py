@@ -1,8 +1,8 @@
 """MIMIC-CXR-JPG 2.0.0 / 2.1.0 as published on PhysioNet, with its own labels and those of CXR-LT.
 
-files/p10/p10000032/s50414267/<dicom_id>.jpg, and beside files/ the tables mimic-cxr-2.0.0-*.csv.gz (2.1.0
-kept the names). The CheXpert and NegBio labels are per study and repeat on every image of the study; their
-split is the official one, of which `validate` is called dev here, as in every label table.
+files/p10/p10000032/s50414267/<dicom_id>.jpg, and beside files/, or in a folder there, the tables
+mimic-cxr-2.0.0-*.csv.gz (2.1.0 kept the names). The CheXpert and NegBio labels are per study and repeat on every image
+of the study; their split is the official one, of which `validate` is called dev here, as in every label table.
 """
 
 from collections.abc import Sequence
@@ -11,31 +11,38 @@ import pandas as pd
 
 from shards.errors import UserError
 from shards.releases import cxrlt
+from shards.releases.ids import ids
+from shards.releases.locate import folders_in, table_in
 from shards.releases.release import LabelTable, Reader, Release, first_of_each_name, image_table
-from shards.releases.values import check_filled, check_index, finding_table, ids, image_index, rows_of, splits
+from shards.releases.values import check_filled, check_index, finding_table, image_index, rows_of, splits
 from shards.storage.csv import read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 
-METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
-SPLIT = "mimic-cxr-2.0.0-split.csv.gz"
-OWN_LABELS = {"chexpert": "mimic-cxr-2.0.0-chexpert.csv.gz", "negbio": "mimic-cxr-2.0.0-negbio.csv.gz"}
+# of every table its names, the published one first
+METADATA, SPLIT, CHEXPERT, NEGBIO = (
+    tuple(f"mimic-cxr-{version}-{what}.csv.gz" for version in ("2.0.0", "2.1.0"))
+    for what in ("metadata", "split", "chexpert", "negbio")
+)
+OWN_LABELS = {"chexpert": CHEXPERT, "negbio": NEGBIO}
 
 FRONTAL = ("AP", "PA")
 LATERAL = ("LATERAL", "LL", "XTABLE LATERAL")
 
 
 def recognises(root: Location) -> bool:
-    return storage_of(root / METADATA).exists()
+    return _metadata(root) is not None
 
 
 def read(root: Location, label_folders: Sequence[Location]) -> Release:
-    images = _images(root)
+    path = _metadata(root)
+    assert path is not None
+    images = _images(path)
     # before those in the release: the first table is the default
     labels = [table for folder in label_folders for table in READER.labels_in(folder, images)]
-    labels += label_tables(root, images)
+    labels += cxrlt.find(root) + _own_labels(path.parent, images)
     here = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
-    return Release(READER.name, root, images, here, (root / METADATA,))
+    return Release(READER.name, root, images, here, (path,))
 
 
 def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTable]:
@@ -43,8 +50,18 @@ def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTab
     return cxrlt.find(folder) + _own_labels(folder, images)
 
 
-def _images(root: Location) -> pd.DataFrame:
-    path = root / METADATA
+def _metadata(root: Location) -> Location | None:
+    """The table, in the folder or, beside files/, in a folder below it."""
+    if (
+        (found := table_in(root, *METADATA))
+        or not storage_of(root).local
+        or not storage_of(root / "files").has_folder()
+    ):
+        return found
+    return next((found for folder in folders_in(root) if (found := table_in(folder, *METADATA))), None)
+
+
+def _images(path: Location) -> pd.DataFrame:
     table = read_table(path, ("dicom_id", "subject_id", "study_id", "ViewPosition"))
     subject = ids(table, "subject_id", path, prefix="p")
     study = ids(table, "study_id", path, prefix="s")
@@ -57,10 +74,10 @@ def _images(root: Location) -> pd.DataFrame:
 
 
 def _own_labels(root: Location, images: pd.DataFrame) -> list[LabelTable]:
-    present = {name: root / file for name, file in OWN_LABELS.items() if storage_of(root / file).exists()}
+    present = {name: path for name, files in OWN_LABELS.items() if (path := table_in(root, *files))}
     if not present:
         return []
-    split_path = root / SPLIT
+    split_path = table_in(root, *SPLIT) or root / SPLIT[0]
     rows = read_table(split_path, ("dicom_id", "split"))
     split = splits(rows["split"], split_path)
     split.index = ids(rows, "dicom_id", split_path)
@@ -82,8 +99,8 @@ def _own_labels(root: Location, images: pd.DataFrame) -> list[LabelTable]:
 READER = Reader(
     name="mimic-cxr-jpg",
     order=10,
-    folders=f"a MIMIC-CXR-JPG release has {METADATA} and files/ at its top",
-    label_files=f"{cxrlt.EXPECTED}, cxr-lt-2023/, cxr-lt-2024/ or {OWN_LABELS['chexpert']}",
+    folders=f"a MIMIC-CXR-JPG release has {METADATA[0]} and files/ at its top",
+    label_files=f"{cxrlt.EXPECTED}, cxr-lt-2023/, cxr-lt-2024/ or {CHEXPERT[0]}",
     recognises=recognises,
     read=read,
     label_tables=label_tables,

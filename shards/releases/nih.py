@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.locate import image_paths
+from shards.releases.ids import ids
+from shards.releases.locate import image_paths, table_in
 from shards.releases.release import LabelTable, Reader, Release, first_of_each_name, image_table
-from shards.releases.values import check_filled, check_index, ids, image_index
+from shards.releases.values import check_filled, check_index, image_index
 from shards.storage.csv import is_unnamed, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
@@ -46,10 +47,8 @@ def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTab
 
 
 def _entries(folder: Location) -> dict[str, Location]:
-    """The tables that are there, the newer first, plain before compressed."""
-    places = {name: [folder / file, folder / f"{file}.gz"] for name, file in ENTRIES.items()}
-    found = {name: next((path for path in paths if storage_of(path).exists()), None) for name, paths in places.items()}
-    return {name: path for name, path in found.items() if path is not None}
+    """The tables that are there, the newer first."""
+    return {name: path for name, file in ENTRIES.items() if (path := table_in(folder, file))}
 
 
 def _table(path: Location) -> pd.DataFrame:

@@ -6,15 +6,19 @@ Every file of this folder that defines READER adds one. They are imported only w
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from shards import releases
 from shards.errors import UserError
 from shards.releases.checks import check_paths
+from shards.releases.locate import folders_in, not_read
 from shards.releases.release import TABLE, LabelTable, Reader, Release
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+
+MOST_FOLDERS = 100  # that are looked into for a release
 
 
 def readers() -> list[Reader]:
@@ -32,9 +36,13 @@ def open_release(root: Location, label_folders: Sequence[Location] = ()) -> Rele
         if reader.recognises(root):
             release = reader.read(root, label_folders)
             check_paths(release)
-            return release
+            read = dict.fromkeys([*release.inputs, *(path for table in release.labels for path in table.inputs)])
+            return replace(release, notes=(*release.notes, *(note for path in read for note in not_read(path))))
     known = ", ".join(reader.folders for reader in readers())
-    raise UserError(f"{root}: not a release that cxrdali reads; {known}; for any other give --table FILE")
+    below = folders_in(root)[:MOST_FOLDERS] if storage_of(root).local else []
+    inside = next((folder for folder in below if any(reader.recognises(folder) for reader in readers())), None)
+    fix = f"{inside} in it is one, give that with --source" if inside else "for any other give --table FILE"
+    raise UserError(f"{root}: not a release that cxrdali reads; {known}; {fix}")
 
 
 def read_labels(release: str, folder: Location, images: pd.DataFrame) -> list[LabelTable]:

@@ -14,9 +14,10 @@ import pandas as pd
 from shards.errors import UserError
 from shards.releases import cxrlt2026
 from shards.releases.cxrlt2026 import IMAGE, PATIENT, PatientLabels, csv_files
-from shards.releases.locate import image_paths
+from shards.releases.ids import has_lost_digits, ids
+from shards.releases.locate import image_paths, the_same
 from shards.releases.release import LabelTable, Reader, Release, first_of_each_name, image_table
-from shards.releases.values import check_filled, has_lost_digits, ids, image_index
+from shards.releases.values import check_filled, image_index
 from shards.storage.csv import read_table
 from shards.storage.location import Location
 
@@ -59,7 +60,8 @@ def label_tables(folder: Location, images: pd.DataFrame | None) -> Sequence[Labe
 
 
 def _original_in(folder: Location) -> Location | None:
-    return next((path for path in csv_files(folder) if _ORIGINAL.fullmatch(path.name)), None)
+    found = [path for path in csv_files(folder) if _ORIGINAL.fullmatch(path.name)]
+    return the_same(found) if found else None
 
 
 def _file(image: pd.Series) -> pd.Series:

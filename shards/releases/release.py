@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from shards.errors import UserError
+from shards.releases.ids import alike
 from shards.releases.values import rows_of
 from shards.storage.location import Location
 from shards.storage.places import storage_of
@@ -54,19 +55,27 @@ class LabelTable:
         return rows_of(image_ids, self.table.index)
 
     def restricted_to(self, image_ids: pd.Series) -> "LabelTable":
-        """Without the images that the release does not have; their number is kept in `elsewhere`.
+        """Without the images that the release does not have; their number is kept in `elsewhere`, and a note says it if
+        ids may be written otherwise there.
 
         Raises UserError if none is left: the labels are of another data set.
         """
+        if not len(self.table):
+            raise UserError(f"{self.inputs[0]}: a header and no image; download it again")
         here = rows_of(self.table.index, image_ids) >= 0
+        unlabelled = image_ids[self.places(image_ids) < 0]
+        found = alike(self.table.index[~here], unlabelled) if len(unlabelled) and not here.all() else None
+        words = found and (
+            f"{found[0]!r} is not in the release, but {found[1]!r} is, and so of {found[2]:,} images in all: are their "
+            "ids the same, without zeros or letters before, or a suffix? Write them the same way"
+        )
         if not here.any():
             raise UserError(
                 f"{self.inputs[0]}: none of its {len(here):,} images is in the release (the first is "
-                f"{self.table.index[0]!r}); give the labels of these images"
-                if len(here)
-                else f"{self.inputs[0]}: a header and no image; download it again"
+                f"{self.table.index[0]!r}); {words or 'give the labels of these images'}"
             )
-        return replace(self, table=self.table[here], elsewhere=int((~here).sum()))
+        notes = (*self.notes, f"{self.inputs[0].name}: {words}") if words else self.notes
+        return replace(self, table=self.table[here], elsewhere=int((~here).sum()), notes=notes)
 
 
 def image_table(

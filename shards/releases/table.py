@@ -8,22 +8,23 @@ import csv
 import re
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pandas as pd
 
 from shards.dataset.description import check_label_name
 from shards.errors import UserError
 from shards.releases.checks import check_paths
+from shards.releases.columns import ALL_OTHERS, Columns
+from shards.releases.ids import ids, line, twins
+from shards.releases.join import Rows
+from shards.releases.paths import TRIED, is_there, near, relative_paths
 from shards.releases.release import TABLE, LabelTable, Release, check_finding_names
-from shards.releases.values import finding_table, ids, image_index, splits
+from shards.releases.values import finding_table, image_index, splits
 from shards.storage.csv import LEFT_OUT, is_unnamed, no_column, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.storage.table_file import SAVE
-
-ALL_OTHERS = "all others"
-TRIED = 100  # paths looked for before packing
 
 _VIEWS = {
     **dict.fromkeys(("frontal", "ap", "pa", "ap_horizontal"), "frontal"),
@@ -31,55 +32,34 @@ _VIEWS = {
 }
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a table by name. `findings` is a comma-separated list (quoted as in a CSV), or "all others": every
-    column that has a name and is not named here. `path` is not needed to read labels alone."""
-
-    image_id: str
-    findings: str
-    path: str | None = None
-    subject: str | None = None
-    study: str | None = None
-    view: str | None = None
-    split: str | None = None
-
-    def as_json(self) -> dict[str, str | None]:
-        """By the name of the option that gives it."""
-        options = {"image_id": "id-column", "findings": "findings"}
-        return {f"--{options.get(name, f'{name}-column')}": value for name, value in vars(self).items()}
-
-    def named(self) -> dict[str, str]:
-        """Option -> column, without the findings."""
-        given = self.as_json().items()
-        return {option: column for option, column in given if option != "--findings" and column is not None}
-
-
 def open_table(file: Location, columns: Columns, root: Location) -> Release:
     """The images and labels of a table; paths in it are relative to `root`, or below it.
 
-    Raises UserError naming file, column and value for a column that is missing, a blank id or path, an image twice, a
-    finding, split or view that is not known, a path out of `root`, or if none of the first 100 files is there.
+    Raises UserError naming file, column and value for a column that is missing, a blank id or path, an image or a file
+    in two rows that are not to be joined, a finding, split or view that is not known, a path out of `root`, or if none
+    of the first 100 files is there.
     """
     if not storage_of(root).has_folder():
         raise UserError(f"{root}: no such folder; give the folder that the paths start from with --source")
     table = _read(file, columns)
     image = ids(table, columns.image_id, file)
-    subject, study, notes = _groups(table, columns, image, file)
-    view, view_notes = _views(table, columns, file)
+    paths, notes = _paths(table, columns, file, root)
+    rows = Rows.of(paths, columns, file, "the image file")
+    subject, study, of_groups = _groups(table, columns, image, rows)
+    view, of_views = _views(table, columns, rows)
     images = pd.DataFrame(
         {
-            "image_id": image,
+            "image_id": image.iloc[rows.first],
             "study_id": study,
             "subject_id": subject,
             "view": view,
-            "view_position": table[columns.view].str.strip() if columns.view else "",
-            "path": _paths(table, columns, file, root),
+            "view_position": rows.one_value(table[columns.view].str.strip(), columns.view) if columns.view else "",
+            "path": paths.iloc[rows.first],
         }
-    )
-    image_index(image, file)
-    labels = (_labels(table, columns, file),)
-    release = Release(TABLE, root, images, labels, (file,), columns.as_json(), (*notes, *view_notes))
+    ).reset_index(drop=True)
+    labels = (_labels(table, columns, rows, image),)
+    notes = (*notes, *rows.note(columns.join_rows, image), *of_groups, *of_views)
+    release = Release(TABLE, root, images, labels, (file,), columns.as_json(), notes)
     check_paths(release)
     _check_some_exist(images["path"], columns, file, root)
     return release
@@ -87,7 +67,11 @@ def open_table(file: Location, columns: Columns, root: Location) -> Release:
 
 def label_table(file: Location, columns: Columns) -> LabelTable:
     """The labels alone, for images that are packed already."""
-    return _labels(_read(file, columns), columns, file)
+    table = _read(file, columns)
+    image = ids(table, columns.image_id, file)
+    rows = Rows.of(image, columns, file, "image")
+    labels = _labels(table, columns, rows, image)
+    return replace(labels, notes=(*labels.notes, *rows.note(columns.join_rows, image)))
 
 
 def label_name(file: Location) -> str:
@@ -137,13 +121,14 @@ def _findings(table: pd.DataFrame, columns: Columns, file: Location) -> list[str
     return found
 
 
-def _labels(table: pd.DataFrame, columns: Columns, file: Location) -> LabelTable:
-    findings = _findings(table, columns, file)
+def _labels(table: pd.DataFrame, columns: Columns, rows: Rows, image: pd.Series) -> LabelTable:
+    findings, file = _findings(table, columns, rows.file), rows.file
     check_finding_names(findings, file)
-    index = image_index(ids(table, columns.image_id, file), file)
-    split = splits(table[columns.split].str.strip(), file, columns.split) if columns.split else "train"
-    labels = finding_table(table, findings, file, index)
-    labels.insert(0, "split", split if isinstance(split, str) else split.to_numpy())
+    index = image_index(image.iloc[rows.first], file)
+    labels = finding_table(table, findings, file, table.index)
+    labels = (rows.joined(labels, columns.join_rows) if rows.are_joined else labels).set_axis(index)
+    split = rows.one_value(splits(table[columns.split], file, columns.split), columns.split) if columns.split else None
+    labels.insert(0, "split", "train" if split is None else split.to_numpy())
     notes = [] if columns.split else ["no --split-column: every image is in the split train"]
     notes += _column_notes(table, columns, findings)
     name = label_name(file)
@@ -167,11 +152,15 @@ def _column_notes(table: pd.DataFrame, columns: Columns, findings: list[str]) ->
 
 
 def _groups(
-    table: pd.DataFrame, columns: Columns, image: pd.Series, file: Location
+    table: pd.DataFrame, columns: Columns, image: pd.Series, rows: Rows
 ) -> tuple[pd.Series, pd.Series, tuple[str, ...]]:
     """Subject and study of every image, and what is said of those that are not known."""
-    study = ids(table, columns.study, file) if columns.study else image
-    subject = ids(table, columns.subject, file) if columns.subject else study
+
+    def of_images(column: str) -> pd.Series:
+        return rows.one_value(ids(table, column, rows.file), column)
+
+    study = of_images(columns.study) if columns.study else image.iloc[rows.first]
+    subject = of_images(columns.subject) if columns.subject else study
     notes = []
     if not columns.subject:
         what = "study" if columns.study else "image"
@@ -179,41 +168,55 @@ def _groups(
             f"no --subject-column: every {what} counts as a patient of its own, so folds and splits cannot keep a "
             "patient's images on one side, and scores may be of known patients"
         )
+    elif found := twins(subject):
+        one, two, count = found
+        notes.append(
+            f"column {columns.subject!r} holds {ascii(one)} and {ascii(two)}, which count as two patients, as do "
+            f"{count:,} that differ only in upper and lower case, width or leading zeros from another"
+        )
     if not columns.study:
         notes.append("no --study-column: every image counts as a study of its own")
+    elif (subject.groupby(study.to_numpy()).nunique() > 1).any():
+        study = subject + "_" + study
+        notes.append(f"column {columns.study!r} has studies of the same id in two patients: theirs are PATIENT_STUDY")
     return subject, study, tuple(notes)
 
 
-def _views(table: pd.DataFrame, columns: Columns, file: Location) -> tuple[pd.Series | str, tuple[str, ...]]:
+def _views(table: pd.DataFrame, columns: Columns, rows: Rows) -> tuple[pd.Series | str, tuple[str, ...]]:
     """frontal, lateral or other; a column of other things altogether is refused."""
     if not columns.view:
         return "other", ("no --view-column: every view is other",)
-    position = table[columns.view].str.strip()
+    position = rows.one_value(table[columns.view].str.strip(), columns.view)
     view = position.str.lower().map(_VIEWS).fillna("other")
     odd = position[view == "other"].value_counts()
     if odd.sum() == len(position):
         raise UserError(
-            f"{file}: column {columns.view!r} (--view-column) has no view; it holds {odd.index[0]!r}, known are "
+            f"{rows.file}: column {columns.view!r} (--view-column) has no view; it holds {odd.index[0]!r}, known are "
             f"{', '.join(_VIEWS)}"
         )
     words = ", ".join(f"{value!r} ({count:,})" for value, count in odd.head(5).items())
     return view, (f"view other: {odd.sum():,} images, {words}",) if len(odd) else ()
 
 
-def _paths(table: pd.DataFrame, columns: Columns, file: Location, root: Location) -> pd.Series:
-    paths = table[columns.path].str.strip()
-    blank = (paths == "").to_numpy()
+def _paths(table: pd.DataFrame, columns: Columns, file: Location, root: Location) -> tuple[pd.Series, tuple[str, ...]]:
+    paths = table[columns.path]
+    blank = (paths.str.strip() == "").to_numpy()
     if blank.any():
-        line = int(blank.argmax()) + 2
-        raise UserError(f"{file}: column {columns.path!r} is blank in line {line}; every image needs its file")
-    return paths.str.replace(rf"^(\./+|{re.escape(str(root.absolute()))}/+)", "", regex=True)
+        where = line(file, int(blank.argmax()))
+        raise UserError(f"{file}: column {columns.path!r} is blank in {where}; every image needs its file")
+    return relative_paths(paths, root)
 
 
 def _check_some_exist(paths: pd.Series, columns: Columns, file: Location, root: Location) -> None:
     """A wrong --source would make a reject of every image, after hours of looking."""
     first = paths.iloc[:TRIED]
-    if not any(storage_of(root / path).exists() for path in first):
+    there = next((path for path in first if is_there(root, path)), None)
+    if there is None:
         raise UserError(
             f"{file}: none of the first {len(first):,} files of column {columns.path!r} is in {root}, for example "
-            f"{first.iloc[0]!r}; give the folder that the paths start from with --source"
+            f"{first.iloc[0]!r}{near(root, first.iloc[0])}; give the folder that the paths start from with --source"
+        )
+    if storage_of(root).local and storage_of(root / there).has_folder():
+        raise UserError(
+            f"{file}: column {columns.path!r} holds {there!r}, which is a folder in {root}; every image needs its file"
         )

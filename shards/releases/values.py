@@ -13,42 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.errors import UserError
+from shards.releases.ids import line
 from shards.storage.location import Location
 
-_WHOLE_FLOAT = re.compile(r"([0-9]+)\.0*")
-_EXPONENT = re.compile(r"[+-]?([0-9]|[0-9]*\.[0-9]*)[eE][+-]?[0-9]+")  # "12e5" may be hexadecimal
-_EXACT_FLOAT = 2**53  # from here on a float stands for several whole numbers
-_NULLABLE = {"": pd.NA, "nan": pd.NA, "NaN": pd.NA, "NA": pd.NA, "null": pd.NA}
-_FINDING_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, **_NULLABLE}
-
-
-def ids(table: pd.DataFrame, column: str, path: Location, prefix: str = "") -> pd.Series:
-    """An id column as text: "10000032", "10000032.0" and (with prefix "p") "p10000032" are the same id.
-
-    Raises UserError on a blank ("nan", "NA" and "null" are blank too), and on floats that have lost digits:
-    exponents such as 1.0e7, and 9007199254740993.0 and above, which no float64 tells from its neighbours.
-    """
-    if pc.all(pc.match_substring_regex(pa.array(table[column]), "^[0-9]+$")).as_py():  # most columns of ids
-        return table[column]
-    clean = {}
-    for value in table[column].unique():  # ids repeat: clean each once
-        text = value.strip()
-        if text.isascii() and text.isdigit():
-            clean[value] = text
-            continue
-        if prefix and text[:1] == prefix and text[1:].isascii() and text[1:].isdigit():
-            text = text[1:]
-        if text in _NULLABLE:  # a study "nan" would join the images of all patients that have none
-            line = int((table[column] == value).to_numpy().argmax()) + 2
-            raise UserError(f"{path}: column {column!r} is blank in line {line}; every image needs one")
-        if has_lost_digits(text):
-            raise UserError(
-                f"{path}: column {column!r} holds {value!r}, a number that has lost digits; "
-                "use a copy of the table in which ids were kept as text"
-            )
-        whole = _WHOLE_FLOAT.fullmatch(text)
-        clean[value] = whole.group(1) if whole else text
-    return table[column].map(clean)
+# as pandas, R, SQL and spreadsheets write them
+_BLANK = ("", "nan", "na", "null", "<na>", "none", "n/a", "#n/a")
 
 
 def rows_of(texts: pd.Series | pd.Index, among: pd.Series | pd.Index) -> np.ndarray:
@@ -61,41 +30,71 @@ def rows_of(texts: pd.Series | pd.Index, among: pd.Series | pd.Index) -> np.ndar
     return pc.index_in(texts, among).fill_null(-1).to_numpy().astype(np.int64)
 
 
-def has_lost_digits(text: str) -> bool:
-    """Whether an id was written as a float that stands for several whole numbers: 1.90E+38, or 2**53 and above."""
-    whole = _WHOLE_FLOAT.fullmatch(text)
-    return _EXPONENT.fullmatch(text) is not None or (whole is not None and float(text) >= _EXACT_FLOAT)
-
-
 def finding_values(table: pd.DataFrame, column: str, path: Location) -> pd.Series:
-    """A finding's column as nullable Int8: 1 positive, 0 negative, -1 uncertain, missing for a blank."""
-    unknown = set(table[column].unique()) - set(_FINDING_VALUES)
-    if unknown:
+    """A finding's column as nullable Int8: 1 positive, 0 negative, -1 uncertain, missing for a blank.
+
+    Blanks around a value and zeros after its point do not count. Raises UserError on any other value.
+    """
+    codes, found = pd.factorize(table[column], use_na_sentinel=False)  # a map goes through every row in Python
+    values = [_finding(value) for value in found]
+    if any(value is None for value in values):
+        value = min(value for value, number in zip(found, values, strict=True) if number is None)
         raise UserError(
-            f"{path}: column {column!r} holds {sorted(unknown)[0]!r}; a finding is 1, 0, -1 or blank. "
+            f"{path}: column {column!r} holds {value!r}; a finding is 1, 0, -1 or blank{_advice(value.strip())}. "
             "If the column is no finding, remove it from the table"
         )
-    codes, found = pd.factorize(table[column], use_na_sentinel=False)  # a map goes through every row in Python
-    return pd.Series(pd.array([_FINDING_VALUES[value] for value in found], dtype="Int8").take(codes), table.index)
+    return pd.Series(pd.array(values, dtype="Int8").take(codes), table.index)
+
+
+def _finding(value: str) -> object:
+    """1, 0, -1 or NA; None for a text that is none of them."""
+    text = value.strip()
+    if text.lower() in _BLANK:
+        return pd.NA
+    if not re.fullmatch(r"[+-]?[0-9]*\.?0*", text, re.ASCII) or not re.search("[0-9]", text):
+        return None
+    number = float(text)
+    return int(number) if number in (1, 0, -1) else None
+
+
+def _advice(text: str) -> str:
+    """What to write instead."""
+    if re.fullmatch("(?i)true|false|yes|no|y|n|t|f|pos|neg|positive|negative|present|absent", text):
+        return " (write 1 for yes and 0 for no)"
+    if re.fullmatch(r"[+-]?[0-9]+,[0-9]+", text):
+        return " (write the decimal comma as a point)"
+    if re.fullmatch(r"0?\.[0-9]+(?:[eE]-?[0-9]+)?|[0-9](?:\.[0-9]+)?[eE]-[0-9]+", text):
+        return " (for a probability, write 1 from the threshold of your choice on and 0 below it)"
+    return ""
 
 
 SPLIT_NAMES = {
     "train": "train",
+    "training": "train",
     "dev": "dev",
     "development": "dev",
     "validate": "dev",
     "validation": "dev",
+    "valid": "dev",
     "val": "dev",
     "test": "test",
+    "testing": "test",
 }
 
 
 def splits(column: pd.Series, path: Location, name: str = "split") -> pd.Series:
-    """A released split column in this project's words: train, dev (validate, development) and test."""
-    unknown = set(column.unique()) - set(SPLIT_NAMES)
+    """A split column in this project's words: train, dev (validate, development) and test, in upper or lower case.
+
+    Raises UserError on any other word, and on a blank.
+    """
+    known = {word: SPLIT_NAMES.get(word.strip().lower()) for word in column.unique()}
+    unknown = sorted(word for word, split in known.items() if split is None)
     if unknown:
-        raise UserError(f"{path}: column {name!r} holds {sorted(unknown)[0]!r}; known are {', '.join(SPLIT_NAMES)}")
-    return column.map(SPLIT_NAMES)
+        where = line(path, int((column == unknown[0]).to_numpy().argmax()))
+        raise UserError(
+            f"{path}: column {name!r} holds {unknown[0]!r}; known are {', '.join(SPLIT_NAMES)} (first in {where})"
+        )
+    return column.map(known)
 
 
 def finding_table(table: pd.DataFrame, findings: Sequence[str], path: Location, index: pd.Index) -> pd.DataFrame:

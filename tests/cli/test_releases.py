@@ -123,6 +123,28 @@ def test_a_table_is_packed_and_another_is_attached(folder):
     assert "--table FILE --id-column" in failed(call("label", "pack", "--labels", "images", cwd=folder))
 
 
+def test_rows_of_one_file_are_refused_or_joined_in_images_and_in_labels(folder):
+    lines = [f"{3 * n + reader},{n:08d}_000.png,{int(reader == n % 3)}" for n in range(1, 6) for reader in range(3)]
+    write_table(folder / "mine.csv", "key,file,Edema", *lines)
+    said = failed(call("shard", *TABLE, *NAMED, cwd=folder))
+    assert "mine.csv: the image file '00000001_000.png' stands in more than one row (line 2 and line 3; 10 rows" in said
+    assert "--join-rows any or --join-rows majority" in said
+    made = call("shard", *TABLE, *NAMED, "--join-rows", "any", cwd=folder)
+    assert made.returncode == 0, made.stderr
+    assert "15 rows are of 5 images (--join-rows any); their ids differ" in made.stdout
+    assert "5 of 5 images packed" in made.stdout
+    labels = pd.read_parquet(folder / "pack" / "labels" / "mine.parquet")
+    assert labels["Edema"].tolist() == [1] * 5
+    write_table(folder / "more.csv", "key,Mass", "3,1", "3,0", "3,0", "6,1", "6,0")
+    more = ["label", "pack", "--table", "more.csv", "--id-column", "key", "--findings", "Mass"]
+    assert "more.csv: image '3' stands in more than one row (line 2 and line 3;" in failed(call(*more, cwd=folder))
+    made = call(*more, "--join-rows", "majority", cwd=folder)
+    assert made.returncode == 0 and "5 rows are of 2 images (--join-rows majority)" in made.stdout
+    by_id = pd.read_parquet(folder / "pack" / "catalog.parquet")["image_id"].to_list()
+    labels = pd.read_parquet(folder / "pack" / "labels" / "more.parquet")["Mass"]
+    assert (labels[by_id.index("3")], labels[by_id.index("6")]) == (0, -1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -132,6 +154,8 @@ def test_a_table_is_packed_and_another_is_attached(folder):
         (["shard", *TABLE, *NAMED, "--labels", "images"], "--labels is for known releases"),
         (["label", "pack", "--table", "mine.csv", "--id-column", "key"], "--table needs --findings too"),
         (["label", "pack", "--split-column", "fold"], "--split-column names a column of a table"),
+        (["label", "pack", "--join-rows", "any"], "--join-rows joins the rows of a table; give --table FILE too"),
+        (["shard", *TABLE, *NAMED, "--join-rows", "all"], "'all' is not one of 'any', 'majority'"),
         (["label", "pack", "--table", "mine.csv", "--path-column", "file"], "No such option '--path-column'"),
         (["shard", "--window", "log"], "'log' is not one of 'percentile', 'minmax', 'full'"),
     ],

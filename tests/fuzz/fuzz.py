@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import damaged, test_decoders, test_index, test_shards, test_spellings, test_tables
+from tests.fuzz import damaged, test_decoders, test_ids, test_index, test_shards, test_spellings, test_tables
 
 SECONDS_EACH, TURN, MEMORY = 20, 0.25, 8 << 30
 LETTERS = 'ab,"\n\r é\0\ufeff1.0'
@@ -45,6 +45,7 @@ def targets(folder: Path) -> dict[str, Callable[[int], object]]:
         test_tables.predictions().write(folder / f"p{suffix}")
         predictions[suffix] = (folder / f"p{suffix}").read_bytes()
     tar = test_shards.shard_bytes()
+    files = test_ids.make_files(folder / "paths")
 
     def letters(seed):
         rng = random.Random(seed)
@@ -77,6 +78,11 @@ def targets(folder: Path) -> dict[str, Callable[[int], object]]:
             damaged(test_shards.reheaded(tar, seed), seed + 1)
         ),
         "decoders": test_decoders.check_decoder,
+        "ids": test_ids.check_ids,
+        "writers": test_ids.check_writers,
+        "spellings": lambda seed: test_ids.check_spellings(files, seed),
+        "paths": lambda seed: test_ids.check_any_path(files, seed),
+        "rows": lambda seed: test_ids.check_rows(files, seed),
         "dataset": lambda seed: test_shards.check_damaged_file(pack, seed),
         "description": description,
     }

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from cxrdali.predictions import Predictions, read
 from shards.errors import UserError
 from shards.releases import cxrlt
+from shards.releases.ids import ids
 from shards.releases.open import open_release
-from shards.releases.values import finding_values, ids
+from shards.releases.values import finding_values
 from shards.storage.csv import read_table
 from tests.fuzz import damaged, one_line
 from tests.fuzz.test_releases import check
@@ -189,7 +190,7 @@ def test_blanks_are_refused(tmp_path, text):
     assert one_id(tmp_path, text) is None
 
 
-KEPT = ["10000032.5", "p10000032", "inf", "-1", "1\0", "1\n2", "12e5", "1.2.840", "s²", "٣.0", "1" * 5000]
+KEPT = ["10000032.5", "p10000032", "inf", "-1", "1.2.840", "s²", "٣.0", "1" * 5000]
 
 
 @pytest.mark.parametrize("text", KEPT)

@@ -203,9 +203,60 @@ def test_an_image_that_is_a_link_out_is_rejected_with_the_place(root):
     path = images(root)[4]
     shutil.move(path, root.parent / "secret.jpg")
     path.symlink_to(root.parent / "secret.jpg")
-    assert packed(root, max_reject_fraction=0.1).rejected == {"outside the release": 1}
+    assert packed(root, max_reject_fraction=0.1).rejected == {"outside the release, without --allow-links": 1}
     reason = pd.read_csv(root.parent / "pack" / "rejects.csv")["reason"].tolist()
-    assert reason == [f"outside the release: a link to {os.path.realpath(root.parent / 'secret.jpg')}"]
+    assert reason == [
+        f"outside the release, without --allow-links: a link to {os.path.realpath(root.parent / 'secret.jpg')}"
+    ]
+
+
+def link_out(root, *paths):
+    """Move images to another folder and leave links to them."""
+    for path in paths:
+        target = root.parent / "disk" / path.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.move(path, target)
+        path.symlink_to(target)
+
+
+LINKS = PackOptions(OPTIONS.sizes, shard_images=4, allow_links=True)
+
+
+def test_images_that_are_links_out_are_refused_before_packing_and_then_allowed(root):
+    whole = root.parent / "whole"
+    pack(open_release(root), whole, LINKS)
+    link_out(root, *images(root)[::2])
+    first = images(root)[0]
+    assert refused(root) == (
+        f"{first}: a link out of the release, to {os.path.realpath(first)}, as are 8 of 15 images that were looked at; "
+        "give --allow-links if that is where your images are"
+    )
+    with pytest.raises(UserError, match="give --allow-links"):
+        estimate(open_release(root), OPTIONS)
+    assert not (root.parent / "pack").exists()
+    assert packed(root, LINKS).packed == IMAGES and contents(root.parent / "pack") == contents(whole)
+
+
+def test_links_may_be_allowed_in_a_folder_of_which_nothing_is_published(root):
+    whole = root.parent / "whole"
+    pack(open_release(root), whole, LINKS)
+    link, damaged = images(root)[3], images(root)[9]
+    link_out(root, link)
+    data = damaged.read_bytes()
+    damaged.write_bytes(b"")
+    said = refused(root, max_reject_fraction=0.1)
+    assert "1 outside the release, without --allow-links" in said
+    damaged.write_bytes(data)
+    summary = packed(root, LINKS, max_reject_fraction=0.1)
+    assert (summary.packed, summary.rejected) == (IMAGES, {})
+    assert contents(root.parent / "pack") == contents(whole)
+
+
+def test_links_may_be_allowed_or_not_where_none_is_without_another_dataset(root):
+    for first, then in ((OPTIONS, LINKS), (LINKS, OPTIONS)):
+        shutil.rmtree(root.parent / "pack", ignore_errors=True)
+        assert packed(root, first).packed == IMAGES
+        assert packed(root, then).already_finished
 
 
 # ---------------------------------------------------------------- subjects in two splits

@@ -187,6 +187,34 @@ def test_a_table_that_is_absent_empty_or_damaged_is_named(root):
     assert "a header and no image" in refused(root)
 
 
+def test_a_study_number_that_each_patient_has_is_a_study_of_each(root):
+    write_table(root / "table.csv", HEADER, *(row.replace(",10,", ",1,").replace(",20,", ",1,") for row in ROWS))
+    release = opened(root)
+    assert release.images["study_id"].tolist() == ["1_1", "1_1", "2_1", "3_30"]
+    assert "column 'exam' has studies of the same id in two patients: theirs are PATIENT_STUDY" in release.notes
+
+
+def test_patients_that_differ_in_case_or_zeros_are_two_and_that_is_said(root):
+    write_table(root / "table.csv", "image,file,who,Edema", "a,a.png,P1,1", "b,deep/b.png,p1,0", "c,c.png,7,1")
+    release = opened(root, Columns("image", "Edema", "file", subject="who"))
+    assert release.images["subject_id"].tolist() == ["P1", "p1", "7"]
+    assert "column 'who' holds 'P1' and 'p1', which count as two patients, as do 1 that differ only" in release.notes[0]
+
+
+@pytest.mark.parametrize("word", ["NA", "#N/A", "NULL", "-", "unknown", "<NA>"])
+def test_patients_without_an_id_are_not_one_patient(root, word):
+    write_table(root / "table.csv", HEADER, *(row.replace(",2,20,", f",{word},20,") for row in ROWS))
+    said = refused(root)
+    assert f"column 'patient' holds {word!r} in line 4, a word for a missing or a logical value" in said
+
+
+def test_two_images_whose_ids_would_be_one_are_refused(root):
+    write_table(root / "table.csv", "image,file,Edema", "1,a.png,1", "1.0,c.png,0")
+    assert "column 'image' holds '1' and '1.0', which would be one id" in refused(
+        root, Columns("image", "Edema", "file")
+    )
+
+
 # ---------------------------------------------------------------- packing and labels
 
 
@@ -218,6 +246,28 @@ def test_labels_of_another_table_are_attached_by_id(root, packed):
     write_table(root / "strange.csv", "key,Hernia", "z,1")
     with pytest.raises(UserError, match="strange.csv: none of its 1 images is in the release"):
         attach(packed, [], tables=[label_table(root / "strange.csv", Columns("key", "Hernia"))])
+
+
+@pytest.mark.parametrize("written", ["{}.png", "x/{}.jpg", "00{}", "p{}", "{}.DCM"])
+def test_labels_whose_ids_are_written_otherwise_are_told(root, written):
+    write_table(root / "table.csv", "image,file,Edema", "1,a.png,1", "2,c.png,0", "3,d.png,0")
+    pack(opened(root, Columns("image", "Edema", "file")), root / "pack", PackOptions(sizes=(Size(32),)))
+    ids = [written.format(number) for number in (1, 2, 3)]
+    named = Columns("key", "x")
+    write_table(root / "second.csv", "key,x", *(f"{each},1" for each in ids))
+    with pytest.raises(UserError, match="second.csv: none of its 3 images is in the release") as error:
+        attach(root / "pack", [], tables=[label_table(root / "second.csv", named)])
+    assert f"{ids[0]!r} is not in the release, but '1' is, and so of 3 images in all" in str(error.value)
+    write_table(root / "second.csv", "key,x", "1,1", *(f"{each},1" for each in ids[1:]))
+    ((attached, _),) = attach(root / "pack", [], tables=[label_table(root / "second.csv", named)])
+    assert attached.elsewhere == 2
+    assert f"second.csv: {ids[1]!r} is not in the release, but '2' is, and so of 2 images in all" in attached.notes[-1]
+
+
+def test_labels_of_some_of_the_images_need_no_note(root, packed):
+    write_table(root / "second.csv", "key,x", "a,1", "z9,1")
+    ((attached, _),) = attach(packed, [], tables=[label_table(root / "second.csv", Columns("key", "x"))])
+    assert attached.notes == ("no --split-column: every image is in the split train",)
 
 
 def test_a_patient_in_two_splits_of_attached_labels_is_refused(root, packed):

@@ -1,12 +1,14 @@
 """Reading CSV tables as text: what is the same id, what is refused, and what the message says."""
 
 import gzip
+import re
 
 import pandas as pd
 import pytest
 
 from shards.errors import UserError
-from shards.releases.values import finding_values, ids
+from shards.releases.ids import ids
+from shards.releases.values import finding_values, splits
 from shards.storage.csv import read_table
 from tests.releases import write_table
 
@@ -130,14 +132,60 @@ def test_a_blank_id_is_refused_with_its_line(tmp_path, value):
 
 
 def test_findings_keep_uncertain_and_blank(tmp_path):
-    values = ["1", "1.0", "0", "0.0", "-1", "-1.0", "", "NA", "nan"]
-    read = finding_values(pd.DataFrame({"Edema": values}), "Edema", tmp_path)
-    assert read.astype(object).where(read.notna(), None).tolist() == [1, 1, 0, 0, -1, -1, None, None, None]
+    values = {
+        1: ("1", "1.0", "1.", " 1", "1.00", "+1", "01"),
+        0: ("0", "0.0", " 0", "0.00", "-0", "-0.0", "0.", ".0", "0 "),
+        -1: ("-1", "-1.0", " -1 ", "-1."),
+        None: ("", " ", "NA", "nan", "NaN", "null", "<NA>", "None", "NULL", "#N/A", "n/a"),
+    }
+    texts = [text for group in values.values() for text in group]
+    read = finding_values(pd.DataFrame({"Edema": texts}), "Edema", tmp_path)
+    expected = [value for value, group in values.items() for _ in group]
+    assert read.astype(object).where(read.notna(), None).tolist() == expected
     assert str(read.dtype) == "Int8"
 
 
-@pytest.mark.parametrize("value", ["2", "0.5", "yes", "-2", "1.5"])
+ADVICE = {"True": "1 for yes and 0 for no", "yes": "1 for yes and 0 for no", "Negative": "1 for yes and 0 for no"}
+ADVICE |= {
+    "0.73": "for a probability, write 1 from the threshold",
+    "1e-7": "for a probability",
+    ".5": "for a probability",
+}
+ADVICE |= {"1,0": "decimal comma", "0,5": "decimal comma", "2": "or blank.", "unknown": "or blank.", "?": "or blank."}
+
+
+@pytest.mark.parametrize("value", ADVICE)
+def test_the_message_tells_what_to_write_for_a_finding(tmp_path, value):
+    with pytest.raises(UserError) as error:
+        finding_values(pd.DataFrame({"Edema": ["1", f" {value}", "0"]}), "Edema", tmp_path / "t.csv")
+    assert f"holds {' ' + value!r}; a finding is 1, 0, -1 or blank" in str(error.value)
+    assert ADVICE[value] in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["2", "0.5", "yes", "-2", "1.5", "1e0", ".", "-", "--1", "٠", "1 0", "0x1", "inf"])
 def test_an_unknown_finding_value_is_named(tmp_path, value):
     table = pd.DataFrame({"Edema": ["1", value]})
-    with pytest.raises(UserError, match=f"t.csv: column 'Edema' holds '{value}'; .*remove it from the table"):
+    with pytest.raises(
+        UserError, match=f"t.csv: column 'Edema' holds '{re.escape(value)}'; .*remove it from the table"
+    ):
         finding_values(table, "Edema", tmp_path / "t.csv")
+
+
+SPLITS = {
+    "train": ("train", "Train", "TRAIN ", "training"),
+    "dev": ("dev", "val", "Val ", "valid", "VALIDATION", "validate", "development", " Dev"),
+    "test": ("test", "TEST", "testing", "Test\u00a0"),
+}
+
+
+def test_splits_are_known_in_any_case_and_with_blanks(tmp_path):
+    words = pd.Series([word for group in SPLITS.values() for word in group])
+    assert splits(words, tmp_path).tolist() == [split for split, group in SPLITS.items() for _ in group]
+
+
+@pytest.mark.parametrize("word", ["", " ", "0", "1", "2", "fold 3", "holdout", "trainval", "NA", "eval", "train,test"])
+def test_any_other_split_is_refused_with_those_known_and_its_line(tmp_path, word):
+    with pytest.raises(UserError) as error:
+        splits(pd.Series(["train", "test", word, word]), tmp_path / "t.csv", "part")
+    assert f"t.csv: column 'part' holds {word!r}; known are train, training, dev" in str(error.value)
+    assert str(error.value).endswith("test, testing (first in line 4)")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.errors import UserError
-from shards.releases.values import ids
+from shards.releases.ids import ids
 from shards.storage import parquet
 from shards.storage.csv import is_unnamed, no_column, read_table
 from shards.storage.table_file import SAVE

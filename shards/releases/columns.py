@@ -1,0 +1,39 @@
+"""Which columns of any one table are what, and how its rows of one image are joined; for --help, so nothing heavy."""
+
+from dataclasses import dataclass
+
+from shards.errors import UserError
+
+ALL_OTHERS = "all others"
+JOINS = ("any", "majority")  # what the rows of one image say together (`shards.releases.join`)
+_OPTIONS = {"image_id": "--id-column", "findings": "--findings", "join_rows": "--join-rows"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table by name. `findings` is a comma-separated list (quoted as in a CSV), or "all others": every
+    column that has a name and is not named here. `path` is not needed to read labels alone. `join_rows`, of JOINS:
+    several rows may be of one image; without it they are refused."""
+
+    image_id: str
+    findings: str
+    path: str | None = None
+    subject: str | None = None
+    study: str | None = None
+    view: str | None = None
+    split: str | None = None
+    join_rows: str | None = None
+
+    def __post_init__(self):
+        if self.join_rows not in (None, *JOINS):
+            raise UserError(f"join rows {self.join_rows!r}: choose one of {', '.join(JOINS)}")
+
+    def as_json(self) -> dict[str, str | None]:
+        """By the name of the option that gives it."""
+        return {_OPTIONS.get(name, f"--{name}-column"): value for name, value in vars(self).items()}
+
+    def named(self) -> dict[str, str]:
+        """Option -> column, without the findings."""
+        given = self.as_json().items()
+        others = ("--findings", "--join-rows")
+        return {option: column for option, column in given if option not in others and column is not None}

@@ -1,0 +1,91 @@
+"""Several rows of one image, as three readers write them, made one: else its pixels would be in training and in
+validation, with labels that may contradict each other."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from shards.errors import UserError
+from shards.releases.columns import Columns
+from shards.releases.ids import line
+from shards.storage.location import Location
+
+UNCERTAIN = -1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of a table are of one image. image: int64 [rows], from 0 in the order of first rows; first: int64
+    [images], the first row of each."""
+
+    file: Location
+    image: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, key: pd.Series, columns: Columns, file: Location, what: str) -> "Rows":
+        """By a text that an image has in each of its rows. Raises UserError if one is in two, and no join was named."""
+        image, _ = pd.factorize(key)
+        first = np.flatnonzero(~pd.Series(image).duplicated().to_numpy())
+        rows = cls(file, image, first)
+        if not columns.join_rows and rows.are_joined:
+            one, two = rows._second()
+            raise UserError(
+                f"{file}: {what} {key.iloc[one]!r} stands in more than one row ({line(file, one)} and "
+                f"{line(file, two)}; {len(image) - len(first):,} rows too many in all); keep one row of each, or join "
+                "them to one image with --join-rows any or --join-rows majority"
+            )
+        return rows
+
+    @property
+    def are_joined(self) -> bool:
+        return len(self.first) < len(self.image)
+
+    def _second(self, differing: np.ndarray | None = None) -> tuple[int, int]:
+        """The first row that is not its image's first (of those that differ from it), after that one."""
+        repeated = np.arange(len(self.image)) != self.first[self.image] if differing is None else differing
+        row = int(np.flatnonzero(repeated)[0])
+        return int(self.first[self.image[row]]), row
+
+    def one_value(self, values: pd.Series, column: str) -> pd.Series:
+        """A column's value of each image. Raises UserError if rows of one image disagree."""
+        of_first = values.iloc[self.first[self.image]]
+        differing = values.to_numpy() != of_first.to_numpy()
+        if differing.any():
+            one, two = self._second(differing)
+            raise UserError(
+                f"{self.file}: {line(self.file, one)} and {line(self.file, two)} are of one image, and column "
+                f"{column!r} holds {values.iloc[one]!r} and {values.iloc[two]!r}; correct one of them"
+            )
+        return values.iloc[self.first]
+
+    def joined(self, findings: pd.DataFrame, how: str | None) -> pd.DataFrame:
+        """Int8 [images, findings] of Int8 [rows, findings]. Blanks say nothing.
+
+        any: 1 if a row says 1, else -1 (uncertain) if one says that, else 0. majority: what more than half of the rows
+        say that say something, else -1.
+        """
+        found = {}
+        for name in findings:
+            values = findings[name].fillna(9).to_numpy(dtype=np.int8)
+            counts = {each: np.bincount(self.image[values == each], minlength=len(self.first)) for each in (1, 0, -1)}
+            said = counts[1] + counts[0] + counts[-1]
+            if how == "any":
+                value = np.select([counts[1] > 0, counts[-1] > 0], [1, UNCERTAIN], 0)
+            else:
+                value = np.select([2 * counts[1] > said, 2 * counts[0] > said], [1, 0], UNCERTAIN)
+            found[name] = pd.array(np.where(said > 0, value, 0), dtype="Int8")
+            found[name][said == 0] = pd.NA
+        return pd.DataFrame(found)
+
+    def note(self, how: str | None, ids: pd.Series) -> tuple[str, ...]:
+        """What was joined, for the user."""
+        if not self.are_joined:
+            return ()
+        kept = (
+            ""
+            if (ids.to_numpy() == ids.iloc[self.first[self.image]].to_numpy()).all()
+            else ("; their ids differ, and an image has that of its first row")
+        )
+        return (f"{len(self.image):,} rows are of {len(self.first):,} images (--join-rows {how}){kept}",)
