@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cxrdali.runs.layout import REPLACED
 from shards.errors import UserError
-from shards.storage.files import json_bytes, only_one, remove_parts, sha256_file, write_bytes
+from shards.storage.files import check_inside, json_bytes, only_one, remove_parts, sha256_file, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,8 @@ class Book:
 
     def make(self, step: Step) -> None:
         """Do a step and record it."""
+        for name in (RECORDS, *([step.folder] if step.folder else []), *step.outputs):
+            check_inside(self.root, self.root / name)
         (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
         # what was trained by hand stays where it is: the trainer refuses it if its settings are others
         if step.folder and not self._by_hand(step) and (self._read(step.name) or not self._begun(step)):
@@ -134,6 +136,8 @@ class Book:
         """Remove what killed writers left; a trainer looks after its own folder."""
         files = [self.root / name for step in steps if not step.folder for name in step.outputs]
         for folder in {self.root / RECORDS, *(file.parent for file in files)}:
+            if folder != self.root:
+                check_inside(self.root, folder)
             remove_parts(folder)
 
     def _set_aside(self, folder: Path) -> None:
@@ -143,6 +147,7 @@ class Book:
         number = 1
         while (there := folder.parent / REPLACED / f"{folder.name}-{number}").exists():
             number += 1
+        check_inside(self.root, there.parent)
         there.parent.mkdir(exist_ok=True)
         with only_one(folder / ".lock", "training into it"):
             shutil.move(folder, there)

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from shards.dataset.description import DATASET
 from shards.errors import UserError
-from shards.storage.files import cannot_write, is_named, lock, write_bytes
+from shards.storage.files import cannot_write, check_inside, is_named, lock, open_own, write_bytes
 from shards.storage.places import storage_of
 
 MARK = ".source"
@@ -45,6 +45,7 @@ class Cache:
         folder = self.folder / identity
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            check_inside(self.folder, folder)
             with contextlib.suppress(FileExistsError), (folder / MARK).open("x") as file:
                 file.write(f"{source}\n")
             path = folder / DATASET
@@ -68,11 +69,7 @@ def claim(final: Path, num_bytes: int) -> BinaryIO | None:
     if final.exists():
         return None
     path = part_of(final, num_bytes)
-    path.touch()
-    try:
-        file = path.open("r+b")
-    except FileNotFoundError:  # another process has just given it its name
-        return None
+    file = open_own(path, "r+b", os.O_CREAT)
     with contextlib.ExitStack() as stack:
         stack.callback(file.close)
         try:
@@ -80,10 +77,11 @@ def claim(final: Path, num_bytes: int) -> BinaryIO | None:
         except BlockingIOError:
             return None
         if is_named(file, path):
-            if not final.exists():
+            if not final.exists() and os.fstat(file.fileno()).st_nlink == 1:
                 stack.pop_all()
                 return file
-            path.unlink()  # another process had given the part its name before this one made it anew
+            # another process had given the part its name before this one made it anew; or it is another file's too
+            path.unlink()
     return None
 
 

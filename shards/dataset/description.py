@@ -1,13 +1,14 @@
 """dataset.json: the description that publishes a packed dataset, and the seal over it."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 from shards.errors import UserError
-from shards.storage.files import json_bytes, sha256_bytes
+from shards.storage.files import json_bytes, parse_json, sha256_bytes
 from shards.storage.location import Location
+from shards.storage.places import storage_of
 
 DATASET = "dataset.json"
 FORMAT = 1
@@ -30,16 +31,68 @@ def seal(info: dict) -> dict:
     return {**body, "checksum": sha256_bytes(json_bytes(body))}
 
 
-_DESCRIPTION: dict[str, type] = {
+def stored_otherwise(info: Mapping) -> dict[str, str]:
+    """Per label release of which the shards' KEY.json hold other findings than labels/, what is to be said about it.
+
+    A shard is never changed, so its KEY.json keep the findings of the packing. Datasets of earlier versions do not say
+    which those are; of them, nothing is known.
+    """
+    said = {}
+    for name, sha256 in sorted(info.get("stored_labels", {}).items()):
+        now = info["labels"].get(name)
+        if now != sha256:
+            said[name] = (
+                f"labels {name}: {'were attached anew' if now else 'are not attached'}, but the .json in the shards "
+                f"still hold them as they were packed (sha256 {sha256[:12]}): who reads the shards with webdataset "
+                "sees those. cxrdali reads labels/ only"
+            )
+    return said
+
+
+ANY = "*"
+# What packing writes: a kind; of a list, its items' kind; of a dict, its entries' by name, where * is any name, and one
+# with a ? may be absent (earlier versions did not write it).
+_DESCRIPTION = {
     "id": str,
+    "made_by": str,
+    "release": str,
+    "options": {
+        "sizes": [str],
+        "fit": str,
+        "quality": int,
+        "seed": int,
+        "shard_images": int,
+        "limit?": int | None,
+        "check_hashes?": bool,
+        "allow_links?": bool,
+        "window?": str,
+    },
+    "inputs": {ANY: str},
+    "encoders": {ANY: str},
+    "counts": {
+        "planned": int,
+        "packed": int,
+        "studies": int,
+        "subjects": int,
+        "rejected": {ANY: int},
+        "converted?": {ANY: int},
+    },
     "catalog_sha256": str,
     "rejects_sha256": str,
-    "labels": dict,
-    "sizes": dict,
-    "counts": dict,
+    "labels": {ANY: str},
+    "stored_labels?": {ANY: str},
+    "default_labels": str | None,
+    "sizes": {
+        ANY: {
+            "pixels": int,
+            "encoding": str,
+            "shards": [{"name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str}],
+        }
+    },
 }
-_SIZE: dict[str, type] = {"pixels": int, "encoding": str, "shards": list}
-_SHARD: dict[str, type] = {"name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str}
+LARGEST = 2**26  # bytes of a dataset.json: 200,000 shards
+LARGEST_COUNT = 2**63 - 1
+LARGEST_PIXELS = 4096
 
 
 def read_description(root: Path) -> tuple[dict, bool]:
@@ -49,7 +102,9 @@ def read_description(root: Path) -> tuple[dict, bool]:
     """
     path = root / DATASET
     try:
-        data = path.read_bytes()
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise UserError(f"{path}: cannot be read (no regular file); restore it or pack again")
+        data = storage_of(path).read_bytes(0, LARGEST + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
     return parse_description(path, data)
@@ -58,7 +113,9 @@ def read_description(root: Path) -> tuple[dict, bool]:
 def parse_description(path: Location, data: bytes) -> tuple[dict, bool]:
     """`read_description` of bytes that were read from `path`."""
     try:
-        info = json.loads(data)
+        if len(data) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST:,} bytes")
+        info = parse_json(data)
         sealed = seal(info) == info
         if "checksum" not in info:
             raise ValueError("it has no checksum")
@@ -71,25 +128,50 @@ def parse_description(path: Location, data: bytes) -> tuple[dict, bool]:
 
 def _check_description(info: dict) -> None:
     """Raises ValueError naming the first entry that packing does not write: a seal can be made by anyone."""
-    _check_entries(info, _DESCRIPTION, "")
-    _check_entries(info["counts"], {"planned": int}, "counts.")
-    if "default_labels" not in info or not isinstance(info["default_labels"], str | None):
-        raise ValueError("default_labels is missing or of another kind")
-    for name, sha256 in info["labels"].items():
-        if not isinstance(sha256, str) or "/" in name or not name.isprintable():
-            raise ValueError(f"labels.{name!r} is not a hash of a table")
+    _check_entry(info, _DESCRIPTION, "")
+    for name in (*info["labels"], *info.get("stored_labels", {})):
+        if "/" in name or not name.isprintable():
+            raise ValueError(f"labels.{name!r} is not a name of labels")
+    if info["counts"]["packed"] > info["counts"]["planned"]:
+        raise ValueError("counts.packed is more than counts.planned")
+    if not info["sizes"]:
+        raise ValueError("sizes is empty")
     for name, size in info["sizes"].items():
-        _check_entries(size, _SIZE, f"sizes.{name!r}.")
-        if name != str(size["pixels"]) or size["encoding"] not in ("jpeg", "raw"):
+        known = name == str(size["pixels"]) and 0 < size["pixels"] <= LARGEST_PIXELS
+        if not known or size["encoding"] not in ("jpeg", "raw"):
             raise ValueError(f"sizes.{name!r} is not the size it describes")
         for shard in size["shards"]:
-            _check_entries(shard, _SHARD, f"sizes.{name!r}.shards: ")
             if not re.fullmatch(rf"{name}/[0-9]{{6,9}}\.tar", shard["name"]) or not shard["bytes"]:
                 raise ValueError(f"sizes.{name!r}.shards: {shard['name']!r} is no shard")
+        names = [shard["name"] for shard in size["shards"]]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sizes.{name!r}.shards: {max(names, key=names.count)!r} is there twice")
 
 
-def _check_entries(entries: object, kinds: dict[str, type], where: str) -> None:
-    for key, kind in kinds.items():
-        value = entries.get(key) if isinstance(entries, dict) else None
-        if type(value) is not kind or (isinstance(value, int) and value < 0):
-            raise ValueError(f"{where}{key} is missing or of another kind")
+def _check_entry(value: object, kind: Any, where: str) -> None:
+    """Raises ValueError naming the first entry that is not of its kind."""
+    if isinstance(kind, dict):
+        entries = value if isinstance(value, dict) else _wrong(where)
+        for name, inner in kind.items():
+            known = name.rstrip("?")
+            if name == ANY:
+                for key, each in entries.items():
+                    _check_entry(each, inner, f"{where}{key!r}.")
+            elif known in entries or name == known:
+                _check_entry(entries.get(known, _ABSENT), inner, f"{where}{known}.")
+    elif isinstance(kind, list):
+        for each in value if isinstance(value, list) else _wrong(where):
+            _check_entry(each, kind[0], f"{where[:-1]}: ")
+    elif isinstance(value, bool) and kind is not bool or not isinstance(value, kind):
+        _wrong(where)
+    elif isinstance(value, int) and not 0 <= value <= LARGEST_COUNT:
+        raise ValueError(f"{where[:-1]} is no count")
+    elif isinstance(value, str) and not value.isprintable():
+        raise ValueError(f"{where[:-1]} holds characters that cannot be shown")
+
+
+_ABSENT = object()
+
+
+def _wrong(where: str) -> NoReturn:
+    raise ValueError(f"{where.rstrip('.: ') or 'the whole'} is missing or of another kind")

@@ -19,7 +19,7 @@ from shards.packing.options import Part
 from shards.packing.plan import Plan
 from shards.releases.checksums import CHECKSUMS
 from shards.releases.release import Release
-from shards.storage.files import json_bytes
+from shards.storage.files import check_inside, json_bytes
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 
@@ -72,6 +72,8 @@ def make_folders(job: PackJob) -> None:
         raise UserError(f"{out if local else work}: is no folder; give another --out") from error
     if not local and work.lstat().st_uid != os.getuid():  # in a folder that all users may write to
         raise UserError(f"{work}: belongs to another user; set TMPDIR to a folder of yours")
+    for folder in (work, work / "tmp"):
+        check_inside(work.parent, folder)
     strangers = sorted(entry.name for entry in job.storage.entries() if entry.name != WORK)
     if strangers and DATASET not in strangers and not storage_of(out / WORK / "options.json").exists():
         with contextlib.suppress(OSError):  # of a bucket's, a killed run may have left something in it

@@ -63,6 +63,8 @@ def verify(root: Location, deep: bool = False, jobs: int = 1) -> VerifyReport:
         return VerifyReport(0, 0, 0, tuple(dict.fromkeys([*problems, str(error)])), deep)
     problems += _strangers(root, {DATASET, "catalog.parquet", "rejects.csv", "labels", WORK, *info["sizes"]})
     problems += _strangers(root / "labels", {Path(labels_name(name)).name for name in info["labels"]})
+    folders = [path for path in (root / "labels", root / WORK) if path.is_symlink()]  # a size may be on another disk
+    problems += [f"{path}: is a link, so no command writes or removes anything there" for path in folders]
     tasks: list[tuple] = []
     for name, size in info["sizes"].items():
         if not (root / name).exists():

@@ -7,6 +7,7 @@ import pytest
 from shards.dataset import cache as caching
 from shards.dataset.cache import Cache, claim, copied, default_folder
 from shards.errors import UserError
+from shards.storage import files
 
 ID = "a" * 64
 
@@ -34,13 +35,14 @@ def finished(cache) -> list[int]:
 
 
 def test_a_copy_that_gets_its_name_while_another_process_claims_it_is_no_error(cache, monkeypatch):
-    first, touch = claim(path(cache, 1), 5), Path.touch
+    first, lock = claim(path(cache, 1), 5), files.lock
 
-    def finished_meanwhile(part):
-        touch(part)
-        part.rename(path(cache, 1))
+    def finished_meanwhile(file, kind):
+        Path(file.name).rename(path(cache, 1))
+        first.close()
+        lock(file, kind)
 
-    monkeypatch.setattr(Path, "touch", finished_meanwhile)
+    monkeypatch.setattr("shards.dataset.cache.lock", finished_meanwhile)
     assert claim(path(cache, 1), 5) is None
     first.close()
     assert finished(cache) == [1]
