@@ -48,6 +48,25 @@ def test_a_copy_that_gets_its_name_while_another_process_claims_it_is_no_error(c
     assert finished(cache) == [1]
 
 
+def test_a_planted_part_or_folder_is_not_written_through(cache, tmp_path):
+    """A cache that several users share: the names of its parts are known."""
+    victim = tmp_path / "victim"
+    victim.write_text("the user's")
+    part = path(cache, 1).with_name(".000001.tar.60.part")
+    part.symlink_to(victim)
+    with pytest.raises(UserError, match="000001.tar.60.part: is a link"):
+        claim(path(cache, 1), 60)
+    part.unlink()
+    part.hardlink_to(victim)
+    assert claim(path(cache, 1), 60) is None
+    fill(cache, 1, 60)
+    assert victim.read_text() == "the user's" and path(cache, 1).read_bytes() == bytes(60)
+    (cache.folder / ("b" * 64)).symlink_to(tmp_path)
+    with pytest.raises(UserError, match="is a link, and nothing is written or removed where a link leads"):
+        cache.dataset("b" * 64, "s3://bucket/other", b"{}")
+    assert not (tmp_path / "dataset.json").exists()
+
+
 def test_a_part_is_one_process_s_until_it_ends_and_then_the_next_one_s_to_continue(cache):
     part = claim(path(cache, 1), 60)
     assert claim(path(cache, 1), 60) is None  # another has it
