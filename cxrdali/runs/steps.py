@@ -88,8 +88,10 @@ class Book:
         return reasons
 
     def run(self, steps: Sequence[Step]) -> int:
-        """Do what is to be done, in order; returns how many steps that were."""
+        """Do what is to be done, in order; returns how many steps that were. UserError if a link is in the way."""
         done = 0
+        for name in sorted({RECORDS, *(name for step in steps for name in step.outputs)}):
+            check_inside(self.root, self.root / name)
         self._sweep(steps)
         for number, step in enumerate(steps, 1):
             reason = self.reason(step)
@@ -101,8 +103,6 @@ class Book:
 
     def make(self, step: Step) -> None:
         """Do a step and record it."""
-        for name in (RECORDS, *([step.folder] if step.folder else []), *step.outputs):
-            check_inside(self.root, self.root / name)
         (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
         # what was trained by hand stays where it is: the trainer refuses it if its settings are others
         if step.folder and not self._by_hand(step) and (self._read(step.name) or not self._begun(step)):
@@ -136,8 +136,6 @@ class Book:
         """Remove what killed writers left; a trainer looks after its own folder."""
         files = [self.root / name for step in steps if not step.folder for name in step.outputs]
         for folder in {self.root / RECORDS, *(file.parent for file in files)}:
-            if folder != self.root:
-                check_inside(self.root, folder)
             remove_parts(folder)
 
     def _set_aside(self, folder: Path) -> None:

@@ -15,7 +15,7 @@ import fcntl
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from shards.dataset.description import DATASET
 from shards.errors import UserError
@@ -61,7 +61,7 @@ class Cache:
         return sorted(found, key=lambda folder: (folder / MARK).stat().st_mtime)
 
 
-def claim(final: Path, num_bytes: int) -> BinaryIO | None:
+def claim(final: Path, num_bytes: int) -> IO[bytes] | None:
     """The part of a copy of `num_bytes`, open and locked, for the caller to fill; it may hold the beginning.
 
     None if another process or thread fills it or has just finished. Raises UserError on a file system without locks.

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from shards.dataset.cache import Cache, claim, copied
 from shards.dataset.description import DATASET, dataset_identity
@@ -124,7 +124,7 @@ class Mirror:
             raise UserError(f"{cannot_write(final, error)}; --cache puts it elsewhere") from error
         return final
 
-    def _fill(self, part: BinaryIO, name: str, sha256: str, num_bytes: int | None, ended: Callable[[], bool]) -> bool:
+    def _fill(self, part: IO[bytes], name: str, sha256: str, num_bytes: int | None, ended: Callable[[], bool]) -> bool:
         """Complete a part; False if that needs another attempt. Raises UserError if it is not what was packed."""
         source, digest = self.source / name, hashlib.sha256()
         if num_bytes is None:
