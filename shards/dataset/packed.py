@@ -23,7 +23,8 @@ from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.storage.remote import reaching
 
-MOST_UNPACKED = 200  # rows, or bytes without compression, per byte of a table; a hundred million zeros fit into 3 KB
+# Of a table, per byte of its file: those that packing writes have less than one row, and six bytes.
+MOST_ROWS, MOST_UNPACKED = 4, 100
 
 
 def _parquet(
@@ -45,7 +46,7 @@ def _parquet(
         if found.num_rows != rows:
             raise UserError(f"{path}: {found.num_rows} rows, dataset.json says {rows}; restore it")
         unpacked = sum(found.row_group(group).total_byte_size for group in range(found.num_row_groups))
-        if max(unpacked, rows) > MOST_UNPACKED * len(data):
+        if rows > MOST_ROWS * len(data) or unpacked > MOST_UNPACKED * len(data):
             raise UserError(
                 f"{path}: {len(data):,} bytes that would become {rows:,} rows and {unpacked:,} bytes, as no table that "
                 "packing writes; restore it or pack again"
