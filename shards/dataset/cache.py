@@ -57,7 +57,9 @@ class Cache:
 
     def datasets(self, source: str) -> list[Path]:
         """Folders of copies that came from an address, the latest last."""
-        found = [mark.parent for mark in self.folder.glob(f"*/{MARK}") if mark.read_text() == f"{source}\n"]
+        found = [
+            mark.parent for mark in self.folder.glob(f"*/{MARK}") if mark.read_text(errors="replace") == f"{source}\n"
+        ]
         return sorted(found, key=lambda folder: (folder / MARK).stat().st_mtime)
 
 

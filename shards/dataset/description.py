@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from shards.errors import UserError
-from shards.storage.files import json_bytes, parse_json, sha256_bytes
+from shards.storage.files import json_bytes, open_regular, parse_json, sha256_bytes
 from shards.storage.location import Location
-from shards.storage.places import storage_of
 
 DATASET = "dataset.json"
 FORMAT = 1
@@ -102,9 +101,8 @@ def read_description(root: Path) -> tuple[dict, bool]:
     """
     path = root / DATASET
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            raise UserError(f"{path}: cannot be read (no regular file); restore it or pack again")
-        data = storage_of(path).read_bytes(0, LARGEST + 1)
+        with open_regular(path) as file:
+            data = file.read(LARGEST + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
     return parse_description(path, data)

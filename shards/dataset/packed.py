@@ -18,7 +18,7 @@ from shards.dataset.labels import Labels
 from shards.dataset.mapped import StoredSize
 from shards.dataset.remote_copy import Mirror
 from shards.errors import UserError
-from shards.storage.files import sha256_bytes
+from shards.storage.files import open_regular, sha256_bytes
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.storage.remote import reaching
@@ -35,7 +35,8 @@ def _parquet(
     rows: how many it must have; columns: read only those of them that are there, once each.
     """
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
     sha256 = sha256_bytes(data)

@@ -11,11 +11,13 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -112,6 +114,15 @@ def open_own(path: Path, mode: str, flags: int = 0) -> IO[Any]:
         raise linked(path) from error
 
 
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file to read it. Raises OSError if it is a pipe or a device, whose reading may never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "no regular file", str(path))
+
+
 def check_inside(root: Path, path: Path) -> None:
     """Raises UserError if `path`, or a folder between `root` and it, is a link.
 
@@ -187,7 +198,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

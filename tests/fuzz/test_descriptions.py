@@ -135,6 +135,21 @@ def test_a_description_that_is_too_large_or_no_file_is_not_read(small, tmp_path)
         PackedDataset.open(root)
 
 
+@pytest.mark.parametrize(
+    "name", ["catalog.parquet", "rejects.csv", "labels/chexpert.parquet", "32/000000.tar", "32/000000.idx"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_in_a_pack_is_not_read(small, tmp_path, time_limit, name, kind):
+    """Links travel in a tar: reading a pipe would wait, and /dev/zero has no end."""
+    root = shutil.copytree(small, tmp_path / "pack")
+    (root / name).unlink()
+    os.mkfifo(root / name) if kind == "pipe" else (root / name).symlink_to("/dev/zero")
+    unread = {"inspect": ["32/000000.idx"], "label": ["32/000000.idx", "catalog.parquet", "rejects.csv"], "verify": []}
+    for command, others in unread.items():
+        ended = call(command, root, *(["--jobs", "1"] if command == "verify" else []), cwd=tmp_path)
+        assert ended.returncode == (name not in others) and (name in others or str(root / name) in ended.stderr)
+
+
 def bomb(rows: int, columns: dict) -> bytes:
     """A table of so many equal rows; a million take a few bytes."""
     buffer = io.BytesIO()
