@@ -25,6 +25,7 @@ from shards.storage.files import (
     check_inside,
     json_bytes,
     only_one,
+    open_regular,
     parse_json,
     remove_parts,
     sha256_bytes,
@@ -119,7 +120,10 @@ def _writing(root: Path) -> Iterator[dict]:
                         path.unlink()
                 yield info
             finally:
-                shutil.rmtree(work, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    (work / NOTE).unlink(missing_ok=True)
+                if not (work / "options.json").exists():  # nor is a packing under way that the next call continues
+                    shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise cannot_write(root, error) from error
 
@@ -131,8 +135,9 @@ def _note(root: Path, names: Iterable[str]) -> None:
 def _noted(note: Path) -> list:
     """What a killed call was attaching or removing."""
     try:
-        names = parse_json(storage_of(note).read_bytes(0, LARGEST))
-    except (FileNotFoundError, ValueError):
+        with open_regular(note) as file:
+            names = parse_json(file.read(LARGEST))
+    except (OSError, ValueError):
         return []
     return names if isinstance(names, list) else []
 

@@ -100,7 +100,7 @@ def _check_out(out: Path) -> None:
 def _begin(out: Path, options: SyntheticOptions) -> None:
     """Say what is made here, and remove what a killed call left. Raises UserError if that had other options."""
     begun, wanted = out / WORK / "options.json", json_bytes({"made_by": f"cxrdali {__version__}", **asdict(options)})
-    if begun.exists() and begun.read_bytes() != wanted:
+    if begun.is_file() and begun.read_bytes() != wanted:
         raise UserError(
             f"{out}: holds the beginning of another synthetic release, whose options are in {begun}; give the same, or "
             "another folder, or remove this one"

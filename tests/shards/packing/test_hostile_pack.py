@@ -170,3 +170,11 @@ def test_a_pack_of_an_earlier_version_says_that_it_does_not_know(copy):
         "earlier version, which did not note it): who reads the shards with webdataset sees those"
     ]
     assert verify(copy).problems == ()
+
+
+def test_what_an_unfinished_packing_of_another_size_has_made_is_not_removed(copy):
+    (copy / ".packing" / "records").mkdir(parents=True)
+    for name in ("options.json", "records/000000.json"):
+        (copy / ".packing" / name).write_text("{}")
+    detach(copy, "chexpert")
+    assert set(contents(copy / ".packing")) == {"lock", "options.json", "records/000000.json"}
