@@ -92,9 +92,9 @@ def _new_part(folder: Path, stem: str) -> IO[bytes]:
 def _remove_abandoned(folder: Path, names: re.Pattern) -> None:
     """Remove the files with these names that nobody has locked."""
     with os.scandir(folder) as found:
-        parts = [Path(e.path) for e in found if names.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
+        parts = [Path(e.path) for e in found if names.fullmatch(e.name)]
     for part in parts:
-        # not ours, gone, being written, or on a file system without locks
+        # a link, not ours, gone, being written, or on a file system without locks
         with contextlib.suppress(OSError, UserError), open_own(part, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             part.unlink()

@@ -56,6 +56,7 @@ def test_a_kill_at_any_call_leaves_nothing_that_counts_and_the_same_command_make
         left = contents(out) if out.exists() else {}
         published = {name: data for name, data in left.items() if not name.startswith(".synthetic/")}
         assert (published == whole) if METADATA in published else published.items() <= whole.items(), step
+        assert ".synthetic/options.json" in left or not published or left == whole, step
         if not ended:
             break
         state = frozenset(re.sub(r"(tmp/)[^/]+|[0-9a-f]{16}(?=\.part)", r"\1", name) for name in left)
