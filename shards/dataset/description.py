@@ -91,6 +91,7 @@ _DESCRIPTION = {
 }
 LARGEST = 2**26  # bytes of a dataset.json: 200,000 shards
 LARGEST_COUNT = 2**63 - 1
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal may obey them
 LARGEST_PIXELS = 4096
 
 
@@ -129,9 +130,14 @@ def _check_description(info: dict) -> None:
     _check_entry(info, _DESCRIPTION, "")
     for name in (*info["labels"], *info.get("stored_labels", {})):
         if "/" in name or not name.isprintable():
-            raise ValueError(f"labels.{name!r} is not a name of labels")
-    if info["counts"]["packed"] > info["counts"]["planned"]:
+            raise ValueError(f"labels.{name!r} is not a hash of a table")
+    if info["default_labels"] not in (None, *info["labels"]):
+        raise ValueError(f"default_labels {info['default_labels']!r} is not among the labels")
+    counts = info["counts"]
+    if counts["packed"] > counts["planned"]:
         raise ValueError("counts.packed is more than counts.planned")
+    for name in (*counts["rejected"], *counts.get("converted", {})):
+        _check_entry(name, str, "counts.")
     if not info["sizes"]:
         raise ValueError("sizes is empty")
     for name, size in info["sizes"].items():
@@ -164,8 +170,8 @@ def _check_entry(value: object, kind: Any, where: str) -> None:
         _wrong(where)
     elif isinstance(value, int) and not 0 <= value <= LARGEST_COUNT:
         raise ValueError(f"{where[:-1]} is no count")
-    elif isinstance(value, str) and not value.isprintable():
-        raise ValueError(f"{where[:-1]} holds characters that cannot be shown")
+    elif isinstance(value, str) and CONTROL.search(value):
+        raise ValueError(f"{where[:-1]} holds control characters")
 
 
 _ABSENT = object()

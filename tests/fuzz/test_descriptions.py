@@ -109,14 +109,16 @@ def test_names_that_lead_out_are_refused(small):
     size = info["sizes"]["32"]
     shard = size["shards"][0]
     for change, words in (
-        ({"labels": {"../x": "0" * 64}}, "labels.'../x' is not a name of labels"),
-        ({"stored_labels": {"a\x1bb": "0" * 64}}, "is not a name of labels"),
+        ({"labels": {"../x": "0" * 64}}, "labels.'../x' is not a hash of a table"),
+        ({"stored_labels": {"a\x1bb": "0" * 64}}, "is not a hash of a table"),
+        ({"default_labels": "others"}, "default_labels 'others' is not among the labels"),
+        ({"counts": {**info["counts"], "rejected": {"\x1b[2J": 1}}}, "counts holds control characters"),
         ({"sizes": {"..": size}}, "sizes.'..' is not the size it describes"),
         ({"sizes": {"../32": {**size, "pixels": 32}}}, "sizes.'../32' is not the size it describes"),
         ({"sizes": {"32": {**size, "shards": [{**shard, "name": "../32/000000.tar"}]}}}, "is no shard"),
         ({"sizes": {"32": {**size, "shards": [shard, shard]}}}, "'32/000000.tar' is there twice"),
         ({"sizes": {}}, "sizes is empty"),
-        ({"release": "mimic\x1b[2J"}, "release holds characters that cannot be shown"),
+        ({"release": "mimic\x1b[2J"}, "release holds control characters"),
     ):
         (small / DATASET).write_bytes(json_bytes(seal({**info, **change})))
         with pytest.raises(UserError, match=words):
