@@ -8,6 +8,7 @@ import click
 
 from cli.options.folders import FOLDER
 from shards.errors import UserError
+from shards.storage.files import check_inside
 
 STUDIES, NATIVE = 1000, 256
 # stage -> side in pixels, batch, epochs: the three stages at a scale that two cores train in minutes
@@ -38,6 +39,8 @@ def demo(out: Path, fresh: bool):
 
     started, runs = time.perf_counter(), out / "runs"
     claim(out, MARK)
+    for name in ("release", "packed", "runs"):
+        check_inside(out, out / name)
     if fresh:
         for name in ("release", "packed", "runs"):
             shutil.rmtree(out / name, ignore_errors=True)
@@ -95,6 +98,7 @@ def claim(out: Path, mark: str) -> None:
     if out.exists() and any(out.iterdir()) and not (out / mark).exists():
         raise UserError(f"{out}: is not empty and no demo's folder; give another --out")
     out.mkdir(parents=True, exist_ok=True)
+    check_inside(out, out / mark)
     (out / mark).touch()
 
 

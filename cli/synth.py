@@ -12,7 +12,7 @@ from cli.options.folders import FOLDER
     required=True,
     type=FOLDER,
     metavar="DIR",
-    help="Folder to write; must be new or empty.",
+    help="Folder to write: new, empty, or what a killed run of the same command left.",
 )
 @click.option(
     "--size",

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import uuid
@@ -70,6 +71,13 @@ def _launch(processes: int) -> None:
             sys.exit(first.exitcode)
         raise UserError(
             f"rank {next(rank for rank, each in error.failures.items() if each is first)} (process {first.pid}) was "
-            f"ended by {first.signal_name()}, and the others with it (if memory ran out, by the kernel); the same "
-            "command continues"
+            f"ended by {first.signal_name()}, and the others with it ({_why(-first.exitcode)}); the same command "
+            "continues"
         ) from error
+
+
+def _why(number: int) -> str:
+    """What ends a process by a signal that nobody sent."""
+    if number in (signal.SIGBUS, signal.SIGSEGV):
+        return "if a shard or another file that it was reading was cut or replaced: `cxrdali verify` names it"
+    return "if memory ran out, by the kernel"

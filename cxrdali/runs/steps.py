@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cxrdali.runs.layout import REPLACED
 from shards.errors import UserError
-from shards.storage.files import json_bytes, only_one, remove_parts, sha256_file, write_bytes
+from shards.storage.files import check_inside, json_bytes, only_one, remove_parts, sha256_file, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,10 @@ class Book:
         return reasons
 
     def run(self, steps: Sequence[Step]) -> int:
-        """Do what is to be done, in order; returns how many steps that were."""
+        """Do what is to be done, in order; returns how many steps that were. UserError if a link is in the way."""
         done = 0
+        for name in sorted({RECORDS, *(name for step in steps for name in step.outputs)}):
+            check_inside(self.root, self.root / name)
         self._sweep(steps)
         for number, step in enumerate(steps, 1):
             reason = self.reason(step)
@@ -143,6 +145,7 @@ class Book:
         number = 1
         while (there := folder.parent / REPLACED / f"{folder.name}-{number}").exists():
             number += 1
+        check_inside(self.root, there.parent)
         there.parent.mkdir(exist_ok=True)
         with only_one(folder / ".lock", "training into it"):
             shutil.move(folder, there)

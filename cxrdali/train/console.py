@@ -13,7 +13,7 @@ from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.state import State
-from shards.storage.files import cannot_write
+from shards.storage.files import cannot_write, check_inside
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,7 @@ def tensorboard(out: Path, epoch: int):
             hook(error)
 
     threading.excepthook = quiet
+    check_inside(out, folder)
     with _writing(folder):  # if this fails, quiet stays: the thread may not have come to it yet
         events = SummaryWriter(str(folder), purge_step=epoch + 1)
     try:

@@ -15,11 +15,11 @@ import fcntl
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from shards.dataset.description import DATASET
 from shards.errors import UserError
-from shards.storage.files import cannot_write, is_named, lock, write_bytes
+from shards.storage.files import cannot_write, check_inside, is_named, lock, open_own, write_bytes
 from shards.storage.places import storage_of
 
 MARK = ".source"
@@ -45,6 +45,7 @@ class Cache:
         folder = self.folder / identity
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            check_inside(self.folder, folder)
             with contextlib.suppress(FileExistsError), (folder / MARK).open("x") as file:
                 file.write(f"{source}\n")
             path = folder / DATASET
@@ -56,11 +57,13 @@ class Cache:
 
     def datasets(self, source: str) -> list[Path]:
         """Folders of copies that came from an address, the latest last."""
-        found = [mark.parent for mark in self.folder.glob(f"*/{MARK}") if mark.read_text() == f"{source}\n"]
+        found = [
+            mark.parent for mark in self.folder.glob(f"*/{MARK}") if mark.read_text(errors="replace") == f"{source}\n"
+        ]
         return sorted(found, key=lambda folder: (folder / MARK).stat().st_mtime)
 
 
-def claim(final: Path, num_bytes: int) -> BinaryIO | None:
+def claim(final: Path, num_bytes: int) -> IO[bytes] | None:
     """The part of a copy of `num_bytes`, open and locked, for the caller to fill; it may hold the beginning.
 
     None if another process or thread fills it or has just finished. Raises UserError on a file system without locks.
@@ -68,11 +71,7 @@ def claim(final: Path, num_bytes: int) -> BinaryIO | None:
     if final.exists():
         return None
     path = part_of(final, num_bytes)
-    path.touch()
-    try:
-        file = path.open("r+b")
-    except FileNotFoundError:  # another process has just given it its name
-        return None
+    file = open_own(path, "r+b", os.O_CREAT)
     with contextlib.ExitStack() as stack:
         stack.callback(file.close)
         try:
@@ -80,10 +79,11 @@ def claim(final: Path, num_bytes: int) -> BinaryIO | None:
         except BlockingIOError:
             return None
         if is_named(file, path):
-            if not final.exists():
+            if not final.exists() and os.fstat(file.fileno()).st_nlink == 1:
                 stack.pop_all()
                 return file
-            path.unlink()  # another process had given the part its name before this one made it anew
+            # another process had given the part its name before this one made it anew; or it is another file's too
+            path.unlink()
     return None
 
 

@@ -1,13 +1,13 @@
 """dataset.json: the description that publishes a packed dataset, and the seal over it."""
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 from shards.errors import UserError
-from shards.storage.files import json_bytes, sha256_bytes
+from shards.storage.files import json_bytes, open_regular, parse_json, sha256_bytes
 from shards.storage.location import Location
 
 DATASET = "dataset.json"
@@ -60,16 +60,68 @@ def description_bytes(path: Location, info: dict) -> bytes:
     return data
 
 
-_DESCRIPTION: dict[str, type] = {
+def stored_otherwise(info: Mapping) -> dict[str, str]:
+    """Per label release of which the shards' KEY.json hold other findings than labels/, what is to be said about it.
+
+    A shard is never changed, so its KEY.json keep the findings of the packing. Datasets of earlier versions do not say
+    which those are; of them, nothing is known.
+    """
+    said = {}
+    for name, sha256 in sorted(info.get("stored_labels", {}).items()):
+        now = info["labels"].get(name)
+        if now != sha256:
+            said[name] = (
+                f"labels {name}: {'were attached anew' if now else 'are not attached'}, but the .json in the shards "
+                f"still hold them as they were packed (sha256 {sha256[:12]}): who reads the shards with webdataset "
+                "sees those. cxrdali reads labels/ only"
+            )
+    return said
+
+
+ANY = "*"
+# What packing writes: a kind; of a list, its items' kind; of a dict, its entries' by name, where * is any name, and one
+# with a ? may be absent (earlier versions did not write it).
+_DESCRIPTION = {
     "id": str,
+    "made_by": str,
+    "release": str,
+    "options": {
+        "sizes": [str],
+        "fit": str,
+        "quality": int,
+        "seed": int,
+        "shard_images": int,
+        "limit?": int | None,
+        "check_hashes?": bool,
+        "allow_links?": bool,
+        "window?": str,
+    },
+    "inputs": {ANY: str},
+    "encoders": {ANY: str},
+    "counts": {
+        "planned": int,
+        "packed": int,
+        "studies": int,
+        "subjects": int,
+        "rejected": {ANY: int},
+        "converted?": {ANY: int},
+    },
     "catalog_sha256": str,
     "rejects_sha256": str,
-    "labels": dict,
-    "sizes": dict,
-    "counts": dict,
+    "labels": {ANY: str},
+    "stored_labels?": {ANY: str},
+    "sizes": {
+        ANY: {
+            "pixels": int,
+            "encoding": str,
+            "shards": [{"name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str}],
+        }
+    },
 }
-_SIZE: dict[str, type] = {"pixels": int, "encoding": str, "shards": list}
-_SHARD: dict[str, type] = {"name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str}
+LARGEST = 2**26  # bytes of a dataset.json: 200,000 shards
+LARGEST_COUNT = 2**63 - 1
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal may obey them
+LARGEST_PIXELS = 4096
 
 
 def read_description(root: Path) -> tuple[dict, bool]:
@@ -79,7 +131,8 @@ def read_description(root: Path) -> tuple[dict, bool]:
     """
     path = root / DATASET
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read(LARGEST + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
     return parse_description(path, data)
@@ -88,7 +141,9 @@ def read_description(root: Path) -> tuple[dict, bool]:
 def parse_description(path: Location, data: bytes) -> tuple[dict, bool]:
     """`read_description` of bytes that were read from `path`."""
     try:
-        info = json.loads(data)
+        if len(data) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST:,} bytes")
+        info = parse_json(data)
         sealed = seal(info) == info
         if "checksum" not in info:
             raise ValueError("it has no checksum")
@@ -101,21 +156,29 @@ def parse_description(path: Location, data: bytes) -> tuple[dict, bool]:
 
 def _check_description(info: dict) -> None:
     """Raises ValueError naming the first entry that packing does not write: a seal can be made by anyone."""
-    _check_entries(info, _DESCRIPTION, "")
-    _check_entries(info["counts"], {"planned": int}, "counts.")
-    if "default_labels" not in info or not isinstance(info["default_labels"], str | None):
-        raise ValueError("default_labels is missing or of another kind")
-    for name, sha256 in info["labels"].items():
-        if not isinstance(sha256, str) or not _stays_in_its_folder(name):
+    _check_entry(info, _DESCRIPTION, "")
+    for name in (*info["labels"], *info.get("stored_labels", {})):
+        if not _stays_in_its_folder(name):
             raise ValueError(f"labels.{name!r} is not a hash of a table")
+    if (default := info.get("default_labels", _ABSENT)) not in (None, *info["labels"]):
+        raise ValueError(f"default_labels {default!r} is not among the labels")
+    counts = info["counts"]
+    if counts["packed"] > counts["planned"]:
+        raise ValueError("counts.packed is more than counts.planned")
+    for name in (*counts["rejected"], *counts.get("converted", {})):
+        _check_entry(name, str, "counts.")
+    if not info["sizes"]:
+        raise ValueError("sizes is empty")
     for name, size in info["sizes"].items():
-        _check_entries(size, _SIZE, f"sizes.{name!r}.")
-        if name != str(size["pixels"]) or size["encoding"] not in ("jpeg", "raw"):
+        known = name == str(size["pixels"]) and 0 < size["pixels"] <= LARGEST_PIXELS
+        if not known or size["encoding"] not in ("jpeg", "raw"):
             raise ValueError(f"sizes.{name!r} is not the size it describes")
         for shard in size["shards"]:
-            _check_entries(shard, _SHARD, f"sizes.{name!r}.shards: ")
             if not re.fullmatch(rf"{name}/[0-9]{{6,9}}\.tar", shard["name"]) or not shard["bytes"]:
                 raise ValueError(f"sizes.{name!r}.shards: {shard['name']!r} is no shard")
+        names = [shard["name"] for shard in size["shards"]]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sizes.{name!r}.shards: {max(names, key=names.count)!r} is there twice")
 
 
 def _stays_in_its_folder(name: str) -> bool:
@@ -124,8 +187,30 @@ def _stays_in_its_folder(name: str) -> bool:
     return "/" not in name and not any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" for c in name)
 
 
-def _check_entries(entries: object, kinds: dict[str, type], where: str) -> None:
-    for key, kind in kinds.items():
-        value = entries.get(key) if isinstance(entries, dict) else None
-        if type(value) is not kind or (isinstance(value, int) and value < 0):
-            raise ValueError(f"{where}{key} is missing or of another kind")
+def _check_entry(value: object, kind: Any, where: str) -> None:
+    """Raises ValueError naming the first entry that is not of its kind."""
+    if isinstance(kind, dict):
+        entries = value if isinstance(value, dict) else _wrong(where)
+        for name, inner in kind.items():
+            known = name.rstrip("?")
+            if name == ANY:
+                for key, each in entries.items():
+                    _check_entry(each, inner, f"{where}{key!r}.")
+            elif known in entries or name == known:
+                _check_entry(entries.get(known, _ABSENT), inner, f"{where}{known}.")
+    elif isinstance(kind, list):
+        for each in value if isinstance(value, list) else _wrong(where):
+            _check_entry(each, kind[0], f"{where[:-1]}: ")
+    elif isinstance(value, bool) and kind is not bool or not isinstance(value, kind):
+        _wrong(where)
+    elif isinstance(value, int) and not 0 <= value <= LARGEST_COUNT:
+        raise ValueError(f"{where[:-1]} is no count")
+    elif isinstance(value, str) and CONTROL.search(value):
+        raise ValueError(f"{where[:-1]} holds control characters")
+
+
+_ABSENT = object()
+
+
+def _wrong(where: str) -> NoReturn:
+    raise ValueError(f"{where.rstrip('.: ') or 'the whole'} is missing or of another kind")

@@ -18,29 +18,46 @@ from shards.dataset.labels import Labels
 from shards.dataset.mapped import StoredSize
 from shards.dataset.remote_copy import Mirror
 from shards.errors import UserError
-from shards.storage.files import sha256_bytes
+from shards.storage.files import open_regular, sha256_bytes
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.storage.remote import reaching
 
+# Of a table, per byte of its file: those that packing writes have less than one row, and six bytes.
+MOST_ROWS, MOST_UNPACKED = 4, 100
 
-def _parquet(path: Path, expected: str | None, columns: Sequence[str] | None = None) -> tuple[pd.DataFrame, str]:
+
+def _parquet(
+    path: Path, expected: str | None, rows: int, columns: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, str]:
     """A table and its sha256, which is checked first: a flipped bit in a parquet file often reads as another number.
 
-    columns: read only those of them that are there, once each.
+    rows: how many it must have; columns: read only those of them that are there, once each.
     """
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
     sha256 = sha256_bytes(data)
     if expected is not None and sha256 != expected:
         raise UserError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
     try:
+        found = pq.read_metadata(io.BytesIO(data))
+        if found.num_rows != rows:
+            raise UserError(f"{path}: {found.num_rows} rows, dataset.json says {rows}; restore it")
+        unpacked = sum(found.row_group(group).total_byte_size for group in range(found.num_row_groups))
+        if rows > MOST_ROWS * len(data) or unpacked > MOST_UNPACKED * len(data):
+            raise UserError(
+                f"{path}: {len(data):,} bytes that would become {rows:,} rows and {unpacked:,} bytes, as no table that "
+                "packing writes; restore it or pack again"
+            )
         if columns is not None:
-            there = Counter(pq.read_schema(io.BytesIO(data)).names)
+            there = Counter(found.schema.to_arrow_schema().names)
             columns = [name for name in columns if there[name] == 1]
         return pd.read_parquet(io.BytesIO(data), columns=columns), sha256
+    except UserError:
+        raise
     except Exception as error:  # arrow raises many kinds on damage
         raise UserError(f"{path}: not a readable table ({' '.join(str(error).split())}); attach it again") from error
 
@@ -158,11 +175,7 @@ class PackedDataset:
         path = self.file("catalog.parquet", self.info["catalog_sha256"])
         if names is not None:
             texts, places = ([name for name in kind if name in names] for kind in (texts, places))
-        table, _ = _parquet(path, self.info["catalog_sha256"], names)
-        if len(table) != self.info["counts"]["planned"]:
-            raise UserError(
-                f"{path}: {len(table)} rows, dataset.json says {self.info['counts']['planned']}; restore it"
-            )
+        table, _ = _parquet(path, self.info["catalog_sha256"], self.info["counts"]["planned"], names)
         self._check_catalog(table, path, texts, places)
         return table
 
@@ -203,9 +216,7 @@ class PackedDataset:
                 f"{self.root}: no labels {name!r}; attached are {', '.join(names)} (cxrdali label attaches others)"
             )
         path = self.file(labels_name(name), self.info["labels"][name])
-        table, sha256 = _parquet(path, self.info["labels"][name])
-        if len(table) != self.info["counts"]["planned"]:
-            raise UserError(f"{path}: {len(table)} rows, the catalog has {self.info['counts']['planned']}")
+        table, sha256 = _parquet(path, self.info["labels"][name], self.info["counts"]["planned"])
         findings = tuple(column for column in table.columns if column not in ("row", "split"))
         numbers = all(pd.api.types.is_integer_dtype(kind) for kind in table[list(findings)].dtypes)
         if "split" not in table or not table.columns.is_unique or not numbers:

@@ -11,12 +11,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from shards.dataset.cache import Cache, claim, copied
 from shards.dataset.description import DATASET, dataset_identity
 from shards.errors import UserError
-from shards.storage.files import cannot_write, publish, sha256_file
+from shards.storage.files import cannot_write, check_inside, publish, sha256_file
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.storage.remote import reaching
@@ -45,7 +45,9 @@ class Mirror:
 
     def offers(self, shards: list[Mapping]) -> bool:
         """Whether a size, given by its shards, is in the bucket or here: one may copy only some sizes there."""
-        return any(map(self.holds, shards)) or storage_of(self.source / shards[0]["name"]).exists()
+        return any(map(self.holds, shards)) or any(
+            storage_of(self.source / each["name"]).exists() for each in shards[:1]
+        )
 
     def take_waited(self) -> float:
         """Seconds waited since this was last asked."""
@@ -101,6 +103,7 @@ class Mirror:
         reached, since = None, time.monotonic()
         try:
             final.parent.mkdir(exist_ok=True)
+            check_inside(self.folder, final.parent)
             while not final.exists():
                 if ended():
                     return None
@@ -121,7 +124,7 @@ class Mirror:
             raise UserError(f"{cannot_write(final, error)}; --cache puts it elsewhere") from error
         return final
 
-    def _fill(self, part: BinaryIO, name: str, sha256: str, num_bytes: int | None, ended: Callable[[], bool]) -> bool:
+    def _fill(self, part: IO[bytes], name: str, sha256: str, num_bytes: int | None, ended: Callable[[], bool]) -> bool:
         """Complete a part; False if that needs another attempt. Raises UserError if it is not what was packed."""
         source, digest = self.source / name, hashlib.sha256()
         if num_bytes is None:

@@ -1,16 +1,25 @@
 """Attaching a label release to a packed dataset: a new table beside the others, no shard is touched.
 
 The new file is complete before dataset.json lists it, and is no longer listed before it is removed: a kill leaves
-the old state or the new one, and perhaps a file that nothing lists, which the next call removes. The dataset's
-identity is over catalog and shards, so runs stay valid.
+the old state or the new one, and perhaps a file that nothing lists. What is being attached or removed is noted before
+that in `.packing/`, so the next call removes that file, and no other. The dataset's identity is over catalog and
+shards, so runs stay valid.
 """
 
 import contextlib
+import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from shards.dataset.description import DATASET, check_label_name, description_bytes, labels_name
+from shards.dataset.description import (
+    DATASET,
+    LARGEST,
+    check_label_name,
+    description_bytes,
+    labels_name,
+    stored_otherwise,
+)
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.make_shard import WORK
@@ -18,9 +27,23 @@ from shards.packing.publish import labels_parquet
 from shards.releases.checks import check_subjects
 from shards.releases.open import read_labels
 from shards.releases.release import LabelTable, first_of_each_name
-from shards.storage.files import cannot_write, only_one, remove_parts, sha256_bytes, write_bytes
+from shards.storage.files import (
+    cannot_write,
+    check_inside,
+    json_bytes,
+    only_one,
+    open_regular,
+    parse_json,
+    remove_parts,
+    sha256_bytes,
+    write_bytes,
+)
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+
+log = logging.getLogger(__name__)
+
+NOTE = "labels.json"  # in .packing/: names of the label releases that are being attached or removed
 
 
 def attach(
@@ -65,12 +88,14 @@ def attach(
         new = {name: data for name, data in contents.items() if name not in attached}
         for name in new:
             check_label_name(name, given[name].inputs[0], attached)
+        _note(root, new)
         for name, data in new.items():
             write_bytes(root / labels_name(name), data)
             attached[name] = sha256_bytes(data)
         if new:
             info["default_labels"] = info["default_labels"] or next(iter(new))
             write_bytes(root / DATASET, description_bytes(root / DATASET, info))
+        _say(info, new)
     return [(table, name in new) for name, table in given.items()]
 
 
@@ -87,23 +112,56 @@ def _on_this_machine(root: Location) -> Path:
 @contextlib.contextmanager
 def _writing(root: Path) -> Iterator[dict]:
     """The dataset's description, while nobody else writes; what killed writers left is removed first."""
-    work = root / WORK
+    work, labels = root / WORK, root / "labels"
+    for folder in (work, labels):
+        check_inside(root, folder)
     try:
         work.mkdir(exist_ok=True)
         with only_one(work / "lock", "writing to it"):
             try:
                 info = PackedDataset.open(root).info
                 remove_parts(root)
-                (root / "labels").mkdir(exist_ok=True)
-                remove_parts(root / "labels")
-                for path in (root / "labels").glob("*.parquet"):
-                    if path.stem not in info["labels"]:
+                labels.mkdir(exist_ok=True)
+                remove_parts(labels)
+                noted = _noted(work / NOTE)
+                for path in labels.glob("*.parquet"):
+                    if path.stem in noted and path.stem not in info["labels"]:
                         path.unlink()
                 yield info
             finally:
-                shutil.rmtree(work, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    (work / NOTE).unlink(missing_ok=True)
+                if not (work / "options.json").exists():  # nor is a packing under way that the next call continues
+                    shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise cannot_write(root, error) from error
+
+
+def _note(root: Path, names: Iterable[str]) -> None:
+    write_bytes(root / WORK / NOTE, json_bytes(sorted(names)))
+
+
+def _noted(note: Path) -> list:
+    """What a killed call was attaching or removing."""
+    try:
+        with open_regular(note) as file:
+            names = parse_json(file.read(LARGEST))
+    except (OSError, ValueError):
+        return []
+    return names if isinstance(names, list) else []
+
+
+def _say(info: dict, names: Iterable[str]) -> None:
+    """What attaching or removing a label release leaves in the shards."""
+    otherwise, unknown = stored_otherwise(info), "stored_labels" not in info
+    for name in names:
+        if unknown:
+            log.info(
+                f"labels {name}: the .json in the shards may hold other findings of them, as they were packed (by an "
+                "earlier version, which did not note it): who reads the shards with webdataset sees those"
+            )
+        elif name in otherwise:
+            log.info(otherwise[name])
 
 
 def detach(root: Location, name: str) -> None:
@@ -113,8 +171,10 @@ def detach(root: Location, name: str) -> None:
         if name not in info["labels"]:
             attached = ", ".join(sorted(info["labels"])) or "none"
             raise UserError(f"{root}: no labels {name!r} to remove; attached are {attached}")
+        _note(root, [name])
         del info["labels"][name]
         if info["default_labels"] == name:
             info["default_labels"] = min(info["labels"], default=None)
         write_bytes(root / DATASET, description_bytes(root / DATASET, info))
         (root / labels_name(name)).unlink(missing_ok=True)
+        _say(info, [name])

@@ -20,7 +20,7 @@ from shards.packing.plan import Plan
 from shards.packing.publishable import check_publishable
 from shards.releases.checksums import CHECKSUMS
 from shards.releases.release import Release
-from shards.storage.files import json_bytes
+from shards.storage.files import check_inside, json_bytes
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 
@@ -73,8 +73,11 @@ def make_folders(job: PackJob) -> None:
         work.mkdir(0o777 if local else 0o700, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{out if local else work}: is no folder; give another --out") from error
-    if not local and work.lstat().st_uid != os.getuid():  # in a folder that all users may write to
-        raise UserError(f"{work}: belongs to another user; set TMPDIR to a folder of yours")
+    found = work.lstat()
+    if not local and (found.st_uid != os.getuid() or found.st_mode & 0o022):  # in a folder that all may write to
+        raise UserError(f"{work}: belongs to another user, or others may write to it; set TMPDIR to a folder of yours")
+    for folder in (work, work / "tmp"):
+        check_inside(work.parent, folder)
     strangers = sorted(entry.name for entry in job.storage.entries() if entry.name != WORK)
     if strangers and DATASET not in strangers and not storage_of(out / WORK / "options.json").exists():
         with contextlib.suppress(OSError):  # of a bucket's, a killed run may have left something in it

@@ -68,7 +68,8 @@ class PackSummary:
         """Of a packed dataset with the description `info`, and the fields of this run."""
         counts, sizes = info["counts"], info["sizes"].values()
         return cls(
-            **{name: counts[name] for name in ("planned", "packed", "rejected", "converted")},
+            **{name: counts[name] for name in ("planned", "packed", "rejected")},
+            converted=counts.get("converted", {}),
             shards=len(next(iter(sizes))["shards"]),
             num_bytes=sum(shard["bytes"] for size in sizes for shard in size["shards"]),
             **this_run,

@@ -66,6 +66,7 @@ def publish(job: PackJob, rows: pd.DataFrame, records: list[dict], identity: dic
         "catalog_sha256": sha256_bytes(catalog_bytes),
         "rejects_sha256": sha256_bytes(rejects_bytes),
         "labels": labels,
+        "stored_labels": dict(labels),
         "default_labels": release.labels[0].name if release.labels else None,
         "sizes": {
             size.folder: {

@@ -17,7 +17,7 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.make_shard import WORK
 from shards.packing.tarshard import members, read_index
-from shards.storage.files import sha256_bytes, sha256_file
+from shards.storage.files import sha256_file
 from shards.storage.location import Location
 from shards.workers import run
 
@@ -63,6 +63,8 @@ def verify(root: Location, deep: bool = False, jobs: int = 1) -> VerifyReport:
         return VerifyReport(0, 0, 0, tuple(dict.fromkeys([*problems, str(error)])), deep)
     problems += _strangers(root, {DATASET, "catalog.parquet", "rejects.csv", "labels", WORK, *info["sizes"]})
     problems += _strangers(root / "labels", {Path(labels_name(name)).name for name in info["labels"]})
+    folders = [path for path in (root / "labels", root / WORK) if path.is_symlink()]  # a size may be on another disk
+    problems += [f"{path}: is a link, so no command writes or removes anything there" for path in folders]
     tasks: list[tuple] = []
     for name, size in info["sizes"].items():
         if not (root / name).exists():
@@ -151,11 +153,10 @@ def _check_shard(root: Path, size: dict, entry: dict, expected: list[tuple[str, 
 def _check_index(path: Path, entry: dict, expected: list[tuple[str, int, int]]) -> list[str]:
     if not path.exists():
         return [f"{path}: missing"]
-    data = path.read_bytes()
-    if sha256_bytes(data) != entry["index_sha256"]:
+    if sha256_file(path) != entry["index_sha256"]:
         return [f"{path}: its sha256 differs from dataset.json"]
     try:
-        found = [(key, *parts[0][1:]) for key, parts in read_index(data.decode())]
+        found = [(key, *parts[0][1:]) for key, parts in read_index(path.read_bytes().decode())]
     except ValueError as error:
         return [f"{path}: {error}"]
     return [] if found == expected else [f"{path}: its samples are not the catalog's"]

@@ -69,15 +69,16 @@ class Disk:
         files.publish(aside, self.path)
 
     def make_folder(self) -> None:
-        """Make the folder if it is not there and folders exist here."""
+        """Make the folder if it is not there and folders exist here. Raises UserError if it is a link."""
+        files.check_inside(self.path.parent, self.path)
         self.path.mkdir(exist_ok=True)
 
     def remove_tree(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def remove_parts(self) -> None:
-        """Remove what killed writers left in a folder and in the folders directly in it."""
-        for folder in (self.path, *(path for path in self.path.iterdir() if path.is_dir())):
+        """Remove what killed writers left in a folder and in the folders directly in it, links aside."""
+        for folder in (self.path, *(path for path in self.path.iterdir() if path.is_dir() and not path.is_symlink())):
             files.remove_parts(folder)
 
     def contains(self, other: Location) -> bool:

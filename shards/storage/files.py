@@ -2,19 +2,31 @@
 
 Everything is written aside in the target's folder (or a sibling on the same file system), flushed to the
 medium, and renamed. The folder is flushed too: without that a power cut can forget the rename.
+
+A file aside is `.NAME.RANDOM.part`: new, no link, and locked (flock) while its writer lives. So one that can be locked
+was left by a killed writer, and the next writer of NAME removes it.
 """
 
 import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
+import math
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from shards.errors import UserError
+
+LONGEST_NAME = 255  # bytes, on every usual file system
+_RANDOM = "[0-9a-f]{16}"
+_PART = re.compile(rf"\..+\.({_RANDOM}|[0-9]+)\.part", re.DOTALL)  # [0-9]+: a process id, as earlier versions had it
 
 
 def sync_folder(folder: Path) -> None:
@@ -35,20 +47,96 @@ def publish(aside: Path, final: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `path` aside and rename it; the aside name holds the process id, so two writers never share it.
+    """Write `path` aside and rename it; what killed writers of it left is removed first.
 
     Raises UserError if there is no room or no permission; the old file then stands.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        aside.write_bytes(data)
-        publish(aside, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise cannot_write(path, error) from error
-        raise
+        stem = _stem(path.name)
+        _remove_abandoned(path.parent, re.compile(rf"\.{re.escape(stem)}\.{_RANDOM}\.part"))
+        with _new_part(path.parent, stem) as file:
+            try:
+                file.write(data)
+                file.flush()
+                publish(Path(file.name), path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    Path(file.name).unlink()
+                raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _stem(name: str) -> str:
+    """A file's name, or its hash if the name aside would be too long."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= LONGEST_NAME - len("..0123456789abcdef.part") else sha256_bytes(encoded)
+
+
+def _new_part(folder: Path, stem: str) -> IO[bytes]:
+    """A new file aside, locked."""
+    while True:
+        file = open_own(folder / f".{stem}.{secrets.token_hex(8)}.part", "xb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another writer takes it for one that was left, and removes it
+            file.close()
+            continue
+        except OSError:  # a file system without locks: nobody can take it for that
+            return file
+        if is_named(file, Path(file.name)):
+            return file
+        file.close()
+
+
+def _remove_abandoned(folder: Path, names: re.Pattern) -> None:
+    """Remove the files with these names that nobody has locked."""
+    with os.scandir(folder) as found:
+        parts = [Path(e.path) for e in found if names.fullmatch(e.name)]
+    for part in parts:
+        # a link, not ours, gone, being written, or on a file system without locks
+        with contextlib.suppress(OSError, UserError), open_own(part, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
+
+
+def open_own(path: Path, mode: str, flags: int = 0) -> IO[Any]:
+    """Open a file to write to it. Raises UserError if it is a link: what it leads to may be anybody's."""
+
+    def opener(name: str, usual: int) -> int:
+        return os.open(name, usual | flags | os.O_NOFOLLOW, 0o666)
+
+    try:
+        return open(path, mode, opener=opener)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise linked(path) from error
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file to read it. Raises OSError if it is a pipe or a device, whose reading may never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "no regular file", str(path))
+
+
+def check_inside(root: Path, path: Path) -> None:
+    """Raises UserError if `path`, or a folder between `root` and it, is a link.
+
+    To be asked before anything in a folder is written or removed by a name that the folder's maker chose.
+    """
+    for place in (path, *path.parents[: len(path.parts) - len(root.parts) - 1]):
+        if place.is_symlink():
+            raise linked(place)
+
+
+def linked(path: Path) -> UserError:
+    return UserError(
+        f"{path}: is a link, and nothing is written or removed where a link leads; replace it by what it leads to"
+    )
 
 
 def cannot_write(path: object, error: OSError) -> UserError:
@@ -56,13 +144,24 @@ def cannot_write(path: object, error: OSError) -> UserError:
     fix = "give another folder, or the right to write"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         fix = "make room; the same command continues"
+    elif error.errno == errno.ENAMETOOLONG:
+        fix = "give a shorter name"
     return UserError(f"{path}: cannot be written ({error.strerror}); {fix}")
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed writers left in a folder. Only for a folder that nobody else is writing to."""
-    for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)
+    """Remove what killed writers left in a folder, whatever they wrote."""
+    if folder.is_dir():
+        _remove_abandoned(folder, _PART)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush a folder and all in it to the medium."""
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            with (Path(inner) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(inner))
 
 
 def json_bytes(value: object) -> bytes:
@@ -70,12 +169,36 @@ def json_bytes(value: object) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
 
+def parse_json(data: bytes | str) -> Any:
+    """The value of a JSON text. Raises ValueError, also for what JSON has not: NaN, infinity, a name given twice."""
+    try:
+        return json.loads(data, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    return value if math.isfinite(value := float(text)) else _no_number(text[:20])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{max(names, key=names.count)!r} is there twice")
+    return found
+
+
 def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -100,7 +223,8 @@ def only_one(place: Path, what: str, shared: bool = False) -> Iterator[None]:
     `what` completes "another process is ...". The kernel drops the lock of a dead process, so none is ever stale.
     """
     while True:
-        with place.open("a+") as file:  # NFS wants it readable for a shared lock, writable for an exclusive one
+        # NFS wants it readable for a shared lock, writable for an exclusive one
+        with open_own(place, "r+b", os.O_CREAT) as file:
             try:
                 lock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -116,13 +240,13 @@ def only_one(place: Path, what: str, shared: bool = False) -> Iterator[None]:
 @contextlib.contextmanager
 def one_by_one(place: Path) -> Iterator[None]:
     """Wait for the lock at `place`, hold it for a moment's work."""
-    with place.open("a+") as file:
+    with open_own(place, "r+b", os.O_CREAT) as file:
         lock(file, fcntl.LOCK_EX)
         yield
 
 
 def is_named(file: IO, path: Path) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False

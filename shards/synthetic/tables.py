@@ -14,11 +14,12 @@ SPLIT_FILES = {
     "cxr-lt-2024": ("train_labeled.csv", "development_labeled_task1.csv", "test_labeled_task1.csv"),
 }
 
+METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"  # makes a folder a release
 IMAGE_COLUMNS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning")
 
 
 def write_tables(out: Path, options: SyntheticOptions, studies: list[Study]) -> None:
-    """Every table, its rows by subject and study. The metadata come last: they make it a release."""
+    """Every table, its rows by subject and study."""
     splits = {name: _split_subjects(options.seed, name, studies[-1].subject + 1) for name in SPLITS}
     studies = sorted(studies, key=lambda study: (study.subject_id, study.study_id))
     _write_challenges(out, studies, splits)
@@ -34,7 +35,7 @@ def write_tables(out: Path, options: SyntheticOptions, studies: list[Study]) -> 
     ]
     _write_gzip(out / "mimic-cxr-2.0.0-split.csv.gz", rows)
     rows = [row for study in studies for row in _metadata(options, study)]
-    _write_gzip(out / "mimic-cxr-2.0.0-metadata.csv.gz", rows)
+    _write_gzip(out / METADATA, rows)
 
 
 def _split_subjects(seed: int, name: str, subjects: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Real processes that fail on purpose: packers to be killed, and children forked from a warm process."""
 
+import builtins
 import contextlib
 import ctypes
 import errno
@@ -278,7 +279,7 @@ def _watch_calls(log: str | None, kill: tuple[int, str], bad_medium: int | None)
         file.close = lambda: close() if file.closed else watched("close", lambda _: close(), path)
         return file
 
-    io.open = opened
+    io.open = builtins.open = opened
 
 
 if __name__ == "__main__":

@@ -242,13 +242,16 @@ def check_calls(calls, published):
     for name in published:
         place = next(n for n, call in enumerate(calls) if call.startswith("replace ") and call.endswith(name))
         aside = calls[place].split(" ")[1]
-        assert [n for n, call in enumerate(calls[:place]) if call.startswith((f"open {aside} w", f"close {aside}"))]
+        written = (f"open {aside} w", f"open {aside} x", f"close {aside}")
+        assert [n for n, call in enumerate(calls[:place]) if call.startswith(written)]
         assert [calls[place - 1].split(" ")[0], calls[place + 1].split(" ")[0]] == ["fsync", "fsync"]
 
 
 def hidden_asides(out, unbroken):
     """The unbroken contents, and whatever stands aside: hidden names that end in .part belong to nobody."""
-    asides = {name: data for name, data in contents(out).items() if re.search(r"(^|/)\.[^/]+\.\d+\.part$", name)}
+    asides = {
+        name: data for name, data in contents(out).items() if re.search(r"(^|/)\.[^/]+\.[0-9a-f]{16}\.part$", name)
+    }
     return {**unbroken, **asides}
 
 

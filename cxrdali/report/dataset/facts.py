@@ -18,7 +18,7 @@ from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.releases.release import SPLITS, VIEWS
-from shards.storage.files import sha256_bytes
+from shards.storage.files import open_regular, sha256_bytes
 from shards.storage.for_people import unguarded
 
 NO_SPLIT = "no split"
@@ -251,7 +251,8 @@ def _sizes(dataset: PackedDataset) -> pd.DataFrame:
 def _rejects(dataset: PackedDataset) -> pd.DataFrame:
     path = dataset.file("rejects.csv", dataset.info["rejects_sha256"])
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
     if sha256_bytes(data) != dataset.info["rejects_sha256"]:

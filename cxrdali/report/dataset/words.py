@@ -5,6 +5,7 @@ import pandas as pd
 from cxrdali.report.dataset.facts import NO_SPLIT, DatasetFacts, ReleaseFacts, pairs
 from cxrdali.report.kit.numbers import count, percent, sentence
 from cxrdali.report.kit.tables import Table
+from shards.dataset.description import stored_otherwise
 
 SHOWN_PAIRS = 10
 FEW = 5  # images; a lift from fewer is mostly chance
@@ -131,7 +132,7 @@ def rejects(facts: DatasetFacts) -> list[Block]:
 
 def label_releases(facts: DatasetFacts) -> list[str]:
     """What there is to say of the label releases as a whole; nothing if all is well."""
-    said = []
+    said = [f"{text[0].upper()}{text[1:]}." for text in stored_otherwise(facts.info).values()]
     if not facts.releases:
         said.append(
             "No label release is attached, so there are no findings and no splits; attach one with `cxrdali label`."

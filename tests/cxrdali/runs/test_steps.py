@@ -9,6 +9,7 @@ from shards.errors import UserError
 from shards.storage import files
 from shards.storage.files import only_one, write_bytes
 from tests.heard import heard
+from tests.releases import contents
 
 
 class World:
@@ -131,6 +132,28 @@ class Training:
 def _begin(root, **settings):
     with pytest.raises(KeyboardInterrupt):
         Book(root).run([Training(root, **settings).step()])
+
+
+@pytest.mark.parametrize("name", [".steps", "predictions", "predictions/deep", "runs", "runs/m", "runs/replaced"])
+def test_no_link_is_followed_out_of_the_folder_of_a_study(tmp_path, name):
+    """A folder that somebody else made: what is written and moved aside stays in it."""
+    mine, root = tmp_path / "mine", tmp_path / "study"
+    mine.mkdir()
+    (mine / "one").write_text("the user's")
+    (mine / ".notes.4242.part").write_text("the user's")
+    (root / name).parent.mkdir(parents=True)
+    if name == "runs/replaced":
+        _begin(root, lr=1.0)  # a run of other settings is moved there
+    (root / name).symlink_to(mine)
+    before = contents(mine)
+
+    def do():
+        write_bytes(root / "predictions" / "deep" / "table", b"x")
+
+    steps = [Training(root, lr=2.0).step()] if "runs" in name else [Step("a", ("predictions/deep/table",), {}, (), do)]
+    with pytest.raises(UserError, match=f"study/{name}: is a link, and nothing is written or removed where a link"):
+        Book(root).run(steps)
+    assert contents(mine) == before
 
 
 def test_a_training_that_was_stopped_continues_in_its_folder(tmp_path):

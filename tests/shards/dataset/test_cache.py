@@ -7,6 +7,7 @@ import pytest
 from shards.dataset import cache as caching
 from shards.dataset.cache import Cache, claim, copied, default_folder
 from shards.errors import UserError
+from shards.storage import files
 
 ID = "a" * 64
 
@@ -34,16 +35,36 @@ def finished(cache) -> list[int]:
 
 
 def test_a_copy_that_gets_its_name_while_another_process_claims_it_is_no_error(cache, monkeypatch):
-    first, touch = claim(path(cache, 1), 5), Path.touch
+    first, lock = claim(path(cache, 1), 5), files.lock
 
-    def finished_meanwhile(part):
-        touch(part)
-        part.rename(path(cache, 1))
+    def finished_meanwhile(file, kind):
+        Path(file.name).rename(path(cache, 1))
+        first.close()
+        lock(file, kind)
 
-    monkeypatch.setattr(Path, "touch", finished_meanwhile)
+    monkeypatch.setattr("shards.dataset.cache.lock", finished_meanwhile)
     assert claim(path(cache, 1), 5) is None
     first.close()
     assert finished(cache) == [1]
+
+
+def test_a_planted_part_or_folder_is_not_written_through(cache, tmp_path):
+    """A cache that several users share: the names of its parts are known."""
+    victim = tmp_path / "victim"
+    victim.write_text("the user's")
+    part = path(cache, 1).with_name(".000001.tar.60.part")
+    part.symlink_to(victim)
+    with pytest.raises(UserError, match="000001.tar.60.part: is a link"):
+        claim(path(cache, 1), 60)
+    part.unlink()
+    part.hardlink_to(victim)
+    assert claim(path(cache, 1), 60) is None
+    fill(cache, 1, 60)
+    assert victim.read_text() == "the user's" and path(cache, 1).read_bytes() == bytes(60)
+    (cache.folder / ("b" * 64)).symlink_to(tmp_path)
+    with pytest.raises(UserError, match="is a link, and nothing is written or removed where a link leads"):
+        cache.dataset("b" * 64, "s3://bucket/other", b"{}")
+    assert not (tmp_path / "dataset.json").exists()
 
 
 def test_a_part_is_one_process_s_until_it_ends_and_then_the_next_one_s_to_continue(cache):

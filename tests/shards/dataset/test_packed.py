@@ -270,7 +270,7 @@ def test_attached_labels_of_another_dataset_are_refused_by_their_rows(copy):
     table = pd.read_parquet(copy / "labels" / "chexpert.parquet").iloc[:50]
     list_labels(copy, "other", table.to_parquet())
     message = refused(lambda: PackedDataset.open(copy).labels("other"))
-    assert "other.parquet: 50 rows, the catalog has 120" in message
+    assert "other.parquet: 50 rows, dataset.json says 120" in message
 
 
 def test_a_damaged_attached_label_table_is_named(copy):

@@ -21,6 +21,7 @@ from shards.packing.pack import pack
 from shards.packing.rendition import Size
 from shards.releases.open import open_release
 from shards.releases.table import Columns, open_table
+from shards.storage.places import storage_of
 from shards.storage.remote import place
 from tests.faults import processes
 from tests.releases import contents, write_release
@@ -306,6 +307,21 @@ def test_a_large_shard_goes_in_parts_and_tells_that_it_moves(s3, tmp_path, monke
     moves = []
     remote.Bucket(place(f"{s3.address}/x.tar")).publish(tmp_path / "x.tar", lambda: moves.append(1))
     assert s3.filesystem().cat_file(f"{s3.bucket}/x.tar") == data and len(moves) == 3
+
+
+def test_a_folder_for_temporary_files_that_others_planted_is_refused(s3, release, scratch, tmp_path):
+    """Its name can be foreseen, and everybody may write beside it."""
+    work = storage_of(place(f"{s3.address}/planted")).work_folder("")
+    assert work.parent == scratch
+    work.mkdir()
+    work.chmod(0o777)
+    words = f"{work}: belongs to another user, or others may write to it; set TMPDIR to a folder of yours"
+    assert refused(lambda: packed(release, f"{s3.address}/planted")) == words
+    work.rmdir()
+    (tmp_path / "mine").mkdir(0o700)
+    work.symlink_to(tmp_path / "mine")
+    assert refused(lambda: packed(release, f"{s3.address}/planted")) == words
+    assert not any((tmp_path / "mine").iterdir())
 
 
 def test_a_full_disk_of_temporary_files_names_tmpdir(s3, release, scratch, monkeypatch):

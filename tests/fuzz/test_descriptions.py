@@ -1,0 +1,179 @@
+"""Sealed descriptions of anything: every command that reads a packed dataset answers in one line, or as always.
+
+A seal can be made by anyone, so it says nothing about what an entry is.
+"""
+
+import io
+import json
+import os
+import random
+import shutil
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shards.dataset.description import DATASET, LARGEST, seal
+from shards.dataset.packed import PackedDataset
+from shards.errors import UserError
+from shards.packing.options import PackOptions
+from shards.packing.pack import pack
+from shards.packing.rendition import Size
+from shards.releases.open import open_release
+from shards.storage.files import json_bytes, sha256_bytes
+from tests.cli.cli import call
+from tests.fuzz import one_line
+from tests.fuzz.test_shards import changed, check_dataset, make_pack, places
+
+pytestmark = pytest.mark.slow
+
+OTHERS = [
+    None,
+    True,
+    -1,
+    0,
+    10**18,
+    10**400,
+    1.5,
+    1e300,
+    "",
+    "..",
+    "../../x",
+    "x\ny",
+    "\x1b[2J",
+    [],
+    [[]],
+    {},
+    {"": {}},
+]
+COMMANDS = (("inspect",), ("label",), ("label", "--remove", "chexpert"))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return make_pack(tmp_path_factory.mktemp("descriptions"))
+
+
+@pytest.fixture(scope="module")
+def entries(small):
+    """Every entry that can be changed; of a list, those of its first item: the others are read alike."""
+    info = json.loads((small / DATASET).read_bytes())
+    return [path for path in places(info) if path and path[0] != "checksum" and not {1, 2, 3} & set(path)]
+
+
+def check_commands(root, info: dict) -> None:
+    """Every command with another description: nothing but UserError is raised, and it is one line."""
+    kept = {path: path.read_bytes() for path in (root / DATASET, *(root / "labels").iterdir())}
+    try:
+        (root / DATASET).write_bytes(json.dumps(info).encode())
+        check_dataset(root)
+        for command, *options in COMMANDS:
+            ended = call(command, root, *options, cwd=root.parent)
+            errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+            assert (ended.returncode, len(errors)) in ((0, 0), (1, 1)), ended.stderr
+            assert not {"\x1b", "\r"} & {*ended.stdout, *ended.stderr}, "a terminal's control characters"
+        (root / DATASET).write_bytes(json.dumps(info).encode())
+        try:
+            pack(
+                open_release(root.parent / "release"), root, PackOptions((Size(32), Size(40, raw=True)), shard_images=4)
+            )
+        except UserError as error:
+            one_line(error, root)
+    finally:
+        for path, data in kept.items():
+            path.write_bytes(data)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_entry_of_another_kind_is_one_line_in_every_command(small, entries, part):
+    info = json.loads((small / DATASET).read_bytes())
+    rng = random.Random(part)
+    for path in entries[part::4]:
+        check_commands(small, changed(info, path, None, remove=True))
+        for value in rng.sample(OTHERS, 3):
+            check_commands(small, changed(info, path, value, remove=False))
+
+
+COUNTS = ["planned", "packed", "studies", "subjects"]
+
+
+@pytest.mark.parametrize("change", [{"counts": {name: 10**18}} for name in COUNTS] + [{"counts": {"packed": 2**63}}])
+def test_a_huge_count_takes_no_memory(small, change):
+    info = json.loads((small / DATASET).read_bytes())
+    check_commands(small, seal({**info, "counts": {**info["counts"], **change["counts"]}}))
+
+
+def test_names_that_lead_out_are_refused(small):
+    info = json.loads((small / DATASET).read_bytes())
+    size = info["sizes"]["32"]
+    shard = size["shards"][0]
+    for change, words in (
+        ({"labels": {"../x": "0" * 64}}, "labels.'../x' is not a hash of a table"),
+        ({"stored_labels": {"a\x1bb": "0" * 64}}, "is not a hash of a table"),
+        ({"default_labels": "others"}, "default_labels 'others' is not among the labels"),
+        ({"counts": {**info["counts"], "rejected": {"\x1b[2J": 1}}}, "counts holds control characters"),
+        ({"sizes": {"..": size}}, "sizes.'..' is not the size it describes"),
+        ({"sizes": {"../32": {**size, "pixels": 32}}}, "sizes.'../32' is not the size it describes"),
+        ({"sizes": {"32": {**size, "shards": [{**shard, "name": "../32/000000.tar"}]}}}, "is no shard"),
+        ({"sizes": {"32": {**size, "shards": [shard, shard]}}}, "'32/000000.tar' is there twice"),
+        ({"sizes": {}}, "sizes is empty"),
+        ({"release": "mimic\x1b[2J"}, "release holds control characters"),
+    ):
+        (small / DATASET).write_bytes(json_bytes(seal({**info, **change})))
+        with pytest.raises(UserError, match=words):
+            PackedDataset.open(small)
+    (small / DATASET).write_bytes(json_bytes(info))
+
+
+def test_a_description_that_is_too_large_or_no_file_is_not_read(small, tmp_path):
+    root = shutil.copytree(small, tmp_path / "pack")
+    os.truncate(root / DATASET, 3_000_000_000)  # a hole: no byte is on the disk
+    with pytest.raises(UserError, match=f"it has more than {LARGEST:,} bytes"):
+        PackedDataset.open(root)
+    (root / DATASET).unlink()
+    os.mkfifo(root / DATASET)
+    with pytest.raises(UserError, match="no regular file"):
+        PackedDataset.open(root)
+
+
+@pytest.mark.parametrize(
+    "name", ["catalog.parquet", "rejects.csv", "labels/chexpert.parquet", "32/000000.tar", "32/000000.idx"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_in_a_pack_is_not_read(small, tmp_path, time_limit, name, kind):
+    """Links travel in a tar: reading a pipe would wait, and /dev/zero has no end."""
+    root = shutil.copytree(small, tmp_path / "pack")
+    (root / name).unlink()
+    os.mkfifo(root / name) if kind == "pipe" else (root / name).symlink_to("/dev/zero")
+    unread = {"inspect": ["32/000000.idx"], "label": ["32/000000.idx", "catalog.parquet", "rejects.csv"], "verify": []}
+    for command, others in unread.items():
+        ended = call(command, root, *(["--jobs", "1"] if command == "verify" else []), cwd=tmp_path)
+        assert ended.returncode == (name not in others) and (name in others or str(root / name) in ended.stderr)
+
+
+def bomb(rows: int, columns: dict) -> bytes:
+    """A table of so many equal rows; a million take a few bytes."""
+    buffer = io.BytesIO()
+    table = pa.table({name: pa.repeat(pa.scalar(value), rows) for name, value in columns.items()})
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("planned", [None, 200_000], ids=["as many rows as there are", "as many rows as are claimed"])
+@pytest.mark.parametrize("name", ["catalog.parquet", "labels/bomb.parquet"])
+def test_a_table_that_unpacks_to_far_more_than_it_is_is_refused_before(small, tmp_path, planned, name):
+    root = shutil.copytree(small, tmp_path / "pack")
+    info = json.loads((root / DATASET).read_bytes())
+    columns = dict.fromkeys(pd.read_parquet(root / "catalog.parquet").columns, "x")
+    data = bomb(200_000, columns if name == "catalog.parquet" else {"split": "train", "Edema": 1})
+    (root / name).write_bytes(data)
+    counts = {**info["counts"], "planned": planned or info["counts"]["planned"]}
+    labels = {"bomb": sha256_bytes(data)} if name.startswith("labels") else info["labels"]
+    changes = {"counts": counts, "labels": labels, "stored_labels": {}, "default_labels": None}
+    changes |= {} if name.startswith("labels") else {"catalog_sha256": sha256_bytes(data)}
+    (root / DATASET).write_bytes(json_bytes(seal({**info, **changes})))
+    dataset = PackedDataset.open(root)
+    words = "as no table that packing writes" if planned else "200000 rows, dataset.json says"
+    with pytest.raises(UserError, match=f"{name}: .*{words}"):
+        dataset.labels("bomb") if name.startswith("labels") else dataset.catalog
