@@ -46,18 +46,24 @@ def encode(image: np.ndarray, size: Size, quality: int) -> bytes:
 
 
 def renditions(
-    path: Location, options: PackOptions, inside: str | None = None, sha256: str | None = None, inverted: bool = False
+    path: Location,
+    options: PackOptions,
+    inside: str | None = None,
+    sha256: str | None = None,
+    inverted: bool = False,
+    decoded_for: int | None = None,
 ) -> tuple[list[bytes], Source]:
     """Every size of one file, in the order of `options.sizes`, and what was read.
 
-    inside and sha256 are those of `source.read`, inverted that of `source.decode`. Raises RejectedImage
-    (`shards.packing.source`).
+    inside and sha256 are those of `source.read`, inverted that of `source.decode`; decoded_for: pixels on a side that
+    the decoded image must cover, by default the largest of the sizes: the same number gives the same bytes of a size,
+    whichever others are packed with it. Raises RejectedImage (`shards.packing.source`).
     """
     data = source.read(path, inside, sha256)
     # pad and crop scale both sides by one factor; the shorter (crop) or longer (pad) side meets the target,
     # so asking that both sides cover the largest size is enough for all three fits.
-    largest = max(size.pixels for size in options.sizes)
-    found = source.decode(data, largest, path.name, options.window, inverted)
+    least = decoded_for or max(size.pixels for size in options.sizes)
+    found = source.decode(data, least, path.name, options.window, inverted)
     images = (resize(found.gray, size.pixels, options.fit) for size in options.sizes)
     return [encode(image, size, options.quality) for image, size in zip(images, options.sizes, strict=True)], found
 
