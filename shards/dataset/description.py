@@ -10,6 +10,7 @@ from shards.storage.files import json_bytes, sha256_bytes
 from shards.storage.location import Location
 
 DATASET = "dataset.json"
+ASIDE = ".changing"  # the folder in a packed dataset for a change of it that is being made, or published
 FORMAT = 1
 
 
@@ -22,6 +23,13 @@ def dataset_identity(info: Mapping) -> str:
     """The hash over catalog and shard hashes: equal for equal pixels and rows, whatever the labels."""
     shards = {name: [shard["sha256"] for shard in size["shards"]] for name, size in info["sizes"].items()}
     return sha256_bytes(json_bytes([info["catalog_sha256"], shards]))
+
+
+def decoded_for(info: Mapping) -> dict[str, int]:
+    """Per stored size what its images were decoded for, on which their bytes depend: the largest size of the packing
+    that made it. Before this was written down all sizes of a dataset were made at once."""
+    largest = max(size["pixels"] for size in info["sizes"].values())
+    return {name: size.get("decoded_for", largest) for name, size in info["sizes"].items()}
 
 
 def seal(info: dict) -> dict:
@@ -38,7 +46,7 @@ _DESCRIPTION: dict[str, type] = {
     "sizes": dict,
     "counts": dict,
 }
-_SIZE: dict[str, type] = {"pixels": int, "encoding": str, "shards": list}
+_SIZE: dict[str, type] = {"pixels": int, "encoding": str, "shards": list, "decoded_for": int}
 _SHARD: dict[str, type] = {"name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str}
 
 
@@ -73,13 +81,18 @@ def _check_description(info: dict) -> None:
     """Raises ValueError naming the first entry that packing does not write: a seal can be made by anyone."""
     _check_entries(info, _DESCRIPTION, "")
     _check_entries(info["counts"], {"planned": int}, "counts.")
+    _check_entries({"hashed": 0, **info}, {"hashed": int}, "")
+    for key in ("staged", "dropped"):
+        names = info.get(key, [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{key} is no list of names")
     if "default_labels" not in info or not isinstance(info["default_labels"], str | None):
         raise ValueError("default_labels is missing or of another kind")
     for name, sha256 in info["labels"].items():
         if not isinstance(sha256, str) or "/" in name or not name.isprintable():
             raise ValueError(f"labels.{name!r} is not a hash of a table")
     for name, size in info["sizes"].items():
-        _check_entries(size, _SIZE, f"sizes.{name!r}.")
+        _check_entries({"decoded_for": 0, **size} if isinstance(size, dict) else size, _SIZE, f"sizes.{name!r}.")
         if name != str(size["pixels"]) or size["encoding"] not in ("jpeg", "raw"):
             raise ValueError(f"sizes.{name!r} is not the size it describes")
         for shard in size["shards"]:
