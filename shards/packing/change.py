@@ -259,7 +259,7 @@ def _settle(out: Path) -> None:
                 (out / name).parent.rmdir()
     if "staged" in info or "dropped" in info:
         _describe(out, {key: value for key, value in info.items() if key not in ("staged", "dropped")})
-    shutil.rmtree(out / ASIDE, ignore_errors=True)
+        shutil.rmtree(out / ASIDE, ignore_errors=True)
 
 
 def _describe(out: Path, info: dict) -> None:
@@ -272,4 +272,5 @@ def _clean_up(job: PackJob) -> None:
         folder.remove_work(job)
     elif (job.out / WORK).exists() or (job.out / ASIDE).exists():
         with contextlib.suppress(UserError), _changing(job.out):
-            _settle(job.out)
+            _settle(job.out)  # another process may have been at work until now
+            shutil.rmtree(job.out / ASIDE, ignore_errors=True)

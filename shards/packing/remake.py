@@ -13,6 +13,7 @@ from shards.errors import UserError
 from shards.packing import folder
 from shards.packing.engine import Engine, Tasks
 from shards.packing.job import PackJob, checked_plan
+from shards.packing.make_shard import record_path
 from shards.packing.making import judge, make_shards
 from shards.packing.options import Size
 from shards.packing.plan import Plan
@@ -107,7 +108,11 @@ def remade(change: Change, engine: Engine) -> tuple[dict, int]:
         start, stop = starts[shard], starts[shard + 1]
         taken = np.ones(stop - start, bool) if shard in again else packed[start:stop]
         record = _spread(record, taken)
-        _check_same(change, record, catalog.iloc[start:stop], planned, shard in again)
+        try:
+            _check_same(change, record, catalog.iloc[start:stop], planned, shard in again)
+        except UserError:
+            record_path(aside.out, shard).unlink()  # made again when its images are what they were
+            raise
         record["sizes"] = {**records[shard]["sizes"], **record["sizes"]}
         records[shard] = record if shard in again else {**records[shard], "sizes": record["sizes"]}
     return _publish(change, rows, list(records.values()), sizes), images
@@ -116,26 +121,28 @@ def remade(change: Change, engine: Engine) -> tuple[dict, int]:
 def _looked_at(change: Change, planned: Plan, engine: Engine) -> tuple[dict[int, list], set[int]]:
     """The rejects by row, as they are now, and the rows that are rejects no more.
 
-    A file that was absent and is there counts as readable; others are read first, lest a shard is packed again for a
-    file that is still as bad.
+    The files are read for that alone first, lest a shard is packed again for one that is still bad.
     """
     rejects = {each.row: [each.row, each.reason, each.seen] for each in change.rejects}
-    readable = {each.row for each in change.doubtful if each.reason == "absent"}
-    rows = np.array(sorted({each.row for each in change.doubtful} - readable), dtype=np.int64)
-    if len(rows):
-        _, shard = np.unique(planned.shard[rows], return_inverse=True)
-        few = Plan(planned.images, planned.order[rows], shard)
-        look = change.out / ASIDE / "look"
-        job = replace(change.job, out=look)
-        shutil.rmtree(look, ignore_errors=True)
-        _claim(job, {})
-        make_shards(job, few, engine, folder.missing_shards(job, few))
-        found = [reject for record in folder.read_records(job.out, range(few.shards)) for reject in record["rejects"]]
-        shutil.rmtree(look, ignore_errors=True)
-        still = {int(rows[place]): [int(rows[place]), reason, seen] for place, reason, seen in found}
-        rejects |= still
-        readable |= set(rows.tolist()) - set(still)
-    return rejects, readable
+    rows = np.array(sorted(each.row for each in change.doubtful), dtype=np.int64)
+    if not len(rows):
+        return rejects, set()
+    _, shard = np.unique(planned.shard[rows], return_inverse=True)
+    few, look = Plan(planned.images, planned.order[rows], shard), change.out / ASIDE / "look"
+    sizes = sorted(change.job.options.sizes, key=lambda size: size.pixels)
+    job = replace(change.job, out=look, options=replace(change.job.options, sizes=sizes[:1]))
+
+    def fitted(tasks: Tasks) -> Tasks:
+        """Decoded as they will be: what is wrong with a file may show at one scale alone."""
+        return ((replace(task, decoded_for=(sizes[-1].pixels,), hashed=sizes[-1].pixels), each) for task, each in tasks)
+
+    shutil.rmtree(look, ignore_errors=True)
+    _claim(job, {})
+    make_shards(job, few, engine, folder.missing_shards(job, few), fitted)
+    found = [reject for record in folder.read_records(look, range(few.shards)) for reject in record["rejects"]]
+    shutil.rmtree(look, ignore_errors=True)
+    still = {int(rows[place]): [int(rows[place]), reason, seen] for place, reason, seen in found}
+    return rejects | still, set(rows.tolist()) - set(still)
 
 
 def _sizes_to_make(change: Change, shards: int, again: set[int]) -> dict[int, tuple[Size, ...]]:
@@ -226,6 +233,8 @@ def _publish(change: Change, rows: pd.DataFrame, records: list[dict], sizes: dic
     identity = {**{name: info[name] for name in ("inputs", "encoders")}, "options": {**info["options"], "sizes": texts}}
     found, tables = describe(job, rows, records, identity, info)
     judge(job, len(rows), found["counts"]["rejected"], aside / REJECTS, tables[REJECTS])
+    if not (change.added or change.doubtful):  # lost shards alone: the dataset is the same, as its tables are
+        found, tables = info, {}
     hashes = {CATALOG: info["catalog_sha256"], REJECTS: info["rejects_sha256"]}
     staged = [name for name, data in tables.items() if sha256_bytes(data) != hashes[name]]
     for name in staged:
