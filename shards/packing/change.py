@@ -132,8 +132,11 @@ def _check_possible(change: Change, identity: dict) -> None:
     job, info = change.job, change.info
     words = [f"size {size.folder} is to be added" for size in change.added]
     words += [f"size {name} has lost {len(shards):,} shards" for name, shards in change.lost.items()]
-    words += [f"{len(change.doubtful):,} rejected files are there now or have changed"] if change.doubtful else []
+    words += [f"rejected files that are there now or have changed: {len(change.doubtful):,}"] if change.doubtful else []
     if not isinstance(job.out, Path):
+        for name, shards in change.lost.items():
+            path = job.out / name / f"{min(shards):06d}.tar"
+            raise UserError(f"{path}: is missing or cut, or its index is missing; put it there again from a copy")
         raise UserError(
             f"{job.out}: {words[0]}, but a dataset in a bucket is not changed; copy it here, give the same command "
             "with the copy, and copy the result back"

@@ -129,7 +129,7 @@ def _looked_at(change: Change, planned: Plan, engine: Engine) -> tuple[dict[int,
         return rejects, set()
     _, shard = np.unique(planned.shard[rows], return_inverse=True)
     few, look = Plan(planned.images, planned.order[rows], shard), change.out / ASIDE / "look"
-    sizes = sorted(change.job.options.sizes, key=lambda size: size.pixels)
+    sizes = tuple(sorted(change.job.options.sizes, key=lambda size: size.pixels))
     job = replace(change.job, out=look, options=replace(change.job.options, sizes=sizes[:1]))
 
     def fitted(tasks: Tasks) -> Tasks:

@@ -56,7 +56,7 @@ def _data(dataset: PackedDataset, facts: DatasetFacts, images: bool) -> dict:
         for number, release in enumerate(tqdm(facts.releases, "drawing", unit=" label releases", delay=1))
     ]
     said = words.label_releases(facts)
-    contents = [("dataset", "Dataset"), ("rejects", "Rejects")]
+    contents = [("dataset", "Dataset"), ("rejects", "Rejects"), ("same", "Same pixels")]
     contents += [(f"labels-{number}", release["title"]) for number, release in enumerate(releases)]
     contents += [("labels", "Label releases")] if said else []
     contents += [("overlap", "In two splits")] if releases else []
@@ -66,6 +66,8 @@ def _data(dataset: PackedDataset, facts: DatasetFacts, images: bool) -> dict:
         "root": facts.root,
         "dataset": words.dataset(facts),
         "rejects": words.rejects(facts),
+        "same_pixels": words.same_pixels(facts),
+        "same_pixels_sets": None if facts.same is None else facts.same.sets,  # all of them, for the .json
         "releases": releases,
         "label_releases": said,
         "overlap": words.overlap(facts),

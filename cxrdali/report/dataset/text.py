@@ -17,6 +17,7 @@ def render(facts: DatasetFacts) -> str:
     """Everything that the page has in words and tables, without its drawings."""
     parts = [_section("Dataset", words.dataset(facts))]
     parts.append(_section("Rejects", words.rejects(facts)))
+    parts.append(_section("Same pixels", words.same_pixels(facts)))
     for release in facts.releases:
         blocks = [*words.splits(release), *words.findings(release), *words.together(release)]
         parts.append(_section(words.title(facts, release), blocks))

@@ -5,8 +5,9 @@ import pandas as pd
 from cxrdali.report.dataset.facts import NO_SPLIT, DatasetFacts, ReleaseFacts, pairs
 from cxrdali.report.kit.numbers import count, percent, sentence
 from cxrdali.report.kit.tables import Table
+from shards.dataset.pixels import LARGE_PATIENT
 
-SHOWN_PAIRS = 10
+SHOWN_PAIRS, SHOWN_SETS = 10, 20
 FEW = 5  # images; a lift from fewer is mostly chance
 Block = Table | str  # a table or a paragraph
 
@@ -30,7 +31,55 @@ def dataset(facts: DatasetFacts) -> list[Block]:
         _stored_sizes(facts),
         _views(facts),
         _images_per_study(facts),
+        *_large_patient(facts),
     ]
+
+
+def _large_patient(facts: DatasetFacts) -> list[str]:
+    packed = facts.info["counts"]["packed"]
+    if facts.largest <= max(1, LARGE_PATIENT * packed):
+        return []
+    share = percent(facts.largest / packed)
+    return [
+        f"One patient has {count(facts.largest)} of {images(packed)} ({share}). If that is not so, the column of "
+        "patients is a wrong one, and splits and folds do not keep patients apart."
+    ]
+
+
+def same_pixels(facts: DatasetFacts) -> list[Block]:
+    """Which images are there twice, and whether that is in two splits."""
+    same = facts.same
+    if same is None:
+        return ["Not known: this dataset was packed before images were compared by their pixels."]
+    said: list[Block] = []
+    if same.of_others:
+        said.append(f"{_have(same.of_others)} the same pixels as an image of another patient.")
+    if same.of_one:
+        said.append(f"{_have(same.of_one)} the same pixels as another image of the same patient.")
+    for name in (column.removeprefix("in ") for column in same.sets.columns[3:]):
+        if number := same.across(name):
+            said.append(f"Of all these, {count(number)} have the same pixels as an image of another split of {name}.")
+    if same.blank:
+        said.append(f"{_have(same.blank)} a single gray everywhere, as others have; nothing follows from that.")
+    if len(same.sets):
+        said.append(_sets(same.sets))
+    if (more := len(same.sets) - SHOWN_SETS) > 0:
+        said.append(f"{count(more)} more sets are not shown; the page's .json has all of them.")
+    return said or ["No two images have the same pixels."]
+
+
+def _have(number: int) -> str:
+    return f"{images(number)} {'has' if number == 1 else 'have'}"
+
+
+def _sets(sets: pd.DataFrame) -> Table:
+    columns = [("First ids", "text"), ("Images", "count"), ("Patients", "count")]
+    columns += [(f"I{name[1:]}", "text") for name in sets.columns[3:]]
+    rows = [
+        (", ".join(line["ids"]), line["images"], line["patients"], *(line[name] for name in sets.columns[3:]))
+        for _, line in sets.head(SHOWN_SETS).iterrows()
+    ]
+    return Table("Images with the same pixels, a line per set", columns, rows, kind="text")
 
 
 def _description(facts: DatasetFacts) -> list[tuple[str, str]]:
