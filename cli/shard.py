@@ -223,7 +223,7 @@ def _print_estimate(found, jobs: int) -> None:
 def _print_summary(out: Path, summary) -> None:
     if summary.already_finished:
         rejected = sum(summary.rejected.values())
-        still = f"; {rejected:,} files were rejected, and none has changed since" if rejected else ""
+        still = f"; rejected files: {rejected:,}, none of which has changed since" if rejected else ""
         click.echo(f"{out}: already finished, nothing to do{still}")
     click.echo(
         f"{out}: {summary.packed:,} of {summary.planned:,} images packed, {summary.shards:,} shards per size, "

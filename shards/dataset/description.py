@@ -12,6 +12,7 @@ from shards.storage.location import Location
 DATASET = "dataset.json"
 ASIDE = ".changing"  # the folder in a packed dataset for a change of it that is being made, or published
 FORMAT = 1
+MOST_SIDE = 4096  # pixels: arrays of a side that dataset.json names are made
 
 
 def labels_name(name: str) -> str:
@@ -82,6 +83,7 @@ def _check_description(info: dict) -> None:
     _check_entries(info, _DESCRIPTION, "")
     _check_entries(info["counts"], {"planned": int}, "counts.")
     _check_entries({"hashed": 0, **info}, {"hashed": int}, "")
+    sides = [info.get("hashed", 0)]
     for key in ("staged", "dropped"):
         names = info.get(key, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -93,12 +95,15 @@ def _check_description(info: dict) -> None:
             raise ValueError(f"labels.{name!r} is not a hash of a table")
     for name, size in info["sizes"].items():
         _check_entries({"decoded_for": 0, **size} if isinstance(size, dict) else size, _SIZE, f"sizes.{name!r}.")
+        sides.append(size.get("decoded_for", 0))
         if name != str(size["pixels"]) or size["encoding"] not in ("jpeg", "raw"):
             raise ValueError(f"sizes.{name!r} is not the size it describes")
         for shard in size["shards"]:
             _check_entries(shard, _SHARD, f"sizes.{name!r}.shards: ")
             if not re.fullmatch(rf"{name}/[0-9]{{6,9}}\.tar", shard["name"]) or not shard["bytes"]:
                 raise ValueError(f"sizes.{name!r}.shards: {shard['name']!r} is no shard")
+    if max(sides) > MOST_SIDE:
+        raise ValueError(f"hashed or decoded_for is {max(sides)}, which no image is")
 
 
 def _check_entries(entries: object, kinds: dict[str, type], where: str) -> None:

@@ -158,7 +158,7 @@ def _check_possible(change: Change, identity: dict) -> None:
 def _stored(info: dict) -> list[Size]:
     """The sizes of a dataset, in the order in which they were given."""
     sizes = {name: Size(each["pixels"], each["encoding"] == "raw") for name, each in info["sizes"].items()}
-    given = [str(text).partition(":")[0] for text in info["options"]["sizes"]]
+    given = [str(text).partition(":")[0] for text in info["options"].get("sizes") or ()]
     return [sizes[name] for name in dict.fromkeys([*given, *sorted(sizes, key=int)]) if name in sizes]
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from cxrdali.report.dataset import words
 from cxrdali.report.dataset.facts import DatasetFacts, ReleaseFacts
+from cxrdali.report.dataset.same_words import same_pixels
 from cxrdali.report.kit import page, plots
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.pictures import contact_sheet
@@ -66,7 +67,7 @@ def _data(dataset: PackedDataset, facts: DatasetFacts, images: bool) -> dict:
         "root": facts.root,
         "dataset": words.dataset(facts),
         "rejects": words.rejects(facts),
-        "same_pixels": words.same_pixels(facts),
+        "same_pixels": same_pixels(facts.same),
         "same_pixels_sets": None if facts.same is None else facts.same.sets,  # all of them, for the .json
         "releases": releases,
         "label_releases": said,

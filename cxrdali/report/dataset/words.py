@@ -7,7 +7,7 @@ from cxrdali.report.kit.numbers import count, percent, sentence
 from cxrdali.report.kit.tables import Table
 from shards.dataset.pixels import LARGE_PATIENT
 
-SHOWN_PAIRS, SHOWN_SETS = 10, 20
+SHOWN_PAIRS = 10
 FEW = 5  # images; a lift from fewer is mostly chance
 Block = Table | str  # a table or a paragraph
 
@@ -44,42 +44,6 @@ def _large_patient(facts: DatasetFacts) -> list[str]:
         f"One patient has {count(facts.largest)} of {images(packed)} ({share}). If that is not so, the column of "
         "patients is a wrong one, and splits and folds do not keep patients apart."
     ]
-
-
-def same_pixels(facts: DatasetFacts) -> list[Block]:
-    """Which images are there twice, and whether that is in two splits."""
-    same = facts.same
-    if same is None:
-        return ["Not known: this dataset was packed before images were compared by their pixels."]
-    said: list[Block] = []
-    if same.of_others:
-        said.append(f"{_have(same.of_others)} the same pixels as an image of another patient.")
-    if same.of_one:
-        said.append(f"{_have(same.of_one)} the same pixels as another image of the same patient.")
-    for name in (column.removeprefix("in ") for column in same.sets.columns[3:]):
-        if number := same.across(name):
-            said.append(f"Of all these, {count(number)} have the same pixels as an image of another split of {name}.")
-    if same.blank:
-        said.append(f"{_have(same.blank)} a single gray everywhere, as others have; nothing follows from that.")
-    if len(same.sets):
-        said.append(_sets(same.sets))
-    if (more := len(same.sets) - SHOWN_SETS) > 0:
-        said.append(f"{count(more)} more sets are not shown; the page's .json has all of them.")
-    return said or ["No two images have the same pixels."]
-
-
-def _have(number: int) -> str:
-    return f"{images(number)} {'has' if number == 1 else 'have'}"
-
-
-def _sets(sets: pd.DataFrame) -> Table:
-    columns = [("First ids", "text"), ("Images", "count"), ("Patients", "count")]
-    columns += [(f"I{name[1:]}", "text") for name in sets.columns[3:]]
-    rows = [
-        (", ".join(line["ids"]), line["images"], line["patients"], *(line[name] for name in sets.columns[3:]))
-        for _, line in sets.head(SHOWN_SETS).iterrows()
-    ]
-    return Table("Images with the same pixels, a line per set", columns, rows, kind="text")
 
 
 def _description(facts: DatasetFacts) -> list[tuple[str, str]]:
@@ -168,14 +132,17 @@ def rejects(facts: DatasetFacts) -> list[Block]:
         return ["No image was rejected."]
     rows = []
     for reason, entry in facts.rejects.iterrows():
-        more = entry["images"] - len(entry["ids"])
-        ids = ", ".join(entry["ids"]) + (f" and {count(more)} more" if more else "")
-        rows.append((reason, entry["images"], ids))
+        rows.append((reason, entry["images"], first_ids(entry["ids"], entry["images"])))
     columns = [("Reason", "text"), ("Images", "count"), ("First ids", "text")]
     return [
         Table("Images that were not packed, by reason", columns, rows, kind="text"),
         "rejects.csv lists all of them.",
     ]
+
+
+def first_ids(first: list[str], number: int) -> str:
+    more = number - len(first)
+    return ", ".join(first) + (f" and {count(more)} more" if more else "")
 
 
 def label_releases(facts: DatasetFacts) -> list[str]:

@@ -568,7 +568,7 @@ def test_the_same_pixels_of_two_patients_are_listed_with_their_splits(tmp_path):
     ):
         assert said in text and said in page.text
     shown = page.table("Images with the same pixels")
-    assert shown.index.tolist() == [", ".join(first["ids"]), ", ".join(second["ids"])]
+    assert shown.index.tolist() == [f"{', '.join(first['ids'])} and 1 more", ", ".join(second["ids"])]
     assert shown["In mine"].tolist() == ["test, train", "train"] and shown["Patients"].tolist() == ["4", "1"]
     assert page.numbers["same_pixels_sets"]["images"] == [4, 2] and check_numbers(page) > 20
 
