@@ -187,17 +187,17 @@ def _lost(out: Location, name: str, shards: list[dict]) -> set[int]:
 def _rejects(out: Location, info: dict) -> list[Reject]:
     """rejects.csv; without fingerprints if it is of a version that did not write them."""
     data = _checked_bytes(out / REJECTS, info["rejects_sha256"])
-    lines = csv.DictReader(io.StringIO(data.decode(), newline=""))
-    known = "fingerprint" in (lines.fieldnames or ())
+    found = []
     try:
-        return [
-            Reject(
-                int(line["row"]), line["reason"], json.loads(line["fingerprint"] or "null") if known else None, known
-            )
-            for line in lines
-        ]
-    except (KeyError, TypeError, ValueError) as error:
+        for line in csv.DictReader(io.StringIO(data.decode(), newline="")):
+            row, known = int(line["row"]), "fingerprint" in line
+            seen = json.loads(line["fingerprint"]) if known and line["fingerprint"] else None
+            if not 0 <= row < info["counts"]["planned"]:
+                raise ValueError(f"row {row}")
+            found.append(Reject(row, line["reason"], seen, known))
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{out / REJECTS}: not as packing writes it ({error}); restore it or pack again") from error
+    return found
 
 
 def _doubtful(job: PackJob, info: dict, rejects: list[Reject]) -> tuple[Reject, ...]:

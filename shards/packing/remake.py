@@ -211,10 +211,12 @@ def _check_same(change: Change, record: dict, rows: pd.DataFrame, planned: Plan,
     for before, now in pairs:
         differs |= before.astype(object).fillna("").to_numpy() != pd.Series(now).astype(object).fillna("").to_numpy()
     for row in rows["row"][rows["shard"].notna().to_numpy() & differs].tolist():
-        what = f"cannot be read now ({rejected[row]})" if row in rejected else "is another image now"
+        what = f"has other pixels now than those that {info['made_by']} packed"
+        if row in rejected:
+            what = f"cannot be read now ({rejected[row]}), but is packed"
         raise UserError(
-            f"{root / planned.path(row)}: {what}, but is packed in {change.job.out}; put back what was packed and "
-            "give the same command again, or pack to another --out folder"
+            f"{root / planned.path(row)}: {what} in {change.job.out}; put back what was packed and give the same "
+            "command again, or pack to another --out folder"
         )
     for name, size in record["sizes"].items():
         for entry in () if again or name not in info["sizes"] else info["sizes"][name]["shards"]:

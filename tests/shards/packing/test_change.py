@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shards import __version__
 from shards.dataset.description import dataset_identity, seal
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -289,10 +290,11 @@ def test_an_image_that_has_changed_or_gone_is_named(whole, root, out, way, befor
     path = paths_of(root)[11]
     data, gray = path.read_bytes(), cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
     path.write_bytes(jpeg(gray[: -gray.shape[0] // 2] if before else 255 - gray))
-    end = f"but is packed in {out}; put back what was packed and give the same command again, or pack to another --out"
-    assert refused(packed, root, out, sizes).startswith(f"{path}: is another image now, {end}")
+    end = f"in {out}; put back what was packed and give the same command again, or pack to another --out folder"
+    said = refused(packed, root, out, sizes)
+    assert said == f"{path}: has other pixels now than those that cxrdali {__version__} packed {end}"
     path.unlink()
-    assert refused(packed, root, out, sizes).startswith(f"{path}: cannot be read now (absent), {end}")
+    assert refused(packed, root, out, sizes) == f"{path}: cannot be read now (absent), but is packed {end}"
     assert {n: d for n, d in contents(out).items() if not n.startswith(".changing")} == there
     path.write_bytes(data)
     packed(root, out, sizes)
