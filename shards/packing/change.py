@@ -82,6 +82,7 @@ def drop_sizes(out: Location, names: Sequence[str]) -> None:
         for name in names:
             if name not in info["sizes"]:
                 raise UserError(f"{out}: no size {name!r} to drop; stored are {', '.join(info['sizes'])}")
+        _refuse_links(*(out / name for name in names))
         kept = {name: size for name, size in info["sizes"].items() if name not in names}
         if not kept:
             raise UserError(f"{out}: {', '.join(names)} would be the last to go; a dataset has at least one size")
@@ -151,6 +152,8 @@ def _check_possible(change: Change, identity: dict) -> None:
                 f"{job.out}: {words[0]}, but {name} is {now[name]} here, was {before.get(name)} at packing, and other "
                 f"versions make other bytes; pip install {package}=={before.get(name)}, or pack to another --out folder"
             )
+    _refuse_links(*(job.out / each.folder for each in (job.options.sizes if change.doubtful else change.added)))
+    _refuse_links(*(job.out / name for name in change.lost))
     for line in words:
         log.info("%s: %s", job.out, line)
 
@@ -231,9 +234,7 @@ def _checked_bytes(path: Location, sha256: str) -> bytes:
 def _changing(out: Path) -> Iterator[None]:
     """While nobody else writes to a finished dataset; nothing is written or removed through a link."""
     work = out / WORK
-    for path in (work, out / ASIDE, *(each for each in out.iterdir() if each.name.isdigit())):
-        if path.is_symlink():
-            raise UserError(f"{path}: is a link, through which nothing is changed; put the folder itself there")
+    _refuse_links(work, out / ASIDE)
     try:
         work.mkdir(exist_ok=True)
         with only_one(work / "lock", "packing into it"):
@@ -246,17 +247,26 @@ def _changing(out: Path) -> Iterator[None]:
         raise cannot_write(out, error) from error
 
 
+def _refuse_links(*folders: Path) -> None:
+    for path in folders:
+        if path.is_symlink():
+            raise UserError(f"{path}: is a link, through which nothing is changed; put the folder itself there")
+
+
 def _settle(out: Path) -> None:
     """End a published change: its files get their own names, and those of dropped sizes go."""
     info = folder.described(out)
     shards = [shard["name"] for size in info["sizes"].values() for shard in size["shards"]]
     files = [CATALOG, REJECTS, *shards, *map(_index, shards)]
-    for name in sorted(set(info.get("staged", ())) & set(files)):
+    staged = sorted(set(info.get("staged", ())) & set(files))
+    dropped = [name for name in info.get("dropped", ()) if re.fullmatch(r"[0-9]+/[0-9]{6,9}\.(tar|idx)", name)]
+    _refuse_links(*(out / name.partition("/")[0] for name in (*staged, *dropped)))
+    for name in staged:
         if (out / ASIDE / name).exists():
             (out / name).parent.mkdir(exist_ok=True)
             publish(out / ASIDE / name, out / name)
-    for name in info.get("dropped", ()):
-        if re.fullmatch(r"[0-9]+/[0-9]{6,9}\.(tar|idx)", name) and name not in files:
+    for name in dropped:
+        if name not in files:
             (out / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # it is gone, or holds something else
                 (out / name).parent.rmdir()

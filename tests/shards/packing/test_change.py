@@ -358,6 +358,22 @@ def test_what_is_not_to_be_dropped_is_refused(whole, out, tmp_path):
     (out / "64").symlink_to(tmp_path / "elsewhere")
     assert f"{out / '64'}: is a link" in refused(drop_sizes, out, ["64"])
     assert contents(tmp_path / "elsewhere") != {} and verify(out).problems == ()
+    packed(whole / "release", out, (Size(32),))  # a size may be on another disk, if it stays as it is
+    assert contents(tmp_path / "elsewhere") and PackedDataset.open(out).sizes == [32, 40, 64]
+
+
+def test_a_published_change_does_not_leave_the_dataset_by_a_link(whole, out, tmp_path):
+    shutil.copytree(whole / "pack", out)
+    shutil.copytree(out / "64", out / ".changing" / "64")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "000000.tar").write_text("mine")
+    shutil.rmtree(out / "64")
+    (out / "64").symlink_to(tmp_path / "mine")
+    info = json.loads((out / "dataset.json").read_bytes())
+    for hostile in ({"staged": ["64/000000.tar"]}, {"dropped": ["64/000000.tar"]}):
+        (out / "dataset.json").write_bytes(json_bytes(seal({**info, **hostile})))
+        assert "is a link, through which nothing is changed" in refused(packed, whole / "release", out)
+    assert contents(tmp_path / "mine") == {"000000.tar": b"mine"}
 
 
 @pytest.mark.parametrize("name", ["../mine.tar", "64/000000.tar", "64/mine", "/etc/passwd", "labels/chexpert.parquet"])
