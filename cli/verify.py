@@ -28,7 +28,8 @@ def verify(pack, deep, sizes, jobs):
         click.echo(problem, err=True)
     if report.problems:
         click.echo(
-            f"error: {pack}: {len(report.problems)} problems; restore the files, or delete them and pack again",
+            f"error: {pack}: {len(report.problems)} problems; restore the files, or delete damaged shards and "
+            "give the same `cxrdali shard` again, which makes them anew",
             err=True,
         )
         raise click.exceptions.Exit(1)
