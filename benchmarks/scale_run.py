@@ -117,6 +117,7 @@ def _record(shard: int, images: int) -> dict:
         made = {"samples": images, "bytes": images * step + 2 * BLOCK, "offset": offset, "length": [length] * images}
         sizes[size.folder] = {**made, "sha256": f"{shard:064x}", "index_sha256": f"{shard:064x}"}
     known = {"height": [3056] * images, "width": [2544] * images, "converted": [""] * images}
+    known["pixels"] = [f"{shard:08x}{place:08x}" for place in range(images)]
     return {"shard": shard, "sizes": sizes, "rejects": [], **known}
 
 

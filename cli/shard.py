@@ -39,11 +39,17 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 )
 @click.option(
     "--sizes",
-    default="224,320,384,512",
-    show_default=True,
     metavar="LIST",
     help="Sides in pixels, comma-separated; SIZE:raw stores pixels instead of JPEG (five times the speed, "
-    "about four times the bytes).",
+    "about four times the bytes). Those that a finished dataset lacks are made beside the others.  "
+    "[default: 224,320,384,512; of a finished dataset, its own]",
+)
+@click.option(
+    "--drop-size",
+    "dropped",
+    multiple=True,
+    metavar="PIXELS",
+    help="Remove a size from the finished dataset in --out, and do nothing else; may be repeated.",
 )
 @click.option(
     "--fit",
@@ -114,14 +120,17 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 @click.option("--limit", default=None, type=int, help="Pack only so many images (whole studies), for a trial.")
 @click.option("--dry-run", is_flag=True, help="Print counts, estimated bytes and minutes; write nothing.")
 @table_options(images=True)
-def shard(source, out, label_folders, table, jobs, engine, scheduler, part, dry_run, **given):
+@click.pass_context
+def shard(context, source, out, label_folders, table, jobs, engine, scheduler, part, dry_run, dropped, **given):
     """Pack a release into WebDataset shards, a rendition per size.
 
-    Can be killed at any moment: the same command finishes what is missing. On a finished dataset it does nothing.
-    The release is only read. --source, --labels and --table may be s3://, gs:// or https://; --out s3:// or gs://.
+    Can be killed at any moment: the same command finishes what is missing. To a finished dataset it adds rejected
+    images that can be read now, and sizes that it lacks. The release is only read. --source, --labels and --table may
+    be s3://, gs:// or https://; --out s3:// or gs://.
     """
     from joblib import cpu_count
 
+    from shards.packing.change import stored_sizes
     from shards.packing.engine import Local
     from shards.packing.estimate import estimate
     from shards.packing.job import PackJob, PartSummary
@@ -129,6 +138,9 @@ def shard(source, out, label_folders, table, jobs, engine, scheduler, part, dry_
     from shards.releases.open import open_release
     from shards.releases.table import open_table
 
+    if dropped:
+        _drop(context, folders.packed(out), [name for text in dropped for name in text.split(",")])
+        return
     if scheduler and (engine == "local" or jobs):
         wrong = "needs --engine dask" if engine == "local" else "takes no --jobs: its workers are all used"
         raise click.UsageError(f"--scheduler {wrong}")
@@ -136,8 +148,9 @@ def shard(source, out, label_folders, table, jobs, engine, scheduler, part, dry_
     named = read_columns(table, given, ("path_column", "id_column", "findings"))
     if named and label_folders:
         raise click.UsageError("--labels is for known releases; with --table the labels are the table's own")
-    options = _fields(PackOptions, {**given, "sizes": tuple(map(Size.parse, given["sizes"].split(",")))})
     source, out = folders.release(source), folders.packed(out)
+    sizes = tuple(map(Size.parse, given["sizes"].split(","))) if given["sizes"] else stored_sizes(out)
+    options = _fields(PackOptions, {**given, "sizes": sizes or PackOptions.sizes})
     near = storage_of(source).local
     if given["stall"] is None:
         given["stall"] = PackLimits.stall if near and storage_of(out).local else REMOTE_STALL
@@ -160,6 +173,16 @@ def shard(source, out, label_folders, table, jobs, engine, scheduler, part, dry_
         _print_part(out, summary)
     else:
         _print_summary(out, summary)
+
+
+def _drop(context, out, names: list[str]) -> None:
+    from shards.packing.change import drop_sizes
+
+    given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]
+    if others := sorted(set(given) - {"dropped", "out"}):
+        raise click.UsageError(f"--drop-size takes no other option than --out, not --{others[0].replace('_', '-')}")
+    drop_sizes(out, names)
+    click.echo(f"{out}: dropped {', '.join(f'{name} px' for name in names)}; nothing else has changed")
 
 
 def _fields(kind, given: dict):
@@ -199,7 +222,9 @@ def _print_estimate(found, jobs: int) -> None:
 
 def _print_summary(out: Path, summary) -> None:
     if summary.already_finished:
-        click.echo(f"{out}: already finished, nothing to do")
+        rejected = sum(summary.rejected.values())
+        still = f"; rejected files: {rejected:,}, none of which has changed since" if rejected else ""
+        click.echo(f"{out}: already finished, nothing to do{still}")
     click.echo(
         f"{out}: {summary.packed:,} of {summary.planned:,} images packed, {summary.shards:,} shards per size, "
         f"{_bytes(summary.num_bytes)}"
@@ -210,6 +235,10 @@ def _print_summary(out: Path, summary) -> None:
         click.echo(f"  {count:,} converted to 8-bit gray, baseline and upright: {kind}")
     if summary.rejected:
         click.echo(f"  listed in {out / 'rejects.csv'}")
+    for count, whose in ((summary.same_pixels, "an"), (summary.same_pixels_of_patient, "another")):
+        of = "image of another patient" if whose == "an" else "image of the same patient"
+        if count:
+            click.echo(f"  {count:,} have the same pixels as {whose} {of}; `cxrdali inspect` lists them")
     _print_rate(summary)
 
 

@@ -8,8 +8,11 @@ from cli.options.folders import Place
 @click.command()
 @click.argument("pack", type=Place())
 @click.option("--deep", is_flag=True, help="Decode every rendition too.")
+@click.option(
+    "--sizes", metavar="LIST", help="Check only these sizes, which must be here.  [default: those that are here]"
+)
 @click.option("--jobs", default=None, type=click.IntRange(min=1), help="Worker processes.  [default: all cores]")
-def verify(pack, deep, jobs):
+def verify(pack, deep, sizes, jobs):
     """Check counts, sizes and sha256 of every file of PACK, and its tars against indexes and catalog.
 
     Exit code 1 if anything is wrong; every problem is printed with its file.
@@ -18,12 +21,15 @@ def verify(pack, deep, jobs):
 
     from shards.packing.verify import verify as check
 
-    report = check(pack, deep, jobs or cpu_count())
+    report = check(pack, deep, jobs or cpu_count(), sizes.split(",") if sizes else None)
+    for name in report.absent:
+        click.echo(f"{pack / name}: not here, so not checked; --sizes {name} asks for it")
     for problem in report.problems:
         click.echo(problem, err=True)
     if report.problems:
         click.echo(
-            f"error: {pack}: {len(report.problems)} problems; restore the files, or delete them and pack again",
+            f"error: {pack}: {len(report.problems)} problems; restore the files, or delete damaged shards and "
+            "give the same `cxrdali shard` again, which makes them anew",
             err=True,
         )
         raise click.exceptions.Exit(1)

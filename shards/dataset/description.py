@@ -11,10 +11,9 @@ from shards.storage.files import json_bytes, open_regular, parse_json, sha256_by
 from shards.storage.location import Location
 
 DATASET = "dataset.json"
+ASIDE = ".changing"  # the folder in a packed dataset for a change of it that is being made, or published
 FORMAT = 1
-LONGEST = (
-    200  # bytes of a label release's name: a file system takes 255, with the suffix and what a temporary name adds
-)
+LONGEST = 200  # bytes of a label release's name: a file system takes 255, with suffix and temporary name
 
 
 def labels_name(name: str) -> str:
@@ -39,6 +38,13 @@ def dataset_identity(info: Mapping) -> str:
     """The hash over catalog and shard hashes: equal for equal pixels and rows, whatever the labels."""
     shards = {name: [shard["sha256"] for shard in size["shards"]] for name, size in info["sizes"].items()}
     return sha256_bytes(json_bytes([info["catalog_sha256"], shards]))
+
+
+def decoded_for(info: Mapping) -> dict[str, int]:
+    """Per stored size what its images were decoded for, on which their bytes depend: the largest size of the packing
+    that made it. Before this was written down all sizes of a dataset were made at once."""
+    largest = max(size["pixels"] for size in info["sizes"].values())
+    return {name: size.get("decoded_for", largest) for name, size in info["sizes"].items()}
 
 
 def seal(info: dict) -> dict:
@@ -105,15 +111,21 @@ _DESCRIPTION = {
         "subjects": int,
         "rejected": {ANY: int},
         "converted?": {ANY: int},
+        "same_pixels?": int,
+        "same_pixels_of_patient?": int,
     },
     "catalog_sha256": str,
     "rejects_sha256": str,
+    "hashed?": int,
+    "staged?": [str],
+    "dropped?": [str],
     "labels": {ANY: str},
     "stored_labels?": {ANY: str},
     "sizes": {
         ANY: {
             "pixels": int,
             "encoding": str,
+            "decoded_for?": int,
             "shards": [{"name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str}],
         }
     },
@@ -169,16 +181,23 @@ def _check_description(info: dict) -> None:
         _check_entry(name, str, "counts.")
     if not info["sizes"]:
         raise ValueError("sizes is empty")
+    sides = [info.get("hashed", 0), *(size.get("decoded_for", 0) for size in info["sizes"].values())]
+    if max(sides) > LARGEST_PIXELS:
+        raise ValueError(f"hashed or decoded_for is {max(sides)}, which no image is")
     for name, size in info["sizes"].items():
-        known = name == str(size["pixels"]) and 0 < size["pixels"] <= LARGEST_PIXELS
-        if not known or size["encoding"] not in ("jpeg", "raw"):
-            raise ValueError(f"sizes.{name!r} is not the size it describes")
-        for shard in size["shards"]:
-            if not re.fullmatch(rf"{name}/[0-9]{{6,9}}\.tar", shard["name"]) or not shard["bytes"]:
-                raise ValueError(f"sizes.{name!r}.shards: {shard['name']!r} is no shard")
-        names = [shard["name"] for shard in size["shards"]]
-        if len(set(names)) < len(names):
-            raise ValueError(f"sizes.{name!r}.shards: {max(names, key=names.count)!r} is there twice")
+        _check_size(name, size)
+
+
+def _check_size(name: str, size: dict) -> None:
+    known = name == str(size["pixels"]) and 0 < size["pixels"] <= LARGEST_PIXELS
+    if not known or size["encoding"] not in ("jpeg", "raw"):
+        raise ValueError(f"sizes.{name!r} is not the size it describes")
+    for shard in size["shards"]:
+        if not re.fullmatch(rf"{name}/[0-9]{{6,9}}\.tar", shard["name"]) or not shard["bytes"]:
+            raise ValueError(f"sizes.{name!r}.shards: {shard['name']!r} is no shard")
+    names = [shard["name"] for shard in size["shards"]]
+    if len(set(names)) < len(names):
+        raise ValueError(f"sizes.{name!r}.shards: {max(names, key=names.count)!r} is there twice")
 
 
 def _stays_in_its_folder(name: str) -> bool:

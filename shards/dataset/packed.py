@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from shards.dataset.cache import Cache
-from shards.dataset.description import DATASET, FORMAT, labels_name, parse_description, read_description
+from shards.dataset.description import ASIDE, DATASET, FORMAT, labels_name, parse_description, read_description
 from shards.dataset.key import sample_key
 from shards.dataset.labels import Labels
 from shards.dataset.mapped import StoredSize
@@ -109,6 +109,10 @@ class PackedDataset:
             copies = "".join(f"; what was copied before is in {folder}" for folder in cache.datasets(str(root))[-1:])
             raise UserError(f"{error}{copies}") from error
         info = _checked(path, *parse_description(path, data))
+        if info.get("staged"):
+            raise UserError(
+                f"{path}: copied while it was changed; run `cxrdali shard` on the original, and copy it again"
+            )
         return cls(root, info, Mirror(root, info, data, cache))
 
     @property
@@ -127,21 +131,31 @@ class PackedDataset:
 
     def file(self, name: str, sha256: str) -> Path:
         """A table or list of the dataset on this disk; one in a bucket is copied first."""
-        return self.folder / name if self.mirror is None else self.mirror.table(name, sha256)
+        return self.place(name) if self.mirror is None else self.mirror.table(name, sha256)
+
+    def place(self, name: str) -> Path:
+        """Where a file of the dataset is on this disk; of a change that is being published, perhaps still aside."""
+        aside = self.folder / ASIDE / name
+        return aside if name in self.info.get("staged", ()) and aside.exists() else self.folder / name
+
+    def has_folder(self, name: str) -> bool:
+        """Whether a stored size is on this disk."""
+        staged = any(each.startswith(f"{name}/") for each in self.info.get("staged", ()))
+        return staged or (self.folder / name).exists()
 
     def _check_sizes(self) -> None:
         """Sizes whose folder is absent are fine (a node needs only those it trains on); half a folder is not."""
         for name, size in self.info["sizes"].items():
-            if not (self.folder / name).exists():
+            if not self.has_folder(name):
                 continue
             for shard in size["shards"]:
-                path = self.folder / shard["name"]
+                path = self.place(shard["name"])
                 found = path.stat().st_size if path.exists() else None
                 if found != shard["bytes"]:
                     what = "is missing" if found is None else f"has {found} bytes"
                     raise UserError(
                         f"{path}: {what}, dataset.json says {shard['bytes']}; "
-                        f"copy it again, or delete {self.root} and pack again"
+                        "copy it again, or have it made again: the same `cxrdali shard`"
                     )
 
     @property
@@ -158,7 +172,7 @@ class PackedDataset:
         sizes = self.info["sizes"].items()
         if self.mirror is not None:
             return {name for name, size in sizes if self.mirror.offers(size["shards"])}
-        return {name for name, _ in sizes if (self.folder / name).exists()}
+        return {name for name, _ in sizes if self.has_folder(name)}
 
     @cached_property
     def catalog(self) -> pd.DataFrame:
@@ -255,7 +269,7 @@ class PackedDataset:
         return StoredSize(
             pixels=pixels,
             raw=entry["encoding"] == "raw",
-            paths={number: self.folder / each["name"] for number, each in described.items()},
+            paths={number: self.place(each["name"]) for number, each in described.items()},
             described=described,
             shard=shard,
             offset=offset,

@@ -4,16 +4,15 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 
 import cv2
 import numpy as np
 
 from shards.dataset.description import DATASET, FORMAT, parse_description
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-from shards.packing.job import PackJob, PackSummary
+from shards.packing.job import PackJob
 from shards.packing.make_shard import WORK, record_path
 from shards.packing.options import Part
 from shards.packing.plan import Plan
@@ -42,19 +41,47 @@ def identity_of(job: PackJob) -> dict:
     return {"options": options, "inputs": hashes, "encoders": encoders}
 
 
-def refuse_difference(out: Location, found: dict, wanted: dict) -> None:
-    """Raises UserError naming the first thing in which `out` was packed otherwise."""
+def refuse_difference(out: Location, found: dict, wanted: dict, finished: bool = False) -> None:
+    """Raises UserError naming the first thing in which `out` was packed otherwise, and how to go on.
+
+    finished: of a finished dataset sizes can be added, and versions matter only if something is made.
+    """
     for group, values in wanted.items():
         for name in sorted({*values, *found[group]} - _MAY_CHANGE):
             before, now = found[group].get(name), values.get(name)
-            if before == now:
+            if before == now or (finished and (name == "sizes" or group == "encoders")):
                 continue
+            fix = _fix(out, name, {**found[group], **values}, finished)
             if group == "inputs":
+                fix = "give its folder with --labels again" if finished and now is None and "/" in name else fix
                 before, now = (value[:12] if value else "not given" for value in (before, now))
             raise UserError(
-                f"{out}: was packed with another {_WORDS[group]} {name!r}: {before} there, {now} now; "
-                "give the same again, or another --out folder"
+                f"{out}: was packed with another {_WORDS[group]} {name!r}: {before} there, {now} now; {fix}"
             )
+
+
+def _fix(out: Location, name: str, names: Iterable[str], finished: bool) -> str:
+    """How to go on if the option, table or version `name` is another one; names: of its group."""
+    again = "give the same again, or another --out folder"
+    label, _, file = name.rpartition("/")
+    whole_table = next((each.rpartition("/")[0] for each in names if each.endswith(f"/{name}")), None)
+    if label and file in names:  # a table that has both images and labels comes first under its own name
+        label = ""
+    if name == "sizes":
+        return "give the same again to finish it, and then others; or another --out folder"
+    if not (label or whole_table or name in ("--findings", "--split-column")):
+        return again
+    if not finished:
+        return "give the same again to finish it, and then other labels by `cxrdali label`; or another --out folder"
+    if label:
+        return (
+            f"labels need no packing: `cxrdali label {out} --labels DIR` attaches them (of the same name, first "
+            f"`cxrdali label {out} --remove {label}`)"
+        )
+    return (
+        f"findings and splits need no packing: `cxrdali label {out} --remove NAME`, then `cxrdali label {out} --table "
+        "FILE ...`; other images need another --out folder"
+    )
 
 
 def check_out(job: PackJob) -> None:
@@ -102,34 +129,13 @@ def claim(job: PackJob, identity: dict) -> None:
     (job.work / "tmp").mkdir(exist_ok=True)
 
 
-def finished(job: PackJob, identity: dict) -> PackSummary:
-    """The summary of a dataset that is published. Raises UserError if it is not whole, or was packed otherwise."""
-    # both refuse a damaged description, a missing or cut shard
-    info = PackedDataset.open(job.out).info if job.storage.local else _stored_whole(job.out)
-    refuse_difference(job.out, info, identity)
-    for name in info["sizes"]:
-        if job.storage.local and not storage_of(job.out / name).has_folder():
-            raise UserError(f"{job.out / name}: the folder is missing; restore it, or delete {job.out} and pack again")
-    remove_work(job)  # left by a kill between publication and clean-up
-    return PackSummary.of(info, already_finished=True)
-
-
-def _stored_whole(out: Location) -> dict:
-    """The description of a finished dataset in a bucket, with one listing per size instead of a copy of anything."""
+def described(out: Location) -> dict:
+    """The description of a finished dataset, whose shards may have been lost. Raises UserError if it is not whole."""
     path = out / DATASET
     info, sealed = parse_description(path, storage_of(path).read_bytes())
-    if not sealed or info.get("format") != FORMAT:
-        raise UserError(f"{path}: damaged, or of another version of cxrdali; delete it and pack again")
-    for name, size in info["sizes"].items():
-        found = {f"{name}/{entry.name}": entry.num_bytes() for entry in storage_of(out / name).entries()}
-        for shard in size["shards"]:
-            held = found.get(shard["name"])
-            if held != shard["bytes"]:
-                what = "is missing" if held is None else f"has {held} bytes"
-                raise UserError(
-                    f"{out / shard['name']}: {what}, {DATASET} says {shard['bytes']}; put it there again, or delete "
-                    f"{path} and pack again"
-                )
+    groups = (info.get(name) for name in ("options", "inputs", "encoders"))
+    if not sealed or info.get("format") != FORMAT or not all(isinstance(group, dict) for group in groups):
+        raise UserError(f"{path}: damaged, or of another version of cxrdali; restore it, or delete it and pack again")
     return info
 
 
@@ -151,9 +157,11 @@ def read_records(out: Location, shards: Sequence[int]) -> Iterator[dict]:
         yield from map(json.loads, storage_of(paths[0].parent).read_each([path.name for path in paths]))
 
 
-def missing_shards(job: PackJob, planned: Plan) -> dict[int, tuple[int, int]]:
-    """Per shard to be made, its first row of the plan and the one after its last."""
-    done, mine = recorded(job.out), (job.part or Part(1, 1)).of(planned.shards)
+def missing_shards(job: PackJob, planned: Plan, wanted: Sequence[int] | None = None) -> dict[int, tuple[int, int]]:
+    """Per shard to be made, its first row of the plan and the one after its last. wanted: all of the job's without."""
+    for size in job.options.sizes:
+        storage_of(job.out / size.folder).make_folder()
+    done, mine = recorded(job.out), (job.part or Part(1, 1)).of(planned.shards) if wanted is None else wanted
     files = {size.folder: _held(job.out / size.folder) for size in job.options.sizes}
     records = read_records(job.out, [shard for shard in mine if shard in done])
     made = {record["shard"] for record in records if _is_made(job.release, record, planned, files)}

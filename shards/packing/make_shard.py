@@ -13,7 +13,7 @@ import select
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -21,7 +21,7 @@ import cv2
 
 from shards.packing.options import PackOptions, Size
 from shards.packing.rendition import renditions
-from shards.packing.source import RejectedImage
+from shards.packing.source import RejectedImage, Source
 from shards.packing.tarshard import ShardWriter
 from shards.storage.files import json_bytes, sha256_bytes
 from shards.storage.location import Location
@@ -34,7 +34,9 @@ WORK = ".packing"
 class ShardTask:
     """root: the release; inside: its real path, which no link may leave (None: links are followed anywhere); out: the
     packed dataset; tmp: this run's folder for unfinished files, on the packer's machine; parent: the packing process,
-    without which a worker of the same machine ends. root and out may be in a store (`shards.storage.remote`)."""
+    without which a worker of the same machine ends. root and out may be in a store (`shards.storage.remote`).
+    decoded_for: per size of `options` what `renditions` decodes for, the largest size without; hashed: for which of
+    them an image's pixels are hashed."""
 
     root: Location
     inside: str | None
@@ -43,6 +45,8 @@ class ShardTask:
     options: PackOptions
     shard: int
     parent: int
+    decoded_for: tuple[int, ...] = ()
+    hashed: int | None = None
 
 
 class Progress(Protocol):
@@ -104,7 +108,7 @@ def write_shard(task: ShardTask, images: Sequence[PlannedImage], progress: Progr
 
 def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: Progress, aside: Path) -> None:
     made = [_SizeInTheMaking(size, aside / f"{size.folder}-{task.shard:06d}") for size in task.options.sizes]
-    rows: dict[str, list] = {"height": [], "width": [], "converted": []}
+    rows: dict[str, list] = {"height": [], "width": [], "converted": [], "pixels": []}
     rejects = []
     try:
         for image in planned:
@@ -112,11 +116,12 @@ def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: Progress, 
             images: Sequence[bytes | None] = [None] * len(made)
             facts: dict[str, object] = {}
             try:
-                images, source = renditions(path, task.options, task.inside, image.sha256, image.inverted)
+                images, source = _renditions(task, image)
                 facts = {
                     "height": source.height,
                     "width": source.width,
                     "converted": ", ".join(source.converted) or None,
+                    "pixels": source.pixels,
                 }
             except RejectedImage as error:
                 seen = None if error.may_pass else storage_of(path).fingerprint()
@@ -140,6 +145,23 @@ def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: Progress, 
         progress.write(b".")  # flushing to the medium may take a while too
     record = {"shard": task.shard, **rows, "rejects": rejects, "sizes": sizes}
     _publish_bytes(aside / "record.json", record_path(task.out, task.shard), json_bytes(record))
+
+
+def _renditions(task: ShardTask, image: PlannedImage) -> tuple[list[bytes], Source]:
+    """In every size, with one decoding unless the sizes came to the dataset at different times."""
+    sizes = task.options.sizes
+    largest = max(size.pixels for size in sizes)
+    covers, hashed = task.decoded_for or (largest,) * len(sizes), task.hashed or largest
+    made: dict[Size, bytes] = {}
+    for covered in {*covers, hashed}:
+        mine = tuple(size for size, each in zip(sizes, covers, strict=True) if each == covered)
+        options = replace(task.options, sizes=mine or (Size(hashed),))
+        path = task.root / image.path
+        images, found = renditions(path, options, task.inside, image.sha256, image.inverted, covered)
+        made |= zip(mine, images, strict=False)
+        if covered == hashed:
+            source = found
+    return [made[size] for size in sizes], source
 
 
 class _SizeInTheMaking:

@@ -10,27 +10,21 @@ changed since. dataset.json is written last of all.
 """
 
 import contextlib
-import ctypes
 import shutil
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
-
-import pandas as pd
-import pyarrow as pa
 
 from shards.dataset.description import DATASET
 from shards.errors import UserError
 from shards.packing import folder
-from shards.packing.engine import Engine, Local, Work
+from shards.packing.change import finished
+from shards.packing.engine import Engine, Local
 from shards.packing.job import PackJob, PackSummary, PartSummary, checked_plan
 from shards.packing.make_shard import WORK
+from shards.packing.making import judge, make_shards
 from shards.packing.options import PackLimits, PackOptions
-from shards.packing.plan import Plan
-from shards.packing.publish import publish, rejects_csv, with_arrays
+from shards.packing.publish import REJECTS, publish, rejects_csv, with_arrays
 from shards.packing.source import kind_of
-from shards.packing.tasks import shard_tasks
 from shards.releases.release import Release
 from shards.storage.files import cannot_write, one_by_one, only_one
 from shards.storage.location import Location
@@ -47,7 +41,7 @@ def pack(
 
 
 def pack_job(job: PackJob, engine: Engine) -> PackSummary | PartSummary:
-    """Make or finish a packed dataset, or a part of it; on a finished one, do nothing.
+    """Make or finish a packed dataset, or a part of it; of a finished one, what it lacks (`shards.packing.change`).
 
     Args:
         engine: who makes the shards, processes of this machine or a cluster (`shards.packing.cluster.Dask`).
@@ -58,13 +52,19 @@ def pack_job(job: PackJob, engine: Engine) -> PackSummary | PartSummary:
     Raises:
         UserError: `out` was packed with other options, inputs or encoder versions (the differing one is named),
             another process is packing it, a subject is in two splits, a path leaves the release, a worker dies or
-            stalls, there is no room, or more images were rejected than the limits allow.
+            stalls, there is no room, or more images were rejected than the limits allow. Of a finished dataset, what
+            `shards.packing.change.finished` says.
     """
     folder.check_out(job)
     identity, published = folder.identity_of(job), storage_of(job.out / DATASET)
-    if published.exists():
-        return folder.finished(job, identity)
+    summary = None if published.exists() else _pack_anew(job, identity, engine)
+    return finished(job, identity, engine) if summary is None else summary
+
+
+def _pack_anew(job: PackJob, identity: dict, engine: Engine) -> PackSummary | PartSummary | None:
+    """None if another process has published the dataset meanwhile."""
     planned, local = checked_plan(job.release, job.options, job.limits), job.storage.local
+    published = storage_of(job.out / DATASET)
     try:
         folder.make_folders(job)
         with contextlib.ExitStack() as stack:
@@ -74,19 +74,21 @@ def pack_job(job: PackJob, engine: Engine) -> PackSummary | PartSummary:
                 # nothing of a dataset in a bucket stays on this machine; parts do not know whether others are at work
                 stack.callback(shutil.rmtree, job.work, ignore_errors=True)
             if published.exists():  # by the process that held the lock a moment ago
-                return folder.finished(job, identity)
+                return None
             with one_by_one(job.work / "claim"):
                 folder.claim(job, identity)
             started = time.perf_counter()
-            made = _make_missing(job, planned, engine)
+            made = make_shards(job, planned, engine, folder.missing_shards(job, planned))
             if job.part:
                 seconds = time.perf_counter() - started
                 return PartSummary(job.part, len(folder.recorded(job.out)), planned.shards, made, seconds)
             if not local and published.exists():  # by a packer on another machine, whose lock is not ours
-                return folder.finished(job, identity)
+                return None
             rows = planned.rows()
             records = [with_arrays(record) for record in folder.read_records(job.out, range(planned.shards))]
-            _judge(job, rows, records)
+            rejects = [reject for record in records for reject in record["rejects"]]
+            kinds = Counter(kind_of(reason) for _, reason, _ in rejects)
+            judge(job, len(rows), kinds, job.out / WORK / REJECTS, rejects_csv(rows, rejects))
             info = publish(job, rows, records, identity)
             folder.remove_work(job)
     except OSError as error:
@@ -95,43 +97,3 @@ def pack_job(job: PackJob, engine: Engine) -> PackSummary | PartSummary:
             raise UserError(f"{cannot_write(job.work, error)}; TMPDIR names the folder of temporary files") from error
         raise cannot_write(job.out, error) from error
     return PackSummary.of(info, images_this_run=made, seconds=time.perf_counter() - started)
-
-
-def _make_missing(job: PackJob, planned: Plan, engine: Engine) -> int:
-    """Make every shard of the part that has no record, or one to be looked at again; returns the images read."""
-    for size in job.options.sizes:
-        storage_of(job.out / size.folder).make_folder()
-    spans = folder.missing_shards(job, planned)
-    # a folder of this run's own: what a killed run's workers still do, they do in a folder that is gone
-    tmp = Path(tempfile.mkdtemp(dir=job.work / "tmp"))
-    work = Work(job.release.root, job.out, tmp, planned, spans, job.limits.stall)
-    tasks = shard_tasks(job, planned, spans, tmp)
-    _give_back()
-    try:
-        engine.make(tasks, work)
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)  # the next run does not, if it is a part's
-    return work.images
-
-
-def _give_back() -> None:
-    """Return to the system what reading the tables has left free: more than the tables take, for hours of packing."""
-    pa.default_memory_pool().release_unused()
-    with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _judge(job: PackJob, rows: pd.DataFrame, records: list[dict]) -> None:
-    """Once, when all images are read: one bad image more or less must not depend on when it came."""
-    rejects, allowed = [reject for record in records for reject in record["rejects"]], job.limits.max_reject_fraction
-    if len(rejects) <= allowed * len(rows):
-        return
-    listing = job.out / WORK / "rejects.csv"
-    storage_of(listing).write_bytes(rejects_csv(rows, rejects))
-    counts = Counter(kind_of(reason) for _, reason, _ in rejects).most_common()
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts)
-    raise UserError(
-        f"{job.out}: {len(rejects):,} of {len(rows):,} images ({len(rejects) / len(rows):.2%}) were rejected, more "
-        f"than --max-reject-fraction {allowed:g} allows: {reasons} (listed in {listing}); repair them and run the same "
-        "command again, which reads only the shards of repaired files, or raise the fraction"
-    )

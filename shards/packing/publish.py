@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from pandas.api.extensions import ExtensionArray
 
 from shards import __version__
-from shards.dataset.description import DATASET, FORMAT, dataset_identity, description_bytes, labels_name
+from shards.dataset.description import DATASET, FORMAT, dataset_identity, decoded_for, description_bytes, labels_name
+from shards.dataset.pixels import is_constant, same_pixels
 from shards.packing.job import PackJob
 from shards.packing.options import Size
 from shards.packing.source import kind_of
@@ -20,6 +21,8 @@ from shards.releases.release import IMAGE_COLUMNS, LabelTable
 from shards.storage.files import sha256_bytes
 from shards.storage.for_people import guarded
 from shards.storage.places import storage_of
+
+CATALOG, REJECTS = "catalog.parquet", "rejects.csv"
 
 
 def with_arrays(record: dict) -> dict:
@@ -35,25 +38,41 @@ def with_arrays(record: dict) -> dict:
 
 def publish(job: PackJob, rows: pd.DataFrame, records: list[dict], identity: dict) -> dict:
     """Write catalog, labels and rejects, then dataset.json, and return it."""
-    release, out, options = job.release, job.out, job.options
-    rejects = [reject for record in records for reject in record["rejects"]]
-    converted = [words.split(", ") for record in records for words in record["converted"] if words]
-    catalog = _catalog(rows, records, options.sizes, [row for row, _, _ in rejects])
-    catalog_bytes = _parquet(catalog)
-    rejects_bytes = rejects_csv(rows, rejects)
-    storage_of(out / "catalog.parquet").write_bytes(catalog_bytes)
-    storage_of(out / "rejects.csv").write_bytes(rejects_bytes)
-    labels = {}
+    release, out = job.release, job.out
+    info, tables = describe(job, rows, records, identity)
+    for name, data in tables.items():
+        storage_of(out / name).write_bytes(data)
     storage_of(out / "labels").make_folder()
     for table in release.labels:
         inputs = {path.name: identity["inputs"][f"{table.name}/{path.name}"] for path in table.inputs}
         data = labels_parquet(table, rows, inputs)
         storage_of(out / labels_name(table.name)).write_bytes(data)
-        labels[table.name] = sha256_bytes(data)
+        info["labels"][table.name] = sha256_bytes(data)
+    info["default_labels"] = release.labels[0].name if release.labels else None
+    info["stored_labels"] = dict(info["labels"])
+    storage_of(out / DATASET).write_bytes(description_bytes(out / DATASET, info))
+    return info
+
+
+def describe(
+    job: PackJob, rows: pd.DataFrame, records: list[dict], identity: dict, before: dict | None = None
+) -> tuple[dict, dict[str, bytes]]:
+    """dataset.json of these shards without labels, and the bytes of catalog and rejects by name.
+
+    before: what dataset.json says of those sizes that are there already; the others are new.
+    """
+    sizes = job.options.sizes
+    rejects = [reject for record in records for reject in record["rejects"]]
+    converted = [words.split(", ") for record in records for words in record["converted"] if words]
+    catalog = _catalog(rows, records, sizes, [row for row, _, _ in rejects])
+    tables = {CATALOG: _parquet(catalog), REJECTS: rejects_csv(rows, rejects)}
+    largest = max(size.pixels for size in sizes)
+    covers = {size.folder: largest for size in sizes} | (decoded_for(before) if before else {})
+    hashed = (before or {"hashed": largest}).get("hashed") if "pixels" in catalog else None
     info = {
         "format": FORMAT,
         "made_by": f"cxrdali {__version__}",
-        "release": release.name,
+        "release": job.release.name,
         **identity,
         "counts": {
             "planned": len(rows),
@@ -62,24 +81,34 @@ def publish(job: PackJob, rows: pd.DataFrame, records: list[dict], identity: dic
             "converted": dict(sorted(Counter(word for words in converted for word in words).items())),
             "studies": int(rows.groupby(["subject_id", "study_id"]).ngroups),
             "subjects": int(rows["subject_id"].nunique()),
+            **(_same_pixels(catalog, hashed) if hashed else {}),
         },
-        "catalog_sha256": sha256_bytes(catalog_bytes),
-        "rejects_sha256": sha256_bytes(rejects_bytes),
-        "labels": labels,
-        "stored_labels": dict(labels),
-        "default_labels": release.labels[0].name if release.labels else None,
+        "catalog_sha256": sha256_bytes(tables[CATALOG]),
+        "rejects_sha256": sha256_bytes(tables[REJECTS]),
+        "labels": {},
         "sizes": {
             size.folder: {
                 "pixels": size.pixels,
                 "encoding": size.encoding,
+                "decoded_for": covers[size.folder],
                 "shards": [_shard_entry(r, size) for r in records if r["sizes"][size.folder]["samples"]],
             }
-            for size in options.sizes
+            for size in sizes
         },
+        **({"hashed": hashed} if hashed else {}),
     }
-    info["id"] = dataset_identity(info)
-    storage_of(out / DATASET).write_bytes(description_bytes(out / DATASET, info))
-    return info
+    return {**info, "id": dataset_identity(info)}, tables
+
+
+def _same_pixels(catalog: pd.DataFrame, hashed: int) -> dict[str, int]:
+    """How many images have the same pixels as one of another patient, and as one of the same patient alone; those of a
+    single gray are not counted."""
+    hashes = catalog["pixels"].fillna("").to_numpy(dtype=str)
+    group, of_others = same_pixels(hashes, pd.factorize(catalog["subject_id"])[0])
+    same = group >= 0
+    if same.any():
+        same &= ~is_constant(hashes, hashed)
+    return {"same_pixels": int((same & of_others).sum()), "same_pixels_of_patient": int((same & ~of_others).sum())}
 
 
 def _shard_entry(record: dict, size: Size) -> dict:
@@ -93,6 +122,8 @@ def _catalog(rows: pd.DataFrame, records: list[dict], sizes: tuple[Size, ...], r
     for side in ("height", "width"):
         catalog[side] = _joined(record[side] for record in records)
     catalog["converted"] = pd.array([v for record in records for v in record["converted"]], dtype="string")
+    if all("pixels" in record for record in records):  # packings of before have none
+        catalog["pixels"] = pd.array([v for record in records for v in record["pixels"]], dtype="string")
     catalog["shard"] = rows["shard"].astype("Int32")
     catalog.loc[catalog["row"].isin(rejected), "shard"] = pd.NA
     for size in sizes:
@@ -124,10 +155,11 @@ def labels_parquet(table: LabelTable, rows: pd.DataFrame, inputs: dict[str, str]
 
 
 def rejects_csv(rows: pd.DataFrame, rejects: list[list]) -> bytes:
-    """The bytes of rejects.csv; `rejects` are (row, reason, fingerprint)."""
+    """The bytes of rejects.csv; `rejects` are (row, reason, fingerprint: None if the file may be read another time)."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["row", "id", "path", "reason"])
-    for row, reason, _ in rejects:
-        writer.writerow([row, *map(guarded, (rows["image_id"].iloc[row], rows["path"].iloc[row], reason))])
+    writer.writerow(["row", "id", "path", "reason", "fingerprint"])
+    for row, reason, seen in rejects:
+        texts = map(guarded, (rows["image_id"].iloc[row], rows["path"].iloc[row], reason))
+        writer.writerow([row, *texts, "" if seen is None else json.dumps(seen)])
     return buffer.getvalue().encode()

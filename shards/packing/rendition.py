@@ -6,11 +6,13 @@ scale that still covers the largest rendition, and the rest of the way is a smal
 """
 
 import io
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import simplejpeg
 
+from shards.dataset.pixels import pixels_hash
 from shards.decoding.decoded import memory_errors
 from shards.packing import source
 from shards.packing.options import PackOptions, Size
@@ -66,8 +68,9 @@ def renditions(
     # so asking that both sides cover the largest size is enough for all three fits.
     least = decoded_for or max(size.pixels for size in options.sizes)
     found = source.decode(data, least, path.name, options.window, inverted)
-    images = (resize(found.gray, size.pixels, options.fit) for size in options.sizes)
-    return [encode(image, size, options.quality) for image, size in zip(images, options.sizes, strict=True)], found
+    images = {side: resize(found.gray, side, options.fit) for side in {least, *(each.pixels for each in options.sizes)}}
+    found = replace(found, pixels=pixels_hash(images[least]))
+    return [encode(images[size.pixels], size, options.quality) for size in options.sizes], found
 
 
 def _scale(gray: np.ndarray, height: int, width: int) -> np.ndarray:

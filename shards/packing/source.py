@@ -40,12 +40,13 @@ def kind_of(reason: str) -> str:
 class Source:
     """gray: uint8 [h, w]; height, width: the file's own, in pixels, as it is to be looked at; converted: in which ways
     the file was not 8-bit gray baseline, of RGB, RGBA, CMYK, progressive, arithmetic, lossless, 16-bit, turned and
-    MONOCHROME1."""
+    MONOCHROME1; pixels: the hash of its rendition of the size that it was decoded for (`renditions`)."""
 
     gray: np.ndarray
     height: int
     width: int
     converted: tuple[str, ...] = ()
+    pixels: str = ""
 
 
 def read(path: Location, inside: str | None = None, sha256: str | None = None) -> bytes:

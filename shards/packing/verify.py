@@ -2,7 +2,7 @@
 
 import io
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from shards.dataset.description import DATASET, FORMAT, dataset_identity, labels_name, read_description
+from shards.dataset.description import ASIDE, DATASET, FORMAT, dataset_identity, labels_name, read_description
 from shards.dataset.key import sample_key
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -24,17 +24,21 @@ from shards.workers import run
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """`problems` names each file and what is wrong with it; empty if the dataset is whole."""
+    """`problems` names each file and what is wrong with it; empty if the dataset is whole. shards, samples, num_bytes:
+    of the sizes that were checked; absent: sizes that are not on this disk, as a whole, and were not asked for."""
 
     shards: int
     samples: int
     num_bytes: int
     problems: tuple[str, ...]
     deep: bool
+    absent: tuple[str, ...] = ()
 
 
-def verify(root: Location, deep: bool = False, jobs: int = 1) -> VerifyReport:
+def verify(root: Location, deep: bool = False, jobs: int = 1, sizes: Sequence[str] | None = None) -> VerifyReport:
     """Check every file of the dataset; with `deep`, decode every rendition strictly too.
+
+    sizes: check only these, which must be here; by default all that are here.
 
     Raises UserError only if there is no readable dataset.json to compare with, or if it lies in a bucket.
     """
@@ -61,13 +65,16 @@ def verify(root: Location, deep: bool = False, jobs: int = 1) -> VerifyReport:
         ]
     except UserError as error:
         return VerifyReport(0, 0, 0, tuple(dict.fromkeys([*problems, str(error)])), deep)
-    problems += _strangers(root, {DATASET, "catalog.parquet", "rejects.csv", "labels", WORK, *info["sizes"]})
+    chosen = _chosen(dataset, sizes)
+    going = {name.partition("/")[0] for name in info.get("dropped", ())}
+    known = {DATASET, "catalog.parquet", "rejects.csv", "labels", WORK, ASIDE, *info["sizes"], *going}
+    problems += _strangers(root, known)
     problems += _strangers(root / "labels", {Path(labels_name(name)).name for name in info["labels"]})
     folders = [path for path in (root / "labels", root / WORK) if path.is_symlink()]  # a size may be on another disk
     problems += [f"{path}: is a link, so no command writes or removes anything there" for path in folders]
     tasks: list[tuple] = []
-    for name, size in info["sizes"].items():
-        if not (root / name).exists():
+    for name, size in chosen.items():
+        if not dataset.has_folder(name):
             problems.append(f"{root / name}: the folder is missing")
             continue
         tasks += _shard_checks(dataset, name, keys, deep)
@@ -78,14 +85,24 @@ def verify(root: Location, deep: bool = False, jobs: int = 1) -> VerifyReport:
         for found in results:
             problems += found
             bar.update()
-    entries = [entry for size in info["sizes"].values() for entry in size["shards"]]
+    entries = [entry for size in chosen.values() for entry in size["shards"]]
     return VerifyReport(
         shards=len(entries),
         samples=sum(entry["samples"] for entry in entries),
         num_bytes=sum(entry["bytes"] for entry in entries),
         problems=tuple(sorted(problems)),
         deep=deep,
+        absent=() if sizes else tuple(name for name in info["sizes"] if name not in chosen),
     )
+
+
+def _chosen(dataset: PackedDataset, asked: Sequence[str] | None) -> dict[str, dict]:
+    """The sizes to check. Raises UserError for one that the dataset has not."""
+    sizes = dataset.info["sizes"]
+    for name in asked or ():
+        if name not in sizes:
+            raise UserError(f"{dataset.folder}: no size {name!r}; it has {', '.join(sorted(sizes, key=int))}")
+    return {name: size for name, size in sizes.items() if (name in asked if asked else dataset.has_folder(name))}
 
 
 def _shard_checks(dataset: PackedDataset, name: str, keys: list[str], deep: bool) -> Iterator[tuple]:
@@ -96,7 +113,8 @@ def _shard_checks(dataset: PackedDataset, name: str, keys: list[str], deep: bool
         rows = np.flatnonzero(shard_column == int(Path(entry["name"]).stem))
         columns = catalog.iloc[rows][[f"offset_{name}", f"length_{name}"]].to_numpy(dtype=np.int64)
         expected = [(keys[row], *span) for row, span in zip(rows, columns.tolist(), strict=True)]
-        yield joblib.delayed(_check_shard)(dataset.folder, size, entry, expected, deep)
+        paths = (dataset.place(entry["name"]), dataset.place(f"{entry['name'][:-3]}idx"))
+        yield joblib.delayed(_check_shard)(paths, size, entry, expected, deep)
 
 
 def _check_description(dataset: PackedDataset) -> list[str]:
@@ -104,7 +122,8 @@ def _check_description(dataset: PackedDataset) -> list[str]:
     problems = []
     if info.get("id") != dataset_identity(info):
         problems.append(f"{root / DATASET}: its id is not the hash of its catalog and shards")
-    files = {root / "catalog.parquet": info["catalog_sha256"], root / "rejects.csv": info.get("rejects_sha256")}
+    files = {dataset.place("catalog.parquet"): info["catalog_sha256"]}
+    files |= {dataset.place("rejects.csv"): info.get("rejects_sha256")}
     files |= {root / labels_name(name): sha256 for name, sha256 in info.get("labels", {}).items()}
     for path, sha256 in files.items():
         if not path.exists():
@@ -120,9 +139,11 @@ def _strangers(folder: Path, known: set[str]) -> list[str]:
     return [f"{folder / stranger}: not in dataset.json" for stranger in sorted(found - known)]
 
 
-def _check_shard(root: Path, size: dict, entry: dict, expected: list[tuple[str, int, int]], deep: bool) -> list[str]:
-    """`expected` is the catalog's view of the shard: (key, offset, length) in order."""
-    path = root / entry["name"]
+def _check_shard(
+    paths: tuple[Path, Path], size: dict, entry: dict, expected: list[tuple[str, int, int]], deep: bool
+) -> list[str]:
+    """paths: of the shard and its index; expected: the catalog's view of the shard, (key, offset, length) in order."""
+    path, index = paths
     if not path.exists():
         return [f"{path}: missing"]
     bytes_found = path.stat().st_size
@@ -130,7 +151,7 @@ def _check_shard(root: Path, size: dict, entry: dict, expected: list[tuple[str, 
         return [f"{path}: {bytes_found} bytes, dataset.json says {entry['bytes']}"]
     if sha256_file(path) != entry["sha256"]:
         return [f"{path}: its sha256 differs from dataset.json"]
-    problems = _check_index(path.with_suffix(".idx"), entry, expected)
+    problems = _check_index(index, entry, expected)
     extension = "npy" if size["encoding"] == "raw" else "jpg"
     if len(expected) != entry["samples"]:
         problems.append(f"{path}: the catalog has {len(expected)} samples, dataset.json {entry['samples']}")

@@ -169,6 +169,39 @@ def test_an_error_in_a_table_names_file_column_and_value(folder, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_sizes_are_added_dropped_and_missed_by_name(folder, tmp_path):
+    pack, release = shutil.copytree(folder / "pack", tmp_path / "pack"), folder / "release"
+    given = ("shard", "--source", release, "--out", "pack", "--shard-images", "8", "--jobs", "1")
+    own = call(*given, cwd=tmp_path)
+    assert own.returncode == 0 and "pack: already finished, nothing to do\n" in own.stdout, own.stderr
+    added = run(*given, "--sizes", "48", cwd=tmp_path)
+    assert added.returncode == 0 and "pack: size 48 is to be added\n" in added.stderr + added.stdout, added.stderr
+    assert "sizes that are not asked for stay as they are: 32, 40" in added.stderr + added.stdout
+    shutil.move(pack / "48", tmp_path / "48")
+    checked = call("verify", "pack", "--jobs", "1", cwd=tmp_path)
+    assert checked.returncode == 0 and "pack/48: not here, so not checked; --sizes 48 asks for it\n" in checked.stdout
+    asked = call("verify", "pack", "--jobs", "1", "--sizes", "32,48", cwd=tmp_path)
+    assert "pack/48: the folder is missing\n" in asked.stderr and asked.returncode == 1
+    assert "no size '64'; it has 32, 40, 48" in failed(call("verify", "pack", "--sizes", "64", cwd=tmp_path))
+    dropped = call("shard", "--out", "pack", "--drop-size", "48,40", cwd=tmp_path)
+    assert dropped.stdout == "pack: dropped 48 px, 40 px; nothing else has changed\n"
+    again = call("verify", "pack", "--jobs", "1", cwd=tmp_path)
+    assert again.stdout.startswith("pack: whole; ") and sorted(path.name for path in pack.glob("[0-9]*")) == ["32"]
+    both = call("shard", "--out", "pack", "--drop-size", "32", "--sizes", "48", cwd=tmp_path)
+    assert both.returncode == 2 and "--drop-size takes no other option than --out, not --sizes" in both.stderr
+
+
+def test_rejects_are_told_whenever_there_is_nothing_to_do(folder, tmp_path):
+    release = shutil.copytree(folder / "release", tmp_path / "release")
+    next(release.rglob("*.jpg")).unlink()
+    given = ("shard", "--source", "release", "--out", "pack", *OPTIONS)
+    assert call(*given, "--max-reject-fraction", "0.1", cwd=tmp_path).returncode == 0
+    again = call(*given, "--max-reject-fraction", "0.1", cwd=tmp_path)
+    assert "nothing to do; rejected files: 1, none of which has changed since\n" in again.stdout
+    assert "  1 rejected: absent\n" in again.stdout
+    assert "1 of 32 images (3.12%) were rejected, more than" in failed(call(*given, cwd=tmp_path))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

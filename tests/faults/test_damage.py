@@ -258,7 +258,8 @@ def test_deleted_labels_are_not_silently_another_label_release(copy):
 def test_a_deleted_size_is_named_and_the_others_open(copy):
     """A node needs only the sizes it trains on, so opening does not refuse; asking for that size does."""
     shutil.rmtree(copy / "48")
-    check_named(copy, copy / "48")
+    assert verify(copy).problems == () and verify(copy).absent == ("48",)
+    assert verify(copy, sizes=["40", "48"]).problems == (f"{copy / '48'}: the folder is missing",)
     dataset = PackedDataset.open(copy)
     assert dataset.sizes == [40]
     with pytest.raises(UserError, match="size 48 is not stored here; stored are 40"):

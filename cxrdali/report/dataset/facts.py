@@ -13,6 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from cxrdali.data.splits import group_codes
+from cxrdali.report.dataset.same import SamePixels, find
 from shards.dataset.description import labels_name
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -60,7 +61,8 @@ class DatasetFacts:
     shards, samples, bytes (of the tars), here (on this disk). rejects: by reason (without its detail): images, ids (the
     first few, with the detail).
     absent: label releases that dataset.json names and the disk lacks. overlap: see `overlaps`. twins: label releases
-    with the very splits of an earlier one, which alone is in `overlap`.
+    with the very splits of an earlier one, which alone is in `overlap`. largest: images of the patient with the most.
+    same: images with the same pixels; None if that is not known.
     """
 
     root: str
@@ -76,6 +78,8 @@ class DatasetFacts:
     absent: list[str]
     overlap: pd.DataFrame
     twins: dict[str, str]
+    largest: int
+    same: SamePixels | None
 
 
 def read_facts(dataset: PackedDataset, names: Sequence[str] = ()) -> DatasetFacts:
@@ -86,7 +90,7 @@ def read_facts(dataset: PackedDataset, names: Sequence[str] = ()) -> DatasetFact
     names_here = dataset.label_names if dataset.mirror is None else ()  # from a bucket, a table comes when it is read
     absent = [name for name in names_here if not (dataset.root / labels_name(name)).exists()]
     wanted = list(dict.fromkeys(names)) or [name for name in dataset.label_names if name not in absent]
-    releases, parts, twins, seen = [], {}, {}, {}
+    releases, parts, twins, seen, apart = [], {}, {}, {}, {}
     with tqdm(total=1 + len(wanted), desc="counting", unit=" tables", delay=1, disable=None) as bar:
         packed, catalog = dataset.packed, dataset.catalog
         study, subject = group_codes(dataset, "study"), group_codes(dataset, "subject")
@@ -100,6 +104,7 @@ def read_facts(dataset: PackedDataset, names: Sequence[str] = ()) -> DatasetFact
                 twins[name] = seen[fingerprint]
             else:
                 seen[fingerprint] = name
+                apart[name] = labels
                 parts |= {(name, key): mask & packed for key, mask in masks.items() if key != NO_SPLIT}
             bar.update()
     per_study = np.bincount(np.bincount(study[packed]), minlength=1)[1:]
@@ -117,6 +122,8 @@ def read_facts(dataset: PackedDataset, names: Sequence[str] = ()) -> DatasetFact
         absent=absent,
         overlap=overlaps({key: mask for key, mask in parts.items() if mask.any()}, study, subject),
         twins=twins,
+        largest=int(np.bincount(subject[packed]).max(initial=0)),
+        same=find(dataset, subject, apart),
     )
 
 

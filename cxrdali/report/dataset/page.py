@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from cxrdali.report.dataset import words
 from cxrdali.report.dataset.facts import DatasetFacts, ReleaseFacts
+from cxrdali.report.dataset.same_words import same_pixels
 from cxrdali.report.kit import page, plots
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.pictures import contact_sheet
@@ -56,7 +57,7 @@ def _data(dataset: PackedDataset, facts: DatasetFacts, images: bool) -> dict:
         for number, release in enumerate(tqdm(facts.releases, "drawing", unit=" label releases", delay=1))
     ]
     said = words.label_releases(facts)
-    contents = [("dataset", "Dataset"), ("rejects", "Rejects")]
+    contents = [("dataset", "Dataset"), ("rejects", "Rejects"), ("same", "Same pixels")]
     contents += [(f"labels-{number}", release["title"]) for number, release in enumerate(releases)]
     contents += [("labels", "Label releases")] if said else []
     contents += [("overlap", "In two splits")] if releases else []
@@ -66,6 +67,8 @@ def _data(dataset: PackedDataset, facts: DatasetFacts, images: bool) -> dict:
         "root": facts.root,
         "dataset": words.dataset(facts),
         "rejects": words.rejects(facts),
+        "same_pixels": same_pixels(facts.same),
+        "same_pixels_sets": None if facts.same is None else facts.same.sets,  # all of them, for the .json
         "releases": releases,
         "label_releases": said,
         "overlap": words.overlap(facts),

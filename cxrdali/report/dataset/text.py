@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from cxrdali.report.dataset import words
 from cxrdali.report.dataset.facts import DatasetFacts
+from cxrdali.report.dataset.same_words import same_pixels
 from cxrdali.report.dataset.words import Block
 from cxrdali.report.kit.tables import Table
 
@@ -17,6 +18,7 @@ def render(facts: DatasetFacts) -> str:
     """Everything that the page has in words and tables, without its drawings."""
     parts = [_section("Dataset", words.dataset(facts))]
     parts.append(_section("Rejects", words.rejects(facts)))
+    parts.append(_section("Same pixels", same_pixels(facts.same)))
     for release in facts.releases:
         blocks = [*words.splits(release), *words.findings(release), *words.together(release)]
         parts.append(_section(words.title(facts, release), blocks))

@@ -6,6 +6,7 @@ from cxrdali.report.dataset.facts import NO_SPLIT, DatasetFacts, ReleaseFacts, p
 from cxrdali.report.kit.numbers import count, percent, sentence
 from cxrdali.report.kit.tables import Table
 from shards.dataset.description import stored_otherwise
+from shards.dataset.pixels import LARGE_PATIENT
 
 SHOWN_PAIRS = 10
 FEW = 5  # images; a lift from fewer is mostly chance
@@ -31,6 +32,18 @@ def dataset(facts: DatasetFacts) -> list[Block]:
         _stored_sizes(facts),
         _views(facts),
         _images_per_study(facts),
+        *_large_patient(facts),
+    ]
+
+
+def _large_patient(facts: DatasetFacts) -> list[str]:
+    packed = facts.info["counts"]["packed"]
+    if facts.largest <= max(1, LARGE_PATIENT * packed):
+        return []
+    share = percent(facts.largest / packed)
+    return [
+        f"One patient has {count(facts.largest)} of {images(packed)} ({share}). If that is not so, the column of "
+        "patients is a wrong one, and splits and folds do not keep patients apart."
     ]
 
 
@@ -120,14 +133,17 @@ def rejects(facts: DatasetFacts) -> list[Block]:
         return ["No image was rejected."]
     rows = []
     for reason, entry in facts.rejects.iterrows():
-        more = entry["images"] - len(entry["ids"])
-        ids = ", ".join(entry["ids"]) + (f" and {count(more)} more" if more else "")
-        rows.append((reason, entry["images"], ids))
+        rows.append((reason, entry["images"], first_ids(entry["ids"], entry["images"])))
     columns = [("Reason", "text"), ("Images", "count"), ("First ids", "text")]
     return [
         Table("Images that were not packed, by reason", columns, rows, kind="text"),
         "rejects.csv lists all of them.",
     ]
+
+
+def first_ids(first: list[str], number: int) -> str:
+    more = number - len(first)
+    return ", ".join(first) + (f" and {count(more)} more" if more else "")
 
 
 def label_releases(facts: DatasetFacts) -> list[str]:

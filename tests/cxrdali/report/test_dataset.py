@@ -516,3 +516,69 @@ def test_where_a_page_cannot_be_written_is_told(packed, tmp_path):
 def test_the_same_dataset_makes_the_same_page(packed, facts, page, tmp_path):
     out = write_page(tmp_path / "page.html", packed.dataset, read_facts(packed.dataset))
     assert out.read_text() == page.source
+
+
+# ---------------------------------------------------------------- the same pixels, and patients that are none
+
+
+def write_doubled(root: Path) -> PackedDataset:
+    """45 images: 0 to 3 have the same pixels, of four patients in two splits; 4 and 5, of one patient; 6 and 7 are
+    black. One patient has the last ten images."""
+    (root / "in").mkdir()
+    rng = np.random.default_rng(0)
+    pictures = [smooth_image(rng, 50, 45) for _ in range(45)]
+    pictures[1] = pictures[2] = pictures[3] = pictures[0]
+    pictures[5] = pictures[4]
+    pictures[6] = pictures[7] = np.zeros((50, 45), np.uint8)
+    for number, picture in enumerate(pictures):
+        (root / "in" / f"{number}.jpg").write_bytes(jpeg(picture))
+    patients = [f"p{4 if number == 5 else 99 if number >= 35 else number}" for number in range(len(pictures))]
+    images = pd.DataFrame({"image_id": [f"i{number}" for number in range(45)], "study_id": "s", "subject_id": patients})
+    images["view"], images["view_position"], images["path"] = "other", "", [f"{number}.jpg" for number in range(45)]
+    table = pd.DataFrame({"split": np.where(np.arange(45) % 3 == 0, "test", "train"), "Edema": 1})
+    table = table.astype({"Edema": "Int8"}).set_index(pd.Index(images["image_id"], name="image_id"))
+    source = write_table(root / "in" / "mine.csv", "not read")
+    labels = (LabelTable("mine", ("Edema",), table, (source,)),)
+    limits = PackLimits(allow_subject_overlap=True)
+    pack(
+        Release("mine", root / "in", images, labels, (source,)), root / "pack", PackOptions((Size(40),)), limits=limits
+    )
+    return PackedDataset.open(root / "pack")
+
+
+def test_the_same_pixels_of_two_patients_are_listed_with_their_splits(tmp_path):
+    dataset = write_doubled(tmp_path)
+    facts = read_facts(dataset)
+    first, second = facts.same.sets.to_dict("records")
+    assert (first["images"], first["patients"], first["in mine"]) == (4, 4, ["test", "train"])
+    assert (second["images"], second["patients"], second["in mine"]) == (2, 1, ["train"])
+    row = {name: place for place, name in enumerate(dataset.catalog["image_id"])}
+    assert first["ids"] == sorted(["i0", "i1", "i2", "i3"], key=row.get)[:3] and set(second["ids"]) == {"i4", "i5"}
+    assert (facts.same.of_others, facts.same.of_one, facts.same.blank, facts.same.across("mine")) == (4, 2, 2, 4)
+    counts = dataset.info["counts"]
+    assert (counts["same_pixels"], counts["same_pixels_of_patient"]) == (4, 2)
+    text = re.sub(r"\s+", " ", as_text(facts))
+    page = Page(write_page(tmp_path / "page.html", dataset, facts))
+    for said in (
+        "4 images have the same pixels as an image of another patient.",
+        "2 images have the same pixels as another image of the same patient.",
+        "Of all these, 4 have the same pixels as an image of another split of mine.",
+        "2 images have a single gray everywhere, as others have",
+        "One patient has 10 of 45 images (22.2 %). If that is not so, the column of patients is a wrong one",
+    ):
+        assert said in text and said in page.text
+    shown = page.table("Images with the same pixels")
+    assert shown.index.tolist() == [f"{', '.join(first['ids'])} and 1 more", ", ".join(second["ids"])]
+    assert shown["In mine"].tolist() == ["test, train", "train"] and shown["Patients"].tolist() == ["4", "1"]
+    assert page.numbers["same_pixels_sets"]["images"] == [4, 2] and check_numbers(page) > 20
+
+
+def test_nothing_is_said_of_a_dataset_without_doubles(facts, text):
+    assert facts.same.sets.empty and "No two images have the same pixels." in text
+
+
+def test_a_dataset_that_was_packed_before_says_so(packed, copy):
+    table = pd.read_parquet(copy.root / "catalog.parquet").drop(columns="pixels")
+    table.to_parquet(copy.root / "catalog.parquet", index=False)
+    found = read_facts(reseal(copy.root, hashed=0))
+    assert found.same is None and "Not known: this dataset was packed before" in as_text(found)

@@ -200,6 +200,7 @@ def test_the_catalog_has_a_row_per_image_in_shard_order(dataset, release_folder)
             "height",
             "width",
             "converted",
+            "pixels",
             "shard",
         ),
         *(f"{column}_{pixels}" for pixels in SIZES for column in ("offset", "length")),
@@ -243,6 +244,8 @@ def test_dataset_json_describes_every_input_and_every_shard(small):
         "converted": {},
         "studies": 16,
         "subjects": 8,
+        "same_pixels": 0,
+        "same_pixels_of_patient": 0,
     }
     mimic = "mimic-cxr-2.0.0-{}.csv.gz".format
     assert info["inputs"] == {
@@ -257,7 +260,7 @@ def test_dataset_json_describes_every_input_and_every_shard(small):
     assert set(info["encoders"]) == {"simplejpeg", "opencv"}
     for name, encoding in (("32", "jpeg"), ("40", "raw")):
         size = info["sizes"][name]
-        assert (size["pixels"], size["encoding"]) == (int(name), encoding)
+        assert (size["pixels"], size["encoding"], size["decoded_for"]) == (int(name), encoding, 40)
         for number, shard in enumerate(size["shards"]):
             path = small / "pack" / name / f"{number:06d}.tar"
             assert small / "pack" / shard["name"] == path
@@ -278,7 +281,7 @@ def test_dataset_json_describes_every_input_and_every_shard(small):
 def test_a_finished_dataset_holds_nothing_else(small):
     names = {path.split("/")[0] for path in contents(small / "pack")}
     assert names == {"dataset.json", "catalog.parquet", "rejects.csv", "labels", "32", "40"}
-    assert (small / "pack" / "rejects.csv").read_text() == "row,id,path,reason\n"
+    assert (small / "pack" / "rejects.csv").read_text() == "row,id,path,reason,fingerprint\n"
 
 
 def test_the_identity_is_that_of_catalog_and_shards_and_label_files_have_their_own(small, tmp_path):
@@ -363,7 +366,7 @@ def test_bad_files_are_recorded_and_move_no_other_row(small, release, tmp_path):
     reasons = ["absent", "empty file", "damaged JPEG: ", "a web page, not an image: ", "wrong magic for its name: "]
 
     rejects = pd.read_csv(tmp_path / "pack" / "rejects.csv", keep_default_na=False)
-    assert rejects.columns.tolist() == ["row", "id", "path", "reason"]
+    assert rejects.columns.tolist() == ["row", "id", "path", "reason", "fingerprint"]
     assert rejects["row"].tolist() == rows
     assert rejects["id"].tolist() == before["image_id"].iloc[rows].tolist()
     assert [release / path for path in rejects["path"]] == files
@@ -430,7 +433,6 @@ def refused(root, out, options=SMALL, labels=()):
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("sizes", (Size(32), Size(40)), "['32', '40:raw'] there, ['32', '40'] now"),
         ("fit", "crop", "squash there, crop now"),
         ("quality", 90, "95 there, 90 now"),
         ("shard_images", 9, "8 there, 9 now"),
@@ -468,13 +470,16 @@ def first_image(release):
     return open_release(release).images["image_id"].iloc[0]
 
 
-def test_other_encoder_versions_are_refused_by_name(small, tmp_path):
+def test_other_encoder_versions_matter_only_if_something_is_made(small, tmp_path):
     out = shutil.copytree(small / "pack", tmp_path / "pack")
     info = json.loads((out / "dataset.json").read_bytes())
     info["encoders"]["simplejpeg"] = "0.0.1"
     (out / "dataset.json").write_bytes(json_bytes(seal(info)))
-    message = refused(small / "release", out)
-    assert f"encoder version 'simplejpeg': 0.0.1 there, {simplejpeg.__version__} now" in message
+    assert pack_quietly(small / "release", out).already_finished
+    more = PackOptions(sizes=(Size(64),), shard_images=8)
+    message = refused(small / "release", out, more)
+    assert f"simplejpeg is {simplejpeg.__version__} here, was 0.0.1 at packing" in message
+    assert "pip install simplejpeg==0.0.1, or pack to another --out folder" in message
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "data/x.csv", ".hidden"])

@@ -298,6 +298,24 @@ def test_a_shard_that_is_missing_in_a_finished_dataset_is_named(s3, release):
     assert f"{s3.address}/pack/32/000001.tar: is missing" in said
 
 
+def test_a_finished_dataset_in_a_bucket_is_not_changed(s3, source, release, local):
+    from shards.packing.change import drop_sizes
+
+    packed(release, f"{s3.address}/pack")
+    more = PackOptions((Size(40),), shard_images=8)
+    said = refused(lambda: packed(release, f"{s3.address}/pack", more))
+    assert "size 40 is to be added, but a dataset in a bucket is not changed; copy it here" in said
+    assert "copy it here" in refused(lambda: drop_sizes(place(f"{s3.address}/pack"), ["32"]))
+    assert stored(s3, "pack") == local
+    first = next(source.rglob("*.jpg")).relative_to(source).as_posix()
+    s3.filesystem().pipe_file(f"{s3.bucket}/release/{first}", b"")
+    packed(release, f"{s3.address}/lacking", max_reject_fraction=1.0)
+    assert packed(release, f"{s3.address}/lacking", max_reject_fraction=1.0).rejected == {"empty file": 1}
+    s3.filesystem().pipe_file(f"{s3.bucket}/release/{first}", (source / first).read_bytes())
+    said = refused(lambda: packed(release, f"{s3.address}/lacking", max_reject_fraction=1.0))
+    assert "rejected files that are there now or have changed: 1, but a dataset in a bucket is not changed" in said
+
+
 def test_a_large_shard_goes_in_parts_and_tells_that_it_moves(s3, tmp_path, monkeypatch):
     from shards.storage import remote
 

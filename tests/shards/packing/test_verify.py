@@ -115,9 +115,20 @@ def test_a_missing_catalog_is_named(copy):
     assert any(problem.startswith(f"{copy / 'catalog.parquet'}: missing") for problem in problems(copy))
 
 
-def test_a_missing_size_is_named(copy):
+def test_a_size_that_is_not_here_is_named_and_a_fault_only_if_it_is_asked_for(copy):
     shutil.rmtree(copy / "64")
-    assert problems(copy) == (f"{copy / '64'}: the folder is missing",)
+    report = verify(copy)
+    assert (report.problems, report.absent, report.samples) == ((), ("64",), 2 * 120)
+    report = verify(copy, sizes=["48", "64"])
+    assert (report.problems, report.absent) == ((f"{copy / '64'}: the folder is missing",), ())
+
+
+def test_only_the_sizes_that_are_asked_for_are_checked(copy):
+    flip(copy / "48" / "000000.tar")
+    assert verify(copy, sizes=["56", "64"]).problems == () and verify(copy, sizes=["56"]).samples == 120
+    assert verify(copy, sizes=["48"]).problems == (f"{copy / '48/000000.tar'}: its sha256 differs from dataset.json",)
+    with pytest.raises(UserError, match="no size '96'; it has 48, 56, 64"):
+        verify(copy, sizes=["96"])
 
 
 @pytest.mark.parametrize("name", ["48/000008.tar", "48/000000.tar.part", "64/.000001.idx.4242.part", "56/notes.txt"])
