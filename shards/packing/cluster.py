@@ -181,8 +181,8 @@ class DaskWatch(Watch):
         else:
             self._attempts = {**self._attempts, attempt: news}
 
-    def _marks(self) -> dict[str, int]:
-        return {attempt: news[1] for attempt, news in self._attempts.items()}
+    def _marks(self) -> dict[str, tuple[int, int]]:
+        return {attempt: (news[1], news[2]) for attempt, news in self._attempts.items()}
 
     def workers(self) -> dict[str, int] | None:
         """Threads by address; None if the scheduler does not say."""
@@ -192,7 +192,7 @@ class DaskWatch(Watch):
             return None
 
     def _end(self, name: str, place: int) -> None:
-        shard, _, worker, host, _ = self._attempts.get(name, [None] * 5)
+        shard, _, _, worker, host, _ = self._attempts.get(name, [None] * 6)
         workers = self.workers()
         if self.stalled or shard is None or workers is None:
             return

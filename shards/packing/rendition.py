@@ -13,7 +13,7 @@ import simplejpeg
 
 from shards.packing import source
 from shards.packing.options import PackOptions, Size
-from shards.packing.source import Source
+from shards.packing.source import RejectedImage, Source
 from shards.storage.location import Location
 
 _STRIPS = 4
@@ -53,11 +53,20 @@ def renditions(
     inside and sha256 are those of `source.read`, inverted that of `source.decode`. Raises RejectedImage
     (`shards.packing.source`).
     """
-    data = source.read(path, inside, sha256)
+    return renditions_of(source.read(path, inside, sha256), path.name, options, inverted)
+
+
+def renditions_of(data: bytes, name: str, options: PackOptions, inverted: bool = False) -> tuple[list[bytes], Source]:
+    """`renditions` of the bytes of a file. Raises RejectedImage for whatever error a decoder raises."""
     # pad and crop scale both sides by one factor; the shorter (crop) or longer (pad) side meets the target,
     # so asking that both sides cover the largest size is enough for all three fits.
     largest = max(size.pixels for size in options.sizes)
-    found = source.decode(data, largest, path.name, options.window, inverted)
+    try:
+        found = source.decode(data, largest, name, options.window, inverted)
+    except (RejectedImage, MemoryError):
+        raise
+    except Exception as error:
+        raise RejectedImage(f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
     images = (resize(found.gray, size.pixels, options.fit) for size in options.sizes)
     return [encode(image, size, options.quality) for image, size in zip(images, options.sizes, strict=True)], found
 
