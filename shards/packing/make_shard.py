@@ -193,7 +193,7 @@ _watched: set[int] = set()
 
 
 def _end_with(parent: int) -> None:
-    """End this worker when the packing process dies. joblib's workers would go on with the queue, then idle."""
+    """End this worker when the packing process dies. It would go on with its shard."""
     if parent == os.getpid() or parent in _watched:
         return
     _watched.add(parent)

@@ -49,7 +49,7 @@ def write_release(out: Path, options: SyntheticOptions, jobs: int = 1) -> Synthe
     if jobs < 1:
         raise UserError(f"jobs is {jobs!r}; give 1 or more processes")
     _check_empty(Path(out))
-    out = Path(out).absolute()  # processes that joblib keeps may have started in another folder
+    out = Path(out).absolute()
     start = time.perf_counter()
     studies = plan_release(options)
     chunks = [studies[i : i + CHUNK] for i in range(0, len(studies), CHUNK)]

@@ -16,7 +16,7 @@ from shards.errors import UserError
 from shards.packing.verify import verify
 from shards.synthetic.plan import SyntheticOptions
 from shards.synthetic.release import write_release
-from shards.workers import Watch, run
+from shards.workers import ALIVE, DONE, Watch, run
 
 
 def test_workers_that_never_begin_a_shard_are_ended(tmp_path):
@@ -26,6 +26,25 @@ def test_workers_that_never_begin_a_shard_are_ended(tmp_path):
         pytest.raises(UserError, match="no worker has begun a shard for 1 s, and all were ended"),
         Watch(tmp_path, images=10, stall=1, image_of=str),
     ):
+        child.join(20)
+        assert child.exitcode == -9
+        raise UserError("a worker process was killed")
+
+
+@pytest.mark.slow
+def test_a_worker_whose_image_takes_long_is_left_alone_as_long_as_it_says_so(tmp_path):
+    child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    child.start()
+    marks = tmp_path / f"000007.{child.pid}.marks"
+    marks.write_bytes(2 * DONE)
+    with (
+        pytest.raises(UserError, match="^image 2 of shard 7: the worker of shard 000007 has finished no image for 2 s"),
+        Watch(tmp_path, images=10, stall=2, image_of=lambda shard, place: f"image {place} of shard {shard}"),
+    ):
+        for _ in range(8):
+            time.sleep(0.5)
+            marks.write_bytes(marks.read_bytes() + ALIVE)
+        assert child.exitcode is None
         child.join(20)
         assert child.exitcode == -9
         raise UserError("a worker process was killed")

@@ -147,13 +147,12 @@ def test_a_rerun_tries_a_rejected_image_again_only_when_it_has_changed(root, bad
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_deaths_change_no_other_byte_and_survive_a_kill(root, tmp_path, jobs):
-    late = {"sleep 99": "decoding takes too long: more than 3 s"} if jobs > 1 else {}  # beside a watch over workers
-    reasons, out = spoil(root, DEEDS | late), tmp_path / "pack"
+    reasons, out = spoil(root, DEEDS), tmp_path / "pack"
     plain = shutil.copytree(root, tmp_path / "plain")
     for path in reasons:
         (plain / path).write_bytes(b"")
     pack(open_release(plain), tmp_path / "wanted", OPTIONS, limits=PackLimits(max_reject_fraction=0.5))
-    given = ("shard", "--source", root, "--out", out, *GIVEN, "--jobs", jobs, "--stall", 3)
+    given = ("shard", "--source", root, "--out", out, *GIVEN, "--jobs", jobs)
     hook = {"PYTHONPATH": deadly.hooked(tmp_path)}
     packer = subprocess.Popen(command(*given), env=environment(**hook), stderr=subprocess.DEVNULL)
     while not any((out / ".packing" / "records").glob("[0-9]*.json")) and packer.poll() is None:
