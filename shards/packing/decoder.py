@@ -84,23 +84,23 @@ class Decoder(Generic[Made]):
 
         Raises:
             RejectedImage: The file cannot be read, `make` raised it, or two processes died of it or took too long.
-            UserError: A store fails, or that may be for want of memory.
+            UserError: A store fails, or memory may have been lacking.
         """
         try:
             num_bytes = self._put(read(path, inside, sha256))
         except MemoryError as error:
-            raise _want_of_memory(path, "MemoryError") from error
+            raise _lack_of_memory(path, "MemoryError") from error
         try:
             try:
                 return self._ask(self._make, num_bytes, path.name, inverted)
             except _DecoderLost:  # once more, alone in a new process
                 return self._ask(self._make, num_bytes, path.name, inverted)
         except MemoryError as error:
-            raise _want_of_memory(path, "MemoryError") from error
+            raise _lack_of_memory(path, "MemoryError") from error
         except (_DecoderLost, RejectedImage) as error:
             machine = isinstance(error, _DecoderLost) and error.machine
             if machine or "insufficient memory" in str(error).lower() or not self._has_room(num_bytes):
-                raise _want_of_memory(path, str(error)) from error
+                raise _lack_of_memory(path, str(error)) from error
             raise error if isinstance(error, RejectedImage) else RejectedImage(str(error)) from error
 
     def _put(self, data: bytes) -> int:
@@ -168,9 +168,9 @@ def _lost(code: int) -> _DecoderLost:
     return _DecoderLost(f"the decoder died: signal {number.value} ({number.name})", machine=number not in _FAULTS)
 
 
-def _want_of_memory(path: Location, reason: str) -> UserError:
+def _lack_of_memory(path: Location, reason: str) -> UserError:
     return UserError(
-        f"{path}: cannot be decoded ({reason}), which may be for want of memory and not the image's fault; give the "
+        f"{path}: cannot be decoded ({reason}), which may be a lack of memory and not the image's fault; give the "
         "same command again with more memory (ulimit -v, the limit of the batch job) or fewer --jobs"
     )
 

@@ -177,7 +177,7 @@ def test_what_may_be_the_machines_fault_ends_the_run_and_names_the_image(root, b
     with pytest.raises(UserError) as caught:
         pack(open_release(root), root.parent / "pack", OPTIONS)
     assert re.fullmatch(
-        rf"{root / path}: cannot be decoded \(.*(SIG|emory).*\), which may be for want of memory and not the image's "
+        rf"{root / path}: cannot be decoded \(.*(SIG|emory).*\), which may be a lack of memory and not the image's "
         r"fault; give the same command again with more memory \(ulimit -v, .*\) or fewer --jobs",
         str(caught.value),
     )
@@ -198,7 +198,7 @@ for room in range(0, 401, 80):
         decoded(Path(sys.argv[1]))
         print("packed")
     except UserError as error:
-        print("ended" if "want of memory" in str(error) else error)
+        print("ended" if "a lack of memory" in str(error) else error)
     except RejectedImage as error:
         print("rejected", error)
 """
@@ -206,7 +206,7 @@ for room in range(0, 401, 80):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_sound_images_are_not_rejected_for_want_of_memory(tmp_path, kind):
+def test_sound_images_are_not_rejected_when_memory_is_short(tmp_path, kind):
     """20 megapixels as 16-bit RGB and as progressive JPEG, with room for ever more of them."""
     value = np.repeat(np.repeat(np.linspace(0, 65535, 4000).astype(np.uint16)[:, None, None], 5000, 1), 3, 2)
     path = tmp_path / f"large.{kind}"
