@@ -5,7 +5,8 @@ is rejected. Only decoding is judged: the file is read by the worker, so a disk 
 fault. What may be the machine's fault, memory before all, rejects nothing and ends the run.
 
 The process is forked, which takes milliseconds where a new Python would take half a second, and it starts no thread
-and opens nothing. Bytes go to it through a file in memory: a pipe would take ten turns for a radiograph.
+and opens nothing. Bytes go to it through shared memory: a pipe would take ten turns for a radiograph, and a limit on
+file sizes (ulimit -f) counts for a file in memory too.
 """
 
 import ctypes
@@ -32,6 +33,7 @@ from shards.workers import LOOK
 MOST_BYTES = 16  # of memory per pixel that decoding takes: 16-bit RGBA and its copies
 # what a fault of the decoder itself ends in; all other signals come from outside
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
+_LEAST_BYTES = 1 << 22  # of shared memory; what is not used takes none
 _DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG
 
 Made = TypeVar("Made")
@@ -67,17 +69,17 @@ class Decoder(Generic[Made]):
     ):
         self._make, self._stall, self._alive = make, stall, alive
         self._child: _Child | None = None
+        self._shared = mmap.mmap(-1, _LEAST_BYTES)
 
     def __enter__(self) -> "Decoder[Made]":
         cv2.setNumThreads(1)  # OpenCV's threads would not live on in the forked process
-        self._file = os.memfd_create("cxrdali-image")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._end()
-        os.close(self._file)
+        self._shared.close()
 
     def __call__(self, path: Location, inside: str | None, sha256: str | None, inverted: bool) -> Made:
         """What `make` returns for the bytes of `path`; inside and sha256 are those of `source.read`.
@@ -104,7 +106,14 @@ class Decoder(Generic[Made]):
             raise error if isinstance(error, RejectedImage) else RejectedImage(str(error)) from error
 
     def _put(self, data: bytes) -> int:
-        return os.pwrite(self._file, data, 0)
+        if len(data) > len(self._shared):
+            self._end()  # a process sees what was shared when it began
+            try:
+                self._shared = mmap.mmap(-1, 2 * len(data))
+            except OSError as error:
+                raise MemoryError from error
+        self._shared[: len(data)] = data
+        return len(data)
 
     def _has_room(self, num_bytes: int) -> bool:
         try:
@@ -142,7 +151,7 @@ class Decoder(Generic[Made]):
                 "fewer --jobs, or with more processes and memory (ulimit -u, ulimit -v)"
             ) from error
         if not process:
-            _serve(theirs, self._file, self._make, parent)
+            _serve(theirs, self._shared, self._make, parent)
         theirs.close()
         descriptor, news = os.pidfd_open(process), select.poll()
         for each in (descriptor, ours):
@@ -175,7 +184,7 @@ def _lack_of_memory(path: Location, reason: str) -> UserError:
     )
 
 
-def _serve(connection: Connection, file: int, make: Callable[..., object], parent: int) -> None:
+def _serve(connection: Connection, shared: mmap.mmap, make: Callable[..., object], parent: int) -> None:
     """The forked process; never returns."""
     try:
         ctypes.CDLL(None).prctl(_DEATH_OF_PARENT, signal.SIGKILL)  # it would hold the packer's lock
@@ -185,7 +194,7 @@ def _serve(connection: Connection, file: int, make: Callable[..., object], paren
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders print names no file; the reason for rejecting does
         while os.getppid() == parent:
             asks_for_room, num_bytes, arguments = connection.recv()
-            data = os.pread(file, num_bytes, 0)
+            data = shared[:num_bytes]
             answer: tuple[Exception | None, object]
             try:
                 answer = None, _has_room(data) if asks_for_room else make(data, *arguments)

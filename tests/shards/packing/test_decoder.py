@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -105,6 +106,20 @@ def test_an_image_that_takes_too_long_is_rejected_after_two_tries_and_the_worker
             decode(image("sleep 30"), None, None, False)
         assert len(beats) == 2 and 1.4 <= time.monotonic() - began < 10
         assert len(decode(image("sleep 0.6"), None, None, False)[0]) == 2  # the next one is decoded
+
+
+def test_small_and_large_files_are_decoded_in_any_order_under_a_limit_on_file_sizes(image):
+    path, before = image("sleep 0"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    whole = path.read_bytes()
+    large = path.with_name("large.jpg")  # a comment of 9 MB in parts
+    large.write_bytes(whole[:2] + 140 * (b"\xff\xfe\xff\xff" + bytes(65533)) + whole[2:])
+    with Decoder(partial(packed_image, OPTIONS), 10.0) as decode:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            made = [decode(each, None, None, False) for each in (path, large, path, large)]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert made == 4 * [made[0]] and len(made[0][0]) == 2
 
 
 def test_a_stopped_decoder_is_replaced(image, tmp_path):
