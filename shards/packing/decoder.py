@@ -69,7 +69,7 @@ class Decoder(Generic[Made]):
     ):
         self._make, self._stall, self._alive = make, stall, alive
         self._child: _Child | None = None
-        self._shared = mmap.mmap(-1, _LEAST_BYTES)
+        self._shared: mmap.mmap | None = None
 
     def __enter__(self) -> "Decoder[Made]":
         cv2.setNumThreads(1)  # OpenCV's threads would not live on in the forked process
@@ -79,7 +79,6 @@ class Decoder(Generic[Made]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._end()
-        self._shared.close()
 
     def __call__(self, path: Location, inside: str | None, sha256: str | None, inverted: bool) -> Made:
         """What `make` returns for the bytes of `path`; inside and sha256 are those of `source.read`.
@@ -106,10 +105,10 @@ class Decoder(Generic[Made]):
             raise error if isinstance(error, RejectedImage) else RejectedImage(str(error)) from error
 
     def _put(self, data: bytes) -> int:
-        if len(data) > len(self._shared):
+        if self._shared is None or len(data) > len(self._shared):
             self._end()  # a process sees what was shared when it began
             try:
-                self._shared = mmap.mmap(-1, 2 * len(data))
+                self._shared = mmap.mmap(-1, max(_LEAST_BYTES, 2 * len(data)))
             except OSError as error:
                 raise MemoryError from error
         self._shared[: len(data)] = data
@@ -151,6 +150,7 @@ class Decoder(Generic[Made]):
                 "fewer --jobs, or with more processes and memory (ulimit -u, ulimit -v)"
             ) from error
         if not process:
+            assert self._shared is not None
             _serve(theirs, self._shared, self._make, parent)
         theirs.close()
         descriptor, news = os.pidfd_open(process), select.poll()
