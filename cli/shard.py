@@ -114,8 +114,8 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
     "--stall",
     default=None,
     type=float,
-    help="Seconds in which a worker must finish an image; raise it for slow storage.  [default: 25; 300 if --source "
-    "or --out is remote]",
+    help="Seconds for an image: if decoding takes longer it is rejected, if the storage takes longer the run ends.  "
+    "[default: 25; 300 if --source or --out is remote]",
 )
 @click.option("--limit", default=None, type=int, help="Pack only so many images (whole studies), for a trial.")
 @click.option("--dry-run", is_flag=True, help="Print counts, estimated bytes and minutes; write nothing.")

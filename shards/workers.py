@@ -1,9 +1,12 @@
-"""Worker processes that make shards, and a watch over them: a progress bar, and an error instead of a hang.
+"""Worker processes, and a watch over those that make shards: a progress bar, and an error instead of a hang.
 
 If a worker dies, the run ends with an error of one line. A worker that finishes no image for `stall` seconds (a stopped
 process, a storage that does not answer) is killed, which ends the run in the same way. If no worker finishes any image
 for so long, all are killed. A process that waits in the kernel for a dead network disk cannot be killed; then the run
 ends when the disk answers.
+
+joblib's own pool leaves ten names in /dev/shm when its process group is killed, and at its end waits for a worker that
+hangs; so only its way to start a process is used here, which does not import the program that asked.
 """
 
 import contextlib
@@ -12,35 +15,138 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-import joblib
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.backend import get_context
 from tqdm import tqdm
 
 from shards.errors import UserError
 
 LOOK = 0.5  # seconds between two looks
+IDLE = 25.0  # seconds in which some worker must use the processor
+DONE, ALIVE = b".", b"-"  # a worker's marks: an image is finished; one takes long, and is seen to
 
 
-def run(tasks: Iterable, jobs: int, what: str) -> Iterator:
-    """Results of joblib's `tasks` as they finish. Raises UserError if a worker process dies; `what` names the work."""
-    try:
-        yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
-        if jobs > 1:  # joblib keeps idle workers, and at its end the process would wait for one that hangs
-            get_reusable_executor(reuse=True).shutdown(kill_workers=True)
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"{what}: a worker process was killed (by the kernel, if memory ran out); give the same command again, "
-            "with fewer --jobs if that was it"
-        ) from error
+def run(tasks: Iterable, jobs: int, what: str, idle: float | None = None) -> Iterator:
+    """Results of joblib's `tasks` (`joblib.delayed`) as they finish, made by `jobs` processes; one job is made here.
+
+    Raises UserError if a worker process dies, or if for `idle` seconds (by default IDLE) none of them uses the
+    processor; `what` names the work.
+    """
+    tasks = iter(tasks)
+    if jobs == 1:
+        yield from (function(*arguments, **named) for function, arguments, named in tasks)
+        return
+    with _Pool(what, IDLE if idle is None else idle) as pool:
+        task = next(tasks, None)
+        while task or pool.busy:
+            while task and len(pool.busy) < jobs:
+                pool.begin(task)
+                task = next(tasks, None)  # in advance, while all are at work
+            yield from pool.finished()
+
+
+class _Pool:
+    def __init__(self, what: str, idle: float):
+        self._what, self._idle = what, idle
+        self.busy: list[Connection] = []
+        self._free: list[Connection] = []
+        self._workers: dict[Connection, Any] = {}
+        self._used, self._waited = 0, 0.0
+
+    def __enter__(self) -> "_Pool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for worker in self._workers.values():
+            _kill(worker.pid)
+        for connection, worker in self._workers.items():
+            worker.join(LOOK)
+            connection.close()
+
+    def begin(self, task: tuple) -> None:
+        connection = self._free.pop() if self._free else self._start()
+        self.busy.append(connection)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead, which `finished` sees
+            connection.send(task)
+
+    def _start(self) -> Connection:
+        ours, theirs = multiprocessing.Pipe()
+        self._workers[ours] = worker = get_context("loky").Process(target=_work, args=(theirs,))
+        worker.start()
+        theirs.close()
+        return ours
+
+    def finished(self) -> Iterator:
+        """What has been made since, if anything."""
+        ready = wait(self.busy, LOOK)
+        self._look(bool(ready))
+        for connection in ready:
+            assert isinstance(connection, Connection)
+            try:
+                error, result = connection.recv()
+            except (EOFError, OSError):
+                raise self._death(connection) from None
+            if error:
+                raise error
+            self.busy.remove(connection)
+            self._free.append(connection)
+            yield result
+
+    def _death(self, connection: Connection) -> UserError:
+        worker = self._workers[connection]
+        worker.join(LOOK)
+        code = worker.exitcode or 0
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return UserError(
+            f"{self._what}: a worker process was killed ({how}; by the kernel, if memory ran out); give the same "
+            "command again, with fewer --jobs if that was it"
+        )
+
+    def _look(self, news: bool) -> None:
+        """Time is counted in looks: stopping everything (Ctrl-Z) and going on later is no idleness."""
+        used = sum(_ticks(worker.pid) for worker in self._workers.values())
+        self._waited = 0.0 if news or used != self._used else self._waited + LOOK
+        self._used = used
+        if self._waited > self._idle:
+            raise UserError(
+                f"{self._what}: no worker process has used the processor for {self._idle:.0f} s, and all were ended: "
+                "they are stopped, or the storage does not answer; give the same command again"
+            )
+
+
+def _work(connection: Connection) -> None:
+    """A worker process: it makes the tasks that it gets, until there is nobody to ask for them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            function, arguments, named = connection.recv()
+            answer: tuple[Exception | None, object]
+            try:
+                answer = None, function(*arguments, **named)
+            except Exception as error:
+                error.add_note(traceback.format_exc().rstrip())
+                answer = error, None
+            connection.send(answer)
+
+
+def _ticks(process: int) -> int:
+    """Processor time of a process."""
+    with contextlib.suppress(OSError):  # it has ended
+        words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return int(words[11]) + int(words[12])
+    return 0
 
 
 class Watch:
-    """Follows `folder`/SHARD.PROCESS.marks, to which the workers append a byte per image, while `with` lasts.
+    """Follows `folder`/SHARD.PROCESS.marks, to which the workers append DONE and ALIVE, while `with` lasts.
 
     Only a file's growth counts, so clocks of other machines do not matter; and only time in which this process ran,
     so that stopping everything (Ctrl-Z) and going on later is no stall.
@@ -50,7 +156,7 @@ class Watch:
         """`image_of(shard, place)` names the image that a stalled worker was at."""
         self._folder, self._images, self._stall, self._image_of = folder, images, stall, image_of
         self._bar = tqdm(total=images, unit=" images", desc="packing", disable=None if images else True, smoothing=0.05)
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._seen: dict[str, tuple[tuple[int, int], float]] = {}
         self._finished, self._clock, self._moved = 0, 0.0, (0, 0.0)
         self._stop = threading.Event()
         self.stalled: str | None = None
@@ -82,30 +188,32 @@ class Watch:
             self._clock += min(now - before, 2 * LOOK)
             before = now
             live = self._look()
-            reached = min(self._images, self._finished + sum(size for size, _ in live.values()))
+            reached = min(self._images, self._finished + sum(done for (done, _), _ in live.values()))
             self._bar.update(max(0, reached - self._bar.n))
             if reached != self._moved[0]:
                 self._moved = reached, self._clock
-            for name, (size, since) in live.items():
+            for name, ((done, _), since) in live.items():
                 if self._clock - since > self._stall:
-                    self._end(name, size)
+                    self._end(name, done)
             if not live and reached < self._images and self._clock - self._moved[1] > self._stall:
                 self._end_all()
 
-    def _look(self) -> dict[str, tuple[int, float]]:
-        """Per file of marks its size, and since when it has had it."""
+    def _look(self) -> dict[str, tuple[tuple[int, int], float]]:
+        """Per file of marks what it holds, and since when."""
         live = {}
-        for name, size in self._marks().items():
+        for name, marks in self._marks().items():
             known = self._seen.get(name)
-            live[name] = known if known and known[0] == size else (size, self._clock)
+            live[name] = known if known and known[0] == marks else (marks, self._clock)
         self._seen = live
         return live
 
-    def _marks(self) -> dict[str, int]:
+    def _marks(self) -> dict[str, tuple[int, int]]:
+        """Per file of marks the finished images, and all marks."""
         found = {}
         for path in self._folder.glob("*.marks"):
             with contextlib.suppress(OSError):  # it is gone, or a network disk has its moments
-                found[path.name] = path.stat().st_size
+                marks = path.read_bytes()
+                found[path.name] = marks.count(DONE), len(marks)
         return found
 
     def _end_all(self) -> None:

@@ -28,6 +28,8 @@ from shards.packing.engine import Tasks, Work
 from shards.storage.places import storage_of
 from shards.workers import LOOK, Watch
 
+log = logging.getLogger(__name__)
+
 CONNECT = 20.0  # seconds in which the scheduler must answer
 WORKERS = 30.0  # seconds in which the first worker must be there, and all that are must answer
 LEAVE = 5.0  # seconds in which the scheduler must take note that this client goes
@@ -58,7 +60,7 @@ class Dask:
 @contextlib.contextmanager
 def _client(engine: Dask) -> Iterator[Any]:
     try:
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError as error:
         raise UserError("--engine dask: Dask is not installed; pip install 'cxrdali[dask]'") from error
     with contextlib.ExitStack() as stack:
@@ -66,20 +68,29 @@ def _client(engine: Dask) -> Iterator[Any]:
             logger = logging.getLogger(name)
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL)
-        address = engine.scheduler
-        if address is None:
-            address = stack.enter_context(
-                LocalCluster(
-                    **{"n_workers": engine.jobs, "threads_per_worker": 1, "dashboard_address": None},
-                    silence_logs=logging.CRITICAL,
-                )
-            )
+        if engine.scheduler is None:
+            cluster = stack.enter_context(_own_cluster(engine.jobs))
+            client = Client(cluster, timeout=CONNECT, set_as_default=False)
         else:
-            _knock(address)
-        client = Client(address, timeout=CONNECT, set_as_default=False)
+            if not engine.scheduler.startswith("tls://"):
+                log.info(
+                    f"--scheduler {engine.scheduler}: whoever reaches it runs code as you; use it in a closed network, "
+                    "or over TLS, with a tls:// address (docs/machines.md)"
+                )
+            _knock(engine.scheduler)
+            client = Client(engine.scheduler, timeout=CONNECT, set_as_default=False)
         stack.callback(_close, client)
         stack.enter_context(client.as_current())
         yield client
+
+
+def _own_cluster(jobs: int) -> Any:
+    from shards.packing.own_cluster import own_cluster
+
+    try:
+        return own_cluster(jobs)
+    except ImportError as error:
+        raise UserError(f"--engine dask: {error}; pip install 'cxrdali[dask]'") from error
 
 
 def _close(client: Any) -> None:
@@ -90,9 +101,10 @@ def _close(client: Any) -> None:
 def _knock(address: str) -> None:
     """Raises UserError if no scheduler answers. Dask's client would wait forever for a port that only listens."""
     from distributed.core import rpc
+    from distributed.security import Security
 
     async def identity() -> dict:
-        async with rpc(address) as scheduler:
+        async with rpc(address, connection_args=Security().get_connection_args("client")) as scheduler:
             return await scheduler.identity()
 
     try:
@@ -181,8 +193,8 @@ class DaskWatch(Watch):
         else:
             self._attempts = {**self._attempts, attempt: news}
 
-    def _marks(self) -> dict[str, int]:
-        return {attempt: news[1] for attempt, news in self._attempts.items()}
+    def _marks(self) -> dict[str, tuple[int, int]]:
+        return {attempt: (news[1], news[2]) for attempt, news in self._attempts.items()}
 
     def workers(self) -> dict[str, int] | None:
         """Threads by address; None if the scheduler does not say."""
@@ -192,7 +204,7 @@ class DaskWatch(Watch):
             return None
 
     def _end(self, name: str, place: int) -> None:
-        shard, _, worker, host, _ = self._attempts.get(name, [None] * 5)
+        shard, _, _, worker, host, _ = self._attempts.get(name, [None] * 6)
         workers = self.workers()
         if self.stalled or shard is None or workers is None:
             return

@@ -17,7 +17,7 @@ from shards.errors import UserError
 from shards.packing.make_shard import PlannedImage, ShardTask, write_shard
 from shards.storage.files import cannot_write
 from shards.storage.places import storage_of
-from shards.workers import LOOK
+from shards.workers import DONE, LOOK
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ def make_on_worker(asked: Question, task: ShardTask, images: Sequence[PlannedIma
     worker = get_worker()
     if wrong := what_is_wrong(asked):
         raise UserError(f"Dask worker {worker.address} {wrong}")
-    cv2.setNumThreads(1)  # the workers are the parallelism
     report = _Report(worker, asked.topic, task.shard)
     if task.inside is not None:  # machines may mount one folder under several real paths
         task = replace(task, inside=storage_of(task.root).real_path())
@@ -91,19 +90,20 @@ def make_on_worker(asked: Question, task: ShardTask, images: Sequence[PlannedIma
 
 
 class _Report:
-    """Takes a byte per image, as a file of marks does, and tells the packer now and then how many there are."""
+    """Takes marks as their file does, and tells the packer now and then how many there are."""
 
     def __init__(self, worker: Any, topic: str, shard: int):
         self._worker, self._topic, self._shard = worker, topic, shard
-        self._attempt, self._images, self._sent = secrets.token_hex(8), 0, 0.0
+        self._attempt, self._marks, self._sent = secrets.token_hex(8), b"", 0.0
         self.send()
 
     def write(self, mark: bytes) -> None:
-        self._images += len(mark)
+        self._marks += mark
         if time.monotonic() - self._sent > LOOK:
             self.send()
 
     def send(self, over: bool = False) -> None:
         self._sent = time.monotonic()
-        news = [self._attempt, self._shard, self._images, self._worker.address, socket.gethostname(), over]
+        marks = self._marks.count(DONE), len(self._marks)
+        news = [self._attempt, self._shard, *marks, self._worker.address, socket.gethostname(), over]
         self._worker.log_event(self._topic, news)

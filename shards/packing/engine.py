@@ -1,5 +1,6 @@
 """Who makes the shards: worker processes of this machine, or the workers of a Dask cluster (`cluster`)."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ class Work:
 
     root: the release; out: the packed dataset; tmp: the run's folder for unfinished files; plan: of the
     whole dataset; spans: per shard to be made the first row of the plan and the one after the last; stall:
-    seconds in which a worker must finish an image.
+    seconds in which a worker must finish an image, or say that it is alive.
     """
 
     root: Location
@@ -60,5 +61,5 @@ class Local:
     def make(self, tasks: Tasks, work: Work) -> None:
         calls = (joblib.delayed(make_shard)(*task) for task in tasks)
         with Watch(work.tmp, work.images, work.stall, work.image_at) as watch:
-            for shard in run(calls, self.jobs, str(work.out)):
+            for shard in run(calls, self.jobs, str(work.out), idle=math.inf):
                 watch.finished(work.images_of(shard))

@@ -3,12 +3,14 @@
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from shards.packing.decoder import Decoder
 from shards.packing.job import checked_plan, confined_to
+from shards.packing.make_shard import packed_image
 from shards.packing.options import PackLimits, PackOptions
-from shards.packing.rendition import renditions
 from shards.packing.source import RejectedImage, kind_of
 from shards.releases.release import Release
 
@@ -34,21 +36,23 @@ def estimate(
     release: Release, options: PackOptions, jobs: int = 1, samples: int = 32, limits: PackLimits | None = None
 ) -> PackEstimate:
     """Counts from the plan; bytes and time from images spread evenly over it. Writes nothing."""
-    planned, inside = checked_plan(release, options, limits or PackLimits()), confined_to(release, options)
+    limits = limits or PackLimits()
+    planned, inside = checked_plan(release, options, limits), confined_to(release, options)
     rows = planned.rows()
     picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(samples, len(rows))).astype(int))]
     stored, rejected = np.zeros(len(options.sizes)), Counter[str]()
     started = time.perf_counter()
     hashes = picked["sha256"] if options.check_hashes else [None] * len(picked)
     inverted = picked["inverted"] if "inverted" in picked else [False] * len(picked)
-    for path, sha256, inverts in zip(picked["path"], hashes, inverted, strict=True):
-        try:
-            images, _ = renditions(release.root / path, options, inside, sha256, bool(inverts))
-        except RejectedImage as error:
-            rejected[kind_of(str(error))] += 1
-            continue
-        # per image: data padded to 512 bytes, its header, the .json with its header
-        stored += [-(-len(image) // 512) * 512 + 512 + 1536 for image in images]
+    with Decoder(partial(packed_image, options), limits.stall) as decode:
+        for path, sha256, inverts in zip(picked["path"], hashes, inverted, strict=True):
+            try:
+                images, _ = decode(release.root / path, inside, sha256, bool(inverts))
+            except RejectedImage as error:
+                rejected[kind_of(str(error))] += 1
+                continue
+            # per image: data padded to 512 bytes, its header, the .json with its header
+            stored += [-(-len(image) // 512) * 512 + 512 + 1536 for image in images]
     seconds = (time.perf_counter() - started) / max(1, len(picked))
     per_image = stored / max(1, len(picked) - sum(rejected.values()))
     return PackEstimate(

@@ -14,18 +14,19 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import cv2
-
+from shards.packing.decoder import Decoder
 from shards.packing.options import PackOptions, Size
-from shards.packing.rendition import renditions
-from shards.packing.source import RejectedImage, Source
+from shards.packing.rendition import renditions_of
+from shards.packing.source import RejectedImage
 from shards.packing.tarshard import ShardWriter
 from shards.storage.files import json_bytes, sha256_bytes
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+from shards.workers import ALIVE, DONE
 
 WORK = ".packing"
 
@@ -34,9 +35,9 @@ WORK = ".packing"
 class ShardTask:
     """root: the release; inside: its real path, which no link may leave (None: links are followed anywhere); out: the
     packed dataset; tmp: this run's folder for unfinished files, on the packer's machine; parent: the packing process,
-    without which a worker of the same machine ends. root and out may be in a store (`shards.storage.remote`).
-    decoded_for: per size of `options` what `renditions` decodes for, the largest size without; hashed: for which of
-    them an image's pixels are hashed."""
+    without which a worker of the same machine ends; stall: seconds in which an image must be decoded. root and out may
+    be in a store (`shards.storage.remote`). decoded_for: per size of `options` what `renditions` decodes for, the
+    largest size without; hashed: for which of them an image's pixels are hashed."""
 
     root: Location
     inside: str | None
@@ -45,11 +46,14 @@ class ShardTask:
     options: PackOptions
     shard: int
     parent: int
+    stall: float
     decoded_for: tuple[int, ...] = ()
     hashed: int | None = None
 
 
 class Progress(Protocol):
+    """Takes DONE for each image, and ALIVE while one takes long."""
+
     def write(self, mark: bytes, /) -> object: ...
 
 
@@ -77,7 +81,7 @@ def record_path(out: Location, shard: int) -> Location:
 
 
 def marks_path(task: ShardTask) -> Path:
-    """A shard in the making: one byte per image read, so that the packer sees progress, and the worker's process id."""
+    """A shard in the making: DONE per image read, so that the packer sees progress, and the worker's process id."""
     return task.tmp / f"{task.shard:06d}.{os.getpid()}.marks"
 
 
@@ -88,7 +92,6 @@ def make_shard(task: ShardTask, images: Sequence[PlannedImage]) -> int:
     that it should not have.
     """
     _end_with(task.parent)
-    cv2.setNumThreads(1)  # the workers are the parallelism
     marks = marks_path(task)
     try:
         with marks.open("ab", buffering=0) as progress:
@@ -100,10 +103,41 @@ def make_shard(task: ShardTask, images: Sequence[PlannedImage]) -> int:
 
 def write_shard(task: ShardTask, images: Sequence[PlannedImage], progress: Progress, tmp: Path) -> None:
     """The shard itself, in a folder of this attempt's own in `tmp`: two that make the same shard at the same time, as
-    Dask may let them, write the same bytes and disturb each other in nothing. `progress` gets a byte per image."""
+    Dask may let them, write the same bytes and disturb each other in nothing."""
     # what cannot be removed must not make an error of a finished shard
     with tempfile.TemporaryDirectory(prefix=f"{task.shard:06d}.", dir=tmp, ignore_cleanup_errors=True) as aside:
         _make(task, images, progress, Path(aside))
+
+
+def packed_image(
+    options: PackOptions,
+    data: bytes,
+    name: str,
+    inverted: bool,
+    decoded_for: tuple[int, ...] = (),
+    hashed: int | None = None,
+) -> tuple[list[bytes], dict[str, object]]:
+    """Its renditions, and what the record says of it: little to hand from the process that decodes to the worker.
+
+    One decoding makes them all, unless the sizes came to the dataset at different times (`ShardTask`).
+    """
+    sizes = options.sizes
+    largest = max(size.pixels for size in sizes)
+    covers, hashed = decoded_for or (largest,) * len(sizes), hashed or largest
+    made: dict[Size, bytes] = {}
+    for covered in {*covers, hashed}:
+        mine = tuple(size for size, each in zip(sizes, covers, strict=True) if each == covered)
+        images, found = renditions_of(data, name, replace(options, sizes=mine or (Size(hashed),)), inverted, covered)
+        made |= zip(mine, images, strict=False)
+        if covered == hashed:
+            source = found
+    facts: dict[str, object] = {
+        "height": source.height,
+        "width": source.width,
+        "converted": ", ".join(source.converted) or None,
+        "pixels": source.pixels,
+    }
+    return [made[size] for size in sizes], facts
 
 
 def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: Progress, aside: Path) -> None:
@@ -111,27 +145,23 @@ def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: Progress, 
     rows: dict[str, list] = {"height": [], "width": [], "converted": [], "pixels": []}
     rejects = []
     try:
-        for image in planned:
-            path = task.root / image.path
-            images: Sequence[bytes | None] = [None] * len(made)
-            facts: dict[str, object] = {}
-            try:
-                images, source = _renditions(task, image)
-                facts = {
-                    "height": source.height,
-                    "width": source.width,
-                    "converted": ", ".join(source.converted) or None,
-                    "pixels": source.pixels,
-                }
-            except RejectedImage as error:
-                seen = None if error.may_pass else storage_of(path).fingerprint()
-                rejects.append([image.row, str(error), seen])
-            for column, values in rows.items():
-                values.append(facts.get(column))
-            meta = _sample_json(image)
-            for each, data in zip(made, images, strict=True):
-                each.write(image.key, data, meta)
-            progress.write(b".")
+        make = partial(packed_image, task.options, decoded_for=task.decoded_for, hashed=task.hashed)
+        with Decoder(make, task.stall, lambda: progress.write(ALIVE)) as decode:
+            for image in planned:
+                path = task.root / image.path
+                images: Sequence[bytes | None] = [None] * len(made)
+                facts: dict[str, object] = {}
+                try:
+                    images, facts = decode(path, task.inside, image.sha256, image.inverted)
+                except RejectedImage as error:
+                    seen = None if error.may_pass else storage_of(path).fingerprint()
+                    rejects.append([image.row, str(error), seen])
+                for column, values in rows.items():
+                    values.append(facts.get(column))
+                meta = _sample_json(image)
+                for each, data in zip(made, images, strict=True):
+                    each.write(image.key, data, meta)
+                progress.write(DONE)
         for each in made:
             each.writer.close()
     except BaseException:
@@ -140,28 +170,11 @@ def _make(task: ShardTask, planned: Sequence[PlannedImage], progress: Progress, 
         raise
     sizes, samples = {}, len(planned) - len(rejects)
     for each in made:
-        each.publish(task, samples, lambda: progress.write(b"."))
+        each.publish(task, samples, lambda: progress.write(DONE))
         sizes[each.size.folder] = each.record(samples)
-        progress.write(b".")  # flushing to the medium may take a while too
+        progress.write(DONE)  # flushing to the medium may take a while too
     record = {"shard": task.shard, **rows, "rejects": rejects, "sizes": sizes}
     _publish_bytes(aside / "record.json", record_path(task.out, task.shard), json_bytes(record))
-
-
-def _renditions(task: ShardTask, image: PlannedImage) -> tuple[list[bytes], Source]:
-    """In every size, with one decoding unless the sizes came to the dataset at different times."""
-    sizes = task.options.sizes
-    largest = max(size.pixels for size in sizes)
-    covers, hashed = task.decoded_for or (largest,) * len(sizes), task.hashed or largest
-    made: dict[Size, bytes] = {}
-    for covered in {*covers, hashed}:
-        mine = tuple(size for size, each in zip(sizes, covers, strict=True) if each == covered)
-        options = replace(task.options, sizes=mine or (Size(hashed),))
-        path = task.root / image.path
-        images, found = renditions(path, options, task.inside, image.sha256, image.inverted, covered)
-        made |= zip(mine, images, strict=False)
-        if covered == hashed:
-            source = found
-    return [made[size] for size in sizes], source
 
 
 class _SizeInTheMaking:
@@ -208,7 +221,7 @@ _watched: set[int] = set()
 
 
 def _end_with(parent: int) -> None:
-    """End this worker when the packing process dies. joblib's workers would go on with the queue, then idle."""
+    """End this worker when the packing process dies. It would go on with its shard."""
     if parent == os.getpid() or parent in _watched:
         return
     _watched.add(parent)

@@ -102,7 +102,7 @@ class PackLimits:
     Attributes:
         max_reject_fraction: Share of the planned images that may be rejected, judged once, when all are read.
         allow_subject_overlap: Pack labels that have a subject in two splits.
-        stall: Seconds in which a worker must finish an image.
+        stall: Seconds in which an image must be decoded, else it is rejected, and read, else the run ends.
     """
 
     max_reject_fraction: float = 0.01

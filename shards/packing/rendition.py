@@ -16,7 +16,7 @@ from shards.dataset.pixels import pixels_hash
 from shards.decoding.decoded import memory_errors
 from shards.packing import source
 from shards.packing.options import PackOptions, Size
-from shards.packing.source import Source
+from shards.packing.source import RejectedImage, Source
 from shards.storage.location import Location
 
 _STRIPS = 4
@@ -48,7 +48,6 @@ def encode(image: np.ndarray, size: Size, quality: int) -> bytes:
     return simplejpeg.encode_jpeg(image[:, :, None], quality=quality, colorspace="GRAY")
 
 
-@memory_errors()
 def renditions(
     path: Location,
     options: PackOptions,
@@ -63,11 +62,23 @@ def renditions(
     the decoded image must cover, by default the largest of the sizes: the same number gives the same bytes of a size,
     whichever others are packed with it. Raises RejectedImage (`shards.packing.source`), or MemoryError.
     """
-    data = source.read(path, inside, sha256)
+    return renditions_of(source.read(path, inside, sha256), path.name, options, inverted, decoded_for)
+
+
+@memory_errors()
+def renditions_of(
+    data: bytes, name: str, options: PackOptions, inverted: bool = False, decoded_for: int | None = None
+) -> tuple[list[bytes], Source]:
+    """`renditions` of the bytes of a file. Raises RejectedImage for whatever error a decoder raises."""
     # pad and crop scale both sides by one factor; the shorter (crop) or longer (pad) side meets the target,
     # so asking that both sides cover the largest size is enough for all three fits.
     least = decoded_for or max(size.pixels for size in options.sizes)
-    found = source.decode(data, least, path.name, options.window, inverted)
+    try:
+        found = source.decode(data, least, name, options.window, inverted)
+    except (RejectedImage, MemoryError):
+        raise
+    except Exception as error:
+        raise RejectedImage(f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
     images = {side: resize(found.gray, side, options.fit) for side in {least, *(each.pixels for each in options.sizes)}}
     found = replace(found, pixels=pixels_hash(images[least]))
     return [encode(images[size.pixels], size, options.quality) for size in options.sizes], found

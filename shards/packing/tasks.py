@@ -28,7 +28,7 @@ def shard_tasks(
         return _planned_images(planned.rows(start, stop), findings_of(release.labels, places[:, start:stop]))
 
     return (
-        (ShardTask(release.root, inside, job.out, tmp, job.options, shard, parent), images(*span))
+        (ShardTask(release.root, inside, job.out, tmp, job.options, shard, parent, job.limits.stall), images(*span))
         for shard, span in spans.items()
     )
 

@@ -64,7 +64,7 @@ def write_release(out: Path, options: SyntheticOptions, jobs: int = 1) -> Synthe
     """
     if jobs < 1:
         raise UserError(f"jobs is {jobs!r}; give 1 or more processes")
-    out = Path(out).absolute()  # processes that joblib keeps may have started in another folder
+    out = Path(out).absolute()
     work, start = out / WORK, time.perf_counter()
     _check_out(out)
     studies = plan_release(options)

@@ -8,9 +8,10 @@ import importlib
 import io
 import itertools
 import json
+import mmap
 import os
+import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ class Packer:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
+        self._before = self._shared()  # of a dead process with the same number
 
     @property
     def said(self) -> str:
@@ -77,9 +79,11 @@ class Packer:
         return found
 
     def workers(self) -> list[int]:
-        """The processes that make shards: not the packer, not Python's resource tracker."""
-        others = sorted(self.alive().keys() - {self.process.pid})
-        return [pid for pid in others if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        """The processes that make shards: not the packer, not its workers' decoders, not Python's resource tracker."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [
+            pid for pid in map(int, children) if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
 
     def stop_worker(self, in_a_shard: bool) -> None:
         """SIGSTOP a worker that has a tar open, or one that has none."""
@@ -94,14 +98,17 @@ class Packer:
             time.sleep(0.001)
 
     def end(self) -> None:
-        """Kill whatever is left of the group."""
+        """Kill whatever is left of the group, which leaves nothing in shared memory."""
         if self.alive():
             self.signal(signal.SIGCONT, group=True)
             self.signal(signal.SIGKILL, group=True)
         self.process.wait()
-        for pattern in (f"sem.loky-{self.process.pid}-*", f"joblib_memmapping_folder_{self.process.pid}_*"):
-            for left in Path("/dev/shm").glob(pattern):  # joblib's, when its own cleaner was killed too
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        assert self._shared() <= self._before, "names in shared memory that nobody removes"
+
+    def _shared(self) -> set[str]:
+        """Names in shared memory that hold the packer's process id."""
+        names = (path.name for path in Path("/dev/shm").iterdir())
+        return {name for name in names if str(self.process.pid) in re.split("[-_]", name)}
 
 
 @dataclass(frozen=True)
@@ -231,12 +238,11 @@ def drop_privileges() -> None:
 def _fail_to_encode(number: int) -> None:
     import simplejpeg
 
-    whole, count = simplejpeg.encode_jpeg, 0
+    whole, count = simplejpeg.encode_jpeg, mmap.mmap(-1, 8)  # of all processes that it is forked into
 
     def encode_jpeg(*arguments, **options):
-        nonlocal count
-        count += 1
-        if count == number:
+        count[0] += 1
+        if count[0] == number:
             raise RuntimeError("the encoder broke")
         return whole(*arguments, **options)
 
