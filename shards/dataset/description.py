@@ -8,6 +8,7 @@ from pathlib import Path
 from shards.errors import UserError
 from shards.storage.files import json_bytes, sha256_bytes
 from shards.storage.location import Location
+from shards.storage.sealed import seal
 
 DATASET = "dataset.json"
 FORMAT = 1
@@ -22,12 +23,6 @@ def dataset_identity(info: Mapping) -> str:
     """The hash over catalog and shard hashes: equal for equal pixels and rows, whatever the labels."""
     shards = {name: [shard["sha256"] for shard in size["shards"]] for name, size in info["sizes"].items()}
     return sha256_bytes(json_bytes([info["catalog_sha256"], shards]))
-
-
-def seal(info: dict) -> dict:
-    """The description with a checksum over itself, so that a flipped bit in it is found too."""
-    body = {key: value for key, value in info.items() if key != "checksum"}
-    return {**body, "checksum": sha256_bytes(json_bytes(body))}
 
 
 _DESCRIPTION: dict[str, type] = {

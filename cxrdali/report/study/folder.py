@@ -11,9 +11,14 @@ from cxrdali.postprocess.thresholds import Thresholds
 from cxrdali.report.training.folder import SPLITS, Evaluation, read_evaluation, read_json
 from cxrdali.runs.layout import RECORD, Table
 from cxrdali.runs.steps import Book
+from shards.storage.sealed import check_kinds
 
 T = TypeVar("T")
-ROLES = {"reference": str, "main": str, "losses": list, "backbones": list, "retrained": list, "others": list}
+ROLES = {"reference": str, "main": str, "losses": [str], "backbones": [str], "retrained": [str], "others": [str]}
+RECORD_KINDS = {
+    "models": [str], "notes": [str], "steps": [str], "roles": ROLES, "synthetic": bool, "strategy": str,
+    "splits": {str: bool}, "tables": [{"name": str, "kind": str, "of": str, "how": str}],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,21 +110,14 @@ def _json(path: Path, parse: Callable[[dict], T] = lambda content: dict(content)
 def _check_record(record: dict) -> dict:
     if record["format"] != 1:
         raise ValueError(f"format {record['format']!r}, this cxrdali reads 1")
-    for name in ("models", "notes", "steps"):
-        if not isinstance(record[name], list) or not all(isinstance(each, str) for each in record[name]):
-            raise ValueError(f"{name!r} is not a list of texts")
-    for name, kind in ROLES.items():
-        if not isinstance(record["roles"][name], kind):
-            raise ValueError(f"role {name!r} is {record['roles'][name]!r}")
+    check_kinds(record, RECORD_KINDS)
     if not set(record["splits"]) <= set(SPLITS):
         raise ValueError(f"splits {', '.join(record['splits'])}")
     for table in record["tables"]:
         Table(**table)
-    if not isinstance(record["synthetic"], bool):
-        raise ValueError(f"'synthetic' is {record['synthetic']!r}")
-    record["strategy"]
     return record
 
 
 def _weights(stored: dict) -> dict[str, float]:
+    check_kinds(stored, {"members": [str], "values": [float]})
     return {name: float(value) for name, value in zip(stored["members"], stored["values"], strict=True)}

@@ -32,6 +32,7 @@ from cxrdali.studies.flow import Ground
 from cxrdali.studies.loss_design import StudyOptions, make_plan, read_weights, write_record
 from cxrdali.studies.roles import roles
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.cxrdali.report.pages import Page, check_numbers
 
 pytestmark = pytest.mark.slow
@@ -415,7 +416,7 @@ def scored(root, name, split):
 def change(path, act):
     content = json.loads(path.read_bytes())
     act(content)
-    path.write_text(json.dumps(content))
+    path.write_bytes(sealed_json(content))
 
 
 def test_scores_on_the_page_are_those_of_the_evaluations(done, page):

@@ -17,6 +17,7 @@ from cxrdali.runs.steps import Book
 from cxrdali.studies.estimate import Rate, epoch_images, predicting_hours, training_hours
 from cxrdali.studies.stage_training import PaperOptions, make_plan
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 
 pytestmark = pytest.mark.slow
 
@@ -334,6 +335,6 @@ def test_a_smaller_plan_s_report_leaves_out_what_a_larger_one_made(done, dataset
     assert run_folders(done)[1] == []
     record = json.loads(whole)
     record["tables"].remove("ensemble-views")
-    (done / "paper.json").write_text(json.dumps(record))
+    (done / "paper.json").write_bytes(sealed_json(record))
     assert {name for name, _ in read_paper(done).evaluations} == set(record["tables"])
     (done / "paper.json").write_bytes(whole)
