@@ -188,7 +188,16 @@ class Run:
     @property
     def train_positives(self) -> dict[str, int]:
         """Training images with each finding, before any resampling."""
-        return dict(zip(self.findings, self.config["train_positives"], strict=True))
+        return dict(zip(self.findings, self.needed("train_positives"), strict=True))
+
+    def needed(self, *names: str) -> Any:
+        """An entry of config.json. Raises UserError if it is not there."""
+        value = self.config
+        for name in names:
+            if name not in value:
+                raise UserError(f"{self.path / layout.CONFIG}: {'.'.join(names)} is missing; restore the file")
+            value = value[name]
+        return value
 
     @property
     def fold(self) -> "FoldOptions":
@@ -272,9 +281,11 @@ def read_config(path: Path) -> dict:
     try:
         config = read_json(file)
         check_kinds(config, CONFIG_KINDS)
-        findings = config["findings"]
-        if len(set(findings)) < len(findings) or len(config.get("train_positives", findings)) != len(findings):
+        findings, counts, selection = config["findings"], config.get("train_positives"), config.get("selection", {})
+        if len(set(findings)) < len(findings) or len(findings) != len(findings if counts is None else counts):
             raise ValueError("a finding is duplicated, or without its count")
+        if min([0, *(counts or []), *(selection.get(f"{part}_images", 0) for part in ("train", "val"))]) < 0:
+            raise ValueError("a number of images is below 0")
         for name, value in flatten(config["settings"]).items():
             if name in names().all() and value is not None:
                 names().read(name, value)
