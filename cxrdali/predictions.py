@@ -89,7 +89,7 @@ class Predictions:
     def checksum(self, about: bytes) -> str:
         """Over ids, findings and values as they are used, and what a file says `about` them."""
         made = hashlib.sha256(about + b"\n")
-        made.update(json.dumps([self.findings, self.ids[list(ID_COLUMNS)].to_numpy(dtype=object).tolist()]).encode())
+        made.update(json.dumps([self.findings, *(self.ids[name].tolist() for name in ID_COLUMNS)]).encode())
         made.update(np.ascontiguousarray(self.values, dtype="<f4"))
         return made.hexdigest()
 
