@@ -129,7 +129,7 @@ def test_they_are_read_as_they_were_written(found):
 
 
 @given(data=st.data())
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_an_entry_of_any_kind_is_read_or_refused_in_one_line(found, data):
     folder, readers = found
     name = data.draw(st.sampled_from(sorted(readers)))
