@@ -1,9 +1,11 @@
 """The one table of predictions: read it, write it, join it to labels, pool several.
 
 Columns: image_id, study_id, view, then one per finding. Logits (float32) by default, because probabilities saturate
-into ties; probabilities on demand. Parquet keeps what the table is in its metadata; a CSV holds the columns alone.
+into ties; probabilities on demand. Parquet keeps what the table is in its metadata, and a checksum over all that is
+read of it; a CSV holds the columns alone, and has its hash beside it.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -24,8 +26,11 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.csv import one_line, read_table
 from shards.storage.files import write_bytes
+from shards.storage.sealed import CHANGED, note_unsealed
+from shards.storage.sidecar import check_hash, write_with_hash
 
 ID_COLUMNS = ("image_id", "study_id", "view")
+ABOUT, CHECKSUM = b"cxrdali", b"cxrdali.checksum"  # entries of a parquet file's metadata
 
 
 class Kind(StrEnum):
@@ -71,15 +76,22 @@ class Predictions:
             [self.ids.reset_index(drop=True), pd.DataFrame(self.values, columns=list(self.findings))], axis=1
         )
         if path.suffix == ".csv":
-            write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
+            write_with_hash(path, table.to_csv(index=False, lineterminator="\n").encode())
             return
         arrow = pa.Table.from_pandas(table, preserve_index=False)
-        arrow = arrow.replace_schema_metadata(
-            {**(arrow.schema.metadata or {}), "cxrdali": json.dumps(asdict(self.provenance))}
-        )
+        about = json.dumps(asdict(self.provenance)).encode()
+        sealed = {ABOUT: about, CHECKSUM: self.checksum(about).encode()}
+        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **sealed})
         buffer = io.BytesIO()
         pq.write_table(arrow, buffer, compression="zstd")
         write_bytes(path, buffer.getvalue())
+
+    def checksum(self, about: bytes) -> str:
+        """Over ids, findings and values as they are used, and what a file says `about` them."""
+        made = hashlib.sha256(about + b"\n")
+        made.update(json.dumps([self.findings, *(self.ids[name].tolist() for name in ID_COLUMNS)]).encode())
+        made.update(np.ascontiguousarray(self.values, dtype="<f4"))
+        return made.hexdigest()
 
     def as_probabilities(self) -> "Predictions":
         """Sigmoid of logits, computed without overflow. Raises UserError for mean ranks, which are no probabilities."""
@@ -95,22 +107,9 @@ class Predictions:
 
 
 def read(path: Path) -> Predictions:
-    """Raises UserError naming file, column and value if the table is not one, or holds NaN or an id more than once."""
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".csv":
-            # pandas would rename a doubled column, shift long rows
-            table, provenance = read_table(path, again="predict again"), Provenance()
-        else:
-            arrow = pq.read_table(io.BytesIO(data))
-            table = arrow.to_pandas()
-            provenance = _provenance(json.loads((arrow.schema.metadata or {}).get(b"cxrdali", b"{}")))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `cxrdali predict` writes one") from None
-    except UserError:
-        raise
-    except Exception as error:  # arrow raises many kinds on damage
-        raise UserError(f"{path}: not a table of predictions ({one_line(str(error))}); predict again") from error
+    """Raises UserError naming file, column and value if the table is not one, holds NaN or an id more than once, or is
+    not what was written."""
+    table, provenance, metadata = _opened(path)
     missing = [name for name in ID_COLUMNS if name not in table.columns]
     if missing:
         raise UserError(f"{path}: column {missing[0]!r} is missing; predictions start with {', '.join(ID_COLUMNS)}")
@@ -125,7 +124,32 @@ def read(path: Path) -> Predictions:
     doubled = table["image_id"].duplicated()
     if doubled.any():
         raise UserError(f"{path}: image {table.loc[doubled, 'image_id'].iloc[0]!r} stands in more than one row")
-    return Predictions(table[list(ID_COLUMNS)].astype(str), findings, values, provenance)
+    found = Predictions(table[list(ID_COLUMNS)].astype(str), findings, values, provenance)
+    if CHECKSUM in metadata:
+        if found.checksum(metadata.get(ABOUT, b"")).encode() != metadata[CHECKSUM]:
+            raise UserError(f"{path}: {CHANGED}; restore it, or make it again")
+    elif path.suffix != ".csv":
+        note_unsealed(path)
+    return found
+
+
+def _opened(path: Path) -> tuple[pd.DataFrame, Provenance, dict[bytes, bytes]]:
+    """The file's columns, what it says of itself, and its metadata, where that stands (none in a CSV)."""
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".csv":
+            check_hash(path, data)
+            # pandas would rename a doubled column, shift long rows
+            return read_table(path, again="predict again"), Provenance(), {}
+        arrow = pq.read_table(io.BytesIO(data))
+        metadata = arrow.schema.metadata or {}
+        return arrow.to_pandas(), _provenance(json.loads(metadata.get(ABOUT, b"{}"))), metadata
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `cxrdali predict` writes one") from None
+    except UserError:
+        raise
+    except Exception as error:  # arrow raises many kinds on damage
+        raise UserError(f"{path}: not a table of predictions ({one_line(str(error))}); predict again") from error
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

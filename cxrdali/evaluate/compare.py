@@ -25,8 +25,9 @@ from cxrdali.runs.layout import METRICS
 from cxrdali.runs.reader import Run
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-from shards.storage.files import json_bytes, write_bytes
+from shards.storage.files import write_bytes
 from shards.storage.for_people import guarded_rows
+from shards.storage.sealed import sealed_json
 
 TESTED = ("mAP", *(f"mAP_{group}" for group in GROUPS), "macro_AUROC")
 _Value = tuple[float, np.ndarray | None]  # a score, and what it is on every sample of the studies
@@ -143,7 +144,7 @@ def write(result: dict, json_path: Path) -> list[Path]:
         for name in by_run
     ]
     contents = {
-        json_path: json_bytes(result),
+        json_path: sealed_json(result),
         json_path.with_suffix(".csv"): _csv([{**row, **by_run[row["name"]]} for row in result["runs"]]),
         json_path.with_suffix(".findings.csv"): _csv(per_finding),
     }

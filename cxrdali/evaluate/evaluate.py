@@ -36,8 +36,10 @@ from cxrdali.predictions import Kind, match
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-from shards.storage.files import json_bytes, write_bytes
+from shards.storage.files import cannot_write, write_bytes
 from shards.storage.for_people import guarded_rows
+from shards.storage.sealed import sealed_json
+from shards.storage.sidecar import beside, write_with_hash
 
 PARTS = ("all", "frontal", "lateral")
 FINDING_COLUMNS = (
@@ -120,13 +122,13 @@ def evaluate(
 
 
 def write(result: dict, out: Path) -> tuple[Path, Path]:
-    """OUT.json with everything and OUT.csv; returns both paths.
+    """OUT.json with everything and OUT.csv, with its hash beside it; returns both paths. An old OUT.csv is removed
+    first, so a kill leaves none beside an OUT.json of other numbers.
 
     The CSV has a row per view and finding, and after a view's findings its means: rows without a finding, whose `group`
     is all, head, medium or tail, and whose AP, AUROC, ECE ... are the means over that group's findings.
     """
     json_path, csv_path = out.with_name(out.name + ".json"), out.with_name(out.name + ".csv")
-    write_bytes(json_path, json_bytes(result))
     rows = []
     for view, part in ((view, result[view]) for view in PARTS if result[view] is not None):
         rows += [{"view": view, **row} for row in part["findings"]]
@@ -136,7 +138,13 @@ def write(result: dict, out: Path) -> tuple[Path, Path]:
         ]
     # objects: as numbers, a column with a blank would turn whole numbers into fractions
     table = pd.DataFrame(guarded_rows(rows), columns=["view", *FINDING_COLUMNS], dtype=object)
-    write_bytes(csv_path, table.to_csv(index=False, lineterminator="\n").encode())
+    try:
+        for path in (csv_path, beside(csv_path)):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(csv_path, error) from error
+    write_bytes(json_path, sealed_json(result))
+    write_with_hash(csv_path, table.to_csv(index=False, lineterminator="\n").encode())
     return json_path, csv_path
 
 

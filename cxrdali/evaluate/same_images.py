@@ -68,7 +68,7 @@ def val_sha256(run: Run) -> str | None:
 
 def train_counts(run: Run, labels: Labels) -> tuple[list[int], int]:
     """Training images with each finding, in the labels' order, and training images; both before any resampling."""
-    return [run.train_positives[name] for name in labels.findings], run.selection["train_images"]
+    return [run.train_positives[name] for name in labels.findings], run.needed("selection", "train_images")
 
 
 def caveats(runs: Sequence[Run]) -> list[str]:

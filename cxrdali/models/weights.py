@@ -2,6 +2,7 @@
 
 import math
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from cxrdali.models import weights_file
 from shards.errors import UserError
+from shards.storage.sealed import CHECKSUM, note_unsealed
 
 if TYPE_CHECKING:
     from cxrdali.models.classifier import Classifier
@@ -53,18 +56,25 @@ def load_initial(model: "Classifier", path: Path, findings: tuple[str, ...], new
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata (text to text) of a weights file. Raises UserError if it is not one."""
+    """Tensors and metadata (text to text) of a weights file. Raises UserError if it is not one, or is not what was
+    written."""
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; give a run folder or a .safetensors or .pt file")
     try:
         if path.suffix == ".safetensors":
+            about = weights_file.check(path)
+            if CHECKSUM not in about and "findings" in about:  # not of ours: timm's, say
+                note_unsealed(path)
             with safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+                return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
+        check_records(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(
             f"{path}: not a weights file ({first_line(error)}); give a run folder or a .safetensors or .pt file"
         ) from error
+    except UserError:
+        raise
     except Exception as error:  # torch raises pickle's own errors for refused code
         raise UserError(
             f"{path}: no weights file, or one that holds more than tensors ({first_line(error)}); "
@@ -80,6 +90,17 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no table of weights; give a run folder or a .safetensors or .pt file")
     return {key.removeprefix("module."): value for key, value in state.items()}, metadata
+
+
+def check_records(path: Path) -> None:
+    """Raises ValueError if a file that torch.save wrote is damaged: its records have CRCs, at which torch.load does not
+    look."""
+    if not zipfile.is_zipfile(path):  # of torch before 1.6
+        return
+    with zipfile.ZipFile(path) as records:
+        damaged = records.testzip()
+    if damaged:
+        raise ValueError(f"its record {damaged!r} is damaged, by its CRC-32")
 
 
 def _match_findings(

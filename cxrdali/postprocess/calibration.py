@@ -22,6 +22,7 @@ from cxrdali.predictions import Kind, Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.storage.sealed import check_kinds, maybe
 
 PER_FINDING: dict[str, Callable[[np.ndarray, np.ndarray], tuple[Map, str]]] = {
     "per-finding-temperature": fit_temperature,
@@ -29,6 +30,15 @@ PER_FINDING: dict[str, Callable[[np.ndarray, np.ndarray], tuple[Map, str]]] = {
     "isotonic": fit_isotonic,
 }
 MAPS = {"affine": Affine, "isotonic": Isotonic}
+QUALITY = {
+    "ECE": maybe(float), "Brier": maybe(float), "images": [int], "probability": [maybe(float)], "share": [maybe(float)],
+}  # fmt: skip
+KINDS = {  # of a finding's entry
+    "finding": str, "map": dict, "kept": str, "images": int, "positives": int, "before": QUALITY, "after": QUALITY,
+}  # fmt: skip
+MAP_KINDS = {
+    "slope?": float, "offset?": float, "tilt?": float, "centre?": float, "logits?": [float], "probabilities?": [float],
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +146,7 @@ def apply(path: Path, calibration: Calibration) -> Predictions:
 
 def read(path: Path) -> Calibration:
     """Raises UserError if `path` is not what `Calibration.write` wrote."""
-    return read_rules(path, _parse, "calibration", "fit it again with `cxrdali calibrate --fit`")
+    return read_rules(path, _parse, KINDS, "calibration", "fit it again with `cxrdali calibrate --fit`")
 
 
 def _use(maps: list[tuple[Map, str]], logits: np.ndarray) -> np.ndarray:
@@ -156,6 +166,7 @@ def _qualities(truth: np.ndarray, probabilities: np.ndarray) -> list[Quality]:
 
 
 def _parse(stored: dict) -> Calibration:
+    check_kinds(stored, {"method": str, "pooled": {"before": QUALITY, "after": QUALITY}})
     if stored["method"] not in CALIBRATIONS:
         raise ValueError(f"method {stored['method']!r} is not one of {', '.join(CALIBRATIONS)}")
     rules = tuple(_rule(row) for row in stored["findings"])
@@ -169,6 +180,7 @@ def _rule(row: dict) -> FindingCalibration:
     if kind not in MAPS:
         raise ValueError(f"{row['finding']}: map {kind!r} is not one of {', '.join(MAPS)}")
     try:
+        check_kinds(stored, MAP_KINDS, "map")
         made = MAPS[kind](**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{row['finding']}: {error}") from error

@@ -1,6 +1,5 @@
 """Files of rules fitted to predictions (calibration, thresholds, views): read, and checked against a table."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +7,15 @@ from typing import Any, TypeVar
 
 from cxrdali.predictions import Predictions, Provenance, first_of
 from shards.errors import UserError
-from shards.storage.files import json_bytes, write_bytes
+from shards.storage.files import write_bytes
+from shards.storage.sealed import check_kinds, maybe, read_json, sealed_json
 
 FORMAT = 1
 CROSS_FITTED = ("predictions", "run", "split", "tta", "calibrated", "folds")  # what such rules must say of their origin
+MADE_FROM = {
+    "predictions?": maybe(str), "run?": maybe(str), "split?": maybe(str), "tta?": maybe(str), "calibrated?": [str],
+    "labels?": maybe(str), "dataset?": maybe(str), "uncertain?": maybe(str), "images?": int, "folds?": int,
+}  # fmt: skip
 T = TypeVar("T")
 
 
@@ -30,7 +34,7 @@ class Rules:
         raise NotImplementedError
 
     def write(self, path: Path) -> None:
-        write_bytes(path, json_bytes({"format": FORMAT, **self.content()}))
+        write_bytes(path, sealed_json({"format": FORMAT, **self.content()}))
 
 
 def check_derived(finding: str, name: str, given: float | None, right: float | None, why: str) -> None:
@@ -39,33 +43,33 @@ def check_derived(finding: str, name: str, given: float | None, right: float | N
         raise ValueError(f"{finding}: {name} is {given!r}, but its {why} {right}")
 
 
-def read_rules(path: Path, parse: Callable[[dict], T], what: str, fix: str, origin: Sequence[str] = CROSS_FITTED) -> T:
+def read_rules(
+    path: Path, parse: Callable[[dict], T], kinds: dict, what: str, fix: str, origin: Sequence[str] = CROSS_FITTED
+) -> T:
     """parse(JSON content) of a file of rules.
 
     Args:
         path: The file.
         parse: Makes the rules; may raise what JSON of another form raises.
+        kinds: What a finding's entry holds, as `check_kinds` takes it.
         what: What the file should hold, for messages.
         fix: How to get a file that can be read, for messages.
         origin: Names that its "made_from" must have.
 
     Raises:
-        UserError: Another format, a finding that is missing or duplicated, or `parse` raised.
+        UserError: Not what was written, another format, a finding that is missing or duplicated, an entry of another
+            kind, or `parse` raised.
     """
     try:
-        stored = json.loads(path.read_bytes())
+        stored = read_json(path)
         if stored["format"] != FORMAT:
             raise ValueError(f"format {stored['format']!r}, this cxrdali reads {FORMAT}")
-        made_from = stored["made_from"]
-        if not isinstance(made_from, dict):
-            raise ValueError("made_from holds no names")
+        check_kinds(stored, {"made_from": MADE_FROM, "findings": [kinds]})
         for name in origin:
-            made_from[name]
-        if not isinstance(made_from.get("calibrated", []), list):
-            raise ValueError(f"calibrated {made_from['calibrated']!r} is no list")
+            stored["made_from"][name]
         names = [row["finding"] for row in stored["findings"]]
-        if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
-            raise ValueError("no finding, one that is duplicated, or one without a name")
+        if not names or len(set(names)) < len(names):
+            raise ValueError("no finding, or one that is duplicated")
         return parse(stored)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {fix}") from None

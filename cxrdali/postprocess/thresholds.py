@@ -17,6 +17,13 @@ from cxrdali.predictions import Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.storage.sealed import check_kinds, maybe
+
+SCORES = (*METRICS, "F1_half")
+KINDS = {  # of a finding's entry
+    "finding": str, "threshold": maybe(float), "probability": maybe(float), "remark": str, "images": int,
+    "positives": int, **dict.fromkeys(SCORES, maybe(float)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,19 +131,17 @@ def decide(logits: np.ndarray, thresholds: list[float | None]) -> np.ndarray:
 
 def read(path: Path) -> Thresholds:
     """Raises UserError if `path` is not what `Thresholds.write` wrote."""
-    return read_rules(path, _parse, "thresholds", "fit them again with `cxrdali thresholds --fit`")
+    return read_rules(path, _parse, KINDS, "thresholds", "fit them again with `cxrdali thresholds --fit`")
 
 
 def _parse(stored: dict) -> Thresholds:
-    macros = {name: stored[name] for name in (*(f"macro_{name}" for name in METRICS), "macro_F1_half")}
+    macros = {name: stored[name] for name in (f"macro_{name}" for name in SCORES)}
+    check_kinds(stored, {"strategy": str, **dict.fromkeys(macros, maybe(float))})
     rules = tuple(_rule(row) for row in stored["findings"])
     return Thresholds(stored["strategy"], rules, macros, stored["made_from"])
 
 
 def _rule(row: dict) -> FindingThreshold:
-    threshold = row["threshold"]
-    if threshold is not None and (type(threshold) not in (int, float) or not np.isfinite(threshold)):
-        raise ValueError(f"{row['finding']}: threshold {threshold!r} is neither null nor a finite number")
     rule = FindingThreshold(**{name: row[name] for name in FindingThreshold.__dataclass_fields__})
     check_derived(rule.finding, "probability", row["probability"], rule.probability, "threshold says")
     return rule

@@ -18,6 +18,13 @@ from cxrdali.predictions import Predictions, mean_logit
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.storage.sealed import maybe
+
+KINDS = {  # of a finding's entry
+    "finding": str, "superior": bool, "difference": maybe(float),
+    "frontal_ap": maybe(float), "frontal_images": int, "frontal_positives": int,
+    "lateral_ap": maybe(float), "lateral_images": int, "lateral_positives": int,
+}  # fmt: skip
 
 
 def is_superior(frontal_ap: float | None, lateral_ap: float | None) -> bool:
@@ -116,7 +123,8 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, uncertain: str = "ne
 
 def read(path: Path) -> ViewRules:
     """Raises UserError if `path` is not what `ViewRules.write` wrote, or was changed so that it contradicts itself."""
-    return read_rules(path, _parse, "view rules", "fit the rules again with `cxrdali postprocess --fit`", origin=())
+    fix = "fit the rules again with `cxrdali postprocess --fit`"
+    return read_rules(path, _parse, KINDS, "view rules", fix, origin=())
 
 
 def _parse(stored: dict) -> ViewRules:
@@ -127,10 +135,10 @@ def _rule(row: dict) -> ViewRule:
     name = row["finding"]
     for side in ("frontal", "lateral"):
         ap = row[f"{side}_ap"]
-        if ap is not None and (isinstance(ap, bool) or not isinstance(ap, int | float) or not 0 <= ap <= 1):
+        if ap is not None and not 0 <= ap <= 1:
             raise ValueError(f"{name}: {side}_ap {ap!r} is neither null nor within 0..1")
         for what in ("images", "positives"):
-            if type(row[f"{side}_{what}"]) is not int or row[f"{side}_{what}"] < 0:
+            if row[f"{side}_{what}"] < 0:
                 raise ValueError(f"{name}: {side}_{what} {row[f'{side}_{what}']!r} is no count")
     rule = ViewRule(**{field: row[field] for field in ViewRule.__dataclass_fields__})
     check_derived(name, "difference", row["difference"], rule.difference, "AP say")

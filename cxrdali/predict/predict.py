@@ -99,7 +99,7 @@ def split_rows(run: Run, dataset: PackedDataset, labels: Labels, split: str) -> 
     rows = select(dataset, labels, split, run.fold)
     if split in ("train", "val"):
         trained = select(dataset, labels, "train", run.fold)
-        if rows_sha256(trained) != run.selection["train_sha256"]:
+        if rows_sha256(trained) != run.needed("selection", "train_sha256"):
             raise UserError(
                 f"{run.path}: fold {run.fold.fold} comes out differently here than where it was trained, so its "
                 f"{split} split would mix with the other; predict there, or choose dev, test or all"

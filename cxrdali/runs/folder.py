@@ -4,7 +4,8 @@
     last.pt                 everything needed to continue exactly; only the trainer opens it
     best.safetensors        weights of the best epoch, timm's own keys; val_predictions.parquet: its logits
     metrics.csv             one row per epoch; findings.csv: one row per epoch and finding
-    progress.json           how many epochs are finished, which one is the best, and whether any is left
+    progress.json           how many epochs are finished, which one is the best, whether any is left, and the checksums
+                            of best.safetensors, metrics.csv and findings.csv
     tensorboard/            the same as events
 
 The rename of last.pt is the moment at which an epoch has happened. All that an epoch changes is complete before it,
@@ -15,32 +16,28 @@ kill left between the two. Every table follows from last.pt, so no row is ever d
 
 import csv
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
 import torch
 from safetensors import torch as safetensors
 
+from cxrdali.models import weights_file
+from cxrdali.models.weights import check_records
 from cxrdali.predictions import Predictions
 from cxrdali.runs import layout
+from cxrdali.runs.layout import NEW
 from cxrdali.runs.reader import Progress, weights_epoch
 from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
-from shards.storage.files import json_bytes, publish, remove_parts, write_bytes
+from shards.storage.files import publish, remove_parts, sha256_bytes, write_bytes
 from shards.storage.for_people import guarded
-
-NEW = {
-    layout.BEST: "best.new.safetensors",
-    layout.VAL_PREDICTIONS: "val_predictions.new.parquet",
-    layout.METRICS: "metrics.new.csv",
-    layout.FINDINGS: "findings.new.csv",
-    layout.PROGRESS: "progress.new.json",
-}
+from shards.storage.sealed import sealed_json
 
 
 def write_config(run: Path, config: dict) -> None:
-    write_bytes(run / layout.CONFIG, json_bytes(config))
+    write_bytes(run / layout.CONFIG, sealed_json(config))
 
 
 def load_last(run: Path) -> dict | None:
@@ -49,6 +46,7 @@ def load_last(run: Path) -> dict | None:
     if not path.exists():
         return None
     try:
+        check_records(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not (isinstance(state, dict) and {"epoch", "best_epoch", "metrics"} <= set(state)):
             raise ValueError("not a run's state")
@@ -67,14 +65,17 @@ def progress_of(state: dict, settings: TrainSettings) -> Progress:
 
 
 def commit(run: Path, state: dict, settings: TrainSettings, best: tuple[dict, dict, Predictions] | None = None) -> None:
-    """Make `state` the run's state. `best`: (weights, metadata, validation predictions) if this epoch is the best."""
+    """Make `state` the run's state. `best`: (weights, metadata, validation predictions) if this epoch is the best; the
+    state then gets their checksum."""
     try:
         if best is not None:
             weights, metadata, predictions = best
             # safetensors wants plain strides; a channels-last weight is written in the usual layout. Not its
             # save_file: that leaves a nameless temporary file behind a kill
             plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-            write_bytes(run / NEW[layout.BEST], safetensors.save(plain, metadata))
+            data, state["best_checksum"] = weights_file.sealed(safetensors.save(plain, metadata))
+            write_bytes(run / NEW[layout.BEST], data)
+            del data  # as large as the model
             predictions.write(run / NEW[layout.VAL_PREDICTIONS])
         for name, data in _tables(state, settings).items():
             if not _holds(run / name, data):
@@ -109,11 +110,15 @@ def settle(run: Path, state: dict | None, settings: TrainSettings) -> None:
 
 def _tables(state: dict, settings: TrainSettings) -> dict[str, bytes]:
     """The files that follow from a state, in the order in which they get their names."""
-    return {
+    tables = {
         layout.METRICS: _csv(layout.METRIC_COLUMNS, state["metrics"]),
         layout.FINDINGS: _csv(layout.FINDING_COLUMNS, state["findings"]),
-        layout.PROGRESS: json_bytes(asdict(progress_of(state, settings))),
     }
+    checksums = {name: sha256_bytes(data) for name, data in tables.items()}
+    if state.get("best_checksum"):  # not before the first epoch, nor in a state of an older version
+        checksums[layout.BEST] = state["best_checksum"]
+    progress = replace(progress_of(state, settings), checksums=checksums)
+    return {**tables, layout.PROGRESS: sealed_json(asdict(progress))}
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -4,6 +4,13 @@ from dataclasses import dataclass
 
 CONFIG, PROGRESS, METRICS, FINDINGS, LAST = "config.json", "progress.json", "metrics.csv", "findings.csv", "last.pt"
 BEST, VAL_PREDICTIONS, EVENTS = "best.safetensors", "val_predictions.parquet", "tensorboard"
+NEW = {  # complete, but not yet of the run: `cxrdali.runs.folder`
+    BEST: "best.new.safetensors",
+    VAL_PREDICTIONS: "val_predictions.new.parquet",
+    METRICS: "metrics.new.csv",
+    FINDINGS: "findings.new.csv",
+    PROGRESS: "progress.new.json",
+}
 METRIC_COLUMNS = (
     "epoch", "lr", "train_loss", "val_loss", "mAP", "LRAP", "macro_AUROC", "images", "images_per_second",
     "train_seconds", "wait_seconds", "val_seconds", "reweighted",

@@ -4,7 +4,6 @@ Images with a finding whose validation AP (under an earlier model) is below a th
 several such findings is doubled once.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from cxrdali.runs.reader import Run
 from shards.errors import UserError
 from shards.storage.csv import read_table
 from shards.storage.for_people import unguarded
+from shards.storage.sealed import check_kinds, maybe, read_json
+from shards.storage.sidecar import check_hash
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,10 @@ def _read_ap(source: Path) -> dict[str, float | None]:
             run.check_finished("finish it first, or oversample from the metrics of an evaluation")
             return run.best_ap
         if source.suffix == ".json":
-            rows = json.loads(source.read_bytes())["all"]["findings"]
-            return {row["finding"]: None if row["AP"] is None else float(row["AP"]) for row in rows}
+            stored = read_json(source)
+            check_kinds(stored, {"all": {"findings": [{"finding": str, "AP": maybe(float)}]}})
+            return {row["finding"]: row["AP"] for row in stored["all"]["findings"]}
+        check_hash(source, source.read_bytes())
         table = read_table(source, again="evaluate again")
         if "view" in table:
             table = table[table["view"] == "all"]
@@ -68,7 +71,7 @@ def _read_ap(source: Path) -> dict[str, float | None]:
         raise UserError(
             f"{source}: no such run or metrics; give a run folder, or what `cxrdali evaluate` wrote"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{source}: no table of AP per finding ({error!r}); give a run folder, or what `cxrdali evaluate` wrote"
         ) from error

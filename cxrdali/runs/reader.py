@@ -1,20 +1,25 @@
 """Reading what a run left in its folder: `Run.open(path)`. Nothing here needs torch, and nobody here opens last.pt."""
 
-import json
+import contextlib
+import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from cxrdali.models import weights_file
 from cxrdali.runs import layout
 from cxrdali.runs.names import flatten
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import TrainSettings, names
+from cxrdali.setting import strict_converter
 from shards.errors import UserError
+from shards.storage.files import sha256_bytes
 from shards.storage.for_people import unguarded
+from shards.storage.sealed import CHECKSUM, check_kinds, maybe, note_unsealed, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,12 +27,30 @@ if TYPE_CHECKING:
     from cxrdali.data.options import FoldOptions
 
 
+CONFIG_KINDS = {  # of config.json; the kinds of settings are those of TrainSettings
+    "settings": dict,
+    "findings": [str],
+    "train_positives?": [int],
+    "dataset": {"id": str},
+    "labels": {"name": str, "sha256?": maybe(str)},
+    "selection?": {"train_images?": int, "val_images?": int, "train_sha256?": str, "val_sha256?": str},
+    "recipe?": maybe({"name?": maybe(str), "starts_from?": maybe(str), "overridden?": maybe(dict)}),
+    "oversampling?": maybe(
+        {"findings": [str], "without_ap": [str], "images_doubled": int, "epoch_images": int}
+        | {"below": maybe(float), "from": maybe(str)}
+    ),
+    "device?": str,
+    "processes?": int,
+}
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a run is: what progress.json says.
 
     epoch: finished ones, of `epochs`; finished: whether none is left, also where the run's patience ended it;
-    best_epoch: from 1, 0 before the first; best_score: its value of `metric` (mAP or LRAP), None where undefined.
+    best_epoch: from 1, 0 before the first; best_score: its value of `metric` (mAP or LRAP), None where undefined;
+    checksums: of files that readers open, by name (none in a run of an older version).
     """
 
     epoch: int
@@ -36,6 +59,7 @@ class Progress:
     best_epoch: int
     best_score: float | None
     metric: str
+    checksums: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, epoch: int, best_epoch: int, best_score: float | None, settings: TrainSettings) -> "Progress":
@@ -57,9 +81,7 @@ class Run:
     @classmethod
     def open(cls, path: Path) -> "Run":
         """Raises UserError naming the file and how to fix it if the folder holds no run."""
-        config = read_config(path)
-        _check_config(path / layout.CONFIG, config)
-        return cls(path, config, path.name)
+        return cls(path, read_config(path), path.name)
 
     @cached_property
     def settings(self) -> TrainSettings:
@@ -79,16 +101,11 @@ class Run:
         """Raises UserError if it is not known how far the run is."""
         path = self.path / layout.PROGRESS
         try:
-            return Progress(**json.loads(path.read_bytes()))
+            return _read_progress(path)
         except FileNotFoundError:
             if any((self.path / name).exists() for name in (layout.LAST, layout.METRICS)):
                 raise UserError(f"{path}: is missing; run the same `cxrdali train` once, which writes it") from None
             return Progress.of(0, 0, None, self.settings)
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{path}: not as `cxrdali train` writes it ({error!r}); run the same `cxrdali train` once, which "
-                "writes it anew"
-            ) from error
 
     def check_finished(self, fix: str) -> None:
         """Raises UserError, ending in `fix`, unless no epoch is left to train."""
@@ -108,7 +125,38 @@ class Run:
         epoch = weights_epoch(path)
         if epoch is None or epoch < best:
             raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}; restore it, or train the run again")
+        self._check(layout.BEST, weights_file.metadata(path).get(CHECKSUM), "restore it, or train the run again")
         return path
+
+    def _check(self, name: str, found: str | None, fix: str) -> None:
+        """Raises UserError if a file's checksum is not the run's.
+
+        To be called after the file was read: the trainer writes the new progress.json aside before any file that it
+        names gets its name, and renames it after them.
+        """
+        known = []
+        for place in (layout.NEW[layout.PROGRESS], layout.PROGRESS):
+            with contextlib.suppress(FileNotFoundError):
+                known.append(_read_progress(self.path / place).checksums.get(name))
+        named = [each for each in known if each]
+        if not named:
+            note_unsealed(self.path / name)
+        elif found not in named:
+            here, there = (found or "none")[:12], " or ".join(each[:12] for each in named)
+            differ = f"checksum {here}, {layout.PROGRESS} names {there}"
+            raise UserError(f"{self.path / name}: is not what this run wrote ({differ}); {fix}")
+
+    def _table(self, name: str, columns: Sequence[str], text: Sequence[str]) -> "pd.DataFrame":
+        path = self.path / name
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            data = None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or its permissions") from error
+        if data is not None or has_begun(self.path):
+            self._check(name, None if data is None else sha256_bytes(data), _mend(self.path))
+        return _read_csv(path, data, columns, text)
 
     @property
     def val_predictions(self) -> Path:
@@ -141,7 +189,16 @@ class Run:
     @property
     def train_positives(self) -> dict[str, int]:
         """Training images with each finding, before any resampling."""
-        return dict(zip(self.findings, self.config["train_positives"], strict=True))
+        return dict(zip(self.findings, self.needed("train_positives"), strict=True))
+
+    def needed(self, *names: str) -> Any:
+        """An entry of config.json. Raises UserError if it is not there."""
+        value = self.config
+        for name in names:
+            if name not in value:
+                raise UserError(f"{self.path / layout.CONFIG}: {'.'.join(names)} is missing; restore the file")
+            value = value[name]
+        return value
 
     @property
     def fold(self) -> "FoldOptions":
@@ -180,12 +237,12 @@ class Run:
     @cached_property
     def metrics(self) -> "pd.DataFrame":
         """A row per epoch with layout.METRIC_COLUMNS; none until the first epoch is complete."""
-        return _read_csv(self.path / layout.METRICS, layout.METRIC_COLUMNS, text=())
+        return self._table(layout.METRICS, layout.METRIC_COLUMNS, text=())
 
     @cached_property
     def finding_metrics(self) -> "pd.DataFrame":
         """A row per epoch and finding with FINDING_COLUMNS."""
-        return _read_csv(self.path / layout.FINDINGS, layout.FINDING_COLUMNS, text=("finding",))
+        return self._table(layout.FINDINGS, layout.FINDING_COLUMNS, text=("finding",))
 
     @property
     def best_place(self) -> int:
@@ -223,45 +280,55 @@ def read_config(path: Path) -> dict:
     if not file.exists():
         raise UserError(f"{path}: no run (no {layout.CONFIG} in it); give the folder that `cxrdali train` wrote")
     try:
-        config = json.loads(file.read_bytes())
-        config["settings"]["optimizer"]["epochs"], config["findings"], config["dataset"]["id"], config["labels"]["name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: no run's settings ({error!r}); train into another folder") from error
+        config = read_json(file)
+        check_kinds(config, CONFIG_KINDS)
+        findings, counts, selection = config["findings"], config.get("train_positives"), config.get("selection", {})
+        if len(set(findings)) < len(findings) or len(findings) != len(findings if counts is None else counts):
+            raise ValueError("a finding is duplicated, or without its count")
+        if min([0, *(counts or []), *(selection.get(f"{part}_images", 0) for part in ("train", "val"))]) < 0:
+            raise ValueError("a number of images is below 0")
+        for name, value in flatten(config["settings"]).items():
+            if name in names().all() and value is not None:
+                names().read(name, value)
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"{file}: not a run's settings ({error}); restore it, or train into another folder") from error
     return config
 
 
 def weights_epoch(path: Path) -> int | None:
     """The epoch that a run's weights name in their metadata; None if the file is missing or cut off."""
     try:
-        with safe_open(path, framework="np") as file:
-            return int(file.metadata()["epoch"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return int(weights_file.metadata(path)["epoch"])
+    except (OSError, SafetensorError, KeyError, ValueError):
         return None
 
 
-def _check_config(path: Path, config: dict) -> None:
+def _read_progress(path: Path) -> Progress:
+    """Raises FileNotFoundError, and UserError if it was not written by the trainer."""
     try:
-        recipe, oversampling = config.get("recipe"), config.get("oversampling")
-        if recipe is not None:
-            recipe["name"], dict(recipe.get("overridden") or {})
-        if oversampling is not None:
-            [*oversampling["findings"], *oversampling["without_ap"]]
-            oversampling["images_doubled"] + oversampling["epoch_images"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: recipe or oversampling is not as `cxrdali train` writes it ({error!r}); restore the file"
-        ) from error
+        return strict_converter().structure(read_json(path), Progress)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # cattrs has many
+        raise UserError(f"{path}: not as `cxrdali train` writes it ({error}); {_mend(path.parent)}") from error
 
 
-def _read_csv(path: Path, columns: Sequence[str], text: Sequence[str]) -> "pd.DataFrame":
-    """Numbers in every column but `text`; an empty table if the file is not there yet."""
+def _mend(run: Path) -> str:
+    """How to get back what follows from last.pt."""
+    if (run / layout.LAST).exists():
+        return "run the same `cxrdali train` once, which writes it anew"
+    return "restore it, or train the run again"
+
+
+def _read_csv(path: Path, data: bytes | None, columns: Sequence[str], text: Sequence[str]) -> "pd.DataFrame":
+    """Numbers in every column but `text`; an empty table if the file is not there yet (None)."""
     import pandas as pd
 
-    if not path.exists():
+    if data is None:
         return pd.DataFrame({name: pd.Series(dtype=object if name in text else float) for name in columns})
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
+        table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
+    except ValueError as error:
         raise UserError(f"{path}: not a table ({error}); restore it or train again") from error
     for name in columns:
         if name not in table.columns:

@@ -16,10 +16,14 @@ from pathlib import Path
 from cxrdali.runs.layout import REPLACED
 from shards.errors import UserError
 from shards.storage.files import check_inside, json_bytes, only_one, remove_parts, sha256_file, write_bytes
+from shards.storage.sealed import check_kinds, maybe, read_json, sealed_json
 
 log = logging.getLogger(__name__)
 
 RECORDS = ".steps"
+_BEGUN = {"settings": dict, "needs": {str: maybe(str)}}
+_MADE = {"made": str, "outputs": {str: {"bytes": int, "mtime_ns": int, "sha256": str}}, "seconds": float}
+KINDS = {"begun": _BEGUN, "made": _BEGUN | _MADE}  # of a record
 CONTINUES, TAKEN = "continues", "takes over the run that is there"
 
 
@@ -107,7 +111,7 @@ class Book:
         # what was trained by hand stays where it is: the trainer refuses it if its settings are others
         if step.folder and not self._by_hand(step) and (self._read(step.name) or not self._begun(step)):
             self._set_aside(self.root / step.folder)
-            write_bytes(self._path(step.name, "begun"), json_bytes(self._start(step)))
+            write_bytes(self._path(step.name, "begun"), sealed_json(self._start(step)))
         for path in (self._path(step.name), *([] if step.folder else map(self.root.joinpath, step.outputs))):
             path.unlink(missing_ok=True)  # a result without a record is no result
         started = time.perf_counter()
@@ -116,7 +120,7 @@ class Book:
         seconds = time.perf_counter() - started
         # not a hash of the results: made again to the same bytes is made again too
         made = {**self._start(step), "made": os.urandom(8).hex(), "outputs": outputs, "seconds": round(seconds, 2)}
-        write_bytes(self._path(step.name), json_bytes(made))
+        write_bytes(self._path(step.name), sealed_json(made))
         self._path(step.name, "begun").unlink(missing_ok=True)
 
     def _start(self, step: Step) -> dict:
@@ -169,11 +173,9 @@ class Book:
 
     def _read(self, name: str, kind: str = "made") -> dict | None:
         try:
-            record = json.loads(self._path(name, kind).read_bytes())
-            record["settings"], record["needs"]
-            if kind == "made":
-                record["made"], record["outputs"], record["seconds"]
-        except (OSError, ValueError, KeyError, TypeError):
+            record = read_json(self._path(name, kind))
+            check_kinds(record, KINDS[kind])
+        except (OSError, ValueError):
             return None  # a damaged record is a step not done
         return record
 

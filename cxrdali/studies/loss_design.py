@@ -8,7 +8,6 @@ TABLE is a model, MODEL+TTA of the main model, ensemble, ensemble+weighted, or o
 calibrations and thresholds are fitted on validation alone; development and test are predicted and evaluated with them.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -31,7 +30,8 @@ from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.roles import roles
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-from shards.storage.files import json_bytes, write_bytes
+from shards.storage.files import write_bytes
+from shards.storage.sealed import check_kinds, maybe, read_json, sealed_json
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class _Study(Flow):
         def do() -> None:
             paths = [self.file(name, FIT) for name in members]
             weights = weights_by_map(paths, self.dataset, self.labels, self.uncertain)
-            write_bytes(self.root / WEIGHTS, json_bytes({"members": list(members), **asdict(weights)}))
+            write_bytes(self.root / WEIGHTS, sealed_json({"members": list(members), **asdict(weights)}))
 
         needs = tuple(self.makers[name, FIT] for name in members)
         settings = {"members": list(members), "uncertain": self.uncertain, **self.data}
@@ -238,7 +238,7 @@ class _Study(Flow):
         def do() -> None:
             found = compare([self.root / "runs" / name for name in names], self.dataset, options)
             (self.root / out).parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(self.root / out, json_bytes(found))
+            write_bytes(self.root / out, sealed_json(found))
 
         settings = {"runs": names, "draws": options.draws, **self.fitted_by}
         return Step(f"compare {what}", (out,), settings, tuple(f"train {name}" for name in names), do)
@@ -260,15 +260,16 @@ def write(rules, path: Path) -> None:
 def read_weights(path: Path) -> Weights:
     """Raises UserError if the file is not as `_weigh` writes it."""
     try:
-        stored = json.loads(path.read_bytes())
+        stored = read_json(path)
+        check_kinds(stored, {"how": str, "values": [float], "runs": [maybe(str)], "maps": [float]})
         names = ("values", "runs", "maps")
         return Weights(how=stored["how"], **{name: tuple(stored[name]) for name in names})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: no weights of an ensemble ({error!r}); delete it and run the same command") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no weights of an ensemble ({error}); delete it and run the same command") from error
 
 
 def write_record(root: Path, record: dict) -> None:
     """Only if it says something else than before."""
-    path, content = root / RECORD, json_bytes(record)
+    path, content = root / RECORD, sealed_json(record)
     if not path.exists() or path.read_bytes() != content:
         write_bytes(path, content)

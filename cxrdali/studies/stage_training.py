@@ -20,7 +20,8 @@ from cxrdali.studies.flow import Flow, Plan, content, ground
 from cxrdali.studies.options import PaperOptions
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-from shards.storage.files import json_bytes, write_bytes
+from shards.storage.files import write_bytes
+from shards.storage.sealed import sealed_json
 
 
 def make_plan(root: Path, dataset: PackedDataset, recipes: Mapping[str, Recipe], options: PaperOptions) -> Plan:
@@ -115,7 +116,7 @@ class _Paper(Flow):
             book = Book(self.root)
             done = [{"name": step.name, "status": "done", "seconds": book.seconds(step)} for step in steps]
             write_bytes(
-                self.root / "paper.json", json_bytes({"models": list(self.models), "tables": tables, "steps": done})
+                self.root / "paper.json", sealed_json({"models": list(self.models), "tables": tables, "steps": done})
             )
             self.write_report()
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cxrdali.data.splits import rows_sha256, subjects_on_both_sides
+from cxrdali.models import weights_file
 from cxrdali.runs import plugins
 from cxrdali.runs.layout import BEST, CONFIG, LAST, METRICS, PROGRESS
 from cxrdali.runs.reader import Run, has_begun, read_config
@@ -18,8 +19,7 @@ def describe(
     settings: TrainSettings, data: TrainingData, hardware: Hardware, ranks: Ranks, recipe: dict | None
 ) -> dict:
     """What config.json says of a run that begins."""
-    weights = settings.model.init and Path(settings.model.init)
-    file = weights / BEST if weights and weights.is_dir() else weights
+    file = _init_file(settings)
     return {
         "settings": settings.as_json(),
         "recipe": recipe,
@@ -36,7 +36,7 @@ def describe(
             "val_sha256": rows_sha256(data.val_rows),
             "subjects_on_both_sides": subjects_on_both_sides(data.dataset, data.train_rows, data.val_rows),
         },
-        "init_sha256": sha256_file(file) if file and file.is_file() else None,
+        "init_sha256": file and weights_file.identity(file),
         "device": hardware.name,
         "processes": ranks.world,
         "precision": hardware.precision,
@@ -81,15 +81,24 @@ def _refuse_difference(out: Path, config: dict, settings: TrainSettings) -> None
         differing = ("oversampling", *doubled)
     for group in ("dataset", "labels", "selection", "init_sha256", "precision"):
         # initial weights that were deleted since are no longer needed: the run has its own
-        known = config[group] is not None
-        if differing is None and known and stored[group] != config[group]:
-            differing = (group, stored[group], config[group])
+        known, there = config[group] is not None, stored.get(group)
+        if differing is None and known and there != config[group]:
+            if group == "init_sha256" and (file := _init_file(settings)) and there == sha256_file(file):
+                continue  # as older versions knew it
+            differing = (group, there, config[group])
     if differing:
         name, there, here = differing
         raise UserError(
             f"{out}: holds a run with another {name}: {there!r} there, {here!r} now; "
             "give the same again, or another --out folder"
         )
+
+
+def _init_file(settings: TrainSettings) -> Path | None:
+    """The weights that the run starts from; None without any, or if they are no longer there."""
+    given = settings.model.init and Path(settings.model.init)
+    file = given / BEST if given and given.is_dir() else given
+    return file if file and file.is_file() else None
 
 
 def _refuse_strangers(out: Path) -> None:

@@ -17,7 +17,8 @@ from shards.storage.files import sha256_bytes
 class State:
     """What a checkpoint holds beside weights, optimizer and generators.
 
-    epoch: number of finished epochs; metrics, findings: the rows of metrics.csv and findings.csv. The fields from
+    epoch: number of finished epochs; metrics, findings: the rows of metrics.csv and findings.csv; best_checksum: of the
+    best weights' file, None before the first epoch and in a run that an older version began. The fields from
     `position` on are of the epoch in progress, and 0 between epochs: position and images count samples over all ranks,
     loss_sum adds up this rank's share of each batch's mean loss, times are in seconds.
     """
@@ -27,6 +28,7 @@ class State:
     epoch: int = 0
     best_epoch: int = 0
     best_score: float = float("-inf")
+    best_checksum: str | None = None
     metrics: list[dict] = field(default_factory=list)
     findings: list[dict] = field(default_factory=list)
     position: int = 0
@@ -39,7 +41,7 @@ class State:
     @classmethod
     def of(cls, loaded: dict) -> "State":
         """From what last.pt holds."""
-        return cls(**{each.name: loaded[each.name] for each in fields(cls)})
+        return cls(**{each.name: loaded[each.name] for each in fields(cls) if each.name in loaded})
 
     def total_loss(self, parts: Parts) -> float:
         """Of the epoch's batches so far, over all ranks. Waits for the GPU."""
@@ -90,6 +92,7 @@ def save(out: Path, parts: Parts, state: State, best: tuple[dict, dict, Predicti
             "rank_rngs": others,
         }
         folder.commit(out, full, parts.settings, best)
+        state.best_checksum = full["best_checksum"]
     ranks.wait()
 
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from shards.errors import UserError
 from shards.storage.files import json_bytes, open_regular, parse_json, sha256_bytes
 from shards.storage.location import Location
+from shards.storage.sealed import seal
 
 DATASET = "dataset.json"
 ASIDE = ".changing"  # the folder in a packed dataset for a change of it that is being made, or published
@@ -45,12 +46,6 @@ def decoded_for(info: Mapping) -> dict[str, int]:
     that made it. Before this was written down all sizes of a dataset were made at once."""
     largest = max(size["pixels"] for size in info["sizes"].values())
     return {name: size.get("decoded_for", largest) for name, size in info["sizes"].items()}
-
-
-def seal(info: dict) -> dict:
-    """The description with a checksum over itself, so that a flipped bit in it is found too."""
-    body = {key: value for key, value in info.items() if key != "checksum"}
-    return {**body, "checksum": sha256_bytes(json_bytes(body))}
 
 
 def description_bytes(path: Location, info: dict) -> bytes:

@@ -15,6 +15,7 @@ from cxrdali.runs.layout import CONFIG, FINDING_COLUMNS, FINDINGS, METRIC_COLUMN
 from cxrdali.runs.reader import Progress, Run
 from cxrdali.runs.settings import names, settings_of
 from shards.dataset.packed import PackedDataset
+from shards.storage.sealed import sealed_json
 from tests.releases import write_release
 
 LABELS = "cxr-lt-2023"
@@ -54,7 +55,7 @@ def write_run(folder: Path, dataset: PackedDataset, skill: float, seed: int, don
         "device": "a CPU",
     }  # fmt: skip
     folder.mkdir(parents=True)
-    (folder / CONFIG).write_text(json.dumps(config))
+    (folder / CONFIG).write_bytes(sealed_json(config))
     scores = score(labels.findings, truth, values)
     rows = [
         dict.fromkeys(METRIC_COLUMNS, 0.5)
@@ -92,7 +93,7 @@ def change_config(run: Path, **changes) -> None:
         for key in outer:
             inside = inside[key]
         inside[last] = value
-    (run / CONFIG).write_text(json.dumps(config))
+    (run / CONFIG).write_bytes(sealed_json(config))
     if any(name.startswith("settings__") for name in changes):
         write_progress(run)
 
@@ -102,4 +103,4 @@ def write_progress(folder: Path) -> None:
     run = Run.open(folder)
     done = len(run.metrics)
     best = (int(run.best["epoch"]), float(run.best[run.chosen_by])) if done else (0, None)
-    (folder / PROGRESS).write_text(json.dumps(asdict(Progress.of(done, *best, run.settings))))
+    (folder / PROGRESS).write_bytes(sealed_json(asdict(Progress.of(done, *best, run.settings))))

@@ -1,6 +1,5 @@
 """A folder as `cxrdali paper` leaves it, written with known numbers."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import pandas as pd
 
 from cxrdali.runs.layout import FINDING_COLUMNS, METRIC_COLUMNS
 from cxrdali.runs.settings import names
+from shards.storage.sealed import sealed_json
 from tests.cxrdali.comparable_runs import write_progress
 
 
@@ -52,7 +52,7 @@ def write_model(runs: Path, model: Model, findings: Sequence[str], dataset: str 
         "labels": {"name": "cxr-lt-2023", "sha256": "e" * 64},
         "selection": {"train_images": 1000, "val_images": 250, "train_sha256": "a" * 64, "val_sha256": "b" * 64},
     }
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_bytes(sealed_json(config))
     epochs = np.arange(1, len(model.mean) + 1)
     train = model.epoch_seconds * (1 + 0.5 * (epochs == 2))
     metrics = pd.DataFrame(
@@ -92,7 +92,7 @@ def write_step(paper: Path, name: str, split: str, ap: Mapping[str, float | None
         "images": 1000, "studies": 400, "level": 0.95, "draws": 100, "all": part, "frontal": part, "lateral": None,
     }  # fmt: skip
     path = paper / "evaluations" / f"{name}.{split}.json"
-    path.write_text(json.dumps(content))
+    path.write_bytes(sealed_json(content))
     return path
 
 
@@ -111,5 +111,5 @@ def write_views(paper: Path, frontal: Mapping[str, float | None], lateral: Mappi
         )  # fmt: skip
     made_from = {"predictions": "model3.val.parquet", "run": "model3", "split": "val", "labels": "l", "dataset": "d"}
     path = paper / "views.json"
-    path.write_text(json.dumps({"format": 1, "made_from": made_from, "findings": rows}))
+    path.write_bytes(sealed_json({"format": 1, "made_from": made_from, "findings": rows}))
     return path

@@ -1,12 +1,12 @@
 """`cxrdali loss-design` killed with SIGKILL at many moments: the same command goes on, to the same results."""
 
-import json
 import re
 import signal
 
 import pytest
 
 from cxrdali.predictions import read
+from shards.storage.sealed import read_json
 from tests.cxrdali.studies.test_loss_design import TINY
 from tests.faults.test_paper import killed
 from tests.faults.trainers import command_line, in_child
@@ -40,7 +40,7 @@ def results(out):
         for folder in ("evaluations", "calibrations", "thresholds")
         for path in (out / folder).iterdir()
     }
-    compared = {path.name: json.loads(path.read_bytes()) for path in (out / "comparisons").iterdir()}
+    compared = {path.name: read_json(path) for path in (out / "comparisons").iterdir()}
     for content in compared.values():
         content.pop("settings")
         content["runs"] = [{key: row[key] for key in row if key not in TIMES} for row in content["runs"]]

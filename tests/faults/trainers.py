@@ -20,6 +20,7 @@ from cxrdali.runs.settings import TrainSettings, settings_of
 from cxrdali.train import trainer as training
 from cxrdali.train.hooks import Hooks, StepRecord
 from shards.dataset.packed import PackedDataset
+from shards.storage.sealed import read_json
 from tests.faults.processes import drop_privileges
 
 ARCH = "test_efficientnet"
@@ -179,8 +180,10 @@ def differences(one: Path, two: Path) -> list[str]:
         state["metrics"] = _without_times(pd.DataFrame(state["metrics"]))
         state["findings"] = pd.DataFrame(state["findings"])
     found += [f"{layout.LAST}: {name}" for name in _unequal(*states)]
-    progress = [(run / layout.PROGRESS).read_bytes() for run in (one, two)]
+    progress = [progress_without_times(run) for run in (one, two)]
     found += [] if progress[0] == progress[1] else [layout.PROGRESS]
+    weights = [(run / layout.BEST).read_bytes() for run in (one, two)]
+    found += [] if weights[0] == weights[1] else [layout.BEST]
     found += [f"{layout.BEST}: {name}" for name in _unequal(*(load_file(run / layout.BEST) for run in (one, two)))]
     for name in (layout.METRICS, layout.FINDINGS):
         tables = [_without_times(pd.read_csv(run / name)) for run in (one, two)]
@@ -188,6 +191,13 @@ def differences(one: Path, two: Path) -> list[str]:
     tables = [predictions.read(run / layout.VAL_PREDICTIONS) for run in (one, two)]
     same = (tables[0].values == tables[1].values).all() and tables[0].ids.equals(tables[1].ids)
     return found if same else [*found, layout.VAL_PREDICTIONS]
+
+
+def progress_without_times(run: Path) -> dict:
+    """What progress.json says, without the checksum of metrics.csv, which holds times."""
+    said = read_json(run / layout.PROGRESS)
+    del said["checksums"][layout.METRICS]
+    return said
 
 
 def _without_times(table: pd.DataFrame) -> pd.DataFrame:

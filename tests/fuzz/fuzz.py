@@ -23,7 +23,17 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import damaged, test_decoders, test_ids, test_index, test_shards, test_spellings, test_tables
+from tests.cxrdali import comparable_runs
+from tests.fuzz import (
+    damaged,
+    test_decoders,
+    test_ids,
+    test_index,
+    test_results,
+    test_shards,
+    test_spellings,
+    test_tables,
+)
 
 SECONDS_EACH, TURN, MEMORY = 20, 0.25, 8 << 30
 LETTERS = 'ab,"\n\r é\0\ufeff1.0'
@@ -46,6 +56,15 @@ def targets(folder: Path) -> dict[str, Callable[[int], object]]:
         predictions[suffix] = (folder / f"p{suffix}").read_bytes()
     tar = test_shards.shard_bytes()
     files = test_ids.make_files(folder / "paths")
+    (folder / "results").mkdir()
+    readers = test_results.results(folder / "results", comparable_runs.packed(folder / "packed", 24))
+
+    def results(seed):
+        rng = random.Random(seed)
+        name = rng.choice(sorted(readers))
+        place = rng.choice(list(test_results.places(json.loads((folder / "results" / name).read_bytes()))))
+        entry = rng.choice(test_results.ENTRIES)
+        test_results.check(folder / "results" / name, readers[name], place, entry, rng.random() < 0.2)
 
     def letters(seed):
         rng = random.Random(seed)
@@ -85,6 +104,7 @@ def targets(folder: Path) -> dict[str, Callable[[int], object]]:
         "rows": lambda seed: test_ids.check_rows(files, seed),
         "dataset": lambda seed: test_shards.check_damaged_file(pack, seed),
         "description": description,
+        "results": results,
     }
 
 

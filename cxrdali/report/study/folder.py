@@ -11,9 +11,27 @@ from cxrdali.postprocess.thresholds import Thresholds
 from cxrdali.report.training.folder import SPLITS, Evaluation, read_evaluation, read_json
 from cxrdali.runs.layout import RECORD, Table
 from cxrdali.runs.steps import Book
+from shards.storage.sealed import check_kinds, maybe
 
 T = TypeVar("T")
-ROLES = {"reference": str, "main": str, "losses": list, "backbones": list, "retrained": list, "others": list}
+ROLES = {"reference": str, "main": str, "losses": [str], "backbones": [str], "retrained": [str], "others": [str]}
+RECORD_KINDS = {
+    "models": [str], "notes": [str], "steps": [str], "roles": ROLES, "synthetic": bool, "strategy": str,
+    "splits": {str: bool}, "tables": [{"name": str, "kind": str, "of": str, "how": str}],
+}  # fmt: skip
+_DIFFERENCE = {"difference": maybe(float), "low": maybe(float), "high": maybe(float), "p": maybe(float)}
+_MEANS = {f"{name}?": maybe(float) for name in ("macro_AUROC", "macro_F1", "macro_ECE", "macro_Brier", "hours")}
+COMPARISON = {  # what a page shows of one
+    "baseline": str, "draws": int, "level": float, "fewest_positive_studies": int, "positive_studies": {str: int},
+    "groups": {str: [str]}, "without_positives": [str], "notes": [str],
+    "settings": [{"setting": str, "values": {str: object}}],
+    "runs": [{"name": str, "mAP": maybe(float), "images_per_second?": maybe(float), **_MEANS}],
+    "differences": [{"run": str, "metric": str, **_DIFFERENCE}],
+    "findings": [{
+        "finding": str, "group": str, "train_positives": int, "positives": int, "positive_studies": int,
+        "prevalence": maybe(float), "AP": {str: maybe(float)}, "differences": {str: _DIFFERENCE},
+    }],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,7 @@ def read_study(path: Path) -> Study:
         there("calibrations", {pair: f"calibrate {' '.join(pair)}" for pair in calibrated}, calibration.read),
         there("thresholds", {table.name: f"thresholds {table.name}" for table in tables}, thresholds.read),
         there(".", {"weights": "weights"}, lambda file: _json(file, _weights)).get("weights", {}),
-        there("comparisons", {what: f"compare {what}" for what in compared}, _json),
+        there("comparisons", {what: f"compare {what}" for what in compared}, _comparison),
         {name: seconds.get(name) for name in record["steps"]},
     )
 
@@ -96,7 +114,15 @@ def final(study: Study) -> str:
     return next((name for name in order if name in done), order[-1])
 
 
-def _json(path: Path, parse: Callable[[dict], T] = lambda content: dict(content)) -> T:
+def _comparison(path: Path) -> dict:
+    def checked(content: dict) -> dict:
+        check_kinds(content, COMPARISON)
+        return content
+
+    return _json(path, checked)
+
+
+def _json(path: Path, parse: Callable[[dict], T]) -> T:
     return read_json(
         path, parse, "not what `cxrdali loss-design` writes ({}); delete it and run the same command again"
     )
@@ -105,21 +131,14 @@ def _json(path: Path, parse: Callable[[dict], T] = lambda content: dict(content)
 def _check_record(record: dict) -> dict:
     if record["format"] != 1:
         raise ValueError(f"format {record['format']!r}, this cxrdali reads 1")
-    for name in ("models", "notes", "steps"):
-        if not isinstance(record[name], list) or not all(isinstance(each, str) for each in record[name]):
-            raise ValueError(f"{name!r} is not a list of texts")
-    for name, kind in ROLES.items():
-        if not isinstance(record["roles"][name], kind):
-            raise ValueError(f"role {name!r} is {record['roles'][name]!r}")
+    check_kinds(record, RECORD_KINDS)
     if not set(record["splits"]) <= set(SPLITS):
         raise ValueError(f"splits {', '.join(record['splits'])}")
     for table in record["tables"]:
         Table(**table)
-    if not isinstance(record["synthetic"], bool):
-        raise ValueError(f"'synthetic' is {record['synthetic']!r}")
-    record["strategy"]
     return record
 
 
 def _weights(stored: dict) -> dict[str, float]:
+    check_kinds(stored, {"members": [str], "values": [float]})
     return {name: float(value) for name, value in zip(stored["members"], stored["values"], strict=True)}

@@ -5,7 +5,6 @@ DIR/evaluations/NAME.SPLIT.json
 DIR/views.json, DIR/paper.json, DIR/submission.zip
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,37 @@ from cxrdali.postprocess import views as view_rules
 from cxrdali.runs.layout import MODELS
 from cxrdali.runs.listing import natural
 from shards.errors import UserError
+from shards.storage.sealed import check_kinds, maybe
+from shards.storage.sealed import read_json as read_sealed
 
 T = TypeVar("T")
 RECORD = "paper.json"
 SPLITS = ("test", "dev", "val")  # the most telling first
 VIEW_NUMBERS = ("frontal_ap", "lateral_ap", "difference")
-WHOLE = ("images", "studies", "labels", "all")
-PART_NUMBERS = ("images", "studies", "mAP", "macro_AUROC", "LRAP")
-FINDING_NUMBERS = ("positives", "prevalence", "AP", "AUROC")
 SCORES = ("AP", "AUROC", "ECE", "Brier", "F1", "precision", "recall", "specificity")
-MEANS = tuple(f"macro_{name}" for name in SCORES)
-NUMBERS = {*PART_NUMBERS, *FINDING_NUMBERS, *SCORES, *MEANS, "mAP_low", "mAP_high", "threshold"}
+_ENDS = ("", "_low", "_high")
+MEANS = {f"{name}{end}?": maybe(float) for name in ("mAP", *(f"macro_{each}" for each in SCORES)) for end in _ENDS}
+FINDING = {"finding": str, "positives": int, "prevalence": maybe(float), "AP": maybe(float), "AUROC": maybe(float)} | {
+    "group?": maybe(str), "train_positives?": maybe(int), "negatives?": int, "threshold?": maybe(float),
+    **{f"{name}{end}?": maybe(float) for name in SCORES for end in _ENDS},
+}  # fmt: skip
+PART = {"images": int, "studies": int, "LRAP": maybe(float), "without_positives": [str], "findings": [FINDING]} | {
+    **MEANS, "mAP": maybe(float), "macro_AUROC": maybe(float),
+    "groups?": maybe({str: {"findings?": [str], **MEANS}}),
+}  # fmt: skip
+EVALUATION = {
+    "images": int, "studies": int, "labels": str, "all": PART, "frontal?": maybe(PART), "lateral?": maybe(PART),
+    "predictions?": maybe(str), "run?": maybe(str), "split?": maybe(str), "uncertain?": maybe(str),
+    "values?": maybe(str), "level?": maybe(float), "draws?": maybe(int),
+    "thresholds?": maybe({
+        "strategy": str, "remarks?": [str], "without_threshold?": [str], "predictions?": maybe(str), "run?": maybe(str),
+        "split?": maybe(str),
+    }),
+    "groups?": maybe({"rule?": str, "train_images?": int, "train_positives?": {str: int}}),
+}  # fmt: skip
+RECORD_KINDS = {
+    "models?": [str], "tables?": [str], "steps?": [{"name": str, "status": str, "seconds?": maybe(float)}],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,11 +66,11 @@ def read_json(path: Path, parse: Callable[[dict], T], wrong: str) -> T:
     """What `parse` makes of a JSON file.
 
     Raises:
-        UserError: with `wrong`, where {} is the reason, if the file is not as `parse` needs it.
+        UserError: with `wrong`, where {} is the reason, if the file is not what was written or as `parse` needs it.
         FileNotFoundError: there is no such file.
     """
     try:
-        return parse(json.loads(path.read_bytes()))
+        return parse(read_sealed(path))
     except FileNotFoundError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -63,12 +82,11 @@ def read_evaluation(path: Path) -> Evaluation:
     """Raises UserError if the file is not what `cxrdali evaluate` writes."""
 
     def parse(content: dict) -> Evaluation:
-        for key in WHOLE:
-            content[key]
+        check_kinds(content, EVALUATION)
         for view in ("all", "frontal", "lateral"):
-            if view == "all" or content.get(view) is not None:
-                _check_part(content[view])
-        _check_thresholds(content.get("thresholds"))
+            names = [row["finding"] for row in (content.get(view) or {"findings": []})["findings"]]
+            if len(set(names)) < len(names):
+                raise ValueError("a finding is duplicated")
         name = content.get("run") or Path(content.get("predictions") or path.name).stem
         split = content.get("split")
         return Evaluation(f"{name}, {split} split" if split else str(name), content)
@@ -77,28 +95,6 @@ def read_evaluation(path: Path) -> Evaluation:
         return read_json(path, parse, "not an evaluation ({}); give a .json that `cxrdali evaluate` wrote")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `cxrdali evaluate` writes one") from None
-
-
-def _check_part(part: Mapping) -> None:
-    if not isinstance(part["findings"], list) or not isinstance(part["without_positives"], list):
-        raise ValueError("'findings' is not a list")
-    names = [row["finding"] for row in part["findings"]]
-    if len(set(names)) < len(names):
-        raise ValueError("a finding is duplicated")
-    [part[name] for name in PART_NUMBERS], [row[name] for row in part["findings"] for name in FINDING_NUMBERS]
-    for row in (part, *(part.get("groups") or {}).values(), *part["findings"]):
-        for name, value in row.items():
-            if name in NUMBERS and not isinstance(value, int | float | None):
-                raise ValueError(f"{name!r} is {value!r}, not a number")
-
-
-def _check_thresholds(about: Mapping | None) -> None:
-    """None: decisions were not evaluated."""
-    if about is None:
-        return
-    texts = [about["strategy"], *about.get("remarks", []), *about.get("without_threshold", [])]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("'thresholds' holds something that is no text")
 
 
 @dataclass(frozen=True)
@@ -153,12 +149,5 @@ def read_paper(path: Path) -> PaperFolder:
 
 
 def _check_record(record: dict) -> dict:
-    if not all(isinstance(name, str) for name in record.get("models", ())):
-        raise ValueError("'models' is not a list of names")
-    if not isinstance(record.get("tables", []), list):
-        raise ValueError("'tables' is not a list")
-    for step in record.get("steps", ()):
-        step["name"], step["status"]
-        if not isinstance(step.get("seconds"), int | float | None):
-            raise ValueError(f"seconds {step['seconds']!r} is not a number")
+    check_kinds(record, RECORD_KINDS)
     return record

@@ -1,7 +1,6 @@
 """Runs side by side: against scikit-learn and a bootstrap written out; what does not compare is refused."""
 
 import csv
-import json
 import shutil
 from dataclasses import replace
 
@@ -19,6 +18,7 @@ from cxrdali.runs.layout import METRICS, VAL_PREDICTIONS
 from cxrdali.runs.settings import settings_of
 from cxrdali.train.trainer import train
 from shards.errors import UserError
+from shards.storage.sealed import read_json
 from tests.cxrdali.comparable_runs import LABELS, change_config, packed, write_progress, write_run
 
 DRAWS = 50
@@ -356,7 +356,7 @@ def test_options_check_themselves(options, said):
 def test_what_is_written_is_what_was_found(result, tmp_path):
     paths = write(result, tmp_path / "found.json")
     assert [path.name for path in paths] == ["found.json", "found.csv", "found.findings.csv"]
-    assert json.loads(paths[0].read_text()) == result
+    assert read_json(paths[0]) == result
     rows = {row["name"]: row for row in csv.DictReader(paths[1].open())}
     assert list(rows) == ["weak", "strong", "asl"] and rows["weak"]["mAP_difference_p"] == ""
     strong = next(row for row in result["runs"] if row["name"] == "strong")

@@ -21,6 +21,7 @@ from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.ensemble import ensemble
 from cxrdali.predictions import Predictions, read
 from shards.errors import UserError
+from shards.storage.sealed import read_json
 from tests.cxrdali.held_out import written
 from tests.releases import FINDINGS
 
@@ -79,7 +80,7 @@ def test_results_are_written_as_json_and_csv(dataset, labels, tmp_path):
     predictions(dataset, np.flatnonzero(labels.split == "test")).write(tmp_path / "p.parquet")
     result = evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=20))
     json_path, csv_path = write(result, tmp_path / "p.metrics")
-    assert json.loads(json_path.read_text()) == json.loads(json.dumps(result))
+    assert read_json(json_path) == json.loads(json.dumps(result))
     rows = list(csv.DictReader(csv_path.open()))
     findings = [row for row in rows if row["finding"]]
     assert len(findings) == 15 and {row["view"] for row in rows} == {"all", "frontal", "lateral"}

@@ -16,6 +16,7 @@ from cxrdali.postprocess.options import FitOptions
 from cxrdali.predictions import Kind, Predictions, Provenance
 from cxrdali.predictions import read as read_table
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.cxrdali.held_out import written
 from tests.releases import FINDINGS
 
@@ -158,17 +159,17 @@ def test_another_method_is_named(dataset, labels, val):
     ("method", "change", "message"),
     [
         ("platt", lambda s: s.update(format=2), "format 2, this cxrdali reads 1"),
-        ("platt", lambda s: s.pop("method"), "'method' is missing"),
+        ("platt", lambda s: s.pop("method"), "method is missing"),
         ("platt", lambda s: s.update(method="beta"), "method 'beta' is not one of"),
-        ("platt", lambda s: s["findings"].clear(), "no finding, one that is duplicated"),
-        ("platt", lambda s: s["findings"].append(s["findings"][0]), "no finding, one that is duplicated"),
+        ("platt", lambda s: s["findings"].clear(), "no finding, or one that is duplicated"),
+        ("platt", lambda s: s["findings"].append(s["findings"][0]), "no finding, or one that is duplicated"),
         ("platt", lambda s: s["made_from"].pop("calibrated"), "'calibrated' is missing"),
-        ("platt", lambda s: s["made_from"].update(calibrated="x"), "calibrated 'x' is no list"),
+        ("platt", lambda s: s["made_from"].update(calibrated="x"), "made_from.calibrated is 'x', not a list"),
         ("platt", lambda s: s["findings"][0]["map"].update(kind="spline"), "Edema: map 'spline' is not one of"),
         ("platt", lambda s: s["findings"][0]["map"].update(slope=-1), "Edema: slope -1, offset"),
         ("platt", lambda s: s["findings"][0]["map"].update(curve=1), "Edema: .*unexpected keyword"),
-        ("platt", lambda s: s["findings"][0]["after"].update(share=[1]), "bins differ in number"),
-        ("platt", lambda s: s["pooled"].pop("after"), "'after' is missing"),
+        ("platt", lambda s: s["findings"][0]["after"].update(share=[1.0]), "bins differ in number"),
+        ("platt", lambda s: s["pooled"].pop("after"), "pooled.after is missing"),
         ("isotonic", lambda s: s["findings"][0]["map"]["logits"].reverse(), "Edema: isotonic knots"),
         ("isotonic", lambda s: s["findings"][0]["map"]["probabilities"].reverse(), "none below the one before"),
     ],
@@ -178,7 +179,7 @@ def test_a_damaged_file_is_named(dataset, labels, val, tmp_path, method, change,
     fit(val, dataset, labels, method).write(path)
     stored = json.loads(path.read_text())
     change(stored)
-    path.write_text(json.dumps(stored))
+    path.write_bytes(sealed_json(stored))
     with pytest.raises(UserError, match=rf"rules.json: no calibration \(.*{message}.*\); fit it again with"):
         read(path)
 

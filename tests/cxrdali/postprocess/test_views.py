@@ -21,6 +21,7 @@ from cxrdali.report import published
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.releases import FINDINGS
 
 CATALOG = pd.DataFrame(
@@ -257,16 +258,20 @@ def test_what_is_written_is_read(tmp_path, tiny):
     ("change", "message"),
     [
         (lambda s: s.update(format=2), "format 2, this cxrdali reads 1"),
-        (lambda s: s.pop("findings"), "'findings' is missing"),
-        (lambda s: s["findings"].clear(), "no finding, one that is duplicated, or one without a name"),
-        (lambda s: s["findings"].append(s["findings"][0]), "no finding, one that is duplicated, or one without a name"),
-        (lambda s: s["findings"][1].pop("lateral_ap"), "'lateral_ap' is missing"),
-        (lambda s: s["findings"][0].update(frontal_ap="high"), "A: frontal_ap 'high' is neither null nor within 0..1"),
-        (lambda s: s["findings"][0].update(frontal_ap=float("nan")), "A: frontal_ap nan is neither null nor"),
+        (lambda s: s.pop("findings"), "findings is missing"),
+        (lambda s: s["findings"].clear(), "no finding, or one that is duplicated"),
+        (lambda s: s["findings"].append(s["findings"][0]), "no finding, or one that is duplicated"),
+        (lambda s: s["findings"][1].pop("lateral_ap"), "findings[1].lateral_ap is missing"),
+        (lambda s: s["findings"][0].update(frontal_ap="high"), "findings[0].frontal_ap is 'high', not a number"),
+        (lambda s: s["findings"][0].update(frontal_ap=float("nan")), "NaN is no finite number"),
+        (lambda s: s["findings"][0].update(frontal_ap=1.5), "A: frontal_ap 1.5 is neither null nor within 0..1"),
         (lambda s: s["findings"][1].update(superior=True), "B: superior is True, but its AP say False"),
         (lambda s: s["findings"][0].update(difference=0.2), "A: difference is 0.2, but its AP say 0.09"),
-        (lambda s: s["findings"][0].update(frontal_images=1.5), "A: frontal_images 1.5 is no count"),
-        (lambda s: s.update(made_from="x"), "made_from holds no names"),
+        (
+            lambda s: s["findings"][0].update(frontal_images=1.5),
+            "frontal_images is 1.5, not a whole number",
+        ),
+        (lambda s: s.update(made_from="x"), "made_from is 'x', not an object"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, change, message):
@@ -274,7 +279,7 @@ def test_a_damaged_file_is_named(tmp_path, change, message):
     rules().write(path)
     stored = json.loads(path.read_bytes())
     change(stored)
-    path.write_text(json.dumps(stored))
+    path.write_bytes(sealed_json(stored))
     with pytest.raises(UserError) as caught:
         read(path)
     assert str(caught.value).startswith(f"{path}: no view rules (") and message in str(caught.value)

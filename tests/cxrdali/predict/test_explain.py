@@ -27,6 +27,7 @@ from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import settings_of
 from cxrdali.train.trainer import train
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.releases import FINDINGS
 
 
@@ -173,7 +174,7 @@ def test_a_run_trained_with_checkpointing_is_explained_alike(run, dataset, tmp_p
     copy = shutil.copytree(run, tmp_path / "copy")
     config = json.loads((copy / runs.CONFIG).read_text())
     config["settings"]["runtime"]["checkpointing"] = True
-    (copy / runs.CONFIG).write_text(json.dumps(config))
+    (copy / runs.CONFIG).write_bytes(sealed_json(config))
     options = ExplainOptions(images=1, findings=("Mass",), layer="stages.2")
     one, two = (quietly(each, dataset, options).findings[0].best[0] for each in (run, copy))
     assert one.heat.shape == (4, 4)
@@ -252,6 +253,6 @@ def test_a_run_without_its_own_predictions_is_predicted(run, dataset, tmp_path, 
         assert one.best[0].row == two.best[0].row
         assert one.best[0].probability == pytest.approx(two.best[0].probability, rel=1e-5)
     config = json.loads((copy / runs.CONFIG).read_text())
-    (copy / runs.CONFIG).write_text(json.dumps(config | {"dataset": {"id": "other"}}))
+    (copy / runs.CONFIG).write_bytes(sealed_json(config | {"dataset": {"id": "other"}}))
     with pytest.raises(UserError, match="was trained on another dataset .* so its val split is not there"):
         quietly(copy, dataset)

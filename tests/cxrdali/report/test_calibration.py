@@ -1,6 +1,5 @@
 """What the pages say about probabilities and decisions, and evaluations from before they were measured."""
 
-import json
 import re
 
 import numpy as np
@@ -12,6 +11,7 @@ from cxrdali.report.calibration.page import write_page
 from cxrdali.report.training.page import SECTIONS, section_html
 from cxrdali.report.training.sources import ReportOptions, read_sources
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.cxrdali.held_out import written
 from tests.cxrdali.report.pages import Page, check_numbers
 from tests.releases import FINDINGS
@@ -155,7 +155,7 @@ def old(tmp_path, dataset, labels):
                 row.pop(name)
     for name in ("values", "thresholds"):
         result.pop(name)
-    path.write_text(json.dumps(result))
+    path.write_bytes(sealed_json(result))
     return path
 
 
@@ -177,15 +177,15 @@ def test_an_older_one_beside_a_newer_one_has_gaps(dataset, labels, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r["all"].update(macro_ECE="low"), "'macro_ECE' is 'low', not a number"),
-        (lambda r: r["all"]["findings"][0].update(F1="high"), "'F1' is 'high', not a number"),
-        (lambda r: r.update(thresholds={"strategy": 3}), "'thresholds' holds something that is no text"),
-        (lambda r: r.update(thresholds={}), "'strategy'"),
+        (lambda r: r["all"].update(macro_ECE="low"), "all.macro_ECE is 'low', not a number"),
+        (lambda r: r["all"]["findings"][0].update(F1="high"), r"all.findings\[0\].F1 is 'high', not a number"),
+        (lambda r: r.update(thresholds={"strategy": 3}), "thresholds.strategy is 3, not text"),
+        (lambda r: r.update(thresholds={}), "thresholds.strategy is missing"),
     ],
 )
 def test_a_damaged_evaluation_is_named(dataset, labels, tmp_path, change, message):
     path, result = judged(tmp_path, dataset, labels, "new")
     change(result)
-    path.write_text(json.dumps(result))
+    path.write_bytes(sealed_json(result))
     with pytest.raises(UserError, match=f"new.json: not an evaluation .*{message}"):
         shown([path])

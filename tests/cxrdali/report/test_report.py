@@ -1,6 +1,7 @@
 """The report: what it says must be what the files hold, and what is not there must be said."""
 
 import base64
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.packing.rendition import Size
 from shards.releases.open import open_release
+from shards.storage.sealed import sealed_json
 from shards.synthetic.plan import SyntheticOptions
 from shards.synthetic.release import write_release
 from tests.cxrdali.comparable_runs import write_progress
@@ -81,7 +83,7 @@ def write_run(folder: Path, dataset: PackedDataset, plan: RunPlan, rename: dict[
         "model": {"parameters": 49_000_000},
         "versions": {"python": "3.11.2", "torch": "2.9.0", "nvidia-dali": "2.4.0"},
     }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_bytes(sealed_json(config))
     skill = np.clip(generator.beta(2, 4, len(names)), 0.02, 0.9)
     metrics, findings = [], []
     for epoch in range(1, plan.done + 1):
@@ -135,7 +137,7 @@ def write_evaluation(path: Path, dataset: PackedDataset, run: str | None = "stag
         "studies": 6_172, "level": 0.95, "draws": 1000, "all": part(12_345), "frontal": part(8_000),
         "lateral": part(4_345) if lateral else None,
     }  # fmt: skip
-    path.write_text(json.dumps(content))
+    path.write_bytes(sealed_json(content))
     return path
 
 
@@ -239,7 +241,7 @@ def test_head_medium_and_tail_means_are_those_of_the_evaluation(dataset, tmp_pat
     content = json.loads(path.read_text())
     group = {"findings": ["Edema"], "mAP": 0.4123, "mAP_low": 0.4, "mAP_high": 0.4256, "macro_AUROC": 0.8}
     content["all"]["groups"] = {"head": group, "medium": group | {"mAP": 0.2}, "tail": {"findings": [], "mAP": None}}
-    path.write_text(json.dumps(content))
+    path.write_bytes(sealed_json(content))
     page = render(evaluations=[path])
     table = page.table("Head, medium and tail by view")
     assert table.loc["All views"].tolist() == [
@@ -247,8 +249,8 @@ def test_head_medium_and_tail_means_are_those_of_the_evaluation(dataset, tmp_pat
     ]  # fmt: skip
     assert table.loc["Frontal"].tolist() == ["–"] * 6 and check_numbers(page)
     group["mAP"] = "high"
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="'mAP' is 'high', not a number"):
+    path.write_bytes(sealed_json(content))
+    with pytest.raises(UserError, match=r"groups\.head\.mAP is 'high', not a number"):
         render(evaluations=[path])
 
 
@@ -299,7 +301,7 @@ def test_the_best_epoch_follows_what_the_run_selects_by(dataset, tmp_path, rende
     run = write_run(tmp_path / "run", dataset, PLANS[0])
     config = json.loads((run / "config.json").read_text())
     config["settings"]["optimizer"]["select_by"] = "lrap"
-    (run / "config.json").write_text(json.dumps(config))
+    (run / "config.json").write_bytes(sealed_json(config))
     metrics = pd.read_csv(run / "metrics.csv")
     assert metrics["LRAP"].idxmax() != metrics["mAP"].idxmax()
     row = render([run]).table("One row per run").loc["Stage 1"]
@@ -345,7 +347,7 @@ def test_an_evaluation_without_lateral_images_or_intervals(dataset, tmp_path, re
     content["all"] = {name: value for name, value in content["all"].items() if not name.endswith(("_low", "_high"))}
     for row in content["all"]["findings"]:
         row.update(dict.fromkeys(("AP_low", "AP_high", "AUROC_low", "AUROC_high")))
-    path.write_text(json.dumps(content))
+    path.write_bytes(sealed_json(content))
     page = render(evaluations=[path])
     table = page.table("Metrics by view")
     assert table.loc["Lateral"].tolist() == ["–", "–", "–", "no image", "–"]
@@ -411,13 +413,17 @@ def test_images_of_another_selection_are_not_shown(dataset, tmp_path, render):
     run = write_run(tmp_path / "run", dataset, PLANS[0])
     config = json.loads((run / "config.json").read_text())
     config["selection"]["train_sha256"] = "0" * 64
-    (run / "config.json").write_text(json.dumps(config))
+    (run / "config.json").write_bytes(sealed_json(config))
     page = render([run], pack=dataset.root, images=True)
     assert "img" not in page.tags and "trained on other rows" in page.text
 
 
 def change(path: Path, old: str, new: str) -> None:
-    path.write_text(path.read_text().replace(old, new, 1))
+    """As somebody who can make a checksum would."""
+    changed = path.read_text().replace(old, new, 1)
+    with contextlib.suppress(ValueError):
+        changed = sealed_json(json.loads(changed)).decode()
+    path.write_text(changed)
 
 
 @pytest.mark.parametrize(
@@ -425,7 +431,7 @@ def change(path: Path, old: str, new: str) -> None:
     [
         ("config.json", None, None, "config.json"),
         ("config.json", "{", "", "config.json"),
-        ("config.json", '"settings"', '"other"', "no run's settings"),
+        ("config.json", '"settings"', '"other"', "settings is missing"),
         ("metrics.csv", "val_loss", "loss", "'val_loss' is missing"),
         ("metrics.csv", "250000", "many", "'images' holds 'many'"),
     ],

@@ -26,6 +26,7 @@ from cxrdali.report.training.sources import read_sources
 from cxrdali.runs.oversampling import oversampled
 from cxrdali.runs.settings import sampling_seed
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.cxrdali.paper_folder import Model, write_model, write_step, write_views
 from tests.cxrdali.report.pages import AWKWARD, Page, check_numbers
 from tests.cxrdali.report.test_report import LABELS, change, dataset  # noqa: F401 (a fixture)
@@ -71,8 +72,8 @@ def paper(tmp_path_factory) -> Path:
         lateral={"Pneumonia": 0.31, "Hernia": 0.15, AWKWARD: 0.5, "Fibrosis": 0.2},
     )
     steps = [{"name": "train <model0>", "status": "done", "seconds": 90}]
-    (root / "paper.json").write_text(
-        json.dumps({"scale": "demo", "models": [f"model{number}" for number in (0, 2, 3, 5, 7)], "steps": steps})
+    (root / "paper.json").write_bytes(
+        sealed_json({"scale": "demo", "models": [f"model{number}" for number in (0, 2, 3, 5, 7)], "steps": steps})
     )
     return root
 
@@ -315,7 +316,7 @@ def test_names_of_recipes_stages_and_folders(tmp_path):
     for place, name in enumerate(("plain", "again", "third")):
         folder = write_model(tmp_path / "c", Model(name, 2 if place else 1, 64, 32, (0.1,)), FINDINGS)
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "recipe": None}))
+        (folder / "config.json").write_bytes(sealed_json({**config, "recipe": None}))
     names = [run.name for run in read(tmp_path / "a", tmp_path / "b/model0", tmp_path / "c").runs]
     assert names == [
         f"model0 ({tmp_path}/a/model0)", "model2", f"model0 ({tmp_path}/b/model0)",
@@ -348,18 +349,23 @@ def test_finding_names_stay_text(page):
     ("file", "old", "new", "said"),
     [
         ("evaluations/model0.test.json", '"mAP"', '"map"', "not an evaluation"),
-        ("evaluations/model0.test.json", '"AP": 0.1', '"AP": "x"', "'AP' is 'x', not a number"),
+        ("evaluations/model0.test.json", '"AP": 0.1', '"AP": "x"', "all.findings[1].AP is 'x', not a number"),
         ("evaluations/model0.test.json", '"Hernia"', '"Pneumonia"', "a finding is duplicated"),
         ("evaluations/model0.test.json", '"split": "test"', '"split": "dev"', "holds an evaluation of dev, not test"),
         ("evaluations/model0.json", None, "{}", "not named NAME.SPLIT.json"),
         ("views.json", '"format": 1', '"format": 2', "format 2, this cxrdali"),
-        ("views.json", '"superior": false', '"superior": "no"', "superior is 'no'"),
-        ("views.json", '"frontal_ap": 0.3', '"frontal_ap": "0.3"', "frontal_ap '0.3' is neither"),
-        ("views.json", '"difference"', '"other"', "'difference' is missing"),
+        ("views.json", '"superior": false', '"superior": "no"', "superior is 'no', not true or false"),
+        ("views.json", '"frontal_ap": 0.3', '"frontal_ap": "0.3"', "frontal_ap is '0.3', not a number"),
+        ("views.json", '"difference"', '"other"', "findings[0].difference is missing"),
         ("paper.json", None, "[]", "not what `cxrdali paper` writes"),
-        ("paper.json", None, '{"steps": [{"name": "x"}]}', "'status' is missing"),
-        ("runs/model0/config.json", '"recipe": {', '"recipe": "model0", "was": {', "recipe or oversampling is not as"),
-        ("runs/model3/config.json", '"images_doubled": 120', '"images_doubled": "x"', "recipe or oversampling is not"),
+        ("paper.json", None, '{"steps": [{"name": "x"}]}', "steps[0].status is missing"),
+        ("runs/model0/config.json", '"recipe": {', '"recipe": "model0", "was": {', "recipe is 'model0', not an object"),
+        (
+            "runs/model3/config.json",
+            '"images_doubled": 120',
+            '"images_doubled": "x"',
+            "not a whole number",
+        ),
     ],
 )
 def test_damaged_files_are_one_line_that_names_them(tmp_path, file, old, new, said):
@@ -407,9 +413,9 @@ def test_the_contact_sheet_has_the_doubled_images(dataset, tmp_path):  # noqa: F
     config = json.loads((folder / "config.json").read_text())
     config["selection"]["train_sha256"] = rows_sha256(train)
     config["oversampling"]["epoch_images"] = len(rows)
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_bytes(sealed_json(config))
     doubled, _ = first_training_images(read(folder).runs[0], dataset)
-    (folder / "config.json").write_text(json.dumps({**config, "oversampling": None}))
+    (folder / "config.json").write_bytes(sealed_json({**config, "oversampling": None}))
     plain, _ = first_training_images(read(folder).runs[0], dataset)
     assert not np.array_equal(doubled, plain)
     loader = Loader(
@@ -418,7 +424,7 @@ def test_the_contact_sheet_has_the_doubled_images(dataset, tmp_path):  # noqa: F
     )  # fmt: skip
     assert np.array_equal(doubled, next(iter(loader)).images.numpy())
     config["oversampling"]["epoch_images"] += 1
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_bytes(sealed_json(config))
     with pytest.raises(UserError, match="config.json: an epoch had"):
         first_training_images(read(folder).runs[0], dataset)
 
@@ -433,7 +439,7 @@ def test_the_contact_sheet_has_the_first_draws_of_a_sampler(dataset, tmp_path, o
     folder = write_model(tmp_path, model, labels.findings, dataset.id)
     config = json.loads((folder / "config.json").read_text())
     config["selection"]["train_sha256"] = rows_sha256(train)
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_bytes(sealed_json(config))
     images, said = first_training_images(read(folder).runs[0], dataset)
     seed = sampling_seed(3, stage=2)
     loader = Loader(
@@ -478,7 +484,7 @@ def test_one_sheet_per_size_where_there_are_many_runs(dataset, tmp_path):  # noq
         folder = write_model(tmp_path / "runs", model, labels.findings, dataset.id)
         config = json.loads((folder / "config.json").read_text())
         config["selection"]["train_sha256"] = rows_sha256(train)
-        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "config.json").write_bytes(sealed_json(config))
     options = ReportOptions("Sheets", images=True)
     page = Page(write_report(tmp_path / "page.html", [tmp_path], pack=dataset.root, options=options))
     assert page.tags.count("img") == 2

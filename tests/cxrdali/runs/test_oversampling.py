@@ -1,6 +1,5 @@
 """Oversampling: which findings, which images, and where the AP comes from; Yamagishi & Hanaoka's lists from theirs."""
 
-import json
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -11,6 +10,7 @@ from cxrdali.report import published
 from cxrdali.runs.oversampling import choose, chosen_findings, oversampled, read_ap
 from cxrdali.runs.reader import Progress
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 
 BELOW_10 = {
     "Infiltration", "Lung Lesion", "Pleural Other", "Pleural Thickening", "Pneumomediastinum", "Pneumoperitoneum",
@@ -45,7 +45,7 @@ def test_an_image_with_several_findings_is_doubled_once():
 
 def test_ap_is_read_from_an_evaluation_s_json_and_csv(tmp_path):
     rows = [{"finding": "Mass", "AP": 0.25}, {"finding": "Hernia", "AP": None}]
-    (tmp_path / "e.json").write_text(json.dumps({"all": {"findings": rows}}))
+    (tmp_path / "e.json").write_bytes(sealed_json({"all": {"findings": rows}}))
     (tmp_path / "e.csv").write_text("view,finding,AP\nall,Mass,0.25\nall,Hernia,\nfrontal,Mass,0.9\n")
     for name in ("e.json", "e.csv"):
         ap = read_ap(tmp_path / name)
@@ -60,14 +60,14 @@ def test_ap_of_a_run_is_that_of_its_best_epoch(tmp_path):
         "dataset": {"id": ""},
         "labels": {"name": ""},
     }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_bytes(sealed_json(config))
     rows = [{"epoch": epoch, "finding": "Mass", "AP": epoch / 10} for epoch in (1, 2, 3)]
     pd.DataFrame(rows).assign(AUROC=0.5, positives=1, negatives=9).to_csv(tmp_path / "findings.csv", index=False)
     progress = Progress(3, 3, True, 2, 0.2, "mAP")
-    (tmp_path / "progress.json").write_text(json.dumps(asdict(progress)))
+    (tmp_path / "progress.json").write_bytes(sealed_json(asdict(progress)))
     assert read_ap(tmp_path) == {"Mass": 0.2}
     unfinished = replace(progress, epoch=2, finished=False)
-    (tmp_path / "progress.json").write_text(json.dumps(asdict(unfinished)))
+    (tmp_path / "progress.json").write_bytes(sealed_json(asdict(unfinished)))
     with pytest.raises(UserError, match="has finished 2 of 3 epochs; finish it first, or oversample from the metrics"):
         read_ap(tmp_path)
 

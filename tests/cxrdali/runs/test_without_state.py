@@ -10,6 +10,7 @@ from cxrdali.runs.layout import BEST, LAST, METRICS, PROGRESS, VAL_PREDICTIONS
 from cxrdali.runs.oversampling import read_ap
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.cli.cli import call
 from tests.releases import contents
 
@@ -106,7 +107,7 @@ def copy(trained, tmp_path):
 
 def test_an_unfinished_run_without_its_state_is_never_begun_anew(copy, pack_folder, tmp_path):
     said = json.loads((copy / PROGRESS).read_bytes())
-    (copy / PROGRESS).write_text(json.dumps({**said, "epoch": 1, "finished": False}))
+    (copy / PROGRESS).write_bytes(sealed_json({**said, "epoch": 1, "finished": False}))
     (copy / LAST).unlink()
     before = contents(copy)
     for name in (PROGRESS, None):

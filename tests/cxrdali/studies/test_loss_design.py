@@ -32,6 +32,7 @@ from cxrdali.studies.flow import Ground
 from cxrdali.studies.loss_design import StudyOptions, make_plan, read_weights, write_record
 from cxrdali.studies.roles import roles
 from shards.errors import UserError
+from shards.storage.sealed import read_json, sealed_json
 from tests.cxrdali.report.pages import Page, check_numbers
 
 pytestmark = pytest.mark.slow
@@ -415,7 +416,7 @@ def scored(root, name, split):
 def change(path, act):
     content = json.loads(path.read_bytes())
     act(content)
-    path.write_text(json.dumps(content))
+    path.write_bytes(sealed_json(content))
 
 
 def test_scores_on_the_page_are_those_of_the_evaluations(done, page):
@@ -543,7 +544,8 @@ def test_weights_of_before_the_re_weighting_are_named(done, tmp_path):
     """Epoch 1 is without, epoch 2 with it."""
     copy = shutil.copytree(done, tmp_path / "study")
     said = "ld-ldam-drw: its best epoch, 1, is one of the first 1, before re-weighting began"
-    metrics = copy / "runs/ld-ldam-drw/metrics.csv"
+    metrics, progress = (copy / "runs/ld-ldam-drw" / name for name in ("metrics.csv", "progress.json"))
+    progress.write_bytes(sealed_json({**read_json(progress), "checksums": {}}))
     for first, last in ((0.9, 0.1), (0.1, 0.9)):
         table = pd.read_csv(metrics, dtype={"epoch": str})
         table["mAP"] = [first, last]
@@ -641,10 +643,10 @@ def test_without_a_training_split_there_is_no_head_medium_and_tail(done, tmp_pat
     ("file", "act", "message"),
     [
         (RECORD, lambda content: content.update(format=2), "loss-design.json: not what .*format 2, this"),
-        (RECORD, lambda content: content.pop("roles"), "loss-design.json: not what .*'roles' is missing.*; delete it"),
-        (RECORD, lambda content: content["roles"].update(main=3), "role 'main' is 3"),
-        ("weights.json", lambda content: content.pop("members"), "weights.json: not what .*'members' is missing"),
-        ("comparisons/losses.json", lambda content: content.pop("runs"), "losses.json: not as this version writes it"),
+        (RECORD, lambda content: content.pop("roles"), "loss-design.json: not what .*roles is missing.*; delete it"),
+        (RECORD, lambda content: content["roles"].update(main=3), "roles.main is 3, not text"),
+        ("weights.json", lambda content: content.pop("members"), "weights.json: not what .*members is missing"),
+        ("comparisons/losses.json", lambda content: content.pop("runs"), "losses.json: .*runs is missing"),
         ("thresholds/ld-bce.json", lambda content: content.pop("strategy"), "ld-bce.json: no thresholds"),
         ("calibrations/ensemble.platt.json", lambda content: content.update(method="x"), "platt.json: no calibration"),
     ],

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cxrdali.models.weights_file import identity
 from cxrdali.postprocess.submission import template_of
 from cxrdali.predictions import read
 from cxrdali.runs import layout as runs
@@ -17,6 +18,7 @@ from cxrdali.runs.steps import Book
 from cxrdali.studies.estimate import Rate, epoch_images, predicting_hours, training_hours
 from cxrdali.studies.stage_training import PaperOptions, make_plan
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 
 pytestmark = pytest.mark.slow
 
@@ -97,17 +99,11 @@ def test_the_models_start_from_each_other_as_the_recipes_say(done):
     for name, start in (("model2", "model0"), ("model3", "model0"), ("model7", "model3")):
         config = read_config(done / "runs" / name)
         assert config["recipe"]["starts_from"] == start
-        assert config["init_sha256"] == _sha256(done / "runs" / start / runs.BEST)
+        assert config["init_sha256"] == identity(done / "runs" / start / runs.BEST)
     assert read_config(done / "runs" / "model0")["init_sha256"] is None
     doubled = read_config(done / "runs" / "model3")["oversampling"]
     assert doubled["images_doubled"] > 0
     assert read_config(done / "runs" / "model2")["oversampling"] is None
-
-
-def _sha256(path):
-    from shards.storage.files import sha256_file
-
-    return sha256_file(path)
 
 
 def test_the_final_predictions_are_the_mean_of_four_with_lateral_images_after_the_frontal_ones(done, dataset):
@@ -334,6 +330,6 @@ def test_a_smaller_plan_s_report_leaves_out_what_a_larger_one_made(done, dataset
     assert run_folders(done)[1] == []
     record = json.loads(whole)
     record["tables"].remove("ensemble-views")
-    (done / "paper.json").write_text(json.dumps(record))
+    (done / "paper.json").write_bytes(sealed_json(record))
     assert {name for name, _ in read_paper(done).evaluations} == set(record["tables"])
     (done / "paper.json").write_bytes(whole)

@@ -32,6 +32,7 @@ from cxrdali.train.retrain import retrain_settings
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.cxrdali.train.test_trainer import stopped_at
 from tests.heard import heard
 
@@ -303,7 +304,7 @@ def test_the_first_training_s_schedule_is_not_the_classifier_s(finished, dataset
     config = json.loads((run / "config.json").read_text())
     config["settings"]["optimizer"] |= {"patience": 3, "min_lr": 5e-5, "weight_decay": 0.25}
     config["settings"]["runtime"]["checkpointing"] = True
-    (run / "config.json").write_text(json.dumps(config))
+    (run / "config.json").write_bytes(sealed_json(config))
     made = retrain_settings(run, dataset, {})
     kept = made.optimizer
     assert (kept.patience, made.runtime.checkpointing, kept.min_lr, kept.weight_decay) == (None, False, 0.0, 0.25)
@@ -482,7 +483,7 @@ def test_runs_that_cannot_be_retrained_are_named(finished, dataset, tmp_path):
     with pytest.raises(UserError, match=r"best.safetensors: holds epoch None"):
         crt(half, dataset)
     config = json.loads((out / "config.json").read_text())
-    (half / "config.json").write_text(json.dumps(config | {"dataset": {"id": "other"}}))
+    (half / "config.json").write_bytes(sealed_json(config | {"dataset": {"id": "other"}}))
     with pytest.raises(UserError, match="half: was trained on another dataset or other labels"):
         crt(half, dataset)
 

@@ -33,6 +33,7 @@ from cxrdali.train.state import State
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.heard import heard
 from tests.releases import FINDINGS
 
@@ -449,9 +450,9 @@ def test_a_run_whose_inputs_changed_is_refused(unbroken, dataset, tmp_path, grou
     out, init = tmp_path / "run", {"init": str(unbroken[0])} if group == "init_sha256" else {}
     quietly(settings(epochs=1, **init), dataset, out)
     config = json.loads((out / "config.json").read_text())
-    config[group] = "changed"
-    (out / "config.json").write_text(
-        json.dumps(config | {"labels": {"name": "x", "sha256": ""}} if group == "labels" else config)
+    config[group] = {"train_images": 1} if group == "selection" else "changed"
+    (out / "config.json").write_bytes(
+        sealed_json(config | {"labels": {"name": "x", "sha256": ""}} if group == "labels" else config)
     )
     with pytest.raises(UserError, match=f"holds a run with another {group}"):
         quietly(settings(epochs=1, **init), dataset, out)
@@ -494,7 +495,7 @@ def test_a_kill_between_renames_is_finished_by_the_trainer_before_stage_2_starts
     shutil.copytree(unbroken[0], run)
     (run / layout.BEST).rename(run / folder.NEW[layout.BEST])
     before = json.loads((run / layout.PROGRESS).read_bytes())
-    (run / layout.PROGRESS).write_text(json.dumps({**before, "epoch": 2, "finished": False}))
+    (run / layout.PROGRESS).write_bytes(sealed_json({**before, "epoch": 2, "finished": False}))
     with pytest.raises(UserError, match="stage1: this run has finished 2 of 3 epochs; finish it first"):
         build.initial_weights(str(run))
     assert quietly(settings(), dataset, run).already_finished
@@ -520,7 +521,7 @@ def test_a_fold_that_comes_out_differently_is_not_predicted(unbroken, dataset, t
     shutil.copytree(unbroken[0], out)
     config = json.loads((out / "config.json").read_text())
     config["settings"]["data"]["fold"] = 1
-    (out / "config.json").write_text(json.dumps(config))
+    (out / "config.json").write_bytes(sealed_json(config))
     with pytest.raises(UserError, match="fold 1 comes out differently here"):
         predict(out, dataset, "val", PredictOptions(device="cpu"))
 

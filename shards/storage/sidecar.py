@@ -1,0 +1,54 @@
+"""NAME.csv.sha256 beside a CSV, as `sha256sum -c` reads it: the table itself stays plain, for spreadsheets."""
+
+from pathlib import Path
+
+from shards.errors import UserError
+from shards.storage.files import cannot_write, sha256_bytes, sha256_file, write_bytes
+from shards.storage.sealed import note_unsealed
+
+DIGITS = 64
+
+
+def beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def write_with_hash(path: Path, data: bytes) -> None:
+    """Write a file and its hash beside it. A kill or a full disk leaves the old file or the new one, and a hash file
+    that has the line of either.
+
+    Raises UserError as `write_bytes`.
+    """
+    line, there = _line(path, sha256_bytes(data)), b""
+    try:
+        if path.exists():
+            there = beside(path).read_bytes() if beside(path).exists() else _line(path, sha256_file(path))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if there not in (b"", line):
+        write_bytes(beside(path), line + there)  # before the rename of the file, both are right
+        write_bytes(path, data)
+        write_bytes(beside(path), line)
+    else:
+        write_bytes(beside(path), line)
+        write_bytes(path, data)
+
+
+def check_hash(path: Path, data: bytes) -> None:
+    """Raises UserError if `data`, read from `path`, is not what was written there; notes a file without a hash."""
+    try:
+        lines = beside(path).read_bytes().splitlines()
+    except FileNotFoundError:
+        note_unsealed(path)
+        return
+    except OSError as error:
+        raise UserError(f"{beside(path)}: cannot be read ({error.strerror}); restore it or delete it") from error
+    if sha256_bytes(data).encode() not in [line[:DIGITS] for line in lines]:
+        raise UserError(
+            f"{path}: its SHA-256 is not the one in {beside(path).name}: it is damaged, or was changed; restore it, or "
+            f"delete {beside(path).name} if you changed it yourself"
+        )
+
+
+def _line(path: Path, sha256: str) -> bytes:
+    return f"{sha256}  {path.name}\n".encode()
