@@ -2,11 +2,11 @@
 
 import click
 
-from cli.options.folders import Place
+from cli.options import folders
 
 
 @click.command()
-@click.argument("pack", type=Place())
+@folders.pack_argument
 @click.option("--deep", is_flag=True, help="Decode every rendition too.")
 @click.option("--jobs", default=None, type=click.IntRange(min=1), help="Worker processes.  [default: all cores]")
 def verify(pack, deep, jobs):

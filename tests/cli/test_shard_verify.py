@@ -177,7 +177,6 @@ def test_an_error_in_a_table_names_file_column_and_value(folder, tmp_path):
         ["shard", "--quality", "high"],
         ["shard", "--unknown"],
         ["shard", "extra"],
-        ["verify"],
         ["verify", "pack", "extra"],
         ["unknown"],
     ],
