@@ -79,6 +79,8 @@ def test_nobody_can_reach_the_processes_and_they_end_with_a_killed_launcher(pack
         if each.status == psutil.CONN_LISTEN
     ]
     assert {address.ip for address in listening} == {"127.0.0.1"}  # gloo's own
+    for each in ranks.values():  # also where the machine's name is another address
+        assert {each.environ()[name] for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")} == {"lo"}
     for address in listening:  # what a stranger of this machine says does not disturb them
         with socket.create_connection(address) as stranger:
             stranger.send(b"x" * 100)
@@ -88,6 +90,8 @@ def test_nobody_can_reach_the_processes_and_they_end_with_a_killed_launcher(pack
     process.kill()
     process.wait()
     _, alive = psutil.wait_procs(ranks.values(), timeout=30)
+    for each in alive:
+        each.kill()
     assert not alive
     assert process.stderr.read().endswith("stopped by SIGTERM; saved, the same command continues\n")
     done = torch.load(out / runs.LAST, weights_only=True)["epoch"]
