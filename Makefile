@@ -1,4 +1,5 @@
 # make demo: the whole path on a small synthetic release -> demo/report.html
+# CXRDALI_CUDA=12 before any of them: torch and DALI for a CUDA 12 driver
 # make test: ruff, mypy, import-linter and all tests; make test-fast: without the slow tests, under 3 minutes on 2 cores
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,15 +16,19 @@ test: lint
 test-fast: lint
 	$(PYTEST)
 
-lint: .venv/installed
+lint: .venv/for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-# The stamp is newer than setup.cfg only after a complete installation, so a cut-off one is done again.
-.venv/installed: setup.cfg pyproject.toml
+# A stamp is newer than setup.cfg only after a complete installation, so a cut-off one is done again.
+.venv/installed: setup.cfg setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --progress-bar off -e .
+	touch $@
+
+.venv/for-tests: .venv/installed
 	$(BIN)/python -m pip install --progress-bar off -e '.[test]'
 	touch $@
 

@@ -1,17 +1,19 @@
-"""cxrdali compare: trained runs side by side."""
+"""cxrdali compare: trained runs, or tables of predictions, side by side."""
+
+from pathlib import Path
 
 import click
 
 from cli.options import folders, tables
 from cli.options.fields import field_options, filled
-from cli.options.folders import FOLDER
 from cli.options.scores import aligned, number
 from cxrdali.evaluate.options import CompareOptions
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @folders.data_option
+@click.option("--labels", metavar="NAME", help="Label release to score tables by.  [default: the one that they name]")
 @click.option(
     "--out",
     type=tables.FILE,
@@ -20,12 +22,13 @@ from cxrdali.evaluate.options import CompareOptions
 )
 @field_options(CompareOptions, "baseline", "draws", "level", "seed", "folds", "uncertain")
 @click.option("--title", default="Comparison of runs", show_default=True, help="Title of the page.")
-def compare(runs, data, out, title, **given):
-    """RUNS side by side, each by its best epoch on the validation images that all share: mAP, AUROC, F1, calibration,
-    head, medium and tail findings, speed; and whether a difference to the baseline is more than chance.
+def compare(runs, data, labels, out, title, **given):
+    """RUNS side by side on the images that all share: mAP, AUROC, F1, calibration, head, medium and tail findings,
+    speed; and whether a difference to the baseline is more than chance.
 
-    RUNS are run folders that `cxrdali train` wrote, or a folder of them. A run that is not finished is compared by
-    what it has. Intervals and p are of a paired bootstrap over studies.
+    RUNS are run folders that `cxrdali train` wrote, or a folder of them, each compared by its best epoch on its
+    validation images (a run that is not finished by what it has); or tables of logits of any split, one per model, that
+    `cxrdali predict`, `ensemble` or `calibrate` wrote. Intervals and p are of a paired bootstrap over studies.
     """
     from cxrdali.evaluate import compare as library
     from cxrdali.predictions import check_writable
@@ -35,7 +38,7 @@ def compare(runs, data, out, title, **given):
         if out.suffix != ".html":
             raise click.UsageError(f"--out {out}: the page is a .html")
         check_writable(out)
-    result = library.compare(runs, folders.open_packed(data), options)
+    result = library.compare(runs, folders.open_packed(data), options, labels)
     _print(result)
     if out is not None:
         from cxrdali.report.comparison.page import write_comparison
@@ -49,18 +52,20 @@ SHORT = {name: name.removeprefix("macro_").removeprefix("mAP_") for name in SCOR
 
 
 def _print(result: dict) -> None:
+    from cxrdali.evaluate.compare import scored_images
     from cxrdali.report.kit.numbers import duration, sentence
 
+    trained = any(row["epochs"] for row in result["runs"])
     click.echo(
-        f"{result['images']:,} validation images of {result['studies']:,} studies, labels {result['labels']}; "
-        "each run by its best epoch"
+        f"{result['images']:,} {scored_images(result)} of {result['studies']:,} studies, labels {result['labels']}"
+        f"{'; each run by its best epoch' if trained else ''}"
     )
-    rows = [("", *SHORT.values(), "images/s", "time", "epochs")]
+    rows = [("", *SHORT.values(), *(("images/s", "time", "epochs") if trained else ()))]
     for row in result["runs"]:
-        rate = "-" if row["images_per_second"] is None else f"{row['images_per_second']:,.0f}"
-        epochs = f"{row['epochs']}" if row["finished"] else f"{row['epochs']} of {row['epochs_planned']}"
         scores = (number(row[name]) for name in SCORES)
-        rows.append((row["name"], *scores, rate, duration(row["hours"] * 3600), epochs))
+        rate = "-" if row["images_per_second"] is None else f"{row['images_per_second']:,.0f}"
+        spent = ("-", "-", "-") if row["epochs"] is None else (rate, duration(row["hours"] * 3600), _epochs(row))
+        rows.append((row["name"], *scores, *(spent if trained else ())))
     click.echo(aligned(rows))
     click.echo(f"difference to {result['baseline']}, with its {result['level'] * 100:g} % interval and two-sided p:")
     rows = [(row["run"], SHORT[row["metric"]], _difference(row)) for row in result["differences"]]
@@ -72,6 +77,10 @@ def _print(result: dict) -> None:
         click.echo(f"no positive, so in no mean but ECE and Brier: {sentence(result['without_positives'])}")
     for note in result["notes"]:
         click.echo(note)
+
+
+def _epochs(row: dict) -> str:
+    return f"{row['epochs']}" if row["finished"] else f"{row['epochs']} of {row['epochs_planned']}"
 
 
 def _difference(row: dict) -> str:

@@ -45,7 +45,7 @@ def explain(run, data, findings, out, synthetic, batch, **given):
         check_writable(out)  # before an hour of work, not after
         check_numbers_file(out)
     else:
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(0o700, parents=True, exist_ok=True)
         out = out / "explain.html"
 
     options = filled(ExplainOptions, {**given, "batch": batch}, findings=names)

@@ -7,7 +7,7 @@ from cli.options.folders import FILE
 
 
 @click.command()
-@click.argument("pack", type=folders.Place())
+@folders.pack_argument
 @click.option(
     "--labels",
     "names",

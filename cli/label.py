@@ -2,12 +2,13 @@
 
 import click
 
+from cli.options import folders
 from cli.options.folders import Place
 from cli.options.table_options import read_columns, table_options
 
 
 @click.command()
-@click.argument("pack", type=Place())
+@folders.pack_argument
 @click.option(
     "--labels",
     "label_folders",

@@ -14,6 +14,7 @@ from typing import NoReturn, TextIO
 
 import click
 
+from cxrdali.runtime.launcher import end_with_launcher
 from cxrdali.runtime.torchrun import is_one_of_several, rank
 from shards.errors import LostTouch, UserError
 
@@ -21,7 +22,7 @@ from shards.errors import LostTouch, UserError
 # decoding needs it, and beside any other busy process spinning made training on the CPU three times slower. Arrow's own
 # allocator keeps what it has freed: after the tables of MIMIC-CXR-JPG 1,346 MiB stayed with the packer, and not 614.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "ARROW_DEFAULT_MEMORY_POOL": "system"}
-GRACE = 5.0  # seconds in which torchrun ends the other processes when one has failed
+GRACE = 5.0  # seconds in which the launcher ends the other processes when one has failed
 # a command is a file of this folder that has a function of its name
 COMMANDS = tuple(
     module.name.replace("_", "-")
@@ -75,6 +76,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8: \u20ac in a path's place, not an error
             stream.reconfigure(errors="backslashreplace")
     _log_to_stdout()
+    end_with_launcher()
     if rank() and not debug:
         sys.stdout = sys.stderr = io.StringIO()
     try:

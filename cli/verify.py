@@ -2,11 +2,11 @@
 
 import click
 
-from cli.options.folders import Place
+from cli.options import folders
 
 
 @click.command()
-@click.argument("pack", type=Place())
+@folders.pack_argument
 @click.option("--deep", is_flag=True, help="Decode every rendition too.")
 @click.option(
     "--sizes", metavar="LIST", help="Check only these sizes, which must be here.  [default: those that are here]"

@@ -156,7 +156,7 @@ def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> No
     if plan.problems:
         more = f" (and {len(plan.problems) - 1} more problems: --dry-run)" if len(plan.problems) > 1 else ""
         raise UserError(_as_set(plan.problems[0]) + more)
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(0o700, parents=True, exist_ok=True)
     with only_one(out / ".lock", "working in it"):
         try:
             begin()

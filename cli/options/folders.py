@@ -1,5 +1,6 @@
 """Where things are when no option says so."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -88,12 +89,27 @@ def cache_options(command):
     )(command)
 
 
+_DATA = click.option(
+    "--data",
+    type=Place(),
+    metavar="PACK",
+    help="Packed dataset: a folder, or an address such as s3://bucket/pack.  "
+    "[default: $CXRDALI_DATA, else data/packed]",
+)
+
+
 def data_option(command):
     """--data, and where it is copied to if it is in a bucket."""
-    return click.option(
-        "--data",
-        type=Place(),
-        metavar="PACK",
-        help="Packed dataset: a folder, or an address such as s3://bucket/pack.  "
-        "[default: $CXRDALI_DATA, else data/packed]",
-    )(cache_options(command))
+    return _DATA(cache_options(command))
+
+
+def pack_argument(command):
+    """The place of the packed dataset for `command(pack, ...)`: the argument PACK, else --data or its default."""
+
+    @functools.wraps(command)
+    def with_pack(pack, data, **given):
+        if pack is not None and data is not None:
+            raise click.UsageError(f"two datasets, {pack} and --data {data}; give one of them")
+        return command(pack or packed(data), **given)
+
+    return click.argument("pack", type=Place(), required=False)(_DATA(with_pack))

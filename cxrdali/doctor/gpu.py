@@ -77,7 +77,9 @@ def driver_check(driver: tuple[int, int] | None, torch_cuda: str | None, wheels:
         fixes = ["install a newer NVIDIA driver: DALI needs CUDA 12"]
     else:
         if "torch" in too_new:
-            fixes.append(f"install torch for CUDA {driver[0]} (https://pytorch.org/get-started/locally)")
+            fixes.append(
+                f"install torch for CUDA {driver[0]} (docs/machines.md, or https://pytorch.org/get-started/locally)"
+            )
         if dali.WHEELS[0] in too_new:
             other = "" if dali.WHEELS[1] in wheels else f" && pip install {dali.WHEELS[1]}"
             fixes.append(f"pip uninstall {dali.WHEELS[0]}{other}")

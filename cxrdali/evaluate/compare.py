@@ -1,5 +1,5 @@
-"""Trained runs side by side on the validation images that they share: scores, groups of findings, speed, and whether a
-difference is more than chance would make of these images."""
+"""Runs and tables of predictions side by side on the images that they share: scores, groups of findings, speed, and
+whether a difference is more than chance would make of these images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,19 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cxrdali.data.splits import group_codes
+from cxrdali.data.splits import group_codes, released_rows
 from cxrdali.data.targets import check_labelled, targets
+from cxrdali.data.targets import counts as count_targets
 from cxrdali.evaluate import same_images
 from cxrdali.evaluate.options import CompareOptions
-from cxrdali.evaluate.same_images import Comparable, train_counts
+from cxrdali.evaluate.same_images import Comparable, Side, train_counts
 from cxrdali.metrics.bootstrap import Samples, difference, interval, resample, sampled_macro
 from cxrdali.metrics.calibration_error import brier, ece
 from cxrdali.metrics.longtail import GROUPS, groups
 from cxrdali.metrics.ranking import Scores, defined, macro, score
 from cxrdali.postprocess import thresholds
 from cxrdali.postprocess.options import FitOptions
-from cxrdali.predictions import sigmoid
+from cxrdali.predictions import Kind, sigmoid
 from cxrdali.runs.layout import METRICS
 from cxrdali.runs.reader import Run
 from shards.dataset.packed import PackedDataset
@@ -36,8 +37,8 @@ ENOUGH = 10  # studies with a finding; a bootstrap of fewer knows too few of the
 
 @dataclass(frozen=True)
 class _Images:
-    """What all runs are scored on. truth: float32 [n, F]; study: int64 [n]; of each finding its group and how many
-    training images have it."""
+    """What all are scored on. truth: float32 [n, F]; study: int64 [n]; of each finding its group ("": no training
+    images) and how many training images have it."""
 
     truth: np.ndarray
     study: np.ndarray
@@ -46,7 +47,9 @@ class _Images:
 
     def columns(self, name: str) -> np.ndarray:
         """bool [F]: the findings that one of TESTED is a mean over."""
-        return np.isin(self.group, [name.removeprefix("mAP_")] if name.startswith("mAP_") else GROUPS)
+        if name.startswith("mAP_"):
+            return self.group == name.removeprefix("mAP_")
+        return np.ones(len(self.group), dtype=bool)
 
     def mean(self, name: str, scores: Scores, samples: Samples | None) -> _Value:
         """One of TESTED."""
@@ -61,46 +64,54 @@ class _Images:
 
 @dataclass(frozen=True)
 class _Scored:
-    """A run's best epoch. samples: of every finding, on the same samples of the studies in every run (None: no draws);
-    means: by name of TESTED."""
+    """A table, or a run's best epoch. samples: of every finding, on the same samples of the studies for all (None: no
+    draws); means: by name of TESTED."""
 
-    run: Run
+    side: Side
     values: np.ndarray
+    kind: Kind
     scores: Scores
     samples: Samples | None
     means: dict[str, _Value]
 
 
-def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOptions) -> dict:
-    """Plain JSON values (undefined ones None) of each run's best epoch on its validation images.
+def compare(
+    runs: Sequence[Path], dataset: PackedDataset, options: CompareOptions, label_release: str | None = None
+) -> dict:
+    """Plain JSON values (undefined ones None) of each table, and of each run's best epoch on its validation images.
 
-    `runs`: run folders, or folders of runs. Raises UserError if fewer than two have an epoch, or if two of them
-    validated on different images or were trained on other findings, labels or another dataset.
+    Args:
+        runs: Run folders, folders of runs, and tables of predictions, of the same images.
+        label_release: Only for tables; None for the one that they name.
+
+    Raises:
+        UserError: Fewer than two have an epoch, or two of them have different images, findings, labels or datasets.
     """
-    comparable = same_images.read_comparable(runs, dataset, options.uncertain)
+    comparable = same_images.read_comparable(runs, dataset, options.uncertain, label_release)
     labels, rows = comparable.labels, comparable.rows
-    check_labelled(labels, rows, "the validation images")
-    base_run = _baseline(comparable.runs, options.baseline)
-    counts, train_images = train_counts(base_run, labels)
+    check_labelled(labels, rows, "the images")
+    base_side = _baseline(comparable.sides, options.baseline)
+    counts, train_images = _train_counts(base_side, dataset, comparable)
     catalog = dataset.catalog.iloc[rows]
     images = _Images(
         targets(labels, comparable.uncertain)[rows],
         pd.factorize(catalog["subject_id"] + "/" + catalog["study_id"])[0],
-        np.array(groups(counts, train_images)),
+        np.array(groups(counts, train_images) if train_images else [""] * len(counts)),
         counts,
     )
     scored = _score(comparable, dataset, images, options)
-    base = next(each for each in scored if each.run is base_run)
+    base = next(each for each in scored if each.side is base_side)
     positive_studies = {name: images.positive_studies(images.columns(name)) for name in TESTED}
     return {
         "dataset": dataset.id,
         "labels": labels.name,
         "uncertain": comparable.uncertain,
+        "split": comparable.split,
         "images": len(rows),
         "studies": len(np.unique(images.study)),
         "subjects": len(np.unique(group_codes(dataset, "subject")[rows])),
         "train_images": train_images,
-        "baseline": base_run.name,
+        "baseline": base_side.name,
         "draws": options.draws,
         "level": options.level,
         "seed": options.seed,
@@ -112,23 +123,27 @@ def compare(runs: Sequence[Path], dataset: PackedDataset, options: CompareOption
         "notes": [
             *comparable.notes,
             *same_images.caveats(comparable.runs),
-            *_other_counts(comparable, counts),
+            *(_other_counts(comparable, counts) if base_side.run else ()),
             *_thin_findings(base.scores, images),
         ],
         "settings": same_images.differing_settings(comparable.runs),
         "runs": [_run_row(each, images, dataset, comparable, options) for each in scored],
-        "differences": [
-            {
-                "run": each.run.name,
-                "metric": name,
-                **_difference(each.means[name], base.means[name], positive_studies[name], options.level),
-            }
-            for each in scored
-            if each is not base
-            for name in TESTED
-        ],
+        "differences": _differences(scored, base, positive_studies, options.level),
         "findings": [_finding_row(place, scored, base, images, options.level) for place in range(len(labels.findings))],
     }
+
+
+def _differences(scored: Sequence[_Scored], base: _Scored, studies: dict[str, int], level: float) -> list[dict]:
+    return [
+        {
+            "run": each.side.name,
+            "metric": name,
+            **_difference(each.means[name], base.means[name], studies[name], level),
+        }
+        for each in scored
+        if each is not base
+        for name in TESTED
+    ]
 
 
 def write(result: dict, json_path: Path) -> list[Path]:
@@ -158,13 +173,28 @@ def _csv(rows: Sequence[dict]) -> bytes:
     return pd.DataFrame(guarded_rows(rows), dtype=object).to_csv(index=False, lineterminator="\n").encode()
 
 
-def _baseline(runs: Sequence[Run], wanted: str | None) -> Run:
+def scored_images(result: dict) -> str:
+    """What the images are, in words: "validation images"."""
+    split = result.get("split", "val")  # without: written when there were only runs
+    return f"{'validation' if split == 'val' else split} images" if split else "images"
+
+
+def _baseline(sides: Sequence[Side], wanted: str | None) -> Side:
     if wanted is None:
-        return runs[0]
-    for run in runs:
-        if wanted == run.name or Path(wanted).resolve() == run.path.resolve():
-            return run
-    raise UserError(f"baseline {wanted!r}: is none of the runs; choose one of {', '.join(run.name for run in runs)}")
+        return sides[0]
+    for side in sides:
+        if wanted == side.name or Path(wanted).resolve() == side.path.resolve():
+            return side
+    names = ", ".join(side.name for side in sides)
+    raise UserError(f"baseline {wanted!r}: is none of the runs; choose one of {names}")
+
+
+def _train_counts(base: Side, dataset: PackedDataset, comparable: Comparable) -> tuple[list[int], int]:
+    """Of the baseline's own training images; of a table, the labels' training split, as in `evaluate`."""
+    if base.run is not None:
+        return train_counts(base.run, comparable.labels)
+    rows = released_rows(dataset, comparable.labels, "train")
+    return count_targets(targets(comparable.labels, comparable.uncertain), rows)[0].tolist(), len(rows)
 
 
 def _other_counts(comparable: Comparable, counts: Sequence[int]) -> list[str]:
@@ -183,25 +213,26 @@ def _thin_findings(scores: Scores, images: _Images) -> list[str]:
     if not thin:
         return []
     return [
-        f"Findings in the means with fewer than {ENOUGH} validation studies: {', '.join(thin)}. Intervals of means "
+        f"Findings in the means with fewer than {ENOUGH} studies: {', '.join(thin)}. Intervals of means "
         "know only these few, so they are too narrow"
     ]
 
 
 def _score(comparable: Comparable, dataset: PackedDataset, images: _Images, options: CompareOptions) -> list[_Scored]:
-    """Each run by itself, all on the same samples of the studies."""
+    """Each by itself, all on the same samples of the studies."""
     labels, scored = comparable.labels, []
-    total = options.draws * len(comparable.runs)
+    total = options.draws * len(comparable.sides)
     with tqdm(total=total, unit=" samples", desc="bootstrap", disable=None if total else True) as bar:
-        for run in comparable.runs:
-            values = same_images.best_logits(run, dataset, labels, comparable.rows)
+        for side in comparable.sides:
+            values, kind = same_images.logits(side, dataset, labels, comparable.rows)
             scores = score(labels.findings, images.truth, values)
-            _check_best(run, scores, comparable.uncertain)
+            if side.run is not None:
+                _check_best(side.run, scores, comparable.uncertain)
             samples = None
             if options.draws:
                 samples = resample(images.truth, values, images.study, options.draws, options.seed, bar.update)
             means = {name: images.mean(name, scores, samples) for name in TESTED}
-            scored.append(_Scored(run, values, scores, samples, means))
+            scored.append(_Scored(side, values, kind, scores, samples, means))
     return scored
 
 
@@ -219,39 +250,48 @@ def _check_best(run: Run, scores: Scores, uncertain: str) -> None:
 def _run_row(
     each: _Scored, images: _Images, dataset: PackedDataset, comparable: Comparable, options: CompareOptions
 ) -> dict:
-    run, chances = each.run, sigmoid(each.values)
+    chances = sigmoid(each.values)
     decided = thresholds.fit(
-        run.val_predictions, dataset, comparable.labels, "f1",
+        each.side.table, dataset, comparable.labels, "f1",
         FitOptions(comparable.uncertain, options.folds),
     )  # fmt: skip
+    ranked = each.kind == Kind.RANK  # mean ranks are no probabilities
     values = {
         **{name: value for name, (value, _) in each.means.items()},
         "macro_F1": decided.macros["macro_F1"],
-        "macro_ECE": macro(ece(images.truth, chances)),
-        "macro_Brier": macro(brier(images.truth, chances)),
+        "macro_ECE": None if ranked else macro(ece(images.truth, chances)),
+        "macro_Brier": None if ranked else macro(brier(images.truth, chances)),
     }
     if each.samples:
         for name, (_, sampled) in each.means.items():
             enough = images.positive_studies(images.columns(name)) >= ENOUGH
             low, high = interval(sampled, options.level) if enough else (np.nan, np.nan)
             values |= {f"{name}_low": low, f"{name}_high": high}
+    about = {"name": each.side.name, "folder": str(each.side.path)} | _training(each.side.run)
+    return about | {name: defined(value) for name, value in values.items()}
+
+
+def _training(run: Run | None) -> dict:
+    """What a run is and what it took; all None of a table."""
+    keys = ("arch", "size", "loss", "sampler", "epochs", "epochs_planned", "finished", "best_epoch", "device",
+            "images_per_second", "hours")  # fmt: skip
+    if run is None:
+        return dict.fromkeys(keys)
     spent = run.metrics[["images", "train_seconds", "val_seconds"]].sum()
-    return {
-        "name": run.name,
-        "folder": str(run.path),
-        "arch": run.setting("arch"),
-        "size": run.setting("size"),
-        "loss": run.setting("loss", "bce"),
-        "sampler": run.setting("sampler", "natural"),
-        "epochs": len(run.metrics),
-        "epochs_planned": run.setting("epochs"),
-        "finished": run.progress.finished,
-        "best_epoch": int(run.best["epoch"]),
-        "device": run.device,
-        "images_per_second": defined(spent["images"] / (spent["train_seconds"] or np.nan)),
-        "hours": float(spent["train_seconds"] + spent["val_seconds"]) / 3600,
-        **{name: defined(value) for name, value in values.items()},
-    }
+    values = (
+        run.setting("arch"),
+        run.setting("size"),
+        run.setting("loss", "bce"),
+        run.setting("sampler", "natural"),
+        len(run.metrics),
+        run.setting("epochs"),
+        run.progress.finished,
+        int(run.best["epoch"]),
+        run.device,
+        defined(spent["images"] / (spent["train_seconds"] or np.nan)),
+        float(spent["train_seconds"] + spent["val_seconds"]) / 3600,
+    )
+    return dict(zip(keys, values, strict=True))
 
 
 def _finding_row(place: int, scored: Sequence[_Scored], base: _Scored, images: _Images, level: float) -> dict:
@@ -259,8 +299,8 @@ def _finding_row(place: int, scored: Sequence[_Scored], base: _Scored, images: _
     scores = base.scores
     positives, known = int(scores.positives[place]), int(scores.positives[place] + scores.negatives[place])
     studies = images.positive_studies(np.arange(len(scores.findings)) == place)
-    ap = {each.run.name: (each.scores.ap[place], each.samples and each.samples.ap[:, place]) for each in scored}
-    others = [name for name in ap if name != base.run.name]
+    ap = {each.side.name: (each.scores.ap[place], each.samples and each.samples.ap[:, place]) for each in scored}
+    others = [name for name in ap if name != base.side.name]
     return {
         "finding": scores.findings[place],
         "group": str(images.group[place]),
@@ -269,7 +309,7 @@ def _finding_row(place: int, scored: Sequence[_Scored], base: _Scored, images: _
         "positive_studies": studies,
         "prevalence": positives / known if known else None,
         "AP": {name: defined(value) for name, (value, _) in ap.items()},
-        "differences": {name: _difference(ap[name], ap[base.run.name], studies, level) for name in others},
+        "differences": {name: _difference(ap[name], ap[base.side.name], studies, level) for name in others},
     }
 
 

@@ -1,4 +1,4 @@
-"""Runs that can be compared: read, and checked for the same validation images, findings, labels and dataset."""
+"""Runs and tables that can be compared: read, and checked for the same images, findings, labels and dataset."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,9 @@ import numpy as np
 
 from cxrdali import predictions as tables
 from cxrdali.data.splits import rows_sha256
-from cxrdali.predictions import match
+from cxrdali.evaluate.options import EvaluateOptions
+from cxrdali.postprocess.crossfit import check_not_trained_on
+from cxrdali.predictions import Kind, match
 from cxrdali.runs.layout import CONFIG
 from cxrdali.runs.listing import run_folders
 from cxrdali.runs.reader import Run
@@ -19,46 +21,75 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 
 
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of those compared. path: a run folder, or a table of predictions (run: None); split and labels: what its
+    predictions are of (None: unknown)."""
+
+    name: str
+    path: Path
+    run: Run | None
+    split: str | None
+    labels: str | None
+
+    @property
+    def table(self) -> Path:
+        return self.path if self.run is None else self.run.val_predictions
+
+
 @dataclass(frozen=True)
 class Comparable:
-    """Runs that share labels and validation images. rows: int64 [n], catalog rows of these, ascending; uncertain: what
-    -1 counts as; notes: what a reader must know of runs that were left out."""
+    """Runs and tables that share labels and images. rows: int64 [n], catalog rows of these, ascending; split: theirs
+    (None: unknown); uncertain: what -1 counts as; notes: what a reader must know of runs that were left out."""
 
-    runs: tuple[Run, ...]
+    sides: tuple[Side, ...]
     labels: Labels
     rows: np.ndarray
+    split: str | None
     uncertain: str
     notes: tuple[str, ...]
 
+    @property
+    def runs(self) -> list[Run]:
+        return [side.run for side in self.sides if side.run is not None]
 
-def read_comparable(paths: Sequence[Path], dataset: PackedDataset, uncertain: str | None) -> Comparable:
-    """`paths`: run folders, or folders of runs; a run is called by its folder. uncertain: None for the runs' own.
 
-    Raises UserError if fewer than two have a finished epoch, or if they are not of one dataset, one release of
-    labels and one set of validation images.
+def read_comparable(
+    paths: Sequence[Path], dataset: PackedDataset, uncertain: str | None, labels: str | None = None
+) -> Comparable:
+    """`paths`: run folders, folders of runs, or tables of predictions (.parquet, .csv); each is called by its folder,
+    or by its file without suffix. uncertain: None for the runs' own; labels: None for those of runs and tables.
+
+    Raises UserError if fewer than two can be compared, or if they are not of one dataset, one release of labels and
+    one set of images.
     """
-    runs, notes = _read(paths)
+    sides, notes = _read(paths)
+    runs = [side.run for side in sides if side.run is not None]
     check_same_dataset(runs, dataset)
-    labels = _same_labels(runs, dataset)
+    scored_by = _labels(sides, dataset, labels)
     _check_same_images(runs)
-    table = runs[0].val_predictions
-    rows = np.sort(match(table, tables.read(table), dataset, labels)[0])
-    return Comparable(tuple(runs), labels, rows, uncertain or _same_uncertain(runs), tuple(notes))
+    split = _same_split(sides)
+    rows = _same_rows(sides, dataset, scored_by)
+    if uncertain is None:
+        uncertain = _same_uncertain(runs) if runs else EvaluateOptions().uncertain
+    return Comparable(tuple(sides), scored_by, rows, split, uncertain, tuple(notes))
 
 
-def best_logits(run: Run, dataset: PackedDataset, labels: Labels, rows: np.ndarray) -> np.ndarray:
-    """The best epoch's logits in these rows and the labels' findings: float32 [n, F]. `rows`: ascending.
+def logits(side: Side, dataset: PackedDataset, labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, Kind]:
+    """A table's values (a run's: of its best epoch) in these rows and the labels' findings: float32 [n, F], on the
+    scale of logits; and what they are. `rows`: ascending.
 
-    Raises UserError if the table is not of the images that the run validated on.
+    Raises UserError if a run's table is not of the images that it validated on.
     """
-    table = tables.as_logits(tables.read(run.val_predictions), run.val_predictions)
-    its_rows, columns = match(run.val_predictions, table, dataset, labels)
+    table = tables.as_logits(tables.read(side.table), side.table)
+    its_rows, columns = match(side.table, table, dataset, labels)
     order = np.argsort(its_rows)
-    if rows_sha256(its_rows[order]) != val_sha256(run) or not np.array_equal(its_rows[order], rows):
+    changed = side.run is not None and rows_sha256(its_rows[order]) != val_sha256(side.run)
+    if changed or not np.array_equal(its_rows[order], rows):
         raise UserError(
-            f"{run.val_predictions}: holds other images than its run validated on; restore it, or train the run again"
+            f"{side.table}: holds other images than its run validated on; restore it, or train the run again"
         )
-    return table.values[order][:, columns]
+    return table.values[order][:, columns], table.provenance.kind
 
 
 def val_sha256(run: Run) -> str | None:
@@ -102,28 +133,90 @@ def differing_settings(runs: Sequence[Run]) -> list[dict]:
 # ---------------------------------------------------------------- reading and checking
 
 
-def _read(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """Runs with a finished epoch, and which others were left out."""
-    listed = [run_folders(path) for path in paths]
-    runs = [Run.open(path) for path in dict.fromkeys(path for inside, _ in listed for path in inside)]
-    folders = [run.path.resolve().name for run in runs]
-    often = Counter(folders)
-    named = [
-        replace(run, name=folder if often[folder] == 1 else str(run.path))
-        for run, folder in zip(runs, folders, strict=True)
-    ]
-    found = [run for run in named if len(run.metrics)]
-    notes = [f"{run.name}: left out, no epoch is finished yet" for run in named if not len(run.metrics)]
-    notes += [f"{path.name}: left out, no run (no {CONFIG} in it)" for _, without in listed for path in without]
+def _read(paths: Sequence[Path]) -> tuple[list[Side], list[str]]:
+    """Tables and runs with a finished epoch, in the order given, and which others were left out."""
+    listed = {path: ([path], []) if _is_table(path) else run_folders(path) for path in paths}
+    inside = dict.fromkeys(each for those, _ in listed.values() for each in those)
+    opened = {path: None if _is_table(path) else Run.open(path) for path in inside}
+    short = {path: path.stem if run is None else run.path.resolve().name for path, run in opened.items()}
+    often = Counter(short.values())
+    names = {path: name if often[name] == 1 else str(path) for path, name in short.items()}
+    sides = [_side(names[path], path, run) for path, run in opened.items()]
+    found = [side for side in sides if side.run is None or len(side.run.metrics)]
+    notes = [f"{side.name}: left out, no epoch is finished yet" for side in sides if side not in found]
+    without = [path for _, those in listed.values() for path in those]
+    notes += [f"{path.name}: left out, no run (no {CONFIG} in it)" for path in without]
     if len(found) < 2:
         given = ", ".join(map(str, paths))
         if not found:
             raise UserError(f"{given}: no run with a finished epoch; train two at least, then compare")
+        if found[0].run is None:
+            raise UserError(f"{given}: one table has nothing to be compared with; give another, or `cxrdali evaluate`")
         raise UserError(
             f"{given}: only {found[0].name} has a finished epoch, and one run has nothing to be compared with; give "
             "another, or make its page with `cxrdali report`"
         )
     return found, notes
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix in (".parquet", ".csv") and not path.is_dir()
+
+
+def _side(name: str, path: Path, run: Run | None) -> Side:
+    if run is not None:
+        return Side(name, path, replace(run, name=name), "val", run.labels)
+    about = tables.read(path).provenance
+    check_not_trained_on(path, about)
+    return Side(name, path, None, about.split, about.labels)
+
+
+def _labels(sides: Sequence[Side], dataset: PackedDataset, wanted: str | None) -> Labels:
+    """Those of the runs, else those asked for, else those that the tables name, which must be the same."""
+    runs = [side.run for side in sides if side.run is not None]
+    found = _same_labels(runs, dataset) if runs else None
+    if found is not None and wanted not in (None, found.name):
+        raise UserError(f"labels {wanted!r}: {runs[0].path} was trained on {found.name!r}; leave --labels out")
+    if wanted is None and (differing := _differing(sides, "labels")):
+        first, other = differing
+        raise UserError(
+            f"{other.path}: is of labels {other.labels!r}, {first.path} of {first.labels!r}; compare those of the same "
+            "labels, or tables with --labels, by which to score all"
+        )
+    named = [side.labels for side in sides if side.labels is not None]
+    return found or dataset.labels(wanted or (named[0] if named else None))
+
+
+def _same_split(sides: Sequence[Side]) -> str | None:
+    if differing := _differing(sides, "split"):
+        first, other = differing
+        why = "a run is compared by its validation images" if first.run or other.run else "these do not compare"
+        raise UserError(
+            f"{other.path}: is of split {other.split!r}, {first.path} of {first.split!r}, and {why}; give tables of "
+            "one split, which `cxrdali predict --split` writes"
+        )
+    return next((side.split for side in sides if side.split is not None), None)
+
+
+def _differing(sides: Sequence[Side], name: str) -> tuple[Side, Side] | None:
+    """The first two in which a field is known and not the same."""
+    known = [side for side in sides if getattr(side, name) is not None]
+    return next(((known[0], side) for side in known if getattr(side, name) != getattr(known[0], name)), None)
+
+
+def _same_rows(sides: Sequence[Side], dataset: PackedDataset, labels: Labels) -> np.ndarray:
+    """The catalog rows of all images, ascending. Runs among themselves were checked before."""
+    first, *others = sides
+    rows = np.sort(match(first.table, tables.read(first.table), dataset, labels)[0])
+    for side in others if first.run is None else [side for side in others if side.run is None]:
+        its = np.sort(match(side.table, tables.read(side.table), dataset, labels)[0])
+        if not np.array_equal(its, rows):
+            raise UserError(
+                f"{side.table}: its {len(its):,} images are not the {len(rows):,} of {first.table} "
+                f"({len(np.intersect1d(its, rows)):,} are in both), so their scores do not compare; predict the same "
+                "split of the same labels and fold"
+            )
+    return rows
 
 
 def check_same_dataset(runs: Sequence[Run], dataset: PackedDataset) -> None:

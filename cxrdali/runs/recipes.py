@@ -17,6 +17,7 @@ groups may be left out.)
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -34,6 +35,7 @@ PAPER, LOSS_DESIGN, DEMO, LOSS_DESIGN_DEMO = (
 )
 EVERY = "every"
 TAKEN = ("ensemble", REPLACED)  # as are names ending in -views: what is written beside the models of `cxrdali paper`
+MOST_BYTES = 1_000_000  # of a file of recipes; the longest that comes with the package has 3 KB
 WORDS = ("about", "starts_from")  # beside settings: init is the run of the recipe that it starts from
 
 
@@ -86,14 +88,14 @@ def load(path: Path | None = None) -> dict[str, Recipe]:
     Raises UserError naming file, recipe and setting for one that is unknown or of the wrong kind, a recipe that
     starts from none, or one that needs itself.
     """
-    recipes = read(PAPER) | read(LOSS_DESIGN)
+    recipes, where = read(PAPER) | read(LOSS_DESIGN), path or PAPER
     if path is not None:
         recipes |= read(path)
-    where = path or PAPER
     for recipe in recipes.values():
         for needed in recipe.needs:
             find(recipes, needed, f"{where}: {recipe.name}: ")
-    in_order(recipes, recipes, where)
+    with _bounded(where):
+        in_order(recipes, recipes, where)
     return recipes
 
 
@@ -126,9 +128,25 @@ def in_order(recipes: Mapping[str, Recipe], wanted: Iterable[str], where: object
 
 def read(path: Path) -> dict[str, Recipe]:
     """The recipes of one file alone, which may start from others' that it does not have."""
+    with _bounded(path):
+        return _read(path)
+
+
+@contextmanager
+def _bounded(where: object) -> Iterator[None]:
+    """The reader of TOML has no limit of its own."""
+    try:
+        yield
+    except RecursionError:
+        raise UserError(f"{where}: tables, lists or recipes in one another beyond all measure; make it flat") from None
+
+
+def _read(path: Path) -> dict[str, Recipe]:
+    if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_BYTES):  # a pipe or /dev/zero never ends
+        raise UserError(f"{path}: no recipes (no plain file of at most {MOST_BYTES:,} bytes); give a TOML file")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # of bytes, of TOML, of a number with thousands of digits
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path}: no recipes ({reason}); `cxrdali recipes model0` prints one to begin with") from error
     for name, table in tables.items():
@@ -153,6 +171,8 @@ def _layer(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in _dotted(table):
             if name in WORDS:
                 found[name] = read_value(name, value, str)
+                if not found[name].isprintable():  # a terminal would obey it
+                    raise UserError(f"{name} = {value!r} holds what cannot be printed; write plain text")
                 continue
             if name.endswith("init"):  # of a recipe it is the run of another one
                 raise UserError(f"unknown setting {name!r}; a recipe starts from another one, with starts_from")

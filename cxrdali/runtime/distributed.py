@@ -1,8 +1,9 @@
 """The processes that train together: rank and number of this one, and communication between them.
 
-torchrun starts the processes and numbers them by environment variables. torch.distributed carries the messages: NCCL
-between GPUs, gloo between CPUs and for everything but gradients. A process on its own is a group of one and sends
-nothing, so callers need not distinguish. All ranks must call every method that communicates, in the same order.
+`--gpus` or torchrun starts the processes and numbers them by environment variables. torch.distributed carries the
+messages: NCCL between GPUs, gloo between CPUs and for everything but gradients. A process on its own is a group of one
+and sends nothing, so callers need not distinguish. All ranks must call every method that communicates, in the same
+order.
 """
 
 import datetime
@@ -20,7 +21,7 @@ import torch.distributed as dist
 
 from cxrdali.runtime.device import share_cores
 from cxrdali.runtime.limits import default_threads
-from cxrdali.runtime.torchrun import NAMES, started_by_torchrun
+from cxrdali.runtime.torchrun import MEETING, NAMES, started_by_torchrun
 from shards.errors import LostTouch, UserError
 
 # For which a rank waits for the others: they may be copying shards from a bucket, or waiting for a busy disk.
@@ -169,7 +170,7 @@ class StoppedTogether(Exception):
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """The group that torchrun started this process in, while `with` lasts; a group of one without torchrun.
+    """The group that this process was started in, while `with` lasts; a group of one if it was started alone.
 
     device: as the user gave it. Raises UserError if there are fewer GPUs than processes on this machine.
     """
@@ -189,7 +190,7 @@ def joined(device: str) -> Iterator[Ranks]:
         share_cores(ranks.local_world)
     try:
         # With PATIENCE a rank would wait half an hour for one that failed before it came here, on another machine.
-        store, _, _ = next(dist.rendezvous("env://", timeout=JOINING))
+        store = _store(world)
         store.set(f"cxrdali/{rank}", "here")
         store.wait([f"cxrdali/{each}" for each in range(world)], JOINING)
         dist.init_process_group(
@@ -197,11 +198,7 @@ def joined(device: str) -> Iterator[Ranks]:
         )
         ranks.control = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"rank {rank} on {socket.gethostname()} cannot reach the others at {os.environ['MASTER_ADDR']}:"
-            f"{os.environ['MASTER_PORT']}, or one has failed before ({_first_line(error)}); see what the others say, "
-            "check the address, firewalls between the machines, and GLOO_SOCKET_IFNAME (docs/machines.md)"
-        ) from error
+        raise _apart(rank, error) from error
     try:
         yield ranks
     except StoppedTogether:
@@ -219,6 +216,26 @@ def joined(device: str) -> Iterator[Ranks]:
     # After any other error the group is left as it is: the others are in the midst of an exchange, NCCL waits for its
     # end before it lets go, and what is wrong would never be said. They notice when this process ends, and its
     # connections with it.
+
+
+def _store(world: int) -> dist.Store:
+    """Where the processes find one another: our launcher's file, which nobody else can open, or torchrun's server."""
+    if MEETING in os.environ:
+        store = dist.FileStore(os.environ[MEETING], world)
+        store.set_timeout(JOINING)
+        return store
+    return next(dist.rendezvous("env://", timeout=JOINING))[0]
+
+
+def _apart(rank: int, error: Exception) -> UserError:
+    why = f"or one has failed before ({_first_line(error)}); see what the others say, "
+    if MEETING in os.environ:
+        return UserError(f"rank {rank} does not find the others of this machine, {why}and whether network lo is up")
+    return UserError(
+        f"rank {rank} on {socket.gethostname()} cannot reach the others at {os.environ['MASTER_ADDR']}:"
+        f"{os.environ['MASTER_PORT']}, {why}check the address, firewalls between the machines, and GLOO_SOCKET_IFNAME "
+        "(docs/machines.md)"
+    )
 
 
 def _first_line(error: Exception) -> str:

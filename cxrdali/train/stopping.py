@@ -26,8 +26,8 @@ class Signals:
     def listening(self, ranks: Ranks) -> Iterator[None]:
         """SIGTERM and Ctrl-C end the current step, save and stop; a second one stops at once.
 
-        Not with several ranks: a cluster signals all processes of a job, and torchrun, signalled too, does it again. It
-        is torchrun that ends whoever takes too long.
+        Not with several ranks: a cluster signals all processes of a job, and the launcher, signalled too, does it
+        again. It is the launcher that ends whoever takes too long.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

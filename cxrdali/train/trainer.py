@@ -92,7 +92,7 @@ def train(
     started = time.perf_counter()
     labels = dataset.labels(settings.data.labels)
     settings = settings.changed(labels=labels.name)  # a run's settings are resolved
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(0o700, parents=True, exist_ok=True)
     with joined(settings.runtime.device) as ranks, _alone(out, ranks):
         hardware = Hardware.resolve(ranks.device(settings.runtime.device), settings.runtime.precision)
         ranks.share(settings.optimizer.batch, settings.runtime.micro_batch)

@@ -44,7 +44,8 @@ class Cache:
         """The folder of a dataset's copies, made if need be, with its dataset.json as it is now."""
         folder = self.folder / identity
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(0o700, parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
             check_inside(self.folder, folder)
             with contextlib.suppress(FileExistsError), (folder / MARK).open("x") as file:
                 file.write(f"{source}\n")

@@ -97,6 +97,8 @@ def make_folders(job: PackJob) -> None:
     """Make the folder, with that for unfinished files. Raises UserError if it holds what is no packed dataset."""
     out, work, local = job.out, job.work, job.storage.local
     try:
+        if local:  # ids and pixels of patients: a group may read them as the umask says, the world never
+            out.mkdir(0o770, parents=True, exist_ok=True)
         work.mkdir(0o777 if local else 0o700, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{out if local else work}: is no folder; give another --out") from error

@@ -68,8 +68,10 @@ def check_subjects(table: LabelTable, images: pd.DataFrame) -> None:
     doubled = splits.index[splits > 1]
     if not len(doubled):
         return
-    where = sorted(table.table["split"][(subject == doubled[0]).to_numpy()].dropna().unique())
+    split = table.table["split"][(subject == doubled[0]).to_numpy()].dropna()
+    # by two of its images: patients are not named where others may read along
+    where = " and ".join(f"{images[0]!r} ({name})" for name, images in sorted(split.index.groupby(split).items()))
     raise UserError(
-        f"{table.inputs[0]}: subject {doubled[0]!r} is in the splits {' and '.join(where)} of labels {table.name!r}, "
-        f"as are {len(doubled):,} subjects in all; correct the table, or go on with --allow-subject-overlap"
+        f"{table.inputs[0]}: subjects in more than one split of labels {table.name!r}: {len(doubled):,}, such as that "
+        f"of the images {where}; correct the table, or go on with --allow-subject-overlap"
     )

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
 from tests.cli.cli import call, done, refused
 from tests.cxrdali.comparable_runs import packed, write_run
+from tests.cxrdali.report.pages import Page
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +45,25 @@ def test_two_runs(root, tmp_path):
     assert lines[-1] == "written: c.html, c.json, c.csv, c.findings.csv"
     assert len(list(csv.DictReader((tmp_path / "c.csv").open()))) == 2
     assert "<h1>Two</h1>" in (tmp_path / "c.html").read_text()
+
+
+def test_a_table_beside_a_run_and_tables_alone(root, tmp_path):
+    for name in ("weak", "strong"):
+        shutil.copy(root / f"runs/{name}/val_predictions.parquet", tmp_path / f"{name}-e.parquet")
+    given = ("--data", root / "pack", "--draws", 0, "--labels", "cxr-lt-2023", "--out", "c.html")
+    result = done(tmp_path, "compare", root / "runs/weak", "strong-e.parquet", *given)
+    lines = result.stdout.splitlines()
+    assert " validation images of " in lines[0] and lines[0].endswith("each run by its best epoch")
+    assert lines[3].split()[0] == "strong-e" and lines[3].split()[-3:] == ["-", "-", "-"]
+    page = Page(tmp_path / "c.html")
+    assert "2 runs and tables on the same" in page.text
+    assert list(page.table("Scores on the validation images").index) == ["weak", "strong-e"]
+    assert list(page.table("What they are, and what they took").index) == ["weak"]
+    result = done(tmp_path, "compare", "weak-e.parquet", "strong-e.parquet", *given)
+    lines = result.stdout.splitlines()
+    assert lines[0].endswith("labels cxr-lt-2023") and "images/s" not in lines[1]
+    text = Page(tmp_path / "c.html").text
+    assert "2 tables on the same" in text and "What they are, and what they took" not in text
 
 
 def test_a_folder_of_runs_is_printed_and_nothing_is_written(root, tmp_path):

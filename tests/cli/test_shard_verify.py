@@ -210,7 +210,6 @@ def test_rejects_are_told_whenever_there_is_nothing_to_do(folder, tmp_path):
         ["shard", "--quality", "high"],
         ["shard", "--unknown"],
         ["shard", "extra"],
-        ["verify"],
         ["verify", "pack", "extra"],
         ["unknown"],
     ],

@@ -24,7 +24,7 @@ from cxrdali.train.hooks import Hooks, StepRecord
 from cxrdali.train.step import Step, grad_scaler
 from cxrdali.train.stopping import Stopped
 from shards.dataset.packed import PackedDataset
-from tests.faults.trainers import at_moment, child, command_line, hooked, settings
+from tests.faults.trainers import ARCH, at_moment, child, command_line, hooked, settings
 
 SETTINGS = {"size": 48, "batch": 12}  # of which 2 and 3 processes take equal shares
 STOPPED = 75  # exit code of a process that was asked to stop
@@ -49,6 +49,12 @@ def _ranked(rank: int, world: int, port: int, function: Callable, arguments: tup
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
     function(rank, *arguments)
+
+
+def line(*more: object, pack: Path, out: Path, epochs: int = 2) -> list:
+    """A command line that trains a small network on the CPU."""
+    words = ["train", "--stage", 1, "--data", pack, "--out", out, "--size", 48, "--batch", 12, "--epochs", epochs]
+    return [*words, "--arch", ARCH, "--no-pretrained", "--device", "cpu", *more]
 
 
 # ---------------------------------------------------------------- what a rank does

@@ -1,14 +1,9 @@
 """Training by 2 and 3 real processes over gloo: the samples, pixels and results of one; kills, and other numbers of
 processes before and after; processes that were not given the same."""
 
-import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -17,12 +12,10 @@ from cxrdali.runs import layout as runs
 from cxrdali.runs.reader import Run
 from tests.cli.cli import ROOT, call, environment, run
 from tests.faults import ranks
-from tests.faults.ranks import STOPPED, group, samples
-from tests.faults.trainers import ARCH, differences
+from tests.faults.ranks import STOPPED, group, line, samples
+from tests.faults.trainers import differences
 
 pytestmark = pytest.mark.slow
-
-LIMIT = 60  # seconds in which a run ends after one of its processes died
 
 
 def train(world, pack, out, **options):
@@ -126,11 +119,6 @@ def test_repeats_and_weighted_draws_are_shared_out_alike(pack_folder, tmp_path, 
 # ---------------------------------------------------------------- what goes wrong
 
 
-def line(*more, pack, out, epochs=2):
-    words = ["train", "--stage", 1, "--data", pack, "--out", out, "--size", 48, "--batch", 12, "--epochs", epochs]
-    return [*words, "--arch", ARCH, "--no-pretrained", "--device", "cpu", *more]
-
-
 def test_processes_that_were_not_given_the_same_are_refused(pack_folder, tmp_path):
     out = tmp_path / "run"
     lines = [line(pack=pack_folder, out=out), line("--lr", 0.5, pack=pack_folder, out=out)]
@@ -193,7 +181,7 @@ def test_variables_that_are_not_torchrun_s_are_named(pack_folder, tmp_path):
     assert "error: RANK and WORLD_SIZE are set, LOCAL_WORLD_SIZE is not: start the processes with" in ended.stderr
 
 
-def torchrun(*arguments, seconds=LIMIT):
+def torchrun(*arguments, seconds=60):
     """Two processes by torchrun's own command."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli"]
     return subprocess.run(
@@ -206,68 +194,3 @@ def test_a_batch_that_cannot_be_shared_is_said_once(pack_folder, tmp_path):
     assert ended.returncode == 1
     assert ended.stderr.count("error: batch 9: cannot be shared out to 2 processes; take 1 or 3 of them") == 1
     assert "error: rank 1" not in ended.stderr and not (tmp_path / "run" / runs.CONFIG).exists()
-
-
-def ranks_of(process) -> dict[int, psutil.Process]:
-    """The started processes of a launcher by rank."""
-    found = {}
-    for each in psutil.Process(process.pid).children(recursive=True):
-        if "train" in each.cmdline() and "RANK" in (variables := each.environ()):
-            found[int(variables["RANK"])] = each
-    return found
-
-
-def started(words, out, epoch, cwd):
-    """The command's process, once its run has finished this epoch."""
-    process = subprocess.Popen(
-        words,
-        cwd=cwd,
-        env=environment(TMPDIR=str(cwd / "tmp")),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    end = time.monotonic() + LIMIT
-    while not (out / runs.METRICS).exists() or len((out / runs.METRICS).read_text().splitlines()) <= epoch:
-        assert process.poll() is None and time.monotonic() < end, process.stderr.read()
-        time.sleep(0.05)
-    return process
-
-
-def test_a_process_that_dies_ends_the_run_and_the_same_command_continues(pack_folder, tmp_path):
-    """By the installed command, where a file of the user's is named like a package of ours."""
-    out, epochs = tmp_path / "run", 30
-    (tmp_path / "cli.py").write_text("raise SystemExit('not the command')")
-    (tmp_path / "tmp").mkdir()
-    words = [Path(sys.executable).with_name("cxrdali"), *line("--gpus", 2, pack=pack_folder, out=out, epochs=epochs)]
-    words = [str(word) for word in words]
-    process = started(words, out, 1, tmp_path)
-    victim = ranks_of(process)[1]
-    os.kill(victim.pid, signal.SIGKILL)
-    _, said = process.communicate(timeout=LIMIT)
-    assert process.returncode == 1 and "Traceback" not in said
-    assert f"error: rank 1 (process {victim.pid}) was ended by SIGKILL" in said
-    assert "the same command continues" in said
-    done = torch.load(out / runs.LAST, weights_only=True)["epoch"]
-    assert 1 <= done < epochs
-
-    process = started(words, out, done + 1, tmp_path)
-    # as a cluster ends a job: every process of it is signalled, and the launcher passes it on once more
-    for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
-        each.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=LIMIT)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert said.splitlines()[-1].endswith("stopped by SIGTERM; saved, the same command continues"), said
-    assert "rank 1" not in said and "torch/distributed" not in said
-    left = [path.name for path in (tmp_path / "tmp").iterdir()]
-    assert not [name for name in left if name.startswith(("cxrdali", "torchelastic"))], left
-    state = torch.load(out / runs.LAST, weights_only=True)
-    done, position = state["epoch"], state["position"]
-    assert position > 0  # within an epoch, or before its validation
-
-    ended = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr
-    assert f"continues after epoch {done} and {position} images of the next" in ended.stdout
-    assert ended.stdout.count("finished; best epoch") == 1
-    epochs_seen = [row["epoch"] for row in torch.load(out / runs.LAST, weights_only=True)["metrics"]]
-    assert epochs_seen == list(range(1, epochs + 1))

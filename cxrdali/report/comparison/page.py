@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cxrdali.evaluate.compare import scored_images
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.report.comparison import plots
 from cxrdali.report.kit.numbers import text
@@ -34,11 +35,15 @@ def comparison(result: dict) -> dict:
     # keeps the ids of drawings apart where a page has several comparisons
     name = "comparison-" + sha256_bytes(repr([row["name"] for row in result["runs"]]).encode())[:8]
     known = [row for row in result["runs"] if row["mAP"] is not None]
+    trained = [row for row in result["runs"] if row["epochs"]]
     return {
         "result": result,
+        "images": scored_images(result),
+        "what": "runs" if len(trained) == len(result["runs"]) else "runs and tables" if trained else "tables",
+        "trained": trained,
         "top": max(known, key=lambda row: row["mAP"]) if known else None,
         "scores": _scores(result),
-        "costs": _costs(result),
+        "costs": _costs(trained),
         "settings": _settings(result),
         "differences": _differences(result, name),
         "groups": _groups(result, name),
@@ -68,7 +73,7 @@ def _scores(result: dict) -> Table:
         for column, name in enumerate(TITLES, 1)
         for place in _best([row[name] for row in rows], name not in LOW_IS_GOOD, studies.get(name, few) >= few)
     ]
-    caption = "Scores on the validation images, the best in bold"
+    caption = f"Scores on the {scored_images(result)}, the best in bold"
     return Table(
         caption + (f" where {few} studies or more have such findings" if min(studies.values()) < few else ""),
         [("Run", "text"), *((title, "score") for title in TITLES.values())],
@@ -77,7 +82,7 @@ def _scores(result: dict) -> Table:
     )
 
 
-def _costs(result: dict) -> Table:
+def _costs(runs: Sequence[dict]) -> Table | None:
     columns = [
         ("Run", "text"), ("Network", "text"), ("Size", "pixels"), ("Loss", "text"), ("Sampler", "text"),
         ("Epochs", "count"), ("Best epoch", "count"), ("Images/s", "count"), ("Time", "duration"),
@@ -88,13 +93,13 @@ def _costs(result: dict) -> Table:
             row["epochs"] if row["finished"] else f"{row['epochs']} of {row['epochs_planned']}",
             row["best_epoch"], row["images_per_second"], row["hours"] * 3600,
         )
-        for row in result["runs"]
+        for row in runs
     ]  # fmt: skip
-    return Table("What they are, and what they took to train", columns, rows)
+    return Table("What they are, and what they took to train", columns, rows) if rows else None
 
 
 def _settings(result: dict) -> Table | None:
-    names = _names(result)
+    names = [name for name in _names(result) if all(name in row["values"] for row in result["settings"])]
     rows = [(row["setting"], *(_setting(row["values"][name]) for name in names)) for row in result["settings"]]
     columns = [("Setting", "text"), *((name, "text") for name in names)]
     return Table("Differing settings", columns, rows) if rows else None
@@ -190,7 +195,7 @@ def _mean(result: dict, run: str) -> float:
 
 def _ap_table(result: dict, rows: Sequence[dict]) -> Table:
     names, few = _names(result), result["fewest_positive_studies"]
-    counts = (("Group", "text"), ("Training images", "count"), ("Validation images", "count"))
+    counts = (("Group", "text"), ("Training images", "count"), (scored_images(result).capitalize(), "count"))
     return Table(
         f"Average precision, the best in bold where {few} studies or more have it",
         [("Finding", "text"), *((name, "score") for name in names), *counts],

@@ -42,7 +42,7 @@ def _finding(explanation: Explanation, shown: Shown) -> dict:
 
 def _example(explanation: Explanation, example: Example) -> dict:
     at = explanation.dataset.catalog.iloc[example.row]
-    columns = ("image_id", "study_id", "subject_id", "view", "view_position")
+    columns = ("image_id", "study_id", "view", "view_position")
     return {
         **{name: at[name] for name in columns},
         "probability": float(example.probability),

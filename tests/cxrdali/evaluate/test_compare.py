@@ -12,8 +12,8 @@ from sklearn.metrics import average_precision_score, brier_score_loss, f1_score,
 from sklearn.model_selection import GroupKFold
 
 from cxrdali.data.splits import FoldOptions, train_and_validation
-from cxrdali.evaluate.compare import CompareOptions, compare, write
-from cxrdali.predictions import catalog_rows, read
+from cxrdali.evaluate.compare import CompareOptions, compare, scored_images, write
+from cxrdali.predictions import Kind, Predictions, Provenance, catalog_rows, read
 from cxrdali.runs.layout import METRICS, VAL_PREDICTIONS
 from cxrdali.runs.settings import settings_of
 from cxrdali.train.trainer import train
@@ -382,3 +382,95 @@ def test_runs_that_were_trained(dataset, tmp_path):
         assert row["macro_AUROC"] == pytest.approx(float(metrics["macro_AUROC"]))
     assert found["images"] == 24 and found["notes"][:-1] == []
     assert {row["setting"] for row in found["settings"]} >= {"loss", "ldam_scale"}
+
+
+# ---------------------------------------------------------------- tables of predictions
+
+
+@pytest.fixture
+def test_tables(dataset, tmp_path):
+    """Two tables of the test split, weak and strong, as predict, ensemble and calibrate write them."""
+    labels = dataset.labels(LABELS)
+    rows = np.flatnonzero(labels.split == "test")
+    truth = (labels.values[rows] == 1).astype(float)
+    ids = dataset.catalog.iloc[rows][["image_id", "study_id", "view"]]
+    made = []
+    for name, skill in (("weak", 0.3), ("strong", 3.0)):
+        noise = np.random.default_rng(len(made)).normal(0, 1, truth.shape)
+        about = Provenance(Kind.LOGIT, name, "test", LABELS, dataset.id)
+        made.append(tmp_path / f"{name}.parquet")
+        Predictions(ids, labels.findings, (noise + skill * truth).astype(np.float32), about).write(made[-1])
+    return made
+
+
+def test_tables_of_the_test_split_are_scored_on_its_images(test_tables, dataset):
+    result = compare(test_tables, dataset, CompareOptions(draws=DRAWS))
+    labels = dataset.labels(LABELS)
+    rows = np.flatnonzero(labels.split == "test")
+    assert (result["split"], result["images"], result["labels"]) == ("test", len(rows), LABELS)
+    wanted = (labels.values[rows] == 1).astype(float)
+    for path, row in zip(test_tables, result["runs"], strict=True):
+        values = read(path).values
+        mean = np.mean([average_precision_score(wanted[:, f], values[:, f]) for f in defined(wanted)])
+        squares = [brier_score_loss(wanted[:, f], expit(values[:, f].astype(float))) for f in range(5)]
+        assert (row["mAP"], row["macro_Brier"]) == (pytest.approx(mean), pytest.approx(np.mean(squares)))
+        assert (row["name"], row["folder"], row["epochs"], row["hours"]) == (path.stem, str(path), None, None)
+    (whole,) = [row for row in result["differences"] if row["metric"] == "mAP"]
+    assert (whole["run"], whole["low"] > 0) == ("strong", True)
+    train = np.flatnonzero(labels.split == "train")
+    assert result["train_images"] == len(train)
+    assert [row["train_positives"] for row in result["findings"]] == (labels.values[train] == 1).sum(axis=0).tolist()
+    assert scored_images(result) == "test images" and result["settings"] == []
+
+
+def test_a_run_stands_beside_an_ensemble_of_its_validation_images(runs, dataset, result, tmp_path):
+    pooled = tmp_path / "pooled.parquet"
+    replace(read(runs[1] / VAL_PREDICTIONS), provenance=Provenance(Kind.CALIBRATED, "x", "val", LABELS)).write(pooled)
+    for order in ([runs[0], pooled], [pooled, runs[0]]):
+        made = compare(order, dataset, CompareOptions(baseline="weak", draws=DRAWS, seed=4))
+        (mine,) = [row for row in made["differences"] if row["metric"] == "mAP"]
+        (its,) = [row for row in result["differences"] if row["metric"] == "mAP" and row["run"] == "strong"]
+        assert mine == its | {"run": "pooled"} and made["split"] == "val"
+
+
+def test_mean_ranks_have_no_calibration_error(test_tables, dataset):
+    table = read(test_tables[1])
+    replace(table, provenance=replace(table.provenance, kind=Kind.RANK)).write(test_tables[1])
+    weak, strong = compare(test_tables, dataset, CompareOptions(draws=0))["runs"]
+    assert strong["macro_ECE"] is strong["macro_Brier"] is None and weak["macro_ECE"] is not None
+    assert strong["mAP"] > weak["mAP"]
+
+
+def test_without_training_images_no_finding_is_in_a_group(test_tables, dataset, monkeypatch):
+    monkeypatch.setattr("cxrdali.evaluate.compare.released_rows", lambda *_: np.array([], dtype=int))
+    result = compare(test_tables, dataset, CompareOptions(draws=0))
+    assert result["groups"] == {"head": [], "medium": [], "tail": []} and result["train_images"] == 0
+    assert all(row["mAP"] > 0 and row["mAP_head"] is None for row in result["runs"])
+
+
+def test_tables_that_do_not_compare_are_refused(test_tables, runs, dataset, tmp_path):
+    weak, strong = test_tables
+    assert f"{weak}: one table has nothing to be compared with" in refused([weak], dataset)
+    assert f"{weak}: is of split 'test', {runs[0]} of 'val', and a run is compared by its validation images" in refused(
+        [runs[0], weak], dataset
+    )
+    table = read(strong)
+
+    def changed(**fields):
+        replace(table, provenance=replace(table.provenance, **fields)).write(strong)
+        return refused([weak, strong], dataset)
+
+    assert f"{strong}: is of split 'dev', {weak} of 'test', and these do not compare" in changed(split="dev")
+    said = changed(labels="chexpert")
+    assert f"{strong}: is of labels 'chexpert', {weak} of '{LABELS}'; compare those of the same labels" in said
+    assert compare([weak, strong], dataset, CompareOptions(draws=0), LABELS)["labels"] == LABELS
+    assert "was predicted on split 'train', whose images were trained on" in changed(split="train")
+    assert "holds probabilities, which saturate; give the table of logits" in changed(kind=Kind.PROBABILITY)
+    replace(table, ids=table.ids[1:], values=table.values[1:]).write(strong)
+    count = len(table.values)
+    said = f"{strong}: its {count - 1:,} images are not the {count:,} of {weak} ({count - 1:,} are in both)"
+    assert said in refused([weak, strong], dataset)
+    with pytest.raises(UserError, match="labels 'other': .*weak was trained on 'cxr-lt-2023'; leave --labels out"):
+        compare(runs, dataset, CompareOptions(draws=0), "other")
+    absent = tmp_path / "absent.csv"
+    assert f"{absent}: no such file; `cxrdali predict` writes one" in refused([weak, absent], dataset)

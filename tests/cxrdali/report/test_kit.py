@@ -80,7 +80,7 @@ def test_commands_in_backticks_are_code():
 
 
 def test_the_gallery_s_numbers_are_beside_it_without_the_pictures(tmp_path):
-    rows = {name: [f"{name}0"] for name in ("image_id", "study_id", "subject_id", "view", "view_position")}
+    rows = {name: [f"{name}0"] for name in ("image_id", "study_id", "view", "view_position")}
     example = Example(0, 0.123456, 2, np.zeros((8, 8), np.uint8), np.ones((2, 2), np.float32))
     shown = Shown(AWKWARD, 1, 5, (example,), ())
     dataset = SimpleNamespace(catalog=pd.DataFrame(rows))

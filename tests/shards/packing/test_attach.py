@@ -97,7 +97,7 @@ def test_bad_labels_change_nothing(copy, folder, tmp_path):
     for change, message in (
         (lambda: None, ""),
         (lambda: table.assign(dicom_id="x" + table["dicom_id"]), "none of its 121 images is in the release"),
-        (lambda: table.assign(split=["train", "test"] * 60 + ["train"]), "is in the splits test and train"),
+        (lambda: table.assign(split=["train", "test"] * 60 + ["train"]), "subjects in more than one split of labels"),
     ):
         other = change()
         if other is None:

@@ -270,17 +270,18 @@ def overlap(root):
     moved = train[of_first].iloc[:1]
     train.drop(moved.index).to_csv(root / "cxr-lt-2023" / "train.csv", index=False)
     pd.concat([test, moved]).to_csv(root / "cxr-lt-2023" / "test.csv", index=False)
-    return train["subject_id"].iloc[0]
+    return moved["dicom_id"].iloc[0], train["dicom_id"][of_first].iloc[1]
 
 
 def test_a_subject_in_two_splits_is_refused_before_any_shard_and_may_be_allowed(root):
-    subject = overlap(root)
+    moved, other = overlap(root)
     said = refused(root)
     assert said == (
-        f"{root / 'cxr-lt-2023' / 'train.csv'}: subject '{subject}' is in the splits test and train of labels "
-        "'cxr-lt-2023', as are 1 subjects in all; correct the table, or go on with --allow-subject-overlap"
+        f"{root / 'cxr-lt-2023' / 'train.csv'}: subjects in more than one split of labels 'cxr-lt-2023': 1, such as "
+        f"that of the images '{moved}' (test) and '{other}' (train); correct the table, or go on with "
+        "--allow-subject-overlap"
     )
-    with pytest.raises(UserError, match="is in the splits test and train"):
+    with pytest.raises(UserError, match="subjects in more than one split"):
         estimate(open_release(root), OPTIONS)
     assert not (root.parent / "pack").exists()
     assert packed(root, allow_subject_overlap=True).packed == IMAGES

@@ -273,7 +273,7 @@ def test_labels_of_some_of_the_images_need_no_note(root, packed):
 def test_a_patient_in_two_splits_of_attached_labels_is_refused(root, packed):
     write_table(root / "second.csv", "key,Hernia,part", "a,1,train", "b,0,test")
     labels = label_table(root / "second.csv", Columns("key", "Hernia", split="part"))
-    with pytest.raises(UserError, match="subject '1' is in the splits test and train"):
+    with pytest.raises(UserError, match=r"labels 'second': 1, such as that of the images 'b' \(test\) and 'a' \(train"):
         attach(packed, [], tables=[labels])
 
 
