@@ -98,7 +98,9 @@ def make(folder: Path, rows: int, findings: int, shard_images: int, steps: Steps
     records = [with_arrays(_record(shard, len(each))) for shard, each in planned.groupby("shard", sort=True)]
     folder.mkdir(parents=True)
     with steps.step("publish"):
-        publish(PackJob(release, folder, PackOptions(sizes=SIZES)), planned, records, {"inputs": {}, "options": {}})
+        options = PackOptions(sizes=SIZES)
+        identity = {"inputs": {}, "options": options.as_json(), "encoders": {}}
+        publish(PackJob(release, folder, options), planned, records, identity)
     for record in records:
         for size in SIZES:
             path = folder / size.folder / f"{record['shard']:06d}.tar"

@@ -23,7 +23,7 @@ TABLE = "table"  # the release of any one table, which is not recognised but nam
 RESERVED = ("row", "split", "image_id", "study_id", "view")  # columns beside the findings
 
 
-def check_finding_names(findings: Iterable[str], file: Location) -> None:
+def check_finding_names(findings: Iterable[str], file: Location | str) -> None:
     """Raises UserError for a name of the columns beside the findings, and for one that breaks or steers a line."""
     for finding in findings:
         if finding in RESERVED or re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", finding):
@@ -48,7 +48,7 @@ class LabelTable:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
-        check_finding_names(self.findings, self.inputs[0])
+        check_finding_names(self.findings, self.inputs[0] if self.inputs else self.name)
 
     def places(self, image_ids: pd.Series) -> np.ndarray:
         """int64 [images]: their rows in `table`; -1 for an image without labels."""

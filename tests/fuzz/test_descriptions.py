@@ -64,7 +64,7 @@ def entries(small):
 
 def check_commands(root, info: dict) -> None:
     """Every command with another description: nothing but UserError is raised, and it is one line."""
-    kept = {path: path.read_bytes() for path in (root / DATASET, *(root / "labels").iterdir())}
+    kept = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}  # packing may make what it lacks
     try:
         (root / DATASET).write_bytes(json.dumps(info).encode())
         check_dataset(root)
@@ -81,7 +81,10 @@ def check_commands(root, info: dict) -> None:
         except UserError as error:
             one_line(error, root)
     finally:
+        for path in {path for path in root.rglob("*") if path.is_file()} - {*kept}:
+            path.unlink()
         for path, data in kept.items():
+            path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
 
 
