@@ -50,7 +50,7 @@ def relative_paths(texts: pd.Series, root: Location) -> tuple[pd.Series, tuple[s
         new = _rewritten(paths, written, root)
         if one := next(((path, as_now) for path, as_now in zip(paths, new, strict=True) if path != as_now), None):
             count = sum(path != as_now for path, as_now in zip(paths, new, strict=True))
-            notes.append(f"{count:,} paths are read {words}: {ascii(one[0])} is {ascii(one[1])}")
+            notes.append(f"{count:,} paths are read {words}: {ascii(one[0])} is {ascii(_below([one[1]], root)[0])}")
         paths = new
     changed = {text: path for text, path in zip(before, paths, strict=True) if text != path}
     return texts.map(lambda text: changed.get(text, text)), tuple(notes)

@@ -75,6 +75,8 @@ def test_windows_paths_are_converted_only_if_no_such_file_is_there_and_that_is_s
     release = opened(root, "img\\1.png", "img\\2.png", "3.png")
     assert release.images["path"].tolist() == ["img/1.png", "img/2.png", "3.png"]
     assert "2 paths are read with slashes: 'img\\\\1.png' is 'img/1.png'" in release.notes
+    drive = opened(root, "C:\\data\\img\\1.png", "3.png")
+    assert "1 paths are read with slashes: 'C:\\\\data\\\\img\\\\1.png' is 'img/1.png'" in drive.notes
     (root / "img\\1.png").write_bytes((root / "3.png").read_bytes())
     assert relative(root, "img\\1.png") == ["img\\1.png"]
     assert relative(root, "img\\1.png", "img\\2.png") == ["img\\1.png", "img/2.png"]
