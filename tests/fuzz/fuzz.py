@@ -29,6 +29,7 @@ from tests.fuzz import (
     test_decoders,
     test_ids,
     test_index,
+    test_names,
     test_results,
     test_shards,
     test_spellings,
@@ -56,6 +57,7 @@ def targets(folder: Path) -> dict[str, Callable[[int], object]]:
         predictions[suffix] = (folder / f"p{suffix}").read_bytes()
     tar = test_shards.shard_bytes()
     files = test_ids.make_files(folder / "paths")
+    (names := folder / "names").mkdir()
     (folder / "results").mkdir()
     readers = test_results.results(folder / "results", comparable_runs.packed(folder / "packed", 24))
 
@@ -102,6 +104,7 @@ def targets(folder: Path) -> dict[str, Callable[[int], object]]:
         "spellings": lambda seed: test_ids.check_spellings(files, seed),
         "paths": lambda seed: test_ids.check_any_path(files, seed),
         "rows": lambda seed: test_ids.check_rows(files, seed),
+        "names": lambda seed: test_names.check_name(pack, names, seed),
         "dataset": lambda seed: test_shards.check_damaged_file(pack, seed),
         "description": description,
         "results": results,
