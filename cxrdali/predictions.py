@@ -142,6 +142,7 @@ def _opened(path: Path) -> tuple[pd.DataFrame, Provenance, dict[bytes, bytes]]:
             # pandas would rename a doubled column, shift long rows
             return read_table(path, again="predict again"), Provenance(), {}
         arrow = pq.read_table(io.BytesIO(data))
+        arrow.validate(full=True)  # a text need not be UTF-8
         metadata = arrow.schema.metadata or {}
         return arrow.to_pandas(), _provenance(json.loads(metadata.get(ABOUT, b"{}"))), metadata
     except FileNotFoundError:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.dataset.cache import Cache
@@ -55,7 +56,10 @@ def _parquet(
         if columns is not None:
             there = Counter(found.schema.to_arrow_schema().names)
             columns = [name for name in columns if there[name] == 1]
-        return pd.read_parquet(io.BytesIO(data), columns=columns), sha256
+        table = pd.read_parquet(io.BytesIO(data), columns=columns)
+        for name in table.columns[table.dtypes == "str"]:
+            pa.array(table[name]).validate(full=True)  # a text need not be UTF-8
+        return table, sha256
     except UserError:
         raise
     except Exception as error:  # arrow raises many kinds on damage

@@ -3,6 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from scipy.special import expit
@@ -116,6 +118,18 @@ def test_what_an_older_file_holds_is_read_from_its_history(tmp_path, history, ki
     assert (about.kind, about.calibrated, about.history) == (kind, calibrated, tuple(history))
     with_metadata(path, json.dumps({"kind": "logit", "history": history, "calibrated": []}))
     assert read(path).provenance.kind == Kind.LOGIT  # a file of today says what it holds itself
+
+
+def test_a_text_that_is_not_utf_8_is_refused(tmp_path):
+    path = tmp_path / "pred.parquet"
+    table().write(path)
+    stored = pq.read_table(path)
+    views = pa.array([b"\xff\xfe"] * len(stored), pa.binary()).cast(
+        options=pc.CastOptions(pa.string(), allow_invalid_utf8=True)
+    )
+    pq.write_table(stored.set_column(stored.schema.get_field_index("view"), "view", views), path)
+    with pytest.raises(UserError, match="not a table of predictions .*UTF8"):
+        read(path)
 
 
 def test_mean_ranks_do_not_become_probabilities(tmp_path):

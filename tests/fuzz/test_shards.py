@@ -12,6 +12,9 @@ import tarfile
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 from hypothesis import given, settings
@@ -346,6 +349,19 @@ def test_a_sealed_catalog_of_anything_is_a_problem(small_pack, tmp_path, change)
     info = changed(info, ("catalog_sha256",), sha256_file(root / "catalog.parquet"), remove=False)
     (root / "dataset.json").write_bytes(json_bytes(info))
     assert check_dataset(root)
+
+
+def test_a_sealed_catalog_with_a_text_that_is_not_utf_8_is_refused(small_pack, tmp_path):
+    root = shutil.copytree(small_pack, tmp_path / "pack")
+    table = pq.read_table(root / "catalog.parquet")
+    views = pa.array([b"\xff\xfe"] * len(table), pa.binary()).cast(
+        options=pc.CastOptions(pa.string(), allow_invalid_utf8=True)
+    )
+    pq.write_table(table.set_column(table.schema.get_field_index("view"), "view", views), root / "catalog.parquet")
+    info = json.loads((root / "dataset.json").read_bytes())
+    info = changed(info, ("catalog_sha256",), sha256_file(root / "catalog.parquet"), remove=False)
+    (root / "dataset.json").write_bytes(json_bytes(info))
+    assert check_dataset(root) is None
 
 
 @pytest.mark.parametrize("columns", [{"Edema": "x"}, {"Edema": 0.5}, {"split": None}], ids=str)
