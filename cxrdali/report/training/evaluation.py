@@ -127,7 +127,9 @@ def _about(evaluations: Sequence[Evaluation]) -> dict:
     """What there is to explain about the means."""
     added = _added([each.content["all"] for each in evaluations])
     return {
-        "levels": sorted({each.content["level"] for each in evaluations if each.content.get("draws")}),
+        "levels": sorted(
+            {level for each in evaluations if each.content.get("draws") and (level := each.content.get("level"))}
+        ),
         "probabilities": "ECE" in added,
         "decisions": "F1" in added,
         "groups": any(each.content["all"].get("groups") for each in evaluations),
