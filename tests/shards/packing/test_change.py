@@ -1,5 +1,6 @@
 """A finished dataset that takes in what was rejected, gains sizes, gets lost ones again, and drops others."""
 
+import errno
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from shards.packing.rendition import Size
 from shards.packing.verify import verify
 from shards.releases.open import open_release
 from shards.releases.table import Columns, open_table
+from shards.storage.disk import Disk
 from shards.storage.files import json_bytes, sha256_file
 from tests.releases import contents, jpeg, smooth_image, write_release, write_table
 
@@ -127,6 +129,20 @@ def test_a_release_of_which_nothing_was_there_is_completed(whole, root, out):
     (root / "later").rename(root / "files")
     packed(root, out)
     assert contents(out) == contents(whole / "pack")
+
+
+def test_a_file_that_the_disk_could_not_read_is_read_again_though_it_has_not_changed(whole, root, out, monkeypatch):
+    broken, real = paths_of(root)[0], Disk.read_bytes
+
+    def read_bytes(disk, *arguments, **options):
+        if disk.path == broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(disk, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Disk, "read_bytes", read_bytes)
+        assert packed(root, out).rejected == {"unreadable": 1}
+    assert packed(root, out).rejected == {} and contents(out) == contents(whole / "pack")
 
 
 def test_a_rejected_file_that_is_as_bad_as_before_costs_no_shard(root, out):
