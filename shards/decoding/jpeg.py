@@ -36,8 +36,6 @@ def _gray(data: bytes, frame: Frame, least: int) -> np.ndarray:
         if "color conversion" in words:
             raise unsupported("a lossless JPEG in YCbCr or YCCK") from error
         raise RejectedImage(f"damaged JPEG: {words}") from error
-    if colours == "RGB":
-        return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    gray, white = pixels[:, :, 0], 2**frame.bits - 1
-    # a lossless file may have 2 to 7 bits, which are spread as those of a PNG
-    return gray if white == 255 else ((gray.astype(np.uint16) * 255 + white // 2) // white).astype(np.uint8)
+    if (white := 2**frame.bits - 1) < 255:  # a lossless file may have 2 to 7 bits, which are spread as those of a PNG
+        pixels = ((pixels.astype(np.uint16) * 255 + white // 2) // white).astype(np.uint8)
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if colours == "RGB" else pixels[:, :, 0]

@@ -120,6 +120,8 @@ def _frame(marker: int, body: bytes) -> Frame:
         raise RejectedImage(f"damaged JPEG: values of {bits} bits")
     if bits > 8:
         raise unsupported(f"a JPEG of {bits} bits", "a 16-bit PNG")
+    if bits < 8 and len(sampling) == 4:  # libjpeg takes its black plate for one of 8 bits
+        raise unsupported(f"a CMYK JPEG of {bits} bits")
     if len(sampling) not in (1, 3, 4):
         raise unsupported(f"a JPEG of {len(sampling)} components")
     if not height:

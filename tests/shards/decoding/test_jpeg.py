@@ -85,6 +85,11 @@ def test_a_lossless_jpeg_of_few_bits_is_spread_as_a_png_is(bits):
     values = GRAY >> 8 - bits
     found = decode(lossless_jpeg(values, bits), 60)
     assert np.abs(found.gray - values * (255 / (2**bits - 1))).max() <= 0.5 and found.gray.max() > 127
+    spread = np.round((COLOUR >> 8 - bits) * (255 / (2**bits - 1))).astype(np.uint8)
+    found = decode(lossless_jpeg(COLOUR >> 8 - bits, bits), 60)
+    assert np.array_equal(found.gray, cv2.cvtColor(spread, cv2.COLOR_RGB2GRAY))
+    ink = np.dstack([COLOUR, 255 - GRAY // 4]) >> 8 - bits
+    assert reason(lossless_jpeg(ink, bits)) == f"not supported: a CMYK JPEG of {bits} bits; convert it to a PNG first"
 
 
 def test_lossless_colour_becomes_gray_as_a_png_s():
