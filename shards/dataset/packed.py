@@ -69,9 +69,10 @@ def _check_shown(table: pd.DataFrame, path: Path) -> None:
     for column, right in kinds.items():
         if column in ("converted", "pixels") and column not in table:
             continue  # of an earlier version
-        held = table[column].dropna() if list(table.columns).count(column) == 1 else None
-        fits = held is not None and (held.empty or right(held))
-        if not fits or (column == "pixels" and not held.empty and held.str.len().max() > 64):
+        fits = list(table.columns).count(column) == 1
+        if fits and not (held := table[column].dropna()).empty:
+            fits = right(held) and (column != "pixels" or held.str.len().max() <= 64)
+        if not fits:
             raise UserError(f"{path}: column {column!r} holds what packing does not write; pack again")
 
 

@@ -75,7 +75,7 @@ def test_a_file_that_is_no_rules_is_one_line(root, tmp_path, kind):
     (tmp_path / "x.json").write_bytes(b"{}")
     os.truncate(tmp_path / "x.json", 300_000_000_000)  # a hole: no byte is on the disk
     ended = use(root, tmp_path, kind, "x.json")
-    assert refused(ended, "sparse").count(f"at most 67,108,864 are read") == 1
+    assert refused(ended, "sparse").count("at most 67,108,864 are read") == 1
     (tmp_path / "x.json").unlink()
     os.mkfifo(tmp_path / "x.json")
     assert "no regular file" in refused(use(root, tmp_path, kind, "x.json"), "pipe")
@@ -124,6 +124,15 @@ def test_rules_that_no_fit_writes_are_named(root, tmp_path, kind, entry, value, 
     info["findings"][0][entry] = value
     (tmp_path / "x.json").write_bytes(sealed_json(info))
     assert words in refused(use(root, tmp_path, kind, "x.json"), value)
+
+
+def test_an_evaluation_of_no_finding_is_named(root, tmp_path):
+    info = json.loads((root / "evaluation.json").read_bytes())
+    info["all"]["findings"] = []
+    (tmp_path / "x.json").write_bytes(sealed_json(info))
+    assert "x.json: not an evaluation (all.findings is empty)" in refused(
+        use(root, tmp_path, "evaluation", "x.json"), ""
+    )
 
 
 def test_what_rules_say_of_themselves_does_not_steer_the_terminal(root, tmp_path):

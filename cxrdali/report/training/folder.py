@@ -83,6 +83,8 @@ def read_evaluation(path: Path) -> Evaluation:
 
     def parse(content: dict) -> Evaluation:
         check_kinds(content, EVALUATION)
+        if not content["all"]["findings"]:
+            raise ValueError("all.findings is empty")
         for view in ("all", "frontal", "lateral"):
             names = [row["finding"] for row in (content.get(view) or {"findings": []})["findings"]]
             if len(set(names)) < len(names):
