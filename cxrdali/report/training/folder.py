@@ -83,12 +83,12 @@ def read_evaluation(path: Path) -> Evaluation:
 
     def parse(content: dict) -> Evaluation:
         check_kinds(content, EVALUATION)
-        if not content["all"]["findings"]:
-            raise ValueError("all.findings is empty")
         for view in ("all", "frontal", "lateral"):
             names = [row["finding"] for row in (content.get(view) or {"findings": []})["findings"]]
             if len(set(names)) < len(names):
                 raise ValueError("a finding is duplicated")
+            if content.get(view) and not names:
+                raise ValueError(f"{view} has no finding")
         name = content.get("run") or Path(content.get("predictions") or path.name).stem
         split = content.get("split")
         return Evaluation(f"{name}, {split} split" if split else str(name), content)
