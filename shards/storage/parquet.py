@@ -27,6 +27,7 @@ def bounded(path: Location, data: bytes) -> pa.Table:
         raise too_large(path, f"holds {file.metadata.num_rows:,} rows of {file.metadata.num_columns:,} columns")
     batches, held = [], 0
     for batch in file.iter_batches(ROWS):
+        batch.validate(full=True)
         columns = [_decoded(path, column) for column in batch.columns]
         batches.append(pa.RecordBatch.from_arrays(columns, batch.schema.names))
         held += batches[-1].nbytes

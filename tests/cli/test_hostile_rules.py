@@ -130,9 +130,7 @@ def test_an_evaluation_of_no_finding_is_named(root, tmp_path):
     info = json.loads((root / "evaluation.json").read_bytes())
     info["all"]["findings"] = []
     (tmp_path / "x.json").write_bytes(sealed_json(info))
-    assert "x.json: not an evaluation (all.findings is empty)" in refused(
-        use(root, tmp_path, "evaluation", "x.json"), ""
-    )
+    assert "x.json: not an evaluation (all has no finding)" in refused(use(root, tmp_path, "evaluation", "x.json"), "")
 
 
 def test_what_rules_say_of_themselves_does_not_steer_the_terminal(root, tmp_path):
