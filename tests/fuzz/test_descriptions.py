@@ -252,3 +252,11 @@ def test_a_finding_s_name_does_not_steer_the_terminal(small, tmp_path):
         ended = call(*words, dataset.root, cwd=tmp_path)
         assert ended.returncode == 0 and "\x1b" not in ended.stdout + ended.stderr
     assert "]0;owned" in call("inspect", dataset.root, cwd=tmp_path).stdout
+
+
+def test_a_file_s_name_does_not_steer_the_terminal(small, tmp_path):
+    root = shutil.copytree(small, tmp_path / "pack")
+    (root / "\x1b]0;owned\x07").touch()
+    ended = call("verify", root, "--jobs", 1, cwd=tmp_path)
+    assert ended.returncode == 1 and r"pack/\x1b]0;owned\x07: not in dataset.json" in ended.stderr
+    assert "\x1b" not in ended.stdout + ended.stderr
