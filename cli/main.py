@@ -6,11 +6,12 @@ import io
 import logging
 import os
 import pkgutil
+import re
 import sys
 import time
 import traceback
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -22,6 +23,7 @@ from shards.errors import LostTouch, UserError
 # decoding needs it, and beside any other busy process spinning made training on the CPU three times slower. Arrow's own
 # allocator keeps what it has freed: after the tables of MIMIC-CXR-JPG 1,346 MiB stayed with the packer, and not 614.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but TAB and line feed
 GRACE = 5.0  # seconds in which the launcher ends the other processes when one has failed
 # a command is a file of this folder that has a function of its name
 COMMANDS = tuple(
@@ -29,6 +31,19 @@ COMMANDS = tuple(
     for module in pkgutil.iter_modules([str(Path(__file__).parent)])
     if not module.ispkg and module.name not in ("main", "__main__")
 )
+
+
+class Shown:
+    """A stream on which what a file says cannot steer the terminal: its controls are written as escapes."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(CONTROLS.sub(lambda found: ascii(found.group())[1:-1], text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Commands(click.Group):
@@ -75,6 +90,7 @@ def main() -> None:
     for stream in (sys.stdout, stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8: \u20ac in a path's place, not an error
             stream.reconfigure(errors="backslashreplace")
+    sys.stdout = Shown(sys.stdout)  # type: ignore[assignment]
     _log_to_stdout()
     end_with_launcher()
     if rank() and not debug:

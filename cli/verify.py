@@ -25,7 +25,8 @@ def verify(pack, deep, sizes, jobs):
     for name in report.absent:
         click.echo(f"{pack / name}: not here, so not checked; --sizes {name} asks for it")
     for problem in report.problems:
-        click.echo(problem, err=True)
+        shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in problem)
+        click.echo(shown, err=True)
     if report.problems:
         click.echo(
             f"error: {pack}: {len(report.problems)} problems; restore the files, or delete damaged shards and "

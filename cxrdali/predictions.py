@@ -25,9 +25,11 @@ from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.csv import one_line, read_table
-from shards.storage.files import write_bytes
+from shards.storage.files import read_regular, write_bytes
+from shards.storage.parquet import bounded
 from shards.storage.sealed import CHANGED, note_unsealed
 from shards.storage.sidecar import check_hash, write_with_hash
+from shards.storage.table_file import MOST
 
 ID_COLUMNS = ("image_id", "study_id", "view")
 ABOUT, CHECKSUM = b"cxrdali", b"cxrdali.checksum"  # entries of a parquet file's metadata
@@ -136,13 +138,12 @@ def read(path: Path) -> Predictions:
 def _opened(path: Path) -> tuple[pd.DataFrame, Provenance, dict[bytes, bytes]]:
     """The file's columns, what it says of itself, and its metadata, where that stands (none in a CSV)."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MOST)
         if path.suffix == ".csv":
             check_hash(path, data)
             # pandas would rename a doubled column, shift long rows
             return read_table(path, again="predict again"), Provenance(), {}
-        arrow = pq.read_table(io.BytesIO(data))
-        arrow.validate(full=True)  # a text need not be UTF-8
+        arrow = bounded(path, data)
         metadata = arrow.schema.metadata or {}
         return arrow.to_pandas(), _provenance(json.loads(metadata.get(ABOUT, b"{}"))), metadata
     except FileNotFoundError:

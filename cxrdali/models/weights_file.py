@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from shards.errors import UserError
-from shards.storage.files import json_bytes, sha256_file
+from shards.storage.files import json_bytes, open_regular, sha256_file
 from shards.storage.sealed import CHANGED, CHECKSUM
 
 METADATA, ALIGNMENT = "__metadata__", 8
@@ -30,6 +30,7 @@ def sealed(data: bytes) -> tuple[bytes, str]:
 
 def metadata(path: Path) -> dict[str, str]:
     """Raises OSError or SafetensorError if it is no safetensors file, or cut off."""
+    open_regular(path).close()  # of a pipe, safetensors would wait
     with safe_open(path, framework="np") as file:
         return file.metadata() or {}
 

@@ -25,7 +25,7 @@ from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.csv import read_table
-from shards.storage.files import write_bytes
+from shards.storage.files import open_regular, write_bytes
 
 NAME = "predictions.csv"
 # Columns of the CXR-LT releases that are no findings
@@ -35,6 +35,7 @@ COPIED = (
 )  # fmt: skip
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 SKIPPED = ("__pycache__", ".git")
+MOST_HEADER = 2**20  # bytes of a template's first line
 
 
 @dataclass(frozen=True)
@@ -185,9 +186,9 @@ def _check_out(out: Path, name: str, code: Path | None) -> None:
 
 def _header(path: Path) -> tuple[str, ...]:
     """The names as they stand in the file, spaces too; empty if it cannot be read, for read_table to say why."""
-    with contextlib.suppress(OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error):
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return tuple(next(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")), ()))
+    with contextlib.suppress(OSError, EOFError, csv.Error, zlib.error), open_regular(path) as file:
+        start = (gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file).read(MOST_HEADER)
+        return tuple(next(csv.reader(io.StringIO(start.decode("utf-8-sig", "replace"), newline="")), ()))
     return ()
 
 

@@ -31,7 +31,7 @@ from cxrdali.runs.layout import NEW
 from cxrdali.runs.reader import Progress, weights_epoch
 from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
-from shards.storage.files import publish, remove_parts, sha256_bytes, write_bytes
+from shards.storage.files import open_regular, publish, remove_parts, sha256_bytes, write_bytes
 from shards.storage.for_people import guarded
 from shards.storage.sealed import sealed_json
 
@@ -46,6 +46,7 @@ def load_last(run: Path) -> dict | None:
     if not path.exists():
         return None
     try:
+        open_regular(path).close()  # a pipe would be waited for
         check_records(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not (isinstance(state, dict) and {"epoch", "best_epoch", "metrics"} <= set(state)):
@@ -122,7 +123,7 @@ def _tables(state: dict, settings: TrainSettings) -> dict[str, bytes]:
 
 
 def _holds(path: Path, data: bytes) -> bool:
-    return path.exists() and path.read_bytes() == data
+    return path.is_file() and path.read_bytes() == data
 
 
 def _csv(columns: tuple[str, ...], rows: list[dict]) -> bytes:

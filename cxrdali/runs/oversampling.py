@@ -14,9 +14,11 @@ import pandas as pd
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
 from shards.storage.csv import read_table
+from shards.storage.files import read_regular
 from shards.storage.for_people import unguarded
 from shards.storage.sealed import check_kinds, maybe, read_json
 from shards.storage.sidecar import check_hash
+from shards.storage.table_file import MOST
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def _read_ap(source: Path) -> dict[str, float | None]:
             stored = read_json(source)
             check_kinds(stored, {"all": {"findings": [{"finding": str, "AP": maybe(float)}]}})
             return {row["finding"]: row["AP"] for row in stored["all"]["findings"]}
-        check_hash(source, source.read_bytes())
+        check_hash(source, read_regular(source, MOST))
         table = read_table(source, again="evaluate again")
         if "view" in table:
             table = table[table["view"] == "all"]

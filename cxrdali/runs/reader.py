@@ -17,9 +17,9 @@ from cxrdali.runs.names import flatten
 from cxrdali.runs.settings import TrainSettings, names
 from cxrdali.setting import strict_converter
 from shards.errors import UserError
-from shards.storage.files import sha256_bytes
+from shards.storage.files import read_regular, sha256_bytes
 from shards.storage.for_people import unguarded
-from shards.storage.sealed import CHECKSUM, check_kinds, maybe, note_unsealed, read_json
+from shards.storage.sealed import CHECKSUM, LARGEST_FILE, check_kinds, maybe, note_unsealed, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,11 +149,12 @@ class Run:
     def _table(self, name: str, columns: Sequence[str], text: Sequence[str]) -> "pd.DataFrame":
         path = self.path / name
         try:
-            data = path.read_bytes()
+            data = read_regular(path, LARGEST_FILE)
         except FileNotFoundError:
             data = None
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or its permissions") from error
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"{path}: cannot be read ({reason}); restore it or its permissions") from error
         if data is not None or has_begun(self.path):
             self._check(name, None if data is None else sha256_bytes(data), _mend(self.path))
         return _read_csv(path, data, columns, text)

@@ -271,5 +271,5 @@ def read_weights(path: Path) -> Weights:
 def write_record(root: Path, record: dict) -> None:
     """Only if it says something else than before."""
     path, content = root / RECORD, sealed_json(record)
-    if not path.exists() or path.read_bytes() != content:
+    if not path.is_file() or path.read_bytes() != content:
         write_bytes(path, content)

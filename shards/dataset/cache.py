@@ -50,7 +50,7 @@ class Cache:
             with contextlib.suppress(FileExistsError), (folder / MARK).open("x") as file:
                 file.write(f"{source}\n")
             path = folder / DATASET
-            if not path.exists() or path.read_bytes() != description:  # the labels may have been others
+            if not path.is_file() or path.read_bytes() != description:  # the labels may have been others
                 write_bytes(path, description)
         except OSError as error:
             raise cannot_write(folder, error) from error

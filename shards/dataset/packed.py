@@ -66,6 +66,20 @@ def _parquet(
         raise UserError(f"{path}: not a readable table ({' '.join(str(error).split())}); attach it again") from error
 
 
+def _check_shown(table: pd.DataFrame, path: Path) -> None:
+    """Of a catalog, the columns that are only shown and counted: numbers or texts where there is anything."""
+    numbers, texts = pd.api.types.is_numeric_dtype, pd.api.types.is_string_dtype
+    kinds = {"height": numbers, "width": numbers, "view_position": texts, "converted": texts, "pixels": texts}
+    for column, right in kinds.items():
+        if column in ("converted", "pixels") and column not in table:
+            continue  # of an earlier version
+        fits = list(table.columns).count(column) == 1
+        if fits and not (held := table[column].dropna()).empty:
+            fits = right(held) and (column != "pixels" or held.str.len().max() <= 64)
+        if not fits:
+            raise UserError(f"{path}: column {column!r} holds what packing does not write; pack again")
+
+
 def _checked(path: Location, info: dict, sealed: bool) -> dict:
     """A description whose format is known and whose seal is whole."""
     if info.get("format") != FORMAT:
@@ -195,6 +209,8 @@ class PackedDataset:
             texts, places = ([name for name in kind if name in names] for kind in (texts, places))
         table, _ = _parquet(path, self.info["catalog_sha256"], self.info["counts"]["planned"], names)
         self._check_catalog(table, path, texts, places)
+        if names is None:
+            _check_shown(table, path)
         return table
 
     def _check_catalog(self, table: pd.DataFrame, path: Path, texts: list[str], places: list[str]) -> None:
@@ -243,7 +259,10 @@ class PackedDataset:
         split = np.array([*names_of_splits, None], dtype=object)[codes]
         values = np.empty((len(table), len(findings)), dtype=np.int8)
         for place, finding in enumerate(findings):
-            values[:, place] = table.pop(finding).fillna(Labels.BLANK).to_numpy(dtype=np.int8)
+            whole = table.pop(finding).fillna(Labels.BLANK).to_numpy()
+            values[:, place] = whole.astype(np.int8)
+            if (whole < -1).any() or ((whole > 1) & (whole != Labels.BLANK)).any():
+                raise UserError(f"{path}: finding {finding!r} holds numbers other than 1, 0 and -1; attach it again")
         return Labels(name, findings, split, values, sha256)
 
     def stored(self, pixels: int) -> StoredSize:

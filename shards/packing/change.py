@@ -9,7 +9,6 @@ command goes on. A size is dropped the other way round: dataset.json calls its f
 import contextlib
 import csv
 import io
-import json
 import logging
 import re
 import shutil
@@ -31,7 +30,7 @@ from shards.packing.making import judge
 from shards.packing.options import Size
 from shards.packing.publish import CATALOG, REJECTS
 from shards.packing.remake import Change, Reject, remade
-from shards.storage.files import cannot_write, only_one, publish, remove_parts, sha256_bytes, write_bytes
+from shards.storage.files import cannot_write, only_one, parse_json, publish, remove_parts, sha256_bytes, write_bytes
 from shards.storage.for_people import unguarded
 from shards.storage.location import Location
 from shards.storage.places import storage_of
@@ -195,7 +194,7 @@ def _rejects(out: Location, info: dict) -> list[Reject]:
     try:
         for line in csv.DictReader(io.StringIO(data.decode(), newline="")):
             row, known = int(line["row"]), "fingerprint" in line
-            seen = json.loads(line["fingerprint"]) if known and line["fingerprint"] else None
+            seen = parse_json(line["fingerprint"]) if known and line["fingerprint"] else None
             if not 0 <= row < info["counts"]["planned"]:
                 raise ValueError(f"row {row}")
             found.append(Reject(row, unguarded(line["reason"]), seen, known))
@@ -235,7 +234,7 @@ def _checked_bytes(path: Location, sha256: str) -> bytes:
 def _changing(out: Path) -> Iterator[None]:
     """While nobody else writes to a finished dataset; nothing is written or removed through a link."""
     work = out / WORK
-    _refuse_links(work, out / ASIDE)
+    _refuse_links(work, out / ASIDE, *(out / ASIDE).rglob("*"))
     try:
         work.mkdir(exist_ok=True)
         with only_one(work / "lock", "packing into it"):
@@ -263,7 +262,7 @@ def _settle(out: Path) -> None:
     dropped = [name for name in info.get("dropped", ()) if re.fullmatch(r"[0-9]+/[0-9]{6,9}\.(tar|idx)", name)]
     _refuse_links(*(out / name.partition("/")[0] for name in (*staged, *dropped)))
     for name in staged:
-        if (out / ASIDE / name).exists():
+        if (out / ASIDE / name).is_file():
             (out / name).parent.mkdir(exist_ok=True)
             publish(out / ASIDE / name, out / name)
     for name in dropped:

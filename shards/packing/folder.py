@@ -19,9 +19,10 @@ from shards.packing.plan import Plan
 from shards.packing.publishable import check_publishable
 from shards.releases.checksums import CHECKSUMS
 from shards.releases.release import Release
-from shards.storage.files import check_inside, json_bytes
+from shards.storage.files import check_inside, json_bytes, parse_json
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+from shards.storage.sealed import check_kinds
 
 AT_A_TIME = 256  # records that are read together
 # decides which images are rejected, and no byte of another: a rejected link is looked at again
@@ -118,7 +119,7 @@ def claim(job: PackJob, identity: dict) -> None:
     """Say what the folder is packed with, and remove what killed runs left, unless other parts may be at work."""
     check_publishable(job, identity)
     options = storage_of(job.out / WORK / "options.json")
-    before = json.loads(options.read_bytes()) if options.exists() else None
+    before = _begun(job, options.read_bytes(), identity) if options.exists() else None
     if before is not None:
         refuse_difference(job.out, before, identity)
     if before != identity:
@@ -129,6 +130,17 @@ def claim(job: PackJob, identity: dict) -> None:
             storage_of(folder).remove_parts()
     storage_of(record_path(job.out, 0).parent).make_folder()
     (job.work / "tmp").mkdir(exist_ok=True)
+
+
+def _begun(job: PackJob, data: bytes, identity: dict) -> dict:
+    """What an unfinished packing was begun with. Raises UserError if packing did not write it."""
+    try:
+        found = parse_json(data)
+        check_kinds(found, dict.fromkeys(identity, dict))
+    except ValueError as error:
+        where = job.out / WORK / "options.json"
+        raise UserError(f"{where}: not as packing writes it ({error}); pack to another --out folder") from error
+    return found
 
 
 def described(out: Location) -> dict:

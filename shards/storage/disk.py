@@ -25,13 +25,13 @@ class Disk:
 
     def read_bytes(self, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes [start, stop) of a file; all of them without."""
-        with self.path.open("rb") as file:
+        with files.open_regular(self.path) as file:
             file.seek(start)
             return file.read(-1 if stop is None else stop - start)
 
     def read_each(self, names: Sequence[str]) -> list[bytes]:
         """Whole files of a folder; of a bucket together, as each alone is a round trip."""
-        return [(self.path / name).read_bytes() for name in names]
+        return [Disk(self.path / name).read_bytes() for name in names]
 
     def sha256(self) -> str:
         return files.sha256_file(self.path)

@@ -40,7 +40,7 @@ def sync_folder(folder: Path) -> None:
 
 def publish(aside: Path, final: Path) -> None:
     """Give a complete file its final name; `aside` must be on the same file system."""
-    with aside.open("rb") as file:
+    with open_regular(aside) as file:
         os.fsync(file.fileno())
     aside.replace(final)
     sync_folder(final.parent)
@@ -121,6 +121,14 @@ def open_regular(path: Path) -> io.BufferedReader:
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
     raise OSError(errno.EINVAL, "no regular file", str(path))
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """A file's bytes. Raises OSError as `open_regular`, ValueError if it is larger than `most` bytes."""
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise ValueError(f"it has {size:,} bytes; at most {most:,} are read")
+        return file.read(most)
 
 
 def check_inside(root: Path, path: Path) -> None:

@@ -20,6 +20,24 @@ ROWS = 2048  # read together: a value that is repeated takes its bytes in each
 _EXACT = {16: 2**11, 32: 2**24}  # from here on a float of so many bits stands for several whole numbers
 
 
+def bounded(path: Location, data: bytes) -> pa.Table:
+    """A table as it is stored, with what its file says of itself; raises as `parquet_texts`."""
+    file = pq.ParquetFile(pa.BufferReader(data))
+    if file.metadata.num_rows * file.metadata.num_columns > CELLS:
+        raise too_large(path, f"holds {file.metadata.num_rows:,} rows of {file.metadata.num_columns:,} columns")
+    batches, held = [], 0
+    for batch in file.iter_batches(ROWS):
+        batch.validate(full=True)
+        columns = [_decoded(path, column) for column in batch.columns]
+        batches.append(pa.RecordBatch.from_arrays(columns, batch.schema.names))
+        held += batches[-1].nbytes
+        if held > MOST:
+            raise too_large(path, f"holds more than {MOST:,} bytes")
+    if not batches:
+        return file.read()
+    return pa.Table.from_batches(batches).replace_schema_metadata(file.schema_arrow.metadata)
+
+
 def parquet_texts(path: Location, data: bytes | bytearray) -> tuple[pa.Table, dict[str, str]]:
     """The columns as strings, blank where there is no value, with an index that pandas has stored; and the columns that
     hold no single text or number, with their types.

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shards.storage.files import json_bytes, sha256_bytes
+from shards.storage.files import json_bytes, read_regular, sha256_bytes
 
 log = logging.getLogger(__name__)
 
 CHECKSUM = "checksum"
 CHANGED = "its checksum is not that of its content: it is damaged, or was changed"
+LARGEST_FILE = 2**26  # bytes
 _LARGEST = 2**63
 _NAMES = {
     str: "text",
@@ -42,12 +43,13 @@ def sealed_json(body: Mapping) -> bytes:
 def read_json(path: Path) -> dict[str, Any]:
     """A sealed file's content, without the checksum; notes a file that has none.
 
-    Raises OSError, or ValueError if it is no JSON object, is not what its checksum was made of, or holds a name twice,
-    NaN, or a number that does not fit 64 bits.
+    Raises OSError, or ValueError if it has more than LARGEST_FILE bytes, is no JSON object, is not what its checksum
+    was made of, or holds a name twice, NaN, or a number that does not fit 64 bits.
     """
     try:
+        data = read_regular(path, LARGEST_FILE)
         stored = json.loads(
-            path.read_bytes(), object_pairs_hook=_object, parse_int=_whole, parse_float=_finite, parse_constant=_finite
+            data, object_pairs_hook=_object, parse_int=_whole, parse_float=_finite, parse_constant=_finite
         )
         if not isinstance(stored, dict):
             raise ValueError("it is no JSON object")

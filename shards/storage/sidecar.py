@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from shards.errors import UserError
-from shards.storage.files import cannot_write, sha256_bytes, sha256_file, write_bytes
+from shards.storage.files import cannot_write, read_regular, sha256_bytes, sha256_file, write_bytes
 from shards.storage.sealed import note_unsealed
 
-DIGITS = 64
+DIGITS, MOST = 64, 2**16  # of a hash; bytes of the file beside
 
 
 def beside(path: Path) -> Path:
@@ -22,9 +22,11 @@ def write_with_hash(path: Path, data: bytes) -> None:
     line, there = _line(path, sha256_bytes(data)), b""
     try:
         if path.exists():
-            there = beside(path).read_bytes() if beside(path).exists() else _line(path, sha256_file(path))
+            there = read_regular(beside(path), MOST) if beside(path).exists() else _line(path, sha256_file(path))
     except OSError as error:
         raise cannot_write(path, error) from error
+    except ValueError as error:
+        raise UserError(f"{beside(path)}: no hash of a table ({error}); move it away") from error
     if there not in (b"", line):
         write_bytes(beside(path), line + there)  # before the rename of the file, both are right
         write_bytes(path, data)
@@ -37,12 +39,13 @@ def write_with_hash(path: Path, data: bytes) -> None:
 def check_hash(path: Path, data: bytes) -> None:
     """Raises UserError if `data`, read from `path`, is not what was written there; notes a file without a hash."""
     try:
-        lines = beside(path).read_bytes().splitlines()
+        lines = read_regular(beside(path), MOST).splitlines()
     except FileNotFoundError:
         note_unsealed(path)
         return
-    except OSError as error:
-        raise UserError(f"{beside(path)}: cannot be read ({error.strerror}); restore it or delete it") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{beside(path)}: cannot be read ({reason}); restore it or delete it") from error
     if sha256_bytes(data).encode() not in [line[:DIGITS] for line in lines]:
         raise UserError(
             f"{path}: its SHA-256 is not the one in {beside(path).name}: it is damaged, or was changed; restore it, or "

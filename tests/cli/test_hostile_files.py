@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cxrdali.runs.layout import CONFIG
+from shards.storage.sealed import sealed_json
 from tests.cli.cli import call, done
 from tests.cxrdali.comparable_runs import packed, write_run
 from tests.cxrdali.report.pages import Page
@@ -66,7 +67,7 @@ def root(tmp_path_factory):
         config["plugins"] = [{"path": str(root / "evil.py"), "sha256": "0"}]
         config["recipe"] = {"name": MARKUP, "starts_from": "../../x", "overridden": {MARKUP: MARKUP}}
         config["device"] = MARKUP
-        (run / CONFIG).write_text(json.dumps(config))
+        (run / CONFIG).write_bytes(sealed_json(config))
     return root
 
 

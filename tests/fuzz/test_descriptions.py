@@ -180,3 +180,86 @@ def test_a_table_that_unpacks_to_far_more_than_it_is_is_refused_before(small, tm
     words = "as no table that packing writes" if planned else "200000 rows, dataset.json says"
     with pytest.raises(UserError, match=f"{name}: .*{words}"):
         dataset.labels("bomb") if name.startswith("labels") else dataset.catalog
+
+
+def with_table(small, root, name: str, change) -> PackedDataset:
+    """A pack of which one table was changed, under valid hashes."""
+    shutil.copytree(small, root)
+    table = pd.read_parquet(root / name)
+    table = change(table)
+    table.to_parquet(root / name)
+    info, sha256 = json.loads((root / DATASET).read_bytes()), sha256_bytes((root / name).read_bytes())
+    changes = {"catalog_sha256": sha256} if name == "catalog.parquet" else {"labels": {"chexpert": sha256}}
+    (root / DATASET).write_bytes(json_bytes(seal({**info, "default_labels": "chexpert", **changes})))
+    return PackedDataset.open(root)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("view_position", None),
+        ("view_position", [[1]]),
+        ("view_position", 1.5),
+        ("height", "x"),
+        ("width", [{"a": 1}]),
+        ("converted", 5),
+        ("pixels", "x" * 1000),
+        ("pixels", 7),
+        ("image_id", None),
+        ("offset_32", 1.5),
+        ("length_32", -1),
+        ("shard", "0"),
+    ],
+)
+def test_a_column_of_the_catalog_of_another_kind_is_named(small, tmp_path, column, value):
+    def change(table):
+        return table.drop(columns=column) if value is None else table.assign(**{column: [value] * len(table)})
+
+    dataset = with_table(small, tmp_path / "pack", "catalog.parquet", change)
+    with pytest.raises(UserError, match=f"column '{column}' "):
+        _ = dataset.catalog
+    ended = call("inspect", dataset.root, cwd=tmp_path)
+    assert ended.returncode == 1 and f"column '{column}' " in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "places", [{"offset_32": 10**12}, {"offset_32": 2**63 - 1}, {"length_32": 2**63 - 1}, {"shard": 4000}]
+)
+def test_a_place_beyond_its_shard_is_not_read(small, tmp_path, places):
+    def change(table):
+        kept = table["shard"].notna()
+        for column, value in places.items():
+            table[column] = table[column].astype("Int64").mask(kept, value)
+        return table
+
+    dataset = with_table(small, tmp_path / "pack", "catalog.parquet", change)
+    with pytest.raises(UserError, match="row .* lies outside shard"):
+        dataset.stored(32)
+
+
+@pytest.mark.parametrize("value", [257, 2, -2, 2**40])
+def test_labels_that_are_no_labels_are_named_and_do_not_become_others(small, tmp_path, value):
+    """257 in 8 bits is 1."""
+    name = next(name for name in pd.read_parquet(small / "labels/chexpert.parquet") if name not in ("row", "split"))
+    dataset = with_table(
+        small, tmp_path / "pack", "labels/chexpert.parquet", lambda table: table.assign(**{name: value})
+    )
+    with pytest.raises(UserError, match=f"finding '{name}' holds numbers other than 1, 0 and -1"):
+        dataset.labels("chexpert")
+
+
+def test_a_finding_s_name_does_not_steer_the_terminal(small, tmp_path):
+    name = "\x1b]0;owned\x07"
+    dataset = with_table(small, tmp_path / "pack", "labels/chexpert.parquet", lambda table: table.assign(**{name: 1}))
+    for words in (("inspect",), ("label",)):
+        ended = call(*words, dataset.root, cwd=tmp_path)
+        assert ended.returncode == 0 and "\x1b" not in ended.stdout + ended.stderr
+    assert "]0;owned" in call("inspect", dataset.root, cwd=tmp_path).stdout
+
+
+def test_a_file_s_name_does_not_steer_the_terminal(small, tmp_path):
+    root = shutil.copytree(small, tmp_path / "pack")
+    (root / "\x1b]0;owned\x07").touch()
+    ended = call("verify", root, "--jobs", 1, cwd=tmp_path)
+    assert ended.returncode == 1 and r"pack/\x1b]0;owned\x07: not in dataset.json" in ended.stderr
+    assert "\x1b" not in ended.stdout + ended.stderr

@@ -265,10 +265,13 @@ def _rejects(dataset: PackedDataset) -> pd.DataFrame:
     if sha256_bytes(data) != dataset.info["rejects_sha256"]:
         raise UserError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
     ids = {}
-    for line in csv.DictReader(io.StringIO(data.decode(), newline="")):
-        reason, _, detail = line["reason"].partition(": ")
-        image = unguarded(line["id"])
-        ids.setdefault(reason, []).append(f"{image} ({detail})" if detail else image)
+    try:
+        for line in csv.DictReader(io.StringIO(data.decode(), newline="")):
+            reason, _, detail = line["reason"].partition(": ")
+            image = unguarded(line["id"])
+            ids.setdefault(reason, []).append(f"{image} ({detail})" if detail else image)
+    except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: not as packing writes it ({error}); restore it or pack again") from error
     rows = {reason: {"images": len(each), "ids": each[:FIRST_IDS]} for reason, each in ids.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["images", "ids"])
     return table.sort_values("images", ascending=False, kind="stable")

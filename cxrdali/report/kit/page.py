@@ -23,7 +23,7 @@ from matplotlib.figure import Figure as Drawing
 from cxrdali.report.kit.numbers import FORMATS, sentence, written
 from cxrdali.report.kit.svg import as_svg
 from shards.errors import UserError
-from shards.storage.files import write_bytes
+from shards.storage.files import read_regular, write_bytes
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def check_numbers_file(path: Path) -> None:
     if not target.exists():
         return
     try:
-        json.loads(target.read_bytes())["page"]
-    except (ValueError, LookupError, TypeError, OSError):
+        json.loads(read_regular(target, 2**31))["page"]
+    except (ValueError, LookupError, TypeError, OSError, RecursionError):
         raise UserError(
             f"{target}: is not of a page, and the numbers of {path.name} go there; give another name"
         ) from None

@@ -27,7 +27,7 @@ from shards.packing.verify import verify
 from shards.releases.open import open_release
 from shards.releases.table import Columns, open_table
 from shards.storage.disk import Disk
-from shards.storage.files import json_bytes, sha256_file
+from shards.storage.files import json_bytes, sha256_bytes, sha256_file
 from tests.releases import contents, jpeg, smooth_image, write_release, write_table
 
 SIZES = (Size(64), Size(40, raw=True))
@@ -390,6 +390,67 @@ def test_a_published_change_does_not_leave_the_dataset_by_a_link(whole, out, tmp
         (out / "dataset.json").write_bytes(json_bytes(seal({**info, **hostile})))
         assert "is a link, through which nothing is changed" in refused(packed, whole / "release", out)
     assert contents(tmp_path / "mine") == {"000000.tar": b"mine"}
+
+
+@pytest.mark.parametrize("name", ["64", ".packing", "look"])
+def test_a_change_takes_nothing_from_where_a_link_in_it_leads(whole, out, tmp_path, name):
+    """As a folder of another dataset of the user's, whose shards would move here."""
+    shutil.copytree(whole / "pack", out)
+    mine = shutil.copytree(whole / "pack" / "64", tmp_path / "mine")
+    (mine / "tmp").mkdir()
+    before = contents(mine)
+    (out / ".changing").mkdir()
+    (out / ".changing" / name).symlink_to(mine)
+    info = json.loads((out / "dataset.json").read_bytes())
+    (out / "dataset.json").write_bytes(json_bytes(seal({**info, "staged": ["64/000000.tar", "64/000000.idx"]})))
+    for action in (lambda: packed(whole / "release", out), lambda: drop_sizes(out, ["40"])):
+        assert f".changing/{name}: is a link, through which nothing is changed" in refused(action)
+    assert contents(mine) == before and (mine / "tmp").is_dir()
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "rejects.csv", ".changing/64/000000.tar"])
+def test_packing_does_not_wait_for_a_pipe_in_a_finished_dataset(whole, out, time_limit, name):
+    shutil.copytree(whole / "pack", out)
+    info = json.loads((out / "dataset.json").read_bytes())
+    (out / "dataset.json").write_bytes(json_bytes(seal({**info, "staged": ["64/000000.tar"]})))
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).unlink(missing_ok=True)
+    os.mkfifo(out / name)
+    if name.startswith(".changing"):
+        packed(whole / "release", out)
+        assert contents(out) == contents(whole / "pack")
+        return
+    with pytest.raises((UserError, OSError), match="no regular file"):
+        packed(whole / "release", out)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '0,x,y,absent,"' + "[" * 100_000 + '"',
+        "0,x,y,absent,NaN",
+        "9" * 5000 + ",x,y,absent,",
+        "-1,x,y,absent,",
+        "0,x,y," + "z" * 200_000 + ",",
+        "0",
+        '0,x,y,absent,"',
+        "\udce9,x,y,absent,",
+    ],
+)
+def test_rejects_of_another_kind_are_one_line(whole, out, line):
+    shutil.copytree(whole / "pack", out)
+    data = f"row,id,path,reason,fingerprint\n{line}\n".encode(errors="surrogateescape")
+    (out / "rejects.csv").write_bytes(data)
+    info = json.loads((out / "dataset.json").read_bytes())
+    (out / "dataset.json").write_bytes(json_bytes(seal({**info, "rejects_sha256": sha256_bytes(data)})))
+    assert "rejects.csv: not as packing writes it" in refused(packed, whole / "release", out)
+
+
+@pytest.mark.parametrize("data", [b"[", b"[]", b"[" * 100_000, b"{}", b'{"options": [], "inputs": {}, "encoders": {}}'])
+def test_an_unfinished_packing_of_another_kind_is_one_line(whole, out, data):
+    (out / ".packing").mkdir(parents=True)
+    (out / ".packing" / "options.json").write_bytes(data)
+    assert "options.json: not as packing writes it" in refused(packed, whole / "release", out)
 
 
 @pytest.mark.parametrize("name", ["../mine.tar", "64/000000.tar", "64/mine", "/etc/passwd", "labels/chexpert.parquet"])
