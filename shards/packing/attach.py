@@ -33,13 +33,13 @@ from shards.storage.files import (
     json_bytes,
     only_one,
     open_regular,
-    parse_json,
     remove_parts,
     sha256_bytes,
     write_bytes,
 )
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+from shards.storage.sealed import parse_json
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import secrets
@@ -167,30 +166,6 @@ def sync_tree(folder: Path) -> None:
 def json_bytes(value: object) -> bytes:
     """Canonical JSON (sorted keys, one trailing newline): equal values are equal bytes."""
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def parse_json(data: bytes | str) -> Any:
-    """The value of a JSON text. Raises ValueError, also for what JSON has not: NaN, infinity, a name given twice."""
-    try:
-        return json.loads(data, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_unique)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def _finite(text: str) -> float:
-    return value if math.isfinite(value := float(text)) else _no_number(text[:20])
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{max(names, key=names.count)!r} is there twice")
-    return found
 
 
 def sha256_bytes(data: bytes) -> str:
