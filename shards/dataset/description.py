@@ -9,6 +9,7 @@ from typing import Any
 from shards.errors import UserError
 from shards.storage.files import json_bytes, open_regular, sha256_bytes
 from shards.storage.location import Location
+from shards.storage.places import storage_of
 from shards.storage.sealed import check_kinds, maybe, parse_json, seal
 
 DATASET = "dataset.json"
@@ -59,6 +60,11 @@ def description_bytes(path: Location, info: dict) -> bytes:
         raise UserError(f"{path}: a name in it is not UTF-8 ({error}); rename the file or folder") from error
     parse_description(path, data)
     return data
+
+
+def write_description(root: Location, info: dict) -> None:
+    """Publish a packed dataset, or a change of it (`description_bytes`)."""
+    storage_of(root / DATASET).write_bytes(description_bytes(root / DATASET, info))
 
 
 def stored_otherwise(info: Mapping) -> dict[str, str]:

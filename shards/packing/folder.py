@@ -105,8 +105,7 @@ def make_folders(job: PackJob) -> None:
     found = work.lstat()
     if not local and (found.st_uid != os.getuid() or found.st_mode & 0o022):  # in a folder that all may write to
         raise UserError(f"{work}: belongs to another user, or others may write to it; set TMPDIR to a folder of yours")
-    for folder in (work, work / "tmp"):
-        check_inside(work.parent, folder)
+    check_inside(work.parent, work, work / "tmp")
     strangers = sorted(entry.name for entry in job.storage.entries() if entry.name != WORK)
     if strangers and DATASET not in strangers and not storage_of(out / WORK / "options.json").exists():
         with contextlib.suppress(OSError):  # of a bucket's, a killed run may have left something in it

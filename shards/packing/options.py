@@ -31,6 +31,11 @@ class Size:
         return cls(int(pixels), encoding == "raw")
 
     @property
+    def text(self) -> str:
+        """As `parse` takes it."""
+        return f"{self.pixels}:raw" if self.raw else self.folder
+
+    @property
     def folder(self) -> str:
         return str(self.pixels)
 
@@ -91,7 +96,7 @@ class PackOptions:
     def as_json(self) -> dict:
         return {
             **asdict(self),
-            "sizes": [f"{size.pixels}:raw" if size.raw else str(size.pixels) for size in self.sizes],
+            "sizes": [size.text for size in self.sizes],
         }
 
 

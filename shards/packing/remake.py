@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shards.dataset.description import ASIDE, DATASET, decoded_for, description_bytes
+from shards.dataset.description import ASIDE, DATASET, decoded_for, write_description
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing import folder
@@ -231,8 +231,8 @@ def _publish(change: Change, rows: pd.DataFrame, records: list[dict], sizes: dic
     """Judge the rejects, write the tables that change, and then the description, which names what is still aside."""
     job, info, out = change.job, change.info, change.out
     aside = out / ASIDE
-    texts = [f"{size.pixels}:raw" if size.raw else size.folder for size in job.options.sizes]
-    identity = {**{name: info[name] for name in ("inputs", "encoders")}, "options": {**info["options"], "sizes": texts}}
+    options = {**info["options"], "sizes": [size.text for size in job.options.sizes]}
+    identity = {"inputs": info["inputs"], "encoders": info["encoders"], "options": options}
     found, tables = describe(job, rows, records, identity, info)
     judge(job, len(rows), found["counts"]["rejected"], aside / REJECTS, tables[REJECTS])
     if not (change.added or change.doubtful):  # lost shards alone: the dataset is the same, as its tables are
@@ -246,5 +246,5 @@ def _publish(change: Change, rows: pd.DataFrame, records: list[dict], sizes: dic
             if record["sizes"][size.folder]["samples"]:
                 staged += [f"{size.folder}/{record['shard']:06d}.{extension}" for extension in ("tar", "idx")]
     described = {**info, **found, "labels": info["labels"]}
-    write_bytes(out / DATASET, description_bytes(out / DATASET, {**described, "staged": sorted(staged)}))
+    write_description(out, {**described, "staged": sorted(staged)})
     return described

@@ -122,14 +122,15 @@ def open_regular(path: Path) -> io.BufferedReader:
     raise OSError(errno.EINVAL, "no regular file", str(path))
 
 
-def check_inside(root: Path, path: Path) -> None:
-    """Raises UserError if `path`, or a folder between `root` and it, is a link.
+def check_inside(root: Path, *paths: Path) -> None:
+    """Raises UserError if one of `paths`, or a folder between `root` and it, is a link.
 
     To be asked before anything in a folder is written or removed by a name that the folder's maker chose.
     """
-    for place in (path, *path.parents[: len(path.parts) - len(root.parts) - 1]):
-        if place.is_symlink():
-            raise linked(place)
+    for path in paths:
+        for place in (path, *path.parents[: len(path.parts) - len(root.parts) - 1]):
+            if place.is_symlink():
+                raise linked(place)
 
 
 def linked(path: Path) -> UserError:

@@ -90,8 +90,7 @@ def write_release(out: Path, options: SyntheticOptions, jobs: int = 1) -> Synthe
 
 def _check_out(out: Path) -> None:
     """Raises UserError if `out` holds anything but an unfinished release."""
-    for folder in (out / WORK, out / WORK / "tmp"):
-        check_inside(out, folder)
+    check_inside(out, out / WORK, out / WORK / "tmp")
     others = not out.is_dir() or any(path.name != WORK for path in out.iterdir())
     if out.exists() and others and not (out / WORK / "options.json").exists():
         raise UserError(f"{out}: exists and is not an empty folder; name another folder or remove this one")

@@ -372,7 +372,9 @@ def test_a_published_change_does_not_leave_the_dataset_by_a_link(whole, out, tmp
     info = json.loads((out / "dataset.json").read_bytes())
     for hostile in ({"staged": ["64/000000.tar"]}, {"dropped": ["64/000000.tar"]}):
         (out / "dataset.json").write_bytes(json_bytes(seal({**info, **hostile})))
-        assert "is a link, through which nothing is changed" in refused(packed, whole / "release", out)
+        assert "is a link, and nothing is written or removed where a link leads" in refused(
+            packed, whole / "release", out
+        )
     assert contents(tmp_path / "mine") == {"000000.tar": b"mine"}
 
 
