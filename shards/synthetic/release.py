@@ -38,7 +38,7 @@ from shards.synthetic.patient import Anatomy, Sign, sample_anatomy, sample_sign
 from shards.synthetic.plan import Purpose, Study, SyntheticOptions, plan_release, stream
 from shards.synthetic.radiograph import draw
 from shards.synthetic.tables import METADATA, write_tables
-from shards.workers import run
+from shards.workers import end_with, run
 
 QUALITY = 95  # JPEG quality of MIMIC-CXR-JPG
 CHUNK = 16  # studies per task: a second of work at 512 pixels
@@ -135,13 +135,12 @@ def _publish(tmp: Path, out: Path) -> None:
 
 def _write_studies(out: Path, options: SyntheticOptions, studies: list[Study], parent: int) -> tuple[int, int]:
     """Draw and write the pictures of `studies`; returns their number and bytes. Ends when `parent` has died."""
+    end_with(parent)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the processes share the cores already
     try:
         size = 0
         for study in studies:
-            if parent not in (os.getpid(), os.getppid()):
-                os._exit(1)
             size += _write_study(out / study.folder, options, study)
         return sum(len(study.images) for study in studies), size
     finally:
