@@ -31,7 +31,7 @@ from shards.packing.source import read
 from shards.storage.location import Location
 from shards.workers import LOOK
 
-MOST_BYTES = 16  # of memory per pixel that decoding takes: 16-bit RGBA and its copies
+_BYTES_OF_A_PIXEL = 16  # of memory that decoding takes: 16-bit RGBA and its copies
 # what a fault of the decoder itself ends in; all other signals come from outside
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 _LEAST_BYTES = 1 << 22  # of shared memory; what is not used takes none
@@ -215,7 +215,7 @@ def _has_room(data: bytes) -> bool:
             width, height = struct.unpack(">II", data[16:24])
         else:
             height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        mmap.mmap(-1, min(height * width, MOST_PIXELS) * MOST_BYTES).close()
+        mmap.mmap(-1, min(height * width, MOST_PIXELS) * _BYTES_OF_A_PIXEL).close()
     except (OSError, MemoryError):
         return False
     except Exception:  # it is no image

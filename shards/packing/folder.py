@@ -134,8 +134,7 @@ def described(out: Location) -> dict:
     """The description of a finished dataset, whose shards may have been lost. Raises UserError if it is not whole."""
     path = out / DATASET
     info, sealed = parse_description(path, storage_of(path).read_bytes())
-    groups = (info.get(name) for name in ("options", "inputs", "encoders"))
-    if not sealed or info.get("format") != FORMAT or not all(isinstance(group, dict) for group in groups):
+    if not sealed or info.get("format") != FORMAT:
         raise UserError(f"{path}: damaged, or of another version of cxrdali; restore it, or delete it and pack again")
     return info
 
