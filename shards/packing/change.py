@@ -31,7 +31,7 @@ from shards.packing.make_shard import WORK
 from shards.packing.making import judge
 from shards.packing.options import Size
 from shards.packing.publish import CATALOG, REJECTS
-from shards.packing.remake import Change, Reject, remade
+from shards.packing.remake import Change, remade
 from shards.storage.files import cannot_write, check_inside, only_one, publish, remove_parts
 from shards.storage.for_people import unguarded
 from shards.storage.location import Location
@@ -185,23 +185,24 @@ def _lost(out: Location, name: str, shards: list[dict]) -> set[int]:
     return {int(Path(file).stem) for file, size in files if held.get(file) != size or _index(file) not in held}
 
 
-def _rejects(out: Location, info: dict) -> list[Reject]:
-    """rejects.csv; without fingerprints if it is of a version that did not write them."""
+def _rejects(out: Location, info: dict) -> dict[int, list]:
+    """rejects.csv by row: [row, reason, fingerprint]. Where a version did not write fingerprints, that of a file that
+    was there is [], which no file has."""
     data = checked_bytes(out / REJECTS, info["rejects_sha256"])
-    found = []
+    found: dict[int, list] = {}
     try:
         for line in csv.DictReader(io.StringIO(data.decode(), newline="")):
-            row, known = int(line["row"]), "fingerprint" in line
-            seen = json.loads(line["fingerprint"]) if known and line["fingerprint"] else None
+            row, reason = int(line["row"]), unguarded(line["reason"])
+            unknown: list | None = None if reason == "absent" or "fingerprint" in line else []
             if not 0 <= row < info["counts"]["planned"]:
                 raise ValueError(f"row {row}")
-            found.append(Reject(row, unguarded(line["reason"]), seen, known))
+            found[row] = [row, reason, json.loads(line["fingerprint"]) if line.get("fingerprint") else unknown]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{out / REJECTS}: not as packing writes it ({error}); restore it or pack again") from error
     return found
 
 
-def _doubtful(job: PackJob, info: dict, rejects: list[Reject]) -> tuple[Reject, ...]:
+def _doubtful(job: PackJob, info: dict, rejects: dict[int, list]) -> tuple[int, ...]:
     """The rejects whose files are not as they were when they were looked at, or may not be."""
     if not rejects:
         return ()
@@ -210,12 +211,12 @@ def _doubtful(job: PackJob, info: dict, rejects: list[Reject]) -> tuple[Reject, 
     )
     paths = job.release.images.set_index("image_id")["path"].reindex(catalog["image_id"]).to_numpy()
 
-    def is_as_it_was(reject: Reject) -> bool:
-        now = storage_of(job.release.root / paths[reject.row]).fingerprint()
-        return now == reject.seen if reject.known or reject.reason == "absent" else False
+    def fingerprint(row: int) -> list | None:
+        return storage_of(job.release.root / paths[row]).fingerprint()
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        return tuple(each for each, same in zip(rejects, threads.map(is_as_it_was, rejects), strict=True) if not same)
+        now = zip(rejects, threads.map(fingerprint, rejects), strict=True)
+        return tuple(row for row, seen in now if seen != rejects[row][2])
 
 
 @contextlib.contextmanager

@@ -22,23 +22,12 @@ from shards.storage.files import json_bytes, sha256_bytes, write_bytes
 
 
 @dataclass(frozen=True)
-class Reject:
-    """A line of rejects.csv. seen: the file's fingerprint then (None: absent, or it may be read another time); known:
-    whether a fingerprint was written down at all."""
-
-    row: int
-    reason: str
-    seen: list | None
-    known: bool
-
-
-@dataclass(frozen=True)
 class Change:
     """What a finished dataset lacks.
 
     job: its sizes are those of the dataset, then those to be added; info: dataset.json; lost: by size the shards that
-    are not whole; elsewhere: sizes that are not whole and not asked for; doubtful: the rejects whose file may be
-    another by now.
+    are not whole; elsewhere: sizes that are not whole and not asked for; rejects: by row [row, reason, fingerprint of
+    the file then], as in a shard's record; doubtful: the rows of those whose file may be another by now.
     """
 
     job: PackJob
@@ -46,8 +35,8 @@ class Change:
     added: tuple[Size, ...]
     lost: dict[str, set[int]]
     elsewhere: tuple[str, ...]
-    rejects: list[Reject]
-    doubtful: tuple[Reject, ...]
+    rejects: dict[int, list]
+    doubtful: tuple[int, ...]
 
     @property
     def out(self) -> Path:
@@ -123,10 +112,9 @@ def _looked_at(change: Change, planned: Plan, engine: Engine) -> tuple[dict[int,
 
     The files are read for that alone first, lest a shard is packed again for one that is still bad.
     """
-    rejects = {each.row: [each.row, each.reason, each.seen] for each in change.rejects}
-    rows = np.array(sorted(each.row for each in change.doubtful), dtype=np.int64)
+    rows = np.array(sorted(change.doubtful), dtype=np.int64)
     if not len(rows):
-        return rejects, set()
+        return change.rejects, set()
     _, shard = np.unique(planned.shard[rows], return_inverse=True)
     few, look = Plan(planned.images, planned.order[rows], shard), change.out / ASIDE / "look"
     sizes = tuple(sorted(change.job.options.sizes, key=lambda size: size.pixels))
@@ -142,7 +130,7 @@ def _looked_at(change: Change, planned: Plan, engine: Engine) -> tuple[dict[int,
     found = [reject for record in folder.read_records(look, range(few.shards)) for reject in record["rejects"]]
     shutil.rmtree(look, ignore_errors=True)
     still = {int(rows[place]): [int(rows[place]), reason, seen] for place, reason, seen in found}
-    return rejects | still, set(rows.tolist()) - set(still)
+    return change.rejects | still, set(rows.tolist()) - set(still)
 
 
 def _sizes_to_make(change: Change, shards: int, again: set[int]) -> dict[int, tuple[Size, ...]]:
