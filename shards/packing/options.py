@@ -3,12 +3,13 @@
 import math
 from dataclasses import asdict, dataclass
 
+from shards.dataset.description import LARGEST_PIXELS
 from shards.errors import UserError
 
 FITS = ("squash", "pad", "crop")  # how a rectangle becomes a square (`shards.packing.rendition.resize`)
 WINDOWS = ("percentile", "minmax", "full")  # how 16 bits become 8 (`shards.packing.window`)
 ENGINES = ("local", "dask")  # who makes the shards (`shards.packing.engine`, `shards.packing.cluster`)
-MIN_PIXELS, MAX_PIXELS = 32, 4096
+MIN_PIXELS, MAX_PIXELS = 32, LARGEST_PIXELS
 
 
 @dataclass(frozen=True)
