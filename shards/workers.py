@@ -130,13 +130,18 @@ def _work(connection: Connection) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             function, arguments, named = connection.recv()
-            answer: tuple[Exception | None, object]
-            try:
-                answer = None, function(*arguments, **named)
-            except Exception as error:
-                error.add_note(traceback.format_exc().rstrip())
-                answer = error, None
-            connection.send(answer)
+            send_answer(connection, function, *arguments, **named)
+
+
+def send_answer(connection: Connection, function: Callable, /, *arguments: object, **named: object) -> None:
+    """Call, and send (None, what it returned), or (the error, None) with its traceback as a note."""
+    answer: tuple[Exception | None, object]
+    try:
+        answer = None, function(*arguments, **named)
+    except Exception as error:
+        error.add_note(traceback.format_exc().rstrip())
+        answer = error, None
+    connection.send(answer)
 
 
 def _ticks(process: int) -> int:
