@@ -39,8 +39,7 @@ def demo(out: Path, fresh: bool):
 
     started, runs = time.perf_counter(), out / "runs"
     claim(out, MARK)
-    for name in ("release", "packed", "runs"):
-        check_inside(out, out / name)
+    check_inside(out, *(out / name for name in ("release", "packed", "runs")))
     if fresh:
         for name in ("release", "packed", "runs"):
             shutil.rmtree(out / name, ignore_errors=True)

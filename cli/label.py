@@ -3,7 +3,6 @@
 import click
 
 from cli.options import folders
-from cli.options.folders import Place
 from cli.options.table_options import read_columns, table_options
 
 
@@ -13,7 +12,7 @@ from cli.options.table_options import read_columns, table_options
     "--labels",
     "label_folders",
     multiple=True,
-    type=Place(),
+    type=folders.Place(),
     metavar="DIR",
     help="Folder of a label release to attach; may be repeated.",
 )

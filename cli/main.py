@@ -151,9 +151,8 @@ def _fail(words: str, stderr: TextIO, follows: bool = False, code: int = 1) -> N
     are those whose error only follows from another's (`follows`)."""
     if (number := rank()) or follows:
         time.sleep(GRACE)
-    shown = "".join(
-        letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words
-    )  # one line, no controls
+    # one line, no controls
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
     print(f"error: {f'rank {number}: ' if number else ''}{shown}", file=stderr, flush=True)
     _end(code)
 

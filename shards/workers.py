@@ -12,6 +12,7 @@ hangs; so only its way to start a process is used here, which does not import th
 import contextlib
 import multiprocessing
 import os
+import select
 import signal
 import threading
 import time
@@ -30,6 +31,7 @@ from shards.errors import UserError
 LOOK = 0.5  # seconds between two looks
 IDLE = 25.0  # seconds in which some worker must use the processor
 DONE, ALIVE = b".", b"-"  # a worker's marks: an image is finished; one takes long, and is seen to
+_watched: set[int] = set()  # by this worker: `end_with`
 
 
 def run(tasks: Iterable, jobs: int, what: str, idle: float | None = None) -> Iterator:
@@ -128,13 +130,18 @@ def _work(connection: Connection) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             function, arguments, named = connection.recv()
-            answer: tuple[Exception | None, object]
-            try:
-                answer = None, function(*arguments, **named)
-            except Exception as error:
-                error.add_note(traceback.format_exc().rstrip())
-                answer = error, None
-            connection.send(answer)
+            send_answer(connection, function, *arguments, **named)
+
+
+def send_answer(connection: Connection, function: Callable, /, *arguments: object, **named: object) -> None:
+    """Call, and send (None, what it returned), or (the error, None) with its traceback as a note."""
+    answer: tuple[Exception | None, object]
+    try:
+        answer = None, function(*arguments, **named)
+    except Exception as error:
+        error.add_note(traceback.format_exc().rstrip())
+        answer = error, None
+    connection.send(answer)
 
 
 def _ticks(process: int) -> int:
@@ -143,6 +150,25 @@ def _ticks(process: int) -> int:
         words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return int(words[11]) + int(words[12])
     return 0
+
+
+def end_with(parent: int) -> None:
+    """In a worker of this machine: end it when the process that gave the task dies. It would go on with its task."""
+    if parent == os.getpid() or parent in _watched:
+        return
+    _watched.add(parent)
+    try:
+        descriptor = os.pidfd_open(parent)
+    except ProcessLookupError:
+        os._exit(1)
+
+    def watch():
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Watch:

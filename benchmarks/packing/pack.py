@@ -80,7 +80,8 @@ class PackRun(Options):
 
 def ours(path: Path) -> list[bytes]:
     """One JPEG per size, as packing makes them."""
-    return renditions(path, PackOptions(tuple(Size(size) for size in SIZES), quality=QUALITY))[0]
+    options = PackOptions(tuple(Size(size) for size in SIZES), quality=QUALITY)
+    return renditions(files_of.read(path), path.name, options)[0]
 
 
 class Ceiling:

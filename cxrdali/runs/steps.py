@@ -94,8 +94,8 @@ class Book:
     def run(self, steps: Sequence[Step]) -> int:
         """Do what is to be done, in order; returns how many steps that were. UserError if a link is in the way."""
         done = 0
-        for name in sorted({RECORDS, *(name for step in steps for name in step.outputs)}):
-            check_inside(self.root, self.root / name)
+        names = sorted({RECORDS, *(name for step in steps for name in step.outputs)})
+        check_inside(self.root, *(self.root / name for name in names))
         self._sweep(steps)
         for number, step in enumerate(steps, 1):
             reason = self.reason(step)

@@ -4,12 +4,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from shards.errors import UserError
-from shards.storage.files import json_bytes, open_regular, parse_json, sha256_bytes
+from shards.storage.files import json_bytes, open_regular, sha256_bytes
 from shards.storage.location import Location
-from shards.storage.sealed import seal
+from shards.storage.places import storage_of
+from shards.storage.sealed import check_kinds, maybe, parse_json, seal
 
 DATASET = "dataset.json"
 ASIDE = ".changing"  # the folder in a packed dataset for a change of it that is being made, or published
@@ -61,6 +62,11 @@ def description_bytes(path: Location, info: dict) -> bytes:
     return data
 
 
+def write_description(root: Location, info: dict) -> None:
+    """Publish a packed dataset, or a change of it (`description_bytes`)."""
+    storage_of(root / DATASET).write_bytes(description_bytes(root / DATASET, info))
+
+
 def stored_otherwise(info: Mapping) -> dict[str, str]:
     """Per label release of which the shards' KEY.json hold other findings than labels/, what is to be said about it.
 
@@ -79,56 +85,68 @@ def stored_otherwise(info: Mapping) -> dict[str, str]:
     return said
 
 
-ANY = "*"
-# What packing writes: a kind; of a list, its items' kind; of a dict, its entries' by name, where * is any name, and one
-# with a ? may be absent (earlier versions did not write it).
+LARGEST = 2**26  # bytes of a dataset.json: 200,000 shards
+LARGEST_PIXELS = 4096
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal may obey them
+
+
+def _text(value: Any, where: str) -> None:
+    check_kinds(value, str, where)
+    if _CONTROL.search(value):
+        raise ValueError(f"{where} holds control characters")
+
+
+def _count(value: Any, where: str) -> None:
+    check_kinds(value, int, where)
+    if value < 0:
+        raise ValueError(f"{where} is no count")
+
+
+# What packing writes, as `check_kinds` takes it; earlier versions did not write what may be absent.
 _DESCRIPTION = {
-    "id": str,
-    "made_by": str,
-    "release": str,
+    "id": _text,
+    "made_by": _text,
+    "release": _text,
     "options": {
-        "sizes": [str],
-        "fit": str,
-        "quality": int,
-        "seed": int,
-        "shard_images": int,
-        "limit?": int | None,
+        "sizes": [_text],
+        "fit": _text,
+        "quality": _count,
+        "seed": _count,
+        "shard_images": _count,
+        "limit?": maybe(_count),
         "check_hashes?": bool,
         "allow_links?": bool,
-        "window?": str,
+        "window?": _text,
     },
-    "inputs": {ANY: str},
-    "encoders": {ANY: str},
+    "inputs": {str: _text},
+    "encoders": {str: _text},
     "counts": {
-        "planned": int,
-        "packed": int,
-        "studies": int,
-        "subjects": int,
-        "rejected": {ANY: int},
-        "converted?": {ANY: int},
-        "same_pixels?": int,
-        "same_pixels_of_patient?": int,
+        "planned": _count,
+        "packed": _count,
+        "studies": _count,
+        "subjects": _count,
+        "rejected": {str: _count},
+        "converted?": {str: _count},
+        "same_pixels?": _count,
+        "same_pixels_of_patient?": _count,
     },
-    "catalog_sha256": str,
-    "rejects_sha256": str,
-    "hashed?": int,
-    "staged?": [str],
-    "dropped?": [str],
-    "labels": {ANY: str},
-    "stored_labels?": {ANY: str},
+    "catalog_sha256": _text,
+    "rejects_sha256": _text,
+    "hashed?": _count,
+    "staged?": [_text],
+    "dropped?": [_text],
+    "labels": {str: _text},
+    "default_labels": maybe(str),
+    "stored_labels?": {str: _text},
     "sizes": {
-        ANY: {
-            "pixels": int,
-            "encoding": str,
-            "decoded_for?": int,
-            "shards": [{"name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str}],
+        str: {
+            "pixels": _count,
+            "encoding": _text,
+            "decoded_for?": _count,
+            "shards": [{"name": _text, "samples": _count, "bytes": _count, "sha256": _text, "index_sha256": _text}],
         }
     },
 }
-LARGEST = 2**26  # bytes of a dataset.json: 200,000 shards
-LARGEST_COUNT = 2**63 - 1
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal may obey them
-LARGEST_PIXELS = 4096
 
 
 def read_description(root: Path) -> tuple[dict, bool]:
@@ -163,17 +181,17 @@ def parse_description(path: Location, data: bytes) -> tuple[dict, bool]:
 
 def _check_description(info: dict) -> None:
     """Raises ValueError naming the first entry that packing does not write: a seal can be made by anyone."""
-    _check_entry(info, _DESCRIPTION, "")
+    check_kinds(info, _DESCRIPTION)
     for name in (*info["labels"], *info.get("stored_labels", {})):
         if not _stays_in_its_folder(name):
             raise ValueError(f"labels.{name!r} is not a hash of a table")
-    if (default := info.get("default_labels", _ABSENT)) not in (None, *info["labels"]):
+    if (default := info["default_labels"]) not in (None, *info["labels"]):
         raise ValueError(f"default_labels {default!r} is not among the labels")
     counts = info["counts"]
     if counts["packed"] > counts["planned"]:
         raise ValueError("counts.packed is more than counts.planned")
     for name in (*counts["rejected"], *counts.get("converted", {})):
-        _check_entry(name, str, "counts.")
+        _text(name, "counts")
     if not info["sizes"]:
         raise ValueError("sizes is empty")
     sides = [info.get("hashed", 0), *(size.get("decoded_for", 0) for size in info["sizes"].values())]
@@ -199,32 +217,3 @@ def _stays_in_its_folder(name: str) -> bool:
     """Of labels: older versions took the name of any file, so no-break and invisible characters are read; controls
     would steer the terminal that shows them."""
     return "/" not in name and not any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" for c in name)
-
-
-def _check_entry(value: object, kind: Any, where: str) -> None:
-    """Raises ValueError naming the first entry that is not of its kind."""
-    if isinstance(kind, dict):
-        entries = value if isinstance(value, dict) else _wrong(where)
-        for name, inner in kind.items():
-            known = name.rstrip("?")
-            if name == ANY:
-                for key, each in entries.items():
-                    _check_entry(each, inner, f"{where}{key!r}.")
-            elif known in entries or name == known:
-                _check_entry(entries.get(known, _ABSENT), inner, f"{where}{known}.")
-    elif isinstance(kind, list):
-        for each in value if isinstance(value, list) else _wrong(where):
-            _check_entry(each, kind[0], f"{where[:-1]}: ")
-    elif isinstance(value, bool) and kind is not bool or not isinstance(value, kind):
-        _wrong(where)
-    elif isinstance(value, int) and not 0 <= value <= LARGEST_COUNT:
-        raise ValueError(f"{where[:-1]} is no count")
-    elif isinstance(value, str) and CONTROL.search(value):
-        raise ValueError(f"{where[:-1]} holds control characters")
-
-
-_ABSENT = object()
-
-
-def _wrong(where: str) -> NoReturn:
-    raise ValueError(f"{where.rstrip('.: ') or 'the whole'} is missing or of another kind")

@@ -28,21 +28,27 @@ from shards.storage.remote import reaching
 MOST_ROWS, MOST_UNPACKED = 4, 100
 
 
-def _parquet(
-    path: Path, expected: str | None, rows: int, columns: Sequence[str] | None = None
-) -> tuple[pd.DataFrame, str]:
-    """A table and its sha256, which is checked first: a flipped bit in a parquet file often reads as another number.
+def checked_bytes(path: Location, sha256: str) -> bytes:
+    """A file of a packed dataset. Raises UserError if it cannot be read, or is not the one that dataset.json lists."""
+    try:
+        if isinstance(path, Path):
+            with open_regular(path) as file:
+                data = file.read()
+        else:
+            data = storage_of(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
+    if sha256_bytes(data) != sha256:
+        raise UserError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
+    return data
+
+
+def _parquet(path: Path, sha256: str, rows: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """A table, whose hash is checked first: a flipped bit in a parquet file often reads as another number.
 
     rows: how many it must have; columns: read only those of them that are there, once each.
     """
-    try:
-        with open_regular(path) as file:
-            data = file.read()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
-    sha256 = sha256_bytes(data)
-    if expected is not None and sha256 != expected:
-        raise UserError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
+    data = checked_bytes(path, sha256)
     try:
         found = pq.read_metadata(io.BytesIO(data))
         if found.num_rows != rows:
@@ -59,7 +65,7 @@ def _parquet(
         table = pd.read_parquet(io.BytesIO(data), columns=columns)
         for name in table.columns[table.dtypes == "str"]:
             pa.array(table[name]).validate(full=True)  # a text need not be UTF-8
-        return table, sha256
+        return table
     except UserError:
         raise
     except Exception as error:  # arrow raises many kinds on damage
@@ -204,10 +210,11 @@ class PackedDataset:
     def _read_catalog(self, names: Sequence[str] | None) -> pd.DataFrame:
         texts = ["image_id", "study_id", "subject_id", "view"]
         places = ["shard", *(f"{column}_{size}" for size in self.info["sizes"] for column in ("offset", "length"))]
-        path = self.file("catalog.parquet", self.info["catalog_sha256"])
+        sha256 = self.info["catalog_sha256"]
+        path = self.file("catalog.parquet", sha256)
         if names is not None:
             texts, places = ([name for name in kind if name in names] for kind in (texts, places))
-        table, _ = _parquet(path, self.info["catalog_sha256"], self.info["counts"]["planned"], names)
+        table = _parquet(path, sha256, self.info["counts"]["planned"], names)
         self._check_catalog(table, path, texts, places)
         if names is None:
             _check_shown(table, path)
@@ -249,8 +256,9 @@ class PackedDataset:
             raise UserError(
                 f"{self.root}: no labels {name!r}; attached are {', '.join(names)} (cxrdali label attaches others)"
             )
-        path = self.file(labels_name(name), self.info["labels"][name])
-        table, sha256 = _parquet(path, self.info["labels"][name], self.info["counts"]["planned"])
+        sha256 = self.info["labels"][name]
+        path = self.file(labels_name(name), sha256)
+        table = _parquet(path, sha256, self.info["counts"]["planned"])
         findings = tuple(column for column in table.columns if column not in ("row", "split"))
         numbers = all(pd.api.types.is_integer_dtype(kind) for kind in table[list(findings)].dtypes)
         if "split" not in table or not table.columns.is_unique or not numbers:

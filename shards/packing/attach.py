@@ -16,9 +16,9 @@ from shards.dataset.description import (
     DATASET,
     LARGEST,
     check_label_name,
-    description_bytes,
     labels_name,
     stored_otherwise,
+    write_description,
 )
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -33,13 +33,13 @@ from shards.storage.files import (
     json_bytes,
     only_one,
     open_regular,
-    parse_json,
     remove_parts,
     sha256_bytes,
     write_bytes,
 )
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+from shards.storage.sealed import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def attach(
             attached[name] = sha256_bytes(data)
         if new:
             info["default_labels"] = info["default_labels"] or next(iter(new))
-            write_bytes(root / DATASET, description_bytes(root / DATASET, info))
+            write_description(root, info)
         _say(info, new)
     return [(table, name in new) for name, table in given.items()]
 
@@ -113,8 +113,7 @@ def _on_this_machine(root: Location) -> Path:
 def _writing(root: Path) -> Iterator[dict]:
     """The dataset's description, while nobody else writes; what killed writers left is removed first."""
     work, labels = root / WORK, root / "labels"
-    for folder in (work, labels):
-        check_inside(root, folder)
+    check_inside(root, work, labels)
     try:
         work.mkdir(exist_ok=True)
         with only_one(work / "lock", "writing to it"):
@@ -175,6 +174,6 @@ def detach(root: Location, name: str) -> None:
         del info["labels"][name]
         if info["default_labels"] == name:
             info["default_labels"] = min(info["labels"], default=None)
-        write_bytes(root / DATASET, description_bytes(root / DATASET, info))
+        write_description(root, info)
         (root / labels_name(name)).unlink(missing_ok=True)
         _say(info, [name])

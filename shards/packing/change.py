@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from shards.dataset.description import ASIDE, DATASET, dataset_identity, decoded_for, description_bytes
+from shards.dataset.description import ASIDE, DATASET, dataset_identity, decoded_for, write_description
+from shards.dataset.packed import checked_bytes
 from shards.errors import UserError
 from shards.packing import folder
 from shards.packing.engine import Engine
@@ -29,11 +30,12 @@ from shards.packing.make_shard import WORK
 from shards.packing.making import judge
 from shards.packing.options import Size
 from shards.packing.publish import CATALOG, REJECTS
-from shards.packing.remake import Change, Reject, remade
-from shards.storage.files import cannot_write, only_one, parse_json, publish, remove_parts, sha256_bytes, write_bytes
+from shards.packing.remake import Change, remade
+from shards.storage.files import cannot_write, check_inside, only_one, publish, remove_parts
 from shards.storage.for_people import unguarded
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+from shards.storage.sealed import parse_json
 
 log = logging.getLogger(__name__)
 AT_ONCE = 32  # files asked for at a time: each is a round trip to a bucket
@@ -82,7 +84,7 @@ def drop_sizes(out: Location, names: Sequence[str]) -> None:
         for name in names:
             if name not in info["sizes"]:
                 raise UserError(f"{out}: no size {name!r} to drop; stored are {', '.join(info['sizes'])}")
-        _refuse_links(*(out / name for name in names))
+        check_inside(out, *(out / name for name in names))
         kept = {name: size for name, size in info["sizes"].items() if name not in names}
         if not kept:
             raise UserError(f"{out}: {', '.join(names)} would be the last to go; a dataset has at least one size")
@@ -90,9 +92,9 @@ def drop_sizes(out: Location, names: Sequence[str]) -> None:
             info["sizes"][name]["decoded_for"] = covered
         gone = [shard["name"] for name in names for shard in info["sizes"][name]["shards"]]
         dropped = sorted(each for name in gone for each in (name, _index(name)))
-        options = {**info["options"], "sizes": [_text(size) for size in _stored(info) if size.folder in kept]}
+        options = {**info["options"], "sizes": [size.text for size in _stored(info) if size.folder in kept]}
         info |= {"sizes": kept, "options": options, "dropped": dropped}
-        _describe(out, {**info, "id": dataset_identity(info)})
+        write_description(out, {**info, "id": dataset_identity(info)})
         _settle(out)
 
 
@@ -109,7 +111,7 @@ def _change(job: PackJob, identity: dict) -> Change:
         if (known := stored.get(size.folder, size)) != size:
             raise UserError(
                 f"{job.out}: size {known.pixels} is stored as {known.encoding}, not as {size.encoding}; give --sizes "
-                f"{_text(known)}, or drop it first (cxrdali shard --out {job.out} --drop-size {size.folder}; not the "
+                f"{known.text}, or drop it first (cxrdali shard --out {job.out} --drop-size {size.folder}; not the "
                 "last one), or pack to another --out folder"
             )
     folder.refuse_difference(job.out, info, identity, finished=True)
@@ -133,7 +135,11 @@ def _check_possible(change: Change, identity: dict) -> None:
     job, info = change.job, change.info
     words = [f"size {size.folder} is to be added" for size in change.added]
     words += [f"size {name} has lost {len(shards):,} shards" for name, shards in change.lost.items()]
-    words += [f"rejected files that are there now or have changed: {len(change.doubtful):,}"] if change.doubtful else []
+    words += (
+        [f"rejected files that are there now, have changed, or may be read another time: {len(change.doubtful):,}"]
+        if change.doubtful
+        else []
+    )
     if not isinstance(job.out, Path):
         for name, shards in change.lost.items():
             path = job.out / name / f"{min(shards):06d}.tar"
@@ -152,8 +158,8 @@ def _check_possible(change: Change, identity: dict) -> None:
                 f"{job.out}: {words[0]}, but {name} is {now[name]} here, was {before.get(name)} at packing, and other "
                 f"versions make other bytes; pip install {package}=={before.get(name)}, or pack to another --out folder"
             )
-    _refuse_links(*(job.out / each.folder for each in (job.options.sizes if change.doubtful else change.added)))
-    _refuse_links(*(job.out / name for name in change.lost))
+    made = [size.folder for size in (job.options.sizes if change.doubtful else change.added)]
+    check_inside(job.out, *(job.out / name for name in (*made, *change.lost)))
     for line in words:
         log.info("%s: %s", job.out, line)
 
@@ -170,10 +176,6 @@ def stored_sizes(out: Location) -> tuple[Size, ...]:
     return tuple(_stored(folder.described(out))) if storage_of(out / DATASET).exists() else ()
 
 
-def _text(size: Size) -> str:
-    return f"{size.pixels}:raw" if size.raw else size.folder
-
-
 def _index(name: str) -> str:
     """The index beside a shard."""
     return name.removesuffix("tar") + "idx"
@@ -187,54 +189,49 @@ def _lost(out: Location, name: str, shards: list[dict]) -> set[int]:
     return {int(Path(file).stem) for file, size in files if held.get(file) != size or _index(file) not in held}
 
 
-def _rejects(out: Location, info: dict) -> list[Reject]:
-    """rejects.csv; without fingerprints if it is of a version that did not write them."""
-    data = _checked_bytes(out / REJECTS, info["rejects_sha256"])
-    found = []
+def _rejects(out: Location, info: dict) -> dict[int, list]:
+    """rejects.csv by row: [row, reason, fingerprint]. Where a version did not write fingerprints, that of a file that
+    was there is [], which no file has."""
+    data = checked_bytes(out / REJECTS, info["rejects_sha256"])
+    found: dict[int, list] = {}
     try:
         for line in csv.DictReader(io.StringIO(data.decode(), newline="")):
-            row, known = int(line["row"]), "fingerprint" in line
-            seen = parse_json(line["fingerprint"]) if known and line["fingerprint"] else None
+            row, reason = int(line["row"]), unguarded(line["reason"])
+            unknown: list | None = None if reason == "absent" or "fingerprint" in line else []
             if not 0 <= row < info["counts"]["planned"]:
                 raise ValueError(f"row {row}")
-            found.append(Reject(row, unguarded(line["reason"]), seen, known))
+            found[row] = [row, reason, parse_json(line["fingerprint"]) if line.get("fingerprint") else unknown]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{out / REJECTS}: not as packing writes it ({error}); restore it or pack again") from error
     return found
 
 
-def _doubtful(job: PackJob, info: dict, rejects: list[Reject]) -> tuple[Reject, ...]:
+def _doubtful(job: PackJob, info: dict, rejects: dict[int, list]) -> tuple[int, ...]:
     """The rejects whose files are not as they were when they were looked at, or may not be."""
     if not rejects:
         return ()
     catalog = pd.read_parquet(
-        io.BytesIO(_checked_bytes(job.out / CATALOG, info["catalog_sha256"])), columns=["image_id"]
+        io.BytesIO(checked_bytes(job.out / CATALOG, info["catalog_sha256"])), columns=["image_id"]
     )
     paths = job.release.images.set_index("image_id")["path"].reindex(catalog["image_id"]).to_numpy()
 
-    def is_as_it_was(reject: Reject) -> bool:
-        now = storage_of(job.release.root / paths[reject.row]).fingerprint()
-        return now == reject.seen if reject.known or reject.reason == "absent" else False
+    def fingerprint(row: int) -> list | None:
+        return storage_of(job.release.root / paths[row]).fingerprint()
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        return tuple(each for each, same in zip(rejects, threads.map(is_as_it_was, rejects), strict=True) if not same)
-
-
-def _checked_bytes(path: Location, sha256: str) -> bytes:
-    try:
-        data = storage_of(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
-    if sha256_bytes(data) != sha256:
-        raise UserError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
-    return data
+        now = zip(rejects, threads.map(fingerprint, rejects), strict=True)
+        differs = [row for row, seen in now if seen != rejects[row][2]]
+    if isinstance(job.out, Path):
+        return tuple(differs)
+    # nothing is packed again in a bucket: what may pass (a link, a bad sector) is no reason to refuse every call
+    return tuple(row for row in differs if rejects[row][2] is not None or rejects[row][1] == "absent")
 
 
 @contextlib.contextmanager
 def _changing(out: Path) -> Iterator[None]:
     """While nobody else writes to a finished dataset; nothing is written or removed through a link."""
     work = out / WORK
-    _refuse_links(work, out / ASIDE, *(out / ASIDE).rglob("*"))
+    check_inside(out, work, out / ASIDE, *(out / ASIDE).rglob("*"))
     try:
         work.mkdir(exist_ok=True)
         with only_one(work / "lock", "packing into it"):
@@ -247,12 +244,6 @@ def _changing(out: Path) -> Iterator[None]:
         raise cannot_write(out, error) from error
 
 
-def _refuse_links(*folders: Path) -> None:
-    for path in folders:
-        if path.is_symlink():
-            raise UserError(f"{path}: is a link, through which nothing is changed; put the folder itself there")
-
-
 def _settle(out: Path) -> None:
     """End a published change: its files get their own names, and those of dropped sizes go."""
     info = folder.described(out)
@@ -260,7 +251,7 @@ def _settle(out: Path) -> None:
     files = [CATALOG, REJECTS, *shards, *map(_index, shards)]
     staged = sorted(set(info.get("staged", ())) & set(files))
     dropped = [name for name in info.get("dropped", ()) if re.fullmatch(r"[0-9]+/[0-9]{6,9}\.(tar|idx)", name)]
-    _refuse_links(*(out / name.partition("/")[0] for name in (*staged, *dropped)))
+    check_inside(out, *(out / name.partition("/")[0] for name in (*staged, *dropped)))
     for name in staged:
         if (out / ASIDE / name).is_file():
             (out / name).parent.mkdir(exist_ok=True)
@@ -271,12 +262,8 @@ def _settle(out: Path) -> None:
             with contextlib.suppress(OSError):  # it is gone, or holds something else
                 (out / name).parent.rmdir()
     if "staged" in info or "dropped" in info:
-        _describe(out, {key: value for key, value in info.items() if key not in ("staged", "dropped")})
+        write_description(out, {key: value for key, value in info.items() if key not in ("staged", "dropped")})
         shutil.rmtree(out / ASIDE, ignore_errors=True)
-
-
-def _describe(out: Path, info: dict) -> None:
-    write_bytes(out / DATASET, description_bytes(out / DATASET, info))
 
 
 def _clean_up(job: PackJob) -> None:

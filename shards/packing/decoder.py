@@ -16,7 +16,6 @@ import os
 import select
 import signal
 import struct
-import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
@@ -29,9 +28,9 @@ from shards.decoding.decoded import MOST_PIXELS, RejectedImage
 from shards.errors import UserError
 from shards.packing.source import read
 from shards.storage.location import Location
-from shards.workers import LOOK
+from shards.workers import LOOK, send_answer
 
-MOST_BYTES = 16  # of memory per pixel that decoding takes: 16-bit RGBA and its copies
+_BYTES_OF_A_PIXEL = 16  # of memory that decoding takes: 16-bit RGBA and its copies
 # what a fault of the decoder itself ends in; all other signals come from outside
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 _LEAST_BYTES = 1 << 22  # of shared memory; what is not used takes none
@@ -195,14 +194,7 @@ def _serve(connection: Connection, shared: mmap.mmap, make: Callable[..., object
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders print names no file; the reason for rejecting does
         while os.getppid() == parent:
             asks_for_room, num_bytes, arguments = connection.recv()
-            data = shared[:num_bytes]
-            answer: tuple[Exception | None, object]
-            try:
-                answer = None, _has_room(data) if asks_for_room else make(data, *arguments)
-            except Exception as error:
-                error.add_note(traceback.format_exc().rstrip())
-                answer = error, None
-            connection.send(answer)
+            send_answer(connection, _has_room if asks_for_room else make, shared[:num_bytes], *arguments)
     finally:
         os._exit(1)
 
@@ -215,7 +207,7 @@ def _has_room(data: bytes) -> bool:
             width, height = struct.unpack(">II", data[16:24])
         else:
             height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        mmap.mmap(-1, min(height * width, MOST_PIXELS) * MOST_BYTES).close()
+        mmap.mmap(-1, min(height * width, MOST_PIXELS) * _BYTES_OF_A_PIXEL).close()
     except (OSError, MemoryError):
         return False
     except Exception:  # it is no image

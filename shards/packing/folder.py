@@ -19,10 +19,10 @@ from shards.packing.plan import Plan
 from shards.packing.publishable import check_publishable
 from shards.releases.checksums import CHECKSUMS
 from shards.releases.release import Release
-from shards.storage.files import check_inside, json_bytes, parse_json
+from shards.storage.files import check_inside, json_bytes
 from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.storage.sealed import check_kinds
+from shards.storage.sealed import check_kinds, parse_json
 
 AT_A_TIME = 256  # records that are read together
 # decides which images are rejected, and no byte of another: a rejected link is looked at again
@@ -106,8 +106,7 @@ def make_folders(job: PackJob) -> None:
     found = work.lstat()
     if not local and (found.st_uid != os.getuid() or found.st_mode & 0o022):  # in a folder that all may write to
         raise UserError(f"{work}: belongs to another user, or others may write to it; set TMPDIR to a folder of yours")
-    for folder in (work, work / "tmp"):
-        check_inside(work.parent, folder)
+    check_inside(work.parent, work, work / "tmp")
     strangers = sorted(entry.name for entry in job.storage.entries() if entry.name != WORK)
     if strangers and DATASET not in strangers and not storage_of(out / WORK / "options.json").exists():
         with contextlib.suppress(OSError):  # of a bucket's, a killed run may have left something in it
@@ -147,8 +146,7 @@ def described(out: Location) -> dict:
     """The description of a finished dataset, whose shards may have been lost. Raises UserError if it is not whole."""
     path = out / DATASET
     info, sealed = parse_description(path, storage_of(path).read_bytes())
-    groups = (info.get(name) for name in ("options", "inputs", "encoders"))
-    if not sealed or info.get("format") != FORMAT or not all(isinstance(group, dict) for group in groups):
+    if not sealed or info.get("format") != FORMAT:
         raise UserError(f"{path}: damaged, or of another version of cxrdali; restore it, or delete it and pack again")
     return info
 

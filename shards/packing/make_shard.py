@@ -9,9 +9,7 @@ A worker imports neither pandas nor pyarrow: they would take longer to load than
 
 import json
 import os
-import select
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,13 +18,13 @@ from typing import NamedTuple, Protocol
 
 from shards.packing.decoder import Decoder
 from shards.packing.options import PackOptions, Size
-from shards.packing.rendition import renditions_of
+from shards.packing.rendition import renditions
 from shards.packing.source import RejectedImage
 from shards.packing.tarshard import ShardWriter
 from shards.storage.files import json_bytes, sha256_bytes
 from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.workers import ALIVE, DONE
+from shards.workers import ALIVE, DONE, end_with
 
 WORK = ".packing"
 
@@ -91,7 +89,7 @@ def make_shard(task: ShardTask, images: Sequence[PlannedImage]) -> int:
     Raises OSError if a file cannot be written, UserError if a store fails or refuses; nothing then has a final name
     that it should not have.
     """
-    _end_with(task.parent)
+    end_with(task.parent)
     marks = marks_path(task)
     try:
         with marks.open("ab", buffering=0) as progress:
@@ -127,7 +125,7 @@ def packed_image(
     made: dict[Size, bytes] = {}
     for covered in {*covers, hashed}:
         mine = tuple(size for size, each in zip(sizes, covers, strict=True) if each == covered)
-        images, found = renditions_of(data, name, replace(options, sizes=mine or (Size(hashed),)), inverted, covered)
+        images, found = renditions(data, name, replace(options, sizes=mine or (Size(hashed),)), inverted, covered)
         made |= zip(mine, images, strict=False)
         if covered == hashed:
             source = found
@@ -215,25 +213,3 @@ def _sample_json(image: PlannedImage) -> bytes:
     names = ("image_id", "study_id", "subject_id", "view", "view_position", "findings")
     sample = {name: getattr(image, name) for name in names}
     return json.dumps(sample, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-_watched: set[int] = set()
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when the packing process dies. It would go on with its shard."""
-    if parent == os.getpid() or parent in _watched:
-        return
-    _watched.add(parent)
-    try:
-        descriptor = os.pidfd_open(parent)
-    except ProcessLookupError:
-        os._exit(1)
-
-    def watch():
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        poll.poll()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

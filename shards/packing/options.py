@@ -3,12 +3,13 @@
 import math
 from dataclasses import asdict, dataclass
 
+from shards.dataset.description import LARGEST_PIXELS
 from shards.errors import UserError
 
 FITS = ("squash", "pad", "crop")  # how a rectangle becomes a square (`shards.packing.rendition.resize`)
 WINDOWS = ("percentile", "minmax", "full")  # how 16 bits become 8 (`shards.packing.window`)
 ENGINES = ("local", "dask")  # who makes the shards (`shards.packing.engine`, `shards.packing.cluster`)
-MIN_PIXELS, MAX_PIXELS = 32, 4096
+MIN_PIXELS, MAX_PIXELS = 32, LARGEST_PIXELS
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Size:
         if not (pixels.isascii() and pixels.isdigit()) or encoding not in ("", "raw", "jpeg"):
             raise UserError(f"size {text.strip()!r}: write pixels, or pixels:raw, for example 224:raw,320,512")
         return cls(int(pixels), encoding == "raw")
+
+    @property
+    def text(self) -> str:
+        """As `parse` takes it."""
+        return f"{self.pixels}:raw" if self.raw else self.folder
 
     @property
     def folder(self) -> str:
@@ -91,7 +97,7 @@ class PackOptions:
     def as_json(self) -> dict:
         return {
             **asdict(self),
-            "sizes": [f"{size.pixels}:raw" if size.raw else str(size.pixels) for size in self.sizes],
+            "sizes": [size.text for size in self.sizes],
         }
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pandas.api.extensions import ExtensionArray
 
 from shards import __version__
-from shards.dataset.description import DATASET, FORMAT, dataset_identity, decoded_for, description_bytes, labels_name
+from shards.dataset.description import FORMAT, dataset_identity, decoded_for, labels_name, write_description
 from shards.dataset.pixels import is_constant, same_pixels
 from shards.packing.job import PackJob
 from shards.packing.options import Size
@@ -50,7 +50,7 @@ def publish(job: PackJob, rows: pd.DataFrame, records: list[dict], identity: dic
         info["labels"][table.name] = sha256_bytes(data)
     info["default_labels"] = release.labels[0].name if release.labels else None
     info["stored_labels"] = dict(info["labels"])
-    storage_of(out / DATASET).write_bytes(description_bytes(out / DATASET, info))
+    write_description(out, info)
     return info
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shards.dataset.description import ASIDE, DATASET, decoded_for, description_bytes
+from shards.dataset.description import ASIDE, DATASET, decoded_for, write_description
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing import folder
@@ -22,23 +22,12 @@ from shards.storage.files import json_bytes, sha256_bytes, write_bytes
 
 
 @dataclass(frozen=True)
-class Reject:
-    """A line of rejects.csv. seen: the file's fingerprint then (None: absent, or it may be read another time); known:
-    whether a fingerprint was written down at all."""
-
-    row: int
-    reason: str
-    seen: list | None
-    known: bool
-
-
-@dataclass(frozen=True)
 class Change:
     """What a finished dataset lacks.
 
     job: its sizes are those of the dataset, then those to be added; info: dataset.json; lost: by size the shards that
-    are not whole; elsewhere: sizes that are not whole and not asked for; doubtful: the rejects whose file may be
-    another by now.
+    are not whole; elsewhere: sizes that are not whole and not asked for; rejects: by row [row, reason, fingerprint of
+    the file then], as in a shard's record; doubtful: the rows of those whose file may be another by now.
     """
 
     job: PackJob
@@ -46,8 +35,8 @@ class Change:
     added: tuple[Size, ...]
     lost: dict[str, set[int]]
     elsewhere: tuple[str, ...]
-    rejects: list[Reject]
-    doubtful: tuple[Reject, ...]
+    rejects: dict[int, list]
+    doubtful: tuple[int, ...]
 
     @property
     def out(self) -> Path:
@@ -123,10 +112,9 @@ def _looked_at(change: Change, planned: Plan, engine: Engine) -> tuple[dict[int,
 
     The files are read for that alone first, lest a shard is packed again for one that is still bad.
     """
-    rejects = {each.row: [each.row, each.reason, each.seen] for each in change.rejects}
-    rows = np.array(sorted(each.row for each in change.doubtful), dtype=np.int64)
+    rows = np.array(sorted(change.doubtful), dtype=np.int64)
     if not len(rows):
-        return rejects, set()
+        return change.rejects, set()
     _, shard = np.unique(planned.shard[rows], return_inverse=True)
     few, look = Plan(planned.images, planned.order[rows], shard), change.out / ASIDE / "look"
     sizes = tuple(sorted(change.job.options.sizes, key=lambda size: size.pixels))
@@ -142,7 +130,7 @@ def _looked_at(change: Change, planned: Plan, engine: Engine) -> tuple[dict[int,
     found = [reject for record in folder.read_records(look, range(few.shards)) for reject in record["rejects"]]
     shutil.rmtree(look, ignore_errors=True)
     still = {int(rows[place]): [int(rows[place]), reason, seen] for place, reason, seen in found}
-    return rejects | still, set(rows.tolist()) - set(still)
+    return change.rejects | still, set(rows.tolist()) - set(still)
 
 
 def _sizes_to_make(change: Change, shards: int, again: set[int]) -> dict[int, tuple[Size, ...]]:
@@ -231,8 +219,8 @@ def _publish(change: Change, rows: pd.DataFrame, records: list[dict], sizes: dic
     """Judge the rejects, write the tables that change, and then the description, which names what is still aside."""
     job, info, out = change.job, change.info, change.out
     aside = out / ASIDE
-    texts = [f"{size.pixels}:raw" if size.raw else size.folder for size in job.options.sizes]
-    identity = {**{name: info[name] for name in ("inputs", "encoders")}, "options": {**info["options"], "sizes": texts}}
+    options = {**info["options"], "sizes": [size.text for size in job.options.sizes]}
+    identity = {"inputs": info["inputs"], "encoders": info["encoders"], "options": options}
     found, tables = describe(job, rows, records, identity, info)
     judge(job, len(rows), found["counts"]["rejected"], aside / REJECTS, tables[REJECTS])
     if not (change.added or change.doubtful):  # lost shards alone: the dataset is the same, as its tables are
@@ -246,5 +234,5 @@ def _publish(change: Change, rows: pd.DataFrame, records: list[dict], sizes: dic
             if record["sizes"][size.folder]["samples"]:
                 staged += [f"{size.folder}/{record['shard']:06d}.{extension}" for extension in ("tar", "idx")]
     described = {**info, **found, "labels": info["labels"]}
-    write_bytes(out / DATASET, description_bytes(out / DATASET, {**described, "staged": sorted(staged)}))
+    write_description(out, {**described, "staged": sorted(staged)})
     return described

@@ -17,7 +17,6 @@ from shards.decoding.decoded import memory_errors
 from shards.packing import source
 from shards.packing.options import PackOptions, Size
 from shards.packing.source import RejectedImage, Source
-from shards.storage.location import Location
 
 _STRIPS = 4
 
@@ -48,28 +47,16 @@ def encode(image: np.ndarray, size: Size, quality: int) -> bytes:
     return simplejpeg.encode_jpeg(image[:, :, None], quality=quality, colorspace="GRAY")
 
 
-def renditions(
-    path: Location,
-    options: PackOptions,
-    inside: str | None = None,
-    sha256: str | None = None,
-    inverted: bool = False,
-    decoded_for: int | None = None,
-) -> tuple[list[bytes], Source]:
-    """Every size of one file, in the order of `options.sizes`, and what was read.
-
-    inside and sha256 are those of `source.read`, inverted that of `source.decode`; decoded_for: pixels on a side that
-    the decoded image must cover, by default the largest of the sizes: the same number gives the same bytes of a size,
-    whichever others are packed with it. Raises RejectedImage (`shards.packing.source`), or MemoryError.
-    """
-    return renditions_of(source.read(path, inside, sha256), path.name, options, inverted, decoded_for)
-
-
 @memory_errors()
-def renditions_of(
+def renditions(
     data: bytes, name: str, options: PackOptions, inverted: bool = False, decoded_for: int | None = None
 ) -> tuple[list[bytes], Source]:
-    """`renditions` of the bytes of a file. Raises RejectedImage for whatever error a decoder raises."""
+    """Every size of the bytes of a file, in the order of `options.sizes`, and what was read.
+
+    name and inverted are those of `source.decode`; decoded_for: pixels on a side that the decoded image must cover, by
+    default the largest of the sizes: the same number gives the same bytes of a size, whichever others are packed with
+    it. Raises RejectedImage for whatever error a decoder raises, or MemoryError.
+    """
     # pad and crop scale both sides by one factor; the shorter (crop) or longer (pad) side meets the target,
     # so asking that both sides cover the largest size is enough for all three fits.
     least = decoded_for or max(size.pixels for size in options.sizes)

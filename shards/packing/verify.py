@@ -120,11 +120,11 @@ def _shard_checks(dataset: PackedDataset, name: str, keys: list[str], deep: bool
 def _check_description(dataset: PackedDataset) -> list[str]:
     root, info = dataset.folder, dataset.info
     problems = []
-    if info.get("id") != dataset_identity(info):
+    if info["id"] != dataset_identity(info):
         problems.append(f"{root / DATASET}: its id is not the hash of its catalog and shards")
     files = {dataset.place("catalog.parquet"): info["catalog_sha256"]}
-    files |= {dataset.place("rejects.csv"): info.get("rejects_sha256")}
-    files |= {root / labels_name(name): sha256 for name, sha256 in info.get("labels", {}).items()}
+    files |= {dataset.place("rejects.csv"): info["rejects_sha256"]}
+    files |= {root / labels_name(name): sha256 for name, sha256 in info["labels"].items()}
     for path, sha256 in files.items():
         if not path.exists():
             problems.append(f"{path}: missing")

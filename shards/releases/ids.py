@@ -25,23 +25,9 @@ _EXPONENT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+")
 _BARE_EXPONENT = re.compile(r"[0-9]+[eE][0-9]+")  # hexadecimal ids look like this too
 # of pandas, R, SQL and people; a spreadsheet's errors begin with #
 _MISSING = (
-    *("nan", "-nan", "na", "n/a", "n.a.", "<na>", "null", "(null)", "none", "nat", "nil", r"\n", "undefined"),
-    *(
-        "missing",
-        "unknown",
-        "1.#ind",
-        "-1.#ind",
-        "1.#qnan",
-        "-1.#qnan",
-        "not available",
-        "-",
-        "--",
-        ".",
-        "?",
-        "true",
-        "false",
-    ),
-)
+    "nan", "-nan", "na", "n/a", "n.a.", "<na>", "null", "(null)", "none", "nat", "nil", r"\n", "undefined", "missing",
+    "unknown", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "not available", "-", "--", ".", "?", "true", "false",
+)  # fmt: skip
 _MONTH = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 # What is no id as it stands -> how to fix it. Of the text in lower case.
 _NO_IDS = {
@@ -179,12 +165,10 @@ def _clean(value: str, column: pd.Series, path: Location, prefix: str) -> str:
 def _check_exponents(clean: dict[str, str], texts: pa.Array, column: str, path: Location) -> None:
     """Refuse ids such as 5e104226, unless others of the column are text too."""
     bare = next((value for value, text in clean.items() if _BARE_EXPONENT.fullmatch(text)), None)
-    if (
-        bare
-        and not pc.any(
-            pc.and_(pc.match_substring_regex(texts, _TEXT_WITH_DIGITS), pc.match_substring_regex(texts, "[0-9]"))
-        ).as_py()
-    ):
+    if bare is None:
+        return
+    others = pc.and_(pc.match_substring_regex(texts, _TEXT_WITH_DIGITS), pc.match_substring_regex(texts, "[0-9]"))
+    if not pc.any(others).as_py():
         raise UserError(
             f"{path}: column {column!r} holds {bare!r}, a number that has lost digits; use a copy of the table in "
             "which ids were kept as text; if they are hexadecimal, of which no other id has a letter, write a letter "

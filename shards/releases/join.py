@@ -83,9 +83,6 @@ class Rows:
         """What was joined, for the user."""
         if not self.are_joined:
             return ()
-        kept = (
-            ""
-            if (ids.to_numpy() == ids.iloc[self.first[self.image]].to_numpy()).all()
-            else ("; their ids differ, and an image has that of its first row")
-        )
+        same = (ids.to_numpy() == ids.iloc[self.first[self.image]].to_numpy()).all()
+        kept = "" if same else "; their ids differ, and an image has that of its first row"
         return (f"{len(self.image):,} rows are of {len(self.first):,} images (--join-rows {how}){kept}",)

@@ -52,11 +52,8 @@ def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTab
 
 def _metadata(root: Location) -> Location | None:
     """The table, in the folder or, beside files/, in a folder below it."""
-    if (
-        (found := table_in(root, *METADATA))
-        or not storage_of(root).local
-        or not storage_of(root / "files").has_folder()
-    ):
+    found = table_in(root, *METADATA)
+    if found or not storage_of(root).local or not storage_of(root / "files").has_folder():
         return found
     return next((found for folder in folders_in(root) if (found := table_in(folder, *METADATA))), None)
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from shards.errors import UserError
 from shards.releases.ids import alike
-from shards.releases.values import rows_of
+from shards.releases.values import check_filled, rows_of
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 
@@ -60,8 +60,7 @@ class LabelTable:
 
         Raises UserError if none is left: the labels are of another data set.
         """
-        if not len(self.table):
-            raise UserError(f"{self.inputs[0]}: a header and no image; download it again")
+        check_filled(self.table, self.inputs[0])
         here = rows_of(self.table.index, image_ids) >= 0
         unlabelled = image_ids[self.places(image_ids) < 0]
         found = alike(self.table.index[~here], unlabelled) if len(unlabelled) and not here.all() else None

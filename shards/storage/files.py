@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import secrets
@@ -131,14 +130,15 @@ def read_regular(path: Path, most: int) -> bytes:
         return file.read(most)
 
 
-def check_inside(root: Path, path: Path) -> None:
-    """Raises UserError if `path`, or a folder between `root` and it, is a link.
+def check_inside(root: Path, *paths: Path) -> None:
+    """Raises UserError if one of `paths`, or a folder between `root` and it, is a link.
 
     To be asked before anything in a folder is written or removed by a name that the folder's maker chose.
     """
-    for place in (path, *path.parents[: len(path.parts) - len(root.parts) - 1]):
-        if place.is_symlink():
-            raise linked(place)
+    for path in paths:
+        for place in (path, *path.parents[: len(path.parts) - len(root.parts) - 1]):
+            if place.is_symlink():
+                raise linked(place)
 
 
 def linked(path: Path) -> UserError:
@@ -175,30 +175,6 @@ def sync_tree(folder: Path) -> None:
 def json_bytes(value: object) -> bytes:
     """Canonical JSON (sorted keys, one trailing newline): equal values are equal bytes."""
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def parse_json(data: bytes | str) -> Any:
-    """The value of a JSON text. Raises ValueError, also for what JSON has not: NaN, infinity, a name given twice."""
-    try:
-        return json.loads(data, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_unique)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def _finite(text: str) -> float:
-    return value if math.isfinite(value := float(text)) else _no_number(text[:20])
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{max(names, key=names.count)!r} is there twice")
-    return found
 
 
 def sha256_bytes(data: bytes) -> str:

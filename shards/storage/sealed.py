@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from shards.storage.files import json_bytes, read_regular, sha256_bytes
@@ -47,20 +48,28 @@ def read_json(path: Path) -> dict[str, Any]:
     was made of, or holds a name twice, NaN, or a number that does not fit 64 bits.
     """
     try:
-        data = read_regular(path, LARGEST_FILE)
-        stored = json.loads(
-            data, object_pairs_hook=_object, parse_int=_whole, parse_float=_finite, parse_constant=_finite
-        )
+        stored = parse_json(read_regular(path, LARGEST_FILE))
         if not isinstance(stored, dict):
             raise ValueError("it is no JSON object")
         right = seal(stored)[CHECKSUM]
-    except RecursionError as error:
+    except RecursionError as error:  # of its checksum
         raise ValueError("it is nested too deeply") from error
     if CHECKSUM not in stored:
         note_unsealed(path)
     elif stored.pop(CHECKSUM) != right:
         raise ValueError(f'{CHANGED}; to keep a change of your own, delete its entry "{CHECKSUM}"')
     return stored
+
+
+def parse_json(data: bytes | str) -> Any:
+    """The value of a JSON text. Raises ValueError, also for what no writer of ours writes: a name given twice, NaN,
+    infinity, a number that does not fit 64 bits."""
+    try:
+        return json.loads(
+            data, object_pairs_hook=_object, parse_int=_whole, parse_float=_finite, parse_constant=_finite
+        )
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def note_unsealed(path: Path) -> None:
@@ -83,8 +92,11 @@ def check_kinds(value: object, kinds: Any, where: str = "it") -> None:
 
     kinds: str, int, float (whole numbers too), bool, dict, list or object (anything); [kinds] for a list of such;
     {"name": kinds} for an object with these names and any others, "name?" for one that may be absent; {str: kinds} for
-    an object by any names; `maybe(kinds)`.
+    an object by any names; `maybe(kinds)`; or a function of a value and its place, which raises ValueError.
     """
+    if isinstance(kinds, FunctionType):
+        kinds(value, where)
+        return
     if isinstance(kinds, tuple):
         if value is not None:
             check_kinds(value, kinds[0], where)
@@ -104,9 +116,11 @@ def check_kinds(value: object, kinds: Any, where: str = "it") -> None:
 def _check_entries(value: dict, kinds: dict, where: str) -> None:
     prefix = "" if where == "it" else f"{where}."
     if str in kinds:
-        kinds = dict.fromkeys(value, kinds[str])
+        for name, each in value.items():
+            check_kinds(each, kinds[str], f"{prefix}{name!r}")
+        return
     for name, inside in kinds.items():
-        key = name.removesuffix("?") if name not in value else name
+        key = name.removesuffix("?")
         if key in value:
             check_kinds(value[key], inside, f"{prefix}{key}")
         elif not name.endswith("?"):

@@ -38,7 +38,7 @@ from shards.synthetic.patient import Anatomy, Sign, sample_anatomy, sample_sign
 from shards.synthetic.plan import Purpose, Study, SyntheticOptions, plan_release, stream
 from shards.synthetic.radiograph import draw
 from shards.synthetic.tables import METADATA, write_tables
-from shards.workers import run
+from shards.workers import end_with, run
 
 QUALITY = 95  # JPEG quality of MIMIC-CXR-JPG
 CHUNK = 16  # studies per task: a second of work at 512 pixels
@@ -90,8 +90,7 @@ def write_release(out: Path, options: SyntheticOptions, jobs: int = 1) -> Synthe
 
 def _check_out(out: Path) -> None:
     """Raises UserError if `out` holds anything but an unfinished release."""
-    for folder in (out / WORK, out / WORK / "tmp"):
-        check_inside(out, folder)
+    check_inside(out, out / WORK, out / WORK / "tmp")
     others = not out.is_dir() or any(path.name != WORK for path in out.iterdir())
     if out.exists() and others and not (out / WORK / "options.json").exists():
         raise UserError(f"{out}: exists and is not an empty folder; name another folder or remove this one")
@@ -136,13 +135,12 @@ def _publish(tmp: Path, out: Path) -> None:
 
 def _write_studies(out: Path, options: SyntheticOptions, studies: list[Study], parent: int) -> tuple[int, int]:
     """Draw and write the pictures of `studies`; returns their number and bytes. Ends when `parent` has died."""
+    end_with(parent)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the processes share the cores already
     try:
         size = 0
         for study in studies:
-            if parent not in (os.getpid(), os.getppid()):
-                os._exit(1)
             size += _write_study(out / study.folder, options, study)
         return sum(len(study.images) for study in studies), size
     finally:

@@ -65,7 +65,7 @@ def test_every_result_comes_once_and_no_worker_stays(jobs):
 def test_an_error_of_a_task_is_raised_and_says_where_it_was():
     with pytest.raises(ZeroDivisionError) as caught:
         made(divmod, 1, 0)
-    assert "in _work" in caught.value.__notes__[0]
+    assert "in send_answer" in caught.value.__notes__[0]
     assert multiprocessing.active_children() == []
 
 

@@ -16,10 +16,10 @@ from cxrdali.data.splits import group_codes
 from cxrdali.report.dataset.same import SamePixels, find
 from shards.dataset.description import labels_name
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
+from shards.dataset.packed import PackedDataset, checked_bytes
 from shards.errors import UserError
 from shards.releases.release import SPLITS, VIEWS
-from shards.storage.files import open_regular, sha256_bytes
+from shards.storage.files import sha256_bytes
 from shards.storage.for_people import unguarded
 
 NO_SPLIT = "no split"
@@ -256,14 +256,9 @@ def _sizes(dataset: PackedDataset) -> pd.DataFrame:
 
 
 def _rejects(dataset: PackedDataset) -> pd.DataFrame:
-    path = dataset.file("rejects.csv", dataset.info["rejects_sha256"])
-    try:
-        with open_regular(path) as file:
-            data = file.read()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
-    if sha256_bytes(data) != dataset.info["rejects_sha256"]:
-        raise UserError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
+    sha256 = dataset.info["rejects_sha256"]
+    path = dataset.file("rejects.csv", sha256)
+    data = checked_bytes(path, sha256)
     ids = {}
     try:
         for line in csv.DictReader(io.StringIO(data.decode(), newline="")):

@@ -388,7 +388,9 @@ def test_a_published_change_does_not_leave_the_dataset_by_a_link(whole, out, tmp
     info = json.loads((out / "dataset.json").read_bytes())
     for hostile in ({"staged": ["64/000000.tar"]}, {"dropped": ["64/000000.tar"]}):
         (out / "dataset.json").write_bytes(json_bytes(seal({**info, **hostile})))
-        assert "is a link, through which nothing is changed" in refused(packed, whole / "release", out)
+        assert "is a link, and nothing is written or removed where a link leads" in refused(
+            packed, whole / "release", out
+        )
     assert contents(tmp_path / "mine") == {"000000.tar": b"mine"}
 
 
@@ -404,7 +406,7 @@ def test_a_change_takes_nothing_from_where_a_link_in_it_leads(whole, out, tmp_pa
     info = json.loads((out / "dataset.json").read_bytes())
     (out / "dataset.json").write_bytes(json_bytes(seal({**info, "staged": ["64/000000.tar", "64/000000.idx"]})))
     for action in (lambda: packed(whole / "release", out), lambda: drop_sizes(out, ["40"])):
-        assert f".changing/{name}: is a link, through which nothing is changed" in refused(action)
+        assert f".changing/{name}: is a link, and nothing is written or removed where a link leads" in refused(action)
     assert contents(mine) == before and (mine / "tmp").is_dir()
 
 

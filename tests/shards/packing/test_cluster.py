@@ -36,9 +36,9 @@ from shards.packing import make_shard, rendition
 
 def slowly(*arguments):
     time.sleep({seconds})
-    return rendition.renditions_of(*arguments)
+    return rendition.renditions(*arguments)
 
-make_shard.renditions_of = slowly
+make_shard.renditions = slowly
 """
 
 

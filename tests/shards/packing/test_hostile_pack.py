@@ -12,7 +12,6 @@ import pytest
 from shards.dataset.description import DATASET, seal
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-from shards.packing import attach as attaching
 from shards.packing.attach import attach, detach
 from shards.packing.engine import Local
 from shards.packing.folder import identity_of
@@ -21,6 +20,7 @@ from shards.packing.options import PackOptions, Size
 from shards.packing.pack import pack_job
 from shards.packing.verify import verify
 from shards.releases.open import open_release
+from shards.storage import files
 from shards.storage.files import json_bytes
 from tests.cli.cli import call
 from tests.heard import heard
@@ -117,14 +117,14 @@ def test_a_note_of_another_kind_removes_nothing(copy, note, tmp_path):
 
 
 def _killed_at_unlisting(root):
-    real = attaching.write_bytes
+    real = files.write_bytes
 
     def killed(path, data):
         real(path, data)
         if path.name == DATASET:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with mock.patch.object(attaching, "write_bytes", killed):
+    with mock.patch.object(files, "write_bytes", killed):
         detach(root, "cxr-lt-2023")
 
 

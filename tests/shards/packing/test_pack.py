@@ -109,7 +109,7 @@ def test_every_rendition_is_that_of_its_own_file(dataset, release_folder, pixels
     samples = read_webdataset(dataset.root / str(pixels))
     for row in range(0, len(samples), 7):
         path = release_folder / paths[dataset.catalog["image_id"].iloc[row]]
-        images, source = renditions(path, PackOptions(sizes))
+        images, source = renditions(path.read_bytes(), path.name, PackOptions(sizes))
         assert samples[row][1] == images[list(SIZES).index(pixels)]
         assert (source.height, source.width) == tuple(dataset.catalog.loc[row, ["height", "width"]])
 

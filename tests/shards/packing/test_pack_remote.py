@@ -313,7 +313,18 @@ def test_a_finished_dataset_in_a_bucket_is_not_changed(s3, source, release, loca
     assert packed(release, f"{s3.address}/lacking", max_reject_fraction=1.0).rejected == {"empty file": 1}
     s3.filesystem().pipe_file(f"{s3.bucket}/release/{first}", (source / first).read_bytes())
     said = refused(lambda: packed(release, f"{s3.address}/lacking", max_reject_fraction=1.0))
-    assert "rejected files that are there now or have changed: 1, but a dataset in a bucket is not changed" in said
+    assert "or may be read another time: 1, but a dataset in a bucket is not changed" in said
+
+
+def test_a_rejected_link_is_no_reason_to_refuse_the_same_command_for_a_bucket(s3, source, tmp_path):
+    root = shutil.copytree(source, tmp_path / "release")
+    image = next(root.rglob("*.jpg"))
+    image.rename(tmp_path / "elsewhere.jpg")
+    image.symlink_to(tmp_path / "elsewhere.jpg")
+    for _ in range(2):
+        found = pack(open_release(root), place(f"{s3.address}/links"), OPTIONS, limits=PackLimits(1.0))
+        assert found.rejected == {"outside the release, without --allow-links": 1}
+    assert found.already_finished
 
 
 def test_a_large_shard_goes_in_parts_and_tells_that_it_moves(s3, tmp_path, monkeypatch):

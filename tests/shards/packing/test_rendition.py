@@ -120,23 +120,21 @@ def test_raw_keeps_every_pixel_and_jpeg_keeps_them_nearly():
     assert len(encode(image, Size(64), 50)) < len(encode(image, Size(64), 95))
 
 
-def test_all_sizes_come_from_one_file_in_the_order_asked(tmp_path):
-    path = tmp_path / "a.jpg"
-    path.write_bytes(jpeg(radiograph(300, 200)))
-    images, found = renditions(path, PackOptions((Size(96), Size(32, raw=True), Size(64))))
+def test_all_sizes_come_from_one_file_in_the_order_asked():
+    data = jpeg(radiograph(300, 200))
+    images, found = renditions(data, "a.jpg", PackOptions((Size(96), Size(32, raw=True), Size(64))))
     assert (found.height, found.width, found.converted) == (300, 200, ())
     assert simplejpeg.decode_jpeg_header(images[0])[:2] == (96, 96)
     assert np.load(io.BytesIO(images[1])).shape == (32, 32)
     assert simplejpeg.decode_jpeg_header(images[2])[:2] == (64, 64)
-    assert mean_difference(np.load(io.BytesIO(images[1])), opencv(path.read_bytes(), 32)) < 1
+    assert mean_difference(np.load(io.BytesIO(images[1])), opencv(data, 32)) < 1
 
 
-def test_a_size_alone_has_the_same_bytes_when_it_is_decoded_for_the_largest(tmp_path):
-    path = tmp_path / "a.jpg"
-    path.write_bytes(jpeg(radiograph(700, 600)))
-    (_, together), _ = renditions(path, PackOptions((Size(400), Size(64))))
-    (alone,), _ = renditions(path, PackOptions((Size(64),)), decoded_for=400)
-    assert alone == together != renditions(path, PackOptions((Size(64),)))[0][0]
+def test_a_size_alone_has_the_same_bytes_when_it_is_decoded_for_the_largest():
+    data = jpeg(radiograph(700, 600))
+    (_, together), _ = renditions(data, "a.jpg", PackOptions((Size(400), Size(64))))
+    (alone,), _ = renditions(data, "a.jpg", PackOptions((Size(64),)), decoded_for=400)
+    assert alone == together != renditions(data, "a.jpg", PackOptions((Size(64),)))[0][0]
 
 
 # ---------------------------------------------------------------- sizes
