@@ -224,7 +224,7 @@ def check_same_dataset(runs: Sequence[Run], dataset: PackedDataset) -> None:
     for run in runs:
         if run.dataset_id != dataset.id:
             raise UserError(
-                f"{run.path}: was trained on dataset {run.dataset_id}, {dataset.root} is {dataset.id}; give the "
+                f"{run.path}: was trained on dataset {run.dataset_id!r}, {dataset.root} is {dataset.id!r}; give the "
                 "dataset of the runs with --data"
             )
 

@@ -135,11 +135,10 @@ def _check_possible(change: Change, identity: dict) -> None:
     job, info = change.job, change.info
     words = [f"size {size.folder} is to be added" for size in change.added]
     words += [f"size {name} has lost {len(shards):,} shards" for name, shards in change.lost.items()]
-    words += (
-        [f"rejected files that are there now, have changed, or may be read another time: {len(change.doubtful):,}"]
-        if change.doubtful
-        else []
-    )
+    if change.doubtful:
+        words.append(
+            f"rejected files that are there now, have changed, or may be read another time: {len(change.doubtful):,}"
+        )
     if not isinstance(job.out, Path):
         for name, shards in change.lost.items():
             path = job.out / name / f"{min(shards):06d}.tar"

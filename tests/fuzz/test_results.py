@@ -135,3 +135,17 @@ def test_an_entry_of_any_kind_is_read_or_refused_in_one_line(found, data):
     name = data.draw(st.sampled_from(sorted(readers)))
     place = data.draw(st.sampled_from(list(places(json.loads((folder / name).read_bytes())))))
     check(folder / name, readers[name], place, data.draw(st.sampled_from(ENTRIES)), data.draw(st.booleans()))
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "entry", "remove"),
+    [
+        ("val.metrics.json", ("level",), None, True),
+        ("val.metrics.json", ("all", "findings"), [], False),
+        ("evaluations/model0.val.json", ("split",), "x\ny", False),
+        ("runs/one/config.json", ("dataset", "id"), "x\ny", False),
+    ],
+)
+def test_what_trying_every_entry_once_has_found(found, name, place, entry, remove):
+    folder, readers = found
+    check(folder / name, readers[name], place, entry, remove)

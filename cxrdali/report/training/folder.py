@@ -137,7 +137,7 @@ def read_paper(path: Path) -> PaperFolder:
             continue  # of an earlier plan: what is there need not go with these models
         evaluation = read_evaluation(file)
         if evaluation.content.get("split") not in (None, split):
-            raise UserError(f"{file}: holds an evaluation of {evaluation.content['split']}, not {split}; rename it")
+            raise UserError(f"{file}: holds an evaluation of {evaluation.content['split']!r}, not {split!r}; rename it")
         evaluations[name, split] = Evaluation(name, evaluation.content)
     return PaperFolder(
         path,

@@ -351,7 +351,12 @@ def test_finding_names_stay_text(page):
         ("evaluations/model0.test.json", '"mAP"', '"map"', "not an evaluation"),
         ("evaluations/model0.test.json", '"AP": 0.1', '"AP": "x"', "all.findings[1].AP is 'x', not a number"),
         ("evaluations/model0.test.json", '"Hernia"', '"Pneumonia"', "a finding is duplicated"),
-        ("evaluations/model0.test.json", '"split": "test"', '"split": "dev"', "holds an evaluation of dev, not test"),
+        (
+            "evaluations/model0.test.json",
+            '"split": "test"',
+            '"split": "dev"',
+            "holds an evaluation of 'dev', not 'test'",
+        ),
         ("evaluations/model0.json", None, "{}", "not named NAME.SPLIT.json"),
         ("views.json", '"format": 1', '"format": 2', "format 2, this cxrdali"),
         ("views.json", '"superior": false', '"superior": "no"', "superior is 'no', not true or false"),
