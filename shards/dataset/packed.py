@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.dataset.cache import Cache
@@ -55,7 +56,8 @@ def _parquet(
         if columns is not None:
             there = Counter(found.schema.to_arrow_schema().names)
             columns = [name for name in columns if there[name] == 1]
-        return pd.read_parquet(io.BytesIO(data), columns=columns), sha256
+        # not io.BytesIO: an arrow thread that lets go of it while Python ends aborts the process
+        return pd.read_parquet(pa.BufferReader(data), columns=columns), sha256
     except UserError:
         raise
     except Exception as error:  # arrow raises many kinds on damage
