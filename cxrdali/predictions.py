@@ -141,7 +141,7 @@ def _opened(path: Path) -> tuple[pd.DataFrame, Provenance, dict[bytes, bytes]]:
             check_hash(path, data)
             # pandas would rename a doubled column, shift long rows
             return read_table(path, again="predict again"), Provenance(), {}
-        arrow = pq.read_table(io.BytesIO(data))
+        arrow = pq.read_table(pa.BufferReader(data))
         metadata = arrow.schema.metadata or {}
         return arrow.to_pandas(), _provenance(json.loads(metadata.get(ABOUT, b"{}"))), metadata
     except FileNotFoundError:
