@@ -180,7 +180,8 @@ def _drop(context, out, names: list[str]) -> None:
 
     given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]
     if others := sorted(set(given) - {"dropped", "out"}):
-        raise click.UsageError(f"--drop-size takes no other option than --out, not --{others[0].replace('_', '-')}")
+        option = next(each.opts[0] for each in context.command.params if each.name == others[0])
+        raise click.UsageError(f"--drop-size takes no other option than --out, not {option}")
     drop_sizes(out, names)
     click.echo(f"{out}: dropped {', '.join(f'{name} px' for name in names)}; nothing else has changed")
 

@@ -62,7 +62,8 @@ def _parquet(path: Path, sha256: str, rows: int, columns: Sequence[str] | None =
         if columns is not None:
             there = Counter(found.schema.to_arrow_schema().names)
             columns = [name for name in columns if there[name] == 1]
-        table = pd.read_parquet(io.BytesIO(data), columns=columns)
+        # not io.BytesIO: an arrow thread that lets go of it while Python ends aborts the process
+        table = pd.read_parquet(pa.BufferReader(data), columns=columns)
         for name in table.columns[table.dtypes == "str"]:
             pa.array(table[name]).validate(full=True)  # a text need not be UTF-8
         return table

@@ -173,7 +173,11 @@ def detach(root: Location, name: str) -> None:
         _note(root, [name])
         del info["labels"][name]
         if info["default_labels"] == name:
-            info["default_labels"] = min(info["labels"], default=None)
+            info["default_labels"] = new = min(info["labels"], default=None)
+            if new:
+                log.info(
+                    f"labels {new}: are the default now, also when {name} is attached again; choose by --labels {name}"
+                )
         write_description(root, info)
         (root / labels_name(name)).unlink(missing_ok=True)
         _say(info, [name])

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from shards.dataset.description import ASIDE, DATASET, dataset_identity, decoded_for, write_description
 from shards.dataset.packed import checked_bytes
@@ -210,7 +211,7 @@ def _doubtful(job: PackJob, info: dict, rejects: dict[int, list]) -> tuple[int, 
     if not rejects:
         return ()
     catalog = pd.read_parquet(
-        io.BytesIO(checked_bytes(job.out / CATALOG, info["catalog_sha256"])), columns=["image_id"]
+        pa.BufferReader(checked_bytes(job.out / CATALOG, info["catalog_sha256"])), columns=["image_id"]
     )
     paths = job.release.images.set_index("image_id")["path"].reindex(catalog["image_id"]).to_numpy()
 

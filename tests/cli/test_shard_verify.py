@@ -189,6 +189,8 @@ def test_sizes_are_added_dropped_and_missed_by_name(folder, tmp_path):
     assert again.stdout.startswith("pack: whole; ") and sorted(path.name for path in pack.glob("[0-9]*")) == ["32"]
     both = call("shard", "--out", "pack", "--drop-size", "32", "--sizes", "48", cwd=tmp_path)
     assert both.returncode == 2 and "--drop-size takes no other option than --out, not --sizes" in both.stderr
+    labels = call("shard", "--out", "pack", "--drop-size", "32", "--labels", "x", cwd=tmp_path)
+    assert labels.returncode == 2 and "--drop-size takes no other option than --out, not --labels\n" in labels.stderr
 
 
 def test_rejects_are_told_whenever_there_is_nothing_to_do(folder, tmp_path):

@@ -16,6 +16,7 @@ from shards.packing.attach import attach, detach
 from shards.packing.verify import verify
 from shards.releases.open import open_release
 from shards.storage.files import sha256_file
+from tests.heard import heard
 from tests.releases import contents
 
 pytestmark = pytest.mark.slow
@@ -81,7 +82,11 @@ def test_removing_gives_the_old_dataset_back_and_names_what_there_is(copy, folde
     assert contents(copy) == before
     with pytest.raises(UserError, match="no labels 'x' to remove; attached are chexpert, cxr-lt-2023"):
         detach(copy, "x")
-    detach(copy, "cxr-lt-2023")
+    with heard([]) as lines:
+        detach(copy, "cxr-lt-2023")
+    assert (
+        "labels chexpert: are the default now, also when cxr-lt-2023 is attached again; choose by --labels cxr-lt-2023"
+    ) in lines
     assert PackedDataset.open(copy).labels().name == "chexpert"
     detach(copy, "chexpert")
     with pytest.raises(UserError, match=f"no label release is attached; attach one: cxrdali label {copy} --labels DIR"):
