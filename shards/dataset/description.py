@@ -42,6 +42,34 @@ def dataset_identity(info: Mapping) -> str:
     return sha256_bytes(json_bytes([info["catalog_sha256"], shards]))
 
 
+def with_id_of(before: Mapping, info: Mapping) -> dict:
+    """A description after a change, with the id of the dataset that it was if its images and their pixels are the same:
+    sizes come and go, and the runs that were trained on one of them go on.
+
+    "content" is then the hash that an id is otherwise, and "ever" has that of the shards of every size there ever was:
+    one that comes back with other bytes makes another dataset.
+    """
+    content, now = dataset_identity(info), _shards_hashes(info)
+    if content == content_of(before):
+        return {**info, "id": before["id"]}
+    plain = {key: value for key, value in info.items() if key not in ("content", "ever")}
+    ever = {**before.get("ever", {}), **_shards_hashes(before)}
+    changed = before["counts"]["packed"] != info["counts"]["packed"]
+    if changed or any(ever.get(name, sha256) != sha256 for name, sha256 in now.items()):
+        return {**plain, "id": content}
+    return {**plain, "id": before["id"], "content": content, "ever": {**ever, **now}}
+
+
+def content_of(info: Mapping) -> str:
+    """What `dataset_identity` is by what the description says."""
+    return info.get("content", info["id"])
+
+
+def _shards_hashes(info: Mapping) -> dict[str, str]:
+    sizes = info["sizes"].items()
+    return {name: sha256_bytes(json_bytes([shard["sha256"] for shard in size["shards"]])) for name, size in sizes}
+
+
 def decoded_for(info: Mapping) -> dict[str, int]:
     """Per stored size what its images were decoded for, on which their bytes depend: the largest size of the packing
     that made it. Before this was written down all sizes of a dataset were made at once."""
@@ -132,6 +160,8 @@ _DESCRIPTION = {
     },
     "catalog_sha256": _text,
     "rejects_sha256": _text,
+    "content?": _text,
+    "ever?": {str: _text},
     "hashed?": _count,
     "staged?": [_text],
     "dropped?": [_text],

@@ -209,6 +209,17 @@ class PackedDataset:
         return self.catalog[[*names]] if "catalog" in self.__dict__ else self._read_catalog(names)
 
     def _read_catalog(self, names: Sequence[str] | None) -> pd.DataFrame:
+        """Also of a dataset that has got or lost a size since it was opened: a training goes on."""
+        try:
+            return self._read_listed(names)
+        except UserError:
+            if self.mirror is not None or (now := PackedDataset.open(self.root)).info == self.info:
+                raise
+            if now.id != self.id:
+                raise UserError(f"{self.root}: other images were packed while it was in use; begin again") from None
+            return now.catalog if names is None else now.columns(*names)
+
+    def _read_listed(self, names: Sequence[str] | None) -> pd.DataFrame:
         texts = ["image_id", "study_id", "subject_id", "view"]
         places = ["shard", *(f"{column}_{size}" for size in self.info["sizes"] for column in ("offset", "length"))]
         sha256 = self.info["catalog_sha256"]

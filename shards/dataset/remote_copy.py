@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from shards.dataset.cache import Cache, claim, copied
-from shards.dataset.description import DATASET, dataset_identity
+from shards.dataset.description import DATASET, content_of, dataset_identity
 from shards.errors import UserError
 from shards.storage.files import cannot_write, check_inside, publish, sha256_file
 from shards.storage.location import Location
@@ -33,10 +33,11 @@ class Mirror:
 
     def __init__(self, source: Location, info: Mapping, description: bytes, cache: Cache):
         """info: what dataset.json says, read from `description`. Raises UserError if the cache cannot be written."""
-        if info["id"] != dataset_identity(info):  # it names the folder
+        content = content_of(info)  # it names the folder, lest one dataset claims the copies of another by its id
+        if content != dataset_identity(info):
             raise UserError(f"{source / DATASET}: its id is not the hash of its catalog and shards; pack again")
         self.source, self.cache = source, cache
-        self.folder = cache.dataset(info["id"], str(source), description)
+        self.folder = cache.dataset(content, str(source), description)
         self.waited = 0.0
 
     def holds(self, entry: Mapping) -> bool:

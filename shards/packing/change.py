@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from shards.dataset.description import ASIDE, DATASET, dataset_identity, decoded_for, write_description
+from shards.dataset.description import ASIDE, DATASET, decoded_for, with_id_of, write_description
 from shards.dataset.packed import checked_bytes
 from shards.errors import UserError
 from shards.packing import folder
@@ -94,8 +94,7 @@ def drop_sizes(out: Location, names: Sequence[str]) -> None:
         gone = [shard["name"] for name in names for shard in info["sizes"][name]["shards"]]
         dropped = sorted(each for name in gone for each in (name, _index(name)))
         options = {**info["options"], "sizes": [size.text for size in _stored(info) if size.folder in kept]}
-        info |= {"sizes": kept, "options": options, "dropped": dropped}
-        write_description(out, {**info, "id": dataset_identity(info)})
+        write_description(out, with_id_of(info, {**info, "sizes": kept, "options": options, "dropped": dropped}))
         _settle(out)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shards.dataset.description import ASIDE, DATASET, decoded_for, write_description
+from shards.dataset.description import ASIDE, DATASET, decoded_for, with_id_of, write_description
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing import folder
@@ -233,6 +233,6 @@ def _publish(change: Change, rows: pd.DataFrame, records: list[dict], sizes: dic
         for size in sizes.get(record["shard"], ()):
             if record["sizes"][size.folder]["samples"]:
                 staged += [f"{size.folder}/{record['shard']:06d}.{extension}" for extension in ("tar", "idx")]
-    described = {**info, **found, "labels": info["labels"]}
+    described = with_id_of(info, {**info, **found, "labels": info["labels"]})
     write_description(out, {**described, "staged": sorted(staged)})
     return described

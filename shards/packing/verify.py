@@ -11,7 +11,15 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from shards.dataset.description import ASIDE, DATASET, FORMAT, dataset_identity, labels_name, read_description
+from shards.dataset.description import (
+    ASIDE,
+    DATASET,
+    FORMAT,
+    content_of,
+    dataset_identity,
+    labels_name,
+    read_description,
+)
 from shards.dataset.key import sample_key
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -120,7 +128,7 @@ def _shard_checks(dataset: PackedDataset, name: str, keys: list[str], deep: bool
 def _check_description(dataset: PackedDataset) -> list[str]:
     root, info = dataset.folder, dataset.info
     problems = []
-    if info["id"] != dataset_identity(info):
+    if content_of(info) != dataset_identity(info):
         problems.append(f"{root / DATASET}: its id is not the hash of its catalog and shards")
     files = {dataset.place("catalog.parquet"): info["catalog_sha256"]}
     files |= {dataset.place("rejects.csv"): info["rejects_sha256"]}
