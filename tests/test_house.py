@@ -19,7 +19,7 @@ PRODUCT = ("shards", "cxrdali", "cli")
 # has a line of its own in ADDED_LINES; a change that adds no feature fits into the sum as it is.
 HOUSE_LINES, BENCHMARK_LINES = 24_700, 5_000
 ADDED_LINES = {
-    "what may be wrong with tables, images, packs, results and networks; datasets that grow": 4_000,
+    "what may be wrong with tables, images, packs, results and networks; datasets that grow": 4_100,
 }
 FILE_LINES, CLASS_LINES, FUNCTION_LINES, PARAMETERS = 350, 250, 60, 6
 STORED = "as older rows have it"
