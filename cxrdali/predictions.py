@@ -115,6 +115,9 @@ def read(path: Path) -> Predictions:
     missing = [name for name in ID_COLUMNS if name not in table.columns]
     if missing:
         raise UserError(f"{path}: column {missing[0]!r} is missing; predictions start with {', '.join(ID_COLUMNS)}")
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise UserError(f"{path}: column {twice!r} is duplicated; predict again")
     findings = tuple(name for name in table.columns if name not in ID_COLUMNS)
     if not findings:
         raise UserError(f"{path}: no column of a finding")

@@ -172,12 +172,12 @@ def detach(root: Location, name: str) -> None:
             raise UserError(f"{root}: no labels {name!r} to remove; attached are {attached}")
         _note(root, [name])
         del info["labels"][name]
-        if info["default_labels"] == name:
-            info["default_labels"] = new = min(info["labels"], default=None)
-            if new:
-                log.info(
-                    f"labels {new}: are the default now, also when {name} is attached again; choose by --labels {name}"
-                )
+        if was_default := info["default_labels"] == name:
+            info["default_labels"] = min(info["labels"], default=None)
         write_description(root, info)
         (root / labels_name(name)).unlink(missing_ok=True)
         _say(info, [name])
+        if was_default and (now := info["default_labels"]):
+            log.info(
+                f"labels {now}: are the default now, also when {name} is attached again; choose by --labels {name}"
+            )

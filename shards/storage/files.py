@@ -116,9 +116,12 @@ def open_own(path: Path, mode: str, flags: int = 0) -> IO[Any]:
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a file to read it. Raises OSError if it is a pipe or a device, whose reading may never end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise OSError(errno.EINVAL, "no regular file", str(path))
 
 

@@ -250,7 +250,7 @@ def test_head_medium_and_tail_means_are_those_of_the_evaluation(dataset, tmp_pat
     assert table.loc["Frontal"].tolist() == ["–"] * 6 and check_numbers(page)
     group["mAP"] = "high"
     path.write_bytes(sealed_json(content))
-    with pytest.raises(UserError, match=r"groups\.head\.mAP is 'high', not a number"):
+    with pytest.raises(UserError, match=r"groups\.'head'\.mAP is 'high', not a number"):
         render(evaluations=[path])
 
 
@@ -450,7 +450,7 @@ def test_a_folder_that_is_no_run_is_an_error_naming_the_file(dataset, tmp_path, 
 def test_another_dataset_or_a_stranger_as_evaluation_is_an_error(dataset, runs, tmp_path, render):
     run = write_run(tmp_path / "run", dataset, PLANS[0])
     change(run / "config.json", dataset.id, "f" * 64)
-    with pytest.raises(UserError, match="trained on dataset f"):
+    with pytest.raises(UserError, match="trained on dataset 'f"):
         render([run], pack=dataset.root)
     with pytest.raises(UserError, match="config.json: not an evaluation"):
         render(evaluations=[runs[0] / "config.json"])

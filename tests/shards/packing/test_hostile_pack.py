@@ -144,7 +144,7 @@ def test_findings_that_stay_in_the_shards_are_said(copy, labels):
     assert stored == PackedDataset.open(copy).info["labels"]
     with heard([]) as said:
         detach(copy, "cxr-lt-2023")
-    assert [line for line in said if "are not attached, but the .json in the shards still hold them as" in line]
+    assert "are not attached, but the .json in the shards still hold them as" in said[0]
     assert f"(sha256 {stored['cxr-lt-2023'][:12]})" in said[0]
     inspected = " ".join(call("inspect", copy, cwd=copy).stdout.split())
     assert "Labels cxr-lt-2023: are not attached, but the .json in the shards still hold them" in inspected
@@ -165,7 +165,7 @@ def test_a_pack_of_an_earlier_version_says_that_it_does_not_know(copy):
     (copy / DATASET).write_bytes(json_bytes(seal(info)))
     with heard([]) as said:
         detach(copy, "cxr-lt-2023")
-    assert said == [
+    assert said[:1] == [
         "labels cxr-lt-2023: the .json in the shards may hold other findings of them, as they were packed (by an "
         "earlier version, which did not note it): who reads the shards with webdataset sees those"
     ]
