@@ -128,7 +128,7 @@ def read(path: Path) -> Predictions:
     values = np.stack([_numbers(path, table, name) for name in findings], axis=1)
     doubled = table["image_id"].duplicated()
     if doubled.any():
-        raise UserError(f"{path}: image {table.loc[doubled, 'image_id'].iloc[0]!r} stands in more than one row")
+        raise UserError(f"{path}: image {table.loc[doubled, 'image_id'].iloc[0]!r} is in more than one row")
     found = Predictions(table[list(ID_COLUMNS)].astype(str), findings, values, provenance)
     if CHECKSUM in metadata:
         if found.checksum(metadata.get(ABOUT, b"")).encode() != metadata[CHECKSUM]:

@@ -119,7 +119,7 @@ def read_template(path: Path) -> Template:
     ids = table.iloc[:, 0]
     doubled = ids[ids.duplicated()]
     if len(doubled):
-        raise UserError(f"{path}: image {first_of(doubled)} stands in more than one row; remove the doubled row")
+        raise UserError(f"{path}: image {first_of(doubled)} is in more than one row; remove the doubled row")
     copied = tuple(name for name in table.columns[1:] if name in COPIED)
     findings = tuple(name for name in table.columns[1:] if name not in COPIED)
     if not findings:

@@ -32,7 +32,7 @@ class Rows:
         if not columns.join_rows and rows.are_joined:
             one, two = rows._second()
             raise UserError(
-                f"{file}: {what} {key.iloc[one]!r} stands in more than one row ({line(file, one)} and "
+                f"{file}: {what} {key.iloc[one]!r} is in more than one row ({line(file, one)} and "
                 f"{line(file, two)}; {len(image) - len(first):,} rows too many in all); keep one row of each, or join "
                 "them to one image with --join-rows any or --join-rows majority"
             )

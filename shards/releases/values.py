@@ -120,4 +120,4 @@ def check_index(index: pd.Index, path: Location, column: str) -> None:
     doubled = index.duplicated()  # has_duplicates would keep a hash table with the index, twice as large as its texts
     if doubled.any():
         first = index[doubled][0]
-        raise UserError(f"{path}: {column} {first!r} stands in more than one row; keep one of them")
+        raise UserError(f"{path}: {column} {first!r} is in more than one row; keep one of them")

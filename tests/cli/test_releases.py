@@ -127,7 +127,7 @@ def test_rows_of_one_file_are_refused_or_joined_in_images_and_in_labels(folder):
     lines = [f"{3 * n + reader},{n:08d}_000.png,{int(reader == n % 3)}" for n in range(1, 6) for reader in range(3)]
     write_table(folder / "mine.csv", "key,file,Edema", *lines)
     said = failed(call("shard", *TABLE, *NAMED, cwd=folder))
-    assert "mine.csv: the image file '00000001_000.png' stands in more than one row (line 2 and line 3; 10 rows" in said
+    assert "mine.csv: the image file '00000001_000.png' is in more than one row (line 2 and line 3; 10 rows" in said
     assert "--join-rows any or --join-rows majority" in said
     made = call("shard", *TABLE, *NAMED, "--join-rows", "any", cwd=folder)
     assert made.returncode == 0, made.stderr
@@ -137,7 +137,7 @@ def test_rows_of_one_file_are_refused_or_joined_in_images_and_in_labels(folder):
     assert labels["Edema"].tolist() == [1] * 5
     write_table(folder / "more.csv", "key,Mass", "3,1", "3,0", "3,0", "6,1", "6,0")
     more = ["label", "pack", "--table", "more.csv", "--id-column", "key", "--findings", "Mass"]
-    assert "more.csv: image '3' stands in more than one row (line 2 and line 3;" in failed(call(*more, cwd=folder))
+    assert "more.csv: image '3' is in more than one row (line 2 and line 3;" in failed(call(*more, cwd=folder))
     made = call(*more, "--join-rows", "majority", cwd=folder)
     assert made.returncode == 0 and "5 rows are of 2 images (--join-rows majority)" in made.stdout
     by_id = pd.read_parquet(folder / "pack" / "catalog.parquet")["image_id"].to_list()

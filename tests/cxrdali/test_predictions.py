@@ -47,7 +47,7 @@ def test_probabilities_are_the_sigmoid_without_overflow():
         (lambda t: t.assign(A=["1", "y"]), "finding 'A' is 'y' for image '1e5', no number"),
         (lambda t: t.assign(A=[1e40, 2]), "finding 'A' is '1e\\+40' for image '007'"),
         (lambda t: t[:0], "a header and no image"),
-        (lambda t: t.assign(image_id="007"), "image '007' stands in more than one row"),
+        (lambda t: t.assign(image_id="007"), "image '007' is in more than one row"),
     ],
 )
 def test_bad_tables_are_named(tmp_path, change, message):

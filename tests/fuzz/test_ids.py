@@ -166,7 +166,7 @@ def check_spellings(root: Path, seed: int) -> None:
         names, spellings = names[:1], spellings[:1]
     found = opened(root, spellings).images["path"].tolist()
     assert found == names, spellings
-    with pytest.raises(UserError, match="stands in more than one row"):
+    with pytest.raises(UserError, match="is in more than one row"):
         opened(root, [*spellings, spelt(names[0], root, rng)])
 
 

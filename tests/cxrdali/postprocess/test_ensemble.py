@@ -126,7 +126,7 @@ def test_bad_tables_and_weights(paths):
     frame.to_parquet(paths[1])
     assert "two.parquet: finding 'A' is 'nan' for image '2', no number" in refused(paths)
     frame.assign(A=0.0, image_id="1").to_parquet(paths[1])
-    assert "two.parquet: image '1' stands in more than one row" in refused(paths)
+    assert "two.parquet: image '1' is in more than one row" in refused(paths)
 
 
 # ---------------------------------------------------------------- other ways to pool

@@ -85,7 +85,7 @@ def test_ids_with_folder_or_suffix(tmp_path):
     [
         (("x", "x.jpg"), ("files/x.jpg", "x"), "{form}: 'files/x.jpg' may be image 'x.jpg' or 'x'; write the image's"),
         (("x", "y"), ("x.jpg", "x.png"), "{form}: 'x.jpg' and 'x.png' are both image 'x'; remove one of them"),
-        (("x", "y"), ("x", "x"), "{form}: image 'x' stands in more than one row; remove the doubled row"),
+        (("x", "y"), ("x", "x"), "{form}: image 'x' is in more than one row; remove the doubled row"),
         (("x", "y"), ("x", "y", "q.jpg", "r"), "{table}: image 'q.jpg' (and 1 more) of {form} is not in the"),
         (("x", "y", "z"), ("x",), "{table}: image 'y' (and 1 more) is not in {form}; predict the template's split"),
         (("x", "y"), ("x", ""), "image '' of {form} is not in the predictions"),

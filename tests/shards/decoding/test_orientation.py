@@ -108,6 +108,6 @@ def test_what_cannot_be_read_is_upright(exif):
 
 
 def test_a_thumbnail_s_orientation_does_not_count():
-    """It stands in the second directory."""
+    """It is in the second directory."""
     both = exif_data(1)[:-4] + struct.pack("<I", 26) + exif_data(6)[8:]
     assert orientation_of(both, b"") == 1

@@ -176,7 +176,7 @@ def test_a_finding_that_only_one_table_has_is_named(folder_2023):
 
 def test_an_image_in_one_table_twice_is_refused(tmp_path):
     path = write_table(tmp_path / "train.csv", "dicom_id,Edema", "a,1", "b,1", "a,0")
-    assert refused(tmp_path) == f"{path}: image 'a' stands in more than one row; keep one of them"
+    assert refused(tmp_path) == f"{path}: image 'a' is in more than one row; keep one of them"
 
 
 def test_an_image_in_two_splits_is_refused_with_both_files(tmp_path):

@@ -91,7 +91,7 @@ def test_what_several_readers_say_together(root, said, any_of, majority_of):
 
 def test_without_the_option_both_lines_the_file_and_the_option_are_named(root):
     said = refused(open_table, root / "t.csv", columns(join_rows=None), root)
-    assert said.startswith(f"{root / 't.csv'}: the image file '0.png' stands in more than one row (line 2 and line 4; ")
+    assert said.startswith(f"{root / 't.csv'}: the image file '0.png' is in more than one row (line 2 and line 4; ")
     assert "3 rows too many in all" in said and "--join-rows any or --join-rows majority" in said
 
 
@@ -99,7 +99,7 @@ def test_labels_alone_are_joined_by_id_or_refused_alike(root):
     write_table(root / "t.csv", "id,x,part", "a,1,train", "b,0,dev", "a,0,train")
     named = Columns("id", "x", split="part")
     said = refused(label_table, root / "t.csv", named)
-    assert "image 'a' stands in more than one row (line 2 and line 4; " in said and "--join-rows any" in said
+    assert "image 'a' is in more than one row (line 2 and line 4; " in said and "--join-rows any" in said
     labels = label_table(root / "t.csv", Columns("id", "x", split="part", join_rows="any"))
     assert labels.table.index.tolist() == ["a", "b"] and values(labels) == [[1], [0]]
     assert labels.notes == ("3 rows are of 2 images (--join-rows any)",)
@@ -125,7 +125,7 @@ def test_rows_of_one_file_that_disagree_on_the_image_are_refused_with_both_value
 
 def test_an_id_of_two_files_is_no_join(root):
     write_table(root / "t.csv", HEADER, *ROWS, "15,3.png,D,s4,L,test,0,0")
-    assert "image '15' stands in more than one row" in refused(open_table, root / "t.csv", columns(), root)
+    assert "image '15' is in more than one row" in refused(open_table, root / "t.csv", columns(), root)
 
 
 def test_an_unknown_join_names_those_known():

@@ -188,7 +188,7 @@ def test_labels_of_other_images_are_refused(root, tmp_path):
 
 def test_an_image_that_stands_twice_is_refused(root):
     write_table(root / METADATA, HEADER, "a-1,1,2,AP,1,1", "a-2,1,2,AP,1,1", "a-1,1,3,AP,1,1")
-    assert refused(root) == f"{root / METADATA}: image 'a-1' stands in more than one row; keep one of them"
+    assert refused(root) == f"{root / METADATA}: image 'a-1' is in more than one row; keep one of them"
 
 
 @pytest.mark.parametrize("column", ["dicom_id", "subject_id", "study_id", "ViewPosition"])
@@ -215,7 +215,7 @@ def test_a_table_without_a_row_is_refused(root):
 def test_a_study_labelled_twice_is_refused(root):
     write_table(root / CHEXPERT, "subject_id,study_id,Edema", "1,50000001,1.0", "1,50000001.0,0.0")
     message = refused(root)
-    assert str(root / CHEXPERT) in message and "study_id '50000001' stands in more than one row" in message
+    assert str(root / CHEXPERT) in message and "study_id '50000001' is in more than one row" in message
 
 
 def test_an_image_with_two_splits_is_refused(root):

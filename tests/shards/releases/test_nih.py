@@ -113,7 +113,7 @@ def test_an_image_in_both_lists_and_one_in_no_table_are_refused(release):
     write_table(root / TEST, "00009999_000.png", last)
     assert refused(root).startswith(f"{root / TEST}: image '00009999_000.png' is not in {OLD}, as are 1 images in all")
     write_table(root / TEST, last, last)
-    assert f"{root / TEST}: image {last!r} stands in more than one row" in refused(root)
+    assert f"{root / TEST}: image {last!r} is in more than one row" in refused(root)
 
 
 def test_without_lists_all_is_training_and_with_one_the_rest_has_no_split_and_both_are_said(release):
@@ -134,7 +134,7 @@ def test_a_missing_column_and_an_image_twice_are_refused(release):
     assert "column 'Follow-up #' is missing; found Image Index" in refused(root)
     edit(root / OLD, "Follow up", "Follow-up #")
     edit(root / OLD, truth["image"].iloc[3], truth["image"].iloc[2])
-    assert "stands in more than one row" in refused(root)
+    assert "is in more than one row" in refused(root)
 
 
 def test_it_packs_with_the_hash_of_every_table_and_takes_the_other_table_later(release, tmp_path):

@@ -289,7 +289,7 @@ def test_a_second_training_table_an_image_twice_and_one_that_padchest_does_not_k
     refused(root, f"1 of the 64 images of the labels are not in it, the first is '{first}'")
     edit(root / PADCHEST_TABLE, lambda text: text.replace("other.png", truth["ImageID"].iloc[1]))
     edit(root / TRAIN, lambda text: "\n".join(line for line in text.split("\n") if not line.startswith(first)))
-    refused(root, "stands in more than one row")
+    refused(root, "is in more than one row")
 
 
 def test_a_patient_in_train_and_test_is_found_by_padchests_ids(root, truth):

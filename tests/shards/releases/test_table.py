@@ -138,7 +138,7 @@ def test_absolute_paths_below_the_folder_are_taken_as_relative(root):
         ({"findings": " , "}, "name at least one column, or write 'all others'"),
         ({"view": "age"}, "column 'age' (--view-column) has no view; it holds '50', known are frontal, ap"),
         ({"split": "view"}, "column 'view' holds ''; known are train"),
-        ({"image_id": "exam"}, "stands in more than one row"),
+        ({"image_id": "exam"}, "is in more than one row"),
     ],
     ids=str,
 )
@@ -156,7 +156,7 @@ def test_a_wrong_column_is_named_with_its_option(root, columns, said):
         ("validate", "holdout", "column 'fold' holds 'holdout'; known are train"),
         ("d,d.png", "d,../secret.png", "the path '../secret.png' leaves the release's folder"),
         ("d,d.png", "d,/etc/passwd", "the path '/etc/passwd' leaves the release's folder"),
-        ("d,d.png", "a,d.png", "image 'a' stands in more than one row"),
+        ("d,d.png", "a,d.png", "image 'a' is in more than one row"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_column(root, old, new, said):
