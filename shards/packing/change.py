@@ -32,6 +32,7 @@ from shards.packing.making import judge
 from shards.packing.options import Size
 from shards.packing.publish import CATALOG, REJECTS
 from shards.packing.remake import Change, remade
+from shards.packing.tarshard import index_name
 from shards.storage.files import cannot_write, check_inside, only_one, publish, remove_parts
 from shards.storage.for_people import unguarded
 from shards.storage.location import Location
@@ -92,7 +93,7 @@ def drop_sizes(out: Location, names: Sequence[str]) -> None:
         for name, covered in decoded_for(info).items():  # of datasets from before, the largest size would tell
             info["sizes"][name]["decoded_for"] = covered
         gone = [shard["name"] for name in names for shard in info["sizes"][name]["shards"]]
-        dropped = sorted(each for name in gone for each in (name, _index(name)))
+        dropped = sorted(each for name in gone for each in (name, index_name(name)))
         options = {**info["options"], "sizes": [size.text for size in _stored(info) if size.folder in kept]}
         write_description(out, with_id_of(info, {**info, "sizes": kept, "options": options, "dropped": dropped}))
         _settle(out)
@@ -175,17 +176,12 @@ def stored_sizes(out: Location) -> tuple[Size, ...]:
     return tuple(_stored(folder.described(out))) if storage_of(out / DATASET).exists() else ()
 
 
-def _index(name: str) -> str:
-    """The index beside a shard."""
-    return name.removesuffix("tar") + "idx"
-
-
 def _lost(out: Location, name: str, shards: list[dict]) -> set[int]:
     """The shards of a size that are not there as dataset.json says, by length."""
     storage = storage_of(out / name)
     held = {each.name: each.num_bytes() for each in storage.entries()} if storage.has_folder() else {}
     files = [(Path(shard["name"]).name, shard["bytes"]) for shard in shards]
-    return {int(Path(file).stem) for file, size in files if held.get(file) != size or _index(file) not in held}
+    return {int(Path(file).stem) for file, size in files if held.get(file) != size or index_name(file) not in held}
 
 
 def _rejects(out: Location, info: dict) -> dict[int, list]:
@@ -247,7 +243,7 @@ def _settle(out: Path) -> None:
     """End a published change: its files get their own names, and those of dropped sizes go."""
     info = folder.described(out)
     shards = [shard["name"] for size in info["sizes"].values() for shard in size["shards"]]
-    files = [CATALOG, REJECTS, *shards, *map(_index, shards)]
+    files = [CATALOG, REJECTS, *shards, *map(index_name, shards)]
     staged = sorted(set(info.get("staged", ())) & set(files))
     dropped = [name for name in info.get("dropped", ()) if re.fullmatch(r"[0-9]+/[0-9]{6,9}\.(tar|idx)", name)]
     check_inside(out, *(out / name.partition("/")[0] for name in (*staged, *dropped)))

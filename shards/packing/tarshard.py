@@ -65,6 +65,11 @@ class ShardWriter:
             self._file.close()
 
 
+def index_name(shard: str) -> str:
+    """The name of the index beside a shard, SIZE/NUMBER.tar or NUMBER.tar."""
+    return f"{shard.removesuffix('tar')}idx"
+
+
 def read_index(text: str) -> list[tuple[str, list[tuple[str, int, int]]]]:
     """An index as [(key, [(extension, offset, length), ...]), ...]. Raises ValueError on any deviation."""
     lines = text.split("\n")

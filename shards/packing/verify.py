@@ -24,7 +24,7 @@ from shards.dataset.key import sample_key
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.make_shard import WORK
-from shards.packing.tarshard import members, read_index
+from shards.packing.tarshard import index_name, members, read_index
 from shards.storage.files import sha256_file
 from shards.storage.location import Location
 from shards.workers import run
@@ -87,7 +87,7 @@ def verify(root: Location, deep: bool = False, jobs: int = 1, sizes: Sequence[st
             continue
         tasks += _shard_checks(dataset, name, keys, deep)
         known = {Path(entry["name"]).name for entry in size["shards"]}
-        problems += _strangers(root / name, known | {Path(name).with_suffix(".idx").name for name in known})
+        problems += _strangers(root / name, known | {index_name(name) for name in known})
     results = run(tasks, jobs, str(root))
     with tqdm(total=len(tasks), unit=" shards", desc="verifying", disable=None) as bar:
         for found in results:
@@ -121,7 +121,7 @@ def _shard_checks(dataset: PackedDataset, name: str, keys: list[str], deep: bool
         rows = np.flatnonzero(shard_column == int(Path(entry["name"]).stem))
         columns = catalog.iloc[rows][[f"offset_{name}", f"length_{name}"]].to_numpy(dtype=np.int64)
         expected = [(keys[row], *span) for row, span in zip(rows, columns.tolist(), strict=True)]
-        paths = (dataset.place(entry["name"]), dataset.place(f"{entry['name'][:-3]}idx"))
+        paths = (dataset.place(entry["name"]), dataset.place(index_name(entry["name"])))
         yield joblib.delayed(_check_shard)(paths, size, entry, expected, deep)
 
 
