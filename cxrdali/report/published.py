@@ -5,13 +5,35 @@ The printed tables disagree about some means (model0 on development: 0.298 among
 both are kept as printed.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
 import pandas as pd
 
+from cxrdali.runs.reader import Run
+
+LABELS = "cxr-lt-2023"
+TRAIN, VAL = 211_879, 52_970  # images
+REJECTS = 0.01  # of the images: as many may be missing in a pack of the same release
 # finding_ap.csv's column groups, in the order of the steps there
 STEPS = ("stage1", "stage2", "oversampling", "postprocess", "ensemble")
+
+
+def is_its_data(runs: Sequence[Run], synthetic: bool) -> bool:
+    """Whether all runs have the data behind these tables: only then may their scores stand in one table with them."""
+    return bool(runs) and all(
+        has_its_images(run.labels, run.selection.get("train_images"), run.selection.get("val_images"), synthetic)
+        for run in runs
+    )
+
+
+def has_its_images(labels: str | None, train: int | None, val: int | None, synthetic: bool) -> bool:
+    """By the name of the label release and the number of images to train and to validate."""
+    alike = [
+        images is not None and abs(images - there) <= REJECTS * there for images, there in ((train, TRAIN), (val, VAL))
+    ]
+    return not synthetic and labels == LABELS and all(alike)
 
 
 @cache

@@ -43,7 +43,7 @@ def label_frequencies(sources: Sources) -> dict:
         "figure": Figure("frequencies", plots.label_frequencies, (train,)),
         "absent": [name for name, images in zip(table.index, table["train"], strict=True) if not images],
         "counts": _counts(table, splits),
-        "shares": _shares(table, splits, with_paper=sources.study is None),
+        "shares": _shares(table, splits, with_paper=_is_the_papers(sources, labels, splits)),
     }
 
 
@@ -79,6 +79,14 @@ def _counts(table: pd.DataFrame, splits: dict[str, np.ndarray]) -> Table:
     columns = [("Finding", "text"), *((name.capitalize(), "count") for name in splits)]
     rows = [("All images", *map(len, splits.values())), *table.itertuples()]
     return Table("Images per finding and split", columns, rows)
+
+
+def _is_the_papers(sources: Sources, labels: Labels, splits: dict[str, np.ndarray]) -> bool:
+    """Whether these are the images whose shares the stage-training paper prints."""
+    train, validation = len(splits["train"]), len(splits.get("validation", ()))
+    if not validation:  # no run says which fold is left out
+        train, validation = train - published.VAL, published.VAL
+    return sources.study is None and published.has_its_images(labels.name, train, validation, sources.options.synthetic)
 
 
 def _shares(table: pd.DataFrame, splits: dict[str, np.ndarray], with_paper: bool) -> Table:

@@ -11,7 +11,7 @@ from cxrdali.runs.names import flatten
 from cxrdali.runs.reader import Run
 
 MIMIC = "paper, MIMIC-CXR"
-PAPER_TRAIN, PAPER_VAL = 211_879, 52_970  # images, Yamagishi & Hanaoka 2023
+APART = "The paper, on other images: "  # begins the caption of a table that has its numbers alone
 # Where a run was made, which data it had and what chance gave it: no part of a recipe's system
 NOT_THE_RECIPE = ("init", "oversample_from", "labels", "seed", "fold", "precision")
 
@@ -35,21 +35,30 @@ def models(sources: Sources) -> dict | None:
     return {
         "systems": Table("What each model is", columns, systems),
         "differences": _differences(runs),
-        "reached": _reached(sources),
+        **_reached(sources),
         "comparability": comparability(sources),
     }
 
 
-def _reached(sources: Sources) -> Table:
-    printed, rows = published.models(), []
+def _reached(sources: Sources) -> dict:
+    """What the paper printed stands beside it only for its own data, and in a table of its own for any other."""
+    printed, rows = published.models()[["val_map", "dev_map"]], []
+    together = published.is_its_data(sources.runs, sources.options.synthetic)
     for run in sources.runs:
-        name = run.recipe.get("name")
-        paper = printed.loc[name] if name in printed.index else {}
         best = run.best if len(run.metrics) and run.best["mAP"] == run.best["mAP"] else {}
-        dev = (dev_mean(run, sources), paper.get("dev_map"))
-        rows.append((run.name, best.get("epoch"), best.get("mAP"), paper.get("val_map"), *dev))
-    means = [(title, "score") for split in ("Val", "Dev") for title in (f"{split} mAP", f"{split} mAP, {MIMIC}")]
-    return Table("What each model reached", [("Model", "text"), ("Best epoch", "count"), *means], rows)
+        paper = [printed[column].get(run.recipe.get("name")) for column in printed] if together else []
+        scores = (best.get("mAP"), *paper[:1], dev_mean(run, sources), *paper[1:])
+        rows.append((run.name, best.get("epoch"), *scores))
+    titles = [f"{split} mAP{of}" for split in ("Val", "Dev") for of in (("", f", {MIMIC}") if together else ("",))]
+    columns = [("Model", "text"), ("Best epoch", "count"), *((title, "score") for title in titles)]
+    theirs = [("Model", "text"), ("Val mAP", "score"), ("Dev mAP", "score")]
+    same = printed.loc[printed.index.isin([run.recipe.get("name") for run in sources.runs])]
+    return {
+        "reached": Table("What each model reached", columns, rows),
+        "printed": None
+        if together or not len(same)
+        else Table(f"{APART}mAP of its models", theirs, list(same.itertuples())),
+    }
 
 
 def epochs(run: Run) -> str:
@@ -82,7 +91,8 @@ def comparability(sources: Sources) -> dict:
     selections = {(run.selection.get("train_images"), run.selection.get("val_images")) for run in sources.runs}
     return {
         "synthetic": sources.options.synthetic,
-        "paper_images": (PAPER_TRAIN, PAPER_VAL),
+        "paper_images": (published.TRAIN, published.VAL),
+        "side_by_side": published.is_its_data(sources.runs, sources.options.synthetic),
         "images": sorted(selections, key=str),
         "labels": sorted({str(run.labels) for run in sources.runs}),
     }

@@ -1,16 +1,17 @@
 """The report's sections on the steps of Yamagishi & Hanaoka: AP per finding from stage 1 to the ensemble, and frontal
 against lateral."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from cxrdali.report import published
 from cxrdali.report.kit import plots
+from cxrdali.report.kit.numbers import count
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table, best
 from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
-from cxrdali.report.training.models import MIMIC, comparability
+from cxrdali.report.training.models import APART, MIMIC, comparability
 from cxrdali.report.training.sources import Sources
 
 # steps of the paper: how a column is headed, and whose predictions it is
@@ -35,18 +36,38 @@ def steps(sources: Sources) -> dict | None:
             "missing": f"No step has an evaluation yet ({folder.path.name}/evaluations/model0.test.json and so on); "
             "`cxrdali paper` writes them."
         }
-    first = next(iter(splits))
+    first, tables = next(iter(splits)), step_tables(folder)
+    without_views = tables.get("ensemble") == "ensemble"
+    together = published.is_its_data(sources.runs, sources.options.synthetic) and not without_views
+    shown = {split: _split(split, found, tables, together) for split, found in splits.items()}
     return {
         "comparability": comparability(sources),
-        "splits": [_split(split, found, with_figure=split == first) for split, found in splits.items()],
+        "left_out": [_heading(step) for step in STEPS if step not in tables],
+        "without_views": without_views,
+        "side_by_side": together,
+        "splits": [each if split == first else {**each, "figure": None} for split, each in shown.items()],
     }
+
+
+def step_tables(folder: PaperFolder) -> dict[str, str]:
+    """Whose predictions a step has here, by step in the order of the paper, without those that are not planned.
+
+    Where images of one kind of view leave nothing to postprocess, the ensemble is the one without view rules.
+    """
+    words = [step["name"].split(" ") for step in folder.steps]
+    planned = {name for kind, *name_and_split in words if kind == "evaluate" for name in name_and_split[:1]}
+    there = planned | {name for name, _ in folder.evaluations}
+    tables = {step: name for step, (_, name) in STEPS.items()}
+    if "ensemble" in there and not there & {tables["postprocess"], tables["ensemble"]}:
+        tables["ensemble"] = "ensemble"
+    return {step: name for step, name in tables.items() if name in there or not planned}
 
 
 def step_evaluations(folder: PaperFolder, split: str) -> dict[str, Evaluation]:
     """By step, in the order of the paper, those that are there."""
     return {
         step: folder.evaluations[name, split]
-        for step, (_, name) in STEPS.items()
+        for step, name in step_tables(folder).items()
         if (name, split) in folder.evaluations
     }
 
@@ -56,29 +77,38 @@ def last_step(folder: PaperFolder) -> tuple[str, str, Evaluation] | None:
     for split in SPLITS:
         if found := step_evaluations(folder, split):
             step = list(found)[-1]
-            return STEPS[step][1], split, found[step]
+            return step_tables(folder)[step], split, found[step]
     return None
 
 
-def _split(split: str, found: Mapping[str, Evaluation], with_figure: bool) -> dict:
-    tables = {step: pd.DataFrame(each.content["all"]["findings"]).set_index("finding") for step, each in found.items()}
-    ap, facts = ap_table(tables)
+def _split(split: str, found: Mapping[str, Evaluation], tables: Mapping[str, str], together: bool) -> dict:
+    """together: the numbers of the paper may stand in one table with these."""
+    scores = {step: pd.DataFrame(each.content["all"]["findings"]).set_index("finding") for step, each in found.items()}
+    ap, facts = ap_table(scores)
     means = pd.Series({step: each.mean for step, each in found.items()}, dtype=float)
     shown = ap.dropna(how="all").rename(columns=_heading)
     name, paper = SPLIT_NAMES[split], paper_steps(split)
+    images = sorted({each.content["images"] for each in found.values()})
+    counted = f"{name}, {' or '.join(map(count, images))} images"
     return {
         "split": name,
-        "absent": [(_heading(step), f"{STEPS[step][1]}.{split}.json") for step in STEPS if step not in found],
+        "absent": [(_heading(step), f"{table}.{split}.json") for step, table in tables.items() if step not in found],
         "different_images": _different_images(found),
-        "means": _means_by_step(name, ap, means, paper),
+        "means": _means_by_step(counted, tables, (ap, means), paper if together else None),
         "figure": Figure(f"steps-{split}", plots.ap_per_finding, (shown, facts.loc[shown.index, "prevalence"]))
-        if with_figure and len(shown)
+        if len(shown)
         else None,
-        "findings": _gains_table(f"AP per finding and step, {name}, the best in bold", ap, means, facts["positives"]),
+        "findings": _gains_table(
+            f"AP per finding and step, {name}, the best in bold", (ap, means), [*tables], facts["positives"]
+        ),
         "without_ap": [name for name in ap.index if ap.loc[name].isna().all()],
         "printed": None
         if paper is None
-        else _gains_table(f"AP per finding and step, {name}: {MIMIC}", paper.drop("Mean"), paper.loc["Mean"]),
+        else _gains_table(
+            f"AP per finding and step, {name}: {MIMIC}" if together else f"{APART}AP per finding and step, {name}",
+            (paper.drop("Mean"), paper.loc["Mean"]),
+            [*STEPS],
+        ),
     }
 
 
@@ -104,28 +134,32 @@ def paper_steps(split: str) -> pd.DataFrame | None:
     return pd.DataFrame({step: table[f"{step}_{split}"] for step in published.STEPS})
 
 
-def gains(values: pd.Series) -> pd.Series:
-    """`values` by step: each minus the one of the step right before; NaN without it."""
-    return values.astype(float) - values.astype(float).reindex(STEPS).shift(1).reindex(values.index)
+def gains(values: pd.Series, steps: Sequence[str]) -> pd.Series:
+    """`values` by step: each minus the one right before it in `steps`; NaN without it."""
+    return values.astype(float) - values.astype(float).reindex(steps).shift(1).reindex(values.index)
 
 
-def _means_by_step(name: str, ap: pd.DataFrame, means: pd.Series, paper: pd.DataFrame | None) -> Table:
-    """mAP, what it gained and how many findings did, those of the paper beside them where it has this split."""
+def _means_by_step(
+    name: str, tables: Mapping[str, str], scores: tuple[pd.DataFrame, pd.Series], paper: pd.DataFrame | None
+) -> Table:
+    """mAP, what it gained and how many findings did, those of the paper beside them if it is given."""
+    ap, means = scores
+    steps = [*tables]
     columns = [("Step", "text"), ("mAP", "score"), ("Gain", "gain"), ("Findings improved", "text")]
-    sides = [(means, _improved(ap))]
+    sides = [(means, _improved(ap, steps))]
     if paper is not None:
         columns += [(f"mAP, {MIMIC}", "score"), ("Gain, paper", "gain"), ("Improved, paper", "text")]
-        sides.append((paper.loc["Mean"], _improved(paper.drop("Mean"))))
+        sides.append((paper.loc["Mean"], _improved(paper.drop("Mean"), steps)))
     rows = []
-    for step, (heading, predictions) in STEPS.items():
-        cells = [(mean.get(step), gains(mean).get(step), improved.get(step)) for mean, improved in sides]
-        rows.append((heading, *(cell for side in cells for cell in side), predictions))
+    for step, predictions in tables.items():
+        cells = [(mean.get(step), gains(mean, steps).get(step), improved.get(step)) for mean, improved in sides]
+        rows.append((_heading(step), *(cell for side in cells for cell in side), predictions))
     return Table(f"mAP by step, {name}", [*columns, ("Predictions", "text")], rows)
 
 
-def _improved(ap: pd.DataFrame) -> dict[str, str]:
+def _improved(ap: pd.DataFrame, steps: Sequence[str]) -> dict[str, str]:
     """By step: how many findings are better than in the step right before, of those that have both."""
-    by_step = ap.apply(gains, axis=1)
+    by_step = ap.apply(gains, axis=1, steps=steps)
     return {
         step: f"{(by_step[step] > 0).sum()} of {by_step[step].notna().sum()}"
         for step in by_step
@@ -133,10 +167,13 @@ def _improved(ap: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _gains_table(caption: str, ap: pd.DataFrame, means: pd.Series, positives: pd.Series | None = None) -> Table:
+def _gains_table(
+    caption: str, numbers: tuple[pd.DataFrame, pd.Series], steps: Sequence[str], positives: pd.Series | None = None
+) -> Table:
     """Every finding's AP by step with its gain over the step before, the best in bold."""
+    ap, means = numbers
     scores = [("Mean over findings (mAP)", means), *ap.iterrows()]
-    rows = [(name, *zip(values, gains(values), strict=True)) for name, values in scores]
+    rows = [(name, *zip(values, gains(values, steps), strict=True)) for name, values in scores]
     columns = [("Finding", "text"), *((_heading(step), "with_gain") for step in ap.columns)]
     if positives is not None:
         columns.append(("Positives", "count"))
@@ -163,16 +200,23 @@ def views(sources: Sources) -> dict | None:
     if folder is None:
         return None
     table = folder.views
+    if table is None and folder.steps and "postprocess" not in step_tables(folder):
+        return {
+            "missing": "This study has no view rules: its validation images are not both frontal and lateral, or it "
+            "is without the model that they are fitted to."
+        }
     if table is None:
         return {"missing": f"No view rules were fitted yet ({folder.path.name}/views.json)."}
     table = table.assign(positives=table["frontal_positives"].fillna(0) + table["lateral_positives"].fillna(0))
     table = table.sort_values("positives", ascending=False, kind="stable")
+    together = published.is_its_data(sources.runs, sources.options.synthetic)
     known = table[["frontal_ap", "lateral_ap"]].dropna(how="all").set_axis(["frontal", "lateral"], axis=1)
     return {
         "predictions": folder.views_from.get("predictions"),
         "superior": _superior(table),
         "figure": Figure("views", plots.ap_per_finding, (known,)) if len(known) else None,
-        "table": _view_table(table),
+        "table": _view_table(table, together),
+        "printed": None if together else _printed_views(),
     }
 
 
@@ -190,11 +234,17 @@ def _superior(table: pd.DataFrame) -> dict[str, int]:
     }
 
 
-def _view_table(table: pd.DataFrame) -> Table:
+def _printed_views() -> Table:
+    titles = [("AP, frontal", "score"), ("AP, lateral", "score"), ("Difference", "gain")]
+    rows = list(published.view_ap()[["frontal", "lateral", "difference"]].itertuples())
+    return Table(f"{APART}frontal against lateral", [("Finding", "text"), *titles], rows)
+
+
+def _view_table(table: pd.DataFrame, together: bool) -> Table:
     columns = {
         "frontal_ap": ("AP, frontal", "score"), "lateral_ap": ("AP, lateral", "score"),
         "difference": ("Difference", "gain"), "superior": ("Superior", "text"),
-        "paper": (f"Difference, {MIMIC}", "gain"),
+        **({"paper": (f"Difference, {MIMIC}", "gain")} if together else {}),
         "frontal_positives": ("Positives, frontal", "count"), "lateral_positives": ("Positives, lateral", "count"),
     }  # fmt: skip
     shown = table.assign(
@@ -203,5 +253,7 @@ def _view_table(table: pd.DataFrame) -> Table:
     rows = list(shown[list(columns)].itertuples(name=None))
     images = [table[f"{view}_images"].max() for view in ("frontal", "lateral")]
     return Table(
-        "Frontal against lateral", [("Finding", "text"), *columns.values()], [("All images", *[""] * 5, *images), *rows]
+        "Frontal against lateral",
+        [("Finding", "text"), *columns.values()],
+        [("All images", *[""] * (len(columns) - 2), *images), *rows],
     )

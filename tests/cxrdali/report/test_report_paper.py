@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.data.sampler import SAMPLERS
 from cxrdali.data.splits import FoldOptions, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
+from cxrdali.report import published
 from cxrdali.report.kit.numbers import gain
+from cxrdali.report.kit.page import Figure
+from cxrdali.report.published import is_its_data
 from cxrdali.report.training.data import first_training_images
 from cxrdali.report.training.lineage import is_line, lineage
 from cxrdali.report.training.models import differences, epochs
@@ -83,6 +87,21 @@ def page(paper) -> Page:
     return render(paper, paper)
 
 
+@pytest.fixture(scope="module")
+def real_page(paper, tmp_path_factory) -> Page:
+    """The same of runs on as many images as the paper had."""
+    root = shutil.copytree(paper, tmp_path_factory.mktemp("real") / "paper")
+    for config in (root / "runs").glob("*/config.json"):
+        with_images(config, 211_879, 52_970)
+    return render(root)
+
+
+def with_images(config: Path, train: int, val: int) -> None:
+    content = json.loads(config.read_text())
+    content["selection"] |= {"train_images": train, "val_images": val}
+    config.write_bytes(sealed_json(content))
+
+
 def render(root: Path, *folders: Path, synthetic: bool = False, **sources) -> Page:
     out = root / "page.html"
     return Page(write_report(out, folders or [root], options=ReportOptions("Paper", synthetic), **sources))
@@ -120,8 +139,9 @@ def test_gains_as_people_read_them():
     ]  # fmt: skip
 
 
-def test_means_and_improved_findings_beside_the_papers(page):
-    table = page.table("mAP by step, test split")
+def test_means_and_improved_findings_beside_the_papers_of_its_own_images(real_page):
+    page = real_page
+    table = page.table("mAP by step, test split, 1,000 images")
     assert table.index.tolist() == STEPS
     assert table["mAP"].tolist() == ["0.300", "0.308", "0.308", "0.320", "0.323"]
     assert table["Findings improved"].tolist() == ["–", "1 of 3", "1 of 3", "2 of 3", "2 of 3"]
@@ -136,6 +156,88 @@ def test_means_and_improved_findings_beside_the_papers(page):
     assert len(printed) == 27 and AWKWARD not in printed.index
 
 
+PUBLISHED = ("0.291", "0.330", "0.282", "0.305", "−0.161")  # means of steps, val mAP of models, Hernia's views
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "synthetic", "together"),
+    [
+        (211_879, 52_970, False, True),
+        (209_800, 52_960, False, True),  # a hundredth of them could not be packed
+        (211_879, 52_970, True, False),
+        (209_700, 52_970, False, False),
+        (211_879, 26_000, False, False),
+        (1_000, 250, False, False),
+    ],
+)
+def test_no_row_and_no_column_has_a_number_of_the_paper_beside_one_of_other_images(
+    paper, tmp_path, monkeypatch, train, val, synthetic, together
+):
+    root = shutil.copytree(paper, tmp_path / "paper")
+    for config in (root / "runs").glob("*/config.json"):
+        with_images(config, train, val)
+    monkeypatch.setattr(Figure, "svg", lambda self: "")  # most of the time of a page
+    page = render(root, synthetic=synthetic)
+    mixed = {
+        caption
+        for caption, rows in page.tables.items()
+        if "Settings" not in caption and "on other images" not in caption
+        for row in rows
+        if "paper" in " ".join(row) or set(PUBLISHED) & set(row)
+    }
+    assert bool(mixed) == together
+    apart = {caption for caption in page.tables if "on other images" in caption}
+    assert len(apart) == (0 if together else 4)
+    if not together:
+        assert page.table("The paper, on other images: mAP of its models").loc["model7"].tolist() == ["0.305", "0.304"]
+        assert page.table("The paper, on other images: frontal against lateral").loc["Hernia", "Difference"] == "−0.161"
+        means = page.table("The paper, on other images: AP per finding and step, test split").loc[
+            "Mean over findings (mAP)"
+        ]
+        assert means.tolist() == ["0.291", "0.308 +0.017", "0.307 −0.001", "0.315 +0.008", "0.330 +0.015"]
+        assert page.table("mAP by step, test split").columns.tolist() == [
+            "mAP", "Gain", "Findings improved", "Predictions",
+        ]  # fmt: skip
+    said = "on generated images" if synthetic else "the same recipe" if together else "Those are other images"
+    assert said in page.text
+
+
+def test_other_labels_are_other_images_however_many(paper, tmp_path):
+    root = shutil.copytree(paper, tmp_path / "paper")
+    for config in (root / "runs").glob("*/config.json"):
+        with_images(config, 211_879, 52_970)
+        change(config, '"name": "cxr-lt-2023"', '"name": "cxr-lt-2024"')
+        change(config, '"group": "study"', '"group": "study", "labels": "cxr-lt-2024"')
+    assert not is_its_data(read(root).runs, synthetic=False)
+    assert not is_its_data([], synthetic=False), "no run says what the evaluations are of"
+
+
+def test_without_lateral_images_the_ensemble_is_a_step_after_oversampling(tmp_path):
+    """`cxrdali paper` then makes no view rules, and its record names no such step."""
+    scores = {name: TEST_AP[name] for name in ("model0", "model2", "model3")}
+    root = write_paper(tmp_path, MODELS, {**scores, "ensemble": TEST_AP["ensemble-views"]})
+    steps = [f"evaluate {name} test" for name in (*scores, "ensemble")]
+    record = {"models": [*MODELS], "steps": [{"name": name, "status": "done", "seconds": 1} for name in steps]}
+    (root / "paper.json").write_bytes(sealed_json(record))
+    page = render(root)
+    table = page.table("mAP by step, test split, 1,000 images")
+    assert table.index.tolist() == ["Stage 1", "Stage 2", "Oversampling", "Ensemble"]
+    assert table.loc["Ensemble"].tolist() == ["0.323", "+0.016", "3 of 3", "ensemble"]
+    by_finding = page.table("AP per finding and step, test split, the best")
+    assert by_finding.loc["Hernia", "Ensemble"] == "0.150 +0.027"
+    assert "On the test split, ensemble reaches a mAP of 0.323." in page.text
+    assert "Without view rules, so the ensemble is the mean of its members alone." in page.text
+    assert "No part of this study: Postprocess." in page.text and "Not evaluated on the test split" not in page.text
+    assert "This study has no view rules: its validation images are not both frontal and lateral" in page.text
+
+
+def test_an_ensemble_with_view_rules_is_the_step_where_both_are_there(tmp_path):
+    write_paper(tmp_path, {}, {**TEST_AP, "ensemble": TEST_AP["model0"]})
+    table = render(tmp_path).table("mAP by step, test split")
+    assert table["Predictions"].tolist() == ["model0", "model2", "model3", "model3-views", "ensemble-views"]
+    assert table.loc["Ensemble", "mAP"] == "0.323"
+
+
 def test_a_step_whose_predecessor_is_missing_has_no_gain(page):
     table = page.table("AP per finding and step, development split, the best")
     assert table.columns.tolist() == ["Stage 1", "Oversampling", "Postprocess", "Positives"]
@@ -144,10 +246,12 @@ def test_a_step_whose_predecessor_is_missing_has_no_gain(page):
     assert said in page.text
 
 
-def test_models_beside_the_papers_and_what_differs(page):
+def test_models_beside_the_papers_and_what_differs(page, real_page):
     systems, reached = page.table("What each model is"), page.table("What each model reached")
     assert systems.loc["model0"].tolist() == ["1", "ImageNet", "224 px", "256", "0.001", "–", "3"]
     assert systems.loc["model7"].tolist() == ["3", "model3", "256 px", "48", "0.001", "0.10", "2"]
+    assert reached.loc["model0"].tolist() == ["2", "0.200", "0.300"]
+    reached = real_page.table("What each model reached")
     assert reached.loc["model0"].tolist() == ["2", "0.200", "0.282", "0.300", "0.298"]
     assert reached.loc["model7"].tolist() == ["1", "0.300", "0.305", "–", "0.304"]
     differing = page.table("Settings that differ")
@@ -185,7 +289,7 @@ def test_generated_images_compare_with_nothing(paper):
     sources = read_sources([paper], None, (), ReportOptions("Paper", synthetic=True))
     (section,) = (each for each in SECTIONS if each.template == "training/models")
     said = section_html(section, sources)
-    assert "These runs are on generated images, so nothing here compares with them." in said
+    assert "These runs are on generated images, so nothing here compares with them, and they stand apart." in said
 
 
 def test_runs_continue_after_the_run_that_they_start_from(paper, page):
@@ -220,7 +324,12 @@ def test_a_run_whose_start_is_not_there_is_drawn_from_epoch_1_and_said(tmp_path)
         render(tmp_path)
 
 
-def test_frontal_against_lateral(page):
+def test_frontal_against_lateral(page, real_page):
+    assert page.table("Frontal against lateral").columns.tolist()[:5] == [
+        "AP, frontal", "AP, lateral", "Difference", "Superior", "Positives, frontal",
+    ]  # fmt: skip
+    assert "Superior: 1 of 4 findings." in page.text
+    page = real_page
     table = page.table("Frontal against lateral")
     assert table.loc["Hernia"].tolist() == ["0.200", "0.150", "+0.050", "yes", "−0.161", "299", "99"]
     assert table.loc["Pneumonia"].tolist() == ["0.300", "0.310", "−0.010", "no", "−0.009", "300", "100"]
@@ -469,7 +578,7 @@ def test_epochs_of_a_run_that_ended_early(tmp_path, scores, changes, words):
     assert epochs(read(folder).runs[0]) == words
 
 
-def test_shares_stand_beside_the_papers(dataset, tmp_path):  # noqa: F811
+def test_shares_stand_beside_the_papers_of_its_own_images(dataset, tmp_path, monkeypatch):  # noqa: F811
     out = write_report(tmp_path / "page.html", [], pack=dataset.root, options=ReportOptions("Shares"))
     counts, shares = Page(out).table("Images per finding and split"), Page(out).table("Share of a split's images")
     images = {name: int(counts.loc["All images", name]) for name in counts}
@@ -477,6 +586,11 @@ def test_shares_stand_beside_the_papers(dataset, tmp_path):  # noqa: F811
     for split in ("Train", "Dev", "Test"):
         share = float(shares.loc[finding, split].removesuffix(" %"))
         assert share == pytest.approx(100 * int(counts.loc[finding, split]) / images[split], abs=0.06)
+    assert shares.columns.tolist() == ["Train", "Dev", "Test"], "on other images"
+    train = images["Train"]
+    monkeypatch.setattr(published, "TRAIN", train - 20)
+    monkeypatch.setattr(published, "VAL", 20)
+    shares = Page(write_report(out, [], pack=dataset.root, options=ReportOptions("Shares"))).table("Share of a split")
     assert shares.loc["Hernia", "Train, paper, MIMIC-CXR"] == "1.5 %"
     assert shares.loc["Cardiomegaly", "Validation, paper, MIMIC-CXR"] == "29.3 %"
 
