@@ -1,4 +1,5 @@
-"""The numbers that the stage-training paper prints, as tables: to be shown beside one's own, never instead of them.
+"""The numbers that the stage-training paper prints, as tables, and of which images those of both papers are: only
+beside one's own scores of the same images may they stand.
 
 Yamagishi & Hanaoka, "Effect of Stage Training for Long-Tailed Multi-Label Image Classification", ICCV-W CVAMD 2023.
 The printed tables disagree about some means (model0 on development: 0.298 among the models, 0.286 over the findings);
@@ -15,6 +16,7 @@ from cxrdali.runs.reader import Run
 
 LABELS = "cxr-lt-2023"
 TRAIN, VAL = 211_879, 52_970  # images
+LOSS_DESIGN = ("cxr-lt-2026", 143_000)  # of Sulake (2026): label release, images to train and to validate, about
 REJECTS = 0.01  # of the images: as many may be missing in a pack of the same release
 # finding_ap.csv's column groups, in the order of the steps there
 STEPS = ("stage1", "stage2", "oversampling", "postprocess", "ensemble")

@@ -1,10 +1,13 @@
-"""The loss-design study at a glance: what Sulake (2026) claims beside what came out here, and what is not done yet.
+"""The loss-design study at a glance: what came out, what Sulake (2026) claims, and what is not done yet.
 
+The two stand in one table only where the study has the images of the paper; a difference of two models is "higher" or
+"lower" only by an interval without 0.
 Choices (a best loss, a best backbone) are made on validation; development and test are shown beside them.
 """
 
 from collections.abc import Sequence
 
+from cxrdali.report import published
 from cxrdali.report.kit.numbers import score, sentence, signed
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.study.folder import Study, final
@@ -15,11 +18,16 @@ from cxrdali.runs.layout import REFERENCE
 
 
 def at_a_glance(sources: Sources) -> dict:
-    """The claims of the paper beside this study's figures, and what is not done yet."""
-    columns, seconds = [("", "text"), ("The paper", "text"), ("Here", "text")], sources.study.seconds
+    """This study's figures, the claims of the paper beside them or apart, and what is not done yet."""
+    seconds, claims, together = sources.study.seconds, _claims(sources), _has_the_images(sources)
+    about, paper, here = ("", "text"), ("The paper", "text"), ("Here", "text")
+    theirs, ours = [row[:2] for row in claims], [(row[0], row[2]) for row in claims]
     return {
         "final": _final(sources.study),
-        "claims": Table("What the paper says, and what came out here", columns, _claims(sources), "text"),
+        "claims": Table("What the paper says, and what came out here", [about, paper, here], claims, "text")
+        if together
+        else Table("What came out here", [about, here], ours, "text"),
+        "printed": None if together else Table("The paper, on other images", [about, paper], theirs, "text"),
         "images": _images(sources),
         "synthetic": sources.options.synthetic,
         "before_reweighting": _before_reweighting(sources),
@@ -29,6 +37,17 @@ def at_a_glance(sources: Sources) -> dict:
         "unread": list(map(str, sources.unread)),
         "left_out": list(sources.study.notes),
     }
+
+
+def _has_the_images(sources: Sources) -> bool:
+    """Whether every run has the label release of the paper and, within 2 %, its number of images."""
+    labels, images = published.LOSS_DESIGN
+    counts = [
+        (run.labels, (run.selection.get("train_images") or 0) + (run.selection.get("val_images") or 0))
+        for run in sources.runs
+    ]
+    alike = [name == labels and abs(found - images) <= 0.02 * images for name, found in counts]
+    return bool(alike) and all(alike) and not sources.options.synthetic
 
 
 def _before_reweighting(sources: Sources) -> list[dict]:
@@ -50,14 +69,14 @@ def _images(sources: Sources) -> dict | None:
 
 def _final(study: Study) -> dict | None:
     """Scores of the last of what is made, on the most telling split."""
-    if not study.splits:
+    end = final(study)
+    split = next((each for each in study.splits if (end, each) in study.evaluations), None)
+    if split is None:
         return None
-    split, end = study.splits[0], final(study)
-    if (end, split) not in study.evaluations:
-        return None
-    whole = study.evaluations[end, split].content["all"]
+    content = study.evaluations[end, split].content
+    whole = content["all"]
     scores = {"mAP": whole["mAP"], "F1": scores_of(study, end, split)["F1"], "ECE": whole.get("macro_ECE")}
-    return {"name": end, "split": SPLIT_NAMES[split], **scores}
+    return {"name": end, "split": SPLIT_NAMES[split], "images": content["images"], **scores}
 
 
 def _claims(sources: Sources) -> list[tuple]:
@@ -65,9 +84,9 @@ def _claims(sources: Sources) -> list[tuple]:
     main, split = study.roles["main"], study.splits[0] if study.splits else None
     return [
         ("LDAM-DRW against BCE", "Over 30 % better mAP on ResNet-50", _against_bce(sources, split)),
-        ("Best loss", "LDAM-DRW", _ranked(study, "losses", study.roles["reference"])),
+        ("Loss with the highest mAP", "LDAM-DRW", _ranked(study, "losses", study.roles["reference"])),
         (
-            "Best backbone",
+            "Backbone with the highest mAP",
             "ConvNeXt-Large: mAP 0.5220, F1 0.3765 on its development split",
             _ranked(study, "backbones", held_out=("dev", "test")),
         ),
@@ -91,7 +110,7 @@ def _ranked(study: Study, role: str, reference: str | None = None, held_out: Seq
     if len(known) < 2:
         return "Not compared yet"
     best = max(known, key=known.get)
-    text = f"{best} by validation mAP, {score(means[best])}"
+    text = f"{best} by validation mAP, {score(means[best])}{_than_the_baseline(study, role, best)}"
     if reference in means and reference != best:
         order = sorted(means, key=lambda name: -(means[name] or 0))
         text += f"; {reference}, {score(means[reference])}, is number {order.index(reference) + 1} of {len(order)}"
@@ -115,19 +134,30 @@ def _against_bce(sources: Sources, split: str | None) -> str:
     arch = next((run.setting("arch") for run in sources.runs if run.path.name == REFERENCE), None)
     gain = ours / theirs - 1
     text = f"{score(ours)} against {score(theirs)}{f' on {arch}' if arch else ''} ({SPLIT_NAMES[split]}): "
-    text += f"{abs(gain) * 100:.1f} % {'better' if gain >= 0 else 'worse'}"
-    found = [
-        row
-        for row in study.comparisons.get("losses", {}).get("differences", [])
-        if (row["run"], row["metric"]) == (REFERENCE, "mAP") and row["p"] is not None
-    ]
-    if found and study.comparisons["losses"]["baseline"] == "ld-bce":
-        row = found[0]
-        text += (
-            f". On validation {signed(row['difference'])} mAP ({signed(row['low'])} to {signed(row['high'])}, "
-            f"p = {row['p']:.2g})"
-        )
-    return text
+    text += f"{abs(gain) * 100:.1f} % {'higher' if gain >= 0 else 'lower'}"
+    row = _difference(study, "losses", REFERENCE)
+    if row is None or study.comparisons["losses"]["baseline"] != "ld-bce":
+        return f"{text}; no interval says whether by more than chance"
+    return (
+        f"{text}. On validation {signed(row['difference'])} mAP ({signed(row['low'])} to {signed(row['high'])}, "
+        f"p = {row['p']:.2g}): {_verdict(row)}"
+    )
+
+
+def _difference(study: Study, role: str, name: str) -> dict | None:
+    """A model's mAP less that of its comparison's baseline, if there is an interval."""
+    rows = study.comparisons.get(role, {}).get("differences", [])
+    known = [row for row in rows if (row["run"], row["metric"]) == (name, "mAP") and row["p"] is not None]
+    return known[0] if known else None
+
+
+def _verdict(row: dict) -> str:
+    return "higher" if row["low"] > 0 else "lower" if row["high"] < 0 else "not separable"
+
+
+def _than_the_baseline(study: Study, role: str, name: str) -> str:
+    row = _difference(study, role, name)
+    return "" if row is None else f" ({_verdict(row)}, against {study.comparisons[role]['baseline']})"
 
 
 def _drop(study: Study, main: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from cxrdali.metrics.longtail import GROUPS
+from cxrdali.report.kit.numbers import count
 from cxrdali.report.kit.tables import Table, best
 from cxrdali.report.study.folder import Study
 from cxrdali.report.training.sources import Sources
@@ -38,6 +39,12 @@ def scores_of(study: Study, name: str, split: str) -> dict[str, float | None] | 
     return cells | {name: (whole.get("groups") or {}).get(name, {}).get("mAP") for name in GROUPS}
 
 
+def images_of(study: Study) -> dict[str, int]:
+    """How many images every evaluated split has, by its name in words, the most telling first."""
+    counts = {split: each.content["images"] for (_, split), each in study.evaluations.items()}
+    return {SPLIT_NAMES[split]: counts[split] for split in study.splits}
+
+
 def score_tables(
     sources: Sources, caption: str, rows: Mapping[str, Sequence[object]], more: Sequence[tuple[str, str]]
 ) -> dict:
@@ -56,11 +63,12 @@ def score_tables(
 def _score_table(study: Study, caption: str, split: str, rows: Mapping, more: Sequence[tuple[str, str]]) -> Table:
     found = {name: cells for name in rows if (cells := scores_of(study, name, split))}
     grouped = group_sizes(study)
+    images = " or ".join(map(count, sorted({study.evaluations[name, split].content["images"] for name in found})))
     shown = [name for name in COLUMNS if grouped or name not in GROUPS]
     level = next(iter(study.evaluations.values())).content.get("level", 0.95)
     columns = [(HEADS.get(name, name), "small" if name == "ECE" else "score") for name in shown]
     return Table(
-        f"{caption}, {SPLIT_NAMES[split]}",
+        f"{caption}, {SPLIT_NAMES[split]}, {images} images",
         [*more, *columns, (f"{level * 100:g} % interval of mAP", "bounds")],
         [
             (name, *rows[name], *(cells[column] for column in shown), _bounds(study.evaluations[name, split].content))

@@ -14,7 +14,7 @@ from cxrdali.report.kit import plots
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.study.folder import Study, final
-from cxrdali.report.study.scores import HALF, group_sizes, score_tables, scores_of
+from cxrdali.report.study.scores import HALF, group_sizes, images_of, score_tables, scores_of
 from cxrdali.report.training import plots as run_plots
 from cxrdali.report.training.models import epochs
 from cxrdali.report.training.sources import Sources
@@ -131,6 +131,8 @@ def calibrations(sources: Sources) -> dict | None:
     shown = [(of, method, each) for (of, method), each in study.calibrations.items() if of != study.roles["main"]]
     shown = shown or [(of, method, each) for (of, method), each in study.calibrations.items()][:1]
     return {
+        "fitted_on": next((each.made_from["images"] for each in study.calibrations.values()), None),
+        "images": images_of(study),
         "table": Table("Calibration error before and after", columns, rows) if rows else None,
         "diagrams": [
             {"title": f"{of}, {WORDS[method]}", "calibration": reliability(each, f"reliability-{place}")}
@@ -163,6 +165,8 @@ def decisions(sources: Sources) -> dict:
     columns = [f"{split}, {at}" for split in ("Val", "Dev", "Test") for at in ("0.5", "fitted")]
     return {
         "strategy": study.strategy,
+        "fitted_on": next(iter(study.thresholds.values())).made_from["images"],
+        "images": images_of(study),
         "table": Table("Macro F1", [PREDICTIONS, *((title, "score") for title in columns)], rows),
         "final": _thresholds(study, end) if end in study.thresholds else None,
     }
@@ -195,7 +199,10 @@ def pooled(sources: Sources) -> dict | None:
         return None
     rows: dict[str, tuple] = {name: (study.weights.get(name),) for name in study.roles["backbones"]}
     rows |= {table.name: ("",) for table in tables}
-    return {"scores": score_tables(sources, "Members and ensembles", rows, [PREDICTIONS, ("Weight", "score")])}
+    return {
+        "fitted_on": images_of(study).get(SPLIT_NAMES["val"]),
+        "scores": score_tables(sources, "Members and ensembles", rows, [PREDICTIONS, ("Weight", "score")]),
+    }
 
 
 def time_of_steps(sources: Sources) -> dict:

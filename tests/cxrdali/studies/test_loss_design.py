@@ -17,6 +17,7 @@ from cxrdali.data.targets import targets
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.options import CALIBRATIONS
 from cxrdali.predictions import read
+from cxrdali.report.study.claims import at_a_glance
 from cxrdali.report.study.folder import read_study
 from cxrdali.report.study.scores import scores_of
 from cxrdali.report.training.page import STUDY_SECTIONS, ReportOptions, section_html, write_report
@@ -336,7 +337,7 @@ def test_a_single_loss_makes_a_study_and_a_page(dataset, known, tmp_path):
     _, plan = do(tmp_path, dataset, known, options)
     assert "no comparison of retrained: no classifier is retrained" in plan.notes
     page = Page(tmp_path / "report.html")
-    assert "On the test split, ld-bce reaches a mAP of" in page.text
+    assert re.search(r"On the test split \([\d,]+ images\), ld-bce reaches a mAP of", page.text)
     here = page.table("What the paper says")["Here"]
     assert here["LDAM-DRW against BCE"] == "Not compared: ld-ldam-drw is not among the losses"
     assert here["Best loss"] == "Not compared: ld-bce alone"
@@ -436,7 +437,9 @@ def test_scores_on_the_page_are_those_of_the_evaluations(done, page):
             known = [value for value in inside if value is not None]
             assert table.loc[name, column] == (f"{np.mean(known):.3f}" if known else "–")
     best = max(table.index, key=lambda name: scored(done, name, "test")["mAP"])
-    assert ("Losses, test split", best, 1) in page.bold
+    (caption,) = [each for each in page.tables if each.startswith("Losses, test split")]
+    assert (caption, best, 1) in page.bold
+    assert caption == f"Losses, test split, {scored(done, 'ld-bce', 'test')['images']:,} images"
 
 
 def test_validation_on_the_page_is_cross_fitted(done, page):
@@ -462,7 +465,9 @@ def test_every_part_of_the_study_is_on_the_page(done, page):
     assert list(page.table("Members and ensembles, test split").index)[-2:] == ["ensemble", "ensemble+weighted"]
     assert page.table("Macro F1").index[-1] == FINAL
     assert page.table("Time by kind of step").loc["train", "How many"] == "5"
-    assert f"On the test split, {FINAL} reaches a mAP of {scored(done, FINAL, 'test')['mAP']:.3f}" in page.text
+    test = scored(done, FINAL, "test")
+    said = f"On the test split ({test['images']:,} images), {FINAL} reaches a mAP of {test['mAP']:.3f}"
+    assert said in page.text
     assert "Synthetic data." in page.text and "steps are done" not in page.text
     assert page.addresses == [each for each in page.addresses if each.startswith(("#", "data:"))], "self-contained"
     ids = re.findall(r'\bid="([^"]+)"', page.source)
@@ -487,24 +492,91 @@ def test_claims_beside_figures_worked_by_hand(done, tmp_path):
         copy / "evaluations/ld-byobnet.test.json",
         lambda content: content["all"].update(macro_F1=0.31, macro_F1_half=0.12),
     )
-    row = {"run": "ld-ldam-drw", "metric": "mAP", "difference": 0.2, "low": -0.01, "high": 0.31, "p": 0.0624}
+    ldam_drw = {"run": "ld-ldam-drw", "metric": "mAP", "difference": 0.2, "low": -0.01, "high": 0.31, "p": 0.0624}
+    asl = {"run": "ld-asl", "metric": "mAP", "difference": -0.2, "low": -0.3, "high": -0.1, "p": 0.02}
+    mine = {(row["run"], row["metric"]): row for row in (ldam_drw, asl)}
 
     def compare(content):
-        content["differences"] = [row if (each["run"], each["metric"]) == (row["run"], row["metric"]) else each
-                                  for each in content["differences"]]  # fmt: skip
+        content["differences"] = [mine.get((each["run"], each["metric"]), each) for each in content["differences"]]
 
     change(copy / "comparisons/losses.json", compare)
-    here = page_of(copy).table("What the paper says")["Here"]
+    (copy / "comparisons/backbones.json").unlink()
+    page = page_of(copy)
+    here, theirs = page.table("What came out here")["Here"], page.table("The paper, on other images")["The paper"]
+    assert here.index.tolist() == theirs.index.tolist() and theirs["LDAM-DRW against BCE"].startswith("Over 30 %")
+    assert not {caption for caption, rows in page.tables.items() for row in rows if {"The paper", "Here"} <= set(row)}
+    assert "The paper has other images, so nothing here confirms or contradicts it." in page.text
     assert here["LDAM-DRW against BCE"] == (
-        "0.250 against 0.200 on test_efficientnet (test split): 25.0 % better. "
-        "On validation +0.200 mAP (−0.010 to +0.310, p = 0.062)"
+        "0.250 against 0.200 on test_efficientnet (test split): 25.0 % higher. "
+        "On validation +0.200 mAP (−0.010 to +0.310, p = 0.062): not separable"
     )
-    assert here["Best loss"] == "ld-asl by validation mAP, 0.400; ld-ldam-drw, 0.300, is number 3 of 3"
-    assert here["Best backbone"] == (
+    assert here["Loss with the highest mAP"] == (
+        "ld-asl by validation mAP, 0.400 (lower, against ld-bce); ld-ldam-drw, 0.300, is number 3 of 3"
+    )
+    assert here["Backbone with the highest mAP"] == (
         "ld-byobnet by validation mAP, 0.350; 0.500 on the development split and 0.400 on the test split"
     )
     assert here["From development to test"] == "0.500 to 0.400 mAP (ld-byobnet)"
     assert here["F1"].startswith("0.120 at probability 0.5, 0.310 with thresholds fitted on validation")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "said"),
+    [
+        (0.01, 0.3, 0.02, ": higher"),
+        (-0.3, -0.01, 0.02, ": lower"),
+        (-0.01, 0.3, 0.2, ": not separable"),
+        (0.0, 0.3, 0.051, ": not separable"),
+        (None, None, None, "; no interval says whether by more than chance"),
+    ],
+)
+def test_a_difference_is_higher_or_lower_only_by_an_interval_without_zero(done, tmp_path, low, high, p, said):
+    copy = shutil.copytree(done, tmp_path / "study")
+    row = {"run": "ld-ldam-drw", "metric": "mAP", "difference": 0.1, "low": low, "high": high, "p": p}
+    change(copy / "comparisons/losses.json", lambda content: content.update(differences=[row]))
+    claims = at_a_glance(read_sources([copy], None, (), ReportOptions("Study")))["claims"]
+    assert claims.rows[0][1].endswith(said) and not re.search("better|worse|confirm", claims.rows[0][1])
+
+
+def test_the_paper_stands_beside_a_study_of_its_images_alone(done, tmp_path):
+    copy = shutil.copytree(done, tmp_path / "study")
+    change(copy / RECORD, lambda content: content.update(synthetic=False))
+
+    def as_published(train):
+        for config in (copy / "runs").glob("*/config.json"):
+            change(
+                config,
+                lambda content: (
+                    content["settings"]["data"].update(labels="cxr-lt-2026")
+                    or content["labels"].update(name="cxr-lt-2026")
+                    or content["selection"].update(train_images=train, val_images=28_600)
+                ),
+            )
+        return at_a_glance(read_sources([copy], None, (), ReportOptions("Study")))
+
+    together, apart = as_published(114_400), as_published(100_000)
+    assert [title for title, _ in together["claims"].columns] == ["", "The paper", "Here"]
+    assert together["printed"] is None
+    assert [title for title, _ in apart["claims"].columns] == ["", "Here"]
+    assert [title for title, _ in apart["printed"].columns] == ["", "The paper"]
+
+
+def test_the_lead_is_of_the_most_telling_split_that_the_final_table_has(done, tmp_path):
+    copy = shutil.copytree(done, tmp_path / "study")
+    (copy / f"evaluations/{FINAL}.test.json").unlink()
+    assert "On the development split (" in part(copy, "summary")
+
+
+def test_sections_say_which_images_were_fitted_on_and_which_were_scored(done, page):
+    fitted, dev, test = (scored(done, "ensemble", split)["images"] for split in ("val", "dev", "test"))
+    said = (
+        f"on the {fitted:,} images of the validation fold; scored on the test split ({test:,} images), the development "
+        f"split ({dev:,} images) and the validation fold ({fitted:,} images)."
+    )
+    assert page.text.count(f"itted {said}") == 2, "calibration and thresholds"
+    assert f"Fitted: the weights, on the {fitted:,} images of the validation fold" in page.text
+    assert "Nothing is fitted, so every split is scored as it is." in page.text
+    assert f"Members and ensembles, validation fold, {fitted:,} images" in page.tables
 
 
 def part(root, *sections):
