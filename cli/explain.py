@@ -29,7 +29,8 @@ from cxrdali.predict.options import ExplainOptions, PredictOptions
 @field_options(ExplainOptions, "batch")
 @field_options(PredictOptions, "device", "precision", "decode", precision="Of predicting; heat maps: always fp32.")
 def explain(run, data, findings, out, synthetic, batch, **given):
-    """For each finding, show the positives that a run scores highest and lowest, with Grad-CAM heat maps.
+    """For each finding, show the positives that a run scores highest and lowest, and the negatives that it scores
+    highest, with Grad-CAM heat maps.
 
     All splits but val are predicted first. The page holds pictures of patients, so their data-use terms apply.
     """

@@ -1,4 +1,4 @@
-"""What a run looks at: per finding its best-scored positives and its worst misses, each with a heat map."""
+"""What a run looks at: per finding its best-scored positives, its misses and false positives, each with a heat map."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -28,36 +28,45 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Example:
-    """One positive image of a finding.
+    """One image of a finding.
 
-    row: of the catalog; probability: 0 to 1; rank: from 1, among the images whose label is known; pixels: uint8
-    [S, S], as the model saw them; heat: float32 [h, w], 0 and above (`cxrdali.predict.heatmaps`).
+    row: of the catalog; score: the logit; rank: from 1, among the images whose label is known; pixels: uint8 [S, S],
+    as the model saw them; heat: float32 [h, w], 0 and above (`cxrdali.predict.heatmaps`).
     """
 
     row: int
-    probability: float
+    score: float
     rank: int
     pixels: np.ndarray
     heat: np.ndarray
 
+    @property
+    def probability(self) -> float:
+        """0 to 1."""
+        return float(sigmoid(np.float64(self.score)))
+
 
 @dataclass(frozen=True)
 class Shown:
-    """A finding's examples: best from the highest score down, worst from the lowest up; none is in both.
+    """A finding's examples, no image twice: positives from the highest score down (best) and from the lowest up
+    (misses), negatives from the highest score down (false_positives).
 
-    positives and images: those among the predicted images, of all whose label is known.
+    positives and images: those among the predicted images, of all whose label is known. separated: every positive
+    scores above every negative, so there is no miss.
     """
 
     finding: str
     positives: int
     images: int
+    separated: bool
     best: tuple[Example, ...]
-    worst: tuple[Example, ...]
+    misses: tuple[Example, ...]
+    false_positives: tuple[Example, ...]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a page shows. without: findings that have no positive image in the split."""
+    """What a page shows. findings: those with most positives in the split first; without: those that have none."""
 
     run: str
     dataset: PackedDataset
@@ -71,24 +80,33 @@ class Explanation:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Places in the table of predictions: int64 [best], int64 [worst]."""
+    """Places in the table of predictions, int64: the best, the misses, the false positives."""
 
     column: int
-    best: np.ndarray
-    worst: np.ndarray
+    kinds: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+    @property
+    def places(self) -> np.ndarray:
+        return np.concatenate(self.kinds)
 
 
-def choose(truth: np.ndarray, scores: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the positives with the highest and with the lowest scores, at most `images` each: int64, int64.
+def choose(truth: np.ndarray, scores: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions of the best positives, of misses and of false positives, at most `images` each: int64.
 
-    truth: float [n] of 1, 0 and NaN; scores: float [n]. Highest first, and lowest first; equal scores stand in their
-    order. Of fewer than 2 x images positives the upper half (and the one in the middle) counts as best, so that no
-    image is in both.
+    No threshold is needed: a miss is a positive that does not score above every negative, lowest first; a false
+    positive is a negative, highest first. Of fewer than 2 x images positives the upper half (and the one in the middle)
+    counts as best, so that no image is in both. Equal scores stand in their order.
+
+    Args:
+        truth: float [n] of 1, 0 and NaN, which is left out.
+        scores: float [n].
+        images: How many of each kind.
     """
-    positives = np.flatnonzero(truth == 1)
-    ordered = positives[np.argsort(-scores[positives].astype(np.float64), kind="stable")]
-    best = ordered[: min(images, (len(ordered) + 1) // 2)]
-    return best, ordered[len(best) :][::-1][:images]
+    ordered = np.argsort(-scores.astype(np.float64), kind="stable")
+    positives, negatives = (ordered[truth[ordered] == label] for label in (1, 0))
+    above = int((scores[positives] > scores[negatives[:1]].max(initial=-np.inf)).sum())
+    best = positives[: min(images, max(above, (len(positives) + 1) // 2))]
+    return best, positives[max(above, len(best)) :][::-1][:images], negatives[:images]
 
 
 def explain(
@@ -118,26 +136,26 @@ def explain(
     rows = predictions.catalog_rows(predicted, path, dataset)
     check_labelled(table, rows, f"the {options.split} split")
     truth = targets(table, trained.settings.data.uncertain)[rows]
+    truth[table.values[rows] == -1] = np.nan  # a picture's caption says present or absent
     truth = {column: truth[:, table.findings.index(predicted.findings[column])] for column in columns}
-    chosen = [
-        _Chosen(column, *choose(truth[column], predicted.values[:, column], options.images)) for column in columns
-    ]
-    without = tuple(predicted.findings[each.column] for each in chosen if not len(each.best))
-    if len(without) == len(chosen):
+    chosen = [_Chosen(column, choose(truth[column], predicted.values[:, column], options.images)) for column in columns]
+    without = tuple(predicted.findings[each.column] for each in chosen if not len(each.kinds[0]))
+    chosen = [each for each in chosen if len(each.kinds[0])]
+    if not chosen:
         raise UserError(
             f"{dataset.root}: no image of {options.split} has {predictions.first_of(without)}, so there is nothing to "
             "show; choose another --split or other --findings"
         )
-    places = np.concatenate([np.concatenate([each.best, each.worst]) for each in chosen])
-    wanted = np.repeat([each.column for each in chosen], [len(each.best) + len(each.worst) for each in chosen])
+    places = np.concatenate([each.places for each in chosen])
+    wanted = np.repeat([each.column for each in chosen], [len(each.places) for each in chosen])
     batch = min(options.batch, len(places))
     loader = Loader(dataset, rows[places], LoaderOptions(size, batch, how.threads, how.decode, hardware.device))
     log.info(
-        f"{len(places):,} heat maps of {len(chosen) - len(without)} findings at {size} px, layer {layer}, "
-        f"fp32 on {hardware.device}"
+        f"{len(places):,} heat maps of {len(chosen)} findings at {size} px, layer {layer}, fp32 on {hardware.device}"
     )
     maps = _maps(model, layer, loader, torch.from_numpy(wanted), hardware)
-    shown = [_shown(each, predicted, rows, truth[each.column], maps) for each in chosen if len(each.best)]
+    shown = [_shown(each, predicted, rows, truth[each.column], maps) for each in chosen]
+    shown.sort(key=lambda each: -each.positives)
     return Explanation(run.name, dataset, table.name, options.split, size, layer, tuple(shown), without)
 
 
@@ -149,10 +167,13 @@ def _shown(
 
     def example(place: int) -> Example:
         rank = 1 + int((scores[known] > scores[place]).sum())
-        return Example(int(rows[place]), float(sigmoid(scores[place])), rank, *next(maps))
+        return Example(int(rows[place]), float(scores[place]), rank, *next(maps))
 
-    best, worst = (tuple(example(place) for place in kind) for kind in (chosen.best, chosen.worst))
-    return Shown(predicted.findings[chosen.column], int((truth == 1).sum()), int(known.sum()), best, worst)
+    positive = truth == 1
+    separated = bool(scores[positive].min() > scores[truth == 0].max(initial=-np.inf))
+    examples = [tuple(example(place) for place in kind) for kind in chosen.kinds]
+    finding = predicted.findings[chosen.column]
+    return Shown(finding, int(positive.sum()), int(known.sum()), separated, *examples)
 
 
 def _columns(run: Run, labels: Labels, asked: Sequence[str]) -> list[int]:

@@ -37,7 +37,9 @@ class PredictOptions:
 class ExplainOptions:
     """What to explain; no findings: all of the run's; no layer: the last one with a map."""
 
-    images: int = setting(4, "Images per finding of each kind, best-scored positives and worst misses.", at_least(1))
+    images: int = setting(
+        4, "Images per finding of each kind: best-scored positives, misses, false positives.", at_least(1)
+    )
     split: str = setting("val", "Whose images.", one_of(SPLITS))
     findings: tuple[str, ...] = ()
     layer: str | None = setting(

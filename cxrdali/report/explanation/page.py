@@ -1,11 +1,11 @@
-"""What a run looks at, as one self-contained page: per finding its best-scored images and its worst misses."""
+"""What a run looks at, as one self-contained page: per finding its best-scored images, misses, false positives."""
 
 from pathlib import Path
 
 import numpy as np
 
 from cxrdali.predict.explain import Example, Explanation, Shown
-from cxrdali.report.explanation.pictures import STRONGEST, colours, pair
+from cxrdali.report.explanation.pictures import EMPTY, STRONGEST, colours, pair
 from cxrdali.report.kit import page
 
 
@@ -36,17 +36,22 @@ def gallery(explanation: Explanation, synthetic: bool) -> dict:
 
 
 def _finding(explanation: Explanation, shown: Shown) -> dict:
-    examples = {"best": shown.best, "worst": shown.worst}
-    return {**vars(shown), **{name: [_example(explanation, each) for each in its] for name, its in examples.items()}}
+    kinds = {"best": True, "misses": True, "false_positives": False}  # and whether their images have the finding
+    examples = {
+        name: [_example(explanation, each, present) for each in getattr(shown, name)] for name, present in kinds.items()
+    }
+    return {**vars(shown), **examples}
 
 
-def _example(explanation: Explanation, example: Example) -> dict:
+def _example(explanation: Explanation, example: Example, present: bool) -> dict:
     at = explanation.dataset.catalog.iloc[example.row]
     columns = ("image_id", "study_id", "view", "view_position")
     return {
         **{name: at[name] for name in columns},
-        "probability": float(example.probability),
+        "present": present,
+        "score": example.score,
+        "probability": example.probability,
         "rank": example.rank,
-        "blank": not example.heat.any(),
+        "empty": None if example.heat.any() else EMPTY,
         "jpeg": pair(example),
     }

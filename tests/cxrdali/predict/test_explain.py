@@ -53,14 +53,29 @@ def explanation(run, dataset):
 # ---------------------------------------------------------------- which images
 
 
-def test_the_best_and_the_worst_positives_are_chosen_by_hand():
+def test_the_best_the_misses_and_the_false_positives_are_chosen_by_hand():
     truth = np.array([1, 0, 1, np.nan, 1, 1, 1, 0])
     scores = np.array([0.3, 9, 2.0, 8, -4.0, 2.0, -4.0, -9], dtype=np.float32)
-    assert [each.tolist() for each in choose(truth, scores, 2)] == [[2, 5], [6, 4]]
-    assert [each.tolist() for each in choose(truth, scores, 1)] == [[2], [6]]
-    assert [each.tolist() for each in choose(truth, scores, 9)] == [[2, 5, 0], [6, 4]], "none twice"
-    assert [each.tolist() for each in choose(truth * [1, 1, 0, 1, 0, 0, 0, 1], scores, 9)] == [[0], []]
-    assert [each.tolist() for each in choose(np.zeros(3), scores[:3], 9)] == [[], []]
+    chosen = {images: [each.tolist() for each in choose(truth, scores, images)] for images in (1, 2, 9)}
+    assert chosen == {1: [[2], [6], [1]], 2: [[2, 5], [6, 4], [1, 7]], 9: [[2, 5, 0], [6, 4], [1, 7]]}, "none twice"
+    one = [each.tolist() for each in choose(truth * [1, 1, 0, 1, 0, 0, 0, 1], scores, 9)]
+    assert one == [[0], [], [1, 2, 5, 4, 6, 7]]
+    assert [each.tolist() for each in choose(np.zeros(3), scores[:3], 1)] == [[], [], [1]]
+
+
+@pytest.mark.parametrize(
+    ("negative", "best", "misses"),
+    [
+        (-5.0, [2, 3, 0, 1], []),  # every positive is above it
+        (-1.0, [2, 3, 0], [1]),
+        (1.0, [2, 3], [1, 0]),  # as high as a positive: that one is not above it
+        (7.0, [2, 3], [1, 0]),
+    ],
+)
+def test_a_positive_above_every_negative_is_no_miss(negative, best, misses):
+    truth, scores = np.array([1, 1, 1, 1, 0, 0]), np.array([1.0, -2.0, 3.0, 2.0, negative, -9.0])
+    assert [each.tolist() for each in choose(truth, scores, 4)] == [best, misses, [4, 5]]
+    assert [each.tolist() for each in choose(truth[:4], scores[:4], 4)] == [[2, 3, 0, 1], [], []], "no negatives"
 
 
 def test_every_finding_shows_its_positives_with_scores_and_ranks_of_the_run_s_own_predictions(
@@ -70,26 +85,32 @@ def test_every_finding_shows_its_positives_with_scores_and_ranks_of_the_run_s_ow
     rows = dataset.catalog.set_index("image_id").index.get_indexer(table.ids["image_id"])
     truth = targets(dataset.labels())[rows]
     assert explanation.without == ("Hernia",)
-    assert [each.finding for each in explanation.findings] == [name for name in FINDINGS if name != "Hernia"]
+    counts = {name: int((truth[:, FINDINGS.index(name)] == 1).sum()) for name in FINDINGS if name != "Hernia"}
+    assert [each.finding for each in explanation.findings] == sorted(counts, key=lambda name: -counts[name])
+    assert len(set(counts.values())) > 1
     for each in explanation.findings:
         column = FINDINGS.index(each.finding)
         values, known = table.values[:, column].astype(np.float64), truth[:, column]
         positives = np.sort(values[known == 1])
         assert each.positives == len(positives) >= 4 and each.images == len(rows)
         np.testing.assert_allclose([one.probability for one in each.best], expit(positives[::-1][:2]), rtol=1e-6)
-        np.testing.assert_allclose([one.probability for one in each.worst], expit(positives[:2]), rtol=1e-6)
+        np.testing.assert_allclose([one.probability for one in each.misses], expit(positives[:2]), rtol=1e-6)
+        negatives = np.sort(values[known == 0])[::-1]
+        assert not each.separated and positives[1] <= negatives[0]
+        np.testing.assert_array_equal([one.score for one in each.false_positives], negatives[:2])
         ranks = rankdata(-values, method="min")
-        for one in each.best + each.worst:
-            (place,) = np.flatnonzero(rows == one.row)
-            assert known[place] == 1 and one.rank == ranks[place]
-            assert one.probability == pytest.approx(expit(values[place]))
+        for kind, label in ((each.best, 1), (each.misses, 1), (each.false_positives, 0)):
+            for one in kind:
+                (place,) = np.flatnonzero(rows == one.row)
+                assert known[place] == label and one.rank == ranks[place]
+                assert one.probability == pytest.approx(expit(values[place])) and one.score == values[place]
 
 
 def test_the_pixels_are_the_image_s_and_the_heat_is_torch_s_own_gradient(explanation, run, dataset):
     model = load_run_model(Run.open(run)).eval()
     assert explanation.layer == "final_conv"
     for each in explanation.findings[::2]:
-        for one in each.best + each.worst:
+        for one in each.best + each.misses + each.false_positives:
             (batch,) = list(Loader(dataset, np.array([one.row]), LoaderOptions(64, 1)))
             np.testing.assert_array_equal(one.pixels, batch.images[0, 0])
             kept = []
@@ -100,7 +121,7 @@ def test_the_pixels_are_the_image_s_and_the_heat_is_torch_s_own_gradient(explana
             activations, gradient = (value[0].detach().double().numpy() for value in (kept[0], gradient))
             expected = np.maximum(np.einsum("c,chw->hw", gradient.mean(axis=(1, 2)), activations), 0)
             np.testing.assert_allclose(one.heat, expected, rtol=1e-4, atol=1e-7)
-    shown = [one for each in explanation.findings for one in each.best + each.worst]
+    shown = [one for each in explanation.findings for one in each.best + each.misses + each.false_positives]
     assert any(one.heat.any() for one in shown)
 
 
@@ -117,12 +138,11 @@ def test_only_the_chosen_images_are_loaded_and_passed(run, dataset, monkeypatch)
         explaining, "heat_maps", lambda *given: passed.append((len(given[2]), given[3].tolist())) or maps(*given)
     )
     made = quietly(run, dataset, ExplainOptions(images=2, findings=("Pneumonia", "Edema"), batch=5))
-    # in the run's order
-    assert [each.finding for each in made.findings] == ["Edema", "Pneumonia"]
-    assert loaded == [(8, 5)]
-    assert passed == [(5, [0, 0, 0, 0, 4]), (3, [4, 4, 4])]
+    assert [each.finding for each in made.findings] == ["Pneumonia", "Edema"], "the most frequent first"
+    assert loaded == [(12, 5)]
+    assert passed == [(5, [0] * 5), (5, [0, 4, 4, 4, 4]), (2, [4, 4])]
     smaller = quietly(run, dataset, ExplainOptions(images=1, findings=("Pneumonia",), batch=1))
-    np.testing.assert_allclose(smaller.findings[0].best[0].heat, made.findings[1].best[0].heat, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(smaller.findings[0].best[0].heat, made.findings[0].best[0].heat, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("labels", [None, "chexpert"])
@@ -132,11 +152,13 @@ def test_another_split_is_predicted_as_predict_does(run, dataset, labels):
     table = predict(run, dataset, "test", PredictOptions(labels))
     rows = dataset.catalog.set_index("image_id").index.get_indexer(table.ids["image_id"])
     known = dataset.labels(labels)
-    positive = known.values[rows, known.findings.index("Edema")] == 1
-    scores = table.values[positive, FINDINGS.index("Edema")]
-    assert (shown.positives, shown.images) == (positive.sum(), len(rows))
-    assert shown.best[0].probability == pytest.approx(expit(scores.max()), rel=1e-6)
-    assert shown.worst[0].probability == pytest.approx(expit(scores.min()), rel=1e-6)
+    values, scores = known.values[rows, known.findings.index("Edema")], table.values[:, FINDINGS.index("Edema")]
+    assert (shown.positives, shown.images) == ((values == 1).sum(), (values != -1).sum())
+    assert (values == -1).any() == (labels == "chexpert"), "uncertain labels, which count as negative in training"
+    assert shown.best[0].probability == pytest.approx(expit(scores[values == 1].max()), rel=1e-6)
+    assert shown.misses[0].probability == pytest.approx(expit(scores[values == 1].min()), rel=1e-6)
+    negative = ~np.isin(values, (1, -1))
+    assert shown.false_positives[0].row == rows[negative][scores[negative].argmax()]
 
 
 @pytest.mark.parametrize(
@@ -220,9 +242,9 @@ def test_a_pair_is_the_image_and_the_same_under_its_map(side, shown):
 def test_the_page_shows_every_example_and_says_what_it_is(explanation, dataset, tmp_path):
     out = write_gallery(tmp_path / "page.html", explanation)
     text = out.read_text()
-    shown = [one for each in explanation.findings for one in each.best + each.worst]
+    shown = [one for each in explanation.findings for one in each.best + each.misses + each.false_positives]
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
-    assert len(pictures) == len(shown) == 4 * 4
+    assert len(pictures) == len(shown) == 4 * 6
     assert simplejpeg.decode_jpeg(base64.b64decode(pictures[0]), "RGB").shape == (320, 2 * 320 + GAP, 3)
     for one in shown:
         at = dataset.catalog.iloc[one.row]
@@ -232,10 +254,60 @@ def test_the_page_shows_every_example_and_says_what_it_is(explanation, dataset, 
     assert "Without a positive image in val, so not shown: Hernia." in text
     assert "4 x" not in text and "2 x 2 places (layer <code>final_conv</code>, 64 px)" in text
     assert "http" not in text, "self-contained"
-    blank = sum(not one.heat.any() for one in shown)
-    assert text.count("No place raises this score") == blank
+    empty = sum(not one.heat.any() for one in shown)
+    assert text.count("Empty map: no place raises this score.") == empty
+    assert text.count("<strong>Present</strong>, probability") == 4 * 4
+    assert text.count("<strong>Absent</strong>, probability") == 4 * 2
+    assert text.count("<h3>False positives: absent, highest scores</h3>") == 4
+    assert "Findings with most positive images in val come first." in re.sub(r"\s+", " ", text)
+    check_json(explanation, json.loads(out.with_suffix(".json").read_text()))
     drawn = render(explanation, synthetic=True)
     assert "Synthetic data." in drawn and "medical images" not in drawn
+
+
+def check_json(explanation, numbers):
+    for each, stored in zip(explanation.findings, numbers["findings"], strict=True):
+        assert (stored["finding"], stored["positives"], stored["images"]) == (each.finding, each.positives, each.images)
+        for kind in ("best", "misses", "false_positives"):
+            for one, its in zip(getattr(each, kind), stored[kind], strict=True):
+                assert (its["rank"], its["present"]) == (one.rank, kind != "false_positives")
+                assert (its["score"], its["probability"]) == (one.score, pytest.approx(expit(one.score)))
+                assert its["image_id"] == explanation.dataset.catalog["image_id"].iloc[one.row]
+                assert its["empty"] == (None if one.heat.any() else "no place raises this score")
+
+
+def test_a_network_whose_features_only_lower_the_score_has_empty_maps_that_say_so(run, dataset, monkeypatch):
+    """Rectified features and a classifier of negative weights: every place's sum is below zero."""
+    load = explaining.load_run_model
+
+    def lowering(run):
+        model = load(run)
+        with torch.no_grad():
+            model.backbone.get_classifier().weight.abs_().neg_()
+        return model
+
+    monkeypatch.setattr(explaining, "load_run_model", lowering)
+    found = quietly(run, dataset, ExplainOptions(images=1, findings=("Edema",)))
+    shown = [*found.findings[0].best, *found.findings[0].misses, *found.findings[0].false_positives]
+    assert len(shown) == 3 and not any(one.heat.any() for one in shown)
+    assert render(found, synthetic=True).count("Empty map: no place raises this score.") == 3
+
+
+def test_an_empty_map_is_said_on_the_picture(example_side=64):
+    plain = replace(example(example_side), pixels=np.full((64, 64), 128, np.uint8))
+    one, two = (simplejpeg.decode_jpeg(pair(each), "GRAY")[..., 0] for each in (plain, replace(plain, heat=np.eye(4))))
+    assert (abs(one[:, :320].astype(int) - 128) < 12).all()
+    strip = one[-30:, 326:].astype(int)
+    assert (strip < 20).mean() > 0.5 and (strip > 200).mean() > 0.02, "white letters on black"
+    assert not (two[-30:, 326:] < 20).mean() > 0.5
+
+
+def test_a_finding_without_a_ranking_error_has_no_false_positive(explanation):
+    edema = explanation.findings[0]
+    separated = replace(edema, separated=True, misses=())
+    text = render(replace(explanation, findings=(separated,)), synthetic=False)
+    assert "Every image with it scores above every image without it, so there is no miss here." in text
+    assert "<h3>Absent, highest scores</h3>" in text and "<h3>False" not in text and "<h3>Misses" not in text
 
 
 def test_what_comes_from_the_data_is_text_and_not_markup(explanation):
