@@ -115,9 +115,8 @@ class _Paper(Flow):
         def do() -> None:
             book = Book(self.root)
             done = [{"name": step.name, "status": "done", "seconds": book.seconds(step)} for step in steps]
-            write_bytes(
-                self.root / "paper.json", sealed_json({"models": list(self.models), "tables": tables, "steps": done})
-            )
+            record = {"models": list(self.models), "tables": tables, "steps": done, "synthetic": self.options.synthetic}
+            write_bytes(self.root / "paper.json", sealed_json(record))
             self.write_report()
 
         return Step("report", ("report.html", "paper.json"), self.reported_by, tuple(step.name for step in steps), do)

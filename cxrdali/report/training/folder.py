@@ -46,6 +46,7 @@ EVALUATION = {
 }  # fmt: skip
 RECORD_KINDS = {
     "models?": [str], "tables?": [str], "steps?": [{"name": str, "status": str, "seconds?": maybe(float)}],
+    "synthetic?": bool,
 }  # fmt: skip
 
 
@@ -104,7 +105,8 @@ class PaperFolder:
     """What `cxrdali paper` leaves beside its runs, as far as it is there.
 
     models: those to expect; steps: name, status, seconds of each step so far; evaluations: by (name, split);
-    views: what views.json says by finding, None if not fitted yet; views_from: which predictions it was fitted on.
+    views: what views.json says by finding, None if not fitted yet; views_from: which predictions it was fitted on;
+    synthetic: whether its images are.
     """
 
     path: Path
@@ -114,6 +116,7 @@ class PaperFolder:
     views: pd.DataFrame | None
     views_from: Mapping[str, object]
     submission: bool
+    synthetic: bool
 
 
 def read_paper(path: Path) -> PaperFolder:
@@ -147,6 +150,7 @@ def read_paper(path: Path) -> PaperFolder:
         views,
         rules.made_from if rules else {},
         (path / "submission.zip").exists(),
+        record.get("synthetic", False),
     )
 
 

@@ -55,6 +55,7 @@ def read_sources(
         kind = "paper" if len(papers) > 1 else "loss-design"
         raise UserError(f"{[*papers, *studies][1]}: a second folder of `cxrdali {kind}`; make a report of each")
     study = read_study(studies[0]) if studies else None
+    folder = read_paper(papers[0]) if papers else None
     found, unread, others = [], [], []
     for path in runs:
         inside, without = run_folders(path)
@@ -63,14 +64,15 @@ def read_sources(
             inside = [path for name in study.models for path in inside if path.name == name]
         found += inside
         unread += without
-    if study:
-        options = replace(options, synthetic=options.synthetic or study.synthetic)
+    made = study or folder
+    if made:
+        options = replace(options, synthetic=options.synthetic or made.synthetic)
     sources = Sources(
         runs=named([Run.open(path) for path in dict.fromkeys(found)]),
         dataset=PackedDataset.open(pack) if isinstance(pack, Path) else pack,
         evaluations=[read_evaluation(Path(path)) for path in evaluations],
         options=options,
-        folder=read_paper(papers[0]) if papers else None,
+        folder=folder,
         study=study,
         unread=tuple(unread),
         others=tuple(others),

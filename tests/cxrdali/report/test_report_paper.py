@@ -202,6 +202,13 @@ def test_no_row_and_no_column_has_a_number_of_the_paper_beside_one_of_other_imag
     assert said in page.text
 
 
+def test_a_folder_of_generated_images_says_so_whoever_makes_its_page(tmp_path):
+    write_paper(tmp_path, {}, {"model0": TEST_AP["model0"]})
+    for synthetic in (True, False):
+        (tmp_path / "paper.json").write_bytes(sealed_json({"models": ["model0"], "synthetic": synthetic}))
+        assert ("Synthetic data." in render(tmp_path).text) == synthetic
+
+
 def test_other_labels_are_other_images_however_many(paper, tmp_path):
     root = shutil.copytree(paper, tmp_path / "paper")
     for config in (root / "runs").glob("*/config.json"):

@@ -11,14 +11,23 @@ import pytest
 from cxrdali.models.weights_file import identity
 from cxrdali.postprocess.submission import template_of
 from cxrdali.predictions import read
+from cxrdali.report.kit.numbers import gain
+from cxrdali.report.training.page import ReportOptions, write_report
 from cxrdali.runs import layout as runs
 from cxrdali.runs import recipes
 from cxrdali.runs.reader import read_config
 from cxrdali.runs.steps import Book
 from cxrdali.studies.estimate import Rate, epoch_images, predicting_hours, training_hours
 from cxrdali.studies.stage_training import PaperOptions, make_plan
+from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.packing.options import PackOptions
+from shards.packing.pack import pack
+from shards.packing.rendition import Size
+from shards.releases.open import open_release
 from shards.storage.sealed import sealed_json
+from tests import releases
+from tests.cxrdali.report.pages import Page
 
 pytestmark = pytest.mark.slow
 
@@ -333,3 +342,25 @@ def test_a_smaller_plan_s_report_leaves_out_what_a_larger_one_made(done, dataset
     (done / "paper.json").write_bytes(sealed_json(record))
     assert {name for name, _ in read_paper(done).evaluations} == set(record["tables"])
     (done / "paper.json").write_bytes(whole)
+
+
+def test_frontal_images_alone_make_a_page_with_the_ensemble_and_no_view_rules(known, tmp_path, monkeypatch):
+    monkeypatch.setattr(releases, "VIEWS", ("PA", "AP"))
+    releases.write_release(tmp_path / "release")
+    pack(open_release(tmp_path / "release"), tmp_path / "pack", PackOptions(sizes=(Size(48),), shard_images=64))
+    options = PaperOptions(("model3", "model5"), draws=0, synthetic=True, labels="cxr-lt-2023")
+    plan = plan_of(tmp_path, PackedDataset.open(tmp_path / "pack"), known, options)
+    assert "no view postprocess: validation has not both frontal and lateral images" in plan.notes
+    Book(tmp_path).run(plan.steps)
+    page = Page(tmp_path / "report.html")
+    table = page.table("mAP by step, test split")
+    assert table["Predictions"].to_dict() == {
+        "Stage 1": "model0", "Stage 2": "model2", "Oversampling": "model3", "Ensemble": "ensemble",
+    }  # fmt: skip
+    scores = [json.loads((tmp_path / f"evaluations/{name}.test.json").read_bytes())["all"]["mAP"]
+              for name in ("model3", "ensemble")]  # fmt: skip
+    assert table.loc["Ensemble"].tolist()[:2] == [f"{scores[1]:.3f}", gain(scores[1] - scores[0])]
+    assert f"On the test split, ensemble reaches a mAP of {scores[1]:.3f}." in page.text
+    assert "This study has no view rules" in page.text and "Synthetic data." in page.text
+    write_report(tmp_path / "again.html", [tmp_path], options=ReportOptions("Again"))
+    assert "Synthetic data." in Page(tmp_path / "again.html").text, "its record says so"
