@@ -76,7 +76,8 @@ def main() -> None:
     PAGE.write_text(written(PAGE.read_text(), tables()))
     rows = results.newest("loader", gpu=False)
     machine = rows[-1]["environment"]
-    plots.loading(loading_lines(rows), f"{machine['cpu']}, {machine['cores']} cores, warm cache", LOADING)
+    words = f"{machine['cpu']}, {machine['cores']} cores, no GPU; synthetic images, warm cache; {machine['date'][:10]}"
+    plots.loading(loading_lines(rows), words, LOADING)
 
 
 if __name__ == "__main__":

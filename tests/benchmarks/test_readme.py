@@ -1,6 +1,7 @@
 """The README's tables and pictures: rows made by hand, and what the tables say of them."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -134,7 +135,11 @@ def test_the_picture_of_loading_draws_every_loader(tmp_path):
     """Ours in their colour, which reaches further down the faster they get; a lone size is drawn too."""
     lines = [plots.Line(label, kind, {224: 1000.0, 512: 100.0}) for _, label, kind in LOADERS]
     plots.loading(lines, "a CPU", tmp_path / "loading.svg")
-    assert (tmp_path / "loading.svg").read_text().count('<g id="line2d') > 2 * len(lines)
+    drawing = (tmp_path / "loading.svg").read_text()
+    assert drawing.count('<g id="line2d') > 2 * len(lines)
+    said = ("numbers: images/s at 512 px", "a CPU", "side of the images, pixels", "augmented images/s, logarithmic")
+    assert all(words in drawing for words in (*said, "this project", "other loaders", "ceilings"))
+    assert "<title>How fast augmented images arrive" in drawing
     plots.loading([plots.Line("ours", "ours", {224: 1000.0})], "a CPU", tmp_path / "one.png")
     blue = [int(plots.STYLES["ours"]["color"][place : place + 2], 16) for place in (5, 3, 1)]
     assert (cv2.imread(str(tmp_path / "one.png")) == blue).all(axis=2).any()
@@ -144,6 +149,15 @@ def test_the_committed_page_and_section_are_of_the_committed_results():
     for path, new in ((readme.PAGE, tables()), (readme.README, readme.section())):
         assert path.read_text() == readme.written(path.read_text(), new)
     assert readme.LOADING.exists()
+
+
+@pytest.mark.parametrize("path", sorted(readme.LOADING.parent.glob("*.svg")), ids=lambda path: path.name)
+def test_every_committed_picture_says_what_it_shows(path):
+    drawing = path.read_text()
+    assert re.search(r"<title>[^<]{40,}</title>", drawing) and not re.search("paper, on real", drawing)
+    assert {"effects.svg": "difference of mAP", "effects-losses.svg": "difference of ECE", "loading.svg": "images/s"}[
+        path.name
+    ] in drawing
 
 
 def test_what_stands_outside_of_the_markers_stays():
