@@ -146,13 +146,13 @@ def _means_by_step(
     ap, means = scores
     steps = [*tables]
     columns = [("Step", "text"), ("mAP", "score"), ("Gain", "gain"), ("Findings improved", "text")]
-    sides = [(means, _improved(ap, steps))]
+    sides = [(means, _improved(ap, steps), steps)]
     if paper is not None:
         columns += [(f"mAP, {MIMIC}", "score"), ("Gain, paper", "gain"), ("Improved, paper", "text")]
-        sides.append((paper.loc["Mean"], _improved(paper.drop("Mean"), steps)))
+        sides.append((paper.loc["Mean"], _improved(paper.drop("Mean"), [*STEPS]), [*STEPS]))
     rows = []
     for step, predictions in tables.items():
-        cells = [(mean.get(step), gains(mean, steps).get(step), improved.get(step)) for mean, improved in sides]
+        cells = [(mean.get(step), gains(mean, order).get(step), known.get(step)) for mean, known, order in sides]
         rows.append((_heading(step), *(cell for side in cells for cell in side), predictions))
     return Table(f"mAP by step, {name}", [*columns, ("Predictions", "text")], rows)
 

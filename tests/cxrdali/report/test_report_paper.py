@@ -209,6 +209,16 @@ def test_a_folder_of_generated_images_says_so_whoever_makes_its_page(tmp_path):
         assert ("Synthetic data." in render(tmp_path).text) == synthetic
 
 
+def test_gains_of_the_paper_are_over_its_own_steps_where_the_study_has_fewer(tmp_path):
+    write_paper(tmp_path, {"model0": MODELS["model0"]}, {name: TEST_AP[name] for name in ("model0", "model3-views")})
+    with_images(tmp_path / "runs/model0/config.json", 211_879, 52_970)
+    steps = [{"name": f"evaluate {name} test", "status": "done"} for name in ("model0", "model3-views")]
+    (tmp_path / "paper.json").write_bytes(sealed_json({"models": ["model0"], "steps": steps}))
+    table = render(tmp_path).table("mAP by step, test split")
+    assert table.index.tolist() == ["Stage 1", "Postprocess"]
+    assert table.loc["Postprocess", ["Gain", "Gain, paper"]].tolist() == ["+0.020", "+0.008"]
+
+
 def test_other_labels_are_other_images_however_many(paper, tmp_path):
     root = shutil.copytree(paper, tmp_path / "paper")
     for config in (root / "runs").glob("*/config.json"):
