@@ -24,7 +24,7 @@ SHOWN = ["difference", "low", "high"]
 
 def write_comparison(result: dict, out: Path, title: str) -> Path:
     """The page, self-contained; `result` itself is its numbers, which `cxrdali.evaluate.compare.write` writes."""
-    data = {"title": title, "result": result, "comparison": comparison(result)}
+    data = {"title": title, "result": result, "comparison": comparison(result), "synthetic": result["synthetic"]}
     write_bytes(out, render("comparison/page.html.j2", data).encode())
     return out
 
