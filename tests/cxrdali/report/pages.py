@@ -187,4 +187,4 @@ def check_axes(drawing: Drawing) -> None:
             titles = [getattr(each, f"get_{way}label")() for each in together]
             ticks = [each.get_text() for each in getattr(axes, f"get_{way}ticklabels")()]
             named = ticks and not any(re.fullmatch(r"[\u2212\d.,]*", text) for text in ticks)
-            assert named or any(titles) or getattr(drawing, f"get_sup{way}label")(), f"an {way} axis without a title"
+            assert named or any(titles) or getattr(drawing, f"get_sup{way}label")(), f"a {way} axis without a title"

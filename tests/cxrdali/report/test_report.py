@@ -26,6 +26,7 @@ from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.packing.rendition import Size
+from shards.releases.mimic import SYNTHETIC
 from shards.releases.open import open_release
 from shards.storage.sealed import sealed_json
 from shards.synthetic.plan import SyntheticOptions
@@ -145,6 +146,7 @@ def write_evaluation(path: Path, dataset: PackedDataset, run: str | None = "stag
 def dataset(tmp_path_factory) -> PackedDataset:
     root = tmp_path_factory.mktemp("report")
     write_release(root / "release", SyntheticOptions(studies=120, size=64))
+    (root / "release" / SYNTHETIC).unlink()  # these tests are of the page of a real one
     options = PackOptions(sizes=(Size(48), Size(64)), shard_images=64)
     pack(open_release(root / "release"), root / "pack", options)
     return PackedDataset.open(root / "pack")
@@ -379,9 +381,7 @@ def test_what_is_not_there_is_said(half, dataset, runs, tmp_path, render):
 def test_nothing_is_called_missing_when_all_is_there(whole):
     for said in ("No run of stage", "is complete yet", "No evaluation", "was given"):
         assert said not in whole.text
-    assert "Rings: the best epoch of each stage, chosen on these validation images." in whole.text, (
-        "stages in a row are one line"
-    )
+    assert "Rings: the best epoch of each stage, chosen on these" in whole.text, "stages in a row are one line"
     assert 'class="missing"' not in whole.source
 
 
