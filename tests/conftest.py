@@ -5,6 +5,7 @@ import signal
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+os.environ.setdefault("SOURCE_DATE_EPOCH", "1767225600")  # equal files make equal pages
 
 import pytest  # noqa: E402
 

@@ -104,6 +104,7 @@ def compare(
     positive_studies = {name: images.positive_studies(images.columns(name)) for name in TESTED}
     return {
         "dataset": dataset.id,
+        "synthetic": dataset.synthetic,
         "labels": labels.name,
         "uncertain": comparable.uncertain,
         "split": comparable.split,

@@ -2,7 +2,8 @@
 
 Everything is in the result, plain JSON values (undefined ones None):
 
-    predictions, run, split, labels, uncertain, values, thresholds, images, studies, level, draws
+    predictions, run, split, labels, uncertain, values, thresholds, synthetic, images, studies, level, draws
+    curves                      of each finding: counts at thresholds (cxrdali.metrics.curves), all views
     groups                      how frequent each finding is in training: rule, train_images, train_positives
     all, frontal, lateral       a part each (None without an image):
         images, studies, LRAP, without_positives
@@ -25,6 +26,7 @@ from cxrdali import predictions as tables
 from cxrdali.data.splits import released_rows
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.evaluate.options import EvaluateOptions
+from cxrdali.metrics import curves
 from cxrdali.metrics.bootstrap import interval, resample, sampled_macro
 from cxrdali.metrics.calibration_error import brier, ece
 from cxrdali.metrics.decisions import METRICS, score_decisions
@@ -106,10 +108,14 @@ def evaluate(
         "values": kind,
         "thresholds": None if thresholds is None else _about(thresholds, table.provenance),
         "groups": frequency,
+        "synthetic": dataset.synthetic,
         "images": len(rows),
         "studies": int(study.max()) + 1,
         "level": options.level,
         "draws": options.draws,
+    }
+    result["curves"] = {
+        name: curves.counts(images.truth[:, place], values[:, place]) for place, name in enumerate(labels.findings)
     }
     known = _known(labels, frequency, thresholds)
     frontal = (catalog["view"] == "frontal").to_numpy()

@@ -98,6 +98,7 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
         "calibrated": list(about.calibrated),
         "labels": labels.name,
         "dataset": dataset.id,
+        "synthetic": dataset.synthetic,
         "uncertain": options.uncertain,
         "images": len(rows),
         "folds": folds,

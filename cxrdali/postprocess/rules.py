@@ -15,6 +15,7 @@ CROSS_FITTED = ("predictions", "run", "split", "tta", "calibrated", "folds")  # 
 MADE_FROM = {
     "predictions?": maybe(str), "run?": maybe(str), "split?": maybe(str), "tta?": maybe(str), "calibrated?": [str],
     "labels?": maybe(str), "dataset?": maybe(str), "uncertain?": maybe(str), "images?": int, "folds?": int,
+    "synthetic?": bool,
 }  # fmt: skip
 T = TypeVar("T")
 

@@ -41,6 +41,7 @@ CONFIG_KINDS = {  # of config.json; the kinds of settings are those of TrainSett
     ),
     "device?": str,
     "processes?": int,
+    "synthetic?": bool,
 }
 
 

@@ -24,6 +24,7 @@ def describe(
         "settings": settings.as_json(),
         "recipe": recipe,
         "plugins": plugins.loaded(),
+        "synthetic": data.dataset.synthetic,
         "oversampling": data.oversampling and data.oversampling.as_json(),
         "findings": list(data.findings),
         "train_positives": data.positives.tolist(),

@@ -145,6 +145,7 @@ _DESCRIPTION = {
         "check_hashes?": bool,
         "allow_links?": bool,
         "window?": _text,
+        "synthetic?": bool,
     },
     "inputs": {str: _text},
     "encoders": {str: _text},

@@ -188,6 +188,11 @@ class PackedDataset:
         return self.info["id"]
 
     @property
+    def synthetic(self) -> bool:
+        """Whether its images were generated: of a release that `cxrdali synth` wrote."""
+        return self.info["options"].get("synthetic", False)
+
+    @property
     def sizes(self) -> list[int]:
         """Stored sizes present on this disk, or in the bucket, in pixels, ascending."""
         return sorted(size["pixels"] for name, size in self.info["sizes"].items() if name in self._present)

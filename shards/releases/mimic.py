@@ -24,6 +24,7 @@ METADATA, SPLIT, CHEXPERT, NEGBIO = (
     tuple(f"mimic-cxr-{version}-{what}.csv.gz" for version in ("2.0.0", "2.1.0"))
     for what in ("metadata", "split", "chexpert", "negbio")
 )
+SYNTHETIC = "SYNTHETIC.txt"  # in a release that `cxrdali synth` wrote: the dataset, and what is made from it, say so
 OWN_LABELS = {"chexpert": CHEXPERT, "negbio": NEGBIO}
 
 FRONTAL = ("AP", "PA")
@@ -42,7 +43,8 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     labels = [table for folder in label_folders for table in READER.labels_in(folder, images)]
     labels += cxrlt.find(root) + _own_labels(path.parent, images)
     here = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
-    return Release(READER.name, root, images, here, (path,))
+    reading = {"synthetic": True} if storage_of(root / SYNTHETIC).exists() else {}
+    return Release(READER.name, root, images, here, (path,), reading)
 
 
 def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTable]:

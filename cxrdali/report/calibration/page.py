@@ -25,7 +25,8 @@ def write_page(calibration: Calibration, path: Path) -> Path:
     """
     made_from = calibration.made_from
     title = f"Calibration of {made_from['run'] or made_from['predictions']}: {WORDS[calibration.method]}"
-    data = {"title": title, "made_from": made_from, "calibration": reliability(calibration)}
+    about = {"made_from": made_from, "synthetic": made_from.get("synthetic", False)}
+    data = {"title": title, **about, "calibration": reliability(calibration)}
     write_bytes(path, render("calibration/page.html.j2", data).encode())
     return path
 

@@ -24,7 +24,7 @@ SHOWN = ["difference", "low", "high"]
 
 def write_comparison(result: dict, out: Path, title: str) -> Path:
     """The page, self-contained; `result` itself is its numbers, which `cxrdali.evaluate.compare.write` writes."""
-    data = {"title": title, "result": result, "comparison": comparison(result)}
+    data = {"title": title, "result": result, "comparison": comparison(result), "synthetic": result["synthetic"]}
     write_bytes(out, render("comparison/page.html.j2", data).encode())
     return out
 
@@ -122,7 +122,9 @@ def _differences(result: dict, name: str) -> dict:
     cells = [[by_run[run, each] for each in tested] for run in others]
     titles = [TITLES[each] for each in tested]
     return {
-        "figure": Figure(f"{name}-mean", plots.differences, (whole, others, "difference in mAP"))
+        "figure": Figure(
+            f"{name}-mean", plots.differences, (whole, others, f"difference in mAP to {result['baseline']}")
+        )
         if whole["difference"].notna().any()
         else None,
         "table": _difference_table(f"Difference to {result['baseline']}", ("Run", *titles), others, cells),
@@ -177,7 +179,7 @@ def _findings(result: dict, name: str) -> dict:
     others, names = _others(result), [row["finding"] for row in rows]
     shown = max(others, key=lambda run: _mean(result, run))
     table = pd.DataFrame([row["differences"][shown] for row in known], columns=SHOWN, dtype=float)
-    drawing = (table, [row["finding"] for row in known], "difference in average precision")
+    drawing = (table, [row["finding"] for row in known], f"difference in average precision to {result['baseline']}")
     cells = [[row["differences"][run] for run in others] for row in rows]
     caption = f"Difference in average precision to {result['baseline']}"
     return {

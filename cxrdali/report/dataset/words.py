@@ -51,7 +51,7 @@ def _description(facts: DatasetFacts) -> list[tuple[str, str]]:
     info, counts = facts.info, facts.info["counts"]
     rejected = sum(counts["rejected"].values())
     rows = [
-        ("Release", info["release"]),
+        ("Release", info["release"] + (", synthetic" if info["options"].get("synthetic") else "")),
         ("Dataset", info["id"][:12]),
         ("Made by", info["made_by"]),
         ("Options", ", ".join(_options(info))),

@@ -9,8 +9,14 @@ import dataclasses
 import inspect
 import json
 import math
+import os
+import shlex
+import sys
+import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
@@ -21,9 +27,12 @@ from markupsafe import Markup
 from matplotlib.figure import Figure as Drawing
 
 from cxrdali.report.kit.numbers import FORMATS, sentence, written
-from cxrdali.report.kit.svg import as_svg
+from cxrdali.report.kit.svg import as_file, as_svg
+from shards import __version__
 from shards.errors import UserError
 from shards.storage.files import read_regular, write_bytes
+
+_source: ContextVar[str] = ContextVar("source", default="")  # what the page that is being rendered is, for its files
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,26 @@ class Figure:
 
 def render(template: str, data: Mapping[str, object]) -> str:
     """The whole page, or a part of one, of a template in this package ("training/page.html.j2")."""
-    return _environment().get_template(template).render(data)
+    data = {"made": made(), "synthetic": False, **data}
+    synthetic = "Synthetic data, of no patient. " if data["synthetic"] else ""
+    token = _source.set(f"{synthetic}{data.get('title', '')}. {data['made']}".replace("`", ""))
+    try:
+        return _environment().get_template(template).render(data)
+    finally:
+        _source.reset(token)
+
+
+def made() -> str:
+    """When (now, or at SOURCE_DATE_EPOCH, so that equal files make equal pages), by which version and command line."""
+    given = os.environ.get("SOURCE_DATE_EPOCH") or str(int(time.time()))
+    try:
+        at = datetime.fromtimestamp(int(given), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise UserError(f"SOURCE_DATE_EPOCH is {given!r}; give seconds since 1970, or unset it") from None
+    program = Path(sys.argv[0])
+    ours = program.name == "cxrdali" or program.parts[-2:] == ("cli", "__main__.py")
+    command = f" with `{shlex.join(['cxrdali', *sys.argv[1:]])}`" if ours else ""
+    return f"Made on {at:%Y-%m-%d at %H:%M} UTC by cxrdali {__version__}{command}."
 
 
 def write(path: Path, template: str, data: Mapping[str, object]) -> Path:
@@ -55,6 +83,7 @@ def write(path: Path, template: str, data: Mapping[str, object]) -> Path:
     Raises UserError if there is another file in the place of the .json.
     """
     check_numbers_file(path)
+    data = {"made": made(), **data}
     source = render(template, data)
     numbers = json.dumps({"page": template.partition("/")[0], **plain(data)}, indent=1, ensure_ascii=False)
     write_bytes(path.with_suffix(".json"), f"{numbers}\n".encode())
@@ -110,4 +139,7 @@ def _environment() -> Environment:
     )
     found.filters |= FORMATS | {"sentence": sentence, "written": written}
     found.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    found.filters["svg_file"] = lambda svg, description, caption: as_file(
+        str(svg), description, caption.striptags(), _source.get()
+    ).encode()
     return found

@@ -84,5 +84,5 @@ def _chance(axes: Axes, places: np.ndarray, prevalence: pd.Series) -> None:
 
 def _ap_axis(axes: Axes, highest: float) -> None:
     axes.set_xlim(-0.012, 1.02 if highest > 0.8 else highest * 1.12 + 0.02)
-    axes.set_xlabel("average precision")
+    axes.set_xlabel("average precision (AP, 0 to 1)")
     axes.grid(True, axis="x")

@@ -8,6 +8,7 @@ from cxrdali.metrics.longtail import GROUPS
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table
+from cxrdali.report.training import roc
 from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES, last_step
@@ -147,6 +148,7 @@ def _details(each: Evaluation, number: int) -> dict:
         **{name: content[name] for name in ("images", "studies", "labels")},
         "intervals": bool(content.get("draws")),
         "figure": Figure(f"evaluation-{number}", plots.ap_intervals, (known,)) if len(known) else None,
+        "curves": roc.figures(f"evaluation-{number}", content["all"]["findings"], content.get("curves") or {}),
         "without_ap": content["all"]["without_positives"],
         "thresholds": content.get("thresholds") or None,
         "findings": _finding_table(content, names),

@@ -42,7 +42,8 @@ EVALUATION = {
         "strategy": str, "remarks?": [str], "without_threshold?": [str], "predictions?": maybe(str), "run?": maybe(str),
         "split?": maybe(str),
     }),
-    "groups?": maybe({"rule?": str, "train_images?": int, "train_positives?": {str: int}}),
+    "groups?": maybe({"rule?": str, "train_images?": int, "train_positives?": {str: int}}), "synthetic?": bool,
+    "curves?": {str: maybe({"true_positives": [int], "false_positives": [int]})},
 }  # fmt: skip
 RECORD_KINDS = {
     "models?": [str], "tables?": [str], "steps?": [{"name": str, "status": str, "seconds?": maybe(float)}],
@@ -90,6 +91,7 @@ def read_evaluation(path: Path) -> Evaluation:
                 raise ValueError("a finding is duplicated")
             if content.get(view) and not names:
                 raise ValueError(f"{view} has no finding")
+        _check_curves(content)
         name = content.get("run") or Path(content.get("predictions") or path.name).stem
         split = content.get("split")
         return Evaluation(f"{name}, {split} split" if split else str(name), content)
@@ -98,6 +100,20 @@ def read_evaluation(path: Path) -> Evaluation:
         return read_json(path, parse, "not an evaluation ({}); give a .json that `cxrdali evaluate` wrote")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `cxrdali evaluate` writes one") from None
+
+
+def _check_curves(content: dict) -> None:
+    """Raises ValueError unless every curve goes from no image to all of its finding's."""
+    rows = {row["finding"]: row for row in content["all"]["findings"]}
+    for name, curve in (content.get("curves") or {}).items():
+        if curve is None:
+            continue
+        ends = [rows.get(name, {}).get(key) for key in ("positives", "negatives")]
+        counts = [curve[key] for key in ("true_positives", "false_positives")]
+        if [(each[:1], each[-1:]) for each in counts] != [([0], [end]) for end in ends] or not all(ends):
+            raise ValueError(f"curves.{name!r} does not go from 0 to {ends[0]} positives and {ends[1]} negatives")
+        if len(counts[0]) != len(counts[1]) or any(each != sorted(each) for each in counts):
+            raise ValueError(f"curves.{name!r} is not ascending, or its two counts differ in length")
 
 
 @dataclass(frozen=True)

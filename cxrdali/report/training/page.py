@@ -46,15 +46,15 @@ PROVENANCE = Section("training/provenance", "Provenance", provenance)
 SECTIONS = (
     Section("training/summary", "At a glance", summary),
     Section("training/models", "Models", models),
+    Section("training/steps", "Average precision step by step", steps),
+    Section("training/evaluation", "Evaluation", evaluation),
+    Section("training/findings", "Validation: average precision per finding", findings),
+    Section("training/views", "Frontal against lateral", views),
+    Section("training/curves", "Learning curves", curves),
     FREQUENCIES,
     IMAGES,
-    Section("training/curves", "Learning curves", curves),
-    Section("training/steps", "Average precision step by step", steps),
-    Section("training/views", "Frontal against lateral", views),
-    Section("training/findings", "Average precision per finding", findings),
     Section("training/oversampling", "Oversampling", oversampling),
     Section("training/seconds", "Where the time went", time_spent),
-    Section("training/evaluation", "Evaluation", evaluation),
     PROVENANCE,
 )
 # of a folder of `cxrdali loss-design`, instead

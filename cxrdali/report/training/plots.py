@@ -1,6 +1,6 @@
-"""Figures of runs: learning curves, and where the time went."""
+"""Figures of runs: learning curves, precision-recall and ROC curves, and where the time went."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from cxrdali.metrics.curves import precision_recall as precision_and_recall
 from cxrdali.report.kit import svg
-from cxrdali.report.kit.numbers import duration
+from cxrdali.report.kit.numbers import count, duration, score
 from cxrdali.report.kit.plots import BAR
 from cxrdali.report.kit.svg import BLUE, FONT, GREEN, GREY, LETTER, VERMILLION, WIDTH, legend_above, named_rows, write
 
 PANELS = {"train_loss": "training loss", "val_loss": "validation loss", "mAP": "validation mAP"}
+CHANCE = (0, (4, 3))
 DASHES = ("-", (0, (5, 2)))
 TIME_COLOURS = {"training": BLUE, "waiting for data": VERMILLION, "validation": "#b9c2cc"}
 
@@ -47,7 +49,7 @@ def curves(lines: Sequence[Line]) -> Figure:
         metrics = line.metrics
         epochs = np.arange(first + 1, first + len(metrics) + 1)
         loss.plot(epochs, metrics["train_loss"], color=BLUE, lw=2, **marker)
-        loss.plot(epochs, metrics["val_loss"], color=VERMILLION, lw=2, **marker)
+        loss.plot(epochs, metrics["val_loss"], color=VERMILLION, lw=2, ls=DASHES[1], **marker)
         ap.plot(epochs, metrics["mAP"], color=GREEN, lw=2, **marker)
         for axes in (loss, ap):
             if place % 2:
@@ -59,14 +61,15 @@ def curves(lines: Sequence[Line]) -> Figure:
         name, middle = _fitting(_stage_labels(line, place), room / LETTER), first + 0.5 + len(metrics) / 2
         write(loss, name, (middle, 1), (0, 6), xycoords=("data", "axes fraction"), ha="center", va="baseline")
         first += len(metrics)
-    loss.set_ylabel("loss")
-    ap.set_ylabel("validation mAP")
+    loss.set_ylabel("mean loss of the epoch")
+    ap.set_ylabel("validation mAP (0 to 1)")
     ap.set_xlabel("epoch, counted over all stages")
     ap.set_xlim(0.5, total + 0.5)
     ap.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     ap.margins(y=0.25)
     ap.set_ylim(bottom=max(ap.get_ylim()[0], 0))
-    handles = [Line2D([], [], color=colour, lw=3) for colour in (BLUE, VERMILLION, GREEN)]
+    styles = ((BLUE, DASHES[0]), (VERMILLION, DASHES[1]), (GREEN, DASHES[0]))
+    handles = [Line2D([], [], color=colour, lw=3, ls=dashes) for colour, dashes in styles]
     legend_above(figure, handles, ["training loss", "validation loss", "validation mAP"])
     for axes in (loss, ap):
         axes.grid(True, axis="y")
@@ -94,7 +97,7 @@ def branches(lines: Sequence[Line]) -> Figure:
     for axes, title in zip(panels, PANELS.values(), strict=True):
         for start in {line.before for line in lines} - {0}:
             axes.axvline(start + 0.5, color=GREY, lw=1, ls=(0, (4, 3)), zorder=1)
-        axes.set_title(title, loc="left", fontsize=FONT, fontweight="bold")
+        axes.set_ylabel(title)
         axes.grid(True, axis="y")
         axes.margins(y=0.12)
     panels[-1].set_ylim(bottom=max(panels[-1].get_ylim()[0], 0))
@@ -151,6 +154,35 @@ def _mark_best(axes: Axes, epochs: np.ndarray, values: np.ndarray, best: int, na
     write(axes, f"{values[best]:.3f}", at, (5 if late else -5, 9), **style)
 
 
+def precision_recall(curves: Sequence[Mapping]) -> Figure:
+    """`curves`: of `cxrdali.report.training.roc`, a panel each; the area under the steps is the AP."""
+    names = [(each["finding"], f"AP {score(each['AP'])}, n = {count(each['positives'])}") for each in curves]
+    x = "recall (share of the images with the finding that are called positive)"
+    figure, panels = svg.small_panels(names, x, "precision (share of the images called positive that have it)")
+    for axes, each in zip(panels, curves, strict=True):
+        precision, recall = precision_and_recall(*_counts(each))
+        chance = each["positives"] / (each["positives"] + each["negatives"])
+        axes.axhline(chance, color=GREY, lw=1.2, ls=CHANCE, zorder=1)
+        axes.step([0, *recall], [precision[0], *precision], color=BLUE, lw=1.8, where="pre")
+    return figure
+
+
+def roc(curves: Sequence[Mapping]) -> Figure:
+    """`curves`: as in `precision_recall`."""
+    names = [(each["finding"], f"AUROC {score(each['AUROC'])}, n = {count(each['positives'])}") for each in curves]
+    x = "false positive rate (share of the images without the finding that are called positive)"
+    figure, panels = svg.small_panels(names, x, "recall (true positive rate)")
+    for axes, each in zip(panels, curves, strict=True):
+        true, false = _counts(each)
+        axes.plot((0, 1), (0, 1), color=GREY, lw=1.2, ls=CHANCE, zorder=1)
+        axes.plot(false / false[-1], true / true[-1], color=BLUE, lw=1.8)
+    return figure
+
+
+def _counts(each: Mapping) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(each["true_positives"]), np.array(each["false_positives"])
+
+
 def seconds(table: pd.DataFrame) -> Figure:
     """`table`: seconds, a row per stage and the columns of TIME_COLOURS; drawn as one stacked bar per stage."""
     figure, axes = named_rows(table.index, legend=20, row=svg.ROW + 18)
@@ -163,7 +195,7 @@ def seconds(table: pd.DataFrame) -> Figure:
     for place, total in enumerate(table.sum(axis=1)):
         write(axes, duration(total), (left[place], place), fontweight="bold")
     axes.set_xlim(0, max(left.max(), 1e-9) * 1.1)
-    axes.set_xlabel(unit)
+    axes.set_xlabel(f"{unit} of training and validation")
     axes.grid(True, axis="x")
     legend_above(figure, *axes.get_legend_handles_labels())
     return figure

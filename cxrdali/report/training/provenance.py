@@ -33,8 +33,20 @@ def _images_and_hash(run: Run, part: str) -> str:
     return f"{count(run.selection.get(f'{part}_images'))} (rows {text(run.selection.get(f'{part}_sha256'))[:12]})"
 
 
+def _continued(run: Run) -> list[str]:
+    """Each later start: after which epoch, when and where."""
+    return [
+        f"after epoch {text(each.get('epoch'))}, {text(each.get('date'))}, {text(each.get('device'))}"
+        for each in run.config.get("continued") or ()
+    ]
+
+
 PROVENANCE: dict[str, Callable[[Run], object]] = {
     "Run": lambda run: run.path.resolve().name,
+    "Began (UTC)": lambda run: run.config.get("began"),
+    "Command": lambda run: run.config.get("command"),
+    "Device": lambda run: run.device,
+    "Continued": _continued,
     "Recipe": lambda run: run.recipe.get("name"),
     "Starts from": lambda run: run.origin,
     "Overridden": lambda run: run.recipe.get("overridden"),

@@ -10,6 +10,8 @@ from cxrdali.report.kit.numbers import count, duration, sentence
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table, best
 from cxrdali.report.training import plots as run_plots
+from cxrdali.report.training import roc
+from cxrdali.report.training.folder import SPLITS, Evaluation
 from cxrdali.report.training.lineage import Placed, is_line, lineage
 from cxrdali.report.training.models import epochs
 from cxrdali.report.training.sources import Sources
@@ -23,41 +25,85 @@ TIMES = ("Training", "Waiting for data", "Validation", "Total")
 
 
 def summary(sources: Sources) -> dict:
-    """The best run, and one row per run where no table of models has them."""
+    """Scores of held-out images, the best run, and one row per run where no table of models has them."""
     trained = sources.trained
-    found = last_step(sources.folder) if sources.folder else None
+    held_out = _held_out(sources)
     return {
         "trained": bool(trained),
+        "held_out": held_out,
+        "held_out_table": _held_out_table(held_out) if len(held_out) > 1 else None,
         "best": _best_run(trained),
-        "reached": found and {"name": found[0], "split": SPLIT_NAMES[found[1]], "mAP": found[2].mean},
         "runs": _summary_table(trained) if trained and not any(run.recipe for run in sources.runs) else None,
         "missing_runs": _missing_runs(sources),
     }
 
 
+def _held_out(sources: Sources) -> list[dict]:
+    """What every evaluation of images that no run chose anything by found, the test split first."""
+    found = last_step(sources.folder) if sources.folder else None
+    known = [(found[0], found[1], found[2].content)] if found else []
+    known += [(_predicted_by(each), each.content.get("split"), each.content) for each in sources.evaluations]
+    names = {run.path.resolve().name: run.name for run in sources.runs}
+    return [
+        {
+            "name": names.get(name, name),
+            "split": SPLIT_NAMES[split],
+            **{key: content[key] for key in ("images", "studies", "labels")},
+            "level": content.get("level") if content.get("draws") else None,
+            "mAP": [content["all"].get(key) for key in ("mAP", "mAP_low", "mAP_high")],
+            "macro_AUROC": content["all"]["macro_AUROC"],
+            "stranger": bool(names) and content.get("run") is not None and content["run"] not in names,
+        }
+        for split in SPLITS[:2]
+        for name, its, content in known
+        if its == split
+    ]
+
+
+def _predicted_by(each: Evaluation) -> str:
+    return each.content.get("run") or each.content.get("predictions") or each.name
+
+
+def _held_out_table(held_out: list[dict]) -> Table:
+    columns = [
+        ("Predictions", "text"), ("Split", "text"), ("mAP", "interval"), ("Macro AUROC", "score"), ("Images", "count"),
+        ("Studies", "count"), ("Labels", "text"),
+    ]  # fmt: skip
+    keys = ("name", "split", "mAP", "macro_AUROC", "images", "studies", "labels")
+    return Table("Scores on held-out images", columns, [tuple(each[key] for key in keys) for each in held_out])
+
+
 def _best_run(trained: list[Run]) -> dict | None:
-    scored = [run for run in trained if not np.isnan(run.best["mAP"])]
-    if not scored:
+    if not any(run.best["mAP"] >= 0 for run in trained):
         return None
-    top = max(scored, key=lambda run: run.best["mAP"])
+    top = _top(trained)
     spent = sum(run.metrics[["train_seconds", "val_seconds"]].to_numpy().sum() for run in trained)
-    return {"run": top.name, "epoch": top.best["epoch"], "mAP": top.best["mAP"], "seconds_of_all_runs": spent}
+    return {
+        **{"run": top.name, "epoch": top.best["epoch"], "mAP": top.best["mAP"], "by": top.chosen_by},
+        "images": top.selection.get("val_images"),
+        "seconds_of_all_runs": spent,
+    }
+
+
+def _top(trained: Sequence[Run]) -> Run:
+    """The run of the highest validation mAP; the first if it is undefined in all."""
+    return max(trained, key=lambda run: np.nan_to_num(run.best["mAP"], nan=-1))
 
 
 def _summary_table(trained: list[Run]) -> Table:
     by = sentence(sorted({run.chosen_by for run in trained}))
     columns = [
-        ("Run", "text"), ("Size", "pixels"), ("Batch", "count"), ("Epochs", "text"), ("mAP", "score"),
-        ("Best epoch", "count"), ("Images/s", "count"), ("Training", "duration"), ("of it waiting", "duration"),
+        ("Run", "text"), ("Validation mAP", "score"), ("Best epoch", "count"), ("Epochs", "text"), ("Size", "pixels"),
+        ("Batch", "count"), ("Images/s", "count"), ("Training", "duration"), ("of it waiting", "duration"),
         ("Validation", "duration"),
     ]  # fmt: skip
     rows = []
     for run in trained:
         spent = run.metrics[["train_seconds", "wait_seconds", "val_seconds"]].sum()
         best_epoch = None if np.isnan(run.best["mAP"]) else run.best["epoch"]
-        setup = (run.setting("size"), run.setting("batch"), epochs(run))
-        rows.append((run.name, *setup, run.best["mAP"], best_epoch, _rate(run), *spent))
-    caption = "One row per run. mAP is on the validation images at the best epoch, the one with the highest"
+        setup = (epochs(run), run.setting("size"), run.setting("batch"))
+        rows.append((run.name, run.best["mAP"], best_epoch, *setup, _rate(run), *spent))
+    caption = "One row per run. mAP is on the validation images at the best epoch, chosen on them by the highest"
     return Table(f"{caption} {by}", columns, rows)
 
 
@@ -149,6 +195,7 @@ def findings(sources: Sources) -> dict:
         "few_runs": few,
         "figure": figure if len(known) and few else None,
         "table": _findings_table(trained, ap, facts),
+        "curves": roc.of_validation(_top(trained), sources.dataset),
         "without_ap": undefined,
         "different_images": len({run.selection.get("val_sha256") for run in trained}) > 1,
     }

@@ -64,13 +64,16 @@ def read_sources(
             inside = [path for name in study.models for path in inside if path.name == name]
         found += inside
         unread += without
-    made = study or folder
-    if made:
-        options = replace(options, synthetic=options.synthetic or made.synthetic)
+    opened = named([Run.open(path) for path in dict.fromkeys(found)])
+    dataset = PackedDataset.open(pack) if isinstance(pack, Path) else pack
+    scored = [read_evaluation(Path(path)) for path in evaluations]
+    said = [*(run.config for run in opened), *(each.content for each in scored)]
+    known = [each.synthetic for each in (options, dataset, study, folder) if each] + [each.get("synthetic") for each in said]
+    options = replace(options, synthetic=any(known))
     sources = Sources(
-        runs=named([Run.open(path) for path in dict.fromkeys(found)]),
-        dataset=PackedDataset.open(pack) if isinstance(pack, Path) else pack,
-        evaluations=[read_evaluation(Path(path)) for path in evaluations],
+        runs=opened,
+        dataset=dataset,
+        evaluations=scored,
         options=options,
         folder=folder,
         study=study,

@@ -10,7 +10,7 @@ from cxrdali.report.comparison.page import comparison, write_comparison
 from cxrdali.report.kit.numbers import score, signed
 from cxrdali.report.kit.page import render
 from tests.cxrdali.comparable_runs import packed, write_run
-from tests.cxrdali.report.pages import AWKWARD, Page, check_numbers
+from tests.cxrdali.report.pages import AWKWARD, Page, check_figures, check_numbers
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def page(result, tmp_path_factory) -> Page:
 def test_nothing_is_fetched_and_ids_are_its_own(page):
     assert not [address for address in page.addresses if not address.startswith("#")]
     assert not {"script", "link", "iframe", "object", "img"} & set(page.tags)
-    assert page.source.count("<svg") == page.source.count("<figure>") == 3
+    assert page.source.count("<svg") == page.source.count("<figure>") == check_figures(page) == 3
     ids = re.findall(r'\bid="([^"]+)"', page.source)
     assert len(ids) == len(set(ids))
 

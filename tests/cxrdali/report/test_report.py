@@ -26,12 +26,13 @@ from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.packing.rendition import Size
+from shards.releases.mimic import SYNTHETIC
 from shards.releases.open import open_release
 from shards.storage.sealed import sealed_json
 from shards.synthetic.plan import SyntheticOptions
 from shards.synthetic.release import write_release
 from tests.cxrdali.comparable_runs import write_progress
-from tests.cxrdali.report.pages import AWKWARD, Page, check_numbers
+from tests.cxrdali.report.pages import AWKWARD, Page, check_figures, check_numbers
 
 pytestmark = pytest.mark.slow
 
@@ -145,6 +146,7 @@ def write_evaluation(path: Path, dataset: PackedDataset, run: str | None = "stag
 def dataset(tmp_path_factory) -> PackedDataset:
     root = tmp_path_factory.mktemp("report")
     write_release(root / "release", SyntheticOptions(studies=120, size=64))
+    (root / "release" / SYNTHETIC).unlink()  # these tests are of the page of a real one
     options = PackOptions(sizes=(Size(48), Size(64)), shard_images=64)
     pack(open_release(root / "release"), root / "pack", options)
     return PackedDataset.open(root / "pack")
@@ -194,6 +196,13 @@ def test_nothing_is_fetched(whole):
     assert not [address for address in whole.addresses if not address.startswith(("#", "data:image/jpeg;base64,"))]
     assert not {"script", "link", "iframe", "object"} & set(whole.tags)
     assert not re.search(r"@import|url\((?!#)", whole.source)
+
+
+def test_every_figure_says_what_it_is_and_can_be_saved(whole, half):
+    assert check_figures(whole) == 5 + 3, "five drawings and three contact sheets"
+    assert check_figures(half) == 3
+    assert all(b"Synthetic data, of no patient. Three stages." in each.file for each in whole.figures if each.file)
+    assert not any(b"ynthetic" in each.file for each in half.figures)
 
 
 def test_every_drawing_has_ids_of_its_own(whole):
@@ -264,7 +273,7 @@ def test_the_summary_is_what_metrics_csv_says(whole, runs):
     for plan, run in zip(PLANS, runs, strict=True):
         metrics, row = pd.read_csv(run / "metrics.csv"), table.loc[f"Stage {plan.stage}"]
         best = metrics.loc[metrics["mAP"].idxmax()]
-        assert row["mAP"] == score(best["mAP"])
+        assert row["Validation mAP"] == score(best["mAP"])
         assert row["Best epoch"] == count(best["epoch"])
         assert row["Images/s"] == count(metrics["images"].sum() / metrics["train_seconds"].sum())
         assert row["Training"] == duration(metrics["train_seconds"].sum())
@@ -306,7 +315,7 @@ def test_the_best_epoch_follows_what_the_run_selects_by(dataset, tmp_path, rende
     assert metrics["LRAP"].idxmax() != metrics["mAP"].idxmax()
     row = render([run]).table("One row per run").loc["Stage 1"]
     assert row["Best epoch"] == "30"
-    assert row["mAP"] == score(metrics["mAP"].iloc[-1])
+    assert row["Validation mAP"] == score(metrics["mAP"].iloc[-1])
 
 
 def test_findings_without_positives_are_listed_and_not_zero(whole, runs):
@@ -372,13 +381,13 @@ def test_what_is_not_there_is_said(half, dataset, runs, tmp_path, render):
 def test_nothing_is_called_missing_when_all_is_there(whole):
     for said in ("No run of stage", "is complete yet", "No evaluation", "was given"):
         assert said not in whole.text
-    assert "Rings: the best epoch of each stage." in whole.text, "stages in a row are one line"
+    assert "Rings: the best epoch of each stage, chosen on these" in whole.text, "stages in a row are one line"
     assert 'class="missing"' not in whole.source
 
 
 def test_images_only_when_asked_for(dataset, runs, render):
     page = render(runs[:1], pack=dataset.root)
-    assert "img" not in page.tags and "data:image" not in page.source
+    assert "img" not in page.tags and "data:image/jpeg" not in page.source
     assert "Images are left out" in page.text
     page = render(runs[:1], pack=dataset.root, images=True)
     assert page.tags.count("img") == 1
