@@ -49,7 +49,8 @@ class Provenance:
     """Where a table came from; fields that are not known are None.
 
     tta: test-time augmentation, a name of `cxrdali.models.tta.TTA`; history: one sentence per later step,
-    such as pooling; calibrated: the calibrations among them; thresholds apply only to tables with the same ones.
+    such as pooling; calibrated: the calibrations among them; thresholds apply only to tables with the same ones;
+    images: which ones they are, whatever the dataset's shards (`cxrdali.runs.same_data`).
     """
 
     kind: Kind | None = None
@@ -60,6 +61,7 @@ class Provenance:
     tta: str | None = None
     history: tuple[str, ...] = ()
     calibrated: tuple[str, ...] = ()
+    images: str | None = None
 
 
 @dataclass(frozen=True)

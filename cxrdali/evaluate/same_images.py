@@ -15,6 +15,7 @@ from cxrdali.predictions import Kind, match
 from cxrdali.runs.layout import CONFIG
 from cxrdali.runs.listing import run_folders
 from cxrdali.runs.reader import Run
+from cxrdali.runs.same_data import run_rows
 from cxrdali.runs.settings import MAY_DIFFER
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -223,10 +224,7 @@ def check_same_dataset(runs: Sequence[Run], dataset: PackedDataset) -> None:
     """Raises UserError for a run of another one: its labels and images would stand beside the wrong numbers."""
     for run in runs:
         if run.dataset_id != dataset.id:
-            raise UserError(
-                f"{run.path}: was trained on dataset {run.dataset_id!r}, {dataset.root} is {dataset.id!r}; give the "
-                "dataset of the runs with --data"
-            )
+            run_rows(run, dataset, dataset.labels(run.labels), "; give the dataset of the runs with --data")
 
 
 def _same_labels(runs: Sequence[Run], dataset: PackedDataset) -> Labels:
@@ -249,10 +247,7 @@ def _same_labels(runs: Sequence[Run], dataset: PackedDataset) -> Labels:
     labels = dataset.labels(first.labels)
     for run in runs:
         if run.labels_sha256 not in (None, labels.sha256):
-            raise UserError(
-                f"{run.path}: labels {labels.name!r} of {dataset.root} are not those that it was trained on; attach "
-                "those, or train it again"
-            )
+            run_rows(run, dataset, labels, "; attach those, or train it again")
     return labels
 
 

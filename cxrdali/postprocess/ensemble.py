@@ -166,10 +166,12 @@ def read_members(paths: Sequence[Path]) -> Members:
         if path.resolve() in [other.resolve() for other in paths[:place]]:
             raise UserError(f"{path}: is given twice; to count it more than the others, use --weights")
     found = [tables.as_logits(tables.read(path), path) for path in paths]
-    for name in ("dataset", "split"):
-        _check_same(name, paths, [getattr(member.provenance, name) for member in found])
+    _check_same("split", paths, [member.provenance.split for member in found])
     first = found[0]
     values = [_aligned(member, first, path, paths[0]) for path, member in zip(paths, found, strict=True)]
+    images = {member.provenance.images for member in found}
+    if None in images or len(images) > 1:  # the same ones are pooled whichever shards they were in
+        _check_same("dataset", paths, [member.provenance.dataset for member in found])
     return Members(tuple(paths), first, np.stack(values), tuple(member.provenance for member in found))
 
 
@@ -281,7 +283,7 @@ def _provenance(members: Members, kind: Kind, step: str) -> Provenance:
     names, each = short_names(members.paths), members.provenances
     common = {
         name: getattr(each[0], name) if len({getattr(other, name) for other in each}) == 1 else None
-        for name in ("split", "labels", "dataset", "tta")
+        for name in ("split", "labels", "dataset", "tta", "images")
     }
     run = "ensemble of " + ", ".join(known.run or name for name, known in zip(names, each, strict=True))
     before = tuple(f"{name}: {text}" for name, known in zip(names, each, strict=True) for text in known.history)

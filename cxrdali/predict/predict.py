@@ -7,7 +7,7 @@ import numpy as np
 
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.data.splits import rows_sha256, select
+from cxrdali.data.splits import select
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.inference import Inference, logits
 from cxrdali.models.tta import TTA
@@ -16,11 +16,11 @@ from cxrdali.predict.options import PredictOptions
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs.layout import BEST
 from cxrdali.runs.reader import Run, weights_epoch
+from cxrdali.runs.same_data import run_rows, with_images
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks, joined
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.errors import UserError
 from shards.storage.files import sha256_file
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
         log.info(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
     ids = dataset.columns("image_id", "study_id", "view").iloc[rows]
     provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta)
-    return Predictions(ids, trained.findings, values, provenance)
+    return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
 
 
 def _words(loader: Loader, split: str, hardware: Hardware, ranks: Ranks, tta: str) -> str:
@@ -90,21 +90,10 @@ def split_rows(run: Run, dataset: PackedDataset, labels: Labels, split: str) -> 
 
     Raises UserError if those two would not be what they were in training.
     """
-    its_own = (dataset.id, labels.sha256) == (run.dataset_id, run.labels_sha256)
-    if split in ("train", "val") and not its_own:
-        raise UserError(
-            f"{run.path}: was trained on another dataset or other labels than {dataset.root} with {labels.name!r}, so "
-            f"its {split} split is not there; choose dev, test or all"
-        )
-    rows = select(dataset, labels, split, run.fold)
-    if split in ("train", "val"):
-        trained = select(dataset, labels, "train", run.fold)
-        if rows_sha256(trained) != run.needed("selection", "train_sha256"):
-            raise UserError(
-                f"{run.path}: fold {run.fold.fold} comes out differently here than where it was trained, so its "
-                f"{split} split would mix with the other; predict there, or choose dev, test or all"
-            )
-    return rows
+    if split not in ("train", "val"):
+        return select(dataset, labels, split, run.fold)
+    without = f", so its {split} split is not there; choose dev, test or all"
+    return run_rows(run, dataset, labels, without)[split == "val"]
 
 
 def load_run_model(run: Run) -> Classifier:

@@ -31,8 +31,9 @@ CONFIG_KINDS = {  # of config.json; the kinds of settings are those of TrainSett
     "settings": dict,
     "findings": [str],
     "train_positives?": [int],
-    "dataset": {"id": str},
-    "labels": {"name": str, "sha256?": maybe(str)},
+    "dataset": {"id": str, "train?": str, "val?": str, "size?": int, "content?": maybe(int), "hashes?": maybe(str)}
+    | {"packed?": dict, "shards?": str},
+    "labels": {"name": str, "sha256?": maybe(str), "values?": str},
     "selection?": {"train_images?": int, "val_images?": int, "train_sha256?": str, "val_sha256?": str},
     "recipe?": maybe({"name?": maybe(str), "starts_from?": maybe(str), "overridden?": maybe(dict)}),
     "oversampling?": maybe(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cxrdali.runs import same_data
 from cxrdali.runs.layout import REPLACED
 from shards.errors import UserError
 from shards.storage.files import check_inside, json_bytes, only_one, remove_parts, sha256_file, write_bytes
@@ -129,7 +130,10 @@ class Book:
     def _begun(self, step: Step) -> bool:
         """Whether the folder holds the beginning of just this step."""
         there = step.folder is not None and (self.root / step.folder).is_dir()
-        return there and self._read(step.name, "begun") == self._start(step)
+        begun = self._read(step.name, "begun") if there else None
+        if begun is None or begun["needs"] != self._makings(step):
+            return False
+        return _change(begun["settings"], _plain(step.settings)) is None
 
     def _by_hand(self, step: Step) -> bool:
         """Whether the folder holds something that no record tells of."""
@@ -199,7 +203,11 @@ def _plain(settings: dict) -> dict:
 
 def _change(there: dict, here: dict) -> str | None:
     for name in sorted({*there, *here}):
-        if there.get(name) != here.get(name):
+        if name == "dataset" and isinstance(here.get(name), dict):
+            known = there.get(name)  # earlier versions wrote the id alone
+            if changed := same_data.difference(known if isinstance(known, dict) else {"id": known}, here[name]):
+                return f"dataset changed: {changed}"
+        elif there.get(name) != here.get(name):
             return f"{name} changed: {_short(there.get(name))} -> {_short(here.get(name))}"
     return None
 

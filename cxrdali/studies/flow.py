@@ -20,6 +20,7 @@ from cxrdali.report.training.page import ReportOptions, write_report
 from cxrdali.runs import layout as runs
 from cxrdali.runs.oversampling import chosen_findings
 from cxrdali.runs.recipes import Recipe, find, in_order
+from cxrdali.runs.same_data import pixels, which
 from cxrdali.runs.settings import MAY_DIFFER, TrainSettings
 from cxrdali.runs.steps import Step
 from cxrdali.runtime.device import Hardware
@@ -156,14 +157,25 @@ class Flow:
         self.notes: list[str] = []
         self.asked: list[Asked] = []
         self.makers: dict[tuple[str, str], str] = {}
-        # hashes of what is not a step: part of every step's settings that reads it
-        self.data = {"dataset": self.dataset.id, "labels": self.labels.sha256}
+        self._rows = {
+            "train": np.concatenate([ground.train_rows, self.splits["val"]]),
+            "all": np.concatenate([ground.train_rows, *self.splits.values()]),
+        }
+        self._images = dict(zip(self._rows, which(self.dataset, *self._rows.values()), strict=True))
+        # what is not a step, as far as it decides a result: part of every step's settings that reads it
+        self.data = self._data("all")
         self.uncertain = next(iter(self.models.values()))[0].data.uncertain
         self.reported_by = {"title": options.title, "synthetic": options.synthetic, **self.data}
 
     def plan(self, steps: Sequence[Step]) -> Plan:
         found = {**vars(self.ground), "notes": (*self.ground.notes, *self.notes)}
         return Plan(**found, steps=tuple(steps), asked=tuple(self.asked))
+
+    def _data(self, part: str, size: int | None = None) -> dict:
+        """The images of a part of `_rows`; size: with their pixels, as a model of this size reads them."""
+        found = {"id": self.dataset.id, "images": self._images[part]}
+        found |= pixels(self.dataset, self._rows[part], size) if size else {}
+        return {"dataset": found, "labels": self.labels.sha256}
 
     def train(self, name: str) -> Step:
         settings, about = self.models[name]
@@ -189,7 +201,7 @@ class Flow:
         return Step(
             f"train {name}",
             tuple(f"{folder}/{file}" for file in files),
-            {**kept, **self.data},
+            {**kept, **self._data("train", settings.data.size)},
             tuple(f"train {other}" for other in dict.fromkeys(needs)),
             do,
             folder,
@@ -206,7 +218,8 @@ class Flow:
             how = PredictOptions(self.labels.name, tta, None, *machine)
             predict(self.root / "runs" / model, self.dataset, split, how).write(out)
 
-        step = self.table(f"predict {name} {split}", name, split, {"tta": tta}, (f"train {model}",), do)
+        decided = {"tta": tta, **self._data("all", settings.data.size)}
+        step = self.table(f"predict {name} {split}", name, split, decided, (f"train {model}",), do)
         self.asked.append(Asked(step.name, model, split, tta))
         return step
 
@@ -220,7 +233,7 @@ class Flow:
             out.parent.mkdir(parents=True, exist_ok=True)
             do(out)
 
-        return Step(step, (str(out.relative_to(self.root)),), {**settings, **self.data}, tuple(needs), made)
+        return Step(step, (str(out.relative_to(self.root)),), {**self.data, **settings}, tuple(needs), made)
 
     def file(self, name: str, split: str) -> Path:
         return self.root / "predictions" / f"{name}.{split}.parquet"

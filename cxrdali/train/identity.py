@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cxrdali.data.splits import rows_sha256, subjects_on_both_sides
 from cxrdali.models import weights_file
-from cxrdali.runs import plugins
+from cxrdali.runs import plugins, same_data
 from cxrdali.runs.layout import BEST, CONFIG, LAST, METRICS, PROGRESS
 from cxrdali.runs.reader import Run, has_begun, read_config
 from cxrdali.runs.settings import TrainSettings
@@ -28,8 +28,7 @@ def describe(
         "oversampling": data.oversampling and data.oversampling.as_json(),
         "findings": list(data.findings),
         "train_positives": data.positives.tolist(),
-        "dataset": {"id": data.dataset.id},
-        "labels": {"name": data.labels.name, "sha256": data.labels.sha256},
+        **same_data.described(settings, data.dataset, data.labels, data.train_rows, data.val_rows),
         "selection": {
             "train_images": len(data.train_rows),
             "val_images": len(data.val_rows),
@@ -45,7 +44,9 @@ def describe(
     }
 
 
-def check(out: Path, config: dict, settings: TrainSettings, loaded: dict | None, ranks: Ranks) -> None:
+def check(
+    out: Path, config: dict, settings: TrainSettings, loaded: dict | None, ranks: Ranks, data: TrainingData
+) -> None:
     """Whether a run with this config may go on in, or begin in, the folder `out`.
 
     loaded: the state of its last.pt, None without one. Raises UserError if the ranks were given different settings,
@@ -56,7 +57,7 @@ def check(out: Path, config: dict, settings: TrainSettings, loaded: dict | None,
     there = {f"the run folder's {LAST}": reached or "none", f"the run folder's {PROGRESS}": (out / PROGRESS).exists()}
     ranks.agree({**config, "device": None, **there})
     if has_begun(out):
-        _refuse_difference(out, config, settings)
+        _refuse_difference(out, config, settings, data)
     elif ranks.is_first:
         remove_parts(out)
         if not (out / CONFIG).exists():
@@ -74,13 +75,16 @@ def stored_of(out: Path, name: str) -> dict | None:
     return read_config(out).get(name) if has_begun(out) else None
 
 
-def _refuse_difference(out: Path, config: dict, settings: TrainSettings) -> None:
-    stored = read_config(out)
+def _refuse_difference(out: Path, config: dict, settings: TrainSettings, data: TrainingData) -> None:
+    run = Run.open(out)
+    stored = run.config
     differing = settings.difference(stored["settings"])
     doubled = [entry and {**entry, "from": None} for entry in (stored.get("oversampling"), config["oversampling"])]
     if differing is None and doubled[0] != doubled[1]:
         differing = ("oversampling", *doubled)
-    for group in ("dataset", "labels", "selection", "init_sha256", "precision"):
+    if differing is None:
+        _refuse_other_data(run, config["dataset"], data)
+    for group in ("selection", "init_sha256", "precision"):
         # initial weights that were deleted since are no longer needed: the run has its own
         known, there = config[group] is not None, stored.get(group)
         if differing is None and known and there != config[group]:
@@ -93,6 +97,15 @@ def _refuse_difference(out: Path, config: dict, settings: TrainSettings) -> None
             f"{out}: holds a run with another {name}: {there!r} there, {here!r} now; "
             "give the same again, or another --out folder"
         )
+
+
+def _refuse_other_data(run: Run, here: dict, data: TrainingData) -> None:
+    changed = same_data.difference(run.config["dataset"], here)
+    if changed == same_data.OTHER_IMAGES:
+        changed = same_data.other_images(run, data.dataset, data.train_rows, data.val_rows)
+    what = f"another dataset: {changed}" if changed else f"other labels {data.labels.name!r}, which have changed"
+    if changed or not same_data.same_labels(run, data.labels, data.train_rows, data.val_rows):
+        raise UserError(f"{run.path}: holds a run with {what}; give the same again, or another --out folder")
 
 
 def _init_file(settings: TrainSettings) -> Path | None:

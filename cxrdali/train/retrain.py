@@ -5,9 +5,9 @@ from pathlib import Path
 
 from cxrdali.models.loss import LOSSES
 from cxrdali.runs.reader import Run
+from cxrdali.runs.same_data import run_rows
 from cxrdali.runs.settings import TrainSettings
 from shards.dataset.packed import PackedDataset
-from shards.errors import UserError
 
 EPOCHS, LR = 10, 1e-3
 
@@ -25,11 +25,7 @@ def retrain_settings(
     trained = Run.open(run)
     trained.check_finished("finish it first")
     labels = dataset.labels(trained.labels)
-    if (trained.dataset_id, trained.labels_sha256) != (dataset.id, labels.sha256):
-        raise UserError(
-            f"{run}: was trained on another dataset or other labels than {dataset.root} with {labels.name!r}; "
-            "give the dataset of the run with --data"
-        )
+    run_rows(trained, dataset, labels, "; give the dataset of the run with --data")
     trained.best_weights()  # they are there, before anything is written
     own = {
         "init": str(run), "frozen": True, "new_head": True, "sampler": "class-balanced", "loss": LOSSES["bce"](),

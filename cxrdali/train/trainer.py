@@ -26,7 +26,7 @@ from cxrdali.metrics.ranking import Scores, score
 from cxrdali.models.inference import Inference, logits
 from cxrdali.models.loss_module import bce_sum, known_targets
 from cxrdali.predictions import Predictions, Provenance
-from cxrdali.runs import folder
+from cxrdali.runs import folder, same_data
 from cxrdali.runs.layout import PROGRESS
 from cxrdali.runs.reader import Progress, Run
 from cxrdali.runs.settings import TrainSettings
@@ -98,7 +98,7 @@ def train(
         ranks.share(settings.optimizer.batch, settings.runtime.micro_batch)
         data = select_data(settings, dataset, labels, identity.stored_of(out, "oversampling"))
         config, loaded = identity.describe(settings, data, hardware, ranks, recipe), folder.load_last(out)
-        identity.check(out, config, settings, loaded, ranks)
+        identity.check(out, config, settings, loaded, ranks, data)
         if done := _finished(out, settings, loaded, ranks):
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         before = loaded and Continued(loaded.pop("model"), identity.stored_of(out, "micro_batch"))
@@ -347,4 +347,4 @@ class Trainer:
         data = self.parts.data
         ids = data.dataset.columns("image_id", "study_id", "view").iloc[data.val_rows]
         provenance = Provenance("logit", self.out.name, "val", data.labels.name, data.dataset.id, "none")
-        return Predictions(ids, data.findings, values, provenance)
+        return Predictions(ids, data.findings, values, same_data.with_images(provenance, data.dataset, data.val_rows))

@@ -174,7 +174,10 @@ _DESCRIPTION = {
             "pixels": _count,
             "encoding": _text,
             "decoded_for?": _count,
-            "shards": [{"name": _text, "samples": _count, "bytes": _count, "sha256": _text, "index_sha256": _text}],
+            "shards": [
+                {"name": _text, "samples": _count, "bytes": _count, "sha256": _text, "index_sha256": _text}
+                | {"content?": _count}
+            ],
         }
     },
 }

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from shards.dataset.content import content, image_hash
 from shards.packing.decoder import Decoder
 from shards.packing.options import PackOptions, Size
 from shards.packing.rendition import renditions
@@ -183,12 +184,15 @@ class _SizeInTheMaking:
         self.writer = ShardWriter(aside.with_suffix(".tar"))
         self._offset: list[int | None] = []
         self._length: list[int | None] = []
+        self._hashes: list[int] = []
 
     def write(self, key: str, data: bytes | None, meta: bytes) -> None:
         parts = {self.size.extension: data, "json": meta} if data else None
         offset, length = self.writer.write(key, parts) if parts else (None, None)
         self._offset.append(offset)
         self._length.append(length)
+        if data:
+            self._hashes.append(image_hash(key, data))
 
     def publish(self, task: ShardTask, samples: int, moved: Callable[[], object]) -> None:
         """Give tar and index their names; a shard without a sample has neither, as DALI refuses an empty one."""
@@ -201,7 +205,7 @@ class _SizeInTheMaking:
         writer = self.writer
         index_sha256 = sha256_bytes(writer.index.encode())
         made = {"samples": samples, "bytes": writer.num_bytes, "sha256": writer.sha256, "index_sha256": index_sha256}
-        return {**made, "offset": self._offset, "length": self._length}
+        return {**made, "content": content(self._hashes), "offset": self._offset, "length": self._length}
 
 
 def _publish_bytes(aside: Path, final: Location, data: bytes) -> None:

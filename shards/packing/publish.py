@@ -114,7 +114,8 @@ def _same_pixels(catalog: pd.DataFrame, hashed: int) -> dict[str, int]:
 def _shard_entry(record: dict, size: Size) -> dict:
     made = record["sizes"][size.folder]
     name = f"{size.folder}/{record['shard']:06d}.tar"
-    return {"name": name, **{key: made[key] for key in ("samples", "bytes", "sha256", "index_sha256")}}
+    known = ("samples", "bytes", "sha256", "index_sha256", "content")  # the last one not in earlier versions
+    return {"name": name, **{key: made[key] for key in known if key in made}}
 
 
 def _catalog(rows: pd.DataFrame, records: list[dict], sizes: tuple[Size, ...], rejected: list[int]) -> pd.DataFrame:

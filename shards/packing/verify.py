@@ -11,6 +11,7 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
+from shards.dataset.content import content, image_hash
 from shards.dataset.description import (
     ASIDE,
     DATASET,
@@ -170,7 +171,11 @@ def _check_shard(
             wanted = [(f"{key}.{extension}", offset, length) for key, offset, length in expected]
             if found != wanted:
                 problems.append(f"{path}: its members are not the catalog's")
-            elif deep:
+                return problems
+            hashes = (image_hash(key, view[offset : offset + length]) for key, offset, length in expected)
+            if "content" in entry and content(hashes) != entry["content"]:
+                problems.append(f"{path}: the hash of its images is not the content in dataset.json")
+            if deep:
                 problems += _decode(path, view, found, size)
         except ValueError as error:
             problems.append(f"{path}: {error}")

@@ -309,7 +309,7 @@ def test_runs_that_validated_on_different_images_are_named(runs, dataset, tmp_pa
          "strong: other findings than {weak}: 'Fibrosis' (and 1 more) is only in strong; compare runs of the same"),
         ({"labels__name": "chexpert"}, "strong: was trained on labels 'chexpert', {weak} on 'cxr-lt-2023'"),
         ({"labels__sha256": "0"}, "strong: labels 'cxr-lt-2023' of {pack} are not those that it was trained on"),
-        ({"dataset__id": "d2"}, "strong: was trained on dataset 'd2', {pack} is "),
+        ({"dataset__id": "d2"}, "strong: was trained on another dataset than {pack}; give the dataset of the runs"),
         ({"settings__uncertain": "positive"},
          "strong: uncertain labels counted as positive in training, as negative in {weak}; say with --uncertain"),
     ],

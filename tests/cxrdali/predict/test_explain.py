@@ -168,7 +168,7 @@ def test_another_split_is_predicted_as_predict_does(run, dataset, labels):
         ({"findings": ("Hernia",)}, {}, "no image of val has 'Hernia', .* choose another --split or other --findings"),
         ({"split": "test"}, {"labels": "chexpert"}, "finding 'Hernia' is not in labels 'chexpert'; name those to show"),
         ({"split": "val"}, {"labels": "chexpert", }, "finding 'Hernia' is not in labels 'chexpert'"),
-        ({"findings": ("Edema",)}, {"labels": "chexpert"}, "another dataset or other labels .* its val split is not"),
+        ({"findings": ("Edema",)}, {"labels": "chexpert"}, "labels 'cxr-lt-2023', not on 'chexpert' .* its val split"),
         ({"layer": "fc"}, {}, "layer 'fc': the model has none of this name; .* with --layer"),
     ],
 )  # fmt: skip

@@ -484,7 +484,7 @@ def test_runs_that_cannot_be_retrained_are_named(finished, dataset, tmp_path):
         crt(half, dataset)
     config = json.loads((out / "config.json").read_text())
     (half / "config.json").write_bytes(sealed_json(config | {"dataset": {"id": "other"}}))
-    with pytest.raises(UserError, match="half: was trained on another dataset or other labels"):
+    with pytest.raises(UserError, match="half: was trained on another dataset than .*; give the dataset of the run"):
         crt(half, dataset)
 
 

@@ -187,9 +187,15 @@ def test_other_settings_on_the_same_folder_are_named(unbroken, dataset, change, 
 
 
 def test_another_dataset_on_the_same_folder_is_refused(unbroken, dataset):
-    other = dataclasses.replace(dataset, info={**dataset.info, "id": "0" * 64})
-    with pytest.raises(UserError, match="holds a run with another dataset"):
-        quietly(settings(), other, unbroken[0])
+    """Its id alone says nothing: the same images may lie in other shards. These are said to be packed otherwise."""
+    info = json.loads(json.dumps(dataset.info))
+    for shard in info["sizes"]["48"]["shards"]:
+        shard["content"] += 1
+    info["options"]["quality"] = 50
+    assert quietly(settings(), dataclasses.replace(dataset, info=info), unbroken[0]).already_finished
+    info["id"] = "0" * 64
+    with pytest.raises(UserError, match="with another dataset: .* packed otherwise: quality 95 there, 50 here; give"):
+        quietly(settings(), dataclasses.replace(dataset, info=info), unbroken[0])
 
 
 def test_a_folder_with_other_things_is_refused(dataset, tmp_path):
@@ -454,7 +460,8 @@ def test_a_run_whose_inputs_changed_is_refused(unbroken, dataset, tmp_path, grou
     (out / "config.json").write_bytes(
         sealed_json(config | {"labels": {"name": "x", "sha256": ""}} if group == "labels" else config)
     )
-    with pytest.raises(UserError, match=f"holds a run with another {group}"):
+    other = "other labels" if group == "labels" else f"another {group}"
+    with pytest.raises(UserError, match=f"holds a run with {other}"):
         quietly(settings(epochs=1, **init), dataset, out)
 
 

@@ -1,0 +1,159 @@
+"""Whether a dataset holds what another one held: the same images, with the same pixels in the size in use.
+
+A dataset's id follows its shards. The same release packed again, in other shards or with further sizes, is the same
+data in other files: a run depends on which images it trains and validates on, in which order, on their pixels and their
+labels. config.json notes these, and they are compared. What earlier versions did not note, the id decides.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from cxrdali.data.splits import rows_sha256, train_and_validation
+from cxrdali.predictions import Provenance, read
+from cxrdali.runs.reader import Run
+from cxrdali.runs.settings import TrainSettings
+from shards.dataset.content import content
+from shards.dataset.description import decoded_for
+from shards.dataset.labels import Labels
+from shards.dataset.packed import PackedDataset
+from shards.errors import UserError
+from shards.storage.files import sha256_bytes
+
+FACTS = ("image_id", "study_id", "subject_id", "view", "height", "width")  # of an image's file, however it is packed
+OTHER_IMAGES = "other images"
+
+
+def which(dataset: PackedDataset, *selections: np.ndarray) -> list[str]:
+    """Which images some rows are, in their order: a hash of FACTS for each selection (int64 [n])."""
+    table = dataset.columns(*FACTS)
+    return [_facts(table.iloc[rows]) for rows in selections]
+
+
+def with_images(provenance: Provenance, dataset: PackedDataset, rows: np.ndarray) -> Provenance:
+    """That of a table of these rows, saying which images they are, in whatever order the dataset has them."""
+    return replace(provenance, images=_facts(dataset.columns(*FACTS).iloc[rows].sort_values("image_id")))
+
+
+def pixels(dataset: PackedDataset, rows: np.ndarray, size: int) -> dict:
+    """What is known of these rows' pixels in the stored size that is read for images of `size`; nothing without one.
+
+    content: of all images of the size, by the bytes that are stored. hashes: of these rows, before they were encoded;
+    packed: what else decides their bytes. Either tells that pixels are the same; None: of an earlier version.
+    """
+    larger = [each for each in dataset.sizes if each >= size]
+    if not larger:
+        return {}
+    info, size = dataset.info, min(larger)
+    entry = info["sizes"][str(size)]
+    contents, hashed = [shard.get("content") for shard in entry["shards"]], info.get("hashed")
+    names = ("fit", "window", "quality") if entry["encoding"] == "jpeg" else ("fit", "window")
+    return {
+        "size": size,
+        "content": None if None in contents else content(contents),
+        "hashes": _hash(dataset.columns("pixels")["pixels"].iloc[rows].tolist()) if hashed else None,
+        "packed": {"encoding": entry["encoding"], **{name: info["options"].get(name) for name in names}}
+        | {"decoded_for": decoded_for(info)[str(size)], "hashed": hashed, **info["encoders"]},
+    }
+
+
+def described(
+    settings: TrainSettings, dataset: PackedDataset, labels: Labels, train: np.ndarray, val: np.ndarray
+) -> dict[str, dict]:
+    """What config.json says of a run's dataset and labels."""
+    known = pixels(dataset, np.concatenate([train, val]), settings.data.size)
+    if known and settings.data.order == "windowed":
+        known["shards"] = rows_sha256(dataset.stored(known["size"]).shard[train])
+    images = dict(zip(("train", "val"), which(dataset, train, val), strict=True))
+    return {
+        "dataset": {"id": dataset.id, **images, **known},
+        "labels": {"name": labels.name, "sha256": labels.sha256, "values": _values(labels, train, val)},
+    }
+
+
+def difference(there: Mapping, here: Mapping) -> str | None:
+    """What is otherwise here than it was there, in words; None if the data is the same.
+
+    Both have an id, train and val or images (`which`), and, where pixels matter, what `pixels` says; of an earlier
+    version the id alone.
+    """
+    same_files, parts = there.get("id") == here["id"], {"train", "val", "images"} & set(there)
+    if not parts:
+        return None if same_files else f"dataset {there.get('id')!r} there, {here['id']!r} here"
+    if any(there[part] != here.get(part) for part in parts):
+        return OTHER_IMAGES
+    if "size" not in here:
+        return None
+    if there.get("size") != here["size"]:
+        return f"images are read from {here['size']} px here, from {there.get('size')} px there"
+    if there.get("shards") != here.get("shards"):
+        return "the same images lie in other shards here, and --order windowed follows the shards"
+    if same_files or (here["content"] is not None and there.get("content") == here["content"]):
+        return None
+    packed = there.get("packed") or {}
+    for name, now in here["packed"].items():
+        if packed.get(name) != now:
+            return f"the same images packed otherwise: {name} {packed.get(name)!r} there, {now!r} here"
+    if here["hashes"] is None:
+        return "the same images, but an earlier version packed them: whether their pixels are the same is not known"
+    return None if there.get("hashes") == here["hashes"] else "the same images with other pixels: their files changed"
+
+
+def same_labels(run: Run, labels: Labels, train: np.ndarray, val: np.ndarray) -> bool:
+    """Whether labels say of a run's images what they said in training."""
+    known = run.config["labels"]
+    return known.get("sha256") == labels.sha256 or known.get("values") == _values(labels, train, val)
+
+
+def run_rows(run: Run, dataset: PackedDataset, labels: Labels, fix: str) -> tuple[np.ndarray, np.ndarray]:
+    """Catalog rows of a run's training and validation images: int64 [n], int64 [m].
+
+    Raises UserError, ending in `fix` ("; give ..."), if its fold has other images or other labels in this dataset.
+    """
+    there = run.config["dataset"]
+    if (labels.name, labels.findings) != (run.labels, run.findings):
+        raise UserError(f"{run.path}: was trained on labels {run.labels!r}, not on {labels.name!r} as they are{fix}")
+    if "train" not in there and dataset.id != there["id"]:
+        raise UserError(f"{run.path}: was trained on another dataset than {dataset.root}{fix}")
+    train, val = train_and_validation(dataset, labels, run.fold)
+    limited = run.settings.runtime.limit_batches
+    own = val[: limited * run.settings.optimizer.batch] if limited else val
+    if "train" in there:
+        changed = which(dataset, train, own) != [there["train"], there.get("val")]
+    else:
+        changed = rows_sha256(train) != run.needed("selection", "train_sha256")
+    if changed:
+        words = f"fold {run.fold.fold} comes out differently here than where it was trained"
+        raise UserError(f"{run.path}: {words}: {other_images(run, dataset, train, own)}{fix}")
+    if not same_labels(run, labels, train, own):
+        words = f"labels {labels.name!r} of {dataset.root} are not those that it was trained on"
+        raise UserError(f"{run.path}: {words}{fix}")
+    return train, val
+
+
+def other_images(run: Run, dataset: PackedDataset, train: np.ndarray, val: np.ndarray) -> str:
+    """In which images these rows are not those of a run, in words. Its validation images are known by its table."""
+    with suppress(UserError):
+        there, here = read(run.val_predictions).ids["image_id"], dataset.columns("image_id")["image_id"].iloc[val]
+        if len(gone := there[~there.isin(here)]):
+            return f"{len(gone)} of its {len(there)} validation images are not among those here, first {gone.iloc[0]!r}"
+    before, now = (run.selection.get("train_images"), run.selection.get("val_images")), (len(train), len(val))
+    if before != now:
+        return f"{before[0]} images to train on and {before[1]} to validate on there, {now[0]} and {now[1]} here"
+    return "as many images, but others, in another order, or with other patients, views or sides of their files"
+
+
+def _values(labels: Labels, *selections: np.ndarray) -> str:
+    return _hash([labels.findings, *(sha256_bytes(labels.values[rows].tobytes()) for rows in selections)])
+
+
+def _facts(table: pd.DataFrame) -> str:
+    return _hash([table[name].tolist() for name in table])
+
+
+def _hash(value: object) -> str:
+    return sha256_bytes(json.dumps(value, default=str).encode())
