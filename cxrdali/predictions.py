@@ -49,7 +49,8 @@ class Provenance:
     """Where a table came from; fields that are not known are None.
 
     tta: test-time augmentation, a name of `cxrdali.models.tta.TTA`; history: one sentence per later step,
-    such as pooling; calibrated: the calibrations among them; thresholds apply only to tables with the same ones.
+    such as pooling; calibrated: the calibrations among them; thresholds apply only to tables with the same ones; seen:
+    sentences on how many of the images were trained on (none: not one was).
     """
 
     kind: Kind | None = None
@@ -60,6 +61,7 @@ class Provenance:
     tta: str | None = None
     history: tuple[str, ...] = ()
     calibrated: tuple[str, ...] = ()
+    seen: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -305,8 +307,8 @@ def _provenance(stored: object) -> Provenance:
     if not isinstance(stored, dict):
         raise ValueError("its metadata is damaged")
     known = {field.name: stored[field.name] for field in fields(Provenance) if field.name in stored}
-    history, calibrated = known.pop("history", []), known.pop("calibrated", None)
-    for name, texts in (("history", history), ("calibrated", calibrated or [])):
+    history, calibrated, seen = known.pop("history", []), known.pop("calibrated", None), known.pop("seen", None)
+    for name, texts in (("history", history), ("calibrated", calibrated or []), ("seen", seen or [])):
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"its metadata is damaged: {name} {texts!r}")
     for name, value in known.items():
@@ -317,7 +319,8 @@ def _provenance(stored: object) -> Provenance:
         raise ValueError(f"its values are {kind!r}, not one of {', '.join(Kind)}")
     if calibrated is None:
         kind, calibrated = _from_history(kind, history)
-    return Provenance(kind and Kind(kind), **known, history=tuple(history), calibrated=tuple(calibrated))
+    listed = {"history": tuple(history), "calibrated": tuple(calibrated), "seen": None if seen is None else tuple(seen)}
+    return Provenance(kind and Kind(kind), **known, **listed)
 
 
 def _from_history(kind: str | None, history: Sequence[str]) -> tuple[str | None, Sequence[str]]:

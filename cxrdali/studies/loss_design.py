@@ -117,7 +117,7 @@ class _Study(Flow):
 
             def pool(out: Path, split=split) -> None:
                 chosen = read_weights(self.root / WEIGHTS) if weights else None
-                ensemble([self.file(name, split) for name in members], chosen).write(out)
+                ensemble([self.file(name, split) for name in members], chosen, allow_leak=True).write(out)
 
             name = f"ensemble {'weighted ' if weights else ''}{split}"
             steps.append(self.table(name, table.name, split, {"members": members}, needs, pool))
