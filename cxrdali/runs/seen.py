@@ -98,7 +98,7 @@ class Seen:
         Returns:
             () if none was, and None if none was of those that are known of.
         """
-        own, found = _hashed(dataset), []
+        own, found = _hashed(dataset) if self.runs else pd.DataFrame(), []
         itself, related = np.zeros(len(own), dtype=bool), np.zeros(len(own), dtype=bool)
         for place, run in enumerate(self.runs):
             its = self.images[(self.images["by"].to_numpy() >> np.uint64(min(place, BITS - 1))) & np.uint64(1) == 1]
@@ -131,7 +131,7 @@ def seen_by(run: Run, dataset: PackedDataset, below: tuple[Path, ...] = ()) -> S
     """
     path, name = run.path / SEEN, run.path.resolve().name
     if path.exists():
-        found = _read(path)
+        found = read_list(path)
         if found.runs[-1].rows_sha256 != run.selection.get("train_sha256"):
             raise UserError(f"{path}: is another run's; restore it, or delete it to go by {CONFIG}")
         return replace(found, runs=(*found.runs[:-1], replace(found.runs[-1], name=name)))
@@ -173,7 +173,8 @@ def _places(init: Path, starting: Run | None) -> Iterator[Path]:
             yield path
 
 
-def _read(path: Path) -> Seen:
+def read_list(path: Path) -> Seen:
+    """A run's seen.parquet. Raises UserError if it is not what was written."""
     try:
         table = bounded(path, read_regular(path, MOST))
         about, images = table.schema.metadata[ABOUT], table.to_pandas()
