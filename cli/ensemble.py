@@ -7,6 +7,7 @@ import click
 from cli.options import folders, heldout, tables
 from cli.options.fields import field_options, filled
 from cli.options.scores import aligned
+from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.postprocess.options import POOLINGS, FitOptions
 
 
@@ -48,13 +49,7 @@ class Paths(click.ParamType):
 @click.option("--folds", default=5, show_default=True, help="Parts of the subjects that --fit-weights leaves out.")
 @folders.data_option
 @click.option("--labels", metavar="NAME", help="Label release of the validation tables.  [default: the one they name]")
-@field_options(
-    FitOptions,
-    "uncertain",
-    "allow_leak",
-    uncertain="What -1 counts as.",
-    allow_leak="Pool, or fit to, images that a member was trained on, too; the table says so.",
-)
+@field_options(EvaluateOptions, "uncertain", "allow_leak")
 @tables.kind_option
 def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, data, labels, kind, **given):
     """Pool several tables of logits for the same images, as `cxrdali predict` writes them.
@@ -78,7 +73,7 @@ def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, da
     if validation:
         dataset, release = heldout.open_for_fit(validation[0], data, labels)
         if weights_by_map:
-            chosen = library.weights_by_map(validation, dataset, release, options.uncertain, options.allow_leak)
+            chosen = library.weights_by_map(validation, dataset, release, options)
         else:
             chosen = library.fitted_weights(validation, dataset, release, method, options)
         _print(library.short_names(validation), chosen)

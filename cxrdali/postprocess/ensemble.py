@@ -84,15 +84,11 @@ def ensemble(
 
 
 def weights_by_map(
-    paths: Sequence[Path],
-    dataset: PackedDataset,
-    labels: Labels,
-    uncertain: str = "negative",
-    allow_leak: bool = False,
+    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, options: FitOptions = DEFAULTS
 ) -> Weights:
     """Weights proportional to the mAP of the members' tables of validation images, in the order of the members."""
-    members = _validation(paths, allow_leak)
-    maps = members.maps(_truth(members, dataset, labels, uncertain)[0])
+    members = _validation(paths, options.allow_leak)
+    maps = members.maps(_truth(members, dataset, labels, options.uncertain)[0])
     values = tuple(value / sum(maps) for value in maps)
     return Weights(values, f"proportional to the mAP of {members.names}", members.runs, maps)
 

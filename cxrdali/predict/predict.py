@@ -97,9 +97,7 @@ def _leak(
         raise UserError(
             f"{run.path}: {leak[0]}, so their scores would say nothing of unseen images; {fix}, or say --allow-leak"
         )
-    for text in leak or ():
-        log.info(f"note: {text}")
-    seen.tell_unknown()
+    seen.tell(leak)
     return leak
 
 

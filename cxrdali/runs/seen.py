@@ -110,10 +110,11 @@ class Seen:
             return None if self.unknown else ()
         return (_sentence(itself[rows], (related & ~itself)[rows], found, group, what),)
 
-    def tell_unknown(self) -> None:
-        """Say of which weights it is not known what they have seen."""
-        for name in self.unknown:
-            log.info(f"note: it is not known which images {name} was trained on, and so whether these are among them")
+    def tell(self, found: tuple[str, ...] | None) -> None:
+        """Say what `among` found, and of which weights it is not known what they have seen."""
+        unknown = "it is not known which images {} was trained on, and so whether these are among them"
+        for text in (*(found or ()), *map(unknown.format, self.unknown)):
+            log.info(f"note: {text}")
 
     def write(self, run: Path) -> None:
         about = json.dumps({"runs": [asdict(each) for each in self.runs], "unknown": self.unknown}).encode()
@@ -156,8 +157,14 @@ def seen_by_weights(
         return Seen()
     for path in _places(Path(init), starting):
         for folder in (path, path.parent, path.resolve().parent):
-            if (folder / CONFIG).is_file() and folder.resolve() not in below:
-                return seen_by(Run.open(folder), dataset, below)
+            try:
+                run = Run.open(folder)
+            except UserError:  # no run: other programs have a config.json beside their weights, too
+                if (folder / SEEN).exists() and (folder / CONFIG).exists():
+                    raise
+                continue
+            if folder.resolve() not in below:
+                return seen_by(run, dataset, below)
     return Seen(unknown=(init,)) if starting or Path(init).exists() else Seen()  # the trainer says what is not there
 
 

@@ -126,7 +126,7 @@ class _Study(Flow):
     def _weigh(self, members: Sequence[str]) -> Step:
         def do() -> None:
             paths = [self.file(name, FIT) for name in members]
-            weights = weights_by_map(paths, self.dataset, self.labels, self.uncertain)
+            weights = weights_by_map(paths, self.dataset, self.labels, self.fit)
             write_bytes(self.root / WEIGHTS, sealed_json({"members": list(members), **asdict(weights)}))
 
         needs = tuple(self.makers[name, FIT] for name in members)

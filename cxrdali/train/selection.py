@@ -1,7 +1,6 @@
 """What a run trains and validates on: rows, targets, counts, how often an image is visited, what was seen before."""
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ from cxrdali.runs.settings import TrainSettings, sampling_seed
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,9 +108,7 @@ def _checked(
             f"{settings.model.init}: {leak[0]}, so their scores would say nothing of unseen images; {fold}start from "
             "other weights, or say --allow-leak"
         )
-    for text in leak or ():
-        log.info(f"note: {text}")
-    before.tell_unknown()
+    before.tell(leak)
     return leak
 
 

@@ -185,6 +185,7 @@ def test_a_copied_run_has_seen_the_same_and_is_called_by_its_folder(dataset, sta
 
 def test_weights_of_somebody_else_are_called_so(dataset, stage1, tmp_path):
     said, file = [], shutil.copy(stage1 / BEST, tmp_path / "foreign.safetensors")
+    (tmp_path / CONFIG).write_text('{"architecture": "resnet18", "num_classes": 5}')  # as timm's downloads have it
     with heard(said):
         train(settings(stage=2, init=str(file), fold=1), dataset, tmp_path / "stage2")
         table = predict(tmp_path / "stage2", dataset, "val", PredictOptions(device="cpu"))
