@@ -34,7 +34,7 @@ from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
 )
 @folders.data_option
 @heldout.labels_option
-@field_options(FitOptions, "uncertain", "folds", "force")
+@field_options(FitOptions, "uncertain", "folds", "allow_leak")
 @tables.kind_option
 def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, **given):
     """Fit a calibration to validation predictions, apply one to a table, or both. Tables hold logits.

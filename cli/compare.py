@@ -20,7 +20,7 @@ from cxrdali.evaluate.options import CompareOptions
     metavar="FILE",
     help="HTML page to write; its numbers go beside it, as .json, .csv and .findings.csv.  [default: print only]",
 )
-@field_options(CompareOptions, "baseline", "draws", "level", "seed", "folds", "uncertain")
+@field_options(CompareOptions, "baseline", "draws", "level", "seed", "folds", "uncertain", "allow_leak")
 @click.option("--title", default="Comparison of runs", show_default=True, help="Title of the page.")
 def compare(runs, data, labels, out, title, **given):
     """RUNS side by side on the images that all share: mAP, AUROC, F1, calibration, head, medium and tail findings,

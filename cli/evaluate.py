@@ -29,7 +29,7 @@ from cxrdali.evaluate.options import EvaluateOptions
     help="What `cxrdali thresholds` wrote, or one probability for all findings, such as 0.5; adds F1, precision, "
     "recall and specificity. FILE then holds logits.",
 )
-@field_options(EvaluateOptions, "draws", "level", "seed")
+@field_options(EvaluateOptions, "draws", "level", "seed", "allow_leak")
 def evaluate(file, data, labels, out, limits, **given):
     """AP, AUROC, calibration error (ECE), Brier score, prevalence and counts per finding; means over all findings and
     over head, medium and tail findings, with confidence intervals; the same for frontal and lateral images apart. FILE
@@ -55,9 +55,14 @@ def evaluate(file, data, labels, out, limits, **given):
     paths = library.write(result, out)
     click.echo(f"{file}: {result['images']:,} images against labels {labels.name}")
     if about.kind is None:
-        click.echo(f"note: {file} does not say what it holds; ECE and Brier take its values as {result['values']}s")
+        click.echo(
+            f"note: {file} does not say what it holds; ECE and Brier take its values as {result['values']}s, and "
+            "nobody can tell whether its images were trained on"
+        )
     if result["values"] == "rank":
         click.echo(f"note: {file} holds mean ranks, no probabilities: ECE and Brier score are undefined")
+    for text in result["seen"] or ():
+        click.echo(f"note: {text}")
     _print(result)
     if thresholds is not None:
         _print_decisions(result)

@@ -27,15 +27,15 @@ from cxrdali.postprocess.options import FitOptions
     help="Where the rules of --fit are written.  [default: views.json beside --out]",
 )
 @heldout.labels_option
-@field_options(FitOptions, "uncertain")
+@field_options(FitOptions, "uncertain", "allow_leak")
 @tables.kind_option
-def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
+def postprocess(file, fit, rules, data, out, views, labels, uncertain, allow_leak, kind):
     """Let a study's lateral images take over the mean of its frontal predictions, for every finding whose AP is
     higher on frontal images than on all others. FILE holds logits, as `cxrdali predict` writes them.
 
     All other values stay as they are: frontal images, the other findings, studies with one kind of view.
     """
-    heldout.check_fit_or_rules(fit, rules, views=views, labels=labels, uncertain=uncertain)
+    heldout.check_fit_or_rules(fit, rules, views=views, labels=labels, uncertain=uncertain, allow_leak=allow_leak)
 
     from cxrdali import predictions
     from cxrdali.postprocess import views as library
@@ -45,7 +45,7 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
         views = views or out.with_name("views.json")
         heldout.check_json(views)
         dataset, release = heldout.open_for_fit(fit, data, labels)
-        fitted = library.fit(fit, dataset, release, uncertain or "negative")
+        fitted = library.fit(fit, dataset, release, uncertain or "negative", bool(allow_leak))
     else:
         dataset, fitted = folders.open_packed(data), library.read(rules)
     table, changed = library.apply(file, fitted, dataset)

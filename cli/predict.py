@@ -17,7 +17,7 @@ from cxrdali.predict.options import PredictOptions
 @tables.kind_option
 @field_options(PredictOptions, "tta", "labels", "batch", "device")
 @gpus_option
-@field_options(PredictOptions, "precision", "decode")
+@field_options(PredictOptions, "precision", "decode", "allow_leak")
 def predict(run, data, split, out, kind, gpus, **given):
     """Predict a split with a run's best weights: one row per image, in catalog order."""
     from cxrdali.predictions import check_target

@@ -9,7 +9,7 @@ from cli.options.training import train_run
 
 SETTINGS = (
     "seed", "sampler", "loss", "batch", "epochs", "warmup_epochs", "lr", "weight_decay", "patience", "device",
-    "precision", "micro_batch", "decode", "threads", "cache_features",
+    "precision", "micro_batch", "decode", "threads", "cache_features", "allow_leak",
 )  # fmt: skip
 THE_RUN_S = dict.fromkeys(("seed", "batch", "weight_decay", "precision", "decode"), "the run's")
 

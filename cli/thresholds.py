@@ -22,7 +22,7 @@ from cxrdali.postprocess.options import FitOptions
 @click.option("--out", type=FILE, required=True, metavar="JSON", help="Where the thresholds are written.")
 @folders.data_option
 @heldout.labels_option
-@field_options(FitOptions, "uncertain", "folds", "force")
+@field_options(FitOptions, "uncertain", "folds", "allow_leak")
 def thresholds(fit, strategy, out, data, labels, **given):
     """Fit a threshold per finding to validation predictions, for `cxrdali evaluate --thresholds`.
 

@@ -50,7 +50,8 @@ class Provenance:
 
     tta: test-time augmentation, a name of `cxrdali.models.tta.TTA`; history: one sentence per later step,
     such as pooling; calibrated: the calibrations among them; thresholds apply only to tables with the same ones;
-    images: which ones they are, whatever the dataset's shards (`cxrdali.runs.same_data`).
+    images: which ones they are, whatever the dataset's shards (`cxrdali.runs.same_data`); seen: sentences on how many
+    of the images were trained on (none: not one was).
     """
 
     kind: Kind | None = None
@@ -62,6 +63,7 @@ class Provenance:
     history: tuple[str, ...] = ()
     calibrated: tuple[str, ...] = ()
     images: str | None = None
+    seen: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -307,8 +309,8 @@ def _provenance(stored: object) -> Provenance:
     if not isinstance(stored, dict):
         raise ValueError("its metadata is damaged")
     known = {field.name: stored[field.name] for field in fields(Provenance) if field.name in stored}
-    history, calibrated = known.pop("history", []), known.pop("calibrated", None)
-    for name, texts in (("history", history), ("calibrated", calibrated or [])):
+    history, calibrated, seen = known.pop("history", []), known.pop("calibrated", None), known.pop("seen", None)
+    for name, texts in (("history", history), ("calibrated", calibrated or []), ("seen", seen or [])):
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"its metadata is damaged: {name} {texts!r}")
     for name, value in known.items():
@@ -319,7 +321,8 @@ def _provenance(stored: object) -> Provenance:
         raise ValueError(f"its values are {kind!r}, not one of {', '.join(Kind)}")
     if calibrated is None:
         kind, calibrated = _from_history(kind, history)
-    return Provenance(kind and Kind(kind), **known, history=tuple(history), calibrated=tuple(calibrated))
+    listed = {"history": tuple(history), "calibrated": tuple(calibrated), "seen": None if seen is None else tuple(seen)}
+    return Provenance(kind and Kind(kind), **known, **listed)
 
 
 def _from_history(kind: str | None, history: Sequence[str]) -> tuple[str | None, Sequence[str]]:

@@ -14,6 +14,7 @@ from shards.errors import UserError
 UNCERTAIN = ("negative", "positive", "ignore")
 GROUPS = ("subject", "study")
 SPLITS = ("train", "val", "dev", "test", "all")  # train and val are a run's own fold of the released train
+TRAINED_ON = ("train", "all")  # splits that hold images which a run trained on
 LANES = 2
 
 _AP = Legal(lambda value: 0 < value <= 1, "an AP, above 0 and at most 1")
@@ -88,6 +89,9 @@ class DataSettings(FoldOptions):
         "A finished run's folder, or what `cxrdali evaluate` wrote (.json, .csv).",
         otherwise="none",
         metavar="RUN_OR_METRICS",
+    )
+    allow_leak: bool = setting(
+        False, "Validate on images that the runs behind --init were trained on, too; all scores then say so."
     )
 
     def __post_init__(self):

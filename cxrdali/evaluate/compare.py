@@ -87,7 +87,7 @@ def compare(
     Raises:
         UserError: Fewer than two have an epoch, or two of them have different images, findings, labels or datasets.
     """
-    comparable = same_images.read_comparable(runs, dataset, options.uncertain, label_release)
+    comparable = same_images.read_comparable(runs, dataset, options, label_release)
     labels, rows = comparable.labels, comparable.rows
     check_labelled(labels, rows, "the images")
     base_side = _baseline(comparable.sides, options.baseline)
@@ -254,7 +254,7 @@ def _run_row(
     chances = sigmoid(each.values)
     decided = thresholds.fit(
         each.side.table, dataset, comparable.labels, "f1",
-        FitOptions(comparable.uncertain, options.folds),
+        FitOptions(comparable.uncertain, options.folds, allow_leak=True),  # `read_comparable` has looked at it
     )  # fmt: skip
     ranked = each.kind == Kind.RANK  # mean ranks are no probabilities
     values = {

@@ -4,6 +4,7 @@ Everything is in the result, plain JSON values (undefined ones None):
 
     predictions, run, split, labels, uncertain, values, thresholds, synthetic, images, studies, level, draws
     curves                      of each finding: counts at thresholds (cxrdali.metrics.curves), all views
+    seen                        sentences on how many of the images were trained on (None: not known)
     groups                      how frequent each finding is in training: rule, train_images, train_positives
     all, frontal, lateral       a part each (None without an image):
         images, studies, LRAP, without_positives
@@ -32,6 +33,7 @@ from cxrdali.metrics.calibration_error import brier, ece
 from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.longtail import GROUPS, RULE, groups
 from cxrdali.metrics.ranking import Scores, defined, macro, score
+from cxrdali.postprocess.crossfit import check_unseen
 from cxrdali.postprocess.rules import differences
 from cxrdali.postprocess.thresholds import Thresholds
 from cxrdali.predictions import Kind, match
@@ -86,10 +88,11 @@ def evaluate(
             then holds logits.
 
     Raises:
-        UserError: An image that the dataset does not have or the labels do not list, other findings, or images that
-            were released without labels.
+        UserError: An image that the dataset does not have or the labels do not list, other findings, images that were
+            released without labels, or that were trained on (unless that is allowed, or they are of split train).
     """
     table = tables.read(path)
+    check_unseen(path, table.provenance, options.allow_leak or table.provenance.split == "train")
     rows, places = match(path, table, dataset, labels)
     check_labelled(labels, rows, str(path))
     truth, values, kind = targets(labels, options.uncertain), table.values[:, places], _kind(path, table)
@@ -103,6 +106,7 @@ def evaluate(
         "predictions": path.name,
         "run": table.provenance.run,
         "split": table.provenance.split,
+        "seen": table.provenance.seen and list(table.provenance.seen),
         "labels": labels.name,
         "uncertain": options.uncertain,
         "values": kind,

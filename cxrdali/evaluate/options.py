@@ -22,17 +22,19 @@ class ResampleOptions:
 
 @dataclass(frozen=True)
 class EvaluateOptions(ResampleOptions):
-    """And what -1 counts as."""
+    """And what -1 counts as, and whether images may be scored that were trained on."""
 
     uncertain: str = as_in(DataSettings, "uncertain")
+    allow_leak: bool = setting(False, "Score images that were trained on, too; the result says so.")
 
 
 @dataclass(frozen=True)
 class CompareOptions(ResampleOptions):
-    """And against what, how F1's thresholds are found, and what -1 counts as."""
+    """And against what, how F1's thresholds are found, and the rest as for one table."""
 
     baseline: str | None = setting(
         None, "Name or folder of the run that the others are compared with.", otherwise="first", metavar="RUN"
     )
     folds: int = setting(5, "Parts of the subjects, of which F1's thresholds leave one.", at_least(2))
     uncertain: str | None = as_in(DataSettings, "uncertain", default=None, otherwise="as in the runs' training")
+    allow_leak: bool = as_in(EvaluateOptions, "allow_leak")

@@ -9,13 +9,14 @@ import numpy as np
 
 from cxrdali import predictions as tables
 from cxrdali.data.splits import rows_sha256
-from cxrdali.evaluate.options import EvaluateOptions
+from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
 from cxrdali.postprocess.crossfit import check_not_trained_on
 from cxrdali.predictions import Kind, match
 from cxrdali.runs.layout import CONFIG
 from cxrdali.runs.listing import run_folders
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import run_rows
+from cxrdali.runs.seen import seen_by
 from cxrdali.runs.settings import MAY_DIFFER
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -56,21 +57,23 @@ class Comparable:
 
 
 def read_comparable(
-    paths: Sequence[Path], dataset: PackedDataset, uncertain: str | None, labels: str | None = None
+    paths: Sequence[Path], dataset: PackedDataset, options: CompareOptions, labels: str | None = None
 ) -> Comparable:
     """`paths`: run folders, folders of runs, or tables of predictions (.parquet, .csv); each is called by its folder,
-    or by its file without suffix. uncertain: None for the runs' own; labels: None for those of runs and tables.
+    or by its file without suffix. labels: None for those of runs and tables.
 
-    Raises UserError if fewer than two can be compared, or if they are not of one dataset, one release of labels and
-    one set of images.
+    Raises UserError if fewer than two can be compared, if they are not of one dataset, one release of labels and one
+    set of images, or if one of them was trained on these (unless the options allow it).
     """
-    sides, notes = _read(paths)
+    sides, notes = _read(paths, options.allow_leak)
     runs = [side.run for side in sides if side.run is not None]
     check_same_dataset(runs, dataset)
     scored_by = _labels(sides, dataset, labels)
     _check_same_images(runs)
     split = _same_split(sides)
     rows = _same_rows(sides, dataset, scored_by)
+    notes += _seen(sides, dataset, scored_by, rows, options.allow_leak)
+    uncertain = options.uncertain
     if uncertain is None:
         uncertain = _same_uncertain(runs) if runs else EvaluateOptions().uncertain
     return Comparable(tuple(sides), scored_by, rows, split, uncertain, tuple(notes))
@@ -134,7 +137,7 @@ def differing_settings(runs: Sequence[Run]) -> list[dict]:
 # ---------------------------------------------------------------- reading and checking
 
 
-def _read(paths: Sequence[Path]) -> tuple[list[Side], list[str]]:
+def _read(paths: Sequence[Path], allow_leak: bool) -> tuple[list[Side], list[str]]:
     """Tables and runs with a finished epoch, in the order given, and which others were left out."""
     listed = {path: ([path], []) if _is_table(path) else run_folders(path) for path in paths}
     inside = dict.fromkeys(each for those, _ in listed.values() for each in those)
@@ -142,7 +145,7 @@ def _read(paths: Sequence[Path]) -> tuple[list[Side], list[str]]:
     short = {path: path.stem if run is None else run.path.resolve().name for path, run in opened.items()}
     often = Counter(short.values())
     names = {path: name if often[name] == 1 else str(path) for path, name in short.items()}
-    sides = [_side(names[path], path, run) for path, run in opened.items()]
+    sides = [_side(names[path], path, run, allow_leak) for path, run in opened.items()]
     found = [side for side in sides if side.run is None or len(side.run.metrics)]
     notes = [f"{side.name}: left out, no epoch is finished yet" for side in sides if side not in found]
     without = [path for _, those in listed.values() for path in those]
@@ -164,12 +167,32 @@ def _is_table(path: Path) -> bool:
     return path.suffix in (".parquet", ".csv") and not path.is_dir()
 
 
-def _side(name: str, path: Path, run: Run | None) -> Side:
+def _side(name: str, path: Path, run: Run | None, allow_leak: bool) -> Side:
     if run is not None:
         return Side(name, path, replace(run, name=name), "val", run.labels)
     about = tables.read(path).provenance
-    check_not_trained_on(path, about)
+    check_not_trained_on(path, about, allow_leak)
     return Side(name, path, None, about.split, about.labels)
+
+
+def _seen(
+    sides: Sequence[Side], dataset: PackedDataset, labels: Labels, rows: np.ndarray, allow_leak: bool
+) -> list[str]:
+    """Which sides were trained on how many of the images. Raises UserError if a run was, unless that is allowed."""
+    notes = []
+    for side in sides:
+        if side.run is None:
+            leak = tables.read(side.path).provenance.seen
+        else:
+            found = seen_by(side.run, dataset)
+            leak = found.among(dataset, labels, rows, side.run.fold.group, "validation images")
+        if leak and side.run is not None and not allow_leak:
+            raise UserError(
+                f"{side.path}: {leak[0]}, so its score does not compare; compare runs that have not seen them, or say "
+                "--allow-leak"
+            )
+        notes += [f"{side.name}: {text}" for text in leak or ()]
+    return notes
 
 
 def _labels(sides: Sequence[Side], dataset: PackedDataset, wanted: str | None) -> Labels:

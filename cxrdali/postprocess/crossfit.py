@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.model_selection import GroupKFold
 
 from cxrdali import predictions as tables
+from cxrdali.data.options import TRAINED_ON
 from cxrdali.data.splits import group_codes
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.postprocess.options import FitOptions
@@ -29,7 +30,7 @@ class HeldOut:
     """truth: float32 [n, F] with 1, 0, NaN (ignored); logits: float32 [n, F]; both in the order of `findings`.
 
     part: int64 [n], the part of the cross-fit that an image is judged in. made_from: what a file of rules says about
-    its origin (predictions, run, split, tta, calibrated, labels, dataset, uncertain, images, folds).
+    its origin (predictions, run, split, tta, calibrated, seen, labels, dataset, uncertain, images, folds).
     """
 
     findings: tuple[str, ...]
@@ -48,12 +49,22 @@ class HeldOut:
         return (self.truth == 1).sum(axis=0)
 
 
-def check_not_trained_on(path: Path, about: Provenance, fix: str = "predict val") -> None:
-    """Raises UserError if a table holds a split whose images were trained on."""
-    if about.split in ("train", "all"):
+def check_not_trained_on(path: Path, about: Provenance, allow_leak: bool = False) -> None:
+    """Raises UserError if a table holds images that were trained on, unless that is allowed."""
+    if not allow_leak and about.split in TRAINED_ON and about.seen != ():
         raise UserError(
             f"{path}: was predicted on split {about.split!r}, whose images were trained on: they look better than any "
-            f"other; {fix}"
+            "other; predict val, or say --allow-leak"
+        )
+    check_unseen(path, about, allow_leak)
+
+
+def check_unseen(path: Path, about: Provenance, allow_leak: bool) -> None:
+    """Raises UserError if a table says that some of its images were trained on, unless that is allowed."""
+    if about.seen and not allow_leak:
+        raise UserError(
+            f"{path}: {'; '.join(about.seen)}: they look better than any other; give a table of unseen images, or say "
+            "--allow-leak"
         )
 
 
@@ -73,13 +84,12 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
     """A table of logits with its labels, in `options.folds` parts by subject.
 
     Raises:
-        UserError: The table is of images that were trained on (unless `options.force`), holds probabilities, is not of
-            this dataset and these labels, or has fewer subjects than folds.
+        UserError: The table is of images that were trained on (unless `options.allow_leak`), holds probabilities, is
+            not of this dataset and these labels, or has fewer subjects than folds.
     """
     table = tables.as_logits(tables.read(path), path)
     about, folds = table.provenance, options.folds
-    if not options.force:
-        check_not_trained_on(path, about, "predict val, or say --force")
+    check_not_trained_on(path, about, options.allow_leak)
     rows, places, truth = labelled(path, table, dataset, labels, options.uncertain)
     subjects = group_codes(dataset, "subject")[rows]
     if len(np.unique(subjects)) < folds:
@@ -96,6 +106,7 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
         "split": about.split,
         "tta": about.tta,
         "calibrated": list(about.calibrated),
+        "seen": None if about.seen is None else list(about.seen),
         "labels": labels.name,
         "dataset": dataset.id,
         "synthetic": dataset.synthetic,

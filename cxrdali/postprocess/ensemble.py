@@ -11,9 +11,11 @@ from sklearn.model_selection import GroupKFold
 from tqdm import tqdm
 
 from cxrdali import predictions as tables
+from cxrdali.data.options import TRAINED_ON
 from cxrdali.data.splits import group_codes
 from cxrdali.metrics.ranking import macro
-from cxrdali.postprocess.crossfit import check_not_trained_on, labelled
+from cxrdali.postprocess.crossfit import check_not_trained_on, check_unseen, labelled
+from cxrdali.postprocess.options import DEFAULTS, FitOptions
 from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of, ranks
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -49,7 +51,10 @@ class FittedWeights(Weights):
 
 
 def ensemble(
-    paths: Sequence[Path], weights: Sequence[float] | Weights | None = None, method: str = "mean"
+    paths: Sequence[Path],
+    weights: Sequence[float] | Weights | None = None,
+    method: str = "mean",
+    allow_leak: bool = False,
 ) -> Predictions:
     """Images and findings in the order of the first table; the others are matched by image_id and by name.
 
@@ -57,13 +62,16 @@ def ensemble(
         paths: At least two tables of logits.
         weights: One per table, above 0 (None: equal).
         method: One of `cxrdali.predictions.METHODS`.
+        allow_leak: Pool tables of images that a member was trained on, too; of split train and all they may be.
 
     Raises:
         UserError: Tables of other images, findings, studies, splits or datasets, of probabilities, or one table given
-            twice; weights that were made from other runs' tables.
+            twice; weights that were made from other runs' tables; images that were trained on.
     """
     pool = _pool(method)
     members = read_members(paths)
+    for path, about in zip(paths, members.provenances, strict=True):
+        check_unseen(path, about, allow_leak or about.split in TRAINED_ON)
     values, how = weights, ""
     if isinstance(weights, Weights):
         _check_runs(members, weights)
@@ -76,11 +84,11 @@ def ensemble(
 
 
 def weights_by_map(
-    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, uncertain: str = "negative"
+    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, options: FitOptions = DEFAULTS
 ) -> Weights:
     """Weights proportional to the mAP of the members' tables of validation images, in the order of the members."""
-    members = _validation(paths)
-    maps = members.maps(_truth(members, dataset, labels, uncertain)[0])
+    members = _validation(paths, options.allow_leak)
+    maps = members.maps(_truth(members, dataset, labels, options.uncertain)[0])
     values = tuple(value / sum(maps) for value in maps)
     return Weights(values, f"proportional to the mAP of {members.names}", members.runs, maps)
 
@@ -90,8 +98,7 @@ def fitted_weights(
     dataset: PackedDataset,
     labels: Labels,
     method: str = "mean",
-    uncertain: str = "negative",
-    folds: int = 5,
+    options: FitOptions = DEFAULTS,
 ) -> FittedWeights:
     """Weights under which the members' tables of validation images, pooled by `method`, have a high mAP.
 
@@ -100,9 +107,9 @@ def fitted_weights(
     ADDITIONS times; the weights are the counts of the best bag on the way. Their gain on the images that they were
     fitted to is partly the fit's own, so it is measured on subjects that were left out, too, by GroupKFold.
     """
-    pool = _pool(method)
-    members = _validation(paths)
-    truth, subjects = _truth(members, dataset, labels, uncertain)
+    pool, folds = _pool(method), options.folds
+    members = _validation(paths, options.allow_leak)
+    truth, subjects = _truth(members, dataset, labels, options.uncertain)
     if not 2 <= folds <= len(np.unique(subjects)):
         raise UserError(
             f"folds {folds}: 2 to {len(np.unique(subjects))}, the subjects in {members.paths[0]}; "
@@ -237,11 +244,11 @@ def _pool(method: str) -> Callable[..., np.ndarray]:
     return METHODS[method]
 
 
-def _validation(paths: Sequence[Path]) -> Members:
-    """The members' tables, of images that were not trained on."""
+def _validation(paths: Sequence[Path], allow_leak: bool) -> Members:
+    """The members' tables, of images that were not trained on, unless that is allowed."""
     members = read_members(paths)
     for path, about in zip(paths, members.provenances, strict=True):
-        check_not_trained_on(path, about)
+        check_not_trained_on(path, about, allow_leak)
     return members
 
 
@@ -287,4 +294,6 @@ def _provenance(members: Members, kind: Kind, step: str) -> Provenance:
     }
     run = "ensemble of " + ", ".join(known.run or name for name, known in zip(names, each, strict=True))
     before = tuple(f"{name}: {text}" for name, known in zip(names, each, strict=True) for text in known.history)
-    return Provenance(kind, run, **common, history=(*before, step))
+    seen = tuple(f"{name}: {text}" for name, known in zip(names, each, strict=True) for text in known.seen or ())
+    known_of_all = seen or None not in [known.seen for known in each]
+    return Provenance(kind, run, **common, history=(*before, step), seen=seen if known_of_all else None)

@@ -27,7 +27,7 @@ class FitOptions:
         at_least(2),
         metavar="N",
     )
-    force: bool = setting(False, "Fit to a split that was trained on (train, all): figures are then too good.")
+    allow_leak: bool = setting(False, "Fit to images that were trained on, too: figures are then too good.")
 
     def __post_init__(self):
         check(self)

@@ -14,6 +14,7 @@ FORMAT = 1
 CROSS_FITTED = ("predictions", "run", "split", "tta", "calibrated", "folds")  # what such rules must say of their origin
 MADE_FROM = {
     "predictions?": maybe(str), "run?": maybe(str), "split?": maybe(str), "tta?": maybe(str), "calibrated?": [str],
+    "seen?": maybe([str]),
     "labels?": maybe(str), "dataset?": maybe(str), "uncertain?": maybe(str), "images?": int, "folds?": int,
     "synthetic?": bool,
 }  # fmt: skip
@@ -121,6 +122,8 @@ def doubtful_split(made_from: dict) -> str:
     """A warning if nobody can tell whether the rules were fitted to images that were trained on, or if they were
     fitted to a split that is there to be scored; else ""."""
     name, split = made_from["predictions"], made_from["split"]
+    if made_from.get("seen"):
+        return f"{name}: {'; '.join(made_from['seen'])}: with rules fitted to them, scores flatter"
     if split is None:
         return f"{name} does not say which split it holds: images that were trained on look better"
     if split in ("dev", "test"):

@@ -12,7 +12,7 @@ import numpy as np
 from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
 from cxrdali.metrics.ranking import defined, score
-from cxrdali.postprocess.crossfit import labelled
+from cxrdali.postprocess.crossfit import check_unseen, labelled
 from cxrdali.postprocess.rules import Rules, check_derived, check_findings, read_rules
 from cxrdali.predictions import Predictions, mean_logit
 from shards.dataset.labels import Labels
@@ -91,12 +91,16 @@ class Changed:
     lateral_only: int
 
 
-def fit(path: Path, dataset: PackedDataset, labels: Labels, uncertain: str = "negative") -> ViewRules:
+def fit(
+    path: Path, dataset: PackedDataset, labels: Labels, uncertain: str = "negative", allow_leak: bool = False
+) -> ViewRules:
     """Fit the rules to predictions with labels (in the paper: those of model3 on validation).
 
-    Raises UserError if the table is not of this dataset and these labels, or has no frontal or no lateral image.
+    Raises UserError if the table is not of this dataset and these labels, has no frontal or no lateral image, or holds
+    images that were trained on (unless that is allowed).
     """
     table = tables.read(path)
+    check_unseen(path, table.provenance, allow_leak)
     rows, places, truth = labelled(path, table, dataset, labels, uncertain)
     values = table.values[:, places]
     frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()

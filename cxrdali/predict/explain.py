@@ -132,7 +132,8 @@ def explain(
     model = load_run_model(trained).to(hardware.device)
     layer = map_layer(model, size, options.layer)  # before a prediction that may take an hour
 
-    predicted, path = _predictions(trained, dataset, options.split, replace(how, labels=table.name))
+    # no score is made of them: it is enough that `predict` says which were trained on
+    predicted, path = _predictions(trained, dataset, options.split, replace(how, labels=table.name, allow_leak=True))
     rows = predictions.catalog_rows(predicted, path, dataset)
     check_labelled(table, rows, f"the {options.split} split")
     truth = targets(table, trained.settings.data.uncertain)[rows]
@@ -191,7 +192,10 @@ def _columns(run: Run, labels: Labels, asked: Sequence[str]) -> list[int]:
 def _predictions(run: Run, dataset: PackedDataset, split: str, how: PredictOptions) -> tuple[Predictions, Path]:
     """The run's scores of a split, and the file to name in an error."""
     if split == "val" and run.val_predictions.exists():
-        return predictions.read(run.val_predictions), run.val_predictions
+        found = predictions.read(run.val_predictions)
+        for text in found.provenance.seen or ():
+            log.info(f"note: {text}")
+        return found, run.val_predictions
     return predict(run.path, dataset, split, how), run.path
 
 

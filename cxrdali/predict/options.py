@@ -28,6 +28,9 @@ class PredictOptions:
     precision: str = as_in(RuntimeSettings, "precision")
     decode: str = as_in(RuntimeSettings, "decode")
     threads: int | None = as_in(RuntimeSettings, "threads")
+    allow_leak: bool = setting(
+        False, "Predict val, dev or test also where the run, or one behind its weights, trained on some of the images."
+    )
 
     def __post_init__(self):
         check(self)

@@ -1,12 +1,14 @@
 """A run's predictions on a split, in catalog order."""
 
+import contextlib
 import logging
+import shlex
 from pathlib import Path
 
 import numpy as np
 
 from cxrdali.data.loader import Loader
-from cxrdali.data.options import LoaderOptions
+from cxrdali.data.options import TRAINED_ON, LoaderOptions
 from cxrdali.data.splits import select
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.inference import Inference, logits
@@ -17,6 +19,7 @@ from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs.layout import BEST
 from cxrdali.runs.reader import Run, weights_epoch
 from cxrdali.runs.same_data import run_rows, with_images
+from cxrdali.runs.seen import seen_by
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks, joined
 from shards.dataset.labels import Labels
@@ -40,11 +43,13 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
         as one process, and the others None.
 
     Raises:
-        UserError: The weights are missing, or another dataset would silently change what val means.
+        UserError: The weights are missing, another dataset would silently change what val means, or images that are
+            there to be scored were trained on.
     """
     asked, trained = options or PredictOptions(), Run.open(run)
     table = dataset.labels(asked.labels or trained.labels)
     rows = split_rows(trained, dataset, table, split)
+    leak = _leak(trained, dataset, table, rows, split, asked)
     model, settings = load_run_model(trained), trained.settings
     batch = asked.batch or settings.runtime.micro_batch or settings.optimizer.batch
     with joined(asked.device) as ranks:
@@ -69,8 +74,31 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
     if dataset.mirror:
         log.info(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
     ids = dataset.columns("image_id", "study_id", "view").iloc[rows]
-    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta)
+    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak)
     return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
+
+
+def _leak(
+    run: Run, dataset: PackedDataset, labels: Labels, rows: np.ndarray, split: str, asked: PredictOptions
+) -> tuple[str, ...] | None:
+    """On how many of these images the run trained, and those that its weights come from, as `Seen.among`.
+
+    Raises UserError if a score of them would count as one of unseen images, unless that is allowed.
+    """
+    seen, words = seen_by(run, dataset), {"val": "validation images", "all": "images"}.get(split, f"{split} images")
+    leak = seen.among(dataset, labels, rows, run.fold.group, words)
+    if leak and split not in TRAINED_ON and not asked.allow_leak:
+        fix = "predict images that it has not seen"
+        if labels.name != run.labels:
+            with contextlib.suppress(UserError):  # they are not here, or have no such split
+                own = select(dataset, dataset.labels(run.labels), split, run.fold)
+                if not seen.among(dataset, labels, own, run.fold.group, words):
+                    fix = f"predict {split} of its own labels with --labels {shlex.quote(run.labels)}"
+        raise UserError(
+            f"{run.path}: {leak[0]}, so their scores would say nothing of unseen images; {fix}, or say --allow-leak"
+        )
+    seen.tell(leak)
+    return leak
 
 
 def _words(loader: Loader, split: str, hardware: Hardware, ranks: Ranks, tta: str) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 CONFIG, PROGRESS, METRICS, FINDINGS, LAST = "config.json", "progress.json", "metrics.csv", "findings.csv", "last.pt"
 BEST, VAL_PREDICTIONS, EVENTS = "best.safetensors", "val_predictions.parquet", "tensorboard"
+SEEN = "seen.parquet"  # `cxrdali.runs.seen`
 NEW = {  # complete, but not yet of the run: `cxrdali.runs.folder`
     BEST: "best.new.safetensors",
     VAL_PREDICTIONS: "val_predictions.new.parquet",

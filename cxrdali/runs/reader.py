@@ -35,6 +35,7 @@ CONFIG_KINDS = {  # of config.json; the kinds of settings are those of TrainSett
     | {"packed?": dict, "shards?": str},
     "labels": {"name": str, "sha256?": maybe(str), "values?": str},
     "selection?": {"train_images?": int, "val_images?": int, "train_sha256?": str, "val_sha256?": str},
+    "seen?": maybe([str]),
     "recipe?": maybe({"name?": maybe(str), "starts_from?": maybe(str), "overridden?": maybe(dict)}),
     "oversampling?": maybe(
         {"findings": [str], "without_ap": [str], "images_doubled": int, "epoch_images": int}

@@ -21,7 +21,10 @@ STAGES = {1: (224, 256), 2: (320, 128), 3: (512, 48)}
 SELECT_BY = ("map", "lrap")
 # Settings that change how fast a run goes and where, but neither its samples nor its recipe: a continued run may have
 # others.
-MAY_DIFFER = tuple(each.name for each in fields(RuntimeSettings) if each.name not in RuntimeSettings.DECIDES)
+MAY_DIFFER = (
+    *(each.name for each in fields(RuntimeSettings) if each.name not in RuntimeSettings.DECIDES),
+    "allow_leak",  # asked when a run begins
+)
 PATHS = ("init", "oversample_from")  # compared by content: a path can be spelled in many ways
 
 

@@ -117,7 +117,7 @@ class _Study(Flow):
 
             def pool(out: Path, split=split) -> None:
                 chosen = read_weights(self.root / WEIGHTS) if weights else None
-                ensemble([self.file(name, split) for name in members], chosen).write(out)
+                ensemble([self.file(name, split) for name in members], chosen, allow_leak=True).write(out)
 
             name = f"ensemble {'weighted ' if weights else ''}{split}"
             steps.append(self.table(name, table.name, split, {"members": members}, needs, pool))
@@ -126,7 +126,7 @@ class _Study(Flow):
     def _weigh(self, members: Sequence[str]) -> Step:
         def do() -> None:
             paths = [self.file(name, FIT) for name in members]
-            weights = weights_by_map(paths, self.dataset, self.labels, self.uncertain)
+            weights = weights_by_map(paths, self.dataset, self.labels, self.fit)
             write_bytes(self.root / WEIGHTS, sealed_json({"members": list(members), **asdict(weights)}))
 
         needs = tuple(self.makers[name, FIT] for name in members)

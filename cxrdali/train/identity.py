@@ -36,6 +36,7 @@ def describe(
             "val_sha256": rows_sha256(data.val_rows),
             "subjects_on_both_sides": subjects_on_both_sides(data.dataset, data.train_rows, data.val_rows),
         },
+        "seen": data.leak,
         "init_sha256": file and weights_file.identity(file),
         "device": hardware.name,
         "processes": ranks.world,

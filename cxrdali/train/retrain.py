@@ -30,7 +30,7 @@ def retrain_settings(
     own = {
         "init": str(run), "frozen": True, "new_head": True, "sampler": "class-balanced", "loss": LOSSES["bce"](),
         "epochs": EPOCHS, "warmup_epochs": 1, "lr": LR, "min_lr": 0.0, "patience": None, "checkpointing": False,
-        "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None,
+        "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None, "allow_leak": False,
         **({} if augment else {"flips": "none", "cutout": "off"}),
     }  # fmt: skip
     return trained.settings.changed(**own).changed(**changes)

@@ -1,24 +1,32 @@
-"""What a run trains and validates on: rows, targets, counts, and how often an image is visited."""
+"""What a run trains and validates on: rows, targets, counts, how often an image is visited, what was seen before."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cxrdali.data.options import FoldOptions
 from cxrdali.data.sampler import Sampler
 from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.runs.oversampling import Oversampling, chosen_findings, oversampled
+from cxrdali.runs.reader import has_begun, read_config
+from cxrdali.runs.seen import Seen, Trained, seen_by_weights
 from cxrdali.runs.settings import TrainSettings, sampling_seed
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
+from shards.errors import UserError
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """train_rows, val_rows: int64 catalog rows, ascending; epoch_rows: train_rows with oversampling's repeats.
 
-    targets: float32 [catalog rows, F], NaN where ignored; positives, negatives: int64 [F], in train_rows.
+    targets: float32 [catalog rows, F], NaN where ignored; positives, negatives: int64 [F], in train_rows. seen: these
+    images and those that the initial weights have seen (None of a run that continues: its folder has them); leak: on
+    how many validation images those were trained, as `Seen.among`.
     """
 
     dataset: PackedDataset
@@ -31,16 +39,20 @@ class TrainingData:
     negatives: np.ndarray
     oversampling: Oversampling | None
     sampler: Sampler | None
+    seen: Seen | None
+    leak: tuple[str, ...] | None
 
     @property
     def findings(self) -> tuple[str, ...]:
         return self.labels.findings
 
 
-def select_data(
-    settings: TrainSettings, dataset: PackedDataset, labels: Labels, stored: dict | None = None
-) -> TrainingData:
-    """stored: what a run that continues noted of its oversampling; it counts where the source was deleted since."""
+def select_data(settings: TrainSettings, dataset: PackedDataset, labels: Labels, out: Path) -> TrainingData:
+    """out: the run's folder. What it has noted counts where it has begun: other runs may have been deleted since.
+
+    Raises UserError if there is nothing to train on, or what is validated on was seen before.
+    """
+    stored = read_config(out) if has_begun(out) else None
     train_rows, val_rows = train_and_validation(dataset, labels, settings.data)
     if settings.runtime.limit_batches:
         val_rows = val_rows[: settings.runtime.limit_batches * settings.optimizer.batch]
@@ -50,8 +62,9 @@ def select_data(
     if settings.data.oversample or settings.data.oversample_below is not None:
         source = settings.data.oversample_from and Path(settings.data.oversample_from)
         chosen, without = chosen_findings(
-            settings.data.oversample, settings.data.oversample_below, source, labels.findings, stored
-        )
+            settings.data.oversample, settings.data.oversample_below, source, labels.findings,
+            stored and stored.get("oversampling"),
+        )  # fmt: skip
         epoch_rows = oversampled(train_rows, wanted, labels.findings, chosen)
         oversampling = Oversampling(
             chosen, settings.data.oversample_below, settings.data.oversample_from, without,
@@ -60,6 +73,51 @@ def select_data(
     positives, negatives = counts(wanted, train_rows)
     seed = sampling_seed(settings.seed, settings.stage)
     sampler = settings.data.sampler.over(train_rows, wanted, seed, settings.optimizer.epochs)
+    if stored is None:
+        before = seen_by_weights(settings.model.init, dataset)
+        leak = _checked(settings, dataset, labels, before, val_rows)
+        own = Trained.of(out.resolve().name, dataset, labels, settings.data, train_rows)
+        seen = before.after(own, dataset, train_rows)
+    else:
+        noted, seen = stored.get("seen"), None
+        leak = None if noted is None else tuple(noted)
     return TrainingData(
-        dataset, labels, train_rows, val_rows, epoch_rows, wanted, positives, negatives, oversampling, sampler
+        dataset,
+        labels,
+        train_rows,
+        val_rows,
+        epoch_rows,
+        wanted,
+        positives,
+        negatives,
+        oversampling,
+        sampler,
+        seen,
+        leak,
     )
+
+
+def _checked(
+    settings: TrainSettings, dataset: PackedDataset, labels: Labels, before: Seen, rows: np.ndarray
+) -> tuple[str, ...] | None:
+    """What initial weights have seen of the images to validate on. Raises UserError unless that is none, or allowed."""
+    leak = before.among(dataset, labels, rows, settings.data.group, "validation images")
+    if leak and not settings.data.allow_leak:
+        fold = next(_folds_unseen(settings, dataset, labels, before), "")
+        raise UserError(
+            f"{settings.model.init}: {leak[0]}, so their scores would say nothing of unseen images; {fold}start from "
+            "other weights, or say --allow-leak"
+        )
+    before.tell(leak)
+    return leak
+
+
+def _folds_unseen(settings: TrainSettings, dataset: PackedDataset, labels: Labels, before: Seen) -> Iterator[str]:
+    """How to choose validation images as an earlier run did, where none of them was trained on, latest run first."""
+    for run in reversed(before.runs):
+        split = FoldOptions(run.fold, run.folds, run.group)
+        with contextlib.suppress(UserError):  # there are fewer groups here than folds there
+            _, rows = train_and_validation(dataset, labels, split)
+            if not before.among(dataset, labels, rows, split.group, ""):
+                asked = {name: value for name, value in vars(split).items() if value != getattr(settings.data, name)}
+                yield f"give {' '.join(f'--{name} {value}' for name, value in asked.items())} as {run.name} had, "

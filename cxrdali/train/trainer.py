@@ -85,8 +85,7 @@ def train(
         hooks: Functions called on the way.
 
     Raises:
-        UserError: Bad settings or data, another run in `out`, weights that do not fit, a loss that is not finite, or a
-            full GPU.
+        UserError: Bad settings or data, another run in `out`, unfit weights, a loss that is not finite, or a full GPU.
         Stopped: After SIGTERM, Ctrl-C or `hooks.should_stop`; the state is saved.
     """
     started = time.perf_counter()
@@ -96,7 +95,7 @@ def train(
     with joined(settings.runtime.device) as ranks, _alone(out, ranks):
         hardware = Hardware.resolve(ranks.device(settings.runtime.device), settings.runtime.precision)
         ranks.share(settings.optimizer.batch, settings.runtime.micro_batch)
-        data = select_data(settings, dataset, labels, identity.stored_of(out, "oversampling"))
+        data = select_data(settings, dataset, labels, out)
         config, loaded = identity.describe(settings, data, hardware, ranks, recipe), folder.load_last(out)
         identity.check(out, config, settings, loaded, ranks, data)
         if done := _finished(out, settings, loaded, ranks):
@@ -107,6 +106,7 @@ def train(
         if loaded is None and ranks.is_first:
             # not before: a run that could not begin must not stand in the way of other settings
             folder.write_config(out, config | {"settings": parts.settings.as_json(), "micro_batch": parts.searched})
+            data.seen.write(out)
         console.describe(parts)
         if ranks.is_first:
             folder.settle(out, loaded, settings)
@@ -346,5 +346,5 @@ class Trainer:
     def _predictions(self, values: np.ndarray) -> Predictions:
         data = self.parts.data
         ids = data.dataset.columns("image_id", "study_id", "view").iloc[data.val_rows]
-        provenance = Provenance("logit", self.out.name, "val", data.labels.name, data.dataset.id, "none")
-        return Predictions(ids, data.findings, values, same_data.with_images(provenance, data.dataset, data.val_rows))
+        about = Provenance("logit", self.out.name, "val", data.labels.name, data.dataset.id, "none", seen=data.leak)
+        return Predictions(ids, data.findings, values, same_data.with_images(about, data.dataset, data.val_rows))

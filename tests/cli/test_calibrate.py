@@ -85,7 +85,7 @@ def test_what_a_table_does_not_say_is_said(folder, dataset, pack_folder):
     assert (
         "warning: val.csv does not say which split it holds: images that were trained on look better" in result.stderr
     )
-    assert "warning" not in done(folder, "calibrate", "--fit", "train.parquet", "--force", *fit).stderr
+    assert "warning" not in done(folder, "calibrate", "--fit", "train.parquet", "--allow-leak", *fit).stderr
     written(folder / "other.parquet", dataset, "test", "test", run="n")
     said = done(folder, "calibrate", "other.parquet", "--rules", "t.json", "--out", "o.parquet").stdout
     assert "note: run 'n' here, 'm' in train.parquet, to which the rules were fitted" in said
@@ -105,7 +105,7 @@ def test_what_a_table_does_not_say_is_said(folder, dataset, pack_folder):
             "--fit and --method belong together",
         ),
         ("calibrate --rules r.json --out c.parquet", 2, "--rules calibrates a table: give its FILE"),
-        ("calibrate test.parquet --rules r.json --force --out c.parquet", 2, "--force belongs to --fit"),
+        ("calibrate test.parquet --rules r.json --allow-leak --out c.parquet", 2, "--allow-leak belongs to --fit"),
         ("calibrate test.parquet --rules r.json --folds 0 --out c.parquet", 2, "--folds belongs to --fit"),
         ("calibrate --fit val.parquet --method platt --as probability --out c.json", 2, "belong to a FILE"),
         ("calibrate --fit val.parquet --method beta --out c.json", 2, "'beta' is not one of"),

@@ -236,8 +236,9 @@ def end_well(pack, out, unbroken, cwd):
 # free bytes at the start: the file that does not fit. Sizes are those of the files; a tmpfs counts in pages
 AT_THE_START = [
     (0, layout.CONFIG),
-    (PAGE, layout.EVENTS),
-    (2 * PAGE, NEW[layout.BEST]),
+    (PAGE, layout.SEEN),
+    ("what is seen", layout.EVENTS),
+    ("events", NEW[layout.BEST]),
     (40 * PAGE, NEW[layout.BEST]),
     ("weights", NEW[layout.VAL_PREDICTIONS]),
     ("weights and predictions", NEW[layout.METRICS]),
@@ -251,16 +252,20 @@ AT_THE_START = [
 def free_bytes(name, unbroken):
     if isinstance(name, int):
         return name
-    weights, predictions, state = (
-        (unbroken / file).stat().st_size // PAGE + 1 for file in (layout.BEST, layout.VAL_PREDICTIONS, layout.LAST)
+    seen, weights, predictions, state = (
+        (unbroken / file).stat().st_size // PAGE + 1
+        for file in (layout.SEEN, layout.BEST, layout.VAL_PREDICTIONS, layout.LAST)
     )
+    first = 2 + seen
     pages = {
-        "weights": 2 + weights,
-        "weights and predictions": 2 + weights + predictions,
-        "all but progress and state": 2 + weights + predictions + 2,
-        "all but a state": 2 + weights + predictions + 3,
-        "half a state": 2 + weights + predictions + 3 + state // 2,
-        "all but a page of a state": 2 + weights + predictions + 3 + state - 1,
+        "what is seen": 1 + seen,
+        "events": first,
+        "weights": first + weights,
+        "weights and predictions": first + weights + predictions,
+        "all but progress and state": first + weights + predictions + 2,
+        "all but a state": first + weights + predictions + 3,
+        "half a state": first + weights + predictions + 3 + state // 2,
+        "all but a page of a state": first + weights + predictions + 3 + state - 1,
     }
     return PAGE * pages[name]
 
@@ -279,7 +284,7 @@ def test_a_disk_that_is_full_before_the_first_checkpoint(room, unbroken, pack_fo
 def test_events_that_never_had_room_are_one_line(room, unbroken, pack_folder, tmp_path):
     """In a process of its own: pytest keeps what threads say of their errors to itself."""
     out, log = room.disk / "stage1", tmp_path / "said"
-    room(PAGE)
+    room(free_bytes("what is seen", unbroken))
     code = in_child(command_line, log, train_command(pack_folder, out))
     error_line(code, log.read_text(), out / layout.EVENTS, "No space left on device")
     room()
@@ -336,7 +341,9 @@ def test_a_disk_that_is_full_after_the_commit_has_room_for_all_of_the_epoch(
 # ---------------------------------------------------------------- a file-size limit (ulimit -f): no disk is needed
 
 
-@pytest.mark.parametrize("limit, file", [(1000, layout.CONFIG), (4000, NEW[layout.BEST]), (1_000_000, layout.LAST)])
+@pytest.mark.parametrize(
+    "limit, file", [(1000, layout.CONFIG), (4000, layout.SEEN), (20_000, NEW[layout.BEST]), (1_000_000, layout.LAST)]
+)
 def test_a_file_over_the_allowed_size_is_one_line(unbroken, pack_folder, tmp_path, limit, file):
     out, log = tmp_path / "stage1", tmp_path / "said"
     code = in_child(command_line, log, train_command(pack_folder, out), False, limit)

@@ -22,6 +22,7 @@ from cxrdali.runs import layout
 from cxrdali.runs.folder import load_last
 from cxrdali.runs.oversampling import read_ap
 from cxrdali.runs.reader import Run
+from cxrdali.runs.seen import read_list
 from shards.errors import UserError
 from shards.storage import sealed
 from shards.storage.sealed import read_json, sealed_json
@@ -45,6 +46,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     f"one/{layout.BEST}": lambda path: (Run.open(path.parent).best_weights(), read_weights(path)),
     f"one/{layout.LAST}": lambda path: load_last(path.parent),
     f"one/{layout.VAL_PREDICTIONS}": predictions.read,
+    f"one/{layout.SEEN}": lambda path: vars(read_list(path)),
     "one.parquet": predictions.read,
     "two.parquet": predictions.read,
     "one.csv": predictions.read,
@@ -58,14 +60,15 @@ READERS: dict[str, Callable[[Path], object]] = {
 }
 _RUN = [f"one/{layout.CONFIG}", f"one/{layout.PROGRESS}"]
 _BEST = [*_RUN, f"one/{layout.BEST}"]
+_SEEN = f"one/{layout.SEEN}"
 _TABLES = [f"one/{layout.METRICS}", f"one/{layout.FINDINGS}"]
 # commands, and what they read
 COMMANDS: list[tuple[list, list[str]]] = [
-    (["predict", "--run", "one", "--out", "new.csv", "--device", "cpu"], _BEST),
+    (["predict", "--run", "one", "--out", "new.csv", "--device", "cpu"], [*_BEST, _SEEN]),
     (["explain", "--run", "one", "--layer", "stages.2", "--out", "new.html", "--device", "cpu"], _BEST),
-    (["retrain-head", "--run", "one", "--out", "new", "--device", "cpu"], _BEST),
-    (["train", "--stage", 2, "--init", "one", "--out", "new", *SMALL], _BEST),
-    (["train", "--stage", 2, "--init", f"one/{layout.BEST}", "--out", "new", *SMALL], _BEST[-1:]),
+    (["retrain-head", "--run", "one", "--out", "new", "--device", "cpu"], [*_BEST, _SEEN]),
+    (["train", "--stage", 2, "--init", "one", "--out", "new", *SMALL], [*_BEST, _SEEN]),
+    (["train", "--stage", 2, "--init", f"one/{layout.BEST}", "--out", "new", *SMALL], [_BEST[-1], _SEEN]),
     (["train", "--stage", 1, "--out", "one", *SMALL], [f"one/{layout.CONFIG}", f"one/{layout.LAST}"]),
     (["train", "--stage", 2, "--init", f"one/{layout.LAST}", "--out", "new", *SMALL], [f"one/{layout.LAST}"]),
     *(
@@ -74,7 +77,7 @@ COMMANDS: list[tuple[list, list[str]]] = [
     ),
     (["report", "one", "--out", "new.html"], [*_RUN, *_TABLES]),
     (["report", "one", "--evaluation", "scores.json", "--out", "new.html"], ["scores.json"]),
-    (["compare", "one", "two", "--draws", 0, *FOLDS], [*_RUN, _TABLES[0], f"one/{layout.VAL_PREDICTIONS}"]),
+    (["compare", "one", "two", "--draws", 0, *FOLDS], [*_RUN, _TABLES[0], f"one/{layout.VAL_PREDICTIONS}", _SEEN]),
     (["evaluate", "one.csv", "--thresholds", "thresholds.json"], ["one.csv", "one.csv.sha256", "thresholds.json"]),
     (["ensemble", "one.parquet", "two.parquet", "--out", "new.csv"], ["one.parquet", "two.parquet"]),
     (["calibrate", "one.parquet", "--rules", "calibration.json", "--out", "new.csv"], ["calibration.json"]),

@@ -146,6 +146,7 @@ def _details(each: Evaluation, number: int) -> dict:
     return {
         "name": each.name,
         **{name: content[name] for name in ("images", "studies", "labels")},
+        "seen": content.get("seen") or (),
         "intervals": bool(content.get("draws")),
         "figure": Figure(f"evaluation-{number}", plots.ap_intervals, (known,)) if len(known) else None,
         "curves": roc.figures(f"evaluation-{number}", content["all"]["findings"], content.get("curves") or {}),

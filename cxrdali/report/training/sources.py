@@ -68,7 +68,9 @@ def read_sources(
     dataset = PackedDataset.open(pack) if isinstance(pack, Path) else pack
     scored = [read_evaluation(Path(path)) for path in evaluations]
     said = [*(run.config for run in opened), *(each.content for each in scored)]
-    known = [each.synthetic for each in (options, dataset, study, folder) if each] + [each.get("synthetic") for each in said]
+    known = [each.synthetic for each in (options, dataset, study, folder) if each] + [
+        each.get("synthetic") for each in said
+    ]
     options = replace(options, synthetic=any(known))
     sources = Sources(
         runs=opened,

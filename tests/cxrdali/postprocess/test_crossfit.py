@@ -29,6 +29,7 @@ def test_parts_never_share_a_subject_and_columns_are_the_labels_(dataset, labels
         assert len(set(data.part[subjects == subject])) == 1
     assert data.made_from == {
         "predictions": "val.parquet", "run": "m", "split": "val", "tta": "none", "calibrated": [],
+        "seen": None,
         "labels": "cxr-lt-2023", "dataset": dataset.id, "uncertain": "negative", "images": len(rows), "folds": 5,
     }  # fmt: skip
 
@@ -50,11 +51,25 @@ def test_each_part_is_judged_by_a_fit_to_the_others(dataset, labels, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "all"])
-def test_images_that_were_trained_on_are_refused_unless_forced(dataset, labels, tmp_path, split):
+def test_images_that_were_trained_on_are_refused_unless_allowed(dataset, labels, tmp_path, split):
     written(tmp_path / "p.parquet", dataset, split)
     with pytest.raises(UserError, match=f"p.parquet: was predicted on split '{split}', whose images were trained on"):
         held_out(tmp_path / "p.parquet", dataset, labels)
-    assert held_out(tmp_path / "p.parquet", dataset, labels, force=True).made_from["split"] == split
+    assert held_out(tmp_path / "p.parquet", dataset, labels, allow_leak=True).made_from["split"] == split
+
+
+def test_of_another_dataset_all_images_may_be_unseen(dataset, labels, tmp_path):
+    """And a validation table may hold seen ones, through the runs that its weights come from."""
+    written(tmp_path / "p.parquet", dataset, "all", seen=())
+    assert held_out(tmp_path / "p.parquet", dataset, labels).made_from["seen"] == []
+    text = "3 of 9 validation images were trained on by stage1 (fold 0 of 5)"
+    written(tmp_path / "p.parquet", dataset, seen=(text,))
+    with pytest.raises(UserError) as error:
+        held_out(tmp_path / "p.parquet", dataset, labels)
+    advice = "they look better than any other; give a table of unseen images, or say --allow-leak"
+    assert str(error.value) == f"{tmp_path / 'p.parquet'}: {text}: {advice}"
+    made_from = held_out(tmp_path / "p.parquet", dataset, labels, allow_leak=True).made_from
+    assert doubtful_split(made_from) == f"p.parquet: {text}: with rules fitted to them, scores flatter"
 
 
 def test_a_csv_does_not_say_its_split(dataset, labels, tmp_path):

@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import GroupKFold
 
 from cxrdali.postprocess.ensemble import ensemble, fitted_weights, weights_by_map
+from cxrdali.postprocess.options import FitOptions
 from cxrdali.predictions import Predictions, Provenance, read
 from shards.errors import UserError
 
@@ -209,7 +210,7 @@ def searched(members, truth):
 
 def test_fitted_weights_are_those_of_the_search_and_their_gain_that_of_unseen_subjects(validation, dataset):
     paths, labels, truth, subjects = validation
-    made = fitted_weights(paths, dataset, labels, folds=4)
+    made = fitted_weights(paths, dataset, labels, options=FitOptions(folds=4))
     members = [expit(read(path).values.astype(np.float64)) for path in paths]
     weights = searched(members, truth)
     assert made.values == pytest.approx(weights) and made.values[0] > made.values[2]
@@ -226,12 +227,34 @@ def test_fitted_weights_are_those_of_the_search_and_their_gain_that_of_unseen_su
 
 def test_weights_for_ranks_are_fitted_to_the_ranks_of_all_images(validation, dataset):
     paths, labels, truth, _ = validation
-    made = fitted_weights(paths, dataset, labels, "rank", folds=2)
+    made = fitted_weights(paths, dataset, labels, "rank", FitOptions(folds=2))
     values = [read(path).values for path in paths]
     ranks = [np.stack([rankdata(column) for column in each.T], axis=1) for each in values]
     assert made.equal_map == pytest.approx(mean_ap(truth, np.mean(ranks, axis=0)))
     assert made.values == pytest.approx(searched(ranks, truth))
     assert made.fitted_map == pytest.approx(mean_ap(truth, ensemble(paths, made, "rank").values))
+
+
+@pytest.mark.parametrize(
+    ("members", "pooled"),
+    [
+        (((), ()), ()),
+        (((), None), None),
+        ((("2 of 3 by x",), None), ("a.parquet: 2 of 3 by x",)),
+        ((("2 of 3 by x",), ("1 of 3 by y",)), ("a.parquet: 2 of 3 by x", "b.parquet: 1 of 3 by y")),
+    ],
+)
+def test_what_members_have_seen_goes_into_the_pooled_table(tmp_path, members, pooled):
+    paths = [tmp_path / f"{name}.parquet" for name in "ab"]
+    for path, seen in zip(paths, members, strict=True):
+        table([[0, 1], [2, 3], [4, 5]], replace(KNOWN, seen=seen)).write(path)
+    if pooled:
+        with pytest.raises(UserError, match="a.parquet: 2 of 3 by x: they look better than any other; give a table of"):
+            ensemble(paths)
+    assert ensemble(paths, allow_leak=bool(pooled)).provenance.seen == pooled
+    for path in paths:  # of training images nobody expects anything else
+        replace(read(path), provenance=replace(read(path).provenance, split="train")).write(path)
+    assert ensemble(paths).provenance.seen == pooled
 
 
 def test_images_that_were_trained_on_weigh_nothing(validation, dataset):
@@ -249,9 +272,11 @@ def test_images_that_were_trained_on_weigh_nothing(validation, dataset):
 
 def test_folds_that_cannot_be(validation, dataset):
     paths, labels, _, subjects = validation
-    for folds in (1, len(set(subjects)) + 1):
-        with pytest.raises(UserError, match=f"^folds {folds}: 2 to {len(set(subjects))}, the subjects in .*good.val"):
-            fitted_weights(paths, dataset, labels, folds=folds)
+    folds = len(set(subjects)) + 1
+    with pytest.raises(UserError, match=f"^folds {folds}: 2 to {len(set(subjects))}, the subjects in .*good.val"):
+        fitted_weights(paths, dataset, labels, options=FitOptions(folds=folds))
+    with pytest.raises(UserError, match="^folds 1: at least 2"):
+        FitOptions(folds=1)
 
 
 def test_validation_without_a_positive_has_no_map(dataset, tmp_path):

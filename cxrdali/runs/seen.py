@@ -1,0 +1,264 @@
+"""Which images a run has seen: those that it trained on, and every run that its weights come from.
+
+seen.parquet in a run's folder has a row per image: hashes of its id, its study, its patient and its pixels, and as bits
+which of the runs trained on it; the metadata says which runs these are. It is complete in itself: the earlier runs may
+be gone. Ids decide within a dataset. Between two datasets pixels decide where both know them by the same size, since
+hospitals call their images alike; else equal ids count.
+"""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cxrdali.data.options import FoldOptions
+from cxrdali.data.splits import rows_sha256, train_and_validation
+from cxrdali.models import weights_file
+from cxrdali.predictions import ABOUT, CHECKSUM
+from cxrdali.runs.layout import BEST, CONFIG, SEEN
+from cxrdali.runs.reader import Run
+from shards.dataset.labels import Labels
+from shards.dataset.packed import PackedDataset
+from shards.dataset.pixels import is_constant
+from shards.errors import UserError
+from shards.storage.csv import one_line
+from shards.storage.files import read_regular, sha256_file, write_bytes
+from shards.storage.parquet import bounded
+from shards.storage.sealed import CHANGED, check_kinds, maybe, parse_json
+from shards.storage.table_file import MOST
+
+log = logging.getLogger(__name__)
+
+IDS = ["image", "study", "patient", "pixels"]
+BITS = 63  # runs that are told apart; later ones of a longer chain share the last bit
+_RUN = {"name": str, "fold": int, "folds": int, "group": str, "labels": str, "labels_sha256": str, "dataset": str}
+_ABOUT = {"runs": [{**_RUN, "rows_sha256": str, "hashed": maybe(int)}], "unknown": [str]}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that trained on images. hashed: the size by whose pixels its dataset knows them (None: it does not)."""
+
+    name: str
+    fold: int
+    folds: int
+    group: str
+    labels: str
+    labels_sha256: str
+    dataset: str
+    rows_sha256: str
+    hashed: int | None
+
+    @classmethod
+    def of(cls, name: str, dataset: PackedDataset, labels: Labels, split: FoldOptions, rows: np.ndarray) -> "Trained":
+        """rows: int64 [n], the catalog rows that it trained on."""
+        how = (split.fold, split.folds, split.group, labels.name, labels.sha256)
+        return cls(name, *how, dataset.id, rows_sha256(rows), dataset.info.get("hashed"))
+
+    def words(self, labels: Labels, group: str) -> str:
+        """Its name and split; of group and labels what differs from these."""
+        by = "" if self.group == group else f" by {self.group}"
+        other = "" if self.labels_sha256 == labels.sha256 else f" of {self.labels}"
+        return f"{self.name} (fold {self.fold} of {self.folds}{by}{other})"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """runs: in the order of training; unknown: weights of which nobody knows what they were trained on; images: IDS and
+    `by`, uint64, a row per image."""
+
+    runs: tuple[Trained, ...] = ()
+    unknown: tuple[str, ...] = ()
+    images: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*IDS, "by"], dtype=np.uint64))
+
+    def after(self, run: Trained, dataset: PackedDataset, rows: np.ndarray) -> "Seen":
+        """With a further run, which trained on these catalog rows."""
+        own, bit = _hashed(dataset).iloc[rows], np.uint64(1 << min(len(self.runs), BITS - 1))
+        known, by = pd.MultiIndex.from_frame(self.images[IDS]), self.images["by"].to_numpy(copy=True)
+        places = known.get_indexer(pd.MultiIndex.from_frame(own))
+        by[places[places >= 0]] |= bit
+        images = pd.concat([self.images.assign(by=by), own[places < 0].assign(by=bit)], ignore_index=True)
+        return replace(self, runs=(*self.runs, run), images=images)
+
+    def among(
+        self, dataset: PackedDataset, labels: Labels, rows: np.ndarray, group: str, what: str
+    ) -> tuple[str, ...] | None:
+        """Whether these catalog rows were trained on, in a sentence that calls them `what` ("test images").
+
+        An image was, too, if others of its study were, or with group "subject" others of its patient.
+
+        Returns:
+            () if none was, and None if none was of those that are known of.
+        """
+        own, found = _hashed(dataset) if self.runs else pd.DataFrame(), []
+        itself, related = np.zeros(len(own), dtype=bool), np.zeros(len(own), dtype=bool)
+        for place, run in enumerate(self.runs):
+            its = self.images[(self.images["by"].to_numpy() >> np.uint64(min(place, BITS - 1))) & np.uint64(1) == 1]
+            same, others, by = _met(own, its, run, dataset, group)
+            itself, related = itself | same, related | others
+            if (same | others)[rows].any():
+                found.append((int(same[rows].sum()), run.words(labels, group) + by))
+        if not found:
+            return None if self.unknown else ()
+        return (_sentence(itself[rows], (related & ~itself)[rows], found, group, what),)
+
+    def tell(self, found: tuple[str, ...] | None) -> None:
+        """Say what `among` found, and of which weights it is not known what they have seen."""
+        unknown = "it is not known which images {} was trained on, and so whether these are among them"
+        for text in (*(found or ()), *map(unknown.format, self.unknown)):
+            log.info(f"note: {text}")
+
+    def write(self, run: Path) -> None:
+        about = json.dumps({"runs": [asdict(each) for each in self.runs], "unknown": self.unknown}).encode()
+        table = pa.Table.from_pandas(self.images, preserve_index=False)
+        table = table.replace_schema_metadata({ABOUT: about, CHECKSUM: _checksum(about, self.images)})
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        write_bytes(run / SEEN, buffer.getvalue())
+
+
+def seen_by(run: Run, dataset: PackedDataset, below: tuple[Path, ...] = ()) -> Seen:
+    """What a run has seen: by its list, or of an older version, which has none, by its config.json where that tells.
+
+    below: runs that started from this one. Raises UserError if the list is damaged or another run's.
+    """
+    path, name = run.path / SEEN, run.path.resolve().name
+    if path.exists():
+        found = read_list(path)
+        if found.runs[-1].rows_sha256 != run.selection.get("train_sha256"):
+            raise UserError(f"{path}: is another run's; restore it, or delete it to go by {CONFIG}")
+        return replace(found, runs=(*found.runs[:-1], replace(found.runs[-1], name=name)))
+    before = seen_by_weights(run.setting("init"), dataset, run, (*below, run.path.resolve()))
+    attached = dataset.info["labels"].get(run.labels)
+    if run.dataset_id == dataset.id and attached is not None and attached == (run.labels_sha256 or attached):
+        labels = dataset.labels(run.labels)
+        rows, _ = train_and_validation(dataset, labels, run.fold)
+        if rows_sha256(rows) == run.selection.get("train_sha256"):
+            return before.after(Trained.of(name, dataset, labels, run.fold, rows), dataset, rows)
+    return replace(before, unknown=(*before.unknown, name))
+
+
+def seen_by_weights(
+    init: str | None, dataset: PackedDataset, starting: Run | None = None, below: tuple[Path, ...] = ()
+) -> Seen:
+    """What initial weights have seen: a run's, or a file's in a run's folder.
+
+    starting: the run that began with them, in an earlier session: they are theirs if they are still the same.
+    """
+    if init is None:
+        return Seen()
+    for path in _places(Path(init), starting):
+        for folder in (path, path.parent, path.resolve().parent):
+            try:
+                run = Run.open(folder)
+            except UserError:  # no run: other programs have a config.json beside their weights, too
+                if (folder / SEEN).exists() and (folder / CONFIG).exists():
+                    raise
+                continue
+            if folder.resolve() not in below:
+                return seen_by(run, dataset, below)
+    return Seen(unknown=(init,)) if starting or Path(init).exists() else Seen()  # the trainer says what is not there
+
+
+def _places(init: Path, starting: Run | None) -> Iterator[Path]:
+    """Where initial weights may be; of a run of before, there and beside it, and only if nobody trained them anew."""
+    if starting is None:
+        yield init
+        return
+    beside, known = starting.path.resolve().parent, starting.config.get("init_sha256")
+    for path in (init, beside / init.name, beside / init.parent.name / init.name):
+        file = path / BEST if path.is_dir() else path
+        if file.is_file() and known in (weights_file.identity(file), sha256_file(file)):
+            yield path
+
+
+def read_list(path: Path) -> Seen:
+    """A run's seen.parquet. Raises UserError if it is not what was written."""
+    try:
+        table = bounded(path, read_regular(path, MOST))
+        about, images = table.schema.metadata[ABOUT], table.to_pandas()
+        content = parse_json(about)
+        check_kinds(content, _ABOUT)
+        if not content["runs"] or list(images) != [*IDS, "by"] or set(images.dtypes) != {np.dtype(np.uint64)}:
+            raise ValueError("it is no list of images")
+        if _checksum(about, images) != table.schema.metadata[CHECKSUM]:
+            raise ValueError(CHANGED)
+        return Seen(tuple(Trained(**each) for each in content["runs"]), tuple(content["unknown"]), images)
+    except Exception as error:  # arrow raises many kinds on damage
+        raise UserError(
+            f"{path}: not the images that a run has seen ({one_line(str(error))}); restore it, or delete it to go by "
+            f"{CONFIG}"
+        ) from error
+
+
+def _checksum(about: bytes, images: pd.DataFrame) -> bytes:
+    made = sha256(about + b"\n")
+    for name in images:
+        made.update(images[name].to_numpy(dtype="<u8").tobytes())
+    return made.hexdigest().encode()
+
+
+def _hashed(dataset: PackedDataset) -> pd.DataFrame:
+    """IDS of every catalog row, uint64; pixels are 0 where they are not known, or of a single gray."""
+    hashed = dataset.info.get("hashed")
+    table = dataset.columns("image_id", "subject_id", "study_id", *(["pixels"] if hashed else []))
+    texts = {"image": table["image_id"], "patient": table["subject_id"]}
+    texts["study"] = table["subject_id"] + "/" + table["study_id"]
+    texts["pixels"] = table["pixels"].fillna("") if hashed else pd.Series("", index=table.index)
+    plain = {name: text.to_numpy(dtype=object) for name, text in texts.items()}
+    made = pd.DataFrame({name: pd.util.hash_array(plain[name]) for name in IDS})
+    nothing = plain["pixels"] == ""
+    if hashed:
+        nothing |= is_constant(plain["pixels"].astype(str), hashed)
+    made.loc[nothing, "pixels"] = 0
+    return made
+
+
+def _met(
+    own: pd.DataFrame, its: pd.DataFrame, run: Trained, dataset: PackedDataset, group: str
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Which of a dataset's images a run trained on, bool [rows], of which others it knows study or patient, bool
+    [rows], and words for what that is known by, where ids alone say so."""
+    same, study, patient = (np.isin(own[name], its[name]) for name in IDS[:3])
+    words = ""
+    if run.dataset != dataset.id:
+        equal = np.zeros(len(own), dtype=bool)
+        if run.hashed is not None and run.hashed == dataset.info.get("hashed"):
+            equal = np.isin(own["pixels"], its.loc[its["pixels"] != 0, "pixels"])
+            there = its.drop_duplicates("image").set_index("image")["pixels"]
+            compared = np.stack([own["pixels"][same], there.reindex(own["image"][same])])
+            compared = compared[:, (compared != 0).all(axis=0)]
+            differing = int((compared[0] != compared[1]).sum())
+            if 2 * differing > compared.shape[1]:
+                log.info(
+                    f"note: {differing:,} images have ids of images that {run.name} was trained on, and other pixels: "
+                    "they count as others"
+                )
+                same[:] = study[:] = False
+        elif same.any():
+            words = ", by their ids: pixels of other sizes do not compare"
+        if not (same | study).any():  # other hospitals have a patient 1, too
+            patient[:] = False
+        same |= equal
+    study |= np.isin(own["study"], own["study"][same])
+    patient |= np.isin(own["patient"], own["patient"][same])
+    return same, (study | patient if group == "subject" else study) & ~same, words
+
+
+def _sentence(itself: np.ndarray, related: np.ndarray, found: list[tuple[int, str]], group: str, what: str) -> str:
+    """itself, related: bool [n]; found: how many images each run trained on, and its words."""
+    trained, others, of = int(itself.sum()), int(related.sum()), f"{len(itself):,} {what}"
+    related_to = f"other images of {'patients' if group == 'subject' else 'studies'} that were trained on"
+    if not trained:
+        return f"{others:,} of {of} are {related_to} by {', '.join(words for _, words in found)}"
+    runs = [(count, words) for count, words in found if count]
+    by = f" by {runs[0][1]}" if len(runs) == 1 else ": " + ", ".join(f"{count:,} by {words}" for count, words in runs)
+    return f"{trained:,} of {of} were trained on{by}" + (f", and {others:,} more are {related_to}" if others else "")
