@@ -15,7 +15,7 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.predict.heatmaps import heat_maps, map_layer
 from cxrdali.predict.options import ExplainOptions, PredictOptions
-from cxrdali.predict.predict import load_run_model, predict, split_rows
+from cxrdali.predict.predict import check_varies, load_run_model, predict, split_rows, weights_of
 from cxrdali.predictions import Predictions, sigmoid
 from cxrdali.runs.reader import Run
 from cxrdali.runtime.device import Hardware
@@ -111,11 +111,19 @@ def explain(
     columns = _columns(trained, table, options.findings)
     split_rows(trained, dataset, table, options.split)
     size, hardware = trained.settings.data.size, Hardware.resolve(how.device, how.precision)
-    model = load_run_model(trained).to(hardware.device)
+    stored = options.split == "val" and trained.val_predictions.exists() and how.weights is None
+    weights = weights_of(trained, how, say=stored)  # else `predict` says it
+    model = load_run_model(trained, weights).to(hardware.device)
     layer = map_layer(model, size, options.layer)  # before a prediction that may take an hour
 
-    predicted, path = _predictions(trained, dataset, options.split, replace(how, labels=table.name))
+    path = trained.val_predictions if stored else run
+    predicted = (
+        predictions.read(path) if stored else predict(run, dataset, options.split, replace(how, labels=table.name))
+    )
     rows = predictions.catalog_rows(predicted, path, dataset)
+    if stored:
+        plain = Loader(dataset, rows, LoaderOptions(size, options.batch, how.threads, how.decode, hardware.device))
+        check_varies(predicted.values, predicted.findings, plain, path)
     check_labelled(table, rows, f"the {options.split} split")
     truth = targets(table, trained.settings.data.uncertain)[rows]
     truth = {column: truth[:, table.findings.index(predicted.findings[column])] for column in columns}
@@ -138,7 +146,8 @@ def explain(
     )
     maps = _maps(model, layer, loader, torch.from_numpy(wanted), hardware)
     shown = [_shown(each, predicted, rows, truth[each.column], maps) for each in chosen if len(each.best)]
-    return Explanation(run.name, dataset, table.name, options.split, size, layer, tuple(shown), without)
+    name = run.name if how.weights is None else f"{run.name} + {weights.name}"
+    return Explanation(name, dataset, table.name, options.split, size, layer, tuple(shown), without)
 
 
 def _shown(
@@ -165,13 +174,6 @@ def _columns(run: Run, labels: Labels, asked: Sequence[str]) -> list[int]:
             fix = "choose others with --findings" if asked else "name those to show with --findings"
             raise UserError(f"finding {name!r} is not in labels {labels.name!r}; {fix}")
     return [column for column, name in enumerate(own) if name in (asked or own)]
-
-
-def _predictions(run: Run, dataset: PackedDataset, split: str, how: PredictOptions) -> tuple[Predictions, Path]:
-    """The run's scores of a split, and the file to name in an error."""
-    if split == "val" and run.val_predictions.exists():
-        return predictions.read(run.val_predictions), run.val_predictions
-    return predict(run.path, dataset, split, how), run.path
 
 
 def _maps(model, layer: str, loader: Loader, findings: torch.Tensor, hardware: Hardware) -> Iterator[tuple]:

@@ -11,8 +11,14 @@ from shards.errors import UserError
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How to predict. None: the run's own labels, as many images at a time as in its training."""
+    """How to predict. None: the run's best weights and own labels, as many images at a time as in its training."""
 
+    weights: str | None = setting(
+        None,
+        "Weights in place of the run's best: an average, its last.pt, or a checkpoint of the same network.",
+        otherwise="its best epoch",
+        metavar="FILE",
+    )
     labels: str | None = setting(
         None, "Label release whose split and findings are meant.", otherwise="the run's", metavar="NAME"
     )

@@ -24,7 +24,7 @@ import torch
 from safetensors import torch as safetensors
 
 from cxrdali.models import weights_file
-from cxrdali.models.weights import check_records
+from cxrdali.models.checkpoint_file import check_records
 from cxrdali.predictions import Predictions
 from cxrdali.runs import layout
 from cxrdali.runs.layout import NEW
