@@ -1,5 +1,6 @@
 """Checkpoint files as people have them: their tensors, and what they say of them. No code of a file is run."""
 
+import contextlib
 import logging
 import tarfile
 import zipfile
@@ -74,7 +75,7 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         check_records(path)
         content = _unpickled(path)
         tensors, about = _table(content), _about(content)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+    except (SafetensorError, zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not a weights file ({first_line(error)}); {GIVE}") from error
     except UserError:
         raise
@@ -149,7 +150,9 @@ def _unpickled(path: Path) -> Any:
 
 
 def _more_than_tensors(path: Path) -> UserError:
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+    names = []
+    with contextlib.suppress(Exception):  # an older or a damaged file does not list them
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     objects = f" ({', '.join(sorted(names)[:3])})" if names else ""
     return UserError(
         f"{path}: no weights file, or one that holds more than tensors{objects}, of which no code is run here; where "

@@ -111,7 +111,7 @@ def create(options: ModelOptions, num_findings: int) -> Classifier:
     if options.norm == "weights":
         mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
     made = Classifier(backbone, options.norm, mean, std, options.logit_scale, options.channels_last)
-    made.identity = identity_of(options, backbone.pretrained_cfg, mean, std)
+    made.identity = identity_of(options, mean, std)
     return made.to(memory_format=made.memory_format)
 
 

@@ -14,12 +14,10 @@ from shards.errors import UserError
 IN_THE_RUN = "give the run that these weights belong to with --run"  # what to do where the model is a run's
 
 
-def identity_of(options: ModelOptions, pretrained_cfg: dict, mean: tuple, std: tuple) -> dict[str, str]:
-    """Entries of a weights file's metadata. network: `arch` without its tag, by its present name in timm; mean, std: of
-    the pixels' channels, on a scale of 0 to 1."""
+def identity_of(options: ModelOptions, mean: tuple, std: tuple) -> dict[str, str]:
+    """Entries of a weights file's metadata. mean, std: of the pixels' channels, on a scale of 0 to 1."""
     return {
         "arch": options.arch,
-        "network": pretrained_cfg.get("architecture") or _network(options.arch),
         "size": str(options.size),
         "norm": options.norm,
         "mean": json.dumps(mean),
@@ -32,9 +30,8 @@ def identity_of(options: ModelOptions, pretrained_cfg: dict, mean: tuple, std: t
 def check(path: Path, stored: dict[str, str], own: dict[str, str], kept_head: bool, fix: str = "") -> None:
     """Raises UserError if a file's weights are of another network, of pixels scaled otherwise, or have another kind of
     classifier. What the file does not say is not compared. fix: in place of the advice to a run that begins."""
-    arch, network = stored.get("arch"), own.get("network")
-    names = {stored.get("network"), arch and _network(arch)} - {None}
-    if arch and network and not names & {network, _network(own["arch"])}:
+    arch = stored.get("arch")
+    if arch and own and arch.split(".")[0] != own["arch"].split(".")[0]:  # the tag names pretrained weights
         raise UserError(f"{path}: holds weights of {arch}, this run is {own['arch']}; {fix or f'give --arch {arch}'}")
     scaled, here = _scaling(stored), _scaling(own)
     if stored.get("norm") and own and (scaled != here if scaled else stored["norm"] != own["norm"]):
@@ -49,10 +46,6 @@ def check(path: Path, stored: dict[str, str], own: dict[str, str], kept_head: bo
             f"{path}: its classifier is {stored['head']}, this run's is {own['head']}; "
             + (fix or "give the same --head, or leave it out with --new-head")
         )
-
-
-def _network(arch: str) -> str:
-    return arch.split(".")[0]
 
 
 def _scaling(about: dict[str, str]) -> tuple[str, str] | None:

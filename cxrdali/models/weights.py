@@ -104,8 +104,8 @@ def _three_channels(model: "Classifier", state: dict) -> str:
     A third each: with w (x - m) / s for a grey x, the sum over channels is that of one channel whose 1 / s and m / s
     are the means of the three.
     """
-    config, own, found = model.backbone.pretrained_cfg, model.backbone.state_dict(), False
-    names = config.get("first_conv") or ()
+    own, found = model.backbone.state_dict(), False
+    names = getattr(model.backbone, "pretrained_cfg", {}).get("first_conv") or ()  # a plugin's network has none
     for name in (names,) if isinstance(names, str) else names:
         key = f"{name}.weight"
         # a standardised convolution makes the same weights of a third

@@ -13,12 +13,6 @@ from shards.errors import UserError
 class PredictOptions:
     """How to predict. None: the run's best weights and own labels, as many images at a time as in its training."""
 
-    weights: str | None = setting(
-        None,
-        "Weights in place of the run's best: an average, its last.pt, or a checkpoint of the same network.",
-        otherwise="its best epoch",
-        metavar="FILE",
-    )
     labels: str | None = setting(
         None, "Label release whose split and findings are meant.", otherwise="the run's", metavar="NAME"
     )
@@ -34,6 +28,12 @@ class PredictOptions:
     precision: str = as_in(RuntimeSettings, "precision")
     decode: str = as_in(RuntimeSettings, "decode")
     threads: int | None = as_in(RuntimeSettings, "threads")
+    weights: str | None = setting(
+        None,
+        "Weights in place of the run's best: an average, its last.pt, or a checkpoint of the same network.",
+        otherwise="its best epoch",
+        metavar="FILE",
+    )
 
     def __post_init__(self):
         check(self)

@@ -138,8 +138,8 @@ def weights_of(run: Run, asked: PredictOptions, say: bool = True) -> Path:
     return path
 
 
-def load_run_model(run: Run, weights: Path) -> Classifier:
-    """A run's model with these weights, on the CPU. Raises UserError if they are missing or do not fit."""
+def load_run_model(run: Run, weights: Path | None = None) -> Classifier:
+    """A run's model with its best or other weights, on the CPU. Raises UserError if they are missing or do not fit."""
     model = create(run.settings.model_options(), len(run.findings))
-    load_complete(model, weights, run.findings)
+    load_complete(model, weights or run.best_weights(), run.findings)
     return model
