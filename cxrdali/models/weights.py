@@ -26,25 +26,17 @@ WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_m
 COUNTERS = ("num_batches_tracked", "n_averaged")  # of no use to a network that is trained from here, or predicts
 
 
-def load_initial(model: "Classifier", path: Path, findings: tuple[str, ...], new_head: bool = False) -> dict[str, str]:
-    """Load a run's weights, or a checkpoint that another program wrote, as those that a training starts from.
+def load_initial(
+    model: "Classifier", path: Path, findings: tuple[str, ...], new_head: bool = False, to_predict: bool = False
+) -> dict[str, str]:
+    """Load a run's weights, or a checkpoint that another program wrote, into the backbone.
 
     Findings are matched by name: the same ones in another order are put in order, others are refused. A file that
     names none (timm's own, say) keeps its head only if the shapes agree; else, or with new_head, the head stays new.
     A head from a model of another logit scale is scaled so that its logits stay. What is not taken as it is, is
-    logged. Returns the file's metadata. No code is unpickled.
+    logged. to_predict: refuse what only a training can start from: no head, another size, one input channel. Returns
+    the file's metadata. No code is unpickled.
     """
-    return _load(model, path, findings, new_head)
-
-
-def load_complete(model: "Classifier", path: Path, findings: tuple[str, ...]) -> dict[str, str]:
-    """As `load_initial`, for a model that predicts: its classifier and size must be the model's too."""
-    return _load(model, path, findings, to_predict=True)
-
-
-def _load(
-    model: "Classifier", path: Path, findings: tuple[str, ...], new_head: bool = False, to_predict: bool = False
-) -> dict[str, str]:
     state, about = read_weights(path)
     own, head = model.backbone.state_dict(), head_keys(model)
     identity.check(path, about, model.identity, not new_head, identity.IN_THE_RUN if to_predict else "")
@@ -69,7 +61,12 @@ def _load(
     if to_predict and refused:
         raise UserError(f"{path}: {refused}, so it cannot predict; start a run from it with `cxrdali train --init`")
     state = {key: value.to(own[key].dtype) for key, value in state.items()}
-    _check_finite(state, own, path)
+    for key, value in state.items():
+        if not value.isfinite().all() and own[key].isfinite().all():  # some masks are infinite
+            bad = f"{int((~value.isfinite()).sum()):,} of {value.numel():,} numbers"
+            raise UserError(
+                f"{path}: {key!r} is NaN or infinite in {bad}; give weights of a training that did not fail"
+            )
     model.backbone.load_state_dict(state)
     if words := [each for each in (*said, said_of_pixels, said_of_head) if each]:
         log.info(f"{path}: {'; '.join(words)}")
@@ -94,7 +91,7 @@ def _unwrapped(state: dict, own: dict, path: Path) -> tuple[dict, list[str]]:
     if fitting[prefix] < len(own) / 2:  # another network: its keys are named as they are
         return state, []
     left = [key for key in state if not key.startswith(prefix) and not key.endswith(COUNTERS)]
-    said = [f"{left[0]!r} (and {len(left) - 1:,} more) are not of the network and left out"] if left else []
+    said = [f"left out, not of the network: {first_of(left)}"] if left else []
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}, said
 
 
@@ -111,7 +108,7 @@ def _three_channels(model: "Classifier", state: dict) -> str:
         # a standardised convolution makes the same weights of a third
         plain = key in own and "Std" not in type(model.backbone.get_submodule(name)).__name__
         if plain and key in state and state[key].dim() == 4 and (own[key].shape[1], state[key].shape[1]) == (3, 1):
-            state[key] = state[key].expand(-1, 3, *state[key].shape[2:]) / 3
+            state[key] = state[key].float().expand(-1, 3, *state[key].shape[2:]) / 3
             found = True
     inverse, shift = float(model.scale.mean()) * 255, float(model.shift.mean())
     mean, std = -shift / inverse, 1 / inverse
@@ -130,16 +127,6 @@ def _judge_head(state: dict, own: dict, head: list[str], about: dict[str, str]) 
             there, here = (list(each[key].shape) for each in (state, own))
             return True, f"it names no findings: the classifier is new (it has {key!r} of shape {there}, not {here})"
     return False, "it names no findings: its classifier is taken by position"
-
-
-def _check_finite(state: dict, own: dict, path: Path) -> None:
-    for key, value in state.items():
-        if not value.isfinite().all() and own[key].isfinite().all():
-            bad = int((~value.isfinite()).sum())
-            raise UserError(
-                f"{path}: {key!r} is NaN or infinite in {bad:,} of {value.numel():,} numbers, as after a training that "
-                "failed; give weights of an earlier epoch"
-            )
 
 
 def _check_fit(model: "Classifier", state: dict, about: dict[str, str], path: Path, to_predict: bool) -> None:

@@ -14,7 +14,7 @@ from cxrdali.models import weights_file
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.inference import Inference, constant_words, logits
 from cxrdali.models.tta import TTA
-from cxrdali.models.weights import load_complete
+from cxrdali.models.weights import load_initial
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs.layout import BEST, LAST
@@ -141,5 +141,5 @@ def weights_of(run: Run, asked: PredictOptions, say: bool = True) -> Path:
 def load_run_model(run: Run, weights: Path | None = None) -> Classifier:
     """A run's model with its best or other weights, on the CPU. Raises UserError if they are missing or do not fit."""
     model = create(run.settings.model_options(), len(run.findings))
-    load_complete(model, weights or run.best_weights(), run.findings)
+    load_initial(model, weights or run.best_weights(), run.findings, to_predict=True)
     return model

@@ -118,7 +118,7 @@ class Run:
         """In words: its best epoch, its score and when; that it is not finished, or was a trial."""
         progress, limit = self.progress, self.setting("limit_batches")
         score = "" if progress.best_score is None else f", {progress.metric} {progress.best_score:.4f}"
-        end = "finished" if progress.finished else f"not finished, {progress.epoch} epochs done"
+        end = "finished" if progress.finished else f"not finished, epoch {progress.epoch} done"
         return (
             f"best epoch {progress.best_epoch} of {progress.epochs}{score}, {end} "
             f"{written(self.path / layout.PROGRESS)}"
