@@ -26,10 +26,12 @@ TABLES = (
     "params_ema", "params", "net", "network", "weights",
 )  # fmt: skip
 ARCH = ("arch", "model", "model_name", "architecture", "backbone")  # where they name their network
-# functions that programs pickle beside weights and that make nothing but numbers; of these too, only the names are read
-NUMBERS = {
-    "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "datetime.datetime",
-    "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "functools.partial",
+# what programs pickle beside weights, and does not begin with a capital as other classes do; none of it is called
+HARMLESS = {
+    "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "datetime.datetime",
+    "functools.partial", "collections.defaultdict",
+    *(f"builtins.{name}" for name in ("dict", "list", "tuple", "int", "float", "str", "bool", "object")),
 }  # fmt: skip
 BEGINNINGS = {
     b"\x89HDF": "is HDF5, as Keras writes",
@@ -138,11 +140,11 @@ def _other_format(path: Path) -> str:
 
 def _unpickled(path: Path) -> Any:
     """What torch.save wrote, objects of other programs as _Inert. Raises UserError for a function that it names."""
-    names = [*NUMBERS, "argparse.Namespace"]
+    names = [*HARMLESS, "argparse.Namespace"]
     if zipfile.is_zipfile(path):
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         # a class makes an object, of which only the attributes matter; a function has no other use than to be run
-        if any(not name.rpartition(".")[2][:1].isupper() and name not in NUMBERS for name in names):
+        if any(not name.rpartition(".")[2][:1].isupper() and name not in HARMLESS for name in names):
             raise _more_than_tensors(path)
     stand_ins: list[Any] = [(OrderedDict if name.endswith("Dict") else _Inert, name) for name in names]
     with torch.serialization.safe_globals(stand_ins):

@@ -21,7 +21,7 @@ class Inference:
 
     micro_batch: images on the device at a time (None: a batch); tta: a name of `cxrdali.models.tta.TTA`; progress: the
     bar's description (None: no bar); check: called after every batch, may raise; ranks: processes that share the work;
-    fix: what to do about NaN in fp32, where no other precision helps.
+    fix: what to do about NaN, where no other precision helps.
     """
 
     micro_batch: int | None = None
@@ -29,7 +29,7 @@ class Inference:
     progress: str | None = None
     check: Callable[[], None] = lambda: None
     ranks: Ranks = field(default_factory=Ranks)
-    fix: str = "the weights overflow; give others"
+    fix: str = "start from other weights"
 
 
 @torch.inference_mode()
@@ -91,7 +91,7 @@ def logits(
         whole[places], sound[places] = part, finite
     if not sound.all():
         image = loader.dataset.columns("image_id")["image_id"].iloc[loader.rows[np.argmin(sound)]]
-        fix = how.fix if hardware.precision == "fp32" else "use --precision fp32"
+        fix = how.fix if hardware.precision == "fp32" else f"use --precision fp32, or {how.fix}"
         raise UserError(
             f"the network gives NaN or infinity for image {image!r}, {(~sound).sum():,} of {len(sound):,} in all, in "
             f"{hardware.precision}; {fix}"

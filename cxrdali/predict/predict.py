@@ -66,7 +66,7 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
         if outlook := dataset.outlook(loader.resized_from or settings.data.size):
             log.info(outlook)
         # a vote holds the ranks together: one that died is noticed now, not when all others are done
-        fix = f"the weights of {weights} overflow; give others with --weights, or train the run again"
+        fix = f"give others than {weights} with --weights, or train the run again"
         how = Inference(tta=asked.tta, progress="predicting", check=lambda: ranks.vote(0), ranks=ranks, fix=fix)
         values = logits(model, loader, len(trained.findings), hardware, how)
     if values is None:

@@ -9,7 +9,7 @@ import sys
 import tarfile
 import types
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 
 import numpy as np
 import pytest
@@ -154,6 +154,8 @@ def test_lightning_s_hyper_parameters_of_classes_that_are_not_here(tmp_path, sou
     config.model, config.depth = ARCH, 3
     hyper = lightning_class("AttributeDict", dict)(backbone="resnet18_no_such", config=config)
     hyper["optimizer"] = functools.partial(torch.optim.AdamW, lr=1e-3)
+    hyper["omegaconf"] = lightning_class("DictConfig")()  # as it keeps types and caches
+    hyper["omegaconf"].__dict__ |= {"object_type": dict, "cache": defaultdict(dict), "seen": np.arange(3)}
     saved = {
         "state_dict": {**under("model.", state), "criterion.pos_weight": torch.ones(3), "auroc.seen": torch.zeros(2)},
         "hyper_parameters": hyper, "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}}],
