@@ -25,7 +25,7 @@ from cxrdali.predict.options import ExplainOptions, PredictOptions
     help="Page to write, .html; or a folder, made when it is not there, for its explain.html.",
 )
 @click.option("--synthetic", is_flag=True, help="Say on the page that the images are synthetic.")
-@field_options(PredictOptions, "labels")
+@field_options(PredictOptions, "weights", "labels")
 @field_options(ExplainOptions, "batch")
 @field_options(PredictOptions, "device", "precision", "decode", precision="Of predicting; heat maps: always fp32.")
 def explain(run, data, findings, out, synthetic, batch, **given):

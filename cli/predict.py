@@ -15,11 +15,11 @@ from cxrdali.predict.options import PredictOptions
 @split_option
 @tables.out_option
 @tables.kind_option
-@field_options(PredictOptions, "tta", "labels", "batch", "device")
+@field_options(PredictOptions, "weights", "tta", "labels", "batch", "device")
 @gpus_option
 @field_options(PredictOptions, "precision", "decode", "allow_leak")
 def predict(run, data, split, out, kind, gpus, **given):
-    """Predict a split with a run's best weights: one row per image, in catalog order."""
+    """Predict a split with a run's best weights, or others: one row per image, in catalog order."""
     from cxrdali.predictions import check_target
 
     check_target(out)  # before an hour of work, not after

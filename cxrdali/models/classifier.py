@@ -14,8 +14,10 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
+from cxrdali.models.checkpoint_file import first_line
+from cxrdali.models.identity import identity_of
 from cxrdali.models.options import ModelOptions
-from cxrdali.models.weights import first_line, resampled
+from cxrdali.models.weights import resampled
 from shards.errors import UserError
 
 
@@ -40,6 +42,7 @@ class Classifier(nn.Module):
     ):
         super().__init__()
         self.backbone, self.norm, self.logit_scale = backbone, norm, logit_scale
+        self.identity: dict[str, str] = {}  # what its weights files say of it
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         for head in self.heads:
             head.forward = MethodType(_wide, head)  # bound: a copy of the model computes with its own classifier
@@ -108,6 +111,7 @@ def create(options: ModelOptions, num_findings: int) -> Classifier:
     if options.norm == "weights":
         mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
     made = Classifier(backbone, options.norm, mean, std, options.logit_scale, options.channels_last)
+    made.identity = identity_of(options, mean, std)
     return made.to(memory_format=made.memory_format)
 
 

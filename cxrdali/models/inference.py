@@ -1,6 +1,6 @@
 """Logits of a model over a loader: validation and prediction share it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,8 @@ class Inference:
     """How logits are computed.
 
     micro_batch: images on the device at a time (None: a batch); tta: a name of `cxrdali.models.tta.TTA`; progress: the
-    bar's description (None: no bar); check: called after every batch, may raise; ranks: processes that share the work.
+    bar's description (None: no bar); check: called after every batch, may raise; ranks: processes that share the work;
+    fix: what to do about NaN, where no other precision helps.
     """
 
     micro_batch: int | None = None
@@ -28,6 +29,7 @@ class Inference:
     progress: str | None = None
     check: Callable[[], None] = lambda: None
     ranks: Ranks = field(default_factory=Ranks)
+    fix: str = "start from other weights"
 
 
 @torch.inference_mode()
@@ -43,7 +45,7 @@ def logits(
         batches (the loader's rank and world), as they are with one, and rank 0 returns all: None on the others.
 
     Raises:
-        UserError: The GPU is full.
+        UserError: The GPU is full, or the network gives NaN or infinity for an image (in any pass of TTA).
     """
     how = how or Inference()
     ranks, check = how.ranks, how.check
@@ -77,10 +79,42 @@ def logits(
             check()  # as often as the ranks that had a batch more: they may ask one another
     assert at == len(places), (at, len(places))
     values = result.cpu().numpy()
-    parts = ranks.gather((places, values[0] if len(values) == 1 else mean_logit(values)))
+    finite = np.isfinite(values).all(axis=(0, 2))  # of each pass: the mean over passes would hide an infinity
+    with np.errstate(all="ignore"):
+        merged = values[0] if len(values) == 1 else mean_logit(values)
+    parts = ranks.gather((places, merged, finite))
     if parts is None:
         return None
-    merged = np.empty((len(loader.rows), num_findings), dtype=np.float32)
-    for places, part in parts:
-        merged[places] = part
-    return merged
+    whole = np.empty((len(loader.rows), num_findings), dtype=np.float32)
+    sound = np.empty(len(loader.rows), dtype=bool)
+    for places, part, finite in parts:
+        whole[places], sound[places] = part, finite
+    if not sound.all():
+        image = loader.dataset.columns("image_id")["image_id"].iloc[loader.rows[np.argmin(sound)]]
+        fix = how.fix if hardware.precision == "fp32" else f"use --precision fp32, or {how.fix}"
+        raise UserError(
+            f"the network gives NaN or infinity for image {image!r}, {(~sound).sum():,} of {len(sound):,} in all, in "
+            f"{hardware.precision}; {fix}"
+        )
+    return whole
+
+
+def constant_words(values: np.ndarray, findings: Sequence[str], loader: Loader) -> tuple[bool, str]:
+    """Whether images that differ all have the same logits, so that the network does not see them; and what is to be
+    said of that, or of findings with one logit for all images."""
+    same = (values == values[:1]).all(axis=0)
+    if not same.any() or not _differ(loader):
+        return False, ""
+    what = "every finding" if same.all() else ", ".join(name for name, each in zip(findings, same, strict=True) if each)
+    return bool(same.all()), f"all {len(values):,} images have the same logit for {what}"
+
+
+def _differ(loader: Loader) -> bool:
+    """Whether two of the loader's images differ; reads on until they do."""
+    loader.set_epoch(0)
+    first = None
+    for images, _ in loader:
+        first = images[:1] if first is None else first
+        if (images != first).any():
+            return True
+    return False

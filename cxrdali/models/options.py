@@ -19,7 +19,7 @@ class ModelSettings:
     pretrained: bool = setting(True, "Start stage 1 from timm's weights.")
     init: str | None = setting(
         None,
-        "Initial weights: a finished run's folder, or a .safetensors or .pt file.",
+        "Initial weights: a finished run's folder, or a file of safetensors or torch (timm, Lightning).",
         otherwise="stage 1: timm's weights; else the folder stage(N-1), or the one that the recipe names, beside RUN",
         metavar="RUN_OR_FILE",
     )

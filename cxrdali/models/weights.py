@@ -1,106 +1,160 @@
-"""Weights from files into a model: of a run, of another size, with other findings."""
+"""Weights from files into a model: of a run, of another size, with other findings, as another program has them."""
 
+import logging
 import math
+import re
 import sys
-import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from cxrdali.models import weights_file
+from cxrdali.models import identity
+from cxrdali.models.checkpoint_file import first_line, read_weights
+from cxrdali.predictions import first_of
 from shards.errors import UserError
-from shards.storage.sealed import CHECKSUM, note_unsealed
 
 if TYPE_CHECKING:
     from cxrdali.models.classifier import Classifier
 
+log = logging.getLogger(__name__)
 
-def load_initial(model: "Classifier", path: Path, findings: tuple[str, ...], new_head: bool = False) -> dict[str, str]:
-    """Load a run's weights (or a .safetensors / .pt file of the same architecture) into the backbone.
+WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")  # torch puts them anywhere
+COUNTERS = ("num_batches_tracked", "n_averaged")  # of no use to a network that is trained from here, or predicts
 
-    Findings are matched by name: the same ones in another order are put in order, others are refused. A file
-    that names none (timm's own, say) keeps its head only if the shapes agree; else the head stays new, and
-    metadata["head"] says so. With new_head it stays new in any case. A head from a model of another logit scale is
-    scaled so that its logits stay. Returns the file's metadata. No code is unpickled.
+
+def load_initial(
+    model: "Classifier", path: Path, findings: tuple[str, ...], new_head: bool = False, to_predict: bool = False
+) -> dict[str, str]:
+    """Load a run's weights, or a checkpoint that another program wrote, into the backbone.
+
+    Findings are matched by name: the same ones in another order are put in order, others are refused. A file that
+    names none (timm's own, say) keeps its head only if the shapes agree; else, or with new_head, the head stays new.
+    A head from a model of another logit scale is scaled so that its logits stay. What is not taken as it is, is
+    logged. to_predict: refuse what only a training can start from: no head, another size, one input channel. Returns
+    the file's metadata. No code is unpickled.
     """
-    state, metadata = read_weights(path)
-    stored, norm = metadata.get("findings"), metadata.get("norm")
-    if norm and norm != model.norm:
-        raise UserError(f"{path}: was trained with --norm {norm}, this run has --norm {model.norm}; give the same")
+    state, about = read_weights(path)
     own, head = model.backbone.state_dict(), head_keys(model)
-    if stored and not new_head:
-        _match_findings(model, state, tuple(stored.split("\n")), findings, path)
-    elif new_head or any(key in state and state[key].shape != own[key].shape for key in head):
+    identity.check(path, about, model.identity, not new_head, identity.IN_THE_RUN if to_predict else "")
+    size = model.identity.get("size")
+    if to_predict and about.get("size", size) != size:
+        raise UserError(f"{path}: was trained at {about['size']} px, this run at {size}; {identity.IN_THE_RUN}")
+    state, said = _unwrapped(state, own, path)
+    refused = said_of_pixels = _three_channels(model, state)
+    is_new, said_of_head = (True, "") if new_head else _judge_head(state, own, head, about)
+    if is_new:
         state |= {key: own[key] for key in head}
-        metadata = {**metadata, "head": "new"}
-    if "head" not in metadata:
-        factor = float(metadata.get("logit_scale", 1)) / model.logit_scale
+        refused = refused or said_of_head
+    else:
+        if "findings" in about:
+            _match_findings(model, state, tuple(about["findings"].split("\n")), findings, path)
+        factor = float(about.get("logit_scale", 1)) / model.logit_scale
         state |= {key: state[key] * factor for key in head if factor != 1 and key in state}
     state = resampled(model.backbone, state, path)
     own = model.backbone.state_dict()
-    missing = sorted(set(own) - set(state))
-    unknown = sorted(set(state) - set(own))
-    shapes = sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
-    for kind, keys in (("lacks", missing), ("has unknown", unknown), ("has another shape of", shapes)):
-        if keys:
+    state |= {key: value for key, value in own.items() if key.endswith(COUNTERS) and key not in state}
+    _check_fit(model, state, about, path, to_predict)
+    if to_predict and refused:
+        raise UserError(f"{path}: {refused}, so it cannot predict; start a run from it with `cxrdali train --init`")
+    state = {key: value.to(own[key].dtype) for key, value in state.items()}
+    for key, value in state.items():
+        if not value.isfinite().all() and own[key].isfinite().all():  # some masks are infinite
+            bad = f"{int((~value.isfinite()).sum()):,} of {value.numel():,} numbers"
             raise UserError(
-                f"{path}: {kind} {keys[0]!r} (and {len(keys) - 1} more); "
-                "initial weights must be of the same --arch and number of findings"
+                f"{path}: {key!r} is NaN or infinite in {bad}; give weights of a training that did not fail"
             )
     model.backbone.load_state_dict(state)
-    return metadata
+    if words := [each for each in (*said, said_of_pixels, said_of_head) if each]:
+        log.info(f"{path}: {'; '.join(words)}")
+    return about
 
 
-def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata (text to text) of a weights file. Raises UserError if it is not one, or is not what was
-    written."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights file; give a run folder or a .safetensors or .pt file")
-    try:
-        if path.suffix == ".safetensors":
-            about = weights_file.check(path)
-            if CHECKSUM not in about and "findings" in about:  # not of ours: timm's, say
-                note_unsealed(path)
-            with safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
-        check_records(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+def _unwrapped(state: dict, own: dict, path: Path) -> tuple[dict, list[str]]:
+    """The network's tensors by its own keys, from under the prefix ("module.model.") under which most of them lie, and
+    what is said of the rest. Raises UserError if several networks fit, as a model and its moving average."""
+    state = {WRAPPERS.sub("", key): value for key, value in state.items()}
+    fitting: Counter[str] = Counter()
+    for key in state:
+        starts = [0, *(place.end() for place in re.finditer(r"\.", key))]
+        fitting.update(key[:start] for start in starts if key[start:] in own)
+    whole = [prefix for prefix, count in fitting.items() if count >= 0.9 * len(own)]
+    if len(whole) > 1:
         raise UserError(
-            f"{path}: not a weights file ({first_line(error)}); give a run folder or a .safetensors or .pt file"
-        ) from error
-    except UserError:
-        raise
-    except Exception as error:  # torch raises pickle's own errors for refused code
-        raise UserError(
-            f"{path}: no weights file, or one that holds more than tensors ({first_line(error)}); "
-            "give a run folder or a .safetensors or .pt file of tensors"
-        ) from error
-    metadata = {}
-    if isinstance(state, dict) and "finding_names" in state:  # a run's last.pt
-        metadata["findings"] = "\n".join(state["finding_names"])
-        metadata["logit_scale"] = str(state.get("logit_scale", 1.0))
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: holds no table of weights; give a run folder or a .safetensors or .pt file")
-    return {key.removeprefix("module."): value for key, value in state.items()}, metadata
+            f"{path}: holds {len(whole)} networks that fit, under {' and '.join(map(repr, whole))}; "
+            "write the tensors of one of them to a file of their own"
+        )
+    prefix = max(fitting, key=lambda each: fitting[each], default="")
+    if fitting[prefix] < len(own) / 2:  # another network: its keys are named as they are
+        return state, []
+    left = [key for key in state if not key.startswith(prefix) and not key.endswith(COUNTERS)]
+    said = [f"left out, not of the network: {first_of(left)}"] if left else []
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}, said
 
 
-def check_records(path: Path) -> None:
-    """Raises ValueError if a file that torch.save wrote is damaged: its records have CRCs, at which torch.load does not
-    look."""
-    if not zipfile.is_zipfile(path):  # of torch before 1.6
+def _three_channels(model: "Classifier", state: dict) -> str:
+    """Spread first convolutions of one input channel over three, in place; what is assumed of them, or nothing.
+
+    A third each: with w (x - m) / s for a grey x, the sum over channels is that of one channel whose 1 / s and m / s
+    are the means of the three.
+    """
+    own, found = model.backbone.state_dict(), False
+    names = getattr(model.backbone, "pretrained_cfg", {}).get("first_conv") or ()  # a plugin's network has none
+    for name in (names,) if isinstance(names, str) else names:
+        key = f"{name}.weight"
+        # a standardised convolution makes the same weights of a third
+        plain = key in own and "Std" not in type(model.backbone.get_submodule(name)).__name__
+        if plain and key in state and state[key].dim() == 4 and (own[key].shape[1], state[key].shape[1]) == (3, 1):
+            state[key] = state[key].float().expand(-1, 3, *state[key].shape[2:]) / 3
+            found = True
+    inverse, shift = float(model.scale.mean()) * 255, float(model.shift.mean())
+    mean, std = -shift / inverse, 1 / inverse
+    assumed = f"pixels of mean {mean:.3f} and std {std:.3f}, the means of --norm {model.norm}"
+    return f"its one input channel is spread over three, as trained on {assumed}" if found else ""
+
+
+def _judge_head(state: dict, own: dict, head: list[str], about: dict[str, str]) -> tuple[bool, str]:
+    """Whether the file's classifier cannot be taken, so that there is a new one; and what is to be said of it."""
+    if not any(key in state for key in head):
+        return True, "it has no classifier: there is a new one"
+    if "findings" in about:
+        return False, ""
+    for key in head:
+        if key in state and state[key].shape != own[key].shape:
+            there, here = (list(each[key].shape) for each in (state, own))
+            return True, f"it names no findings: the classifier is new (it has {key!r} of shape {there}, not {here})"
+    return False, "it names no findings: its classifier is taken by position"
+
+
+def _check_fit(model: "Classifier", state: dict, about: dict[str, str], path: Path, to_predict: bool) -> None:
+    """Raises UserError that says what does not fit, unless all of it does."""
+    own = model.backbone.state_dict()
+    lacking, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    shapes = sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
+    if not (lacking or unknown or shapes):
         return
-    with zipfile.ZipFile(path) as records:
-        damaged = records.testzip()
-    if damaged:
-        raise ValueError(f"its record {damaged!r} is damaged, by its CRC-32")
+    arch = model.identity.get("arch", type(model.backbone).__name__)
+    words = [f"{kind} {first_of(keys)}" for kind, keys in (("lacks", lacking), ("has unknown", unknown)) if keys]
+    if shapes:
+        there, here = (list(each[shapes[0]].shape) for each in (state, own))
+        words.append(f"has {first_of(shapes)} of shape {there}, not {here}")
+    same_keys, size = not (lacking or unknown), about.get("size")
+    inputs = {tuple(state[key].shape[1:2]) for key in shapes if own[key].dim() == 4 and own[key].shape[1] == 3}
+    if to_predict:
+        fix = identity.IN_THE_RUN
+    elif same_keys and len(shapes) == len(inputs):
+        fix = f"it takes images of {inputs.pop()[0]} channels; give weights for 3, or for 1, which can be spread"
+    elif same_keys and size and size != model.identity.get("size") and about.get("arch") == arch:
+        fix = f"they are for {size} px, and cannot be resized; give --size {size}"
+    elif same_keys and set(shapes) <= set(head_keys(model)):
+        fix = "leave its classifier out with --new-head"
+    else:
+        fix = "give the --arch that they are of"
+    fitting = len(own) - len(lacking) - len(shapes)
+    raise UserError(f"{path}: {', '.join(words)}; {fitting:,} of {len(own):,} tensors fit {arch}; {fix}")
 
 
 def _match_findings(
@@ -149,8 +203,3 @@ def _resampled_bias(key: str, stored: torch.Tensor, own: torch.Tensor | None) ->
     # corners aligned: offset 0 stays offset 0
     grid = nn.functional.interpolate(grid, size=(after, after), mode="bilinear", align_corners=True)
     return grid.view(own.shape).to(stored.dtype)
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

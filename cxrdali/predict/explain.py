@@ -15,7 +15,7 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.predict.heatmaps import heat_maps, map_layer
 from cxrdali.predict.options import ExplainOptions, PredictOptions
-from cxrdali.predict.predict import load_run_model, predict, split_rows
+from cxrdali.predict.predict import check_varies, load_run_model, predict, split_rows, weights_of
 from cxrdali.predictions import Predictions, sigmoid
 from cxrdali.runs.reader import Run
 from cxrdali.runtime.device import Hardware
@@ -129,12 +129,17 @@ def explain(
     columns = _columns(trained, table, options.findings)
     split_rows(trained, dataset, table, options.split)
     size, hardware = trained.settings.data.size, Hardware.resolve(how.device, how.precision)
-    model = load_run_model(trained).to(hardware.device)
+    stored = options.split == "val" and trained.val_predictions.exists() and how.weights is None
+    weights = weights_of(trained, how, say=stored)  # else `predict` says it
+    model = load_run_model(trained, weights).to(hardware.device)
     layer = map_layer(model, size, options.layer)  # before a prediction that may take an hour
 
-    # no score is made of them: it is enough that `predict` says which were trained on
-    predicted, path = _predictions(trained, dataset, options.split, replace(how, labels=table.name, allow_leak=True))
+    path = trained.val_predictions if stored else run
+    predicted = _predictions(trained, dataset, options.split, replace(how, labels=table.name), stored)
     rows = predictions.catalog_rows(predicted, path, dataset)
+    if stored and (predicted.values == predicted.values[:1]).all():
+        plain = Loader(dataset, rows, LoaderOptions(size, options.batch, how.threads, how.decode, hardware.device))
+        check_varies(predicted.values, predicted.findings, plain, path)
     check_labelled(table, rows, f"the {options.split} split")
     truth = targets(table, trained.settings.data.uncertain)[rows]
     truth[table.values[rows] == -1] = np.nan  # a picture's caption says present or absent
@@ -157,7 +162,8 @@ def explain(
     maps = _maps(model, layer, loader, torch.from_numpy(wanted), hardware)
     shown = [_shown(each, predicted, rows, truth[each.column], maps) for each in chosen]
     shown.sort(key=lambda each: -each.positives)
-    return Explanation(run.name, dataset, table.name, options.split, size, layer, tuple(shown), without)
+    name = run.name if how.weights is None else f"{run.name} + {weights.name}"
+    return Explanation(name, dataset, table.name, options.split, size, layer, tuple(shown), without)
 
 
 def _shown(
@@ -189,14 +195,15 @@ def _columns(run: Run, labels: Labels, asked: Sequence[str]) -> list[int]:
     return [column for column, name in enumerate(own) if name in (asked or own)]
 
 
-def _predictions(run: Run, dataset: PackedDataset, split: str, how: PredictOptions) -> tuple[Predictions, Path]:
-    """The run's scores of a split, and the file to name in an error."""
-    if split == "val" and run.val_predictions.exists():
-        found = predictions.read(run.val_predictions)
-        for text in found.provenance.seen or ():
-            log.info(f"note: {text}")
-        return found, run.val_predictions
-    return predict(run.path, dataset, split, how), run.path
+def _predictions(run: Run, dataset: PackedDataset, split: str, how: PredictOptions, stored: bool) -> Predictions:
+    """The run's scores of a split, those that it stored or new ones. No figure is made of them: it is enough to say
+    which images were trained on."""
+    if not stored:
+        return predict(run.path, dataset, split, replace(how, allow_leak=True))
+    found = predictions.read(run.val_predictions)
+    for text in found.provenance.seen or ():
+        log.info(f"note: {text}")
+    return found
 
 
 def _maps(model, layer: str, loader: Loader, findings: torch.Tensor, hardware: Hardware) -> Iterator[tuple]:

@@ -11,7 +11,7 @@ from shards.errors import UserError
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How to predict. None: the run's own labels, as many images at a time as in its training."""
+    """How to predict. None: the run's best weights and own labels, as many images at a time as in its training."""
 
     labels: str | None = setting(
         None, "Label release whose split and findings are meant.", otherwise="the run's", metavar="NAME"
@@ -30,6 +30,12 @@ class PredictOptions:
     threads: int | None = as_in(RuntimeSettings, "threads")
     allow_leak: bool = setting(
         False, "Predict val, dev or test also where the run, or one behind its weights, trained on some of the images."
+    )
+    weights: str | None = setting(
+        None,
+        "Weights in place of the run's best: an average, its last.pt, or a checkpoint of the same network.",
+        otherwise="its best epoch",
+        metavar="FILE",
     )
 
     def __post_init__(self):

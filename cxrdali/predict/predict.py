@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +12,29 @@ import numpy as np
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import TRAINED_ON, LoaderOptions
 from cxrdali.data.splits import select
+from cxrdali.models import weights_file
 from cxrdali.models.classifier import Classifier, create
-from cxrdali.models.inference import Inference, logits
+from cxrdali.models.inference import Inference, constant_words, logits
 from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predictions import Predictions, Provenance
-from cxrdali.runs.layout import BEST
-from cxrdali.runs.reader import Run, weights_epoch
+from cxrdali.runs.layout import BEST, LAST
+from cxrdali.runs.reader import Run, written
 from cxrdali.runs.same_data import run_rows, with_images
 from cxrdali.runs.seen import seen_by
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks, joined
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
+from shards.errors import UserError
 from shards.storage.files import sha256_file
 
 log = logging.getLogger(__name__)
 
 
 def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptions | None = None) -> Predictions | None:
-    """Logits of the run's best weights for every packed image of a split.
+    """Logits of the run's best weights (or `options.weights`) for every packed image of a split.
 
     Args:
         run: The run's folder; its last.pt is not needed.
@@ -43,22 +47,23 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
         as one process, and the others None.
 
     Raises:
-        UserError: The weights are missing, another dataset would silently change what val means, or images that are
-            there to be scored were trained on.
+        UserError: The weights are missing or of another network, another dataset would silently change what val means,
+            images that are there to be scored were trained on, or the network gives NaN, infinity or the same logits
+            for all images.
     """
     asked, trained = options or PredictOptions(), Run.open(run)
     table = dataset.labels(asked.labels or trained.labels)
     rows = split_rows(trained, dataset, table, split)
     leak = _leak(trained, dataset, table, rows, split, asked)
-    model, settings = load_run_model(trained), trained.settings
+    weights = weights_of(trained, asked)
+    model, settings = load_run_model(trained, weights), trained.settings
     batch = asked.batch or settings.runtime.micro_batch or settings.optimizer.batch
     with joined(asked.device) as ranks:
         hardware = Hardware.resolve(ranks.device(asked.device), asked.precision)
         if ranks.world > 1:
-            weights = {"epoch": weights_epoch(run / BEST), "weights": sha256_file(run / BEST)}
             how = {"split": split, "tta": asked.tta, "batch": batch, "precision": hardware.precision}
             data = {"decode": asked.decode, "dataset": dataset.id, "labels": table.sha256, "versions": versions()}
-            ranks.agree({"run": run.name, **weights, **how, **data})
+            ranks.agree({"run": run.name, "weights": sha256_file(weights), **how, **data})
         model = model.to(hardware.device)
         threads = ranks.threads() if asked.threads is None else asked.threads
         loading = LoaderOptions(settings.data.size, batch, threads, asked.decode, hardware.device)
@@ -67,14 +72,19 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
         if outlook := dataset.outlook(loader.resized_from or settings.data.size):
             log.info(outlook)
         # a vote holds the ranks together: one that died is noticed now, not when all others are done
-        how = Inference(tta=asked.tta, progress="predicting", check=lambda: ranks.vote(0), ranks=ranks)
+        fix = f"give others than {weights} with --weights, or train the run again"
+        how = Inference(tta=asked.tta, progress="predicting", check=lambda: ranks.vote(0), ranks=ranks, fix=fix)
         values = logits(model, loader, len(trained.findings), hardware, how)
     if values is None:
         return None
+    check_varies(values, trained.findings, loader, weights)
     if dataset.mirror:
         log.info(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
     ids = dataset.columns("image_id", "study_id", "view").iloc[rows]
     provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak)
+    if asked.weights is not None:
+        step = f"weights of {weights.name}, content {weights_file.identity(weights)[:16]}"
+        provenance = replace(provenance, run=f"{run.name} + {weights.name}", history=(step,))
     return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
 
 
@@ -124,8 +134,30 @@ def split_rows(run: Run, dataset: PackedDataset, labels: Labels, split: str) -> 
     return run_rows(run, dataset, labels, without)[split == "val"]
 
 
-def load_run_model(run: Run) -> Classifier:
-    """A run's model with its best weights, on the CPU. Raises UserError if they are missing or do not fit."""
+def check_varies(values: np.ndarray, findings: Sequence[str], loader: Loader, source: Path) -> None:
+    """Notes findings with one logit for all images; raises UserError if images that differ have all logits in common.
+    source: of the logits."""
+    blind, words = constant_words(values, findings, loader)
+    if blind:
+        raise UserError(f"{source}: {words}, though the images differ: the network does not see them; train it again")
+    if words:
+        log.info(words)
+
+
+def weights_of(run: Run, asked: PredictOptions, say: bool = True) -> Path:
+    """The file to predict with. say: which, how far the run is, and what is not known of weights of another origin."""
+    path = run.best_weights() if asked.weights is None else Path(asked.weights)
+    if say:
+        log.info(f"{run.path}: {run.reached()}")
+    if say and asked.weights is not None:
+        its_own = path.resolve() in [(run.path / name).resolve() for name in (BEST, LAST)]
+        unknown = "" if its_own else f"; what {path.name} was trained on is not known"
+        log.info(f"weights {path}, written {written(path)}, in place of its best{unknown}")
+    return path
+
+
+def load_run_model(run: Run, weights: Path | None = None) -> Classifier:
+    """A run's model with its best or other weights, on the CPU. Raises UserError if they are missing or do not fit."""
     model = create(run.settings.model_options(), len(run.findings))
-    load_initial(model, run.best_weights(), run.findings)
+    load_initial(model, weights or run.best_weights(), run.findings, to_predict=True)
     return model

@@ -1,7 +1,7 @@
 """A run's folder, as its trainer writes it: what it was asked, what it measured, and how it continues.
 
     config.json             resolved settings, dataset and label hashes, selection, versions
-    last.pt                 everything needed to continue exactly; only the trainer opens it
+    last.pt                 everything needed to continue exactly; opened by the trainer, or where it is named
     best.safetensors        weights of the best epoch, timm's own keys; val_predictions.parquet: its logits
     metrics.csv             one row per epoch; findings.csv: one row per epoch and finding
     progress.json           how many epochs are finished, which one is the best, whether any is left, and the checksums
@@ -24,7 +24,7 @@ import torch
 from safetensors import torch as safetensors
 
 from cxrdali.models import weights_file
-from cxrdali.models.weights import check_records
+from cxrdali.models.checkpoint_file import check_records
 from cxrdali.predictions import Predictions
 from cxrdali.runs import layout
 from cxrdali.runs.layout import NEW

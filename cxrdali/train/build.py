@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,11 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from cxrdali.data.augment import options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
+from cxrdali.models import identity
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.loss_module import LossModule
 from cxrdali.models.weights import head_keys, load_initial
-from cxrdali.runs.layout import BEST
-from cxrdali.runs.reader import Run
+from cxrdali.runs.layout import BEST, LAST
+from cxrdali.runs.reader import Run, written
 from cxrdali.runs.settings import TrainSettings, sampling_seed
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, mean_in_order
@@ -32,10 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Continued:
-    """What a continued run already has: the weights of its backbone, and the micro-batch that it found."""
+    """What a continued run already has: the weights of its backbone, the micro-batch that it found, and what its
+    last.pt says of the weights (nothing, of an older version)."""
 
     weights: dict[str, torch.Tensor]
     micro_batch: dict | None
+    about: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,14 @@ def initial_weights(init: str | None) -> Path | None:
     return run.best_weights()
 
 
+def _start(init: Path, weights: Path, about: dict[str, str]) -> str:
+    """Which weights a run starts from, in words."""
+    if init.is_dir():
+        return f"{init}, {Run.open(init).reached()}"
+    known = [f"{name} {about[name]}" for name in ("arch", "epoch", "map", "lrap") if name in about]
+    return ", ".join([str(weights), *known, f"written {written(weights)}"])
+
+
 def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int) -> CosineLRScheduler:
     """Linear warm-up over the first epoch(s), then cosine to min_lr: a function of the step alone.
 
@@ -162,11 +173,10 @@ def _model(settings: TrainSettings, findings: tuple[str, ...], before: Continued
     pretrained = settings.model.pretrained and not weights and not before
     model = create(settings.model_options(pretrained), len(findings))
     if weights is not None:
-        found = load_initial(model, weights, findings, settings.model.new_head)
-        if "findings" not in found and not settings.model.new_head:
-            head = "the classifier is new" if found.get("head") else "its classifier is taken by position"
-            log.info(f"{weights} names no findings: {head}")
+        about = load_initial(model, weights, findings, settings.model.new_head)
+        log.info(f"starts from {_start(Path(settings.model.init or weights), weights, about)}")
     if before:  # here already: features are kept of the run's own backbone
+        identity.check(Path(LAST), before.about, model.identity, True, "restore it, or give another --out")
         model.backbone.load_state_dict(before.weights)
     if settings.model.frozen:
         _freeze(model, settings.model.arch)

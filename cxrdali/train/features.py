@@ -43,6 +43,7 @@ class CachedLoader:
     def __init__(self, loader: Loader, rows: np.ndarray, features: torch.Tensor):
         self._loader, self._known, self._features = loader, rows, features
         self.rows, self.options, self.resized_from = loader.rows, loader.options, loader.resized_from
+        self.dataset = loader.dataset
         self._epoch, self._position = 0, 0
 
     def __len__(self) -> int:

@@ -3,13 +3,16 @@
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cxrdali.metrics.ranking import Scores
-from cxrdali.predictions import Predictions
+from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs import folder
+from cxrdali.runs.same_data import with_images
 from cxrdali.runtime.distributed import Ranks
 from cxrdali.train.build import Parts
+from cxrdali.train.selection import TrainingData
 from shards.storage.files import sha256_bytes
 
 
@@ -73,8 +76,14 @@ def finding_rows(epoch: int, scores: Scores) -> list[dict]:
     ]
 
 
-def save(out: Path, parts: Parts, state: State, best: tuple[dict, dict, Predictions] | None = None) -> None:
-    """Called by all ranks; rank 0 writes, and none goes on before it has. best: as `cxrdali.runs.folder.commit`'s."""
+def save(out: Path, parts: Parts, state: State, values: np.ndarray | None = None) -> None:
+    """Called by all ranks; rank 0 writes, and none goes on before it has. values: the validation logits, on rank 0 if
+    this epoch is the best."""
+    about, best = _about(parts, state.epoch), None
+    if values is not None:
+        score = {parts.settings.optimizer.select_by: repr(state.best_score)}
+        weights = parts.model.backbone.state_dict()
+        best = (weights, about | score, _predictions(out.name, parts.data, values))
     ranks, device = parts.ranks, parts.hardware.device
     cuda = None if device == "cpu" else torch.cuda.get_rng_state(device)
     generators = ranks.gather((torch.get_rng_state(), cuda))
@@ -83,6 +92,7 @@ def save(out: Path, parts: Parts, state: State, best: tuple[dict, dict, Predicti
         (rng, cuda), *others = generators
         full = {
             **vars(state),
+            "about": about,
             "loss_sum": loss_sum,
             "model": parts.model.backbone.state_dict(),
             "optimizer": parts.step.optimizer.state_dict(),
@@ -94,6 +104,20 @@ def save(out: Path, parts: Parts, state: State, best: tuple[dict, dict, Predicti
         folder.commit(out, full, parts.settings, best)
         state.best_checksum = full["best_checksum"]
     ranks.wait()
+
+
+def _about(parts: Parts, epoch: int) -> dict[str, str]:
+    """The metadata of weights after so many epochs: what they are of, and what they were trained on."""
+    data = parts.data
+    trained = {"findings": "\n".join(data.findings), "labels": data.labels.name, "dataset": data.dataset.id}
+    return {**parts.model.identity, **trained, "epoch": str(epoch)}
+
+
+def _predictions(run: str, data: TrainingData, values: np.ndarray) -> Predictions:
+    """The table of the validation images' logits."""
+    ids = data.dataset.columns("image_id", "study_id", "view").iloc[data.val_rows]
+    provenance = Provenance("logit", run, "val", data.labels.name, data.dataset.id, "none", seen=data.leak)
+    return Predictions(ids, data.findings, values, with_images(provenance, data.dataset, data.val_rows))
 
 
 def begin(parts: Parts) -> State:

@@ -23,10 +23,9 @@ from tqdm import tqdm
 
 from cxrdali.data.loader import Loader
 from cxrdali.metrics.ranking import Scores, score
-from cxrdali.models.inference import Inference, logits
+from cxrdali.models.inference import Inference, constant_words, logits
 from cxrdali.models.loss_module import bce_sum, known_targets
-from cxrdali.predictions import Predictions, Provenance
-from cxrdali.runs import folder, same_data
+from cxrdali.runs import folder
 from cxrdali.runs.layout import PROGRESS
 from cxrdali.runs.reader import Progress, Run
 from cxrdali.runs.settings import TrainSettings
@@ -100,7 +99,9 @@ def train(
         identity.check(out, config, settings, loaded, ranks, data)
         if done := _finished(out, settings, loaded, ranks):
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
-        before = loaded and Continued(loaded.pop("model"), identity.stored_of(out, "micro_batch"))
+        before = loaded and Continued(
+            loaded.pop("model"), identity.stored_of(out, "micro_batch"), loaded.get("about", {})
+        )
         parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
         if loaded is None and ranks.is_first:
@@ -190,7 +191,7 @@ class Trainer:
         # the first epoch is kept even where no finding has a positive and the score is undefined
         is_best = state.best_epoch == 0 or reached > state.best_score or math.isnan(state.best_score)
         state.end_epoch(row, scores, reached, is_best)
-        self._save(values if is_best and self.ranks.is_first else None)
+        save(self.out, self.parts, state, values if is_best and self.ranks.is_first else None)
         if self.ranks.is_first:
             console.write_events(self.out, events, row, scores)
             console.report_epoch(row, scores, self.parts, state)
@@ -301,13 +302,14 @@ class Trainer:
             progress=f"validation {epoch + 1}/{self.settings.optimizer.epochs}",
             check=self._stop_if_asked,
             ranks=self.ranks,
+            fix=f"lower --lr, with another --out than {self.out}",
         )
         parts = self.parts
         return logits(parts.forward, parts.val_loader, len(parts.data.findings), self.hardware, how)
 
     def _score(self, values: np.ndarray) -> tuple[float, Scores]:
-        if not np.isfinite(values).all():
-            raise UserError(f"{self.out}: validation logits are not finite; lower --lr or use --precision fp32")
+        if words := constant_words(values, self.parts.data.findings, self.parts.val_loader)[1]:
+            log.info(f"validation: {words}")
         truth = self.parts.data.targets[self.parts.data.val_rows]
         wanted = torch.from_numpy(truth)
         loss = float(bce_sum(torch.from_numpy(values).double(), wanted) / known_targets(wanted))
@@ -319,32 +321,5 @@ class Trainer:
         asked = self.hooks.should_stop() if self.hooks.should_stop else None
         if number := self.ranks.vote(asked or self.signals.number):
             self._checked_loss(self.state.epoch, self.state.steps)  # a checkpoint never holds NaN
-            self._save()
+            save(self.out, self.parts, self.state)
             raise Stopped(number)
-
-    def _save(self, values: np.ndarray | None = None) -> None:
-        """values: the validation logits, if this epoch is the best."""
-        best = None
-        if values is not None:
-            best = (self.parts.model.backbone.state_dict(), self._metadata(), self._predictions(values))
-        save(self.out, self.parts, self.state, best)
-
-    def _metadata(self) -> dict[str, str]:
-        settings, data = self.settings, self.parts.data
-        return {
-            "arch": settings.model.arch,
-            "size": str(settings.data.size),
-            "norm": settings.model.norm,
-            "logit_scale": repr(self.parts.model.logit_scale),
-            "findings": "\n".join(data.findings),
-            "labels": data.labels.name,
-            "dataset": data.dataset.id,
-            "epoch": str(self.state.best_epoch),
-            settings.optimizer.select_by: repr(self.state.best_score),
-        }
-
-    def _predictions(self, values: np.ndarray) -> Predictions:
-        data = self.parts.data
-        ids = data.dataset.columns("image_id", "study_id", "view").iloc[data.val_rows]
-        about = Provenance("logit", self.out.name, "val", data.labels.name, data.dataset.id, "none", seen=data.leak)
-        return Predictions(ids, data.findings, values, same_data.with_images(about, data.dataset, data.val_rows))

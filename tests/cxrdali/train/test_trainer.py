@@ -342,10 +342,10 @@ def test_limit_batches_limits_training_and_validation(dataset, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_way_out(unbroken, dataset, tmp_path):
     weights = load_file(unbroken[0] / layout.BEST)
-    weights["classifier.bias"][0] = float("nan")
+    weights["classifier.bias"][0] = 3e38  # finite: NaN would not be read
     torch.save(weights, tmp_path / "bad.pt")
     with pytest.raises(
-        UserError, match=r"the loss became nan in epoch 1, by step 7; lower --lr, with another --out. .* is of epoch 0"
+        UserError, match=r"the loss became inf in epoch 1, by step 7; lower --lr, with another --out. .* is of epoch 0"
     ):
         quietly(settings(init=str(tmp_path / "bad.pt")), dataset, tmp_path / "run")
     assert not (tmp_path / "run" / layout.LAST).exists()
