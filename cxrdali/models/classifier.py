@@ -4,7 +4,7 @@ Normalisation is the model's first step, on its device and in its precision: the
 size, and a checkpoint's numbers cannot be fed with pixels scaled for another one.
 """
 
-import sys
+from dataclasses import replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -17,14 +17,19 @@ from torch import nn
 from cxrdali.models.checkpoint_file import first_line
 from cxrdali.models.identity import identity_of
 from cxrdali.models.options import ModelOptions
+from cxrdali.models.probe import Seen, look
 from cxrdali.models.weights import resampled
 from shards.errors import UserError
+
+Several = (tuple, list, nn.ModuleList)
+SIZES = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)  # pixels that a refusal may advise
 
 
 class Classifier(nn.Module):
     """uint8 [B, 1, S, S], 0..255 -> float32 logits [B, F]. `backbone` is the timm model with its own keys.
 
     The classifier at its end computes in float32 also under autocast: in bf16, thousands of images would share a logit.
+    finding_keys: the tensors of the backbone with a row per finding; seen: what `cxrdali.models.probe` found.
     """
 
     backbone: Any  # timm's models share methods, not a type
@@ -34,16 +39,16 @@ class Classifier(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        norm: str,
+        options: ModelOptions,
+        finding_keys: tuple[str, ...],
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        logit_scale: float = 1.0,
-        channels_last: bool = True,
     ):
         super().__init__()
-        self.backbone, self.norm, self.logit_scale = backbone, norm, logit_scale
+        self.backbone, self.options, self.finding_keys, self.seen = backbone, options, finding_keys, Seen()
+        self.norm, self.logit_scale = options.norm, options.logit_scale
         self.identity: dict[str, str] = {}  # what its weights files say of it
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
         for head in self.heads:
             head.forward = MethodType(_wide, head)  # bound: a copy of the model computes with its own classifier
         scale = 1 / (255 * torch.tensor(std)).view(1, 3, 1, 1)
@@ -58,33 +63,59 @@ class Classifier(nn.Module):
 
     @property
     def heads(self) -> tuple[nn.Module, ...]:
-        """The backbone's classifiers; distilled models have two, whose mean is the output."""
-        found = self.backbone.get_classifier()
-        return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+        """The backbone's classifiers: timm's own, and what else has rows per finding (VOLO's auxiliary one)."""
+        found = _flat(self.backbone.get_classifier())
+        known = {id(self.backbone), *(id(inner) for head in found for inner in head.modules())}
+        owners = dict.fromkeys(self.backbone.get_submodule(key.rpartition(".")[0]) for key in self.finding_keys)
+        return (*found, *(owner for owner in owners if id(owner) not in known))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the classifier sees of uint8 [B, 1, S, S]: float [B, D]. In evaluation mode,
-        `classify(features(images))` is `forward(images)`."""
-        seen: list[torch.Tensor] = []
-        handle = self.heads[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+        """What the classifiers see of uint8 [B, 1, S, S]: float [B, D]. In evaluation mode,
+        `classify(features(images))` is `forward(images)`. Raises UserError if `seen.why` says why there is none."""
+        if self.seen.why:
+            raise UserError(f"no features to keep: {self.seen.why}")
+        return torch.cat([given.flatten(1) for given in self.inputs(images)[1]], dim=1)
+
+    def inputs(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The logits, and the input of each classifier that is called."""
+        given: dict[nn.Module, torch.Tensor] = {}
+
+        def keep(head: nn.Module, arguments: tuple, named: dict) -> None:
+            given[head] = next(iter((*arguments, *named.values())))
+
+        handles = [head.register_forward_pre_hook(keep, with_kwargs=True) for head in self.heads]
         try:
-            self(images)
+            logits = self(images)
         finally:
-            handle.remove()
-        return seen[0]
+            for handle in handles:
+                handle.remove()
+        return logits, [given[head] for head in self.heads if head in given]
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
-        """float [B, D] -> float32 logits [B, F]."""
-        return self._scaled(torch.stack([head(features) for head in self.heads]).mean(dim=0))
+        """float [B, D] -> float32 logits [B, F]: the mean over the classifiers."""
+        parts = features.split([shape.numel() for shape in self.seen.shapes], dim=1)
+        each = zip(self.heads, parts, self.seen.shapes, strict=True)
+        return self._scaled(
+            torch.stack([head(part.unflatten(1, shape)).flatten(1) for head, part, shape in each]).mean(dim=0)
+        )
 
     def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
         return logits if self.logit_scale == 1 else logits * self.logit_scale
 
 
-def _wide(head: nn.Module, features: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+def _flat(found: Any) -> tuple[nn.Module, ...]:
+    """Distilled models have two classifiers, others one for each of their stages."""
+    return tuple(each for inner in found for each in _flat(inner)) if isinstance(found, Several) else (found,)
+
+
+def _wide(head: nn.Module, *arguments: Any, **named: Any) -> torch.Tensor:
     """A classifier's forward, outside of autocast and from float32."""
-    with torch.autocast(features.device.type, enabled=False):
-        return type(head).forward(head, features.float(), *arguments, **options)
+    with torch.autocast(next(head.parameters()).device.type, enabled=False):
+        return type(head).forward(head, *map(_float, arguments), **{name: _float(each) for name, each in named.items()})
+
+
+def _float(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) else value
 
 
 def check_arch(arch: str) -> None:
@@ -102,7 +133,7 @@ def create(options: ModelOptions, num_findings: int) -> Classifier:
         num_findings: Width of its output.
 
     Raises:
-        UserError: timm has no such model, its weights cannot be had, or it cannot be built for this image size.
+        UserError: timm has no such model, its weights cannot be had, or it takes no images of this size.
     """
     check_arch(options.arch)
     backbone = _backbone(options, num_findings)
@@ -110,43 +141,94 @@ def create(options: ModelOptions, num_findings: int) -> Classifier:
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if options.norm == "weights":
         mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
-    made = Classifier(backbone, options.norm, mean, std, options.logit_scale, options.channels_last)
+    # with one finding more, what has rows per finding is longer
+    longer = _outline(options, num_findings + 1).state_dict()
+    keys = tuple(
+        key for key, value in backbone.state_dict().items() if key in longer and value.shape != longer[key].shape
+    )
+    made = Classifier(backbone, options, keys, mean, std)
     made.identity = identity_of(options, mean, std)
-    return made.to(memory_format=made.memory_format)
+    made = made.to(memory_format=made.memory_format)
+    try:
+        made.seen = look(made, num_findings)
+    except Exception as error:  # of any layer
+        raise _refusal(options, num_findings, error) from error
+    return made
 
 
 def _backbone(options: ModelOptions, num_findings: int) -> Any:
     """The timm model with its linear classifier."""
-    arguments: dict[str, Any] = {"pretrained": options.pretrained, "num_classes": num_findings, "in_chans": 3}
+    arguments = _arguments(options, num_findings)
+    before = torch.get_rng_state()
     try:
-        config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
-        if config is not None and config.fixed_input_size:
-            arguments["img_size"] = options.size  # timm resamples most position embeddings to it
-        if config is not None and "img_size" in arguments and options.pretrained and not _has_filter(options.arch):
-            # it would load attention biases of another size as they are, and fail
-            own = timm.create_model(options.arch, **{**arguments, "img_size": config.input_size[-1]})
-            backbone = timm.create_model(options.arch, **{**arguments, "pretrained": False})
-            backbone.load_state_dict(resampled(backbone, own.state_dict(), Path(options.arch)))
-        else:
+        try:
+            backbone = timm.create_model(options.arch, pretrained=options.pretrained, **arguments)
+        except RuntimeError:  # of weights that timm does not fit to this image size
+            if not options.pretrained or "img_size" not in arguments:
+                raise
+            torch.set_rng_state(before)
+            own = timm.get_pretrained_cfg(options.arch).input_size[-1]
+            native = timm.create_model(options.arch, pretrained=True, **{**arguments, "img_size": own})
             backbone = timm.create_model(options.arch, **arguments)
+            backbone.load_state_dict(resampled(backbone, native.state_dict(), Path(options.arch)))
         if options.checkpointing:
             _checkpoint(backbone, options.arch)
     except UserError:
         raise
     except Exception as error:  # timm and its hub raise their own kinds for a missing network, file or tag
-        if options.pretrained:
+        if options.pretrained and (found := _fault(options, num_findings)) is None:
             raise UserError(
                 f"weights of {options.arch!r} cannot be had ({first_line(error)}); download them where there is a "
                 "network (they are cached), give a file with --init, or train from scratch with --no-pretrained"
             ) from error
-        raise UserError(f"{options.arch!r} cannot be built for {options.size} px ({first_line(error)})") from error
+        raise _refusal(options, num_findings, found if options.pretrained else error) from error
     return backbone
 
 
-def _has_filter(arch: str) -> bool:
-    """Whether timm's file of this model has what fits weights to another image size."""
-    entrypoint = timm.models.model_entrypoint(arch.split(".")[0])
-    return hasattr(sys.modules[entrypoint.__module__], "checkpoint_filter_fn")
+def _arguments(options: ModelOptions, num_findings: int) -> dict[str, Any]:
+    """Of timm's model, beside `pretrained`; it resamples most position embeddings to `img_size`."""
+    config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
+    sized = {"img_size": options.size} if config is not None and config.fixed_input_size else {}
+    return {"num_classes": num_findings, "in_chans": 3, **sized}
+
+
+def _outline(options: ModelOptions, num_findings: int) -> Any:
+    """The backbone with its classifier, without memory for its weights. torch's generators stay as they are."""
+
+    def built() -> Any:
+        backbone = timm.create_model(options.arch, **_arguments(options, num_findings))
+        options.head.attach(backbone, num_findings)
+        return backbone
+
+    with torch.random.fork_rng([]):
+        try:
+            with torch.device("meta"):
+                return built()
+        except Exception:  # a layer that looks at values while it is built
+            return built()
+
+
+@torch.no_grad()
+def _fault(options: ModelOptions, num_findings: int) -> Exception | None:
+    """What goes wrong, whatever the weights, when a network is built and sees images of a size."""
+    try:
+        with torch.device("meta"):
+            _outline(options, num_findings).eval()(torch.zeros(2, 3, options.size, options.size))
+    except Exception as error:
+        return error
+    return None
+
+
+def _refusal(options: ModelOptions, num_findings: int, error: Exception) -> UserError:
+    """Names the nearest size that the network takes, if there is one."""
+    config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
+    sizes = {*SIZES, *(config.input_size[1:] if config else ())} - {options.size}
+    for size in sorted(sizes, key=lambda size: abs(size - options.size)):
+        if _fault(replace(options, size=size), num_findings) is None:
+            return UserError(
+                f"{options.arch!r} cannot take {options.size} px ({first_line(error)}); use another --size, as {size}"
+            )
+    return UserError(f"{options.arch!r} is no classifier of images ({first_line(error)}); use another --arch")
 
 
 def _checkpoint(backbone: Any, arch: str) -> None:

@@ -53,7 +53,7 @@ def load_initial(
         if "findings" in about:
             _match_findings(model, state, tuple(about["findings"].split("\n")), findings, path)
         factor = float(about.get("logit_scale", 1)) / model.logit_scale
-        state |= {key: state[key] * factor for key in head if factor != 1 and key in state}
+        state |= {key: state[key] * factor for key in output_keys(model) if factor != 1 and key in state}
     state = resampled(model.backbone, state, path)
     own = model.backbone.state_dict()
     state |= {key: value for key, value in own.items() if key.endswith(COUNTERS) and key not in state}
@@ -148,7 +148,8 @@ def _check_fit(model: "Classifier", state: dict, about: dict[str, str], path: Pa
     elif same_keys and len(shapes) == len(inputs):
         fix = f"it takes images of {inputs.pop()[0]} channels; give weights for 3, or for 1, which can be spread"
     elif same_keys and size and size != model.identity.get("size") and about.get("arch") == arch:
-        fix = f"they are for {size} px, and cannot be resized; give --size {size}"
+        here = model.identity["size"]
+        fix = f"was trained at {size} px, this run is at {here}, and {arch} cannot change its size; give --size {size}"
     elif same_keys and set(shapes) <= set(head_keys(model)):
         fix = "leave its classifier out with --new-head"
     else:
@@ -168,38 +169,72 @@ def _match_findings(
             "train on the same --labels, or start from other weights"
         )
     places = torch.tensor([stored.index(name) for name in wanted])
-    for key in head_keys(model):
-        if key in state:
+    for key in model.finding_keys:
+        if key in state and len(state[key]) == len(places):
             state[key] = state[key][places]
 
 
+def output_keys(model: "Classifier") -> list[str]:
+    """Keys of the parameters by which logits grow with a factor: rows per finding, of which those of a norm (one number
+    each) come last, and alone."""
+    found, parameters = [], dict(model.backbone.named_parameters())
+    for head in model.heads:
+        inside = {id(parameter) for parameter in head.parameters()}
+        rows = [key for key in model.finding_keys if key in parameters and id(parameters[key]) in inside]
+        norms = {key.rpartition(".")[0] for key in rows if key.endswith("weight") and parameters[key].ndim == 1}
+        found += [key for key in rows if not norms or key.rpartition(".")[0] in norms]
+    return found
+
+
 def head_keys(model: "Classifier") -> list[str]:
-    """Keys of the backbone's classifier; distilled models have two."""
+    """Keys of the parameters of the backbone's classifiers, all their layers."""
     inside = {id(parameter) for head in model.heads for parameter in head.parameters()}
     return [key for key, parameter in model.backbone.named_parameters() if id(parameter) in inside]
 
 
 def resampled(backbone: nn.Module, state: dict, path: Path) -> dict:
-    """Models with position embeddings bring a filter that fits a checkpoint of another image size; EfficientFormer's
-    attention biases are resampled here."""
+    """A checkpoint of another image size fitted to this one: by timm's filter for the model, where it brings one, and
+    what that leaves as it was by `_resampled`."""
     own = backbone.state_dict()
-    if all(key not in state or state[key].shape == value.shape for key, value in own.items()):
-        return state
+
+    def fits() -> bool:
+        return all(key not in state or state[key].shape == value.shape for key, value in own.items())
+
     filter_fn: Callable | None = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    if filter_fn is None:
-        return {key: _resampled_bias(key, value, own.get(key)) for key, value in state.items()}
-    try:
-        return filter_fn(state, backbone)
-    except Exception as error:
-        raise UserError(f"{path}: does not fit {type(backbone).__name__} ({first_line(error)})") from error
+    if filter_fn and not fits():
+        try:
+            state = filter_fn(dict(state), backbone)
+        except Exception as error:
+            raise UserError(f"{path}: does not fit {type(backbone).__name__} ({first_line(error)})") from error
+    return state if fits() else {key: _resampled(key, value, own.get(key)) for key, value in state.items()}
 
 
-def _resampled_bias(key: str, stored: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
-    """Attention biases [heads, N] stand for a square grid of absolute offsets between patches, the first one zero."""
-    if not key.endswith("attention_biases") or own is None or own.shape == stored.shape:
+def _resampled(key: str, stored: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+    """Embeddings and biases by position, on a square grid along one axis (behind tokens without a place) or along two.
+
+    Anything else stays as it is.
+    """
+    named = re.search("pos|attention_biases", key)
+    if own is None or not named or stored.ndim != own.ndim or not stored.is_floating_point():
         return stored
-    before, after = (math.isqrt(each.shape[1]) for each in (stored, own))
-    grid = stored.float().view(1, -1, before, before)
-    # corners aligned: offset 0 stays offset 0
-    grid = nn.functional.interpolate(grid, size=(after, after), mode="bilinear", align_corners=True)
-    return grid.view(own.shape).to(stored.dtype)
+    axes = [axis for axis in range(own.ndim) if stored.shape[axis] != own.shape[axis]]
+    if not axes or axes != list(range(axes[0], axes[0] + len(axes))) or len(axes) > 2:
+        return stored
+    moved = stored.float().movedim(axes, list(range(-len(axes), 0))).flatten(-len(axes))  # [..., places]
+    before, after = moved.shape[-1], math.prod(own.shape[axis] for axis in axes)
+    if re.search("rel_pos_[hw]$", key):  # offsets along one axis
+        line = nn.functional.interpolate(moved[None], size=after, mode="linear", align_corners=True)[0]
+        return line.movedim(-1, axes[0]).to(stored.dtype)
+    # prefix: the fewest tokens without a place
+    prefix = next((n for n in range(4) if all(math.isqrt(each - n) ** 2 == each - n for each in (before, after))), None)
+    if prefix is None:
+        return stored
+    old, new = math.isqrt(before - prefix), math.isqrt(after - prefix)
+    grid = moved[..., prefix:].reshape(1, -1, old, old)
+    # between biases of offsets, corners are aligned: offset 0 stays offset 0
+    offsets = key.endswith("attention_biases") or "rel" in key
+    how = {"mode": "bilinear", "align_corners": True} if offsets else {"mode": "bicubic", "antialias": True}
+    grid = nn.functional.interpolate(grid, size=(new, new), **how).view(*moved.shape[:-1], new * new)
+    placed = torch.cat([moved[..., :prefix], grid], dim=-1)
+    sizes = [own.shape[axis] for axis in axes]
+    return placed.unflatten(-1, sizes).movedim(list(range(-len(axes), 0)), axes).to(stored.dtype)

@@ -100,6 +100,7 @@ def build(
     trial = microbatch.Trial(settings, hardware, ranks, model, loss, (loader, val_loader), shape)
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
     settings = settings.changed(micro_batch=micro_batch)
+    _check_norms(model, settings, shape.images)
     if settings.runtime.sync_bn:  # not before the search: each rank tries sizes of its own, and fails at its own
         _synchronise(model, hardware)
     forward = _shared(model, hardware, ranks)
@@ -107,11 +108,10 @@ def build(
         forward = torch.compile(forward)
     # a trial of a few batches would wait for the features of all images, and every rank would compute them all
     cache = settings.runtime.cache_features and not settings.runtime.limit_batches and ranks.world == 1
-    if (
-        settings.model.frozen
-        and cache
-        and options_of(settings.data.flips, settings.data.cutout, settings.data.augment) is None
-    ):
+    cache = cache and options_of(settings.data.flips, settings.data.cutout, settings.data.augment) is None
+    if settings.model.frozen and cache and model.seen.why:
+        log.info(f"features are computed anew in every epoch: {model.seen.why}")
+    elif settings.model.frozen and cache:
         plain = make_loader(data.dataset, data.train_rows, options)
         loader = _cached(loader, plain, model, hardware, micro_batch)
         val_loader = _cached(val_loader, val_loader, model, hardware, micro_batch)
@@ -191,6 +191,17 @@ def _freeze(model: Classifier, arch: str) -> None:
         raise UserError(f"{arch!r} has no backbone beside its classifier; there is nothing to freeze")
     for each in rest:
         each.requires_grad_(False)
+
+
+def _check_norms(model: Classifier, settings: TrainSettings, share: int) -> None:
+    """Raises UserError if batch normalisation would see a single value of a channel, which has no variance."""
+    at_a_time, runtime = settings.runtime.micro_batch or share, settings.runtime
+    if model.seen.single and at_a_time == 1 and not settings.model.frozen and not runtime.sync_bn:
+        given = f"--micro-batch {settings.runtime.micro_batch}" if settings.runtime.micro_batch else f"--batch {share}"
+        raise UserError(
+            f"{settings.model.arch!r} cannot train on 1 image of {settings.data.size} px at a time: its batch "
+            f"normalisation {model.seen.single!r} would see 1 value of each channel; use more than {given}"
+        )
 
 
 def _synchronise(model: Classifier, hardware: Hardware) -> None:

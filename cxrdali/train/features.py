@@ -71,22 +71,14 @@ def features_of(
 ) -> torch.Tensor:
     """float32 [n, D] on the model's device, in the loader's order (one without shuffling or augmentation).
 
-    Raises UserError for a model whose classifier is a convolution over a map, or for a full GPU.
+    Raises UserError for a model that has no features to keep (`model.seen`), or for a full GPU.
     """
-    size = loader.options.size
-    model.eval()
-    with torch.inference_mode(), hardware.autocast():
-        width = model.features(torch.zeros(1, 1, size, size, dtype=torch.uint8, device=hardware.device)).shape[1:]
-    if len(width) != 1:
-        raise UserError(
-            f"the classifier takes features of {list(width)}, not a vector, so none are kept; "
-            "use --no-cache-features, or cache_features = false in a recipe"
-        )
+    width = sum(shape.numel() for shape in model.seen.shapes)
     try:
-        values = logits(_Features(model), loader, width[0], hardware, Inference(micro_batch))
+        values = logits(_Features(model), loader, width, hardware, Inference(micro_batch))
         return torch.from_numpy(values).to(hardware.device)
     except torch.OutOfMemoryError as error:  # of the table; a batch that is too large says so itself
         raise UserError(
-            f"the GPU has no room for features of {len(loader.rows):,} images, {width[0]:,} numbers each; "
+            f"the GPU has no room for features of {len(loader.rows):,} images, {width:,} numbers each; "
             "use --no-cache-features, or cache_features = false in a recipe"
         ) from error
