@@ -23,6 +23,7 @@ SELECT_BY = ("map", "lrap")
 # others.
 MAY_DIFFER = tuple(each.name for each in fields(RuntimeSettings) if each.name not in RuntimeSettings.DECIDES)
 PATHS = ("init", "oversample_from")  # compared by content: a path can be spelled in many ways
+RESOLVED = ("precision",)  # auto means another one elsewhere: config.json's own entry is compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ class TrainSettings:
             there, here = stored.get(name), mine.get(name)
             if name in PATHS:
                 there, here = there and "given", here and "given"
-            if name not in MAY_DIFFER and there != here:
+            if name not in (*MAY_DIFFER, *RESOLVED) and there != here:
                 return name, there, here
         return None
 
