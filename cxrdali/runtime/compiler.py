@@ -34,5 +34,6 @@ def compile_errors() -> Iterator[None]:
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"--compile: torch cannot compile this model here ({lines[0]}); leave --compile out") from error
+        inner = getattr(error, "inner_exception", error)  # what the backend said
+        words = f"{type(inner).__name__}: {inner}".strip().splitlines()[0]
+        raise UserError(f"--compile: torch cannot compile this model here ({words}); leave --compile out") from error
