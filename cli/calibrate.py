@@ -4,7 +4,7 @@ import click
 
 from cli.options import folders, heldout, tables
 from cli.options.fields import field_options, filled
-from cli.options.folders import FILE
+from cli.options.folders import FILE, OUTPUT
 from cli.options.scores import aligned, number
 from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
 
@@ -21,14 +21,14 @@ from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
 @click.option("--rules", type=FILE, metavar="JSON", help="Or rules that were fitted before, for FILE.")
 @click.option(
     "--out",
-    type=FILE,
+    type=OUTPUT,
     required=True,
     metavar="FILE",
     help="With FILE: the calibrated table, .parquet or .csv. Without: the rules, .json.",
 )
 @click.option(
     "--save-rules",
-    type=FILE,
+    type=OUTPUT,
     metavar="JSON",
     help="With FILE: where the rules of --fit are written.  [default: calibration.json beside --out]",
 )

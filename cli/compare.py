@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import folders, tables
+from cli.options import folders
 from cli.options.fields import field_options, filled
 from cli.options.scores import aligned, number
 from cxrdali.evaluate.options import CompareOptions
@@ -16,7 +16,7 @@ from cxrdali.evaluate.options import CompareOptions
 @click.option("--labels", metavar="NAME", help="Label release to score tables by.  [default: the one that they name]")
 @click.option(
     "--out",
-    type=tables.FILE,
+    type=folders.OUTPUT,
     metavar="FILE",
     help="HTML page to write; its numbers go beside it, as .json, .csv and .findings.csv.  [default: print only]",
 )

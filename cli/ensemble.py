@@ -21,7 +21,7 @@ class Paths(click.ParamType):
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=tables.FILE)
+@click.argument("files", nargs=-1, required=True, type=folders.FILE)
 @tables.out_option
 @click.option(
     "--method",

@@ -6,7 +6,7 @@ import click
 
 from cli.options import folders
 from cli.options.fields import field_options, filled
-from cli.options.folders import FILE
+from cli.options.folders import FILE, OUTPUT
 from cli.options.scores import aligned, interval, number, with_interval
 from cxrdali.evaluate.options import EvaluateOptions
 
@@ -17,7 +17,7 @@ from cxrdali.evaluate.options import EvaluateOptions
 @click.option("--labels", metavar="NAME", help="Label release.  [default: the run's; of a CSV, the dataset's first]")
 @click.option(
     "--out",
-    type=FILE,
+    type=OUTPUT,
     metavar="NAME",
     help="Where to write NAME.json and NAME.csv.  [default: FILE without its suffix, plus .metrics]",
 )

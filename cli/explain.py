@@ -20,7 +20,7 @@ from cxrdali.predict.options import ExplainOptions, PredictOptions
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
+    type=folders.Output(path_type=Path),
     metavar="PATH",
     help="Page to write, .html; or a folder, made when it is not there, for its explain.html.",
 )

@@ -3,7 +3,7 @@
 import click
 
 from cli.options import folders
-from cli.options.folders import FILE
+from cli.options.folders import OUTPUT
 
 
 @click.command()
@@ -17,7 +17,7 @@ from cli.options.folders import FILE
 )
 @click.option(
     "--html",
-    type=FILE,
+    type=OUTPUT,
     metavar="FILE",
     help="Page to write, with charts and a map of findings that occur together; its numbers go beside it as .json.",
 )

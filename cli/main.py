@@ -137,8 +137,16 @@ def _in_words(error: Exception) -> str:
 
 def _log_to_stdout() -> None:
     """What the library logs is what the commands print."""
+
+    def emit(record: logging.LogRecord) -> None:
+        try:
+            click.echo(record.getMessage())
+        except OSError as error:
+            if error.errno != errno.EIO:  # a terminal that went away ends no run
+                raise
+
     handler = logging.Handler()
-    handler.emit = lambda record: click.echo(record.getMessage())
+    handler.emit = emit  # type: ignore[method-assign]
     for name in ("cxrdali", "shards"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)

@@ -4,7 +4,7 @@ import click
 
 from cli.options import folders, heldout, tables
 from cli.options.fields import field_options
-from cli.options.folders import FILE
+from cli.options.folders import FILE, OUTPUT
 from cli.options.scores import aligned, number
 from cxrdali.postprocess.options import FitOptions
 
@@ -22,7 +22,7 @@ from cxrdali.postprocess.options import FitOptions
 @tables.out_option
 @click.option(
     "--views",
-    type=FILE,
+    type=OUTPUT,
     metavar="JSON",
     help="Where the rules of --fit are written.  [default: views.json beside --out]",
 )

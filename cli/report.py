@@ -3,14 +3,14 @@
 import click
 
 from cli.options import folders
-from cli.options.folders import FILE, FOLDER
+from cli.options.folders import FILE, FOLDER, OUTPUT
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option(
     "--out",
-    type=FILE,
+    type=OUTPUT,
     metavar="FILE",
     help="HTML page to write.  [default: RUNS/report.html if RUNS is one folder of several runs]",
 )

@@ -2,7 +2,7 @@
 
 import click
 
-from cli.options.folders import FILE, FOLDER
+from cli.options.folders import FILE, FOLDER, OUTPUT
 
 
 @click.command()
@@ -14,7 +14,7 @@ from cli.options.folders import FILE, FOLDER
     metavar="CSV",
     help="The challenge's sample_submission.csv: its header, its rows and their order are kept.",
 )
-@click.option("--out", required=True, type=FILE, metavar="ZIP", help="Zip to write.")
+@click.option("--out", required=True, type=OUTPUT, metavar="ZIP", help="Zip to write.")
 @click.option(
     "--code",
     type=FOLDER,

@@ -4,7 +4,7 @@ import click
 
 from cli.options import folders, heldout
 from cli.options.fields import field_options, filled
-from cli.options.folders import FILE
+from cli.options.folders import FILE, OUTPUT
 from cli.options.scores import aligned, number
 from cxrdali.postprocess.options import FitOptions
 
@@ -19,7 +19,7 @@ from cxrdali.postprocess.options import FitOptions
     help="f1: the best F1. precision=P: the lowest threshold with at least precision P. recall=R: the highest "
     "threshold with at least recall (sensitivity) R. prevalence: as many positives as the finding has. P, R: 0 to 1.",
 )
-@click.option("--out", type=FILE, required=True, metavar="JSON", help="Where the thresholds are written.")
+@click.option("--out", type=OUTPUT, required=True, metavar="JSON", help="Where the thresholds are written.")
 @folders.data_option
 @heldout.labels_option
 @field_options(FitOptions, "uncertain", "folds", "allow_leak")

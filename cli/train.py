@@ -34,8 +34,9 @@ from cli.options.training import file_option, train_run
 def train(data, out, stage, recipe, file, gpus, plugins, assignments, **given):
     """Train one stage, or a recipe. The same command again continues a killed run and does nothing on a finished one.
 
-    SIGTERM and Ctrl-C save first. The run folder holds config.json, metrics.csv, findings.csv, TensorBoard
-    events, best.safetensors, last.pt and val_predictions.parquet.
+    SIGTERM, Ctrl-C, a lost terminal (SIGHUP) and a cluster's warning (SIGUSR1, SIGUSR2, SIGXCPU) save first. The run
+    folder holds config.json, metrics.csv, findings.csv, TensorBoard events, best.safetensors, last.pt and
+    val_predictions.parquet.
     """
     if (stage is None) == (recipe is None):
         raise click.UsageError("give --stage 1, 2 or 3, or --recipe NAME (`cxrdali recipes` lists them)")

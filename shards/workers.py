@@ -24,9 +24,9 @@ from types import TracebackType
 from typing import Any
 
 from joblib.externals.loky.backend import get_context
-from tqdm import tqdm
 
 from shards.errors import UserError
+from shards.progress import progress_bar
 
 LOOK = 0.5  # seconds between two looks
 IDLE = 25.0  # seconds in which some worker must use the processor
@@ -181,7 +181,7 @@ class Watch:
     def __init__(self, folder: Path, images: int, stall: float, image_of: Callable[[int, int], str]):
         """`image_of(shard, place)` names the image that a stalled worker was at."""
         self._folder, self._images, self._stall, self._image_of = folder, images, stall, image_of
-        self._bar = tqdm(total=images, unit=" images", desc="packing", disable=None if images else True, smoothing=0.05)
+        self._bar = progress_bar("packing", images, " images", hidden=not images, smoothing=0.05)
         self._seen: dict[str, tuple[tuple[int, int], float]] = {}
         self._finished, self._clock, self._moved = 0, 0.0, (0, 0.0)
         self._stop = threading.Event()

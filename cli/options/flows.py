@@ -2,7 +2,6 @@
 
 import functools
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from cli.options import folders
 from cli.options.fields import field_options, filled
 from cli.options.folders import FOLDER
 from cli.options.scores import aligned
-from cli.options.training import file_option
+from cli.options.training import end, file_option
 from cxrdali.studies.options import FlowOptions
 
 SCALES = ("full", "demo")
@@ -162,8 +161,7 @@ def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> No
             begin()
             done = book.run(plan.steps)
         except Stopped as stop:
-            click.echo(str(stop), err=True)
-            sys.exit(128 + stop.signal)
+            end(stop)
         except UserError as error:
             raise UserError(_as_set(str(error))) from error
     what = f"{done} of {len(plan.steps)} steps" if done else f"all {len(plan.steps)} steps were done before"

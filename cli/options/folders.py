@@ -6,11 +6,26 @@ from pathlib import Path
 
 import click
 
+from cxrdali.runs.layout import run_file
+from shards.errors import UserError
 from shards.storage.places import storage_of
 from shards.storage.remote import place
 
 FOLDER, FILE = click.Path(path_type=Path, file_okay=False), click.Path(path_type=Path, dir_okay=False)  # local
 SOURCE, DATA, RUNS = Path("data/mimic-cxr-jpg"), Path("data/packed"), Path("runs")
+
+
+class Output(click.Path):
+    """A local file to write, which is none of a run's own."""
+
+    def convert(self, value, param, context):
+        path = super().convert(value, param, context)
+        if name := run_file(path):
+            raise UserError(f"{path}: {name} there belongs to a run, and would be written over; give another name")
+        return path
+
+
+OUTPUT = Output(path_type=Path, dir_okay=False)
 
 
 class Place(click.Path):

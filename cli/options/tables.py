@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from cli.options.folders import FILE
+from cli.options.folders import OUTPUT
 
 WRITTEN_AS = ("logit", "probability")
 
-out_option = click.option("--out", required=True, type=FILE, metavar="FILE", help="Table to write, .parquet or .csv.")
+out_option = click.option("--out", required=True, type=OUTPUT, metavar="FILE", help="Table to write, .parquet or .csv.")
 kind_option = click.option(
     "--as",
     "kind",

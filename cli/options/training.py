@@ -1,7 +1,9 @@
 """What commands that train a run share: a file of recipes, and training when the settings are known."""
 
+import contextlib
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -16,15 +18,21 @@ file_option = click.option(
 )
 
 
+def end(stop) -> NoReturn:
+    """Say that a run was stopped, to a terminal that may be gone, and end with the signal's code."""
+    with contextlib.suppress(OSError):
+        click.echo(str(stop), err=True)
+    sys.exit(128 + stop.signal)
+
+
 def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
-    """Train into `out` and say how it ended; after SIGTERM or Ctrl-C the exit code is the signal's."""
+    """Train into `out` and say how it ended; after a signal the exit code is its number and 128."""
     from cxrdali.train.stopping import Stopped
     from cxrdali.train.trainer import train
 
     try:
         summary = train(settings, dataset, out, recipe=recipe)
     except Stopped as stop:
-        click.echo(str(stop), err=True)
-        sys.exit(128 + stop.signal)
+        end(stop)
     what, chosen_by = "was already finished" if summary.already_finished else "finished", settings.optimizer.select_by
     click.echo(f"{out}: {what}; best epoch {summary.best_epoch} with {chosen_by} {summary.best_score:.4f}")

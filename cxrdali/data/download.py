@@ -11,10 +11,10 @@ from bisect import bisect_right
 from queue import SimpleQueue
 
 import numpy as np
-from tqdm import tqdm
 
 from cxrdali.data.order import Windows
 from shards.dataset.mapped import MappedSize
+from shards.progress import progress_bar
 
 COPIES = 8  # shards at a time
 LOOK = 0.2  # seconds between two states of the progress bar
@@ -105,7 +105,7 @@ class CopyAhead:
 
     def _show_until(self, event: threading.Event) -> None:
         name, total = f"copying {self._mapped.stored.pixels} px", self._bytes_left
-        with tqdm(desc=name, total=total, unit="B", unit_scale=True, delay=1, leave=False, disable=None) as bar:
+        with progress_bar(name, total, "B", leave=False, unit_scale=True, delay=1) as bar:
             while not event.wait(LOOK):
                 bar.update(total - self._bytes_left - bar.n)
 

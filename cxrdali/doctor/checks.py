@@ -35,6 +35,7 @@ def checks(data: Path, data_required: bool, runs: Path, copies: Path | None = No
     yield gpu.dali_check(wheels, None)
     yield gpu.driver_check(driver, torch_cuda, wheels)
     yield from gpu.gpu_checks(torch, driver, wheels)
+    yield software.compiler_check("cuda" if torch and torch.cuda.is_available() else "cpu")
     yield machine.cores_check(cores(), os.cpu_count())
     yield machine.memory_check(memory, limit)
     yield software.simplejpeg_check()

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, distributions, requires, ve
 
 from cxrdali.data.pipeline import WHEELS
 from cxrdali.doctor.check import Check, dotted, first_line, note, ok, wrong
+from cxrdali.runtime.compiler import missing_compiler
 
 PYTHONS = ((3, 11), (3, 14))  # from, below: setup.cfg's python_requires
 OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
@@ -114,3 +115,10 @@ def opencv_check(wheels: list[str]) -> Check:
     if back is None or back.dtype != image.dtype or not np.array_equal(back, image):
         return wrong("OpenCV", f"{module.__version__} changes the pixels of a 16-bit PNG", fix)
     return ok("OpenCV", f"{module.__version__}, keeps 16-bit PNG")
+
+
+def compiler_check(device: str) -> Check:
+    """For --compile alone, so its absence is a note. device: "cpu" or "cuda"."""
+    if lacking := missing_compiler(device):
+        return note("compiler", f"--compile needs {lacking[0]}", lacking[1])
+    return ok("compiler", "there, for --compile")

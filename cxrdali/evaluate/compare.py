@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from cxrdali.data.splits import group_codes, released_rows
 from cxrdali.data.targets import check_labelled, targets
@@ -26,6 +25,7 @@ from cxrdali.runs.layout import METRICS
 from cxrdali.runs.reader import Run
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.progress import progress_bar
 from shards.storage.files import write_bytes
 from shards.storage.for_people import guarded_rows
 from shards.storage.sealed import sealed_json
@@ -223,7 +223,7 @@ def _score(comparable: Comparable, dataset: PackedDataset, images: _Images, opti
     """Each by itself, all on the same samples of the studies."""
     labels, scored = comparable.labels, []
     total = options.draws * len(comparable.sides)
-    with tqdm(total=total, unit=" samples", desc="bootstrap", disable=None if total else True) as bar:
+    with progress_bar("bootstrap", total, " samples", hidden=not total) as bar:
         for side in comparable.sides:
             values, kind = same_images.logits(side, dataset, labels, comparable.rows)
             scores = score(labels.findings, images.truth, values)

@@ -40,6 +40,7 @@ from cxrdali.predictions import Kind, match
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.progress import progress_bar
 from shards.storage.files import cannot_write, write_bytes
 from shards.storage.for_people import guarded_rows
 from shards.storage.sealed import sealed_json
@@ -125,7 +126,7 @@ def evaluate(
     frontal = (catalog["view"] == "frontal").to_numpy()
     parts = {"all": np.ones(len(rows), dtype=bool), "frontal": frontal, "lateral": ~frontal}
     total = options.draws * sum(bool(mask.any()) for mask in parts.values())
-    with tqdm(total=total, unit=" samples", desc="bootstrap", disable=None if total else True) as bar:
+    with progress_bar("bootstrap", total, " samples", hidden=not total) as bar:
         for name, mask in parts.items():
             result[name] = _part(images.where(mask), known, options, bar) if mask.any() else None
     return result

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from cxrdali.data.loader import Loader
 from cxrdali.models.tta import TTA
@@ -13,6 +12,7 @@ from cxrdali.predictions import mean_logit
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks
 from shards.errors import UserError
+from shards.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ def logits(
     places = loader.own_places() if ranks.world > 1 else np.arange(len(loader.rows))
     result = torch.empty(len(passes), len(places), num_findings, device=hardware.device)
     at = batches = 0
-    hidden = None if how.progress else True
-    with tqdm(total=len(places), unit=" images", desc=how.progress, disable=hidden, leave=False) as bar:
+    with progress_bar(how.progress or "", len(places), " images", leave=False, hidden=not how.progress) as bar:
         for images, rows in loader:
             batches += 1
             images = images.to(hardware.device, non_blocking=True)

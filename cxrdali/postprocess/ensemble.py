@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import GroupKFold
-from tqdm import tqdm
 
 from cxrdali import predictions as tables
 from cxrdali.data.options import TRAINED_ON
@@ -20,6 +19,7 @@ from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.progress import progress_bar
 
 ADDITIONS = 10  # of one member each to the bag that the search for weights begins with
 STEPS = {  # what the history says of a pooling
@@ -119,7 +119,7 @@ def fitted_weights(
     if method == "rank":  # ranks are an image's place among all of the table's, also where a part of them is pooled
         values, pool = np.stack([ranks(each) for each in values]), _average
     unseen = np.empty(values[0].shape, dtype=np.float32)
-    with tqdm(total=folds + 1, desc="search for weights", unit=" searches", disable=None) as bar:
+    with progress_bar("search for weights", folds + 1, " searches") as bar:
         weights = _search(values, truth, pool)
         bar.update()
         for seen, held_out in GroupKFold(folds).split(subjects, groups=subjects):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from cxrdali import predictions
 from cxrdali.data.loader import Loader
@@ -22,6 +21,7 @@ from cxrdali.runtime.device import Hardware
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ def _predictions(run: Run, dataset: PackedDataset, split: str, how: PredictOptio
 def _maps(model, layer: str, loader: Loader, findings: torch.Tensor, hardware: Hardware) -> Iterator[tuple]:
     """Pixels uint8 [S, S] and heat float32 [h, w] of each of the loader's images, one after the other."""
     at = 0
-    with tqdm(total=len(findings), unit=" images", desc="heat maps", disable=None, leave=False) as bar:
+    with progress_bar("heat maps", len(findings), " images", leave=False) as bar:
         for images, _ in loader:
             images = images.to(hardware.device)
             try:

@@ -1,6 +1,7 @@
 """Names of what lies in a run's folder, and in the folders of the two papers' studies."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 CONFIG, PROGRESS, METRICS, FINDINGS, LAST = "config.json", "progress.json", "metrics.csv", "findings.csv", "last.pt"
 BEST, VAL_PREDICTIONS, EVENTS = "best.safetensors", "val_predictions.parquet", "tensorboard"
@@ -42,3 +43,12 @@ MEMBERS = ("model3", "model5", "model6", "model7")
 VIEWS_FROM = "model3"
 
 REPLACED = "replaced"  # in runs/: what stood in the way of a run
+
+
+def run_file(path: Path) -> str | None:
+    """The file of a run that is there, which a command given `path` to write would write over, it or the .json and .csv
+    that it writes beside; None if there is none."""
+    beside = [f"{stem}{suffix}" for stem in (path.name, path.stem) for suffix in (".json", ".csv")]
+    own = [name for name in (path.name, *beside) if name in (CONFIG, LAST, *NEW)]
+    is_run = any((path.parent / name).exists() for name in (PROGRESS, LAST, BEST))
+    return own[0] if own and is_run else None

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from cxrdali.data.options import FoldOptions
 
 
+log = logging.getLogger(__name__)
+
+_RESTORE = "restore it, or train the run again into another folder"
 CONFIG_KINDS = {  # of config.json; the kinds of settings are those of TrainSettings
     "settings": dict,
     "findings": [str],
@@ -45,6 +49,10 @@ CONFIG_KINDS = {  # of config.json; the kinds of settings are those of TrainSett
     "device?": str,
     "processes?": int,
     "synthetic?": bool,
+    "versions?": {str: str},
+    "began?": str,
+    "command?": maybe(str),
+    "continued?": [{"versions": {str: str}, "device": str, "processes": int, "epoch": int, "date": str}],
 }
 
 
@@ -107,8 +115,11 @@ class Run:
         try:
             return _read_progress(path)
         except FileNotFoundError:
-            if any((self.path / name).exists() for name in (layout.LAST, layout.METRICS)):
-                raise UserError(f"{path}: is missing; run the same `cxrdali train` once, which writes it") from None
+            if (self.path / layout.LAST).exists() or results(self.path):
+                weights = self.path / layout.BEST
+                known = not has_begun(self.path) and weights.exists()
+                start = f"; another run starts from its weights with --init {weights}" if known else ""
+                raise UserError(f"{path}: is missing; {_mend(self.path)}{start}") from None
             return Progress.of(0, 0, None, self.settings)
 
     def check_finished(self, fix: str) -> None:
@@ -132,17 +143,23 @@ class Run:
         """The best epoch's weights. Raises UserError if there are none yet, or they are missing or older than that.
 
         Newer ones than progress.json's are right: they get their name only when their epoch is saved, and progress.json
-        gets its own after them.
+        gets its own after them. Without progress.json and last.pt, the weights that are there.
         """
+        path = self.path / layout.BEST
+        epoch = weights_epoch(path)
+        if epoch is not None and not has_begun(self.path):
+            log.info(
+                f"note: {self.path} has no {layout.PROGRESS}: its weights, of epoch {epoch}, are taken as they are"
+            )
+            return path
         if not self.progress.epoch:
             raise UserError(f"{self.path}: has no finished epoch yet; finish the run first")
-        path, best = self.path / layout.BEST, self.progress.best_epoch
-        epoch = weights_epoch(path)
+        best = self.progress.best_epoch
         other = "or train the run again; other weights are given by their file (predict --weights, train --init)"
         if epoch is None and path.is_file():
             raise UserError(f"{path}: is not what this run wrote (it names no epoch); restore it, {other}")
         if epoch is None or epoch < best:
-            raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}; restore it, or train the run again")
+            raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}; {_RESTORE}")
         self._check(layout.BEST, weights_file.metadata(path).get(CHECKSUM), f"restore it, {other}")
         return path
 
@@ -300,6 +317,14 @@ def has_begun(path: Path) -> bool:
     return (path / layout.LAST).exists() or (path / layout.PROGRESS).exists()
 
 
+def results(path: Path) -> list[str]:
+    """Files of a run's folder that hold what it has reached, beside last.pt."""
+    names = (layout.PROGRESS, layout.BEST, layout.METRICS, layout.FINDINGS, layout.VAL_PREDICTIONS)
+    found = [name for name in names if (path / name).exists()]
+    new = layout.NEW[layout.BEST]  # of the first epoch: a kill came before that was saved
+    return [*found, new] if (weights_epoch(path / new) or 0) > 1 else found
+
+
 def read_config(path: Path) -> dict:
     """A run's config.json. Raises UserError if the folder holds no run."""
     file = path / layout.CONFIG
@@ -343,7 +368,7 @@ def _mend(run: Path) -> str:
     """How to get back what follows from last.pt."""
     if (run / layout.LAST).exists():
         return "run the same `cxrdali train` once, which writes it anew"
-    return "restore it, or train the run again"
+    return _RESTORE
 
 
 def _read_csv(path: Path, data: bytes | None, columns: Sequence[str], text: Sequence[str]) -> "pd.DataFrame":

@@ -26,6 +26,7 @@ MAY_DIFFER = (
     "allow_leak",  # asked when a run begins
 )
 PATHS = ("init", "oversample_from")  # compared by content: a path can be spelled in many ways
+RESOLVED = ("precision",)  # auto means another one elsewhere: config.json's own entry is compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ class TrainSettings:
             there, here = stored.get(name), mine.get(name)
             if name in PATHS:
                 there, here = there and "given", here and "given"
-            if name not in MAY_DIFFER and there != here:
+            if name not in (*MAY_DIFFER, *RESOLVED) and there != here:
                 return name, there, here
         return None
 

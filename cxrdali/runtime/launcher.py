@@ -20,7 +20,9 @@ from cxrdali.runtime.torchrun import MEETING, NAMES
 from shards.errors import UserError
 
 SECONDS_TO_STOP = 40  # after which processes that were asked to stop are ended
-_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+# that a process saves and ends: by users, by a terminal that goes away, and by clusters whose time is nearly up
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+_PASSED_ON = (*ASKING, signal.SIGQUIT)
 _LOOPBACK = dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), "lo")
 _CAUSES = {
     signal.SIGKILL: "by the kernel if memory ran out",

@@ -19,6 +19,7 @@ from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.report.training.page import ReportOptions, write_report
 from cxrdali.runs import layout as runs
 from cxrdali.runs.oversampling import chosen_findings
+from cxrdali.runs.reader import Run
 from cxrdali.runs.recipes import Recipe, find, in_order
 from cxrdali.runs.same_data import pixels, which
 from cxrdali.runs.settings import MAY_DIFFER, TrainSettings
@@ -181,6 +182,7 @@ class Flow:
         settings, about = self.models[name]
         folder = f"runs/{name}"
         kept = {key: value for key, value in settings.flat().items() if key not in MAY_DIFFER}
+        kept["precision"] = _precision(self.root / folder, settings)
         # a path is spelled in many ways
         inside = {(self.root / "runs" / other).resolve(): other for other in self.models}
         given = {key: kept[key] and inside.get(Path(kept[key]).resolve()) for key in ("init", "oversample_from")}
@@ -269,6 +271,17 @@ class Flow:
         synthetic = self.options.synthetic  # then its pictures show nobody
         options = ReportOptions(self.options.title, synthetic=synthetic, images=synthetic)
         write_report(self.root / "report.html", [self.root], pack=self.dataset, options=options)
+
+
+def _precision(run: Path, settings: TrainSettings) -> str:
+    """The setting, spelled as the run that is there began with it (auto, perhaps) if it means the same."""
+    asked = settings.runtime.precision
+    try:
+        there = Run.open(run)
+        same = there.config["precision"] == Hardware.resolve(settings.runtime.device, asked).precision
+        return there.settings.runtime.precision if same else asked
+    except (KeyError, UserError):
+        return asked
 
 
 def content(path: Path) -> str:

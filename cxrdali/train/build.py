@@ -20,6 +20,7 @@ from cxrdali.models.weights import head_keys, load_initial
 from cxrdali.runs.layout import BEST, LAST
 from cxrdali.runs.reader import Run, written
 from cxrdali.runs.settings import TrainSettings, sampling_seed
+from cxrdali.runtime.compiler import check_compiler
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, mean_in_order
 from cxrdali.train import microbatch
@@ -87,6 +88,8 @@ def build(
 
     Raises UserError for weights that do not fit, a setting that this hardware cannot have, or a full GPU.
     """
+    if settings.runtime.compile:
+        check_compiler(hardware.device)
     model = _model(settings, data.findings, before).to(hardware.device)
     loss = LossModule(settings.loss, data.positives, data.negatives).to(hardware.device)
     torch.backends.cudnn.benchmark = True  # every batch of a stage has the same shape
@@ -101,7 +104,8 @@ def build(
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
     settings = settings.changed(micro_batch=micro_batch)
     _check_norms(model, settings, shape.images)
-    if settings.runtime.sync_bn:  # not before the search: each rank tries sizes of its own, and fails at its own
+    # not before the search: each rank tries sizes of its own, and fails at its own; one process has all images
+    if settings.runtime.sync_bn and ranks.world > 1:
         _synchronise(model, hardware)
     forward = _shared(model, hardware, ranks)
     if settings.runtime.compile:
@@ -208,7 +212,10 @@ def _synchronise(model: Classifier, hardware: Hardware) -> None:
     """Let batch normalisation see the images of all ranks. Raises UserError on the CPU, for which torch has no such
     layer."""
     if hardware.device == "cpu":
-        raise UserError("sync-bn: torch synchronises batch normalisation between GPUs only; leave it out on the CPU")
+        raise UserError(
+            "sync-bn: torch synchronises batch normalisation between GPUs only; on the CPU leave it out, or train in "
+            "one process"
+        )
     model.backbone = convert_sync_batchnorm(model.backbone)
 
 

@@ -1,18 +1,24 @@
 """Which run a folder holds: its config.json, and refusing to continue it as another one."""
 
+import datetime
+import logging
+import shlex
+import sys
 from pathlib import Path
 
 from cxrdali.data.splits import rows_sha256, subjects_on_both_sides
 from cxrdali.models import weights_file
-from cxrdali.runs import plugins, same_data
-from cxrdali.runs.layout import BEST, CONFIG, LAST, METRICS, PROGRESS
-from cxrdali.runs.reader import Run, has_begun, read_config
+from cxrdali.runs import folder, plugins, same_data
+from cxrdali.runs.layout import BEST, CONFIG, LAST, NEW, PROGRESS
+from cxrdali.runs.reader import Run, has_begun, read_config, results, weights_epoch
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks
 from cxrdali.train.selection import TrainingData
 from shards.errors import UserError
 from shards.storage.files import remove_parts, sha256_file
+
+log = logging.getLogger(__name__)
 
 
 def describe(
@@ -51,32 +57,83 @@ def check(
     """Whether a run with this config may go on in, or begin in, the folder `out`.
 
     loaded: the state of its last.pt, None without one. Raises UserError if the ranks were given different settings,
-    data, versions or another folder, if `out` holds another run or other things, or if its last.pt was lost before
-    the run was finished.
+    data, versions or another folder, if `out` holds another run or other things, if its last.pt was lost before the run
+    was finished, or its best weights.
     """
     reached = loaded and {name: loaded[name] for name in ("epoch", "position")}
     there = {f"the run folder's {LAST}": reached or "none", f"the run folder's {PROGRESS}": (out / PROGRESS).exists()}
     ranks.agree({**config, "device": None, **there})
-    if has_begun(out):
-        _refuse_difference(out, config, settings, data)
+    if (out / CONFIG).exists():
+        _refuse_difference(out, config, settings, ranks, data)
     elif ranks.is_first:
         remove_parts(out)
-        if not (out / CONFIG).exists():
-            _refuse_strangers(out)
-    lost = loaded is None and (has_begun(out) or (out / METRICS).exists())
-    if lost and not ((out / PROGRESS).exists() and Run.open(out).progress.finished):
+        _refuse_strangers(out)
+    if loaded:
+        _refuse_lost_weights(out, loaded["best_epoch"])
+    elif names := results(out):
+        _refuse_lost_state(out, names[0])
+
+
+def stored_of(out: Path, name: str) -> dict | None:
+    """An entry of config.json where the run has begun. Raises UserError if a run's files are there without it."""
+    names = [name for name in (LAST, PROGRESS, *results(out), *NEW.values()) if (out / name).exists()]
+    if names and not (out / CONFIG).exists():
+        raise UserError(
+            f"{out}: holds {names[0]} of a run without its {CONFIG}; restore that file, or give another --out folder"
+        )
+    return read_config(out).get(name) if has_begun(out) else None
+
+
+def record(out: Path, config: dict, loaded: dict | None) -> None:
+    """Write config.json of a run that begins; of one that continues, add with what it does so, and say which versions
+    are others than it began with."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    if loaded is None:
+        folder.write_config(out, {**config, "began": now, "command": _command()})
+        return
+    stored = read_config(out)
+    here = {name: config[name] for name in ("versions", "device", "processes")}
+    continued = [*stored.get("continued", []), {**here, "epoch": loaded["epoch"], "date": now}]
+    folder.write_config(out, {**stored, "continued": continued})
+    before, now_have = stored.get("versions", {}), here["versions"]
+    if changed := [name for name in {**before, **now_have} if before.get(name) != now_have.get(name)]:
+        words = (", ".join(f"{name} {of.get(name, 'missing')}" for name in changed) for of in (now_have, before))
+        log.info("continues with {}; began with {}".format(*words))
+
+
+def _command() -> str | None:
+    """The command line, as a shell reads it; None where Python code trains."""
+    program = Path(sys.argv[0])
+    given = program.name == "cxrdali" or program.parts[-2:] == ("cli", "__main__.py")
+    return shlex.join(["cxrdali", *sys.argv[1:]]) if given else None
+
+
+def _refuse_lost_weights(out: Path, best: int) -> None:
+    """best: the best epoch so far, 0 before the first."""
+    if best and best not in (weights_epoch(out / BEST), weights_epoch(out / NEW[BEST])):
+        raise UserError(
+            f"{out}: {BEST} of epoch {best}, the best so far, is missing or damaged; restore it, or train into another "
+            "--out folder"
+        )
+
+
+def _refuse_lost_state(out: Path, there: str) -> None:
+    """Without last.pt only a finished run may stand; there: a file that holds what it has reached."""
+    if not (out / PROGRESS).exists():
+        raise UserError(
+            f"{out}: holds {there} of a run, without {LAST} and {PROGRESS}, so it cannot go on and nothing here is "
+            f"overwritten; restore {PROGRESS} if the run was finished, else {LAST}, or train into another --out folder"
+        )
+    run = Run.open(out)
+    if not run.progress.finished:
         raise UserError(
             f"{out}: holds a run that is not finished, without its {LAST}, so it cannot go on; restore that file, "
             "or train into another --out folder"
         )
+    run.best_weights()
 
 
-def stored_of(out: Path, name: str) -> dict | None:
-    """An entry of config.json where the run has begun."""
-    return read_config(out).get(name) if has_begun(out) else None
-
-
-def _refuse_difference(out: Path, config: dict, settings: TrainSettings, data: TrainingData) -> None:
+def _refuse_difference(out: Path, config: dict, settings: TrainSettings, ranks: Ranks, data: TrainingData) -> None:
     run = Run.open(out)
     stored = run.config
     differing = settings.difference(stored["settings"])
@@ -94,9 +151,15 @@ def _refuse_difference(out: Path, config: dict, settings: TrainSettings, data: T
             differing = (group, there, config[group])
     if differing:
         name, there, here = differing
+        fix, anew = "give the same again", name == "epochs"
+        if name == "precision":
+            on_cpu = Hardware.resolve(ranks.device(settings.runtime.device), "fp32").device == "cpu"
+            anew = there == "fp16" and on_cpu
+            fix = f"it began with {there}: " + ("continue it on a GPU" if anew else f"give --precision {there}")
+        start = f"; --init {out / BEST} starts a new run from its weights" if anew else ""
         raise UserError(
-            f"{out}: holds a run with another {name}: {there!r} there, {here!r} now; "
-            "give the same again, or another --out folder"
+            f"{out}: holds a run with another {name}: {there!r} there, {here!r} now; {fix}, or another --out "
+            f"folder{start}"
         )
 
 

@@ -6,10 +6,13 @@ import threading
 from collections.abc import Iterator
 
 from cxrdali.runtime.distributed import Ranks, StoppedTogether
+from cxrdali.runtime.launcher import ASKING
+
+HURRIED = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(StoppedTogether):
-    """SIGTERM or Ctrl-C: the state was saved, the same command continues. `signal` is its number."""
+    """One of the signals ASKING: the state was saved, the same command continues. `signal` is its number."""
 
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}; saved, the same command continues")
@@ -24,7 +27,8 @@ class Signals:
 
     @contextlib.contextmanager
     def listening(self, ranks: Ranks) -> Iterator[None]:
-        """SIGTERM and Ctrl-C end the current step, save and stop; a second one stops at once.
+        """SIGTERM, Ctrl-C, a lost terminal (SIGHUP) and a cluster's warnings end the current step, save and stop. After
+        any of them, SIGTERM and Ctrl-C stop at once; a shell that goes away sends SIGHUP more than once.
 
         Not with several ranks: a cluster signals all processes of a job, and the launcher, signalled too, does it
         again. It is the launcher that ends whoever takes too long.
@@ -36,11 +40,12 @@ class Signals:
 
         def ask(number, frame):
             self.number = number
-            for each, handler in before.items() if ranks.world == 1 else ():
-                signal.signal(each, handler)
+            for each in HURRIED if ranks.world == 1 else ():
+                signal.signal(each, before[each])
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, ask)
+        for number in ASKING:
+            if number in HURRIED or signal.getsignal(number) != signal.SIG_IGN:  # nohup's is to stay ignored
+                before[number] = signal.signal(number, ask)
         try:
             yield
         finally:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from cxrdali.data.loader import Loader
 from cxrdali.metrics.ranking import Scores, score
@@ -29,6 +28,7 @@ from cxrdali.runs import folder
 from cxrdali.runs.layout import PROGRESS
 from cxrdali.runs.reader import Progress, Run
 from cxrdali.runs.settings import TrainSettings
+from cxrdali.runtime.compiler import compile_errors
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, joined
 from cxrdali.train import console, identity
@@ -40,6 +40,7 @@ from cxrdali.train.state import State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.progress import progress_bar
 from shards.storage.files import only_one
 
 log = logging.getLogger(__name__)
@@ -104,12 +105,12 @@ def train(
         )
         parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
-        if loaded is None and ranks.is_first:
-            # not before: a run that could not begin must not stand in the way of other settings
-            folder.write_config(out, config | {"settings": parts.settings.as_json(), "micro_batch": parts.searched})
-            data.seen.write(out)
         console.describe(parts)
         if ranks.is_first:
+            # not before: a run that could not begin must not stand in the way of other settings
+            identity.record(out, config | {"settings": parts.settings.as_json(), "micro_batch": parts.searched}, loaded)
+            if loaded is None:
+                data.seen.write(out)
             folder.settle(out, loaded, settings)
         state = restore(parts, loaded) if loaded else begin(parts)
         if loaded:
@@ -157,7 +158,7 @@ class Trainer:
     def run(self, started: float) -> None:
         """Train until no epoch is left. started: when the set-up began, by time.perf_counter."""
         writes = console.tensorboard(self.out, self.state.epoch) if self.ranks.is_first else contextlib.nullcontext()
-        with self.signals.listening(self.ranks), writes as events:
+        with self.signals.listening(self.ranks), compile_errors(), writes as events:
             self.seconds["setup"] = time.perf_counter() - started
             while not self.progress.finished:
                 self._epoch(events)
@@ -214,18 +215,15 @@ class Trainer:
         first, count = state.position // batch, parts.steps_per_epoch
         # islice only where it is needed: a loader that is read to its end keeps its pipeline for the next epoch
         steps = islice(parts.loader, count - first) if self.settings.runtime.limit_batches else parts.loader
-        bar = tqdm(
-            total=count * batch, initial=first * batch, desc=f"epoch {epoch + 1}/{self.settings.optimizer.epochs}",
-            unit=" images", disable=None, leave=False,
-        )  # fmt: skip
-        with bar:
+        name = f"epoch {epoch + 1}/{self.settings.optimizer.epochs}"
+        with progress_bar(name, count * batch, " images", leave=False, initial=first * batch) as bar:
             for step, (images, rows) in enumerate(steps, first):
                 waited += time.perf_counter() - before
                 parts.scheduler.step_update(epoch * count + step)
                 self._step(images, rows)
                 bar.update(batch)
                 if step % CHECK_STEPS == CHECK_STEPS - 1:
-                    bar.set_postfix(loss=f"{self._checked_loss(epoch, step):.4f}")
+                    bar.set_postfix(loss=f"{self._checked_loss(epoch, step):.4f}", refresh=False)
                 compiled = self._has_compiled()
                 now = time.perf_counter()
                 state.train_seconds += now - before
@@ -235,7 +233,6 @@ class Trainer:
                 before, waited = now, 0.0
                 self._stop_if_asked()
             loss = self._checked_loss(epoch, count)  # waits for the GPU: belongs to the training
-            bar.set_postfix(loss=f"{loss:.4f}")
         left = time.perf_counter() - before
         state.train_seconds += left
         self.seconds["training"] += left

@@ -9,7 +9,6 @@ from pathlib import Path
 import joblib
 import numpy as np
 import simplejpeg
-from tqdm import tqdm
 
 from shards.dataset.content import content, image_hash
 from shards.dataset.description import (
@@ -26,6 +25,7 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.make_shard import WORK
 from shards.packing.tarshard import index_name, members, read_index
+from shards.progress import progress_bar
 from shards.storage.files import sha256_file
 from shards.storage.location import Location
 from shards.workers import run
@@ -90,7 +90,7 @@ def verify(root: Location, deep: bool = False, jobs: int = 1, sizes: Sequence[st
         known = {Path(entry["name"]).name for entry in size["shards"]}
         problems += _strangers(root / name, known | {index_name(name) for name in known})
     results = run(tasks, jobs, str(root))
-    with tqdm(total=len(tasks), unit=" shards", desc="verifying", disable=None) as bar:
+    with progress_bar("verifying", len(tasks), " shards") as bar:
         for found in results:
             problems += found
             bar.update()

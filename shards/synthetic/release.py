@@ -21,10 +21,10 @@ import cv2
 import joblib
 import numpy as np
 import simplejpeg
-from tqdm import tqdm
 
 from shards import __version__
 from shards.errors import UserError
+from shards.progress import progress_bar
 from shards.releases.mimic import SYNTHETIC
 from shards.storage.files import (
     cannot_write,
@@ -116,7 +116,7 @@ def _write_pictures(tmp: Path, options: SyntheticOptions, studies: list[Study], 
     chunks = [studies[i : i + CHUNK] for i in range(0, len(studies), CHUNK)]
     tasks = (joblib.delayed(_write_studies)(tmp, options, chunk, os.getpid()) for chunk in chunks)
     total, images = 0, sum(len(study.images) for study in studies)
-    with tqdm(total=images, unit="image", desc="synthetic release", disable=None) as bar:
+    with progress_bar("synthetic release", images, " images") as bar:
         for count, size in run(tasks, jobs, str(out)):
             total += size
             bar.update(count)

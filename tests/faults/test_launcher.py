@@ -33,6 +33,8 @@ LIMIT = 60  # seconds in which a run ends after one of its processes died
         # the launcher is asked to stop, and passes it on
         ("import os, signal, time; os.environ['RANK'] == '0' and os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)",
          128 + signal.SIGTERM),
+        ("import os, signal, time; os.environ['RANK'] == '0' and os.kill(os.getppid(), signal.SIGUSR1); time.sleep(60)",
+         128 + signal.SIGUSR1),
     ],
 )  # fmt: skip
 def test_a_launcher_ends_as_its_processes_do(script, code):
@@ -96,8 +98,10 @@ def test_nobody_can_reach_the_processes_and_they_end_with_a_killed_launcher(pack
     assert process.stderr.read().endswith("stopped by SIGTERM; saved, the same command continues\n")
     done = torch.load(out / runs.LAST, weights_only=True)["epoch"]
     process = started(words, out, done + 1, tmp_path)
-    process.terminate()
-    assert process.wait(LIMIT) == 128 + signal.SIGTERM
+    process.send_signal(signal.SIGUSR1)  # as SLURM warns
+    assert process.wait(LIMIT) == 128 + signal.SIGUSR1
+    assert process.stderr.read().splitlines()[-1] == "stopped by SIGUSR1; saved, the same command continues"
+    assert torch.load(out / runs.LAST, weights_only=True)["epoch"] > done
 
 
 def ranks_of(process) -> dict[int, psutil.Process]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from cxrdali.data.splits import group_codes
 from cxrdali.report.dataset.same import SamePixels, find
@@ -18,6 +17,7 @@ from shards.dataset.description import labels_name
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset, checked_bytes
 from shards.errors import UserError
+from shards.progress import progress_bar
 from shards.releases.release import SPLITS, VIEWS
 from shards.storage.files import sha256_bytes
 from shards.storage.for_people import unguarded
@@ -91,7 +91,7 @@ def read_facts(dataset: PackedDataset, names: Sequence[str] = ()) -> DatasetFact
     absent = [name for name in names_here if not (dataset.root / labels_name(name)).exists()]
     wanted = list(dict.fromkeys(names)) or [name for name in dataset.label_names if name not in absent]
     releases, parts, twins, seen, apart = [], {}, {}, {}, {}
-    with tqdm(total=1 + len(wanted), desc="counting", unit=" tables", delay=1, disable=None) as bar:
+    with progress_bar("counting", 1 + len(wanted), " tables", delay=1) as bar:
         packed, catalog = dataset.packed, dataset.catalog
         study, subject = group_codes(dataset, "study"), group_codes(dataset, "subject")
         bar.update()

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import simplejpeg
-from tqdm import tqdm
 
 from cxrdali.report.dataset import words
 from cxrdali.report.dataset.facts import DatasetFacts, ReleaseFacts
@@ -19,6 +18,7 @@ from cxrdali.report.kit.pictures import contact_sheet
 from cxrdali.report.kit.tables import Table
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.progress import progress_bar
 from shards.releases.release import VIEWS
 from shards.storage.places import storage_of
 
@@ -52,10 +52,11 @@ def write_page(out: Path, dataset: PackedDataset, facts: DatasetFacts, *, images
 
 
 def _data(dataset: PackedDataset, facts: DatasetFacts, images: bool) -> dict:
-    releases = [
-        _release(release, number, words.title(facts, release))
-        for number, release in enumerate(tqdm(facts.releases, "drawing", unit=" label releases", delay=1))
-    ]
+    releases = []
+    with progress_bar("drawing", len(facts.releases), " label releases", delay=1) as bar:
+        for number, release in enumerate(facts.releases):
+            releases.append(_release(release, number, words.title(facts, release)))
+            bar.update()
     said = words.label_releases(facts)
     contents = [("dataset", "Dataset"), ("rejects", "Rejects"), ("same", "Same pixels")]
     contents += [(f"labels-{number}", release["title"]) for number, release in enumerate(releases)]

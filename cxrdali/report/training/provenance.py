@@ -1,6 +1,6 @@
 """The report's section on provenance: dataset, labels, code, seed and every setting."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cxrdali.report.kit.numbers import count, text
 from cxrdali.report.kit.tables import Table
@@ -41,6 +41,16 @@ def _continued(run: Run) -> list[str]:
     ]
 
 
+def _versions(began: Mapping, continued: Sequence[Mapping]) -> str:
+    """Those that a run began with, and whatever it was continued with."""
+    words, have = [text(began)], began
+    for each in continued:
+        changed = {name: version for name, version in each["versions"].items() if have.get(name) != version}
+        words += [f"continued with {text(changed)} after epoch {each['epoch']}"] if changed else []
+        have = each["versions"]
+    return "; ".join(words)
+
+
 PROVENANCE: dict[str, Callable[[Run], object]] = {
     "Run": lambda run: run.path.resolve().name,
     "Began (UTC)": lambda run: run.config.get("began"),
@@ -59,5 +69,5 @@ PROVENANCE: dict[str, Callable[[Run], object]] = {
     "Seed": lambda run: run.setting("seed"),
     "Model": lambda run: run.setting("arch"),
     "Initial weights": lambda run: run.setting("init"),
-    "Versions": lambda run: run.config.get("versions"),
+    "Versions": lambda run: _versions(run.config.get("versions", {}), run.config.get("continued", [])),
 }
