@@ -3,10 +3,11 @@
 import click
 
 from cli.options import folders, heldout, tables
-from cli.options.fields import field_options, filled
+from cli.options.fields import Choice, field_options, filled
 from cli.options.folders import FILE
 from cli.options.scores import aligned, number
 from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
+from shards.words import counted
 
 
 @click.command()
@@ -14,7 +15,7 @@ from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
 @click.option("--fit", type=FILE, metavar="VAL_PRED", help="Fit to these predictions, of images with labels.")
 @click.option(
     "--method",
-    type=click.Choice(CALIBRATIONS),
+    type=Choice(CALIBRATIONS),
     help="For --fit. temperature: logit / T, one T for all findings. per-finding-temperature: one each. platt: "
     "a * logit + b per finding. isotonic: rising steps per finding.",
 )
@@ -84,8 +85,8 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, **g
 def _print(fitted) -> None:
     made_from = fitted.made_from
     click.echo(
-        f"{made_from['predictions']}: {made_from['images']:,} images, {fitted.method}; before and after by "
-        f"cross-fitting, {made_from['folds']} parts by subject"
+        f"{made_from['predictions']}: {counted(made_from['images'], 'image')}, {fitted.method}; before and after by "
+        f"cross-fitting, {counted(made_from['folds'], 'part')} by subject"
     )
     rows = [("", "positives", "ECE before", "after", "Brier before", "after", "rule")]
     for rule in sorted(fitted.rules, key=lambda rule: -rule.positives):
@@ -109,7 +110,7 @@ def _rule(rule) -> str:
     if rule.kept:
         return f"kept as it is: {rule.kept}"
     if isinstance(rule.map, Isotonic):
-        return f"{len(rule.map.logits)} knots"
+        return f"{counted(len(rule.map.logits), 'knot')}"
     if rule.map.offset:
         return f"{rule.map.slope:.3f} * logit {rule.map.offset:+.3f}"
     return f"T = {1 / rule.map.slope:.3f}"

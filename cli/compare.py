@@ -8,6 +8,7 @@ from cli.options import folders, tables
 from cli.options.fields import field_options, filled
 from cli.options.scores import aligned, number
 from cxrdali.evaluate.options import CompareOptions
+from shards.words import counted
 
 
 @click.command()
@@ -57,7 +58,8 @@ def _print(result: dict) -> None:
 
     trained = any(row["epochs"] for row in result["runs"])
     click.echo(
-        f"{result['images']:,} {scored_images(result)} of {result['studies']:,} studies, labels {result['labels']}"
+        f"{counted(result['images'], scored_images(result)[:-1])} of {counted(result['studies'], 'study')}, labels "
+        f"{result['labels']}"
         f"{'; each run by its best epoch' if trained else ''}"
     )
     rows = [("", *SHORT.values(), *(("images/s", "time", "epochs") if trained else ()))]

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from cli.options import folders, heldout, tables
-from cli.options.fields import field_options
+from cli.options.fields import Choice, field_options
 from cli.options.scores import aligned
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.postprocess.options import POOLINGS
@@ -25,7 +25,7 @@ class Paths(click.ParamType):
 @tables.out_option
 @click.option(
     "--method",
-    type=click.Choice(POOLINGS),
+    type=Choice(POOLINGS),
     default="mean",
     show_default=True,
     help="Mean of the probabilities; their geometric mean, which is the mean logit; or the mean rank among the table's "

@@ -9,6 +9,7 @@ from cli.options.fields import field_options, filled
 from cli.options.folders import FILE
 from cli.options.scores import aligned, interval, number, with_interval
 from cxrdali.evaluate.options import EvaluateOptions
+from shards.words import counted
 
 
 @click.command()
@@ -53,7 +54,7 @@ def evaluate(file, data, labels, out, limits, **given):
     thresholds = None if limits is None else _thresholds(limits, labels.findings)
     result = library.evaluate(file, dataset, labels, options, thresholds)
     paths = library.write(result, out)
-    click.echo(f"{file}: {result['images']:,} images against labels {labels.name}")
+    click.echo(f"{file}: {counted(result['images'], 'image')} against labels {labels.name}")
     if about.kind is None:
         click.echo(f"note: {file} does not say what it holds; ECE and Brier take its values as {result['values']}s")
     if result["values"] == "rank":
@@ -89,13 +90,13 @@ def _print(result: dict) -> None:
             click.echo(f"{view}: no image")
             continue
         click.echo(
-            f"{view}: {part['images']:,} images of {part['studies']:,} studies, mAP {with_interval(part, 'mAP')}, "
-            f"AUROC {with_interval(part, 'macro_AUROC')}, LRAP {number(part['LRAP'])}, "
-            f"ECE {number(part['macro_ECE'], 4)}, Brier {number(part['macro_Brier'], 4)}"
+            f"{view}: {counted(part['images'], 'image')} of {counted(part['studies'], 'study')}, "
+            f"mAP {with_interval(part, 'mAP')}, AUROC {with_interval(part, 'macro_AUROC')}, "
+            f"LRAP {number(part['LRAP'])}, ECE {number(part['macro_ECE'], 4)}, Brier {number(part['macro_Brier'], 4)}"
         )
     for group, means in (whole["groups"] or {}).items():
         click.echo(
-            f"{group}, {len(means['findings'])} findings: mAP {with_interval(means, 'mAP')}, "
+            f"{group}, {counted(len(means['findings']), 'finding')}: mAP {with_interval(means, 'mAP')}, "
             f"AUROC {with_interval(means, 'macro_AUROC')}"
         )
     if whole["without_positives"]:

@@ -7,6 +7,7 @@ from cli.options.fields import field_options
 from cli.options.folders import FILE
 from cli.options.scores import aligned, number
 from cxrdali.postprocess.options import FitOptions
+from shards.words import counted
 
 
 @click.command()
@@ -51,9 +52,9 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
     table, changed = library.apply(file, fitted, dataset)
     _print(fitted)
     click.echo(
-        f"{file}: {changed.studies:,} studies with both kinds of view, in which {changed.images:,} lateral images "
-        f"changed; left as they are: {changed.frontal_only:,} with frontal images only, "
-        f"{changed.lateral_only:,} with lateral ones only"
+        f"{file}: {counted(changed.studies, 'study')} with both kinds of view, in which "
+        f"{counted(changed.images, 'lateral image')} changed; left as they are: "
+        f"{changed.frontal_only:,} with frontal images only, {changed.lateral_only:,} with lateral ones only"
     )
     if fit is not None:
         fitted.write(views)
@@ -68,7 +69,7 @@ def _print(rules) -> None:
         superior = "yes" if rule.superior else "no"
         rows.append((rule.finding, number(rule.frontal_ap), number(rule.lateral_ap), difference, superior))
     click.echo(aligned(rows, left=(0, 4)))
-    click.echo(f"superior: {len(rules.superior)} of {len(rules.rules)} findings")
+    click.echo(f"superior: {len(rules.superior)} of {counted(len(rules.rules), 'finding')}")
     for rule in rules.rules:
         if rule.without_ap:
             click.echo(rule.without_ap)

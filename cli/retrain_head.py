@@ -3,6 +3,7 @@
 import click
 
 from cli.options import folders
+from cli.options.fields import Choice
 from cli.options.folders import FOLDER
 from cli.options.settings import GroupedCommand, given_settings, plugins_option, set_option, setting_options
 from cli.options.training import train_run
@@ -20,7 +21,7 @@ THE_RUN_S = dict.fromkeys(("seed", "batch", "weight_decay", "precision", "decode
 @folders.data_option
 @click.option(
     "--head",
-    type=click.Choice(("new", "kept")),
+    type=Choice(("new", "kept")),
     default="new",
     show_default=True,
     help="Start from a new classifier, or from the run's.",

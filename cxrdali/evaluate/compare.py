@@ -29,6 +29,7 @@ from shards.errors import UserError
 from shards.storage.files import write_bytes
 from shards.storage.for_people import guarded_rows
 from shards.storage.sealed import sealed_json
+from shards.words import choices
 
 TESTED = ("mAP", *(f"mAP_{group}" for group in GROUPS), "macro_AUROC")
 _Value = tuple[float, np.ndarray | None]  # a score, and what it is on every sample of the studies
@@ -185,8 +186,7 @@ def _baseline(sides: Sequence[Side], wanted: str | None) -> Side:
     for side in sides:
         if wanted == side.name or Path(wanted).resolve() == side.path.resolve():
             return side
-    names = ", ".join(side.name for side in sides)
-    raise UserError(f"baseline {wanted!r}: is none of the runs; choose one of {names}")
+    raise UserError(f"baseline {wanted!r}: is none of the runs; {choices(wanted, [side.name for side in sides])}")
 
 
 def _train_counts(base: Side, dataset: PackedDataset, comparable: Comparable) -> tuple[list[int], int]:

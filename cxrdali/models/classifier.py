@@ -17,6 +17,7 @@ from torch import nn
 from cxrdali.models.options import ModelOptions
 from cxrdali.models.weights import first_line, resampled
 from shards.errors import UserError
+from shards.words import near
 
 
 class Classifier(nn.Module):
@@ -87,8 +88,9 @@ def _wide(head: nn.Module, features: torch.Tensor, *arguments: Any, **options: A
 def check_arch(arch: str) -> None:
     """Raises UserError, with names that are alike, if timm has no such model."""
     if not timm.is_model(arch.split(".")[0]):
-        near = ", ".join(timm.list_models(f"*{arch.split('.')[0].split('_')[0]}*")[:5]) or "none alike"
-        raise UserError(f"arch {arch!r} is no timm model (alike: {near}); see timm.list_models()")
+        known = timm.list_models()
+        alike = near(arch.split(".")[0], known) or near(arch.split(".")[0].split("_")[0], known)
+        raise UserError(f"arch {arch!r} is no timm model (alike: {', '.join(alike) or 'none'}); see timm.list_models()")
 
 
 def create(options: ModelOptions, num_findings: int) -> Classifier:

@@ -23,6 +23,7 @@ from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe
+from shards.words import choices
 
 PER_FINDING: dict[str, Callable[[np.ndarray, np.ndarray], tuple[Map, str]]] = {
     "per-finding-temperature": fit_temperature,
@@ -102,7 +103,7 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, method: str, options
     Raises UserError for another method, and whatever `read_held_out` raises.
     """
     if method not in CALIBRATIONS:
-        raise UserError(f"method {method!r}: choose one of {', '.join(CALIBRATIONS)}")
+        raise UserError(f"method {method!r}: {choices(method, CALIBRATIONS)}")
     data = read_held_out(path, dataset, labels, options)
     with threadpool_limits(1):  # on two busy cores the solver's threads wait for each other: 20 times slower
         maps = fit_maps(method, data.truth, data.logits)

@@ -18,6 +18,7 @@ from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.words import choices
 
 ADDITIONS = 10  # of one member each to the bag that the search for weights begins with
 STEPS = {  # what the history says of a pooling
@@ -231,7 +232,7 @@ def _average(values: np.ndarray, weights: Sequence[float] | None) -> np.ndarray:
 
 def _pool(method: str) -> Callable[..., np.ndarray]:
     if method not in METHODS:
-        raise UserError(f"method {method!r}: choose one of {', '.join(METHODS)}")
+        raise UserError(f"method {method!r}: {choices(method, METHODS)}")
     return METHODS[method]
 
 

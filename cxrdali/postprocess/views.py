@@ -19,6 +19,7 @@ from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.sealed import maybe
+from shards.words import counted
 
 KINDS = {  # of a finding's entry
     "finding": str, "superior": bool, "difference": maybe(float),
@@ -169,7 +170,7 @@ def apply(path: Path, rules: ViewRules, dataset: PackedDataset) -> tuple[Predict
     pooled = _frontal_means(table.values[:, places], study, frontal, frontals)
     values[np.ix_(replaced, places)] = pooled[study[replaced]]
     source = rules.made_from.get("predictions") or "rules"
-    step = f"view postprocess by {source} ({len(places)} superior): {len(replaced)} images"
+    step = f"view postprocess by {source} ({len(places)} superior): {counted(len(replaced), 'image')}"
     changed = Changed(
         studies=int(both.sum()),
         images=len(replaced),

@@ -14,6 +14,7 @@ from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.state import State
 from shards.storage.files import cannot_write, check_inside
+from shards.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +28,19 @@ def describe(parts: Parts) -> None:
         log.info(outlook)
     log.info(
         f"stage {settings.stage}: {settings.model.arch}, {settings.data.size} px, batch {settings.optimizer.batch}, "
-        f"{settings.optimizer.epochs} epochs of {parts.steps_per_epoch:,} steps, {parts.hardware.precision} on "
-        f"{parts.hardware.device}, decode {options.resolved_decode} ({options.resolved_threads} threads)"
+        f"{counted(settings.optimizer.epochs, 'epoch')} of {counted(parts.steps_per_epoch, 'step')}, "
+        f"{parts.hardware.precision} on {parts.hardware.device}, decode {options.resolved_decode} "
+        f"({counted(options.resolved_threads, 'thread')})"
     )
     log.info(
-        f"{len(data.train_rows):,} images to train, {len(data.val_rows):,} to validate "
+        f"{counted(len(data.train_rows), 'image')} to train, {len(data.val_rows):,} to validate "
         f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}); "
-        f"{both:,} subjects on both sides"
+        f"{counted(both, 'subject')} on both sides"
     )
     if ranks.world > 1:
         sees = "all of them" if settings.runtime.sync_bn else "its own (--sync-bn: all)"
         log.info(
-            f"{ranks.world} processes, {ranks.local_world} on this machine: {parts.share} images of every "
+            f"{ranks.world} processes, {ranks.local_world} on this machine: {counted(parts.share, 'image')} of every "
             f"batch each; batch normalisation of each sees {sees}"
         )
     if settings.loss.name != "bce" or settings.flat().get("pos_weight") != "none" or settings.model.frozen:
@@ -66,13 +68,13 @@ def _describe_visits(data: TrainingData, sampler: str) -> None:
     if data.sampler:
         without = int((~(data.targets[data.train_rows] == 1).any(axis=1)).sum())
         log.info(
-            f"sampler {sampler}: {len(data.train_rows):,} samples an epoch by each image's rarest finding; "
-            f"{without:,} images without any count as one more class"
+            f"sampler {sampler}: {counted(len(data.train_rows), 'sample')} an epoch by each image's rarest finding; "
+            f"images without any, {without:,}, count as one more class"
         )
     if data.oversampling:
         names = ", ".join(data.oversampling.findings) or "no finding"
         log.info(
-            f"oversampling {names}: {data.oversampling.images_doubled:,} images twice, "
+            f"oversampling {names}: {counted(data.oversampling.images_doubled, 'image')} twice, "
             f"{data.oversampling.epoch_images:,} in an epoch"
         )
         if data.oversampling.without_ap:
@@ -99,7 +101,7 @@ def report_end(parts: Parts, state: State) -> None:
     """What is not as expected of a run that has just ended."""
     settings = parts.settings
     if state.epoch < settings.optimizer.epochs:
-        log.info(f"ended after epoch {state.epoch}: none better in {settings.optimizer.patience} epochs")
+        log.info(f"ended after epoch {state.epoch}: none better in {counted(settings.optimizer.patience, 'epoch')}")
     if state.best_epoch <= settings.loss.deferred_epochs:
         log.info(f"the best epoch, {state.best_epoch}, is one before re-weighting: its weights are kept")
 

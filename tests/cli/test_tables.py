@@ -81,7 +81,7 @@ def test_from_two_runs_to_a_submission(folder, pack_folder):
         f"s.zip: predictions.csv with {images} images and 2 findings, as in template.csv",
         "copied from the template: subject_id",
         "predicted, but not asked for: Hernia, No Finding, Pneumonia",
-        "code/: 1 files of code",
+        "code/: 1 file of code",
     ]
     with zipfile.ZipFile(folder / "s.zip") as file:
         rows = list(csv.reader(io.StringIO(file.read("predictions.csv").decode())))

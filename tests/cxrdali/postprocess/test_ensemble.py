@@ -144,7 +144,7 @@ def test_the_geometric_mean_and_the_mean_rank(paths):
     assert made.provenance.kind == "rank" and made.provenance.history == (
         "mean rank among these 3 images of one.parquet, two.parquet: no probability, and of this set of images alone",
     )
-    assert refused(paths, method="median") == "method 'median': choose one of mean, geometric, rank"
+    assert refused(paths, method="median") == "method 'median': did you mean mean? choose one of mean, geometric, rank"
 
 
 # ---------------------------------------------------------------- weights from validation
