@@ -6,6 +6,7 @@ from cli.options import folders, heldout, tables
 from cli.options.fields import Choice, field_options, filled
 from cli.options.folders import FILE
 from cli.options.scores import aligned, number
+from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
 from shards.words import counted
 
@@ -36,8 +37,9 @@ from shards.words import counted
 @folders.data_option
 @heldout.labels_option
 @field_options(FitOptions, "uncertain", "folds", "force")
+@field_options(EvaluateOptions, "allow_other_run")
 @tables.kind_option
-def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, **given):
+def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, allow_other_run, **given):
     """Fit a calibration to validation predictions, apply one to a table, or both. Tables hold logits.
 
     \b
@@ -70,7 +72,7 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, **g
         heldout.warn_of_split(fitted.made_from)
     else:
         fitted = calibration.read(rules)
-    table = None if file is None else calibration.apply(file, fitted)
+    table = None if file is None else calibration.apply(file, fitted, bool(allow_other_run))
     if fit is not None:
         _print(fitted)
         fitted.write(written)

@@ -77,6 +77,8 @@ def _print(result: dict) -> None:
     click.echo(f"findings by their share of the training images: {groups}")
     if result["without_positives"]:
         click.echo(f"no positive, so in no mean but ECE and Brier: {sentence(result['without_positives'])}")
+    if result["without_training"]:
+        click.echo(f"counted in mAP, but in no training image: {sentence(result['without_training'])}")
     for note in result["notes"]:
         click.echo(note)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from cli.options import folders, heldout, tables
-from cli.options.fields import Choice, field_options
+from cli.options.fields import Choice, field_options, filled
 from cli.options.scores import aligned
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.postprocess.options import POOLINGS
@@ -49,9 +49,9 @@ class Paths(click.ParamType):
 @click.option("--folds", default=5, show_default=True, help="Parts of the subjects that --fit-weights leaves out.")
 @folders.data_option
 @click.option("--labels", metavar="NAME", help="Label release of the validation tables.  [default: the one they name]")
-@field_options(EvaluateOptions, "uncertain")
+@field_options(EvaluateOptions, "uncertain", "allow_other_run")
 @tables.kind_option
-def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, data, labels, uncertain, kind):
+def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, data, labels, kind, **given):
     """Pool several tables of logits for the same images, as `cxrdali predict` writes them.
 
     Images are matched by id and findings by name; the order is that of the first of FILES. --weights-by-map and
@@ -60,11 +60,11 @@ def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, da
     from cxrdali.postprocess import ensemble as library
     from cxrdali.predictions import check_target
 
-    uncertain = uncertain or EvaluateOptions.uncertain
+    options = filled(EvaluateOptions, given)
     sources = {"--weights": weights, "--weights-by-map": weights_by_map, "--fit-weights": fit_weights}
-    given = [name for name, value in sources.items() if value is not None]
-    if len(given) > 1:
-        raise click.UsageError(f"{' and '.join(given)}: weights come from one of them; give one")
+    named = [name for name, value in sources.items() if value is not None]
+    if len(named) > 1:
+        raise click.UsageError(f"{' and '.join(named)}: weights come from one of them; give one")
     if method == "rank" and kind == "probability":
         raise click.UsageError("--method rank --as probability: a mean rank is no probability; leave --as out")
     validation = weights_by_map or fit_weights or ()
@@ -73,13 +73,13 @@ def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, da
     if validation:
         dataset, release = heldout.open_for_fit(validation[0], data, labels)
         if weights_by_map:
-            chosen = library.weights_by_map(validation, dataset, release, uncertain)
+            chosen = library.weights_by_map(validation, dataset, release, options.uncertain)
         else:
-            chosen = library.fitted_weights(validation, dataset, release, method, uncertain, folds)
+            chosen = library.fitted_weights(validation, dataset, release, method, options.uncertain, folds)
         _print(library.short_names(validation), chosen)
         if fit_weights:
             _say_gain(chosen, folds)
-    table = library.ensemble(files, chosen, method)
+    table = library.ensemble(files, chosen, method, options.allow_other_run)
     for text in table.provenance.history:
         click.echo(text)
     tables.write(table, out, kind)

@@ -30,7 +30,7 @@ from shards.words import counted
     help="What `cxrdali thresholds` wrote, or one probability for all findings, such as 0.5; adds F1, precision, "
     "recall and specificity. FILE then holds logits.",
 )
-@field_options(EvaluateOptions, "draws", "level", "seed")
+@field_options(EvaluateOptions, "allow_other_run", "draws", "level", "seed")
 def evaluate(file, data, labels, out, limits, **given):
     """AP, AUROC, calibration error (ECE), Brier score, prevalence and counts per finding; means over all findings and
     over head, medium and tail findings, with confidence intervals; the same for frontal and lateral images apart. FILE
@@ -41,6 +41,7 @@ def evaluate(file, data, labels, out, limits, **given):
     findings its means: rows without a finding, whose group is all, head, medium or tail.
     """
     from cxrdali.evaluate import evaluate as library
+    from cxrdali.postprocess.rules import ALLOWED
     from cxrdali.predictions import read
     from shards.errors import UserError
 
@@ -59,6 +60,9 @@ def evaluate(file, data, labels, out, limits, **given):
         click.echo(f"note: {file} does not say what it holds; ECE and Brier take its values as {result['values']}s")
     if result["values"] == "rank":
         click.echo(f"note: {file} holds mean ranks, no probabilities: ECE and Brier score are undefined")
+    for text in result["history"]:
+        if ALLOWED in text:
+            click.echo(f"note: {file} was {text}")
     _print(result)
     if thresholds is not None:
         _print_decisions(result)
@@ -101,6 +105,8 @@ def _print(result: dict) -> None:
         )
     if whole["without_positives"]:
         click.echo(f"not in mAP, no positive: {', '.join(whole['without_positives'])}")
+    if result["without_training"]:
+        click.echo(f"counted in mAP, but in no training image: {', '.join(result['without_training'])}")
 
 
 def _print_decisions(result: dict) -> None:

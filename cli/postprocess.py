@@ -6,6 +6,7 @@ from cli.options import folders, heldout, tables
 from cli.options.fields import field_options
 from cli.options.folders import FILE
 from cli.options.scores import aligned, number
+from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.postprocess.options import FitOptions
 from shards.words import counted
 
@@ -29,8 +30,9 @@ from shards.words import counted
 )
 @heldout.labels_option
 @field_options(FitOptions, "uncertain")
+@field_options(EvaluateOptions, "allow_other_run")
 @tables.kind_option
-def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
+def postprocess(file, fit, rules, data, out, views, labels, uncertain, allow_other_run, kind):
     """Let a study's lateral images take over the mean of its frontal predictions, for every finding whose AP is
     higher on frontal images than on all others. FILE holds logits, as `cxrdali predict` writes them.
 
@@ -49,7 +51,7 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, kind):
         fitted = library.fit(fit, dataset, release, uncertain or "negative")
     else:
         dataset, fitted = folders.open_packed(data), library.read(rules)
-    table, changed = library.apply(file, fitted, dataset)
+    table, changed = library.apply(file, fitted, dataset, bool(allow_other_run))
     _print(fitted)
     click.echo(
         f"{file}: {counted(changed.studies, 'study')} with both kinds of view, in which "

@@ -17,7 +17,7 @@ from cxrdali.evaluate.options import CompareOptions
 from cxrdali.evaluate.same_images import Comparable, Side, train_counts
 from cxrdali.metrics.bootstrap import Samples, difference, interval, resample, sampled_macro
 from cxrdali.metrics.calibration_error import brier, ece
-from cxrdali.metrics.longtail import GROUPS, groups
+from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, defined, macro, score
 from cxrdali.postprocess import thresholds
 from cxrdali.postprocess.options import FitOptions
@@ -121,6 +121,7 @@ def compare(
         "positive_studies": positive_studies,
         "fewest_positive_studies": ENOUGH,
         "without_positives": base.scores.without_positives,
+        "without_training": without_training(labels.findings, base.scores.positives, counts) if train_images else [],
         "notes": [
             *comparable.notes,
             *same_images.caveats(comparable.runs),

@@ -25,6 +25,7 @@ class EvaluateOptions(ResampleOptions):
     """And what -1 counts as."""
 
     uncertain: str = as_in(DataSettings, "uncertain")
+    allow_other_run: bool = setting(False, "Let rules fitted to another run or test-time augmentation meet this table.")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
 from cxrdali.metrics.ranking import defined, score
 from cxrdali.postprocess.crossfit import labelled
-from cxrdali.postprocess.rules import Rules, check_derived, check_findings, read_rules
+from cxrdali.postprocess.rules import Rules, check_derived, check_findings, check_origin, read_rules
 from cxrdali.predictions import Predictions, mean_logit
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -67,7 +67,7 @@ class ViewRule:
 
 @dataclass(frozen=True)
 class ViewRules(Rules):
-    """rules: one per finding; made_from: what they were fitted to (predictions, run, split, labels, dataset)."""
+    """rules: one per finding; made_from: what they were fitted to (predictions, run, split, tta, labels, dataset)."""
 
     rules: tuple[ViewRule, ...]
     made_from: dict
@@ -115,6 +115,7 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, uncertain: str = "ne
         "predictions": path.name,
         "run": table.provenance.run,
         "split": table.provenance.split,
+        "tta": table.provenance.tta,
         "labels": labels.name,
         "dataset": dataset.id,
         "uncertain": uncertain,
@@ -148,15 +149,19 @@ def _rule(row: dict) -> ViewRule:
     return rule
 
 
-def apply(path: Path, rules: ViewRules, dataset: PackedDataset) -> tuple[Predictions, Changed]:
+def apply(
+    path: Path, rules: ViewRules, dataset: PackedDataset, allow_other_run: bool = False
+) -> tuple[Predictions, Changed]:
     """The table (logits) with the superior findings of lateral images replaced, in studies that have both kinds, by
     the logit of the mean probability of the study's frontal images. All other values stay bit for bit.
 
     Only the table's own images count: a study's images in another split are not looked at. Raises UserError for
-    probabilities, findings that differ from the rules', or images that the dataset does not have.
+    probabilities, findings that differ from the rules', a table of another run or TTA than theirs unless allowed, or
+    images that the dataset does not have.
     """
     table = tables.as_logits(tables.read(path), path)
     check_findings(path, table, rules.findings, "rules")
+    remark = check_origin(path, table.provenance, rules.made_from, allow_other_run)
     rows = tables.catalog_rows(table, path, dataset)
     frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
     _, study = np.unique(group_codes(dataset, "study")[rows], return_inverse=True)
@@ -177,7 +182,7 @@ def apply(path: Path, rules: ViewRules, dataset: PackedDataset) -> tuple[Predict
         frontal_only=int((laterals == 0).sum()),
         lateral_only=int((frontals == 0).sum()),
     )
-    return table.after(values, step), changed
+    return table.after(values, step + remark), changed
 
 
 def _frontal_means(values: np.ndarray, study: np.ndarray, frontal: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cxrdali.data.splits import subjects_on_both_sides
+from cxrdali.data.targets import counts
+from cxrdali.metrics.longtail import without_training
 from cxrdali.metrics.ranking import Scores
 from cxrdali.runs.layout import EVENTS
 from cxrdali.runs.settings import TrainSettings
@@ -48,6 +50,9 @@ def describe(parts: Parts) -> None:
         log.info(
             f"loss {settings.loss.name} ({parameters})" + ("; the classifier alone" if settings.model.frozen else "")
         )
+    validated, _ = counts(data.targets, data.val_rows)
+    if untrained := without_training(data.findings, validated, data.positives):
+        log.info(f"counted in mAP, but in no training image: {', '.join(untrained)}")
     _describe_visits(data, settings.data.sampler.name)
     if resized_from:
         log.info(

@@ -186,7 +186,7 @@ def test_weights_by_map_are_proportional_to_scikit_learns(validation, dataset):
     (said,) = pooled.provenance.history
     assert said.endswith("(proportional to the mAP of good.val.parquet, fair.val.parquet, noise.val.parquet)")
     with pytest.raises(
-        UserError, match=r"fair.test.parquet: is of run 'fair', the validation table in its place of 'g"
+        UserError, match=r"fair.test.parquet: run 'fair' here, 'good' in the validation table in its place"
     ):
         ensemble([other[1], other[0], other[2]], made)
     with pytest.raises(UserError, match=r"^3 validation tables for 2 tables to pool: give one for each"):
