@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cxrdali.data.targets import counts
 from cxrdali.metrics.longtail import without_training
 from cxrdali.metrics.ranking import Scores
 from cxrdali.runs.layout import EVENTS
+from cxrdali.runs.reader import Progress
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData
@@ -86,7 +88,38 @@ def _describe_visits(data: TrainingData, sampler: str) -> None:
             log.info(f"not chosen, no positive in validation there: {', '.join(data.oversampling.without_ap)}")
 
 
-def report_epoch(row: dict, scores: Scores, parts: Parts, state: State) -> None:
+class Pace:
+    """How long the epochs of this start took, saving included."""
+
+    def __init__(self):
+        self._seconds: list[float] = []
+        self._last = time.perf_counter()
+
+    def left(self, row: dict, parts: Parts, state: State) -> str:
+        """Called after every epoch: words for the time of those that are left, "" after the last one."""
+        now = time.perf_counter()
+        # an epoch that an earlier start began is in its row as a whole
+        self._seconds.append(max(now - self._last, row["train_seconds"] + row["val_seconds"]))
+        self._last, how = now, parts.settings.optimizer
+        if Progress.of(state.epoch, state.best_epoch, state.best_score, parts.settings).finished:
+            return ""
+        known = self._seconds[1:] or self._seconds  # the first compiles, and fills the cache of files
+        seconds = (how.epochs - state.epoch) * sum(known) / len(known)
+        return f", {'at most ' if how.patience else ''}{span(seconds)} left"
+
+
+def span(seconds: float) -> str:
+    """45 s, 12 min, 3 h 12 min, 2 d 4 h."""
+    if seconds < 119.5:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    hours, days = divmod(minutes, 60)[0], divmod(round(seconds / 3600), 24)
+    if hours >= 48:
+        return f"{days[0]} d {days[1]} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
+def report_epoch(row: dict, scores: Scores, parts: Parts, state: State, pace: Pace) -> None:
     """One line of a finished epoch."""
     waiting = row["wait_seconds"] / row["train_seconds"]
     mirror = parts.data.dataset.mirror
@@ -96,7 +129,8 @@ def report_epoch(row: dict, scores: Scores, parts: Parts, state: State) -> None:
         f"epoch {row['epoch']}/{parts.settings.optimizer.epochs}: loss {row['train_loss']:.4f}, "
         f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}, LRAP {row['LRAP']:.4f}, "
         f"AUROC {row['macro_AUROC']:.4f}; "
-        f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}{star}"
+        f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}"
+        f"{pace.left(row, parts, state)}{star}"
     )
     if row["epoch"] == 1 and scores.without_positives:
         log.info(f"not in mAP, no positive in validation: {', '.join(scores.without_positives)}")
