@@ -3,10 +3,12 @@
 import click
 
 from cli.options import folders, heldout, tables
-from cli.options.fields import field_options, filled
+from cli.options.fields import Choice, field_options, filled
 from cli.options.folders import FILE, OUTPUT
 from cli.options.scores import aligned, number
+from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
+from shards.words import counted
 
 
 @click.command()
@@ -14,7 +16,7 @@ from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
 @click.option("--fit", type=FILE, metavar="VAL_PRED", help="Fit to these predictions, of images with labels.")
 @click.option(
     "--method",
-    type=click.Choice(CALIBRATIONS),
+    type=Choice(CALIBRATIONS),
     help="For --fit. temperature: logit / T, one T for all findings. per-finding-temperature: one each. platt: "
     "a * logit + b per finding. isotonic: rising steps per finding.",
 )
@@ -35,8 +37,9 @@ from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
 @folders.data_option
 @heldout.labels_option
 @field_options(FitOptions, "uncertain", "folds", "allow_leak")
+@field_options(EvaluateOptions, "allow_other_run")
 @tables.kind_option
-def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, **given):
+def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, allow_other_run, **given):
     """Fit a calibration to validation predictions, apply one to a table, or both. Tables hold logits.
 
     \b
@@ -69,7 +72,7 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, **g
         heldout.warn_of_split(fitted.made_from)
     else:
         fitted = calibration.read(rules)
-    table = None if file is None else calibration.apply(file, fitted)
+    table = None if file is None else calibration.apply(file, fitted, bool(allow_other_run))
     if fit is not None:
         _print(fitted)
         fitted.write(written)
@@ -84,8 +87,8 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, **g
 def _print(fitted) -> None:
     made_from = fitted.made_from
     click.echo(
-        f"{made_from['predictions']}: {made_from['images']:,} images, {fitted.method}; before and after by "
-        f"cross-fitting, {made_from['folds']} parts by subject"
+        f"{made_from['predictions']}: {counted(made_from['images'], 'image')}, {fitted.method}; before and after by "
+        f"cross-fitting, {counted(made_from['folds'], 'part')} by subject"
     )
     rows = [("", "positives", "ECE before", "after", "Brier before", "after", "rule")]
     for rule in sorted(fitted.rules, key=lambda rule: -rule.positives):
@@ -109,7 +112,7 @@ def _rule(rule) -> str:
     if rule.kept:
         return f"kept as it is: {rule.kept}"
     if isinstance(rule.map, Isotonic):
-        return f"{len(rule.map.logits)} knots"
+        return f"{counted(len(rule.map.logits), 'knot')}"
     if rule.map.offset:
         return f"{rule.map.slope:.3f} * logit {rule.map.offset:+.3f}"
     return f"T = {1 / rule.map.slope:.3f}"

@@ -8,6 +8,7 @@ from cli.options import folders
 from cli.options.fields import field_options, filled
 from cli.options.scores import aligned, number
 from cxrdali.evaluate.options import CompareOptions
+from shards.words import counted
 
 
 @click.command()
@@ -57,7 +58,8 @@ def _print(result: dict) -> None:
 
     trained = any(row["epochs"] for row in result["runs"])
     click.echo(
-        f"{result['images']:,} {scored_images(result)} of {result['studies']:,} studies, labels {result['labels']}"
+        f"{counted(result['images'], scored_images(result)[:-1])} of {counted(result['studies'], 'study')}, labels "
+        f"{result['labels']}"
         f"{'; each run by its best epoch' if trained else ''}"
     )
     rows = [("", *SHORT.values(), *(("images/s", "time", "epochs") if trained else ()))]
@@ -75,6 +77,8 @@ def _print(result: dict) -> None:
     click.echo(f"findings by their share of the training images: {groups}")
     if result["without_positives"]:
         click.echo(f"no positive, so in no mean but ECE and Brier: {sentence(result['without_positives'])}")
+    if result["without_training"]:
+        click.echo(f"counted in mAP, but in no training image: {sentence(result['without_training'])}")
     for note in result["notes"]:
         click.echo(note)
 

@@ -9,6 +9,7 @@ import click
 from cli.options.folders import FOLDER
 from shards.errors import UserError
 from shards.storage.files import check_inside
+from shards.words import counted
 
 STUDIES, NATIVE = 1000, 256
 # stage -> side in pixels, batch, epochs: the three stages at a scale that two cores train in minutes
@@ -84,11 +85,11 @@ def synthetic_pack(out: Path, studies: int, sizes: list[int]):
     source, packed, jobs = out / "release", out / "packed", cpu_count()
     if not (packed / "dataset.json").exists():
         shutil.rmtree(source, ignore_errors=True)
-        _step(f"synthetic release: {studies:,} studies")
+        _step(f"synthetic release: {counted(studies, 'study')}")
         write_release(source, SyntheticOptions(studies, NATIVE, seed=0), jobs=jobs)
     _step("pack")
     summary = pack(open_release(source), packed, PackOptions(tuple(map(Size, sizes)), shard_images=512), jobs)
-    click.echo(f"{summary.packed:,} images in {summary.shards} shards per size")
+    click.echo(f"{counted(summary.packed, 'image')} in {counted(summary.shards, 'shard')} per size")
     return PackedDataset.open(packed)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from cli.options import folders, heldout, tables
-from cli.options.fields import field_options, filled
+from cli.options.fields import Choice, field_options, filled
 from cli.options.scores import aligned
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.postprocess.options import POOLINGS, FitOptions
@@ -25,7 +25,7 @@ class Paths(click.ParamType):
 @tables.out_option
 @click.option(
     "--method",
-    type=click.Choice(POOLINGS),
+    type=Choice(POOLINGS),
     default="mean",
     show_default=True,
     help="Mean of the probabilities; their geometric mean, which is the mean logit; or the mean rank among the table's "
@@ -49,7 +49,7 @@ class Paths(click.ParamType):
 @click.option("--folds", default=5, show_default=True, help="Parts of the subjects that --fit-weights leaves out.")
 @folders.data_option
 @click.option("--labels", metavar="NAME", help="Label release of the validation tables.  [default: the one they name]")
-@field_options(EvaluateOptions, "uncertain", "allow_leak")
+@field_options(EvaluateOptions, "uncertain", "allow_leak", "allow_other_run")
 @tables.kind_option
 def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, data, labels, kind, **given):
     """Pool several tables of logits for the same images, as `cxrdali predict` writes them.
@@ -62,9 +62,9 @@ def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, da
 
     options = filled(FitOptions, {**given, "folds": folds})
     sources = {"--weights": weights, "--weights-by-map": weights_by_map, "--fit-weights": fit_weights}
-    given = [name for name, value in sources.items() if value is not None]
-    if len(given) > 1:
-        raise click.UsageError(f"{' and '.join(given)}: weights come from one of them; give one")
+    named = [name for name, value in sources.items() if value is not None]
+    if len(named) > 1:
+        raise click.UsageError(f"{' and '.join(named)}: weights come from one of them; give one")
     if method == "rank" and kind == "probability":
         raise click.UsageError("--method rank --as probability: a mean rank is no probability; leave --as out")
     validation = weights_by_map or fit_weights or ()
@@ -79,7 +79,7 @@ def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, da
         _print(library.short_names(validation), chosen)
         if fit_weights:
             _say_gain(chosen, folds)
-    table = library.ensemble(files, chosen, method, options.allow_leak)
+    table = library.ensemble(files, chosen, method, options.allow_leak, bool(given["allow_other_run"]))
     for text in table.provenance.seen or ():
         click.echo(f"note: {text}")
     for text in table.provenance.history:

@@ -9,6 +9,7 @@ from cli.options.fields import field_options, filled
 from cli.options.folders import FILE, OUTPUT
 from cli.options.scores import aligned, interval, number, with_interval
 from cxrdali.evaluate.options import EvaluateOptions
+from shards.words import counted
 
 
 @click.command()
@@ -29,7 +30,7 @@ from cxrdali.evaluate.options import EvaluateOptions
     help="What `cxrdali thresholds` wrote, or one probability for all findings, such as 0.5; adds F1, precision, "
     "recall and specificity. FILE then holds logits.",
 )
-@field_options(EvaluateOptions, "draws", "level", "seed", "allow_leak")
+@field_options(EvaluateOptions, "allow_leak", "allow_other_run", "draws", "level", "seed")
 def evaluate(file, data, labels, out, limits, **given):
     """AP, AUROC, calibration error (ECE), Brier score, prevalence and counts per finding; means over all findings and
     over head, medium and tail findings, with confidence intervals; the same for frontal and lateral images apart. FILE
@@ -40,6 +41,7 @@ def evaluate(file, data, labels, out, limits, **given):
     findings its means: rows without a finding, whose group is all, head, medium or tail.
     """
     from cxrdali.evaluate import evaluate as library
+    from cxrdali.postprocess.rules import ALLOWED
     from cxrdali.predictions import read
     from shards.errors import UserError
 
@@ -53,7 +55,7 @@ def evaluate(file, data, labels, out, limits, **given):
     thresholds = None if limits is None else _thresholds(limits, labels.findings)
     result = library.evaluate(file, dataset, labels, options, thresholds)
     paths = library.write(result, out)
-    click.echo(f"{file}: {result['images']:,} images against labels {labels.name}")
+    click.echo(f"{file}: {counted(result['images'], 'image')} against labels {labels.name}")
     if about.kind is None:
         click.echo(
             f"note: {file} does not say what it holds; ECE and Brier take its values as {result['values']}s, and "
@@ -63,6 +65,9 @@ def evaluate(file, data, labels, out, limits, **given):
         click.echo(f"note: {file} holds mean ranks, no probabilities: ECE and Brier score are undefined")
     for text in result["seen"] or ():
         click.echo(f"note: {text}")
+    for text in result["history"]:
+        if ALLOWED in text:
+            click.echo(f"note: {file} was {text}")
     _print(result)
     if thresholds is not None:
         _print_decisions(result)
@@ -94,17 +99,19 @@ def _print(result: dict) -> None:
             click.echo(f"{view}: no image")
             continue
         click.echo(
-            f"{view}: {part['images']:,} images of {part['studies']:,} studies, mAP {with_interval(part, 'mAP')}, "
-            f"AUROC {with_interval(part, 'macro_AUROC')}, LRAP {number(part['LRAP'])}, "
-            f"ECE {number(part['macro_ECE'], 4)}, Brier {number(part['macro_Brier'], 4)}"
+            f"{view}: {counted(part['images'], 'image')} of {counted(part['studies'], 'study')}, "
+            f"mAP {with_interval(part, 'mAP')}, AUROC {with_interval(part, 'macro_AUROC')}, "
+            f"LRAP {number(part['LRAP'])}, ECE {number(part['macro_ECE'], 4)}, Brier {number(part['macro_Brier'], 4)}"
         )
     for group, means in (whole["groups"] or {}).items():
         click.echo(
-            f"{group}, {len(means['findings'])} findings: mAP {with_interval(means, 'mAP')}, "
+            f"{group}, {counted(len(means['findings']), 'finding')}: mAP {with_interval(means, 'mAP')}, "
             f"AUROC {with_interval(means, 'macro_AUROC')}"
         )
     if whole["without_positives"]:
         click.echo(f"not in mAP, no positive: {', '.join(whole['without_positives'])}")
+    if result["without_training"]:
+        click.echo(f"counted in mAP, but in no training image: {', '.join(result['without_training'])}")
 
 
 def _print_decisions(result: dict) -> None:

@@ -8,6 +8,7 @@ from cli.options import folders
 from cli.options.fields import field_options, filled
 from cli.options.runs import run_option, split_option
 from cxrdali.predict.options import ExplainOptions, PredictOptions
+from shards.words import counted
 
 
 @click.command()
@@ -58,4 +59,4 @@ def explain(run, data, findings, out, synthetic, batch, **given):
     if found.without:
         click.echo(f"no positive image in {options.split}, so not shown: {', '.join(found.without)}")
     write_gallery(out, found, synthetic=synthetic)
-    click.echo(f"{out}: {len(found.findings)} findings, {out.stat().st_size / 1e6:.1f} MB")
+    click.echo(f"{out}: {counted(len(found.findings), 'finding')}, {out.stat().st_size / 1e6:.1f} MB")

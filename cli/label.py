@@ -4,6 +4,7 @@ import click
 
 from cli.options import folders
 from cli.options.table_options import read_columns, table_options
+from shards.words import counted
 
 
 @click.command()
@@ -44,6 +45,6 @@ def label(pack, label_folders, remove, allow_subject_overlap, table, **columns):
         labels = dataset.labels(name)
         parts = ", ".join(f"{(labels.split == split).sum():,} {split}" for split in ("train", "dev", "test"))
         default = " (the default)" if name == dataset.label_names[0] else ""
-        click.echo(f"{name}{default}: {len(labels.findings)} findings; {parts}")
+        click.echo(f"{name}{default}: {counted(len(labels.findings), 'finding')}; {parts}")
     if not dataset.label_names:
         click.echo(f"{pack}: no labels; attach some with --labels DIR")

@@ -18,6 +18,7 @@ import click
 from cxrdali.runtime.launcher import end_with_launcher
 from cxrdali.runtime.torchrun import is_one_of_several, rank
 from shards.errors import LostTouch, UserError
+from shards.words import did_you_mean
 
 # Read when torch and Arrow load. Threads of torch that wait for each other give up the core instead of spinning on it:
 # decoding needs it, and beside any other busy process spinning made training on the CPU three times slower. Arrow's own
@@ -57,6 +58,13 @@ class Commands(click.Group):
             return None
         known = name.replace("-", "_")
         return getattr(importlib.import_module(f"cli.{known}"), known)
+
+    def resolve_command(self, context: click.Context, arguments: list[str]) -> Any:
+        """Raises click.UsageError, with the nearest names, for a command that there is not."""
+        name = arguments[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            context.fail(f"no such command {name!r}; {did_you_mean(name, COMMANDS)}`cxrdali --help` lists them")
+        return super().resolve_command(context, arguments)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

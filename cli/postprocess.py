@@ -6,7 +6,9 @@ from cli.options import folders, heldout, tables
 from cli.options.fields import field_options
 from cli.options.folders import FILE, OUTPUT
 from cli.options.scores import aligned, number
+from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.postprocess.options import FitOptions
+from shards.words import counted
 
 
 @click.command()
@@ -28,8 +30,9 @@ from cxrdali.postprocess.options import FitOptions
 )
 @heldout.labels_option
 @field_options(FitOptions, "uncertain", "allow_leak")
+@field_options(EvaluateOptions, "allow_other_run")
 @tables.kind_option
-def postprocess(file, fit, rules, data, out, views, labels, uncertain, allow_leak, kind):
+def postprocess(file, fit, rules, data, out, views, labels, uncertain, allow_leak, allow_other_run, kind):
     """Let a study's lateral images take over the mean of its frontal predictions, for every finding whose AP is
     higher on frontal images than on all others. FILE holds logits, as `cxrdali predict` writes them.
 
@@ -48,12 +51,12 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, allow_lea
         fitted = library.fit(fit, dataset, release, uncertain or "negative", bool(allow_leak))
     else:
         dataset, fitted = folders.open_packed(data), library.read(rules)
-    table, changed = library.apply(file, fitted, dataset)
+    table, changed = library.apply(file, fitted, dataset, bool(allow_other_run))
     _print(fitted)
     click.echo(
-        f"{file}: {changed.studies:,} studies with both kinds of view, in which {changed.images:,} lateral images "
-        f"changed; left as they are: {changed.frontal_only:,} with frontal images only, "
-        f"{changed.lateral_only:,} with lateral ones only"
+        f"{file}: {counted(changed.studies, 'study')} with both kinds of view, in which "
+        f"{counted(changed.images, 'lateral image')} changed; left as they are: "
+        f"{changed.frontal_only:,} with frontal images only, {changed.lateral_only:,} with lateral ones only"
     )
     if fit is not None:
         fitted.write(views)
@@ -68,7 +71,7 @@ def _print(rules) -> None:
         superior = "yes" if rule.superior else "no"
         rows.append((rule.finding, number(rule.frontal_ap), number(rule.lateral_ap), difference, superior))
     click.echo(aligned(rows, left=(0, 4)))
-    click.echo(f"superior: {len(rules.superior)} of {len(rules.rules)} findings")
+    click.echo(f"superior: {len(rules.superior)} of {counted(len(rules.rules), 'finding')}")
     for rule in rules.rules:
         if rule.without_ap:
             click.echo(rule.without_ap)

@@ -3,9 +3,10 @@
 import click
 
 from cli.options import folders
+from cli.options.fields import Choice
 from cli.options.folders import FOLDER
 from cli.options.settings import GroupedCommand, given_settings, plugins_option, set_option, setting_options
-from cli.options.training import train_run
+from cli.options.training import dry_run_option, say_dry_run, train_run
 
 SETTINGS = (
     "seed", "sampler", "loss", "batch", "epochs", "warmup_epochs", "lr", "weight_decay", "patience", "device",
@@ -20,7 +21,7 @@ THE_RUN_S = dict.fromkeys(("seed", "batch", "weight_decay", "precision", "decode
 @folders.data_option
 @click.option(
     "--head",
-    type=click.Choice(("new", "kept")),
+    type=Choice(("new", "kept")),
     default="new",
     show_default=True,
     help="Start from a new classifier, or from the run's.",
@@ -31,10 +32,11 @@ THE_RUN_S = dict.fromkeys(("seed", "batch", "weight_decay", "precision", "decode
     show_default=True,
     help="Flips and cutout as the run had them: every step then runs the backbone.",
 )
+@dry_run_option
 @plugins_option
 @set_option
 @setting_options(SETTINGS, {**THE_RUN_S, "sampler": "class-balanced", "epochs": "10"})
-def retrain_head(run, out, data, head, augment, plugins, assignments, **given):
+def retrain_head(run, out, data, head, augment, dry_run, plugins, assignments, **given):
     """Retrain the classifier of RUN, its backbone frozen (batch-norm statistics too), on balanced samples (cRT).
 
     Images, findings and validation are the run's own. The result is a run as `cxrdali train` makes them: the same
@@ -52,4 +54,4 @@ def retrain_head(run, out, data, head, augment, plugins, assignments, **given):
         named = run if run.name not in ("", "..") else run.resolve()  # "." has no name to add to
         out = named.with_name(f"{named.name}-crt")
         click.echo(f"run: {out} (the default)", err=True)
-    train_run(settings, dataset, out)
+    (say_dry_run if dry_run else train_run)(settings, dataset, out)

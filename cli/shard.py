@@ -6,9 +6,11 @@ from pathlib import Path
 import click
 
 from cli.options import folders
+from cli.options.fields import Choice
 from cli.options.table_options import read_columns, table_options
 from shards.packing.options import ENGINES, FITS, WINDOWS, PackLimits, PackOptions, Part, Size
 from shards.storage.places import storage_of
+from shards.words import counted
 
 REMOTE_JOBS = 4  # workers per core: at 50 ms a request they wait for the store most of the time
 REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before they give a dead link up
@@ -53,7 +55,7 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 )
 @click.option(
     "--fit",
-    type=click.Choice(FITS),
+    type=Choice(FITS),
     default=PackOptions.fit,
     show_default=True,
     help="How a rectangle becomes a square; the stage-training paper squashes.",
@@ -61,7 +63,7 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 @click.option("--quality", default=PackOptions.quality, show_default=True, help="JPEG quality, 1 to 100.")
 @click.option(
     "--window",
-    type=click.Choice(WINDOWS),
+    type=Choice(WINDOWS),
     default=PackOptions.window,
     show_default=True,
     help="Which values of a 16-bit image become black and white: its 0.5 and 99.5 percentile, its smallest and "
@@ -77,7 +79,7 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 )
 @click.option(
     "--engine",
-    type=click.Choice(ENGINES),
+    type=Choice(ENGINES),
     default=ENGINES[0],
     show_default=True,
     help="Who makes the shards: processes of this machine, or the workers of a Dask cluster (extra [dask]). The bytes "
@@ -192,14 +194,14 @@ def _fields(kind, given: dict):
 
 
 def _print_release(release) -> None:
-    click.echo(f"{release.name}: {len(release.images):,} images in {release.root}")
+    click.echo(f"{release.name}: {counted(len(release.images), 'image')} in {release.root}")
     for note in release.notes:
         click.echo(f"  {note}")
     for labels in release.labels:
         counts = labels.table["split"].value_counts()
         parts = ", ".join(f"{counts.get(split, 0):,} {split}" for split in ("train", "dev", "test"))
         elsewhere = f"; {labels.elsewhere:,} more images are not in this release" if labels.elsewhere else ""
-        click.echo(f"labels {labels.name}: {len(labels.findings)} findings; {parts}{elsewhere}")
+        click.echo(f"labels {labels.name}: {counted(len(labels.findings), 'finding')}; {parts}{elsewhere}")
         for note in labels.notes:
             click.echo(f"  {note}")
     if not release.labels:
@@ -208,14 +210,14 @@ def _print_release(release) -> None:
 
 def _print_estimate(found, jobs: int) -> None:
     click.echo(
-        f"would pack {found.images:,} images, {found.studies:,} studies, {found.subjects:,} subjects "
-        f"into {found.shards:,} shards per size"
+        f"would pack {counted(found.images, 'image')}, {counted(found.studies, 'study')}, "
+        f"{counted(found.subjects, 'subject')} into {counted(found.shards, 'shard')} per size"
     )
     for size, count in found.num_bytes.items():
         click.echo(f"  {size} px: about {_bytes(count)}")
     click.echo(
         f"about {_bytes(sum(found.num_bytes.values()))} and {found.minutes:,.1f} minutes with {jobs} "
-        f"jobs (from {found.sampled} images packed in memory; nothing was written)"
+        f"jobs (from {counted(found.sampled, 'image')} packed in memory; nothing was written)"
     )
     for reason, count in found.rejected.items():
         click.echo(f"  {count} of the {found.sampled} would be rejected: {reason}")
@@ -227,8 +229,8 @@ def _print_summary(out: Path, summary) -> None:
         still = f"; rejected files: {rejected:,}, none of which has changed since" if rejected else ""
         click.echo(f"{out}: already finished, nothing to do{still}")
     click.echo(
-        f"{out}: {summary.packed:,} of {summary.planned:,} images packed, {summary.shards:,} shards per size, "
-        f"{_bytes(summary.num_bytes)}"
+        f"{out}: {summary.packed:,} of {counted(summary.planned, 'image')} packed, "
+        f"{counted(summary.shards, 'shard')} per size, {_bytes(summary.num_bytes)}"
     )
     for reason, count in summary.rejected.items():
         click.echo(f"  {count:,} rejected: {reason}")
@@ -255,7 +257,7 @@ def _print_part(out: Path, summary) -> None:
 def _print_rate(summary) -> None:
     if summary.images_this_run:
         rate = summary.images_this_run / summary.seconds
-        click.echo(f"{summary.images_this_run:,} images in {summary.seconds:,.1f} s, {rate:,.0f} images/s")
+        click.echo(f"{counted(summary.images_this_run, 'image')} in {summary.seconds:,.1f} s, {rate:,.0f} images/s")
 
 
 def _bytes(count: float) -> str:

@@ -3,6 +3,7 @@
 import click
 
 from cli.options.folders import FILE, FOLDER, OUTPUT
+from shards.words import counted
 
 
 @click.command()
@@ -37,12 +38,15 @@ def submit(file, template, out, code, name):
     from cxrdali.postprocess.submission import submit as write
 
     done = write(file, template, out, code, name)
-    click.echo(f"{out}: {name} with {done.images:,} images and {len(done.findings)} findings, as in {template}")
+    click.echo(
+        f"{out}: {name} with {counted(done.images, 'image')} and {counted(len(done.findings), 'finding')}, "
+        f"as in {template}"
+    )
     if done.copied:
         click.echo(f"copied from the template: {', '.join(done.copied)}")
     if done.left_out:
         click.echo(f"predicted, but not asked for: {', '.join(done.left_out)}")
     if code:
-        click.echo(f"code/: {len(done.code):,} files of {code}")
+        click.echo(f"code/: {counted(len(done.code), 'file')} of {code}")
     if done.skipped:
         click.echo(f"not in code/: {', '.join(done.skipped)}")

@@ -3,6 +3,7 @@
 import click
 
 from cli.options.folders import FOLDER
+from shards.words import counted
 
 
 @click.command()
@@ -38,6 +39,7 @@ def synth(studies, out, size, seed, jobs):
     options = SyntheticOptions(studies, size if size == "native" else int(size), seed)
     summary = write_release(out, options, jobs=jobs or cpu_count())
     click.echo(
-        f"{out}: {summary.images:,} images of {summary.studies:,} studies and {summary.subjects:,} subjects, "
+        f"{out}: {counted(summary.images, 'image')} of {counted(summary.studies, 'study')} and "
+        f"{counted(summary.subjects, 'subject')}, "
         f"{summary.num_bytes / 1e6:,.1f} MB, {summary.images / summary.seconds:,.0f} images/s"
     )

@@ -7,6 +7,7 @@ from cli.options.fields import field_options, filled
 from cli.options.folders import FILE, OUTPUT
 from cli.options.scores import aligned, number
 from cxrdali.postprocess.options import FitOptions
+from shards.words import counted
 
 
 @click.command()
@@ -42,8 +43,8 @@ def thresholds(fit, strategy, out, data, labels, **given):
 def _print(fitted) -> None:
     made_from = fitted.made_from
     click.echo(
-        f"{made_from['predictions']}: {made_from['images']:,} images, {fitted.strategy}; figures by cross-fitting, "
-        f"{made_from['folds']} parts by subject (recall is sensitivity)"
+        f"{made_from['predictions']}: {counted(made_from['images'], 'image')}, {fitted.strategy}; figures by "
+        f"cross-fitting, {counted(made_from['folds'], 'part')} by subject (recall is sensitivity)"
     )
     names = ("F1", "precision", "recall", "specificity", "F1_half")
     rows = [("", "positives", "threshold", "probability", *names[:-1], "F1 at 0.5")]

@@ -8,7 +8,7 @@ from cli.options import folders
 from cli.options.folders import FOLDER
 from cli.options.gpus import gpus_option, shared_out
 from cli.options.settings import GroupedCommand, given_settings, plugins_option, set_option, setting_options
-from cli.options.training import file_option, train_run
+from cli.options.training import dry_run_option, file_option, say_dry_run, train_run
 
 
 @click.command(cls=GroupedCommand)
@@ -28,10 +28,11 @@ from cli.options.training import file_option, train_run
 @folders.data_option
 @click.option("--out", type=FOLDER, metavar="RUN", help="Run folder.  [default: runs/stageN, or runs/NAME of a recipe]")
 @gpus_option
+@dry_run_option
 @plugins_option
 @set_option
 @setting_options()
-def train(data, out, stage, recipe, file, gpus, plugins, assignments, **given):
+def train(data, out, stage, recipe, file, gpus, dry_run, plugins, assignments, **given):
     """Train one stage, or a recipe. The same command again continues a killed run and does nothing on a finished one.
 
     SIGTERM, Ctrl-C, a lost terminal (SIGHUP) and a cluster's warning (SIGUSR1, SIGUSR2, SIGXCPU) save first. The run
@@ -72,7 +73,7 @@ def train(data, out, stage, recipe, file, gpus, plugins, assignments, **given):
         before, otherwise = f"--recipe {chosen.settings['oversample_from']}", "a run or metrics with --oversample-from"
         _check_there(Path(source), out, f"{what} oversamples by the AP of", before, otherwise)
     dataset = folders.open_packed(data)
-    train_run(settings, dataset, out, about)
+    (say_dry_run if dry_run else train_run)(settings, dataset, out, about)
 
 
 def _check_there(before: Path, out: Path, what: str, command: str, otherwise: str) -> None:

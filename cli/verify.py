@@ -3,6 +3,7 @@
 import click
 
 from cli.options import folders
+from shards.words import counted
 
 
 @click.command()
@@ -29,11 +30,11 @@ def verify(pack, deep, sizes, jobs):
         click.echo(shown, err=True)
     if report.problems:
         click.echo(
-            f"error: {pack}: {len(report.problems)} problems; restore the files, or delete damaged shards and "
-            "give the same `cxrdali shard` again, which makes them anew",
+            f"error: {pack}: {counted(len(report.problems), 'problem')}; restore the files, or delete damaged "
+            "shards and give the same `cxrdali shard` again, which makes them anew",
             err=True,
         )
         raise click.exceptions.Exit(1)
     done = "every rendition decoded" if deep else "not decoded (--deep)"
-    counts = f"{report.shards:,} shards, {report.samples:,} samples, {report.num_bytes:,} bytes"
+    counts = f"{counted(report.shards, 'shard')}, {counted(report.samples, 'sample')}, {report.num_bytes:,} bytes"
     click.echo(f"{pack}: whole; {counts}; {done}")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from cxrdali.setting import check
 from shards.errors import UserError
+from shards.words import choices
 
 T = TypeVar("T", bound="Named")
 
@@ -51,7 +52,7 @@ class Registry(Generic[T]):
         """Raises UserError that lists the names there are."""
         known = self._classes()
         if name not in known:
-            raise UserError(f"{self.what} {name!r}: choose one of {', '.join(known)}")
+            raise UserError(f"{self.what} {name!r}: {choices(name, known)}")
         return known[name]
 
     def read(self, stored: Mapping[str, Any], stand_ins: bool) -> T:

@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Union, get_args, get_origin
 
 from shards.errors import UserError
+from shards.words import did_you_mean
 
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
@@ -73,7 +74,8 @@ def check(group: Any) -> None:
     for each in fields(group):
         legal, value = each.metadata.get("legal"), getattr(group, each.name)
         if legal is not None and value is not None and not legal.fits(value):
-            raise UserError(f"{spelled(each.name)} {value!r}: {legal.words}")
+            hint = did_you_mean(str(value), legal.choices)
+            raise UserError(f"{spelled(each.name)} {value!r}: {hint}{legal.words}")
 
 
 def spelled(name: str) -> str:

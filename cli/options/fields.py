@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 import click
 
 from cxrdali.setting import plain_types, spelled
+from shards.words import choices
 
 _TYPES: dict[type, click.ParamType] = {int: click.INT, float: click.FLOAT, str: click.STRING}
 
@@ -19,6 +20,16 @@ class Texts(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[str, ...]:
         given = value.split(",") if isinstance(value, str) else value
         return tuple(each.strip() for each in given if each.strip())
+
+
+class Choice(click.Choice):
+    """Names, of which a mistyped one gets the nearest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, context)
+        except click.BadParameter:
+            self.fail(f"{value!r}: {choices(value, self.choices)}", param, context)
 
 
 class CountOrWord(click.ParamType):
@@ -75,7 +86,7 @@ def option_of(
 def _type(legal: Any, kind: Any) -> click.ParamType:
     types = plain_types(kind)
     if legal and legal.choices:
-        return click.Choice(legal.choices)
+        return Choice(legal.choices)
     if types == (tuple[str, ...],):
         return Texts()
     return _TYPES[types[0]] if len(types) == 1 else CountOrWord()

@@ -11,11 +11,12 @@ import click
 
 from cli.demo import claim, synthetic_pack
 from cli.options import folders
-from cli.options.fields import field_options, filled
+from cli.options.fields import Choice, field_options, filled
 from cli.options.folders import FOLDER
 from cli.options.scores import aligned
 from cli.options.training import end, file_option
 from cxrdali.studies.options import FlowOptions
+from shards.words import counted
 
 SCALES = ("full", "demo")
 DEMO_STUDIES, DEMO_DRAWS = 1200, 100
@@ -34,7 +35,7 @@ def study_options(command: str, model: str) -> Callable:
         ),
         click.option(
             "--scale",
-            type=click.Choice(SCALES),
+            type=Choice(SCALES),
             default="full",
             show_default=True,
             help="demo: all of it on synthetic data with a small network, minutes on two cores; needs no --data.",
@@ -164,8 +165,11 @@ def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> No
             end(stop)
         except UserError as error:
             raise UserError(_as_set(str(error))) from error
-    what = f"{done} of {len(plan.steps)} steps" if done else f"all {len(plan.steps)} steps were done before"
-    click.echo(f"\n{out}: {what}, {time.perf_counter() - started:,.0f} s; open {out / 'report.html'} in a browser")
+    when = (
+        "were done before" if not done else "are done" if done == len(plan.steps) else f"are done, {done} of them now"
+    )
+    took = f"{time.perf_counter() - started:,.0f} s"
+    click.echo(f"\n{out}: all {len(plan.steps)} steps {when}, {took}; open {out / 'report.html'} in a browser")
 
 
 def _as_set(text: str) -> str:
@@ -227,7 +231,7 @@ def _show(plan, book, dataset) -> None:
         click.echo("+ and the images that oversampling doubles, known once the model whose AP decides is trained")
     splits = ", ".join(f"{name} {len(rows):,}" for name, rows in plan.splits.items())
     without = f" without {', '.join(unmeasured)}" if unmeasured else ""
-    click.echo(f"{len(plan.train_rows):,} images to train; predicted: {splits}")
+    click.echo(f"{counted(len(plan.train_rows), 'image')} to train; predicted: {splits}")
     click.echo(f"about {_hours(total)} h in all{without}")
     for line in _grouped([(step.name, reasons[step.name] or "done") for step in plan.steps[len(plan.models) :]]):
         click.echo(f"  {line}")

@@ -2,13 +2,14 @@
 
 import click
 
+from cli.options.fields import Choice
 from cli.options.folders import FOLDER
 from cxrdali.data.options import SPLITS
 
 run_option = click.option("--run", required=True, type=FOLDER, metavar="RUN", help="Run folder.")
 split_option = click.option(
     "--split",
-    type=click.Choice(SPLITS),
+    type=Choice(SPLITS),
     default="val",
     show_default=True,
     help="val and train are the run's own fold, dev and test the released splits.",

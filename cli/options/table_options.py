@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from cli.options.fields import Choice
 from cli.options.folders import Place
 from shards.releases.columns import JOINS
 
@@ -29,7 +30,7 @@ def table_options(images: bool):
             command = click.option(option, name, metavar="LIST" if name == "findings" else "NAME", help=text)(command)
         command = click.option(
             "--join-rows",
-            type=click.Choice(JOINS),
+            type=Choice(JOINS),
             help="Make one image of several rows, as of several readers: a finding is positive if any row says so, or "
             "what the majority says (a tie is uncertain).  [default: refuse them]",
         )(command)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
+from cli.options.fields import Choice
 from cli.options.folders import OUTPUT
+from shards.words import counted
 
 WRITTEN_AS = ("logit", "probability")
 
@@ -12,7 +14,7 @@ out_option = click.option("--out", required=True, type=OUTPUT, metavar="FILE", h
 kind_option = click.option(
     "--as",
     "kind",
-    type=click.Choice(WRITTEN_AS),
+    type=Choice(WRITTEN_AS),
     default="logit",
     show_default=True,
     help="What the table holds; logits keep their order where probabilities round to 0 or 1.",
@@ -24,4 +26,4 @@ def write(table, out: Path, kind: str) -> None:
     if kind == "probability":
         table = table.as_probabilities()
     table.write(out)
-    click.echo(f"{out}: {len(table.values):,} images, {len(table.findings)} findings, {kind}")
+    click.echo(f"{out}: {counted(len(table.values), 'image')}, {counted(len(table.findings), 'finding')}, {kind}")

@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 from cli.options.folders import FILE
+from shards.words import counted
 
 file_option = click.option(
     "--recipes",
@@ -23,6 +24,38 @@ def end(stop) -> NoReturn:
     with contextlib.suppress(OSError):
         click.echo(str(stop), err=True)
     sys.exit(128 + stop.signal)
+
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what it would take, from a few steps: hours, disk and memory; write nothing."
+)
+
+
+def say_dry_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
+    """What a run into `out` would take. Raises UserError where it would not start."""
+    from cxrdali.report.kit.numbers import duration, storage
+    from cxrdali.train.dry_run import dry_run
+
+    found = dry_run(settings, dataset, out, recipe)
+    if found is None:
+        click.echo(f"{out}: is finished; nothing is left to train")
+        return
+    left = "" if found.epochs == found.planned else f" are left of {found.planned}"
+    at_most = "at most " if settings.optimizer.patience else "about "
+    training, validation = found.training_seconds, found.validation_seconds
+    click.echo(
+        f"{counted(found.epochs, 'epoch')} of {counted(found.steps_per_epoch, 'step')}{left}, "
+        f"{counted(found.steps, 'step')} in all: {at_most}{duration(training + validation)} ({duration(training)} "
+        f"training, {duration(validation)} validation), measured over {counted(found.measured, 'step')} of "
+        f"{duration(found.step_seconds)}"
+    )
+    if found.cached:
+        click.echo("features of the frozen backbone are computed once: that is nearly all of the time")
+    whose = "of the GPU (torch's; DALI's come on top)" if found.on_gpu else "of this process"
+    click.echo(
+        f"disk: about {storage(found.disk_bytes)} in {out}, twice as much while it is saved; memory: "
+        f"{storage(found.memory_bytes)} {whose} at the peak; nothing was written"
+    )
 
 
 def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:

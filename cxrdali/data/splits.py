@@ -12,6 +12,7 @@ from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
+from shards.words import choices
 
 
 def train_and_validation(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +43,7 @@ def select(dataset: PackedDataset, labels: Labels, split: str, options: FoldOpti
     if split in ("train", "val"):
         return train_and_validation(dataset, labels, options)[split == "val"]
     if split not in SPLITS:
-        raise UserError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
+        raise UserError(f"split {split!r}: {choices(split, SPLITS)}")
     rows = released_rows(dataset, labels, split)
     if not len(rows):
         raise UserError(f"{dataset.root}: labels {labels.name!r} have no packed image in split {split!r}")

@@ -5,6 +5,7 @@ import numpy as np
 from cxrdali.data.options import UNCERTAIN
 from shards.dataset.labels import Labels
 from shards.errors import UserError
+from shards.words import choices
 
 
 def targets(labels: Labels, uncertain: str = "negative") -> np.ndarray:
@@ -13,7 +14,7 @@ def targets(labels: Labels, uncertain: str = "negative") -> np.ndarray:
     The label table keeps -1 and blank as they are; this choice is made per run.
     """
     if uncertain not in UNCERTAIN:
-        raise UserError(f"uncertain {uncertain!r}: choose one of {', '.join(UNCERTAIN)}")
+        raise UserError(f"uncertain {uncertain!r}: {choices(uncertain, UNCERTAIN)}")
     values = labels.values.astype(np.float32)
     doubtful = {"negative": 0.0, "positive": 1.0, "ignore": np.nan}[uncertain]
     values[labels.values == -1] = doubtful

@@ -11,6 +11,7 @@ from cxrdali.doctor.check import Check, note, ok, wrong
 from shards.errors import UserError
 from shards.storage.files import only_one, write_bytes
 from shards.storage.places import storage_of
+from shards.words import counted
 
 OTHER_FILES = 128  # descriptors of a run beside its shards: 8 were seen on the CPU, the rest is room for a GPU's
 
@@ -74,7 +75,7 @@ def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Itera
     yield files_check(files, max(map(len, sizes.values()), default=0))
     count = dataset.info["counts"]["packed"]
     if labels:
-        yield ok("packed dataset", f"{root}: {count:,} images, labels {', '.join(labels)}")
+        yield ok("packed dataset", f"{root}: {counted(count, 'image')}, labels {', '.join(labels)}")
     else:
         yield note("packed dataset", f"{root}: {count:,} images, no labels", "pack with --labels DIR to train on it")
     for pixels, shards in sizes.items():

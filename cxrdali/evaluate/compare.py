@@ -16,7 +16,7 @@ from cxrdali.evaluate.options import CompareOptions
 from cxrdali.evaluate.same_images import Comparable, Side, train_counts
 from cxrdali.metrics.bootstrap import Samples, difference, interval, resample, sampled_macro
 from cxrdali.metrics.calibration_error import brier, ece
-from cxrdali.metrics.longtail import GROUPS, groups
+from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, defined, macro, score
 from cxrdali.postprocess import thresholds
 from cxrdali.postprocess.options import FitOptions
@@ -29,6 +29,7 @@ from shards.progress import progress_bar
 from shards.storage.files import write_bytes
 from shards.storage.for_people import guarded_rows
 from shards.storage.sealed import sealed_json
+from shards.words import choices
 
 TESTED = ("mAP", *(f"mAP_{group}" for group in GROUPS), "macro_AUROC")
 _Value = tuple[float, np.ndarray | None]  # a score, and what it is on every sample of the studies
@@ -121,6 +122,7 @@ def compare(
         "positive_studies": positive_studies,
         "fewest_positive_studies": ENOUGH,
         "without_positives": base.scores.without_positives,
+        "without_training": without_training(labels.findings, base.scores.positives, counts) if train_images else [],
         "notes": [
             *comparable.notes,
             *same_images.caveats(comparable.runs),
@@ -186,8 +188,7 @@ def _baseline(sides: Sequence[Side], wanted: str | None) -> Side:
     for side in sides:
         if wanted == side.name or Path(wanted).resolve() == side.path.resolve():
             return side
-    names = ", ".join(side.name for side in sides)
-    raise UserError(f"baseline {wanted!r}: is none of the runs; choose one of {names}")
+    raise UserError(f"baseline {wanted!r}: is none of the runs; {choices(wanted, [side.name for side in sides])}")
 
 
 def _train_counts(base: Side, dataset: PackedDataset, comparable: Comparable) -> tuple[list[int], int]:

@@ -2,9 +2,10 @@
 
 Everything is in the result, plain JSON values (undefined ones None):
 
-    predictions, run, split, labels, uncertain, values, thresholds, synthetic, images, studies, level, draws
+    predictions, run, split, history, labels, uncertain, values, thresholds, synthetic, images, studies, level, draws
     curves                      of each finding: counts at thresholds (cxrdali.metrics.curves), all views
     seen                        sentences on how many of the images were trained on (None: not known)
+    without_training            findings that count in mAP though no training image has them
     groups                      how frequent each finding is in training: rule, train_images, train_positives
     all, frontal, lateral       a part each (None without an image):
         images, studies, LRAP, without_positives
@@ -31,7 +32,7 @@ from cxrdali.metrics import curves
 from cxrdali.metrics.bootstrap import interval, resample, sampled_macro
 from cxrdali.metrics.calibration_error import brier, ece
 from cxrdali.metrics.decisions import METRICS, score_decisions
-from cxrdali.metrics.longtail import GROUPS, RULE, groups
+from cxrdali.metrics.longtail import GROUPS, RULE, groups, without_training
 from cxrdali.metrics.ranking import Scores, defined, macro, score
 from cxrdali.postprocess.crossfit import check_unseen
 from cxrdali.postprocess.rules import differences
@@ -97,17 +98,23 @@ def evaluate(
     rows, places = match(path, table, dataset, labels)
     check_labelled(labels, rows, str(path))
     truth, values, kind = targets(labels, options.uncertain), table.values[:, places], _kind(path, table)
-    called = None if thresholds is None else thresholds.decide(path, tables.as_logits(table, path))[:, places]
+    called = (
+        None
+        if thresholds is None
+        else thresholds.decide(path, tables.as_logits(table, path), options.allow_other_run)[:, places]
+    )
     probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
     catalog = dataset.catalog.iloc[rows]
     study = pd.factorize(catalog["subject_id"] + "/" + catalog["study_id"])[0]
     images = _Images(truth[rows], values, study, probabilities, called)
-    frequency = _frequency(labels, truth, released_rows(dataset, labels, "train"))
+    train_rows = released_rows(dataset, labels, "train")
+    frequency = _frequency(labels, truth, train_rows)
     result = {
         "predictions": path.name,
         "run": table.provenance.run,
         "split": table.provenance.split,
         "seen": table.provenance.seen and list(table.provenance.seen),
+        "history": list(table.provenance.history),
         "labels": labels.name,
         "uncertain": options.uncertain,
         "values": kind,
@@ -122,6 +129,10 @@ def evaluate(
     result["curves"] = {
         name: curves.counts(images.truth[:, place], values[:, place]) for place, name in enumerate(labels.findings)
     }
+    if table.provenance.split not in ("train", "all"):  # validation is held out of the training split
+        train_rows = np.setdiff1d(train_rows, rows)
+    trained, here = (counts(truth, each)[0].tolist() for each in (train_rows, rows))
+    result["without_training"] = without_training(labels.findings, here, trained) if len(train_rows) else []
     known = _known(labels, frequency, thresholds)
     frontal = (catalog["view"] == "frontal").to_numpy()
     parts = {"all": np.ones(len(rows), dtype=bool), "frontal": frontal, "lateral": ~frontal}

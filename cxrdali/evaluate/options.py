@@ -26,6 +26,7 @@ class EvaluateOptions(ResampleOptions):
 
     uncertain: str = as_in(DataSettings, "uncertain")
     allow_leak: bool = setting(False, "Score images that were trained on, too; the result says so.")
+    allow_other_run: bool = setting(False, "Let rules fitted to another run or test-time augmentation meet this table.")
 
 
 @dataclass(frozen=True)

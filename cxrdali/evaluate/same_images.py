@@ -21,6 +21,7 @@ from cxrdali.runs.settings import MAY_DIFFER
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.words import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +237,7 @@ def _same_rows(sides: Sequence[Side], dataset: PackedDataset, labels: Labels) ->
         its = np.sort(match(side.table, tables.read(side.table), dataset, labels)[0])
         if not np.array_equal(its, rows):
             raise UserError(
-                f"{side.table}: its {len(its):,} images are not the {len(rows):,} of {first.table} "
+                f"{side.table}: its {counted(len(its), 'image')} are not the {len(rows):,} of {first.table} "
                 f"({len(np.intersect1d(its, rows)):,} are in both), so their scores do not compare; predict the same "
                 "split of the same labels and fold"
             )

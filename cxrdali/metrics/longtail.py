@@ -25,3 +25,9 @@ def groups(positives: Sequence[int], images: int) -> list[str]:
         "head" if HEAD * count >= images else "medium" if MEDIUM * count >= images else "tail"
         for count in map(int, positives)
     ]
+
+
+def without_training(findings: Sequence[str], positives: Sequence[int], train_positives: Sequence[int]) -> list[str]:
+    """Findings that count in mAP, since an image that is scored has them, though no training image does."""
+    columns = zip(findings, positives, train_positives, strict=True)
+    return [name for name, scored, trained in columns if scored and not trained]

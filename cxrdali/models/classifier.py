@@ -20,6 +20,7 @@ from cxrdali.models.options import ModelOptions
 from cxrdali.models.probe import Seen, look
 from cxrdali.models.weights import resampled
 from shards.errors import UserError
+from shards.words import near
 
 Several = (tuple, list, nn.ModuleList)
 SIZES = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)  # pixels that a refusal may advise
@@ -121,8 +122,9 @@ def _float(value: Any) -> Any:
 def check_arch(arch: str) -> None:
     """Raises UserError, with names that are alike, if timm has no such model."""
     if not timm.is_model(arch.split(".")[0]):
-        near = ", ".join(timm.list_models(f"*{arch.split('.')[0].split('_')[0]}*")[:5]) or "none alike"
-        raise UserError(f"arch {arch!r} is no timm model (alike: {near}); see timm.list_models()")
+        known = timm.list_models()
+        alike = near(arch.split(".")[0], known) or near(arch.split(".")[0].split("_")[0], known)
+        raise UserError(f"arch {arch!r} is no timm model (alike: {', '.join(alike) or 'none'}); see timm.list_models()")
 
 
 def create(options: ModelOptions, num_findings: int) -> Classifier:

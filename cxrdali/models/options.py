@@ -6,6 +6,7 @@ from cxrdali.models.head import HEADS, Head
 from cxrdali.registry import choice
 from cxrdali.setting import check, one_of, setting
 from shards.errors import UserError
+from shards.words import choices
 
 NORMS = ("imagenet", "weights")
 TTAS = ("none", "hflip", "flips", "light", "medium")  # keys of `cxrdali.models.tta.TTA`
@@ -59,4 +60,4 @@ class ModelOptions:
 
     def __post_init__(self):
         if self.norm not in NORMS:
-            raise UserError(f"norm {self.norm!r}: choose one of {', '.join(NORMS)}")
+            raise UserError(f"norm {self.norm!r}: {choices(self.norm, NORMS)}")

@@ -17,12 +17,13 @@ from cxrdali.metrics.ranking import defined, macro
 from cxrdali.postprocess.calibration_maps import Affine, Isotonic, Map, fit_isotonic, fit_platt, fit_temperature
 from cxrdali.postprocess.crossfit import cross_fit, read_held_out
 from cxrdali.postprocess.options import CALIBRATIONS, DEFAULTS, SHARED, FitOptions
-from cxrdali.postprocess.rules import Rules, check_calibrated_alike, check_findings, read_rules
+from cxrdali.postprocess.rules import Rules, check_calibrated_alike, check_findings, check_origin, read_rules
 from cxrdali.predictions import Kind, Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe
+from shards.words import choices
 
 PER_FINDING: dict[str, Callable[[np.ndarray, np.ndarray], tuple[Map, str]]] = {
     "per-finding-temperature": fit_temperature,
@@ -102,7 +103,7 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, method: str, options
     Raises UserError for another method, and whatever `read_held_out` raises.
     """
     if method not in CALIBRATIONS:
-        raise UserError(f"method {method!r}: choose one of {', '.join(CALIBRATIONS)}")
+        raise UserError(f"method {method!r}: {choices(method, CALIBRATIONS)}")
     data = read_held_out(path, dataset, labels, options)
     with threadpool_limits(1):  # on two busy cores the solver's threads wait for each other: 20 times slower
         maps = fit_maps(method, data.truth, data.logits)
@@ -122,14 +123,16 @@ def fit_maps(method: str, truth: np.ndarray, logits: np.ndarray) -> list[tuple[M
     return [PER_FINDING[method](truth[:, place], logits[:, place]) for place in range(truth.shape[1])]
 
 
-def apply(path: Path, calibration: Calibration) -> Predictions:
+def apply(path: Path, calibration: Calibration, allow_other_run: bool = False) -> Predictions:
     """The table (logits) with calibrated logits, in its own order of images and findings.
 
-    Raises UserError for probabilities, other findings, or a table that was calibrated when the one fitted to was not.
+    Raises UserError for probabilities, other findings, a table of another run or TTA unless allowed, or one that was
+    calibrated when the one fitted to was not.
     """
     table = tables.as_logits(tables.read(path), path)
     check_findings(path, table, calibration.findings, "calibration")
     check_calibrated_alike(path, table, calibration.made_from, "calibration")
+    remark = check_origin(path, table.provenance, calibration.made_from, allow_other_run)
     by_name = {rule.finding: (rule.map, rule.kept) for rule in calibration.rules}
     with np.errstate(over="ignore"):
         values = _use([by_name[name] for name in table.findings], table.values)
@@ -141,7 +144,7 @@ def apply(path: Path, calibration: Calibration) -> Predictions:
         )
     step = f"calibrated: {calibration.method}, fitted on {calibration.made_from['predictions']}"
     calibrated = (*table.provenance.calibrated, step)
-    return table.after(values, step, kind=Kind.CALIBRATED, calibrated=calibrated)
+    return table.after(values, step + remark, kind=Kind.CALIBRATED, calibrated=calibrated)
 
 
 def read(path: Path) -> Calibration:

@@ -21,6 +21,7 @@ from cxrdali.predictions import Predictions, Provenance, match
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.words import counted
 
 T = TypeVar("T")
 
@@ -94,7 +95,7 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
     subjects = group_codes(dataset, "subject")[rows]
     if len(np.unique(subjects)) < folds:
         raise UserError(
-            f"{path}: images of {len(np.unique(subjects))} subjects, {folds} folds need at least as many; "
+            f"{path}: images of {counted(len(np.unique(subjects)), 'subject')}, {folds} folds need at least as many; "
             "give more images or fewer --folds"
         )
     part = np.empty(len(rows), dtype=np.int64)

@@ -15,11 +15,13 @@ from cxrdali.data.splits import group_codes
 from cxrdali.metrics.ranking import macro
 from cxrdali.postprocess.crossfit import check_not_trained_on, check_unseen, labelled
 from cxrdali.postprocess.options import DEFAULTS, FitOptions
+from cxrdali.postprocess.rules import check_origin
 from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of, ranks
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.progress import progress_bar
+from shards.words import choices
 
 ADDITIONS = 10  # of one member each to the bag that the search for weights begins with
 STEPS = {  # what the history says of a pooling
@@ -31,16 +33,17 @@ STEPS = {  # what the history says of a pooling
 
 @dataclass(frozen=True)
 class Weights:
-    """values: one per member, of sum 1; how: where they come from, in words; runs: the members' (None: not known);
-    maps: each member's own validation mAP."""
+    """values: one per member, of sum 1; how: where they come from, in words; runs, ttas: the members' (None: not known;
+    no ttas in weights of an older version); maps: each member's own validation mAP."""
 
     values: tuple[float, ...]
     how: str
     runs: tuple[str | None, ...]
     maps: tuple[float, ...]
+    ttas: tuple[str | None, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FittedWeights(Weights):
     """Validation mAP of the ensemble: fitted_map, by these weights on the images that they were fitted to;
     cross_fitted_map, where each image's weights were fitted without its subject; equal_map, by equal weights."""
@@ -55,6 +58,7 @@ def ensemble(
     weights: Sequence[float] | Weights | None = None,
     method: str = "mean",
     allow_leak: bool = False,
+    allow_other_run: bool = False,
 ) -> Predictions:
     """Images and findings in the order of the first table; the others are matched by image_id and by name.
 
@@ -63,6 +67,7 @@ def ensemble(
         weights: One per table, above 0 (None: equal).
         method: One of `cxrdali.predictions.METHODS`.
         allow_leak: Pool tables of images that a member was trained on, too; of split train and all they may be.
+        allow_other_run: Whether weights may be of other runs' tables, or of another TTA; the history then says so.
 
     Raises:
         UserError: Tables of other images, findings, studies, splits or datasets, of probabilities, or one table given
@@ -74,8 +79,8 @@ def ensemble(
         check_unseen(path, about, allow_leak or about.split in TRAINED_ON)
     values, how = weights, ""
     if isinstance(weights, Weights):
-        _check_runs(members, weights)
-        values, how = weights.values, f" ({weights.how})"
+        remarks = _check_runs(members, weights, allow_other_run)
+        values, how = weights.values, f" ({weights.how}){''.join(dict.fromkeys(remarks))}"
     pooled = pool(members.values, values)
     by = "" if values is None else f" by weights {', '.join(f'{value:g}' for value in values)}{how}"
     step = STEPS[method].format(names=members.names + by, images=len(pooled))
@@ -90,7 +95,7 @@ def weights_by_map(
     members = _validation(paths, options.allow_leak)
     maps = members.maps(_truth(members, dataset, labels, options.uncertain)[0])
     values = tuple(value / sum(maps) for value in maps)
-    return Weights(values, f"proportional to the mAP of {members.names}", members.runs, maps)
+    return Weights(values, f"proportional to the mAP of {members.names}", members.runs, maps, members.ttas)
 
 
 def fitted_weights(
@@ -128,6 +133,7 @@ def fitted_weights(
             bar.update()
     return FittedWeights(
         tuple(weights.tolist()), f"fitted to the mAP of {members.names}", members.runs, members.maps(truth),
+        ttas=members.ttas,
         fitted_map=_map(truth, pool(values, weights)), cross_fitted_map=_map(truth, unseen),
         equal_map=_map(truth, pool(values, None)),
     )  # fmt: skip
@@ -149,6 +155,10 @@ class Members:
     @property
     def runs(self) -> tuple[str | None, ...]:
         return tuple(each.run for each in self.provenances)
+
+    @property
+    def ttas(self) -> tuple[str | None, ...]:
+        return tuple(each.tta for each in self.provenances)
 
     def maps(self, truth: np.ndarray) -> tuple[float, ...]:
         """Each member's own mAP."""
@@ -240,7 +250,7 @@ def _average(values: np.ndarray, weights: Sequence[float] | None) -> np.ndarray:
 
 def _pool(method: str) -> Callable[..., np.ndarray]:
     if method not in METHODS:
-        raise UserError(f"method {method!r}: choose one of {', '.join(METHODS)}")
+        raise UserError(f"method {method!r}: {choices(method, METHODS)}")
     return METHODS[method]
 
 
@@ -270,19 +280,20 @@ def _map(truth: np.ndarray, values: np.ndarray) -> float:
     return macro(np.array(aps))
 
 
-def _check_runs(members: Members, weights: Weights) -> None:
-    """Raises UserError if the weights were made from tables of other runs than the members', or in another order."""
+def _check_runs(members: Members, weights: Weights, allow_other_run: bool) -> list[str]:
+    """What the history says where the weights were made from tables of other runs or TTA than the members', or in
+    another order; raises UserError if they were, unless that is allowed."""
     if len(weights.values) != len(members.paths):
         raise UserError(
             f"{len(weights.values)} validation tables for {len(members.paths)} tables to pool: give one for each, in "
             "the same order"
         )
-    for path, mine, theirs in zip(members.paths, members.runs, weights.runs, strict=True):
-        if None not in (mine, theirs) and mine != theirs:
-            raise UserError(
-                f"{path}: is of run {mine!r}, the validation table in its place of {theirs!r}; give the validation "
-                "tables of the same runs, in the same order"
-            )
+    fix, there = "give the validation tables of the same runs, in the same order", "the validation table in its place"
+    origins = zip(weights.runs, weights.ttas or (None,) * len(weights.runs), strict=True)
+    return [
+        check_origin(path, about, {"predictions": there, "run": run, "tta": tta}, allow_other_run, fix)
+        for path, about, (run, tta) in zip(members.paths, members.provenances, origins, strict=True)
+    ]
 
 
 def _provenance(members: Members, kind: Kind, step: str) -> Provenance:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from cxrdali.data.options import DataSettings
 from cxrdali.setting import as_in, at_least, check, setting
 from shards.errors import UserError
+from shards.words import choices
 
 POOLINGS = ("mean", "geometric", "rank")  # keys of `cxrdali.predictions.METHODS`
 SHARED = "temperature"  # one map for all findings
@@ -60,4 +61,4 @@ def parse_strategy(text: str) -> Strategy:
         if 0 < target <= 1:
             return Strategy(name, target)
         raise UserError(f"strategy {text!r}: {name}= takes a number above 0, at most 1, such as {name}=0.8")
-    raise UserError(f"strategy {text!r}: choose one of {', '.join(STRATEGIES)}")
+    raise UserError(f"strategy {text!r}: {choices(text, STRATEGIES)}")

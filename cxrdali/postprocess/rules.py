@@ -11,6 +11,7 @@ from shards.storage.files import write_bytes
 from shards.storage.sealed import check_kinds, maybe, read_json, sealed_json
 
 FORMAT = 1
+ALLOWED = " (allowed: "  # in a step of a table's history: its rules are another run's or TTA's
 CROSS_FITTED = ("predictions", "run", "split", "tta", "calibrated", "folds")  # what such rules must say of their origin
 MADE_FROM = {
     "predictions?": maybe(str), "run?": maybe(str), "split?": maybe(str), "tta?": maybe(str), "calibrated?": [str],
@@ -107,15 +108,32 @@ def check_calibrated_alike(path: Path, table: Predictions, made_from: dict, what
 
 
 def differences(about: Provenance, made_from: dict) -> list[str]:
-    """What a user should know before using rules on a table, in words: that it is of another run or TTA."""
+    """That a table is of another run or TTA than the one that rules were fitted to, in words."""
     notes = []
     for name, what in (("run", "run"), ("tta", "test-time augmentation")):
-        here, there = getattr(about, name), made_from[name]
+        here, there = getattr(about, name), made_from.get(name)
         if None not in (here, there) and here != there:
             notes.append(
-                f"{what} {here!r} here, {there!r} in {made_from['predictions']}, to which the rules were fitted"
+                f"{what} {here!r} here, {there!r} in {made_from.get('predictions')}, to which the rules were fitted"
             )
     return notes
+
+
+def check_origin(
+    path: Path,
+    about: Provenance,
+    made_from: dict,
+    allow_other_run: bool,
+    fix: str = "fit to validation predictions of this run with this --tta",
+) -> str:
+    """What the history of a table says of the rules' origin: that they are another run's or TTA's, or "".
+
+    Raises UserError, with the `fix`, if they are, unless that is allowed.
+    """
+    found = "; ".join(differences(about, made_from))
+    if found and not allow_other_run:
+        raise UserError(f"{path}: {found}; {fix}, or allow it with --allow-other-run")
+    return f"{ALLOWED}{found})" if found else ""
 
 
 def doubtful_split(made_from: dict) -> str:

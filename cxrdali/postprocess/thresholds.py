@@ -12,7 +12,14 @@ from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.ranking import defined
 from cxrdali.postprocess.crossfit import cross_fit, read_held_out
 from cxrdali.postprocess.options import DEFAULTS, FitOptions, Strategy, parse_strategy
-from cxrdali.postprocess.rules import Rules, check_calibrated_alike, check_derived, check_findings, read_rules
+from cxrdali.postprocess.rules import (
+    Rules,
+    check_calibrated_alike,
+    check_derived,
+    check_findings,
+    check_origin,
+    read_rules,
+)
 from cxrdali.predictions import Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -62,14 +69,16 @@ class Thresholds(Rules):
     macros: dict
     made_from: dict
 
-    def decide(self, path: Path, table: Predictions) -> np.ndarray:
+    def decide(self, path: Path, table: Predictions, allow_other_run: bool = False) -> np.ndarray:
         """bool [n, F] in the table's order: which images are called positive. `path` is for messages.
 
-        Raises UserError for other findings, or a table that was calibrated when the one fitted to was not.
+        Raises UserError for other findings, a table of another run or TTA unless allowed, or one that was calibrated
+        when the one fitted to was not.
         """
         if self.made_from:
             check_findings(path, table, self.findings, "thresholds")
             check_calibrated_alike(path, table, self.made_from, "thresholds")
+            check_origin(path, table.provenance, self.made_from, allow_other_run)
         by_name = {rule.finding: rule.threshold for rule in self.rules}
         return decide(table.values, [by_name[name] for name in table.findings])
 

@@ -13,12 +13,13 @@ from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
 from cxrdali.metrics.ranking import defined, score
 from cxrdali.postprocess.crossfit import check_unseen, labelled
-from cxrdali.postprocess.rules import Rules, check_derived, check_findings, read_rules
+from cxrdali.postprocess.rules import Rules, check_derived, check_findings, check_origin, read_rules
 from cxrdali.predictions import Predictions, mean_logit
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.sealed import maybe
+from shards.words import counted
 
 KINDS = {  # of a finding's entry
     "finding": str, "superior": bool, "difference": maybe(float),
@@ -66,7 +67,7 @@ class ViewRule:
 
 @dataclass(frozen=True)
 class ViewRules(Rules):
-    """rules: one per finding; made_from: what they were fitted to (predictions, run, split, labels, dataset)."""
+    """rules: one per finding; made_from: what they were fitted to (predictions, run, split, tta, labels, dataset)."""
 
     rules: tuple[ViewRule, ...]
     made_from: dict
@@ -118,6 +119,7 @@ def fit(
         "predictions": path.name,
         "run": table.provenance.run,
         "split": table.provenance.split,
+        "tta": table.provenance.tta,
         "labels": labels.name,
         "dataset": dataset.id,
         "uncertain": uncertain,
@@ -151,15 +153,19 @@ def _rule(row: dict) -> ViewRule:
     return rule
 
 
-def apply(path: Path, rules: ViewRules, dataset: PackedDataset) -> tuple[Predictions, Changed]:
+def apply(
+    path: Path, rules: ViewRules, dataset: PackedDataset, allow_other_run: bool = False
+) -> tuple[Predictions, Changed]:
     """The table (logits) with the superior findings of lateral images replaced, in studies that have both kinds, by
     the logit of the mean probability of the study's frontal images. All other values stay bit for bit.
 
     Only the table's own images count: a study's images in another split are not looked at. Raises UserError for
-    probabilities, findings that differ from the rules', or images that the dataset does not have.
+    probabilities, findings that differ from the rules', a table of another run or TTA than theirs unless allowed, or
+    images that the dataset does not have.
     """
     table = tables.as_logits(tables.read(path), path)
     check_findings(path, table, rules.findings, "rules")
+    remark = check_origin(path, table.provenance, rules.made_from, allow_other_run)
     rows = tables.catalog_rows(table, path, dataset)
     frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
     _, study = np.unique(group_codes(dataset, "study")[rows], return_inverse=True)
@@ -173,14 +179,14 @@ def apply(path: Path, rules: ViewRules, dataset: PackedDataset) -> tuple[Predict
     pooled = _frontal_means(table.values[:, places], study, frontal, frontals)
     values[np.ix_(replaced, places)] = pooled[study[replaced]]
     source = rules.made_from.get("predictions") or "rules"
-    step = f"view postprocess by {source} ({len(places)} superior): {len(replaced)} images"
+    step = f"view postprocess by {source} ({len(places)} superior): {counted(len(replaced), 'image')}"
     changed = Changed(
         studies=int(both.sum()),
         images=len(replaced),
         frontal_only=int((laterals == 0).sum()),
         lateral_only=int((frontals == 0).sum()),
     )
-    return table.after(values, step), changed
+    return table.after(values, step + remark), changed
 
 
 def _frontal_means(values: np.ndarray, study: np.ndarray, frontal: np.ndarray, counts: np.ndarray) -> np.ndarray:

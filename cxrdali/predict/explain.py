@@ -22,6 +22,7 @@ from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.progress import progress_bar
+from shards.words import choices, counted
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,8 @@ def explain(
     batch = min(options.batch, len(places))
     loader = Loader(dataset, rows[places], LoaderOptions(size, batch, how.threads, how.decode, hardware.device))
     log.info(
-        f"{len(places):,} heat maps of {len(chosen)} findings at {size} px, layer {layer}, fp32 on {hardware.device}"
+        f"{len(places):,} heat maps of {counted(len(chosen), 'finding')} at {size} px, layer {layer}, "
+        f"fp32 on {hardware.device}"
     )
     maps = _maps(model, layer, loader, torch.from_numpy(wanted), hardware)
     shown = [_shown(each, predicted, rows, truth[each.column], maps) for each in chosen]
@@ -188,7 +190,7 @@ def _columns(run: Run, labels: Labels, asked: Sequence[str]) -> list[int]:
     own = run.findings
     for name in asked or own:
         if name not in own:
-            raise UserError(f"finding {name!r}: {run.path} was not trained on it; it has {', '.join(own)}")
+            raise UserError(f"finding {name!r}: {run.path} was not trained on it; {choices(name, own, 'it has')}")
         if name not in labels.findings:
             fix = "choose others with --findings" if asked else "name those to show with --findings"
             raise UserError(f"finding {name!r} is not in labels {labels.name!r}; {fix}")
@@ -216,7 +218,7 @@ def _maps(model, layer: str, loader: Loader, findings: torch.Tensor, hardware: H
                 heat = heat_maps(model, layer, images, findings[at : at + len(images)])
             except torch.OutOfMemoryError as error:
                 raise UserError(
-                    f"the GPU is full with {len(images)} images of {loader.options.size} px at a time; "
+                    f"the GPU is full with {counted(len(images), 'image')} of {loader.options.size} px at a time; "
                     "use a smaller --batch"
                 ) from error
             yield from zip(images[:, 0].cpu().numpy(), heat, strict=True)

@@ -4,8 +4,6 @@ Captum computes it. The map is taken where the model's features still have place
 before the pooling.
 """
 
-import difflib
-
 import numpy as np
 import torch
 from captum.attr import LayerGradCam
@@ -13,6 +11,7 @@ from torch import nn
 
 from cxrdali.models.classifier import Classifier
 from shards.errors import UserError
+from shards.words import near
 
 
 def heat_maps(model: Classifier, layer: str, images: torch.Tensor, findings: torch.Tensor) -> np.ndarray:
@@ -49,8 +48,8 @@ def map_layer(model: Classifier, size: int, name: str | None = None) -> str:
         )
     if name is not None:
         if name not in dict(model.backbone.named_modules()):
-            near = ", ".join(difflib.get_close_matches(name, maps, 3)) or some
-            raise UserError(f"layer {name!r}: the model has none of this name; choose another with --layer, as {near}")
+            alike = ", ".join(near(name, maps)) or some
+            raise UserError(f"layer {name!r}: the model has none of this name; choose another with --layer, as {alike}")
         if name not in maps:
             raise UserError(
                 f"layer {name!r}: its output is no map [channels, height, width] of several places at {size} px; "

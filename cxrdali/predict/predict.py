@@ -29,6 +29,7 @@ from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import sha256_file
+from shards.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +116,11 @@ def _words(loader: Loader, split: str, hardware: Hardware, ranks: Ranks, tta: st
     """What is going to be predicted, in a line."""
     options, resized_from = loader.options, loader.resized_from
     return (
-        f"{len(loader.rows):,} images of {split} at {options.size} px, {hardware.precision} on {hardware.device}, "
-        f"decode {options.resolved_decode}"
-        + (f", TTA {tta}: {len(TTA[tta])} passes" if tta != "none" else "")
+        f"{counted(len(loader.rows), 'image')} of {split} at {options.size} px, {hardware.precision} on "
+        f"{hardware.device}, decode {options.resolved_decode}"
+        + (f", TTA {tta}: {counted(len(TTA[tta]), 'pass')}" if tta != "none" else "")
         + (f", resized from {resized_from} px" if resized_from else "")
-        + (f", batches round-robin over {ranks.world} processes" if ranks.world > 1 else "")
+        + (f", batches round-robin over {counted(ranks.world, 'process')}" if ranks.world > 1 else "")
     )
 
 

@@ -4,7 +4,6 @@ A name has a path in the groups: lr is optimizer.lr, asl_clip is loss.asl_clip i
 loss, a sampler or a head, the group holds its name and its parameters: {"name": "asl", "asl_clip": 0.05, ...}.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from typing import Any, get_type_hints
 from cxrdali.registry import Named, Registry, parameter_names
 from cxrdali.setting import read_value, spelled
 from shards.errors import UserError
+from shards.words import near
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class Names:
         if last not in known:
             inside = [".".join((*group, each)) for each in known if known[each].path == tuple(group)]
             every = inside if group and inside else (*others, *known)
-            near = difflib.get_close_matches(name if group and inside else last, every, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(every)}"
+            alike = near(name if group and inside else last, every)
+            hint = f"; did you mean {alike[0]}?" if alike else f"; there are {', '.join(every)}"
             raise UserError(f"unknown setting {name!r}{hint}")
         if group and tuple(group) != known[last].path:
             raise UserError(f"unknown setting {name!r}; did you mean {'.'.join((*known[last].path, last))}?")

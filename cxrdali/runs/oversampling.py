@@ -19,6 +19,7 @@ from shards.storage.for_people import unguarded
 from shards.storage.sealed import check_kinds, maybe, read_json
 from shards.storage.sidecar import check_hash
 from shards.storage.table_file import MOST
+from shards.words import choices
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def chosen_findings(
     """
     for name in names:
         if name not in findings:
-            raise UserError(f"oversample {name!r}: no such finding; the labels have {', '.join(findings)}")
+            raise UserError(f"oversample {name!r}: no such finding; {choices(name, findings, 'the labels have')}")
     if below is None or source is None:  # the settings have both or none
         return tuple(names), ()
     if stored and not source.exists():

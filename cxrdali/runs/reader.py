@@ -22,6 +22,7 @@ from shards.errors import UserError
 from shards.storage.files import read_regular, sha256_bytes
 from shards.storage.for_people import unguarded
 from shards.storage.sealed import CHECKSUM, LARGEST_FILE, check_kinds, maybe, note_unsealed, read_json
+from shards.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,7 +127,7 @@ class Run:
         """Raises UserError, ending in `fix`, unless no epoch is left to train."""
         if not self.progress.finished:
             done, planned = self.progress.epoch, self.progress.epochs
-            raise UserError(f"{self.path}: this run has finished {done} of {planned} epochs; {fix}")
+            raise UserError(f"{self.path}: this run has finished {done} of {counted(planned, 'epoch')}; {fix}")
 
     def reached(self) -> str:
         """In words: its best epoch, its score and when; that it is not finished, or was a trial."""

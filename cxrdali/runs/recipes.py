@@ -28,6 +28,7 @@ from cxrdali.runs.names import flatten
 from cxrdali.runs.settings import TrainSettings, names, settings_of
 from cxrdali.setting import read_value
 from shards.errors import UserError
+from shards.words import choices
 
 PAPER, LOSS_DESIGN, DEMO, LOSS_DESIGN_DEMO = (
     Path(str(files("cxrdali").joinpath("recipes", name)))
@@ -102,7 +103,7 @@ def load(path: Path | None = None) -> dict[str, Recipe]:
 def find(recipes: Mapping[str, Recipe], name: str, where: str = "") -> Recipe:
     """Raises UserError that lists the recipes there are."""
     if name not in recipes:
-        raise UserError(f"{where}no recipe {name!r}; there are {', '.join(recipes)}")
+        raise UserError(f"{where}no recipe {name!r}; {choices(name, recipes, 'there are')}")
     return recipes[name]
 
 

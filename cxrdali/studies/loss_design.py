@@ -261,8 +261,10 @@ def read_weights(path: Path) -> Weights:
     """Raises UserError if the file is not as `_weigh` writes it."""
     try:
         stored = read_json(path)
-        check_kinds(stored, {"how": str, "values": [float], "runs": [maybe(str)], "maps": [float]})
-        names = ("values", "runs", "maps")
+        check_kinds(
+            stored, {"how": str, "values": [float], "runs": [maybe(str)], "maps": [float], "ttas?": [maybe(str)]}
+        )
+        names = ("values", "runs", "maps", *(("ttas",) if "ttas" in stored else ()))  # not of an older version
         return Weights(how=stored["how"], **{name: tuple(stored[name]) for name in names})
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no weights of an ensemble ({error}); delete it and run the same command") from error

@@ -9,6 +9,7 @@ from cxrdali.postprocess.options import CALIBRATIONS, parse_strategy
 from cxrdali.runs.layout import MODELS
 from cxrdali.setting import at_least, check, one_of, setting
 from shards.errors import UserError
+from shards.words import choices
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class PaperOptions(FlowOptions):
     def __post_init__(self):
         super().__post_init__()
         if self.tta not in TTAS:
-            raise UserError(f"tta {self.tta!r}: choose one of {', '.join(TTAS)}")
+            raise UserError(f"tta {self.tta!r}: {choices(self.tta, TTAS)}")
         if not self.models:
             raise UserError("no model: give --models, for example 0,2,3,5,6,7")
 
@@ -84,6 +85,6 @@ class StudyOptions(FlowOptions):
             raise UserError("no model: give --models, for example ld-bce,ld-ldam-drw")
         for name in self.tta:
             if name not in TTAS or name == "none":
-                raise UserError(f"tta {name!r}: choose from {', '.join(each for each in TTAS if each != 'none')}")
+                raise UserError(f"tta {name!r}: {choices(name, TTAS[1:], 'choose from')}")
         object.__setattr__(self, "tta", tuple(dict.fromkeys(self.tta)))
         parse_strategy(self.strategy)

@@ -28,6 +28,7 @@ from cxrdali.train.features import CachedLoader, Head, features_of
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.errors import UserError
+from shards.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -257,5 +258,6 @@ def _cached(
     """`loader` with the backbone's features for images; `plain` has its rows once and in order."""
     what = "validation" if plain is loader else "training"
     features = features_of(model, plain, hardware, micro_batch, f"features of {what} images")
-    log.info(f"features of {len(plain.rows):,} {what} images: {features.shape[1]:,} numbers each, computed once")
+    rows = counted(len(plain.rows), f"{what} image")
+    log.info(f"features of {rows}: {features.shape[1]:,} numbers each, computed once")
     return CachedLoader(loader, plain.rows, features)

@@ -3,17 +3,22 @@
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cxrdali.data.splits import subjects_on_both_sides
+from cxrdali.data.targets import counts
+from cxrdali.metrics.longtail import without_training
 from cxrdali.metrics.ranking import Scores
 from cxrdali.runs.layout import EVENTS
+from cxrdali.runs.reader import Progress
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.state import State
 from shards.storage.files import cannot_write, check_inside
+from shards.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +32,19 @@ def describe(parts: Parts) -> None:
         log.info(outlook)
     log.info(
         f"stage {settings.stage}: {settings.model.arch}, {settings.data.size} px, batch {settings.optimizer.batch}, "
-        f"{settings.optimizer.epochs} epochs of {parts.steps_per_epoch:,} steps, {parts.hardware.precision} on "
-        f"{parts.hardware.device}, decode {options.resolved_decode} ({options.resolved_threads} threads)"
+        f"{counted(settings.optimizer.epochs, 'epoch')} of {counted(parts.steps_per_epoch, 'step')}, "
+        f"{parts.hardware.precision} on {parts.hardware.device}, decode {options.resolved_decode} "
+        f"({counted(options.resolved_threads, 'thread')})"
     )
     log.info(
-        f"{len(data.train_rows):,} images to train, {len(data.val_rows):,} to validate "
+        f"{counted(len(data.train_rows), 'image')} to train, {len(data.val_rows):,} to validate "
         f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}); "
-        f"{both:,} subjects on both sides"
+        f"{counted(both, 'subject')} on both sides"
     )
     if ranks.world > 1:
         sees = "all of them" if settings.runtime.sync_bn else "its own (--sync-bn: all)"
         log.info(
-            f"{ranks.world} processes, {ranks.local_world} on this machine: {parts.share} images of every "
+            f"{ranks.world} processes, {ranks.local_world} on this machine: {counted(parts.share, 'image')} of every "
             f"batch each; batch normalisation of each sees {sees}"
         )
     if settings.loss.name != "bce" or settings.flat().get("pos_weight") != "none" or settings.model.frozen:
@@ -46,6 +52,9 @@ def describe(parts: Parts) -> None:
         log.info(
             f"loss {settings.loss.name} ({parameters})" + ("; the classifier alone" if settings.model.frozen else "")
         )
+    validated, _ = counts(data.targets, data.val_rows)
+    if untrained := without_training(data.findings, validated, data.positives):
+        log.info(f"counted in mAP, but in no training image: {', '.join(untrained)}")
     _describe_visits(data, settings.data.sampler.name)
     if resized_from:
         log.info(
@@ -66,20 +75,51 @@ def _describe_visits(data: TrainingData, sampler: str) -> None:
     if data.sampler:
         without = int((~(data.targets[data.train_rows] == 1).any(axis=1)).sum())
         log.info(
-            f"sampler {sampler}: {len(data.train_rows):,} samples an epoch by each image's rarest finding; "
-            f"{without:,} images without any count as one more class"
+            f"sampler {sampler}: {counted(len(data.train_rows), 'sample')} an epoch by each image's rarest finding; "
+            f"images without any, {without:,}, count as one more class"
         )
     if data.oversampling:
         names = ", ".join(data.oversampling.findings) or "no finding"
         log.info(
-            f"oversampling {names}: {data.oversampling.images_doubled:,} images twice, "
+            f"oversampling {names}: {counted(data.oversampling.images_doubled, 'image')} twice, "
             f"{data.oversampling.epoch_images:,} in an epoch"
         )
         if data.oversampling.without_ap:
             log.info(f"not chosen, no positive in validation there: {', '.join(data.oversampling.without_ap)}")
 
 
-def report_epoch(row: dict, scores: Scores, parts: Parts, state: State) -> None:
+class Pace:
+    """How long the epochs of this start took, saving included."""
+
+    def __init__(self):
+        self._seconds: list[float] = []
+        self._last = time.perf_counter()
+
+    def left(self, row: dict, parts: Parts, state: State) -> str:
+        """Called after every epoch: words for the time of those that are left, "" after the last one."""
+        now = time.perf_counter()
+        # an epoch that an earlier start began is in its row as a whole
+        self._seconds.append(max(now - self._last, row["train_seconds"] + row["val_seconds"]))
+        self._last, how = now, parts.settings.optimizer
+        if Progress.of(state.epoch, state.best_epoch, state.best_score, parts.settings).finished:
+            return ""
+        known = self._seconds[1:] or self._seconds  # the first compiles, and fills the cache of files
+        seconds = (how.epochs - state.epoch) * sum(known) / len(known)
+        return f", {'at most ' if how.patience else ''}{span(seconds)} left"
+
+
+def span(seconds: float) -> str:
+    """45 s, 12 min, 3 h 12 min, 2 d 4 h."""
+    if seconds < 119.5:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    hours, days = divmod(minutes, 60)[0], divmod(round(seconds / 3600), 24)
+    if hours >= 48:
+        return f"{days[0]} d {days[1]} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
+def report_epoch(row: dict, scores: Scores, parts: Parts, state: State, pace: Pace) -> None:
     """One line of a finished epoch."""
     waiting = row["wait_seconds"] / row["train_seconds"]
     mirror = parts.data.dataset.mirror
@@ -89,7 +129,8 @@ def report_epoch(row: dict, scores: Scores, parts: Parts, state: State) -> None:
         f"epoch {row['epoch']}/{parts.settings.optimizer.epochs}: loss {row['train_loss']:.4f}, "
         f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}, LRAP {row['LRAP']:.4f}, "
         f"AUROC {row['macro_AUROC']:.4f}; "
-        f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}{star}"
+        f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}"
+        f"{pace.left(row, parts, state)}{star}"
     )
     if row["epoch"] == 1 and scores.without_positives:
         log.info(f"not in mAP, no positive in validation: {', '.join(scores.without_positives)}")
@@ -99,7 +140,7 @@ def report_end(parts: Parts, state: State) -> None:
     """What is not as expected of a run that has just ended."""
     settings = parts.settings
     if state.epoch < settings.optimizer.epochs:
-        log.info(f"ended after epoch {state.epoch}: none better in {settings.optimizer.patience} epochs")
+        log.info(f"ended after epoch {state.epoch}: none better in {counted(settings.optimizer.patience, 'epoch')}")
     if state.best_epoch <= settings.loss.deferred_epochs:
         log.info(f"the best epoch, {state.best_epoch}, is one before re-weighting: its weights are kept")
 

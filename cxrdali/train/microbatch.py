@@ -20,6 +20,7 @@ from cxrdali.runtime.distributed import Ranks
 from cxrdali.runtime.options import AUTO
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.errors import UserError
+from shards.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,15 @@ def divisors(batch: int) -> list[int]:
 def smaller_divisor(batch: int, micro_batch: int) -> int:
     """The largest micro-batch that divides the batch and is at most half of `micro_batch`."""
     return next(part for part in divisors(batch) if part <= max(1, micro_batch // 2))
+
+
+def full_gpu(settings: TrainSettings, share: int) -> UserError:
+    """That a step did not fit; share: images of a batch that this process trains on."""
+    micro_batch = settings.runtime.micro_batch or share
+    return UserError(
+        f"the GPU is full at {settings.data.size} px with {counted(micro_batch, 'image')} at a time; use --micro-batch "
+        f"{smaller_divisor(share, int(micro_batch))} (the batch stays {settings.optimizer.batch})"
+    )
 
 
 def largest_micro_batch(

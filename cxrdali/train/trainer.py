@@ -34,7 +34,7 @@ from cxrdali.runtime.distributed import Ranks, joined
 from cxrdali.train import console, identity
 from cxrdali.train.build import Continued, Parts, build
 from cxrdali.train.hooks import Hooks, StepRecord
-from cxrdali.train.microbatch import smaller_divisor
+from cxrdali.train.microbatch import full_gpu
 from cxrdali.train.selection import select_data
 from cxrdali.train.state import State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
@@ -105,6 +105,8 @@ def train(
         )
         parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
+        if hooks and hooks.on_parts:
+            hooks.on_parts(parts, loaded)
         console.describe(parts)
         if ranks.is_first:
             # not before: a run that could not begin must not stand in the way of other settings
@@ -148,7 +150,7 @@ class Trainer:
     def __init__(self, parts: Parts, state: State, out: Path, hooks: Hooks):
         self.parts, self.state, self.out, self.hooks = parts, state, out, hooks
         self.settings, self.ranks, self.hardware = parts.settings, parts.ranks, parts.hardware
-        self.signals, self.seconds = Signals(), dict.fromkeys(SPENT, 0.0)
+        self.signals, self.seconds, self.pace = Signals(), dict.fromkeys(SPENT, 0.0), console.Pace()
         self.compiles_training = self.compiles_validation = parts.compiles
 
     @property
@@ -195,7 +197,7 @@ class Trainer:
         save(self.out, self.parts, state, values if is_best and self.ranks.is_first else None)
         if self.ranks.is_first:
             console.write_events(self.out, events, row, scores)
-            console.report_epoch(row, scores, self.parts, state)
+            console.report_epoch(row, scores, self.parts, state, self.pace)
         if self.hooks.on_epoch:
             self.hooks.on_epoch(dict(row))
         self.seconds["compiling"] += compiling
@@ -248,11 +250,7 @@ class Trainer:
         try:
             loss = parts.step(images, wanted, state.epoch, micro_batch)
         except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"the GPU is full at {self.settings.data.size} px with {micro_batch} images at a time; "
-                f"use --micro-batch {smaller_divisor(parts.share, micro_batch)} "
-                f"(the batch stays {self.settings.optimizer.batch})"
-            ) from error
+            raise full_gpu(self.settings, parts.share) from error
         if self.hooks.on_step:
             lr = parts.step.optimizer.param_groups[0]["lr"]
             self.hooks.on_step(StepRecord(state.epoch, state.position, lr, rows, images, loss))

@@ -23,6 +23,7 @@ from shards.storage.files import open_regular, sha256_bytes
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.storage.remote import reaching
+from shards.words import choices
 
 # Of a table, per byte of its file: those that packing writes have less than one row, and six bytes.
 MOST_ROWS, MOST_UNPACKED = 4, 100
@@ -270,9 +271,8 @@ class PackedDataset:
             )
         name = name or names[0]
         if name not in names:
-            raise UserError(
-                f"{self.root}: no labels {name!r}; attached are {', '.join(names)} (cxrdali label attaches others)"
-            )
+            known = choices(name, names, "attached are")
+            raise UserError(f"{self.root}: no labels {name!r}; {known} (cxrdali label attaches others)")
         sha256 = self.info["labels"][name]
         path = self.file(labels_name(name), sha256)
         table = _parquet(path, sha256, self.info["counts"]["planned"])

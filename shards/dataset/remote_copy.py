@@ -20,6 +20,7 @@ from shards.storage.files import cannot_write, check_inside, publish, sha256_fil
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.storage.remote import reaching
+from shards.words import counted
 
 PIECE = 2**24  # bytes per request: at 50 ms until its first byte, most of a request's time goes into the others
 POLL, PATIENCE = 0.1, 600.0  # seconds between looks at what other processes do; until no progress of theirs is an error
@@ -59,7 +60,7 @@ class Mirror:
         """What is here of a size and what is to come, in words."""
         missing = [entry["bytes"] for entry in shards if not self.holds(entry)]
         to_come = f"; {_gigabytes(sum(missing))} GB are copied when they are needed" if missing else ""
-        here = f"{len(shards) - len(missing):,} of {len(shards):,} shards of {pixels} px"
+        here = f"{len(shards) - len(missing):,} of {counted(len(shards), 'shard')} of {pixels} px"
         return f"{self.source}: {here} are in {self.folder}{to_come}"
 
     def table(self, name: str, sha256: str) -> Path:

@@ -38,6 +38,7 @@ from shards.storage.for_people import unguarded
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.storage.sealed import parse_json
+from shards.words import counted
 
 log = logging.getLogger(__name__)
 AT_ONCE = 32  # files asked for at a time: each is a round trip to a bucket
@@ -135,7 +136,7 @@ def _check_possible(change: Change, identity: dict) -> None:
     """Raises UserError if nothing can be made here, whatever it is."""
     job, info = change.job, change.info
     words = [f"size {size.folder} is to be added" for size in change.added]
-    words += [f"size {name} has lost {len(shards):,} shards" for name, shards in change.lost.items()]
+    words += [f"size {name} has lost {counted(len(shards), 'shard')}" for name, shards in change.lost.items()]
     if change.doubtful:
         words.append(
             f"rejected files that are there now, have changed, or may be read another time: {len(change.doubtful):,}"

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 from shards.dataset.description import LARGEST_PIXELS
 from shards.errors import UserError
+from shards.words import choices
 
 FITS = ("squash", "pad", "crop")  # how a rectangle becomes a square (`shards.packing.rendition.resize`)
 WINDOWS = ("percentile", "minmax", "full")  # how 16 bits become 8 (`shards.packing.window`)
@@ -82,9 +83,9 @@ class PackOptions:
         if len(set(pixels)) < len(pixels):
             raise UserError(f"size {max(pixels, key=pixels.count)} is given twice; a size is stored once")
         if self.fit not in FITS:
-            raise UserError(f"fit {self.fit!r}: choose one of {', '.join(FITS)}")
+            raise UserError(f"fit {self.fit!r}: {choices(self.fit, FITS)}")
         if self.window not in WINDOWS:
-            raise UserError(f"window {self.window!r}: choose one of {', '.join(WINDOWS)}")
+            raise UserError(f"window {self.window!r}: {choices(self.window, WINDOWS)}")
         if not 1 <= self.quality <= 100:
             raise UserError(f"quality {self.quality}: JPEG quality is 1 to 100")
         if self.shard_images < 1:

@@ -19,6 +19,7 @@ from shards.packing.options import Size
 from shards.packing.plan import Plan
 from shards.packing.publish import CATALOG, REJECTS, describe, with_arrays
 from shards.storage.files import json_bytes, sha256_bytes, write_bytes
+from shards.words import are
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def remade(change: Change, engine: Engine) -> tuple[dict, int]:
     again = {int(planned.shard[row]) for row in readable}
     if again and change.elsewhere:
         raise UserError(
-            f"{out}: {len(again):,} shards are to be packed again in every size, but {change.elsewhere[0]} is not "
+            f"{out}: {are(len(again), 'shard')} to be packed again in every size, but {change.elsewhere[0]} is not "
             f"whole here; put it there, or have it made again: --sizes ...,{change.elsewhere[0]}"
         )
     sizes = _sizes_to_make(change, planned.shards, again)

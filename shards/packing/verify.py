@@ -28,6 +28,7 @@ from shards.packing.tarshard import index_name, members, read_index
 from shards.progress import progress_bar
 from shards.storage.files import sha256_file
 from shards.storage.location import Location
+from shards.words import choices
 from shards.workers import run
 
 
@@ -110,7 +111,8 @@ def _chosen(dataset: PackedDataset, asked: Sequence[str] | None) -> dict[str, di
     sizes = dataset.info["sizes"]
     for name in asked or ():
         if name not in sizes:
-            raise UserError(f"{dataset.folder}: no size {name!r}; it has {', '.join(sorted(sizes, key=int))}")
+            has = choices(name, sorted(sizes, key=int), "it has")
+            raise UserError(f"{dataset.folder}: no size {name!r}; {has}")
     return {name: size for name, size in sizes.items() if (name in asked if asked else dataset.has_folder(name))}
 
 

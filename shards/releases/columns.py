@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from shards.errors import UserError
+from shards.words import choices
 
 ALL_OTHERS = "all others"
 JOINS = ("any", "majority")  # what the rows of one image say together (`shards.releases.join`)
@@ -26,7 +27,7 @@ class Columns:
 
     def __post_init__(self):
         if self.join_rows not in (None, *JOINS):
-            raise UserError(f"join rows {self.join_rows!r}: choose one of {', '.join(JOINS)}")
+            raise UserError(f"join rows {self.join_rows!r}: {choices(self.join_rows, JOINS)}")
 
     def as_json(self) -> dict[str, str | None]:
         """By the name of the option that gives it."""

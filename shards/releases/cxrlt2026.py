@@ -19,6 +19,7 @@ from shards.releases.values import finding_table, image_index
 from shards.storage.csv import column_names, is_unnamed, one_line, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+from shards.words import counted
 
 NAME = "cxr-lt-2026"
 IMAGE, PATIENT = "ImageID", "PatientID"
@@ -153,7 +154,7 @@ def _held_out(
             "findings' names into the first line"
         )
     what = f"its {len(nameless)} columns of findings have no name and no value" if nameless else "it has no findings"
-    notes.append(f"{path.name}: {what}; its {len(table):,} images have no known label")
+    notes.append(f"{path.name}: {what}; no known label of its {counted(len(table), 'image')}")
     blank = pd.array([pd.NA] * len(table), dtype="Int8")
     return pd.DataFrame(dict.fromkeys(findings, blank), index=table.index)
 
@@ -168,8 +169,9 @@ def _without_removed(labels: dict, parts: dict, roles: dict, notes: list[str]) -
         )
         train = train[~removed]
         notes.append(
-            f"{roles['removal'].name}: {removed.sum():,} images of {roles['train'].name} are left out of training; "
-            f"{held:,} of its {len(parts['removal']):,} images are in the development or test table and stay there"
+            f"{roles['removal'].name}: left out of training: {counted(removed.sum(), 'image')} of "
+            f"{roles['train'].name}; {held:,} of its {len(parts['removal']):,} images are in the development or test "
+            "table and stay there"
         )
     else:
         notes.append("no Removal.csv beside the training table: no image is left out of training")
@@ -179,7 +181,7 @@ def _without_removed(labels: dict, parts: dict, roles: dict, notes: list[str]) -
         if len(both):
             missing = "" if "removal" in roles else "put the release's Removal.csv beside them, or "
             raise UserError(
-                f"{roles[role]}: image {both[0]!r} is also in {roles[before]}, as are {len(both):,} images in all; "
+                f"{roles[role]}: image {both[0]!r} is also in {roles[before]}, {counted(len(both), 'image')} in all; "
                 f"an image has one split; {missing}remove the rows from one of them"
             )
     if not len(train):

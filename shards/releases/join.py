@@ -10,6 +10,7 @@ from shards.errors import UserError
 from shards.releases.columns import Columns
 from shards.releases.ids import line
 from shards.storage.location import Location
+from shards.words import are, counted
 
 UNCERTAIN = -1
 
@@ -33,8 +34,8 @@ class Rows:
             one, two = rows._second()
             raise UserError(
                 f"{file}: {what} {key.iloc[one]!r} is in more than one row ({line(file, one)} and "
-                f"{line(file, two)}; {len(image) - len(first):,} rows too many in all); keep one row of each, or join "
-                "them to one image with --join-rows any or --join-rows majority"
+                f"{line(file, two)}; {counted(len(image) - len(first), 'row')} too many in all); keep one row of each, "
+                "or join them to one image with --join-rows any or --join-rows majority"
             )
         return rows
 
@@ -85,4 +86,4 @@ class Rows:
             return ()
         same = (ids.to_numpy() == ids.iloc[self.first[self.image]].to_numpy()).all()
         kept = "" if same else "; their ids differ, and an image has that of its first row"
-        return (f"{len(self.image):,} rows are of {len(self.first):,} images (--join-rows {how}){kept}",)
+        return (f"{are(len(self.image), 'row')} of {counted(len(self.first), 'image')} (--join-rows {how}){kept}",)

@@ -9,6 +9,7 @@ from shards.errors import UserError
 from shards.storage.csv import read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+from shards.words import counted
 
 DEPTH = 2  # images/0/NAME and images_001/images/NAME are the deepest in use
 
@@ -22,8 +23,8 @@ def image_paths(root: Location, names: pd.Series, table: Location) -> pd.Series:
     found = _listing(root, set(names))
     if not found and len(names):
         raise UserError(
-            f"{root}: none of the {len(names):,} images of {table.name} is in it or up to {DEPTH} folders below; the "
-            f"first is {names.iloc[0]!r}; put the images there, flat or in images/"
+            f"{root}: none of the {counted(len(names), 'image')} of {table.name} is in it or up to {DEPTH} folders "
+            f"below; the first is {names.iloc[0]!r}; put the images there, flat or in images/"
         )
     # asked only if it matters: in a store the answer is another listing
     folder = "images/" if len(found) < names.nunique() and storage_of(root / "images").has_folder() else ""

@@ -18,6 +18,7 @@ from shards.releases.values import check_filled, check_index, finding_table, ima
 from shards.storage.csv import read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+from shards.words import counted
 
 # of every table its names, the published one first
 METADATA, SPLIT, CHEXPERT, NEGBIO = (
@@ -88,7 +89,9 @@ def _own_labels(root: Location, images: pd.DataFrame) -> list[LabelTable]:
         values = finding_table(table, findings, path, pd.Index(ids(table, "study_id", path, prefix="s")))
         check_index(values.index, path, "study_id")
         if not (rows_of(values.index, images["study_id"]) >= 0).any():
-            raise UserError(f"{path}: none of its {len(values):,} studies is in the release; give its own labels")
+            raise UserError(
+                f"{path}: none of its {counted(len(values), 'study')} is in the release; give its own labels"
+            )
         per_image = values.reindex(images["study_id"]).set_index(pd.Index(images["image_id"], name="image_id"))
         per_image.insert(0, "split", split.reindex(per_image.index))
         tables.append(LabelTable(name, tuple(findings), per_image, (path, split_path)))

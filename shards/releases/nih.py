@@ -16,6 +16,7 @@ from shards.releases.values import check_filled, check_index, image_index
 from shards.storage.csv import is_unnamed, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+from shards.words import are, counted
 
 ENTRIES = {"chestx-ray14-v2020": "Data_Entry_2017_v2020.csv", "chestx-ray14": "Data_Entry_2017.csv"}
 LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
@@ -99,14 +100,14 @@ def _split(index: pd.Index, path: Location, folder: Location) -> tuple[pd.Series
     both = names.get("train", pd.Index([])).intersection(names.get("test", pd.Index([])))
     if len(both):
         raise UserError(
-            f"{lists['test']}: image {both[0]!r} is also in {lists['train'].name}, as are {len(both):,} images in all; "
-            "an image has one split; download the lists again"
+            f"{lists['test']}: image {both[0]!r} is also in {lists['train'].name}, {counted(len(both), 'image')} in "
+            "all; an image has one split; download the lists again"
         )
     split = pd.Series(pd.NA, index=index, dtype="object")
     for word, images in names.items():
         split[images] = word
     none = int(split.isna().sum())
-    notes = (f"{none:,} images are in no list, and so in no split",) if none else ()
+    notes = (f"{are(none, 'image')} in no list, and so in no split",) if none else ()
     return split, list(lists.values()), notes
 
 
@@ -120,7 +121,7 @@ def _names(path: Location, index: pd.Index, table: Location) -> pd.Index:
     unknown = names[~names.isin(index)]
     if len(unknown):
         raise UserError(
-            f"{path}: image {unknown[0]!r} is not in {table.name}, as are {len(unknown):,} images in all; "
+            f"{path}: image {unknown[0]!r} is not in {table.name}, {counted(len(unknown), 'image')} in all; "
             "give the lists of this table"
         )
     return names

@@ -20,6 +20,7 @@ from shards.releases.release import LabelTable, Reader, Release, first_of_each_n
 from shards.releases.values import check_filled, image_index
 from shards.storage.csv import read_table
 from shards.storage.location import Location
+from shards.words import are
 
 ORIGINAL = "PADCHEST_chest_x_ray_images_labels_160K_*.csv"
 EXPECTED = f"{cxrlt2026.EXPECTED} or {ORIGINAL}"
@@ -76,7 +77,7 @@ def _of_labels(labels: PatientLabels, path: Location | None) -> tuple[pd.DataFra
     images = pd.concat([_nih(image[nih]), _described(image[~nih], path) if path else _bare(image[~nih], labels)])
     if "inverted" in images:
         images["inverted"] = images["inverted"].eq(True)  # blank for ChestX-ray14's
-    notes = [f"{nih.sum():,} images are named as ChestX-ray14's: subject and study from their names, view other"]
+    notes = [f"{are(nih.sum(), 'image')} named as ChestX-ray14's: subject and study from their names, view other"]
     notes = notes if nih.any() else []
     if path:
         notes.append(f"subjects, studies and views: from {path.name}")
@@ -84,7 +85,7 @@ def _of_labels(labels: PatientLabels, path: Location | None) -> tuple[pd.DataFra
         notes.append(
             f"{path.name} has no column {PHOTOMETRIC!r}: MONOCHROME1 is not known, and no image is inverted"
             if inverted is None
-            else f"{inverted:,} images are MONOCHROME1 and are inverted"
+            else f"{are(inverted, 'image')} MONOCHROME1 and inverted"
         )
     else:
         notes.append(

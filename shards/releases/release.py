@@ -15,6 +15,7 @@ from shards.releases.ids import alike
 from shards.releases.values import check_filled, rows_of
 from shards.storage.location import Location
 from shards.storage.places import storage_of
+from shards.words import counted
 
 IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
 VIEWS = ("frontal", "lateral", "other")
@@ -70,7 +71,7 @@ class LabelTable:
         )
         if not here.any():
             raise UserError(
-                f"{self.inputs[0]}: none of its {len(here):,} images is in the release (the first is "
+                f"{self.inputs[0]}: none of its {counted(len(here), 'image')} is in the release (the first is "
                 f"{self.table.index[0]!r}); {words or 'give the labels of these images'}"
             )
         notes = (*self.notes, f"{self.inputs[0].name}: {words}") if words else self.notes

@@ -25,6 +25,7 @@ from shards.storage.csv import LEFT_OUT, is_unnamed, no_column, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.storage.table_file import SAVE
+from shards.words import are, counted
 
 _VIEWS = {
     **dict.fromkeys(("frontal", "ap", "pa", "ap_horizontal"), "frontal"),
@@ -145,9 +146,9 @@ def _column_notes(table: pd.DataFrame, columns: Columns, findings: list[str]) ->
     notes = []
     unnamed = [name for name in table.columns if is_unnamed(name) and name not in columns.named().values()]
     if unnamed and columns.findings.strip() == ALL_OTHERS:
-        notes.append(f"{len(unnamed)} columns without a name are no findings: {', '.join(unnamed[:5])}")
+        notes.append(f"without a name, so no findings: {counted(len(unnamed), 'column')}, {', '.join(unnamed[:5])}")
     if blank := [finding for finding in findings if (table[finding].str.strip() == "").all()]:
-        notes.append(f"{len(blank)} findings are blank for every image: {', '.join(blank[:5])}")
+        notes.append(f"{are(len(blank), 'finding')} blank for every image: {', '.join(blank[:5])}")
     return notes
 
 
@@ -195,7 +196,7 @@ def _views(table: pd.DataFrame, columns: Columns, rows: Rows) -> tuple[pd.Series
             f"{', '.join(_VIEWS)}"
         )
     words = ", ".join(f"{value!r} ({count:,})" for value, count in odd.head(5).items())
-    return view, (f"view other: {odd.sum():,} images, {words}",) if len(odd) else ()
+    return view, (f"view other: {counted(odd.sum(), 'image')}, {words}",) if len(odd) else ()
 
 
 def _paths(table: pd.DataFrame, columns: Columns, file: Location, root: Location) -> tuple[pd.Series, tuple[str, ...]]:

@@ -108,7 +108,7 @@ def test_what_a_table_does_not_say_is_said(folder, dataset, pack_folder):
         ("calibrate test.parquet --rules r.json --allow-leak --out c.parquet", 2, "--allow-leak belongs to --fit"),
         ("calibrate test.parquet --rules r.json --folds 0 --out c.parquet", 2, "--folds belongs to --fit"),
         ("calibrate --fit val.parquet --method platt --as probability --out c.json", 2, "belong to a FILE"),
-        ("calibrate --fit val.parquet --method beta --out c.json", 2, "'beta' is not one of"),
+        ("calibrate --fit val.parquet --method beta --out c.json", 2, "'beta': choose one of"),
         ("calibrate --fit val.parquet --method platt --out c.parquet", 1, "c.parquet: rules are written as .json"),
         ("calibrate --fit val.parquet --method platt --out no/c.json", 1, "no: no such folder; make it"),
         ("calibrate test.parquet --rules r.json --out test.parquet", 1, "is a table that this one is made from"),

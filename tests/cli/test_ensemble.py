@@ -54,10 +54,14 @@ def test_a_fit_that_gains_nothing_is_called_so(folder, pack_folder):
     [
         ("--weights 1,2 --fit-weights a.parquet,b.parquet", 2, "--weights and --fit-weights: weights come from one"),
         ("--method rank --as probability", 2, "--method rank --as probability: a mean rank is no probability"),
-        ("--method median", 2, "'median' is not one of 'mean', 'geometric', 'rank'"),
+        ("--method median", 2, "'median': did you mean mean? choose one of mean, geometric, rank"),
         ("--weights-by-map good.dev.parquet", 1, "give at least two tables"),
         ("--weights-by-map good.dev.parquet,e.csv", 1, "e.csv: is a table that this one is made from"),
-        ("--weights-by-map noise.dev.parquet,good.dev.parquet", 1, "is of run 'good', the validation table in its"),
+        (
+            "--weights-by-map noise.dev.parquet,good.dev.parquet",
+            1,
+            "run 'good' here, 'noise' in the validation table in its",
+        ),
         ("--fit-weights good.dev.parquet,noise.test.parquet", 1, "was predicted on split 'test', good.dev.parquet on"),
         ("--fit-weights good.dev.parquet,noise.dev.parquet --folds 1", 1, "folds 1: at least 2"),
         ("--fit-weights good.dev.parquet,noise.dev.parquet --labels x", 1, "no labels 'x'"),

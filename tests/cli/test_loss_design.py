@@ -20,10 +20,10 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--models", "ld-x"], 1, "no recipe 'ld-x'; there are model0"),
+        (["--models", "ld-x"], 1, "no recipe 'ld-x'; did you mean ld-"),
         (["--models", ","], 1, "no model: give --models, for example ld-bce,ld-ldam-drw"),
-        (["--tta", "vflip"], 1, "tta 'vflip': choose from hflip, flips, light, medium"),
-        (["--calibration", "beta"], 2, "'beta' is not one of 'temperature', 'per-finding-temperature', 'platt'"),
+        (["--tta", "vflip"], 1, "tta 'vflip': did you mean hflip or flips? choose from hflip, flips, light, medium"),
+        (["--calibration", "beta"], 2, "'beta': choose one of temperature, per-finding-temperature, platt"),
         (["--thresholds", "precision=2"], 1, "strategy 'precision=2': precision= takes a number above 0, at most 1"),
         (["--draws", "-1"], 1, "draws -1: 0 or more"),
         (["--set", "ld-bce.rate=1"], 1, "--set ld-bce.rate=1: unknown setting 'rate'"),

@@ -50,8 +50,10 @@ def test_from_two_runs_to_a_submission(folder, pack_folder):
     mean = 0.25 * expit(tables[0]) + 0.75 * expit(tables[1])
     np.testing.assert_allclose(expit(read(folder / "e.test.parquet").values), mean, rtol=1e-5)
 
-    said = done(folder, "postprocess", "e.test.parquet", "--fit", "a.train.parquet", "--data", pack_folder,
-                "--out", "v.test.parquet")  # fmt: skip
+    fit = ("postprocess", "e.test.parquet", "--fit", "a.train.parquet", "--data", pack_folder)
+    other = "run 'ensemble of a, b' here, 'a' in a.train.parquet"
+    refused(*fit, "--out", "v.test.parquet", cwd=folder, code=1, said=other)
+    said = done(folder, *fit, "--allow-other-run", "--out", "v.test.parquet")
     rules = json.loads((folder / "views.json").read_text())
     lines = said.splitlines()
     assert lines[0].split() == ["frontal", "AP", "lateral", "AP", "difference", "superior"]
@@ -70,9 +72,12 @@ def test_from_two_runs_to_a_submission(folder, pack_folder):
     ]
     assert after.provenance.history[0].startswith("mean probability of") and len(after.provenance.history) == 2
 
-    done(folder, "postprocess", "e.test.parquet", "--rules", "views.json", "--data", pack_folder, "--out", "w.parquet")
+    rules = ("postprocess", "e.test.parquet", "--rules", "views.json", "--data", pack_folder, "--allow-other-run")
+    done(folder, *rules, "--out", "w.parquet")
     assert (read(folder / "w.parquet").values == after.values).all()
-    assert "mAP" in done(folder, "evaluate", "v.test.parquet", "--data", pack_folder, "--draws", 0)
+    said = done(folder, "evaluate", "v.test.parquet", "--data", pack_folder, "--draws", 0)
+    assert "mAP" in said and f"note: v.test.parquet was {after.provenance.history[1]}" in said
+    assert f"(allowed: {other}" in json.loads((folder / "v.test.metrics.json").read_text())["history"][1]
 
     (folder / "code").mkdir()
     (folder / "code" / "train.py").write_text("print()\n")
@@ -81,7 +86,7 @@ def test_from_two_runs_to_a_submission(folder, pack_folder):
         f"s.zip: predictions.csv with {images} images and 2 findings, as in template.csv",
         "copied from the template: subject_id",
         "predicted, but not asked for: Hernia, No Finding, Pneumonia",
-        "code/: 1 files of code",
+        "code/: 1 file of code",
     ]
     with zipfile.ZipFile(folder / "s.zip") as file:
         rows = list(csv.reader(io.StringIO(file.read("predictions.csv").decode())))

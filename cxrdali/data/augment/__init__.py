@@ -13,6 +13,7 @@ from cxrdali.data.augment.augmentation import AUGMENTATIONS, Augmentation, Decis
 from cxrdali.data.augment.cutout import CUTOUTS, SQUARES, Cutout
 from cxrdali.data.augment.flips import Flips
 from shards.errors import UserError
+from shards.words import choices
 
 __all__ = [
     "AUGMENTATIONS", "CUTOUTS", "FLIPS", "SQUARES", "AugmentOptions", "Augmentation", "Decisions", "carry_out",
@@ -48,7 +49,7 @@ def options_of(flips: str, cutout: str, more: Sequence[str] = ()) -> Iterable[Au
         more: Names of further augmentations, which have their own defaults.
     """
     if flips not in FLIPS:
-        raise UserError(f"flips {flips!r}: choose one of {', '.join(FLIPS)}")
+        raise UserError(f"flips {flips!r}: {choices(flips, FLIPS)}")
     for name in more:
         if name in (Flips.name, Cutout.name):
             raise UserError(f"augment {name}: has a setting of its own; give --{name}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from cxrdali.data.augment.augmentation import Augmentation, Decisions, check_fractions, shared_numbers
 from shards.errors import UserError
+from shards.words import choices
 
 CUTOUTS = ("fixed", "random", "off")
 SQUARES = 5
@@ -35,7 +36,7 @@ class Cutout(Augmentation):
     def __post_init__(self):
         check_fractions(self, "cutout_probability", "side")
         if self.kind not in CUTOUTS:
-            raise UserError(f"cutout {self.kind!r}: choose one of {', '.join(CUTOUTS)}")
+            raise UserError(f"cutout {self.kind!r}: {choices(self.kind, CUTOUTS)}")
 
     def decide(self, seed: int, epoch: int, start: int, count: int, size: int) -> Decisions:
         """anchor, shape: float32 [count, 10], top, left (height, width) of five squares in pixels, clipped to the

@@ -9,6 +9,7 @@ from cxrdali.report.kit.numbers import MINUS
 from cxrdali.report.kit.page import Figure, render
 from cxrdali.report.kit.tables import Table
 from shards.storage.files import write_bytes
+from shards.words import counted
 
 WORDS = {
     "temperature": "one temperature for all findings",
@@ -70,7 +71,7 @@ def _rule(rule: FindingCalibration) -> str:
     if rule.kept:
         return "as it is"
     if isinstance(rule.map, Isotonic):
-        return f"{len(rule.map.logits)} knots"
+        return f"{counted(len(rule.map.logits), 'knot')}"
     if rule.map.offset:
         return f"{rule.map.slope:.2f} · logit {MINUS if rule.map.offset < 0 else '+'} {abs(rule.map.offset):.2f}"
     return f"T = {1 / rule.map.slope:.3f}"

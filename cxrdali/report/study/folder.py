@@ -23,7 +23,7 @@ _DIFFERENCE = {"difference": maybe(float), "low": maybe(float), "high": maybe(fl
 _MEANS = {f"{name}?": maybe(float) for name in ("macro_AUROC", "macro_F1", "macro_ECE", "macro_Brier", "hours")}
 COMPARISON = {  # what a page shows of one
     "baseline": str, "draws": int, "level": float, "fewest_positive_studies": int, "positive_studies": {str: int},
-    "groups": {str: [str]}, "without_positives": [str], "notes": [str],
+    "groups": {str: [str]}, "without_positives": [str], "without_training?": [str], "notes": [str],
     "settings": [{"setting": str, "values": {str: object}}],
     "runs": [{"name": str, "mAP": maybe(float), "images_per_second?": maybe(float), **_MEANS}],
     "differences": [{"run": str, "metric": str, **_DIFFERENCE}],

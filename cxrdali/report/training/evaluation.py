@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from cxrdali.metrics.longtail import GROUPS
+from cxrdali.postprocess.rules import ALLOWED
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table
@@ -151,6 +152,8 @@ def _details(each: Evaluation, number: int) -> dict:
         "figure": Figure(f"evaluation-{number}", plots.ap_intervals, (known,)) if len(known) else None,
         "curves": roc.figures(f"evaluation-{number}", content["all"]["findings"], content.get("curves") or {}),
         "without_ap": content["all"]["without_positives"],
+        "without_training": content.get("without_training"),
+        "allowed": [step for step in content.get("history", []) if ALLOWED in step],
         "thresholds": content.get("thresholds") or None,
         "findings": _finding_table(content, names),
         "decisions": _decision_table(content, names),

@@ -37,7 +37,8 @@ PART = {"images": int, "studies": int, "LRAP": maybe(float), "without_positives"
 EVALUATION = {
     "images": int, "studies": int, "labels": str, "all": PART, "frontal?": maybe(PART), "lateral?": maybe(PART),
     "predictions?": maybe(str), "run?": maybe(str), "split?": maybe(str), "uncertain?": maybe(str),
-    "values?": maybe(str), "level?": maybe(float), "draws?": maybe(int), "seen?": maybe([str]),
+    "values?": maybe(str), "history?": [str], "without_training?": [str], "level?": maybe(float), "draws?": maybe(int),
+    "seen?": maybe([str]),
     "thresholds?": maybe({
         "strategy": str, "remarks?": [str], "without_threshold?": [str], "predictions?": maybe(str), "run?": maybe(str),
         "split?": maybe(str),

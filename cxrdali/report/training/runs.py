@@ -207,8 +207,14 @@ def findings(sources: Sources) -> dict:
         "table": _findings_table(trained, ap, facts),
         "curves": roc.of_validation(_top(trained), sources.dataset),
         "without_ap": undefined,
+        "without_training": [name for name in known.index if any(_untrained(run, name) for run in trained)],
         "different_images": len({run.selection.get("val_sha256") for run in trained}) > 1,
     }
+
+
+def _untrained(run: Run, finding: str) -> bool:
+    """Whether none of its training images has the finding."""
+    return "train_positives" in run.config and run.train_positives.get(finding) == 0
 
 
 def _findings_table(runs: list[Run], ap: pd.DataFrame, facts: pd.DataFrame) -> Table:

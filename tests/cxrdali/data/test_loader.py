@@ -324,7 +324,7 @@ def test_too_large_a_size_names_what_is_stored(dataset):
     [
         ({"batch": 0}, "batch 0: at least 1"),
         ({"threads": 0}, "threads 0: at least 1"),
-        ({"decode": "gpu"}, "decode 'gpu': choose one of auto, cpu, mixed, hybrid"),
+        ({"decode": "gpu"}, r"decode 'gpu': did you mean cpu\? choose one of auto, cpu, mixed, hybrid"),
         ({"decode": "mixed"}, "decode 'mixed' needs a GPU, the device is 'cpu'; use --decode cpu"),
     ],
 )

@@ -83,7 +83,10 @@ def test_an_epoch_of_212_000_rows_is_drawn_in_under_a_second():
 
 
 def test_unknown_samplers_are_named():
-    with pytest.raises(UserError, match="sampler 'balanced': choose one of class-balanced, natural, progressive, sqrt"):
+    with pytest.raises(
+        UserError,
+        match="sampler 'balanced': did you mean class-balanced. choose one of class-balanced, natural, progressive",
+    ):
         made("balanced")
 
 

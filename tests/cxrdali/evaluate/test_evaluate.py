@@ -312,7 +312,10 @@ def test_thresholds_of_another_scale_or_run_are_named(dataset, labels, tmp_path)
     with pytest.raises(UserError, match="c.parquet: its logits are calibrated: platt, fitted on val.parquet, those of"):
         scored(tmp_path / "c.parquet", dataset, labels, limits)
     written(tmp_path / "n.parquet", dataset, "test", "test", run="n")
-    assert scored(tmp_path / "n.parquet", dataset, labels, limits)["thresholds"]["remarks"] == [
+    with pytest.raises(UserError, match="n.parquet: run 'n' here, 'm' in val.parquet, .*--allow-other-run"):
+        scored(tmp_path / "n.parquet", dataset, labels, limits)
+    allowed = EvaluateOptions(draws=0, allow_other_run=True)
+    assert evaluate(tmp_path / "n.parquet", dataset, labels, allowed, limits)["thresholds"]["remarks"] == [
         "run 'n' here, 'm' in val.parquet, to which the rules were fitted"
     ]
 

@@ -145,7 +145,7 @@ def test_the_geometric_mean_and_the_mean_rank(paths):
     assert made.provenance.kind == "rank" and made.provenance.history == (
         "mean rank among these 3 images of one.parquet, two.parquet: no probability, and of this set of images alone",
     )
-    assert refused(paths, method="median") == "method 'median': choose one of mean, geometric, rank"
+    assert refused(paths, method="median") == "method 'median': did you mean mean? choose one of mean, geometric, rank"
 
 
 # ---------------------------------------------------------------- weights from validation
@@ -187,7 +187,7 @@ def test_weights_by_map_are_proportional_to_scikit_learns(validation, dataset):
     (said,) = pooled.provenance.history
     assert said.endswith("(proportional to the mAP of good.val.parquet, fair.val.parquet, noise.val.parquet)")
     with pytest.raises(
-        UserError, match=r"fair.test.parquet: is of run 'fair', the validation table in its place of 'g"
+        UserError, match=r"fair.test.parquet: run 'fair' here, 'good' in the validation table in its place"
     ):
         ensemble([other[1], other[0], other[2]], made)
     with pytest.raises(UserError, match=r"^3 validation tables for 2 tables to pool: give one for each"):

@@ -188,7 +188,7 @@ def test_fitted_as_worked_by_hand(tmp_path, tiny):
         "", "", "C: no positive lateral image, so no AP to compare; not superior",
     ]  # fmt: skip
     assert fitted.made_from == {
-        "predictions": "val.parquet", "run": "model3", "split": "test", "labels": "mine", "dataset": "d1",
+        "predictions": "val.parquet", "run": "model3", "split": "test", "tta": None, "labels": "mine", "dataset": "d1",
         "uncertain": "negative",
     }  # fmt: skip
 

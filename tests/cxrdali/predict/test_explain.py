@@ -182,7 +182,7 @@ def test_what_cannot_be_shown_is_named_with_the_way_out(run, dataset, options, m
     [
         ({"images": 0}, "images 0: at least 1"),
         ({"batch": 0}, "batch 0: at least 1"),
-        ({"split": "valid"}, "split 'valid': choose one of train, val, dev, test, all"),
+        ({"split": "valid"}, r"split 'valid': did you mean val\? choose one of train, val, dev, test, all"),
         ({"findings": ("A", "B", "A")}, "finding 'A': is given twice in --findings"),
     ],
 )

@@ -104,7 +104,9 @@ def test_metrics_of_other_findings_are_refused(tmp_path):
 
 def test_named_findings_must_exist():
     assert chosen_findings(("Hernia",), None, None, ("Mass", "Hernia")) == (("Hernia",), ())
-    with pytest.raises(UserError, match=r"oversample 'hernia': no such finding; the labels have Mass, Hernia"):
+    with pytest.raises(
+        UserError, match=r"oversample 'hernia': no such finding; did you mean Hernia\? the labels have Mass, Hernia"
+    ):
         chosen_findings(("hernia",), None, None, ("Mass", "Hernia"))
 
 

@@ -181,7 +181,9 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
 
 
 def test_an_unknown_recipe_is_named_with_those_there_are():
-    with pytest.raises(UserError, match="no recipe 'model9'; there are model0, model1"):
+    with pytest.raises(
+        UserError, match=r"no recipe 'model9'; did you mean model7 or model6 or model5\? there are model0, model1"
+    ):
         recipes.find(recipes.load(), "model9")
 
 

@@ -146,7 +146,7 @@ def test_a_size_that_is_not_stored_names_those_that_are(dataset):
 
 def test_labels_that_are_not_attached_name_those_that_are(dataset):
     message = refused(lambda: dataset.labels("cxr-lt-2024"))
-    assert "no labels 'cxr-lt-2024'; attached are cxr-lt-2023, chexpert" in message
+    assert "no labels 'cxr-lt-2024'; did you mean cxr-lt-2023? attached are cxr-lt-2023, chexpert" in message
 
 
 def test_a_dataset_without_labels_opens_and_says_how_to_get_some(copy):

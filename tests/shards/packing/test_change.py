@@ -342,7 +342,7 @@ def test_shards_are_not_packed_again_in_half_of_the_sizes(root, out):
     aside.rename(paths_of(root)[4])
     shutil.rmtree(out / "40")
     said = refused(packed, root, out, (Size(64),))
-    assert "1 shards are to be packed again in every size, but 40 is not whole here" in said
+    assert "1 shard is to be packed again in every size, but 40 is not whole here" in said
 
 
 # ---------------------------------------------------------------- sizes that go

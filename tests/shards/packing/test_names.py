@@ -154,6 +154,6 @@ def test_columns_of_no_finding_and_blank_findings_are_said(images):
     file.write_text("Unnamed: 0,,key,file,Edema,Mass\n0,0,a,a.png,1,\n1,1,b,b.png,0,\n")
     assert label_table(file, COLUMNS).notes == (
         "no --split-column: every image is in the split train",
-        "2 columns without a name are no findings: Unnamed: 0, Unnamed: 1",
-        "1 findings are blank for every image: Mass",
+        "without a name, so no findings: 2 columns, Unnamed: 0, Unnamed: 1",
+        "1 finding is blank for every image: Mass",
     )

@@ -109,9 +109,9 @@ def test_an_image_in_both_lists_and_one_in_no_table_are_refused(release):
     root, truth = release
     first, last = truth["image"].iloc[0], truth["image"].iloc[-1]
     write_table(root / TEST, first, last)
-    assert refused(root).startswith(f"{root / TEST}: image {first!r} is also in {TRAIN}, as are 1 images in all; an ")
+    assert refused(root).startswith(f"{root / TEST}: image {first!r} is also in {TRAIN}, 1 image in all; an ")
     write_table(root / TEST, "00009999_000.png", last)
-    assert refused(root).startswith(f"{root / TEST}: image '00009999_000.png' is not in {OLD}, as are 1 images in all")
+    assert refused(root).startswith(f"{root / TEST}: image '00009999_000.png' is not in {OLD}, 1 image in all")
     write_table(root / TEST, last, last)
     assert f"{root / TEST}: image {last!r} is in more than one row" in refused(root)
 

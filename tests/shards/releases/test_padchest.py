@@ -97,7 +97,7 @@ def test_removed_images_leave_training_and_test_images_stay_in_test_and_never_in
     assert by_split["test"] < listed and by_split["removed"] < listed  # the trap: they stand in the training table
     removed, test = len(by_split["removed"]), len(by_split["test"])
     assert (
-        f"{REMOVAL}: {removed + test} images of {TRAIN} are left out of training; {test} of its {removed + test} "
+        f"{REMOVAL}: left out of training: {removed + test} images of {TRAIN}; {test} of its {removed + test} "
         "images are in the development or test table and stay there"
     ) in labels.notes
 
@@ -111,7 +111,7 @@ def test_findings_keep_their_case_and_lose_their_tabs_and_those_of_the_test_tabl
     expected = truth.set_index("ImageID").loc[train.index, list(PADCHEST_FINDINGS)]
     assert train[list(PADCHEST_FINDINGS)].astype(int).to_numpy().tolist() == expected.to_numpy().tolist()
     assert test[list(PADCHEST_FINDINGS)].isna().all(axis=None)
-    said = "its 5 columns of findings have no name and no value; its 12 images have no known label"
+    said = "its 5 columns of findings have no name and no value; no known label of its 12 images"
     assert f"{TEST}: {said}" in labels.notes
 
 
@@ -123,7 +123,7 @@ def test_a_test_table_that_pandas_saved_again_or_without_findings_is_read_alike(
     pd.read_csv(root / TEST, dtype=str).iloc[:, :3].to_csv(root / TEST, index=False)
     labels = open_release(root).labels[0]
     pd.testing.assert_frame_equal(labels.table, before)
-    assert f"{TEST}: it has no findings; its 12 images have no known label" in labels.notes
+    assert f"{TEST}: it has no findings; no known label of its 12 images" in labels.notes
 
 
 def test_a_test_table_with_names_is_matched_by_name_not_by_place(root):
@@ -277,7 +277,7 @@ def test_a_test_table_of_another_number_of_nameless_findings_is_refused(root):
 def test_without_removal_a_test_image_in_the_training_table_is_refused(root):
     (root / REMOVAL).unlink()
     message = refused(root, "is also in")
-    assert "as are 12 images in all" in message and "put the release's Removal.csv beside them" in message
+    assert "12 images in all" in message and "put the release's Removal.csv beside them" in message
 
 
 def test_a_second_training_table_an_image_twice_and_one_that_padchest_does_not_know_are_refused(root, truth):

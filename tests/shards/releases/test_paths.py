@@ -63,7 +63,7 @@ def test_every_spelling_of_a_file_is_one_path(root, spelling, source):
 def test_two_spellings_of_a_file_in_two_rows_are_found(root):
     for other in ("img//1.png", f"{root}_link/img/1.png", "3.png/../img/1.png", "img\\1.png"):
         said = refused(root, "img/1.png", "3.png", other)
-        assert "the image file 'img/1.png' is in more than one row (line 2 and line 4; 1 rows too many" in said
+        assert "the image file 'img/1.png' is in more than one row (line 2 and line 4; 1 row too many" in said
 
 
 def test_plain_paths_stay_and_nothing_is_said(root):

@@ -244,7 +244,7 @@ def test_labels_of_another_table_are_attached_by_id(root, packed):
     assert by_image["d"] == ("train", 1) and by_image["a"] == ("test", 0) and by_image["b"] == (None, found.BLANK)
     assert attach(packed, [], tables=[labels])[0][1] is False
     write_table(root / "strange.csv", "key,Hernia", "z,1")
-    with pytest.raises(UserError, match="strange.csv: none of its 1 images is in the release"):
+    with pytest.raises(UserError, match="strange.csv: none of its 1 image is in the release"):
         attach(packed, [], tables=[label_table(root / "strange.csv", Columns("key", "Hernia"))])
 
 
