@@ -178,8 +178,8 @@ def _shown(
         rank = 1 + int((scores[known] > scores[place]).sum())
         return Example(int(rows[place]), float(scores[place]), rank, *next(maps))
 
-    positive = truth == 1
-    separated = bool(scores[positive].min() > scores[truth == 0].max(initial=-np.inf))
+    positive, negative = truth == 1, truth == 0
+    separated = bool(negative.any() and scores[positive].min() > scores[negative].max())
     examples = [tuple(example(place) for place in kind) for kind in chosen.kinds]
     finding = predicted.findings[chosen.column]
     return Shown(finding, int(positive.sum()), int(known.sum()), separated, *examples)

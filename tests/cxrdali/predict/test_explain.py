@@ -293,8 +293,8 @@ def test_a_network_whose_features_only_lower_the_score_has_empty_maps_that_say_s
     assert render(found, synthetic=True).count("Empty map: no place raises this score.") == 3
 
 
-def test_an_empty_map_is_said_on_the_picture(example_side=64):
-    plain = replace(example(example_side), pixels=np.full((64, 64), 128, np.uint8))
+def test_an_empty_map_is_said_on_the_picture():
+    plain = replace(example(), pixels=np.full((64, 64), 128, np.uint8))
     one, two = (simplejpeg.decode_jpeg(pair(each), "GRAY")[..., 0] for each in (plain, replace(plain, heat=np.eye(4))))
     assert (abs(one[:, :320].astype(int) - 128) < 12).all()
     strip = one[-30:, 326:].astype(int)
