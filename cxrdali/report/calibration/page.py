@@ -45,6 +45,7 @@ def reliability(calibration: Calibration, name: str = "reliability") -> dict:
         },
         "bins": len(before.curve.images),
         "folds": calibration.made_from["folds"],
+        "images": calibration.made_from.get("images"),
         "least_positives": LEAST,
         "few": FEW,
         "pooled": Figure(name, diagram, (before.curve, after.curve)),

@@ -53,12 +53,17 @@ def _held_out(sources: Sources) -> list[dict]:
             "level": content.get("level") if content.get("draws") else None,
             "mAP": [content["all"].get(key) for key in ("mAP", "mAP_low", "mAP_high")],
             "macro_AUROC": content["all"]["macro_AUROC"],
-            "stranger": bool(names) and content.get("run") is not None and content["run"] not in names,
+            "stranger": bool(names) and _made_by(content).isdisjoint(names) and content.get("run") is not None,
         }
         for split in SPLITS[:2]
         for name, its, content in known
         if its == split
     ]
+
+
+def _made_by(content: dict) -> set[str]:
+    """The runs whose predictions were evaluated: of an ensemble its members."""
+    return set((content.get("run") or "").removeprefix("ensemble of ").split(", "))
 
 
 def _predicted_by(each: Evaluation) -> str:

@@ -121,6 +121,8 @@ def test_several_held_out_scores_are_a_table_in_which_none_is_picked(run, evalua
     assert table["Split"].tolist() == ["test split", "test split", "development split"]
     assert not [caption for caption, _, _ in shown.bold if caption == "Scores on held-out images"]
     assert "The predictions of other (test split) are of none of the runs on this page." in shown.text
+    shown = page([run], [evaluated(run="ensemble of other, stage1")[0]])
+    assert "ensemble of other, stage1 reaches a mAP" in shown.text and "none of the runs on this page" not in shown.text
     assert check_numbers(shown)
 
 
