@@ -173,12 +173,11 @@ def _check_shard(
             wanted = [(f"{key}.{extension}", offset, length) for key, offset, length in expected]
             if found != wanted:
                 problems.append(f"{path}: its members are not the catalog's")
-                return problems
-            hashes = (image_hash(key, view[offset : offset + length]) for key, offset, length in expected)
-            if "content" in entry and content(hashes) != entry["content"]:
-                problems.append(f"{path}: the hash of its images is not the content in dataset.json")
-            if deep:
+            elif deep:
                 problems += _decode(path, view, found, size)
+            hashes = (image_hash(key, view[offset : offset + length]) for key, offset, length in expected)
+            if not problems and entry.get("content") not in (None, content(hashes)):
+                problems.append(f"{path}: the hash of its images is not the content in dataset.json")
         except ValueError as error:
             problems.append(f"{path}: {error}")
         finally:

@@ -459,7 +459,7 @@ def test_a_folder_that_is_no_run_is_an_error_naming_the_file(dataset, tmp_path, 
 def test_another_dataset_or_a_stranger_as_evaluation_is_an_error(dataset, runs, tmp_path, render):
     run = write_run(tmp_path / "run", dataset, PLANS[0])
     change(run / "config.json", dataset.id, "f" * 64)
-    with pytest.raises(UserError, match="trained on dataset 'f"):
+    with pytest.raises(UserError, match="run: was trained on another dataset than .*; give the dataset of the runs"):
         render([run], pack=dataset.root)
     with pytest.raises(UserError, match="config.json: not an evaluation"):
         render(evaluations=[runs[0] / "config.json"])

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import simplejpeg
 
+from shards.dataset.content import content, image_hash
 from shards.dataset.description import dataset_identity, seal
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -210,8 +211,13 @@ def damage_sample(root, pixels, row, damage):
     data = bytearray(path.read_bytes())
     changed = damage(bytes(data[start : start + length]))
     assert len(changed) == length
-    data[start : start + length] = changed
+    before, data[start : start + length] = bytes(data[start : start + length]), changed
     path.write_bytes(data)
+    info = json.loads((root / "dataset.json").read_bytes())
+    entry = next(each for each in info["sizes"][str(pixels)]["shards"] if root / each["name"] == path)
+    hashes = [image_hash(dataset.key(row), each) for each in (before, changed)]
+    entry["content"] = content([entry["content"], -hashes[0], hashes[1]])
+    (root / "dataset.json").write_bytes(json_bytes(info))
     reseal(root)
     return f"{path}: {dataset.key(row)}.{'npy' if stored.raw else 'jpg'}: "
 
