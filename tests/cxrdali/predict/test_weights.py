@@ -225,6 +225,10 @@ def test_a_run_continues_with_its_own_network_alone(run, dataset, tmp_path):
     torch.save({**state, "about": twin}, tmp_path / "b" / LAST)
     with pytest.raises(UserError, match=f"last.pt: holds weights of test_efficientnet_gn, this run is {ARCH}; restore"):
         train(settings(), dataset, tmp_path / "b")
+    others = {**state["about"], "findings": "\n".join(reversed(FINDINGS))}
+    torch.save({**state, "about": others}, tmp_path / "b" / LAST)
+    with pytest.raises(UserError, match="last.pt: findings is '.*' there, '.*' in this run; restore it"):
+        train(settings(), dataset, tmp_path / "b")
     del state["about"]
     torch.save(state, tmp_path / "b" / LAST)
     assert train(settings(), dataset, tmp_path / "b").epochs == 2
