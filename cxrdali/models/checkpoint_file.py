@@ -49,9 +49,6 @@ class _Inert:
     def __new__(cls, *given: Any) -> "_Inert":
         return object.__new__(cls)
 
-    def __init__(self, *given: Any):
-        pass
-
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
             self.__dict__.update(state)
