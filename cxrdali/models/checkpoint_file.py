@@ -49,9 +49,6 @@ class _Inert:
     def __new__(cls, *given: Any) -> "_Inert":
         return object.__new__(cls)
 
-    def __init__(self, *given: Any):
-        pass
-
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
             self.__dict__.update(state)
@@ -66,14 +63,14 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; {GIVE}")
     try:
+        if reason := _other_format(path):
+            raise UserError(f"{path}: no weights file: it {reason}; {GIVE}")
         if path.suffix == ".safetensors" or _begins(path)[8:9] == b"{":
             about = weights_file.check(path)
             if CHECKSUM not in about and "findings" in about:  # not of ours: timm's, say
                 note_unsealed(path)
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
-        if reason := _other_format(path):
-            raise UserError(f"{path}: no weights file: it {reason}; {GIVE}")
         check_records(path)
         content = _unpickled(path)
         tensors, about = _table(content), _about(content)

@@ -181,7 +181,12 @@ def _model(settings: TrainSettings, findings: tuple[str, ...], before: Continued
         about = load_initial(model, weights, findings, settings.model.new_head)
         log.info(f"starts from {_start(Path(settings.model.init or weights), weights, about)}")
     if before:  # here already: features are kept of the run's own backbone
-        identity.check(Path(LAST), before.about, model.identity, True, "restore it, or give another --out")
+        restore = "restore it, or give another --out"
+        identity.check(Path(LAST), before.about, model.identity, True, restore)
+        own = {**model.identity, "findings": "\n".join(findings)}
+        for name in ("size", "logit_scale", "findings"):
+            if before.about.get(name, own[name]) != own[name]:
+                raise UserError(f"{LAST}: {name} is {before.about[name]!r} there, {own[name]!r} in this run; {restore}")
         model.backbone.load_state_dict(before.weights)
     if settings.model.frozen:
         _freeze(model, settings.model.arch)

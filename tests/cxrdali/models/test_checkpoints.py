@@ -365,6 +365,8 @@ OTHERS = {
     "page.pt": (lambda path: path.write_text("<!DOCTYPE html><p>no"), "it is text that begins with '<!DOCTYPE html>"),
     "w.pth": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "`git lfs pull`"),
     "model.safetensors.index.json": (lambda path: path.write_text('{"weight_map": {}}'), "it is text that begins with"),
+    "lfs.safetensors": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "`git lfs pull`"),
+    "empty.safetensors": (lambda path: path.write_bytes(b""), "it is empty"),
     "keras.h5": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(90)), "it is HDF5, as Keras writes"),
     "net.onnx": (lambda path: path.write_bytes(b"\x08\x07\x12\x07pytorch" + bytes(90)), "it is ONNX"),
     "model.ckpt.data-00000-of-00001": (lambda path: path.write_bytes(bytes(90)), "it is TensorFlow"),
