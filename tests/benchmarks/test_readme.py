@@ -114,13 +114,6 @@ def test_a_gpus_rows_stand_beside_the_cpus(results):
     assert "at every stage" not in line(page, "step | ours, loader: training")
 
 
-def test_threads_beside_what_is_demanded(results):
-    supply = [{**rate("cpu, 1 thread", 224, 4000.0), "feed": "cpu", "threads": 1}]
-    rule = {"rule": "a GPU", "feed": "cpu", "demanded": 1500.0, "threads_needed": 1, "cores_busy": 0.19, "size": 224}
-    results("demand", *supply, rule | {"environment": WHERE})
-    assert line(tables(), "224 px, cpu") == "| 224 px, cpu | 4,000 | a GPU, 1,500: 1, 0.19 cores |"
-
-
 def test_names_in_the_picture_stand_apart():
     places = [0.5, 0.50, 0.51, 0.2, 0.9]
     moved = plots.spread_out(places, 0.04)
