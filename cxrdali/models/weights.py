@@ -141,15 +141,13 @@ def head_keys(model: "Classifier") -> list[str]:
 
 def check_size(model: "Classifier", state: dict, metadata: dict[str, str], path: Path) -> None:
     """Raises UserError if weights of the same network at another image size have other shapes than it has here."""
-    own, size, arch = model.backbone.state_dict(), model.options.size, model.options.arch
-    if metadata.get("arch") != arch or metadata.get("size") in (None, str(size)):
-        return
-    for key in own:
-        if key in state and state[key].shape != own[key].shape:
-            raise UserError(
-                f"{path}: was trained at {metadata['size']} px, this run is at {size} px, and {arch!r} cannot change "
-                f"its size ({key!r}); give --size {metadata['size']}"
-            )
+    own, arch, size, stored = model.backbone.state_dict(), model.options.arch, model.options.size, metadata.get("size")
+    other = next((key for key in own if key in state and state[key].shape != own[key].shape), None)
+    if other and metadata.get("arch") == arch and stored not in (None, str(size)):
+        raise UserError(
+            f"{path}: was trained at {stored} px, this run is at {size} px, and {arch!r} cannot change its size "
+            f"({other!r}); give --size {stored}"
+        )
 
 
 def resampled(backbone: nn.Module, state: dict, path: Path) -> dict:
