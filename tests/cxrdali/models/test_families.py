@@ -127,14 +127,13 @@ def test_weights_are_read_back_in_any_order_of_findings_and_at_any_scale(arch, t
     made = trained(options(arch, logit_scale=30.0))
     before = made(images())
     path = saved(made, tmp_path / "weights.safetensors")
-    for order in (FINDINGS, FINDINGS[::-1], FINDINGS[2:] + FINDINGS[:2]):
-        for scale in (30.0, 1.0):
-            again = create(options(arch, logit_scale=scale), len(FINDINGS))
-            load_initial(again, path, order)
-            expected = before[:, [FINDINGS.index(name) for name in order]]
-            # of the same numbers, sums come in another order
-            close = {"rtol": 0, "atol": 0 if (order, scale) == (FINDINGS, 30.0) else 1e-5 * before.abs().max().item()}
-            torch.testing.assert_close(again.eval()(images()), expected, **close)
+    for order, scale in ((FINDINGS, 30.0), (FINDINGS[2:] + FINDINGS[:2], 1.0)):
+        again = create(options(arch, logit_scale=scale), len(FINDINGS))
+        load_initial(again, path, order)
+        expected = before[:, [FINDINGS.index(name) for name in order]]
+        # of the same numbers, sums come in another order
+        close = {"rtol": 0, "atol": 0 if scale == 30 else 1e-5 * before.abs().max().item()}
+        torch.testing.assert_close(again.eval()(images()), expected, **close)
 
 
 @pytest.mark.parametrize("arch", KINDS)
@@ -250,7 +249,6 @@ def test_a_network_whose_weights_belong_to_a_size_names_both(tmp_path):
     [
         ("inception_v3", 64, "Kernel size can't be greater than actual input size", 96),
         ("efficientformer_l1", 96, r"size of tensor a \(9\) must match the size of tensor b \(49\)", 224),
-        ("vit_tiny_patch16_224", 100, r"Input height \(100\) .*patch size \(16\)|100", 96),
     ],
 )
 def test_a_size_that_a_network_cannot_take_is_refused_with_one_that_it_takes(arch, size, reason, fits):
@@ -296,7 +294,6 @@ def test_a_size_is_refused_before_anything_is_written(dataset, tmp_path):
     assert not any(path.suffix for path in (tmp_path / "run").iterdir())
 
 
-@torch.no_grad()
 def test_a_tensor_under_two_names_is_saved_under_both(dataset, tmp_path):
     run = tmp_path / "run"
     given = {"stage": 1, "arch": "cxrdali_test_hidden", "pretrained": False, "size": 48, "batch": 4, "epochs": 1}
