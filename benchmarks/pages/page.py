@@ -119,28 +119,10 @@ def _rates(*names: str) -> Callable[[Sequence[dict]], str]:
     return text
 
 
-def _demand(rows: Sequence[dict]) -> str:
-    """Supply by threads, and the threads that each demand needs."""
-    supply = [row for row in rows if "baseline" in row]
-    threads, lines = sorted({row["threads"] for row in supply}), []
-    for size, feed in dict.fromkeys((row["size"], row["feed"]) for row in supply):
-        own = [row for row in rows if (row["size"], row.get("feed")) == (size, feed)]
-        rates = {row["threads"]: f"{results.median_rate(row):,.0f}" for row in own if "baseline" in row}
-        needed = [
-            f"{row['rule']}, {row['demanded']:,.0f}: {row['threads_needed'] or 'more'}, {row['cores_busy']:.2f} cores"
-            for row in own
-            if "rule" in row
-        ]
-        lines.append((f"{size} px, {feed}", *(rates.get(count, "") for count in threads), "; ".join(needed)))
-    head = " | ".join(f"{count} threads" if count > 1 else "1 thread" for count in threads)
-    return table(f"images/s | {head} | demand, images/s: threads for twice that, cores busy at it", lines)
-
-
 RATE = ("images/s", "lowest to highest")
 TABLES = {
     "loader": ("Loading", _rates("px", *RATE, "CPU s per 1,000", "peak MiB", "bytes an image", "cache")),
     "pack": ("Packing", _rates(*RATE, "CPU s per 1,000", "peak MiB")),
-    "demand": ("Threads against the training step", _demand),
     "step": ("The training step", _rates("px", *RATE, "waiting")),
     "stages": ("Stage training", stages_report.table),
 }  # result file -> title, and what writes its rows

@@ -4,7 +4,6 @@ EfficientNetV2-S in AMP and channels-last on an RTX 3090, 128 images of 288 pixe
 results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv).
 """
 
-GPU = "RTX 3090"
 RATE, SIDE = 559.2, 288
 
 

@@ -1,4 +1,5 @@
-"""Writes the README's few figures on speed, the tables of docs/benchmarks.md and the picture of loading.
+"""Writes the README's few figures on speed, the tables of docs/benchmarks.md and docs/architectures.md, and the picture
+of loading.
 
     python -m benchmarks.pages.readme
 
@@ -10,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.pages import plots
+from benchmarks.pages import families, plots
 from benchmarks.pages.markdown import NOT_MEASURED, fastest, table, where
 from benchmarks.pages.page import tables
 
 ROOT = Path(__file__).parents[2]
 README, PAGE, LOADING = ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "loading.svg"
+ARCHITECTURES = ROOT / "docs" / "architectures.md"
 BEGIN, END = "<!-- speed: written by python -m benchmarks.pages.readme -->\n", "<!-- /speed -->\n"
 SHOWN = (224, 512)  # pixels: the columns of the README's table; the picture and the page have all sizes
 IN_README = ("JPEG", "raw", "decode only", "best-effort DataLoader", "FFCV JPEG", "stage-training paper, native files")
@@ -66,14 +68,16 @@ def loading_lines(rows: Sequence[dict]) -> list[plots.Line]:
     return found
 
 
-def written(text: str, new: str) -> str:
+def written(text: str, new: str, name: str = "speed") -> str:
     """The text with what stands between the markers replaced."""
-    return text.split(BEGIN)[0] + BEGIN + new + END + text.split(END)[1]
+    begin, end = BEGIN.replace("speed", name, 1), END.replace("speed", name)
+    return text.split(begin)[0] + begin + new + end + text.split(end)[1]
 
 
 def main() -> None:
     README.write_text(written(README.read_text(), section()))
     PAGE.write_text(written(PAGE.read_text(), tables()))
+    ARCHITECTURES.write_text(written(ARCHITECTURES.read_text(), families.section(), "families"))
     rows = results.newest("loader", gpu=False)
     machine = rows[-1]["environment"]
     words = f"{machine['cpu']}, {machine['cores']} cores, no GPU; synthetic images, warm cache; {machine['date'][:10]}"

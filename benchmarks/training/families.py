@@ -14,7 +14,7 @@ import logging
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,7 +29,7 @@ from cxrdali import predictions
 from cxrdali.predict.explain import explain
 from cxrdali.predict.options import ExplainOptions, PredictOptions
 from cxrdali.predict.predict import predict
-from cxrdali.runs.layout import BEST, VAL_PREDICTIONS
+from cxrdali.runs.layout import CONFIG, VAL_PREDICTIONS
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import settings_of
 from cxrdali.train.retrain import retrain_settings
@@ -37,7 +37,6 @@ from cxrdali.train.trainer import train
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 
-# once for all families
 PRELOAD = ["benchmarks.datasets", "cxrdali.predict.explain", "cxrdali.train.retrain", "cxrdali.train.trainer"]
 SIZES, LARGEST, BATCH, STUDIES = (64, 96, 128), 560, 4, 24
 STEPS = ("trains", "saves", "predicts", "explains", "caches", "other_size")
@@ -51,8 +50,8 @@ class FamiliesRun(Options):
     seconds: int = option(300, "that a family may take")
 
 
-def smallest(family: str) -> tuple[str, int, int]:
-    """A family's network with the fewest parameters, their number, and its own size in pixels."""
+def smallest(family: str) -> tuple[int, str, int]:
+    """The number of parameters, the name and the own size in pixels of a family's network with the fewest of them."""
     found = []
     for arch in timm.list_models(module=family):
         try:
@@ -60,10 +59,8 @@ def smallest(family: str) -> tuple[str, int, int]:
                 model = timm.create_model(arch, num_classes=2)
         except TypeError:  # an encoder, which has no classifier
             continue
-        count = sum(each.numel() for each in model.parameters())
-        found.append((count, arch, model.pretrained_cfg["input_size"][-1]))
-    count, arch, size = min(found)
-    return arch, count, size
+        found.append((sum(map(torch.numel, model.parameters())), arch, model.pretrained_cfg["input_size"][-1]))
+    return min(found)
 
 
 class Walk:
@@ -71,28 +68,24 @@ class Walk:
 
     def __init__(self, arch: str, own_size: int, dataset: PackedDataset, folder: Path):
         self.arch, self.dataset, self.folder, self.run = arch, dataset, folder, folder / "stage1"
-        self.sizes = dict.fromkeys((*SIZES, own_size))
+        self.sizes = tuple(dict.fromkeys((*SIZES, own_size)))
         self.size, self.other, self.smaller = 0, 0, ""
 
     def trains(self) -> None:
-        self.size, self.smaller = self._first(self.sizes, lambda size: self._train(1, size, self.run))
+        self.size, self.smaller = self._first(self.sizes, 1, self.run, pretrained=False)
 
     def saves(self) -> None:
-        if not Run.open(self.run).best_weights().exists():
-            raise UserError(f"no {BEST}")
+        Run.open(self.run).best_weights()
 
     def predicts(self) -> None:
-        """As the trainer did, with one image in the last batch."""
-        self._agree(self.run, BATCH + 1)
+        self._agree(self.run, BATCH + 1)  # with one image in the last batch
 
     def explains(self) -> None:
-        explain(self.run, self.dataset, ExplainOptions(images=1), self._options(BATCH))
+        explain(self.run, self.dataset, ExplainOptions(images=1), PredictOptions(device="cpu"))
 
     def caches(self) -> None:
         """The classifier is retrained in any case; its scores are those of the whole model."""
-        out = self.folder / "crt"
-        said: list[str] = []
-        log = logging.getLogger("cxrdali.train.build")
+        out, said, log = self.folder / "crt", [], logging.getLogger("cxrdali.train.build")
         log.setLevel(logging.INFO)
         log.addFilter(lambda record: said.append(record.getMessage()))
         changes = {"epochs": 1, "warmup_epochs": 0, "limit_batches": None}
@@ -103,58 +96,45 @@ class Walk:
 
     def other_size(self) -> None:
         sizes = [size for size in (*self.sizes, 2 * self.size) if self.size < size <= LARGEST] or (224, *SIZES)
-        self.other, _ = self._first(sizes, lambda size: self._train(2, size, self.folder / "stage2"))
+        self.other, _ = self._first(sizes, 2, self.folder / "stage2", init=str(self.run))
 
-    def _first(self, sizes, attempt: Callable[[int], None]) -> tuple[int, str]:
+    def _first(self, sizes: Sequence[int], stage: int, out: Path, **start: object) -> tuple[int, str]:
         """The first size that is taken, and why the first of all is not."""
         errors = []
         for size in sizes:
+            about = {"stage": stage, "size": size, "arch": self.arch, "device": "cpu", **start}
             try:
-                attempt(size)
+                train(settings_of(about, batch=BATCH, epochs=1, limit_batches=1), self.dataset, out)
                 return size, " ".join(map(str, errors[:1]))
             except UserError as error:
+                if (out / CONFIG).exists():
+                    raise RuntimeError("refused after the run's folder was written") from error
                 errors.append(error)
         raise errors[0]
-
-    def _train(self, stage: int, size: int, out: Path) -> None:
-        start = {"pretrained": False} if stage == 1 else {"init": str(self.run)}
-        settings = settings_of(
-            stage=stage, size=size, arch=self.arch, batch=BATCH, epochs=1, limit_batches=1, device="cpu", **start
-        )
-        try:
-            train(settings, self.dataset, out)
-        except UserError as error:
-            if (out / "config.json").exists():
-                raise RuntimeError("refused after the run's folder was written") from error
-            raise
-
-    def _options(self, batch: int) -> PredictOptions:
-        return PredictOptions(batch=batch, device="cpu")
 
     def _agree(self, run: Path, batch: int) -> None:
         """What is predicted is what the trainer validated with."""
         stored = predictions.read(run / VAL_PREDICTIONS)
-        found = predict(run, self.dataset, "val", self._options(batch))
+        found = predict(run, self.dataset, "val", PredictOptions(batch=batch, device="cpu"))
         same = found.ids["image_id"].isin(stored.ids["image_id"])
         np.testing.assert_allclose(found.values[same], stored.values, rtol=1e-3, atol=1e-3)
 
 
 def walked(family: str, data: Path, folder: Path) -> dict:
     """A family's row: for each step whether it went well, and the reasons of those that did not."""
-    started, (arch, parameters, own_size) = time.perf_counter(), smallest(family)
-    walk, row, reasons = Walk(arch, own_size, PackedDataset.open(data), folder), {}, {}
+    started, (parameters, arch, own_size) = time.perf_counter(), smallest(family)
+    walk, row, reasons = Walk(arch, own_size, PackedDataset.open(data), folder), dict.fromkeys(STEPS, False), {}
     for step in STEPS:
         try:
             getattr(walk, step)()
             row[step] = True
         except Exception as error:
-            row[step] = False
             fault = "" if isinstance(error, UserError) else f"FAULT {type(error).__name__}: "
             reasons[step] = fault + " ".join(str(error).split())[:300].replace(str(folder), "RUN")
             if step == "trains":
                 break
     reasons |= {"smaller": walk.smaller} if walk.smaller else {}
-    about = {"family": family, "model": arch, "parameters": parameters, "size": walk.size, "other": walk.other}
+    about = {"model": arch, "parameters": parameters, "size": walk.size, "other": walk.other}
     return about | row | {"reasons": reasons, "seconds": round(time.perf_counter() - started, 1)}
 
 
@@ -168,17 +148,19 @@ def row_of(family: str, data: Path, seconds: int) -> dict:
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOAD)
     received, sent = processes.Pipe(duplex=False)
+    fault = {"model": "", "parameters": 0, "size": 0, "other": 0, **dict.fromkeys(STEPS, False)}
+    fault["reasons"] = {"trains": f"FAULT its process ended, or took more than {seconds} s"}
     with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as folder:
         process = processes.Process(target=_child, args=(sent, family, data, Path(folder)))
         process.start()
         sent.close()
         try:
-            return received.recv() if received.poll(seconds) else {"reasons": {"trains": f"FAULT: over {seconds} s"}}
+            found = received.recv() if received.poll(seconds) else fault
         except EOFError:
-            return {"reasons": {"trains": f"FAULT: its process ended with {process.exitcode}"}}
-        finally:
-            process.kill()
-            process.join()
+            found = fault
+        process.kill()
+        process.join()
+    return {"data": "synthetic", "family": family, **found}
 
 
 def main() -> None:
@@ -188,7 +170,7 @@ def main() -> None:
         release = datasets.synthetic(Path(folder, "release"), STUDIES, LARGEST)
         data = datasets.packed(release, Path(folder, "packed"), (*SIZES, LARGEST)).root
         for family in options.families or timm.list_modules():
-            row = {"family": family, **row_of(family, data, options.seconds)}
+            row = row_of(family, data, options.seconds)
             print(json.dumps(row), flush=True)
             results.save([row], environment, options.save, "families")
 

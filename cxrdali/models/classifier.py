@@ -22,8 +22,7 @@ from cxrdali.models.weights import resampled
 from shards.errors import UserError
 from shards.words import near
 
-Several = (tuple, list, nn.ModuleList)
-SIZES = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)  # pixels that a refusal may advise
+SIZES = range(32, 577, 32)  # pixels that a refusal may advise, beside the network's own
 
 
 class Classifier(nn.Module):
@@ -95,10 +94,9 @@ class Classifier(nn.Module):
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """float [B, D] -> float32 logits [B, F]: the mean over the classifiers."""
         parts = features.split([shape.numel() for shape in self.seen.shapes], dim=1)
-        each = zip(self.heads, parts, self.seen.shapes, strict=True)
-        return self._scaled(
-            torch.stack([head(part.unflatten(1, shape)).flatten(1) for head, part, shape in each]).mean(dim=0)
-        )
+        inputs = [part.unflatten(1, shape) for part, shape in zip(parts, self.seen.shapes, strict=True)]
+        outputs = [head(given).flatten(1) for head, given in zip(self.heads, inputs, strict=True)]
+        return self._scaled(torch.stack(outputs).mean(dim=0))
 
     def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
         return logits if self.logit_scale == 1 else logits * self.logit_scale
@@ -106,7 +104,8 @@ class Classifier(nn.Module):
 
 def _flat(found: Any) -> tuple[nn.Module, ...]:
     """Distilled models have two classifiers, others one for each of their stages."""
-    return tuple(each for inner in found for each in _flat(inner)) if isinstance(found, Several) else (found,)
+    several = isinstance(found, (tuple, list, nn.ModuleList))
+    return tuple(each for inner in found for each in _flat(inner)) if several else (found,)
 
 
 def _wide(head: nn.Module, *arguments: Any, **named: Any) -> torch.Tensor:
@@ -215,10 +214,10 @@ def _fault(options: ModelOptions, num_findings: int) -> Exception | None:
     """What goes wrong, whatever the weights, when a network is built and sees images of a size."""
     try:
         with torch.device("meta"):
-            _outline(options, num_findings).eval()(torch.zeros(2, 3, options.size, options.size))
+            logits = _outline(options, num_findings).eval()(torch.zeros(2, 3, options.size, options.size))
+        return None if logits.shape == (2, num_findings) else ValueError("it has another output")
     except Exception as error:
         return error
-    return None
 
 
 def _refusal(options: ModelOptions, num_findings: int, error: Exception) -> UserError:

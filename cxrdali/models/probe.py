@@ -27,18 +27,21 @@ class Seen:
 
 @torch.no_grad()
 def look(model: "Classifier", num_findings: int) -> Seen:
-    """Pass black images of the model's size through it, in evaluation mode.
+    """Pass black images of the model's size through it, in evaluation mode, on the CPU.
 
     Weights and torch's generators are afterwards as they were, the model is in training mode. Raises whatever a layer
     raises, and ValueError if the output is no row of logits per image.
     """
-    images = torch.zeros(IMAGES, 1, model.options.size, model.options.size, dtype=torch.uint8)
     if model.scale.is_meta:
         return Seen()
-    own, singles = model.backbone.state_dict(), []
+    images, own, singles = torch.zeros(IMAGES, 1, *[model.options.size] * 2), model.backbone.state_dict(), []
     kept = {key: own[key].clone() for key in model.finding_keys}
+
+    def note(name: str, given: torch.Tensor) -> None:
+        singles.extend([name] * (given.numel() == IMAGES * given.shape[1]))
+
     handles = [
-        each.register_forward_pre_hook(lambda _, given, name=name: singles.extend([name] * _is_single(given[0])))
+        each.register_forward_pre_hook(lambda _, given, name=name: note(name, given[0]))
         for name, each in model.backbone.named_modules() if isinstance(each, _BatchNorm)
     ]  # fmt: skip
     try:
@@ -48,9 +51,7 @@ def look(model: "Classifier", num_findings: int) -> Seen:
             model.eval()
             logits, inputs = model.inputs(images)
             if logits.shape != (IMAGES, num_findings):
-                raise ValueError(
-                    f"its output for {IMAGES} images is {list(logits.shape)}, not {num_findings} logits each"
-                )
+                raise ValueError(f"its output is {list(logits.shape)} for {IMAGES} images and {num_findings} findings")
             model.seen = Seen(tuple(each.shape[1:] for each in inputs), "", next(iter(singles), ""))
             return replace(model.seen, why=_why_not(model, inputs, logits))
     finally:
@@ -61,14 +62,10 @@ def look(model: "Classifier", num_findings: int) -> Seen:
         model.train()  # forgets, too, what layers keep of their weights in evaluation mode
 
 
-def _is_single(given: torch.Tensor) -> bool:
-    return given.numel() == IMAGES * given.shape[1]
-
-
 def _why_not(model: "Classifier", inputs: list[torch.Tensor], logits: torch.Tensor) -> str:
-    maps = [list(shape) for shape in model.seen.shapes if shape.numel() != max(shape)]
-    if maps:
-        return f"a classifier of {model.options.arch!r} sees {maps[0]} of an image, not a vector"
+    for shape in model.seen.shapes:
+        if shape.numel() != max(shape):
+            return f"a classifier of {model.options.arch!r} sees {list(shape)} of an image, not a vector"
     if len(inputs) == len(model.heads):
         again = model.classify(torch.cat([each.flatten(1) for each in inputs], dim=1))
         if torch.allclose(again, logits, rtol=1e-4, atol=1e-5):

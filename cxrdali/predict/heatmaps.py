@@ -40,11 +40,10 @@ def map_layer(model: Classifier, size: int, name: str | None = None) -> str:
     some = ", ".join(list(maps)[-1:-4:-1])
     if not maps:
         last = str(getattr(model.backbone, "output_fmt", "NCHW")) != "NCHW"
+        why = f"no layer's output is a map [channels, height, width] of several places at {size} px"
         raise UserError(
-            f"{type(model.backbone).__name__}: "
-            + ("its maps have their channels last, not" if last else "no layer's output is a map")
-            + f" [channels, height, width] of several places at {size} px, so there is nothing to show; explain a run "
-            "of a convolutional model"
+            f"{type(model.backbone).__name__}: {'its maps have their channels last' if last else why}, so there is "
+            "nothing to show; explain a run of a convolutional model"
         )
     if name is not None:
         if name not in dict(model.backbone.named_modules()):

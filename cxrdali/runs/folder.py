@@ -16,6 +16,7 @@ kill left between the two. Every table follows from last.pt, so no row is ever d
 
 import csv
 import io
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
@@ -74,6 +75,8 @@ def commit(run: Path, state: dict, settings: TrainSettings, best: tuple[dict, di
             # safetensors wants plain strides; a channels-last weight is written in the usual layout. Not its
             # save_file: that leaves a nameless temporary file behind a kill
             plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+            places = Counter(value.data_ptr() for value in plain.values())  # CoaT has tensors under several names
+            plain |= {name: value.clone() for name, value in plain.items() if places[value.data_ptr()] > 1}
             data, state["best_checksum"] = weights_file.sealed(safetensors.save(plain, metadata))
             write_bytes(run / NEW[layout.BEST], data)
             del data  # as large as the model

@@ -16,6 +16,7 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.models import identity
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.loss_module import LossModule
+from cxrdali.models.probe import look
 from cxrdali.models.weights import head_keys, load_initial
 from cxrdali.runs.layout import BEST, LAST
 from cxrdali.runs.reader import Run, written
@@ -104,7 +105,7 @@ def build(
     trial = microbatch.Trial(settings, hardware, ranks, model, loss, (loader, val_loader), shape)
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
     settings = settings.changed(micro_batch=micro_batch)
-    _check_norms(model, settings, shape.images)
+    _check_norms(model, settings, micro_batch or shape.images)
     # not before the search: each rank tries sizes of its own, and fails at its own; one process has all images
     if settings.runtime.sync_bn and ranks.world > 1:
         _synchronise(model, hardware)
@@ -189,6 +190,7 @@ def _model(settings: TrainSettings, findings: tuple[str, ...], before: Continued
                 raise UserError(f"{LAST}: {name} is {before.about[name]!r} there, {own[name]!r} in this run; {restore}")
         model.backbone.load_state_dict(before.weights)
     if settings.model.frozen:
+        model.seen = look(model, len(findings))  # trained weights may combine classifiers otherwise than new ones
         _freeze(model, settings.model.arch)
     return model
 
@@ -203,14 +205,14 @@ def _freeze(model: Classifier, arch: str) -> None:
         each.requires_grad_(False)
 
 
-def _check_norms(model: Classifier, settings: TrainSettings, share: int) -> None:
+def _check_norms(model: Classifier, settings: TrainSettings, at_a_time: int) -> None:
     """Raises UserError if batch normalisation would see a single value of a channel, which has no variance."""
-    at_a_time, runtime = settings.runtime.micro_batch or share, settings.runtime
-    if model.seen.single and at_a_time == 1 and not settings.model.frozen and not runtime.sync_bn:
-        given = f"--micro-batch {settings.runtime.micro_batch}" if settings.runtime.micro_batch else f"--batch {share}"
+    layer, runtime = model.seen.single, settings.runtime
+    if layer and at_a_time == 1 and not settings.model.frozen and not runtime.sync_bn:
         raise UserError(
             f"{settings.model.arch!r} cannot train on 1 image of {settings.data.size} px at a time: its batch "
-            f"normalisation {model.seen.single!r} would see 1 value of each channel; use more than {given}"
+            f"normalisation {layer!r} would see 1 value of each channel; use a larger "
+            + ("--micro-batch" if runtime.micro_batch else "--batch")
         )
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.pages import plots, readme
+from benchmarks.pages import families, plots, readme
 from benchmarks.pages.page import TABLES, tables
 from benchmarks.pages.readme import LOADERS, loading_lines
 from benchmarks.results import newest
@@ -115,11 +115,19 @@ def test_a_gpus_rows_stand_beside_the_cpus(results):
     assert "at every stage" not in line(page, "step | ours, loader: training")
 
 
-def test_threads_beside_what_is_demanded(results):
-    supply = [{**rate("cpu, 1 thread", 224, 4000.0), "feed": "cpu", "threads": 1}]
-    rule = {"rule": "a GPU", "feed": "cpu", "demanded": 1500.0, "threads_needed": 1, "cores_busy": 0.19, "size": 224}
-    results("demand", *supply, rule | {"environment": WHERE})
-    assert line(tables(), "224 px, cpu") == "| 224 px, cpu | 4,000 | a GPU, 1,500: 1, 0.19 cores |"
+def test_the_newest_row_of_a_family_and_its_reasons_are_in_the_table_of_networks(results):
+    assert families.section() == "Not measured yet.\n"
+    yes = dict.fromkeys(("trains", "saves", "predicts", "explains", "caches", "other_size"), True)
+    row = {"family": "cait", "model": "cait_xxs24", "parameters": 11_760_000, "size": 64, "other": 96, "reasons": {}}
+    where = {"environment": WHERE | {"versions": {"timm": "1.0"}}}
+    older = row | yes | {"family": "beit", "trains": False, "reasons": {"trains": "FAULT"}}
+    newer = row | yes | {"family": "beit", "caches": False, "other": 0, "reasons": {"caches": "it sees a map"}}
+    results("families", row | yes | where, older | where, newer | where)
+    text = families.section()
+    assert line(text, "beit | `") == "| beit | `cait_xxs24` | 11.8 | 64 | yes | yes | yes | no | no |"
+    assert line(text, "cait") == "| cait | `cait_xxs24` | 11.8 | 64 | yes | yes | yes | yes | 96 |"
+    assert line(text, "beit | k") == "| beit | keeps features | it sees a map |" and "FAULT" not in text
+    assert "timm 1.0, a CPU, 2 cores, no GPU; commits 012345678, `benchmarks/results/families.jsonl`." in text
 
 
 def test_names_in_the_picture_stand_apart():
@@ -148,6 +156,8 @@ def test_the_picture_of_loading_draws_every_loader(tmp_path):
 def test_the_committed_page_and_section_are_of_the_committed_results():
     for path, new in ((readme.PAGE, tables()), (readme.README, readme.section())):
         assert path.read_text() == readme.written(path.read_text(), new)
+    page = readme.ARCHITECTURES.read_text()
+    assert page == readme.written(page, families.section(), "families")
     assert readme.LOADING.exists()
 
 

@@ -8,14 +8,6 @@ from tests.benchmarks.test_benchmarks import run
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def test_every_decode_mode_supplies_a_gpu(tmp_path):
-    tiny = ("--stages", "64:8", "--threads", "1,2", "--rounds", "1", "--seconds", "0.05", "--studies", "12")
-    rows, _ = run("loading.demand", tmp_path, "--device", "cuda", *tiny)
-    combinations = [(feed, threads) for feed in ("cpu", "mixed", "hybrid", "raw") for threads in (1, 2)]
-    assert [(row["feed"], row["threads"]) for row in rows if "baseline" in row] == combinations
-    assert {row["environment"]["gpu"] for row in rows} == {torch.cuda.get_device_name("cuda")}
-
-
 def test_a_step_on_a_gpu_waits_for_its_loader_little_enough_or_says_so(tmp_path):
     tiny = ("--stages", "64:8", "--rounds", "1", "--seconds", "0.05", "--studies", "12", "--variants", "nchw")
     rows, _ = run("training.step", tmp_path, "--device", "cuda", "--arch", "test_byobnet", *tiny)

@@ -32,7 +32,8 @@ class Small(nn.Module):
 
 def classifier(channels: int, findings: int, scale: float = 1.0) -> Classifier:
     torch.manual_seed(0)
-    return Classifier(Small(channels, findings), "imagenet", MEAN, STD, logit_scale=scale).eval()
+    options = ModelOptions("small", 40, logit_scale=scale)
+    return Classifier(Small(channels, findings), options, ("fc.weight", "fc.bias"), MEAN, STD).eval()
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +145,7 @@ def test_another_layer_has_more_places():
             r"ByobNet: what it hands to its classifier at 32 px, 256 x 1 x 1, is no map .* as st",
         ),
         ("test_vit", 160, None, r"VisionTransformer: .* 101 x 64, is no map .* with --layer, as patch_embed.proj$"),
-        ("swin_s3_tiny_224", 224, None, r"SwinTransformer: no layer's output is a map .*; explain a run of a"),
+        ("swin_s3_tiny_224", 224, None, r"SwinTransformer: its maps have their channels last, .*; explain a run of a"),
     ],
 )
 def test_a_model_without_a_map_is_named_with_the_way_out(arch, size, layer, message):
