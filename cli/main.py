@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from cxrdali.runtime.launcher import end_with_launcher
+from cxrdali.runtime.limits import out_of_memory
 from cxrdali.runtime.torchrun import is_one_of_several, rank
 from shards.errors import LostTouch, UserError
 from shards.words import did_you_mean
@@ -114,11 +115,9 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; the same command continues, or begins again", err=True)
         sys.exit(130)
-    except (UserError, OSError) as error:
-        if debug:
-            raise
-        _fail(_in_words(error), stderr, isinstance(error, LostTouch))
-    except Exception:
+    except Exception as error:
+        if not debug and (isinstance(error, UserError | OSError) or out_of_memory(error)):
+            _fail(_in_words(error), stderr, isinstance(error, LostTouch))
         sys.stderr = stderr
         if is_one_of_several():
             traceback.print_exc()
@@ -135,6 +134,12 @@ def _check_names(names: list[str]) -> None:
 
 
 def _in_words(error: Exception) -> str:
+    if lacking := out_of_memory(error):
+        first = (str(lacking).strip().splitlines() or ["MemoryError"])[0]
+        return (
+            f"not enough memory ({first}); raise the limit (ulimit -v, the job's, the container's), or use smaller "
+            "numbers, as of --batch, --micro-batch, --threads or --jobs"
+        )
     if not isinstance(error, OSError):
         return str(error)
     where = f"{error.filename}: " if error.filename else ""

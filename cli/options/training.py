@@ -60,6 +60,12 @@ def say_dry_run(settings, dataset, out: Path, recipe: dict | None = None) -> Non
 
 def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
     """Train into `out` and say how it ended; after a signal the exit code is its number and 128."""
+    from cxrdali.runtime.limits import address_limit
+
+    if limit := address_limit():  # DALI's threads end the process by std::terminate where it is reached
+        click.echo(
+            f"note: ulimit -v gives this process {limit / 1e9:.1f} GB; if it ends without a word, raise it", err=True
+        )
     from cxrdali.train.stopping import Stopped
     from cxrdali.train.trainer import train
 

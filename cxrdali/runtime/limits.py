@@ -1,9 +1,14 @@
 """What the kernel lets this process have: cores and memory, control groups included."""
 
 import re
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+# what torch, DALI, the loader of shared libraries and the kernel say where memory is missing
+_NO_MEMORY = re.compile(
+    r"can(no|')t allocate memory|bad_alloc|failed to map segment|temporarily unavailable|can't start new thread", re.I
+)
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -35,6 +40,23 @@ def memory_available(
                 limits.append((limit, max(limit - (used or 0) + int(cached[1] if cached else 0), 0)))
     free = min([available, *(min(limit, room) for limit, room in limits)])
     return free, min((limit for limit, _ in limits), default=None)
+
+
+def out_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error, or the one that it comes from, that says that memory or threads cannot be had; None if none does. A
+    GPU's memory says so itself."""
+    if error is None or isinstance(error, MemoryError):
+        return error
+    if cause := out_of_memory(error.__cause__):
+        return cause
+    told = isinstance(error, OSError | ImportError | RuntimeError) and _NO_MEMORY.search(str(error))
+    return error if told and "not permitted" not in str(error) else None
+
+
+def address_limit() -> int | None:
+    """Bytes of addresses that this process may have (ulimit -v); None without a limit."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _groups(controller: str, root: Path, membership: Path) -> Iterator[Path]:
