@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from cli.options import next_command
 from cli.options.folders import FILE
 from shards.words import counted
 
@@ -50,7 +51,7 @@ def say_dry_run(settings, dataset, out: Path, recipe: dict | None = None) -> Non
 
 
 def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
-    """Train into `out` and say how it ended; after SIGTERM or Ctrl-C the exit code is the signal's."""
+    """Train into `out`, say how it ended and what comes next; after SIGTERM or Ctrl-C the exit code is the signal's."""
     from cxrdali.train.stopping import Stopped
     from cxrdali.train.trainer import train
 
@@ -61,3 +62,4 @@ def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
         sys.exit(128 + stop.signal)
     what, chosen_by = "was already finished" if summary.already_finished else "finished", settings.optimizer.select_by
     click.echo(f"{out}: {what}; best epoch {summary.best_epoch} with {chosen_by} {summary.best_score:.4f}")
+    next_command.after_training(settings, dataset, out)

@@ -44,7 +44,7 @@ def test_from_validation_to_decisions(folder, pack_folder):
         said = done(
             folder, "calibrate", f"{name}.parquet", "--rules", "platt.json", "--out", f"{name}.c.parquet"
         ).stdout
-        assert said.splitlines()[-1].startswith(f"{name}.c.parquet: ")
+        assert said.splitlines()[-2].startswith(f"{name}.c.parquet: ")
     slope, offset = (rules["Edema"]["map"][name] for name in ("slope", "offset"))
     before, after = read(folder / "test.parquet").values[:, 0], read(folder / "test.c.parquet").values[:, 0]
     np.testing.assert_allclose(after, slope * before.astype(np.float64) + offset, rtol=1e-6)
