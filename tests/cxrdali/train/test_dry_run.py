@@ -25,7 +25,7 @@ def settings(**changes):
 
 
 def files(folder):
-    return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+    return {path: path.is_file() and path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
 
 
 @pytest.fixture(scope="module")
