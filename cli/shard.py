@@ -222,8 +222,8 @@ def _print_estimate(found, jobs: int) -> None:
     for size, count in found.num_bytes.items():
         click.echo(f"  {size} px: about {_bytes(count)}")
     click.echo(
-        f"about {_bytes(sum(found.num_bytes.values()))} and {found.minutes:,.1f} minutes with {jobs} "
-        f"jobs (from {counted(found.sampled, 'image')} packed in memory; nothing was written)"
+        f"about {_bytes(sum(found.num_bytes.values()))} and {found.minutes:,.1f} minutes with "
+        f"{counted(jobs, 'job')} (from {counted(found.sampled, 'image')} packed in memory; nothing was written)"
     )
     for reason, count in found.rejected.items():
         click.echo(f"  {count} of the {found.sampled} would be rejected: {reason}")
