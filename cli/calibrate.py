@@ -5,6 +5,7 @@ import click
 from cli.options import folders, heldout, tables
 from cli.options.fields import Choice, field_options, filled
 from cli.options.folders import FILE, OUTPUT
+from cli.options.next_command import line, say
 from cli.options.scores import aligned, number
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
@@ -78,6 +79,9 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, all
         fitted.write(written)
         page = write_page(fitted, written.with_suffix(".html"))
         click.echo(f"{written}: rules fitted to {fit}; {page}: reliability diagrams")
+        if table is None:
+            calibrated = fit.with_name(f"{fit.stem}-{method}.parquet")
+            say(line("calibrate", fit, "--rules", written, "--out", calibrated))
     if table is not None:
         for note in differences(table.provenance, fitted.made_from):
             click.echo(f"note: {note}")

@@ -7,6 +7,7 @@ import click
 from cli.options import folders
 from cli.options.fields import field_options, filled
 from cli.options.folders import FILE, OUTPUT
+from cli.options.next_command import after_evaluation
 from cli.options.scores import aligned, interval, number, with_interval
 from cxrdali.evaluate.options import EvaluateOptions
 from shards.words import counted
@@ -72,6 +73,7 @@ def evaluate(file, data, labels, out, limits, **given):
     if thresholds is not None:
         _print_decisions(result)
     click.echo(f"written: {paths[0]}, {paths[1]}")
+    after_evaluation(file, paths[0], about.run)
 
 
 def _thresholds(text: str, findings: tuple[str, ...]):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import folders
+from cli.options import folders, next_command
 from cli.options.fields import Choice
 from cli.options.table_options import read_columns, table_options
 from shards.packing.options import ENGINES, FITS, WINDOWS, PackLimits, PackOptions, Part, Size
@@ -150,7 +150,7 @@ def shard(context, source, out, label_folders, table, jobs, engine, scheduler, p
     named = read_columns(table, given, ("path_column", "id_column", "findings"))
     if named and label_folders:
         raise click.UsageError("--labels is for known releases; with --table the labels are the table's own")
-    source, out = folders.release(source), folders.packed(out)
+    given_out, source, out = out, folders.release(source), folders.packed(out)
     sizes = tuple(map(Size.parse, given["sizes"].split(","))) if given["sizes"] else stored_sizes(out)
     options = _fields(PackOptions, {**given, "sizes": sizes or PackOptions.sizes})
     near = storage_of(source).local
@@ -175,6 +175,12 @@ def shard(context, source, out, label_folders, table, jobs, engine, scheduler, p
         _print_part(out, summary)
     else:
         _print_summary(out, summary)
+        pack = () if given_out is None else ("--data", out)
+        look = next_command.line("inspect", *pack)
+        if release.labels:
+            next_command.say(next_command.line("train", "--stage", 1, *pack), look)
+        else:
+            next_command.say(look)
 
 
 def _drop(context, out, names: list[str]) -> None:
@@ -216,8 +222,8 @@ def _print_estimate(found, jobs: int) -> None:
     for size, count in found.num_bytes.items():
         click.echo(f"  {size} px: about {_bytes(count)}")
     click.echo(
-        f"about {_bytes(sum(found.num_bytes.values()))} and {found.minutes:,.1f} minutes with {jobs} "
-        f"jobs (from {counted(found.sampled, 'image')} packed in memory; nothing was written)"
+        f"about {_bytes(sum(found.num_bytes.values()))} and {found.minutes:,.1f} minutes with "
+        f"{counted(jobs, 'job')} (from {counted(found.sampled, 'image')} packed in memory; nothing was written)"
     )
     for reason, count in found.rejected.items():
         click.echo(f"  {count} of the {found.sampled} would be rejected: {reason}")

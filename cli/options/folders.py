@@ -64,12 +64,19 @@ def open_packed(given: Path | None):
     from shards.dataset.cache import Cache
     from shards.dataset.packed import PackedDataset
 
-    root = packed(given)
+    root, meta = packed(given), click.get_current_context().meta
     if not storage_of(root).local:
-        return PackedDataset.open(root, Cache(copies()))
-    if _asked_cache() is not None:
-        click.echo(f"note: {root} is on this machine, so nothing is copied to a cache", err=True)
-    return PackedDataset.open(root)
+        meta[_OPENED] = PackedDataset.open(root, Cache(copies()))
+    else:
+        if _asked_cache() is not None:
+            click.echo(f"note: {root} is on this machine, so nothing is copied to a cache", err=True)
+        meta[_OPENED] = PackedDataset.open(root)
+    return meta[_OPENED]
+
+
+def opened():
+    """The packed dataset that this command has opened; None if it has none."""
+    return click.get_current_context().meta.get(_OPENED)
 
 
 def copies() -> Path:
@@ -79,7 +86,7 @@ def copies() -> Path:
     return resolve(_asked_cache(), "CXRDALI_CACHE", default_folder(), "copies")
 
 
-_CACHE = "cxrdali.cache"
+_CACHE, _OPENED = "cxrdali.cache", "cxrdali.opened"
 
 
 def _asked_cache() -> Path | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from cli.options import next_command
 from cli.options.fields import Choice
 from cli.options.folders import OUTPUT
 from shards.words import counted
@@ -22,8 +23,9 @@ kind_option = click.option(
 
 
 def write(table, out: Path, kind: str) -> None:
-    """Write Predictions as logits or probabilities, and say so."""
+    """Write Predictions as logits or probabilities, and say so, and what comes next."""
     if kind == "probability":
         table = table.as_probabilities()
     table.write(out)
     click.echo(f"{out}: {counted(len(table.values), 'image')}, {counted(len(table.findings), 'finding')}, {kind}")
+    next_command.after_table(out, table)

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import click
 
+from cli.options import next_command
 from cli.options.folders import FILE
 from shards.words import counted
 
@@ -59,7 +60,7 @@ def say_dry_run(settings, dataset, out: Path, recipe: dict | None = None) -> Non
 
 
 def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
-    """Train into `out` and say how it ended; after a signal the exit code is its number and 128."""
+    """Train into `out`, say how it ended and what comes next; after a signal the exit code is its number and 128."""
     from cxrdali.runtime.limits import address_limit
 
     if limit := address_limit():  # DALI's threads end the process by std::terminate where it is reached
@@ -75,3 +76,4 @@ def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
         end(stop)
     what, chosen_by = "was already finished" if summary.already_finished else "finished", settings.optimizer.select_by
     click.echo(f"{out}: {what}; best epoch {summary.best_epoch} with {chosen_by} {summary.best_score:.4f}")
+    next_command.after_training(settings, dataset, out)

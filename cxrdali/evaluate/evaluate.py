@@ -98,11 +98,8 @@ def evaluate(
     rows, places = match(path, table, dataset, labels)
     check_labelled(labels, rows, str(path))
     truth, values, kind = targets(labels, options.uncertain), table.values[:, places], _kind(path, table)
-    called = (
-        None
-        if thresholds is None
-        else thresholds.decide(path, tables.as_logits(table, path), options.allow_other_run)[:, places]
-    )
+    allow = options.allow_other_run
+    called = thresholds and thresholds.decide(path, tables.as_logits(table, path), allow)[:, places]
     probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
     catalog = dataset.catalog.iloc[rows]
     study = pd.factorize(catalog["subject_id"] + "/" + catalog["study_id"])[0]
@@ -119,6 +116,7 @@ def evaluate(
         "uncertain": options.uncertain,
         "values": kind,
         "thresholds": None if thresholds is None else _about(thresholds, table.provenance),
+        "without_training": _without_training(table, labels, truth, rows, train_rows),
         "groups": frequency,
         "synthetic": dataset.synthetic,
         "images": len(rows),
@@ -129,10 +127,6 @@ def evaluate(
     result["curves"] = {
         name: curves.counts(images.truth[:, place], values[:, place]) for place, name in enumerate(labels.findings)
     }
-    if table.provenance.split not in ("train", "all"):  # validation is held out of the training split
-        train_rows = np.setdiff1d(train_rows, rows)
-    trained, here = (counts(truth, each)[0].tolist() for each in (train_rows, rows))
-    result["without_training"] = without_training(labels.findings, here, trained) if len(train_rows) else []
     known = _known(labels, frequency, thresholds)
     frontal = (catalog["view"] == "frontal").to_numpy()
     parts = {"all": np.ones(len(rows), dtype=bool), "frontal": frontal, "lateral": ~frontal}
@@ -183,6 +177,16 @@ def _frequency(labels: Labels, truth: np.ndarray, train_rows: np.ndarray) -> dic
     positives = counts(truth, train_rows)[0].tolist()
     by_finding = dict(zip(labels.findings, positives, strict=True))
     return {"rule": RULE, "train_images": len(train_rows), "train_positives": by_finding}
+
+
+def _without_training(
+    table: tables.Predictions, labels: Labels, truth: np.ndarray, rows: np.ndarray, train_rows: np.ndarray
+) -> list[str]:
+    """By the training split without these images: validation is held out of it. None of it is known without one."""
+    if table.provenance.split not in ("train", "all"):
+        train_rows = np.setdiff1d(train_rows, rows)
+    trained, here = (counts(truth, each)[0].tolist() for each in (train_rows, rows))
+    return without_training(labels.findings, here, trained) if len(train_rows) else []
 
 
 def _known(labels: Labels, frequency: dict | None, thresholds: Thresholds | None) -> dict[str, list]:

@@ -17,7 +17,7 @@ from cxrdali.metrics.ranking import defined, macro
 from cxrdali.postprocess.calibration_maps import Affine, Isotonic, Map, fit_isotonic, fit_platt, fit_temperature
 from cxrdali.postprocess.crossfit import cross_fit, read_held_out
 from cxrdali.postprocess.options import CALIBRATIONS, DEFAULTS, SHARED, FitOptions
-from cxrdali.postprocess.rules import Rules, check_calibrated_alike, check_findings, check_origin, read_rules
+from cxrdali.postprocess.rules import Rules, check_alike, check_findings, read_rules
 from cxrdali.predictions import Kind, Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -131,8 +131,7 @@ def apply(path: Path, calibration: Calibration, allow_other_run: bool = False) -
     """
     table = tables.as_logits(tables.read(path), path)
     check_findings(path, table, calibration.findings, "calibration")
-    check_calibrated_alike(path, table, calibration.made_from, "calibration")
-    remark = check_origin(path, table.provenance, calibration.made_from, allow_other_run)
+    remark = check_alike(path, table, calibration.made_from, "calibration", allow_other_run)
     by_name = {rule.finding: (rule.map, rule.kept) for rule in calibration.rules}
     with np.errstate(over="ignore"):
         values = _use([by_name[name] for name in table.findings], table.values)

@@ -92,8 +92,8 @@ def check_findings(path: Path, table: Predictions, findings: Sequence[str], what
             raise UserError(f"{path}: finding {first_of(only)} is {where}; fit to predictions of the same findings")
 
 
-def check_calibrated_alike(path: Path, table: Predictions, made_from: dict, what: str) -> None:
-    """Raises UserError if the table did not go through the calibrations of the one that the rules were fitted to.
+def check_alike(path: Path, table: Predictions, made_from: dict, what: str, allow_other_run: bool) -> str:
+    """`check_origin`; raises UserError, too, if the table did not go through the calibrations of the one fitted to.
 
     Thresholds fitted on calibrated logits are rejected for uncalibrated tables, and vice versa. A CSV does not say what
     was done to it, and is taken as it is.
@@ -105,6 +105,7 @@ def check_calibrated_alike(path: Path, table: Predictions, made_from: dict, what
             f"{path}: its logits are {_in_words(here)}, those of {made_from['predictions']}, used to fit the {what}, "
             f"are {_in_words(there)}; give tables that went through the same calibration"
         )
+    return check_origin(path, table.provenance, made_from, allow_other_run)
 
 
 def differences(about: Provenance, made_from: dict) -> list[str]:

@@ -12,14 +12,7 @@ from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.ranking import defined
 from cxrdali.postprocess.crossfit import cross_fit, read_held_out
 from cxrdali.postprocess.options import DEFAULTS, FitOptions, Strategy, parse_strategy
-from cxrdali.postprocess.rules import (
-    Rules,
-    check_calibrated_alike,
-    check_derived,
-    check_findings,
-    check_origin,
-    read_rules,
-)
+from cxrdali.postprocess.rules import Rules, check_alike, check_derived, check_findings, read_rules
 from cxrdali.predictions import Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -77,8 +70,7 @@ class Thresholds(Rules):
         """
         if self.made_from:
             check_findings(path, table, self.findings, "thresholds")
-            check_calibrated_alike(path, table, self.made_from, "thresholds")
-            check_origin(path, table.provenance, self.made_from, allow_other_run)
+            check_alike(path, table, self.made_from, "thresholds", allow_other_run)
         by_name = {rule.finding: rule.threshold for rule in self.rules}
         return decide(table.values, [by_name[name] for name in table.findings])
 

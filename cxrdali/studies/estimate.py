@@ -115,15 +115,6 @@ def training_hours(rate: Rate, images: int, validated: int, epochs: int, cached:
     return epochs * (images / rate.trained + validated / rate.predicted) / 3600
 
 
-def is_cached(settings: TrainSettings) -> bool:
-    """Whether the trainer computes a frozen backbone's features once: nothing changes an image between epochs."""
-    return (
-        settings.model.frozen
-        and settings.runtime.cache_features
-        and options_of(settings.data.flips, settings.data.cutout, settings.data.augment) is None
-    )
-
-
 def predicting_hours(rate: Rate, images: int, tta: str) -> float:
     """Of predicting `images`, once per pass of `tta`."""
     return len(TTA[tta]) * images / rate.predicted / 3600

@@ -89,7 +89,7 @@ class _Paper(Flow):
     def _apply_views(self, name: str, split: str) -> Step:
         def do(out: Path) -> None:
             rules = views.read(self.root / "views.json")
-            # the paper's: fitted to model3, used on the ensemble too; the table's history says so
+            # Yamagishi & Hanaoka use model3's rules on the ensemble too; the table's history says so
             table, _ = views.apply(self.file(name, split), rules, self.dataset, allow_other_run=name != VIEWS_FROM)
             table.write(out)
 

@@ -50,6 +50,12 @@ class _Measured(StoppedTogether):
     """Raised where training would begin."""
 
 
+def is_cached(settings: TrainSettings) -> bool:
+    """Whether a frozen backbone's features are computed once: nothing changes an image between epochs."""
+    augment = options_of(settings.data.flips, settings.data.cutout, settings.data.augment)
+    return settings.model.frozen and settings.runtime.cache_features and augment is None
+
+
 def dry_run(settings: TrainSettings, dataset: PackedDataset, out: Path, recipe: dict | None = None) -> DryRun | None:
     """Take a few steps as `train` would; None if the run is finished. The folder `out` stays as it was.
 
@@ -62,8 +68,7 @@ def dry_run(settings: TrainSettings, dataset: PackedDataset, out: Path, recipe: 
         found.append(_measured(parts, loaded or {"epoch": 0, "position": 0}, caches))
         raise _Measured
 
-    augment = options_of(settings.data.flips, settings.data.cutout, settings.data.augment)
-    caches = settings.model.frozen and settings.runtime.cache_features and augment is None
+    caches = is_cached(settings)
     made = [each for each in (out / ".lock", out, *out.parents) if not each.exists()]
     try:  # features of all images are most of what is to be estimated
         train(settings.changed(cache_features=False), dataset, out, recipe=recipe, hooks=Hooks(on_parts=look))

@@ -44,7 +44,7 @@ def test_from_validation_to_decisions(folder, pack_folder):
         said = done(
             folder, "calibrate", f"{name}.parquet", "--rules", "platt.json", "--out", f"{name}.c.parquet"
         ).stdout
-        assert said.splitlines()[-1].startswith(f"{name}.c.parquet: ")
+        assert said.splitlines()[-2].startswith(f"{name}.c.parquet: ")
     slope, offset = (rules["Edema"]["map"][name] for name in ("slope", "offset"))
     before, after = read(folder / "test.parquet").values[:, 0], read(folder / "test.c.parquet").values[:, 0]
     np.testing.assert_allclose(after, slope * before.astype(np.float64) + offset, rtol=1e-6)
@@ -87,7 +87,9 @@ def test_what_a_table_does_not_say_is_said(folder, dataset, pack_folder):
     )
     assert "warning" not in done(folder, "calibrate", "--fit", "train.parquet", "--allow-leak", *fit).stderr
     written(folder / "other.parquet", dataset, "test", "test", run="n")
-    said = done(folder, "calibrate", "other.parquet", "--rules", "t.json", "--out", "o.parquet").stdout
+    other = ("calibrate", "other.parquet", "--rules", "t.json", "--out", "o.parquet")
+    refused(*other, cwd=folder, code=1, said="other.parquet: run 'n' here, 'm' in train.parquet")
+    said = done(folder, *other, "--allow-other-run").stdout
     assert "note: run 'n' here, 'm' in train.parquet, to which the rules were fitted" in said
     said = done(folder, "evaluate", "val.csv", "--draws", 0, "--data", pack_folder).stdout
     assert "note: val.csv does not say what it holds; ECE and Brier take its values as logits" in said

@@ -36,8 +36,8 @@ def test_weights_by_map_and_fitted_ones_are_said_and_used(folder, pack_folder, m
         assert float(lines[0].split()[-1]) > float(lines[1].split()[-1])
         if option == "--fit-weights":
             assert "cross-fitted over 3 folds of subjects" in lines[2] and "of the best table alone" in lines[2]
-        assert lines[-2] == read(folder / "e.parquet").provenance.history[0]
-        assert "good.test.parquet, noise.test.parquet" in lines[-2] and "the mAP of good.dev.parquet" in lines[-2]
+        assert lines[-3] == read(folder / "e.parquet").provenance.history[0]
+        assert "good.test.parquet, noise.test.parquet" in lines[-3] and "the mAP of good.dev.parquet" in lines[-3]
 
 
 def test_a_fit_that_gains_nothing_is_called_so(folder, pack_folder):

@@ -45,6 +45,7 @@ def test_from_two_runs_to_a_submission(folder, pack_folder):
     assert said.splitlines() == [
         "mean probability of a.test.parquet, b.test.parquet by weights 1, 3",
         f"e.test.parquet: {images} images, 5 findings, logit",
+        "next: cxrdali evaluate e.test.parquet",
     ]
     tables = [read(folder / f"{name}.test.parquet").values.astype(np.float64) for name in "ab"]
     mean = 0.25 * expit(tables[0]) + 0.75 * expit(tables[1])
@@ -69,6 +70,7 @@ def test_from_two_runs_to_a_submission(folder, pack_folder):
     assert lines[9:] == [
         "views.json: rules fitted to a.train.parquet",
         f"v.test.parquet: {images} images, 5 findings, logit",
+        f"next: cxrdali evaluate v.test.parquet --data {pack_folder}",
     ]
     assert after.provenance.history[0].startswith("mean probability of") and len(after.provenance.history) == 2
 

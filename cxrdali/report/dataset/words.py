@@ -7,6 +7,7 @@ from cxrdali.report.kit.numbers import count, percent, sentence
 from cxrdali.report.kit.tables import Table
 from shards.dataset.description import stored_otherwise
 from shards.dataset.pixels import LARGE_PATIENT
+from shards.words import counted
 
 SHOWN_PAIRS = 10
 FEW = 5  # images; a lift from fewer is mostly chance
@@ -19,7 +20,7 @@ def part_of(part: float, every: float) -> float | None:
 
 
 def images(number: int) -> str:
-    return "1 image" if number == 1 else f"{count(number)} images"
+    return counted(number, "image")
 
 
 def title(facts: DatasetFacts, release: ReleaseFacts) -> str:
@@ -230,7 +231,7 @@ def _without_positive(release: ReleaseFacts, shown: list[str]) -> list[str]:
 
 
 def of_images(release: ReleaseFacts) -> str:
-    return f"{count(len(release.rows))} {'training' if release.counted == 'train' else 'labelled'} images"
+    return counted(len(release.rows), f"{'training' if release.counted == 'train' else 'labelled'} image")
 
 
 def together(release: ReleaseFacts) -> list[Block]:

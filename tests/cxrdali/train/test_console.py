@@ -11,7 +11,7 @@ from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.evaluate.compare import compare
 from cxrdali.evaluate.evaluate import evaluate
 from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
-from cxrdali.report.training.page import write_report
+from cxrdali.report.training.page import ReportOptions, write_report
 from cxrdali.runs.settings import settings_of
 from cxrdali.train.console import Pace, span
 from cxrdali.train.trainer import train
@@ -78,7 +78,8 @@ def test_a_finding_without_a_training_image_is_named_wherever_map_stands(dataset
     assert result["groups"]["train_positives"]["Mass"] == 4  # of the released split, validation included
     compared = compare(runs, dataset, CompareOptions(draws=0, folds=2))
     assert compared["without_training"] == ["Mass"]
-    assert "In no training image, but counted in mAP: Mass." in write_report(tmp_path / "r.html", runs).read_text()
+    page = write_report(tmp_path / "r.html", runs, options=ReportOptions("r")).read_text()
+    assert "In no training image, but counted in mAP: Mass." in page
 
 
 def test_one_training_image_is_enough_not_to_be_named(dataset, tmp_path):

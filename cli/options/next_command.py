@@ -1,0 +1,100 @@
+"""The command that usually comes next, as one line to copy, printed where a command ends."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import click
+
+from cli.options import folders
+
+# settings that the next stage must share with this one; its size, batch and rate are its own
+SHARED = ("labels", "uncertain", "fold", "folds", "group", "arch", "norm", "head")
+
+
+def line(*words: object) -> str:
+    """A command for the shell, with --data where this one was given it."""
+    data = click.get_current_context().params.get("data")
+    given = [*words, *(("--data", data) if data is not None else ())]
+    return shlex.join(["cxrdali", *map(str, given)])
+
+
+def say(command: str, other: str = "") -> None:
+    """The next command, and behind it, as a comment of the shell, another one."""
+    click.echo(f"next: {command}" + (f"  # or: {other}" if other else ""))
+
+
+def evaluation(run: Path) -> str:
+    """Of a run's own validation predictions."""
+    from cxrdali.runs.layout import VAL_PREDICTIONS
+
+    return line("evaluate", run / VAL_PREDICTIONS)
+
+
+def after_training(settings, dataset, out: Path) -> None:
+    """Stage 2 after stage 1, 3 after 2; after the last one, and after a recipe, the test split where there is one."""
+    from cxrdali.data.splits import released_rows
+
+    context = click.get_current_context()
+    if context.params.get("stage") in (1, 2):
+        say(_next_stage(settings, out, context.params), evaluation(out))
+    elif len(released_rows(dataset, dataset.labels(settings.data.labels), "test")):
+        say(
+            line("predict", "--run", out, "--split", "test", "--out", f"{out.resolve().name}.test.parquet"),
+            evaluation(out),
+        )
+    else:
+        say(evaluation(out))
+
+
+def _next_stage(settings, out: Path, given: Mapping) -> str:
+    from cxrdali.runs.settings import run_folder, settings_of
+
+    stage = settings.stage + 1
+    words: list[object] = ["train", "--stage", stage]
+    named = run_folder(out.parent, settings.stage) == out  # then the next stage finds it
+    if not named or out.parent != folders.RUNS:
+        words += [
+            "--out",
+            run_folder(out.parent, stage) if named else out.with_name(f"{out.resolve().name}-stage{stage}"),
+        ]
+    if not named:
+        words += ["--init", out]
+    plain, mine = settings_of(stage=settings.stage).flat(), settings.flat()
+    head = [each.name for each in fields(settings.model.head)]
+    for name in (*SHARED, *head):
+        if mine[name] != plain.get(name) and mine[name] is not None:
+            words += ["--set", f"{name}={mine[name]}"] if name in head else [f"--{name}", mine[name]]
+    for path in given["plugins"]:
+        words += ["--plugins", path]
+    for name in ("gpus", "device"):
+        if given[name] is not None:
+            words += [f"--{name}", given[name]]
+    return line(*words)
+
+
+def after_table(out: Path, table) -> None:
+    """Evaluating a table, where its images have labels."""
+    from cxrdali.data.targets import check_labelled
+    from cxrdali.predictions import catalog_rows
+    from shards.errors import UserError
+
+    dataset = folders.opened()
+    if dataset is not None:
+        try:
+            labels = dataset.labels(table.provenance.labels)
+            check_labelled(labels, catalog_rows(table, out, dataset), str(out))
+        except UserError:
+            return  # released without labels, or of another dataset
+    say(line("evaluate", out))
+
+
+def after_evaluation(file: Path, written: Path, run: str | None) -> None:
+    """A report, where the folder of the table's run is known."""
+    from cxrdali.runs.layout import CONFIG
+
+    places = (file.parent, *((folders.RUNS / run,) if run else ()))
+    if found := next((place for place in places if (place / CONFIG).is_file()), None):
+        page = written.with_name(f"{file.stem}.report.html")
+        say(line("report", found, "--evaluation", written, "--out", page))
