@@ -24,7 +24,7 @@ from benchmarks.training.stages_data import (
 from benchmarks.training.stages_options import CPU, StagesRun
 from benchmarks.training.stages_report import NATIVE, SIDES, TARGETS, check_sum, saving
 from cxrdali.data.options import LoaderOptions
-from cxrdali.runs.reader import read_config
+from cxrdali.runs.config_file import read_config
 from cxrdali.runs.settings import TrainSettings, settings_of
 from cxrdali.train.trainer import RunSummary, train
 from shards.synthetic.facts import FREQUENCIES

@@ -108,10 +108,7 @@ def evaluate(
     frequency = _frequency(labels, truth, train_rows)
     result = {
         "predictions": path.name,
-        "run": table.provenance.run,
-        "split": table.provenance.split,
-        "seen": table.provenance.seen and list(table.provenance.seen),
-        "history": list(table.provenance.history),
+        **_origin(table.provenance),
         "labels": labels.name,
         "uncertain": options.uncertain,
         "values": kind,
@@ -168,6 +165,12 @@ def _as_columns(means: Mapping) -> dict:
     """Means by the name of the column of which they are the mean."""
     ends = [(name + end, mean + end) for name, mean in MEANS.items() for end in ("", "_low", "_high")]
     return {column: means[mean] for column, mean in ends if mean in means}
+
+
+def _origin(about: tables.Provenance) -> dict:
+    """What a table says of where it came from."""
+    seen = about.seen and list(about.seen)
+    return {"run": about.run, "split": about.split, "seen": seen, "history": list(about.history)}
 
 
 def _frequency(labels: Labels, truth: np.ndarray, train_rows: np.ndarray) -> dict | None:

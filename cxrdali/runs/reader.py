@@ -3,9 +3,8 @@
 import contextlib
 import io
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +14,15 @@ from safetensors import SafetensorError
 
 from cxrdali.models import weights_file
 from cxrdali.runs import layout
+from cxrdali.runs.config_file import read_config
 from cxrdali.runs.names import flatten
-from cxrdali.runs.settings import TrainSettings, names
+from cxrdali.runs.progress import Progress
+from cxrdali.runs.settings import TrainSettings
 from cxrdali.setting import strict_converter
 from shards.errors import UserError
 from shards.storage.files import read_regular, sha256_bytes
 from shards.storage.for_people import unguarded
-from shards.storage.sealed import CHECKSUM, LARGEST_FILE, check_kinds, maybe, note_unsealed, read_json
+from shards.storage.sealed import CHECKSUM, LARGEST_FILE, note_unsealed, read_json
 from shards.words import counted
 
 if TYPE_CHECKING:
@@ -33,54 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RESTORE = "restore it, or train the run again into another folder"
-CONFIG_KINDS = {  # of config.json; the kinds of settings are those of TrainSettings
-    "settings": dict,
-    "findings": [str],
-    "train_positives?": [int],
-    "dataset": {"id": str, "train?": str, "val?": str, "size?": int, "content?": maybe(int), "hashes?": maybe(str)}
-    | {"packed?": dict, "shards?": str},
-    "labels": {"name": str, "sha256?": maybe(str), "values?": str},
-    "selection?": {"train_images?": int, "val_images?": int, "train_sha256?": str, "val_sha256?": str},
-    "seen?": maybe([str]),
-    "recipe?": maybe({"name?": maybe(str), "starts_from?": maybe(str), "overridden?": maybe(dict)}),
-    "oversampling?": maybe(
-        {"findings": [str], "without_ap": [str], "images_doubled": int, "epoch_images": int}
-        | {"below": maybe(float), "from": maybe(str)}
-    ),
-    "device?": str,
-    "processes?": int,
-    "synthetic?": bool,
-    "versions?": {str: str},
-    "began?": str,
-    "command?": maybe(str),
-    "continued?": [{"versions": {str: str}, "device": str, "processes": int, "epoch": int, "date": str}],
-}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: what progress.json says.
-
-    epoch: finished ones, of `epochs`; finished: whether none is left, also where the run's patience ended it;
-    best_epoch: from 1, 0 before the first; best_score: its value of `metric` (mAP or LRAP), None where undefined;
-    checksums: of files that readers open, by name (none in a run of an older version).
-    """
-
-    epoch: int
-    epochs: int
-    finished: bool
-    best_epoch: int
-    best_score: float | None
-    metric: str
-    checksums: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, epoch: int, best_epoch: int, best_score: float | None, settings: TrainSettings) -> "Progress":
-        """Deferred re-weighting gets its chance: epochs before it do not count against the patience."""
-        how, without_better = settings.optimizer, epoch - max(best_epoch, settings.loss.deferred_epochs)
-        finished = epoch >= how.epochs or (how.patience is not None and without_better >= how.patience)
-        known = best_score if best_score is not None and math.isfinite(best_score) else None
-        return cls(epoch, how.epochs, finished, best_epoch, known, "LRAP" if how.select_by == "lrap" else "mAP")
 
 
 @dataclass(frozen=True)
@@ -324,27 +277,6 @@ def results(path: Path) -> list[str]:
     found = [name for name in names if (path / name).exists()]
     new = layout.NEW[layout.BEST]  # of the first epoch: a kill came before that was saved
     return [*found, new] if (weights_epoch(path / new) or 0) > 1 else found
-
-
-def read_config(path: Path) -> dict:
-    """A run's config.json. Raises UserError if the folder holds no run."""
-    file = path / layout.CONFIG
-    if not file.exists():
-        raise UserError(f"{path}: no run (no {layout.CONFIG} in it); give the folder that `cxrdali train` wrote")
-    try:
-        config = read_json(file)
-        check_kinds(config, CONFIG_KINDS)
-        findings, counts, selection = config["findings"], config.get("train_positives"), config.get("selection", {})
-        if len(set(findings)) < len(findings) or len(findings) != len(findings if counts is None else counts):
-            raise ValueError("a finding is duplicated, or without its count")
-        if min([0, *(counts or []), *(selection.get(f"{part}_images", 0) for part in ("train", "val"))]) < 0:
-            raise ValueError("a number of images is below 0")
-        for name, value in flatten(config["settings"]).items():
-            if name in names().all() and value is not None:
-                names().read(name, value)
-    except (OSError, ValueError, UserError) as error:
-        raise UserError(f"{file}: not a run's settings ({error}); restore it, or train into another folder") from error
-    return config
 
 
 def weights_epoch(path: Path) -> int | None:

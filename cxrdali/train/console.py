@@ -12,7 +12,7 @@ from cxrdali.data.targets import counts
 from cxrdali.metrics.longtail import without_training
 from cxrdali.metrics.ranking import Scores
 from cxrdali.runs.layout import EVENTS
-from cxrdali.runs.reader import Progress
+from cxrdali.runs.progress import Progress
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData

@@ -9,8 +9,9 @@ from pathlib import Path
 from cxrdali.data.splits import rows_sha256, subjects_on_both_sides
 from cxrdali.models import weights_file
 from cxrdali.runs import folder, plugins, same_data
+from cxrdali.runs.config_file import read_config
 from cxrdali.runs.layout import BEST, CONFIG, LAST, NEW, PROGRESS
-from cxrdali.runs.reader import Run, has_begun, read_config, results, weights_epoch
+from cxrdali.runs.reader import Run, has_begun, results, weights_epoch
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks

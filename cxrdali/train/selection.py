@@ -11,8 +11,9 @@ from cxrdali.data.options import FoldOptions
 from cxrdali.data.sampler import Sampler
 from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
+from cxrdali.runs.config_file import read_config
 from cxrdali.runs.oversampling import Oversampling, chosen_findings, oversampled
-from cxrdali.runs.reader import has_begun, read_config
+from cxrdali.runs.reader import has_begun
 from cxrdali.runs.seen import Seen, Trained, seen_by_weights
 from cxrdali.runs.settings import TrainSettings, sampling_seed
 from shards.dataset.labels import Labels

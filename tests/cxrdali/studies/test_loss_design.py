@@ -24,8 +24,8 @@ from cxrdali.report.training.page import STUDY_SECTIONS, ReportOptions, section_
 from cxrdali.report.training.sources import read_sources
 from cxrdali.runs import layout as runs
 from cxrdali.runs import recipes
+from cxrdali.runs.config_file import read_config
 from cxrdali.runs.layout import RECORD
-from cxrdali.runs.reader import read_config
 from cxrdali.runs.settings import names as setting_names
 from cxrdali.runs.settings import settings_of
 from cxrdali.runs.steps import Book

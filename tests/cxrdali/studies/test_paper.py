@@ -15,7 +15,7 @@ from cxrdali.report.kit.numbers import gain
 from cxrdali.report.training.page import ReportOptions, write_report
 from cxrdali.runs import layout as runs
 from cxrdali.runs import recipes
-from cxrdali.runs.reader import read_config
+from cxrdali.runs.config_file import read_config
 from cxrdali.runs.steps import Book
 from cxrdali.studies.estimate import Rate, epoch_images, predicting_hours, training_hours
 from cxrdali.studies.stage_training import PaperOptions, make_plan

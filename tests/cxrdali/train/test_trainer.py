@@ -694,6 +694,7 @@ def test_tta_decodes_once_and_costs_a_forward_per_pass(unbroken, dataset, monkey
     monkeypatch.setattr(Classifier, "forward", lambda self, images: seen.append(len(images)) or forward(self, images))
     monkeypatch.setattr(Loader, "__iter__", lambda self: loaded.append(1) or batches(self))
     table = predict(unbroken[0], dataset, "val", PredictOptions(tta=tta))
+    assert seen.pop(0) == 2  # black images through the new network
     assert sum(seen) == passes * len(table.values)
     assert len(loaded) == 1
 
