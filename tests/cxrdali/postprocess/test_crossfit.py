@@ -31,6 +31,7 @@ def test_parts_never_share_a_subject_and_columns_are_the_labels_(dataset, labels
         "predictions": "val.parquet", "run": "m", "split": "val", "tta": "none", "calibrated": [],
         "seen": None,
         "labels": "cxr-lt-2023", "dataset": dataset.id, "uncertain": "negative", "images": len(rows), "folds": 5,
+        "synthetic": False,
     }  # fmt: skip
 
 

@@ -280,8 +280,8 @@ def test_a_network_whose_features_only_lower_the_score_has_empty_maps_that_say_s
     """Rectified features and a classifier of negative weights: every place's sum is below zero."""
     load = explaining.load_run_model
 
-    def lowering(run):
-        model = load(run)
+    def lowering(run, *weights):
+        model = load(run, *weights)
         with torch.no_grad():
             model.backbone.get_classifier().weight.abs_().neg_()
         return model

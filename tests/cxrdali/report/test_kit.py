@@ -81,13 +81,13 @@ def test_commands_in_backticks_are_code():
 
 def test_the_gallery_s_numbers_are_beside_it_without_the_pictures(tmp_path):
     rows = {name: [f"{name}0"] for name in ("image_id", "study_id", "view", "view_position")}
-    example = Example(0, 0.123456, 2, np.zeros((8, 8), np.uint8), np.ones((2, 2), np.float32))
-    shown = Shown(AWKWARD, 1, 5, (example,), ())
+    example = Example(0, -1.960102, 2, np.zeros((8, 8), np.uint8), np.ones((2, 2), np.float32))
+    shown = Shown(AWKWARD, 1, 5, True, (example,), (), ())
     dataset = SimpleNamespace(catalog=pd.DataFrame(rows))
     page = Page(write_gallery(tmp_path / "page.html", Explanation("r", dataset, "l", "val", 8, "x", (shown,), ())))
     (finding,) = page.numbers["findings"]
     assert (finding["finding"], finding["positives"], finding["images"]) == (AWKWARD, 1, 5)
-    assert finding["best"][0]["probability"] == 0.123456 and finding["best"][0]["rank"] == 2
+    assert finding["best"][0]["probability"] == pytest.approx(0.123456, abs=1e-6) and finding["best"][0]["rank"] == 2
     assert "12.3 %, rank 2 of 5, view0, view_position0" in page.text and "jpeg" not in finding["best"][0]
 
 
