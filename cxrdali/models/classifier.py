@@ -110,7 +110,7 @@ def _flat(found: Any) -> tuple[nn.Module, ...]:
 
 def _wide(head: nn.Module, *arguments: Any, **named: Any) -> torch.Tensor:
     """A classifier's forward, outside of autocast and from float32."""
-    with torch.autocast(next(head.parameters()).device.type, enabled=False):
+    with torch.autocast((*arguments, *named.values())[0].device.type, enabled=False):
         return type(head).forward(head, *map(_float, arguments), **{name: _float(each) for name, each in named.items()})
 
 
