@@ -123,9 +123,10 @@ class Run:
             raise UserError(f"{self.path}: has no finished epoch yet; finish the run first")
         path, best = self.path / layout.BEST, self.progress.best_epoch
         epoch = weights_epoch(path)
-        fix = "restore it, train the run again, or give it by its file (predict --weights, train --init)"
+        fix = "restore it, or train the run again (other weights: predict --weights FILE, train --init FILE)"
+        here = ": not what this run wrote" if path.is_file() else ""
         if epoch is None or epoch < best:
-            raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}: not what this run wrote; {fix}")
+            raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}{here}; {fix}")
         self._check(layout.BEST, weights_file.metadata(path).get(CHECKSUM), fix)
         return path
 
