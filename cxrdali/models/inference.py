@@ -89,17 +89,17 @@ def logits(
     for places, part, finite in parts:
         whole[places], sound[places] = part, finite
     if not sound.all():
-        raise _not_finite(loader, sound, hardware.precision, how.fix)
+        raise _not_finite(loader, sound, hardware, how)
     return whole
 
 
-def _not_finite(loader: Loader, sound: np.ndarray, precision: str, fix: str) -> UserError:
+def _not_finite(loader: Loader, sound: np.ndarray, hardware: Hardware, how: Inference) -> UserError:
     """sound: bool [n], of the loader's images."""
     image = loader.dataset.columns("image_id")["image_id"].iloc[loader.rows[np.argmin(sound)]]
-    fix = fix if precision == "fp32" else f"use --precision fp32, or {fix}"
+    fix = how.fix if hardware.precision == "fp32" else f"use --precision fp32, or {how.fix}"
     return UserError(
         f"the network gives NaN or infinity for image {image!r}, {(~sound).sum():,} of {len(sound):,} in all, in "
-        f"{precision}; {fix}"
+        f"{hardware.precision}; {fix}"
     )
 
 

@@ -20,9 +20,10 @@ from cxrdali.models.weights import load_initial
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs.layout import BEST, LAST
-from cxrdali.runs.reader import Run, written
+from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import run_rows, with_images
 from cxrdali.runs.seen import seen_by
+from cxrdali.runs.words import reached, written
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks, joined
 from shards.dataset.labels import Labels
@@ -149,7 +150,7 @@ def weights_of(run: Run, asked: PredictOptions, say: bool = True) -> Path:
     """The file to predict with. say: which, how far the run is, and what is not known of weights of another origin."""
     path = run.best_weights() if asked.weights is None else Path(asked.weights)
     if say:
-        log.info(f"{run.path}: {run.reached()}")
+        log.info(f"{run.path}: {reached(run)}")
     if say and asked.weights is not None:
         its_own = path.resolve() in [(run.path / name).resolve() for name in (BEST, LAST)]
         unknown = "" if its_own else f"; what {path.name} was trained on is not known"

@@ -5,7 +5,6 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,17 +81,6 @@ class Run:
             done, planned = self.progress.epoch, self.progress.epochs
             raise UserError(f"{self.path}: this run has finished {done} of {counted(planned, 'epoch')}; {fix}")
 
-    def reached(self) -> str:
-        """In words: its best epoch, its score and when; that it is not finished, or was a trial."""
-        progress, limit = self.progress, self.setting("limit_batches")
-        score = "" if progress.best_score is None else f", {progress.metric} {progress.best_score:.4f}"
-        end = "finished" if progress.finished else f"not finished, epoch {progress.epoch} done"
-        return (
-            f"best epoch {progress.best_epoch} of {progress.epochs}{score}, {end} "
-            f"{written(self.path / layout.PROGRESS)}"
-            + (f"; a trial of --limit-batches {limit}, not a whole training" if limit else "")
-        )
-
     def best_weights(self) -> Path:
         """The best epoch's weights. Raises UserError if there are none yet, or they are missing or older than that.
 
@@ -109,12 +97,11 @@ class Run:
         if not self.progress.epoch:
             raise UserError(f"{self.path}: has no finished epoch yet; finish the run first")
         best = self.progress.best_epoch
-        other = "or train the run again; other weights are given by their file (predict --weights, train --init)"
-        if epoch is None and path.is_file():
-            raise UserError(f"{path}: is not what this run wrote (it names no epoch); restore it, {other}")
+        fix = f"{_RESTORE} (other weights: predict --weights FILE, train --init FILE)"
+        here = ": not what this run wrote" if path.is_file() else ""
         if epoch is None or epoch < best:
-            raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}; {_RESTORE}")
-        self._check(layout.BEST, weights_file.metadata(path).get(CHECKSUM), f"restore it, {other}")
+            raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}{here}; {fix}")
+        self._check(layout.BEST, weights_file.metadata(path).get(CHECKSUM), fix)
         return path
 
     def _check(self, name: str, found: str | None, fix: str) -> None:
@@ -257,13 +244,6 @@ class Run:
         table = self.finding_metrics
         best = table[table["epoch"] == self.progress.best_epoch]
         return dict(zip(best["finding"], best["AP"].tolist(), strict=True))
-
-
-def written(path: Path) -> str:
-    """When a file was written, in local time; "?" if it is not there."""
-    if not path.exists():
-        return "?"
-    return f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}"
 
 
 def has_begun(path: Path) -> bool:

@@ -19,8 +19,9 @@ from cxrdali.models.loss_module import LossModule
 from cxrdali.models.probe import look
 from cxrdali.models.weights import head_keys, load_initial
 from cxrdali.runs.layout import BEST, LAST
-from cxrdali.runs.reader import Run, written
+from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings, sampling_seed
+from cxrdali.runs.words import reached, written
 from cxrdali.runtime.compiler import check_compiler
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, mean_in_order
@@ -144,7 +145,7 @@ def initial_weights(init: str | None) -> Path | None:
 def _start(init: Path, weights: Path, about: dict[str, str]) -> str:
     """Which weights a run starts from, in words."""
     if init.is_dir():
-        return f"{init}, {Run.open(init).reached()}"
+        return f"{init}, {reached(Run.open(init))}"
     known = [f"{name} {about[name]}" for name in ("arch", "epoch", "map", "lrap") if name in about]
     return ", ".join([str(weights), *known, f"written {written(weights)}"])
 

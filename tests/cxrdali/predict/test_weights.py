@@ -133,13 +133,13 @@ def test_weights_without_a_classifier_do_not_predict(run, dataset, tmp_path):
 def test_best_weights_that_were_replaced_are_told_to_be_given(copied, dataset, tmp_path):
     state, about = load_file(copied / BEST), weights_file.metadata(copied / BEST)
     save_file(state, copied / BEST)
-    told = r"best.safetensors: is not what this run wrote \({}.*predict --weights"
-    with pytest.raises(UserError, match=told.format("it names no epoch")):
+    told = r"best.safetensors: {}.*predict --weights"
+    with pytest.raises(UserError, match=told.format("holds epoch None, the best one is .: not what this run wrote")):
         predict(copied, dataset, "test", PredictOptions(device="cpu"))
     values = predict(copied, dataset, "test", with_weights(copied / BEST)).values
     about.pop(CHECKSUM)
     (copied / BEST).write_bytes(weights_file.sealed(changed(state, about))[0])
-    with pytest.raises(UserError, match=told.format("checksum")):
+    with pytest.raises(UserError, match=told.format(r"is not what this run wrote \(checksum")):
         predict(copied, dataset, "test", PredictOptions(device="cpu"))
     assert np.isfinite(values).all()
 

@@ -1,0 +1,22 @@
+"""How far a run is and when, in words."""
+
+from datetime import datetime
+from pathlib import Path
+
+from cxrdali.runs.layout import PROGRESS
+from cxrdali.runs.reader import Run
+
+
+def reached(run: Run) -> str:
+    """Its best epoch, its score and when; that it is not finished, or was a trial."""
+    progress, limit = run.progress, run.setting("limit_batches")
+    score = "" if progress.best_score is None else f", {progress.metric} {progress.best_score:.4f}"
+    end = "finished" if progress.finished else f"not finished, epoch {progress.epoch} done"
+    trial = f"; a trial of --limit-batches {limit}, not a whole training" if limit else ""
+    best = f"best epoch {progress.best_epoch} of {progress.epochs}{score}"
+    return f"{best}, {end} {written(run.path / PROGRESS)}{trial}"
+
+
+def written(path: Path) -> str:
+    """When a file was written, in local time; "?" if it is not there."""
+    return f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}" if path.exists() else "?"
