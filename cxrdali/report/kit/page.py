@@ -24,6 +24,7 @@ from cxrdali.report.kit.numbers import FORMATS, sentence, written
 from cxrdali.report.kit.svg import as_svg
 from shards.errors import UserError
 from shards.storage.files import read_regular, write_bytes
+from shards.words import counted
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= FORMATS | {"sentence": sentence, "written": written}
+    found.filters |= FORMATS | {"sentence": sentence, "written": written, "counted": counted}
     found.filters["base64"] = lambda data: base64.b64encode(data).decode()
     return found
