@@ -31,6 +31,7 @@ from cxrdali.report.kit.svg import as_file, as_svg
 from shards import __version__
 from shards.errors import UserError
 from shards.storage.files import read_regular, write_bytes
+from shards.words import counted
 
 _source: ContextVar[str] = ContextVar("source", default="")  # what the page that is being rendered is, for its files
 
@@ -137,7 +138,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= FORMATS | {"sentence": sentence, "written": written}
+    found.filters |= FORMATS | {"sentence": sentence, "written": written, "counted": counted}
     found.filters["base64"] = lambda data: base64.b64encode(data).decode()
     found.filters["svg_file"] = lambda svg, description, caption: as_file(
         str(svg), description, caption.striptags(), _source.get()
