@@ -30,13 +30,13 @@ class StepRecord:
 class Hooks:
     """Functions that training calls, in every process that trains; each is optional.
 
-    on_parts: before anything of the run is written, with its parts and the state that it continues from (what last.pt
-    holds but the weights; None in a run that begins); may raise. on_step: after every optimizer step. on_epoch: after
-    an epoch is saved, with its row of metrics.csv. should_stop: asked after every step and every validation batch; a
-    signal's number (SIGTERM, say) ends the run as that signal would: saved, with `Stopped`; 0 or None goes on.
+    on_step: after every optimizer step. on_epoch: after an epoch is saved, with its row of metrics.csv. should_stop:
+    asked after every step and every validation batch; a signal's number (SIGTERM, say) ends the run as that signal
+    would: saved, with `Stopped`; 0 or None goes on. on_parts: before anything of the run is written, with its parts and
+    the state that it continues from (what last.pt holds but the weights; None in a run that begins); may raise.
     """
 
-    on_parts: Callable[[Parts, dict | None], None] | None = None
     on_step: Callable[[StepRecord], None] | None = None
     on_epoch: Callable[[dict], None] | None = None
     should_stop: Callable[[], int | None] | None = None
+    on_parts: Callable[[Parts, dict | None], None] | None = None
