@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--models", "ld-x"], 1, "no recipe 'ld-x'; did you mean ld-"),
+        (["--models", "ld-x"], 1, "no recipe 'ld-x'; there are model0"),
         (["--models", ","], 1, "no model: give --models, for example ld-bce,ld-ldam-drw"),
         (["--tta", "vflip"], 1, "tta 'vflip': did you mean hflip or flips? choose from hflip, flips, light, medium"),
         (["--calibration", "beta"], 2, "'beta': choose one of temperature, per-finding-temperature, platt"),

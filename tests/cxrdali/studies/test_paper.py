@@ -245,7 +245,7 @@ def test_a_template_of_other_images_or_findings_is_refused_before_anything_is_tr
 
 
 def test_an_unknown_model_is_named(dataset, tmp_path):
-    with pytest.raises(UserError, match="no recipe 'model9'; there are model0"):
+    with pytest.raises(UserError, match="no recipe 'model9'; did you mean model7"):
         make_plan(tmp_path, dataset, recipes.load(), replace(OPTIONS, models=("model9",)))
 
 

@@ -1,0 +1,24 @@
+"""What a study says when it ends: how many steps are done, and how many of them now."""
+
+from types import SimpleNamespace
+
+import click
+
+from cli.options.flows import carry_out
+from cxrdali.runs.steps import Step
+
+
+def test_a_continued_study_says_that_all_its_steps_are_done(tmp_path, capsys):
+    def step(name):
+        return Step(name, (f"{name}.txt",), {}, (), lambda: (tmp_path / f"{name}.txt").write_text(name))
+
+    def said():
+        with click.Context(click.Command("paper")):
+            plan = SimpleNamespace(notes=(), problems=(), steps=tuple(map(step, ("one", "two", "three"))))
+            carry_out(tmp_path, plan, False, None)
+        return capsys.readouterr().out
+
+    assert ": all 3 steps are done, " in said()
+    (tmp_path / "two.txt").unlink()
+    assert ": all 3 steps are done, 1 of them now, " in said()
+    assert ": all 3 steps were done before, " in said()
