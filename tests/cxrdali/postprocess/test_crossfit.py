@@ -30,6 +30,7 @@ def test_parts_never_share_a_subject_and_columns_are_the_labels_(dataset, labels
     assert data.made_from == {
         "predictions": "val.parquet", "run": "m", "split": "val", "tta": "none", "calibrated": [],
         "labels": "cxr-lt-2023", "dataset": dataset.id, "uncertain": "negative", "images": len(rows), "folds": 5,
+        "synthetic": False,
     }  # fmt: skip
 
 
