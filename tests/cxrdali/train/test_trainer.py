@@ -85,6 +85,7 @@ def test_a_run_holds_what_it_promises(unbroken, dataset):
     config = json.loads((out / "config.json").read_text())
     assert config["settings"]["data"]["size"] == 48 and config["findings"] == list(FINDINGS)
     assert config["dataset"]["id"] == dataset.id and config["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert config["synthetic"] is False
     metrics = rows_of(out / "metrics.csv")
     assert [row["epoch"] for row in metrics] == ["1", "2", "3"]
     for row in metrics:
