@@ -32,13 +32,14 @@ def summary(sources: Sources) -> dict:
         "reached": found and {"name": found[0], "split": SPLIT_NAMES[found[1]], "mAP": found[2].mean},
         "runs": _summary_table(trained) if trained and not any(run.recipe for run in sources.runs) else None,
         "missing_runs": _missing_runs(sources),
-        "seen": _seen(sources),
+        "seen": seen_images(sources),
     }
 
 
-def _seen(sources: Sources) -> list[str]:
+def seen_images(sources: Sources) -> list[str]:
     """Scores of images that were trained on: whose, and how many images."""
-    inside = sources.folder.evaluations.items() if sources.folder else ()
+    folder = sources.folder or sources.study
+    inside = folder.evaluations.items() if folder else ()
     said = [(run.name, run.config) for run in sources.trained]
     said += [(f"{name}, {SPLIT_NAMES[split]}", each.content) for (name, split), each in inside]
     said += [(each.name, each.content) for each in sources.evaluations]
