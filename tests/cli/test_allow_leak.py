@@ -185,3 +185,22 @@ def test_a_run_that_saw_its_validation_images_is_not_compared(leaked):
     found = done(folder, "explain", "--run", "second", "--findings", "Mass", "--data", "pack", "--device", "cpu",
                  "--layer", "stages.2", "--out", "x.html")  # fmt: skip
     assert f"note: {text}" in found.stdout + found.stderr
+
+
+def test_a_study_goes_on_where_a_release_has_patients_in_two_splits_and_says_so(leaked):
+    folder, _ = leaked
+    given = {"size": 48, "batch": 8, "epochs": 1, "arch": "test_byobnet", "pretrained": "false", "device": "cpu"}
+    sets = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
+    done(folder, "loss-design", "--models", "ld-bce", "--tta", "hflip", "--data", "pack", "--labels", "other",
+         "--draws", 0, *sets, "--out", "study")  # fmt: skip
+    dataset = PackedDataset.open(folder / "pack")
+    labels, subject = dataset.labels("other"), dataset.catalog["subject_id"].to_numpy()
+    rows = np.flatnonzero((labels.split == "train") & dataset.packed)
+    trained = rows[next(GroupKFold(10).split(rows, groups=pd.factorize(subject)[0][rows]))[0]]
+    test = np.flatnonzero((labels.split == "test") & dataset.packed)
+    count = np.isin(subject[test], subject[trained]).sum()
+    words = (
+        f"{count} of {len(test)} test images are other images of patients that were trained on by ld-bce (fold 0 of 10)"
+    )
+    assert count > 0 and json.loads((folder / "study/evaluations/ld-bce.test.json").read_text())["seen"] == [words]
+    assert words in (folder / "study" / "report.html").read_text()

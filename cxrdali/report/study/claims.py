@@ -12,6 +12,7 @@ from cxrdali.report.kit.numbers import score, sentence, signed
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.study.folder import Study, final
 from cxrdali.report.study.scores import HALF, scores_of
+from cxrdali.report.training.runs import seen_images
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES
 from cxrdali.runs.layout import REFERENCE
@@ -36,6 +37,7 @@ def at_a_glance(sources: Sources) -> dict:
         "others": list(map(str, sources.others)),
         "unread": list(map(str, sources.unread)),
         "left_out": list(sources.study.notes),
+        "seen": seen_images(sources),
     }
 
 

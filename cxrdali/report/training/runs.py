@@ -35,7 +35,7 @@ def summary(sources: Sources) -> dict:
         "best": _best_run(trained),
         "runs": _summary_table(trained) if trained and not any(run.recipe for run in sources.runs) else None,
         "missing_runs": _missing_runs(sources),
-        "seen": _seen(sources),
+        "seen": seen_images(sources),
     }
 
 
@@ -79,9 +79,10 @@ def _held_out_table(held_out: list[dict]) -> Table:
     return Table("Scores on held-out images", columns, [tuple(each[key] for key in keys) for each in held_out])
 
 
-def _seen(sources: Sources) -> list[str]:
+def seen_images(sources: Sources) -> list[str]:
     """Scores of images that were trained on: whose, and how many images."""
-    inside = sources.folder.evaluations.items() if sources.folder else ()
+    folder = sources.folder or sources.study
+    inside = folder.evaluations.items() if folder else ()
     said = [(run.name, run.config) for run in sources.trained]
     said += [(f"{name}, {SPLIT_NAMES[split]}", each.content) for (name, split), each in inside]
     said += [(each.name, each.content) for each in sources.evaluations]
