@@ -27,6 +27,5 @@ def section() -> str:
     where = (
         f"{len(rows)} families of timm {found['versions']['timm']}, {found['cpu']}, {found['cores']} cores, no GPU; "
     )
-    where += f"commits {commits}, "
-    refused = ["| family | what | why not |", "|---|---|---|", *reasons]
-    return "\n".join([table(HEAD, lines), f"{where}`benchmarks/results/families.jsonl`.\n", *refused]) + "\n"
+    where += f"commits {commits}, `benchmarks/results/families.jsonl`.\n\n| family | what | why not |\n|---|---|---|"
+    return "\n".join([table(HEAD, lines), where, *reasons]) + "\n"
