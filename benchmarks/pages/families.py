@@ -24,6 +24,8 @@ def section() -> str:
         reasons += [f"| {row['family']} | {SAID.get(step, step)} | {said} |" for step, said in row["reasons"].items()]
     found = rows[-1]["environment"]
     commits = ", ".join(sorted({row["environment"]["commit"][:9] for row in rows}))
-    where = f"timm {found['versions']['timm']}, {found['cpu']}, {found['cores']} cores, no GPU; commits {commits}, "
-    refused = ["| family | what | why not |", "|---|---|---|", *reasons]
-    return "\n".join([table(HEAD, lines), f"{where}`benchmarks/results/families.jsonl`.\n", *refused]) + "\n"
+    where = (
+        f"{len(rows)} families of timm {found['versions']['timm']}, {found['cpu']}, {found['cores']} cores, no GPU; "
+    )
+    where += f"commits {commits}, `benchmarks/results/families.jsonl`.\n\n| family | what | why not |\n|---|---|---|"
+    return "\n".join([table(HEAD, lines), where, *reasons]) + "\n"

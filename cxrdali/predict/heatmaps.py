@@ -83,7 +83,11 @@ def _trace(model: Classifier, size: int) -> tuple[torch.Tensor, dict[str, torch.
 
     # models whose maps have their channels last say so
     handles = (
-        [each.register_forward_hook(keep(name)) for name, each in backbone.named_modules() if name]
+        [
+            each.register_forward_hook(keep(name))
+            for name, each in backbone.named_modules()
+            if name and not isinstance(each, nn.Dropout)  # of attention between tokens, which is square too
+        ]
         if str(getattr(backbone, "output_fmt", "NCHW")) == "NCHW"
         else []
     )

@@ -127,7 +127,10 @@ def test_the_newest_row_of_a_family_and_its_reasons_are_in_the_table_of_networks
     assert line(text, "beit | `") == "| beit | `cait_xxs24` | 11.8 | 64 | yes | yes | yes | no | no |"
     assert line(text, "cait") == "| cait | `cait_xxs24` | 11.8 | 64 | yes | yes | yes | yes | 96 |"
     assert line(text, "beit | k") == "| beit | keeps features | it sees a map |" and "FAULT" not in text
-    assert "timm 1.0, a CPU, 2 cores, no GPU; commits 012345678, `benchmarks/results/families.jsonl`." in text
+    assert (
+        "\n2 families of timm 1.0, a CPU, 2 cores, no GPU; commits 012345678, `benchmarks/results/families.jsonl`."
+        in text
+    )
 
 
 def test_names_in_the_picture_stand_apart():

@@ -30,8 +30,7 @@ FINDINGS = ("Mass", "Nodule", "Edema", "Hernia", "Fibrosis")
 
 
 class Small(nn.Module):
-    """A hidden layer with as many units as there are findings, a vector with axes for places, and another classifier
-    that adds to the output in a way of its own."""
+    """A hidden layer with as many units as there are findings, on a vector with axes for places."""
 
     def __init__(self, num_classes: int):
         super().__init__()
