@@ -28,7 +28,8 @@ from cxrdali.models.weights import check_records
 from cxrdali.predictions import Predictions
 from cxrdali.runs import layout
 from cxrdali.runs.layout import NEW
-from cxrdali.runs.reader import Progress, weights_epoch
+from cxrdali.runs.progress import Progress
+from cxrdali.runs.reader import weights_epoch
 from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
 from shards.storage.files import open_regular, publish, remove_parts, sha256_bytes, write_bytes

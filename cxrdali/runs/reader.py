@@ -3,9 +3,8 @@
 import contextlib
 import io
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,8 @@ from safetensors import SafetensorError
 from cxrdali.models import weights_file
 from cxrdali.runs import layout
 from cxrdali.runs.names import flatten
+from cxrdali.runs.progress import RESTORE, Progress, how_to_mend, read_progress
 from cxrdali.runs.settings import TrainSettings, names
-from cxrdali.setting import strict_converter
 from shards.errors import UserError
 from shards.storage.files import read_regular, sha256_bytes
 from shards.storage.for_people import unguarded
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RESTORE = "restore it, or train the run again into another folder"
 CONFIG_KINDS = {  # of config.json; the kinds of settings are those of TrainSettings
     "settings": dict,
     "findings": [str],
@@ -50,32 +48,6 @@ CONFIG_KINDS = {  # of config.json; the kinds of settings are those of TrainSett
     "command?": maybe(str),
     "continued?": [{"versions": {str: str}, "device": str, "processes": int, "epoch": int, "date": str}],
 }
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: what progress.json says.
-
-    epoch: finished ones, of `epochs`; finished: whether none is left, also where the run's patience ended it;
-    best_epoch: from 1, 0 before the first; best_score: its value of `metric` (mAP or LRAP), None where undefined;
-    checksums: of files that readers open, by name (none in a run of an older version).
-    """
-
-    epoch: int
-    epochs: int
-    finished: bool
-    best_epoch: int
-    best_score: float | None
-    metric: str
-    checksums: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, epoch: int, best_epoch: int, best_score: float | None, settings: TrainSettings) -> "Progress":
-        """Deferred re-weighting gets its chance: epochs before it do not count against the patience."""
-        how, without_better = settings.optimizer, epoch - max(best_epoch, settings.loss.deferred_epochs)
-        finished = epoch >= how.epochs or (how.patience is not None and without_better >= how.patience)
-        known = best_score if best_score is not None and math.isfinite(best_score) else None
-        return cls(epoch, how.epochs, finished, best_epoch, known, "LRAP" if how.select_by == "lrap" else "mAP")
 
 
 @dataclass(frozen=True)
@@ -109,13 +81,13 @@ class Run:
         """Raises UserError if it is not known how far the run is."""
         path = self.path / layout.PROGRESS
         try:
-            return _read_progress(path)
+            return read_progress(path)
         except FileNotFoundError:
             if (self.path / layout.LAST).exists() or results(self.path):
                 weights = self.path / layout.BEST
                 known = not has_begun(self.path) and weights.exists()
                 start = f"; another run starts from its weights with --init {weights}" if known else ""
-                raise UserError(f"{path}: is missing; {_mend(self.path)}{start}") from None
+                raise UserError(f"{path}: is missing; {how_to_mend(self.path)}{start}") from None
             return Progress.of(0, 0, None, self.settings)
 
     def check_finished(self, fix: str) -> None:
@@ -141,8 +113,8 @@ class Run:
             raise UserError(f"{self.path}: has no finished epoch yet; finish the run first")
         best = self.progress.best_epoch
         if epoch is None or epoch < best:
-            raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}; {_RESTORE}")
-        self._check(layout.BEST, weights_file.metadata(path).get(CHECKSUM), _RESTORE)
+            raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}; {RESTORE}")
+        self._check(layout.BEST, weights_file.metadata(path).get(CHECKSUM), RESTORE)
         return path
 
     def _check(self, name: str, found: str | None, fix: str) -> None:
@@ -154,7 +126,7 @@ class Run:
         known = []
         for place in (layout.NEW[layout.PROGRESS], layout.PROGRESS):
             with contextlib.suppress(FileNotFoundError):
-                known.append(_read_progress(self.path / place).checksums.get(name))
+                known.append(read_progress(self.path / place).checksums.get(name))
         named = [each for each in known if each]
         if not named:
             note_unsealed(self.path / name)
@@ -173,7 +145,7 @@ class Run:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"{path}: cannot be read ({reason}); restore it or its permissions") from error
         if data is not None or has_begun(self.path):
-            self._check(name, None if data is None else sha256_bytes(data), _mend(self.path))
+            self._check(name, None if data is None else sha256_bytes(data), how_to_mend(self.path))
         return _read_csv(path, data, columns, text)
 
     @property
@@ -327,23 +299,6 @@ def weights_epoch(path: Path) -> int | None:
         return int(weights_file.metadata(path)["epoch"])
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-
-
-def _read_progress(path: Path) -> Progress:
-    """Raises FileNotFoundError, and UserError if it was not written by the trainer."""
-    try:
-        return strict_converter().structure(read_json(path), Progress)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # cattrs has many
-        raise UserError(f"{path}: not as `cxrdali train` writes it ({error}); {_mend(path.parent)}") from error
-
-
-def _mend(run: Path) -> str:
-    """How to get back what follows from last.pt."""
-    if (run / layout.LAST).exists():
-        return "run the same `cxrdali train` once, which writes it anew"
-    return _RESTORE
 
 
 def _read_csv(path: Path, data: bytes | None, columns: Sequence[str], text: Sequence[str]) -> "pd.DataFrame":

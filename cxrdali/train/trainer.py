@@ -27,7 +27,8 @@ from cxrdali.models.loss_module import bce_sum, known_targets
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs import folder
 from cxrdali.runs.layout import PROGRESS
-from cxrdali.runs.reader import Progress, Run
+from cxrdali.runs.progress import Progress
+from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.compiler import compile_errors
 from cxrdali.runtime.device import Hardware

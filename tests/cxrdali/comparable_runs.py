@@ -12,7 +12,8 @@ from cxrdali.data.targets import targets
 from cxrdali.metrics.ranking import score
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs.layout import CONFIG, FINDING_COLUMNS, FINDINGS, METRIC_COLUMNS, METRICS, PROGRESS, VAL_PREDICTIONS
-from cxrdali.runs.reader import Progress, Run
+from cxrdali.runs.progress import Progress
+from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import names, settings_of
 from shards.dataset.packed import PackedDataset
 from shards.storage.sealed import sealed_json

@@ -8,7 +8,7 @@ import pytest
 
 from cxrdali.report import published
 from cxrdali.runs.oversampling import choose, chosen_findings, oversampled, read_ap
-from cxrdali.runs.reader import Progress
+from cxrdali.runs.progress import Progress
 from shards.errors import UserError
 from shards.storage.sealed import sealed_json
 

@@ -1,0 +1,56 @@
+"""How far a run is: its progress.json."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cxrdali.runs import layout
+from cxrdali.runs.settings import TrainSettings
+from cxrdali.setting import strict_converter
+from shards.errors import UserError
+from shards.storage.sealed import read_json
+
+RESTORE = "restore it, or train the run again into another folder"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: what progress.json says.
+
+    epoch: finished ones, of `epochs`; finished: whether none is left, also where the run's patience ended it;
+    best_epoch: from 1, 0 before the first; best_score: its value of `metric` (mAP or LRAP), None where undefined;
+    checksums: of files that readers open, by name (none in a run of an older version).
+    """
+
+    epoch: int
+    epochs: int
+    finished: bool
+    best_epoch: int
+    best_score: float | None
+    metric: str
+    checksums: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, epoch: int, best_epoch: int, best_score: float | None, settings: TrainSettings) -> "Progress":
+        """Deferred re-weighting gets its chance: epochs before it do not count against the patience."""
+        how, without_better = settings.optimizer, epoch - max(best_epoch, settings.loss.deferred_epochs)
+        finished = epoch >= how.epochs or (how.patience is not None and without_better >= how.patience)
+        known = best_score if best_score is not None and math.isfinite(best_score) else None
+        return cls(epoch, how.epochs, finished, best_epoch, known, "LRAP" if how.select_by == "lrap" else "mAP")
+
+
+def read_progress(path: Path) -> Progress:
+    """Raises FileNotFoundError, and UserError if it was not written by the trainer."""
+    try:
+        return strict_converter().structure(read_json(path), Progress)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # cattrs has many
+        raise UserError(f"{path}: not as `cxrdali train` writes it ({error}); {how_to_mend(path.parent)}") from error
+
+
+def how_to_mend(run: Path) -> str:
+    """How to get back what follows from last.pt."""
+    if (run / layout.LAST).exists():
+        return "run the same `cxrdali train` once, which writes it anew"
+    return RESTORE
