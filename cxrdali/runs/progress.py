@@ -1,9 +1,16 @@
-"""How far a run is: progress.json."""
+"""How far a run is: its progress.json."""
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from cxrdali.runs import layout
 from cxrdali.runs.settings import TrainSettings
+from cxrdali.setting import strict_converter
+from shards.errors import UserError
+from shards.storage.sealed import read_json
+
+RESTORE = "restore it, or train the run again into another folder"
 
 
 @dataclass(frozen=True)
@@ -30,3 +37,20 @@ class Progress:
         finished = epoch >= how.epochs or (how.patience is not None and without_better >= how.patience)
         known = best_score if best_score is not None and math.isfinite(best_score) else None
         return cls(epoch, how.epochs, finished, best_epoch, known, "LRAP" if how.select_by == "lrap" else "mAP")
+
+
+def read_progress(path: Path) -> Progress:
+    """Raises FileNotFoundError, and UserError if it was not written by the trainer."""
+    try:
+        return strict_converter().structure(read_json(path), Progress)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # cattrs has many
+        raise UserError(f"{path}: not as `cxrdali train` writes it ({error}); {how_to_mend(path.parent)}") from error
+
+
+def how_to_mend(run: Path) -> str:
+    """How to get back what follows from last.pt."""
+    if (run / layout.LAST).exists():
+        return "run the same `cxrdali train` once, which writes it anew"
+    return RESTORE

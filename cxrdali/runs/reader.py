@@ -15,9 +15,8 @@ from cxrdali.models import weights_file
 from cxrdali.runs import layout
 from cxrdali.runs.config_file import read_config
 from cxrdali.runs.names import flatten
-from cxrdali.runs.progress import Progress
+from cxrdali.runs.progress import RESTORE, Progress, how_to_mend, read_progress
 from cxrdali.runs.settings import TrainSettings
-from cxrdali.setting import strict_converter
 from shards.errors import UserError
 from shards.storage.files import read_regular, sha256_bytes
 from shards.storage.for_people import unguarded
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RESTORE = "restore it, or train the run again into another folder"
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,13 @@ class Run:
         """Raises UserError if it is not known how far the run is."""
         path = self.path / layout.PROGRESS
         try:
-            return _read_progress(path)
+            return read_progress(path)
         except FileNotFoundError:
             if (self.path / layout.LAST).exists() or results(self.path):
                 weights = self.path / layout.BEST
                 known = not has_begun(self.path) and weights.exists()
                 start = f"; another run starts from its weights with --init {weights}" if known else ""
-                raise UserError(f"{path}: is missing; {_mend(self.path)}{start}") from None
+                raise UserError(f"{path}: is missing; {how_to_mend(self.path)}{start}") from None
             return Progress.of(0, 0, None, self.settings)
 
     def check_finished(self, fix: str) -> None:
@@ -97,7 +95,7 @@ class Run:
         if not self.progress.epoch:
             raise UserError(f"{self.path}: has no finished epoch yet; finish the run first")
         best = self.progress.best_epoch
-        fix = f"{_RESTORE} (other weights: predict --weights FILE, train --init FILE)"
+        fix = f"{RESTORE} (other weights: predict --weights FILE, train --init FILE)"
         here = ": not what this run wrote" if path.is_file() else ""
         if epoch is None or epoch < best:
             raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}{here}; {fix}")
@@ -113,7 +111,7 @@ class Run:
         known = []
         for place in (layout.NEW[layout.PROGRESS], layout.PROGRESS):
             with contextlib.suppress(FileNotFoundError):
-                known.append(_read_progress(self.path / place).checksums.get(name))
+                known.append(read_progress(self.path / place).checksums.get(name))
         named = [each for each in known if each]
         if not named:
             note_unsealed(self.path / name)
@@ -132,7 +130,7 @@ class Run:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"{path}: cannot be read ({reason}); restore it or its permissions") from error
         if data is not None or has_begun(self.path):
-            self._check(name, None if data is None else sha256_bytes(data), _mend(self.path))
+            self._check(name, None if data is None else sha256_bytes(data), how_to_mend(self.path))
         return _read_csv(path, data, columns, text)
 
     @property
@@ -265,23 +263,6 @@ def weights_epoch(path: Path) -> int | None:
         return int(weights_file.metadata(path)["epoch"])
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-
-
-def _read_progress(path: Path) -> Progress:
-    """Raises FileNotFoundError, and UserError if it was not written by the trainer."""
-    try:
-        return strict_converter().structure(read_json(path), Progress)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # cattrs has many
-        raise UserError(f"{path}: not as `cxrdali train` writes it ({error}); {_mend(path.parent)}") from error
-
-
-def _mend(run: Path) -> str:
-    """How to get back what follows from last.pt."""
-    if (run / layout.LAST).exists():
-        return "run the same `cxrdali train` once, which writes it anew"
-    return _RESTORE
 
 
 def _read_csv(path: Path, data: bytes | None, columns: Sequence[str], text: Sequence[str]) -> "pd.DataFrame":

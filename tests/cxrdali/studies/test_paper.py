@@ -194,6 +194,12 @@ def test_a_changed_setting_outdates_what_depends_on_it(done, dataset, known, cha
         assert "train model0" not in found
 
 
+def test_auto_and_the_precision_that_it_became_are_the_same(done, dataset, known):
+    assert outdated(done, dataset, known, replace(OPTIONS, overrides={"": {"precision": "fp32"}})) == {}
+    others = outdated(done, dataset, known, replace(OPTIONS, overrides={"model7": {"precision": "bf16"}}))
+    assert others["train model7"] == 'precision changed: "auto" -> "bf16"'
+
+
 def test_states_to_continue_from_may_be_deleted_when_training_is_done(done, dataset, known, tmp_path):
     """They are three quarters of the bytes."""
     copy = shutil.copytree(done, tmp_path / "smaller")
