@@ -20,7 +20,7 @@ from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
 from shards.storage.files import read_regular, sha256_bytes
 from shards.storage.for_people import unguarded
-from shards.storage.sealed import CHECKSUM, LARGEST_FILE, note_unsealed, read_json
+from shards.storage.sealed import CHECKSUM, LARGEST_FILE, note_unsealed
 from shards.words import counted
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-
 
 
 @dataclass(frozen=True)
