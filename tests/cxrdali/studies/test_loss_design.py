@@ -338,9 +338,9 @@ def test_a_single_loss_makes_a_study_and_a_page(dataset, known, tmp_path):
     assert "no comparison of retrained: no classifier is retrained" in plan.notes
     page = Page(tmp_path / "report.html")
     assert re.search(r"On the test split \([\d,]+ images\), ld-bce reaches a mAP of", page.text)
-    here = page.table("What the paper says")["Here"]
+    here = page.table("What came out here")["Here"]
     assert here["LDAM-DRW against BCE"] == "Not compared: ld-ldam-drw is not among the losses"
-    assert here["Best loss"] == "Not compared: ld-bce alone"
+    assert here["Loss with the highest mAP"] == "Not compared: ld-bce alone"
 
 
 def test_a_split_without_labels_is_predicted_and_not_evaluated(dataset, known, tmp_path, monkeypatch):
