@@ -148,8 +148,8 @@ def _check_fit(model: "Classifier", state: dict, about: dict[str, str], path: Pa
     elif same_keys and len(shapes) == len(inputs):
         fix = f"it takes images of {inputs.pop()[0]} channels; give weights for 3, or for 1, which can be spread"
     elif same_keys and size and size != model.identity.get("size") and about.get("arch") == arch:
-        here = model.identity["size"]
-        fix = f"was trained at {size} px, this run is at {here}, and {arch} cannot change its size; give --size {size}"
+        own_size = f"this run is at {model.identity['size']}"
+        fix = f"was trained at {size} px, {own_size}, and {arch} cannot change its size; give --size {size}"
     elif same_keys and set(shapes) <= set(head_keys(model)):
         fix = "leave its classifier out with --new-head"
     else:
