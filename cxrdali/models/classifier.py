@@ -162,8 +162,10 @@ def _backbone(options: ModelOptions, num_findings: int) -> Any:
             if not options.pretrained or "img_size" not in arguments:
                 raise
             torch.set_rng_state(before)
-            own = timm.get_pretrained_cfg(options.arch).input_size[-1]
-            native = timm.create_model(options.arch, pretrained=True, **{**arguments, "img_size": own})
+            config: Any = timm.get_pretrained_cfg(options.arch)
+            native = timm.create_model(
+                options.arch, pretrained=True, **{**arguments, "img_size": config.input_size[-1]}
+            )
             backbone = timm.create_model(options.arch, **arguments)
             backbone.load_state_dict(resampled(backbone, native.state_dict(), Path(options.arch)))
         if options.checkpointing:
@@ -171,12 +173,13 @@ def _backbone(options: ModelOptions, num_findings: int) -> Any:
     except UserError:
         raise
     except Exception as error:  # timm and its hub raise their own kinds for a missing network, file or tag
-        if options.pretrained and (found := _fault(options, num_findings)) is None:
+        found = _fault(options, num_findings) if options.pretrained else error
+        if found is None:
             raise UserError(
                 f"weights of {options.arch!r} cannot be had ({first_line(error)}); download them where there is a "
                 "network (they are cached), give a file with --init, or train from scratch with --no-pretrained"
             ) from error
-        raise _refusal(options, num_findings, found if options.pretrained else error) from error
+        raise _refusal(options, num_findings, found) from error
     return backbone
 
 

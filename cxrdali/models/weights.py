@@ -6,7 +6,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -191,7 +191,9 @@ def _resampled(key: str, stored: torch.Tensor, own: torch.Tensor | None) -> torc
     grid = moved[..., prefix:].reshape(1, -1, old, old)
     # between biases of offsets, corners are aligned: offset 0 stays offset 0
     offsets = key.endswith("attention_biases") or "rel" in key
-    how = {"mode": "bilinear", "align_corners": True} if offsets else {"mode": "bicubic", "antialias": True}
+    how: dict[str, Any] = (
+        {"mode": "bilinear", "align_corners": True} if offsets else {"mode": "bicubic", "antialias": True}
+    )
     grid = nn.functional.interpolate(grid, size=(new, new), **how).view(*moved.shape[:-1], new * new)
     placed = torch.cat([moved[..., :prefix], grid], dim=-1)
     sizes = [own.shape[axis] for axis in axes]
