@@ -22,7 +22,7 @@ from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs.layout import BEST, LAST
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import run_rows, with_images
-from cxrdali.runs.seen import seen_by
+from cxrdali.runs.seen import seen_by, seen_by_weights
 from cxrdali.runs.words import reached, written
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks, joined
@@ -97,7 +97,11 @@ def _leak(
 
     Raises UserError if a score of them would count as one of unseen images, unless that is allowed.
     """
-    seen, words = seen_by(run, dataset), {"val": "validation images", "all": "images"}.get(split, f"{split} images")
+    seen = seen_by(run, dataset)
+    if asked.weights is not None:
+        its = seen_by_weights(asked.weights, dataset)
+        seen = its if its.runs else replace(seen, unknown=its.unknown)
+    words = {"val": "validation images", "all": "images"}.get(split, f"{split} images")
     leak = seen.among(dataset, labels, rows, run.fold.group, words)
     if leak and split not in TRAINED_ON and not asked.allow_leak:
         fix = "predict images that it has not seen"

@@ -64,11 +64,12 @@ def check(
     reached = loaded and {name: loaded[name] for name in ("epoch", "position")}
     there = {f"the run folder's {LAST}": reached or "none", f"the run folder's {PROGRESS}": (out / PROGRESS).exists()}
     ranks.agree({**config, "device": None, **there})
-    if (out / CONFIG).exists():
+    if loaded or results(out):
         _refuse_difference(out, config, settings, ranks, data)
     elif ranks.is_first:
         remove_parts(out)
-        _refuse_strangers(out)
+        if not (out / CONFIG).exists():  # alone, it stands for nothing that was reached
+            _refuse_strangers(out)
     if loaded:
         _refuse_lost_weights(out, loaded["best_epoch"])
     elif names := results(out):
