@@ -19,7 +19,6 @@ from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predictions import Predictions, Provenance
-from cxrdali.runs.layout import BEST, LAST
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import run_rows, with_images
 from cxrdali.runs.seen import seen_by, seen_by_weights
@@ -151,14 +150,12 @@ def check_varies(values: np.ndarray, findings: Sequence[str], loader: Loader, so
 
 
 def weights_of(run: Run, asked: PredictOptions, say: bool = True) -> Path:
-    """The file to predict with. say: which, how far the run is, and what is not known of weights of another origin."""
+    """The file to predict with. say: which, and how far the run is."""
     path = run.best_weights() if asked.weights is None else Path(asked.weights)
     if say:
         log.info(f"{run.path}: {reached(run)}")
     if say and asked.weights is not None:
-        its_own = path.resolve() in [(run.path / name).resolve() for name in (BEST, LAST)]
-        unknown = "" if its_own else f"; what {path.name} was trained on is not known"
-        log.info(f"weights {path}, written {written(path)}, in place of its best{unknown}")
+        log.info(f"weights {path}, written {written(path)}, in place of its best")
     return path
 
 
