@@ -25,7 +25,9 @@ from shards.words import counted
     metavar="PATH",
     help="Page to write, .html; or a folder, made when it is not there, for its explain.html.",
 )
-@click.option("--synthetic", is_flag=True, help="Say on the page that the images are synthetic.")
+@click.option(
+    "--synthetic", is_flag=True, help="Say on the page that the images are synthetic, where the data does not say it."
+)
 @field_options(PredictOptions, "weights", "labels")
 @field_options(ExplainOptions, "batch")
 @field_options(PredictOptions, "device", "precision", "decode", precision="Of predicting; heat maps: always fp32.")
@@ -55,8 +57,9 @@ def explain(run, data, findings, out, synthetic, batch, **given):
     from cxrdali.predict.explain import explain
     from cxrdali.report.explanation.page import write_gallery
 
-    found = explain(run, folders.open_packed(data), options, filled(PredictOptions, given))
+    dataset = folders.open_packed(data)
+    found = explain(run, dataset, options, filled(PredictOptions, given))
     if found.without:
         click.echo(f"no positive image in {options.split}, so not shown: {', '.join(found.without)}")
-    write_gallery(out, found, synthetic=synthetic)
+    write_gallery(out, found, synthetic=synthetic or dataset.synthetic)
     click.echo(f"{out}: {counted(len(found.findings), 'finding')}, {out.stat().st_size / 1e6:.1f} MB")

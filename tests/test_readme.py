@@ -26,6 +26,7 @@ NOT_OURS = {
     "--nthreads",
     "--local-directory",
     "--save",
+    "--signals-to-handle",
     "--squared-power",
 }  # of other programs, benchmarks and an example
 
