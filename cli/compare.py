@@ -24,8 +24,8 @@ from shards.words import counted
 @field_options(CompareOptions, "baseline", "draws", "level", "seed", "folds", "uncertain", "allow_leak")
 @click.option("--title", default="Comparison of runs", show_default=True, help="Title of the page.")
 def compare(runs, data, labels, out, title, **given):
-    """RUNS side by side on the images that all share: mAP, AUROC, F1, calibration, head, medium and tail findings,
-    speed; and whether a difference to the baseline is more than chance.
+    """RUNS side by side on the same images: mAP, AUROC, F1, calibration, head, medium and tail findings, speed; and
+    whether a difference to the baseline is more than chance.
 
     RUNS are run folders that `cxrdali train` wrote, or a folder of them, each compared by its best epoch on its
     validation images (a run that is not finished by what it has); or tables of logits of any split, one per model, that

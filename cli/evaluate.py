@@ -35,7 +35,7 @@ from shards.words import counted
 def evaluate(file, data, labels, out, limits, **given):
     """AP, AUROC, calibration error (ECE), Brier score, prevalence and counts per finding; means over all findings and
     over head, medium and tail findings, with confidence intervals; the same for frontal and lateral images apart. FILE
-    is what `cxrdali predict` wrote.
+    is a table that `cxrdali predict`, `ensemble`, `calibrate` or `postprocess` wrote.
 
     Head findings are in at least 10 % of the images of the labels' training split in the dataset, medium ones in 1 % to
     10 %, tail ones in fewer. NAME.json has everything; NAME.csv a row per view and finding, and after each view's

@@ -36,8 +36,8 @@ def train(data, out, stage, recipe, file, gpus, dry_run, plugins, assignments, *
     """Train one stage, or a recipe. The same command again continues a killed run and does nothing on a finished one.
 
     SIGTERM, Ctrl-C, a lost terminal (SIGHUP) and a cluster's warning (SIGUSR1, SIGUSR2, SIGXCPU) save first. The run
-    folder holds config.json, metrics.csv, findings.csv, TensorBoard events, best.safetensors, last.pt and
-    val_predictions.parquet.
+    folder holds config.json, progress.json, metrics.csv, findings.csv, best.safetensors, val_predictions.parquet,
+    seen.parquet, last.pt and TensorBoard events (docs/training.md).
     """
     if (stage is None) == (recipe is None):
         raise click.UsageError("give --stage 1, 2 or 3, or --recipe NAME (`cxrdali recipes` lists them)")

@@ -22,8 +22,8 @@ plugins_option = click.option(
     multiple=True,
     type=FILE,
     metavar="FILE",
-    help="A Python file that defines losses, samplers, heads or augmentations (CONTRIBUTING.md), which --loss, "
-    "--sampler, --head and --augment then know; --set gives their parameters. May be repeated.",
+    help="A Python file that defines losses, samplers, heads or augmentations (CONTRIBUTING.md), which can "
+    "then be chosen by name; --set gives their parameters. May be repeated.",
 )
 
 

@@ -91,7 +91,7 @@ class DataSettings(FoldOptions):
         metavar="RUN_OR_METRICS",
     )
     allow_leak: bool = setting(
-        False, "Validate on images that the runs behind --init were trained on, too; all scores then say so."
+        False, "Validate on images that the run to start from, or one before it, trained on; all scores then say so."
     )
 
     def __post_init__(self):

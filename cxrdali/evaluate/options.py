@@ -26,7 +26,9 @@ class EvaluateOptions(ResampleOptions):
 
     uncertain: str = as_in(DataSettings, "uncertain")
     allow_leak: bool = setting(False, "Score images that were trained on, too; the result says so.")
-    allow_other_run: bool = setting(False, "Let rules fitted to another run or test-time augmentation meet this table.")
+    allow_other_run: bool = setting(
+        False, "Use what was fitted to another run or test-time augmentation; the result says so."
+    )
 
 
 @dataclass(frozen=True)
