@@ -49,10 +49,7 @@ class Paths(click.ParamType):
 @click.option("--folds", default=5, show_default=True, help="Parts of the subjects that --fit-weights leaves out.")
 @folders.data_option
 @click.option("--labels", metavar="NAME", help="Label release of the validation tables.  [default: the one they name]")
-@field_options(
-    EvaluateOptions, "uncertain", "allow_leak", "allow_other_run",
-    allow_leak="Pool tables of images that were trained on, too; the result says so.",
-)  # fmt: skip
+@field_options(EvaluateOptions, "uncertain", "allow_leak", "allow_other_run")
 @tables.kind_option
 def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, data, labels, kind, **given):
     """Pool several tables of logits for the same images, as `cxrdali predict` writes them.

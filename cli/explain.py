@@ -35,8 +35,7 @@ def explain(run, data, findings, out, synthetic, batch, **given):
     """For each finding, show the positives that a run scores highest and lowest, and the negatives that it scores
     highest, with Grad-CAM heat maps.
 
-    All splits but val are predicted first, and val with --weights. The page holds pictures of patients, so their
-    data-use terms apply.
+    All splits but val (with --weights, val too) are predicted first. The page holds pictures: data-use terms apply.
     """
     from cxrdali.predictions import check_writable
     from cxrdali.report.kit.page import check_numbers_file

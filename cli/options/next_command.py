@@ -40,10 +40,8 @@ def after_training(settings, dataset, out: Path) -> None:
     if context.params.get("stage") in (1, 2):
         say(_next_stage(settings, out, context.params), evaluation(out))
     elif len(released_rows(dataset, dataset.labels(settings.data.labels), "test")):
-        say(
-            line("predict", "--run", out, "--split", "test", "--out", f"{out.resolve().name}.test.parquet"),
-            evaluation(out),
-        )
+        table = f"{out.resolve().name}.test.parquet"
+        say(line("predict", "--run", out, "--split", "test", "--out", table), evaluation(out))
     else:
         say(evaluation(out))
 
@@ -55,10 +53,8 @@ def _next_stage(settings, out: Path, given: Mapping) -> str:
     words: list[object] = ["train", "--stage", stage]
     named = run_folder(out.parent, settings.stage) == out  # then the next stage finds it
     if not named or out.parent != folders.RUNS:
-        words += [
-            "--out",
-            run_folder(out.parent, stage) if named else out.with_name(f"{out.resolve().name}-stage{stage}"),
-        ]
+        other = out.with_name(f"{out.resolve().name}-stage{stage}")
+        words += ["--out", run_folder(out.parent, stage) if named else other]
     if not named:
         words += ["--init", out]
     plain, mine = settings_of(stage=settings.stage).flat(), settings.flat()
@@ -75,11 +71,13 @@ def _next_stage(settings, out: Path, given: Mapping) -> str:
 
 
 def after_table(out: Path, table) -> None:
-    """Evaluating a table, where its images have labels."""
+    """Evaluating a table, where its images have labels and evaluating does not refuse it."""
     from cxrdali.data.targets import check_labelled
     from cxrdali.predictions import catalog_rows
     from shards.errors import UserError
 
+    if table.provenance.seen and table.provenance.split != "train":
+        return
     dataset = folders.opened()
     if dataset is not None:
         try:

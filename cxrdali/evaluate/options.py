@@ -25,10 +25,8 @@ class EvaluateOptions(ResampleOptions):
     """And what -1 counts as, and whether images may be scored that were trained on."""
 
     uncertain: str = as_in(DataSettings, "uncertain")
-    allow_leak: bool = setting(False, "Score images that were trained on, too; the result says so.")
-    allow_other_run: bool = setting(
-        False, "Use what was fitted to another run or test-time augmentation; the result says so."
-    )
+    allow_leak: bool = setting(False, "Take images that were trained on, too; the result says so.")
+    allow_other_run: bool = setting(False, "Use what was fitted to another run or TTA, too; the result says so.")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from cxrdali.models import weights_file
 from cxrdali.runs import folder, plugins, same_data
 from cxrdali.runs.config_file import read_config
 from cxrdali.runs.layout import BEST, CONFIG, LAST, NEW, PROGRESS
-from cxrdali.runs.reader import Run, has_begun, results, weights_epoch
+from cxrdali.runs.reader import Run, results, weights_epoch
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks
@@ -76,14 +76,13 @@ def check(
         _refuse_lost_state(out, names[0])
 
 
-def stored_of(out: Path, name: str) -> dict | None:
-    """An entry of config.json where the run has begun. Raises UserError if a run's files are there without it."""
+def check_described(out: Path) -> None:
+    """Raises UserError if a run's files are there without its config.json."""
     names = [name for name in (LAST, PROGRESS, *results(out), *NEW.values()) if (out / name).exists()]
     if names and not (out / CONFIG).exists():
         raise UserError(
             f"{out}: holds {names[0]} of a run without its {CONFIG}; restore that file, or give another --out folder"
         )
-    return read_config(out).get(name) if has_begun(out) else None
 
 
 def record(out: Path, config: dict, loaded: dict | None) -> None:

@@ -25,6 +25,7 @@ from cxrdali.metrics.ranking import Scores, score
 from cxrdali.models.inference import Inference, constant_words, logits
 from cxrdali.models.loss_module import bce_sum, known_targets
 from cxrdali.runs import folder
+from cxrdali.runs.config_file import read_config
 from cxrdali.runs.layout import PROGRESS
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import Run
@@ -96,14 +97,13 @@ def train(
     with joined(settings.runtime.device) as ranks, _alone(out, ranks):
         hardware = Hardware.resolve(ranks.device(settings.runtime.device), settings.runtime.precision)
         ranks.share(settings.optimizer.batch, settings.runtime.micro_batch)
+        identity.check_described(out)
         data = select_data(settings, dataset, labels, out)
         config, loaded = identity.describe(settings, data, hardware, ranks, recipe), folder.load_last(out)
         identity.check(out, config, settings, loaded, ranks, data)
         if done := _finished(out, settings, loaded, ranks):
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
-        before = loaded and Continued(
-            loaded.pop("model"), identity.stored_of(out, "micro_batch"), loaded.get("about", {})
-        )
+        before = loaded and Continued(loaded.pop("model"), read_config(out).get("micro_batch"), loaded.get("about", {}))
         parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
         if hooks and hooks.on_parts:

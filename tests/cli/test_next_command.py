@@ -95,6 +95,11 @@ def test_a_table_without_labels_is_not_to_be_evaluated(tmp_path, dataset, pack_f
     pooled = ("ensemble", "a.parquet", "b.parquet", "--weights-by-map", "a.val.parquet,b.val.parquet")
     said = done(tmp_path, *pooled, "--data", pack_folder, "--out", "e.parquet").stdout
     assert words_of(said, tmp_path) == ["evaluate", "e.parquet", "--data", str(pack_folder)]
+    for split in ("all", "train"):  # evaluate refuses the first
+        for name in "cd":
+            written(tmp_path / f"{name}.parquet", dataset, split, "test", run=name, seen=("3 of 9 were trained on",))
+        said = done(tmp_path, "ensemble", "c.parquet", "d.parquet", "--out", f"{split}.parquet").stdout
+        assert ("next: cxrdali evaluate train.parquet" in said) == (split == "train")
     labels = dataset.labels("cxr-lt-2023")
     values = np.where((labels.split == "test")[:, None], Labels.BLANK, labels.values)
     monkeypatch.setattr(PackedDataset, "labels", lambda self, name=None: dataclasses.replace(labels, values=values))
