@@ -68,6 +68,6 @@ def _why_not(model: "Classifier", inputs: list[torch.Tensor], logits: torch.Tens
             return f"a classifier of {model.options.arch!r} sees {list(shape)} of an image, not a vector"
     if len(inputs) == len(model.heads):
         again = model.classify(torch.cat([each.flatten(1) for each in inputs], dim=1))
-        if torch.allclose(again, logits, rtol=1e-4, atol=1e-5):
+        if torch.allclose(again, logits, rtol=1e-4, atol=1e-5, equal_nan=True):
             return ""
     return f"the output of {model.options.arch!r} is not the mean of its classifiers' outputs"
