@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import resource
 import sys
 import zlib
@@ -70,7 +71,7 @@ def train_command(pack: Path, out: Path) -> list:
 
 def error_line(code: int, said: str, *named) -> str:
     """The one line that begins with error: and is the last; it holds every text of `named`."""
-    assert code == 1 and "Traceback" not in said and "Exception" not in said, said
+    assert code == 1 and "Traceback" not in said and not re.search(r"\bException\b", said), said
     lines = [line.rpartition("\r")[2] for line in said.splitlines()]  # what a progress bar left on the terminal
     assert [line for line in lines if "error: " in line] == lines[-1:] and lines[-1].startswith("error: "), said
     assert [text for text in map(str, named) if text not in lines[-1]] == [], lines[-1]
