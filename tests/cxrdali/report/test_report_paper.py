@@ -23,7 +23,7 @@ from cxrdali.report.published import is_its_data
 from cxrdali.report.training.data import first_training_images
 from cxrdali.report.training.lineage import is_line, lineage
 from cxrdali.report.training.models import differences, epochs
-from cxrdali.report.training.page import SECTIONS, ReportOptions, section_html, write_report
+from cxrdali.report.training.page import SECTIONS, ReportOptions, write_report
 from cxrdali.report.training.plots import branches
 from cxrdali.report.training.runs import line_of
 from cxrdali.report.training.sources import read_sources
@@ -32,7 +32,7 @@ from cxrdali.runs.settings import sampling_seed
 from shards.errors import UserError
 from shards.storage.sealed import sealed_json
 from tests.cxrdali.paper_folder import Model, write_model, write_step, write_views
-from tests.cxrdali.report.pages import AWKWARD, Page, check_numbers
+from tests.cxrdali.report.pages import AWKWARD, Page, check_numbers, section_html
 from tests.cxrdali.report.test_report import LABELS, change, dataset  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.slow
