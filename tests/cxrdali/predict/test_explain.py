@@ -22,7 +22,7 @@ from cxrdali.predict.predict import PredictOptions, load_run_model, predict
 from cxrdali.predictions import read
 from cxrdali.report.explanation.page import gallery, write_gallery
 from cxrdali.report.explanation.pictures import GAP, PANEL, overlay, pair
-from cxrdali.report.kit.page import render
+from cxrdali.report.kit import page
 from cxrdali.runs import layout as runs
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import settings_of
@@ -30,6 +30,10 @@ from cxrdali.train.trainer import train
 from shards.errors import UserError
 from shards.storage.sealed import sealed_json
 from tests.releases import FINDINGS
+
+
+def render(explanation, synthetic: bool) -> str:
+    return page.render("explanation/page.html.j2", gallery(explanation, synthetic))
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +266,7 @@ def test_the_page_shows_every_example_and_says_what_it_is(explanation, dataset, 
     assert text.count("<h3>False positives: absent, highest scores</h3>") == 4
     assert "Findings with most positive images in val come first." in re.sub(r"\s+", " ", text)
     check_json(explanation, json.loads(out.with_suffix(".json").read_text()))
-    drawn = render("explanation/page.html.j2", gallery(explanation, synthetic=True))
+    drawn = render(explanation, synthetic=True)
     assert "Synthetic data." in drawn and "medical images" not in drawn
 
 
@@ -291,12 +295,7 @@ def test_a_network_whose_features_only_lower_the_score_has_empty_maps_that_say_s
     found = quietly(run, dataset, ExplainOptions(images=1, findings=("Edema",)))
     shown = [*found.findings[0].best, *found.findings[0].misses, *found.findings[0].false_positives]
     assert len(shown) == 3 and not any(one.heat.any() for one in shown)
-    assert (
-        render("explanation/page.html.j2", gallery(found, synthetic=True)).count(
-            "Empty map: no place raises this score."
-        )
-        == 3
-    )
+    assert render(found, synthetic=True).count("Empty map: no place raises this score.") == 3
 
 
 def test_an_empty_map_is_said_on_the_picture():
@@ -319,7 +318,7 @@ def test_a_finding_without_a_ranking_error_has_no_false_positive(explanation):
 def test_what_comes_from_the_data_is_text_and_not_markup(explanation):
     strange = replace(explanation, run="<i>", findings=(replace(explanation.findings[0], finding="<b>x</b>"),))
     strange = replace(strange, layer="<u>", without=("<s>",))
-    text = render("explanation/page.html.j2", gallery(strange, synthetic=False))
+    text = render(strange, synthetic=False)
     assert not re.search(r"<(i|u|s|b)>(?!</i>)", text) and "&lt;b&gt;x&lt;/b&gt;" in text
 
 
