@@ -23,7 +23,6 @@ from benchmarks.options import Options, listed, option, parse
 from benchmarks.training.families_walk import LARGEST, SIZES, STEPS, Walk, smallest
 from shards.errors import UserError
 
-STUDIES = 24
 NOTHING = {"model": "", "parameters": 0, "size": 0, "other": 0, **dict.fromkeys(STEPS, False)}  # of a row
 
 
@@ -79,7 +78,7 @@ def main() -> None:
     options = parse(FamiliesRun, "benchmarks.training.families", __doc__.splitlines()[0])
     environment = results.environment("benchmarks.training.families")
     with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as folder:
-        release = datasets.synthetic(Path(folder, "release"), STUDIES, LARGEST)
+        release = datasets.synthetic(Path(folder, "release"), studies=24, size=LARGEST)
         data = datasets.packed(release, Path(folder, "packed"), (*SIZES, LARGEST)).root
         for family in options.families or timm.list_modules():
             row = row_of(family, data, options.seconds)
