@@ -7,9 +7,8 @@ from pathlib import Path
 import joblib
 
 from shards.dataset.packed import PackedDataset
-from shards.packing.options import PackOptions
+from shards.packing.options import PackOptions, Size
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.releases.open import open_release
 from shards.synthetic.plan import SyntheticOptions
 from shards.synthetic.release import write_release

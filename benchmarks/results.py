@@ -29,20 +29,9 @@ OLDER_NAMES = {
 }
 NAMING = {"baseline", "ours", "theirs", "comparison", "loader"}  # fields whose values are such names
 PACKAGES = (
-    "cxrdali",
-    "torch",
-    "timm",
-    "nvidia-dali-cuda130",
-    "nvidia-dali-cuda120",
-    "simplejpeg",
-    "opencv-python-headless",
-    "opencv-python",
-    "albumentations",
-    "webdataset",
-    "numpy",
-    "pandas",
-    "joblib",
-)
+    "cxrdali", "torch", "timm", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "simplejpeg", "opencv-python-headless",
+    "opencv-python", "albumentations", "webdataset", "numpy", "pandas", "joblib",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -254,11 +243,8 @@ def _gpu(device: str) -> dict:
     import torch
 
     found = torch.cuda.get_device_properties(device)
-    return {
-        "gpu": found.name,
-        "gpu_memory_gib": round(found.total_memory / 2**30, 1),
-        "gpus": torch.cuda.device_count(),
-    }
+    memory = round(found.total_memory / 2**30, 1)
+    return {"gpu": found.name, "gpu_memory_gib": memory, "gpus": torch.cuda.device_count()}
 
 
 def _versions() -> dict[str, str]:

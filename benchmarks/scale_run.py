@@ -16,16 +16,16 @@ import pandas as pd
 
 from benchmarks.memory import proc_number, sampled
 from cxrdali.data.augment import AugmentOptions
+from cxrdali.data.options import FoldOptions
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS
-from cxrdali.data.splits import FoldOptions, train_and_validation
+from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
 from shards.dataset.packed import PackedDataset
 from shards.packing.job import PackJob
-from shards.packing.options import PackOptions
+from shards.packing.options import PackOptions, Size
 from shards.packing.plan import plan
 from shards.packing.publish import publish, with_arrays
-from shards.packing.rendition import Size
 from shards.releases.release import LabelTable, Release
 
 SIZES = (Size(224, raw=True), Size(320), Size(384), Size(512))

@@ -32,9 +32,11 @@ def demo(out: Path, fresh: bool):
 
     The data is synthetic, not measured: the page shows how the parts work together, not what they achieve.
     """
-    from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate, write
+    from cxrdali.evaluate.evaluate import evaluate, write
+    from cxrdali.evaluate.options import EvaluateOptions
     from cxrdali.predict.predict import predict
-    from cxrdali.report.training.page import ReportOptions, write_report
+    from cxrdali.report.training.page import write_report
+    from cxrdali.report.training.sources import ReportOptions
     from cxrdali.runs.settings import run_folder, settings_of
     from cxrdali.train.trainer import train
 
@@ -75,9 +77,8 @@ def synthetic_pack(out: Path, studies: int, sizes: list[int]):
     from joblib import cpu_count
 
     from shards.dataset.packed import PackedDataset
-    from shards.packing.options import PackOptions
+    from shards.packing.options import PackOptions, Size
     from shards.packing.pack import pack
-    from shards.packing.rendition import Size
     from shards.releases.open import open_release
     from shards.synthetic.plan import SyntheticOptions
     from shards.synthetic.release import write_release

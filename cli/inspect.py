@@ -29,7 +29,8 @@ def inspect(pack, names, html, images):
     Compares label releases too: a model trained on one must not be tested on another that shares its patients.
     Nothing is changed.
     """
-    from cxrdali.report.dataset import as_text, read_facts
+    from cxrdali.report.dataset.facts import read_facts
+    from cxrdali.report.dataset.text import render
 
     if images and html is None:
         raise click.UsageError("--images puts pictures into a page; give --html FILE too")
@@ -39,7 +40,7 @@ def inspect(pack, names, html, images):
         check_writable(html, pack)
     dataset = folders.open_packed(pack)
     facts = read_facts(dataset, names)
-    click.echo(as_text(facts))
+    click.echo(render(facts))
     if html is not None:
         write_page(html, dataset, facts, images=images)
         click.echo(f"\n{html}: {html.stat().st_size / 1e6:.1f} MB")

@@ -38,7 +38,8 @@ def report(runs, out, data, evaluations, title, images):
     are then shown beside the numbers that Yamagishi & Hanaoka printed; or the folder of `cxrdali loss-design`, also of
     a half-done study.
     """
-    from cxrdali.report.training.page import ReportOptions, write_report
+    from cxrdali.report.training.page import write_report
+    from cxrdali.report.training.sources import ReportOptions
     from cxrdali.runs.layout import CONFIG
     from shards.errors import UserError
 

@@ -1,12 +1,11 @@
 """cxrdali shard: from a release to a packed dataset."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import click
 
 from cli.options import folders, next_command
-from cli.options.fields import Choice
+from cli.options.fields import Choice, filled
 from cli.options.table_options import read_columns, table_options
 from shards.packing.options import ENGINES, FITS, WINDOWS, PackLimits, PackOptions, Part, Size
 from shards.storage.places import storage_of
@@ -152,11 +151,11 @@ def shard(context, source, out, label_folders, table, jobs, engine, scheduler, p
         raise click.UsageError("--labels is for known releases; with --table the labels are the table's own")
     given_out, source, out = out, folders.release(source), folders.packed(out)
     sizes = tuple(map(Size.parse, given["sizes"].split(","))) if given["sizes"] else stored_sizes(out)
-    options = _fields(PackOptions, {**given, "sizes": sizes or PackOptions.sizes})
+    options = filled(PackOptions, {**given, "sizes": sizes or PackOptions.sizes})
     near = storage_of(source).local
     if given["stall"] is None:
         given["stall"] = PackLimits.stall if near and storage_of(out).local else REMOTE_STALL
-    limits = _fields(PackLimits, given)
+    limits = filled(PackLimits, given)
     jobs = jobs or cpu_count() * (1 if near else REMOTE_JOBS)
     release = open_table(table, named, source) if named else open_release(source, label_folders)
     _print_release(release)
@@ -194,11 +193,6 @@ def _drop(context, out, names: list[str]) -> None:
     click.echo(f"{out}: dropped {', '.join(f'{name} px' for name in names)}; nothing else has changed")
 
 
-def _fields(kind, given: dict):
-    """A dataclass of those options that are its fields."""
-    return kind(**{field.name: given[field.name] for field in fields(kind)})
-
-
 def _print_release(release) -> None:
     click.echo(f"{release.name}: {counted(len(release.images), 'image')} in {release.root}")
     for note in release.notes:
@@ -215,14 +209,16 @@ def _print_release(release) -> None:
 
 
 def _print_estimate(found, jobs: int) -> None:
+    from cxrdali.report.kit.numbers import storage
+
     click.echo(
         f"would pack {counted(found.images, 'image')}, {counted(found.studies, 'study')}, "
         f"{counted(found.subjects, 'subject')} into {counted(found.shards, 'shard')} per size"
     )
     for size, count in found.num_bytes.items():
-        click.echo(f"  {size} px: about {_bytes(count)}")
+        click.echo(f"  {size} px: about {storage(count)}")
     click.echo(
-        f"about {_bytes(sum(found.num_bytes.values()))} and {found.minutes:,.1f} minutes with "
+        f"about {storage(sum(found.num_bytes.values()))} and {found.minutes:,.1f} minutes with "
         f"{counted(jobs, 'job')} (from {counted(found.sampled, 'image')} packed in memory; nothing was written)"
     )
     for reason, count in found.rejected.items():
@@ -230,13 +226,15 @@ def _print_estimate(found, jobs: int) -> None:
 
 
 def _print_summary(out: Path, summary) -> None:
+    from cxrdali.report.kit.numbers import storage
+
     if summary.already_finished:
         rejected = sum(summary.rejected.values())
         still = f"; rejected files: {rejected:,}, none of which has changed since" if rejected else ""
         click.echo(f"{out}: already finished, nothing to do{still}")
     click.echo(
         f"{out}: {summary.packed:,} of {counted(summary.planned, 'image')} packed, "
-        f"{counted(summary.shards, 'shard')} per size, {_bytes(summary.num_bytes)}"
+        f"{counted(summary.shards, 'shard')} per size, {storage(summary.num_bytes)}"
     )
     for reason, count in summary.rejected.items():
         click.echo(f"  {count:,} rejected: {reason}")
@@ -264,11 +262,3 @@ def _print_rate(summary) -> None:
     if summary.images_this_run:
         rate = summary.images_this_run / summary.seconds
         click.echo(f"{counted(summary.images_this_run, 'image')} in {summary.seconds:,.1f} s, {rate:,.0f} images/s")
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            break
-        count, unit = count / 1000, {"B": "KB", "KB": "MB", "MB": "GB", "GB": "TB"}[unit]
-    return f"{count:,.1f} {unit}" if unit != "B" else f"{count:.0f} B"

@@ -2,10 +2,8 @@
 
     python -m benchmarks.loading.loader [--ffcv PYTHON] [--save]
 
-Held fixed for every baseline: machine, images, batch, the augmentation and its probabilities, a consumer that does
-nothing. A run is one pass over as many images as come out in --seconds; every baseline has a run in which its memory
-is watched and --rounds timed ones, in turn. Each lives in a process of its own, whose workers, threads and pipelines
-stay alive between runs, so that no start-up is timed. Baselines:
+A run is one pass over as many images as come out in --seconds; every baseline has a run in which its memory is watched
+and --rounds timed ones, in turn, in a process of its own. README.md says what is held fixed. Baselines:
 
     JPEG, raw               cxrdali.data.loader.Loader on packed shards: cutout, flips, output batch uint8
                             [B, 1, S, S]; on a GPU in each decode mode
@@ -20,17 +18,13 @@ stay alive between runs, so that no start-up is timed. Baselines:
                             environment of its own (--ffcv)
     stage-training paper    DataLoader, OpenCV RGB decode, albumentations, float32 [B, 3, S, S] made in the worker
 
-DataLoaders run with as many workers as there are cores and with twice as many; the faster counts. They read loose
-files, one per image: "resized files" are the bytes of our JPEG renditions; "native files" are 2544 x 3056 and shrunk in
-the worker. DALI's reader and webdataset shuffle in their own way, all others have the same order.
-
-At the sizes in --cold, those that read files run once more with all files dropped from the page cache before every
-run, which is one pass over the images. The disk is what it is: `benchmarks.storage` has slow ones.
+DataLoaders read loose files, one per image: "resized files" are the bytes of our JPEG renditions; "native files" are
+2544 x 3056 and shrunk in the worker. The disk is what it is: `benchmarks.storage` has slow ones.
 """
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,7 +41,7 @@ from benchmarks.loading.ffcv import why_not
 from benchmarks.loading.registry import Data, Work, with_workers
 from benchmarks.loading.served import Served
 from benchmarks.options import STAGES, Options, Stage, listed, option, parse
-from benchmarks.results import Target
+from benchmarks.results import Run, Target
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 from shards.releases.open import open_release
@@ -150,7 +144,7 @@ def measure_stage(data: Data, stage: Stage, options: LoaderRun, folder: Path) ->
         results.print_rates(cold)
     elif absent:
         print(f"  cold: not measured ({absent[0]['not_measured']})")
-    medians = {row["baseline"]: row["images_per_second"]["median"] for row in warm}
+    medians = {row["baseline"]: results.median_rate(row) for row in warm}
     ratios = [target.check(medians, missing) for target in targets(stage.size, joblib.cpu_count())]
     for ratio in ratios:
         results.print_target(ratio)
@@ -186,15 +180,11 @@ def _warm(served: Mapping[str, Served], options: LoaderRun) -> list[dict]:
     for _ in range(options.rounds):
         for name, run in runs.items():
             timed[name].append(served[name].timed(run))
-    return [
-        {
-            **results.rate_row(name, timed[name]),
-            "cache": "warm",
-            "peak_mib": peaks[name],
-            "stored_bytes_per_image": each.stored_bytes,
-        }
-        for name, each in served.items()
-    ]
+    return [_row(name, each, timed[name], cache="warm", peak_mib=peaks[name]) for name, each in served.items()]
+
+
+def _row(name: str, baseline: Served, runs: Sequence[Run], **more: object) -> dict:
+    return results.rate_row(name, runs) | more | {"stored_bytes_per_image": baseline.stored_bytes}
 
 
 def sized_run(served: Served, seconds: float) -> Callable[[], int]:
@@ -222,15 +212,9 @@ def _cold(served: Mapping[str, Served], folder: Path, data: Data, options: Loade
                 why = f"{left:.0%} of the shards' bytes stay in memory under {folder}; set TMPDIR to a folder on a disk"
                 return [{"baseline": each, "cache": "cold", "not_measured": why} for each in served]
             timed[name].append(served[name].timed(run))
-    return [
-        {
-            **results.rate_row(name, timed[name]),
-            "cache": "cold",
-            "stored_bytes_per_image": each.stored_bytes,
-            "read_bytes_per_image": median(run.read_bytes / run.images for run in timed[name]),
-        }
-        for name, each in served.items()
-    ]
+    read = {name: median(run.read_bytes / run.images for run in runs) for name, runs in timed.items()}
+    rows = [_row(name, each, timed[name], cache="cold") for name, each in served.items()]
+    return [row | {"read_bytes_per_image": read[row["baseline"]]} for row in rows]
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -188,11 +189,8 @@ def dali_reader(work: Work) -> Baseline:
 
 
 def lean(work: Work, workers: int) -> Baseline:
-    def open_run(images: int) -> Callable[[], int]:
-        loader = lean_loader(_resized_pass(work, images), work.size, workers, AUGMENT, SEED, work.pin)
-        return lambda: consume((batch for batch, _ in loader), work.device)
-
-    return Baseline(open_run, work.step, _file_bytes(work.data.resized[work.size]), lambda: None)
+    made = partial(lean_loader, size=work.size, workers=workers, augment=AUGMENT, seed=SEED, pin=work.pin)
+    return Baseline(_over_files(work, made), work.step, _file_bytes(work.data.resized[work.size]), lambda: None)
 
 
 def webdataset(work: Work, workers: int) -> Baseline:
@@ -209,11 +207,8 @@ def webdataset(work: Work, workers: int) -> Baseline:
 
 
 def paper_resized(work: Work, workers: int) -> Baseline:
-    def open_run(images: int) -> Callable[[], int]:
-        loader = paper_loader(_resized_pass(work, images), work.size, workers, False, work.pin)
-        return lambda: consume((batch for batch, _ in loader), work.device)
-
-    return Baseline(open_run, work.step, _file_bytes(work.data.resized[work.size]))
+    made = partial(paper_loader, size=work.size, workers=workers, resize=False, pin=work.pin)
+    return Baseline(_over_files(work, made), work.step, _file_bytes(work.data.resized[work.size]))
 
 
 def paper_native(work: Work, workers: int) -> Baseline:
@@ -257,9 +252,15 @@ def rows(dataset: PackedDataset, count: int) -> np.ndarray:
     return np.resize(np.flatnonzero(dataset.packed), count)
 
 
-def _resized_pass(work: Work, images: int) -> Pass:
-    order = global_order(rows(PackedDataset.open(work.data.jpeg), images), SEED, 0)
-    return Pass(work.data.resized[work.size], _batches(order, work.batch))
+def _over_files(work: Work, loader: Callable[[Pass], Iterable]) -> Callable[[int], Callable[[], int]]:
+    """Runs over the resized files, of which `loader` makes batches with their rows."""
+
+    def open_run(images: int) -> Callable[[], int]:
+        order = global_order(rows(PackedDataset.open(work.data.jpeg), images), SEED, 0)
+        made = loader(Pass(work.data.resized[work.size], _batches(order, work.batch)))
+        return lambda: consume((batch for batch, _ in made), work.device)
+
+    return open_run
 
 
 def _batches(order: np.ndarray, batch: int) -> tuple[tuple[int, ...], ...]:

@@ -16,11 +16,7 @@ from benchmarks import results
 from benchmarks.memory import sampled
 from benchmarks.results import Run
 
-PRELOAD = [
-    "benchmarks.loading.baselines",
-    "benchmarks.loading.webdataset_cv",
-    "albumentations.pytorch",
-]  # once for all workers
+PRELOAD = ["benchmarks.loading.baselines", "benchmarks.loading.webdataset_cv", "albumentations.pytorch"]  # once for all
 
 Open = Callable[[int], Callable[[], int]]  # images of a run -> the run, which returns how many came out
 

@@ -43,9 +43,9 @@ from benchmarks.packing.fresh import FreshRun, end_workers, fresh
 from benchmarks.packing.fullscale import QUALITY, SIZES
 from benchmarks.results import Run, Spread, Target
 from shards.packing import source as files_of
-from shards.packing.options import PackOptions
+from shards.packing.options import PackOptions, Size
 from shards.packing.pack import pack
-from shards.packing.rendition import Size, encode, renditions, resize
+from shards.packing.rendition import encode, renditions, resize
 from shards.packing.verify import verify
 from shards.releases.open import open_release
 from shards.storage.files import sha256_file

@@ -13,8 +13,7 @@ def section() -> str:
     """The newest row of every family, where they come from, and the reasons of what was refused."""
     path = results.RESULTS / "families.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    rows = [row for _, row in sorted({row["family"]: row for row in rows}.items())]
-    if not rows:
+    if not (rows := [row for _, row in sorted({row["family"]: row for row in rows}.items())]):
         return "Not measured yet.\n"
     lines, reasons = [], []
     for row in rows:
@@ -24,8 +23,7 @@ def section() -> str:
         reasons += [f"| {row['family']} | {SAID.get(step, step)} | {said} |" for step, said in row["reasons"].items()]
     found = rows[-1]["environment"]
     commits = ", ".join(sorted({row["environment"]["commit"][:9] for row in rows}))
-    where = (
-        f"{len(rows)} families of timm {found['versions']['timm']}, {found['cpu']}, {found['cores']} cores, no GPU; "
-    )
+    machine = f"{found['cpu']}, {found['cores']} cores, no GPU"
+    where = f"{len(rows)} families of timm {found['versions']['timm']}, {machine}; "
     where += f"commits {commits}, `benchmarks/results/families.jsonl`.\n\n| family | what | why not |\n|---|---|---|"
     return "\n".join([table(HEAD, lines), where, *reasons]) + "\n"

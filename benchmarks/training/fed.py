@@ -12,9 +12,10 @@ from benchmarks.options import Stage
 from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Batch, Loader
 from cxrdali.data.options import LoaderOptions
-from cxrdali.models.classifier import ModelOptions, create
+from cxrdali.models.classifier import create
 from cxrdali.models.loss import LOSSES
 from cxrdali.models.loss_module import LossModule
+from cxrdali.models.options import ModelOptions
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.dataset.packed import PackedDataset

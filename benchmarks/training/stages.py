@@ -14,13 +14,11 @@ Pairs of arms that differ in the size of their first stages alone. A stage start
 Held fixed in a pair: images, seed, epochs, rates, network, machine. Training rows are cut to whole batches of all
 sizes, so both arms see the same images. A batch is smaller where the images are larger, as in that paper. Every arm is
 run for every seed, in turn: cheap, dear; dear, cheap; ... A throwaway run of each comes first. Half of the cores train,
-the others load; nothing else should run on the machine.
+the others load.
 
-Seconds are wall-clock around each call of the trainer and around a whole arm: set-up, compiling, validation and saving
-count, and the trainer says where a stage's went. Beside the share saved stand that of the epochs after each stage's
-first, which long runs tend to, and the ideal one by pixels. If parts and totals differ by more than 1 %, the benchmark
-fails. Final mAP is that of the last stage's best epoch, on the part of the training split that validates. On a CPU the
-network and the sizes are small, and rows say so.
+Seconds are wall-clock around each call of the trainer and around a whole arm. Beside the share saved stand that of the
+epochs after each stage's first, which long runs tend to, and the ideal one by pixels. If parts and totals differ by
+more than 1 %, the benchmark fails. On a CPU the network and the sizes are small, and rows say so.
 
 --real answers for that paper's network, sizes and batches, on a GPU: synthetic data packed at the sizes, --epochs of
 each stage, one pair each. That paper's loader reads few native files over and over, in whole rounds of its workers. mAP

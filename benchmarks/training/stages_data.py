@@ -17,7 +17,8 @@ from benchmarks.options import Stage
 from benchmarks.training.stages_options import StagesRun
 from benchmarks.training.stages_report import FIGURE, NATIVE, THREE
 from cxrdali.data.loader import Loader
-from cxrdali.data.splits import FoldOptions, train_and_validation
+from cxrdali.data.options import FoldOptions
+from cxrdali.data.splits import train_and_validation
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.releases.open import open_release

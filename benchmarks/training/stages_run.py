@@ -38,10 +38,8 @@ def run_arm(
     Args:
         limit: batches an epoch, at most; then a stage has two epochs.
     """
-    feed, folders = (
-        comparison.feed,
-        [str(folder / f"stage{place}") for place in range(1, len(comparison.arms[arm]) + 1)],
-    )
+    feed, stages = comparison.feed, comparison.arms[arm]
+    folders = [str(folder / f"stage{place}") for place in range(1, len(stages) + 1)]
     settings = [
         settings_of(
             stage=place, size=stage.size, batch=stage.batch, epochs=comparison.epochs if limit is None else 2,
@@ -49,7 +47,7 @@ def run_arm(
             precision=options.precision, device=options.device, decode=options.decode,
             threads=_loader_threads(options.device), seed=seed, limit_batches=limit,
         )
-        for place, (stage, before) in enumerate(zip(comparison.arms[arm], [None, *folders[:-1]], strict=True), 1)
+        for place, (stage, before) in enumerate(zip(stages, [None, *folders[:-1]], strict=True), 1)
     ]  # fmt: skip
     runs, totals, started = [], [], time.perf_counter()
     for each, out in zip(settings, folders, strict=True):
@@ -59,11 +57,11 @@ def run_arm(
     seconds = time.perf_counter() - started
     words = f"{comparison.name}, {arm}, seed {seed}"
     check_sum(words, totals, seconds)
-    stages = [_stage_row(words, *each) for each in zip(comparison.arms[arm], runs, totals, strict=True)]
+    rows = [_stage_row(words, *each) for each in zip(stages, runs, totals, strict=True)]
     shutil.rmtree(folder)
     gc.collect()  # what is left of this arm ends outside of the next one's time
-    final = {"final_map": stages[-1]["best_map"], "final_epoch": stages[-1]["best_epoch"]}
-    return {"comparison": comparison.name, "arm": arm, "seed": seed, "seconds": seconds, **final, "stages": stages}
+    final = {"final_map": rows[-1]["best_map"], "final_epoch": rows[-1]["best_epoch"]}
+    return {"comparison": comparison.name, "arm": arm, "seed": seed, "seconds": seconds, **final, "stages": rows}
 
 
 def _run_stage(settings: TrainSettings, feed: Feed, multiple: int, out: Path) -> tuple[RunSummary, float]:

@@ -10,20 +10,17 @@ Per stage
     ours, loader       fed by the loader, augmented, from packed JPEG; to reach: 0.98 of the ceiling,
                        and on a GPU 1 % of the time in which it waits for data
     timm, cached       timm's loop at the same settings on batches that lie on the device: uint8 as ours, normalised in
-                       the step as timm's prefetcher does; ours is to reach 0.98 of it. timm's train.py is no part of
-                       its package: the loop is written from its description, with timm's own model, loss, optimizer,
-                       scaler and loaders (`benchmarks/training/step_timm.py`, which says what is equal and what not)
+                       the step as timm's prefetcher does; ours is to reach 0.98 of it (`benchmarks.training.step_timm`
+                       says what is equal and what not)
     timm, loader       the same from the same JPEG files, through timm's create_loader, without augmentation
     ours, NCHW; ...    the ceiling with one setting changed: memory format, precision, torch.compile
 
 and, on a GPU, what the process needs in all, DALI's buffers included, held to --cap-gb
 (`benchmarks/training/step_memory.py`), and the rate of a micro-batch that was found under a cap.
 
-Held fixed: machine, images, batch, network, a warm page cache. Baselines of a stage take turns after a run each that
-is thrown away and takes compiling with it. The batches that are ready when a run begins are taken before its clock
-starts. On a CPU one thread trains and one decodes, network and sizes are small, and malloc keeps what is freed, which
-`cxrdali train` does not ask for (`freed.keep_freed_memory` says why); rows say so. What does not fit the GPU's
-memory is a row that says so. A stage's rows are saved when they are there.
+The run of each baseline that is thrown away takes compiling with it. The batches that are ready when a run begins are
+taken before its clock starts. On a CPU one thread trains and one decodes, network and sizes are small, and malloc keeps
+what is freed (`freed.keep_freed_memory` says why). A stage's rows are saved when they are there.
 """
 
 import sys

@@ -64,14 +64,13 @@ def open_packed(given: Path | None):
     from shards.dataset.cache import Cache
     from shards.dataset.packed import PackedDataset
 
-    root, meta = packed(given), click.get_current_context().meta
-    if not storage_of(root).local:
-        meta[_OPENED] = PackedDataset.open(root, Cache(copies()))
-    else:
-        if _asked_cache() is not None:
-            click.echo(f"note: {root} is on this machine, so nothing is copied to a cache", err=True)
-        meta[_OPENED] = PackedDataset.open(root)
-    return meta[_OPENED]
+    root = packed(given)
+    here = storage_of(root).local
+    if here and _asked_cache() is not None:
+        click.echo(f"note: {root} is on this machine, so nothing is copied to a cache", err=True)
+    dataset = PackedDataset.open(root, None if here else Cache(copies()))
+    click.get_current_context().meta[_OPENED] = dataset
+    return dataset
 
 
 def opened():

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from cxrdali.data import pipeline as dali
 from cxrdali.doctor.check import Check, dotted, first_line, note, ok, wrong
-from cxrdali.doctor.machine import gigabytes
+from cxrdali.report.kit.numbers import storage
 from shards.errors import UserError
 
 CUDA_OF_WHEEL = {name: (int(name[-3:-1]), int(name[-1])) for name in dali.WHEELS}
@@ -124,4 +124,4 @@ def gpu_check(torch, index: int) -> Check:
             f"see in nvidia-smi who holds it; torch here runs on {', '.join(torch.cuda.get_arch_list())} only",
         )
     kept = "bf16" if bf16 else "no bf16: fp16 with scaling is used"
-    return ok(name, f"{what}, {gigabytes(free)} of {gigabytes(total)} free, {kept}")
+    return ok(name, f"{what}, {storage(free)} of {storage(total)} free, {kept}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cxrdali.doctor.check import Check, note, ok, wrong
+from cxrdali.report.kit.numbers import storage
 from shards.errors import UserError
 from shards.storage.files import only_one, write_bytes
 from shards.storage.places import storage_of
@@ -22,8 +23,8 @@ def cores_check(usable: int, total: int | None) -> Check:
 
 
 def memory_check(available: int, limit: int | None) -> Check:
-    within = f" (cgroup limit {gigabytes(limit)})" if limit is not None else ""
-    return ok("memory", f"{gigabytes(available)} available{within}")
+    within = f" (cgroup limit {storage(limit)})" if limit is not None else ""
+    return ok("memory", f"{storage(available)} available{within}")
 
 
 def _existing(path: Path) -> Path:
@@ -46,13 +47,13 @@ def folder_check(runs: Path) -> Check:
             f"{place}: cannot be written to ({error.strerror or error})",
             "work in another folder, or give `cxrdali train --out`",
         )
-    return ok(name, f"{place}: can be written to, {gigabytes(shutil.disk_usage(place).free)} free")
+    return ok(name, f"{place}: can be written to, {storage(shutil.disk_usage(place).free)} free")
 
 
 def disk_check(data: Path) -> Check:
     place = _existing(data)
     usage = shutil.disk_usage(place)
-    return ok("disk of the data", f"{place}: {gigabytes(usage.free)} of {gigabytes(usage.total)} free")
+    return ok("disk of the data", f"{place}: {storage(usage.free)} of {storage(usage.total)} free")
 
 
 def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Iterator[Check]:
@@ -85,8 +86,8 @@ def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Itera
 def size_check(pixels: int, stored: int, memory: int) -> Check:
     """Whether the page cache can hold a stored size: then only the first epoch waits for the disk."""
     if stored <= memory:
-        return ok(f"{pixels} px", f"{gigabytes(stored)}, fits in memory")
-    return note(f"{pixels} px", f"{gigabytes(stored)}, larger than memory", "`--order windowed` on slow disks")
+        return ok(f"{pixels} px", f"{storage(stored)}, fits in memory")
+    return note(f"{pixels} px", f"{storage(stored)}, larger than memory", "`--order windowed` on slow disks")
 
 
 def files_check(limit: int, shards: int) -> Check:
@@ -97,7 +98,3 @@ def files_check(limit: int, shards: int) -> Check:
     if limit >= need:
         return ok("open files", f"{limit:,} allowed")
     return wrong("open files", f"{limit:,} allowed, {shards:,} shards need about {need:,}", f"ulimit -n {need}")
-
-
-def gigabytes(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"

@@ -32,10 +32,9 @@ def is_its_data(runs: Sequence[Run], synthetic: bool) -> bool:
 
 def has_its_images(labels: str | None, train: int | None, val: int | None, synthetic: bool) -> bool:
     """By the name of the label release and the number of images to train and to validate."""
-    alike = [
-        images is not None and abs(images - there) <= REJECTS * there for images, there in ((train, TRAIN), (val, VAL))
-    ]
-    return not synthetic and labels == LABELS and all(alike)
+    counts = ((train, TRAIN), (val, VAL))
+    alike = all(images is not None and abs(images - there) <= REJECTS * there for images, there in counts)
+    return not synthetic and labels == LABELS and alike
 
 
 @cache

@@ -15,8 +15,11 @@ from cxrdali.data.splits import released_rows, train_and_validation
 from cxrdali.evaluate.evaluate import evaluate, write
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.models.classifier import check_arch
-from cxrdali.predict.predict import PredictOptions, predict
-from cxrdali.report.training.page import ReportOptions, write_report
+from cxrdali.postprocess.ensemble import Weights, ensemble
+from cxrdali.predict.options import PredictOptions
+from cxrdali.predict.predict import predict
+from cxrdali.report.training.page import write_report
+from cxrdali.report.training.sources import ReportOptions
 from cxrdali.runs import layout as runs
 from cxrdali.runs.oversampling import chosen_findings
 from cxrdali.runs.reader import Run
@@ -237,6 +240,22 @@ class Flow:
             do(out)
 
         return Step(step, (str(out.relative_to(self.root)),), {**self.data, **settings}, tuple(needs), made)
+
+    def pool(
+        self,
+        name: str,
+        split: str,
+        members: Sequence[str],
+        weights: Callable[[], Weights | None] = lambda: None,
+        needs: Sequence[str] = (),
+    ) -> Step:
+        """The members' tables of a split as the table `name`. weights: theirs, which a step of `needs` makes."""
+
+        def do(out: Path) -> None:
+            ensemble([self.file(member, split) for member in members], weights(), allow_leak=True).write(out)
+
+        needs = (*needs, *(self.makers[member, split] for member in members))
+        return self.table(f"{name.replace('+', ' ')} {split}", name, split, {"members": members}, needs, do)
 
     def file(self, name: str, split: str) -> Path:
         return self.root / "predictions" / f"{name}.{split}.parquet"

@@ -11,6 +11,7 @@ calibrations and thresholds are fitted on validation alone; development and test
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from cxrdali.evaluate.compare import compare
 from cxrdali.evaluate.evaluate import PARTS, evaluate
 from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
 from cxrdali.postprocess import calibration, thresholds
-from cxrdali.postprocess.ensemble import Weights, ensemble, weights_by_map
+from cxrdali.postprocess.ensemble import Weights, weights_by_map
 from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
 from cxrdali.runs.layout import RECORD, Table
 from cxrdali.runs.recipes import Recipe
@@ -104,24 +105,12 @@ class _Study(Flow):
             self.notes.append(f"no ensemble: {members[0]} is the only backbone among the models")
             return []
         weights = self._weigh(members)
-        plain = self._pooled(Table(ENSEMBLE, "ensemble", "", "mean"), members)
-        weighted = self._pooled(Table(WEIGHTED, "ensemble", "", "weighted by validation mAP"), members, weights)
+        self.tables.append(Table(ENSEMBLE, "ensemble", "", "mean"))
+        self.tables.append(Table(WEIGHTED, "ensemble", "", "weighted by validation mAP"))
+        plain = [self.pool(ENSEMBLE, split, members) for split in self.splits]
+        read = partial(read_weights, self.root / WEIGHTS)
+        weighted = [self.pool(WEIGHTED, split, members, read, [weights.name]) for split in self.splits]
         return [*plain, weights, *weighted]
-
-    def _pooled(self, table: Table, members: Sequence[str], weights: Step | None = None) -> list[Step]:
-        """The members' tables of every split as one, by equal weights or those that a step writes."""
-        self.tables.append(table)
-        steps = []
-        for split in self.splits:
-            needs = [*([weights.name] if weights else []), *(self.makers[name, split] for name in members)]
-
-            def pool(out: Path, split=split) -> None:
-                chosen = read_weights(self.root / WEIGHTS) if weights else None
-                ensemble([self.file(name, split) for name in members], chosen, allow_leak=True).write(out)
-
-            name = f"ensemble {'weighted ' if weights else ''}{split}"
-            steps.append(self.table(name, table.name, split, {"members": members}, needs, pool))
-        return steps
 
     def _weigh(self, members: Sequence[str]) -> Step:
         def do() -> None:

@@ -35,10 +35,7 @@ class PaperOptions(FlowOptions):
     """templates: the challenge's file by split, "dev" or "test"."""
 
     models: tuple[str, ...] = setting(
-        MODELS,
-        "Models to train; those that they start from come along.",
-        otherwise="0,2,3,5,6,7",
-        metavar="LIST",
+        MODELS, "Models to train; those that they start from come along.", otherwise="0,2,3,5,6,7", metavar="LIST"
     )
     tta: str = setting(
         "hflip", "Test-time augmentation of every prediction, as `cxrdali predict --tta` lists them.", metavar="NAME"

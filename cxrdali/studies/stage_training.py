@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cxrdali.postprocess import views
-from cxrdali.postprocess.ensemble import ensemble
 from cxrdali.postprocess.submission import match, submit, template_of
 from cxrdali.runs.layout import MEMBERS, VIEWS_FROM
 from cxrdali.runs.recipes import Recipe
@@ -45,7 +44,7 @@ class _Paper(Flow):
         steps += [self.predict(name, split, self.options.tta) for name in self.models for split in self.splits]
         members = [name for name in MEMBERS if name in self.models]
         if len(members) > 1:
-            steps += [self._ensemble(members, split) for split in self.splits]
+            steps += [self.pool("ensemble", split, members) for split in self.splits]
             tables.append("ensemble")
         missing = [name for name in MEMBERS if name not in members]
         if missing:
@@ -70,13 +69,6 @@ class _Paper(Flow):
         return (self.dataset.catalog["view"].iloc[self.splits["val"]] == "frontal").nunique() == 2
 
     # ------------------------------------------------------------ tables
-
-    def _ensemble(self, members: list[str], split: str) -> Step:
-        return self.table(
-            f"ensemble {split}", "ensemble", split, {"members": members},
-            [self.makers[name, split] for name in members],
-            lambda out: ensemble([self.file(name, split) for name in members], allow_leak=True).write(out),
-        )  # fmt: skip
 
     def _fit_views(self) -> Step:
         def do() -> None:

@@ -132,55 +132,27 @@ def _count(value: Any, where: str) -> None:
 
 # What packing writes, as `check_kinds` takes it; earlier versions did not write what may be absent.
 _DESCRIPTION = {
-    "id": _text,
-    "made_by": _text,
-    "release": _text,
+    "id": _text, "made_by": _text, "release": _text,
     "options": {
-        "sizes": [_text],
-        "fit": _text,
-        "quality": _count,
-        "seed": _count,
-        "shard_images": _count,
-        "limit?": maybe(_count),
-        "check_hashes?": bool,
-        "allow_links?": bool,
-        "window?": _text,
-        "synthetic?": bool,
+        "sizes": [_text], "fit": _text, "quality": _count, "seed": _count, "shard_images": _count,
+        "limit?": maybe(_count), "check_hashes?": bool, "allow_links?": bool, "window?": _text, "synthetic?": bool,
     },
-    "inputs": {str: _text},
-    "encoders": {str: _text},
+    "inputs": {str: _text}, "encoders": {str: _text},
     "counts": {
-        "planned": _count,
-        "packed": _count,
-        "studies": _count,
-        "subjects": _count,
-        "rejected": {str: _count},
-        "converted?": {str: _count},
-        "same_pixels?": _count,
-        "same_pixels_of_patient?": _count,
+        "planned": _count, "packed": _count, "studies": _count, "subjects": _count, "rejected": {str: _count},
+        "converted?": {str: _count}, "same_pixels?": _count, "same_pixels_of_patient?": _count,
     },
-    "catalog_sha256": _text,
-    "rejects_sha256": _text,
-    "content?": _text,
-    "ever?": {str: _text},
-    "hashed?": _count,
-    "staged?": [_text],
-    "dropped?": [_text],
-    "labels": {str: _text},
-    "default_labels": maybe(str),
-    "stored_labels?": {str: _text},
-    "sizes": {
-        str: {
-            "pixels": _count,
-            "encoding": _text,
-            "decoded_for?": _count,
-            "shards": [
-                {"name": _text, "samples": _count, "bytes": _count, "sha256": _text, "index_sha256": _text}
-                | {"content?": _count}
-            ],
-        }
-    },
-}
+    "catalog_sha256": _text, "rejects_sha256": _text, "content?": _text, "ever?": {str: _text}, "hashed?": _count,
+    "staged?": [_text], "dropped?": [_text],
+    "labels": {str: _text}, "default_labels": maybe(str), "stored_labels?": {str: _text},
+    "sizes": {str: {
+        "pixels": _count, "encoding": _text, "decoded_for?": _count,
+        "shards": [{
+            "name": _text, "samples": _count, "bytes": _count, "sha256": _text, "index_sha256": _text,
+            "content?": _count,
+        }],
+    }},
+}  # fmt: skip
 
 
 def read_description(root: Path) -> tuple[dict, bool]:

@@ -21,11 +21,7 @@ def decode(data: bytes) -> Decoded:
     header = parts.header()
     pixels = _unfiltered(header, _plain_file(header, _inflated(header, parts.of[b"IDAT"])))
     gray, alpha = _gray_and_alpha(header, pixels, parts)
-    said = {
-        "RGBA": alpha is not None,
-        "RGB": alpha is None and header.colours != GRAY,
-        "16-bit": header.depth == 16,
-    }
+    said = {"RGBA": alpha is not None, "RGB": alpha is None and header.colours != GRAY, "16-bit": header.depth == 16}
     converted = tuple(word for word, true in said.items() if true)
     orientation = orientation_of(parts.exif(), parts.text(b"iTXt", b"XML:com.adobe.xmp"))
     return Decoded(gray, header.height, header.width, orientation, alpha, converted)

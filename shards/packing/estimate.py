@@ -7,11 +7,13 @@ from functools import partial
 
 import numpy as np
 
+from shards.decoding.decoded import RejectedImage
 from shards.packing.decoder import Decoder
 from shards.packing.job import checked_plan, confined_to
 from shards.packing.make_shard import packed_image
 from shards.packing.options import PackLimits, PackOptions
-from shards.packing.source import RejectedImage, kind_of
+from shards.packing.source import kind_of
+from shards.packing.tasks import planned_images
 from shards.releases.release import Release
 
 
@@ -42,12 +44,10 @@ def estimate(
     picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(samples, len(rows))).astype(int))]
     stored, rejected = np.zeros(len(options.sizes)), Counter[str]()
     started = time.perf_counter()
-    hashes = picked["sha256"] if options.check_hashes else [None] * len(picked)
-    inverted = picked["inverted"] if "inverted" in picked else [False] * len(picked)
     with Decoder(partial(packed_image, options), limits.stall) as decode:
-        for path, sha256, inverts in zip(picked["path"], hashes, inverted, strict=True):
+        for image in planned_images(picked, [{}] * len(picked)):
             try:
-                images, _ = decode(release.root / path, inside, sha256, bool(inverts))
+                images, _ = decode(release.root / image.path, inside, image.sha256, image.inverted)
             except RejectedImage as error:
                 rejected[kind_of(str(error))] += 1
                 continue

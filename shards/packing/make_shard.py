@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from shards.dataset.content import content, image_hash
+from shards.decoding.decoded import RejectedImage
 from shards.packing.decoder import Decoder
 from shards.packing.options import PackOptions, Size
 from shards.packing.rendition import renditions
-from shards.packing.source import RejectedImage
 from shards.packing.tarshard import ShardWriter
 from shards.storage.files import json_bytes, sha256_bytes
 from shards.storage.location import Location

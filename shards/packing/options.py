@@ -96,10 +96,7 @@ class PackOptions:
             raise UserError(f"limit {self.limit}: at least 1 image")
 
     def as_json(self) -> dict:
-        return {
-            **asdict(self),
-            "sizes": [size.text for size in self.sizes],
-        }
+        return {**asdict(self), "sizes": [size.text for size in self.sizes]}
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 import simplejpeg
 
 from shards.dataset.pixels import pixels_hash
-from shards.decoding.decoded import memory_errors
+from shards.decoding.decoded import RejectedImage, memory_errors
 from shards.packing import source
 from shards.packing.options import PackOptions, Size
-from shards.packing.source import RejectedImage, Source
+from shards.packing.source import Source
 
 _STRIPS = 4
 

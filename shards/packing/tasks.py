@@ -25,7 +25,7 @@ def shard_tasks(
     places = np.array([table.places(names) for table in release.labels], dtype=np.int64).reshape(-1, len(names))
 
     def images(start: int, stop: int) -> list[PlannedImage]:
-        return _planned_images(planned.rows(start, stop), findings_of(release.labels, places[:, start:stop]))
+        return planned_images(planned.rows(start, stop), findings_of(release.labels, places[:, start:stop]))
 
     return (
         (ShardTask(release.root, inside, job.out, tmp, job.options, shard, parent, job.limits.stall), images(*span))
@@ -33,7 +33,8 @@ def shard_tasks(
     )
 
 
-def _planned_images(rows: pd.DataFrame, findings: list[dict[str, dict]]) -> list[PlannedImage]:
+def planned_images(rows: pd.DataFrame, findings: list[dict[str, dict]]) -> list[PlannedImage]:
+    """Of rows of a plan, and each image's findings as of `findings_of`."""
     lists = {str(name): rows[name].tolist() for name in rows}
     # columns only if hashes are to be checked, and if the release tells MONOCHROME1
     lists.setdefault("sha256", [None] * len(rows))

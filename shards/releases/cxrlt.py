@@ -17,15 +17,8 @@ from shards.storage.location import Location
 
 # Every other column of a CXR-LT table is a finding.
 NOT_FINDINGS = {
-    "dicom_id",
-    "subject_id",
-    "study_id",
-    "ViewPosition",
-    "ViewCodeSequence_CodeMeaning",
-    "path",
-    "fpath",
-    "split",
-}
+    "dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning", "path", "fpath", "split",
+}  # fmt: skip
 # label release -> per split the file names that may hold it, the labelled one first
 FILES = {
     "cxr-lt-2023": {"train": ["train.csv"], "dev": ["development.csv"], "test": ["test.csv"]},

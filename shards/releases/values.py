@@ -69,16 +69,9 @@ def _advice(text: str) -> str:
 
 
 SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "dev": "dev",
-    "development": "dev",
-    "validate": "dev",
-    "validation": "dev",
-    "valid": "dev",
-    "val": "dev",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "development", "validate", "validation", "valid", "val"), "dev"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 
 

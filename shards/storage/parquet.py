@@ -5,7 +5,7 @@ A float that is wide enough for its whole numbers reads as Python writes it ("10
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 import pyarrow as pa
@@ -23,16 +23,8 @@ _EXACT = {16: 2**11, 32: 2**24}  # from here on a float of so many bits stands f
 def bounded(path: Location, data: bytes) -> pa.Table:
     """A table as it is stored, with what its file says of itself; raises as `parquet_texts`."""
     file = pq.ParquetFile(pa.BufferReader(data))
-    if file.metadata.num_rows * file.metadata.num_columns > CELLS:
-        raise too_large(path, f"holds {file.metadata.num_rows:,} rows of {file.metadata.num_columns:,} columns")
-    batches, held = [], 0
-    for batch in file.iter_batches(ROWS):
-        batch.validate(full=True)
-        columns = [_decoded(path, column) for column in batch.columns]
-        batches.append(pa.RecordBatch.from_arrays(columns, batch.schema.names))
-        held += batches[-1].nbytes
-        if held > MOST:
-            raise too_large(path, f"holds more than {MOST:,} bytes")
+    names = file.schema_arrow.names
+    batches = [pa.RecordBatch.from_arrays(columns, names) for columns in _batches(path, file)]
     if not batches:
         return file.read()
     return pa.Table.from_batches(batches).replace_schema_metadata(file.schema_arrow.metadata)
@@ -45,17 +37,8 @@ def parquet_texts(path: Location, data: bytes | bytearray) -> tuple[pa.Table, di
     Raises UserError if it holds more than MOST bytes or CELLS values, pyarrow's errors if it is damaged.
     """
     file = pq.ParquetFile(pa.BufferReader(data))
-    rows, columns = file.metadata.num_rows, file.metadata.num_columns
-    if rows * columns > CELLS:
-        raise too_large(path, f"holds {rows:,} rows of {columns:,} columns")
-    parts, texts, held = [], [], 0
+    parts, texts = list(_batches(path, file)), []
     left_out: dict[str, str] = {}
-    for batch in file.iter_batches(ROWS):
-        batch.validate(full=True)  # a text need not be UTF-8
-        parts.append([_decoded(path, column) for column in batch.columns])
-        held += sum(column.nbytes for column in parts[-1])
-        if held > MOST:
-            raise too_large(path, f"holds more than {MOST:,} bytes")
     for place, field in enumerate(file.schema_arrow):
         kind = field.type.value_type if kinds.is_dictionary(field.type) else field.type
         try:
@@ -64,6 +47,20 @@ def parquet_texts(path: Location, data: bytes | bytearray) -> tuple[pa.Table, di
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             left_out[field.name] = f"holds {field.type}"
     return pa.table([text for _, text in texts], [name for name, _ in texts]), left_out
+
+
+def _batches(path: Location, file: pq.ParquetFile) -> Iterator[list[pa.Array]]:
+    """The columns of ROWS rows at a time. Raises UserError if there are more than MOST bytes or CELLS values."""
+    rows, columns, held = file.metadata.num_rows, file.metadata.num_columns, 0
+    if rows * columns > CELLS:
+        raise too_large(path, f"holds {rows:,} rows of {columns:,} columns")
+    for batch in file.iter_batches(ROWS):
+        batch.validate(full=True)  # a text need not be UTF-8
+        decoded = [_decoded(path, column) for column in batch.columns]
+        held += sum(column.nbytes for column in decoded)
+        if held > MOST:
+            raise too_large(path, f"holds more than {MOST:,} bytes")
+        yield decoded
 
 
 def _decoded(path: Location, column: pa.Array) -> pa.Array:

@@ -21,13 +21,8 @@ CHANGED = "its checksum is not that of its content: it is damaged, or was change
 LARGEST_FILE = 2**26  # bytes
 _LARGEST = 2**63
 _NAMES = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-}
+    str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object",
+}  # fmt: skip
 noted: list[Path] = []  # the file without a checksum that was spoken of: one a process
 
 

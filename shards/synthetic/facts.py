@@ -39,40 +39,18 @@ FINDINGS_2023 = tuple(sorted(FREQUENCIES))
 # frequencies and show nothing in the pictures: a classifier cannot learn them, and its average precision on
 # them is their frequency.
 UNSEEN_2024 = {
-    "Adenopathy": 0.013,
-    "Azygos Lobe": 0.0008,
-    "Clavicle Fracture": 0.0007,
-    "Fissure": 0.011,
-    "Granuloma": 0.011,
-    "Hydropneumothorax": 0.0025,
-    "Infarction": 0.003,
-    "Kyphosis": 0.0025,
-    "Lobar Atelectasis": 0.0005,
-    "Pulmonary Embolism": 0.006,
-    "Pulmonary Hypertension": 0.004,
-    "Rib Fracture": 0.034,
-    "Round(ed) Atelectasis": 0.0007,
-    "Tuberculosis": 0.008,
-}
+    "Adenopathy": 0.013, "Azygos Lobe": 0.0008, "Clavicle Fracture": 0.0007, "Fissure": 0.011, "Granuloma": 0.011,
+    "Hydropneumothorax": 0.0025, "Infarction": 0.003, "Kyphosis": 0.0025, "Lobar Atelectasis": 0.0005,
+    "Pulmonary Embolism": 0.006, "Pulmonary Hypertension": 0.004, "Rib Fracture": 0.034,
+    "Round(ed) Atelectasis": 0.0007, "Tuberculosis": 0.008,
+}  # fmt: skip
 UNSEEN_TASK3 = {"Bulla": 0.003, "Cardiomyopathy": 0.004, "Hilum": 0.008, "Osteopenia": 0.005, "Scoliosis": 0.015}
 NORMAL = "Normal"  # CXR-LT 2024's name of No Finding
 FINDINGS_2024 = tuple(sorted({*FINDINGS_2023, NORMAL, *UNSEEN_2024} - {"No Finding"}))
 CHEXPERT = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Enlarged Cardiomediastinum",
-    "Fracture",
-    "Lung Lesion",
-    "Lung Opacity",
-    "No Finding",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Pneumonia",
-    "Pneumothorax",
-    "Support Devices",
-)
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture", "Lung Lesion",
+    "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia", "Pneumothorax", "Support Devices",
+)  # fmt: skip
 
 CAUSES = 5
 OF_SUBJECT = 0.6  # share of each cause's variance that a subject's studies have in common
@@ -96,12 +74,9 @@ RARE = 22 / 377_110  # share of the images with one of the positions below
 RARE_FRONTAL = {"PA LLD": 4, "LAO": 3, "RAO": 3, "AP AXIAL": 2, "AP LLD": 2, "AP RLD": 2, "PA RLD": 1, "LPO": 1}
 RARE_LATERAL = {"XTABLE LATERAL": 2, "SWIMMERS": 1}
 VIEW_CODES = {
-    "AP": "antero-posterior",
-    "PA": "postero-anterior",
-    "LATERAL": "lateral",
-    "LL": "left lateral",
+    "AP": "antero-posterior", "PA": "postero-anterior", "LATERAL": "lateral", "LL": "left lateral",
     "XTABLE LATERAL": "lateral",
-}
+}  # fmt: skip
 
 # Shares of the subjects in (train, validate or development, test).
 SPLITS = {"official": (368_960, 2_991, 5_159), "2023": (70, 10, 20), "2024": (70, 10, 20)}

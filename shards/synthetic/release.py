@@ -26,15 +26,7 @@ from shards import __version__
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.releases.mimic import SYNTHETIC
-from shards.storage.files import (
-    cannot_write,
-    check_inside,
-    json_bytes,
-    only_one,
-    sync_folder,
-    sync_tree,
-    write_bytes,
-)
+from shards.storage.files import cannot_write, check_inside, json_bytes, only_one, sync_folder, sync_tree, write_bytes
 from shards.synthetic.patient import Anatomy, Sign, sample_anatomy, sample_sign
 from shards.synthetic.plan import Purpose, Study, SyntheticOptions, plan_release, stream
 from shards.synthetic.radiograph import draw

@@ -138,14 +138,8 @@ def _shoulders(c: Canvas, portable: bool) -> None:
         c.line("bone", collar, 0.026, 120)
         c.line("bone", collar, 0.014, 92)
         shift = 0.0 if portable else 0.07
-        blade = [
-            (0.27 + shift, 0.19),
-            (0.25 + shift, 0.32),
-            (0.30 + shift, 0.45),
-            (0.36 + shift, 0.36),
-            (0.42 + shift, 0.22),
-        ]
-        c.line("bone", [(0.5 + side * u, v) for u, v in blade], 0.012, 48, closed=True)
+        blade = ((0.27, 0.19), (0.25, 0.32), (0.30, 0.45), (0.36, 0.36), (0.42, 0.22))
+        c.line("bone", [(0.5 + side * (u + shift), v) for u, v in blade], 0.012, 48, closed=True)
         arm = [(0.43 + 0.02 * side, 0.19), (0.52, 0.45)] if portable else [(0.45, 0.17), (0.58, 0.30)]
         c.line("bone", [(0.5 + side * u, v) for u, v in arm], 0.055, 95)
 

@@ -3,9 +3,10 @@
 import pandas as pd
 
 from cxrdali.report.dataset.same import SamePixels
-from cxrdali.report.dataset.words import Block, first_ids, images
+from cxrdali.report.dataset.words import Block, first_ids
 from cxrdali.report.kit.numbers import count
 from cxrdali.report.kit.tables import Table
+from shards.words import counted
 
 SHOWN_SETS = 20
 
@@ -32,7 +33,7 @@ def same_pixels(same: SamePixels | None) -> list[Block]:
 
 
 def _have(number: int) -> str:
-    return f"{images(number)} {'has' if number == 1 else 'have'}"
+    return f"{counted(number, 'image')} {'has' if number == 1 else 'have'}"
 
 
 def _sets(sets: pd.DataFrame) -> Table:

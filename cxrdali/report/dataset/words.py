@@ -19,10 +19,6 @@ def part_of(part: float, every: float) -> float | None:
     return float(part / every) if every else None
 
 
-def images(number: int) -> str:
-    return counted(number, "image")
-
-
 def title(facts: DatasetFacts, release: ReleaseFacts) -> str:
     return f"Labels {release.name}{' (the default)' if release.name == facts.info['default_labels'] else ''}"
 
@@ -43,8 +39,8 @@ def _large_patient(facts: DatasetFacts) -> list[str]:
         return []
     share = percent(facts.largest / packed)
     return [
-        f"One patient has {count(facts.largest)} of {images(packed)} ({share}). If that is not so, the column of "
-        "patients is a wrong one, and splits and folds do not keep patients apart."
+        f"One patient has {count(facts.largest)} of {counted(packed, 'image')} ({share}). If that is not so, the "
+        "column of patients is a wrong one, and splits and folds do not keep patients apart."
     ]
 
 
@@ -72,7 +68,7 @@ def _options(info: dict) -> list[str]:
     options = info["options"]
     made = [f"sizes {', '.join(options['sizes'])}", f"fit {options['fit']}", f"JPEG quality {options['quality']}"]
     made += [f"seed {options['seed']}", f"at most {count(options['shard_images'])} images a shard"]
-    made += [f"limited to {images(options['limit'])}"] if options.get("limit") else []
+    made += [f"limited to {counted(options['limit'], 'image')}"] if options.get("limit") else []
     made += ["hashes of the source checked"] if options.get("check_hashes") else []
     made += ["links followed"] if options.get("allow_links") else []
     deep = "window" in options and "16-bit" in info["counts"].get("converted", {})
@@ -165,13 +161,13 @@ def label_releases(facts: DatasetFacts) -> list[str]:
 def splits(release: ReleaseFacts) -> list[Block]:
     table = release.splits
     every = table["images"].sum()
-    counted = {"studies": "Studies", "subjects": "Subjects", "unlabelled": "Without any label", "rejected": "Rejected"}
+    others = {"studies": "Studies", "subjects": "Subjects", "unlabelled": "Without any label", "rejected": "Rejected"}
     columns = [("Split", "text"), ("Images", "count"), ("Share", "percent")]
     rows = [
-        (name, line["images"], part_of(line["images"], every), *(line[column] for column in counted))
+        (name, line["images"], part_of(line["images"], every), *(line[column] for column in others))
         for name, line in table.iterrows()
     ]
-    columns += [(title, "count") for title in counted.values()]
+    columns += [(title, "count") for title in others.values()]
     said: list[Block] = [Table(f"Packed images per split, {release.name}", columns, rows)]
     if empty := [name for name in ("train", "dev", "test") if name not in table.index or not table.at[name, "images"]]:
         said.append(f"No packed image is in {sentence(empty)}.")
@@ -280,10 +276,9 @@ def overlap(facts: DatasetFacts) -> list[Block]:
 
 def _within(within: pd.DataFrame) -> list[Block]:
     leaks = (within["subjects"] > 0).sum()
-    pairs_of_splits = "1 pair of splits" if leaks == 1 else f"{count(leaks)} pairs of splits"
     return [
         _overlap("Within a label release", within),
-        f"{pairs_of_splits} of one label release share subjects."
+        f"{counted(leaks, 'pair')} of splits of one label release share subjects."
         if leaks
         else "No two splits of one label release share a subject.",
     ]
@@ -313,8 +308,8 @@ def _later(table: pd.DataFrame) -> pd.Series:
 def _seen(worst) -> str:
     held, seen = f"{worst['release']}'s {worst['split']} split", f"{worst['seen_release']}'s train split"
     if worst["images"]:
-        return f"Of the {images(worst['of'])} of {held}, {count(worst['images'])} are in {seen}."
-    return f"Of the {images(worst['of'])} of {held}, {count(worst['known'])} are of subjects in {seen}."
+        return f"Of the {counted(worst['of'], 'image')} of {held}, {count(worst['images'])} are in {seen}."
+    return f"Of the {counted(worst['of'], 'image')} of {held}, {count(worst['known'])} are of subjects in {seen}."
 
 
 def _overlap(caption: str, table: pd.DataFrame) -> Table:

@@ -17,10 +17,6 @@ def write_gallery(out: Path, explanation: Explanation, *, synthetic: bool = Fals
     return page.write(out, "explanation/page.html.j2", gallery(explanation, synthetic))
 
 
-def render(explanation: Explanation, synthetic: bool) -> str:
-    return page.render("explanation/page.html.j2", gallery(explanation, synthetic))
-
-
 def gallery(explanation: Explanation, synthetic: bool) -> dict:
     """The page's data."""
     parts = np.linspace(0, 1, 9)

@@ -10,6 +10,7 @@ from cxrdali.report.kit.numbers import count, percent
 from cxrdali.report.kit.svg import BLUE, FONT, GREY, INK, LETTER, WIDTH, legend_above, named_rows, write
 
 BAR = 0.66  # of a row's height
+DOT = {"s": 76, "edgecolor": "white", "linewidth": 0.8}
 
 
 def label_frequencies(table: pd.DataFrame) -> Figure:
@@ -46,17 +47,9 @@ def ap_per_finding(table: pd.DataFrame, prevalence: pd.Series | None = None) -> 
     places = np.arange(len(table))
     axes.hlines(places, table.min(axis=1), table.max(axis=1), color="#aab4bf", lw=2, zorder=1)
     for number, name in enumerate(table.columns):
-        axes.scatter(
-            table[name],
-            places,
-            s=76,
-            marker=svg.MARKERS[number % len(svg.MARKERS)],
-            color=svg.IN_ORDER(number / max(len(table.columns) - 1, 1)),
-            edgecolor="white",
-            linewidth=0.8,
-            label=name,
-            zorder=3 + number,
-        )
+        marker = svg.MARKERS[number % len(svg.MARKERS)]
+        colour = svg.IN_ORDER(number / max(len(table.columns) - 1, 1))
+        axes.scatter(table[name], places, color=colour, marker=marker, label=name, zorder=3 + number, **DOT)
     if prevalence is not None:
         _chance(axes, places, prevalence)
     _ap_axis(axes, np.nanmax(table.to_numpy(), initial=0.0))
@@ -69,7 +62,7 @@ def ap_intervals(table: pd.DataFrame) -> Figure:
     figure, axes = named_rows(table["finding"], legend=30)
     places = np.arange(len(table))
     axes.hlines(places, table["AP_low"], table["AP_high"], color=BLUE, lw=2.5, alpha=0.55, zorder=2)
-    axes.scatter(table["AP"], places, s=76, color=BLUE, edgecolor="white", linewidth=0.8, zorder=3, label="AP")
+    axes.scatter(table["AP"], places, color=BLUE, zorder=3, label="AP", **DOT)
     _chance(axes, places, table["prevalence"])
     _ap_axis(axes, np.nanmax(table[["AP", "AP_high"]].to_numpy(), initial=0.0))
     legend_above(figure, *axes.get_legend_handles_labels())
@@ -78,8 +71,7 @@ def ap_intervals(table: pd.DataFrame) -> Figure:
 
 def _chance(axes: Axes, places: np.ndarray, prevalence: pd.Series) -> None:
     """A tick where guessing would score: a random order's AP is the prevalence."""
-    size = 170
-    axes.scatter(prevalence, places, s=size, marker="|", color=GREY, linewidth=1.8, zorder=2, label="prevalence")
+    axes.scatter(prevalence, places, s=170, marker="|", color=GREY, linewidth=1.8, zorder=2, label="prevalence")
 
 
 def _ap_axis(axes: Axes, highest: float) -> None:

@@ -75,8 +75,7 @@ def _shorter(found: re.Match) -> str:
 def as_file(inline: str, description: str, caption: str, source: str) -> str:
     """An SVG file that needs no page: what `as_svg` returned on white, the caption over it and `source` below it."""
     left, top, width, height = map(float, re.match(r'<svg viewBox="([^"]*)"', inline).group(1).split())
-    above = textwrap.wrap(caption, int(width / LETTER) - 2)
-    below = textwrap.wrap(source, int(width / LETTER) - 2)
+    above, below = (textwrap.wrap(text, int(width / LETTER) - 2) for text in (caption, source))
     line, head = FONT * 1.4, (len(above) + 1) * FONT * 1.4
     whole = head + height + (len(below) + 1) * line
     starts = [(number + 1) * line - head for number in range(len(above))]

@@ -44,12 +44,10 @@ def at_a_glance(sources: Sources) -> dict:
 def _has_the_images(sources: Sources) -> bool:
     """Whether every run has the label release of the paper and, within 2 %, its number of images."""
     labels, images = published.LOSS_DESIGN
-    counts = [
-        (run.labels, (run.selection.get("train_images") or 0) + (run.selection.get("val_images") or 0))
-        for run in sources.runs
-    ]
-    alike = [name == labels and abs(found - images) <= 0.02 * images for name, found in counts]
-    return bool(alike) and all(alike) and not sources.options.synthetic
+    counts = [sum(run.selection.get(f"{part}_images") or 0 for part in ("train", "val")) for run in sources.runs]
+    alike = [abs(found - images) <= 0.02 * images for found in counts]
+    named = all(run.labels == labels for run in sources.runs)
+    return bool(alike) and all(alike) and named and not sources.options.synthetic
 
 
 def _before_reweighting(sources: Sources) -> list[dict]:

@@ -107,10 +107,7 @@ def augmented(sources: Sources) -> dict | None:
         return None
     rows = {table.of: (1,) for table in tables} | {table.name: (len(TTA[table.how]),) for table in tables}
     columns = [PREDICTIONS, ("Passes", "count")]
-    return {
-        "main": study.roles["main"],
-        "scores": score_tables(sources, "Test-time augmentation", rows, columns),
-    }
+    return {"main": study.roles["main"], "scores": score_tables(sources, "Test-time augmentation", rows, columns)}
 
 
 def calibrations(sources: Sources) -> dict | None:
@@ -265,7 +262,4 @@ def _curves(sources: Sources, names: Sequence[str], what: str) -> dict | None:
     if not wanted:
         return None
     lines = [run_plots.Line(run.name, run.metrics, run.best_place) for run in wanted]
-    return {
-        "runs": [run.name for run in wanted],
-        "figure": Figure(f"curves-{what}", run_plots.branches, (lines,)),
-    }
+    return {"runs": [run.name for run in wanted], "figure": Figure(f"curves-{what}", run_plots.branches, (lines,))}

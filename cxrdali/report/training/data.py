@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from cxrdali.data.splits import FoldOptions, released_rows, rows_sha256, train_and_validation
+from cxrdali.data.options import FoldOptions
+from cxrdali.data.splits import released_rows, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
 from cxrdali.report import published
 from cxrdali.report.kit import plots

@@ -109,9 +109,3 @@ def write_report(
         "sections": sections,
     }
     return page.write(out, "training/page.html.j2", data)
-
-
-def section_html(section: Section, sources: Sources) -> str:
-    """One section alone, as it is on the page."""
-    data = {"name": section.name, "section": section.shown(section.data(sources))}
-    return page.render("training/section.html.j2", data)

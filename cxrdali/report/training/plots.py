@@ -156,31 +156,31 @@ def _mark_best(axes: Axes, epochs: np.ndarray, values: np.ndarray, best: int, na
 
 def precision_recall(curves: Sequence[Mapping]) -> Figure:
     """`curves`: of `cxrdali.report.training.roc`, a panel each; the area under the steps is the AP."""
-    names = [(each["finding"], f"AP {score(each['AP'])}, n = {count(each['positives'])}") for each in curves]
     x = "recall (share of the images with the finding that are called positive)"
-    figure, panels = svg.small_panels(names, x, "precision (share of the images called positive that have it)")
-    for axes, each in zip(panels, curves, strict=True):
-        precision, recall = precision_and_recall(*_counts(each))
-        chance = each["positives"] / (each["positives"] + each["negatives"])
-        axes.axhline(chance, color=GREY, lw=1.2, ls=CHANCE, zorder=1)
+    figure, panels = _panels(curves, "AP", x, "precision (share of the images called positive that have it)")
+    for axes, true, false in panels:
+        precision, recall = precision_and_recall(true, false)
+        axes.axhline(true[-1] / (true[-1] + false[-1]), color=GREY, lw=1.2, ls=CHANCE, zorder=1)
         axes.step([0, *recall], [precision[0], *precision], color=BLUE, lw=1.8, where="pre")
     return figure
 
 
 def roc(curves: Sequence[Mapping]) -> Figure:
     """`curves`: as in `precision_recall`."""
-    names = [(each["finding"], f"AUROC {score(each['AUROC'])}, n = {count(each['positives'])}") for each in curves]
     x = "false positive rate (share of the images without the finding that are called positive)"
-    figure, panels = svg.small_panels(names, x, "recall (true positive rate)")
-    for axes, each in zip(panels, curves, strict=True):
-        true, false = _counts(each)
+    figure, panels = _panels(curves, "AUROC", x, "recall (true positive rate)")
+    for axes, true, false in panels:
         axes.plot((0, 1), (0, 1), color=GREY, lw=1.2, ls=CHANCE, zorder=1)
         axes.plot(false / false[-1], true / true[-1], color=BLUE, lw=1.8)
     return figure
 
 
-def _counts(each: Mapping) -> tuple[np.ndarray, np.ndarray]:
-    return np.array(each["true_positives"]), np.array(each["false_positives"])
+def _panels(curves: Sequence[Mapping], metric: str, x: str, y: str) -> tuple[Figure, list[tuple]]:
+    """A panel per curve, with its counts of true and of false positives."""
+    names = [(each["finding"], f"{metric} {score(each[metric])}, n = {count(each['positives'])}") for each in curves]
+    figure, panels = svg.small_panels(names, x, y)
+    counts = ([np.array(each[f"{kind}_positives"]) for each in curves] for kind in ("true", "false"))
+    return figure, list(zip(panels, *counts, strict=True))
 
 
 def seconds(table: pd.DataFrame) -> Figure:

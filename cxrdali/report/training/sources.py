@@ -72,16 +72,6 @@ def read_sources(
         each.get("synthetic") for each in said
     ]
     options = replace(options, synthetic=any(known))
-    sources = Sources(
-        runs=opened,
-        dataset=dataset,
-        evaluations=scored,
-        options=options,
-        folder=folder,
-        study=study,
-        unread=tuple(unread),
-        others=tuple(others),
-    )
-    if sources.dataset is not None:
-        check_same_dataset(sources.runs, sources.dataset)
-    return sources
+    if dataset is not None:
+        check_same_dataset(opened, dataset)
+    return Sources(opened, dataset, scored, options, folder, study, tuple(unread), tuple(others))

@@ -20,8 +20,9 @@ from cxrdali.predict import explain as explaining
 from cxrdali.predict.explain import Example, ExplainOptions, choose, explain
 from cxrdali.predict.predict import PredictOptions, load_run_model, predict
 from cxrdali.predictions import read
-from cxrdali.report.explanation.page import render, write_gallery
+from cxrdali.report.explanation.page import gallery, write_gallery
 from cxrdali.report.explanation.pictures import GAP, PANEL, overlay, pair
+from cxrdali.report.kit import page
 from cxrdali.runs import layout as runs
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import settings_of
@@ -29,6 +30,10 @@ from cxrdali.train.trainer import train
 from shards.errors import UserError
 from shards.storage.sealed import sealed_json
 from tests.releases import FINDINGS
+
+
+def render(explanation, synthetic: bool) -> str:
+    return page.render("explanation/page.html.j2", gallery(explanation, synthetic))
 
 
 @pytest.fixture(scope="module")

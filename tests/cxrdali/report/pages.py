@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
 from cxrdali.report.kit.numbers import count, duration, score, signed, small, written
+from cxrdali.report.kit.page import render
 
 AWKWARD = '<b>&"x'
 
@@ -188,3 +189,9 @@ def check_axes(drawing: Drawing) -> None:
             ticks = [each.get_text() for each in getattr(axes, f"get_{way}ticklabels")()]
             named = ticks and not any(re.fullmatch(r"[\u2212\d.,]*", text) for text in ticks)
             assert named or any(titles) or getattr(drawing, f"get_sup{way}label")(), f"a {way} axis without a title"
+
+
+def section_html(section, sources) -> str:
+    """One section of a report alone, as it is on the page."""
+    data = {"name": section.name, "section": section.shown(section.data(sources))}
+    return render("training/section.html.j2", data)

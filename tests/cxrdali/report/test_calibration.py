@@ -8,12 +8,12 @@ import pytest
 from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate, write
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.report.calibration.page import write_page
-from cxrdali.report.training.page import SECTIONS, section_html
+from cxrdali.report.training.page import SECTIONS
 from cxrdali.report.training.sources import ReportOptions, read_sources
 from shards.errors import UserError
 from shards.storage.sealed import sealed_json
 from tests.cxrdali.held_out import written
-from tests.cxrdali.report.pages import Page, check_figures, check_numbers
+from tests.cxrdali.report.pages import Page, check_figures, check_numbers, section_html
 from tests.releases import FINDINGS
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,9 @@ from cxrdali.metrics.ranking import score as all_scores
 from cxrdali.postprocess import calibration
 from cxrdali.report.calibration.page import write_page
 from cxrdali.report.comparison.page import write_comparison
-from cxrdali.report.dataset import as_text, read_facts
+from cxrdali.report.dataset.facts import read_facts
 from cxrdali.report.dataset.page import write_page as write_dataset
+from cxrdali.report.dataset.text import render as as_text
 from cxrdali.report.kit.numbers import score
 from cxrdali.report.kit.page import Figure, made
 from cxrdali.report.kit.svg import new_figure

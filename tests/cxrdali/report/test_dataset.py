@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 import simplejpeg
 
-from cxrdali.report.dataset import as_text, read_facts
-from cxrdali.report.dataset.facts import NO_SPLIT, pairs
+from cxrdali.report.dataset.facts import NO_SPLIT, pairs, read_facts
 from cxrdali.report.dataset.page import check_writable, write_page
+from cxrdali.report.dataset.text import render as as_text
 from cxrdali.report.kit.numbers import count, percent
 from shards.dataset.description import seal
 from shards.dataset.packed import PackedDataset

@@ -20,7 +20,7 @@ from cxrdali.predictions import read
 from cxrdali.report.study.claims import at_a_glance
 from cxrdali.report.study.folder import read_study
 from cxrdali.report.study.scores import scores_of
-from cxrdali.report.training.page import STUDY_SECTIONS, ReportOptions, section_html, write_report
+from cxrdali.report.training.page import STUDY_SECTIONS, ReportOptions, write_report
 from cxrdali.report.training.sources import read_sources
 from cxrdali.runs import layout as runs
 from cxrdali.runs import recipes
@@ -34,7 +34,7 @@ from cxrdali.studies.loss_design import StudyOptions, make_plan, read_weights, w
 from cxrdali.studies.roles import roles
 from shards.errors import UserError
 from shards.storage.sealed import read_json, sealed_json
-from tests.cxrdali.report.pages import Page, check_numbers
+from tests.cxrdali.report.pages import Page, check_numbers, section_html
 
 pytestmark = pytest.mark.slow
 
