@@ -78,9 +78,10 @@ def train(data, out, stage, recipe, file, gpus, dry_run, plugins, assignments, *
 
 def _check_there(before: Path, out: Path, what: str, command: str, otherwise: str) -> None:
     """Raises UserError if another run that is needed is not there, unless the run continues: it has what it needs."""
+    from cxrdali.runs.reader import has_begun
     from shards.errors import UserError
 
-    if not (before.exists() or (out / "last.pt").exists()):
+    if not (before.exists() or has_begun(out)):
         raise UserError(
             f"{what} {before}, which does not exist; run `cxrdali train {command}` first, or give {otherwise}"
         )

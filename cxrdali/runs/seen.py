@@ -63,10 +63,14 @@ class Trained:
         how = (split.fold, split.folds, split.group, labels.name, labels.sha256)
         return cls(name, *how, dataset.id, rows_sha256(rows), dataset.info.get("hashed"))
 
-    def words(self, labels: Labels, group: str) -> str:
-        """Its name and split; of group and labels what differs from these."""
+    def words(self, dataset: PackedDataset, labels: Labels, group: str) -> str:
+        """Its name and split; of group, labels and dataset what differs from these."""
         by = "" if self.group == group else f" by {self.group}"
-        other = "" if self.labels_sha256 == labels.sha256 else f" of {self.labels}"
+        other = "" if self.labels == labels.name else f" of {self.labels}"
+        if self.dataset != dataset.id:  # whose labels, in the order of its rows, have another hash
+            other += ", in another pack"
+        elif not other and self.labels_sha256 != labels.sha256:
+            other = f" of {self.labels} as it was"
         return f"{self.name} (fold {self.fold} of {self.folds}{by}{other})"
 
 
@@ -105,7 +109,7 @@ class Seen:
             same, others, by = _met(own, its, run, dataset, group)
             itself, related = itself | same, related | others
             if (same | others)[rows].any():
-                found.append((int(same[rows].sum()), run.words(labels, group) + by))
+                found.append((int(same[rows].sum()), run.words(dataset, labels, group) + by))
         if not found:
             return None if self.unknown else ()
         return (_sentence(itself[rows], (related & ~itself)[rows], found, group, what),)
@@ -160,12 +164,14 @@ def seen_by_weights(
             try:
                 run = Run.open(folder)
             except UserError:  # no run: other programs have a config.json beside their weights, too
-                if (folder / SEEN).exists() and (folder / CONFIG).exists():
+                if not (folder / SEEN).exists():
+                    continue
+                if (folder / CONFIG).exists():
                     raise
-                continue
+                return read_list(folder / SEEN)
             if folder.resolve() not in below:
                 return seen_by(run, dataset, below)
-    return Seen(unknown=(init,)) if starting or Path(init).exists() else Seen()  # the trainer says what is not there
+    return Seen(unknown=(init,)) if starting or Path(init).is_file() else Seen()  # the trainer says what is not there
 
 
 def _places(init: Path, starting: Run | None) -> Iterator[Path]:
@@ -214,7 +220,7 @@ def _hashed(dataset: PackedDataset) -> pd.DataFrame:
     texts["study"] = table["subject_id"] + "/" + table["study_id"]
     texts["pixels"] = table["pixels"].fillna("") if hashed else pd.Series("", index=table.index)
     plain = {name: text.to_numpy(dtype=object) for name, text in texts.items()}
-    made = pd.DataFrame({name: pd.util.hash_array(plain[name]) for name in IDS})
+    made = pd.DataFrame({name: pd.util.hash_array(plain[name], categorize=False) for name in IDS})  # few are equal
     nothing = plain["pixels"] == ""
     if hashed:
         nothing |= is_constant(plain["pixels"].astype(str), hashed)
@@ -248,6 +254,8 @@ def _met(
         if not (same | study).any():  # other hospitals have a patient 1, too
             patient[:] = False
         same |= equal
+        if not same.any():
+            words = ", by the ids of studies alone"
     study |= np.isin(own["study"], own["study"][same])
     patient |= np.isin(own["patient"], own["patient"][same])
     return same, (study | patient if group == "subject" else study) & ~same, words

@@ -3,12 +3,14 @@
 from datetime import datetime
 from pathlib import Path
 
-from cxrdali.runs.layout import PROGRESS
-from cxrdali.runs.reader import Run
+from cxrdali.runs.layout import BEST, PROGRESS
+from cxrdali.runs.reader import Run, has_begun, weights_epoch
 
 
 def reached(run: Run) -> str:
-    """Its best epoch, its score and when; that it is not finished, or was a trial."""
+    """Its best epoch, its score and when; that it is not finished, or was a trial; of weights alone their epoch."""
+    if not has_begun(run.path):
+        return f"epoch {weights_epoch(run.path / BEST)}, written {written(run.path / BEST)}"
     progress, limit = run.progress, run.setting("limit_batches")
     score = "" if progress.best_score is None else f", {progress.metric} {progress.best_score:.4f}"
     end = "finished" if progress.finished else f"not finished, epoch {progress.epoch} done"

@@ -83,19 +83,9 @@ def select_data(settings: TrainSettings, dataset: PackedDataset, labels: Labels,
         noted, seen = stored.get("seen"), None
         leak = None if noted is None else tuple(noted)
     return TrainingData(
-        dataset,
-        labels,
-        train_rows,
-        val_rows,
-        epoch_rows,
-        wanted,
-        positives,
-        negatives,
-        oversampling,
-        sampler,
-        seen,
+        dataset, labels, train_rows, val_rows, epoch_rows, wanted, positives, negatives, oversampling, sampler, seen,
         leak,
-    )
+    )  # fmt: skip
 
 
 def _checked(

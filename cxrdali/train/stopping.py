@@ -26,7 +26,7 @@ class Signals:
         self.number = 0
 
     @contextlib.contextmanager
-    def listening(self, ranks: Ranks) -> Iterator[None]:
+    def listening(self, ranks: Ranks) -> Iterator["Signals"]:
         """SIGTERM, Ctrl-C, a lost terminal (SIGHUP) and a cluster's warnings end the current step, save and stop. After
         any of them, SIGTERM and Ctrl-C stop at once; a shell that goes away sends SIGHUP more than once.
 
@@ -34,7 +34,7 @@ class Signals:
         again. It is the launcher that ends whoever takes too long.
         """
         if threading.current_thread() is not threading.main_thread():
-            yield
+            yield self
             return
         before = {}
 
@@ -47,7 +47,7 @@ class Signals:
             if number in HURRIED or signal.getsignal(number) != signal.SIG_IGN:  # nohup's is to stay ignored
                 before[number] = signal.signal(number, ask)
         try:
-            yield
+            yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

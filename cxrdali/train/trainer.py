@@ -108,18 +108,20 @@ def train(
         del before  # as large as the model
         if hooks and hooks.on_parts:
             hooks.on_parts(parts, loaded)
-        console.describe(parts)
-        if ranks.is_first:
-            # not before: a run that could not begin must not stand in the way of other settings
-            identity.record(out, config | {"settings": parts.settings.as_json(), "micro_batch": parts.searched}, loaded)
-            if loaded is None:
-                data.seen.write(out)
-            folder.settle(out, loaded, settings)
-        state = restore(parts, loaded) if loaded else begin(parts)
-        if loaded:
-            log.info(f"continues after epoch {state.epoch} and {state.position:,} images of the next")
-        trainer = Trainer(parts, state, out, hooks or Hooks())
-        trainer.run(started)
+        with Signals().listening(ranks) as signals:
+            console.describe(parts)
+            if ranks.is_first:
+                # not before: a run that could not begin must not stand in the way of other settings
+                known = {"settings": parts.settings.as_json(), "micro_batch": parts.searched}
+                identity.record(out, config | known, loaded)
+                if loaded is None:
+                    data.seen.write(out)
+                folder.settle(out, loaded, settings)
+            state = restore(parts, loaded) if loaded else begin(parts)
+            if loaded:
+                log.info(f"continues after epoch {state.epoch} and {state.position:,} images of the next")
+            trainer = Trainer(parts, state, out, hooks or Hooks(), signals)
+            trainer.run(started)
         console.report_end(parts, state)
         return _summary(out, trainer.progress, {**trainer.seconds, "total": time.perf_counter() - started})
 
@@ -148,10 +150,10 @@ def _summary(out: Path, progress: Progress, seconds: dict[str, float], already_f
 class Trainer:
     """The loop over epochs, from where `state` is; seconds: what it spent, by SPENT."""
 
-    def __init__(self, parts: Parts, state: State, out: Path, hooks: Hooks):
-        self.parts, self.state, self.out, self.hooks = parts, state, out, hooks
+    def __init__(self, parts: Parts, state: State, out: Path, hooks: Hooks, signals: Signals):
+        self.parts, self.state, self.out, self.hooks, self.signals = parts, state, out, hooks, signals
         self.settings, self.ranks, self.hardware = parts.settings, parts.ranks, parts.hardware
-        self.signals, self.seconds, self.pace = Signals(), dict.fromkeys(SPENT, 0.0), console.Pace()
+        self.seconds, self.pace = dict.fromkeys(SPENT, 0.0), console.Pace()
         self.compiles_training = self.compiles_validation = parts.compiles
 
     @property
@@ -161,7 +163,7 @@ class Trainer:
     def run(self, started: float) -> None:
         """Train until no epoch is left. started: when the set-up began, by time.perf_counter."""
         writes = console.tensorboard(self.out, self.state.epoch) if self.ranks.is_first else contextlib.nullcontext()
-        with self.signals.listening(self.ranks), compile_errors(), writes as events:
+        with compile_errors(), writes as events:
             self.seconds["setup"] = time.perf_counter() - started
             while not self.progress.finished:
                 self._epoch(events)

@@ -14,6 +14,7 @@ import torch
 
 from cxrdali.runs.layout import LAST
 from cxrdali.runtime.launcher import ASKING
+from cxrdali.train import console
 from tests.cli.cli import command, environment
 from tests.faults.trainers import at_moment, child, command_line, differences, train_command
 
@@ -28,6 +29,18 @@ def signalled(log, arguments, numbers, ignored=()):
         signal.signal(number, signal.SIG_IGN)
     patch = pytest.MonkeyPatch()
     at_moment(patch, IN_VALIDATION, lambda: [os.kill(os.getpid(), number) for number in numbers])
+    command_line(log, arguments)
+
+
+def signalled_before_the_first_step(log, arguments, number):
+    """For a child: the command line that is sent a signal when it has said what it will train."""
+    begins = console.tensorboard
+
+    def tensorboard(*given):
+        os.kill(os.getpid(), number)
+        return begins(*given)
+
+    pytest.MonkeyPatch().setattr(console, "tensorboard", tensorboard)
     command_line(log, arguments)
 
 
@@ -57,6 +70,17 @@ def test_each_saves_within_validation_and_the_run_goes_on_to_the_same_end(unbrok
         code, said = ended(log, train_command(pack_folder, out))
         assert code == 0 and "continues after epoch 0 and 48 images of the next" in said
         assert differences(unbroken, out) == []
+
+
+def test_between_the_first_line_and_the_first_step_too(pack_folder, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    process = child(signalled_before_the_first_step, log, train_command(pack_folder, out), signal.SIGUSR1)
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 128 + signal.SIGUSR1
+    assert log.read_text().splitlines()[-1] == "stopped by SIGUSR1; saved, the same command continues"
+    state = torch.load(out / LAST, weights_only=True)
+    assert (state["epoch"], state["position"]) == (0, 16)
 
 
 def test_a_shell_that_goes_away_hangs_up_twice(pack_folder, tmp_path):

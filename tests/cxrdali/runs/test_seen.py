@@ -181,6 +181,9 @@ def test_a_copied_run_has_seen_the_same_and_is_called_by_its_folder(dataset, sta
     assert f"{count} of {count} validation images were trained on by copy (" in refusal(
         dataset, tmp_path, init=str(copy), fold=1
     )
+    (copy / CONFIG).unlink()  # the list alone tells, too
+    words = f"{copy / BEST}: {count} of {count} validation images were trained on by stage1 ("
+    assert words in refusal(dataset, tmp_path, init=str(copy / BEST), fold=1)
 
 
 def test_weights_of_somebody_else_are_called_so(dataset, stage1, tmp_path):
@@ -344,7 +347,9 @@ def test_images_that_were_packed_anew_are_the_same(dataset, stage1, release_fold
     itself, others = counted(dataset, other, trained, rows, "image_id")
     assert itself == len(trained) and others == 0
     by = "" if "64" in sizes else ", by their ids: pixels of other sizes do not compare"
-    expected = f"{itself} of {len(rows)} images were trained on by stage1 (fold 0 of 5 of cxr-lt-2023){by}"
+    expected = (
+        f"{itself} of {len(rows)} images were trained on by stage1 (fold 0 of 5 of cxr-lt-2023, in another pack){by}"
+    )
     assert text == expected
 
 
@@ -383,6 +388,16 @@ def test_another_hospital_s_images_of_the_same_names_are_others(dataset, stage1,
     alone = packed(tmp_path / "again", tmp_path / "there", table, "64", path=paths[: len(table)], dicom_id=renamed,
                    study_id=renamed)  # fmt: skip
     assert met(dataset, stage1, alone)[0] == ()  # patients of the same names, and nothing else
+    (tmp_path / "studies").mkdir()
+    studies = packed(tmp_path / "studies", tmp_path / "there", table, "64", path=paths[: len(table)], dicom_id=renamed)
+    (text,), rows = met(dataset, stage1, studies, "study")
+    trained = set(dataset.catalog["study_id"][fold_of(dataset)[0]])
+    itself = studies.catalog["study_id"].iloc[rows].isin(trained).sum()
+    run = "stage1 (fold 0 of 5 by subject of cxr-lt-2023, in another pack)"
+    assert text == (
+        f"{itself} of {len(rows)} images are other images of studies that were trained on by {run}, by the ids of "
+        "studies alone"
+    )
 
 
 def test_images_of_one_gray_are_not_the_same_image(dataset, stage1, table, tmp_path):

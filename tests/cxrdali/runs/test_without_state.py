@@ -53,6 +53,10 @@ def test_it_predicts_and_is_evaluated(trained, lean, pack_folder):
              "--device", "cpu")  # fmt: skip
     assert (read(trained / "p.parquet").values == read(lean / "p.parquet").values).all()
     done(lean, "evaluate", "p.parquet", "--data", pack_folder, "--draws", 0)
+    refused = call("predict", "--run", "run", "--weights", "other", "--data", pack_folder, "--split", "test", "--out",
+                   "p.parquet", "--device", "cpu", cwd=lean)  # fmt: skip
+    words = "error: other: is a folder; name a file in it, as with --weights other/best.safetensors"
+    assert refused.stderr.splitlines()[-1] == words
 
 
 def test_the_next_stage_starts_from_it(lean, pack_folder, tmp_path):
@@ -95,6 +99,14 @@ def test_training_it_again_does_nothing_and_other_settings_are_refused(lean, pac
     refused = call(*same, "--seed", 5, cwd=lean)
     assert refused.returncode == 1 and "run: holds a run with another seed: 0 there, 5 now" in refused.stderr
     assert contents(lean / "run") == before
+
+
+def test_a_finished_stage_is_finished_also_without_the_one_that_it_started_from(lean, pack_folder, tmp_path):
+    done(lean, *train(pack_folder, "two", "--stage", 2, "--size", 48, "--init", "run", epochs=1))
+    (lean / "two" / LAST).unlink()
+    (lean / "two").rename(tmp_path / "two")
+    said = done(tmp_path, *train(pack_folder, "two", "--stage", 2, "--size", 48, epochs=1))
+    assert "two: was already finished; best epoch 1 with" in said
 
 
 # ---------------------------------------------------------------- what is not there
