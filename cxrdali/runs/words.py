@@ -10,11 +10,16 @@ from cxrdali.runs.reader import Run
 def reached(run: Run) -> str:
     """Its best epoch, its score and when; that it is not finished, or was a trial."""
     progress, limit = run.progress, run.setting("limit_batches")
-    score = "" if progress.best_score is None else f", {progress.metric} {progress.best_score:.4f}"
     end = "finished" if progress.finished else f"not finished, epoch {progress.epoch} done"
     trial = f"; a trial of --limit-batches {limit}, not a whole training" if limit else ""
-    best = f"best epoch {progress.best_epoch} of {progress.epochs}{score}"
-    return f"{best}, {end} {written(run.path / PROGRESS)}{trial}"
+    return f"{best(run)}, {end} {written(run.path / PROGRESS)}{trial}"
+
+
+def best(run: Run) -> str:
+    """Its best epoch and the validation score that chose it."""
+    progress = run.progress
+    score = "" if progress.best_score is None else f", validation {progress.metric} {progress.best_score:.4f}"
+    return f"best epoch {progress.best_epoch} of {progress.epochs}{score}"
 
 
 def written(path: Path) -> str:
