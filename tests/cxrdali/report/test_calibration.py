@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cxrdali import predictions
 from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate, write
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.report.calibration.page import write_page
@@ -122,7 +121,7 @@ def test_validation_predictions_and_calibrated_ones_say_what_they_are(dataset, l
     for split in ("val", "test"):
         written(tmp_path / f"{split}.parquet", dataset, *((split, split) if split == "test" else ()), run="new")
         table = calibration.apply(tmp_path / f"{split}.parquet", fitted)
-        predictions.write(table, tmp_path / "platt.parquet")
+        table.write(tmp_path / "platt.parquet")
         result = evaluate(tmp_path / "platt.parquet", dataset, labels, EvaluateOptions(draws=0))
         pages[split] = shown([write(result, tmp_path / split)[0]]).split("Metrics by view")[0]
     for split, html in pages.items():
