@@ -104,6 +104,8 @@ def _print(fitted) -> None:
         for title, name in (("ECE", "ece"), ("Brier", "brier"))
     )
     click.echo(f"mean over findings: {means}")
+    if fitted.macro("brier", "after") > fitted.macro("brier", "before"):
+        click.echo("note: no help here: on images that it was not fitted to, the Brier score is worse than before")
 
 
 def _row(name: str, positives: str, before, after, rule: str) -> tuple[str, ...]:

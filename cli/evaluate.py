@@ -56,7 +56,13 @@ def evaluate(file, data, labels, out, limits, **given):
     thresholds = None if limits is None else _thresholds(limits, labels.findings)
     result = library.evaluate(file, dataset, labels, options, thresholds)
     paths = library.write(result, out)
-    click.echo(f"{file}: {counted(result['images'], 'image')} against labels {labels.name}")
+    of = f" of {about.split}" if about.split else ""
+    click.echo(f"{file}: {counted(result['images'], 'image')}{of} against labels {labels.name}")
+    if about.split == "val":
+        click.echo(
+            "note: these are no test scores: the best epoch was chosen on validation images, and calibration and "
+            "thresholds are fitted to them"
+        )
     if about.kind is None:
         click.echo(
             f"note: {file} does not say what it holds; ECE and Brier take its values as {result['values']}s, and "
@@ -106,8 +112,9 @@ def _print(result: dict) -> None:
             f"LRAP {number(part['LRAP'])}, ECE {number(part['macro_ECE'], 4)}, Brier {number(part['macro_Brier'], 4)}"
         )
     for group, means in (whole["groups"] or {}).items():
+        scored = len({*means["findings"]} - {*whole["without_positives"]})
         click.echo(
-            f"{group}, {counted(len(means['findings']), 'finding')}: mAP {with_interval(means, 'mAP')}, "
+            f"{group}, {scored} of {counted(len(means['findings']), 'finding')}: mAP {with_interval(means, 'mAP')}, "
             f"AUROC {with_interval(means, 'macro_AUROC')}"
         )
     if whole["without_positives"]:

@@ -1,7 +1,7 @@
 """The command that usually comes next, as one line to copy, printed where a command ends."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def after_training(settings, dataset, out: Path) -> None:
 
     context = click.get_current_context()
     if context.params.get("stage") in (1, 2):
-        say(_next_stage(settings, out, context.params), evaluation(out))
+        say(_next_stage(settings, out, context.params, dataset.sizes), evaluation(out))
     elif len(released_rows(dataset, dataset.labels(settings.data.labels), "test")):
         table = f"{out.resolve().name}.test.parquet"
         say(line("predict", "--run", out, "--split", "test", "--out", table), evaluation(out))
@@ -46,7 +46,7 @@ def after_training(settings, dataset, out: Path) -> None:
         say(evaluation(out))
 
 
-def _next_stage(settings, out: Path, given: Mapping) -> str:
+def _next_stage(settings, out: Path, given: Mapping, stored: Sequence[int]) -> str:
     from cxrdali.runs.settings import run_folder, settings_of
 
     stage = settings.stage + 1
@@ -58,6 +58,8 @@ def _next_stage(settings, out: Path, given: Mapping) -> str:
     if not named:
         words += ["--init", out]
     plain, mine = settings_of(stage=settings.stage).flat(), settings.flat()
+    if max(stored) < plain["size"]:  # the stage's own would be refused
+        words += ["--size", max(stored)]
     head = [each.name for each in fields(settings.model.head)]
     for name in (*SHARED, *head):
         if mine[name] != plain.get(name) and mine[name] is not None:

@@ -67,6 +67,8 @@ def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
         click.echo(
             f"note: ulimit -v gives this process {limit / 1e9:.1f} GB; if it ends without a word, raise it", err=True
         )
+    from cxrdali.runs.reader import Run
+    from cxrdali.runs.words import best
     from cxrdali.train.stopping import Stopped
     from cxrdali.train.trainer import train
 
@@ -74,6 +76,6 @@ def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
         summary = train(settings, dataset, out, recipe=recipe)
     except Stopped as stop:
         end(stop)
-    what, chosen_by = "was already finished" if summary.already_finished else "finished", settings.optimizer.select_by
-    click.echo(f"{out}: {what}; best epoch {summary.best_epoch} with {chosen_by} {summary.best_score:.4f}")
+    what = "was already finished" if summary.already_finished else "finished"
+    click.echo(f"{out}: {what}; {best(Run.open(out))}")
     next_command.after_training(settings, dataset, out)

@@ -12,11 +12,16 @@ def reached(run: Run) -> str:
     if not has_begun(run.path):
         return f"epoch {weights_epoch(run.path / BEST)}, written {written(run.path / BEST)}"
     progress, limit = run.progress, run.setting("limit_batches")
-    score = "" if progress.best_score is None else f", {progress.metric} {progress.best_score:.4f}"
     end = "finished" if progress.finished else f"not finished, epoch {progress.epoch} done"
     trial = f"; a trial of --limit-batches {limit}, not a whole training" if limit else ""
-    best = f"best epoch {progress.best_epoch} of {progress.epochs}{score}"
-    return f"{best}, {end} {written(run.path / PROGRESS)}{trial}"
+    return f"{best(run)}, {end} {written(run.path / PROGRESS)}{trial}"
+
+
+def best(run: Run) -> str:
+    """Its best epoch and the validation score that chose it."""
+    progress = run.progress
+    score = "" if progress.best_score is None else f", validation {progress.metric} {progress.best_score:.4f}"
+    return f"best epoch {progress.best_epoch} of {progress.epochs}{score}"
 
 
 def written(path: Path) -> str:

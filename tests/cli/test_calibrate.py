@@ -56,7 +56,12 @@ def test_from_validation_to_decisions(folder, pack_folder):
     edema = next(line for line in said.splitlines() if line.startswith("Edema")).split()
     assert edema[2] == f"{stored['findings'][0]['threshold']:.3f}"
 
+    no_test = "note: these are no test scores"
+    said = done(folder, "evaluate", "val.c.parquet", "--draws", 0, *data).stdout
+    assert f"val.c.parquet: {images} images of val against labels " in said and no_test in said
+    assert "tail, 0 of 1 finding: mAP -" in said  # Hernia, without a positive
     said = done(folder, "evaluate", "test.c.parquet", "--thresholds", "f1.json", "--draws", 0, *data).stdout
+    assert " images of test against labels " in said and no_test not in said
     result = json.loads((folder / "test.c.metrics.json").read_text())
     assert "decisions at thresholds f1, fitted to val.c.parquet (recall is sensitivity)" in said
     assert f"all: F1 {result['all']['macro_F1']:.3f}, precision" in said

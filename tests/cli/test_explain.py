@@ -24,7 +24,7 @@ def explain(folder, pack, *more):
 def test_a_page_is_written_to_a_file_or_into_a_folder(trained, pack_folder):
     result = explain(trained, pack_folder, "--images", 1, "--out", "page.html")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[0].startswith("run: best epoch 1 of 1, mAP ")
+    assert result.stdout.splitlines()[0].startswith("run: best epoch 1 of 1, validation mAP ")
     assert result.stdout.splitlines()[1] == "12 heat maps of 4 findings at 48 px, layer stages.2, fp32 on cpu"
     assert result.stdout.splitlines()[2] == "no positive image in val, so not shown: Hernia"
     assert re.fullmatch(r"page.html: 4 findings, 0\.\d MB", result.stdout.splitlines()[3])

@@ -147,6 +147,7 @@ def _details(each: Evaluation, number: int) -> dict:
     return {
         "name": each.name,
         **{name: content[name] for name in ("images", "studies", "labels")},
+        "split": content.get("split"),
         "seen": content.get("seen") or (),
         "intervals": bool(content.get("draws")),
         "figure": Figure(f"evaluation-{number}", plots.ap_intervals, (known,)) if len(known) else None,
@@ -154,6 +155,7 @@ def _details(each: Evaluation, number: int) -> dict:
         "without_ap": content["all"]["without_positives"],
         "without_training": content.get("without_training"),
         "allowed": [step for step in content.get("history", []) if ALLOWED in step],
+        "history": [step for step in content.get("history", []) if ALLOWED not in step],
         "thresholds": content.get("thresholds") or None,
         "findings": _finding_table(content, names),
         "decisions": _decision_table(content, names),

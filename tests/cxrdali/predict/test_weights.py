@@ -186,7 +186,7 @@ def test_checkpoints_of_other_programs_start_a_stage_and_predict(run, dataset, t
 def reached(run):
     done = Run.open(run).progress
     when = datetime.datetime.fromtimestamp((run / PROGRESS).stat().st_mtime)
-    return f"best epoch {done.best_epoch} of 2, mAP {done.best_score:.4f}, finished {when:%Y-%m-%d %H:%M}"
+    return f"best epoch {done.best_epoch} of 2, validation mAP {done.best_score:.4f}, finished {when:%Y-%m-%d %H:%M}"
 
 
 def test_a_stage_says_what_it_starts_from(run, dataset, tmp_path):

@@ -1,6 +1,7 @@
 """What the pages say about probabilities and decisions, and evaluations from before they were measured."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +111,33 @@ def judged(tmp_path, dataset, labels, name, limits=None):
     written(tmp_path / f"{name}.parquet", dataset, "test", "test", run=name)
     result = evaluate(tmp_path / f"{name}.parquet", dataset, labels, EvaluateOptions(draws=0), thresholds=limits)
     return write(result, tmp_path / name)[0], result
+
+
+def test_validation_predictions_and_calibrated_ones_say_what_they_are(dataset, labels, tmp_path):
+    """A table's split, and what was done to it, stand before its numbers."""
+    written(tmp_path / "val.parquet", dataset, run="new")
+    fitted = calibration.fit(tmp_path / "val.parquet", dataset, labels, "platt")
+    pages = {}
+    for split in ("val", "test"):
+        written(tmp_path / f"{split}.parquet", dataset, *((split, split) if split == "test" else ()), run="new")
+        table = calibration.apply(tmp_path / f"{split}.parquet", fitted)
+        table.write(tmp_path / "platt.parquet")
+        result = evaluate(tmp_path / "platt.parquet", dataset, labels, EvaluateOptions(draws=0))
+        pages[split] = shown([write(result, tmp_path / split)[0]]).split("Metrics by view")[0]
+    for split, html in pages.items():
+        assert f"<h3>new, {split} split</h3>" in html
+        assert "Made from predictions: calibrated: platt, fitted on val.parquet." in html
+        assert ("These are no test scores" in html) == (split == "val")
+
+
+def test_a_calibration_that_makes_it_worse_says_so(dataset, labels, tmp_path):
+    written(tmp_path / "val.parquet", dataset)
+    fitted = calibration.fit(tmp_path / "val.parquet", dataset, labels, "platt")
+    worse = [replace(rule, before=rule.after, after=rule.before) for rule in fitted.rules]
+    said = "does not help here"
+    assert fitted.macro("brier", "after") < fitted.macro("brier", "before")
+    assert said not in write_page(fitted, tmp_path / "p.html").read_text()
+    assert said in write_page(replace(fitted, rules=worse), tmp_path / "p.html").read_text()
 
 
 def test_an_evaluation_with_thresholds_is_shown_with_its_decisions(dataset, labels, tmp_path):
