@@ -19,7 +19,7 @@ from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predictions import Predictions, Provenance
-from cxrdali.runs.layout import BEST, PROGRESS
+from cxrdali.runs.layout import BEST
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import run_rows, with_images
 from cxrdali.runs.seen import seen_by, seen_by_weights
@@ -155,7 +155,7 @@ def weights_of(run: Run, asked: PredictOptions, say: bool = True) -> Path:
     path = run.best_weights() if asked.weights is None else Path(asked.weights)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file in it, as with --weights {path / BEST}")
-    if say and (run.path / PROGRESS).exists():  # without it, config.json and the weights are enough
+    if say:
         log.info(f"{run.path}: {reached(run)}")
     if say and asked.weights is not None:
         log.info(f"weights {path}, written {written(path)}, in place of its best")
