@@ -23,7 +23,7 @@ GIVE = "give a run folder or a .safetensors or .pt file"
 # where programs keep their weights; a moving average before what it is made from, as timm takes them
 TABLES = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state", "model",
-    "params_ema", "params", "net", "network", "weights",
+    "module", "params_ema", "params", "net", "network", "weights",
 )  # fmt: skip
 ARCH = ("arch", "model", "model_name", "architecture", "backbone")  # where they name their network
 # what programs pickle beside weights, and does not begin with a capital as other classes do; none of it is called
@@ -73,7 +73,7 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
                 return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
         check_records(path)
         content = _unpickled(path)
-        tensors, about = _table(content), _about(content)
+        tensors, about = _table(content, path), _about(content)
     except (SafetensorError, zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not a weights file ({first_line(error)}); {GIVE}") from error
     except UserError:
@@ -84,7 +84,7 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         if any(isinstance(each, _Inert) for each in [content, *_named(content, TABLES)]):
             raise _more_than_tensors(path)
         raise UserError(f"{path}: holds no table of weights; {GIVE}")
-    tables = [name for name in TABLES if _table(content.get(name))]
+    tables = [name for name in TABLES if _table(content.get(name), path)]
     if len(tables) > 1:
         log.info(f"{path}: of its tables of weights, {tables[0]!r} is taken, not {tables[1]!r}")
     return tensors, about
@@ -159,21 +159,23 @@ def _more_than_tensors(path: Path) -> UserError:
     )
 
 
-def _table(content: Any) -> dict[str, torch.Tensor]:
-    """The tensors of a state_dict, or of the one that a checkpoint holds; none if there is none, or several."""
+def _table(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a state_dict, or of the one that a checkpoint holds. Raises UserError if there are several."""
     if not isinstance(content, dict):
         return {}
     for name in TABLES:
-        if found := _table(content.get(name)):
+        if found := _table(content.get(name), path):
             return found
-    if found := _tensors(content):
-        return found
-    inside = [found for each in content.values() if isinstance(each, dict) and (found := _tensors(each))]
-    return inside[0] if len(inside) == 1 else {}
-
-
-def _tensors(table: dict) -> dict[str, torch.Tensor]:
-    return {key: value for key, value in table.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    if any(each.ndim for each in tensors.values()):  # else they count something
+        return tensors
+    inside = {
+        name: found for name, each in content.items() if "optim" not in str(name) and (found := _table(each, path))
+    }
+    if len(inside) > 1:
+        names = ", ".join(map(repr, inside))
+        raise UserError(f"{path}: holds several tables of weights ({names}); write those of one network to a file")
+    return next(iter(inside.values()), {})
 
 
 def _named(content: Any, names: tuple[str, ...]) -> list:

@@ -5,7 +5,6 @@ size, and a checkpoint's numbers cannot be fed with pixels scaled for another on
 """
 
 from dataclasses import replace
-from pathlib import Path
 from types import MethodType
 from typing import Any
 
@@ -173,7 +172,7 @@ def _backbone(options: ModelOptions, num_findings: int) -> Any:
                 options.arch, pretrained=True, **{**arguments, "img_size": config.input_size[-1]}
             )
             backbone = timm.create_model(options.arch, **arguments)
-            backbone.load_state_dict(resampled(backbone, native.state_dict(), Path(options.arch)))
+            backbone.load_state_dict(resampled(backbone, native.state_dict()))
         if options.checkpointing:
             _checkpoint(backbone, options.arch)
     except UserError:

@@ -1,11 +1,12 @@
 """Weights from files into a model: of a run, of another size, with other findings, as another program has them."""
 
+import contextlib
 import logging
 import math
+import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from cxrdali.models import identity
-from cxrdali.models.checkpoint_file import first_line, read_weights
+from cxrdali.models.checkpoint_file import read_weights
 from cxrdali.predictions import first_of
 from shards.errors import UserError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")  # torch puts them anywhere
+FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")  # timm's, of a model's module
 COUNTERS = ("num_batches_tracked", "n_averaged")  # of no use to a network that is trained from here, or predicts
 
 
@@ -38,30 +40,39 @@ def load_initial(
     the file's metadata. No code is unpickled.
     """
     state, about = read_weights(path)
-    own, head = model.backbone.state_dict(), head_keys(model)
+    own, head = model.backbone.state_dict(), _head_names(model)
     identity.check(path, about, model.identity, not new_head, identity.IN_THE_RUN if to_predict else "")
     size = model.identity.get("size")
     if to_predict and about.get("size", size) != size:
         raise UserError(f"{path}: was trained at {about['size']} px, this run at {size}; {identity.IN_THE_RUN}")
     state, said = _unwrapped(state, own, path)
+    state = resampled(model.backbone, state, head)
     refused = said_of_pixels = _three_channels(model, state)
     is_new, said_of_head = (True, "") if new_head else _judge_head(state, own, head, about)
     if is_new:
-        state |= {key: own[key] for key in head}
+        state = {key: value for key, value in state.items() if not key.startswith(head)}
+        state |= {key: value for key, value in own.items() if key.startswith(head)}
         refused = refused or said_of_head
     else:
         if "findings" in about:
             _match_findings(model, state, tuple(about["findings"].split("\n")), findings, path)
         factor = float(about.get("logit_scale", 1)) / model.logit_scale
         state |= {key: state[key] * factor for key in output_keys(model) if factor != 1 and key in state}
-    state = resampled(model.backbone, state, path)
-    own = model.backbone.state_dict()
+    state = {key: value for key, value in state.items() if not key.endswith(COUNTERS) or key in own}
     state |= {key: value for key, value in own.items() if key.endswith(COUNTERS) and key not in state}
+    if own.keys() <= state.keys():  # what the network has no place for, as thresholds
+        left = [key for key in state if not hasattr(model.backbone, key.partition(".")[0])]
+        said += [f"left out, not of the network: {first_of(left)}"] if left else []
+        state = {key: value for key, value in state.items() if key not in left}
     _check_fit(model, state, about, path, to_predict)
     if to_predict and refused:
         raise UserError(f"{path}: {refused}, so it cannot predict; start a run from it with `cxrdali train --init`")
-    state = {key: value.to(own[key].dtype) for key, value in state.items()}
     for key, value in state.items():
+        plain = value.layout == torch.strided and not value.is_meta
+        if not plain or own[key].is_floating_point() > value.is_floating_point():
+            what = f"{value.dtype}, {value.layout}, on {value.device}"
+            raise UserError(f"{path}: {key!r} holds no plain floating-point numbers ({what}); give unquantised weights")
+        value = state[key] = value.to(own[key].dtype)
         if not value.isfinite().all() and own[key].isfinite().all():  # some masks are infinite
             bad = f"{int((~value.isfinite()).sum()):,} of {value.numel():,} numbers"
             raise UserError(
@@ -88,8 +99,9 @@ def _unwrapped(state: dict, own: dict, path: Path) -> tuple[dict, list[str]]:
             "write the tensors of one of them to a file of their own"
         )
     prefix = max(fitting, key=lambda each: fitting[each], default="")
-    if fitting[prefix] < len(own) / 2:  # another network: its keys are named as they are
-        return state, []
+    if fitting[prefix] < len(own) / 2:  # another network, or one whose keys a filter of timm's may know
+        prefix = os.path.commonprefix(list(state)).rpartition(".")[0]
+        prefix += "." if prefix else ""
     left = [key for key in state if not key.startswith(prefix) and not key.endswith(COUNTERS)]
     said = [f"left out, not of the network: {first_of(left)}"] if left else []
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}, said
@@ -116,16 +128,21 @@ def _three_channels(model: "Classifier", state: dict) -> str:
     return f"its one input channel is spread over three, as trained on {assumed}" if found else ""
 
 
-def _judge_head(state: dict, own: dict, head: list[str], about: dict[str, str]) -> tuple[bool, str]:
+def _judge_head(state: dict, own: dict, names: tuple[str, ...], about: dict[str, str]) -> tuple[bool, str]:
     """Whether the file's classifier cannot be taken, so that there is a new one; and what is to be said of it."""
-    if not any(key in state for key in head):
+    here, there = ({key for key in each if key.startswith(names)} for each in (own, state))
+    if not there:
         return True, "it has no classifier: there is a new one"
     if "findings" in about:
         return False, ""
-    for key in head:
-        if key in state and state[key].shape != own[key].shape:
-            there, here = (list(each[key].shape) for each in (state, own))
-            return True, f"it names no findings: the classifier is new (it has {key!r} of shape {there}, not {here})"
+    if odd := sorted(key for key in here ^ there if not key.endswith(COUNTERS)):
+        word = "has" if odd[0] in there else "lacks"
+        return True, f"its classifier is of another kind (it {word} {first_of(odd)}): there is a new one"
+    for key in (key for key in own if key in here & there):
+        if state[key].shape != own[key].shape:
+            shapes = [list(each[key].shape) for each in (state, own)]
+            words = "it has {!r} of shape {}, not {}".format(key, *shapes)
+            return True, f"it names no findings: the classifier is new ({words})"
     return False, "it names no findings: its classifier is taken by position"
 
 
@@ -143,7 +160,9 @@ def _check_fit(model: "Classifier", state: dict, about: dict[str, str], path: Pa
         words.append(f"has {first_of(shapes)} of shape {there}, not {here}")
     same_keys, size = not (lacking or unknown), about.get("size")
     inputs = {tuple(state[key].shape[1:2]) for key in shapes if own[key].dim() == 4 and own[key].shape[1] == 3}
-    if to_predict:
+    if not (unknown or shapes) and not set(lacking) & set(dict(model.backbone.named_parameters())):
+        fix = "it holds parameters alone: give a file of the whole state_dict(), with the buffers"
+    elif to_predict:
         fix = identity.IN_THE_RUN
     elif same_keys and len(shapes) == len(inputs):
         fix = f"it takes images of {inputs.pop()[0]} channels; give weights for 3, or for 1, which can be spread"
@@ -152,8 +171,12 @@ def _check_fit(model: "Classifier", state: dict, about: dict[str, str], path: Pa
         fix = f"was trained at {size} px, {own_size}, and {arch} cannot change its size; give --size {size}"
     elif same_keys and set(shapes) <= set(head_keys(model)):
         fix = "leave its classifier out with --new-head"
+    elif not (lacking or shapes):
+        fix = "give the --arch that they are of, or a file without them if they are of no use"
+    elif lacking and unknown:
+        fix = f"give the --arch that they are of; if that is {arch}, rename them to the keys of timm's model"
     else:
-        fix = "give the --arch that they are of"
+        fix = "give the --arch that they are of" + (", and its --size" if same_keys else "")
     fitting = len(own) - len(lacking) - len(shapes)
     raise UserError(f"{path}: {', '.join(words)}; {fitting:,} of {len(own):,} tensors fit {arch}; {fix}")
 
@@ -192,21 +215,28 @@ def head_keys(model: "Classifier") -> list[str]:
     return [key for key, parameter in model.backbone.named_parameters() if id(parameter) in inside]
 
 
-def resampled(backbone: nn.Module, state: dict, path: Path) -> dict:
-    """A checkpoint of another image size fitted to this one: by timm's filter for the model, where it brings one, and
-    what that leaves as it was by `_resampled`."""
-    own = backbone.state_dict()
+def _head_names(model: "Classifier") -> tuple[str, ...]:
+    """What the keys of the backbone's classifiers begin with."""
+    heads = {id(head) for head in model.heads}
+    return tuple(f"{name}." for name, module in model.backbone.named_modules() if id(module) in heads)
 
-    def fits() -> bool:
-        return all(key not in state or state[key].shape == value.shape for key, value in own.items())
 
-    filter_fn: Callable | None = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    if filter_fn and not fits():
-        try:
-            state = filter_fn(dict(state), backbone)
-        except Exception as error:
-            raise UserError(f"{path}: does not fit {type(backbone).__name__} ({first_line(error)})") from error
-    return state if fits() else {key: _resampled(key, value, own.get(key)) for key, value in state.items()}
+def resampled(backbone: nn.Module, state: dict, head: tuple[str, ...] = ()) -> dict:
+    """A checkpoint of another image size, or of the network's first authors, fitted to this one: by timm's filter for
+    the model, where it brings one, and what that leaves as it was by `_resampled`. head: keys beginning so may differ.
+    """
+    every = backbone.state_dict()
+    own = {key: value for key, value in every.items() if not (key.startswith(head) or key.endswith(COUNTERS))}
+
+    def unfit(state: dict) -> int:
+        return sum(key not in state or state[key].shape != value.shape for key, value in own.items())
+
+    module = sys.modules[type(backbone).__module__]
+    filters = [getattr(module, name) for name in FILTERS if hasattr(module, name)]
+    for each in filters if unfit(state) else ():
+        with contextlib.suppress(Exception):  # it is of another network, which is said where it is compared
+            state = min(state, each(dict(state), *[backbone][: each.__code__.co_argcount - 1]), key=unfit)
+    return {key: _resampled(key, value, every.get(key)) for key, value in state.items()} if unfit(state) else state
 
 
 def _resampled(key: str, stored: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:

@@ -5,6 +5,7 @@ import datetime
 import functools
 import json
 import pathlib
+import re
 import sys
 import tarfile
 import types
@@ -280,6 +281,64 @@ def test_a_classifier_outside_of_the_network_is_said(tmp_path, state):
     torch.save({**saved, "head.weight": torch.ones(3, 256), "head.bias": torch.ones(3)}, tmp_path / "w.pt")
     _, said = loaded(tmp_path / "w.pt")
     assert "left out, not of the network: 'head.weight' (and 1 more); it has no classifier" in said
+
+
+def test_a_classifier_of_several_layers_is_left_for_a_new_one(tmp_path, state):
+    """As CheXNet's densenet121.classifier, Linear and Sigmoid in a Sequential."""
+    saved = {key.replace("classifier.", "classifier.0."): value for key, value in state.items()}
+    torch.save({"state_dict": under("module.densenet121.", saved)}, tmp_path / "w.pth.tar")
+    target, said = loaded(tmp_path / "w.pth.tar")
+    fresh = model(seed=1).backbone.state_dict()
+    for key, value in target.backbone.state_dict().items():
+        assert torch.equal(value, (fresh if "classifier" in key else state)[key]), key
+    assert "its classifier is of another kind (it has 'classifier.0.bias' (and 3 more)): there is a new one" in said
+
+
+def test_what_the_network_has_no_place_for_is_left_out_and_said(tmp_path, source, state):
+    """As torchxrayvision's thresholds; what lies inside the network's own modules is of another network."""
+    torch.save({**state, "op_threshs": torch.ones(18)}, tmp_path / "w.pt")
+    target, said = loaded(tmp_path / "w.pt")
+    assert "left out, not of the network: 'op_threshs'" in said
+    torch.testing.assert_close(logits(target), logits(source), rtol=0, atol=0)
+    torch.save({**state, "bn1.extra": torch.ones(3)}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="has unknown 'bn1.extra'.*or a file without them if they are of no use"):
+        loaded(tmp_path / "w.pt")
+
+
+def test_keys_of_torch_0_3_are_those_of_today(tmp_path):
+    source = model("densenet121")
+    old = {
+        re.sub(r"(denselayer\d+\.)(norm|conv)([12])\.", r"\1\2.\3.", key): value
+        for key, value in source.backbone.state_dict().items()
+    }
+    assert len(old.keys() - source.backbone.state_dict().keys()) > 500
+    torch.save({"state_dict": under("module.densenet121.", old)}, tmp_path / "w.pt")
+    target, _ = loaded(tmp_path / "w.pt", "densenet121")
+    here, there = (each.backbone.state_dict() for each in (target, source))
+    assert all(torch.equal(here[key], there[key]) for key in there if not key.endswith("num_batches_tracked"))
+
+
+def test_tables_are_told_from_counters_and_from_one_another(tmp_path, source, state):
+    torch.save({"swa_model": under("module.", state), "n_averaged": torch.tensor(3)}, tmp_path / "w.pt")
+    torch.testing.assert_close(logits(loaded(tmp_path / "w.pt")[0]), logits(source), rtol=0, atol=0)
+    torch.save({"student": state, "teacher": state, "optimizer": {"state": {}}}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"several tables of weights \('student', 'teacher'\); write those of one"):
+        loaded(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda each: each.to("meta"), torch.Tensor.cfloat,
+                                    torch.Tensor.char])  # fmt: skip
+def test_what_is_no_plain_number_is_refused(tmp_path, state, change):
+    torch.save({**state, "classifier.weight": change(state["classifier.weight"])}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="'classifier.weight' holds no plain floating-point numbers"):
+        loaded(tmp_path / "w.pt")
+
+
+def test_parameters_without_buffers_say_so(tmp_path, state):
+    torch.save({key: value for key, value in state.items() if "running" not in key}, tmp_path / "w.pt")
+    for load in (load_initial, load_complete):
+        with pytest.raises(UserError, match="it holds parameters alone: give a file of the whole state_dict"):
+            loaded(tmp_path / "w.pt", load=load)
 
 
 @pytest.mark.parametrize("arch", [ARCH, "resnet10t", "test_vit"])
