@@ -137,6 +137,8 @@ def create(options: ModelOptions, num_findings: int) -> Classifier:
     """
     check_arch(options.arch)
     backbone = _backbone(options, num_findings)
+    if not hasattr(backbone, "get_classifier"):
+        raise UserError(f"{options.arch!r} is an encoder that has no classifier; use another --arch")
     options.head.attach(backbone, num_findings)
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if options.norm == "weights":

@@ -77,7 +77,7 @@ def test_a_dry_run_prints_counts_bytes_and_minutes_and_writes_nothing(folder, tm
     shards = len(list((folder / "pack" / "32").glob("*.tar")))
     assert f"would pack 32 images, 16 studies, 8 subjects into {shards} shards per size" in dry.stdout
     assert re.search(r"32 px: about [\d.]+ KB\n  40 px: about [\d.]+ KB", dry.stdout)
-    assert re.search(r"about [\d.]+ KB and [\d.]+ minutes with 1 jobs", dry.stdout)
+    assert re.search(r"about [\d.]+ KB and [\d.]+ minutes with 1 job ", dry.stdout)
     assert "nothing was written" in dry.stdout
     assert list(tmp_path.iterdir()) == [] and contents(folder / "release") == before
 

@@ -281,8 +281,8 @@ def check_description(root, path: tuple, value, remove: bool) -> None:
         problems = check_dataset(root)
     finally:
         (root / "dataset.json").write_bytes(before)
-    # earlier versions did not write it, and nothing but a size that is made again shows whether it is right
-    optional = path[-1] == "decoded_for" and (remove or type(value) is int)
+    # earlier versions wrote neither, and nothing but a size that is made again shows whether the first is right
+    optional = path[-1] == "decoded_for" and (remove or type(value) is int) or (path[-1] == "content" and remove)
     compared = not optional and (
         path[:2] == ("counts", "planned") or (path[0] == "sizes" and len(path) > 2) or path[0] == "catalog_sha256"
     )

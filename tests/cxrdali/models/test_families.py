@@ -235,8 +235,9 @@ def test_a_network_whose_weights_belong_to_a_size_names_both(tmp_path):
     with pytest.raises(UserError) as refused:
         load_initial(larger, path, FINDINGS)
     assert str(refused.value) == (
-        f"{path}: was trained at 64 px, this run is at 96 px, and 'gmlp_ti16_224' cannot change its size "
-        "('blocks.0.mlp_channels.gate.proj.weight'); give --size 64"
+        f"{path}: has 'blocks.0.mlp_channels.gate.proj.bias' (and 59 more) of shape [16], not [36]; 246 of 306 tensors "
+        "fit gmlp_ti16_224; was trained at 64 px, this run is at 96, and gmlp_ti16_224 cannot change its size; "
+        "give --size 64"
     )
 
 
