@@ -95,9 +95,11 @@ class Run:
             raise UserError(f"{self.path}: has no finished epoch yet; finish the run first")
         best = self.progress.best_epoch
         fix = f"{RESTORE} (other weights: predict --weights FILE, train --init FILE)"
-        here = ": not what this run wrote" if path.is_file() else ""
+        if not path.is_file():
+            raise UserError(f"{path}: is missing, the weights of epoch {best}; {fix}")
         if epoch is None or epoch < best:
-            raise UserError(f"{path}: holds epoch {epoch}, the best one is {best}{here}; {fix}")
+            named = "names no epoch" if epoch is None else f"holds epoch {epoch}"
+            raise UserError(f"{path}: {named}, the best one is {best}: not what this run wrote; {fix}")
         self._check(layout.BEST, weights_file.metadata(path).get(CHECKSUM), fix)
         return path
 

@@ -134,7 +134,7 @@ def test_best_weights_that_were_replaced_are_told_to_be_given(copied, dataset, t
     state, about = load_file(copied / BEST), weights_file.metadata(copied / BEST)
     save_file(state, copied / BEST)
     told = r"best.safetensors: {}.*predict --weights"
-    with pytest.raises(UserError, match=told.format("holds epoch None, the best one is .: not what this run wrote")):
+    with pytest.raises(UserError, match=told.format("names no epoch, the best one is .: not what this run wrote")):
         predict(copied, dataset, "test", PredictOptions(device="cpu"))
     values = predict(copied, dataset, "test", with_weights(copied / BEST)).values
     about.pop(CHECKSUM)

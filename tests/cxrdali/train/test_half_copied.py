@@ -75,7 +75,7 @@ def expected(names, finished):
         return f"of a run, without {LAST} and {PROGRESS}, so it cannot go on and nothing here is overwritten; restore"
     if not finished:
         return f"holds a run that is not finished, without its {LAST}"
-    return True if BEST in names else f"{BEST}: holds epoch None, the best one is "
+    return True if BEST in names else f"{BEST}: is missing, the weights of epoch "
 
 
 @pytest.mark.parametrize("name", ["finished", "stopped"])

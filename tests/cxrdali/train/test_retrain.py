@@ -487,7 +487,7 @@ def test_runs_that_cannot_be_retrained_are_named(finished, dataset, tmp_path):
     with pytest.raises(UserError, match="this run has finished 0 of 2 epochs; finish it first"):
         crt(half, dataset)
     (half / "progress.json").write_bytes((out / "progress.json").read_bytes())
-    with pytest.raises(UserError, match=r"best.safetensors: holds epoch None"):
+    with pytest.raises(UserError, match=r"best.safetensors: is missing, the weights of epoch \d; restore it"):
         crt(half, dataset)
     config = json.loads((out / "config.json").read_text())
     (half / "config.json").write_bytes(sealed_json(config | {"dataset": {"id": "other"}}))
