@@ -1,5 +1,7 @@
-"""How far a run is and when, in words."""
+"""How far a run is, when, and by which command, in words."""
 
+import shlex
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -27,3 +29,10 @@ def best(run: Run) -> str:
 def written(path: Path) -> str:
     """When a file was written, in local time; "?" if it is not there."""
     return f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}" if path.exists() else "?"
+
+
+def command_line() -> str | None:
+    """The command that is running, as a shell reads it; None where Python code calls."""
+    program = Path(sys.argv[0])
+    ours = program.name == "cxrdali" or program.parts[-2:] == ("cli", "__main__.py")
+    return shlex.join(["cxrdali", *sys.argv[1:]]) if ours else None

@@ -2,8 +2,6 @@
 
 import datetime
 import logging
-import shlex
-import sys
 from pathlib import Path
 
 from cxrdali.data.splits import rows_sha256, subjects_on_both_sides
@@ -13,6 +11,7 @@ from cxrdali.runs.config_file import read_config
 from cxrdali.runs.layout import BEST, CONFIG, LAST, NEW, PROGRESS
 from cxrdali.runs.reader import Run, results, weights_epoch
 from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.words import command_line
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks
 from cxrdali.train.selection import TrainingData
@@ -90,7 +89,7 @@ def record(out: Path, config: dict, loaded: dict | None) -> None:
     are others than it began with."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     if loaded is None:
-        folder.write_config(out, {**config, "began": now, "command": _command()})
+        folder.write_config(out, {**config, "began": now, "command": command_line()})
         return
     stored = read_config(out)
     here = {name: config[name] for name in ("versions", "device", "processes")}
@@ -100,13 +99,6 @@ def record(out: Path, config: dict, loaded: dict | None) -> None:
     if changed := [name for name in {**before, **now_have} if before.get(name) != now_have.get(name)]:
         words = (", ".join(f"{name} {of.get(name, 'missing')}" for name in changed) for of in (now_have, before))
         log.info("continues with {}; began with {}".format(*words))
-
-
-def _command() -> str | None:
-    """The command line, as a shell reads it; None where Python code trains."""
-    program = Path(sys.argv[0])
-    given = program.name == "cxrdali" or program.parts[-2:] == ("cli", "__main__.py")
-    return shlex.join(["cxrdali", *sys.argv[1:]]) if given else None
 
 
 def _refuse_lost_weights(out: Path, best: int) -> None:

@@ -10,8 +10,6 @@ import inspect
 import json
 import math
 import os
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -28,6 +26,7 @@ from matplotlib.figure import Figure as Drawing
 
 from cxrdali.report.kit.numbers import FORMATS, sentence, written
 from cxrdali.report.kit.svg import as_file, as_svg
+from cxrdali.runs.words import command_line
 from shards import __version__
 from shards.errors import UserError
 from shards.storage.files import read_regular, write_bytes
@@ -72,10 +71,8 @@ def made() -> str:
         at = datetime.fromtimestamp(int(given), UTC)
     except (ValueError, OverflowError, OSError):
         raise UserError(f"SOURCE_DATE_EPOCH is {given!r}; give seconds since 1970, or unset it") from None
-    program = Path(sys.argv[0])
-    ours = program.name == "cxrdali" or program.parts[-2:] == ("cli", "__main__.py")
-    command = f" with `{shlex.join(['cxrdali', *sys.argv[1:]])}`" if ours else ""
-    return f"Made on {at:%Y-%m-%d at %H:%M} UTC by cxrdali {__version__}{command}."
+    command = command_line()
+    return f"Made on {at:%Y-%m-%d at %H:%M} UTC by cxrdali {__version__}{f' with `{command}`' if command else ''}."
 
 
 def write(path: Path, template: str, data: Mapping[str, object]) -> Path:

@@ -171,7 +171,7 @@ def test_what_is_made_of_a_run_is_the_same_on_the_other_dataset(runs, one, two, 
         how = ("f1", FitOptions(folds=2)) if library is thresholds else ()
         rules = [library.fit(b / layout.VAL_PREDICTIONS, *each, *how) for each in zip((one, two), labels, strict=True)]
         assert rules[0].rules == rules[1].rules
-    views.apply(paths[0], rules[0], two)
+    views.apply(paths[0], rules[0], two, allow_other_run=True)
 
 
 def test_tables_of_datasets_in_another_order_are_pooled(runs, one, release_folder, tmp_path):

@@ -106,7 +106,7 @@ def test_a_finished_stage_is_finished_also_without_the_one_that_it_started_from(
     (lean / "two" / LAST).unlink()
     (lean / "two").rename(tmp_path / "two")
     said = done(tmp_path, *train(pack_folder, "two", "--stage", 2, "--size", 48, epochs=1))
-    assert "two: was already finished; best epoch 1 with" in said
+    assert "two: was already finished; best epoch 1 of 1, validation mAP " in said
 
 
 # ---------------------------------------------------------------- what is not there
