@@ -71,3 +71,11 @@ def test_labels_and_findings_get_the_nearest_name(dataset):
         dataset.labels("cxr-lt-2024")
     with pytest.raises(UserError, match=r"no such finding; did you mean Hernia\? the labels have"):
         chosen_findings(["hernai"], None, None, dataset.labels("cxr-lt-2023").findings)
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_who_gives_weights_for_a_run_is_told_where_they_go(tmp_path, command):
+    (tmp_path / "avg.safetensors").touch()
+    ended = call(command, "--run", "avg.safetensors", "--out", "p.parquet", cwd=tmp_path)
+    assert ended.returncode == 2 and "avg.safetensors is a file; give the folder of the run" in ended.stderr
+    assert "beside it with --weights (predict, explain)" in ended.stderr
