@@ -187,7 +187,7 @@ def _as_set(text: str) -> str:
 
 def _show(plan, book, dataset) -> None:
     from cxrdali.studies.estimate import epoch_images, measure, predicting_hours, training_hours
-    from cxrdali.train.dry_run import is_cached
+    from cxrdali.train.build import is_cached
 
     reasons, rates, rows, total, unmeasured, open_end = book.plan(plan.steps), {}, [], 0.0, [], False
     for name, (settings, about) in plan.models.items():

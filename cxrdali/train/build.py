@@ -113,12 +113,10 @@ def build(
     forward = _shared(model, hardware, ranks)
     if settings.runtime.compile:
         forward = torch.compile(forward)
-    # a trial of a few batches would wait for the features of all images, and every rank would compute them all
-    cache = settings.runtime.cache_features and not settings.runtime.limit_batches and ranks.world == 1
-    cache = cache and options_of(settings.data.flips, settings.data.cutout, settings.data.augment) is None
-    if settings.model.frozen and cache and model.seen.why:
+    cached = is_cached(settings, ranks.world)
+    if cached and model.seen.why:
         log.info(f"features are computed anew in every epoch: {model.seen.why}")
-    elif settings.model.frozen and cache:
+    elif cached:
         plain = make_loader(data.dataset, data.train_rows, options)
         loader = _cached(loader, plain, model, hardware, micro_batch)
         val_loader = _cached(val_loader, val_loader, model, hardware, micro_batch)
@@ -128,6 +126,16 @@ def build(
         settings, searched, data, hardware, ranks, model, forward, loader, val_loader, wanted,
         Step(forward, loss, optimizer, scaler, hardware, ranks), steps, schedule(optimizer, settings, steps),
     )  # fmt: skip
+
+
+def is_cached(settings: TrainSettings, world: int = 1) -> bool:
+    """Whether a frozen backbone's features are computed once: nothing changes an image between epochs.
+
+    A trial of a few batches would wait for the features of all images, and every rank would compute them all.
+    """
+    runtime, augment = settings.runtime, options_of(settings.data.flips, settings.data.cutout, settings.data.augment)
+    whole = runtime.cache_features and not runtime.limit_batches and world == 1
+    return settings.model.frozen and whole and augment is None
 
 
 def initial_weights(init: str | None) -> Path | None:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 
-from cxrdali.data.augment import options_of
 from cxrdali.predictions import ID_COLUMNS
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.distributed import StoppedTogether
 from cxrdali.train import microbatch
-from cxrdali.train.build import Parts
+from cxrdali.train.build import Parts, is_cached
 from cxrdali.train.console import describe
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.trainer import train
@@ -50,12 +49,6 @@ class _Measured(StoppedTogether):
     """Raised where training would begin."""
 
 
-def is_cached(settings: TrainSettings) -> bool:
-    """Whether a frozen backbone's features are computed once: nothing changes an image between epochs."""
-    augment = options_of(settings.data.flips, settings.data.cutout, settings.data.augment)
-    return settings.model.frozen and settings.runtime.cache_features and augment is None
-
-
 def dry_run(settings: TrainSettings, dataset: PackedDataset, out: Path, recipe: dict | None = None) -> DryRun | None:
     """Take a few steps as `train` would; None if the run is finished. The folder `out` stays as it was.
 
@@ -65,10 +58,10 @@ def dry_run(settings: TrainSettings, dataset: PackedDataset, out: Path, recipe: 
 
     def look(parts: Parts, loaded: dict | None) -> None:
         describe(parts)
-        found.append(_measured(parts, loaded or {"epoch": 0, "position": 0}, caches))
+        cached = is_cached(settings, parts.ranks.world) and not parts.model.seen.why
+        found.append(_measured(parts, loaded or {"epoch": 0, "position": 0}, cached))
         raise _Measured
 
-    caches = is_cached(settings)
     made = [each for each in (out / ".lock", out, *out.parents) if not each.exists()]
     try:  # features of all images are most of what is to be estimated
         train(settings.changed(cache_features=False), dataset, out, recipe=recipe, hooks=Hooks(on_parts=look))
@@ -81,7 +74,7 @@ def dry_run(settings: TrainSettings, dataset: PackedDataset, out: Path, recipe: 
     return None
 
 
-def _measured(parts: Parts, begun: dict, caches: bool) -> DryRun:
+def _measured(parts: Parts, begun: dict, cached: bool) -> DryRun:
     how, data, on_gpu = parts.settings.optimizer, parts.data, parts.hardware.device != "cpu"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(parts.hardware.device)
@@ -92,7 +85,6 @@ def _measured(parts: Parts, begun: dict, caches: bool) -> DryRun:
         raise microbatch.full_gpu(parts.settings, parts.share) from error
     epochs = how.epochs - begun["epoch"]
     steps = epochs * parts.steps_per_epoch - begun["position"] // how.batch
-    cached = caches and parts.ranks.world == 1 and not parts.settings.runtime.limit_batches
     training = image_seconds * len(data.train_rows) if cached else step_seconds * steps
     validation = image_seconds * len(data.val_rows) / parts.ranks.world * (1 if cached else epochs)
     weights = list(parts.model.backbone.state_dict().values())

@@ -27,6 +27,7 @@ from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings, sampling_seed, settings_of
 from cxrdali.train import build
 from cxrdali.train import trainer as training
+from cxrdali.train.dry_run import dry_run
 from cxrdali.train.features import CachedLoader
 from cxrdali.train.retrain import retrain_settings
 from cxrdali.train.stopping import Stopped
@@ -460,6 +461,7 @@ def test_features_that_are_no_vector_are_not_kept(dataset, tmp_path):
     """The classifier is retrained through the backbone, as without keeping features."""
     run, said = tmp_path / "run", []
     quietly(settings(arch="cxrdali_test_convolution_last", epochs=1), dataset, run)
+    assert not dry_run(crt(run, dataset, epochs=1), dataset, tmp_path / "crt").cached
     with heard(said):
         quietly(crt(run, dataset, epochs=1), dataset, tmp_path / "crt")
     assert [line for line in said if line.startswith("features")] == [
