@@ -14,12 +14,13 @@ from cxrdali.data.targets import counts as count_targets
 from cxrdali.evaluate import same_images
 from cxrdali.evaluate.options import CompareOptions
 from cxrdali.evaluate.same_images import Comparable, Side, train_counts
-from cxrdali.metrics.bootstrap import Samples, difference, interval, resample, sampled_macro
-from cxrdali.metrics.calibration_error import brier, ece
+from cxrdali.metrics.bootstrap import Images, resample
+from cxrdali.metrics.intervals import ENOUGH, Estimate, Sampled, holm, without_one
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
-from cxrdali.metrics.ranking import Scores, defined, macro, score
-from cxrdali.postprocess import thresholds
-from cxrdali.postprocess.options import FitOptions
+from cxrdali.metrics.ranking import Scores, defined, score
+from cxrdali.postprocess.crossfit import HeldOut, parts
+from cxrdali.postprocess.options import Strategy
+from cxrdali.postprocess.thresholds import cross_fitted
 from cxrdali.predictions import Kind, sigmoid
 from cxrdali.runs.layout import METRICS
 from cxrdali.runs.reader import Run
@@ -31,49 +32,50 @@ from shards.storage.for_people import guarded_rows
 from shards.storage.sealed import sealed_json
 from shards.words import choices
 
-TESTED = ("mAP", *(f"mAP_{group}" for group in GROUPS), "macro_AUROC")
-_Value = tuple[float, np.ndarray | None]  # a score, and what it is on every sample of the studies
-ENOUGH = 10  # studies with a finding; a bootstrap of fewer knows too few of them to say how others would score
-
-
-@dataclass(frozen=True)
-class _Images:
-    """What all are scored on. truth: float32 [n, F]; study: int64 [n]; of each finding its group ("": no training
-    images) and how many training images have it."""
-
-    truth: np.ndarray
-    study: np.ndarray
-    group: np.ndarray
-    train_positives: Sequence[int]
-
-    def columns(self, name: str) -> np.ndarray:
-        """bool [F]: the findings that one of TESTED is a mean over."""
-        if name.startswith("mAP_"):
-            return self.group == name.removeprefix("mAP_")
-        return np.ones(len(self.group), dtype=bool)
-
-    def mean(self, name: str, scores: Scores, samples: Samples | None) -> _Value:
-        """One of TESTED."""
-        measure, columns = "auroc" if name == "macro_AUROC" else "ap", self.columns(name)
-        observed = getattr(scores, measure)[columns]
-        return macro(observed), samples and sampled_macro(getattr(samples, measure)[:, columns], observed)
-
-    def positive_studies(self, columns: np.ndarray) -> int:
-        """Studies with a positive image of one of these findings, bool [F]."""
-        return len(np.unique(self.study[(self.truth[:, columns] == 1).any(axis=1)]))
+F1 = Strategy("f1")  # of the thresholds that decisions are made by
+# what runs are compared by: a mean over findings, of which group ("": all), and whether more of it is better
+TESTED = {
+    "mAP": ("AP", "", True),
+    **{f"mAP_{group}": ("AP", group, True) for group in GROUPS},
+    "macro_AUROC": ("AUROC", "", True),
+    "macro_F1": ("F1", "", True),
+    "macro_ECE": ("ECE", "", False),
+    "macro_Brier": ("Brier", "", False),
+}
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """A table, or a run's best epoch. samples: of every finding, on the same samples of the studies for all (None: no
-    draws); means: by name of TESTED."""
+    """A table, or a run's best epoch. sampled: by measure, every finding on the same samples of the patients for
+    all."""
 
     side: Side
-    values: np.ndarray
-    kind: Kind
     scores: Scores
-    samples: Samples | None
-    means: dict[str, _Value]
+    sampled: dict[str, Sampled]
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """findings: names; group: of each ("": no training images); train_positives: training images with it; level: of
+    intervals."""
+
+    findings: Sequence[str]
+    group: np.ndarray
+    train_positives: Sequence[int]
+    level: float
+
+    def columns(self, group: str) -> np.ndarray:
+        """bool [F]: the findings of a group ("": all)."""
+        return self.group == group if group else np.ones(len(self.group), dtype=bool)
+
+    def mean(self, name: str, one: _Scored, other: _Scored | None = None) -> Estimate:
+        """One of TESTED, or its difference to `other`; without a value where it was not measured."""
+        measure, group, _ = TESTED[name]
+        sampled = [each.sampled.get(measure) for each in (one, other) if each is not None]
+        if None in sampled:
+            return Estimate(None)
+        whole = sampled[0] if other is None else sampled[0] - sampled[1]
+        return whole.mean(self.columns(group), self.level)
 
 
 def compare(
@@ -93,16 +95,13 @@ def compare(
     check_labelled(labels, rows, "the images")
     base_side = _baseline(comparable.sides, options.baseline)
     counts, train_images = _train_counts(base_side, dataset, comparable)
-    catalog = dataset.catalog.iloc[rows]
-    images = _Images(
-        targets(labels, comparable.uncertain)[rows],
-        pd.factorize(catalog["subject_id"] + "/" + catalog["study_id"])[0],
-        np.array(groups(counts, train_images) if train_images else [""] * len(counts)),
-        counts,
-    )
-    scored = _score(comparable, dataset, images, options)
+    patient = group_codes(dataset, "subject")[rows]
+    truth, study = targets(labels, comparable.uncertain)[rows], group_codes(dataset, "study")[rows]
+    group = np.array(groups(counts, train_images) if train_images else [""] * len(counts))
+    ground = _Ground(labels.findings, group, counts, options.level)
+    scored = _score(comparable, dataset, truth, patient, options)
     base = next(each for each in scored if each.side is base_side)
-    positive_studies = {name: images.positive_studies(images.columns(name)) for name in TESTED}
+    findings = _finding_rows(scored, base, ground, Images(truth, truth, patient))
     return {
         "dataset": dataset.id,
         "synthetic": dataset.synthetic,
@@ -110,43 +109,69 @@ def compare(
         "uncertain": comparable.uncertain,
         "split": comparable.split,
         "images": len(rows),
-        "studies": len(np.unique(images.study)),
-        "subjects": len(np.unique(group_codes(dataset, "subject")[rows])),
+        "studies": len(np.unique(study)),
+        "subjects": len(np.unique(patient)),
         "train_images": train_images,
         "baseline": base_side.name,
         "draws": options.draws,
         "level": options.level,
         "seed": options.seed,
         "folds": options.folds,
-        "groups": {name: np.array(labels.findings)[images.group == name].tolist() for name in GROUPS},
-        "positive_studies": positive_studies,
-        "fewest_positive_studies": ENOUGH,
+        "unit": "patient",
+        "groups": {name: np.array(labels.findings)[group == name].tolist() for name in GROUPS},
+        "fewest_patients": ENOUGH,
         "without_positives": base.scores.without_positives,
         "without_training": without_training(labels.findings, base.scores.positives, counts) if train_images else [],
         "notes": [
             *comparable.notes,
             *same_images.caveats(comparable.runs),
             *(_other_counts(comparable, counts) if base_side.run else ()),
-            *_thin_findings(base.scores, images),
+            *_thin_findings(findings),
         ],
         "settings": same_images.differing_settings(comparable.runs),
-        "runs": [_run_row(each, images, dataset, comparable, options) for each in scored],
-        "differences": _differences(scored, base, positive_studies, options.level),
-        "findings": [_finding_row(place, scored, base, images, options.level) for place in range(len(labels.findings))],
+        "runs": [_run_row(each, ground) for each in scored],
+        "best": {name: _best(name, scored, ground) for name in TESTED},
+        "differences": _differences(scored, base, ground),
+        "findings": findings,
     }
 
 
-def _differences(scored: Sequence[_Scored], base: _Scored, studies: dict[str, int], level: float) -> list[dict]:
-    return [
-        {
-            "run": each.side.name,
-            "metric": name,
-            **_difference(each.means[name], base.means[name], studies[name], level),
-        }
-        for each in scored
-        if each is not base
-        for name in TESTED
-    ]
+def _differences(scored: Sequence[_Scored], base: _Scored, ground: _Ground) -> list[dict]:
+    """Of every run and mean to the baseline; one family of comparisons."""
+    rows = []
+    for each in scored:
+        for name, (measure, group, _) in TESTED.items():
+            if each is base or measure not in each.sampled or measure not in base.sampled:
+                continue
+            parts = each.sampled[measure].value - base.sampled[measure].value
+            alone = without_one(np.where(ground.columns(group), parts, np.nan), ground.findings)
+            found = _as_difference(ground.mean(name, each, base))
+            rows.append({"run": each.side.name, "metric": name, **found, "without_one": alone})
+    return _adjusted(rows)
+
+
+def _as_difference(found: Estimate) -> dict[str, float | None]:
+    return {"difference": found.value, "low": found.low, "high": found.high, "p": found.p}
+
+
+def _adjusted(rows: list[dict]) -> list[dict]:
+    """With "p_holm": adjusted for how many of these rows have a p."""
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p
+    return rows
+
+
+def _best(name: str, scored: Sequence[_Scored], ground: _Ground) -> dict | None:
+    """The best and the second by one of TESTED, and their difference; separable: its interval leaves out zero."""
+    sign = 1 if TESTED[name][2] else -1
+    means = [(ground.mean(name, each).value, each) for each in scored]
+    known = sorted(((sign * value, place) for place, (value, _) in enumerate(means) if value is not None), reverse=True)
+    if len(known) < 2:
+        return None
+    first, second = (scored[place] for _, place in known[:2])
+    found = _as_difference(ground.mean(name, first, second))
+    separable = found["low"] is not None and (found["low"] > 0 or found["high"] < 0)
+    return {"run": first.side.name, "second": second.side.name, **found, "separable": separable}
 
 
 def write(result: dict, json_path: Path) -> list[Path]:
@@ -154,8 +179,9 @@ def write(result: dict, json_path: Path) -> list[Path]:
     by_run = {row["name"]: {} for row in result["runs"]}
     for row in result["differences"]:
         name = f"{row['metric']}_difference"
-        by_run[row["run"]] |= {name: row["difference"], **{f"{name}_{key}": row[key] for key in ("low", "high", "p")}}
-    counted = ("finding", "group", "train_positives", "positives", "positive_studies", "prevalence")
+        ends = {f"{name}_{key}": row[key] for key in ("low", "high", "p", "p_holm")}
+        by_run[row["run"]] |= {name: row["difference"], **ends}
+    counted = ("finding", "group", "train_positives", "positives", "positive_patients", "prevalence")
     per_finding = [
         {**{key: row[key] for key in counted}, "run": name, "AP": row["AP"][name], **row["differences"].get(name, {})}
         for row in result["findings"]
@@ -207,34 +233,33 @@ def _other_counts(comparable: Comparable, counts: Sequence[int]) -> list[str]:
     ]
 
 
-def _thin_findings(scores: Scores, images: _Images) -> list[str]:
-    """A bootstrap samples the few studies with a rare finding again and again, and never another one."""
-    columns = np.eye(len(scores.findings), dtype=bool)
-    counts = [images.positive_studies(column) for column in columns]
-    thin = [f"{name} ({few})" for name, few in zip(scores.findings, counts, strict=True) if 0 < few < ENOUGH]
+def _thin_findings(findings: Sequence[dict]) -> list[str]:
+    """Those whose own interval cannot be had, though they are part of the means."""
+    counts = {row["finding"]: row["positive_patients"] for row in findings}
+    thin = [f"{name} ({count})" for name, count in counts.items() if 0 < count < ENOUGH]
     if not thin:
         return []
-    return [
-        f"Findings in the means with fewer than {ENOUGH} studies: {', '.join(thin)}. Intervals of means "
-        "know only these few, so they are too narrow"
-    ]
+    return [f"Too few for an interval, fewer than {ENOUGH} patients have it: {', '.join(thin)}; they are in the means"]
 
 
-def _score(comparable: Comparable, dataset: PackedDataset, images: _Images, options: CompareOptions) -> list[_Scored]:
-    """Each by itself, all on the same samples of the studies."""
+def _score(
+    comparable: Comparable, dataset: PackedDataset, truth: np.ndarray, patient: np.ndarray, options: CompareOptions
+) -> list[_Scored]:
+    """Each by itself, all on the same samples of the patients."""
     labels, scored = comparable.labels, []
+    part = parts(comparable.sides[0].table, patient, options.folds)
     total = options.draws * len(comparable.sides)
     with progress_bar("bootstrap", total, " samples", hidden=not total) as bar:
         for side in comparable.sides:
             values, kind = same_images.logits(side, dataset, labels, comparable.rows)
-            scores = score(labels.findings, images.truth, values)
+            scores = score(labels.findings, truth, values)
             if side.run is not None:
                 _check_best(side.run, scores, comparable.uncertain)
-            samples = None
-            if options.draws:
-                samples = resample(images.truth, values, images.study, options.draws, options.seed, bar.update)
-            means = {name: images.mean(name, scores, samples) for name in TESTED}
-            scored.append(_Scored(side, values, kind, scores, samples, means))
+            data = HeldOut(labels.findings, truth, values, part, {"folds": options.folds})
+            chances = None if kind == Kind.RANK else sigmoid(values)  # mean ranks are no probabilities
+            images = Images(truth, values, patient, chances, cross_fitted(data, F1))
+            sampled = resample(images, scores, options.draws, options.seed, bar.update)
+            scored.append(_Scored(side, scores, sampled))
     return scored
 
 
@@ -249,28 +274,11 @@ def _check_best(run: Run, scores: Scores, uncertain: str) -> None:
         )
 
 
-def _run_row(
-    each: _Scored, images: _Images, dataset: PackedDataset, comparable: Comparable, options: CompareOptions
-) -> dict:
-    chances = sigmoid(each.values)
-    decided = thresholds.fit(
-        each.side.table, dataset, comparable.labels, "f1",
-        FitOptions(comparable.uncertain, options.folds, allow_leak=True),  # `read_comparable` has looked at it
-    )  # fmt: skip
-    ranked = each.kind == Kind.RANK  # mean ranks are no probabilities
-    values = {
-        **{name: value for name, (value, _) in each.means.items()},
-        "macro_F1": decided.macros["macro_F1"],
-        "macro_ECE": None if ranked else macro(ece(images.truth, chances)),
-        "macro_Brier": None if ranked else macro(brier(images.truth, chances)),
-    }
-    if each.samples:
-        for name, (_, sampled) in each.means.items():
-            enough = images.positive_studies(images.columns(name)) >= ENOUGH
-            low, high = interval(sampled, options.level) if enough else (np.nan, np.nan)
-            values |= {f"{name}_low": low, f"{name}_high": high}
-    about = {"name": each.side.name, "folder": str(each.side.path)} | _training(each.side.run)
-    return about | {name: defined(value) for name, value in values.items()}
+def _run_row(each: _Scored, ground: _Ground) -> dict:
+    values: dict = {}
+    for name in TESTED:
+        values |= ground.mean(name, each).as_json(name)
+    return {"name": each.side.name, "folder": str(each.side.path)} | _training(each.side.run) | values
 
 
 def _training(run: Run | None) -> dict:
@@ -296,28 +304,25 @@ def _training(run: Run | None) -> dict:
     return dict(zip(keys, values, strict=True))
 
 
-def _finding_row(place: int, scored: Sequence[_Scored], base: _Scored, images: _Images, level: float) -> dict:
-    """How frequent a finding is, and AP and its differences by run."""
-    scores = base.scores
-    positives, known = int(scores.positives[place]), int(scores.positives[place] + scores.negatives[place])
-    studies = images.positive_studies(np.arange(len(scores.findings)) == place)
-    ap = {each.side.name: (each.scores.ap[place], each.samples and each.samples.ap[:, place]) for each in scored}
-    others = [name for name in ap if name != base.side.name]
-    return {
-        "finding": scores.findings[place],
-        "group": str(images.group[place]),
-        "train_positives": int(images.train_positives[place]),
-        "positives": positives,
-        "positive_studies": studies,
-        "prevalence": positives / known if known else None,
-        "AP": {name: defined(value) for name, (value, _) in ap.items()},
-        "differences": {name: _difference(ap[name], ap[base.side.name], studies, level) for name in others},
-    }
-
-
-def _difference(one: _Value, other: _Value, studies: int, level: float) -> dict:
-    """studies: those with a positive image, on which the scores rest; of too few, the difference alone."""
-    (value, sampled), (other_value, other_sampled) = one, other
-    if sampled is None or studies < ENOUGH:
-        sampled = other_sampled = np.empty(0)
-    return difference(value, other_value, sampled, other_sampled, level)
+def _finding_rows(scored: Sequence[_Scored], base: _Scored, ground: _Ground, images: Images) -> list[dict]:
+    """How frequent a finding is, and AP and its differences by run; all differences are one family of comparisons."""
+    rows, single, scores = [], np.eye(len(ground.findings), dtype=bool), base.scores
+    others = [each for each in scored if each is not base]
+    for place, name in enumerate(ground.findings):
+        positives, known = int(scores.positives[place]), int(scores.positives[place] + scores.negatives[place])
+        found = {}
+        for each in others:
+            paired = each.sampled["AP"] - base.sampled["AP"]
+            found[each.side.name] = _as_difference(paired.finding(place, ground.level))
+        rows.append({
+            "finding": name,
+            "group": str(ground.group[place]),
+            "train_positives": int(ground.train_positives[place]),
+            "positives": positives,
+            "positive_patients": images.patients(single[place]),
+            "prevalence": positives / known if known else None,
+            "AP": {each.side.name: defined(each.scores.ap[place]) for each in scored},
+            "differences": found,
+        })  # fmt: skip
+    _adjusted([each for row in rows for each in row["differences"].values()])
+    return rows

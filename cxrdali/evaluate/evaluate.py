@@ -2,22 +2,23 @@
 
 Everything is in the result, plain JSON values (undefined ones None):
 
-    predictions, run, split, history, labels, uncertain, values, thresholds, synthetic, images, studies, level, draws
+    predictions, run, split, history, labels, uncertain, values, thresholds, synthetic, images, studies, patients
+    level, draws, unit          of the intervals; unit: what is sampled ("patient")
     curves                      of each finding: counts at thresholds (cxrdali.metrics.curves), all views
     seen                        sentences on how many of the images were trained on (None: not known)
     without_training            findings that count in mAP though no training image has them
     groups                      how frequent each finding is in training: rule, train_images, train_positives
     all, frontal, lateral       a part each (None without an image):
-        images, studies, LRAP, without_positives
+        images, studies, patients, LRAP, without_positives
         mAP, macro_AUROC, ...   means over findings, and the ends of their intervals, mAP_low, mAP_high, ...
+        mAP_without_one         lowest and highest mAP without any one finding, and without which
         groups                  the same means over head, medium and tail: {"head": {"findings": [...], "mAP": ...}}
         findings                a row each: FINDING_COLUMNS
 
 "lateral" is every view that is not frontal, as in Yamagishi & Hanaoka (2023).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,14 @@ import pandas as pd
 from tqdm import tqdm
 
 from cxrdali import predictions as tables
-from cxrdali.data.splits import released_rows
+from cxrdali.data.splits import group_codes, released_rows
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.metrics import curves
-from cxrdali.metrics.bootstrap import interval, resample, sampled_macro
+from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.calibration_error import brier, ece
 from cxrdali.metrics.decisions import METRICS, score_decisions
+from cxrdali.metrics.intervals import ENOUGH, Sampled, without_one
 from cxrdali.metrics.longtail import GROUPS, RULE, groups, without_training
 from cxrdali.metrics.ranking import Scores, defined, macro, score
 from cxrdali.postprocess.crossfit import check_unseen
@@ -49,27 +51,13 @@ from shards.storage.sidecar import beside, write_with_hash
 
 PARTS = ("all", "frontal", "lateral")
 FINDING_COLUMNS = (
-    "finding", "positives", "negatives", "prevalence",
+    "finding", "positives", "positive_patients", "negatives", "prevalence",
     "AP", "AP_low", "AP_high", "AUROC", "AUROC_low", "AUROC_high",
-    "ECE", "Brier", "threshold", *METRICS, "group", "train_positives",
+    "ECE", "ECE_low", "ECE_high", "Brier", "Brier_low", "Brier_high", "threshold", "F1", "F1_low", "F1_high", *METRICS[1:], "group",
+    "train_positives",
 )  # fmt: skip
 # the name of the mean over findings, by the name that a finding's own score has
 MEANS = {"AP": "mAP", **{name: f"macro_{name}" for name in ("AUROC", "ECE", "Brier", *METRICS)}}
-
-
-@dataclass(frozen=True)
-class _Images:
-    """What is scored. truth: float32 [n, F]; values: float32 [n, F], whose order counts; study: int64 [n];
-    probabilities: float [n, F] (None: values are mean ranks); called: bool [n, F] (None: no thresholds)."""
-
-    truth: np.ndarray
-    values: np.ndarray
-    study: np.ndarray
-    probabilities: np.ndarray | None
-    called: np.ndarray | None
-
-    def where(self, mask: np.ndarray) -> "_Images":
-        return _Images(*(None if each is None else each[mask] for each in vars(self).values()))
 
 
 def evaluate(
@@ -102,8 +90,8 @@ def evaluate(
     called = thresholds and thresholds.decide(path, tables.as_logits(table, path), allow)[:, places]
     probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
     catalog = dataset.catalog.iloc[rows]
-    study = pd.factorize(catalog["subject_id"] + "/" + catalog["study_id"])[0]
-    images = _Images(truth[rows], values, study, probabilities, called)
+    study = group_codes(dataset, "study")[rows]
+    images = Images(truth[rows], values, group_codes(dataset, "subject")[rows], probabilities, called)
     train_rows = released_rows(dataset, labels, "train")
     frequency = _frequency(labels, truth, train_rows)
     result = {
@@ -117,7 +105,10 @@ def evaluate(
         "groups": frequency,
         "synthetic": dataset.synthetic,
         "images": len(rows),
-        "studies": int(study.max()) + 1,
+        "studies": len(np.unique(study)),
+        "patients": len(np.unique(images.patient)),
+        "unit": "patient",
+        "fewest_patients": ENOUGH,
         "level": options.level,
         "draws": options.draws,
     }
@@ -131,6 +122,8 @@ def evaluate(
     with progress_bar("bootstrap", total, " samples", hidden=not total) as bar:
         for name, mask in parts.items():
             result[name] = _part(images.where(mask), known, options, bar) if mask.any() else None
+            if result[name] is not None:
+                result[name]["studies"] = len(np.unique(study[mask]))
     return result
 
 
@@ -204,48 +197,50 @@ def _known(labels: Labels, frequency: dict | None, thresholds: Thresholds | None
     return known
 
 
-def _part(images: _Images, known: Mapping[str, list], options: EvaluateOptions, bar: tqdm) -> dict:
+def _part(images: Images, known: Mapping[str, list], options: EvaluateOptions, bar: tqdm) -> dict:
     """All, frontal or lateral images: at least one."""
-    scores = score(tuple(known["finding"]), images.truth, images.values)
+    names = known["finding"]
+    scores = score(tuple(names), images.truth, images.values)
     measured, sampled = _measured(images, scores), {}
     if options.draws:
-        samples = resample(images.truth, images.values, images.study, options.draws, options.seed, bar.update)
-        sampled = {"AP": samples.ap, "AUROC": samples.auroc}
+        sampled = resample(images, scores, options.draws, options.seed, bar.update)
+    single = np.eye(len(names), dtype=bool)
     columns = {
         **known,
         "positives": scores.positives.tolist(),
+        "positive_patients": [images.patients(each) for each in single],
         "negatives": scores.negatives.tolist(),
         "prevalence": (scores.positives / np.maximum(scores.positives + scores.negatives, 1)).tolist(),
         **{name: list(map(defined, values)) for name, values in measured.items()},
     }
     for name, values in sampled.items():
-        low, high = interval(values, options.level)
-        columns |= {f"{name}_low": list(map(defined, low)), f"{name}_high": list(map(defined, high))}
+        ends = [values.finding(place, options.level) for place in range(len(names))]
+        columns |= {f"{name}_low": [each.low for each in ends], f"{name}_high": [each.high for each in ends]}
 
     def means(places: np.ndarray) -> dict:
-        return _means(measured, sampled, places, options.level)
+        return _means(names, measured, sampled, places, options.level)
 
     group = np.array(known.get("group", []))
     by_group = {
-        name: {"findings": np.array(known["finding"])[group == name].tolist(), **means(group == name)}
+        name: {"findings": np.array(names)[group == name].tolist(), **means(group == name)}
         for name in GROUPS
         if len(group)
     }
     return {
         "images": len(images.truth),
-        "studies": len(np.unique(images.study)),
-        **means(np.ones(len(known["finding"]), dtype=bool)),
+        "patients": len(np.unique(images.patient)),
+        **means(np.ones(len(names), dtype=bool)),
         "LRAP": defined(scores.lrap),
         "without_positives": scores.without_positives,
         "groups": by_group or None,
         "findings": [
             {name: columns[name][place] if name in columns else None for name in FINDING_COLUMNS}
-            for place in range(len(known["finding"]))
+            for place in range(len(names))
         ],
     }
 
 
-def _measured(images: _Images, scores: Scores) -> dict[str, np.ndarray]:
+def _measured(images: Images, scores: Scores) -> dict[str, np.ndarray]:
     """Every score of MEANS that the images allow, by name: float64 [F], NaN where undefined."""
     undefined = np.full(len(scores.findings), np.nan)
     measured = {"AP": scores.ap, "AUROC": scores.auroc}
@@ -258,15 +253,20 @@ def _measured(images: _Images, scores: Scores) -> dict[str, np.ndarray]:
 
 
 def _means(
-    measured: Mapping[str, np.ndarray], sampled: Mapping[str, np.ndarray], places: np.ndarray, level: float
-) -> dict[str, float | None]:
-    """Means over the findings at `places`, bool [F], and the ends of their intervals where there are samples."""
-    means = {}
+    names: Sequence[str],
+    measured: Mapping[str, np.ndarray],
+    sampled: Mapping[str, Sampled],
+    places: np.ndarray,
+    level: float,
+) -> dict:
+    """Means over the findings at `places`, bool [F], the ends of their intervals where there are samples, and mAP
+    without any one of them."""
+    means: dict = {}
     for name, values in measured.items():
         means[MEANS[name]] = defined(macro(values[places]))
         if name in sampled:
-            low, high = interval(sampled_macro(sampled[name][:, places], values[places]), level)
-            means |= {f"{MEANS[name]}_low": defined(low), f"{MEANS[name]}_high": defined(high)}
+            means |= sampled[name].mean(places, level).as_json(MEANS[name])
+    means["mAP_without_one"] = without_one(np.where(places, measured["AP"], np.nan), names)
     return means
 
 

@@ -1,104 +1,162 @@
-"""Confidence intervals of AP and AUROC by resampling studies, and whether two scores differ by more than chance.
+"""Scores on samples of the patients, from which `intervals` makes confidence intervals.
 
-Images of a study are not independent, so a sample takes studies with replacement; an image then counts as often as
-its study was taken. Each finding is sorted once: a sample changes only the weights of the images, so scores need two
+Images of a patient are not independent, so a sample takes patients with replacement; an image then counts as often as
+its patient was taken. Each finding is sorted once: a sample changes only the weights of the images, so scores need two
 running sums over the sorted images instead of a new sort. Tied scores are one threshold, as in scikit-learn.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_matrix, hstack
 
-from cxrdali.metrics.ranking import defined, macro
+from cxrdali.metrics.calibration_error import BINS, brier, ece
+from cxrdali.metrics.decisions import score_decisions
+from cxrdali.metrics.intervals import ERROR, SCORE, Sampled
+from cxrdali.metrics.ranking import Scores, ratio
 
 CHUNK = 20  # samples whose weights are in memory together: 20 x 50,000 float32 is 4 MB, about what a cache holds
+SELF = 0.5  # of a positive that does not count towards the precision at its own rank, in the score that is resampled
 
 
 @dataclass(frozen=True)
-class Samples:
-    """ap, auroc: float64 [samples, F], NaN where a sample left a finding without a positive (or negative)."""
+class Images:
+    """What is scored. truth: float [n, F] with 1, 0 and NaN (ignored for that finding); values: float [n, F], whose
+    order counts; patient: int [n], equal for images that are not independent; probabilities: float [n, F] (None: values
+    are no logits); called: bool [n, F] (None: no thresholds)."""
 
-    ap: np.ndarray
-    auroc: np.ndarray
+    truth: np.ndarray
+    values: np.ndarray
+    patient: np.ndarray
+    probabilities: np.ndarray | None = None
+    called: np.ndarray | None = None
+
+    def where(self, mask: np.ndarray) -> "Images":
+        return Images(*(None if each is None else each[mask] for each in vars(self).values()))
+
+    def patients(self, columns: np.ndarray, label: int = 1) -> int:
+        """Patients with an image that has this label for one of the findings, bool [F]."""
+        return len(np.unique(self.patient[(self.truth[:, columns] == label).any(axis=1)]))
 
 
 def resample(
-    targets: np.ndarray,
-    scores: np.ndarray,
-    study: np.ndarray,
+    images: Images,
+    scores: Scores,
     count: int,
     seed: int = 0,
     progress: Callable[[int], object] = lambda done: None,
-) -> Samples:
-    """AP and AUROC on studies sampled with replacement.
+) -> dict[str, Sampled]:
+    """AP, AUROC, and as far as the images allow it ECE, Brier score and F1, on patients sampled with replacement.
 
     Args:
-        targets: float [n, F] with 1, 0 and NaN (ignored for that finding).
-        scores: float [n, F]; only their order counts.
-        study: int [n], equal for images of the same study.
+        images: At least one.
+        scores: Theirs.
         count: How many samples.
-        seed: Equal seeds and studies give equal samples, whatever the scores: that pairs models.
+        seed: Equal seeds and patients give equal samples, whatever the scores: that pairs models.
         progress: Called with how many samples are done since the last call.
     """
-    _, codes = np.unique(study, return_inverse=True)
-    studies = int(codes.max()) + 1
+    patients, codes = np.unique(images.patient, return_inverse=True)
+    findings = range(images.truth.shape[1])
+    single = [np.eye(len(findings), dtype=bool)[place] for place in findings]
+    fewest = np.array([min(images.patients(each, label) for label in (1, 0)) for each in single])
+    ranked = [_Sorted.of(images.truth[:, place], images.values[:, place]) for place in findings]
+    made = {name: make(images, codes) for name, make in SUMS.items()}
+    sums = {name: of for name, of in made.items() if of is not None}
+    observed = np.array([finding.weighted(np.ones((1, len(codes)), np.float32)) for finding in ranked])[:, :, 0]
+    reported = {"AP": (scores.ap, observed[:, 0]), "AUROC": (scores.auroc, scores.auroc)}
+    reported |= {name: (of.observed, of.statistic) for name, of in sums.items()}
+    samples = {name: np.full((count, len(findings)), np.nan) for name in reported}
     generator = np.random.default_rng(seed)
-    sorted_findings = [_Sorted.of(targets[:, f], scores[:, f]) for f in range(targets.shape[1])]
-    ap = np.full((count, len(sorted_findings)), np.nan)
-    auroc = np.full_like(ap, np.nan)
     for first in range(0, count, CHUNK):
-        chunk = min(CHUNK, count - first)
-        picked = generator.integers(0, studies, (chunk, studies))
+        chunk = slice(first, first + min(CHUNK, count - first))
+        picked = generator.integers(0, len(patients), (chunk.stop - first, len(patients)))
         # float32 sums stay exact up to 16.7 million images, and halve the memory traffic
-        weights = np.stack([np.bincount(row, minlength=studies) for row in picked]).astype(np.float32)[:, codes]
-        for place, finding in enumerate(sorted_findings):
-            ap[first : first + chunk, place], auroc[first : first + chunk, place] = finding.weighted(weights)
-        progress(chunk)
-    return Samples(ap, auroc)
+        taken = np.stack([np.bincount(row, minlength=len(patients)) for row in picked]).astype(np.float32)
+        weights = taken[:, codes]
+        for place, finding in enumerate(ranked):
+            samples["AP"][chunk, place], samples["AUROC"][chunk, place] = finding.weighted(weights)
+        for name, of in sums.items():
+            samples[name][chunk] = of.weighted(taken)
+        progress(chunk.stop - first)
+    kinds = {name: ERROR if name == "ECE" else SCORE for name in samples}
+    return {name: Sampled(*reported[name], values, fewest, kinds[name]) for name, values in samples.items()}
 
 
-def interval(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """The central interval (low, high) over samples (axis 0) at a level of 0 to 1; NaN samples are left out."""
-    tail = (1 - level) / 2 * 100
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice")  # a finding without positives: NaN is its interval
-        low, high = np.nanpercentile(values, [tail, 100 - tail], axis=0)
-    return low, high
+@dataclass(frozen=True)
+class _Sums:
+    """A score that follows from sums over images: of each patient, and of a sample as often as a patient was taken.
 
-
-def sampled_macro(sampled: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """The macro mean of every sample: float64 [samples], of scores [samples, F]. observed: float [F], on all images.
-
-    A sample without a positive image of a rare finding would leave it out of the mean, which would jump: rare findings
-    score low. So an undefined score counts as the observed one: every sample's mean is over the same findings, and that
-    finding adds no spread of its own there.
+    parts: sparse [patients, parts x F]; score: from float64 [samples, parts, F] to [samples, F]; observed, statistic:
+    float64 [F], a `Sampled`'s value and statistic.
     """
-    return np.array([macro(row) for row in np.where(np.isnan(sampled), observed, sampled)])
+
+    parts: csr_matrix
+    findings: int
+    score: Callable[[np.ndarray], np.ndarray]
+    observed: np.ndarray
+    statistic: np.ndarray
+
+    def weighted(self, taken: np.ndarray) -> np.ndarray:
+        summed = np.asarray((self.parts.T @ taken.T).T, dtype=np.float64)
+        return self.score(summed.reshape(len(taken), -1, self.findings))
 
 
-def difference(
-    value: float, other: float, sampled: np.ndarray, other_sampled: np.ndarray, level: float = 0.95
-) -> dict[str, float | None]:
-    """value - other, as "difference", the "low" and "high" of its interval and a two-sided "p" (None: undefined).
+def _by_patient(codes: np.ndarray, parts: list[np.ndarray]) -> csr_matrix:
+    """parts: float [n, F] each, summed over the images of each patient."""
+    sums = [csr_matrix(part) for part in parts]
+    rows = np.concatenate([codes[part.tocoo().row] for part in sums])
+    width = parts[0].shape[1]
+    columns = np.concatenate([part.tocoo().col + place * width for place, part in enumerate(sums)])
+    values = np.concatenate([part.tocoo().data for part in sums])
+    return csr_matrix((values, (rows, columns)), shape=(codes.max() + 1, width * len(parts)), dtype=np.float32)
 
-    sampled, other_sampled: float64 [samples], the two scores on the same samples; samples in
-    which one is undefined (NaN) are left out.
 
-    p is twice the smaller share of samples that lie at 0 or beyond it, each counted with one more sample (Davison &
-    Hinkley 1997, section 4.2), so never under 2 / (samples + 1). The percentile interval counts samples alike: it
-    leaves out 0 just where p is at most 1 - level, unless they are too few for the level; then it holds all of them.
-    """
-    differences = sampled - other_sampled
-    differences = differences[~np.isnan(differences)]
-    if np.isnan(value) or np.isnan(other) or not len(differences):
-        return {"difference": defined(value - other), "low": None, "high": None, "p": None}
-    place = max(1, int((len(differences) + 1) * (1 - level) / 2 + 1e-9))  # the sample in so many of each side
-    low, high = np.sort(differences)[[place - 1, -place]]
-    beyond = min((differences <= 0).sum(), (differences >= 0).sum()) + 1
-    p = min(1.0, 2 * beyond / (len(differences) + 1))
-    return {"difference": float(value - other), "low": float(low), "high": float(high), "p": float(p)}
+def _f1(images: Images, codes: np.ndarray) -> _Sums | None:
+    if images.called is None:
+        return None
+    positive, negative = images.truth == 1, images.truth == 0
+    parts = [images.called & positive, images.called & negative, ~images.called & positive]
+
+    def score(sums: np.ndarray) -> np.ndarray:
+        hits, alarms, misses = np.moveaxis(sums, 1, 0)
+        return ratio(2 * hits, 2 * hits + alarms + misses, hits + misses > 0)
+
+    observed = score_decisions(images.truth, images.called).F1
+    made = _by_patient(codes, [part.astype(np.float32) for part in parts])
+    return _Sums(made, positive.shape[1], score, observed, observed)
+
+
+def _ece(images: Images, codes: np.ndarray) -> _Sums | None:
+    if images.probabilities is None:
+        return None
+    known = ~np.isnan(images.truth)
+    errors = np.where(known, images.truth - images.probabilities, 0).astype(np.float32)
+    place = np.searchsorted(np.arange(1, BINS) / BINS, images.probabilities, side="right")
+    sums = _by_patient(codes, [np.where(place == each, errors, 0) for each in range(BINS)])
+    parts = hstack([sums, _by_patient(codes, [known.astype(np.float32)])]).tocsr()
+
+    def score(sums: np.ndarray) -> np.ndarray:
+        return ratio(np.abs(sums[:, :-1]).sum(axis=1), sums[:, -1])
+
+    # two standard errors of each bin's sum: so much chance can have added
+    chance = 2 * np.sqrt(np.asarray(sums.power(2).sum(axis=0)).reshape(BINS, -1))
+    error = np.abs(np.asarray(sums.sum(axis=0), dtype=np.float64).reshape(BINS, -1))
+    least = ratio(np.maximum(error - chance, 0).sum(axis=0), known.sum(axis=0))
+    return _Sums(parts, known.shape[1], score, ece(images.truth, images.probabilities), least)
+
+
+def _brier(images: Images, codes: np.ndarray) -> _Sums | None:
+    if images.probabilities is None:
+        return None
+    known = ~np.isnan(images.truth)
+    squares = np.where(known, images.truth - images.probabilities, 0).astype(np.float32) ** 2
+    observed = brier(images.truth, images.probabilities)
+    made = _by_patient(codes, [squares, known.astype(np.float32)])
+    return _Sums(made, known.shape[1], lambda sums: ratio(sums[:, 0], sums[:, 1]), observed, observed)
+
+
+SUMS = {"ECE": _ece, "Brier": _brier, "F1": _f1}
 
 
 @dataclass(frozen=True)
@@ -122,7 +180,7 @@ class _Sorted:
         return cls(order, positive, start, end)
 
     def weighted(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """AP and AUROC for each row of `weights` float32 [samples, n]: float64 [samples] each."""
+        """AP without SELF, and AUROC, for each row of `weights` float32 [samples, n]: float64 [samples] each."""
         undefined = np.full(len(weights), np.nan)
         if not len(self.positive):
             return undefined, undefined
@@ -138,13 +196,15 @@ class _Sorted:
         at_end = seen[:, self.end].astype(np.float64)
         before = np.where(self.start > 0, seen[:, np.maximum(self.start - 1, 0)], 0).astype(np.float64)
         with np.errstate(all="ignore"):
-            ap = (own * np.where(at_end > 0, found[:, last] / at_end, 0)).sum(axis=1) / total_positive
+            own_share = np.where(own > 0, SELF, 0)  # a positive counts itself among those found
+            precision = (found[:, last] - own_share) / (at_end - own_share)
+            ap = np.where(own > 0, own * precision, 0).sum(axis=1) / total_positive
             # negatives ranked above a positive, those tied with it counted half
             found_before = np.where(first > 0, found[:, np.maximum(first - 1, 0)], 0)
             above = before - found_before
             tied = (at_end - found[:, last]) - above
             negatives = total - total_positive
             auroc = 1 - (own * (above + tied / 2)).sum(axis=1) / (total_positive * negatives)
-        ap[total_positive == 0] = np.nan
-        auroc[(total_positive == 0) | (negatives <= 0)] = np.nan
+        for values in (ap, auroc):
+            values[(total_positive == 0) | (negatives <= 0)] = np.nan
         return ap, auroc

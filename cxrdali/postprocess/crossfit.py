@@ -93,14 +93,7 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
     check_not_trained_on(path, about, options.allow_leak)
     rows, places, truth = labelled(path, table, dataset, labels, options.uncertain)
     subjects = group_codes(dataset, "subject")[rows]
-    if len(np.unique(subjects)) < folds:
-        raise UserError(
-            f"{path}: images of {counted(len(np.unique(subjects)), 'subject')}, {folds} folds need at least as many; "
-            "give more images or fewer --folds"
-        )
-    part = np.empty(len(rows), dtype=np.int64)
-    for number, (_, inside) in enumerate(GroupKFold(folds).split(rows, groups=subjects)):
-        part[inside] = number
+    part = parts(path, subjects, folds)
     made_from = {
         "predictions": path.name,
         "run": about.run,
@@ -116,6 +109,22 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
         "folds": folds,
     }
     return HeldOut(labels.findings, truth, table.values[:, places], part, made_from)
+
+
+def parts(path: Path, subjects: np.ndarray, folds: int) -> np.ndarray:
+    """0 to folds - 1 for every image of a table, equal for those of a subject: int64 [n]. subjects: int [n].
+
+    Raises UserError, naming the table, if it has fewer subjects than folds.
+    """
+    if len(np.unique(subjects)) < folds:
+        raise UserError(
+            f"{path}: images of {counted(len(np.unique(subjects)), 'subject')}, {folds} folds need at least as many; "
+            "give more images or fewer --folds"
+        )
+    part = np.empty(len(subjects), dtype=np.int64)
+    for number, (_, inside) in enumerate(GroupKFold(folds).split(subjects, groups=subjects)):
+        part[inside] = number
+    return part
 
 
 def cross_fit(

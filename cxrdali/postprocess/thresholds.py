@@ -10,7 +10,7 @@ import numpy as np
 
 from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.ranking import defined
-from cxrdali.postprocess.crossfit import cross_fit, read_held_out
+from cxrdali.postprocess.crossfit import HeldOut, cross_fit, read_held_out
 from cxrdali.postprocess.options import DEFAULTS, FitOptions, Strategy, parse_strategy
 from cxrdali.postprocess.rules import Rules, check_alike, check_derived, check_findings, read_rules
 from cxrdali.predictions import Predictions, sigmoid
@@ -90,20 +90,25 @@ def fit(
     wanted = parse_strategy(strategy)
     data = read_held_out(path, dataset, labels, options)
     chosen = fit_columns(data.truth, data.logits, wanted)
-    called = cross_fit(
-        data,
-        lambda truth, logits: [threshold for threshold, _ in fit_columns(truth, logits, wanted)],
-        lambda thresholds, logits: decide(logits, thresholds),
-    )
+    called = cross_fitted(data, wanted)
     scores, half = score_decisions(data.truth, called), score_decisions(data.truth, data.logits >= 0)
-    cross_fitted = [*(getattr(scores, name) for name in METRICS), half.F1]
-    columns = zip(data.findings, chosen, data.images.tolist(), data.positives.tolist(), *cross_fitted, strict=True)
+    shown = [*(getattr(scores, name) for name in METRICS), half.F1]
+    columns = zip(data.findings, chosen, data.images.tolist(), data.positives.tolist(), *shown, strict=True)
     rules = tuple(
         FindingThreshold(finding, threshold, remark, images, positives, *map(defined, measured))
         for finding, (threshold, remark), images, positives, *measured in columns
     )
     macros = {f"macro_{name}": defined(scores.macro(name)) for name in METRICS}
     return Thresholds(str(wanted), rules, macros | {"macro_F1_half": defined(half.macro("F1"))}, data.made_from)
+
+
+def cross_fitted(data: HeldOut, strategy: Strategy) -> np.ndarray:
+    """bool [n, F]: which images are called positive by thresholds that were fitted to the other parts."""
+    return cross_fit(
+        data,
+        lambda truth, logits: [threshold for threshold, _ in fit_columns(truth, logits, strategy)],
+        lambda thresholds, logits: decide(logits, thresholds),
+    )
 
 
 def fit_columns(truth: np.ndarray, logits: np.ndarray, strategy: Strategy) -> list[tuple[float | None, str]]:

@@ -25,13 +25,16 @@ SPLITS = ("test", "dev", "val")  # the most telling first
 VIEW_NUMBERS = ("frontal_ap", "lateral_ap", "difference")
 SCORES = ("AP", "AUROC", "ECE", "Brier", "F1", "precision", "recall", "specificity")
 _ENDS = ("", "_low", "_high")
+WITHOUT_ONE = {"low": float, "high": float, "low_without": str, "high_without": str}
 MEANS = {f"{name}{end}?": maybe(float) for name in ("mAP", *(f"macro_{each}" for each in SCORES)) for end in _ENDS}
+MEANS["mAP_without_one?"] = maybe(WITHOUT_ONE)
 FINDING = {"finding": str, "positives": int, "prevalence": maybe(float), "AP": maybe(float), "AUROC": maybe(float)} | {
-    "group?": maybe(str), "train_positives?": maybe(int), "negatives?": int, "threshold?": maybe(float),
+    "group?": maybe(str), "train_positives?": maybe(int), "negatives?": int, "positive_patients?": int,
+    "threshold?": maybe(float),
     **{f"{name}{end}?": maybe(float) for name in SCORES for end in _ENDS},
 }  # fmt: skip
 PART = {"images": int, "studies": int, "LRAP": maybe(float), "without_positives": [str], "findings": [FINDING]} | {
-    **MEANS, "mAP": maybe(float), "macro_AUROC": maybe(float),
+    "patients?": int, **MEANS, "mAP": maybe(float), "macro_AUROC": maybe(float),
     "groups?": maybe({str: {"findings?": [str], **MEANS}}),
 }  # fmt: skip
 EVALUATION = {
