@@ -53,8 +53,8 @@ PARTS = ("all", "frontal", "lateral")
 FINDING_COLUMNS = (
     "finding", "positives", "positive_patients", "negatives", "prevalence",
     "AP", "AP_low", "AP_high", "AUROC", "AUROC_low", "AUROC_high",
-    "ECE", "ECE_low", "ECE_high", "Brier", "Brier_low", "Brier_high", "threshold", "F1", "F1_low", "F1_high", *METRICS[1:], "group",
-    "train_positives",
+    "ECE", "ECE_low", "ECE_high", "Brier", "Brier_low", "Brier_high",
+    "threshold", "F1", "F1_low", "F1_high", *METRICS[1:], "group", "train_positives",
 )  # fmt: skip
 # the name of the mean over findings, by the name that a finding's own score has
 MEANS = {"AP": "mAP", **{name: f"macro_{name}" for name in ("AUROC", "ECE", "Brier", *METRICS)}}
