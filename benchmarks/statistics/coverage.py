@@ -14,6 +14,7 @@ import multiprocessing
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.special import expit, logit, ndtr, ndtri
@@ -25,7 +26,7 @@ from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.calibration_error import BINS
 from cxrdali.metrics.intervals import ENOUGH, Estimate, Sampled
 from cxrdali.metrics.longtail import GROUPS, groups
-from cxrdali.metrics.ranking import score
+from cxrdali.metrics.ranking import Scores
 
 SHARES = np.array(
     [.337, .302, .290, .261, .255, .182, .158, .146, .114, .061, .057, .045, .039, .029, .021, .016, .016, .015, .013,
@@ -49,15 +50,16 @@ class Coverage(Options):
     images: tuple[int, ...] = option("560,1621,5000,20000", "images of a sample", listed(int))
     studies: tuple[float, ...] = option("1,3.5", "studies of a patient, on average", listed(float))
     repetitions: int = option(1000, "samples from the population, at most")
-    work: int = option(4_000_000, "images in all repetitions: fewer repetitions of many images")
-    samples: int = option(200, "samples of the patients for an interval")
+    work: int = option(1_250_000, "images in all repetitions: fewer repetitions of many images")
+    samples: int = option(150, "samples of the patients for an interval")
     processes: int = option(2, "at a time")
 
 
-def population(apart: np.ndarray) -> dict[str, np.ndarray]:
-    """The scores of a model in the whole population: float64 [F] each."""
+@cache
+def population(better: float) -> dict[str, np.ndarray]:
+    """The scores of model A, or one better by so much, in the whole population: float64 [F] each."""
     found = defaultdict(list)
-    for share, distance in zip(SHARES, apart, strict=True):
+    for share, distance in zip(SHARES, APART + better, strict=True):
         positive, negative = share * norm.pdf(GRID - distance), (1 - share) * norm.pdf(GRID)
         hit, alarm = share * ndtr(distance - GRID), (1 - share) * ndtr(-GRID)
         found["AP"].append(np.trapezoid(positive / share * hit / (hit + alarm), GRID))
@@ -65,6 +67,7 @@ def population(apart: np.ndarray) -> dict[str, np.ndarray]:
         p = _probability(GRID, distance, share)
         error, place = positive - p * (positive + negative), np.searchsorted(np.arange(1, BINS) / BINS, p, side="right")
         found["ECE"].append(np.abs(np.bincount(place, error)).sum() * (GRID[1] - GRID[0]))
+        found["Brier"].append(np.trapezoid(positive * (1 - p) ** 2 + negative * p**2, GRID))
         called = ndtr(-distance) * (1 - share)  # at the threshold that half of the positives reach
         found["F1"].append(share / (share + called + share / 2))
     return {name: np.array(values) for name, values in found.items()}
@@ -91,12 +94,14 @@ def repetition(task: tuple[int, int, float, int]) -> list[tuple]:
     """(measure, method, below, above, width, p at most 0.05) of every interval of one sample."""
     seed, images, studies, count = task
     truth, patient, models = sample(np.random.default_rng([seed, images, int(10 * studies)]), images, studies)
-    made = []
+    counts = [(truth == label).sum(axis=0) for label in (1, 0)]
+    there = np.where(np.minimum(*counts) > 0, 0.0, np.nan)  # which scores there are: intervals need no more
+    scored, made = Scores(FINDINGS, there, there, *counts, np.nan), []
     for place, values in enumerate(models):
         more = _probability(values, APART, SHARES), None if place else values >= APART
         table = Images(truth, values, patient, *more)
-        made.append(resample(table, score(FINDINGS, truth, values), count, seed))
-    true = [population(apart) for apart in (APART, APART + BETTER, APART)]
+        made.append(resample(table, scored, count, seed))
+    true = [population(better) for better in (0, BETTER, 0)]
     found = []
     for name, sampled in made[0].items():
         found += _intervals(name, sampled, true[0][name])

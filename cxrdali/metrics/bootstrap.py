@@ -64,7 +64,7 @@ def resample(
     made = {name: make(images, codes) for name, make in SUMS.items()}
     sums = {name: of for name, of in made.items() if of is not None}
     observed = np.array([finding.weighted(np.ones((1, len(codes)), np.float32)) for finding in ranked])[:, :, 0]
-    reported = {"AP": (scores.ap, observed[:, 0]), "AUROC": (scores.auroc, scores.auroc)}
+    reported = {"AP": (scores.ap, observed[:, 0]), "AUROC": (scores.auroc, observed[:, 1])}
     reported |= {name: (of.observed, of.statistic) for name, of in sums.items()}
     samples = {name: np.full((count, len(findings)), np.nan) for name in reported}
     generator = np.random.default_rng(seed)
