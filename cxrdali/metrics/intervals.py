@@ -83,7 +83,8 @@ class Sampled:
         if self.kind == ERROR:
             return _error(value, float(self.statistic[place]), quantile * spread)
         if spread < TINY:  # every sample is perfect: as for a share of which all of `count` have it
-            return Estimate(value, float(((1 - level) / 2) ** (1 / count)) if value == 1 else None, value)
+            perfect = value > 1 - TINY
+            return Estimate(value, float(((1 - level) / 2) ** (1 / count)), 1.0) if perfect else Estimate(value)
         centre = np.clip(centre, spread, 1 - spread) if spread < 0.5 else 0.5
         ends = logit(centre) + np.array([-1, 1]) * quantile * spread / (centre * (1 - centre))
         return Estimate(value, *map(float, expit(ends)))

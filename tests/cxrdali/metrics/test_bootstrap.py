@@ -1,104 +1,143 @@
+"""Scores on samples of the patients, against the same scores of images that are really repeated."""
+
 import time
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.special import expit
+from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 
-from cxrdali.metrics.bootstrap import interval, resample, sampled_macro
+from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.ranking import score
 
+COUNT = 25
 
-def test_a_sample_equals_scikit_learn_on_the_resampled_images():
-    """Each sample is redone by really repeating the images of the studies taken."""
-    rng = np.random.default_rng(0)
-    study = np.repeat(np.arange(60), rng.integers(1, 4, 60))
-    targets = (rng.random((len(study), 3)) < [0.4, 0.2, 0.1]).astype(float)
-    targets[::7, 1] = np.nan
-    values = np.round(rng.normal(size=targets.shape) + np.nan_to_num(targets), 1)
-    samples = resample(targets, values, study, count=25, seed=4)
-    picked = np.concatenate([np.random.default_rng(4).integers(0, 60, (20, 60))])  # the first chunk of samples
+
+def ap_without_self(target, values):
+    """Mean over positives of the precision at their rank, in which half of the positive itself does not count."""
+    found = []
+    for value in values[target == 1]:
+        hits = (values[target == 1] >= value).sum() - 0.5
+        found.append(hits / (hits + (values[target == 0] >= value).sum()))
+    return np.mean(found)
+
+
+def ece_by_hand(target, chances):
+    bins = np.floor(chances * 15)
+    return sum(abs((target - chances)[bins == each].sum()) for each in np.unique(bins)) / len(target)
+
+
+def images_of(findings=3, patients=60, seed=0):
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(patients), rng.integers(1, 4, patients))
+    truth = (rng.random((len(patient), findings)) < [0.4, 0.2, 0.1][:findings]).astype(float)
+    truth[::7, 1 % findings] = np.nan
+    values = np.round(rng.normal(size=truth.shape) + np.nan_to_num(truth), 1)
+    return Images(truth, values, patient, expit(values), values > 0.5)
+
+
+def names(images):
+    return tuple(map(str, range(images.truth.shape[1])))
+
+
+def sampled_of(images, count=COUNT, seed=4):
+    return resample(images, score(names(images), images.truth, images.values), count, seed)
+
+
+def test_a_sample_equals_the_scores_of_the_repeated_images():
+    """Each sample is redone by really repeating the images of the patients taken."""
+    images = images_of()
+    sampled = sampled_of(images, 20)
+    assert set(sampled) == {"AP", "AUROC", "ECE", "Brier", "F1"}
+    picked = np.random.default_rng(4).integers(0, 60, (20, 60))  # the first chunk of samples
     for sample in range(20):
-        rows = np.concatenate([np.flatnonzero(study == one) for one in picked[sample]])
+        rows = np.concatenate([np.flatnonzero(images.patient == one) for one in picked[sample]])
         for place in range(3):
-            kept = rows[~np.isnan(targets[rows, place])]
-            y, s = targets[kept, place], values[kept, place]
-            assert samples.ap[sample, place] == pytest.approx(average_precision_score(y, s), abs=1e-6)
-            assert samples.auroc[sample, place] == pytest.approx(roc_auc_score(y, s), abs=1e-6)
+            kept = rows[~np.isnan(images.truth[rows, place])]
+            y, s, p = (each[kept, place] for each in (images.truth, images.values, images.probabilities))
+            wanted = {
+                "AP": ap_without_self(y, s),
+                "AUROC": roc_auc_score(y, s),
+                "ECE": ece_by_hand(y, p),
+                "Brier": brier_score_loss(y, p),
+                "F1": f1_score(y, images.called[kept, place]),
+            }
+            for name, value in wanted.items():
+                assert sampled[name].samples[sample, place] == pytest.approx(value, abs=1e-6), name
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    """AUROC of two unit normals one apart is Phi(1 / sqrt 2) = 0.760; 90 % intervals of 150 small samples."""
-    covered = 0
-    for seed in range(150):
-        rng = np.random.default_rng(seed)
-        targets = (np.arange(120) % 3 == 0).astype(float)[:, None]
-        values = rng.normal(size=(120, 1)) + targets
-        samples = resample(targets, values, np.arange(120), 200, seed)
-        low, high = interval(samples.auroc, 0.9)
-        covered += low[0] <= 0.7602 <= high[0]
-    assert 0.8 < covered / 150 < 0.97
+def test_what_is_reported_is_scikit_learns_and_what_is_resampled_is_said():
+    images = images_of()
+    scores, sampled = score(names(images), images.truth, images.values), sampled_of(images)
+    np.testing.assert_array_equal(sampled["AP"].value, scores.ap)
+    np.testing.assert_allclose(sampled["AUROC"].statistic, scores.auroc, atol=1e-6)
+    known = ~np.isnan(images.truth)
+    wanted = [ap_without_self(images.truth[known[:, f], f], images.values[known[:, f], f]) for f in range(3)]
+    np.testing.assert_allclose(sampled["AP"].statistic, wanted, rtol=1e-6)
+    assert (sampled["AP"].statistic < sampled["AP"].value).all()
+    for name in ("Brier", "F1"):
+        np.testing.assert_array_equal(sampled[name].statistic, sampled[name].value)
+    assert (sampled["ECE"].statistic < sampled["ECE"].value).all()
 
 
-def test_samples_repeat_positives_which_lifts_ap():
-    """As the study's page says: 10 of 200 images are positive, and a positive taken twice helps itself."""
-    lifted = []
-    for seed in range(40):
-        rng = np.random.default_rng(seed)
-        targets = (np.arange(200) < 10).astype(float)[:, None]
-        values = rng.normal(size=(200, 1)) + targets
-        sampled = resample(targets, values, np.arange(200), 100, seed).ap.mean()
-        lifted.append(sampled - average_precision_score(targets, values))
-    assert np.mean(lifted) > 3 * np.std(lifted) / np.sqrt(len(lifted)) and np.mean(lifted) < 0.05
+def test_patients_are_those_with_the_finding_or_those_without_whichever_are_fewer():
+    images = images_of()
+    rare = images.truth.copy()
+    rare[:, 2] = 1
+    rare[images.patient == 7, 2] = 0
+    counts = sampled_of(Images(rare, images.values, images.patient), 1)["AP"].patients
+    wanted = [min(len(np.unique(images.patient[rare[:, place] == label])) for label in (1, 0)) for place in range(3)]
+    assert counts.tolist() == wanted and wanted[2] == 1
 
 
-def test_images_of_a_study_are_taken_together():
-    """Ten copies of each study are no more evidence than one: the interval must not shrink."""
+def test_images_of_a_patient_are_taken_together():
+    """Ten copies of each patient's image are no more evidence than one: the interval must not shrink."""
     rng = np.random.default_rng(0)
-    targets = (rng.random((80, 1)) < 0.4).astype(float)
-    values = rng.normal(size=(80, 1)) + targets
+    truth = (rng.random((80, 1)) < 0.4).astype(float)
+    values = rng.normal(size=(80, 1)) + truth
     widths = []
     for copies in (1, 10):
-        study = np.repeat(np.arange(80), copies)
-        samples = resample(np.repeat(targets, copies, 0), np.repeat(values, copies, 0), study, 400, 0)
-        low, high = interval(samples.auroc, 0.95)
-        widths.append(high[0] - low[0])
+        images = Images(np.repeat(truth, copies, 0), np.repeat(values, copies, 0), np.repeat(np.arange(80), copies))
+        found = sampled_of(images, 400)["AUROC"].finding(0)
+        widths.append(found.high - found.low)
     assert widths[1] == pytest.approx(widths[0], rel=0.05)
 
 
-def test_samples_without_a_positive_are_left_out_and_no_positive_at_all_is_nan():
-    targets = np.zeros((30, 2))
-    targets[0, 0] = 1
-    samples = resample(targets, np.random.default_rng(0).normal(size=(30, 2)), np.arange(30), 100, 0)
-    missing = np.isnan(samples.ap[:, 0]).mean()
-    assert 0.2 < missing < 0.55  # (1 - 1/30)^30 = 0.36
-    assert np.isnan(samples.ap[:, 1]).all() and np.isnan(samples.auroc[:, 1]).all()
+@pytest.mark.parametrize("label", [1, 0])
+def test_a_sample_without_a_positive_or_a_negative_is_undefined(label):
+    truth = np.full((30, 2), 1.0 - label)
+    truth[0, 0] = label
+    images = Images(truth, np.random.default_rng(0).normal(size=(30, 2)), np.arange(30))
+    sampled = sampled_of(images, 100, 0)
+    for name in ("AP", "AUROC"):
+        missing = np.isnan(sampled[name].samples[:, 0]).mean()
+        assert 0.2 < missing < 0.55  # (1 - 1/30)^30 = 0.36
+        assert np.isnan(sampled[name].samples[:, 1]).all()
 
 
-def test_a_rare_finding_that_a_sample_lacks_does_not_lift_the_interval_of_the_mean():
-    """A common finding with AP 0.9 or so, and one in a single study, ranked last: its AP is 0.02, and a third of the
-    samples do not have it. Means over what a sample has would then be near 0.9, twice the mean that is reported."""
-    rng = np.random.default_rng(0)
-    common = (np.arange(50) < 25).astype(np.float32)
-    truth = np.stack([common, (np.arange(50) == 49).astype(np.float32)], axis=1)
-    values = np.stack([common + rng.normal(0, 0.5, 50), -np.arange(50.0)], axis=1).astype(np.float32)
-    scores, samples = score(("common", "rare"), truth, values), resample(truth, values, np.arange(50), 300)
-    assert scores.ap[1] == pytest.approx(1 / 50)
-    low, high = interval(sampled_macro(samples.ap, scores.ap), 0.95)
-    assert low < scores.macro_ap < high < 0.6
-    assert interval(samples.ap, 0.95)[0][0] > 0.7
+def test_equal_seeds_and_patients_pair_models():
+    one, other = images_of(), images_of()
+    other.values[:] = np.random.default_rng(9).normal(size=other.values.shape)
+    first, second, same = (sampled_of(each) for each in (one, other, one))
+    paired = first["AUROC"] - second["AUROC"]
+    np.testing.assert_array_equal(paired.samples, first["AUROC"].samples - second["AUROC"].samples)
+    np.testing.assert_array_equal(first["AP"].samples, same["AP"].samples)
+    assert not np.array_equal(first["AP"].samples, sampled_of(one, seed=5)["AP"].samples)
 
 
-def test_the_mean_of_a_sample_is_over_the_findings_that_are_defined_on_all_images():
-    sampled = np.array([[0.5, np.nan, np.nan], [0.7, 0.1, np.nan]])
-    np.testing.assert_allclose(sampled_macro(sampled, np.array([0.6, 0.2, np.nan])), [0.35, 0.4], rtol=1e-15)
-    assert np.isnan(sampled_macro(sampled[:, 2:], np.array([np.nan]))).all()
+def test_without_samples_there_are_values_and_no_intervals():
+    found = sampled_of(images_of(), 0)["AP"]
+    assert found.mean().value == pytest.approx(np.mean(found.value)) and found.mean().low is None
+    assert found.finding(0).low is None
 
 
 def test_a_thousand_samples_over_50000_images_and_26_findings_take_under_a_minute():
     """One tenth of the samples, so that the suite stays short; a sample costs the same each time."""
     rng = np.random.default_rng(0)
-    targets = (rng.random((50_000, 26)) < rng.uniform(0.002, 0.3, 26)).astype(float)
-    values = (rng.normal(size=targets.shape) + targets).astype(np.float32)
-    started = time.perf_counter()
-    resample(targets, values, np.arange(50_000) // 2, 100)
-    assert time.perf_counter() - started < 6
+    truth = (rng.random((50_000, 26)) < rng.uniform(0.002, 0.3, 26)).astype(np.float32)
+    values = rng.normal(size=truth.shape).astype(np.float32) + truth
+    images = Images(truth, values, np.arange(50_000) // 3, expit(values), values > 1)
+    scores = score(names(images), truth, values)
+    started = time.process_time()
+    resample(images, scores, 100)
+    assert time.process_time() - started < 6
