@@ -122,7 +122,8 @@ def compare(
         "positive_studies": positive_studies,
         "fewest_positive_studies": ENOUGH,
         "without_positives": base.scores.without_positives,
-        "without_training": without_training(labels.findings, base.scores.positives, counts) if train_images else [],
+        "without_negatives": base.scores.without_negatives,
+        "without_training": _without_training(base.scores, counts) if train_images else [],
         "notes": [
             *comparable.notes,
             *same_images.caveats(comparable.runs),
@@ -134,6 +135,10 @@ def compare(
         "differences": _differences(scored, base, positive_studies, options.level),
         "findings": [_finding_row(place, scored, base, images, options.level) for place in range(len(labels.findings))],
     }
+
+
+def _without_training(scores: Scores, counts: Sequence[int]) -> list[str]:
+    return without_training(scores.findings, np.minimum(scores.positives, scores.negatives).tolist(), counts)
 
 
 def _differences(scored: Sequence[_Scored], base: _Scored, studies: dict[str, int], level: float) -> list[dict]:

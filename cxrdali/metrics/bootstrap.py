@@ -18,7 +18,7 @@ CHUNK = 20  # samples whose weights are in memory together: 20 x 50,000 float32 
 
 @dataclass(frozen=True)
 class Samples:
-    """ap, auroc: float64 [samples, F], NaN where a sample left a finding without a positive (or negative)."""
+    """ap, auroc: float64 [samples, F], NaN where a sample left a finding without a positive or a negative."""
 
     ap: np.ndarray
     auroc: np.ndarray
@@ -145,6 +145,6 @@ class _Sorted:
             tied = (at_end - found[:, last]) - above
             negatives = total - total_positive
             auroc = 1 - (own * (above + tied / 2)).sum(axis=1) / (total_positive * negatives)
-        ap[total_positive == 0] = np.nan
-        auroc[(total_positive == 0) | (negatives <= 0)] = np.nan
+        one_class = (total_positive == 0) | (negatives <= 0)
+        ap[one_class] = auroc[one_class] = np.nan
         return ap, auroc

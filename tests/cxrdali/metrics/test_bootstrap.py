@@ -72,6 +72,9 @@ def test_samples_without_a_positive_are_left_out_and_no_positive_at_all_is_nan()
     missing = np.isnan(samples.ap[:, 0]).mean()
     assert 0.2 < missing < 0.55  # (1 - 1/30)^30 = 0.36
     assert np.isnan(samples.ap[:, 1]).all() and np.isnan(samples.auroc[:, 1]).all()
+    only_positives = resample(1 - targets, np.random.default_rng(0).normal(size=(30, 2)), np.arange(30), 100, 0)
+    np.testing.assert_array_equal(np.isnan(only_positives.ap), np.isnan(samples.ap))  # of the same images
+    assert (only_positives.ap[~np.isnan(only_positives.ap)] < 1).any()
 
 
 def test_a_rare_finding_that_a_sample_lacks_does_not_lift_the_interval_of_the_mean():
