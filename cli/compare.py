@@ -75,8 +75,9 @@ def _print(result: dict) -> None:
         click.echo(aligned(rows, left=(0, 2)))
     groups = "; ".join(f"{group} {len(names)}" for group, names in result["groups"].items())
     click.echo(f"findings by their share of the training images: {groups}")
-    if result["without_positives"]:
-        click.echo(f"no positive, so in no mean but ECE and Brier: {sentence(result['without_positives'])}")
+    for what in ("positive", "negative"):
+        if names := result[f"without_{what}s"]:
+            click.echo(f"no {what}, so in no mean but ECE and Brier: {sentence(names)}")
     if result["without_training"]:
         click.echo(f"counted in mAP, but in no training image: {sentence(result['without_training'])}")
     for note in result["notes"]:

@@ -93,7 +93,13 @@ def _thresholds(text: str, findings: tuple[str, ...]):
     return fixed(findings, probability)
 
 
+def _without(part: dict) -> tuple[list[str], list[str]]:
+    return part["without_positives"], part["without_negatives"]
+
+
 def _print(result: dict) -> None:
+    from cxrdali.metrics.ranking import without_words
+
     whole = result["all"]
     rows = [("", "images", "share", "AP", "interval", "AUROC", "interval", "ECE", "Brier")]
     for row in sorted(whole["findings"], key=lambda row: -row["positives"]):
@@ -111,14 +117,17 @@ def _print(result: dict) -> None:
             f"mAP {with_interval(part, 'mAP')}, AUROC {with_interval(part, 'macro_AUROC')}, "
             f"LRAP {number(part['LRAP'])}, ECE {number(part['macro_ECE'], 4)}, Brier {number(part['macro_Brier'], 4)}"
         )
+    without = _without(whole)
     for group, means in (whole["groups"] or {}).items():
-        scored = len({*means["findings"]} - {*whole["without_positives"]})
+        scored = len({*means["findings"]}.difference(*without))
         click.echo(
             f"{group}, {scored} of {counted(len(means['findings']), 'finding')}: mAP {with_interval(means, 'mAP')}, "
             f"AUROC {with_interval(means, 'macro_AUROC')}"
         )
-    if whole["without_positives"]:
-        click.echo(f"not in mAP, no positive: {', '.join(whole['without_positives'])}")
+    for view in ("all", "frontal", "lateral"):
+        part = result[view]
+        if part is not None and any(_without(part)) and (view == "all" or _without(part) != without):
+            click.echo(f"not in mAP{'' if view == 'all' else f' of {view} images'}, {without_words(*_without(part))}")
     if result["without_training"]:
         click.echo(f"counted in mAP, but in no training image: {', '.join(result['without_training'])}")
 

@@ -18,11 +18,13 @@ _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 
 @dataclass(frozen=True)
 class Legal:
-    """Values that a setting may have. words: which ones, for messages; choices: all, if they are a few names."""
+    """Values that a setting may have. words: which ones, for messages; choices: all, if they are a few names; read:
+    what is kept of a value (None: the value itself), or it raises UserError."""
 
     fits: Callable[[Any], bool]
     words: str
     choices: tuple[str, ...] = ()
+    read: Callable[[Any], Any] | None = None
 
 
 def one_of(choices: Iterable[str]) -> Legal:
@@ -73,6 +75,8 @@ def check(group: Any) -> None:
     """Called by a group's `__post_init__`. Raises UserError naming setting, value and the legal values."""
     for each in fields(group):
         legal, value = each.metadata.get("legal"), getattr(group, each.name)
+        if legal is not None and legal.read and value is not None:
+            object.__setattr__(group, each.name, legal.read(value))  # groups are frozen, once they are made
         if legal is not None and value is not None and not legal.fits(value):
             hint = did_you_mean(str(value), legal.choices)
             raise UserError(f"{spelled(each.name)} {value!r}: {hint}{legal.words}")

@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from cxrdali.data.augment import CUTOUTS, FLIPS
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
+from cxrdali.data.uncertain import UNCERTAIN, canonical
 from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.options import DECODE
 from cxrdali.setting import Legal, at_least, check, one_of, setting
 from shards.errors import UserError
 
-UNCERTAIN = ("negative", "positive", "ignore")
 GROUPS = ("subject", "study")
 SPLITS = ("train", "val", "dev", "test", "all")  # train and val are a run's own fold of the released train
 TRAINED_ON = ("train", "all")  # splits that hold images which a run trained on
 LANES = 2
 
+_POLICY = Legal(lambda value: True, f"one of {', '.join(UNCERTAIN)}, or a policy", read=canonical)
 _AP = Legal(lambda value: 0 < value <= 1, "an AP, above 0 and at most 1")
 
 
@@ -52,7 +53,11 @@ class DataSettings(FoldOptions):
     labels: str | None = setting(None, "Label release.", otherwise="the dataset's first", metavar="NAME")
     size: int = setting(help="Side of the images in pixels.", legal=at_least(1), otherwise="the stage's")
     uncertain: str = setting(
-        "negative", "What -1 counts as; blanks are negative, or ignored with ignore.", one_of(UNCERTAIN)
+        "negative",
+        "What -1 counts as: negative, positive, ignore (blanks stay negative) or ignore-all (blanks are ignored too); "
+        'or a TOML file with one of these per finding (docs/training.md), or as text: "negative; Edema=positive".',
+        _POLICY,
+        metavar="CHOICE|TOML",
     )
     order: str = setting(
         "global", "windowed: a few shards at a time, for data larger than memory on slow disks.", one_of(ORDERS)

@@ -2,23 +2,22 @@
 
 import numpy as np
 
-from cxrdali.data.options import UNCERTAIN
+from cxrdali.data.uncertain import by_finding
 from shards.dataset.labels import Labels
 from shards.errors import UserError
-from shards.words import choices
 
 
 def targets(labels: Labels, uncertain: str = "negative") -> np.ndarray:
-    """float32 [rows, findings]: 1 positive, 0 negative, NaN ignored. Blanks are negative, or ignored with "ignore".
+    """float32 [rows, findings]: 1 positive, 0 negative, NaN ignored. Blanks are negative, or ignored with "ignore-all".
 
-    The label table keeps -1 and blank as they are; this choice is made per run.
+    The label table keeps -1 and blank as they are; this choice is made per run, for all findings or for each
+    (`cxrdali.data.uncertain`). Raises UserError for another choice or finding.
     """
-    if uncertain not in UNCERTAIN:
-        raise UserError(f"uncertain {uncertain!r}: {choices(uncertain, UNCERTAIN)}")
     values = labels.values.astype(np.float32)
-    doubtful = {"negative": 0.0, "positive": 1.0, "ignore": np.nan}[uncertain]
-    values[labels.values == -1] = doubtful
-    values[labels.values == Labels.BLANK] = np.nan if uncertain == "ignore" else 0.0
+    for place, counts_as in enumerate(by_finding(uncertain, labels.findings)):
+        stored, column = labels.values[:, place], values[:, place]
+        column[stored == -1] = {"negative": 0.0, "positive": 1.0}.get(counts_as, np.nan)
+        column[stored == Labels.BLANK] = np.nan if counts_as == "ignore-all" else 0.0
     return values
 
 

@@ -121,7 +121,8 @@ def compare(
         "groups": {name: np.array(labels.findings)[group == name].tolist() for name in GROUPS},
         "fewest_patients": ENOUGH,
         "without_positives": base.scores.without_positives,
-        "without_training": without_training(labels.findings, base.scores.positives, counts) if train_images else [],
+        "without_negatives": base.scores.without_negatives,
+        "without_training": _without_training(base.scores, counts) if train_images else [],
         "notes": [
             *comparable.notes,
             *same_images.caveats(comparable.runs),
@@ -134,6 +135,10 @@ def compare(
         "differences": _differences(scored, base, ground),
         "findings": findings,
     }
+
+
+def _without_training(scores: Scores, counts: Sequence[int]) -> list[str]:
+    return without_training(scores.findings, np.minimum(scores.positives, scores.negatives).tolist(), counts)
 
 
 def _differences(scored: Sequence[_Scored], base: _Scored, ground: _Ground) -> list[dict]:

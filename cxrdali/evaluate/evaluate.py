@@ -9,7 +9,7 @@ Everything is in the result, plain JSON values (undefined ones None):
     without_training            findings that count in mAP though no training image has them
     groups                      how frequent each finding is in training: rule, train_images, train_positives
     all, frontal, lateral       a part each (None without an image):
-        images, studies, patients, LRAP, without_positives
+        images, studies, patients, LRAP, without_positives, without_negatives
         mAP, macro_AUROC, ...   means over findings, and the ends of their intervals, mAP_low, mAP_high, ...
         mAP_without_one         lowest and highest mAP without any one finding, and without which
         groups                  the same means over head, medium and tail: {"head": {"findings": [...], "mAP": ...}}
@@ -181,8 +181,9 @@ def _without_training(
     """By the training split without these images: validation is held out of it. None of it is known without one."""
     if table.provenance.split not in ("train", "all"):
         train_rows = np.setdiff1d(train_rows, rows)
-    trained, here = (counts(truth, each)[0].tolist() for each in (train_rows, rows))
-    return without_training(labels.findings, here, trained) if len(train_rows) else []
+    scored = np.minimum(*counts(truth, rows)).tolist()
+    trained = counts(truth, train_rows)[0].tolist()
+    return without_training(labels.findings, scored, trained) if len(train_rows) else []
 
 
 def _known(labels: Labels, frequency: dict | None, thresholds: Thresholds | None) -> dict[str, list]:
@@ -232,6 +233,7 @@ def _part(images: Images, known: Mapping[str, list], options: EvaluateOptions, b
         **means(np.ones(len(names), dtype=bool)),
         "LRAP": defined(scores.lrap),
         "without_positives": scores.without_positives,
+        "without_negatives": scores.without_negatives,
         "groups": by_group or None,
         "findings": [
             {name: columns[name][place] if name in columns else None for name in FINDING_COLUMNS}

@@ -17,7 +17,8 @@ class Decisions:
     """Per finding, float64 [F]: F1, precision, recall (= sensitivity) and specificity, 0 to 1.
 
     NaN, never zero, where undefined: F1, precision and recall of a finding without a positive image, precision also
-    where no image is called positive, specificity without a negative image. Macro means leave these out.
+    where no image is called positive, F1, precision (1 whatever is called) and specificity without a negative image.
+    Macro means leave these out.
     """
 
     F1: np.ndarray
@@ -37,10 +38,10 @@ def score_decisions(truth: np.ndarray, called: np.ndarray) -> Decisions:
     positive, negative = truth == 1, truth == 0
     hits, misses = (called & positive).sum(axis=0), (~called & positive).sum(axis=0)
     alarms, rejections = (called & negative).sum(axis=0), (~called & negative).sum(axis=0)
-    some = hits + misses > 0
+    both = (hits + misses > 0) & (alarms + rejections > 0)
     return Decisions(
-        ratio(2 * hits, 2 * hits + alarms + misses, some),
-        ratio(hits, hits + alarms, some),
-        ratio(hits, hits + misses, some),
+        ratio(2 * hits, 2 * hits + alarms + misses, both),
+        ratio(hits, hits + alarms, both),
+        ratio(hits, hits + misses),
         ratio(rejections, rejections + alarms),
     )

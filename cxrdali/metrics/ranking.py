@@ -1,10 +1,12 @@
 """Average precision, AUROC and LRAP over findings: scikit-learn's, with undefined cases named.
 
-A finding without a positive (or, for AUROC, without a negative) has no score: NaN, listed, never zero.
+A finding without a positive or without a negative has no score: NaN, listed, in no mean. (Without a negative every
+ranking has an AP of 1, which says nothing of the model.)
 Targets are float [n, F] with 1, 0 and NaN (ignored for that finding); scores are any [n, F] whose order
 ranks the images: logits here, because probabilities saturate into ties.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +39,34 @@ class Scores:
 
     @property
     def without_positives(self) -> list[str]:
-        """Findings left out of mAP because no image has them."""
+        """Findings without AP and AUROC, because no image has them, or none whose label counts."""
         return [name for name, count in zip(self.findings, self.positives, strict=True) if count == 0]
+
+    @property
+    def without_negatives(self) -> list[str]:
+        """Findings without AP and AUROC, because all images have them whose label counts."""
+        columns = zip(self.findings, self.positives, self.negatives, strict=True)
+        return [name for name, positive, negative in columns if positive and not negative]
+
+    @property
+    def scored(self) -> list[str]:
+        """The others: those of the means."""
+        without = {*self.without_positives, *self.without_negatives}
+        return [name for name in self.findings if name not in without]
+
+    @property
+    def without_ap(self) -> str:
+        """Both, in words (`without_words`)."""
+        return without_words(self.without_positives, self.without_negatives)
+
+
+def without_words(positives: Sequence[str], negatives: Sequence[str], where: str = "") -> str:
+    """Findings without a positive or a negative: "no positive in validation: Hernia; no negative in validation: ...".
+
+    "" if there are none. where: " in validation".
+    """
+    lists = (("positive", positives), ("negative", negatives))
+    return "; ".join(f"no {what}{where}: {', '.join(names)}" for what, names in lists if names)
 
 
 def macro(values: np.ndarray) -> float:
@@ -78,10 +106,9 @@ def score(findings: tuple[str, ...], targets: np.ndarray, scores: np.ndarray) ->
     ap, auroc = np.full(len(findings), np.nan), np.full(len(findings), np.nan)
     for place in range(len(findings)):
         rows = known[:, place]
-        if positives[place]:
+        if positives[place] and negatives[place]:
             ap[place] = average_precision_score(targets[rows, place], scores[rows, place])
-            if negatives[place]:
-                auroc[place] = roc_auc_score(targets[rows, place], scores[rows, place])
+            auroc[place] = roc_auc_score(targets[rows, place], scores[rows, place])
     return Scores(findings, ap, auroc, positives, negatives, lrap(targets, scores))
 
 

@@ -266,17 +266,21 @@ def _truth(members: Members, dataset: PackedDataset, labels: Labels, uncertain: 
     """Targets in the members' rows and columns, float32 [n, F], and a number per subject, int64 [n]."""
     path, table = members.paths[0], members.first
     rows, _, truth = labelled(path, table, dataset, labels, uncertain)
-    if not (truth == 1).any():
-        raise UserError(f"{path}: no image has any of the findings, so there is no mAP; give tables of more images")
+    if not ((truth == 1).any(axis=0) & (truth == 0).any(axis=0)).any():
+        raise UserError(
+            f"{path}: no finding has both a positive and a negative image, so there is no mAP; give tables of more "
+            "images, or another --uncertain"
+        )
     return truth[:, [labels.findings.index(name) for name in table.findings]], group_codes(dataset, "subject")[rows]
 
 
 def _map(truth: np.ndarray, values: np.ndarray) -> float:
-    """NaN where no finding has a positive image. AP alone: `cxrdali.metrics.ranking.score` takes ten times as long."""
+    """Findings without a positive or a negative image are left out (NaN: all are). AP alone:
+    `cxrdali.metrics.ranking.score` takes ten times as long."""
     aps = []
     for wanted, ranked in zip(truth.T, values.T, strict=True):
-        known = ~np.isnan(wanted)
-        aps.append(average_precision_score(wanted[known], ranked[known]) if (wanted == 1).any() else np.nan)
+        known, both = ~np.isnan(wanted), (wanted == 1).any() and (wanted == 0).any()
+        aps.append(average_precision_score(wanted[known], ranked[known]) if both else np.nan)
     return macro(np.array(aps))
 
 

@@ -20,7 +20,7 @@ class FitOptions:
     uncertain: str = as_in(
         DataSettings,
         "uncertain",
-        help="What -1 counts as in --fit; blanks are negative, or ignored with ignore.",
+        help="What -1 counts as in --fit; blanks are negative, or ignored with ignore-all. See `cxrdali train`.",
     )
     folds: int = setting(
         5,

@@ -11,6 +11,7 @@ import numpy as np
 
 from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
+from cxrdali.data.uncertain import canonical
 from cxrdali.metrics.ranking import defined, score
 from cxrdali.postprocess.crossfit import check_unseen, labelled
 from cxrdali.postprocess.rules import Rules, check_derived, check_findings, check_origin, read_rules
@@ -35,7 +36,7 @@ def is_superior(frontal_ap: float | None, lateral_ap: float | None) -> bool:
 
 @dataclass(frozen=True)
 class ViewRule:
-    """One finding on frontal and on all other images: AP, 0 to 1 (None: no positive image), and counts.
+    """One finding on frontal and on all other images: AP, 0 to 1 (None: no positive image, or no negative), and counts.
 
     images: those whose label counts; positives: those that have the finding.
     """
@@ -60,9 +61,13 @@ class ViewRule:
     @property
     def without_ap(self) -> str:
         """Words for why there is no difference; "" if there is one."""
-        sides = {"frontal": self.frontal_ap, "lateral": self.lateral_ap}
-        without = " or ".join(side for side, ap in sides.items() if ap is None)
-        return f"{self.finding}: no positive {without} image, so no AP to compare; not superior" if without else ""
+        without: dict[str, list[str]] = {}
+        for side in ("frontal", "lateral"):
+            if getattr(self, f"{side}_ap") is None:
+                none = "negative" if getattr(self, f"{side}_positives") else "positive"
+                without.setdefault(none, []).append(side)
+        words = " and ".join(f"no {none} {' or '.join(sides)} image" for none, sides in without.items())
+        return f"{self.finding}: {words}, so no AP to compare; not superior" if words else ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def fit(
     Raises UserError if the table is not of this dataset and these labels, has no frontal or no lateral image, or holds
     images that were trained on (unless that is allowed).
     """
-    table = tables.read(path)
+    table, uncertain = tables.read(path), canonical(uncertain)
     check_unseen(path, table.provenance, allow_leak)
     rows, places, truth = labelled(path, table, dataset, labels, uncertain)
     values = table.values[:, places]
@@ -146,6 +151,8 @@ def _rule(row: dict) -> ViewRule:
         for what in ("images", "positives"):
             if row[f"{side}_{what}"] < 0:
                 raise ValueError(f"{name}: {side}_{what} {row[f'{side}_{what}']!r} is no count")
+        if ap is not None and row[f"{side}_images"] == row[f"{side}_positives"]:  # 1.0, of an older version
+            raise ValueError(f"{name}: {side}_ap {ap!r} is of images of which none is negative, so it is none")
     rule = ViewRule(**{field: row[field] for field in ViewRule.__dataclass_fields__})
     check_derived(name, "difference", row["difference"], rule.difference, "AP say")
     if row["superior"] is not rule.superior:

@@ -8,7 +8,9 @@ from cxrdali.runs.settings import names
 from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe, read_json
 
+FORMAT = 2  # 1: without a "format"; its `ignore` is what `ignore-all` is today
 KINDS = {  # the kinds of settings are those of TrainSettings
+    "format?": int,
     "settings": dict,
     "findings": [str],
     "train_positives?": [int],
@@ -48,6 +50,9 @@ def read_config(path: Path) -> dict:
         for name, value in flatten(config["settings"]).items():
             if name in names().all() and value is not None:
                 names().read(name, value)
+        data = config["settings"].get("data", {})
+        if config.get("format", 1) < FORMAT and data.get("uncertain") == "ignore":
+            data["uncertain"] = "ignore-all"
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"{file}: not a run's settings ({error}); restore it, or train into another folder") from error
     return config

@@ -21,6 +21,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
+import pandas as pd
 import torch
 from safetensors import torch as safetensors
 
@@ -30,7 +31,7 @@ from cxrdali.predictions import Predictions
 from cxrdali.runs import layout
 from cxrdali.runs.layout import NEW
 from cxrdali.runs.progress import Progress
-from cxrdali.runs.reader import weights_epoch
+from cxrdali.runs.reader import scored_again, weights_epoch
 from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
 from shards.storage.files import open_regular, publish, remove_parts, sha256_bytes, write_bytes
@@ -53,6 +54,7 @@ def load_last(run: Path) -> dict | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not (isinstance(state, dict) and {"epoch", "best_epoch", "metrics"} <= set(state)):
             raise ValueError("not a run's state")
+        _score_again(state)
         return state
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); restore it or its permissions") from error
@@ -60,6 +62,20 @@ def load_last(run: Path) -> dict | None:
         raise UserError(
             f"{path}: no state to continue from ({error!r}); restore it, or train into another --out folder"
         ) from error
+
+
+def _score_again(state: dict) -> None:
+    """What an older version counted as an AP of 1.0 is none: `scored_again`."""
+    metrics, findings = (pd.DataFrame(state.get(name, [])) for name in ("metrics", "findings"))
+    if not len(findings) or not ((findings["negatives"] == 0) & findings["AP"].notna()).any():
+        return
+    for row, value in zip(state["metrics"], scored_again(metrics, findings)["mAP"].tolist(), strict=True):
+        if row["epoch"] == state["best_epoch"] and row["mAP"] == state["best_score"]:
+            state["best_score"] = value
+        row["mAP"] = value
+    for row in state["findings"]:
+        if row["negatives"] == 0:
+            row["AP"] = float("nan")
 
 
 def progress_of(state: dict, settings: TrainSettings) -> Progress:

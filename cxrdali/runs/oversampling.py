@@ -25,7 +25,7 @@ from shards.words import choices
 @dataclass(frozen=True)
 class Oversampling:
     """What a run doubled. findings: those whose images are; below, source: AP threshold and where the APs came from
-    (None if the findings were named); without_ap: findings that had no positive in validation there, so no AP."""
+    (None if the findings were named); without_ap: findings without a positive or a negative in validation there."""
 
     findings: tuple[str, ...]
     below: float | None
@@ -60,12 +60,15 @@ def _read_ap(source: Path) -> dict[str, float | None]:
         if source.suffix == ".json":
             stored = read_json(source)
             check_kinds(stored, {"all": {"findings": [{"finding": str, "AP": maybe(float)}]}})
-            return {row["finding"]: row["AP"] for row in stored["all"]["findings"]}
+            rows = stored["all"]["findings"]  # without a negative, an older version's AP is 1.0
+            return {row["finding"]: None if row.get("negatives") == 0 else row["AP"] for row in rows}
         check_hash(source, read_regular(source, MOST))
         table = read_table(source, again="evaluate again")
         if "view" in table:
             table = table[table["view"] == "all"]
         table = table[table["finding"] != ""].assign(finding=lambda rows: rows["finding"].map(unguarded))  # no means
+        if "negatives" in table:
+            table.loc[pd.to_numeric(table["negatives"]) == 0, "AP"] = ""
         if table["finding"].duplicated().any():
             twice = table.loc[table["finding"].duplicated(), "finding"].iloc[0]
             raise UserError(f"{source}: finding {twice!r} is duplicated; give a table with one row per finding")

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from cxrdali.models import weights_file
 from cxrdali.runs import layout
-from cxrdali.runs.config_file import read_config
+from cxrdali.runs.config_file import FORMAT, read_config
 from cxrdali.runs.names import flatten
 from cxrdali.runs.progress import RESTORE, Progress, how_to_mend, read_progress
 from cxrdali.runs.settings import TrainSettings
@@ -213,12 +213,16 @@ class Run:
     @cached_property
     def metrics(self) -> "pd.DataFrame":
         """A row per epoch with layout.METRIC_COLUMNS; none until the first epoch is complete."""
-        return self._table(layout.METRICS, layout.METRIC_COLUMNS, text=())
+        metrics = self._table(layout.METRICS, layout.METRIC_COLUMNS, text=())
+        if self.config.get("format", 1) < FORMAT:
+            metrics = scored_again(metrics, self._table(layout.FINDINGS, layout.FINDING_COLUMNS, text=("finding",)))
+        return metrics
 
     @cached_property
     def finding_metrics(self) -> "pd.DataFrame":
         """A row per epoch and finding with FINDING_COLUMNS."""
-        return self._table(layout.FINDINGS, layout.FINDING_COLUMNS, text=("finding",))
+        table = self._table(layout.FINDINGS, layout.FINDING_COLUMNS, text=("finding",))
+        return table.assign(AP=table["AP"].mask(table["negatives"] == 0))  # 1.0 there, by an older version
 
     @property
     def best_place(self) -> int:
@@ -239,10 +243,22 @@ class Run:
 
     @property
     def best_ap(self) -> dict[str, float | None]:
-        """AP of every finding in the best epoch; NaN without a positive."""
+        """AP of every finding in the best epoch; NaN without a positive or a negative."""
         table = self.finding_metrics
         best = table[table["epoch"] == self.progress.best_epoch]
         return dict(zip(best["finding"], best["AP"].tolist(), strict=True))
+
+
+def scored_again(metrics: "pd.DataFrame", findings: "pd.DataFrame") -> "pd.DataFrame":
+    """metrics.csv of an older version, with mAP over the findings that have an AP today.
+
+    A finding without a negative had an AP of 1.0, in every epoch alike, so the best epoch stays the best.
+    """
+    known = findings["AP"].mask(findings["negatives"] == 0)
+    if known.equals(findings["AP"]):
+        return metrics
+    means = metrics["epoch"].map(known.groupby(findings["epoch"]).mean())
+    return metrics.assign(mAP=means.where(metrics["epoch"].isin(findings["epoch"]), metrics["mAP"]))
 
 
 def has_begun(path: Path) -> bool:

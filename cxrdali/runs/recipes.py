@@ -79,7 +79,7 @@ class Recipe:
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from error
         before, after = plain.flat(), settings.flat()
-        changed = {name: value for name, value in overrides.items() if before.get(name) != after[name]}
+        changed = {name: after[name] for name in overrides if before.get(name) != after[name]}
         return settings, {"name": self.name, "starts_from": self.starts_from, "overridden": changed}
 
 

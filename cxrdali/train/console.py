@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from cxrdali.data.splits import subjects_on_both_sides
-from cxrdali.data.targets import counts
 from cxrdali.metrics.longtail import without_training
-from cxrdali.metrics.ranking import Scores
+from cxrdali.metrics.ranking import Scores, without_words
 from cxrdali.runs.layout import EVENTS
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.settings import TrainSettings
@@ -52,9 +53,7 @@ def describe(parts: Parts) -> None:
         log.info(
             f"loss {settings.loss.name} ({parameters})" + ("; the classifier alone" if settings.model.frozen else "")
         )
-    validated, _ = counts(data.targets, data.val_rows)
-    if untrained := without_training(data.findings, validated, data.positives):
-        log.info(f"counted in mAP, but in no training image: {', '.join(untrained)}")
+    _describe_scored(data)
     _describe_visits(data, settings.data.sampler.name)
     if resized_from:
         log.info(
@@ -68,6 +67,20 @@ def report_reweighting(epoch: int, settings: TrainSettings) -> None:
     beta = settings.flat().get("cb_beta")
     words = "" if beta is None else f" (beta {beta:g})"
     log.info(f"epoch {epoch + 1}: positive terms are re-weighted from here on{words}")
+
+
+def _describe_scored(data: TrainingData) -> None:
+    """Which findings no mean counts, and which it does though training says nothing of them."""
+    scores, every = data.validated, len(data.findings)
+    if without := without_words(scores.without_positives, scores.without_negatives, " in validation"):
+        few = len(scores.scored)
+        warning = f"warning: mAP is of {few} of {counted(every, 'finding')} alone; " if 2 * few < every else ""
+        log.info(f"{warning}not in mAP, {without}")
+    both = np.minimum(scores.positives, scores.negatives)
+    if untrained := without_training(data.findings, both, data.positives):
+        log.info(f"counted in mAP, but in no training image: {', '.join(untrained)}")
+    if untrained := without_training(data.findings, both, data.negatives):
+        log.info(f"counted in mAP, but in every training image whose label counts: {', '.join(untrained)}")
 
 
 def _describe_visits(data: TrainingData, sampler: str) -> None:
@@ -85,7 +98,7 @@ def _describe_visits(data: TrainingData, sampler: str) -> None:
             f"{data.oversampling.epoch_images:,} in an epoch"
         )
         if data.oversampling.without_ap:
-            log.info(f"not chosen, no positive in validation there: {', '.join(data.oversampling.without_ap)}")
+            log.info(f"not chosen, without an AP there: {', '.join(data.oversampling.without_ap)}")
 
 
 class Pace:
@@ -125,15 +138,14 @@ def report_epoch(row: dict, scores: Scores, parts: Parts, state: State, pace: Pa
     mirror = parts.data.dataset.mirror
     bucket = f", {mirror.take_waited():,.1f} s for the bucket" if mirror else ""
     star = " *best" if state.best_epoch == row["epoch"] else ""
+    of = f" of {counted(len(scores.scored), 'finding')}" if scores.without_ap else ""
     log.info(
         f"epoch {row['epoch']}/{parts.settings.optimizer.epochs}: loss {row['train_loss']:.4f}, "
-        f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}, LRAP {row['LRAP']:.4f}, "
+        f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}{of}, LRAP {row['LRAP']:.4f}, "
         f"AUROC {row['macro_AUROC']:.4f}; "
         f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}"
         f"{pace.left(row, parts, state)}{star}"
     )
-    if row["epoch"] == 1 and scores.without_positives:
-        log.info(f"not in mAP, no positive in validation: {', '.join(scores.without_positives)}")
 
 
 def report_end(parts: Parts, state: State) -> None:

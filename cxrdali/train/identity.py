@@ -7,7 +7,7 @@ from pathlib import Path
 from cxrdali.data.splits import rows_sha256, subjects_on_both_sides
 from cxrdali.models import weights_file
 from cxrdali.runs import folder, plugins, same_data
-from cxrdali.runs.config_file import read_config
+from cxrdali.runs.config_file import FORMAT, read_config
 from cxrdali.runs.layout import BEST, CONFIG, LAST, NEW, PROGRESS
 from cxrdali.runs.reader import Run, results, weights_epoch
 from cxrdali.runs.settings import TrainSettings
@@ -27,6 +27,7 @@ def describe(
     """What config.json says of a run that begins."""
     file = _init_file(settings)
     return {
+        "format": FORMAT,
         "settings": settings.as_json(),
         "recipe": recipe,
         "plugins": plugins.loaded(),
@@ -130,7 +131,11 @@ def _refuse_difference(out: Path, config: dict, settings: TrainSettings, ranks: 
     run = Run.open(out)
     stored = run.config
     differing = settings.difference(stored["settings"])
-    doubled = [entry and {**entry, "from": None} for entry in (stored.get("oversampling"), config["oversampling"])]
+    # an AP without a negative counted once, and chose nothing
+    doubled = [
+        entry and {**entry, "from": None, "without_ap": None}
+        for entry in (stored.get("oversampling"), config["oversampling"])
+    ]
     if differing is None and doubled[0] != doubled[1]:
         differing = ("oversampling", *doubled)
     if differing is None:
@@ -145,6 +150,8 @@ def _refuse_difference(out: Path, config: dict, settings: TrainSettings, ranks: 
     if differing:
         name, there, here = differing
         fix, anew = "give the same again", name == "epochs"
+        if (there, here) == ("ignore-all", "ignore") and "format" not in stored:
+            fix = "it began when ignore was the name of what is --uncertain ignore-all now: give that"
         if name == "precision":
             on_cpu = Hardware.resolve(ranks.device(settings.runtime.device), "fp32").device == "cpu"
             anew = there == "fp16" and on_cpu

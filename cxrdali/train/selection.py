@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from cxrdali.data.options import FoldOptions
 from cxrdali.data.sampler import Sampler
 from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
+from cxrdali.metrics.ranking import Scores
 from cxrdali.runs.config_file import read_config
 from cxrdali.runs.oversampling import Oversampling, chosen_findings, oversampled
 from cxrdali.runs.reader import has_begun
@@ -19,6 +21,7 @@ from cxrdali.runs.settings import TrainSettings, sampling_seed
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.words import counted
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,45 @@ class TrainingData:
     @property
     def findings(self) -> tuple[str, ...]:
         return self.labels.findings
+
+    @cached_property
+    def validated(self) -> Scores:
+        """Which findings are scored on the validation images: positives and negatives there, before any score."""
+        positives, negatives = counts(self.targets, self.val_rows)
+        undefined = np.full(len(self.findings), np.nan)
+        return Scores(self.findings, undefined, undefined, positives, negatives, np.nan)
+
+    def check_scored(self, settings: TrainSettings) -> None:
+        """Raises UserError if no finding has a positive and a negative validation image: no epoch would have a mAP."""
+        if self.validated.scored:
+            return
+        asked = settings.data
+        raise UserError(
+            f"labels {self.labels.name!r}: no finding has both a positive and a negative among the "
+            f"{counted(len(self.val_rows), 'validation image')} (fold {asked.fold} of {asked.folds}, --uncertain "
+            f"{asked.uncertain!r}), so no epoch has a mAP ({self.validated.without_ap}); {self._fix(settings)}"
+        )
+
+    def _fix(self, settings: TrainSettings) -> str:
+        """What to change so that a finding is scored."""
+        asked = settings.data
+        if settings.runtime.limit_batches and (found := _scored(self.targets[self._validation(asked)])):
+            return f"give more --limit-batches, or none: the whole fold has {counted(found, 'finding')} with both"
+        for uncertain in ("ignore", "negative", "positive"):  # what ignore-all scores, all of these do
+            if found := _scored(targets(self.labels, uncertain)[self.val_rows]):
+                return f"give another --uncertain: {uncertain} makes it {counted(found, 'finding')}"
+        for fold in range(asked.folds):
+            if found := _scored(self.targets[self._validation(replace(asked, fold=fold))]):
+                return f"give another --fold: fold {fold} has {counted(found, 'finding')} with both"
+        return "give other --labels, or a dataset with more labelled images"
+
+    def _validation(self, split: FoldOptions) -> np.ndarray:
+        return train_and_validation(self.dataset, self.labels, split)[1]
+
+
+def _scored(wanted: np.ndarray) -> int:
+    """How many findings have a positive and a negative among these targets, float [n, F]."""
+    return int(((wanted == 1).any(axis=0) & (wanted == 0).any(axis=0)).sum())
 
 
 def select_data(settings: TrainSettings, dataset: PackedDataset, labels: Labels, out: Path) -> TrainingData:

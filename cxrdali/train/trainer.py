@@ -103,6 +103,7 @@ def train(
         identity.check(out, config, settings, loaded, ranks, data)
         if done := _finished(out, settings, loaded, ranks):
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
+        data.check_scored(settings)
         before = loaded and Continued(loaded.pop("model"), read_config(out).get("micro_batch"), loaded.get("about", {}))
         parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
@@ -194,7 +195,7 @@ class Trainer:
             "reweighted": int(self.parts.step.loss.reweights(epoch)),
         }
         reached = scores.macro_ap if self.settings.optimizer.select_by == "map" else scores.lrap
-        # the first epoch is kept even where no finding has a positive and the score is undefined
+        # the first epoch is kept even where the score is undefined
         is_best = state.best_epoch == 0 or reached > state.best_score or math.isnan(state.best_score)
         state.end_epoch(row, scores, reached, is_best)
         save(self.out, self.parts, state, values if is_best and self.ranks.is_first else None)

@@ -158,7 +158,7 @@ def _groups(result: dict, name: str) -> dict:
     table = pd.DataFrame(
         {row["name"]: [row[f"mAP_{group}"] for group in GROUPS] for row in result["runs"]}, index=GROUPS, dtype=float
     )
-    undefined = set(result["without_positives"])
+    undefined = {*result["without_positives"], *result.get("without_negatives", ())}
     labels = [f"{group.capitalize()} ({_how_many(result['groups'][group], undefined)})" for group in GROUPS]
     shown = table.set_axis(labels)[table.notna().any(axis=1).to_numpy()]
     members = [(group.capitalize(), ", ".join(result["groups"][group]) or "none") for group in GROUPS]

@@ -24,6 +24,7 @@ _MEANS = {f"{name}?": maybe(float) for name in ("macro_AUROC", "macro_F1", "macr
 COMPARISON = {  # what a page shows of one
     "baseline": str, "draws": int, "level": float, "fewest_positive_studies": int, "positive_studies": {str: int},
     "groups": {str: [str]}, "without_positives": [str], "without_training?": [str], "notes": [str],
+    "without_negatives?": [str],
     "settings": [{"setting": str, "values": {str: object}}],
     "runs": [{"name": str, "mAP": maybe(float), "images_per_second?": maybe(float), **_MEANS}],
     "differences": [{"run": str, "metric": str, **_DIFFERENCE}],

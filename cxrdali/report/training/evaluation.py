@@ -152,7 +152,10 @@ def _details(each: Evaluation, number: int) -> dict:
         "intervals": bool(content.get("draws")),
         "figure": Figure(f"evaluation-{number}", plots.ap_intervals, (known,)) if len(known) else None,
         "curves": roc.figures(f"evaluation-{number}", content["all"]["findings"], content.get("curves") or {}),
-        "without_ap": content["all"]["without_positives"],
+        "without_ap": {
+            "positive": content["all"]["without_positives"],
+            "negative": content["all"].get("without_negatives"),
+        },
         "without_training": content.get("without_training"),
         "allowed": [step for step in content.get("history", []) if ALLOWED in step],
         "history": [step for step in content.get("history", []) if ALLOWED not in step],

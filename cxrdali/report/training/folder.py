@@ -34,6 +34,7 @@ FINDING = {"finding": str, "positives": int, "prevalence": maybe(float), "AP": m
     **{f"{name}{end}?": maybe(float) for name in SCORES for end in _ENDS},
 }  # fmt: skip
 PART = {"images": int, "studies": int, "LRAP": maybe(float), "without_positives": [str], "findings": [FINDING]} | {
+    "without_negatives?": [str],
     "patients?": int, **MEANS, "mAP": maybe(float), "macro_AUROC": maybe(float),
     "groups?": maybe({str: {"findings?": [str], **MEANS}}),
 }  # fmt: skip
@@ -95,6 +96,11 @@ def read_evaluation(path: Path) -> Evaluation:
                 raise ValueError("a finding is duplicated")
             if content.get(view) and not names:
                 raise ValueError(f"{view} has no finding")
+            for row in (content.get(view) or {"findings": []})["findings"]:
+                if row["AP"] is not None and row.get("negatives") == 0:  # as older versions had it: 1.0
+                    raise ValueError(
+                        f"counts an AP of {row['finding']!r}, of which no image is negative; evaluate again"
+                    )
         _check_curves(content)
         name = content.get("run") or Path(content.get("predictions") or path.name).stem
         split = content.get("split")

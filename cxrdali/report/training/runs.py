@@ -15,7 +15,7 @@ from cxrdali.report.training.folder import SPLITS, Evaluation
 from cxrdali.report.training.lineage import Placed, is_line, lineage
 from cxrdali.report.training.models import epochs
 from cxrdali.report.training.sources import Sources
-from cxrdali.report.training.steps import SPLIT_NAMES, ap_table, last_step
+from cxrdali.report.training.steps import SPLIT_NAMES, ap_table, last_step, without_ap
 from cxrdali.runs.layout import MODELS
 from cxrdali.runs.reader import Run
 
@@ -212,7 +212,7 @@ def findings(sources: Sources) -> dict:
         "figure": figure if len(known) and few else None,
         "table": _findings_table(trained, ap, facts),
         "curves": roc.of_validation(_top(trained), sources.dataset),
-        "without_ap": undefined,
+        "without_ap": without_ap(ap, facts),
         "without_training": [name for name in known.index if any(_untrained(run, name) for run in trained)],
         "different_images": len({run.selection.get("val_sha256") for run in trained}) > 1,
     }

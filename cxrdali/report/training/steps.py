@@ -101,7 +101,7 @@ def _split(split: str, found: Mapping[str, Evaluation], tables: Mapping[str, str
         "findings": _gains_table(
             f"AP per finding and step, {name}, the best in bold", (ap, means), [*tables], facts["positives"]
         ),
-        "without_ap": [name for name in ap.index if ap.loc[name].isna().all()],
+        "without_ap": without_ap(ap, facts),
         "printed": None
         if paper is None
         else _gains_table(
@@ -124,6 +124,13 @@ def ap_table(tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataF
     facts = facts[~facts.index.duplicated(keep="last")].reindex(ap.index)
     facts = facts.sort_values("positives", ascending=False, kind="stable")
     return ap.loc[facts.index], facts
+
+
+def without_ap(ap: pd.DataFrame, facts: pd.DataFrame) -> dict[str, list[str]]:
+    """Of `ap_table`: the findings that no table has an AP of, by what they have no image of."""
+    undefined = ap.index[ap.isna().all(axis=1)]
+    some = (facts.loc[undefined, "positives"] > 0).to_numpy()
+    return {"positive": list(undefined[~some]), "negative": list(undefined[some])}
 
 
 def paper_steps(split: str) -> pd.DataFrame | None:

@@ -10,7 +10,14 @@ LABELS = Labels("hand", ("A", "B", "C", "D"), np.array(["train"]), np.array([[1,
 
 @pytest.mark.parametrize(
     "uncertain, expected",
-    [("negative", [1, 0, 0, 0]), ("positive", [1, 0, 1, 0]), ("ignore", [1, 0, np.nan, np.nan])],
+    [
+        ("negative", [1, 0, 0, 0]),
+        ("positive", [1, 0, 1, 0]),
+        ("ignore", [1, 0, np.nan, 0]),  # U-Ignore of CheXpert (Irvin et al. 2019): -1 alone
+        ("ignore-all", [1, 0, np.nan, np.nan]),
+        ("ignore-all; C=positive", [1, 0, 1, np.nan]),
+        ("negative; C=ignore; D=ignore-all", [1, 0, np.nan, np.nan]),
+    ],
 )
 def test_uncertain_and_blank_are_decided_per_run(uncertain, expected):
     np.testing.assert_array_equal(targets(LABELS, uncertain), [expected])
@@ -24,8 +31,12 @@ def test_positives_and_negatives_are_counted_over_the_given_rows():
 
 
 def test_an_unknown_choice_is_named():
-    with pytest.raises(UserError, match="uncertain 'maybe': choose one of negative, positive, ignore"):
+    with pytest.raises(
+        UserError, match="uncertain 'maybe': choose one of negative, positive, ignore, ignore-all; for"
+    ):
         targets(LABELS, "maybe")
+    with pytest.raises(UserError, match="uncertain 'E': no such finding; the labels have A, B, C, D"):
+        targets(LABELS, "negative; E=ignore")
 
 
 def test_a_split_without_labels_is_refused_but_a_blank_finding_is_not():

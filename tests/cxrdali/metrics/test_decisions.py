@@ -32,10 +32,10 @@ def test_what_is_not_defined_is_not_zero():
     truth = np.array([[0, 1, 1], [0, 1, 0]], dtype=np.float32)
     called = np.array([[1, 1, 0], [0, 1, 0]], dtype=bool)
     scores = score_decisions(truth, called)
-    np.testing.assert_array_equal(scores.F1, [np.nan, 1, 0])
-    np.testing.assert_array_equal(scores.precision, [np.nan, 1, np.nan])
+    np.testing.assert_array_equal(scores.F1, [np.nan, np.nan, 0])  # without a negative, calling all positive is right
+    np.testing.assert_array_equal(scores.precision, [np.nan, np.nan, np.nan])
     np.testing.assert_array_equal(scores.recall, [np.nan, 1, 0])
     np.testing.assert_array_equal(scores.specificity, [0.5, np.nan, 1])
-    assert scores.macro("F1") == 0.5 and scores.macro("precision") == 1
+    assert scores.macro("F1") == 0 and scores.macro("recall") == 0.5
     with pytest.raises(ValueError, match="must agree"):
         score_decisions(truth, called[:1])

@@ -35,9 +35,16 @@ def test_a_finding_without_positives_has_no_score_and_is_listed():
     assert found.macro_ap == pytest.approx(found.ap[[0, 2, 3]].mean())
 
 
-def test_a_finding_without_negatives_has_ap_but_no_auroc():
-    found = score(("A",), np.ones((5, 1)), np.arange(5.0)[:, None])
-    assert found.ap[0] == 1 and np.isnan(found.auroc[0])
+def test_a_finding_without_negatives_has_no_score_and_is_listed():
+    targets, values = random_case()
+    targets[:, 2] = np.where(targets[:, 2] == 1, 1, np.nan)  # as "No Finding", 1 or blank, with blanks ignored
+    targets[:, 3] = np.nan
+    found = score(tuple("ABCD"), targets, values)
+    assert np.isnan(found.ap[2:]).all() and np.isnan(found.auroc[2:]).all()
+    assert (found.without_positives, found.without_negatives, found.scored) == (["D"], ["C"], ["A", "B"])
+    assert found.without_ap == "no positive: D; no negative: C"
+    both = [average_precision_score(targets[:, place], values[:, place]) for place in (0, 1)]
+    assert found.macro_ap == pytest.approx(np.mean(both), abs=1e-15)
 
 
 def test_ignored_targets_do_not_count():

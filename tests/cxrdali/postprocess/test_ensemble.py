@@ -279,7 +279,7 @@ def test_folds_that_cannot_be(validation, dataset):
         FitOptions(folds=1)
 
 
-def test_validation_without_a_positive_has_no_map(dataset, tmp_path):
+def test_validation_without_a_positive_and_a_negative_has_no_map(dataset, tmp_path):
     labels = dataset.labels("cxr-lt-2023")
     row = next(
         row for row in np.flatnonzero(dataset.packed & (labels.split == "train")) if not labels.values[row].any()
@@ -287,5 +287,5 @@ def test_validation_without_a_positive_has_no_map(dataset, tmp_path):
     ids = dataset.catalog.iloc[[row]][["image_id", "study_id", "view"]]
     for name in "ab":
         Predictions(ids, labels.findings, np.full((1, 5), 2.0, dtype=np.float32)).write(tmp_path / f"{name}.parquet")
-    with pytest.raises(UserError, match="a.parquet: no image has any of the findings, so there is no mAP"):
+    with pytest.raises(UserError, match="a.parquet: no finding has both a positive and a negative image, so there"):
         weights_by_map([tmp_path / "a.parquet", tmp_path / "b.parquet"], dataset, labels)

@@ -193,12 +193,29 @@ def test_fitted_as_worked_by_hand(tmp_path, tiny):
     }  # fmt: skip
 
 
+def test_a_side_without_a_negative_has_no_ap(tmp_path, tiny):
+    """Frontal images are a, b, f, h. A: all of them positive, whatever the lateral ones are; C: no lateral positive."""
+    truth = {image: (int(image in "abfhc"), 1, int(image in "abfh")) for image in "abcdefghi"}
+    fitted = fit(predicted(tmp_path), tiny, labels(truth))
+    assert [(rule.frontal_ap, rule.superior) for rule in fitted.rules] == [(None, False)] * 3
+    assert fitted.rules[0].lateral_ap is not None
+    assert [rule.without_ap for rule in fitted.rules] == [
+        "A: no negative frontal image, so no AP to compare; not superior",
+        "B: no negative frontal or lateral image, so no AP to compare; not superior",
+        "C: no negative frontal image and no positive lateral image, so no AP to compare; not superior",
+    ]
+
+
 def test_uncertain_labels_count_as_they_are_told_to(tmp_path, tiny):
     unsure = {**TRUTH, "d": (-1, -1, -1), "c": (Labels.BLANK, 0, 0)}
     path = predicted(tmp_path)
     assert fit(path, tiny, labels(unsure)).rules[0] == ViewRule("A", pytest.approx(5 / 6), None, 4, 2, 5, 0)
     assert fit(path, tiny, labels(unsure), "positive").rules[2].lateral_ap == 0.5
-    assert fit(path, tiny, labels(unsure), "ignore").rules[0].lateral_images == 3
+    assert fit(path, tiny, labels(unsure), "ignore").rules[0].lateral_images == 4
+    assert fit(path, tiny, labels(unsure), "ignore-all").rules[0].lateral_images == 3
+    mixed = fit(path, tiny, labels(unsure), "negative;C=positive ;A=ignore-all")
+    assert [rule.lateral_images for rule in mixed.rules] == [3, 5, 5] and mixed.rules[2].lateral_positives == 1
+    assert mixed.made_from["uncertain"] == "negative; A=ignore-all; C=positive"
 
 
 def test_fitted_to_a_real_dataset_as_scikit_learn_has_it(tmp_path, dataset):
@@ -272,6 +289,10 @@ def test_what_is_written_is_read(tmp_path, tiny):
             "frontal_images is 1.5, not a whole number",
         ),
         (lambda s: s.update(made_from="x"), "made_from is 'x', not an object"),
+        (
+            lambda s: s["findings"][0].update(frontal_positives=10),
+            "A: frontal_ap 0.5 is of images of which none is",
+        ),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, change, message):

@@ -127,7 +127,7 @@ def test_naming_findings_replaces_choosing_them():
         None,
         None,
     )
-    assert about["overridden"] == {"oversample": ("Hernia",)}
+    assert about["overridden"] == {"oversample": ["Hernia"]}
 
 
 def test_a_file_of_one_s_own_may_start_from_the_paper_s_and_replace_them(tmp_path):
@@ -213,7 +213,7 @@ def test_choosing_findings_replaces_naming_them(tmp_path):
 
 def test_named_findings_beside_others_overridden_are_recorded_alone():
     _, about = recipes.load()["model3"].resolve(Path("r"), {"oversample": ("Hernia",), "epochs": 30})
-    assert about["overridden"] == {"oversample": ("Hernia",)}
+    assert about["overridden"] == {"oversample": ["Hernia"]}
 
 
 def test_overrides_that_do_not_go_together_name_the_recipe():
