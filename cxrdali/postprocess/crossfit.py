@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from sklearn.model_selection import GroupKFold
 
 from cxrdali import predictions as tables
 from cxrdali.data.options import TRAINED_ON
-from cxrdali.data.splits import group_codes
+from cxrdali.data.splits import balanced_parts, group_ids
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.predictions import Predictions, Provenance, match
@@ -92,15 +91,12 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
     about, folds = table.provenance, options.folds
     check_not_trained_on(path, about, options.allow_leak)
     rows, places, truth = labelled(path, table, dataset, labels, options.uncertain)
-    subjects = group_codes(dataset, "subject")[rows]
+    subjects = group_ids(dataset, "subject")[rows]
     if len(np.unique(subjects)) < folds:
         raise UserError(
             f"{path}: images of {counted(len(np.unique(subjects)), 'subject')}, {folds} folds need at least as many; "
             "give more images or fewer --folds"
         )
-    part = np.empty(len(rows), dtype=np.int64)
-    for number, (_, inside) in enumerate(GroupKFold(folds).split(rows, groups=subjects)):
-        part[inside] = number
     made_from = {
         "predictions": path.name,
         "run": about.run,
@@ -115,7 +111,7 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
         "images": len(rows),
         "folds": folds,
     }
-    return HeldOut(labels.findings, truth, table.values[:, places], part, made_from)
+    return HeldOut(labels.findings, truth, table.values[:, places], balanced_parts(subjects, folds), made_from)
 
 
 def cross_fit(
