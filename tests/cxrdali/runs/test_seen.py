@@ -132,7 +132,9 @@ def test_training_images_are_counted_and_predicted(dataset, stage1):
     )
 
 
-@pytest.mark.parametrize("split", [{"folds": 3}, {"group": "study"}, {"fold": 2, "folds": 4, "group": "study"}])
+@pytest.mark.parametrize(
+    "split", [{"fold": 1, "folds": 3}, {"group": "study"}, {"fold": 2, "folds": 4, "group": "study"}]
+)
 def test_another_rule_of_folds(dataset, tmp_path, split):
     """The stage after it splits by subject: images of its patients count, too."""
     init = chained(tmp_path / "stage1", dataset, **split)
@@ -288,7 +290,7 @@ def test_a_list_of_another_run_or_a_damaged_one_is_refused(dataset, stage1, tmp_
     shutil.copy(other / SEEN, run / SEEN)
     with pytest.raises(UserError, match="run/seen.parquet: is another run's; restore it, or delete it to go by config"):
         predict(run, dataset, "test", PredictOptions(device="cpu"))
-    data[len(data) // 2] ^= 1
+    data[len(data) // 3] ^= 1
     (run / SEEN).write_bytes(data)
     with pytest.raises(
         UserError, match="run/seen.parquet: not the images that a run has seen .*; restore it, or delete"
