@@ -112,7 +112,7 @@ def balanced_parts(groups: Sequence[str], folds: int, seed: int = 0, positives: 
 
 def _hashes(ids: Sequence[str], seed: int) -> np.ndarray:
     key = seed.to_bytes(8, "little")
-    made = (blake2b(each.encode(), digest_size=8, key=key, person=b"fold").digest() for each in ids)
+    made = (blake2b(each.encode(), digest_size=8, key=key, person=b"ids").digest() for each in ids)
     return np.frombuffer(b"".join(made), dtype="<u8").astype(np.uint64)
 
 

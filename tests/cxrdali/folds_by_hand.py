@@ -7,7 +7,7 @@ import numpy as np
 
 def hash_of(group: str, seed: int = 0) -> int:
     """64 bits, as every version and machine has them."""
-    made = blake2b(group.encode(), digest_size=8, key=seed.to_bytes(8, "little"), person=b"fold").digest()
+    made = blake2b(group.encode(), digest_size=8, key=seed.to_bytes(8, "little"), person=b"ids").digest()
     return int.from_bytes(made, "little")
 
 
