@@ -50,7 +50,13 @@ def from_zero_below(high: float) -> Legal:
 
 
 def setting(
-    default: Any = MISSING, help: str = "", legal: Legal | None = None, *, otherwise: str = "", metavar: str = ""
+    default: Any = MISSING,
+    help: str = "",
+    legal: Legal | None = None,
+    *,
+    otherwise: str = "",
+    metavar: str = "",
+    before: Any = MISSING,
 ) -> Any:
     """A field of a group of settings.
 
@@ -60,8 +66,9 @@ def setting(
         legal: Values that `check` lets pass. None always passes: whether it may be there is the type's matter.
         otherwise: The default in words, where its value does not say it ("the stage's").
         metavar: What the command line shows in the value's place.
+        before: What runs had before there was this setting, if that is not the default.
     """
-    about = {"help": help, "legal": legal, "otherwise": otherwise, "metavar": metavar}
+    about = {"help": help, "legal": legal, "otherwise": otherwise, "metavar": metavar, "before": before}
     return field(default=default, metadata=about)
 
 
@@ -85,6 +92,13 @@ def check(group: Any) -> None:
 def spelled(name: str) -> str:
     """A setting as the command line spells it."""
     return name.replace("_", "-")
+
+
+def option_words(name: str, value: object) -> str:
+    """A setting and its value as the command line takes them."""
+    if value is True:
+        return f"--{spelled(name)}"
+    return f"--set {name}=false" if value is False else f"--{spelled(name)} {value}"
 
 
 def read_value(name: str, value: object, kind: Any) -> Any:

@@ -32,13 +32,19 @@ class Choice(click.Choice):
             self.fail(f"{value!r}: {choices(value, self.choices)}", param, context)
 
 
-class CountOrWord(click.ParamType):
-    """A whole number, or a word that the settings know."""
+class NumberOrWord(click.ParamType):
+    """A number of the kind `number`, or a word that the settings know."""
 
-    name = "integer|text"
+    name = "number|text"
 
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int | str:
-        return int(value) if str(value).lstrip("-").isdigit() else value
+    def __init__(self, number: type[int] | type[float]):
+        self.number = number
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float | str:
+        try:
+            return self.number(value)
+        except ValueError:
+            return value
 
 
 def field_options(kind: type, *only: str, **help: str) -> Callable:
@@ -89,7 +95,7 @@ def _type(legal: Any, kind: Any) -> click.ParamType:
         return Choice(legal.choices)
     if types == (tuple[str, ...],):
         return Texts()
-    return _TYPES[types[0]] if len(types) == 1 else CountOrWord()
+    return _TYPES[types[0]] if len(types) == 1 else NumberOrWord(types[0])
 
 
 def _in_words(default: Any) -> str:

@@ -10,7 +10,8 @@ import click
 from cli.options import folders
 
 # settings that the next stage must share with this one; its size, batch and rate are its own
-SHARED = ("labels", "uncertain", "fold", "folds", "group", "arch", "norm", "head")
+FOLDS = ("fold", "folds", "group", "fold_seed", "stratify", "fold_rule")
+SHARED = ("labels", "uncertain", *FOLDS, "arch", "norm", "head")
 
 
 def line(*words: object) -> str:
@@ -48,6 +49,7 @@ def after_training(settings, dataset, out: Path) -> None:
 
 def _next_stage(settings, out: Path, given: Mapping, stored: Sequence[int]) -> str:
     from cxrdali.runs.settings import run_folder, settings_of
+    from cxrdali.setting import option_words
 
     stage = settings.stage + 1
     words: list[object] = ["train", "--stage", stage]
@@ -63,7 +65,7 @@ def _next_stage(settings, out: Path, given: Mapping, stored: Sequence[int]) -> s
     head = [each.name for each in fields(settings.model.head)]
     for name in (*SHARED, *head):
         if mine[name] != plain.get(name) and mine[name] is not None:
-            words += ["--set", f"{name}={mine[name]}"] if name in head else [f"--{name}", mine[name]]
+            words += ["--set", f"{name}={mine[name]}"] if name in head else option_words(name, mine[name]).split(" ", 1)
     for path in given["plugins"]:
         words += ["--plugins", path]
     for name in ("gpus", "device"):

@@ -13,6 +13,7 @@ from cxrdali.setting import Legal, at_least, check, one_of, setting
 from shards.errors import UserError
 
 GROUPS = ("subject", "study")
+FOLD_RULES = ("ids", "catalog")
 SPLITS = ("train", "val", "dev", "test", "all")  # train and val are a run's own fold of the released train
 TRAINED_ON = ("train", "all")  # splits that hold images which a run trained on
 LANES = 2
@@ -25,7 +26,8 @@ _AP = Legal(lambda value: 0 < value <= 1, "an AP, above 0 and at most 1")
 class FoldOptions:
     """How the released training split is divided: one of `folds` parts validates, by default 1 of 5 (20 %).
 
-    group: "subject" (ours: no patient on both sides) or "study" (as Yamagishi & Hanaoka 2023).
+    group: "subject" (ours: no patient on both sides) or "study" (as Yamagishi & Hanaoka 2023). The rules are
+    `cxrdali.data.splits`'s.
     """
 
     fold: int = setting(0, "Which part of the training split validates, from 0.")
@@ -35,11 +37,39 @@ class FoldOptions:
         "What stays in one fold; study, as Yamagishi & Hanaoka (2023), can split a subject.",
         one_of(GROUPS),
     )
+    fold_seed: int = setting(
+        0,
+        "With the id alone, it decides which part a subject or study is in.",
+        Legal(lambda value: 0 <= value < 2**32, "0 to 2**32 - 1"),
+    )
+    stratify: bool = setting(
+        False,
+        "Parts of as many images, with as many of each finding: another image or label can then move a subject to "
+        "another part.",
+    )
+    fold_rule: str = setting(
+        "ids",
+        "catalog: by the order of the packed images, as earlier versions; to go on with their runs.",
+        one_of(FOLD_RULES),
+        before="catalog",
+    )
 
     def __post_init__(self):
         check(self)
         if not 0 <= self.fold < self.folds:
             raise UserError(f"fold {self.fold}: 0 to {self.folds - 1}")
+        if self.fold_rule == "catalog" and (self.stratify or self.fold_seed):
+            raise UserError("fold-rule catalog: has neither a fold-seed nor stratify; leave these out")
+
+    @property
+    def how(self) -> str:
+        """What is not the default in how images are divided, to follow "fold 0 of 5": "", or ", stratified"."""
+        words = (
+            "by the catalog's order" * (self.fold_rule == "catalog"),
+            "stratified" * self.stratify,
+            f"seed {self.fold_seed}" * (self.fold_seed > 0),
+        )
+        return "".join(f", {each}" for each in words if each)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrdali.data.splits import group_codes, released_rows
+from cxrdali.data.splits import group_codes, group_ids, released_rows
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.data.targets import counts as count_targets
 from cxrdali.evaluate import same_images
@@ -252,7 +252,7 @@ def _score(
 ) -> list[_Scored]:
     """Each by itself, all on the same samples of the patients."""
     labels, scored = comparable.labels, []
-    part = parts(comparable.sides[0].table, patient, options.folds)
+    part = parts(comparable.sides[0].table, group_ids(dataset, "subject")[comparable.rows], options.folds)
     total = options.draws * len(comparable.sides)
     with progress_bar("bootstrap", total, " samples", hidden=not total) as bar:
         for side in comparable.sides:

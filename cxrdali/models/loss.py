@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from cxrdali.registry import Named, Registry
-from cxrdali.setting import Legal, from_zero_below, setting
+from cxrdali.setting import Legal, setting
 from shards.errors import UserError
 
 Tensor = Any  # torch.Tensor: nothing here imports torch, which takes seconds, not even for its types
@@ -83,22 +83,56 @@ def focal_gamma() -> Any:
     return setting(2.0, "focusing exponent.", GAMMA)
 
 
+AUTO = "auto"  # of cb_beta: `auto_beta`, by which a run that begins replaces it
+_BETA = Legal(lambda beta: beta == AUTO if isinstance(beta, str) else 0 <= beta < 1, f"0 or more, below 1, or {AUTO}")
+_CAP = Legal(lambda cap: cap == 0 or 1 <= cap < 1e9, "1 or more, or 0 for none")
+
+
 def cb_beta() -> Any:
-    return setting(0.9999, "beta of the effective number of images (Cui et al.), below 1.", from_zero_below(1))
+    return setting(
+        0.9999,
+        "beta of the effective number of images (Cui et al.), below 1; auto: (N - 1) / N with N training images.",
+        _BETA,
+        metavar="FLOAT|auto",
+    )
 
 
-def class_balanced_weights(positives: np.ndarray, beta: float) -> np.ndarray:
-    """(1 - beta) / (1 - beta^n), divided by its mean over the findings that have positives: float64 [F].
+def cb_cap() -> Any:
+    return setting(
+        50.0,
+        "largest weight, in medians of all weights: a finding of few images cannot press down all others; 0: none, as "
+        "Cui et al. published.",
+        _CAP,
+        before=0.0,
+    )
 
-    The inverse of the effective number of n images (Cui et al. 2019). 1 for a finding without positives.
+
+def auto_beta(images: int) -> float:
+    """(N - 1) / N, N being the images of the training split (Cui et al. 2019, section 3)."""
+    return (images - 1) / images
+
+
+def effective_images(positives: np.ndarray, beta: float | str) -> np.ndarray:
+    """(1 - beta^n) / (1 - beta) of each finding's n images, and of one where it has none: float64 [F]."""
+    if isinstance(beta, str):
+        raise UserError(f"cb-beta {beta}: only a run knows its training images, N; give (N - 1) / N here")
+    counts = np.maximum(positives, 1).astype(np.float64)
+    # expm1 and log1p: 1 - beta^n would lose digits where beta is close to 1
+    return -np.expm1(counts * np.log1p(-(1 - beta))) / (1 - beta) if beta > 0 else np.ones(len(counts))
+
+
+def class_balanced_weights(positives: np.ndarray, beta: float | str, cap: float = 0) -> np.ndarray:
+    """The inverse of the effective number of images (Cui et al. 2019), divided by its mean over the findings that have
+    positives: float64 [F]. 1 for a finding without positives.
+
+    cap: how many times the median of these findings a weight may be at most, before the division; 0: any.
     """
     present = positives > 0
     if not present.any():
         return np.ones(len(positives))
-    counts = np.where(present, positives, 1).astype(np.float64)
-    # expm1 and log1p: 1 - beta^n would lose digits where beta is close to 1
-    effective = -np.expm1(counts * np.log1p(-(1 - beta))) if beta > 0 else np.ones(len(counts))
-    weights = (1 - beta) / effective
+    weights = 1 / effective_images(positives, beta)
+    if cap:
+        weights = np.minimum(weights, cap * np.median(weights[present]))
     return np.where(present, weights / weights[present].mean(), 1.0)
 
 

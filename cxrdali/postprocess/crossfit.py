@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from sklearn.model_selection import GroupKFold
 
 from cxrdali import predictions as tables
 from cxrdali.data.options import TRAINED_ON
-from cxrdali.data.splits import group_codes
+from cxrdali.data.splits import balanced_parts, group_ids
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.predictions import Predictions, Provenance, match
@@ -92,8 +91,7 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
     about, folds = table.provenance, options.folds
     check_not_trained_on(path, about, options.allow_leak)
     rows, places, truth = labelled(path, table, dataset, labels, options.uncertain)
-    subjects = group_codes(dataset, "subject")[rows]
-    part = parts(path, subjects, folds)
+    part = parts(path, group_ids(dataset, "subject")[rows], folds)
     made_from = {
         "predictions": path.name,
         "run": about.run,
@@ -112,7 +110,7 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
 
 
 def parts(path: Path, subjects: np.ndarray, folds: int) -> np.ndarray:
-    """0 to folds - 1 for every image of a table, equal for those of a subject: int64 [n]. subjects: int [n].
+    """0 to folds - 1 for every image of a table, equal for those of a subject: int64 [n]. subjects: ids, [n].
 
     Raises UserError, naming the table, if it has fewer subjects than folds.
     """
@@ -121,10 +119,7 @@ def parts(path: Path, subjects: np.ndarray, folds: int) -> np.ndarray:
             f"{path}: images of {counted(len(np.unique(subjects)), 'subject')}, {folds} folds need at least as many; "
             "give more images or fewer --folds"
         )
-    part = np.empty(len(subjects), dtype=np.int64)
-    for number, (_, inside) in enumerate(GroupKFold(folds).split(subjects, groups=subjects)):
-        part[inside] = number
-    return part
+    return balanced_parts(subjects, folds)
 
 
 def cross_fit(

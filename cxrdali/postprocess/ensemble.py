@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score
-from sklearn.model_selection import GroupKFold
 
 from cxrdali import predictions as tables
 from cxrdali.data.options import TRAINED_ON
-from cxrdali.data.splits import group_codes
+from cxrdali.data.splits import balanced_parts, group_ids
 from cxrdali.metrics.ranking import macro
 from cxrdali.postprocess.crossfit import check_not_trained_on, check_unseen, labelled
 from cxrdali.postprocess.options import DEFAULTS, FitOptions
@@ -110,7 +109,7 @@ def fitted_weights(
     mAP is no smooth function of the weights, so they are searched (ensemble selection with replacement, Caruana et
     al., ICML 2004): from a bag with every member once, the member whose addition makes the highest mAP is added,
     ADDITIONS times; the weights are the counts of the best bag on the way. Their gain on the images that they were
-    fitted to is partly the fit's own, so it is measured on subjects that were left out, too, by GroupKFold.
+    fitted to is partly the fit's own, so it is measured on subjects that were left out, too.
     """
     pool, folds = _pool(method), options.folds
     members = _validation(paths, options.allow_leak)
@@ -127,7 +126,9 @@ def fitted_weights(
     with progress_bar("search for weights", folds + 1, " searches") as bar:
         weights = _search(values, truth, pool)
         bar.update()
-        for seen, held_out in GroupKFold(folds).split(subjects, groups=subjects):
+        part = balanced_parts(subjects, folds)
+        for number in range(folds):
+            seen, held_out = part != number, part == number
             own = _search(values[:, seen], truth[seen], pool)
             unseen[held_out] = pool(values[:, held_out], own)
             bar.update()
@@ -263,7 +264,7 @@ def _validation(paths: Sequence[Path], allow_leak: bool) -> Members:
 
 
 def _truth(members: Members, dataset: PackedDataset, labels: Labels, uncertain: str) -> tuple[np.ndarray, np.ndarray]:
-    """Targets in the members' rows and columns, float32 [n, F], and a number per subject, int64 [n]."""
+    """Targets in the members' rows and columns, float32 [n, F], and the subjects' ids, [n]."""
     path, table = members.paths[0], members.first
     rows, _, truth = labelled(path, table, dataset, labels, uncertain)
     if not ((truth == 1).any(axis=0) & (truth == 0).any(axis=0)).any():
@@ -271,7 +272,7 @@ def _truth(members: Members, dataset: PackedDataset, labels: Labels, uncertain: 
             f"{path}: no finding has both a positive and a negative image, so there is no mAP; give tables of more "
             "images, or another --uncertain"
         )
-    return truth[:, [labels.findings.index(name) for name in table.findings]], group_codes(dataset, "subject")[rows]
+    return truth[:, [labels.findings.index(name) for name in table.findings]], group_ids(dataset, "subject")[rows]
 
 
 def _map(truth: np.ndarray, values: np.ndarray) -> float:

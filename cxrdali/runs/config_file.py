@@ -14,9 +14,9 @@ KINDS = {  # the kinds of settings are those of TrainSettings
     "settings": dict,
     "findings": [str],
     "train_positives?": [int],
-    "dataset": {"id": str, "train?": str, "val?": str, "size?": int, "content?": maybe(int), "hashes?": maybe(str)}
-    | {"packed?": dict, "shards?": str},
-    "labels": {"name": str, "sha256?": maybe(str), "values?": str},
+    "dataset": {"id": str, "size?": int, "content?": maybe(int), "hashes?": maybe(str), "packed?": dict}
+    | dict.fromkeys(("train?", "val?", "train_sorted?", "val_sorted?", "shards?"), str),
+    "labels": {"name": str, "sha256?": maybe(str), "values?": str, "values_sorted?": str},
     "selection?": {"train_images?": int, "val_images?": int, "train_sha256?": str, "val_sha256?": str},
     "seen?": maybe([str]),
     "recipe?": maybe({"name?": maybe(str), "starts_from?": maybe(str), "overridden?": maybe(dict)}),

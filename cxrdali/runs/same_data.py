@@ -26,6 +26,7 @@ from shards.storage.files import sha256_bytes
 
 FACTS = ("image_id", "study_id", "subject_id", "view", "height", "width")  # of an image's file, however it is packed
 OTHER_IMAGES = "other images"
+SORTED = ("train_sorted", "val_sorted")  # `which` of a run's images in the order of their ids
 
 
 def which(dataset: PackedDataset, *selections: np.ndarray) -> list[str]:
@@ -69,9 +70,12 @@ def described(
     if known and settings.data.order == "windowed":
         known["shards"] = rows_sha256(dataset.stored(known["size"]).shard[train])
     images = dict(zip(("train", "val"), which(dataset, train, val), strict=True))
+    sorted_rows = _by_id(dataset, train, val)
+    images |= dict(zip(SORTED, which(dataset, *sorted_rows), strict=True))
+    values = {"values": _values(labels, train, val), "values_sorted": _values(labels, *sorted_rows)}
     return {
         "dataset": {"id": dataset.id, **images, **known},
-        "labels": {"name": labels.name, "sha256": labels.sha256, "values": _values(labels, train, val)},
+        "labels": {"name": labels.name, "sha256": labels.sha256, **values},
     }
 
 
@@ -104,15 +108,17 @@ def difference(there: Mapping, here: Mapping) -> str | None:
 
 
 def same_labels(run: Run, labels: Labels, train: np.ndarray, val: np.ndarray) -> bool:
-    """Whether labels say of a run's images what they said in training."""
+    """Whether labels say of a run's images what they said in training: in its order, or in that of their ids."""
     known = run.config["labels"]
-    return known.get("sha256") == labels.sha256 or known.get("values") == _values(labels, train, val)
+    values = (known.get("values"), known.get("values_sorted"))
+    return known.get("sha256") == labels.sha256 or _values(labels, train, val) in values
 
 
 def run_rows(run: Run, dataset: PackedDataset, labels: Labels, fix: str) -> tuple[np.ndarray, np.ndarray]:
     """Catalog rows of a run's training and validation images: int64 [n], int64 [m].
 
-    Raises UserError, ending in `fix` ("; give ..."), if its fold has other images or other labels in this dataset.
+    The dataset may have them in another order. Raises UserError, ending in `fix` ("; give ..."), if its fold has other
+    images or other labels there.
     """
     there = run.config["dataset"]
     if (labels.name, labels.findings) != (run.labels, run.findings):
@@ -122,14 +128,17 @@ def run_rows(run: Run, dataset: PackedDataset, labels: Labels, fix: str) -> tupl
     train, val = train_and_validation(dataset, labels, run.fold)
     limited = run.settings.runtime.limit_batches
     own = val[: limited * run.settings.optimizer.batch] if limited else val
+    compared, names = [train, own], ("train", "val")
+    if SORTED[0] in there:  # an older version noted their order alone
+        compared, names = _by_id(dataset, train, own), SORTED
     if "train" in there:
-        changed = which(dataset, train, own) != [there["train"], there.get("val")]
+        changed = which(dataset, *compared) != [there.get(name) for name in names]
     else:
         changed = rows_sha256(train) != run.needed("selection", "train_sha256")
     if changed:
         words = f"fold {run.fold.fold} comes out differently here than where it was trained"
         raise UserError(f"{run.path}: {words}: {other_images(run, dataset, train, own)}{fix}")
-    if not same_labels(run, labels, train, own):
+    if not same_labels(run, labels, *compared):
         words = f"labels {labels.name!r} of {dataset.root} are not those that it was trained on"
         raise UserError(f"{run.path}: {words}{fix}")
     return train, val
@@ -145,6 +154,12 @@ def other_images(run: Run, dataset: PackedDataset, train: np.ndarray, val: np.nd
     if before != now:
         return f"{before[0]} images to train on and {before[1]} to validate on there, {now[0]} and {now[1]} here"
     return "as many images, but others, in another order, or with other patients, views or sides of their files"
+
+
+def _by_id(dataset: PackedDataset, *selections: np.ndarray) -> list[np.ndarray]:
+    """The same rows in the order of their images' ids, which no packing changes."""
+    ids = dataset.columns("image_id")["image_id"].to_numpy(dtype=object)
+    return [rows[np.argsort(ids[rows], kind="stable")] for rows in selections]
 
 
 def _values(labels: Labels, *selections: np.ndarray) -> str:

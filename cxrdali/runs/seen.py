@@ -40,12 +40,14 @@ log = logging.getLogger(__name__)
 IDS = ["image", "study", "patient", "pixels"]
 BITS = 63  # runs that are told apart; later ones of a longer chain share the last bit
 _RUN = {"name": str, "fold": int, "folds": int, "group": str, "labels": str, "labels_sha256": str, "dataset": str}
-_ABOUT = {"runs": [{**_RUN, "rows_sha256": str, "hashed": maybe(int)}], "unknown": [str]}
+_RULE = {"fold_seed?": int, "stratify?": bool, "fold_rule?": str}
+_ABOUT = {"runs": [{**_RUN, **_RULE, "rows_sha256": str, "hashed": maybe(int)}], "unknown": [str]}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that trained on images. hashed: the size by whose pixels its dataset knows them (None: it does not)."""
+    """A run that trained on images. hashed: the size by whose pixels its dataset knows them (None: it does not). The
+    last three are as a list of an older version, which does not say it, means them."""
 
     name: str
     fold: int
@@ -56,12 +58,20 @@ class Trained:
     dataset: str
     rows_sha256: str
     hashed: int | None
+    fold_seed: int = 0
+    stratify: bool = False
+    fold_rule: str = "catalog"
 
     @classmethod
     def of(cls, name: str, dataset: PackedDataset, labels: Labels, split: FoldOptions, rows: np.ndarray) -> "Trained":
         """rows: int64 [n], the catalog rows that it trained on."""
         how = (split.fold, split.folds, split.group, labels.name, labels.sha256)
-        return cls(name, *how, dataset.id, rows_sha256(rows), dataset.info.get("hashed"))
+        rule = (split.fold_seed, split.stratify, split.fold_rule)
+        return cls(name, *how, dataset.id, rows_sha256(rows), dataset.info.get("hashed"), *rule)
+
+    @property
+    def split(self) -> FoldOptions:
+        return FoldOptions(self.fold, self.folds, self.group, self.fold_seed, self.stratify, self.fold_rule)
 
     def words(self, dataset: PackedDataset, labels: Labels, group: str) -> str:
         """Its name and split; of group, labels and dataset what differs from these."""
@@ -71,7 +81,7 @@ class Trained:
             other += ", in another pack"
         elif not other and self.labels_sha256 != labels.sha256:
             other = f" of {self.labels} as it was"
-        return f"{self.name} (fold {self.fold} of {self.folds}{by}{other})"
+        return f"{self.name} (fold {self.fold} of {self.folds}{by}{other}{self.split.how})"
 
 
 @dataclass(frozen=True)

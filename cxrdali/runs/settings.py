@@ -1,14 +1,15 @@
 """What a stage is, and every setting of a training run in groups. Free of torch and timm."""
 
+import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
 from cxrdali.data.options import DataSettings, LoaderOptions
-from cxrdali.models.loss import LOSSES, Loss
+from cxrdali.models.loss import AUTO, LOSSES, Loss, auto_beta
 from cxrdali.models.options import ModelOptions, ModelSettings
 from cxrdali.registry import choice
 from cxrdali.runs.names import Names, flatten
@@ -107,6 +108,10 @@ class TrainSettings:
         names().put(nested, given)
         return _build(nested, stand_ins=True)
 
+    def resolved(self, train_images: int) -> "TrainSettings":
+        """With a number for a beta that follows the number of training images."""
+        return self.changed(cb_beta=auto_beta(train_images)) if self.flat().get("cb_beta") == AUTO else self
+
     def as_json(self) -> dict[str, Any]:
         """Nested groups of numbers, texts and lists."""
         return _converter().unstructure(self)
@@ -122,7 +127,7 @@ class TrainSettings:
         Raises UserError if they are damaged or of another version.
         """
         try:
-            return _build(nested, stand_ins=True)
+            return _build(_completed(nested), stand_ins=True)
         except UserError:
             raise
         except Exception as error:  # cattrs has many
@@ -131,7 +136,7 @@ class TrainSettings:
 
     def difference(self, other: Mapping[str, Any]) -> tuple[str, object, object] | None:
         """The first setting (name, there, here) in which a stored run (`as_json`) differs and must not; or None."""
-        mine, stored = self.flat(), flatten(other)
+        mine, stored = self.flat(), flatten(_completed(other))
         for name in dict.fromkeys((*mine, *stored)):
             there, here = stored.get(name), mine.get(name)
             if name in PATHS:
@@ -188,6 +193,20 @@ def sampling_seed(seed: int, stage: int) -> int:
 def run_folder(runs: Path, stage: int) -> Path:
     """Where `cxrdali train --stage N` keeps its run by default, and where stage N + 1 looks for it."""
     return runs / f"stage{stage}"
+
+
+def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings, and those that an older version did not have yet as its runs were without them."""
+    made: dict[str, Any] = json.loads(json.dumps(stored))
+    for name, place in names().all().items():
+        group: Any = made
+        for key in place.path:
+            group = group.get(key) if isinstance(group, dict) else None
+        value = place.field.metadata.get("before", MISSING)
+        value = place.field.default if value is MISSING else value
+        if isinstance(group, dict) and value is not MISSING and (not place.having or group.get("name") in place.having):
+            group.setdefault(name, value)
+    return made
 
 
 def _build(nested: Mapping[str, Any], stand_ins: bool = False) -> TrainSettings:

@@ -38,7 +38,8 @@ from shards.storage.files import sha256_file
 log = logging.getLogger(__name__)
 
 SPLITS = ("val", "dev", "test")
-ALIKE = ("fold", "folds", "group", "uncertain")  # of all models: their tables are compared and averaged
+FOLDS = ("fold", "folds", "group", "fold_seed", "stratify", "fold_rule")
+ALIKE = (*FOLDS, "uncertain")  # of all models: their tables are compared and averaged
 
 
 @dataclass(frozen=True)

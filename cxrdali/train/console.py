@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdali.data.splits import subjects_on_both_sides
-from cxrdali.metrics.longtail import without_training
+from cxrdali.data.sampler import SampledRows
+from cxrdali.data.splits import fold_positives, subjects_on_both_sides
+from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, without_words
+from cxrdali.models.loss import Loss, effective_images
 from cxrdali.runs.layout import EVENTS
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.settings import TrainSettings
@@ -22,6 +24,9 @@ from shards.storage.files import cannot_write, check_inside
 from shards.words import counted
 
 log = logging.getLogger(__name__)
+
+WEIGHTS = {"balance": "class-balanced weights", "pos_weight": "weights of positives", "shift": "margins"}
+UNEVEN = 0.25  # of a fold's share of the images: more than this off is said
 
 
 def describe(parts: Parts) -> None:
@@ -39,9 +44,10 @@ def describe(parts: Parts) -> None:
     )
     log.info(
         f"{counted(len(data.train_rows), 'image')} to train, {len(data.val_rows):,} to validate "
-        f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}); "
+        f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}{settings.data.how}); "
         f"{counted(both, 'subject')} on both sides"
     )
+    _describe_folds(settings, data)
     if ranks.world > 1:
         sees = "all of them" if settings.runtime.sync_bn else "its own (--sync-bn: all)"
         log.info(
@@ -53,6 +59,9 @@ def describe(parts: Parts) -> None:
         log.info(
             f"loss {settings.loss.name} ({parameters})" + ("; the classifier alone" if settings.model.frozen else "")
         )
+    for name, values in settings.loss.per_finding(data.positives, data.negatives).items():
+        if (values != 1).any():
+            log.info(weight_words(name, values, settings.loss, data))
     _describe_scored(data)
     _describe_visits(data, settings.data.sampler.name)
     if resized_from:
@@ -60,6 +69,53 @@ def describe(parts: Parts) -> None:
             f"size {settings.data.size} is not stored: {resized_from} px renditions are resized, "
             "which costs more than decoding; pack this size for speed"
         )
+
+
+def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) -> str:
+    """What a loss's weights (or margins) of findings are for head, medium and tail, and whose is the largest.
+
+    name, values: one of `Loss.per_finding`: [F].
+    """
+    present, beta, cap = data.positives > 0, loss.parameters.get("cb_beta"), loss.parameters.get("cb_cap")
+    words, values = WEIGHTS.get(name, name), values / (loss.logit_scale if name == "shift" else 1)
+    if name == "balance" and beta is not None:
+        numbers = effective_images(data.positives[present], beta)
+        words += f", beta {beta:g} ({numbers.min():,.0f} to {numbers.max():,.0f} effective images)"
+    of_group = np.array(groups(data.positives.tolist(), len(data.train_rows)))
+    means = [(group, values[present & (of_group == group)]) for group in GROUPS]
+    words += ": " + ", ".join(f"{group} {each.mean():.2g}" for group, each in means if len(each))
+    top = np.flatnonzero(present & (values == values[present].max()))
+    whose = ", ".join(f"{data.findings[place]} ({counted(int(data.positives[place]), 'image')})" for place in top)
+    words += f"; largest {values[top[0]]:.4g}, {whose}"
+    if cap and name == "balance" and values[top[0]] > 0.999 * cap * np.median(values[present]):
+        words += f", held at {cap:g} times the median"
+    if values[top].sum() > values[present].sum() / 2 and len(top) < present.sum() / 2:
+        words += ", more than all other findings together"
+    return words
+
+
+def _describe_folds(settings: TrainSettings, data: TrainingData) -> None:
+    """How findings are spread where that was asked for; else whether the fold is far from its share."""
+    how, share = settings.data, len(data.val_rows) / (len(data.val_rows) + len(data.train_rows))
+    if how.stratify:
+        found = fold_positives(data.dataset, data.labels, how)
+        spread = ", ".join(f"{name} {' '.join(map(str, each))}" for name, each in found.items())
+        log.info(f"images of each finding in folds 0 to {how.folds - 1}: {spread}")
+    elif how.fold_rule == "ids" and not settings.runtime.limit_batches and abs(share * how.folds - 1) > UNEVEN:
+        log.info(
+            f"note: {share:.0%} of the images validate, not {1 / how.folds:.0%}: ids alone decide, which is uneven "
+            "where they are few; --stratify evens it out"
+        )
+
+
+def _most_sampled(data: TrainingData, sampler: SampledRows) -> str:
+    """Which images come most often, and how often in the last epoch."""
+    chances = sampler.chances(sampler.epochs - 1)
+    its = np.flatnonzero(data.targets[sampler.rows[chances.argmax()]] == 1)
+    rarest, times = its[data.positives[its].argmin()] if len(its) else None, chances.max() * len(sampler.rows)
+    whose = "without any finding" if rarest is None else f"of {data.findings[rarest]} ({data.positives[rarest]:,})"
+    when = "in the last epoch" if sampler.sampler.weighted_share(0, sampler.epochs) < 1 else "an epoch"
+    return f"images {whose} come most often, {times:,.1f} times {when}"
 
 
 def report_reweighting(epoch: int, settings: TrainSettings) -> None:
@@ -89,7 +145,7 @@ def _describe_visits(data: TrainingData, sampler: str) -> None:
         without = int((~(data.targets[data.train_rows] == 1).any(axis=1)).sum())
         log.info(
             f"sampler {sampler}: {counted(len(data.train_rows), 'sample')} an epoch by each image's rarest finding; "
-            f"images without any, {without:,}, count as one more class"
+            f"images without any, {without:,}, count as one more class; {_most_sampled(data, data.sampler)}"
         )
     if data.oversampling:
         names = ", ".join(data.oversampling.findings) or "no finding"

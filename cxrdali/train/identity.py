@@ -4,7 +4,7 @@ import datetime
 import logging
 from pathlib import Path
 
-from cxrdali.data.splits import rows_sha256, subjects_on_both_sides
+from cxrdali.data.splits import fold_positives, rows_sha256, subjects_on_both_sides
 from cxrdali.models import weights_file
 from cxrdali.runs import folder, plugins, same_data
 from cxrdali.runs.config_file import FORMAT, read_config
@@ -25,7 +25,7 @@ def describe(
     settings: TrainSettings, data: TrainingData, hardware: Hardware, ranks: Ranks, recipe: dict | None
 ) -> dict:
     """What config.json says of a run that begins."""
-    file = _init_file(settings)
+    file, stratified = _init_file(settings), settings.data.stratify
     return {
         "format": FORMAT,
         "settings": settings.as_json(),
@@ -42,6 +42,7 @@ def describe(
             "train_sha256": rows_sha256(data.train_rows),
             "val_sha256": rows_sha256(data.val_rows),
             "subjects_on_both_sides": subjects_on_both_sides(data.dataset, data.train_rows, data.val_rows),
+            **({"fold_positives": fold_positives(data.dataset, data.labels, settings.data)} if stratified else {}),
         },
         "seen": data.leak,
         "init_sha256": file and weights_file.identity(file),

@@ -18,6 +18,7 @@ from cxrdali.runs.oversampling import Oversampling, chosen_findings, oversampled
 from cxrdali.runs.reader import has_begun
 from cxrdali.runs.seen import Seen, Trained, seen_by_weights
 from cxrdali.runs.settings import TrainSettings, sampling_seed
+from cxrdali.setting import option_words
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -148,9 +149,10 @@ def _checked(
 def _folds_unseen(settings: TrainSettings, dataset: PackedDataset, labels: Labels, before: Seen) -> Iterator[str]:
     """How to choose validation images as an earlier run did, where none of them was trained on, latest run first."""
     for run in reversed(before.runs):
-        split = FoldOptions(run.fold, run.folds, run.group)
+        split = run.split
         with contextlib.suppress(UserError):  # there are fewer groups here than folds there
             _, rows = train_and_validation(dataset, labels, split)
             if not before.among(dataset, labels, rows, split.group, ""):
                 asked = {name: value for name, value in vars(split).items() if value != getattr(settings.data, name)}
-                yield f"give {' '.join(f'--{name} {value}' for name, value in asked.items())} as {run.name} had, "
+                words = (option_words(name, value) for name, value in asked.items())
+                yield f"give {' '.join(words)} as {run.name} had, "

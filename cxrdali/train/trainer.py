@@ -99,6 +99,7 @@ def train(
         ranks.share(settings.optimizer.batch, settings.runtime.micro_batch)
         identity.check_described(out)
         data = select_data(settings, dataset, labels, out)
+        settings = settings.resolved(len(data.train_rows))
         config, loaded = identity.describe(settings, data, hardware, ranks, recipe), folder.load_last(out)
         identity.check(out, config, settings, loaded, ranks, data)
         if done := _finished(out, settings, loaded, ranks):

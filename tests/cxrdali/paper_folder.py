@@ -39,8 +39,8 @@ def write_model(runs: Path, model: Model, findings: Sequence[str], dataset: str 
     }  # fmt: skip
     settings = {
         "stage": model.stage, "size": model.size, "batch": model.batch, "epochs": len(model.mean), "lr": 1e-3,
-        "arch": "tf_efficientnetv2_s.in21k_ft_in1k", "pretrained": True, "group": "study", "seed": 0,
-        "init": model.parent and f"/moved/runs/{model.parent}", "oversample_below": model.below,
+        "arch": "tf_efficientnetv2_s.in21k_ft_in1k", "pretrained": True, "group": "study", "fold_rule": "ids",
+        "seed": 0, "init": model.parent and f"/moved/runs/{model.parent}", "oversample_below": model.below,
         "oversample_from": model.below and "runs/model2", **(model.settings or {}),
     }  # fmt: skip
     config = {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cxrdali.models.loss import Loss, cb_beta, class_balanced_weights
+from cxrdali.models.loss import Loss, cb_beta, cb_cap, class_balanced_weights
 from cxrdali.setting import Legal, setting
 
 
@@ -11,7 +11,8 @@ from cxrdali.setting import Legal, setting
 class Drw(Loss):
     name: ClassVar[str] = "drw"
 
-    cb_beta: float = cb_beta()
+    cb_beta: float | str = cb_beta()
+    cb_cap: float = cb_cap()
     drw_epoch: int = setting(
         10, "epochs before positive terms are re-weighted.", Legal(lambda value: value >= 0, "0 or more epochs")
     )
@@ -24,7 +25,7 @@ class Drw(Loss):
         return epoch >= self.drw_epoch
 
     def per_finding(self, positives, negatives):
-        return {"balance": class_balanced_weights(positives, self.cb_beta)}
+        return {"balance": class_balanced_weights(positives, self.cb_beta, self.cb_cap)}
 
     def terms(self, logits, targets, weights, epoch):
         from cxrdali.models.loss_module import bce_terms, weigh_positives

@@ -40,7 +40,7 @@ def label_frequencies(sources: Sources) -> dict:
     return {
         "labels": labels.name,
         "train_images": len(splits["train"]),
-        "fold": fold and {"number": fold.fold, "folds": fold.folds, "group": fold.group},
+        "fold": fold and {"number": fold.fold, "folds": fold.folds, "group": fold.group + fold.how},
         "figure": Figure("frequencies", plots.label_frequencies, (train,)),
         "absent": [name for name, images in zip(table.index, table["train"], strict=True) if not images],
         "counts": _counts(table, splits),

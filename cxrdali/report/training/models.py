@@ -13,7 +13,7 @@ from cxrdali.runs.reader import Run
 MIMIC = "paper, MIMIC-CXR"
 APART = "The paper, on other images: "  # begins the caption of a table that has its numbers alone
 # Where a run was made, which data it had and what chance gave it: no part of a recipe's system
-NOT_THE_RECIPE = ("init", "oversample_from", "labels", "seed", "fold", "precision")
+NOT_THE_RECIPE = ("init", "oversample_from", "labels", "seed", "fold", "fold_seed", "fold_rule", "precision")
 
 
 def models(sources: Sources) -> dict | None:

@@ -65,7 +65,7 @@ PROVENANCE: dict[str, Callable[[Run], object]] = {
     "Labels, SHA-256": lambda run: run.labels_sha256,
     "Training images": lambda run: _images_and_hash(run, "train"),
     "Validation images": lambda run: _images_and_hash(run, "val"),
-    "Fold": lambda run: f"{run.fold.fold} of {run.fold.folds}, by {run.fold.group}",
+    "Fold": lambda run: f"{run.fold.fold} of {run.fold.folds}, by {run.fold.group}{run.fold.how}",
     "Seed": lambda run: run.setting("seed"),
     "Model": lambda run: run.setting("arch"),
     "Initial weights": lambda run: run.setting("init"),

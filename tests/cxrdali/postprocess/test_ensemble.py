@@ -7,12 +7,12 @@ import pytest
 from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
-from sklearn.model_selection import GroupKFold
 
 from cxrdali.postprocess.ensemble import ensemble, fitted_weights, weights_by_map
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.predictions import Predictions, Provenance, read
 from shards.errors import UserError
+from tests.cxrdali.folds_by_hand import parts_by_hand
 
 KNOWN = Provenance("logit", "model3", "val", "cxr-lt-2023", "d1", "hflip")
 
@@ -217,7 +217,9 @@ def test_fitted_weights_are_those_of_the_search_and_their_gain_that_of_unseen_su
     assert made.fitted_map == pytest.approx(mean_ap(truth, np.average(members, axis=0, weights=weights)))
     assert made.equal_map == pytest.approx(mean_ap(truth, np.mean(members, axis=0)))
     unseen = np.empty_like(truth)
-    for seen, left_out in GroupKFold(4).split(subjects, groups=pd.factorize(subjects)[0]):
+    parts = parts_by_hand(subjects, 4)
+    for number in range(4):
+        seen, left_out = parts != number, parts == number
         own = searched([each[seen] for each in members], truth[seen])
         unseen[left_out] = np.average([each[left_out] for each in members], axis=0, weights=own)
     assert made.cross_fitted_map == pytest.approx(mean_ap(truth, unseen))

@@ -71,7 +71,7 @@ def write_run(folder: Path, dataset: PackedDataset, plan: RunPlan, rename: dict[
         "settings": setting_names().grouped({
             "stage": plan.stage, "arch": "convnext_small.fb_in22k", "size": plan.size, "batch": plan.batch,
             "epochs": plan.epochs, "lr": 1e-3, "seed": 7, "labels": LABELS, "fold": 0, "folds": 5,
-            "group": "subject", "cutout": "fixed", "uncertain": "negative",
+            "group": "subject", "fold_rule": "ids", "cutout": "fixed", "uncertain": "negative",
             "init": f"runs/stage{plan.stage - 1}" if plan.stage > 1 else None,
         }),
         "findings": names,

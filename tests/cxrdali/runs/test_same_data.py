@@ -1,10 +1,12 @@
 """Runs whose release is packed again: in other shards, with further sizes, and with other images or pixels."""
 
+import itertools
 import json
 import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import simplejpeg
 import torch
@@ -35,6 +37,8 @@ from shards.packing.pack import pack
 from shards.releases.open import open_release
 from shards.storage.files import json_bytes
 from shards.storage.sealed import sealed_json
+from tests.cxrdali.comparable_runs import change_config
+from tests.cxrdali.folds_by_hand import folds_by_hand
 from tests.cxrdali.train.test_trainer import settings as every
 from tests.cxrdali.train.test_trainer import stopped_at
 from tests.releases import jpeg, smooth_image
@@ -59,6 +63,12 @@ def begun(dataset, out, **changes):
     with pytest.raises(Stopped):
         train(settings(**changes), dataset, out, hooks=stopped_at(12))
     return out
+
+
+def in_its_fold(subject):
+    """Another id, whose fold of 5 is the same."""
+    (fold,) = folds_by_hand([subject], 5)
+    return next(f"h{tried}" for tried in itertools.count(int(subject)) if folds_by_hand([f"h{tried}"], 5)[0] == fold)
 
 
 def refused(call, *arguments, **options):
@@ -92,7 +102,7 @@ def run_as_before(run):
     """config.json and table as earlier versions wrote them."""
     config = json.loads((run / layout.CONFIG).read_text())
     config["dataset"] = {"id": config["dataset"]["id"]}
-    del config["labels"]["values"]
+    del config["labels"]["values"], config["labels"]["values_sorted"]
     (run / layout.CONFIG).write_bytes(sealed_json(config))
     table = read(run / layout.VAL_PREDICTIONS)
     replace(table, provenance=replace(table.provenance, images=None)).write(run / layout.VAL_PREDICTIONS)
@@ -182,11 +192,18 @@ def test_tables_of_datasets_in_another_order_are_pooled(runs, one, release_folde
         predict(run, dataset, "test").write(path)
     assert read(paths[0]).ids["image_id"].tolist() != read(paths[1]).ids["image_id"].tolist()
     assert len(ensemble(paths).values) == len(read(paths[0]).values)
-    said = refused(predict, runs[0], three, "val")
-    own = set(read(runs[0] / layout.VAL_PREDICTIONS).ids["image_id"])
-    _, val = train_and_validation(three, three.labels("cxr-lt-2023"), Run.open(runs[0]).fold)
-    here = set(three.catalog["image_id"].iloc[val])
-    assert f"fold 0 comes out differently here than where it was trained: {len(own - here)} of its {len(own)}" in said
+    there, here = read(runs[0] / layout.VAL_PREDICTIONS), predict(runs[0], three, "val")
+    order = here.ids["image_id"].tolist()
+    assert order != there.ids["image_id"].tolist() and sorted(order) == sorted(there.ids["image_id"])
+    values = pd.DataFrame(there.values, index=there.ids["image_id"]).loc[order]
+    assert np.allclose(here.values, values, atol=1e-5)
+    run = shutil.copytree(runs[0], tmp_path / "older")  # its images are known in their order alone
+    noted = {name: each for name, each in Run.open(run).config["dataset"].items() if name not in same_data.SORTED}
+    change_config(run, dataset=noted)
+    assert "as many images, but others, in another order, or with other" in refused(predict, run, three, "val")
+    change_config(run, settings__fold_rule="catalog")  # and its fold goes by the order of the packing
+    said = refused(predict, run, three, "val")
+    assert "fold 0 comes out differently here than where it was trained: " in said
     assert said.endswith("so its val split is not there; choose dev, test or all")
 
 
@@ -318,7 +335,8 @@ def test_other_images_are_named(half, runs, one, release, tmp_path):
 def test_patients_are_part_of_what_an_image_is(runs, one, tmp_path):
     """The same names and views of images of another hospital."""
     other = replace(one)
-    other.__dict__["catalog"] = one.catalog.assign(subject_id="h" + one.catalog["subject_id"])
+    names = {each: in_its_fold(each) for each in one.catalog["subject_id"].unique()}
+    other.__dict__["catalog"] = one.catalog.assign(subject_id=one.catalog["subject_id"].map(names))
     said = refused(retrain_settings, runs[0], other, {})
     assert "as many images, but others, in another order, or with other patients, views or sides of their files" in said
     rows = np.flatnonzero(one.packed)
