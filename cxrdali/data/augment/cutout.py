@@ -22,8 +22,9 @@ _PRESENT, _COUNT, _CENTRES, _SIDES = 2, slice(3, 4), slice(4, 14), slice(14, 19)
 
 @dataclass(frozen=True)
 class Cutout(Augmentation):
-    """kind: "fixed" is five squares of exactly `side`, clipped at the border; "published" the same placed as
-    albumentations' CutOut of 2023 did; "random" one to five squares of one pixel up to `side`; "off" none; probability: of any, 0 to 1; side: the (largest) side as a fraction of the image's, 0 to 1."""
+    """kind: "fixed" is five squares of exactly `side`, clipped at the border; "published" the same, placed as
+    albumentations' CutOut of 2023 did; "random" one to five squares of one pixel up to `side`; "off" none.
+    probability: of any, 0 to 1; side: the (largest) side as a fraction of the image's, 0 to 1."""
 
     name = "cutout"
     order = 10  # before the flips
