@@ -6,6 +6,7 @@ import click
 
 from cli.options.scores import aligned
 from cli.options.training import file_option
+from shards.words import counted
 
 
 @click.command()
@@ -33,7 +34,8 @@ def as_table(known) -> str:
         data, optimizer = settings.data, settings.optimizer
         start = recipe.starts_from or ("timm's weights" if settings.model.pretrained else "scratch")
         below = data.oversample_below
-        doubled = f"AP < {below:.2f} in {recipe.settings['oversample_from']}" if below else ", ".join(data.oversample)
+        doubled = f"AP < {below:.2f} in {recipe.settings['oversample_from']}" if below else ""
+        doubled = counted(len(data.oversample), "named finding") if data.oversample else doubled
         if data.sampler.name != "natural":
             doubled = f"{data.sampler.name} samples"
         rows.append((

@@ -16,6 +16,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy.stats import ttest_1samp
 
 from tests import file_map
 
@@ -198,7 +199,13 @@ def test_the_six_numbers_of_the_readme_are_those_of_the_committed_results():
     )  # fmt: skip
     for claim in claims:
         assert f"**{claim}**" in text("README.md"), claim
-    assert f"{-stages['map_difference']['mean']:.3f} lower mAP" in text("README.md")
+    share = [f"{100 * stages['saved_share'][end]:.0f}" for end in ("low", "high")]
+    low, high = ttest_1samp([pair["map_difference"] for pair in stages["pairs"]], 0).confidence_interval()
+    assert low < 0 < high, "not separable"
+    readme = " ".join(text("README.md").split())
+    assert f"({share[0]} to {share[1]} % in {len(stages['pairs'])} pairs)" in readme
+    said = f"mAP was {-stages['map_difference']['mean']:.3f} lower, not separable from no difference (95 % interval "
+    assert f"{said}-{-low:.3f} to +{high:.3f}; {len(stages['pairs'])} seeds" in readme
     assert 0.9 < 377_110 / packed / 3600 < 1.1  # "about an hour"
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median, stdev
 
+from scipy.stats import t
+
 FIGURE, THREE, NATIVE = "figure 2", "three stages", "native files"
 TARGETS = {FIGURE: 0.22, THREE: 0.42}  # share of wall-clock to save on a GPU, with the sides below and equal epochs
 SIDES = {FIGURE: ((224, 320), (320, 320)), THREE: ((224, 320, 512), (512, 512, 512))}  # pixels, of cheap and dear
@@ -151,12 +153,23 @@ def _verdict(found: dict, seeds: int) -> list[str]:
         lines.append(f"- target: {found['at_least']:.0%} of the wall-clock time: {verdict}")
     if "map_difference" in found:
         gap = found["map_difference"]
-        spread = f" ({gap['low']:+.4f} to {gap['high']:+.4f}, standard deviation {gap['sd']:.4f})" if gap["sd"] else ""
+        spread = f" ({_by_chance(gap, seeds)})" if gap["sd"] else ""
         lines.append(
             f"- final mAP (the last stage's best epoch) {found['cheap_map']['mean']:.4f} against "
             f"{found['dear_map']['mean']:.4f}, means; paired difference {gap['mean']:+.4f}{spread}"
         )
     return lines
+
+
+def _by_chance(gap: dict, seeds: int) -> str:
+    """How far the pairs spread, and what their mean says of other seeds."""
+    half = float(t.ppf(0.975, seeds - 1)) * gap["sd"] / seeds**0.5
+    low, high = gap["mean"] - half, gap["mean"] + half
+    verdict = "higher" if low > 0 else "lower" if high < 0 else "not separable"
+    return (
+        f"lowest to highest {gap['low']:+.4f} to {gap['high']:+.4f}; 95 % interval by Student's t over {seeds} seeds "
+        f"{low:+.4f} to {high:+.4f}: {verdict}"
+    )
 
 
 def _range(values: dict, form: str) -> str:

@@ -95,7 +95,8 @@ class DataSettings(FoldOptions):
     flips: str = setting("both", "Along which axes images are mirrored, each with probability 0.5.", one_of(FLIPS))
     cutout: str = setting(
         "fixed",
-        "fixed: five squares of 5 % of the side (as Yamagishi & Hanaoka 2023); random: one to five of up to 5 %.",
+        "fixed: five squares of 5 % of the side, clipped at the border; published: the same, whole at the top and left "
+        "border (Yamagishi & Hanaoka 2023); random: one to five of up to 5 %.",
         one_of(CUTOUTS),
     )
     augment: tuple[str, ...] = setting(

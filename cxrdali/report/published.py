@@ -43,6 +43,12 @@ def _table(name: str) -> pd.DataFrame:
         return pd.read_csv(file)
 
 
+def model_of(run: Run) -> str | None:
+    """Which of `models` a run is by its recipe, with the lists of findings of the rule or as printed."""
+    name = run.recipe.get("name")
+    return name and name.removesuffix("-printed")
+
+
 def models() -> pd.DataFrame:
     """By model: stage, starts_from, size, batch, max_lr, oversample_below, val_map, dev_map (NaN: none, not given)."""
     return _table("models").set_index("model")

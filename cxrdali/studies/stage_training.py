@@ -1,7 +1,7 @@
 """The study of Yamagishi & Hanaoka (2023) as steps: models, predictions, ensemble, views, scores, files to hand in.
 
     runs/model0 ... model7        predictions/NAME.SPLIT.parquet        evaluations/NAME.SPLIT.json
-    views.json                    submission.zip, submission-dev.zip    report.html, paper.json
+    comparisons/SPLIT.json        submission.zip, submission-dev.zip    report.html, paper.json, views.json
 
 NAME is a model, model3-views, ensemble, or ensemble-views, the final one. Models 3, 5, 6 and 7 make the ensemble; the
 rules of the views are fitted to model3 on validation.
@@ -10,8 +10,11 @@ rules of the views are fitted to model3 on validation.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cxrdali.evaluate.compare import compare
+from cxrdali.evaluate.options import CompareOptions
 from cxrdali.postprocess import views
 from cxrdali.postprocess.submission import match, submit, template_of
+from cxrdali.report.training.steps import pairs
 from cxrdali.runs.layout import MEMBERS, VIEWS_FROM
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Book, Step
@@ -61,6 +64,8 @@ class _Paper(Flow):
             self.notes.append(f"no view postprocess: {VIEWS_FROM} is not among the models")
         labelled = self.labelled_splits()
         steps += [self.evaluate(name, split, (self.makers[name, split],)) for name in tables for split in labelled]
+        if pairs(tables):
+            steps += [self._compare(pairs(tables), split) for split in labelled]
         final = next(name for name in ("ensemble-views", f"{VIEWS_FROM}-views", tables[-1]) if name in tables)
         steps += [self._submit(final, split) for split in ("dev", "test") if split in self.splits]
         return (*steps, self._report(steps, tables))
@@ -86,6 +91,26 @@ class _Paper(Flow):
             table.write(out)
 
         return self.table(f"views {name} {split}", f"{name}-views", split, {}, ("views", self.makers[name, split]), do)
+
+    def _compare(self, wanted: Sequence[tuple[str, str]], split: str) -> Step:
+        """mAP of the first of each pair less that of the second, with an interval."""
+        out = self.root / "comparisons" / f"{split}.json"
+        options = CompareOptions(draws=self.options.draws, uncertain=self.uncertain, allow_leak=True)
+
+        def do() -> None:
+            found = []
+            for base in dict.fromkeys(base for _, base in wanted):
+                names = [base, *(name for name, other in wanted if other == base)]
+                result = compare([self.file(name, split) for name in names], self.dataset, options, self.labels.name)
+                own = {f"{name}.{split}": name for name in names}
+                found += [{**row, "run": own[row["run"]], "against": base} for row in result["differences"]
+                          if row["metric"] == "mAP"]  # fmt: skip
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(out, sealed_json({"draws": options.draws, "level": options.level, "differences": found}))
+
+        settings = {"pairs": wanted, "draws": options.draws, "uncertain": self.uncertain, **self.data}
+        needs = dict.fromkeys(self.makers[name, split] for pair in wanted for name in pair)
+        return Step(f"compare {split}", (f"comparisons/{split}.json",), settings, tuple(needs), do)
 
     # ------------------------------------------------------------ files to hand in, and to look at
 

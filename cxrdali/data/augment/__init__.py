@@ -24,7 +24,8 @@ FLIPS = ("both", "horizontal", "none")
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """Iterates over `Cutout` and `Flips` with these parameters; the default is the stage-training paper's."""
+    """Iterates over `Cutout` and `Flips` with these parameters; the default is the stage-training paper's, but for the
+    squares at the border (`cutout` "published")."""
 
     hflip: float = 0.5
     vflip: float = 0.5

@@ -1,7 +1,7 @@
 """Cutout: black squares.
 
-The stage-training paper's is five squares with sides of 5 % of the image, centred anywhere, clipped at the border
-(albumentations' CutOut of 2023, whose "max" sizes are fixed sizes).
+The stage-training paper's is albumentations' CutOut of 2023, whose "max" sizes are fixed sizes: five squares with sides
+of 5 % of the image, kept whole at the top and left border and clipped at the bottom and right one.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from cxrdali.data.augment.augmentation import Augmentation, Decisions, check_fra
 from shards.errors import UserError
 from shards.words import choices
 
-CUTOUTS = ("fixed", "random", "off")
+CUTOUTS = ("fixed", "published", "random", "off")
 SQUARES = 5
 # Places among the numbers that it shares with the flips
 _PRESENT, _COUNT, _CENTRES, _SIDES = 2, slice(3, 4), slice(4, 14), slice(14, 19)
@@ -22,8 +22,9 @@ _PRESENT, _COUNT, _CENTRES, _SIDES = 2, slice(3, 4), slice(4, 14), slice(14, 19)
 
 @dataclass(frozen=True)
 class Cutout(Augmentation):
-    """kind: "fixed" is five squares of exactly `side`, "random" one to five squares of one pixel up to `side`, "off"
-    none; probability: of any, 0 to 1; side: the (largest) side as a fraction of the image's, 0 to 1."""
+    """kind: "fixed" is five squares of exactly `side`, clipped at the border; "published" the same, placed as
+    albumentations' CutOut of 2023 did; "random" one to five squares of one pixel up to `side`; "off" none.
+    probability: of any, 0 to 1; side: the (largest) side as a fraction of the image's, 0 to 1."""
 
     name = "cutout"
     order = 10  # before the flips
@@ -43,7 +44,9 @@ class Cutout(Augmentation):
         image; height and width 0 for none."""
         numbers = shared_numbers(seed, epoch, start, count)
         largest = int(size * self.side)
-        centre = np.floor(numbers[:, _CENTRES].reshape(count, 2, SQUARES) * size)
+        published = self.kind == "published"
+        places = size + published  # `random.randint(0, size)` has both ends
+        centre = np.floor(numbers[:, _CENTRES].reshape(count, 2, SQUARES) * places)
         present = np.broadcast_to((numbers[:, _PRESENT] < self.cutout_probability)[:, None], (count, SQUARES))
         if self.kind == "random":
             present = present & (np.arange(SQUARES) < 1 + np.floor(numbers[:, _COUNT] * SQUARES))
@@ -54,7 +57,8 @@ class Cutout(Augmentation):
                 present = np.zeros_like(present)
         side = np.where(present, side, 0)[:, None]
         first = centre - side // 2
-        low, high = np.clip(first, 0, size), np.clip(first + side, 0, size)
+        low = np.clip(first, 0, size)
+        high = np.clip((low if published else first) + side, 0, size)
         # [B, (y, x), 5] -> [B, 5, (y, x)] -> [B, 10]: DALI wants one (y, x) pair after the other
         return {
             "anchor": np.ascontiguousarray(low.transpose(0, 2, 1).reshape(count, -1), dtype=np.float32),

@@ -127,6 +127,13 @@ def difference(row: Mapping[str, float | None]) -> str:
     return f"{signed(row['difference'])} p {probability(row['p'])} ({signed(row['low'])} to {signed(row['high'])})"
 
 
+def by_interval(row: Mapping[str, float | None] | None) -> str:
+    """What the interval of a difference says of it: higher, lower or not separable; nothing without one."""
+    if row is None or row["low"] is None:
+        return NOTHING
+    return "higher" if row["low"] > 0 else "lower" if row["high"] < 0 else "not separable"
+
+
 def pixels(value: float | None) -> str:
     return NOTHING if unknown(value) else f"{value} px"
 

@@ -2,6 +2,7 @@
 
 DIR/runs/NAME               run folders (or right in DIR)
 DIR/evaluations/NAME.SPLIT.json
+DIR/comparisons/SPLIT.json
 DIR/views.json, DIR/paper.json, DIR/submission.zip
 """
 
@@ -49,6 +50,12 @@ EVALUATION = {
     }),
     "groups?": maybe({"rule?": str, "train_images?": int, "train_positives?": {str: int}}), "synthetic?": bool,
     "curves?": {str: maybe({"true_positives": [int], "false_positives": [int]})},
+}  # fmt: skip
+COMPARISON = {
+    "draws": int, "level": float,
+    "differences": [
+        {"run": str, "against": str, **dict.fromkeys(("difference", "low", "high", "p"), maybe(float))}
+    ],
 }  # fmt: skip
 RECORD_KINDS = {
     "models?": [str], "tables?": [str], "steps?": [{"name": str, "status": str, "seconds?": maybe(float)}],
@@ -131,6 +138,7 @@ class PaperFolder:
     """What `cxrdali paper` leaves beside its runs, as far as it is there.
 
     models: those to expect; steps: name, status, seconds of each step so far; evaluations: by (name, split);
+    comparisons: by split;
     views: what views.json says by finding, None if not fitted yet; views_from: which predictions it was fitted on;
     synthetic: whether its images are.
     """
@@ -139,6 +147,7 @@ class PaperFolder:
     models: tuple[str, ...]
     steps: tuple[dict, ...]
     evaluations: Mapping[tuple[str, str], Evaluation]
+    comparisons: Mapping[str, dict]
     views: pd.DataFrame | None
     views_from: Mapping[str, object]
     submission: bool
@@ -147,10 +156,12 @@ class PaperFolder:
 
 def read_paper(path: Path) -> PaperFolder:
     """Raises UserError naming the file for one that is damaged or was not written by `cxrdali paper`."""
-    record = {}
-    if (path / RECORD).exists():
-        wrong = "not what `cxrdali paper` writes ({}); delete it, or give another folder"
-        record = read_json(path / RECORD, _check_record, wrong)
+    wrong = "not what `cxrdali paper` writes ({}); delete it, or give another folder"
+    record = read_json(path / RECORD, _check_record, wrong) if (path / RECORD).exists() else {}
+    compared = {split: path / "comparisons" / f"{split}.json" for split in SPLITS}
+    comparisons = {
+        split: read_json(file, _check_comparison, wrong) for split, file in compared.items() if file.exists()
+    }
     rules = view_rules.read(path / "views.json") if (path / "views.json").exists() else None
     views = None
     if rules is not None:
@@ -173,11 +184,17 @@ def read_paper(path: Path) -> PaperFolder:
         tuple(record.get("models", MODELS)),
         tuple(record.get("steps", ())),
         dict(sorted(evaluations.items(), key=lambda item: (not item[0][0].startswith("model"), natural(item[0][0])))),
+        comparisons,
         views,
         rules.made_from if rules else {},
         (path / "submission.zip").exists(),
         record.get("synthetic", False),
     )
+
+
+def _check_comparison(content: dict) -> dict:
+    check_kinds(content, COMPARISON)
+    return content
 
 
 def _check_record(record: dict) -> dict:

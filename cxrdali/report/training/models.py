@@ -46,13 +46,13 @@ def _reached(sources: Sources) -> dict:
     together = published.is_its_data(sources.runs, sources.options.synthetic)
     for run in sources.runs:
         best = run.best if len(run.metrics) and run.best["mAP"] == run.best["mAP"] else {}
-        paper = [printed[column].get(run.recipe.get("name")) for column in printed] if together else []
+        paper = [printed[column].get(published.model_of(run)) for column in printed] if together else []
         scores = (best.get("mAP"), *paper[:1], dev_mean(run, sources), *paper[1:])
         rows.append((run.name, best.get("epoch"), *scores))
     titles = [f"{split} mAP{of}" for split in ("Val", "Dev") for of in (("", f", {MIMIC}") if together else ("",))]
     columns = [("Model", "text"), ("Best epoch", "count"), *((title, "score") for title in titles)]
     theirs = [("Model", "text"), ("Val mAP", "score"), ("Dev mAP", "score")]
-    same = printed.loc[printed.index.isin([run.recipe.get("name") for run in sources.runs])]
+    same = printed.loc[printed.index.isin([published.model_of(run) for run in sources.runs])]
     return {
         "reached": Table("What each model reached", columns, rows),
         "printed": None
@@ -99,12 +99,12 @@ def comparability(sources: Sources) -> dict:
 
 
 def differences(run: Run) -> dict[str, tuple[str, str]] | None:
-    """Settings in which a run is not the model of its name in the paper: (here, there). None: no model of the paper."""
+    """Settings in which a run is not the recipe of its name that follows a paper: (here, there). None: of none."""
     paper = _paper_settings().get(run.recipe.get("name"))
     if paper is None:
         return None
     settings = flatten(run.config["settings"])
-    # a setting that an older config does not have was at its default then, which is that of the paper
+    # a setting that an older config does not have was at its default then, which is that of the recipe
     found = {name: (settings[name], value) for name, value in paper.items() if name in settings}
     return {name: (setting(here), setting(there)) for name, (here, there) in found.items() if here != there}
 
@@ -123,7 +123,7 @@ def _paper_settings() -> dict[str, dict]:
 
 
 def _differences(runs: list[Run]) -> dict | None:
-    """In which settings the runs are not those of the paper; what holds for all of them is said once."""
+    """In which settings the runs are not the papers' recipes; what holds for all of them is said once."""
     found = {run.name: differences(run) for run in runs}
     known = {name: differing for name, differing in found.items() if differing is not None}
     if not known:
@@ -134,11 +134,11 @@ def _differences(runs: list[Run]) -> dict | None:
         for name, differing in known.items()
     ]
     some = any(set(differing.items()) - common for differing in known.values())
-    columns = [("Model", "text"), ("Here (paper)", "text")]
+    columns = [("Model", "text"), ("Here (recipe)", "text")]
     first = next(iter(known.values()))
     return {
         "common": [_words(key, *pair) for key, pair in first.items() if (key, pair) in common],
-        "by_model": Table("Settings that differ from the paper", columns, rows, "text") if some else None,
+        "by_model": Table("Settings that differ from the recipes", columns, rows, "text") if some else None,
         "strangers": [name for name in found if name not in known],
     }
 

@@ -8,7 +8,7 @@ import pandas as pd
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.numbers import count, duration, sentence
 from cxrdali.report.kit.page import Figure
-from cxrdali.report.kit.tables import Table, best
+from cxrdali.report.kit.tables import Table
 from cxrdali.report.training import plots as run_plots
 from cxrdali.report.training import roc
 from cxrdali.report.training.folder import SPLITS, Evaluation
@@ -228,7 +228,7 @@ def _findings_table(runs: list[Run], ap: pd.DataFrame, facts: pd.DataFrame) -> T
     scores += [(name, list(values)) for name, values in ap.iterrows()]
     counts = [("", ""), *facts[["positives", "prevalence"]].itertuples(index=False)]
     return Table(
-        "Average precision per finding" + (", the best in bold" if len(runs) > 1 else ""),
+        "Average precision per finding",
         [
             ("Finding", "text"),
             *((run.name, "score") for run in runs),
@@ -236,7 +236,6 @@ def _findings_table(runs: list[Run], ap: pd.DataFrame, facts: pd.DataFrame) -> T
             ("Prevalence", "percent"),
         ],
         [(name, *values, *known) for (name, values), known in zip(scores, counts, strict=True)],
-        best=[(row, place + 1) for row, (_, values) in enumerate(scores) for place in best(values)],
     )
 
 

@@ -1,18 +1,23 @@
 """The report's sections on the steps of Yamagishi & Hanaoka: AP per finding from stage 1 to the ensemble, and frontal
-against lateral."""
+against lateral.
 
-from collections.abc import Mapping, Sequence
+No value is marked as the best: only mAP has intervals of differences, of a step to the one before it and of the
+ensemble's members to it.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
 from cxrdali.report import published
 from cxrdali.report.kit import plots
-from cxrdali.report.kit.numbers import count
+from cxrdali.report.kit.numbers import by_interval, count
 from cxrdali.report.kit.page import Figure
-from cxrdali.report.kit.tables import Table, best
+from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
 from cxrdali.report.training.models import APART, MIMIC, comparability
 from cxrdali.report.training.sources import Sources
+from cxrdali.runs.layout import MEMBERS
 
 # steps of the paper: how a column is headed, and whose predictions it is
 STEPS = {
@@ -22,6 +27,7 @@ STEPS = {
     "postprocess": ("Postprocess", "model3-views"),
     "ensemble": ("Ensemble", "ensemble-views"),
 }
+ENSEMBLE = "ensemble"  # of its members alone, without view rules
 SPLIT_NAMES = {"test": "test split", "dev": "development split", "val": "validation fold"}
 
 
@@ -39,7 +45,7 @@ def steps(sources: Sources) -> dict | None:
     first, tables = next(iter(splits)), step_tables(folder)
     without_views = tables.get("ensemble") == "ensemble"
     together = published.is_its_data(sources.runs, sources.options.synthetic) and not without_views
-    shown = {split: _split(split, found, tables, together) for split, found in splits.items()}
+    shown = {split: _split(split, found, folder, together) for split, found in splits.items()}
     return {
         "comparability": comparability(sources),
         "left_out": [_heading(step) for step in STEPS if step not in tables],
@@ -63,6 +69,16 @@ def step_tables(folder: PaperFolder) -> dict[str, str]:
     return {step: name for step, name in tables.items() if name in there or not planned}
 
 
+def pairs(tables: Collection[str]) -> list[tuple[str, str]]:
+    """Which tables' mAP is compared: each step's with the one before, and that of the ensemble's members with it."""
+    steps = [name for _, name in STEPS.values() if name in tables]
+    if ENSEMBLE not in tables:
+        return [*zip(steps[1:], steps, strict=False)]
+    steps += [] if STEPS["ensemble"][1] in tables else [ENSEMBLE]
+    members = [(name, ENSEMBLE) for name in MEMBERS if name in tables]
+    return [*zip(steps[1:], steps, strict=False), *members]
+
+
 def step_evaluations(folder: PaperFolder, split: str) -> dict[str, Evaluation]:
     """By step, in the order of the paper, those that are there."""
     return {
@@ -81,8 +97,9 @@ def last_step(folder: PaperFolder) -> tuple[str, str, Evaluation] | None:
     return None
 
 
-def _split(split: str, found: Mapping[str, Evaluation], tables: Mapping[str, str], together: bool) -> dict:
+def _split(split: str, found: Mapping[str, Evaluation], folder: PaperFolder, together: bool) -> dict:
     """together: the numbers of the paper may stand in one table with these."""
+    tables, compared = step_tables(folder), folder.comparisons.get(split, {})
     scores = {step: pd.DataFrame(each.content["all"]["findings"]).set_index("finding") for step, each in found.items()}
     ap, facts = ap_table(scores)
     means = pd.Series({step: each.mean for step, each in found.items()}, dtype=float)
@@ -94,13 +111,14 @@ def _split(split: str, found: Mapping[str, Evaluation], tables: Mapping[str, str
         "split": name,
         "absent": [(_heading(step), f"{table}.{split}.json") for step, table in tables.items() if step not in found],
         "different_images": _different_images(found),
-        "means": _means_by_step(counted, tables, (ap, means), paper if together else None),
+        "means": _means_by_step(counted, folder, split, (ap, means), paper if together else None),
+        "members": _members(counted, folder, split),
+        "compared": len(compared.get("differences", ())) if compared.get("draws") else 0,
+        "level": compared.get("level"),
         "figure": Figure(f"steps-{split}", plots.ap_per_finding, (shown, facts.loc[shown.index, "prevalence"]))
         if len(shown)
         else None,
-        "findings": _gains_table(
-            f"AP per finding and step, {name}, the best in bold", (ap, means), [*tables], facts["positives"]
-        ),
+        "findings": _gains_table(f"AP per finding and step, {counted}", (ap, means), [*tables], facts["positives"]),
         "without_ap": without_ap(ap, facts),
         "printed": None
         if paper is None
@@ -147,21 +165,55 @@ def gains(values: pd.Series, steps: Sequence[str]) -> pd.Series:
 
 
 def _means_by_step(
-    name: str, tables: Mapping[str, str], scores: tuple[pd.DataFrame, pd.Series], paper: pd.DataFrame | None
+    name: str, folder: PaperFolder, split: str, scores: tuple[pd.DataFrame, pd.Series], paper: pd.DataFrame | None
 ) -> Table:
     """mAP, what it gained and how many findings did, those of the paper beside them if it is given."""
-    ap, means = scores
-    steps = [*tables]
-    columns = [("Step", "text"), ("mAP", "score"), ("Gain", "gain"), ("Findings improved", "text")]
-    sides = [(means, _improved(ap, steps), steps)]
+    (ap, means), tables = scores, step_tables(folder)
+    gained, improved = gains(means, [*tables]), _improved(ap, [*tables])
+    columns = [("Step", "text"), ("mAP", "score"), ("Gain", "difference"), ("By its interval", "text")]
+    columns += [("Findings improved", "text")]
     if paper is not None:
         columns += [(f"mAP, {MIMIC}", "score"), ("Gain, paper", "gain"), ("Improved, paper", "text")]
-        sides.append((paper.loc["Mean"], _improved(paper.drop("Mean"), [*STEPS]), [*STEPS]))
-    rows = []
+        theirs, counted = paper.loc["Mean"], _improved(paper.drop("Mean"), [*STEPS])
+    rows, before = [], None
     for step, predictions in tables.items():
-        cells = [(mean.get(step), gains(mean, order).get(step), known.get(step)) for mean, known, order in sides]
-        rows.append((_heading(step), *(cell for side in cells for cell in side), predictions))
+        row = _difference(folder, split, (predictions, before), gained.get(step))
+        cells = [means.get(step), row, by_interval(row), improved.get(step)]
+        if paper is not None:
+            cells += [theirs.get(step), gains(theirs, [*STEPS]).get(step), counted.get(step)]
+        rows.append((_heading(step), *cells, predictions))
+        before = predictions
     return Table(f"mAP by step, {name}", [*columns, ("Predictions", "text")], rows)
+
+
+def _difference(folder: PaperFolder, split: str, pair: tuple[str, str | None], value: float | None) -> dict:
+    """A difference of two tables' mAP, with interval and p if they were compared as they are now."""
+    value = None if value is None or value != value else float(value)
+    for row in folder.comparisons.get(split, {}).get("differences", ()):
+        same = value is not None and row["difference"] is not None and abs(row["difference"] - value) < 1e-6
+        if (row["run"], row["against"]) == pair and same:
+            return {key: row[key] for key in ("difference", "low", "high", "p")}
+    return {"difference": value, "low": None, "high": None, "p": None}
+
+
+def _members(name: str, folder: PaperFolder, split: str) -> dict | None:
+    """The ensemble's members against it, and which of them is the highest; None if it was not evaluated."""
+    whole = folder.evaluations.get((ENSEMBLE, split))
+    means = {run: folder.evaluations[run, split].mean for run in MEMBERS if (run, split) in folder.evaluations}
+    means = {run: mean for run, mean in means.items() if mean is not None}
+    if whole is None or whole.mean is None or not means:
+        return None
+    found = {run: _difference(folder, split, (run, ENSEMBLE), mean - whole.mean) for run, mean in means.items()}
+    columns = [("Member", "text"), ("mAP", "score"), ("Less the ensemble's", "difference"), ("By its interval", "text")]
+    rows = [(run, means[run], row, by_interval(row)) for run, row in found.items()]
+    highest = max(means, key=means.get)
+    return {
+        "table": Table(f"The ensemble's members against it, {name}", columns, rows),
+        "mean": whole.mean,
+        "highest": highest,
+        "worse": means[highest] > whole.mean,
+        "said": by_interval(found[highest]),
+    }
 
 
 def _improved(ap: pd.DataFrame, steps: Sequence[str]) -> dict[str, str]:
@@ -177,7 +229,7 @@ def _improved(ap: pd.DataFrame, steps: Sequence[str]) -> dict[str, str]:
 def _gains_table(
     caption: str, numbers: tuple[pd.DataFrame, pd.Series], steps: Sequence[str], positives: pd.Series | None = None
 ) -> Table:
-    """Every finding's AP by step with its gain over the step before, the best in bold."""
+    """Every finding's AP by step with its gain over the step before."""
     ap, means = numbers
     scores = [("Mean over findings (mAP)", means), *ap.iterrows()]
     rows = [(name, *zip(values, gains(values, steps), strict=True)) for name, values in scores]
@@ -185,8 +237,7 @@ def _gains_table(
     if positives is not None:
         columns.append(("Positives", "count"))
         rows = [(*row, count) for row, count in zip(rows, ["", *positives], strict=True)]
-    marked = [(row, place + 1) for row, (_, values) in enumerate(scores) for place in best(list(values))]
-    return Table(caption, columns, rows, "steps", marked)
+    return Table(caption, columns, rows, "steps")
 
 
 def _heading(step: str) -> str:

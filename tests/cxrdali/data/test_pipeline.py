@@ -11,10 +11,12 @@ from tests.cxrdali.reference import augmented
 
 
 @pytest.mark.parametrize("size", [JPEG, RAW])
-@pytest.mark.parametrize("cutout", ["fixed", "random", "off"])
-def test_dali_s_operators_carry_out_the_decisions_pixel_for_pixel(dataset, size, cutout):
+@pytest.mark.parametrize(
+    ("cutout", "side"), [("fixed", 0.15), ("published", 0.15), ("published", 0.03), ("random", 0.15), ("off", 0.15)]
+)
+def test_dali_s_operators_carry_out_the_decisions_pixel_for_pixel(dataset, size, cutout, side):
     mapped, count = MappedSize(dataset.stored(size)), 40
-    augment = in_order(AugmentOptions(cutout=cutout, side=0.15))
+    augment = in_order(AugmentOptions(cutout=cutout, side=side))
     made = decide(augment, 3, 1, 0, count, size)
     data = [mapped.pixels([row])[0] if mapped.stored.raw else mapped[row] for row in range(count)]
     batch = (data, *(list(made[name]) for name in pipeline.decisions_for(augment)))

@@ -97,9 +97,11 @@ def test_the_test_score_leads_and_the_validation_score_says_that_it_flatters(run
     of = f"{result['images']} images of {result['studies']} studies, labels cxr-lt-2023"
     assert f"On the test split ({of}), Stage 1 reaches a mAP of {mean} (95 % interval {low} to {high})" in said
     best = score(Run.open(run).best["mAP"])
-    after = "On the validation images, on which the best epoch was chosen, so that the score flatters, the best mAP is "
+    after = (
+        "On the validation images, on which the best epoch was chosen, so that the score flatters, the highest mAP is "
+    )
     assert said.index("On the test split") < said.index(after + best)
-    assert "The best <strong>validation" not in shown.source and "no test score" not in said and check_numbers(shown)
+    assert "The highest <strong>validation" not in shown.source and "no test score" not in said and check_numbers(shown)
     (held,) = shown.numbers["sections"]["summary"]["data"]["held_out"]
     assert held["mAP"] == [whole[key] for key in ("mAP", "mAP_low", "mAP_high")]
 
@@ -109,7 +111,9 @@ def test_without_held_out_images_the_page_says_that_its_score_is_no_test_score(r
     shown = page([run], [evaluated(split)[0]] if split else [])
     said = lead(shown)
     best = score(Run.open(run).best["mAP"])
-    assert f"The best validation mAP, the mean of the findings' average precision, is {best} (Stage 1, epoch 2" in said
+    assert (
+        f"The highest validation mAP, the mean of the findings' average precision, is {best} (Stage 1, epoch 2" in said
+    )
     assert "This is no test score: the best epoch was chosen on these same images, so that it flatters." in said
     assert "On the test split" not in said and shown.numbers["sections"]["summary"]["data"]["held_out"] == []
 

@@ -111,14 +111,8 @@ def read(*folders: Path):
     return read_sources(folders, None, (), ReportOptions("Paper"))
 
 
-def bold_columns(page: Page, caption: str, row: str) -> set[int]:
-    (whole,) = [each for each in page.tables if each.startswith(caption)]
-    return {column - 1 for where, name, column in page.bold if (where, name) == (whole, row)}
-
-
-def test_values_gains_and_the_best_by_hand(page):
-    caption = "AP per finding and step, test split, the best"
-    table = page.table(caption)
+def test_values_and_gains_by_hand_and_none_marked_as_the_best(page):
+    table = page.table("AP per finding and step, test split, 1,000 images")
     assert table.columns.tolist() == [*STEPS, "Positives"]
     assert table.index.tolist() == ["Mean over findings (mAP)", "Pneumonia", "Hernia", AWKWARD, "Fibrosis"]
     rows = {name: table.loc[name, STEPS].tolist() for name in table.index}
@@ -127,8 +121,7 @@ def test_values_gains_and_the_best_by_hand(page):
     assert rows[AWKWARD] == ["0.500", "0.500 ±0.000", "0.499 −0.001", "0.499 ±0.000", "0.510 +0.011"]
     assert rows["Mean over findings (mAP)"] == ["0.300", "0.308 +0.008", "0.308 ±0.000", "0.320 +0.012", "0.323 +0.004"]
     assert rows["Fibrosis"] == ["–"] * 5
-    # 0.1504 beats 0.1500 and 0.3100 beats 0.3096, though they print alike
-    assert [bold_columns(page, caption, name) for name in table.index] == [{4}, {3}, {4}, {4}, set()]
+    assert not page.bold, "no interval says of a finding's steps which is the best"
     assert table["Positives"].tolist() == ["", "300", "20", "10", "0"]
     assert "Without a positive image, so without AP: Fibrosis." in page.text
 
@@ -196,7 +189,7 @@ def test_no_row_and_no_column_has_a_number_of_the_paper_beside_one_of_other_imag
         ]
         assert means.tolist() == ["0.291", "0.308 +0.017", "0.307 −0.001", "0.315 +0.008", "0.330 +0.015"]
         assert page.table("mAP by step, test split").columns.tolist() == [
-            "mAP", "Gain", "Findings improved", "Predictions",
+            "mAP", "Gain", "By its interval", "Findings improved", "Predictions",
         ]  # fmt: skip
     said = "on generated images" if synthetic else "the same recipe" if together else "Those are other images"
     assert said in page.text
@@ -239,8 +232,8 @@ def test_without_lateral_images_the_ensemble_is_a_step_after_oversampling(tmp_pa
     page = render(root)
     table = page.table("mAP by step, test split, 1,000 images")
     assert table.index.tolist() == ["Stage 1", "Stage 2", "Oversampling", "Ensemble"]
-    assert table.loc["Ensemble"].tolist() == ["0.323", "+0.016", "3 of 3", "ensemble"]
-    by_finding = page.table("AP per finding and step, test split, the best")
+    assert table.loc["Ensemble"].tolist() == ["0.323", "+0.016", "–", "3 of 3", "ensemble"]
+    by_finding = page.table("AP per finding and step, test split, 1,000")
     assert by_finding.loc["Hernia", "Ensemble"] == "0.150 +0.027"
     assert re.search(r"On the test split \(.*?\), ensemble reaches a mAP of 0\.323", page.text)
     assert "Without view rules, so the ensemble is the mean of its members alone." in page.text
@@ -256,7 +249,7 @@ def test_an_ensemble_with_view_rules_is_the_step_where_both_are_there(tmp_path):
 
 
 def test_a_step_whose_predecessor_is_missing_has_no_gain(page):
-    table = page.table("AP per finding and step, development split, the best")
+    table = page.table("AP per finding and step, development split, 1,000")
     assert table.columns.tolist() == ["Stage 1", "Oversampling", "Postprocess", "Positives"]
     assert table.loc["Hernia"].tolist() == ["0.100", "0.124", "0.150 +0.026", "20"]
     said = "Not evaluated on the development split: Stage 2 and Ensemble (model2.dev.json and ensemble-views.dev.json)."
@@ -284,7 +277,7 @@ def test_what_differs_in_every_model_is_said_once(tmp_path):
         model = Model(name, 1, 224, 256 if name == "model0" else 128, (0.1, 0.2), settings={"arch": "resnet10t"})
         write_model(tmp_path / "runs", model, FINDINGS)
     page = render(tmp_path)
-    said = "Not as in the paper, in all of its models here: arch resnet10t (tf_efficientnetv2_s"
+    said = "Not as in the recipes that follow the paper, in all models here: arch resnet10t (tf_efficientnetv2_s"
     assert (
         said in page.text
         and " and epochs 2 (30)." in page.text
@@ -292,14 +285,77 @@ def test_what_differs_in_every_model_is_said_once(tmp_path):
     )
     mine = Model("mymodel", 1, 224, 256, (0.1,))
     write_model(tmp_path / "runs", mine, FINDINGS)
-    assert "No model of the paper: mymodel." in render(tmp_path).text
+    assert "Of no recipe that follows a paper: mymodel." in render(tmp_path).text
 
 
 def test_a_run_that_is_the_papers_differs_in_nothing(tmp_path):
     write_model(tmp_path, Model("model3", 2, 320, 128, (0.2,) * 30, "model0", 0.10, ("Hernia",)), FINDINGS)
     write_model(tmp_path, Model("model0", 1, 224, 256, (0.2,) * 30), FINDINGS)
     assert [differences(run) for run in read(tmp_path).runs] == [{}, {}]
-    assert "Every setting of the models here is that of the paper." in render(tmp_path).text
+    text = render(tmp_path).text
+    assert "The models here have the settings of the recipes that follow the paper." in text
+    assert "very setting" not in text.replace("Every setting of the runs", ""), "the paper does not say all of them"
+
+
+COMPARED = {  # pair: difference of TEST_AP's means (what a comparison's file says), low, high, p
+    ("model2", "model0"): (0.0230 / 3, 0.001, 0.014, 0.02),
+    ("model3", "model2"): (-0.0004 / 3, -0.002, 0.003, 0.71),
+    ("model3-views", "model3"): (0.0368 / 3, None, None, None),  # too few studies
+    ("ensemble-views", "model3-views"): (0.5, 0.4, 0.6, 0.01),  # of other predictions than were evaluated
+}
+
+
+def write_compared(root: Path, split: str, rows: dict) -> Path:
+    keys = ("difference", "low", "high", "p")
+    found = [{"run": run, "against": other, **dict(zip(keys, row, strict=True))} for (run, other), row in rows.items()]
+    file = root / "comparisons" / f"{split}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(sealed_json({"draws": 1000, "level": 0.95, "differences": found}))
+    return file
+
+
+def test_a_gain_is_higher_or_lower_only_by_its_interval(paper, tmp_path):
+    root = shutil.copytree(paper, tmp_path / "paper")
+    write_compared(root, "test", COMPARED)
+    page = render(root)
+    table = page.table("mAP by step, test split, 1,000 images")
+    assert table["Gain"].tolist() == [
+        "–", "+0.008 p 0.020(+0.001\xa0to\xa0+0.014)", "0.000 p 0.71(−0.002\xa0to\xa0+0.003)", "+0.012", "+0.004",
+    ]  # fmt: skip
+    assert table["By its interval"].tolist() == ["–", "higher", "not separable", "–", "–"]
+    assert "Neither they nor p are adjusted for the 4 comparisons on the test split." in page.text
+    assert page.table("mAP by step, development split")["By its interval"].tolist() == ["–"] * 5
+    assert check_numbers(page)
+    change(root / "comparisons/test.json", '"level"', '"levels"')
+    with pytest.raises(UserError, match="test.json: not what `cxrdali paper` writes"):
+        render(root)
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "row", "said"),
+    [
+        (0.318, (0.007, 0.002, 0.012, 0.01), "0.318, less than its highest member, model6. The interval of their "
+         "difference does not hold zero."),
+        (0.318, (0.007, -0.002, 0.016, 0.11), "0.318, less than its highest member, model6. The interval of their "
+         "difference holds zero: the two are not separable."),
+        (0.318, None, "0.318, less than its highest member, model6. No interval says whether by more than chance."),
+        (0.340, (-0.015, -0.021, -0.009, 0.01), "0.340, not less than any member; the highest is model6. The interval "
+         "of their difference does not hold zero."),
+    ],
+)  # fmt: skip
+def test_the_ensemble_stands_beside_its_best_member(tmp_path, monkeypatch, ensemble, row, said):
+    means = {"model3": 0.301, "model6": 0.325, "model7": 0.310, "ensemble": ensemble}
+    write_paper(tmp_path, {}, {name: {"Pneumonia": mean, "Fibrosis": None} for name, mean in means.items()})
+    if row:
+        write_compared(tmp_path, "test", {("model6", "ensemble"): row})
+    monkeypatch.setattr(Figure, "svg", lambda self: '<svg viewBox="0 0 900 9"></svg>')
+    page = render(tmp_path)
+    table = page.table("The ensemble's members against it, test split")
+    assert table.index.tolist() == ["model3", "model6", "model7"]
+    verdict = "–" if row is None else "not separable" if row[1] * row[2] < 0 else "higher" if row[0] > 0 else "lower"
+    assert table["By its interval"].tolist() == ["–", verdict, "–"]
+    assert table.loc["model7", "Less the ensemble's"] == gain(0.310 - ensemble)
+    assert f"The ensemble without view rules has a mAP of {said}" in page.text
 
 
 def test_generated_images_compare_with_nothing(paper):

@@ -6,6 +6,7 @@ import pytest
 
 from cxrdali.report import published
 from cxrdali.runs import recipes
+from cxrdali.runs.oversampling import choose
 from cxrdali.runs.settings import settings_of
 from shards.errors import UserError
 
@@ -13,7 +14,8 @@ from shards.errors import UserError
 def test_the_recipes_are_the_paper_s_table():
     known = recipes.read(recipes.PAPER)
     table = published.models()
-    assert list(known) == list(table.index) == [f"model{number}" for number in range(8)]
+    ruled = [name for name in known if not name.endswith("-printed")]
+    assert ruled == list(table.index) == [f"model{number}" for number in range(8)]
     for name, row in table.iterrows():
         settings, about = known[name].resolve(Path("runs"))
         assert (settings.stage, settings.data.size, settings.optimizer.batch, settings.optimizer.lr) == (
@@ -36,11 +38,29 @@ def test_the_recipes_are_the_paper_s_table():
         assert (settings.data.group, settings.data.folds, settings.data.cutout, settings.model.pretrained) == (
             "study",
             5,
-            "fixed",
+            "published",
             True,
         )
         assert settings.model.arch == "tf_efficientnetv2_s.in21k_ft_in1k"
         assert about["overridden"] == {}
+
+
+@pytest.mark.parametrize("file", [recipes.PAPER, recipes.DEMO])
+def test_the_printed_lists_are_what_the_rule_gives_on_the_printed_development_column(file):
+    known, ap = recipes.read(file), published.finding_ap()["stage2_dev"].drop("Mean").to_dict()
+    printed = [name for name in known if name.endswith("-printed")]
+    assert printed == [f"model{number}-printed" for number in (3, 4, 5, 6, 7)]
+    for name in printed:
+        ruled = known[name.removesuffix("-printed")]
+        chosen, _ = choose(ap, ruled.settings["oversample_below"])
+        assert len(chosen) == (11 if name == "model5-printed" else 7)
+        assert set(known[name].settings["oversample"]) == set(chosen)
+        # all else is the model of that number
+        start = "model3-printed" if name == "model7-printed" else ruled.starts_from
+        settings, about = known[name].resolve(Path("runs"))
+        there = ruled.resolve(Path("runs"), {"oversample": settings.data.oversample})[0].flat()
+        assert settings.flat() == there | {"init": f"runs/{start}"} and about["overridden"] == {}
+        assert "model2" not in recipes.in_order(known, [name])
 
 
 def test_the_demo_has_the_same_models_in_the_same_order_of_need():

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from cxrdali.models.weights_file import identity
 from cxrdali.postprocess.submission import template_of
 from cxrdali.predictions import read
-from cxrdali.report.kit.numbers import gain
+from cxrdali.report.kit.numbers import signed
 from cxrdali.report.training.page import ReportOptions, write_report
+from cxrdali.report.training.steps import SPLIT_NAMES
 from cxrdali.runs import layout as runs
 from cxrdali.runs import recipes
 from cxrdali.runs.config_file import read_config
@@ -100,6 +102,7 @@ def test_everything_that_is_promised_is_there(done):
         for name in names:
             assert (done / "predictions" / f"{name}.{split}.parquet").is_file()
             assert (done / "evaluations" / f"{name}.{split}.json").is_file()
+        assert (done / "comparisons" / f"{split}.json").is_file()
     for name in ("views.json", "submission.zip", "submission-dev.zip", "report.html"):
         assert (done / name).is_file()
     assert "</html>" in (done / "report.html").read_text()
@@ -143,6 +146,29 @@ def test_the_final_predictions_are_the_mean_of_four_with_lateral_images_after_th
     np.testing.assert_allclose([float(text) for text in lines[1].split(",")[1:]], final.values[0], rtol=1e-6)
 
 
+def test_every_step_is_compared_with_the_one_before_and_every_member_with_the_ensemble(done, dataset):
+    """Differences by hand from the tables and labels, with scikit-learn's average precision."""
+    labels = dataset.labels("cxr-lt-2023")
+    for split in ("val", "dev", "test"):
+        content = json.loads((done / "comparisons" / f"{split}.json").read_bytes())
+        assert [(row["run"], row["against"]) for row in content["differences"]] == [
+            ("model2", "model0"), ("model3", "model2"), ("model3-views", "model3"), ("ensemble-views", "model3-views"),
+            ("model3", "ensemble"), ("model5", "ensemble"), ("model6", "ensemble"), ("model7", "ensemble"),
+        ]  # fmt: skip
+        means = {}
+        for name in {name for row in content["differences"] for name in (row["run"], row["against"])}:
+            table = read(done / "predictions" / f"{name}.{split}.parquet")
+            rows = dataset.catalog.reset_index().set_index("image_id").loc[table.ids["image_id"], "index"].to_numpy()
+            truth = labels.values[rows] == 1
+            scored = truth.any(axis=0)
+            means[name] = average_precision_score(truth[:, scored], table.values[:, scored], average="macro")
+        for row in content["differences"]:
+            assert row["difference"] == pytest.approx(means[row["run"]] - means[row["against"]], abs=1e-6)
+            assert row["low"] is None or row["low"] <= row["high"]
+        page = Page(done / "report.html")
+        assert len(page.table(f"The ensemble's members against it, {SPLIT_NAMES[split]}")) == 4
+
+
 @pytest.mark.parametrize(
     ("file", "some", "untouched"),
     [
@@ -179,7 +205,7 @@ def test_a_missing_file_outdates_what_depends_on_it(done, dataset, known, file, 
     [
         ({"overrides": {"model7": {"lr": 5e-4}}}, ("train model7", "lr changed: 0.001 -> 0.0005"), None),
         ({"tta": "none"}, ("predict model0 val", 'tta changed: "hflip" -> "none"'), None),
-        ({"draws": 6}, ("evaluate model0 val", "draws changed: 5 -> 6"), 28),
+        ({"draws": 6}, ("evaluate model0 val", "draws changed: 5 -> 6"), 31),
         ({"title": "Mine"}, ("report", 'title changed: "The stage-training ... -> "Mine"'), 1),
         ({"overrides": {"": {"threads": 1, "device": "cpu"}}}, None, 0),
     ],
@@ -366,8 +392,9 @@ def test_frontal_images_alone_make_a_page_with_the_ensemble_and_no_view_rules(kn
     }  # fmt: skip
     scores = [json.loads((tmp_path / f"evaluations/{name}.test.json").read_bytes())["all"]["mAP"]
               for name in ("model3", "ensemble")]  # fmt: skip
-    assert table.loc["Ensemble"].tolist()[:2] == [f"{scores[1]:.3f}", gain(scores[1] - scores[0])]
+    assert table.loc["Ensemble"].tolist()[:2] == [f"{scores[1]:.3f}", signed(scores[1] - scores[0])]
     assert re.search(rf"On the test split \(.*?\), ensemble reaches a mAP of {scores[1]:.3f}", page.text)
+    assert "In brackets:" not in page.text.partition("mAP by step, test split")[2].partition("Evaluation")[0]
     assert "This study has no view rules" in page.text and "Synthetic data." in page.text
     write_report(tmp_path / "again.html", [tmp_path], options=ReportOptions("Again"))
     assert "Synthetic data." in Page(tmp_path / "again.html").text, "its record says so"
