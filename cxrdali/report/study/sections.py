@@ -8,6 +8,7 @@ from cxrdali.evaluate.same_images import differing_settings
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.models.loss import LOSSES
 from cxrdali.models.tta import TTA
+from cxrdali.report.as_published import as_published
 from cxrdali.report.calibration.page import WORDS, reliability
 from cxrdali.report.comparison.page import comparison
 from cxrdali.report.kit import plots
@@ -42,6 +43,7 @@ def models(sources: Sources) -> dict:
     return {
         "table": Table("What each model is", columns, rows) if rows else None,
         "absent": [name for name in sources.study.models if name not in runs],
+        "published": as_published("loss-design", sources.runs),
         "roles": Table("Roles", [("", "text"), ("Models", "text")], _role_rows(sources.study), "text"),
     }
 
