@@ -1,8 +1,8 @@
-"""What a paper says of the settings of its models, beside what the runs here have: theirs from a file, ours from each run.
+"""What a paper says of its models' settings, beside what the runs here have: theirs from a file, ours from each run.
 
-`report/papers/settings-PAPER.toml` has a table for each recipe of the paper, and [every] for what holds for all of them:
-settings by flat name with the published value, "none" for none, and "not said" where the paper gives no value. What is no
-setting of a run is a table of two texts, as `resize = { published = "not said", here = "bilinear" }`.
+`report/papers/settings-PAPER.toml` has a table for each recipe of the paper, and [every] for what holds for all of
+them: settings by flat name with the published value, "none" for none, and "not said" where the paper gives no value.
+What is no setting of a run is a table of two texts, as `resize = { published = "not said", here = "bilinear" }`.
 """
 
 import tomllib
