@@ -91,13 +91,21 @@ def retrained(sources: Sources) -> dict | None:
     study = sources.study
     if not study.roles["retrained"]:
         return None
-    samplers = {run.path.name: run.setting("sampler", "natural") for run in sources.runs}
-    rows = {name: (samplers.get(name),) for name in (study.roles["main"], *study.roles["retrained"])}
+    runs = {run.path.name: run for run in sources.runs}
+    names = study.roles["retrained"]
+    starts = {name: runs[name].recipe.get("starts_from") if name in runs else None for name in names}
+    rows = {}
+    for name in dict.fromkeys(each for new in names for each in (starts[new] or study.roles["main"], new)):
+        run = runs.get(name)
+        kind = "" if run is None or name not in names else "new" if run.setting("new_head") else "kept"
+        rows[name] = (run.setting("sampler", "natural") if run else None, kind)
     caption = "Before and after retraining the classifier"
+    columns = [MODEL, ("Sampler", "text"), ("Classifier", "text")]
+    compared = [what for what in study.comparisons if what.startswith("retrained")]
     return {
-        "samplers": sorted({str(samplers.get(name)) for name in study.roles["retrained"]}),
-        "scores": score_tables(sources, caption, rows, [MODEL, ("Sampler", "text")]),
-        "comparison": _compared(study, "retrained"),
+        "samplers": sorted({str(rows[name][0]) for name in names}),
+        "scores": score_tables(sources, caption, rows, columns),
+        "comparisons": [_compared(study, what) for what in compared],
     }
 
 
