@@ -41,11 +41,13 @@ class FoldOptions:
         0,
         "With the id alone, it decides which part a subject or study is in.",
         Legal(lambda value: 0 <= value < 2**32, "0 to 2**32 - 1"),
+        before=0,
     )
     stratify: bool = setting(
         False,
         "Parts of as many images, with as many of each finding: another image or label can then move a subject to "
         "another part.",
+        before=False,
     )
     fold_rule: str = setting(
         "ids",

@@ -20,6 +20,7 @@ from shards.errors import UserError
 # Yamagishi & Hanaoka 2023: stage -> side in pixels, global batch
 STAGES = {1: (224, 256), 2: (320, 128), 3: (512, 48)}
 SELECT_BY = ("map", "lrap")
+SCHEDULES = ("step", "epoch", "constant")
 # Settings that change how fast a run goes and where, but neither its samples nor its recipe: a continued run may have
 # others.
 MAY_DIFFER = (
@@ -39,6 +40,12 @@ class OptimizerSettings:
     warmup_epochs: int = setting(1, "Epochs in which the rate rises linearly.", at_least(0))
     lr: float = setting(1e-3, "Largest learning rate (then cosine to --min-lr).", above(0, below=100))
     min_lr: float = setting(0.0, "Learning rate at the end of the cosine.")
+    schedule: str = setting(
+        "step",
+        "The cosine falls with every step or with every epoch; constant: it does not fall.",
+        one_of(SCHEDULES),
+        before="step",
+    )
     weight_decay: float = setting(1e-6, "AdamW's, times the rate at each step.", from_zero_below(100))
     patience: int | None = setting(
         None,
@@ -84,6 +91,11 @@ class TrainSettings:
                 f"drw-epoch {self.loss.deferred_epochs}: re-weighting would begin after the last of {epochs} epochs; "
                 f"give 0 to {epochs - 1}, or more --epochs"
             )
+        if self.model.head.bounded and self.loss.logit_scale == 1:
+            raise UserError(
+                f"head {self.model.head.name}: its output lies between -1 and 1 and the loss {self.loss.name} has no "
+                "scale for it; give --loss ldam or ldam-drw, or --head linear"
+            )
 
     def loader_options(self, device: str) -> LoaderOptions:
         data, runtime = self.data, self.runtime
@@ -100,6 +112,7 @@ class TrainSettings:
             channels_last=self.runtime.channels_last,
             checkpointing=self.runtime.checkpointing,
             head=self.model.head,
+            dropout=self.model.dropout,
         )
 
     def changed(self, **given: Any) -> "TrainSettings":
@@ -116,9 +129,14 @@ class TrainSettings:
         """Nested groups of numbers, texts and lists."""
         return _converter().unstructure(self)
 
-    def flat(self) -> dict[str, Any]:
-        """Values by flat name: of the loss its name, and its parameters."""
-        return flatten(self.as_json())
+    def flat(self, without_before: bool = False) -> dict[str, Any]:
+        """Values by flat name: of the loss its name, and its parameters.
+
+        without_before: leave out what is as runs were before there was the setting, so that older ones have the same.
+        """
+        found = flatten(self.as_json())
+        fields = {name: place.field.metadata.get("before", MISSING) for name, place in names().all().items()}
+        return {name: value for name, value in found.items() if not (without_before and fields.get(name) == value)}
 
     @classmethod
     def from_json(cls, nested: Mapping[str, Any]) -> "TrainSettings":

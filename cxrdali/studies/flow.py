@@ -185,7 +185,7 @@ class Flow:
     def train(self, name: str) -> Step:
         settings, about = self.models[name]
         folder = f"runs/{name}"
-        kept = {key: value for key, value in settings.flat().items() if key not in MAY_DIFFER}
+        kept = {key: value for key, value in settings.flat(without_before=True).items() if key not in MAY_DIFFER}
         kept["precision"] = _precision(self.root / folder, settings)
         # a path is spelled in many ways
         inside = {(self.root / "runs" / other).resolve(): other for other in self.models}

@@ -43,13 +43,13 @@ def test_the_table_of_recipes(folder):
         "what",
     ]
     names = [line.split()[0] for line in lines[1:]]
-    assert names[:8] == [f"model{number}" for number in range(8)] and len(names) == 33
+    assert names[:8] == [f"model{number}" for number in range(8)] and len(names) == 46
     assert names[8:13] == [f"model{number}-printed" for number in range(3, 8)]
     assert all(name.startswith("ld-") for name in names[13:])
     doubled = dict(zip(names, lines[1:], strict=True))
     assert "  7 named findings  " in doubled["model3-printed"] and " 11 named findings " in doubled["model5-printed"]
-    retrained = next(line for line in lines if line.startswith("ld-crt"))
-    assert "ld-convnext-large" in retrained and "class-balanced draws" in retrained
+    retrained = next(line for line in lines if line.startswith("ld-crt-ours"))
+    assert "ld-convnext-large-ours" in retrained and "class-balanced samples" in retrained
     row = next(line for line in lines if line.startswith("model6"))
     assert row.split()[:14] == [
         "model6",
