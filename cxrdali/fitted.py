@@ -5,7 +5,7 @@ split, fold or pack they come from: of many images by the MOST smallest hashes, 
 """
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,13 @@ class Here:
             )
 
 
+def in_words(result: Mapping) -> str | None:
+    """Of what `evaluate` or `compare` wrote: what was fitted on the images of its scores; None if nothing was."""
+    old = [BEST_EPOCH] if result.get("split") == "val" else []  # of before this was noted
+    unknown = [f"not known of {what}" for what in result.get("fitted_unknown", ())]
+    return ", ".join([*result.get("fitted_here", old), *unknown]) or None
+
+
 def sketch(ids: pd.DataFrame) -> str:
     """Which images these are, of the columns image_id and study_id: base64 of up to MOST hashes, ascending."""
     return base64.b64encode(np.unique(_hashes(ids))[:MOST].astype("<u8").tobytes()).decode()
@@ -83,7 +90,7 @@ def here(entries: Iterable[Fitted], ids: pd.DataFrame, split: str | None) -> Her
         elif share:
             named = [what if share == 1 else f"{what} (on a part of them)" for what in each.what]
             words |= dict.fromkeys(named)
-            kept |= dict.fromkeys(named if {each.split, split} & {*KEPT} else ())
+            kept |= dict.fromkeys(named if each.split in KEPT else ())
     return Here(tuple(words), tuple(unknown), tuple(kept))
 
 
