@@ -21,7 +21,9 @@ from shards.words import counted
     metavar="FILE",
     help="HTML page to write; its numbers go beside it, as .json, .csv and .findings.csv.  [default: print only]",
 )
-@field_options(CompareOptions, "baseline", "draws", "level", "seed", "folds", "uncertain", "allow_leak")
+@field_options(
+    CompareOptions, "baseline", "draws", "level", "seed", "folds", "uncertain", "allow_leak", "allow_same_images"
+)
 @click.option("--title", default="Comparison of runs", show_default=True, help="Title of the page.")
 def compare(runs, data, labels, out, title, **given):
     """RUNS side by side on the same images: mAP, AUROC, F1, calibration, head, medium and tail findings, speed; and
@@ -54,6 +56,7 @@ SHORT = {name: name.removeprefix("macro_").removeprefix("mAP_") for name in SCOR
 
 def _print(result: dict) -> None:
     from cxrdali.evaluate.compare import scored_images
+    from cxrdali.fitted import in_words
     from cxrdali.report.kit.numbers import duration, sentence
 
     trained = any(row["epochs"] for row in result["runs"])
@@ -62,13 +65,14 @@ def _print(result: dict) -> None:
         f"{result['labels']}"
         f"{'; each run by its best epoch' if trained else ''}"
     )
-    rows = [("", *SHORT.values(), *(("images/s", "time", "epochs") if trained else ()))]
+    rows = [("", *SHORT.values(), *(("images/s", "time", "epochs") if trained else ()), "fitted on these images")]
     for row in result["runs"]:
         scores = (number(row[name]) for name in SCORES)
         rate = "-" if row["images_per_second"] is None else f"{row['images_per_second']:,.0f}"
         spent = ("-", "-", "-") if row["epochs"] is None else (rate, duration(row["hours"] * 3600), _epochs(row))
-        rows.append((row["name"], *scores, *(spent if trained else ())))
-    click.echo(aligned(rows))
+        rows.append((row["name"], *scores, *(spent if trained else ()), in_words(row) or "-"))
+    click.echo(aligned(rows, left=(0, len(rows[0]) - 1)))
+    click.echo("F1: thresholds are cross-fitted over subjects")
     click.echo(f"difference to {result['baseline']}, with its {result['level'] * 100:g} % interval and two-sided p:")
     rows = [(row["run"], SHORT[row["metric"]], _difference(row)) for row in result["differences"]]
     if rows:

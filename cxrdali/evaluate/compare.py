@@ -14,6 +14,7 @@ from cxrdali.data.targets import counts as count_targets
 from cxrdali.evaluate import same_images
 from cxrdali.evaluate.options import CompareOptions
 from cxrdali.evaluate.same_images import Comparable, Side, train_counts
+from cxrdali.fitted import in_words
 from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.intervals import ENOUGH, Estimate, Sampled, holm, without_one
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
@@ -95,7 +96,7 @@ def compare(
     check_labelled(labels, rows, "the images")
     base_side = _baseline(comparable.sides, options.baseline)
     counts, train_images = _train_counts(base_side, dataset, comparable)
-    patient = group_codes(dataset, "subject")[rows]
+    subjects, patient = np.unique(group_ids(dataset, "subject")[rows], return_inverse=True)
     truth, study = targets(labels, comparable.uncertain)[rows], group_codes(dataset, "study")[rows]
     group = np.array(groups(counts, train_images) if train_images else [""] * len(counts))
     ground = _Ground(labels.findings, group, counts, options.level)
@@ -110,7 +111,7 @@ def compare(
         "split": comparable.split,
         "images": len(rows),
         "studies": len(np.unique(study)),
-        "subjects": len(np.unique(patient)),
+        "subjects": len(subjects),
         "train_images": train_images,
         "baseline": base_side.name,
         "draws": options.draws,
@@ -194,7 +195,9 @@ def write(result: dict, json_path: Path) -> list[Path]:
     ]
     contents = {
         json_path: sealed_json(result),
-        json_path.with_suffix(".csv"): _csv([{**row, **by_run[row["name"]]} for row in result["runs"]]),
+        json_path.with_suffix(".csv"): _csv(
+            [{**row, **by_run[row["name"]], "fitted_here": in_words(row)} for row in result["runs"]]
+        ),
         json_path.with_suffix(".findings.csv"): _csv(per_finding),
     }
     for path, content in contents.items():
@@ -280,10 +283,11 @@ def _check_best(run: Run, scores: Scores, uncertain: str) -> None:
 
 
 def _run_row(each: _Scored, ground: _Ground) -> dict:
+    about = {"name": each.side.name, "folder": str(each.side.path), "fitted_here": list(each.side.fitted)}
     values: dict = {}
     for name in TESTED:
         values |= ground.mean(name, each).as_json(name)
-    return {"name": each.side.name, "folder": str(each.side.path)} | _training(each.side.run) | values
+    return about | _training(each.side.run) | values
 
 
 def _training(run: Run | None) -> dict:

@@ -6,6 +6,8 @@ Everything is in the result, plain JSON values (undefined ones None):
     level, draws, unit          of the intervals; unit: what is sampled ("patient")
     curves                      of each finding: counts at thresholds (cxrdali.metrics.curves), all views
     seen                        sentences on how many of the images were trained on (None: not known)
+    fitted_here                 what was fitted on these images (cxrdali.fitted), so that scores are too good
+    fitted_unknown              what was fitted on images that nobody knows
     without_training            findings that count in mAP though no training image has them
     groups                      how frequent each finding is in training: rule, train_images, train_positives
     all, frontal, lateral       a part each (None without an image):
@@ -26,9 +28,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from cxrdali import predictions as tables
-from cxrdali.data.splits import group_codes, released_rows
+from cxrdali.data.splits import group_codes, group_ids, released_rows
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.evaluate.options import EvaluateOptions
+from cxrdali.fitted import THRESHOLDS
+from cxrdali.fitted import here as fitted_here
 from cxrdali.metrics import curves
 from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.calibration_error import brier, ece
@@ -37,7 +41,7 @@ from cxrdali.metrics.intervals import ENOUGH, Sampled, without_one
 from cxrdali.metrics.longtail import GROUPS, RULE, groups, without_training
 from cxrdali.metrics.ranking import Scores, defined, macro, score
 from cxrdali.postprocess.crossfit import check_unseen
-from cxrdali.postprocess.rules import differences
+from cxrdali.postprocess.rules import differences, fitted
 from cxrdali.postprocess.thresholds import Thresholds
 from cxrdali.predictions import Kind, match
 from shards.dataset.labels import Labels
@@ -79,7 +83,8 @@ def evaluate(
 
     Raises:
         UserError: An image that the dataset does not have or the labels do not list, other findings, images that were
-            released without labels, or that were trained on (unless that is allowed, or they are of split train).
+            released without labels, or that were trained on (unless that is allowed, or they are of split train), or
+            dev or test images that something was fitted to (unless that is allowed).
     """
     table = tables.read(path)
     check_unseen(path, table.provenance, options.allow_leak or table.provenance.split == "train")
@@ -87,16 +92,22 @@ def evaluate(
     check_labelled(labels, rows, str(path))
     truth, values, kind = targets(labels, options.uncertain), table.values[:, places], _kind(path, table)
     allow = options.allow_other_run
+    limits = [fitted(THRESHOLDS, thresholds.made_from)] if thresholds and thresholds.made_from else []
+    here = fitted_here([*table.fitted, *limits], table.ids, table.provenance.split)
+    here.check(path, options.allow_same_images)
     called = thresholds and thresholds.decide(path, tables.as_logits(table, path), allow)[:, places]
     probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
     catalog = dataset.catalog.iloc[rows]
     study = group_codes(dataset, "study")[rows]
-    images = Images(truth[rows], values, group_codes(dataset, "subject")[rows], probabilities, called)
+    patient = np.unique(group_ids(dataset, "subject")[rows], return_inverse=True)[1]  # whatever the order of packing
+    images = Images(truth[rows], values, patient, probabilities, called)
     train_rows = released_rows(dataset, labels, "train")
     frequency = _frequency(labels, truth, train_rows)
     result = {
         "predictions": path.name,
         **_origin(table.provenance),
+        "fitted_here": list(here.words),
+        "fitted_unknown": list(here.unknown),
         "labels": labels.name,
         "uncertain": options.uncertain,
         "values": kind,
@@ -285,9 +296,6 @@ def _about(thresholds: Thresholds, provenance: tables.Provenance) -> dict:
     """What the result says about the thresholds; remarks: what its reader should know."""
     made_from = thresholds.made_from
     remarks = differences(provenance, made_from) if made_from else []
-    here = (provenance.run, provenance.split)
-    if made_from and None not in here and here == (made_from["run"], made_from["split"]):
-        remarks.append("fitted to these images: F1 looks better than on others")
     never = [rule.finding for rule in thresholds.rules if rule.threshold is None]
     return {
         "strategy": thresholds.strategy,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from cxrdali.report.kit.numbers import unknown, written
 
+FITTED = "Fitted on these images"  # title of a column of `cxrdali.fitted.in_words`
+
 
 @dataclass(frozen=True)
 class Table:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from cxrdali.fitted import in_words
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.report.kit.numbers import count
-from cxrdali.report.kit.tables import Table, best
+from cxrdali.report.kit.tables import FITTED, Table, best
 from cxrdali.report.study.folder import Study
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES
@@ -73,9 +74,9 @@ def _score_table(study: Study, caption: str, split: str, rows: Mapping, more: Se
     columns = [(HEADS.get(name, name), "small" if name in ("ECE", POOLED) else "score") for name in shown]
     return Table(
         f"{caption}, {SPLIT_NAMES[split]}, {images} images",
-        [*more, *columns, (f"{level * 100:g} % interval of mAP", "bounds")],
+        [*more, *columns, (f"{level * 100:g} % interval of mAP", "bounds"), (FITTED, "text")],
         [
-            (name, *rows[name], *(cells[column] for column in shown), _bounds(study.evaluations[name, split].content))
+            (name, *rows[name], *(cells[column] for column in shown), *_bounds(study.evaluations[name, split].content))
             for name, cells in found.items()
         ],
         best=[
@@ -86,5 +87,6 @@ def _score_table(study: Study, caption: str, split: str, rows: Mapping, more: Se
     )
 
 
-def _bounds(content: Mapping) -> tuple[float | None, float | None]:
-    return content["all"].get("mAP_low"), content["all"].get("mAP_high")
+def _bounds(content: Mapping) -> tuple[tuple[float | None, float | None], str | None]:
+    """And what was fitted on these images."""
+    return (content["all"].get("mAP_low"), content["all"].get("mAP_high")), in_words(content)

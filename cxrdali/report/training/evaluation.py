@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from cxrdali.fitted import in_words
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.postprocess.rules import ALLOWED
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.page import Figure
-from cxrdali.report.kit.tables import Table
+from cxrdali.report.kit.tables import FITTED, Table
 from cxrdali.report.training import roc
 from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
 from cxrdali.report.training.sources import Sources
@@ -44,7 +45,7 @@ def evaluation(sources: Sources) -> dict:
 
 def _splits(folder: PaperFolder) -> list[dict]:
     """Of a folder's evaluations: one row per predictions, tables per split."""
-    columns = [*MEANS, ("mAP, frontal", "score"), ("mAP, lateral", "score"), ("Images", "count")]
+    columns = [*MEANS, ("mAP, frontal", "score"), ("mAP, lateral", "score"), ("Images", "count"), (FITTED, "text")]
     splits = []
     for split in SPLITS:
         found = {name: each.content for (name, where), each in folder.evaluations.items() if where == split}
@@ -54,6 +55,7 @@ def _splits(folder: PaperFolder) -> list[dict]:
             (
                 name, *_means(content["all"]),
                 *((content.get(view) or {}).get("mAP") for view in ("frontal", "lateral")), content["images"],
+                in_words(content),
             )
             for name, content in found.items()
         ]  # fmt: skip
@@ -78,13 +80,14 @@ def _by_view(evaluations: Sequence[Evaluation]) -> dict:
         for view, name in VIEWS.items()
     ]
     unknown = (None, None, None)  # a value and its interval
+    fitted = [in_words(each.content) for each in evaluations for _ in VIEWS]
     rows = [
-        (label, *_means(part), part["images"], part["studies"])
+        (label, *_means(part), part["images"], part["studies"], words)
         if part
-        else (label, unknown, unknown, None, "no image", None)
-        for label, part in parts
+        else (label, unknown, unknown, None, "no image", None, None)
+        for (label, part), words in zip(parts, fitted, strict=True)
     ]
-    columns = [*MEANS, ("Images", "count"), ("Studies", "count")]
+    columns = [*MEANS, ("Images", "count"), ("Studies", "count"), (FITTED, "text")]
     return {"tables": [Table("Metrics by view", columns, rows), *_more("by view", parts)]}
 
 
@@ -149,6 +152,7 @@ def _details(each: Evaluation, number: int) -> dict:
         **{name: content[name] for name in ("images", "studies", "labels")},
         "split": content.get("split"),
         "seen": content.get("seen") or (),
+        "fitted": in_words(content),
         "intervals": bool(content.get("draws")),
         "figure": Figure(f"evaluation-{number}", plots.ap_intervals, (known,)) if len(known) else None,
         "curves": roc.figures(f"evaluation-{number}", content["all"]["findings"], content.get("curves") or {}),
