@@ -33,7 +33,8 @@ class Images:
     called: np.ndarray | None = None
 
     def where(self, mask: np.ndarray) -> "Images":
-        return Images(*(None if each is None else each[mask] for each in vars(self).values()))
+        probabilities, called = (each if each is None else each[mask] for each in (self.probabilities, self.called))
+        return Images(self.truth[mask], self.values[mask], self.patient[mask], probabilities, called)
 
     def patients(self, columns: np.ndarray, label: int = 1) -> int:
         """Patients with an image that has this label for one of the findings, bool [F]."""
