@@ -31,9 +31,7 @@ def test_positives_and_negatives_are_counted_over_the_given_rows():
 
 
 def test_an_unknown_choice_is_named():
-    with pytest.raises(
-        UserError, match="uncertain 'maybe': choose one of negative, positive, ignore, ignore-all; for"
-    ):
+    with pytest.raises(UserError, match="uncertain 'maybe': choose one of negative, positive, ignore, ignore-all; for"):
         targets(LABELS, "maybe")
     with pytest.raises(UserError, match="uncertain 'E': no such finding; the labels have A, B, C, D"):
         targets(LABELS, "negative; E=ignore")
