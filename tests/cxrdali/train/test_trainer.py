@@ -458,7 +458,7 @@ def test_training_augments_with_the_stage_s_own_seed_and_validation_does_not(mon
 
 
 def test_the_choice_for_uncertain_labels_reaches_the_loss(monkeypatch, dataset, tmp_path):
-    parts = built(monkeypatch, dataset, tmp_path, labels="chexpert", uncertain="ignore")
+    parts = built(monkeypatch, dataset, tmp_path, labels="chexpert", uncertain="ignore-all")
     values = dataset.labels("chexpert").values
     assert np.isnan(parts.data.targets).sum() == ((values == -1) | (values == 9)).sum() > 0
     assert torch.equal(torch.isnan(parts.targets), torch.from_numpy(np.isnan(parts.data.targets)))
@@ -588,7 +588,7 @@ def test_oversampling_doubles_the_images_and_says_so(unbroken, dataset, tmp_path
     assert sorted(loaded[0]) == sorted([*train_rows, *twice])
     text = " ".join(said)
     assert f"oversampling {', '.join(record['findings'])}: {len(twice):,} images twice" in text
-    assert f"not chosen, no positive in validation there: {', '.join(record['without_ap'])}" in text
+    assert f"not chosen, without an AP there: {', '.join(record['without_ap'])}" in text
     first = rows_of(tmp_path / "run" / layout.METRICS)[0]
     assert int(first["images"]) == record["epoch_images"] // 8 * 8
 
