@@ -307,7 +307,7 @@ def test_the_fold_of_a_run_of_before_is_its_own_and_the_next_stage_is_told_how_t
     else:
         (catalog / SEEN).unlink()
     assert train(settings(fold_rule="catalog"), dataset, catalog).already_finished
-    with pytest.raises(UserError, match="another fold_rule: 'catalog' there, 'ids' now; give the same again"):
+    with pytest.raises(UserError, match="'ids' now; it began before there was this setting: give --fold-rule cata"):
         train(settings(), dataset, catalog)
     ids = dataset.catalog["image_id"]
     table = predict(catalog, dataset, "val", PredictOptions(device="cpu"))
