@@ -8,7 +8,7 @@ images). Each part runs in a fresh process (`scale_run`), one after the other, -
 that is thrown away and leaves in memory what was read; printed are medians:
 
     make                   plan of all rows, and publishing: catalog, labels, dataset.json (packing's start and end)
-    epoch, ORDER           opening, labels, GroupKFold over subjects; then, with each order and a sampler, an epoch's
+    epoch, ORDER           opening, labels, folds of subjects; then, with each order and a sampler, an epoch's
                            start over a fold's training rows: a new loader (which maps the shards) and its
                            first batch, without the building of DALI's pipelines and the reading of a window, which
                            are steps of their own; the second epoch; a start half-way. The process holds what training

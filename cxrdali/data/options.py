@@ -39,7 +39,7 @@ class FoldOptions:
     )
     fold_seed: int = setting(
         0,
-        "With the id alone, it decides which part a subject or study is in.",
+        "It and the id decide which part a subject or study is in.",
         Legal(lambda value: 0 <= value < 2**32, "0 to 2**32 - 1"),
         before=0,
     )
@@ -51,7 +51,8 @@ class FoldOptions:
     )
     fold_rule: str = setting(
         "ids",
-        "catalog: by the order of the packed images, as earlier versions; to go on with their runs.",
+        "ids: by the id and --fold-seed alone; catalog: by the order of the packed images, to go on with runs of "
+        "earlier versions.",
         one_of(FOLD_RULES),
         before="catalog",
     )

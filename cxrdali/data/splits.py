@@ -57,14 +57,12 @@ def in_folds(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tu
 
 
 def fold_positives(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> dict[str, list[int]]:
-    """Images with each finding in fold 0, 1, ...; the rarest finding first."""
+    """Images with each finding in fold 0, 1, ..., the rarest finding first; without those that no image has."""
     released, fold = in_folds(dataset, labels, options)
     positive = labels.values[released] == 1
     order = np.argsort(positive.sum(axis=0), kind="stable")
-    return {
-        labels.findings[place]: np.bincount(fold[positive[:, place]], minlength=options.folds).tolist()
-        for place in order
-    }
+    counts = {labels.findings[f]: np.bincount(fold[positive[:, f]], minlength=options.folds) for f in order}
+    return {name: each.tolist() for name, each in counts.items() if each.any()}
 
 
 def hashed_parts(groups: Sequence[str], folds: int, seed: int = 0) -> np.ndarray:

@@ -83,13 +83,13 @@ def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) 
         words += f", beta {beta:g} ({numbers.min():,.0f} to {numbers.max():,.0f} effective images)"
     of_group = np.array(groups(data.positives.tolist(), len(data.train_rows)))
     means = [(group, values[present & (of_group == group)]) for group in GROUPS]
-    words += ": " + ", ".join(f"{group} {each.mean():.2g}" for group, each in means if len(each))
+    words += ": " + ", ".join(f"{group} {_weight(each.mean())}" for group, each in means if len(each))
     top = np.flatnonzero(present & (values == values[present].max()))
     whose = ", ".join(f"{data.findings[place]} ({counted(int(data.positives[place]), 'image')})" for place in top)
-    words += f"; largest {values[top[0]]:.4g}, {whose}"
+    words += f"; largest {_weight(values[top[0]])}, {whose}"
     if cap and name == "balance" and values[top[0]] > 0.999 * cap * np.median(values[present]):
         words += f", held at {cap:g} times the median"
-    if values[top].sum() > values[present].sum() / 2 and len(top) < present.sum() / 2:
+    if name != "shift" and values[top].sum() > values[present].sum() / 2 and len(top) < present.sum() / 2:
         words += ", more than all other findings together"
     return words
 
@@ -256,6 +256,10 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _weight(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _plain(value: object) -> str:

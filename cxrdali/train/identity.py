@@ -9,11 +9,13 @@ from cxrdali.models import weights_file
 from cxrdali.runs import folder, plugins, same_data
 from cxrdali.runs.config_file import FORMAT, read_config
 from cxrdali.runs.layout import BEST, CONFIG, LAST, NEW, PROGRESS
+from cxrdali.runs.names import flatten
 from cxrdali.runs.reader import Run, results, weights_epoch
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runs.words import command_line
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks
+from cxrdali.setting import option_words
 from cxrdali.train.selection import TrainingData
 from shards.errors import UserError
 from shards.storage.files import remove_parts, sha256_file
@@ -153,6 +155,8 @@ def _refuse_difference(out: Path, config: dict, settings: TrainSettings, ranks: 
         fix, anew = "give the same again", name == "epochs"
         if (there, here) == ("ignore-all", "ignore") and "format" not in stored:
             fix = "it began when ignore was the name of what is --uncertain ignore-all now: give that"
+        elif name in settings.flat() and name not in flatten(stored["settings"]):
+            fix = f"it began before there was this setting: give {option_words(name, there)}"
         if name == "precision":
             on_cpu = Hardware.resolve(ranks.device(settings.runtime.device), "fp32").device == "cpu"
             anew = there == "fp16" and on_cpu

@@ -98,6 +98,50 @@ def test_class_balanced_focal_loss_is_cui_s_on_all_terms_of_an_image_or_on_posit
     assert class_balanced_weights(POSITIVES, 0.0).tolist() == [1, 1, 1, 1]
 
 
+# training images of CXR-LT 2023's 26 findings, of 211,879; and a geometric tail of 1,076 : 1, as Sulake's 30 findings
+SHARES = [337, 302, 290, 261, 255, 182, 158, 146, 114, 61, 57, 45, 39, 29, 21, 16, 16, 15, 13, 13, 10, 9, 4, 3, 3, 2]
+CXR_LT = np.round(np.array(SHARES) * 211.879).astype(int)
+GEOMETRIC = np.geomspace(40_000, 37, 30).round().astype(int)
+
+
+def cui(counts, beta=0.9999, cap=math.inf):
+    """The published weights, each raw one held at `cap` medians."""
+    raw = [(1 - beta) / (1 - beta ** int(n)) for n in counts]
+    raw = [min(each, cap * sorted(raw)[len(raw) // 2]) for each in raw]  # of an odd number of findings
+    return [each * len(raw) / sum(raw) for each in raw]
+
+
+@pytest.mark.parametrize("counts", [CXR_LT, GEOMETRIC, POSITIVES[:3]])
+def test_the_cap_changes_nothing_of_the_papers_long_tails(counts):
+    assert class_balanced_weights(counts, 0.9999, 50).tolist() == pytest.approx(cui(counts), rel=1e-9)
+
+
+def test_a_finding_of_one_image_does_not_flatten_all_others():
+    rare = np.append(CXR_LT, 1)
+    published, capped = (class_balanced_weights(rare, 0.9999, cap) for cap in (0, 50))
+    assert published.tolist() == pytest.approx(cui(rare), rel=1e-9)
+    assert capped.tolist() == pytest.approx(cui(rare, cap=50), rel=1e-9)
+    frequent = class_balanced_weights(CXR_LT, 0.9999)[0]
+    assert frequent == pytest.approx(0.218, abs=1e-3)
+    assert published[0] == pytest.approx(0.0027, abs=1e-4) and capped[0] == pytest.approx(0.118, abs=1e-3)
+    assert capped.max() == capped[-1] == pytest.approx(50 * np.median(capped))
+    for name in ("cb-focal", "drw", "ldam-drw"):
+        loss = LOSSES[name](cb_cap=0)
+        assert loss.per_finding(rare, 211_879 - rare)["balance"].tolist() == published.tolist()
+        assert LOSSES[name]().per_finding(rare, 211_879 - rare)["balance"].tolist() == capped.tolist()
+
+
+def test_beta_auto_is_that_of_so_many_training_images():
+    """Cui et al. 2019, section 3: (N - 1) / N, N being the data's volume."""
+    asked = settings_of(stage=1, loss="ldam-drw", cb_beta="auto")
+    assert asked.flat()["cb_beta"] == "auto"
+    assert asked.resolved(211_879).flat()["cb_beta"] == pytest.approx(1 - 1 / 211_879, rel=1e-15)
+    assert settings_of(stage=1, loss="drw").resolved(100) == settings_of(stage=1, loss="drw")
+    assert settings_of(stage=1).resolved(100) == settings_of(stage=1)
+    with pytest.raises(UserError, match=r"cb-beta auto: only a run knows its training images, N; give \(N - 1\) / N"):
+        loss_of("drw", cb_beta="auto")
+
+
 @pytest.mark.parametrize(("neg", "pos", "clip"), [(4, 1, 0.05), (4, 0, 0.05), (2, 1, 0), (0, 0, 0)])
 def test_asymmetric_loss_is_ridnik_s_not_the_inverted_one(neg, pos, clip):
     def term(x, y, f):
@@ -219,7 +263,9 @@ def test_validation_s_loss_is_exact_in_float64():
         ("bce", {"head": "cosine"}, "head cosine: .* loss bce has no scale for it; give --loss ldam or ldam-drw"),
         ("bce", {"dropout": 1.0}, "dropout 1.0: 0 or more, below 1"),
         ("bce", {"schedule": "month"}, "schedule 'month': choose one of step, epoch, constant"),
-        ("cb-focal", {"cb_beta": 1.0}, "cb-beta 1.0: 0 or more, below 1"),
+        ("cb-focal", {"cb_beta": 1.0}, "cb-beta 1.0: 0 or more, below 1, or auto"),
+        ("cb-focal", {"cb_beta": "all"}, "cb-beta 'all': 0 or more, below 1, or auto"),
+        ("drw", {"cb_cap": 0.5}, "cb-cap 0.5: 1 or more, or 0 for none"),
         ("asl", {"asl_clip": 1.0}, "asl-clip 1.0: 0 or more, below 1"),
         ("ldam", {"ldam_scale": 0.0}, "ldam-scale 0.0: above 0, at most 1000"),
         ("ldam", {"ldam_margin": math.nan}, "ldam-margin nan: above 0, at most 10"),

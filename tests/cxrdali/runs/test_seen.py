@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from hashlib import sha256
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from cxrdali import predictions
+from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.predict.predict import PredictOptions, predict
+from cxrdali.predictions import ABOUT, CHECKSUM
 from cxrdali.runs.layout import BEST, CONFIG, LAST, SEEN, VAL_PREDICTIONS
 from cxrdali.runs.reader import Run
 from cxrdali.runs.seen import seen_by, seen_by_weights
@@ -18,6 +22,7 @@ from cxrdali.train.selection import select_data
 from cxrdali.train.trainer import train
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.cli.cli import done
 from tests.cxrdali.comparable_runs import change_config, write_run
 from tests.cxrdali.folds_by_hand import folds_by_hand
@@ -27,6 +32,7 @@ from tests.releases import image_path, write_release
 pytestmark = pytest.mark.slow
 
 LABELS = "cxr-lt-2023"
+FIELDS = ("fold_rule", "fold_seed", "stratify")
 
 
 def settings(**changes):
@@ -49,18 +55,22 @@ def of_same(dataset, rows, trained, column):
     return [row for row in rows if row not in set(trained) and keys[row] in set(keys[trained])]
 
 
+def checksum(about, images):
+    """As seen.parquet has it."""
+    made = sha256(about + b"\n")
+    for name in images:
+        made.update(images[name].to_numpy(dtype="<u8").tobytes())
+    return made.hexdigest().encode()
+
+
 def chained(folder, dataset, init=None, **split):
     """A finished run with a list of what it saw, after that of `init`; its weights are not there."""
     write_run(folder, dataset, 1.0, 0, folds=split.pop("folds", 5), **split)
     before = seen_by_weights(init and str(init), dataset)
     own = seen_by(Run.open(folder), dataset)
-    before.after(own.runs[0], dataset, fold_of(dataset, **asked(folder))[0]).write(folder)
+    rows, _ = train_and_validation(dataset, dataset.labels(LABELS), Run.open(folder).fold)
+    before.after(own.runs[0], dataset, rows).write(folder)
     return folder
-
-
-def asked(run):
-    data = json.loads((run / CONFIG).read_text())["settings"]["data"]
-    return {name: data[name] for name in ("fold", "folds", "group")}
 
 
 def begun(dataset, out, **changes):
@@ -268,6 +278,60 @@ def test_what_an_older_run_does_not_tell_is_said(dataset, older, tmp_path, pack_
     change_config(older / "stage2", dataset__id="another")
     found = seen_by(Run.open(older / "stage2"), dataset)
     assert (found.runs, found.unknown) == ((), (str(older / "stage1"), "stage2"))
+
+
+@pytest.fixture
+def catalog(dataset, tmp_path):
+    """A finished first stage of a version that had no other rule of folds than the catalog's order."""
+    out = tmp_path / "before" / "stage1"
+    train(settings(fold_rule="catalog"), dataset, out)
+    config = json.loads((out / CONFIG).read_text())
+    for name in ("fold_rule", "fold_seed", "stratify"):
+        del config["settings"]["data"][name]
+    (out / CONFIG).write_bytes(sealed_json(config))
+    return out
+
+
+@pytest.mark.parametrize("list_of_before", [True, False])
+def test_the_fold_of_a_run_of_before_is_its_own_and_the_next_stage_is_told_how_to_have_it(
+    dataset, catalog, tmp_path, list_of_before
+):
+    catalog_rows = train_and_validation(dataset, dataset.labels(LABELS), FoldOptions(fold_rule="catalog"))
+    if list_of_before:
+        table = pq.read_table(catalog / SEEN)
+        about = json.loads(table.schema.metadata[ABOUT])
+        about["runs"] = [{k: v for k, v in each.items() if k not in FIELDS} for each in about["runs"]]
+        found = seen_by(Run.open(catalog), dataset)
+        sealed = {ABOUT: json.dumps(about).encode(), CHECKSUM: checksum(json.dumps(about).encode(), found.images)}
+        pq.write_table(table.replace_schema_metadata(sealed), catalog / SEEN)
+    else:
+        (catalog / SEEN).unlink()
+    assert train(settings(fold_rule="catalog"), dataset, catalog).already_finished
+    with pytest.raises(UserError, match="'ids' now; it began before there was this setting: give --fold-rule cata"):
+        train(settings(), dataset, catalog)
+    ids = dataset.catalog["image_id"]
+    table = predict(catalog, dataset, "val", PredictOptions(device="cpu"))
+    assert table.ids["image_id"].tolist() == ids[catalog_rows[1]].tolist() and table.provenance.seen == ()
+    validation = fold_of(dataset)[1]
+    count = len(np.intersect1d(validation, catalog_rows[0]))
+    said = refusal(dataset, tmp_path, stage=2, init=str(catalog))
+    assert f"{count} of {len(validation)} validation images were trained on by stage1 (fold 0 of 5, by the cata" in said
+    assert "; give --fold-rule catalog as stage1 had, start from other weights" in said
+    following = begun(dataset, tmp_path / "next", stage=2, init=str(catalog), fold_rule="catalog")
+    assert following.leak == () and following.val_rows.tolist() == catalog_rows[1].tolist()
+    crt = select_data(retrain_settings(catalog, dataset, {}), dataset, dataset.labels(LABELS), tmp_path / "crt")
+    assert crt.val_rows.tolist() == catalog_rows[1].tolist()
+
+
+def test_other_rules_of_folds_are_advised_as_options(dataset, tmp_path):
+    init = chained(tmp_path / "stage1", dataset, stratify=True, fold_seed=3)
+    said = refusal(dataset, tmp_path, init=str(init))
+    assert " by stage1 (fold 0 of 5, stratified, seed 3)" in said
+    assert "; give --fold-seed 3 --stratify as stage1 had" in said
+    assert begun(dataset, tmp_path / "next", init=str(init), stratify=True, fold_seed=3).leak == ()
+    plain = chained(tmp_path / "plain", dataset)
+    said = refusal(dataset, tmp_path, init=str(plain), stratify=True)
+    assert "; give --set stratify=false as plain had" in said
 
 
 def test_a_first_stage_that_was_trained_anew_is_not_the_one_that_began(dataset, older):

@@ -63,6 +63,21 @@ def test_a_continued_run_may_have_another_machine_and_nothing_else():
     assert {"precision", "sync_bn", "limit_batches"}.isdisjoint(MAY_DIFFER) and "compile" in MAY_DIFFER
 
 
+def test_a_run_of_before_has_the_folds_and_weights_of_before():
+    """Its config.json says nothing of the fold's rule, its seed and the cap: it never silently takes others."""
+    stored = settings_of(stage=1, loss="drw").as_json()
+    for name in ("fold_rule", "fold_seed", "stratify"):
+        del stored["data"][name]
+    del stored["loss"]["cb_cap"]
+    made = TrainSettings.from_json(stored)
+    assert (made.data.fold_rule, made.data.fold_seed, made.data.stratify) == ("catalog", 0, False)
+    assert made.loss == LOSSES["drw"](cb_cap=0) and made.data.how == ", by the catalog's order"
+    assert settings_of(stage=1, loss="drw").difference(stored) == ("fold_rule", "catalog", "ids")
+    assert settings_of(stage=1, loss="drw", fold_rule="catalog").difference(stored) == ("cb_cap", 0.0, 50.0)
+    assert settings_of(stage=1, loss="drw", fold_rule="catalog", cb_cap=0).difference(stored) is None
+    assert "fold_rule" not in stored["data"], "what is stored stays as it is"
+
+
 def test_a_loss_and_a_sampler_that_are_not_installed_keep_their_name_and_parameters():
     stored = settings_of(stage=1).as_json()
     stored["loss"] = {"name": "mine", "mine_power": 2.0}

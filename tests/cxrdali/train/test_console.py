@@ -7,13 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cxrdali.data.splits import FoldOptions, train_and_validation
+from cxrdali.data.sampler import SAMPLERS
+from cxrdali.data.splits import FoldOptions, fold_positives, train_and_validation
 from cxrdali.evaluate.compare import compare
 from cxrdali.evaluate.evaluate import evaluate
 from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
+from cxrdali.models.loss import LOSSES
 from cxrdali.report.training.page import ReportOptions, write_report
+from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import settings_of
-from cxrdali.train.console import Pace, span
+from cxrdali.train.console import Pace, span, weight_words
 from cxrdali.train.trainer import train
 from shards.dataset.packed import PackedDataset
 from tests.heard import heard
@@ -86,3 +89,93 @@ def test_one_training_image_is_enough_not_to_be_named(dataset, tmp_path):
     from cxrdali.metrics.longtail import without_training
 
     assert without_training(["A", "B", "C", "D"], np.array([4, 4, 0, 1]), [0, 1, 0, 0]) == ["A", "D"]
+
+
+# ---------------------------------------------------------------- weights of findings
+
+FINDINGS = ("Lung Opacity", "Edema", "Mass", "Hernia", "Gout")
+MORE = ", more than all other findings together"
+# of 200,000 training images, by each paper's formula
+TOLD = [
+    (
+        LOSSES["drw"](), (60_000, 30_000, 4_000, 400, 0), "balance",
+        "class-balanced weights, beta 0.9999 (392 to 9,975 effective images): head 0.13, medium 0.4, tail 3.3; largest "
+        f"3.3, Hernia (400 images){MORE}",
+    ),
+    (
+        LOSSES["cb-focal"](), (60_000, 30_000, 4_000, 1, 1), "balance",
+        "class-balanced weights, beta 0.9999 (1 to 9,975 effective images): head 0.017, medium 0.049, tail 2.5; "
+        f"largest 2.5, Hernia (1 image), Gout (1 image), held at 50 times the median{MORE}",
+    ),
+    (
+        LOSSES["bce"](pos_weight="ratio"), (60_000, 30_000, 4_000, 1, 0), "pos_weight",
+        f"weights of positives: head 4, medium 49, tail 199,999; largest 199,999, Hernia (1 image){MORE}",
+    ),
+    (
+        LOSSES["ldam"](), (60_000, 30_000, 4_000, 1, 0), "shift",
+        "margins: head 0.035, medium 0.063, tail 0.5; largest 0.5, Hernia (1 image)",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "positives", "name", "words"), TOLD)
+def test_weights_are_told_for_head_medium_and_tail(loss, positives, name, words):
+    positives = np.array(positives)
+    data = SimpleNamespace(positives=positives, findings=FINDINGS, train_rows=np.arange(200_000))
+    (values,) = loss.per_finding(positives, 200_000 - positives).values()
+    assert weight_words(name, values, loss, data) == words
+
+
+def test_a_run_tells_its_weights_its_beta_and_who_is_sampled_most(dataset, tmp_path):
+    said, changes = [], {"loss": "ldam-drw", "drw_epoch": 0, "cb_beta": "auto", "sampler": "class-balanced"}
+    asked = settings_of(**SMALL, epochs=1, warmup_epochs=0, **changes)
+    with heard(said):
+        train(asked, dataset, tmp_path / "run")
+    lines, run = "\n".join(said), Run.open(tmp_path / "run")
+    images, counts = run.selection["train_images"], run.train_positives
+    assert run.settings.loss.cb_beta == (images - 1) / images
+    assert (
+        f"loss ldam-drw (ldam_margin 0.5, ldam_scale 30, cb_beta {1 - 1 / images:g}, cb_cap 50, drw_epoch 0)" in lines
+    )
+    rarest = min((name for name in counts if counts[name]), key=counts.get)
+    assert f"\nclass-balanced weights, beta {1 - 1 / images:g} (" in lines and "\nmargins: head " in lines
+    assert lines.count(f", {rarest} ({counts[rarest]} images)\n") == 2
+    labels = dataset.labels()
+    rows, _ = train_and_validation(dataset, labels, FoldOptions())
+    positive = labels.values[rows] == 1
+    without = (~positive.any(axis=1)).sum()  # a class of its own, here the rarest
+    classes = [min((positive[:, f].sum() for f in np.flatnonzero(row)), default=without) for row in positive]
+    times = max(1 / np.array(classes)) * images / sum(1 / np.array(classes))
+    assert without < counts[rarest]
+    assert f"one more class; images without any finding come most often, {times:,.1f} times an epoch\n" in lines
+    assert train(asked, dataset, tmp_path / "run").already_finished  # auto means the same number
+
+
+def test_who_is_sampled_most_is_named_with_the_images_that_it_has(dataset, tmp_path, monkeypatch):
+    labels, said = dataset.labels(), []
+    rows, _ = train_and_validation(dataset, labels, FoldOptions())
+    values = labels.values.copy()
+    values[rows, labels.findings.index("Hernia")] = np.arange(len(rows)) == 7
+    monkeypatch.setattr(PackedDataset, "labels", lambda self, name=None: dataclasses.replace(labels, values=values))
+    with heard(said):
+        train(settings_of(**SMALL, epochs=2, sampler="progressive"), dataset, tmp_path / "run")
+    (line,) = [line for line in said if line.startswith("sampler progressive")]
+    times = float(line.removesuffix(" times in the last epoch").split("images of Hernia (1) come most often, ")[1])
+    weights = SAMPLERS["class-balanced"]().weights((values[rows] == 1).astype(float))
+    assert times == pytest.approx(weights[7] / weights.mean(), abs=0.05) and times > 10
+
+
+def test_stratified_folds_are_counted_and_uneven_ones_are_said(dataset, tmp_path):
+    said = []
+    with heard(said):
+        train(settings_of(**SMALL, epochs=1, stratify=True, fold_seed=2), dataset, tmp_path / "even")
+        train(settings_of(**SMALL, epochs=1, fold=4), dataset, tmp_path / "uneven")
+    found = fold_positives(dataset, dataset.labels(), FoldOptions(stratify=True, fold_seed=2))
+    assert Run.open(tmp_path / "even").selection["fold_positives"] == found
+    assert "(fold 0 of 5, by subject, stratified, seed 2); 0 subjects on both sides" in said[1]
+    counts = ", ".join(f"{name} {' '.join(map(str, each))}" for name, each in found.items())
+    assert f"images of each finding in folds 0 to 4: {counts}" in said
+    rows, validation = train_and_validation(dataset, dataset.labels(), FoldOptions(4))
+    share = len(validation) / (len(rows) + len(validation))
+    note = f"note: {share:.0%} of the images validate, not 20%: ids alone decide, which is uneven where they are few"
+    assert [line for line in said if line.startswith("note: ")] == [f"{note}; --stratify evens it out"]
