@@ -38,4 +38,4 @@ def retrain_settings(
         "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None, "allow_leak": False,
         **({} if augment else {"flips": "none", "cutout": "off"}),
     }  # fmt: skip
-    return trained.settings.changed(**own).changed(**changes)
+    return trained.settings.changed(**{**own, **changes})  # at once: some go together alone

@@ -106,6 +106,7 @@ def test_the_loss_design_recipes_have_the_paper_s_settings():
     assert known["ld-asl-sqrt"].settings["sampler"] == "sqrt" and known["ld-ldam-cosine"].settings["head"] == "cosine"
 
 
+@pytest.mark.slow
 def test_the_weights_are_ones_that_timm_has():
     from timm import list_pretrained
 
