@@ -1,4 +1,4 @@
-"""The table of docs/statistics.md: how often intervals held the population's value (`benchmarks.statistics.coverage`)."""
+"""The table of docs/statistics.md: how often intervals held the truth (`benchmarks.statistics.coverage`)."""
 
 from benchmarks import results
 from benchmarks.pages.markdown import table, where
