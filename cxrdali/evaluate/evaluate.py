@@ -5,6 +5,7 @@ Everything is in the result, plain JSON values (undefined ones None):
     predictions, run, split, history, labels, uncertain, values, thresholds, synthetic, images, studies, level, draws
     curves                      of each finding: counts at thresholds (cxrdali.metrics.curves), all views
     seen                        sentences on how many of the images were trained on (None: not known)
+    hashes                      which images these are (cxrdali.fitted)
     fitted_here                 what was fitted on these images (cxrdali.fitted), so that scores are too good
     fitted_unknown              what was fitted on images that nobody knows
     without_training            findings that count in mAP though no training image has them
@@ -18,6 +19,7 @@ Everything is in the result, plain JSON values (undefined ones None):
 "lateral" is every view that is not frontal, as in Yamagishi & Hanaoka (2023).
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ from cxrdali import predictions as tables
 from cxrdali.data.splits import released_rows
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.evaluate.options import EvaluateOptions
-from cxrdali.fitted import THRESHOLDS
+from cxrdali.fitted import THRESHOLDS, sketch
 from cxrdali.fitted import here as fitted_here
 from cxrdali.metrics import curves
 from cxrdali.metrics.bootstrap import interval, resample, sampled_macro
@@ -117,6 +119,7 @@ def evaluate(
     result = {
         "predictions": path.name,
         **_origin(table.provenance),
+        "hashes": sketch(table.ids),
         "fitted_here": list(here.words),
         "fitted_unknown": list(here.unknown),
         "labels": labels.name,
@@ -167,7 +170,8 @@ def write(result: dict, out: Path) -> tuple[Path, Path]:
     except OSError as error:
         raise cannot_write(csv_path, error) from error
     write_bytes(json_path, sealed_json(result))
-    write_with_hash(csv_path, table.to_csv(index=False, lineterminator="\n").encode())
+    about = {name: result.get(name) for name in ("split", "hashes")}
+    write_with_hash(csv_path, table.to_csv(index=False, lineterminator="\n").encode(), json.dumps(about))
     return json_path, csv_path
 
 
