@@ -170,7 +170,7 @@ def write(result: dict, out: Path) -> tuple[Path, Path]:
     except OSError as error:
         raise cannot_write(csv_path, error) from error
     write_bytes(json_path, sealed_json(result))
-    about = {name: result.get(name) for name in ("split", "hashes")}
+    about = {name: result[name] for name in ("split", "hashes") if result.get(name)}
     write_with_hash(csv_path, table.to_csv(index=False, lineterminator="\n").encode(), json.dumps(about))
     return json_path, csv_path
 

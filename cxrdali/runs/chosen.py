@@ -1,4 +1,4 @@
-"""On which images a run's choices were made: its best epoch, the findings that it oversamples, and both of earlier runs.
+"""On which images a run's choices were made: its best epoch, the findings that it oversamples, those of earlier runs.
 
 Its table of validation predictions says so, and whatever is predicted with its weights.
 """
