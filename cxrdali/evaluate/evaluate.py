@@ -6,6 +6,7 @@ Everything is in the result, plain JSON values (undefined ones None):
     level, draws, unit          of the intervals; unit: what is sampled ("patient")
     curves                      of each finding: counts at thresholds (cxrdali.metrics.curves), all views
     seen                        sentences on how many of the images were trained on (None: not known)
+    hashes                      which images these are (cxrdali.fitted)
     fitted_here                 what was fitted on these images (cxrdali.fitted), so that scores are too good
     fitted_unknown              what was fitted on images that nobody knows
     without_training            findings that count in mAP though no training image has them
@@ -20,6 +21,7 @@ Everything is in the result, plain JSON values (undefined ones None):
 "lateral" is every view that is not frontal, as in Yamagishi & Hanaoka (2023).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,7 +33,7 @@ from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes, group_ids, released_rows
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.evaluate.options import EvaluateOptions
-from cxrdali.fitted import THRESHOLDS
+from cxrdali.fitted import THRESHOLDS, sketch
 from cxrdali.fitted import here as fitted_here
 from cxrdali.metrics import curves
 from cxrdali.metrics.bootstrap import Images, resample
@@ -106,6 +108,7 @@ def evaluate(
     result = {
         "predictions": path.name,
         **_origin(table.provenance),
+        "hashes": sketch(table.ids),
         "fitted_here": list(here.words),
         "fitted_unknown": list(here.unknown),
         "labels": labels.name,
@@ -161,7 +164,8 @@ def write(result: dict, out: Path) -> tuple[Path, Path]:
     except OSError as error:
         raise cannot_write(csv_path, error) from error
     write_bytes(json_path, sealed_json(result))
-    write_with_hash(csv_path, table.to_csv(index=False, lineterminator="\n").encode())
+    about = {name: result[name] for name in ("split", "hashes") if result.get(name)}
+    write_with_hash(csv_path, table.to_csv(index=False, lineterminator="\n").encode(), json.dumps(about))
     return json_path, csv_path
 
 
