@@ -10,6 +10,7 @@ Everything is in the result, plain JSON values (undefined ones None):
     all, frontal, lateral       a part each (None without an image):
         images, studies, LRAP, without_positives
         mAP, macro_AUROC, ...   means over findings, and the ends of their intervals, mAP_low, mAP_high, ...
+        pooled_ECE, ...         of the flattened table; ECE_floor: what perfect probabilities show (calibration_error)
         groups                  the same means over head, medium and tail: {"head": {"findings": [...], "mAP": ...}}
         findings                a row each: FINDING_COLUMNS
 
@@ -30,7 +31,7 @@ from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.metrics import curves
 from cxrdali.metrics.bootstrap import interval, resample, sampled_macro
-from cxrdali.metrics.calibration_error import brier, ece
+from cxrdali.metrics.calibration_error import KINDS, brier, errors
 from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.longtail import GROUPS, RULE, groups, without_training
 from cxrdali.metrics.ranking import Scores, defined, macro, score
@@ -51,10 +52,10 @@ PARTS = ("all", "frontal", "lateral")
 FINDING_COLUMNS = (
     "finding", "positives", "negatives", "prevalence",
     "AP", "AP_low", "AP_high", "AUROC", "AUROC_low", "AUROC_high",
-    "ECE", "Brier", "threshold", *METRICS, "group", "train_positives",
+    *KINDS, "Brier", "threshold", *METRICS, "group", "train_positives",
 )  # fmt: skip
 # the name of the mean over findings, by the name that a finding's own score has
-MEANS = {"AP": "mAP", **{name: f"macro_{name}" for name in ("AUROC", "ECE", "Brier", *METRICS)}}
+MEANS = {"AP": "mAP", **{name: f"macro_{name}" for name in ("AUROC", *KINDS, "Brier", *METRICS)}}
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,7 @@ def _part(images: _Images, known: Mapping[str, list], options: EvaluateOptions, 
         "images": len(images.truth),
         "studies": len(np.unique(images.study)),
         **means(np.ones(len(known["finding"]), dtype=bool)),
+        **({} if images.probabilities is None else errors(images.truth, images.probabilities)),
         "LRAP": defined(scores.lrap),
         "without_positives": scores.without_positives,
         "groups": by_group or None,
@@ -249,7 +251,7 @@ def _measured(images: _Images, scores: Scores) -> dict[str, np.ndarray]:
     """Every score of MEANS that the images allow, by name: float64 [F], NaN where undefined."""
     undefined = np.full(len(scores.findings), np.nan)
     measured = {"AP": scores.ap, "AUROC": scores.auroc}
-    for name, measure in (("ECE", ece), ("Brier", brier)):
+    for name, measure in (*KINDS.items(), ("Brier", brier)):
         measured[name] = undefined if images.probabilities is None else measure(images.truth, images.probabilities)
     if images.called is not None:
         decided = score_decisions(images.truth, images.called)

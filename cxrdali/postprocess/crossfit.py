@@ -38,6 +38,7 @@ class HeldOut:
     truth: np.ndarray
     logits: np.ndarray
     part: np.ndarray
+    rows: np.ndarray
     made_from: dict
 
     @property
@@ -115,7 +116,7 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
         "images": len(rows),
         "folds": folds,
     }
-    return HeldOut(labels.findings, truth, table.values[:, places], part, made_from)
+    return HeldOut(labels.findings, truth, table.values[:, places], part, rows, made_from)
 
 
 def cross_fit(

@@ -37,7 +37,15 @@ def test_from_validation_to_decisions(folder, pack_folder):
         ]  # fmt: skip
     assert lines[6].startswith("Hernia") and lines[6].endswith("kept as it is: 0 positive of at least 10")
     assert lines[7].startswith("all findings, pooled") and lines[8].startswith("mean over findings: ECE ")
-    assert lines[9] == "platt.json: rules fitted to val.parquet; platt.html: reliability diagrams"
+    stored = json.loads((folder / "platt.json").read_text())
+    change = stored["Brier_difference"]
+    assert lines[8].endswith(f"({change['difference']:+.5f}, by patient {change['low']:+.5f} to {change['high']:+.5f})")
+    after = stored["calibration_error"]["after"]
+    floor = after["ECE_floor"]["macro_ECE"]
+    assert lines[13].split()[:6] == [
+        "after,", "equal", "width", *(f"{number:.4f}" for number in (after["macro_ECE"], floor["mean"], floor["p95"]))
+    ]  # fmt: skip
+    assert lines[-2] == "platt.json: rules fitted to val.parquet; platt.html: reliability diagrams"
     assert "<svg" in (folder / "platt.html").read_text()
 
     for name in ("val", "test"):

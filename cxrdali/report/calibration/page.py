@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from cxrdali.postprocess.calibration import Calibration, FindingCalibration
+from cxrdali.postprocess.calibration import WHEN, Calibration, FindingCalibration
 from cxrdali.postprocess.calibration_maps import LEAST, Isotonic
+from cxrdali.report.calibration.errors import error_table
 from cxrdali.report.calibration.plots import FEW, diagram, multiples
 from cxrdali.report.kit.numbers import MINUS
 from cxrdali.report.kit.page import Figure, render
@@ -16,6 +17,14 @@ WORDS = {
     "per-finding-temperature": "a temperature per finding",
     "platt": "Platt scaling per finding",
     "isotonic": "isotonic regression per finding",
+}
+
+
+VERDICTS = {
+    "lower": "",
+    "higher": "On images that it was not fitted to, this calibration makes the Brier score worse.",
+    "not separable": "Whether this calibration lowers the Brier score cannot be told: the interval holds 0.",
+    "": "",
 }
 
 
@@ -59,7 +68,12 @@ def reliability(calibration: Calibration, name: str = "reliability") -> dict:
                 ("All findings, pooled", None, *_scores(before, after), ""),
             ],
         ),
+        "errors": error_table("Calibration error", "", [(when, calibration.errors.get(when)) for when in WHEN]),
+        "brier": calibration.brier_difference,
+        "verdict": VERDICTS[calibration.verdict],
         "kept": [f"{rule.finding} ({rule.kept})" for rule in rules if rule.kept],
+        "others": [f"{rule.finding} ({rule.remark})" for rule in rules if rule.remark and not rule.kept],
+        "mixed": [f"{rule.finding} (no fit in {rule.parts_kept})" for rule in rules if rule.parts_kept],
     }  # fmt: skip
 
 
