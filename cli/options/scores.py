@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 ERROR_HEAD = ("calibration error (ECE)", "macro", "floor", "to", "pooled", "floor", "to")
-FLOOR = (
-    "floor: what these probabilities would show on as many images if they were perfect; to: in at most 95 % of cases"
-)
+FLOOR = "floor: what these probabilities would show on as many images if they were perfect; to: its 95th percentile"
 
 
 def aligned(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> str:
