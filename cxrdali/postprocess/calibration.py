@@ -149,7 +149,7 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, method: str, options
     before, after = (_qualities(data.truth, each) for each in probabilities)
     columns = zip(
         data.findings, maps, data.images.tolist(), data.positives.tolist(), before[:-1], after[:-1],
-        [remark for _, remark in methods], parts_kept, strict=True,
+        ["" if kept else remark for (_, remark), (_, kept) in zip(methods, maps, strict=True)], parts_kept, strict=True,
     )  # fmt: skip
     rules = tuple(FindingCalibration(name, made, kept, *rest) for name, (made, kept), *rest in columns)
     errors = {when: reliability.errors(data.truth, each) for when, each in zip(WHEN, probabilities, strict=True)}

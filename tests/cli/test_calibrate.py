@@ -73,6 +73,13 @@ def test_from_validation_to_decisions(folder, pack_folder):
     result = json.loads((folder / "test.c.metrics.json").read_text())
     assert "decisions at thresholds f1, fitted to val.c.parquet (recall is sensitivity)" in said
     assert f"all: F1 {result['all']['macro_F1']:.3f}, precision" in said
+    errors = next(line for line in said.splitlines() if line.startswith("all, debiased")).split()[2:]
+    floor = result["all"]["ECE_floor"]
+    assert errors == [
+        f"{number:.4f}"
+        for key in ("macro_ECE_debiased", "pooled_ECE_debiased")
+        for number in (result["all"][key], floor[key]["mean"], floor[key]["p95"])
+    ]
     assert f"ECE {result['all']['macro_ECE']:.4f}, Brier {result['all']['macro_Brier']:.4f}" in said
     said = done(folder, "evaluate", "test.c.parquet", "--thresholds", "0.5", "--draws", 0, *data).stdout
     assert "decisions at thresholds fixed=0.5 (recall" in said

@@ -72,7 +72,7 @@ def reliability(calibration: Calibration, name: str = "reliability") -> dict:
         "brier": calibration.brier_difference,
         "verdict": VERDICTS[calibration.verdict],
         "kept": [f"{rule.finding} ({rule.kept})" for rule in rules if rule.kept],
-        "others": [f"{rule.finding} ({rule.remark})" for rule in rules if rule.remark and not rule.kept],
+        "others": [f"{rule.finding} ({rule.remark})" for rule in rules if rule.remark],
         "mixed": [f"{rule.finding} (no fit in {rule.parts_kept})" for rule in rules if rule.parts_kept],
     }  # fmt: skip
 
