@@ -11,11 +11,6 @@ from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
 from shards.words import counted
 
-NOTES = {
-    "higher": "worse: on images that it was not fitted to, the Brier score is higher than before",
-    "not separable": "whether it lowers the Brier score cannot be told: the interval of the difference holds 0",
-}
-
 
 @click.command()
 @click.argument("file", type=FILE, required=False)
@@ -114,8 +109,8 @@ def _print(fitted) -> None:
     errors = [row for when in WHEN for row in error_rows(when, fitted.errors[when])]
     click.echo(aligned([ERROR_HEAD, *errors]))
     click.echo(FLOOR)
-    if fitted.verdict in NOTES:
-        click.echo(f"note: {NOTES[fitted.verdict]}")
+    if fitted.verdict:
+        click.echo(f"note: {fitted.verdict}")
 
 
 def _difference(found: dict) -> str:

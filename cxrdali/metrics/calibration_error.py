@@ -6,14 +6,9 @@ finding, 0 to 1. A finding without a known target has no score: NaN.
 The curve is not `sklearn.calibration.calibration_curve`: that one leaves out empty bins and gives no counts, which
 calibration error and pooling need, and it puts a probability on an edge into the bin below it.
 
-Three kinds of calibration error, KINDS, each per finding, as the mean over findings (macro), and of the flattened table
-(pooled, each image and finding counting once, as Sulake 2026 has it):
-
-    ECE             bins of equal width: mean over the images of |share of positives - mean probability| of their bin
-    ECE_equal_mass  the same with bins of equally many images: equal width puts nearly all of a rare finding in one
-    ECE_debiased    in these bins, the root of the mean square of that difference, without what chance adds to it
-
-Chance alone makes the first two larger than 0, the more so the fewer images there are: `floors` tells by how much.
+Calibration errors are of three KINDS, each per finding, as the mean over findings (macro), and of the flattened table
+(pooled: each image and finding counts once, as Sulake 2026 has it). Chance alone makes the first two larger than 0, the
+more so the fewer images there are: `floors` tells by how much.
 """
 
 from collections.abc import Callable

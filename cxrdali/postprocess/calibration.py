@@ -3,7 +3,7 @@
 Before and after are measured by cross-fitting over subjects; the rules that are written are fitted on all images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,16 +15,7 @@ from cxrdali.data.splits import group_codes
 from cxrdali.metrics import calibration_error as reliability
 from cxrdali.metrics.calibration_error import ERRORS, Curve
 from cxrdali.metrics.ranking import defined, macro
-from cxrdali.postprocess.calibration_maps import (  # fmt: skip
-    ENOUGH,
-    IDENTITY,
-    Affine,
-    Isotonic,
-    Map,
-    fit_isotonic,
-    fit_platt,
-    fit_temperature,
-)
+from cxrdali.postprocess.calibration_maps import ENOUGH, IDENTITY, MAPS, PER_FINDING, Map, fit_temperature
 from cxrdali.postprocess.crossfit import HeldOut, cross_fit, read_held_out
 from cxrdali.postprocess.options import CALIBRATIONS, DEFAULTS, SHARED, FitOptions
 from cxrdali.postprocess.rules import Rules, check_alike, check_findings, read_rules
@@ -35,13 +26,7 @@ from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe
 from shards.words import choices
 
-PER_FINDING: dict[str, Callable[[np.ndarray, np.ndarray], tuple[Map, str]]] = {
-    "per-finding-temperature": fit_temperature,
-    "platt": fit_platt,
-    "isotonic": fit_isotonic,
-}
 WHEN = ("before", "after")
-MAPS = {"affine": Affine, "isotonic": Isotonic}
 QUALITY = {
     "ECE": maybe(float), "Brier": maybe(float), "images": [int], "probability": [maybe(float)], "share": [maybe(float)],
 }  # fmt: skip
@@ -104,11 +89,13 @@ class Calibration(Rules):
 
     @property
     def verdict(self) -> str:
-        """Whether the Brier score is "lower" or "higher" after, or "not separable", by its interval ("": not known)."""
+        """What is to be said of a Brier score that is not lower by its interval; "" if it is, or has none."""
         low, high = (self.brier_difference.get(end) for end in ("low", "high"))
-        if low is None or high is None:
+        if low is None or high is None or high < 0:
             return ""
-        return "lower" if high < 0 else "higher" if low > 0 else "not separable"
+        if low > 0:
+            return "worse: on images that it was not fitted to, the Brier score is higher than before"
+        return "whether it lowers the Brier score cannot be told: the interval of the difference holds 0"
 
     def macro(self, name: str, when: str) -> float:
         """Mean over findings of "ece" or "brier", "before" or "after" (NaN if no finding has one)."""

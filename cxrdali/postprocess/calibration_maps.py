@@ -124,6 +124,10 @@ def fit_isotonic(truth: np.ndarray, logits: np.ndarray) -> tuple[Map, str]:
     return Isotonic(*zip(*knots, strict=True), tilt, float(values.mean())), ""
 
 
+MAPS = {"affine": Affine, "isotonic": Isotonic}
+PER_FINDING = {"per-finding-temperature": fit_temperature, "platt": fit_platt, "isotonic": fit_isotonic}
+
+
 def _higher(target: np.ndarray, values: np.ndarray) -> bool:
     """Whether the mean logit of the positives is above that of the negatives, by more than rounding."""
     return bool(values[target == 1].mean() - values[target == 0].mean() > 1e-9 * values.std())

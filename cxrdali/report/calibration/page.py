@@ -20,14 +20,6 @@ WORDS = {
 }
 
 
-VERDICTS = {
-    "lower": "",
-    "higher": "On images that it was not fitted to, this calibration makes the Brier score worse.",
-    "not separable": "Whether this calibration lowers the Brier score cannot be told: the interval holds 0.",
-    "": "",
-}
-
-
 def write_page(calibration: Calibration, path: Path) -> Path:
     """A self-contained page at `path`, which is returned. It shows no image and no id.
 
@@ -70,7 +62,7 @@ def reliability(calibration: Calibration, name: str = "reliability") -> dict:
         ),
         "errors": error_table("Calibration error", "", [(when, calibration.errors.get(when)) for when in WHEN]),
         "brier": calibration.brier_difference,
-        "verdict": VERDICTS[calibration.verdict],
+        "verdict": calibration.verdict,
         "kept": [f"{rule.finding} ({rule.kept})" for rule in rules if rule.kept],
         "others": [f"{rule.finding} ({rule.remark})" for rule in rules if rule.remark],
         "mixed": [f"{rule.finding} (no fit in {rule.parts_kept})" for rule in rules if rule.parts_kept],

@@ -134,18 +134,18 @@ def test_validation_predictions_and_calibrated_ones_say_what_they_are(dataset, l
 def test_a_calibration_that_makes_it_worse_says_so(dataset, labels, tmp_path):
     written(tmp_path / "val.parquet", dataset)
     fitted = calibration.fit(tmp_path / "val.parquet", dataset, labels, "platt")
-    worse, unclear = "this calibration makes the Brier score worse", "lowers the Brier score cannot be told"
+    worse, unclear = "the Brier score is higher than before", "whether it lowers the Brier score cannot be told"
     found = fitted.brier_difference
     assert found["high"] < 0
-    for ends, verdict, said in (
-        ((found["low"], found["high"]), "lower", []),
-        ((0.001, 0.002), "higher", [worse]),
-        ((-0.001, 0.002), "not separable", [unclear]),
-        ((None, None), "", []),
+    for ends, said in (
+        ((found["low"], found["high"]), []),
+        ((0.001, 0.002), [worse]),
+        ((-0.001, 0.002), [unclear]),
+        ((None, None), []),
     ):
         changed = replace(fitted, brier_difference={**found, "low": ends[0], "high": ends[1]})
         html = write_page(changed, tmp_path / "p.html").read_text()
-        assert changed.verdict == verdict and [text for text in (worse, unclear) if text in html] == said
+        assert [text for text in (worse, unclear) if text in html] == said and bool(changed.verdict) == bool(said)
 
 
 def test_the_page_shows_what_perfect_probabilities_would_show(dataset, labels, tmp_path):
