@@ -6,7 +6,7 @@ from cli.options import folders, heldout, tables
 from cli.options.fields import Choice, field_options, filled
 from cli.options.folders import FILE, OUTPUT
 from cli.options.next_command import line, say
-from cli.options.scores import aligned, number
+from cli.options.scores import ERROR_HEAD, FLOOR, aligned, error_rows, number
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
 from shards.words import counted
@@ -91,6 +91,8 @@ def calibrate(
 
 
 def _print(fitted) -> None:
+    from cxrdali.postprocess.calibration import WHEN
+
     made_from = fitted.made_from
     click.echo(
         f"{made_from['predictions']}: {counted(made_from['images'], 'image')}, {fitted.method}; before and after by "
@@ -105,9 +107,18 @@ def _print(fitted) -> None:
         f"{title} {number(fitted.macro(name, 'before'), 4)} -> {number(fitted.macro(name, 'after'), 4)}"
         for title, name in (("ECE", "ece"), ("Brier", "brier"))
     )
-    click.echo(f"mean over findings: {means}")
-    if fitted.macro("brier", "after") > fitted.macro("brier", "before"):
-        click.echo("note: no help here: on images that it was not fitted to, the Brier score is worse than before")
+    click.echo(f"mean over findings: {means}{_difference(fitted.brier_difference)}")
+    errors = [row for when in WHEN for row in error_rows(when, fitted.errors[when])]
+    click.echo(aligned([ERROR_HEAD, *errors]))
+    click.echo(FLOOR)
+    if fitted.verdict:
+        click.echo(f"note: {fitted.verdict}")
+
+
+def _difference(found: dict) -> str:
+    if found["low"] is None:
+        return ""
+    return f" ({found['difference']:+.5f}, by patient {found['low']:+.5f} to {found['high']:+.5f})"
 
 
 def _row(name: str, positives: str, before, after, rule: str) -> tuple[str, ...]:
@@ -115,12 +126,12 @@ def _row(name: str, positives: str, before, after, rule: str) -> tuple[str, ...]
 
 
 def _rule(rule) -> str:
-    from cxrdali.postprocess.calibration_maps import Isotonic
+    from cxrdali.postprocess.calibration_maps import Affine
 
     if rule.kept:
         return f"kept as it is: {rule.kept}"
-    if isinstance(rule.map, Isotonic):
-        return f"{counted(len(rule.map.logits), 'knot')}"
-    if rule.map.offset:
-        return f"{rule.map.slope:.3f} * logit {rule.map.offset:+.3f}"
-    return f"T = {1 / rule.map.slope:.3f}"
+    shown = f"T = {1 / rule.map.slope:.3f}" if isinstance(rule.map, Affine) else counted(len(rule.map.logits), "knot")
+    if isinstance(rule.map, Affine) and rule.map.offset:
+        shown = f"{rule.map.slope:.3f} * logit {rule.map.offset:+.3f}"
+    mixed = f"{counted(rule.parts_kept, 'part')} of the cross-fit without a fit" if rule.parts_kept else ""
+    return "; ".join(filter(None, (shown, rule.remark, mixed)))

@@ -8,7 +8,7 @@ from cli.options import folders
 from cli.options.fields import field_options, filled
 from cli.options.folders import FILE, OUTPUT
 from cli.options.next_command import after_evaluation
-from cli.options.scores import aligned, interval, number, with_interval
+from cli.options.scores import ERROR_HEAD, FLOOR, aligned, error_rows, interval, number, with_interval
 from cxrdali.evaluate.options import EvaluateOptions
 from shards.words import counted
 
@@ -117,6 +117,9 @@ def _print(result: dict) -> None:
             f"mAP {with_interval(part, 'mAP')}, AUROC {with_interval(part, 'macro_AUROC')}, "
             f"LRAP {number(part['LRAP'])}, ECE {number(part['macro_ECE'], 4)}, Brier {number(part['macro_Brier'], 4)}"
         )
+    if whole.get("ECE_floor"):
+        click.echo(aligned([ERROR_HEAD, *error_rows("all", whole)]))
+        click.echo(FLOOR)
     without = _without(whole)
     for group, means in (whole["groups"] or {}).items():
         scored = len({*means["findings"]}.difference(*without))

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
+ERROR_HEAD = ("calibration error (ECE)", "macro", "floor", "to", "pooled", "floor", "to")
+FLOOR = "floor: what these probabilities would show on as many images if they were perfect; to: its 95th percentile"
+
 
 def aligned(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """Rows of texts in columns; those in `left` begin in line, the others end in line."""
@@ -11,6 +14,20 @@ def aligned(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     return "\n".join(
         "  ".join(way(text, width) for way, text, width in zip(ways, row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def error_rows(name: str, found: dict) -> list[tuple[str, ...]]:
+    """Of what `calibration_error.errors` gives, a row for each kind; `ERROR_HEAD` is their head."""
+    from cxrdali.metrics.calibration_error import TITLES
+
+    rows = []
+    for kind, title in TITLES.items():
+        cells = []
+        for key in (f"macro_{kind}", f"pooled_{kind}"):
+            floor = found["ECE_floor"][key]
+            cells += [number(value, 4) for value in (found[key], floor["mean"], floor["p95"])]
+        rows.append((f"{name}, {title}", *cells))
+    return rows
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -15,6 +15,7 @@ Everything is in the result, plain JSON values (undefined ones None):
         images, studies, patients, LRAP, without_positives, without_negatives
         mAP, macro_AUROC, ...   means over findings, and the ends of their intervals, mAP_low, mAP_high, ...
         mAP_without_one         lowest and highest mAP without any one finding, and without which
+        pooled_ECE, ...         of the flattened table; ECE_floor: what perfect probabilities show (calibration_error)
         groups                  the same means over head, medium and tail: {"head": {"findings": [...], "mAP": ...}}
         findings                a row each: FINDING_COLUMNS
 
@@ -37,7 +38,7 @@ from cxrdali.fitted import THRESHOLDS, sketch
 from cxrdali.fitted import here as fitted_here
 from cxrdali.metrics import curves
 from cxrdali.metrics.bootstrap import Images, resample
-from cxrdali.metrics.calibration_error import brier, ece
+from cxrdali.metrics.calibration_error import KINDS, brier, errors
 from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.intervals import ENOUGH, Sampled, without_one
 from cxrdali.metrics.longtail import GROUPS, RULE, groups, without_training
@@ -59,11 +60,11 @@ PARTS = ("all", "frontal", "lateral")
 FINDING_COLUMNS = (
     "finding", "positives", "positive_patients", "negatives", "prevalence",
     "AP", "AP_low", "AP_high", "AUROC", "AUROC_low", "AUROC_high",
-    "ECE", "ECE_low", "ECE_high", "Brier", "Brier_low", "Brier_high",
+    "ECE", "ECE_low", "ECE_high", *list(KINDS)[1:], "Brier", "Brier_low", "Brier_high",
     "threshold", "F1", "F1_low", "F1_high", *METRICS[1:], "group", "train_positives",
 )  # fmt: skip
 # the name of the mean over findings, by the name that a finding's own score has
-MEANS = {"AP": "mAP", **{name: f"macro_{name}" for name in ("AUROC", "ECE", "Brier", *METRICS)}}
+MEANS = {"AP": "mAP", **{name: f"macro_{name}" for name in ("AUROC", *KINDS, "Brier", *METRICS)}}
 
 
 def evaluate(
@@ -246,6 +247,7 @@ def _part(images: Images, known: Mapping[str, list], options: EvaluateOptions, b
         "images": len(images.truth),
         "patients": len(np.unique(images.patient)),
         **means(np.ones(len(names), dtype=bool)),
+        **({} if images.probabilities is None else errors(images.truth, images.probabilities)),
         "LRAP": defined(scores.lrap),
         "without_positives": scores.without_positives,
         "without_negatives": scores.without_negatives,
@@ -261,7 +263,7 @@ def _measured(images: Images, scores: Scores) -> dict[str, np.ndarray]:
     """Every score of MEANS that the images allow, by name: float64 [F], NaN where undefined."""
     undefined = np.full(len(scores.findings), np.nan)
     measured = {"AP": scores.ap, "AUROC": scores.auroc}
-    for name, measure in (("ECE", ece), ("Brier", brier)):
+    for name, measure in (*KINDS.items(), ("Brier", brier)):
         measured[name] = undefined if images.probabilities is None else measure(images.truth, images.probabilities)
     if images.called is not None:
         decided = score_decisions(images.truth, images.called)

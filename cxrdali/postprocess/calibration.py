@@ -3,7 +3,7 @@
 Before and after are measured by cross-fitting over subjects; the rules that are written are fitted on all images.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,12 +11,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from cxrdali import predictions as tables
+from cxrdali.data.splits import group_codes
 from cxrdali.fitted import APPLY, CALIBRATION, here, joined
 from cxrdali.metrics import calibration_error as reliability
-from cxrdali.metrics.calibration_error import Curve
+from cxrdali.metrics.calibration_error import ERRORS, Curve
 from cxrdali.metrics.ranking import defined, macro
-from cxrdali.postprocess.calibration_maps import Affine, Isotonic, Map, fit_isotonic, fit_platt, fit_temperature
-from cxrdali.postprocess.crossfit import check_not_calibrated, cross_fit, read_held_out
+from cxrdali.postprocess.calibration_maps import ENOUGH, IDENTITY, MAPS, PER_FINDING, Map, fit_temperature
+from cxrdali.postprocess.crossfit import HeldOut, check_not_calibrated, cross_fit, read_held_out
 from cxrdali.postprocess.options import CALIBRATIONS, DEFAULTS, SHARED, FitOptions
 from cxrdali.postprocess.rules import Rules, check_alike, check_findings, fitted, read_rules
 from cxrdali.predictions import Kind, Predictions, sigmoid
@@ -26,17 +27,17 @@ from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe
 from shards.words import choices
 
-PER_FINDING: dict[str, Callable[[np.ndarray, np.ndarray], tuple[Map, str]]] = {
-    "per-finding-temperature": fit_temperature,
-    "platt": fit_platt,
-    "isotonic": fit_isotonic,
-}
-MAPS = {"affine": Affine, "isotonic": Isotonic}
+WHEN = ("before", "after")
 QUALITY = {
     "ECE": maybe(float), "Brier": maybe(float), "images": [int], "probability": [maybe(float)], "share": [maybe(float)],
 }  # fmt: skip
 KINDS = {  # of a finding's entry
     "finding": str, "map": dict, "kept": str, "images": int, "positives": int, "before": QUALITY, "after": QUALITY,
+    "remark?": str, "parts_kept?": int,
+}  # fmt: skip
+FILE_KINDS = {
+    "method": str, "pooled": dict.fromkeys(WHEN, QUALITY),
+    "calibration_error?": {f"{when}?": ERRORS for when in WHEN}, "Brier_difference?": {str: maybe(float)},
 }  # fmt: skip
 MAP_KINDS = {
     "slope?": float, "offset?": float, "tilt?": float, "centre?": float, "logits?": [float], "probabilities?": [float],
@@ -56,7 +57,8 @@ class Quality:
 class FindingCalibration:
     """map: from logits to calibrated logits; kept: why it is the identity, "" if it was fitted.
 
-    images: those whose target is known; positives: of these. before, after: cross-fitted.
+    images: those whose target is known; positives: of these. before, after: cross-fitted. remark: why another method
+    was used, or "". parts_kept: parts of the cross-fit whose images stayed as they are, as their fit was not possible.
     """
 
     finding: str
@@ -66,17 +68,35 @@ class FindingCalibration:
     positives: int
     before: Quality
     after: Quality
+    remark: str = ""
+    parts_kept: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration(Rules):
-    """rules: one per finding. pooled_before, pooled_after: all findings together. made_from: as in HeldOut."""
+    """rules: one per finding. pooled_before, pooled_after: all findings together. made_from: as in HeldOut.
+
+    errors: "before" and "after", each `calibration_error.errors`; brier_difference: after less before. Both are empty
+    in a file of an older version.
+    """
 
     method: str
     rules: tuple[FindingCalibration, ...]
     pooled_before: Quality
     pooled_after: Quality
     made_from: dict
+    errors: dict
+    brier_difference: dict
+
+    @property
+    def verdict(self) -> str:
+        """What is to be said of a Brier score that is not lower by its interval; "" if it is, or has none."""
+        low, high = (self.brier_difference.get(end) for end in ("low", "high"))
+        if low is None or high is None or high < 0:
+            return ""
+        if low > 0:
+            return "worse: on images that it was not fitted to, the Brier score is higher than before"
+        return "whether it lowers the Brier score cannot be told: the interval of the difference holds 0"
 
     def macro(self, name: str, when: str) -> float:
         """Mean over findings of "ece" or "brier", "before" or "after" (NaN if no finding has one)."""
@@ -87,12 +107,14 @@ class Calibration(Rules):
         sums = {
             f"macro_{key}_{when}": defined(self.macro(name, when))
             for key, name in (("ECE", "ece"), ("Brier", "brier"))
-            for when in ("before", "after")
+            for when in WHEN
         }
         return {
             "method": self.method,
             "made_from": self.made_from,
             **sums,
+            "calibration_error": self.errors,
+            "Brier_difference": self.brier_difference,
             "pooled": {"before": _stored(self.pooled_before), "after": _stored(self.pooled_after)},
             "findings": [_stored_rule(rule) for rule in self.rules],
         }
@@ -107,22 +129,28 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, method: str, options
         raise UserError(f"method {method!r}: {choices(method, CALIBRATIONS)}")
     data = read_held_out(path, dataset, labels, options)
     check_not_calibrated(path, data.about)
+    methods = [
+        _method(method, count, images - count) for count, images in zip(data.positives, data.images, strict=True)
+    ]
     with threadpool_limits(1):  # on two busy cores the solver's threads wait for each other: 20 times slower
-        maps = fit_maps(method, data.truth, data.logits)
-        calibrated = cross_fit(data, lambda truth, logits: fit_maps(method, truth, logits), _use)
-    before, after = (_qualities(data.truth, sigmoid(logits)) for logits in (data.logits, calibrated))
+        maps, parts_kept, calibrated = _fit([name for name, _ in methods], data)
+    probabilities = [sigmoid(logits) for logits in (data.logits, calibrated)]
+    before, after = (_qualities(data.truth, each) for each in probabilities)
     columns = zip(
-        data.findings, maps, data.images.tolist(), data.positives.tolist(), before[:-1], after[:-1], strict=True
-    )
+        data.findings, maps, data.images.tolist(), data.positives.tolist(), before[:-1], after[:-1],
+        ["" if kept else remark for (_, remark), (_, kept) in zip(methods, maps, strict=True)], parts_kept, strict=True,
+    )  # fmt: skip
     rules = tuple(FindingCalibration(name, made, kept, *rest) for name, (made, kept), *rest in columns)
-    return Calibration(method, rules, before[-1], after[-1], data.made_from)
+    errors = {when: reliability.errors(data.truth, each) for when, each in zip(WHEN, probabilities, strict=True)}
+    difference = reliability.brier_difference(data.truth, *probabilities, group_codes(dataset, "subject")[data.rows])
+    return Calibration(method, rules, before[-1], after[-1], data.made_from, errors, difference)
 
 
-def fit_maps(method: str, truth: np.ndarray, logits: np.ndarray) -> list[tuple[Map, str]]:
+def fit_maps(methods: Sequence[str], truth: np.ndarray, logits: np.ndarray) -> list[tuple[Map, str]]:
     """Per finding the map and why it is the identity ("" if it was fitted); truth and logits are float [n, F]."""
-    if method == SHARED:
+    if methods[0] == SHARED:
         return [fit_temperature(truth, logits)] * truth.shape[1]
-    return [PER_FINDING[method](truth[:, place], logits[:, place]) for place in range(truth.shape[1])]
+    return [PER_FINDING[each](truth[:, place], logits[:, place]) for place, each in enumerate(methods)]
 
 
 def apply(
@@ -159,6 +187,37 @@ def read(path: Path) -> Calibration:
     return read_rules(path, _parse, KINDS, "calibration", "fit it again with `cxrdali calibrate --fit`")
 
 
+def _method(method: str, positives: int, negatives: int) -> tuple[str, str]:
+    """The method for a finding, and why it is another than the one asked for ("" if it is that one)."""
+    for name, count in (("positive", positives), ("negative", negatives)):
+        if method == "isotonic" and count < ENOUGH:
+            return "platt", f"Platt, {count} {name} of at least {ENOUGH} for isotonic"
+    return method, ""
+
+
+def _fit(methods: Sequence[str], data: HeldOut) -> tuple[list[tuple[Map, str]], list[int], np.ndarray]:
+    """Maps fitted on all images, in how many parts of the cross-fit there is none, and cross-fitted logits.
+
+    What no part could fit was never judged on other images, so it stays as it is; so do the cross-fitted logits of a
+    finding that is not calibrated.
+    """
+    parts: list[list[tuple[Map, str]]] = []
+
+    def fit_part(truth: np.ndarray, logits: np.ndarray) -> list[tuple[Map, str]]:
+        parts.append(fit_maps(methods, truth, logits))
+        return parts[-1]
+
+    maps, calibrated, parts_kept = fit_maps(methods, data.truth, data.logits), cross_fit(data, fit_part, _use), []
+    for place, (_, kept) in enumerate(maps):
+        reasons = [part[place][1] for part in parts]
+        if not kept and all(reasons):
+            kept = f"no part of the cross-fit could be fitted ({reasons[0]})"
+        if kept:
+            maps[place], calibrated[:, place] = (IDENTITY, kept), data.logits[:, place]
+        parts_kept.append(0 if kept else sum(map(bool, reasons)))
+    return maps, parts_kept, calibrated
+
+
 def _use(maps: list[tuple[Map, str]], logits: np.ndarray) -> np.ndarray:
     """float32 [n, F], as a table holds them."""
     columns = [each(values) for (each, _), values in zip(maps, logits.T, strict=True)]
@@ -176,12 +235,13 @@ def _qualities(truth: np.ndarray, probabilities: np.ndarray) -> list[Quality]:
 
 
 def _parse(stored: dict) -> Calibration:
-    check_kinds(stored, {"method": str, "pooled": {"before": QUALITY, "after": QUALITY}})
+    check_kinds(stored, FILE_KINDS)
     if stored["method"] not in CALIBRATIONS:
         raise ValueError(f"method {stored['method']!r} is not one of {', '.join(CALIBRATIONS)}")
     rules = tuple(_rule(row) for row in stored["findings"])
-    pooled = [_quality(stored["pooled"][when]) for when in ("before", "after")]
-    return Calibration(stored["method"], rules, *pooled, stored["made_from"])
+    pooled = [_quality(stored["pooled"][when]) for when in WHEN]
+    newer = stored.get("calibration_error", {}), stored.get("Brier_difference", {})
+    return Calibration(stored["method"], rules, *pooled, stored["made_from"], *newer)
 
 
 def _rule(row: dict) -> FindingCalibration:
@@ -195,7 +255,8 @@ def _rule(row: dict) -> FindingCalibration:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{row['finding']}: {error}") from error
     qualities = map(_quality, (row["before"], row["after"]))
-    return FindingCalibration(row["finding"], made, row["kept"], row["images"], row["positives"], *qualities)
+    newer = row.get("remark", ""), row.get("parts_kept", 0)
+    return FindingCalibration(row["finding"], made, row["kept"], row["images"], row["positives"], *qualities, *newer)
 
 
 def _stored_rule(rule: FindingCalibration) -> dict:

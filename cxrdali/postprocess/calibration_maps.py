@@ -10,11 +10,16 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 LEAST = 10  # positives, and negatives, that a fit needs; below, the finding stays as it is
-TEMPERATURES = (1e-3, 1e3)  # a temperature outside is none: the targets are separated, or ranked the wrong way round
+ENOUGH = 1000  # positives, and negatives, for isotonic; below, Platt is better (benchmarks/statistics/calibration.py)
+TEMPERATURES = (1e-3, 1e3)  # the range in which one is looked for
 CLIP = 1e-4  # isotonic probabilities stay within CLIP..1 - CLIP: its lowest and highest steps are often exactly 0 and 1
 TILT = 0.1  # logits that isotonic steps rise from the lowest to the highest logit of the fit, so that nothing ties
+CHANCE = "its logits rank the images no better than chance (AUROC {:.3f})"
+OUTLIERS = "for outlying logits, its positives' mean logit is no higher, though most rank higher (AUROC {:.3f})"
+SHIFTED = "its logits are shifted as a whole (AUROC {:.3f}), which no temperature corrects"
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,13 @@ def fit_temperature(truth: np.ndarray, logits: np.ndarray) -> tuple[Map, str]:
         return float(np.mean(values * (expit(slope * values) - target)))
 
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
-    if gradient(low) >= 0:
-        return IDENTITY, "its logits rank the images no better than chance"
-    if gradient(high) <= 0:
+    if gradient(0) >= 0:
+        return IDENTITY, _unsuited(target, values)
+    if values[target == 1].min() >= 0 >= values[target == 0].max():
         return IDENTITY, "its logits separate the classes, no temperature is best"
+    if gradient(low) >= 0 or gradient(high) <= 0:
+        side = f"above {TEMPERATURES[1]:g}" if gradient(low) >= 0 else f"below {TEMPERATURES[0]:g}"
+        return IDENTITY, f"its best temperature is {side}"
     return Affine(float(brentq(gradient, low, high, xtol=1e-12))), ""
 
 
@@ -92,15 +100,14 @@ def fit_platt(truth: np.ndarray, logits: np.ndarray) -> tuple[Map, str]:
     target, values, reason = _known(truth, logits)
     if reason:
         return IDENTITY, reason
-    positive, negative = values[target == 1], values[target == 0]
-    if positive.min() >= negative.max():
+    if values[target == 1].min() >= values[target == 0].max():
         return IDENTITY, "its logits separate the classes, no slope is best"
+    if not _higher(target, values):  # then, and only then, the best slope is 0 or below
+        return IDENTITY, _unsuited(target, values)
     mean, spread = values.mean(), values.std()  # the solver's steps are made for values of about 1
     model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000, solver="newton-cholesky")
     model.fit(((values - mean) / spread)[:, None], target)
     slope = float(model.coef_[0, 0] / spread)
-    if slope <= 0:
-        return IDENTITY, f"its slope would be {slope:.3g}: the logits rank the images no better than chance"
     return Affine(slope, float(model.intercept_[0] - slope * mean)), ""
 
 
@@ -110,9 +117,28 @@ def fit_isotonic(truth: np.ndarray, logits: np.ndarray) -> tuple[Map, str]:
     if reason:
         return IDENTITY, reason
     model = IsotonicRegression(y_min=CLIP, y_max=1 - CLIP).fit(values, target)
+    if model.y_thresholds_[0] == model.y_thresholds_[-1]:  # a single step, which says of every image the same
+        return IDENTITY, CHANCE.format(roc_auc_score(target, values))
     tilt = TILT / float(values.max() - values.min())
     knots = zip(model.X_thresholds_.tolist(), model.y_thresholds_.tolist(), strict=True)
     return Isotonic(*zip(*knots, strict=True), tilt, float(values.mean())), ""
+
+
+MAPS = {"affine": Affine, "isotonic": Isotonic}
+PER_FINDING = {"per-finding-temperature": fit_temperature, "platt": fit_platt, "isotonic": fit_isotonic}
+
+
+def _higher(target: np.ndarray, values: np.ndarray) -> bool:
+    """Whether the mean logit of the positives is above that of the negatives, by more than rounding."""
+    return bool(values[target == 1].mean() - values[target == 0].mean() > 1e-9 * values.std())
+
+
+def _unsuited(target: np.ndarray, values: np.ndarray) -> str:
+    """Why no temperature above 0, or no slope above 0, has the greatest likelihood."""
+    found = roc_auc_score(target, values)
+    reason = CHANCE if found <= 0.5 else SHIFTED if _higher(target, values) else OUTLIERS
+    overlap = reason == SHIFTED and values[target == 1].min() < values[target == 0].max()
+    return reason.format(found) + (", and Platt's method can" if overlap else "")
 
 
 def _known(truth: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:

@@ -37,7 +37,15 @@ def test_from_validation_to_decisions(folder, pack_folder):
         ]  # fmt: skip
     assert lines[6].startswith("Hernia") and lines[6].endswith("kept as it is: 0 positive of at least 10")
     assert lines[7].startswith("all findings, pooled") and lines[8].startswith("mean over findings: ECE ")
-    assert lines[9] == "platt.json: rules fitted to val.parquet; platt.html: reliability diagrams"
+    stored = json.loads((folder / "platt.json").read_text())
+    change = stored["Brier_difference"]
+    assert lines[8].endswith(f"({change['difference']:+.5f}, by patient {change['low']:+.5f} to {change['high']:+.5f})")
+    after = stored["calibration_error"]["after"]
+    floor = after["ECE_floor"]["macro_ECE"]
+    assert lines[13].split()[:6] == [
+        "after,", "equal", "width", *(f"{number:.4f}" for number in (after["macro_ECE"], floor["mean"], floor["p95"]))
+    ]  # fmt: skip
+    assert lines[-2] == "platt.json: rules fitted to val.parquet; platt.html: reliability diagrams"
     assert "<svg" in (folder / "platt.html").read_text()
 
     for name in ("val", "test"):
@@ -65,6 +73,13 @@ def test_from_validation_to_decisions(folder, pack_folder):
     result = json.loads((folder / "test.c.metrics.json").read_text())
     assert "decisions at thresholds f1, fitted to val.c.parquet (recall is sensitivity)" in said
     assert f"all: F1 {result['all']['macro_F1']:.3f}, precision" in said
+    errors = next(line for line in said.splitlines() if line.startswith("all, debiased")).split()[2:]
+    floor = result["all"]["ECE_floor"]
+    assert errors == [
+        f"{number:.4f}"
+        for key in ("macro_ECE_debiased", "pooled_ECE_debiased")
+        for number in (result["all"][key], floor[key]["mean"], floor[key]["p95"])
+    ]
     assert f"ECE {result['all']['macro_ECE']:.4f}, Brier {result['all']['macro_Brier']:.4f}" in said
     said = done(folder, "evaluate", "test.c.parquet", "--thresholds", "0.5", "--draws", 0, *data).stdout
     assert "decisions at thresholds fixed=0.5 (recall" in said

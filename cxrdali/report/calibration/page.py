@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from cxrdali.postprocess.calibration import Calibration, FindingCalibration
+from cxrdali.postprocess.calibration import WHEN, Calibration, FindingCalibration
 from cxrdali.postprocess.calibration_maps import LEAST, Isotonic
+from cxrdali.report.calibration.errors import error_table
 from cxrdali.report.calibration.plots import FEW, diagram, multiples
 from cxrdali.report.kit.numbers import MINUS
 from cxrdali.report.kit.page import Figure, render
@@ -59,7 +60,12 @@ def reliability(calibration: Calibration, name: str = "reliability") -> dict:
                 ("All findings, pooled", None, *_scores(before, after), ""),
             ],
         ),
+        "errors": error_table("Calibration error", "", [(when, calibration.errors.get(when)) for when in WHEN]),
+        "brier": calibration.brier_difference,
+        "verdict": calibration.verdict,
         "kept": [f"{rule.finding} ({rule.kept})" for rule in rules if rule.kept],
+        "others": [f"{rule.finding} ({rule.remark})" for rule in rules if rule.remark],
+        "mixed": [f"{rule.finding} (no fit in {rule.parts_kept})" for rule in rules if rule.parts_kept],
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from cxrdali.metrics.longtail import GROUPS
 from cxrdali.models.loss import LOSSES
 from cxrdali.models.tta import TTA
 from cxrdali.report.as_published import as_published
+from cxrdali.report.calibration.errors import error_table
 from cxrdali.report.calibration.page import WORDS, reliability
 from cxrdali.report.comparison.page import comparison
 from cxrdali.report.kit import plots
@@ -137,7 +138,13 @@ def calibrations(sources: Sources) -> dict | None:
         rows.append((f"{of}: {method}", *pairs, *held_out, kept))
     shown = [(of, method, each) for (of, method), each in study.calibrations.items() if of != study.roles["main"]]
     shown = shown or [(of, method, each) for (of, method), each in study.calibrations.items()][:1]
+    split = study.splits[0] if study.splits else ""
+    names = dict.fromkeys(name for of, method in study.calibrations for name in (of, f"{of}+{method}"))
+    parts = [
+        (name, study.evaluations[name, split].content["all"]) for name in names if (name, split) in study.evaluations
+    ]
     return {
+        "errors": error_table(f"Calibration error, {SPLIT_NAMES.get(split)}", "Predictions", parts),
         "fitted_on": next((each.made_from["images"] for each in study.calibrations.values()), None),
         "images": images_of(study),
         "table": Table("Calibration error before and after", columns, rows) if rows else None,

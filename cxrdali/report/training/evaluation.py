@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from cxrdali.fitted import in_words
+from cxrdali.metrics.calibration_error import TITLES
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.postprocess.rules import ALLOWED
+from cxrdali.report.calibration.errors import error_table
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import FITTED, Table
@@ -19,7 +21,8 @@ VIEWS = {"all": "all views", "frontal": "frontal", "lateral": "lateral"}
 # scores that older evaluations have not: a column's title and format; from F1 on only with thresholds.
 # Calibration errors of rare findings are a few thousandths.
 LATER = {
-    "ECE": ("ECE", "small"), "Brier": ("Brier", "small"), "F1": ("F1", "score"), "precision": ("Precision", "score"),
+    "ECE": ("ECE", "small"), "ECE_equal_mass": ("ECE, equal mass", "small"), "ECE_debiased": ("ECE, debiased", "small"),
+    "Brier": ("Brier", "small"), "F1": ("F1", "score"), "precision": ("Precision", "score"),
     "recall": ("Recall", "score"), "specificity": ("Specificity", "score"),
 }  # fmt: skip
 MEANS = [("Predictions", "text"), ("mAP", "interval"), ("Macro AUROC", "interval"), ("LRAP", "score")]
@@ -109,10 +112,12 @@ def _more(of: str, parts: Sequence[Part]) -> list[Table]:
         tables.append(Table(f"Head, medium and tail {of}", [("Predictions", "text"), *columns], rows))
     added = _added([part for _, part in parts if part])
     if added:
-        columns = [("Predictions", "text"), *added.values()]
-        rows = [(label, *((part or {}).get(f"macro_{key}") for key in added)) for label, part in parts]
+        shown = [key for key in added if key not in TITLES or key == "ECE"]  # the others are in a table of their own
+        columns = [("Predictions", "text"), *(added[key] for key in shown)]
+        rows = [(label, *((part or {}).get(f"macro_{key}") for key in shown)) for label, part in parts]
         tables.append(Table(f"Probabilities and decisions {of}", columns, rows))
-    return tables
+    floors = error_table(f"Calibration error {of}", "Predictions", parts)
+    return [*tables, floors] if floors else tables
 
 
 def _group_means(groups: dict) -> list:

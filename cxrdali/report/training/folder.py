@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import pandas as pd
 
+from cxrdali.metrics.calibration_error import ERRORS, KINDS
 from cxrdali.postprocess import views as view_rules
 from cxrdali.runs.layout import MODELS
 from cxrdali.runs.listing import natural
@@ -24,7 +25,7 @@ T = TypeVar("T")
 RECORD = "paper.json"
 SPLITS = ("test", "dev", "val")  # the most telling first
 VIEW_NUMBERS = ("frontal_ap", "lateral_ap", "difference")
-SCORES = ("AP", "AUROC", "ECE", "Brier", "F1", "precision", "recall", "specificity")
+SCORES = ("AP", "AUROC", *KINDS, "Brier", "F1", "precision", "recall", "specificity")
 _ENDS = ("", "_low", "_high")
 WITHOUT_ONE = {"low": float, "high": float, "low_without": str, "high_without": str}
 MEANS = {f"{name}{end}?": maybe(float) for name in ("mAP", *(f"macro_{each}" for each in SCORES)) for end in _ENDS}
@@ -36,7 +37,7 @@ FINDING = {"finding": str, "positives": int, "prevalence": maybe(float), "AP": m
 }  # fmt: skip
 PART = {"images": int, "studies": int, "LRAP": maybe(float), "without_positives": [str], "findings": [FINDING]} | {
     "without_negatives?": [str],
-    "patients?": int, **MEANS, "mAP": maybe(float), "macro_AUROC": maybe(float),
+    "patients?": int, **ERRORS, **MEANS, "mAP": maybe(float), "macro_AUROC": maybe(float),
     "groups?": maybe({str: {"findings?": [str], **MEANS}}),
 }  # fmt: skip
 EVALUATION = {

@@ -94,6 +94,7 @@ def test_ap_stays_and_a_finding_without_positives_stays_as_it_is(dataset, labels
             assert scores[1] == pytest.approx(scores[0], abs=1e-6)
 
 
+@pytest.mark.usefixtures("few_are_enough")
 def test_isotonic_on_a_table_is_scikit_learn_s(dataset, labels, val):
     fitted = fit(val, dataset, labels, "isotonic")
     data = held_out(val, dataset, labels)
@@ -188,10 +189,14 @@ def test_another_method_is_named(dataset, labels, val):
         ("platt", lambda s: s["findings"][0]["map"].update(curve=1), "Edema: .*unexpected keyword"),
         ("platt", lambda s: s["findings"][0]["after"].update(share=[1.0]), "bins differ in number"),
         ("platt", lambda s: s["pooled"].pop("after"), "pooled.after is missing"),
+        ("platt", lambda s: s["calibration_error"]["after"].update(macro_ECE="x"), "macro_ECE is 'x', not a number"),
+        ("platt", lambda s: s["Brier_difference"].update(low="x"), "Brier_difference.'low' is 'x', not a number"),
+        ("platt", lambda s: s["findings"][0].update(parts_kept="x"), r"findings\[0\].parts_kept is 'x', not"),
         ("isotonic", lambda s: s["findings"][0]["map"]["logits"].reverse(), "Edema: isotonic knots"),
         ("isotonic", lambda s: s["findings"][0]["map"]["probabilities"].reverse(), "none below the one before"),
     ],
 )
+@pytest.mark.usefixtures("few_are_enough")
 def test_a_damaged_file_is_named(dataset, labels, val, tmp_path, method, change, message):
     path = tmp_path / "rules.json"
     fit(val, dataset, labels, method).write(path)

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxrdali.postprocess.calibration_maps import (  # fmt: skip
     CLIP,
@@ -173,10 +173,53 @@ def test_separated_and_reversed_classes_have_no_finite_rule():
     assert fit_platt(*apart) == (IDENTITY, "its logits separate the classes, no slope is best")
     assert fit_platt(*steps((-1.0, 0, 20), (1.0, 20, 5), (2.0, 5, 3)))[1] == ""  # they overlap
     assert "separate" in fit_platt(*steps((-1.0, 0, 20), (0.0, 5, 5), (1.0, 20, 0)))[1]  # they only touch
-    backwards = steps((-1.0, 20, 5), (1.0, 5, 20))
-    assert fit_temperature(*backwards) == (IDENTITY, "its logits rank the images no better than chance")
-    found, reason = fit_platt(*backwards)
-    assert found is IDENTITY and reason.startswith("its slope would be -1.39: the logits rank the images no better")
+    backwards = steps((-1.0, 20, 5), (1.0, 5, 20))  # of 625 pairs, 25 rank well and 200 are tied
+    for fit in FITS:
+        assert fit(*backwards) == (IDENTITY, "its logits rank the images no better than chance (AUROC 0.200)")
+    for fit in (fit_temperature, fit_platt):
+        assert fit(*steps((-1.0, 20, 0), (1.0, 0, 20)))[1].endswith("no better than chance (AUROC 0.000)")
+
+
+@pytest.mark.parametrize("shift", [-8, 8])
+@pytest.mark.parametrize("prevalence", [0.1, 0.9])
+def test_shifted_logits_are_said_to_be_shifted(prevalence, shift):
+    truth, logits = made(prevalence=prevalence, scale=1.0, shift=shift)
+    found, reason = fit_temperature(truth, logits)
+    wanted = roc_auc_score(truth, logits)
+    assert 0.87 < wanted < 0.93
+    if (shift > 0) == (prevalence < 0.5):  # the other way, a high temperature makes rare findings rare again
+        assert found is IDENTITY and "chance" not in reason
+        assert reason == (
+            f"its logits are shifted as a whole (AUROC {wanted:.3f}), which no temperature corrects, and Platt's "
+            "method can"
+        )
+    else:
+        assert reason == "" and 1 / found.slope > 1
+    line, reason = fit_platt(truth, logits)
+    assert reason == "" and expit(line(logits)).mean() == pytest.approx(truth.mean(), abs=1e-6)
+
+
+def test_shifted_logits_that_separate_the_classes_are_not_sent_to_platt():
+    truth, logits = steps((5.0, 0, 40), (9.0, 10, 0))
+    assert fit_temperature(truth, logits) == (
+        IDENTITY, "its logits are shifted as a whole (AUROC 1.000), which no temperature corrects"
+    )  # fmt: skip
+    assert "separate" in fit_platt(truth, logits)[1]
+
+
+def test_a_few_outliers_are_not_a_ranking_by_chance():
+    """30 of 33 positives rank above all negatives, three lie so low that no slope above 0 is best."""
+    truth, logits = steps((-1000.0, 3, 0), (-1.0, 0, 60), (1.0, 30, 0))
+    wanted = "for outlying logits, its positives' mean logit is no higher, though most rank higher (AUROC 0.909)"
+    assert roc_auc_score(truth, logits) == pytest.approx(30 / 33)
+    assert fit_platt(truth, logits) == fit_temperature(truth, logits) == (IDENTITY, wanted)
+
+
+@pytest.mark.parametrize(("scale", "reason"), [(1e-5, "below 0.001"), (1e5, "above 1000")])
+def test_a_temperature_out_of_range_is_not_called_separated(scale, reason):
+    truth, logits = made(scale=1.0, shift=0.0)
+    assert fit_temperature(truth, logits.astype(np.float64) * scale) == (IDENTITY, f"its best temperature is {reason}")
+    assert fit_platt(truth, logits.astype(np.float64) * scale)[1] == ""
 
 
 @pytest.mark.parametrize("slope", [0.0, -1.0, float("nan"), float("inf")])

@@ -80,7 +80,8 @@ def test_a_temperature_is_shown_as_what_logits_are_divided_by(dataset, labels, t
     assert {cells(html, name)[5] for name in FINDINGS} == {f"T = {temperature:.3f}"}
 
 
-def test_the_same_calibration_makes_the_same_page(dataset, labels, tmp_path):
+def test_the_same_calibration_makes_the_same_page(dataset, labels, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "ENOUGH", 10)
     written(tmp_path / "val.parquet", dataset)
     fitted = calibration.fit(tmp_path / "val.parquet", dataset, labels, "isotonic")
     fitted.write(tmp_path / "rules.json")
@@ -133,11 +134,31 @@ def test_validation_predictions_and_calibrated_ones_say_what_they_are(dataset, l
 def test_a_calibration_that_makes_it_worse_says_so(dataset, labels, tmp_path):
     written(tmp_path / "val.parquet", dataset)
     fitted = calibration.fit(tmp_path / "val.parquet", dataset, labels, "platt")
-    worse = [replace(rule, before=rule.after, after=rule.before) for rule in fitted.rules]
-    said = "does not help here"
-    assert fitted.macro("brier", "after") < fitted.macro("brier", "before")
-    assert said not in write_page(fitted, tmp_path / "p.html").read_text()
-    assert said in write_page(replace(fitted, rules=worse), tmp_path / "p.html").read_text()
+    worse, unclear = "the Brier score is higher than before", "whether it lowers the Brier score cannot be told"
+    found = fitted.brier_difference
+    assert found["high"] < 0
+    for ends, said in (
+        ((found["low"], found["high"]), []),
+        ((0.001, 0.002), [worse]),
+        ((-0.001, 0.002), [unclear]),
+        ((None, None), []),
+    ):
+        changed = replace(fitted, brier_difference={**found, "low": ends[0], "high": ends[1]})
+        html = write_page(changed, tmp_path / "p.html").read_text()
+        assert [text for text in (worse, unclear) if text in html] == said and bool(changed.verdict) == bool(said)
+
+
+def test_the_page_shows_what_perfect_probabilities_would_show(dataset, labels, tmp_path):
+    written(tmp_path / "val.parquet", dataset)
+    fitted = calibration.fit(tmp_path / "val.parquet", dataset, labels, "platt")
+    html = write_page(fitted, tmp_path / "page.html").read_text()
+    for when, found in fitted.errors.items():
+        shown = cells(html, when, "Calibration error")
+        for cell, (key, floor) in zip(shown, found["ECE_floor"].items(), strict=True):
+            numbers = [f"{number:.4f}".replace("-", "\u2212") for number in (found[key], floor["mean"], floor["p95"])]
+            assert cell == "{} ({}, to {})".format(*numbers)
+    assert fitted.errors["after"]["macro_ECE"] == pytest.approx(fitted.macro("ece", "after"))
+    assert fitted.errors["after"]["pooled_ECE"] == pytest.approx(fitted.pooled_after.ece)
 
 
 def test_an_evaluation_with_thresholds_is_shown_with_its_decisions(dataset, labels, tmp_path):
@@ -155,13 +176,14 @@ def test_an_evaluation_with_thresholds_is_shown_with_its_decisions(dataset, labe
             f"{part['macro_ECE']:.4f}", f"{part['macro_Brier']:.4f}",
             *("–" if part[f"macro_{name}"] is None else f"{part[f'macro_{name}']:.3f}" for name in names),
         ]  # fmt: skip
-    assert columns(html, by_finding) == ["Finding", *titles, "Threshold, logit", "Positives"]
+    more = ["ECE, equal mass", "ECE, debiased"]
+    assert columns(html, by_finding) == ["Finding", titles[0], *more, *titles[1:], "Threshold, logit", "Positives"]
     edema = result["all"]["findings"][FINDINGS.index("Edema")]
     assert cells(html, "Edema", by_finding) == [
-        f"{edema['ECE']:.4f}", f"{edema['Brier']:.4f}", *(f"{edema[name]:.3f}" for name in (*names, "threshold")),
-        f"{edema['positives']}",
+        *(f"{edema[name]:.4f}" for name in ("ECE", "ECE_equal_mass", "ECE_debiased", "Brier")),
+        *(f"{edema[name]:.3f}" for name in (*names, "threshold")), f"{edema['positives']}",
     ]  # fmt: skip
-    assert cells(html, "Hernia", by_finding)[2:7] == ["–", "–", "–", "1.000", "–"]
+    assert cells(html, "Hernia", by_finding)[4:9] == ["–", "–", "–", "1.000", "–"]
     assert "Decisions: thresholds f1, fitted on val.parquet." in html
     assert "Without a threshold, never called positive: Hernia." in html
 
@@ -169,7 +191,10 @@ def test_an_evaluation_with_thresholds_is_shown_with_its_decisions(dataset, labe
 def test_without_thresholds_there_is_no_column_of_f1(dataset, labels, tmp_path):
     html = shown([judged(tmp_path, dataset, labels, "new")[0]])
     assert columns(html, "Probabilities and decisions by view") == ["Predictions", "ECE", "Brier"]
-    assert columns(html, "Probabilities and decisions per finding") == ["Finding", "ECE", "Brier", "Positives"]
+    more = ["ECE, equal mass", "ECE, debiased"]
+    assert columns(html, "Probabilities and decisions per finding") == ["Finding", "ECE", *more, "Brier", "Positives"]
+    assert columns(html, "Calibration error by view")[1:3] == ["Macro, equal width", "Macro, equal mass"]
+    assert "what these very probabilities would show" in html
     html = re.sub(r"base64,[^\"]*", "", html)
     assert "F1" not in html and "Decisions:" not in html
 
@@ -178,10 +203,23 @@ def old(tmp_path, dataset, labels):
     """An evaluation as it was written before ECE, Brier and F1."""
     path, result = judged(tmp_path, dataset, labels, "old")
     for part in (result["all"], result["frontal"], result["lateral"]):
-        for name in ("macro_ECE", "macro_Brier"):
+        for name in [key for key in part if "ECE" in key or key == "macro_Brier"]:
             part.pop(name)
+        for means in part["groups"].values():
+            for name in [key for key in means if "ECE" in key]:
+                means.pop(name)
         for row in part["findings"]:
-            for name in ("ECE", "Brier", "threshold", "F1", "precision", "recall", "specificity"):
+            for name in (
+                "ECE",
+                "ECE_equal_mass",
+                "ECE_debiased",
+                "Brier",
+                "threshold",
+                "F1",
+                "precision",
+                "recall",
+                "specificity",
+            ):
                 row.pop(name)
     for name in ("values", "thresholds"):
         result.pop(name)
@@ -208,6 +246,7 @@ def test_an_older_one_beside_a_newer_one_has_gaps(dataset, labels, tmp_path):
     ("change", "message"),
     [
         (lambda r: r["all"].update(macro_ECE="low"), "all.macro_ECE is 'low', not a number"),
+        (lambda r: r["all"].update(ECE_floor={"macro_ECE": 3}), "all.ECE_floor.*macro_ECE.* is 3, not"),
         (lambda r: r["all"]["findings"][0].update(F1="high"), r"all.findings\[0\].F1 is 'high', not a number"),
         (lambda r: r.update(thresholds={"strategy": 3}), "thresholds.strategy is 3, not text"),
         (lambda r: r.update(thresholds={}), "thresholds.strategy is missing"),

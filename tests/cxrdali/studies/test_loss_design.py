@@ -511,6 +511,12 @@ def test_validation_on_the_page_is_cross_fitted(done, page):
                                                               ("before", "after")]  # fmt: skip
         before, after = (scored(done, name, "test")["macro_ECE"] for name in (MAIN, f"{MAIN}+{method}"))
         assert errors.loc[f"{MAIN}: {method}", "ECE, test"] == f"{before:.4f} → {after:.4f}"
+    floors = page.table("Calibration error, test split")
+    for name in (MAIN, *(f"{MAIN}+{method}" for method in CALIBRATIONS)):
+        part = scored(done, name, "test")
+        floor = part["ECE_floor"]["pooled_ECE"]
+        numbers = (part["pooled_ECE"], floor["mean"], floor["p95"])
+        assert floors.loc[name, "Pooled, equal width"] == "{:.4f} ({:.4f}, to {:.4f})".format(*numbers)
 
 
 def test_every_part_of_the_study_is_on_the_page(done, page):
