@@ -6,7 +6,7 @@ import click
 
 from cli.options import folders
 from cli.options.fields import field_options, filled
-from cli.options.scores import aligned, number
+from cli.options.scores import aligned, number, without_one
 from cxrdali.evaluate.options import CompareOptions
 from shards.words import counted
 
@@ -31,7 +31,8 @@ def compare(runs, data, labels, out, title, **given):
 
     RUNS are run folders that `cxrdali train` wrote, or a folder of them, each compared by its best epoch on its
     validation images (a run that is not finished by what it has); or tables of logits of any split, one per model, that
-    `cxrdali predict`, `ensemble` or `calibrate` wrote. Intervals and p are of a paired bootstrap over studies.
+    `cxrdali predict`, `ensemble` or `calibrate` wrote. Patients are sampled with replacement,
+    the same for all, for intervals and p.
     """
     from cxrdali.evaluate import compare as library
     from cxrdali.predictions import check_writable
@@ -56,12 +57,13 @@ SHORT = {name: name.removeprefix("macro_").removeprefix("mAP_") for name in SCOR
 
 def _print(result: dict) -> None:
     from cxrdali.evaluate.compare import scored_images
+    from cxrdali.evaluate.remarks import resampled, sampled_from
     from cxrdali.fitted import in_words
     from cxrdali.report.kit.numbers import duration, sentence
 
     trained = any(row["epochs"] for row in result["runs"])
     click.echo(
-        f"{counted(result['images'], scored_images(result)[:-1])} of {counted(result['studies'], 'study')}, labels "
+        f"{counted(result['images'], scored_images(result)[:-1])} of {sampled_from(result)}, labels "
         f"{result['labels']}"
         f"{'; each run by its best epoch' if trained else ''}"
     )
@@ -70,13 +72,19 @@ def _print(result: dict) -> None:
         scores = (number(row[name]) for name in SCORES)
         rate = "-" if row["images_per_second"] is None else f"{row['images_per_second']:,.0f}"
         spent = ("-", "-", "-") if row["epochs"] is None else (rate, duration(row["hours"] * 3600), _epochs(row))
-        rows.append((row["name"], *scores, *(spent if trained else ()), in_words(row) or "-"))
+        rows.append((row["name"], *scores, *(spent if trained else ()), in_words({**result, **row}) or "-"))
     click.echo(aligned(rows, left=(0, len(rows[0]) - 1)))
     click.echo("F1: thresholds are cross-fitted over subjects")
-    click.echo(f"difference to {result['baseline']}, with its {result['level'] * 100:g} % interval and two-sided p:")
+    click.echo(_highest(result["best"]["mAP"]))
+    count = result["comparisons"]["means"]
+    how = f", {resampled(result)}; p, and in brackets adjusted (Holm) for all {counted(count, 'comparison')}"
+    click.echo(f"difference to {result['baseline']}{how if result['draws'] else ''}:")
     rows = [(row["run"], SHORT[row["metric"]], _difference(row)) for row in result["differences"]]
     if rows:
         click.echo(aligned(rows, left=(0, 2)))
+    for row in result["differences"]:
+        if row["metric"] == "mAP" and row["without_one"]:
+            click.echo(f"{row['run']}: difference in mAP {without_one(row['without_one'], '+')}")
     groups = "; ".join(f"{group} {len(names)}" for group, names in result["groups"].items())
     click.echo(f"findings by their share of the training images: {groups}")
     for what in ("positive", "negative"):
@@ -92,9 +100,27 @@ def _epochs(row: dict) -> str:
     return f"{row['epochs']}" if row["finished"] else f"{row['epochs']} of {row['epochs_planned']}"
 
 
+def _highest(best: dict | None) -> str:
+    """Which mAP is the highest, and whether by more than chance."""
+    if best is None:
+        return "mAP: fewer than two are known"
+    first, second = best["run"], best["second"]
+    if best["separable"]:
+        return f"best mAP: {first}, over {second} by {_between(best)}"
+    known = f", difference {_between(best)}"
+    return f"highest mAP: {first}, not separable from the second, {second}{known if best['low'] is not None else ''}"
+
+
+def _between(row: dict) -> str:
+    ends = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return f"{row['difference']:+.3f}{ends}"
+
+
 def _difference(row: dict) -> str:
+    from cxrdali.report.kit.numbers import probability
+
     if row["difference"] is None:
         return "-"
-    if row["low"] is None:
-        return f"{row['difference']:+.3f}"
-    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] p {row['p']:.3f}"
+    if row["p"] is None:
+        return _between(row)
+    return f"{_between(row)} p {probability(row['p'])} ({probability(row['p_holm'])})"

@@ -8,7 +8,7 @@ from cli.options import folders
 from cli.options.fields import field_options, filled
 from cli.options.folders import FILE, OUTPUT
 from cli.options.next_command import after_evaluation
-from cli.options.scores import ERROR_HEAD, FLOOR, aligned, error_rows, interval, number, with_interval
+from cli.options.scores import ERROR_HEAD, FLOOR, aligned, error_rows, interval, number, with_interval, without_one
 from cxrdali.evaluate.options import EvaluateOptions
 from shards.words import counted
 
@@ -98,25 +98,35 @@ def _without(part: dict) -> tuple[list[str], list[str]]:
 
 
 def _print(result: dict) -> None:
+    from cxrdali.evaluate import remarks
     from cxrdali.metrics.ranking import without_words
 
-    whole = result["all"]
-    rows = [("", "images", "share", "AP", "interval", "AUROC", "interval", "ECE", "Brier")]
+    whole, few, unit = result["all"], result["fewest_patients"], counted(2, result["unit"])[2:]
+    rows = [("", "images", unit, "share", "AP", "interval", "AUROC", "interval", "ECE", "Brier")]
     for row in sorted(whole["findings"], key=lambda row: -row["positives"]):
-        scores = [text for name in ("AP", "AUROC") for text in (number(row[name]), interval(row, name))]
-        errors = number(row["ECE"], 4), number(row["Brier"], 4)
-        rows.append((row["finding"], f"{row['positives']:,}", f"{row['prevalence']:.2%}", *scores, *errors))
+        thin = result["draws"] and remarks.too_few(row, few)
+        ends = (remarks.TOO_FEW, "") if thin else (interval(row, "AP"), interval(row, "AUROC"))
+        scores = (number(row["AP"]), ends[0], number(row["AUROC"]), ends[1])
+        counts = f"{row['positives']:,}", f"{row['positive_patients']:,}", f"{row['prevalence']:.2%}"
+        rows.append((row["finding"], *counts, *scores, number(row["ECE"], 4), number(row["Brier"], 4)))
     click.echo(aligned(rows))
+    if result["draws"]:
+        thin = any(remarks.too_few(row, few) for row in whole["findings"])
+        why = f"; {remarks.TOO_FEW}: fewer than {few} {unit} have the finding, or do not have it" if thin else ""
+        click.echo(f"{remarks.resampled(result)}{why}")
     for view in ("all", "frontal", "lateral"):
         part = result[view]
         if part is None:
             click.echo(f"{view}: no image")
             continue
         click.echo(
-            f"{view}: {counted(part['images'], 'image')} of {counted(part['studies'], 'study')}, "
+            f"{view}: {counted(part['images'], 'image')} of {remarks.sampled_from({**result, **part})}, "
             f"mAP {with_interval(part, 'mAP')}, AUROC {with_interval(part, 'macro_AUROC')}, "
-            f"LRAP {number(part['LRAP'])}, ECE {number(part['macro_ECE'], 4)}, Brier {number(part['macro_Brier'], 4)}"
+            f"LRAP {number(part['LRAP'])}, ECE {with_interval(part, 'macro_ECE', 4)}, "
+            f"Brier {with_interval(part, 'macro_Brier', 4)}"
         )
+        if part["mAP_without_one"]:
+            click.echo(f"{view}: mAP {without_one(part['mAP_without_one'])}")
     if whole.get("ECE_floor"):
         click.echo(aligned([ERROR_HEAD, *error_rows("all", whole)]))
         click.echo(FLOOR)
@@ -131,6 +141,8 @@ def _print(result: dict) -> None:
         part = result[view]
         if part is not None and any(_without(part)) and (view == "all" or _without(part) != without):
             click.echo(f"not in mAP{'' if view == 'all' else f' of {view} images'}, {without_words(*_without(part))}")
+    if beside := remarks.off_centre_in(whole):
+        click.echo(f"near the end of its own interval, or outside: {', '.join(beside)}. {remarks.OFF_CENTRE}")
     if result["without_training"]:
         click.echo(f"counted in mAP, but in no training image: {', '.join(result['without_training'])}")
 
@@ -150,7 +162,7 @@ def _print_decisions(result: dict) -> None:
     click.echo(aligned(rows))
     for view in ("all", "frontal", "lateral"):
         if result[view] is not None:
-            means = ", ".join(f"{name} {number(result[view][f'macro_{name}'])}" for name in names)
+            means = ", ".join(f"{name} {with_interval(result[view], f'macro_{name}')}" for name in names)
             click.echo(f"{view}: {means}")
     if about["without_threshold"]:
         click.echo(f"without a threshold, never called positive: {', '.join(about['without_threshold'])}")

@@ -35,12 +35,19 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None or value != value else f"{value:.{digits}f}"
 
 
-def with_interval(row: dict, name: str) -> str:
+def with_interval(row: dict, name: str, digits: int = 3) -> str:
     """A number and, where it has one, its interval."""
-    return f"{number(row[name])} {interval(row, name)}".rstrip()
+    return f"{number(row[name], digits)} {interval(row, name, digits)}".rstrip()
 
 
-def interval(row: dict, name: str) -> str:
+def interval(row: dict, name: str, digits: int = 3) -> str:
     """The interval of the number called `name`; "" where it has none."""
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
+    return "" if low is None or high is None else f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def without_one(found: dict, sign: str = "") -> str:
+    """What a mean is without any one finding; found: of `cxrdali.metrics.intervals.without_one`. sign: "+" for a
+    difference."""
+    low, high = (f"{found[end]:{sign}.3f} (without {found[f'{end}_without']})" for end in ("low", "high"))
+    return f"without any one finding {low} to {high}"

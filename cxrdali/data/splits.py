@@ -146,6 +146,14 @@ def group_codes(dataset: PackedDataset, group: str) -> np.ndarray:
     return pd.factorize(group_ids(dataset, group))[0]
 
 
+def subject_is(dataset: PackedDataset) -> str:
+    """What a subject is here: "patient", or "study" or "image" where no patients are known."""
+    table = dataset.columns("subject_id", "study_id", "image_id")
+    if (table["subject_id"] != table["study_id"]).any():
+        return "patient"
+    return "study" if (table["study_id"] != table["image_id"]).any() else "image"
+
+
 def subjects_on_both_sides(dataset: PackedDataset, train: np.ndarray, validation: np.ndarray) -> int:
     """How many subjects have images in both; with --group study this is the leak that the paper accepted."""
     subjects = group_codes(dataset, "subject")

@@ -2,21 +2,21 @@
 whether a difference is more than chance would make of these images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cxrdali.data.splits import group_codes, group_ids, released_rows
+from cxrdali.data.splits import group_codes, group_ids, released_rows, subject_is
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.data.targets import counts as count_targets
-from cxrdali.evaluate import same_images
+from cxrdali.evaluate import differences, remarks, same_images
+from cxrdali.evaluate.differences import TESTED, Ground, Scored
 from cxrdali.evaluate.options import CompareOptions
 from cxrdali.evaluate.same_images import Comparable, Side, train_counts
 from cxrdali.fitted import in_words
 from cxrdali.metrics.bootstrap import Images, resample
-from cxrdali.metrics.intervals import ENOUGH, Estimate, Sampled, holm, without_one
+from cxrdali.metrics.intervals import ENOUGH
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, defined, score
 from cxrdali.postprocess.crossfit import HeldOut, parts
@@ -34,49 +34,6 @@ from shards.storage.sealed import sealed_json
 from shards.words import choices
 
 F1 = Strategy("f1")  # of the thresholds that decisions are made by
-# what runs are compared by: a mean over findings, of which group ("": all), and whether more of it is better
-TESTED = {
-    "mAP": ("AP", "", True),
-    **{f"mAP_{group}": ("AP", group, True) for group in GROUPS},
-    "macro_AUROC": ("AUROC", "", True),
-    "macro_F1": ("F1", "", True),
-    "macro_ECE": ("ECE", "", False),
-    "macro_Brier": ("Brier", "", False),
-}
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """A table, or a run's best epoch. sampled: by measure, every finding on the same samples of the patients for
-    all."""
-
-    side: Side
-    scores: Scores
-    sampled: dict[str, Sampled]
-
-
-@dataclass(frozen=True)
-class _Ground:
-    """findings: names; group: of each ("": no training images); train_positives: training images with it; level: of
-    intervals."""
-
-    findings: Sequence[str]
-    group: np.ndarray
-    train_positives: Sequence[int]
-    level: float
-
-    def columns(self, group: str) -> np.ndarray:
-        """bool [F]: the findings of a group ("": all)."""
-        return self.group == group if group else np.ones(len(self.group), dtype=bool)
-
-    def mean(self, name: str, one: _Scored, other: _Scored | None = None) -> Estimate:
-        """One of TESTED, or its difference to `other`; without a value where it was not measured."""
-        measure, group, _ = TESTED[name]
-        sampled = [each.sampled.get(measure) for each in (one, other) if each is not None]
-        if None in sampled:
-            return Estimate(None)
-        whole = sampled[0] if other is None else sampled[0] - sampled[1]
-        return whole.mean(self.columns(group), self.level)
 
 
 def compare(
@@ -99,10 +56,11 @@ def compare(
     subjects, patient = np.unique(group_ids(dataset, "subject")[rows], return_inverse=True)
     truth, study = targets(labels, comparable.uncertain)[rows], group_codes(dataset, "study")[rows]
     group = np.array(groups(counts, train_images) if train_images else [""] * len(counts))
-    ground = _Ground(labels.findings, group, counts, options.level)
+    ground = Ground(labels.findings, group, counts, options.level)
     scored = _score(comparable, dataset, truth, patient, options)
     base = next(each for each in scored if each.side is base_side)
     findings = _finding_rows(scored, base, ground, Images(truth, truth, patient))
+    found = differences.of_means(scored, base, ground)
     return {
         "dataset": dataset.id,
         "synthetic": dataset.synthetic,
@@ -118,7 +76,7 @@ def compare(
         "level": options.level,
         "seed": options.seed,
         "folds": options.folds,
-        "unit": "patient",
+        "unit": subject_is(dataset),
         "groups": {name: np.array(labels.findings)[group == name].tolist() for name in GROUPS},
         "fewest_patients": ENOUGH,
         "without_positives": base.scores.without_positives,
@@ -129,55 +87,22 @@ def compare(
             *same_images.caveats(comparable.runs),
             *(_other_counts(comparable, counts) if base_side.run else ()),
             *_thin_findings(findings),
+            *remarks.of_differences(found, base_side.name),
         ],
         "settings": same_images.differing_settings(comparable.runs),
         "runs": [_run_row(each, ground) for each in scored],
-        "best": {name: _best(name, scored, ground) for name in TESTED},
-        "differences": _differences(scored, base, ground),
+        "best": {name: differences.best(name, scored, ground) for name in TESTED},
+        "differences": found,
+        "comparisons": {
+            "means": differences.tested(found),
+            "findings": differences.tested([each for row in findings for each in row["differences"].values()]),
+        },
         "findings": findings,
     }
 
 
 def _without_training(scores: Scores, counts: Sequence[int]) -> list[str]:
     return without_training(scores.findings, np.minimum(scores.positives, scores.negatives).tolist(), counts)
-
-
-def _differences(scored: Sequence[_Scored], base: _Scored, ground: _Ground) -> list[dict]:
-    """Of every run and mean to the baseline; one family of comparisons."""
-    rows = []
-    for each in scored:
-        for name, (measure, group, _) in TESTED.items():
-            if each is base or measure not in each.sampled or measure not in base.sampled:
-                continue
-            parts = each.sampled[measure].value - base.sampled[measure].value
-            alone = without_one(np.where(ground.columns(group), parts, np.nan), ground.findings)
-            found = _as_difference(ground.mean(name, each, base))
-            rows.append({"run": each.side.name, "metric": name, **found, "without_one": alone})
-    return _adjusted(rows)
-
-
-def _as_difference(found: Estimate) -> dict[str, float | None]:
-    return {"difference": found.value, "low": found.low, "high": found.high, "p": found.p}
-
-
-def _adjusted(rows: list[dict]) -> list[dict]:
-    """With "p_holm": adjusted for how many of these rows have a p."""
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = p
-    return rows
-
-
-def _best(name: str, scored: Sequence[_Scored], ground: _Ground) -> dict | None:
-    """The best and the second by one of TESTED, and their difference; separable: its interval leaves out zero."""
-    sign = 1 if TESTED[name][2] else -1
-    means = [(ground.mean(name, each).value, each) for each in scored]
-    known = sorted(((sign * value, place) for place, (value, _) in enumerate(means) if value is not None), reverse=True)
-    if len(known) < 2:
-        return None
-    first, second = (scored[place] for _, place in known[:2])
-    found = _as_difference(ground.mean(name, first, second))
-    separable = found["low"] is not None and (found["low"] > 0 or found["high"] < 0)
-    return {"run": first.side.name, "second": second.side.name, **found, "separable": separable}
 
 
 def write(result: dict, json_path: Path) -> list[Path]:
@@ -252,7 +177,7 @@ def _thin_findings(findings: Sequence[dict]) -> list[str]:
 
 def _score(
     comparable: Comparable, dataset: PackedDataset, truth: np.ndarray, patient: np.ndarray, options: CompareOptions
-) -> list[_Scored]:
+) -> list[Scored]:
     """Each by itself, all on the same samples of the patients."""
     labels, scored = comparable.labels, []
     part = parts(comparable.sides[0].table, group_ids(dataset, "subject")[comparable.rows], options.folds)
@@ -267,7 +192,7 @@ def _score(
             chances = None if kind == Kind.RANK else sigmoid(values)  # mean ranks are no probabilities
             images = Images(truth, values, patient, chances, cross_fitted(data, F1))
             sampled = resample(images, scores, options.draws, options.seed, bar.update)
-            scored.append(_Scored(side, scores, sampled))
+            scored.append(Scored(side, scores, sampled))
     return scored
 
 
@@ -282,7 +207,7 @@ def _check_best(run: Run, scores: Scores, uncertain: str) -> None:
         )
 
 
-def _run_row(each: _Scored, ground: _Ground) -> dict:
+def _run_row(each: Scored, ground: Ground) -> dict:
     about = {"name": each.side.name, "folder": str(each.side.path), "fitted_here": list(each.side.fitted)}
     values: dict = {}
     for name in TESTED:
@@ -313,7 +238,7 @@ def _training(run: Run | None) -> dict:
     return dict(zip(keys, values, strict=True))
 
 
-def _finding_rows(scored: Sequence[_Scored], base: _Scored, ground: _Ground, images: Images) -> list[dict]:
+def _finding_rows(scored: Sequence[Scored], base: Scored, ground: Ground, images: Images) -> list[dict]:
     """How frequent a finding is, and AP and its differences by run; all differences are one family of comparisons."""
     rows, single, scores = [], np.eye(len(ground.findings), dtype=bool), base.scores
     others = [each for each in scored if each is not base]
@@ -322,16 +247,17 @@ def _finding_rows(scored: Sequence[_Scored], base: _Scored, ground: _Ground, ima
         found = {}
         for each in others:
             paired = each.sampled["AP"] - base.sampled["AP"]
-            found[each.side.name] = _as_difference(paired.finding(place, ground.level))
+            found[each.side.name] = differences.as_difference(paired.finding(place, ground.level))
         rows.append({
             "finding": name,
             "group": str(ground.group[place]),
             "train_positives": int(ground.train_positives[place]),
             "positives": positives,
             "positive_patients": images.patients(single[place]),
+            "negative_patients": images.patients(single[place], 0),
             "prevalence": positives / known if known else None,
             "AP": {each.side.name: defined(each.scores.ap[place]) for each in scored},
             "differences": found,
         })  # fmt: skip
-    _adjusted([each for row in rows for each in row["differences"].values()])
+    differences.adjusted([each for row in rows for each in row["differences"].values()])
     return rows

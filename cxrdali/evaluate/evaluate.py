@@ -3,7 +3,8 @@
 Everything is in the result, plain JSON values (undefined ones None):
 
     predictions, run, split, history, labels, uncertain, values, thresholds, synthetic, images, studies, patients
-    level, draws, unit          of the intervals; unit: what is sampled ("patient")
+    level, draws, unit          of the intervals; unit: what is sampled, "patient" ("study" or "image": none are known)
+    fewest_patients             with a finding, or without it, for an interval
     curves                      of each finding: counts at thresholds (cxrdali.metrics.curves), all views
     seen                        sentences on how many of the images were trained on (None: not known)
     hashes                      which images these are (cxrdali.fitted)
@@ -31,7 +32,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from cxrdali import predictions as tables
-from cxrdali.data.splits import group_codes, group_ids, released_rows
+from cxrdali.data.splits import group_codes, group_ids, released_rows, subject_is
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.fitted import THRESHOLDS, sketch
@@ -58,7 +59,7 @@ from shards.storage.sidecar import beside, write_with_hash
 
 PARTS = ("all", "frontal", "lateral")
 FINDING_COLUMNS = (
-    "finding", "positives", "positive_patients", "negatives", "prevalence",
+    "finding", "positives", "positive_patients", "negatives", "negative_patients", "prevalence",
     "AP", "AP_low", "AP_high", "AUROC", "AUROC_low", "AUROC_high",
     "ECE", "ECE_low", "ECE_high", *list(KINDS)[1:], "Brier", "Brier_low", "Brier_high",
     "threshold", "F1", "F1_low", "F1_high", *METRICS[1:], "group", "train_positives",
@@ -122,7 +123,7 @@ def evaluate(
         "images": len(rows),
         "studies": len(np.unique(study)),
         "patients": len(np.unique(images.patient)),
-        "unit": "patient",
+        "unit": subject_is(dataset),
         "fewest_patients": ENOUGH,
         "level": options.level,
         "draws": options.draws,
@@ -227,6 +228,7 @@ def _part(images: Images, known: Mapping[str, list], options: EvaluateOptions, b
         "positives": scores.positives.tolist(),
         "positive_patients": [images.patients(each) for each in single],
         "negatives": scores.negatives.tolist(),
+        "negative_patients": [images.patients(each, 0) for each in single],
         "prevalence": (scores.positives / np.maximum(scores.positives + scores.negatives, 1)).tolist(),
         **{name: list(map(defined, values)) for name, values in measured.items()},
     }

@@ -10,7 +10,7 @@ from cxrdali.setting import Legal, as_in, at_least, check, setting
 class ResampleOptions:
     """The bootstrap."""
 
-    draws: int = setting(1000, "Bootstrap samples of the studies; 0 for no intervals.", at_least(0))
+    draws: int = setting(1000, "Samples of the patients, for intervals and p; 0 for none.", at_least(0))
     level: float = setting(
         0.95, "Level of the confidence intervals, 0 to 1.", Legal(lambda value: 0 < value < 1, "between 0 and 1")
     )

@@ -1,26 +1,26 @@
 """What `cxrdali.evaluate.compare.compare` found, as a part of a page or as a page of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from cxrdali.evaluate import remarks
 from cxrdali.evaluate.compare import scored_images
 from cxrdali.fitted import in_words
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.report.comparison import plots
-from cxrdali.report.kit.numbers import text
+from cxrdali.report.kit.numbers import signed, text
 from cxrdali.report.kit.page import Figure, render
-from cxrdali.report.kit.tables import FITTED, Table, best
+from cxrdali.report.kit.tables import FITTED, Table
 from shards.storage.files import sha256_bytes, write_bytes
 
 TITLES = {
     "mAP": "mAP", "macro_AUROC": "Macro AUROC", "macro_F1": "Macro F1", "macro_ECE": "ECE", "macro_Brier": "Brier",
     "mAP_head": "mAP, head", "mAP_medium": "mAP, medium", "mAP_tail": "mAP, tail",
 }  # fmt: skip
-LOW_IS_GOOD = ("macro_ECE", "macro_Brier")
-SHOWN = ["difference", "low", "high"]
+SHOWN = ["difference", "low", "high", "p_holm"]
 
 
 def write_comparison(result: dict, out: Path, title: str) -> Path:
@@ -35,7 +35,6 @@ def comparison(result: dict) -> dict:
     `comparison`. `result`: of `compare`."""
     # keeps the ids of drawings apart where a page has several comparisons
     name = "comparison-" + sha256_bytes(repr([row["name"] for row in result["runs"]]).encode())[:8]
-    known = [row for row in result["runs"] if row["mAP"] is not None]
     trained = [row for row in result["runs"] if row["epochs"]]
     return {
         "result": result,
@@ -43,7 +42,11 @@ def comparison(result: dict) -> dict:
         "fitted": any(in_words({**result, **row}) for row in result["runs"]),
         "what": "runs" if len(trained) == len(result["runs"]) else "runs and tables" if trained else "tables",
         "trained": trained,
-        "top": max(known, key=lambda row: row["mAP"]) if known else None,
+        "top": result["best"]["mAP"],
+        "means": {row["name"]: row["mAP"] for row in result["runs"]},
+        "resampled": remarks.resampled(result),
+        "patients": remarks.sampled_from(result),
+        "off_centre": remarks.OFF_CENTRE,
         "scores": _scores(result),
         "costs": _costs(trained),
         "settings": _settings(result),
@@ -61,26 +64,19 @@ def _others(result: dict) -> list[str]:
     return [name for name in _names(result) if name != result["baseline"]]
 
 
-def _best(values: Sequence[float | None], highest: bool, enough: bool) -> list[int]:
-    """Places of the best; equal values, or scores of too few studies: none."""
-    differ = len({value for value in values if value is not None}) > 1
-    return best(values, highest) if enough and differ else []
-
-
 def _scores(result: dict) -> Table:
-    rows, few = result["runs"], result["fewest_positive_studies"]
-    studies = result["positive_studies"]
-    marked = [
-        (place, column)
-        for column, name in enumerate(TITLES, 1)
-        for place in _best([row[name] for row in rows], name not in LOW_IS_GOOD, studies.get(name, few) >= few)
-    ]
-    caption = f"Scores on the {scored_images(result)}, the best in bold"
+    names, separable = (
+        _names(result),
+        {name: each for name, each in result["best"].items() if each and each["separable"]},
+    )
     return Table(
-        caption + (f" where {few} studies or more have such findings" if min(studies.values()) < few else ""),
+        f"Scores on the {scored_images(result)}"
+        + (", the best in bold where its interval to the second leaves out 0" if result["draws"] else ""),
         [("Run", "text"), *((title, "score") for title in TITLES.values()), (FITTED, "text")],
-        [(row["name"], *(row[name] for name in TITLES), in_words({**result, **row})) for row in rows],
-        best=marked,
+        [(row["name"], *(row[name] for name in TITLES), in_words({**result, **row})) for row in result["runs"]],
+        best=[
+            (names.index(separable[name]["run"]), column) for column, name in enumerate(TITLES, 1) if name in separable
+        ],
     )
 
 
@@ -119,28 +115,49 @@ def _setting(value: object) -> object:
 def _differences(result: dict, name: str) -> dict:
     tested = [each for each in TITLES if any(row["metric"] == each for row in result["differences"])]
     by_run = {(row["run"], row["metric"]): row for row in result["differences"]}
-    others, few = _others(result), result["fewest_positive_studies"]
-    whole = pd.DataFrame([by_run[run, "mAP"] for run in others], columns=SHOWN, dtype=float)
+    others = _others(result)
     cells = [[by_run[run, each] for each in tested] for run in others]
-    titles = [TITLES[each] for each in tested]
+    titles, means = [TITLES[each] for each in tested], [by_run[run, "mAP"] for run in others]
+    about = f"ifference in mAP to {result['baseline']}"
+    known = any(row["difference"] is not None for row in means)
+    without = zip(titles, zip(*cells, strict=True), strict=True)
     return {
-        "figure": Figure(
-            f"{name}-mean", plots.differences, (whole, others, f"difference in mAP to {result['baseline']}")
-        )
-        if whole["difference"].notna().any()
-        else None,
-        "table": _difference_table(f"Difference to {result['baseline']}", ("Run", *titles), others, cells),
-        "without_interval": [TITLES[each] for each in tested if result["positive_studies"][each] < few],
+        "figure": _figure(f"{name}-mean", result, means, others, f"d{about}") if known else None,
+        "table": _difference_table(result, f"Difference to {result['baseline']}", ("Run", *titles), others, cells),
+        "without_one": _without_one(means, f"D{about}"),
+        "without_interval": [
+            title
+            for title, rows in without
+            if any(row["difference"] is not None for row in rows) and all(row["p"] is None for row in rows)
+        ],
     }
 
 
+def _figure(name: str, result: dict, rows: Sequence[dict], names: Sequence[str], of: str) -> Figure:
+    table = pd.DataFrame(rows, columns=SHOWN, dtype=float)
+    return Figure(name, plots.differences, (table, names, of, 1 - result["level"]))
+
+
+def _without_one(rows: Sequence[dict], of: str) -> Table | None:
+    """Whether one finding carries a difference of mAP."""
+    columns = [("Run", "text"), ("All findings", "gain"), ("Lowest", "gain"), ("without", "text")]
+    found = [(row, row["without_one"]) for row in rows if row["without_one"]]
+    cells = [
+        (row["run"], row["difference"], one["low"], one["low_without"], one["high"], one["high_without"])
+        for row, one in found
+    ]
+    columns += [("Highest", "gain"), ("without", "text")]
+    return Table(f"{of}, without any one finding", columns, cells) if cells else None
+
+
 def _difference_table(
-    caption: str, columns: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[dict]]
+    result: dict, caption: str, columns: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[Mapping | str]]
 ) -> Table:
-    """A row per name; bold where the interval leaves out 0."""
+    """A row per name; bold where p, adjusted for the number of comparisons, is below 1 - level."""
     first, *others = columns
+    below = 1 - result["level"]
     return Table(
-        f"{caption}, bold where the interval leaves out 0",
+        caption + (f", bold where the adjusted p is below {below:.2g}" if result["draws"] else ""),
         [(first, "text"), *((title, "difference") for title in others)],
         [(name, *row) for name, row in zip(names, cells, strict=True)],
         "text",
@@ -148,7 +165,7 @@ def _difference_table(
             (place, column)
             for place, row in enumerate(cells)
             for column, cell in enumerate(row, 1)
-            if cell["low"] is not None and (cell["low"] > 0 or cell["high"] < 0)
+            if isinstance(cell, Mapping) and cell["p_holm"] is not None and cell["p_holm"] < below
         ],
     )
 
@@ -180,16 +197,24 @@ def _findings(result: dict, name: str) -> dict:
     known = [row for row in rows if any(value is not None for value in row["AP"].values())]
     others, names = _others(result), [row["finding"] for row in rows]
     shown = max(others, key=lambda run: _mean(result, run))
-    table = pd.DataFrame([row["differences"][shown] for row in known], columns=SHOWN, dtype=float)
-    drawing = (table, [row["finding"] for row in known], f"difference in average precision to {result['baseline']}")
-    cells = [[row["differences"][run] for run in others] for row in rows]
+    about = f"difference in average precision to {result['baseline']}"
+    cells = [[_of_finding(result, row, run) for run in others] for row in rows]
     caption = f"Difference in average precision to {result['baseline']}"
+    drawn, named = [row["differences"][shown] for row in known], [row["finding"] for row in known]
     return {
         "run": shown,
-        "figure": Figure(f"{name}-findings", plots.differences, drawing) if known else None,
+        "figure": _figure(f"{name}-findings", result, drawn, named, about) if known else None,
         "ap": _ap_table(result, rows),
-        "table": _difference_table(caption, ("Finding", *others), names, cells),
+        "table": _difference_table(result, caption, ("Finding", *others), names, cells),
     }
+
+
+def _of_finding(result: dict, row: dict, run: str) -> Mapping | str:
+    """A difference, or why it has no interval."""
+    found = row["differences"][run]
+    if result["draws"] and found["difference"] is not None and remarks.too_few(row, result["fewest_patients"]):
+        return f"{signed(found['difference'])} ({remarks.TOO_FEW})"
+    return found
 
 
 def _mean(result: dict, run: str) -> float:
@@ -198,19 +223,15 @@ def _mean(result: dict, run: str) -> float:
 
 
 def _ap_table(result: dict, rows: Sequence[dict]) -> Table:
-    names, few = _names(result), result["fewest_positive_studies"]
-    counts = (("Group", "text"), ("Training images", "count"), (scored_images(result).capitalize(), "count"))
+    names = _names(result)
+    counts = [("Group", "text"), ("Training images", "count"), (scored_images(result).capitalize(), "count")]
+    counts += [("Patients", "count")] if result["unit"] == "patient" else []
     return Table(
-        f"Average precision, the best in bold where {few} studies or more have it",
+        "Average precision",
         [("Finding", "text"), *((name, "score") for name in names), *counts],
         [
             (row["finding"], *(row["AP"][name] for name in names), row["group"], row["train_positives"],
-             row["positives"])
+             row["positives"], row["positive_patients"])[: 1 + len(names) + len(counts)]
             for row in rows
-        ],
-        best=[
-            (place, column + 1)
-            for place, row in enumerate(rows)
-            for column in _best([row["AP"][name] for name in names], True, row["positive_studies"] >= few)
         ],
     )  # fmt: skip

@@ -28,12 +28,12 @@ def groups(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def differences(table: pd.DataFrame, names: Sequence[str], of: str) -> Figure:
-    """`table`: difference, low, high (NaN: no interval), a row per name; blue above 0, red below, grey where the
-    interval holds 0 or there is none. of: what differs, for the axis."""
+def differences(table: pd.DataFrame, names: Sequence[str], of: str, below: float) -> Figure:
+    """`table`: difference, low, high, p_holm (NaN: no interval), a row per name; blue above 0, red below, grey where
+    p_holm is not `below`. of: what differs, for the axis."""
     figure, axes = named_rows(names)
     places = np.arange(len(table))
-    colours = np.where(table["low"] > 0, BETTER, np.where(table["high"] < 0, WORSE, SAME))
+    colours = np.where(table["p_holm"] < below, np.where(table["difference"] > 0, BETTER, WORSE), SAME)
     axes.axvline(0, color=INK, lw=1, zorder=1)
     axes.hlines(places, table["low"], table["high"], color=colours, lw=2.5, alpha=0.6, zorder=2)
     known = table["low"].notna().to_numpy()

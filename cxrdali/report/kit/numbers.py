@@ -27,11 +27,19 @@ def floored(values: Sequence[float | None]) -> str:
     return small(value) + ("" if unknown(mean) else f" ({small(mean)}, to {small(most)})")
 
 
-def interval(values: Sequence[float | None]) -> str:
+def interval(values: Sequence[float | None], digits: int = 3) -> str:
     """Value, low, high: 0.412 (0.398 to 0.430); without the bracket if there are no bounds."""
     value, low, high = values
-    bounds = "" if unknown(low) or unknown(high) else f" ({low:.3f} to {high:.3f})"
-    return score(value) + bounds
+    if unknown(value):
+        return NOTHING
+    return f"{value:.{digits}f}" + (
+        "" if unknown(low) or unknown(high) else f" ({low:.{digits}f} to {high:.{digits}f})"
+    )
+
+
+def small_interval(values: Sequence[float | None]) -> str:
+    """As `interval`, of an ECE or Brier score: 0.0041 (0.0032 to 0.0050)."""
+    return interval(values, 4)
 
 
 def bounds(values: Sequence[float | None]) -> str:
@@ -120,17 +128,18 @@ def with_gain(values: Sequence[float | None]) -> str:
 
 
 def probability(value: float) -> str:
-    """A p-value: 0.013, 0.13."""
-    return f"{value:.3f}" if value < 0.095 else f"{value:.2f}"
+    """A p-value: <0.001, 0.013, 0.13."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}" if value < 0.095 else f"{value:.2f}"
 
 
 def difference(row: Mapping[str, float | None]) -> str:
-    """+0.012 p 0.13 (−0.003 to +0.027)"""
+    """+0.012 p 0.13 (0.39) (−0.003 to +0.027): p, p adjusted for the number of comparisons, interval."""
     if row["difference"] is None:
         return NOTHING
     if row["low"] is None:
         return signed(row["difference"])
-    return f"{signed(row['difference'])} p {probability(row['p'])} ({signed(row['low'])} to {signed(row['high'])})"
+    p = f"p {probability(row['p'])} ({probability(row['p_holm'])})"
+    return f"{signed(row['difference'])} {p} ({signed(row['low'])} to {signed(row['high'])})"
 
 
 def by_interval(row: Mapping[str, float | None] | None) -> str:
@@ -171,8 +180,8 @@ def sentence(names: Sequence[str]) -> str:
 FORMATS: dict[str, Callable[..., str]] = {
     each.__name__: each
     for each in (
-        score, small, floored, interval, bounds, before_after, count, percent, whole, share, duration, storage, lift,
-        signed, gain, with_gain, probability, difference, pixels, setting, text,
+        score, small, floored, interval, small_interval, bounds, before_after, count, percent, whole, share, duration,
+        storage, lift, signed, gain, with_gain, probability, difference, pixels, setting, text,
     )
 }  # fmt: skip
 

@@ -2,12 +2,12 @@
 
 The two stand in one table only where the study has the images of the paper, and like beside like: 0.5220 is of the
 internal validation of the paper (a tenth of its training images, on which the best epoch was chosen), so our validation
-stands there, and our test beside its test. A difference of two models is "higher" or "lower" only by an interval
-without 0. Choices (a best loss, a best backbone) are made on validation.
+stands there, and our test beside its test. A difference of two models is "higher" or "lower" only by its p, adjusted
+for all comparisons. Choices (a best loss, a best backbone) are made on validation.
 """
 
 from cxrdali.report import published
-from cxrdali.report.kit.numbers import score, sentence, signed
+from cxrdali.report.kit.numbers import probability, score, sentence, signed
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.study.folder import Study, final
 from cxrdali.report.study.scores import HALF, scores_of
@@ -15,6 +15,7 @@ from cxrdali.report.training.runs import seen_images
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES
 from cxrdali.runs.layout import REFERENCE
+from shards.words import counted
 
 
 def at_a_glance(sources: Sources) -> dict:
@@ -138,29 +139,36 @@ def _against_bce(sources: Sources) -> str:
     text = f"{score(ours)} against {score(theirs)}{f' on {arch}' if arch else ''} ({SPLIT_NAMES['val']}): "
     text += f"{abs(gain) * 100:.1f} % {'higher' if gain >= 0 else 'lower'}"
     text += "" if weight == "ratio" else f" than a BCE with pos_weight {weight}, not (N - n) / n"
-    row = _difference(study, "losses", REFERENCE)
-    if row is None or study.comparisons["losses"]["baseline"] != "ld-bce":
+    row, comparison = _difference(study, "losses", REFERENCE), study.comparisons.get("losses")
+    if row is None or comparison["baseline"] != "ld-bce":
         return f"{text}; no interval says whether by more than chance"
+    made = counted(comparison["comparisons"]["means"], "comparison")
     return (
         f"{text}. {signed(row['difference'])} mAP ({signed(row['low'])} to {signed(row['high'])}, "
-        f"p = {row['p']:.2g}): {_verdict(row)}"
+        f"p {probability(row['p'])}, {probability(row['p_holm'])} adjusted for {made}): {_verdict(comparison, row)}"
     )
 
 
 def _difference(study: Study, role: str, name: str) -> dict | None:
     """A model's mAP less that of its comparison's baseline, if there is an interval."""
     rows = study.comparisons.get(role, {}).get("differences", [])
-    known = [row for row in rows if (row["run"], row["metric"]) == (name, "mAP") and row["p"] is not None]
+    known = [row for row in rows if (row["run"], row["metric"]) == (name, "mAP") and row["low"] is not None]
     return known[0] if known else None
 
 
-def _verdict(row: dict) -> str:
-    return "higher" if row["low"] > 0 else "lower" if row["high"] < 0 else "not separable"
+def _verdict(comparison: dict, row: dict) -> str:
+    if row["p_holm"] >= 1 - comparison["level"]:
+        return "not separable"
+    return "higher" if row["difference"] > 0 else "lower"
 
 
 def _than_the_baseline(study: Study, role: str, name: str) -> str:
     row = _difference(study, role, name)
-    return "" if row is None else f" ({_verdict(row)}, against {study.comparisons[role]['baseline']})"
+    return (
+        ""
+        if row is None
+        else f" ({_verdict(study.comparisons[role], row)}, against {study.comparisons[role]['baseline']})"
+    )
 
 
 def _drop(study: Study, main: str) -> str:

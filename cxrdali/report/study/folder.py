@@ -8,7 +8,7 @@ from typing import TypeVar
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.calibration import Calibration
 from cxrdali.postprocess.thresholds import Thresholds
-from cxrdali.report.training.folder import SPLITS, Evaluation, read_evaluation, read_json
+from cxrdali.report.training.folder import SPLITS, WITHOUT_ONE, Evaluation, read_evaluation, read_json
 from cxrdali.runs.layout import RECORD, Table
 from cxrdali.runs.steps import Book
 from shards.storage.sealed import check_kinds, maybe
@@ -19,17 +19,20 @@ RECORD_KINDS = {
     "models": [str], "notes": [str], "steps": [str], "roles": ROLES, "synthetic": bool, "strategy": str,
     "splits": {str: bool}, "tables": [{"name": str, "kind": str, "of": str, "how": str}],
 }  # fmt: skip
-_DIFFERENCE = {"difference": maybe(float), "low": maybe(float), "high": maybe(float), "p": maybe(float)}
+_DIFFERENCE = {name: maybe(float) for name in ("difference", "low", "high", "p", "p_holm")}
+_BEST = {"run": str, "second": str, "difference": maybe(float), "low": maybe(float), "high": maybe(float)}
 _MEANS = {f"{name}?": maybe(float) for name in ("macro_AUROC", "macro_F1", "macro_ECE", "macro_Brier", "hours")}
 COMPARISON = {  # what a page shows of one
-    "baseline": str, "draws": int, "level": float, "fewest_positive_studies": int, "positive_studies": {str: int},
+    "baseline": str, "draws": int, "level": float, "fewest_patients": int, "unit": str, "studies": int,
+    "comparisons": {"means": int, "findings": int}, "best": {str: maybe(_BEST | {"separable": bool})},
     "groups": {str: [str]}, "without_positives": [str], "without_training?": [str], "notes": [str],
     "without_negatives?": [str],
     "settings": [{"setting": str, "values": {str: object}}],
     "runs": [{"name": str, "mAP": maybe(float), "images_per_second?": maybe(float), **_MEANS}],
-    "differences": [{"run": str, "metric": str, **_DIFFERENCE}],
+    "differences": [{"run": str, "metric": str, **_DIFFERENCE, "without_one": maybe(WITHOUT_ONE)}],
     "findings": [{
-        "finding": str, "group": str, "train_positives": int, "positives": int, "positive_studies": int,
+        "finding": str, "group": str, "train_positives": int, "positives": int, "positive_patients": int,
+        "negative_patients": int,
         "prevalence": maybe(float), "AP": {str: maybe(float)}, "differences": {str: _DIFFERENCE},
     }],
 }  # fmt: skip

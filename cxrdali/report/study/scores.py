@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 from cxrdali.fitted import in_words
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.report.kit.numbers import count
-from cxrdali.report.kit.tables import FITTED, Table, best
+from cxrdali.report.kit.tables import FITTED, Table
 from cxrdali.report.study.folder import Study
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES
 
 HALF, POOLED = "F1 at 0.5", "pooled ECE"  # of all images and findings as one table, as Sulake (2026) has it
-# of a table of scores: column, and whether the highest is the best
-COLUMNS = {"mAP": True, **dict.fromkeys(GROUPS, True), "AUROC": True, "F1": True, HALF: True, "ECE": False,
-           POOLED: False}  # fmt: skip
+# of a table of scores, in which none is marked as the best: the pairs' own intervals are in the comparisons
+COLUMNS = ("mAP", *GROUPS, "AUROC", "F1", HALF, "ECE", POOLED)
 HEADS = {"F1": "F1, fitted", **{name: f"mAP, {name}" for name in GROUPS}}
 
 
@@ -78,11 +77,6 @@ def _score_table(study: Study, caption: str, split: str, rows: Mapping, more: Se
         [
             (name, *rows[name], *(cells[column] for column in shown), *_bounds(study.evaluations[name, split].content))
             for name, cells in found.items()
-        ],
-        best=[
-            (row, place + len(more))
-            for place, column in enumerate(shown)
-            for row in best([cells[column] for cells in found.values()], COLUMNS[column])
         ],
     )
 

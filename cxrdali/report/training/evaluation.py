@@ -4,26 +4,30 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from cxrdali.evaluate import remarks
 from cxrdali.fitted import in_words
 from cxrdali.metrics.calibration_error import TITLES
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.postprocess.rules import ALLOWED
 from cxrdali.report.calibration.errors import error_table
 from cxrdali.report.kit import plots
+from cxrdali.report.kit.numbers import score
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import FITTED, Table
 from cxrdali.report.training import roc
 from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES, last_step
+from shards.words import counted
 
 VIEWS = {"all": "all views", "frontal": "frontal", "lateral": "lateral"}
 # scores that older evaluations have not: a column's title and format; from F1 on only with thresholds.
 # Calibration errors of rare findings are a few thousandths.
 LATER = {
-    "ECE": ("ECE", "small"), "ECE_equal_mass": ("ECE, equal mass", "small"), "ECE_debiased": ("ECE, debiased", "small"),
-    "Brier": ("Brier", "small"), "F1": ("F1", "score"), "precision": ("Precision", "score"),
-    "recall": ("Recall", "score"), "specificity": ("Specificity", "score"),
+    "ECE": ("ECE", "small_interval"), "ECE_equal_mass": ("ECE, equal mass", "small_interval"),
+    "ECE_debiased": ("ECE, debiased", "small_interval"), "Brier": ("Brier", "small_interval"),
+    "F1": ("F1", "interval"), "precision": ("Precision", "interval"), "recall": ("Recall", "interval"),
+    "specificity": ("Specificity", "interval"),
 }  # fmt: skip
 MEANS = [("Predictions", "text"), ("mAP", "interval"), ("Macro AUROC", "interval"), ("LRAP", "score")]
 Part = tuple[str, dict | None]  # what it is called, and an evaluation's scores of a view (None: no image)
@@ -99,7 +103,7 @@ def _means(part: dict) -> tuple:
 
 
 def _with_interval(values: dict, name: str) -> tuple[float | None, ...]:
-    return values[name], values.get(f"{name}_low"), values.get(f"{name}_high")
+    return values.get(name), values.get(f"{name}_low"), values.get(f"{name}_high")
 
 
 def _more(of: str, parts: Sequence[Part]) -> list[Table]:
@@ -110,14 +114,24 @@ def _more(of: str, parts: Sequence[Part]) -> list[Table]:
         columns += [(f"Macro AUROC, {group}", "score") for group in GROUPS]
         rows = [(label, *_group_means((part or {}).get("groups") or {})) for label, part in parts]
         tables.append(Table(f"Head, medium and tail {of}", [("Predictions", "text"), *columns], rows))
+    without = [(label, part) for label, part in parts if part and part.get("mAP_without_one")]
+    if without:
+        columns = [("Predictions", "text"), ("All findings", "score"), ("Lowest", "score"), ("without", "text")]
+        columns += [("Highest", "score"), ("without", "text")]
+        rows = [(label, part["mAP"], *_ends(part["mAP_without_one"])) for label, part in without]
+        tables.append(Table(f"mAP without any one finding, {of}", columns, rows))
     added = _added([part for _, part in parts if part])
     if added:
         shown = [key for key in added if key not in TITLES or key == "ECE"]  # the others are in a table of their own
         columns = [("Predictions", "text"), *(added[key] for key in shown)]
-        rows = [(label, *((part or {}).get(f"macro_{key}") for key in shown)) for label, part in parts]
+        rows = [(label, *(_with_interval(part or {}, f"macro_{key}") for key in shown)) for label, part in parts]
         tables.append(Table(f"Probabilities and decisions {of}", columns, rows))
     floors = error_table(f"Calibration error {of}", "Predictions", parts)
     return [*tables, floors] if floors else tables
+
+
+def _ends(one: dict) -> tuple:
+    return one["low"], one["low_without"], one["high"], one["high_without"]
 
 
 def _group_means(groups: dict) -> list:
@@ -136,7 +150,11 @@ def _added(parts: Sequence[dict]) -> dict[str, tuple[str, str]]:
 def _about(evaluations: Sequence[Evaluation]) -> dict:
     """What there is to explain about the means."""
     added = _added([each.content["all"] for each in evaluations])
+    sampled = [each for each in evaluations if each.content.get("draws")]
     return {
+        # as older versions resampled: studies, at percentiles of the samples
+        "older": [each.name for each in sampled if "unit" not in each.content],
+        "units": sorted({counted(2, each.content.get("unit", "study"))[2:] for each in sampled}),
         "levels": sorted(
             {level for each in evaluations if each.content.get("draws") and (level := each.content.get("level"))}
         ),
@@ -159,6 +177,8 @@ def _details(each: Evaluation, number: int) -> dict:
         "seen": content.get("seen") or (),
         "fitted": in_words(content),
         "intervals": bool(content.get("draws")),
+        "off_centre": remarks.off_centre_in(content["all"]) if "unit" in content else [],
+        "off_centre_because": remarks.OFF_CENTRE,
         "figure": Figure(f"evaluation-{number}", plots.ap_intervals, (known,)) if len(known) else None,
         "curves": roc.figures(f"evaluation-{number}", content["all"]["findings"], content.get("curves") or {}),
         "without_ap": {
@@ -175,17 +195,21 @@ def _details(each: Evaluation, number: int) -> dict:
 
 
 def _finding_table(content: dict, names: Sequence[str]) -> Table:
+    parts = {view: _by_finding(content.get(view)) for view in VIEWS}
+    counts = [key for key in ("positives", "positive_patients") if key in parts["all"][names[0]]]
     columns = [
         ("Finding", "text"), ("AP", "interval"), ("AUROC", "interval"), ("AP, frontal", "score"),
-        ("AP, lateral", "score"), ("Positives", "count"), ("Prevalence", "percent"),
+        ("AP, lateral", "score"), *((key.capitalize().replace("_", " "), "count") for key in counts),
+        ("Prevalence", "percent"),
     ]  # fmt: skip
-    parts = {view: _by_finding(content.get(view)) for view in VIEWS}
     rows = []
     for name in names:
         whole = parts["all"][name]
         apart = [parts[view].get(name, {}).get("AP") for view in ("frontal", "lateral")]
-        scores = (_with_interval(whole, "AP"), _with_interval(whole, "AUROC"), *apart)
-        rows.append((name, *scores, whole["positives"], whole["prevalence"]))
+        scores = [_with_interval(whole, each) for each in ("AP", "AUROC")]
+        if content.get("draws") and remarks.too_few(whole, content.get("fewest_patients")):
+            scores = [f"{score(value)} ({remarks.TOO_FEW})" for value, *_ in scores]
+        rows.append((name, *scores, *apart, *(whole[key] for key in counts), whole["prevalence"]))
     return Table("Metrics per finding", columns, rows)
 
 
@@ -201,5 +225,8 @@ def _decision_table(content: dict, names: Sequence[str]) -> Table | None:
         return None
     columns |= {"threshold": ("Threshold, logit", "score")} if "F1" in columns else {}
     columns |= {"positives": ("Positives", "count")}
-    rows = [(name, *(findings[name].get(key) for key in columns)) for name in names]
+    rows = [
+        (name, *(_with_interval(findings[name], key) if key in LATER else findings[name].get(key) for key in columns))
+        for name in names
+    ]
     return Table("Probabilities and decisions per finding", [("Finding", "text"), *columns.values()], rows)

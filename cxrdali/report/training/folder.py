@@ -32,6 +32,7 @@ MEANS = {f"{name}{end}?": maybe(float) for name in ("mAP", *(f"macro_{each}" for
 MEANS["mAP_without_one?"] = maybe(WITHOUT_ONE)
 FINDING = {"finding": str, "positives": int, "prevalence": maybe(float), "AP": maybe(float), "AUROC": maybe(float)} | {
     "group?": maybe(str), "train_positives?": maybe(int), "negatives?": int, "positive_patients?": int,
+    "negative_patients?": int,
     "threshold?": maybe(float),
     **{f"{name}{end}?": maybe(float) for name in SCORES for end in _ENDS},
 }  # fmt: skip
@@ -44,7 +45,7 @@ EVALUATION = {
     "images": int, "studies": int, "labels": str, "all": PART, "frontal?": maybe(PART), "lateral?": maybe(PART),
     "predictions?": maybe(str), "run?": maybe(str), "split?": maybe(str), "uncertain?": maybe(str),
     "values?": maybe(str), "history?": [str], "without_training?": [str], "level?": maybe(float), "draws?": maybe(int),
-    "seen?": maybe([str]),
+    "seen?": maybe([str]), "unit?": str, "fewest_patients?": int,
     "thresholds?": maybe({
         "strategy": str, "remarks?": [str], "without_threshold?": [str], "predictions?": maybe(str), "run?": maybe(str),
         "split?": maybe(str),

@@ -1,0 +1,124 @@
+"""Differences of runs and tables, paired on the same samples of patients: of means over findings and of findings, with
+intervals, p values adjusted for their number, and the findings that carry one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxrdali.evaluate.same_images import Side
+from cxrdali.metrics.intervals import Estimate, Sampled, holm, without_one
+from cxrdali.metrics.longtail import GROUPS
+from cxrdali.metrics.ranking import Scores
+
+# what runs are compared by: a mean over findings, of which group ("": all), and whether more of it is better
+TESTED = {
+    "mAP": ("AP", "", True),
+    **{f"mAP_{group}": ("AP", group, True) for group in GROUPS},
+    "macro_AUROC": ("AUROC", "", True),
+    "macro_F1": ("F1", "", True),
+    "macro_ECE": ("ECE", "", False),
+    "macro_Brier": ("Brier", "", False),
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A table, or a run's best epoch. sampled: by measure, every finding on the same samples of the patients for
+    all."""
+
+    side: Side
+    scores: Scores
+    sampled: dict[str, Sampled]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """findings: names; group: of each ("": no training images); train_positives: training images with it; level: of
+    intervals."""
+
+    findings: Sequence[str]
+    group: np.ndarray
+    train_positives: Sequence[int]
+    level: float
+
+    def columns(self, group: str) -> np.ndarray:
+        """bool [F]: the findings of a group ("": all)."""
+        return self.group == group if group else np.ones(len(self.group), dtype=bool)
+
+    def mean(self, name: str, one: Scored, other: Scored | None = None, without: int | None = None) -> Estimate:
+        """One of TESTED, or its difference to `other`; without a value where it was not measured. without: the place of
+        a finding to leave out."""
+        measure, group, _ = TESTED[name]
+        sampled = [each.sampled.get(measure) for each in (one, other) if each is not None]
+        if None in sampled:
+            return Estimate(None)
+        whole = sampled[0] if other is None else sampled[0] - sampled[1]
+        columns = self.columns(group)
+        columns[[] if without is None else without] = False
+        return whole.mean(columns, self.level)
+
+
+def of_means(scored: Sequence[Scored], base: Scored, ground: Ground) -> list[dict]:
+    """Of every run and mean to the baseline; one family of comparisons."""
+    rows = []
+    for each in scored:
+        for name, (measure, group, _) in TESTED.items():
+            if each is base or measure not in each.sampled or measure not in base.sampled:
+                continue
+            parts = each.sampled[measure].value - base.sampled[measure].value
+            alone = without_one(np.where(ground.columns(group), parts, np.nan), ground.findings)
+            found = as_difference(ground.mean(name, each, base))
+            carried = _carried_by(name, each, base, ground) if alone else []
+            row = {"run": each.side.name, "metric": name, **found, "without_one": alone, "carried_by": carried}
+            rows.append(row)
+    return adjusted(rows)
+
+
+def _carried_by(name: str, one: Scored, other: Scored, ground: Ground) -> list[str]:
+    """Findings without any one of which the interval of a difference would hold zero, which it leaves out with all;
+    without an interval, those without which the difference changes its sign."""
+    whole = ground.mean(name, one, other)
+    if whole.value is None or (whole.low is not None and not separable(whole.low, whole.high)):
+        return []
+    carriers = []
+    for place in np.flatnonzero(ground.columns(TESTED[name][1])):
+        rest = ground.mean(name, one, other, place)
+        turned = rest.value is not None and rest.value * whole.value < 0
+        if turned or (whole.low is not None and not separable(rest.low, rest.high)):
+            carriers.append(ground.findings[place])
+    return carriers
+
+
+def separable(low: float | None, high: float | None) -> bool:
+    """Whether an interval leaves out zero."""
+    return low is not None and high is not None and (low > 0 or high < 0)
+
+
+def tested(rows: Sequence[dict]) -> int:
+    """How many have a p: those that `holm` adjusts for."""
+    return sum(row["p"] is not None for row in rows)
+
+
+def as_difference(found: Estimate) -> dict[str, float | None]:
+    return {"difference": found.value, "low": found.low, "high": found.high, "p": found.p}
+
+
+def adjusted(rows: list[dict]) -> list[dict]:
+    """With "p_holm": adjusted for how many of these rows have a p."""
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p
+    return rows
+
+
+def best(name: str, scored: Sequence[Scored], ground: Ground) -> dict | None:
+    """The best and the second by one of TESTED, and their difference; separable: its interval leaves out zero."""
+    sign = 1 if TESTED[name][2] else -1
+    means = [(ground.mean(name, each).value, each) for each in scored]
+    known = sorted(((sign * value, place) for place, (value, _) in enumerate(means) if value is not None), reverse=True)
+    if len(known) < 2:
+        return None
+    first, second = (scored[place] for _, place in known[:2])
+    found = as_difference(ground.mean(name, first, second))
+    leaves_out_zero = separable(found["low"], found["high"])
+    return {"run": first.side.name, "second": second.side.name, **found, "separable": leaves_out_zero}
