@@ -154,7 +154,7 @@ def test_other_programs_read_a_size_as_shown(dataset):
 def test_the_recipe_of_the_training_page_is_one(tmp_path):
     from cxrdali.runs.recipes import find, load
 
-    (code,) = blocks("docs/training.md", "toml")
+    (code,) = [each for each in blocks("docs/training.md", "toml") if "[mine]" in each]
     (tmp_path / "mine.toml").write_text(code)
     settings, _ = find(load(tmp_path / "mine.toml"), "mine").resolve(tmp_path)
     assert (settings.data.size, settings.loss.name, settings.loss.drw_epoch) == (224, "ldam-drw", 5)

@@ -23,6 +23,7 @@ from cxrdali.postprocess.crossfit import HeldOut, parts
 from cxrdali.postprocess.options import Strategy
 from cxrdali.postprocess.thresholds import cross_fitted
 from cxrdali.predictions import Kind, sigmoid
+from cxrdali.provenance import Provenance
 from cxrdali.runs.layout import METRICS
 from cxrdali.runs.reader import Run
 from shards.dataset.packed import PackedDataset
@@ -188,7 +189,9 @@ def _score(
             scores = score(labels.findings, truth, values)
             if side.run is not None:
                 _check_best(side.run, scores, comparable.uncertain)
-            data = HeldOut(labels.findings, truth, values, part, {"folds": options.folds})
+            data = HeldOut(
+                labels.findings, truth, values, part, comparable.rows, Provenance(), {"folds": options.folds}
+            )
             chances = None if kind == Kind.RANK else sigmoid(values)  # mean ranks are no probabilities
             images = Images(truth, values, patient, chances, cross_fitted(data, F1))
             sampled = resample(images, scores, options.draws, options.seed, bar.update)
