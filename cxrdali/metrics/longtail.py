@@ -28,6 +28,6 @@ def groups(positives: Sequence[int], images: int) -> list[str]:
 
 
 def without_training(findings: Sequence[str], positives: Sequence[int], train_positives: Sequence[int]) -> list[str]:
-    """Findings that count in mAP, since an image that is scored has them, though no training image does."""
+    """Findings that count in mAP though no training image has them. positives: 0 of those that do not count."""
     columns = zip(findings, positives, train_positives, strict=True)
     return [name for name, scored, trained in columns if scored and not trained]

@@ -50,8 +50,8 @@ def read_config(path: Path) -> dict:
         for name, value in flatten(config["settings"]).items():
             if name in names().all() and value is not None:
                 names().read(name, value)
-        data = config["settings"].get("data", {})
-        if config.get("format", 1) < FORMAT and data.get("uncertain") == "ignore":
+        data = config["settings"].get("data")
+        if config.get("format", 1) < FORMAT and isinstance(data, dict) and data.get("uncertain") == "ignore":
             data["uncertain"] = "ignore-all"
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"{file}: not a run's settings ({error}); restore it, or train into another folder") from error

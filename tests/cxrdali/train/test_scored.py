@@ -49,6 +49,7 @@ def trained(dataset, out, **changes):
     return said
 
 
+@pytest.mark.slow
 def test_a_finding_without_a_negative_is_named_and_in_no_mean(dataset, tmp_path, monkeypatch):
     """Mass is 1 or blank, as No Finding is in MIMIC's own labels; Hernia has no positive anywhere."""
     labels = relabelled(monkeypatch, dataset, lambda columns: blank_negatives(columns["Mass"]))
@@ -106,11 +107,6 @@ def test_few_scored_findings_are_a_warning_and_one_class_in_training_is_said(dat
 def one_class(columns):
     for column in columns.values():
         blank_negatives(column)
-
-
-def in_fold_1_alone(columns):
-    for column in columns.values():
-        column[:] = 1
 
 
 @pytest.mark.parametrize("changes, fix", [
