@@ -55,7 +55,8 @@ def test_the_next_stage_has_the_same_fold_and_network_and_runs(work, stage1):
     words = words_of(stage1, work)
     assert words == [
         "train", "--stage", "2", "--out", "my runs/stage2", "--size", "64", "--fold", "1", "--folds", "3",
-        "--group", "study", "--fold-seed", "7", "--stratify", "--arch", "test_efficientnet", "--device", "cpu", "--data", "my pack",
+        "--group", "study", "--fold-seed", "7", "--stratify", "--arch", "test_efficientnet",
+        "--device", "cpu", "--data", "my pack",
     ]  # fmt: skip
     said = done(work, *words, "--size", 48, "--batch", 8, "--epochs", 1, "--warmup-epochs", 0).stdout
     assert words_of(said, work)[:5] == ["train", "--stage", "3", "--out", "my runs/stage3"]
