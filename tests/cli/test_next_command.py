@@ -44,10 +44,10 @@ def work(tmp_path_factory, pack_folder):
 
 @pytest.fixture(scope="module")
 def stage1(work):
-    """What training printed, fold 1 of 3 by study."""
+    """What training printed, fold 1 of 3 by study, stratified."""
     return done(
         work, "train", "--stage", 1, *SMALL, "--arch", "test_efficientnet", "--fold", 1, "--folds", 3,
-        "--group", "study", "--data", "my pack", "--out", "my runs/stage1",
+        "--group", "study", "--stratify", "--fold-seed", 7, "--data", "my pack", "--out", "my runs/stage1",
     ).stdout  # fmt: skip
 
 
@@ -55,7 +55,8 @@ def test_the_next_stage_has_the_same_fold_and_network_and_runs(work, stage1):
     words = words_of(stage1, work)
     assert words == [
         "train", "--stage", "2", "--out", "my runs/stage2", "--size", "64", "--fold", "1", "--folds", "3",
-        "--group", "study", "--arch", "test_efficientnet", "--device", "cpu", "--data", "my pack",
+        "--group", "study", "--fold-seed", "7", "--stratify", "--arch", "test_efficientnet",
+        "--device", "cpu", "--data", "my pack",
     ]  # fmt: skip
     said = done(work, *words, "--size", 48, "--batch", 8, "--epochs", 1, "--warmup-epochs", 0).stdout
     assert words_of(said, work)[:5] == ["train", "--stage", "3", "--out", "my runs/stage3"]

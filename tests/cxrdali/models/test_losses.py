@@ -9,12 +9,14 @@ from click.testing import CliRunner
 from timm.loss import AsymmetricLossMultiLabel
 from torch.nn import functional as F
 
+from cli.options.fields import NumberOrWord
 from cxrdali.models.cosine import CosineLinear
 from cxrdali.models.loss import LOSSES, class_balanced_weights
 from cxrdali.models.loss_module import LossModule, bce_sum, known_targets
 from cxrdali.models.losses.bce import positive_weights
 from cxrdali.models.losses.ldam import margins
-from cxrdali.runs.settings import settings_of
+from cxrdali.runs import recipes
+from cxrdali.runs.settings import assigned, settings_of
 from shards.errors import UserError
 
 POSITIVES, NEGATIVES = np.array([900, 40, 3, 0]), np.array([100, 960, 997, 1000])
@@ -140,6 +142,15 @@ def test_beta_auto_is_that_of_so_many_training_images():
     assert settings_of(stage=1).resolved(100) == settings_of(stage=1)
     with pytest.raises(UserError, match=r"cb-beta auto: only a run knows its training images, N; give \(N - 1\) / N"):
         loss_of("drw", cb_beta="auto")
+
+
+def test_beta_auto_is_a_value_in_recipes_in_set_and_on_the_command_line(tmp_path):
+    (tmp_path / "mine.toml").write_text('[mine]\nstage = 1\n[mine.loss]\nname = "drw"\ncb_beta = "auto"\n')
+    recipe, _ = recipes.find(recipes.load(tmp_path / "mine.toml"), "mine").resolve(tmp_path, {})
+    assert recipe.loss.cb_beta == "auto" and assigned("loss.cb_beta=auto") == ("cb_beta", "auto")
+    assert assigned("cb_beta=0.99") == ("cb_beta", 0.99)
+    assert [NumberOrWord(float).convert(each, None, None) for each in ("auto", "0.99", "1")] == ["auto", 0.99, 1.0]
+    assert [NumberOrWord(int).convert(each, None, None) for each in ("auto", "16", "1.5")] == ["auto", 16, "1.5"]
 
 
 @pytest.mark.parametrize(("neg", "pos", "clip"), [(4, 1, 0.05), (4, 0, 0.05), (2, 1, 0), (0, 0, 0)])
