@@ -50,7 +50,7 @@ class Classifier(nn.Module):
         self.identity: dict[str, str] = {}  # what its weights files say of it
         self.memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
         for head in self.heads:
-            head.input_dropout = options.dropout
+            head.input_dropout = options.dropout  # type: ignore[assignment]
             head.forward = MethodType(_wide, head)  # bound: a copy of the model computes with its own classifier
         scale = 1 / (255 * torch.tensor(std)).view(1, 3, 1, 1)
         shift = -(torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1)

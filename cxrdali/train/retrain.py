@@ -29,13 +29,13 @@ def retrain_settings(
     run_rows(trained, dataset, labels, "; give the dataset of the run with --data")
     trained.best_weights()  # they are there, before anything is written
     head = trained.settings.model.head
-    if head.bounded and changes.get("new_head", True):
-        head = HEADS["linear"]()  # the loss below has no scale
+    plain = HEADS["linear"]() if head.bounded else head  # the loss below has no scale
+    kept = {} if changes.get("new_head", True) else {"head": head}
     own = {
-        "init": str(run), "frozen": True, "new_head": True, "head": head, "sampler": "class-balanced",
+        "init": str(run), "frozen": True, "new_head": True, "head": plain, "sampler": "class-balanced",
         "loss": LOSSES["bce"](),
         "epochs": EPOCHS, "warmup_epochs": 1, "lr": LR, "min_lr": 0.0, "patience": None, "checkpointing": False,
         "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None, "allow_leak": False,
         **({} if augment else {"flips": "none", "cutout": "off"}),
     }  # fmt: skip
-    return trained.settings.changed(**{**own, **changes})  # at once: some go together alone
+    return trained.settings.changed(**own).changed(**{**kept, **changes})

@@ -582,7 +582,7 @@ def test_claims_beside_figures_worked_by_hand(done, tmp_path):
     assert "F1 0.3765 on its internal validation" in theirs["Backbone with the highest mAP"]
     change(copy / "runs/ld-bce/config.json", lambda content: content["settings"]["loss"].update(pos_weight="ratio"))
     weighted = dict(at_a_glance(read_sources([copy], None, (), ReportOptions("Study")))["claims"].rows)
-    assert "25.0 % higher. +0.200 mAP" in weighted["LDAM-DRW against BCE"], "as the paper's own baseline"
+    assert "25.0 % higher. +0.200 mAP" in weighted["LDAM-DRW against BCE"], "the baseline of Sulake (2026)"
     assert here["F1"].startswith("0.120 at probability 0.5, 0.310 with thresholds fitted on validation")
 
 
