@@ -103,8 +103,12 @@ class _Paper(Flow):
                 names = [base, *(name for name, other in wanted if other == base)]
                 result = compare([self.file(name, split) for name in names], self.dataset, options, self.labels.name)
                 own = {f"{name}.{split}": name for name in names}
-                found += [{**row, "run": own[row["run"]], "against": base} for row in result["differences"]
-                          if row["metric"] == "mAP"]  # fmt: skip
+                for row in result["differences"]:
+                    if row["metric"] == "mAP":
+                        numbers = {key: row[key] for key in ("difference", "low", "high", "p")}
+                        found.append({"run": own[row["run"]], "against": base, **numbers})
+            for row, p in zip(found, _holm([row["p"] for row in found]), strict=True):
+                row["p_holm"] = p
             out.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(out, sealed_json({"draws": options.draws, "level": options.level, "differences": found}))
 
@@ -139,3 +143,13 @@ class _Paper(Flow):
             self.write_report()
 
         return Step("report", ("report.html", "paper.json"), self.reported_by, tuple(step.name for step in steps), do)
+
+
+def _holm(values: Sequence[float | None]) -> list[float | None]:
+    """p adjusted for how many there are; None where there is none."""
+    known = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    found: list[float | None] = [None] * len(values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = found[place] = min(1.0, max(largest, (len(known) - rank) * p))
+    return found

@@ -44,7 +44,7 @@ def small_interval(values: Sequence[float | None]) -> str:
 
 def bounds(values: Sequence[float | None]) -> str:
     """Low, high: 0.398 to 0.430."""
-    return NOTHING if any(map(unknown, values)) else "{:.3f} to {:.3f}".format(*values)
+    return NOTHING if any(map(unknown, values)) else "{:.3f} to {:.3f}".format(*values).replace("-", MINUS)
 
 
 def before_after(values: Sequence[float | None]) -> str:

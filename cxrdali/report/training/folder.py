@@ -56,7 +56,7 @@ EVALUATION = {
 COMPARISON = {
     "draws": int, "level": float,
     "differences": [
-        {"run": str, "against": str, **dict.fromkeys(("difference", "low", "high", "p"), maybe(float))}
+        {"run": str, "against": str, **dict.fromkeys(("difference", "low", "high", "p", "p_holm"), maybe(float))}
     ],
 }  # fmt: skip
 RECORD_KINDS = {

@@ -11,7 +11,7 @@ import pandas as pd
 
 from cxrdali.report import published
 from cxrdali.report.kit import plots
-from cxrdali.report.kit.numbers import by_interval, count
+from cxrdali.report.kit.numbers import NOTHING, by_interval, count
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
@@ -27,6 +27,7 @@ STEPS = {
     "postprocess": ("Postprocess", "model3-views"),
     "ensemble": ("Ensemble", "ensemble-views"),
 }
+_CHANCE = [("Its interval", "bounds"), ("p", "probability"), ("p, Holm", "probability"), ("By its interval", "text")]
 ENSEMBLE = "ensemble"  # of its members alone, without view rules
 SPLIT_NAMES = {"test": "test split", "dev": "development split", "val": "validation fold"}
 
@@ -170,15 +171,14 @@ def _means_by_step(
     """mAP, what it gained and how many findings did, those of the paper beside them if it is given."""
     (ap, means), tables = scores, step_tables(folder)
     gained, improved = gains(means, [*tables]), _improved(ap, [*tables])
-    columns = [("Step", "text"), ("mAP", "score"), ("Gain", "difference"), ("By its interval", "text")]
-    columns += [("Findings improved", "text")]
+    columns = [("Step", "text"), ("mAP", "score"), ("Gain", "gain"), *_CHANCE, ("Findings improved", "text")]
     if paper is not None:
         columns += [(f"mAP, {MIMIC}", "score"), ("Gain, paper", "gain"), ("Improved, paper", "text")]
         theirs, counted = paper.loc["Mean"], _improved(paper.drop("Mean"), [*STEPS])
     rows, before = [], None
     for step, predictions in tables.items():
-        row = _difference(folder, split, (predictions, before), gained.get(step))
-        cells = [means.get(step), row, by_interval(row), improved.get(step)]
+        chance = _by_chance(folder, split, (predictions, before), gained.get(step))
+        cells = [means.get(step), gained.get(step), *chance, improved.get(step)]
         if paper is not None:
             cells += [theirs.get(step), gains(theirs, [*STEPS]).get(step), counted.get(step)]
         rows.append((_heading(step), *cells, predictions))
@@ -186,14 +186,13 @@ def _means_by_step(
     return Table(f"mAP by step, {name}", [*columns, ("Predictions", "text")], rows)
 
 
-def _difference(folder: PaperFolder, split: str, pair: tuple[str, str | None], value: float | None) -> dict:
-    """A difference of two tables' mAP, with interval and p if they were compared as they are now."""
-    value = None if value is None or value != value else float(value)
+def _by_chance(folder: PaperFolder, split: str, pair: tuple[str, str | None], value: float | None) -> tuple:
+    """What the comparison of two tables says of their difference in mAP, if it was that: the cells of _CHANCE."""
     for row in folder.comparisons.get(split, {}).get("differences", ()):
-        same = value is not None and row["difference"] is not None and abs(row["difference"] - value) < 1e-6
-        if (row["run"], row["against"]) == pair and same:
-            return {key: row[key] for key in ("difference", "low", "high", "p")}
-    return {"difference": value, "low": None, "high": None, "p": None}
+        known = (row["run"], row["against"]) == pair and None not in (value, row["p"])
+        if known and abs(row["difference"] - value) < 1e-6:  # else of predictions that were made again
+            return (row["low"], row["high"]), row["p"], row["p_holm"], by_interval(row)
+    return (None, None), NOTHING, NOTHING, NOTHING
 
 
 def _members(name: str, folder: PaperFolder, split: str) -> dict | None:
@@ -203,16 +202,17 @@ def _members(name: str, folder: PaperFolder, split: str) -> dict | None:
     means = {run: mean for run, mean in means.items() if mean is not None}
     if whole is None or whole.mean is None or not means:
         return None
-    found = {run: _difference(folder, split, (run, ENSEMBLE), mean - whole.mean) for run, mean in means.items()}
-    columns = [("Member", "text"), ("mAP", "score"), ("Less the ensemble's", "difference"), ("By its interval", "text")]
-    rows = [(run, means[run], row, by_interval(row)) for run, row in found.items()]
+    less = {run: mean - whole.mean for run, mean in means.items()}
+    found = {run: _by_chance(folder, split, (run, ENSEMBLE), value) for run, value in less.items()}
+    columns = [("Member", "text"), ("mAP", "score"), ("Less the ensemble's", "gain"), *_CHANCE]
+    rows = [(run, means[run], less[run], *cells) for run, cells in found.items()]
     highest = max(means, key=means.get)
     return {
         "table": Table(f"The ensemble's members against it, {name}", columns, rows),
         "mean": whole.mean,
         "highest": highest,
         "worse": means[highest] > whole.mean,
-        "said": by_interval(found[highest]),
+        "said": found[highest][-1],
     }
 
 

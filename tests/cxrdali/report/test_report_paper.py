@@ -189,7 +189,7 @@ def test_no_row_and_no_column_has_a_number_of_the_paper_beside_one_of_other_imag
         ]
         assert means.tolist() == ["0.291", "0.308 +0.017", "0.307 −0.001", "0.315 +0.008", "0.330 +0.015"]
         assert page.table("mAP by step, test split").columns.tolist() == [
-            "mAP", "Gain", "By its interval", "Findings improved", "Predictions",
+            "mAP", "Gain", "Its interval", "p", "p, Holm", "By its interval", "Findings improved", "Predictions",
         ]  # fmt: skip
     said = "on generated images" if synthetic else "the same recipe" if together else "Those are other images"
     assert said in page.text
@@ -232,7 +232,7 @@ def test_without_lateral_images_the_ensemble_is_a_step_after_oversampling(tmp_pa
     page = render(root)
     table = page.table("mAP by step, test split, 1,000 images")
     assert table.index.tolist() == ["Stage 1", "Stage 2", "Oversampling", "Ensemble"]
-    assert table.loc["Ensemble"].tolist() == ["0.323", "+0.016", "–", "3 of 3", "ensemble"]
+    assert table.loc["Ensemble"].tolist() == ["0.323", "+0.016", *"––––", "3 of 3", "ensemble"]
     by_finding = page.table("AP per finding and step, test split, 1,000")
     assert by_finding.loc["Hernia", "Ensemble"] == "0.150 +0.027"
     assert re.search(r"On the test split \(.*?\), ensemble reaches a mAP of 0\.323", page.text)
@@ -297,16 +297,16 @@ def test_a_run_that_is_the_papers_differs_in_nothing(tmp_path):
     assert "very setting" not in text.replace("Every setting of the runs", ""), "the paper does not say all of them"
 
 
-COMPARED = {  # pair: difference of TEST_AP's means (what a comparison's file says), low, high, p
-    ("model2", "model0"): (0.0230 / 3, 0.001, 0.014, 0.02),
-    ("model3", "model2"): (-0.0004 / 3, -0.002, 0.003, 0.71),
-    ("model3-views", "model3"): (0.0368 / 3, None, None, None),  # too few studies
-    ("ensemble-views", "model3-views"): (0.5, 0.4, 0.6, 0.01),  # of other predictions than were evaluated
+COMPARED = {  # pair: difference of TEST_AP's means (what a comparison's file says), low, high, p, and p by Holm
+    ("model2", "model0"): (0.0230 / 3, 0.001, 0.014, 0.02, 0.06),
+    ("model3", "model2"): (-0.0004 / 3, -0.002, 0.003, 0.71, 0.71),
+    ("model3-views", "model3"): (0.0368 / 3, None, None, None, None),  # too few studies
+    ("ensemble-views", "model3-views"): (0.5, 0.4, 0.6, 0.01, 0.03),  # of other predictions than were evaluated
 }
 
 
 def write_compared(root: Path, split: str, rows: dict) -> Path:
-    keys = ("difference", "low", "high", "p")
+    keys = ("difference", "low", "high", "p", "p_holm")
     found = [{"run": run, "against": other, **dict(zip(keys, row, strict=True))} for (run, other), row in rows.items()]
     file = root / "comparisons" / f"{split}.json"
     file.parent.mkdir(exist_ok=True)
@@ -319,11 +319,12 @@ def test_a_gain_is_higher_or_lower_only_by_its_interval(paper, tmp_path):
     write_compared(root, "test", COMPARED)
     page = render(root)
     table = page.table("mAP by step, test split, 1,000 images")
-    assert table["Gain"].tolist() == [
-        "–", "+0.008 p 0.020(+0.001\xa0to\xa0+0.014)", "0.000 p 0.71(−0.002\xa0to\xa0+0.003)", "+0.012", "+0.004",
-    ]  # fmt: skip
+    assert table["Gain"].tolist() == ["–", "+0.008", "±0.000", "+0.012", "+0.004"]
+    assert table["Its interval"].tolist() == ["–", "0.001 to 0.014", "−0.002 to 0.003", "–", "–"]
+    assert table["p"].tolist() == ["–", "0.020", "0.71", "–", "–"]
+    assert table["p, Holm"].tolist() == ["–", "0.060", "0.71", "–", "–"]
     assert table["By its interval"].tolist() == ["–", "higher", "not separable", "–", "–"]
-    assert "Neither they nor p are adjusted for the 4 comparisons on the test split." in page.text
+    assert '"p, Holm" is adjusted for the 4 comparisons on the test split.' in page.text
     assert page.table("mAP by step, development split")["By its interval"].tolist() == ["–"] * 5
     assert check_numbers(page)
     change(root / "comparisons/test.json", '"level"', '"levels"')
@@ -334,13 +335,13 @@ def test_a_gain_is_higher_or_lower_only_by_its_interval(paper, tmp_path):
 @pytest.mark.parametrize(
     ("ensemble", "row", "said"),
     [
-        (0.318, (0.007, 0.002, 0.012, 0.01), "0.318, less than its highest member, model6. The interval of their "
+        (0.318, (0.007, 0.002, 0.012, 0.01, 0.01), "0.318, less than its highest member, model6. The interval of their "
          "difference does not hold zero."),
-        (0.318, (0.007, -0.002, 0.016, 0.11), "0.318, less than its highest member, model6. The interval of their "
-         "difference holds zero: the two are not separable."),
+        (0.318, (0.007, -0.002, 0.016, 0.11, 0.11), "0.318, less than its highest member, model6. The interval of "
+         "their difference holds zero: the two are not separable."),
         (0.318, None, "0.318, less than its highest member, model6. No interval says whether by more than chance."),
-        (0.340, (-0.015, -0.021, -0.009, 0.01), "0.340, not less than any member; the highest is model6. The interval "
-         "of their difference does not hold zero."),
+        (0.340, (-0.015, -0.021, -0.009, 0.01, 0.01), "0.340, not less than any member; the highest is model6. The "
+         "interval of their difference does not hold zero."),
     ],
 )  # fmt: skip
 def test_the_ensemble_stands_beside_its_best_member(tmp_path, monkeypatch, ensemble, row, said):
