@@ -65,14 +65,13 @@ def _print(result: dict) -> None:
         f"{result['labels']}"
         f"{'; each run by its best epoch' if trained else ''}"
     )
-    rows = [("", *SHORT.values(), *(("images/s", "time", "epochs") if trained else ()), "fitted on these images")]
+    rows = [("", *SHORT.values(), *(("images/s", "time", "epochs") if trained else ()))]
     for row in result["runs"]:
         scores = (number(row[name]) for name in SCORES)
         rate = "-" if row["images_per_second"] is None else f"{row['images_per_second']:,.0f}"
         spent = ("-", "-", "-") if row["epochs"] is None else (rate, duration(row["hours"] * 3600), _epochs(row))
-        rows.append((row["name"], *scores, *(spent if trained else ()), in_words(row) or "-"))
-    click.echo(aligned(rows, left=(0, len(rows[0]) - 1)))
-    click.echo("F1: thresholds are cross-fitted over subjects")
+        rows.append((row["name"], *scores, *(spent if trained else ())))
+    click.echo(aligned(rows))
     click.echo(f"difference to {result['baseline']}, with its {result['level'] * 100:g} % interval and two-sided p:")
     rows = [(row["run"], SHORT[row["metric"]], _difference(row)) for row in result["differences"]]
     if rows:
@@ -83,6 +82,10 @@ def _print(result: dict) -> None:
         click.echo(f"no positive, so in no mean but ECE and Brier: {sentence(result['without_positives'])}")
     if result["without_training"]:
         click.echo(f"counted in mAP, but in no training image: {sentence(result['without_training'])}")
+    fitted = {row["name"]: in_words(row) for row in result["runs"]}
+    for words in dict.fromkeys(filter(None, fitted.values())):
+        names = sentence([name for name in fitted if fitted[name] == words])
+        click.echo(f"fitted on these images, so that scores are too good (F1 is cross-fitted): {words}: {names}")
     for note in result["notes"]:
         click.echo(note)
 
