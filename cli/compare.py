@@ -67,13 +67,13 @@ def _print(result: dict) -> None:
         f"{result['labels']}"
         f"{'; each run by its best epoch' if trained else ''}"
     )
-    rows = [("", *SHORT.values(), *(("images/s", "time", "epochs") if trained else ()), "fitted on these images")]
+    rows = [("", *SHORT.values(), *(("images/s", "time", "epochs") if trained else ()))]
     for row in result["runs"]:
         scores = (number(row[name]) for name in SCORES)
         rate = "-" if row["images_per_second"] is None else f"{row['images_per_second']:,.0f}"
         spent = ("-", "-", "-") if row["epochs"] is None else (rate, duration(row["hours"] * 3600), _epochs(row))
-        rows.append((row["name"], *scores, *(spent if trained else ()), in_words({**result, **row}) or "-"))
-    click.echo(aligned(rows, left=(0, len(rows[0]) - 1)))
+        rows.append((row["name"], *scores, *(spent if trained else ())))
+    click.echo(aligned(rows))
     click.echo("F1: thresholds are cross-fitted over subjects")
     click.echo(_highest(result["best"]["mAP"]))
     count = result["comparisons"]["means"]
@@ -92,6 +92,10 @@ def _print(result: dict) -> None:
             click.echo(f"no {what}, so in no mean but ECE and Brier: {sentence(names)}")
     if result["without_training"]:
         click.echo(f"counted in mAP, but in no training image: {sentence(result['without_training'])}")
+    fitted = {row["name"]: in_words(row) for row in result["runs"]}
+    for words in dict.fromkeys(filter(None, fitted.values())):
+        names = sentence([name for name in fitted if fitted[name] == words])
+        click.echo(f"fitted on these images, so that scores are too good (F1 is cross-fitted): {words}: {names}")
     for note in result["notes"]:
         click.echo(note)
 

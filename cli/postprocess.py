@@ -57,7 +57,6 @@ def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_ru
         dataset, fitted = folders.open_packed(data), library.read(rules)
     table, changed = library.apply(file, fitted, dataset, bool(allow_other_run), bool(allow_same_images))
     _print(fitted)
-    click.echo(f"{table.provenance.history[-1]}")
     click.echo(
         f"{file}: {counted(changed.studies, 'study')} with both kinds of view, in which "
         f"{counted(changed.images, 'lateral image')} changed; left as they are: "
@@ -66,6 +65,10 @@ def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_ru
     if fit is not None:
         fitted.write(views)
         click.echo(f"{views}: rules fitted to {fit}")
+        if "cross-fitted" in table.provenance.history[-1]:
+            click.echo(
+                f"{out}: cross-fitted; `--rules {views}` uses the rules themselves, as the paper did, and says so"
+            )
     tables.write(table, out, kind)
 
 

@@ -35,8 +35,7 @@ from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes, group_ids, released_rows, subject_is
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.evaluate.options import EvaluateOptions
-from cxrdali.fitted import THRESHOLDS, sketch
-from cxrdali.fitted import here as fitted_here
+from cxrdali.fitted import THRESHOLDS, here, sketch
 from cxrdali.metrics import curves
 from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.calibration_error import KINDS, brier, errors
@@ -69,11 +68,7 @@ MEANS = {"AP": "mAP", **{name: f"macro_{name}" for name in ("AUROC", *KINDS, "Br
 
 
 def evaluate(
-    path: Path,
-    dataset: PackedDataset,
-    labels: Labels,
-    options: EvaluateOptions,
-    thresholds: Thresholds | None = None,
+    path: Path, dataset: PackedDataset, labels: Labels, options: EvaluateOptions, thresholds: Thresholds | None = None
 ) -> dict:
     """Metrics of a table of predictions, as the module describes them.
 
@@ -87,18 +82,15 @@ def evaluate(
 
     Raises:
         UserError: An image that the dataset does not have or the labels do not list, other findings, images that were
-            released without labels, or that were trained on (unless that is allowed, or they are of split train), or
-            dev or test images that something was fitted to (unless that is allowed).
+            released without labels; or, unless allowed, that were trained on (but for split train), or dev or test
+            images that something was fitted to.
     """
     table = tables.read(path)
     check_unseen(path, table.provenance, options.allow_leak or table.provenance.split == "train")
     rows, places = match(path, table, dataset, labels)
     check_labelled(labels, rows, str(path))
     truth, values, kind = targets(labels, options.uncertain), table.values[:, places], _kind(path, table)
-    allow = options.allow_other_run
-    limits = [fitted(THRESHOLDS, thresholds.made_from)] if thresholds and thresholds.made_from else []
-    here = fitted_here([*table.fitted, *limits], table.ids, table.provenance.split)
-    here.check(path, options.allow_same_images)
+    allow, on_these = options.allow_other_run, _fitted(path, table, thresholds, options.allow_same_images)
     called = thresholds and thresholds.decide(path, tables.as_logits(table, path), allow)[:, places]
     probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
     catalog = dataset.catalog.iloc[rows]
@@ -110,9 +102,7 @@ def evaluate(
     result = {
         "predictions": path.name,
         **_origin(table.provenance),
-        "hashes": sketch(table.ids),
-        "fitted_here": list(here.words),
-        "fitted_unknown": list(here.unknown),
+        **on_these,
         "labels": labels.name,
         "uncertain": options.uncertain,
         "values": kind,
@@ -181,6 +171,14 @@ def _origin(about: tables.Provenance) -> dict:
     """What a table says of where it came from."""
     seen = about.seen and list(about.seen)
     return {"run": about.run, "split": about.split, "seen": seen, "history": list(about.history)}
+
+
+def _fitted(path: Path, table: tables.Predictions, thresholds: Thresholds | None, allow: bool) -> dict:
+    """Which images these are, and what was fitted on them. Raises UserError if that makes their scores worthless."""
+    limits = [fitted(THRESHOLDS, thresholds.made_from)] if thresholds and thresholds.made_from else []
+    found = here([*table.fitted, *limits], table.ids, table.provenance.split)
+    found.check(path, allow)
+    return {"hashes": sketch(table.ids), "fitted_here": list(found.words), "fitted_unknown": list(found.unknown)}
 
 
 def _frequency(labels: Labels, truth: np.ndarray, train_rows: np.ndarray) -> dict | None:

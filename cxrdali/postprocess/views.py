@@ -17,7 +17,7 @@ from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes
 from cxrdali.fitted import APPLY, VIEW_RULES, here, joined
 from cxrdali.metrics.ranking import defined, score
-from cxrdali.postprocess.crossfit import read_held_out
+from cxrdali.postprocess.crossfit import check_unseen, read_held_out
 from cxrdali.postprocess.options import DEFAULTS, FitOptions
 from cxrdali.postprocess.rules import Rules, check_alike, check_derived, check_findings, fitted, read_rules
 from cxrdali.predictions import Predictions, mean_logit
@@ -135,13 +135,14 @@ def fit(
     frontal or no lateral image.
     """
     table = tables.read(path)
+    check_unseen(path, table.provenance, allow_leak)
     catalog = dataset.catalog.iloc[tables.catalog_rows(table, path, dataset)]
     frontal = (catalog["view"] == "frontal").to_numpy()
     if frontal.all() or not frontal.any():
         missing = "lateral" if frontal.all() else "frontal"
         raise UserError(f"{path}: no {missing} image among {len(frontal)}; fit to predictions that have both kinds")
     folds = max(2, min(folds, catalog["subject_id"].nunique()))
-    data = read_held_out(path, dataset, labels, FitOptions(uncertain, folds, allow_leak))
+    data = read_held_out(path, dataset, labels, FitOptions(uncertain, folds, allow_leak=True))
     subject, study = (group_codes(dataset, group)[data.rows] for group in ("subject", "study"))
     study = np.unique(study, return_inverse=True)[1]
 

@@ -13,7 +13,7 @@ from cxrdali.metrics.longtail import GROUPS
 from cxrdali.report.comparison import plots
 from cxrdali.report.kit.numbers import signed, text
 from cxrdali.report.kit.page import Figure, render
-from cxrdali.report.kit.tables import FITTED, Table
+from cxrdali.report.kit.tables import Table, with_fitted
 from shards.storage.files import sha256_bytes, write_bytes
 
 TITLES = {
@@ -72,8 +72,11 @@ def _scores(result: dict) -> Table:
     return Table(
         f"Scores on the {scored_images(result)}"
         + (", the best in bold where its interval to the second leaves out 0" if result["draws"] else ""),
-        [("Run", "text"), *((title, "score") for title in TITLES.values()), (FITTED, "text")],
-        [(row["name"], *(row[name] for name in TITLES), in_words({**result, **row})) for row in result["runs"]],
+        *with_fitted(
+            [("Run", "text"), *((title, "score") for title in TITLES.values())],
+            [(row["name"], *(row[name] for name in TITLES)) for row in result["runs"]],
+            [{**result, **row} for row in result["runs"]],
+        ),
         best=[
             (names.index(separable[name]["run"]), column) for column, name in enumerate(TITLES, 1) if name in separable
         ],

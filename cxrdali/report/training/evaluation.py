@@ -13,7 +13,7 @@ from cxrdali.report.calibration.errors import error_table
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.numbers import score
 from cxrdali.report.kit.page import Figure
-from cxrdali.report.kit.tables import FITTED, Table
+from cxrdali.report.kit.tables import Table, with_fitted
 from cxrdali.report.training import roc
 from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
 from cxrdali.report.training.sources import Sources
@@ -52,7 +52,7 @@ def evaluation(sources: Sources) -> dict:
 
 def _splits(folder: PaperFolder) -> list[dict]:
     """Of a folder's evaluations: one row per predictions, tables per split."""
-    columns = [*MEANS, ("mAP, frontal", "score"), ("mAP, lateral", "score"), ("Images", "count"), (FITTED, "text")]
+    columns = [*MEANS, ("mAP, frontal", "score"), ("mAP, lateral", "score"), ("Images", "count")]
     splits = []
     for split in SPLITS:
         found = {name: each.content for (name, where), each in folder.evaluations.items() if where == split}
@@ -62,15 +62,13 @@ def _splits(folder: PaperFolder) -> list[dict]:
             (
                 name, *_means(content["all"]),
                 *((content.get(view) or {}).get("mAP") for view in ("frontal", "lateral")), content["images"],
-                in_words(content),
             )
             for name, content in found.items()
         ]  # fmt: skip
         of = f"on the {SPLIT_NAMES[split]}"
         parts = [(name, content["all"]) for name, content in found.items()]
-        splits.append(
-            {"split": SPLIT_NAMES[split], "tables": [Table(f"Metrics {of}", columns, rows), *_more(of, parts)]}
-        )
+        whole = Table(f"Metrics {of}", *with_fitted(columns, rows, list(found.values())))
+        splits.append({"split": SPLIT_NAMES[split], "tables": [whole, *_more(of, parts)]})
     return splits
 
 
@@ -87,15 +85,15 @@ def _by_view(evaluations: Sequence[Evaluation]) -> dict:
         for view, name in VIEWS.items()
     ]
     unknown = (None, None, None)  # a value and its interval
-    fitted = [in_words(each.content) for each in evaluations for _ in VIEWS]
     rows = [
-        (label, *_means(part), part["images"], part["studies"], words)
+        (label, *_means(part), part["images"], part["studies"])
         if part
-        else (label, unknown, unknown, None, "no image", None, None)
-        for (label, part), words in zip(parts, fitted, strict=True)
+        else (label, unknown, unknown, None, "no image", None)
+        for label, part in parts
     ]
-    columns = [*MEANS, ("Images", "count"), ("Studies", "count"), (FITTED, "text")]
-    return {"tables": [Table("Metrics by view", columns, rows), *_more("by view", parts)]}
+    columns = [*MEANS, ("Images", "count"), ("Studies", "count")]
+    whole = Table("Metrics by view", *with_fitted(columns, rows, [each.content for each in evaluations for _ in VIEWS]))
+    return {"tables": [whole, *_more("by view", parts)]}
 
 
 def _means(part: dict) -> tuple:
