@@ -89,8 +89,8 @@ def floors(prefix: str, truth: np.ndarray, probabilities: np.ndarray) -> dict[st
     """What the same probabilities would show if they were perfect: of each kind, as PREFIX_ECE ..., the "mean" and the
     95th percentile, "p95", of the mean over findings in SAMPLES simulated tables (the same ones in each call).
 
-    Every known label is sampled anew with its image's probability, and independently: labels of a patient's images go
-    together, so that a perfect model's own spread is wider than this one's.
+    Every known label is sampled anew with its image's probability, and independently. Labels of a patient's images go
+    together: with 3.5 images a patient, a perfect model's macro ECE is a tenth above this mean.
     """
     _check(truth, probabilities)
     generator = np.random.default_rng(0)

@@ -28,6 +28,7 @@ from shards.storage.sealed import check_kinds, maybe
 from shards.words import choices
 
 WHEN = ("before", "after")
+ENDS = ("difference", "low", "high")
 QUALITY = {
     "ECE": maybe(float), "Brier": maybe(float), "images": [int], "probability": [maybe(float)], "share": [maybe(float)],
 }  # fmt: skip
@@ -37,7 +38,7 @@ KINDS = {  # of a finding's entry
 }  # fmt: skip
 FILE_KINDS = {
     "method": str, "pooled": dict.fromkeys(WHEN, QUALITY),
-    "calibration_error?": {f"{when}?": ERRORS for when in WHEN}, "Brier_difference?": {str: maybe(float)},
+    "calibration_error?": {f"{when}?": ERRORS for when in WHEN}, "Brier_difference?": dict.fromkeys(ENDS, maybe(float)),
 }  # fmt: skip
 MAP_KINDS = {
     "slope?": float, "offset?": float, "tilt?": float, "centre?": float, "logits?": [float], "probabilities?": [float],
@@ -76,8 +77,8 @@ class FindingCalibration:
 class Calibration(Rules):
     """rules: one per finding. pooled_before, pooled_after: all findings together. made_from: as in HeldOut.
 
-    errors: "before" and "after", each `calibration_error.errors`; brier_difference: after less before. Both are empty
-    in a file of an older version.
+    errors: "before" and "after", each `calibration_error.errors`; brier_difference: after less before. A file of an
+    older version has neither: no entry, and None.
     """
 
     method: str
@@ -91,7 +92,7 @@ class Calibration(Rules):
     @property
     def verdict(self) -> str:
         """What is to be said of a Brier score that is not lower by its interval; "" if it is, or has none."""
-        low, high = (self.brier_difference.get(end) for end in ("low", "high"))
+        low, high = self.brier_difference["low"], self.brier_difference["high"]
         if low is None or high is None or high < 0:
             return ""
         if low > 0:
@@ -240,7 +241,7 @@ def _parse(stored: dict) -> Calibration:
         raise ValueError(f"method {stored['method']!r} is not one of {', '.join(CALIBRATIONS)}")
     rules = tuple(_rule(row) for row in stored["findings"])
     pooled = [_quality(stored["pooled"][when]) for when in WHEN]
-    newer = stored.get("calibration_error", {}), stored.get("Brier_difference", {})
+    newer = stored.get("calibration_error", {}), stored.get("Brier_difference", dict.fromkeys(ENDS))
     return Calibration(stored["method"], rules, *pooled, stored["made_from"], *newer)
 
 

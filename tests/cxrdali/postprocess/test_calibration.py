@@ -190,7 +190,7 @@ def test_another_method_is_named(dataset, labels, val):
         ("platt", lambda s: s["findings"][0]["after"].update(share=[1.0]), "bins differ in number"),
         ("platt", lambda s: s["pooled"].pop("after"), "pooled.after is missing"),
         ("platt", lambda s: s["calibration_error"]["after"].update(macro_ECE="x"), "macro_ECE is 'x', not a number"),
-        ("platt", lambda s: s["Brier_difference"].update(low="x"), "Brier_difference.'low' is 'x', not a number"),
+        ("platt", lambda s: s["Brier_difference"].update(low="x"), "Brier_difference.low is 'x', not a number"),
         ("platt", lambda s: s["findings"][0].update(parts_kept="x"), r"findings\[0\].parts_kept is 'x', not"),
         ("isotonic", lambda s: s["findings"][0]["map"]["logits"].reverse(), "Edema: isotonic knots"),
         ("isotonic", lambda s: s["findings"][0]["map"]["probabilities"].reverse(), "none below the one before"),
