@@ -63,7 +63,7 @@ class Classifier(nn.Module):
         return self._scaled(self.backbone(normalised.contiguous(memory_format=self.memory_format)))
 
     @property
-    def heads(self) -> tuple[Any, ...]:
+    def heads(self) -> tuple[nn.Module, ...]:
         """The backbone's classifiers: timm's own, and what else has rows per finding (VOLO's auxiliary one)."""
         found = _flat(self.backbone.get_classifier())
         known = {id(self.backbone), *(id(inner) for head in found for inner in head.modules())}
