@@ -136,7 +136,7 @@ def test_a_plain_stage_has_no_recipe_and_may_oversample_named_findings(folder, p
         (["paper", "--set", "lr=fast"], 1, "--set lr=fast: lr = 'fast' is of the wrong kind; lr is a number"),
         (["paper", "--template", "train=x.csv"], 2, "--template 'train=x.csv': write test=FILE or dev=FILE"),
         (["paper", "--template", "test=x.csv"], 1, "x.csv: no such file"),
-        (["paper"], 1, "model0: 57 training images make no batch of 256; --set model0.batch=N"),
+        (["paper"], 1, "model0: 58 training images make no batch of 256; --set model0.batch=N"),
         (["paper"], 1, "pack more images (and 10 more problems: --dry-run)"),
         (["paper", "--set", "batch=8"], 1, "...,224 (here --set size=... for --size) (and 5 more problems: --dry-run)"),
         (["paper", "--models", "0", "--set", "model7.lr=1e-4"], 1, "model7.lr: model7 is not among the models; add it"),
