@@ -47,6 +47,7 @@ def test_train_lists_its_settings_by_group_with_names_and_defaults_of_the_librar
     ]  # fmt: skip
     text = " ".join(done.stdout.split())
     assert "--loss [asl|bce|cb-focal|drw|focal|ldam|ldam-drw]" in text
-    words = "beta of the effective number of images (Cui et al.), below 1. [default: 0.9999]"
-    assert f"--cb-beta FLOAT cb-focal, drw, ldam-drw: {words}" in text
+    words = "beta of the effective number of images (Cui et al.), below 1; auto: (N - 1) / N with N "
+    words += "training images. [default: 0.9999]"
+    assert f"--cb-beta FLOAT|auto cb-focal, drw, ldam-drw: {words}" in text
     assert "--flips [both|horizontal|none]" in text and "--pretrained / --no-pretrained" in text
