@@ -49,6 +49,7 @@ def as_published(paper: str, runs: Sequence[Run]) -> dict | None:
 def _both(published: dict, run: Run) -> Iterator[tuple[str, str, str]]:
     """A setting's name, the published value and the run's, as they are written."""
     here = {"starts_from": run.recipe.get("starts_from"), **run.settings.flat()}
+    here["precision"] = run.config.get("precision", here["precision"])  # what auto was
     for name, value in published.items():
         if isinstance(value, dict):
             yield name, value["published"], value["here"]

@@ -68,10 +68,21 @@ def test_runs_are_read_and_not_the_recipe(tmp_path):
     assert other["fold", "all"] == ("not said", "0", "not said")
     assert same["pos weight", ("ld-bce",)] == ("ratio", "ratio", "as published")
     assert same["dropout", "all"] == ("0.5", "0.5", "as published")
+    assert same["precision", "all"] == ("fp32", "fp32", "as published")
     assert found["strangers"] == ["ld-ldam-cosine"]
     assert {found["other"].rows[row][3] for row, _ in found["other"].best} == {"differs"}
     assert len(found["other"].best) == 2 * sum(row[3] == "differs" for row in found["other"].rows)
     assert as_published.as_published("loss-design", runs[2:]) is None
+
+
+def test_the_precision_is_what_auto_became(tmp_path):
+    run = run_of(tmp_path, "ld-bce", precision="auto")
+    config = read_json(run.path / "config.json")
+    for became, verdict in (("fp32", "as published"), ("bf16", "differs")):
+        (run.path / "config.json").write_bytes(sealed_json({**config, "precision": became}))
+        found = as_published.as_published("loss-design", [Run.open(run.path)])
+        both = rows(found["other"]) | rows(found["same"])
+        assert both["precision", "all"] == ("fp32", became, verdict)
 
 
 def test_a_run_of_an_older_version_has_what_it_had(tmp_path):
