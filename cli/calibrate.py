@@ -38,9 +38,11 @@ from shards.words import counted
 @folders.data_option
 @heldout.labels_option
 @field_options(FitOptions, "uncertain", "folds", "allow_leak")
-@field_options(EvaluateOptions, "allow_other_run")
+@field_options(EvaluateOptions, "allow_other_run", "allow_same_images")
 @tables.kind_option
-def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, allow_other_run, **given):
+def calibrate(
+    file, fit, method, rules, out, save_rules, data, labels, kind, allow_other_run, allow_same_images, **given
+):
     """Fit a calibration to validation predictions, apply one to a table, or both. Tables hold logits.
 
     \b
@@ -73,7 +75,7 @@ def calibrate(file, fit, method, rules, out, save_rules, data, labels, kind, all
         heldout.warn_of_split(fitted.made_from)
     else:
         fitted = calibration.read(rules)
-    table = None if file is None else calibration.apply(file, fitted, bool(allow_other_run))
+    table = None if file is None else calibration.apply(file, fitted, bool(allow_other_run), bool(allow_same_images))
     if fit is not None:
         _print(fitted)
         fitted.write(written)

@@ -21,7 +21,9 @@ from shards.words import counted
     metavar="FILE",
     help="HTML page to write; its numbers go beside it, as .json, .csv and .findings.csv.  [default: print only]",
 )
-@field_options(CompareOptions, "baseline", "draws", "level", "seed", "folds", "uncertain", "allow_leak")
+@field_options(
+    CompareOptions, "baseline", "draws", "level", "seed", "folds", "uncertain", "allow_leak", "allow_same_images"
+)
 @click.option("--title", default="Comparison of runs", show_default=True, help="Title of the page.")
 def compare(runs, data, labels, out, title, **given):
     """RUNS side by side on the same images: mAP, AUROC, F1, calibration, head, medium and tail findings, speed; and
@@ -54,6 +56,7 @@ SHORT = {name: name.removeprefix("macro_").removeprefix("mAP_") for name in SCOR
 
 def _print(result: dict) -> None:
     from cxrdali.evaluate.compare import scored_images
+    from cxrdali.fitted import in_words
     from cxrdali.report.kit.numbers import duration, sentence
 
     trained = any(row["epochs"] for row in result["runs"])
@@ -79,6 +82,10 @@ def _print(result: dict) -> None:
         click.echo(f"no positive, so in no mean but ECE and Brier: {sentence(result['without_positives'])}")
     if result["without_training"]:
         click.echo(f"counted in mAP, but in no training image: {sentence(result['without_training'])}")
+    fitted = {row["name"]: in_words(row) for row in result["runs"]}
+    for words in dict.fromkeys(filter(None, fitted.values())):
+        names = sentence([name for name in fitted if fitted[name] == words])
+        click.echo(f"fitted on these images, so that scores are too good (F1 is cross-fitted): {words}: {names}")
     for note in result["notes"]:
         click.echo(note)
 

@@ -49,7 +49,7 @@ class Paths(click.ParamType):
 @click.option("--folds", default=5, show_default=True, help="Parts of the subjects that --fit-weights leaves out.")
 @folders.data_option
 @click.option("--labels", metavar="NAME", help="Label release of the validation tables.  [default: the one they name]")
-@field_options(EvaluateOptions, "uncertain", "allow_leak", "allow_other_run")
+@field_options(EvaluateOptions, "uncertain", "allow_leak", "allow_other_run", "allow_same_images")
 @tables.kind_option
 def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, data, labels, kind, **given):
     """Pool several tables of logits for the same images, as `cxrdali predict` writes them.
@@ -76,10 +76,12 @@ def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, da
             chosen = library.weights_by_map(validation, dataset, release, options)
         else:
             chosen = library.fitted_weights(validation, dataset, release, method, options)
+        heldout.warn_of_split({"predictions": validation[0].name, "split": chosen.fitted.split})
         _print(library.short_names(validation), chosen)
         if fit_weights:
             _say_gain(chosen, folds)
-    table = library.ensemble(files, chosen, method, options.allow_leak, bool(given["allow_other_run"]))
+    allowed = (bool(given[name]) for name in ("allow_leak", "allow_other_run", "allow_same_images"))
+    table = library.ensemble(files, chosen, method, *allowed)
     for text in table.provenance.seen or ():
         click.echo(f"note: {text}")
     for text in table.provenance.history:

@@ -31,7 +31,7 @@ from shards.words import counted
     help="What `cxrdali thresholds` wrote, or one probability for all findings, such as 0.5; adds F1, precision, "
     "recall and specificity. FILE then holds logits.",
 )
-@field_options(EvaluateOptions, "allow_leak", "allow_other_run", "draws", "level", "seed")
+@field_options(EvaluateOptions, "allow_leak", "allow_other_run", "allow_same_images", "draws", "level", "seed")
 def evaluate(file, data, labels, out, limits, **given):
     """AP, AUROC, calibration error (ECE), Brier score, prevalence and counts per finding; means over all findings and
     over head, medium and tail findings, with confidence intervals; the same for frontal and lateral images apart. FILE
@@ -58,11 +58,11 @@ def evaluate(file, data, labels, out, limits, **given):
     paths = library.write(result, out)
     of = f" of {about.split}" if about.split else ""
     click.echo(f"{file}: {counted(result['images'], 'image')}{of} against labels {labels.name}")
-    if about.split == "val":
-        click.echo(
-            "note: these are no test scores: the best epoch was chosen on validation images, and calibration and "
-            "thresholds are fitted to them"
-        )
+    if result["fitted_here"]:
+        words = ", ".join(result["fitted_here"])
+        click.echo(f"note: these are no test scores: fitted on these images, so that scores are too good: {words}")
+    if result["fitted_unknown"]:
+        click.echo(f"note: fitted on images that nobody knows, perhaps on these: {', '.join(result['fitted_unknown'])}")
     if about.kind is None:
         click.echo(
             f"note: {file} does not say what it holds; ECE and Brier take its values as {result['values']}s, and "

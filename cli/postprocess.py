@@ -3,7 +3,7 @@
 import click
 
 from cli.options import folders, heldout, tables
-from cli.options.fields import field_options
+from cli.options.fields import field_options, filled
 from cli.options.folders import FILE, OUTPUT
 from cli.options.scores import aligned, number
 from cxrdali.evaluate.options import EvaluateOptions
@@ -29,16 +29,18 @@ from shards.words import counted
     help="Where the rules of --fit are written.  [default: views.json beside --out]",
 )
 @heldout.labels_option
-@field_options(FitOptions, "uncertain", "allow_leak")
-@field_options(EvaluateOptions, "allow_other_run")
+@field_options(FitOptions, "uncertain", "folds", "allow_leak")
+@field_options(EvaluateOptions, "allow_other_run", "allow_same_images")
 @tables.kind_option
-def postprocess(file, fit, rules, data, out, views, labels, uncertain, allow_leak, allow_other_run, kind):
+def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_run, allow_same_images, **given):
     """Let a study's lateral images take over the mean of its frontal predictions, for every finding whose AP is
     higher on frontal images than on all others. FILE holds logits, as `cxrdali predict` writes them.
 
-    All other values stay as they are: frontal images, the other findings, studies with one kind of view.
+    All other values stay as they are: frontal images, the other findings, studies with one kind of view. Validation
+    images of --fit take over values by rules fitted to the other parts of the subjects, so that their score is not too
+    good; --rules, or --allow-same-images, uses the rules themselves, as in the paper, and the table says so.
     """
-    heldout.check_fit_or_rules(fit, rules, views=views, labels=labels, uncertain=uncertain, allow_leak=allow_leak)
+    heldout.check_fit_or_rules(fit, rules, views=views, labels=labels, **given)
 
     from cxrdali import predictions
     from cxrdali.postprocess import views as library
@@ -48,10 +50,12 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, allow_lea
         views = views or out.with_name("views.json")
         heldout.check_json(views)
         dataset, release = heldout.open_for_fit(fit, data, labels)
-        fitted = library.fit(fit, dataset, release, uncertain or "negative", bool(allow_leak))
+        asked = filled(FitOptions, given)
+        fitted = library.fit(fit, dataset, release, asked.uncertain, asked.allow_leak, asked.folds)
+        heldout.warn_of_split(fitted.made_from)
     else:
         dataset, fitted = folders.open_packed(data), library.read(rules)
-    table, changed = library.apply(file, fitted, dataset, bool(allow_other_run))
+    table, changed = library.apply(file, fitted, dataset, bool(allow_other_run), bool(allow_same_images))
     _print(fitted)
     click.echo(
         f"{file}: {counted(changed.studies, 'study')} with both kinds of view, in which "
@@ -61,6 +65,10 @@ def postprocess(file, fit, rules, data, out, views, labels, uncertain, allow_lea
     if fit is not None:
         fitted.write(views)
         click.echo(f"{views}: rules fitted to {fit}")
+        if "cross-fitted" in table.provenance.history[-1]:
+            click.echo(
+                f"{out}: cross-fitted; `--rules {views}` uses the rules themselves, as the paper did, and says so"
+            )
     tables.write(table, out, kind)
 
 
@@ -68,10 +76,15 @@ def _print(rules) -> None:
     rows = [("", "frontal AP", "lateral AP", "difference", "superior")]
     for rule in rules.rules:
         difference = "-" if rule.difference is None else f"{rule.difference:+.3f}"
-        superior = "yes" if rule.superior else "no"
+        superior = "yes" if rule.superior else "no rule" if rule.without_rule else "no"
         rows.append((rule.finding, number(rule.frontal_ap), number(rule.lateral_ap), difference, superior))
     click.echo(aligned(rows, left=(0, 4)))
     click.echo(f"superior: {len(rules.superior)} of {counted(len(rules.rules), 'finding')}")
     for rule in rules.rules:
-        if rule.without_ap:
-            click.echo(rule.without_ap)
+        if rule.without_rule:
+            click.echo(rule.without_rule)
+    if rules.map_after is not None:
+        click.echo(
+            f"mAP of {rules.made_from['predictions']} {number(rules.map_before, 4)} -> {number(rules.map_after, 4)}, "
+            f"cross-fitted over {counted(rules.made_from['folds'], 'part')} by subject"
+        )

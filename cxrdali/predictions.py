@@ -2,7 +2,7 @@
 
 Columns: image_id, study_id, view, then one per finding. Logits (float32) by default, because probabilities saturate
 into ties; probabilities on demand. Parquet keeps what the table is in its metadata, and a checksum over all that is
-read of it; a CSV holds the columns alone, and has its hash beside it.
+read of it; a CSV holds the columns alone, and has what it is and its hash beside it.
 """
 
 import hashlib
@@ -10,8 +10,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from enum import StrEnum
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,8 @@ import pyarrow.parquet as pq
 from scipy.special import logit
 from scipy.stats import rankdata
 
+from cxrdali.fitted import BEFORE, BEST_EPOCH, CALIBRATION, VIEW_RULES, WEIGHTS, Fitted, joined, sketch
+from cxrdali.provenance import Kind, Provenance, from_json
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -35,37 +36,6 @@ ID_COLUMNS = ("image_id", "study_id", "view")
 ABOUT, CHECKSUM = b"cxrdali", b"cxrdali.checksum"  # entries of a parquet file's metadata
 
 
-class Kind(StrEnum):
-    """What a table's values are. All but probabilities are on the scale of logits, and can be pooled."""
-
-    LOGIT = "logit"
-    PROBABILITY = "probability"
-    CALIBRATED = "calibrated"  # logits that went through a calibration
-    RANK = "rank"  # logits of mean ranks among the table's images, which say nothing of how probable a finding is
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a table came from; fields that are not known are None.
-
-    tta: test-time augmentation, a name of `cxrdali.models.tta.TTA`; history: one sentence per later step,
-    such as pooling; calibrated: the calibrations among them; thresholds apply only to tables with the same ones;
-    images: which ones they are, whatever the dataset's shards (`cxrdali.runs.same_data`); seen: sentences on how many
-    of the images were trained on (none: not one was).
-    """
-
-    kind: Kind | None = None
-    run: str | None = None
-    split: str | None = None
-    labels: str | None = None
-    dataset: str | None = None
-    tta: str | None = None
-    history: tuple[str, ...] = ()
-    calibrated: tuple[str, ...] = ()
-    images: str | None = None
-    seen: tuple[str, ...] | None = None
-
-
 @dataclass(frozen=True)
 class Predictions:
     """`ids` has the text columns ID_COLUMNS; `values` is float32 [n, F], in the order of `findings`."""
@@ -75,6 +45,17 @@ class Predictions:
     values: np.ndarray
     provenance: Provenance = Provenance()
 
+    @property
+    def fitted(self) -> tuple[Fitted, ...]:
+        """What was fitted on its way. Of a table of before this was noted: what its split and its history say."""
+        about = self.provenance
+        if about.fitted is not None:
+            return about.fitted
+        marks = {"calibrated: ": CALIBRATION, "view postprocess by ": VIEW_RULES, " to the mAP of ": WEIGHTS}
+        done = [what for mark, what in marks.items() if any(mark in step for step in about.history)]
+        best = [Fitted((BEST_EPOCH,), sketch(self.ids), "val")] if about.split == "val" else []
+        return joined([*best, *(Fitted((what,)) for what in ([BEFORE] if about.says_nothing else done))])
+
     def write(self, path: Path) -> None:
         """As .parquet or .csv, by the suffix; written aside and renamed."""
         check_target(path)
@@ -82,7 +63,8 @@ class Predictions:
             [self.ids.reset_index(drop=True), pd.DataFrame(self.values, columns=list(self.findings))], axis=1
         )
         if path.suffix == ".csv":
-            write_with_hash(path, table.to_csv(index=False, lineterminator="\n").encode())
+            text = table.to_csv(index=False, lineterminator="\n")
+            write_with_hash(path, text.encode(), json.dumps(asdict(self.provenance)))
             return
         arrow = pa.Table.from_pandas(table, preserve_index=False)
         about = json.dumps(asdict(self.provenance)).encode()
@@ -147,12 +129,12 @@ def _opened(path: Path) -> tuple[pd.DataFrame, Provenance, dict[bytes, bytes]]:
     try:
         data = read_regular(path, MOST)
         if path.suffix == ".csv":
-            check_hash(path, data)
+            about = from_json(json.loads(check_hash(path, data) or "{}"))
             # pandas would rename a doubled column, shift long rows
-            return read_table(path, again="predict again"), Provenance(), {}
+            return read_table(path, again="predict again"), about, {}
         arrow = bounded(path, data)
         metadata = arrow.schema.metadata or {}
-        return arrow.to_pandas(), _provenance(json.loads(metadata.get(ABOUT, b"{}"))), metadata
+        return arrow.to_pandas(), from_json(json.loads(metadata.get(ABOUT, b"{}"))), metadata
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `cxrdali predict` writes one") from None
     except UserError:
@@ -302,33 +284,3 @@ def _numbers(path: Path, table: pd.DataFrame, finding: str) -> np.ndarray:
         image, value = table["image_id"][bad].iloc[0], table[finding][bad].iloc[0]
         raise UserError(f"{path}: finding {finding!r} is {str(value)!r} for image {image!r}, no number; predict again")
     return values.astype(np.float32)
-
-
-def _provenance(stored: object) -> Provenance:
-    """From a file's metadata. Fields that it does not have, as in an older file, are not known."""
-    if not isinstance(stored, dict):
-        raise ValueError("its metadata is damaged")
-    known = {field.name: stored[field.name] for field in fields(Provenance) if field.name in stored}
-    history, calibrated, seen = known.pop("history", []), known.pop("calibrated", None), known.pop("seen", None)
-    for name, texts in (("history", history), ("calibrated", calibrated or []), ("seen", seen or [])):
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"its metadata is damaged: {name} {texts!r}")
-    for name, value in known.items():
-        if not isinstance(value, str | None):
-            raise ValueError(f"its metadata is damaged: {name} {value!r}")
-    kind = known.pop("kind", None)
-    if kind not in (None, *Kind):
-        raise ValueError(f"its values are {kind!r}, not one of {', '.join(Kind)}")
-    if calibrated is None:
-        kind, calibrated = _from_history(kind, history)
-    listed = {"history": tuple(history), "calibrated": tuple(calibrated), "seen": None if seen is None else tuple(seen)}
-    return Provenance(kind and Kind(kind), **known, **listed)
-
-
-def _from_history(kind: str | None, history: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    """Kind and calibrations of a table from before `calibrated` was stored: its steps alone say what it holds."""
-    calibrated = [text for text in history if text.startswith("calibrated: ")]
-    last = [text for text in history if text in calibrated or text.startswith("mean rank among ")][-1:]
-    if kind == Kind.LOGIT and last:
-        kind = Kind.CALIBRATED if last[0] in calibrated else Kind.RANK
-    return kind, calibrated

@@ -14,6 +14,7 @@ from cxrdali.data.targets import counts as count_targets
 from cxrdali.evaluate import same_images
 from cxrdali.evaluate.options import CompareOptions
 from cxrdali.evaluate.same_images import Comparable, Side, train_counts
+from cxrdali.fitted import in_words
 from cxrdali.metrics.bootstrap import Samples, difference, interval, resample, sampled_macro
 from cxrdali.metrics.calibration_error import brier, ece
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
@@ -163,7 +164,9 @@ def write(result: dict, json_path: Path) -> list[Path]:
     ]
     contents = {
         json_path: sealed_json(result),
-        json_path.with_suffix(".csv"): _csv([{**row, **by_run[row["name"]]} for row in result["runs"]]),
+        json_path.with_suffix(".csv"): _csv(
+            [{**row, **by_run[row["name"]], "fitted_here": in_words(row)} for row in result["runs"]]
+        ),
         json_path.with_suffix(".findings.csv"): _csv(per_finding),
     }
     for path, content in contents.items():
@@ -269,7 +272,8 @@ def _run_row(
             enough = images.positive_studies(images.columns(name)) >= ENOUGH
             low, high = interval(sampled, options.level) if enough else (np.nan, np.nan)
             values |= {f"{name}_low": low, f"{name}_high": high}
-    about = {"name": each.side.name, "folder": str(each.side.path)} | _training(each.side.run)
+    about = {"name": each.side.name, "folder": str(each.side.path), "fitted_here": list(each.side.fitted)}
+    about |= _training(each.side.run)
     return about | {name: defined(value) for name, value in values.items()}
 
 

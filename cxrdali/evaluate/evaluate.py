@@ -5,6 +5,9 @@ Everything is in the result, plain JSON values (undefined ones None):
     predictions, run, split, history, labels, uncertain, values, thresholds, synthetic, images, studies, level, draws
     curves                      of each finding: counts at thresholds (cxrdali.metrics.curves), all views
     seen                        sentences on how many of the images were trained on (None: not known)
+    hashes                      which images these are (cxrdali.fitted)
+    fitted_here                 what was fitted on these images (cxrdali.fitted), so that scores are too good
+    fitted_unknown              what was fitted on images that nobody knows
     without_training            findings that count in mAP though no training image has them
     groups                      how frequent each finding is in training: rule, train_images, train_positives
     all, frontal, lateral       a part each (None without an image):
@@ -16,6 +19,7 @@ Everything is in the result, plain JSON values (undefined ones None):
 "lateral" is every view that is not frontal, as in Yamagishi & Hanaoka (2023).
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +32,7 @@ from cxrdali import predictions as tables
 from cxrdali.data.splits import released_rows
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.evaluate.options import EvaluateOptions
+from cxrdali.fitted import THRESHOLDS, here, sketch
 from cxrdali.metrics import curves
 from cxrdali.metrics.bootstrap import interval, resample, sampled_macro
 from cxrdali.metrics.calibration_error import brier, ece
@@ -35,7 +40,7 @@ from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.longtail import GROUPS, RULE, groups, without_training
 from cxrdali.metrics.ranking import Scores, defined, macro, score
 from cxrdali.postprocess.crossfit import check_unseen
-from cxrdali.postprocess.rules import differences
+from cxrdali.postprocess.rules import differences, fitted
 from cxrdali.postprocess.thresholds import Thresholds
 from cxrdali.predictions import Kind, match
 from shards.dataset.labels import Labels
@@ -73,11 +78,7 @@ class _Images:
 
 
 def evaluate(
-    path: Path,
-    dataset: PackedDataset,
-    labels: Labels,
-    options: EvaluateOptions,
-    thresholds: Thresholds | None = None,
+    path: Path, dataset: PackedDataset, labels: Labels, options: EvaluateOptions, thresholds: Thresholds | None = None
 ) -> dict:
     """Metrics of a table of predictions, as the module describes them.
 
@@ -91,14 +92,15 @@ def evaluate(
 
     Raises:
         UserError: An image that the dataset does not have or the labels do not list, other findings, images that were
-            released without labels, or that were trained on (unless that is allowed, or they are of split train).
+            released without labels; or, unless allowed, that were trained on (but for split train), or dev or test
+            images that something was fitted to.
     """
     table = tables.read(path)
     check_unseen(path, table.provenance, options.allow_leak or table.provenance.split == "train")
     rows, places = match(path, table, dataset, labels)
     check_labelled(labels, rows, str(path))
     truth, values, kind = targets(labels, options.uncertain), table.values[:, places], _kind(path, table)
-    allow = options.allow_other_run
+    allow, on_these = options.allow_other_run, _fitted(path, table, thresholds, options.allow_same_images)
     called = thresholds and thresholds.decide(path, tables.as_logits(table, path), allow)[:, places]
     probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
     catalog = dataset.catalog.iloc[rows]
@@ -109,6 +111,7 @@ def evaluate(
     result = {
         "predictions": path.name,
         **_origin(table.provenance),
+        **on_these,
         "labels": labels.name,
         "uncertain": options.uncertain,
         "values": kind,
@@ -157,7 +160,8 @@ def write(result: dict, out: Path) -> tuple[Path, Path]:
     except OSError as error:
         raise cannot_write(csv_path, error) from error
     write_bytes(json_path, sealed_json(result))
-    write_with_hash(csv_path, table.to_csv(index=False, lineterminator="\n").encode())
+    about = {name: result[name] for name in ("split", "hashes") if result.get(name)}
+    write_with_hash(csv_path, table.to_csv(index=False, lineterminator="\n").encode(), json.dumps(about))
     return json_path, csv_path
 
 
@@ -171,6 +175,14 @@ def _origin(about: tables.Provenance) -> dict:
     """What a table says of where it came from."""
     seen = about.seen and list(about.seen)
     return {"run": about.run, "split": about.split, "seen": seen, "history": list(about.history)}
+
+
+def _fitted(path: Path, table: tables.Predictions, thresholds: Thresholds | None, allow: bool) -> dict:
+    """Which images these are, and what was fitted on them. Raises UserError if that makes their scores worthless."""
+    limits = [fitted(THRESHOLDS, thresholds.made_from)] if thresholds and thresholds.made_from else []
+    found = here([*table.fitted, *limits], table.ids, table.provenance.split)
+    found.check(path, allow)
+    return {"hashes": sketch(table.ids), "fitted_here": list(found.words), "fitted_unknown": list(found.unknown)}
 
 
 def _frequency(labels: Labels, truth: np.ndarray, train_rows: np.ndarray) -> dict | None:
@@ -283,9 +295,6 @@ def _about(thresholds: Thresholds, provenance: tables.Provenance) -> dict:
     """What the result says about the thresholds; remarks: what its reader should know."""
     made_from = thresholds.made_from
     remarks = differences(provenance, made_from) if made_from else []
-    here = (provenance.run, provenance.split)
-    if made_from and None not in here and here == (made_from["run"], made_from["split"]):
-        remarks.append("fitted to these images: F1 looks better than on others")
     never = [rule.finding for rule in thresholds.rules if rule.threshold is None]
     return {
         "strategy": thresholds.strategy,

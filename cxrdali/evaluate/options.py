@@ -27,6 +27,9 @@ class EvaluateOptions(ResampleOptions):
     uncertain: str = as_in(DataSettings, "uncertain")
     allow_leak: bool = setting(False, "Take images that were trained on, too; the result says so.")
     allow_other_run: bool = setting(False, "Use what was fitted to another run or TTA, too; the result says so.")
+    allow_same_images: bool = setting(
+        False, "Use what was fitted on these same dev or test images, too; all scores then say so."
+    )
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,4 @@ class CompareOptions(ResampleOptions):
     folds: int = setting(5, "Parts of the subjects, of which F1's thresholds leave one.", at_least(2))
     uncertain: str | None = as_in(DataSettings, "uncertain", default=None, otherwise="as in the runs' training")
     allow_leak: bool = as_in(EvaluateOptions, "allow_leak")
+    allow_same_images: bool = as_in(EvaluateOptions, "allow_same_images")

@@ -10,6 +10,7 @@ import numpy as np
 from cxrdali import predictions as tables
 from cxrdali.data.splits import rows_sha256
 from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
+from cxrdali.fitted import here
 from cxrdali.postprocess.crossfit import check_not_trained_on
 from cxrdali.predictions import Kind, match
 from cxrdali.runs.layout import CONFIG
@@ -27,13 +28,14 @@ from shards.words import counted
 @dataclass(frozen=True, eq=False)
 class Side:
     """One of those compared. path: a run folder, or a table of predictions (run: None); split and labels: what its
-    predictions are of (None: unknown)."""
+    predictions are of (None: unknown); fitted: what was fitted on the images that it is compared by."""
 
     name: str
     path: Path
     run: Run | None
     split: str | None
     labels: str | None
+    fitted: tuple[str, ...]
 
     @property
     def table(self) -> Path:
@@ -66,7 +68,7 @@ def read_comparable(
     Raises UserError if fewer than two can be compared, if they are not of one dataset, one release of labels and one
     set of images, or if one of them was trained on these (unless the options allow it).
     """
-    sides, notes = _read(paths, options.allow_leak)
+    sides, notes = _read(paths, options)
     runs = [side.run for side in sides if side.run is not None]
     check_same_dataset(runs, dataset)
     scored_by = _labels(sides, dataset, labels)
@@ -138,7 +140,7 @@ def differing_settings(runs: Sequence[Run]) -> list[dict]:
 # ---------------------------------------------------------------- reading and checking
 
 
-def _read(paths: Sequence[Path], allow_leak: bool) -> tuple[list[Side], list[str]]:
+def _read(paths: Sequence[Path], options: CompareOptions) -> tuple[list[Side], list[str]]:
     """Tables and runs with a finished epoch, in the order given, and which others were left out."""
     listed = {path: ([path], []) if _is_table(path) else run_folders(path) for path in paths}
     inside = dict.fromkeys(each for those, _ in listed.values() for each in those)
@@ -146,9 +148,9 @@ def _read(paths: Sequence[Path], allow_leak: bool) -> tuple[list[Side], list[str
     short = {path: path.stem if run is None else run.path.resolve().name for path, run in opened.items()}
     often = Counter(short.values())
     names = {path: name if often[name] == 1 else str(path) for path, name in short.items()}
-    sides = [_side(names[path], path, run, allow_leak) for path, run in opened.items()]
-    found = [side for side in sides if side.run is None or len(side.run.metrics)]
-    notes = [f"{side.name}: left out, no epoch is finished yet" for side in sides if side not in found]
+    done = {path: run for path, run in opened.items() if run is None or len(run.metrics)}
+    found = [_side(names[path], path, run, options) for path, run in done.items()]
+    notes = [f"{names[path]}: left out, no epoch is finished yet" for path in opened if path not in done]
     without = [path for _, those in listed.values() for path in those]
     notes += [f"{path.name}: left out, no run (no {CONFIG} in it)" for path in without]
     if len(found) < 2:
@@ -168,12 +170,15 @@ def _is_table(path: Path) -> bool:
     return path.suffix in (".parquet", ".csv") and not path.is_dir()
 
 
-def _side(name: str, path: Path, run: Run | None, allow_leak: bool) -> Side:
+def _side(name: str, path: Path, run: Run | None, options: CompareOptions) -> Side:
+    table = tables.read(path if run is None else run.val_predictions)
+    about = table.provenance
+    fitted = here(table.fitted, table.ids, about.split)
     if run is not None:
-        return Side(name, path, replace(run, name=name), "val", run.labels)
-    about = tables.read(path).provenance
-    check_not_trained_on(path, about, allow_leak)
-    return Side(name, path, None, about.split, about.labels)
+        return Side(name, path, replace(run, name=name), "val", run.labels, fitted.words)
+    check_not_trained_on(path, about, options.allow_leak)
+    fitted.check(path, options.allow_same_images)
+    return Side(name, path, None, about.split, about.labels, fitted.words)
 
 
 def _seen(

@@ -11,13 +11,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from cxrdali import predictions as tables
+from cxrdali.fitted import APPLY, CALIBRATION, here, joined
 from cxrdali.metrics import calibration_error as reliability
 from cxrdali.metrics.calibration_error import Curve
 from cxrdali.metrics.ranking import defined, macro
 from cxrdali.postprocess.calibration_maps import Affine, Isotonic, Map, fit_isotonic, fit_platt, fit_temperature
-from cxrdali.postprocess.crossfit import cross_fit, read_held_out
+from cxrdali.postprocess.crossfit import check_not_calibrated, cross_fit, read_held_out
 from cxrdali.postprocess.options import CALIBRATIONS, DEFAULTS, SHARED, FitOptions
-from cxrdali.postprocess.rules import Rules, check_alike, check_findings, read_rules
+from cxrdali.postprocess.rules import Rules, check_alike, check_findings, fitted, read_rules
 from cxrdali.predictions import Kind, Predictions, sigmoid
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -105,6 +106,7 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, method: str, options
     if method not in CALIBRATIONS:
         raise UserError(f"method {method!r}: {choices(method, CALIBRATIONS)}")
     data = read_held_out(path, dataset, labels, options)
+    check_not_calibrated(path, data.about)
     with threadpool_limits(1):  # on two busy cores the solver's threads wait for each other: 20 times slower
         maps = fit_maps(method, data.truth, data.logits)
         calibrated = cross_fit(data, lambda truth, logits: fit_maps(method, truth, logits), _use)
@@ -123,15 +125,20 @@ def fit_maps(method: str, truth: np.ndarray, logits: np.ndarray) -> list[tuple[M
     return [PER_FINDING[method](truth[:, place], logits[:, place]) for place in range(truth.shape[1])]
 
 
-def apply(path: Path, calibration: Calibration, allow_other_run: bool = False) -> Predictions:
+def apply(
+    path: Path, calibration: Calibration, allow_other_run: bool = False, allow_same_images: bool = False
+) -> Predictions:
     """The table (logits) with calibrated logits, in its own order of images and findings.
 
-    Raises UserError for probabilities, other findings, a table of another run or TTA unless allowed, or one that was
-    calibrated when the one fitted to was not.
+    Raises UserError for probabilities, other findings, calibrated logits, a table of another run or TTA, or dev or test
+    images that the calibration was fitted to, unless these are allowed.
     """
     table = tables.as_logits(tables.read(path), path)
+    check_not_calibrated(path, table.provenance)
     check_findings(path, table, calibration.findings, "calibration")
-    remark = check_alike(path, table, calibration.made_from, "calibration", allow_other_run)
+    remark = check_alike(path, table.provenance, calibration.made_from, "calibration", allow_other_run)
+    entry = fitted(CALIBRATION, calibration.made_from)
+    here([entry], table.ids, table.provenance.split).check(path, allow_same_images, APPLY)
     by_name = {rule.finding: (rule.map, rule.kept) for rule in calibration.rules}
     with np.errstate(over="ignore"):
         values = _use([by_name[name] for name in table.findings], table.values)
@@ -143,7 +150,8 @@ def apply(path: Path, calibration: Calibration, allow_other_run: bool = False) -
         )
     step = f"calibrated: {calibration.method}, fitted on {calibration.made_from['predictions']}"
     calibrated = (*table.provenance.calibrated, step)
-    return table.after(values, step + remark, kind=Kind.CALIBRATED, calibrated=calibrated)
+    also = joined([*table.fitted, entry])
+    return table.after(values, step + remark, kind=Kind.CALIBRATED, calibrated=calibrated, fitted=also)
 
 
 def read(path: Path) -> Calibration:

@@ -16,8 +16,9 @@ from cxrdali import predictions as tables
 from cxrdali.data.options import TRAINED_ON
 from cxrdali.data.splits import group_codes
 from cxrdali.data.targets import check_labelled, targets
+from cxrdali.fitted import KEPT, sketch
 from cxrdali.postprocess.options import FitOptions
-from cxrdali.predictions import Predictions, Provenance, match
+from cxrdali.predictions import Kind, Predictions, Provenance, match
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -30,14 +31,17 @@ T = TypeVar("T")
 class HeldOut:
     """truth: float32 [n, F] with 1, 0, NaN (ignored); logits: float32 [n, F]; both in the order of `findings`.
 
-    part: int64 [n], the part of the cross-fit that an image is judged in. made_from: what a file of rules says about
-    its origin (predictions, run, split, tta, calibrated, seen, labels, dataset, uncertain, images, folds).
+    part: int64 [n], the part of the cross-fit that an image is judged in; rows: int64 [n], in the catalog; about: the
+    table's. made_from: what a file of rules says of its origin (`origin`, and labels, dataset, uncertain, images,
+    folds).
     """
 
     findings: tuple[str, ...]
     truth: np.ndarray
     logits: np.ndarray
     part: np.ndarray
+    rows: np.ndarray
+    about: Provenance
     made_from: dict
 
     @property
@@ -48,6 +52,14 @@ class HeldOut:
     @property
     def positives(self) -> np.ndarray:
         return (self.truth == 1).sum(axis=0)
+
+
+def check_not_calibrated(path: Path, about: Provenance) -> None:
+    """Raises UserError if a table's logits were calibrated: a second calibration corrects what is no longer there."""
+    if about.kind == Kind.CALIBRATED:
+        raise UserError(
+            f"{path}: was calibrated before ({', then '.join(about.calibrated)}); give the table from before that"
+        )
 
 
 def check_not_trained_on(path: Path, about: Provenance, allow_leak: bool = False) -> None:
@@ -102,12 +114,7 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
     for number, (_, inside) in enumerate(GroupKFold(folds).split(rows, groups=subjects)):
         part[inside] = number
     made_from = {
-        "predictions": path.name,
-        "run": about.run,
-        "split": about.split,
-        "tta": about.tta,
-        "calibrated": list(about.calibrated),
-        "seen": None if about.seen is None else list(about.seen),
+        **origin(path, table, labels.split[rows]),
         "labels": labels.name,
         "dataset": dataset.id,
         "synthetic": dataset.synthetic,
@@ -115,7 +122,27 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
         "images": len(rows),
         "folds": folds,
     }
-    return HeldOut(labels.findings, truth, table.values[:, places], part, made_from)
+    return HeldOut(labels.findings, truth, table.values[:, places], part, rows, about, made_from)
+
+
+def origin(path: Path, table: Predictions, released: np.ndarray) -> dict:
+    """What rules say of the table that they are fitted to. released: object [n], the labels' split of each image.
+
+    hashes, split: which images these are, as in `Fitted`. A table that holds released dev or test images is of that
+    split whatever it says, unless it says that they were held out of training.
+    """
+    about, split = table.provenance, table.provenance.split
+    if split in (None, "all"):
+        split = next((name for name in KEPT if name in released), split)
+    return {
+        "predictions": path.name,
+        "run": about.run,
+        "split": split,
+        "tta": about.tta,
+        "calibrated": None if about.says_nothing else list(about.calibrated),
+        "seen": None if about.seen is None else list(about.seen),
+        "hashes": sketch(table.ids),
+    }
 
 
 def cross_fit(

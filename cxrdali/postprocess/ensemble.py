@@ -12,10 +12,11 @@ from sklearn.model_selection import GroupKFold
 from cxrdali import predictions as tables
 from cxrdali.data.options import TRAINED_ON
 from cxrdali.data.splits import group_codes
+from cxrdali.fitted import APPLY, WEIGHTS, Fitted, here, joined
 from cxrdali.metrics.ranking import macro
-from cxrdali.postprocess.crossfit import check_not_trained_on, check_unseen, labelled
+from cxrdali.postprocess.crossfit import check_not_trained_on, check_unseen, labelled, origin
 from cxrdali.postprocess.options import DEFAULTS, FitOptions
-from cxrdali.postprocess.rules import check_origin
+from cxrdali.postprocess.rules import check_alike
 from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of, ranks
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -34,13 +35,16 @@ STEPS = {  # what the history says of a pooling
 @dataclass(frozen=True)
 class Weights:
     """values: one per member, of sum 1; how: where they come from, in words; runs, ttas: the members' (None: not known;
-    no ttas in weights of an older version); maps: each member's own validation mAP."""
+    no ttas in weights of an older version); maps: each member's own validation mAP; calibrated: the calibrations that
+    each went through (None: not known); fitted: the images that they were made from."""
 
     values: tuple[float, ...]
     how: str
     runs: tuple[str | None, ...]
     maps: tuple[float, ...]
     ttas: tuple[str | None, ...] = ()
+    calibrated: tuple[tuple[str, ...] | None, ...] = ()
+    fitted: Fitted = Fitted((WEIGHTS,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,7 @@ def ensemble(
     method: str = "mean",
     allow_leak: bool = False,
     allow_other_run: bool = False,
+    allow_same_images: bool = False,
 ) -> Predictions:
     """Images and findings in the order of the first table; the others are matched by image_id and by name.
 
@@ -68,24 +73,30 @@ def ensemble(
         method: One of `cxrdali.predictions.METHODS`.
         allow_leak: Pool tables of images that a member was trained on, too; of split train and all they may be.
         allow_other_run: Whether weights may be of other runs' tables, or of another TTA; the history then says so.
+        allow_same_images: Whether weights may be of the same dev or test images.
 
     Raises:
         UserError: Tables of other images, findings, studies, splits or datasets, of probabilities, or one table given
-            twice; weights that were made from other runs' tables; images that were trained on.
+            twice; weights that were made from other runs' tables, from raw ones for calibrated ones, or from the same
+            dev or test images; images that were trained on.
     """
     pool = _pool(method)
     members = read_members(paths)
     for path, about in zip(paths, members.provenances, strict=True):
         check_unseen(path, about, allow_leak or about.split in TRAINED_ON)
-    values, how = weights, ""
+    values, how, made = weights, "", list(members.fitted)
     if isinstance(weights, Weights):
         remarks = _check_runs(members, weights, allow_other_run)
         values, how = weights.values, f" ({weights.how}){''.join(dict.fromkeys(remarks))}"
+        here([weights.fitted], members.first.ids, members.first.provenance.split).check(
+            paths[0], allow_same_images, APPLY
+        )
+        made.append(weights.fitted)
     pooled = pool(members.values, values)
     by = "" if values is None else f" by weights {', '.join(f'{value:g}' for value in values)}{how}"
     step = STEPS[method].format(names=members.names + by, images=len(pooled))
     kind = Kind.RANK if method == "rank" else Kind.LOGIT
-    return replace(members.first, values=pooled, provenance=_provenance(members, kind, step))
+    return replace(members.first, values=pooled, provenance=_provenance(members, kind, step, joined(made)))
 
 
 def weights_by_map(
@@ -95,7 +106,8 @@ def weights_by_map(
     members = _validation(paths, options.allow_leak)
     maps = members.maps(_truth(members, dataset, labels, options.uncertain)[0])
     values = tuple(value / sum(maps) for value in maps)
-    return Weights(values, f"proportional to the mAP of {members.names}", members.runs, maps, members.ttas)
+    how = f"proportional to the mAP of {members.names}"
+    return Weights(values, how, members.runs, maps, **members.made_from(dataset, labels))
 
 
 def fitted_weights(
@@ -133,7 +145,7 @@ def fitted_weights(
             bar.update()
     return FittedWeights(
         tuple(weights.tolist()), f"fitted to the mAP of {members.names}", members.runs, members.maps(truth),
-        ttas=members.ttas,
+        **members.made_from(dataset, labels),
         fitted_map=_map(truth, pool(values, weights)), cross_fitted_map=_map(truth, unseen),
         equal_map=_map(truth, pool(values, None)),
     )  # fmt: skip
@@ -147,6 +159,7 @@ class Members:
     first: Predictions
     values: np.ndarray
     provenances: tuple[Provenance, ...]
+    fitted: tuple[Fitted, ...]
 
     @property
     def names(self) -> str:
@@ -156,9 +169,15 @@ class Members:
     def runs(self) -> tuple[str | None, ...]:
         return tuple(each.run for each in self.provenances)
 
-    @property
-    def ttas(self) -> tuple[str | None, ...]:
-        return tuple(each.tta for each in self.provenances)
+    def made_from(self, dataset: PackedDataset, labels: Labels) -> dict:
+        """What weights say of the tables that they are made from, beside their runs."""
+        released = labels.split[tables.catalog_rows(self.first, self.paths[0], dataset)]
+        known = origin(self.paths[0], self.first, released)
+        return {
+            "ttas": tuple(each.tta for each in self.provenances),
+            "calibrated": tuple(None if each.says_nothing else each.calibrated for each in self.provenances),
+            "fitted": Fitted((WEIGHTS,), known["hashes"], known["split"]),
+        }
 
     def maps(self, truth: np.ndarray) -> tuple[float, ...]:
         """Each member's own mAP."""
@@ -189,7 +208,8 @@ def read_members(paths: Sequence[Path]) -> Members:
     images = {member.provenance.images for member in found}
     if None in images or len(images) > 1:  # the same ones are pooled whichever shards they were in
         _check_same("dataset", paths, [member.provenance.dataset for member in found])
-    return Members(tuple(paths), first, np.stack(values), tuple(member.provenance for member in found))
+    made = joined(entry for member in found for entry in member.fitted)
+    return Members(tuple(paths), first, np.stack(values), tuple(member.provenance for member in found), made)
 
 
 def _check_same(name: str, paths: Sequence[Path], values: Sequence[str | None]) -> None:
@@ -289,14 +309,19 @@ def _check_runs(members: Members, weights: Weights, allow_other_run: bool) -> li
             "the same order"
         )
     fix, there = "give the validation tables of the same runs, in the same order", "the validation table in its place"
-    origins = zip(weights.runs, weights.ttas or (None,) * len(weights.runs), strict=True)
+    unknown = (None,) * len(weights.runs)  # of an older version
+    origins = zip(weights.runs, weights.ttas or unknown, weights.calibrated or unknown, strict=True)
     return [
-        check_origin(path, about, {"predictions": there, "run": run, "tta": tta}, allow_other_run, fix)
-        for path, about, (run, tta) in zip(members.paths, members.provenances, origins, strict=True)
-    ]
+        check_alike(
+            path, about,
+            {"predictions": there, "run": run, "tta": tta, "calibrated": None if done is None else list(done)},
+            WEIGHTS, allow_other_run, fix,
+        )
+        for path, about, (run, tta, done) in zip(members.paths, members.provenances, origins, strict=True)
+    ]  # fmt: skip
 
 
-def _provenance(members: Members, kind: Kind, step: str) -> Provenance:
+def _provenance(members: Members, kind: Kind, step: str, fitted: tuple[Fitted, ...]) -> Provenance:
     """What all members have in common, and which they are. One of them that does not know leaves it unknown."""
     names, each = short_names(members.paths), members.provenances
     common = {
@@ -307,4 +332,8 @@ def _provenance(members: Members, kind: Kind, step: str) -> Provenance:
     before = tuple(f"{name}: {text}" for name, known in zip(names, each, strict=True) for text in known.history)
     seen = tuple(f"{name}: {text}" for name, known in zip(names, each, strict=True) for text in known.seen or ())
     known_of_all = seen or None not in [known.seen for known in each]
-    return Provenance(kind, run, **common, history=(*before, step), seen=seen if known_of_all else None)
+    calibrated = tuple(f"table {place}: {text}" for place, known in enumerate(each, 1) for text in known.calibrated)
+    return Provenance(
+        kind, run, **common, history=(*before, step), calibrated=calibrated, seen=seen if known_of_all else None,
+        fitted=fitted,
+    )  # fmt: skip

@@ -1,21 +1,25 @@
 """Files of rules fitted to predictions (calibration, thresholds, views): read, and checked against a table."""
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cxrdali.fitted import KEPT, Fitted, check_sketch
 from cxrdali.predictions import Predictions, Provenance, first_of
 from shards.errors import UserError
 from shards.storage.files import write_bytes
 from shards.storage.sealed import check_kinds, maybe, read_json, sealed_json
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1
 ALLOWED = " (allowed: "  # in a step of a table's history: its rules are another run's or TTA's
+SAME_RUN = "fit to validation predictions of this run with this --tta"
 CROSS_FITTED = ("predictions", "run", "split", "tta", "calibrated", "folds")  # what such rules must say of their origin
 MADE_FROM = {
-    "predictions?": maybe(str), "run?": maybe(str), "split?": maybe(str), "tta?": maybe(str), "calibrated?": [str],
-    "seen?": maybe([str]),
+    "predictions?": maybe(str), "run?": maybe(str), "split?": maybe(str), "tta?": maybe(str),
+    "calibrated?": maybe([str]), "seen?": maybe([str]), "hashes?": check_sketch,
     "labels?": maybe(str), "dataset?": maybe(str), "uncertain?": maybe(str), "images?": int, "folds?": int,
     "synthetic?": bool,
 }  # fmt: skip
@@ -92,20 +96,29 @@ def check_findings(path: Path, table: Predictions, findings: Sequence[str], what
             raise UserError(f"{path}: finding {first_of(only)} is {where}; fit to predictions of the same findings")
 
 
-def check_alike(path: Path, table: Predictions, made_from: dict, what: str, allow_other_run: bool) -> str:
+def check_alike(
+    path: Path, about: Provenance, made_from: dict, what: str, allow_other_run: bool, fix: str = SAME_RUN
+) -> str:
     """`check_origin`; raises UserError, too, if the table did not go through the calibrations of the one fitted to.
 
-    Thresholds fitted on calibrated logits are rejected for uncalibrated tables, and vice versa. A CSV does not say what
-    was done to it, and is taken as it is.
+    Thresholds fitted on calibrated logits are rejected for uncalibrated tables, and vice versa. A CSV of another
+    program does not say what was done to it, and rules of an older version may not: they are taken as they are, noted.
     """
-    here, there = list(table.provenance.calibrated), made_from["calibrated"]
-    says_nothing = replace(table.provenance, kind=None) == Provenance()
-    if here != there and not says_nothing:
+    here, there = list(about.calibrated), made_from.get("calibrated")
+    if about.says_nothing or there is None:
+        silent = path.name if about.says_nothing else made_from.get("predictions", "what it was fitted to")
+        log.info(f"note: {what}: whether {silent} was calibrated is not known, so they may be for other logits")
+    elif here != there:
         raise UserError(
             f"{path}: its logits are {_in_words(here)}, those of {made_from['predictions']}, used to fit the {what}, "
             f"are {_in_words(there)}; give tables that went through the same calibration"
         )
-    return check_origin(path, table.provenance, made_from, allow_other_run)
+    return check_origin(path, about, made_from, allow_other_run, fix)
+
+
+def fitted(what: str, made_from: dict) -> Fitted:
+    """What is fitted to the images that rules were made from. Of an older version, these are known by their split."""
+    return Fitted((what,), made_from.get("hashes", ""), made_from.get("split"))
 
 
 def differences(about: Provenance, made_from: dict) -> list[str]:
@@ -120,13 +133,7 @@ def differences(about: Provenance, made_from: dict) -> list[str]:
     return notes
 
 
-def check_origin(
-    path: Path,
-    about: Provenance,
-    made_from: dict,
-    allow_other_run: bool,
-    fix: str = "fit to validation predictions of this run with this --tta",
-) -> str:
+def check_origin(path: Path, about: Provenance, made_from: dict, allow_other_run: bool, fix: str = SAME_RUN) -> str:
     """What the history of a table says of the rules' origin: that they are another run's or TTA's, or "".
 
     Raises UserError, with the `fix`, if they are, unless that is allowed.
@@ -145,8 +152,11 @@ def doubtful_split(made_from: dict) -> str:
         return f"{name}: {'; '.join(made_from['seen'])}: with rules fitted to them, scores flatter"
     if split is None:
         return f"{name} does not say which split it holds: images that were trained on look better"
-    if split in ("dev", "test"):
-        return f"{name} holds the {split} split: with rules fitted to it, its own scores flatter; fit to val"
+    if split in KEPT:
+        return (
+            f"{name} holds the {split} split: with rules fitted to it, its own scores flatter, and are refused without "
+            "--allow-same-images; fit to val"
+        )
     return ""
 
 

@@ -70,7 +70,7 @@ class Thresholds(Rules):
         """
         if self.made_from:
             check_findings(path, table, self.findings, "thresholds")
-            check_alike(path, table, self.made_from, "thresholds", allow_other_run)
+            check_alike(path, table.provenance, self.made_from, "thresholds", allow_other_run)
         by_name = {rule.finding: rule.threshold for rule in self.rules}
         return decide(table.values, [by_name[name] for name in table.findings])
 

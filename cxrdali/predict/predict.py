@@ -19,6 +19,7 @@ from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predictions import Predictions, Provenance
+from cxrdali.runs.chosen import by_weights
 from cxrdali.runs.layout import BEST
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import run_rows, with_images
@@ -83,7 +84,8 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
     if dataset.mirror:
         log.info(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
     ids = dataset.columns("image_id", "study_id", "view").iloc[rows]
-    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak)
+    fitted = by_weights(Path(asked.weights or run)) or None
+    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak, fitted=fitted)
     if asked.weights is not None:
         step = f"weights of {weights.name}, content {weights_file.identity(weights)[:16]}"
         provenance = replace(provenance, run=f"{run.name} + {weights.name}", history=(step,))

@@ -20,6 +20,7 @@ from cxrdali.data.splits import group_codes
 from cxrdali.evaluate.compare import compare
 from cxrdali.evaluate.evaluate import PARTS, evaluate
 from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
+from cxrdali.fitted import KINDS, from_json
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.ensemble import Weights, weights_by_map
 from cxrdali.postprocess.options import CALIBRATIONS, FitOptions
@@ -251,10 +252,16 @@ def read_weights(path: Path) -> Weights:
     try:
         stored = read_json(path)
         check_kinds(
-            stored, {"how": str, "values": [float], "runs": [maybe(str)], "maps": [float], "ttas?": [maybe(str)]}
+            stored,
+            {"how": str, "values": [float], "runs": [maybe(str)], "maps": [float], "ttas?": [maybe(str)]}
+            | {"calibrated?": [maybe([str])], "fitted?": KINDS},
         )
         names = ("values", "runs", "maps", *(("ttas",) if "ttas" in stored else ()))  # not of an older version
-        return Weights(how=stored["how"], **{name: tuple(stored[name]) for name in names})
+        known = Weights(how=stored["how"], **{name: tuple(stored[name]) for name in names})
+        if "fitted" not in stored:
+            return known
+        calibrated = tuple(None if each is None else tuple(each) for each in stored.get("calibrated", ()))
+        return replace(known, calibrated=calibrated, fitted=from_json(stored["fitted"]))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no weights of an ensemble ({error}); delete it and run the same command") from error
 

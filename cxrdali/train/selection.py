@@ -11,6 +11,8 @@ from cxrdali.data.options import FoldOptions
 from cxrdali.data.sampler import Sampler
 from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
+from cxrdali.fitted import Fitted
+from cxrdali.runs import chosen
 from cxrdali.runs.config_file import read_config
 from cxrdali.runs.oversampling import Oversampling, chosen_findings, oversampled
 from cxrdali.runs.reader import has_begun
@@ -27,7 +29,7 @@ class TrainingData:
 
     targets: float32 [catalog rows, F], NaN where ignored; positives, negatives: int64 [F], in train_rows. seen: these
     images and those that the initial weights have seen (None of a run that continues: its folder has them); leak: on
-    how many validation images those were trained, as `Seen.among`.
+    how many validation images those were trained, as `Seen.among`; chosen: on which images something was chosen before.
     """
 
     dataset: PackedDataset
@@ -42,6 +44,7 @@ class TrainingData:
     sampler: Sampler | None
     seen: Seen | None
     leak: tuple[str, ...] | None
+    chosen: tuple[Fitted, ...] = ()
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -62,13 +65,13 @@ def select_data(settings: TrainSettings, dataset: PackedDataset, labels: Labels,
     epoch_rows, oversampling = train_rows, None
     if settings.data.oversample or settings.data.oversample_below is not None:
         source = settings.data.oversample_from and Path(settings.data.oversample_from)
-        chosen, without = chosen_findings(
+        doubled, without = chosen_findings(
             settings.data.oversample, settings.data.oversample_below, source, labels.findings,
             stored and stored.get("oversampling"),
         )  # fmt: skip
-        epoch_rows = oversampled(train_rows, wanted, labels.findings, chosen)
+        epoch_rows = oversampled(train_rows, wanted, labels.findings, doubled)
         oversampling = Oversampling(
-            chosen, settings.data.oversample_below, settings.data.oversample_from, without,
+            doubled, settings.data.oversample_below, settings.data.oversample_from, without,
             images_doubled=len(epoch_rows) - len(train_rows), epoch_images=len(epoch_rows),
         )  # fmt: skip
     positives, negatives = counts(wanted, train_rows)
@@ -77,14 +80,16 @@ def select_data(settings: TrainSettings, dataset: PackedDataset, labels: Labels,
     if stored is None:
         before = seen_by_weights(settings.model.init, dataset)
         leak = _checked(settings, dataset, labels, before, val_rows)
+        chosen_before = chosen.before(settings)
         own = Trained.of(out.resolve().name, dataset, labels, settings.data, train_rows)
         seen = before.after(own, dataset, train_rows)
     else:
         noted, seen = stored.get("seen"), None
         leak = None if noted is None else tuple(noted)
+        chosen_before = chosen.by_weights(out) or chosen.before(settings)
     return TrainingData(
         dataset, labels, train_rows, val_rows, epoch_rows, wanted, positives, negatives, oversampling, sampler, seen,
-        leak,
+        leak, chosen_before,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cxrdali.fitted import BEST_EPOCH, Fitted, joined, sketch
 from cxrdali.metrics.ranking import Scores
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs import folder
@@ -116,7 +117,10 @@ def _about(parts: Parts, epoch: int) -> dict[str, str]:
 def _predictions(run: str, data: TrainingData, values: np.ndarray) -> Predictions:
     """The table of the validation images' logits."""
     ids = data.dataset.columns("image_id", "study_id", "view").iloc[data.val_rows]
-    provenance = Provenance("logit", run, "val", data.labels.name, data.dataset.id, "none", seen=data.leak)
+    fitted = joined([Fitted((BEST_EPOCH,), sketch(ids), "val"), *data.chosen])
+    provenance = Provenance(
+        "logit", run, "val", data.labels.name, data.dataset.id, "none", seen=data.leak, fitted=fitted
+    )
     return Predictions(ids, data.findings, values, with_images(provenance, data.dataset, data.val_rows))
 
 

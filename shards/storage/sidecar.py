@@ -1,25 +1,31 @@
-"""NAME.csv.sha256 beside a CSV, as `sha256sum -c` reads it: the table itself stays plain, for spreadsheets."""
+"""NAME.csv.sha256 beside a CSV, as `sha256sum -c` reads it: the table itself stays plain, for spreadsheets.
 
+Before the line of the hash may be a comment, which says what the table is, and has a hash over itself and the table.
+"""
+
+import re
 from pathlib import Path
 
 from shards.errors import UserError
 from shards.storage.files import cannot_write, read_regular, sha256_bytes, sha256_file, write_bytes
 from shards.storage.sealed import note_unsealed
 
-DIGITS, MOST = 64, 2**16  # of a hash; bytes of the file beside
+DIGITS, MOST = 64, 2**22  # of a hash; bytes of the file beside
+COMMENT = b"# "
 
 
 def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def write_with_hash(path: Path, data: bytes) -> None:
-    """Write a file and its hash beside it. A kill or a full disk leaves the old file or the new one, and a hash file
-    that has the line of either.
+def write_with_hash(path: Path, data: bytes, about: str = "") -> None:
+    """Write a file and its hash beside it, with what it is `about`, a line of text.
+
+    A kill or a full disk leaves the old file or the new one, and a hash file that has the lines of either.
 
     Raises UserError as `write_bytes`.
     """
-    line, there = _line(path, sha256_bytes(data)), b""
+    line, there = _comment(about, data) + _line(path, sha256_bytes(data)), b""
     try:
         if path.exists():
             there = read_regular(beside(path), MOST) if beside(path).exists() else _line(path, sha256_file(path))
@@ -36,21 +42,45 @@ def write_with_hash(path: Path, data: bytes) -> None:
         write_bytes(path, data)
 
 
-def check_hash(path: Path, data: bytes) -> None:
-    """Raises UserError if `data`, read from `path`, is not what was written there; notes a file without a hash."""
+def check_hash(path: Path, data: bytes) -> str:
+    """What the file is about, "" if that is not said; notes a file without a hash.
+
+    Raises UserError if `data`, read from `path`, is not what was written there, or what it is about is not.
+    """
     try:
         lines = read_regular(beside(path), MOST).splitlines()
     except FileNotFoundError:
         note_unsealed(path)
-        return
+        return ""
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{beside(path)}: cannot be read ({reason}); restore it or delete it") from error
-    if sha256_bytes(data).encode() not in [line[:DIGITS] for line in lines]:
+    hashes, own = [line[:DIGITS] for line in lines], sha256_bytes(data).encode()
+    if own not in hashes:
         raise UserError(
             f"{path}: its SHA-256 is not the one in {beside(path).name}: it is damaged, or was changed; restore it, or "
             f"delete {beside(path).name} if you changed it yourself"
         )
+
+    place = hashes.index(own)
+    before = lines[place - 1] if place else b""
+    if not before or re.fullmatch(rb"[0-9a-f]{%d}" % DIGITS, before[:DIGITS]):  # of what was there before a kill
+        return ""
+    try:
+        about = before[len(COMMENT) : -DIGITS - 1].decode()
+    except ValueError:
+        about = ""
+    if _comment(about, data) != before + b"\n":
+        raise UserError(
+            f"{beside(path)}: what it says of the table is damaged, or was changed; restore it, or delete it, and then "
+            "nobody knows what was done to the table"
+        )
+    return about
+
+
+def _comment(about: str, data: bytes) -> bytes:
+    text = about.encode()
+    return COMMENT + text + f" {sha256_bytes(text + data)}\n".encode() if about else b""
 
 
 def _line(path: Path, sha256: str) -> bytes:

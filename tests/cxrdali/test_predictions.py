@@ -28,7 +28,7 @@ def test_what_is_written_is_read(tmp_path, suffix):
     assert back.ids.equals(table().ids)  # ids stay text: no 7, no 100000
     assert back.findings == ("A", "B, C") and back.values.dtype == np.float32
     np.testing.assert_allclose(back.values, table().values, rtol=1e-6)
-    assert back.provenance == (table().provenance if suffix == ".parquet" else Provenance())
+    assert back.provenance == table().provenance
 
 
 def test_probabilities_are_the_sigmoid_without_overflow():

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 
 from cxrdali.evaluate.compare import scored_images
+from cxrdali.fitted import in_words
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.report.comparison import plots
 from cxrdali.report.kit.numbers import text
 from cxrdali.report.kit.page import Figure, render
-from cxrdali.report.kit.tables import Table, best
+from cxrdali.report.kit.tables import Table, best, with_fitted
 from shards.storage.files import sha256_bytes, write_bytes
 
 TITLES = {
@@ -39,6 +40,7 @@ def comparison(result: dict) -> dict:
     return {
         "result": result,
         "images": scored_images(result),
+        "fitted": any(in_words({**result, **row}) for row in result["runs"]),
         "what": "runs" if len(trained) == len(result["runs"]) else "runs and tables" if trained else "tables",
         "trained": trained,
         "top": max(known, key=lambda row: row["mAP"]) if known else None,
@@ -76,8 +78,11 @@ def _scores(result: dict) -> Table:
     caption = f"Scores on the {scored_images(result)}, the best in bold"
     return Table(
         caption + (f" where {few} studies or more have such findings" if min(studies.values()) < few else ""),
-        [("Run", "text"), *((title, "score") for title in TITLES.values())],
-        [(row["name"], *(row[name] for name in TITLES)) for row in rows],
+        *with_fitted(
+            [("Run", "text"), *((title, "score") for title in TITLES.values())],
+            [(row["name"], *(row[name] for name in TITLES)) for row in rows],
+            [{**result, **row} for row in rows],
+        ),
         best=marked,
     )
 

@@ -1,8 +1,9 @@
 """Tables as plain data: values before rounding, and how each column is written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cxrdali.fitted import in_words
 from cxrdali.report.kit.numbers import unknown, written
 
 
@@ -23,6 +24,15 @@ class Table:
     def texts(self) -> list[list[str]]:
         """The cells as they are written."""
         return [[written(cell, kind) for cell, (_, kind) in zip(row, self.columns, strict=False)] for row in self.rows]
+
+
+def with_fitted(columns: Sequence, rows: Sequence, results: Sequence[Mapping]) -> tuple[Sequence, Sequence]:
+    """Columns and rows, with a last column for what was fitted on the images of the scores, if anything was. results:
+    of each row, as `cxrdali.fitted.in_words` takes them."""
+    words = [in_words(each) for each in results]
+    if not any(words):
+        return columns, rows
+    return [*columns, ("Fitted on these images", "text")], [(*row, said) for row, said in zip(rows, words, strict=True)]
 
 
 def best(values: Sequence[float | None], highest: bool = True) -> list[int]:

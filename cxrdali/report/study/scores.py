@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.report.kit.numbers import count
-from cxrdali.report.kit.tables import Table, best
+from cxrdali.report.kit.tables import Table, best, with_fitted
 from cxrdali.report.study.folder import Study
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES
@@ -63,17 +63,21 @@ def score_tables(
 def _score_table(study: Study, caption: str, split: str, rows: Mapping, more: Sequence[tuple[str, str]]) -> Table:
     found = {name: cells for name in rows if (cells := scores_of(study, name, split))}
     grouped = group_sizes(study)
-    images = " or ".join(map(count, sorted({study.evaluations[name, split].content["images"] for name in found})))
+    contents = [study.evaluations[name, split].content for name in found]
+    images = " or ".join(map(count, sorted({content["images"] for content in contents})))
     shown = [name for name in COLUMNS if grouped or name not in GROUPS]
     level = next(iter(study.evaluations.values())).content.get("level", 0.95)
     columns = [(HEADS.get(name, name), "small" if name == "ECE" else "score") for name in shown]
     return Table(
         f"{caption}, {SPLIT_NAMES[split]}, {images} images",
-        [*more, *columns, (f"{level * 100:g} % interval of mAP", "bounds")],
-        [
-            (name, *rows[name], *(cells[column] for column in shown), _bounds(study.evaluations[name, split].content))
-            for name, cells in found.items()
-        ],
+        *with_fitted(
+            [*more, *columns, (f"{level * 100:g} % interval of mAP", "bounds")],
+            [
+                (name, *rows[name], *(cells[column] for column in shown), _bounds(content))
+                for (name, cells), content in zip(found.items(), contents, strict=True)
+            ],
+            contents,
+        ),
         best=[
             (row, place + len(more))
             for place, column in enumerate(shown)

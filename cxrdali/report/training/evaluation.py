@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from cxrdali.fitted import in_words
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.postprocess.rules import ALLOWED
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.page import Figure
-from cxrdali.report.kit.tables import Table
+from cxrdali.report.kit.tables import Table, with_fitted
 from cxrdali.report.training import roc
 from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
 from cxrdali.report.training.sources import Sources
@@ -59,9 +60,8 @@ def _splits(folder: PaperFolder) -> list[dict]:
         ]  # fmt: skip
         of = f"on the {SPLIT_NAMES[split]}"
         parts = [(name, content["all"]) for name, content in found.items()]
-        splits.append(
-            {"split": SPLIT_NAMES[split], "tables": [Table(f"Metrics {of}", columns, rows), *_more(of, parts)]}
-        )
+        whole = Table(f"Metrics {of}", *with_fitted(columns, rows, list(found.values())))
+        splits.append({"split": SPLIT_NAMES[split], "tables": [whole, *_more(of, parts)]})
     return splits
 
 
@@ -85,7 +85,8 @@ def _by_view(evaluations: Sequence[Evaluation]) -> dict:
         for label, part in parts
     ]
     columns = [*MEANS, ("Images", "count"), ("Studies", "count")]
-    return {"tables": [Table("Metrics by view", columns, rows), *_more("by view", parts)]}
+    whole = Table("Metrics by view", *with_fitted(columns, rows, [each.content for each in evaluations for _ in VIEWS]))
+    return {"tables": [whole, *_more("by view", parts)]}
 
 
 def _means(part: dict) -> tuple:
@@ -149,6 +150,7 @@ def _details(each: Evaluation, number: int) -> dict:
         **{name: content[name] for name in ("images", "studies", "labels")},
         "split": content.get("split"),
         "seen": content.get("seen") or (),
+        "fitted": in_words(content),
         "intervals": bool(content.get("draws")),
         "figure": Figure(f"evaluation-{number}", plots.ap_intervals, (known,)) if len(known) else None,
         "curves": roc.figures(f"evaluation-{number}", content["all"]["findings"], content.get("curves") or {}),

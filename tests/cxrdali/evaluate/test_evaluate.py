@@ -269,8 +269,9 @@ def test_decisions_are_scikit_learn_s(dataset, labels, tmp_path):
         "strategy": "f1", "predictions": "val.parquet", "run": "m", "split": "val", "without_threshold": ["Hernia"],
         "remarks": [],
     }  # fmt: skip
+    assert result["fitted_here"] == []
     own = scored(tmp_path / "val.parquet", dataset, labels, limits)
-    assert own["thresholds"]["remarks"] == ["fitted to these images: F1 looks better than on others"]
+    assert own["fitted_here"] == ["best epoch", "thresholds"] and own["thresholds"]["remarks"] == []
 
 
 def test_a_finding_that_is_never_called_counts_against_f1(dataset, labels, tmp_path):

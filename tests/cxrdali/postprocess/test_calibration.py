@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -7,10 +8,12 @@ from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import average_precision_score, brier_score_loss
 
+from cxrdali.fitted import Fitted, sketch
 from cxrdali.metrics.calibration_error import ece
 from cxrdali.postprocess.calibration import apply, fit, read
 from cxrdali.postprocess.calibration_maps import CLIP, IDENTITY, fit_platt, fit_temperature
 from cxrdali.postprocess.crossfit import read_held_out
+from cxrdali.postprocess.ensemble import ensemble
 from cxrdali.postprocess.options import CALIBRATIONS as METHODS
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.predictions import Kind, Predictions, Provenance
@@ -113,8 +116,9 @@ def test_another_table_keeps_its_order_and_says_what_was_done(dataset, labels, v
         np.testing.assert_allclose(after.values[:, place], wanted, rtol=1e-6)
     done = "calibrated: platt, fitted on val.parquet"
     assert after.provenance == dataclasses.replace(
-        before.provenance, kind=Kind.CALIBRATED, history=("first", done), calibrated=(done,)
-    )
+        before.provenance, kind=Kind.CALIBRATED, history=("first", done), calibrated=(done,),
+        fitted=(Fitted(("calibration",), sketch(read_table(val).ids), "val"),),
+    )  # fmt: skip
     after.write(tmp_path / "after.parquet")
     assert read_table(tmp_path / "after.parquet").provenance == after.provenance
 
@@ -129,8 +133,6 @@ def test_tables_that_the_rules_do_not_fit_are_named(dataset, labels, val, tmp_pa
     with pytest.raises(UserError, match="p.parquet: holds probabilities, which saturate"):
         apply(path, fitted)
     apply(val, fitted).write(path)
-    with pytest.raises(UserError, match="its logits are calibrated: temperature, fitted on val.parquet, those of val"):
-        apply(path, fitted)
     ids = read_table(val).ids
     huge = np.full((len(ids), 5), 3e38, dtype=np.float32)
     Predictions(ids, FINDINGS, huge, Provenance("logit", "m", "val")).write(path)
@@ -139,15 +141,31 @@ def test_tables_that_the_rules_do_not_fit_are_named(dataset, labels, val, tmp_pa
         apply(path, dataclasses.replace(fitted, rules=(steep, *fitted.rules[1:])))
 
 
-def test_a_second_calibration_of_calibrated_tables_is_possible(dataset, labels, val, tmp_path):
-    first = fit(val, dataset, labels, "temperature")
-    apply(val, first).write(tmp_path / "once.parquet")
-    second = fit(tmp_path / "once.parquet", dataset, labels, "platt")
-    assert len(apply(tmp_path / "once.parquet", second).provenance.history) == 2
-    with pytest.raises(
-        UserError, match="val.parquet: its logits are not calibrated, those of once.parquet, used to fit"
-    ):
-        apply(val, second)
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_calibrated_table_is_not_calibrated_again(dataset, labels, val, tmp_path, suffix):
+    first, once = fit(val, dataset, labels, "temperature"), tmp_path / f"once{suffix}"
+    apply(val, first).write(once)
+    said = f"once{suffix}: was calibrated before (calibrated: temperature, fitted on val.parquet); give the table from"
+    for again in (lambda: apply(once, first), lambda: fit(once, dataset, labels, "platt")):
+        with pytest.raises(UserError, match=re.escape(said)):
+            again()
+
+
+def test_an_ensemble_of_calibrated_tables_is_calibrated_as_such(dataset, labels, tmp_path):
+    """The mean of calibrated probabilities is not calibrated. Its rules are not for an ensemble of raw ones."""
+    for name, split in (("val", "train"), ("test", "test")):
+        for run in "ab":
+            written(tmp_path / f"{run}.{name}.parquet", dataset, name, split, seed=ord(run), run=run)
+            made = fit(tmp_path / f"{run}.val.parquet", dataset, labels, "platt")
+            apply(tmp_path / f"{run}.{name}.parquet", made).write(tmp_path / f"{run}.{name}.c.parquet")
+        for kind in ("", ".c"):
+            members = [tmp_path / f"{run}.{name}{kind}.parquet" for run in "ab"]
+            ensemble(members).write(tmp_path / f"{name}{kind}.parquet")
+    fitted = fit(tmp_path / "val.c.parquet", dataset, labels, "temperature")
+    assert apply(tmp_path / "test.c.parquet", fitted).provenance.kind == Kind.CALIBRATED
+    said = "test.parquet: its logits are not calibrated, those of val.c.parquet, used to fit the calibration, are table"
+    with pytest.raises(UserError, match=said):
+        apply(tmp_path / "test.parquet", fitted)
 
 
 def test_another_method_is_named(dataset, labels, val):

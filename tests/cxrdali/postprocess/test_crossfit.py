@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cxrdali.fitted import sketch
 from cxrdali.postprocess.crossfit import cross_fit, read_held_out
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.postprocess.rules import differences, doubtful_split
@@ -29,7 +30,7 @@ def test_parts_never_share_a_subject_and_columns_are_the_labels_(dataset, labels
         assert len(set(data.part[subjects == subject])) == 1
     assert data.made_from == {
         "predictions": "val.parquet", "run": "m", "split": "val", "tta": "none", "calibrated": [],
-        "seen": None,
+        "seen": None, "hashes": sketch(read(path).ids),
         "labels": "cxr-lt-2023", "dataset": dataset.id, "uncertain": "negative", "images": len(rows), "folds": 5,
         "synthetic": False,
     }  # fmt: skip

@@ -9,10 +9,12 @@ from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import GroupKFold
 
+from cxrdali.fitted import Fitted, sketch
 from cxrdali.postprocess.ensemble import ensemble, fitted_weights, weights_by_map
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.predictions import Predictions, Provenance, read
 from shards.errors import UserError
+from shards.storage.sidecar import beside
 
 KNOWN = Provenance("logit", "model3", "val", "cxr-lt-2023", "d1", "hflip")
 
@@ -48,7 +50,7 @@ def test_worked_by_hand(paths):
     assert made.ids.equals(ONE.ids) and made.findings == ("A", "B") and made.values.dtype == np.float32
     assert made.provenance == Provenance(
         "logit", "ensemble of model3, model5", "val", "cxr-lt-2023", "d1", "hflip",
-        ("mean probability of one.parquet, two.parquet",),
+        ("mean probability of one.parquet, two.parquet",), fitted=(Fitted(("best epoch",), sketch(ONE.ids), "val"),),
     )  # fmt: skip
     weighted = ensemble(paths, [3, 1])
     assert weighted.values[0, 0] == pytest.approx(log(0.625 / 0.375), rel=1e-6)
@@ -86,6 +88,7 @@ def test_files_of_one_name_are_told_apart(paths, tmp_path):
 def test_a_csv_that_says_nothing_leaves_unknown_what_it_does_not_say(paths, tmp_path):
     csv = tmp_path / "two.csv"
     TWO.write(csv)
+    beside(csv).unlink()
     made = ensemble([paths[0], csv]).provenance
     assert (made.run, made.split, made.dataset) == ("ensemble of model3, two.csv", None, None)
 

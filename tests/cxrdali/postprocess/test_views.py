@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
+from cxrdali.fitted import Fitted, sketch
 from cxrdali.postprocess.views import Changed, ViewRule, ViewRules, apply, fit, is_superior, read
 from cxrdali.predictions import Predictions, Provenance, mean_logit
 from cxrdali.report import published
@@ -37,7 +38,7 @@ THREE = log(3)  # a probability of 0.75
 
 @pytest.fixture
 def tiny(tmp_path):
-    made = PackedDataset(tmp_path / "pack", {"id": "d1"})
+    made = PackedDataset(tmp_path / "pack", {"id": "d1", "options": {}})
     made.__dict__["catalog"] = CATALOG  # a cached property
     return made
 
@@ -96,7 +97,8 @@ def test_lateral_images_take_over_the_frontal_mean_and_nothing_else_changes(tmp_
     assert (bits(made.values) == bits(expected)).all()  # e is of another subject, f, i alone; B is not superior
     assert changed == Changed(studies=2, images=3, frontal_only=1, lateral_only=2)
     history = ("view postprocess by model3.val.parquet (1 superior): 3 images",)
-    assert made.provenance == Provenance("logit", "model3", "test", history=history)
+    unknown = (Fitted(("view rules",)),)  # to which images, rules of an older version do not say
+    assert made.provenance == Provenance("logit", "model3", "test", history=history, fitted=unknown)
 
 
 def test_without_a_superior_finding_nothing_changes(tmp_path, tiny):
@@ -178,25 +180,38 @@ def predicted(tmp_path, images="abcdefghi", findings=("A", "B", "C")):
 def test_fitted_as_worked_by_hand(tmp_path, tiny):
     fitted = fit(predicted(tmp_path), tiny, labels())
     assert fitted.rules == (
-        ViewRule("A", pytest.approx(5 / 6), 0.5, 4, 2, 5, 1),
-        ViewRule("B", 0.5, 0.5, 4, 1, 5, 1),
-        ViewRule("C", 1.0, None, 4, 1, 5, 0),
+        ViewRule("A", pytest.approx(5 / 6), 0.5, 4, 2, 5, 1, 2, 1),
+        ViewRule("B", 0.5, 0.5, 4, 1, 5, 1, 1, 1),
+        ViewRule("C", 1.0, None, 4, 1, 5, 0, 1, 0),
     )
-    assert fitted.superior == ("A",)
+    assert fitted.superior == ()  # of so few patients, not even A
     assert [rule.difference for rule in fitted.rules] == [pytest.approx(1 / 3), 0, None]
-    assert [rule.without_ap for rule in fitted.rules] == [
-        "", "", "C: no positive lateral image, so no AP to compare; not superior",
-    ]  # fmt: skip
+    assert [rule.without_rule for rule in fitted.rules] == [
+        "A: no rule, positive patients: 2 frontal, 1 lateral; fewer than 10",
+        "B: no rule, positive patients: 1 frontal, 1 lateral; fewer than 10",
+        "C: no rule, positive patients: 1 frontal, 0 lateral; fewer than 10",
+    ]
     assert fitted.made_from == {
         "predictions": "val.parquet", "run": "model3", "split": "test", "tta": None, "labels": "mine", "dataset": "d1",
-        "uncertain": "negative",
+        "uncertain": "negative", "calibrated": [], "seen": None, "hashes": sketch(CATALOG), "images": 9, "folds": 5,
+        "synthetic": False,
     }  # fmt: skip
+
+
+def test_ten_positive_patients_in_either_view_make_a_rule():
+    assert ViewRule("A", 0.5, 0.4, 90, 30, 90, 30, 10, 10).superior
+    for patients in ((9, 10), (10, 9)):
+        assert not ViewRule("A", 0.5, 0.4, 90, 30, 90, 30, *patients).superior
+    assert ViewRule("A", 0.5, 0.4, 10, 3, 9, 2).superior  # of an older version, which did not count them
+    assert ViewRule("A", 0.5, None, 90, 30, 90, 90, 30, 30).without_rule == (
+        "A: no rule, without a positive or a negative image of one view there is no AP"
+    )
 
 
 def test_uncertain_labels_count_as_they_are_told_to(tmp_path, tiny):
     unsure = {**TRUTH, "d": (-1, -1, -1), "c": (Labels.BLANK, 0, 0)}
     path = predicted(tmp_path)
-    assert fit(path, tiny, labels(unsure)).rules[0] == ViewRule("A", pytest.approx(5 / 6), None, 4, 2, 5, 0)
+    assert fit(path, tiny, labels(unsure)).rules[0] == ViewRule("A", pytest.approx(5 / 6), None, 4, 2, 5, 0, 2, 0)
     assert fit(path, tiny, labels(unsure), "positive").rules[2].lateral_ap == 0.5
     assert fit(path, tiny, labels(unsure), "ignore").rules[0].lateral_images == 3
 
@@ -212,12 +227,15 @@ def test_fitted_to_a_real_dataset_as_scikit_learn_has_it(tmp_path, dataset):
     frontal = (ids["view"] == "frontal").to_numpy()
     for place, rule in enumerate(fitted.rules):
         truth = real.values[rows, place] == 1
+        patients = [dataset.catalog.iloc[rows[mask & truth]]["subject_id"].nunique() for mask in (frontal, ~frontal)]
+        assert [rule.frontal_patients, rule.lateral_patients] == patients
+        assert rule.superior == (min(patients) >= 10 and rule.frontal_ap > rule.lateral_ap)
         for mask, ap in ((frontal, rule.frontal_ap), (~frontal, rule.lateral_ap)):
             if truth[mask].any():
                 assert ap == pytest.approx(average_precision_score(truth[mask], values[mask, place]))
             else:
                 assert ap is None and rule.finding == "Hernia"
-    assert fitted.findings == FINDINGS and 0 < len(fitted.superior) < 5
+    assert fitted.findings == FINDINGS and any(rule.without_rule for rule in fitted.rules)
 
 
 @pytest.mark.parametrize(("images", "missing"), [("abfh", "lateral"), ("cdegi", "frontal")])
@@ -249,7 +267,8 @@ def test_what_is_written_is_read(tmp_path, tiny):
     stored = json.loads(path.read_bytes())
     assert stored["format"] == 1 and stored["findings"][0] == {
         "finding": "A", "frontal_ap": pytest.approx(5 / 6), "lateral_ap": 0.5, "difference": pytest.approx(1 / 3),
-        "frontal_images": 4, "frontal_positives": 2, "lateral_images": 5, "lateral_positives": 1, "superior": True,
+        "frontal_images": 4, "frontal_positives": 2, "lateral_images": 5, "lateral_positives": 1, "superior": False,
+        "frontal_patients": 2, "lateral_patients": 1,
     }  # fmt: skip
     assert stored["findings"][2]["difference"] is None
 
