@@ -107,7 +107,7 @@ def check_alike(
     here, there = list(about.calibrated), made_from.get("calibrated")
     if about.says_nothing or there is None:
         silent = path.name if about.says_nothing else made_from.get("predictions", "what it was fitted to")
-        log.info(f"note: {what}: whether {silent} was calibrated is not known, so they may be for other logits")
+        log.info(f"note: whether {silent} was calibrated is not known: the {what} may be meant for other logits")
     elif here != there:
         raise UserError(
             f"{path}: its logits are {_in_words(here)}, those of {made_from['predictions']}, used to fit the {what}, "

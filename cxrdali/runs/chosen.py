@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def by_weights(path: Path) -> tuple[Fitted, ...]:
     """What was chosen for weights: of a run's folder, or a file in it. () if it has no table of predictions."""
-    table = (path if path.is_dir() else path.parent) / VAL_PREDICTIONS
+    table = (path if path.is_dir() else path.resolve().parent) / VAL_PREDICTIONS
     return read(table).fitted if table.is_file() else ()
 
 
