@@ -38,7 +38,7 @@ def test_isotonic_costs_little_from_the_number_it_needs_and_much_below():
     }
     for (kind, _, positives), each in lost.items():
         assert positives < ENOUGH or each["isotonic"] < 1.5
-        if kind in ("calibrated", "shifted", "stretched"):  # a line corrects these
+        if positives >= 10 and kind in ("calibrated", "shifted", "stretched"):  # a line corrects these
             assert each["platt"] < each["isotonic"]
     assert all(lost["calibrated", share, 100]["isotonic"] > 1 for share in (0.002, 0.01, 0.05, 0.3))
     assert all(
