@@ -87,8 +87,7 @@ def evaluate(
     rows, places = match(path, table, dataset, labels)
     check_labelled(labels, rows, str(path))
     truth, values, kind = targets(labels, options.uncertain), table.values[:, places], _kind(path, table)
-    allow = options.allow_other_run
-    called = thresholds and thresholds.decide(path, tables.as_logits(table, path), allow)[:, places]
+    called = thresholds and thresholds.decide(path, tables.as_logits(table, path), options.allow_other_run)[:, places]
     probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
     catalog = dataset.catalog.iloc[rows]
     study = group_codes(dataset, "study")[rows]
@@ -108,14 +107,10 @@ def evaluate(
         "images": len(rows),
         "studies": len(np.unique(study)),
         "patients": len(np.unique(images.patient)),
-        "unit": subject_is(dataset),
-        "fewest_patients": ENOUGH,
-        "level": options.level,
-        "draws": options.draws,
+        **{"unit": subject_is(dataset), "fewest_patients": ENOUGH, "level": options.level, "draws": options.draws},
     }
-    result["curves"] = {
-        name: curves.counts(images.truth[:, place], values[:, place]) for place, name in enumerate(labels.findings)
-    }
+    columns = zip(labels.findings, images.truth.T, values.T, strict=True)
+    result["curves"] = {name: curves.counts(truth, value) for name, truth, value in columns}
     known = _known(labels, frequency, thresholds)
     frontal = (catalog["view"] == "frontal").to_numpy()
     parts = {"all": np.ones(len(rows), dtype=bool), "frontal": frontal, "lateral": ~frontal}
