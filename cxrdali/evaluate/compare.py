@@ -94,10 +94,7 @@ def compare(
         "runs": [_run_row(each, ground) for each in scored],
         "best": {name: differences.best(name, scored, ground) for name in TESTED},
         "differences": found,
-        "comparisons": {
-            "means": differences.tested(found),
-            "findings": differences.tested([each for row in findings for each in row["differences"].values()]),
-        },
+        "comparisons": differences.tested(found, findings),
         "findings": findings,
     }
 

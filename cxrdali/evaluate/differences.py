@@ -95,9 +95,11 @@ def separable(low: float | None, high: float | None) -> bool:
     return low is not None and high is not None and (low > 0 or high < 0)
 
 
-def tested(rows: Sequence[dict]) -> int:
-    """How many have a p: those that `holm` adjusts for."""
-    return sum(row["p"] is not None for row in rows)
+def tested(means: Sequence[dict], findings: Sequence[dict]) -> dict[str, int]:
+    """How many of each family have a p: those that `holm` adjusts for."""
+    of_findings = [each for row in findings for each in row["differences"].values()]
+    families = {"means": means, "findings": of_findings}
+    return {name: sum(row["p"] is not None for row in rows) for name, rows in families.items()}
 
 
 def as_difference(found: Estimate) -> dict[str, float | None]:

@@ -113,14 +113,10 @@ def evaluate(
         "images": len(rows),
         "studies": len(np.unique(study)),
         "patients": len(np.unique(images.patient)),
-        "unit": subject_is(dataset),
-        "fewest_patients": ENOUGH,
-        "level": options.level,
-        "draws": options.draws,
+        **{"unit": subject_is(dataset), "fewest_patients": ENOUGH, "level": options.level, "draws": options.draws},
     }
-    result["curves"] = {
-        name: curves.counts(images.truth[:, place], values[:, place]) for place, name in enumerate(labels.findings)
-    }
+    columns = zip(labels.findings, images.truth.T, values.T, strict=True)
+    result["curves"] = {name: curves.counts(truth, value) for name, truth, value in columns}
     known = _known(labels, frequency, thresholds)
     frontal = (catalog["view"] == "frontal").to_numpy()
     parts = {"all": np.ones(len(rows), dtype=bool), "frontal": frontal, "lateral": ~frontal}

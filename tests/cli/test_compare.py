@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from cxrdali.report.kit.numbers import probability
 from tests.cli.cli import call, done, refused
 from tests.cxrdali.comparable_runs import packed, write_run
 from tests.cxrdali.report.pages import Page
@@ -27,19 +28,32 @@ def test_two_runs(root, tmp_path):
                   "--out", "c.html", "--title", "Two")  # fmt: skip
     found = json.loads((tmp_path / "c.json").read_text())
     lines = result.stdout.splitlines()
-    assert lines[0] == f"{found['images']} validation images of {found['studies']} studies, labels cxr-lt-2023; " + (
-        "each run by its best epoch"
+    assert lines[0] == (
+        f"{found['images']} validation images of {found['studies']} studies of {found['subjects']} patients, labels "
+        "cxr-lt-2023; each run by its best epoch"
     )
     assert lines[1].split()[:3] == ["mAP", "AUROC", "F1"]
     weak, strong = found["runs"]
     assert lines[2].split()[:2] == ["weak", f"{weak['mAP']:.3f}"] and lines[2].split()[-1] == "2"
     assert lines[3].split()[:2] == ["strong", f"{strong['mAP']:.3f}"] and lines[3].endswith("2 of 4")
-    assert lines[4] == "difference to weak, with its 95 % interval and two-sided p:"
+    best = found["best"]["mAP"]
+    assert lines[4] == (
+        f"best mAP: strong, over weak by {best['difference']:+.3f} [{best['low']:+.3f}, {best['high']:+.3f}]"
+    )
+    assert lines[5] == (
+        "difference to weak, 95 % intervals: 40 samples of the patients; p, and in brackets adjusted (Holm) for all "
+        f"{found['comparisons']['means']} comparisons:"
+    )
     row = found["differences"][0]
-    assert lines[5].split() == [
+    assert lines[6].split() == [
         "strong", "mAP", f"{row['difference']:+.3f}", f"[{row['low']:+.3f},", f"{row['high']:+.3f}]", "p",
-        f"{row['p']:.3f}",
+        probability(row["p"]), f"({probability(row['p_holm'])})",
     ]  # fmt: skip
+    one = row["without_one"]
+    assert (
+        f"strong: difference in mAP without any one finding {one['low']:+.3f} (without {one['low_without']}) to "
+        f"{one['high']:+.3f} (without {one['high_without']})"
+    ) in lines
     assert "no positive, so in no mean but ECE and Brier: Hernia" in lines
     assert "strong: 2 of 4 epochs are done; compared by the best of these" in lines
     assert lines[-1] == "written: c.html, c.json, c.csv, c.findings.csv"
@@ -68,7 +82,8 @@ def test_a_table_beside_a_run_and_tables_alone(root, tmp_path):
 
 def test_a_folder_of_runs_is_printed_and_nothing_is_written(root, tmp_path):
     result = call("compare", root / "runs", "--data", root / "pack", "--baseline", "weak", "--draws", 0, cwd=tmp_path)
-    assert result.returncode == 0 and "difference to weak" in result.stdout and not list(tmp_path.iterdir())
+    assert result.returncode == 0 and "difference to weak:" in result.stdout and not list(tmp_path.iterdir())
+    assert "highest mAP: strong, not separable from the second, weak\n" in result.stdout
 
 
 @pytest.mark.parametrize(

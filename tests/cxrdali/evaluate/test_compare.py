@@ -1,4 +1,4 @@
-"""Runs side by side: against scikit-learn and a bootstrap written out; what does not compare is refused."""
+"""Runs side by side: against scikit-learn and samples of patients written out; what does not compare is refused."""
 
 import csv
 import shutil
@@ -7,16 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.special import expit
+from scipy.stats import norm
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
 from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.evaluate.compare import CompareOptions, compare, scored_images, write
+from cxrdali.metrics.intervals import holm
 from cxrdali.predictions import Kind, Predictions, Provenance, catalog_rows, read
 from cxrdali.runs.layout import METRICS, VAL_PREDICTIONS
 from cxrdali.runs.settings import settings_of
 from cxrdali.train.trainer import train
 from shards.errors import UserError
 from shards.storage.sealed import read_json
+from tests.cxrdali import by_hand
 from tests.cxrdali.comparable_runs import LABELS, change_config, packed, write_progress, write_run
 from tests.cxrdali.folds_by_hand import parts_by_hand
 
@@ -127,73 +130,123 @@ def test_groups_are_by_training_images_and_speed_by_the_epochs_together(result, 
 def test_a_finding_without_positives_is_named_and_never_zero(result):
     assert result["without_positives"] == ["Hernia"]
     (row,) = [row for row in result["findings"] if row["finding"] == "Hernia"]
-    assert set(row["AP"].values()) == {None} and row["positive_studies"] == 0
+    assert set(row["AP"].values()) == {None} and row["positive_patients"] == 0
     for each in row["differences"].values():
-        assert each == {"difference": None, "low": None, "high": None, "p": None}
+        assert each == {"difference": None, "low": None, "high": None, "p": None, "p_holm": None}
 
 
 # ---------------------------------------------------------------- differences
 
 
-def sampled_by_hand(wanted, studies, values, score):
-    """Scores float [samples, runs, F] on images repeated as often as their study was; NaN with one class."""
-    generator, order = np.random.default_rng(4), list(dict.fromkeys(studies))
-    found = np.full((DRAWS, len(values), wanted.shape[1]), np.nan)
-    for sample in range(DRAWS):
-        picked = generator.integers(0, len(order), len(order))
-        rows = np.concatenate([np.flatnonzero(studies == order[each]) for each in picked])
-        for f in range(wanted.shape[1]):
-            if 0 < wanted[rows, f].sum() < len(rows):
-                found[sample, :, f] = [score(wanted[rows, f], each[rows, f]) for each in values]
-    return found
+def ends(row):
+    return row["low"], row["high"], row["p"]
 
 
-def check_interval(row, differences):
-    place = int((DRAWS + 1) * 0.025)
-    assert (row["low"], row["high"]) == pytest.approx((sorted(differences)[place - 1], sorted(differences)[-place]))
-    beyond = min(np.sum(differences <= 0), np.sum(differences >= 0)) + 1
-    assert row["p"] == pytest.approx(min(1, 2 * beyond / (len(differences) + 1)))
+def by_metric(result, run):
+    return {row["metric"]: row for row in result["differences"] if row["run"] == run}
 
 
-def test_differences_are_those_of_a_paired_bootstrap_written_out(result, runs, truth):
-    wanted, _, studies = truth
+def test_differences_are_those_of_samples_of_patients_written_out(result, runs, truth):
+    wanted, subjects, _ = truth
     values = [read(run / VAL_PREDICTIONS).values for run in runs[:2]]
-    rows = {row["metric"]: row for row in result["differences"] if row["run"] == "strong"}
-    ap = sampled_by_hand(wanted, studies, values, average_precision_score)
-    check_interval(rows["mAP"], np.nanmean(ap[:, 1], axis=1) - np.nanmean(ap[:, 0], axis=1))
-    auroc = sampled_by_hand(wanted, studies, values, roc_auc_score)
-    check_interval(rows["macro_AUROC"], np.nanmean(auroc[:, 1], axis=1) - np.nanmean(auroc[:, 0], axis=1))
-    place, mass = next((place, row) for place, row in enumerate(result["findings"]) if row["finding"] == "Mass")
-    check_interval(mass["differences"]["strong"], ap[:, 1, place] - ap[:, 0, place])
-    assert mass["differences"]["strong"]["difference"] == pytest.approx(mass["AP"]["strong"] - mass["AP"]["weak"])
-    assert len(np.unique(studies)) == result["studies"] and mass["positive_studies"] >= 10
+    rows, known, counts = by_metric(result, "strong"), defined(wanted), by_hand.patients(wanted, subjects)
+    for metric, score in (("mAP", by_hand.less_half), ("macro_AUROC", roc_auc_score)):
+        samples = by_hand.sampled(wanted, values, subjects, DRAWS, 4, score)
+        statistic = np.array(
+            [score(wanted[:, f], values[1][:, f]) - score(wanted[:, f], values[0][:, f]) for f in known]
+        )
+        samples = (samples[:, 1] - samples[:, 0])[:, known]
+        assert ends(rows[metric]) == pytest.approx(by_hand.of_mean(statistic, samples, counts[known])), metric
+        if metric == "mAP":
+            for place, f in enumerate(known):
+                mine = result["findings"][f]
+                assert min(mine["positive_patients"], mine["negative_patients"]) == counts[f]
+                alone = by_hand.of_finding(statistic[place], samples[:, place], counts[f])
+                if counts[f] >= 10:
+                    assert ends(mine["differences"]["strong"]) == pytest.approx(alone)
+                assert mine["differences"]["strong"]["difference"] == pytest.approx(
+                    mine["AP"]["strong"] - mine["AP"]["weak"]
+                )
+    assert (result["unit"], result["subjects"]) == ("patient", len(set(subjects)))
+    assert max(counts) >= 10 and result["studies"] > result["subjects"]
     scores = {row["name"]: row["mAP"] for row in result["runs"]}
-    assert rows["mAP"]["difference"] == pytest.approx(scores["strong"] - scores["weak"]) and rows["mAP"]["p"] < 0.05
-    (asl,) = [row for row in result["differences"] if row["run"] == "asl" and row["metric"] == "mAP"]
+    assert rows["mAP"]["difference"] == pytest.approx(scores["strong"] - scores["weak"]) and rows["mAP"]["p"] < 0.01
+    asl = by_metric(result, "asl")["mAP"]
     assert asl["low"] < 0 < asl["high"] and asl["p"] > 0.1
 
 
-def test_a_sample_without_a_rare_finding_keeps_its_score(tmp_path, monkeypatch):
-    dataset = packed(tmp_path, subjects=10)
-    runs = [write_run(tmp_path / name, dataset, skill, seed=seed) for name, skill, seed in (("a", 0, 1), ("b", 1, 2))]
-    monkeypatch.setattr("cxrdali.evaluate.compare.ENOUGH", 1)
-    made = compare(runs, dataset, CompareOptions(draws=DRAWS, seed=4, folds=3))
-    table = read(runs[0] / VAL_PREDICTIONS)
-    labels = dataset.labels(LABELS)
-    wanted = (labels.values[catalog_rows(table, runs[0], dataset)] == 1).astype(float)
-    values = [read(run / VAL_PREDICTIONS).values for run in runs]
-    sampled = sampled_by_hand(wanted, table.ids["study_id"].to_numpy(), values, average_precision_score)
-    rare = [f for f in defined(wanted) if np.isnan(sampled[:, 0, f]).any()]
-    assert rare, "the release must have a finding that some samples lack"
-    for run, each in enumerate(values):
-        for f in defined(wanted):
-            whole = average_precision_score(wanted[:, f], each[:, f])
-            sampled[:, run, f] = np.where(np.isnan(sampled[:, run, f]), whole, sampled[:, run, f])
-    means = np.nanmean(sampled, axis=2)
-    check_interval(made["differences"][0], means[:, 1] - means[:, 0])
-    assert (made["runs"][0]["mAP_low"], made["runs"][0]["mAP_high"]) == pytest.approx(
-        tuple(np.percentile(means[:, 0], [2.5, 97.5]))
+def holm_by_hand(values):
+    """For each p the largest of (how many are not smaller) x p over all that are not larger, at most 1."""
+    return [min(1, max(sum(other >= each for other in values) * each for each in values if each <= p)) for p in values]
+
+
+def test_p_is_adjusted_for_every_comparison_of_its_family(result):
+    means = [row for row in result["differences"] if row["p"] is not None]
+    findings = [each for row in result["findings"] for each in row["differences"].values() if each["p"] is not None]
+    for name, rows in (("means", means), ("findings", findings)):
+        assert result["comparisons"][name] == len(rows) > 4
+        wanted = holm_by_hand([row["p"] for row in rows])
+        assert [row["p_holm"] for row in rows] == pytest.approx(wanted) and wanted != [row["p"] for row in rows]
+
+
+def test_the_best_is_separable_from_the_second_or_is_not(result, runs, dataset):
+    found, scores = result["best"]["mAP"], {row["name"]: row["mAP"] for row in result["runs"]}
+    first, second, _ = sorted(scores, key=scores.get, reverse=True)
+    assert (found["run"], found["second"], first) == (first, second, "strong")
+    assert (
+        found["separable"] and found["low"] > 0 and found["difference"] == pytest.approx(scores[first] - scores[second])
     )
+    errors = {row["name"]: row["macro_ECE"] for row in result["runs"]}
+    assert result["best"]["macro_ECE"]["run"] == min(errors, key=errors.get), "a low error is the better"
+    assert result["best"]["mAP_medium"] is None
+    like = compare([runs[0], runs[2]], dataset, CompareOptions(draws=DRAWS))["best"]["mAP"]
+    assert not like["separable"] and like["low"] < 0 < like["high"]
+
+
+def test_what_a_difference_is_without_one_finding_and_which_one_carries_it(result, runs, dataset, tmp_path):
+    mean = by_metric(result, "strong")["mAP"]
+    parts = {row["finding"]: row["differences"]["strong"]["difference"] for row in result["findings"]}
+    parts = {name: value for name, value in parts.items() if value is not None}
+    rest = {name: np.mean([value for other, value in parts.items() if other != name]) for name in parts}
+    low, high = min(rest, key=rest.get), max(rest, key=rest.get)
+    assert mean["without_one"] == {
+        "low": pytest.approx(rest[low]), "low_without": low, "high": pytest.approx(rest[high]), "high_without": high,
+    }  # fmt: skip
+    assert mean["carried_by"] == [] and not [note for note in result["notes"] if "carries" in note]
+    weak, strong = (read(runs[place] / VAL_PREDICTIONS) for place in (0, 1))
+    values, at = weak.values.copy(), weak.findings.index("Mass")
+    values[:, at] = strong.values[:, at] + 2 * (
+        dataset.labels(LABELS).values[catalog_rows(strong, runs[1], dataset), at] == 1
+    )
+    table = tmp_path / "mass.parquet"
+    replace(weak, values=values, provenance=Provenance(Kind.LOGIT, "x", "val", LABELS, dataset.id)).write(table)
+    for draws in (DRAWS, 0):
+        made = compare([runs[0], table], dataset, CompareOptions(draws=draws, baseline="weak"))
+        assert by_metric(made, "mass")["mAP"]["carried_by"] == (["Mass"] if draws else [])
+        said = [
+            note for note in made["notes"] if note.startswith("mass: one finding carries its difference to weak in")
+        ]
+        assert len(said) == bool(draws) and (not draws or "mAP (Mass)" in said[0])
+
+
+def test_equal_tables_differ_by_nothing(runs, dataset, tmp_path):
+    twin = tmp_path / "twin.parquet"
+    replace(read(runs[0] / VAL_PREDICTIONS), provenance=Provenance(Kind.LOGIT, "x", "val", LABELS)).write(twin)
+    made = compare([runs[0], twin], dataset, CompareOptions(draws=DRAWS))
+    for row in [row for row in made["differences"] if row["difference"] is not None]:
+        assert (row["difference"], *ends(row), row["carried_by"]) == (0, None, None, 1, [])
+    assert not any(each["separable"] for each in made["best"].values() if each)
+
+
+def test_images_of_one_patient_have_scores_and_no_interval(test_tables, dataset):
+    subjects = dataset.catalog.iloc[catalog_rows(read(test_tables[0]), test_tables[0], dataset)][
+        "subject_id"
+    ].to_numpy()
+    for path in test_tables:
+        table = read(path)
+        replace(table, ids=table.ids[subjects == subjects[0]], values=table.values[subjects == subjects[0]]).write(path)
+    with pytest.raises(UserError, match="images of 1 subject, 5 folds need at least as many"):
+        compare(test_tables, dataset, CompareOptions(draws=DRAWS))
 
 
 def test_the_baseline_may_be_any_run(runs, dataset, result):
@@ -207,7 +260,9 @@ def test_the_baseline_may_be_any_run(runs, dataset, result):
     assert (back["difference"], back["low"], back["high"]) == pytest.approx(
         (-there["difference"], -there["high"], -there["low"])
     )
-    assert back["p"] == there["p"]
+    assert (back["p"], back["p_holm"] > 0) == (pytest.approx(there["p"]), True)
+    assert back["without_one"]["low"] == pytest.approx(-there["without_one"]["high"])
+    assert back["without_one"]["low_without"] == there["without_one"]["high_without"]
     assert "baseline 'x': is none of the runs; choose one of weak, strong, asl" in refused(runs, dataset, baseline="x")
 
 
@@ -222,31 +277,40 @@ def test_rows_and_columns_of_a_table_may_stand_in_any_order(copies, dataset, res
     assert again["differences"] == result["differences"] and again["findings"] == result["findings"]
 
 
-def test_few_studies_have_a_difference_and_no_interval(runs, dataset, result, monkeypatch):
-    monkeypatch.setattr("cxrdali.evaluate.compare.ENOUGH", 10_000)
-    thin = compare(runs[:2], dataset, CompareOptions(draws=DRAWS, seed=4))
-    for row in thin["differences"]:
-        assert row["low"] is None and row["p"] is None
-    values = {row["metric"]: row["difference"] for row in thin["differences"]}
-    assert values == {row["metric"]: row["difference"] for row in result["differences"] if row["run"] == "strong"}
-    assert "mAP_low" in thin["runs"][0] and thin["runs"][0]["mAP_low"] is None
-    (note,) = [note for note in thin["notes"] if note.startswith("Findings in the means with fewer than 10000 ")]
-    assert "Mass (" in note and "Hernia" not in note and "too narrow" in note
-    assert not [note for note in result["notes"] if "too narrow" in note]
-
-
-@pytest.mark.parametrize("more", [0, 1])
-def test_just_enough_studies_have_an_interval(runs, dataset, result, monkeypatch, more):
-    monkeypatch.setattr("cxrdali.evaluate.compare.ENOUGH", result["positive_studies"]["mAP"] + more)
-    made = compare(runs[:2], dataset, CompareOptions(draws=5))
-    whole = next(row for row in made["differences"] if row["metric"] == "mAP")
-    assert (whole["low"] is None) == (made["runs"][0]["mAP_low"] is None) == bool(more)
+def test_few_patients_have_a_difference_and_no_interval(tmp_path):
+    dataset = packed(tmp_path, subjects=25)
+    runs = [write_run(tmp_path / name, dataset, skill, seed=seed) for name, skill, seed in (("a", 0, 1), ("b", 1, 2))]
+    made = compare(runs, dataset, CompareOptions(draws=DRAWS, folds=3))
+    assert made["subjects"] < 20, "so no finding is present in ten and absent in ten"
+    rows = [*made["differences"], *(each for row in made["findings"] for each in row["differences"].values())]
+    for row in rows:
+        assert ends(row) == (None, None, None) and row["p_holm"] is None
+    assert made["comparisons"] == {"means": 0, "findings": 0} and made["runs"][0]["mAP_low"] is None
+    assert [row["difference"] for row in made["differences"]].count(None) < len(made["differences"])
+    (note,) = [note for note in made["notes"] if note.startswith("Too few for an interval, fewer than 10 patients ")]
+    assert "Mass (" in note and "Hernia" not in note and not made["best"]["mAP"]["separable"]
 
 
 def test_without_draws(runs, dataset):
     made = compare(runs, dataset, CompareOptions(draws=0))
-    assert all(row["low"] is None and row["p"] is None for row in made["differences"])
-    assert "mAP_low" not in made["runs"][0]
+    assert all(ends(row) == (None, None, None) for row in made["differences"])
+    assert made["runs"][0]["mAP"] is not None and made["runs"][0]["mAP_low"] is None
+    assert made["best"]["mAP"]["run"] == "strong" and not made["best"]["mAP"]["separable"]
+
+
+def test_of_twelve_equal_runs_some_p_is_small_and_the_adjusted_ones_are_not():
+    """The difference of two equal tables is normal; all have the same baseline, so they are not independent."""
+    generator = np.random.default_rng(0)
+    unadjusted, adjusted = 0, 0
+    for _ in range(1000):
+        scores = generator.normal(size=13)
+        p = 2 * norm.sf(np.abs(scores[1:] - scores[0]) / np.sqrt(2))
+        unadjusted += p.min() <= 0.05
+        adjusted += min(holm(list(p))) <= 0.05
+    assert 0.2 < unadjusted / 1000 < 0.5 and adjusted / 1000 <= 0.06
+    independent = generator.uniform(size=(2000, 12))
+    assert np.mean(independent.min(axis=1) <= 0.05) == pytest.approx(1 - 0.95**12, abs=0.03)
+    assert np.mean([min(holm(list(row))) <= 0.05 for row in independent]) == pytest.approx(0.05, abs=0.012)
 
 
 # ---------------------------------------------------------------- which runs compare

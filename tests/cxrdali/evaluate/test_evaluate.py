@@ -1,10 +1,13 @@
 import csv
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import expit
+from scipy.stats import t
 from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
@@ -14,6 +17,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from cxrdali.data.splits import subject_is
+from cxrdali.evaluate import remarks
 from cxrdali.evaluate.evaluate import PARTS, EvaluateOptions, evaluate, write
 from cxrdali.metrics.calibration_error import ece
 from cxrdali.metrics.longtail import GROUPS
@@ -22,6 +27,7 @@ from cxrdali.postprocess.ensemble import ensemble
 from cxrdali.predictions import Predictions, read
 from shards.errors import UserError
 from shards.storage.sealed import read_json
+from tests.cxrdali import by_hand
 from tests.cxrdali.held_out import written
 from tests.releases import FINDINGS
 
@@ -52,9 +58,11 @@ def test_metrics_are_scikit_learn_s_for_all_and_for_each_view(dataset, labels, t
             if row["positives"]:
                 assert row["AP"] == pytest.approx(average_precision_score(truth[:, place], values[:, place]))
                 assert row["AUROC"] == pytest.approx(roc_auc_score(truth[:, place], values[:, place]))
-                assert row["AP_low"] <= row["AP"] <= row["AP_high"]
+                enough = min(row["positive_patients"], row["negative_patients"]) >= 10
+                assert (row["AP_low"] is not None) == (row["AUROC_high"] is not None) == enough
+                assert not enough or 0 <= row["AP_low"] < row["AP_high"] <= 1
                 assert row["prevalence"] == pytest.approx(truth[:, place].mean())
-        assert result[part]["mAP_low"] < result[part]["mAP"] < result[part]["mAP_high"]
+        assert result[part]["mAP_low"] < result[part]["mAP_high"]
     assert result["all"]["without_positives"] == ["Hernia"]
     hernia = result["all"]["findings"][labels.findings.index("Hernia")]
     assert hernia["AP"] is None and hernia["AP_low"] is None
@@ -115,9 +123,13 @@ def test_head_medium_and_tail_are_by_the_labels_own_training_split(dataset, labe
             for column, mean in (("AP", "mAP"), ("AUROC", "macro_AUROC"), ("F1", "macro_F1"), ("ECE", "macro_ECE")):
                 known = [row[column] for row in mine if row[column] is not None]
                 assert found[mean] == (pytest.approx(np.mean(known)) if known else None)
-            if found["mAP"] is not None:
-                assert found["mAP_low"] <= found["mAP"] <= found["mAP_high"]
-                assert found["macro_AUROC_low"] <= found["macro_AUROC_high"]
+            aps = {row["finding"]: row["AP"] for row in mine if row["AP"] is not None}
+            rest = {each: np.mean([value for name, value in aps.items() if name != each]) for each in aps}
+            one = found["mAP_without_one"]
+            assert (one is None) == (len(aps) < 2)
+            if one:
+                assert (one["low"], one["high"]) == pytest.approx((min(rest.values()), max(rest.values())))
+                assert one["low_without"] == min(rest, key=rest.get) and one["high_without"] == max(rest, key=rest.get)
 
 
 def test_a_group_of_all_findings_has_the_intervals_of_the_macro_mean(dataset, labels, tmp_path):
@@ -147,7 +159,7 @@ def test_without_a_training_split_there_are_no_groups(dataset, labels, tmp_path)
 
 
 def test_the_same_seed_gives_the_same_intervals(dataset, labels, tmp_path):
-    predictions(dataset, np.flatnonzero(labels.split == "test")).write(tmp_path / "p.parquet")
+    predictions(dataset, np.flatnonzero(labels.split == "train")).write(tmp_path / "p.parquet")
     runs = [
         evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=30, seed=seed))["all"]
         for seed in (0, 0, 1)
@@ -176,19 +188,73 @@ def test_what_does_not_belong_together_is_named(dataset, labels, tmp_path):
     )
 
 
-def test_studies_are_what_the_bootstrap_samples(dataset, labels, tmp_path):
-    """The intervals are those of `resample` on study codes, not on images."""
-    from cxrdali.metrics.bootstrap import interval, resample
-
+def test_patients_are_what_is_sampled(dataset, labels, tmp_path):
+    """AP's interval on the scale of logits, and the mean's, by hand; the table's rows are in any order."""
     rows = np.flatnonzero(labels.split == "train")
     table = predictions(dataset, rows)
-    table.write(tmp_path / "p.parquet")
-    found = evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=40))["all"]
-    study = np.unique(dataset.catalog["study_id"].iloc[rows].to_numpy(), return_inverse=True)[1]
-    codes = np.unique(study, return_index=True)[1].argsort().argsort()[study]  # numbered by first appearance
-    samples = resample(labels.values[rows].astype(float), table.values, codes, 40, 0)
-    low, _ = interval(samples.ap, 0.95)
-    assert [row["AP_low"] for row in found["findings"]][0] == pytest.approx(low[0])
+    order = np.random.default_rng(2).permutation(len(rows))
+    Predictions(table.ids.iloc[order], table.findings, table.values[order]).write(tmp_path / "p.parquet")
+    result = evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=40, seed=3))
+    found, truth = result["all"], (labels.values[rows] == 1).astype(float)
+    subjects = dataset.catalog["subject_id"].iloc[rows].to_numpy()
+    assert (result["unit"], result["patients"], found["patients"]) == ("patient", *[len(set(subjects))] * 2)
+    assert found["studies"] == dataset.catalog["study_id"].iloc[rows].nunique() > found["patients"]
+    samples = by_hand.sampled(truth, [table.values], subjects, 40, 3, by_hand.less_half)[:, 0]
+    counts = by_hand.patients(truth, subjects)
+    known = [f for f in range(len(FINDINGS)) if truth[:, f].any()]
+    statistic = {f: by_hand.less_half(truth[:, f], table.values[:, f]) for f in known}
+    for f in known:
+        row = found["findings"][f]
+        assert row["positive_patients"] == len(set(subjects[truth[:, f] == 1]))
+        assert min(row["positive_patients"], row["negative_patients"]) == counts[f]
+        if counts[f] >= 10:
+            mine = samples[:, f][~np.isnan(samples[:, f])]
+            centre = 2 * statistic[f] - mine.mean()
+            spread = np.sqrt(mine.var() * counts[f] / (counts[f] - 1))
+            half = t.ppf(0.975, counts[f] - 1) * spread / (centre * (1 - centre))
+            wanted = expit(np.log(centre / (1 - centre)) + np.array([-half, half]))
+            assert (row["AP_low"], row["AP_high"]) == pytest.approx(tuple(wanted))
+    assert max(counts) >= 10
+    low, high, _ = by_hand.of_mean(np.array([statistic[f] for f in known]), samples[:, known], counts[known])
+    assert (found["mAP_low"], found["mAP_high"]) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize(
+    ("subject", "study", "unit"),
+    [("ppqq", "1234", "patient"), ("1122", "1122", "study"), ("abcd", "abcd", "image"), ("p1cd", "11cd", "patient")],
+)
+def test_without_patients_the_study_or_image_is_sampled_and_it_is_said(subject, study, unit):
+    """The last: patients are known of some images."""
+    table = pd.DataFrame({"subject_id": list(subject), "study_id": list(study), "image_id": list("abcd")})
+    assert subject_is(SimpleNamespace(columns=lambda *names: table[[*names]])) == unit
+    plural = {"patient": "patients", "study": "studies, as no patients are known"} | {
+        "image": "images, as no patients are known"
+    }
+    result = {"unit": unit, "level": 0.9, "draws": 1000, "studies": 7, "patients": 3}
+    assert remarks.resampled(result) == f"90 % intervals: 1,000 samples of the {plural[unit]}"
+    assert remarks.sampled_from(result) == "7 studies" + (" of 3 patients" if unit == "patient" else "")
+
+
+def test_what_is_off_the_centre_of_its_interval_is_named():
+    ends = {"AP_low": 0.2, "AP_high": 0.4}
+    rows = [{"finding": name, "AP": ap, **ends} for name, ap in (("a", 0.3), ("b", 0.39), ("c", 0.45), ("d", 0.21))]
+    rows += [{"finding": "e", "AP": 0.9, "AP_low": None, "AP_high": None}]
+    part = {"findings": rows, "mAP": 0.41, "mAP_low": 0.3, "mAP_high": 0.4}
+    part["groups"] = {"tail": {"mAP": 0.2, "mAP_low": 0.1, "mAP_high": 0.19}, "head": {"mAP": None}}
+    assert remarks.off_centre_in(part) == ["mAP", "mAP of tail findings", "b", "c", "d"]
+    assert not remarks.off_centre(1.0, 0.8, 1.0)
+
+
+def test_one_patient_has_scores_and_no_interval(dataset, labels, tmp_path):
+    subjects = dataset.catalog["subject_id"].to_numpy()
+    positive = (labels.values == 1).any(axis=1) & (labels.split == "train")
+    rows = np.flatnonzero(subjects == subjects[positive][0])
+    predictions(dataset, rows).write(tmp_path / "p.parquet")
+    part = evaluate(tmp_path / "p.parquet", dataset, labels, EvaluateOptions(draws=20))["all"]
+    assert part["patients"] == 1 and part["mAP"] is not None and part["mAP_low"] is None
+    assert all(
+        row["AP_low"] is row["AUROC_low"] is row["ECE_low"] is row["Brier_low"] is None for row in part["findings"]
+    )
 
 
 def test_a_split_without_labels_is_refused(dataset, labels, tmp_path):

@@ -146,6 +146,7 @@ def _all_numbers(value) -> set[str]:
         return set()
     inverse = {f"{1 / value:.3f}"} if value else set()  # a temperature is one by a slope
     decimals = {f"{abs(value):.2f}", score(value), small(value), signed(value), score(abs(value)), str(value)}
+    inverse |= {"0.001"} if abs(value) < 0.001 else set()  # as <0.001
     return decimals | inverse | {count(value), duration(value * 3600).split(" ")[0]}
 
 

@@ -34,7 +34,11 @@ def test_a_value_is_written_by_its_column_and_a_word_stays_a_word():
         "before_after": ((0.2, 0.1), "0.2000 → 0.1000"), "share": ((120, 1000), "120 (12.0 %)"),
         "with_gain": ((0.4, -0.01), "0.400 −0.010"), "whole": (0.004, "<1"), "storage": (4.2e6, "4.2 MB"),
         "setting": ([], "none"), "text": ({"a": [1, 2]}, "a 1, 2"), "pixels": (64, "64 px"),
-        "difference": ({"difference": 0.1, "low": -0.1, "high": 0.3, "p": 0.5}, "+0.100 p 0.50 (−0.100 to +0.300)"),
+        "difference": (
+            {"difference": 0.1, "low": -0.1, "high": 0.3, "p": 0.0004, "p_holm": 0.5},
+            "+0.100 p <0.001 (0.50) (−0.100 to +0.300)",
+        ),
+        "small_interval": ((0.0412, 0.0012, 0.05), "0.0412 (0.0012 to 0.0500)"),
     }  # fmt: skip
     assert {kind: written(value, kind) for kind, (value, _) in cells.items()} == {
         kind: text for kind, (_, text) in cells.items()

@@ -135,7 +135,7 @@ def write_evaluation(path: Path, dataset: PackedDataset, run: str | None = "stag
 
     content = {
         "predictions": "predictions.parquet", "run": run, "split": "test", "labels": LABELS, "images": 12_345,
-        "studies": 6_172, "level": 0.95, "draws": 1000, "all": part(12_345), "frontal": part(8_000),
+        "studies": 6_172, "level": 0.95, "draws": 1000, "unit": "patient", "all": part(12_345), "frontal": part(8_000),
         "lateral": part(4_345) if lateral else None,
     }  # fmt: skip
     path.write_bytes(sealed_json(content))
@@ -345,7 +345,40 @@ def test_the_evaluation_is_shown_with_its_intervals_and_views(whole):
     assert table.index.tolist() == ["All views", "Frontal", "Lateral"]
     assert table.loc["All views", "Macro AUROC"] == "0.810 (0.790 to 0.830)"
     assert table["Images"].tolist() == ["12,345", "8,000", "4,345"]
-    assert "95 % confidence" in whole.text
+    assert "95 % confidence intervals, by sampling patients with replacement." in whole.text
+
+
+def test_intervals_of_an_older_version_are_shown_and_said(dataset, tmp_path, render):
+    path = write_evaluation(tmp_path / "test.json", dataset)
+    content = json.loads(path.read_text())
+    del content["unit"]
+    path.write_bytes(sealed_json(content))
+    text = render(evaluations=[path]).text
+    assert "by sampling studies with replacement" in text
+    assert "The intervals of stage3, test split are an older version's" in text
+
+
+def test_few_patients_and_one_finding_are_said_beside_an_evaluation(dataset, tmp_path, render):
+    path = write_evaluation(tmp_path / "test.json", dataset)
+    content = json.loads(path.read_text())
+    one = {"low": 0.31, "low_without": "Edema", "high": 0.36, "high_without": "Hernia"}
+    content["all"] |= {"mAP_without_one": one, "macro_ECE": 0.0123, "macro_ECE_low": 0.001, "macro_ECE_high": 0.02}
+    content["all"]["mAP_high"] = content["all"]["mAP"] + 0.0001
+    thin, *others = content["all"]["findings"]
+    thin |= {"positive_patients": 9, "negative_patients": 5000, "AP_low": None, "AP_high": None, "AP": 0.25}
+    for row in others:
+        row |= {"positive_patients": 10, "negative_patients": 5000}
+    path.write_bytes(sealed_json(content | {"fewest_patients": 10}))
+    page = render(evaluations=[path])
+    mean = score(content["all"]["mAP"])
+    assert page.table("mAP without any one finding").loc["All views"].tolist() == [
+        mean, "0.310", "Edema", "0.360", "Hernia",
+    ]  # fmt: skip
+    assert page.table("Probabilities and decisions by view").loc["All views", "ECE"] == "0.0123 (0.0010 to 0.0200)"
+    table = page.table("Metrics per finding")
+    assert table.loc[thin["finding"], "AP"] == "0.250 (too few for an interval)"
+    assert table["AP"].str.contains("too few").sum() == 1 and table.loc[thin["finding"], "Positive patients"] == "9"
+    assert "Near the end of its own interval, or outside: mAP. AP of few positives is too high by chance;" in page.text
 
 
 def test_an_evaluation_without_lateral_images_or_intervals(dataset, tmp_path, render):
