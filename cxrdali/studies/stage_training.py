@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cxrdali.evaluate.compare import compare
 from cxrdali.evaluate.options import CompareOptions
+from cxrdali.metrics.intervals import holm
 from cxrdali.postprocess import views
 from cxrdali.postprocess.submission import match, submit, template_of
 from cxrdali.report.training.steps import pairs
@@ -107,7 +108,7 @@ class _Paper(Flow):
                     if row["metric"] == "mAP":
                         numbers = {key: row[key] for key in ("difference", "low", "high", "p")}
                         found.append({"run": own[row["run"]], "against": base, **numbers})
-            for row, p in zip(found, _holm([row["p"] for row in found]), strict=True):
+            for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
                 row["p_holm"] = p
             out.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(out, sealed_json({"draws": options.draws, "level": options.level, "differences": found}))
@@ -143,13 +144,3 @@ class _Paper(Flow):
             self.write_report()
 
         return Step("report", ("report.html", "paper.json"), self.reported_by, tuple(step.name for step in steps), do)
-
-
-def _holm(values: Sequence[float | None]) -> list[float | None]:
-    """p adjusted for how many there are; None where there is none."""
-    known = sorted((p, place) for place, p in enumerate(values) if p is not None)
-    found: list[float | None] = [None] * len(values)
-    largest = 0.0
-    for rank, (p, place) in enumerate(known):
-        largest = found[place] = min(1.0, max(largest, (len(known) - rank) * p))
-    return found

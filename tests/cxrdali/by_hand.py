@@ -14,7 +14,7 @@ def less_half(truth, values) -> float:
 
 def sampled(truth, tables, subjects, draws, seed, score):
     """float [samples, tables, F]: `score` on the images of patients taken with replacement; NaN without both labels."""
-    generator, order = np.random.default_rng(seed), list(dict.fromkeys(subjects))
+    generator, order = np.random.default_rng(seed), sorted(set(subjects))
     rows_of = [np.flatnonzero(subjects == each) for each in order]
     found = np.full((draws, len(tables), truth.shape[1]), np.nan)
     for sample in range(draws):

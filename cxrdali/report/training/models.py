@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 
 from cxrdali.report import published
+from cxrdali.report.as_published import as_published
 from cxrdali.report.kit.numbers import NOTHING, count, setting
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.sources import Sources
@@ -34,6 +35,7 @@ def models(sources: Sources) -> dict | None:
     ]  # fmt: skip
     return {
         "systems": Table("What each model is", columns, systems),
+        "published": as_published("stage-training", runs),
         "differences": _differences(runs),
         **_reached(sources),
         "comparability": comparability(sources),
