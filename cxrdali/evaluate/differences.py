@@ -76,18 +76,12 @@ def of_means(scored: Sequence[Scored], base: Scored, ground: Ground) -> list[dic
 
 
 def _carried_by(name: str, one: Scored, other: Scored, ground: Ground) -> list[str]:
-    """Findings without any one of which the interval of a difference would hold zero, which it leaves out with all;
-    without an interval, those without which the difference changes its sign."""
+    """Findings without any one of which the interval of a difference would hold zero, which it leaves out with all."""
     whole = ground.mean(name, one, other)
-    if whole.value is None or (whole.low is not None and not separable(whole.low, whole.high)):
+    if not separable(whole.low, whole.high):
         return []
-    carriers = []
-    for place in np.flatnonzero(ground.columns(TESTED[name][1])):
-        rest = ground.mean(name, one, other, place)
-        turned = rest.value is not None and rest.value * whole.value < 0
-        if turned or (whole.low is not None and not separable(rest.low, rest.high)):
-            carriers.append(ground.findings[place])
-    return carriers
+    rest = {place: ground.mean(name, one, other, place) for place in np.flatnonzero(ground.columns(TESTED[name][1]))}
+    return [ground.findings[place] for place, each in rest.items() if not separable(each.low, each.high)]
 
 
 def separable(low: float | None, high: float | None) -> bool:
