@@ -76,12 +76,14 @@ def of_means(scored: Sequence[Scored], base: Scored, ground: Ground) -> list[dic
 
 
 def _carried_by(name: str, one: Scored, other: Scored, ground: Ground) -> list[str]:
-    """Findings without any one of which the interval of a difference would hold zero, which it leaves out with all."""
+    """Findings without any one of which the interval of a difference, which leaves out zero with all, would hold it."""
     whole = ground.mean(name, one, other)
     if not separable(whole.low, whole.high):
         return []
-    rest = {place: ground.mean(name, one, other, place) for place in np.flatnonzero(ground.columns(TESTED[name][1]))}
-    return [ground.findings[place] for place, each in rest.items() if not separable(each.low, each.high)]
+    places = np.flatnonzero(ground.columns(TESTED[name][1]))
+    rest = [ground.mean(name, one, other, place) for place in places]
+    kept = [separable(each.low, each.high) and each.value * whole.value > 0 for each in rest]
+    return [ground.findings[place] for place, alike in zip(places, kept, strict=True) if not alike]
 
 
 def separable(low: float | None, high: float | None) -> bool:

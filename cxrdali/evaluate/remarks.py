@@ -42,8 +42,8 @@ def of_differences(rows: Sequence[Mapping], baseline: str) -> list[str]:
         if row["carried_by"]:
             carried.setdefault(row["run"], []).append(f"{_words(row)} ({' or '.join(row['carried_by'])})")
     said = [
-        f"{run}: one finding carries its difference to {baseline} in {', '.join(means)}: without that finding "
-        "its interval holds 0"
+        f"{run}: one finding carries its difference to {baseline} in {', '.join(means)}: without that finding alone "
+        "its interval does not leave out 0"
         for run, means in carried.items()
     ]
     beside = [f"{row['run']}, {_words(row)}" for row in rows if off_centre(row["difference"], row["low"], row["high"])]

@@ -496,6 +496,7 @@ def test_a_run_stands_beside_an_ensemble_of_its_validation_images(runs, dataset,
         (mine,) = [row for row in made["differences"] if row["metric"] == "mAP"]
         (its,) = [row for row in result["differences"] if row["metric"] == "mAP" and row["run"] == "strong"]
         assert mine == its | {"run": "pooled", "p_holm": mine["p_holm"]} and made["split"] == "val"
+        assert mine["p"] <= mine["p_holm"] <= its["p_holm"], "of fewer comparisons"
 
 
 def test_mean_ranks_have_no_calibration_error(test_tables, dataset):

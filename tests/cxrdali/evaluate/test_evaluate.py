@@ -62,11 +62,12 @@ def test_metrics_are_scikit_learn_s_for_all_and_for_each_view(dataset, labels, t
                 assert (row["AP_low"] is not None) == (row["AUROC_high"] is not None) == enough
                 assert not enough or 0 <= row["AP_low"] < row["AP_high"] <= 1
                 assert row["prevalence"] == pytest.approx(truth[:, place].mean())
-        enough = [min(row["positive_patients"], row["negative_patients"]) >= 10 for row in result[part]["findings"]]
-        if sum(enough) * 3 >= 4:  # four findings have an AP
-            assert result[part]["mAP_low"] < result[part]["mAP_high"]
+        known = [row for row in result[part]["findings"] if row["positives"]]
+        thin = sum(min(row["positive_patients"], row["negative_patients"]) < 10 for row in known)
+        if 3 * thin > 2 * len(known):
+            assert result[part]["mAP_low"] is None
         else:
-            assert result[part]["mAP_low"] is None and part != "all"
+            assert 0 < result[part]["mAP_low"] < result[part]["mAP_high"] < 1
     assert result["all"]["without_positives"] == ["Hernia"]
     hernia = result["all"]["findings"][labels.findings.index("Hernia")]
     assert hernia["AP"] is None and hernia["AP_low"] is None
