@@ -30,8 +30,9 @@ def loss_design(models, dry_run, **given):
     from cxrdali.studies.loss_design import make_plan, write_record
 
     file = recipes.LOSS_DESIGN_DEMO if given["scale"] == "demo" else recipes.LOSS_DESIGN
-    known = recipes.read(file)
-    names = known if models is None else [f"ld-{name}" if f"ld-{name}" in known else name for name in models]
+    shipped = recipes.read(file)
+    every = {**shipped, **(recipes.read(given["file"]) if given["file"] else {})}
+    names = shipped if models is None else [f"ld-{name}" if f"ld-{name}" in every else name for name in models]
     given["models"] = tuple(dict.fromkeys(names))
     if given["tta"] is not None:
         given["tta"] = tuple(name for name in given["tta"] if name != "none")
