@@ -37,6 +37,6 @@ def test_what_the_paper_does_not_say_is_named_as_that():
     said = {**SAID["every"], **SAID["model3"]}
     unsaid = {key for key, value in said.items() if NOT_SAID in (value, isinstance(value, dict) and value["published"])}
     assert unsaid >= {
-        "fold", "seed", "select_by", "weights that it starts from", "5 % of cutout", "timm's name of the weights",
+        "fold", "seed", "select_by", "weights that it starts from", "5 % of cutout", "tag of timm's weights",
         "image with several such findings",
     }  # fmt: skip
