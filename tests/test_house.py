@@ -21,7 +21,7 @@ HOUSE_LINES, BENCHMARK_LINES = 24_700, 5_000
 ADDED_LINES = {
     "what may be wrong with tables, images, packs, results and networks; datasets that grow": 4_100,
     "what a run has seen, weights of others, all networks, continuing, dry runs, pages that say and save": 2_700,
-    "intervals that cover, what was fitted on which images, policies of labels, folds by ids, both papers as run": 2_200,
+    "intervals that cover, what was fitted on which images, policies of labels, folds by ids, papers as run": 2_200,
 }
 FILE_LINES, CLASS_LINES, FUNCTION_LINES, PARAMETERS = 350, 250, 60, 6
 STORED = "as older rows have it"
