@@ -20,8 +20,12 @@ REPLICATES, SWEPT = (1, 2, 3, 4, 5), 0
 RATES = (1e-3, 3e-3, 9e-3, 27e-3)
 FLOOR, TAIL = 60, 0.01
 MARGINS = {"all": 0.005, "tail": 0.01}  # of mAP: arms are equivalent if they differ by less
-EPOCHS, DEFERRED, STEPS, BATCH = 6, 4, 100, 32  # re-weighting begins after DEFERRED of EPOCHS
-NETWORK = {"arch": "test_byobnet", "pretrained": False, "warmup_epochs": 1, "flips": "none", "cutout": "off"}
+EPOCHS, DEFERRED, STEPS, BATCH, SIZE = 6, 4, 100, 32, 48  # re-weighting begins after DEFERRED of EPOCHS; pixels
+NETWORK = {
+    "stage": 1, "arch": "test_byobnet", "pretrained": False, "size": SIZE, "batch": BATCH, "flips": "none",
+    "cutout": "off", "epochs": EPOCHS, "warmup_epochs": 1, "limit_batches": STEPS,
+    "folds": 30,  # one of them is the run's own validation, on which nothing is chosen
+}  # fmt: skip
 AUTO = {"cb_beta": "(N - 1) / N"}  # N: training images
 DRW = {"drw_epoch": DEFERRED, **AUTO}
 
@@ -63,8 +67,9 @@ ROUNDS = (
     (Arm("asl", {"loss": "asl"}),),
     (Arm("bce-crt", how="retrain", of=("bce",)), Arm("ldam-drw-crt", how="retrain", of=("ldam-drw",))),
     (Arm("ldam", {"loss": "ldam"}), Arm("drw", {"loss": "drw", **DRW})),
+    (Arm("ldam-cosine", {"loss": "ldam", "head": "cosine"}),),
     (Arm("large batch, equal images", {"batch": 2 * BATCH}), Arm("large batch, equal steps", {"batch": 2 * BATCH})),
-    (Arm("cb-focal", {"loss": "cb-focal", **AUTO}),),
+    (Arm("cb-focal", {"loss": "cb-focal", "cb_terms": "all", **AUTO}),),
 )
 ARMS = {arm.name: arm for each in ROUNDS for arm in each}
 LOSSES, STAGES = "effects-losses", "effects"  # pages in docs/
@@ -80,6 +85,8 @@ EFFECTS = (
     Effect(LOSSES, "cRT on LDAM-DRW", "ldam-drw", "ldam-drw-crt"),
     Effect(LOSSES, "margin", "scale", "ldam"),
     Effect(LOSSES, "DRW", "bce", "drw"),
+    Effect(LOSSES, "LDAM as published against plain BCE", "bce", "ldam-cosine"),
+    Effect(LOSSES, "normalising in LDAM", "ldam", "ldam-cosine"),
     Effect(LOSSES, "CB-focal", "bce", "cb-focal"),
     Effect(STAGES, "view postprocess", "bce", "bce, views"),
     Effect(STAGES, "ensemble of four", "best member", "ensemble"),

@@ -9,7 +9,7 @@ finding on held-out images.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,9 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from benchmarks import results
-from benchmarks.effects.arms import ARMS, BATCH, EPOCHS, FLOOR, NETWORK, RATES, REPLICATES, ROUNDS, STEPS, SWEPT, Arm
-from benchmarks.effects.replicate import SIZE, STUDIES, Replicate, replicate
-from benchmarks.options import Options, listed, option, parse
+from benchmarks.effects.arms import ARMS, BATCH, FLOOR, NETWORK, RATES, REPLICATES, ROUNDS, SWEPT, Arm
+from benchmarks.effects.replicate import Replicate, replicate
+from benchmarks.options import Options, option, parse
 from cxrdali.data.options import FoldOptions
 from cxrdali.data.splits import train_and_validation
 from cxrdali.postprocess import views
@@ -34,8 +34,7 @@ from cxrdali.runs.settings import TrainSettings, settings_of
 from cxrdali.train.retrain import retrain_settings
 from cxrdali.train.trainer import train
 
-FOLDS = 30  # one of them is the run's own validation, on which nothing is chosen
-THREADS = {"device": "cpu", "threads": 1}
+CPU = {"device": "cpu", "threads": 1}
 
 
 @dataclass(frozen=True)
@@ -43,53 +42,42 @@ class EffectsRun(Options):
     """What is measured."""
 
     work: Path = option("effects", "folder of data and runs", lambda text: Path(text).absolute())
-    replicates: tuple[int, ...] = option(",".join(map(str, REPLICATES)), "which", listed(int))
-    studies: int = option(STUDIES, "synthetic studies of a release, which has two replicates")
-    steps: int = option(STEPS, f"optimizer steps in each of the {EPOCHS} parts of a run")
 
 
 @dataclass(frozen=True)
 class Bench:
-    """One replicate, with the runs and tables of its arms. rates: by arm, once they are known."""
+    """One replicate, with the runs and tables of its arms below `work`. rates: by arm, once they are known."""
 
-    options: EffectsRun
+    work: Path
     number: int
     rates: dict[str, float]
 
     @cached_property
     def data(self) -> Replicate:
-        return replicate(self.options.work, self.number, self.options.studies)
+        return replicate(self.work, self.number)
 
     @cached_property
-    def labels(self):
-        return self.data.dataset.labels(self.data.labels)
+    def train_rows(self):
+        folds = FoldOptions(folds=NETWORK["folds"])
+        return train_and_validation(self.data.dataset, self.data.labels, folds)[0]
 
     def folder(self, arm: str, rate: float | None = None) -> Path:
         """Of an arm's run and tables; no rate: the arm's own."""
         rate = rate or self.rates.get(arm)
-        return self.options.work / f"replicate{self.number}" / (f"{arm} {rate:g}" if rate else arm)
+        return self.work / f"replicate{self.number}" / (f"{arm} {rate:g}" if rate else arm)
 
     def settings(self, arm: Arm, rate: float) -> TrainSettings:
-        own = {"lr": rate, "seed": self.number, "labels": self.data.labels, **THREADS}
-        if arm.how == "retrain":  # of the last step's weights; its features are computed once, of all training images
-            (run,) = map(self.folder, arm.of)
+        own = {"lr": rate, "seed": self.number, "labels": self.data.labels.name, **CPU}
+        if arm.how == "retrain":  # of the last step's weights; features are computed once, of all training images
+            run = self.folder(arm.of[0])
             init = {"init": str(run / LAST), "limit_batches": None, "batch": 256}
             return retrain_settings(run, self.data.dataset, {**own, **init})
-        given = {"stage": 1, "size": SIZE, "batch": BATCH, "epochs": EPOCHS, "folds": FOLDS, **NETWORK, **own}
-        given |= {"limit_batches": self.options.steps, **arm.settings}
+        given = {**NETWORK, **own, **arm.settings}
         if arm.name.endswith("equal images"):
-            given["limit_batches"] = self.options.steps * BATCH // given["batch"]
+            given["limit_batches"] = NETWORK["limit_batches"] * BATCH // given["batch"]
         if "cb_beta" in given:
-            given["cb_beta"] = 1 - 1 / self.training_images
+            given["cb_beta"] = 1 - 1 / len(self.train_rows)
         return settings_of(given)
-
-    @cached_property
-    def train_rows(self):
-        return train_and_validation(self.data.dataset, self.labels, FoldOptions(folds=FOLDS))[0]
-
-    @property
-    def training_images(self) -> int:
-        return len(self.train_rows)
 
     def table(self, name: str, split: str = "test", rate: float | None = None) -> Path:
         """The file of an arm's predictions, made if it is not there."""
@@ -100,13 +88,12 @@ class Bench:
         return file
 
     def _predicted(self, arm: Arm, split: str, folder: Path) -> Predictions:
+        dataset, labels = self.data.dataset, self.data.labels
         if arm.has_rate:
-            how = PredictOptions(weights=str(folder / LAST), batch=256, **THREADS)
-            return predict(folder, self.data.dataset, split, how)
+            return predict(folder, dataset, split, PredictOptions(weights=str(folder / LAST), batch=256, **CPU))
         members = [self.table(name, split) for name in arm.of]
         if arm.how == "views":
-            rules = views.fit(self.table(arm.of[0], "dev"), self.data.dataset, self.labels)
-            return views.apply(members[0], rules, self.data.dataset)[0]
+            return views.apply(members[0], views.fit(self.table(arm.of[0], "dev"), dataset, labels), dataset)[0]
         if arm.how == "ensemble":
             return ensemble(members)
         maps = [fmean(self.ap(self.table(name, "dev")).values()) for name in arm.of]
@@ -114,25 +101,24 @@ class Bench:
 
     def ap(self, file: Path) -> dict[str, float]:
         """Average precision of every finding that the table's images have."""
-        table = read(file)
+        table, labels = read(file), self.data.labels
         rows = self.data.dataset.catalog.set_index("image_id").index.get_indexer(table.ids["image_id"])
-        truth = self.labels.values[rows] == 1
-        scores = {name: table.values[:, place] for place, name in enumerate(table.findings)}
-        columns = {name: truth[:, place] for place, name in enumerate(self.labels.findings) if truth[:, place].any()}
-        return {name: round(float(average_precision_score(has, scores[name])), 6) for name, has in columns.items()}
+        truth = dict(zip(labels.findings, (labels.values[rows] == 1).T, strict=True))
+        scores = {name: table.values[:, place] for place, name in enumerate(table.findings) if truth[name].any()}
+        return {name: round(float(average_precision_score(truth[name], each)), 6) for name, each in scores.items()}
 
     def measured(self, arm: Arm, rate: float | None) -> dict:
         """Train or derive an arm; its row. positives: of every finding, in training and held out."""
-        started = time.process_time()
+        started, labels = time.process_time(), self.data.labels
         if arm.has_rate:
             train(self.settings(arm, rate), self.data.dataset, self.folder(arm.name, rate))
         ap = self.ap(self.table(arm.name, rate=rate))
-        held_out = (self.labels.split == "test") & self.data.dataset.packed
-        counts = [(self.labels.values[rows] == 1).sum(axis=0).tolist() for rows in (self.train_rows, held_out)]
+        held_out = (labels.split == "test") & self.data.dataset.packed
+        counts = [(labels.values[rows] == 1).sum(axis=0).tolist() for rows in (self.train_rows, held_out)]
         return {
-            "arm": arm.name, "replicate": self.number, "rate": rate, "ap": ap, "steps": EPOCHS * self.options.steps,
-            "train_images": self.training_images, "held_out_images": int(held_out.sum()),
-            "positives": dict(zip(self.labels.findings, zip(*counts, strict=True), strict=True)),
+            "arm": arm.name, "replicate": self.number, "rate": rate, "ap": ap,
+            "train_images": len(self.train_rows), "held_out_images": int(held_out.sum()),
+            "positives": dict(zip(labels.findings, zip(*counts, strict=True), strict=True)),
             "cpu_seconds": round(time.process_time() - started, 1),
         }  # fmt: skip
 
@@ -144,29 +130,31 @@ def mean_ap(row: dict) -> float:
 
 def next_rate(maps: dict[float, float]) -> float | None:
     """The rate to try next, by the mAP of those tried: the middle two, then the better one's other neighbour."""
-    untried = [rate for rate in RATES[1:3] if rate not in maps]
-    if untried:
+    if untried := [rate for rate in RATES[1:3] if rate not in maps]:
         return untried[0]
     outer = RATES[3] if maps[RATES[2]] > maps[RATES[1]] else RATES[0]
     return None if outer in maps else outer
 
 
-def todo(replicates: Sequence[int], rows: list[dict]) -> Iterator[tuple[Arm, int, float | None, dict[str, float]]]:
+def todo(rows: list[dict]) -> Iterator[tuple[Arm, int, float | None, dict[str, float]]]:
     """What has no row yet, in order: arm, replicate, rate, and the rates known so far. `rows` grows meanwhile."""
     rates: dict[str, float] = {}
     for arms in ROUNDS:
         for arm in (each for each in arms if each.has_rate):
-            while True:
-                maps = {
-                    row["rate"]: mean_ap(row) for row in rows if (row["arm"], row["replicate"]) == (arm.name, SWEPT)
-                }
-                if (rate := next_rate(maps)) is None:
-                    break
-                yield arm, SWEPT, rate, rates
+            maps: dict[float, float] = {}
+            while (rate := next_rate(maps)) is not None:
+                if not (found := [row for row in rows if _key(row) == (arm.name, SWEPT, rate)]):
+                    yield arm, SWEPT, rate, rates
+                    found = rows[-1:]
+                maps[rate] = mean_ap(found[0])
             rates[arm.name] = max(maps, key=maps.__getitem__)
-        for number in replicates:
+        for number in REPLICATES:
             done = {row["arm"] for row in rows if row["replicate"] == number}
             yield from ((arm, number, rates.get(arm.name), rates) for arm in arms if arm.name not in done)
+
+
+def _key(row: dict) -> tuple:
+    return row["arm"], row["replicate"], row["rate"]
 
 
 def main() -> None:
@@ -175,10 +163,9 @@ def main() -> None:
     folder = options.save or options.work
     path = folder / "effects.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    for arm, number, rate, rates in todo(options.replicates, rows):
-        rows.append(Bench(options, number, dict(rates)).measured(arm, rate))
+    for arm, number, rate, rates in todo(rows):
+        rows.append(Bench(options.work, number, dict(rates)).measured(arm, rate))
         results.save(rows[-1:], results.environment("benchmarks.effects.effects"), folder, "effects")
-        print(f"{arm.name}, {number}, {rate}: {mean_ap(rows[-1]):.4f}, {rows[-1]['cpu_seconds']} CPU s", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import datasets
+from benchmarks.effects.arms import SIZE
+from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.packing.attach import attach
 from shards.releases.open import open_release
 from shards.releases.release import LabelTable
 
-STUDIES, PIXELS, SIZE = 36_000, 96, 48  # about 59,600 images; made at 96 px, stored and trained on at 48
+STUDIES, PIXELS = 36_000, 96  # about 59,600 images; made at 96 px, stored at SIZE
 FITTED = 0.06  # of the patients, for rules: split dev
 
 
@@ -25,7 +27,7 @@ class Replicate:
     """labels: those of CXR-LT 2023 with the replicate's own split, test being held out."""
 
     dataset: PackedDataset
-    labels: str
+    labels: Labels
 
 
 def replicate(work: Path, number: int, studies: int = STUDIES) -> Replicate:
@@ -40,7 +42,8 @@ def replicate(work: Path, number: int, studies: int = STUDIES) -> Replicate:
         attach(dataset.root, (), tables=[halves(own, dataset, seed, each) for each in (0, 1)])
         shutil.rmtree(release)
         (folder / "done").touch()
-    return Replicate(PackedDataset.open(folder / "pack"), f"half{half}")
+    dataset = PackedDataset.open(folder / "pack")
+    return Replicate(dataset, dataset.labels(f"half{half}"))
 
 
 def halves(labels: LabelTable, dataset: PackedDataset, seed: int, half: int) -> LabelTable:
