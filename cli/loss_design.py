@@ -19,9 +19,9 @@ from cxrdali.studies.options import StudyOptions
     help="Of the thresholds, fitted on validation: f1, precision=P, recall=R or prevalence.",
 )
 def loss_design(models, dry_run, **given):
-    """Train the loss-design paper's models: seven losses on one network, LDAM-DRW on many, the classifier of the main
-    one anew (cRT). Predict validation, development and test, with test-time augmentation of the main model; average
-    the backbones; fit weights, calibration and thresholds on validation; evaluate, compare, and write one report.
+    """Train the loss-design paper's models: losses on one network, LDAM-DRW on many, classifiers retrained (cRT).
+    Predict validation, development and test, with test-time augmentation of the main model; average the backbones; fit
+    weights, calibration and thresholds on validation; evaluate, compare, and write one report.
 
     The same command again does what is missing: after a kill, after a file was deleted, after a setting changed. What
     a change outdates is redone, and nothing else; runs that stand in the way are moved to runs/replaced, not deleted.

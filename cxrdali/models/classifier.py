@@ -12,6 +12,7 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
+from torch.nn import functional
 
 from cxrdali.models.checkpoint_file import first_line
 from cxrdali.models.identity import identity_of
@@ -49,6 +50,7 @@ class Classifier(nn.Module):
         self.identity: dict[str, str] = {}  # what its weights files say of it
         self.memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
         for head in self.heads:
+            head.input_dropout = options.dropout
             head.forward = MethodType(_wide, head)  # bound: a copy of the model computes with its own classifier
         scale = 1 / (255 * torch.tensor(std)).view(1, 3, 1, 1)
         shift = -(torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1)
@@ -67,6 +69,12 @@ class Classifier(nn.Module):
         known = {id(self.backbone), *(id(inner) for head in found for inner in head.modules())}
         owners = dict.fromkeys(self.backbone.get_submodule(key.rpartition(".")[0]) for key in self.finding_keys)
         return (*found, *(owner for owner in owners if id(owner) not in known))
+
+    def to_train(self, frozen: bool) -> None:
+        """The mode of training steps. frozen: the backbone stays in evaluation mode, norms inside a classifier too."""
+        self.train(not frozen)
+        for head in self.heads:
+            head.training = True  # of this module alone: its dropout (`_wide`)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What the classifiers see of uint8 [B, 1, S, S]: float [B, D]. In evaluation mode,
@@ -108,13 +116,17 @@ def _flat(found: Any) -> tuple[nn.Module, ...]:
 
 
 def _wide(head: nn.Module, *arguments: Any, **named: Any) -> torch.Tensor:
-    """A classifier's forward, outside of autocast and from float32."""
+    """A classifier's forward, outside of autocast and from float32, with dropout of its inputs."""
     with torch.autocast((*arguments, *named.values())[0].device.type, enabled=False):
-        return type(head).forward(head, *map(_float, arguments), **{name: _float(each) for name, each in named.items()})
+        given = {name: _input(head, each) for name, each in named.items()}
+        return type(head).forward(head, *(_input(head, each) for each in arguments), **given)
 
 
-def _float(value: Any) -> Any:
-    return value.float() if isinstance(value, torch.Tensor) else value
+def _input(head: nn.Module, value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    dropout: Any = head.input_dropout  # a number, which torch takes for a module
+    return functional.dropout(value.float(), dropout, head.training) if dropout else value.float()
 
 
 def check_arch(arch: str) -> None:

@@ -1,7 +1,7 @@
 """What a classifier's head is; each is a file in `cxrdali.models.heads`, found by its name. Free of torch."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from cxrdali.registry import Named, Registry
 from shards.errors import UserError
@@ -11,7 +11,12 @@ Module = Any  # torch.nn.Module: nothing here imports torch, which takes seconds
 
 @dataclass(frozen=True)
 class Head(Named):
-    """Base of a head: a frozen dataclass of its parameters, with `attach`."""
+    """Base of a head: a frozen dataclass of its parameters, with `attach`.
+
+    bounded: its output lies between -1 and 1, so that only a loss with a scale makes probabilities of it.
+    """
+
+    bounded: ClassVar[bool] = False
 
     def attach(self, backbone: Module, num_findings: int) -> None:
         """Give a timm model its classifier, so that its output is float [B, num_findings].

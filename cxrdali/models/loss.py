@@ -6,18 +6,21 @@ Every term belongs to a finding with logit x, probability p = sigmoid(x), in n o
 |---|---|
 | bce | -log p, -log(1 - p); positive ones times pos_weight |
 | focal | (1 - p)^gamma * -log p, p^gamma * -log(1 - p) (Lin et al. 2017); with alpha also balanced |
-| cb-focal | focal, positive terms times (1 - beta) / (1 - beta^n), mean 1 over findings (Cui et al. 2019) |
+| cb-focal | focal, all terms of an image times the mean w of its findings, w = (1 - beta) / (1 - beta^n) with mean 1 |
+| cb-focal, cb_terms "positives" | focal, positive terms times w of their finding (as in Sulake 2026) |
 | asl | (1 - p)^gamma+ * -log p, q^gamma- * -log(1 - q) with q = max(p - clip, 0) (Ridnik et al. 2021) |
 | ldam | bce of x - scale * margin for positives, margin proportional to n^(-1/4) (Cao et al. 2019) |
-| drw | bce, from epoch drw_epoch on with cb-focal's weights on positive terms (Cao et al. 2019) |
+| drw | bce, positive terms times w once drw_epoch epochs are over (Cao et al. 2019) |
 | ldam-drw | ldam with the weights of drw |
 
-Defaults are those of Sulake 2026; its focal loss has no alpha. Free of torch: methods import it when they compute.
+w is that of Cui et al. 2019, who have one class an image. The margins of Cao et al. act on cosines: the head `cosine`.
+Defaults are those of Sulake 2026, but cb_terms is as Cui et al. have it; its focal loss has no alpha. Free of torch:
+methods import it when they compute.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,7 +33,12 @@ Tensor = Any  # torch.Tensor: nothing here imports torch, which takes seconds, n
 
 @dataclass(frozen=True)
 class Loss(Named):
-    """Base of a loss: a frozen dataclass of its parameters, with `terms`."""
+    """Base of a loss: a frozen dataclass of its parameters, with `terms`.
+
+    older: parameters that config.json of an older version lacks, as they were then.
+    """
+
+    older: ClassVar[dict[str, Any]] = {}
 
     @property
     def logit_scale(self) -> float:

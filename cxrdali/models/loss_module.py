@@ -92,3 +92,9 @@ def focal_terms(x: torch.Tensor, wanted: torch.Tensor, gamma: float, alpha: floa
 def weigh_positives(terms: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Positive terms times weights [F]."""
     return terms * torch.where(wanted == 1, weights, 1)
+
+
+def weigh_images(terms: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """All terms of an image times the mean of weights [F] over its findings; 1 for an image without any."""
+    number = wanted.sum(dim=1, keepdim=True)
+    return terms * torch.where(number > 0, (wanted * weights).sum(dim=1, keepdim=True) / number.clamp(min=1), 1)

@@ -4,12 +4,20 @@ from dataclasses import dataclass, field
 
 from cxrdali.models.head import HEADS, Head
 from cxrdali.registry import choice
-from cxrdali.setting import check, one_of, setting
+from cxrdali.setting import check, from_zero_below, one_of, setting
 from shards.errors import UserError
 from shards.words import choices
 
 NORMS = ("imagenet", "weights")
-TTAS = ("none", "hflip", "flips", "light", "medium")  # keys of `cxrdali.models.tta.TTA`
+TTAS = (
+    "none",
+    "hflip",
+    "flips",
+    "light",
+    "medium",
+    "sulake-light",
+    "sulake-medium",
+)  # keys of `cxrdali.models.tta.TTA`
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,14 @@ class ModelSettings:
     norm: str = setting(
         "imagenet", "Mean and std of ImageNet (as Yamagishi & Hanaoka 2023), or those of the weights.", one_of(NORMS)
     )
-    head: Head = choice(HEADS, "linear", "The classifier; linear is timm's own.")
+    head: Head = choice(
+        HEADS,
+        "linear",
+        "The classifier: linear is timm's own, cosine has normalised features and weights (Cao et al.).",
+    )
+    dropout: float = setting(
+        0.0, "Share of the classifier's inputs that each training step sets to 0.", from_zero_below(1)
+    )
     new_head: bool = setting(False, "Do not take the classifier from --init.")
     frozen: bool = setting(False, "Train the classifier alone, on a backbone in evaluation mode.")
 
@@ -45,6 +60,7 @@ class ModelOptions:
 
     arch: a timm name; size: side of the images in pixels; pretrained: start from timm's weights; norm: mean and std of
     ImageNet or those that the weights were trained with; logit_scale: factor of the classifier's output (`Loss`);
+    dropout: share of the classifier's inputs that training sets to 0;
     channels_last: memory format of activations and weights; checkpointing: compute activations again in the backward
     pass instead of keeping them.
     """
@@ -57,6 +73,7 @@ class ModelOptions:
     channels_last: bool = True
     checkpointing: bool = False
     head: Head = field(default_factory=lambda: HEADS["linear"]())
+    dropout: float = 0.0
 
     def __post_init__(self):
         if self.norm not in NORMS:

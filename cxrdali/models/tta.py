@@ -18,7 +18,8 @@ class Pass:
     """One look at an image: first flipped, then rotated, magnified and moved about its centre.
 
     flip: axes of [B, 1, S, S] to turn round, -1 left to right and -2 upside down; degrees: counter-clockwise as seen;
-    scale: 1.1 shows the image a tenth larger; right, down: by how much of its side the image moves.
+    scale: 1.1 shows the image a tenth larger; right, down: by how much of its side the image moves; reflected: where
+    the moved image has no pixel, it goes on mirrored at its border, instead of repeating the nearest pixel.
     """
 
     flip: tuple[int, ...] = ()
@@ -26,6 +27,7 @@ class Pass:
     scale: float = 1.0
     right: float = 0.0
     down: float = 0.0
+    reflected: bool = False
 
     def __post_init__(self):
         if not self.scale > 0:
@@ -36,17 +38,16 @@ class Pass:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [B, 1, S, S] to the same, on the same device.
 
-        Bilinear in float32, rounded. Where the moved image has no pixel it repeats the nearest one of its border: black
-        would be an edge that no radiograph has.
+        Bilinear in float32, rounded. Where the moved image has no pixel it repeats or mirrors its border: black would
+        be an edge that no radiograph has.
         """
         if self.flip:
             images = images.flip(self.flip)
         if (self.degrees, self.scale, self.right, self.down) == (0, 1, 0, 0):
             return images
         grid = _grid(self, images.shape[-1], str(images.device)).expand(len(images), -1, -1, -1)
-        moved = functional.grid_sample(
-            images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
-        )
+        border = "reflection" if self.reflected else "border"
+        moved = functional.grid_sample(images.float(), grid, mode="bilinear", padding_mode=border, align_corners=False)
         return moved.round().to(torch.uint8)
 
 
@@ -69,12 +70,17 @@ _MEDIUM = (
     Pass(scale=0.9), Pass(scale=1.1), Pass(right=0.025), Pass(right=-0.025), Pass(down=0.025), Pass(down=-0.025),
 )  # fmt: skip
 
-# hflip is the stage-training paper's; light and medium are the loss-design paper's, the shifts in medium ours. The
-# scaled image is not mirrored, nor the rotated one: a pass more for every combination would multiply the cost.
+_SULAKE = (Pass(), Pass(flip=(-1,)), Pass(degrees=5, reflected=True), Pass(degrees=-5, reflected=True))
+
+# hflip is that of Yamagishi & Hanaoka (2023), sulake-light and sulake-medium are light and medium of Sulake (2026)
+# with reflected borders; light and medium here repeat borders, and medium moves the image too. The scaled image is not
+# mirrored, nor the rotated one: a pass more for every combination would multiply the cost.
 TTA = {
     "none": (Pass(),),
     "hflip": (Pass(), Pass(flip=(-1,))),
     "flips": (Pass(), Pass(flip=(-1,)), Pass(flip=(-2,)), Pass(flip=(-2, -1))),
     "light": _LIGHT,
     "medium": (*_LIGHT, *_MEDIUM),
+    "sulake-light": _SULAKE,
+    "sulake-medium": (*_SULAKE, Pass(scale=1.1), Pass(scale=0.9, reflected=True)),
 }

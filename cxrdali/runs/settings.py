@@ -19,6 +19,8 @@ from shards.errors import UserError
 # Yamagishi & Hanaoka 2023: stage -> side in pixels, global batch
 STAGES = {1: (224, 256), 2: (320, 128), 3: (512, 48)}
 SELECT_BY = ("map", "lrap")
+SCHEDULES = ("step", "epoch", "constant")
+OLDER = {"dropout": 0.0, "schedule": "step"}  # settings that config.json of an older version lacks, as they were then
 # Settings that change how fast a run goes and where, but neither its samples nor its recipe: a continued run may have
 # others.
 MAY_DIFFER = (
@@ -38,6 +40,9 @@ class OptimizerSettings:
     warmup_epochs: int = setting(1, "Epochs in which the rate rises linearly.", at_least(0))
     lr: float = setting(1e-3, "Largest learning rate (then cosine to --min-lr).", above(0, below=100))
     min_lr: float = setting(0.0, "Learning rate at the end of the cosine.")
+    schedule: str = setting(
+        "step", "The cosine falls with every step or with every epoch; constant: it does not fall.", one_of(SCHEDULES)
+    )
     weight_decay: float = setting(1e-6, "AdamW's, times the rate at each step.", from_zero_below(100))
     patience: int | None = setting(
         None,
@@ -83,6 +88,11 @@ class TrainSettings:
                 f"drw-epoch {self.loss.deferred_epochs}: re-weighting would begin after the last of {epochs} epochs; "
                 f"give 0 to {epochs - 1}, or more --epochs"
             )
+        if self.model.head.bounded and self.loss.logit_scale == 1:
+            raise UserError(
+                f"head {self.model.head.name}: its output lies between -1 and 1 and the loss {self.loss.name} has no "
+                "scale for it; give --loss ldam or ldam-drw, or --head linear"
+            )
 
     def loader_options(self, device: str) -> LoaderOptions:
         data, runtime = self.data, self.runtime
@@ -99,6 +109,7 @@ class TrainSettings:
             channels_last=self.runtime.channels_last,
             checkpointing=self.runtime.checkpointing,
             head=self.model.head,
+            dropout=self.model.dropout,
         )
 
     def changed(self, **given: Any) -> "TrainSettings":
@@ -122,7 +133,9 @@ class TrainSettings:
         Raises UserError if they are damaged or of another version.
         """
         try:
-            return _build(nested, stand_ins=True)
+            loss = nested.get("loss", {})
+            older = LOSSES[loss["name"]].older if loss.get("name") in LOSSES else {}
+            return _build({**nested, **({"loss": {**older, **loss}} if loss else {})}, stand_ins=True)
         except UserError:
             raise
         except Exception as error:  # cattrs has many

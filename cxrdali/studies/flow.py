@@ -25,7 +25,7 @@ from cxrdali.runs.oversampling import chosen_findings
 from cxrdali.runs.reader import Run
 from cxrdali.runs.recipes import Recipe, find, in_order
 from cxrdali.runs.same_data import pixels, which
-from cxrdali.runs.settings import MAY_DIFFER, TrainSettings
+from cxrdali.runs.settings import MAY_DIFFER, OLDER, TrainSettings
 from cxrdali.runs.steps import Step
 from cxrdali.runtime.device import Hardware
 from cxrdali.studies.options import FlowOptions
@@ -184,7 +184,11 @@ class Flow:
     def train(self, name: str) -> Step:
         settings, about = self.models[name]
         folder = f"runs/{name}"
-        kept = {key: value for key, value in settings.flat().items() if key not in MAY_DIFFER}
+        older = {**OLDER, **settings.loss.older}  # so a study of an older version has the same steps
+        kept = {
+            key: value for key, value in settings.flat().items()
+            if key not in MAY_DIFFER and not (key in older and older[key] == value)
+        }  # fmt: skip
         kept["precision"] = _precision(self.root / folder, settings)
         # a path is spelled in many ways
         inside = {(self.root / "runs" / other).resolve(): other for other in self.models}

@@ -199,13 +199,11 @@ class _Study(Flow):
 
     def _comparisons(self) -> list[Step]:
         known, steps = self.roles, []
-        starts = [known.main, *known.retrained]
         if self.folds < 2:
             return []
-        for what, names in (("losses", known.losses), ("backbones", known.backbones), ("retrained", starts)):
+        for what, names in (("losses", known.losses), ("backbones", known.backbones), *self._retrained()):
             if len(names) < 2:
-                alone = f"{names[0]} alone" if what != "retrained" else "no classifier is retrained"
-                self.notes.append(f"no comparison of {what}: {alone}")
+                self.notes.append(f"no comparison of {what}: {names[0]} alone")
                 continue
             if len({self._validated(name) for name in names}) > 1:
                 self.notes.append(f"no comparison of {what}: limit_batches leaves them different validation images")
@@ -213,6 +211,17 @@ class _Study(Flow):
             baseline = "ld-bce" if what == "losses" and "ld-bce" in names else names[0]
             steps.append(self._compare(what, [baseline, *(name for name in names if name != baseline)]))
         return steps
+
+    def _retrained(self) -> list[tuple[str, list[str]]]:
+        """By the run that they start from: it, and the classifiers retrained on it."""
+        found: dict[str, list[str]] = {}
+        for name in self.roles.retrained:
+            start = self.models[name][1]["starts_from"] or self.roles.main
+            found.setdefault(start, [start]).append(name)
+        if not found:
+            self.notes.append("no comparison of retrained: no classifier is retrained")
+        single = len(found) == 1
+        return [("retrained" if single else f"retrained-{start}", names) for start, names in found.items()]
 
     def _validated(self, name: str) -> int:
         """How many images a model validates on while it trains: a trial, by limit_batches, on a batch's multiple."""

@@ -58,14 +58,14 @@ class StudyOptions(FlowOptions):
 
     models: tuple[str, ...] = setting(
         (),
-        "Models to train; those that they start from come along. A name without its ld- is enough: bce,ldam-drw,crt.",
-        otherwise="the seven losses on ResNet-50, LDAM-DRW on its backbones, cRT",
+        "Models to train; those that they start from come along. A name without its ld- is enough: bce,ldam-drw.",
+        otherwise="losses on ResNet-50, LDAM-DRW on its backbones, cRT",
         metavar="LIST",
     )
     tta: tuple[str, ...] = setting(
-        ("hflip", "light", "medium"),
-        "Test-time augmentations of the main model (where cRT starts from), or none; all else is predicted without.",
-        otherwise="hflip,light,medium",
+        ("hflip", "sulake-light", "sulake-medium"),
+        "Test-time augmentations of the main model (the last backbone), or none; all else is predicted without.",
+        otherwise="hflip,sulake-light,sulake-medium",
         metavar="LIST",
     )
     calibration: str = setting(

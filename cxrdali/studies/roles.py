@@ -12,10 +12,11 @@ from shards.errors import UserError
 class Roles:
     """Names of models. Roles follow from settings, never from results: nothing is chosen on the data that judges it.
 
-    reference: `ld-ldam-drw`, or the first model where it is not there; losses: those on its network; backbones: those
-    with its loss; both with the reference in them. retrained: those whose backbone is frozen (cRT). main: the one that
-    test-time augmentation and every calibration are shown on: where the first retrained one starts from, else the last
-    of the backbones. others: trained and evaluated, but in no comparison.
+    reference: `ld-ldam-drw`, or the first model where it is not there; losses: those on its network, for as many
+    epochs; backbones: those with its loss, all parameters alike, and its kind of classifier; both with the reference in
+    them. retrained: those whose backbone is frozen (cRT). main: the one that test-time augmentation and every
+    calibration are shown on: the first of the backbones from which a retrained one starts, else the last of them.
+    others: trained and evaluated, but compared at most with a retrained one.
     """
 
     reference: str
@@ -34,9 +35,14 @@ def roles(models: Mapping[str, tuple[TrainSettings, dict]]) -> Roles:
         raise UserError(f"models {', '.join(models)}: all are frozen; add one that is trained as a whole to --models")
     reference = REFERENCE if REFERENCE in whole else whole[0]
     settings = models[reference][0]
-    losses = tuple(name for name in whole if models[name][0].model.arch == settings.model.arch)
-    backbones = tuple(name for name in whole if models[name][0].loss.name == settings.loss.name)
+    losses, backbones = (
+        tuple(name for name in whole if of(models[name][0]) == of(settings))
+        for of in (
+            lambda its: (its.model.arch, its.optimizer.epochs),
+            lambda its: (its.loss, its.model.head),
+        )
+    )
     starts = [models[name][1]["starts_from"] for name in retrained]
-    main = next((name for name in starts if name in whole), backbones[-1])
+    main = next((name for name in starts if name in backbones), backbones[-1])
     others = tuple(name for name in whole if name not in (*losses, *backbones))
     return Roles(reference, losses, backbones, retrained, main, others)

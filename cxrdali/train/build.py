@@ -158,23 +158,35 @@ def _start(init: Path, weights: Path, about: dict[str, str]) -> str:
     return ", ".join([str(weights), *known, f"written {written(weights)}"])
 
 
+class _ByEpoch(CosineLRScheduler):
+    """After the warm-up, the rate of each epoch's first step holds for the whole epoch."""
+
+    steps_per_epoch = 1
+
+    def _get_lr(self, t: int) -> list[float]:
+        return super()._get_lr(t if t < self.warmup_t else t - t % self.steps_per_epoch)
+
+
 def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int) -> CosineLRScheduler:
-    """Linear warm-up over the first epoch(s), then cosine to min_lr: a function of the step alone.
+    """Linear warm-up over the first epoch(s), then cosine to min_lr by step or by epoch, or a constant rate: a function
+    of the step alone.
 
     A run of no more epochs than the warm-up has no warm-up. The first step's rate is one part of the warm-up,
     not zero: a step at zero is a batch wasted.
     """
     how = settings.optimizer
     warmup = how.warmup_epochs * steps_per_epoch if how.epochs > how.warmup_epochs else 0
-    return CosineLRScheduler(
+    made = (_ByEpoch if how.schedule == "epoch" else CosineLRScheduler)(
         optimizer,
         t_initial=how.epochs * steps_per_epoch - warmup,
         warmup_t=warmup,
         warmup_lr_init=how.lr / (warmup + 1),
-        lr_min=how.min_lr,
+        lr_min=how.lr if how.schedule == "constant" else how.min_lr,
         warmup_prefix=True,
         t_in_epochs=False,
     )
+    made.steps_per_epoch = steps_per_epoch
+    return made
 
 
 # ---------------------------------------------------------------- the model

@@ -102,7 +102,7 @@ def _measured(parts: Parts, begun: dict, cached: bool) -> DryRun:
 def _train(parts: Parts, epoch: int) -> tuple[int, float]:
     """How many steps counted, and the mean seconds of one, waiting for data included."""
     device, seconds = parts.hardware.device, []
-    parts.model.train(not parts.settings.model.frozen)
+    parts.model.to_train(parts.settings.model.frozen)
     parts.loader.load_state_dict({"epoch": epoch, "position": 0})
     before = time.perf_counter()
     for images, rows in itertools.islice(parts.loader, min(STEPS + WARM_UP, parts.steps_per_epoch)):

@@ -129,7 +129,7 @@ def _refuse_lost_state(out: Path, there: str) -> None:
 def _refuse_difference(out: Path, config: dict, settings: TrainSettings, ranks: Ranks, data: TrainingData) -> None:
     run = Run.open(out)
     stored = run.config
-    differing = settings.difference(stored["settings"])
+    differing = settings.difference(run.settings.as_json())
     doubled = [entry and {**entry, "from": None} for entry in (stored.get("oversampling"), config["oversampling"])]
     if differing is None and doubled[0] != doubled[1]:
         differing = ("oversampling", *doubled)

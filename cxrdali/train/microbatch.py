@@ -72,7 +72,7 @@ def resolve(trial: Trial, stored: dict | None) -> tuple[int | None, dict | None]
         for loader in trial.loaders:
             # DALI's buffers live on the same GPU from the first batch on; a rank may have none of validation's
             next(iter(loader), None)
-        trial.model.train(not settings.model.frozen)
+        trial.model.to_train(settings.model.frozen)
         several = trial.ranks.world > 1
         found = largest_micro_batch(trial.model, trial.loss, hardware, trial.shape, keeps_gradients=several)
         words = "the largest part of the batch that fits"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from cxrdali.models.head import HEADS
 from cxrdali.models.loss import LOSSES
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import run_rows
@@ -27,10 +28,14 @@ def retrain_settings(
     labels = dataset.labels(trained.labels)
     run_rows(trained, dataset, labels, "; give the dataset of the run with --data")
     trained.best_weights()  # they are there, before anything is written
+    head = trained.settings.model.head
+    if head.bounded and changes.get("new_head", True):
+        head = HEADS["linear"]()  # the loss below has no scale
     own = {
-        "init": str(run), "frozen": True, "new_head": True, "sampler": "class-balanced", "loss": LOSSES["bce"](),
+        "init": str(run), "frozen": True, "new_head": True, "head": head, "sampler": "class-balanced",
+        "loss": LOSSES["bce"](),
         "epochs": EPOCHS, "warmup_epochs": 1, "lr": LR, "min_lr": 0.0, "patience": None, "checkpointing": False,
         "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None, "allow_leak": False,
         **({} if augment else {"flips": "none", "cutout": "off"}),
     }  # fmt: skip
-    return trained.settings.changed(**own).changed(**changes)
+    return trained.settings.changed(**{**own, **changes})  # at once: some go together alone

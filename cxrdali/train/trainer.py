@@ -214,7 +214,7 @@ class Trainer:
         before, waited = time.perf_counter(), 0.0  # here: what prepares the first batch counts as waiting for it
         state, parts, batch = self.state, self.parts, self.settings.optimizer.batch
         parts.loader.load_state_dict({"epoch": epoch, "position": state.position})
-        parts.model.train(not self.settings.model.frozen)  # a frozen backbone keeps its batch-norm statistics
+        parts.model.to_train(self.settings.model.frozen)
         if parts.step.loss.reweights(epoch) and not parts.step.loss.reweights(epoch - 1):
             console.report_reweighting(epoch, self.settings)
         first, count = state.position // batch, parts.steps_per_epoch

@@ -43,10 +43,10 @@ def test_the_table_of_recipes(folder):
         "what",
     ]
     names = [line.split()[0] for line in lines[1:]]
-    assert names[:8] == [f"model{number}" for number in range(8)] and len(names) == 28
+    assert names[:8] == [f"model{number}" for number in range(8)] and len(names) == 41
     assert all(name.startswith("ld-") for name in names[8:])
-    retrained = next(line for line in lines if line.startswith("ld-crt"))
-    assert "ld-convnext-large" in retrained and "class-balanced draws" in retrained
+    retrained = next(line for line in lines if line.startswith("ld-crt-ours"))
+    assert "ld-convnext-large-ours" in retrained and "class-balanced samples" in retrained
     row = next(line for line in lines if line.startswith("model6"))
     assert row.split()[:14] == [
         "model6",

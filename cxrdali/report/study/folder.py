@@ -86,7 +86,7 @@ def read_study(path: Path) -> Study:
     tables = tuple(Table(**table) for table in record["tables"])
     scored = [(table.name, split) for table in tables for split in record["splits"]]
     calibrated = [(table.of, table.how) for table in tables if table.kind == "calibrated"]
-    compared = ("losses", "backbones", "retrained")
+    compared = [name.removeprefix("compare ") for name in record["steps"] if name.startswith("compare ")]
     evaluations = there("evaluations", {pair: f"evaluate {' '.join(pair)}" for pair in scored}, read_evaluation)
     return Study(
         path,

@@ -9,9 +9,10 @@ from cxrdali.report.study.folder import Study
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES
 
-HALF = "F1 at 0.5"
+HALF, POOLED = "F1 at 0.5", "pooled ECE"  # of all images and findings as one table, as Sulake (2026) has it
 # of a table of scores: column, and whether the highest is the best
-COLUMNS = {"mAP": True, **dict.fromkeys(GROUPS, True), "AUROC": True, "F1": True, HALF: True, "ECE": False}
+COLUMNS = {"mAP": True, **dict.fromkeys(GROUPS, True), "AUROC": True, "F1": True, HALF: True, "ECE": False,
+           POOLED: False}  # fmt: skip
 HEADS = {"F1": "F1, fitted", **{name: f"mAP, {name}" for name in GROUPS}}
 
 
@@ -35,7 +36,8 @@ def scores_of(study: Study, name: str, split: str) -> dict[str, float | None] | 
     else:
         fitted = (content.get("thresholds") or {}).get("predictions")  # None: 0.5 for all, which nothing was fitted for
         f1, half = whole.get("macro_F1") if fitted else None, whole.get("macro_F1_half")
-    cells = {"mAP": whole["mAP"], "AUROC": whole["macro_AUROC"], "F1": f1, HALF: half, "ECE": whole.get("macro_ECE")}
+    cells = {"mAP": whole["mAP"], "AUROC": whole["macro_AUROC"], "F1": f1, HALF: half}
+    cells |= {"ECE": whole.get("macro_ECE"), POOLED: whole.get("pooled_ECE")}
     return cells | {name: (whole.get("groups") or {}).get(name, {}).get("mAP") for name in GROUPS}
 
 
@@ -65,8 +67,10 @@ def _score_table(study: Study, caption: str, split: str, rows: Mapping, more: Se
     grouped = group_sizes(study)
     images = " or ".join(map(count, sorted({study.evaluations[name, split].content["images"] for name in found})))
     shown = [name for name in COLUMNS if grouped or name not in GROUPS]
+    if all(cells[POOLED] is None for cells in found.values()):  # of an older version
+        shown.remove(POOLED)
     level = next(iter(study.evaluations.values())).content.get("level", 0.95)
-    columns = [(HEADS.get(name, name), "small" if name == "ECE" else "score") for name in shown]
+    columns = [(HEADS.get(name, name), "small" if name in ("ECE", POOLED) else "score") for name in shown]
     return Table(
         f"{caption}, {SPLIT_NAMES[split]}, {images} images",
         [*more, *columns, (f"{level * 100:g} % interval of mAP", "bounds")],

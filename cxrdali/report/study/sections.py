@@ -8,6 +8,7 @@ from cxrdali.evaluate.same_images import differing_settings
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.models.loss import LOSSES
 from cxrdali.models.tta import TTA
+from cxrdali.report.as_published import as_published
 from cxrdali.report.calibration.page import WORDS, reliability
 from cxrdali.report.comparison.page import comparison
 from cxrdali.report.kit import plots
@@ -42,6 +43,7 @@ def models(sources: Sources) -> dict:
     return {
         "table": Table("What each model is", columns, rows) if rows else None,
         "absent": [name for name in sources.study.models if name not in runs],
+        "published": as_published("loss-design", sources.runs),
         "roles": Table("Roles", [("", "text"), ("Models", "text")], _role_rows(sources.study), "text"),
     }
 
@@ -89,13 +91,21 @@ def retrained(sources: Sources) -> dict | None:
     study = sources.study
     if not study.roles["retrained"]:
         return None
-    samplers = {run.path.name: run.setting("sampler", "natural") for run in sources.runs}
-    rows = {name: (samplers.get(name),) for name in (study.roles["main"], *study.roles["retrained"])}
+    runs = {run.path.name: run for run in sources.runs}
+    names = study.roles["retrained"]
+    starts = {name: runs[name].recipe.get("starts_from") if name in runs else None for name in names}
+    rows = {}
+    for name in dict.fromkeys(each for new in names for each in (starts[new] or study.roles["main"], new)):
+        run = runs.get(name)
+        kind = "" if run is None or name not in names else "new" if run.setting("new_head") else "kept"
+        rows[name] = (run.setting("sampler", "natural") if run else None, kind)
     caption = "Before and after retraining the classifier"
+    columns = [MODEL, ("Sampler", "text"), ("Classifier", "text")]
+    compared = [what for what in study.comparisons if what.startswith("retrained")]
     return {
-        "samplers": sorted({str(samplers.get(name)) for name in study.roles["retrained"]}),
-        "scores": score_tables(sources, caption, rows, [MODEL, ("Sampler", "text")]),
-        "comparison": _compared(study, "retrained"),
+        "samplers": sorted({str(rows[name][0]) for name in names}),
+        "scores": score_tables(sources, caption, rows, columns),
+        "comparisons": [_compared(study, what) for what in compared],
     }
 
 

@@ -1,6 +1,7 @@
 """The classifier: what it makes of images, its weights from files, its head."""
 
 import copy
+import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from cxrdali.models.classifier import ModelOptions, create
+from cxrdali.models.cosine import CosineLinear
 from cxrdali.models.head import HEADS, Head
 from cxrdali.models.weights import head_keys, load_initial, read_weights
 from cxrdali.runs import recipes
@@ -259,5 +261,62 @@ def test_a_head_takes_the_place_of_timm_s_classifier():
     assert head_keys(ours) == ["head.fc.1.weight", "head.fc.1.bias"]
 
 
-def test_the_only_head_of_ours_is_timm_s():
-    assert [*HEADS] == ["linear"] and ModelOptions("test_byobnet", 64).head == HEADS["linear"]()
+def test_the_heads_are_timm_s_and_the_cosine_one():
+    assert [*HEADS] == ["cosine", "linear"] and ModelOptions("test_byobnet", 64).head == HEADS["linear"]()
+
+
+@pytest.mark.parametrize("arch", ["test_byobnet", "test_convnext", "deit_tiny_distilled_patch16_224"])
+def test_a_cosine_head_is_in_the_place_of_every_linear_one(arch):
+    """The logits are the scale times the cosine by hand, from the features that the classifiers see."""
+    size = 224 if "224" in arch else 64
+    made = create(ModelOptions(arch, size, False, head=HEADS["cosine"](), logit_scale=30.0), 5).eval()
+    assert all(isinstance(head, CosineLinear) and head.bias is None for head in made.heads) and not made.seen.why
+    assert set(made.finding_keys) == set(head_keys(made)) and len(made.heads) == 1 + ("distilled" in arch)
+    images = torch.randint(0, 256, (3, 1, size, size), dtype=torch.uint8)
+    with torch.no_grad():
+        logits, given = made.inputs(images)
+    parts = []
+    for head, features in zip(made.heads, given, strict=True):
+        x, w = features.double().numpy(), head.weight.detach().double().numpy()
+        parts.append(x @ w.T / (np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(w, axis=1)))
+    np.testing.assert_allclose(logits, 30 * np.mean(parts, axis=0), atol=1e-4)
+    assert json.loads(made.identity["head"]) == {"name": "cosine"}
+
+
+def test_a_network_without_a_linear_classifier_has_no_cosine_head():
+    with pytest.raises(UserError, match="head cosine: the classifier of .* is no plain linear layer; use --head lin"):
+        create(ModelOptions("levit_128s", 224, False, head=HEADS["cosine"]()), 5)
+
+
+def test_weights_go_between_heads_without_the_classifier_alone(tmp_path):
+    linear, cosine = (
+        create(ModelOptions("test_byobnet", 64, False, head=HEADS[name]()), 2) for name in ("linear", "cosine")
+    )
+    tensors = {key: value.contiguous() for key, value in linear.backbone.state_dict().items()}
+    save_file(tensors, tmp_path / "linear.safetensors", linear.identity)
+    with pytest.raises(UserError, match="its classifier is .*linear.*, this run's is .*cosine.*; give the same --head"):
+        load_initial(cosine, tmp_path / "linear.safetensors", ("a", "b"))
+    head = cosine.heads[0].weight.clone()
+    load_initial(cosine, tmp_path / "linear.safetensors", ("a", "b"), new_head=True)
+    assert torch.equal(head, cosine.heads[0].weight)
+    stem = next(iter(linear.backbone.state_dict()))
+    assert torch.equal(linear.backbone.state_dict()[stem], cosine.backbone.state_dict()[stem])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_dropout_is_of_what_the_classifier_sees_and_of_training_alone(frozen):
+    made = create(ModelOptions("test_convnext", 64, False, dropout=0.5), 3)
+    features = torch.ones(4000, sum(shape.numel() for shape in made.seen.shapes))
+    head = made.heads[0]
+    head.weight.data.fill_(1 / features.shape[1])
+    head.bias.data.zero_()
+    made.eval()
+    assert torch.allclose(made.classify(features), torch.ones(4000, 3), atol=1e-5)
+    made.to_train(frozen)
+    assert made.backbone.training is not frozen and head.training
+    out = made.classify(features).detach()
+    # half of the inputs are 0, the others doubled: mean 1, variance 1 / D
+    assert abs(float(out[:, 0].mean()) - 1) < 0.02
+    assert float(out[:, 0].var()) == pytest.approx(1 / features.shape[1], rel=0.15)
+    made.eval()
+    assert not head.training and torch.allclose(made.classify(features), torch.ones(4000, 3), atol=1e-5)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from timm.loss import AsymmetricLossMultiLabel
+from torch.nn import functional as F
 
+from cxrdali.models.cosine import CosineLinear
 from cxrdali.models.loss import LOSSES, class_balanced_weights
 from cxrdali.models.loss_module import LossModule, bce_sum, known_targets
 from cxrdali.models.losses.bce import positive_weights
@@ -73,9 +75,25 @@ def test_focal_loss_is_lin_s():
     assert float(given(LOGITS, TARGETS, 0)) == pytest.approx(wanted, rel=1e-12)
 
 
-def test_class_balanced_focal_loss_is_cui_s_on_positive_terms():
-    wanted = by_hand(lambda x, y, f: (balance(f) if y else 1) * ((1 - p(x)) if y else p(x)) ** 2 * bce(x, y))
-    assert float(loss_of("cb-focal")(LOGITS, TARGETS, 0)) == pytest.approx(wanted, rel=1e-12)
+def test_class_balanced_focal_loss_is_cui_s_on_all_terms_of_an_image_or_on_positive_terms():
+    def focal(x, y, f):
+        return ((1 - p(x)) if y else p(x)) ** 2 * bce(x, y)
+
+    wanted = by_hand(lambda x, y, f: (balance(f) if y else 1) * focal(x, y, f))
+    assert float(loss_of("cb-focal", cb_terms="positives")(LOGITS, TARGETS, 0)) == pytest.approx(wanted, rel=1e-12)
+    # the three images have findings 0 and 2, 0 and 1, and 2: an ignored one is none of them
+    images = [(balance(0) + balance(2)) / 2, (balance(0) + balance(1)) / 2, balance(2)]
+    terms = loss_of("cb-focal").terms(LOGITS, TARGETS, 0)
+    plain = loss_of("focal").terms(LOGITS, TARGETS, 0)
+    np.testing.assert_allclose(terms, plain * torch.tensor(images, dtype=torch.float64)[:, None], rtol=1e-12)
+    # one finding an image, as in Cui et al.: its weight times the image's whole loss; without any, 1
+    for finding in (*range(3), None):
+        targets = torch.zeros(1, 4)
+        if finding is not None:
+            targets[0, finding] = 1
+        whole = sum(focal(x, f == finding, f) for f, x in enumerate(LOGITS[0].tolist()))
+        found = float(loss_of("cb-focal")(LOGITS[:1], targets, 0))
+        assert found == pytest.approx(whole * (1 if finding is None else balance(finding)), rel=1e-12)
     assert class_balanced_weights(POSITIVES, 0.9999).tolist() == pytest.approx([balance(f) for f in range(4)], rel=1e-9)
     assert class_balanced_weights(POSITIVES, 0.0).tolist() == [1, 1, 1, 1]
 
@@ -94,6 +112,23 @@ def test_asymmetric_loss_is_ridnik_s_not_the_inverted_one(neg, pos, clip):
     known = torch.nan_to_num(TARGETS)
     theirs = AsymmetricLossMultiLabel(neg, pos, clip, reduction="none")(LOGITS, known)[~torch.isnan(TARGETS)].sum()
     assert found == pytest.approx(float(theirs), rel=1e-4)
+
+
+def test_the_margin_acts_on_the_cosine_as_cao_et_al_have_it():
+    """Their NormedLinear and LDAMLoss in NumPy: x = cos(features, weights), s * (x - margin) for what is there."""
+    features, rows = np.random.default_rng(0).normal(size=(3, 5)), np.random.default_rng(1).normal(size=(4, 5))
+    head = CosineLinear(5, 4).double()
+    head.weight.data = torch.from_numpy(rows)
+    lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
+    cosines = features @ rows.T / lengths
+    np.testing.assert_allclose(head(torch.from_numpy(features)).detach(), cosines, rtol=1e-12)
+    assert head.bias is None and not torch.equal(head.weight, F.normalize(head.weight))
+    known = TARGETS.numpy()
+    margins_of = np.array([margin(0), margin(1), margin(2), 0])
+    shifted = 30 * (cosines - margins_of * (known == 1))
+    wanted = np.where(known == 1, np.log1p(np.exp(-shifted)), np.log1p(np.exp(shifted)))[~np.isnan(known)].sum()
+    logits = 30 * head(torch.from_numpy(features)).detach()
+    assert float(loss_of("ldam")(logits, TARGETS, 0)) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_margins_are_cao_s_on_the_scaled_logit():
@@ -180,6 +215,10 @@ def test_validation_s_loss_is_exact_in_float64():
         ("ldam", {"drw_epoch": 3}, "drw-epoch 3: the loss ldam has no such parameter; it has ldam-margin, ldam-scale"),
         ("focal", {"focal_gamma": 0.5}, r"focal-gamma 0.5: 0, or 1 to 20"),
         ("focal", {"focal_alpha": -0.5}, "focal-alpha -0.5: 0 to 1, or -1 for none"),
+        ("cb-focal", {"cb_terms": "negatives"}, "cb-terms 'negatives': choose one of all, positives"),
+        ("bce", {"head": "cosine"}, "head cosine: .* loss bce has no scale for it; give --loss ldam or ldam-drw"),
+        ("bce", {"dropout": 1.0}, "dropout 1.0: 0 or more, below 1"),
+        ("bce", {"schedule": "month"}, "schedule 'month': choose one of step, epoch, constant"),
         ("cb-focal", {"cb_beta": 1.0}, "cb-beta 1.0: 0 or more, below 1"),
         ("asl", {"asl_clip": 1.0}, "asl-clip 1.0: 0 or more, below 1"),
         ("ldam", {"ldam_scale": 0.0}, "ldam-scale 0.0: above 0, at most 1000"),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import affine_transform
+from torch.nn import functional as F
 
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
@@ -89,6 +90,47 @@ def test_a_shift_by_whole_pixels_is_exact_and_repeats_the_border(side):
     assert torch.equal(moved[..., -1, 3:], image[..., -1, : side - 3]), "the lower border"
 
 
+@pytest.mark.parametrize("side", [48, 97])
+def test_a_reflected_border_is_numpy_s_symmetric_one(side):
+    image = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (2, 1, side, side), dtype=np.uint8))
+    moved = Pass(right=3 / side, down=-2 / side, reflected=True)(image)
+    padded = np.pad(image.numpy(), ((0, 0), (0, 0), (0, 2), (3, 0)), mode="symmetric")
+    np.testing.assert_array_equal(moved, padded[..., 2:, :side])
+    assert not torch.equal(moved, Pass(right=3 / side, down=-2 / side)(image))
+
+
+def test_sulake_s_passes_are_those_of_its_code_with_torch():
+    """Rotations by grid_sample with reflected borders; a tenth larger, cropped; a tenth smaller, reflected around.
+
+    Of 80 pixels, whose tenth is whole: its resizing rounds to whole pixels.
+    """
+    side = 80
+    smooth = torch.from_numpy(smooth_image(np.random.default_rng(1), side, side))[None, None]
+    image = smooth.float()
+    passes = TTA["sulake-medium"]
+    assert passes[:4] == TTA["sulake-light"] and len(passes) == 6
+    assert torch.equal(passes[0](smooth), smooth) and torch.equal(passes[1](smooth), smooth.flip(3))
+    for each, degrees in ((passes[2], 5.0), (passes[3], -5.0)):
+        cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+        grid = F.affine_grid(torch.tensor([[[cos, -sin, 0], [sin, cos, 0]]]).float(), image.shape, align_corners=False)
+        turned = F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        assert (each(smooth).float() - turned).abs().max() <= 0.51
+    for each, factor in ((passes[4], 1.1), (passes[5], 0.9)):
+        new = int(side * factor)
+        scaled = F.interpolate(image, size=(new, new), mode="bilinear", align_corners=False)
+        start, before = (new - side) // 2, (side - new) // 2
+        after = side - new - before
+        cropped = (
+            scaled[..., start : start + side, start : start + side]
+            if factor > 1
+            else F.pad(scaled, (before, after, before, after), mode="reflect")
+        )
+        difference = (each(smooth).float() - cropped).abs()
+        assert difference[..., 5:-5, 5:-5].max() <= 0.51, factor
+        # mirrored at the last pixel there, at its outer edge here: one pixel of a smooth image
+        assert difference.max() < 30 and difference.mean() < 1, factor
+
+
 def test_a_quarter_turn_is_exact_and_counter_clockwise(noise):
     np.testing.assert_array_equal(Pass(degrees=90)(noise), np.rot90(noise, axes=(2, 3)))
 
@@ -111,7 +153,7 @@ def test_every_image_of_a_batch_is_moved_alike_and_a_bright_spot_goes_where_it_s
 
 def test_the_names_and_their_passes():
     assert {name: len(passes) for name, passes in TTA.items()} == {
-        "none": 1, "hflip": 2, "flips": 4, "light": 4, "medium": 10,
+        "none": 1, "hflip": 2, "flips": 4, "light": 4, "medium": 10, "sulake-light": 4, "sulake-medium": 6,
     }  # fmt: skip
     assert TTA["light"] == (Pass(), Pass(flip=(-1,)), Pass(degrees=5), Pass(degrees=-5))
     assert TTA["medium"][:4] == TTA["light"]
@@ -119,7 +161,7 @@ def test_the_names_and_their_passes():
     assert {(each.right, each.down) for each in TTA["medium"]} == {
         (0, 0), (0.025, 0), (-0.025, 0), (0, 0.025), (0, -0.025),
     }  # fmt: skip
-    assert all(-2 not in each.flip for name in ("light", "medium") for each in TTA[name]), "no heads downwards"
+    assert all(-2 not in each.flip for name in list(TTA)[3:] for each in TTA[name]), "no heads downwards"
     for passes in TTA.values():
         assert passes[0] == Pass() and len(set(passes)) == len(passes)
 

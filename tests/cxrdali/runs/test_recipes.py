@@ -53,32 +53,45 @@ def test_the_loss_design_recipes_have_the_paper_s_settings():
     known = recipes.read(recipes.LOSS_DESIGN)
     assert set(known) < set(recipes.load()) and all(name.startswith("ld-") for name in known)
     for name, recipe in known.items():
-        settings, _ = recipe.resolve(Path("runs"))
-        assert (
-            settings.data.size,
-            settings.optimizer.epochs,
-            settings.optimizer.weight_decay,
-            settings.optimizer.min_lr,
-        ) == (
-            512,
-            15 - 5 * (name == "ld-crt"),
-            1e-5,
-            1e-6,
-        )
-        assert (settings.optimizer.batch, settings.optimizer.lr) == ((48, 1e-3) if name == "ld-crt" else (12, 1e-4))
-        assert (settings.data.flips, settings.data.cutout, settings.runtime.precision, settings.optimizer.patience) == (
-            "none",
-            "off",
-            "fp32",
-            5,
-        )
+        settings, about = recipe.resolve(Path("runs"))
+        how, flat, ours = settings.optimizer, settings.flat(), name.endswith("-ours")
+        assert (settings.data.size, how.min_lr, how.warmup_epochs) == (512, 1e-6, 0)
+        assert (settings.data.flips, settings.data.cutout, settings.runtime.precision) == ("none", "off", "fp32")
         assert (settings.data.group, settings.data.folds) == ("subject", 10)
-        if settings.loss.name == "ldam-drw":
-            assert (settings.flat().get("ldam_margin"), settings.flat().get("ldam_scale")) == (0.5, 30)
-            assert (settings.flat().get("cb_beta"), settings.flat().get("drw_epoch")) == (0.9999, 10)
-    crt, _ = known["ld-crt"].resolve(Path("runs"))
-    assert (crt.model.init, crt.model.frozen, crt.model.new_head) == ("runs/ld-convnext-large", True, True)
-    assert (crt.data.sampler.name, crt.loss.name) == ("class-balanced", "bce")
+        assert how.patience == (3 if name == "ld-bce" else 5)
+        if settings.loss.name in ("ldam-drw", "drw"):
+            assert flat["cb_beta"] == 0.9999 and flat["drw_epoch"] == (10 if ours else 4), "re-weighted in epoch 5"
+        if settings.loss.name.startswith("ldam"):
+            assert (flat["ldam_margin"], flat["ldam_scale"]) == (0.5, 30)
+        if not ours or name == "ld-cb-focal-ours":
+            assert (settings.model.dropout, how.batch) == (0.5, 12)
+            second = name.startswith("ld-crt") and not name.endswith("-focal")
+            step = (20 if name.endswith("-focal") and name != "ld-focal" and "crt" in name else 15, 1e-4, "epoch", 1e-5)
+            assert (how.epochs, how.lr, how.schedule, how.weight_decay) == (
+                (10, 1e-3, "constant", 1e-4) if second else step
+            )
+            if second:
+                assert (settings.model.frozen, settings.model.new_head) == (True, False)
+                assert (settings.data.sampler.name, settings.loss.name) == ("class-balanced", "cb-focal")
+                assert (about["starts_from"], flat["cb_terms"]) == (f"{name}-focal", "positives")
+    assert {name for name in known if "crt" in name} == {
+        f"ld-crt-{network}{step}"
+        for network in ("resnet50", "efficientnetv2-s", "convnext-base") for step in ("-focal", "")
+    } | {"ld-crt-ours"}  # fmt: skip
+    bce, plain = (known[name].resolve(Path("runs"))[0].flat() for name in ("ld-bce", "ld-bce-plain"))
+    assert (bce["pos_weight"], plain["pos_weight"]) == ("ratio", "none")
+    crt, _ = known["ld-crt-ours"].resolve(Path("runs"))
+    assert (crt.model.init, crt.model.frozen, crt.model.new_head) == ("runs/ld-convnext-large-ours", True, True)
+    assert (crt.data.sampler.name, crt.loss.name, crt.optimizer.batch) == ("class-balanced", "bce", 48)
+    assert known["ld-asl-sqrt"].settings["sampler"] == "sqrt" and known["ld-ldam-cosine"].settings["head"] == "cosine"
+
+
+@pytest.mark.slow
+def test_the_weights_are_ones_that_timm_has():
+    from timm import list_pretrained
+
+    arches = {recipe.settings["arch"] for recipe in recipes.read(recipes.LOSS_DESIGN).values()}
+    assert arches <= set(list_pretrained())
 
 
 def test_another_loss_has_its_own_parameters(tmp_path):

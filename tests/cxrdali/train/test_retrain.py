@@ -343,6 +343,34 @@ def test_cached_features_train_what_the_backbone_would(finished, dataset, tmp_pa
     np.testing.assert_allclose(seen.values, tables[0], rtol=1e-3, atol=1e-4)
 
 
+def test_dropout_of_kept_features_is_that_of_the_way_through_the_backbone(finished, dataset, tmp_path):
+    """The classifier's inputs are the same, and so are the generator's numbers."""
+    out, _ = finished
+    for name, cached in (("cached", True), ("through", False)):
+        quietly(crt(out, dataset, cache_features=cached, dropout=0.5), dataset, tmp_path / name)
+    quietly(crt(out, dataset), dataset, tmp_path / "without")
+    one, other, without = (load_file(tmp_path / name / runs.BEST) for name in ("cached", "through", "without"))
+    for key in head_keys(out):
+        torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(one[key], without[key], rtol=1e-3, atol=1e-4)
+
+
+def test_margins_on_cosines_train_predict_and_are_retrained_with_a_plain_classifier(dataset, tmp_path):
+    run = tmp_path / "cosine"
+    quietly(settings(**PLAIN, loss="ldam-drw", drw_epoch=1, head="cosine"), dataset, run)
+    table = predictions.read(run / runs.VAL_PREDICTIONS).values
+    assert np.abs(table).max() <= 30, "30 times a cosine"
+    again = predict(run, dataset, "val", PredictOptions(device="cpu"))
+    np.testing.assert_allclose(again.values, table, rtol=1e-3, atol=1e-3)
+    assert retrain_settings(run, dataset, {}).model.head.name == "linear"
+    with pytest.raises(UserError, match="head cosine: .* loss bce has no scale"):
+        retrain_settings(run, dataset, {"new_head": False})
+    kept = retrain_settings(run, dataset, {"new_head": False, "loss": "ldam", "epochs": 1, "device": "cpu"})
+    quietly(kept, dataset, tmp_path / "kept")
+    quietly(crt(run, dataset, epochs=1), dataset, tmp_path / "crt")
+    assert Run.open(tmp_path / "crt").settings.model_options().logit_scale == 1
+
+
 def test_a_killed_run_continues_with_the_features_of_its_own_backbone(finished, dataset, tmp_path):
     out, _ = finished
     same = crt(out, dataset, lr=1e-2)

@@ -146,6 +146,32 @@ def test_the_learning_rate_warms_up_linearly_then_falls_to_zero(dataset):
     assert rates == pytest.approx(expected)
 
 
+def test_the_rate_falls_by_epoch_as_torch_s_cosine_or_not_at_all():
+    given = {"epochs": 15, "warmup_epochs": 0, "lr": 1e-4, "min_lr": 1e-6}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-4)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=15, eta_min=1e-6)
+    expected = []
+    for _ in range(15):
+        expected += [optimizer.param_groups[0]["lr"]] * 7
+        optimizer.step()
+        theirs.step()
+    assert rates_of(given | {"schedule": "epoch"}, 7) == pytest.approx(expected)
+    assert rates_of(given | {"schedule": "constant"}, 7) == pytest.approx([1e-4] * 105)
+    # the warm-up is by step
+    warm = rates_of(given | {"schedule": "epoch", "warmup_epochs": 2}, 7)
+    assert warm[:14] == pytest.approx([1e-4 * (step + 1) / 15 for step in range(14)])
+    assert warm[14:21] == pytest.approx([1e-4] * 7) and warm[21] < 1e-4 and warm[21:28] == [warm[21]] * 7
+
+
+def rates_of(given, steps):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=given["lr"])
+    schedule, rates = build.schedule(optimizer, settings(**given), steps), []
+    for step in range(given["epochs"] * steps):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
 def test_it_says_what_it_does(unbroken):
     _, said = unbroken
     text = "\n".join(said)
@@ -479,21 +505,13 @@ def test_a_last_pt_with_code_or_of_something_else_is_refused(unbroken, dataset, 
             quietly(settings(), dataset, out)
 
 
-def test_dropout_is_continued_exactly(dataset, tmp_path, monkeypatch):
-    """efficientnet with drop rates: torch's generator is part of the state."""
-    original = build.create
-
-    def create(options, findings):
-        made = original(options, findings)
-        made.backbone.drop_rate = 0.5
-        return made
-
-    monkeypatch.setattr(build, "create", create)
-    quietly(settings(epochs=2), dataset, tmp_path / "whole")
+def test_dropout_is_continued_exactly(dataset, tmp_path):
+    """torch's generator is part of the state."""
+    quietly(settings(epochs=2, dropout=0.5), dataset, tmp_path / "whole")
     with pytest.raises(Stopped):
-        quietly(settings(epochs=2), dataset, tmp_path / "parts", hooks=stopped_at(3))
+        quietly(settings(epochs=2, dropout=0.5), dataset, tmp_path / "parts", hooks=stopped_at(3))
     torch.manual_seed(99)
-    quietly(settings(epochs=2), dataset, tmp_path / "parts")
+    quietly(settings(epochs=2, dropout=0.5), dataset, tmp_path / "parts")
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
