@@ -14,7 +14,7 @@ every replicate. All effects of a page, all and tail, are one family for Holm's 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 REPLICATES, SWEPT = (1, 2, 3, 4, 5), 0
 RATES = (1e-3, 3e-3, 9e-3, 27e-3)
@@ -45,8 +45,7 @@ class Arm:
         return self.how in ("train", "retrain")
 
 
-@dataclass(frozen=True)
-class Effect:
+class Effect(NamedTuple):
     page: str
     name: str
     before: str

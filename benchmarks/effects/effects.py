@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score
 
 from benchmarks import results
 from benchmarks.effects.arms import ARMS, BATCH, FLOOR, NETWORK, RATES, REPLICATES, ROUNDS, SWEPT, Arm
-from benchmarks.effects.replicate import Replicate, replicate
+from benchmarks.effects.replicate import replicate
 from benchmarks.options import Options, option, parse
 from cxrdali.data.options import FoldOptions
 from cxrdali.data.splits import train_and_validation
@@ -33,6 +33,8 @@ from cxrdali.runs.layout import LAST
 from cxrdali.runs.settings import TrainSettings, settings_of
 from cxrdali.train.retrain import retrain_settings
 from cxrdali.train.trainer import train
+from shards.dataset.labels import Labels
+from shards.dataset.packed import PackedDataset
 
 CPU = {"device": "cpu", "threads": 1}
 
@@ -53,13 +55,13 @@ class Bench:
     rates: dict[str, float]
 
     @cached_property
-    def data(self) -> Replicate:
+    def data(self) -> tuple[PackedDataset, Labels]:
         return replicate(self.work, self.number)
 
     @cached_property
     def train_rows(self):
         folds = FoldOptions(folds=NETWORK["folds"])
-        return train_and_validation(self.data.dataset, self.data.labels, folds)[0]
+        return train_and_validation(self.data[0], self.data[1], folds)[0]
 
     def folder(self, arm: str, rate: float | None = None) -> Path:
         """Of an arm's run and tables; no rate: the arm's own."""
@@ -67,11 +69,11 @@ class Bench:
         return self.work / f"replicate{self.number}" / (f"{arm} {rate:g}" if rate else arm)
 
     def settings(self, arm: Arm, rate: float) -> TrainSettings:
-        own = {"lr": rate, "seed": self.number, "labels": self.data.labels.name, **CPU}
+        own = {"lr": rate, "seed": self.number, "labels": self.data[1].name, **CPU}
         if arm.how == "retrain":  # of the last step's weights; features are computed once, of all training images
             run = self.folder(arm.of[0])
             init = {"init": str(run / LAST), "limit_batches": None, "batch": 256}
-            return retrain_settings(run, self.data.dataset, {**own, **init})
+            return retrain_settings(run, self.data[0], {**own, **init})
         given = {**NETWORK, **own, **arm.settings}
         if arm.name.endswith("equal images"):
             given["limit_batches"] = NETWORK["limit_batches"] * BATCH // given["batch"]
@@ -88,7 +90,7 @@ class Bench:
         return file
 
     def _predicted(self, arm: Arm, split: str, folder: Path) -> Predictions:
-        dataset, labels = self.data.dataset, self.data.labels
+        dataset, labels = self.data
         if arm.has_rate:
             return predict(folder, dataset, split, PredictOptions(weights=str(folder / LAST), batch=256, **CPU))
         members = [self.table(name, split) for name in arm.of]
@@ -101,19 +103,19 @@ class Bench:
 
     def ap(self, file: Path) -> dict[str, float]:
         """Average precision of every finding that the table's images have."""
-        table, labels = read(file), self.data.labels
-        rows = self.data.dataset.catalog.set_index("image_id").index.get_indexer(table.ids["image_id"])
+        table, labels = read(file), self.data[1]
+        rows = self.data[0].catalog.set_index("image_id").index.get_indexer(table.ids["image_id"])
         truth = dict(zip(labels.findings, (labels.values[rows] == 1).T, strict=True))
         scores = {name: table.values[:, place] for place, name in enumerate(table.findings) if truth[name].any()}
         return {name: round(float(average_precision_score(truth[name], each)), 6) for name, each in scores.items()}
 
     def measured(self, arm: Arm, rate: float | None) -> dict:
         """Train or derive an arm; its row. positives: of every finding, in training and held out."""
-        started, labels = time.process_time(), self.data.labels
+        started, labels = time.process_time(), self.data[1]
         if arm.has_rate:
-            train(self.settings(arm, rate), self.data.dataset, self.folder(arm.name, rate))
+            train(self.settings(arm, rate), self.data[0], self.folder(arm.name, rate))
         ap = self.ap(self.table(arm.name, rate=rate))
-        held_out = (labels.split == "test") & self.data.dataset.packed
+        held_out = (labels.split == "test") & self.data[0].packed
         counts = [(labels.values[rows] == 1).sum(axis=0).tolist() for rows in (self.train_rows, held_out)]
         return {
             "arm": arm.name, "replicate": self.number, "rate": rate, "ap": ap,

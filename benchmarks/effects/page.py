@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from cxrdali.metrics.longtail import GROUPS, groups
 
 DOCS = Path(__file__).parents[2] / "docs"
 TITLES = {
-    "effects": "Effects of the stage-training paper on synthetic images, as far as measured again",
+    "effects": "Effects of the stage-training paper on synthetic images, as far as they were measured again",
     "effects-losses": "Effects of losses on synthetic images, by what is compared",
 }
 HEAD = (
@@ -24,8 +24,7 @@ HEAD = (
 COLOURS = {HIGHER: "#0b6e4f", LOWER: "#b3450b", EQUIVALENT: "#0b4f9c", OPEN: "#6b6b6b"}
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """An effect on a part of the findings. each: by replicate; without: least and most with one finding left out."""
 
     effect: Effect
@@ -64,7 +63,10 @@ class Rows:
         for effect, part in ((each, part) for each in asked for part in MARGINS):
             before, apart = self.ap(effect.before, part), self.ap(effect.after, part) - self.ap(effect.before, part)
             rest = (apart.mean(axis=0).sum() - apart.mean(axis=0)) / (apart.shape[1] - 1)
-            test = paired(apart.mean(axis=1), MARGINS[part])
+            margin = (
+                MARGINS[part] if before.mean() > 2 * MARGINS[part] else 0
+            )  # no equivalence where it is half the score
+            test = paired(apart.mean(axis=1), margin)
             effects.append((effect, part, before.mean(), apart.mean(axis=1), (rest.min(), rest.max()), test))
         tests = [each[-1] for each in effects]
         return [
@@ -80,7 +82,7 @@ def section(rows: Sequence[dict], page: str) -> str:
     lines = [
         (
             f"**{each.effect.name}** ({each.effect.after} less {each.effect.before})", each.part, f"{each.before:.4f}",
-            _signed(each.paired.mean), f"{_signed(each.paired.low)} to {_signed(each.paired.high)}", f"{each.p:.3f}",
+            _signed(each.paired.mean), f"{_signed(each.paired.low)} to {_signed(each.paired.high)}", _p(each.p),
             " to ".join(map(_signed, each.without)), ", ".join(map(_signed, each.each)), each.word,
         )
         for each in found
@@ -105,6 +107,10 @@ def section(rows: Sequence[dict], page: str) -> str:
     return "\n".join([table(HEAD, lines), "\n\n".join(sentences), "", table(head, aps), last, where("effects", rows)])
 
 
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 5e-4 else "< 0.001"
+
+
 def _signed(value: float) -> str:
     return f"{value:+.4f}".replace("-", "−")
 
@@ -118,7 +124,7 @@ def picture(rows: Sequence[dict], page: str, path: Path) -> None:
 
     found, title = Rows(rows).found(page), TITLES[page]
     figure = Figure(figsize=(9.5, 0.2 * len(found) + 2.4), layout="constrained")
-    for axes, (part, margin) in zip(figure.subplots(1, 2, sharey=True), MARGINS.items(), strict=True):
+    for axes, (part, margin) in zip(figure.subplots(1, 2, sharex=True, sharey=True), MARGINS.items(), strict=True):
         axes.axvspan(-margin, margin, color="#e4e4e4", label="within the margin")
         for word, colour in COLOURS.items():
             axes.plot([], [], "o-", color=colour, label=word)
@@ -131,11 +137,14 @@ def picture(rows: Sequence[dict], page: str, path: Path) -> None:
             f"{part} findings" if part == "all" else f"{part}: below 1 % of images", loc="left", fontsize=9.5
         )
         axes.set_xlabel("difference of mAP")
+        axes.locator_params(axis="x", nbins=6)
         axes.set_yticks(range(len(shown)), [each.effect.name for each in shown])
         axes.spines[["top", "right", "left"]].set_visible(False)
     axes.invert_yaxis()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
-    figure.suptitle(f"{title}; mean and 95 % interval, coloured by verdict", x=0.01, ha="left", fontsize=10.5)
+    figure.suptitle(
+        f"{title}\nmean and 95 % interval of five replicates, coloured by verdict", x=0.01, ha="left", fontsize=10.5
+    )
     figure.savefig(path, metadata={"Date": None, "Title": f"{title}: difference of mAP"})
 
 

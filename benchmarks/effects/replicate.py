@@ -5,7 +5,6 @@ they train on. A small third part belongs to neither: rules are fitted there.
 """
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +21,9 @@ STUDIES, PIXELS = 36_000, 96  # about 59,600 images; made at 96 px, stored at SI
 FITTED = 0.06  # of the patients, for rules: split dev
 
 
-@dataclass(frozen=True)
-class Replicate:
-    """labels: those of CXR-LT 2023 with the replicate's own split, test being held out."""
-
-    dataset: PackedDataset
-    labels: Labels
-
-
-def replicate(work: Path, number: int, studies: int = STUDIES) -> Replicate:
-    """Replicate `number`, whose release is made and packed below `work` if it is not there."""
+def replicate(work: Path, number: int, studies: int = STUDIES) -> tuple[PackedDataset, Labels]:
+    """The release of replicate `number`, made and packed below `work` if it is not there; and the labels of CXR-LT 2023
+    with the replicate's own split: train, dev (for rules) and test (held out)."""
     seed, half = divmod(number, 2)
     folder = work / f"release{seed}"
     if not (folder / "done").exists():
@@ -43,7 +35,7 @@ def replicate(work: Path, number: int, studies: int = STUDIES) -> Replicate:
         shutil.rmtree(release)
         (folder / "done").touch()
     dataset = PackedDataset.open(folder / "pack")
-    return Replicate(dataset, dataset.labels(f"half{half}"))
+    return dataset, dataset.labels(f"half{half}")
 
 
 def halves(labels: LabelTable, dataset: PackedDataset, seed: int, half: int) -> LabelTable:

@@ -35,12 +35,12 @@ import numpy as np
 import torch
 
 from benchmarks import datasets, results
-from benchmarks.page_cache import cached_share, drop_from_cache
 from benchmarks.loading import registry
 from benchmarks.loading.ffcv import why_not
 from benchmarks.loading.registry import Data, Work, with_workers
 from benchmarks.loading.served import Served
 from benchmarks.options import STAGES, Options, Stage, listed, option, parse
+from benchmarks.page_cache import cached_share, drop_from_cache
 from benchmarks.results import Run, Target
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
