@@ -19,7 +19,7 @@ and --rounds timed ones, in turn, in a process of its own. README.md says what i
     stage-training paper    DataLoader, OpenCV RGB decode, albumentations, float32 [B, 3, S, S] made in the worker
 
 DataLoaders read loose files, one per image: "resized files" are the bytes of our JPEG renditions; "native files" are
-2544 x 3056 and shrunk in the worker. The disk is what it is: `benchmarks.storage` has slow ones.
+2544 x 3056 and shrunk in the worker. The disk is what it is; slow ones: docs/storage.md.
 """
 
 import math
@@ -35,12 +35,12 @@ import numpy as np
 import torch
 
 from benchmarks import datasets, results
-from benchmarks.limits import cached_share, drop_from_cache
 from benchmarks.loading import registry
 from benchmarks.loading.ffcv import why_not
 from benchmarks.loading.registry import Data, Work, with_workers
 from benchmarks.loading.served import Served
 from benchmarks.options import STAGES, Options, Stage, listed, option, parse
+from benchmarks.page_cache import cached_share, drop_from_cache
 from benchmarks.results import Run, Target
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
