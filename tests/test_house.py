@@ -23,6 +23,7 @@ ADDED_LINES = {
     "what a run has seen, weights of others, all networks, continuing, dry runs, pages that say and save": 2_700,
     "intervals that cover, what was fitted on which images, policies of labels, folds by ids, papers as run": 2_200,
 }
+ADDED_BENCHMARK_LINES = {"how often intervals hold the truth, what a calibration needs, the effects of both papers": 500}
 FILE_LINES, CLASS_LINES, FUNCTION_LINES, PARAMETERS = 350, 250, 60, 6
 STORED = "as older rows have it"
 # a word of the private vocabulary -> the plain one
@@ -129,7 +130,7 @@ def test_the_house_rules_hold(place):
 def test_the_product_and_the_benchmarks_stay_small():
     lines = {place: sum(path.read_text().count("\n") for path in (ROOT / place).rglob("*.py")) for place in CODE}
     assert sum(lines[place] for place in PRODUCT) < HOUSE_LINES + sum(ADDED_LINES.values())
-    assert lines["benchmarks"] < BENCHMARK_LINES
+    assert lines["benchmarks"] < BENCHMARK_LINES + sum(ADDED_BENCHMARK_LINES.values())
 
 
 @pytest.mark.parametrize(
