@@ -23,7 +23,7 @@ ADDED_LINES = {
     "what a run has seen, weights of others, all networks, continuing, dry runs, pages that say and save": 2_700,
     "intervals that cover, what was fitted on which images, policies of labels, folds by ids, papers as run": 2_200,
 }
-ADDED_BENCHMARK_LINES = {"how often intervals hold the truth, what a calibration needs, the effects of both papers": 500}
+ADDED_BENCHMARK_LINES = {"how often intervals hold the truth, what a calibration needs, both papers' effects": 500}
 FILE_LINES, CLASS_LINES, FUNCTION_LINES, PARAMETERS = 350, 250, 60, 6
 STORED = "as older rows have it"
 # a word of the private vocabulary -> the plain one
