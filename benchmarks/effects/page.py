@@ -9,8 +9,9 @@ import numpy as np
 
 from benchmarks import results
 from benchmarks.effects.arms import ARMS, EFFECTS, FLOOR, MARGINS, REPLICATES, Effect
-from benchmarks.effects.statistics import EQUIVALENT, HIGHER, LOWER, OPEN, Paired, holm, paired, verdicts
+from benchmarks.effects.statistics import EQUIVALENT, HIGHER, LOWER, OPEN, Paired, paired, verdicts
 from benchmarks.pages.markdown import NOT_MEASURED, table, where
+from cxrdali.metrics.intervals import holm
 from cxrdali.metrics.longtail import GROUPS, groups
 
 DOCS = Path(__file__).parents[2] / "docs"

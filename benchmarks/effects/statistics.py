@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from cxrdali.metrics.intervals import holm
+
 LEVEL = 0.05
 HIGHER, LOWER, EQUIVALENT, OPEN = "higher", "lower", "equivalent", "not separable"
 
@@ -30,15 +32,6 @@ def paired(differences: Sequence[float], margin: float) -> Paired:
     reach = error * float(stats.t.ppf(1 - LEVEL / 2, freedom))
     p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
     return Paired(mean, mean - reach, mean + reach, p, float(stats.t.sf((margin - abs(mean)) / error, freedom)))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values, in the order given (Holm 1979)."""
-    order = np.argsort(p_values)
-    steps = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return adjusted.tolist()
 
 
 def verdicts(found: Sequence[Paired]) -> list[str]:

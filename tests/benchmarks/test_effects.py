@@ -10,7 +10,7 @@ from benchmarks.effects.arms import ARMS, NETWORK, REPLICATES, SWEPT
 from benchmarks.effects.effects import Bench, next_rate, todo
 from benchmarks.effects.page import DOCS, TITLES, picture, section
 from benchmarks.effects.replicate import replicate
-from benchmarks.effects.statistics import EQUIVALENT, HIGHER, LOWER, OPEN, holm, paired, verdicts
+from benchmarks.effects.statistics import EQUIVALENT, HIGHER, LOWER, OPEN, paired, verdicts
 from benchmarks.results import RESULTS
 from cxrdali.runs.layout import LAST
 
@@ -38,12 +38,6 @@ def test_a_known_interval_by_hand():
     reach = 2.7764451 * 0.5**0.5
     assert (found.low, found.high) == pytest.approx((3 - reach, 3 + reach))
     assert found.p_outside == pytest.approx(1 - stats.t.sf(2 / 0.5**0.5, 4))
-
-
-def test_holm_by_hand():
-    """Sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1, never falling, at most 1."""
-    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == pytest.approx([1, 1]) and holm([0.2]) == pytest.approx([0.2])
 
 
 def test_the_words_follow_both_families():
