@@ -25,6 +25,7 @@ Everything is in the result, plain JSON values (undefined ones None):
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -216,13 +217,12 @@ def _part(images: Images, known: Mapping[str, list], options: EvaluateOptions, b
     measured, sampled = _measured(images, scores), {}
     if options.draws:
         sampled = resample(images, scores, options.draws, options.seed, bar.update)
-    single = np.eye(len(names), dtype=bool)
     columns = {
         **known,
         "positives": scores.positives.tolist(),
-        "positive_patients": [images.patients(each) for each in single],
+        "positive_patients": images.patients(1),
         "negatives": scores.negatives.tolist(),
-        "negative_patients": [images.patients(each, 0) for each in single],
+        "negative_patients": images.patients(0),
         "prevalence": (scores.positives / np.maximum(scores.positives + scores.negatives, 1)).tolist(),
         **{name: list(map(defined, values)) for name, values in measured.items()},
     }
@@ -230,9 +230,7 @@ def _part(images: Images, known: Mapping[str, list], options: EvaluateOptions, b
         ends = [values.finding(place, options.level) for place in range(len(names))]
         columns |= {f"{name}_low": [each.low for each in ends], f"{name}_high": [each.high for each in ends]}
 
-    def means(places: np.ndarray) -> dict:
-        return _means(names, measured, sampled, places, options.level)
-
+    means = partial(_means, names, measured, sampled, options.level)
     group = np.array(known.get("group", []))
     by_group = {
         name: {"findings": np.array(names)[group == name].tolist(), **means(group == name)}
@@ -268,12 +266,9 @@ def _measured(images: Images, scores: Scores) -> dict[str, np.ndarray]:
 
 
 def _means(
-    names: Sequence[str],
-    measured: Mapping[str, np.ndarray],
-    sampled: Mapping[str, Sampled],
+    names: Sequence[str], measured: Mapping[str, np.ndarray], sampled: Mapping[str, Sampled], level: float,
     places: np.ndarray,
-    level: float,
-) -> dict:
+) -> dict:  # fmt: skip
     """Means over the findings at `places`, bool [F], the ends of their intervals where there are samples, and mAP
     without any one of them."""
     means: dict = {}
