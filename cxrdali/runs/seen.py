@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cxrdali.data.options import FoldOptions
+from cxrdali.data.options import FOLDS, FoldOptions
 from cxrdali.data.splits import rows_sha256, train_and_validation
 from cxrdali.models import weights_file
 from cxrdali.predictions import ABOUT, CHECKSUM
@@ -65,13 +65,13 @@ class Trained:
     @classmethod
     def of(cls, name: str, dataset: PackedDataset, labels: Labels, split: FoldOptions, rows: np.ndarray) -> "Trained":
         """rows: int64 [n], the catalog rows that it trained on."""
-        how = (split.fold, split.folds, split.group, labels.name, labels.sha256)
-        rule = (split.fold_seed, split.stratify, split.fold_rule)
-        return cls(name, *how, dataset.id, rows_sha256(rows), dataset.info.get("hashed"), *rule)
+        about = {"labels": labels.name, "labels_sha256": labels.sha256, "dataset": dataset.id}
+        about |= {"rows_sha256": rows_sha256(rows), "hashed": dataset.info.get("hashed")}
+        return cls(name, **{field: getattr(split, field) for field in FOLDS}, **about)
 
     @property
     def split(self) -> FoldOptions:
-        return FoldOptions(self.fold, self.folds, self.group, self.fold_seed, self.stratify, self.fold_rule)
+        return FoldOptions(**{field: getattr(self, field) for field in FOLDS})
 
     def words(self, dataset: PackedDataset, labels: Labels, group: str) -> str:
         """Its name and split; of group, labels and dataset what differs from these."""
