@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 
-from cxrdali.report.kit.numbers import NOTHING, sentence, setting, text
+from cxrdali.report.kit.numbers import NOTHING, setting
 from cxrdali.report.kit.tables import Table
 from cxrdali.runs.reader import Run
-from cxrdali.runs.settings import MAY_DIFFER
 
 NOT_SAID, DIFFERS, SAME = "not said", "differs", "as published"
 COLUMNS = [("Setting", "text"), ("As published", "text"), ("As run here", "text"), ("", "text"), ("Models", "text")]
@@ -23,8 +22,7 @@ def as_published(paper: str, runs: Sequence[Run]) -> dict | None:
     """Tables for the template's `as_published`; None if no run is of a recipe of this paper.
 
     Settings with the same two values are one row, with the models that it holds for. other: rows that differ, in bold,
-    and those of which the paper says nothing; same: the rest; overridden: what was given beside the recipes; strangers:
-    runs of no recipe of the paper.
+    and those of which the paper says nothing; same: the rest; strangers: runs of no recipe of the paper.
     """
     recipes = _published(paper)
     of_paper = [run for run in runs if run.recipe.get("name") in recipes]
@@ -41,12 +39,7 @@ def as_published(paper: str, runs: Sequence[Run]) -> dict | None:
     ]
     other = sorted((row for row in rows if row[3] != SAME), key=lambda row: row[3])  # "differs" before "not said"
     bold = [(number, place) for number, row in enumerate(other) if row[3] == DIFFERS for place in (2, 3)]
-    given: dict[str, list[str]] = {}
-    for run in of_paper:
-        changed = {name: value for name, value in run.recipe.get("overridden", {}).items() if name not in MAY_DIFFER}
-        given.setdefault(text({name.replace("_", " "): value for name, value in changed.items()}), []).append(run.name)
     return {
-        "overridden": [f"{words} ({sentence(names)})" for words, names in given.items() if words != NOTHING],
         "other": Table("Other than published, or not said there", COLUMNS, other, "text", bold) if other else None,
         "same": Table("As published", COLUMNS, [row for row in rows if row[3] == SAME], "text"),
         "strangers": [run.name for run in runs if run not in of_paper],
