@@ -94,6 +94,16 @@ def read_json(path: Path, parse: Callable[[dict], T], wrong: str) -> T:
         raise UserError(f"{path}: {wrong.format(reason)}") from error
 
 
+def of_kinds(kinds: dict) -> Callable[[dict], dict]:
+    """For `read_json`: the content itself, of these kinds."""
+
+    def parse(content: dict) -> dict:
+        check_kinds(content, kinds)
+        return content
+
+    return parse
+
+
 def read_evaluation(path: Path) -> Evaluation:
     """Raises UserError if the file is not what `cxrdali evaluate` writes."""
 
@@ -159,11 +169,10 @@ class PaperFolder:
 def read_paper(path: Path) -> PaperFolder:
     """Raises UserError naming the file for one that is damaged or was not written by `cxrdali paper`."""
     wrong = "not what `cxrdali paper` writes ({}); delete it, or give another folder"
-    record = read_json(path / RECORD, _check_record, wrong) if (path / RECORD).exists() else {}
+    record = read_json(path / RECORD, of_kinds(RECORD_KINDS), wrong) if (path / RECORD).exists() else {}
     compared = {split: path / "comparisons" / f"{split}.json" for split in SPLITS}
-    comparisons = {
-        split: read_json(file, _check_comparison, wrong) for split, file in compared.items() if file.exists()
-    }
+    parse = of_kinds(COMPARISON)
+    comparisons = {split: read_json(file, parse, wrong) for split, file in compared.items() if file.exists()}
     rules = view_rules.read(path / "views.json") if (path / "views.json").exists() else None
     views = None
     if rules is not None:
@@ -192,13 +201,3 @@ def read_paper(path: Path) -> PaperFolder:
         (path / "submission.zip").exists(),
         record.get("synthetic", False),
     )
-
-
-def _check_comparison(content: dict) -> dict:
-    check_kinds(content, COMPARISON)
-    return content
-
-
-def _check_record(record: dict) -> dict:
-    check_kinds(record, RECORD_KINDS)
-    return record
