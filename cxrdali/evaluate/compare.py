@@ -60,6 +60,7 @@ def compare(
     ground = Ground(labels.findings, group, counts, options.level)
     scored = _score(comparable, dataset, truth, patient, options)
     base = next(each for each in scored if each.side is base_side)
+    both = np.minimum(base.scores.positives, base.scores.negatives).tolist()
     findings = _finding_rows(scored, base, ground, Images(truth, truth, patient))
     found = differences.of_means(scored, base, ground)
     return {
@@ -82,7 +83,7 @@ def compare(
         "fewest_patients": ENOUGH,
         "without_positives": base.scores.without_positives,
         "without_negatives": base.scores.without_negatives,
-        "without_training": _without_training(base.scores, counts) if train_images else [],
+        "without_training": without_training(labels.findings, both, counts) if train_images else [],
         "notes": [
             *comparable.notes,
             *same_images.caveats(comparable.runs),
@@ -97,10 +98,6 @@ def compare(
         "comparisons": differences.tested(found, findings),
         "findings": findings,
     }
-
-
-def _without_training(scores: Scores, counts: Sequence[int]) -> list[str]:
-    return without_training(scores.findings, np.minimum(scores.positives, scores.negatives).tolist(), counts)
 
 
 def write(result: dict, json_path: Path) -> list[Path]:

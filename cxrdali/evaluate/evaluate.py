@@ -87,7 +87,8 @@ def evaluate(
             images that something was fitted to.
     """
     table = tables.read(path)
-    check_unseen(path, table.provenance, options.allow_leak or table.provenance.split == "train")
+    about = table.provenance
+    check_unseen(path, about, options.allow_leak or about.split == "train")
     rows, places = match(path, table, dataset, labels)
     check_labelled(labels, rows, str(path))
     truth, values, kind = targets(labels, options.uncertain), table.values[:, places], _kind(path, table)
@@ -102,12 +103,13 @@ def evaluate(
     frequency = _frequency(labels, truth, train_rows)
     result = {
         "predictions": path.name,
-        **_origin(table.provenance),
+        **{"run": about.run, "split": about.split, "seen": about.seen and list(about.seen)},
+        "history": list(about.history),
         **on_these,
         "labels": labels.name,
         "uncertain": options.uncertain,
         "values": kind,
-        "thresholds": None if thresholds is None else _about(thresholds, table.provenance),
+        "thresholds": None if thresholds is None else _about(thresholds, about),
         "without_training": _without_training(table, labels, truth, rows, train_rows),
         "groups": frequency,
         "synthetic": dataset.synthetic,
@@ -162,12 +164,6 @@ def _as_columns(means: Mapping) -> dict:
     """Means by the name of the column of which they are the mean."""
     ends = [(name + end, mean + end) for name, mean in MEANS.items() for end in ("", "_low", "_high")]
     return {column: means[mean] for column, mean in ends if mean in means}
-
-
-def _origin(about: tables.Provenance) -> dict:
-    """What a table says of where it came from."""
-    seen = about.seen and list(about.seen)
-    return {"run": about.run, "split": about.split, "seen": seen, "history": list(about.history)}
 
 
 def _fitted(path: Path, table: tables.Predictions, thresholds: Thresholds | None, allow: bool) -> dict:
@@ -269,8 +265,7 @@ def _means(
     names: Sequence[str], measured: Mapping[str, np.ndarray], sampled: Mapping[str, Sampled], level: float,
     places: np.ndarray,
 ) -> dict:  # fmt: skip
-    """Means over the findings at `places`, bool [F], the ends of their intervals where there are samples, and mAP
-    without any one of them."""
+    """Means over the findings at `places`, bool [F], with intervals if there are samples, and mAP without any one."""
     means: dict = {}
     for name, values in measured.items():
         means[MEANS[name]] = defined(macro(values[places]))
