@@ -64,8 +64,7 @@ def read_rules(
         origin: Names that its "made_from" must have.
 
     Raises:
-        UserError: Not what was written, another format, a finding that is missing or duplicated, an entry of another
-            kind, or `parse` raised.
+        UserError: Not what was written, another format, no finding or one twice, or an entry of another kind.
     """
     try:
         stored = read_json(path)

@@ -31,14 +31,12 @@ WITHOUT_ONE = {"low": float, "high": float, "low_without": str, "high_without": 
 MEANS = {f"{name}{end}?": maybe(float) for name in ("mAP", *(f"macro_{each}" for each in SCORES)) for end in _ENDS}
 MEANS["mAP_without_one?"] = maybe(WITHOUT_ONE)
 FINDING = {"finding": str, "positives": int, "prevalence": maybe(float), "AP": maybe(float), "AUROC": maybe(float)} | {
-    "group?": maybe(str), "train_positives?": maybe(int), "negatives?": int, "positive_patients?": int,
-    "negative_patients?": int,
-    "threshold?": maybe(float),
+    "group?": maybe(str), "train_positives?": maybe(int), "threshold?": maybe(float),
+    **dict.fromkeys(("negatives?", "positive_patients?", "negative_patients?"), int),
     **{f"{name}{end}?": maybe(float) for name in SCORES for end in _ENDS},
 }  # fmt: skip
 PART = {"images": int, "studies": int, "LRAP": maybe(float), "without_positives": [str], "findings": [FINDING]} | {
-    "without_negatives?": [str],
-    "patients?": int, **ERRORS, **MEANS, "mAP": maybe(float), "macro_AUROC": maybe(float),
+    "without_negatives?": [str], "patients?": int, **ERRORS, **MEANS, "mAP": maybe(float), "macro_AUROC": maybe(float),
     "groups?": maybe({str: {"findings?": [str], **MEANS}}),
 }  # fmt: skip
 EVALUATION = {
@@ -150,9 +148,8 @@ class PaperFolder:
     """What `cxrdali paper` leaves beside its runs, as far as it is there.
 
     models: those to expect; steps: name, status, seconds of each step so far; evaluations: by (name, split);
-    comparisons: by split;
-    views: what views.json says by finding, None if not fitted yet; views_from: which predictions it was fitted on;
-    synthetic: whether its images are.
+    comparisons: by split; views: what views.json says by finding, None if not fitted yet; views_from: which predictions
+    it was fitted on; synthetic: whether its images are.
     """
 
     path: Path
