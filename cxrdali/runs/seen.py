@@ -65,9 +65,9 @@ class Trained:
     @classmethod
     def of(cls, name: str, dataset: PackedDataset, labels: Labels, split: FoldOptions, rows: np.ndarray) -> "Trained":
         """rows: int64 [n], the catalog rows that it trained on."""
-        about = {"labels": labels.name, "labels_sha256": labels.sha256, "dataset": dataset.id}
-        about |= {"rows_sha256": rows_sha256(rows), "hashed": dataset.info.get("hashed")}
-        return cls(name, **{field: getattr(split, field) for field in FOLDS}, **about)
+        how = (split.fold, split.folds, split.group, labels.name, labels.sha256)
+        rule = (split.fold_seed, split.stratify, split.fold_rule)
+        return cls(name, *how, dataset.id, rows_sha256(rows), dataset.info.get("hashed"), *rule)
 
     @property
     def split(self) -> FoldOptions:
