@@ -9,14 +9,7 @@ from shards.words import counted
 
 @click.command()
 @folders.pack_argument
-@click.option(
-    "--labels",
-    "label_folders",
-    multiple=True,
-    type=folders.Place(),
-    metavar="DIR",
-    help="Folder of a label release to attach; may be repeated.",
-)
+@folders.label_folders_option("Folder of a label release to attach; may be repeated.")
 @click.option("--remove", metavar="NAME", help="Remove attached labels.")
 @click.option("--allow-subject-overlap", is_flag=True, help="Attach labels that have a subject in two splits.")
 @table_options(images=False)

@@ -15,10 +15,7 @@ from cli.options.folders import FILE, FOLDER, OUTPUT
     help="HTML page to write.  [default: RUNS/report.html if RUNS is one folder of several runs]",
 )
 @click.option(
-    "--data",
-    type=folders.Place(),
-    metavar="PACK",
-    help="Packed dataset, for label frequencies and pictures.",
+    "--data", type=folders.Place(), metavar="PACK", help="Packed dataset, for label frequencies and pictures."
 )
 @folders.cache_options
 @click.option(

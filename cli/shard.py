@@ -29,14 +29,9 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
     metavar="PACK",
     help="Packed dataset to make.  [default: $CXRDALI_DATA, else data/packed]",
 )
-@click.option(
-    "--labels",
-    "label_folders",
-    multiple=True,
-    type=folders.Place(),
-    metavar="DIR",
-    help="Folder of a label release (CXR-LT); may be repeated, the first is the default of training. "
-    "Labels inside the release are found by themselves.",
+@folders.label_folders_option(
+    "Folder of a label release (CXR-LT); may be repeated, the first is the default of training. Labels inside the "
+    "release are found by themselves."
 )
 @click.option(
     "--sizes",

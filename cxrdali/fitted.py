@@ -41,10 +41,6 @@ class Here:
     unknown: tuple[str, ...]
     kept: tuple[str, ...]
 
-    @property
-    def sentence(self) -> str:
-        return f"fitted on these images: {', '.join(self.words)}" if self.words else ""
-
     def check(self, path: Path, allow: bool, fix: str = "score other images") -> None:
         """Raises UserError if something was fitted on dev or test images that are scored, unless that is allowed."""
         if self.kept and not allow:

@@ -95,8 +95,7 @@ class Predictions:
 
 
 def read(path: Path) -> Predictions:
-    """Raises UserError naming file, column and value if the table is not one, holds NaN or an id more than once, or is
-    not what was written."""
+    """Raises UserError naming file, column and value if the table is none, holds NaN or an id twice, or was changed."""
     table, provenance, metadata = _opened(path)
     missing = [name for name in ID_COLUMNS if name not in table.columns]
     if missing:

@@ -18,8 +18,7 @@ T = TypeVar("T", bound="Named")
 class Named:
     """Base of what a run chooses by name: a frozen dataclass whose fields are its parameters.
 
-    Parameters are settings of a run, so their names differ from those of all other settings; classes of one kind may
-    share a parameter.
+    Parameters are settings of a run, so their names differ from all others; classes of one kind may share a parameter.
     """
 
     name: ClassVar[str]

@@ -110,6 +110,11 @@ def cache_options(command):
     )(command)
 
 
+def label_folders_option(help: str):
+    """--labels DIR, as often as there are releases."""
+    return click.option("--labels", "label_folders", multiple=True, type=Place(), metavar="DIR", help=help)
+
+
 _DATA = click.option(
     "--data",
     type=Place(),

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from cli.options import folders
+from cxrdali.data.options import FOLDS
 
 # settings that the next stage must share with this one; its size, batch and rate are its own
-FOLDS = ("fold", "folds", "group", "fold_seed", "stratify", "fold_rule")
 SHARED = ("labels", "uncertain", *FOLDS, "arch", "norm", "head")
 
 

@@ -47,7 +47,6 @@ def interval(row: dict, name: str, digits: int = 3) -> str:
 
 
 def without_one(found: dict, sign: str = "") -> str:
-    """What a mean is without any one finding; found: of `cxrdali.metrics.intervals.without_one`. sign: "+" for a
-    difference."""
+    """found: of `cxrdali.metrics.intervals.without_one`, for a mean; sign: "+" for a difference."""
     low, high = (f"{found[end]:{sign}.3f} (without {found[f'{end}_without']})" for end in ("low", "high"))
     return f"without any one finding {low} to {high}"

@@ -1,6 +1,6 @@
 """Options of data: how it is split, targeted, ordered, augmented and sampled; and options of the loader."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from cxrdali.data.augment import CUTOUTS, FLIPS
 from cxrdali.data.order import ORDERS
@@ -33,9 +33,7 @@ class FoldOptions:
     fold: int = setting(0, "Which part of the training split validates, from 0.")
     folds: int = setting(5, "Into how many parts it is divided.", at_least(2))
     group: str = setting(
-        "subject",
-        "What stays in one fold; study, as Yamagishi & Hanaoka (2023), can split a subject.",
-        one_of(GROUPS),
+        "subject", "What stays in one fold; study, as Yamagishi & Hanaoka (2023), can split a subject.", one_of(GROUPS)
     )
     fold_seed: int = setting(
         0,
@@ -73,6 +71,9 @@ class FoldOptions:
             f"seed {self.fold_seed}" * (self.fold_seed > 0),
         )
         return "".join(f", {each}" for each in words if each)
+
+
+FOLDS = tuple(field.name for field in fields(FoldOptions))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,11 +84,8 @@ def balanced_parts(groups: Sequence[str], folds: int, seed: int = 0, positives: 
     images (as Sechidis et al. 2011 for single images). Ties are broken by hashes of the ids. The order of rows decides
     nothing, but another image or label can move any group.
 
-    Args:
-        groups: [n], each image's group, which stays together.
-        folds: How many parts.
-        seed: Another one breaks ties otherwise.
-        positives: bool [n, F], which findings each image has; None: only the number of images counts.
+    groups: [n], each image's, which stays together; seed: another one breaks ties otherwise; positives: bool [n, F],
+    which findings each image has (None: only the number of images counts).
     """
     codes, ids = pd.factorize(np.asarray(groups, dtype=object))
     images = np.bincount(codes)

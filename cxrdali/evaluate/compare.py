@@ -60,6 +60,7 @@ def compare(
     ground = Ground(labels.findings, group, counts, options.level)
     scored = _score(comparable, dataset, truth, patient, options)
     base = next(each for each in scored if each.side is base_side)
+    both = np.minimum(base.scores.positives, base.scores.negatives).tolist()
     findings = _finding_rows(scored, base, ground, Images(truth, truth, patient))
     found = differences.of_means(scored, base, ground)
     return {
@@ -82,7 +83,7 @@ def compare(
         "fewest_patients": ENOUGH,
         "without_positives": base.scores.without_positives,
         "without_negatives": base.scores.without_negatives,
-        "without_training": _without_training(base.scores, counts) if train_images else [],
+        "without_training": without_training(labels.findings, both, counts) if train_images else [],
         "notes": [
             *comparable.notes,
             *same_images.caveats(comparable.runs),
@@ -97,10 +98,6 @@ def compare(
         "comparisons": differences.tested(found, findings),
         "findings": findings,
     }
-
-
-def _without_training(scores: Scores, counts: Sequence[int]) -> list[str]:
-    return without_training(scores.findings, np.minimum(scores.positives, scores.negatives).tolist(), counts)
 
 
 def write(result: dict, json_path: Path) -> list[Path]:
@@ -240,24 +237,22 @@ def _training(run: Run | None) -> dict:
 
 def _finding_rows(scored: Sequence[Scored], base: Scored, ground: Ground, images: Images) -> list[dict]:
     """How frequent a finding is, and AP and its differences by run; all differences are one family of comparisons."""
-    rows, single, scores = [], np.eye(len(ground.findings), dtype=bool), base.scores
-    others = [each for each in scored if each is not base]
+    rows, scores, with_it, without_it = [], base.scores, images.patients(1), images.patients(0)
+    paired = {each.side.name: each.sampled["AP"] - base.sampled["AP"] for each in scored if each is not base}
     for place, name in enumerate(ground.findings):
         positives, known = int(scores.positives[place]), int(scores.positives[place] + scores.negatives[place])
-        found = {}
-        for each in others:
-            paired = each.sampled["AP"] - base.sampled["AP"]
-            found[each.side.name] = differences.as_difference(paired.finding(place, ground.level))
         rows.append({
             "finding": name,
             "group": str(ground.group[place]),
             "train_positives": int(ground.train_positives[place]),
             "positives": positives,
-            "positive_patients": images.patients(single[place]),
-            "negative_patients": images.patients(single[place], 0),
+            "positive_patients": with_it[place],
+            "negative_patients": without_it[place],
             "prevalence": positives / known if known else None,
             "AP": {each.side.name: defined(each.scores.ap[place]) for each in scored},
-            "differences": found,
+            "differences": {
+                run: differences.as_difference(each.finding(place, ground.level)) for run, each in paired.items()
+            },
         })  # fmt: skip
     differences.adjusted([each for row in rows for each in row["differences"].values()])
     return rows

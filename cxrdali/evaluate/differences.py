@@ -24,8 +24,7 @@ TESTED = {
 
 @dataclass(frozen=True)
 class Scored:
-    """A table, or a run's best epoch. sampled: by measure, every finding on the same samples of the patients for
-    all."""
+    """A table, or a run's best epoch. sampled: by measure, for all of them on the same samples of the patients."""
 
     side: Side
     scores: Scores
@@ -34,8 +33,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Ground:
-    """findings: names; group: of each ("": no training images); train_positives: training images with it; level: of
-    intervals."""
+    """group, train_positives: of each finding ("": no training images); level: of intervals."""
 
     findings: Sequence[str]
     group: np.ndarray
@@ -47,8 +45,7 @@ class Ground:
         return self.group == group if group else np.ones(len(self.group), dtype=bool)
 
     def mean(self, name: str, one: Scored, other: Scored | None = None, without: int | None = None) -> Estimate:
-        """One of TESTED, or its difference to `other`; without a value where it was not measured. without: the place of
-        a finding to leave out."""
+        """One of TESTED, or its difference to `other`, if it was measured. without: place of a finding to leave out."""
         measure, group, _ = TESTED[name]
         sampled = [each.sampled.get(measure) for each in (one, other) if each is not None]
         if None in sampled:
@@ -70,8 +67,7 @@ def of_means(scored: Sequence[Scored], base: Scored, ground: Ground) -> list[dic
             alone = without_one(np.where(ground.columns(group), parts, np.nan), ground.findings)
             found = as_difference(ground.mean(name, each, base))
             carried = _carried_by(name, each, base, ground) if alone else []
-            row = {"run": each.side.name, "metric": name, **found, "without_one": alone, "carried_by": carried}
-            rows.append(row)
+            rows.append({"run": each.side.name, "metric": name, **found, "without_one": alone, "carried_by": carried})
     return adjusted(rows)
 
 
@@ -118,5 +114,5 @@ def best(name: str, scored: Sequence[Scored], ground: Ground) -> dict | None:
         return None
     first, second = (scored[place] for _, place in known[:2])
     found = as_difference(ground.mean(name, first, second))
-    leaves_out_zero = separable(found["low"], found["high"])
-    return {"run": first.side.name, "second": second.side.name, **found, "separable": leaves_out_zero}
+    runs = {"run": first.side.name, "second": second.side.name}
+    return {**runs, **found, "separable": separable(found["low"], found["high"])}

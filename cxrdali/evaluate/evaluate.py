@@ -25,6 +25,7 @@ Everything is in the result, plain JSON values (undefined ones None):
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,8 @@ def evaluate(
             images that something was fitted to.
     """
     table = tables.read(path)
-    check_unseen(path, table.provenance, options.allow_leak or table.provenance.split == "train")
+    about = table.provenance
+    check_unseen(path, about, options.allow_leak or about.split == "train")
     rows, places = match(path, table, dataset, labels)
     check_labelled(labels, rows, str(path))
     truth, values, kind = targets(labels, options.uncertain), table.values[:, places], _kind(path, table)
@@ -101,12 +103,13 @@ def evaluate(
     frequency = _frequency(labels, truth, train_rows)
     result = {
         "predictions": path.name,
-        **_origin(table.provenance),
+        **{"run": about.run, "split": about.split, "seen": about.seen and list(about.seen)},
+        "history": list(about.history),
         **on_these,
         "labels": labels.name,
         "uncertain": options.uncertain,
         "values": kind,
-        "thresholds": None if thresholds is None else _about(thresholds, table.provenance),
+        "thresholds": None if thresholds is None else _about(thresholds, about),
         "without_training": _without_training(table, labels, truth, rows, train_rows),
         "groups": frequency,
         "synthetic": dataset.synthetic,
@@ -163,12 +166,6 @@ def _as_columns(means: Mapping) -> dict:
     return {column: means[mean] for column, mean in ends if mean in means}
 
 
-def _origin(about: tables.Provenance) -> dict:
-    """What a table says of where it came from."""
-    seen = about.seen and list(about.seen)
-    return {"run": about.run, "split": about.split, "seen": seen, "history": list(about.history)}
-
-
 def _fitted(path: Path, table: tables.Predictions, thresholds: Thresholds | None, allow: bool) -> dict:
     """Which images these are, and what was fitted on them. Raises UserError if that makes their scores worthless."""
     limits = [fitted(THRESHOLDS, thresholds.made_from)] if thresholds and thresholds.made_from else []
@@ -216,13 +213,12 @@ def _part(images: Images, known: Mapping[str, list], options: EvaluateOptions, b
     measured, sampled = _measured(images, scores), {}
     if options.draws:
         sampled = resample(images, scores, options.draws, options.seed, bar.update)
-    single = np.eye(len(names), dtype=bool)
     columns = {
         **known,
         "positives": scores.positives.tolist(),
-        "positive_patients": [images.patients(each) for each in single],
+        "positive_patients": images.patients(1),
         "negatives": scores.negatives.tolist(),
-        "negative_patients": [images.patients(each, 0) for each in single],
+        "negative_patients": images.patients(0),
         "prevalence": (scores.positives / np.maximum(scores.positives + scores.negatives, 1)).tolist(),
         **{name: list(map(defined, values)) for name, values in measured.items()},
     }
@@ -230,9 +226,7 @@ def _part(images: Images, known: Mapping[str, list], options: EvaluateOptions, b
         ends = [values.finding(place, options.level) for place in range(len(names))]
         columns |= {f"{name}_low": [each.low for each in ends], f"{name}_high": [each.high for each in ends]}
 
-    def means(places: np.ndarray) -> dict:
-        return _means(names, measured, sampled, places, options.level)
-
+    means = partial(_means, names, measured, sampled, options.level)
     group = np.array(known.get("group", []))
     by_group = {
         name: {"findings": np.array(names)[group == name].tolist(), **means(group == name)}
@@ -268,14 +262,10 @@ def _measured(images: Images, scores: Scores) -> dict[str, np.ndarray]:
 
 
 def _means(
-    names: Sequence[str],
-    measured: Mapping[str, np.ndarray],
-    sampled: Mapping[str, Sampled],
+    names: Sequence[str], measured: Mapping[str, np.ndarray], sampled: Mapping[str, Sampled], level: float,
     places: np.ndarray,
-    level: float,
-) -> dict:
-    """Means over the findings at `places`, bool [F], the ends of their intervals where there are samples, and mAP
-    without any one of them."""
+) -> dict:  # fmt: skip
+    """Means over the findings at `places`, bool [F], with intervals if there are samples, and mAP without any one."""
     means: dict = {}
     for name, values in measured.items():
         means[MEANS[name]] = defined(macro(values[places]))

@@ -35,8 +35,7 @@ def off_centre_in(part: Mapping) -> list[str]:
 
 
 def of_differences(rows: Sequence[Mapping], baseline: str) -> list[str]:
-    """Sentences on a comparison's differences of means: those that one finding carries, and those that are
-    `off_centre`."""
+    """Sentences on the differences of means that one finding carries, and on those that are `off_centre`."""
     carried: dict[str, list[str]] = {}
     for row in rows:
         if row["carried_by"]:

@@ -36,17 +36,13 @@ class Images:
         probabilities, called = (each if each is None else each[mask] for each in (self.probabilities, self.called))
         return Images(self.truth[mask], self.values[mask], self.patient[mask], probabilities, called)
 
-    def patients(self, columns: np.ndarray, label: int = 1) -> int:
-        """Patients with an image that has this label for one of the findings, bool [F]."""
-        return len(np.unique(self.patient[(self.truth[:, columns] == label).any(axis=1)]))
+    def patients(self, label: int = 1) -> list[int]:
+        """Of each finding, how many patients have an image with this label."""
+        return [len(np.unique(self.patient[column == label])) for column in self.truth.T]
 
 
 def resample(
-    images: Images,
-    scores: Scores,
-    count: int,
-    seed: int = 0,
-    progress: Callable[[int], object] = lambda done: None,
+    images: Images, scores: Scores, count: int, seed: int = 0, progress: Callable[[int], object] = lambda done: None
 ) -> dict[str, Sampled]:
     """AP, AUROC, and as far as the images allow it ECE, Brier score and F1, on patients sampled with replacement.
 
@@ -59,8 +55,7 @@ def resample(
     """
     patients, codes = np.unique(images.patient, return_inverse=True)
     findings = range(images.truth.shape[1])
-    single = [np.eye(len(findings), dtype=bool)[place] for place in findings]
-    fewest = np.array([min(images.patients(each, label) for label in (1, 0)) for each in single])
+    fewest = np.minimum(images.patients(1), images.patients(0))
     ranked = [_Sorted.of(images.truth[:, place], images.values[:, place]) for place in findings]
     made = {name: make(images, codes) for name, make in SUMS.items()}
     sums = {name: of for name, of in made.items() if of is not None}
@@ -104,13 +99,9 @@ class _Sums:
 
 
 def _by_patient(codes: np.ndarray, parts: list[np.ndarray]) -> csr_matrix:
-    """parts: float [n, F] each, summed over the images of each patient."""
-    sums = [csr_matrix(part) for part in parts]
-    rows = np.concatenate([codes[part.tocoo().row] for part in sums])
-    width = parts[0].shape[1]
-    columns = np.concatenate([part.tocoo().col + place * width for place, part in enumerate(sums)])
-    values = np.concatenate([part.tocoo().data for part in sums])
-    return csr_matrix((values, (rows, columns)), shape=(codes.max() + 1, width * len(parts)), dtype=np.float32)
+    """parts: float32 [n, F] each, summed over the images of each patient: [patients, parts x F]."""
+    of_patient = csr_matrix((np.ones(len(codes), np.float32), (codes, np.arange(len(codes)))))
+    return hstack([of_patient @ csr_matrix(part) for part in parts]).tocsr()
 
 
 def _f1(images: Images, codes: np.ndarray) -> _Sums | None:

@@ -91,8 +91,7 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def check_records(path: Path) -> None:
-    """Raises ValueError if a file that torch.save wrote is damaged: its records have CRCs, at which torch.load does not
-    look."""
+    """Raises ValueError if a file that torch.save wrote is damaged by its records' CRCs, which torch.load ignores."""
     if not zipfile.is_zipfile(path):  # of torch before 1.6
         return
     with zipfile.ZipFile(path) as records:

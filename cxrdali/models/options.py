@@ -9,15 +9,8 @@ from shards.errors import UserError
 from shards.words import choices
 
 NORMS = ("imagenet", "weights")
-TTAS = (
-    "none",
-    "hflip",
-    "flips",
-    "light",
-    "medium",
-    "sulake-light",
-    "sulake-medium",
-)  # keys of `cxrdali.models.tta.TTA`
+# keys of `cxrdali.models.tta.TTA`
+TTAS = ("none", "hflip", "flips", "light", "medium", "sulake-light", "sulake-medium")
 
 
 @dataclass(frozen=True)

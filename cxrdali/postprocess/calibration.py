@@ -130,9 +130,8 @@ def fit(path: Path, dataset: PackedDataset, labels: Labels, method: str, options
         raise UserError(f"method {method!r}: {choices(method, CALIBRATIONS)}")
     data = read_held_out(path, dataset, labels, options)
     check_not_calibrated(path, data.about)
-    methods = [
-        _method(method, count, images - count) for count, images in zip(data.positives, data.images, strict=True)
-    ]
+    negatives = data.images - data.positives
+    methods = [_method(method, *counts) for counts in zip(data.positives, negatives, strict=True)]
     with threadpool_limits(1):  # on two busy cores the solver's threads wait for each other: 20 times slower
         maps, parts_kept, calibrated = _fit([name for name, _ in methods], data)
     probabilities = [sigmoid(logits) for logits in (data.logits, calibrated)]
@@ -228,10 +227,8 @@ def _use(maps: list[tuple[Map, str]], logits: np.ndarray) -> np.ndarray:
 def _qualities(truth: np.ndarray, probabilities: np.ndarray) -> list[Quality]:
     """One per finding, and last that of all findings together."""
     curves = [*reliability.curves(truth, probabilities), reliability.pooled(truth, probabilities)]
-    briers = [
-        *reliability.brier(truth, probabilities),
-        *reliability.brier(truth.reshape(-1, 1), probabilities.reshape(-1, 1)),
-    ]
+    flat = truth.reshape(-1, 1), probabilities.reshape(-1, 1)
+    briers = [*reliability.brier(truth, probabilities), *reliability.brier(*flat)]
     return [Quality(curve.ece, float(brier), curve) for curve, brier in zip(curves, briers, strict=True)]
 
 

@@ -31,8 +31,7 @@ class HeldOut:
     """truth: float32 [n, F] with 1, 0, NaN (ignored); logits: float32 [n, F]; both in the order of `findings`.
 
     part: int64 [n], the part of the cross-fit that an image is judged in; rows: int64 [n], in the catalog; about: the
-    table's. made_from: what a file of rules says of its origin (`origin`, and labels, dataset, uncertain, images,
-    folds).
+    table's. made_from: what a file of rules says of its origin (`read_held_out`).
     """
 
     findings: tuple[str, ...]

@@ -110,11 +110,7 @@ def weights_by_map(
 
 
 def fitted_weights(
-    paths: Sequence[Path],
-    dataset: PackedDataset,
-    labels: Labels,
-    method: str = "mean",
-    options: FitOptions = DEFAULTS,
+    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, method: str = "mean", options: FitOptions = DEFAULTS
 ) -> FittedWeights:
     """Weights under which the members' tables of validation images, pooled by `method`, have a high mAP.
 
@@ -194,8 +190,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 def read_members(paths: Sequence[Path]) -> Members:
     """Images and findings in the order of the first table.
 
-    Raises UserError for fewer than two tables, for tables of other images, findings, studies, splits or datasets, for
-    probabilities, and for one table given twice.
+    Raises UserError for fewer than two tables, one given twice, probabilities, or other images, findings or datasets.
     """
     if len(paths) < 2:
         raise UserError(f"an ensemble of {len(paths)}: give at least two tables of predictions")

@@ -64,8 +64,7 @@ def read_rules(
         origin: Names that its "made_from" must have.
 
     Raises:
-        UserError: Not what was written, another format, a finding that is missing or duplicated, an entry of another
-            kind, or `parse` raised.
+        UserError: Not what was written, another format, no finding or one twice, or an entry of another kind.
     """
     try:
         stored = read_json(path)
@@ -99,10 +98,11 @@ def check_findings(path: Path, table: Predictions, findings: Sequence[str], what
 def check_alike(
     path: Path, about: Provenance, made_from: dict, what: str, allow_other_run: bool, fix: str = SAME_RUN
 ) -> str:
-    """`check_origin`; raises UserError, too, if the table did not go through the calibrations of the one fitted to.
+    """What the history of a table says of the rules' origin: that they are another run's or TTA's, or "".
 
-    Thresholds fitted on calibrated logits are rejected for uncalibrated tables, and vice versa. A CSV of another
-    program does not say what was done to it, and rules of an older version may not: they are taken as they are, noted.
+    Raises UserError, with the `fix`, if they are, unless that is allowed, or if the table did not go through the
+    calibrations of the one fitted to. A CSV of another program does not say what was done to it, and rules of an older
+    version may not: they are taken as they are, noted.
     """
     here, there = list(about.calibrated), made_from.get("calibrated")
     if about.says_nothing or there is None:
@@ -113,7 +113,10 @@ def check_alike(
             f"{path}: its logits are {_in_words(here)}, those of {made_from['predictions']}, used to fit the {what}, "
             f"are {_in_words(there)}; give tables that went through the same calibration"
         )
-    return check_origin(path, about, made_from, allow_other_run, fix)
+    found = "; ".join(differences(about, made_from))
+    if found and not allow_other_run:
+        raise UserError(f"{path}: {found}; {fix}, or allow it with --allow-other-run")
+    return f"{ALLOWED}{found})" if found else ""
 
 
 def fitted(what: str, made_from: dict) -> Fitted:
@@ -131,17 +134,6 @@ def differences(about: Provenance, made_from: dict) -> list[str]:
                 f"{what} {here!r} here, {there!r} in {made_from.get('predictions')}, to which the rules were fitted"
             )
     return notes
-
-
-def check_origin(path: Path, about: Provenance, made_from: dict, allow_other_run: bool, fix: str = SAME_RUN) -> str:
-    """What the history of a table says of the rules' origin: that they are another run's or TTA's, or "".
-
-    Raises UserError, with the `fix`, if they are, unless that is allowed.
-    """
-    found = "; ".join(differences(about, made_from))
-    if found and not allow_other_run:
-        raise UserError(f"{path}: {found}; {fix}, or allow it with --allow-other-run")
-    return f"{ALLOWED}{found})" if found else ""
 
 
 def doubtful_split(made_from: dict) -> str:

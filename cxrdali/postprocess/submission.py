@@ -1,7 +1,6 @@
 """A challenge's submission: predictions in the form of its template, zipped with the code; checked by reading it back.
 
-The template is a CSV whose first column is the image id (dicom_id, ImageID ...), followed by findings. Other columns,
-such as subject_id, are copied unchanged.
+The template is a CSV: first the image id (dicom_id, ImageID ...), then findings. Other columns are copied unchanged.
 """
 
 import contextlib

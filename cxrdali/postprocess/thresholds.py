@@ -31,8 +31,7 @@ class FindingThreshold:
     """threshold: logit, at or above which an image is called positive (None: no image is); remark: what the strategy
     could not do, or "". images: those whose target is known; positives: of these.
 
-    F1, precision, recall (= sensitivity), specificity: cross-fitted, None if undefined; F1_half: F1 at probability
-    0.5, beside which they stand.
+    F1, precision, recall (= sensitivity), specificity: cross-fitted, None if undefined; F1_half: at probability 0.5.
     """
 
     finding: str
@@ -65,8 +64,7 @@ class Thresholds(Rules):
     def decide(self, path: Path, table: Predictions, allow_other_run: bool = False) -> np.ndarray:
         """bool [n, F] in the table's order: which images are called positive. `path` is for messages.
 
-        Raises UserError for other findings, a table of another run or TTA unless allowed, or one that was calibrated
-        when the one fitted to was not.
+        Raises UserError for other findings or calibrations, and, unless allowed, for a table of another run or TTA.
         """
         if self.made_from:
             check_findings(path, table, self.findings, "thresholds")
@@ -84,8 +82,7 @@ def fit(
 ) -> Thresholds:
     """Fit thresholds to a table of logits with labels.
 
-    strategy: "f1", "precision=0.8", "recall=0.9" or "prevalence", see `choose`. Raises UserError for another strategy,
-    and whatever `read_held_out` raises.
+    strategy: "f1", "precision=0.8", "recall=0.9" or "prevalence", see `choose`. Raises UserError as `read_held_out`.
     """
     wanted = parse_strategy(strategy)
     data = read_held_out(path, dataset, labels, options)

@@ -45,8 +45,7 @@ def is_superior(frontal_ap: float | None, lateral_ap: float | None) -> bool:
 class ViewRule:
     """One finding on frontal and on all other images: AP, 0 to 1 (None: no positive or no negative image), and counts.
 
-    images: those whose label counts; positives: those that have the finding; patients: whose these are (None: not
-    counted by an older version).
+    images: those whose label counts; positives: those with the finding; patients: whose these are (None: unknown).
     """
 
     finding: str
@@ -103,8 +102,7 @@ class ViewRules(Rules):
 
 @dataclass(frozen=True, eq=False)
 class Crossed:
-    """part: of each image by its id, 0 to folds - 1; superior: bool [folds, F], by the rules of the other parts, in the
-    order of the rules."""
+    """part: of each image by its id, 0 to folds - 1; superior: bool [folds, F], by the rules of the other parts."""
 
     part: pd.Series
     superior: np.ndarray
@@ -131,8 +129,7 @@ def fit(
 ) -> ViewRules:
     """Fit the rules to predictions with labels (in the paper: those of model3 on validation).
 
-    Of fewer subjects than folds there are as many folds. Raises UserError as `read_held_out`, or if the table has no
-    frontal or no lateral image.
+    Of fewer subjects than folds there are as many folds. Raises UserError as `read_held_out`, or without both views.
     """
     table = tables.read(path)
     check_unseen(path, table.provenance, allow_leak)
@@ -210,11 +207,7 @@ def _rule(row: dict) -> ViewRule:
 
 
 def apply(
-    path: Path,
-    rules: ViewRules,
-    dataset: PackedDataset,
-    allow_other_run: bool = False,
-    allow_same_images: bool = False,
+    path: Path, rules: ViewRules, dataset: PackedDataset, allow_other_run: bool = False, allow_same_images: bool = False
 ) -> tuple[Predictions, Changed]:
     """The table (logits) with the superior findings of lateral images replaced, in studies that have both kinds, by
     the logit of the mean probability of the study's frontal images. All other values stay bit for bit.

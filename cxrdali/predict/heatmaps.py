@@ -1,7 +1,6 @@
 """Grad-CAM: which places of an image raise the score of a finding (Selvaraju et al., ICCV 2017, equations 1 and 2).
 
-Captum computes it. The map is taken where the model's features still have places: at the output of the last module
-before the pooling.
+Captum computes it, where the model's features still have places: at the output of the last module before the pooling.
 """
 
 import numpy as np

@@ -2,8 +2,7 @@
 beside one's own scores of the same images may they stand.
 
 Yamagishi & Hanaoka, "Effect of Stage Training for Long-Tailed Multi-Label Image Classification", ICCV-W CVAMD 2023.
-The printed tables disagree about some means (model0 on development: 0.298 among the models, 0.286 over the findings);
-both are kept as printed.
+The printed tables disagree about some means (model0 on development: 0.298 and 0.286); both are kept as printed.
 """
 
 from collections.abc import Sequence

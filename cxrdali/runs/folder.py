@@ -84,8 +84,7 @@ def progress_of(state: dict, settings: TrainSettings) -> Progress:
 
 
 def commit(run: Path, state: dict, settings: TrainSettings, best: tuple[dict, dict, Predictions] | None = None) -> None:
-    """Make `state` the run's state. `best`: (weights, metadata, validation predictions) if this epoch is the best; the
-    state then gets their checksum."""
+    """Make `state` the run's. `best`: (weights, metadata, validation predictions), whose checksum the state gets."""
     try:
         if best is not None:
             weights, metadata, predictions = best

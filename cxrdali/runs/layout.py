@@ -27,8 +27,7 @@ REFERENCE = "ld-ldam-drw"  # its network is the one that the losses share, its l
 class Table:
     """Predictions of every split in the study of Sulake (arXiv 2603.02294, 2026).
 
-    kind: "model", "tta", "ensemble" or "calibrated"; of: the model or table that it is made from; how: the TTA or the
-    method.
+    kind: "model", "tta", "ensemble" or "calibrated"; of: the model or table it is made from; how: the TTA or method.
     """
 
     name: str

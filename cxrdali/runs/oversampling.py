@@ -1,7 +1,6 @@
 """Oversampling of Yamagishi & Hanaoka 2023 as an array of rows, no copied bytes.
 
-Images with a finding whose validation AP (under an earlier model) is below a threshold are doubled; an image with
-several such findings is doubled once.
+Images with a finding whose validation AP (of an earlier model) is below a threshold are doubled; with several, once.
 """
 
 from collections.abc import Mapping, Sequence

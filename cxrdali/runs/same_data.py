@@ -82,8 +82,7 @@ def described(
 def difference(there: Mapping, here: Mapping) -> str | None:
     """What is otherwise here than it was there, in words; None if the data is the same.
 
-    Both have an id, train and val or images (`which`), and, where pixels matter, what `pixels` says; of an earlier
-    version the id alone.
+    Both have an id, train and val or images (`which`), and, where pixels matter, `pixels`; older ones the id alone.
     """
     same_files, parts = there.get("id") == here["id"], {"train", "val", "images"} & set(there)
     if not parts:
@@ -117,8 +116,7 @@ def same_labels(run: Run, labels: Labels, train: np.ndarray, val: np.ndarray) ->
 def run_rows(run: Run, dataset: PackedDataset, labels: Labels, fix: str) -> tuple[np.ndarray, np.ndarray]:
     """Catalog rows of a run's training and validation images: int64 [n], int64 [m].
 
-    The dataset may have them in another order. Raises UserError, ending in `fix` ("; give ..."), if its fold has other
-    images or other labels there.
+    The dataset may have another order. Raises UserError, ending in `fix` ("; give ..."), for other images or labels.
     """
     there = run.config["dataset"]
     if (labels.name, labels.findings) != (run.labels, run.findings):

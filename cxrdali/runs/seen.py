@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cxrdali.data.options import FoldOptions
+from cxrdali.data.options import FOLDS, FoldOptions
 from cxrdali.data.splits import rows_sha256, train_and_validation
 from cxrdali.models import weights_file
 from cxrdali.predictions import ABOUT, CHECKSUM
@@ -71,7 +71,7 @@ class Trained:
 
     @property
     def split(self) -> FoldOptions:
-        return FoldOptions(self.fold, self.folds, self.group, self.fold_seed, self.stratify, self.fold_rule)
+        return FoldOptions(**{field: getattr(self, field) for field in FOLDS})
 
     def words(self, dataset: PackedDataset, labels: Labels, group: str) -> str:
         """Its name and split; of group, labels and dataset what differs from these."""

@@ -178,8 +178,7 @@ def settings_of(*layers: Mapping[str, Any], **given: Any) -> TrainSettings:
 def assigned(text: str, where: str = "") -> tuple[str, Any]:
     """NAME=VALUE or GROUP.NAME=VALUE as a flat name and a value, read as TOML, or as text where it is none.
 
-    `none` stands for no value, which TOML cannot write. Raises UserError for an unknown setting, or a value of another
-    type.
+    `none` stands for no value, which TOML cannot write. Raises UserError for an unknown setting or another type.
     """
     name, given, value = text.partition("=")
     if not given:

@@ -68,8 +68,7 @@ class Hardware:
 
 
 def share_cores(processes: int = 1) -> None:
-    """Let torch have no more threads than this one's share of the cores, of so many processes on this machine. Torch
-    itself sees no container's quota."""
+    """Let torch have no more threads than this process's share of the cores. Torch sees no container's quota."""
     share = max(1, cores() // processes)
     if torch.get_num_threads() > share:
         torch.set_num_threads(share)

@@ -2,8 +2,7 @@
 
 `--gpus` or torchrun starts the processes and numbers them by environment variables. torch.distributed carries the
 messages: NCCL between GPUs, gloo between CPUs and for everything but gradients. A process on its own is a group of one
-and sends nothing, so callers need not distinguish. All ranks must call every method that communicates, in the same
-order.
+and sends nothing, so callers need not distinguish. All ranks must call what communicates, in the same order.
 """
 
 import datetime

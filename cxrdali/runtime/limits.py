@@ -43,8 +43,7 @@ def memory_available(
 
 
 def out_of_memory(error: BaseException | None) -> BaseException | None:
-    """The error, or the one that it comes from, that says that memory or threads cannot be had; None if none does. A
-    GPU's memory says so itself."""
+    """The error, or its cause, that says that memory or threads cannot be had, or None; a GPU's says so itself."""
     if error is None or isinstance(error, MemoryError):
         return error
     if cause := out_of_memory(error.__cause__):

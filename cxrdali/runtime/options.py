@@ -30,8 +30,7 @@ class RuntimeSettings:
         "29 % on an RTX 3090 (timm's published figures); ConvNeXt by nothing.",
     )
     checkpointing: bool = setting(
-        False,
-        "Gradient checkpointing: less memory for more time; batch norm updates its statistics twice a step.",
+        False, "Gradient checkpointing: less memory for more time; batch norm updates its statistics twice a step."
     )
     micro_batch: int | str | None = setting(
         None,

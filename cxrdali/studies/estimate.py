@@ -89,8 +89,7 @@ def _rate(loader: Loader, work, hardware: Hardware, warm_up: int) -> float:
 
 
 def epoch_images(plan: Plan, name: str) -> tuple[int, bool]:
-    """Images in an epoch of a model, and whether that is all: what is oversampled by AP is not known before the model
-    whose AP decides has been trained."""
+    """Images in an epoch of a model, and whether that is all: what is oversampled by an AP is known only after it."""
     settings, _ = plan.models[name]
     if not settings.data.oversample and settings.data.oversample_below is None:
         return len(plan.train_rows), True

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cxrdali.data.loader import nearest_stored
+from cxrdali.data.options import FOLDS
 from cxrdali.data.splits import released_rows, train_and_validation
 from cxrdali.evaluate.evaluate import evaluate, write
 from cxrdali.evaluate.options import EvaluateOptions
@@ -38,7 +39,6 @@ from shards.storage.files import sha256_file
 log = logging.getLogger(__name__)
 
 SPLITS = ("val", "dev", "test")
-FOLDS = ("fold", "folds", "group", "fold_seed", "stratify", "fold_rule")
 ALIKE = (*FOLDS, "uncertain")  # of all models: their tables are compared and averaged
 
 

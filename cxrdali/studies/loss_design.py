@@ -265,12 +265,10 @@ def read_weights(path: Path) -> Weights:
             {"how": str, "values": [float], "runs": [maybe(str)], "maps": [float], "ttas?": [maybe(str)]}
             | {"calibrated?": [maybe([str])], "fitted?": KINDS},
         )
-        names = ("values", "runs", "maps", *(("ttas",) if "ttas" in stored else ()))  # not of an older version
-        known = Weights(how=stored["how"], **{name: tuple(stored[name]) for name in names})
-        if "fitted" not in stored:
-            return known
-        calibrated = tuple(None if each is None else tuple(each) for each in stored.get("calibrated", ()))
-        return replace(known, calibrated=calibrated, fitted=from_json(stored["fitted"]))
+        known = {name: tuple(stored.get(name, ())) for name in ("values", "runs", "maps", "ttas", "calibrated")}
+        known["calibrated"] = tuple(None if each is None else tuple(each) for each in known["calibrated"])
+        fitted = {"fitted": from_json(stored["fitted"])} if "fitted" in stored else {}  # not of an older version
+        return Weights(how=stored["how"], **known, **fitted)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no weights of an ensemble ({error}); delete it and run the same command") from error
 

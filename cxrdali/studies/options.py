@@ -53,8 +53,7 @@ class PaperOptions(FlowOptions):
 
 @dataclass(frozen=True)
 class StudyOptions(FlowOptions):
-    """calibration is Platt's by default, since weights on positives shift the logits, which a temperature cannot
-    undo."""
+    """calibration is Platt's by default: weights on positives shift the logits, which a temperature cannot undo."""
 
     models: tuple[str, ...] = setting(
         (),

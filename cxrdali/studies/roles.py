@@ -37,10 +37,7 @@ def roles(models: Mapping[str, tuple[TrainSettings, dict]]) -> Roles:
     settings = models[reference][0]
     losses, backbones = (
         tuple(name for name in whole if of(models[name][0]) == of(settings))
-        for of in (
-            lambda its: (its.model.arch, its.optimizer.epochs),
-            lambda its: (its.loss, its.model.head),
-        )
+        for of in (lambda its: (its.model.arch, its.optimizer.epochs), lambda its: (its.loss, its.model.head))
     )
     starts = [models[name][1]["starts_from"] for name in retrained]
     main = next((name for name in starts if name in backbones), backbones[-1])

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cxrdali.evaluate.compare import compare
+from cxrdali.evaluate.differences import adjusted
 from cxrdali.evaluate.options import CompareOptions
-from cxrdali.metrics.intervals import holm
 from cxrdali.postprocess import views
 from cxrdali.postprocess.submission import match, submit, template_of
 from cxrdali.report.training.steps import pairs
@@ -53,7 +53,8 @@ class _Paper(Flow):
         missing = [name for name in MEMBERS if name not in members]
         if missing:
             self.notes.append(f"the ensemble is without {', '.join(missing)}" if len(members) > 1 else "no ensemble")
-        if VIEWS_FROM in self.models and self._has_both_views():
+        frontal = self.dataset.catalog["view"].iloc[self.splits["val"]] == "frontal"
+        if VIEWS_FROM in self.models and frontal.nunique() == 2:
             steps.append(self._fit_views())
             for name in (VIEWS_FROM, "ensemble"):
                 if name in tables:
@@ -70,9 +71,6 @@ class _Paper(Flow):
         final = next(name for name in ("ensemble-views", f"{VIEWS_FROM}-views", tables[-1]) if name in tables)
         steps += [self._submit(final, split) for split in ("dev", "test") if split in self.splits]
         return (*steps, self._report(steps, tables))
-
-    def _has_both_views(self) -> bool:
-        return (self.dataset.catalog["view"].iloc[self.splits["val"]] == "frontal").nunique() == 2
 
     # ------------------------------------------------------------ tables
 
@@ -108,10 +106,9 @@ class _Paper(Flow):
                     if row["metric"] == "mAP":
                         numbers = {key: row[key] for key in ("difference", "low", "high", "p")}
                         found.append({"run": own[row["run"]], "against": base, **numbers})
-            for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
-                row["p_holm"] = p
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(out, sealed_json({"draws": options.draws, "level": options.level, "differences": found}))
+            content = {"draws": options.draws, "level": options.level, "differences": adjusted(found)}
+            write_bytes(out, sealed_json(content))
 
         settings = {"pairs": wanted, "draws": options.draws, "uncertain": self.uncertain, **self.data}
         needs = dict.fromkeys(self.makers[name, split] for pair in wanted for name in pair)

@@ -171,8 +171,7 @@ def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_pe
     """Linear warm-up over the first epoch(s), then cosine to min_lr by step or by epoch, or a constant rate: a function
     of the step alone.
 
-    A run of no more epochs than the warm-up has no warm-up. The first step's rate is one part of the warm-up,
-    not zero: a step at zero is a batch wasted.
+    A run of no more epochs than the warm-up has no warm-up. The first step's rate is above 0: none is wasted.
     """
     how = settings.optimizer
     warmup = how.warmup_epochs * steps_per_epoch if how.epochs > how.warmup_epochs else 0
@@ -238,8 +237,7 @@ def _check_norms(model: Classifier, settings: TrainSettings, at_a_time: int) -> 
 
 
 def _synchronise(model: Classifier, hardware: Hardware) -> None:
-    """Let batch normalisation see the images of all ranks. Raises UserError on the CPU, for which torch has no such
-    layer."""
+    """Let batch normalisation see the images of all ranks. Raises UserError on the CPU: torch has no such layer."""
     if hardware.device == "cpu":
         raise UserError(
             "sync-bn: torch synchronises batch normalisation between GPUs only; on the CPU leave it out, or train in "

@@ -52,8 +52,7 @@ class Trial:
 def resolve(trial: Trial, stored: dict | None) -> tuple[int | None, dict | None]:
     """The setting; for auto the largest that fits, and what config.json remembers of the search.
 
-    stored: what it remembers already. A run that continues on the same hardware, with settings that need the same
-    memory, does not search again.
+    stored: what it remembers. A run that continues on the same hardware and needs the same memory searches no more.
     """
     settings, hardware, share = trial.settings, trial.hardware, trial.shape.images
     if settings.runtime.micro_batch != AUTO:
@@ -107,8 +106,7 @@ def largest_micro_batch(
 
     model: in the mode in which it is trained (a frozen backbone is in evaluation mode). It and torch's generators are
     afterwards as they were before; optimizer and scaler are the search's own. keeps_gradients: training holds them from
-    step to step, as several ranks do, and not from backward to step alone. Raises UserError if not even one image
-    fits.
+    step to step, as several ranks do, and not from backward to step alone. Raises UserError if not one image fits.
     """
     # on the CPU, to leave the GPU as empty as training finds it
     kept = {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}

@@ -20,8 +20,7 @@ def retrain_settings(
 
     changes: settings to have otherwise, by flat name, than the run's, or than these: class-balanced samples, plain BCE,
     a new classifier, no augmentation (augment: the run's), EPOCHS epochs at LR with one warm-up epoch. Raises UserError
-    if the run is not finished, or was trained on other data: its validation images might be among the training images
-    here.
+    if the run is not finished, or was trained on other data: its validation images might be trained on here.
     """
     trained = Run.open(run)
     trained.check_finished("finish it first")

@@ -22,8 +22,7 @@ SPARE_FILES = 256  # open ones beside the mapped shards: DALI's, logs, pipes of 
 class StoredSize:
     """Where the renditions of one size are: per catalog row shard (-1 if rejected), offset and length in bytes.
 
-    paths: the shards' files by number, on this disk or, with a mirror, where they will be; described: their entries in
-    dataset.json.
+    paths: the shards' files by number, here or, with a mirror, where they will be; described: as in dataset.json.
     """
 
     pixels: int

@@ -18,7 +18,6 @@ import signal
 import struct
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
-from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
 import cv2
@@ -75,9 +74,7 @@ class Decoder(Generic[Made]):
         cv2.setNumThreads(1)  # OpenCV's threads would not live on in the forked process
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._end()
 
     def __call__(self, path: Location, inside: str | None, sha256: str | None, inverted: bool) -> Made:

@@ -74,8 +74,7 @@ def plan(images: pd.DataFrame, shard_images: int, seed: int, limit: int | None =
 def shard_of_study(images_per_study: np.ndarray, shard_images: int) -> np.ndarray:
     """Fill shards in order without splitting a study: int64 [studies], from 0 without gaps.
 
-    A shard is closed before the study that would take it over `shard_images`; a single study larger than
-    that has a shard to itself.
+    A shard is closed before the study that would take it over `shard_images`; a larger study has a shard to itself.
     """
     shards = np.empty(len(images_per_study), dtype=np.int64)
     shard, filled = 0, 0

@@ -1,5 +1,4 @@
-"""What could not be read back once it is published is refused before the first image is read: it takes hours to get
-there."""
+"""What could not be read back once it is published is refused before the first image is read, not hours later."""
 
 from shards.dataset.description import DATASET, FORMAT, check_label_name, dataset_identity, description_bytes
 from shards.packing.job import PackJob

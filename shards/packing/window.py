@@ -1,8 +1,7 @@
 """From 16 bits to 8: which values become black and white.
 
 Radiographs are stored in 16-bit files with 10 to 16 bits in use, and the loaders of the field differ: over 65,535
-(TorchXRayVision; the loss-design paper), or between percentiles. A bright marker or a white border moves the largest
-value, not a percentile.
+(TorchXRayVision; the loss-design paper), or between percentiles, which no bright marker or white border moves.
 """
 
 import numpy as np

@@ -34,8 +34,7 @@ def check_links(release: Release, allowed: float = 0.0) -> None:
     """Refuse links to another place before any image is read, where people put them.
 
     That is folders at the two upper levels, and images: of 100 that are spread over the release, more than a few, and
-    than the share `allowed`. The rest is looked at when it is read: 400,000 looks would take minutes on a network disk.
-    A store has no links.
+    than the share `allowed`. The rest is looked at when it is read: 400,000 looks take minutes. A store has no links.
     """
     inside = storage_of(release.root).real_path()
     if inside is None:

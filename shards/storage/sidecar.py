@@ -25,7 +25,7 @@ def write_with_hash(path: Path, data: bytes, about: str = "") -> None:
 
     Raises UserError as `write_bytes`.
     """
-    line, there = _comment(about, data) + _line(path, sha256_bytes(data)), b""
+    line, there = _comment(about.encode(), data) + _line(path, sha256_bytes(data)), b""
     try:
         if path.exists():
             there = read_regular(beside(path), MOST) if beside(path).exists() else _line(path, sha256_file(path))
@@ -66,21 +66,17 @@ def check_hash(path: Path, data: bytes) -> str:
     before = lines[place - 1] if place else b""
     if not before or re.fullmatch(rb"[0-9a-f]{%d}" % DIGITS, before[:DIGITS]):  # of what was there before a kill
         return ""
-    try:
-        about = before[len(COMMENT) : -DIGITS - 1].decode()
-    except ValueError:
-        about = ""
+    about = before[len(COMMENT) : -DIGITS - 1]
     if _comment(about, data) != before + b"\n":
         raise UserError(
             f"{beside(path)}: what it says of the table is damaged, or was changed; restore it, or delete it, and then "
             "nobody knows what was done to the table"
         )
-    return about
+    return about.decode(errors="replace")
 
 
-def _comment(about: str, data: bytes) -> bytes:
-    text = about.encode()
-    return COMMENT + text + f" {sha256_bytes(text + data)}\n".encode() if about else b""
+def _comment(about: bytes, data: bytes) -> bytes:
+    return COMMENT + about + f" {sha256_bytes(about + data)}\n".encode() if about else b""
 
 
 def _line(path: Path, sha256: str) -> bytes:

@@ -129,8 +129,7 @@ def _thresholds() -> dict[str, float]:
     """The latent value above which each finding is present.
 
     Solved so that the share over images is FREQUENCIES although bedside studies show more of it, have fewer
-    images, and although No Finding excludes the others. A latent value is standard normal, plus its shift at
-    the bedside.
+    images, and although No Finding excludes the others. Latent values are standard normal, plus a bedside shift.
     """
     counts = np.array([[len(views) * ("AP" in views), len(views) * ("PA" in views)] for views, _ in facts.PROTOCOLS])
     weights = (counts * np.array([[share] for _, share in facts.PROTOCOLS])).sum(axis=0)

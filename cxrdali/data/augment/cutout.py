@@ -40,8 +40,7 @@ class Cutout(Augmentation):
             raise UserError(f"cutout {self.kind!r}: {choices(self.kind, CUTOUTS)}")
 
     def decide(self, seed: int, epoch: int, start: int, count: int, size: int) -> Decisions:
-        """anchor, shape: float32 [count, 10], top, left (height, width) of five squares in pixels, clipped to the
-        image; height and width 0 for none."""
+        """anchor, shape: float32 [count, 10], top, left (height, width) of five squares in pixels; 0, 0 for none."""
         numbers = shared_numbers(seed, epoch, start, count)
         largest = int(size * self.side)
         published = self.kind == "published"

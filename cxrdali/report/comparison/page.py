@@ -13,7 +13,7 @@ from cxrdali.metrics.longtail import GROUPS
 from cxrdali.report.comparison import plots
 from cxrdali.report.kit.numbers import signed, text
 from cxrdali.report.kit.page import Figure, render
-from cxrdali.report.kit.tables import Table, with_fitted
+from cxrdali.report.kit.tables import Table, with_fitted, without_one
 from shards.storage.files import sha256_bytes, write_bytes
 
 TITLES = {
@@ -31,8 +31,7 @@ def write_comparison(result: dict, out: Path, title: str) -> Path:
 
 
 def comparison(result: dict) -> dict:
-    """Scores, what they cost, differences to the baseline with intervals, groups, findings: for the template's
-    `comparison`. `result`: of `compare`."""
+    """Scores, costs, differences to the baseline, groups and findings, for the template. `result`: of `compare`."""
     # keeps the ids of drawings apart where a page has several comparisons
     name = "comparison-" + sha256_bytes(repr([row["name"] for row in result["runs"]]).encode())[:8]
     trained = [row for row in result["runs"] if row["epochs"]]
@@ -65,10 +64,8 @@ def _others(result: dict) -> list[str]:
 
 
 def _scores(result: dict) -> Table:
-    names, separable = (
-        _names(result),
-        {name: each for name, each in result["best"].items() if each and each["separable"]},
-    )
+    names = _names(result)
+    separable = {name: each for name, each in result["best"].items() if each and each["separable"]}
     return Table(
         f"Scores on the {scored_images(result)}"
         + (", the best in bold where its interval to the second leaves out 0" if result["draws"] else ""),
@@ -127,30 +124,21 @@ def _differences(result: dict, name: str) -> dict:
     return {
         "figure": _figure(f"{name}-mean", result, means, others, f"d{about}") if known else None,
         "table": _difference_table(result, f"Difference to {result['baseline']}", ("Run", *titles), others, cells),
-        "without_one": _without_one(means, f"D{about}"),
+        "without_one": without_one(
+            f"D{about}, without any one finding", "Run", "gain",
+            [(row["run"], row["difference"], row["without_one"]) for row in means],
+        ),
         "without_interval": [
             title
             for title, rows in without
             if any(row["difference"] is not None for row in rows) and all(row["p"] is None for row in rows)
         ],
-    }
+    }  # fmt: skip
 
 
 def _figure(name: str, result: dict, rows: Sequence[dict], names: Sequence[str], of: str) -> Figure:
     table = pd.DataFrame(rows, columns=SHOWN, dtype=float)
     return Figure(name, plots.differences, (table, names, of, 1 - result["level"]))
-
-
-def _without_one(rows: Sequence[dict], of: str) -> Table | None:
-    """Whether one finding carries a difference of mAP."""
-    columns = [("Run", "text"), ("All findings", "gain"), ("Lowest", "gain"), ("without", "text")]
-    found = [(row, row["without_one"]) for row in rows if row["without_one"]]
-    cells = [
-        (row["run"], row["difference"], one["low"], one["low_without"], one["high"], one["high_without"])
-        for row, one in found
-    ]
-    columns += [("Highest", "gain"), ("without", "text")]
-    return Table(f"{of}, without any one finding", columns, cells) if cells else None
 
 
 def _difference_table(
@@ -199,7 +187,8 @@ def _findings(result: dict, name: str) -> dict:
     rows = sorted(result["findings"], key=lambda row: -row["train_positives"])
     known = [row for row in rows if any(value is not None for value in row["AP"].values())]
     others, names = _others(result), [row["finding"] for row in rows]
-    shown = max(others, key=lambda run: _mean(result, run))
+    means = {row["name"]: row["mAP"] for row in result["runs"]}
+    shown = max(others, key=lambda run: -np.inf if means[run] is None else means[run])
     about = f"difference in average precision to {result['baseline']}"
     cells = [[_of_finding(result, row, run) for run in others] for row in rows]
     caption = f"Difference in average precision to {result['baseline']}"
@@ -218,11 +207,6 @@ def _of_finding(result: dict, row: dict, run: str) -> Mapping | str:
     if result["draws"] and found["difference"] is not None and remarks.too_few(row, result["fewest_patients"]):
         return f"{signed(found['difference'])} ({remarks.TOO_FEW})"
     return found
-
-
-def _mean(result: dict, run: str) -> float:
-    value = next(row["mAP"] for row in result["runs"] if row["name"] == run)
-    return -np.inf if value is None else value
 
 
 def _ap_table(result: dict, rows: Sequence[dict]) -> Table:

@@ -32,9 +32,8 @@ def interval(values: Sequence[float | None], digits: int = 3) -> str:
     value, low, high = values
     if unknown(value):
         return NOTHING
-    return f"{value:.{digits}f}" + (
-        "" if unknown(low) or unknown(high) else f" ({low:.{digits}f} to {high:.{digits}f})"
-    )
+    ends = "" if unknown(low) or unknown(high) else f" ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{value:.{digits}f}{ends}"
 
 
 def small_interval(values: Sequence[float | None]) -> str:

@@ -1,7 +1,6 @@
 """Figures as inline SVG: size, colours and fonts that all share, and axes with a row per name.
 
-One unit of a drawing is one CSS pixel on a wide page; on a narrow one a figure scrolls inside itself. Colours are
-Okabe and Ito's.
+One unit of a drawing is one CSS pixel; on a narrow page a figure scrolls inside itself. Colours are Okabe and Ito's.
 """
 
 import re

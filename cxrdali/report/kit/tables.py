@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cxrdali.fitted import in_words
-from cxrdali.report.kit.numbers import unknown, written
+from cxrdali.report.kit.numbers import written
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,16 @@ class Table:
         return [[written(cell, kind) for cell, (_, kind) in zip(row, self.columns, strict=False)] for row in self.rows]
 
 
+def without_one(caption: str, first: str, kind: str, rows: Sequence[tuple[str, float, Mapping | None]]) -> Table | None:
+    """Whether one finding carries a mean. rows: name, value of all findings, and what the mean is without any one of
+    them (`cxrdali.metrics.intervals.without_one`); those that have it are shown. kind: a format of these values."""
+    columns = [(first, "text"), ("All findings", kind), ("Lowest", kind), ("without", "text")]
+    columns += [("Highest", kind), ("without", "text")]
+    ends = ("low", "low_without", "high", "high_without")
+    cells = [(name, value, *(found[end] for end in ends)) for name, value, found in rows if found]
+    return Table(caption, columns, cells) if cells else None
+
+
 def with_fitted(columns: Sequence, rows: Sequence, results: Sequence[Mapping]) -> tuple[Sequence, Sequence]:
     """Columns and rows, with a last column for what was fitted on the images of the scores, if anything was. results:
     of each row, as `cxrdali.fitted.in_words` takes them."""
@@ -33,12 +43,3 @@ def with_fitted(columns: Sequence, rows: Sequence, results: Sequence[Mapping]) -
     if not any(words):
         return columns, rows
     return [*columns, ("Fitted on these images", "text")], [(*row, said) for row, said in zip(rows, words, strict=True)]
-
-
-def best(values: Sequence[float | None], highest: bool = True) -> list[int]:
-    """Places of the best, compared before rounding; none where fewer than two are known."""
-    known = [value for value in values if not unknown(value)]
-    if len(known) < 2:
-        return []
-    top = max(known) if highest else min(known)
-    return [place for place, value in enumerate(values) if value == top]

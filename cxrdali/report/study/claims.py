@@ -94,11 +94,7 @@ def _claims(sources: Sources) -> list[tuple]:
             "ConvNeXt-Large: mAP 0.5220, F1 0.3765 on its internal validation, a tenth of its training images",
             _ranked(study, "backbones"),
         ),
-        (
-            "From internal validation to test",
-            "0.5220 to 0.3950 mAP (test server, 5th of 68 teams)",
-            _drop(study, main),
-        ),
+        ("From internal validation to test", "0.5220 to 0.3950 mAP (test server, 5th of 68 teams)", _drop(study, main)),
         ("F1", "Low although the ranking is good", _f1(study, main, split)),
         ("Calibration", "Wanting", _calibrated(study, main)),
     ]  # fmt: skip
@@ -163,12 +159,8 @@ def _verdict(comparison: dict, row: dict) -> str:
 
 
 def _than_the_baseline(study: Study, role: str, name: str) -> str:
-    row = _difference(study, role, name)
-    return (
-        ""
-        if row is None
-        else f" ({_verdict(study.comparisons[role], row)}, against {study.comparisons[role]['baseline']})"
-    )
+    row, comparison = _difference(study, role, name), study.comparisons.get(role)
+    return "" if row is None else f" ({_verdict(comparison, row)}, against {comparison['baseline']})"
 
 
 def _drop(study: Study, main: str) -> str:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.postprocess.calibration import Calibration
 from cxrdali.postprocess.thresholds import Thresholds
-from cxrdali.report.training.folder import SPLITS, WITHOUT_ONE, Evaluation, read_evaluation, read_json
+from cxrdali.report.training.folder import SPLITS, WITHOUT_ONE, Evaluation, of_kinds, read_evaluation, read_json
 from cxrdali.runs.layout import RECORD, Table
 from cxrdali.runs.steps import Book
 from shards.storage.sealed import check_kinds, maybe
@@ -22,6 +23,7 @@ RECORD_KINDS = {
 _DIFFERENCE = {name: maybe(float) for name in ("difference", "low", "high", "p", "p_holm")}
 _BEST = {"run": str, "second": str, "difference": maybe(float), "low": maybe(float), "high": maybe(float)}
 _MEANS = {f"{name}?": maybe(float) for name in ("macro_AUROC", "macro_F1", "macro_ECE", "macro_Brier", "hours")}
+WEIGHTS = {"members": [str], "values": [float]}
 COMPARISON = {  # what a page shows of one
     "baseline": str, "draws": int, "level": float, "fewest_patients": int, "unit": str, "studies": int,
     "comparisons": {"means": int, "findings": int}, "best": {str: maybe(_BEST | {"separable": bool})},
@@ -91,6 +93,9 @@ def read_study(path: Path) -> Study:
     scored = [(table.name, split) for table in tables for split in record["splits"]]
     calibrated = [(table.of, table.how) for table in tables if table.kind == "calibrated"]
     compared = [name.removeprefix("compare ") for name in record["steps"] if name.startswith("compare ")]
+    found = there(".", {"weights": "weights"}, partial(_json, parse=of_kinds(WEIGHTS)))
+    weights = found.get("weights", {"members": (), "values": ()})
+    comparison = partial(_json, parse=of_kinds(COMPARISON))
     evaluations = there("evaluations", {pair: f"evaluate {' '.join(pair)}" for pair in scored}, read_evaluation)
     return Study(
         path,
@@ -104,8 +109,8 @@ def read_study(path: Path) -> Study:
         {pair: Evaluation(pair[0], each.content) for pair, each in evaluations.items()},
         there("calibrations", {pair: f"calibrate {' '.join(pair)}" for pair in calibrated}, calibration.read),
         there("thresholds", {table.name: f"thresholds {table.name}" for table in tables}, thresholds.read),
-        there(".", {"weights": "weights"}, lambda file: _json(file, _weights)).get("weights", {}),
-        there("comparisons", {what: f"compare {what}" for what in compared}, _comparison),
+        dict(zip(weights["members"], weights["values"], strict=True)),
+        there("comparisons", {what: f"compare {what}" for what in compared}, comparison),
         {name: seconds.get(name) for name in record["steps"]},
     )
 
@@ -116,14 +121,6 @@ def final(study: Study) -> str:
     last = [table.name for table in study.of_kind("calibrated") if table.of == "ensemble"]
     order = [*last, "ensemble", study.roles["main"], *study.models]
     return next((name for name in order if name in done), order[-1])
-
-
-def _comparison(path: Path) -> dict:
-    def checked(content: dict) -> dict:
-        check_kinds(content, COMPARISON)
-        return content
-
-    return _json(path, checked)
 
 
 def _json(path: Path, parse: Callable[[dict], T]) -> T:
@@ -141,8 +138,3 @@ def _check_record(record: dict) -> dict:
     for table in record["tables"]:
         Table(**table)
     return record
-
-
-def _weights(stored: dict) -> dict[str, float]:
-    check_kinds(stored, {"members": [str], "values": [float]})
-    return {name: float(value) for name, value in zip(stored["members"], stored["values"], strict=True)}

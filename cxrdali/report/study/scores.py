@@ -12,6 +12,7 @@ from cxrdali.report.training.steps import SPLIT_NAMES
 HALF, POOLED = "F1 at 0.5", "pooled ECE"  # of all images and findings as one table, as Sulake (2026) has it
 # of a table of scores, in which none is marked as the best: the pairs' own intervals are in the comparisons
 COLUMNS = ("mAP", *GROUPS, "AUROC", "F1", HALF, "ECE", POOLED)
+ENDS = ("mAP_low", "mAP_high")
 HEADS = {"F1": "F1, fitted", **{name: f"mAP, {name}" for name in GROUPS}}
 
 
@@ -76,13 +77,9 @@ def _score_table(study: Study, caption: str, split: str, rows: Mapping, more: Se
         *with_fitted(
             [*more, *columns, (f"{level * 100:g} % interval of mAP", "bounds")],
             [
-                (name, *rows[name], *(cells[column] for column in shown), _bounds(content))
-                for (name, cells), content in zip(found.items(), contents, strict=True)
+                (name, *rows[name], *(cells[column] for column in shown), [whole.get(end) for end in ENDS])
+                for (name, cells), whole in zip(found.items(), (each["all"] for each in contents), strict=True)
             ],
             contents,
         ),
     )
-
-
-def _bounds(content: Mapping) -> tuple[float | None, float | None]:
-    return content["all"].get("mAP_low"), content["all"].get("mAP_high")

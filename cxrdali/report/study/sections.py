@@ -140,9 +140,8 @@ def calibrations(sources: Sources) -> dict | None:
     shown = shown or [(of, method, each) for (of, method), each in study.calibrations.items()][:1]
     split = study.splits[0] if study.splits else ""
     names = dict.fromkeys(name for of, method in study.calibrations for name in (of, f"{of}+{method}"))
-    parts = [
-        (name, study.evaluations[name, split].content["all"]) for name in names if (name, split) in study.evaluations
-    ]
+    there = {name: study.evaluations[name, split] for name in names if (name, split) in study.evaluations}
+    parts = [(name, each.content["all"]) for name, each in there.items()]
     return {
         "errors": error_table(f"Calibration error, {SPLIT_NAMES.get(split)}", "Predictions", parts),
         "fitted_on": next((each.made_from["images"] for each in study.calibrations.values()), None),

@@ -136,8 +136,7 @@ def _sheet(run: Run, dataset: PackedDataset) -> dict:
 def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray, str]:
     """uint8 [B, 1, S, S], and in words what the augmentation did to them.
 
-    What a position of an epoch holds does not depend on the batch size, so a batch of twelve is the beginning
-    of the run's own first batch.
+    What a position of an epoch holds does not depend on the batch size, so twelve are the first of the run's own batch.
     """
     from cxrdali.data.augment import decide, options_of
     from cxrdali.data.loader import Loader

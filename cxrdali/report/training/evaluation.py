@@ -13,7 +13,7 @@ from cxrdali.report.calibration.errors import error_table
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.numbers import score
 from cxrdali.report.kit.page import Figure
-from cxrdali.report.kit.tables import Table, with_fitted
+from cxrdali.report.kit.tables import Table, with_fitted, without_one
 from cxrdali.report.training import roc
 from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
 from cxrdali.report.training.sources import Sources
@@ -112,12 +112,8 @@ def _more(of: str, parts: Sequence[Part]) -> list[Table]:
         columns += [(f"Macro AUROC, {group}", "score") for group in GROUPS]
         rows = [(label, *_group_means((part or {}).get("groups") or {})) for label, part in parts]
         tables.append(Table(f"Head, medium and tail {of}", [("Predictions", "text"), *columns], rows))
-    without = [(label, part) for label, part in parts if part and part.get("mAP_without_one")]
-    if without:
-        columns = [("Predictions", "text"), ("All findings", "score"), ("Lowest", "score"), ("without", "text")]
-        columns += [("Highest", "score"), ("without", "text")]
-        rows = [(label, part["mAP"], *_ends(part["mAP_without_one"])) for label, part in without]
-        tables.append(Table(f"mAP without any one finding, {of}", columns, rows))
+    shares = [(label, part["mAP"], part.get("mAP_without_one")) for label, part in parts if part]
+    tables += filter(None, [without_one(f"mAP without any one finding, {of}", "Predictions", "score", shares)])
     added = _added([part for _, part in parts if part])
     if added:
         shown = [key for key in added if key not in TITLES or key == "ECE"]  # the others are in a table of their own
@@ -128,16 +124,9 @@ def _more(of: str, parts: Sequence[Part]) -> list[Table]:
     return [*tables, floors] if floors else tables
 
 
-def _ends(one: dict) -> tuple:
-    return one["low"], one["low_without"], one["high"], one["high_without"]
-
-
 def _group_means(groups: dict) -> list:
     means = [groups.get(group, {}) for group in GROUPS]
-    return [
-        *((each.get("mAP"), each.get("mAP_low"), each.get("mAP_high")) for each in means),
-        *(each.get("macro_AUROC") for each in means),
-    ]
+    return [*(_with_interval(each, "mAP") for each in means), *(each.get("macro_AUROC") for each in means)]
 
 
 def _added(parts: Sequence[dict]) -> dict[str, tuple[str, str]]:
@@ -153,9 +142,7 @@ def _about(evaluations: Sequence[Evaluation]) -> dict:
         # as older versions resampled: studies, at percentiles of the samples
         "older": [each.name for each in sampled if "unit" not in each.content],
         "units": sorted({counted(2, each.content.get("unit", "study"))[2:] for each in sampled}),
-        "levels": sorted(
-            {level for each in evaluations if each.content.get("draws") and (level := each.content.get("level"))}
-        ),
+        "levels": sorted({level for each in sampled if (level := each.content.get("level"))}),
         "probabilities": "ECE" in added,
         "decisions": "F1" in added,
         "groups": any(each.content["all"].get("groups") for each in evaluations),
@@ -179,10 +166,7 @@ def _details(each: Evaluation, number: int) -> dict:
         "off_centre_because": remarks.OFF_CENTRE,
         "figure": Figure(f"evaluation-{number}", plots.ap_intervals, (known,)) if len(known) else None,
         "curves": roc.figures(f"evaluation-{number}", content["all"]["findings"], content.get("curves") or {}),
-        "without_ap": {
-            "positive": content["all"]["without_positives"],
-            "negative": content["all"].get("without_negatives"),
-        },
+        "without_ap": {each: content["all"].get(f"without_{each}s") for each in ("positive", "negative")},
         "without_training": content.get("without_training"),
         "allowed": [step for step in content.get("history", []) if ALLOWED in step],
         "history": [step for step in content.get("history", []) if ALLOWED not in step],

@@ -31,14 +31,12 @@ WITHOUT_ONE = {"low": float, "high": float, "low_without": str, "high_without": 
 MEANS = {f"{name}{end}?": maybe(float) for name in ("mAP", *(f"macro_{each}" for each in SCORES)) for end in _ENDS}
 MEANS["mAP_without_one?"] = maybe(WITHOUT_ONE)
 FINDING = {"finding": str, "positives": int, "prevalence": maybe(float), "AP": maybe(float), "AUROC": maybe(float)} | {
-    "group?": maybe(str), "train_positives?": maybe(int), "negatives?": int, "positive_patients?": int,
-    "negative_patients?": int,
-    "threshold?": maybe(float),
+    "group?": maybe(str), "train_positives?": maybe(int), "threshold?": maybe(float),
+    **dict.fromkeys(("negatives?", "positive_patients?", "negative_patients?"), int),
     **{f"{name}{end}?": maybe(float) for name in SCORES for end in _ENDS},
 }  # fmt: skip
 PART = {"images": int, "studies": int, "LRAP": maybe(float), "without_positives": [str], "findings": [FINDING]} | {
-    "without_negatives?": [str],
-    "patients?": int, **ERRORS, **MEANS, "mAP": maybe(float), "macro_AUROC": maybe(float),
+    "without_negatives?": [str], "patients?": int, **ERRORS, **MEANS, "mAP": maybe(float), "macro_AUROC": maybe(float),
     "groups?": maybe({str: {"findings?": [str], **MEANS}}),
 }  # fmt: skip
 EVALUATION = {
@@ -94,6 +92,16 @@ def read_json(path: Path, parse: Callable[[dict], T], wrong: str) -> T:
         raise UserError(f"{path}: {wrong.format(reason)}") from error
 
 
+def of_kinds(kinds: dict) -> Callable[[dict], dict]:
+    """For `read_json`: the content itself, of these kinds."""
+
+    def parse(content: dict) -> dict:
+        check_kinds(content, kinds)
+        return content
+
+    return parse
+
+
 def read_evaluation(path: Path) -> Evaluation:
     """Raises UserError if the file is not what `cxrdali evaluate` writes."""
 
@@ -140,9 +148,8 @@ class PaperFolder:
     """What `cxrdali paper` leaves beside its runs, as far as it is there.
 
     models: those to expect; steps: name, status, seconds of each step so far; evaluations: by (name, split);
-    comparisons: by split;
-    views: what views.json says by finding, None if not fitted yet; views_from: which predictions it was fitted on;
-    synthetic: whether its images are.
+    comparisons: by split; views: what views.json says by finding, None if not fitted yet; views_from: which predictions
+    it was fitted on; synthetic: whether its images are.
     """
 
     path: Path
@@ -159,11 +166,10 @@ class PaperFolder:
 def read_paper(path: Path) -> PaperFolder:
     """Raises UserError naming the file for one that is damaged or was not written by `cxrdali paper`."""
     wrong = "not what `cxrdali paper` writes ({}); delete it, or give another folder"
-    record = read_json(path / RECORD, _check_record, wrong) if (path / RECORD).exists() else {}
+    record = read_json(path / RECORD, of_kinds(RECORD_KINDS), wrong) if (path / RECORD).exists() else {}
     compared = {split: path / "comparisons" / f"{split}.json" for split in SPLITS}
-    comparisons = {
-        split: read_json(file, _check_comparison, wrong) for split, file in compared.items() if file.exists()
-    }
+    parse = of_kinds(COMPARISON)
+    comparisons = {split: read_json(file, parse, wrong) for split, file in compared.items() if file.exists()}
     rules = view_rules.read(path / "views.json") if (path / "views.json").exists() else None
     views = None
     if rules is not None:
@@ -192,13 +198,3 @@ def read_paper(path: Path) -> PaperFolder:
         (path / "submission.zip").exists(),
         record.get("synthetic", False),
     )
-
-
-def _check_comparison(content: dict) -> dict:
-    check_kinds(content, COMPARISON)
-    return content
-
-
-def _check_record(record: dict) -> dict:
-    check_kinds(record, RECORD_KINDS)
-    return record

@@ -1,20 +1,16 @@
 """The report's sections on models: what each recipe is, what it reached, and what the paper printed for it."""
 
-from functools import cache
 from pathlib import Path
 
 from cxrdali.report import published
 from cxrdali.report.as_published import as_published
-from cxrdali.report.kit.numbers import NOTHING, count, setting
+from cxrdali.report.kit.numbers import NOTHING, count
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.sources import Sources
-from cxrdali.runs.names import flatten
 from cxrdali.runs.reader import Run
 
 MIMIC = "paper, MIMIC-CXR"
 APART = "The paper, on other images: "  # begins the caption of a table that has its numbers alone
-# Where a run was made, which data it had and what chance gave it: no part of a recipe's system
-NOT_THE_RECIPE = ("init", "oversample_from", "labels", "seed", "fold", "fold_seed", "fold_rule", "precision")
 
 
 def models(sources: Sources) -> dict | None:
@@ -36,7 +32,6 @@ def models(sources: Sources) -> dict | None:
     return {
         "systems": Table("What each model is", columns, systems),
         "published": as_published("stage-training", runs),
-        "differences": _differences(runs),
         **_reached(sources),
         "comparability": comparability(sources),
     }
@@ -98,55 +93,6 @@ def comparability(sources: Sources) -> dict:
         "images": sorted(selections, key=str),
         "labels": sorted({str(run.labels) for run in sources.runs}),
     }
-
-
-def differences(run: Run) -> dict[str, tuple[str, str]] | None:
-    """Settings in which a run is not the recipe of its name that follows a paper: (here, there). None: of none."""
-    paper = _paper_settings().get(run.recipe.get("name"))
-    if paper is None:
-        return None
-    settings = flatten(run.config["settings"])
-    # a setting that an older config does not have was at its default then, which is that of the recipe
-    found = {name: (settings[name], value) for name, value in paper.items() if name in settings}
-    return {name: (setting(here), setting(there)) for name, (here, there) in found.items() if here != there}
-
-
-@cache
-def _paper_settings() -> dict[str, dict]:
-    from cxrdali.runs.recipes import load
-    from cxrdali.runs.settings import MAY_DIFFER
-
-    left_out = (*NOT_THE_RECIPE, *MAY_DIFFER)
-    resolved = {name: recipe.resolve(Path())[0].flat() for name, recipe in load().items()}
-    return {
-        name: {key: value for key, value in settings.items() if key not in left_out}
-        for name, settings in resolved.items()
-    }
-
-
-def _differences(runs: list[Run]) -> dict | None:
-    """In which settings the runs are not the papers' recipes; what holds for all of them is said once."""
-    found = {run.name: differences(run) for run in runs}
-    known = {name: differing for name, differing in found.items() if differing is not None}
-    if not known:
-        return None
-    common = set.intersection(*(set(differing.items()) for differing in known.values()))
-    rows = [
-        (name, ", ".join(_words(key, *pair) for key, pair in differing.items() if (key, pair) not in common) or NOTHING)
-        for name, differing in known.items()
-    ]
-    some = any(set(differing.items()) - common for differing in known.values())
-    columns = [("Model", "text"), ("Here (recipe)", "text")]
-    first = next(iter(known.values()))
-    return {
-        "common": [_words(key, *pair) for key, pair in first.items() if (key, pair) in common],
-        "by_model": Table("Settings that differ from the recipes", columns, rows, "text") if some else None,
-        "strangers": [name for name in found if name not in known],
-    }
-
-
-def _words(key: str, here: str, there: str) -> str:
-    return f"{key.replace('_', ' ')} {here} ({there})"
 
 
 def oversampling(sources: Sources) -> dict | None:

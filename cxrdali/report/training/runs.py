@@ -11,7 +11,7 @@ from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.training import plots as run_plots
 from cxrdali.report.training import roc
-from cxrdali.report.training.folder import SPLITS, Evaluation
+from cxrdali.report.training.folder import SPLITS
 from cxrdali.report.training.lineage import Placed, is_line, lineage
 from cxrdali.report.training.models import epochs
 from cxrdali.report.training.sources import Sources
@@ -43,7 +43,8 @@ def _held_out(sources: Sources) -> list[dict]:
     """What every evaluation of images that no run chose anything by found, the test split first."""
     found = last_step(sources.folder) if sources.folder else None
     known = [(found[0], found[1], found[2].content)] if found else []
-    known += [(_predicted_by(each), each.content.get("split"), each.content) for each in sources.evaluations]
+    given = [(each.name, each.content) for each in sources.evaluations]
+    known += [(its.get("run") or its.get("predictions") or name, its.get("split"), its) for name, its in given]
     names = {run.path.resolve().name: run.name for run in sources.runs}
     return [
         {
@@ -64,10 +65,6 @@ def _held_out(sources: Sources) -> list[dict]:
 def _made_by(content: dict) -> set[str]:
     """The runs whose predictions were evaluated: of an ensemble its members."""
     return set((content.get("run") or "").removeprefix("ensemble of ").split(", "))
-
-
-def _predicted_by(each: Evaluation) -> str:
-    return each.content.get("run") or each.content.get("predictions") or each.name
 
 
 def _held_out_table(held_out: list[dict]) -> Table:
@@ -205,6 +202,7 @@ def findings(sources: Sources) -> dict:
     )
     undefined = [name for name in ap.index if ap.loc[name].isna().all()]
     known = ap.drop(index=undefined)
+    counts = [run.train_positives for run in trained if "train_positives" in run.config]
     few = len(trained) <= MOST_DOTS
     figure = Figure("findings", plots.ap_per_finding, (known, facts.loc[known.index, "prevalence"]))
     return {
@@ -213,14 +211,9 @@ def findings(sources: Sources) -> dict:
         "table": _findings_table(trained, ap, facts),
         "curves": roc.of_validation(_top(trained), sources.dataset),
         "without_ap": without_ap(ap, facts),
-        "without_training": [name for name in known.index if any(_untrained(run, name) for run in trained)],
+        "without_training": [name for name in known.index if any(each.get(name) == 0 for each in counts)],
         "different_images": len({run.selection.get("val_sha256") for run in trained}) > 1,
     }
-
-
-def _untrained(run: Run, finding: str) -> bool:
-    """Whether none of its training images has the finding."""
-    return "train_positives" in run.config and run.train_positives.get(finding) == 0
 
 
 def _findings_table(runs: list[Run], ap: pd.DataFrame, facts: pd.DataFrame) -> Table:

@@ -1,8 +1,7 @@
 """The report's sections on the steps of Yamagishi & Hanaoka: AP per finding from stage 1 to the ensemble, and frontal
 against lateral.
 
-No value is marked as the best: only mAP has intervals of differences, of a step to the one before it and of the
-ensemble's members to it.
+No value is marked as the best: only mAP has intervals of differences, by step and of the ensemble's members to it.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -12,7 +12,7 @@ from cxrdali.report.explanation.page import write_gallery
 from cxrdali.report.kit.numbers import FORMATS, NOTHING, written
 from cxrdali.report.kit.page import Figure, check_numbers_file, plain, render
 from cxrdali.report.kit.plots import ap_intervals
-from cxrdali.report.kit.tables import Table, best
+from cxrdali.report.kit.tables import Table
 from shards.errors import UserError
 from tests.cxrdali.report.pages import AWKWARD, Page
 
@@ -44,19 +44,6 @@ def test_a_value_is_written_by_its_column_and_a_word_stays_a_word():
         kind: text for kind, (_, text) in cells.items()
     }
     assert cells.keys() <= FORMATS.keys()
-
-
-@pytest.mark.parametrize(
-    ("values", "highest", "places"),
-    [
-        ([0.1, 0.3, None], True, [1]),
-        ([0.1, 0.3, float("nan")], False, [0]),
-        ([0.1, None], True, []),
-        ([1, 1], True, [0, 1]),
-    ],
-)
-def test_the_best_of_some_values(values, highest, places):
-    assert best(values, highest) == places
 
 
 def test_data_as_json_has_its_numbers_before_rounding_and_no_picture():
