@@ -19,7 +19,8 @@ from shards.words import counted
     "--method",
     type=Choice(CALIBRATIONS),
     help="For --fit. temperature: logit / T, one T for all findings. per-finding-temperature: one each. platt: "
-    "a * logit + b per finding. isotonic: rising steps per finding.",
+    "a * logit + b per finding. isotonic: rising steps per finding (platt, if it has fewer than "
+    "1,000 positives or negatives).",
 )
 @click.option("--rules", type=FILE, metavar="JSON", help="Or rules that were fitted before, for FILE.")
 @click.option(

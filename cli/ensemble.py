@@ -46,7 +46,7 @@ class Paths(click.ParamType):
     metavar="VAL,VAL,...",
     help="Weights searched for a high mAP of these tables pooled; also says what they gain on subjects left out.",
 )
-@click.option("--folds", default=5, show_default=True, help="Parts of the subjects that --fit-weights leaves out.")
+@click.option("--folds", default=5, show_default=True, help="Parts by subject, each left out in turn by --fit-weights.")
 @folders.data_option
 @click.option("--labels", metavar="NAME", help="Label release of the validation tables.  [default: the one they name]")
 @field_options(EvaluateOptions, "uncertain", "allow_leak", "allow_other_run", "allow_same_images")

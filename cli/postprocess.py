@@ -34,7 +34,8 @@ from shards.words import counted
 @tables.kind_option
 def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_run, allow_same_images, **given):
     """Let a study's lateral images take over the mean of its frontal predictions, for every finding whose AP is
-    higher on frontal images than on all others. FILE holds logits, as `cxrdali predict` writes them.
+    higher on frontal images than on all others and that 10 patients or more have in either. FILE holds logits, as
+    `cxrdali predict` writes them.
 
     All other values stay as they are: frontal images, the other findings, studies with one kind of view. Validation
     images of --fit take over values by rules fitted to the other parts of the subjects, so that their score is not too

@@ -39,7 +39,7 @@ class CompareOptions(ResampleOptions):
     baseline: str | None = setting(
         None, "Name or folder of the run that the others are compared with.", otherwise="first", metavar="RUN"
     )
-    folds: int = setting(5, "Parts of the subjects, of which F1's thresholds leave one.", at_least(2))
+    folds: int = setting(5, "Parts by subject, each judged by F1 thresholds fitted to the others.", at_least(2))
     uncertain: str | None = as_in(DataSettings, "uncertain", default=None, otherwise="as in the runs' training")
     allow_leak: bool = as_in(EvaluateOptions, "allow_leak")
     allow_same_images: bool = as_in(EvaluateOptions, "allow_same_images")

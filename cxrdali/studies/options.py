@@ -20,7 +20,7 @@ class FlowOptions:
     models: tuple[str, ...]
     labels: str | None = setting(None, "Label release.", otherwise="the dataset's first", metavar="NAME")
     draws: int = setting(
-        1000, "Bootstrap samples of every evaluation, 0 for none.", at_least(0), otherwise="1000; demo: 100"
+        1000, "Samples of the patients, for intervals and p; 0 for none.", at_least(0), otherwise="1000; demo: 100"
     )
     overrides: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     title: str = ""

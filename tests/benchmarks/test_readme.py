@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.pages import families, plots, readme
+from benchmarks.pages import coverage, families, plots, readme
 from benchmarks.pages.page import TABLES, tables
 from benchmarks.pages.readme import LOADERS, loading_lines
 from benchmarks.results import newest
@@ -159,8 +159,11 @@ def test_the_picture_of_loading_draws_every_loader(tmp_path):
 def test_the_committed_page_and_section_are_of_the_committed_results():
     for path, new in ((readme.PAGE, tables()), (readme.README, readme.section())):
         assert path.read_text() == readme.written(path.read_text(), new)
-    page = readme.ARCHITECTURES.read_text()
-    assert page == readme.written(page, families.section(), "families")
+    for path, new, name in (
+        (readme.ARCHITECTURES, families.section(), "families"),
+        (readme.STATISTICS, coverage.section(), "coverage"),
+    ):
+        assert path.read_text() == readme.written(path.read_text(), new, name)
     assert readme.LOADING.exists()
 
 

@@ -7,10 +7,10 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import norm, t
 
-from benchmarks.statistics.coverage import repetition
+from benchmarks.statistics.coverage import FINDINGS, population, repetition, sample
 from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.intervals import DIFFERENCE, ERROR, Estimate, Sampled, holm, without_one
-from cxrdali.metrics.ranking import score
+from cxrdali.metrics.ranking import Scores, score
 
 
 def sampled(patients=(40, 12, 3, 1), kind="score", seed=0, count=500):
@@ -189,3 +189,23 @@ def test_p_of_equal_models_is_small_as_seldom_as_it_says(simulated):
     findings = simulated["AP, equal models", "ours"][:, 1]
     assert 0.03 < findings.mean() < 0.075
     assert simulated["mean AP, equal models", "ours"][:, 1].sum() <= 9  # of 60: 3 expected, 9 or fewer in 99.9 %
+
+
+@pytest.mark.slow
+def test_by_image_intervals_are_too_narrow_where_patients_have_several():
+    """3.5 studies a patient: of AP, intervals by patient hold the truth as often as they say, those by image do not;
+    and two equal models differ too often."""
+    held, small = defaultdict(list), defaultdict(list)
+    for seed in range(12):
+        truth, patient, models = sample(np.random.default_rng([7, seed]), 1621, 3.5)
+        counts = [(truth == label).sum(axis=0) for label in (1, 0)]
+        there = np.where(np.minimum(*counts) > 0, 0.0, np.nan)
+        for unit, codes in (("patient", patient), ("image", np.arange(len(patient)))):
+            made = [resample(Images(truth, values, codes), Scores(FINDINGS, there, there, *counts, np.nan), 60)["AP"]
+                    for values in (models[0], models[2])]  # fmt: skip
+            for place in np.flatnonzero(counts[0] >= 100):
+                found = made[0].finding(place)
+                held[unit].append(found.low <= population(0)["AP"][place] <= found.high)
+                small[unit].append((made[1] - made[0]).finding(place).p <= 0.05)
+    assert np.mean(held["patient"]) > 0.92 - 0.05 and np.mean(held["image"]) < np.mean(held["patient"]) - 0.1
+    assert np.mean(small["patient"]) < 0.075 and np.mean(small["image"]) > np.mean(small["patient"]) + 0.05
