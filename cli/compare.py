@@ -76,8 +76,9 @@ def _print(result: dict) -> None:
     click.echo(aligned(rows))
     click.echo("F1: thresholds are cross-fitted over subjects")
     click.echo(_highest(result["best"]["mAP"]))
-    count = result["comparisons"]["means"]
-    how = f", {resampled(result)}; p, and in brackets adjusted (Holm) for all {counted(count, 'comparison')}"
+    how = ", without an interval"
+    if count := result["comparisons"]["means"]:
+        how = f", {resampled(result)}; p, and in brackets adjusted (Holm) for all {counted(count, 'comparison')}"
     click.echo(f"difference to {result['baseline']}{how if result['draws'] else ''}:")
     rows = [(row["run"], SHORT[row["metric"]], _difference(row)) for row in result["differences"]]
     if rows:
@@ -111,8 +112,9 @@ def _highest(best: dict | None) -> str:
     first, second = best["run"], best["second"]
     if best["separable"]:
         return f"best mAP: {first}, over {second} by {_between(best)}"
-    known = f", difference {_between(best)}"
-    return f"highest mAP: {first}, not separable from the second, {second}{known if best['low'] is not None else ''}"
+    if best["low"] is None:
+        return f"highest mAP: {first}; no interval says whether it differs from that of {second} by more than chance"
+    return f"highest mAP: {first}, not separable from the second, {second}, difference {_between(best)}"
 
 
 def _between(row: dict) -> str:

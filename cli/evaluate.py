@@ -112,8 +112,8 @@ def _print(result: dict) -> None:
     click.echo(aligned(rows))
     if result["draws"]:
         thin = any(remarks.too_few(row, few) for row in whole["findings"])
-        why = f"; {remarks.TOO_FEW}: fewer than {few} {unit} have the finding, or do not have it" if thin else ""
-        click.echo(f"{remarks.resampled(result)}{why}")
+        why = f"; {remarks.TOO_FEW}: fewer than {few} {unit} have the finding, or do not have it; {remarks.MEANS}"
+        click.echo(f"{remarks.resampled(result)}{why if thin else ''}")
     for view in ("all", "frontal", "lateral"):
         part = result[view]
         if part is None:

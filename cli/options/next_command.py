@@ -26,11 +26,14 @@ def say(command: str, other: str = "") -> None:
     click.echo(f"next: {command}" + (f"  # or: {other}" if other else ""))
 
 
-def evaluation(run: Path) -> str:
-    """Of a run's own validation predictions."""
+def _evaluation(run: Path, settings) -> str:
+    """Of a run's own validation predictions, with uncertain labels as its training counted them."""
     from cxrdali.runs.layout import VAL_PREDICTIONS
+    from cxrdali.runs.settings import settings_of
 
-    return line("evaluate", run / VAL_PREDICTIONS)
+    counted = settings.data.uncertain
+    given = () if counted == settings_of(stage=1).data.uncertain else ("--uncertain", counted)
+    return line("evaluate", run / VAL_PREDICTIONS, *given)
 
 
 def after_training(settings, dataset, out: Path) -> None:
@@ -39,12 +42,12 @@ def after_training(settings, dataset, out: Path) -> None:
 
     context = click.get_current_context()
     if context.params.get("stage") in (1, 2):
-        say(_next_stage(settings, out, context.params, dataset.sizes), evaluation(out))
+        say(_next_stage(settings, out, context.params, dataset.sizes), _evaluation(out, settings))
     elif len(released_rows(dataset, dataset.labels(settings.data.labels), "test")):
         table = f"{out.resolve().name}.test.parquet"
-        say(line("predict", "--run", out, "--split", "test", "--out", table), evaluation(out))
+        say(line("predict", "--run", out, "--split", "test", "--out", table), _evaluation(out, settings))
     else:
-        say(evaluation(out))
+        say(_evaluation(out, settings))
 
 
 def _next_stage(settings, out: Path, given: Mapping, stored: Sequence[int]) -> str:

@@ -164,7 +164,7 @@ def _thin_findings(findings: Sequence[dict]) -> list[str]:
     thin = [f"{name} ({count})" for name, count in counts.items() if 0 < count < ENOUGH]
     if not thin:
         return []
-    return [f"Too few for an interval, fewer than {ENOUGH} patients have it: {', '.join(thin)}; they are in the means"]
+    return [f"Too few for an interval, fewer than {ENOUGH} patients have it: {', '.join(thin)}; {remarks.MEANS}"]
 
 
 def _score(

@@ -109,7 +109,7 @@ def best(name: str, scored: Sequence[Scored], ground: Ground) -> dict | None:
     """The best and the second by one of TESTED, and their difference; separable: its interval leaves out zero."""
     sign = 1 if TESTED[name][2] else -1
     means = [(ground.mean(name, each).value, each) for each in scored]
-    known = sorted(((sign * value, place) for place, (value, _) in enumerate(means) if value is not None), reverse=True)
+    known = sorted((-sign * value, place) for place, (value, _) in enumerate(means) if value is not None)
     if len(known) < 2:
         return None
     first, second = (scored[place] for _, place in known[:2])

@@ -6,6 +6,7 @@ from cxrdali.metrics.longtail import GROUPS
 from shards.words import counted
 
 TOO_FEW = "too few for an interval"
+MEANS = "a mean has one if at least a third of its findings have"  # cxrdali.metrics.intervals.MOST
 OFF_CENTRE = (
     "AP of few positives is too high by chance; an interval is of the population and centred without that, so a value "
     "can lie near the end of its own interval or outside it"

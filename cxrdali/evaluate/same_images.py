@@ -287,7 +287,8 @@ def _check_same_images(runs: Sequence[Run]) -> None:
     if len(parts) > 1:
         raise UserError(
             f"these runs validated on different images, so their scores do not compare: {' against '.join(parts)}; "
-            "compare within one of these, or train with the same fold, folds, group and limit-batches"
+            "compare within one of these, or train with the same --fold-rule, --stratify, --fold, --folds, "
+            "--fold-seed, --group and --limit-batches"
         )
 
 

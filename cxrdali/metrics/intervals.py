@@ -141,12 +141,13 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
 
 
 def without_one(values: np.ndarray, names: Sequence[str]) -> dict | None:
-    """What a mean would be without one finding: the lowest and highest, and without which; None of fewer than two.
+    """What a mean would be without one finding: the lowest and highest, and without which; None of fewer than two, or
+    if all are equal.
 
     values: float64 [F], NaN where a finding has none. So that a reader sees whether one finding carries a mean.
     """
     known = np.flatnonzero(~np.isnan(values))
-    if len(known) < 2:
+    if len(known) < 2 or not np.ptp(values[known]):
         return None
     others = (values[known].sum() - values[known]) / (len(known) - 1)
     low, high = int(others.argmin()), int(others.argmax())

@@ -70,7 +70,10 @@ def test_the_next_stage_has_the_same_fold_and_network_and_runs(work, stage1):
 
 def test_a_run_of_another_name_is_named_as_the_start(work, stage1):
     same = ("train", "--stage", 1, *SMALL, "--arch", "test_efficientnet", "--data", "my pack", "--out", "mine")
-    words = words_of(done(work, *same).stdout, work)
+    same += ("--uncertain", "positive")
+    said = done(work, *same).stdout
+    assert "  # or: cxrdali evaluate mine/val_predictions.parquet --uncertain positive --data 'my pack'\n" in said
+    words = words_of(said, work)
     assert words[:7] == ["train", "--stage", "2", "--out", "mine-stage2", "--init", "mine"] and "--fold" not in words
     assert words_of(done(work, *same).stdout, work) == words  # and once more when it was finished
 

@@ -36,6 +36,7 @@ def write_page(calibration: Calibration, path: Path) -> Path:
 def reliability(calibration: Calibration, name: str = "reliability") -> dict:
     """Diagrams and table, for the template's `reliability`. `name` keeps the ids of several on one page apart."""
     rules = sorted(calibration.rules, key=lambda rule: -rule.positives)
+    reasons = dict.fromkeys(rule.kept for rule in rules)
     before, after = calibration.pooled_before, calibration.pooled_after
     shown = [(rule.finding, rule.before.curve, rule.after.curve) for rule in rules if rule.positives >= LEAST]
     return {
@@ -63,7 +64,7 @@ def reliability(calibration: Calibration, name: str = "reliability") -> dict:
         "errors": error_table("Calibration error", "", [(when, calibration.errors.get(when)) for when in WHEN]),
         "brier": calibration.brier_difference,
         "verdict": calibration.verdict,
-        "kept": [f"{rule.finding} ({rule.kept})" for rule in rules if rule.kept],
+        "kept": [f"{', '.join(rule.finding for rule in rules if rule.kept == why)} ({why})" for why in reasons if why],
         "others": [f"{rule.finding} ({rule.remark})" for rule in rules if rule.remark],
         "mixed": [f"{rule.finding} (no fit in {rule.parts_kept})" for rule in rules if rule.parts_kept],
     }  # fmt: skip

@@ -148,6 +148,7 @@ def test_a_mean_without_any_one_finding():
     found = without_one(np.array([0.1, 0.5, np.nan, 0.9]), ["a", "b", "c", "d"])
     assert found == {"low": pytest.approx(0.3), "high": pytest.approx(0.7), "low_without": "d", "high_without": "a"}
     assert without_one(np.array([0.1, np.nan]), ["a", "b"]) is None
+    assert without_one(np.array([0.1, np.nan, 0.1]), ["a", "b", "c"]) is None, "no finding changes it"
 
 
 # ---------------------------------------------------------------- simulated
