@@ -141,11 +141,12 @@ def difference(row: Mapping[str, float | None]) -> str:
     return f"{signed(row['difference'])} {p} ({signed(row['low'])} to {signed(row['high'])})"
 
 
-def by_interval(row: Mapping[str, float | None] | None) -> str:
-    """What the interval of a difference says of it: higher, lower or not separable; nothing without one."""
-    if row is None or row["low"] is None:
+def verdict(row: Mapping[str, float | None], level: float) -> str:
+    """What a difference is called by its p, adjusted for all comparisons: higher, lower or not separable; nothing
+    without a p. level: that of its interval, 0 to 1."""
+    if (p := row["p_holm"]) is None:
         return NOTHING
-    return "higher" if row["low"] > 0 else "lower" if row["high"] < 0 else "not separable"
+    return "not separable" if p >= 1 - level else "higher" if row["difference"] > 0 else "lower"
 
 
 def pixels(value: float | None) -> str:

@@ -7,7 +7,7 @@ for all comparisons. Choices (a best loss, a best backbone) are made on validati
 """
 
 from cxrdali.report import published
-from cxrdali.report.kit.numbers import probability, score, sentence, signed
+from cxrdali.report.kit.numbers import probability, score, sentence, signed, verdict
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.study.folder import Study, final
 from cxrdali.report.study.scores import HALF, scores_of
@@ -140,8 +140,8 @@ def _against_bce(sources: Sources) -> str:
         return f"{text}; no interval says whether by more than chance"
     made = counted(comparison["comparisons"]["means"], "comparison")
     return (
-        f"{text}. {signed(row['difference'])} mAP ({signed(row['low'])} to {signed(row['high'])}, "
-        f"p {probability(row['p'])}, {probability(row['p_holm'])} adjusted for {made}): {_verdict(comparison, row)}"
+        f"{text}. {signed(row['difference'])} mAP ({signed(row['low'])} to {signed(row['high'])}, p "
+        f"{probability(row['p'])}, {probability(row['p_holm'])} adjusted for {made}): {verdict(row, comparison['level'])}"
     )
 
 
@@ -152,15 +152,9 @@ def _difference(study: Study, role: str, name: str) -> dict | None:
     return known[0] if known else None
 
 
-def _verdict(comparison: dict, row: dict) -> str:
-    if row["p_holm"] >= 1 - comparison["level"]:
-        return "not separable"
-    return "higher" if row["difference"] > 0 else "lower"
-
-
 def _than_the_baseline(study: Study, role: str, name: str) -> str:
     row, comparison = _difference(study, role, name), study.comparisons.get(role)
-    return "" if row is None else f" ({_verdict(comparison, row)}, against {comparison['baseline']})"
+    return "" if row is None else f" ({verdict(row, comparison['level'])}, against {comparison['baseline']})"
 
 
 def _drop(study: Study, main: str) -> str:

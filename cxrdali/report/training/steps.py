@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxrdali.report import published
 from cxrdali.report.kit import plots
-from cxrdali.report.kit.numbers import NOTHING, by_interval, count
+from cxrdali.report.kit.numbers import NOTHING, count, verdict
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.folder import SPLITS, Evaluation, PaperFolder
@@ -26,7 +26,7 @@ STEPS = {
     "postprocess": ("Postprocess", "model3-views"),
     "ensemble": ("Ensemble", "ensemble-views"),
 }
-_CHANCE = [("Its interval", "bounds"), ("p", "probability"), ("p, Holm", "probability"), ("By its interval", "text")]
+_CHANCE = [("Its interval", "bounds"), ("p", "probability"), ("p, Holm", "probability"), ("Adjusted for all", "text")]
 ENSEMBLE = "ensemble"  # of its members alone, without view rules
 SPLIT_NAMES = {"test": "test split", "dev": "development split", "val": "validation fold"}
 
@@ -187,10 +187,11 @@ def _means_by_step(
 
 def _by_chance(folder: PaperFolder, split: str, pair: tuple[str, str | None], value: float | None) -> tuple:
     """What the comparison of two tables says of their difference in mAP, if it was that: the cells of _CHANCE."""
-    for row in folder.comparisons.get(split, {}).get("differences", ()):
+    compared = folder.comparisons.get(split, {})
+    for row in compared.get("differences", ()):
         known = (row["run"], row["against"]) == pair and None not in (value, row["p"])
         if known and abs(row["difference"] - value) < 1e-6:  # else of predictions that were made again
-            return (row["low"], row["high"]), row["p"], row["p_holm"], by_interval(row)
+            return (row["low"], row["high"]), row["p"], row["p_holm"], verdict(row, compared["level"])
     return (None, None), NOTHING, NOTHING, NOTHING
 
 

@@ -190,7 +190,7 @@ def test_no_row_and_no_column_has_a_number_of_the_paper_beside_one_of_other_imag
         ]
         assert means.tolist() == ["0.291", "0.308 +0.017", "0.307 −0.001", "0.315 +0.008", "0.330 +0.015"]
         assert page.table("mAP by step, test split").columns.tolist() == [
-            "mAP", "Gain", "Its interval", "p", "p, Holm", "By its interval", "Findings improved", "Predictions",
+            "mAP", "Gain", "Its interval", "p", "p, Holm", "Adjusted for all", "Findings improved", "Predictions",
         ]  # fmt: skip
     said = "on generated images" if synthetic else "the same recipe" if together else "Those are other images"
     assert said in page.text
@@ -298,7 +298,7 @@ def test_a_run_that_is_the_papers_differs_in_nothing(tmp_path):
 
 
 COMPARED = {  # pair: difference of TEST_AP's means (what a comparison's file says), low, high, p, and p by Holm
-    ("model2", "model0"): (0.0230 / 3, 0.001, 0.014, 0.02, 0.06),
+    ("model2", "model0"): (0.0230 / 3, 0.001, 0.014, 0.01, 0.04),
     ("model3", "model2"): (-0.0004 / 3, -0.002, 0.003, 0.71, 0.71),
     ("model3-views", "model3"): (0.0368 / 3, None, None, None, None),  # too few studies
     ("ensemble-views", "model3-views"): (0.5, 0.4, 0.6, 0.01, 0.03),  # of other predictions than were evaluated
@@ -314,18 +314,18 @@ def write_compared(root: Path, split: str, rows: dict) -> Path:
     return file
 
 
-def test_a_gain_is_higher_or_lower_only_by_its_interval(paper, tmp_path):
+def test_a_gain_is_higher_or_lower_only_by_its_adjusted_p(paper, tmp_path):
     root = shutil.copytree(paper, tmp_path / "paper")
     write_compared(root, "test", COMPARED)
     page = render(root)
     table = page.table("mAP by step, test split, 1,000 images")
     assert table["Gain"].tolist() == ["–", "+0.008", "±0.000", "+0.012", "+0.004"]
     assert table["Its interval"].tolist() == ["–", "0.001 to 0.014", "−0.002 to 0.003", "–", "–"]
-    assert table["p"].tolist() == ["–", "0.020", "0.71", "–", "–"]
-    assert table["p, Holm"].tolist() == ["–", "0.060", "0.71", "–", "–"]
-    assert table["By its interval"].tolist() == ["–", "higher", "not separable", "–", "–"]
+    assert table["p"].tolist() == ["–", "0.010", "0.71", "–", "–"]
+    assert table["p, Holm"].tolist() == ["–", "0.040", "0.71", "–", "–"]
+    assert table["Adjusted for all"].tolist() == ["–", "higher", "not separable", "–", "–"]
     assert '"p, Holm" is adjusted for the 4 comparisons on the test split.' in page.text
-    assert page.table("mAP by step, development split")["By its interval"].tolist() == ["–"] * 5
+    assert page.table("mAP by step, development split")["Adjusted for all"].tolist() == ["–"] * 5
     assert check_numbers(page)
     change(root / "comparisons/test.json", '"level"', '"levels"')
     with pytest.raises(UserError, match="test.json: not what `cxrdali paper` writes"):
@@ -335,13 +335,13 @@ def test_a_gain_is_higher_or_lower_only_by_its_interval(paper, tmp_path):
 @pytest.mark.parametrize(
     ("ensemble", "row", "said"),
     [
-        (0.318, (0.007, 0.002, 0.012, 0.01, 0.01), "0.318, less than its highest member, model6. The interval of their "
-         "difference does not hold zero."),
-        (0.318, (0.007, -0.002, 0.016, 0.11, 0.11), "0.318, less than its highest member, model6. The interval of "
-         "their difference holds zero: the two are not separable."),
-        (0.318, None, "0.318, less than its highest member, model6. No interval says whether by more than chance."),
-        (0.340, (-0.015, -0.021, -0.009, 0.01, 0.01), "0.340, not less than any member; the highest is model6. The "
-         "interval of their difference does not hold zero."),
+        (0.318, (0.007, 0.002, 0.012, 0.01, 0.01), "0.318, less than its highest member, model6. By p, adjusted for "
+         "all comparisons on this split, that is more than chance."),
+        (0.318, (0.007, -0.002, 0.016, 0.11, 0.11), "0.318, less than its highest member, model6. By p, "
+         "adjusted for all comparisons on this split, the two are not separable."),
+        (0.318, None, "0.318, less than its highest member, model6. No p says whether by more than chance."),
+        (0.340, (-0.015, -0.021, -0.009, 0.01, 0.01), "0.340, not less than any member; the highest is model6. By p, "
+         "adjusted for all comparisons on this split, that is more than chance."),
     ],
 )  # fmt: skip
 def test_the_ensemble_stands_beside_its_best_member(tmp_path, monkeypatch, ensemble, row, said):
@@ -354,7 +354,7 @@ def test_the_ensemble_stands_beside_its_best_member(tmp_path, monkeypatch, ensem
     table = page.table("The ensemble's members against it, test split")
     assert table.index.tolist() == ["model3", "model6", "model7"]
     verdict = "–" if row is None else "not separable" if row[1] * row[2] < 0 else "higher" if row[0] > 0 else "lower"
-    assert table["By its interval"].tolist() == ["–", verdict, "–"]
+    assert table["Adjusted for all"].tolist() == ["–", verdict, "–"]
     assert table.loc["model7", "Less the ensemble's"] == gain(0.310 - ensemble)
     assert f"The ensemble without view rules has a mAP of {said}" in page.text
 
