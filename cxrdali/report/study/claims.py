@@ -138,10 +138,10 @@ def _against_bce(sources: Sources) -> str:
     row, comparison = _difference(study, "losses", REFERENCE), study.comparisons.get("losses")
     if row is None or comparison["baseline"] != "ld-bce":
         return f"{text}; no interval says whether by more than chance"
-    made = counted(comparison["comparisons"]["means"], "comparison")
+    made, said = counted(comparison["comparisons"]["means"], "comparison"), verdict(row, comparison["level"])
     return (
         f"{text}. {signed(row['difference'])} mAP ({signed(row['low'])} to {signed(row['high'])}, p "
-        f"{probability(row['p'])}, {probability(row['p_holm'])} adjusted for {made}): {verdict(row, comparison['level'])}"
+        f"{probability(row['p'])}, {probability(row['p_holm'])} adjusted for {made}): {said}"
     )
 
 
