@@ -54,6 +54,5 @@ def _print(fitted) -> None:
         rows.append((rule.finding, f"{rule.positives:,}", *limit, *values))
     means = (number(fitted.macros[f"macro_{name}"]) for name in names)
     click.echo(aligned([*rows, ("mean over findings", "", "", "", *means)]))
-    for rule in fitted.rules:
-        if rule.remark:
-            click.echo(f"{rule.finding}: {rule.remark}")
+    for remark in dict.fromkeys(rule.remark for rule in fitted.rules if rule.remark):
+        click.echo(f"{', '.join(rule.finding for rule in fitted.rules if rule.remark == remark)}: {remark}")

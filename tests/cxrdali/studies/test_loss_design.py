@@ -684,7 +684,7 @@ def test_what_differs_beside_the_loss_the_network_or_the_draws_is_said(done, pag
 def test_weights_of_before_the_re_weighting_are_named(done, tmp_path):
     """Epoch 1 is without, epoch 2 with it."""
     copy = shutil.copytree(done, tmp_path / "study")
-    said = "ld-ldam-drw: its best epoch, 1, is one of the first 1, before re-weighting began"
+    said = "ld-ldam-drw: its best epoch, 1, is not after epoch 1, when re-weighting begins"
     metrics, progress = (copy / "runs/ld-ldam-drw" / name for name in ("metrics.csv", "progress.json"))
     progress.write_bytes(sealed_json({**read_json(progress), "checksums": {}}))
     for first, last in ((0.9, 0.1), (0.1, 0.9)):
