@@ -95,7 +95,8 @@ class Sampled:
         A sample that leaves a finding undefined would leave it out of the mean, which would jump, for rare findings
         score low: such a sample takes the observed score. What samples of few patients do not show is added to the
         spread. A finding in one patient has no spread of its own: it gets that of the other findings with fewer than
-        ENOUGH patients, each times its patients.
+        ENOUGH patients, each times its patients. Nor has one that every sample ranks perfectly: it gets that of a share
+        of which all its patients have it (Beta distribution of patients + 1 and 1).
         """
         kept = ~np.isnan(self.value) if columns is None else ~np.isnan(self.value) & columns
         value = defined(macro(self.value[kept]))
@@ -109,6 +110,9 @@ class Sampled:
         thin = several & (counts < ENOUGH)
         thin = thin if thin.any() else several
         own = np.where(several, own, (own[thin] * counts[thin]).mean())
+        if self.kind == SCORE:
+            perfect = (shown < TINY**2) & (self.value[kept] > 1 - TINY)
+            own = np.where(perfect, (counts + 1) / ((counts + 2) ** 2 * (counts + 3)), own)
         spread = float(np.sqrt(max(means.var() + (own - shown).sum() / kept.sum() ** 2, 0)))
         centre = 2 * self.statistic[kept].mean() - means.mean()
         quantile = float(norm.ppf((1 + level) / 2))
