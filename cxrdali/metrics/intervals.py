@@ -72,7 +72,7 @@ class Sampled:
         value, count = defined(self.value[place]), self.patients[place]
         sampled = self.samples[:, place]
         sampled = sampled[~np.isnan(sampled)]
-        if value is None or count < ENOUGH or not len(sampled):
+        if value is None or count < ENOUGH or len(sampled) < 2:
             return Estimate(value)
         centre = 2 * self.statistic[place] - sampled.mean()
         spread = float(np.sqrt(sampled.var() * count / (count - 1)))
@@ -101,7 +101,7 @@ class Sampled:
         kept = ~np.isnan(self.value) if columns is None else ~np.isnan(self.value) & columns
         value = defined(macro(self.value[kept]))
         counts, samples = self.patients[kept].astype(np.float64), self.samples[:, kept]
-        if value is None or not len(samples) or (counts >= ENOUGH).mean() < MOST:
+        if value is None or len(samples) < 2 or (counts >= ENOUGH).mean() < MOST:
             return Estimate(value)
         filled = np.where(np.isnan(samples), self.statistic[kept], samples)
         shown, means = filled.var(axis=0), filled.mean(axis=1)

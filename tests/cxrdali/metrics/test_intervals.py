@@ -40,6 +40,13 @@ def test_fewer_than_ten_patients_are_too_few(patients, there):
     assert found.value == pytest.approx(0.61) and (found.low is not None) is there is (found.high is not None)
 
 
+@pytest.mark.parametrize(("count", "there"), [(0, False), (1, False), (2, True)])
+def test_one_sample_has_no_spread_and_makes_no_interval(count, there):
+    one = sampled(count=count)
+    for found in (one.finding(0), one.mean()):
+        assert found.value is not None and (found.low is not None) is there is (found.high is not None)
+
+
 def test_a_mean_by_hand():
     """Two findings of few patients: what their samples do not show is added, and the one in a single patient takes the
     variance of the other times its patients."""
