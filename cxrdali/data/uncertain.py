@@ -6,11 +6,12 @@ A TOML file is another way to write a policy (`default = "negative"`, and a tabl
 runs, rules and results keep and compare is the text, in which `canonical` gives every policy one spelling.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from shards.errors import UserError
 from shards.words import choices
@@ -57,7 +58,7 @@ def _from_toml(path: Path) -> tuple[str, Mapping[str, Any]]:
     try:
         if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_BYTES):  # a pipe never ends
             raise ValueError(f"no plain file of at most {MOST_BYTES:,} bytes")
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         findings = table.pop("findings", {})
         default = table.pop("default", UNCERTAIN[0])
         if table or not isinstance(findings, dict):
@@ -72,5 +73,5 @@ def _from_toml(path: Path) -> tuple[str, Mapping[str, Any]]:
 
 
 def _quoted(name: str) -> str:
-    """A name in which `;` does not end an entry."""
-    return name.replace("%", "%25").replace(";", "%3B")
+    """A name in which `;` does not end an entry, and spaces around it stay."""
+    return re.sub(r"^\s+|\s+$|[%;]", lambda found: quote(found[0]), name)

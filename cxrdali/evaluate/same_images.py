@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from cxrdali import predictions as tables
+from cxrdali.data.options import FoldOptions
 from cxrdali.data.splits import rows_sha256
 from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
 from cxrdali.fitted import here
@@ -285,10 +286,10 @@ def _check_same_images(runs: Sequence[Run]) -> None:
         ", ".join(run.name for run in runs if val_sha256(run) == each) for each in dict.fromkeys(map(val_sha256, runs))
     ]
     if len(parts) > 1:
+        rule = ", ".join(field.name.replace("_", "-") for field in fields(FoldOptions))
         raise UserError(
             f"these runs validated on different images, so their scores do not compare: {' against '.join(parts)}; "
-            "compare within one of these, or train with the same --fold-rule, --stratify, --fold, --folds, "
-            "--fold-seed, --group and --limit-batches"
+            f"compare within one of these, or train with the same {rule} and limit-batches"
         )
 
 

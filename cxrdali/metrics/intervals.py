@@ -72,7 +72,7 @@ class Sampled:
         value, count = defined(self.value[place]), self.patients[place]
         sampled = self.samples[:, place]
         sampled = sampled[~np.isnan(sampled)]
-        if value is None or count < ENOUGH or not len(sampled):
+        if value is None or count < ENOUGH or len(sampled) < 2:
             return Estimate(value)
         centre = 2 * self.statistic[place] - sampled.mean()
         spread = float(np.sqrt(sampled.var() * count / (count - 1)))
@@ -95,12 +95,13 @@ class Sampled:
         A sample that leaves a finding undefined would leave it out of the mean, which would jump, for rare findings
         score low: such a sample takes the observed score. What samples of few patients do not show is added to the
         spread. A finding in one patient has no spread of its own: it gets that of the other findings with fewer than
-        ENOUGH patients, each times its patients.
+        ENOUGH patients, each times its patients. Nor has one that every sample ranks perfectly: it gets that of a share
+        of which all its patients have it (Beta distribution of patients + 1 and 1).
         """
         kept = ~np.isnan(self.value) if columns is None else ~np.isnan(self.value) & columns
         value = defined(macro(self.value[kept]))
         counts, samples = self.patients[kept].astype(np.float64), self.samples[:, kept]
-        if value is None or not len(samples) or (counts >= ENOUGH).mean() < MOST:
+        if value is None or len(samples) < 2 or (counts >= ENOUGH).mean() < MOST:
             return Estimate(value)
         filled = np.where(np.isnan(samples), self.statistic[kept], samples)
         shown, means = filled.var(axis=0), filled.mean(axis=1)
@@ -109,6 +110,9 @@ class Sampled:
         thin = several & (counts < ENOUGH)
         thin = thin if thin.any() else several
         own = np.where(several, own, (own[thin] * counts[thin]).mean())
+        if self.kind == SCORE:
+            perfect = (shown < TINY**2) & (self.value[kept] > 1 - TINY)
+            own = np.where(perfect, (counts + 1) / ((counts + 2) ** 2 * (counts + 3)), own)
         spread = float(np.sqrt(max(means.var() + (own - shown).sum() / kept.sum() ** 2, 0)))
         centre = 2 * self.statistic[kept].mean() - means.mean()
         quantile = float(norm.ppf((1 + level) / 2))

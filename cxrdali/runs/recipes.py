@@ -146,7 +146,7 @@ def _read(path: Path) -> dict[str, Recipe]:
     if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_BYTES):  # a pipe or /dev/zero never ends
         raise UserError(f"{path}: no recipes (no plain file of at most {MOST_BYTES:,} bytes); give a TOML file")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:  # of bytes, of TOML, of a number with thousands of digits
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path}: no recipes ({reason}); `cxrdali recipes model0` prints one to begin with") from error

@@ -86,3 +86,19 @@ def test_a_pipe_is_no_policy(tmp_path):
 def test_text_without_one_finding_each_is_refused(text):
     with pytest.raises(UserError, match="give every finding once, as in 'negative; Edema=positive'"):
         canonical(text)
+
+
+def test_a_file_of_windows_notepad_is_read(tmp_path):
+    path = tmp_path / "p.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + POLICY.encode())
+    assert canonical(str(path)) == TEXT
+
+
+def test_a_name_with_spaces_around_it_is_another_name(tmp_path):
+    path = tmp_path / "p.toml"
+    path.write_text('[findings]\n" Edema " = "ignore"\nEdema = "positive"\n')
+    kept = canonical(str(path))
+    assert kept == "negative; %20Edema%20=ignore; Edema=positive" == canonical(kept)
+    assert by_finding(kept, ("Edema", " Edema ")) == ["positive", "ignore"]
+    with pytest.raises(UserError, match="' Edema ': no such finding; did you mean Edema?"):
+        by_finding(kept, ("Edema",))

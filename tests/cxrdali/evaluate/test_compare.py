@@ -364,7 +364,8 @@ def test_runs_that_validated_on_different_images_are_named(runs, dataset, tmp_pa
     other = write_run(tmp_path / "fold1", dataset, 1.0, seed=5, fold=1)
     said = refused([runs[0], other, runs[1]], dataset)
     assert "validated on different images, so their scores do not compare: weak, strong against fold1;" in said
-    assert "compare within one of these, or train with the same --fold-rule, --stratify, --fold, --folds, " in said
+    rule = "fold, folds, group, fold-seed, stratify, fold-rule"
+    assert f"compare within one of these, or train with the same {rule} and limit-batches" in said
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,11 @@ def test_a_printed_recipe_reads_back_as_itself(tmp_path):
         assert back.about == recipe.about
 
 
+def test_a_file_of_windows_notepad_is_read(tmp_path):
+    (tmp_path / "r.toml").write_bytes(b"\xef\xbb\xbf[a]\nstage = 1\n")
+    assert "a" in recipes.load(tmp_path / "r.toml")
+
+
 def test_choosing_findings_replaces_naming_them(tmp_path):
     (tmp_path / "r.toml").write_text('[a]\nstage = 1\noversample = ["Hernia"]\n')
     recipe = recipes.load(tmp_path / "r.toml")["a"]
