@@ -8,10 +8,6 @@ from pathlib import Path
 import click
 
 from cli.options import folders
-from cxrdali.data.options import FOLDS
-
-# settings that the next stage must share with this one; its size, batch and rate are its own
-SHARED = ("labels", "uncertain", *FOLDS, "arch", "norm", "head")
 
 
 def line(*words: object) -> str:
@@ -51,6 +47,7 @@ def after_training(settings, dataset, out: Path) -> None:
 
 
 def _next_stage(settings, out: Path, given: Mapping, stored: Sequence[int]) -> str:
+    from cxrdali.data.options import FOLDS
     from cxrdali.runs.settings import run_folder, settings_of
     from cxrdali.setting import option_words
 
@@ -66,7 +63,8 @@ def _next_stage(settings, out: Path, given: Mapping, stored: Sequence[int]) -> s
     if max(stored) < plain["size"]:  # the stage's own would be refused
         words += ["--size", max(stored)]
     head = [each.name for each in fields(settings.model.head)]
-    for name in (*SHARED, *head):
+    # what the next stage must share with this one; its size, batch and rate are its own
+    for name in ("labels", "uncertain", *FOLDS, "arch", "norm", "head", *head):
         if mine[name] != plain.get(name) and mine[name] is not None:
             words += ["--set", f"{name}={mine[name]}"] if name in head else option_words(name, mine[name]).split(" ", 1)
     for path in given["plugins"]:

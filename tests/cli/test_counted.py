@@ -35,7 +35,8 @@ def test_what_commands_and_pages_say_of_one(tmp_path, release_folder, pack_folde
             ("thresholds", "--fit", "t.parquet", "--out", "f.json", *data),
             ("calibrate", "--fit", "t.parquet", "--method", "isotonic", "--out", "c.json", *data),
             ("report", run, "--out", "r.html", "--evaluation", "t.metrics.json", *data),
-            ("postprocess", "t.parquet", "--fit", "t.parquet", "--out", "v.parquet", *data),
+            ("postprocess", "t.parquet", "--fit", "t.parquet", "--out", "v.parquet", "--allow-same-images",
+             *data),
         )
     ]  # fmt: skip
     pages = [re.sub(r"<[^>]*>", " ", path.read_text()) for path in tmp_path.glob("*.html")]
