@@ -23,7 +23,7 @@ from scipy.stats import norm
 from benchmarks import results
 from benchmarks.options import Options, listed, option, parse
 from cxrdali.metrics.bootstrap import Images, resample
-from cxrdali.metrics.calibration_error import BINS
+from cxrdali.metrics.calibration_error import equal_width
 from cxrdali.metrics.intervals import ENOUGH, Estimate, Sampled
 from cxrdali.metrics.longtail import GROUPS, groups
 from cxrdali.metrics.ranking import Scores
@@ -65,7 +65,7 @@ def population(better: float) -> dict[str, np.ndarray]:
         found["AP"].append(np.trapezoid(positive / share * hit / (hit + alarm), GRID))
         found["AUROC"].append(ndtr(distance / np.sqrt(2)))
         p = _probability(GRID, distance, share)
-        error, place = positive - p * (positive + negative), np.searchsorted(np.arange(1, BINS) / BINS, p, side="right")
+        error, place = positive - p * (positive + negative), equal_width(p)
         found["ECE"].append(np.abs(np.bincount(place, error)).sum() * (GRID[1] - GRID[0]))
         found["Brier"].append(np.trapezoid(positive * (1 - p) ** 2 + negative * p**2, GRID))
         called = ndtr(-distance) * (1 - share)  # at the threshold that half of the positives reach

@@ -19,11 +19,10 @@ from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.intervals import ENOUGH
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, defined, score
-from cxrdali.postprocess.crossfit import HeldOut, parts
+from cxrdali.postprocess.crossfit import Parts, parts
 from cxrdali.postprocess.options import Strategy
 from cxrdali.postprocess.thresholds import cross_fitted
 from cxrdali.predictions import Kind, sigmoid
-from cxrdali.provenance import Provenance
 from cxrdali.runs.layout import METRICS
 from cxrdali.runs.reader import Run
 from shards.dataset.packed import PackedDataset
@@ -180,11 +179,8 @@ def _score(
             scores = score(labels.findings, truth, values)
             if side.run is not None:
                 _check_best(side.run, scores, comparable.uncertain)
-            data = HeldOut(
-                labels.findings, truth, values, part, comparable.rows, Provenance(), {"folds": options.folds}
-            )
             chances = None if kind == Kind.RANK else sigmoid(values)  # mean ranks are no probabilities
-            images = Images(truth, values, patient, chances, cross_fitted(data, F1))
+            images = Images(truth, values, patient, chances, cross_fitted(Parts(truth, values, part), F1))
             sampled = resample(images, scores, options.draws, options.seed, bar.update)
             scored.append(Scored(side, scores, sampled))
     return scored

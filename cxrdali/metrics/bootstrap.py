@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix, hstack
 
-from cxrdali.metrics.calibration_error import BINS, brier, ece
+from cxrdali.metrics.calibration_error import BINS, brier, ece, equal_width
 from cxrdali.metrics.decisions import score_decisions
 from cxrdali.metrics.intervals import ERROR, SCORE, Sampled
 from cxrdali.metrics.ranking import Scores, ratio
@@ -124,7 +124,7 @@ def _ece(images: Images, codes: np.ndarray) -> _Sums | None:
         return None
     known = ~np.isnan(images.truth)
     errors = np.where(known, images.truth - images.probabilities, 0).astype(np.float32)
-    place = np.searchsorted(np.arange(1, BINS) / BINS, images.probabilities, side="right")
+    place = equal_width(images.probabilities)
     sums = _by_patient(codes, [np.where(place == each, errors, 0) for each in range(BINS)])
     parts = hstack([sums, _by_patient(codes, [known.astype(np.float32)])]).tocsr()
 

@@ -136,7 +136,7 @@ def curves(truth: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> li
     found = []
     for target, values in zip(truth.T, probabilities.T.astype(np.float64), strict=True):
         known = ~np.isnan(target)
-        place = _equal_width(values[known], bins)
+        place = equal_width(values[known], bins)
         images, positives, total = (
             np.bincount(place, weights, bins) for weights in (None, target[known], values[known])
         )
@@ -149,7 +149,8 @@ def pooled(truth: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> Cu
     return curves(truth.reshape(-1, 1), probabilities.reshape(-1, 1), bins)[0]
 
 
-def _equal_width(values: np.ndarray, bins: int) -> np.ndarray:
+def equal_width(values: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """The bin of each probability, as `curves` has it: int64 of the same shape, from 0."""
     return np.searchsorted(np.arange(1, bins) / bins, values, side="right")
 
 
@@ -190,7 +191,7 @@ def _sampled(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """
     if not len(values):
         return np.full((len(KINDS), SAMPLES), np.nan)
-    fine, width = _equal_mass(values, BINS * FINE), _equal_width(values, BINS)
+    fine, width = _equal_mass(values, BINS * FINE), equal_width(values, BINS)
     _, cell = np.unique(fine * BINS + width, return_inverse=True)
     images, expected, squares = (np.bincount(cell, weights) for weights in (None, values, values**2))
     probability = expected / images

@@ -27,17 +27,21 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """truth: float32 [n, F] with 1, 0, NaN (ignored); logits: float32 [n, F]; both in the order of `findings`.
+class Parts:
+    """truth: float32 [n, F] with 1, 0, NaN (ignored); logits: float32 [n, F]; part: int64 [n], from 0, the part of the
+    cross-fit that an image is judged in."""
 
-    part: int64 [n], the part of the cross-fit that an image is judged in; rows: int64 [n], in the catalog; about: the
-    table's. made_from: what a file of rules says of its origin (`read_held_out`).
-    """
-
-    findings: tuple[str, ...]
     truth: np.ndarray
     logits: np.ndarray
     part: np.ndarray
+
+
+@dataclass(frozen=True)
+class HeldOut(Parts):
+    """findings: names, in the order of the columns; rows: int64 [n], in the catalog; about: the table's. made_from:
+    what a file of rules says of its origin (`read_held_out`)."""
+
+    findings: tuple[str, ...]
     rows: np.ndarray
     about: Provenance
     made_from: dict
@@ -112,7 +116,7 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
         "images": len(rows),
         "folds": folds,
     }
-    return HeldOut(labels.findings, truth, table.values[:, places], part, rows, about, made_from)
+    return HeldOut(truth, table.values[:, places], part, labels.findings, rows, about, made_from)
 
 
 def origin(path: Path, table: Predictions, released: np.ndarray) -> dict:
@@ -149,11 +153,11 @@ def parts(path: Path, subjects: np.ndarray, folds: int) -> np.ndarray:
 
 
 def cross_fit(
-    data: HeldOut, fit: Callable[[np.ndarray, np.ndarray], T], use: Callable[[T, np.ndarray], np.ndarray]
+    data: Parts, fit: Callable[[np.ndarray, np.ndarray], T], use: Callable[[T, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """use(fit(truth, logits of the other parts), logits of a part) for each part, put together: [n, F]."""
     results = None
-    for number in range(data.made_from["folds"]):
+    for number in range(data.part.max() + 1):
         inside = data.part == number
         result = use(fit(data.truth[~inside], data.logits[~inside]), data.logits[inside])
         if results is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.ranking import defined
-from cxrdali.postprocess.crossfit import HeldOut, cross_fit, read_held_out
+from cxrdali.postprocess.crossfit import Parts, cross_fit, read_held_out
 from cxrdali.postprocess.options import DEFAULTS, FitOptions, Strategy, parse_strategy
 from cxrdali.postprocess.rules import Rules, check_alike, check_derived, check_findings, read_rules
 from cxrdali.predictions import Predictions, sigmoid
@@ -99,7 +99,7 @@ def fit(
     return Thresholds(str(wanted), rules, macros | {"macro_F1_half": defined(half.macro("F1"))}, data.made_from)
 
 
-def cross_fitted(data: HeldOut, strategy: Strategy) -> np.ndarray:
+def cross_fitted(data: Parts, strategy: Strategy) -> np.ndarray:
     """bool [n, F]: which images are called positive by thresholds that were fitted to the other parts."""
     return cross_fit(
         data,

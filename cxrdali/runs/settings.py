@@ -135,8 +135,10 @@ class TrainSettings:
         without_before: leave out what is as runs were before there was the setting, so that older ones have the same.
         """
         found = flatten(self.as_json())
+        if not without_before:
+            return found
         fields = {name: place.field.metadata.get("before", MISSING) for name, place in names().all().items()}
-        return {name: value for name, value in found.items() if not (without_before and fields.get(name) == value)}
+        return {name: value for name, value in found.items() if fields.get(name) != value}
 
     @classmethod
     def from_json(cls, nested: Mapping[str, Any]) -> "TrainSettings":
