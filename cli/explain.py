@@ -6,6 +6,7 @@ import click
 
 from cli.options import folders
 from cli.options.fields import field_options, filled
+from cli.options.imports import quick_imports
 from cli.options.runs import run_option, split_option
 from cxrdali.predict.options import ExplainOptions, PredictOptions
 from shards.words import counted
@@ -54,8 +55,9 @@ def explain(run, data, findings, out, synthetic, batch, **given):
 
     options = filled(ExplainOptions, {**given, "batch": batch}, findings=names)
 
-    from cxrdali.predict.explain import explain
-    from cxrdali.report.explanation.page import write_gallery
+    with quick_imports():
+        from cxrdali.predict.explain import explain
+        from cxrdali.report.explanation.page import write_gallery
 
     dataset = folders.open_packed(data)
     found = explain(run, dataset, options, filled(PredictOptions, given))

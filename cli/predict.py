@@ -5,6 +5,7 @@ import click
 from cli.options import folders, tables
 from cli.options.fields import field_options, filled
 from cli.options.gpus import gpus_option, shared_out
+from cli.options.imports import quick_imports
 from cli.options.runs import run_option, split_option
 from cxrdali.predict.options import PredictOptions
 
@@ -27,7 +28,8 @@ def predict(run, data, split, out, kind, gpus, **given):
     if shared_out(gpus, options.device):
         return
 
-    from cxrdali.predict.predict import predict
+    with quick_imports():
+        from cxrdali.predict.predict import predict
 
     table = predict(run, folders.open_packed(data), split, options)
     if table is not None:  # this is the process that writes

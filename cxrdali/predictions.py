@@ -17,8 +17,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import logit
-from scipy.stats import rankdata
 
 from cxrdali.fitted import BEFORE, BEST_EPOCH, CALIBRATION, VIEW_RULES, WEIGHTS, Fitted, joined, sketch
 from cxrdali.provenance import Kind, Provenance, from_json
@@ -244,6 +242,8 @@ def geometric_logit(logits: np.ndarray, weights: Sequence[float] | None = None) 
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Each column's ranks: float64 [n, F] for values [n, F]. 1 is the lowest value, ties share their mean rank."""
+    from scipy.stats import rankdata  # half a second of import time, which `cxrdali train` need not wait for
+
     return rankdata(values, axis=0)
 
 
@@ -253,6 +253,8 @@ def mean_rank_logit(logits: np.ndarray, weights: Sequence[float] | None = None) 
     The logit of (mean rank - 1/2) / n, which lies between 0 and 1, so it is finite. It says where an image stands
     among these n, not how probable the finding is. Images of equal mean rank stay equal.
     """
+    from scipy.special import logit
+
     _shares(len(logits), weights)
     mean = np.average([ranks(values) for values in logits], axis=0, weights=weights)
     return logit((mean - 0.5) / logits.shape[1]).astype(np.float32)

@@ -9,6 +9,7 @@ import click
 
 from cli.options import next_command
 from cli.options.folders import FILE
+from cli.options.imports import quick_imports
 from shards.words import counted
 
 file_option = click.option(
@@ -34,8 +35,9 @@ dry_run_option = click.option(
 
 def say_dry_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
     """What a run into `out` would take. Raises UserError where it would not start."""
-    from cxrdali.report.kit.numbers import duration, storage
-    from cxrdali.train.dry_run import dry_run
+    with quick_imports():
+        from cxrdali.report.kit.numbers import duration, storage
+        from cxrdali.train.dry_run import dry_run
 
     found = dry_run(settings, dataset, out, recipe)
     if found is None:
@@ -67,11 +69,11 @@ def train_run(settings, dataset, out: Path, recipe: dict | None = None) -> None:
         click.echo(
             f"note: ulimit -v gives this process {limit / 1e9:.1f} GB; if it ends without a word, raise it", err=True
         )
-    from cxrdali.runs.reader import Run
-    from cxrdali.runs.words import best
-    from cxrdali.train.stopping import Stopped
-    from cxrdali.train.trainer import train
-
+    with quick_imports():
+        from cxrdali.runs.reader import Run
+        from cxrdali.runs.words import best
+        from cxrdali.train.stopping import Stopped
+        from cxrdali.train.trainer import train
     try:
         summary = train(settings, dataset, out, recipe=recipe)
     except Stopped as stop:

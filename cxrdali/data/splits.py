@@ -8,7 +8,6 @@ from hashlib import blake2b
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import GroupKFold
 
 from cxrdali.data.options import SPLITS, FoldOptions
 from shards.dataset.labels import Labels
@@ -45,6 +44,8 @@ def in_folds(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tu
             f"{options.folds} folds need at least as many; pack more images"
         )
     if options.fold_rule == "catalog":
+        from sklearn.model_selection import GroupKFold  # most of a second of import time, for older runs alone
+
         fold = np.empty(len(released), dtype=np.int64)
         codes = group_codes(dataset, options.group)[released]
         for part, (_, inside) in enumerate(GroupKFold(options.folds).split(released, groups=codes)):

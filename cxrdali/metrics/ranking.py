@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 _LRAP_IMAGES = 16_384  # at a time: it takes F numbers for every finding of every image
 
@@ -101,6 +100,9 @@ def score(findings: tuple[str, ...], targets: np.ndarray, scores: np.ndarray) ->
         raise ValueError(f"targets {targets.shape}, scores {scores.shape}, {len(findings)} findings: must agree")
     if np.isnan(scores).any():
         raise ValueError("scores hold NaN")
+    # here: it takes most of a second to import, which a run has when its first epoch ends, not when it begins
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     known = ~np.isnan(targets)
     positives, negatives = (targets == 1).sum(axis=0), (targets == 0).sum(axis=0)
     ap, auroc = np.full(len(findings), np.nan), np.full(len(findings), np.nan)
