@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
 
 
@@ -12,9 +13,11 @@ def quick_imports() -> Iterator[None]:
     Modules make a million objects that stay, and the collector walks them again and again: half a second of the start
     of `cxrdali train` (`python -m benchmarks.training.start`).
     """
+    first = "torch" not in sys.modules  # later there may be garbage, which must not stay
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if first:
+            gc.freeze()
         gc.enable()
