@@ -19,6 +19,11 @@ from shards.errors import UserError
 log = logging.getLogger(__name__)
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+with (
+    warnings.catch_warnings()
+):  # torch 2.9 and 2.10 say once that newer fields replace it, which their compiler refuses
+    warnings.simplefilter("ignore")
+    torch.get_float32_matmul_precision()
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Hardware:
     precision: str
 
     @classmethod
-    def resolve(cls, device: str, precision: str, facts: "Callable[[], GpuFacts] | None" = None) -> "Hardware":
+    def resolve(cls, device: str, precision: str, facts: Callable[[], GpuFacts] | None = None) -> "Hardware":
         """What auto means here, and on the CPU no more threads of torch than cores.
 
         auto: the first GPU if there is one; bf16 where the GPU has it, else fp16 with scaling; fp32 on the CPU.
@@ -61,12 +66,8 @@ class Hardware:
         if self.device != "cpu":
             torch.cuda.set_device(self.device)
         torch.backends.cudnn.benchmark = True
-        with warnings.catch_warnings():
-            # torch 2.9 advises fields that its own compiler then cannot read
-            warnings.simplefilter("ignore")
-            torch.set_float32_matmul_precision(
-                "high" if self.device != "cpu" and self.precision == "fp32" else "highest"
-            )
+        tf32 = self.device != "cpu" and self.precision == "fp32"
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
     def autocast(self):
         """The context of a forward pass."""
