@@ -33,15 +33,11 @@ class Static(nn.Module):
     def __init__(self, plain: nn.Module, trained: int, evaluated: int):
         super().__init__()
         self.plain, self.compiled = plain, torch.compile(plain, dynamic=False)
-        self.images = {True: trained, False: evaluated}
+        self.images, self.no_sync = {True: trained, False: evaluated}, getattr(plain, "no_sync", None)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         whole = len(images) == self.images[torch.is_grad_enabled()]
         return (self.compiled if whole else self.plain)(images)
-
-    def no_sync(self) -> contextlib.AbstractContextManager:
-        """Of DistributedDataParallel."""
-        return self.plain.no_sync()
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,7 @@ def train(
         if done := _finished(out, settings, loaded, ranks):
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         data.check_scored(settings)
-        there = read_config(out) if loaded else {}
-        found = (there.get("micro_batch"), (loaded or {}).get("about", {}), there.get("compile"))
-        before = loaded and Continued(loaded.pop("model"), *found)
+        before = loaded and _continued(out, loaded)
         parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
         if hooks and hooks.on_parts:
@@ -118,9 +116,8 @@ def train(
             console.describe(parts)
             if ranks.is_first:
                 # not before: a run that could not begin must not stand in the way of other settings
-                known = {"settings": parts.settings.as_json(), "micro_batch": parts.searched}
-                known |= {"compile": parts.arranged.measured} if parts.arranged.measured else {}
-                identity.record(out, config | known, loaded)
+                found = {"micro_batch": parts.searched, "compile": parts.arranged.measured}
+                identity.record(out, {**config, "settings": parts.settings.as_json(), **found}, loaded)
                 if loaded is None:
                     data.seen.write(out)
                 folder.settle(out, loaded, settings)
@@ -136,6 +133,11 @@ def train(
 def _alone(out: Path, ranks: Ranks) -> contextlib.AbstractContextManager:
     """The run's lock, which rank 0 holds for all."""
     return only_one(out / ".lock", "training into it") if ranks.is_first else contextlib.nullcontext()
+
+
+def _continued(out: Path, loaded: dict) -> Continued:
+    stored = read_config(out)
+    return Continued(loaded.pop("model"), stored.get("micro_batch"), loaded.get("about", {}), stored.get("compile"))
 
 
 def _finished(out: Path, settings: TrainSettings, loaded: dict | None, ranks: Ranks) -> Progress | None:

@@ -170,7 +170,7 @@ def test_on_the_cpu_auto_is_off_and_kept_as_that(dataset, tmp_path):
         train(settings(compile="auto", epochs=1), dataset, tmp_path / "run")
     config = read_json(tmp_path / "run" / CONFIG)
     assert "compile auto: off on the CPU" in said and config["settings"]["runtime"]["compile"] is False
-    assert "compile" not in config
+    assert config["compile"] is None
     assert train(settings(compile="auto", epochs=1), dataset, tmp_path / "run").already_finished
 
 
