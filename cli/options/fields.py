@@ -47,6 +47,15 @@ class NumberOrWord(click.ParamType):
             return value
 
 
+class _Switch(click.ParamType):
+    """On where it stands alone, or a word that the settings know."""
+
+    name = "switch"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> bool | str:
+        return {"true": True, "false": False}.get(value, value)
+
+
 def field_options(kind: type, *only: str, **help: str) -> Callable:
     """An option for the fields of `kind` that are named; None if it is not given. help: where a command has its own."""
     kinds, known = get_type_hints(kind), {each.name: each for each in fields(kind)}
@@ -80,7 +89,9 @@ def option_of(
     """
     about, spelling = each.metadata, f"--{spelled(each.name)}"
     default = default or about["otherwise"] or _in_words(each.default)
-    if kind is bool:
+    if bool in plain_types(kind) and kind is not bool:
+        given |= {"type": _Switch(), "is_flag": False, "flag_value": "true", "metavar": about["metavar"]}
+    elif kind is bool:
         given["is_flag"] = True
         spelling, default = (f"{spelling}/--no-{spelled(each.name)}", default) if each.default else (spelling, "")
     else:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from cxrdali.data.pipeline import WHEELS
 from cxrdali.doctor import gpu, machine, software
-from cxrdali.doctor.check import Check
+from cxrdali.doctor.check import Check, bounded
+from cxrdali.runtime.driver import driver_version
 from cxrdali.runtime.limits import cores, memory_available
 
 
@@ -25,21 +26,22 @@ def checks(data: Path, data_required: bool, runs: Path, copies: Path | None = No
     yield system
     if system.state == "wrong":
         return  # what follows asks Linux
-    driver = gpu.driver_version()
+    driver = driver_version()
     wheels = software.installed(WHEELS)
     torch, error = software.try_import("torch")
     torch_cuda = torch.version.cuda if torch else None
     memory, limit = memory_available()
     yield software.packages_check(software.requires_of("cxrdali"), wheels)
     yield software.torch_check(torch and torch.__version__, torch_cuda, error, driver)
-    yield gpu.dali_check(wheels, None)
+    yield from bounded("DALI", lambda: [gpu.dali_check(wheels, None)])
     yield gpu.driver_check(driver, torch_cuda, wheels)
-    yield from gpu.gpu_checks(torch, driver, wheels)
-    yield software.compiler_check("cuda" if torch and torch.cuda.is_available() else "cpu")
+    found = bounded("GPU", lambda: gpu.gpu_checks(torch, wheels))
+    yield from found
+    yield software.compiler_check("cuda" if any(each.name == "GPU 0" for each in found) else "cpu")
     yield machine.cores_check(cores(), os.cpu_count())
     yield machine.memory_check(memory, limit)
     yield software.simplejpeg_check()
     yield software.opencv_check(software.installed(software.OPENCV_WHEELS))
-    yield machine.folder_check(runs)
-    yield machine.disk_check(copies or data)
-    yield from machine.dataset_checks(data, data_required, memory, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    yield from bounded("run folders", lambda: [machine.folder_check(runs), machine.disk_check(copies or data)])
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    yield from bounded("packed dataset", lambda: machine.dataset_checks(data, data_required, memory, files))

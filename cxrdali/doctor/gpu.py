@@ -1,13 +1,12 @@
 """Checks of DALI, the driver and the GPU."""
 
-import ctypes
-import os
 from collections.abc import Iterator
 from importlib.metadata import version
 
 from cxrdali.data import pipeline as dali
 from cxrdali.doctor.check import Check, dotted, first_line, note, ok, wrong
 from cxrdali.report.kit.numbers import storage
+from cxrdali.runtime.driver import HIDDEN, GpuFacts, unusable, without_gpu
 from shards.errors import UserError
 
 CUDA_OF_WHEEL = {name: (int(name[-3:-1]), int(name[-1])) for name in dali.WHEELS}
@@ -34,31 +33,22 @@ def dali_check(wheels: list[str], device_id: int | None) -> Check:
     return ok(name, f"{what}, decodes")
 
 
-def decode_one(device_id: int | None, side: int = 64) -> str:
+def decode_one(device_id: int | None, decode: str = "cpu", side: int = 64) -> str:
     """What is wrong with a gradient that DALI decoded from a JPEG made here; "" if nothing is."""
     import numpy as np
     import simplejpeg
 
     image = np.add.outer(np.arange(side), 2 * np.arange(side)).astype(np.uint8)[:, :, None]
     stored = np.frombuffer(simplejpeg.encode_jpeg(np.ascontiguousarray(image), 95, "GRAY"), np.uint8)
-    pipeline = dali.build(dali.PipelineSpec(side, False, side, 1, 1, device_id, "cpu", prefetch=1), lambda: ([stored],))
+    pipeline = dali.build(
+        dali.PipelineSpec(side, False, side, 1, 1, device_id, decode, prefetch=1), lambda: ([stored],)
+    )
     (output,) = pipeline.run()
     found = np.asarray((output if device_id is None else output.as_cpu()).as_tensor())
     if found.shape != (1, *image.shape):
         return f"its shape is {found.shape}, not {(1, *image.shape)}"
     worst = int(np.abs(found[0].astype(int) - image).max())
     return f"it is {worst} of 255 off" if worst > 8 else ""
-
-
-def driver_version(library: str = "libcuda.so.1") -> tuple[int, int] | None:
-    """The newest CUDA that the driver runs, for example (12, 4); None without a driver."""
-    try:
-        number = ctypes.c_int(0)
-        if ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(number)) != 0:
-            return None
-    except (OSError, AttributeError):
-        return None
-    return number.value // 1000, number.value % 1000 // 10
 
 
 def driver_check(driver: tuple[int, int] | None, torch_cuda: str | None, wheels: list[str]) -> Check:
@@ -87,25 +77,40 @@ def driver_check(driver: tuple[int, int] | None, torch_cuda: str | None, wheels:
     return wrong("CUDA driver", f"{found}, but {needs}", "; ".join(fixes))
 
 
-def gpu_checks(torch, driver: tuple[int, int] | None, wheels: list[str]) -> Iterator[Check]:
-    if torch is None or not torch.cuda.is_available():
-        yield no_gpu_check(driver, torch is not None, os.environ.get("CUDA_VISIBLE_DEVICES"))
+def gpu_checks(torch, wheels: list[str]) -> Iterator[Check]:
+    if torch is None:
+        yield note("GPU", "not looked for: torch cannot be imported")
+        return
+    from cxrdali.runtime import device
+
+    if not device.has_gpu():
+        yield no_gpu_check(device.facts_here())
         return
     for index in range(torch.cuda.device_count()):
         yield gpu_check(torch, index)
     yield dali_check(wheels, 0)
+    yield mixed_check(0)
 
 
-def no_gpu_check(driver: tuple[int, int] | None, torch_is_there: bool, visible: str | None) -> Check:
-    slowly = "trains on the CPU, slowly"
-    if not torch_is_there:
-        return note("GPU", "not looked for: torch cannot be imported")
-    if driver is None:
-        return note("GPU", f"none; {slowly}", "in a container, start it with --gpus all")
-    if visible is not None:
-        return note("GPU", f"none: CUDA_VISIBLE_DEVICES is {visible!r}; {slowly}", "unset CUDA_VISIBLE_DEVICES")
-    found = f"torch sees none, though there is a driver; {slowly}"
-    return note("GPU", found, "nvidia-smi must list it, and the driver be new enough")
+def no_gpu_check(facts: GpuFacts) -> Check:
+    """What a run with --device auto does here."""
+    if problem := unusable(facts):
+        return wrong("GPU", problem[0], f"{problem[1]}, or give --device cpu")
+    why = without_gpu(facts)
+    fix = "unset CUDA_VISIBLE_DEVICES" if facts.visible in HIDDEN else "in a container, start it with --gpus all"
+    return note("GPU", f"none{why and f' ({why})'}; trains on the CPU, slowly", fix)
+
+
+def mixed_check(device_id: int) -> Check:
+    """Whether the GPU decodes too; a note if not, since the other modes do without."""
+    name = f"mixed, GPU {device_id}"
+    try:
+        fault = decode_one(device_id, "mixed")
+    except (ImportError, OSError, RuntimeError) as error:
+        fault = first_line(error)
+    if fault:
+        return note(name, f"--decode mixed does not work here ({fault})", "use --decode cpu or hybrid")
+    return ok(name, "--decode mixed works too")
 
 
 def gpu_check(torch, index: int) -> Check:
@@ -116,7 +121,7 @@ def gpu_check(torch, index: int) -> Check:
             what = torch.cuda.get_device_name(index)
             torch.ones(8, 8, device="cuda").mm(torch.ones(8, 8, device="cuda")).sum().item()
             free, total = torch.cuda.mem_get_info(index)
-            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            bf16 = torch.cuda.get_device_capability(index) >= (8, 0)
     except RuntimeError as error:
         return wrong(
             name,

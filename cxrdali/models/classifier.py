@@ -19,6 +19,7 @@ from cxrdali.models.identity import identity_of
 from cxrdali.models.options import ModelOptions
 from cxrdali.models.probe import Seen, look
 from cxrdali.models.weights import resampled
+from cxrdali.runtime.device import exact_products
 from shards.errors import UserError
 from shards.words import near
 
@@ -28,7 +29,8 @@ SIZES = range(32, 577, 32)  # pixels that a refusal may advise, beside the netwo
 class Classifier(nn.Module):
     """uint8 [B, 1, S, S], 0..255 -> float32 logits [B, F]. `backbone` is the timm model with its own keys.
 
-    The classifier at its end computes in float32 also under autocast: in bf16, thousands of images would share a logit.
+    The classifier at its end computes in float32 also under autocast and beside TF32: in bf16, thousands of images
+    would share a logit.
     finding_keys: the tensors of the backbone with a row per finding; seen: what `cxrdali.models.probe` found.
     """
 
@@ -117,7 +119,7 @@ def _flat(found: Any) -> tuple[nn.Module, ...]:
 
 def _wide(head: nn.Module, *arguments: Any, **named: Any) -> torch.Tensor:
     """A classifier's forward, outside of autocast and from float32, with dropout of its inputs."""
-    with torch.autocast((*arguments, *named.values())[0].device.type, enabled=False):
+    with torch.autocast((*arguments, *named.values())[0].device.type, enabled=False), exact_products():
         given = {name: _input(head, each) for name, each in named.items()}
         return type(head).forward(head, *(_input(head, each) for each in arguments), **given)
 

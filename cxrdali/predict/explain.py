@@ -130,6 +130,7 @@ def explain(
     columns = _columns(trained, table, options.findings)
     split_rows(trained, dataset, table, options.split)
     size, hardware = trained.settings.data.size, Hardware.resolve(how.device, how.precision)
+    hardware.begin()
     stored = options.split == "val" and trained.val_predictions.exists() and how.weights is None
     weights = weights_of(trained, how, say=stored)  # else `predict` says it
     model = load_run_model(trained, weights).to(hardware.device)

@@ -63,6 +63,7 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
     batch = asked.batch or settings.runtime.micro_batch or settings.optimizer.batch
     with joined(asked.device) as ranks:
         hardware = Hardware.resolve(ranks.device(asked.device), asked.precision)
+        hardware.begin()
         if ranks.world > 1:
             how = {"split": split, "tta": asked.tta, "batch": batch, "precision": hardware.precision}
             data = {"decode": asked.decode, "dataset": dataset.id, "labels": table.sha256, "versions": versions()}

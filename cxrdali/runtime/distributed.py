@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cxrdali.runtime.device import share_cores
+from cxrdali.runtime.device import check_no_gpu, facts_here, has_gpu, share_cores
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.torchrun import MEETING, NAMES, started_by_torchrun
 from shards.errors import LostTouch, UserError
@@ -46,7 +46,7 @@ class Ranks:
 
     def device(self, device: str) -> str:
         """The device of this rank, for what the user asked for: each process of a machine has a GPU of its own."""
-        if self.world == 1 or device == "cpu" or not torch.cuda.is_available():
+        if self.world == 1 or device == "cpu" or not has_gpu():
             return device
         if device not in ("auto", "cuda"):
             raise UserError(f"device {device!r}: {self.world} processes share the GPUs out; give auto, cuda or cpu")
@@ -180,7 +180,7 @@ def joined(device: str) -> Iterator[Ranks]:
     ranks = Ranks(rank, world, local, local_world)
     if not ranks.is_first:  # what all processes have to say, the first says
         logging.getLogger("cxrdali").setLevel(logging.WARNING)
-    on_gpus = device != "cpu" and torch.cuda.is_available()
+    on_gpus = device != "cpu" and has_gpu()
     if device != "cpu":
         check_gpus(ranks.local_world)
     if on_gpus:
@@ -252,7 +252,9 @@ def _lost(error: RuntimeError) -> bool:
 
 def check_gpus(asked: int) -> None:
     """Raises UserError if this machine has fewer GPUs than `asked`."""
-    found = torch.cuda.device_count()
+    found = torch.cuda.device_count() if has_gpu() else 0
+    if not found:
+        check_no_gpu("auto", facts_here())
     if asked > found:
         fewer = f"give --gpus {found}, or " if found else ""
         raise UserError(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cxrdali.setting import Legal, at_least, check, one_of, setting
 
-AUTO = "auto"  # of micro_batch: the largest that fits in the GPU's memory (`cxrdali.train.microbatch`)
+AUTO = "auto"  # of micro_batch and compile: found by trying (`cxrdali.train.microbatch`, `cxrdali.train.compiling`)
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 DECODE = ("auto", "cpu", "mixed", "hybrid")
 
@@ -23,7 +23,13 @@ class RuntimeSettings:
 
     device: str = setting("auto", "auto, cpu or cuda.")
     precision: str = setting("auto", "auto: bf16 on GPUs that have it, else fp16; fp32 on the CPU.", one_of(PRECISIONS))
-    compile: bool = setting(False, "torch.compile the model.")
+    compile: bool | str = setting(
+        False,
+        "torch.compile the model. auto: where 20 steps measured at the start say that it pays within the run (on a "
+        "GPU), as config.json then keeps.",
+        Legal(lambda value: isinstance(value, bool) or value == AUTO, f"true, false or {AUTO}"),
+        metavar="[auto]",
+    )
     channels_last: bool = setting(
         True,
         "Memory format of images and weights. Convolutional networks are faster with it on GPUs: EfficientNetV2-S by "

@@ -42,10 +42,11 @@ def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, n
     A frozen backbone costs its forward pass, in training too.
     """
     hardware = Hardware.resolve(settings.runtime.device, settings.runtime.precision)
+    hardware.begin()
     on_gpu = hardware.device != "cpu"
     model = create(settings.model_options(), num_findings)
     model.to(hardware.device).train()
-    forward = torch.compile(model) if settings.runtime.compile else model
+    forward = torch.compile(model, dynamic=False) if settings.runtime.compile is True else model
     # all losses cost about the same
     loss = LossModule(LOSSES["bce"](), np.ones(num_findings), np.ones(num_findings)).to(hardware.device)
     micro_batch = settings.runtime.micro_batch or settings.optimizer.batch

@@ -25,7 +25,8 @@ from cxrdali.runs.words import reached, written
 from cxrdali.runtime.compiler import check_compiler
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, mean_in_order
-from cxrdali.train import microbatch
+from cxrdali.runtime.options import AUTO
+from cxrdali.train import compiling, microbatch
 from cxrdali.train.features import CachedLoader, Head, features_of
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.step import Step, adamw, grad_scaler
@@ -37,25 +38,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Continued:
-    """What a continued run already has: the weights of its backbone, the micro-batch that it found, and what its
-    last.pt says of the weights (nothing, of an older version)."""
+    """What a continued run already has: the weights of its backbone, the micro-batch that it found, what its last.pt
+    says of the weights (nothing, of an older version), and what it measured of compiling."""
 
     weights: dict[str, torch.Tensor]
     micro_batch: dict | None
     about: dict[str, str] = field(default_factory=dict)
+    compiled: dict | None = None
 
 
 @dataclass(frozen=True)
 class Parts:
     """Everything that training needs and that does not change on the way.
 
-    settings: with the micro-batch that is used; searched: the search for it, as recorded in config.json. forward:
-    what a step calls: the model, compiled if asked for, in DistributedDataParallel with several ranks; with cached
-    features, the classifier alone. targets: float32 [catalog rows, F] on the device.
+    settings: with the micro-batch that is used; searched: the search for it, as recorded in config.json; arranged: how
+    the model was compiled, or not. forward: what a step calls: the model, compiled or not, with several ranks in
+    DistributedDataParallel; with cached features, the classifier alone. targets: float32 [catalog rows, F], there.
     """
 
     settings: TrainSettings
     searched: dict | None
+    arranged: compiling.Arranged
     data: TrainingData
     hardware: Hardware
     ranks: Ranks
@@ -73,11 +76,6 @@ class Parts:
         """Images of a batch that this rank trains on."""
         return self.settings.optimizer.batch // self.ranks.world
 
-    @property
-    def compiles(self) -> bool:
-        """Whether the first step and the first validation compile something."""
-        return self.settings.runtime.compile and not isinstance(self.forward, Head)
-
 
 def build(
     settings: TrainSettings,
@@ -91,11 +89,13 @@ def build(
 
     Raises UserError for weights that do not fit, a setting that this hardware cannot have, or a full GPU.
     """
-    if settings.runtime.compile:
+    if settings.runtime.compile == AUTO and hardware.device == "cpu":
+        log.info("compile auto: off on the CPU")
+        settings = settings.changed(compile=False)
+    if settings.runtime.compile is True:
         check_compiler(hardware.device)
     model = _model(settings, data.findings, before).to(hardware.device)
     loss = LossModule(settings.loss, data.positives, data.negatives).to(hardware.device)
-    torch.backends.cudnn.benchmark = True  # every batch of a stage has the same shape
     wanted = torch.from_numpy(data.targets).to(hardware.device)
     optimizer, scaler = adamw(model, settings.optimizer.lr, settings.optimizer.weight_decay), grad_scaler(hardware)
     options = settings.loader_options(hardware.device)
@@ -110,9 +110,8 @@ def build(
     # not before the search: each rank tries sizes of its own, and fails at its own; one process has all images
     if settings.runtime.sync_bn and ranks.world > 1:
         _synchronise(model, hardware)
-    forward = _shared(model, hardware, ranks)
-    if settings.runtime.compile:
-        forward = torch.compile(forward)
+    steps = min(len(loader), settings.runtime.limit_batches or len(loader))
+    arranged = compiling.Arranged(_shared(model, hardware, ranks))
     cached = is_cached(settings, ranks.world)
     if cached and model.seen.why:
         log.info(f"features are computed anew in every epoch: {model.seen.why}")
@@ -120,10 +119,17 @@ def build(
         plain = make_loader(data.dataset, data.train_rows, options)
         loader = _cached(loader, plain, model, hardware, micro_batch)
         val_loader = _cached(val_loader, val_loader, model, hardware, micro_batch)
-        forward = Head(model)
-    steps = min(len(loader), settings.runtime.limit_batches or len(loader))
+        arranged = compiling.Arranged(Head(model))
+    if settings.runtime.compile and not isinstance(arranged.forward, Head):
+        left = (settings.optimizer.epochs - int(before.about.get("epoch", 0) if before else 0)) * steps
+        stored, trial = before and before.compiled, replace(trial, settings=settings)
+        try:
+            arranged = compiling.arrange(trial, arranged.forward, left, stored)
+        except torch.OutOfMemoryError as error:
+            raise microbatch.full_gpu(settings, shape.images) from error
+    settings, forward = settings.changed(compile=arranged.on), arranged.forward
     return Parts(
-        settings, searched, data, hardware, ranks, model, forward, loader, val_loader, wanted,
+        settings, searched, arranged, data, hardware, ranks, model, forward, loader, val_loader, wanted,
         Step(forward, loss, optimizer, scaler, hardware, ranks), steps, schedule(optimizer, settings, steps),
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from cxrdali.train.trainer import train
 from shards.dataset.packed import PackedDataset
 
 STEPS, ENOUGH_SECONDS = 10, 20.0  # measured steps at most; after so many seconds no further one begins
-WARM_UP = 2  # steps that do not count: they compile, fill caches and make the optimizer's moments
+WARM_UP = 2  # steps that do not count: they fill caches and make the optimizer's moments
 
 
 @dataclass(frozen=True)

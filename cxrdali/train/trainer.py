@@ -40,6 +40,7 @@ from cxrdali.train.microbatch import full_gpu
 from cxrdali.train.selection import select_data
 from cxrdali.train.state import State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
+from cxrdali.train.waiting import Waiting, waiting_of
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.progress import progress_bar
@@ -56,7 +57,7 @@ class RunSummary:
     """epochs: finished ones; best_epoch from 1; best_score by the run's own choice (mAP or LRAP), NaN if undefined.
 
     seconds: of this call, by the names in SPENT and "total". "training" excludes waiting for data and compiling; with
-    --compile, "compiling" is the whole first step and one validation batch of zeros.
+    --compile, "compiling" is a step and a validation batch on images made up, before the first one; auto adds 40 steps.
     """
 
     out: Path
@@ -96,6 +97,7 @@ def train(
     out.mkdir(0o700, parents=True, exist_ok=True)
     with joined(settings.runtime.device) as ranks, _alone(out, ranks):
         hardware = Hardware.resolve(ranks.device(settings.runtime.device), settings.runtime.precision)
+        hardware.begin()
         ranks.share(settings.optimizer.batch, settings.runtime.micro_batch)
         identity.check_described(out)
         data = select_data(settings, dataset, labels, out)
@@ -105,7 +107,7 @@ def train(
         if done := _finished(out, settings, loaded, ranks):
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         data.check_scored(settings)
-        before = loaded and Continued(loaded.pop("model"), read_config(out).get("micro_batch"), loaded.get("about", {}))
+        before = loaded and _continued(out, loaded)
         parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
         if hooks and hooks.on_parts:
@@ -114,8 +116,8 @@ def train(
             console.describe(parts)
             if ranks.is_first:
                 # not before: a run that could not begin must not stand in the way of other settings
-                known = {"settings": parts.settings.as_json(), "micro_batch": parts.searched}
-                identity.record(out, config | known, loaded)
+                found = {"micro_batch": parts.searched, "compile": parts.arranged.measured}
+                identity.record(out, {**config, "settings": parts.settings.as_json(), **found}, loaded)
                 if loaded is None:
                     data.seen.write(out)
                 folder.settle(out, loaded, settings)
@@ -131,6 +133,11 @@ def train(
 def _alone(out: Path, ranks: Ranks) -> contextlib.AbstractContextManager:
     """The run's lock, which rank 0 holds for all."""
     return only_one(out / ".lock", "training into it") if ranks.is_first else contextlib.nullcontext()
+
+
+def _continued(out: Path, loaded: dict) -> Continued:
+    stored = read_config(out)
+    return Continued(loaded.pop("model"), stored.get("micro_batch"), loaded.get("about", {}), stored.get("compile"))
 
 
 def _finished(out: Path, settings: TrainSettings, loaded: dict | None, ranks: Ranks) -> Progress | None:
@@ -152,11 +159,13 @@ def _summary(out: Path, progress: Progress, seconds: dict[str, float], already_f
 class Trainer:
     """The loop over epochs, from where `state` is; seconds: what it spent, by SPENT."""
 
-    def __init__(self, parts: Parts, state: State, out: Path, hooks: Hooks, signals: Signals):
+    def __init__(
+        self, parts: Parts, state: State, out: Path, hooks: Hooks, signals: Signals, waiting: Waiting | None = None
+    ):
         self.parts, self.state, self.out, self.hooks, self.signals = parts, state, out, hooks, signals
         self.settings, self.ranks, self.hardware = parts.settings, parts.ranks, parts.hardware
         self.seconds, self.pace = dict.fromkeys(SPENT, 0.0), console.Pace()
-        self.compiles_training = self.compiles_validation = parts.compiles
+        self.waiting = waiting or waiting_of(parts.hardware.device)
 
     @property
     def progress(self) -> Progress:
@@ -166,7 +175,8 @@ class Trainer:
         """Train until no epoch is left. started: when the set-up began, by time.perf_counter."""
         writes = console.tensorboard(self.out, self.state.epoch) if self.ranks.is_first else contextlib.nullcontext()
         with compile_errors(), writes as events:
-            self.seconds["setup"] = time.perf_counter() - started
+            self.seconds["compiling"] = self.parts.arranged.seconds
+            self.seconds["setup"] = time.perf_counter() - started - self.seconds["compiling"]
             while not self.progress.finished:
                 self._epoch(events)
             ended = time.perf_counter()
@@ -176,7 +186,6 @@ class Trainer:
         state, epoch = self.state, self.state.epoch
         train_loss = self._train_epoch(epoch)
         started = time.perf_counter()
-        compiling = self._compile_validation() if self.compiles_validation else 0.0
         values = self._validate(epoch)
         val_loss, scores = self.ranks.from_first(self._score(values) if self.ranks.is_first else None)
         validated = time.perf_counter()
@@ -205,15 +214,15 @@ class Trainer:
             console.report_epoch(row, scores, self.parts, state, self.pace)
         if self.hooks.on_epoch:
             self.hooks.on_epoch(dict(row))
-        self.seconds["compiling"] += compiling
-        self.seconds["validation"] += validated - started - compiling
+        self.seconds["validation"] += validated - started
         self.seconds["saving"] += time.perf_counter() - validated
 
     # ------------------------------------------------------------ training
 
     def _train_epoch(self, epoch: int) -> float:
         """Train from the state's position to the epoch's end; the state counts on the way. Returns the mean loss."""
-        before, waited = time.perf_counter(), 0.0  # here: what prepares the first batch counts as waiting for it
+        before = time.perf_counter()
+        self.waiting.ask()  # here: what prepares the first batch counts as waiting for it
         state, parts, batch = self.state, self.parts, self.settings.optimizer.batch
         parts.loader.load_state_dict({"epoch": epoch, "position": state.position})
         parts.model.to_train(self.settings.model.frozen)
@@ -225,25 +234,27 @@ class Trainer:
         name = f"epoch {epoch + 1}/{self.settings.optimizer.epochs}"
         with progress_bar(name, count * batch, " images", leave=False, initial=first * batch) as bar:
             for step, (images, rows) in enumerate(steps, first):
-                waited += time.perf_counter() - before
+                self.waiting.got()
                 parts.scheduler.step_update(epoch * count + step)
                 self._step(images, rows)
                 bar.update(batch)
                 if step % CHECK_STEPS == CHECK_STEPS - 1:
                     bar.set_postfix(loss=f"{self._checked_loss(epoch, step):.4f}", refresh=False)
-                compiled = self._has_compiled()
-                now = time.perf_counter()
-                state.train_seconds += now - before
-                state.wait_seconds += waited
-                self.seconds["compiling" if compiled else "training"] += now - before - waited
-                self.seconds["waiting"] += waited
-                before, waited = now, 0.0
+                before = self._count(before)
                 self._stop_if_asked()
+                self.waiting.ask()
             loss = self._checked_loss(epoch, count)  # waits for the GPU: belongs to the training
-        left = time.perf_counter() - before
-        state.train_seconds += left
-        self.seconds["training"] += left
+        self._count(before)
         return loss
+
+    def _count(self, before: float) -> float:
+        """Book the time since `before`; returns now. What was waited on a GPU is known a little later than it was."""
+        now, waited = time.perf_counter(), self.waiting.take()
+        self.state.train_seconds += now - before
+        self.state.wait_seconds += waited
+        self.seconds["training"] += now - before - waited
+        self.seconds["waiting"] += waited
+        return now
 
     def _step(self, images: torch.Tensor, rows: torch.Tensor) -> None:
         """One optimizer step on this rank's share of a batch, counted in the state."""
@@ -274,25 +285,7 @@ class Trainer:
             )
         return loss
 
-    def _has_compiled(self) -> bool:
-        """Whether the step just done was the first one of a compiled model; waits for the GPU then, never else."""
-        first, self.compiles_training = self.compiles_training, False
-        if first:
-            self.hardware.synchronize()
-        return first
-
     # ------------------------------------------------------------ validation
-
-    @torch.inference_mode()
-    def _compile_validation(self) -> float:
-        """Compile the model as validation uses it, on a batch of zeros; returns the seconds."""
-        started, self.compiles_validation = time.perf_counter(), False
-        size, count = self.settings.data.size, self.settings.runtime.micro_batch or self.settings.optimizer.batch
-        self.parts.model.eval()
-        with self.hardware.autocast():
-            zeros = torch.zeros(count, 1, size, size, dtype=torch.uint8, device=self.hardware.device)
-            self.parts.forward(zeros).cpu()
-        return time.perf_counter() - started
 
     def _validate(self, epoch: int) -> np.ndarray | None:
         """Logits of the validation images; None on ranks that do not score."""
@@ -321,5 +314,6 @@ class Trainer:
         asked = self.hooks.should_stop() if self.hooks.should_stop else None
         if number := self.ranks.vote(asked or self.signals.number):
             self._checked_loss(self.state.epoch, self.state.steps)  # a checkpoint never holds NaN
+            self._count(time.perf_counter())  # and, after that look, all that was waited
             save(self.out, self.parts, self.state)
             raise Stopped(number)

@@ -6,15 +6,19 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 
 from cxrdali.doctor import gpu, machine, software
+from cxrdali.doctor.check import Check, bounded
 from cxrdali.runtime import limits
+from cxrdali.runtime.driver import GpuFacts, driver_version
 from shards.dataset.mapped import MappedSize
 
 BOTH = ["nvidia-dali-cuda130", "nvidia-dali-cuda120"]
@@ -95,12 +99,12 @@ def test_the_drivers_version_is_what_its_library_says(tmp_path):
         source, library = tmp_path / "cuda.c", tmp_path / f"libcuda{expected is None}.so.1"
         source.write_text(f"int cuDriverGetVersion(int *v) {{ {body} }}")
         subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library], check=True)
-        assert gpu.driver_version(str(library)) == expected
+        assert driver_version(str(library)) == expected
 
 
 def test_no_driver_library_or_a_strange_one_is_no_driver(tmp_path):
-    assert gpu.driver_version(str(tmp_path / "libcuda.so.1")) is None
-    assert gpu.driver_version("libc.so.6") is None
+    assert driver_version(str(tmp_path / "libcuda.so.1")) is None
+    assert driver_version("libc.so.6") is None
 
 
 def test_torch_for_the_cpu_is_wrong_only_beside_a_driver():
@@ -111,13 +115,51 @@ def test_torch_for_the_cpu_is_wrong_only_beside_a_driver():
     assert check.state == "wrong" and "libcudart.so.13: cannot open" in check.found
 
 
-def test_no_gpu_is_a_note_that_says_why():
-    assert "trains on the CPU, slowly" in gpu.no_gpu_check(None, True, None).found
-    assert "CUDA_VISIBLE_DEVICES is ''" in gpu.no_gpu_check((13, 0), True, "").found
-    assert gpu.no_gpu_check((13, 0), True, None).fix == "nvidia-smi must list it, and the driver be new enough"
-    for driver in (None, (13, 0)):
-        for there in (True, False):
-            assert gpu.no_gpu_check(driver, there, None).state == "note"
+def test_no_gpu_is_a_note_that_says_why_and_one_that_a_run_would_refuse_is_wrong():
+    check = gpu.no_gpu_check(GpuFacts("13.0"))
+    assert (check.state, check.found) == ("note", "none; trains on the CPU, slowly")
+    check = gpu.no_gpu_check(GpuFacts("13.0", (13, 0), kernel=True, visible=""))
+    assert (check.state, check.fix) == ("note", "unset CUDA_VISIBLE_DEVICES")
+    assert check.found == "none (CUDA_VISIBLE_DEVICES='' hides the GPUs); trains on the CPU, slowly"
+    check = gpu.no_gpu_check(GpuFacts("13.0", (12, 4), kernel=True))
+    assert (check.state, check.found) == ("wrong", "its driver is for CUDA 12.4, torch is built for 13.0")
+    assert check.fix.endswith("or give --device cpu")
+    (check,) = gpu.gpu_checks(None, BOTH)
+    assert (check.state, check.found) == ("note", "not looked for: torch cannot be imported")
+
+
+def test_a_gpu_that_cannot_decode_is_a_note():
+    check = gpu.mixed_check(0)
+    if torch.cuda.is_available():
+        assert check.state == "ok"
+    else:
+        assert (
+            check.state == "note"
+            and check.fix == "use --decode cpu or hybrid"
+            and "does not work here (" in check.found
+        )
+
+
+def test_a_check_that_hangs_or_raises_is_wrong_and_keeps_what_it_found_before():
+    ended = threading.Event()
+
+    def hangs():
+        yield Check("one", "ok", "there")
+        ended.wait(20)
+        yield Check("two", "ok", "there")
+
+    found = bounded("GPU", hangs, seconds=0.2)
+    ended.set()
+    assert [(each.name, each.state) for each in found] == [("one", "ok"), ("GPU", "wrong")]
+    assert found[1].found == "no answer in 0.2 s"
+
+    def raises():
+        yield Check("one", "ok", "there")
+        raise KeyError("sm_42")
+
+    found = bounded("GPU", raises)
+    assert [(each.name, each.state) for each in found] == [("one", "ok"), ("GPU", "wrong")]
+    assert "sm_42" in found[1].found
 
 
 # ---------------------------------------------------------------- DALI and the image libraries, the real ones

@@ -173,7 +173,7 @@ def test_another_failure_to_compile_is_one_line(dataset, tmp_path, monkeypatch):
         raise ValueError("no such header\nand pages of C++")
 
     whole = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: whole(model, backend=broken))
+    monkeypatch.setattr(torch, "compile", lambda model, **_: whole(model, backend=broken))
     with pytest.raises(UserError) as refused:
         train(settings(compile=True), dataset, tmp_path / "run")
     said = str(refused.value)

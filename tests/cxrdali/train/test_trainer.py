@@ -632,7 +632,7 @@ def test_compiling_and_waiting_for_the_last_step_are_told_apart(dataset, tmp_pat
     zeros = []
 
     class Compiled(torch.nn.Module):
-        def __init__(self, model):
+        def __init__(self, model, dynamic):
             super().__init__()
             self.model, self.seen = model, set()
 

@@ -1,0 +1,73 @@
+"""How long a run waits for data between two steps.
+
+On the CPU, for as long as the loop waits. A GPU has work queued while the loop waits; what counts there is for how long
+it had none, by events in its queue that are read once they have happened: nothing waits for the GPU.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+MOST = 256  # gaps that are kept unread; the loop looks at its loss, and so waits for the GPU, far more often
+
+
+class Waiting(Protocol):
+    """ask: a step's work is queued, the next batch is asked for; got: it is here, nothing of its step is queued; take:
+    the seconds that are known by now and were not taken before."""
+
+    def ask(self) -> None: ...
+
+    def got(self) -> None: ...
+
+    def take(self) -> float: ...
+
+
+class ByClock:
+    """Of the loop itself."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock, self._asked, self._seconds = clock, 0.0, 0.0
+
+    def ask(self) -> None:
+        self._asked = self._clock()
+
+    def got(self) -> None:
+        self._seconds += self._clock() - self._asked
+
+    def take(self) -> float:
+        taken, self._seconds = self._seconds, 0.0
+        return taken
+
+
+class ByEvents:
+    """Of a GPU. record: makes an event at the end of its queue, like torch.cuda.Event."""
+
+    def __init__(self, record: Callable[[], Any]):
+        self._record, self._asked, self._gaps = record, None, deque[tuple[Any, Any]]()
+
+    def ask(self) -> None:
+        self._asked = self._record()
+
+    def got(self) -> None:
+        self._gaps.append((self._asked, self._record()))
+        if len(self._gaps) > MOST:
+            self._gaps[0][1].synchronize()
+
+    def take(self) -> float:
+        milliseconds = 0.0
+        while self._gaps and self._gaps[0][1].query():
+            asked, got = self._gaps.popleft()
+            milliseconds += asked.elapsed_time(got)
+        return milliseconds / 1000
+
+
+def waiting_of(device: str) -> Waiting:
+    """What counts on `device`, "cpu" or "cuda:N"."""
+
+    def record() -> torch.cuda.Event:
+        return torch.cuda.current_stream(device).record_event(torch.cuda.Event(enable_timing=True))
+
+    return ByClock() if device == "cpu" else ByEvents(record)
