@@ -8,9 +8,12 @@ import torch
 from cxrdali.runs.layout import CONFIG
 from cxrdali.runs.settings import settings_of
 from cxrdali.runtime.device import Hardware, exact_products
+from cxrdali.train.hooks import Hooks
+from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
 from cxrdali.train.waiting import waiting_of
 from shards.storage.sealed import read_json
+from tests.heard import heard
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -68,8 +71,14 @@ def test_the_second_gpu_is_the_current_one(dataset, tmp_path):
 
 def test_auto_measures_whether_to_compile_and_keeps_to_it(dataset, tmp_path):
     given = {"stage": 1, "size": 48, "batch": 8, "epochs": 1, "arch": "test_efficientnet", "pretrained": False}
-    summary = train(settings_of(**given, device="cuda", compile="auto"), dataset, tmp_path / "run")
+    settings, asked, said = settings_of(**given, device="cuda", compile="auto"), iter([None, None, 15]), []
+    with heard(said), pytest.raises(Stopped):
+        train(settings, dataset, tmp_path / "run", hooks=Hooks(should_stop=lambda: next(asked)))
+    assert sum(line.startswith("compile auto: off: a step takes ") for line in said) == 1
     config = read_json(tmp_path / "run" / CONFIG)
     assert config["settings"]["runtime"]["compile"] is config["compile"]["on"] is False, "seven steps never pay"
     assert config["compile"]["plain_seconds"] > 0 and config["compile"]["compile_seconds"] > 0
-    assert summary.seconds["compiling"] > 0
+    with heard(said):
+        summary = train(settings, dataset, tmp_path / "run")
+    assert sum(line.startswith("compile auto") for line in said) == 1, "not measured again"
+    assert summary.epochs == 1 and read_json(tmp_path / "run" / CONFIG)["compile"] == config["compile"]
