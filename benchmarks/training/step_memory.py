@@ -26,6 +26,7 @@ from benchmarks.results import Spread
 from benchmarks.training.fed import FINDINGS, TrainingStep, batches_of, trained
 from benchmarks.training.step_options import StepRun
 from cxrdali.data.loader import Batch
+from cxrdali.runtime.full import is_full
 from cxrdali.train.microbatch import BatchShape, largest_micro_batch
 from shards.dataset.packed import PackedDataset
 
@@ -35,7 +36,6 @@ SHARE = 0.5  # of what the whole batch needs: the cap under which a micro-batch 
 DRIFT = 128 * 2**20  # bytes
 MICRO = "--micro-batch auto"
 DOES_NOT_FIT = "does not fit"
-ALLOCATIONS = ("out of memory", "ALLOC_FAILED", "cudaErrorMemoryAllocation")  # CUDA's, its libraries' and DALI's words
 
 
 def rows(dataset: PackedDataset, stage: Stage, options: StepRun) -> Iterator[dict]:
@@ -56,13 +56,13 @@ def rows(dataset: PackedDataset, stage: Stage, options: StepRun) -> Iterator[dic
 def does_not_fit(error: BaseException) -> str | None:
     """A row's words for an error that is the GPU's memory at its end, None for another one.
 
-    Only torch's own allocations raise OutOfMemoryError; libraries, DALI and the compiler wrap theirs."""
+    The compiler and the loader wrap theirs."""
     causes, cause = [], error
     while cause is not None and cause not in causes:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
     for cause in causes:
-        if isinstance(cause, torch.OutOfMemoryError) or any(words in str(cause) for words in ALLOCATIONS):
+        if is_full(cause):
             return f"{DOES_NOT_FIT}: {(str(cause).strip() or type(cause).__name__).splitlines()[0]}"
     return None
 

@@ -26,6 +26,7 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import Windows, batch_bounds, global_order, shard_windows, share_of, windowed_order
 from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec, decisions_for
 from cxrdali.data.readahead import ReadAhead
+from cxrdali.runtime.full import OTHERS, is_full
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -211,8 +212,9 @@ class Loader:
             else:
                 output, _ = lane.run(torch.cuda.current_stream(self._device_id))
                 images = torch.from_dlpack(output.as_tensor())
-        except RuntimeError as error:
-            found = self._damage([row for each in self._lanes for row in each.rows_in_flight()], error)
+        except (RuntimeError, MemoryError) as error:
+            rows = [] if is_full(error) else [row for each in self._lanes for row in each.rows_in_flight()]
+            found = self._damage(rows, error)
             self.close()
             raise found from error
         # [B, S, S, 1] and [B, 1, S, S] are the same bytes for one channel
@@ -227,8 +229,9 @@ class Loader:
             np.copyto(out, images)
         return torch.from_numpy(out)
 
-    def _damage(self, rows: list[int], error: RuntimeError) -> UserError:
-        """Which sample it was: DALI does not say, so the batches in flight are decoded one by one."""
+    def _damage(self, rows: list[int], error: Exception) -> UserError:
+        """Which sample it was: DALI does not say, so the batches in flight are decoded one by one. None is looked for
+        in no rows."""
         stored = self.mapped.stored
         for row in rows:
             if stored.raw:
@@ -244,8 +247,13 @@ class Loader:
                     f"{path}: sample {self.dataset.key(row)!r} is damaged ({fault}); run `cxrdali verify "
                     f"{self.dataset.root}`, then restore the shard or pack again"
                 )
-        first_line = str(error).strip().splitlines()[0]
-        return UserError(f"{self.dataset.root}: DALI failed on size {stored.pixels}: {first_line}")
+        text = str(error).strip() or repr(error)
+        cause = text.partition("encountered:")[2].strip() or text  # in front of it DALI quotes our source
+        words = f"{self.dataset.root}: DALI failed on size {stored.pixels}: {cause.splitlines()[0]}"
+        if is_full(error):
+            decode = "" if self.options.resolved_decode == "cpu" else "use --decode cpu, "
+            words += f"; the GPU is full: {decode}{OTHERS}, or use a smaller --micro-batch (to predict, --batch)"
+        return UserError(words)
 
 
 def nearest_stored(dataset: PackedDataset, size: int) -> int:

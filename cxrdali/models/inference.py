@@ -11,8 +11,10 @@ from cxrdali.models.tta import TTA
 from cxrdali.predictions import mean_logit
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks
+from cxrdali.runtime.full import told_if_full
 from shards.errors import UserError
 from shards.progress import progress_bar
+from shards.words import counted
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Inference:
 
     micro_batch: images on the device at a time (None: a batch); tta: a name of `cxrdali.models.tta.TTA`; progress: the
     bar's description (None: no bar); check: called after every batch, may raise; ranks: processes that share the work;
-    fix: what to do about NaN, where no other precision helps.
+    fix: what to do about NaN, where no other precision helps; fix_full: about a full GPU.
     """
 
     micro_batch: int | None = None
@@ -30,6 +32,7 @@ class Inference:
     check: Callable[[], None] = lambda: None
     ranks: Ranks = field(default_factory=Ranks)
     fix: str = "start from other weights"
+    fix_full: str = "use a smaller --batch"
 
 
 @torch.inference_mode()
@@ -58,20 +61,16 @@ def logits(
     with progress_bar(how.progress or "", len(places), " images", leave=False, hidden=not how.progress) as bar:
         for images, rows in loader:
             batches += 1
-            images = images.to(hardware.device, non_blocking=True)
-            for chunk in images.split(how.micro_batch or len(images)):
-                try:
+            most = min(how.micro_batch or len(images), len(images))
+            full = f"the GPU is full with {counted(most, 'image')} of {loader.options.size} px at a time"
+            with told_if_full(f"{full}; {how.fix_full}"):
+                for chunk in images.to(hardware.device, non_blocking=True).split(most):
                     for number, each in enumerate(passes):
                         moved = each(chunk)
                         with hardware.autocast():
                             output = model(moved)
                         result[number, at : at + len(chunk)] = output.float()
-                except torch.OutOfMemoryError as error:
-                    raise UserError(
-                        f"the GPU is full with {len(chunk)} images of {loader.options.size} px at a time; "
-                        "predict with a smaller --batch, train with a smaller --micro-batch"
-                    ) from error
-                at += len(chunk)
+                    at += len(chunk)
             bar.update(len(rows))
             check()
         if batches < -(-len(loader) // ranks.world):

@@ -18,6 +18,7 @@ from cxrdali.predict.predict import check_varies, load_run_model, predict, split
 from cxrdali.predictions import Predictions, sigmoid
 from cxrdali.runs.reader import Run
 from cxrdali.runtime.device import Hardware
+from cxrdali.runtime.full import NO_ROOM, smaller_batch, told_if_full
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -133,7 +134,8 @@ def explain(
     hardware.begin()
     stored = options.split == "val" and trained.val_predictions.exists() and how.weights is None
     weights = weights_of(trained, how, say=stored)  # else `predict` says it
-    model = load_run_model(trained, weights).to(hardware.device)
+    with told_if_full(NO_ROOM):
+        model = load_run_model(trained, weights).to(hardware.device)
     layer = map_layer(model, size, options.layer)  # before a prediction that may take an hour
 
     path = trained.val_predictions if stored else run
@@ -214,14 +216,10 @@ def _maps(model, layer: str, loader: Loader, findings: torch.Tensor, hardware: H
     at = 0
     with progress_bar("heat maps", len(findings), " images", leave=False) as bar:
         for images, _ in loader:
-            images = images.to(hardware.device)
-            try:
+            full = f"the GPU is full with {counted(len(images), 'image')} of {loader.options.size} px at a time"
+            with told_if_full(f"{full}; {smaller_batch(len(images))}"):
+                images = images.to(hardware.device)
                 heat = heat_maps(model, layer, images, findings[at : at + len(images)])
-            except torch.OutOfMemoryError as error:
-                raise UserError(
-                    f"the GPU is full with {counted(len(images), 'image')} of {loader.options.size} px at a time; "
-                    "use a smaller --batch"
-                ) from error
             yield from zip(images[:, 0].cpu().numpy(), heat, strict=True)
             at += len(images)
             bar.update(len(images))

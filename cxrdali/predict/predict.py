@@ -27,6 +27,7 @@ from cxrdali.runs.seen import seen_by, seen_by_weights
 from cxrdali.runs.words import reached, written
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks, joined
+from cxrdali.runtime.full import NO_ROOM, smaller_batch, told_if_full
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -68,7 +69,8 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
             how = {"split": split, "tta": asked.tta, "batch": batch, "precision": hardware.precision}
             data = {"decode": asked.decode, "dataset": dataset.id, "labels": table.sha256, "versions": versions()}
             ranks.agree({"run": run.name, "weights": sha256_file(weights), **how, **data})
-        model = model.to(hardware.device)
+        with told_if_full(NO_ROOM):
+            model = model.to(hardware.device)
         threads = ranks.threads() if asked.threads is None else asked.threads
         loading = LoaderOptions(settings.data.size, batch, threads, asked.decode, hardware.device)
         loader = Loader(dataset, rows, loading, rank=ranks.rank, world=ranks.world)
@@ -77,8 +79,12 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
             log.info(outlook)
         # a vote holds the ranks together: one that died is noticed now, not when all others are done
         fix = f"give others than {weights} with --weights, or train the run again"
-        how = Inference(tta=asked.tta, progress="predicting", check=lambda: ranks.vote(0), ranks=ranks, fix=fix)
-        values = logits(model, loader, len(trained.findings), hardware, how)
+        how = Inference(
+            tta=asked.tta, progress="predicting", check=lambda: ranks.vote(0), ranks=ranks, fix=fix,
+            fix_full=smaller_batch(batch),
+        )  # fmt: skip
+        with told_if_full(NO_ROOM):
+            values = logits(model, loader, len(trained.findings), hardware, how)
     if values is None:
         return None
     check_varies(values, trained.findings, loader, weights)

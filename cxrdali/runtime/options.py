@@ -18,7 +18,8 @@ class RuntimeSettings:
     """Settings of the machine. Those in `DECIDES` change numbers; the others may differ when a run continues.
 
     (Micro-batches and checkpointing change batch normalisation's statistics; their help says so.) threads None: two
-    for each core of this process, at most 8; micro_batch None: the batch; limit_batches None: all.
+    for each core of this process, at most 8; micro_batch None: the batch (the default before auto was); limit_batches
+    None: all.
     """
 
     device: str = setting("auto", "auto, cpu or cuda.")
@@ -39,12 +40,13 @@ class RuntimeSettings:
         False, "Gradient checkpointing: less memory for more time; batch norm updates its statistics twice a step."
     )
     micro_batch: int | str | None = setting(
-        None,
+        AUTO,
         "Images on the device at a time; must divide the batch. auto: the most that fit in the GPU's memory, found by "
-        "trying, and kept in config.json. Same samples and pixels; batch normalisation sees the smaller groups.",
+        "trying, and kept in config.json; on the CPU the batch. Same samples, pixels and steps; batch normalisation "
+        "sees the smaller groups. The batch's own number searches nothing.",
         _IMAGES_OR_AUTO,
-        otherwise="the batch",
         metavar="INTEGER|auto",
+        before=None,
     )
     decode: str = setting(
         "auto",

@@ -25,6 +25,7 @@ from cxrdali.runs.words import reached, written
 from cxrdali.runtime.compiler import check_compiler
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, mean_in_order
+from cxrdali.runtime.full import told_if_full
 from cxrdali.runtime.options import AUTO
 from cxrdali.train import compiling, microbatch
 from cxrdali.train.features import CachedLoader, Head, features_of
@@ -123,10 +124,8 @@ def build(
     if settings.runtime.compile and not isinstance(arranged.forward, Head):
         left = (settings.optimizer.epochs - int(before.about.get("epoch", 0) if before else 0)) * steps
         stored, trial = before and before.compiled, replace(trial, settings=settings)
-        try:
+        with told_if_full(microbatch.full_words(settings, shape.images)):
             arranged = compiling.arrange(trial, arranged.forward, left, stored)
-        except torch.OutOfMemoryError as error:
-            raise microbatch.full_gpu(settings, shape.images) from error
     settings, forward = settings.changed(compile=arranged.on), arranged.forward
     return Parts(
         settings, searched, arranged, data, hardware, ranks, model, forward, loader, val_loader, wanted,

@@ -16,6 +16,7 @@ from torch import nn
 
 from cxrdali.runtime.compiler import compile_errors, missing_compiler
 from cxrdali.runtime.distributed import Ranks
+from cxrdali.runtime.full import is_full
 from cxrdali.runtime.options import AUTO
 from cxrdali.train.microbatch import Trial
 from cxrdali.train.step import Step, adamw, grad_scaler
@@ -87,7 +88,9 @@ def _measured(trial: Trial, steps: int) -> tuple[dict[str, Any], Static | None]:
                 _compile(trial, made)
                 compiling = time.perf_counter() - began
                 compiled = _step_seconds(trial, made)
-        except (UserError, torch.OutOfMemoryError) as error:
+        except (UserError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, UserError) and not is_full(error):
+                raise
             log.info(f"compile auto: off: {str(error).splitlines()[0]}")
             return {"on": False}, None
     on = pays(plain, compiled, compiling, steps)

@@ -13,10 +13,11 @@ import torch
 from cxrdali.predictions import ID_COLUMNS
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.distributed import StoppedTogether
-from cxrdali.train import microbatch
+from cxrdali.runtime.full import told_if_full
 from cxrdali.train.build import Parts, is_cached
 from cxrdali.train.console import describe
 from cxrdali.train.hooks import Hooks
+from cxrdali.train.microbatch import full_words
 from cxrdali.train.trainer import train
 from shards.dataset.packed import PackedDataset
 
@@ -78,11 +79,9 @@ def _measured(parts: Parts, begun: dict, cached: bool) -> DryRun:
     how, data, on_gpu = parts.settings.optimizer, parts.data, parts.hardware.device != "cpu"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(parts.hardware.device)
-    try:
+    with told_if_full(full_words(parts.settings, parts.share)):
         measured, step_seconds = _train(parts, begun["epoch"])
         image_seconds = _validate(parts)  # of one image
-    except torch.OutOfMemoryError as error:
-        raise microbatch.full_gpu(parts.settings, parts.share) from error
     epochs = how.epochs - begun["epoch"]
     steps = epochs * parts.steps_per_epoch - begun["position"] // how.batch
     training = image_seconds * len(data.train_rows) if cached else step_seconds * steps

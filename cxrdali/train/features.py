@@ -15,7 +15,8 @@ from cxrdali.data.order import batch_bounds
 from cxrdali.models.classifier import Classifier
 from cxrdali.models.inference import Inference, logits
 from cxrdali.runtime.device import Hardware
-from shards.errors import UserError
+from cxrdali.runtime.full import told_if_full
+from cxrdali.train.microbatch import smaller
 
 
 class Head(nn.Module):
@@ -73,12 +74,11 @@ def features_of(
 
     Raises UserError for a model that has no features to keep (`model.seen`), or for a full GPU.
     """
-    width = sum(shape.numel() for shape in model.seen.shapes)
-    try:
-        values = logits(_Features(model), loader, width, hardware, Inference(micro_batch))
+    width, batch = sum(shape.numel() for shape in model.seen.shapes), loader.options.batch
+    how = Inference(micro_batch, fix_full=smaller(batch, micro_batch or batch))
+    with told_if_full(  # of the table; a batch that is too large says so itself
+        f"the GPU has no room for features of {len(loader.rows):,} images, {width:,} numbers each; "
+        "use --no-cache-features, or cache_features = false in a recipe"
+    ):
+        values = logits(_Features(model), loader, width, hardware, how)
         return torch.from_numpy(values).to(hardware.device)
-    except torch.OutOfMemoryError as error:  # of the table; a batch that is too large says so itself
-        raise UserError(
-            f"the GPU has no room for features of {len(loader.rows):,} images, {width:,} numbers each; "
-            "use --no-cache-features, or cache_features = false in a recipe"
-        ) from error

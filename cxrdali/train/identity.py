@@ -98,7 +98,8 @@ def record(out: Path, config: dict, loaded: dict | None) -> None:
     stored = read_config(out)
     here = {name: config[name] for name in ("versions", "device", "processes")}
     continued = [*stored.get("continued", []), {**here, "epoch": loaded["epoch"], "date": now}]
-    folder.write_config(out, {**stored, "continued": continued})
+    searched = {"micro_batch": found} if (found := config.get("micro_batch")) else {}  # here; else it keeps its own
+    folder.write_config(out, {**stored, **searched, "continued": continued})
     before, now_have = stored.get("versions", {}), here["versions"]
     if changed := [name for name in {**before, **now_have} if before.get(name) != now_have.get(name)]:
         words = (", ".join(f"{name} {of.get(name, 'missing')}" for name in changed) for of in (now_have, before))

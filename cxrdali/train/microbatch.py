@@ -1,22 +1,28 @@
 """How many images at a time fit in the GPU's memory: found by trying real steps, the largest first.
 
-It is searched without torch.compile, which would compile once for every size tried; a compiled step takes about the
-same memory or less. There is no table of sizes found before: a search takes seconds, and what fits depends on the
-versions of libraries and on what else lives on the GPU. A run remembers its own in config.json.
+The first try is the whole batch. It is searched without torch.compile, which would compile once for every size tried;
+a compiled step takes about the same memory or less. There is no table of sizes found before: a search takes seconds,
+and what fits depends on the versions of libraries and on what else lives on the GPU. A run remembers its own in
+config.json.
 """
 
 import gc
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cxrdali.data.loader import Loader
 from cxrdali.models.classifier import Classifier
 from cxrdali.models.loss_module import LossModule
+from cxrdali.runs.config_file import read_config
+from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks
+from cxrdali.runtime.full import OTHERS, finds_no_algorithm, is_full
 from cxrdali.runtime.options import AUTO
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.errors import UserError
@@ -24,6 +30,8 @@ from shards.words import counted
 
 log = logging.getLogger(__name__)
 
+NOT_SEARCHED: dict = {"found": None, "for": {"device": "cpu"}}
+ONE = f"use --checkpointing, a smaller --size or --arch, or {OTHERS}"
 SPARE = 0.02  # of what the process may use stays free: an allocator at its limit frees and asks again in every step
 
 
@@ -50,15 +58,31 @@ class Trial:
 
 
 def resolve(trial: Trial, stored: dict | None) -> tuple[int | None, dict | None]:
-    """The setting; for auto the largest that fits, and what config.json remembers of the search.
+    """The setting (None: the batch); for auto the largest that fits, and what config.json remembers of the search.
 
-    stored: what it remembers. A run that continues on the same hardware and needs the same memory searches no more.
+    stored: `remembered` of a run that continues. On the same hardware and with the same need of memory it searches no
+    more; one that never searched keeps what it has.
     """
+    found, searched = _resolved(trial, stored)
+    share, together = trial.shape.images, trial.ranks.world if trial.settings.runtime.sync_bn else 1
+    norms = not trial.settings.model.frozen and any(isinstance(each, _BatchNorm) for each in trial.model.modules())
+    if norms and found and found < share:
+        log.info(
+            f"note: batch normalisation sees {found * together} images at a time, not {share * together}: other "
+            "statistics than those of the whole batch"
+        )
+    return found, searched
+
+
+def _resolved(trial: Trial, stored: dict | None) -> tuple[int | None, dict | None]:
     settings, hardware, share = trial.settings, trial.hardware, trial.shape.images
     if settings.runtime.micro_batch != AUTO:
         return settings.runtime.micro_batch, None
+    if stored and stored["for"] is None and share % (stored["found"] or share) == 0:
+        return stored["found"], None
     if hardware.device == "cpu":
-        return share, None  # its memory pages out, instead of saying that it is full
+        # its memory pages out, instead of saying that it is full
+        return None, None if stored else NOT_SEARCHED
     memory = torch.cuda.mem_get_info(hardware.device)[1]
     needs = {"gpu": hardware.name, "memory_bytes": memory, "share": share} | {
         name: getattr(settings.runtime, name) for name in ("compile", "channels_last", "checkpointing")
@@ -80,6 +104,13 @@ def resolve(trial: Trial, stored: dict | None) -> tuple[int | None, dict | None]
     return found, {"found": found, "for": needs}
 
 
+def remembered(out: Path) -> dict:
+    """The search of the run in the folder `out`, as its config.json has it; "for" is None of one that never searched:
+    its micro-batch was given, or it began when the whole batch was the default."""
+    found = Run.open(out).settings.runtime.micro_batch
+    return read_config(out).get("micro_batch") or {"found": found, "for": None}
+
+
 def divisors(batch: int) -> list[int]:
     """Of the batch, the largest first: the micro-batches that it can be divided into."""
     return [part for part in range(batch, 0, -1) if batch % part == 0]
@@ -90,12 +121,17 @@ def smaller_divisor(batch: int, micro_batch: int) -> int:
     return next(part for part in divisors(batch) if part <= max(1, micro_batch // 2))
 
 
-def full_gpu(settings: TrainSettings, share: int) -> UserError:
+def smaller(share: int, micro_batch: int) -> str:
+    """What to do where `micro_batch` images at a time do not fit; share: of a batch, that this process trains on."""
+    return ONE if micro_batch == 1 else f"use --micro-batch {smaller_divisor(share, micro_batch)} (the batch stays)"
+
+
+def full_words(settings: TrainSettings, share: int) -> str:
     """That a step did not fit; share: images of a batch that this process trains on."""
-    micro_batch = settings.runtime.micro_batch or share
-    return UserError(
-        f"the GPU is full at {settings.data.size} px with {counted(micro_batch, 'image')} at a time; use --micro-batch "
-        f"{smaller_divisor(share, int(micro_batch))} (the batch stays {settings.optimizer.batch})"
+    micro_batch = int(settings.runtime.micro_batch or share)
+    return (
+        f"the GPU is full at {settings.data.size} px with {counted(micro_batch, 'image')} at a time; "
+        f"{smaller(share, micro_batch)}"
     )
 
 
@@ -125,17 +161,17 @@ def largest_micro_batch(
         model.load_state_dict(kept)
         model.train(training)
         _empty(hardware)
-    raise UserError(
-        f"the GPU is full at {shape.size} px with 1 image at a time; use --checkpointing, a smaller --size or --arch, "
-        "or stop what else runs on the GPU (nvidia-smi lists it)"
-    )
+    raise UserError(f"the GPU is full at {shape.size} px with 1 image at a time; {ONE}")
 
 
 def _fits(model: Classifier, loss: LossModule, hardware: Hardware, shape: BatchShape, micro_batch: int) -> bool:
     try:
         _try(model, loss, hardware, shape, micro_batch)
         fits = True
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        # one image is little: cuDNN cannot compute a layer, and says so in the same words
+        if not is_full(error) or (micro_batch == 1 and finds_no_algorithm(error)):
+            raise
         fits = False
     # after the except block: until there, the error holds the frames that hold the tensors
     model.zero_grad(set_to_none=True)

@@ -133,7 +133,7 @@ def begin(parts: Parts) -> State:
 def restore(parts: Parts, loaded: dict) -> State:
     """The state of a run that continues; its optimizer and generators go on from there. The model has its weights."""
     state, ranks = State.of(loaded), parts.ranks
-    parts.step.optimizer.load_state_dict(loaded.pop("optimizer"))
+    load_optimizer(parts.step.optimizer, loaded.pop("optimizer"))
     parts.step.scaler.load_state_dict(loaded.pop("scaler"))
     if not ranks.is_first:
         state.loss_sum = 0.0  # rank 0 has all of it
@@ -146,6 +146,18 @@ def restore(parts: Parts, loaded: dict) -> State:
     if cuda is not None and parts.hardware.device != "cpu":
         torch.cuda.set_rng_state(cuda, parts.hardware.device)
     return state
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, stored: dict) -> None:
+    """Load what `optimizer.state_dict` gave, with each moment laid out in memory as its parameter is now.
+
+    Fused AdamW pairs numbers by their place in memory: under --channels-last they lie in another order than without.
+    """
+    optimizer.load_state_dict(stored)
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _own_generators(ranks: Ranks, seed: int, epoch: int, position: int) -> None:

@@ -44,7 +44,7 @@ class Step:
         With several ranks each has its share of the batch, and returns its share of the mean.
 
         images uint8 [B, 1, S, S] (or what `forward` takes), wanted float [B, F] with NaN where ignored, both on the
-        device; epoch from 0. Raises torch.OutOfMemoryError.
+        device; epoch from 0. Raises what `cxrdali.runtime.full.is_full` knows for a full GPU.
         """
         known, total = known_targets(wanted, self.ranks.total), 0.0
         chunks = list(zip(images.split(micro_batch), wanted.split(micro_batch), strict=True))

@@ -25,7 +25,6 @@ from cxrdali.metrics.ranking import Scores, score
 from cxrdali.models.inference import Inference, constant_words, logits
 from cxrdali.models.loss_module import bce_sum, known_targets
 from cxrdali.runs import folder
-from cxrdali.runs.config_file import read_config
 from cxrdali.runs.layout import PROGRESS
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import Run
@@ -33,10 +32,11 @@ from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.compiler import compile_errors
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, joined
+from cxrdali.runtime.full import SET_UP, told_if_full
 from cxrdali.train import console, identity
 from cxrdali.train.build import Continued, Parts, build
 from cxrdali.train.hooks import Hooks, StepRecord
-from cxrdali.train.microbatch import full_gpu
+from cxrdali.train.microbatch import full_words, remembered, smaller
 from cxrdali.train.selection import select_data
 from cxrdali.train.state import State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
@@ -108,7 +108,8 @@ def train(
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         data.check_scored(settings)
         before = loaded and _continued(out, loaded)
-        parts = build(settings, data, hardware, ranks, loader, before)
+        with told_if_full(SET_UP):
+            parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
         if hooks and hooks.on_parts:
             hooks.on_parts(parts, loaded)
@@ -121,7 +122,8 @@ def train(
                 if loaded is None:
                     data.seen.write(out)
                 folder.settle(out, loaded, settings)
-            state = restore(parts, loaded) if loaded else begin(parts)
+            with told_if_full(SET_UP):
+                state = restore(parts, loaded) if loaded else begin(parts)
             if loaded:
                 log.info(f"continues after epoch {state.epoch} and {state.position:,} images of the next")
             trainer = Trainer(parts, state, out, hooks or Hooks(), signals)
@@ -136,8 +138,8 @@ def _alone(out: Path, ranks: Ranks) -> contextlib.AbstractContextManager:
 
 
 def _continued(out: Path, loaded: dict) -> Continued:
-    stored = read_config(out)
-    return Continued(loaded.pop("model"), stored.get("micro_batch"), loaded.get("about", {}), stored.get("compile"))
+    compiled = read_config(out).get("compile")
+    return Continued(loaded.pop("model"), remembered(out), loaded.get("about", {}), compiled)
 
 
 def _finished(out: Path, settings: TrainSettings, loaded: dict | None, ranks: Ranks) -> Progress | None:
@@ -174,7 +176,8 @@ class Trainer:
     def run(self, started: float) -> None:
         """Train until no epoch is left. started: when the set-up began, by time.perf_counter."""
         writes = console.tensorboard(self.out, self.state.epoch) if self.ranks.is_first else contextlib.nullcontext()
-        with compile_errors(), writes as events:
+        full = told_if_full(full_words(self.settings, self.parts.share))
+        with compile_errors(), full, writes as events:
             self.seconds["compiling"] = self.parts.arranged.seconds
             self.seconds["setup"] = time.perf_counter() - started - self.seconds["compiling"]
             while not self.progress.finished:
@@ -263,10 +266,7 @@ class Trainer:
         # the rows are 2 KB of plain memory, which CUDA copies aside and does not wait for
         wanted = parts.targets[rows.to(device, non_blocking=True)]
         micro_batch = self.settings.runtime.micro_batch or len(images)
-        try:
-            loss = parts.step(images, wanted, state.epoch, micro_batch)
-        except torch.OutOfMemoryError as error:
-            raise full_gpu(self.settings, parts.share) from error
+        loss = parts.step(images, wanted, state.epoch, micro_batch)
         if self.hooks.on_step:
             lr = parts.step.optimizer.param_groups[0]["lr"]
             self.hooks.on_step(StepRecord(state.epoch, state.position, lr, rows, images, loss))
@@ -296,6 +296,7 @@ class Trainer:
             check=self._stop_if_asked,
             ranks=self.ranks,
             fix=f"lower --lr, with another --out than {self.out}",
+            fix_full=smaller(self.parts.share, self.settings.runtime.micro_batch or self.parts.share),
         )
         parts = self.parts
         return logits(parts.forward, parts.val_loader, len(parts.data.findings), self.hardware, how)

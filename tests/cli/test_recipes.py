@@ -74,7 +74,7 @@ def test_a_recipe_with_every_setting(folder):
     for line in ("oversample_below = 0.1", 'oversample_from = "model2"', 'starts_from = "model0"', 'group = "study"'):
         assert line in lines
     assert "seed = 0  # default" in lines
-    assert "# micro_batch is not set" in lines
+    assert 'micro_batch = "auto"  # default' in lines
 
 
 def test_runs_find_each_other_and_say_what_was_overridden(folder, pack_folder):

@@ -74,7 +74,8 @@ def test_a_full_gpu_names_the_way_out(dataset, tmp_path):
 
     torch.cuda.set_per_process_memory_fraction(0.002)
     try:
-        settings = settings_of(stage=1, size=64, batch=56, epochs=1, arch="resnet50", pretrained=False, device="cuda")
+        whole = {"size": 64, "batch": 56, "micro_batch": 56}
+        settings = settings_of(stage=1, **whole, epochs=1, arch="resnet50", pretrained=False, device="cuda")
         with pytest.raises(UserError, match="the GPU is full at 64 px with 56 images at a time; use --micro-batch 28"):
             train(settings, dataset, tmp_path / "run")
     finally:
@@ -85,12 +86,12 @@ def test_the_largest_micro_batch_under_a_cap_trains(dataset, tmp_path):
     """Half of what the whole batch needs: a part of it is found, trained with, and remembered."""
     common = {"epochs": 1, "arch": "resnet50", "pretrained": False, "device": "cuda"}
     torch.cuda.reset_peak_memory_stats()
-    train(settings_of(stage=1, size=64, batch=56, **common), dataset, tmp_path / "whole")
+    train(settings_of(stage=1, size=64, batch=56, micro_batch=56, **common), dataset, tmp_path / "whole")
     share = 0.5 * torch.cuda.max_memory_reserved() / torch.cuda.mem_get_info()[1]
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(share)
     try:
-        settings = settings_of(stage=1, size=64, batch=56, micro_batch="auto", **common)
+        settings = settings_of(stage=1, size=64, batch=56, **common)
         said = []
         with heard(said):
             train(settings, dataset, tmp_path / "run")

@@ -4,14 +4,15 @@ import gc
 import shutil
 import tracemalloc
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import pytest
 import simplejpeg
 
-from cxrdali.data.augment import AugmentOptions, decide
+from cxrdali.data.augment import Augmentation, AugmentOptions, decide
 from cxrdali.data.loader import Loader, nearest_stored
 from cxrdali.data.options import LoaderOptions
 from shards.dataset.mapped import MappedSize
@@ -353,6 +354,78 @@ def test_a_damaged_sample_is_named_by_shard_and_key(pack_folder, tmp_path, place
         list(loader)
     assert str(path) in str(caught.value) and dataset.key(place) in str(caught.value)
     assert "cxrdali verify" in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Failing(Augmentation):
+    """Raises an error where DALI's come from."""
+
+    error: BaseException
+    name: ClassVar[str] = "failing"
+    order: ClassVar[int] = 0
+    decides: ClassVar[dict] = {}
+
+    def decide(self, seed, epoch, start, count, size):
+        return {}
+
+    def steps(self, decided, size):
+        raise self.error
+
+
+@pytest.fixture(scope="module")
+def of_dali():
+    """What DALI says of half a JPEG in a pipeline of its own: many lines, the cause among the last."""
+    from nvidia.dali import fn, pipeline_def
+
+    half = np.frombuffer(simplejpeg.encode_jpeg(np.zeros((48, 48, 1), np.uint8), colorspace="GRAY"), np.uint8)[:150]
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None)
+    def failing():
+        return fn.decoders.image(fn.external_source(source=lambda: [half], batch=True))
+
+    pipeline = failing()
+    with pytest.raises(RuntimeError) as raised:
+        pipeline.build()
+        pipeline.run()
+    return str(raised.value)
+
+
+def failing(dataset, error):
+    with pytest.raises(UserError) as raised:
+        list(Loader(dataset, np.arange(120), LoaderOptions(JPEG, batch=16), augment=(Failing(error),)))
+    return str(raised.value)
+
+
+def test_the_cause_that_dali_names_is_told(dataset, of_dali):
+    lines = of_dali.splitlines()
+    assert lines[0] == "Critical error in pipeline:" and "in failing" in of_dali
+    cause = next(line for line in lines[lines.index("encountered:") + 1 :] if line.strip())
+    assert "nvImageCodec" in cause or "decode" in cause
+    assert failing(dataset, RuntimeError(of_dali)) == f"{dataset.root}: DALI failed on size 48: {cause.strip()}"
+    assert failing(dataset, RuntimeError("one line\nand one more")).endswith("DALI failed on size 48: one line")
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, MemoryError])
+def test_a_full_gpu_is_no_damaged_sample(pack_folder, tmp_path, of_dali, kind):
+    """Behind the first batch all images are too low, which DALI does not mind yet: where one is looked for, it is
+    found among those in flight."""
+    copy = tmp_path / "pack"
+    shutil.copytree(pack_folder, copy)
+    dataset = PackedDataset.open(copy)
+    stored = dataset.stored(JPEG)
+    low = simplejpeg.encode_jpeg(np.zeros((40, 48, 1), np.uint8), colorspace="GRAY")
+    for row in range(16, 120):
+        with stored.paths[stored.shard[row]].open("r+b") as file:
+            file.seek(stored.offset[row])
+            file.write(low.ljust(stored.length[row], b"\0"))
+    assert "is damaged (40 pixels high)" in failing(dataset, kind("anything else"))
+    head, _, tail = of_dali.partition("encountered:")
+    cause = "CUDA allocation failed"
+    error = kind(f"{head}encountered:\n\n{cause}\n{tail.strip().splitlines()[-1]}")
+    assert failing(dataset, error) == (
+        f"{copy}: DALI failed on size 48: {cause}; the GPU is full: stop what else runs on the GPU (nvidia-smi lists "
+        "it), or use a smaller --micro-batch (to predict, --batch)"
+    )
 
 
 def test_a_rejected_row_cannot_be_loaded(dataset):

@@ -15,12 +15,14 @@ from cxrdali.models.classifier import ModelOptions, create
 from cxrdali.models.loss import LOSSES
 from cxrdali.models.loss_module import LossModule
 from cxrdali.predict.predict import PredictOptions, predict
-from cxrdali.runs.folder import load_last
+from cxrdali.runs.config_file import read_config
+from cxrdali.runs.folder import load_last, write_config
 from cxrdali.runs.reader import Run
 from cxrdali.runtime.device import Hardware
+from cxrdali.runtime.distributed import Ranks
 from cxrdali.train import microbatch
 from cxrdali.train.hooks import Hooks
-from cxrdali.train.microbatch import BatchShape, divisors, largest_micro_batch
+from cxrdali.train.microbatch import BatchShape, Trial, divisors, largest_micro_batch
 from cxrdali.train.step import Step, adamw, grad_scaler
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
@@ -37,8 +39,9 @@ CPU = Hardware("cpu", "fp32")
 class Full(torch.nn.Module):
     """A classifier on a device with room for `room` images in training and `looked_at` in evaluation."""
 
-    def __init__(self, arch: str, room: int, looked_at: int = 100):
+    def __init__(self, arch: str, room: int, looked_at: int = 100, error: str | None = None):
         super().__init__()
+        self.error = torch.OutOfMemoryError("CUDA out of memory") if error is None else RuntimeError(error)
         torch.manual_seed(3)
         self.inner = create(ModelOptions(arch, PIXELS, pretrained=False), FINDINGS)
         self.rooms, self.seen = {True: room, False: looked_at}, []
@@ -47,7 +50,7 @@ class Full(torch.nn.Module):
         self.seen.append((len(images), self.training))
         output = self.inner(images)  # first: what a failed try has touched by then is put back too
         if len(images) > self.rooms[self.training]:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return output
 
 
@@ -98,6 +101,28 @@ def test_where_one_image_does_not_fit_the_way_out_is_named():
         search(Full("test_efficientnet", room=0), batch=4)
 
 
+@pytest.mark.parametrize(
+    "error", ["FIND was unable to find an engine to execute this computation", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"]
+)
+def test_what_the_libraries_say_of_a_full_gpu_is_searched_around(error):
+    assert search(Full("test_efficientnet", room=4, error=error), batch=8) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "room", "tried"),
+    [
+        # cuDNN's words for a layer that it cannot compute
+        ("GET was unable to find an engine to execute this computation", 0, [4, 2, 1]),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", 2, [4]),
+    ],
+)
+def test_what_no_smaller_part_mends_comes_through_as_it_is(error, room, tried):
+    model = Full("test_efficientnet", room, error=error)
+    with pytest.raises(RuntimeError) as raised:
+        search(model, batch=4)
+    assert raised.value is model.error and [count for count, _ in model.seen] == tried
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_nothing_is_left_of_the_search(training):
     """Weights, batch-norm statistics, modes, gradients and random numbers, bit for bit; the model has dropout."""
@@ -137,9 +162,10 @@ def test_a_run_trains_the_same_after_a_search(dataset, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- a run remembers it
 
 
-def test_auto_is_the_whole_batch_on_the_cpu(dataset, tmp_path):
-    quietly(settings(epochs=1, micro_batch="auto"), dataset, tmp_path / "run")
-    assert Run.open(tmp_path / "run").settings.runtime.micro_batch == 8
+def test_auto_is_the_default_and_on_the_cpu_the_batch(dataset, tmp_path):
+    assert settings().runtime.micro_batch == "auto"
+    quietly(settings(epochs=1), dataset, tmp_path / "run")
+    assert Run.open(tmp_path / "run").settings.runtime.micro_batch is None
     assert quietly(settings(epochs=1, micro_batch="auto"), dataset, tmp_path / "run").already_finished
 
 
@@ -169,6 +195,7 @@ def test_a_run_remembers_what_was_found(dataset, tmp_path, gpu, monkeypatch):
     with pytest.raises(Stopped), heard(said):
         train(settings(micro_batch="auto"), dataset, out, hooks=stopping)
     assert "micro-batch 2 of 8: the largest part of the batch that fits, RTX 3090, 24 GiB" in said
+    assert sum(line.startswith("note: batch normalisation sees 2 images at a time, not 8") for line in said) == 1
     assert len(gpu) == 1 and gpu[0][:2] == (8, 48)
     config = json.loads((out / "config.json").read_text())
     assert config["settings"]["runtime"]["micro_batch"] == 2 and config["micro_batch"]["found"] == 2
@@ -183,6 +210,61 @@ def test_a_run_remembers_what_was_found(dataset, tmp_path, gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**33, 12 * 2**30))
     quietly(settings(micro_batch="auto"), dataset, out)
     assert len(gpu) == 2  # another GPU: what fitted there says nothing here
+
+
+def stopped(dataset, out, **changes):
+    """The micro-batch of a run that is begun or continued, and stopped within the next epoch."""
+    used = []
+    hooks = Hooks(on_parts=lambda parts, _: used.append(parts.settings.runtime.micro_batch), should_stop=lambda: 15)
+    with pytest.raises(Stopped):
+        train(settings(**changes), dataset, out, hooks=hooks)
+    return used[0]
+
+
+@pytest.mark.parametrize("begun", [None, 4])
+def test_a_run_that_never_searched_keeps_what_it_has(dataset, tmp_path, gpu, begun):
+    """The same command as ever: the whole batch was its default once, and config.json had no such setting before."""
+    out = tmp_path / "run"
+    assert stopped(dataset, out, micro_batch=begun) == begun
+    config = read_config(out)
+    assert config["micro_batch"] is None
+    if begun is None:
+        del config["micro_batch"], config["settings"]["runtime"]["micro_batch"]
+        write_config(out, config)
+    assert [stopped(dataset, out), stopped(dataset, out, micro_batch=2), stopped(dataset, out)] == [begun, 2, begun]
+    assert gpu == []
+
+
+def test_a_run_keeps_what_it_found_on_the_hardware_it_came_to(dataset, tmp_path, request, monkeypatch):
+    out = tmp_path / "run"
+    assert stopped(dataset, out) is None  # on the CPU
+    gpu = request.getfixturevalue("gpu")
+    assert [stopped(dataset, out), stopped(dataset, out)] == [2, 2] and len(gpu) == 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**33, 12 * 2**30))
+    assert [stopped(dataset, out), stopped(dataset, out)] == [2, 2] and len(gpu) == 2
+    assert read_config(out)["micro_batch"]["for"]["memory_bytes"] == 12 * 2**30
+    assert read_config(out)["settings"]["runtime"]["micro_batch"] is None  # with which it began
+
+
+@pytest.mark.parametrize(
+    ("arch", "changes", "world", "said"),
+    [
+        ("test_efficientnet", {"micro_batch": 2}, 1, "sees 2 images at a time, not 8: other"),
+        ("test_efficientnet", {"micro_batch": 2, "sync_bn": True}, 2, "sees 4 images at a time, not 16: other"),
+        ("test_efficientnet", {"micro_batch": 2}, 2, "sees 2 images at a time, not 8: other"),
+        ("test_efficientnet", {"micro_batch": 8}, 1, None),
+        ("test_efficientnet", {}, 1, None),
+        ("test_efficientnet", {"micro_batch": 2, "frozen": True, "init": "run"}, 1, None),
+        ("test_convnext", {"micro_batch": 2}, 1, None),  # has layer normalisation
+    ],
+)
+def test_smaller_groups_of_batch_normalisation_are_said(arch, changes, world, said):
+    model = create(ModelOptions(arch, PIXELS, pretrained=False), FINDINGS)
+    shape, heard_lines = BatchShape(8, PIXELS, FINDINGS), []
+    trial = Trial(settings(**changes, batch=8 * world), CPU, Ranks(world=world), model, loss_of(), (), shape)
+    with heard(heard_lines):
+        microbatch.resolve(trial, None)
+    assert [said in line for line in heard_lines] == [True] * bool(said)
 
 
 def test_predicting_takes_as_many_at_a_time_as_training_did(dataset, tmp_path, monkeypatch):
