@@ -34,6 +34,8 @@ _BYTES_OF_A_PIXEL = 16  # of memory that decoding takes: 16-bit RGBA and its cop
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 _LEAST_BYTES = 1 << 22  # of shared memory; what is not used takes none
 _DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG
+_MALLOC_LIMITS = (-1, -3)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+_KEPT_BYTES = 1 << 25  # the most that glibc takes for the second
 
 Made = TypeVar("Made")
 Answer = TypeVar("Answer")
@@ -188,12 +190,21 @@ def _serve(connection: Connection, shared: mmap.mmap, make: Callable[..., object
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         faulthandler.disable()
+        _keep_freed_memory()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders print names no file; the reason for rejecting does
         while os.getppid() == parent:
             asks_for_room, num_bytes, arguments = connection.recv()
             send_answer(connection, _has_room if asks_for_room else make, shared[:num_bytes], *arguments)
     finally:
         os._exit(1)
+
+
+def _keep_freed_memory() -> None:
+    """Of glibc's malloc: arrays of one image are those of the next, where the kernel would make and clear every page
+    anew, which takes longer than to shrink a radiograph."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        for what in _MALLOC_LIMITS:
+            mallopt(what, _KEPT_BYTES)
 
 
 def _has_room(data: bytes) -> bool:

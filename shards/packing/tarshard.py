@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import tarfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 BLOCK = 512
@@ -35,10 +36,8 @@ class ShardWriter:
         for extension, data in parts.items():
             name = f"{key}.{extension}"
             assert name.isprintable() and " " not in name, name
-            member = tarfile.TarInfo(name)  # mtime 0, no owner: the same sample is the same bytes anywhere
-            member.size, member.mode = len(data), 0o444
             # not TarFile.addfile: its copies cost three times the hash and the write
-            header, padding = member.tobuf(tarfile.GNU_FORMAT), bytes(-len(data) % BLOCK)
+            header, padding = _header(name, len(data)), bytes(-len(data) % BLOCK)
             blocks += [header, data, padding]
             spans.append((end + len(header), len(data)))
             end += len(header) + len(data) + len(padding)
@@ -63,6 +62,13 @@ class ShardWriter:
         """Close the file without ending the archive; the temporary name is the caller's to remove."""
         with contextlib.suppress(OSError):  # what made it fail (a full disk) may fail it again
             self._file.close()
+
+
+@lru_cache(16)  # a sample's .json is the same in the shards of all sizes
+def _header(name: str, num_bytes: int) -> bytes:
+    member = tarfile.TarInfo(name)  # mtime 0, no owner: the same sample is the same bytes anywhere
+    member.size, member.mode = num_bytes, 0o444
+    return member.tobuf(tarfile.GNU_FORMAT)
 
 
 def index_name(shard: str) -> str:
