@@ -25,7 +25,7 @@ import simplejpeg
 
 from shards.decoding.decoded import MOST_PIXELS, RejectedImage
 from shards.errors import UserError
-from shards.packing.source import read
+from shards.packing.source import read_into
 from shards.storage.location import Location
 from shards.workers import LOOK, send_answer
 
@@ -87,7 +87,7 @@ class Decoder(Generic[Made]):
             UserError: A store fails, or memory may have been lacking.
         """
         try:
-            num_bytes = self._put(read(path, inside, sha256))
+            num_bytes = read_into(self._room, path, inside, sha256)
         except MemoryError as error:
             raise _lack_of_memory(path, "MemoryError") from error
         try:
@@ -103,15 +103,15 @@ class Decoder(Generic[Made]):
                 raise _lack_of_memory(path, str(error)) from error
             raise error if isinstance(error, RejectedImage) else RejectedImage(str(error)) from error
 
-    def _put(self, data: bytes) -> int:
-        if self._shared is None or len(data) > len(self._shared):
+    def _room(self, num_bytes: int) -> memoryview:
+        """So many bytes of the shared memory."""
+        if self._shared is None or num_bytes > len(self._shared):
             self._end()  # a process sees what was shared when it began
             try:
-                self._shared = mmap.mmap(-1, max(_LEAST_BYTES, 2 * len(data)))
+                self._shared = mmap.mmap(-1, max(_LEAST_BYTES, 2 * num_bytes))
             except OSError as error:
                 raise MemoryError from error
-        self._shared[: len(data)] = data
-        return len(data)
+        return memoryview(self._shared)[:num_bytes]
 
     def _has_room(self, num_bytes: int) -> bool:
         try:
