@@ -18,8 +18,9 @@ memory is of all processes and counts shared pages in each. There are --shards o
 much to do, as they nearly have of a hundred, and so many files that what comes once a run or a shard (half a second for
 the start of the workers, 18 flushes to the disk) is not what is timed: a shard of `cxrdali shard` has 4,096 images.
 
-Last, `cxrdali verify` of raw renditions of 1024 pixels, next to SHA-256 alone over the same bytes, each in one process,
-and `verify --deep`, which looks into every rendition.
+Then `cxrdali verify` of raw renditions of 1024 pixels, and `verify --deep`, which looks into every rendition, next to
+SHA-256 alone over the same bytes, with 1 and 2 jobs, the start of the processes included. Last, renditions of 16-bit
+PNGs in one process, next to decoding them by OpenCV and encoding alone.
 """
 
 import itertools
@@ -29,6 +30,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -49,6 +51,7 @@ from shards.packing.rendition import encode, renditions, resize
 from shards.packing.verify import verify
 from shards.releases.open import open_release
 from shards.storage.files import sha256_file
+from shards.workers import run as run_tasks
 
 # for the fresh processes: as `cxrdali` sets them for itself
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "ARROW_DEFAULT_MEMORY_POOL": "system"}
@@ -58,6 +61,8 @@ SCALING = 1.85  # two jobs next to one
 HASHING = 0.9  # verify next to SHA-256 alone
 OURS, SIMPLEJPEG, OPENCV = "renditions", "full decode, simplejpeg", "full decode, OpenCV"
 CEILING = "decode and encode alone"
+PNG, PNG_ALONE = "renditions, 16-bit PNG", "decode and encode alone, 16-bit PNG"
+PNGS, OF_PNG = 16, 0.75  # files; renditions next to decode and encode alone
 VERIFY, DEEP, HASH = "verify", "verify --deep", "SHA-256 alone"
 VERIFIED = 1024  # pixels, of raw renditions: enough bytes that hashing, not starting, is timed
 PACKING, FULL = "whole packing", "whole full decode"
@@ -196,36 +201,73 @@ def ratios(one_process: list[dict], whole: list[dict]) -> list[dict]:
 
 
 def measure_verify(release: Path, folder: Path, shard_images: int, options: PackRun) -> list[dict]:
-    """Bytes/s of verify and of SHA-256 alone, in as many processes; the files are in the page cache."""
+    """Bytes/s of verify and of SHA-256 alone in as many processes of the same pool; the files are in the page cache."""
     packed = folder / "verified"
     datasets.packed(release, packed, (VERIFIED,), raw=True, shard_images=shard_images)
-    jobs = 1  # the start of a second process would take longer than its share of the hashing
     tars = sorted(packed.glob("*/*.tar"))
     num_bytes = sum(path.stat().st_size for path in tars)
-    hashes = [joblib.delayed(sha256_file)(path) for path in tars]
 
-    def hash_alone() -> int:
-        joblib.Parallel(n_jobs=jobs, batch_size=1)(hashes)
+    def hash_alone(jobs: int) -> int:
+        assert len(list(run_tasks([joblib.delayed(sha256_file)(path) for path in tars], jobs, HASH))) == len(tars)
         return num_bytes
 
-    def checked(deep: bool) -> int:
+    def checked(deep: bool, jobs: int) -> int:
         found = verify(packed, deep, jobs)
         assert not found.problems, found.problems
         return num_bytes
 
-    runs = {VERIFY: lambda: checked(False), DEEP: lambda: checked(True), HASH: hash_alone}
-    timed = results.interleaved(runs, options.rounds)
     rows = []
-    for name, made in timed.items():
-        rates = [run.rate / 1e6 for run in made]  # a run's "images" are bytes here
-        row = {"baseline": name, "jobs": jobs, "mib": num_bytes / 2**20}
-        rows.append(row | {"megabytes_per_second": vars(Spread.of(rates))})
-        print(f"  {name:45} {median(rates):9,.0f} MB/s, {jobs} jobs, {num_bytes / 2**20:,.0f} MiB", flush=True)
-    end_workers(joblib.cpu_count())
+    for jobs in options.jobs:
+        runs = {
+            VERIFY: partial(checked, False, jobs),
+            DEEP: partial(checked, True, jobs),
+            HASH: partial(hash_alone, jobs),
+        }
+        for name, made in results.interleaved(runs, options.rounds).items():
+            rates = [run.rate / 1e6 for run in made]  # a run's "images" are bytes here
+            row = {"baseline": with_jobs(name, jobs), "jobs": jobs, "mib": num_bytes / 2**20}
+            rows.append(row | {"megabytes_per_second": vars(Spread.of(rates))})
+            print(f"  {row['baseline']:45} {median(rates):9,.0f} MB/s, {num_bytes / 2**20:,.0f} MiB", flush=True)
     medians = {row["baseline"]: row["megabytes_per_second"]["median"] for row in rows}
-    target = Target(VERIFY, (HASH,), HASHING).check(medians)
-    results.print_target(target)
-    return [*rows, target]
+    targets = [
+        Target(with_jobs(VERIFY, jobs), (with_jobs(HASH, jobs),), HASHING).check(medians) for jobs in options.jobs
+    ]
+    for target in targets:
+        results.print_target(target)
+    return [*rows, *targets]
+
+
+# ---------------------------------------------------------------- 16-bit PNG
+
+
+def measure_png(files: list[Path], folder: Path, options: PackRun) -> list[dict]:
+    """Renditions of 16-bit gray PNGs, made of the first files, next to OpenCV's decoding and encoding alone."""
+    made = [_as_png(path, folder / f"{number}.png") for number, path in enumerate(files[:PNGS])]
+    ready: dict[Path, list[np.ndarray]] = {}
+
+    def alone(path: Path) -> list[bytes]:
+        gray = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+        if path not in ready:
+            ready[path] = [resize((gray >> 4).astype(np.uint8), size, "squash") for size in SIZES]
+        return [encode(image, Size(size), QUALITY) for size, image in zip(SIZES, ready[path], strict=True)]
+
+    for path in made:
+        alone(path)
+    makers = {PNG: ours, PNG_ALONE: alone}
+    timed = results.interleaved(
+        {name: _sized_run(make, made, options.seconds) for name, make in makers.items()}, options.rounds
+    )
+    rows = [{"jobs": 1, **results.rate_row(name, timed[name])} for name in makers]
+    rates = {row["baseline"]: row["images_per_second"]["median"] for row in rows}
+    return [*rows, Target(PNG, (PNG_ALONE,), OF_PNG).check(rates)]
+
+
+def _as_png(jpeg: Path, png: Path) -> Path:
+    """12 bits in 16, the lower 4 made of noise, as those of a detector are."""
+    gray = cv2.imread(str(jpeg), cv2.IMREAD_GRAYSCALE).astype(np.uint16)
+    noise = np.random.default_rng(0).integers(0, 16, gray.shape, dtype=np.uint16)
+    cv2.imwrite(str(png), gray * 16 + noise)
+    return png
 
 
 def main() -> None:
@@ -244,9 +286,10 @@ def main() -> None:
         one_process = measure_renditions(files, options)
         whole = measure_whole(source, folder, shard_images, options)
         verified = measure_verify(source, folder, shard_images, options)
-    rows = [*one_process, *whole]
+        pngs = measure_png(files, folder, options)
+    rows = [*one_process, *whole, *pngs[:-1]]
     results.print_rates(rows)
-    found = ratios(one_process, whole)
+    found = [*ratios(one_process, whole), pngs[-1]]
     for ratio in found:
         results.print_target(ratio)
     data = {"data": str(options.source or "synthetic"), "files": len(files), "shards": options.shards, "sizes": SIZES}

@@ -14,6 +14,8 @@ from shards.decoding.decoded import Decoded, RejectedImage, check_memory, memory
 from shards.decoding.orientation import orientation_of
 from shards.decoding.png_parts import CHANNELS, GRAY, MAGIC, PALETTE, RGB, Header, Parts, read_parts
 
+_TO_GRAY = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}  # by ITU-R BT.601, as a JPEG's own Y
+
 
 def decode(data: bytes) -> Decoded:
     """Decode a whole file. Raises RejectedImage."""
@@ -73,9 +75,9 @@ def _gray_and_alpha(header: Header, pixels: np.ndarray, parts: Parts) -> tuple[n
     see = parts.first(b"tRNS")
     if header.colours == PALETTE:
         return _of_palette(header, pixels, parts.first(b"PLTE"), see)
-    gray = pixels if pixels.ndim == 2 else _luma(pixels[:, :, :3])
+    gray = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, _TO_GRAY[pixels.shape[2]])
     if header.colours not in (GRAY, RGB):
-        return gray, pixels[:, :, 3]
+        return gray, cv2.extractChannel(pixels, 3)
     if not parts.of[b"tRNS"]:
         return gray, None
     channels = CHANNELS[header.colours]
@@ -99,11 +101,6 @@ def _of_palette(
         raise RejectedImage(f"damaged PNG: a palette of {len(palette)} bytes, {len(transparent)} for transparency")
     if numbers.max() >= colours:
         raise RejectedImage(f"damaged PNG: a pixel has colour {int(numbers.max()) + 1} of {colours}")
-    gray = _luma(np.frombuffer(palette, np.uint8).reshape(1, -1, 3)[:, :, ::-1])[0]
+    gray = cv2.cvtColor(np.frombuffer(palette, np.uint8).reshape(1, -1, 3), cv2.COLOR_RGB2GRAY)[0]
     alpha = np.frombuffer(transparent.ljust(colours, b"\xff"), np.uint8)
     return gray[numbers], alpha[numbers] if transparent else None
-
-
-def _luma(pixels: np.ndarray) -> np.ndarray:
-    """[h, w, 3] as BGR to [h, w], by ITU-R BT.601, as a JPEG's own Y."""
-    return cv2.cvtColor(np.ascontiguousarray(pixels[:, :, ::-1]), cv2.COLOR_RGB2GRAY)

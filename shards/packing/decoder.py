@@ -25,7 +25,7 @@ import simplejpeg
 
 from shards.decoding.decoded import MOST_PIXELS, RejectedImage
 from shards.errors import UserError
-from shards.packing.source import read
+from shards.packing.source import read_into
 from shards.storage.location import Location
 from shards.workers import LOOK, send_answer
 
@@ -34,6 +34,8 @@ _BYTES_OF_A_PIXEL = 16  # of memory that decoding takes: 16-bit RGBA and its cop
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 _LEAST_BYTES = 1 << 22  # of shared memory; what is not used takes none
 _DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG
+_MALLOC_LIMITS = (-1, -3)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+_KEPT_BYTES = 1 << 25  # the most that glibc takes for the second
 
 Made = TypeVar("Made")
 Answer = TypeVar("Answer")
@@ -85,7 +87,7 @@ class Decoder(Generic[Made]):
             UserError: A store fails, or memory may have been lacking.
         """
         try:
-            num_bytes = self._put(read(path, inside, sha256))
+            num_bytes = read_into(self._room, path, inside, sha256)
         except MemoryError as error:
             raise _lack_of_memory(path, "MemoryError") from error
         try:
@@ -101,15 +103,15 @@ class Decoder(Generic[Made]):
                 raise _lack_of_memory(path, str(error)) from error
             raise error if isinstance(error, RejectedImage) else RejectedImage(str(error)) from error
 
-    def _put(self, data: bytes) -> int:
-        if self._shared is None or len(data) > len(self._shared):
+    def _room(self, num_bytes: int) -> memoryview:
+        """So many bytes of the shared memory."""
+        if self._shared is None or num_bytes > len(self._shared):
             self._end()  # a process sees what was shared when it began
             try:
-                self._shared = mmap.mmap(-1, max(_LEAST_BYTES, 2 * len(data)))
+                self._shared = mmap.mmap(-1, max(_LEAST_BYTES, 2 * num_bytes))
             except OSError as error:
                 raise MemoryError from error
-        self._shared[: len(data)] = data
-        return len(data)
+        return memoryview(self._shared)[:num_bytes]
 
     def _has_room(self, num_bytes: int) -> bool:
         try:
@@ -188,12 +190,21 @@ def _serve(connection: Connection, shared: mmap.mmap, make: Callable[..., object
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         faulthandler.disable()
+        _keep_freed_memory()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders print names no file; the reason for rejecting does
         while os.getppid() == parent:
             asks_for_room, num_bytes, arguments = connection.recv()
             send_answer(connection, _has_room if asks_for_room else make, shared[:num_bytes], *arguments)
     finally:
         os._exit(1)
+
+
+def _keep_freed_memory() -> None:
+    """Of glibc's malloc: arrays of one image are those of the next, where the kernel would make and clear every page
+    anew, which takes longer than to shrink a radiograph."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        for what in _MALLOC_LIMITS:
+            mallopt(what, _KEPT_BYTES)
 
 
 def _has_room(data: bytes) -> bool:

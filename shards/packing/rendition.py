@@ -6,6 +6,7 @@ scale that still covers the largest rendition, and the rest of the way is a smal
 """
 
 import io
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import cv2
@@ -15,27 +16,29 @@ import simplejpeg
 from shards.dataset.pixels import pixels_hash
 from shards.decoding.decoded import RejectedImage, memory_errors
 from shards.packing import source
+from shards.packing.area import shrink
 from shards.packing.options import PackOptions, Size
 from shards.packing.source import Source
-
-_STRIPS = 4
 
 
 def resize(gray: np.ndarray, side: int, fit: str) -> np.ndarray:
     """uint8 [h, w] to uint8 [side, side]: squash (as the stage-training paper), pad with black, or crop the centre."""
+    return resized(gray, [side], fit)[side]
+
+
+def resized(gray: np.ndarray, sides: Collection[int], fit: str) -> dict[int, np.ndarray]:
+    """What `resize` makes, of several sides at once."""
     height, width = gray.shape
-    if fit == "squash":
-        return _scale(gray, side, side)
     if fit == "crop":
         edge = min(height, width)
         top, left = (height - edge) // 2, (width - edge) // 2
-        return _scale(np.ascontiguousarray(gray[top : top + edge, left : left + edge]), side, side)
-    scale = side / max(height, width)
-    inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
-    canvas = np.zeros((side, side), dtype=np.uint8)
-    top, left = (side - inner_height) // 2, (side - inner_width) // 2
-    canvas[top : top + inner_height, left : left + inner_width] = _scale(gray, inner_height, inner_width)
-    return canvas
+        gray = np.ascontiguousarray(gray[top : top + edge, left : left + edge])
+    shapes = [(side, side) for side in sides]
+    if fit == "pad":
+        longer = max(height, width)
+        shapes = [(max(1, round(height * (s / longer))), max(1, round(width * (s / longer)))) for s in sides]
+    images = dict(zip(sides, _scaled(gray, shapes), strict=True))
+    return {side: _on_black(image, side) for side, image in images.items()} if fit == "pad" else images
 
 
 def encode(image: np.ndarray, size: Size, quality: int) -> bytes:
@@ -66,21 +69,31 @@ def renditions(
         raise
     except Exception as error:
         raise RejectedImage(f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    images = {side: resize(found.gray, side, options.fit) for side in {least, *(each.pixels for each in options.sizes)}}
+    images = resized(found.gray, {least, *(each.pixels for each in options.sizes)}, options.fit)
     found = replace(found, pixels=pixels_hash(images[least]))
     return [encode(images[size.pixels], size, options.quality) for size in options.sizes], found
 
 
-def _scale(gray: np.ndarray, height: int, width: int) -> np.ndarray:
-    if gray.shape == (height, width):
-        return gray
-    shrinks = height <= gray.shape[0] and width <= gray.shape[1]
-    if not shrinks:  # INTER_AREA averages when shrinking, but turns into nearest-like blocks when enlarging
-        return cv2.resize(gray, (width, height), interpolation=cv2.INTER_LINEAR)
-    if gray.shape[0] % _STRIPS or height % _STRIPS:
-        return cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA)
-    # The same pixels a fifth faster: no output pixel averages across the border of two quarters of the height, and
-    # OpenCV shrinks four channels at once, so each quarter goes as a channel.
-    strips = cv2.merge(np.split(gray, _STRIPS))
-    small = cv2.resize(strips, (width, height // _STRIPS), interpolation=cv2.INTER_AREA)
-    return np.concatenate(cv2.split(small))
+def _scaled(gray: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """By area where an image shrinks; `shrink` makes all that it can at once."""
+    height, width = gray.shape
+    made, together = dict.fromkeys(shapes, gray), []
+    for down, across in made:
+        if down > height or across > width:  # INTER_AREA turns into nearest-like blocks when enlarging
+            made[down, across] = cv2.resize(gray, (across, down), interpolation=cv2.INTER_LINEAR)
+        elif height % down or width % across:
+            together.append((down, across))
+        elif (down, across) != (height, width):
+            made[down, across] = cv2.resize(gray, (across, down), interpolation=cv2.INTER_AREA)
+    if together:
+        made |= zip(together, shrink(gray, together), strict=True)
+    return [made[shape] for shape in shapes]
+
+
+def _on_black(image: np.ndarray, side: int) -> np.ndarray:
+    """In the centre of uint8 [side, side]."""
+    height, width = image.shape
+    canvas = np.zeros((side, side), dtype=np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    canvas[top : top + height, left : left + width] = image
+    return canvas

@@ -8,8 +8,10 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from shards.storage.places import storage_of
 
 MOST_FILE_BYTES = 256_000_000  # 100 megapixels of 16 bits, stored as they are, and room
 
+Held = TypeVar("Held", bytes, memoryview)
 _SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 # What is wrong with one file and stays so until somebody repairs it (EIO: a broken sector). All else, such as a network
 # disk's ESTALE or too many open files, may pass, and would reject sound images.
@@ -55,13 +58,22 @@ def read(path: Location, inside: str | None = None, sha256: str | None = None) -
     inside: the release's real path, out of which no link may lead; sha256: the published hash, "" if there is none.
     Raises UserError if a store fails or refuses, or a disk that is not on this machine: its images are not at fault.
     """
+    return _checked(path, inside, sha256, storage_of(path).read_bytes)
+
+
+def read_into(room: Callable[[int], memoryview], path: Location, inside: str | None, sha256: str | None) -> int:
+    """As `read`, but into what `room` gives for so many bytes; returns how many there are."""
+    return len(_checked(path, inside, sha256, lambda: storage_of(path).read_into(room)))
+
+
+def _checked(path: Location, inside: str | None, sha256: str | None, get: Callable[[], Held]) -> Held:
     if inside is not None and not (real := storage_of(path).real_path() or "").startswith(f"{inside}{os.sep}"):
         rejected = RejectedImage(f"outside the release, without --allow-links: a link to {real}")
         rejected.may_pass = True
         raise rejected
     try:
         _check_file(storage_of(path).stat())
-        data = storage_of(path).read_bytes()
+        data = get()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RejectedImage("absent") from error
     except OSError as error:
@@ -107,7 +119,7 @@ def decode(data: bytes, least: int, name: str = "", window: str = "percentile", 
     if gray.dtype == np.uint16:
         gray = _windowed(gray, window)
         alpha = alpha if alpha is None else eight_bits(alpha, "full")
-    if alpha is not None:  # on black: air
+    if alpha is not None and alpha.min() < 255:  # on black: air
         gray = ((gray * alpha.astype(np.uint16) + 127) // 255).astype(np.uint8)
     height, width, converted = found.height, found.width, found.converted
     if found.orientation > 1:

@@ -1,16 +1,12 @@
 """Finding what a packed dataset lost or changed: counts, sizes, hashes, then tars against index and catalog."""
 
-import io
-import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
 import numpy as np
-import simplejpeg
 
-from shards.dataset.content import content, image_hash
 from shards.dataset.description import (
     ASIDE,
     DATASET,
@@ -23,8 +19,9 @@ from shards.dataset.description import (
 from shards.dataset.key import sample_key
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.packing.check_shard import check_shard
 from shards.packing.make_shard import WORK
-from shards.packing.tarshard import index_name, members, read_index
+from shards.packing.tarshard import index_name
 from shards.progress import progress_bar
 from shards.storage.files import sha256_file
 from shards.storage.location import Location
@@ -46,7 +43,7 @@ class VerifyReport:
 
 
 def verify(root: Location, deep: bool = False, jobs: int = 1, sizes: Sequence[str] | None = None) -> VerifyReport:
-    """Check every file of the dataset; with `deep`, decode every rendition strictly too.
+    """Check every file of the dataset; with `deep`, decode every rendition strictly and hash each alone too.
 
     sizes: check only these, which must be here; by default all that are here.
 
@@ -125,7 +122,7 @@ def _shard_checks(dataset: PackedDataset, name: str, keys: list[str], deep: bool
         columns = catalog.iloc[rows][[f"offset_{name}", f"length_{name}"]].to_numpy(dtype=np.int64)
         expected = [(keys[row], *span) for row, span in zip(rows, columns.tolist(), strict=True)]
         paths = (dataset.place(entry["name"]), dataset.place(index_name(entry["name"])))
-        yield joblib.delayed(_check_shard)(paths, size, entry, expected, deep)
+        yield joblib.delayed(check_shard)(paths, size, entry, expected, deep)
 
 
 def _check_description(dataset: PackedDataset) -> list[str]:
@@ -148,77 +145,3 @@ def _strangers(folder: Path, known: set[str]) -> list[str]:
     """Files that nothing describes."""
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return [f"{folder / stranger}: not in dataset.json" for stranger in sorted(found - known)]
-
-
-def _check_shard(
-    paths: tuple[Path, Path], size: dict, entry: dict, expected: list[tuple[str, int, int]], deep: bool
-) -> list[str]:
-    """paths: of the shard and its index; expected: the catalog's view of the shard, (key, offset, length) in order."""
-    path, index = paths
-    if not path.exists():
-        return [f"{path}: missing"]
-    bytes_found = path.stat().st_size
-    if bytes_found != entry["bytes"]:
-        return [f"{path}: {bytes_found} bytes, dataset.json says {entry['bytes']}"]
-    if sha256_file(path) != entry["sha256"]:
-        return [f"{path}: its sha256 differs from dataset.json"]
-    problems = _check_index(index, entry, expected)
-    extension = "npy" if size["encoding"] == "raw" else "jpg"
-    if len(expected) != entry["samples"]:
-        problems.append(f"{path}: the catalog has {len(expected)} samples, dataset.json {entry['samples']}")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-        view = memoryview(data)
-        try:
-            found = [m for m in members(view) if not m[0].endswith(".json")]
-            wanted = [(f"{key}.{extension}", offset, length) for key, offset, length in expected]
-            if found != wanted:
-                problems.append(f"{path}: its members are not the catalog's")
-            elif deep:
-                problems += _decode(path, view, found, size)
-            hashes = (image_hash(key, view[offset : offset + length]) for key, offset, length in expected)
-            if not problems and entry.get("content") not in (None, content(hashes)):
-                problems.append(f"{path}: the hash of its images is not the content in dataset.json")
-        except ValueError as error:
-            problems.append(f"{path}: {error}")
-        finally:
-            view.release()
-    return problems
-
-
-def _check_index(path: Path, entry: dict, expected: list[tuple[str, int, int]]) -> list[str]:
-    if not path.exists():
-        return [f"{path}: missing"]
-    if sha256_file(path) != entry["index_sha256"]:
-        return [f"{path}: its sha256 differs from dataset.json"]
-    try:
-        found = [(key, *parts[0][1:]) for key, parts in read_index(path.read_bytes().decode())]
-    except ValueError as error:
-        return [f"{path}: {error}"]
-    return [] if found == expected else [f"{path}: its samples are not the catalog's"]
-
-
-def _decode(path: Path, view: memoryview, found: list[tuple[str, int, int]], size: dict) -> list[str]:
-    side, problems = size["pixels"], []
-    for name, offset, length in found:
-        data = view[offset : offset + length]
-        if size["encoding"] == "raw":
-            problem = _raw_problem(bytes(data), side)
-        else:
-            try:
-                shape = simplejpeg.decode_jpeg(data, "GRAY", strict=True).shape
-                problem = None if shape == (side, side, 1) else f"{shape[0]} x {shape[1]} pixels"
-            except ValueError as error:
-                problem = str(error)
-        if problem:
-            problems.append(f"{path}: {name}: {problem}")
-        data.release()
-    return problems
-
-
-def _raw_problem(data: bytes, side: int) -> str | None:
-    try:
-        image = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError) as error:  # numpy parses the header as an expression
-        return f"not a .npy ({error})"
-    right = image.dtype == np.uint8 and image.shape == (side, side) and len(data) == 128 + side * side
-    return None if right else f"{image.dtype} {image.shape}, not uint8 ({side}, {side})"

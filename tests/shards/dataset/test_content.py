@@ -75,15 +75,15 @@ def test_a_size_that_comes_later_has_the_content_of_one_packing(release, tmp_pat
         assert content(contents(later, size)) == content(contents(both, size))
 
 
-def test_verify_looks_at_it(one, tmp_path):
+def test_a_deep_verify_looks_at_it(one, tmp_path):
     root = shutil.copytree(one.root, tmp_path / "pack")
     info = json.loads((root / "dataset.json").read_text())
     info["sizes"]["48"]["shards"][1]["content"] ^= 1
     (root / "dataset.json").write_bytes(json_bytes(seal(info)))
-    assert verify(root).problems == (
+    assert verify(root, deep=True).problems == (
         f"{root}/48/000001.tar: the hash of its images is not the content in dataset.json",
     )
-    assert not verify(one.root).problems
+    assert not verify(one.root, deep=True).problems
     info["sizes"]["48"]["shards"][1]["content"] = -1
     (root / "dataset.json").write_bytes(json_bytes(seal(info)))
     with pytest.raises(UserError, match=r"sizes.'48'.shards\[1\].content is no count"):

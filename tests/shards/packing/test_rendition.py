@@ -9,7 +9,7 @@ import simplejpeg
 
 from shards.errors import UserError
 from shards.packing.options import PackOptions, Size
-from shards.packing.rendition import encode, renditions, resize
+from shards.packing.rendition import encode, renditions, resize, resized
 from shards.packing.source import decode
 from tests.releases import jpeg, smooth_image
 
@@ -48,13 +48,29 @@ def test_without_a_scaled_decode_squash_is_exactly_opencv():
     assert np.array_equal(resize(decode(data, 250).gray, 250, "squash"), opencv(data, 250))
 
 
-@pytest.mark.parametrize("shape", [(764, 636), (636, 764), (512, 700), (1000, 513), (763, 636), (1024, 1024)], ids=str)
-def test_an_area_resize_is_opencvs_to_the_pixel_whether_strips_fit_or_not(shape):
-    """Where four divides both heights, quarters of the picture are shrunk as channels of one."""
+SHAPES = [(764, 636), (512, 700), (1000, 513), (763, 636), (1024, 1024), (600, 896), (513, 640), (1537, 5)]
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_area_resizes_are_opencvs_to_the_byte_together_and_alone(shape, fit):
+    """Several bands of rows, whole fractions on one side and on both, and what is enlarged on a side."""
     gray = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)  # noise shows a tap that is off by one
-    for side in (224, 322, 384, 512):
-        whole = cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA)
-        assert np.array_equal(resize(gray, side, "squash"), whole), side
+    sides = (224, 322, 384, 512, 300, 37)
+    together = resized(gray, sides, fit)
+    edge, longer = min(shape), max(shape)
+    top, left = ((each - edge) // 2 for each in shape)
+    part = gray[top : top + edge, left : left + edge] if fit == "crop" else gray
+    for side in sides:
+        height, width = (max(1, round(each * (side / longer))) for each in shape) if fit == "pad" else (side, side)
+        shrinks = height <= part.shape[0] and width <= part.shape[1]
+        expected = np.zeros((side, side), np.uint8)
+        top, left = (side - height) // 2, (side - width) // 2
+        expected[top : top + height, left : left + width] = cv2.resize(
+            part, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+        assert np.array_equal(together[side], expected), side
+        assert np.array_equal(resize(gray, side, fit), expected), side
 
 
 def test_a_large_image_is_decoded_at_reduced_scale_but_never_below_the_target():
