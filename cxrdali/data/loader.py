@@ -1,4 +1,4 @@
-"""An epoch as an iterable of batches: planned order, DALI's pixels, torch's tensors.
+"""An epoch as an iterable of batches: planned order, pixels decoded by DALI or stored raw, torch's tensors.
 
 Contract. A batch is (images uint8 [B, 1, S, S], 0..255, on the loader's device; rows int64 [B], CPU). Training
 drops the last partial batch; evaluation returns every row once, in the order given. Rows and pixels depend on
@@ -9,7 +9,6 @@ anew begins the epoch again and abandons an iteration that was left half-way.
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass
@@ -20,13 +19,17 @@ import numpy as np
 import simplejpeg
 import torch
 
+from cxrdali.data import gpu
 from cxrdali.data.augment import Augmentation, Decisions, carry_out, decide, in_order
+from cxrdali.data.buffers import RecycledBuffers
 from cxrdali.data.download import CopyAhead
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import Windows, batch_bounds, global_order, shard_windows, share_of, windowed_order
-from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec, decisions_for
+from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec
+from cxrdali.data.raw import RawLane
 from cxrdali.data.readahead import ReadAhead
 from cxrdali.runtime.full import OTHERS, is_full
+from cxrdali.runtime.limits import cores
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -70,7 +73,7 @@ class Loader:
     world: int = 1
 
     def __post_init__(self) -> None:
-        self._lanes: list[Lane] = []  # first: what is refused below is closed, too
+        self._lanes: list[Lane | RawLane] = []  # first: what is refused below is closed, too
         self._plan: EpochPlan | None = None
         dataset, options = self.dataset, self.options
         self.rows = rows = np.ascontiguousarray(self.rows, dtype=np.int64)
@@ -93,6 +96,7 @@ class Loader:
                 size, [stored.described[shard] for shard in np.unique(stored.shard[rows]).tolist()]
             )
         self._augment, self._device_id = in_order(self.augment), device_id(options)
+        self._device = torch.device(torch.device(options.device).type, self._device_id or 0)
         self._epoch, self._position, self._resume_at = 0, 0, 0
         self.buffers = RecycledBuffers()
 
@@ -100,7 +104,7 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Let go of DALI's pipelines and threads; the next iteration makes new ones."""
+        """Let go of pipelines and threads; the next iteration makes new ones."""
         if self._plan is not None:
             self._plan.close()
         for lane in self._lanes:
@@ -150,8 +154,7 @@ class Loader:
         bounds, reached = self._own(batch_bounds(len(order), self.options.batch, self._position, self.drop_last))
         ahead = self._ahead(order, windows, bounds[0][0] if bounds else len(order))
         decide_batch = partial(decide, self._augment, self.seed, self._epoch, size=self.options.size)
-        given = list(decisions_for(self._dali_augments))
-        with closing(EpochPlan(self.mapped, order, bounds, ahead, decide_batch, given)) as plan:
+        with closing(EpochPlan(self.mapped, order, bounds, ahead, decide_batch)) as plan:
             self._start(plan)
             for number, (start, stop) in enumerate(bounds):
                 images = self._next_images(self._lanes[number % len(self._lanes)])
@@ -179,46 +182,63 @@ class Loader:
         copies = CopyAhead(self.mapped, order, windows, start)
         return [copies, ReadAhead(self.mapped, order, windows, start, ready=copies.ready, ranks=self.world)]
 
-    @property
-    def _dali_augments(self) -> tuple[Augmentation, ...]:
-        """On a GPU, DALI carries out the augmentation; on the CPU it happens in the copy to the output batch."""
-        return self._augment if self.options.on_gpu else ()
-
     def _start(self, plan: EpochPlan) -> None:
         if not self._lanes or self._plan is not None:  # none yet, or left half-way
             self.close()
-            options, lanes = self.options, self.options.lanes
-            spec = PipelineSpec(
-                stored=self.mapped.stored.pixels,
-                raw=self.mapped.stored.raw,
-                pixels=options.size,
-                batch=options.batch // self.world if self.drop_last else options.batch,
-                threads=math.ceil(options.resolved_threads / lanes),
-                device_id=self._device_id,
-                decode=options.resolved_decode,
-                augment=self._dali_augments,
-                prefetch=options.prefetch,
-            )
-            self._lanes = [Lane(spec) for _ in range(lanes)]
+            raw = self.mapped.stored.raw and self.resized_from is None
+            self._lanes = [self._raw_lane()] if raw else self._dali_lanes()
         self._plan = plan
         for number, lane in enumerate(self._lanes):
             lane.begin(plan, range(number, len(plan), len(self._lanes)))
 
-    def _next_images(self, lane: Lane) -> torch.Tensor:
+    def _raw_lane(self) -> RawLane:
+        size, on_gpu = self.options.size, self.options.on_gpu
+        to_gpu = partial(gpu.room, size=size, device=self._device)
+        to_consumer = partial(_room, self.buffers, size)
+        return RawLane(
+            () if on_gpu else self._augment,
+            to_gpu if on_gpu else to_consumer,
+            min(
+                self.options.resolved_threads, cores()
+            ),  # copies wait for nothing: a third thread on two cores costs 10 %
+            self.options.prefetch,
+        )
+
+    def _dali_lanes(self) -> list[Lane | RawLane]:
+        options, lanes = self.options, self.options.lanes
+        spec = PipelineSpec(
+            stored=self.mapped.stored.pixels,
+            raw=self.mapped.stored.raw,
+            pixels=options.size,
+            batch=options.batch // self.world if self.drop_last else options.batch,
+            threads=math.ceil(options.resolved_threads / lanes),
+            device_id=self._device_id,
+            decode=options.resolved_decode,
+            prefetch=options.prefetch,
+        )
+        return [Lane(spec) for _ in range(lanes)]
+
+    def _next_images(self, lane: Lane | RawLane) -> torch.Tensor:
+        if isinstance(lane, RawLane):
+            images, decisions = lane.run()
+            if not self.options.on_gpu:
+                return images
+            return gpu.augmented(gpu.sent(images, self._device), self._augment, decisions)
         try:
             if self._device_id is None:
                 output, decisions = lane.run()
                 images = self._copied(np.asarray(output.as_tensor()), decisions)
             else:
-                output, _ = lane.run(torch.cuda.current_stream(self._device_id))
-                images = torch.from_dlpack(output.as_tensor())
+                output, decisions = lane.run(torch.cuda.current_stream(self._device_id))
+                images = gpu.from_dali(output)
         except (RuntimeError, MemoryError) as error:
             rows = [] if is_full(error) else [row for each in self._lanes for row in each.rows_in_flight()]
             found = self._damage(rows, error)
             self.close()
             raise found from error
         # [B, S, S, 1] and [B, 1, S, S] are the same bytes for one channel
-        return images.view(images.shape[0], 1, *images.shape[1:3])
+        images = images.view(images.shape[0], 1, *images.shape[1:3])
+        return images if self._device_id is None else gpu.augmented(images, self._augment, decisions)
 
     def _copied(self, images: np.ndarray, decisions: Decisions) -> torch.Tensor:
         """A batch uint8 [B, S, S, 1] in memory of its own, augmented on the way."""
@@ -276,37 +296,6 @@ def device_id(options: LoaderOptions) -> int | None:
     return torch.cuda.current_device() if index is None else index
 
 
-class RecycledBuffers:
-    """The memory of output batches on the CPU, by shape: no more than consumers held at a time.
-
-    Fresh memory for 13 MB batches costs more in page faults than the copy into it. A buffer counts as free
-    when only this list refers to it: a torch tensor made from a view of the array, or any slice of that
-    tensor, keeps the array referenced.
-    """
-
-    def __init__(self):
-        self._arrays: list[np.ndarray] = []
-        self._idle = _references([np.empty(0)], 0)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
-
-    def take(self, like: np.ndarray) -> np.ndarray:
-        """An array of the shape and dtype of another, which nobody else holds; its values are any."""
-        for place in range(len(self._arrays)):
-            if self._arrays[place].shape == like.shape and _references(self._arrays, place) == self._idle:
-                return self._arrays[place]
-        # at the end of an epoch the shape is smaller: a few buffers of each shape, no more than were held
-        self._arrays.append(np.empty_like(like))
-        return self._arrays[-1]
-
-    def trim(self) -> None:
-        """Let go of idle memory beyond the two batches that a consumer usually holds."""
-        idle = [place for place in range(len(self._arrays)) if _references(self._arrays, place) == self._idle]
-        for place in reversed(idle[2:]):
-            del self._arrays[place]
-
-
-def _references(arrays: list[np.ndarray], place: int) -> int:
-    """How often an array in a list is referred to; Python versions count differently, so an idle one is the measure."""
-    return sys.getrefcount(arrays[place])
+def _room(buffers: RecycledBuffers, size: int, count: int) -> torch.Tensor:
+    """Memory for a batch, uint8 [count, 1, size, size], that nobody holds."""
+    return torch.from_numpy(buffers.take(np.broadcast_to(np.uint8(0), (count, 1, size, size))))

@@ -6,13 +6,16 @@ of 5 % of the image, kept whole at the top and left border and clipped at the bo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cxrdali.data.augment.augmentation import Augmentation, Decisions, check_fractions, shared_numbers
 from shards.errors import UserError
 from shards.words import choices
+
+if TYPE_CHECKING:
+    import torch
 
 CUTOUTS = ("fixed", "published", "random", "off")
 SQUARES = 5
@@ -58,7 +61,7 @@ class Cutout(Augmentation):
         first = centre - side // 2
         low = np.clip(first, 0, size)
         high = np.clip((low if published else first) + side, 0, size)
-        # [B, (y, x), 5] -> [B, 5, (y, x)] -> [B, 10]: DALI wants one (y, x) pair after the other
+        # [B, (y, x), 5] -> [B, 5, (y, x)] -> [B, 10]: one (y, x) pair after the other
         return {
             "anchor": np.ascontiguousarray(low.transpose(0, 2, 1).reshape(count, -1), dtype=np.float32),
             "shape": np.ascontiguousarray((high - low).transpose(0, 2, 1).reshape(count, -1), dtype=np.float32),
@@ -78,5 +81,15 @@ class Cutout(Augmentation):
         for top, left, bottom, right in step:
             out[top:bottom, left:right] = 0
 
-    def operators(self, fn: Any, images: Any, decided: Mapping[str, Any]) -> Any:
-        return fn.erase(images, anchor=decided["anchor"], shape=decided["shape"], axes=(0, 1), fill_value=0)
+    def on_device(self, images: "torch.Tensor", decided: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
+        import torch  # here: planning an epoch takes no torch
+
+        first = decided["anchor"].view(-1, SQUARES, 2, 1)
+        place = torch.arange(images.shape[-1], device=images.device)
+        # [B, squares, (y, x), S]: which rows and columns a square covers
+        covered = (place >= first) & (place < first + decided["shape"].view_as(first))
+        black = torch.zeros_like(images, dtype=torch.bool)
+        for square in range(SQUARES):  # one at a time: all at once would take five times the images' memory
+            rows, columns = covered[:, square, 0, None, :, None], covered[:, square, 1, None, None, :]
+            black |= rows & columns
+        return images.masked_fill(black, 0)

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from cxrdali.data.augment.augmentation import Augmentation, Decisions, check_fractions, shared_numbers
+
+if TYPE_CHECKING:
+    import torch
 
 _CODES = (None, 1, 0, -1)  # OpenCV's, for horizontal + 2 * vertical
 
@@ -42,5 +45,7 @@ class Flips(Augmentation):
             image = image.copy()
         cv2.flip(image, step, out)
 
-    def operators(self, fn: Any, images: Any, decided: Mapping[str, Any]) -> Any:
-        return fn.flip(images, horizontal=decided["horizontal"], vertical=decided["vertical"])
+    def on_device(self, images: "torch.Tensor", decided: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
+        for name, axis in (("horizontal", 3), ("vertical", 2)):
+            images = images.flip(axis).where(decided[name].bool()[:, None, None, None], images)
+        return images
