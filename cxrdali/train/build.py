@@ -51,7 +51,7 @@ class Parts:
 
     settings: with the micro-batch that is used; searched: the search for it, as recorded in config.json. forward:
     what a step calls: the model, compiled if asked for, in DistributedDataParallel with several ranks; with cached
-    features, the classifier alone. targets: float32 [catalog rows, F] on the device.
+    features, the classifier alone.
     """
 
     settings: TrainSettings
@@ -63,7 +63,6 @@ class Parts:
     forward: torch.nn.Module
     loader: Loader | CachedLoader
     val_loader: Loader | CachedLoader
-    targets: torch.Tensor
     step: Step
     steps_per_epoch: int
     scheduler: CosineLRScheduler
@@ -72,6 +71,13 @@ class Parts:
     def share(self) -> int:
         """Images of a batch that this rank trains on."""
         return self.settings.optimizer.batch // self.ranks.world
+
+    def targets(self, rows: torch.Tensor) -> torch.Tensor:
+        """Of catalog rows, int64 [n] on the CPU: float32 [n, F] on the device.
+
+        26 KB of plain memory a batch, which CUDA copies aside and does not wait for; all would take its memory.
+        """
+        return torch.from_numpy(self.data.targets[rows.numpy()]).to(self.hardware.device, non_blocking=True)
 
     @property
     def compiles(self) -> bool:
@@ -96,7 +102,6 @@ def build(
     model = _model(settings, data.findings, before).to(hardware.device)
     loss = LossModule(settings.loss, data.positives, data.negatives).to(hardware.device)
     torch.backends.cudnn.benchmark = True  # every batch of a stage has the same shape
-    wanted = torch.from_numpy(data.targets).to(hardware.device)
     optimizer, scaler = adamw(model, settings.optimizer.lr, settings.optimizer.weight_decay), grad_scaler(hardware)
     options = settings.loader_options(hardware.device)
     if options.threads is None:
@@ -123,7 +128,7 @@ def build(
         forward = Head(model)
     steps = min(len(loader), settings.runtime.limit_batches or len(loader))
     return Parts(
-        settings, searched, data, hardware, ranks, model, forward, loader, val_loader, wanted,
+        settings, searched, data, hardware, ranks, model, forward, loader, val_loader,
         Step(forward, loss, optimizer, scaler, hardware, ranks), steps, schedule(optimizer, settings, steps),
     )  # fmt: skip
 

@@ -357,6 +357,6 @@ def test_a_damaged_sample_is_named_by_shard_and_key(pack_folder, tmp_path, place
 
 def test_a_rejected_row_cannot_be_loaded(dataset):
     broken = PackedDataset(dataset.root, dataset.info)
-    broken.catalog.loc[5, "shard"] = None
+    broken.packed[5] = False
     with pytest.raises(UserError, match="row 5 was rejected at packing"):
         Loader(broken, np.arange(10), LoaderOptions(JPEG, batch=5))
