@@ -155,7 +155,7 @@ def select(dataset: PackedDataset, labels: Labels, split: str, options: FoldOpti
 def coded_groups(dataset: PackedDataset, group: str) -> tuple[np.ndarray, pa.Array]:
     """Whose images are: int32 [rows], and the subjects' ids (or of studies of a subject) that it stands for, once each
     in the order of their first rows."""
-    table = dataset.texts("subject_id", *(["study_id"] if group == "study" else []))
+    table = dataset.arrow("subject_id", *(["study_id"] if group == "study" else []))
     ids = table["subject_id"]
     if group == "study":
         ids = pc.binary_join_element_wise(ids, table["study_id"], pa.scalar("/", ids.type))
@@ -176,7 +176,7 @@ def group_codes(dataset: PackedDataset, group: str) -> np.ndarray:
 
 def subject_is(dataset: PackedDataset) -> str:
     """What a subject is here: "patient", or "study" or "image" where no patients are known."""
-    table = dataset.texts("subject_id", "study_id", "image_id")
+    table = dataset.arrow("subject_id", "study_id", "image_id")
     if not table["subject_id"].equals(table["study_id"]):
         return "patient"
     return "image" if table["study_id"].equals(table["image_id"]) else "study"

@@ -9,7 +9,7 @@ from cxrdali.data.uncertain import by_finding
 from shards.dataset.labels import Labels
 from shards.errors import UserError
 
-PIECE = 2**16  # rows
+PIECE = 2**16 - 1  # rows, whose number fits 16 bits
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,14 @@ def targets(labels: Labels, uncertain: str = "negative") -> Targets:
     return Targets(labels.values, meaning)
 
 
-def counts(values: np.ndarray | Targets, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many of the rows are positive and negative for each finding: int64 [F] each. values: as `targets` gives."""
-    positive, negative = np.zeros((2, values[:0].shape[1]), dtype=np.int64)
-    for known in _pieces(values, rows):
-        positive += (known == 1).sum(axis=0)
-        negative += (known == 0).sum(axis=0)
-    return positive, negative
+def counts(values: Targets, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the rows are positive and negative for each finding: int64 [F] each."""
+    stored = np.array([-1, 0, 1, Labels.BLANK], dtype=np.int8)
+    found = np.zeros((len(stored), len(values.meaning)), dtype=np.int64)
+    for piece in _pieces(values.stored, rows):
+        found += [(piece == value).sum(axis=0, dtype=np.uint16) for value in stored]
+    meaning = values.meaning[:, stored.view(np.uint8)].T
+    return (found * (meaning == 1)).sum(axis=0), (found * (meaning == 0)).sum(axis=0)
 
 
 def any_positive(values: np.ndarray | Targets, rows: np.ndarray, places: Sequence[int] | slice) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The reading side of a packed dataset: its description, catalog, labels and stored bytes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -160,9 +160,13 @@ class PackedDataset:
             return self.catalog[[*names]]
         return self._read(lambda catalog: catalog.columns(names))
 
-    def texts(self, *names: str) -> pa.Table:
-        """Some columns of ids of the catalog, as arrow has them, which is not kept: no object for each text."""
-        return self._read(lambda catalog: catalog.texts(names))
+    def arrow(self, *names: str) -> pa.Table:
+        """Some columns of the catalog as arrow has them, which is not kept: no object for each text."""
+        return self._read(lambda catalog: catalog.arrow(names))
+
+    def pieces(self, *names: str) -> Iterator[pa.RecordBatch]:
+        """The same, some rows at a time."""
+        yield from self._read(lambda catalog: catalog.names() and catalog).pieces(names)
 
     def numbers(self, *names: str) -> list[np.ndarray]:
         """Columns of the catalog that say where images are: int32 [rows] each (int64 where they need it), -1 of a

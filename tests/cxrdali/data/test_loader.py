@@ -355,6 +355,22 @@ def test_a_damaged_sample_is_named_by_shard_and_key(pack_folder, tmp_path, place
     assert "cxrdali verify" in str(caught.value)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_maps_the_shards_of_the_windows_that_it_has_reached(dataset, rank):
+    rows = np.flatnonzero(dataset.packed)
+    options = LoaderOptions(RAW, batch=4, order="windowed", window=2)
+    loader = Loader(dataset, rows, options, shuffle=True, drop_last=True, rank=rank, world=2)
+    assert loader.mapped.mapped == []
+    _, windows = loader.epoch_order(0)
+    reached = np.concatenate([shards for _, shards in windows[:2]]).tolist()  # 8 shards in all
+    assert len(reached) == 4 and windows[2][0] > 50
+    batches = iter(loader)
+    next(batches)
+    assert set(loader.mapped.mapped) & set(windows[0][1].tolist())
+    assert set(loader.mapped.mapped) <= set(reached)
+    batches.close()
+
+
 def test_a_rejected_row_cannot_be_loaded(dataset):
     broken = PackedDataset(dataset.root, dataset.info)
     broken.packed[5] = False

@@ -232,7 +232,7 @@ def test_patients_are_what_is_sampled(dataset, labels, tmp_path):
 def test_without_patients_the_study_or_image_is_sampled_and_it_is_said(subject, study, unit):
     """The last: patients are known of some images."""
     table = pd.DataFrame({"subject_id": list(subject), "study_id": list(study), "image_id": list("abcd")})
-    assert subject_is(SimpleNamespace(texts=lambda *names: pa.table(table[[*names]]))) == unit
+    assert subject_is(SimpleNamespace(arrow=lambda *names: pa.table(table[[*names]]))) == unit
     plural = {"patient": "patients", "study": "studies, as no patients are known"} | {
         "image": "images, as no patients are known"
     }
