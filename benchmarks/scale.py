@@ -20,7 +20,6 @@ growing so.
 """
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -39,8 +38,7 @@ from shards.errors import UserError
 
 STARTS = (*ORDERS, "class-balanced")
 AT_MOST_SECONDS, AT_MOST_MIB = 3.0, 2048
-USUAL_FILES = 1024  # the soft limit of most systems
-LOADERS = 2  # training's and validation's: each maps every shard of the size
+LOADERS = 2  # training's and validation's: each maps the shards that it reads, at last every one of the size
 
 
 @dataclass(frozen=True)
@@ -120,15 +118,9 @@ def limits(rows: Sequence[dict], shard_images: int) -> list[dict]:
     """At how many rows each limit of this machine is reached, those that are reached first in front."""
     counts = [row["rows"] for row in rows]
     few, most = ({row["part"]: row for row in rows if row["rows"] == count} for count in (min(counts), max(counts)))
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     maps = int(Path("/proc/sys/vm/max_map_count").read_text())
     memory = psutil.virtual_memory().total / 2**20
-    in_training = {"open files, usual": USUAL_FILES, "open files, this machine's hard limit": hard, "mappings": maps}
-    found = [
-        {"limit": name, "bound": bound, "at_rows": round(bound / LOADERS * shard_images)}
-        for name, bound in in_training.items()
-        if bound != resource.RLIM_INFINITY
-    ]
+    found = [{"limit": "mappings", "bound": maps, "at_rows": round(maps / LOADERS * shard_images)}]
     for name, part, key, bound in (
         ("memory of this machine, packing", "make", "peak_mib", memory),
         ("memory of this machine, training", "epoch, global", "own_mib", memory),

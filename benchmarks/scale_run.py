@@ -153,7 +153,7 @@ def begun(folder: Path, order: str, window: int, steps: Steps) -> dict:
 
     # What is mapped from here on are shards, whose pages are the kernel's cache and not this process's own.
     before, libraries = peak_mib(), _status("RssFile")
-    with set_aside() as aside, sampled(_anonymous_mib, every=0.01) as anonymous:
+    with set_aside() as aside, sampled(anonymous_mib, every=0.01) as anonymous:
         with steps.step("loader"):
             loader = training()
         found = {"first batch": _first(loader, "first epoch", aside, steps)}
@@ -221,7 +221,7 @@ def _status(name: str) -> float:
     return proc_number("status", name) / 1024
 
 
-def _anonymous_mib() -> float:
+def anonymous_mib() -> float:
     """This process's memory without the pages of files."""
     return _status("RssAnon") + _status("RssShmem")
 

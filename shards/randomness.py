@@ -26,5 +26,10 @@ def unit_floats(words: np.ndarray) -> np.ndarray:
 
 
 def permutation(count: int, seed: int, stream: int) -> np.ndarray:
-    """A shuffled range: int64 [count]. Sorting random keys is O(n log n), 20 ms for 212,000."""
-    return np.argsort(raw_words(seed, stream, 0, count), kind="stable")
+    """A shuffled range: int64 [count]. Sorting random keys is O(n log n), 10 ms for 212,000."""
+    keys = raw_words(seed, stream, 0, count)
+    order = np.argsort(keys)
+    ranked = keys[order]
+    if (ranked[1:] == ranked[:-1]).any():  # which no seed in use has: such an order would be the processor's
+        return np.argsort(keys, kind="stable")  # in three times the time
+    return order

@@ -26,25 +26,21 @@ def from_dali(output: Any) -> torch.Tensor:
 def room(count: int, size: int, device: torch.device) -> torch.Tensor:
     """Memory of the CPU for a batch that goes to the device: uint8 [count, 1, size, size], pinned for a GPU.
 
-    torch's allocator of pinned memory records an event with each copy from it (`sent`), and gives the memory to nobody
+    torch's allocator of pinned memory records an event with each copy from it, and gives the memory to nobody
     before that event: a batch may be let go as soon as its copy is queued, and its pages are used again and again.
     """
     return torch.empty((count, 1, size, size), dtype=torch.uint8, pin_memory=device.type == "cuda")
 
 
-def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Pinned values on the device; the copy is queued, not waited for."""
-    return values.to(device, non_blocking=True)
+def sent(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Values on the device; for a GPU from pinned memory, by a copy that is queued and not waited for."""
+    held = torch.from_numpy(values)
+    return (held.pin_memory() if device.type == "cuda" else held).to(device, non_blocking=True)
 
 
 def augmented(images: torch.Tensor, augment: Iterable[Augmentation], made: Decisions) -> torch.Tensor:
     """Images uint8 [B, 1, S, S] with the decisions carried out on their device."""
-    decided = {name: sent(_pinned(values, images.device), images.device) for name, values in made.items()}
+    decided = {name: sent(values, images.device) for name, values in made.items()}
     for each in in_order(augment):
         images = each.on_device(images, decided)
     return images
-
-
-def _pinned(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    held = torch.from_numpy(values)
-    return held.pin_memory() if device.type == "cuda" else held

@@ -223,7 +223,7 @@ class Loader:
             images, decisions = lane.run()
             if not self.options.on_gpu:
                 return images
-            return gpu.augmented(gpu.sent(images, self._device), self._augment, decisions)
+            return gpu.augmented(images.to(self._device, non_blocking=True), self._augment, decisions)
         try:
             if self._device_id is None:
                 output, decisions = lane.run()

@@ -32,7 +32,7 @@ def windowed_order(
     shuffled over shards at packing, so a window is a random sample of the data. Returns the order and, per
     window, its first position and its shards (`cxrdali.data.readahead` reads them ahead of time).
     """
-    shards = np.unique(shard_of_row[rows])
+    shards = np.flatnonzero(np.bincount(shard_of_row[rows]))
     shards = shards[permutation(len(shards), seed, stream(SHARDS, epoch))]
     window_of_shard = np.full(int(shards.max(initial=-1)) + 1, -1)
     window_of_shard[shards] = np.arange(len(shards)) // window
@@ -52,7 +52,7 @@ def shard_windows(rows: np.ndarray, shard_of_row: np.ndarray) -> Windows:
     """
     shards = shard_of_row[rows]
     first = np.flatnonzero(np.diff(shards, prepend=-1))
-    if len(np.unique(shards)) < len(first):
+    if np.count_nonzero(np.bincount(shards)) < len(first):
         return []
     return [(int(p), shards[p : p + 1]) for p in first]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cxrdali.data.order import DRAWS, stream
+from cxrdali.data.targets import Targets
 from cxrdali.registry import Named, Registry
 from shards.errors import UserError
 from shards.randomness import raw_words, unit_floats
@@ -40,12 +41,12 @@ class Sampler(Named):
         """How much of an epoch (from 0, of `epochs`) follows the weights, 0 to 1; the rest is uniform."""
         return 1.0
 
-    def over(self, rows: np.ndarray, targets: np.ndarray, seed: int, epochs: int) -> "SampledRows | None":
+    def over(self, rows: np.ndarray, targets: np.ndarray | Targets, seed: int, epochs: int) -> "SampledRows | None":
         """The sampler of a run; None if every image comes once.
 
         Args:
             rows: int64 [n], catalog rows to sample from.
-            targets: float32 [all rows, F].
+            targets: float32 [all rows, F], or what makes them by row.
             seed: The run's sampling seed.
             epochs: Of the whole run.
         """

@@ -8,10 +8,13 @@ from hashlib import blake2b
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cxrdali.data.options import SPLITS, FoldOptions
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
+from shards.dataset.tables import PIECE
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
 from shards.words import choices
@@ -36,8 +39,10 @@ def in_folds(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tu
     released = released_rows(dataset, labels, "train")
     if not len(released):
         raise UserError(f"{dataset.root}: labels {labels.name!r} have no packed image in their training split")
-    groups = group_ids(dataset, options.group)[released]
-    number = len(pd.unique(groups))
+    codes, ids = coded_groups(dataset, options.group)
+    codes = codes[released]
+    present = np.bincount(codes, minlength=len(ids)) > 0
+    number = int(present.sum())
     if number < options.folds:
         raise UserError(
             f"{dataset.root}: {number} {options.group} groups in the training split of {labels.name!r}, "
@@ -47,13 +52,15 @@ def in_folds(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tu
         from sklearn.model_selection import GroupKFold  # most of a second of import time, for older runs alone
 
         fold = np.empty(len(released), dtype=np.int64)
-        codes = group_codes(dataset, options.group)[released]
         for part, (_, inside) in enumerate(GroupKFold(options.folds).split(released, groups=codes)):
             fold[inside] = part
     elif options.stratify:
+        groups = ids.to_numpy(zero_copy_only=False)[codes]
         fold = balanced_parts(groups, options.folds, options.fold_seed, labels.values[released] == 1)
     else:
-        fold = hashed_parts(groups, options.folds, options.fold_seed)
+        part = np.empty(len(ids), dtype=np.int64)
+        part[present] = _parts(ids.filter(pa.array(present)), options.folds, options.fold_seed)
+        fold = part[codes]
     return released, fold
 
 
@@ -74,7 +81,12 @@ def hashed_parts(groups: Sequence[str], folds: int, seed: int = 0) -> np.ndarray
     subjects 20 +- 6 %, and of fewer a part may be empty.
     """
     codes, ids = pd.factorize(np.asarray(groups, dtype=object))
-    return ((_hashes(ids, seed) >> np.uint64(32)) * np.uint64(folds) >> np.uint64(32)).astype(np.int64)[codes]
+    return _parts(ids, folds, seed)[codes]
+
+
+def _parts(ids: Sequence[str] | pa.Array, folds: int, seed: int) -> np.ndarray:
+    """The part of each id: int64 [n]."""
+    return ((_hashes(ids, seed) >> np.uint64(32)) * np.uint64(folds) >> np.uint64(32)).astype(np.int64)
 
 
 def balanced_parts(groups: Sequence[str], folds: int, seed: int = 0, positives: np.ndarray | None = None) -> np.ndarray:
@@ -106,10 +118,20 @@ def balanced_parts(groups: Sequence[str], folds: int, seed: int = 0, positives: 
     return part[codes]
 
 
-def _hashes(ids: Sequence[str], seed: int) -> np.ndarray:
-    key = seed.to_bytes(8, "little")
-    made = (blake2b(each.encode(), digest_size=8, key=key, person=b"ids").digest() for each in ids)
-    return np.frombuffer(b"".join(made), dtype="<u8").astype(np.uint64)
+def _hashes(ids: Sequence[str] | pa.Array, seed: int) -> np.ndarray:
+    keyed = blake2b(digest_size=8, key=seed.to_bytes(8, "little"), person=b"ids")
+
+    def hashed(text: str) -> bytes:
+        made = keyed.copy()  # in half of the time that making one with a key takes
+        made.update(text.encode())
+        return made.digest()
+
+    found = np.empty(len(ids), dtype=np.uint64)
+    for at in range(0, len(ids), PIECE):
+        piece = ids[at : at + PIECE]
+        texts = piece.to_pylist() if isinstance(piece, pa.Array) else piece
+        found[at : at + PIECE] = np.frombuffer(b"".join(map(hashed, texts)), dtype="<u8")
+    return found
 
 
 def released_rows(dataset: PackedDataset, labels: Labels, split: str) -> np.ndarray:
@@ -131,25 +153,34 @@ def select(dataset: PackedDataset, labels: Labels, split: str, options: FoldOpti
     return rows
 
 
+def coded_groups(dataset: PackedDataset, group: str) -> tuple[np.ndarray, pa.Array]:
+    """Whose images are: int32 [rows], and the subjects' ids (or of studies of a subject) that it stands for, once each
+    in the order of their first rows."""
+    table = dataset.arrow("subject_id", *(["study_id"] if group == "study" else []))
+    ids = table["subject_id"]
+    if group == "study":
+        ids = pc.binary_join_element_wise(ids, table["study_id"], pa.scalar("/", ids.type))
+    found = ids.dictionary_encode().combine_chunks()
+    return found.indices.to_numpy(), found.dictionary
+
+
 def group_ids(dataset: PackedDataset, group: str) -> np.ndarray:
     """The id of each row's subject (or study of a subject): texts [rows]."""
-    if group == "subject":
-        return dataset.columns("subject_id")["subject_id"].to_numpy(dtype=object)
-    table = dataset.columns("subject_id", "study_id")
-    return (table["subject_id"] + "/" + table["study_id"]).to_numpy(dtype=object)
+    codes, ids = coded_groups(dataset, group)
+    return ids.to_numpy(zero_copy_only=False)[codes]
 
 
 def group_codes(dataset: PackedDataset, group: str) -> np.ndarray:
-    """An integer per row, equal for rows of the same subject (or study of a subject): int64 [rows]."""
-    return pd.factorize(group_ids(dataset, group))[0]
+    """An integer per row, equal for rows of the same subject (or study of a subject): int32 [rows]."""
+    return coded_groups(dataset, group)[0]
 
 
 def subject_is(dataset: PackedDataset) -> str:
     """What a subject is here: "patient", or "study" or "image" where no patients are known."""
-    table = dataset.columns("subject_id", "study_id", "image_id")
-    if (table["subject_id"] != table["study_id"]).any():
+    table = dataset.arrow("subject_id", "study_id", "image_id")
+    if not table["subject_id"].equals(table["study_id"]):
         return "patient"
-    return "study" if (table["study_id"] != table["image_id"]).any() else "image"
+    return "image" if table["study_id"].equals(table["image_id"]) else "study"
 
 
 def subjects_on_both_sides(dataset: PackedDataset, train: np.ndarray, validation: np.ndarray) -> int:

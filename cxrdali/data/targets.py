@@ -1,40 +1,76 @@
 """From a label release's values to what a loss and a metric see."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from cxrdali.data.uncertain import by_finding
 from shards.dataset.labels import Labels
 from shards.errors import UserError
 
+PIECE = 2**16 - 1  # rows, whose number fits 16 bits
 
-def targets(labels: Labels, uncertain: str = "negative") -> np.ndarray:
-    """float32 [rows, findings]: 1 positive, 0 negative, NaN ignored. Blanks are negative, or ignored with "ignore-all".
+
+@dataclass(frozen=True)
+class Targets:
+    """float32 [rows, F]: 1 positive, 0 negative, NaN ignored; made of those rows that are asked for, by index. All of
+    them would take four bytes for every value, more than all else that a run holds.
+
+    stored: int8 [rows, F], as in the labels; meaning: float32 [F, 256], what each stored byte counts as.
+    """
+
+    stored: np.ndarray
+    meaning: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray | slice | int) -> np.ndarray:
+        return self.meaning[np.arange(len(self.meaning)), self.stored[rows].view(np.uint8)]
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)
+
+
+def targets(labels: Labels, uncertain: str = "negative") -> Targets:
+    """Blanks are negative, or ignored with "ignore-all".
 
     The label table keeps -1 and blank as they are; this choice is made per run, for all findings or for each
     (`cxrdali.data.uncertain`). Raises UserError for another choice or finding.
     """
-    values = labels.values.astype(np.float32)
+    meaning = np.full((len(labels.findings), 256), np.nan, dtype=np.float32)
+    meaning[:, :2] = 0, 1
     for place, counts_as in enumerate(by_finding(uncertain, labels.findings)):
-        stored, column = labels.values[:, place], values[:, place]
-        column[stored == -1] = {"negative": 0.0, "positive": 1.0}.get(counts_as, np.nan)
-        column[stored == Labels.BLANK] = np.nan if counts_as == "ignore-all" else 0.0
-    return values
+        meaning[place, -1] = {"negative": 0.0, "positive": 1.0}.get(counts_as, np.nan)
+        meaning[place, Labels.BLANK] = np.nan if counts_as == "ignore-all" else 0.0
+    return Targets(labels.values, meaning)
 
 
-def counts(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many of the rows are positive and negative for each finding: int64 [F] each. values: as `targets` gives."""
-    found = np.empty((2, values.shape[1]), dtype=np.int64)
-    for place in range(values.shape[1]):  # one finding at a time: values[rows] would be a copy of nearly everything
-        known = values[rows, place]
-        found[:, place] = (known == 1).sum(), (known == 0).sum()
-    return found[0], found[1]
+def counts(values: Targets, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the rows are positive and negative for each finding: int64 [F] each."""
+    stored = np.array([-1, 0, 1, Labels.BLANK], dtype=np.int8)
+    found = np.zeros((len(stored), len(values.meaning)), dtype=np.int64)
+    for piece in _pieces(values.stored, rows):
+        found += [(piece == value).sum(axis=0, dtype=np.uint16) for value in stored]
+    meaning = values.meaning[:, stored.view(np.uint8)].T
+    return (found * (meaning == 1)).sum(axis=0), (found * (meaning == 0)).sum(axis=0)
+
+
+def any_positive(values: np.ndarray | Targets, rows: np.ndarray, places: Sequence[int] | slice) -> np.ndarray:
+    """bool [n]: which of the rows (int64 [n]) have any of the findings at `places`. values: as `targets` gives."""
+    return np.concatenate([rows[:0] > 0, *((known[:, places] == 1).any(axis=1) for known in _pieces(values, rows))])
+
+
+def _pieces(values: np.ndarray | Targets, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """`values[rows]`, some rows at a time: it would be a copy of nearly everything."""
+    return (values[rows[at : at + PIECE]] for at in range(0, len(rows), PIECE))
 
 
 def check_labelled(labels: Labels, rows: np.ndarray, what: str) -> None:
     """Raises UserError if no finding has a value in `rows`: such a split was released without labels."""
-    blank = (labels.values[rows] == Labels.BLANK).all(axis=0)
     # one finding that is never mentioned is a fact of the release; all of them are a table without labels
-    if blank.all():
+    if all((piece == Labels.BLANK).all() for piece in _pieces(labels.values, rows)):
         raise UserError(
             f"labels {labels.name!r} have no findings for {what}: the split was released without them; "
             "choose another split, or another label release with --labels"

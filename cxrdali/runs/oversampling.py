@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cxrdali.data.targets import Targets, any_positive
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
 from shards.storage.csv import read_table
@@ -115,11 +116,12 @@ def choose(ap: Mapping[str, float | None], below: float) -> tuple[tuple[str, ...
     return low, tuple(name for name in ap if name not in known)
 
 
-def oversampled(rows: np.ndarray, targets: np.ndarray, findings: Sequence[str], chosen: Sequence[str]) -> np.ndarray:
+def oversampled(
+    rows: np.ndarray, targets: np.ndarray | Targets, findings: Sequence[str], chosen: Sequence[str]
+) -> np.ndarray:
     """`rows` (int64 [n], ascending) with those twice that are positive (1) for a chosen finding: int64 [m], ascending.
 
     targets: float32 [all rows, F] in the order of `findings`.
     """
-    places = np.array([list(findings).index(name) for name in chosen], dtype=np.int64)
-    doubled = rows[(targets[np.ix_(rows, places)] == 1).any(axis=1)]
-    return np.sort(np.concatenate([rows, doubled]))
+    doubled = any_positive(targets, rows, [list(findings).index(name) for name in chosen])
+    return np.repeat(rows, 1 + doubled)

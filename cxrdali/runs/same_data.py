@@ -6,12 +6,15 @@ labels. config.json notes these, and they are compared. What earlier versions di
 """
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
+from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 
 from cxrdali.data.splits import rows_sha256, train_and_validation
 from cxrdali.predictions import Provenance, read
@@ -21,6 +24,7 @@ from shards.dataset.content import content
 from shards.dataset.description import decoded_for
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
+from shards.dataset.tables import PIECE, text_order
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
 
@@ -31,13 +35,21 @@ SORTED = ("train_sorted", "val_sorted")  # `which` of a run's images in the orde
 
 def which(dataset: PackedDataset, *selections: np.ndarray) -> list[str]:
     """Which images some rows are, in their order: a hash of FACTS for each selection (int64 [n])."""
-    table = dataset.columns(*FACTS)
-    return [_facts(table.iloc[rows]) for rows in selections]
+    made = [sha256(b"[") for _ in selections]
+    for name in FACTS:
+        column = dataset.arrow(name)[name]
+        for each, rows in zip(made, selections, strict=True):
+            each.update(b"[" if name == FACTS[0] else b", [")
+            _add(each, column, rows)
+            each.update(b"]")
+    for each in made:
+        each.update(b"]")
+    return [each.hexdigest() for each in made]
 
 
 def with_images(provenance: Provenance, dataset: PackedDataset, rows: np.ndarray) -> Provenance:
     """That of a table of these rows, saying which images they are, in whatever order the dataset has them."""
-    return replace(provenance, images=_facts(dataset.columns(*FACTS).iloc[rows].sort_values("image_id")))
+    return replace(provenance, images=which(dataset, *_by_id(dataset, rows))[0])
 
 
 def pixels(dataset: PackedDataset, rows: np.ndarray, size: int) -> dict:
@@ -56,7 +68,7 @@ def pixels(dataset: PackedDataset, rows: np.ndarray, size: int) -> dict:
     return {
         "size": size,
         "content": None if None in contents else content(contents),
-        "hashes": _hash(dataset.columns("pixels")["pixels"].iloc[rows].tolist()) if hashed else None,
+        "hashes": _hash_of(dataset.arrow("pixels")["pixels"], rows) if hashed else None,
         "packed": {"encoding": entry["encoding"], **{name: info["options"].get(name) for name in names}}
         | {"decoded_for": decoded_for(info)[str(size)], "hashed": hashed, **info["encoders"]},
     }
@@ -69,9 +81,8 @@ def described(
     known = pixels(dataset, np.concatenate([train, val]), settings.data.size)
     if known and settings.data.order == "windowed":
         known["shards"] = rows_sha256(dataset.stored(known["size"]).shard[train])
-    images = dict(zip(("train", "val"), which(dataset, train, val), strict=True))
     sorted_rows = _by_id(dataset, train, val)
-    images |= dict(zip(SORTED, which(dataset, *sorted_rows), strict=True))
+    images = dict(zip(("train", "val", *SORTED), which(dataset, train, val, *sorted_rows), strict=True))
     values = {"values": _values(labels, train, val), "values_sorted": _values(labels, *sorted_rows)}
     return {
         "dataset": {"id": dataset.id, **images, **known},
@@ -156,17 +167,31 @@ def other_images(run: Run, dataset: PackedDataset, train: np.ndarray, val: np.nd
 
 def _by_id(dataset: PackedDataset, *selections: np.ndarray) -> list[np.ndarray]:
     """The same rows in the order of their images' ids, which no packing changes."""
-    ids = dataset.columns("image_id")["image_id"].to_numpy(dtype=object)
-    return [rows[np.argsort(ids[rows], kind="stable")] for rows in selections]
+    ids = dataset.arrow("image_id")["image_id"]
+    return [rows[text_order(ids.take(pa.array(rows)))] for rows in selections]
 
 
 def _values(labels: Labels, *selections: np.ndarray) -> str:
-    return _hash([labels.findings, *(sha256_bytes(labels.values[rows].tobytes()) for rows in selections)])
+    hashes = [sha256() for _ in selections]
+    for made, rows in zip(hashes, selections, strict=True):
+        for at in range(0, len(rows), PIECE):
+            made.update(labels.values[rows[at : at + PIECE]])
+    return sha256_bytes(json.dumps([labels.findings, *(made.hexdigest() for made in hashes)]).encode())
 
 
-def _facts(table: pd.DataFrame) -> str:
-    return _hash([table[name].tolist() for name in table])
+def _hash_of(column: pa.ChunkedArray, rows: np.ndarray) -> str:
+    """Of some values' JSON."""
+    made = sha256(b"[")
+    _add(made, column, rows)
+    made.update(b"]")
+    return made.hexdigest()
 
 
-def _hash(value: object) -> str:
-    return sha256_bytes(json.dumps(value, default=str).encode())
+def _add(made: Any, column: pa.ChunkedArray, rows: np.ndarray) -> None:
+    """Add some values to a hash, as JSON without the brackets, some rows at a time."""
+    missing = "<NA>" if pa.types.is_integer(column.type) else math.nan  # as pandas spells them
+    for at in range(0, len(rows), PIECE):
+        values = column.take(pa.array(rows[at : at + PIECE])).to_pylist()
+        if column.null_count:
+            values = [missing if value is None else value for value in values]
+        made.update((b", " if at else b"") + json.dumps(values)[1:-1].encode())

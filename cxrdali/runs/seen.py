@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cxrdali.data.options import FOLDS, FoldOptions
@@ -27,7 +28,7 @@ from cxrdali.runs.layout import BEST, CONFIG, SEEN
 from cxrdali.runs.reader import Run
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.dataset.pixels import is_constant
+from shards.dataset.pixels import constant_hashes
 from shards.errors import UserError
 from shards.storage.csv import one_line
 from shards.storage.files import read_regular, sha256_file, write_bytes
@@ -96,6 +97,9 @@ class Seen:
     def after(self, run: Trained, dataset: PackedDataset, rows: np.ndarray) -> "Seen":
         """With a further run, which trained on these catalog rows."""
         own, bit = _hashed(dataset).iloc[rows], np.uint64(1 << min(len(self.runs), BITS - 1))
+        if not len(self.images):
+            images = own.assign(by=bit).reset_index(drop=True)
+            return replace(self, runs=(*self.runs, run), images=images)
         known, by = pd.MultiIndex.from_frame(self.images[IDS]), self.images["by"].to_numpy(copy=True)
         places = known.get_indexer(pd.MultiIndex.from_frame(own))
         by[places[places >= 0]] |= bit
@@ -225,17 +229,23 @@ def _checksum(about: bytes, images: pd.DataFrame) -> bytes:
 def _hashed(dataset: PackedDataset) -> pd.DataFrame:
     """IDS of every catalog row, uint64; pixels are 0 where they are not known, or of a single gray."""
     hashed = dataset.info.get("hashed")
-    table = dataset.columns("image_id", "subject_id", "study_id", *(["pixels"] if hashed else []))
-    texts = {"image": table["image_id"], "patient": table["subject_id"]}
-    texts["study"] = table["subject_id"] + "/" + table["study_id"]
-    texts["pixels"] = table["pixels"].fillna("") if hashed else pd.Series("", index=table.index)
-    plain = {name: text.to_numpy(dtype=object) for name, text in texts.items()}
-    made = pd.DataFrame({name: pd.util.hash_array(plain[name], categorize=False) for name in IDS})  # few are equal
-    nothing = plain["pixels"] == ""
-    if hashed:
-        nothing |= is_constant(plain["pixels"].astype(str), hashed)
-    made.loc[nothing, "pixels"] = 0
-    return made
+    made, at = {name: np.zeros(len(dataset.packed), dtype=np.uint64) for name in IDS}, 0
+    blank = pa.array(["", *constant_hashes(hashed)] if hashed else [""])
+    for piece in dataset.pieces("image_id", "subject_id", "study_id", *(["pixels"] if hashed else [])):
+        study = pc.binary_join_element_wise(
+            piece["subject_id"], piece["study_id"], pa.scalar("/", piece["study_id"].type)
+        )
+        texts = {"image": piece["image_id"], "study": study, "patient": piece["subject_id"]}
+        if hashed:
+            texts["pixels"] = pc.fill_null(piece["pixels"], "")
+        for name, each in texts.items():
+            plain = each.to_numpy(zero_copy_only=False)
+            made[name][at : at + len(piece)] = pd.util.hash_array(plain, categorize=False)  # few are equal
+        if hashed:
+            nothing = pc.is_in(texts["pixels"], value_set=blank.cast(texts["pixels"].type))
+            made["pixels"][at : at + len(piece)][nothing.to_numpy(zero_copy_only=False)] = 0
+        at += len(piece)
+    return pd.DataFrame(made, copy=False)
 
 
 def _met(

@@ -10,6 +10,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.scheduler import CosineLRScheduler
 from torch.nn.parallel import DistributedDataParallel
 
+from cxrdali.data import gpu
 from cxrdali.data.augment import options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
@@ -54,7 +55,7 @@ class Parts:
 
     settings: with the micro-batch that is used; searched: the search for it, as recorded in config.json; arranged: how
     the model was compiled, or not. forward: what a step calls: the model, compiled or not, with several ranks in
-    DistributedDataParallel; with cached features, the classifier alone. targets: float32 [catalog rows, F], there.
+    DistributedDataParallel; with cached features, the classifier alone.
     """
 
     settings: TrainSettings
@@ -67,7 +68,6 @@ class Parts:
     forward: torch.nn.Module
     loader: Loader | CachedLoader
     val_loader: Loader | CachedLoader
-    targets: torch.Tensor
     step: Step
     steps_per_epoch: int
     scheduler: CosineLRScheduler
@@ -76,6 +76,10 @@ class Parts:
     def share(self) -> int:
         """Images of a batch that this rank trains on."""
         return self.settings.optimizer.batch // self.ranks.world
+
+    def targets(self, rows: torch.Tensor) -> torch.Tensor:
+        """Of catalog rows, int64 [n] on the CPU: float32 [n, F] on the device."""
+        return gpu.sent(self.data.targets[rows.numpy()], torch.device(self.hardware.device))
 
 
 def build(
@@ -97,7 +101,6 @@ def build(
         check_compiler(hardware.device)
     model = _model(settings, data.findings, before).to(hardware.device)
     loss = LossModule(settings.loss, data.positives, data.negatives).to(hardware.device)
-    wanted = torch.from_numpy(data.targets).to(hardware.device)
     optimizer, scaler = adamw(model, settings.optimizer.lr, settings.optimizer.weight_decay), grad_scaler(hardware)
     options = settings.loader_options(hardware.device)
     if options.threads is None:
@@ -128,7 +131,7 @@ def build(
             arranged = compiling.arrange(trial, arranged.forward, left, stored)
     settings, forward = settings.changed(compile=arranged.on), arranged.forward
     return Parts(
-        settings, searched, arranged, data, hardware, ranks, model, forward, loader, val_loader, wanted,
+        settings, searched, arranged, data, hardware, ranks, model, forward, loader, val_loader,
         Step(forward, loss, optimizer, scaler, hardware, ranks), steps, schedule(optimizer, settings, steps),
     )  # fmt: skip
 

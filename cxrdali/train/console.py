@@ -11,6 +11,7 @@ import numpy as np
 
 from cxrdali.data.sampler import SampledRows
 from cxrdali.data.splits import fold_positives, subjects_on_both_sides
+from cxrdali.data.targets import any_positive
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, without_words
 from cxrdali.models.loss import Loss, effective_images
@@ -142,7 +143,7 @@ def _describe_scored(data: TrainingData) -> None:
 def _describe_visits(data: TrainingData, sampler: str) -> None:
     """How often images are visited, where that is not once an epoch."""
     if data.sampler:
-        without = int((~(data.targets[data.train_rows] == 1).any(axis=1)).sum())
+        without = int((~any_positive(data.targets, data.train_rows, slice(None))).sum())
         log.info(
             f"sampler {sampler}: {counted(len(data.train_rows), 'sample')} an epoch by each image's rarest finding; "
             f"images without any, {without:,}, count as one more class; {_most_sampled(data, data.sampler)}"

@@ -11,7 +11,7 @@ import numpy as np
 from cxrdali.data.options import FoldOptions
 from cxrdali.data.sampler import Sampler
 from cxrdali.data.splits import train_and_validation
-from cxrdali.data.targets import check_labelled, counts, targets
+from cxrdali.data.targets import Targets, check_labelled, counts, targets
 from cxrdali.fitted import Fitted
 from cxrdali.metrics.ranking import Scores
 from cxrdali.runs import chosen
@@ -41,7 +41,7 @@ class TrainingData:
     train_rows: np.ndarray
     val_rows: np.ndarray
     epoch_rows: np.ndarray
-    targets: np.ndarray
+    targets: Targets
     positives: np.ndarray
     negatives: np.ndarray
     oversampling: Oversampling | None

@@ -1,8 +1,42 @@
 """One label release of a packed dataset."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
+
+
+@dataclass(eq=False)
+class Coded:
+    """A text, or None, for each row, of few that differ: one byte a row. An array of objects, by index and `==`.
+
+    codes: int8 [rows], places in `texts`.
+    """
+
+    codes: np.ndarray
+    texts: list[str | None] = field(default_factory=list)
+
+    def put(self, at: int, texts: pa.Array) -> None:
+        """Set the texts from a row on. Raises ValueError if more than 127 differ."""
+        found = texts.dictionary_encode(null_encoding="encode")
+        names = found.dictionary.to_pylist()
+        self.texts += [name for name in names if name not in self.texts]
+        if len(self.texts) > 127:
+            raise ValueError(f"{len(self.texts)} splits")
+        own = np.array([self.texts.index(name) for name in names], dtype=np.int8)
+        self.codes[at : at + len(texts)] = own[found.indices.to_numpy()]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows):
+        return np.array([*self.texts, None], dtype=object)[self.codes[rows]]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)
+
+    def __eq__(self, other: object):
+        return self.codes == (self.texts.index(other) if other in self.texts else -1)
 
 
 @dataclass(frozen=True)
@@ -17,6 +51,6 @@ class Labels:
 
     name: str
     findings: tuple[str, ...]
-    split: np.ndarray
+    split: np.ndarray | Coded
     values: np.ndarray
     sha256: str

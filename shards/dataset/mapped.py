@@ -1,22 +1,24 @@
 """One size of a packed dataset: its shards, mapped into memory."""
 
 import contextlib
+import ctypes
 import errno
 import mmap
 import os
 import resource
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import pyarrow as pa
 
 from shards.dataset.remote_copy import Mirror
 from shards.errors import UserError
 
 NPY_HEADER = 128  # bytes of a raw rendition before its pixels
-SPARE_FILES = 256  # open ones beside the mapped shards: DALI's, logs, pipes of workers
 
 
 @dataclass(frozen=True)
@@ -35,41 +37,34 @@ class StoredSize:
     length: np.ndarray
     mirror: Mirror | None = None
 
-    def open(self, shard: int, ended: Callable[[], bool] = lambda: False) -> BinaryIO | None:
-        """A shard's file; a mirror's is copied first (`Mirror.shard`: None if `ended` says so before it is there)."""
-        if self.mirror is not None and self.mirror.shard(self.described[shard], ended) is None:
-            return None
+    def copied(self, shard: int, ended: Callable[[], bool] = lambda: False) -> bool:
+        """Have a shard's file here; a mirror's is copied (`Mirror.shard`: False if `ended` says so before it is)."""
+        return self.mirror is None or self.mirror.shard(self.described[shard], ended) is not None
+
+    def open(self, shard: int) -> BinaryIO:
+        """A shard's file; a mirror's is copied first."""
+        self.copied(shard)
         return self.paths[shard].open("rb")
-
-
-def _allow_open_files(more: int) -> None:
-    """Raise this process's own limit of open files where `more` would pass it, as far as the system lets it.
-
-    A mapped shard is an open file. 1,024 are usual, and a size of 4 million images has a thousand shards.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = len(list(Path("/proc/self/fd").iterdir())) + more + SPARE_FILES
-    if soft != resource.RLIM_INFINITY and needed > soft:
-        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
 
 
 class MappedSize:
     """The stored bytes of one size as memory-mapped slices: no copy, pages come from the kernel's cache.
 
-    Of a dataset in a bucket, rows can be read only of shards that were fetched (`fetch`).
+    A shard is mapped when a row of it is first asked for, and stays so: whoever reads few shards opens few. Of a
+    dataset in a bucket it must have been fetched before (`fetch`).
     """
 
     def __init__(self, stored: StoredSize):
         self.stored = stored
-        self._maps: dict[int, mmap.mmap] = {}
         self._arrays: dict[int, np.ndarray] = {}
         # int64 [shards] by number: where each begins in this process's memory, and how long it is; 0 if not mapped
         self._address, self._num_bytes = np.zeros((2, max(stored.paths, default=-1) + 1), dtype=np.int64)
-        _allow_open_files(len(stored.paths))
-        if stored.mirror is None:
-            for number in stored.paths:
-                self.fetch(number)
+        self._lock = threading.Lock()
+
+    @property
+    def mapped(self) -> list[int]:
+        """The shards that are mapped, in the order in which they were."""
+        return list(self._arrays)
 
     def is_mapped(self, shard: int) -> bool:
         return shard in self._arrays
@@ -79,24 +74,33 @@ class MappedSize:
 
         False if `ended` said so before it was there. Raises UserError if it cannot be copied or mapped.
         """
+        if not self.stored.copied(shard, ended):
+            return False
+        with self._lock:
+            if shard not in self._arrays:
+                array = self._map(shard)
+                self._address[shard], self._num_bytes[shard] = array.ctypes.data, array.nbytes
+                self._arrays[shard] = array  # last: who sees it asks for no lock
+        return True
+
+    def _map(self, shard: int) -> np.ndarray:
+        """A plain ndarray, uint8 [bytes]: slicing an np.memmap costs several times as much.
+
+        By arrow, whose mapping lasts as long as the array and keeps no file open, as Python's would: of those, a
+        process may have 1,024.
+        """
         try:
-            file = self.stored.open(shard, ended)
-            if file is None:
-                return False
-            with file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            with pa.memory_map(str(self.stored.paths[shard])) as file:
+                return np.frombuffer(file.read_buffer(), dtype=np.uint8)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
             raise UserError(
-                f"{self.stored.pixels} px: shard {len(self._maps)} of {len(self.stored.paths)} cannot be mapped "
-                f"({error.strerror}); this process may open {resource.getrlimit(resource.RLIMIT_NOFILE)[1]:,} files "
-                "(ulimit -Hn) and map vm.max_map_count: raise them, or pack with a larger --shard-images"
+                f"{self.stored.pixels} px: shard {len(self._arrays)} of {len(self.stored.paths)} cannot be mapped "
+                f"({os.strerror(error.errno)}); this process may open "
+                f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} files (ulimit -n) and map vm.max_map_count: raise "
+                "them, or pack with a larger --shard-images"
             ) from error
-        # a plain ndarray: slicing an np.memmap costs several times as much
-        self._arrays[shard] = array = np.frombuffer(self._maps[shard], dtype=np.uint8)
-        self._address[shard], self._num_bytes[shard] = array.ctypes.data, array.nbytes
-        return True
 
     def __getitem__(self, row: int) -> np.ndarray:
         """The bytes of one row's KEY.jpg or KEY.npy: uint8 [length], a read-only view."""
@@ -122,6 +126,7 @@ class MappedSize:
     def _ends(self, rows: np.ndarray) -> np.ndarray:
         """The bytes of their shards at which raw rows end, checked: whoever has an address can read anything."""
         stored, rows = self.stored, np.asarray(rows)
+        self._have(stored.shard[rows])
         shard, offset, length = stored.shard[rows], stored.offset[rows], stored.length[rows]
         wanted, end = NPY_HEADER + stored.pixels**2, offset + length
         wrong = (length != wanted) | (offset < 0) | (end > self._num_bytes[shard])
@@ -137,12 +142,20 @@ class MappedSize:
     def _between(self, rows: np.ndarray, begin: np.ndarray, end: np.ndarray) -> list[np.ndarray]:
         # A batch's places become Python's integers here, which slice fastest; those of all rows would take 150 bytes
         # of memory and half a microsecond a row.
-        places = zip(self.stored.shard[rows].tolist(), begin.tolist(), end.tolist(), strict=True)
+        self._have(self.stored.shard[rows])
+        shards = self.stored.shard[rows].tolist()
+        places = zip(shards, begin.tolist(), end.tolist(), strict=True)
         return [self._arrays[shard][first:last] for shard, first, last in places]
+
+    def _have(self, shards: np.ndarray) -> None:
+        """Map those of these shards, int [n], that are not yet."""
+        for shard in np.unique(shards[self._num_bytes[shards] == 0]).tolist():
+            self.fetch(shard)
 
     def forget(self, shard: int) -> None:
         """Give a shard's pages back to the kernel and its page cache; what is read again comes from the disk again."""
-        if shard in self._maps:
-            self._maps[shard].madvise(mmap.MADV_DONTNEED)  # first: a page that a process has mapped stays in the cache
+        if (array := self._arrays.get(shard)) is not None:  # first: a page that a process has mapped stays in the cache
+            address, length = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
+            ctypes.CDLL(None).madvise(address, length, mmap.MADV_DONTNEED)
         with contextlib.suppress(FileNotFoundError), self.stored.paths[shard].open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,91 +1,35 @@
 """The reading side of a packed dataset: its description, catalog, labels and stored bytes."""
 
-import io
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from shards.dataset.cache import Cache
+from shards.dataset.catalog import CATALOG, Catalog
 from shards.dataset.description import ASIDE, DATASET, FORMAT, labels_name, parse_description, read_description
 from shards.dataset.key import sample_key
-from shards.dataset.labels import Labels
+from shards.dataset.labels import Coded, Labels
 from shards.dataset.mapped import StoredSize
 from shards.dataset.remote_copy import Mirror
+from shards.dataset.tables import PIECE, Table
 from shards.errors import UserError
-from shards.storage.files import open_regular, sha256_bytes
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.storage.remote import reaching
 from shards.words import choices
 
-# Of a table, per byte of its file: those that packing writes have less than one row, and six bytes.
-MOST_ROWS, MOST_UNPACKED = 4, 100
+T = TypeVar("T")
 
 
-def checked_bytes(path: Location, sha256: str) -> bytes:
-    """A file of a packed dataset. Raises UserError if it cannot be read, or is not the one that dataset.json lists."""
-    try:
-        if isinstance(path, Path):
-            with open_regular(path) as file:
-                data = file.read()
-        else:
-            data = storage_of(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or pack again") from error
-    if sha256_bytes(data) != sha256:
-        raise UserError(f"{path}: its hash is not the one in dataset.json; restore it or pack again")
-    return data
-
-
-def _parquet(path: Path, sha256: str, rows: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """A table, whose hash is checked first: a flipped bit in a parquet file often reads as another number.
-
-    rows: how many it must have; columns: read only those of them that are there, once each.
-    """
-    data = checked_bytes(path, sha256)
-    try:
-        found = pq.read_metadata(io.BytesIO(data))
-        if found.num_rows != rows:
-            raise UserError(f"{path}: {found.num_rows} rows, dataset.json says {rows}; restore it")
-        unpacked = sum(found.row_group(group).total_byte_size for group in range(found.num_row_groups))
-        if rows > MOST_ROWS * len(data) or unpacked > MOST_UNPACKED * len(data):
-            raise UserError(
-                f"{path}: {len(data):,} bytes that would become {rows:,} rows and {unpacked:,} bytes, as no table that "
-                "packing writes; restore it or pack again"
-            )
-        if columns is not None:
-            there = Counter(found.schema.to_arrow_schema().names)
-            columns = [name for name in columns if there[name] == 1]
-        # not io.BytesIO: an arrow thread that lets go of it while Python ends aborts the process
-        table = pd.read_parquet(pa.BufferReader(data), columns=columns)
-        for name in table.columns[table.dtypes == "str"]:
-            pa.array(table[name]).validate(full=True)  # a text need not be UTF-8
-        return table
-    except UserError:
-        raise
-    except Exception as error:  # arrow raises many kinds on damage
-        raise UserError(f"{path}: not a readable table ({' '.join(str(error).split())}); attach it again") from error
-
-
-def _check_shown(table: pd.DataFrame, path: Path) -> None:
-    """Of a catalog, the columns that are only shown and counted: numbers or texts where there is anything."""
-    numbers, texts = pd.api.types.is_numeric_dtype, pd.api.types.is_string_dtype
-    kinds = {"height": numbers, "width": numbers, "view_position": texts, "converted": texts, "pixels": texts}
-    for column, right in kinds.items():
-        if column in ("converted", "pixels") and column not in table:
-            continue  # of an earlier version
-        fits = list(table.columns).count(column) == 1
-        if fits and not (held := table[column].dropna()).empty:
-            fits = right(held) and (column != "pixels" or held.str.len().max() <= 64)
-        if not fits:
-            raise UserError(f"{path}: column {column!r} holds what packing does not write; pack again")
+def _no_labels(path: Path) -> UserError:
+    return UserError(f"{path}: not a table of labels (split, and whole numbers per finding); attach it again")
 
 
 def _checked(path: Location, info: dict, sealed: bool) -> dict:
@@ -208,52 +152,55 @@ class PackedDataset:
     @cached_property
     def catalog(self) -> pd.DataFrame:
         """One row per planned image. Of 4 million rows it takes 1.3 GB: `columns` has what a part needs of it."""
-        return self._read_catalog(None)
+        return self._read(Catalog.whole)
 
     def columns(self, *names: str) -> pd.DataFrame:
         """Some columns of the catalog, which is not kept."""
-        return self.catalog[[*names]] if "catalog" in self.__dict__ else self._read_catalog(names)
+        if "catalog" in self.__dict__:
+            return self.catalog[[*names]]
+        return self._read(lambda catalog: catalog.columns(names))
 
-    def _read_catalog(self, names: Sequence[str] | None) -> pd.DataFrame:
+    def arrow(self, *names: str) -> pa.Table:
+        """Some columns of the catalog as arrow has them, which is not kept: no object for each text."""
+        return self._read(lambda catalog: catalog.arrow(names))
+
+    def pieces(self, *names: str) -> Iterator[pa.RecordBatch]:
+        """The same, some rows at a time."""
+        yield from self._read(lambda catalog: catalog.names() and catalog).pieces(names)
+
+    def numbers(self, *names: str) -> list[np.ndarray]:
+        """Columns of the catalog that say where images are: int32 [rows] each (int64 where they need it), -1 of a
+        reject. They are not kept."""
+        return self._read(lambda catalog: catalog.numbers(names))
+
+    def _read(self, read: Callable[[Catalog], T]) -> T:
         """Also of a dataset that has got or lost a size since it was opened: a training goes on."""
         try:
-            return self._read_listed(names)
+            return read(self.catalog_file)
         except UserError:
             if self.mirror is not None or (now := PackedDataset.open(self.root)).info == self.info:
                 raise
             if now.id != self.id:
                 raise UserError(f"{self.root}: other images were packed while it was in use; begin again") from None
-            return now.catalog if names is None else now.columns(*names)
+            return read(now.catalog_file)
 
-    def _read_listed(self, names: Sequence[str] | None) -> pd.DataFrame:
-        texts = ["image_id", "study_id", "subject_id", "view"]
-        places = ["shard", *(f"{column}_{size}" for size in self.info["sizes"] for column in ("offset", "length"))]
-        sha256 = self.info["catalog_sha256"]
-        path = self.file("catalog.parquet", sha256)
-        if names is not None:
-            texts, places = ([name for name in kind if name in names] for kind in (texts, places))
-        table = _parquet(path, sha256, self.info["counts"]["planned"], names)
-        self._check_catalog(table, path, texts, places)
-        if names is None:
-            _check_shown(table, path)
-        return table
+    @property
+    def catalog_file(self) -> Catalog:
+        """catalog.parquet, whose hash is checked when it is first read."""
+        path = self.file(CATALOG, self.info["catalog_sha256"])
+        if path not in self._catalogs:
+            counts, sizes = self.info["counts"], tuple(self.info["sizes"])
+            self._catalogs[path] = Catalog(path, self.info["catalog_sha256"], counts["planned"], sizes)
+        return self._catalogs[path]
 
-    def _check_catalog(self, table: pd.DataFrame, path: Path, texts: list[str], places: list[str]) -> None:
-        """Its hash says that it is the one that was packed; this, that it is one that cxrdali packed."""
-        for column in texts + places:
-            if list(table.columns).count(column) != 1:
-                raise UserError(f"{path}: column {column!r} is missing or duplicated; pack again")
-            right = pd.api.types.is_string_dtype if column in texts else pd.api.types.is_integer_dtype
-            present = table[column].notna()
-            wanted = True if column in texts else table["shard"].notna()
-            negative = column in places and right(table[column]) and (table[column].dropna() < 0).any()
-            if not right(table[column]) or not (present == wanted).all() or negative:
-                raise UserError(f"{path}: column {column!r} holds what packing does not write; pack again")
+    @cached_property
+    def _catalogs(self) -> dict[Path, Catalog]:
+        return {}
 
     @cached_property
     def packed(self) -> np.ndarray:
         """bool [rows]: whether the row's image was packed (False for a reject)."""
-        return self.columns("shard")["shard"].notna().to_numpy()
+        return self.numbers("shard")[0] >= 0
 
     @property
     def label_names(self) -> list[str]:
@@ -274,20 +221,24 @@ class PackedDataset:
             known = choices(name, names, "attached are")
             raise UserError(f"{self.root}: no labels {name!r}; {known} (cxrdali label attaches others)")
         sha256 = self.info["labels"][name]
-        path = self.file(labels_name(name), sha256)
-        table = _parquet(path, sha256, self.info["counts"]["planned"])
-        findings = tuple(column for column in table.columns if column not in ("row", "split"))
-        numbers = all(pd.api.types.is_integer_dtype(kind) for kind in table[list(findings)].dtypes)
-        if "split" not in table or not table.columns.is_unique or not numbers:
-            raise UserError(f"{path}: not a table of labels (split, and whole numbers per finding); attach it again")
-        codes, names_of_splits = pd.factorize(table["split"])  # one text per split, not per row
-        split = np.array([*names_of_splits, None], dtype=object)[codes]
-        values = np.empty((len(table), len(findings)), dtype=np.int8)
-        for place, finding in enumerate(findings):
-            whole = table.pop(finding).fillna(Labels.BLANK).to_numpy()
-            values[:, place] = whole.astype(np.int8)
-            if (whole < -1).any() or ((whole > 1) & (whole != Labels.BLANK)).any():
-                raise UserError(f"{path}: finding {finding!r} holds numbers other than 1, 0 and -1; attach it again")
+        table = Table(self.file(labels_name(name), sha256), sha256, self.info["counts"]["planned"])
+        columns, rows, at = table.names(), self.info["counts"]["planned"], 0
+        findings = tuple(column for column in columns if column not in ("row", "split"))
+        split, values = Coded(np.empty(rows, dtype=np.int8)), np.empty((rows, len(findings)), dtype=np.int8)
+        if "split" not in columns or len(set(columns)) < len(columns):
+            raise _no_labels(table.path)
+        for piece in table.pieces():
+            split.put(at, piece["split"])
+            for place, finding in enumerate(findings):
+                if not pa.types.is_integer(piece[finding].type):
+                    raise _no_labels(table.path)
+                whole = pc.fill_null(piece[finding], Labels.BLANK).to_numpy(zero_copy_only=False)
+                values[at : at + len(piece), place] = whole.astype(np.int8)
+                if (whole < -1).any() or ((whole > 1) & (whole != Labels.BLANK)).any():
+                    raise UserError(
+                        f"{table.path}: finding {finding!r} holds numbers other than 1, 0 and -1; attach it again"
+                    )
+            at += len(piece)
         return Labels(name, findings, split, values, sha256)
 
     def stored(self, pixels: int) -> StoredSize:
@@ -304,16 +255,19 @@ class PackedDataset:
         return {}
 
     def _find_stored(self, pixels: int) -> StoredSize:
-        entry, names = self.info["sizes"][str(pixels)], ("shard", f"offset_{pixels}", f"length_{pixels}")
-        table = self.columns(*names)
-        shard, offset, length = (table[name].fillna(-1).to_numpy(dtype=np.int64) for name in names)
+        entry = self.info["sizes"][str(pixels)]
+        shard, offset, length = self.numbers("shard", f"offset_{pixels}", f"length_{pixels}")
         described = {int(Path(each["name"]).stem): each for each in entry["shards"]}
-        held = pd.Series({number: each["bytes"] for number, each in described.items()}, dtype=np.int64)
-        held = held.reindex(shard, fill_value=0).to_numpy()
-        outside = (shard >= 0) & ((length == 0) | (offset > held - length))
-        if outside.any():  # a slice would end with the file, and no error
-            row = int(outside.argmax())
-            raise UserError(f"{self.root}: row {row} lies outside shard {shard[row]} of size {pixels}; pack again")
+        held = np.zeros(max(shard.max(initial=0), *described, 0) + 1, dtype=np.int64)
+        held[list(described)] = [each["bytes"] for each in described.values()]
+        if held.max() >= 2**31:  # the end of an image must fit, too
+            offset, length = offset.astype(np.int64), length.astype(np.int64)
+        for at in range(0, len(shard), PIECE):
+            own, begin, count = (each[at : at + PIECE] for each in (shard, offset, length))
+            outside = (own >= 0) & ((count == 0) | (begin > held[own] - count))
+            if outside.any():  # a slice would end with the file, and no error
+                row = at + int(outside.argmax())
+                raise UserError(f"{self.root}: row {row} lies outside shard {shard[row]} of size {pixels}; pack again")
         return StoredSize(
             pixels=pixels,
             raw=entry["encoding"] == "raw",

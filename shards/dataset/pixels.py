@@ -32,5 +32,9 @@ def same_pixels(hashes: np.ndarray, patient: np.ndarray) -> tuple[np.ndarray, np
 
 def is_constant(hashes: np.ndarray, side: int) -> np.ndarray:
     """bool [n]: whether a hash is that of an image [side, side] of a single gray, such as an all black one."""
-    blank = [pixels_hash(np.full((side, side), value, dtype=np.uint8)) for value in range(256)]
-    return np.isin(hashes, blank)
+    return np.isin(hashes, constant_hashes(side))
+
+
+def constant_hashes(side: int) -> list[str]:
+    """The hashes of all images [side, side] of a single gray."""
+    return [pixels_hash(np.full((side, side), value, dtype=np.uint8)) for value in range(256)]

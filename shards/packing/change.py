@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 
 from shards.dataset.description import ASIDE, DATASET, decoded_for, with_id_of, write_description
-from shards.dataset.packed import checked_bytes
+from shards.dataset.tables import checked_bytes
 from shards.errors import UserError
 from shards.packing import folder
 from shards.packing.engine import Engine

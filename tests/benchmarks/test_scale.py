@@ -32,7 +32,7 @@ def test_scale_benchmark(tmp_path):
     epoch = parts["epoch, global", True]
     assert epoch["found"]["first batch"] == epoch["found"]["second batch"] == epoch["found"]["resumed batch"] == 256
     assert epoch["own_mib"] == epoch["found"]["own_mib"] <= epoch["peak_mib"]
-    assert epoch["found"]["open_files"] >= 2 * epoch["shards"]
+    assert epoch["found"]["open_files"] < epoch["shards"]  # a mapped shard is no open file
     assert {"first epoch", "DALI's build, first epoch", "second epoch", "resume half-way"} <= set(epoch["seconds"])
 
     to_reach = {row["target"]: row for row in rows if "target" in row}
@@ -47,7 +47,8 @@ def test_scale_benchmark(tmp_path):
     bounds = [row for row in rows if "limit" in row]
     reached = [row["at_rows"] for row in bounds if row["at_rows"] is not None]
     assert reached == sorted(reached)
-    assert {"open files, usual": 1024 * 20 / 2}.items() <= {row["limit"]: row["at_rows"] for row in bounds}.items()
+    mappings = int(Path("/proc/sys/vm/max_map_count").read_text())
+    assert {"mappings": mappings * 20 / 2}.items() <= {row["limit"]: row["at_rows"] for row in bounds}.items()
 
 
 def test_a_limit_is_reached_on_the_line_through_two_measurements():

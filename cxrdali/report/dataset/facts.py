@@ -15,7 +15,8 @@ from cxrdali.data.splits import group_codes
 from cxrdali.report.dataset.same import SamePixels, find
 from shards.dataset.description import labels_name
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset, checked_bytes
+from shards.dataset.packed import PackedDataset
+from shards.dataset.tables import checked_bytes
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.releases.release import SPLITS, VIEWS
@@ -129,7 +130,7 @@ def read_facts(dataset: PackedDataset, names: Sequence[str] = ()) -> DatasetFact
 
 def _split_masks(labels: Labels) -> dict[str, np.ndarray]:
     """bool [rows] by split, train, dev and test first, then the rows without one; only splits that have a row."""
-    codes, found = pd.factorize(labels.split)
+    codes, found = pd.factorize(np.asarray(labels.split))
     known = {name: codes == code for code, name in enumerate(found)}
     masks = {name: known.pop(name) for name in SPLITS if name in known} | known
     without = codes == -1

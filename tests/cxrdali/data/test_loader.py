@@ -426,10 +426,24 @@ def test_a_full_gpu_is_no_damaged_sample(pack_folder, tmp_path, of_dali, kind):
         f"{copy}: DALI failed on size 48: {cause}; the GPU is full: stop what else runs on the GPU (nvidia-smi lists "
         "it), or use a smaller --micro-batch (to predict, --batch)"
     )
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_maps_the_shards_of_the_windows_that_it_has_reached(dataset, rank):
+    rows = np.flatnonzero(dataset.packed)
+    options = LoaderOptions(RAW, batch=4, order="windowed", window=2)
+    loader = Loader(dataset, rows, options, shuffle=True, drop_last=True, rank=rank, world=2)
+    assert loader.mapped.mapped == []
+    _, windows = loader.epoch_order(0)
+    reached = np.concatenate([shards for _, shards in windows[:2]]).tolist()  # 8 shards in all
+    assert len(reached) == 4 and windows[2][0] > 50
+    batches = iter(loader)
+    next(batches)
+    assert set(loader.mapped.mapped) & set(windows[0][1].tolist())
+    assert set(loader.mapped.mapped) <= set(reached)
+    batches.close()
 
 
 def test_a_rejected_row_cannot_be_loaded(dataset):
     broken = PackedDataset(dataset.root, dataset.info)
-    broken.catalog.loc[5, "shard"] = None
+    broken.packed[5] = False
     with pytest.raises(UserError, match="row 5 was rejected at packing"):
         Loader(broken, np.arange(10), LoaderOptions(JPEG, batch=5))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cxrdali.data.targets import check_labelled, counts, targets
+from cxrdali.data.targets import any_positive, check_labelled, counts, targets
 from shards.dataset.labels import Labels
 from shards.errors import UserError
 
@@ -25,9 +25,24 @@ def test_uncertain_and_blank_are_decided_per_run(uncertain, expected):
 
 
 def test_positives_and_negatives_are_counted_over_the_given_rows():
-    values = np.array([[1, 0, np.nan], [1, np.nan, np.nan], [0, 0, 1], [1, 1, 1]], dtype=np.float32)
-    positives, negatives = counts(values, np.array([0, 1, 2, 0]))
-    assert positives.tolist() == [3, 0, 1] and negatives.tolist() == [1, 3, 0]
+    stored = np.array([[1, 0, -1], [1, -1, 9], [0, 0, 1], [1, 1, 1]], dtype=np.int8)
+    wanted = targets(Labels("hand", ("A", "B", "C"), np.array(["train"] * 4), stored, ""), "ignore-all; C=positive")
+    positives, negatives = counts(wanted, np.array([0, 1, 2, 0]))
+    assert positives.tolist() == [3, 0, 3] and negatives.tolist() == [1, 3, 1]
+
+
+@pytest.mark.parametrize("uncertain", ["negative", "positive", "ignore", "ignore-all; B=positive"])
+def test_targets_of_many_rows_are_those_of_each(uncertain):
+    """In pieces, against what NumPy counts of all values at once; doubled rows count twice."""
+    rng = np.random.default_rng(0)
+    labels = Labels("hand", ("A", "B", "C"), None, rng.choice([1, 0, -1, 9], (200_000, 3)).astype(np.int8), "")
+    rows, wanted = np.sort(rng.integers(0, 200_000, 150_000)), targets(labels, uncertain)
+    values = np.array(wanted)[rows]
+    assert values.dtype == np.float32 and np.array_equal(wanted[rows], values, equal_nan=True)
+    positives, negatives = counts(wanted, rows)
+    assert positives.tolist() == (values == 1).sum(axis=0).tolist()
+    assert negatives.tolist() == (values == 0).sum(axis=0).tolist()
+    assert (any_positive(wanted, rows, [2, 0]) == (values[:, [2, 0]] == 1).any(axis=1)).all()
 
 
 def test_an_unknown_choice_is_named():

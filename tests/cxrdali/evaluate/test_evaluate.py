@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from scipy.special import expit
 from scipy.stats import t
@@ -231,7 +232,7 @@ def test_patients_are_what_is_sampled(dataset, labels, tmp_path):
 def test_without_patients_the_study_or_image_is_sampled_and_it_is_said(subject, study, unit):
     """The last: patients are known of some images."""
     table = pd.DataFrame({"subject_id": list(subject), "study_id": list(study), "image_id": list("abcd")})
-    assert subject_is(SimpleNamespace(columns=lambda *names: table[[*names]])) == unit
+    assert subject_is(SimpleNamespace(arrow=lambda *names: pa.table(table[[*names]]))) == unit
     plural = {"patient": "patients", "study": "studies, as no patients are known"} | {
         "image": "images, as no patients are known"
     }
@@ -275,7 +276,7 @@ def test_a_split_without_labels_is_refused(dataset, labels, tmp_path):
 def test_images_that_the_labels_do_not_list_are_named(dataset, labels, tmp_path):
     rows = np.flatnonzero(labels.split == "test")
     predictions(dataset, rows).write(tmp_path / "p.parquet")
-    split = labels.split.copy()
+    split = np.array(labels.split)
     split[rows[:3]] = None
     with pytest.raises(UserError, match=r"\(and 2 more\) is not in labels 'cxr-lt-2023'"):
         evaluate(tmp_path / "p.parquet", dataset, dataclasses.replace(labels, split=split), EvaluateOptions(draws=0))

@@ -461,7 +461,9 @@ def test_the_choice_for_uncertain_labels_reaches_the_loss(monkeypatch, dataset, 
     parts = built(monkeypatch, dataset, tmp_path, labels="chexpert", uncertain="ignore-all")
     values = dataset.labels("chexpert").values
     assert np.isnan(parts.data.targets).sum() == ((values == -1) | (values == 9)).sum() > 0
-    assert torch.equal(torch.isnan(parts.targets), torch.from_numpy(np.isnan(parts.data.targets)))
+    assert torch.equal(
+        torch.isnan(parts.targets(torch.arange(len(values)))), torch.from_numpy(np.isnan(parts.data.targets))
+    )
 
 
 def test_weight_decay_and_order_are_the_settings(monkeypatch, dataset, tmp_path):
