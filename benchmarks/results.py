@@ -26,6 +26,7 @@ OLDER_FIELDS = {"contender": "baseline", "promise": "target"}  # as older rows h
 OLDER_NAMES = {
     "^paper, ": "stage-training paper, ",
     "the paper's": "the stage-training paper's",  # as older rows have it
+    r"^WebDataset \+ OpenCV": "WebDataset, OpenCV",
 }
 NAMING = {"baseline", "ours", "theirs", "comparison", "loader"}  # fields whose values are such names
 PACKAGES = (

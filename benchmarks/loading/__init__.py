@@ -1,1 +1,1 @@
-"""Images per second of the loader beside other loaders."""
+"""Trials of loading, beside `benchmarks.peers`."""

@@ -21,7 +21,7 @@ ARCHITECTURES, STATISTICS = ROOT / "docs" / "architectures.md", ROOT / "docs" / 
 BEGIN, END = "<!-- speed: written by python -m benchmarks.pages.readme -->\n", "<!-- /speed -->\n"
 SHOWN = (224, 512)  # pixels: the columns of the README's table; the picture and the page have all sizes
 IN_README = ("JPEG", "raw", "decode only", "best-effort DataLoader", "FFCV JPEG", "stage-training paper, native files")
-# How a baseline of benchmarks.loading.loader begins, its name for readers, and its kind of line in the picture.
+# How a baseline of benchmarks.peers begins, its name for readers, and its kind of line in the picture.
 LOADERS = (
     ("raw", "ours, raw renditions", "ours"),
     ("JPEG", "ours, JPEG renditions", "ours"),
@@ -30,7 +30,11 @@ LOADERS = (
     ("decode only", "decode only, the ceiling of JPEG", plots.CEILING),
     ("DALI's reader", "DALI's own reader", "theirs"),
     ("best-effort DataLoader", "best-effort DataLoader", "theirs"),
-    ("WebDataset + OpenCV", "WebDataset + OpenCV", "theirs"),
+    ("torchvision", "torchvision", "theirs"),
+    ("WebDataset", "WebDataset", "theirs"),
+    ("litData", "litData", "theirs"),
+    ("Streaming", "Streaming", "theirs"),
+    ("SPDL", "SPDL", "theirs"),
     ("FFCV with our flips, gray arrays", "FFCV with our flips, gray arrays", "theirs"),
     ("FFCV with our flips, raw", "FFCV with our flips, raw, 3 channels", "theirs"),
     ("FFCV raw", "FFCV raw, 3 channels", "theirs"),

@@ -38,7 +38,7 @@ from benchmarks.training.stages_report import NATIVE, table
 from shards.errors import UserError
 
 # Worker processes import this module again and need none of what the measuring needs: that is imported in `measured`.
-PRELOAD = ["benchmarks.loading.baselines", "albumentations.pytorch"]  # once for all workers
+PRELOAD = ["benchmarks.peers.paper", "albumentations.pytorch"]  # once for all workers
 
 
 def measured(options: StagesRun) -> list[dict]:

@@ -12,8 +12,8 @@ import joblib
 import numpy as np
 
 from benchmarks import datasets
-from benchmarks.loading.baselines import PaperLoader, without_normalisation
 from benchmarks.options import Stage
+from benchmarks.peers.paper import PaperLoader, without_normalisation
 from benchmarks.training.stages_options import StagesRun
 from benchmarks.training.stages_report import FIGURE, NATIVE, THREE
 from cxrdali.data.loader import Loader

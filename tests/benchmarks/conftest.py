@@ -4,7 +4,7 @@ import multiprocessing
 
 import pytest
 
-from benchmarks.loading.served import PRELOAD
+from benchmarks.peers.served import PRELOAD
 
 
 @pytest.fixture(autouse=True, scope="session")

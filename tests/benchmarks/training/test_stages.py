@@ -8,8 +8,8 @@ import torch
 from scipy.stats import ttest_1samp
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from benchmarks.loading.baselines import PaperLoader, without_normalisation
 from benchmarks.options import Stage
+from benchmarks.peers.paper import PaperLoader, without_normalisation
 from benchmarks.training.stages import measured
 from benchmarks.training.stages_data import PAPERS, WholeBatches, check_shared_memory, loading_cores, prepare
 from benchmarks.training.stages_options import StagesRun

@@ -13,11 +13,35 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.peers.served import Baseline
+from benchmarks.peers.work import SEED, Work, file_bytes
 from cxrdali.data import pipeline as dali
 from cxrdali.data.augment import SQUARES, AugmentOptions
+from cxrdali.data.loader import device_id
+from cxrdali.data.options import LoaderOptions
+from shards.dataset.packed import PackedDataset
 
 PREFETCH = 2  # batches
 SHUFFLE_BUFFER = 1024  # encoded images; DALI's default
+
+
+def baseline(work: Work, threads: int) -> Baseline:
+    tars = list(PackedDataset.open(work.data.jpeg).stored(work.size).paths.values())
+    options = LoaderOptions(work.size, work.batch, device=work.device, decode=work.decode)
+    wanted = ReaderOptions(work.size, work.batch, threads, device_id(options), options.resolved_decode)
+    alive: list[DaliReader] = []
+    how: list[AugmentOptions] = []
+
+    def start_anew() -> None:
+        """The reader runs on between two runs: without this, a cold one would begin with batches made before it."""
+        alive[:] = [DaliReader(tars, wanted, how[0], SEED)]
+
+    def open_pass(images: int, augment: AugmentOptions):
+        how[:] = [augment]
+        start_anew()
+        return lambda: alive[0].batches(images // work.batch)
+
+    return Baseline(open_pass, work.step, file_bytes(work.files), start_anew)
 
 
 @dataclass(frozen=True)

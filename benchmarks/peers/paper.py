@@ -1,8 +1,4 @@
-"""The other loaders: the stage-training paper's, and the best DataLoader that we could write with our output batch.
-
-Both read loose JPEG files, one per image, as a release or a folder of resized copies has them. Their workers
-stay alive between passes and have OpenCV's own threads switched off, because the workers are the parallelism.
-"""
+"""The stage-training paper's loader: OpenCV, albumentations and float32 RGB from loose files, by DataLoader workers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,48 +6,38 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import simplejpeg
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.freed import keep_freed_memory
-from cxrdali.data.augment import AugmentOptions, Decisions, decide
+from benchmarks.peers.images import one_thread, worker_options
+from benchmarks.peers.served import Baseline
+from benchmarks.peers.work import SEED, Work, file_bytes
+from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Batch
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import batch_bounds, global_order
 from shards.dataset.packed import PackedDataset
 
-FLIP_CODES = (None, 1, 0, -1)  # cv2.flip's code by horizontal + 2 * vertical
+NATIVE_BATCH = 16
 
 
-@dataclass(frozen=True)
-class Pass:
-    """One pass over the data: `files` by row, and the rows of every batch in the order of delivery."""
+def baseline(work: Work, workers: int, native: bool) -> Baseline:
+    """Its own work, not ours: images float32 [B, 3, S, S], normalised, by its own augmentation.
 
-    files: tuple[Path, ...]
-    batches: tuple[tuple[int, ...], ...]
-
-
-def paper_loader(wanted: Pass, size: int, workers: int, resize: bool = False, pin: bool = False) -> DataLoader:
-    """Yields (images float32 [B, 3, S, S], normalised; rows int64 [B]) as the stage-training paper's code did.
-
-    `resize` shrinks the files to `size` pixels in the worker: for files of native size.
+    Batches of native files are small, so that a run has several; its rate does not depend on that.
     """
-    return DataLoader(
-        _PaperImages(wanted.files, size, resize), batch_sampler=wanted.batches, **worker_options(workers, pin)
-    )
+    files = work.data.native if native else work.files
+    batch = NATIVE_BATCH if native else work.batch
 
+    def open_pass(images: int, _augment: AugmentOptions):
+        order = global_order(np.resize(np.arange(len(files)), images), SEED, 0).tolist()
+        batches = [order[start : start + batch] for start in range(0, images, batch)]
+        options = worker_options(workers, work.pin)
+        loader = DataLoader(_PaperImages(files, work.size, resize=native), batch_sampler=batches, **options)
+        return lambda: (images for images, _ in loader)
 
-def lean_loader(
-    wanted: Pass, size: int, workers: int, augment: AugmentOptions, seed: int = 0, pin: bool = False
-) -> DataLoader:
-    """Yields Batch(images uint8 [B, 1, S, S]; rows int64 [B]): our output batch, to the pixel, by a DataLoader."""
-    starts = np.cumsum([0, *(len(rows) for rows in wanted.batches)])[:-1].tolist()
-    order = list(zip(starts, wanted.batches, strict=True))
-    # batch_size=None: an index is a whole batch, which its worker writes in place, so nothing is collated
-    return DataLoader(
-        _LeanBatches(wanted.files, size, augment, seed), sampler=order, batch_size=None, **worker_options(workers, pin)
-    )
+    return Baseline(open_pass, batch * workers, file_bytes(files))
 
 
 @dataclass(frozen=True)
@@ -132,28 +118,9 @@ def without_normalisation(arch: str) -> str:
     return name
 
 
-def worker_options(workers: int, pin: bool) -> dict:
-    """Of a DataLoader whose workers stay alive and do not share their threads' cores."""
-    # forkserver: DALI's threads and CUDA run in this process by the time that workers start. Two batches ahead
-    # per worker measured as well as four, with half of the memory.
-    return {
-        "num_workers": workers,
-        "persistent_workers": True,
-        "prefetch_factor": 2,
-        "pin_memory": pin,
-        "worker_init_fn": _one_thread,
-        "multiprocessing_context": "forkserver",
-    }
-
-
-def _one_thread(_worker: int) -> None:
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
 def _one_thread_and_kept_memory(worker: int) -> None:
     """For arms that differ in the size of their images: by chance of it, malloc gives an original's 23 MB back."""
-    _one_thread(worker)
+    one_thread(worker)
     keep_freed_memory()
 
 
@@ -181,51 +148,3 @@ class _PaperImages(Dataset):
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
         image = cv2.cvtColor(cv2.imread(self._files[row]), cv2.COLOR_BGR2RGB)
         return self._transform(image=image)["image"], row
-
-
-class _LeanBatches(Dataset):
-    """Items are batches; an index is (position of the first sample in the pass, rows)."""
-
-    def __init__(self, files: Sequence[Path], size: int, augment: AugmentOptions, seed: int):
-        self._files = [str(path) for path in files]
-        self._size, self._augment, self._seed = size, augment, seed
-
-    def __getitem__(self, index: tuple[int, tuple[int, ...]]) -> Batch:
-        start, rows = index
-        made = decide(self._augment, self._seed, 0, start, len(rows), self._size)
-        batch = _shared_batch(len(rows), self._size)
-        images = batch.numpy()[:, 0]
-        for row, image, squares, flip in zip(rows, images, _squares(made), _flip_codes(made), strict=True):
-            with open(self._files[row], "rb") as file:  # noqa: PTH123 - half the cost of Path.open
-                data = file.read()
-            if flip is None:
-                simplejpeg.decode_jpeg(data, "GRAY", buffer=image)
-                _cut(image, squares)
-            else:
-                decoded = simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0]
-                _cut(decoded, squares)
-                cv2.flip(decoded, flip, dst=image)
-        return Batch(batch, torch.tensor(rows))
-
-
-def _shared_batch(count: int, size: int) -> torch.Tensor:
-    """Uninitialised uint8 [count, 1, size, size] in shared memory: the main process receives it without a copy."""
-    storage = torch.UntypedStorage._new_shared(count * size * size)  # noqa: SLF001  torch's own collate does so
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count, 1, size, size))
-
-
-def _flip_codes(made: Decisions) -> list[int | None]:
-    return [FLIP_CODES[code] for code in (made["horizontal"] + 2 * made["vertical"]).tolist()]
-
-
-def _squares(made: Decisions) -> list[list[list[int]]]:
-    """Per image its squares as [top, left, bottom, right] in pixels; none where there is no cutout."""
-    anchor = made["anchor"].astype(np.int64).reshape(len(made["anchor"]), -1, 2)
-    squares = np.concatenate([anchor, anchor + made["shape"].astype(np.int64).reshape(anchor.shape)], axis=2)
-    present = made["shape"].any(axis=1).tolist()
-    return [found if there else [] for found, there in zip(squares.tolist(), present, strict=True)]
-
-
-def _cut(image: np.ndarray, squares: list[list[int]]) -> None:
-    for top, left, bottom, right in squares:
-        image[top:bottom, left:right] = 0

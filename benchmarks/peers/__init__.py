@@ -1,0 +1,1 @@
+"""Images per second of the loader beside its peers."""
