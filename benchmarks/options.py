@@ -9,17 +9,18 @@ from typing import TypeVar
 from benchmarks.results import RESULTS
 
 
-def option(default, words: str, read: Callable | None = None):
+def option(default, words: str, read: Callable | None = None, named: bool = True):
     """A field of a dataclass of options.
 
     Args:
         default: the value, or the text that `read` makes it of; False makes a flag.
         words: its line of --help.
         read: from the text of the command line to the value; without it the default's own type.
+        named: False for what stands on the command line without an option's name, any number of times: a tuple.
     """
     value = read(default) if read and isinstance(default, str) else default
     shown = "" if default in (None, False, "") else f" [{default}]"
-    return field(default=value, metadata={"words": words + shown, "read": read or type(default)})
+    return field(default=value, metadata={"words": words + shown, "read": read or type(default), "named": named})
 
 
 def listed(read: Callable) -> Callable[[str], tuple]:
@@ -68,6 +69,8 @@ def parse(kind: type[T], module: str, words: str) -> T:
         if each.name == "save":
             saved = "append the rows to a file in DIR [benchmarks/results]"
             parser.add_argument(name, type=Path, nargs="?", const=RESULTS, metavar="DIR", help=saved)
+        elif not each.metadata["named"]:
+            parser.add_argument(each.name, nargs="*", default=(), metavar=each.name.upper(), help=shown)
         elif each.default is False:
             parser.add_argument(name, action="store_true", help=shown)
         else:

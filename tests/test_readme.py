@@ -18,6 +18,8 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import ttest_1samp
 
+from benchmarks.pages import published
+from cxrdali.runtime.options import RuntimeSettings
 from tests import file_map
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,17 +212,37 @@ def test_the_six_numbers_of_the_readme_are_those_of_the_committed_results():
 
 
 def test_the_hours_and_gigabytes_of_the_readme_follow_from_published_and_committed_figures():
-    from benchmarks.pages.published import images_per_second
-
     page = text("README.md")
-    for size, hours in ((224, "1.9 h"), (320, "3.9 h"), (512, "10 h")):
-        found = 211_879 * 30 / images_per_second(size) / 3600
-        assert abs(found - float(hours.split()[0])) < 0.05
+    for size, rate in ((224, 876), (320, 429), (512, 168)):
+        assert round(published.images_per_second(size)) == rate == round(488.25 * 300**2 / size**2)
+        hours = 211_879 * 30 / (488.25 * 300**2 / size**2) / 3600
+        assert published.hours(published.images_per_second(size)) == pytest.approx(hours)
         (line,) = [line for line in page.splitlines() if line.startswith("cxrdali train") and f"{size} px" in line]
-        assert line.endswith(f"; {hours}")
+        assert line.endswith(f"; {hours:.1f} h")
+    assert "timm's images/s of this network (by pixels 876, 429, 168) on an RTX 3090" in " ".join(page.split())
     loading = measured("loader")
     stored = sum(row_of(loading, "JPEG", size)["stored_bytes_per_image"] for size in (224, 320, 384, 512))
     assert f"{stored * 377_110 / 1e9:.0f} GB" in page
+
+
+def test_what_feeds_what_follows_from_the_published_rate():
+    """Cores and MB/s of docs/machines.md from its own CPU milliseconds and bytes; and the other places with a rate."""
+    page, rules = text("docs/machines.md"), " ".join(text("benchmarks/README.md").split())
+    lines = re.findall(
+        r"^\| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d,]+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE
+    )
+    assert [line[0] for line in lines] == ["224", "320", "384", "512"]
+    disks = []
+    for size, rate, cpu, cores, stored, disk, raw in lines:
+        found = published.images_per_second(int(size))
+        disks.append(found * int(stored.replace(",", "")) / 1e6)
+        assert (rate, cores, disk) == (f"{found:.0f}", f"{found * float(cpu) / 1000:.2f}", f"{disks[-1]:.0f}")
+        assert raw == f"{found * (int(size) ** 2 + 128) / 1e6:.0f}"  # an .npy's header
+    assert f"feeds {150 / max(disks):.0f} GPUs" in page and f"(118 MB/s) feeds {118 / max(disks):.0f}," in page
+    assert "the default network on 876 and 168" in rules
+    faster = published.RATE / published.WITHOUT_CHANNELS_LAST
+    said = RuntimeSettings.__dataclass_fields__["channels_last"].metadata
+    assert f"EfficientNetV2-S by {100 * (faster - 1):.0f} % on an RTX 3090" in str(said)
 
 
 def test_the_bytes_of_every_size_are_those_of_the_committed_results():

@@ -1,5 +1,5 @@
 """Writes the README's few figures on speed, the tables of docs/benchmarks.md, docs/architectures.md and
-docs/statistics.md, and the picture of loading.
+docs/statistics.md, docs/gpu.md, and the picture of loading.
 
     python -m benchmarks.pages.readme
 
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.pages import coverage, families, plots
+from benchmarks.pages import coverage, families, gpu, plots
 from benchmarks.pages.markdown import NOT_MEASURED, fastest, table, where
 from benchmarks.pages.page import tables
 
 ROOT = Path(__file__).parents[2]
 README, PAGE, LOADING = ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "loading.svg"
-ARCHITECTURES, STATISTICS = ROOT / "docs" / "architectures.md", ROOT / "docs" / "statistics.md"
+ARCHITECTURES, STATISTICS, GPU = (ROOT / "docs" / f"{name}.md" for name in ("architectures", "statistics", "gpu"))
 BEGIN, END = "<!-- speed: written by python -m benchmarks.pages.readme -->\n", "<!-- /speed -->\n"
 SHOWN = (224, 512)  # pixels: the columns of the README's table; the picture and the page have all sizes
 IN_README = ("JPEG", "raw", "decode only", "best-effort DataLoader", "FFCV JPEG", "stage-training paper, native files")
@@ -83,6 +83,7 @@ def main() -> None:
     PAGE.write_text(written(PAGE.read_text(), tables()))
     ARCHITECTURES.write_text(written(ARCHITECTURES.read_text(), families.section(), "families"))
     STATISTICS.write_text(written(STATISTICS.read_text(), coverage.section(), "coverage"))
+    GPU.write_text(written(GPU.read_text(), gpu.section(), "gpu"))
     rows = results.newest("loader", gpu=False)
     machine = rows[-1]["environment"]
     words = f"{machine['cpu']}, {machine['cores']} cores, no GPU; synthetic images, warm cache; {machine['date'][:10]}"

@@ -52,8 +52,8 @@ def in_folds(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tu
         from sklearn.model_selection import GroupKFold  # most of a second of import time, for older runs alone
 
         fold = np.empty(len(released), dtype=np.int64)
-        for part, (_, inside) in enumerate(GroupKFold(options.folds).split(released, groups=codes)):
-            fold[inside] = part
+        for number, (_, inside) in enumerate(GroupKFold(options.folds).split(released, groups=codes)):
+            fold[inside] = number
     elif options.stratify:
         groups = ids.to_numpy(zero_copy_only=False)[codes]
         fold = balanced_parts(groups, options.folds, options.fold_seed, labels.values[released] == 1)

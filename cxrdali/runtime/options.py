@@ -34,7 +34,7 @@ class RuntimeSettings:
     channels_last: bool = setting(
         True,
         "Memory format of images and weights. Convolutional networks are faster with it on GPUs: EfficientNetV2-S by "
-        "29 % on an RTX 3090 (timm's published figures); ConvNeXt by nothing.",
+        "25 % on an RTX 3090 (timm's published figures); ConvNeXt by nothing.",
     )
     checkpointing: bool = setting(
         False, "Gradient checkpointing: less memory for more time; batch norm updates its statistics twice a step."

@@ -25,6 +25,7 @@ from cxrdali.metrics.ranking import Scores, score
 from cxrdali.models.inference import Inference, constant_words, logits
 from cxrdali.models.loss_module import bce_sum, known_targets
 from cxrdali.runs import folder
+from cxrdali.runs.config_file import read_config
 from cxrdali.runs.layout import PROGRESS
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import Run
