@@ -94,7 +94,7 @@ def train(
     labels = dataset.labels(settings.data.labels)
     settings = settings.changed(labels=labels.name)  # a run's settings are resolved
     out.mkdir(0o700, parents=True, exist_ok=True)
-    with joined(settings.runtime.device) as ranks, _alone(out, ranks):
+    with told_if_full(SET_UP), joined(settings.runtime.device) as ranks, _alone(out, ranks):
         hardware = Hardware.resolve(ranks.device(settings.runtime.device), settings.runtime.precision)
         ranks.share(settings.optimizer.batch, settings.runtime.micro_batch)
         identity.check_described(out)
@@ -106,8 +106,7 @@ def train(
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         data.check_scored(settings)
         before = loaded and Continued(loaded.pop("model"), remembered(out), loaded.get("about", {}))
-        with told_if_full(SET_UP):
-            parts = build(settings, data, hardware, ranks, loader, before)
+        parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
         if hooks and hooks.on_parts:
             hooks.on_parts(parts, loaded)
@@ -120,8 +119,7 @@ def train(
                 if loaded is None:
                     data.seen.write(out)
                 folder.settle(out, loaded, settings)
-            with told_if_full(SET_UP):
-                state = restore(parts, loaded) if loaded else begin(parts)
+            state = restore(parts, loaded) if loaded else begin(parts)
             if loaded:
                 log.info(f"continues after epoch {state.epoch} and {state.position:,} images of the next")
             trainer = Trainer(parts, state, out, hooks or Hooks(), signals)
