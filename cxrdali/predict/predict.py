@@ -62,15 +62,14 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
     weights = weights_of(trained, asked)
     model, settings = load_run_model(trained, weights), trained.settings
     batch = asked.batch or settings.runtime.micro_batch or settings.optimizer.batch
-    with joined(asked.device) as ranks:
+    with told_if_full(NO_ROOM), joined(asked.device) as ranks:
         hardware = Hardware.resolve(ranks.device(asked.device), asked.precision)
         hardware.begin()
         if ranks.world > 1:
             how = {"split": split, "tta": asked.tta, "batch": batch, "precision": hardware.precision}
             data = {"decode": asked.decode, "dataset": dataset.id, "labels": table.sha256, "versions": versions()}
             ranks.agree({"run": run.name, "weights": sha256_file(weights), **how, **data})
-        with told_if_full(NO_ROOM):
-            model = model.to(hardware.device)
+        model = model.to(hardware.device)
         threads = ranks.threads() if asked.threads is None else asked.threads
         loading = LoaderOptions(settings.data.size, batch, threads, asked.decode, hardware.device)
         loader = Loader(dataset, rows, loading, rank=ranks.rank, world=ranks.world)
@@ -79,12 +78,8 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
             log.info(outlook)
         # a vote holds the ranks together: one that died is noticed now, not when all others are done
         fix = f"give others than {weights} with --weights, or train the run again"
-        how = Inference(
-            tta=asked.tta, progress="predicting", check=lambda: ranks.vote(0), ranks=ranks, fix=fix,
-            fix_full=smaller_batch(batch),
-        )  # fmt: skip
-        with told_if_full(NO_ROOM):
-            values = logits(model, loader, len(trained.findings), hardware, how)
+        how = Inference(None, asked.tta, "predicting", lambda: ranks.vote(0), ranks, fix, smaller_batch(batch))
+        values = logits(model, loader, len(trained.findings), hardware, how)
     if values is None:
         return None
     check_varies(values, trained.findings, loader, weights)

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from cxrdali.runtime.device import check_no_gpu, facts_here, has_gpu, share_cores
-from cxrdali.runtime.full import OTHERS, told_if_full
+from cxrdali.runtime.full import is_full
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.torchrun import MEETING, NAMES, started_by_torchrun
 from shards.errors import LostTouch, UserError
@@ -185,8 +185,7 @@ def joined(device: str) -> Iterator[Ranks]:
     if device != "cpu":
         check_gpus(ranks.local_world)
     if on_gpus:
-        with told_if_full(f"GPU {ranks.local} has no room for a process; {OTHERS}"):
-            torch.cuda.set_device(ranks.local)
+        torch.cuda.set_device(ranks.local)
     else:  # the processes share the cores
         share_cores(ranks.local_world)
     try:
@@ -206,7 +205,7 @@ def joined(device: str) -> Iterator[Ranks]:
         ranks.part()
         raise
     except RuntimeError as error:
-        if _lost(error):
+        if _lost(error) and not is_full(error):  # NCCL allocates, too
             raise LostTouch(
                 f"another process of this run ended, or cannot be reached ({_first_line(error)}); the same command "
                 "continues"

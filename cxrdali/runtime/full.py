@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -14,25 +14,19 @@ SET_UP = f"the GPU is full before the first batch; {OTHERS}, or use a smaller --
 
 # cuDNN's search leaves out what does not fit, and says at its end that there is nothing (pytorch#108645). It says the
 # same of a convolution that it cannot compute at all.
-_NO_ALGORITHM = re.compile(
-    "unable to find an engine|unable to find a valid cudnn algorithm|no valid convolution algorithms", re.IGNORECASE
-)
+_NO_ALGORITHM = re.compile("(?i)unable to find an engine|unable to find a valid cudnn|no valid convolution algorithm")
 _FULL = re.compile(
-    r"cuda[^\n]*out[ _]of[ _]memory"  # CUDA's runtime and driver, torch, Triton, NCCL
-    r"|cudaErrorMemoryAllocation"
+    r"(?i)cuda[^\n]*out[ _]of[ _]memory|cudaErrorMemoryAllocation"  # CUDA's runtime and driver, torch, Triton, NCCL
     r"|CU(BLAS|DNN|SOLVER)_STATUS_ALLOC_FAILED|_DEVICE_ALLOCATION_FAILED"  # cuDNN before and since 9
     r"|CUDA allocation failed|Can't allocate \d+ bytes on device"  # DALI
-    r"|NVJPEG_STATUS_ALLOCATOR_FAILURE|Mixed operator[\s\S]*nvImageCodec failure: '#1?5'",
-    re.IGNORECASE,
+    r"|NVJPEG_STATUS_ALLOCATOR_FAILURE|Mixed operator[\s\S]*nvImageCodec failure: '#1?5'"
 )
 
 
 def is_full(error: BaseException) -> bool:
     """Whether it is raised by a full GPU. Host memory, and any other error of a GPU's libraries, is not."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    # DALI's allocation errors are C++'s bad_alloc, in Python MemoryError
-    return isinstance(error, RuntimeError | MemoryError) and bool(_FULL.search(str(error)) or finds_no_algorithm(error))
+    said = isinstance(error, RuntimeError | MemoryError) and _FULL.search(str(error))  # C++'s bad_alloc: MemoryError
+    return isinstance(error, torch.OutOfMemoryError) or bool(said) or finds_no_algorithm(error)
 
 
 def finds_no_algorithm(error: BaseException) -> bool:
@@ -41,7 +35,7 @@ def finds_no_algorithm(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def told_if_full(say: str | Callable[[], str]) -> Iterator[None]:
+def told_if_full(words: str) -> Iterator[None]:
     """Raise a full GPU as a UserError with these words, and the library's own where it is not torch's allocator; let
     any other error pass."""
     try:
@@ -49,7 +43,6 @@ def told_if_full(say: str | Callable[[], str]) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_full(error):
             raise
-        words = say if isinstance(say, str) else say()
         own = "" if isinstance(error, torch.OutOfMemoryError) else f" (the error was: {str(error).splitlines()[0]})"
         raise UserError(words + own) from error
 

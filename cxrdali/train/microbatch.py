@@ -17,7 +17,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cxrdali.data.loader import Loader
 from cxrdali.models.classifier import Classifier
 from cxrdali.models.loss_module import LossModule
-from cxrdali.runs.config_file import read_config
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
@@ -30,7 +29,6 @@ from shards.words import counted
 
 log = logging.getLogger(__name__)
 
-NOT_SEARCHED: dict = {"found": None, "for": {"device": "cpu"}}
 ONE = f"use --checkpointing, a smaller --size or --arch, or {OTHERS}"
 SPARE = 0.02  # of what the process may use stays free: an allocator at its limit frees and asks again in every step
 
@@ -67,9 +65,9 @@ def resolve(trial: Trial, stored: dict | None) -> tuple[int | None, dict | None]
     share, together = trial.shape.images, trial.ranks.world if trial.settings.runtime.sync_bn else 1
     norms = not trial.settings.model.frozen and any(isinstance(each, _BatchNorm) for each in trial.model.modules())
     if norms and found and found < share:
+        sees, batch = found * together, share * together
         log.info(
-            f"note: batch normalisation sees {found * together} images at a time, not {share * together}: other "
-            "statistics than those of the whole batch"
+            f"note: batch normalisation sees {sees} images at a time, not {batch}: other statistics than the batch's"
         )
     return found, searched
 
@@ -82,7 +80,7 @@ def _resolved(trial: Trial, stored: dict | None) -> tuple[int | None, dict | Non
         return stored["found"], None
     if hardware.device == "cpu":
         # its memory pages out, instead of saying that it is full
-        return None, None if stored else NOT_SEARCHED
+        return None, None if stored else {"found": None, "for": {"device": "cpu"}}
     memory = torch.cuda.mem_get_info(hardware.device)[1]
     needs = {"gpu": hardware.name, "memory_bytes": memory, "share": share} | {
         name: getattr(settings.runtime, name) for name in ("compile", "channels_last", "checkpointing")
@@ -105,10 +103,10 @@ def _resolved(trial: Trial, stored: dict | None) -> tuple[int | None, dict | Non
 
 
 def remembered(out: Path) -> dict:
-    """The search of the run in the folder `out`, as its config.json has it; "for" is None of one that never searched:
-    its micro-batch was given, or it began when the whole batch was the default."""
-    found = Run.open(out).settings.runtime.micro_batch
-    return read_config(out).get("micro_batch") or {"found": found, "for": None}
+    """The search of the run in `out`, by its config.json; "for" is None of one that never searched: its micro-batch was
+    given, or the whole batch was the default."""
+    run = Run.open(out)
+    return run.config.get("micro_batch") or {"found": run.settings.runtime.micro_batch, "for": None}
 
 
 def divisors(batch: int) -> list[int]:
@@ -169,9 +167,8 @@ def _fits(model: Classifier, loss: LossModule, hardware: Hardware, shape: BatchS
         _try(model, loss, hardware, shape, micro_batch)
         fits = True
     except RuntimeError as error:
-        # one image is little: cuDNN cannot compute a layer, and says so in the same words
         if not is_full(error) or (micro_batch == 1 and finds_no_algorithm(error)):
-            raise
+            raise  # cuDNN cannot compute a layer: one image is little
         fits = False
     # after the except block: until there, the error holds the frames that hold the tensors
     model.zero_grad(set_to_none=True)

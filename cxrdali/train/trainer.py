@@ -96,7 +96,7 @@ def train(
     labels = dataset.labels(settings.data.labels)
     settings = settings.changed(labels=labels.name)  # a run's settings are resolved
     out.mkdir(0o700, parents=True, exist_ok=True)
-    with joined(settings.runtime.device) as ranks, _alone(out, ranks):
+    with told_if_full(SET_UP), joined(settings.runtime.device) as ranks, _alone(out, ranks):
         hardware = Hardware.resolve(ranks.device(settings.runtime.device), settings.runtime.precision)
         hardware.begin()
         ranks.share(settings.optimizer.batch, settings.runtime.micro_batch)
@@ -109,8 +109,7 @@ def train(
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         data.check_scored(settings)
         before = loaded and _continued(out, loaded)
-        with told_if_full(SET_UP):
-            parts = build(settings, data, hardware, ranks, loader, before)
+        parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
         if hooks and hooks.on_parts:
             hooks.on_parts(parts, loaded)
@@ -123,8 +122,7 @@ def train(
                 if loaded is None:
                     data.seen.write(out)
                 folder.settle(out, loaded, settings)
-            with told_if_full(SET_UP):
-                state = restore(parts, loaded) if loaded else begin(parts)
+            state = restore(parts, loaded) if loaded else begin(parts)
             if loaded:
                 log.info(f"continues after epoch {state.epoch} and {state.position:,} images of the next")
             trainer = Trainer(parts, state, out, hooks or Hooks(), signals)

@@ -100,7 +100,7 @@ def test_the_library_s_own_words_are_told_where_they_say_more():
     with pytest.raises(UserError) as raised, told_if_full("FULL; FIX"):
         raise NO_ENGINE
     assert str(raised.value) == f"FULL; FIX (the error was: {NO_ENGINE})" and raised.value.__cause__ is NO_ENGINE
-    with pytest.raises(UserError, match="^FULL; FIX$"), told_if_full(lambda: "FULL; FIX"):
+    with pytest.raises(UserError, match="^FULL; FIX$"), told_if_full("FULL; FIX"):
         raise TORCH
 
 
