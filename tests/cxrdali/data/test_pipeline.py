@@ -8,6 +8,7 @@ from cxrdali.data import gpu
 from cxrdali.data.augment import AugmentOptions, carry_out, decide, in_order
 from tests.cxrdali.reference import augmented
 
+CPU = torch.device("cpu")
 KINDS = [("fixed", 0.15), ("published", 0.15), ("published", 0.03), ("random", 0.15), ("off", 0.15), ("fixed", 1.0)]
 
 
@@ -22,7 +23,7 @@ def test_torch_carries_out_the_decisions_pixel_for_pixel(size, cutout, side):
     made = decide(options, 3, 1, 0, len(images), size)
     given = torch.from_numpy(images).view(-1, 1, size, size)
     before = given.clone()
-    found = gpu.augmented(given, options, made)
+    found = gpu.augmented(given, options, made, CPU)
     assert found.dtype == torch.uint8 and found.shape == given.shape and torch.equal(given, before)
     for place, image in enumerate(images[..., 0]):
         assert (found[place, 0].numpy() == augmented(image, made, place)).all()
@@ -30,7 +31,7 @@ def test_torch_carries_out_the_decisions_pixel_for_pixel(size, cutout, side):
 
 def test_nothing_to_do_on_the_device_is_no_copy():
     given = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
-    assert gpu.augmented(given, (), {}) is given
+    assert gpu.augmented(given, (), {}, CPU) is given
 
 
 def test_carrying_out_leaves_its_input_alone():
