@@ -84,7 +84,8 @@ class MappedSize:
             if file is None:
                 return False
             with file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                # the first one stays, whoever fetches it again: its addresses may be in use
+                self._maps.setdefault(shard, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
