@@ -158,12 +158,10 @@ class Loader:
         with closing(EpochPlan(self.mapped, order, bounds, ahead, decide_batch)) as plan:
             self._start(plan)
             for number, (start, stop) in enumerate(bounds):
-                if self._raw is None:
-                    images = self._next_images(self._lanes[number % len(self._lanes)])
+                if self._raw is not None:
+                    images = self._next_raw(self._raw)
                 else:
-                    images, decisions = next(self._raw)
-                    if self.options.on_gpu:
-                        images = gpu.augmented(images, self._augment, decisions, self._device)
+                    images = self._next_images(self._lanes[number % len(self._lanes)])
                 self._position = reached[number]
                 # .copy(): the consumer's rows must not be a view of our order
                 yield Batch(images, torch.from_numpy(order[start:stop].copy()))
@@ -215,6 +213,10 @@ class Loader:
             self._lanes = [Lane(spec) for _ in range(lanes)]
         for number, lane in enumerate(self._lanes):
             lane.begin(plan, range(number, len(plan), len(self._lanes)))
+
+    def _next_raw(self, made: raw.Batches) -> torch.Tensor:
+        images, decisions = next(made)
+        return gpu.augmented(images, self._augment, decisions, self._device) if self.options.on_gpu else images
 
     def _next_images(self, lane: Lane) -> torch.Tensor:
         try:
