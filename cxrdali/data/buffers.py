@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import torch
 
 
 class RecycledBuffers:
@@ -28,6 +29,10 @@ class RecycledBuffers:
         # at the end of an epoch the shape is smaller: a few buffers of each shape, no more than were held
         self._arrays.append(np.empty(like.shape, like.dtype))
         return self._arrays[-1]
+
+    def images(self, count: int, size: int) -> torch.Tensor:
+        """The same as a batch: uint8 [count, 1, size, size]."""
+        return torch.from_numpy(self.take(np.broadcast_to(np.uint8(0), (count, 1, size, size))))
 
     def trim(self) -> None:
         """Let go of idle memory beyond the two batches that a consumer usually holds."""

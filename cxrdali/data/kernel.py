@@ -13,7 +13,6 @@ from numba.extending import intrinsic
 
 from cxrdali.data.augment import SQUARES
 
-_BYTES = types.CPointer(types.uint8)
 _ARGUMENTS = (
     types.int64[::1], types.uint8[:, :, ::1], types.float32[:, ::1], types.float32[:, ::1], types.int32[::1],
     types.int32[::1],
@@ -29,23 +28,15 @@ def compiled() -> Callable[..., None]:
 
 
 @intrinsic
-def _at(_typing: Any, address: Any):
+def _at(_typing: Any, address: Any) -> Any:
     """A pointer to the bytes at an address."""
-
-    def generate(context, builder, _signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(_BYTES))
-
-    return _BYTES(address), generate
+    kind = types.CPointer(types.uint8)
+    return kind(address), lambda context, builder, _, given: builder.inttoptr(given[0], context.get_value_type(kind))
 
 
 def copy_augmented(addresses, out, anchor, shape, horizontal, vertical):
-    """Fill a batch, image by image.
-
-    Args:
-        addresses: where the pixels of each image begin, int64 [B]; whoever calls has checked them.
-        out: uint8 [B, S, S].
-        anchor, shape, horizontal, vertical: the decisions of `Cutout` and `Flips`, in their dtypes.
-    """
+    """Fill `out`, uint8 [B, S, S], with the pixels at addresses (int64 [B], checked by who calls) and the decisions of
+    `Cutout` and `Flips`."""
     # Whole rows by pointer, and unsigned places in them: views of arrays and places that might be negative keep the
     # compiler from copying 64 bytes at a time, which is all the difference.
     count, size = out.shape[:2]
@@ -53,7 +44,7 @@ def copy_augmented(addresses, out, anchor, shape, horizontal, vertical):
     for image in range(count):
         mirrored, upside_down = horizontal[image], vertical[image]
         for y in range(size):
-            source = carray(_at(addresses[image] + y * size), (size,))
+            source = carray(_at(addresses[image] + y * size), (size,))  # type: ignore[call-arg]
             row = size - 1 - y if upside_down else y
             target = carray(_at(to + (image * size + row) * size), (size,))
             if mirrored:

@@ -19,14 +19,13 @@ import numpy as np
 import simplejpeg
 import torch
 
-from cxrdali.data import gpu
+from cxrdali.data import gpu, raw
 from cxrdali.data.augment import Augmentation, Decisions, carry_out, decide, in_order
 from cxrdali.data.buffers import RecycledBuffers
 from cxrdali.data.download import CopyAhead
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import Windows, batch_bounds, global_order, shard_windows, share_of, windowed_order
 from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec
-from cxrdali.data.raw import RawLane
 from cxrdali.data.readahead import ReadAhead
 from cxrdali.runtime.full import OTHERS, is_full
 from cxrdali.runtime.limits import cores
@@ -73,7 +72,8 @@ class Loader:
     world: int = 1
 
     def __post_init__(self) -> None:
-        self._lanes: list[Lane | RawLane] = []  # first: what is refused below is closed, too
+        self._lanes: list[Lane] = []  # first: what is refused below is closed, too
+        self._raw: raw.Batches | None = None
         self._plan: EpochPlan | None = None
         dataset, options = self.dataset, self.options
         self.rows = rows = np.ascontiguousarray(self.rows, dtype=np.int64)
@@ -107,9 +107,11 @@ class Loader:
         """Let go of pipelines and threads; the next iteration makes new ones."""
         if self._plan is not None:
             self._plan.close()
+        if self._raw is not None:
+            self._raw.close()
         for lane in self._lanes:
             lane.close()
-        self._lanes, self._plan = [], None
+        self._lanes, self._raw, self._plan = [], None, None
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -157,7 +159,10 @@ class Loader:
         with closing(EpochPlan(self.mapped, order, bounds, ahead, decide_batch)) as plan:
             self._start(plan)
             for number, (start, stop) in enumerate(bounds):
-                images = self._next_images(self._lanes[number % len(self._lanes)])
+                if self._raw is not None:
+                    images = self._next_raw(self._raw)
+                else:
+                    images = self._next_images(self._lanes[number % len(self._lanes)])
                 self._position = reached[number]
                 # .copy(): the consumer's rows must not be a view of our order
                 yield Batch(images, torch.from_numpy(order[start:stop].copy()))
@@ -165,7 +170,9 @@ class Loader:
                     raise RuntimeError("this iteration was abandoned by a newer one over the same loader")
             for lane in self._lanes:
                 lane.finish()
-            self._plan = None
+            if self._raw is not None:
+                self._raw.close()
+            self._raw, self._plan = None, None
             self.buffers.trim()
             self._epoch, self._position = self._epoch + 1, 0
 
@@ -183,47 +190,36 @@ class Loader:
         return [copies, ReadAhead(self.mapped, order, windows, start, ready=copies.ready, ranks=self.world)]
 
     def _start(self, plan: EpochPlan) -> None:
-        if not self._lanes or self._plan is not None:  # none yet, or left half-way
+        if self._plan is not None:  # left half-way
             self.close()
-            raw = self.mapped.stored.raw and self.resized_from is None
-            self._lanes = [self._raw_lane()] if raw else self._dali_lanes()
-        self._plan = plan
+        self._plan, options, lanes = plan, self.options, self.options.lanes
+        if self.mapped.stored.raw and self.resized_from is None:
+            # copies wait for nothing: more threads than cores would only take turns
+            threads = min(options.resolved_threads, cores())
+            augment: raw.Augments = () if options.on_gpu else self._augment
+            room = partial(gpu.room, device=self._device) if options.on_gpu else self.buffers.images
+            self._raw = raw.batches(plan, augment, partial(room, size=options.size), threads, options.prefetch)
+            return
+        if not self._lanes:
+            spec = PipelineSpec(
+                stored=self.mapped.stored.pixels,
+                raw=self.mapped.stored.raw,
+                pixels=options.size,
+                batch=options.batch // self.world if self.drop_last else options.batch,
+                threads=math.ceil(options.resolved_threads / lanes),
+                device_id=self._device_id,
+                decode=options.resolved_decode,
+                prefetch=options.prefetch,
+            )
+            self._lanes = [Lane(spec) for _ in range(lanes)]
         for number, lane in enumerate(self._lanes):
             lane.begin(plan, range(number, len(plan), len(self._lanes)))
 
-    def _raw_lane(self) -> RawLane:
-        size, on_gpu = self.options.size, self.options.on_gpu
-        to_gpu = partial(gpu.room, size=size, device=self._device)
-        to_consumer = partial(_room, self.buffers, size)
-        return RawLane(
-            () if on_gpu else self._augment,
-            to_gpu if on_gpu else to_consumer,
-            min(
-                self.options.resolved_threads, cores()
-            ),  # copies wait for nothing: a third thread on two cores costs 10 %
-            self.options.prefetch,
-        )
+    def _next_raw(self, made: raw.Batches) -> torch.Tensor:
+        images, decisions = next(made)
+        return gpu.augmented(images, self._augment, decisions, self._device) if self.options.on_gpu else images
 
-    def _dali_lanes(self) -> list[Lane | RawLane]:
-        options, lanes = self.options, self.options.lanes
-        spec = PipelineSpec(
-            stored=self.mapped.stored.pixels,
-            raw=self.mapped.stored.raw,
-            pixels=options.size,
-            batch=options.batch // self.world if self.drop_last else options.batch,
-            threads=math.ceil(options.resolved_threads / lanes),
-            device_id=self._device_id,
-            decode=options.resolved_decode,
-            prefetch=options.prefetch,
-        )
-        return [Lane(spec) for _ in range(lanes)]
-
-    def _next_images(self, lane: Lane | RawLane) -> torch.Tensor:
-        if isinstance(lane, RawLane):
-            images, decisions = lane.run()
-            if not self.options.on_gpu:
-                return images
-            return gpu.augmented(images.to(self._device, non_blocking=True), self._augment, decisions)
+    def _next_images(self, lane: Lane) -> torch.Tensor:
         try:
             if self._device_id is None:
                 output, decisions = lane.run()
@@ -238,7 +234,7 @@ class Loader:
             raise found from error
         # [B, S, S, 1] and [B, 1, S, S] are the same bytes for one channel
         images = images.view(images.shape[0], 1, *images.shape[1:3])
-        return images if self._device_id is None else gpu.augmented(images, self._augment, decisions)
+        return images if self._device_id is None else gpu.augmented(images, self._augment, decisions, self._device)
 
     def _copied(self, images: np.ndarray, decisions: Decisions) -> torch.Tensor:
         """A batch uint8 [B, S, S, 1] in memory of its own, augmented on the way."""
@@ -294,8 +290,3 @@ def device_id(options: LoaderOptions) -> int | None:
         return None
     index = torch.device(options.device).index
     return torch.cuda.current_device() if index is None else index
-
-
-def _room(buffers: RecycledBuffers, size: int, count: int) -> torch.Tensor:
-    """Memory for a batch, uint8 [count, 1, size, size], that nobody holds."""
-    return torch.from_numpy(buffers.take(np.broadcast_to(np.uint8(0), (count, 1, size, size))))

@@ -6,7 +6,7 @@ copy goes to pinned memory, and augmentation follows there (`cxrdali.data.gpu`).
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 
@@ -18,22 +18,43 @@ from cxrdali.data.pipeline import EpochPlan
 from shards.dataset.mapped import MappedSize
 
 log = logging.getLogger(__name__)
+Augments = tuple[Augmentation, ...]
+Made = tuple[torch.Tensor, Decisions]
+Batches = Generator[Made, None, None]
 
 
-def fill(mapped: MappedSize, rows: np.ndarray, augment: tuple[Augmentation, ...], made: Decisions, out: np.ndarray):
-    """Copy raw rows to `out`, uint8 [B, S, S], augmented (in that order) on the way.
+def batches(
+    plan: EpochPlan, augment: Augments, room: Callable[[int], torch.Tensor], threads: int, ahead: int
+) -> Batches:
+    """The batches of an epoch, uint8 [B, 1, S, S] on the CPU, and the decisions of each; the threads end with it.
 
-    Raises UserError as `MappedSize.addresses` does.
+    augment: what is carried out here. room: memory for so many images that nobody uses. ahead: batches in the making.
     """
+    compiled()  # here, not in several threads at once
+    made: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="cxrdali raw") as pool:
+        try:
+            for number in range(len(plan)):
+                rows = plan.rows(number)  # waiting for data and finding idle memory are for this thread alone
+                made.append(pool.submit(_make, plan, number, rows, augment, room(len(rows))))
+                if len(made) > ahead:
+                    yield made.popleft().result()
+            while made:
+                yield made.popleft().result()
+        finally:
+            for each in made:
+                each.cancel()
+
+
+def fill(mapped: MappedSize, rows: np.ndarray, augment: Augments, made: Decisions, out: np.ndarray) -> None:
+    """Copy raw rows to `out`, uint8 [B, S, S], augmented on the way; raises as `MappedSize.addresses` does."""
     copy = compiled() if [type(each) for each in augment] in ([], [Cutout], [Flips], [Cutout, Flips]) else None
-    if copy is None:
+    if copy is None:  # an augmentation of a plugin among them, or no numba
         carry_out(augment, mapped.pixels(rows), made, out[..., None])
         return
-    count = len(rows)
-    squares, flips = np.zeros((count, 10), dtype=np.float32), np.zeros(count, dtype=np.int32)
+    squares, flips = np.zeros((len(rows), 10), dtype=np.float32), np.zeros(len(rows), dtype=np.int32)
     decided = {"anchor": squares, "shape": squares, "horizontal": flips, "vertical": flips}
-    decided |= {name: made[name] for each in augment for name in each.decides}
-    copy(mapped.addresses(rows), out, *(decided[name] for name in ("anchor", "shape", "horizontal", "vertical")))
+    copy(mapped.addresses(rows), out, *(decided | {k: made[k] for each in augment for k in each.decides}).values())
 
 
 @cache
@@ -47,58 +68,7 @@ def compiled() -> Callable[..., None] | None:
     return kernel.compiled()
 
 
-class RawLane:
-    """The batches of an epoch in order, made by at most `threads` threads, `prefetch` ahead of the one asked for.
-
-    augment: what is carried out here. room: memory for a batch of so many images, uint8 [B, 1, S, S], that nobody uses.
-    """
-
-    def __init__(
-        self,
-        augment: tuple[Augmentation, ...],
-        room: Callable[[int], torch.Tensor],
-        threads: int,
-        prefetch: int,
-    ):
-        compiled()  # here, not in several threads at once
-        self._augment, self._room, self._prefetch = augment, room, prefetch
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cxrdali raw")
-        self._plan: EpochPlan | None = None
-        self._numbers: Iterator[int] = iter(())
-        self._made: deque[Future[tuple[torch.Tensor, Decisions]]] = deque()
-
-    def begin(self, plan: EpochPlan, numbers: range) -> None:
-        """Take the batches of these numbers, from the next run on."""
-        self._plan, self._numbers = plan, iter(numbers)
-
-    def run(self) -> tuple[torch.Tensor, Decisions]:
-        """(images uint8 [B, 1, S, S] on the CPU, the decisions behind it) of the next batch."""
-        while len(self._made) <= self._prefetch and (number := next(self._numbers, None)) is not None:
-            assert self._plan is not None
-            # Waiting for data and taking memory are for one thread: neither could be told from another's
-            rows = self._plan.rows(number)
-            self._made.append(
-                self._threads.submit(_make, self._plan, number, rows, self._augment, self._room(len(rows)))
-            )
-        return self._made.popleft().result()
-
-    def finish(self) -> None:
-        """After the last batch."""
-        self._plan = None
-
-    def close(self) -> None:
-        """End the threads, after the batches that they are making."""
-        self._threads.shutdown(cancel_futures=True)
-        self._made.clear()
-        self._plan = None
-
-    def rows_in_flight(self) -> list[int]:
-        return []
-
-
-def _make(
-    plan: EpochPlan, number: int, rows: np.ndarray, augment: tuple[Augmentation, ...], images: torch.Tensor
-) -> tuple[torch.Tensor, Decisions]:
+def _make(plan: EpochPlan, number: int, rows: np.ndarray, augment: Augments, images: torch.Tensor) -> Made:
     made = plan.decisions(number)
     fill(plan.mapped, rows, augment, made, images.numpy()[:, 0])
     return images, made

@@ -6,7 +6,7 @@ Each is a file of this folder, or of a plugin, found by its name.
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from cxrdali.data.order import AUGMENT, stream
 from cxrdali.registry import Named, Registry
 from shards.errors import UserError
 from shards.randomness import raw_words, unit_floats
-
-if TYPE_CHECKING:  # planning an epoch takes no torch
-    import torch
 
 Decisions = dict[str, np.ndarray]
 WORDS = 20  # of the stream that flips and cutout share: 0 hflip, 1 vflip, 2-18 cutout, 19 unused
@@ -50,15 +47,10 @@ class Augmentation(Named):
         """Write the augmented `image` to `out`, both uint8 [S, S, 1]; they may be the same array."""
         raise NotImplementedError
 
-    def on_device(self, images: "torch.Tensor", decided: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
-        """The same for a whole batch by torch, with nothing that waits for a GPU: the same pixels as `apply`.
+    def on_device(self, images: Any, decided: Mapping[str, Any]) -> Any:
+        """The same to the pixel for a whole batch of tensors: images uint8 [B, 1, S, S], which stay as they are.
 
-        Args:
-            images: uint8 [B, 1, S, S]; not to be changed.
-            decided: what `decide` returned, on the images' device.
-
-        Returns:
-            uint8 [B, 1, S, S].
+        decided: what `decide` returned, on the images' device; nothing may wait for a GPU.
         """
         raise UserError(f"augmentation {self.name}: has no on_device, so it runs on the CPU only; use --device cpu")
 

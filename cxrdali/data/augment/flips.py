@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import cv2
 import numpy as np
 
 from cxrdali.data.augment.augmentation import Augmentation, Decisions, check_fractions, shared_numbers
-
-if TYPE_CHECKING:
-    import torch
 
 _CODES = (None, 1, 0, -1)  # OpenCV's, for horizontal + 2 * vertical
 
@@ -45,7 +42,7 @@ class Flips(Augmentation):
             image = image.copy()
         cv2.flip(image, step, out)
 
-    def on_device(self, images: "torch.Tensor", decided: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
+    def on_device(self, images: Any, decided: Mapping[str, Any]) -> Any:
         for name, axis in (("horizontal", 3), ("vertical", 2)):
             images = images.flip(axis).where(decided[name].bool()[:, None, None, None], images)
         return images

@@ -12,6 +12,8 @@ from cxrdali.data.options import LoaderOptions
 from shards.errors import UserError
 from tests.cxrdali.reference import augmented
 
+CPU = torch.device("cpu")
+
 
 def squares(decisions):
     """[B, 5, (top, left, height, width)]"""
@@ -189,7 +191,7 @@ def test_one_from_a_file_elsewhere_is_applied_between_the_others_in_either_way(d
         cut = 255 - cut if made["negative"][place] else cut
         expected.append(augmented(cut, {**made, "shape": np.zeros((48, 10))}, place))
     assert (batch.images.numpy()[:, 0] == expected).all()
-    assert (gpu.augmented(plain.images, wanted, made).numpy()[:, 0] == expected).all()
+    assert (gpu.augmented(plain.images, wanted, made, CPU).numpy()[:, 0] == expected).all()
 
 
 def test_one_that_runs_on_the_cpu_only_says_so(tmp_path, monkeypatch):
@@ -199,4 +201,4 @@ def test_one_that_runs_on_the_cpu_only_says_so(tmp_path, monkeypatch):
     half = importlib.import_module("half").Half()
     images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(UserError, match="augmentation half: has no on_device, so it runs on the CPU only"):
-        gpu.augmented(images, [half], decide([half], 0, 0, 0, 4, 8))
+        gpu.augmented(images, [half], decide([half], 0, 0, 0, 4, 8), CPU)

@@ -235,3 +235,13 @@ def test_a_stored_image_that_ends_with_its_shard_can_be_read(dataset):
         else:
             with pytest.raises(UserError, match="catalog row 0"):
                 mapped.addresses(np.array([row]))
+
+
+def test_a_shard_that_is_fetched_again_stays_where_it_is(dataset):
+    """A copy by address may be under way."""
+    mapped, rows = MappedSize(dataset.stored(RAW)), np.arange(20)
+    before = mapped.addresses(rows)
+    for shard in mapped.stored.paths:
+        assert mapped.fetch(shard)
+    assert (mapped.addresses(rows) == before).all()
+    assert (mapped.pixels(rows[:1])[0][:, :, 0] == stored_image(dataset, RAW, 0)).all()
