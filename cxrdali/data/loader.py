@@ -1,4 +1,4 @@
-"""An epoch as an iterable of batches: planned order, DALI's pixels, torch's tensors.
+"""An epoch as an iterable of batches: planned order, pixels decoded by DALI or stored raw, torch's tensors.
 
 Contract. A batch is (images uint8 [B, 1, S, S], 0..255, on the loader's device; rows int64 [B], CPU). Training
 drops the last partial batch; evaluation returns every row once, in the order given. Rows and pixels depend on
@@ -9,7 +9,6 @@ anew begins the epoch again and abandons an iteration that was left half-way.
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass
@@ -20,12 +19,15 @@ import numpy as np
 import simplejpeg
 import torch
 
+from cxrdali.data import gpu, raw
 from cxrdali.data.augment import Augmentation, Decisions, carry_out, decide, in_order
+from cxrdali.data.buffers import RecycledBuffers
 from cxrdali.data.download import CopyAhead
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import Windows, batch_bounds, global_order, shard_windows, share_of, windowed_order
-from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec, decisions_for
+from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec
 from cxrdali.data.readahead import ReadAhead
+from cxrdali.runtime.limits import cores
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -70,6 +72,7 @@ class Loader:
 
     def __post_init__(self) -> None:
         self._lanes: list[Lane] = []  # first: what is refused below is closed, too
+        self._raw: raw.Batches | None = None
         self._plan: EpochPlan | None = None
         dataset, options = self.dataset, self.options
         self.rows = rows = np.ascontiguousarray(self.rows, dtype=np.int64)
@@ -92,6 +95,7 @@ class Loader:
                 size, [stored.described[shard] for shard in np.unique(stored.shard[rows]).tolist()]
             )
         self._augment, self._device_id = in_order(self.augment), device_id(options)
+        self._device = torch.device(torch.device(options.device).type, self._device_id or 0)
         self._epoch, self._position, self._resume_at = 0, 0, 0
         self.buffers = RecycledBuffers()
 
@@ -99,12 +103,14 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Let go of DALI's pipelines and threads; the next iteration makes new ones."""
+        """Let go of pipelines and threads; the next iteration makes new ones."""
         if self._plan is not None:
             self._plan.close()
+        if self._raw is not None:
+            self._raw.close()
         for lane in self._lanes:
             lane.close()
-        self._lanes, self._plan = [], None
+        self._lanes, self._raw, self._plan = [], None, None
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -149,11 +155,13 @@ class Loader:
         bounds, reached = self._own(batch_bounds(len(order), self.options.batch, self._position, self.drop_last))
         ahead = self._ahead(order, windows, bounds[0][0] if bounds else len(order))
         decide_batch = partial(decide, self._augment, self.seed, self._epoch, size=self.options.size)
-        given = list(decisions_for(self._dali_augments))
-        with closing(EpochPlan(self.mapped, order, bounds, ahead, decide_batch, given)) as plan:
+        with closing(EpochPlan(self.mapped, order, bounds, ahead, decide_batch)) as plan:
             self._start(plan)
             for number, (start, stop) in enumerate(bounds):
-                images = self._next_images(self._lanes[number % len(self._lanes)])
+                if self._raw is not None:
+                    images = self._next_raw(self._raw)
+                else:
+                    images = self._next_images(self._lanes[number % len(self._lanes)])
                 self._position = reached[number]
                 # .copy(): the consumer's rows must not be a view of our order
                 yield Batch(images, torch.from_numpy(order[start:stop].copy()))
@@ -161,7 +169,9 @@ class Loader:
                     raise RuntimeError("this iteration was abandoned by a newer one over the same loader")
             for lane in self._lanes:
                 lane.finish()
-            self._plan = None
+            if self._raw is not None:
+                self._raw.close()
+            self._raw, self._plan = None, None
             self.buffers.trim()
             self._epoch, self._position = self._epoch + 1, 0
 
@@ -178,15 +188,18 @@ class Loader:
         copies = CopyAhead(self.mapped, order, windows, start)
         return [copies, ReadAhead(self.mapped, order, windows, start, ready=copies.ready, ranks=self.world)]
 
-    @property
-    def _dali_augments(self) -> tuple[Augmentation, ...]:
-        """On a GPU, DALI carries out the augmentation; on the CPU it happens in the copy to the output batch."""
-        return self._augment if self.options.on_gpu else ()
-
     def _start(self, plan: EpochPlan) -> None:
-        if not self._lanes or self._plan is not None:  # none yet, or left half-way
+        if self._plan is not None:  # left half-way
             self.close()
-            options, lanes = self.options, self.options.lanes
+        self._plan, options, lanes = plan, self.options, self.options.lanes
+        if self.mapped.stored.raw and self.resized_from is None:
+            # copies wait for nothing: more threads than cores would only take turns
+            threads = min(options.resolved_threads, cores())
+            augment: raw.Augments = () if options.on_gpu else self._augment
+            room = partial(gpu.room, device=self._device) if options.on_gpu else self.buffers.images
+            self._raw = raw.batches(plan, augment, partial(room, size=options.size), threads, options.prefetch)
+            return
+        if not self._lanes:
             spec = PipelineSpec(
                 stored=self.mapped.stored.pixels,
                 raw=self.mapped.stored.raw,
@@ -195,13 +208,15 @@ class Loader:
                 threads=math.ceil(options.resolved_threads / lanes),
                 device_id=self._device_id,
                 decode=options.resolved_decode,
-                augment=self._dali_augments,
                 prefetch=options.prefetch,
             )
             self._lanes = [Lane(spec) for _ in range(lanes)]
-        self._plan = plan
         for number, lane in enumerate(self._lanes):
             lane.begin(plan, range(number, len(plan), len(self._lanes)))
+
+    def _next_raw(self, made: raw.Batches) -> torch.Tensor:
+        images, decisions = next(made)
+        return gpu.augmented(images, self._augment, decisions, self._device) if self.options.on_gpu else images
 
     def _next_images(self, lane: Lane) -> torch.Tensor:
         try:
@@ -209,14 +224,15 @@ class Loader:
                 output, decisions = lane.run()
                 images = self._copied(np.asarray(output.as_tensor()), decisions)
             else:
-                output, _ = lane.run(torch.cuda.current_stream(self._device_id))
-                images = torch.from_dlpack(output.as_tensor())
+                output, decisions = lane.run(torch.cuda.current_stream(self._device_id))
+                images = gpu.from_dali(output)
         except RuntimeError as error:
             found = self._damage([row for each in self._lanes for row in each.rows_in_flight()], error)
             self.close()
             raise found from error
         # [B, S, S, 1] and [B, 1, S, S] are the same bytes for one channel
-        return images.view(images.shape[0], 1, *images.shape[1:3])
+        images = images.view(images.shape[0], 1, *images.shape[1:3])
+        return images if self._device_id is None else gpu.augmented(images, self._augment, decisions, self._device)
 
     def _copied(self, images: np.ndarray, decisions: Decisions) -> torch.Tensor:
         """A batch uint8 [B, S, S, 1] in memory of its own, augmented on the way."""
@@ -266,39 +282,3 @@ def device_id(options: LoaderOptions) -> int | None:
         return None
     index = torch.device(options.device).index
     return torch.cuda.current_device() if index is None else index
-
-
-class RecycledBuffers:
-    """The memory of output batches on the CPU, by shape: no more than consumers held at a time.
-
-    Fresh memory for 13 MB batches costs more in page faults than the copy into it. A buffer counts as free
-    when only this list refers to it: a torch tensor made from a view of the array, or any slice of that
-    tensor, keeps the array referenced.
-    """
-
-    def __init__(self):
-        self._arrays: list[np.ndarray] = []
-        self._idle = _references([np.empty(0)], 0)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
-
-    def take(self, like: np.ndarray) -> np.ndarray:
-        """An array of the shape and dtype of another, which nobody else holds; its values are any."""
-        for place in range(len(self._arrays)):
-            if self._arrays[place].shape == like.shape and _references(self._arrays, place) == self._idle:
-                return self._arrays[place]
-        # at the end of an epoch the shape is smaller: a few buffers of each shape, no more than were held
-        self._arrays.append(np.empty_like(like))
-        return self._arrays[-1]
-
-    def trim(self) -> None:
-        """Let go of idle memory beyond the two batches that a consumer usually holds."""
-        idle = [place for place in range(len(self._arrays)) if _references(self._arrays, place) == self._idle]
-        for place in reversed(idle[2:]):
-            del self._arrays[place]
-
-
-def _references(arrays: list[np.ndarray], place: int) -> int:
-    """How often an array in a list is referred to; Python versions count differently, so an idle one is the measure."""
-    return sys.getrefcount(arrays[place])

@@ -2,15 +2,16 @@
 
 Stored bytes come in, uint8 images [S, S, 1] out:
 
-    mapped slices -> decode (raw: none) -> resize (only if the stored size differs) -> on a GPU: augmentation
+    mapped slices -> decode (raw: none) -> resize (only if the stored size differs)
 
-Decode modes: cpu decodes and augments on the CPU; mixed decodes and augments on the GPU; hybrid decodes on the
-CPU and does the rest on the GPU. With a GPU, every mode's output is on the GPU. Without one, augmentation is part
-of the copy to the output batch (`cxrdali.data.augment.carry_out`): measured, that is cheaper than DALI's operators.
+Decode modes: cpu decodes and resizes on the CPU; hybrid decodes on the CPU and resizes on the GPU; mixed does both on
+the GPU. With a GPU, every mode's output is there. DALI augments nothing: on the CPU that is part of the copy to the
+output batch (`cxrdali.data.augment.carry_out`), on a GPU torch's (`cxrdali.data.gpu`). Raw images of the wanted size
+need no DALI at all (`cxrdali.data.raw`).
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +19,7 @@ from weakref import WeakMethod
 
 import numpy as np
 
-from cxrdali.data.augment import Augmentation, Decisions, in_order
+from cxrdali.data.augment import Decisions
 from shards.dataset.mapped import MappedSize
 from shards.errors import UserError
 
@@ -26,7 +27,7 @@ from shards.errors import UserError
 @dataclass(frozen=True)
 class PipelineSpec:
     """stored: side of the stored rendition, pixels: side of the output; device_id: GPU number, None for CPU only;
-    decode: cpu, mixed or hybrid (resolved, not auto); augment: what DALI carries out; prefetch: batches in flight."""
+    decode: cpu, mixed or hybrid (resolved, not auto); prefetch: batches in flight."""
 
     stored: int
     raw: bool
@@ -35,19 +36,15 @@ class PipelineSpec:
     threads: int
     device_id: int | None
     decode: str
-    augment: tuple[Augmentation, ...] = ()
     prefetch: int = 2
 
 
-def build(spec: PipelineSpec, source: Callable[[], tuple]) -> Any:
+def build(spec: PipelineSpec, source: Callable[[], list[np.ndarray]]) -> Any:
     """A built pipeline that pulls its batches from `source` and has one output, images uint8 [S, S, 1].
 
-    `source` returns lists of arrays: the stored bytes uint8 [n] (raw: pixels uint8 [S, S, 1]) and the decisions of
-    `decisions_for(spec.augment)`; it raises StopIteration.
+    `source` returns the stored bytes of a batch, uint8 [n] each (raw: pixels uint8 [S, S, 1]), or raises StopIteration.
     """
     pipeline_def, fn, types = load()
-    given = decisions_for(spec.augment)
-    kinds: dict[type, Any] = {np.float32: types.FLOAT, np.int32: types.INT32}
 
     # The dynamic executor lets a GPU output live as long as torch holds it. On the CPU it allocates every
     # output anew, and the page faults of that cost more than our copy into a recycled buffer.
@@ -59,11 +56,8 @@ def build(spec: PipelineSpec, source: Callable[[], tuple]) -> Any:
         exec_dynamic=spec.device_id is not None,
     )
     def stage():
-        dtypes = [types.UINT8, *(kinds[kind] for kind in given.values())]
         # no_copy: DALI reads the mapped pages themselves, in its own threads; the loader keeps them alive
-        stored, *decisions = fn.external_source(
-            source=source, num_outputs=len(dtypes), dtype=dtypes, batch=True, no_copy=True
-        )
+        stored = fn.external_source(source=source, dtype=types.UINT8, batch=True, no_copy=True)
         if spec.raw:
             images = fn.reshape(stored, layout="HWC")
         else:
@@ -73,9 +67,6 @@ def build(spec: PipelineSpec, source: Callable[[], tuple]) -> Any:
             images = images.gpu()
         if spec.stored != spec.pixels:  # an identity resize would cost more than the decode
             images = fn.resize(images, size=[spec.pixels, spec.pixels], interp_type=types.INTERP_LINEAR, antialias=True)
-        decided = dict(zip(given, decisions, strict=True))
-        for each in in_order(spec.augment):
-            images = each.operators(fn, images, decided)
         if spec.decode == "cpu" and spec.device_id is not None:
             images = images.gpu()
         return images
@@ -83,11 +74,6 @@ def build(spec: PipelineSpec, source: Callable[[], tuple]) -> Any:
     pipeline = stage()
     pipeline.build()
     return pipeline
-
-
-def decisions_for(augment: Iterable[Augmentation]) -> dict[str, type[np.generic]]:
-    """Names and dtypes of the decisions that DALI needs to augment, in the order in which its source gives them."""
-    return {name: kind for each in in_order(augment) for name, kind in each.decides.items()}
 
 
 # ---------------------------------------------------------------- lanes
@@ -104,10 +90,10 @@ class Ahead(Protocol):
 
 
 class FedBatch(NamedTuple):
-    """A batch on its way through DALI: its rows, what `build` wants from its source, and the decisions."""
+    """A batch on its way through DALI: its rows, their stored bytes, and the decisions."""
 
     rows: np.ndarray
-    arrays: tuple
+    stored: list[np.ndarray]
     decisions: Decisions
 
 
@@ -120,7 +106,6 @@ class EpochPlan:
         bounds: half-open ranges of positions in `order`, one for each batch.
         ahead: waited for, one after the other, before a batch's bytes are used.
         decide: the augmentation's decisions for so many samples (second) from a position (first) on.
-        given: names of the decisions that DALI carries out.
     """
 
     mapped: MappedSize
@@ -128,20 +113,20 @@ class EpochPlan:
     bounds: list[tuple[int, int]]
     ahead: Sequence[Ahead]
     decide: Callable[[int, int], Decisions]
-    given: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.bounds)
 
-    def fed(self, number: int) -> FedBatch:
-        """A batch by number, as soon as its stored bytes are in memory."""
+    def rows(self, number: int) -> np.ndarray:
+        """The rows of a batch by number, int64 [B], as soon as their stored bytes are in memory."""
         start, stop = self.bounds[number]
         for each in self.ahead:
             each.wait(start, stop)
-        rows = self.order[start:stop]
-        stored = self.mapped.pixels(rows) if self.mapped.stored.raw else self.mapped.slices(rows)
-        decisions = self.decide(start, stop - start)
-        return FedBatch(rows, (stored, *(list(decisions[name]) for name in self.given)), decisions)
+        return self.order[start:stop]
+
+    def decisions(self, number: int) -> Decisions:
+        start, stop = self.bounds[number]
+        return self.decide(start, stop - start)
 
     def close(self) -> None:
         for each in reversed(self.ahead):
@@ -196,13 +181,14 @@ class Lane:
     def rows_in_flight(self) -> list[int]:
         return [row for fed in self._in_flight for row in fed.rows.tolist()]
 
-    def _feed(self) -> tuple:
+    def _feed(self) -> list[np.ndarray]:
         """DALI calls this for a batch; StopIteration, which `next` raises, is the end of the epoch."""
-        number = next(self._numbers)
-        assert self._plan is not None
-        fed = self._plan.fed(number)
-        self._in_flight.append(fed)
-        return fed.arrays
+        number, plan = next(self._numbers), self._plan
+        assert plan is not None
+        rows = plan.rows(number)
+        stored = plan.mapped.pixels(rows) if plan.mapped.stored.raw else plan.mapped.slices(rows)
+        self._in_flight.append(FedBatch(rows, stored, plan.decisions(number)))
+        return stored
 
 
 # ---------------------------------------------------------------- DALI itself

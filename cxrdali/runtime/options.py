@@ -42,8 +42,8 @@ class RuntimeSettings:
     )
     decode: str = setting(
         "auto",
-        "cpu: decode and augment there; mixed: on the GPU; hybrid: decode on the CPU, the rest on the GPU. auto is "
-        "cpu.",
+        "cpu: decode and resize there; mixed: on the GPU; hybrid: decode on the CPU, resize on the GPU. A run on a GPU "
+        "augments there in any case. auto is cpu.",
         one_of(DECODE),
     )
     threads: int | None = setting(None, "DALI's CPU threads.", at_least(1), otherwise="two a core, at most 8")

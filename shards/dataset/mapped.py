@@ -15,6 +15,7 @@ import numpy as np
 from shards.dataset.remote_copy import Mirror
 from shards.errors import UserError
 
+NPY_HEADER = 128  # bytes of a raw rendition before its pixels
 SPARE_FILES = 256  # open ones beside the mapped shards: DALI's, logs, pipes of workers
 
 
@@ -63,6 +64,8 @@ class MappedSize:
         self.stored = stored
         self._maps: dict[int, mmap.mmap] = {}
         self._arrays: dict[int, np.ndarray] = {}
+        # int64 [shards] by number: where each begins in this process's memory, and how long it is; 0 if not mapped
+        self._address, self._num_bytes = np.zeros((2, max(stored.paths, default=-1) + 1), dtype=np.int64)
         _allow_open_files(len(stored.paths))
         if stored.mirror is None:
             for number in stored.paths:
@@ -81,7 +84,8 @@ class MappedSize:
             if file is None:
                 return False
             with file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                # the first one stays, whoever fetches it again: its addresses may be in use
+                self._maps.setdefault(shard, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
@@ -91,7 +95,8 @@ class MappedSize:
                 "(ulimit -Hn) and map vm.max_map_count: raise them, or pack with a larger --shard-images"
             ) from error
         # a plain ndarray: slicing an np.memmap costs several times as much
-        self._arrays[shard] = np.frombuffer(self._maps[shard], dtype=np.uint8)
+        self._arrays[shard] = array = np.frombuffer(self._maps[shard], dtype=np.uint8)
+        self._address[shard], self._num_bytes[shard] = array.ctypes.data, array.nbytes
         return True
 
     def __getitem__(self, row: int) -> np.ndarray:
@@ -104,10 +109,31 @@ class MappedSize:
         return self._between(rows, begin, begin + self.stored.length[rows])
 
     def pixels(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Raw rows' images: uint8 [S, S, 1] each, read-only views (the .npy header precedes the pixels)."""
-        side = self.stored.pixels
-        end = self.stored.offset[rows] + self.stored.length[rows]
+        """Raw rows' images: uint8 [S, S, 1] each, read-only views. Raises UserError as `addresses` does."""
+        side, end = self.stored.pixels, self._ends(rows)
         return [image.reshape(side, side, 1) for image in self._between(rows, end - side * side, end)]
+
+    def addresses(self, rows: np.ndarray) -> np.ndarray:
+        """Where raw rows' pixels, uint8 [S, S], begin in memory: int64 [n], valid as long as this object lives.
+
+        Raises UserError if a stored image has another length, or would reach beyond its shard.
+        """
+        return self._address[self.stored.shard[rows]] + self._ends(rows) - self.stored.pixels**2
+
+    def _ends(self, rows: np.ndarray) -> np.ndarray:
+        """The bytes of their shards at which raw rows end, checked: whoever has an address can read anything."""
+        stored, rows = self.stored, np.asarray(rows)
+        shard, offset, length = stored.shard[rows], stored.offset[rows], stored.length[rows]
+        wanted, end = NPY_HEADER + stored.pixels**2, offset + length
+        wrong = (length != wanted) | (offset < 0) | (end > self._num_bytes[shard])
+        if wrong.any():
+            place = int(np.flatnonzero(wrong)[0])
+            raise UserError(
+                f"{stored.paths[int(shard[place])]}: catalog row {rows[place]} has {length[place]:,} bytes at byte "
+                f"{offset[place]:,}, not {wanted:,} within the shard; run `cxrdali verify`, then restore the shard or "
+                "pack again"
+            )
+        return end
 
     def _between(self, rows: np.ndarray, begin: np.ndarray, end: np.ndarray) -> list[np.ndarray]:
         # A batch's places become Python's integers here, which slice fastest; those of all rows would take 150 bytes

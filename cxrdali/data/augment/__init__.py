@@ -1,7 +1,8 @@
 """Augmentation: one file for each, found by its name; those of the papers, cutout and flips, also by their numbers.
 
 Decisions are made here for a whole batch, from a counter-based stream at the samples' positions. On the CPU they are
-carried out in the copy by which a batch leaves DALI's memory, on a GPU by DALI (`cxrdali.data.pipeline`).
+carried out in the copy to the output batch (`carry_out`, of raw images `cxrdali.data.raw`), on a GPU by torch
+(`cxrdali.data.gpu`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -73,14 +74,15 @@ def decide(augment: Iterable[Augmentation], seed: int, epoch: int, start: int, c
     return made
 
 
-def carry_out(augment: Iterable[Augmentation], images: np.ndarray, made: Decisions, out: np.ndarray) -> None:
-    """Copy `images` to `out`, both uint8 [B, S, S, 1], with the decisions carried out.
+def carry_out(
+    augment: Iterable[Augmentation], images: np.ndarray | Sequence[np.ndarray], made: Decisions, out: np.ndarray
+) -> None:
+    """Copy `images`, uint8 [S, S, 1] each, to `out`, uint8 [B, S, S, 1], with the decisions carried out.
 
     On the CPU a batch is copied once in any case, when it leaves DALI's memory. Augmenting image by image on the way
     finds each in the processor's cache; DALI's erase and flip would write the whole batch twice more.
     """
-    size = images.shape[1]
-    work = [(each, each.steps(made, size)) for each in in_order(augment)]
+    work = [(each, each.steps(made, out.shape[1])) for each in in_order(augment)]
     for place in range(len(images)):
         image, target = images[place], out[place]
         for each, steps in work:

@@ -1,4 +1,4 @@
-"""What an augmentation is: decisions that depend on a sample's position alone, carried out by NumPy or DALI.
+"""What an augmentation is: decisions that depend on a sample's position alone, carried out by NumPy or torch.
 
 Each is a file of this folder, or of a plugin, found by its name.
 """
@@ -47,9 +47,12 @@ class Augmentation(Named):
         """Write the augmented `image` to `out`, both uint8 [S, S, 1]; they may be the same array."""
         raise NotImplementedError
 
-    def operators(self, fn: Any, images: Any, decided: Mapping[str, Any]) -> Any:
-        """The same by DALI's operators, on images uint8 [S, S, 1] of either device. decided: one sample's, by name."""
-        raise NotImplementedError
+    def on_device(self, images: Any, decided: Mapping[str, Any]) -> Any:
+        """The same to the pixel for a whole batch of tensors: images uint8 [B, 1, S, S], which stay as they are.
+
+        decided: what `decide` returned, on the images' device; nothing may wait for a GPU.
+        """
+        raise UserError(f"augmentation {self.name}: has no on_device, so it runs on the CPU only; use --device cpu")
 
 
 AUGMENTATIONS = Registry("augmentation", "cxrdali.data.augment", Augmentation)

@@ -58,7 +58,7 @@ class Cutout(Augmentation):
         first = centre - side // 2
         low = np.clip(first, 0, size)
         high = np.clip((low if published else first) + side, 0, size)
-        # [B, (y, x), 5] -> [B, 5, (y, x)] -> [B, 10]: DALI wants one (y, x) pair after the other
+        # [B, (y, x), 5] -> [B, 5, (y, x)] -> [B, 10]: one (y, x) pair after the other
         return {
             "anchor": np.ascontiguousarray(low.transpose(0, 2, 1).reshape(count, -1), dtype=np.float32),
             "shape": np.ascontiguousarray((high - low).transpose(0, 2, 1).reshape(count, -1), dtype=np.float32),
@@ -78,5 +78,13 @@ class Cutout(Augmentation):
         for top, left, bottom, right in step:
             out[top:bottom, left:right] = 0
 
-    def operators(self, fn: Any, images: Any, decided: Mapping[str, Any]) -> Any:
-        return fn.erase(images, anchor=decided["anchor"], shape=decided["shape"], axes=(0, 1), fill_value=0)
+    def on_device(self, images: Any, decided: Mapping[str, Any]) -> Any:
+        first = decided["anchor"].view(-1, SQUARES, 2, 1)
+        place = first.new_ones(images.shape[-1]).cumsum(0) - 1  # 0, 1, ...: this room takes no torch, not even here
+        # [B, squares, (y, x), S]: which rows and columns a square covers
+        covered = (place >= first) & (place < first + decided["shape"].view_as(first))
+        black: Any = False
+        for square in range(SQUARES):  # one at a time: all at once would take five times the images' memory
+            rows, columns = covered[:, square, 0, None, :, None], covered[:, square, 1, None, None, :]
+            black = rows & columns | black
+        return images.masked_fill(black, 0)

@@ -42,5 +42,7 @@ class Flips(Augmentation):
             image = image.copy()
         cv2.flip(image, step, out)
 
-    def operators(self, fn: Any, images: Any, decided: Mapping[str, Any]) -> Any:
-        return fn.flip(images, horizontal=decided["horizontal"], vertical=decided["vertical"])
+    def on_device(self, images: Any, decided: Mapping[str, Any]) -> Any:
+        for name, axis in (("horizontal", 3), ("vertical", 2)):
+            images = images.flip(axis).where(decided[name].bool()[:, None, None, None], images)
+        return images

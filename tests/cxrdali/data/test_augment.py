@@ -3,14 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from cxrdali.data import augment, pipeline
+from cxrdali.data import augment, gpu
 from cxrdali.data.augment import AUGMENTATIONS, AugmentOptions, decide, in_order, options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from shards.dataset.mapped import MappedSize
 from shards.errors import UserError
 from tests.cxrdali.reference import augmented
+
+CPU = torch.device("cpu")
 
 
 def squares(decisions):
@@ -155,8 +157,8 @@ class Negative(Augmentation):
     def apply(self, image, step, out):
         np.subtract(255, image, out=out)
 
-    def operators(self, fn, images, decided):
-        return fn.cast_like((255 * decided["negative"]) + (1 - 2 * decided["negative"]) * images, images)
+    def on_device(self, images, decided):
+        return (255 - images).where(decided["negative"].bool()[:, None, None, None], images)
 '''
 
 
@@ -170,26 +172,33 @@ def test_files_are_found_by_themselves():
     assert options_of("both", "random") == AugmentOptions(cutout="random")
 
 
-def test_one_from_a_file_elsewhere_is_applied_between_the_others_on_the_cpu_and_by_dali(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", [48, 56])  # JPEG, raw
+def test_one_from_a_file_elsewhere_is_applied_between_the_others_in_either_way(dataset, tmp_path, monkeypatch, size):
     (tmp_path / "negative.py").write_text(NEGATIVE)
     monkeypatch.syspath_prepend(tmp_path)
     negative = importlib.import_module("negative").Negative(probability=0.5)
     wanted = in_order([*AugmentOptions(side=0.15), negative])
     assert [type(each).__name__ for each in wanted] == ["Cutout", "Negative", "Flips"]
     rows = np.arange(48)
-    (plain,) = Loader(dataset, rows, LoaderOptions(48, 48))
-    (batch,) = Loader(dataset, rows, LoaderOptions(48, 48), augment=wanted)
-    made = decide(wanted, 0, 0, 0, 48, 48)
+    (plain,) = Loader(dataset, rows, LoaderOptions(size, 48))
+    (batch,) = Loader(dataset, rows, LoaderOptions(size, 48), augment=wanted)
+    made = decide(wanted, 0, 0, 0, 48, size)
     assert 10 < made["negative"].sum() < 38
-    assert same({**made}, {**decide(AugmentOptions(side=0.15), 0, 0, 0, 48, 48), "negative": made["negative"]})
+    assert same({**made}, {**decide(AugmentOptions(side=0.15), 0, 0, 0, 48, size), "negative": made["negative"]})
     expected = []
     for place, image in enumerate(plain.images.numpy()[:, 0]):
         cut = augmented(image, {**made, "horizontal": np.zeros(48), "vertical": np.zeros(48)}, place)
         cut = 255 - cut if made["negative"][place] else cut
         expected.append(augmented(cut, {**made, "shape": np.zeros((48, 10))}, place))
     assert (batch.images.numpy()[:, 0] == expected).all()
-    stored = MappedSize(dataset.stored(48)).slices(rows)
-    spec = pipeline.PipelineSpec(48, False, 48, 48, 2, None, "cpu", wanted)
-    given = [list(made[name]) for name in pipeline.decisions_for(wanted)]
-    (output,) = pipeline.build(spec, lambda: (stored, *given)).run()
-    assert (np.asarray(output.as_tensor())[..., 0] == expected).all()
+    assert (gpu.augmented(plain.images, wanted, made, CPU).numpy()[:, 0] == expected).all()
+
+
+def test_one_that_runs_on_the_cpu_only_says_so(tmp_path, monkeypatch):
+    half = NEGATIVE.replace("on_device", "elsewhere").replace("class Negative", "class Half")
+    (tmp_path / "half.py").write_text(half.replace("    order", '    name = "half"\n    order'))
+    monkeypatch.syspath_prepend(tmp_path)
+    half = importlib.import_module("half").Half()
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(UserError, match="augmentation half: has no on_device, so it runs on the CPU only"):
+        gpu.augmented(images, [half], decide([half], 0, 0, 0, 4, 8), CPU)
