@@ -23,6 +23,7 @@ from cxrdali.data import gpu, raw
 from cxrdali.data.augment import Augmentation, Decisions, carry_out, decide, in_order
 from cxrdali.data.buffers import RecycledBuffers
 from cxrdali.data.download import CopyAhead
+from cxrdali.data.jpeg import DamagedImage
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import Windows, batch_bounds, global_order, shard_windows, share_of, windowed_order
 from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec
@@ -72,7 +73,7 @@ class Loader:
 
     def __post_init__(self) -> None:
         self._lanes: list[Lane] = []  # first: what is refused below is closed, too
-        self._raw: raw.Batches | None = None
+        self._made: raw.Batches | None = None
         self._plan: EpochPlan | None = None
         dataset, options = self.dataset, self.options
         self.rows = rows = np.ascontiguousarray(self.rows, dtype=np.int64)
@@ -106,11 +107,11 @@ class Loader:
         """Let go of pipelines and threads; the next iteration makes new ones."""
         if self._plan is not None:
             self._plan.close()
-        if self._raw is not None:
-            self._raw.close()
+        if self._made is not None:
+            self._made.close()
         for lane in self._lanes:
             lane.close()
-        self._lanes, self._raw, self._plan = [], None, None
+        self._lanes, self._made, self._plan = [], None, None
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -158,8 +159,8 @@ class Loader:
         with closing(EpochPlan(self.mapped, order, bounds, ahead, decide_batch)) as plan:
             self._start(plan)
             for number, (start, stop) in enumerate(bounds):
-                if self._raw is not None:
-                    images = self._next_raw(self._raw)
+                if self._made is not None:
+                    images = self._next_made(self._made)
                 else:
                     images = self._next_images(self._lanes[number % len(self._lanes)])
                 self._position = reached[number]
@@ -169,9 +170,9 @@ class Loader:
                     raise RuntimeError("this iteration was abandoned by a newer one over the same loader")
             for lane in self._lanes:
                 lane.finish()
-            if self._raw is not None:
-                self._raw.close()
-            self._raw, self._plan = None, None
+            if self._made is not None:
+                self._made.close()
+            self._made, self._plan = None, None
             self.buffers.trim()
             self._epoch, self._position = self._epoch + 1, 0
 
@@ -192,12 +193,12 @@ class Loader:
         if self._plan is not None:  # left half-way
             self.close()
         self._plan, options, lanes = plan, self.options, self.options.lanes
-        if self.mapped.stored.raw and self.resized_from is None:
-            # copies wait for nothing: more threads than cores would only take turns
+        if self.resized_from is None and (self.mapped.stored.raw or not options.on_gpu):
+            # copying and decoding wait for nothing: more threads than cores would only take turns
             threads = min(options.resolved_threads, cores())
             augment: raw.Augments = () if options.on_gpu else self._augment
             room = partial(gpu.room, device=self._device) if options.on_gpu else self.buffers.images
-            self._raw = raw.batches(plan, augment, partial(room, size=options.size), threads, options.prefetch)
+            self._made = raw.batches(plan, augment, partial(room, size=options.size), threads, options.prefetch)
             return
         if not self._lanes:
             spec = PipelineSpec(
@@ -214,8 +215,12 @@ class Loader:
         for number, lane in enumerate(self._lanes):
             lane.begin(plan, range(number, len(plan), len(self._lanes)))
 
-    def _next_raw(self, made: raw.Batches) -> torch.Tensor:
-        images, decisions = next(made)
+    def _next_made(self, made: raw.Batches) -> torch.Tensor:
+        try:
+            images, decisions = next(made)
+        except DamagedImage as error:
+            self.close()
+            raise self._damaged(error.row, error.fault) from error
         return gpu.augmented(images, self._augment, decisions, self._device) if self.options.on_gpu else images
 
     def _next_images(self, lane: Lane) -> torch.Tensor:
@@ -255,13 +260,16 @@ class Loader:
             except ValueError as decode_error:
                 fault = str(decode_error).strip()
             if fault:
-                path = stored.paths[stored.shard[row]]
-                return UserError(
-                    f"{path}: sample {self.dataset.key(row)!r} is damaged ({fault}); run `cxrdali verify "
-                    f"{self.dataset.root}`, then restore the shard or pack again"
-                )
+                return self._damaged(row, fault)
         first_line = str(error).strip().splitlines()[0]
         return UserError(f"{self.dataset.root}: DALI failed on size {stored.pixels}: {first_line}")
+
+    def _damaged(self, row: int, fault: str) -> UserError:
+        path = self.mapped.stored.paths[self.mapped.stored.shard[row]]
+        return UserError(
+            f"{path}: sample {self.dataset.key(row)!r} is damaged ({fault}); run `cxrdali verify {self.dataset.root}`, "
+            "then restore the shard or pack again"
+        )
 
 
 def nearest_stored(dataset: PackedDataset, size: int) -> int:
