@@ -1,4 +1,4 @@
-"""An epoch as an iterable of batches: planned order, pixels decoded by DALI or stored raw, torch's tensors.
+"""An epoch as an iterable of batches: planned order, pixels decoded or stored raw, torch's tensors.
 
 Contract. A batch is (images uint8 [B, 1, S, S], 0..255, on the loader's device; rows int64 [B], CPU). Training
 drops the last partial batch; evaluation returns every row once, in the order given. Rows and pixels depend on
@@ -166,6 +166,7 @@ class Loader:
                 self._position = reached[number]
                 # .copy(): the consumer's rows must not be a view of our order
                 yield Batch(images, torch.from_numpy(order[start:stop].copy()))
+                del images  # its memory is free as soon as the consumer lets go of it
                 if self._plan is not plan:
                     raise RuntimeError("this iteration was abandoned by a newer one over the same loader")
             for lane in self._lanes:
