@@ -16,14 +16,13 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 import torch
 
 from cxrdali.data import gpu, raw
 from cxrdali.data.augment import Augmentation, Decisions, carry_out, decide, in_order
 from cxrdali.data.buffers import RecycledBuffers
 from cxrdali.data.download import CopyAhead
-from cxrdali.data.jpeg import DamagedImage
+from cxrdali.data.jpeg import DamagedImage, decode_into
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import Windows, batch_bounds, global_order, shard_windows, share_of, windowed_order
 from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec
@@ -255,12 +254,8 @@ class Loader:
         for row in rows:
             if stored.raw:
                 continue
-            try:
-                image = simplejpeg.decode_jpeg(self.mapped[row], "GRAY", strict=True)
-                fault = None if image.shape[0] == stored.pixels else f"{image.shape[0]} pixels high"
-            except ValueError as decode_error:
-                fault = str(decode_error).strip()
-            if fault:
+            room = np.empty((stored.pixels, stored.pixels, 1), dtype=np.uint8)
+            if fault := decode_into(room, self.mapped[row]):
                 return self._damaged(row, fault)
         first_line = str(error).strip().splitlines()[0]
         return UserError(f"{self.dataset.root}: DALI failed on size {stored.pixels}: {first_line}")

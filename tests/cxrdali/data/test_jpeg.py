@@ -163,3 +163,14 @@ def test_dali_is_for_resizes_only(dataset, monkeypatch):
     assert len(list(training(dataset))) == 7
     with pytest.raises(AssertionError, match="DALI"):
         list(Loader(dataset, np.arange(20), LoaderOptions(JPEG - 8, 10)))
+
+
+def test_where_dali_fails_for_a_resize_the_sample_is_named_too(pack_folder, tmp_path):
+    shutil.copytree(pack_folder, tmp_path / "pack")
+    dataset = PackedDataset.open(tmp_path / "pack")
+    stored, row = dataset.stored(JPEG), 50
+    with stored.paths[stored.shard[row]].open("r+b") as file:
+        file.seek(stored.offset[row])
+        file.write(bytes(int(stored.length[row])))
+    with pytest.raises(UserError, match=rf"sample '{dataset.key(row)}' is damaged \(.*JPEG.*\); run"):
+        list(Loader(dataset, np.arange(120), LoaderOptions(JPEG - 8, 16)))
