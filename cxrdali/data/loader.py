@@ -1,4 +1,4 @@
-"""An epoch as an iterable of batches: planned order, pixels decoded by DALI or stored raw, torch's tensors.
+"""An epoch as an iterable of batches: planned order, pixels decoded or stored raw, torch's tensors.
 
 Contract. A batch is (images uint8 [B, 1, S, S], 0..255, on the loader's device; rows int64 [B], CPU). Training
 drops the last partial batch; evaluation returns every row once, in the order given. Rows and pixels depend on
@@ -16,13 +16,13 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 import torch
 
 from cxrdali.data import gpu, raw
 from cxrdali.data.augment import Augmentation, Decisions, carry_out, decide, in_order
 from cxrdali.data.buffers import RecycledBuffers
 from cxrdali.data.download import CopyAhead
+from cxrdali.data.jpeg import DamagedImage, decode_into
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import Windows, batch_bounds, global_order, shard_windows, share_of, windowed_order
 from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec
@@ -73,7 +73,7 @@ class Loader:
 
     def __post_init__(self) -> None:
         self._lanes: list[Lane] = []  # first: what is refused below is closed, too
-        self._raw: raw.Batches | None = None
+        self._made: raw.Batches | None = None
         self._plan: EpochPlan | None = None
         dataset, options = self.dataset, self.options
         self.rows = rows = np.ascontiguousarray(self.rows, dtype=np.int64)
@@ -107,11 +107,11 @@ class Loader:
         """Let go of pipelines and threads; the next iteration makes new ones."""
         if self._plan is not None:
             self._plan.close()
-        if self._raw is not None:
-            self._raw.close()
+        if self._made is not None:
+            self._made.close()
         for lane in self._lanes:
             lane.close()
-        self._lanes, self._raw, self._plan = [], None, None
+        self._lanes, self._made, self._plan = [], None, None
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -159,20 +159,21 @@ class Loader:
         with closing(EpochPlan(self.mapped, order, bounds, ahead, decide_batch)) as plan:
             self._start(plan)
             for number, (start, stop) in enumerate(bounds):
-                if self._raw is not None:
-                    images = self._next_raw(self._raw)
+                if self._made is not None:
+                    images = self._next_made(self._made)
                 else:
                     images = self._next_images(self._lanes[number % len(self._lanes)])
                 self._position = reached[number]
                 # .copy(): the consumer's rows must not be a view of our order
                 yield Batch(images, torch.from_numpy(order[start:stop].copy()))
+                del images  # its memory is free as soon as the consumer lets go of it
                 if self._plan is not plan:
                     raise RuntimeError("this iteration was abandoned by a newer one over the same loader")
             for lane in self._lanes:
                 lane.finish()
-            if self._raw is not None:
-                self._raw.close()
-            self._raw, self._plan = None, None
+            if self._made is not None:
+                self._made.close()
+            self._made, self._plan = None, None
             self.buffers.trim()
             self._epoch, self._position = self._epoch + 1, 0
 
@@ -193,12 +194,12 @@ class Loader:
         if self._plan is not None:  # left half-way
             self.close()
         self._plan, options, lanes = plan, self.options, self.options.lanes
-        if self.mapped.stored.raw and self.resized_from is None:
-            # copies wait for nothing: more threads than cores would only take turns
+        if self.resized_from is None and (self.mapped.stored.raw or not options.on_gpu):
+            # copying and decoding wait for nothing: more threads than cores would only take turns
             threads = min(options.resolved_threads, cores())
             augment: raw.Augments = () if options.on_gpu else self._augment
             room = partial(gpu.room, device=self._device) if options.on_gpu else self.buffers.images
-            self._raw = raw.batches(plan, augment, partial(room, size=options.size), threads, options.prefetch)
+            self._made = raw.batches(plan, augment, partial(room, size=options.size), threads, options.prefetch)
             return
         if not self._lanes:
             spec = PipelineSpec(
@@ -215,8 +216,12 @@ class Loader:
         for number, lane in enumerate(self._lanes):
             lane.begin(plan, range(number, len(plan), len(self._lanes)))
 
-    def _next_raw(self, made: raw.Batches) -> torch.Tensor:
-        images, decisions = next(made)
+    def _next_made(self, made: raw.Batches) -> torch.Tensor:
+        try:
+            images, decisions = next(made)
+        except DamagedImage as error:
+            self.close()
+            raise self._damaged(error.row, error.fault) from error
         return gpu.augmented(images, self._augment, decisions, self._device) if self.options.on_gpu else images
 
     def _next_images(self, lane: Lane) -> torch.Tensor:
@@ -252,17 +257,9 @@ class Loader:
         for row in rows:
             if stored.raw:
                 continue
-            try:
-                image = simplejpeg.decode_jpeg(self.mapped[row], "GRAY", strict=True)
-                fault = None if image.shape[0] == stored.pixels else f"{image.shape[0]} pixels high"
-            except ValueError as decode_error:
-                fault = str(decode_error).strip()
-            if fault:
-                path = stored.paths[stored.shard[row]]
-                return UserError(
-                    f"{path}: sample {self.dataset.key(row)!r} is damaged ({fault}); run `cxrdali verify "
-                    f"{self.dataset.root}`, then restore the shard or pack again"
-                )
+            room = np.empty((stored.pixels, stored.pixels, 1), dtype=np.uint8)
+            if fault := decode_into(room, self.mapped[row]):
+                return self._damaged(row, fault)
         text = str(error).strip() or repr(error)
         cause = text.partition("encountered:")[2].strip() or text  # in front of it DALI quotes our source
         words = f"{self.dataset.root}: DALI failed on size {stored.pixels}: {cause.splitlines()[0]}"
@@ -270,6 +267,13 @@ class Loader:
             decode = "" if self.options.resolved_decode == "cpu" else "use --decode cpu, "
             words += f"; the GPU is full: {decode}{OTHERS}, or use a smaller --micro-batch (to predict, --batch)"
         return UserError(words)
+
+    def _damaged(self, row: int, fault: str) -> UserError:
+        path = self.mapped.stored.paths[self.mapped.stored.shard[row]]
+        return UserError(
+            f"{path}: sample {self.dataset.key(row)!r} is damaged ({fault}); run `cxrdali verify {self.dataset.root}`, "
+            "then restore the shard or pack again"
+        )
 
 
 def nearest_stored(dataset: PackedDataset, size: int) -> int:

@@ -154,8 +154,8 @@ class DataSettings(FoldOptions):
 class LoaderOptions:
     """size: side of the images in pixels; batch: images per batch; threads: CPU threads (None: two for
     each core this process may use, at most 8); decode: auto, cpu, mixed or hybrid; device: "cpu" or "cuda[:N]";
-    prefetch: batches that each of DALI's lanes, or the threads that copy raw images, make ahead; order and window
-    (shards open at a time) are for training."""
+    prefetch: batches that each of DALI's lanes, or the threads that copy raw images and decode JPEGs, make ahead;
+    order and window (shards open at a time) are for training."""
 
     size: int = setting(legal=at_least(1))
     batch: int = setting(legal=at_least(1))

@@ -1,7 +1,8 @@
-"""Raw images of the wanted size: copied from mapped shards to output batches by threads, ahead of who asks for them.
+"""Images of the wanted size made by threads in output batches, ahead of who asks for them: raw ones by a copy.
 
 No DALI, which would write every image once more: on the CPU cutout and flips are part of the one copy. For a GPU the
-copy goes to pinned memory, and augmentation follows there (`cxrdali.data.gpu`).
+copy goes to pinned memory, and augmentation follows there (`cxrdali.data.gpu`). JPEGs, on the CPU only, are decoded
+straight into the batch (`cxrdali.data.jpeg`).
 """
 
 import logging
@@ -13,6 +14,7 @@ from functools import cache
 import numpy as np
 import torch
 
+from cxrdali.data import jpeg
 from cxrdali.data.augment import Augmentation, Cutout, Decisions, Flips, carry_out
 from cxrdali.data.pipeline import EpochPlan
 from shards.dataset.mapped import MappedSize
@@ -30,7 +32,8 @@ def batches(
 
     augment: what is carried out here. room: memory for so many images that nobody uses. ahead: batches in the making.
     """
-    compiled()  # here, not in several threads at once
+    if plan.mapped.stored.raw:
+        compiled()  # here, not in several threads at once
     made: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="cxrdali raw") as pool:
         try:
@@ -70,5 +73,6 @@ def compiled() -> Callable[..., None] | None:
 
 def _make(plan: EpochPlan, number: int, rows: np.ndarray, augment: Augments, images: torch.Tensor) -> Made:
     made = plan.decisions(number)
-    fill(plan.mapped, rows, augment, made, images.numpy()[:, 0])
+    to_fill = fill if plan.mapped.stored.raw else jpeg.fill
+    to_fill(plan.mapped, rows, augment, made, images.numpy()[:, 0])
     return images, made

@@ -54,7 +54,7 @@ class RuntimeSettings:
         "augments there in any case. auto is cpu.",
         one_of(DECODE),
     )
-    threads: int | None = setting(None, "DALI's CPU threads.", at_least(1), otherwise="two a core, at most 8")
+    threads: int | None = setting(None, "CPU threads that decode.", at_least(1), otherwise="two a core, at most 8")
     cache_features: bool = setting(
         True,
         "With a frozen backbone and without augmentation: compute its features once and keep them in the device's "
