@@ -9,7 +9,7 @@ LARGE_PATIENT = 0.05  # share of the images above which a patient is probably no
 
 def pixels_hash(image: np.ndarray) -> str:
     """16 hex digits, which two different ones of a million images share with a chance below one in ten million."""
-    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).hexdigest()
 
 
 def same_pixels(hashes: np.ndarray, patient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

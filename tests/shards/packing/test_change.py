@@ -133,15 +133,15 @@ def test_a_release_of_which_nothing_was_there_is_completed(whole, root, out):
 
 
 def test_a_file_that_the_disk_could_not_read_is_read_again_though_it_has_not_changed(whole, root, out, monkeypatch):
-    broken, real = paths_of(root)[0], Disk.read_bytes
+    broken, real = paths_of(root)[0], Disk.read_into
 
-    def read_bytes(disk, *arguments, **options):
+    def read_into(disk, *arguments, **options):
         if disk.path == broken:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real(disk, *arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Disk, "read_bytes", read_bytes)
+        patched.setattr(Disk, "read_into", read_into)
         assert packed(root, out).rejected == {"unreadable": 1}
     assert packed(root, out).rejected == {} and contents(out) == contents(whole / "pack")
 

@@ -8,6 +8,7 @@ import pytest
 import simplejpeg
 
 from shards.errors import UserError
+from shards.packing import area
 from shards.packing.options import PackOptions, Size
 from shards.packing.rendition import encode, renditions, resize, resized
 from shards.packing.source import decode
@@ -71,6 +72,19 @@ def test_area_resizes_are_opencvs_to_the_byte_together_and_alone(shape, fit):
         )
         assert np.array_equal(together[side], expected), side
         assert np.array_equal(resize(gray, side, fit), expected), side
+
+
+def test_without_scipys_product_opencv_shrinks_to_the_same_bytes(monkeypatch):
+    gray = np.random.default_rng(0).integers(0, 256, (764, 636), dtype=np.uint8)
+    fast = resized(gray, (224, 512), "squash")
+    monkeypatch.setattr("shards.packing.area.add_product", None)
+    slow = resized(gray, (224, 512), "squash")
+    assert all(np.array_equal(fast[side], slow[side]) for side in fast)
+
+
+def test_scipys_product_is_found():
+    """Else packing goes on, at a third of the speed of shrinking."""
+    assert area.add_product is not None
 
 
 def test_a_large_image_is_decoded_at_reduced_scale_but_never_below_the_target():

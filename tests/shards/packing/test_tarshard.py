@@ -85,6 +85,18 @@ def test_a_shard_is_the_tar_that_tarfile_writes(tmp_path, samples):
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["a", "\u00e9" * 47, "x" * 95, "x" * 96, "x" * 150], ids=len)
+def test_headers_are_tarfiles_whatever_the_length_of_the_name(tmp_path, name):
+    shard, _ = write(tmp_path / "a.tar", [(name, {"jpg": b"J" * 9, "json": b"K" * 700_000})])
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for extension, data in (("jpg", b"J" * 9), ("json", b"K" * 700_000)):
+            member = tarfile.TarInfo(f"{name}.{extension}")
+            member.size, member.mode = len(data), 0o444
+            tar.addfile(member, io.BytesIO(data))
+    assert (tmp_path / "a.tar").read_bytes() == stream.getvalue()
+
+
 def test_the_format_is_gnu(tmp_path):
     """DALI's reader knows no PAX headers."""
     write(tmp_path / "a.tar", LONG)

@@ -12,7 +12,7 @@ def reference(pixels, low, high):
     return np.floor(np.clip((pixels.astype(float) - low) / (high - low), 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-@pytest.mark.parametrize("shape", [(1, 2), (3, 67), (40, 50), (1500, 1400)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 2), (3, 67), (40, 50), (2100, 2050)], ids=str)
 @pytest.mark.parametrize("most", [255, 4095, 65535])
 def test_percentiles_are_numpys(shape, most):
     pixels = np.random.default_rng(0).integers(0, most + 1, shape, dtype=np.uint16)
