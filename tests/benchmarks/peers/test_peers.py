@@ -18,7 +18,7 @@ from benchmarks.peers.dali import DaliReader
 from benchmarks.peers.dataloader import Batches, file_loader
 from benchmarks.peers.images import Collate
 from benchmarks.peers.install import ENVIRONMENTS, python_of, reason, state
-from benchmarks.peers.measure import Timing, start
+from benchmarks.peers.measure import Refused, Timing, start
 from benchmarks.peers.registry import BOUNDS, How, baselines, targets
 from benchmarks.peers.served import Served, make, seen
 from benchmarks.peers.webdataset import webdataset_loader
@@ -125,28 +125,22 @@ def test_other_work_is_refused(images):
     assert difference(images[:, ::2], images, STILL, 0) == "its images are uint8 (20, 40), not uint8 (40, 40)"
 
 
-def test_a_peer_that_fails_or_differs_is_said_and_the_rest_is_measured(work):
+def test_the_fastest_setting_stays_and_a_peer_that_differs_is_said(work):
+    """A setting that fails leaves the others; who has none left, or does other work, has a reason; the rest runs."""
     wanted = {
-        "decode only": baselines("cpu")["decode only"],
-        "breaks": How("dataloader.baseline", {"": ("many",)}),
-        "differs": How("dataloader.baseline", {"": (1,)}, still=True),
+        "reader": How("dali.baseline", {"broken": ("two",), "1 thread": (1,)}),
+        "differs": How("dali.baseline", {"": (1,)}, still=True),
         "is absent": How("spdl.baseline", needs="spdl"),
     }
     with ExitStack() as stack:
         found, missing = start(work, wanted, Timing(1, 0.05), stack)
-        assert list(found) == ["decode only"]
-    assert missing["breaks"].startswith(("TypeError: ", "ValueError: "))
-    assert missing["differs"].startswith("refused: ")
+        assert list(found) == ["reader, 1 thread"]
+        assert found["reader, 1 thread"].more["tried"].keys() == {"1 thread", "broken"}
+        assert found["reader, 1 thread"].run() % work.step == 0
+    assert missing["differs"].startswith("refused: ") and missing["differs"].endswith(", not 0%")
     assert missing["is absent"] == "no --envs was given"
-
-
-def test_the_fastest_setting_stays(work):
-    wanted = {"files": How("dataloader.baseline", {"broken": ("two",), "1 worker": (1,)})}
-    with ExitStack() as stack:
-        found, missing = start(work, wanted, Timing(1, 0.05), stack)
-        assert list(found) == ["files, 1 worker"] and not missing
-        assert found["files, 1 worker"].more["tried"].keys() == {"1 worker", "broken"}
-        assert found["files, 1 worker"].run() % work.step == 0
+    with pytest.raises(Refused, match="ours: refused: "), ExitStack() as stack:  # ours is not passed over
+        start(work, {"ours": How("ours.loader", {"": (False,)}, still=True)}, Timing(1, 0.05), stack)
 
 
 def test_the_best_effort_loader_makes_our_pixels(dataset, tmp_path):
