@@ -10,17 +10,9 @@ ones, in turn. README.md says what is held fixed. Baselines:
 
     JPEG, raw               cxrdali.data.loader.Loader on packed shards: cutout, flips, output batch uint8
                             [B, 1, S, S]; on a GPU in each decode mode
-    decode only             JPEG without augmentation: its ceiling
-    cached batches          decoded batches augmented by our loader's copy: the ceiling of raw
-    read only               every stored byte copied once by one thread
-    DALI's reader           its webdataset reader over the same tars, with its own random operators
-    best-effort DataLoader  our output batch to the pixel, by worker processes: simplejpeg, NumPy cutout, cv2 flips
-    torchvision             its decoder in gray, in DataLoader workers or threads
-    WebDataset, litData, Streaming    JPEGs in their own shards, in worker processes with the best-effort decoding
-    SPDL                    its pipeline of threads, with its own decoder or simplejpeg
-    FFCV JPEG, FFCV raw     with what it ships, and with flips in place that we compiled for it; three channels, which
-                            is all its images have; and gray pixels as plain arrays, which it can store, too
-    stage-training paper    DataLoader, OpenCV RGB decode, albumentations, float32 [B, 3, S, S] made in the worker
+    decode only, cached batches, read only    the ceilings of JPEG (without augmentation), of raw (decoded batches
+                            augmented by our loader's copy), and of both (stored bytes copied by one thread)
+    the others              a file each in this folder, which says how it stores and how it reads
 
 DataLoaders read loose files, one per image: "resized files" are the bytes of our JPEG renditions; "native files" are
 2544 x 3056 and shrunk in the worker. The disk is what it is; slow ones: docs/storage.md.
