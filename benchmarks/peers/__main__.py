@@ -39,7 +39,7 @@ from shards.dataset.packed import PackedDataset
 from shards.releases.open import open_release
 
 SHARDS = 8  # so that every worker of webdataset has its own
-START = 7.0  # seconds to start, check and size one baseline's process, about
+START = 5.0  # seconds to start, check and size one baseline's process, about
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PeersRun(Options):
     cold: tuple[int, ...] = option("", "sizes that run with a cold page cache, too [none]", listed(int))
     only: tuple[str, ...] = option("", "beginnings of the baselines to run, such as JPEG,raw,DALI [all]", listed(str))
     rounds: int = option(5, "timed runs of each baseline")
-    seconds: float = option(1.2, "length of a run, about")
+    seconds: float = option(1.0, "length of a run, about")
     images: int = option(2000, "different images to pack, at most")
     native_images: int = option(40, "different native files")
     source: Path | None = option(None, "release to pack [a synthetic one]", Path)
@@ -139,6 +139,7 @@ def main() -> None:
     environment = results.environment("benchmarks.peers", options.device)
     with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as name:
         folder = Path(name)
+        print("making and packing images ...", flush=True)
         data = prepare(options, folder)
         images = int(PackedDataset.open(data.jpeg).packed.sum())
         print(f"{environment['cpu']}, {environment['cores']} cores, {images} images", flush=True)
