@@ -10,17 +10,9 @@ ones, in turn. README.md says what is held fixed. Baselines:
 
     JPEG, raw               cxrdali.data.loader.Loader on packed shards: cutout, flips, output batch uint8
                             [B, 1, S, S]; on a GPU in each decode mode
-    decode only             JPEG without augmentation: its ceiling
-    cached batches          decoded batches augmented by our loader's copy: the ceiling of raw
-    read only               every stored byte copied once by one thread
-    DALI's reader           its webdataset reader over the same tars, with its own random operators
-    best-effort DataLoader  our output batch to the pixel, by worker processes: simplejpeg, NumPy cutout, cv2 flips
-    torchvision             its decoder in gray, in DataLoader workers or threads
-    WebDataset, litData, Streaming    JPEGs in their own shards, in worker processes with the best-effort decoding
-    SPDL                    its pipeline of threads, with its own decoder or simplejpeg
-    FFCV JPEG, FFCV raw     with what it ships, and with flips in place that we compiled for it; three channels, which
-                            is all its images have; and gray pixels as plain arrays, which it can store, too
-    stage-training paper    DataLoader, OpenCV RGB decode, albumentations, float32 [B, 3, S, S] made in the worker
+    decode only, cached batches, read only    the ceilings of JPEG (without augmentation), of raw (decoded batches
+                            augmented by our loader's copy), and of both (stored bytes copied by one thread)
+    the others              a file each in this folder, which says how it stores and how it reads
 
 DataLoaders read loose files, one per image: "resized files" are the bytes of our JPEG renditions; "native files" are
 2544 x 3056 and shrunk in the worker. The disk is what it is; slow ones: docs/storage.md.
@@ -47,7 +39,7 @@ from shards.dataset.packed import PackedDataset
 from shards.releases.open import open_release
 
 SHARDS = 8  # so that every worker of webdataset has its own
-START = 7.0  # seconds to start, check and size one baseline's process, about
+START = 5.0  # seconds to start, check and size one baseline's process, about
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ class PeersRun(Options):
     cold: tuple[int, ...] = option("", "sizes that run with a cold page cache, too [none]", listed(int))
     only: tuple[str, ...] = option("", "beginnings of the baselines to run, such as JPEG,raw,DALI [all]", listed(str))
     rounds: int = option(5, "timed runs of each baseline")
-    seconds: float = option(1.2, "length of a run, about")
+    seconds: float = option(1.0, "length of a run, about")
     images: int = option(2000, "different images to pack, at most")
     native_images: int = option(40, "different native files")
     source: Path | None = option(None, "release to pack [a synthetic one]", Path)
@@ -147,6 +139,7 @@ def main() -> None:
     environment = results.environment("benchmarks.peers", options.device)
     with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as name:
         folder = Path(name)
+        print("making and packing images ...", flush=True)
         data = prepare(options, folder)
         images = int(PackedDataset.open(data.jpeg).packed.sum())
         print(f"{environment['cpu']}, {environment['cores']} cores, {images} images", flush=True)

@@ -10,7 +10,7 @@ from shards.dataset.packed import PackedDataset
 
 GRID = 8  # places a side by which an image is found among the stored ones
 FAR = 40  # gray levels: a place that was cut is to outweigh no others
-SHARE = 0.15  # how far a share of the images seen may be from its probability
+DEVIATIONS = 5  # by how many standard deviations a share of the images seen may be from its probability
 
 
 def stored_images(work: Work, raw: bool) -> np.ndarray:
@@ -46,7 +46,7 @@ def difference(seen: np.ndarray, stored: np.ndarray, augment: AugmentOptions, le
     shares = {"flipped horizontally": flips % 2, "flipped vertically": flips // 2, "cut": cut > 0}
     wanted = (augment.hflip, augment.vflip, augment.cutout_probability)
     for (what, images), probability in zip(shares.items(), wanted, strict=True):
-        if abs(images.mean() - probability) > SHARE * (0 < probability < 1):
+        if abs(images.mean() - probability) > DEVIATIONS * (probability * (1 - probability) / len(images)) ** 0.5:
             return f"{images.mean():.0%} of its images are {what}, not {probability:.0%}"
     return None
 

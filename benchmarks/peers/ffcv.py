@@ -124,6 +124,10 @@ class Augmenting(Operation):
         super().__init__()
         self.augment = augment
 
+    def declare_state_and_memory(self, previous):
+        """In place."""
+        return replace(previous, jit_mode=True), None
+
 
 class FlipCopy(Augmenting):
     """Vertical flip with a copy of every image, as FFCV's RandomHorizontalFlip does it."""
@@ -167,9 +171,6 @@ class Cutout(Augmenting):
         cut.is_parallel = True
         return cut
 
-    def declare_state_and_memory(self, previous):
-        return replace(previous, jit_mode=True), None
-
 
 class FlipInPlace(Augmenting):
     """Both flips by swapping pixels in place, of images [B, S, S, C] or [B, S, S]: no second buffer, and an image
@@ -204,4 +205,4 @@ class FlipInPlace(Augmenting):
 
     def declare_state_and_memory(self, previous):
         self.size, self.channels = int(previous.shape[0]), int((*previous.shape, 1)[2])
-        return replace(previous, jit_mode=True), None
+        return super().declare_state_and_memory(previous)

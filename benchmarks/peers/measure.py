@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 
@@ -50,13 +51,13 @@ def start(
 ) -> tuple[dict[str, Started], dict[str, str]]:
     """The baselines by their names with the settings chosen, and why others are not measured."""
     found, missing = {}, {}
-    stored = {raw: checks.stored_images(work, raw) for raw in (False, True)}
+    stored = cache(partial(checks.stored_images, work))
     for name, how in wanted.items():
         begun = time.perf_counter()
         version, why = install.state(timing.envs, how.needs) if how.needs else (None, None)
         if why is None:
             try:
-                variant, started = _best(work, how, timing, stored[how.raw], stack)
+                variant, started = _best(work, how, timing, stored(how.raw), stack)
             except Refused as error:
                 why = str(error)
         if why is not None:

@@ -38,6 +38,7 @@ def baselines(device: str) -> dict[str, How]:
     """By name, without the variant's."""
     some, more = joblib.cpu_count(), 2 * joblib.cpu_count()
     workers, threads = ({f"{count} {kind}": (count,) for count in (some, more)} for kind in ("workers", "threads"))
+    one_a_core = {f"{some} threads": (some,)}  # more threads than cores slowed these decoders in a trial
     modes = ("mixed", "hybrid") if device.startswith("cuda") else ()
     return {
         READ: How("ours.read_only", levels=None),
@@ -48,12 +49,12 @@ def baselines(device: str) -> dict[str, How]:
         RAW: How("ours.loader", {"": (True,)}, raw=True, levels=0),
         READER: How("dali.baseline", threads),
         LEAN: How("dataloader.baseline", workers),
-        TORCHVISION: How("torchvision.baseline", {**_named(workers, False), **_named(threads, True)}),
+        TORCHVISION: How("torchvision.baseline", {**_named(workers, False), **_named(one_a_core, True)}),
         WEBDATASET: How("webdataset.baseline", workers),
         LITDATA: How("litdata.baseline", workers, "litdata"),
         STREAMING: How("streaming.baseline", workers, "streaming"),
         SPDL: How(
-            "spdl.baseline", {**_named(threads, False, "simplejpeg"), **_named(threads, True, "its decoder")}, "spdl"
+            "spdl.baseline", {**_named(threads, False, "simplejpeg"), **_named(one_a_core, True, "its decoder")}, "spdl"
         ),
         FFCV_JPEG: _ffcv("jpeg", "shipped", THREE_CHANNELS),
         FFCV_JPEG_OURS: _ffcv("jpeg", "in place", THREE_CHANNELS),

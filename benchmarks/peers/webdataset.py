@@ -32,16 +32,11 @@ def baseline(work: Work, workers: int) -> Baseline:
 def webdataset_loader(
     tars: Sequence[Path], shape: tuple[int, int], collate: Collate, workers: int, once: bool = False, pin: bool = False
 ) -> DataLoader:
-    """Yields tensors uint8 [batch, 1, S, S].
+    """Yields tensors uint8 [batch, 1, S, S] of tuples of a JPEG's bytes; shape: images per batch, and batches an epoch,
+    a multiple of `workers`.
 
-    Args:
-        tars: The shards.
-        shape: Images per batch, and batches an epoch, a multiple of `workers`.
-        collate: Makes a batch of tuples of a JPEG's bytes.
-        workers: Processes.
-        once: Every image comes once and in order; else workers sample from all tars with replacement, as the library
-            advises, through its shuffle buffer.
-        pin: Whether batches come in pinned memory.
+    once: every image comes once and in order; else workers sample from all tars with replacement, as the library
+    advises, through its shuffle buffer.
     """
     import webdataset as wds
 
