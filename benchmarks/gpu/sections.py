@@ -36,8 +36,8 @@ SECTIONS = (  # in this order; the first makes the data of all
     Section(_TRAINING, "memory", 120), Section(_LOADING, "feeding", 90), Section(_TRAINING, "full", 60),
     Section(_COMMANDS, "runs", 150, False), Section(_TRAINING, "ranks", 80), Section(_LOADING, "supply", 90, False),
     Section(_COMMANDS, "predicting", 90, False), Section(_TRAINING, "precision", 60),
-    Section(_TRAINING, "compiling", 90), Section(_COMMANDS, "compiled", 90, False),
-    Section(_COMMANDS, "tests", 150, False),
+    Section(_COMMANDS, "compiled", 90, False), Section(_COMMANDS, "tests", 150, False),
+    Section(_TRAINING, "compiling", 150),
 )  # fmt: skip
 NAMES = tuple(each.name for each in SECTIONS)
 
