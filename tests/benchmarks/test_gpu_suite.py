@@ -54,7 +54,8 @@ def never(_) -> None:
 
 def test_a_section_that_crashes_hangs_or_fails_takes_no_other_with_it(capsys):
     given = [Section(HERE, "crashes", 60, False), Section(HERE, "fails", 60, False), Section(HERE, "never", 60)]
-    rows = measured([*given, Section(HERE, "hangs", 8, False), Section(HERE, "crashes", 60, False)], 60, on_gpu=False)
+    given += [Section(HERE, "hangs", 8, False), Section(HERE, "crashes", 60, False)]
+    rows = list(measured(given, 200, on_gpu=False))
     first, second = ([row for row in rows[at:] if row["section"] == "crashes"][:2] for at in (0, 3))
     assert first == second, "the last one ran as the first one did"
     assert first[0] == {"section": "crashes", "fact": "before", "ok": True, "values": {}}
