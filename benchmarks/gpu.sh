@@ -12,5 +12,5 @@ for python in "${PYTHON:-}" "$root/.venv/bin/python" python3; do
     exec "$python" -m benchmarks.gpu "$@"
   fi
 done
-echo "no Python here has DALI, torch, timm, psutil and pytest: pip install -e '.[bench,test]' in $root" >&2
+echo "no Python here has DALI, torch, timm, psutil and pytest: pip install -e '.[test]' in $root" >&2
 exit 1

@@ -9,6 +9,7 @@ the environment; the page of FILE lies beside it as Markdown. Without a GPU it r
 
 import json
 import multiprocessing
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -37,9 +38,12 @@ def main() -> None:
         environment = executor.submit(machine).result()
     wanted = {NAMES[0], *options.sections} if options.sections else NAMES
     sections = [each for each in SECTIONS if each.name in wanted]
-    rows = measured(sections, options.seconds, environment["gpu"] is not None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # the section that runs ends, too
+    rows = []
     with options.out.open("a") as file:
-        file.writelines(json.dumps({"benchmark": "gpu", **row, "environment": environment}) + "\n" for row in rows)
+        for row in measured(sections, options.seconds, environment["gpu"] is not None):
+            print(json.dumps({"benchmark": "gpu", **row, "environment": environment}), file=file, flush=True)
+            rows.append(row)
     written = options.out.with_suffix(".md")
     written.write_text(page.text(page.newest(options.out)))
     print(f"{len(rows)} facts -> {options.out}, {written}")

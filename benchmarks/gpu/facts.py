@@ -20,7 +20,7 @@ import torch
 def say(fact: str, ok: bool | None = None, **values: object) -> None:
     """fact: what is asked, and after ": " of what. ok: None where `value` is the answer, unless that is to be
     `at_least` or `at_most` so much."""
-    if {"at_least", "at_most"} & values.keys():
+    if {"at_least", "at_most"} & values.keys() and values.get("value") is not None:
         ok = values.get("at_least", values["value"]) <= values["value"] <= values.get("at_most", values["value"])
     print(json.dumps({"fact": fact, "ok": ok, "values": values}, default=str), flush=True)
 

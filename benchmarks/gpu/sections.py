@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,8 @@ SECTIONS = (  # in this order; the first makes the data of all
     Section(_TRAINING, "memory", 120), Section(_LOADING, "feeding", 90), Section(_TRAINING, "full", 60),
     Section(_COMMANDS, "runs", 150, False), Section(_TRAINING, "ranks", 80), Section(_LOADING, "supply", 90, False),
     Section(_COMMANDS, "predicting", 90, False), Section(_TRAINING, "precision", 60),
-    Section(_TRAINING, "compiling", 90), Section(_COMMANDS, "compiled", 90, False),
-    Section(_COMMANDS, "tests", 150, False),
+    Section(_COMMANDS, "compiled", 90, False), Section(_COMMANDS, "tests", 150, False),
+    Section(_TRAINING, "compiling", 150),
 )  # fmt: skip
 NAMES = tuple(each.name for each in SECTIONS)
 
@@ -49,9 +49,9 @@ def machine() -> dict:
     return results.environment("benchmarks.gpu", "cuda:0" if torch.cuda.is_available() else "cpu")
 
 
-def measured(sections: Sequence[Section], seconds: float, on_gpu: bool) -> list[dict]:
-    """A row for each fact of the sections, within so many seconds in all."""
-    until, rows = time.monotonic() + seconds, []
+def measured(sections: Sequence[Section], seconds: float, on_gpu: bool) -> Iterator[dict]:
+    """A row for each fact of the sections, as they end, within so many seconds in all."""
+    until = time.monotonic() + seconds
     with tempfile.TemporaryDirectory(prefix="cxrdali-gpu-", ignore_cleanup_errors=True) as folder:
         for section in sections:
             most = min(section.most, until - time.monotonic())
@@ -61,9 +61,8 @@ def measured(sections: Sequence[Section], seconds: float, on_gpu: bool) -> list[
                 found = [_itself(None, not_measured="no time was left")]
             else:
                 found = in_a_process(section, Path(folder), most)
-            rows += [{"section": section.name, **fact} for fact in found]
             print(f"{section.name}: {page.counted(found)}", flush=True)
-    return rows
+            yield from ({"section": section.name, **fact} for fact in found)
 
 
 def _itself(ok: bool | None, **values: str) -> dict:

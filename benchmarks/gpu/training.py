@@ -21,6 +21,7 @@ from benchmarks.training import step_memory
 from benchmarks.training.fed import EFFICIENTNET, FINDINGS, Setting, batches_of
 from benchmarks.training.step_options import StepRun
 from cxrdali.runtime.distributed import joined
+from cxrdali.runtime.torchrun import NAMES
 from cxrdali.train.microbatch import BatchShape, largest_micro_batch
 from cxrdali.train.step import Step, adamw, grad_scaler
 
@@ -138,13 +139,13 @@ def compiling(work: Work) -> None:
 
 def ranks(work: Work) -> None:
     """What does training of several processes do over NCCL: gradients, micro-batches, statistics, compiling?"""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    os.environ |= dict(zip(names, "0011", strict=True)) | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    os.environ |= dict(zip(NAMES, "0101", strict=True)) | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
     stage, gpus = Stage(224, 32), torch.cuda.device_count()
     with told("NCCL"), joined("cuda") as group:
         say("NCCL", distributed.get_backend() == "nccl", world=group.world, gpus=gpus)
         for name in ("plain", "synchronised", "compiled"):
             with told(f"a shared step: {name}"), warnings.catch_warnings(record=True) as heard:
+                warnings.simplefilter("always")
                 own = work.step(stage, TINY if name == "compiled" else "resnet50")
                 if name == "synchronised":
                     own.model.backbone = convert_sync_batchnorm(own.model.backbone)

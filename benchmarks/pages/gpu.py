@@ -45,7 +45,9 @@ def section() -> str:
 
 def text(rows: Sequence[dict]) -> str:
     """The aims, then all facts that are not true or have figures; without rows, that nothing was measured yet."""
-    aims = table("section | what | measured | to reach | reached", [(name, *_aim(rows, *rest)) for name, *rest in AIMS])
+    own = {name: [row for row in rows if row["section"] == name] for name, _, _ in AIMS}
+    lines = [(name, fact, *_aim(own[name], fact, bound)) for name, fact, bound in AIMS]
+    aims = table("section | what | measured | to reach | reached", lines)
     if not rows:
         return f"{aims}\nNot measured yet: no GPU was at hand.\n"
     ok = {True: "yes", False: "**no**", None: ""}
@@ -64,16 +66,18 @@ def counted(rows: Sequence[dict]) -> str:
     return "".join([words, *missing, *(f"\n  {row['fact']}: {_values(row)}" for row in rows if row["ok"] is False)])
 
 
-def _aim(rows: Sequence[dict], fact: str, bound: str) -> tuple[str, str, str, str]:
-    """Its row of the table behind the section's name."""
+def _aim(rows: Sequence[dict], fact: str, bound: str) -> tuple[str, str, str]:
+    """What was measured, the bound, and whether it was reached; rows: of the section, which may have broken off."""
+    broken = any(row["ok"] is False and "error" in row["values"] for row in rows)
     found = [row for row in rows if row["fact"].partition(": ")[0] == fact]
     known = [row["ok"] for row in found if row["ok"] is not None]
     figures = [
         f"{row['fact'].partition(': ')[2]} {_short(row['values']['value'])}".strip()
         for row in found if row["values"].get("value") is not None
     ]  # fmt: skip
-    reached = "**missed**" if False in known else "yes" if known else "" if figures and not bound else NOT_MEASURED
-    return fact, "; ".join(figures) or (f"{sum(known)} of {len(known)}" if known else ""), bound, reached
+    reached = "yes" if known else "" if figures and not bound else NOT_MEASURED
+    reached = "**missed**" if False in known else "**failed**" if broken else reached
+    return "; ".join(figures) or (f"{sum(known)} of {len(known)}" if known else ""), bound, reached
 
 
 def _values(row: dict) -> str:

@@ -40,6 +40,7 @@ def hangs(work) -> None:
 def fails(_) -> None:
     say("large", value=2.0, at_most=1.0)
     say("small", value=2.0, at_least=1.0)
+    say("unknown", value=None, at_most=1.0)
     with told("a part: first"):
         raise ValueError("no such\nthing")
     print("a library's own words")
@@ -53,14 +54,15 @@ def never(_) -> None:
 
 def test_a_section_that_crashes_hangs_or_fails_takes_no_other_with_it(capsys):
     given = [Section(HERE, "crashes", 60, False), Section(HERE, "fails", 60, False), Section(HERE, "never", 60)]
-    rows = measured([*given, Section(HERE, "hangs", 8, False), Section(HERE, "crashes", 60, False)], 60, on_gpu=False)
+    given += [Section(HERE, "hangs", 8, False), Section(HERE, "crashes", 60, False)]
+    rows = list(measured(given, 200, on_gpu=False))
     first, second = ([row for row in rows[at:] if row["section"] == "crashes"][:2] for at in (0, 3))
     assert first == second, "the last one ran as the first one did"
     assert first[0] == {"section": "crashes", "fact": "before", "ok": True, "values": {}}
     assert first[1]["fact"] == ITSELF and first[1]["ok"] is False
     assert first[1]["values"]["error"] == "its process ended with -6"
     failed = {row["fact"]: row for row in rows if row["section"] == "fails"}
-    assert [row["ok"] for row in failed.values()] == [False, True, False, True, False, None]
+    assert [row["ok"] for row in failed.values()] == [False, True, None, False, True, False, None]
     assert failed["a part: first"]["values"]["error"] == "ValueError: no such / thing"
     assert failed[ITSELF]["values"]["error"] == "RuntimeError: the end" and failed["seconds"]["values"]["value"] < 60
     (alone,) = [row for row in rows if row["section"] == "never"]
@@ -207,13 +209,16 @@ def test_the_page_shows_what_is_true_what_is_not_and_what_was_not_measured(tmp_p
         row("supply", ITSELF, None, day=2, not_measured="no time was left"),
         row("full", ITSELF, False, day=2, error="its process ended with -11", stderr="a | b\nc"),
         row("predicting", "predicted, images/s", None, day=2, value=2345.6),
+        row("ranks", "a shared step: plain", True, day=2), row("compiled", "a shared step: of another", False, day=2),
     )  # fmt: skip
     page = gpu.section()
     for line in (
         "| pixels | pixels | 1 of 2 | all as on the CPU | **missed** |",
         "| stages | GPU idle | 224 px 0.0042; 320 px 0.01 | at most 0.01 of the time | yes |",
         "| supply | supply, share of linear |  | at least 0.8 | not measured |",
+        "| full | a full GPU is known |  | all | **failed** |",
         "| predicting | predicted, images/s | 2,346 |  |  |",
+        "| ranks | a shared step | 1 of 1 | all | yes |",
         "| pixels | pixels: mixed | **no** | worst 9 |",
         "| supply | the section itself |  | not_measured no time was left |",
         "| full | the section itself | **no** | error its process ended with -11; stderr a / b c |",
