@@ -121,9 +121,8 @@ def run(name: str, folder: Path, options: LargeRun) -> dict:
     found = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {"part": name, "failed": done.returncode}
     if "seconds" in found:
         found["total"] = sum(found["seconds"].values())
-        print(
-            f"  {name}: {found['total']:.1f} s, {found['own_mib']:,.0f} MiB of its own, {found['peak_mib']:,.0f} at most"
-        )
+        held = f"{found['own_mib']:,.0f} MiB of its own, {found['peak_mib']:,.0f} at most"
+        print(f"  {name}: {found['total']:.1f} s, {held}")
         for step, seconds in found["seconds"].items():
             print(f"    {step:20} {seconds:8.2f} s", flush=True)
     else:

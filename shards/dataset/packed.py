@@ -160,13 +160,19 @@ class PackedDataset:
             return self.catalog[[*names]]
         return self._read(lambda catalog: catalog.columns(names))
 
+    def of_rows(self, rows: np.ndarray, *names: str) -> pd.DataFrame:
+        """Some columns of some rows (int64 [n]), which are its index: never more than one column is read whole."""
+        chosen = pa.array(rows)
+        found = {name: self.arrow(name)[name].take(chosen).to_pandas() for name in names}
+        return pd.DataFrame(found).set_axis(rows)
+
     def arrow(self, *names: str) -> pa.Table:
         """Some columns of the catalog as arrow has them, which is not kept: no object for each text."""
         return self._read(lambda catalog: catalog.arrow(names))
 
     def pieces(self, *names: str) -> Iterator[pa.RecordBatch]:
         """The same, some rows at a time."""
-        yield from self._read(lambda catalog: catalog.names() and catalog).pieces(names)
+        yield from self._read(Catalog.checked).pieces(names)
 
     def numbers(self, *names: str) -> list[np.ndarray]:
         """Columns of the catalog that say where images are: int32 [rows] each (int64 where they need it), -1 of a

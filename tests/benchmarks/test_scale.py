@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scale
+from benchmarks.scale_made import write_pack
 from benchmarks.scale_run import Steps, make
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
@@ -81,3 +82,35 @@ def test_a_made_dataset_is_one_of_ours_and_its_raw_images_can_be_loaded(tmp_path
     assert sum(path.stat().st_blocks for path in Path(folder / "512").iterdir()) * 512 < 2**20  # no room on the disk
 
     assert {"plan", "publish"} == set(steps.seconds)
+
+
+def test_scale_large_benchmark(tmp_path):
+    rows, printed = run("scale_large", tmp_path, "--rows", "30000", "--shard-images", "500", "--findings", "4")
+    check_environment(rows, "scale")
+    start, record, *to_reach = rows
+    assert [start["part"], record["part"]] == ["start", "record"] and start["shards"] == 60
+    for row in (start, record):
+        assert row["total"] == pytest.approx(sum(row["seconds"].values())) and 0 < row["own_mib"] < row["peak_mib"]
+    assert set(record["seconds"]) == {"config.json", "seen.parquet"}
+    assert [row["value"] for row in to_reach] == [start["total"], start["own_mib"]]
+    assert all(row["met"] == (row["value"] <= row["at_most"]) for row in to_reach) and printed.count("PASS") == 2
+
+
+def test_a_part_that_holds_too_much_is_ended_and_is_a_miss(tmp_path):
+    rows, printed = run("scale_large", tmp_path, "--rows", "3000", "--findings", "4", "--most-gib", "0.01")
+    assert all(row["ended_at_mib"] > 10.24 for row in rows if "part" in row)
+    assert [row["met"] for row in rows if "target" in row] == [False, False] and printed.count("MISS") == 2
+
+
+def test_a_written_dataset_is_one_of_ours(tmp_path):
+    shards = write_pack(tmp_path / "pack", 3000, 64, np.array([0.5, 0.01]), seed=0)
+    dataset = PackedDataset.open(tmp_path / "pack")
+    catalog, labels = dataset.catalog, dataset.labels()
+    assert shards == len(dataset.stored(224).paths) == 47 and dataset.packed.all() and len(catalog) == 3000
+    assert catalog["image_id"].is_unique and catalog["image_id"].str.len().eq(44).all()
+    assert catalog.groupby("study_id")["subject_id"].nunique().eq(1).all() and catalog["subject_id"].nunique() > 300
+    assert set(labels.split) == {"train", "dev", "test"} and 0.45 < labels.values[:, 0].mean() < 0.55
+    by_subject = catalog.assign(split=np.array(labels.split)).groupby("subject_id")["split"]
+    assert by_subject.nunique().eq(1).all()
+    (images, _), *_ = Loader(dataset, np.arange(8), LoaderOptions(224, 8))
+    assert images.shape == (8, 1, 224, 224) and not images.any()
