@@ -157,7 +157,7 @@ def main() -> None:
     kept = targets_of(parts[0], options.rows)
     common = {"data": "made", "findings": options.findings, "shard_images": options.shard_images, "rows": options.rows}
     rows = [common | {"shards": shards, "order": options.order} | each for each in parts]
-    results.save([*rows, *(common | each for each in kept)], environment, options.save, "scale")
+    results.save([*rows, *(common | each for each in kept)], environment, options.save, "scale_large")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_a_made_dataset_is_one_of_ours_and_its_raw_images_can_be_loaded(tmp_path
 
 def test_scale_large_benchmark(tmp_path):
     rows, printed = run("scale_large", tmp_path, "--rows", "30000", "--shard-images", "500", "--findings", "4")
-    check_environment(rows, "scale")
+    check_environment(rows, "scale_large")
     start, record, *to_reach = rows
     assert [start["part"], record["part"]] == ["start", "record"] and start["shards"] == 60
     for row in (start, record):
