@@ -24,7 +24,7 @@ from shards.dataset.content import content
 from shards.dataset.description import decoded_for
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.dataset.tables import PIECE, sorted_rows
+from shards.dataset.tables import PIECE, sorted_rows, take
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
 
@@ -190,7 +190,7 @@ def _add(made: Any, column: pa.ChunkedArray, rows: np.ndarray) -> None:
     """Add some values to a hash, as JSON without the brackets, some rows at a time."""
     missing = "<NA>" if pa.types.is_integer(column.type) else math.nan  # as pandas spells them
     for at in range(0, len(rows), PIECE):
-        values = column.take(pa.array(rows[at : at + PIECE])).to_pylist()
+        values = take(column, rows[at : at + PIECE]).to_pylist()
         if column.null_count:
             values = [missing if value is None else value for value in values]
         made.update((b", " if at else b"") + json.dumps(values)[1:-1].encode())

@@ -18,7 +18,7 @@ from shards.dataset.key import sample_key
 from shards.dataset.labels import Coded, Labels
 from shards.dataset.mapped import StoredSize
 from shards.dataset.remote_copy import Mirror
-from shards.dataset.tables import PIECE, Table
+from shards.dataset.tables import PIECE, Table, take
 from shards.errors import UserError
 from shards.storage.location import Location
 from shards.storage.places import storage_of
@@ -162,8 +162,7 @@ class PackedDataset:
 
     def of_rows(self, rows: np.ndarray, *names: str) -> pd.DataFrame:
         """Some columns of some rows (int64 [n]), which are its index: never more than one column is read whole."""
-        chosen = pa.array(rows)
-        found = {name: self.arrow(name)[name].take(chosen).to_pandas() for name in names}
+        found = {name: take(self.arrow(name)[name], rows).to_pandas() for name in names}
         return pd.DataFrame(found).set_axis(rows)
 
     def arrow(self, *names: str) -> pa.Table:

@@ -16,7 +16,7 @@ from shards.dataset.description import seal
 from shards.dataset.labels import Coded
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
-from shards.dataset.tables import sorted_rows
+from shards.dataset.tables import sorted_rows, take
 from shards.errors import UserError
 from shards.packing.attach import detach
 from shards.packing.tarshard import members
@@ -176,6 +176,17 @@ def test_splits_of_several_pieces_and_without_one():
     assert [*split] == ["test", None, "train", "train", "dev", None]
     assert (split == "train").tolist() == [False, False, True, True, False, False]
     assert split[np.array([4, 1])].tolist() == ["dev", None]
+
+
+def test_rows_are_taken_of_a_column_in_chunks_as_of_one():
+    for values in (["a", "b", None, "d", "e", "f"], [1, 2, None, 4, 5, 6]):
+        column, rows = (
+            pa.chunked_array([values[:2], [], values[2:5], values[5:]], pa.array(values).type),
+            [5, 0, 4, 2, 0],
+        )
+        assert take(column, np.array(rows)).to_pylist() == [values[row] for row in rows]
+        assert take(column, np.arange(0)).to_pylist() == []
+    assert take(pa.chunked_array([["a"]]), np.array([0])).type == pa.large_string()
 
 
 @pytest.mark.parametrize("common", ["", "patient0", "päti"])
