@@ -167,11 +167,14 @@ class PackedDataset:
 
     def arrow(self, *names: str) -> pa.Table:
         """Some columns of the catalog as arrow has them, which is not kept: no object for each text."""
+        if "catalog" in self.__dict__:
+            return pa.Table.from_pandas(self.catalog[[*names]], preserve_index=False)
         return self._read(lambda catalog: catalog.arrow(names))
 
     def pieces(self, *names: str) -> Iterator[pa.RecordBatch]:
         """The same, some rows at a time."""
-        yield from self._read(Catalog.checked).pieces(names)
+        kept = "catalog" in self.__dict__
+        yield from self.arrow(*names).to_batches() if kept else self._read(Catalog.checked).pieces(names)
 
     def numbers(self, *names: str) -> list[np.ndarray]:
         """Columns of the catalog that say where images are: int32 [rows] each (int64 where they need it), -1 of a
