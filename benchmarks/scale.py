@@ -103,12 +103,13 @@ def targets(rows: Sequence[dict]) -> list[dict]:
         seconds = {step: spread["median"] for step, spread in row["seconds"].items()}
         starts = {"first epoch": seconds["loader"] + seconds["first epoch"], "second epoch": seconds["second epoch"]}
         starts["resume half-way"] = seconds["loader"] + seconds["resume half-way"]
-        found += [_target(row, f"{name}, seconds", value, AT_MOST_SECONDS) for name, value in starts.items()]
-        found.append(_target(row, "own memory, MiB", row["own_mib"], AT_MOST_MIB))
+        found += [target(row, f"{name}, seconds", value, AT_MOST_SECONDS) for name, value in starts.items()]
+        found.append(target(row, "own memory, MiB", row["own_mib"], AT_MOST_MIB))
     return found
 
 
-def _target(row: dict, what: str, value: float, at_most: float) -> dict:
+def target(row: dict, what: str, value: float, at_most: float) -> dict:
+    """A row that says whether a part's value is at most so much."""
     met, name = value <= at_most, f"{row['part']}: {what}"
     print(f"  {name:48} {value:10,.2f}   at most {at_most:,.0f}   {'PASS' if met else 'MISS'}", flush=True)
     return {"target": name, "rows": row["rows"], "value": value, "at_most": at_most, "met": met}

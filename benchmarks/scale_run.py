@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -153,7 +154,7 @@ def begun(folder: Path, order: str, window: int, steps: Steps) -> dict:
 
     # What is mapped from here on are shards, whose pages are the kernel's cache and not this process's own.
     before, libraries = peak_mib(), _status("RssFile")
-    with set_aside() as aside, sampled(anonymous_mib, every=0.01) as anonymous:
+    with set_aside() as aside, sampled(_anonymous_mib, every=0.01) as anonymous:
         with steps.step("loader"):
             loader = training()
         found = {"first batch": _first(loader, "first epoch", aside, steps)}
@@ -172,6 +173,25 @@ def begun(folder: Path, order: str, window: int, steps: Steps) -> dict:
         "open_files": len(list(Path("/proc/self/fd").iterdir())),
     }
     return found | {"maps": len(Path("/proc/self/maps").read_text().splitlines())}
+
+
+def recorded(folder: Path, steps: Steps) -> dict:
+    """What a run writes of its data before its first step: which images, labels and pixels these are, for config.json,
+    and seen.parquet."""
+    from cxrdali.runs import same_data
+    from cxrdali.runs.seen import Seen, Trained
+
+    dataset = PackedDataset.open(folder)
+    labels = dataset.labels()
+    train, validation = train_and_validation(dataset, labels, FoldOptions())
+    with sampled(_anonymous_mib, every=0.01) as anonymous:
+        with steps.step("config.json"):
+            settings = SimpleNamespace(data=SimpleNamespace(size=SIDE, order="global"))
+            same_data.described(settings, dataset, labels, train, validation)
+        with steps.step("seen.parquet"):
+            own = Trained.of("run", dataset, labels, FoldOptions(), train)
+            Seen().after(own, dataset, train).write(folder)
+    return {"own_mib": max(anonymous), "train": len(train)}
 
 
 def _first(loader, name: str, aside: dict[str, float], steps: Steps) -> int:
@@ -221,12 +241,12 @@ def _status(name: str) -> float:
     return proc_number("status", name) / 1024
 
 
-def anonymous_mib() -> float:
+def _anonymous_mib() -> float:
     """This process's memory without the pages of files."""
     return _status("RssAnon") + _status("RssShmem")
 
 
-PARTS = {"make": make, "epoch": begun}
+PARTS = {"make": make, "epoch": begun, "record": recorded}
 
 
 def main() -> None:

@@ -12,14 +12,17 @@ others use, is nearly that of the rarest finding.) Samples are a pure function o
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cxrdali.data.order import DRAWS, stream
-from cxrdali.data.targets import Targets
 from cxrdali.registry import Named, Registry
 from shards.errors import UserError
 from shards.randomness import raw_words, unit_floats
+
+if TYPE_CHECKING:
+    from cxrdali.data.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Sampler(Named):
         """How much of an epoch (from 0, of `epochs`) follows the weights, 0 to 1; the rest is uniform."""
         return 1.0
 
-    def over(self, rows: np.ndarray, targets: np.ndarray | Targets, seed: int, epochs: int) -> "SampledRows | None":
+    def over(self, rows: np.ndarray, targets: "np.ndarray | Targets", seed: int, epochs: int) -> "SampledRows | None":
         """The sampler of a run; None if every image comes once.
 
         Args:

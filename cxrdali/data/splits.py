@@ -58,9 +58,9 @@ def in_folds(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tu
         groups = ids.to_numpy(zero_copy_only=False)[codes]
         fold = balanced_parts(groups, options.folds, options.fold_seed, labels.values[released] == 1)
     else:
-        part = np.empty(len(ids), dtype=np.int64)
-        part[present] = _parts(ids.filter(pa.array(present)), options.folds, options.fold_seed)
-        fold = part[codes]
+        of_id = np.empty(len(ids), dtype=np.int64)
+        of_id[present] = _parts(ids.filter(pa.array(present)), options.folds, options.fold_seed)
+        fold = of_id[codes]
     return released, fold
 
 

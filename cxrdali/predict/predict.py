@@ -85,7 +85,7 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
     check_varies(values, trained.findings, loader, weights)
     if dataset.mirror:
         log.info(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
-    ids = dataset.columns("image_id", "study_id", "view").iloc[rows]
+    ids = dataset.of_rows(rows, "image_id", "study_id", "view")
     fitted = by_weights(Path(asked.weights or run)) or None
     provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak, fitted=fitted)
     if asked.weights is not None:

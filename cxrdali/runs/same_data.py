@@ -24,7 +24,7 @@ from shards.dataset.content import content
 from shards.dataset.description import decoded_for
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
-from shards.dataset.tables import PIECE, text_order
+from shards.dataset.tables import PIECE, sorted_rows, take
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
 
@@ -81,9 +81,9 @@ def described(
     known = pixels(dataset, np.concatenate([train, val]), settings.data.size)
     if known and settings.data.order == "windowed":
         known["shards"] = rows_sha256(dataset.stored(known["size"]).shard[train])
-    sorted_rows = _by_id(dataset, train, val)
-    images = dict(zip(("train", "val", *SORTED), which(dataset, train, val, *sorted_rows), strict=True))
-    values = {"values": _values(labels, train, val), "values_sorted": _values(labels, *sorted_rows)}
+    by_id = _by_id(dataset, train, val)
+    images = dict(zip(("train", "val", *SORTED), which(dataset, train, val, *by_id), strict=True))
+    values = {"values": _values(labels, train, val), "values_sorted": _values(labels, *by_id)}
     return {
         "dataset": {"id": dataset.id, **images, **known},
         "labels": {"name": labels.name, "sha256": labels.sha256, **values},
@@ -167,8 +167,7 @@ def other_images(run: Run, dataset: PackedDataset, train: np.ndarray, val: np.nd
 
 def _by_id(dataset: PackedDataset, *selections: np.ndarray) -> list[np.ndarray]:
     """The same rows in the order of their images' ids, which no packing changes."""
-    ids = dataset.arrow("image_id")["image_id"]
-    return [rows[text_order(ids.take(pa.array(rows)))] for rows in selections]
+    return sorted_rows(dataset.arrow("image_id")["image_id"], *selections)
 
 
 def _values(labels: Labels, *selections: np.ndarray) -> str:
@@ -191,7 +190,7 @@ def _add(made: Any, column: pa.ChunkedArray, rows: np.ndarray) -> None:
     """Add some values to a hash, as JSON without the brackets, some rows at a time."""
     missing = "<NA>" if pa.types.is_integer(column.type) else math.nan  # as pandas spells them
     for at in range(0, len(rows), PIECE):
-        values = column.take(pa.array(rows[at : at + PIECE])).to_pylist()
+        values = take(column, rows[at : at + PIECE]).to_pylist()
         if column.null_count:
             values = [missing if value is None else value for value in values]
         made.update((b", " if at else b"") + json.dumps(values)[1:-1].encode())

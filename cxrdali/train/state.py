@@ -116,7 +116,7 @@ def _about(parts: Parts, epoch: int) -> dict[str, str]:
 
 def _predictions(run: str, data: TrainingData, values: np.ndarray) -> Predictions:
     """The table of the validation images' logits."""
-    ids = data.dataset.columns("image_id", "study_id", "view").iloc[data.val_rows]
+    ids = data.dataset.of_rows(data.val_rows, "image_id", "study_id", "view")
     fitted = joined([Fitted((BEST_EPOCH,), sketch(ids), "val"), *data.chosen])
     provenance = Provenance(
         "logit", run, "val", data.labels.name, data.dataset.id, "none", seen=data.leak, fitted=fitted

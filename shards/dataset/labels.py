@@ -1,9 +1,12 @@
 """One label release of a packed dataset."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(eq=False)
@@ -16,7 +19,7 @@ class Coded:
     codes: np.ndarray
     texts: list[str | None] = field(default_factory=list)
 
-    def put(self, at: int, texts: pa.Array) -> None:
+    def put(self, at: int, texts: "pa.Array") -> None:
         """Set the texts from a row on. Raises ValueError if more than 127 differ."""
         found = texts.dictionary_encode(null_encoding="encode")
         names = found.dictionary.to_pylist()
@@ -29,13 +32,13 @@ class Coded:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Any) -> Any:
         return np.array([*self.texts, None], dtype=object)[self.codes[rows]]
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype=dtype)
 
-    def __eq__(self, other: object):
+    def __eq__(self, other: object) -> Any:
         return self.codes == (self.texts.index(other) if other in self.texts else -1)
 
 

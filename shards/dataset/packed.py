@@ -18,7 +18,7 @@ from shards.dataset.key import sample_key
 from shards.dataset.labels import Coded, Labels
 from shards.dataset.mapped import StoredSize
 from shards.dataset.remote_copy import Mirror
-from shards.dataset.tables import PIECE, Table
+from shards.dataset.tables import PIECE, Table, take
 from shards.errors import UserError
 from shards.storage.location import Location
 from shards.storage.places import storage_of
@@ -160,13 +160,21 @@ class PackedDataset:
             return self.catalog[[*names]]
         return self._read(lambda catalog: catalog.columns(names))
 
+    def of_rows(self, rows: np.ndarray, *names: str) -> pd.DataFrame:
+        """Some columns of some rows (int64 [n]), which are its index: never more than one column is read whole."""
+        found = {name: take(self.arrow(name)[name], rows).to_pandas() for name in names}
+        return pd.DataFrame(found).set_axis(rows)
+
     def arrow(self, *names: str) -> pa.Table:
         """Some columns of the catalog as arrow has them, which is not kept: no object for each text."""
+        if "catalog" in self.__dict__:
+            return pa.Table.from_pandas(self.catalog[[*names]], preserve_index=False)
         return self._read(lambda catalog: catalog.arrow(names))
 
     def pieces(self, *names: str) -> Iterator[pa.RecordBatch]:
         """The same, some rows at a time."""
-        yield from self._read(lambda catalog: catalog.names() and catalog).pieces(names)
+        kept = "catalog" in self.__dict__
+        yield from self.arrow(*names).to_batches() if kept else self._read(Catalog.checked).pieces(names)
 
     def numbers(self, *names: str) -> list[np.ndarray]:
         """Columns of the catalog that say where images are: int32 [rows] each (int64 where they need it), -1 of a

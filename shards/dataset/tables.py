@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,11 @@ class Table:
             file = self._open()[1]
             yield from file.iter_batches(PIECE, columns=names if names is None else self._present(names))
 
+    def checked(self) -> Self:
+        """Itself, when its hash has been checked."""
+        self.names()
+        return self
+
     def names(self) -> list[str]:
         """Of the columns, as they stand in the file."""
         with readable(self.path):
@@ -128,22 +134,41 @@ class Table:
             )
 
 
-def text_order(texts: pa.ChunkedArray) -> np.ndarray:
-    """The places of texts, ascending, equal ones as they come: int64 [n], in a tenth of the time of sorting texts.
+def take(column: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
+    """The values of rows (int64 [n]) in their order, texts as large ones. Arrow's own joins the whole column first,
+    which it cannot if its texts have more than 2 GB."""
+    wide = pa.large_string() if pa.types.is_string(column.type) else column.type
+    ends = np.cumsum([len(chunk) for chunk in column.chunks], dtype=np.int64)
+    chunk_of_row = np.searchsorted(ends, rows, side="right")
+    parts = [pa.array([], wide)]
+    for place in np.flatnonzero(np.bincount(chunk_of_row)).tolist():
+        chunk = column.chunk(place)
+        parts.append(chunk.take(pa.array(rows[chunk_of_row == place] - (ends[place] - len(chunk)))).cast(wide))
+    order = np.argsort(chunk_of_row, kind="stable")
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return pa.concat_arrays(parts).take(pa.array(back))
+
+
+def sorted_rows(texts: pa.ChunkedArray, *selections: np.ndarray) -> list[np.ndarray]:
+    """Rows (int64 [n] each) in the order of their texts, equal ones as they lie; ten times as fast as sorting texts.
 
     Their first eight bytes are sorted as one number, and as texts only those that these do not tell apart.
     """
-    heads = np.concatenate([np.empty(0, dtype=np.uint64), *(_heads(chunk) for chunk in texts.chunks)])
-    order = np.argsort(heads)
-    ranked = heads[order]
-    same = ranked[1:] == ranked[:-1]
-    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
-    if len(tied):
-        place = order[tied]
-        among = pa.table({"head": ranked[tied], "text": texts.take(pa.array(place)), "place": place})
-        by = [(name, "ascending") for name in among.column_names]
-        order[tied] = place[pc.sort_indices(among, sort_keys=by).to_numpy()]
-    return order
+    heads, found = np.concatenate([np.empty(0, dtype=np.uint64), *(_heads(chunk) for chunk in texts.chunks)]), []
+    for rows in selections:
+        own = heads[rows]
+        order = np.argsort(own)
+        rows, own = rows[order], own[order]
+        same = own[1:] == own[:-1]
+        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        if len(tied):
+            row = rows[tied]
+            among = pa.table({"head": own[tied], "text": take(texts, row), "row": row})
+            by = [(name, "ascending") for name in among.column_names]
+            rows[tied] = row[pc.sort_indices(among, sort_keys=by).to_numpy()]
+        found.append(rows)
+    return found
 
 
 def _heads(texts: pa.Array) -> np.ndarray:

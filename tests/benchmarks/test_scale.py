@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scale
+from benchmarks.scale_made import write_pack
 from benchmarks.scale_run import Steps, make
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
@@ -81,3 +82,29 @@ def test_a_made_dataset_is_one_of_ours_and_its_raw_images_can_be_loaded(tmp_path
     assert sum(path.stat().st_blocks for path in Path(folder / "512").iterdir()) * 512 < 2**20  # no room on the disk
 
     assert {"plan", "publish"} == set(steps.seconds)
+
+
+def test_scale_large_benchmark(tmp_path):
+    rows, printed = run("scale_large", tmp_path, "--rows", "30000", "--shard-images", "500", "--findings", "4")
+    check_environment(rows, "scale_large")
+    epoch, record, *to_reach = rows
+    assert [epoch["part"], record["part"]] == ["epoch, global", "record"] and epoch["shards"] == record["shards"] == 60
+    assert set(record["seconds"]) == {"config.json", "seen.parquet"} and 0 < record["own_mib"] < record["peak_mib"]
+    seconds = {step: spread["median"] for step, spread in epoch["seconds"].items()}
+    start = sum(value for step, value in seconds.items() if "resume" not in step and "second" not in step)
+    assert start - seconds["reading, first epoch"] == pytest.approx(to_reach[0]["value"])
+    assert to_reach[1]["value"] == epoch["own_mib"] and printed.count("PASS") == len(to_reach) == 2
+
+
+def test_a_written_dataset_is_one_of_ours(tmp_path):
+    shards = write_pack(tmp_path / "pack", 3000, 64, np.array([0.5, 0.01]), seed=0)
+    dataset = PackedDataset.open(tmp_path / "pack")
+    catalog, labels = dataset.catalog, dataset.labels()
+    assert shards == len(dataset.stored(224).paths) == 47 and dataset.packed.all() and len(catalog) == 3000
+    assert catalog["image_id"].is_unique and catalog["image_id"].str.len().eq(44).all()
+    assert catalog.groupby("study_id")["subject_id"].nunique().eq(1).all() and catalog["subject_id"].nunique() > 300
+    assert set(labels.split) == {"train", "dev", "test"} and 0.45 < labels.values[:, 0].mean() < 0.55
+    by_subject = catalog.assign(split=np.array(labels.split)).groupby("subject_id")["split"]
+    assert by_subject.nunique().eq(1).all()
+    (images, _), *_ = Loader(dataset, np.arange(8), LoaderOptions(224, 8))
+    assert images.shape == (8, 1, 224, 224) and not images.any()

@@ -16,7 +16,7 @@ from shards.dataset.description import seal
 from shards.dataset.labels import Coded
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
-from shards.dataset.tables import text_order
+from shards.dataset.tables import sorted_rows, take
 from shards.errors import UserError
 from shards.packing.attach import detach
 from shards.packing.tarshard import members
@@ -88,6 +88,8 @@ def test_columns_are_those_of_the_catalog_and_leave_it_unread(dataset):
     assert "catalog" not in vars(fresh)
     pd.testing.assert_frame_equal(table, fresh.catalog[[*names]])
     pd.testing.assert_frame_equal(fresh.columns(*names), table)
+    rows, shown = np.array([7, 3, 119]), ("image_id", "study_id", "view")
+    pd.testing.assert_frame_equal(fresh.of_rows(rows, *shown), fresh.catalog[[*shown]].iloc[rows])
 
 
 @pytest.mark.parametrize("change", ["missing", "negative", "number"])
@@ -176,14 +178,26 @@ def test_splits_of_several_pieces_and_without_one():
     assert split[np.array([4, 1])].tolist() == ["dev", None]
 
 
+def test_rows_are_taken_of_a_column_in_chunks_as_of_one():
+    for values in (["a", "b", None, "d", "e", "f"], [1, 2, None, 4, 5, 6]):
+        column, rows = (
+            pa.chunked_array([values[:2], [], values[2:5], values[5:]], pa.array(values).type),
+            [5, 0, 4, 2, 0],
+        )
+        assert take(column, np.array(rows)).to_pylist() == [values[row] for row in rows]
+        assert take(column, np.arange(0)).to_pylist() == []
+    assert take(pa.chunked_array([["a"]]), np.array([0])).type == pa.large_string()
+
+
 @pytest.mark.parametrize("common", ["", "patient0", "päti"])
 def test_texts_are_sorted_as_python_sorts_them(common):
     """Short ones, equal ones and those that their first eight bytes do not tell apart."""
     rng = np.random.default_rng(0)
     texts = [common + "".join(rng.choice([*"abé0\U0001f600"], rng.integers(0, 12))) for _ in range(2000)]
-    found = text_order(pa.chunked_array([texts[:700], texts[700:]]))
-    assert found.tolist() == sorted(range(2000), key=lambda place: texts[place])
-    assert text_order(pa.chunked_array([], pa.string())).tolist() == []
+    some, none = np.flatnonzero(rng.random(2000) < 0.7), np.arange(0)
+    found = sorted_rows(pa.chunked_array([texts[:700], texts[700:]]), some, none, np.arange(2000))
+    assert found[0].tolist() == sorted(some.tolist(), key=lambda row: texts[row])
+    assert found[1].tolist() == [] and found[2].tolist() == sorted(range(2000), key=lambda row: texts[row])
 
 
 def test_pages_that_were_given_back_are_read_again(dataset):
