@@ -426,6 +426,8 @@ def test_a_full_gpu_is_no_damaged_sample(pack_folder, tmp_path, of_dali, kind):
         f"{copy}: DALI failed on size 48: {cause}; the GPU is full: stop what else runs on the GPU (nvidia-smi lists "
         "it), or use a smaller --micro-batch (to predict, --batch)"
     )
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_maps_the_shards_of_the_windows_that_it_has_reached(dataset, rank):
     rows = np.flatnonzero(dataset.packed)
