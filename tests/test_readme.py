@@ -280,6 +280,7 @@ def test_the_plugin_trains_a_run(pack_folder, tmp_path):
 
 
 def test_the_augmentation_augments(dataset):
+    from cxrdali.data import gpu
     from cxrdali.data.loader import Loader
     from cxrdali.data.options import LoaderOptions
 
@@ -288,6 +289,8 @@ def test_the_augmentation_augments(dataset):
     (plain,) = (batch.images for batch in Loader(dataset, rows, options))
     (negative,) = (batch.images for batch in Loader(dataset, rows, options, augment=[always]))
     assert (negative == 255 - plain).all()
+    decided = always.decide(0, 0, 0, 8, 48)
+    assert (gpu.augmented(plain, [always], decided, plain.device) == 255 - plain).all()
 
 
 def test_the_release_is_read(tmp_path):

@@ -7,6 +7,7 @@ waits for the GPU. Whoever reads a batch in another stream lets that one wait an
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 
 from cxrdali.data.augment import Augmentation, Decisions, in_order
@@ -30,14 +31,17 @@ def room(count: int, size: int, device: torch.device) -> torch.Tensor:
     return torch.empty((count, 1, size, size), dtype=torch.uint8, pin_memory=device.type == "cuda")
 
 
+def sent(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Values on the device; for a GPU from pinned memory, by a copy that is queued and not waited for."""
+    held = torch.from_numpy(values)
+    return (held.pin_memory() if device.type == "cuda" else held).to(device, non_blocking=True)
+
+
 def augmented(
     images: torch.Tensor, augment: Iterable[Augmentation], made: Decisions, device: torch.device
 ) -> torch.Tensor:
     """Images uint8 [B, 1, S, S], of the device or of `room`, on the device and with the decisions carried out."""
-    decided = {}
-    for name, values in made.items():  # whole arrays, four small copies a batch
-        held = torch.from_numpy(values)
-        decided[name] = (held.pin_memory() if device.type == "cuda" else held).to(device, non_blocking=True)
+    decided = {name: sent(values, device) for name, values in made.items()}
     images = images.to(device, non_blocking=True)
     for each in in_order(augment):
         images = each.on_device(images, decided)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from weakref import WeakMethod
 
 import numpy as np
@@ -89,14 +89,6 @@ class Ahead(Protocol):
         """End its threads."""
 
 
-class FedBatch(NamedTuple):
-    """A batch on its way through DALI: its rows, their stored bytes, and the decisions."""
-
-    rows: np.ndarray
-    stored: list[np.ndarray]
-    decisions: Decisions
-
-
 @dataclass(frozen=True, eq=False)
 class EpochPlan:
     """The batches of one iteration by number, from 0.
@@ -145,8 +137,8 @@ class Lane:
         self._numbers: Iterator[int] = iter(())
         # What DALI may still be reading: with no_copy these arrays must outlive their batch. The output of a
         # delivered batch can still be computed from until the next run, hence one batch more.
-        self._in_flight: deque[FedBatch] = deque()
-        self._delivered: FedBatch | None = None
+        self._in_flight: deque[tuple[np.ndarray, list[np.ndarray], Decisions]] = deque()  # rows, bytes, decisions
+        self._delivered: list[np.ndarray] | None = None
         # Weakly: DALI's source is part of a cycle of references, and a lane in it would keep its last batches until
         # the cycle happens to be collected.
         feed = WeakMethod(self._feed)
@@ -162,8 +154,8 @@ class Lane:
     def run(self, *stream: Any) -> tuple:
         """(DALI's output, the decisions behind it) for the next batch."""
         (output,) = self._pipeline.run(*stream)
-        self._delivered = self._in_flight.popleft()
-        return output, self._delivered.decisions
+        _, self._delivered, decisions = self._in_flight.popleft()
+        return output, decisions
 
     def finish(self) -> None:
         """After the last batch: DALI wants to see the end of the data before it can begin again."""
@@ -179,7 +171,7 @@ class Lane:
         self._plan = None
 
     def rows_in_flight(self) -> list[int]:
-        return [row for fed in self._in_flight for row in fed.rows.tolist()]
+        return [row for rows, *_ in self._in_flight for row in rows.tolist()]
 
     def _feed(self) -> list[np.ndarray]:
         """DALI calls this for a batch; StopIteration, which `next` raises, is the end of the epoch."""
@@ -187,7 +179,7 @@ class Lane:
         assert plan is not None
         rows = plan.rows(number)
         stored = plan.mapped.pixels(rows) if plan.mapped.stored.raw else plan.mapped.slices(rows)
-        self._in_flight.append(FedBatch(rows, stored, plan.decisions(number)))
+        self._in_flight.append((rows, stored, plan.decisions(number)))
         return stored
 
 

@@ -118,7 +118,8 @@ class MappedSize:
 
         Raises UserError if a stored image has another length, or would reach beyond its shard.
         """
-        return self._address[self.stored.shard[rows]] + self._ends(rows) - self.stored.pixels**2
+        end = self._ends(rows)  # first: nobody has an address of a shard that it has not looked at
+        return self._address[self.stored.shard[rows]] + end - self.stored.pixels**2
 
     def _ends(self, rows: np.ndarray) -> np.ndarray:
         """The bytes of their shards at which raw rows end, checked: whoever has an address can read anything."""

@@ -21,3 +21,9 @@ def test_a_packing_worker_and_the_reader_of_runs_import_no_pandas(module):
     code = f"import sys, {module}; print([m for m in ('pandas', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_only_who_loads_raw_images_waits_for_numba():
+    code = "import sys, cxrdali.data.loader; print([m for m in ('numba', 'llvmlite') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

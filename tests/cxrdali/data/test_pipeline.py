@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from cxrdali.data import gpu
+from cxrdali.data import gpu, pipeline
 from cxrdali.data.augment import AugmentOptions, carry_out, decide, in_order
+from shards.dataset.mapped import MappedSize
+from tests.cxrdali.data.test_loader import JPEG, RAW, stored_image
 from tests.cxrdali.reference import augmented
 
 CPU = torch.device("cpu")
@@ -42,3 +44,18 @@ def test_carrying_out_leaves_its_input_alone():
     assert (images == before).all()
     for place in range(50):
         assert (out[place, :, :, 0] == augmented(images[place, :, :, 0], made, place)).all()
+
+
+@pytest.mark.parametrize("size", [JPEG, RAW])
+def test_dali_s_output_is_handed_over_plain_and_augmented_by_torch(dataset, size):
+    """As on a GPU, but for the device."""
+    mapped, rows = MappedSize(dataset.stored(size)), np.arange(40)
+    stored = mapped.pixels(rows) if mapped.stored.raw else mapped.slices(rows)
+    spec = pipeline.PipelineSpec(size, mapped.stored.raw, size, len(rows), 2, None, "cpu")
+    (output,) = pipeline.build(spec, lambda: stored).run()
+    images = gpu.from_dali(output).view(-1, 1, size, size)
+    made = decide(AugmentOptions(side=0.15), 3, 1, 0, len(rows), size)
+    found = gpu.augmented(images, AugmentOptions(side=0.15), made, CPU).numpy()
+    for row in rows:
+        plain = stored_image(dataset, size, row)
+        assert (images[row, 0].numpy() == plain).all() and (found[row, 0] == augmented(plain, made, row)).all()
