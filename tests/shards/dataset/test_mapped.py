@@ -1,0 +1,41 @@
+"""Places in shards that are longer than 2 GiB."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.dataset.mapped import NPY_HEADER, MappedSize, StoredSize
+from shards.errors import UserError
+
+SIDE = 16
+LENGTH = NPY_HEADER + SIDE * SIDE
+BEGIN = 2**31 - 200  # fits into 32 bits, and the image's end does not
+
+
+def stored(path: Path, length: int) -> StoredSize:
+    places = (np.array([each], np.int32) for each in (0, BEGIN, length))
+    return StoredSize(SIDE, True, {0: path}, {0: {"bytes": BEGIN + LENGTH}}, *places)
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    """A sparse file that ends with one raw image of 7s."""
+    with (tmp_path / "0.tar").open("wb") as file:
+        file.seek(BEGIN)
+        file.write(bytes(NPY_HEADER) + bytes([7]) * SIDE * SIDE)
+    return tmp_path / "0.tar"
+
+
+def test_an_image_across_2_gib_is_found(shard):
+    mapped = MappedSize(stored(shard, LENGTH))
+    assert len(mapped[0]) == LENGTH and (mapped[0][NPY_HEADER:] == 7).all()
+    (image,) = mapped.pixels(np.array([0]))
+    assert image.shape == (SIDE, SIDE, 1) and (image == 7).all()
+    assert mapped.addresses(np.array([0])) == image.ctypes.data
+
+
+@pytest.mark.parametrize("length", [LENGTH + 1, LENGTH - 1, 2**31 - 1])
+def test_a_length_that_no_raw_image_has_is_refused(shard, length):
+    with pytest.raises(UserError, match=rf"0.tar: catalog row 0 has {length:,} bytes at byte {BEGIN:,}"):
+        MappedSize(stored(shard, length)).addresses(np.array([0]))
