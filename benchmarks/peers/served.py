@@ -126,7 +126,8 @@ def serve(descriptor: int) -> None:
     given: Pass | None = None
     try:
         name, work, *arguments = connection.recv()
-        multiprocessing.set_forkserver_preload(PRELOAD if name.startswith("paper.") else PRELOAD[:1])
+        peer = name.partition(".")[0]  # its package has its file's name, where it has one
+        multiprocessing.set_forkserver_preload(PRELOAD if peer == "paper" else [*PRELOAD[:1], peer])
         baseline = make(name, work, *arguments)
         connection.send((False, (baseline.step, baseline.stored_bytes, baseline.forget is not None)))
         while True:
