@@ -28,6 +28,7 @@ LOADERS = (
     ("read only", "read only", plots.CEILING),
     ("cached batches", "cached batches", plots.CEILING),
     ("decode only", "decode only, the ceiling of JPEG", plots.CEILING),
+    ("DALI's decoder alone", "DALI's decoder alone", "theirs"),
     ("DALI's reader", "DALI's own reader", "theirs"),
     ("best-effort DataLoader", "best-effort DataLoader", "theirs"),
     ("torchvision", "torchvision", "theirs"),

@@ -11,7 +11,8 @@ from benchmarks.peers.work import SEED, Work
 from cxrdali.data.augment import AugmentOptions, carry_out, decide
 from cxrdali.data.loader import Loader, RecycledBuffers
 from cxrdali.data.options import LoaderOptions
-from cxrdali.data.order import global_order
+from cxrdali.data.order import batch_bounds, global_order
+from cxrdali.data.pipeline import EpochPlan, Lane, PipelineSpec
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 
@@ -77,6 +78,37 @@ def cached_batches(work: Work) -> Baseline:
             del out  # a buffer that is held is not used again
 
     return Baseline(lambda images, augment: lambda: batches(images, augment), work.step, float(work.size**2))
+
+
+def decoded_by_dali(work: Work) -> Baseline:
+    """DALI's decoder alone, as the loader fed it before it decoded on its own: two pipelines that take turns."""
+    dataset = PackedDataset.open(work.data.jpeg)
+    mapped, options = MappedSize(dataset.stored(work.size)), LoaderOptions(work.size, work.batch)
+    threads = options.resolved_threads // options.lanes
+    lanes = [
+        Lane(PipelineSpec(work.size, False, work.size, work.batch, threads, None, "cpu")) for _ in range(options.lanes)
+    ]
+    buffers = RecycledBuffers()
+
+    def open_pass(images: int, _augment: AugmentOptions):
+        order = global_order(rows(dataset, images), SEED, 0)
+        plan = EpochPlan(mapped, order, batch_bounds(images, work.batch, drop_last=True), (), lambda *_: {})
+
+        def batches() -> Iterator[torch.Tensor]:
+            for number, lane in enumerate(lanes):
+                lane.begin(plan, range(number, len(plan), len(lanes)))
+            for number in range(len(plan)):
+                decoded = np.asarray(lanes[number % len(lanes)].run()[0].as_tensor())
+                out = buffers.take(decoded)
+                np.copyto(out, decoded)
+                yield torch.from_numpy(out).permute(0, 3, 1, 2)
+                del out
+            for lane in lanes:
+                lane.finish()
+
+        return batches
+
+    return Baseline(open_pass, work.step, _stored_bytes(dataset, work.size), forget_mapped)
 
 
 def rows(dataset: PackedDataset, count: int) -> np.ndarray:

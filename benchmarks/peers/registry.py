@@ -8,7 +8,7 @@ import joblib
 from benchmarks.results import Target
 
 JPEG, RAW, DECODE, CACHE, READ = "JPEG", "raw", "decode only", "cached batches", "read only"
-READER, WEBDATASET, LEAN = "DALI's reader", "WebDataset", "best-effort DataLoader"
+DALI, READER, WEBDATASET, LEAN = "DALI's decoder alone", "DALI's reader", "WebDataset", "best-effort DataLoader"
 TORCHVISION, LITDATA, STREAMING, SPDL = "torchvision", "litData", "Streaming", "SPDL"
 FFCV_JPEG, FFCV_RAW = "FFCV JPEG", "FFCV raw"
 FFCV_JPEG_OURS, FFCV_RAW_OURS = "FFCV with our flips, JPEG", "FFCV with our flips, raw"
@@ -44,6 +44,7 @@ def baselines(device: str) -> dict[str, How]:
         READ: How("ours.read_only", levels=None),
         CACHE: How("ours.cached_batches"),
         DECODE: How("ours.loader", {"": (False, None, True)}, still=True),
+        DALI: How("ours.decoded_by_dali", still=True),
         JPEG: How("ours.loader", {"": (False,)}),
         **{f"{JPEG}, {mode}": How("ours.loader", {"": (False, mode)}, levels=4) for mode in modes},
         RAW: How("ours.loader", {"": (True,)}, raw=True, levels=0),
@@ -79,6 +80,7 @@ def _ffcv(mode: str, flips: str, note: str) -> How:
 BOUNDS: dict[str, dict[str, dict[int, float]]] = {
     JPEG: {
         DECODE: {224: 0.8, 512: 0.8},
+        DALI: {224: 1.1, 512: 1.1},
         LEAN: {224: 1.2, 512: 1.1},
         **{name: {224: 1, 512: 1} for name in (READER, TORCHVISION, WEBDATASET, LITDATA, STREAMING, SPDL)},
         FFCV_JPEG: {224: 2.8, 512: 2.8},

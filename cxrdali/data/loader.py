@@ -18,8 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from cxrdali.data import gpu, raw
+from cxrdali.data import gpu
 from cxrdali.data.augment import Augmentation, Decisions, carry_out, decide, in_order
+from cxrdali.data.batches import Batches, batches
 from cxrdali.data.buffers import RecycledBuffers
 from cxrdali.data.download import CopyAhead
 from cxrdali.data.jpeg import DamagedImage, decode_into
@@ -73,7 +74,7 @@ class Loader:
 
     def __post_init__(self) -> None:
         self._lanes: list[Lane] = []  # first: what is refused below is closed, too
-        self._made: raw.Batches | None = None
+        self._made: Batches | None = None
         self._plan: EpochPlan | None = None
         dataset, options = self.dataset, self.options
         self.rows = rows = np.ascontiguousarray(self.rows, dtype=np.int64)
@@ -197,9 +198,9 @@ class Loader:
         if self.resized_from is None and (self.mapped.stored.raw or not options.on_gpu):
             # copying and decoding wait for nothing: more threads than cores would only take turns
             threads = min(options.resolved_threads, cores())
-            augment: raw.Augments = () if options.on_gpu else self._augment
+            augment: tuple[Augmentation, ...] = () if options.on_gpu else self._augment
             room = partial(gpu.room, device=self._device) if options.on_gpu else self.buffers.images
-            self._made = raw.batches(plan, augment, partial(room, size=options.size), threads, options.prefetch)
+            self._made = batches(plan, augment, partial(room, size=options.size), threads, options.prefetch)
             return
         if not self._lanes:
             spec = PipelineSpec(
@@ -216,7 +217,7 @@ class Loader:
         for number, lane in enumerate(self._lanes):
             lane.begin(plan, range(number, len(plan), len(self._lanes)))
 
-    def _next_made(self, made: raw.Batches) -> torch.Tensor:
+    def _next_made(self, made: Batches) -> torch.Tensor:
         try:
             images, decisions = next(made)
         except DamagedImage as error:

@@ -7,7 +7,7 @@ Stored bytes come in, uint8 images [S, S, 1] out:
 Decode modes: cpu decodes and resizes on the CPU; hybrid decodes on the CPU and resizes on the GPU; mixed does both on
 the GPU. With a GPU, every mode's output is there. DALI augments nothing: on the CPU that is part of the copy to the
 output batch (`cxrdali.data.augment.carry_out`), on a GPU torch's (`cxrdali.data.gpu`). Raw images of the wanted size
-need no DALI at all, nor do JPEGs of it on the CPU (`cxrdali.data.raw`).
+need no DALI at all, nor do JPEGs of it on the CPU (`cxrdali.data.batches`).
 """
 
 from collections import deque

@@ -57,7 +57,7 @@ def no_numba(monkeypatch):
 
 
 def own_threads():
-    return [each for each in threading.enumerate() if each.name.startswith("cxrdali raw")]
+    return [each for each in threading.enumerate() if each.name.startswith("cxrdali batch")]
 
 
 # ---------------------------------------------------------------- pixels
