@@ -36,8 +36,8 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 @click.option(
     "--sizes",
     metavar="LIST",
-    help="Sides in pixels, comma-separated; SIZE:raw stores pixels instead of JPEG (five times the speed, "
-    "about four times the bytes). Those that a finished dataset lacks are made beside the others.  "
+    help="Sides in pixels, comma-separated; SIZE:raw stores pixels instead of JPEG (loads several times "
+    "as fast, four to five times the bytes). Those that a finished dataset lacks are made beside the others.  "
     "[default: 224,320,384,512; of a finished dataset, its own]",
 )
 @click.option(

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import ttest_1samp
 
+from benchmarks import results
 from benchmarks.pages import published
 from cxrdali.runtime.options import RuntimeSettings
 from tests import file_map
@@ -175,10 +176,7 @@ def test_the_speed_of_the_readme_is_that_of_the_committed_results():
 
 def measured(name: str) -> list[dict]:
     """Rows of the newest committed results without a GPU, those from a warm cache."""
-    rows = [json.loads(line) for line in text(f"benchmarks/results/{name}.jsonl").splitlines()]
-    rows = [row for row in rows if not row["environment"]["gpu"]]
-    newest = rows[-1]["environment"]["date"]
-    return [row for row in rows if row["environment"]["date"] == newest and row.get("cache", "warm") == "warm"]
+    return [row for row in results.newest(name, gpu=False) if row.get("cache", "warm") == "warm"]
 
 
 def row_of(rows: list[dict], name: str, size: int | None = None) -> dict:
@@ -191,7 +189,7 @@ def test_the_six_numbers_of_the_readme_are_those_of_the_committed_results():
     loading = measured("loader")
     ours, raw, decoded, native = (
         row_of(loading, name, 224)["images_per_second"]["median"]
-        for name in ("JPEG", "raw", "decode only", "paper, native files, 2 workers")
+        for name in ("JPEG", "raw", "decode only", "stage-training paper, native files, 2 workers")
     )
     packed = row_of(measured("pack"), "whole packing, 2 jobs")["images_per_second"]["median"]
     stages = next(row for row in measured("stages") if row.get("comparison") == "three stages" and "pairs" in row)

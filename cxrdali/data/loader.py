@@ -11,7 +11,7 @@ anew begins the epoch again and abandons an iteration that was left half-way.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -96,6 +96,9 @@ class Loader:
             stored.mirror.check_room(
                 size, [stored.described[shard] for shard in np.unique(stored.shard[rows]).tolist()]
             )
+        self._by_dali = self.resized_from is not None or (options.on_gpu and not stored.raw)
+        if not self._by_dali:  # copying and decoding wait for nothing: more threads than cores would only take turns
+            self.options = options = replace(options, threads=min(options.resolved_threads, cores()))
         self._augment, self._device_id = in_order(self.augment), device_id(options)
         self._device = torch.device(torch.device(options.device).type, self._device_id or 0)
         self._epoch, self._position, self._resume_at = 0, 0, 0
@@ -195,12 +198,11 @@ class Loader:
         if self._plan is not None:  # left half-way
             self.close()
         self._plan, options, lanes = plan, self.options, self.options.lanes
-        if self.resized_from is None and (self.mapped.stored.raw or not options.on_gpu):
-            # copying and decoding wait for nothing: more threads than cores would only take turns
-            threads = min(options.resolved_threads, cores())
+        if not self._by_dali:
             augment: tuple[Augmentation, ...] = () if options.on_gpu else self._augment
             room = partial(gpu.room, device=self._device) if options.on_gpu else self.buffers.images
-            self._made = batches(plan, augment, partial(room, size=options.size), threads, options.prefetch)
+            threads, ahead = options.resolved_threads, options.prefetch
+            self._made = batches(plan, augment, partial(room, size=options.size), threads, ahead)
             return
         if not self._lanes:
             spec = PipelineSpec(

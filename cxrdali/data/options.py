@@ -153,9 +153,10 @@ class DataSettings(FoldOptions):
 @dataclass(frozen=True)
 class LoaderOptions:
     """size: side of the images in pixels; batch: images per batch; threads: CPU threads (None: two for
-    each core this process may use, at most 8); decode: auto, cpu, mixed or hybrid; device: "cpu" or "cuda[:N]";
-    prefetch: batches that each of DALI's lanes, or the threads that copy raw images and decode JPEGs, make ahead;
-    order and window (shards open at a time) are for training."""
+    each core this process may use, at most 8; the loader takes one a core at most where it
+    needs no DALI); decode: auto, cpu, mixed or hybrid; device: "cpu" or "cuda[:N]"; prefetch: batches that each of
+    DALI's lanes makes ahead (without DALI: in all, and one for each thread if these are more); order and window (shards
+    open at a time) are for training."""
 
     size: int = setting(legal=at_least(1))
     batch: int = setting(legal=at_least(1))

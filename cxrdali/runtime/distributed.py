@@ -54,7 +54,7 @@ class Ranks:
         return f"cuda:{self.local}"
 
     def threads(self) -> int:
-        """DALI's threads where the user names none: the processes of a machine share its cores."""
+        """A loader's threads where the user names none: the processes of a machine share its cores."""
         return default_threads(self.local_world)
 
     def share(self, batch: int, micro_batch: int | str | None = None) -> int:

@@ -84,5 +84,5 @@ MOST_THREADS = 8  # decoding 224 px takes about 0.1 ms of one core; more threads
 
 
 def default_threads(processes: int = 1) -> int:
-    """DALI's threads of each of so many processes that share the cores: two a core of its share, at least 1."""
+    """A loader's threads in each of so many processes that share the cores: two a core of its share, at least 1."""
     return max(1, min(MOST_THREADS, 2 * cores() // processes))

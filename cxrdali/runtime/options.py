@@ -22,7 +22,7 @@ class RuntimeSettings:
     None: all.
     """
 
-    device: str = setting("auto", "auto, cpu or cuda.")
+    device: str = setting("auto", "auto, cpu, cuda, or cuda:N for GPU N, from 0.")
     precision: str = setting("auto", "auto: bf16 on GPUs that have it, else fp16; fp32 on the CPU.", one_of(PRECISIONS))
     compile: bool | str = setting(
         False,
@@ -54,7 +54,12 @@ class RuntimeSettings:
         "augments there in any case. auto is cpu.",
         one_of(DECODE),
     )
-    threads: int | None = setting(None, "CPU threads that decode.", at_least(1), otherwise="two a core, at most 8")
+    threads: int | None = setting(
+        None,
+        "CPU threads that load images. Unless DALI decodes or resizes (a GPU, another size), one a core at most.",
+        at_least(1),
+        otherwise="two a core, at most 8",
+    )
     cache_features: bool = setting(
         True,
         "With a frozen backbone and without augmentation: compute its features once and keep them in the device's "

@@ -1,8 +1,8 @@
 """Augmentation: one file for each, found by its name; those of the papers, cutout and flips, also by their numbers.
 
 Decisions are made here for a whole batch, from a counter-based stream at the samples' positions. On the CPU they are
-carried out in the copy to the output batch (`carry_out`, of raw images `cxrdali.data.raw`), on a GPU by torch
-(`cxrdali.data.gpu`).
+carried out where a JPEG was decoded (`cxrdali.data.jpeg`) or in the copy to the output batch (`cxrdali.data.raw`; of
+resized images `carry_out`), on a GPU by torch (`cxrdali.data.gpu`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -79,8 +79,8 @@ def carry_out(
 ) -> None:
     """Copy `images`, uint8 [S, S, 1] each, to `out`, uint8 [B, S, S, 1], with the decisions carried out.
 
-    On the CPU a batch is copied once in any case, when it leaves DALI's memory. Augmenting image by image on the way
-    finds each in the processor's cache; DALI's erase and flip would write the whole batch twice more.
+    A batch that was resized on the CPU is copied in any case, when it leaves DALI's memory. Augmenting image by image
+    on the way finds each in the processor's cache; DALI's erase and flip would write the whole batch twice more.
     """
     work = [(each, each.steps(made, out.shape[1])) for each in in_order(augment)]
     for place in range(len(images)):

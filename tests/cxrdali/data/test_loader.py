@@ -133,6 +133,14 @@ def test_one_thread_decodes_in_one_lane_and_more_in_two():
     assert [LoaderOptions(JPEG, 8, threads=threads).lanes for threads in (1, 2, 5)] == [1, 2, 2]
 
 
+def test_a_loader_says_how_many_threads_it_has(dataset, monkeypatch):
+    """Without DALI no more than cores, for a resize as many as asked for."""
+    monkeypatch.setattr("cxrdali.data.loader.cores", lambda: 3)
+    asked = [(JPEG, 1), (JPEG, 6), (JPEG - 8, 6)]
+    loaders = [Loader(dataset, np.arange(8), LoaderOptions(size, 8, threads=threads)) for size, threads in asked]
+    assert [loader.options.resolved_threads for loader in loaders] == [1, 3, 6]
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_epochs_of_fewer_batches_than_lanes(dataset, threads):
     """A lane without a batch must be ready for the next epoch all the same."""
@@ -391,8 +399,9 @@ def of_dali():
 
 
 def failing(dataset, error):
+    """What is said of it where DALI works: for a resize."""
     with pytest.raises(UserError) as raised:
-        list(Loader(dataset, np.arange(120), LoaderOptions(JPEG, batch=16), augment=(Failing(error),)))
+        list(Loader(dataset, np.arange(120), LoaderOptions(JPEG - 8, batch=16), augment=(Failing(error),)))
     return str(raised.value)
 
 
@@ -418,7 +427,7 @@ def test_a_full_gpu_is_no_damaged_sample(pack_folder, tmp_path, of_dali, kind):
         with stored.paths[stored.shard[row]].open("r+b") as file:
             file.seek(stored.offset[row])
             file.write(low.ljust(stored.length[row], b"\0"))
-    assert "is damaged (40 pixels high)" in failing(dataset, kind("anything else"))
+    assert "is damaged (40 x 48 pixels, Gray)" in failing(dataset, kind("anything else"))
     head, _, tail = of_dali.partition("encountered:")
     cause = "CUDA allocation failed"
     error = kind(f"{head}encountered:\n\n{cause}\n{tail.strip().splitlines()[-1]}")
