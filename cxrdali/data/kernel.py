@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from cxrdali.data.augment import SQUARES
 
-if config.DISABLE_JIT:
+if config.DISABLE_JIT:  # type: ignore[attr-defined]  # it is made of the environment
     raise ImportError("NUMBA_DISABLE_JIT is set")
 
 _ARGUMENTS = (
