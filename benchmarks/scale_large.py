@@ -25,7 +25,7 @@ from benchmarks.scale_run import POSITIVE, SEED
 from shards.errors import UserError
 
 AT_MOST_SECONDS, AT_MOST_MIB = 60.0, 16 * 1024  # for 100 million images
-START = ("open and divide", "loader", "validation's loader", "first epoch", "DALI's build, first epoch")
+START = ("open and divide", "loader", "validation's loader", "first epoch")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ A part prints one JSON line: {"steps": {name: seconds}, "found": {name: number},
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -209,26 +209,18 @@ def _first(loader, name: str, aside: dict[str, float], steps: Steps) -> int:
 
 @contextmanager
 def set_aside() -> Iterator[dict[str, float]]:
-    """Seconds of building DALI's pipelines, and of waiting for the first window of a windowed order to be read (the
-    storage's time). What is left of DALI in an epoch's start is its work on one batch."""
-    from cxrdali.data import pipeline
+    """Seconds of waiting for the first window of a windowed order to be read: the storage's time."""
     from cxrdali.data.readahead import ReadAhead
 
     aside: dict[str, float] = {}
+    wait = ReadAhead.wait
 
-    def timed(name: str, function: Callable) -> Callable:
-        def run(*arguments):
-            started = time.perf_counter()
-            result = function(*arguments)
-            aside[name] = aside.get(name, 0) + time.perf_counter() - started
-            return result
+    def timed(*arguments):
+        started = time.perf_counter()
+        wait(*arguments)
+        aside["reading"] = aside.get("reading", 0) + time.perf_counter() - started
 
-        return run
-
-    with (
-        patch.object(pipeline, "build", timed("DALI's build", pipeline.build)),
-        patch.object(ReadAhead, "wait", timed("reading", ReadAhead.wait)),
-    ):
+    with patch.object(ReadAhead, "wait", timed):
         yield aside
 
 

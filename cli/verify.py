@@ -8,7 +8,7 @@ from shards.words import counted
 
 @click.command()
 @folders.pack_argument
-@click.option("--deep", is_flag=True, help="Decode every rendition too.")
+@click.option("--deep", is_flag=True, help="Decode every rendition too, and compare the content.")
 @click.option(
     "--sizes", metavar="LIST", help="Check only these sizes, which must be here.  [default: those that are here]"
 )

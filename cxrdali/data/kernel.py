@@ -8,10 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, config, njit, types
 from numba.extending import intrinsic
 
 from cxrdali.data.augment import SQUARES
+
+if config.DISABLE_JIT:  # type: ignore[attr-defined]  # it is made of the environment
+    raise ImportError("NUMBA_DISABLE_JIT is set")
 
 _ARGUMENTS = (
     types.int64[::1], types.uint8[:, :, ::1], types.float32[:, ::1], types.float32[:, ::1], types.int32[::1],
@@ -23,7 +26,7 @@ def compiled() -> Callable[..., None]:
     """`copy_augmented` in machine code, which runs without the GIL; compiled once on a machine, in about a second."""
     try:
         return njit(_ARGUMENTS, nogil=True, cache=True)(copy_augmented)
-    except (RuntimeError, OSError):  # no folder for its cache, or a full disk: compiled in every process
+    except Exception:  # no folder for its cache, a full disk, a file cut by a crash: compiled in every process
         return njit(_ARGUMENTS, nogil=True)(copy_augmented)
 
 

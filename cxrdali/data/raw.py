@@ -27,10 +27,10 @@ def fill(
 
 @cache
 def compiled() -> Callable[..., None] | None:
-    """The compiled copy; None if numba cannot be imported."""
+    """The compiled copy; None if numba cannot be used."""
     try:
         from cxrdali.data import kernel
-    except ImportError as error:
-        log.info("raw images are copied one by one, which is slower: numba cannot be imported (%s)", error)
+    except ImportError as error:  # also if it is told to compile nothing
+        log.info("raw images are copied one by one, which is slower: numba cannot be used (%s)", error)
         return None
     return kernel.compiled()

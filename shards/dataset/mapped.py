@@ -89,18 +89,22 @@ class MappedSize:
         By arrow, whose mapping lasts as long as the array and keeps no file open, as Python's would: of those, a
         process may have 1,024.
         """
+        path, wanted = self.stored.paths[shard], self.stored.described[shard]["bytes"]
         try:
-            with pa.memory_map(str(self.stored.paths[shard])) as file:
-                return np.frombuffer(file.read_buffer(), dtype=np.uint8)
+            with pa.memory_map(str(path)) as file:
+                array = np.frombuffer(file.read_buffer(), dtype=np.uint8)
         except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else error
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                raise
+                raise UserError(f"{path}: cannot be read ({reason}); check the disk and copy it again") from error
             raise UserError(
                 f"{self.stored.pixels} px: shard {len(self._arrays)} of {len(self.stored.paths)} cannot be mapped "
-                f"({os.strerror(error.errno)}); this process may open "
-                f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} files (ulimit -n) and map vm.max_map_count: raise "
-                "them, or pack with a larger --shard-images"
+                f"({reason}); this process may open {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} files (ulimit "
+                "-n) and map vm.max_map_count: raise them, or pack with a larger --shard-images"
             ) from error
+        if array.nbytes != wanted:  # first mapped long after the dataset was opened, perhaps
+            raise UserError(f"{path}: has {array.nbytes} bytes, dataset.json says {wanted}; copy it again")
+        return array
 
     def __getitem__(self, row: int) -> np.ndarray:
         """The bytes of one row's KEY.jpg or KEY.npy: uint8 [length], a read-only view."""

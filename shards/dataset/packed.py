@@ -266,13 +266,14 @@ class PackedDataset:
         entry = self.info["sizes"][str(pixels)]
         shard, offset, length = self.numbers("shard", f"offset_{pixels}", f"length_{pixels}")
         described = {int(Path(each["name"]).stem): each for each in entry["shards"]}
-        held = np.zeros(max(shard.max(initial=0), *described, 0) + 1, dtype=np.int64)
+        held = np.zeros(max(described, default=0) + 1, dtype=np.int64)
         held[list(described)] = [each["bytes"] for each in described.values()]
         if held.max() >= 2**31:  # the end of an image must fit, too
             offset, length = offset.astype(np.int64), length.astype(np.int64)
         for at in range(0, len(shard), PIECE):
             own, begin, count = (each[at : at + PIECE] for each in (shard, offset, length))
-            outside = (own >= 0) & ((count == 0) | (begin > held[own] - count))
+            outside = (count == 0) | (begin > held[own.clip(0, len(held) - 1)] - count) | (own >= len(held))
+            outside &= own >= 0
             if outside.any():  # a slice would end with the file, and no error
                 row = at + int(outside.argmax())
                 raise UserError(f"{self.root}: row {row} lies outside shard {shard[row]} of size {pixels}; pack again")

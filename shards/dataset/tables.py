@@ -1,6 +1,7 @@
 """The tables of a packed dataset: the ones that dataset.json lists, read by column and a piece at a time."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -110,7 +111,7 @@ class Table:
 
     def _open(self) -> tuple[pa.NativeFile, pq.ParquetFile]:
         with open_regular(self.path) as plain:
-            now = self.path.stat()
+            now = os.fstat(plain.fileno())  # of what is hashed, not of what has its name by now
             state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
             if state != self._checked and hashlib.file_digest(plain, "sha256").hexdigest() != self.sha256:
                 raise _changed(self.path)

@@ -34,7 +34,7 @@ def test_scale_benchmark(tmp_path):
     assert epoch["found"]["first batch"] == epoch["found"]["second batch"] == epoch["found"]["resumed batch"] == 256
     assert epoch["own_mib"] == epoch["found"]["own_mib"] <= epoch["peak_mib"]
     assert epoch["found"]["open_files"] < epoch["shards"]  # a mapped shard is no open file
-    assert {"first epoch", "DALI's build, first epoch", "second epoch", "resume half-way"} <= set(epoch["seconds"])
+    assert {"first epoch", "reading, first epoch", "second epoch", "resume half-way"} <= set(epoch["seconds"])
 
     to_reach = {row["target"]: row for row in rows if "target" in row}
     seconds = epoch["seconds"]

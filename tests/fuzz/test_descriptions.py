@@ -223,7 +223,16 @@ def test_a_column_of_the_catalog_of_another_kind_is_named(small, tmp_path, colum
 
 
 @pytest.mark.parametrize(
-    "places", [{"offset_32": 10**12}, {"offset_32": 2**63 - 1}, {"length_32": 2**63 - 1}, {"shard": 4000}]
+    "places",
+    [
+        {"offset_32": 10**12},
+        {"offset_32": 2**63 - 1},
+        {"length_32": 2**63 - 1},
+        {"shard": 4000},
+        {"shard": 2**31 - 1},
+        {"shard": 2**32},
+        {"shard": 2**63 - 1},
+    ],
 )
 def test_a_place_beyond_its_shard_is_not_read(small, tmp_path, places):
     def change(table):

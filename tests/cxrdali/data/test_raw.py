@@ -46,14 +46,19 @@ class OnDevice(LoaderOptions):
 
 
 @pytest.fixture
-def no_numba(monkeypatch):
+def no_kernel(monkeypatch):
+    """It is imported anew."""
     for name in [name for name in sys.modules if name == "cxrdali.data.kernel"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("cxrdali.data.kernel", raising=False)
-    monkeypatch.setitem(sys.modules, "numba", None)
     raw.compiled.cache_clear()
     yield
     raw.compiled.cache_clear()
+
+
+@pytest.fixture
+def no_numba(monkeypatch, no_kernel):
+    monkeypatch.setitem(sys.modules, "numba", None)
 
 
 def own_threads():
@@ -128,10 +133,35 @@ def test_without_numba_the_pixels_are_the_same(dataset, no_numba):
         rows, images = epoch(training(dataset, size=RAW, seed=5))
         epoch(training(dataset, size=RAW))
     (line,) = said
-    assert line.startswith("raw images are copied one by one, which is slower: numba cannot be imported (")
+    assert line.startswith("raw images are copied one by one, which is slower: numba cannot be used (")
     made = decide(AugmentOptions(side=0.15), 5, 0, 0, len(rows), RAW)
     for place, row in enumerate(rows):
         assert (images[place, 0] == augmented(stored_image(dataset, RAW, row), made, place)).all()
+
+
+def test_told_to_compile_nothing_numba_is_as_good_as_absent(monkeypatch, no_kernel):
+    monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
+    said = []
+    with heard(said):
+        assert raw.compiled() is None
+    assert said == [
+        "raw images are copied one by one, which is slower: numba cannot be used (NUMBA_DISABLE_JIT is set)"
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_a_file_of_numba_s_cache_that_a_crash_has_cut_is_not_relied_on(monkeypatch, tmp_path, kind):
+    from cxrdali.data import kernel
+
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    kernel.compiled()
+    (cut,) = tmp_path.rglob(f"*.{kind}")
+    cut.write_bytes(b"")
+    image, out = np.arange(9, dtype=np.uint8).reshape(3, 3), np.zeros((1, 3, 3), dtype=np.uint8)
+    squares, flips = np.zeros((1, 10), dtype=np.float32), np.ones(1, dtype=np.int32)
+    kernel.compiled()(np.array([image.ctypes.data]), out, squares, squares, flips, 0 * flips)
+    assert (out[0] == image[:, ::-1]).all()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no locator available"), OSError(28, "No space left on device")])

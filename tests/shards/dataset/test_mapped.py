@@ -1,5 +1,6 @@
 """Places in shards that are longer than 2 GiB."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +40,18 @@ def test_an_image_across_2_gib_is_found(shard):
 def test_a_length_that_no_raw_image_has_is_refused(shard, length):
     with pytest.raises(UserError, match=rf"0.tar: catalog row 0 has {length:,} bytes at byte {BEGIN:,}"):
         MappedSize(stored(shard, length)).addresses(np.array([0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (Path.unlink, r"cannot be read \(No such file or directory\); check"),
+        (lambda path: os.truncate(path, BEGIN), f"has {BEGIN} bytes, dataset.json says {BEGIN + LENGTH}; copy"),
+        (lambda path: os.truncate(path, 2**33), f"has {2**33} bytes, dataset.json says {BEGIN + LENGTH}; copy"),
+    ],
+)
+def test_a_shard_that_changed_before_its_first_row_was_asked_for_is_named(shard, change, said):
+    mapped = MappedSize(stored(shard, LENGTH))
+    change(shard)
+    with pytest.raises(UserError, match=f"0.tar: {said}"):
+        mapped.slices(np.array([0]))
