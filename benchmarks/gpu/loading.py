@@ -72,11 +72,12 @@ def feeding(work: Work) -> None:
     """What does a batch cost the training thread, by DLPack and by a copy; which threads spin; is the GPU idle?"""
     stage = STAGES[0]
     step, given = work.step(stage), options(stage.size, stage.batch)
-    ways = [("cached", kept_of(batches_of(work.dataset(), given)), torch.from_dlpack)]
-    for (name, decode, raw), take in product(WAYS, (torch.from_dlpack, copied)):
-        if not (raw and take is copied):  # raw images do not come from DALI
+    # what needs no DLPack first: a thread that it starts goes on for ever. (Raw images do not come from DALI.)
+    ways = [("cached", kept_of(batches_of(work.dataset(True), given)), copied)]
+    for take, (name, decode, raw) in product((copied, torch.from_dlpack), WAYS):
+        if take is copied or not raw:
             batches = batches_of(work.dataset(raw), options(stage.size, stage.batch, decode))
-            ways.append((f"{name}, {'a copy' if take is copied else 'DLPack'}", batches, take))
+            ways.append((f"{name}, {'pinned' if raw else 'a copy' if take is copied else 'DLPack'}", batches, take))
     for way, batches, take in ways:
         label = f"milliseconds of the training thread for a batch: {way}"
         with told(label), patch.object(torch, "from_dlpack", take):

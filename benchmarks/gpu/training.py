@@ -22,6 +22,7 @@ from benchmarks.training.fed import EFFICIENTNET, FINDINGS, Setting, batches_of
 from benchmarks.training.step_options import StepRun
 from cxrdali.runtime.distributed import joined
 from cxrdali.runtime.torchrun import NAMES
+from cxrdali.train.compiling import Static
 from cxrdali.train.microbatch import BatchShape, largest_micro_batch
 from cxrdali.train.step import Step, adamw, grad_scaler
 
@@ -149,8 +150,10 @@ def ranks(work: Work) -> None:
                 own = work.step(stage, TINY if name == "compiled" else "resnet50")
                 if name == "synchronised":
                     own.model.backbone = convert_sync_batchnorm(own.model.backbone)
-                forward = DistributedDataParallel(own.model, [0], broadcast_buffers=False, gradient_as_bucket_view=True)
-                forward = torch.compile(forward) if name == "compiled" else forward
+                forward: torch.nn.Module = DistributedDataParallel(
+                    own.model, [0], broadcast_buffers=False, gradient_as_bucket_view=True
+                )
+                forward = Static(forward, stage.batch // 2, stage.batch) if name == "compiled" else forward
                 optimizer, scaler = adamw(own.model, 1e-4, 0.0), grad_scaler(own.hardware)
                 step = Step(forward, own.loss, optimizer, scaler, own.hardware, group)
                 wanted = torch.zeros(stage.batch, FINDINGS, device=DEVICE)

@@ -17,6 +17,7 @@ from cxrdali.models.loss import LOSSES
 from cxrdali.models.loss_module import LossModule
 from cxrdali.models.options import ModelOptions
 from cxrdali.runtime.device import Hardware
+from cxrdali.train.compiling import Static
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.dataset.packed import PackedDataset
 
@@ -55,8 +56,7 @@ class TrainingStep:
         self.hardware, self.micro_batch = Hardware(device, setting.precision), stage.batch
         wanted = ModelOptions(arch, stage.size, False, channels_last=setting.channels_last)
         self.model = create(wanted, FINDINGS).to(device).train()
-        # one graph for the stage's one shape, and not the other stages'
-        forward = torch.compile(self.model, dynamic=False) if setting.compile else self.model
+        forward = Static(self.model, stage.batch, stage.batch) if setting.compile else self.model
         optimizer = adamw(self.model, lr=LR, weight_decay=WEIGHT_DECAY)
         self.loss = LossModule(LOSSES["bce"](), *[np.ones(FINDINGS)] * 2).to(device)
         self._step = Step(forward, self.loss, optimizer, grad_scaler(self.hardware), self.hardware)

@@ -40,9 +40,7 @@ def decode_one(device_id: int | None, decode: str = "cpu", side: int = 64) -> st
 
     image = np.add.outer(np.arange(side), 2 * np.arange(side)).astype(np.uint8)[:, :, None]
     stored = np.frombuffer(simplejpeg.encode_jpeg(np.ascontiguousarray(image), 95, "GRAY"), np.uint8)
-    pipeline = dali.build(
-        dali.PipelineSpec(side, False, side, 1, 1, device_id, decode, prefetch=1), lambda: ([stored],)
-    )
+    pipeline = dali.build(dali.PipelineSpec(side, False, side, 1, 1, device_id, decode, prefetch=1), lambda: [stored])
     (output,) = pipeline.run()
     found = np.asarray((output if device_id is None else output.as_cpu()).as_tensor())
     if found.shape != (1, *image.shape):

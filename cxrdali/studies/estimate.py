@@ -19,6 +19,7 @@ from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.options import AUTO
 from cxrdali.studies.flow import Plan
+from cxrdali.train.compiling import Static
 from cxrdali.train.microbatch import BatchShape, largest_micro_batch
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.dataset.packed import PackedDataset
@@ -46,7 +47,6 @@ def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, n
     on_gpu = hardware.device != "cpu"
     model = create(settings.model_options(), num_findings)
     model.to(hardware.device).train()
-    forward = torch.compile(model, dynamic=False) if settings.runtime.compile is True else model
     # all losses cost about the same
     loss = LossModule(LOSSES["bce"](), np.ones(num_findings), np.ones(num_findings)).to(hardware.device)
     micro_batch = settings.runtime.micro_batch or settings.optimizer.batch
@@ -55,6 +55,7 @@ def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, n
         micro_batch = largest_micro_batch(model, loss, hardware, shape)
     micro_batch = min(micro_batch if on_gpu else min(CPU_IMAGES, settings.optimizer.batch), len(rows))
     options = replace(settings.loader_options(hardware.device), batch=micro_batch)
+    forward = Static(model, micro_batch, micro_batch) if settings.runtime.compile is True else model
     train = Step(forward, loss, adamw(model, settings.optimizer.lr, 0.0), grad_scaler(hardware), hardware)
     wanted = torch.zeros(micro_batch, num_findings, device=hardware.device)
     augment = options_of(settings.data.flips, settings.data.cutout, settings.data.augment)

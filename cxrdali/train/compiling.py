@@ -9,11 +9,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
+from cxrdali.models.classifier import Classifier
 from cxrdali.runtime.compiler import compile_errors, missing_compiler
 from cxrdali.runtime.distributed import Ranks
 from cxrdali.runtime.full import is_full
@@ -29,10 +31,14 @@ STEPS, WARM_UP = 20, 2  # timed steps of the model as it is and compiled, each a
 
 class Static(nn.Module):
     """`plain`, compiled for batches of `trained` images with gradients and of `evaluated` ones without. Others, the
-    last of a validation, go through `plain` itself, so nothing is compiled again."""
+    last of a validation, go through `plain` itself, so nothing is compiled again. A model's classifiers stay outside of
+    the graph: they compute in fp32 whatever is set (`exact_products`)."""
 
     def __init__(self, plain: nn.Module, trained: int, evaluated: int):
         super().__init__()
+        for head in (head for each in plain.modules() if isinstance(each, Classifier) for head in each.heads):
+            whole: Any = head.forward  # bound again: a copy of the model computes with its own classifier
+            head.forward = MethodType(torch.compiler.disable(whole.__func__), head)  # type: ignore[method-assign]
         self.plain, self.compiled = plain, torch.compile(plain, dynamic=False)
         self.images, self.no_sync = {True: trained, False: evaluated}, getattr(plain, "no_sync", None)
 
@@ -70,6 +76,7 @@ def arrange(trial: Trial, forward: nn.Module, steps: int, stored: dict[str, Any]
         else:
             measured, made = (stored, None) if stored else _measured(trial, steps)
         asked = trial.ranks.least(int(measured is not None and measured["on"]))
+        measured = measured and {**measured, "on": bool(asked)}  # what all do, and will do when the run continues
     if asked and (made is None or trial.ranks.world > 1):  # it was measured without the other ranks
         made = _static(trial, forward)
         with _untouched(trial), compile_errors():
@@ -118,11 +125,8 @@ def _untouched(trial: Trial) -> Iterator[None]:
 
 
 def _static(trial: Trial, forward: nn.Module) -> Static:
-    """The classifier stays outside of the graph, for it computes in fp32 whatever is set (`exact_products`)."""
-    for head in trial.model.heads:
-        head.forward = torch.compiler.disable(head.forward)  # type: ignore[method-assign]
-    runtime, batch = trial.settings.runtime, trial.settings.optimizer.batch
-    return Static(forward, runtime.micro_batch or trial.shape.images, runtime.micro_batch or batch)
+    given = trial.settings.runtime.micro_batch
+    return Static(forward, given or trial.shape.images, given or trial.settings.optimizer.batch)
 
 
 def _compile(trial: Trial, made: Static) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cxrdali.data import gpu
 from cxrdali.data.loader import Batch, Loader
 from cxrdali.data.order import batch_bounds
 from cxrdali.models.classifier import Classifier
@@ -62,8 +63,8 @@ class CachedLoader:
         self._position = 0  # used once: after a `break`, a loop over the loader begins the epoch again
         for start, stop in bounds:
             rows = order[start:stop]
-            places = torch.from_numpy(np.searchsorted(self._known, rows))
-            yield Batch(self._features[places.to(self._features.device)], torch.from_numpy(rows.copy()))
+            places = gpu.sent(np.searchsorted(self._known, rows), self._features.device)
+            yield Batch(self._features[places], torch.from_numpy(rows.copy()))
         self._epoch += 1
 
 

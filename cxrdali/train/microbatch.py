@@ -193,7 +193,8 @@ def _try(model: Classifier, loss: LossModule, hardware: Hardware, shape: BatchSh
 def _spare(hardware: Hardware) -> torch.Tensor | None:
     if hardware.device == "cpu":
         return None
-    may_use = torch.cuda.get_per_process_memory_fraction(hardware.device) * torch.cuda.mem_get_info(hardware.device)[1]
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)  # newer than torch 2.6
+    may_use = fraction(hardware.device) * torch.cuda.mem_get_info(hardware.device)[1]
     return torch.empty(int(SPARE * may_use), dtype=torch.uint8, device=hardware.device)
 
 

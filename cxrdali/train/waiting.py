@@ -1,7 +1,8 @@
 """How long a run waits for data between two steps.
 
 On the CPU, for as long as the loop waits. A GPU has work queued while the loop waits; what counts there is for how long
-it had none, by events in its queue that are read once they have happened: nothing waits for the GPU.
+it had no step to do (it idled, or copied and augmented the next batch), by events in its queue that are read once they
+have happened: nothing waits for the GPU.
 """
 
 import time

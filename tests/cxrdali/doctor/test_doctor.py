@@ -178,8 +178,8 @@ def test_pixels_that_dali_changed_are_noticed(monkeypatch):
 
     def inverted(spec, source):
         def other():
-            image = 255 - simplejpeg.decode_jpeg(bytes(source()[0][0]), "GRAY")
-            return ([np.frombuffer(simplejpeg.encode_jpeg(image, 95, "GRAY"), np.uint8)],)
+            image = 255 - simplejpeg.decode_jpeg(bytes(source()[0]), "GRAY")
+            return [np.frombuffer(simplejpeg.encode_jpeg(image, 95, "GRAY"), np.uint8)]
 
         return build(spec, other)
 

@@ -1,5 +1,6 @@
 """torch.compile of a run: one shape, before the first step, without a trace in what is trained; and when it pays."""
 
+import copy
 import functools
 from types import SimpleNamespace
 
@@ -142,6 +143,20 @@ def test_one_slower_rank_decides_for_all(graphs, trial):
     ranks = SimpleNamespace(world=1, least=lambda value: 0)
     arranged = arrange(Trial(**{**vars(trial), "ranks": ranks}), trial.model, 0, {"on": True})
     assert not arranged.on and arranged.forward is trial.model
+    assert arranged.measured == {"on": False}, "so that all keep to it"
+
+
+def test_the_classifier_stays_outside_of_the_graph_and_a_copy_computes_with_its_own(graphs, trial):
+    arrange(Trial(**{**vars(trial), "settings": trial.settings.changed(compile=True)}), trial.model, 0)
+    before, images = len(graphs), torch.randint(0, 256, (8, 1, 48, 48), dtype=torch.uint8)
+    (head,) = trial.model.heads
+    torch.compile(head)(torch.rand(8, head.in_features))
+    assert len(graphs) == before, "the classifier was compiled"
+    twin = copy.deepcopy(trial.model.eval())
+    with torch.no_grad():
+        for each in twin.heads:
+            each.weight.zero_(), each.bias.fill_(3)
+        assert (twin(images) == 3).all() and not (trial.model(images) == 3).any()
 
 
 def test_auto_without_a_compiler_or_with_a_broken_one_is_off_with_a_line(trial, monkeypatch, tmp_path):
