@@ -16,7 +16,6 @@ from benchmarks.gpu.sections import NAMES, SECTIONS, Section, measured
 from benchmarks.options import Stage
 from benchmarks.pages import gpu, readme
 from benchmarks.training import fed
-from cxrdali.train.waiting import ByClock, ByEvents
 from tests.benchmarks.test_benchmarks import ROOT
 
 pytestmark = pytest.mark.slow
@@ -104,19 +103,6 @@ def test_one_command_writes_facts_and_their_page(tmp_path):
 # ---------------------------------------------------------------- steps on the CPU
 
 
-class Event:
-    """Of a device whose work is done when it is given."""
-
-    def __init__(self):
-        self.at = time.perf_counter()
-
-    def query(self) -> bool:
-        return True
-
-    def elapsed_time(self, later: "Event") -> float:
-        return 1000 * (later.at - self.at)
-
-
 @pytest.fixture
 def on_stand_in(tmp_path, monkeypatch, capsys):
     """Runs a section that needs a GPU on the CPU with small stages; returns its facts by name."""
@@ -136,10 +122,7 @@ def on_stand_in(tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("waiting", [ByClock, lambda: ByEvents(Event)])
-def test_idle_time_is_what_lies_between_two_steps(waiting, monkeypatch):
-    monkeypatch.setattr(fed, "waiting_of", lambda device: waiting())
-
+def test_idle_time_is_what_lies_between_two_steps():
     def slow():
         while True:
             time.sleep(0.004)
