@@ -40,7 +40,7 @@ def replicate(work: Path, number: int, studies: int = STUDIES) -> tuple[PackedDa
 
 def halves(labels: LabelTable, dataset: PackedDataset, seed: int, half: int) -> LabelTable:
     """The labels with a split by patient; half 1 trains on whom half 0 holds out."""
-    subjects = dataset.columns("image_id", "subject_id").set_index("image_id")["subject_id"]
+    subjects = dataset.catalog.set_index("image_id")["subject_id"]
     known = sorted(set(subjects))
     sides = np.random.default_rng(seed).random(len(known)) < 0.5
     fitted = np.random.default_rng((seed, 1)).random(len(known)) < FITTED

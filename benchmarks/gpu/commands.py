@@ -53,19 +53,8 @@ def runs(work: Work) -> None:
             shutil.copytree(work.folder / "ended", work.folder / f"ended{layout}")
             said(work, "train", *SMALL, "--epochs", 12, layout, "--out", f"ended{layout}")
     for decode in MODES:
-        said(
-            work,
-            "predict",
-            "--run",
-            "whole",
-            *DATA,
-            "--tta",
-            "medium",
-            "--decode",
-            decode,
-            "--out",
-            f"{decode}.parquet",
-        )
+        shown = ("--tta", "medium", "--decode", decode, "--out", f"{decode}.parquet")
+        said(work, "predict", "--run", "whole", *DATA, *shown)
     said(work, "explain", "--run", "whole", *DATA, "--images", 1, "--out", "maps.html")
 
 

@@ -10,8 +10,8 @@ import psutil
 import torch
 
 from benchmarks.gpu.facts import say, told
-from benchmarks.gpu.work import DEVICE, MODES, STAGES, Work, fed, kept_of, options
-from benchmarks.training.fed import batches_of, synchronize
+from benchmarks.gpu.work import DEVICE, MODES, STAGES, STEPS, Work, kept_of, options
+from benchmarks.training.fed import batches_of, synchronize, trained
 
 COPIED: Counter[str] = Counter()  # whether the loader's batches did come by `copied`
 WAYS = (*((mode, mode, False) for mode in MODES), ("raw", "auto", True))  # a name, the decode mode, stored raw?
@@ -82,11 +82,12 @@ def feeding(work: Work) -> None:
         label = f"milliseconds of the training thread for a batch: {way}"
         with told(label), patch.object(torch, "from_dlpack", take):
             before, started = Counter(thread_seconds()), time.perf_counter()
-            found = fed(step, batches)
+            found = trained(step, batches, STEPS, DEVICE)
             wall, spent = time.perf_counter() - started, Counter(thread_seconds())
             spent.subtract(before)
             busiest = {name: round(seconds / wall, 2) for name, seconds in spent.most_common(6)}
-            say(label, value=found.asking, rate=found.rate, idle=found.idle, busiest=busiest, copies=COPIED.total())
+            about = {"rate": found.rate, "idle": found.waited_share, "copies": COPIED.total()}
+            say(label, value=found.asking, **about, busiest=busiest)
             COPIED.clear()
 
 

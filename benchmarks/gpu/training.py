@@ -14,13 +14,14 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.gpu.facts import in_a_line, say, told
-from benchmarks.gpu.work import DEVICE, STAGES, TINY, Work, black, fed, kept_of, options
+from benchmarks.gpu.work import DEVICE, STAGES, STEPS, TINY, Work, black, kept_of, options
 from benchmarks.options import Stage
 from benchmarks.pages.published import hours
 from benchmarks.training import step_memory
-from benchmarks.training.fed import EFFICIENTNET, FINDINGS, Setting, batches_of
+from benchmarks.training.fed import EFFICIENTNET, FINDINGS, Setting, batches_of, trained
 from benchmarks.training.step_options import StepRun
 from cxrdali.runtime.distributed import joined
+from cxrdali.runtime.full import is_full
 from cxrdali.runtime.torchrun import NAMES
 from cxrdali.train.compiling import Static
 from cxrdali.train.microbatch import BatchShape, largest_micro_batch
@@ -38,10 +39,10 @@ def stages(work: Work) -> None:
         with told(f"a stage: {label}"):
             step, batches = work.step(stage), batches_of(work.dataset(), options(stage.size, stage.batch))
             kept = kept_of(batches)
-            runs = [(fed(step, kept), fed(step, batches)) for _ in range(3)]  # in turn
+            runs = [[trained(step, each, STEPS, DEVICE) for each in (kept, batches)] for _ in range(3)]  # in turn
             cached, real = (median(run.rate for run in each) for each in zip(*runs, strict=True))
             rates[stage] = real
-            say(f"GPU idle: {label}", value=median(run.idle for _, run in runs), at_most=0.01)
+            say(f"GPU idle: {label}", value=median(run.waited_share for _, run in runs), at_most=0.01)
             about = {"real": real, "cached": cached, "runs": [asdict(run) for _, run in runs]}
             say(f"images/s of the loader / cached: {label}", value=real / cached, at_least=0.98, **about)
             say(f"a stage of MIMIC-CXR-JPG, hours: {label}", value=hours(real))
@@ -70,11 +71,6 @@ def memory(work: Work) -> None:
 
 def full(work: Work) -> None:
     """What do torch, cuDNN and DALI raise where memory ends, and is it known as that (`is_full`)?"""
-    try:
-        from cxrdali.runtime.full import is_full
-    except ImportError:
-        say("a full GPU", not_measured="there is no cxrdali.runtime.full here")
-        return
 
     def attempt(label: str, take) -> None:
         raised, ok = "nothing", None
@@ -121,7 +117,7 @@ def precision(work: Work) -> None:
                 step.model.train()
                 exact = logits if exact is None else exact
                 off, spread = (logits - exact).abs().max(), exact.std()
-                rate = fed(step, iter(lambda: black(PRECISE), None), 10).rate
+                rate = trained(step, iter(lambda: black(PRECISE), None), 10, DEVICE).rate
                 say(label, value=rate, logits_off=float(off), logits_sd=float(spread))
 
 
@@ -134,7 +130,7 @@ def compiling(work: Work) -> None:
             step(black(stage))
             torch.cuda.synchronize()
             first = round(time.perf_counter() - started, 1)
-            rates.append(fed(step, iter(lambda: black(stage), None)).rate)
+            rates.append(trained(step, iter(lambda: black(stage), None), STEPS, DEVICE).rate)
     say("gain of --compile", value=rates[1] / rates[0], size=stage.size, first_step_seconds=first)
 
 

@@ -1,9 +1,9 @@
-"""What the sections of `benchmarks.gpu` share: data, loaders, and a step that is fed."""
+"""What the sections of `benchmarks.gpu` share: data, loaders, and steps."""
 
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import datasets
 from benchmarks.options import Stage
-from benchmarks.training.fed import EFFICIENTNET, LEAD, Setting, TrainingStep, synchronize
+from benchmarks.training.fed import EFFICIENTNET, Setting, TrainingStep
 from cxrdali.data.augment import AugmentOptions
 from cxrdali.data.loader import Batch, Loader
 from cxrdali.data.options import LoaderOptions
@@ -24,6 +24,7 @@ DEVICE = "cuda:0" if torch.cuda.is_available() else "cpu"
 ON_GPU = DEVICE != "cpu"
 STAGES = (Stage(224, 256), Stage(320, 128), Stage(512, 48))  # the stage-training paper's
 MODES = ("cpu", "hybrid", "mixed") if ON_GPU else ("cpu",)  # of decoding
+STEPS = 20  # of a timed run
 TINY = "test_efficientnet"  # for questions about the flow of work
 
 
@@ -75,33 +76,3 @@ def black(stage: Stage) -> Batch:
 def kept_of(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Four of them in turn, in memory of their own."""
     return cycle([Batch(each.images.clone(), each.rows) for each in islice(batches, 4)])
-
-
-@dataclass(frozen=True)
-class Fed:
-    """rate: images/s by the GPU's clock; idle: the part of that time in which the GPU had no step to do; asking:
-    milliseconds of the training thread for a batch."""
-
-    rate: float
-    idle: float
-    asking: float
-
-
-def fed(step: Callable[[Batch], None], batches: Iterator[Batch], count: int = 20) -> Fed:
-    """`count` steps. Events before and after each tell when the GPU was between two."""
-    for _ in range(LEAD):
-        step(next(batches))
-    synchronize(DEVICE)
-    marks, asking = [], 0.0
-    for _ in range(count):
-        asked = time.perf_counter()
-        batch = next(batches)
-        asking += time.perf_counter() - asked
-        marks.append([torch.cuda.Event(enable_timing=True) for _ in range(2)])
-        marks[-1][0].record()
-        step(batch)
-        marks[-1][1].record()
-    synchronize(DEVICE)
-    whole = marks[0][0].elapsed_time(marks[-1][1])
-    between = sum(one[1].elapsed_time(two[0]) for one, two in zip(marks, marks[1:], strict=False))
-    return Fed(1000 * count * len(batch.rows) / whole, between / whole, 1000 * asking / count)

@@ -1,9 +1,9 @@
-"""What does a rendition cost as JPEG: which decoder on one core, and which way of encoding?
+"""What does a rendition cost as JPEG, by quality, DCT and Huffman tables?
 
     python -m benchmarks.loading.jpeg [--source RELEASE] [--save]
 
-Decoders get the stored bytes of the same images, in memory, on one thread, in turn. Encodings start from the images
-before encoding; simplejpeg decodes them, and pixels are compared with those that were encoded.
+Encodings start from the images before encoding; simplejpeg decodes them, in memory, on one thread, in turn, and pixels
+are compared with those that were encoded.
 """
 
 import tempfile
@@ -15,17 +15,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
-import torch
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks import datasets, results
 from benchmarks.options import Options, listed, option, parse
-from cxrdali.data.pipeline import load
 from shards.dataset.mapped import MappedSize
 from shards.packing import rendition
 from shards.packing.options import Size
 
-BATCH = 64
 QUALITIES = (95, 90, 85)  # the first is the default of packing
 
 
@@ -70,46 +66,6 @@ def difference(images: np.ndarray, encoded: list[bytes]) -> dict:
     return {"psnr_db": psnr, "mean_difference": total / images.size, "largest_difference": largest}
 
 
-def decoders(stored: list[np.ndarray], size: int) -> dict[str, Callable[[], int]]:
-    """Runs by name; each decodes every image once and returns how many."""
-    room = np.empty((size, size, 1), dtype=np.uint8)
-    tensors = [torch.from_numpy(data.copy()) for data in stored]
-    return {
-        "simplejpeg, the same memory": _each(lambda data: simplejpeg.decode_jpeg(data, "GRAY", buffer=room), stored),
-        "simplejpeg, fresh memory": _each(lambda data: simplejpeg.decode_jpeg(data, "GRAY"), stored),
-        "OpenCV": _each(lambda data: cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), stored),
-        "torchvision": _each(lambda data: decode_jpeg(data, ImageReadMode.GRAY), tensors),
-        "DALI": dali(stored),
-        "DALI, fast inverse DCT": dali(stored, use_fast_idct=True),
-    }
-
-
-def dali(stored: list[np.ndarray], **options) -> Callable[[], int]:
-    """DALI's decoder alone, with one thread: nothing is copied out."""
-    pipeline_def, fn, types = load()
-    batches = [stored[start : start + BATCH] for start in range(0, len(stored), BATCH)]
-
-    @pipeline_def(batch_size=BATCH, num_threads=1, device_id=None)
-    def decoded():
-        given = fn.external_source(source=batches, cycle="raise", dtype=types.UINT8, batch=True, no_copy=True)
-        return fn.decoders.image(given, output_type=types.GRAY, **options)
-
-    pipeline = decoded()
-    pipeline.build()
-
-    def run() -> int:
-        """To the end, so that nothing is decoded ahead while others are timed."""
-        count = 0
-        try:
-            while True:
-                count += len(pipeline.run()[0])
-        except StopIteration:
-            pipeline.reset()
-        return count
-
-    return run
-
-
 def _each(work: Callable, given: list | np.ndarray) -> Callable[[], int]:
     return lambda: sum(work(one) is not None for one in given)
 
@@ -120,16 +76,12 @@ def measure(images: np.ndarray, rounds: int) -> list[dict]:
     print(f"{size} pixels, {len(images)} images")
     ways = encodings()
     encoded = {name: [encode(image) for image in images] for name, encode in ways.items()}
-    stored = [np.frombuffer(data, dtype=np.uint8) for data in encoded[next(iter(ways))]]
-    found = results.interleaved(decoders(stored, size), rounds)
-    rows = [{"kind": "decoder"} | results.rate_row(name, runs) for name, runs in found.items()]
-    results.print_rates(rows)
-
     into = partial(simplejpeg.decode_jpeg, colorspace="GRAY", buffer=room)
     decoding = results.interleaved({name: _each(into, data) for name, data in encoded.items()}, rounds)
     encoding = results.interleaved({name: _each(encode, images) for name, encode in ways.items()}, rounds)
+    rows = []
     for name, data in encoded.items():
-        row = {"kind": "encoding"} | results.rate_row(name, decoding[name]) | difference(images, data)
+        row = results.rate_row(name, decoding[name]) | difference(images, data)
         row["bytes_per_image"] = num_bytes = sum(map(len, data)) / len(data)
         row["encode_ms"] = 1000 / results.median_rate(results.rate_row(name, encoding[name]))
         rows.append(row)
@@ -144,7 +96,6 @@ def measure(images: np.ndarray, rounds: int) -> list[dict]:
 
 def main() -> None:
     options = parse(JpegRun, "benchmarks.loading.jpeg", __doc__.splitlines()[0])
-    torch.set_num_threads(1)
     cv2.setNumThreads(1)
     environment = results.environment("benchmarks.loading.jpeg")
     with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as name:

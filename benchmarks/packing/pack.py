@@ -28,7 +28,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,23 +89,33 @@ def ours(path: Path) -> list[bytes]:
     return renditions(files_of.read(path), path.name, options)[0]
 
 
-class Ceiling:
-    """What packing cannot do without: the scaled decode, and the encoder on renditions that were made before."""
+def scaled(path: Path) -> np.ndarray:
+    """A JPEG's pixels at the smallest scale that covers all sizes."""
+    return files_of.decode(path.read_bytes(), max(SIZES), path.name).gray
 
-    def __init__(self):
-        self._ready: dict[Path, list[np.ndarray]] = {}
+
+def of_png(path: Path) -> np.ndarray:
+    """A PNG's pixels, 12 bits in 16."""
+    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+class Ceiling:
+    """What packing cannot do without: `decode`, and the encoder on renditions that were made before."""
+
+    def __init__(self, decode: Callable[[Path], np.ndarray] = scaled):
+        self._decode, self._ready = decode, {}
 
     def __call__(self, path: Path) -> list[bytes]:
-        gray = files_of.decode(path.read_bytes(), max(SIZES), path.name).gray
+        gray = self._decode(path)
         if path not in self._ready:
+            gray = gray if gray.dtype == np.uint8 else (gray >> 4).astype(np.uint8)
             self._ready[path] = [resize(gray, size, "squash") for size in SIZES]
         made = zip(SIZES, self._ready[path], strict=True)
         return [encode(image, Size(size), QUALITY) for size, image in made]
 
 
-def measure_renditions(files: list[Path], options: PackRun) -> list[dict]:
+def measure_renditions(makers: Mapping[str, Callable], files: list[Path], options: PackRun) -> list[dict]:
     """One row per baseline, in one process each: their images/s are per core."""
-    makers = {OURS: ours, SIMPLEJPEG: fullscale.with_simplejpeg, OPENCV: fullscale.with_opencv}
     runs = {name: _sized_run(make, files, options.seconds) for name, make in makers.items()}
     timed = results.interleaved(runs, options.rounds)
     return [{"jobs": 1, **results.rate_row(name, timed[name])} for name in makers]
@@ -243,21 +253,10 @@ def measure_verify(release: Path, folder: Path, shard_images: int, options: Pack
 def measure_png(files: list[Path], folder: Path, options: PackRun) -> list[dict]:
     """Renditions of 16-bit gray PNGs, made of the first files, next to OpenCV's decoding and encoding alone."""
     made = [_as_png(path, folder / f"{number}.png") for number, path in enumerate(files[:PNGS])]
-    ready: dict[Path, list[np.ndarray]] = {}
-
-    def alone(path: Path) -> list[bytes]:
-        gray = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-        if path not in ready:
-            ready[path] = [resize((gray >> 4).astype(np.uint8), size, "squash") for size in SIZES]
-        return [encode(image, Size(size), QUALITY) for size, image in zip(SIZES, ready[path], strict=True)]
-
+    alone = Ceiling(of_png)
     for path in made:
         alone(path)
-    makers = {PNG: ours, PNG_ALONE: alone}
-    timed = results.interleaved(
-        {name: _sized_run(make, made, options.seconds) for name, make in makers.items()}, options.rounds
-    )
-    rows = [{"jobs": 1, **results.rate_row(name, timed[name])} for name in makers]
+    rows = measure_renditions({PNG: ours, PNG_ALONE: alone}, made, options)
     rates = {row["baseline"]: row["images_per_second"]["median"] for row in rows}
     return [*rows, Target(PNG, (PNG_ALONE,), OF_PNG).check(rates)]
 
@@ -283,7 +282,8 @@ def main() -> None:
         files = _files(source)
         shard_images = math.ceil(len(files) / options.shards)
         print(f"{environment['cpu']}, {environment['cores']} cores, {len(files)} files, sizes {SIZES}, warm cache")
-        one_process = measure_renditions(files, options)
+        makers = {OURS: ours, SIMPLEJPEG: fullscale.with_simplejpeg, OPENCV: fullscale.with_opencv}
+        one_process = measure_renditions(makers, files, options)
         whole = measure_whole(source, folder, shard_images, options)
         verified = measure_verify(source, folder, shard_images, options)
         pngs = measure_png(files, folder, options)

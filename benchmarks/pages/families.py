@@ -1,4 +1,4 @@
-"""The table of docs/architectures.md: what the walk over timm's families found (`benchmarks.training.families`)."""
+"""The table of docs/architectures.md: what a walk over timm's families found."""
 
 import json
 

@@ -19,6 +19,7 @@ from cxrdali.models.options import ModelOptions
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.compiling import Static
 from cxrdali.train.step import Step, adamw, grad_scaler
+from cxrdali.train.waiting import waiting_of
 from shards.dataset.packed import PackedDataset
 
 CACHED = "ours, cached"  # the trainer's step on batches that lie on the device
@@ -88,26 +89,31 @@ def batches_of(dataset: PackedDataset, options: LoaderOptions) -> Iterator[Batch
 
 @dataclass(frozen=True)
 class Trained:
-    """A run of training steps: images/s, and the share of its time in which the process waited for batches."""
+    """A run of training steps: images/s; the share of its time in which the device had no step to do, as the trainer
+    counts it; asking: milliseconds of the training thread for a batch."""
 
     rate: float
     waited_share: float
+    asking: float
 
 
-def trained(step: Callable, batches: Iterator, batch: int, count: int, device: str) -> Trained:
+def trained(step: Callable, batches: Iterator, count: int, device: str) -> Trained:
     """`count` steps. On a GPU its own clock counts: to wait for it before would let the loader get ahead."""
     for _ in range(LEAD):
         step(next(batches))
-    start, waited = _now(device), 0.0
+    start, waiting, asking, images = _now(device), waiting_of(device), 0.0, 0
     for _ in range(count):
+        waiting.ask()
         before = time.perf_counter()
-        images = next(batches)
-        waited += time.perf_counter() - before
-        step(images)
+        batch = next(batches)
+        asking += time.perf_counter() - before
+        waiting.got()
+        step(batch)
+        images += len(batch[0])
     end = _now(device)
     synchronize(device)
     seconds = end - start if isinstance(end, float) else start.elapsed_time(end) / 1000
-    return Trained(count * batch / seconds, waited / seconds)
+    return Trained(images / seconds, waiting.take() / seconds, 1000 * asking / count)
 
 
 def _now(device: str) -> float | torch.cuda.Event:

@@ -135,7 +135,7 @@ def _micro(dataset: PackedDataset, stage: Stage, options: StepRun, before: int) 
     step = TrainingStep(options.arch, stage, replace(options.setting, compile=False), options.device, num_rows)
     images = torch.zeros(stage.batch, 1, stage.size, stage.size, dtype=torch.uint8, device=device)
     batches = iter(lambda: Batch(images, torch.from_numpy(np.arange(stage.batch) % num_rows)), None)
-    rate = trained(step, batches, stage.batch, STEPS, options.device).rate
+    rate = trained(step, batches, STEPS, options.device).rate
     peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
     cap = SHARE * peak / total
     torch.cuda.empty_cache()
@@ -148,7 +148,7 @@ def _micro(dataset: PackedDataset, stage: Stage, options: StepRun, before: int) 
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(share, device)
             step.micro_batch = size
-            rates[name].append(trained(step, batches, stage.batch, count, options.device).rate)
+            rates[name].append(trained(step, batches, count, options.device).rate)
     uncapped, capped = (Spread.of(rates[name]).median for name in rates)
     return {
         "ratio": capped / uncapped, "met": capped >= OF_UNCAPPED * uncapped, "micro_batch": found,

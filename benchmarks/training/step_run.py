@@ -95,19 +95,19 @@ def interleaved(found: Sequence[Baseline], stage: Stage, options: StepRun) -> di
     why, and the others go on."""
     counts, runs, device = {}, {one.words: [] for one in found}, options.device
     for one in found:  # the first run compiles
-        if _fitting(one, 1, stage, device) and (sizing := _fitting(one, LEAD, stage, device)):
+        if _fitting(one, 1, device) and (sizing := _fitting(one, LEAD, device)):
             counts[one.words] = max(1, round(sizing.rate * options.seconds / stage.batch))
     for _ in range(options.rounds):
         for one in found:
-            if one.missing is None and (run := _fitting(one, counts[one.words], stage, device)):
+            if one.missing is None and (run := _fitting(one, counts[one.words], device)):
                 runs[one.words].append(run)
     return {one.words: runs[one.words] for one in found if one.missing is None}
 
 
-def _fitting(one: Baseline, count: int, stage: Stage, device: str) -> Trained | None:
+def _fitting(one: Baseline, count: int, device: str) -> Trained | None:
     """A run; None, with `missing` set and the weights let go, if it does not fit."""
     try:
-        return _run(one, count, stage, device)
+        return _run(one, count, device)
     except Exception as error:  # the compiler's are of its own kinds
         one.missing = step_memory.does_not_fit(error)
         if one.missing is None:
@@ -120,12 +120,12 @@ def _fitting(one: Baseline, count: int, stage: Stage, device: str) -> Trained | 
     return None
 
 
-def _run(one: Baseline, count: int, stage: Stage, device: str) -> Trained:
+def _run(one: Baseline, count: int, device: str) -> Trained:
     on_gpu, own = device != "cpu", None
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    found = trained(one.step, one.batches, stage.batch, count, device)
+    found = trained(one.step, one.batches, count, device)
     if on_gpu:  # above what all baselines' weights and moments hold between runs
         own = (torch.cuda.max_memory_allocated(device) - before) / 2**20
     one.memory = {"step_mib": own, "rss_mib": psutil.Process().memory_info().rss / 2**20}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from cxrdali.data import gpu
-from cxrdali.data.augment import Augmentation, Decisions, carry_out, decide, in_order
+from cxrdali.data.augment import Augmentation, carry_out, decide, in_order
 from cxrdali.data.batches import Batches, batches
 from cxrdali.data.buffers import RecycledBuffers
 from cxrdali.data.download import CopyAhead
@@ -231,7 +231,10 @@ class Loader:
         try:
             if self._device_id is None:
                 output, decisions = lane.run()
-                images = self._copied(np.asarray(output.as_tensor()), decisions)
+                decoded = np.asarray(output.as_tensor())
+                out = self.buffers.take(decoded)
+                carry_out(self._augment, decoded, decisions, out)
+                images = torch.from_numpy(out)
             else:
                 output, decisions = lane.run(torch.cuda.current_stream(self._device_id))
                 images = gpu.from_dali(output)
@@ -243,15 +246,6 @@ class Loader:
         # [B, S, S, 1] and [B, 1, S, S] are the same bytes for one channel
         images = images.view(images.shape[0], 1, *images.shape[1:3])
         return images if self._device_id is None else gpu.augmented(images, self._augment, decisions, self._device)
-
-    def _copied(self, images: np.ndarray, decisions: Decisions) -> torch.Tensor:
-        """A batch uint8 [B, S, S, 1] in memory of its own, augmented on the way."""
-        out = self.buffers.take(images)
-        if self._augment:
-            carry_out(self._augment, images, decisions, out)
-        else:
-            np.copyto(out, images)
-        return torch.from_numpy(out)
 
     def _damage(self, rows: list[int], error: Exception) -> UserError:
         """Which sample it was: DALI does not say, so the batches in flight are decoded one by one. None is looked for

@@ -6,7 +6,6 @@ image libraries are imported inside: a broken one then is a line of the table to
 
 import os
 import platform
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,5 +42,4 @@ def checks(data: Path, data_required: bool, runs: Path, copies: Path | None = No
     yield software.simplejpeg_check()
     yield software.opencv_check(software.installed(software.OPENCV_WHEELS))
     yield from bounded("run folders", lambda: [machine.folder_check(runs), machine.disk_check(copies or data)])
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    yield from bounded("packed dataset", lambda: machine.dataset_checks(data, data_required, memory, files))
+    yield from bounded("packed dataset", lambda: machine.dataset_checks(data, data_required, memory))

@@ -24,25 +24,25 @@ def dali_check(wheels: list[str], device_id: int | None) -> Check:
     fix = f"pip install --force-reinstall {wheels[0] if wheels else dali.WHEELS[0]}"
     if device_id is not None:
         fix += "; until it does, train with --device cpu"
-    try:
-        fault = decode_one(device_id)
-    except (ImportError, OSError, RuntimeError) as error:
-        fault = first_line(error)
-    if fault:
+    if fault := decode_one(device_id):
         return wrong(name, f"{what} does not decode a JPEG ({fault})", fix)
     return ok(name, f"{what}, decodes")
 
 
 def decode_one(device_id: int | None, decode: str = "cpu", side: int = 64) -> str:
-    """What is wrong with a gradient that DALI decoded from a JPEG made here; "" if nothing is."""
-    import numpy as np
-    import simplejpeg
+    """What is wrong with a gradient that DALI decoded from a JPEG made here, or with its decoding; "" if nothing is."""
+    try:
+        import numpy as np
+        import simplejpeg
 
-    image = np.add.outer(np.arange(side), 2 * np.arange(side)).astype(np.uint8)[:, :, None]
-    stored = np.frombuffer(simplejpeg.encode_jpeg(np.ascontiguousarray(image), 95, "GRAY"), np.uint8)
-    pipeline = dali.build(dali.PipelineSpec(side, False, side, 1, 1, device_id, decode, prefetch=1), lambda: [stored])
-    (output,) = pipeline.run()
-    found = np.asarray((output if device_id is None else output.as_cpu()).as_tensor())
+        image = np.add.outer(np.arange(side), 2 * np.arange(side)).astype(np.uint8)[:, :, None]
+        stored = np.frombuffer(simplejpeg.encode_jpeg(np.ascontiguousarray(image), 95, "GRAY"), np.uint8)
+        spec = dali.PipelineSpec(side, False, side, 1, 1, device_id, decode, prefetch=1)
+        pipeline = dali.build(spec, lambda: [stored])  # to the end: its output is its own memory
+        (output,) = pipeline.run()
+        found = np.asarray((output if device_id is None else output.as_cpu()).as_tensor())
+    except (ImportError, OSError, RuntimeError) as error:
+        return first_line(error)
     if found.shape != (1, *image.shape):
         return f"its shape is {found.shape}, not {(1, *image.shape)}"
     worst = int(np.abs(found[0].astype(int) - image).max())
@@ -102,11 +102,7 @@ def no_gpu_check(facts: GpuFacts) -> Check:
 def mixed_check(device_id: int) -> Check:
     """Whether the GPU decodes too; a note if not, since the other modes do without."""
     name = f"mixed, GPU {device_id}"
-    try:
-        fault = decode_one(device_id, "mixed")
-    except (ImportError, OSError, RuntimeError) as error:
-        fault = first_line(error)
-    if fault:
+    if fault := decode_one(device_id, "mixed"):
         return note(name, f"--decode mixed does not work here ({fault})", "use --decode cpu or hybrid")
     return ok(name, "--decode mixed works too")
 

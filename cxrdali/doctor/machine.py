@@ -1,7 +1,6 @@
 """Checks of cores, memory, disk, and of a packed dataset on it."""
 
 import os
-import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +12,6 @@ from shards.errors import UserError
 from shards.storage.files import only_one, write_bytes
 from shards.storage.places import storage_of
 from shards.words import counted
-
-OTHER_FILES = 128  # descriptors of a run beside its shards: 8 were seen on the CPU, the rest is room for a GPU's
 
 
 def cores_check(usable: int, total: int | None) -> Check:
@@ -56,8 +53,8 @@ def disk_check(data: Path) -> Check:
     return ok("disk of the data", f"{place}: {storage(usage.free)} of {storage(usage.total)} free")
 
 
-def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Iterator[Check]:
-    """memory: bytes that the page cache may take; files: the limit of open files."""
+def dataset_checks(root: Path, required: bool, memory: int) -> Iterator[Check]:
+    """memory: bytes that the page cache may take."""
     try:
         from shards.dataset.cache import Cache
         from shards.dataset.packed import PackedDataset
@@ -70,10 +67,8 @@ def dataset_checks(root: Path, required: bool, memory: int, files: int) -> Itera
         unreadable = isinstance(error, OSError) and error.strerror
         found, _, fix = (f"{root}: {error.strerror}" if unreadable else str(error)).partition("; ")
         absent = not required and storage_of(root).local and not os.path.lexists(root)
-        yield files_check(files, 0)
         yield (note if absent else wrong)("packed dataset", found, fix or "give another --data")
         return
-    yield files_check(files, max(map(len, sizes.values()), default=0))
     count = dataset.info["counts"]["packed"]
     if labels:
         yield ok("packed dataset", f"{root}: {counted(count, 'image')}, labels {', '.join(labels)}")
@@ -88,13 +83,3 @@ def size_check(pixels: int, stored: int, memory: int) -> Check:
     if stored <= memory:
         return ok(f"{pixels} px", f"{storage(stored)}, fits in memory")
     return note(f"{pixels} px", f"{storage(stored)}, larger than memory", "`--order windowed` on slow disks")
-
-
-def files_check(limit: int, shards: int) -> Check:
-    """A run opens every shard of its size twice: once to train, once to validate."""
-    need = 2 * shards + OTHER_FILES
-    if limit == resource.RLIM_INFINITY:
-        return ok("open files", "no limit")
-    if limit >= need:
-        return ok("open files", f"{limit:,} allowed")
-    return wrong("open files", f"{limit:,} allowed, {shards:,} shards need about {need:,}", f"ulimit -n {need}")

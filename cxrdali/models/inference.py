@@ -94,7 +94,7 @@ def logits(
 
 def _not_finite(loader: Loader, sound: np.ndarray, hardware: Hardware, how: Inference) -> UserError:
     """sound: bool [n], of the loader's images."""
-    image = loader.dataset.columns("image_id")["image_id"].iloc[loader.rows[np.argmin(sound)]]
+    image = loader.dataset.of_rows(loader.rows[[np.argmin(sound)]], "image_id")["image_id"].iloc[0]
     fix = how.fix if hardware.precision == "fp32" else f"use --precision fp32, or {how.fix}"
     return UserError(
         f"the network gives NaN or infinity for image {image!r}, {(~sound).sum():,} of {len(sound):,} in all, in "

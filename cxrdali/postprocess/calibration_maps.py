@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 LEAST = 10  # positives, and negatives, that a fit needs; below, the finding stays as it is
-ENOUGH = 1000  # positives, and negatives, for isotonic; below, Platt is better (benchmarks/statistics/calibration.py)
+ENOUGH = 1000  # positives, and negatives, for isotonic; below, Platt is better (benchmarks/results/calibration.jsonl)
 TEMPERATURES = (1e-3, 1e3)  # the range in which one is looked for
 CLIP = 1e-4  # isotonic probabilities stay within CLIP..1 - CLIP: its lowest and highest steps are often exactly 0 and 1
 TILT = 0.1  # logits that isotonic steps rise from the lowest to the highest logit of the fit, so that nothing ties

@@ -156,7 +156,7 @@ def run_rows(run: Run, dataset: PackedDataset, labels: Labels, fix: str) -> tupl
 def other_images(run: Run, dataset: PackedDataset, train: np.ndarray, val: np.ndarray) -> str:
     """In which images these rows are not those of a run, in words. Its validation images are known by its table."""
     with suppress(UserError):
-        there, here = read(run.val_predictions).ids["image_id"], dataset.columns("image_id")["image_id"].iloc[val]
+        there, here = read(run.val_predictions).ids["image_id"], dataset.of_rows(val, "image_id")["image_id"]
         if len(gone := there[~there.isin(here)]):
             return f"{len(gone)} of its {len(there)} validation images are not among those here, first {gone.iloc[0]!r}"
     before, now = (run.selection.get("train_images"), run.selection.get("val_images")), (len(train), len(val))

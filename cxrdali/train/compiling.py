@@ -4,10 +4,9 @@ So no step of the training pays for it, and none is changed by it: weights, stat
 afterwards as they were before.
 """
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -20,7 +19,7 @@ from cxrdali.runtime.compiler import compile_errors, missing_compiler
 from cxrdali.runtime.distributed import Ranks
 from cxrdali.runtime.full import is_full
 from cxrdali.runtime.options import AUTO
-from cxrdali.train.microbatch import Trial
+from cxrdali.train.microbatch import Trial, untouched
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.errors import UserError
 
@@ -79,7 +78,7 @@ def arrange(trial: Trial, forward: nn.Module, steps: int, stored: dict[str, Any]
         measured = measured and {**measured, "on": bool(asked)}  # what all do, and will do when the run continues
     if asked and (made is None or trial.ranks.world > 1):  # it was measured without the other ranks
         made = _static(trial, forward)
-        with _untouched(trial), compile_errors():
+        with untouched(trial.model, trial.hardware), compile_errors():
             _compile(trial, made)
     return Arranged(made if asked and made else forward, bool(asked), measured, time.perf_counter() - started)
 
@@ -87,7 +86,7 @@ def arrange(trial: Trial, forward: nn.Module, steps: int, stored: dict[str, Any]
 def _measured(trial: Trial, steps: int) -> tuple[dict[str, Any], Static | None]:
     """Whether it pays to compile the model, and the seconds that say so; and the compiled one, if it does."""
     trial = replace(trial, ranks=Ranks())
-    with _untouched(trial):
+    with untouched(trial.model, trial.hardware):
         plain = _step_seconds(trial, trial.model)
         try:
             with compile_errors():
@@ -107,21 +106,6 @@ def _measured(trial: Trial, steps: int) -> tuple[dict[str, Any], Static | None]:
     )
     seconds = {"plain_seconds": plain, "compiled_seconds": compiled, "compile_seconds": compiling}
     return {"on": on, **seconds, "steps": steps}, made if on else None
-
-
-@contextlib.contextmanager
-def _untouched(trial: Trial) -> Iterator[None]:
-    """The model's weights and statistics, and torch's generators, are afterwards as before."""
-    model, device = trial.model, trial.hardware.device
-    kept = {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
-    try:
-        with torch.random.fork_rng([] if device == "cpu" else [torch.device(device)]):
-            yield
-    finally:
-        model.zero_grad(set_to_none=True)
-        model.load_state_dict(kept)
-        if device != "cpu":
-            torch.cuda.empty_cache()
 
 
 def _static(trial: Trial, forward: nn.Module) -> Static:

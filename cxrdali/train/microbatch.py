@@ -6,8 +6,10 @@ and what fits depends on the versions of libraries and on what else lives on the
 config.json.
 """
 
+import contextlib
 import gc
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +135,22 @@ def full_words(settings: TrainSettings, share: int) -> str:
     )
 
 
+@contextlib.contextmanager
+def untouched(model: Classifier, hardware: Hardware) -> Iterator[None]:
+    """The model's weights, statistics and mode, and torch's generators, are afterwards as before."""
+    # on the CPU, to leave the GPU as empty as training finds it
+    kept = {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
+    training = model.training
+    try:
+        with torch.random.fork_rng([] if hardware.device == "cpu" else [torch.device(hardware.device)]):
+            yield
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.load_state_dict(kept)
+        model.train(training)
+        _empty(hardware)
+
+
 def largest_micro_batch(
     model: Classifier, loss: LossModule, hardware: Hardware, shape: BatchShape, keeps_gradients: bool = False
 ) -> int:
@@ -142,23 +160,14 @@ def largest_micro_batch(
     afterwards as they were before; optimizer and scaler are the search's own. keeps_gradients: training holds them from
     step to step, as several ranks do, and not from backward to step alone. Raises UserError if not one image fits.
     """
-    # on the CPU, to leave the GPU as empty as training finds it
-    kept = {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
     training = model.training
-    devices = [] if hardware.device == "cpu" else [torch.device(hardware.device)]
     trained = [each for each in model.parameters() if each.requires_grad] if keeps_gradients else []
-    try:
+    with untouched(model, hardware):
         held = [torch.empty_like(each) for each in trained]  # noqa: F841 -- to the end
-        with torch.random.fork_rng(devices):
-            for micro_batch in divisors(shape.images):
-                model.train(training)
-                if _fits(model, loss, hardware, shape, micro_batch):
-                    return micro_batch
-    finally:
-        model.zero_grad(set_to_none=True)
-        model.load_state_dict(kept)
-        model.train(training)
-        _empty(hardware)
+        for micro_batch in divisors(shape.images):
+            model.train(training)
+            if _fits(model, loss, hardware, shape, micro_batch):
+                return micro_batch
     raise UserError(f"the GPU is full at {shape.size} px with 1 image at a time; {ONE}")
 
 

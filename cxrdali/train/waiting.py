@@ -8,43 +8,36 @@ have happened: nothing waits for the GPU.
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 MOST = 256  # gaps that are kept unread; the loop looks at its loss, and so waits for the GPU, far more often
 
 
-class Waiting(Protocol):
+@dataclass(frozen=True)
+class Moment:
+    """An event of the CPU, which has done by then what it was given. at: seconds."""
+
+    at: float
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        """Nothing is left to wait for."""
+
+    def elapsed_time(self, later: "Moment") -> float:
+        return 1000 * (later.at - self.at)
+
+
+class Waiting:
     """ask: a step's work is queued, the next batch is asked for; got: it is here, nothing of its step is queued; take:
-    the seconds that are known by now and were not taken before."""
+    the seconds that are known by now and were not taken before.
 
-    def ask(self) -> None: ...
-
-    def got(self) -> None: ...
-
-    def take(self) -> float: ...
-
-
-class ByClock:
-    """Of the loop itself."""
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter):
-        self._clock, self._asked, self._seconds = clock, 0.0, 0.0
-
-    def ask(self) -> None:
-        self._asked = self._clock()
-
-    def got(self) -> None:
-        self._seconds += self._clock() - self._asked
-
-    def take(self) -> float:
-        taken, self._seconds = self._seconds, 0.0
-        return taken
-
-
-class ByEvents:
-    """Of a GPU. record: makes an event at the end of its queue, like torch.cuda.Event."""
+    record: makes an event at the end of the device's queue, like torch.cuda.Event.
+    """
 
     def __init__(self, record: Callable[[], Any]):
         self._record, self._asked, self._gaps = record, None, deque[tuple[Any, Any]]()
@@ -71,4 +64,4 @@ def waiting_of(device: str) -> Waiting:
     def record() -> torch.cuda.Event:
         return torch.cuda.current_stream(device).record_event(torch.cuda.Event(enable_timing=True))
 
-    return ByClock() if device == "cpu" else ByEvents(record)
+    return Waiting((lambda: Moment(time.perf_counter())) if device == "cpu" else record)

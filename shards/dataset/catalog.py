@@ -1,6 +1,6 @@
 """catalog.parquet of a packed dataset: a row per planned image, and what packing writes of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +23,21 @@ class Catalog(Table):
         self._places = ["shard", *(f"{what}_{size}" for size in sizes for what in ("offset", "length"))]
 
     def whole(self) -> pd.DataFrame:
-        """All columns, among them those of where the images of `sizes` are."""
-        table = self.frame()
-        self._check(table, [*TEXTS, *self._places])
+        """All columns."""
+        with readable(self.path):
+            table = pd.read_parquet(self._open()[0])
+            for name in table.columns[table.dtypes == "str"]:
+                pa.array(table[name]).validate(full=True)  # a text need not be UTF-8
+        for column in (*TEXTS, *self._places):
+            if list(table.columns).count(column) != 1:
+                raise _wrong(self.path, column, False)
+            text = column in TEXTS
+            right = pd.api.types.is_string_dtype if text else pd.api.types.is_integer_dtype
+            present = table[column].notna() == (True if text else table["shard"].notna())
+            negative = not text and right(table[column]) and (table[column].dropna() < 0).any()
+            if not right(table[column]) or not present.all() or negative:
+                raise _wrong(self.path, column)
         _check_shown(table, self.path)
-        return table
-
-    def columns(self, names: Sequence[str]) -> pd.DataFrame:
-        """Some columns. Those that are only shown and counted are not checked."""
-        table = self.frame(names)
-        self._check(table, [name for name in (*TEXTS, *self._places) if name in names])
         return table
 
     def arrow(self, names: Sequence[str]) -> pa.Table:
@@ -64,18 +69,6 @@ class Catalog(Table):
         if (numbers < 0).sum() > column.null_count:
             raise _wrong(self.path, name)
         return numbers.astype(np.int32) if numbers.max(initial=0) < 2**31 else numbers
-
-    def _check(self, table: pd.DataFrame, columns: Iterable[str]) -> None:
-        for column in columns:
-            if list(table.columns).count(column) != 1:
-                raise _wrong(self.path, column, False)
-            text = column in TEXTS
-            right = pd.api.types.is_string_dtype if text else pd.api.types.is_integer_dtype
-            present = table[column].notna()
-            wanted = True if text else table["shard"].notna() if "shard" in table else present
-            negative = not text and right(table[column]) and (table[column].dropna() < 0).any()
-            if not right(table[column]) or not (present == wanted).all() or negative:
-                raise _wrong(self.path, column)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -151,14 +151,8 @@ class PackedDataset:
 
     @cached_property
     def catalog(self) -> pd.DataFrame:
-        """One row per planned image. Of 4 million rows it takes 1.3 GB: `columns` has what a part needs of it."""
+        """One row per planned image. Of 4 million it takes 1.3 GB: `of_rows` and `arrow` have what a part needs."""
         return self._read(Catalog.whole)
-
-    def columns(self, *names: str) -> pd.DataFrame:
-        """Some columns of the catalog, which is not kept."""
-        if "catalog" in self.__dict__:
-            return self.catalog[[*names]]
-        return self._read(lambda catalog: catalog.columns(names))
 
     def of_rows(self, rows: np.ndarray, *names: str) -> pd.DataFrame:
         """Some columns of some rows (int64 [n]), which are its index: never more than one column is read whole."""

@@ -2,14 +2,12 @@
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -70,18 +68,6 @@ class Table:
     def __init__(self, path: Path, sha256: str, rows: int):
         self.path, self.sha256, self.rows = path, sha256, rows
         self._checked: tuple | None = None
-
-    def frame(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """columns: read only those of them that are there, once each."""
-        with readable(self.path):
-            source, found = self._open()
-            if columns is not None:
-                there = Counter(found.schema_arrow.names)
-                columns = [name for name in columns if there[name] == 1]
-            table = pd.read_parquet(source, columns=columns)
-            for name in table.columns[table.dtypes == "str"]:
-                pa.array(table[name]).validate(full=True)  # a text need not be UTF-8
-            return table
 
     def arrow(self, names: Sequence[str]) -> pa.Table:
         """Some columns, those that are there once each: no object for each text."""

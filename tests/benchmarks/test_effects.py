@@ -142,7 +142,7 @@ def test_a_replicate_trains_on_one_half_and_is_scored_on_the_other(tmp_path, mon
         monkeypatch.setitem(NETWORK, name, value)
     monkeypatch.setattr("benchmarks.effects.replicate.SIZE", 32)
     (dataset, first), (_, other) = replicate(tmp_path, 0, studies=80), replicate(tmp_path, 1)
-    subjects = dataset.columns("subject_id")["subject_id"].to_numpy()
+    subjects = dataset.catalog["subject_id"].to_numpy()
     parts = {name: set(subjects[first.split == name]) for name in ("train", "dev", "test")}
     assert parts["test"] == set(subjects[other.split == "train"]) and not parts["test"] & parts["train"]
     assert parts["dev"] == set(subjects[other.split == "dev"]) and len(parts["dev"]) > 0

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from benchmarks.gpu import loading, training, work
 from benchmarks.gpu.facts import say, told
 from benchmarks.gpu.sections import NAMES, SECTIONS, Section, measured
 from benchmarks.options import Stage
 from benchmarks.pages import gpu, readme
+from benchmarks.training import fed
 from tests.benchmarks.test_benchmarks import ROOT
 
 pytestmark = pytest.mark.slow
@@ -100,20 +100,7 @@ def test_one_command_writes_facts_and_their_page(tmp_path):
     assert done.returncode == 1 and done.stderr.startswith("section 'pixel': choose from data, environment, pixels,")
 
 
-# ---------------------------------------------------------------- a stand-in for a GPU's clock
-
-
-class Event:
-    """A device whose work is done when it is given."""
-
-    def __init__(self, enable_timing: bool):
-        assert enable_timing
-
-    def record(self) -> None:
-        self.at = time.perf_counter()
-
-    def elapsed_time(self, later: "Event") -> float:
-        return 1000 * (later.at - self.at)
+# ---------------------------------------------------------------- steps on the CPU
 
 
 @pytest.fixture
@@ -125,7 +112,6 @@ def on_stand_in(tmp_path, monkeypatch, capsys):
         (training, "PRECISE", small[0]), (training, "NETWORKS", (work.TINY,)),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(torch.cuda, "Event", Event)
     made = work.Work(tmp_path)
     made.make()
 
@@ -136,19 +122,17 @@ def on_stand_in(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_idle_time_is_what_lies_between_two_steps(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-
+def test_idle_time_is_what_lies_between_two_steps():
     def slow():
         while True:
             time.sleep(0.004)
             yield work.black(Stage(8, 2))
 
-    found = work.fed(lambda batch: time.sleep(0.012), slow(), count=10)
-    assert found.idle == pytest.approx(0.25, abs=0.08) and found.asking == pytest.approx(4, rel=0.5)
+    found = fed.trained(lambda batch: time.sleep(0.012), slow(), 10, "cpu")
+    assert found.waited_share == pytest.approx(0.25, abs=0.08) and found.asking == pytest.approx(4, rel=0.5)
     assert found.rate == pytest.approx(2 / 0.016, rel=0.2)
-    kept = work.fed(lambda batch: time.sleep(0.012), iter(lambda: work.black(Stage(8, 2)), None), count=10)
-    assert kept.idle < 0.05
+    kept = iter(lambda: work.black(Stage(8, 2)), None)
+    assert fed.trained(lambda batch: time.sleep(0.012), kept, 10, "cpu").waited_share < 0.05
 
 
 def test_what_needs_a_gpu_runs_as_far_as_a_cpu_goes(on_stand_in):
@@ -160,10 +144,10 @@ def test_what_needs_a_gpu_runs_as_far_as_a_cpu_goes(on_stand_in):
     assert 0 < saved < 1 - (1 / rates[0] + 1 / rates[1]) / (3 / rates[1]) + 0.3
     hours = found["a stage of MIMIC-CXR-JPG, hours: 224 px"]["values"]["value"]
     assert hours == pytest.approx(211_879 * 30 / rates[1] / 3600)
-    fed = on_stand_in(loading.feeding)
+    feeding = on_stand_in(loading.feeding)
     prefix = "milliseconds of the training thread for a batch: "
-    assert {f"{prefix}cached", f"{prefix}cpu, DLPack", f"{prefix}raw, pinned"} <= fed.keys()
-    assert all(row["ok"] is None for name, row in fed.items() if "a copy" not in name)
+    assert {f"{prefix}cached", f"{prefix}cpu, DLPack", f"{prefix}raw, pinned"} <= feeding.keys()
+    assert all(row["ok"] is None for name, row in feeding.items() if "a copy" not in name)
     precise = on_stand_in(training.precision)
     plain = precise[f"images/s by precision: {work.TINY}, fp32"]["values"]
     assert plain["logits_off"] == 0 and plain["value"] > 0 and plain["logits_sd"] > 0

@@ -2,7 +2,6 @@
 
 import configparser
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from cxrdali.doctor import gpu, machine, software
 from cxrdali.doctor.check import Check, bounded
 from cxrdali.runtime import limits
 from cxrdali.runtime.driver import GpuFacts, driver_version
-from shards.dataset.mapped import MappedSize
 
 BOTH = ["nvidia-dali-cuda130", "nvidia-dali-cuda120"]
 
@@ -332,19 +330,19 @@ def test_sizes_are_measured_against_memory():
 
 
 def test_a_packed_dataset_has_a_line_per_stored_size(pack_folder):
-    found = {check.name: check for check in machine.dataset_checks(pack_folder, True, 10**12, 1024)}
-    assert list(found) == ["open files", "packed dataset", "48 px", "56 px", "64 px"]
+    found = {check.name: check for check in machine.dataset_checks(pack_folder, True, 10**12)}
+    assert list(found) == ["packed dataset", "48 px", "56 px", "64 px"]
     assert {check.state for check in found.values()} == {"ok"}
     assert "120 images, labels cxr-lt-2023, chexpert" in found["packed dataset"].found
     on_disk = sum(path.stat().st_size for path in (pack_folder / "56").glob("*.tar"))
-    exact = {check.name: check.state for check in machine.dataset_checks(pack_folder, True, on_disk, 1024)}
-    less = {check.name: check.state for check in machine.dataset_checks(pack_folder, True, on_disk - 1, 1024)}
+    exact = {check.name: check.state for check in machine.dataset_checks(pack_folder, True, on_disk)}
+    less = {check.name: check.state for check in machine.dataset_checks(pack_folder, True, on_disk - 1)}
     assert (exact["56 px"], less["56 px"]) == ("ok", "note")
 
 
 def test_an_absent_dataset_is_wrong_only_when_it_was_named(tmp_path):
     for required, state in ((False, "note"), (True, "wrong")):
-        check = list(machine.dataset_checks(tmp_path / "packed", required, 10**9, 1024))[-1]
+        check = list(machine.dataset_checks(tmp_path / "packed", required, 10**9))[-1]
         assert check.state == state and check.fix == "run `cxrdali shard` first"
 
 
@@ -352,17 +350,5 @@ def test_a_dataset_that_lost_a_shard_is_wrong_even_at_the_default_place(pack_fol
     copy = tmp_path / "pack"
     shutil.copytree(pack_folder, copy)
     (copy / "48" / "000001.tar").unlink()
-    check = list(machine.dataset_checks(copy, False, 10**9, 1024))[-1]
+    check = list(machine.dataset_checks(copy, False, 10**9))[-1]
     assert check.state == "wrong" and "000001.tar: is missing" in check.found
-
-
-def test_the_open_files_of_the_mapped_shards_are_what_is_counted(dataset):
-    open_now = Path("/proc/self/fd")
-    before = len(list(open_now.iterdir()))
-    mapped = [MappedSize(dataset.stored(48)) for _ in range(2)]
-    shards = len(mapped[0].stored.paths)
-    assert len(list(open_now.iterdir())) - before == 2 * shards  # what files_check asks for per shard
-    assert machine.files_check(2 * 100 + machine.OTHER_FILES, 100).state == "ok"
-    check = machine.files_check(256, 100)
-    assert check.state == "wrong" and check.fix == "ulimit -n 328"
-    assert machine.files_check(resource.RLIM_INFINITY, 10**6).state == "ok"

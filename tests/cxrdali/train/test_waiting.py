@@ -1,6 +1,7 @@
 """What counts as waiting for data: by a given clock, and by the events of a GPU that is not here."""
 
 import csv
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ from cxrdali.train.hooks import Hooks
 from cxrdali.train.state import State, begin, restore
 from cxrdali.train.stopping import Signals, Stopped
 from cxrdali.train.trainer import Trainer, train
-from cxrdali.train.waiting import MOST, ByClock, ByEvents, waiting_of
+from cxrdali.train.waiting import MOST, Moment, Waiting, waiting_of
 
 STEP = 100.0  # milliseconds of a step on the GPU
 
@@ -45,7 +46,7 @@ class Event:
         return later.at - self.at
 
 
-class Idling(ByEvents):
+class Idling(Waiting):
     """By events of a GPU that idles so many milliseconds before each step."""
 
     def __init__(self, gpu, gaps):
@@ -60,7 +61,7 @@ class Idling(ByEvents):
 
 def test_the_clock_counts_from_asking_to_getting():
     times = iter([10.0, 10.5, 20.0, 20.25, 30.0])
-    waiting = ByClock(lambda: next(times))
+    waiting = Waiting(lambda: Moment(next(times)))
     waiting.ask(), waiting.got()
     assert waiting.take() == 0.5 and waiting.take() == 0
     waiting.ask(), waiting.got(), waiting.ask()
@@ -93,8 +94,11 @@ def test_as_many_events_as_are_kept_and_no_more():
     assert waiting.take() == pytest.approx(MOST / 1000)
 
 
-def test_on_the_cpu_it_is_the_clock():
-    assert isinstance(waiting_of("cpu"), ByClock)
+def test_on_the_cpu_it_is_the_clock_however_many_are_not_taken():
+    waiting, begun = waiting_of("cpu"), time.perf_counter()
+    for _ in range(MOST + 1):
+        waiting.ask(), time.sleep(1e-4), waiting.got()
+    assert 1e-4 * (MOST + 1) <= waiting.take() <= time.perf_counter() - begun and waiting.take() == 0
 
 
 # ---------------------------------------------------------------- of a run

@@ -84,10 +84,10 @@ def test_a_batch_s_slices_are_the_rows_own_repeats_included(dataset, pixels):
 def test_columns_are_those_of_the_catalog_and_leave_it_unread(dataset):
     names = ("subject_id", "length_64", "shard")
     fresh = PackedDataset.open(dataset.root)
-    table = fresh.columns(*names)
-    assert "catalog" not in vars(fresh)
-    pd.testing.assert_frame_equal(table, fresh.catalog[[*names]])
-    pd.testing.assert_frame_equal(fresh.columns(*names), table)
+    table = fresh.arrow(*names)
+    assert "catalog" not in vars(fresh) and table.column_names == [*names]
+    assert table.to_pydict() == {name: fresh.catalog[name].tolist() for name in names}
+    assert fresh.arrow(*names).to_pydict() == table.to_pydict()
     rows, shown = np.array([7, 3, 119]), ("image_id", "study_id", "view")
     pd.testing.assert_frame_equal(fresh.of_rows(rows, *shown), fresh.catalog[[*shown]].iloc[rows])
 

@@ -574,12 +574,12 @@ def test_a_patient_of_a_twentieth_of_the_images_is_nothing_to_say(tmp_path, capl
 def test_sizes_come_and_go_and_the_id_stays_while_images_and_their_bytes_are_the_same(whole, out):
     shutil.copytree(whole / "pack", out)
     opened, another = PackedDataset.open(out), PackedDataset.open(out)
-    shards = opened.columns("shard")
+    shards = opened.arrow("shard")
     first = opened.id
     packed(whole / "release", out, (Size(32),))
     assert PackedDataset.open(out).id == first and verify(out).problems == ()
     # a training that began before goes on
-    assert opened.columns("shard").equals(shards) and [*opened.catalog.filter(like="offset_")][-1] == "offset_32"
+    assert opened.arrow("shard").equals(shards) and [*opened.catalog.filter(like="offset_")][-1] == "offset_32"
     drop_sizes(out, ["64"])
     assert PackedDataset.open(out).id == first and verify(out).problems == ()
     packed(whole / "release", out, (Size(64),))  # decoded for the same: the same bytes
@@ -588,4 +588,4 @@ def test_sizes_come_and_go_and_the_id_stays_while_images_and_their_bytes_are_the
     packed(whole / "release", out, (Size(32, raw=True),))  # other bytes than were trained on
     assert PackedDataset.open(out).id != first and verify(out).problems == ()
     with pytest.raises(UserError, match="other images were packed while it was in use; begin again"):
-        another.columns("shard")
+        another.arrow("shard")
