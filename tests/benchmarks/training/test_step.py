@@ -52,7 +52,8 @@ def baseline(words: str, fails_at: int | None = None, error: Exception | None = 
         if next(calls) == fails_at:
             raise error
 
-    return Baseline(words, step, iter(int, None), BASE, "a test's")
+    batches = iter(lambda: (range(STAGE.batch), None), None)
+    return Baseline(words, step, batches, BASE, "a test's")
 
 
 @pytest.mark.parametrize("fails_at", [1, 20])  # while it compiles, and in a timed round
