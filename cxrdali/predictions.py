@@ -175,8 +175,8 @@ def match(path: Path, table: Predictions, dataset: PackedDataset, labels: Labels
     Raises UserError for an image that dataset or labels do not have, or a finding that only one side has.
     """
     rows = catalog_rows(table, path, dataset)
-    unlisted = [row for row in rows if labels.split[row] is None]
-    if unlisted:
+    unlisted = rows[pd.isna(labels.split[rows])]
+    if len(unlisted):
         image = dataset.catalog["image_id"].iloc[unlisted[0]]
         raise UserError(
             f"{path}: image {image!r} (and {len(unlisted) - 1} more) is not in labels {labels.name!r}; "

@@ -224,7 +224,7 @@ def test_labels_are_joined_to_the_rows(dataset, release_folder):
         labels = dataset.labels(table.name)
         assert labels.findings == table.findings
         wanted = table.table.loc[dataset.catalog["image_id"]]
-        assert labels.split.tolist() == wanted["split"].tolist()
+        assert labels.split[:].tolist() == wanted["split"].tolist()
         assert np.array_equal(labels.values, wanted[list(table.findings)].fillna(Labels.BLANK).to_numpy(np.int8))
     columns = pd.read_parquet(dataset.root / "labels" / "chexpert.parquet").columns.tolist()
     assert columns == ["row", "split", "Edema", "No Finding", "Pneumonia"]

@@ -182,7 +182,7 @@ def test_labels_from_another_folder_come_first_and_are_attached_later_too(root, 
     ((labels, new),) = attach(tmp_path / "pack", [tmp_path / "labels"])
     dataset = PackedDataset.open(tmp_path / "pack")
     assert new and dataset.labels().findings == PADCHEST_FINDINGS
-    split = pd.Series(dataset.labels().split, index=dataset.catalog["image_id"])
+    split = pd.Series(dataset.labels().split[:], index=dataset.catalog["image_id"])
     assert split.dropna().to_dict() == labels.table["split"].to_dict()
     with pytest.raises(UserError, match="no label table; give a folder that holds a training table of CXR-LT 2026"):
         (tmp_path / "none").mkdir()
