@@ -20,14 +20,17 @@ README, PAGE, LOADING = ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROO
 ARCHITECTURES, STATISTICS, GPU = (ROOT / "docs" / f"{name}.md" for name in ("architectures", "statistics", "gpu"))
 BEGIN, END = "<!-- speed: written by python -m benchmarks.pages.readme -->\n", "<!-- /speed -->\n"
 SHOWN = (224, 512)  # pixels: the columns of the README's table; the picture and the page have all sizes
-IN_README = ("JPEG", "raw", "decode only", "best-effort DataLoader", "FFCV JPEG", "stage-training paper, native files")
+IN_README = (
+    "JPEG", "raw", "DALI's decoder alone", "SPDL", "best-effort DataLoader", "FFCV JPEG", "FFCV with our flips, gray arrays",
+    "stage-training paper, native files",
+)  # fmt: skip
 # How a baseline of benchmarks.peers begins, its name for readers, and its kind of line in the picture.
 LOADERS = (
     ("raw", "ours, raw renditions", "ours"),
     ("JPEG", "ours, JPEG renditions", "ours"),
     ("read only", "read only", plots.CEILING),
     ("cached batches", "cached batches", plots.CEILING),
-    ("decode only", "decode only, the ceiling of JPEG", plots.CEILING),
+    ("decode only", "ours, JPEG, without augmentation", plots.CEILING),
     ("DALI's decoder alone", "DALI's decoder alone", "theirs"),
     ("DALI's reader", "DALI's own reader", "theirs"),
     ("best-effort DataLoader", "best-effort DataLoader", "theirs"),

@@ -93,7 +93,8 @@ class Table:
             return self._open()[1].schema_arrow.names
 
     def _present(self, names: Sequence[str]) -> list[str]:
-        return [name for name in names if self.names().count(name) == 1]
+        present = self.names()
+        return [name for name in names if present.count(name) == 1]
 
     def _open(self) -> tuple[pa.NativeFile, pq.ParquetFile]:
         with open_regular(self.path) as plain:
