@@ -21,8 +21,8 @@ ARCHITECTURES, STATISTICS, GPU = (ROOT / "docs" / f"{name}.md" for name in ("arc
 BEGIN, END = "<!-- speed: written by python -m benchmarks.pages.readme -->\n", "<!-- /speed -->\n"
 SHOWN = (224, 512)  # pixels: the columns of the README's table; the picture and the page have all sizes
 IN_README = (
-    "JPEG", "raw", "DALI's decoder alone", "SPDL", "best-effort DataLoader", "FFCV JPEG", "FFCV with our flips, gray arrays",
-    "stage-training paper, native files",
+    "JPEG", "raw", "DALI's decoder alone", "SPDL", "best-effort DataLoader", "FFCV JPEG",
+    "FFCV with our flips, gray arrays", "stage-training paper, native files",
 )  # fmt: skip
 # How a baseline of benchmarks.peers begins, its name for readers, and its kind of line in the picture.
 LOADERS = (
