@@ -205,10 +205,14 @@ def save(rows: Sequence[dict], environment: Mapping, folder: Path | None, name: 
 
 def newest(name: str, gpu: bool) -> list[dict]:
     """The rows of a benchmark's last committed run with a GPU, or without; none if there is none."""
+    rows = [row for row in committed(name) if bool(row["environment"]["gpu"]) == gpu]
+    return [row for row in rows if row["environment"]["date"] == rows[-1]["environment"]["date"]]
+
+
+def committed(name: str) -> list[dict]:
+    """All rows of a benchmark, as they were saved one after the other."""
     path = RESULTS / f"{name}.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    rows = [row for row in rows if bool(row["environment"]["gpu"]) == gpu]
-    return [_in_todays_words(row) for row in rows if row["environment"]["date"] == rows[-1]["environment"]["date"]]
+    return [_in_todays_words(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _in_todays_words(row: dict) -> dict:

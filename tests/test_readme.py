@@ -181,10 +181,8 @@ def measured(name: str) -> list[dict]:
 
 def stored_bytes(name: str, size: int) -> float:
     """Of an image, by the last committed row of this size: a run need not have all sizes."""
-    lines = (results.RESULTS / "loader.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if row.get("size") == size]
-    called = "baseline", "contender"  # as older rows have it
-    return [row for row in rows if name in map(row.get, called)][-1]["stored_bytes_per_image"]
+    rows = [row for row in results.committed("loader") if (row.get("baseline"), row.get("size")) == (name, size)]
+    return rows[-1]["stored_bytes_per_image"]
 
 
 def row_of(rows: list[dict], name: str, size: int | None = None) -> dict:

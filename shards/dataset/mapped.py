@@ -112,7 +112,7 @@ class MappedSize:
 
     def slices(self, rows: np.ndarray) -> list[np.ndarray]:
         """The bytes of each row's KEY.jpg or KEY.npy: uint8 [length] each, read-only views. rows: int64 [n]."""
-        begin = self.stored.offset[rows].astype(np.int64)  # where an image ends may need more bits than where it begins
+        begin = self.stored.offset[rows]
         return self._between(rows, begin, begin + self.stored.length[rows])
 
     def pixels(self, rows: np.ndarray) -> list[np.ndarray]:
@@ -132,7 +132,7 @@ class MappedSize:
         """The bytes of their shards at which raw rows end, checked: whoever has an address can read anything."""
         stored, rows = self.stored, np.asarray(rows)
         self._have(stored.shard[rows])
-        shard, offset, length = stored.shard[rows], stored.offset[rows].astype(np.int64), stored.length[rows]
+        shard, offset, length = stored.shard[rows], stored.offset[rows], stored.length[rows]
         wanted, end = NPY_HEADER + stored.pixels**2, offset + length
         wrong = (length != wanted) | (offset < 0) | (end > self._num_bytes[shard])
         if wrong.any():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from shards.dataset.mapped import NPY_HEADER, MappedSize, StoredSize
+from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 
 SIDE = 16
@@ -14,22 +15,37 @@ LENGTH = NPY_HEADER + SIDE * SIDE
 BEGIN = 2**31 - 200  # fits into 32 bits, and the image's end does not
 
 
+def places(length: int) -> list[np.ndarray]:
+    return [np.array([each], np.int32) for each in (0, BEGIN, length)]
+
+
 def stored(path: Path, length: int) -> StoredSize:
-    places = (np.array([each], np.int32) for each in (0, BEGIN, length))
-    return StoredSize(SIDE, True, {0: path}, {0: {"bytes": BEGIN + LENGTH}}, *places)
+    return StoredSize(SIDE, True, {0: path}, {0: {"bytes": BEGIN + LENGTH}}, *places(length))
+
+
+class Long(PackedDataset):
+    """Its catalog has one row, whose numbers fit into 32 bits."""
+
+    def numbers(self, *names: str) -> list[np.ndarray]:
+        assert names == ("shard", f"offset_{SIDE}", f"length_{SIDE}")
+        return places(LENGTH)
 
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Path:
     """A sparse file that ends with one raw image of 7s."""
-    with (tmp_path / "0.tar").open("wb") as file:
+    path = tmp_path / str(SIDE) / "0.tar"
+    path.parent.mkdir()
+    with path.open("wb") as file:
         file.seek(BEGIN)
         file.write(bytes(NPY_HEADER) + bytes([7]) * SIDE * SIDE)
-    return tmp_path / "0.tar"
+    return path
 
 
-def test_an_image_across_2_gib_is_found(shard):
-    mapped = MappedSize(stored(shard, LENGTH))
+def test_an_image_across_2_gib_is_found(shard, tmp_path):
+    shards = [{"name": f"{SIDE}/0.tar", "bytes": BEGIN + LENGTH}]
+    dataset = Long(tmp_path, {"sizes": {str(SIDE): {"pixels": SIDE, "encoding": "raw", "shards": shards}}})
+    mapped = MappedSize(dataset.stored(SIDE))
     assert len(mapped[0]) == LENGTH and (mapped[0][NPY_HEADER:] == 7).all()
     (image,) = mapped.pixels(np.array([0]))
     assert image.shape == (SIDE, SIDE, 1) and (image == 7).all()
