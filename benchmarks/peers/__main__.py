@@ -143,9 +143,10 @@ def main() -> None:
         data = prepare(options, folder)
         images = int(PackedDataset.open(data.jpeg).packed.sum())
         print(f"{environment['cpu']}, {environment['cores']} cores, {images} images", flush=True)
-        found = [row for stage in options.stages for row in measure_stage(data, stage, options, folder)]
-    source = {"data": str(options.source or "synthetic"), "native": str(options.native or "synthetic")}
-    results.save([source | row for row in found], environment, options.save, "loader")
+        source = {"data": str(options.source or "synthetic"), "native": str(options.native or "synthetic")}
+        for stage in options.stages:  # saved one by one: a size takes minutes
+            found = measure_stage(data, stage, options, folder)
+            results.save([source | row for row in found], environment, options.save, "loader")
 
 
 if __name__ == "__main__":
