@@ -7,9 +7,10 @@ from pathlib import Path
 import joblib
 
 from shards.dataset.packed import PackedDataset
-from shards.packing.options import PackOptions, Size
+from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.releases.open import open_release
+from shards.renditions.options import Size
 from shards.synthetic.plan import SyntheticOptions
 from shards.synthetic.release import write_release
 

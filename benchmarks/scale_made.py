@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.dataset.description import FORMAT, dataset_identity, labels_name, write_description
-from shards.packing.options import PackOptions, Size
+from shards.packing.options import PackOptions
+from shards.renditions.options import Size
 from shards.storage.files import sha256_file
 
 SIZE = Size(224, raw=True)

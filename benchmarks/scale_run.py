@@ -24,10 +24,11 @@ from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
 from shards.dataset.packed import PackedDataset
 from shards.packing.job import PackJob
-from shards.packing.options import PackOptions, Size
+from shards.packing.options import PackOptions
 from shards.packing.plan import plan
 from shards.packing.publish import publish, with_arrays
 from shards.releases.release import LabelTable, Release
+from shards.renditions.options import Size
 
 SIZES = (Size(224, raw=True), Size(320), Size(384), Size(512))
 JPEG_BYTES = {320: 22_000, 384: 30_000, 512: 49_000}  # of a chest X-ray at quality 95, about

@@ -77,9 +77,10 @@ def synthetic_pack(out: Path, studies: int, sizes: list[int]):
     from joblib import cpu_count
 
     from shards.dataset.packed import PackedDataset
-    from shards.packing.options import PackOptions, Size
+    from shards.packing.options import PackOptions
     from shards.packing.pack import pack
     from shards.releases.open import open_release
+    from shards.renditions.options import Size
     from shards.synthetic.plan import SyntheticOptions
     from shards.synthetic.release import write_release
 

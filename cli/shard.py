@@ -7,7 +7,8 @@ import click
 from cli.options import folders, next_command
 from cli.options.fields import Choice, filled
 from cli.options.table_options import read_columns, table_options
-from shards.packing.options import ENGINES, FITS, WINDOWS, PackLimits, PackOptions, Part, Size
+from shards.packing.options import ENGINES, PackLimits, PackOptions, Part
+from shards.renditions.options import FITS, WINDOWS, Size
 from shards.storage.places import storage_of
 from shards.words import counted
 

@@ -26,8 +26,8 @@ def pack_folder(release_folder, tmp_path_factory):
     """The release packed at 48 (JPEG), 64 (JPEG) and 56 (raw) pixels in shards of 16; read-only by agreement."""
     from shards.packing.options import PackOptions
     from shards.packing.pack import pack
-    from shards.packing.rendition import Size
     from shards.releases.open import open_release
+    from shards.renditions.rendition import Size
 
     out = tmp_path_factory.mktemp("packed") / "pack"
     options = PackOptions(sizes=(Size(48), Size(56, raw=True), Size(64)), shard_images=16)

@@ -19,8 +19,8 @@ import simplejpeg
 from benchmarks import datasets, results
 from benchmarks.options import Options, listed, option, parse
 from shards.dataset.mapped import MappedSize
-from shards.packing import rendition
-from shards.packing.options import Size
+from shards.renditions import rendition
+from shards.renditions.options import Size
 
 QUALITIES = (95, 90, 85)  # the first is the default of packing
 

@@ -44,12 +44,13 @@ from benchmarks.packing import fullscale
 from benchmarks.packing.fresh import FreshRun, end_workers, fresh
 from benchmarks.packing.fullscale import QUALITY, SIZES
 from benchmarks.results import Run, Spread, Target
-from shards.packing import source as files_of
-from shards.packing.options import PackOptions, Size
+from shards.packing.options import PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import encode, renditions, resize
 from shards.packing.verify import verify
 from shards.releases.open import open_release
+from shards.renditions import source as files_of
+from shards.renditions.options import Size
+from shards.renditions.rendition import encode, renditions, resize
 from shards.storage.files import sha256_file
 from shards.workers import run as run_tasks
 

@@ -29,10 +29,10 @@ from shards.packing.engine import Engine
 from shards.packing.job import PackJob, PackSummary
 from shards.packing.make_shard import WORK
 from shards.packing.making import judge
-from shards.packing.options import Size
 from shards.packing.publish import CATALOG, REJECTS
 from shards.packing.remake import Change, remade
 from shards.packing.tarshard import index_name
+from shards.renditions.options import Size
 from shards.storage.files import cannot_write, check_inside, only_one, publish, remove_parts
 from shards.storage.for_people import unguarded
 from shards.storage.location import Location

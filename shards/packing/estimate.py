@@ -8,13 +8,13 @@ from functools import partial
 import numpy as np
 
 from shards.decoding.decoded import RejectedImage
-from shards.packing.decoder import Decoder
 from shards.packing.job import checked_plan, confined_to
 from shards.packing.make_shard import packed_image
 from shards.packing.options import PackLimits, PackOptions
-from shards.packing.source import kind_of
 from shards.packing.tasks import planned_images
 from shards.releases.release import Release
+from shards.renditions.decoder import Decoder
+from shards.renditions.source import kind_of
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from typing import NamedTuple, Protocol
 
 from shards.dataset.content import content, image_hash
 from shards.decoding.decoded import RejectedImage
-from shards.packing.decoder import Decoder
-from shards.packing.options import PackOptions, Size
-from shards.packing.rendition import renditions
+from shards.packing.options import PackOptions
 from shards.packing.tarshard import ShardWriter
+from shards.renditions.decoder import Decoder
+from shards.renditions.options import Size
+from shards.renditions.rendition import renditions
 from shards.storage.files import json_bytes, sha256_bytes
 from shards.storage.location import Location
 from shards.storage.places import storage_of

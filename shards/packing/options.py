@@ -3,91 +3,32 @@
 import math
 from dataclasses import asdict, dataclass
 
-from shards.dataset.description import LARGEST_PIXELS
 from shards.errors import UserError
-from shards.words import choices
+from shards.renditions.options import RenditionOptions
 
-FITS = ("squash", "pad", "crop")  # how a rectangle becomes a square (`shards.packing.rendition.resize`)
-WINDOWS = ("percentile", "minmax", "full")  # how 16 bits become 8 (`shards.packing.window`)
 ENGINES = ("local", "dask")  # who makes the shards (`shards.packing.engine`, `shards.packing.cluster`)
-MIN_PIXELS, MAX_PIXELS = 32, LARGEST_PIXELS
 
 
 @dataclass(frozen=True)
-class Size:
-    """One stored size: the side in pixels, and whether it is stored raw (npy) or as JPEG."""
-
-    pixels: int
-    raw: bool = False
-
-    def __post_init__(self):
-        if not MIN_PIXELS <= self.pixels <= MAX_PIXELS:
-            raise UserError(f"size {self.pixels}: a rendition's side is {MIN_PIXELS} to {MAX_PIXELS} pixels")
-
-    @classmethod
-    def parse(cls, text: str) -> "Size":
-        """ "224" is stored as JPEG, "224:raw" as uint8 [224, 224] in a .npy."""
-        pixels, _, encoding = text.strip().partition(":")
-        if not (pixels.isascii() and pixels.isdigit()) or encoding not in ("", "raw", "jpeg"):
-            raise UserError(f"size {text.strip()!r}: write pixels, or pixels:raw, for example 224:raw,320,512")
-        return cls(int(pixels), encoding == "raw")
-
-    @property
-    def text(self) -> str:
-        """As `parse` takes it."""
-        return f"{self.pixels}:raw" if self.raw else self.folder
-
-    @property
-    def folder(self) -> str:
-        return str(self.pixels)
-
-    @property
-    def extension(self) -> str:
-        return "npy" if self.raw else "jpg"
-
-    @property
-    def encoding(self) -> str:
-        return "raw" if self.raw else "jpeg"
-
-
-@dataclass(frozen=True)
-class PackOptions:
+class PackOptions(RenditionOptions):
     """What the bytes of a packed dataset depend on, besides the release.
 
     Attributes:
-        sizes: Stored sizes, each once.
-        fit: How a rectangle becomes a square, of FITS.
-        quality: JPEG quality, 1 to 100.
         shard_images: Most images per shard, at least 1.
         seed: Of the order of the studies, 0 to 2**63 - 1.
         limit: Pack only the first so many images of the plan (whole studies), for a trial; None: all.
         check_hashes: Reject images that are not those of the release's SHA256SUMS.txt.
         allow_links: Follow links that leave the release's folder.
-        window: How 16-bit images become 8-bit, of WINDOWS.
     """
 
-    sizes: tuple[Size, ...] = (Size(224), Size(320), Size(384), Size(512))
-    fit: str = "squash"
-    quality: int = 95
     shard_images: int = 4096
     seed: int = 0
     limit: int | None = None
     check_hashes: bool = False
     allow_links: bool = False
-    window: str = "percentile"
 
     def __post_init__(self):
-        pixels = [size.pixels for size in self.sizes]
-        if not pixels:
-            raise UserError("no size given; for example --sizes 224,320,384,512")
-        if len(set(pixels)) < len(pixels):
-            raise UserError(f"size {max(pixels, key=pixels.count)} is given twice; a size is stored once")
-        if self.fit not in FITS:
-            raise UserError(f"fit {self.fit!r}: {choices(self.fit, FITS)}")
-        if self.window not in WINDOWS:
-            raise UserError(f"window {self.window!r}: {choices(self.window, WINDOWS)}")
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"quality {self.quality}: JPEG quality is 1 to 100")
+        super().__post_init__()
         if self.shard_images < 1:
             raise UserError(f"shard images {self.shard_images}: at least 1")
         if not 0 <= self.seed < 2**63:

@@ -24,8 +24,8 @@ from shards.packing.make_shard import WORK
 from shards.packing.making import judge, make_shards
 from shards.packing.options import PackLimits, PackOptions
 from shards.packing.publish import REJECTS, publish, rejects_csv, with_arrays
-from shards.packing.source import kind_of
 from shards.releases.release import Release
+from shards.renditions.source import kind_of
 from shards.storage.files import cannot_write, one_by_one, only_one
 from shards.storage.location import Location
 from shards.storage.places import storage_of

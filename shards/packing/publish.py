@@ -15,9 +15,9 @@ from shards import __version__
 from shards.dataset.description import FORMAT, dataset_identity, decoded_for, labels_name, write_description
 from shards.dataset.pixels import is_constant, same_pixels
 from shards.packing.job import PackJob
-from shards.packing.options import Size
-from shards.packing.source import kind_of
 from shards.releases.release import IMAGE_COLUMNS, LabelTable
+from shards.renditions.options import Size
+from shards.renditions.source import kind_of
 from shards.storage.files import sha256_bytes
 from shards.storage.for_people import guarded
 from shards.storage.places import storage_of

@@ -15,9 +15,9 @@ from shards.packing.engine import Engine, Tasks
 from shards.packing.job import PackJob, checked_plan
 from shards.packing.make_shard import record_path
 from shards.packing.making import judge, make_shards
-from shards.packing.options import Size
 from shards.packing.plan import Plan
 from shards.packing.publish import CATALOG, REJECTS, describe, with_arrays
+from shards.renditions.options import Size
 from shards.storage.files import json_bytes, sha256_bytes, write_bytes
 from shards.words import are
 

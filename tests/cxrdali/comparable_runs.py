@@ -26,8 +26,8 @@ def packed(root: Path, subjects: int = 100) -> PackedDataset:
     """A release of so many subjects, packed at 48 pixels; 60 % of them are in the training split."""
     from shards.packing.options import PackOptions
     from shards.packing.pack import pack
-    from shards.packing.rendition import Size
     from shards.releases.open import open_release
+    from shards.renditions.rendition import Size
 
     write_release(root / "release", subjects)
     pack(open_release(root / "release"), root / "pack", PackOptions(sizes=(Size(48),)))

@@ -12,9 +12,9 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.options import PackLimits, PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.packing.verify import verify
 from shards.releases.open import open_release
+from shards.renditions.rendition import Size
 from tests.faults.processes import Warm
 from tests.releases import write_release
 

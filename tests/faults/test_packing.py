@@ -24,9 +24,9 @@ from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.packing.plan import plan
-from shards.packing.rendition import Size
 from shards.packing.verify import verify
 from shards.releases.open import open_release
+from shards.renditions.rendition import Size
 from tests.cli.cli import command
 from tests.faults.processes import Packer, Warm
 from tests.releases import contents, image_path, jpeg, write_large_release, write_release

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from shards.packing.source import RejectedImage, Source, decode
+from shards.renditions.source import RejectedImage, Source, decode
 from tests.fuzz import damaged
 from tests.image_files import (
     blocks_jpeg,

@@ -19,8 +19,8 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.releases.open import open_release
+from shards.renditions.rendition import Size
 from shards.storage.files import json_bytes, sha256_bytes
 from tests.cli.cli import call
 from tests.fuzz import one_line

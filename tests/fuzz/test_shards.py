@@ -27,10 +27,10 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.packing.tarshard import BLOCK, ShardWriter, members
 from shards.packing.verify import VerifyReport, verify
 from shards.releases.open import open_release
+from shards.renditions.rendition import Size
 from shards.storage.files import json_bytes, sha256_file
 from tests.fuzz import damaged, one_line
 from tests.releases import write_release

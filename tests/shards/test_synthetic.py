@@ -13,8 +13,8 @@ import pytest
 import simplejpeg
 
 from shards.errors import UserError
-from shards.packing.rendition import resize
 from shards.releases.open import open_release
+from shards.renditions.rendition import resize
 from shards.synthetic.facts import FREQUENCIES, LOADINGS
 from shards.synthetic.patient import sample_anatomy, sample_sign
 from shards.synthetic.plan import SyntheticOptions, plan_release

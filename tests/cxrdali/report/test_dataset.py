@@ -24,8 +24,8 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.options import PackLimits, PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.releases.release import LabelTable, Release
+from shards.renditions.rendition import Size
 from shards.storage.files import sha256_file
 from tests.cxrdali.report.pages import SVG_LINK, Page, check_figures, check_numbers
 from tests.releases import contents, jpeg, smooth_image, write_table

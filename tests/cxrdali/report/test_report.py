@@ -25,9 +25,9 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.releases.mimic import SYNTHETIC
 from shards.releases.open import open_release
+from shards.renditions.rendition import Size
 from shards.storage.sealed import sealed_json
 from shards.synthetic.plan import SyntheticOptions
 from shards.synthetic.release import write_release

@@ -32,9 +32,10 @@ from shards.dataset.description import seal
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.attach import attach, detach
-from shards.packing.options import PackLimits, PackOptions, Size
+from shards.packing.options import PackLimits, PackOptions
 from shards.packing.pack import pack
 from shards.releases.open import open_release
+from shards.renditions.options import Size
 from shards.storage.files import json_bytes
 from shards.storage.sealed import sealed_json
 from tests.cxrdali.comparable_runs import change_config

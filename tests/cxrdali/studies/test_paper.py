@@ -26,8 +26,8 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.releases.open import open_release
+from shards.renditions.rendition import Size
 from shards.storage.sealed import sealed_json
 from tests import releases
 from tests.cxrdali.report.pages import Page

@@ -12,10 +12,11 @@ from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.make_shard import record_path
-from shards.packing.options import PackOptions, Size
+from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.packing.verify import verify
 from shards.releases.open import open_release
+from shards.renditions.options import Size
 from shards.storage.files import json_bytes
 from tests.releases import write_release
 

@@ -19,7 +19,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from shards.packing.source import RejectedImage, decode
+from shards.renditions.source import RejectedImage, decode
 from tests.image_files import (
     blocks_jpeg,
     exif_data,
@@ -58,7 +58,9 @@ def reason(data, least=32):
 
 def in_a_process(code, *data):
     """The lines that `code` prints; `files` are the data."""
-    program = f"import sys, pickle; from shards.packing.source import *; files = pickle.load(sys.stdin.buffer)\n{code}"
+    program = (
+        f"import sys, pickle; from shards.renditions.source import *; files = pickle.load(sys.stdin.buffer)\n{code}"
+    )
     done = subprocess.run([sys.executable, "-c", program], input=pickle.dumps(data), capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, b""), done
     return done.stdout.decode().splitlines()

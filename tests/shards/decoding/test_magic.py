@@ -12,7 +12,7 @@ from PIL import Image
 
 from shards.decoding.decoded import RejectedImage
 from shards.decoding.magic import image_kind
-from shards.packing.source import kind_of
+from shards.renditions.source import kind_of
 from tests.releases import jpeg, smooth_image
 
 GRAY = smooth_image(np.random.default_rng(0), 70, 60)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from shards.decoding.orientation import orientation_of
-from shards.packing.source import decode
+from shards.renditions.source import decode
 from tests.image_files import exif_data, png_file, segment, with_parts, with_segments
 from tests.releases import jpeg, smooth_image
 

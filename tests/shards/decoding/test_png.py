@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shards.packing.source import RejectedImage, decode
+from shards.renditions.source import RejectedImage, decode
 from tests.image_files import SIGNATURE, part, png_file, rows_of, with_parts
 from tests.releases import smooth_image
 

@@ -16,10 +16,10 @@ from shards.errors import UserError
 from shards.packing.estimate import estimate
 from shards.packing.options import PackLimits, PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.packing.verify import verify
 from shards.releases.checksums import CHECKSUMS
 from shards.releases.open import open_release
+from shards.renditions.rendition import Size
 from tests.releases import contents, smooth_image, write_release
 
 METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"

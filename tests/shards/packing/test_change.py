@@ -22,10 +22,10 @@ from shards.packing.engine import Local
 from shards.packing.job import PackJob
 from shards.packing.options import PackLimits, PackOptions, Part
 from shards.packing.pack import pack, pack_job
-from shards.packing.rendition import Size
 from shards.packing.verify import verify
 from shards.releases.open import open_release
 from shards.releases.table import Columns, open_table
+from shards.renditions.rendition import Size
 from shards.storage.disk import Disk
 from shards.storage.files import json_bytes, sha256_bytes, sha256_file
 from tests.releases import contents, jpeg, smooth_image, write_release, write_table

@@ -32,7 +32,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("time_limit")]
 
 SLOW = """
 import time
-from shards.packing import make_shard, rendition
+from shards.packing import make_shard
+from shards.renditions import rendition
 
 def slowly(*arguments):
     time.sleep({seconds})

@@ -16,10 +16,11 @@ from shards.packing.attach import attach, detach
 from shards.packing.engine import Local
 from shards.packing.folder import identity_of
 from shards.packing.job import PackJob
-from shards.packing.options import PackOptions, Size
+from shards.packing.options import PackOptions
 from shards.packing.pack import pack_job
 from shards.packing.verify import verify
 from shards.releases.open import open_release
+from shards.renditions.options import Size
 from shards.storage import files
 from shards.storage.files import json_bytes
 from tests.cli.cli import call

@@ -13,9 +13,9 @@ from shards.errors import UserError
 from shards.packing.attach import attach, detach
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.packing.verify import verify
 from shards.releases.table import Columns, label_table, open_table
+from shards.renditions.rendition import Size
 from tests.releases import smooth_image
 
 COLUMNS = Columns("key", "all others", "file")

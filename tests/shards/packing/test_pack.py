@@ -24,10 +24,10 @@ from shards.packing.attach import detach
 from shards.packing.estimate import estimate
 from shards.packing.options import PackLimits, PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size, renditions
 from shards.packing.verify import verify
 from shards.releases.open import open_release
 from shards.releases.release import Release
+from shards.renditions.rendition import Size, renditions
 from shards.storage.files import json_bytes, sha256_file
 from tests.cli.cli import ROOT
 from tests.releases import contents, jpeg, smooth_image, write_release, write_table

@@ -18,9 +18,9 @@ from shards.packing import make_shard as making
 from shards.packing.estimate import estimate
 from shards.packing.options import PackLimits, PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.releases.open import open_release
 from shards.releases.table import Columns, open_table
+from shards.renditions.rendition import Size
 from shards.storage.places import storage_of
 from shards.storage.remote import place
 from tests.faults import processes

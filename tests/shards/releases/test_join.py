@@ -9,9 +9,9 @@ from shards.errors import UserError
 from shards.packing.attach import attach
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.releases.columns import Columns
 from shards.releases.table import label_table, open_table
+from shards.renditions.rendition import Size
 from tests.releases import smooth_image, write_table
 
 HEADER = "row,file,patient,exam,view,fold,Edema,Mass"

@@ -8,10 +8,10 @@ from shards.errors import UserError
 from shards.packing.attach import attach
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.releases.checks import check_links, check_subjects
 from shards.releases.nih import FINDINGS
 from shards.releases.open import open_release
+from shards.renditions.rendition import Size
 from tests.releases import NIH_HEADER, write_nih, write_table
 
 OLD, NEW, TRAIN, TEST = "Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv", "train_val_list.txt", "test_list.txt"

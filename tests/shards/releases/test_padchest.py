@@ -15,10 +15,10 @@ from shards.errors import UserError
 from shards.packing.attach import attach
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size, resize
 from shards.releases.checks import check_links, check_subjects
 from shards.releases.locate import image_paths
 from shards.releases.open import open_release
+from shards.renditions.rendition import Size, resize
 from tests.releases import PADCHEST_FINDINGS, PADCHEST_TABLE, write_padchest
 
 TRAIN, TEST, REMOVAL = "CXRLT_2026_TRAINING.csv", "CXRLT_2026_TEST_ALL_TASK1.csv", "Removal.csv"

@@ -10,8 +10,8 @@ from shards.errors import UserError
 from shards.packing.attach import attach
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
-from shards.packing.rendition import Size
 from shards.releases.table import Columns, label_table, open_table
+from shards.renditions.rendition import Size
 from tests.releases import smooth_image, write_table
 
 COLUMNS = Columns("image", "Edema,Mass", "file", "patient", "exam", "view", "fold")

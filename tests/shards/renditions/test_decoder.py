@@ -18,17 +18,18 @@ import pytest
 import simplejpeg
 
 from shards.errors import UserError
-from shards.packing.decoder import Decoder
 from shards.packing.estimate import estimate
 from shards.packing.make_shard import packed_image
-from shards.packing.options import PackLimits, PackOptions, Size
+from shards.packing.options import PackLimits, PackOptions
 from shards.packing.pack import pack
-from shards.packing.source import RejectedImage
 from shards.packing.verify import verify
 from shards.releases.open import open_release
+from shards.renditions.decoder import Decoder
+from shards.renditions.options import Size
+from shards.renditions.source import RejectedImage
 from tests.cli.cli import ROOT, command, environment, run
 from tests.releases import contents, write_release
-from tests.shards.packing import deadly
+from tests.shards.renditions import deadly
 
 OPTIONS = PackOptions(sizes=(Size(32), Size(40, raw=True)), shard_images=4)
 GIVEN = ("--sizes", "32,40:raw", "--shard-images", 4, "--max-reject-fraction", 0.5)

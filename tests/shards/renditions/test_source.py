@@ -14,8 +14,8 @@ import pytest
 import simplejpeg
 
 from shards.errors import UserError
-from shards.packing.source import RejectedImage, decode, read
 from shards.releases.checksums import CHECKSUMS
+from shards.renditions.source import RejectedImage, decode, read
 from shards.storage.disk import Disk
 from tests.releases import jpeg, smooth_image
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from shards.packing.options import WINDOWS
-from shards.packing.window import bits_in_use, eight_bits
+from shards.renditions.options import WINDOWS
+from shards.renditions.window import bits_in_use, eight_bits
 
 
 def reference(pixels, low, high):

@@ -20,8 +20,8 @@ from shards.decoding.decoded import RejectedImage, memory_errors
 from shards.decoding.magic import image_kind
 from shards.decoding.orientation import turned
 from shards.errors import UserError
-from shards.packing.window import FULL_BITS, bits_in_use, eight_bits
 from shards.releases.checksums import CHECKSUMS
+from shards.renditions.window import FULL_BITS, bits_in_use, eight_bits
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 
@@ -101,7 +101,7 @@ def decode(data: bytes, least: int, name: str = "", window: str = "percentile", 
         data: The whole file.
         least: Smallest height and width wanted, in pixels. A JPEG is decoded at its smallest scale that has both.
         name: The file's name, whose suffix must not name another kind.
-        window: How 16 bits become 8 (`shards.packing.window`).
+        window: How 16 bits become 8 (`shards.renditions.window`).
         inverted: Whether the release says MONOCHROME1: 0 is white in the file.
 
     Raises:

@@ -36,7 +36,7 @@ def install() -> None:
 
 def hooked(folder: Path) -> str:
     """A PYTHONPATH with which every Python does so."""
-    (folder / "sitecustomize.py").write_text("from tests.shards.packing import deadly\ndeadly.install()\n")
+    (folder / "sitecustomize.py").write_text("from tests.shards.renditions import deadly\ndeadly.install()\n")
     return f"{folder}:{ROOT}"
 
 

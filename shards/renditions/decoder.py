@@ -25,7 +25,7 @@ import simplejpeg
 
 from shards.decoding.decoded import MOST_PIXELS, RejectedImage
 from shards.errors import UserError
-from shards.packing.source import read_into
+from shards.renditions.source import read_into
 from shards.storage.location import Location
 from shards.workers import LOOK, send_answer
 

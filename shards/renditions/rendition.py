@@ -15,10 +15,10 @@ import simplejpeg
 
 from shards.dataset.pixels import pixels_hash
 from shards.decoding.decoded import RejectedImage, memory_errors
-from shards.packing import source
-from shards.packing.area import shrink
-from shards.packing.options import PackOptions, Size
-from shards.packing.source import Source
+from shards.renditions import source
+from shards.renditions.area import shrink
+from shards.renditions.options import RenditionOptions, Size
+from shards.renditions.source import Source
 
 
 def resize(gray: np.ndarray, side: int, fit: str) -> np.ndarray:
@@ -52,7 +52,7 @@ def encode(image: np.ndarray, size: Size, quality: int) -> bytes:
 
 @memory_errors()
 def renditions(
-    data: bytes, name: str, options: PackOptions, inverted: bool = False, decoded_for: int | None = None
+    data: bytes, name: str, options: RenditionOptions, inverted: bool = False, decoded_for: int | None = None
 ) -> tuple[list[bytes], Source]:
     """Every size of the bytes of a file, in the order of `options.sizes`, and what was read.
 

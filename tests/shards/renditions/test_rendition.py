@@ -8,10 +8,11 @@ import pytest
 import simplejpeg
 
 from shards.errors import UserError
-from shards.packing import area
-from shards.packing.options import PackOptions, Size
-from shards.packing.rendition import encode, renditions, resize, resized
-from shards.packing.source import decode
+from shards.packing.options import PackOptions
+from shards.renditions import area
+from shards.renditions.options import Size
+from shards.renditions.rendition import encode, renditions, resize, resized
+from shards.renditions.source import decode
 from tests.releases import jpeg, smooth_image
 
 
@@ -77,7 +78,7 @@ def test_area_resizes_are_opencvs_to_the_byte_together_and_alone(shape, fit):
 def test_without_scipys_product_opencv_shrinks_to_the_same_bytes(monkeypatch):
     gray = np.random.default_rng(0).integers(0, 256, (764, 636), dtype=np.uint8)
     fast = resized(gray, (224, 512), "squash")
-    monkeypatch.setattr("shards.packing.area.add_product", None)
+    monkeypatch.setattr("shards.renditions.area.add_product", None)
     slow = resized(gray, (224, 512), "squash")
     assert all(np.array_equal(fast[side], slow[side]) for side in fast)
 
