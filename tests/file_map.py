@@ -12,10 +12,11 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- files: written by python -m tests.file_map -->\n", "<!-- /files -->\n"
 # in the order of the data path
 ROOMS = (
-    "shards", "shards/storage", "shards/dataset", "shards/releases", "shards/packing", "shards/synthetic", "cxrdali",
+    "shards", "shards/storage", "shards/dataset", "shards/decoding", "shards/releases", "shards/renditions",
+    "shards/packing", "shards/synthetic", "cxrdali",
     "cxrdali/runtime", "cxrdali/metrics", "cxrdali/data", "cxrdali/models", "cxrdali/postprocess", "cxrdali/runs",
-    "cxrdali/predict", "cxrdali/train", "cxrdali/evaluate", "cxrdali/report", "cxrdali/studies", "cxrdali/doctor",
-    "cli", "benchmarks",
+    "cxrdali/predict", "cxrdali/train", "cxrdali/evaluate", "cxrdali/report", "cxrdali/studies", "cxrdali/export",
+    "cxrdali/serve", "cxrdali/doctor", "cli", "benchmarks",
 )  # fmt: skip
 
 

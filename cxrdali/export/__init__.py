@@ -1,0 +1,1 @@
+"""A run in the formats of other programs, and what a reader must know of it."""

@@ -1,0 +1,1 @@
+"""A run on a page of this machine: drop a file, see what it says."""
