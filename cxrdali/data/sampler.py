@@ -76,7 +76,9 @@ class SampledRows:
         """The rows of an epoch: int64 [n], as many as there are, sampled independently and with replacement."""
         reach = np.cumsum(self.chances(epoch))
         points = unit_floats(raw_words(self.seed, stream(DRAWS, epoch), 0, len(self.rows)))
-        places = np.searchsorted(reach, points * reach[-1], side="right")
+        ascending = np.argsort(points)  # found one after the other: a sixth of the time for millions
+        places = np.empty(len(points), dtype=np.int64)
+        places[ascending] = np.searchsorted(reach, points[ascending] * reach[-1], side="right")
         return self.rows[np.minimum(places, len(self.rows) - 1)]  # rounding may lead past the last one
 
 
