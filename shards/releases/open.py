@@ -43,13 +43,22 @@ def readers(join_rows: str | None = None) -> list[Reader]:
 
 
 def reader_named(name: str, join_rows: str | None = None) -> Reader:
-    """The reader of a release by its name, or of the TOML file of this name. Raises UserError if there is neither."""
+    """The reader of a release by its name, or of the TOML file of this name.
+
+    Raises UserError if there is neither, or if rows are to be joined of a release that has none of several readers.
+    """
     if name.lower().endswith(".toml") or "/" in name:
         return reader_of(read_schema(Path(name)), join_rows=join_rows)
     known = {reader.name: reader for reader in readers(join_rows)}
     if name not in known:
-        raise UserError(f"no release {name!r}; {choices(name, known)}, or give the TOML file of your own")
-    return known[name]
+        raise UserError(f"no release {name!r}; {choices(name, known)}, or give the TOML file of your own with --release")
+    return _joining(known[name], join_rows)
+
+
+def _joining(reader: Reader, join_rows: str | None) -> Reader:
+    if join_rows is not None and not reader.declaration:
+        raise UserError(f"--join-rows {join_rows}: {reader.name} has no rows of several readers; leave it out")
+    return reader
 
 
 def open_release(
@@ -68,10 +77,9 @@ def open_release(
         if reader is None:
             raise _unknown(root, known)
         _check_alone(root, reader, known)
+        _joining(reader, join_rows)
     else:
         reader = reader_named(name, join_rows)
-    if join_rows is not None and not reader.declaration:
-        raise UserError(f"--join-rows {join_rows}: {reader.name} has no rows of several readers; leave it out")
     release = reader.read(root, label_folders)
     check_paths(release)
     read = dict.fromkeys([*release.inputs, *(path for table in release.labels for path in table.inputs)])
@@ -121,8 +129,5 @@ def read_labels(
             f"{folder}: the images were packed from a table of their own, so no label release fits them; give the "
             "labels as --table FILE --id-column COLUMN --findings LIST"
         )
-    try:
-        reader = reader_named(name or release, join_rows)
-    except UserError as error:
-        raise UserError(f"{folder}: {error}, with --release") from error
+    reader = reader_named(name or release, join_rows)
     return [table.restricted_to(images["image_id"]) for table in reader.labels_in(folder, images)]

@@ -18,7 +18,6 @@ from shards.storage.places import storage_of
 from shards.words import counted
 
 IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
-PEOPLE = ("sex", "age", "manufacturer")
 VIEWS = ("frontal", "lateral", "other")
 SPLITS = ("train", "dev", "test")
 TABLE = "table"  # the release of any one table, which is not recognised but named (`shards.releases.table`)
@@ -76,7 +75,7 @@ class LabelTable:
                 f"{self.table.index[0]!r}); {words or 'give the labels of these images'}"
             )
         notes = (*self.notes, f"{self.inputs[0].name}: {words}") if words else self.notes
-        return replace(self, table=self.table[here], elsewhere=int((~here).sum()), notes=notes)
+        return replace(self, table=self.table[here], elsewhere=self.elsewhere + int((~here).sum()), notes=notes)
 
 
 def image_table(
@@ -104,8 +103,8 @@ def image_table(
 class Release:
     """`images` has the text columns IMAGE_COLUMNS, one row per image; `path` is relative to `root`.
 
-    It may have the column `inverted` (bool): the file is MONOCHROME1, its 0 is white; and text columns PEOPLE, of which a
-    blank is not known: sex F or M, age in years, manufacturer of the machine. `reading` are the options that
+    It may have the column `inverted` (bool): the file is MONOCHROME1, its 0 is white; and the text columns sex, age and
+    manufacturer, of which a blank is not known (F or M, years, the machine's). `reading` are the options that
     the tables were read with; they decide bytes as the tables do. `notes` are lines for the user.
     """
 
