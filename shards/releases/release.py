@@ -18,6 +18,7 @@ from shards.storage.places import storage_of
 from shards.words import counted
 
 IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
+PEOPLE = ("sex", "age", "manufacturer")
 VIEWS = ("frontal", "lateral", "other")
 SPLITS = ("train", "dev", "test")
 TABLE = "table"  # the release of any one table, which is not recognised but named (`shards.releases.table`)
@@ -103,7 +104,8 @@ def image_table(
 class Release:
     """`images` has the text columns IMAGE_COLUMNS, one row per image; `path` is relative to `root`.
 
-    It may have the column `inverted` (bool): the file is MONOCHROME1, its 0 is white. `reading` are the options that
+    It may have the column `inverted` (bool): the file is MONOCHROME1, its 0 is white; and text columns PEOPLE, of which a
+    blank is not known: sex F or M, age in years, manufacturer of the machine. `reading` are the options that
     the tables were read with; they decide bytes as the tables do. `notes` are lines for the user.
     """
 
@@ -129,6 +131,7 @@ class Reader:
             value.
         label_tables: The label releases in a folder, for images with the columns image_id, study_id and subject_id
             (None while a release is read whose images come from its labels); may be none.
+        title, needs: What it is, and what must be on the disk, for a list; declaration: its TOML, if it is declared.
     """
 
     name: str
@@ -138,6 +141,9 @@ class Reader:
     recognises: Callable[[Location], bool]
     read: Callable[[Location, Sequence[Location]], Release]
     label_tables: Callable[[Location, pd.DataFrame | None], Sequence[LabelTable]]
+    title: str = ""
+    needs: str = ""
+    declaration: str = ""
 
     def labels_in(self, folder: Location, images: pd.DataFrame | None) -> Sequence[LabelTable]:
         """The label releases in a folder that was given for them. Raises UserError if there is none."""
