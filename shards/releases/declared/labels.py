@@ -185,7 +185,7 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
     names = [_names(labels, parts) for parts in lists]
     findings = labels.findings
     if findings == ALL:
-        findings = tuple(sorted({name for each in names for name in each}))
+        findings = tuple(sorted({name for code, each in enumerate(names) if code not in silent for name in each}))
     place = {name: number for number, name in enumerate(findings)}
     for code, each in enumerate(names):
         if code not in silent and (other := next((name for name in each if name not in place), None)) is not None:
