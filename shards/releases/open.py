@@ -115,7 +115,7 @@ def _release_in(folders: Sequence[Location], known: Sequence[Reader]) -> Locatio
 
 
 def _above(root: Location) -> list[Location]:
-    return list(root.resolve().parents)[:ABOVE] if isinstance(root, Path) else []
+    return [*root.resolve().parents][:ABOVE] if isinstance(root, Path) else []
 
 
 def read_labels(

@@ -75,9 +75,8 @@ def read_images(schema: Schema, stack: Stack) -> tuple[ImageRows, Fields, list[s
 
 def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) -> tuple[pd.DataFrame, list[str]]:
     """The images as a release has them, with their paths and what is read from headers; and notes."""
-    images, notes = rows.frame.drop(columns="split", errors="ignore"), []
-    images["path"], said = _paths(schema, rows, fields, root)
-    notes += said
+    images = rows.frame.drop(columns="split", errors="ignore")
+    images["path"], notes = _paths(schema, rows, fields, root)
     for name, read in (("sex", sexes), ("age", ages)):
         if name in images:
             images[name], said = read(images[name])

@@ -207,10 +207,10 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
     column = np.array([place.get(name, 0) for code in codes for name in names[code]], dtype=np.int64)
     value = _numbers(labels, stack, labels.value).fillna(BLANK).to_numpy(np.int8) if labels.value else np.int8(1)
     value = np.broadcast_to(value, len(key))[row]
-    for each in (BLANK, 0, -1, 1):  # the last one stays
-        said[unit[row[value == each]], column[value == each]] = each
+    for number in (BLANK, 0, -1, 1):  # the last one stays
+        said[unit[row[value == number]], column[value == number]] = number
     unlabelled = frozenset(key[np.isin(codes, list(silent))]) if silent else frozenset()
-    return _Said(_int8({name: said[:, number] for name, number in place.items()}), key.iloc[first], first, unlabelled)
+    return _Said(_int8({name: said[:, at] for name, at in place.items()}), key.iloc[first], first, unlabelled)
 
 
 def _parts(labels: Labels, text: str) -> list[str] | None:
