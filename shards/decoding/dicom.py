@@ -18,6 +18,7 @@ from shards.decoding.dicom_header import BIG_ENDIAN, DEFLATED, IMPLICIT, UNDEFIN
 from shards.decoding.dicom_image import Image, read_image
 from shards.decoding.dicom_levels import is_plain, read_levels
 from shards.decoding.jpeg_frame import read_frame
+from shards.decoding.second import libjpeg_lines
 from shards.decoding.tags import tags_of
 from shards.errors import UserError
 
@@ -159,7 +160,7 @@ def _by_pydicom(header: Header, image: Image, coded: bytes | memoryview) -> np.n
     from pydicom.pixels import get_decoder
 
     plugin = _PLUGINS.get(header.syntax, "")
-    decoder = get_decoder(header.syntax if plugin or not header.little else _EXPLICIT)
+    decoder = get_decoder(header.syntax if plugin else _EXPLICIT if header.little else BIG_ENDIAN)
     if plugin and plugin not in decoder.available_plugins:
         raise UserError(f"a DICOM is read by {plugin}, which is not installed: pip install 'cxrdali[dicom]'")
     options: dict[str, Any] = {
@@ -204,10 +205,10 @@ def _by_gdcm(data: bytes, syntax: str, image: Image, bits: int) -> np.ndarray:
     coded.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
     coded.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
     coded.SetPixelFormat(gdcm.PixelFormat(1, 16, bits, bits - 1, 0))
-    decode = gdcm.ImageChangeTransferSyntax()  # which says whether it could; Image.GetBuffer hands out old memory
-    decode.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
-    decode.SetInput(coded)
-    if not decode.Change():
-        raise RejectedImage("damaged DICOM: its JPEG cannot be decoded")
-    made = decode.GetOutput().GetBuffer().encode("utf-8", "surrogateescape")  # bytes, which it takes for text
-    return np.frombuffer(made, "<u2").reshape(image.height, image.width)
+    with libjpeg_lines() as lines:
+        made = coded.GetBuffer()
+    damage = [line for line in lines if not line.startswith("Invalid SOS")]  # which old writers got wrong
+    if made is None or damage:
+        raise RejectedImage(f"damaged DICOM: its JPEG cannot be decoded ({damage[0] if damage else 'gdcm'})")
+    # bytes, which it hands out as if they were text
+    return np.frombuffer(made.encode("utf-8", "surrogateescape"), "<u2").reshape(image.height, image.width)

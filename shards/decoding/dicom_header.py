@@ -20,7 +20,7 @@ BIG_ENDIAN, DEFLATED, IMPLICIT = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 UNDEFINED = 0xFFFFFFFF  # as a length: up to a delimiter
 
 _PIXELS, _FLOAT_PIXELS = 0x7FE00010, (0x7FE00008, 0x7FE00009)
-_MOST_READS = 100_000  # of elements and items; a radiograph's header has a few hundred
+_MOST_READS = 20_000  # of elements and items; a radiograph's header has a few hundred
 _LARGEST_VALUE = 1 << 20  # bytes; a lookup table has 131,072
 _MOST_INFLATED = 256_000_000  # bytes, as many as a file may have
 _PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
