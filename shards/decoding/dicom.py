@@ -48,9 +48,9 @@ def decode(data: bytes, least: int) -> Decoded:
             if image.samples == 3:
                 return Decoded(numbers, image.height, image.width, converted=("RGB",), tags=tags)
             levels = read_levels(header, image, np.iinfo(numbers.dtype).max + 1)
-    except (RejectedImage, MemoryError, UserError):
+    except (RejectedImage, MemoryError, UserError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # of a library, which may quote the file
+    except BaseException as error:  # of a library, which may quote the file; one in Rust panics beside Exception
         check_memory(4 * image.height * image.width * image.samples)
         raise RejectedImage(f"damaged DICOM: its pixels cannot be decoded ({type(error).__name__})") from None
     said = {"RGB": image.palette, "16-bit": image.bits > 8}

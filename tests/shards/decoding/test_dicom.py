@@ -325,5 +325,5 @@ def test_pydicoms_own_files_are_what_it_reads_or_are_refused_for_a_reason():
         else:
             meant = pydicom.pixels.apply_modality_lut(expected, made)
             assert np.array_equal(found.levels.values[found.gray], meant), path.stem
-    assert decoded >= 45 and set(refused) == set(REFUSED)
+    assert decoded >= 37 and set(refused) == set(REFUSED)
     assert not {name: said for name, said in refused.items() if not said.startswith(REFUSED[name])}
