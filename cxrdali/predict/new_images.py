@@ -46,6 +46,7 @@ def judge_files(judge: Judge, files: Sequence[ImageFile], jobs: int) -> Verdicts
         judged.extend((file, rendered.tags) for file, rendered in batch)
         batch.clear()
 
+    jobs = min(jobs, len(files))
     with Rendering.of(*judge.runs, threads=jobs) as rendering:
         log.info(_words(judge, len(files), jobs))
         coming = rendering.render_each((file.path for file in files), 2 * judge.batch + jobs)
