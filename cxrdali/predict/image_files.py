@@ -1,8 +1,6 @@
 """Which images are meant by paths: files, folders, patterns and lists of paths, each image with an id of its own."""
 
-import glob
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,6 +24,7 @@ _LIST = re.compile(r"(?i)\.(csv|tsv|txt|parquet)(\.(gz|bz2|xz|zst|zip))?$")
 # what is named so is meant to be an image, also if nobody here can read it: then its reason is listed
 _IMAGE = re.compile(r"(?i)\.(jpe?g|jfif|png|dcm|dicom|dic|ima|tiff?|bmp|gif|webp|avif|hei[cf]|jp2|j2k|jxl|pgm)$")
 _MAGIC = re.compile(r"[*?[]")
+_HIDDEN = re.compile(r"(^|/)\.")
 _START = 4096  # bytes of a file that say what it is
 
 
@@ -58,16 +57,20 @@ class _Search:
         if real in self.folders:
             return
         self.folders.add(real)
-        for entry in sorted(storage_of(folder).entries(), key=lambda entry: entry.name):
+        try:
+            entries = sorted(storage_of(folder).entries(), key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be listed ({error.strerror}); mend its permissions") from error
+        for entry in entries:
             path, relative = folder / entry.name, f"{inside}{entry.name}"
-            if entry.is_folder():
+            if entry.is_folder() and not _HIDDEN.search(entry.name):
                 yield from self.walk(path, f"{relative}/")
             else:
                 yield from self.image(path, relative)
 
     def image(self, path: Location, relative: str) -> Iterator[_Found]:
         """The file, if it is an image by its name or its first bytes."""
-        if not path.name.startswith(".") and (_IMAGE.search(path.name) or _begins_as_one(path)):
+        if not _HIDDEN.search(relative) and (_IMAGE.search(path.name) or _begins_as_one(path)):
             yield _found(path, relative)
         else:
             self.others.append(str(path))
@@ -93,13 +96,13 @@ def find(given: Sequence[str]) -> list[ImageFile]:
     found = [each for text in given for each in _of(text, search)]
     once: dict[tuple, _Found] = {}
     for each in found:
-        here = os.path.abspath(each.path) if isinstance(each.path, Path) else each.path
+        here = each.path.absolute() if isinstance(each.path, Path) else each.path
         once.setdefault((here, _own(each)), each)
     if len(once) < len(found):
         log.info(f"note: {counted(len(found) - len(once), 'file')} given more than once: judged once")
     if search.others:
         what = f"{counted(len(search.others), 'file')}, first {search.others[0]!r}"
-        log.info(f"note: no images by name or first bytes, and left out: {what}")
+        log.info(f"note: left out, as hidden or no images by name or first bytes: {what}")
     return _named(list(once.values()))
 
 
@@ -113,6 +116,7 @@ def _found(path: Location, relative: str) -> _Found:
 
 def _of(text: str, search: _Search) -> Iterator[_Found]:
     path, before = place(text), len(search.others)
+    search.folders.clear()  # what another argument has shown is found again, and judged once
     local = isinstance(path, Path)
     if storage_of(path).has_folder() and (local or not path.suffix):  # a web server cannot tell its folders
         found = list(search.walk(path))
@@ -136,10 +140,9 @@ def _matches(pattern: str, search: _Search) -> Iterator[_Found]:
     parts = Path(pattern).parts
     fixed = next(place for place, part in enumerate(parts) if _MAGIC.search(part))
     root = Path(*parts[:fixed])
-    for name in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(name)
+    for path in sorted(root.glob("/".join(parts[fixed:]))):
         relative = path.relative_to(root).as_posix()
-        if path.is_dir():
+        if path.is_dir() and not _HIDDEN.search(relative):
             yield from search.walk(path, f"{relative}/")
         else:
             yield from search.image(path, relative)

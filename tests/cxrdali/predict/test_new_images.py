@@ -8,6 +8,7 @@ import sys
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from cxrdali import predictions
@@ -31,8 +32,8 @@ def place(dataset, release_folder, tmp_path_factory):
         done(folder, "predict", "--run", name, "--data", dataset.root, "--split", "all", "--out", f"{name}.parquet")
     (folder / "data.csv").write_text(f"path\n{dataset.root}\n")
     paths = dataset.catalog["path"]
-    with (folder / "all.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "image_id"), *zip([release_folder / path for path in paths], dataset.catalog["image_id"])])  # fmt: skip
+    listed = pd.DataFrame({"path": [release_folder / path for path in paths], "image_id": dataset.catalog["image_id"]})
+    listed.to_csv(folder / "all.csv", index=False)
     (folder / "films").mkdir()
     for name, path in zip(("1.jpg", "2.jpg", "3.jpg"), paths, strict=False):
         shutil.copy(release_folder / path, folder / "films" / name)
@@ -46,7 +47,9 @@ def done(folder, *words):
 
 
 def judged(folder, out, *more, runs=("a",), images=("films",)):
-    words = [word for name in runs for word in ("--run", name)] + [word for path in images for word in ("--images", path)]
+    words = [word for name in runs for word in ("--run", name)] + [
+        word for path in images for word in ("--images", path)
+    ]
     return done(folder, "predict", *words, "--out", out, *more)
 
 
@@ -121,7 +124,7 @@ def test_without_thresholds_nothing_is_decided(place):
 
 
 def test_paths_behind_one_another_and_probabilities_in_a_table(place):
-    done(place, "predict", "--run", "a", "--images", "films/1.jpg", "films/2.jpg", "--out", "two.parquet", "--as", "probability")  # fmt: skip
+    judged(place, "two.parquet", "--as", "probability", images=("films/1.jpg", "films/2.jpg"))
     table = predictions.read(place / "two.parquet")
     assert table.ids["image_id"].tolist() == ["1", "2"] and table.provenance.kind == "probability"
     assert ((table.values > 0) & (table.values < 1)).all()
@@ -145,7 +148,9 @@ def test_rejects_are_listed_and_the_others_judged(place, tmp_path):
     made = {row["image_id"]: row for row in rows(tmp_path / "new.csv")}
     assert set(made) == {"1", "2", "3", "twin"}
     same = [f"{name} probability" for name in FINDINGS]
-    assert [float(made["1"][name]) for name in same] == pytest.approx([float(made["twin"][name]) for name in same], 1e-5)
+    assert [float(made["1"][name]) for name in same] == pytest.approx(
+        [float(made["twin"][name]) for name in same], 1e-5
+    )
 
     result = call(*words, "list.csv", cwd=tmp_path)
     assert result.returncode == 1
@@ -223,7 +228,11 @@ def test_memory_does_not_grow_with_the_number_of_images(place, tmp_path):
     for images in ("00?.jpg", "*.jpg"):
         words = ("predict", "--run", place / "a", "--images", images, "--out", "m.csv", "--device", "cpu", "--jobs", 2)
         made = subprocess.run(
-            [sys.executable, "-c", MEASURED, *map(str, words)], cwd=tmp_path, env=environment(), capture_output=True, text=True
+            [sys.executable, "-c", MEASURED, *map(str, words)],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
         )
         assert made.returncode == 0, made.stderr
         peaks.append(int(made.stdout.splitlines()[-1]))
