@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
 from shards.dataset.mapped import MappedSize
@@ -60,6 +61,25 @@ def write_images(root: Path, *paths: str, first: int = 0, bits: int = 8) -> None
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture(number, bits)).save(file, quality=95)
+
+
+def write_dicom(path: Path, number: int, photometric: str = "MONOCHROME2", **tags: object) -> None:
+    """`picture(number)` as 12 bits without compression; tags by their keywords, as PatientID="7"."""
+    pydicom = pytest.importorskip("pydicom")
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data = pydicom.dataset.Dataset()
+    data.file_meta = meta
+    data.SOPClassUID = meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.3680043.8.498.{number + 1}"
+    data.Rows = data.Columns = SIDE
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
+    data.SamplesPerPixel, data.PixelRepresentation, data.PhotometricInterpretation = 1, 0, photometric
+    data.PixelData = picture(number, bits=12).tobytes()
+    for keyword, value in tags.items():
+        setattr(data, keyword, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.save_as(path, enforce_file_format=True)
 
 
 def images_of(release: Release, *columns: str) -> dict[str, tuple[str, ...]]:
