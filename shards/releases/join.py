@@ -65,8 +65,9 @@ class Rows:
         """Int8 [images, findings] of Int8 [rows, findings]. Blanks say nothing.
 
         any: 1 if a row says 1, else -1 (uncertain) if one says that, else 0. majority: what more than half of the rows
-        say that say something, else -1. mean: 1 if their mean is 0.5 or more, -1 counted as 0.5, else 0. A number: 1 if
-        so many rows say 1 (all, if fewer say something), else -1 if so many say 1 or -1, else 0.
+        say that say something, else -1. mean: 1 if the mean of those that say 1 or 0 is 0.5 or more,
+        else 0; -1 if none does. A number: 1 if so many rows say 1 (all, if fewer say something), else -1 if so many say 1
+        or -1, else 0.
         """
         found = {}
         for name in findings:
@@ -76,7 +77,8 @@ class Rows:
             if how == "any":
                 value = np.select([counts[1] > 0, counts[-1] > 0], [1, UNCERTAIN], 0)
             elif how == "mean":
-                value = np.where(2 * counts[1] + counts[-1] >= said, 1, 0)
+                sure = counts[1] + counts[0]
+                value = np.select([sure == 0, 2 * counts[1] >= sure], [UNCERTAIN, 1], 0)
             elif how == "majority":
                 value = np.select([2 * counts[1] > said, 2 * counts[0] > said], [1, 0], UNCERTAIN)
             else:

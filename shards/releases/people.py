@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from shards.words import are
+from shards.words import are, counted
 
 SEXES = {**dict.fromkeys(("f", "female"), "F"), **dict.fromkeys(("m", "male"), "M")}
 OLDEST = 120  # years
@@ -50,4 +50,4 @@ def _each(column: pd.Series, made: Callable[[str], str], what: str) -> tuple[pd.
     odd = {repr(text): int(n) for text, value, n in zip(texts, new, counts, strict=True) if text and not value}
     first = ", ".join(f"{text} ({count:,})" for text, count in sorted(odd.items(), key=lambda item: -item[1])[:5])
     values = pd.Series(np.array([*new, ""], dtype=object)[codes], column.index, dtype="str")
-    return values, (f"{what} is not known of {sum(odd.values()):,} images that hold {first}",) if odd else ()
+    return values, (f"{what} is not known of {counted(sum(odd.values()), 'image')}: {first}",) if odd else ()

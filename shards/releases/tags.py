@@ -3,20 +3,18 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from shards.decoding.decoded import RejectedImage
+from shards.decoding.tags import Tags, read_tags
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.releases.ids import ids
 from shards.storage.location import Location
-from shards.storage.places import storage_of
 from shards.words import are, counted
 
 THREADS = 16  # they wait for the disk or the store
-HEADER = 2**20  # bytes of a file in a store, in which its tags are
 NO_DICOM = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 IDS = ("study_id", "subject_id")
 
@@ -58,19 +56,17 @@ def with_tags(images: pd.DataFrame, root: Location, fields: Sequence[str]) -> tu
     return images, (said, *unread_note, *notes, *own)
 
 
-def _headers(root: Location, paths: list[str]) -> list[Any]:
+def _headers(root: Location, paths: list[str]) -> list[Tags | None]:
     """The tags of each file; None for one that has none, or is not there."""
-    from shards.decoding.tags import read_tags
 
-    def tags(path: str) -> Any:
-        place = root / path
+    def tags(path: str) -> Tags | None:
         try:
-            return read_tags(place if storage_of(place).local else storage_of(place).read_bytes(stop=HEADER))
-        except (RejectedImage, OSError):
+            return read_tags(root / path)
+        except RejectedImage:  # absent, or no DICOM
             return None
 
     with ThreadPoolExecutor(THREADS) as pool, progress_bar("reading headers", len(paths), " files") as bar:
-        found = []
+        found: list[Tags | None] = []
         for each in pool.map(tags, paths):
             found.append(each)
             bar.update()

@@ -154,7 +154,7 @@ def test_rows_of_one_file_are_refused_or_joined_in_images_and_in_labels(folder):
         (["shard", *TABLE, *NAMED, "--labels", "images"], "--labels is for known releases"),
         (["label", "pack", "--table", "mine.csv", "--id-column", "key"], "--table needs --findings too"),
         (["label", "pack", "--split-column", "fold"], "--split-column names a column of a table"),
-        (["label", "pack", "--join-rows", "any"], "--join-rows joins the rows of a table; give --table FILE too"),
+        (["label", "pack", "--join-rows", "any"], "--join-rows joins the rows of a table; give --table FILE or "),
         (["shard", *TABLE, *NAMED, "--join-rows", "all"], "'all': choose one of any, majority"),
         (["label", "pack", "--table", "mine.csv", "--path-column", "file"], "No such option '--path-column'"),
         (["shard", "--window", "log"], "'log': choose one of percentile, minmax, full, dicom"),

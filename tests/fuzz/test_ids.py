@@ -217,6 +217,8 @@ def check_rows(root: Path, seed: int) -> None:
         most, count = said.most_common(1)[0] if said else (None, 0)
         expected["any"][image] = next((value for value in (1, -1, 0) if value in said), None)
         expected["majority"][image] = most if not said or 2 * count > said.total() else -1
+        sure = said[1] + said[0]
+        expected["mean"][image] = (int(2 * said[1] >= sure) if sure else -1) if said else None
     for how in JOINS:
         table = label_table(root / "rows.csv", Columns("id", "x", join_rows=how)).table
         assert {name: None if pd.isna(value) else int(value) for name, value in table["x"].items()} == expected[how]

@@ -76,6 +76,10 @@ def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) ->
     images, notes = rows.frame.drop(columns="split", errors="ignore"), []
     images["path"], said = _paths(schema, rows, fields, root)
     notes += said
+    for name, read in (("sex", sexes), ("age", ages)):
+        if name in images:
+            images[name], said = read(images[name])
+            notes += said
     if schema.images.tags:
         images, said = with_tags(images, root, schema.images.tags)
         notes += said
@@ -90,10 +94,6 @@ def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) ->
     else:
         images = images.assign(view="other", view_position="")
         notes.append("no view_position: every view is other")
-    for name, read in (("sex", sexes), ("age", ages)):
-        if name in images:
-            images[name], said = read(images[name])
-            notes += said
     if "inverted" in images:
         images["inverted"] = _inverted(images["inverted"], rows)
         notes.append(f"{are(images['inverted'].sum(), 'image')} MONOCHROME1 and inverted")

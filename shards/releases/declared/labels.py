@@ -52,7 +52,8 @@ def label_table(labels: Labels, tables: Tables, images: ImageRows, join_rows: st
     declared = labels.readers.join if labels.readers else None
     name = f"{labels.name}-{join_rows}" if join_rows not in (None, declared) else labels.name
     inputs = tables.inputs(labels.table)
-    whole = LabelTable(name, tuple(values), values.assign(split=split), inputs, notes=(*stack.notes, *notes))
+    of_table = () if labels.table == "images" else stack.notes
+    whole = LabelTable(name, tuple(values), values.assign(split=split), inputs, notes=(*of_table, *notes))
     found = whole.restricted_to(images.text(labels.key.images if labels.key else "image_id"))
     return _of_images(labels, found, images, said.unlabelled)
 
@@ -185,7 +186,7 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
     names = [_names(labels, parts) for parts in lists]
     findings = labels.findings
     if findings == ALL:
-        findings = tuple(sorted({name for each in names for name in each}))
+        findings = tuple(sorted({name for code, each in enumerate(names) if code not in silent for name in each}))
     place = {name: number for number, name in enumerate(findings)}
     for code, each in enumerate(names):
         if code not in silent and (other := next((name for name in each if name not in place), None)) is not None:

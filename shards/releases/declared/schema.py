@@ -195,6 +195,10 @@ class Recognise:
     files: tuple[str, ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.files and not self.columns:
+            raise ValueError("needs files or columns")
+
 
 @dataclass(frozen=True)
 class Schema:

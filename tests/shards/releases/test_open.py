@@ -29,7 +29,11 @@ READER = Reader(
 
 
 def test_readers_are_asked_in_their_order():
-    assert [reader.name for reader in readers()] == ["mimic-cxr-jpg", "chestx-ray14", "padchest"]
+    found = readers()
+    of_code = [reader.name for reader in found if not reader.declaration]
+    assert of_code == ["mimic-cxr-jpg", "chestx-ray14", "padchest", "folder"]
+    assert [reader.order for reader in found] == sorted(reader.order for reader in found)
+    assert len({reader.name for reader in found}) == len(found) and found[-1].name == "folder"
 
 
 def test_a_file_with_a_reader_is_all_that_a_new_release_needs(tmp_path, monkeypatch):
