@@ -1,6 +1,7 @@
 """A `Reader` of each declared release: of the TOML files beside this one, and of a user's own."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 
@@ -60,7 +61,10 @@ def _read(schema: Schema, join_rows: str | None, root: Location, label_folders: 
     images, said = finished(schema, rows, fields, root)
     found = [label_table(labels, tables, rows, join_rows) for labels in schema.labels]
     left_out = [each.name for each, table in zip(schema.labels, found, strict=True) if table is None]
-    given = [table for folder in label_folders for table in _given(schema, join_rows, folder, rows)]
+    reader = replace(
+        reader_of(schema, None, join_rows), label_tables=lambda folder, _: _given(schema, join_rows, folder, rows)
+    )
+    given = [table for folder in label_folders for table in reader.labels_in(folder, images)]
     notes = [*schema.notes, *notes, *said, *(f"no {name}" for name in tables.missing())]
     if left_out:
         notes.append(f"labels left out, as their tables are not there: {', '.join(left_out)}")

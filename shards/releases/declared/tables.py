@@ -109,6 +109,7 @@ class Tables:
     def __init__(self, schema: Schema, files: Files):
         self.schema, self._files = schema, files
         self._stacks: dict[str, Stack | None] = {}
+        self._paths: dict[tuple[str, ...], list[Location]] = {}
 
     def stack(self, name: str) -> Stack | None:
         """The tables of one name, with what is joined to them; None if they are optional, and none is there."""
@@ -131,6 +132,11 @@ class Tables:
         return [" or ".join(table.file) for table in optional if not self._found(table)]
 
     def _found(self, table: Table) -> list[Location]:
+        if table.file not in self._paths:
+            self._paths[table.file] = self._look_for(table)
+        return self._paths[table.file]
+
+    def _look_for(self, table: Table) -> list[Location]:
         for pattern in table.file:
             if found := self._files.named(pattern):
                 if len(found) > 1 and not table.each:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from shards.releases.open import open_release
 from tests.shards.releases.declared.layout import labels_of
 from tests.shards.releases.declared.own import PLAIN, opened, refused
 
@@ -224,3 +225,19 @@ def test_a_mask_of_run_lengths_is_the_finding(tmp_path):
     said = refused(read, tmp_path, declared(kind + '["Pneumothorax"]'), t__csv=text.replace("12 3", "yes"))
     assert "column 'EncodedPixels' holds 'yes', which is no run-length mask, in line 5" in said
     assert "kind 'rle' is of one finding" in refused(read, tmp_path, declared(kind + '["A", "B"]'))
+
+
+# ---------------------------------------------------------------- from elsewhere
+
+
+def test_labels_may_lie_in_another_folder(tmp_path):
+    own = 'table = "labels"\nfindings = ["Edema"]'
+    declaration = declared(own, table="optional = true")
+    opened(tmp_path, declaration, FILE, t__csv=IMAGES)
+    more = tmp_path / "more"
+    more.mkdir()
+    said = refused(open_release, tmp_path / "release", [more], str(tmp_path / "mine.toml"))
+    assert "more: no label table; give a folder that holds t.csv or l.csv" in said
+    (more / "l.csv").write_text("id,Edema\na,1\n")
+    release = open_release(tmp_path / "release", [more], str(tmp_path / "mine.toml"))
+    assert labels_of(release) == {"a": ("train", "1"), "b": ("train", "."), "c": ("test", ".")}
