@@ -64,12 +64,12 @@ def _with_views(images: pd.DataFrame, known: pd.DataFrame, metadata: Location) -
 
 READER = Reader(
     name="mimic-cxr",
-    order=5,  # before MIMIC-CXR-JPG, whose tables may lie beside
+    order=9,  # before MIMIC-CXR-JPG, whose tables may lie beside
     folders=f"a MIMIC-CXR release of DICOMs has {RECORDS} and files/ at its top",
     label_files=JPG.label_files,
     recognises=recognises,
     read=read,
     label_tables=label_tables,
     title="MIMIC-CXR 2.0.0 / 2.1.0, the DICOM files",
-    needs=f"{RECORDS} and files/p10/p10000032/s50414267/*.dcm; for labels and views, the tables of MIMIC-CXR-JPG beside",
+    needs=f"{RECORDS} and files/p10/p10000032/s50414267/*.dcm; MIMIC-CXR-JPG's tables for views and labels",
 )

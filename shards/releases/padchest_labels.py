@@ -15,7 +15,7 @@ from shards.releases.cxrlt2026 import IMAGE, PatientLabels
 from shards.releases.declared.tables import items
 from shards.releases.ids import ids
 from shards.releases.release import LabelTable
-from shards.releases.values import image_index
+from shards.releases.values import image_index, rows_of
 from shards.storage.csv import read_table
 from shards.storage.location import Location
 from shards.words import are, counted
@@ -34,7 +34,7 @@ def own_labels(path: Location) -> list[LabelTable]:
     table = read_table(path, (IMAGE,), unnamed=True)
     if LABELS not in table:
         return []
-    index = image_index(with_suffix(ids(table, IMAGE, path)), path)
+    index = image_index(ids(table, IMAGE, path), path)
     text_of, texts = pd.factorize(table[LABELS].str.strip())  # many images have the same list
     lists = [_names(text, path) for text in texts]
     marks = [{name.lower() for name in names}.intersection(MARKS) for names in lists]
@@ -49,7 +49,9 @@ def own_labels(path: Location) -> list[LabelTable]:
         finding: pd.arrays.IntegerArray(is_named[text_of].astype(np.int8), is_unknown[text_of])
         for finding, is_named, is_unknown in columns
     }
-    counts = {mark: int(np.isin(text_of, [n for n, found in enumerate(marks) if mark in found]).sum()) for mark in MARKS}
+    counts = {
+        mark: int(np.isin(text_of, [n for n, found in enumerate(marks) if mark in found]).sum()) for mark in MARKS
+    }
     empty = int(np.isin(text_of, [number for number, names in enumerate(lists) if not names]).sum())
     notes = [
         f"{path.name}: {counted(len(findings), 'finding')} of {LABELS!r}; one that an image's list does not name is 0",
@@ -68,15 +70,14 @@ def own_labels(path: Location) -> list[LabelTable]:
 def labels_of_training(own: LabelTable, image: pd.Series, challenge: Sequence[PatientLabels]) -> LabelTable:
     """PadChest's labels of these images, by their ids as they are here. Those that the challenge holds out have none:
     its rules want no other label of them read."""
-    file, notes = with_suffix(image), own.notes
-    there = file.isin(own.table.index)
-    if not there.any():  # of another data set; who attaches it says so
+    row, notes = rows_of(with_suffix(image), with_suffix(own.table.index.to_series())), own.notes
+    if (row < 0).all():  # of another data set; who attaches it says so
         return own
     if challenge:
-        held = there & image.isin(challenge[0].table.index[challenge[0].table["split"] != "train"])
-        there &= ~held
+        held = (row >= 0) & image.isin(challenge[0].table.index[challenge[0].table["split"] != "train"])
+        row = np.where(held, -1, row)
         notes += (f"{own.inputs[0].name}: its labels of {counted(held.sum(), 'image')} held out are not read",)
-    table = own.table.loc[file[there]].set_axis(pd.Index(image[there], name="image_id"))
+    table = own.table.iloc[row[row >= 0]].set_axis(pd.Index(image[row >= 0], name="image_id"))
     return replace(own, table=table, elsewhere=len(own.table) - len(table), notes=notes)
 
 

@@ -5,8 +5,7 @@ import pytest
 from shards.releases import mimic_dicom
 from shards.releases.open import open_release
 from tests.releases import write_table
-from tests.shards.releases.declared.dicoms import write_dicom
-from tests.shards.releases.declared.layout import images_of, labels_of, numbers_of, packed
+from tests.shards.releases.declared.layout import images_of, labels_of, numbers_of, packed, write_dicom
 
 A, B, C = "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014", "174413ec-4ec4c1f7-34ea26b7-c5f994f8-79ef1962", "2a2277a9"
 A_FILE, B_FILE, C_FILE = (
@@ -35,7 +34,9 @@ def root(tmp_path):
         "19999999,53189527,files/p19/p19999999/s53189527.txt",
     )
     write_dicom(root / A_FILE, 0, ViewPosition="PA", PatientSex="F", PatientAge="052Y", PatientID="10000032")
-    write_dicom(root / B_FILE, 1, inverted=True, ViewPosition="LATERAL", PatientID="10000032", Manufacturer="Carestream")
+    write_dicom(
+        root / B_FILE, 1, "MONOCHROME1", ViewPosition="LATERAL", PatientID="10000032", Manufacturer="Carestream"
+    )
     write_dicom(root / C_FILE, 2, bits=15, ViewPosition="", SeriesDescription="CHEST LAT")
     return root
 
@@ -55,7 +56,9 @@ def with_tables(root):
         f"{B},50414267,10000032,train",
         f"{C},53189527,19999999,validate",
     )
-    write_table(root / CHEXPERT, "subject_id,study_id,Edema,Mass", "10000032,50414267,1.0,", "19999999,53189527,-1.0,0.0")
+    write_table(
+        root / CHEXPERT, "subject_id,study_id,Edema,Mass", "10000032,50414267,1.0,", "19999999,53189527,-1.0,0.0"
+    )
     return root
 
 

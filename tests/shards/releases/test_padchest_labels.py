@@ -42,7 +42,9 @@ def root(tmp_path):
     root = tmp_path / "padchest"
     lines = (
         f'{n},{n}.png,0,{date},S{n},19{n:037d},{birth},{sex},{view},{maker},MONOCHROME2,"dos\nlíneas","{names}"'
-        for n, (date, birth, sex, view, maker, names) in enumerate((*row[:5], row[5].replace('"', '""')) for row in ROWS)
+        for n, (date, birth, sex, view, maker, names) in enumerate(
+            (*row[:5], row[5].replace('"', '""')) for row in ROWS
+        )
     )
     write_table(root / PADCHEST_TABLE, HEADER, *lines)
     write_images(root, *(f"0/{number}.png" for number in range(len(ROWS))), bits=12)
@@ -153,9 +155,7 @@ def test_ids_without_the_suffix_are_the_same_images(both, tmp_path):
         (tmp_path / "labels").mkdir(exist_ok=True)
         (tmp_path / "labels" / name).write_text(text.replace(".png", ""))
     bare = open_release(root, [tmp_path / "labels"])
-    frames = [
-        each.labels[[table.name for table in each.labels].index("padchest")].table for each in (release, bare)
-    ]
+    frames = [each.labels[[table.name for table in each.labels].index("padchest")].table for each in (release, bare)]
     expected = frames[0].set_axis(pd.Index(frames[0].index.str.removesuffix(".png"), name="image_id"))
     pd.testing.assert_frame_equal(frames[1].sort_index(), expected.sort_index())
 

@@ -31,7 +31,9 @@ def root(tmp_path):
 @pytest.fixture
 def own(tmp_path):
     page = PAGE.read_text()
-    (text,) = (code for code in re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE) if '"clinic"' in code)
+    (text,) = (
+        code for code in re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE) if '"clinic"' in code
+    )
     (tmp_path / "clinic.toml").write_text(text)
     return str(tmp_path / "clinic.toml")
 

@@ -16,11 +16,15 @@ A, B = "106997070894779966614346591942916625787_fsxv2a.png", "251488034557732338
 C = "216840111366964013076187734852011291090445391_00-196-188.png"
 FOLDER = "Padchest_GR_files/PadChest_GR"
 P1, P2 = "190000000000000000000000000000000000001", "190000000000000000000000000000000000002"
+COLUMNS = (
+    *("StudyID", "ImageID", "label", "boxes_count", "locations", "sentence_en", "study_is_benchmark", "split"),
+    *("PatientID", "PatientBirth", "PatientSex_DICOM", "StudyDate_DICOM", "PatientAge", "label_group", "Year"),
+)
 TABLE = f"""
-    StudyID,ImageID,label,boxes_count,locations,sentence_en,study_is_benchmark,split,PatientID,PatientBirth,PatientSex_DICOM,StudyDate_DICOM,PatientAge,label_group,Year
+    {",".join(COLUMNS)}
     S1,{A},cardiomegaly,1,"['cardiac']",Cardiomegaly.,True,train,{P1},1950,F,20140915,64,cardiomegaly,2014
-    S1,{A},pleural effusion,2,"['pleural', 'right']","Effusion, right.",True,train,{P1},1950,F,20140915,64,pleural effusion,2014
-    S1,{A},pleural effusion,1,"['left']","Effusion, left.",True,train,{P1},1950,F,20140915,64,pleural effusion,2014
+    S1,{A},pleural effusion,2,"['pleural', 'right']","Effusion, right.",True,train,{P1},1950,F,20140915,64,pleural,2014
+    S1,{A},pleural effusion,1,"['left']","Effusion, left.",True,train,{P1},1950,F,20140915,64,pleural,2014
     S2,{B},Normal,0,[],,True,validation,{P2},1931,M,20120101,81.0,Normal,2012
     S3,{C},nodule,1,[],Nodule.,True,test,{P2}3,,,20120101,,nodule,2012
 """

@@ -4,8 +4,7 @@ import pytest
 
 from shards.errors import UserError
 from shards.releases.open import open_release
-from tests.shards.releases.declared.dicoms import write_dicom
-from tests.shards.releases.declared.layout import images_of, labels_of, numbers_of, packed, write_text
+from tests.shards.releases.declared.layout import images_of, labels_of, numbers_of, packed, write_dicom, write_text
 
 FINDINGS = (
     *("Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "ILD", "Infiltration"),
@@ -38,7 +37,13 @@ def root(tmp_path):
     write_text(root / "train.csv", TRAIN)
     write_text(root / "sample_submission.csv", f"image_id,PredictionString\n{D},14 1 0 0 1 1\n{E},14 1 0 0 1 1")
     for number, (split, image) in enumerate((("train", A), ("train", B), ("train", C), ("test", D), ("test", E))):
-        write_dicom(root / split / f"{image}.dicom", number, inverted=image == B, PatientSex="F", PatientAge="031Y")
+        write_dicom(
+            root / split / f"{image}.dicom",
+            number,
+            "MONOCHROME1" if image == B else "MONOCHROME2",
+            PatientSex="F",
+            PatientAge="031Y",
+        )
     return root
 
 
