@@ -120,7 +120,9 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 @release_option
 @table_options(images=True)
 @click.pass_context
-def shard(context, source, out, label_folders, release, table, jobs, engine, scheduler, part, dry_run, dropped, **given):
+def shard(
+    context, source, out, label_folders, release, table, jobs, engine, scheduler, part, dry_run, dropped, **given
+):
     """Pack a release into WebDataset shards, a rendition per size.
 
     Can be killed at any moment: the same command finishes what is missing. To a finished dataset it adds rejected
@@ -156,10 +158,8 @@ def shard(context, source, out, label_folders, release, table, jobs, engine, sch
         given["stall"] = PackLimits.stall if near and storage_of(out).local else REMOTE_STALL
     limits = filled(PackLimits, given)
     jobs = jobs or cpu_count() * (1 if near else REMOTE_JOBS)
-    if named:
-        found = open_table(table, named, source)
-    else:
-        found = open_release(source, label_folders, release, given["join_rows"])
+    how = release, given["join_rows"]
+    found = open_table(table, named, source) if named else open_release(source, label_folders, *how)
     _print_release(found)
     if dry_run:
         _print_estimate(estimate(found, options, jobs, limits=limits), jobs)
@@ -178,10 +178,7 @@ def shard(context, source, out, label_folders, release, table, jobs, engine, sch
         _print_summary(out, summary)
         pack = () if given_out is None else ("--data", out)
         look = next_command.line("inspect", *pack)
-        if found.labels:
-            next_command.say(next_command.line("train", "--stage", 1, *pack), look)
-        else:
-            next_command.say(look)
+        next_command.say(*([next_command.line("train", "--stage", 1, *pack)] if found.labels else []), look)
 
 
 def _drop(context, out, names: list[str]) -> None:

@@ -56,8 +56,8 @@ def table_options(images: bool):
             type=JoinRows(),
             metavar="|".join((*JOINS, "N")),
             help="Make one image of several rows, as of several readers: a finding is positive if any row says so, the "
-            "majority (a tie is uncertain), half of them (mean), or N of them.  [default: as the release is described; of "
-            "a table, refuse them]",
+            "majority (a tie is uncertain), half of them (mean), or N of them.  [default: as the release is described; "
+            "those of a table are refused]",
         )(command)
         return click.option(
             "--table",

@@ -27,7 +27,7 @@ PREAMBLE = 132  # bytes, of which the last four are DICM
 
 def recognises(root: Location) -> bool:
     """Whether there are images and no table in a folder and below it."""
-    images, bare = 0, []
+    images, bare = 0, list[str]()
     for path in _files(root):
         if TABLES.fullmatch(path.rpartition("/")[2]):
             return False

@@ -65,8 +65,8 @@ class Rows:
         """Int8 [images, findings] of Int8 [rows, findings]. Blanks say nothing.
 
         any: 1 if a row says 1, else -1 (uncertain) if one says that, else 0. majority: what more than half of the rows
-        say that say something, else -1. mean: 1 if the mean of those that say 1 or 0 is 0.5 or more,
-        else 0; -1 if none does. A number: 1 if so many rows say 1 (all, if fewer say something), else -1 if so many say 1
+        say that say something, else -1. mean: 1 if at least half of those that say 1 or 0 say 1, else 0;
+        -1 if none does. A number: 1 if so many rows say 1 (all, if fewer say something), else -1 if so many say 1
         or -1, else 0.
         """
         found = {}
@@ -89,7 +89,7 @@ class Rows:
         return pd.DataFrame(found)
 
     def differing(self, findings: pd.DataFrame) -> int:
-        """How many images have rows that say different things of a finding (Int8 [rows, findings]); blanks say nothing."""
+        """How many images have rows that differ on a finding (Int8 [rows, findings]); blanks say nothing."""
         differs = np.zeros(len(self.first), dtype=bool)
         for name in findings:
             values = findings[name].fillna(9).to_numpy(dtype=np.int8)

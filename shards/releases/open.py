@@ -51,7 +51,9 @@ def reader_named(name: str, join_rows: str | None = None) -> Reader:
         return reader_of(read_schema(Path(name)), join_rows=join_rows)
     known = {reader.name: reader for reader in readers(join_rows)}
     if name not in known:
-        raise UserError(f"no release {name!r}; {choices(name, known)}, or give the TOML file of your own with --release")
+        raise UserError(
+            f"no release {name!r}; {choices(name, known)}, or give the TOML file of your own with --release"
+        )
     return _joining(known[name], join_rows)
 
 
@@ -113,7 +115,7 @@ def _release_in(folders: Sequence[Location], known: Sequence[Reader]) -> Locatio
 
 
 def _above(root: Location) -> list[Location]:
-    return list(root.resolve().parents)[:ABOVE] if isinstance(root, Path) else []
+    return [*root.resolve().parents][:ABOVE] if isinstance(root, Path) else []
 
 
 def read_labels(

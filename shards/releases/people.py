@@ -21,15 +21,16 @@ def sexes(column: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
 
 
 def ages(column: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
-    """Years as a number's text, or blank: of 045Y 45, of 18M 1.5, of a bin as 75-80, 85+ or "85 or more" its lower bound.
+    """Years as text, or blank: of 045Y 45, of 18M 1.5, of a bin as 75-80, 85+ or "85 or more" its lower bound.
 
     Returns also what is to be said: of bins, and of what is no age from 0 to OLDEST years.
     """
     found, notes = _each(column, _years, "age")
     kinds = [text for text in column.unique() if not _AGE.fullmatch(text.strip().lower())]
     bins = column.isin(kinds) & (found != "")
-    said = (f"{are(bins.sum(), 'age')} given as a bin, as {column[bins].iloc[0]!r}: its lower bound is taken",)
-    return found, (*notes, *(said if bins.any() else ()))
+    if bins.any():
+        notes += (f"{are(bins.sum(), 'age')} given as a bin, as {column[bins].iloc[0]!r}: its lower bound is taken",)
+    return found, notes
 
 
 def _years(text: str) -> str:

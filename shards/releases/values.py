@@ -36,8 +36,8 @@ def finding_values(
 ) -> pd.Series:
     """A finding's column as nullable Int8: 1 positive, 0 negative, -1 uncertain, missing for a blank.
 
-    Blanks around a value and zeros after its point do not count. words: what else means what, in upper or lower case; ""
-    is a blank. Raises UserError on any other value.
+    Blanks around a value and zeros after its point do not count. words: what else means what, in any case; "" is a
+    blank. Raises UserError on any other value.
     """
     codes, found = pd.factorize(table[column], use_na_sentinel=False)  # a map goes through every row in Python
     folded = {word.strip().casefold(): pd.NA if value == "" else value for word, value in words.items()}

@@ -102,7 +102,9 @@ def test_a_release_of_ones_own_is_packed_and_gets_more_labels(folder):
     text = said(*again, "--release", "mine.toml", folder=folder)
     assert "labels mine-any: attached" in text and "mine (the default): 2 findings; 1 train, 0 dev, 1 test" in text
     assert "already finished" in said("shard", "--source", "release", "--release", "mine.toml", *small, folder=folder)
-    wrong = said("shard", "--source", "release", "--release", "mine.toml", *small, "--join-rows", "any", folder=folder, code=1)
+    wrong = said(
+        "shard", "--source", "release", "--release", "mine.toml", *small, "--join-rows", "any", folder=folder, code=1
+    )
     assert "was packed with another option '--join-rows'" in wrong
 
 
@@ -111,7 +113,10 @@ def test_a_release_of_ones_own_is_packed_and_gets_more_labels(folder):
     [
         (["shard", "--source", "release", "--release", "chexprt"], "no release 'chexprt'; did you mean chexpert"),
         (["shard", "--source", "release", "--release", "no.toml"], "no.toml: cannot be read"),
-        (["shard", "--source", "release", "--release", "folder", "--join-rows", "any"], "folder has no rows of several"),
+        (
+            ["shard", "--source", "release", "--release", "folder", "--join-rows", "any"],
+            "folder has no rows of several",
+        ),
         (["shard", "--source", "release"], "`cxrdali releases` lists all; for any other give --table FILE"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The texts that a declaration makes of a table's columns: a match, a template, words; and ids, which keep every digit."""
+"""The texts that a declaration makes of columns: a match, a template, words; and ids, which keep every digit."""
 
 import re
 import string
@@ -48,7 +48,9 @@ class Fields:
 
             def worded(text: str) -> str | None:
                 blank = "" if text == "" else None
-                return known.get(text, known.get(text.casefold(), blank if field.otherwise is None else field.otherwise))
+                return known.get(
+                    text, known.get(text.casefold(), blank if field.otherwise is None else field.otherwise)
+                )
 
             values = self._each(values, worded, f"{called!r}", f"is none of {', '.join(map(repr, field.words))}")
         elif field.otherwise is not None:
@@ -106,8 +108,8 @@ def check_letters(stack: Stack, values: pd.Series, called: str) -> None:
         at = int(guess.argmax())
         raise stack.refuse(
             at,
-            f"{called!r} holds {values[at]!r}, whose letters are guessed, as {stack.guessed[0].name} is no UTF-8: save it "
-            "again in UTF-8. It is",
+            f"{called!r} holds {values[at]!r}, whose letters are guessed, as {stack.guessed[0].name} is no UTF-8: save "
+            "it again in UTF-8. It is",
         )
 
 
@@ -118,18 +120,25 @@ def _matched(pattern: re.Pattern, text: str, field: Field) -> str | None:
     return found.group(pattern.groups) or ""
 
 
-def one_value(stack: Stack, values: pd.Series, image: np.ndarray, first: np.ndarray, name: str) -> pd.Series:
-    """A field's text of each image. Raises UserError if rows of one image disagree.
+def first_rows(codes: np.ndarray) -> np.ndarray:
+    """int64 [codes]: where each code, from 0, stands first."""
+    return np.flatnonzero(~pd.Series(codes).duplicated().to_numpy())
 
-    image: int64 [rows], which image each row is of; first: int64 [images], the first row of each.
+
+def one_value(stack: Stack, values: pd.Series, key: pd.Series, name: str) -> pd.Series:
+    """A field's text of each image, in the order of their first rows. Raises UserError if rows of one image disagree.
+
+    key: a text of each row that is its image's.
     """
+    image, _ = pd.factorize(key)
+    first = first_rows(image)
     differs = (values.to_numpy() != values.iloc[first[image]].to_numpy()).nonzero()[0]
     if len(differs):
         two = int(differs[0])
         one = int(first[image[two]])
         (path, where), (other, there) = stack.place(one), stack.place(two)
         raise UserError(
-            f"{other}: {there} and {where}{f' of {path.name}' if path != other else ''} are of one image, and {name} is "
-            f"{values[one]!r} in the first of them and {values[two]!r} in the other; correct one of them"
+            f"{other}: {there} and {where}{f' of {path.name}' if path != other else ''} are of {key[one]!r}, and "
+            f"{name} is {values[two]!r} in the first of them and {values[one]!r} in the other; correct one of them"
         )
     return values.iloc[first].reset_index(drop=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.declared.fields import IDS, Fields, check_letters, one_value
+from shards.releases.declared.fields import IDS, Fields, check_letters, first_rows, one_value
 from shards.releases.declared.schema import Field, Schema, Views
 from shards.releases.declared.tables import Stack
 from shards.releases.groups import odd_views, with_groups
@@ -47,7 +47,9 @@ class ImageRows:
         if name in self.frame:
             return self.frame[name]
         if self.stack is None:
-            raise UserError(f"labels are joined by {name}, which packed images do not have; put the release's own tables beside")
+            raise UserError(
+                f"labels are joined by {name}, which packed images do not have; put the release's own tables beside"
+            )
         return self.stack.column(name).iloc[self.first].reset_index(drop=True)
 
 
@@ -59,13 +61,13 @@ def read_images(schema: Schema, stack: Stack) -> tuple[ImageRows, Fields, list[s
         given["split"] = Field(column="split")
     fields = Fields(stack, given, may_lack=tuple(name for name in schema.images.tags if name in IDS))
     image, _ = pd.factorize(fields.text("image_id"))
-    first = np.flatnonzero(~pd.Series(image).duplicated().to_numpy())
+    first = first_rows(image)
     frame, notes = pd.DataFrame(index=range(len(first))), list(stack.notes)
     for name in given:
         values = fields.text(name)
         if name == "split":
             values = stack.each_file(values, lambda part, path: splits(part, path))
-        frame[name] = one_value(stack, values, image, first, name)
+        frame[name] = one_value(stack, values, fields.text("image_id"), name)
     if len(first) < len(image):
         notes.append(f"{counted(len(image), 'row')} of {counted(len(first), 'image')}")
     return ImageRows(frame, stack, first), fields, notes
@@ -73,9 +75,8 @@ def read_images(schema: Schema, stack: Stack) -> tuple[ImageRows, Fields, list[s
 
 def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) -> tuple[pd.DataFrame, list[str]]:
     """The images as a release has them, with their paths and what is read from headers; and notes."""
-    images, notes = rows.frame.drop(columns="split", errors="ignore"), []
-    images["path"], said = _paths(schema, rows, fields, root)
-    notes += said
+    images = rows.frame.drop(columns="split", errors="ignore")
+    images["path"], notes = _paths(schema, rows, fields, root)
     for name, read in (("sex", sexes), ("age", ages)):
         if name in images:
             images[name], said = read(images[name])
@@ -103,7 +104,12 @@ def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) ->
 def views(position: pd.Series, words: Views) -> pd.Series:
     """frontal, lateral or other of every view position; a declaration's words win over those built in."""
     known: dict[str, str] = {}
-    for view, names in (("frontal", FRONTAL), ("lateral", LATERAL), ("frontal", words.frontal), ("lateral", words.lateral)):
+    for view, names in (
+        ("frontal", FRONTAL),
+        ("lateral", LATERAL),
+        ("frontal", words.frontal),
+        ("lateral", words.lateral),
+    ):
         known |= dict.fromkeys(map(_plain, names), view)
     return position.map({text: known.get(_plain(text), "other") for text in position.unique()}).astype("str")
 
@@ -117,7 +123,9 @@ def _inverted(column: pd.Series, rows: ImageRows) -> pd.Series:
     if other := next((text for text, value in known.items() if value is None), None):
         assert rows.stack is not None and rows.first is not None
         at = int(rows.first[(column == other).to_numpy().argmax()])
-        raise rows.stack.refuse(at, f"inverted is {other!r}, not 1, 0, MONOCHROME1 or MONOCHROME2: give it `words`. It is")
+        raise rows.stack.refuse(
+            at, f"inverted is {other!r}, not 1, 0, MONOCHROME1 or MONOCHROME2: give it `words`. It is"
+        )
     return column.map(known).astype(bool)
 
 
@@ -137,7 +145,9 @@ def _paths(schema: Schema, rows: ImageRows, fields: Fields, root: Location) -> t
         if (blank := (texts == "").to_numpy()).all():
             continue
         if blank.any():
-            raise stack.refuse(int(rows.first[blank.argmax()]), f"{field.column or 'path'!r} is blank, and every image needs its file,")
+            raise stack.refuse(
+                int(rows.first[blank.argmax()]), f"{field.column or 'path'!r} is blank, and every image needs its file,"
+            )
         paths, said = relative_paths(texts, root)
         share = share_there(paths, root)
         tried.append(paths.iloc[0])

@@ -1,4 +1,4 @@
-"""The label releases of a declared release: columns, long tables, lists, texts and run lengths become one row an image."""
+"""The label releases of a declared release: columns, long tables, lists, texts and masks, as one row an image."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.declared.fields import Fields, one_value
+from shards.releases.declared.fields import Fields, first_rows, one_value
 from shards.releases.declared.images import ImageRows
 from shards.releases.declared.schema import ALL, OTHERS, Labels
 from shards.releases.declared.tables import Stack, Tables, items
@@ -69,7 +69,7 @@ def _of_images(labels: Labels, found: LabelTable, images: ImageRows, unlabelled:
         lacking = (images.text(labels.needs) == "").to_numpy() & ~none
         if lacking.any():
             notes.append(f"{counted(lacking.sum(), 'image')} without labels: {labels.needs} is blank")
-        none |= lacking
+        none = none | lacking
     by_image = labels.split is None and "split" in images.frame
     keep = ~none if by_image else ~none & (place >= 0)
     index = pd.Index(images.frame["image_id"][keep], name="image_id")
@@ -88,7 +88,7 @@ def _joined(
 ) -> tuple[pd.DataFrame, Any, list[str]]:
     """Values by key, the split of each, and notes."""
     image, names = pd.factorize(said.key)
-    first = np.flatnonzero(~pd.Series(image).duplicated().to_numpy())
+    first = first_rows(image)
     rows, values, notes = Rows(stack.files[0][0], image, first), said.values, []
     if rows.are_joined:
         how = join_rows or (labels.readers.join if labels.readers else "any" if labels.kind == "rle" else None)
@@ -110,10 +110,8 @@ def _joined(
     if labels.split is not None:
         asked = Fields(stack, {"split": labels.split}).text("split")
         by_row = stack.each_file(asked, lambda part, path: splits(part, path))
-        of_key, _ = pd.factorize(key)
-        once = np.flatnonzero(~pd.Series(of_key).duplicated().to_numpy())
-        found = one_value(stack, by_row, of_key, once, "split")
-        split = found.to_numpy()[rows_of(pd.Series(names), key.iloc[once])]
+        found = one_value(stack, by_row, key, "split")
+        split = found.to_numpy()[rows_of(pd.Series(names), pd.Series(pd.factorize(key)[1]))]
     return values.set_axis(pd.Index(names, name="image_id")), split, notes
 
 
@@ -191,13 +189,15 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
     for code, each in enumerate(names):
         if code not in silent and (other := next((name for name in each if name not in place), None)) is not None:
             at = int((codes == code).argmax())
-            raise stack.refuse(at, f"the finding {other!r} is not declared; {choices(other, place, 'known are')}; it is")
+            raise stack.refuse(
+                at, f"the finding {other!r} is not declared; {choices(other, place, 'known are')}; it is"
+            )
     if labels.kind == "text":
         unit, first = np.arange(len(key)), np.arange(len(key))
     else:
         reader = stack.column(labels.readers.column) if labels.readers and labels.readers.column else ""
         unit, _ = pd.factorize(key + "\0" + reader)
-        first = np.flatnonzero(~pd.Series(unit).duplicated().to_numpy())
+        first = first_rows(unit)
     said = np.full((len(first), len(findings)), 0 if labels.absent == "negative" else BLANK, dtype=np.int8)
     if labels.blank == "unknown":
         speaks = np.array([bool(parts) or text.strip() != "" for text, parts in zip(uniques, lists, strict=True)], bool)
@@ -207,12 +207,10 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
     column = np.array([place.get(name, 0) for code in codes for name in names[code]], dtype=np.int64)
     value = _numbers(labels, stack, labels.value).fillna(BLANK).to_numpy(np.int8) if labels.value else np.int8(1)
     value = np.broadcast_to(value, len(key))[row]
-    for each in (BLANK, 0, -1, 1):  # the last one stays
-        said[unit[row[value == each]], column[value == each]] = each
+    for number in (BLANK, 0, -1, 1):  # the last one stays
+        said[unit[row[value == number]], column[value == number]] = number
     unlabelled = frozenset(key[np.isin(codes, list(silent))]) if silent else frozenset()
-    return _Said(
-        _int8({name: said[:, number] for name, number in place.items()}), key.iloc[first], first, unlabelled
-    )
+    return _Said(_int8({name: said[:, at] for name, at in place.items()}), key.iloc[first], first, unlabelled)
 
 
 def _parts(labels: Labels, text: str) -> list[str] | None:

@@ -27,7 +27,8 @@ _TOML = {str: "a text in quotes", int: "a whole number", bool: "true or false", 
 class Field:
     """A text for each row: of a column, of the first of several that is not blank, or of a template of columns and
     other fields. Blanks around it go; then `match` takes a part, and `words` translate it, in upper or lower case.
-    What is blank, or has no match or word, is `otherwise` if that is given; else a blank stays one, and others are errors."""
+    What is blank, or has no match or word, is `otherwise` if that is given; else a blank stays one, and other texts are
+    errors."""
 
     column: str = ""
     first: tuple["Field", ...] = ()
@@ -245,7 +246,10 @@ class Schema:
             found |= {*table.constants, *table.explode, *table.where, *(table.join.on if table.join else ())}
         for labels in self.labels:
             found |= {labels.finding, labels.value, labels.column, labels.needs}
-            found |= {*([labels.readers.column] if labels.readers else []), *([labels.key.images] if labels.key else [])}
+            found |= {
+                *([labels.readers.column] if labels.readers else []),
+                *([labels.key.images] if labels.key else []),
+            }
         return found
 
 
@@ -285,9 +289,10 @@ def _made(kind: Any, value: Any, file: str, key: str) -> Any:
 
 
 def _dataclass(kind: Any, value: Any, file: str, key: str) -> Any:
-    hints, known = get_type_hints(kind), {
-        each.name.rstrip("_"): each for each in fields(kind) if "key" not in each.metadata
-    }
+    hints, known = (
+        get_type_hints(kind),
+        {each.name.rstrip("_"): each for each in fields(kind) if "key" not in each.metadata},
+    )
     if not isinstance(value, dict):
         raise UserError(f"{file}{key} is {value!r}; write {_TOML[Mapping]} of {', '.join(known)}")
     start = f"{key}." if key else ""
@@ -302,4 +307,3 @@ def _dataclass(kind: Any, value: Any, file: str, key: str) -> Any:
         return kind(**made)
     except (ValueError, re.error, UserError) as error:
         raise UserError(f"{file}{key}{': ' if key else ''}{error}") from error
-

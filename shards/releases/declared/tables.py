@@ -20,7 +20,7 @@ from shards.releases.values import rows_of
 from shards.storage.csv import GUESSED, no_column, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
-from shards.words import are, counted
+from shards.words import counted
 
 _PACKED = r"\.(?:gz|bz2|xz|zst|zip)$"
 _SIDE_BY_SIDE = r"""['"]\s+u?['"]"""  # NumPy writes lists without commas, and Python reads two such texts as one
@@ -34,6 +34,7 @@ class Stack:
         frame: Text columns; its index counts from 0.
         files: The files, and how many rows are of each.
         row: int64 [rows], where in its file each row stands, from 0.
+        names: All columns of the files, of which `frame` has those that are asked for.
         guessed: Files whose encoding was guessed.
         notes: What was left out or guessed, for the user.
     """
@@ -41,6 +42,7 @@ class Stack:
     frame: pd.DataFrame
     files: tuple[tuple[Location, int], ...]
     row: np.ndarray
+    names: tuple[str, ...]
     guessed: tuple[Location, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -64,7 +66,7 @@ class Stack:
     def column(self, name: str) -> pd.Series:
         """A column without blanks around its values. Raises UserError if no file has it."""
         if name not in self.frame:
-            raise no_column(self.files[0][0], name, self.frame)
+            raise no_column(self.files[0][0], name, pd.DataFrame(columns=list(self.names)))
         return self.frame[name].str.strip()
 
     def refuse(self, at: int, words: str) -> UserError:
@@ -171,6 +173,7 @@ class Tables:
             frame.fillna(""),
             tuple(chain.from_iterable(stack.files for stack in stacks)),
             np.concatenate([stack.row for stack in stacks]),
+            tuple(dict.fromkeys(chain.from_iterable(stack.names for stack in stacks))),
             tuple(chain.from_iterable(stack.guessed for stack in stacks)),
             tuple(notes),
         )
@@ -186,13 +189,17 @@ class Tables:
         if not frame.columns.is_unique:
             double = frame.columns[frame.columns.duplicated()][0]
             raise UserError(f"{path}: two columns are called {double!r} after `rename`; rename one of them otherwise")
+        names = (*frame, *table.constants)
         frame = frame[self._needed(table, frame)].assign(**table.constants)
         if guessed:
             notes.append(_of_guess(path, frame, guessed))
-        stack = Stack(frame, ((path, len(frame)),), np.arange(len(frame)), (path,) if guessed else (), tuple(notes))
+        files, row = ((path, len(frame)),), np.arange(len(frame))
+        stack = Stack(frame, files, row, names, (path,) if guessed else (), tuple(notes))
         for column, values in table.where.items():
             keep = stack.column(column).isin(values).to_numpy()
-            words = f"{path.name}: {counted((~keep).sum(), 'row')} left out, whose {column} is not {' or '.join(values)}"
+            words = (
+                f"{path.name}: {counted((~keep).sum(), 'row')} left out, whose {column} is not {' or '.join(values)}"
+            )
             stack = _taken(stack, np.flatnonzero(keep), () if keep.all() else (words,))
         return _exploded(stack, table.explode) if table.explode else stack
 
@@ -257,10 +264,11 @@ def _joined(stack: Stack, other: Stack, table: Table) -> Stack:
     new = [name for name in other.frame if name not in stack.frame]
     taken = other.frame[new].iloc[rows].reset_index(drop=True)
     taken[none] = ""
-    notes = (f"{are(none.sum(), 'row')} without one in {path.name}: blank there",) if none.any() else ()
+    notes = (f"{counted(none.sum(), 'row')} without one in {path.name}: blank there",) if none.any() else ()
     return replace(
         stack,
         frame=pd.concat([stack.frame, taken], axis=1),
+        names=(*stack.names, *other.names),
         guessed=(*stack.guessed, *other.guessed),
         notes=(*stack.notes, *other.notes, *notes),
     )

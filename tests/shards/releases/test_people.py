@@ -8,7 +8,17 @@ from shards.releases.people import ages, sexes
 
 @pytest.mark.parametrize(
     ("text", "sex"),
-    [("F", "F"), ("female", "F"), (" Female ", "F"), ("M", "M"), ("MALE", "M"), ("O", ""), ("", ""), ("1", ""), ("woman", "")],
+    [
+        ("F", "F"),
+        ("female", "F"),
+        (" Female ", "F"),
+        ("M", "M"),
+        ("MALE", "M"),
+        ("O", ""),
+        ("", ""),
+        ("1", ""),
+        ("woman", ""),
+    ],
 )
 def test_sexes(text, sex):
     assert sexes(pd.Series([text], dtype="str"))[0].tolist() == [sex]

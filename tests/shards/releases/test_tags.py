@@ -45,13 +45,13 @@ def test_words_for_a_missing_id_are_no_patient(tmp_path):
 def test_a_folder_of_dicoms_without_suffixes(tmp_path):
     root = tmp_path / "films"
     for number, name in enumerate(("1.2.3", "x/4.5.6")):
-        write_dicom(root / name, number, **{**TAGS, "StudyInstanceUID": f"9.{number}"})
+        write_dicom(root / name, number, **{**TAGS, "StudyInstanceUID": f"1.9.{number}"})
     (root / "LICENSE").write_text("none")
     (root / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     release = open_release(root)
     assert images_of(release, "study_id", "subject_id", "view", "sex", "age") == {
-        "1.2.3": ("9.0", "p1", "frontal", "F", "45"),
-        "4.5.6": ("9.1", "p1", "frontal", "F", "45"),
+        "1.2.3": ("1.9.0", "p1", "frontal", "F", "45"),
+        "4.5.6": ("1.9.1", "p1", "frontal", "F", "45"),
     }
     assert any("and not read: 2 files, as 'DICOMDIR'" in note for note in release.notes)
     dataset, pixels = packed(release, tmp_path / "pack")
@@ -67,7 +67,9 @@ def test_dicoms_beside_images_are_not_looked_for_by_their_bytes(tmp_path):
 
 
 def test_a_declaration_takes_patients_from_headers(tmp_path):
-    declaration = PLAIN.replace('path = "file"', 'path = "file"\nsubject_id = "p"\ntags = ["subject_id", "view_position"]')
+    declaration = PLAIN.replace(
+        'path = "file"', 'path = "file"\nsubject_id = "p"\ntags = ["subject_id", "view_position"]'
+    )
     release = write(tmp_path, declaration, t__csv="id,file,p\na,a.dcm,\nb,b.dcm,p9")
     write_dicom(release / "a.dcm", 0, **TAGS)
     write_dicom(release / "b.dcm", 1, **{**TAGS, "ViewPosition": "LL"})

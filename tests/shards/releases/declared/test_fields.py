@@ -131,7 +131,7 @@ def test_rows_of_one_image_are_one_and_must_agree(tmp_path):
     release = opened(tmp_path, more('subject_id = "p"'), ("1.png",), t__csv=text)
     assert images_of(release, "subject_id") == {"a": ("x",), "b": ("y",)} and "3 rows of 2 images" in release.notes
     said = refused(opened, tmp_path, more('subject_id = "p"'), t__csv=text.replace("a,1.png,x\nb", "a,1.png,z\nb"))
-    assert "line 4 and line 2 are of one image, and subject_id is 'z' in the first of them and 'x' in the other" in said
+    assert "line 4 and line 2 are of 'a', and subject_id is 'x' in the first of them and 'z' in the other" in said
 
 
 # ---------------------------------------------------------------- views and people
@@ -152,7 +152,9 @@ def test_view_words(words, view):
 
 def test_words_of_a_declaration_win(tmp_path):
     declaration = more('view_position = "v"') + '\n[views]\nfrontal = ["ll"]\nlateral = ["rlo"]\n'
-    release = opened(tmp_path, declaration, ("1.png",), t__csv="id,file,v\n1,1.png,LL\n2,2.png,R-LO\n3,3.png,x\n4,4.png,x")
+    release = opened(
+        tmp_path, declaration, ("1.png",), t__csv="id,file,v\n1,1.png,LL\n2,2.png,R-LO\n3,3.png,x\n4,4.png,x"
+    )
     assert release.images["view"].tolist() == ["frontal", "lateral", "other", "other"]
     assert "view other: 2 images, 'x' (2)" in release.notes
 

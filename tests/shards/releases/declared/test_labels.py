@@ -92,7 +92,10 @@ def test_half_of_the_readers_is_a_mean_of_one(tmp_path):
 
 def test_several_rows_without_readers_are_refused(tmp_path):
     said = refused(read, tmp_path, declared('findings = ["Edema"]'), t__csv=READINGS)
-    assert "t.csv: 'a' is there again; keep one row of each, declare `readers`, or give --join-rows. It is in line 3" in said
+    assert (
+        "t.csv: 'a' is there again; keep one row of each, declare `readers`, or give --join-rows. It is in line 3"
+        in said
+    )
     assert read(tmp_path, declared('findings = ["Edema"]'), join_rows="any")[1]["a"] == ("train", "1")
 
 
@@ -120,13 +123,18 @@ def test_images_without_a_row_are_unknown_with_their_split_or_have_no_labels(tmp
     assert release.labels[0].elsewhere == 1
     assert read(tmp_path, declared(own, split=False))[1] == {"b": ("train", "1")}
     of_labels = declared(own + '\nsplit = "set"', split=False)
-    assert read(tmp_path, of_labels, l__csv="id,Edema,set\nb,1,VAL\nc,0,test")[1] == {"b": ("dev", "1"), "c": ("test", "0")}
+    assert read(tmp_path, of_labels, l__csv="id,Edema,set\nb,1,VAL\nc,0,test")[1] == {
+        "b": ("dev", "1"),
+        "c": ("test", "0"),
+    }
 
 
 def test_optional_labels_that_are_absent_are_left_out(tmp_path):
     declaration = declared('table = "labels"\nfindings = ["Edema"]', table="optional = true")
     release = opened(tmp_path, declaration, FILE, t__csv=IMAGES)
-    assert release.labels == () and {"no l.csv", "labels left out, as their tables are not there: l"} <= set(release.notes)
+    assert release.labels == () and {"no l.csv", "labels left out, as their tables are not there: l"} <= set(
+        release.notes
+    )
 
 
 def test_images_without_what_the_labels_need_have_none(tmp_path):
@@ -146,7 +154,9 @@ a,No finding,R3
 b,No finding,R1
 b,Nodule/Mass,R2
 """
-LONG = 'table = "labels"\nkind = "long"\nfinding = "class"\nnone = ["No finding"]\nrename = { "Nodule/Mass" = "Mass" }\n'
+LONG = (
+    'table = "labels"\nkind = "long"\nfinding = "class"\nnone = ["No finding"]\nrename = { "Nodule/Mass" = "Mass" }\n'
+)
 
 
 def test_a_long_table_becomes_a_row_an_image(tmp_path):
@@ -163,13 +173,22 @@ def test_a_long_table_becomes_a_row_an_image(tmp_path):
     unknown = declared(LONG + 'findings = ["Mass", "Edema"]\nabsent = "unknown"')
     assert read(tmp_path, unknown)[1] == {"a": ("train", "11"), "b": ("train", "1."), "c": ("test", "..")}
     said = refused(read, tmp_path, declared(LONG + 'findings = ["Mass", "Oedema"]'))
-    assert "l.csv: the finding 'Edema' is not declared; did you mean Oedema? known are Mass, Oedema; it is in line 4" in said
+    assert (
+        "l.csv: the finding 'Edema' is not declared; did you mean Oedema? known are Mass, Oedema; it is in line 4"
+        in said
+    )
 
 
 def test_a_long_table_may_have_values(tmp_path):
-    declaration = declared('table = "labels"\nkind = "long"\nfinding = "class"\nvalue = "there"\nfindings = ["Mass", "Edema"]')
+    declaration = declared(
+        'table = "labels"\nkind = "long"\nfinding = "class"\nvalue = "there"\nfindings = ["Mass", "Edema"]'
+    )
     text = "id,class,there\na,Mass,0\na,Mass,1\na,Edema,-1\nb,Mass,0\nb,Edema,"
-    assert read(tmp_path, declaration, l__csv=text)[1] == {"a": ("train", "1?"), "b": ("train", "0."), "c": ("test", "..")}
+    assert read(tmp_path, declaration, l__csv=text)[1] == {
+        "a": ("train", "1?"),
+        "b": ("train", "0."),
+        "c": ("test", ".."),
+    }
     assert "column 'there' holds '2'" in refused(read, tmp_path, declaration, l__csv=text.replace("Mass,1", "Mass,2"))
 
 
@@ -218,7 +237,8 @@ def test_a_text_says_the_finding(tmp_path):
 
 
 def test_a_mask_of_run_lengths_is_the_finding(tmp_path):
-    text = "id,file,fold, EncodedPixels\na,1.png,train,-1\nb,2.png,train, 557374 2 1015 8\nc,3.png,test,\nb,2.png,train,12 3"
+    rows = ("a,1.png,train,-1", "b,2.png,train, 557374 2 1015 8", "c,3.png,test,", "b,2.png,train,12 3")
+    text = "\n".join(("id,file,fold, EncodedPixels", *rows))
     kind = 'kind = "rle"\ncolumn = "EncodedPixels"\nnone = ["-1"]\nfindings = '
     _, found = read(tmp_path, declared(kind + '["Pneumothorax"]'), t__csv=text)
     assert found == {"a": ("train", "0"), "b": ("train", "1"), "c": ("test", ".")}

@@ -2,7 +2,6 @@
 
 import pytest
 
-from shards.errors import UserError
 from shards.releases.declared.reader import shipped
 from shards.releases.declared.schema import Field, Join, Labels, Recognise, read_schema
 from tests.shards.releases.declared.own import PLAIN, refused
@@ -67,15 +66,15 @@ LABELS = '[[labels]]\nname = "l"\nfindings = ["A"]\n'
     ("change", "said"),
     [
         (("[[tables]]", "[[table]]"), "mine.toml: table is no key; did you mean tables?"),
-        (('path = "file"', 'pth = "file"'), "images.pth is no key; did you mean path? there are image_id, path,"),
+        (('path = "file"', 'pth = "file"'), "images.pth is no key; did you mean path or depth? there are image_id,"),
         (('image_id = "id"\n', ""), "images.image_id is missing"),
         (('title = "A collection of a test"', "title = 3"), "title is 3; write a text in quotes"),
         (('file = ["t.csv"]', 'file = ["t.csv"]\neach = "yes"'), "tables[1].each is 'yes'; write true or false"),
         (('file = ["t.csv"]', 'file = ["t.csv"]\nset = "x"'), "tables[1].set is 'x'; write a table, {key = value}"),
-        (('file = ["t.csv"]', 'file = ["t.csv"]\njoin = "x"'), "tables[1].join is 'x'; write a table, {key = value} of to"),
+        (('file = ["t.csv"]', 'file = ["t.csv"]\njoin = "x"'), "tables[1].join is 'x'; write a table, {key"),
         (('path = "file"', 'path = "file"\ndepth = "2"'), "images.depth is '2'; write a whole number"),
         (('image_id = "id"', 'image_id = {}'), "images.image_id: needs one of column, first and template"),
-        (('image_id = "id"', 'image_id = { column = "a", match = "(a)(b)" }'), "more than one group; write the others"),
+        (('image_id = "id"', 'image_id = { column = "a", match = "(a)(b)" }'), "more than one group"),
         (('image_id = "id"', 'image_id = { column = "a", match = "(a" }'), "images.image_id: missing )"),
         (('image_id = "id"', 'image_id = { template = "{a" }'), "images.image_id: expected '}'"),
         (('image_id = "id"', 'image_id = { template = "{a:5q}" }'), "images.image_id: Unknown format code 'q'"),
@@ -85,7 +84,7 @@ LABELS = '[[labels]]\nname = "l"\nfindings = ["A"]\n'
         (('path = "file"', 'path = "file"\ntags = ["gender"]'), "images: tags holds 'gender'; choose one of study_id"),
         (('as = "images"', 'as = "image"'), "no tables are called as = 'images'; did you mean image?"),
         (('name = "mine"', 'name = "My data"'), "name is 'My data'; write it with a-z, 0-9 and -"),
-        (('file = ["t.csv"]', 'file = "t.csv"\njoin = { to = "images", on = ["a", "b", "c"] }'), 'needs on = "column" or'),
+        (('file = ["t.csv"]', 'file = "t.csv"\njoin = { to = "images", on = ["a", "b", "c"] }'), 'needs on = "col'),
         (("", LABELS + 'kind = "colums"'), "labels[1]: kind is 'colums'; did you mean columns?"),
         (("", LABELS + 'blank = "zero"'), "labels[1]: blank is 'zero'; choose one of unknown, negative"),
         (("", LABELS + 'kind = "long"'), "labels[1]: kind 'long' needs finding"),
@@ -93,7 +92,7 @@ LABELS = '[[labels]]\nname = "l"\nfindings = ["A"]\n'
         (("", LABELS.replace('["A"]', '"all"')), "labels[1]: kind 'columns' needs findings, a list, or \"others\""),
         (("", LABELS + "words = { yes = 2 }"), "labels[1]: words gives 'yes' the meaning 2; give 1, 0, -1"),
         (("", LABELS + 'kind = "text"\ncolumn = "c"\nwords = { yes = 1 }'), "words gives 'yes' the meaning 1"),
-        (("", LABELS + 'readers = { join = "most" }'), "labels[1].readers: join rows 'most': choose one of any, majority"),
+        (("", LABELS + 'readers = { join = "most" }'), "labels[1].readers: join rows 'most': choose"),
         (("", LABELS + LABELS), "labels 'l' are there twice"),
         (("", "a = ["), "not a TOML of a release ("),
     ],

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from shards.releases.declared.tables import Files, items
-from tests.shards.releases.declared.own import PLAIN, refused, stack, write
 from tests.shards.releases.declared.layout import saved_by_excel
+from tests.shards.releases.declared.own import PLAIN, refused, stack, write
 
 ROWS = "id,file\na,1.png\nb,2.png"
 READ = {"id": ["a", "b"], "file": ["1.png", "2.png"]}
@@ -58,7 +58,10 @@ def test_a_table_reads_alike_in_every_form(tmp_path):
 def test_a_mapping_of_json_has_its_keys_as_a_column(tmp_path):
     declaration = PLAIN.replace('"t.csv"', '"t.json"').replace('"id"', '"key"')
     text = '{"007": {"file": "1.png", "n": 12345678901234567890, "w": 1.50}, "b": {"file": null}}'
-    assert stack(tmp_path, declaration, t__json=text).frame.to_dict("list") == {"key": ["007", "b"], "file": ["1.png", ""]}
+    assert stack(tmp_path, declaration, t__json=text).frame.to_dict("list") == {
+        "key": ["007", "b"],
+        "file": ["1.png", ""],
+    }
 
 
 def test_the_first_name_that_is_there_is_taken_and_folders_may_be_patterns(tmp_path):
@@ -76,11 +79,16 @@ def test_the_first_name_that_is_there_is_taken_and_folders_may_be_patterns(tmp_p
 
 def test_several_files_of_one_pattern_are_refused_or_stacked(tmp_path):
     some = {"t1__csv": "id,file\na,1.png", "t2__csv": "id,file,sex\nb,2.png,F"}
-    declaration = table('each = true').replace('"t.csv"', '"t*.csv"')
-    assert "t*.csv is any of t1.csv, t2.csv; keep one" in refused(stack, tmp_path, table().replace('"t.csv"', '"t*.csv"'), **some)
+    declaration = table("each = true").replace('"t.csv"', '"t*.csv"')
+    assert "t*.csv is any of t1.csv, t2.csv; keep one" in refused(
+        stack, tmp_path, table().replace('"t.csv"', '"t*.csv"'), **some
+    )
     found = stack(tmp_path, declaration.replace('image_id = "id"', 'image_id = "id"\nsex = "sex"'))
     assert found.frame.to_dict("list") == {"id": ["a", "b"], "file": ["1.png", "2.png"], "sex": ["", "F"]}
-    assert [found.place(row)[0].name + " " + found.place(row)[1] for row in (0, 1)] == ["t1.csv line 2", "t2.csv line 2"]
+    assert [found.place(row)[0].name + " " + found.place(row)[1] for row in (0, 1)] == [
+        "t1.csv line 2",
+        "t2.csv line 2",
+    ]
     assert found.notes == ("t1.csv has no sex: blank there",)
 
 
@@ -143,7 +151,11 @@ def test_lists_become_a_row_each_side_by_side(tmp_path):
         ]
     )
     found = stack(tmp_path, declaration, t__json=text)
-    assert found.frame.to_dict("list") == {"id": ["s1", "s1", "s3"], "file": ["1.png", "2.png", "3.png"], "view": ["PA", "L", ""]}
+    assert found.frame.to_dict("list") == {
+        "id": ["s1", "s1", "s3"],
+        "file": ["1.png", "2.png", "3.png"],
+        "view": ["PA", "L", ""],
+    }
     assert [found.place(row)[1] for row in range(3)] == ["entry 1", "entry 1", "entry 3"]
     assert found.notes == ("t.json: 1 row left out, whose file lists nothing",)
     uneven = text.replace('["PA", "L"]', '["PA"]')
