@@ -49,10 +49,9 @@ def own_labels(path: Location) -> list[LabelTable]:
         finding: pd.arrays.IntegerArray(is_named[text_of].astype(np.int8), is_unknown[text_of])
         for finding, is_named, is_unknown in columns
     }
-    counts = {
-        mark: int(np.isin(text_of, [n for n, found in enumerate(marks) if mark in found]).sum()) for mark in MARKS
-    }
-    empty = int(np.isin(text_of, [number for number, names in enumerate(lists) if not names]).sum())
+    images = np.bincount(text_of, minlength=len(texts))
+    counts = {mark: int(images[[mark in found for found in marks]].sum()) for mark in MARKS}
+    empty = int(images[[not names for names in lists]].sum())
     notes = [
         f"{path.name}: {counted(len(findings), 'finding')} of {LABELS!r}; one that an image's list does not name is 0",
         *([f"{path.name}: {are(empty, 'image')} without a list: nothing is known of them"] if empty else []),

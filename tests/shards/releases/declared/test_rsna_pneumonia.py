@@ -98,7 +98,7 @@ def test_tables_of_stage_1_over_images_of_stage_2_find_their_images(root):
 
 def test_an_image_in_the_training_and_the_test_table_is_refused(root):
     write_text(root / "stage_2_sample_submission.csv", SUBMISSION.replace(D, C))
-    with pytest.raises(UserError, match="csv.zip are of one image, and split is 'train' .* 'test'"):
+    with pytest.raises(UserError, match=f"csv.zip are of '{C}', and split is 'test' .* 'train'"):
         open_release(root)
 
 
