@@ -43,6 +43,18 @@ class PredictOptions:
 
 
 @dataclass(frozen=True)
+class ReadOptions:
+    """What a reading shows beside probabilities."""
+
+    top: int = setting(
+        3, "Findings with a heat map: those called positive first, then the most probable ones.", at_least(0)
+    )
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclass(frozen=True)
 class ExplainOptions:
     """What to explain; no findings: all of the run's; no layer: the last one with a map."""
 
