@@ -201,7 +201,7 @@ def _layer(judge: Judge, size: int) -> tuple[str | None, str]:
     try:
         return map_layer(judge.model, size), ""
     except UserError as error:
-        return None, f"No heat maps: {error}."
+        return None, f"No heat maps: {str(error).partition(';')[0]}."  # what follows is of `cxrdali explain`
 
 
 def _heat(judge: Judge, layer: str, image: Rendered, column: int) -> np.ndarray:
