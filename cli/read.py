@@ -57,7 +57,7 @@ def read(run, paths, out, **given):
     for name, reason in rejected.items():
         click.echo(f"{name}: not read: {reason}", err=True)
     if not readings:
-        raise UserError(f"{files[0].path}: none of {counted(len(files), 'file')} could be read; give images")
+        raise UserError(f"of {counted(len(files), 'file')} none could be read, for the reasons above; give others")
     for each in readings:
         for words in each.warnings:
             click.echo(f"warning: {each.name}: {words}", err=True)

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from cxrdali.predict.reading import Operating, read_image
 from cxrdali.predict.rendering import Rendering
 from cxrdali.predictions import read
 from cxrdali.report.reading.page import reading_page, write_reading
+from cxrdali.runs.layout import REFERENCE_ARRAYS, REFERENCE_JSON
 from cxrdali.runs.reader import Run
 from tests.cli.cli import call
 from tests.cxrdali.report.pages import Page, check_numbers
@@ -256,7 +258,7 @@ def test_read_as_a_user_types_it(frontal, rules, folder):
 
 
 @pytest.mark.parametrize(("more", "code", "words"), [
-    (("broken.jpg", "--html", "page.html"), 1, "none of 1 file could be read"),
+    (("broken.jpg", "--html", "page.html"), 1, "of 1 file none could be read"),
     (("broken.jpg", "--html", "page.pdf"), 2, "the page is a .html"),
     (("missing.jpg", "--html", "page.html"), 1, "missing.jpg: no such file"),
     (("--html", "page.html"), 2, "PATH"),
@@ -269,14 +271,10 @@ def test_mistakes_are_named(frontal, folder, more, code, words):
 
 
 def test_a_reference_is_fitted_and_used(frontal, folder):
-    from cxrdali.predict import reference
-
     done = call("reference", frontal.path, "--data", frontal.path.parent / "pack", "--images", 60, "--device", "cpu", cwd=folder)
     assert done.returncode == 0, done.stderr
     try:
         assert f"{frontal.path / 'reference.json'}: 60 training images; " in done.stdout
-        import cv2
-
         name = next(iter(frontal.images))
         strange = 255 - cv2.imread(str(frontal.images[name]), cv2.IMREAD_GRAYSCALE)
         cv2.imwrite(str(folder / "strange.png"), strange)
@@ -288,5 +286,5 @@ def test_a_reference_is_fitted_and_used(frontal, folder):
         assert "warning: strange: " in done.stderr
         assert check_numbers(page) > 50
     finally:
-        for made in (reference.FILE, reference.ARRAYS):
+        for made in (REFERENCE_JSON, REFERENCE_ARRAYS):
             (frontal.path / made).unlink(missing_ok=True)

@@ -19,9 +19,7 @@ from cxrdali.predict.likeness import KINDS
 from cxrdali.predict.options import ReferenceOptions
 from cxrdali.predict.predict import load_run_model
 from cxrdali.predict.reference import (
-    ARRAYS,
     ENOUGH,
-    FILE,
     Reference,
     distances,
     fit,
@@ -29,6 +27,7 @@ from cxrdali.predict.reference import (
     network_features,
     view_images,
 )
+from cxrdali.runs.layout import REFERENCE_ARRAYS, REFERENCE_JSON
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import run_rows
 from cxrdali.runtime.device import Hardware
@@ -194,21 +193,21 @@ def test_other_weights_and_damage_are_refused(frontal, reference, tmp_path):
     with pytest.raises(UserError, match="was fitted to other weights than .*; fit it again with `cxrdali reference"):
         Reference.load(run, frontal.path / "last.pt")
     assert Reference.load(Run.open(frontal.path)) is not None
-    good, arrays = (frontal.path / FILE).read_bytes(), (frontal.path / ARRAYS).read_bytes()
+    good, arrays = (frontal.path / REFERENCE_JSON).read_bytes(), (frontal.path / REFERENCE_ARRAYS).read_bytes()
     try:
-        (frontal.path / FILE).write_bytes(good.replace(b'"limit": 1', b'"limit": 9'))
-        (frontal.path / ARRAYS).write_bytes(arrays[:-1] + b"x")
+        (frontal.path / REFERENCE_JSON).write_bytes(good.replace(b'"limit": 1', b'"limit": 9'))
+        (frontal.path / REFERENCE_ARRAYS).write_bytes(arrays[:-1] + b"x")
         with pytest.raises(UserError, match="beside it is of another one|checksum is not that of its content"):
             Reference.load(run)
-        (frontal.path / ARRAYS).write_bytes(arrays)
+        (frontal.path / REFERENCE_ARRAYS).write_bytes(arrays)
         stored = json.loads(good)
         del stored["measures"]["mirror"]
-        (frontal.path / FILE).write_bytes(sealed_json(stored))
+        (frontal.path / REFERENCE_JSON).write_bytes(sealed_json(stored))
         with pytest.raises(UserError, match="its measures are not those of this cxrdali"):
             Reference.load(run)
     finally:
-        (frontal.path / FILE).write_bytes(good)
-        (frontal.path / ARRAYS).write_bytes(arrays)
+        (frontal.path / REFERENCE_JSON).write_bytes(good)
+        (frontal.path / REFERENCE_ARRAYS).write_bytes(arrays)
 
 
 def test_a_run_without_one_has_none(tmp_path, frontal):
