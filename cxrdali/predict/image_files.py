@@ -91,7 +91,10 @@ def find(given: Sequence[str]) -> list[ImageFile]:
     """
     search = _Search()
     found = [each for text in given for each in _of(text, search)]
-    once = {(os.path.abspath(each.path) if isinstance(each.path, Path) else each.path, _own(each)): each for each in found}
+    once: dict[tuple, _Found] = {}
+    for each in found:
+        here = os.path.abspath(each.path) if isinstance(each.path, Path) else each.path
+        once.setdefault((here, _own(each)), each)
     if len(once) < len(found):
         log.info(f"note: {counted(len(found) - len(once), 'file')} given more than once: judged once")
     if search.others:

@@ -46,6 +46,7 @@ def judge_files(judge: Judge, files: Sequence[ImageFile], jobs: int) -> Verdicts
         judged.extend((file, rendered.tags) for file, rendered in batch)
         batch.clear()
 
+    jobs = min(jobs, len(files))
     with Rendering.of(*judge.runs, threads=jobs) as rendering:
         log.info(_words(judge, len(files), jobs))
         coming = rendering.render_each((file.path for file in files), 2 * judge.batch + jobs)
@@ -73,7 +74,7 @@ def _verdicts(judge: Judge, judged: list, made: list[Judged], rejects: list[tupl
     ids = pd.DataFrame(
         {
             "image_id": [file.image_id for file, _ in judged],
-            "study_id": [getattr(tags, "study_id", "") or file.image_id for file, tags in judged],
+            "study_id": [(tags.study_id if tags else "") or file.image_id for file, tags in judged],
             "view": [""] * len(judged),
         }
     )
