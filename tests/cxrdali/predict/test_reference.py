@@ -179,7 +179,9 @@ def test_laterals_are_strange_to_a_run_of_frontals(frontal, check, validation):
 def test_a_file_of_another_shape_is_strange(check, validation):
     usual = next(image for image in validation[0] if not check(image).warnings)
     found = check(usual, shape=(300, 100))
-    assert found.warnings == ("Height of the file relative to its width: 3; 98 % of the validation images have 1 to 1.",)
+    assert found.warnings == (
+        "Height of the file relative to its width: 3; 98 % of the validation images have 1 to 1.",
+    )
 
 
 def test_what_was_saved_is_loaded(frontal, reference, check, validation):
