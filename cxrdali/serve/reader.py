@@ -1,0 +1,78 @@
+"""A run that is ready to read the bytes of uploads: what happens in the server's one thread for it."""
+
+import json
+import logging
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from cxrdali.predict.judge import Judge
+from cxrdali.predict.options import JudgeOptions, ReadOptions
+from cxrdali.predict.reading import Reading, read_image
+from cxrdali.predict.reference import Reference
+from cxrdali.predict.rendering import Rendering
+from cxrdali.report.reading.page import reading_page
+from cxrdali.runs.reader import Run
+from cxrdali.runtime.full import is_full
+from cxrdali.serve.refused import Refused
+from shards.decoding.decoded import RejectedImage
+
+log = logging.getLogger(__name__)
+
+UPLOAD = ""  # what an image is called: its own name may be a patient's
+
+
+class Reader:
+    """Reads images by one run, while `with` lasts.
+
+    Args:
+        run: An opened run.
+        options: How it judges.
+        seconds: How long decoding an image may take.
+    """
+
+    def __init__(self, run: Run, options: JudgeOptions, seconds: float):
+        self.judge = Judge.of([run], options)
+        self.reference = Reference.load(run)
+        self._rendering = Rendering.of(run, stall=seconds)
+        self._options = ReadOptions()
+        side = run.settings.data.size
+        self.judge.judge(np.zeros((1, side, side), np.uint8))  # a GPU that is full says so now, and not to a visitor
+
+    @property
+    def name(self) -> str:
+        return self.judge.run.name
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return self.judge.findings
+
+    def __enter__(self) -> "Reader":
+        self._rendering.__enter__()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._rendering.__exit__(kind, error, trace)
+
+    def as_json(self, data: bytes) -> bytes:
+        """The reading of a file as JSON. Raises Refused."""
+        return json.dumps(self._read(data).as_json(), allow_nan=False, ensure_ascii=False).encode()
+
+    def as_page(self, data: bytes) -> bytes:
+        """The reading of a file as a page. Raises Refused."""
+        return reading_page([self._read(data)]).encode()
+
+    def _read(self, data: bytes) -> Reading:
+        try:
+            reading = read_image(self.judge, self.reference, self._rendering.render(UPLOAD, data), self._options)
+        except RejectedImage as error:
+            raise Refused(422, f"This file cannot be read as an image: {error}.") from None
+        except Exception as error:
+            if is_full(error):
+                torch.cuda.empty_cache()
+                raise Refused(500, "The GPU's memory is full; stop what else runs on it, and try again.") from None
+            raise
+        if not np.isfinite([each.probability for each in reading.findings]).all():
+            raise Refused(500, "The network gave no number for this image (NaN); its weights may be damaged.")
+        return reading
