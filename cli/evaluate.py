@@ -1,7 +1,5 @@
 """cxrdali evaluate: a table of predictions against the labels."""
 
-from pathlib import Path
-
 import click
 
 from cli.options import folders
@@ -43,6 +41,7 @@ def evaluate(file, data, labels, out, limits, **given):
     """
     from cxrdali.evaluate import evaluate as library
     from cxrdali.postprocess.rules import ALLOWED
+    from cxrdali.postprocess.thresholds import read_or_fixed
     from cxrdali.predictions import read
     from shards.errors import UserError
 
@@ -53,7 +52,7 @@ def evaluate(file, data, labels, out, limits, **given):
     dataset = folders.open_packed(data)
     about = read(file).provenance
     labels = dataset.labels(labels or about.labels)
-    thresholds = None if limits is None else _thresholds(limits, labels.findings)
+    thresholds = None if limits is None else read_or_fixed(limits, labels.findings)
     result = library.evaluate(file, dataset, labels, options, thresholds)
     paths = library.write(result, out)
     of = f" of {about.split}" if about.split else ""
@@ -81,16 +80,6 @@ def evaluate(file, data, labels, out, limits, **given):
     click.echo(f"written: {paths[0]}, {paths[1]}")
     after_evaluation(file, paths[0], about.run)
 
-
-def _thresholds(text: str, findings: tuple[str, ...]):
-    """A file of thresholds, or one probability for all findings."""
-    from cxrdali.postprocess.thresholds import fixed, read
-
-    try:
-        probability = float(text)
-    except ValueError:
-        return read(Path(text))
-    return fixed(findings, probability)
 
 
 def _without(part: dict) -> tuple[list[str], list[str]]:

@@ -54,9 +54,8 @@ def logits(
     ranks, check = how.ranks, how.check
     model.eval()
     loader.set_epoch(0)
-    passes = TTA[how.tta]
     places = loader.own_places() if ranks.world > 1 else np.arange(len(loader.rows))
-    result = torch.empty(len(passes), len(places), num_findings, device=hardware.device)
+    result = torch.empty(len(TTA[how.tta]), len(places), num_findings, device=hardware.device)
     at = batches = 0
     with progress_bar(how.progress or "", len(places), " images", leave=False, hidden=not how.progress) as bar:
         for images, rows in loader:
@@ -65,11 +64,7 @@ def logits(
             full = f"the GPU is full with {counted(most, 'image')} of {loader.options.size} px at a time"
             with told_if_full(f"{full}; {how.fix_full}"):
                 for chunk in images.to(hardware.device, non_blocking=True).split(most):
-                    for number, each in enumerate(passes):
-                        moved = each(chunk)
-                        with hardware.autocast():
-                            output = model(moved)
-                        result[number, at : at + len(chunk)] = output.float()
+                    in_passes(model, chunk, how.tta, hardware, result[:, at : at + len(chunk)])
                     at += len(chunk)
             bar.update(len(rows))
             check()
@@ -77,10 +72,7 @@ def logits(
             check()  # as often as the ranks that had a batch more: they may ask one another
     assert at == len(places), (at, len(places))
     values = result.cpu().numpy()
-    finite = np.isfinite(values).all(axis=(0, 2))  # of each pass: the mean over passes would hide an infinity
-    with np.errstate(all="ignore"):
-        merged = values[0] if len(values) == 1 else mean_logit(values)
-    parts = ranks.gather((places, merged, finite))
+    parts = ranks.gather((places, *merged(values)))
     if parts is None:
         return None
     whole = np.empty((len(loader.rows), num_findings), dtype=np.float32)
@@ -90,6 +82,24 @@ def logits(
     if not sound.all():
         raise _not_finite(loader, sound, hardware, how)
     return whole
+
+
+@torch.inference_mode()
+def in_passes(model: torch.nn.Module, images: torch.Tensor, tta: str, hardware: Hardware, into: torch.Tensor) -> None:
+    """Logits of uint8 [B, 1, S, S] on the device in every pass of a TTA: float32 into [P, B, F]."""
+    for number, each in enumerate(TTA[tta]):
+        moved = each(images)
+        with hardware.autocast():
+            output = model(moved)
+        into[number] = output.float()
+
+
+def merged(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the passes' logits [P, n, F], the logit of their mean probability, float32 [n, F], and whether an image's are
+    finite in each pass, bool [n]: a mean would hide an infinity."""
+    with np.errstate(all="ignore"):
+        mean = values[0] if len(values) == 1 else mean_logit(values)
+    return mean, np.isfinite(values).all(axis=(0, 2))
 
 
 def _not_finite(loader: Loader, sound: np.ndarray, hardware: Hardware, how: Inference) -> UserError:

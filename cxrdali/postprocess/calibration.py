@@ -162,11 +162,22 @@ def apply(
     images that the calibration was fitted to, unless these are allowed.
     """
     table = tables.as_logits(tables.read(path), path)
-    check_not_calibrated(path, table.provenance)
-    check_findings(path, table, calibration.findings, "calibration")
-    remark = check_alike(path, table.provenance, calibration.made_from, "calibration", allow_other_run)
+    remark = check(path, table, calibration, allow_other_run)
     entry = fitted(CALIBRATION, calibration.made_from)
     here([entry], table.ids, table.provenance.split).check(path, allow_same_images, APPLY)
+    return calibrated(path, table, calibration, remark)
+
+
+def check(path: Path, table: Predictions, calibration: Calibration, allow_other_run: bool = False) -> str:
+    """What the history says of the calibration's origin, as `check_alike`; raises UserError as `apply` does, of the
+    images aside."""
+    check_not_calibrated(path, table.provenance)
+    check_findings(path, table, calibration.findings, "calibration")
+    return check_alike(path, table.provenance, calibration.made_from, "calibration", allow_other_run)
+
+
+def calibrated(path: Path, table: Predictions, calibration: Calibration, remark: str = "") -> Predictions:
+    """The table, checked, with calibrated logits. Raises UserError for one that would be no number."""
     by_name = {rule.finding: (rule.map, rule.kept) for rule in calibration.rules}
     with np.errstate(over="ignore"):
         values = _use([by_name[name] for name in table.findings], table.values)
@@ -177,9 +188,9 @@ def apply(
             f"range of numbers (its logit is {table.values[row, place]:g}); predict again"
         )
     step = f"calibrated: {calibration.method}, fitted on {calibration.made_from['predictions']}"
-    calibrated = (*table.provenance.calibrated, step)
-    also = joined([*table.fitted, entry])
-    return table.after(values, step + remark, kind=Kind.CALIBRATED, calibrated=calibrated, fitted=also)
+    steps = (*table.provenance.calibrated, step)
+    also = joined([*table.fitted, fitted(CALIBRATION, calibration.made_from)])
+    return table.after(values, step + remark, kind=Kind.CALIBRATED, calibrated=steps, fitted=also)
 
 
 def read(path: Path) -> Calibration:

@@ -137,6 +137,15 @@ def read(path: Path) -> Thresholds:
     return read_rules(path, _parse, KINDS, "thresholds", "fit them again with `cxrdali thresholds --fit`")
 
 
+def read_or_fixed(text: str, findings: tuple[str, ...]) -> Thresholds:
+    """A file of thresholds, or one probability for all findings, as a command line takes them."""
+    try:
+        probability = float(text)
+    except ValueError:
+        return read(Path(text))
+    return fixed(findings, probability)
+
+
 def _parse(stored: dict) -> Thresholds:
     macros = {name: stored[name] for name in (f"macro_{name}" for name in SCORES)}
     check_kinds(stored, {"strategy": str, **dict.fromkeys(macros, maybe(float))})

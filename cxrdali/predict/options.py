@@ -77,3 +77,32 @@ class ExplainOptions:
         doubled = [name for place, name in enumerate(self.findings) if name in self.findings[:place]]
         if doubled:
             raise UserError(f"finding {doubled[0]!r}: is given twice in --findings")
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How new images are judged: by one run, or the mean probability of several."""
+
+    calibration: str | None = setting(
+        None, "Calibrate by these rules, which `cxrdali calibrate --fit` wrote.", otherwise="none", metavar="JSON"
+    )
+    thresholds: str | None = setting(
+        None,
+        "Say which findings are present: by what `cxrdali thresholds` wrote, or from one probability on for all "
+        "findings, such as 0.5.",
+        otherwise="none",
+        metavar="JSON|P",
+    )
+    tta: str = as_in(PredictOptions, "tta")
+    batch: int | None = as_in(PredictOptions, "batch")
+    device: str = as_in(PredictOptions, "device")
+    precision: str = as_in(PredictOptions, "precision")
+    weights: str | None = as_in(PredictOptions, "weights")
+    allow_other_run: bool = setting(
+        False, "Use a calibration or thresholds that were fitted to another run or TTA, too."
+    )
+
+    def __post_init__(self):
+        check(self)
+        if self.batch is not None and self.batch < 1:
+            raise UserError(f"batch {self.batch}: at least 1")

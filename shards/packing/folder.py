@@ -5,9 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
 
-import cv2
 import numpy as np
 
 from shards.dataset.description import DATASET, FORMAT, parse_description
@@ -19,6 +17,7 @@ from shards.packing.plan import Plan
 from shards.packing.publishable import check_publishable
 from shards.releases.checksums import CHECKSUMS
 from shards.releases.release import Release
+from shards.renditions.rendition import encoders
 from shards.storage.files import check_inside, json_bytes
 from shards.storage.location import Location
 from shards.storage.places import storage_of
@@ -38,8 +37,7 @@ def identity_of(job: PackJob) -> dict:
     if job.options.check_hashes and storage_of(release.root / CHECKSUMS).exists():
         inputs[CHECKSUMS] = release.root / CHECKSUMS
     hashes = {name: storage_of(path).sha256() for name, path in inputs.items()}
-    encoders = {"simplejpeg": version("simplejpeg"), "opencv": cv2.__version__}
-    return {"options": options, "inputs": hashes, "encoders": encoders}
+    return {"options": options, "inputs": hashes, "encoders": encoders()}
 
 
 def refuse_difference(out: Location, found: dict, wanted: dict, finished: bool = False) -> None:

@@ -25,7 +25,7 @@ import simplejpeg
 
 from shards.decoding.decoded import MOST_PIXELS, RejectedImage
 from shards.errors import UserError
-from shards.renditions.source import read_into
+from shards.renditions.source import put_into, read_into
 from shards.storage.location import Location
 from shards.workers import LOOK, send_answer
 
@@ -86,15 +86,27 @@ class Decoder(Generic[Made]):
             RejectedImage: The file cannot be read, `make` raised it, or two processes died of it or took too long.
             UserError: A store fails, or memory may have been lacking.
         """
+        return self._made(path, path.name, inverted, lambda: read_into(self._room, path, inside, sha256))
+
+    def of_bytes(self, data: bytes, name: str) -> Made:
+        """The same of a file that is in memory, and may be anybody's; its name is handed to `make`."""
+        return self._made(name, name, False, lambda: put_into(self._room, data))
+
+    def begin(self) -> None:
+        """Fork now and not for the first image: while no other thread imports, as its locks would stay locked."""
+        self._room(1)
+        self._child = self._child or self._start()
+
+    def _made(self, path: Location | str, name: str, inverted: bool, read: Callable[[], int]) -> Made:
         try:
-            num_bytes = read_into(self._room, path, inside, sha256)
+            num_bytes = read()
         except MemoryError as error:
             raise _lack_of_memory(path, "MemoryError") from error
         try:
             try:
-                return self._ask(self._make, num_bytes, path.name, inverted)
+                return self._ask(self._make, num_bytes, name, inverted)
             except _DecoderLost:  # once more, alone in a new process
-                return self._ask(self._make, num_bytes, path.name, inverted)
+                return self._ask(self._make, num_bytes, name, inverted)
         except MemoryError as error:
             raise _lack_of_memory(path, "MemoryError") from error
         except (_DecoderLost, RejectedImage) as error:
@@ -176,7 +188,7 @@ def _lost(code: int) -> _DecoderLost:
     return _DecoderLost(f"the decoder died: signal {number.value} ({number.name})", machine=number not in _FAULTS)
 
 
-def _lack_of_memory(path: Location, reason: str) -> UserError:
+def _lack_of_memory(path: Location | str, reason: str) -> UserError:
     return UserError(
         f"{path}: cannot be decoded ({reason}), which may be a lack of memory and not the image's fault; give the "
         "same command again with more memory (ulimit -v, the limit of the batch job) or fewer --jobs"

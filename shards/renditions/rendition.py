@@ -8,6 +8,7 @@ scale that still covers the largest rendition, and the rest of the way is a smal
 import io
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 
 import cv2
 import numpy as np
@@ -48,6 +49,11 @@ def encode(image: np.ndarray, size: Size, quality: int) -> bytes:
         np.save(buffer, image)
         return buffer.getvalue()
     return simplejpeg.encode_jpeg(image[:, :, None], quality=quality, colorspace="GRAY")
+
+
+def encoders() -> dict[str, str]:
+    """The versions of the libraries on which the bytes depend."""
+    return {"simplejpeg": version("simplejpeg"), "opencv": cv2.__version__}
 
 
 @memory_errors()

@@ -66,6 +66,15 @@ def read_into(room: Callable[[int], memoryview], path: Location, inside: str | N
     return len(_checked(path, inside, sha256, lambda: storage_of(path).read_into(room)))
 
 
+def put_into(room: Callable[[int], memoryview], data: bytes) -> int:
+    """As `read_into`, of a file that is in memory."""
+    _check_length(len(data))
+    if not data:
+        raise RejectedImage("empty file")
+    room(len(data))[:] = data
+    return len(data)
+
+
 def _checked(path: Location, inside: str | None, sha256: str | None, get: Callable[[], Held]) -> Held:
     if inside is not None and not (real := storage_of(path).real_path() or "").startswith(f"{inside}{os.sep}"):
         rejected = RejectedImage(f"outside the release, without --allow-links: a link to {real}")
@@ -134,8 +143,13 @@ def _check_file(found: os.stat_result | None) -> None:
     """Refuse what would be read without an end, or for hours; a folder says so itself when it is read."""
     if found and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         raise RejectedImage("not a regular file: a pipe, socket or device")
-    if found and stat.S_ISREG(found.st_mode) and found.st_size > MOST_FILE_BYTES:
-        raise RejectedImage(f"larger than {MOST_FILE_BYTES // 1_000_000} MB: a file of {found.st_size:,} bytes")
+    if found and stat.S_ISREG(found.st_mode):
+        _check_length(found.st_size)
+
+
+def _check_length(num_bytes: int) -> None:
+    if num_bytes > MOST_FILE_BYTES:
+        raise RejectedImage(f"larger than {MOST_FILE_BYTES // 1_000_000} MB: a file of {num_bytes:,} bytes")
 
 
 def _windowed(gray: np.ndarray, window: str) -> np.ndarray:

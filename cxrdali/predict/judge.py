@@ -1,0 +1,192 @@
+"""What one run, or several together, say of images: logits, probabilities and decisions.
+
+Rules for calibration and thresholds are those of `cxrdali.postprocess`, and refused where these refuse them.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cxrdali.fitted import joined
+from cxrdali.models import weights_file
+from cxrdali.models.classifier import Classifier
+from cxrdali.models.inference import in_passes, merged
+from cxrdali.models.tta import TTA
+from cxrdali.postprocess import calibration, thresholds
+from cxrdali.predict.options import JudgeOptions
+from cxrdali.predict.predict import load_run_model, weights_of
+from cxrdali.predictions import Predictions, Provenance, first_of, mean_logit, sigmoid
+from cxrdali.runs.chosen import by_weights
+from cxrdali.runs.reader import Run
+from cxrdali.runtime.device import Hardware
+from cxrdali.runtime.full import NO_ROOM, smaller_batch, told_if_full
+from shards.errors import UserError
+from shards.words import counted
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Of B images and F findings. logits: float32 [B, F], calibrated where rules are applied; decisions: bool [B, F],
+    whether each finding is present; None without thresholds."""
+
+    logits: np.ndarray
+    decisions: np.ndarray | None
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float64 [B, F], 0 to 1."""
+        return sigmoid(self.logits)
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """A run's network on its device; columns: the place of each of the judge's findings among its own."""
+
+    model: Classifier
+    columns: list[int]
+
+
+class Judge:
+    """Judges images that are rendered for its runs (`cxrdali.predict.rendering`); one call at a time.
+
+    runs; run: the first of them; findings: names, in its order; model: its network, on its device; hardware;
+    calibration, rules: what is applied (None: nothing); thresholds: float64 [F], probabilities from which on a finding
+    is present (NaN: never), or None; provenance: what a table of its logits says of them.
+    """
+
+    def __init__(self, runs: Sequence[Run], members: Sequence[_Member], hardware: Hardware, options: JudgeOptions):
+        self.runs, self.run, self.findings = tuple(runs), runs[0], runs[0].findings
+        self.hardware, self.options, self.model = hardware, options, members[0].model
+        self._members = tuple(members)
+        given = options.calibration
+        self.calibration = None if given is None else calibration.read(Path(given))
+        given = options.thresholds
+        self.rules = None if given is None else thresholds.read_or_fixed(str(given), self.findings)
+        self._before = _provenance(runs, options)
+        blank = self._table(np.zeros((0, len(self.findings)), np.float32), ())
+        if self.calibration is not None:
+            self._remark = calibration.check(self.run.path, blank, self.calibration, options.allow_other_run)
+            blank = self._calibrated(blank)
+        self.provenance = blank.provenance
+        self._limits, self.thresholds = None, None
+        if self.rules is not None:
+            _check_calibrated(Path(str(options.thresholds)), self.rules, blank.provenance)
+            self.rules.decide(self.run.path, blank, options.allow_other_run)
+            by_name = {rule.finding: rule for rule in self.rules.rules}
+            chosen = [by_name[name] for name in self.findings]
+            self._limits = [rule.threshold for rule in chosen]
+            self.thresholds = np.array([rule.probability for rule in chosen], dtype=np.float64)
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], options: JudgeOptions | None = None) -> "Judge":
+        """Load the runs' best weights, or `options.weights`, and what is to be applied.
+
+        Raises UserError for runs of different findings, a run given twice, weights that are missing or of another
+        network, rules that are of other findings, runs or TTA, or a GPU without room.
+        """
+        asked = options or JudgeOptions()
+        _check_runs(runs, asked)
+        hardware = Hardware.resolve(asked.device, asked.precision)
+        hardware.begin()
+        members = []
+        for run in runs:
+            model = load_run_model(run, weights_of(run, asked))
+            with told_if_full(NO_ROOM):
+                model = model.to(hardware.device).eval()
+            members.append(_Member(model, [run.findings.index(name) for name in runs[0].findings]))
+        return cls(runs, members, hardware, asked)
+
+    @property
+    def batch(self) -> int:
+        """Images at a time: as asked, or as many as `cxrdali predict` takes for the first run."""
+        settings = self.run.settings
+        return self.options.batch or settings.runtime.micro_batch or settings.optimizer.batch
+
+    def judge(self, pixels: np.ndarray | Sequence[np.ndarray], names: Sequence[str] = ()) -> Judged:
+        """Judge a batch.
+
+        Args:
+            pixels: uint8 [B, S, S] as every run sees the images; or one such array per run.
+            names: Of the images, for messages.
+
+        Raises:
+            UserError: The network gives NaN or infinity, or the GPU is full.
+        """
+        each = [pixels] * len(self._members) if isinstance(pixels, np.ndarray) else pixels
+        found = [self._logits(*pair, names) for pair in zip(self._members, each, strict=True)]
+        logits = found[0] if len(found) == 1 else mean_logit(np.stack(found))
+        if self.calibration is not None:
+            logits = self._calibrated(self._table(logits, names)).values
+        decisions = None if self._limits is None else thresholds.decide(logits, self._limits)
+        return Judged(logits, decisions)
+
+    @torch.inference_mode()
+    def _logits(self, member: _Member, pixels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """float32 [B, F]."""
+        count, tta = len(pixels), self.options.tta
+        full = f"the GPU is full with {counted(count, 'image')} of {pixels.shape[-1]} px at a time"
+        with told_if_full(f"{full}; {smaller_batch(count)}"):
+            images = torch.from_numpy(np.ascontiguousarray(pixels))[:, None].to(self.hardware.device)
+            passes = torch.empty(len(TTA[tta]), count, len(self.findings), device=self.hardware.device)
+            in_passes(member.model, images, tta, self.hardware, passes)
+            values, finite = merged(passes.cpu().numpy())
+        if not finite.all():
+            image = f"image {names[int(np.argmin(finite))]!r}" if names else "an image"
+            fix = "predict with other weights" if self.hardware.precision == "fp32" else "use --precision fp32"
+            raise UserError(f"the network gives NaN or infinity for {image} in {self.hardware.precision}; {fix}")
+        return values[:, member.columns]
+
+    def _table(self, logits: np.ndarray, names: Sequence[str]) -> Predictions:
+        names = names or [f"image {place}" for place in range(1, len(logits) + 1)]
+        return Predictions(pd.DataFrame({"image_id": list(names)}), self.findings, logits, self._before)
+
+    def _calibrated(self, table: Predictions) -> Predictions:
+        return calibration.calibrated(self.run.path, table, self.calibration, self._remark)
+
+
+def _check_runs(runs: Sequence[Run], asked: JudgeOptions) -> None:
+    if len(runs) > 1 and asked.weights is not None:
+        raise UserError(f"weights {asked.weights}: of which of {len(runs)} runs they are is not said; give one run")
+    for place, run in enumerate(runs):
+        if run.path.resolve() in [other.path.resolve() for other in runs[:place]]:
+            raise UserError(f"{run.path}: is given twice; give each run once")
+        only = sorted({*run.findings} ^ {*runs[0].findings})
+        if only:
+            raise UserError(
+                f"{run.path}: finding {first_of(only)} is not in both it and {runs[0].path}; give runs that were "
+                "trained on the same findings"
+            )
+
+
+def _provenance(runs: Sequence[Run], asked: JudgeOptions) -> Provenance:
+    """What `cxrdali predict`, and `cxrdali ensemble` of several, would say of the logits."""
+    first = runs[0]
+    made = joined(entry for run in runs for entry in by_weights(Path(asked.weights or run.path)))
+    labels = first.labels if len({run.labels for run in runs}) == 1 else None
+    about = Provenance("logit", first.name, labels=labels, tta=asked.tta, fitted=made or None)
+    if asked.weights is not None:
+        weights = Path(asked.weights)
+        step = f"weights of {weights.name}, content {weights_file.identity(weights)[:16]}"
+        return replace(about, run=f"{first.name} + {weights.name}", history=(step,))
+    if len(runs) > 1:
+        names = ", ".join(run.name for run in runs)
+        return replace(about, run=f"ensemble of {names}", history=(f"mean probability of {names}",))
+    return about
+
+
+def _check_calibrated(path: Path, rules: thresholds.Thresholds, about: Provenance) -> None:
+    """Thresholds compare logits, so they are meant for those that went through the same calibration."""
+    there = rules.made_from.get("calibrated")
+    if there is not None and list(about.calibrated) != list(there):
+        words = [", then ".join(each) or "not calibrated" for each in (there, about.calibrated)]
+        raise UserError(
+            f"{path}: fitted to logits that are {words[0]}, here they are {words[1]}; give the --calibration that came "
+            "before these thresholds, or none if none did, or fit thresholds to a table that it was applied to"
+        )
