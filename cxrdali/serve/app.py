@@ -1,6 +1,7 @@
 """The pages and answers of the server: a form, its reading, the same as JSON, and what other programs ask for."""
 
 import logging
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from cxrdali.serve.openapi import openapi
 from cxrdali.serve.options import ServeOptions
 from cxrdali.serve.refused import Refused
 from cxrdali.serve.upload import received
+from shards.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +105,13 @@ class Application:
                 return await self._desk.call(partial(read, data), self._options.seconds)
             except Refused:
                 raise
+            except UserError as error:
+                reason = str(error).removeprefix(": ")
+                log.error(f"error: an upload was not read: {reason}")
             except Exception as error:
-                log.error(f"an upload could not be read: {type(error).__name__}: {error}")
-                raise Refused(500, "The image could not be read, by a fault of the server's; its log says which.") from None
+                reason = "a fault of the server's own, which its log names"
+                log.error("".join(traceback.format_exception(error)))
+            raise Refused(500, f"The image could not be read: {reason}.")
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "run": self._reader.name})

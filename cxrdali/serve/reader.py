@@ -1,7 +1,6 @@
 """A run that is ready to read the bytes of uploads: what happens in the server's one thread for it."""
 
 import json
-import logging
 from types import TracebackType
 
 import numpy as np
@@ -14,11 +13,10 @@ from cxrdali.predict.reference import Reference
 from cxrdali.predict.rendering import Rendering
 from cxrdali.report.reading.page import reading_page
 from cxrdali.runs.reader import Run
-from cxrdali.runtime.full import is_full
+from cxrdali.runtime.full import OTHERS, is_full
 from cxrdali.serve.refused import Refused
 from shards.decoding.decoded import RejectedImage
-
-log = logging.getLogger(__name__)
+from shards.errors import UserError
 
 UPLOAD = ""  # what an image is called: its own name may be a patient's
 
@@ -29,13 +27,13 @@ class Reader:
     Args:
         run: An opened run.
         options: How it judges.
-        seconds: How long decoding an image may take.
+        seconds: How long decoding an image may take, with a second try if the decoder dies of it.
     """
 
     def __init__(self, run: Run, options: JudgeOptions, seconds: float):
         self.judge = Judge.of([run], options)
         self.reference = Reference.load(run)
-        self._rendering = Rendering.of(run, stall=seconds)
+        self._rendering = Rendering.of(run, stall=seconds / 2)
         self._options = ReadOptions()
         side = run.settings.data.size
         self.judge.judge(np.zeros((1, side, side), np.uint8))  # a GPU that is full says so now, and not to a visitor
@@ -65,14 +63,11 @@ class Reader:
 
     def _read(self, data: bytes) -> Reading:
         try:
-            reading = read_image(self.judge, self.reference, self._rendering.render(UPLOAD, data), self._options)
+            return read_image(self.judge, self.reference, self._rendering.render(UPLOAD, data), self._options)
         except RejectedImage as error:
             raise Refused(422, f"This file cannot be read as an image: {error}.") from None
-        except Exception as error:
-            if is_full(error):
-                torch.cuda.empty_cache()
-                raise Refused(500, "The GPU's memory is full; stop what else runs on it, and try again.") from None
-            raise
-        if not np.isfinite([each.probability for each in reading.findings]).all():
-            raise Refused(500, "The network gave no number for this image (NaN); its weights may be damaged.")
-        return reading
+        except (RuntimeError, MemoryError) as error:
+            if not is_full(error):
+                raise
+            torch.cuda.empty_cache()
+            raise UserError(f"the GPU is full; {OTHERS}") from error

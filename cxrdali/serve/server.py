@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,8 @@ def serve(run: Run, options: ServeOptions, judging: JudgeOptions) -> None:
         host = f"[{options.host}]" if ":" in options.host else options.host
         reads = f"{reader.name} reads {counted(len(reader.findings), 'finding')}"
         log.info(f"http://{host}:{door.getsockname()[1]}/  {reads}; Ctrl-C ends it")
+        # uvicorn ends, then raises the signal again: by default that ends the process, whatever its threads do
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         server_of(Application(reader, options)).run(sockets=[door])
 
 
@@ -55,11 +58,16 @@ def listening(options: ServeOptions) -> socket.socket:
         return socket.create_server((options.host, options.port), family=family)
     except PermissionError:
         raise UserError(f"{where}: only root may listen there; give a --port of 1024 or more") from None
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         fix = "give one of this machine's own addresses with --host"
-        if error.errno == errno.EADDRINUSE:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             fix = "another program listens there; end it, or give another --port (0 takes a free one)"
-        raise UserError(f"{where}: {error.strerror}; {fix}") from None
+        raise UserError(f"{where}: {_in_words(error)}; {fix}") from None
+
+
+def _in_words(error: OSError | UnicodeError) -> str:
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    return (said or "cannot be had").partition(" (while ")[0]  # Python names the address once more
 
 
 def server_of(application: "Application") -> "uvicorn.Server":
