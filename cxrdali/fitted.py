@@ -112,3 +112,9 @@ def _share(own: np.ndarray, fitted: Fitted) -> float:
 def _hashes(ids: pd.DataFrame) -> np.ndarray:
     texts = (ids["image_id"].astype(str) + "/" + ids["study_id"].astype(str)).to_numpy(dtype=object)
     return pd.util.hash_array(texts, categorize=False)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two sets of images, as `sketch` returns them, are known to have one in common."""
+    known, others = (np.frombuffer(base64.b64decode(each), dtype="<u8") for each in (one, other))
+    return bool(np.isin(known, others).any())

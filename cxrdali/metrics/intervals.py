@@ -161,3 +161,15 @@ def without_one(values: np.ndarray, names: Sequence[str]) -> dict | None:
         "low_without": names[known[low]],
         "high_without": names[known[high]],
     }
+
+
+def wilson(share: float, count: float, level: float = 0.95) -> tuple[float, float]:
+    """The interval of a share of `count` independent ones (Wilson 1927), 0 to 1; level: 0 to 1.
+
+    Where images are counted and patients are independent, `count` is that of the patients: the share need not be a
+    whole number of them.
+    """
+    z = float(norm.ppf((1 + level) / 2))
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))
+    return max(0.0, centre - half), min(1.0, centre + half)

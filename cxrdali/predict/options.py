@@ -55,6 +55,23 @@ class ReadOptions:
 
 
 @dataclass(frozen=True)
+class ReferenceOptions:
+    """How a reference is fitted: what new images of a run are compared with."""
+
+    images: int = setting(
+        5000, "Training images, and validation images, at most; chosen by chance where there are more.", at_least(2)
+    )
+    batch: int = setting(16, "Images at a time.", at_least(1))
+    device: str = as_in(RuntimeSettings, "device")
+    precision: str = as_in(RuntimeSettings, "precision")
+    decode: str = as_in(RuntimeSettings, "decode")
+    threads: int | None = as_in(RuntimeSettings, "threads")
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclass(frozen=True)
 class ExplainOptions:
     """What to explain; no findings: all of the run's; no layer: the last one with a map."""
 

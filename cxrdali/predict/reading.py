@@ -2,22 +2,24 @@
 whether an image looks like what the run was trained on."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 
-from cxrdali.fitted import BEST_EPOCH, CALIBRATION, THRESHOLDS, here
+from cxrdali.fitted import CALIBRATION, Fitted, overlap
 from cxrdali.metrics.intervals import wilson
 from cxrdali.postprocess.rules import fitted
 from cxrdali.postprocess.thresholds import FindingThreshold
 from cxrdali.predict.heatmaps import heat_maps, map_layer
 from cxrdali.predict.judge import Judge
+from cxrdali.predict.likeness import Likeness
 from cxrdali.predict.options import ReadOptions
-from cxrdali.predict.reference import Likeness, Reference
+from cxrdali.predict.reference import Reference, network_features
 from cxrdali.predict.rendering import Rendered
-from cxrdali.predictions import mean_logit, read, sigmoid
+from cxrdali.runs.chosen import by_weights
 from shards.errors import UserError
+from shards.words import counted
 
 Interval = tuple[float, float, float]  # value, and the ends of its 95 % interval, 0 to 1
 
@@ -26,9 +28,9 @@ Interval = tuple[float, float, float]  # value, and the ends of its 95 % interva
 class Operating:
     """What a threshold yields on the images that it was fitted to, cross-fitted over subjects.
 
-    sensitivity, specificity: None without an image that has the finding, or that has it not; precision: how many of the
-    images that are called positive have it, 0 to 1, where `prevalence` of all images have it. images, positives: those
-    whose label is known, and those with the finding; by_patient: whether intervals count patients, and not images.
+    sensitivity, specificity: None without an image that has the finding, or none that has it not; precision: how many
+    of the images that are called positive have it, 0 to 1, where a share `prevalence` of all images has it. images,
+    positives: those whose label is known, and those with the finding; by_patient: whether intervals count patients.
     """
 
     sensitivity: Interval | None
@@ -45,21 +47,22 @@ class Operating:
         if not rule.images:
             return None
         counts = rule.patients or (rule.positives, rule.images - rule.positives)
-        shares = [
+        sensitivity, specificity = (
             None if share is None else (share, *wilson(share, count))
             for share, count in zip((rule.recall, rule.specificity), counts, strict=True)
-        ]
-        prevalence = rule.positives / rule.images
-        return cls(*shares, rule.precision, prevalence, rule.images, rule.positives, rule.patients is not None)
+        )
+        shares = sensitivity, specificity, rule.precision, rule.positives / rule.images
+        return cls(*shares, rule.images, rule.positives, rule.patients is not None)
 
 
 @dataclass(frozen=True)
 class FindingReading:
-    """probability: 0 to 1, calibrated if the reading is; threshold: also a probability (None: none was given, or no
-    image is called positive); positive: whether it is at or above it (None: no thresholds were given)."""
+    """probability: 0 to 1; calibrated: whether a calibration changed it; threshold: also a probability (None: none was
+    given, or no image is called positive); positive: whether it is reached (None: no thresholds were given)."""
 
     finding: str
     probability: float
+    calibrated: bool = False
     threshold: float | None = None
     positive: bool | None = None
     operating: Operating | None = None
@@ -70,7 +73,7 @@ class ImageReading:
     """One image. height, width: of its file, in pixels; size: of what was judged; converted: in which ways the file was
     not 8-bit gray; probabilities: one per finding of the reading, in its order; likeness: None without a reference.
 
-    pixels: uint8 [S, S], as judged; heats: by finding, float32 [h, w], 0 and above. Neither is in the JSON.
+    pixels: uint8 [S, S], as judged; heats: by finding, float32 [h, w], 0 and above. Both are left out of the JSON.
     """
 
     image_id: str
@@ -94,9 +97,10 @@ class Reading:
     """What a run says of an image, or of the images of a study: of these the mean probability.
 
     name: what the user called it ("" for an upload). calibration, thresholds: what they were fitted to, in words, or
-    "". fitted_here: what was fitted on the images that the operating points are of. findings: those called positive
-    first, then by probability. warnings: in words, with the image's name if there are several. not_checked: what nobody
-    looked at, and how it can be had. false_alarms: how often images like those of training get a warning, in words.
+    "". fitted_here: what else was fitted on the images of the operating points, in words, or "". findings: those called
+    positive first, then by probability. warnings: in words, with the image's name if there are several. not_checked:
+    what nobody looked at, and how it can be had. false_alarms: how often images of the run's own kind get a warning, in
+    words, or "".
     """
 
     name: str
@@ -112,7 +116,7 @@ class Reading:
     synthetic: bool = False
 
     def as_json(self) -> dict:
-        """As JSON's types; without pictures."""
+        """As JSON's types, without the pictures."""
         lists = {"findings": [asdict(each) for each in self.findings], "images": [each.as_json() for each in self.images]}
         return {**vars(self), **lists}
 
@@ -123,7 +127,116 @@ def read_image(judge: Judge, reference: Reference | None, rendered: Rendered, op
 
 
 def read_study(
-    judge: Judge, reference: Reference | None, images: Sequence[Rendered], options: ReadOptions, name: str
+    judge: Judge, reference: Reference | None, rendered: Sequence[Rendered], options: ReadOptions, name: str
 ) -> Reading:
     """Images of one study: each is judged alone, and a finding's probability is the mean over them."""
-    raise NotImplementedError
+    pixels = np.stack([each.pixels for each in rendered])
+    judged = judge.judge(pixels, [each.image_id for each in rendered])
+    found = _findings(judge, judged.probabilities.mean(axis=0), judged.decisions)
+    order = sorted(range(len(found)), key=lambda place: (not found[place].positive, -found[place].probability))
+    layer, without_maps = _layer(judge, pixels.shape[-1]) if options.top else (None, "No heat maps: none were asked for.")
+    features = network_features(judge.model, torch.from_numpy(pixels)[:, None], judge.hardware) if reference else None
+    images = []
+    for place, image in enumerate(rendered):
+        heats = {judge.findings[top]: _heat(judge, layer, image, top) for top in order[: options.top]} if layer else {}
+        images.append(
+            ImageReading(
+                image.image_id, image.height, image.width, pixels.shape[-1], image.converted,
+                image.tags.view_position if image.tags else "",
+                tuple(judged.probabilities[place, order].tolist()),
+                reference and reference.check(image, None if features is None else features[place]),
+                image.pixels, heats,
+            )
+        )  # fmt: skip
+    rules, made = judge.rules, judge.calibration
+    return Reading(
+        name, " + ".join(each.name for each in judge.runs),
+        "" if made is None else f"{made.method}, fitted on {_of(made.made_from)}",
+        "" if rules is None else rules.strategy + (f", fitted on {_of(rules.made_from)}" if rules.made_from else ""),
+        _fitted_here(judge), tuple(found[place] for place in order), tuple(images),
+        _warnings(images), tuple(filter(None, [*_not_checked(judge, reference, images), without_maps])),
+        reference.false_alarms if reference else "", bool(judge.run.config.get("synthetic")),
+    )  # fmt: skip
+
+
+def _findings(judge: Judge, mean: np.ndarray, decisions: np.ndarray | None) -> list[FindingReading]:
+    """In the judge's order. mean: float64 [F]; decisions: bool [B, F], which hold for the mean of one image alone."""
+    made = judge.calibration
+    kept = {rule.finding for rule in made.rules if rule.kept} if made else set()
+    rules = {rule.finding: rule for rule in judge.rules.rules} if judge.rules else {}
+    found = []
+    for place, (name, probability) in enumerate(zip(judge.findings, mean.tolist(), strict=True)):
+        calibrated = made is not None and name not in kept
+        if decisions is None:
+            found.append(FindingReading(name, probability, calibrated))
+            continue
+        limit = rules[name].probability
+        called = bool(decisions[0, place]) if len(decisions) == 1 else limit is not None and probability >= limit
+        found.append(FindingReading(name, probability, calibrated, limit, called, Operating.of(rules[name])))
+    return found
+
+
+def _of(made_from: dict) -> str:
+    """The images that rules were fitted to, in words."""
+    count, split = made_from.get("images"), made_from.get("split")
+    return f"{counted(count, 'image') if count else 'images'} of {split or 'an unknown split'}"
+
+
+def _fitted_here(judge: Judge) -> str:
+    """What else was fitted on the images of the operating points, as `cxrdali evaluate` says it."""
+    own = judge.rules.made_from.get("hashes") if judge.rules else ""
+    if not own:
+        return ""
+    entries = [each for run in judge.runs for each in by_weights(run.path)]
+    entries += [fitted(CALIBRATION, judge.calibration.made_from)] if judge.calibration else []
+    return ", ".join(dict.fromkeys(what for each in entries if _same(each, own) for what in each.what))
+
+
+def _same(entry: Fitted, own: str) -> bool:
+    return bool(entry.images) and overlap(entry.images, own)
+
+
+def _layer(judge: Judge, size: int) -> tuple[str | None, str]:
+    """The layer whose map is shown, or why there is none."""
+    try:
+        return map_layer(judge.model, size), ""
+    except UserError as error:
+        return None, f"No heat maps: {error}."
+
+
+def _heat(judge: Judge, layer: str, image: Rendered, column: int) -> np.ndarray:
+    """float32 [h, w]. The judge's columns are those of its first run, which the model is of."""
+    pixels = torch.from_numpy(image.pixels)[None, None].to(judge.hardware.device)
+    return heat_maps(judge.model, layer, pixels, torch.tensor([column]))[0]
+
+
+def _warnings(images: Sequence[ImageReading]) -> tuple[str, ...]:
+    named = [(f"{each.image_id}: " if len(images) > 1 else "", each.likeness) for each in images]
+    return tuple(f"{name}{words}" for name, likeness in named if likeness for words in likeness.warnings)
+
+
+def _not_checked(judge: Judge, reference: Reference | None, images: Sequence[ImageReading]) -> list[str]:
+    said = []
+    if reference is None:
+        said.append(
+            "Whether this looks like what the run was trained on was not checked: the run has no reference. "
+            "`cxrdali reference RUN --data PACK` fits one."
+        )
+    else:
+        if reference.features is None:
+            said.append(f"The network's own view of it was not compared: {reference.about['without_features']}.")
+        if any(not each.view_position for each in images):
+            said.append("Its view was not checked by name: the file does not say it.")
+    if not judge.calibration:
+        said.append(
+            "Probabilities are not calibrated, so 30 % need not mean that 30 of 100 such images have the finding; "
+            "`cxrdali calibrate --fit` makes a file for --calibration."
+        )
+    if not judge.rules:
+        said.append(
+            "No threshold was given, so nothing is called present or absent; `cxrdali thresholds --fit` makes a file "
+            "for --thresholds, with its sensitivity and specificity."
+        )
+    elif len(images) > 1:
+        said.append("How thresholds do on the mean of several images: they were fitted to single ones.")
+    return said

@@ -66,6 +66,18 @@ def percent(fraction: float | None) -> str:
     return f"{value:.{1 if value >= 1 else 1 - math.floor(math.log10(value))}f} %"
 
 
+def chance(fraction: float | None) -> str:
+    """As `percent`, of a probability, which is never quite 0 or 1."""
+    if unknown(fraction) or 1e-6 <= fraction < 0.9995:
+        return percent(fraction)
+    return "<0.0001 %" if fraction < 0.5 else ">99.9 %"
+
+
+def percent_interval(values: Sequence[float | None] | None) -> str:
+    """Value, low, high: 81.3 % (70.2 to 88.9 %)."""
+    return NOTHING if values is None else "{:.1f} % ({:.1f} to {:.1f} %)".format(*(100 * each for each in values))
+
+
 def whole(fraction: float | None) -> str:
     """Per cent without a digit after the point; what is there but rounds to nothing is <1, and 100 is all."""
     if not fraction:
@@ -180,8 +192,9 @@ def sentence(names: Sequence[str]) -> str:
 FORMATS: dict[str, Callable[..., str]] = {
     each.__name__: each
     for each in (
-        score, small, floored, interval, small_interval, bounds, before_after, count, percent, whole, share, duration,
-        storage, lift, signed, gain, with_gain, probability, difference, pixels, setting, text,
+        score, small, floored, interval, small_interval, bounds, before_after, count, percent, chance,
+        percent_interval, whole, share, duration, storage, lift, signed, gain, with_gain, probability, difference,
+        pixels, setting, text,
     )
 }  # fmt: skip
 

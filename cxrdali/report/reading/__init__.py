@@ -1,0 +1,1 @@
+"""The page of new images that a run read."""
