@@ -4,20 +4,19 @@ import ipaddress
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 from urllib.parse import urlsplit
 
-log = logging.getLogger(__name__)
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
+log = logging.getLogger(__name__)
 
 HEADERS = {
     "cache-control": "no-store",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    # not no-referrer: with it, a browser would not say of our own form where it comes from
+    # with no-referrer, a browser would not say of our own form where it comes from
     "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -28,47 +27,43 @@ class Guard:
     """An ASGI application around another one.
 
     Args:
-        application: What is guarded.
+        app: What is guarded.
         host: The address that is listened on.
         routes: Paths that the log may name; another one may hold what a client made up.
-        refuse: The answer to a request that is not let through, by its reason.
     """
 
-    def __init__(self, application: Callable, host: str, routes: frozenset[str], refuse: Callable[[str], Callable]):
-        self._application, self._routes, self._refuse = application, routes, refuse
+    def __init__(self, app: ASGIApp, host: str, routes: frozenset[str]):
+        self._app, self._routes = app, routes
         self._names = {"localhost", host.lower(), socket.gethostname().lower()}
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Callable, send: Send) -> None:
-        if scope["type"] != "http":
-            raise RuntimeError(f"no answer to {scope['type']}")
-        began = time.monotonic()
-        status = 0
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, status = time.monotonic(), 0
 
         async def guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
-                given = [name for name, _ in message["headers"]]
-                message["headers"] += [(n.encode(), v.encode()) for n, v in HEADERS.items() if n.encode() not in given]
+                status, headers = message["status"], MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
-        reason = self._foreign(scope)
+        reason = self._foreign(scope["method"], Headers(scope=scope))
+        app = JSONResponse({"error": reason}, 403, {"connection": "close"}) if reason else self._app
         try:
-            await (self._refuse(reason) if reason else self._application)(scope, receive, guarded)
+            await app(scope, receive, guarded)
         finally:
             path = scope["path"] if scope["path"] in self._routes else "another path"
             log.info(f"{scope['method'][:8]} {path}: {status or 'no answer'}, {time.monotonic() - began:.2f} s")
 
-    def _foreign(self, scope: MutableMapping[str, Any]) -> str:
+    def _foreign(self, method: str, headers: Headers) -> str:
         """Why a request is not let through; nothing if it is."""
-        headers: dict[str, str] = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
         if not self._is_ours(host):
             return "This server answers to its address and to localhost only, not to another name."
-        if scope["method"] in ("GET", "HEAD"):  # nothing changes, and no other page can read the answer
+        if method in ("GET", "HEAD"):  # nothing is done, and no other page can read the answer
             return ""
-        origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
-        if (origin is not None and origin.partition("://")[2] != host) or site not in ("same-origin", "none"):
+        elsewhere = headers.get("origin", f"http://{host}").partition("://")[2] != host
+        if elsewhere or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return "This request comes from a page of another site."
         return ""
 

@@ -28,6 +28,7 @@ READING = _object(
         "items": _object(
             finding=_TEXT,
             probability=_SHARE,
+            calibrated={"type": "boolean"},
             threshold=_or_null(_SHARE),
             positive={**_or_null({"type": "boolean"}), "description": "null: without thresholds"},
             operating=_or_null({"type": "object"}),

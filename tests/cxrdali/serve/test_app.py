@@ -10,10 +10,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from starlette.exceptions import HTTPException
 
-from cxrdali.serve.desk import PLACES
+from cxrdali.serve.app import PLACES
 from cxrdali.serve.options import ServeOptions
-from cxrdali.serve.refused import Refused
 from cxrdali.serve.server import listening
 from shards.errors import UserError
 from tests.cxrdali.serve.running import ask, connected, form, heard_back, post, running
@@ -40,7 +40,7 @@ class Reads:
         if data == b"exit":
             raise SystemExit
         if data == b"no image":
-            raise Refused(422, "This file cannot be read as an image: truncated.")
+            raise HTTPException(422, "This file cannot be read as an image: truncated.")
         return json.dumps({"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}).encode()
 
     def as_page(self, data):
