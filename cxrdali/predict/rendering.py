@@ -155,7 +155,8 @@ class Rendering:
         name, decoder = str(path_or_name), self._idle.get()
         try:
             if data is None:
-                stored, facts = decoder(place(path_or_name), None, None, False)
+                path = place(path_or_name) if isinstance(path_or_name, str) else path_or_name
+                stored, facts = decoder(path, None, None, False)
             else:
                 stored, facts = decoder.of_bytes(data, name)
         finally:

@@ -1,0 +1,112 @@
+"""What was found of new images, and its files: for people (.csv), for programs (.jsonl), as a table (.parquet)."""
+
+import csv
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cxrdali.predictions import Predictions, check_writable, sigmoid
+from shards.errors import UserError
+from shards.renditions.source import kind_of
+from shards.storage.files import write_bytes
+from shards.storage.for_people import guarded
+from shards.storage.sidecar import write_with_hash
+
+TABLE = ".parquet"
+SUFFIXES = (".csv", ".jsonl", TABLE)
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """What was found of new images.
+
+    paths: of the images that were judged, as given; table: their logits, in that order; decisions: bool [n, F], whether
+    a finding is present, or None without thresholds; thresholds: float64 [F], probabilities (NaN: never present), or
+    None; rejects: path and reason of the others.
+    """
+
+    paths: tuple[str, ...]
+    table: Predictions
+    decisions: np.ndarray | None
+    thresholds: np.ndarray | None
+    rejects: tuple[tuple[str, str], ...]
+
+    @property
+    def rejected(self) -> str:
+        """How many were rejected, by reason, in words; "" if none was."""
+        reasons = Counter(kind_of(reason) for _, reason in self.rejects).most_common()
+        return ", ".join(f"{images:,} {reason}" for reason, images in reasons)
+
+
+def check_target(out: Path, inputs: Sequence[str]) -> None:
+    """Raises UserError if verdicts could not be written to `out`, or would replace one of the paths given."""
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"{out}: new images' predictions are written as {', '.join(SUFFIXES)}; change the file's suffix")
+    check_writable(out)
+    if out.resolve() in [Path(each).resolve() for each in inputs]:
+        raise UserError(f"{out}: is one of --images; give another --out")
+
+
+def rejects_path(out: Path) -> Path:
+    return out.with_name(f"{out.name}.rejects.csv")
+
+
+def write(verdicts: Verdicts, out: Path, probabilities: bool) -> None:
+    """Write what was judged by the suffix of `out`, and beside it what was rejected.
+
+    probabilities: what a .parquet holds in place of logits; the others hold probabilities. The list of rejects is there
+    if something was rejected: one of an earlier call goes.
+    """
+    rejects = rejects_path(out)
+    if verdicts.rejects:
+        write_bytes(rejects, _csv([("path", "reason"), *verdicts.rejects]))
+    else:
+        rejects.unlink(missing_ok=True)
+    about = json.dumps(asdict(verdicts.table.provenance))
+    if out.suffix == TABLE:
+        (verdicts.table.as_probabilities() if probabilities else verdicts.table).write(out)
+    elif out.suffix == ".csv":
+        write_with_hash(out, _csv(_rows(verdicts)), about)
+    else:
+        lines = (json.dumps(each, ensure_ascii=False) + "\n" for each in _objects(verdicts))
+        write_with_hash(out, "".join(lines).encode(errors="backslashreplace"), about)
+
+
+def _rows(verdicts: Verdicts) -> Iterator[Sequence[object]]:
+    findings, decisions = verdicts.table.findings, verdicts.decisions
+    present = [] if decisions is None else [f"{name} present" for name in findings]
+    yield "path", "image_id", *(f"{name} probability" for name in findings), *present
+    for place, (path, image) in enumerate(_images(verdicts)):
+        words = [] if decisions is None else ["yes" if each else "no" for each in decisions[place]]
+        yield path, image, *(f"{each:.9g}" for each in _probabilities(verdicts, place)), *words
+
+
+def _objects(verdicts: Verdicts) -> Iterator[dict]:
+    limits = [None] * len(verdicts.table.findings) if verdicts.thresholds is None else verdicts.thresholds.tolist()
+    limits = [None if each is None or math.isnan(each) else each for each in limits]
+    for place, (path, image) in enumerate(_images(verdicts)):
+        present = [None] * len(limits) if verdicts.decisions is None else verdicts.decisions[place].tolist()
+        columns = zip(verdicts.table.findings, _probabilities(verdicts, place), limits, present, strict=True)
+        names = ("name", "probability", "threshold", "present")
+        findings = [dict(zip(names, each, strict=True)) for each in columns]
+        yield {"path": path, "image_id": image, "findings": findings}
+
+
+def _images(verdicts: Verdicts) -> Iterator[tuple[str, str]]:
+    return zip(verdicts.paths, verdicts.table.ids["image_id"], strict=True)
+
+
+def _probabilities(verdicts: Verdicts, place: int) -> list[float]:
+    return sigmoid(verdicts.table.values[place]).tolist()
+
+
+def _csv(rows: Iterator[Sequence[object]] | Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([guarded(cell) for cell in row] for row in rows)
+    return text.getvalue().encode(errors="backslashreplace")
