@@ -49,6 +49,11 @@ class ReadOptions:
     top: int = setting(
         3, "Findings with a heat map: those called positive first, then the most probable ones.", at_least(0)
     )
+    study: bool = setting(
+        False,
+        "One reading a study, of the mean probability over its images: those of one StudyInstanceUID, or of one folder "
+        "where files are no DICOMs.",
+    )
 
     def __post_init__(self):
         check(self)

@@ -129,7 +129,7 @@ def read_image(judge: Judge, reference: Reference | None, rendered: Rendered, op
 def read_study(
     judge: Judge, reference: Reference | None, rendered: Sequence[Rendered], options: ReadOptions, name: str
 ) -> Reading:
-    """Images of one study: each is judged alone, and a finding's probability is the mean over them."""
+    """Images of one study: each is judged alone, and a finding's probability is the mean over them. judge: of one run."""
     pixels = np.stack([each.pixels for each in rendered])
     judged = judge.judge(pixels, [each.image_id for each in rendered])
     found = _findings(judge, judged.probabilities.mean(axis=0), judged.decisions)
@@ -150,7 +150,7 @@ def read_study(
         )  # fmt: skip
     rules, made = judge.rules, judge.calibration
     return Reading(
-        name, " + ".join(each.name for each in judge.runs),
+        name, judge.run.name,
         "" if made is None else f"{made.method}, fitted on {_of(made.made_from)}",
         "" if rules is None else rules.strategy + (f", fitted on {_of(rules.made_from)}" if rules.made_from else ""),
         _fitted_here(judge), tuple(found[place] for place in order), tuple(images),
@@ -187,7 +187,7 @@ def _fitted_here(judge: Judge) -> str:
     own = judge.rules.made_from.get("hashes") if judge.rules else ""
     if not own:
         return ""
-    entries = [each for run in judge.runs for each in by_weights(run.path)]
+    entries = [*by_weights(judge.run.path)]
     entries += [fitted(CALIBRATION, judge.calibration.made_from)] if judge.calibration else []
     return ", ".join(dict.fromkeys(what for each in entries if _same(each, own) for what in each.what))
 
@@ -201,11 +201,11 @@ def _layer(judge: Judge, size: int) -> tuple[str | None, str]:
     try:
         return map_layer(judge.model, size), ""
     except UserError as error:
-        return None, f"No heat maps: {error}."
+        return None, f"No heat maps: {str(error).partition(';')[0]}."  # what follows is of `cxrdali explain`
 
 
 def _heat(judge: Judge, layer: str, image: Rendered, column: int) -> np.ndarray:
-    """float32 [h, w]. The judge's columns are those of its first run, which the model is of."""
+    """float32 [h, w], of a finding, which is a column of the model too."""
     pixels = torch.from_numpy(image.pixels)[None, None].to(judge.hardware.device)
     return heat_maps(judge.model, layer, pixels, torch.tensor([column]))[0]
 

@@ -26,6 +26,7 @@ from cxrdali.predict.likeness import DISTANCE, KINDS, Likeness, Measure, Range, 
 from cxrdali.predict.options import ReferenceOptions
 from cxrdali.predict.predict import load_run_model
 from cxrdali.predict.rendering import Rendered
+from cxrdali.runs.layout import REFERENCE_ARRAYS, REFERENCE_JSON
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import run_rows
 from cxrdali.runtime.device import Hardware
@@ -36,7 +37,7 @@ from shards.progress import progress_bar
 from shards.storage.files import read_regular, sha256_bytes, write_bytes
 from shards.storage.sealed import check_kinds, maybe, read_json, sealed_json
 
-FILE, ARRAYS, FORMAT = "reference.json", "reference.safetensors", 1
+FORMAT = 1
 FALSE_ALARMS = 0.05  # of validation images get a warning
 ENOUGH = 40  # validation patients: of fewer no rate can be measured
 SELDOM = 0.005  # of the training images: views that are rarer count as new
@@ -112,9 +113,9 @@ class Reference:
         """In the run's folder; returns the file that names the other one."""
         stored = {"means": self.means} | ({} if self.features is None else {"features": self.features.astype(np.float16)})
         data = arrays_file.save(stored)
-        write_bytes(run / ARRAYS, data)
-        write_bytes(run / FILE, sealed_json({**self.about, "arrays": sha256_bytes(data)}))
-        return run / FILE
+        write_bytes(run / REFERENCE_ARRAYS, data)
+        write_bytes(run / REFERENCE_JSON, sealed_json({**self.about, "arrays": sha256_bytes(data)}))
+        return run / REFERENCE_JSON
 
     @classmethod
     def load(cls, run: Run, weights: Path | None = None) -> "Reference | None":
@@ -122,7 +123,7 @@ class Reference:
 
         Raises UserError if it is damaged, or was fitted to other weights.
         """
-        path, fix = run.path / FILE, f"fit it again with `cxrdali reference {run.path} --data PACK`"
+        path, fix = run.path / REFERENCE_JSON, f"fit it again with `cxrdali reference {run.path} --data PACK`"
         if not path.exists():
             return None
         try:
@@ -130,9 +131,9 @@ class Reference:
             if about.get("format") != FORMAT:
                 raise ValueError(f"format {about.get('format')!r}, this cxrdali reads {FORMAT}")
             check_kinds(about, KINDS_OF_FILE)
-            data = read_regular(run.path / ARRAYS, MOST_BYTES)
+            data = read_regular(run.path / REFERENCE_ARRAYS, MOST_BYTES)
             if sha256_bytes(data) != about["arrays"]:
-                raise ValueError(f"{ARRAYS} beside it is of another one")
+                raise ValueError(f"{REFERENCE_ARRAYS} beside it is of another one")
             stored = arrays_file.load(data)
             features = stored["features"].astype(np.float32) if "features" in stored else None
             if set(about["measures"]) != set(KINDS) - ({DISTANCE} if features is None else set()):

@@ -6,6 +6,7 @@ from pathlib import Path
 CONFIG, PROGRESS, METRICS, FINDINGS, LAST = "config.json", "progress.json", "metrics.csv", "findings.csv", "last.pt"
 BEST, VAL_PREDICTIONS, EVENTS = "best.safetensors", "val_predictions.parquet", "tensorboard"
 SEEN = "seen.parquet"  # `cxrdali.runs.seen`
+REFERENCE_JSON, REFERENCE_ARRAYS = "reference.json", "reference.safetensors"  # `cxrdali.predict.reference`
 NEW = {  # complete, but not yet of the run: `cxrdali.runs.folder`
     BEST: "best.new.safetensors",
     VAL_PREDICTIONS: "val_predictions.new.parquet",
@@ -48,6 +49,6 @@ def run_file(path: Path) -> str | None:
     """The file of a run that is there, which a command given `path` to write would write over, it or the .json and .csv
     that it writes beside; None if there is none."""
     beside = [f"{stem}{suffix}" for stem in (path.name, path.stem) for suffix in (".json", ".csv")]
-    own = [name for name in (path.name, *beside) if name in (CONFIG, LAST, *NEW)]
+    own = [name for name in (path.name, *beside) if name in (CONFIG, LAST, REFERENCE_JSON, *NEW)]
     is_run = any((path.parent / name).exists() for name in (PROGRESS, LAST, BEST))
     return own[0] if own and is_run else None
