@@ -216,6 +216,43 @@ def test_biovil_s_resnet_leaves_its_projector(tmp_path):
     assert "left out, not of the network: 'projector.model.0.weight'" in said
 
 
+@pytest.mark.parametrize("kind", ["tiny", "base"])
+def test_eva_x_is_eva02_with_a_patch_of_16(tmp_path, kind):
+    """As its _mim.pt: EVA's own names, pre-training's mask token and head, and a norm that becomes the one before the
+    classifier (hustvl/EVA-X, eva_x.py)."""
+    torch.manual_seed(0)
+    source = timm.create_model(f"eva_x_{kind}_patch16", img_size=64, num_classes=0)
+    assert source.patch_embed.patch_size == (16, 16) and source.pretrained_cfg["mean"] == (0.49185243,) * 3
+    names = [("fc_norm.", "norm."), ("mlp.fc1_g.", "mlp.w1."), ("mlp.fc1_x.", "mlp.w2."), ("mlp.norm.", "mlp.ffn_ln."),
+             ("mlp.fc1.", "mlp.w12."), ("mlp.fc2.", "mlp.w3."), ("q_proj.bias", "q_bias"), ("v_proj.bias", "v_bias")]  # fmt: skip
+    state = {}
+    for key, value in source.state_dict().items():
+        for ours, theirs in names:
+            key = key.replace(ours, theirs)
+        state[key] = torch.rand_like(value)
+    assert "blocks.11.attn.q_bias" in state and ("blocks.0.mlp.w1.weight" in state) is (kind == "base")
+    width = source.num_features
+    more = {"mask_token": torch.zeros(1, 1, width), "lm_head.weight": torch.zeros(9, width), "rope.freqs": torch.zeros(9)}
+    path = saved({"module": state | more}, tmp_path / f"eva_x_{kind}_patch16_merged520k_mim.pt")
+    target, said = loaded_at(path, f"eva_x_{kind}_patch16", 64)
+    own = target.backbone.state_dict()
+    for ours, theirs in [("fc_norm.bias", "norm.bias"), ("blocks.3.mlp.fc2.weight", "blocks.3.mlp.w3.weight"), *(
+        [("blocks.2.attn.v_proj.bias", "blocks.2.attn.v_bias"), ("blocks.5.mlp.fc1_x.bias", "blocks.5.mlp.w2.bias")]
+        if kind == "base" else [("blocks.5.mlp.fc1.bias", "blocks.5.mlp.w12.bias")]
+    )]:  # fmt: skip
+        assert torch.equal(own[ours], state[theirs]), ours
+    count = len(source.state_dict())
+    assert f"{count} of {count + 2} tensors are loaded" in said and "'mask_token'" in said and "'lm_head.weight'" in said
+
+
+def test_networks_that_only_we_name_have_no_weights_to_load(tmp_path):
+    from cxrdali.models.classifier import ModelOptions, create
+    from shards.errors import UserError
+
+    with pytest.raises(UserError, match="weights of .eva_x_tiny_patch16. cannot be had .*give a file with --init"):
+        create(ModelOptions("eva_x_tiny_patch16", 64, pretrained=True), 3)
+
+
 def test_names_that_fit_stay(tmp_path):
     """EfficientNet's blocks.0.0 is no chunk."""
     state = dict(timm.create_model("test_efficientnet").state_dict())
