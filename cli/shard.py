@@ -62,7 +62,8 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
     default=PackOptions.window,
     show_default=True,
     help="Which values of a 16-bit image become black and white: its 0.5 and 99.5 percentile, its smallest and "
-    "largest, or 0 and 65,535 (as the loss-design paper; images of 12 bits or fewer are then rejected).",
+    "largest, 0 and 65,535 (as the loss-design paper; images of 12 bits or fewer are then rejected), or those of a "
+    "DICOM's own window (percentile without one).",
 )
 @click.option("--shard-images", default=PackOptions.shard_images, show_default=True, help="Most images in a shard.")
 @click.option(

@@ -57,16 +57,18 @@ def frame_header(marker: int, height: int, width: int, sampling=((1, 1),), bits:
     return segment(marker, struct.pack(">BHHB", bits, height, width, len(sampling)) + components)
 
 
-def lossless_jpeg(planes: np.ndarray, bits: int = 8, first: int = 1) -> bytes:
-    """int [h, w] or [h, w, channels] as a lossless JPEG, predictor 1; first: number of the first component."""
+def lossless_jpeg(planes: np.ndarray, bits: int = 8, first: int = 1, predictor: int = 1) -> bytes:
+    """int [h, w] or [h, w, channels] as a lossless JPEG, predictor 1 or 6; first: number of the first component."""
     planes = planes.astype(int).reshape(*planes.shape[:2], -1)
     height, width, channels = planes.shape
     guess = np.roll(planes, 1, axis=1)
     guess[1:, 0], guess[0, 0] = planes[:-1, 0], 1 << bits - 1
+    if predictor == 6:
+        guess[1:, 1:] = planes[:-1, 1:] + ((planes[1:, :-1] - planes[:-1, :-1]) >> 1)
     coded = "".join(_difference(each) for each in (planes - guess).ravel().tolist())
     header = bytearray(frame_header(0xC3, height, width, ((1, 1),) * channels, bits))
     header[10::3] = range(first, first + channels)
-    scan = bytes([channels]) + b"".join(bytes([first + i, 0]) for i in range(channels)) + b"\1\0\0"
+    scan = bytes([channels]) + b"".join(bytes([first + i, 0]) for i in range(channels)) + bytes([predictor, 0, 0])
     tables = segment(0xC4, bytes([0, 0, 0, 0, 0, 17] + [0] * 11) + bytes(range(17)))
     return b"\xff\xd8" + bytes(header) + tables + segment(0xDA, scan) + _packed(coded) + b"\xff\xd9"
 
@@ -77,26 +79,28 @@ def _difference(value: int) -> str:
     return format(size, "05b") + (format(value if value > 0 else value + (1 << size) - 1, f"0{size}b") if size else "")
 
 
-def blocks_jpeg(blocks: np.ndarray, sampling=((4, 2), (1, 1), (1, 1)), marker: int = 0xC0) -> bytes:
+def blocks_jpeg(
+    blocks: np.ndarray, sampling=((4, 2), (1, 1), (1, 1)), marker: int = 0xC0, bits: int = 8
+) -> bytes:
     """A baseline JPEG whose luma has one gray per 8 x 8 block: int [rows, columns], multiples of the sampling.
-    marker 0xC2: a progressive one."""
+    marker 0xC2: a progressive one; 0xC1: an extended one, which may have 12 bits."""
     end = "" if marker == 0xC2 else "0"  # of a block, which its second scan would bring
     (across, down), others = sampling[0] if sampling[1:] else (1, 1), sampling[1:]  # one component is not interleaved
     most_across, most_down = (max(each) for each in zip((across, down), *others, strict=True))
     height, width = 8 * len(blocks) * most_down // down, 8 * blocks.shape[1] * most_across // across
-    components = [value for i in range(len(sampling)) for value in (i + 1, 0)]
+    components, codes = [value for i in range(len(sampling)) for value in (i + 1, 0)], bits + 4
     coded, before = [], 0
     for top in range(0, len(blocks), down):
         for left in range(0, blocks.shape[1], across):
-            for value in (blocks[top : top + down, left : left + across].ravel() - 128).tolist():
+            for value in (blocks[top : top + down, left : left + across].ravel() - (1 << bits - 1)).tolist():
                 coded.append(_difference(value - before) + end)
                 before = value
             coded.append(("00000" + end) * sum(a * b for a, b in others))
     return (
         b"\xff\xd8"
         + segment(0xDB, b"\0" + bytes([8] * 64))
-        + frame_header(marker, height, width, sampling)
-        + segment(0xC4, bytes([0, 0, 0, 0, 0, 12] + [0] * 11) + bytes(range(12)))
+        + frame_header(marker, height, width, sampling, bits)
+        + segment(0xC4, bytes([0, 0, 0, 0, 0, codes] + [0] * 11) + bytes(range(codes)))
         + segment(0xC4, bytes([0x10, 1] + [0] * 15) + b"\0")
         + segment(0xDA, bytes([len(sampling), *components, 0, 0 if marker == 0xC2 else 63, 0]))
         + _packed("".join(coded))

@@ -74,7 +74,7 @@ def _verdicts(judge: Judge, judged: list, made: list[Judged], rejects: list[tupl
     ids = pd.DataFrame(
         {
             "image_id": [file.image_id for file, _ in judged],
-            "study_id": [getattr(tags, "study_id", "") or file.image_id for file, tags in judged],
+            "study_id": [(tags.study_id if tags else "") or file.image_id for file, tags in judged],
             "view": [""] * len(judged),
         }
     )

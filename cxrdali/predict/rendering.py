@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from cxrdali.data.jpeg import decode_into
 from cxrdali.data.pipeline import PipelineSpec, build
 from cxrdali.runs.reader import Run
 from shards.decoding.decoded import RejectedImage
+from shards.decoding.tags import Tags
 from shards.errors import UserError
 from shards.renditions.decoder import Decoder
 from shards.renditions.options import RenditionOptions, Size
@@ -30,13 +31,10 @@ from shards.renditions.rendition import encoders, renditions
 from shards.storage.location import Location
 from shards.storage.remote import place
 
-if TYPE_CHECKING:
-    from shards.decoding.tags import Tags
-
 log = logging.getLogger(__name__)
 
 STALL = 25.0  # seconds in which an image must be decoded
-_SUFFIX = re.compile(r"(?i)\.(?:jpe?g|png|dcm|dicom)$")
+_SUFFIX = re.compile(r"(?i)\.(?:jpe?g|png|dcm|dicom|dic)$")
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Rendered:
     height: int
     width: int
     converted: tuple[str, ...]
-    tags: "Tags | None" = None
+    tags: Tags | None| None" = None
     each: tuple[np.ndarray, ...] = ()
 
 
@@ -186,7 +184,7 @@ def _stored(recipes: Sequence[Recipe], data: bytes, name: str, inverted: bool) -
     `Decoder`."""
     made = [renditions(data, name, each.options, inverted, each.decoded_for) for each in recipes]
     source = made[0][1]
-    facts = (source.height, source.width, source.converted, getattr(source, "tags", None))
+    facts = (source.height, source.width, source.converted, source.tags)
     return [image for (image,), _ in made], facts
 
 

@@ -3,9 +3,13 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from shards.decoding.tags import Tags
 
 LEAST_SIDE = 32  # pixels
 MOST_PIXELS = 100_000_000  # thirteen times a radiograph; decoding more would take the memory of all workers
@@ -21,12 +25,31 @@ class RejectedImage(Exception):
 
 
 @dataclass(frozen=True)
+class Levels:
+    """What the numbers in a DICOM's pixels mean: an entry for each of the 256 or 65,536 that there may be.
+
+    Attributes:
+        values: float64, after the modality LUT: what windows compare.
+        ends: The values of black and white if no window is to choose them, as in 8-bit images.
+        own: float64, 0 black to 1 white, by the file's own VOI LUT or window; None without.
+        padding: bool, numbers that are no part of the image and become black; None without.
+        inverted: MONOCHROME1: the lowest is white.
+    """
+
+    values: np.ndarray
+    ends: tuple[float, float] | None = None
+    own: np.ndarray | None = None
+    padding: np.ndarray | None = None
+    inverted: bool = False
+
+
+@dataclass(frozen=True)
 class Decoded:
     """A file's own values, as they are stored.
 
     gray, alpha: uint8 or uint16 [h, w], alpha None where all is opaque; height, width: the file's, in pixels, which a
     JPEG decoded at a smaller scale does not have; orientation: 1 to 8, as `shards.decoding.orientation` has them;
-    converted: in which ways the file was not 8-bit gray baseline.
+    converted: in which ways the file was not 8-bit gray baseline; levels: what a DICOM's numbers mean; tags: a DICOM's.
     """
 
     gray: np.ndarray
@@ -35,6 +58,8 @@ class Decoded:
     orientation: int = 1
     alpha: np.ndarray | None = None
     converted: tuple[str, ...] = ()
+    levels: Levels | None = None
+    tags: "Tags | None" = None
 
 
 def unsupported(what: str, into: str = "a PNG") -> RejectedImage:

@@ -43,6 +43,10 @@ class Frame:
         return self.marker == _LOSSLESS
 
     @property
+    def jpeg_ls(self) -> bool:
+        return self.marker == _JPEG_LS
+
+    @property
     def converted(self) -> tuple[str, ...]:
         said = {
             "RGB": self.components == 3,
@@ -63,12 +67,15 @@ class Frame:
         return int(self.height * self.width * (pixels + (2 * samples if several else 0)))
 
 
-def read_frame(data: bytes) -> Frame:
-    """Raises RejectedImage for what no decoder here reads, and for what would take too long or too much memory."""
+def read_frame(data: bytes, of_dicom: bool = False) -> Frame:
+    """Raises RejectedImage for what no decoder here reads, and for what would take too long or too much memory.
+
+    of_dicom: there are decoders for 9 to 16 bits and for JPEG-LS too.
+    """
     frame, exif, xmp, scans = None, b"", b"", 0
     for marker, body in _segments(data):
         if marker in _FRAMES and frame is None:
-            frame = _frame(marker, body)
+            frame = _frame(marker, body, of_dicom)
         elif marker == _SCAN:
             scans += 1
             if frame is None or (frame.marker not in _PROGRESSIVE and body[:1] == bytes([frame.components])):
@@ -102,11 +109,11 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     raise RejectedImage(f"damaged JPEG: more than {MOST_PARTS:,} markers")
 
 
-def _frame(marker: int, body: bytes) -> Frame:
+def _frame(marker: int, body: bytes, of_dicom: bool) -> Frame:
     """What a frame header says, if it is sound and can be read."""
     if marker in _HIERARCHICAL:
         raise unsupported("a hierarchical JPEG")
-    if marker == _JPEG_LS:
+    if marker == _JPEG_LS and not of_dicom:
         raise unsupported("a JPEG-LS image")
     if marker == _LOSSLESS_ARITHMETIC:
         raise unsupported("a lossless JPEG with arithmetic coding")
@@ -116,9 +123,9 @@ def _frame(marker: int, body: bytes) -> Frame:
     sampling = tuple((each >> 4, each & 15) for each in body[7::3])
     if not all(1 <= factor <= 4 for pair in sampling for factor in pair):
         raise RejectedImage(f"damaged JPEG: sampling {' '.join(f'{across}x{down}' for across, down in sampling)}")
-    if bits not in (range(2, 17) if marker == _LOSSLESS else (8, 12)):
+    if bits not in (range(2, 17) if marker in (_LOSSLESS, _JPEG_LS) else (8, 12)):
         raise RejectedImage(f"damaged JPEG: values of {bits} bits")
-    if bits > 8:
+    if bits > 8 and not of_dicom:
         raise unsupported(f"a JPEG of {bits} bits", "a 16-bit PNG")
     if bits < 8 and len(sampling) == 4:  # libjpeg takes its black plate for one of 8 bits
         raise unsupported(f"a CMYK JPEG of {bits} bits")

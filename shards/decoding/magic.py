@@ -1,10 +1,15 @@
-"""What a file is, by its first bytes: a JPEG, a PNG, or something else that has a name."""
+"""What a file is, by its first bytes: a JPEG, a PNG, a DICOM, or something else that has a name."""
 
 import re
 
 from shards.decoding.decoded import RejectedImage, unsupported
 
 _IMAGES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
+_DICOM = re.compile(  # old ones have no preamble, and begin with group 2 or 8; the last is big-endian
+    rb".{128}DICM|\x08\0[\0\x01\x05\x08\x16]\0|\x02\0[\0\x01\x02\x10]\0(?:U[LI]|OB)"
+    rb"|\0\x08\0[\0\x05\x08\x16][A-Z]{2}",
+    re.DOTALL,
+)
 _OTHERS = {
     "a WebP image": rb"RIFF....WEBP",
     "an AVIF image": rb"....ftypavi[fs]",
@@ -12,7 +17,6 @@ _OTHERS = {
     "a JPEG 2000 image": rb"\0\0\0\x0cjP(?:  |\x1a\x1a)\r\n|\xff\x4f\xff\x51",
     "a JPEG XL image": rb"\xff\x0a|\0\0\0\x0cJXL ",
     "a JPEG XR image": rb"II\xbc",
-    "a DICOM file": rb".{128}DICM|\x08\0[\0\x01\x05\x08\x16]\0|\x02\0\0\0UL",  # old ones have no preamble
     "a TIFF image": rb"II[*+]\0|MM\0[*+]",
     "a BMP image": rb"BM.{4}\0{4}",
     "a GIF image": rb"GIF8[79]a",
@@ -46,10 +50,12 @@ _MISHAPS = {
 
 
 def image_kind(data: bytes) -> str:
-    """ "JPEG" or "PNG". Raises RejectedImage that names what else `data` is, and what to do."""
+    """ "JPEG", "PNG" or "DICOM". Raises RejectedImage that names what else `data` is, and what to do."""
     for kind, magic in _IMAGES.items():
         if data.startswith(magic):
             return kind
+    if _DICOM.match(data):
+        return "DICOM"
     begin = data[:4096]
     for what, pattern in _OTHERS.items():
         if re.match(pattern, begin, re.DOTALL):
@@ -59,4 +65,4 @@ def image_kind(data: bytes) -> str:
             raise RejectedImage(reason)
     if not data.strip(b"\0"):
         raise RejectedImage(f"all bytes are zero: {len(data):,} of them; copy or download it again")
-    raise RejectedImage(f"not a JPEG or PNG image: begins with {data[:12]!r}")
+    raise RejectedImage(f"not a JPEG, PNG or DICOM image: begins with {data[:12]!r}")

@@ -24,6 +24,8 @@ import cv2
 import simplejpeg
 
 from shards.decoding.decoded import MOST_PIXELS, RejectedImage
+from shards.decoding.dicom import height_and_width
+from shards.decoding.magic import image_kind
 from shards.errors import UserError
 from shards.renditions.source import put_into, read_into
 from shards.storage.location import Location
@@ -228,6 +230,8 @@ def _has_room(data: bytes) -> bool:
     try:
         if data.startswith(b"\x89PNG"):
             width, height = struct.unpack(">II", data[16:24])
+        elif image_kind(data) == "DICOM":
+            height, width = height_and_width(data)
         else:
             height, width, *_ = simplejpeg.decode_jpeg_header(data)
         mmap.mmap(-1, min(height * width, MOST_PIXELS) * _BYTES_OF_A_PIXEL).close()

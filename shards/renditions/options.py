@@ -7,7 +7,7 @@ from shards.errors import UserError
 from shards.words import choices
 
 FITS = ("squash", "pad", "crop")  # how a rectangle becomes a square (`shards.renditions.rendition.resize`)
-WINDOWS = ("percentile", "minmax", "full")  # how 16 bits become 8 (`shards.renditions.window`)
+WINDOWS = ("percentile", "minmax", "full", "dicom")  # how 16 bits become 8 (`shards.renditions.window`)
 MIN_PIXELS, MAX_PIXELS = 32, LARGEST_PIXELS
 
 

@@ -16,6 +16,7 @@ import simplejpeg
 
 from shards.dataset.pixels import pixels_hash
 from shards.decoding.decoded import RejectedImage, memory_errors
+from shards.errors import UserError
 from shards.renditions import source
 from shards.renditions.area import shrink
 from shards.renditions.options import RenditionOptions, Size
@@ -71,7 +72,7 @@ def renditions(
     least = decoded_for or max(size.pixels for size in options.sizes)
     try:
         found = source.decode(data, least, name, options.window, inverted)
-    except (RejectedImage, MemoryError):
+    except (RejectedImage, MemoryError, UserError):
         raise
     except Exception as error:
         raise RejectedImage(f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())}") from error

@@ -15,20 +15,24 @@ from typing import TypeVar
 
 import numpy as np
 
-from shards.decoding import jpeg, png
-from shards.decoding.decoded import RejectedImage, memory_errors
+from shards.decoding import dicom, jpeg, png
+from shards.decoding.decoded import Decoded, RejectedImage, memory_errors
 from shards.decoding.magic import image_kind
 from shards.decoding.orientation import turned
+from shards.decoding.tags import Tags
 from shards.errors import UserError
 from shards.releases.checksums import CHECKSUMS
-from shards.renditions.window import FULL_BITS, bits_in_use, eight_bits
+from shards.renditions.window import OWN, bits_in_use, check_bits, eight_bits, levelled
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 
 MOST_FILE_BYTES = 256_000_000  # 100 megapixels of 16 bits, stored as they are, and room
 
+OWN_WINDOW = "by its own window"  # under the window "dicom"
+NOT_INVERTED = "MONOCHROME2 against the release"  # a DICOM whose table says MONOCHROME1, which is not believed
+
 Held = TypeVar("Held", bytes, memoryview)
-_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", **dict.fromkeys((".dcm", ".dicom", ".dic"), "DICOM")}
 # What is wrong with one file and stays so until somebody repairs it (EIO: a broken sector). All else, such as a network
 # disk's ESTALE or too many open files, may pass, and would reject sound images.
 _ITS_OWN = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO}
@@ -42,14 +46,16 @@ def kind_of(reason: str) -> str:
 @dataclass(frozen=True)
 class Source:
     """gray: uint8 [h, w]; height, width: the file's own, in pixels, as it is to be looked at; converted: in which ways
-    the file was not 8-bit gray baseline, of RGB, RGBA, CMYK, progressive, arithmetic, lossless, 16-bit, turned and
-    MONOCHROME1; pixels: the hash of its rendition of the size that it was decoded for (`renditions`)."""
+    the file was not 8-bit gray baseline, of RGB, RGBA, CMYK, progressive, arithmetic, lossless, 16-bit, turned,
+    MONOCHROME1, and of a DICOM NOT_INVERTED and OWN_WINDOW; pixels: the hash of its rendition of the size that it was
+    decoded for (`renditions`); tags: a DICOM's."""
 
     gray: np.ndarray
     height: int
     width: int
     converted: tuple[str, ...] = ()
     pixels: str = ""
+    tags: Tags | None = None
 
 
 def read(path: Location, inside: str | None = None, sha256: str | None = None) -> bytes:
@@ -104,25 +110,28 @@ def _checked(path: Location, inside: str | None, sha256: str | None, get: Callab
 
 @memory_errors()
 def decode(data: bytes, least: int, name: str = "", window: str = "percentile", inverted: bool = False) -> Source:
-    """Decode a JPEG or PNG to gray.
+    """Decode a JPEG, PNG or DICOM to gray.
 
     Args:
         data: The whole file.
         least: Smallest height and width wanted, in pixels. A JPEG is decoded at its smallest scale that has both.
         name: The file's name, whose suffix must not name another kind.
         window: How 16 bits become 8 (`shards.renditions.window`).
-        inverted: Whether the release says MONOCHROME1: 0 is white in the file.
+        inverted: Whether the release says MONOCHROME1: 0 is white in the file. A DICOM says it itself.
 
     Raises:
         RejectedImage: `data` is no image, another kind than `name` says, damaged in any way that the format or the
             decoder can tell, of a kind that no decoder here reads, too small, too large or too slow to decode
             (`shards.decoding.decoded`), or, under the window "full", a 16-bit image that uses at most 12 bits.
         MemoryError: There was not enough memory, which is not the image's fault.
+        UserError: `data` is a DICOM, and a package that reads it is not installed.
     """
     kind = image_kind(data)
     said = _SUFFIXES.get(PurePath(name).suffix.lower(), kind)
     if said != kind:
         raise RejectedImage(f"wrong magic for its name: named as {said}, holds {kind}")
+    if kind == "DICOM":  # a window is applied to the whole image
+        return _of_dicom(dicom.decode(data, 0 if window == OWN else least), window, inverted)
     found = jpeg.decode(data, least) if kind == "JPEG" else png.decode(data)
     gray, alpha = found.gray, found.alpha
     if gray.dtype == np.uint16:
@@ -152,12 +161,20 @@ def _check_length(num_bytes: int) -> None:
         raise RejectedImage(f"larger than {MOST_FILE_BYTES // 1_000_000} MB: a file of {num_bytes:,} bytes")
 
 
+def _of_dicom(found: Decoded, window: str, said_inverted: bool) -> Source:
+    gray, converted, levels = found.gray, found.converted, found.levels
+    if levels:
+        gray, own = levelled(gray, levels, window)
+        converted += (OWN_WINDOW,) if own else ()
+    if levels and levels.inverted:
+        converted += ("MONOCHROME1",)
+    elif said_inverted:
+        converted += (NOT_INVERTED,)
+    return Source(np.ascontiguousarray(gray), found.height, found.width, converted, tags=found.tags)
+
+
 def _windowed(gray: np.ndarray, window: str) -> np.ndarray:
     """uint16 [h, w] to uint8; under "full" an image of few bits is refused, for it would be packed nearly black."""
-    bits = bits_in_use(gray)
-    if window == "full" and 0 < bits < FULL_BITS:
-        raise RejectedImage(
-            "nearly black under --window full, pack with --window percentile or minmax: "
-            f"a 16-bit image that uses {bits} bits"
-        )
+    if window == "full":
+        check_bits(bits_in_use(gray))
     return eight_bits(gray, window)

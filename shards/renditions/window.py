@@ -1,12 +1,18 @@
 """From 16 bits to 8: which values become black and white.
 
 Radiographs are stored in 16-bit files with 10 to 16 bits in use, and the loaders of the field differ: over 65,535
-(TorchXRayVision; the loss-design paper), or between percentiles, which no bright marker or white border moves.
+(TorchXRayVision; the loss-design paper), or between percentiles, which no bright marker or white border moves. A
+DICOM may name a window of its own, which "dicom" asks for: vendors choose it, and in some releases it lies beside the
+values (CheXpert Plus).
 """
 
 import cv2
 import numpy as np
 
+from shards.decoding.decoded import Levels, RejectedImage
+
+OWN = "dicom"
+LEAST_SEEN = 0.1  # of an image's pixels that are neither black nor white under a window of its own that can be used
 PERCENTILES = (0.5, 99.5)  # of the image's pixels
 FULL_BITS = 13  # with fewer, 65,535 leaves an image below 1/16 of white
 
@@ -22,14 +28,63 @@ def eight_bits(pixels: np.ndarray, window: str) -> np.ndarray:
     percentile (NumPy's linear definition), or its smallest to largest where both are one value. An image of one
     value is black, except under "full".
     """
-    if window == "full":
-        low, high = 0.0, _VALUES - 1.0
+    values = np.arange(_VALUES, dtype=np.float64)
+    low, high = (0.0, _VALUES - 1.0) if window == "full" else _limits(values, _histogram(pixels), window)
+    return _looked_up(_table(values, low, high), pixels)
+
+
+def levelled(pixels: np.ndarray, levels: Levels, window: str) -> tuple[np.ndarray, bool]:
+    """A DICOM's numbers to uint8 [h, w], and whether its own window was used.
+
+    As `eight_bits` of what the numbers mean, where 8-bit images stay as they are. "dicom" is the file's own VOI LUT or
+    window if it leaves LEAST_SEEN of the pixels between black and white, else "percentile". MONOCHROME1 is inverted
+    after that, and padding, which no window counts, is black.
+
+    Raises RejectedImage if all is padding, or as `check_bits`.
+    """
+    counts = _histogram(pixels)
+    if levels.padding is not None:
+        counts[levels.padding] = 0
+    if not counts.any():
+        raise RejectedImage("no pixels: all are padding")
+    shades = levels.own if window == OWN else None
+    if shades is not None and _is_of_use(shades, counts):
+        table, own = _rounded(shades), True
     else:
-        low, high = _limits(_histogram(pixels), window)
+        table, own = _table(levels.values, *(levels.ends or _limits(levels.values, counts, window))), False
+    if levels.inverted:
+        table = 255 - table
+    if levels.padding is not None:
+        table[levels.padding] = 0
+    return _looked_up(table, pixels), own
+
+
+def _is_of_use(shades: np.ndarray, counts: np.ndarray) -> bool:
+    table = _rounded(shades)
+    return bool(counts[(table > 0) & (table < 255)].sum() >= LEAST_SEEN * counts.sum())
+
+
+def check_bits(bits: int) -> None:
+    """Raises RejectedImage for an image of few bits under the window "full": it would be packed nearly black."""
+    if 0 < bits < FULL_BITS:
+        raise RejectedImage(
+            "nearly black under --window full, pack with --window percentile or minmax: "
+            f"a 16-bit image that uses {bits} bits"
+        )
+
+
+def _table(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """uint8: the shade of each value."""
     if low == high:
-        return np.zeros(pixels.shape, np.uint8)
-    share = (np.arange(_VALUES) - low) / (high - low)
-    table = np.floor(share.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+        return np.zeros(values.shape, np.uint8)
+    return _rounded((values - low) / (high - low))
+
+
+def _rounded(shades: np.ndarray) -> np.ndarray:
+    return np.floor(shades.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _looked_up(table: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     flat, made = pixels.ravel(), np.empty(pixels.size, np.uint8)
     for start in range(0, len(flat), _BLOCK):
         part = slice(start, start + _BLOCK)
@@ -43,23 +98,29 @@ def bits_in_use(pixels: np.ndarray) -> int:
 
 
 def _histogram(pixels: np.ndarray) -> np.ndarray:
-    """int64 [65536]: how many pixels have each value."""
-    flat = pixels.ravel()
-    counts = np.zeros(_VALUES, dtype=np.int64)
+    """int64 [256] or [65536]: how many pixels have each value."""
+    flat, values = pixels.ravel(), np.iinfo(pixels.dtype).max + 1
+    counts = np.zeros(values, dtype=np.int64)
     for start in range(0, len(flat), _COUNTED):  # five times as fast as np.bincount
         part = flat[start : start + _COUNTED][None]
-        counts += cv2.calcHist([part], [0], None, [_VALUES], [0, _VALUES]).ravel().astype(np.int64)
+        counts += cv2.calcHist([part], [0], None, [values], [0, values]).ravel().astype(np.int64)
     return counts
 
 
-def _limits(counts: np.ndarray, window: str) -> tuple[float, float]:
-    present = np.flatnonzero(counts)
+def _limits(values: np.ndarray, counts: np.ndarray, window: str) -> tuple[float, float]:
+    """Of black and white. values: in any order, each as often as `counts` says."""
+    order = np.argsort(values, kind="stable")
+    values, counts = values[order], counts[order]
+    present = values[counts > 0]
     least, most = float(present[0]), float(present[-1])
+    if window == "full":
+        check_bits(int(most).bit_length())
+        return 0.0, _VALUES - 1.0
     if window == "minmax":
         return least, most
     # the k-th smallest pixel is the first value whose count from below is more than k: no sorting of 8 megapixels
     below = np.cumsum(counts)
     places = (below[-1] - 1) * np.array(PERCENTILES) / 100
-    lower, upper = (np.searchsorted(below, whole, side="right") for whole in (np.floor(places), np.ceil(places)))
+    lower, upper = (values[np.searchsorted(below, at, side="right")] for at in (np.floor(places), np.ceil(places)))
     low, high = (lower + (places % 1) * (upper - lower)).tolist()
     return (low, high) if low < high else (least, most)

@@ -157,7 +157,7 @@ def test_rows_of_one_file_are_refused_or_joined_in_images_and_in_labels(folder):
         (["label", "pack", "--join-rows", "any"], "--join-rows joins the rows of a table; give --table FILE too"),
         (["shard", *TABLE, *NAMED, "--join-rows", "all"], "'all': choose one of any, majority"),
         (["label", "pack", "--table", "mine.csv", "--path-column", "file"], "No such option '--path-column'"),
-        (["shard", "--window", "log"], "'log': choose one of percentile, minmax, full"),
+        (["shard", "--window", "log"], "'log': choose one of percentile, minmax, full, dicom"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -167,5 +167,5 @@ def test_wrong_usage_exits_with_2_and_names_the_option(folder, arguments, said):
 
 def test_help_tells_the_windows_and_the_columns(folder):
     text = call("shard", "--help", cwd=folder).stdout
-    for words in ("percentile|minmax|full", "0.5 and 99.5 percentile", "65,535", "--subject-column", '"all others"'):
+    for words in ("percentile|minmax|full|dicom", "0.5 and 99.5 percentile", "65,535", "--subject-column", '"all others"'):
         assert words in text

@@ -27,6 +27,7 @@ from tests.cxrdali import comparable_runs
 from tests.fuzz import (
     damaged,
     test_decoders,
+    test_dicoms,
     test_ids,
     test_index,
     test_names,
@@ -99,6 +100,7 @@ def targets(folder: Path) -> dict[str, Callable[[int], object]]:
             damaged(test_shards.reheaded(tar, seed), seed + 1)
         ),
         "decoders": test_decoders.check_decoder,
+        "dicoms": test_dicoms.check_dicom,
         "ids": test_ids.check_ids,
         "writers": test_ids.check_writers,
         "spellings": lambda seed: test_ids.check_spellings(files, seed),

@@ -75,7 +75,7 @@ def write(root: Path) -> Packed:
         if place % 16 == 5:
             data, rejected[row.image_id] = b"", "empty file"
         if place == 7:
-            data, rejected[row.image_id] = b"not an image", "not a JPEG or PNG image"
+            data, rejected[row.image_id] = b"not an image", "not a JPEG, PNG or DICOM image"
         path.write_bytes(data)
     subject = images["subject_id"].str[-2:].astype(int).to_numpy()
     tables = {
@@ -294,7 +294,7 @@ def test_rejects_stand_by_reason_with_the_first_ids(packed, text, facts):
     assert facts.rejects.loc["empty file"].to_dict() == {"images": 5, "ids": first}
     said = section(text, "REJECTS")
     assert numbers(said, "empty file") == [["5", f"{', '.join(first)} and 2 more"]]
-    assert numbers(said, "not a JPEG or PNG image") == [["1", "image007 (begins with b'not an image')"]]
+    assert numbers(said, "not a JPEG, PNG or DICOM image") == [["1", "image007 (begins with b'not an image')"]]
 
 
 def test_lines_fit_a_terminal_and_carry_no_control_characters(copy):

@@ -1,4 +1,4 @@
-"""What is no JPEG or PNG is named, with what to do; the part before the first colon is one per kind."""
+"""What is no JPEG, PNG or DICOM is named, with what to do; the part before the first colon is one per kind."""
 
 import gzip
 import io
@@ -45,8 +45,6 @@ def written(suffix):
         (written(".bmp"), "a BMP image"),
         (written(".gif"), "a GIF image"),
         (written(".pgm"), "a Netpbm image"),
-        (bytes(128) + b"DICM\2\0\0\0UL", "a DICOM file"),
-        (b"\x08\0\x05\0CS\x0a\0ISO_IR 100", "a DICOM file"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image"),
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "a HEIC image"),
         (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "an AVIF image"),
@@ -113,7 +111,23 @@ def test_an_image_that_a_transfer_as_text_changed_is_named():
         assert reason(changed) == "an image damaged as text: copy or download it as binary"
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        bytes(128) + b"DICM\2\0\0\0UL",
+        b"II*\0".ljust(128, b"x") + b"DICM\2\0\0\0UL",  # a TIFF as well, as pathology has them
+        b"\x08\0\x05\0CS\x0a\0ISO_IR 100",
+        b"\x08\0\x05\0\x0a\0\0\0ISO_IR 100",
+        b"\0\x08\0\x05CS\0\x0aISO_IR 100",
+        b"\2\0\0\0UL\4\0\xc2\0\0\0",
+        b"\2\0\x10\0UI\x14\0" + b"1.2.840.10008.1.2.1\0",
+    ],
+)
+def test_a_dicom_is_known_with_and_without_a_preamble(data):
+    assert image_kind(data) == "DICOM"
+
+
 def test_images_are_told_apart_and_anything_else_shows_how_it_begins():
     assert image_kind(jpeg(GRAY)) == "JPEG" and image_kind(written(".png")) == "PNG"
     for data in (b"x", b"\xff\xd8", b"BM but a text", b"RIFF", b"P5x", b"GIF"):
-        assert reason(data) == f"not a JPEG or PNG image: begins with {data[:12]!r}"
+        assert reason(data) == f"not a JPEG, PNG or DICOM image: begins with {data[:12]!r}"

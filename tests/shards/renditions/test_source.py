@@ -146,7 +146,7 @@ def test_deep_colour_is_both():
 
 
 def test_what_is_no_image_or_not_the_named_kind_is_rejected():
-    assert reason(b"nothing known") == "not a JPEG or PNG image: begins with b'nothing know'"
+    assert reason(b"nothing known") == "not a JPEG, PNG or DICOM image: begins with b'nothing know'"
     assert reason(png(GRAY), "a.jpg") == "wrong magic for its name: named as JPEG, holds PNG"
     assert reason(jpeg(GRAY), "a.PNG") == "wrong magic for its name: named as PNG, holds JPEG"
     assert decode(jpeg(GRAY), 32, "a.JPEG").height == decode(png(GRAY), 32, "a").height == 70

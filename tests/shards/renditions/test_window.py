@@ -53,6 +53,7 @@ def test_an_image_of_one_value_divides_by_nothing(value):
             "percentile": 0,
             "minmax": 0,
             "full": value * 255 // 65535,
+            "dicom": 0,
         }
 
 
