@@ -67,7 +67,9 @@ def _with_qkv(state: State) -> State:
         if not (found := re.fullmatch(r"(.*)\.attention\.attention\.(query|key|value)\.(weight|bias)", key)):
             joined[key] = value
         elif found[2] == "query":
-            three = [state.get(f"{found[1]}.attention.attention.{name}.{found[3]}") for name in ("query", "key", "value")]
+            three = [
+                state.get(f"{found[1]}.attention.attention.{name}.{found[3]}") for name in ("query", "key", "value")
+            ]
             if not any(each is None for each in three):
                 joined[f"{found[1]}.attn.qkv.{found[3]}"] = torch.cat(three)
     return joined

@@ -87,7 +87,7 @@ class Rendered:
     height: int
     width: int
     converted: tuple[str, ...]
-    tags: Tags | None| None" = None
+    tags: Tags | None = None
     each: tuple[np.ndarray, ...] = ()
 
 

@@ -188,7 +188,9 @@ def test_ark_s_swin_of_an_older_timm_is_today_s(tmp_path):
         "layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49, dtype=torch.long),
         "layers.0.blocks.1.attn_mask": torch.zeros(4, 49, 49),
     }  # fmt: skip
-    path = saved({"teacher": under("module.", ark), "student": under("module.", ark), "epoch": 200}, tmp_path / "Ark6.pth.tar")
+    path = saved(
+        {"teacher": under("module.", ark), "student": under("module.", ark), "epoch": 200}, tmp_path / "Ark6.pth.tar"
+    )
     target, said = loaded_at(path, arch, 56)
     for key, value in source.state_dict().items():
         assert torch.equal(target.backbone.state_dict()[key], value), key
@@ -232,7 +234,11 @@ def test_eva_x_is_eva02_with_a_patch_of_16(tmp_path, kind):
         state[key] = torch.rand_like(value)
     assert "blocks.11.attn.q_bias" in state and ("blocks.0.mlp.w1.weight" in state) is (kind == "base")
     width = source.num_features
-    more = {"mask_token": torch.zeros(1, 1, width), "lm_head.weight": torch.zeros(9, width), "rope.freqs": torch.zeros(9)}
+    more = {
+        "mask_token": torch.zeros(1, 1, width),
+        "lm_head.weight": torch.zeros(9, width),
+        "rope.freqs": torch.zeros(9),
+    }
     path = saved({"module": state | more}, tmp_path / f"eva_x_{kind}_patch16_merged520k_mim.pt")
     target, said = loaded_at(path, f"eva_x_{kind}_patch16", 64)
     own = target.backbone.state_dict()
@@ -242,7 +248,9 @@ def test_eva_x_is_eva02_with_a_patch_of_16(tmp_path, kind):
     )]:  # fmt: skip
         assert torch.equal(own[ours], state[theirs]), ours
     count = len(source.state_dict())
-    assert f"{count} of {count + 2} tensors are loaded" in said and "'mask_token'" in said and "'lm_head.weight'" in said
+    assert (
+        f"{count} of {count + 2} tensors are loaded" in said and "'mask_token'" in said and "'lm_head.weight'" in said
+    )
 
 
 def test_networks_that_only_we_name_have_no_weights_to_load(tmp_path):

@@ -108,7 +108,9 @@ def test_a_broken_form_is_said(port, kind):
 
 def test_two_files_are_refused(port):
     one = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc\r\n'
-    status, words = said(ask(port, "POST", "/predict", one + one + b"--x--\r\n", content_type="multipart/form-data; boundary=x"))
+    status, words = said(
+        ask(port, "POST", "/predict", one + one + b"--x--\r\n", content_type="multipart/form-data; boundary=x")
+    )
     assert status == 400 and "Too many files" in words
 
 
@@ -236,7 +238,9 @@ def test_a_fault_is_said_in_a_sentence_and_the_server_lives(port, word, status):
 # ---------------------------------------------------------------- who is let in
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "[::1", "a@b"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "[::1", "a@b"]
+)
 @pytest.mark.parametrize("method, path", [("GET", "/"), ("GET", "/health"), ("POST", "/predict"), ("POST", "/read")])
 def test_a_name_that_somebody_else_made_point_here_gets_nothing(port, reads, method, path, host):
     answer = ask(port, method, path, b"abc" if method == "POST" else None, host=host)
@@ -320,7 +324,9 @@ def test_the_log_names_no_file_no_query_and_no_made_up_path(reads):
 def test_a_port_in_use_and_an_address_of_another_machine_are_one_line():
     with listening(ServeOptions(port=0)) as door:
         port = door.getsockname()[1]
-        with pytest.raises(UserError, match=rf"^127.0.0.1 port {port}: Address already in use; another program listens"):
+        with pytest.raises(
+            UserError, match=rf"^127.0.0.1 port {port}: Address already in use; another program listens"
+        ):
             listening(ServeOptions(port=port))
     for host in ("203.0.113.7", "no such host", "host.invalid"):
         with pytest.raises(UserError, match="give one of this machine's own addresses with --host$"):
@@ -331,5 +337,3 @@ def test_a_port_in_use_and_an_address_of_another_machine_are_one_line():
 def test_limits_that_cannot_be_are_refused(wrong):
     with pytest.raises(UserError, match=f"^{next(iter(wrong)).replace('_', '-')} "):
         ServeOptions(**wrong)
-
-

@@ -27,7 +27,9 @@ class Reads:
 
     def as_page(self, data):
         self.got.append(data)
-        return f'<title>Reading</title><style>p {{ color: #123456 }}</style><p>{data.decode()}<img src="{PIXEL}">'.encode()
+        return (
+            f'<title>Reading</title><style>p {{ color: #123456 }}</style><p>{data.decode()}<img src="{PIXEL}">'.encode()
+        )
 
 
 async def with_a_file(page, port: int, path) -> None:
@@ -134,4 +136,3 @@ def test_a_page_of_another_site_reads_nothing_and_makes_nothing_be_read(tmp_path
     with running(reads) as port, foreign(port) as url:
         asyncio.run(story(port, url))
     assert not reads.got
-
