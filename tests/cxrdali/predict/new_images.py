@@ -5,7 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from pydicom.uid import RLELossless
 
+from cxrdali.predict.rendering import without_suffix
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import pixels
 from cxrdali.runs.settings import settings_of
@@ -15,6 +17,7 @@ from shards.packing.options import PackLimits, PackOptions
 from shards.packing.pack import pack
 from shards.releases.columns import Columns
 from shards.releases.table import open_table
+from tests.dicom_files import dicom
 from tests.image_files import with_segments
 from tests.releases import jpeg, smooth_image
 
@@ -28,7 +31,8 @@ def png(image: np.ndarray) -> bytes:
 
 
 def write_images(folder: Path) -> list[str]:
-    """Their names: gray, narrow, large and turned JPEGs, PNGs of 8 and 16 bits, in colour and with transparency."""
+    """Their names: gray, narrow, large and turned JPEGs, PNGs of 8 and 16 bits, in colour and with transparency, DICOMs of
+    12 bits, one MONOCHROME1 and one compressed and without a suffix."""
     rng = np.random.default_rng(0)
     gray = [smooth_image(rng, height, width) for height, width in ((150, 120), (300, 90), (700, 560), (131, 200))]
     colour = np.dstack([gray[0], gray[0][::-1], gray[0]])
@@ -43,6 +47,9 @@ def write_images(folder: Path) -> list[str]:
         "twelve.png": png(twelve),
         "sixteen.png": png((gray[3].astype(np.uint16) * 257)),
         "seen-through.png": png(np.dstack([gray[0]] * 3 + [np.where(gray[0] > 99, 255, 60).astype(np.uint8)])),
+        "deep.dcm": dicom(twelve, 12),
+        "negative.dcm": dicom(twelve, 12, PhotometricInterpretation="MONOCHROME1", StudyInstanceUID="1.2.3", ViewPosition="PA"),
+        "1.2.840.7": dicom(twelve[::-1].copy(), 12, RLELossless),
     }
     folder.mkdir(parents=True)
     for name, data in files.items():
@@ -53,7 +60,7 @@ def write_images(folder: Path) -> list[str]:
 def packed(folder: Path, out: Path, **options) -> PackedDataset:
     """The images of a folder packed under their names, with a finding that every second one has."""
     names = sorted(path.name for path in folder.iterdir())
-    table = pd.DataFrame({"id": [Path(name).stem for name in names], "file": names})
+    table = pd.DataFrame({"id": [without_suffix(name) for name in names], "file": names})
     table = table.assign(patient=table["id"], Mass=[place % 2 for place in range(len(names))])
     out.mkdir()
     table.to_csv(out / "table.csv", index=False)

@@ -66,7 +66,7 @@ def test_the_pixels_are_those_of_the_packed_image_bit_for_bit(packs, folder, fit
     dataset = packs(fit, window)
     expected = loaded(dataset, size)
     made = rendered(run_on(dataset, size), folder, sorted(path.name for path in folder.iterdir()))
-    assert len(expected) == len(made) == 9
+    assert len(expected) == len(made) == 12
     for image, pixels in expected.items():
         assert made[image].pixels.shape == (size, size) and made[image].pixels.dtype == np.uint8
         assert (made[image].pixels == pixels).all(), image
@@ -201,3 +201,11 @@ def test_other_versions_of_the_encoders_are_said(packs):
 def test_names_without_the_suffix_of_an_image():
     names = {"a.jpg": "a", "b.JPEG": "b", "c.d.dcm": "c.d", "1.2.840.10008": "1.2.840.10008", "e.v2": "e.v2", "f": "f"}
     assert {name: without_suffix(name) for name in names} == names
+
+
+def test_a_dicom_says_what_it_is_of_and_that_it_is_a_negative(packs, folder):
+    with Rendering.of(run_on(packs("squash", "percentile"), 64)) as rendering:
+        found, twin = rendering.render(folder / "negative.dcm"), rendering.render(folder / "deep.dcm")
+        assert "MONOCHROME1" in found.converted and (found.tags.study_id, found.tags.view_position) == ("1.2.3", "PA")
+        assert np.abs(found.pixels.astype(int) + twin.pixels - 255).max() <= 1
+        assert rendering.render(folder / "gray.jpg").tags is None
