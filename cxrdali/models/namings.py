@@ -1,6 +1,7 @@
 """Names under which other programs keep the tensors of networks that timm has, put into those of timm's own files."""
 
 import re
+from collections import Counter
 from collections.abc import Collection
 
 import torch
@@ -44,10 +45,19 @@ def as_in_timm(state: State, wanted: Collection[str]) -> State:
     """
 
     def fits(state: State) -> int:
-        return sum(any(key[place.end() :] in wanted for place in re.finditer(r"^|\.", key)) for key in state)
+        return max(prefixes(state, wanted).values(), default=0)
 
     others = (_with_qkv(_renamed(state, _TRANSFORMERS)), _renamed(state, _CHUNKS), _renamed(state, _CHILDREN))
     return max((state, *others), key=fits)
+
+
+def prefixes(state: State, wanted: Collection[str]) -> Counter[str]:
+    """How many of the keys that are wanted stand behind each prefix ("module.model.")."""
+    fitting: Counter[str] = Counter()
+    for key in state:
+        starts = [0, *(place.end() for place in re.finditer(r"\.", key))]
+        fitting.update(key[:start] for start in starts if key[start:] in wanted)
+    return fitting
 
 
 def _renamed(state: State, rules: tuple[tuple[str, str], ...]) -> State:

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from torch import nn
 
 from cxrdali.models import identity
 from cxrdali.models.checkpoint_file import read_weights
-from cxrdali.models.namings import as_in_timm
+from cxrdali.models.namings import as_in_timm, prefixes
 from cxrdali.predictions import first_of
 from shards.errors import UserError
 
@@ -121,10 +120,7 @@ def _unwrapped(state: dict, own: dict, path: Path) -> tuple[dict, list[str]]:
     """The network's tensors by its own keys, from under the prefix ("module.model.") under which most of them lie, and
     what is said of the rest. Raises UserError if several networks fit, as a model and its moving average."""
     state = as_in_timm({WRAPPERS.sub("", key): value for key, value in state.items()}, own)
-    fitting: Counter[str] = Counter()
-    for key in state:
-        starts = [0, *(place.end() for place in re.finditer(r"\.", key))]
-        fitting.update(key[:start] for start in starts if key[start:] in own)
+    fitting = prefixes(state, own)
     whole = [prefix for prefix, count in fitting.items() if count >= 0.9 * len(own)]
     if len(whole) > 1:
         raise UserError(

@@ -179,8 +179,9 @@ def test_ark_s_swin_of_an_older_timm_is_today_s(tmp_path):
     arch = "swin_tiny_patch4_window7_224"
     torch.manual_seed(0)
     source = timm.create_model(arch, img_size=56, window_size=7, num_classes=0)
-    old = {re.sub(r"layers\.(\d)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", key): value.clone()
-           for key, value in source.state_dict().items()}  # fmt: skip
+    old = {}
+    for key, value in source.state_dict().items():
+        old[re.sub(r"layers\.(\d)\.downsample", lambda at: f"layers.{int(at[1]) - 1}.downsample", key)] = value.clone()
     assert "layers.0.downsample.reduction.weight" in old and "layers.3.downsample.reduction.weight" not in old
     ark = old | {
         "head.weight": torch.ones(1000, 768), "head.bias": torch.ones(1000), "projector.weight": torch.ones(1376, 768),
@@ -225,8 +226,8 @@ def test_eva_x_is_eva02_with_a_patch_of_16(tmp_path, kind):
     torch.manual_seed(0)
     source = timm.create_model(f"eva_x_{kind}_patch16", img_size=64, num_classes=0)
     assert source.patch_embed.patch_size == (16, 16) and source.pretrained_cfg["mean"] == (0.49185243,) * 3
-    names = [("fc_norm.", "norm."), ("mlp.fc1_g.", "mlp.w1."), ("mlp.fc1_x.", "mlp.w2."), ("mlp.norm.", "mlp.ffn_ln."),
-             ("mlp.fc1.", "mlp.w12."), ("mlp.fc2.", "mlp.w3."), ("q_proj.bias", "q_bias"), ("v_proj.bias", "v_bias")]  # fmt: skip
+    names = [("fc_norm.", "norm."), ("mlp.fc1_g.", "mlp.w1."), ("mlp.fc1_x.", "mlp.w2."), ("mlp.norm.", "mlp.ffn_ln.")]
+    names += [("mlp.fc1.", "mlp.w12."), ("mlp.fc2.", "mlp.w3."), ("q_proj.bias", "q_bias"), ("v_proj.bias", "v_bias")]
     state = {}
     for key, value in source.state_dict().items():
         for ours, theirs in names:
@@ -237,7 +238,7 @@ def test_eva_x_is_eva02_with_a_patch_of_16(tmp_path, kind):
     more = {
         "mask_token": torch.zeros(1, 1, width),
         "lm_head.weight": torch.zeros(9, width),
-        "rope.freqs": torch.zeros(9),
+        "rope.freqs_cos": torch.zeros(9),
     }
     path = saved({"module": state | more}, tmp_path / f"eva_x_{kind}_patch16_merged520k_mim.pt")
     target, said = loaded_at(path, f"eva_x_{kind}_patch16", 64)

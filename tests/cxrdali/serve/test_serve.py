@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import re
 import signal
 import socket
@@ -226,4 +225,4 @@ def test_a_port_in_use_is_one_line(run, tmp_path):
         done = cli.run("serve", run.path, "--port", taken, "--device", "cpu", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith(f"error: 127.0.0.1 port {taken}: Address already in use; another program listens")
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
