@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from cxrdali.serve.app import Application
+    from cxrdali.serve.reader import Reader
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +30,14 @@ def serve(run: Run, options: ServeOptions, judging: JudgeOptions) -> None:
     """
     try:
         import python_multipart  # noqa: F401  starlette finds out at the first form
+        import starlette  # noqa: F401
         import uvicorn  # noqa: F401
-
-        from cxrdali.serve.app import Application
     except ImportError as error:
         raise UserError(f"serve: {error}; install what it needs with pip install 'cxrdali[serve]'") from None
-    from cxrdali.serve.reader import Reader
 
-    with listening(options) as door, Reader(run, judging, options.seconds) as reader:
+    with listening(options) as door, _reader(run, options, judging) as reader:
+        from cxrdali.serve.app import Application
+
         if options.host not in LOCAL:
             log.info(
                 f"warning: whoever reaches {options.host} can send images and see what comes back: there is no login, "
@@ -48,6 +49,12 @@ def serve(run: Run, options: ServeOptions, judging: JudgeOptions) -> None:
         # uvicorn ends, then raises the signal again: by default that ends the process, whatever its threads do
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         server_of(Application(reader, options)).run(sockets=[door])
+
+
+def _reader(run: Run, options: ServeOptions, judging: JudgeOptions) -> "Reader":
+    from cxrdali.serve.reader import Reader  # it takes seconds: a port in use is said before
+
+    return Reader(run, judging, options.seconds)
 
 
 def listening(options: ServeOptions) -> socket.socket:

@@ -115,7 +115,7 @@ def test_positions_of_another_size_are_resized_and_said(tmp_path):
 
 @pytest.mark.parametrize("registers", [False, True])
 def test_dinov2_s_training_keeps_blocks_in_chunks_under_its_teacher(tmp_path, registers):
-    """As CheXFound's teacher_checkpoint.pth; timm adds the position of the class token to it where there are registers."""
+    """As CheXFound's teacher_checkpoint.pth; with registers, timm adds the class token's position to the token."""
     arch = "vit_small_patch14_reg4_dinov2" if registers else "vit_small_patch14_dinov2"
     torch.manual_seed(0)
     source = timm.create_model(arch, img_size=70, num_classes=0)
