@@ -14,23 +14,9 @@ from cxrdali.export.options import TARGETS, ExportOptions
 
 @click.command()
 @click.argument("run", type=RunFolder())
-@click.option(
-    "--to",
-    type=Choice(TARGETS),
-    required=True,
-    help="timm: weights for timm.create_model. onnx, torchscript: from pixels to probabilities, in one file. "
-    "hub-folder: weights, settings and card as the Hugging Face Hub has them. card: the model card alone.",
-)
-@click.option(
-    "--out",
-    type=folders.Output(path_type=Path),
-    required=True,
-    metavar="PATH",
-    help="File to write: .safetensors (timm), .onnx, .pt (torchscript), .md (card); or a new folder (hub-folder).",
-)
-@field_options(ExportOptions, "outputs")
-@click.option("--calibration", type=FILE, metavar="JSON", help="Rules that `cxrdali calibrate` fitted to this run.")
-@click.option("--thresholds", type=FILE, metavar="JSON", help="What `cxrdali thresholds` fitted to this run.")
+@click.option("--to", type=Choice(TARGETS), required=True, help="What is written; see below.")
+@click.option("--out", type=folders.Output(path_type=Path), required=True, metavar="PATH", help="New file, or folder.")
+@field_options(ExportOptions, "outputs", "calibration", "thresholds")
 @click.option(
     "--evaluation",
     multiple=True,
@@ -46,28 +32,20 @@ from cxrdali.export.options import TARGETS, ExportOptions
 )
 @folders.cache_options
 @field_options(ExportOptions, "opset", "allow_other_run")
-@click.option(
-    "--plugins",
-    multiple=True,
-    type=FILE,
-    metavar="FILE",
-    help="The Python file that defines the loss or head of RUN, where it is a plugin's. May be repeated.",
-)
-def export(run, data, out, plugins, **given):
-    """Write RUN for other programs. It is checked against torch before the file is there, and nothing is uploaded.
+def export(run, data, out, **given):
+    """Write RUN for other programs, checked against torch; nothing is uploaded. Needs pip install 'cxrdali[export]'.
 
     \b
-    cxrdali export runs/stage1 --to onnx --out stage1.onnx --calibration platt.json
-    cxrdali export runs/stage1 --to hub-folder --out stage1-hub --data data/packed
+    onnx         a .onnx: uint8 images [N, 1, S, S] to probabilities or logits
+    torchscript  a .pt: the same
+    timm         a .safetensors: weights for timm.create_model
+    hub-folder   a folder: weights, config.json and the card, as the Hugging Face Hub has them
+    card         a .md: the model card alone
 
-    onnx and torchscript take uint8 images [N, 1, S, S] and have all that follows inside: normalisation, the scale of the
-    logits, the calibration. timm and hub-folder hold the network's weights. Needs pip install 'cxrdali[export]'.
+    onnx and torchscript hold all between pixels and output: normalisation, the logits' scale, the calibration.
     """
     options = filled(ExportOptions, given)
     with quick_imports():
         from cxrdali.export.export import export
-        from cxrdali.runs.plugins import load
 
-    for path in plugins:
-        load(path)
     export(run, out, options, None if data is None else folders.open_packed(data))

@@ -27,8 +27,7 @@ log = logging.getLogger(__name__)
 
 BOUND = 1e-3  # of a logit; of one beyond 1 or below -1, that part of it
 ROUNDING = {True: 1e-6, False: 1e-4}  # of float32 probabilities, and of calibrated logits
-BATCHES = (1, 3)
-IMAGES = 16
+IMAGES, FIRST, MORE = 16, 1, 3  # a batch of one image, then batches of three
 _FIX = "nothing was written; try another target, or another version of torch or timm"
 
 
@@ -50,50 +49,42 @@ class Expected:
         return sigmoid(logits) if self.probabilities else logits.astype(np.float64)
 
     def check(self, run: Callable[[np.ndarray], np.ndarray], what: str) -> None:
-        """Compare in batches of BATCHES images, and log the largest difference. Raises UserError if one is too large.
+        """Log the largest difference. Raises UserError if one is too large.
 
         run: images uint8 [N, 1, S, S] -> outputs [N, F]; what: for messages.
         """
-        one, three = BATCHES
-        pieces = [slice(0, one), *(slice(at, at + three) for at in range(one, len(self.images), three))]
+        pieces = [slice(FIRST), *(slice(at, at + MORE) for at in range(FIRST, len(self.images), MORE))]
         try:
             outputs = np.concatenate([run(self.images[piece]) for piece in pieces])
         except Exception as error:  # of any runtime
-            raise UserError(f"{what}: it does not run in batches of {one} and {three} ({first_line(error)}); {_FIX}") from error
+            raise UserError(
+                f"{what}: it does not run in batches of {FIRST} and {MORE} ({first_line(error)}); {_FIX}"
+            ) from error
         span, rounding = BOUND * np.maximum(np.abs(self.logits), 1), ROUNDING[self.probabilities]
         low, high = self.outputs(self.logits - span) - rounding, self.outputs(self.logits + span) + rounding
         if outputs.shape != low.shape:
             raise UserError(f"{what}: it gives {list(outputs.shape)}, not {list(low.shape)}; {_FIX}")
-        largest = float(np.abs(outputs - self.outputs(self.logits)).max())
-        kind = "probability" if self.probabilities else "logit"
+        found = f"a {'probability' if self.probabilities else 'logit'} of "
+        found += f"{np.abs(outputs - self.outputs(self.logits)).max():.2g}, on {self.words}"
         if not ((outputs >= low) & (outputs <= high)).all():
-            raise UserError(f"{what}: differs from torch, by a {kind} of up to {largest:.2g}, on {self.words}; {_FIX}")
+            raise UserError(f"{what}: differs from torch by up to {found}; {_FIX}")
         log.info(
-            f"{what}: the largest difference from torch is a {kind} of {largest:.2g}, on {self.words}, in batches of {one} "
-            f"and {three} (refused: more than a logit that is {BOUND:g}, or {BOUND:.1%}, off would make)"
+            f"{what}: the largest difference from torch is {found}, in batches of {FIRST} and {MORE} (refused: more than "
+            f"logits make that are {BOUND:g}, or {BOUND:.1%}, off)"
         )
 
 
-def maps_of(judge: Judge) -> tuple[Map, ...]:
-    """Of the judge's findings, in its order; none without a calibration."""
-    by_name = {rule.finding: rule.map for rule in judge.calibration.rules} if judge.calibration else {}
-    return tuple(by_name[name] for name in judge.findings if by_name)
-
-
 def expected(judge: Judge, dataset: PackedDataset | None) -> Expected:
-    """The run's logits, in float32 on the CPU, of images of its validation in `dataset`, or of generated ones.
-
-    Raises UserError if the dataset is not the run's.
-    """
+    """Of images of the run's validation in `dataset`, or of generated ones. Raises UserError if it is not the run's."""
     size = judge.run.settings.data.size
     if dataset is None:
         images, words = _generated(size), f"{IMAGES} generated images (no --data)"
     else:
-        rows = run_rows_of(judge.run, dataset)[1]
+        rows = rows_of(judge.run, dataset)[1]
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, IMAGES).astype(np.int64))]
         images = next(iter(Loader(dataset, rows, LoaderOptions(size, len(rows), threads=1)))).images.numpy()
         words = f"{counted(len(rows), 'validation image')} of {dataset.root}"
-    images = images[np.arange(max(len(images), sum(BATCHES))) % len(images)]  # a batch of each
+    images = images[np.arange(max(len(images), FIRST + MORE)) % len(images)]
     with torch.inference_mode():
         logits = judge.model(torch.from_numpy(images)).float().numpy()
     if not np.isfinite(logits).all():
@@ -101,18 +92,14 @@ def expected(judge: Judge, dataset: PackedDataset | None) -> Expected:
     return Expected(images, logits, words)
 
 
-def run_rows_of(run: Run, dataset: PackedDataset) -> tuple[np.ndarray, np.ndarray]:
+def rows_of(run: Run, dataset: PackedDataset) -> tuple[np.ndarray, np.ndarray]:
     """Catalog rows of its training and validation images. Raises UserError if the dataset is not the run's."""
     fix = "; give the pack that it was trained on with --data, or none"
     return run_rows(run, dataset, dataset.labels(run.labels), fix)
 
 
 def _generated(size: int) -> np.ndarray:
-    """uint8 [IMAGES, 1, S, S]: black, white, and noise of 1 to 14 pixels' width."""
-    rng = np.random.default_rng(0)
-    images = np.zeros((IMAGES, 1, size, size), dtype=np.uint8)
-    images[1] = 255
-    for width, image in enumerate(images[2:, 0], 1):
-        coarse = rng.integers(0, 256, (-(-size // width),) * 2, dtype=np.uint8)
-        image[:] = coarse.repeat(width, axis=0).repeat(width, axis=1)[:size, :size]
+    """uint8 [IMAGES, 1, S, S]: noise, every second image of squares of 8 pixels."""
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, 1, size, size), dtype=np.uint8)
+    images[::2] = images[::2, :, ::8, ::8].repeat(8, axis=2).repeat(8, axis=3)[..., :size, :size]
     return images
