@@ -3,7 +3,7 @@
 import click
 
 from cli.options import folders
-from cli.options.table_options import read_columns, table_options
+from cli.options.table_options import read_columns, release_option, table_options
 from shards.words import counted
 
 
@@ -12,8 +12,9 @@ from shards.words import counted
 @folders.label_folders_option("Folder of a label release to attach; may be repeated.")
 @click.option("--remove", metavar="NAME", help="Remove attached labels.")
 @click.option("--allow-subject-overlap", is_flag=True, help="Attach labels that have a subject in two splits.")
+@release_option
 @table_options(images=False)
-def label(pack, label_folders, remove, allow_subject_overlap, table, **columns):
+def label(pack, label_folders, remove, allow_subject_overlap, release, table, **columns):
     """Attach another label release to PACK, with its splits; no shard is touched. Without options: list them.
 
     Train, predict and evaluate choose by --labels NAME. Runs on the dataset stay valid. Labels from any table
@@ -21,10 +22,19 @@ def label(pack, label_folders, remove, allow_subject_overlap, table, **columns):
     """
     from shards.dataset.packed import PackedDataset
     from shards.packing.attach import attach, detach
+    from shards.releases.open import read_labels
     from shards.releases.table import label_table
 
     named = read_columns(table, columns, ("id_column", "findings"))
     given = (label_table(table, named),) if named else ()
+    if (release or (columns["join_rows"] and not named)) and not label_folders:
+        what = "--release describes" if release else "--join-rows joins the rows of"
+        raise click.UsageError(f"{what} a table; give --table FILE or --labels DIR too")
+    if label_folders and (release or columns["join_rows"]):
+        dataset = PackedDataset.open(pack)
+        how = dataset.info["release"], release, columns["join_rows"]
+        found = [read_labels(how[0], folder, dataset.catalog, *how[1:]) for folder in label_folders]
+        given, label_folders = (*given, *(each for tables in found for each in tables)), ()
     if remove:
         detach(pack, remove)
         click.echo(f"{pack}: labels {remove} removed")

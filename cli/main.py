@@ -76,6 +76,7 @@ def cxrdali(context: click.Context, debug: bool) -> None:
     """Pack chest X-ray releases once, train on any size of them.
 
     \b
+    cxrdali releases     which releases are read, and what a description of your own would read
     cxrdali shard        pack a release into WebDataset shards, once per image size
     cxrdali inspect      what a packed dataset holds: findings, splits, rejects
     cxrdali train        --stage 1, then 2, then 3; or --recipe model0 to model7

@@ -6,7 +6,7 @@ import click
 
 from cli.options import folders, next_command
 from cli.options.fields import Choice, filled
-from cli.options.table_options import read_columns, table_options
+from cli.options.table_options import read_columns, release_option, table_options
 from shards.packing.options import ENGINES, PackLimits, PackOptions, Part
 from shards.renditions.options import FITS, WINDOWS, Size
 from shards.storage.places import storage_of
@@ -21,7 +21,7 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
     "--source",
     type=folders.Place(),
     metavar="DIR",
-    help="The release; its kind is detected from its tables (docs/releases.md lists them). With --table the folder "
+    help="The release; its kind is detected from its tables (`cxrdali releases` lists them). With --table the folder "
     "that the paths start from.  [default: $CXRDALI_SOURCE, else data/mimic-cxr-jpg]",
 )
 @click.option(
@@ -116,9 +116,10 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 )
 @click.option("--limit", default=None, type=int, help="Pack only so many images (whole studies), for a trial.")
 @click.option("--dry-run", is_flag=True, help="Print counts, estimated bytes and minutes; write nothing.")
+@release_option
 @table_options(images=True)
 @click.pass_context
-def shard(context, source, out, label_folders, table, jobs, engine, scheduler, part, dry_run, dropped, **given):
+def shard(context, source, out, label_folders, release, table, jobs, engine, scheduler, part, dry_run, dropped, **given):
     """Pack a release into WebDataset shards, a rendition per size.
 
     Can be killed at any moment: the same command finishes what is missing. To a finished dataset it adds rejected
@@ -143,8 +144,9 @@ def shard(context, source, out, label_folders, table, jobs, engine, scheduler, p
         raise click.UsageError(f"--scheduler {wrong}")
     part = Part.parse(part) if part else None
     named = read_columns(table, given, ("path_column", "id_column", "findings"))
-    if named and label_folders:
-        raise click.UsageError("--labels is for known releases; with --table the labels are the table's own")
+    if named and (label_folders or release):
+        what = "--labels" if label_folders else "--release"
+        raise click.UsageError(f"{what} is for known releases; with --table the labels are the table's own")
     given_out, source, out = out, folders.release(source), folders.packed(out)
     sizes = tuple(map(Size.parse, given["sizes"].split(","))) if given["sizes"] else stored_sizes(out)
     options = filled(PackOptions, {**given, "sizes": sizes or PackOptions.sizes})
@@ -153,10 +155,13 @@ def shard(context, source, out, label_folders, table, jobs, engine, scheduler, p
         given["stall"] = PackLimits.stall if near and storage_of(out).local else REMOTE_STALL
     limits = filled(PackLimits, given)
     jobs = jobs or cpu_count() * (1 if near else REMOTE_JOBS)
-    release = open_table(table, named, source) if named else open_release(source, label_folders)
-    _print_release(release)
+    if named:
+        found = open_table(table, named, source)
+    else:
+        found = open_release(source, label_folders, release, given["join_rows"])
+    _print_release(found)
     if dry_run:
-        _print_estimate(estimate(release, options, jobs, limits=limits), jobs)
+        _print_estimate(estimate(found, options, jobs, limits=limits), jobs)
         return
     making = Local(jobs)
     if engine == "dask":
@@ -165,14 +170,14 @@ def shard(context, source, out, label_folders, table, jobs, engine, scheduler, p
         making = Dask(scheduler, jobs)
         whose = f"those of {scheduler}" if scheduler else f"{jobs} of a Dask cluster that lasts as long as this run"
         click.echo(f"workers: {whose}")
-    summary = pack_job(PackJob(release, out, options, limits, part), making)
+    summary = pack_job(PackJob(found, out, options, limits, part), making)
     if isinstance(summary, PartSummary):
         _print_part(out, summary)
     else:
         _print_summary(out, summary)
         pack = () if given_out is None else ("--data", out)
         look = next_command.line("inspect", *pack)
-        if release.labels:
+        if found.labels:
             next_command.say(next_command.line("train", "--stage", 1, *pack), look)
         else:
             next_command.say(look)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from cli.options.fields import Choice
 from cli.options.folders import Place
-from shards.releases.columns import JOINS
+from shards.errors import UserError
+from shards.releases.columns import JOINS, check_join
 
 _COLUMNS = (
     ("--id-column", "id_column", "Image id, unique; needed with --table."),
@@ -21,6 +21,29 @@ _IMAGE_COLUMNS = (
 )
 
 
+class JoinRows(click.ParamType):
+    """How several rows of one image are joined."""
+
+    name = "how"
+
+    def convert(self, value, param, context):
+        try:
+            check_join(value)
+        except UserError as error:
+            self.fail(str(error), param, context)
+        return value
+
+
+def release_option(command):
+    """--release, for what is not to be detected, and for a declaration of one's own."""
+    return click.option(
+        "--release",
+        metavar="FILE",
+        help="A TOML that describes the release (docs/releases.md), or the name of one that `cxrdali releases` lists.  "
+        "[default: detected]",
+    )(command)
+
+
 def table_options(images: bool):
     """--table and its columns; `images`: those of images too, not only those of labels."""
     columns = (*_COLUMNS, *(_IMAGE_COLUMNS if images else ()))
@@ -30,9 +53,11 @@ def table_options(images: bool):
             command = click.option(option, name, metavar="LIST" if name == "findings" else "NAME", help=text)(command)
         command = click.option(
             "--join-rows",
-            type=Choice(JOINS),
-            help="Make one image of several rows, as of several readers: a finding is positive if any row says so, or "
-            "what the majority says (a tie is uncertain).  [default: refuse them]",
+            type=JoinRows(),
+            metavar="|".join((*JOINS, "N")),
+            help="Make one image of several rows, as of several readers: a finding is positive if any row says so, the "
+            "majority (a tie is uncertain), half of them (mean), or N of them.  [default: as the release is described; of "
+            "a table, refuse them]",
         )(command)
         return click.option(
             "--table",
@@ -51,14 +76,13 @@ def read_columns(table: Path | None, given: dict, needed: tuple[str, ...]):
     """
     from shards.releases.columns import Columns
 
-    known = {name for _, name, _ in (*_COLUMNS, *_IMAGE_COLUMNS)} | {"join_rows"}
-    given = {name: value for name, value in given.items() if name in known}
-    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    known = {name for _, name, _ in (*_COLUMNS, *_IMAGE_COLUMNS)}
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if name in known and value is not None]
     if table is None:
         if named:
-            what = "joins the rows" if named[0] == "--join-rows" else "names a column"
-            raise click.UsageError(f"{named[0]} {what} of a table; give --table FILE too")
+            raise click.UsageError(f"{named[0]} names a column of a table; give --table FILE too")
         return None
+    given = {name: value for name, value in given.items() if name in {*known, "join_rows"}}
     if missing := [f"--{name.replace('_', '-')}" for name in needed if given[name] is None]:
         raise click.UsageError(f"--table needs {' and '.join(missing)} too")
     fields = {"id_column": "image_id", "findings": "findings"}

@@ -13,6 +13,8 @@ from shards.errors import UserError
 
 CATALOG = "catalog.parquet"
 TEXTS = ("image_id", "study_id", "subject_id", "view")
+# of some releases, and null where it is not known
+PEOPLE = ("sex", "age", "manufacturer")
 
 
 class Catalog(Table):
@@ -45,7 +47,10 @@ class Catalog(Table):
         table = super().arrow(names)
         for name in names:
             there = name in table.column_names
-            if not there or (name in TEXTS and (not _is_text(table[name].type) or table[name].null_count)):
+            kind = _is_text if name != "age" else pa.types.is_floating
+            wrong = there and name in (*TEXTS, *PEOPLE) and not kind(table[name].type)
+            wrong = wrong or (there and name in TEXTS and table[name].null_count)
+            if not there or wrong:
                 raise _wrong(self.path, name, there)
         return table.select([*names])
 
@@ -84,9 +89,10 @@ def _check_shown(table: pd.DataFrame, path: Path) -> None:
     """Of a catalog, the columns that are only shown and counted: numbers or texts where there is anything."""
     numbers, texts = pd.api.types.is_numeric_dtype, pd.api.types.is_string_dtype
     kinds = {"height": numbers, "width": numbers, "view_position": texts, "converted": texts, "pixels": texts}
+    kinds |= {"sex": texts, "age": numbers, "manufacturer": texts}
     for column, right in kinds.items():
-        if column in ("converted", "pixels") and column not in table:
-            continue  # of an earlier version
+        if column in ("converted", "pixels", *PEOPLE) and column not in table:
+            continue  # of an earlier version, or of a release that does not have it
         fits = list(table.columns).count(column) == 1
         if fits and not (held := table[column].dropna()).empty:
             fits = right(held) and (column != "pixels" or held.str.len().max() <= 64)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pandas.api.extensions import ExtensionArray
 
 from shards import __version__
+from shards.dataset.catalog import CATALOG, PEOPLE
 from shards.dataset.description import FORMAT, dataset_identity, decoded_for, labels_name, write_description
 from shards.dataset.pixels import is_constant, same_pixels
 from shards.packing.job import PackJob
@@ -22,7 +23,7 @@ from shards.storage.files import sha256_bytes
 from shards.storage.for_people import guarded
 from shards.storage.places import storage_of
 
-CATALOG, REJECTS = "catalog.parquet", "rejects.csv"
+REJECTS = "rejects.csv"
 
 
 def with_arrays(record: dict) -> dict:
@@ -120,6 +121,10 @@ def _shard_entry(record: dict, size: Size) -> dict:
 
 def _catalog(rows: pd.DataFrame, records: list[dict], sizes: tuple[Size, ...], rejected: list[int]) -> pd.DataFrame:
     catalog = rows[["row", *IMAGE_COLUMNS[:-1]]].copy()
+    for name in PEOPLE:
+        if name in rows and (known := rows[name] != "").any():
+            given = rows[name].where(known, None)
+            catalog[name] = pd.to_numeric(given).astype("Float32") if name == "age" else given.astype("string")
     for side in ("height", "width"):
         catalog[side] = _joined(record[side] for record in records)
     catalog["converted"] = pd.array([v for record in records for v in record["converted"]], dtype="string")

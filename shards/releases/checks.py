@@ -16,7 +16,7 @@ _A_FEW = 0.05  # of them
 
 def check_paths(release: Release) -> None:
     """Paths come from a table; none may leave the release's folder, name no file, or be that of two images."""
-    paths, file = release.images["path"], release.inputs[0]
+    paths, file = release.images["path"], next(iter(release.inputs), release.root)
     bad = paths.str.contains(r"^/|^[A-Za-z]:[/\\]|(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f]", regex=True)
     if bad.any():
         path = paths[bad].iloc[0]

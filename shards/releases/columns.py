@@ -1,19 +1,26 @@
 """Which columns of any one table are what, and how its rows of one image are joined; for --help, so nothing heavy."""
 
+import re
 from dataclasses import dataclass
 
 from shards.errors import UserError
 from shards.words import choices
 
 ALL_OTHERS = "all others"
-JOINS = ("any", "majority")  # what the rows of one image say together (`shards.releases.join`)
+JOINS = ("any", "majority", "mean")  # what the rows of one image say together (`shards.releases.join`); or a number
 _OPTIONS = {"image_id": "--id-column", "findings": "--findings", "join_rows": "--join-rows"}
+
+
+def check_join(how: str) -> None:
+    """Raises UserError for what is no way to join rows."""
+    if how not in JOINS and not re.fullmatch("[1-9][0-9]{0,3}", how, re.ASCII):
+        raise UserError(f"join rows {how!r}: {choices(how, JOINS)}, or a number of rows")
 
 
 @dataclass(frozen=True)
 class Columns:
     """The columns of a table by name. `findings` is a comma-separated list (quoted as in a CSV), or "all others": every
-    column that has a name and is not named here. `path` is not needed to read labels alone. `join_rows`, of JOINS:
+    column that has a name and is not named here. `path` is not needed to read labels alone. `join_rows` (`check_join`):
     several rows may be of one image; without it they are refused."""
 
     image_id: str
@@ -26,8 +33,8 @@ class Columns:
     join_rows: str | None = None
 
     def __post_init__(self):
-        if self.join_rows not in (None, *JOINS):
-            raise UserError(f"join rows {self.join_rows!r}: {choices(self.join_rows, JOINS)}")
+        if self.join_rows is not None:
+            check_join(self.join_rows)
 
     def as_json(self) -> dict[str, str | None]:
         """By the name of the option that gives it."""

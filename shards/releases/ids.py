@@ -98,7 +98,15 @@ def has_lost_digits(text: str) -> bool:
 
 def line(path: Location, row: int) -> str:
     """Where a row of a table stands, for a message; the first is row 0."""
+    if re.search(r"\.jsonl?(?:\.|$)", path.name, re.IGNORECASE):
+        return f"entry {row + 1}"
     return f"row {row + 1}" if path.suffix.lower() == ".parquet" else f"line {row + 2}"
+
+
+def line_of(path: Location, column: pd.Series, at: int) -> str:
+    """Where the value at a position of a column stands; the column's index, if it counts, has its rows."""
+    label = column.index[at]
+    return line(path, int(label) if isinstance(label, int | np.integer) else at)
 
 
 def alike(texts: Sequence[str] | pd.Index, among: Sequence[str] | pd.Series) -> tuple[str, str, int] | None:
@@ -139,12 +147,12 @@ def _folded(texts: pa.Array) -> pa.Array:
 
 def _clean(value: str, column: pd.Series, path: Location, prefix: str) -> str:
     def refuse(words: str) -> None:
-        where = line(path, int((column == value).to_numpy().argmax()))
+        where = line_of(path, column, int((column == value).to_numpy().argmax()))
         raise UserError(f"{path}: column {column.name!r} holds {value!r} in {where}, {words}")
 
     text = unicodedata.normalize("NFC", value.strip())
     if not text:
-        where = line(path, int((column == value).to_numpy().argmax()))
+        where = line_of(path, column, int((column == value).to_numpy().argmax()))
         raise UserError(f"{path}: column {column.name!r} is blank in {where}; every image needs one")
     if not text.isprintable():
         refuse("which has an invisible character; remove it")

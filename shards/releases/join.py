@@ -65,7 +65,8 @@ class Rows:
         """Int8 [images, findings] of Int8 [rows, findings]. Blanks say nothing.
 
         any: 1 if a row says 1, else -1 (uncertain) if one says that, else 0. majority: what more than half of the rows
-        say that say something, else -1.
+        say that say something, else -1. mean: 1 if their mean is 0.5 or more, -1 counted as 0.5, else 0. A number: 1 if
+        so many rows say 1 (all, if fewer say something), else -1 if so many say 1 or -1, else 0.
         """
         found = {}
         for name in findings:
@@ -74,11 +75,25 @@ class Rows:
             said = counts[1] + counts[0] + counts[-1]
             if how == "any":
                 value = np.select([counts[1] > 0, counts[-1] > 0], [1, UNCERTAIN], 0)
-            else:
+            elif how == "mean":
+                value = np.where(2 * counts[1] + counts[-1] >= said, 1, 0)
+            elif how == "majority":
                 value = np.select([2 * counts[1] > said, 2 * counts[0] > said], [1, 0], UNCERTAIN)
+            else:
+                least = np.minimum(int(how or 1), said)
+                value = np.select([counts[1] >= least, counts[1] + counts[-1] >= least], [1, UNCERTAIN], 0)
             found[name] = pd.array(np.where(said > 0, value, 0), dtype="Int8")
             found[name][said == 0] = pd.NA
         return pd.DataFrame(found)
+
+    def differing(self, findings: pd.DataFrame) -> int:
+        """How many images have rows that say different things of a finding (Int8 [rows, findings]); blanks say nothing."""
+        differs = np.zeros(len(self.first), dtype=bool)
+        for name in findings:
+            values = findings[name].fillna(9).to_numpy(dtype=np.int8)
+            said = [np.bincount(self.image[values == each], minlength=len(self.first)) > 0 for each in (1, 0, -1)]
+            differs |= np.sum(said, axis=0) > 1
+        return int(differs.sum())
 
     def note(self, how: str | None, ids: pd.Series) -> tuple[str, ...]:
         """What was joined, for the user."""

@@ -3,6 +3,9 @@
 One listing per folder and no look at any file: 160,000 looks take minutes on a network disk, 160,000 names seconds.
 """
 
+import re
+from functools import partial
+
 import pandas as pd
 
 from shards.errors import UserError
@@ -12,18 +15,22 @@ from shards.storage.places import storage_of
 from shards.words import counted
 
 DEPTH = 2  # images/0/NAME and images_001/images/NAME are the deepest in use
+ANY = ".*"  # in place of a suffix
+_SUFFIX = r"(?i)\.(?:jpe?g|png|dcm|dicom)$"
 
 
-def image_paths(root: Location, names: pd.Series, table: Location) -> pd.Series:
-    """The path of every named file, relative to `root`: object [names], in the folder itself or at most two below it.
+def image_paths(root: Location, names: pd.Series, table: Location, depth: int = DEPTH) -> pd.Series:
+    """The path of every named file, relative to `root`: object [names], in the folder itself or at most `depth` below.
+
+    A name that ends in .* has any suffix of an image, or none.
 
     A file that is nowhere gets the path where it would be looked for first, and so becomes a reject when it is read.
     Raises UserError if no file is there at all, or one in two folders; `table` is the file that names them.
     """
-    found = _listing(root, set(names))
+    found = _listing(root, set(names), depth)
     if not found and len(names):
         raise UserError(
-            f"{root}: none of the {counted(len(names), 'image')} of {table.name} is in it or up to {DEPTH} folders "
+            f"{root}: none of the {counted(len(names), 'image')} of {table.name} is in it or up to {depth} folders "
             f"below; the first is {names.iloc[0]!r}; put the images there, flat or in images/"
         )
     # asked only if it matters: in a store the answer is another listing
@@ -48,10 +55,11 @@ def table_in(folder: Location, *names: str) -> Location | None:
     return None
 
 
-def the_same(paths: list[Location]) -> Location:
+def the_same(paths: list[Location], declared: bool = False) -> Location:
     """The first of several files of one table. Raises UserError if another one differs."""
+    read = partial(read_table, unnamed=True, declared=declared)
     for other in paths[1:]:
-        if not read_table(paths[0], unnamed=True).equals(read_table(other, unnamed=True)):
+        if not read(paths[0]).equals(read(other)):
             raise UserError(f"{paths[0]}: differs from {other.name} beside it; remove the one that is not to be read")
     return paths[0]
 
@@ -69,25 +77,27 @@ def _ways(path: Location) -> list[Location]:
         return [path]
     stem, names = path.name[: len(stem)], [path.name, path.name[: len(stem)] + (".csv" if end else ".csv.gz")]
     if storage_of(path).local:  # in a store every look is a round trip
-        ends = (".csv", ".CSV", ".csv.gz", ".CSV.gz", ".CSV.GZ")
+        ends = (".csv", ".CSV", ".csv.gz", ".CSV.gz", ".CSV.GZ", ".csv.zip", ".csv.bz2")
         names += [start + end for end in ends for start in (stem, stem.upper())]
     return [path.with_name(name) for name in dict.fromkeys(names)]
 
 
-def _listing(root: Location, wanted: set[str]) -> dict[str, str]:
+def _listing(root: Location, wanted: set[str], depth: int) -> dict[str, str]:
     found: dict[str, str] = {}
+    any_suffix = any(name.endswith(ANY) for name in wanted)
     folders = [("", 0)]
-    for folder, depth in folders:  # grows while it is walked
+    for folder, below in folders:  # grows while it is walked
         for name, is_folder, _ in storage_of(root / folder if folder else root).entries():
             path = folder + name
-            if name in wanted:
-                if name in found:
-                    first, second = sorted((found[name], path))
+            known = name if not any_suffix or name in wanted else re.sub(_SUFFIX, "", name) + ANY
+            if known in wanted and not (known != name and is_folder()):
+                if known in found:
+                    first, second = sorted((found[known], path))
                     raise UserError(
-                        f"{root}: image {name!r} is in it twice, as {first} and as {second}; "
+                        f"{root}: image {known!r} is in it twice, as {first} and as {second}; "
                         "move one of the folders out of the release"
                     )
-                found[name] = path
-            elif depth < DEPTH and not name.startswith(".") and is_folder():
-                folders.append((f"{path}/", depth + 1))
+                found[known] = path
+            elif below < depth and not name.startswith(".") and is_folder():
+                folders.append((f"{path}/", below + 1))
     return found

@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +21,7 @@ from shards.errors import UserError
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 
-TRIED = 100  # paths that are looked for
+TRIED, SOME = 100, 10  # paths that are looked for on a disk, and in a store
 _UNUSUAL = r"^\s|\s$|^/|^[A-Za-z]+:|//|(?:^|/)\.{1,2}(?:/|$)|\\|%[0-9A-Fa-f]{2}|[^\x00-\x7f]"
 _DRIVE = re.compile(r"([A-Za-z]:|//[^/]+)/")
 
@@ -99,6 +100,16 @@ def is_there(root: Location, path: str) -> bool:
         return storage_of(root / path).exists()
     except (OSError, ValueError):
         return False
+
+
+def share_there(paths: pd.Series, root: Location) -> float:
+    """Which share of some paths, spread over all, are files: 0 to 1."""
+    most = TRIED if storage_of(root).local else SOME  # in a store every look is a round trip
+    some = paths.iloc[np.unique(np.linspace(0, len(paths) - 1, most).astype(int))]
+    there = [path for path in some if is_there(root, path)]
+    if storage_of(root).local:
+        there = [path for path in there if not storage_of(root / path).has_folder()]
+    return len(there) / len(some)
 
 
 def _below(paths: list[str], root: Location) -> list[str]:

@@ -75,7 +75,7 @@ class LabelTable:
                 f"{self.table.index[0]!r}); {words or 'give the labels of these images'}"
             )
         notes = (*self.notes, f"{self.inputs[0].name}: {words}") if words else self.notes
-        return replace(self, table=self.table[here], elsewhere=int((~here).sum()), notes=notes)
+        return replace(self, table=self.table[here], elsewhere=self.elsewhere + int((~here).sum()), notes=notes)
 
 
 def image_table(
@@ -103,7 +103,8 @@ def image_table(
 class Release:
     """`images` has the text columns IMAGE_COLUMNS, one row per image; `path` is relative to `root`.
 
-    It may have the column `inverted` (bool): the file is MONOCHROME1, its 0 is white. `reading` are the options that
+    It may have the column `inverted` (bool): the file is MONOCHROME1, its 0 is white; and the text columns sex, age and
+    manufacturer, of which a blank is not known (F or M, years, the machine's). `reading` are the options that
     the tables were read with; they decide bytes as the tables do. `notes` are lines for the user.
     """
 
@@ -129,6 +130,7 @@ class Reader:
             value.
         label_tables: The label releases in a folder, for images with the columns image_id, study_id and subject_id
             (None while a release is read whose images come from its labels); may be none.
+        title, needs: What it is, and what must be on the disk, for a list; declaration: its TOML, if it is declared.
     """
 
     name: str
@@ -138,6 +140,9 @@ class Reader:
     recognises: Callable[[Location], bool]
     read: Callable[[Location, Sequence[Location]], Release]
     label_tables: Callable[[Location, pd.DataFrame | None], Sequence[LabelTable]]
+    title: str = ""
+    needs: str = ""
+    declaration: str = ""
 
     def labels_in(self, folder: Location, images: pd.DataFrame | None) -> Sequence[LabelTable]:
         """The label releases in a folder that was given for them. Raises UserError if there is none."""

@@ -16,7 +16,8 @@ from shards.dataset.description import check_label_name
 from shards.errors import UserError
 from shards.releases.checks import check_paths
 from shards.releases.columns import ALL_OTHERS, Columns
-from shards.releases.ids import ids, line, twins
+from shards.releases.groups import odd_views, with_groups
+from shards.releases.ids import ids, line
 from shards.releases.join import Rows
 from shards.releases.paths import TRIED, is_there, near, relative_paths
 from shards.releases.release import TABLE, LabelTable, Release, check_finding_names
@@ -160,27 +161,9 @@ def _groups(
     def of_images(column: str) -> pd.Series:
         return rows.one_value(ids(table, column, rows.file), column)
 
-    study = of_images(columns.study) if columns.study else image.iloc[rows.first]
-    subject = of_images(columns.subject) if columns.subject else study
-    notes = []
-    if not columns.subject:
-        what = "study" if columns.study else "image"
-        notes.append(
-            f"no --subject-column: every {what} counts as a patient of its own, so folds and splits cannot keep a "
-            "patient's images on one side, and scores may be of known patients"
-        )
-    elif found := twins(subject):
-        one, two, count = found
-        notes.append(
-            f"column {columns.subject!r} holds {ascii(one)} and {ascii(two)}, which count as two patients, as do "
-            f"{count:,} that differ only in upper and lower case, width or leading zeros from another"
-        )
-    if not columns.study:
-        notes.append("no --study-column: every image counts as a study of its own")
-    elif (subject.groupby(study.to_numpy()).nunique() > 1).any():
-        study = subject + "_" + study
-        notes.append(f"column {columns.study!r} has studies of the same id in two patients: theirs are PATIENT_STUDY")
-    return subject, study, tuple(notes)
+    study = of_images(columns.study) if columns.study else None
+    subject = of_images(columns.subject) if columns.subject else None
+    return with_groups(image.iloc[rows.first], study, subject, ("--study-column", "--subject-column"))
 
 
 def _views(table: pd.DataFrame, columns: Columns, rows: Rows) -> tuple[pd.Series | str, tuple[str, ...]]:
@@ -195,8 +178,7 @@ def _views(table: pd.DataFrame, columns: Columns, rows: Rows) -> tuple[pd.Series
             f"{rows.file}: column {columns.view!r} (--view-column) has no view; it holds {odd.index[0]!r}, known are "
             f"{', '.join(_VIEWS)}"
         )
-    words = ", ".join(f"{value!r} ({count:,})" for value, count in odd.head(5).items())
-    return view, (f"view other: {counted(odd.sum(), 'image')}, {words}",) if len(odd) else ()
+    return view, odd_views(position, view)
 
 
 def _paths(table: pd.DataFrame, columns: Columns, file: Location, root: Location) -> tuple[pd.Series, tuple[str, ...]]:

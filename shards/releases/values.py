@@ -5,7 +5,7 @@ column is read as text and converted by the functions below, which name file, co
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.errors import UserError
-from shards.releases.ids import line
+from shards.releases.ids import line_of
 from shards.storage.location import Location
 
 # as pandas, R, SQL and spreadsheets write them
 _BLANK = ("", "nan", "na", "null", "<na>", "none", "n/a", "#n/a")
+_NO_WORDS: Mapping[str, int | str] = {}
 
 
 def rows_of(texts: pd.Series | pd.Index, among: pd.Series | pd.Index) -> np.ndarray:
@@ -30,13 +31,17 @@ def rows_of(texts: pd.Series | pd.Index, among: pd.Series | pd.Index) -> np.ndar
     return pc.index_in(texts, among).fill_null(-1).to_numpy().astype(np.int64)
 
 
-def finding_values(table: pd.DataFrame, column: str, path: Location) -> pd.Series:
+def finding_values(
+    table: pd.DataFrame, column: str, path: Location, words: Mapping[str, int | str] = _NO_WORDS
+) -> pd.Series:
     """A finding's column as nullable Int8: 1 positive, 0 negative, -1 uncertain, missing for a blank.
 
-    Blanks around a value and zeros after its point do not count. Raises UserError on any other value.
+    Blanks around a value and zeros after its point do not count. words: what else means what, in upper or lower case; ""
+    is a blank. Raises UserError on any other value.
     """
     codes, found = pd.factorize(table[column], use_na_sentinel=False)  # a map goes through every row in Python
-    values = [_finding(value) for value in found]
+    folded = {word.strip().casefold(): pd.NA if value == "" else value for word, value in words.items()}
+    values = [folded.get(value.strip().casefold(), _finding(value)) for value in found]
     if any(value is None for value in values):
         value = min(value for value, number in zip(found, values, strict=True) if number is None)
         raise UserError(
@@ -83,7 +88,7 @@ def splits(column: pd.Series, path: Location, name: str = "split") -> pd.Series:
     known = {word: SPLIT_NAMES.get(word.strip().lower()) for word in column.unique()}
     unknown = sorted(word for word, split in known.items() if split is None)
     if unknown:
-        where = line(path, int((column == unknown[0]).to_numpy().argmax()))
+        where = line_of(path, column, int((column == unknown[0]).to_numpy().argmax()))
         raise UserError(
             f"{path}: column {name!r} holds {unknown[0]!r}; known are {', '.join(SPLIT_NAMES)} (first in {where})"
         )

@@ -15,23 +15,40 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from shards.errors import UserError
+from shards.storage.json_table import json_table
 from shards.storage.location import Location
 from shards.storage.parquet import parquet_texts
-from shards.storage.table_file import CELLS, DOWNLOAD, MOST, PARQUET, table_bytes, text_start, too_large
+from shards.storage.table_file import (
+    CELLS,
+    DOWNLOAD,
+    MOST,
+    PARQUET,
+    is_json,
+    packing,
+    table_bytes,
+    text_start,
+    too_large,
+)
 
 FIRST = 2**17  # bytes of a table that hold its first line, compressed or not
 HEADER = 2**22  # most bytes of a first line
 CELL = 2**20  # most bytes of a value: more is a quote that is not closed, or an attack
 SHOWN = 30  # columns that a message lists
 LEFT_OUT = "left out"  # in a table's attrs: columns of parquet that hold no single text or number, and their types
+GUESSED = "guessed"  # in a table's attrs: the encoding that its bytes do not tell
 
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
 _UNNAMED = re.compile(r"Unnamed: [0-9]+|__index_level_[0-9]+__")  # as pandas writes it
 _QUOTED = re.compile(r'"[^"]*("|$)')  # the name may go on in the next line
 _DECIMAL_COMMA = r"^(\s*[+-]?[0-9]+),(0+\s*|[0-9]*[eE][+-]?[0-9]+\s*)$"
 
 
 def read_table(
-    path: Location, required: tuple[str, ...] = (), unnamed: bool = False, again: str = DOWNLOAD
+    path: Location,
+    required: tuple[str, ...] = (),
+    unnamed: bool = False,
+    again: str = DOWNLOAD,
+    declared: bool = False,
 ) -> pd.DataFrame:
     """A table as text columns; blanks are "".
 
@@ -40,17 +57,25 @@ def read_table(
 
     unnamed: accept several columns without a name, and call them as pandas does, "Unnamed: 3" (`is_unnamed`).
     again: how to fix a damaged file, for messages: SAVE for a table of the user's own.
+    declared: read JSON too (`shards.storage.json_table`), and text that is no UTF-8 as Windows-1252; then that is in
+    the table's attrs as GUESSED.
     Raises UserError if the file is absent, cut, not a table, has a row that does not fit the header, a duplicated
     column or without a required one. (pandas would fill a short row with blanks and shift a long one.)
     """
-    data = table_bytes(path, again)
+    data = table_bytes(path, again, json=declared)
     left_out: dict[str, str] = {}
+    guessed = False
     try:
         if data[:4] == PARQUET:
             table, left_out = parquet_texts(path, data)
             table = table.rename_columns(_checked_names(path, table.column_names, unnamed, again))
         else:
-            table = _text_table(path, data, unnamed, again)
+            try:
+                table = _text_table(path, data, unnamed, again)
+            except UnicodeDecodeError:
+                if not (guessed := declared):
+                    raise
+                table = _text_table(path, bytes(data).decode("cp1252").encode(), unnamed, again)
     except UserError:
         raise
     except Exception as error:  # Arrow raises many kinds on damaged parquet
@@ -60,6 +85,8 @@ def read_table(
         raise UserError(f"{path}: not {what} ({why}); {again}") from error
     frame = table.to_pandas()
     frame.attrs[LEFT_OUT] = left_out
+    if guessed:
+        frame.attrs[GUESSED] = "Windows-1252"
     for column in required:
         if column not in frame.columns:
             raise no_column(path, column, frame)
@@ -86,10 +113,25 @@ def one_line(text: str) -> str:
 
 def column_names(path: Location) -> list[str]:
     """The names in the first line of a CSV (plain or .gz), without reading the rest; [] if it is no text."""
+    return _start(path)[0]
+
+
+def how_written(path: Location) -> str:
+    """How a table's file is packed and separated, for people."""
+    names, separator = _start(path)
+    return f"{packing(path)}separated by {SEPARATORS[separator]}" if names else f"{packing(path)}JSON or parquet"
+
+
+def _start(path: Location) -> tuple[list[str], str]:
     try:
-        return _first_line(text_start(path, FIRST))[0]
+        start = text_start(path, FIRST)
+        try:
+            names, _, separator = _first_line(start)
+        except UnicodeDecodeError:
+            names, _, separator = _first_line(start.decode("cp1252").encode())
+        return ([], "") if is_json(start) else (names, separator)
     except (UnicodeDecodeError, csv.Error, EOFError, OSError, zlib.error, UserError, pa.ArrowException):
-        return []
+        return [], ""
 
 
 def is_unnamed(name: str) -> bool:
@@ -98,6 +140,9 @@ def is_unnamed(name: str) -> bool:
 
 
 def _text_table(path: Location, data: bytes | bytearray, unnamed: bool, again: str) -> pa.Table:
+    if is_json(data):  # that was let pass
+        table = json_table(path, data)
+        return table.rename_columns(_checked_names(path, table.column_names, unnamed, again))
     if (zero := data.find(b"\0")) >= 0:  # what a file system leaves after a crash
         raise UserError(f"{path}: not a CSV table ({_place(data, zero)}); {again}")
     if len(data) > HEADER and not re.search(rb"[\r\n]", data[:HEADER]):

@@ -61,7 +61,7 @@ def parse_json(data: bytes | str) -> Any:
     infinity, a number that does not fit 64 bits."""
     try:
         return json.loads(
-            data, object_pairs_hook=_object, parse_int=_whole, parse_float=_finite, parse_constant=_finite
+            data, object_pairs_hook=no_name_twice, parse_int=_whole, parse_float=_finite, parse_constant=_finite
         )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
@@ -122,7 +122,7 @@ def _check_entries(value: dict, kinds: dict, where: str) -> None:
             raise ValueError(f"{prefix}{name} is missing")
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def no_name_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]

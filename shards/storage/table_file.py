@@ -20,6 +20,8 @@ DOWNLOAD = "download it again"  # for a release's table
 SAVE = "save it again as a CSV in UTF-8 or as parquet"  # for a table of the user's own
 
 PARQUET = b"PAR1"
+JSON = "JSON"
+_JSON = rb'\s*(\{\s*["}]|\[\s*[\[{"\]])'
 MOST = 2**31 - 1  # bytes of a table, unpacked: Arrow reads a text as one block
 CELLS = 2**28  # values of a table: 4 million rows of 60 columns; empty ones take memory too
 RATIO, ALWAYS = 100, 2**28  # a packed table may hold so many times its bytes, and so many bytes in any case
@@ -54,7 +56,7 @@ _OTHERS: tuple[tuple[bytes, str, str | None], ...] = (
         _FETCH,
     ),
     (rb"\s*<\?xml", "XML", None),
-    (rb'\s*(\{\s*["}]|\[\s*[\[{"\]])', "JSON", None),
+    (_JSON, JSON, None),
     (rb"version https://git-lfs", "a Git LFS pointer, which only names the file", "fetch the file with git lfs pull"),
     (rb"(?s).{257}ustar|7z\xbc\xaf|Rar!|\x04\x22\x4d\x18", "an archive", _UNPACK),
     (rb"sep=.\r?\n", "a CSV after Excel's line 'sep='", "remove its first line"),
@@ -62,11 +64,12 @@ _OTHERS: tuple[tuple[bytes, str, str | None], ...] = (
 )
 
 
-def table_bytes(path: Location, again: str) -> bytes | bytearray:
+def table_bytes(path: Location, again: str, json: bool = False) -> bytes | bytearray:
     """A table's bytes: parquet, or text in UTF-8 without a byte order mark. gzip, bzip2, xz, zstd, and a zip that holds
     one file are unpacked.
 
     again: how to fix a file that is damaged or no table, for messages.
+    json: let JSON pass, which is refused else.
     Raises UserError if it is absent, no table, damaged, or larger than MOST or RATIO allow.
     """
     packed = _read(path, again)
@@ -79,7 +82,7 @@ def table_bytes(path: Location, again: str) -> bytes | bytearray:
         return data
     bare = start.removeprefix(b"\xef\xbb\xbf")
     for pattern, what, fix in _OTHERS:
-        if re.match(pattern, bare):
+        if re.match(pattern, bare) and not (json and what == JSON):
             raise UserError(f"{path}: not a CSV table or parquet, but {what}; {fix or again}")
     return _utf8(path, data, again)
 
@@ -92,7 +95,20 @@ def text_start(path: Location, num_bytes: int) -> bytes:
             data = file.read(2**12)
             while b"\n" not in data and len(data) < ALWAYS and (more := file.read(2**12)):
                 data += more
+    elif data[:4] in _ZIP:  # its list of files is at its end
+        data = bytes(_unpacked(path, storage_of(path).read_bytes(), "") or b"")[:num_bytes]
     return bytes(_utf8(path, data, ""))
+
+
+def is_json(data: bytes | bytearray) -> bool:
+    return re.match(_JSON, bytes(data[:4096])) is not None
+
+
+def packing(path: Location) -> str:
+    """How a table's file is packed, for people: "gzip, ", or nothing."""
+    start = storage_of(path).read_bytes(stop=16)
+    known = zip(_PACKED, ("gzip, ", "bzip2, ", "xz, ", "zstd, "), strict=True)
+    return next((name for magic, name in known if re.match(magic, start)), "zip, " if start[:4] in _ZIP else "")
 
 
 def too_large(path: Location, what: str) -> UserError:

@@ -1,0 +1,155 @@
+"""The images of a declared release: ids, views, people and paths, one row an image."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from shards.errors import UserError
+from shards.releases.declared.fields import IDS, Fields, check_letters, one_value
+from shards.releases.declared.schema import Field, Schema, Views
+from shards.releases.declared.tables import Stack
+from shards.releases.groups import odd_views, with_groups
+from shards.releases.locate import image_paths
+from shards.releases.paths import near, relative_paths, share_there
+from shards.releases.people import ages, sexes
+from shards.releases.tags import with_tags
+from shards.releases.values import check_filled, splits
+from shards.storage.location import Location
+from shards.words import are, counted
+
+FRONTAL = (
+    *("frontal", "ap", "pa", "ap supine", "ap horizontal", "ap erect", "antero-posterior", "postero-anterior"),
+    *("ap portable", "portable ap", "frontal ap", "frontal pa"),
+)
+LATERAL = ("lateral", "lat", "l", "ll", "rl", "left lateral", "right lateral", "lateral left", "lateral right")
+_INVERTED = {
+    **dict.fromkeys(("1", "true", "yes", "monochrome1"), True),
+    **dict.fromkeys(("0", "false", "no", "monochrome2", ""), False),
+}
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """The images of a release: frame has image_id, perhaps split, and what is known else.
+
+    stack: their tables, of which `first` (int64 [images]) is the first row of each; None of images that are packed.
+    """
+
+    frame: pd.DataFrame
+    stack: Stack | None = None
+    first: np.ndarray | None = None
+
+    def text(self, name: str) -> pd.Series:
+        """A field of the images, or a column of their table."""
+        if name in self.frame:
+            return self.frame[name]
+        if self.stack is None:
+            raise UserError(f"labels are joined by {name}, which packed images do not have; put the release's own tables beside")
+        return self.stack.column(name).iloc[self.first].reset_index(drop=True)
+
+
+def read_images(schema: Schema, stack: Stack) -> tuple[ImageRows, Fields, list[str]]:
+    """Ids and what else the tables say of every image, without paths; and notes."""
+    check_filled(stack.frame, stack.files[0][0])
+    given = dict(schema.images.given)
+    if "split" not in given and "split" in stack.frame:  # a constant of its tables
+        given["split"] = Field(column="split")
+    fields = Fields(stack, given, may_lack=tuple(name for name in schema.images.tags if name in IDS))
+    image, _ = pd.factorize(fields.text("image_id"))
+    first = np.flatnonzero(~pd.Series(image).duplicated().to_numpy())
+    frame, notes = pd.DataFrame(index=range(len(first))), list(stack.notes)
+    for name in given:
+        values = fields.text(name)
+        if name == "split":
+            values = stack.each_file(values, lambda part, path: splits(part, path))
+        frame[name] = one_value(stack, values, image, first, name)
+    if len(first) < len(image):
+        notes.append(f"{counted(len(image), 'row')} of {counted(len(first), 'image')}")
+    return ImageRows(frame, stack, first), fields, notes
+
+
+def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) -> tuple[pd.DataFrame, list[str]]:
+    """The images as a release has them, with their paths and what is read from headers; and notes."""
+    images, notes = rows.frame.drop(columns="split", errors="ignore"), []
+    images["path"], said = _paths(schema, rows, fields, root)
+    notes += said
+    if schema.images.tags:
+        images, said = with_tags(images, root, schema.images.tags)
+        notes += said
+    subject, study, said = with_groups(
+        images["image_id"], images.get("study_id"), images.get("subject_id"), ("study_id", "subject_id")
+    )
+    notes += said
+    images = images.assign(study_id=study, subject_id=subject)
+    if "view_position" in images:
+        images["view"] = views(images["view_position"], schema.views)
+        notes += odd_views(images["view_position"], images["view"])
+    else:
+        images = images.assign(view="other", view_position="")
+        notes.append("no view_position: every view is other")
+    for name, read in (("sex", sexes), ("age", ages)):
+        if name in images:
+            images[name], said = read(images[name])
+            notes += said
+    if "inverted" in images:
+        images["inverted"] = _inverted(images["inverted"], rows)
+        notes.append(f"{are(images['inverted'].sum(), 'image')} MONOCHROME1 and inverted")
+    return images, notes
+
+
+def views(position: pd.Series, words: Views) -> pd.Series:
+    """frontal, lateral or other of every view position; a declaration's words win over those built in."""
+    known: dict[str, str] = {}
+    for view, names in (("frontal", FRONTAL), ("lateral", LATERAL), ("frontal", words.frontal), ("lateral", words.lateral)):
+        known |= dict.fromkeys(map(_plain, names), view)
+    return position.map({text: known.get(_plain(text), "other") for text in position.unique()}).astype("str")
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[\s_-]+", "", word.casefold())
+
+
+def _inverted(column: pd.Series, rows: ImageRows) -> pd.Series:
+    known: Mapping[str, bool | None] = {text: _INVERTED.get(text.strip().lower()) for text in column.unique()}
+    if other := next((text for text, value in known.items() if value is None), None):
+        assert rows.stack is not None and rows.first is not None
+        at = int(rows.first[(column == other).to_numpy().argmax()])
+        raise rows.stack.refuse(at, f"inverted is {other!r}, not 1, 0, MONOCHROME1 or MONOCHROME2: give it `words`. It is")
+    return column.map(known).astype(bool)
+
+
+def _paths(schema: Schema, rows: ImageRows, fields: Fields, root: Location) -> tuple[pd.Series, list[str]]:
+    """Where the images are: by the first declared path under which most of those that were looked for are there."""
+    assert rows.stack is not None and rows.first is not None
+    stack, file = rows.stack, rows.stack.files[0][0]
+    if schema.images.search:
+        names = fields.made(schema.images.paths[0], "search").iloc[rows.first].reset_index(drop=True)
+        return image_paths(root, names, file, schema.images.depth), []
+    best: tuple[float, pd.Series, list[str]] | None = None
+    tried = []
+    for field in schema.images.paths:
+        of_rows = fields.made(field, "path")
+        check_letters(stack, of_rows, field.column or "path")
+        texts = of_rows.iloc[rows.first].reset_index(drop=True)
+        if (blank := (texts == "").to_numpy()).all():
+            continue
+        if blank.any():
+            raise stack.refuse(int(rows.first[blank.argmax()]), f"{field.column or 'path'!r} is blank, and every image needs its file,")
+        paths, said = relative_paths(texts, root)
+        share = share_there(paths, root)
+        tried.append(paths.iloc[0])
+        if share > (best[0] if best else 0.0):
+            note = [f"paths: {field.template or field.column}"] if len(schema.images.paths) > 1 else []
+            best = share, paths, [*said, *note]
+        if share > 0.5:
+            break
+    if best is None:
+        places = " and ".join(map(repr, tried)) or "no path"
+        raise UserError(
+            f"{file}: none of the files that were looked for is in {root}, such as {places}"
+            f"{near(root, tried[0]) if tried else ''}; give the folder that the paths start from with --source"
+        )
+    return best[1], best[2]
