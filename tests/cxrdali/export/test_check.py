@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cxrdali.export.check import BOUND, Expected
-from cxrdali.export.network import Calibrated
+from cxrdali.export.graph import Calibrated
 from cxrdali.postprocess.calibration_maps import Affine, Isotonic, fit_isotonic
 from cxrdali.predictions import sigmoid
 from shards.errors import UserError
@@ -79,7 +79,7 @@ def test_what_is_right_passes_in_batches_of_one_and_three_and_the_difference_is_
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda outputs: outputs + 0.02, "differs from torch, by a logit of up to 0.02, on 16 images"),
+        (lambda outputs: outputs + 0.02, "differs from torch by up to a logit of 0.02, on 16 images"),
         (lambda outputs: np.where(outputs == outputs.max(), np.nan, outputs), "differs from torch"),
         (lambda outputs: outputs[:, :4], r"it gives \[16, 4\], not \[16, 5\]"),
         (lambda outputs: outputs[:, ::-1], "differs from torch"),
