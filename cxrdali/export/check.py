@@ -53,13 +53,12 @@ class Expected:
 
         run: images uint8 [N, 1, S, S] -> outputs [N, F]; what: for messages.
         """
-        pieces = [slice(FIRST), *(slice(at, at + MORE) for at in range(FIRST, len(self.images), MORE))]
         try:
-            outputs = np.concatenate([run(self.images[piece]) for piece in pieces])
+            batches = np.split(self.images, range(FIRST, len(self.images), MORE))
+            outputs = np.concatenate([run(batch) for batch in batches])
         except Exception as error:  # of any runtime
-            raise UserError(
-                f"{what}: it does not run in batches of {FIRST} and {MORE} ({first_line(error)}); {_FIX}"
-            ) from error
+            why = f"it does not run in batches of {FIRST} and {MORE} ({first_line(error)})"
+            raise UserError(f"{what}: {why}; {_FIX}") from error
         span, rounding = BOUND * np.maximum(np.abs(self.logits), 1), ROUNDING[self.probabilities]
         low, high = self.outputs(self.logits - span) - rounding, self.outputs(self.logits + span) + rounding
         if outputs.shape != low.shape:
@@ -69,8 +68,8 @@ class Expected:
         if not ((outputs >= low) & (outputs <= high)).all():
             raise UserError(f"{what}: differs from torch by up to {found}; {_FIX}")
         log.info(
-            f"{what}: the largest difference from torch is {found}, in batches of {FIRST} and {MORE} (refused: more than "
-            f"logits make that are {BOUND:g}, or {BOUND:.1%}, off)"
+            f"{what}: the largest difference from torch is {found}, in batches of {FIRST} and {MORE} (refused: more "
+            f"than logits make that are {BOUND:g}, or {BOUND:.1%}, off)"
         )
 
 
@@ -81,7 +80,7 @@ def expected(judge: Judge, dataset: PackedDataset | None) -> Expected:
         images, words = _generated(size), f"{IMAGES} generated images (no --data)"
     else:
         rows = rows_of(judge.run, dataset)[1]
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, IMAGES).astype(np.int64))]
+        rows = rows[:: max(1, len(rows) // IMAGES)][:IMAGES]
         images = next(iter(Loader(dataset, rows, LoaderOptions(size, len(rows), threads=1)))).images.numpy()
         words = f"{counted(len(rows), 'validation image')} of {dataset.root}"
     images = images[np.arange(max(len(images), FIRST + MORE)) % len(images)]

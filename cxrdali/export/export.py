@@ -122,7 +122,10 @@ def _timm(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDatase
 def _hub(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDataset | None) -> None:
     """Written into a folder aside, loaded from there, and renamed."""
     known, about, target = facts(judge, dataset, options.evaluation), _about(judge), expected(judge, dataset)
-    config, fitted = timm_files.config(judge.model, about), {"calibration": judge.calibration, "thresholds": judge.rules}
+    config, fitted = (
+        timm_files.config(judge.model, about),
+        {"calibration": judge.calibration, "thresholds": judge.rules},
+    )
     files = {
         "model.safetensors": timm_files.weights(judge.model, about),
         "config.json": json_bytes(config),

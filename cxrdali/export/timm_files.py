@@ -17,6 +17,7 @@ from cxrdali.models.weights import output_keys
 from shards.errors import UserError
 
 CROPS = {"squash": "squash", "pad": "border", "crop": "center"}  # timm's name of each of FITS
+INTERPOLATION = "bilinear"  # of timm's, the one whose pixels came nearest to packed ones
 KEPT = ("first_conv", "classifier", "fixed_input_size")  # of timm's own description of a network
 
 
@@ -78,7 +79,7 @@ def config(model: Classifier, about: Mapping[str, str]) -> dict[str, Any]:
             **{name: model.backbone.pretrained_cfg.get(name) for name in KEPT},
             **{name: json.loads(model.identity[name]) for name in ("mean", "std")},
             "input_size": [3, size, size], "num_classes": count, "custom_load": False,
-            "interpolation": "box", "crop_pct": 1.0, "crop_mode": CROPS.get(packed.get("fit"), "squash"),
+            "interpolation": INTERPOLATION, "crop_pct": 1.0, "crop_mode": CROPS.get(packed.get("fit"), "squash"),
         },
         "cxrdali": {**about, "logit_scale": "1.0"},  # it is in the weights
     }  # fmt: skip

@@ -20,7 +20,7 @@ from tests.cxrdali.comparable_runs import change_config, write_run
 
 def run_with_weights(folder: Path, dataset: PackedDataset, **settings) -> Path:
     """A run of two epochs, the second the best, whose weights and statistics are all random."""
-    write_run(folder, dataset, skill=2, seed=0, **{"pretrained": False, **settings})
+    write_run(folder, dataset, skill=2, seed=0, **{"pretrained": False, "micro_batch": 8, **settings})
     run = Run.open(folder)
     torch.manual_seed(0)
     model = create(run.settings.model_options(), len(run.findings)).eval()

@@ -97,7 +97,9 @@ def test_the_bound_is_one_of_logits_whatever_is_compared():
     target = expected(maps=MAPS, probabilities=True)
     span = BOUND * np.maximum(1, np.abs(target.logits))
     for factor, right in ((-0.99, True), (0.99, True), (-1.2, False), (1.2, False)):
-        moved = dict(zip((each.tobytes() for each in target.images), target.outputs(target.logits + factor * span), strict=True))
+        moved = dict(
+            zip((each.tobytes() for each in target.images), target.outputs(target.logits + factor * span), strict=True)
+        )
         run = lambda images, moved=moved: np.stack([moved[each.tobytes()] for each in images])  # noqa: E731
         if right:
             target.check(run, "a")
