@@ -264,7 +264,11 @@ def _joined(stack: Stack, other: Stack, table: Table) -> Stack:
     new = [name for name in other.frame if name not in stack.frame]
     taken = other.frame[new].iloc[rows].reset_index(drop=True)
     taken[none] = ""
-    notes = (f"{counted(none.sum(), 'row')} without one in {path.name}: blank there",) if none.any() else ()
+    notes = []
+    if none.any():
+        notes.append(f"{path.name} has no row for {counted(none.sum(), 'row')} of {join.to}: blank there")
+    if unused := len(here) - len(np.unique(rows[~none])):
+        notes.append(f"{path.name}: {counted(unused, 'row')} of no row of {join.to}")
     return replace(
         stack,
         frame=pd.concat([stack.frame, taken], axis=1),
