@@ -113,9 +113,8 @@ def test_labels_of_studies_repeat_on_their_images(tmp_path):
     assert "l.csv: column 'exam' is blank in line 3" in said
     said = refused(read, tmp_path, declared(labels % "exam"))
     assert "l.csv: the key of labels is blank in line 3" in said
-    _, found = read(
-        tmp_path, declaration, t__csv=images.replace("x", "7").replace("y", "8"), l__csv="exam,Edema\n7.0,1"
-    )
+    numbers = images.replace(",x", ",7").replace(",y", ",8")
+    _, found = read(tmp_path, declaration, t__csv=numbers, l__csv="exam,Edema\n7.0,1")
     assert found["a"] == ("train", "1")  # an id is the same id, however a data frame wrote it
     said = refused(read, tmp_path, declaration, l__csv="exam,Edema\nX1,1")
     assert "l.csv: none of its 1 image is in the release" in said
