@@ -181,13 +181,13 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
             raise stack.refuse(at, f"column {texts.name!r} holds {text[:80]!r}, which is no list,")
         lists.append(parts)
     silent = {code for code, parts in enumerate(lists) if set(parts) & set(labels.unlabelled)}
-    names = [_names(labels, parts) for parts in lists]
+    names = [[] if code in silent else _names(labels, parts) for code, parts in enumerate(lists)]
     findings = labels.findings
     if findings == ALL:
-        findings = tuple(sorted({name for code, each in enumerate(names) if code not in silent for name in each}))
+        findings = tuple(sorted({name for each in names for name in each}))
     place = {name: number for number, name in enumerate(findings)}
     for code, each in enumerate(names):
-        if code not in silent and (other := next((name for name in each if name not in place), None)) is not None:
+        if (other := next((name for name in each if name not in place), None)) is not None:
             at = int((codes == code).argmax())
             raise stack.refuse(
                 at, f"the finding {other!r} is not declared; {choices(other, place, 'known are')}; it is"
@@ -204,7 +204,7 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
         said[np.bincount(unit[speaks[codes]], minlength=len(first)) == 0] = BLANK
     counts = np.array([len(each) for each in names], dtype=np.int64)[codes]
     row = np.repeat(np.arange(len(key)), counts)
-    column = np.array([place.get(name, 0) for code in codes for name in names[code]], dtype=np.int64)
+    column = np.array([place[name] for code in codes for name in names[code]], dtype=np.int64)
     value = _numbers(labels, stack, labels.value).fillna(BLANK).to_numpy(np.int8) if labels.value else np.int8(1)
     value = np.broadcast_to(value, len(key))[row]
     for number in (BLANK, 0, -1, 1):  # the last one stays
