@@ -175,4 +175,6 @@ READER = Reader(
     recognises=recognises,
     read=read,
     label_tables=label_tables,
+    title="PadChest, and CXR-LT 2026 on it",
+    needs=f"{ORIGINAL}, the tables of CXR-LT 2026 or both, with 0/*.png 1/*.png ... or images/*.png",
 )

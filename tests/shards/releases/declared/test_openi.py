@@ -87,6 +87,15 @@ def test_reports_that_nobody_indexed_and_those_without_an_image_are_counted(tmp_
     assert any("indiana_reports.csv" in note and "1 " in note for note in notes), notes
 
 
+def test_reports_of_which_none_was_indexed_leave_pixels_without_labels(tmp_path):
+    write(tmp_path / "release")
+    write_text(tmp_path / "release" / "indiana_reports.csv", "uid,Problems\n1,No Indexing\n2,No Indexing")
+    release = open_release(tmp_path / "release")
+    assert not release.labels
+    assert "labels left out, as no image has any: openi-problems" in release.notes
+    assert len(packed(release, tmp_path / "pack")[1]) == len(IDS)
+
+
 def test_pixels(tmp_path):
     write(tmp_path / "release")
     _, pixels = packed(open_release(tmp_path / "release"), tmp_path / "pack")

@@ -37,13 +37,16 @@ PADCHEST = f"""
 """
 
 
-@pytest.fixture
-def root(tmp_path):
-    root = tmp_path / "padchest-gr"
+def write(root):
     write_text(root / "master_table.csv", TABLE)
     write_images(root, *(f"{FOLDER}/{image}" for image in (A, B, C)), bits=16)
     write_images(root, "PadChest_GR_progression_prior_studies/prior.png", first=9, bits=16)
-    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    write(tmp_path / "padchest-gr")
+    return tmp_path / "padchest-gr"
 
 
 def test_images_patients_sex_and_age_keep_every_digit(root):

@@ -29,9 +29,7 @@ SUBMISSION = f"patientId,PredictionString\n{D},0.5 0 0 100 100"
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
 
 
-@pytest.fixture
-def root(tmp_path):
-    root = tmp_path / "rsna"
+def write(root):
     write_text(root / "stage_2_train_labels.csv.zip", LABELS)
     write_text(root / "stage_2_detailed_class_info.csv.zip", CLASSES)
     write_text(root / "stage_2_sample_submission.csv", SUBMISSION)
@@ -40,7 +38,12 @@ def root(tmp_path):
     write_dicom(train / f"{B}.dcm", 1, bits=8, PatientSex="M", PatientAge="019Y", ViewPosition="AP", PatientID=B)
     write_dicom(train / f"{C}.dcm", 2, bits=8, PatientSex="M", PatientAge="412", ViewPosition="AP", PatientID=C)
     write_dicom(test / f"{D}.dcm", 3, bits=8, PatientSex="F", PatientAge="33", ViewPosition="PA", PatientID=D)
-    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    write(tmp_path / "rsna")
+    return tmp_path / "rsna"
 
 
 def test_images_are_there_once_and_views_sex_and_age_come_from_the_headers(root):

@@ -20,9 +20,7 @@ MASKS = f"""
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
 
 
-@pytest.fixture
-def root(tmp_path):
-    root = tmp_path / "siim"
+def write(root):
     write_text(root / "train-rle.csv", MASKS)
     write_text(root / "sample_submission.csv", f"ImageId,EncodedPixels\n{D},1 2")  # an example, not a mask
     for number, (image, split) in enumerate(((A, "train"), (B, "train"), (C, "train"), (D, "test"))):
@@ -36,7 +34,12 @@ def root(tmp_path):
             PatientSex="M",
             PatientAge="58",
         )
-    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    write(tmp_path / "siim")
+    return tmp_path / "siim"
 
 
 def test_images_are_found_below_folders_of_uids_and_patients_come_from_the_headers(root):

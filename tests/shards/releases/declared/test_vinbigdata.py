@@ -31,9 +31,7 @@ TRAIN = f"""
 """
 
 
-@pytest.fixture
-def root(tmp_path):
-    root = tmp_path / "vinbigdata"
+def write(root):
     write_text(root / "train.csv", TRAIN)
     write_text(root / "sample_submission.csv", f"image_id,PredictionString\n{D},14 1 0 0 1 1\n{E},14 1 0 0 1 1")
     for number, (split, image) in enumerate((("train", A), ("train", B), ("train", C), ("test", D), ("test", E))):
@@ -44,7 +42,12 @@ def root(tmp_path):
             PatientSex="F",
             PatientAge="031Y",
         )
-    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    write(tmp_path / "vinbigdata")
+    return tmp_path / "vinbigdata"
 
 
 def signs(*positive: str) -> str:

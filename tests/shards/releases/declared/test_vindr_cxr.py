@@ -28,9 +28,7 @@ def signs(*positive: str) -> str:
     return "".join("1" if name in positive else "0" for name in FINDINGS)
 
 
-@pytest.fixture
-def root(tmp_path):
-    root = tmp_path / "vindr-cxr"
+def write(root):
     write_text(
         root / "annotations" / "image_labels_train.csv",
         "\n".join(
@@ -64,7 +62,12 @@ def root(tmp_path):
     write_dicom(root / "train" / f"{C}.dicom", 2, "MONOCHROME1", PatientSex="O")
     write_dicom(root / "test" / f"{D}.dicom", 3, "MONOCHROME1", PatientSex="F", PatientAge="071Y")
     write_dicom(root / "test" / f"{E}.dicom", 4, bits=14)
-    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    write(tmp_path / "vindr-cxr")
+    return tmp_path / "vindr-cxr"
 
 
 def test_images_views_and_splits(root):
