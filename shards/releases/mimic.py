@@ -33,19 +33,16 @@ LATERAL = ("LATERAL", "LL", "XTABLE LATERAL")
 
 
 def recognises(root: Location) -> bool:
-    return _metadata(root) is not None
+    return metadata_in(root) is not None
 
 
 def read(root: Location, label_folders: Sequence[Location]) -> Release:
-    path = _metadata(root)
+    path = metadata_in(root)
     assert path is not None
-    images = _images(path)
-    # before those in the release: the first table is the default
-    labels = [table for folder in label_folders for table in READER.labels_in(folder, images)]
-    labels += cxrlt.find(root) + _own_labels(path.parent, images)
-    here = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
+    images = images_of(path)
+    labels = labels_of(READER, root, path.parent, images, label_folders)
     reading = {"synthetic": True} if storage_of(root / SYNTHETIC).exists() else {}
-    return Release(READER.name, root, images, here, (path,), reading)
+    return Release(READER.name, root, images, labels, (path,), reading)
 
 
 def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTable]:
@@ -53,7 +50,17 @@ def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTab
     return cxrlt.find(folder) + _own_labels(folder, images)
 
 
-def _metadata(root: Location) -> Location | None:
+def labels_of(
+    reader: Reader, root: Location, tables: Location, images: pd.DataFrame, label_folders: Sequence[Location]
+) -> tuple[LabelTable, ...]:
+    """The label releases in the folders that were given, in the release, and in the folder of its tables."""
+    # before those in the release: the first table is the default
+    labels = [table for folder in label_folders for table in reader.labels_in(folder, images)]
+    labels += cxrlt.find(root) + _own_labels(tables, images)
+    return first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
+
+
+def metadata_in(root: Location) -> Location | None:
     """The table, in the folder or, beside files/, in a folder below it."""
     found = table_in(root, *METADATA)
     if found or not storage_of(root).local or not storage_of(root / "files").has_folder():
@@ -61,13 +68,15 @@ def _metadata(root: Location) -> Location | None:
     return next((found for folder in folders_in(root) if (found := table_in(folder, *METADATA))), None)
 
 
-def _images(path: Location) -> pd.DataFrame:
-    table = read_table(path, ("dicom_id", "subject_id", "study_id", "ViewPosition"))
+def images_of(path: Location, suffix: str = "jpg") -> pd.DataFrame:
+    """The images of a table with their views, if it has any, and the paths of their files with this suffix."""
+    table = read_table(path, ("dicom_id", "subject_id", "study_id", *(["ViewPosition"] if suffix == "jpg" else [])))
     subject = ids(table, "subject_id", path, prefix="p")
     study = ids(table, "study_id", path, prefix="s")
     image = ids(table, "dicom_id", path)
-    images = image_table(image, study, subject, table["ViewPosition"].str.strip(), FRONTAL, LATERAL)
-    images["path"] = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + image + ".jpg"
+    position = table["ViewPosition"].str.strip() if "ViewPosition" in table else pd.Series("", table.index)
+    images = image_table(image, study, subject, position, FRONTAL, LATERAL)
+    images["path"] = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + image + "." + suffix
     check_filled(images, path)
     image_index(image, path)
     return images
@@ -106,4 +115,6 @@ READER = Reader(
     recognises=recognises,
     read=read,
     label_tables=label_tables,
+    title="MIMIC-CXR-JPG 2.0.0 / 2.1.0",
+    needs=f"{METADATA[0]} (also in a folder of its own) and files/p10/p10000032/s50414267/*.jpg; labels of CXR-LT by --labels",
 )

@@ -42,20 +42,20 @@ def label_table(labels: Labels, tables: Tables, images: ImageRows, join_rows: st
     stack = tables.stack(labels.table)
     if stack is None:
         return None
-    given = tables.schema.images.given
-    fields = Fields(stack, {"key": labels.key.here} if labels.key else given)
-    key = fields.text("key" if labels.key else "image_id")
+    name, given = "image_id", tables.schema.images.given
+    if labels.key:
+        name, given = labels.key.images, {labels.key.images: labels.key.here}
+    key = Fields(stack, given).text(name)
     if (blank := (key == "").to_numpy()).any():
         raise stack.refuse(int(blank.argmax()), "the key of labels is blank")
     said = _said(labels, stack, key, tables)
     values, split, notes = _joined(labels, stack, said, key, join_rows)
     declared = labels.readers.join if labels.readers else None
-    name = f"{labels.name}-{join_rows}" if join_rows not in (None, declared) else labels.name
+    called = f"{labels.name}-{join_rows}" if join_rows not in (None, declared) else labels.name
     inputs = tables.inputs(labels.table)
     of_table = () if labels.table == "images" else stack.notes
-    whole = LabelTable(name, tuple(values), values.assign(split=split), inputs, notes=(*of_table, *notes))
-    found = whole.restricted_to(images.text(labels.key.images if labels.key else "image_id"))
-    return _of_images(labels, found, images, said.unlabelled)
+    whole = LabelTable(called, tuple(values), values.assign(split=split), inputs, notes=(*of_table, *notes))
+    return _of_images(labels, whole.restricted_to(images.text(name)), images, said.unlabelled)
 
 
 def _of_images(labels: Labels, found: LabelTable, images: ImageRows, unlabelled: frozenset[str]) -> LabelTable:

@@ -239,12 +239,12 @@ def test_a_name_says_dicom_or_nothing():
 
 NOT_READ = {
     "float": (dataset(DEEP, 12), "not supported: a DICOM of floating-point values"),
-    "32 bits": (dataset(DEEP, 12, BitsAllocated=32), "not supported: a DICOM of 12 bits"),
-    "1 bit": (dataset(GRAY, 8, BitsAllocated=1, BitsStored=1, HighBit=0), "not supported: a DICOM of 1 bits"),
-    "7 bits": (dataset(GRAY, 7), "not supported: a DICOM of 7 bits"),
+    "32 bits": (dataset(DEEP, 12, BitsAllocated=32), "not supported: a DICOM of 12 bits in 32"),
+    "1 bit": (dataset(GRAY, 8, BitsAllocated=1, BitsStored=1, HighBit=0), "not supported: a DICOM of 1 bits in 1"),
+    "7 bits": (dataset(GRAY, 7), "not supported: a DICOM of 7 bits in 8"),
     "frames": (dataset(DEEP, 12, NumberOfFrames=2), "not supported: a DICOM of several frames"),
     "deep colours": (dataset(np.dstack([DEEP] * 3), 12), "not supported: a DICOM in colours of more than 8 bits"),
-    "ARGB": (dataset(GRAY, 8, PhotometricInterpretation="ARGB"), "not supported: a DICOM whose photometric"),
+    "ARGB": (dataset(GRAY, 8, PhotometricInterpretation="ARGB"), "not supported: a DICOM that is neither gray"),
     "small": (dataset(GRAY[:20], 8), "smaller than 32 px: 20 x 61"),
     "huge": (dataset(GRAY, 8, Rows=50_000, Columns=40_000), "larger than 100 megapixels: 50000 x 40000"),
     "no rows": (dataset(GRAY, 8, Rows=None), "damaged DICOM: Rows is missing or no number"),

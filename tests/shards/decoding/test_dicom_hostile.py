@@ -130,10 +130,8 @@ def test_a_compressed_image_of_another_size_than_the_header_says():
         for keyword, value, said in (("Rows", 71, "71 x 60"), ("Columns", 6000, "70 x 6000")):
             whole = pydicom.dcmread(pydicom.filebase.DicomBytesIO(data))
             setattr(whole, keyword, value)
-            assert reason(written(whole)) == (
-                "damaged DICOM: its compressed image has 70 x 60 pixels in 1 components, its header says "
-                f"{said} in 1"
-            )
+            coded = "damaged DICOM: its compressed image is 70 x 60, 1 values of 12 bits"
+            assert reason(written(whole)) == f"{coded}; its header says {said}, 1 of 16"
     whole = pydicom.dcmread(pydicom.filebase.DicomBytesIO(dicom(DEEP, 12, RLELossless)))
     whole.Rows = 71
     assert reason(written(whole)).startswith("damaged DICOM: ")
@@ -147,10 +145,8 @@ def test_a_syntax_that_is_not_the_images():
     assert reason(framed(lossless_jpeg(DEEP, 12), DEEP, 12, JPEGLSLossless)).startswith("damaged DICOM: ")
     assert reason(framed(ls, DEEP, 12, JPEG2000Lossless)).startswith("damaged DICOM: ")
     assert reason(framed(ls, DEEP, 12, RLELossless)).startswith("damaged DICOM: ")
-    raw = dataset(DEEP, 12, JPEGLSLossless)
-    assert reason(written(raw) if False else replaced_syntax(dicom(DEEP, 12), JPEGLSLossless)).startswith("damaged DICOM: ")
-    assert raw.PixelData
-    assert reason(replaced_syntax(dicom(DEEP, 12, RLELossless), ExplicitVRLittleEndian)).startswith("damaged DICOM: ")
+    assert "not compressed" in reason(replaced_syntax(dicom(DEEP, 12), JPEGLSLossless))
+    assert "are compressed" in reason(replaced_syntax(dicom(DEEP, 12, RLELossless), ExplicitVRLittleEndian))
 
 
 def dataset_of(syntax):
@@ -240,9 +236,8 @@ REST = IMAGE[IMAGE.index(b"\x28\0\2\0US") :]
 def test_headers_that_do_not_end_are_left(elements):
     for data in (file_of(elements, REST), file_of(elements)):
         assert kind_of(reason(data)) in ("damaged DICOM", "no pixels")
-        with_rest = data
         try:
-            read_tags(with_rest)
+            read_tags(data)
         except RejectedImage as error:
             assert kind_of(str(error)) in ("damaged DICOM", "no pixels")
 

@@ -31,7 +31,7 @@ READER = Reader(
 def test_readers_are_asked_in_their_order():
     found = readers()
     of_code = [reader.name for reader in found if not reader.declaration]
-    assert of_code == ["mimic-cxr-jpg", "chestx-ray14", "padchest", "folder"]
+    assert of_code == ["mimic-cxr", "mimic-cxr-jpg", "chestx-ray14", "padchest", "folder"]
     assert [reader.order for reader in found] == sorted(reader.order for reader in found)
     assert len({reader.name for reader in found}) == len(found) and found[-1].name == "folder"
 
@@ -47,5 +47,5 @@ def test_a_file_with_a_reader_is_all_that_a_new_release_needs(tmp_path, monkeypa
 
 
 def test_a_folder_that_nobody_knows_names_what_the_known_ones_hold(tmp_path):
-    with pytest.raises(UserError, match="not a release that cxrdali reads; a MIMIC-CXR-JPG release has .*csv.gz and "):
+    with pytest.raises(UserError, match="not a release that cxrdali reads; a MIMIC-CXR release of DICOMs has cxr-.* and "):
         open_release(tmp_path)

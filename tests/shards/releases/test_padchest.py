@@ -88,7 +88,7 @@ def test_patients_studies_and_views_come_from_padchests_own_table(whole):
 
 def test_removed_images_leave_training_and_test_images_stay_in_test_and_never_in_train(whole):
     root, truth = whole
-    (labels,) = open_release(root).labels
+    labels = open_release(root).labels[0]
     by_split = truth.groupby("split")["ImageID"].apply(set)
     assert set(labels.table.index[labels.table["split"] == "train"]) == by_split["train"]
     assert set(labels.table.index[labels.table["split"] == "test"]) == by_split["test"]
@@ -104,7 +104,7 @@ def test_removed_images_leave_training_and_test_images_stay_in_test_and_never_in
 
 def test_findings_keep_their_case_and_lose_their_tabs_and_those_of_the_test_table_are_unknown(whole):
     root, truth = whole
-    (labels,) = open_release(root).labels
+    labels = open_release(root).labels[0]
     assert (labels.name, labels.findings) == ("cxr-lt-2026", PADCHEST_FINDINGS)
     assert "aortic elongation\t," in (root / TRAIN).read_text()
     train, test = (labels.table[labels.table["split"] == split] for split in ("train", "test"))
@@ -132,7 +132,7 @@ def test_a_test_table_with_names_is_matched_by_name_not_by_place(root):
     for name in names:
         table[name] = str(int(name == "cardiomegaly"))
     table.to_csv(root / TEST, index=False)
-    (labels,) = open_release(root).labels
+    labels = open_release(root).labels[0]
     test = labels.table[labels.table["split"] == "test"]
     assert test.loc[:, list(PADCHEST_FINDINGS)].sum().tolist() == [0, 0, len(test), 0, 0]
     edit(root / TEST, lambda text: text.replace("cardiomegaly", "Cardiomegaly"))
@@ -141,14 +141,14 @@ def test_a_test_table_with_names_is_matched_by_name_not_by_place(root):
 
 def test_another_tasks_table_is_not_read_and_that_is_said(root):
     shutil.copy(root / TEST, root / "CXRLT_2026_TEST_ALL_TASK2.csv")
-    (labels,) = open_release(root).labels
+    labels = open_release(root).labels[0]
     assert any(note.startswith("CXRLT_2026_TEST_ALL_TASK2.csv is not read: another task") for note in labels.notes)
 
 
 def test_a_table_that_is_not_told_to_be_one_is_not_passed_over_in_silence(root):
     edit(root / TEST, lambda text: text.replace("ImageID", "Image"))
     (root / "sample_submission.csv").write_text("ImageID,Normal\n")
-    (labels,) = open_release(root).labels
+    labels = open_release(root).labels[0]
     assert f"not read, as they are no tables of the challenge: {TEST}, sample_submission.csv" in labels.notes
 
 
@@ -165,11 +165,12 @@ def test_tables_in_a_folder_of_their_own_and_compressed_are_found(root):
     pd.testing.assert_frame_equal(found.labels[0].table, before.labels[0].table)
 
 
-def test_padchests_own_table_alone_gives_every_image_and_no_labels(root, truth):
+def test_padchests_own_table_alone_gives_every_image_and_its_own_labels(root, truth):
     for name in (TRAIN, TEST, REMOVAL):
         (root / name).unlink()
     release = open_release(root)
-    assert sorted(release.images["image_id"]) == sorted(truth["ImageID"]) and release.labels == ()
+    assert sorted(release.images["image_id"]) == sorted(truth["ImageID"])
+    assert [(table.name, len(table.table)) for table in release.labels] == [("padchest", len(truth))]
 
 
 def test_labels_from_another_folder_come_first_and_are_attached_later_too(root, tmp_path):
@@ -177,12 +178,12 @@ def test_labels_from_another_folder_come_first_and_are_attached_later_too(root, 
         (tmp_path / "labels").mkdir(exist_ok=True)
         shutil.move(root / name, tmp_path / "labels")
     release = open_release(root, [tmp_path / "labels"])
-    assert [table.name for table in release.labels] == ["cxr-lt-2026"]
+    assert [table.name for table in release.labels] == ["cxr-lt-2026", "padchest"]
     pack(open_release(root), tmp_path / "pack", OPTIONS)
     ((labels, new),) = attach(tmp_path / "pack", [tmp_path / "labels"])
     dataset = PackedDataset.open(tmp_path / "pack")
-    assert new and dataset.labels().findings == PADCHEST_FINDINGS
-    split = pd.Series(dataset.labels().split[:], index=dataset.catalog["image_id"])
+    assert new and dataset.labels("cxr-lt-2026").findings == PADCHEST_FINDINGS
+    split = pd.Series(dataset.labels("cxr-lt-2026").split[:], index=dataset.catalog["image_id"])
     assert split.dropna().to_dict() == labels.table["split"].to_dict()
     with pytest.raises(UserError, match="no label table; give a folder that holds a training table of CXR-LT 2026"):
         (tmp_path / "none").mkdir()

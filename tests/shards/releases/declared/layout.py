@@ -18,6 +18,7 @@ from shards.packing.options import PackLimits, PackOptions
 from shards.packing.pack import pack
 from shards.releases.release import Release
 from shards.renditions.options import Size
+from tests.releases import jpeg
 
 SIDE = 32  # pixels of an image, so that packing at this size resizes nothing
 OPTIONS = PackOptions(sizes=(Size(SIDE, raw=True),), shard_images=16)
@@ -64,23 +65,17 @@ def write_images(root: Path, *paths: str, first: int = 0, bits: int = 8) -> None
         Image.fromarray(picture(number, bits)).save(file, quality=95)
 
 
-def write_dicom(path: Path, number: int, photometric: str = "MONOCHROME2", **tags: object) -> None:
-    """`picture(number)` as 12 bits without compression; tags by their keywords, as PatientID="7", or None: without."""
-    pydicom = pytest.importorskip("pydicom")
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data = pydicom.dataset.Dataset()
-    data.file_meta = meta
-    data.SOPClassUID = meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
-    data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.3680043.8.498.{number + 1}"
-    data.Rows = data.Columns = SIDE
-    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
-    data.SamplesPerPixel, data.PixelRepresentation, data.PhotometricInterpretation = 1, 0, photometric
-    data.PixelData = picture(number, bits=12).tobytes()
-    for keyword, value in tags.items():
-        delattr(data, keyword) if value is None else setattr(data, keyword, value)
+def write_dicom(path: Path, number: int, photometric: str = "MONOCHROME2", bits: int = 12, **tags: object) -> None:
+    """`picture(number)` without compression, or of 8 bits as a JPEG; tags by their keywords (None: without it)."""
+    pytest.importorskip("pydicom")
+    from pydicom.uid import JPEGBaseline8Bit
+
+    from tests.dicom_files import dicom, framed
+
+    pixels, tags = picture(number, bits), {"PhotometricInterpretation": photometric, **tags}
+    data = framed(jpeg(pixels), pixels, bits, JPEGBaseline8Bit, **tags) if bits == 8 else dicom(pixels, bits, **tags)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data.save_as(path, enforce_file_format=True)
+    path.write_bytes(data)
 
 
 def images_of(release: Release, *columns: str) -> dict[str, tuple[str, ...]]:
