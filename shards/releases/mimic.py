@@ -116,5 +116,5 @@ READER = Reader(
     read=read,
     label_tables=label_tables,
     title="MIMIC-CXR-JPG 2.0.0 / 2.1.0",
-    needs=f"{METADATA[0]} (also in a folder of its own) and files/p10/p10000032/s50414267/*.jpg; labels of CXR-LT by --labels",
+    needs=f"{METADATA[0]} and files/p10/p10000032/s50414267/*.jpg; labels of CXR-LT here or by --labels",
 )
