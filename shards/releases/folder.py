@@ -107,4 +107,6 @@ READER = Reader(
     recognises=recognises,
     read=read,
     label_tables=label_tables,
+    title="A folder of images",
+    needs="JPEG, PNG or DICOM files, in folders or not, and no table",
 )

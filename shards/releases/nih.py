@@ -135,4 +135,6 @@ READER = Reader(
     recognises=recognises,
     read=read,
     label_tables=label_tables,
+    title="NIH ChestX-ray14",
+    needs=f"{EXPECTED}, with images_001/images/*.png ... or images/*.png; for its split {' and '.join(LISTS.values())}",
 )

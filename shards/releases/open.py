@@ -115,7 +115,8 @@ def _release_in(folders: Sequence[Location], known: Sequence[Reader]) -> Locatio
 
 
 def _above(root: Location) -> list[Location]:
-    return [*root.resolve().parents][:ABOVE] if isinstance(root, Path) else []
+    above: list[Location] = [*root.resolve().parents] if isinstance(root, Path) else []
+    return above[:ABOVE]
 
 
 def read_labels(

@@ -7,7 +7,7 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 import pyarrow as pa
@@ -36,6 +36,7 @@ CELL = 2**20  # most bytes of a value: more is a quote that is not closed, or an
 SHOWN = 30  # columns that a message lists
 LEFT_OUT = "left out"  # in a table's attrs: columns of parquet that hold no single text or number, and their types
 GUESSED = "guessed"  # in a table's attrs: the encoding that its bytes do not tell
+NAMES = "names"  # in a table's attrs: of all its columns
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
 _UNNAMED = re.compile(r"Unnamed: [0-9]+|__index_level_[0-9]+__")  # as pandas writes it
@@ -49,6 +50,7 @@ def read_table(
     unnamed: bool = False,
     again: str = DOWNLOAD,
     declared: bool = False,
+    only: Collection[str] | None = None,
 ) -> pd.DataFrame:
     """A table as text columns; blanks are "".
 
@@ -59,6 +61,7 @@ def read_table(
     again: how to fix a damaged file, for messages: SAVE for a table of the user's own.
     declared: read JSON too (`shards.storage.json_table`), and text that is no UTF-8 as Windows-1252; then that is in
     the table's attrs as GUESSED.
+    only: leave out the other columns, which take no memory then. All names are in the table's attrs as NAMES.
     Raises UserError if the file is absent, cut, not a table, has a row that does not fit the header, a duplicated
     column or without a required one. (pandas would fill a short row with blanks and shift a long one.)
     """
@@ -68,14 +71,15 @@ def read_table(
     try:
         if data[:4] == PARQUET:
             table, left_out = parquet_texts(path, data)
-            table = table.rename_columns(_checked_names(path, table.column_names, unnamed, again))
+            names = _checked_names(path, table.column_names, unnamed, again)
+            table = table.rename_columns(names)
         else:
             try:
-                table = _text_table(path, data, unnamed, again)
+                table, names = _text_table(path, data, unnamed, again, only)
             except UnicodeDecodeError:
                 if not (guessed := declared):
                     raise
-                table = _text_table(path, bytes(data).decode("cp1252").encode(), unnamed, again)
+                table, names = _text_table(path, bytes(data).decode("cp1252").encode(), unnamed, again, only)
     except UserError:
         raise
     except Exception as error:  # Arrow raises many kinds on damaged parquet
@@ -84,7 +88,7 @@ def read_table(
             what, why = "a CSV table in UTF-8", _place(data, error.start)
         raise UserError(f"{path}: not {what} ({why}); {again}") from error
     frame = table.to_pandas()
-    frame.attrs[LEFT_OUT] = left_out
+    frame.attrs |= {LEFT_OUT: left_out, NAMES: names}
     if guessed:
         frame.attrs[GUESSED] = "Windows-1252"
     for column in required:
@@ -139,10 +143,14 @@ def is_unnamed(name: str) -> bool:
     return not name or _UNNAMED.fullmatch(name) is not None
 
 
-def _text_table(path: Location, data: bytes | bytearray, unnamed: bool, again: str) -> pa.Table:
+def _text_table(
+    path: Location, data: bytes | bytearray, unnamed: bool, again: str, only: Collection[str] | None
+) -> tuple[pa.Table, list[str]]:
+    """The columns that are asked for, and the names of all."""
     if is_json(data):  # that was let pass
         table = json_table(path, data)
-        return table.rename_columns(_checked_names(path, table.column_names, unnamed, again))
+        names = _checked_names(path, table.column_names, unnamed, again)
+        return table.rename_columns(names), names
     if (zero := data.find(b"\0")) >= 0:  # what a file system leaves after a crash
         raise UserError(f"{path}: not a CSV table ({_place(data, zero)}); {again}")
     if len(data) > HEADER and not re.search(rb"[\r\n]", data[:HEADER]):
@@ -161,17 +169,21 @@ def _text_table(path: Location, data: bytes | bytearray, unnamed: bool, again: s
                 column_names=names, skip_rows=lines, use_threads=False, block_size=min(len(data) + 1, MOST)
             ),
             parse_options=pa_csv.ParseOptions(newlines_in_values=True, delimiter=separator),
-            convert_options=pa_csv.ConvertOptions(column_types={name: pa.string() for name in names}),
+            convert_options=pa_csv.ConvertOptions(
+                column_types={name: pa.string() for name in names},
+                include_columns=names if only is None else [name for name in names if name in only],  # none: all
+            ),
         )
     except pa.ArrowInvalid:
         data.decode()  # Arrow does not say where it is no UTF-8
         raise
-    for name, column in zip(names, table.columns, strict=True):
+    for name, column in zip(table.column_names, table.columns, strict=True):
         if (pc.max(pc.binary_length(column)).as_py() or 0) > CELL:
             raise UserError(f"{path}: column {name!r} has a value of more than {CELL:,} bytes; is a quote not closed?")
     if separator == ",":
-        return table
-    return pa.table([pc.replace_substring_regex(column, _DECIMAL_COMMA, r"\1.\2") for column in table.columns], names)
+        return table, names
+    texts = [pc.replace_substring_regex(column, _DECIMAL_COMMA, r"\1.\2") for column in table.columns]
+    return pa.table(texts, table.column_names), names
 
 
 def _first_line(data: bytes | bytearray) -> tuple[list[str], int, str]:

@@ -67,7 +67,8 @@ def test_a_declaration_is_printed_and_is_one(folder):
     (folder / "copy.toml").write_text(text)
     assert 'name = "chexpert"' in text
     assert "no train.csv" in said("releases", "--check", "copy.toml", "--source", "release", folder=folder, code=1)
-    assert "read by code" in said("releases", "padchest", folder=folder)
+    text = said("releases", "padchest", folder=folder)
+    assert "read by code" in text and "PADCHEST_chest_x_ray_images_labels_160K" in text
     assert "did you mean chexpert" in said("releases", "chexprt", folder=folder, code=1)
 
 

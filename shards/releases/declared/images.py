@@ -30,6 +30,8 @@ _INVERTED = {
     **dict.fromkeys(("0", "false", "no", "monochrome2", ""), False),
 }
 
+SHOWN = 3  # paths that a message lists
+
 
 @dataclass(frozen=True)
 class ImageRows:
@@ -157,7 +159,8 @@ def _paths(schema: Schema, rows: ImageRows, fields: Fields, root: Location) -> t
         if share > 0.5:
             break
     if best is None:
-        places = " and ".join(map(repr, tried)) or "no path"
+        more = f" and {len(tried) - SHOWN:,} more" if len(tried) > SHOWN else ""
+        places = ", ".join(map(repr, tried[:SHOWN])) + more
         raise UserError(
             f"{file}: none of the files that were looked for is in {root}, such as {places}"
             f"{near(root, tried[0]) if tried else ''}; give the folder that the paths start from with --source"

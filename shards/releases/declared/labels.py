@@ -42,20 +42,20 @@ def label_table(labels: Labels, tables: Tables, images: ImageRows, join_rows: st
     stack = tables.stack(labels.table)
     if stack is None:
         return None
-    given = tables.schema.images.given
-    fields = Fields(stack, {"key": labels.key.here} if labels.key else given)
-    key = fields.text("key" if labels.key else "image_id")
+    name, given = "image_id", tables.schema.images.given
+    if labels.key:
+        name, given = labels.key.images, {labels.key.images: labels.key.here}
+    key = Fields(stack, given).text(name)
     if (blank := (key == "").to_numpy()).any():
         raise stack.refuse(int(blank.argmax()), "the key of labels is blank")
     said = _said(labels, stack, key, tables)
     values, split, notes = _joined(labels, stack, said, key, join_rows)
     declared = labels.readers.join if labels.readers else None
-    name = f"{labels.name}-{join_rows}" if join_rows not in (None, declared) else labels.name
+    called = f"{labels.name}-{join_rows}" if join_rows not in (None, declared) else labels.name
     inputs = tables.inputs(labels.table)
     of_table = () if labels.table == "images" else stack.notes
-    whole = LabelTable(name, tuple(values), values.assign(split=split), inputs, notes=(*of_table, *notes))
-    found = whole.restricted_to(images.text(labels.key.images if labels.key else "image_id"))
-    return _of_images(labels, found, images, said.unlabelled)
+    whole = LabelTable(called, tuple(values), values.assign(split=split), inputs, notes=(*of_table, *notes))
+    return _of_images(labels, whole.restricted_to(images.text(name)), images, said.unlabelled)
 
 
 def _of_images(labels: Labels, found: LabelTable, images: ImageRows, unlabelled: frozenset[str]) -> LabelTable:
@@ -181,13 +181,13 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
             raise stack.refuse(at, f"column {texts.name!r} holds {text[:80]!r}, which is no list,")
         lists.append(parts)
     silent = {code for code, parts in enumerate(lists) if set(parts) & set(labels.unlabelled)}
-    names = [_names(labels, parts) for parts in lists]
+    names = [[] if code in silent else _names(labels, parts) for code, parts in enumerate(lists)]
     findings = labels.findings
     if findings == ALL:
-        findings = tuple(sorted({name for code, each in enumerate(names) if code not in silent for name in each}))
+        findings = tuple(sorted({name for each in names for name in each}))
     place = {name: number for number, name in enumerate(findings)}
     for code, each in enumerate(names):
-        if code not in silent and (other := next((name for name in each if name not in place), None)) is not None:
+        if (other := next((name for name in each if name not in place), None)) is not None:
             at = int((codes == code).argmax())
             raise stack.refuse(
                 at, f"the finding {other!r} is not declared; {choices(other, place, 'known are')}; it is"
@@ -204,7 +204,7 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
         said[np.bincount(unit[speaks[codes]], minlength=len(first)) == 0] = BLANK
     counts = np.array([len(each) for each in names], dtype=np.int64)[codes]
     row = np.repeat(np.arange(len(key)), counts)
-    column = np.array([place.get(name, 0) for code in codes for name in names[code]], dtype=np.int64)
+    column = np.array([place[name] for code in codes for name in names[code]], dtype=np.int64)
     value = _numbers(labels, stack, labels.value).fillna(BLANK).to_numpy(np.int8) if labels.value else np.int8(1)
     value = np.broadcast_to(value, len(key))[row]
     for number in (BLANK, 0, -1, 1):  # the last one stays

@@ -68,10 +68,13 @@ def _read(schema: Schema, join_rows: str | None, root: Location, label_folders: 
     notes = [*schema.notes, *notes, *said, *(f"no {name}" for name in tables.missing())]
     if left_out:
         notes.append(f"labels left out, as their tables are not there: {', '.join(left_out)}")
+    labelled = [table for table in found if table is not None and table.findings and len(table.table)]
+    if bare := [table.name for table in found if table is not None and not any(table is each for each in labelled)]:
+        notes.append(f"labels left out, as no image has any: {', '.join(bare)}")
     inputs = tables.inputs("images")
     _check_names(inputs)
     reading = {"declaration": schema.digest, **({"--join-rows": join_rows} if join_rows else {})}
-    every = first_of_each_name([*given, *(table for table in found if table is not None)])
+    every = first_of_each_name([*given, *labelled])
     return Release(schema.name, root, images, every, inputs, reading, tuple(dict.fromkeys(notes)))
 
 

@@ -43,6 +43,8 @@ class Field:
         if self.match and re.compile(self.match).groups > 1:
             raise ValueError(f"match {self.match!r} has more than one group; write the others as (?:...)")
         for _, spec in self.parts():
+            if re.search("[0-9]{4}", spec):
+                raise ValueError(f"{spec!r} is too wide")
             format("text", spec)
 
     def parts(self) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from shards.releases.declared.schema import OTHERS, Schema, Table
 from shards.releases.ids import line
 from shards.releases.locate import the_same
 from shards.releases.values import rows_of
-from shards.storage.csv import GUESSED, no_column, read_table
+from shards.storage.csv import GUESSED, NAMES, no_column, read_table
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.words import counted
@@ -179,22 +179,22 @@ class Tables:
         )
 
     def _read(self, path: Location, table: Table) -> Stack:
-        frame = read_table(path, unnamed=True, declared=True)
+        asked = self._asked(table)
+        frame = read_table(path, unnamed=True, declared=True, only=asked)
         guessed, notes = frame.attrs.get(GUESSED), []
-        frame.attrs = {}
-        if absent := next((name for name in table.keep if name not in frame), None):
-            raise no_column(path, absent, frame)
-        frame = frame[list(table.keep)] if table.keep else frame
-        frame = frame.rename(columns=table.rename)
-        if not frame.columns.is_unique:
-            double = frame.columns[frame.columns.duplicated()][0]
+        own = table.keep or frame.attrs[NAMES]
+        if absent := next((name for name in own if name not in frame.attrs[NAMES]), None):
+            raise no_column(path, absent, pd.DataFrame(columns=frame.attrs[NAMES]))
+        names = [table.rename.get(name, name) for name in own]
+        if double := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"{path}: two columns are called {double!r} after `rename`; rename one of them otherwise")
-        names = (*frame, *table.constants)
-        frame = frame[self._needed(table, frame)].assign(**table.constants)
+        frame.attrs = {}
+        frame = frame[[name for name in own if name in frame and (asked is None or name in asked)]]
+        frame = frame.rename(columns=table.rename).assign(**table.constants)
         if guessed:
             notes.append(_of_guess(path, frame, guessed))
         files, row = ((path, len(frame)),), np.arange(len(frame))
-        stack = Stack(frame, files, row, names, (path,) if guessed else (), tuple(notes))
+        stack = Stack(frame, files, row, (*names, *table.constants), (path,) if guessed else (), tuple(notes))
         for column, values in table.where.items():
             keep = stack.column(column).isin(values).to_numpy()
             words = (
@@ -203,13 +203,13 @@ class Tables:
             stack = _taken(stack, np.flatnonzero(keep), () if keep.all() else (words,))
         return _exploded(stack, table.explode) if table.explode else stack
 
-    def _needed(self, table: Table, frame: pd.DataFrame) -> list[str]:
-        """The columns that are asked for: of a table with reports, the texts need not stay in memory."""
+    def _asked(self, table: Table) -> set[str] | None:
+        """The columns of a file that are asked for, None for all: texts of reports take no memory."""
         labels = [each for each in self.schema.labels if each.table == (table.join.to if table.join else table.as_)]
         if any(each.findings == OTHERS for each in labels):
-            return list(frame.columns)
+            return None
         asked = self.schema.columns().union(*(each.findings for each in labels), *(each.rename for each in labels))
-        return [name for name in frame if name in asked]
+        return asked | {name for name, new in table.rename.items() if new in asked}
 
     def inputs(self, name: str) -> tuple[Location, ...]:
         """The files of the tables of one name and of those that are joined to them."""
@@ -264,7 +264,11 @@ def _joined(stack: Stack, other: Stack, table: Table) -> Stack:
     new = [name for name in other.frame if name not in stack.frame]
     taken = other.frame[new].iloc[rows].reset_index(drop=True)
     taken[none] = ""
-    notes = (f"{counted(none.sum(), 'row')} without one in {path.name}: blank there",) if none.any() else ()
+    notes = []
+    if none.any():
+        notes.append(f"{path.name} has no row for {counted(none.sum(), 'row')} of {join.to}: blank there")
+    if unused := len(here) - len(np.unique(rows[~none])):
+        notes.append(f"{path.name}: {counted(unused, 'row')} of no row of {join.to}")
     return replace(
         stack,
         frame=pd.concat([stack.frame, taken], axis=1),

@@ -101,7 +101,8 @@ def test_a_report_without_the_section_has_no_labels_of_it(tmp_path):
         IDS[2]: ("train", "...1?........."),
         IDS[3]: ("dev", "1............."),
     }
-    assert any("section_impression" in note for note in release.notes)
+    said = "1 image without labels: section_impression is blank"
+    assert said in release.labels[0].notes and not any("without labels" in note for note in release.labels[1].notes)
 
 
 def test_pixels_of_the_pngs(tmp_path):

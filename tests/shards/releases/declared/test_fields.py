@@ -194,7 +194,7 @@ def test_the_path_under_which_files_are_is_taken(tmp_path):
     (release.root / "png/a.png").unlink()
     (release.root / "png/b.png").unlink()
     said = refused(opened, tmp_path, declaration)
-    assert f"none of the files that were looked for is in {release.root}, such as 'x/1.dcm' and 'png/a.png'" in said
+    assert f"none of the files that were looked for is in {release.root}, such as 'x/1.dcm', 'png/a.png'" in said
     said = refused(opened, tmp_path, fields('image_id = "id"'), t__csv="id,file\na,1.png\nb,")
     assert "'file' is blank, and every image needs its file, in line 3" in said
 

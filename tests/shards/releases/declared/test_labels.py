@@ -110,7 +110,12 @@ def test_labels_of_studies_repeat_on_their_images(tmp_path):
         _, found = read(tmp_path, each, t__csv=images, l__csv="exam,Edema\nx,1\nz,0")
         assert found == {"a": ("train", "1"), "b": ("train", "1"), "c": ("test", ".")}
     said = refused(read, tmp_path, declaration, l__csv="exam,Edema\nx,1\n,0")
+    assert "l.csv: column 'exam' is blank in line 3" in said
+    said = refused(read, tmp_path, declared(labels % "exam"))
     assert "l.csv: the key of labels is blank in line 3" in said
+    numbers = images.replace(",x", ",7").replace(",y", ",8")
+    _, found = read(tmp_path, declaration, t__csv=numbers, l__csv="exam,Edema\n7.0,1")
+    assert found["a"] == ("train", "1")  # an id is the same id, however a data frame wrote it
     said = refused(read, tmp_path, declaration, l__csv="exam,Edema\nX1,1")
     assert "l.csv: none of its 1 image is in the release" in said
 

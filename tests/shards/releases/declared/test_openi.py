@@ -22,7 +22,8 @@ uid,filename,projection
 12,12_IM-0133-1001.dcm.png,Frontal
 40,40_IM-2050-1001.dcm.png,Frontal
 """
-# 40 has no report, 999 no image, and nobody has indexed the report of 12
+# 40 has no report, 999 no image, and nobody has indexed the report of 12: 12 and 40 have no labels, not blank ones,
+# which training would count as negative
 REPORTS = """
 uid,MeSH,Problems,image,indication,comparison,findings,impression
 1,normal,normal,Xray Chest PA and Lateral,Positive TB test,None.,"Clear, no effusion.",Normal.
@@ -68,10 +69,6 @@ def write(root):
     write_images(root, *PATHS)
 
 
-def known(release):
-    return {image: read for image, read in labels_of(release).items() if set(read[1]) != {"."}}
-
-
 def test_images_and_problems(tmp_path):
     write(tmp_path)
     release = open_release(tmp_path)
@@ -79,7 +76,7 @@ def test_images_and_problems(tmp_path):
     assert images_of(release, *COLUMNS) == IMAGES
     assert release.images["path"].tolist() == list(PATHS)
     assert (release.labels[0].name, release.labels[0].findings) == ("openi-problems", FINDINGS)
-    assert known(release) == LABELS
+    assert labels_of(release) == LABELS
 
 
 def test_reports_that_nobody_indexed_and_those_without_an_image_are_counted(tmp_path):
@@ -88,6 +85,15 @@ def test_reports_that_nobody_indexed_and_those_without_an_image_are_counted(tmp_
     notes = [*release.notes, *release.labels[0].notes]
     assert any("No Indexing" in note and "1 " in note for note in notes), notes
     assert any("indiana_reports.csv" in note and "1 " in note for note in notes), notes
+
+
+def test_reports_of_which_none_was_indexed_leave_pixels_without_labels(tmp_path):
+    write(tmp_path / "release")
+    write_text(tmp_path / "release" / "indiana_reports.csv", "uid,Problems\n1,No Indexing\n2,No Indexing")
+    release = open_release(tmp_path / "release")
+    assert not release.labels
+    assert "labels left out, as no image has any: openi-problems" in release.notes
+    assert len(packed(release, tmp_path / "pack")[1]) == len(IDS)
 
 
 def test_pixels(tmp_path):
@@ -115,6 +121,6 @@ def test_openis_own_dicoms_in_a_folder_a_patient(tmp_path):
     assert images_of(release, "view", "sex", "age") == {
         image: (values[2], "F", "45") for image, values in IMAGES.items()
     }
-    assert known(release) == LABELS
+    assert labels_of(release) == LABELS
     _, pixels = packed(release, tmp_path / "pack")
     assert numbers_of(pixels) == {image: number if number % 2 else ~number for number, image in enumerate(IDS)}

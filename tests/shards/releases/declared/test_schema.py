@@ -78,6 +78,7 @@ LABELS = '[[labels]]\nname = "l"\nfindings = ["A"]\n'
         (('image_id = "id"', 'image_id = { column = "a", match = "(a" }'), "images.image_id: missing )"),
         (('image_id = "id"', 'image_id = { template = "{a" }'), "images.image_id: expected '}'"),
         (('image_id = "id"', 'image_id = { template = "{a:5q}" }'), "images.image_id: Unknown format code 'q'"),
+        (('image_id = "id"', 'image_id = { template = "{a:99999}" }'), "images.image_id: '99999' is too wide"),
         (('path = "file"', 'path = "file"\nsearch = "{id}.png"'), "images: needs path or, without a folder, search"),
         (('path = "file"', 'search = "a/{id}.png"'), "images: needs path or, without a folder, search"),
         (('path = "file"', ""), "images: needs path or, without a folder, search"),

@@ -200,7 +200,7 @@ def test_a_second_table_is_joined_by_a_key(tmp_path):
     declaration = PLAIN.replace('path = "file"', 'path = "file"\nsex = "sex"') + JOINED
     found = stack(tmp_path, declaration, t__csv=ROWS, p__csv="key,sex,file\nb,F,x\nz,M,y")
     assert found.frame.to_dict("list") == {**READ, "key": ["", "b"], "sex": ["", "F"]}
-    assert found.notes == ("1 row without one in p.csv: blank there",)
+    assert found.notes == ("p.csv has no row for 1 row of images: blank there", "p.csv: 1 row of no row of images")
     said = refused(stack, tmp_path, declaration, p__csv="key,sex\nb,F\nb,M")
     assert "p.csv: column 'key' holds 'b' again, and rows of 'images' are joined by it, (many = \"first\"" in said
     assert said.endswith("in line 3")
