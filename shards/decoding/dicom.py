@@ -58,7 +58,7 @@ def decode(data: bytes, least: int) -> Decoded:
             levels = read_levels(header, image, np.iinfo(numbers.dtype).max + 1)
     except (RejectedImage, MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise not_installed(error) from error
     except BaseException as error:  # of a library, which may quote the file; one in Rust panics beside Exception
         check_memory(4 * image.rows * image.columns * image.samples_per_pixel)
@@ -171,7 +171,7 @@ def _by_pydicom(header: Header, image: Image, coded: bytes | memoryview) -> np.n
     plugin = _PLUGINS.get(header.syntax, "")
     decoder = get_decoder(header.syntax if plugin else _EXPLICIT if header.little else BIG_ENDIAN)
     if plugin and plugin not in decoder.available_plugins:
-        raise ImportError(name=plugin)
+        raise ModuleNotFoundError(name=plugin)
     source: Any = encapsulate([bytes(coded)], has_bot=False) if plugin else coded
     options: dict[str, Any] = {
         "index": 0,

@@ -79,7 +79,7 @@ def number(dataset: Any, keyword: str, default: float | None = None) -> float:
     return found
 
 
-def not_installed(error: ImportError) -> UserError:
+def not_installed(error: ModuleNotFoundError) -> UserError:
     return UserError(f"a DICOM is read by {error.name}, which is not installed: pip install 'cxrdali[dicom]'")
 
 
@@ -94,7 +94,7 @@ def read_header(data: bytes, most_inflated: int = _MOST_INFLATED) -> Header:
         return _read(data, most_inflated)
     except (RejectedImage, MemoryError):
         raise
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise not_installed(error) from error
     except Exception:  # of pydicom; RecursionError for what is nested too deep
         raise RejectedImage("damaged DICOM: its header cannot be read") from None
