@@ -1,4 +1,4 @@
-"""DICOMs that are cut off, lie, nest and promise: a reason each, no crash, within bounds of memory and time."""
+"""DICOMs that are cut off, lie, nest and inflate: a reason each, no crash, within bounds of memory and time."""
 
 import json
 import struct
@@ -95,7 +95,9 @@ def test_more_pixels_than_the_header_says_are_not_cut_off_unsaid():
 @pytest.mark.parametrize("name", ["test-SR.dcm", "reportsi.dcm", "rtplan.dcm", "rtstruct.dcm", "waveform_ecg.dcm"])
 def test_objects_without_pixels_are_named(name):
     said = reason(open(get_testdata_file(name, download=False), "rb").read())  # noqa: SIM115, PTH123
-    assert said.startswith("no pixels: a DICOM of the kind ") and said.endswith(" without any, or cut off before them")
+    assert said.startswith("no pixels: a DICOM of the kind ") and said.endswith(
+        " without any of whole numbers, or cut off before them"
+    )
 
 
 def test_a_presentation_state_a_document_and_an_index_are_named():
@@ -105,7 +107,10 @@ def test_a_presentation_state_a_document_and_an_index_are_named():
         ("1.2.840.10008.1.3.10", "Media Storage Directory Storage"),
     ):
         made = dataset(GRAY, 8, PixelData=None, SOPClassUID=uid, EncapsulatedDocument=b"%PDF-1.7 ")
-        assert reason(written(made)) == f"no pixels: a DICOM of the kind {name} without any, or cut off before them"
+        assert (
+            reason(written(made))
+            == f"no pixels: a DICOM of the kind {name} without any of whole numbers, or cut off before them"
+        )
     assert reason(written(dataset(GRAY, 8, PixelData=None, SOPClassUID="1.2.3"))).startswith(
         "no pixels: a DICOM without"
     )
@@ -218,6 +223,7 @@ def sized(depth):
     return made
 
 
+WITHOUT = " without any of whole numbers, or cut off before them"
 REST = IMAGE[IMAGE.index(b"\x28\0\2\0US") :]
 
 
