@@ -117,7 +117,7 @@ def _found(path: Location, relative: str) -> _Found:
 def _of(text: str, search: _Search) -> Iterator[_Found]:
     path, before = place(text), len(search.others)
     search.folders.clear()  # what another argument has shown is found again, and judged once
-    local = isinstance(path, Path)
+    local = storage_of(path).local
     if storage_of(path).has_folder() and (local or not path.suffix):  # a web server cannot tell its folders
         found = list(search.walk(path))
         if not found:
@@ -171,7 +171,8 @@ def _listed(path: Location) -> list[_Found]:
 
 
 def _below(table: Location, text: str) -> Location:
-    return place(text) if "://" in text else table.parent / text
+    found = place(text)
+    return table.parent / text if storage_of(found).local else found
 
 
 def _begins_as_one(path: Location) -> bool:
