@@ -206,7 +206,7 @@ def test_a_network_that_does_not_see_the_images(place, tmp_path):
     save_file({name: value * 0 for name, value in weights.items()}, tmp_path / "zero.safetensors")
     words = ("predict", "--run", place / "a", "--weights", tmp_path / "zero.safetensors", "--device", "cpu")
     result = call(*words, "--images", "films", "--out", tmp_path / "new.csv", cwd=place)
-    assert result.returncode == 1 and "the network does not see them" in result.stderr
+    assert result.returncode == 1 and "gives images that differ the same logits" in result.stderr
     assert not (tmp_path / "new.csv").exists()
 
 
