@@ -66,9 +66,7 @@ def judge_files(judge: Judge, files: Sequence[ImageFile], jobs: int) -> Verdicts
                 flush(batch)
     logits = np.concatenate([np.zeros((0, len(judge.findings)), np.float32), *(each.logits for each in judged)])
     if len(looks) > 1 and (logits == logits[:1]).all():
-        raise UserError(
-            f"{judge.run.path}: gives images that differ the same logits; train it again"
-        )
+        raise UserError(f"{judge.run.path}: gives images that differ the same logits; train it again")
     known = pd.DataFrame(ids, columns=["path", "image_id", "study_id"], dtype=str).assign(view="")
     table = Predictions(known.drop(columns="path"), judge.findings, logits, judge.provenance)
     decisions = None if judge.rules is None else np.array([row for each in judged for row in each.decisions])
