@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 from queue import SimpleQueue
-from typing import Any
 
 import numpy as np
 
@@ -117,7 +116,7 @@ class Rendering:
                 decoder = held.enter_context(Decoder(partial(_stored, self._distinct), self._stall))
                 decoder.begin()
                 self._idle.put(decoder)
-            self._readers = [_reader(recipe) for recipe in self._distinct]
+            self._readers = [_Reader(recipe) for recipe in self._distinct]
             # a process ends with the thread that forked it, so those of a server's passing requests must not fork
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="cxrdali rendering")
             held.callback(self._pool.shutdown, cancel_futures=True)
@@ -185,37 +184,27 @@ def _stored(recipes: Sequence[Recipe], data: bytes, name: str, inverted: bool) -
     return [image for (image,), _ in made], facts
 
 
-class _Resizer:
-    """DALI's resize, as the loader has it, of one stored image at a time."""
+class _Reader:
+    """Reads stored images at the run's size, as the loader does on the CPU."""
 
     def __init__(self, recipe: Recipe):
-        stored = recipe.stored
-        spec = PipelineSpec(stored.pixels, stored.raw, recipe.pixels, 1, 1, None, "cpu", prefetch=1)
+        self._stored, self._resize = recipe.stored, None
         self._given: list[np.ndarray] = []
-        self._pipeline = build(spec, lambda: self._given)
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = threading.Lock()  # of DALI's pipeline
+        if self._stored.pixels != recipe.pixels:
+            spec = PipelineSpec(self._stored.pixels, self._stored.raw, recipe.pixels, 1, 1, None, "cpu", prefetch=1)
+            self._resize = build(spec, lambda: self._given)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        with self._one_at_a_time:
-            self._given = [image]
-            (output,) = self._pipeline.run()
-            return np.array(output.as_tensor())[0, :, :, 0]
-
-
-def _reader(recipe: Recipe) -> Any:
-    """From the bytes of a stored image to uint8 [S, S] of the run's size, as the loader reads it on the CPU."""
-    stored, resize = recipe.stored, _Resizer(recipe) if recipe.stored.pixels != recipe.pixels else None
-
-    def read(data: bytes) -> np.ndarray:
-        if stored.raw:
-            image = np.load(io.BytesIO(data))
-            return resize(image[:, :, None]) if resize else image
-        encoded = np.frombuffer(data, np.uint8)
-        if resize:
-            return resize(encoded)
-        image = np.empty((stored.pixels, stored.pixels, 1), np.uint8)
-        fault = decode_into(image, encoded)
-        assert fault is None, fault  # it was encoded here
+    def __call__(self, data: bytes) -> np.ndarray:
+        """From the bytes of one to uint8 [S, S]."""
+        image = np.load(io.BytesIO(data))[:, :, None] if self._stored.raw else np.frombuffer(data, np.uint8)
+        if self._resize is not None:
+            with self._one_at_a_time:
+                self._given = [image]
+                (output,) = self._resize.run()
+                return np.array(output.as_tensor())[0, :, :, 0]
+        if not self._stored.raw:
+            encoded, image = image, np.empty((self._stored.pixels, self._stored.pixels, 1), np.uint8)
+            fault = decode_into(image, encoded)
+            assert fault is None, fault  # it was encoded here
         return image[:, :, 0]
-
-    return read

@@ -1,12 +1,11 @@
 """`cxrdali predict --images`: what it writes equals packing and predicting, and says what could not be judged."""
 
 import csv
+import gc
 import json
 import shutil
-import subprocess
-import sys
+import time
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,10 +13,16 @@ import pytest
 from cxrdali import predictions
 from cxrdali.postprocess import calibration, ensemble, thresholds
 from cxrdali.postprocess.options import FitOptions
+from cxrdali.predict.image_files import ImageFile
+from cxrdali.predict.judge import Judge
+from cxrdali.predict.new_images import judge_files
+from cxrdali.predict.options import JudgeOptions
+from cxrdali.predict.rendering import Rendered
+from cxrdali.runs.reader import Run
 from shards.storage.sidecar import check_hash
-from tests.cli.cli import call, environment, refused
+from tests.cli.cli import call, refused
 from tests.cxrdali.predict.new_images import trained
-from tests.releases import FINDINGS, image_path, jpeg
+from tests.releases import FINDINGS, image_path
 
 pytestmark = pytest.mark.slow
 
@@ -206,33 +211,19 @@ def test_a_network_that_does_not_see_the_images(place, tmp_path):
     save_file({name: value * 0 for name, value in weights.items()}, tmp_path / "zero.safetensors")
     words = ("predict", "--run", place / "a", "--weights", tmp_path / "zero.safetensors", "--device", "cpu")
     result = call(*words, "--images", "films", "--out", tmp_path / "new.csv", cwd=place)
-    assert result.returncode == 1 and "the network does not see them" in result.stderr
+    assert result.returncode == 1 and "gives images that differ the same logits" in result.stderr
     assert not (tmp_path / "new.csv").exists()
 
 
-MEASURED = """
-import resource, sys
-from cli.main import main
-for images in ("00?.jpg", "*.jpg"):
-    sys.argv = ["cxrdali", *sys.argv[1:-1], images]
-    try:
-        main()
-    except SystemExit as end:
-        assert not end.code
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
+def test_no_more_images_are_held_than_three_batches(place):
+    judge = Judge.of([Run.open(place / "a")], JudgeOptions(device="cpu", batch=4))
+    held, whole = [], judge.judge
 
+    def counting(*given):
+        held.append(sum(type(each) is Rendered for each in gc.get_objects()))
+        time.sleep(0.02)  # decoders have all the time to be ahead
+        return whole(*given)
 
-def test_memory_does_not_grow_with_the_number_of_images(place, tmp_path):
-    """120 radiographs of 2 megapixels would take 250 MB as pixels."""
-    image = jpeg(cv2.resize(cv2.imread(str(place / "films" / "1.jpg"), 0), (1600, 1300)))
-    for number in range(130):
-        (tmp_path / f"{number:03d}.jpg").write_bytes(image)
-    words = ("predict", "--run", place / "a", "--out", "m.csv", "--device", "cpu", "--jobs", 2, "--images", "")
-    made = subprocess.run(
-        [sys.executable, "-c", MEASURED, *map(str, words)],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    few, many = (int(line) for line in made.stdout.splitlines() if line.isdigit())
-    assert len(rows(tmp_path / "m.csv")) == 130 and many - few < 50_000  # kilobytes
+    judge.judge = counting
+    found = judge_files(judge, [ImageFile(place / "films" / "1.jpg", str(number)) for number in range(60)], 2)
+    assert len(found.paths) == 60 and len(held) == 15 and 4 <= max(held) <= 3 * 4 + 2
