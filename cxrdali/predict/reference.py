@@ -110,12 +110,12 @@ class Reference:
         found = self.about["validation"]
         if found["false_alarms"] is None:
             return (
-                f"How often images of the run's own kind get such a warning was not measured: there are validation "
+                f"How often images of the run's own kind get a warning was not measured: there are validation "
                 f"images of {found['subjects']} {found['a_subject_is']}s, and {ENOUGH} are needed"
             )
         rate, low, high = (f"{100 * each:.1f}" for each in found["false_alarms"])
         return (
-            f"Of the run's own validation images, {rate} % get such a warning (95 % interval {low} to {high} %; "
+            f"Of the run's own validation images, {rate} % get a warning of looking otherwise (95 % interval {low} to {high} %; "
             f"measured on {found['measured_images']:,} images of {found['measured_subjects']:,} "
             f"{found['a_subject_is']}s to which the rule was not fitted)"
         )

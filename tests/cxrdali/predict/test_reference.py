@@ -137,7 +137,7 @@ def test_the_rate_that_is_stated_is_that_of_its_validation_images(reference, che
     assert about["false_alarms"][0] == pytest.approx(np.mean(warned)) and about["measured_images"] == other.sum()
     rate, low, high = about["false_alarms"]
     assert low <= 0.05 <= high, "5 % were asked for"
-    assert f"{100 * rate:.1f} % get such a warning" in reference.false_alarms
+    assert f"{100 * rate:.1f} % get a warning of looking otherwise" in reference.false_alarms
 
 
 def _photo(number: int) -> np.ndarray:
