@@ -18,7 +18,7 @@ print(*sorted({heavy!r} & set(sys.modules)), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("command", ["shard", "label", "verify", "synth", "read", "reference"])
+@pytest.mark.parametrize("command", ["shard", "label", "verify", "synth"])
 def test_help_imports_nothing_heavy_and_takes_less_than_a_second(command):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     script = SCRIPT.format(arguments=[command, "--help"], heavy=HEAVY)
