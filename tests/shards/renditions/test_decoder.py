@@ -207,7 +207,7 @@ SHORT = """
 import resource
 import sys
 from pathlib import Path
-from tests.shards.packing.test_decoder import decoded, RejectedImage, UserError
+from tests.shards.renditions.test_decoder import decoded, RejectedImage, UserError
 
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 for room in range(0, 401, 80):
