@@ -82,6 +82,7 @@ def cxrdali(context: click.Context, debug: bool) -> None:
     cxrdali predict      a run's predictions on a split
     cxrdali reference    what a run was trained on, so that images that look otherwise are noticed
     cxrdali read         new images: what a run says of each, as a page
+    cxrdali serve        a page of this machine: drop a file, see what a run says
     cxrdali evaluate     AP, AUROC, confidence intervals
     cxrdali compare      runs side by side, with intervals of their differences
     cxrdali paper        the whole stage-training paper, from stage 1 to report and submission

@@ -20,10 +20,10 @@ from shards.storage.sealed import CHECKSUM, note_unsealed
 log = logging.getLogger(__name__)
 
 GIVE = "give a run folder or a .safetensors or .pt file"
-# where programs keep their weights; a moving average before what it is made from, as timm takes them
+# where programs keep their weights; a moving average (DINO's teacher) before what it is made from, as timm takes them
 TABLES = (
-    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state", "model",
-    "module", "params_ema", "params", "net", "network", "weights",
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher", "state_dict", "model_state_dict", "model_state",
+    "model", "module", "params_ema", "params", "net", "network", "weights", "student",
 )  # fmt: skip
 ARCH = ("arch", "model", "model_name", "architecture", "backbone")  # where they name their network
 # what programs pickle beside weights, and does not begin with a capital as other classes do; none of it is called

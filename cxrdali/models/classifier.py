@@ -14,6 +14,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torch.nn import functional
 
+from cxrdali.models import architectures  # noqa: F401  it names networks
 from cxrdali.models.checkpoint_file import first_line
 from cxrdali.models.identity import identity_of
 from cxrdali.models.options import ModelOptions

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from torch import nn
 
 from cxrdali.models import identity
 from cxrdali.models.checkpoint_file import read_weights
+from cxrdali.models.namings import as_in_timm, prefixes
 from cxrdali.predictions import first_of
 from shards.errors import UserError
 
@@ -35,9 +35,9 @@ def load_initial(
 
     Findings are matched by name: the same ones in another order are put in order, others are refused. A file that
     names none (timm's own, say) keeps its head only if the shapes agree; else, or with new_head, the head stays new.
-    A head from a model of another logit scale is scaled so that its logits stay. What is not taken as it is, is
-    logged. to_predict: refuse what only a training can start from: no head, another size, one input channel. Returns
-    the file's metadata. No code is unpickled.
+    A head from a model of another logit scale is scaled so that its logits stay. What is loaded, new, resized and left
+    out is logged. to_predict: refuse what only a training can start from: no head, another size, one input channel; log
+    only what is not taken as it is. Returns the file's metadata. No code is unpickled.
     """
     state, about = read_weights(path)
     own, head = model.backbone.state_dict(), _head_names(model)
@@ -45,8 +45,9 @@ def load_initial(
     size = model.identity.get("size")
     if to_predict and about.get("size", size) != size:
         raise UserError(f"{path}: was trained at {about['size']} px, this run at {size}; {identity.IN_THE_RUN}")
-    state, said = _unwrapped(state, own, path)
-    state = resampled(model.backbone, state, head)
+    given, said = _unwrapped(state, own, path)
+    state = resampled(model.backbone, given, head)
+    said = _changes(given, state) + said
     refused = said_of_pixels = _three_channels(model, state)
     is_new, said_of_head = (True, "") if new_head else _judge_head(state, own, head, about)
     if is_new:
@@ -67,6 +68,17 @@ def load_initial(
     _check_fit(model, state, about, path, to_predict)
     if to_predict and refused:
         raise UserError(f"{path}: {refused}, so it cannot predict; start a run from it with `cxrdali train --init`")
+    _check_numbers(state, own, path)
+    if not to_predict:
+        said = [_counted(own, head if is_new else ()), *said]
+    model.backbone.load_state_dict(state)
+    if words := [each for each in (*said, said_of_pixels, said_of_head) if each]:
+        log.info(f"{path}: {'; '.join(words)}")
+    return about
+
+
+def _check_numbers(state: dict, own: dict, path: Path) -> None:
+    """Raises UserError for what is no plain, finite number; casts the others to the network's kinds, in place."""
     for key, value in state.items():
         plain = value.layout == torch.strided and not value.is_meta
         if not plain or own[key].is_floating_point() > value.is_floating_point():
@@ -78,20 +90,37 @@ def load_initial(
             raise UserError(
                 f"{path}: {key!r} is NaN or infinite in {bad}; give weights of a training that did not fail"
             )
-    model.backbone.load_state_dict(state)
-    if words := [each for each in (*said, said_of_pixels, said_of_head) if each]:
-        log.info(f"{path}: {'; '.join(words)}")
-    return about
+
+
+def _counted(own: dict, new: tuple[str, ...]) -> str:
+    """How many of the network's tensors come from a file. new: what keys of those begin with that do not."""
+    every = [key for key in own if not key.endswith(COUNTERS)]
+    fresh = [key for key in every if new and key.startswith(new)]
+    words = f"{len(every) - len(fresh):,} of {len(every):,} tensors are loaded"
+    return f"{words}, new: {first_of(fresh)}" if fresh else words
+
+
+def _changes(given: dict, state: dict) -> list[str]:
+    """What fitting a file's tensors to the network resized, and what it left out, in words."""
+
+    def place(value: torch.Tensor) -> int:
+        return value.data_ptr() if value.layout == torch.strided else id(value)
+
+    there = {place(value) for value in state.values()}  # under another name, say
+    left = [key for key, value in given.items() if key not in state and place(value) not in there]
+    resized = [key for key in state if key in given and given[key].shape != state[key].shape]
+    said = [f"left out, of no use here: {first_of(left)}"] if left else []
+    if resized:
+        before, after = (list(each[resized[0]].shape) for each in (given, state))
+        said.insert(0, f"resized: {first_of(resized)}, from {before} to {after}")
+    return said
 
 
 def _unwrapped(state: dict, own: dict, path: Path) -> tuple[dict, list[str]]:
     """The network's tensors by its own keys, from under the prefix ("module.model.") under which most of them lie, and
     what is said of the rest. Raises UserError if several networks fit, as a model and its moving average."""
-    state = {WRAPPERS.sub("", key): value for key, value in state.items()}
-    fitting: Counter[str] = Counter()
-    for key in state:
-        starts = [0, *(place.end() for place in re.finditer(r"\.", key))]
-        fitting.update(key[:start] for start in starts if key[start:] in own)
+    state = as_in_timm({WRAPPERS.sub("", key): value for key, value in state.items()}, own)
+    fitting = prefixes(state, own)
     whole = [prefix for prefix, count in fitting.items() if count >= 0.9 * len(own)]
     if len(whole) > 1:
         raise UserError(

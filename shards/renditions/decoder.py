@@ -205,6 +205,9 @@ def _serve(connection: Connection, shared: mmap.mmap, make: Callable[..., object
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         faulthandler.disable()
         _keep_freed_memory()
+        # of a server: a connection would stay open at its other end for as long as this process lives
+        os.closerange(3, connection.fileno())
+        os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders print names no file; the reason for rejecting does
         while os.getppid() == parent:
             asks_for_room, num_bytes, arguments = connection.recv()

@@ -1,0 +1,90 @@
+"""`cxrdali serve`: one process that listens on one address, with one run in memory."""
+
+import errno
+import logging
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+from cxrdali.predict.options import JudgeOptions
+from cxrdali.runs.reader import Run
+from cxrdali.serve.options import LOCAL, ServeOptions
+from shards.errors import UserError
+from shards.words import counted
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from cxrdali.serve.app import Application
+    from cxrdali.serve.reader import Reader
+
+log = logging.getLogger(__name__)
+
+MOST_HEADER_BYTES = 65_536
+
+
+def serve(run: Run, options: ServeOptions, judging: JudgeOptions) -> None:
+    """Serve a run until the process is told to end.
+
+    Raises UserError if packages are missing, the address cannot be had, or the run cannot judge.
+    """
+    try:
+        import python_multipart  # noqa: F401  starlette finds out at the first form
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"serve: {error}; install what it needs with pip install 'cxrdali[serve]'") from None
+
+    with listening(options) as door, _reader(run, options, judging) as reader:
+        from cxrdali.serve.app import Application
+
+        if options.host not in LOCAL:
+            log.info(
+                f"warning: whoever reaches {options.host} can send images and see what comes back: there is no login, "
+                "and nothing is encrypted; leave --host out to listen to this machine alone (from elsewhere: ssh -L)"
+            )
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        reads = f"{reader.name} reads {counted(len(reader.findings), 'finding')}"
+        log.info(f"http://{host}:{door.getsockname()[1]}/  {reads}; Ctrl-C ends it")
+        # uvicorn ends, then raises the signal again: by default that ends the process, whatever its threads do
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        server_of(Application(reader, options)).run(sockets=[door])
+
+
+def _reader(run: Run, options: ServeOptions, judging: JudgeOptions) -> "Reader":
+    from cxrdali.serve.reader import Reader  # it takes seconds: a port in use is said before
+
+    return Reader(run, judging, options.seconds)
+
+
+def listening(options: ServeOptions) -> socket.socket:
+    """A socket that listens. Raises UserError if the address cannot be had."""
+    where = f"{options.host} port {options.port}"
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        return socket.create_server((options.host, options.port), family=family)
+    except PermissionError:
+        raise UserError(f"{where}: only root may listen there; give a --port of 1024 or more") from None
+    except (OSError, UnicodeError) as error:
+        fix = "give one of this machine's own addresses with --host"
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            fix = "another program listens there; end it, or give another --port (0 takes a free one)"
+        raise UserError(f"{where}: {_in_words(error)}; {fix}") from None
+
+
+def _in_words(error: OSError | UnicodeError) -> str:
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    return (said or "cannot be had").partition(" (while ")[0]  # Python names the address once more
+
+
+def server_of(application: "Application") -> "uvicorn.Server":
+    """What runs the application on a socket."""
+    import uvicorn
+
+    # h11, in Python: httptools, where it is installed, bounds no header. Log: `cxrdali.serve.guard` has its own
+    config = uvicorn.Config(
+        application.asgi(), http="h11", ws="none", loop="asyncio", lifespan="off", interface="asgi3",
+        log_config=None, log_level="critical", access_log=False, proxy_headers=False, server_header=False,
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES, timeout_graceful_shutdown=0,
+    )  # fmt: skip
+    return uvicorn.Server(config)
