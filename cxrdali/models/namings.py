@@ -76,10 +76,9 @@ def _with_qkv(state: State) -> State:
     for key, value in state.items():
         if not (found := re.fullmatch(r"(.*)\.attention\.attention\.(query|key|value)\.(weight|bias)", key)):
             joined[key] = value
-        elif found[2] == "query":
-            three = [
-                state.get(f"{found[1]}.attention.attention.{name}.{found[3]}") for name in ("query", "key", "value")
-            ]
-            if not any(each is None for each in three):
-                joined[f"{found[1]}.attn.qkv.{found[3]}"] = torch.cat(three)
+            continue
+        block, _, kind = found.groups()  # each block thrice, to the same end
+        names = [f"{block}.attention.attention.{name}.{kind}" for name in ("query", "key", "value")]
+        if all(name in state for name in names):
+            joined[f"{block}.attn.qkv.{kind}"] = torch.cat([state[name] for name in names])
     return joined

@@ -110,13 +110,13 @@ class Reference:
         found = self.about["validation"]
         if found["false_alarms"] is None:
             return (
-                f"How often images of the run's own kind get such a warning was not measured: there are validation "
+                f"How often images of the run's own kind get a warning was not measured: there are validation "
                 f"images of {found['subjects']} {found['a_subject_is']}s, and {ENOUGH} are needed"
             )
         rate, low, high = (f"{100 * each:.1f}" for each in found["false_alarms"])
         return (
-            f"Of the run's own validation images, {rate} % get such a warning (95 % interval {low} to {high} %; "
-            f"measured on {found['measured_images']:,} images of {found['measured_subjects']:,} "
+            f"Of the run's own validation images, {rate} % get a warning of looking otherwise (95 % interval {low} to "
+            f"{high} %; measured on {found['measured_images']:,} images of {found['measured_subjects']:,} "
             f"{found['a_subject_is']}s to which the rule was not fitted)"
         )
 
@@ -250,7 +250,8 @@ def _limit(values: pd.DataFrame, subjects: np.ndarray) -> float:
     parts = balanced_parts(subjects, min(FOLDS, len(np.unique(subjects))))
     scores = np.zeros(len(values))
     for each in np.unique(parts):
-        scores[parts == each] = _scores(values[parts == each], _ranges(values[parts != each]))
+        others = parts != each if parts.any() else parts == each  # one subject has none
+        scores[parts == each] = _scores(values[parts == each], _ranges(values[others]))
     place = math.ceil((len(scores) + 1) * (1 - FALSE_ALARMS)) - 1  # as split conformal prediction has it
     return max(1.0, float(np.sort(scores)[min(place, len(scores) - 1)]))
 

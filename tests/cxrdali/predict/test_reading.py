@@ -15,17 +15,20 @@ from cxrdali.postprocess import calibration, thresholds
 from cxrdali.predict.heatmaps import heat_maps
 from cxrdali.predict.image_files import find
 from cxrdali.predict.judge import Judge
-from cxrdali.predict.options import JudgeOptions, ReadOptions
+from cxrdali.predict.options import JudgeOptions, ReadOptions, ReferenceOptions
 from cxrdali.predict.read_files import read_files
 from cxrdali.predict.reading import Operating, read_image
+from cxrdali.predict.reference import fit
 from cxrdali.predict.rendering import Rendering
 from cxrdali.predictions import match, read
+from cxrdali.report.kit.numbers import chance, percent_interval
 from cxrdali.report.reading.page import reading_page, write_reading
 from cxrdali.runs.layout import REFERENCE_ARRAYS, REFERENCE_JSON
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
 from tests.cli.cli import call
 from tests.cxrdali.report.pages import Page, check_numbers
+from tests.dicom_files import dicom
 
 pytestmark = pytest.mark.slow
 LAYER = "stages.2"  # of more places than the last
@@ -160,6 +163,26 @@ def test_a_study_is_the_mean_over_its_images(frontal, judge, rendered, table, tm
     assert [each.name for each in alone] == [each.image_id for each in files]
 
 
+def test_a_study_of_dicoms_is_what_their_tags_say(frontal, plain, tmp_path):
+    gray = cv2.imread(str(next(iter(frontal.images.values()))), cv2.IMREAD_GRAYSCALE)
+    tags = {"StudyInstanceUID": "1.2.3", "PatientName": "Doe^Jane", "PatientBirthDate": "19500101"}
+    for name, more in (("a/1", {"ViewPosition": "PA"}), ("b/2", {"ViewPosition": "LL"}), ("b/3", {})):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        own = {**tags, **more} if more else {"StudyInstanceUID": "1.9"}
+        (tmp_path / f"{name}.dcm").write_bytes(dicom(gray, 8, **own))
+    reference = fit(frontal.path, frontal.dataset, ReferenceOptions(images=60, device="cpu", threads=1))
+    readings, rejected = read_files(plain, reference, find([str(tmp_path)]), ReadOptions(top=0, study=True), 1)
+    assert not rejected and [each.name for each in readings] == ["Study 1.2.3", "Study 1.9"]
+    assert [each.view_position for each in readings[0].images] == ["PA", "LL"]
+    assert np.array_equal(readings[0].images[0].pixels, readings[1].images[0].pixels)
+    (strange,) = [words for words in readings[0].warnings if "View LL" in words]
+    assert strange.startswith("b/2: View LL: 0 of the run's ")
+    assert not any("view was not checked" in words for words in readings[0].not_checked)
+    assert any("view was not checked" in words for words in readings[1].not_checked)
+    page = reading_page(readings)
+    assert "Doe" not in page and "1950" not in page and "View LL: 0 of" in page
+
+
 def test_heat_maps_are_those_of_the_first_findings(judge, rendered):
     found = read_image(judge, None, rendered[0], ReadOptions(top=2))
     (image,) = found.images
@@ -248,6 +271,13 @@ def test_json_has_no_nan(judge, rendered):
     assert "pixels" not in found["images"][0] and len(found["images"][0]["heat_maps"]) == 1
 
 
+def test_probabilities_are_never_written_as_certain():
+    assert [chance(each) for each in (0.5, 0.031, 0.9994, 0.99999, 1e-9, None)] == [
+        "50.0 %", "3.1 %", "99.9 %", ">99.9 %", "<0.0001 %", "–",
+    ]  # fmt: skip
+    assert percent_interval((0.813, 0.702, 0.889)) == "81.3 % (70.2 to 88.9)" and percent_interval(None) == "–"
+
+
 # ---------------------------------------------------------------- the commands
 
 
@@ -289,7 +319,7 @@ def test_a_reference_is_fitted_and_used(frontal, folder):
     )
     assert done.returncode == 0, done.stderr
     try:
-        assert f"{frontal.path / 'reference.json'}: 60 training images; " in done.stdout
+        assert f"{frontal.path / 'reference.json'}: 60 training images of " in done.stdout
         name = next(iter(frontal.images))
         strange = 255 - cv2.imread(str(frontal.images[name]), cv2.IMREAD_GRAYSCALE)
         cv2.imwrite(str(folder / "strange.png"), strange)

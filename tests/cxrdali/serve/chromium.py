@@ -35,7 +35,7 @@ class Tab:
             self.events.append(message)
 
     async def evaluate(self, expression: str) -> Any:
-        """The value of an expression in the page, awaited if it is a promise."""
+        """The value of an expression in the page, once it has one."""
         found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
