@@ -3,69 +3,59 @@
 from dataclasses import dataclass
 
 from shards.decoding.decoded import RejectedImage, check_size, unsupported
-from shards.decoding.dicom_header import Header
+from shards.decoding.dicom_header import Header, number, text
 
-_GRAY, _PALETTE, _COLOURS = ("MONOCHROME1", "MONOCHROME2"), "PALETTE COLOR", ("RGB", "YBR_FULL", "YBR_FULL_422")
-_CODED_COLOURS = ("YBR_RCT", "YBR_ICT")  # of JPEG 2000
+_GRAY = ("MONOCHROME1", "MONOCHROME2")
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")  # the last two of JPEG 2000
 
 
 @dataclass(frozen=True)
 class Image:
-    """colours: the photometric interpretation; planar: colour by colour, not pixel by pixel; allocated: bits of a
-    number, 8 or 16; bits: of them that are a value, 8 or more; shift: bits below the value; signed: its highest bit is
-    a sign."""
+    """By the standard's names, as pydicom's decoders take them. shift: bits of a number below the `bits_stored` that
+    are its value; signed: the highest of these is a sign."""
 
-    height: int
-    width: int
-    colours: str
-    planar: bool
-    allocated: int
-    bits: int
+    rows: int
+    columns: int
+    samples_per_pixel: int
+    photometric_interpretation: str
+    planar_configuration: int
+    bits_allocated: int
+    bits_stored: int
     shift: int
     signed: bool
 
     @property
-    def samples(self) -> int:
-        return 1 if self.colours in (*_GRAY, _PALETTE) else 3
-
-    @property
-    def palette(self) -> bool:
-        return self.colours == _PALETTE
+    def coloured(self) -> bool:
+        return self.samples_per_pixel == 3
 
     @property
     def inverted(self) -> bool:
-        return self.colours == _GRAY[0]
+        return self.photometric_interpretation == _GRAY[0]
 
 
 def read_image(header: Header) -> Image:
     """Raises RejectedImage if the file has no image, or one that nothing here reads."""
+
+    def whole(keyword: str, default: int | None = None) -> int:
+        return int(number(header.dataset, keyword, default))
+
     if not header.place:
         what = f"a DICOM of the kind {header.kind}" if header.kind else "a DICOM"
-        raise RejectedImage(f"no pixels: {what} without any, or cut off before them")
-    elements = header.elements
-    if elements.whole("NumberOfFrames", 1) > 1:
+        raise RejectedImage(f"no pixels: {what} without any of whole numbers, or cut off before them")
+    if whole("NumberOfFrames", 1) > 1:
         raise unsupported("a DICOM of several frames")
-    allocated, bits = elements.whole("BitsAllocated"), elements.whole("BitsStored")
+    rows, columns, samples = whole("Rows"), whole("Columns"), whole("SamplesPerPixel", 1)
+    allocated, bits = whole("BitsAllocated"), whole("BitsStored")
+    colours = text(header.dataset, "PhotometricInterpretation").upper()
     if allocated not in (8, 16) or bits < 8:
-        raise unsupported(f"a DICOM of {min(allocated, bits)} bits")
-    top = elements.whole("HighBit", bits - 1)
+        raise unsupported(f"a DICOM of {bits} bits in {allocated}")
+    top = whole("HighBit", bits - 1)
     if not bits <= top + 1 <= allocated:
         raise RejectedImage(f"damaged DICOM: bits up to {top} of {allocated} hold values of {bits}")
-    image = Image(
-        height=elements.whole("Rows"),
-        width=elements.whole("Columns"),
-        colours=elements.text("PhotometricInterpretation").upper(),
-        planar=elements.whole("PlanarConfiguration", 0) == 1,
-        allocated=allocated,
-        bits=bits,
-        shift=top + 1 - bits,
-        signed=elements.whole("PixelRepresentation", 0) == 1,
-    )
-    if image.colours not in (*_GRAY, _PALETTE, *_COLOURS, *_CODED_COLOURS):
-        raise unsupported("a DICOM whose photometric interpretation is none of gray, palette, RGB and YBR")
-    if elements.whole("SamplesPerPixel", 1) != image.samples:
+    if colours not in (*_GRAY, *_COLOURS) or (colours in _COLOURS and allocated > 8):
+        raise unsupported("a DICOM that is neither gray nor in RGB or YBR of 8 bits")
+    if samples != (3 if colours in _COLOURS else 1):
         raise RejectedImage("damaged DICOM: its samples per pixel are not those of its photometric interpretation")
-    if image.samples == 3 and (image.allocated, image.bits) != (8, 8):
-        raise unsupported("a DICOM in colours of more than 8 bits")
-    check_size(image.height, image.width, image.height * image.width * image.samples * allocated // 8)
-    return image
+    check_size(rows, columns, rows * columns * samples * allocated // 8)
+    planar, signed = whole("PlanarConfiguration", 0), whole("PixelRepresentation", 0) == 1
+    return Image(rows, columns, samples, colours, planar, allocated, bits, top + 1 - bits, signed)

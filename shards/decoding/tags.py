@@ -3,15 +3,16 @@
 import contextlib
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from shards.decoding.decoded import RejectedImage
-from shards.decoding.dicom_header import Elements, Header, read_header
+from shards.decoding.dicom_header import Header, read_header, text, values
 from shards.decoding.magic import image_kind
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 
 MOST_YEARS = 120
-_BEGINNINGS = (1 << 16, 1 << 22)  # bytes: nearly every header ends in the first; icons and overlays may stand in it
+_BEGINNING, _LONGEST = 1 << 16, 1 << 22  # bytes: few headers are longer than the first, by icons or overlays
 _AGE = re.compile(r"(\d{1,3})([DWMY]?)")
 _A_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0, "": 1.0}
 # SNOMED, as SRT and SCT have them; what others mean is read from their meaning
@@ -24,12 +25,9 @@ _VIEW_CODES = {
     **dict.fromkeys(("R-10202", "399033003"), "FRONTAL"),
 }
 _VIEW_WORDS = {
-    view: re.compile(rf"(?<![A-Z])(?:{words})(?![A-Z])")
-    for view, words in {
-        "PA": r"P\.?A\.?|POSTERO[- ]?ANTERIOR",
-        "AP": r"A\.?P\.?|ANTERO[- ]?POSTERIOR",
-        "LATERAL": r"LAT|LATERAL|LL|RL",
-    }.items()
+    "PA": re.compile(r"(?<![A-Z])(?:P\.?A\.?|POSTERO[- ]?ANTERIOR)(?![A-Z])"),
+    "AP": re.compile(r"(?<![A-Z])(?:A\.?P\.?|ANTERO[- ]?POSTERIOR)(?![A-Z])"),
+    "LATERAL": re.compile(r"(?<![A-Z])(?:LAT|LATERAL|LL|RL)(?![A-Z])"),
 }
 _NO_PLAIN_VIEW = re.compile(r"DECUB|OBL")
 
@@ -57,17 +55,14 @@ def read_tags(source: bytes | Location) -> Tags:
 
     Raises RejectedImage if it is absent, unreadable or no DICOM, UserError if a store fails or refuses.
     """
-    if isinstance(source, bytes):
-        return tags_of(_header(source).elements)
     try:
-        for stop in _BEGINNINGS[:-1]:
-            data = storage_of(source).read_bytes(0, stop)
-            if len(data) < stop:
-                return tags_of(_header(data).elements)
-            with contextlib.suppress(RejectedImage):  # of what is cut off here
-                if (header := _header(data)).place:
-                    return tags_of(header.elements)
-        return tags_of(_header(storage_of(source).read_bytes(0, _BEGINNINGS[-1])).elements)
+        data = source if isinstance(source, bytes) else storage_of(source).read_bytes(0, _BEGINNING)
+        with contextlib.suppress(RejectedImage):  # of what is cut off here
+            if (header := _header(data)).place:
+                return tags_of(header.dataset)
+        if not isinstance(source, bytes) and len(data) == _BEGINNING:
+            data = storage_of(source).read_bytes(0, _LONGEST)
+        return tags_of(_header(data).dataset)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RejectedImage("absent") from error
     except OSError as error:
@@ -77,20 +72,20 @@ def read_tags(source: bytes | Location) -> Tags:
 def _header(data: bytes) -> Header:
     if image_kind(data) != "DICOM":
         raise RejectedImage("not a DICOM: an image of another kind")
-    return read_header(data, _BEGINNINGS[-1])
+    return read_header(data, _LONGEST)
 
 
-def tags_of(elements: Elements) -> Tags:
+def tags_of(dataset: Any) -> Tags:
     """Of a header that was read."""
-    sex = elements.text("PatientSex").upper()
+    sex = text(dataset, "PatientSex").upper()
     return Tags(
-        image_id=elements.text("SOPInstanceUID"),
-        study_id=elements.text("StudyInstanceUID"),
-        subject_id=elements.text("PatientID"),
-        view_position=_view_position(elements),
+        image_id=text(dataset, "SOPInstanceUID"),
+        study_id=text(dataset, "StudyInstanceUID"),
+        subject_id=text(dataset, "PatientID"),
+        view_position=_view_position(dataset),
         sex=sex if sex in ("F", "M") else "",
-        age=age_in_years(elements.text("PatientAge")),
-        manufacturer=" ".join(elements.text("Manufacturer").split()),
+        age=age_in_years(text(dataset, "PatientAge")),
+        manufacturer=" ".join(text(dataset, "Manufacturer").split()),
     )
 
 
@@ -101,28 +96,21 @@ def age_in_years(text: str) -> str:
     return f"{years:.4g}" if years <= MOST_YEARS else ""
 
 
-def _view_position(elements: Elements) -> str:
-    if said := elements.text("ViewPosition"):
+def _view_position(dataset: Any) -> str:
+    if said := text(dataset, "ViewPosition"):
         return said
-    for code in _items(elements, "ViewCodeSequence"):
-        if view := _VIEW_CODES.get(code.text("CodeValue")) or _view_in(code.text("CodeMeaning")):
-            return view
-    rows = elements.text("PatientOrientation").upper()[:1]  # to which side of the patient the rows run
+    with contextlib.suppress(RejectedImage):
+        for code in values(dataset, "ViewCodeSequence"):
+            if view := _VIEW_CODES.get(text(code, "CodeValue")) or _view_in(text(code, "CodeMeaning")):
+                return view
+    rows = text(dataset, "PatientOrientation").upper()[:1]  # to which side of the patient the rows run
     if rows in ("A", "P"):
         return "LATERAL"
-    view = _view_in(elements.text("SeriesDescription"))
+    view = _view_in(text(dataset, "SeriesDescription"))
     return view if rows not in ("L", "R") or view in ("PA", "AP") else "FRONTAL"
 
 
-def _items(elements: Elements, keyword: str) -> list[Elements]:
-    try:
-        return elements.items(keyword)
-    except RejectedImage:
-        return []
-
-
-def _view_in(text: str) -> str:
+def _view_in(words: str) -> str:
     """The one view that a description names; "" for none, for several, and for a patient who lies on the side."""
-    text = text.upper()
-    found = [view for view, words in _VIEW_WORDS.items() if words.search(text)]
-    return found[0] if len(found) == 1 and not _NO_PLAIN_VIEW.search(text) else ""
+    found = [view for view, each in _VIEW_WORDS.items() if each.search(words.upper())]
+    return found[0] if len(found) == 1 and not _NO_PLAIN_VIEW.search(words.upper()) else ""

@@ -28,17 +28,15 @@ def eight_bits(pixels: np.ndarray, window: str) -> np.ndarray:
     percentile (NumPy's linear definition), or its smallest to largest where both are one value. An image of one
     value is black, except under "full".
     """
-    values = np.arange(_VALUES, dtype=np.float64)
-    low, high = (0.0, _VALUES - 1.0) if window == "full" else _limits(values, _histogram(pixels), window)
-    return _looked_up(_table(values, low, high), pixels)
+    ends = (0.0, _VALUES - 1.0) if window == "full" else None
+    return levelled(pixels, Levels(np.arange(_VALUES, dtype=np.float64), ends), window)[0]
 
 
 def levelled(pixels: np.ndarray, levels: Levels, window: str) -> tuple[np.ndarray, bool]:
-    """A DICOM's numbers to uint8 [h, w], and whether its own window was used.
+    """As `eight_bits`, of what the numbers in `pixels` (uint8 or uint16) mean; and whether by the file's own window.
 
-    As `eight_bits` of what the numbers mean, where 8-bit images stay as they are. "dicom" is the file's own VOI LUT or
-    window if it leaves LEAST_SEEN of the pixels between black and white, else "percentile". MONOCHROME1 is inverted
-    after that, and padding, which no window counts, is black.
+    That is asked for by "dicom", and used if it leaves LEAST_SEEN of the pixels between black and white; otherwise
+    "dicom" is "percentile". Padding is black, and no window counts it.
 
     Raises RejectedImage if all is padding, or as `check_bits`.
     """
@@ -47,11 +45,7 @@ def levelled(pixels: np.ndarray, levels: Levels, window: str) -> tuple[np.ndarra
         counts[levels.padding] = 0
     if not counts.any():
         raise RejectedImage("no pixels: all are padding")
-    shades = levels.own if window == OWN else None
-    if shades is not None and _is_of_use(shades, counts):
-        table, own = _rounded(shades), True
-    else:
-        table, own = _table(levels.values, *(levels.ends or _limits(levels.values, counts, window))), False
+    table, own = _table(levels, counts, window)
     if levels.inverted:
         table = 255 - table
     if levels.padding is not None:
@@ -59,9 +53,14 @@ def levelled(pixels: np.ndarray, levels: Levels, window: str) -> tuple[np.ndarra
     return _looked_up(table, pixels), own
 
 
-def _is_of_use(shades: np.ndarray, counts: np.ndarray) -> bool:
-    table = _rounded(shades)
-    return bool(counts[(table > 0) & (table < 255)].sum() >= LEAST_SEEN * counts.sum())
+def _table(levels: Levels, counts: np.ndarray, window: str) -> tuple[np.ndarray, bool]:
+    """uint8: the shade of each number; and whether by the file's own window."""
+    if window == OWN and levels.own is not None:
+        table = _rounded(levels.own)
+        if counts[(table > 0) & (table < 255)].sum() >= LEAST_SEEN * counts.sum():
+            return table, True
+    low, high = levels.ends or _limits(levels.values, counts, window)
+    return _rounded((levels.values - low) / (high - low if high > low else np.inf)), False
 
 
 def check_bits(bits: int) -> None:
@@ -73,23 +72,19 @@ def check_bits(bits: int) -> None:
         )
 
 
-def _table(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """uint8: the shade of each value."""
-    if low == high:
-        return np.zeros(values.shape, np.uint8)
-    return _rounded((values - low) / (high - low))
-
-
-def _rounded(shades: np.ndarray) -> np.ndarray:
-    return np.floor(shades.clip(0, 1) * 255 + 0.5).astype(np.uint8)
-
-
 def _looked_up(table: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    flat, made = pixels.ravel(), np.empty(pixels.size, np.uint8)
+    try:
+        return cv2.LUT(pixels, table[None])  # three times as fast; OpenCV 4 has none for 16 bits
+    except cv2.error:
+        flat, made = pixels.ravel(), np.empty(pixels.size, np.uint8)
     for start in range(0, len(flat), _BLOCK):
         part = slice(start, start + _BLOCK)
         np.take(table, flat[part], out=made[part], mode="clip")
     return made.reshape(pixels.shape)
+
+
+def _rounded(shades: np.ndarray) -> np.ndarray:
+    return np.floor(shades.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def bits_in_use(pixels: np.ndarray) -> int:

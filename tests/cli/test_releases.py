@@ -167,5 +167,11 @@ def test_wrong_usage_exits_with_2_and_names_the_option(folder, arguments, said):
 
 def test_help_tells_the_windows_and_the_columns(folder):
     text = call("shard", "--help", cwd=folder).stdout
-    for words in ("percentile|minmax|full|dicom", "0.5 and 99.5 percentile", "65,535", "--subject-column", '"all others"'):
+    for words in (
+        "percentile|minmax|full|dicom",
+        "0.5 and 99.5 percentile",
+        "65,535",
+        "--subject-column",
+        '"all others"',
+    ):
         assert words in text
