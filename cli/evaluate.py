@@ -81,7 +81,6 @@ def evaluate(file, data, labels, out, limits, **given):
     after_evaluation(file, paths[0], about.run)
 
 
-
 def _without(part: dict) -> tuple[list[str], list[str]]:
     return part["without_positives"], part["without_negatives"]
 

@@ -119,7 +119,9 @@ def _predict_images(runs, images, out, kind, jobs, options) -> None:
     judge = Judge.of([Run.open(run) for run in runs], options)
     found = judge_files(judge, files, jobs or cpu_count())
     verdicts.write(found, out, kind == "probability")
-    listed = f"{counted(len(found.rejects), 'image')} rejected: {found.rejected} (listed in {verdicts.rejects_path(out)})"
+    listed = (
+        f"{counted(len(found.rejects), 'image')} rejected: {found.rejected} (listed in {verdicts.rejects_path(out)})"
+    )
     if not found.paths:
         raise UserError(f"{out}: no image could be judged, {listed}; give others")
     click.echo(f"{out}: {counted(len(found.paths), 'image')}, {counted(len(judge.findings), 'finding')}")

@@ -1,12 +1,10 @@
 """Which images are meant by paths: files, folders, patterns and lists of paths, each image with an id of its own."""
 
-import glob
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cxrdali.predict.rendering import without_suffix
@@ -25,7 +23,7 @@ log = logging.getLogger(__name__)
 _LIST = re.compile(r"(?i)\.(csv|tsv|txt|parquet)(\.(gz|bz2|xz|zst|zip))?$")
 # what is named so is meant to be an image, also if nobody here can read it: then its reason is listed
 _IMAGE = re.compile(r"(?i)\.(jpe?g|jfif|png|dcm|dicom|dic|ima|tiff?|bmp|gif|webp|avif|hei[cf]|jp2|j2k|jxl|pgm)$")
-_MAGIC = re.compile(r"[*?[]")
+_HIDDEN, _PATTERN = re.compile(r"(^|/)\."), re.compile(r"[*?[]")
 _START = 4096  # bytes of a file that say what it is
 
 
@@ -39,38 +37,11 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class _Found:
-    """names: what it may be called, the shortest first; one, if a list says so."""
+    """relative: its path below what was given; own: the id that a list gives it, or ""."""
 
     path: Location
-    names: tuple[str, ...]
-
-
-@dataclass
-class _Search:
-    """others: files in folders that are no images; folders: the real places of those that were looked into."""
-
-    others: list[str] = field(default_factory=list)
-    folders: set[str] = field(default_factory=set)
-
-    def walk(self, folder: Location, inside: str = "") -> Iterator[_Found]:
-        """The images in a folder and the folders in it, by name; links to folders are followed, each folder once."""
-        real = storage_of(folder).real_path() or str(folder)
-        if real in self.folders:
-            return
-        self.folders.add(real)
-        for entry in sorted(storage_of(folder).entries(), key=lambda entry: entry.name):
-            path, relative = folder / entry.name, f"{inside}{entry.name}"
-            if entry.is_folder():
-                yield from self.walk(path, f"{relative}/")
-            else:
-                yield from self.image(path, relative)
-
-    def image(self, path: Location, relative: str) -> Iterator[_Found]:
-        """The file, if it is an image by its name or its first bytes."""
-        if not path.name.startswith(".") and (_IMAGE.search(path.name) or _begins_as_one(path)):
-            yield _found(path, relative)
-        else:
-            self.others.append(str(path))
+    relative: str
+    own: str = ""
 
 
 def find(given: Sequence[str]) -> list[ImageFile]:
@@ -89,60 +60,73 @@ def find(given: Sequence[str]) -> list[ImageFile]:
         UserError: There is no such file or folder, nothing matches a pattern, no image is in a folder, or a list has
             no column of paths, a blank one, or an id twice.
     """
-    search = _Search()
-    found = [each for text in given for each in _of(text, search)]
+    others: list[Location] = []
+    found = [each for text in given for each in _of(text, others)]
     once: dict[tuple, _Found] = {}
     for each in found:
-        here = os.path.abspath(each.path) if isinstance(each.path, Path) else each.path
-        once.setdefault((here, _own(each)), each)
+        once.setdefault((each.path.absolute() if storage_of(each.path).local else each.path, each.own), each)
     if len(once) < len(found):
         log.info(f"note: {counted(len(found) - len(once), 'file')} given more than once: judged once")
-    if search.others:
-        what = f"{counted(len(search.others), 'file')}, first {search.others[0]!r}"
-        log.info(f"note: no images by name or first bytes, and left out: {what}")
+    if others:
+        what = f"{counted(len(others), 'file')}, first {str(others[0])!r}"
+        log.info(f"note: left out, as hidden or no images by name or first bytes: {what}")
     return _named(list(once.values()))
 
 
-def _own(each: _Found) -> str:
-    return each.names[0] if len(each.names) == 1 else ""
-
-
-def _found(path: Location, relative: str) -> _Found:
-    return _Found(path, (without_suffix(relative), relative, str(path)))
-
-
-def _of(text: str, search: _Search) -> Iterator[_Found]:
-    path, before = place(text), len(search.others)
-    local = isinstance(path, Path)
+def _of(text: str, others: list[Location]) -> Sequence[_Found]:
+    """others: what is in folders and is no image is added to it."""
+    path, before = place(text), len(others)
+    local = storage_of(path).local
     if storage_of(path).has_folder() and (local or not path.suffix):  # a web server cannot tell its folders
-        found = list(search.walk(path))
-        if not found:
-            others = f", but {counted(len(search.others) - before, 'other file')}" * (len(search.others) > before)
-            raise UserError(f"{text}: no image is in this folder{others}; give the folder of the images")
-    elif local and not path.exists() and _MAGIC.search(text):
-        found = list(_matches(text, search))
-        if not found:
-            raise UserError(f"{text}: matches no image; give a file, a folder or another pattern")
+        found = list(_below(path, "", others, set()))
+        more = f", but {counted(len(others) - before, 'other file')}" * (len(others) > before)
+        what = f"no image is in this folder{more}; give the folder of the images"
+    elif local and not path.exists() and _PATTERN.search(text):
+        fixed = next(at for at, part in enumerate(path.parts) if _PATTERN.search(part))
+        root, visited = Path(*path.parts[:fixed]), set[str]()
+        matches = sorted(root.glob("/".join(path.parts[fixed:])))
+        found = [each for match in matches for each in _image(match, str(match.relative_to(root)), others, visited)]
+        what = "matches no image; give a file, a folder or another pattern"
     elif local and not path.exists():
-        raise UserError(f"{text}: no such file or folder; give --images another")
-    elif _LIST.search(path.name):
-        found = _listed(path)
+        found, what = [], "no such file or folder; give another"
     else:
-        found = [_found(path, path.name)]
-    return iter(found)
+        found, what = _listed(path) if _LIST.search(path.name) else [_Found(path, path.name)], ""
+    if not found:
+        raise UserError(f"{text}: {what}")
+    return found
 
 
-def _matches(pattern: str, search: _Search) -> Iterator[_Found]:
-    parts = Path(pattern).parts
-    fixed = next(place for place, part in enumerate(parts) if _MAGIC.search(part))
-    root = Path(*parts[:fixed])
-    for name in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(name)
-        relative = path.relative_to(root).as_posix()
-        if path.is_dir():
-            yield from search.walk(path, f"{relative}/")
-        else:
-            yield from search.image(path, relative)
+def _below(folder: Location, inside: str, others: list[Location], visited: set[str]) -> Iterator[_Found]:
+    """The images below a folder, by name; links to folders are followed, each folder once."""
+    real = storage_of(folder).real_path() or str(folder)
+    if real not in visited:
+        visited.add(real)
+        try:
+            names = sorted(entry.name for entry in storage_of(folder).entries())
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be listed ({error.strerror}); mend its permissions") from error
+        for name in names:
+            yield from _image(folder / name, f"{inside}{name}", others, visited)
+
+
+def _image(path: Location, relative: str, others: list[Location], visited: set[str]) -> Iterator[_Found]:
+    """The file, if it is an image by its name or its first bytes; or those below the folder."""
+    if _HIDDEN.search(relative):
+        others.append(path)
+    elif path.is_dir():
+        yield from _below(path, f"{relative}/", others, visited)
+    elif _IMAGE.search(path.name) or _begins_as_one(path):
+        yield _Found(path, relative)
+    else:
+        others.append(path)
+
+
+def _begins_as_one(path: Location) -> bool:
+    try:
+        image_kind(storage_of(path).read_bytes(0, _START))
+    except (RejectedImage, OSError, ValueError, UserError):
+        return False
+    return True
 
 
 def _listed(path: Location) -> list[_Found]:
@@ -152,47 +136,35 @@ def _listed(path: Location) -> list[_Found]:
     column = named[0] if named else table.columns[0]
     if len(named) > 1 or (not named and len(table.columns) > 1):
         raise no_column(path, "path", table)
-    paths = table[column].str.strip().tolist()
-    if not named and storage_of(_below(path, column)).exists():  # a list without a header
-        paths = [column, *paths]
-    blank = next((row for row, text in enumerate(paths, 1) if not text), None)
-    if blank or not paths:
+    texts = table[column].str.strip().tolist()
+    if not named and storage_of(_beside(path, column)).exists():  # a list without a header
+        texts = [column, *texts]
+    blank = next((row for row, text in enumerate(texts, 1) if not text), None)
+    if blank or not texts:
         raise UserError(f"{path}: {f'the path in row {blank} is blank' if blank else 'has no path'}; mend the list")
-    if "image_id" not in table.columns or column == "image_id":
-        return [_found(_below(path, text), text) for text in paths]
-    ids = table["image_id"].str.strip()
-    wrong = ids[ids.duplicated() | (ids == "")]
-    if len(wrong):
+    ids = table["image_id"].str.strip() if "image_id" in table.columns and column != "image_id" else None
+    if ids is not None and len(wrong := ids[ids.duplicated() | (ids == "")]):
         raise UserError(f"{path}: image_id {wrong.iloc[0]!r} is {'in two rows' if wrong.iloc[0] else 'blank'}; mend it")
-    return [_Found(_below(path, text), (image,)) for text, image in zip(paths, ids, strict=True)]
+    owned = [""] * len(texts) if ids is None else ids.tolist()
+    return [_Found(_beside(path, text), text, own) for text, own in zip(texts, owned, strict=True)]
 
 
-def _below(table: Location, text: str) -> Location:
-    return place(text) if "://" in text else table.parent / text
+def _beside(table: Location, text: str) -> Location:
+    found = place(text)
+    return table.parent / text if storage_of(found).local else found
 
 
-def _begins_as_one(path: Location) -> bool:
-    try:
-        image_kind(storage_of(path).read_bytes(0, _START))
-    except (RejectedImage, OSError, UserError):
-        return False
-    return True
-
-
-def _named(found: list[_Found]) -> list[ImageFile]:
-    """Each with the shortest of its names that no other has."""
-    ids = [each.names[0] for each in found]
-    for level in (1, 2):
+def _named(found: Sequence[_Found]) -> list[ImageFile]:
+    """Each with its own id, or the shortest name that no other has."""
+    ids = [each.own or without_suffix(each.relative) for each in found]
+    for longer in ([each.relative for each in found], [str(each.path) for each in found]):
         often = Counter(ids)
         ids = [
-            each.names[min(level, len(each.names) - 1)] if often[own] > 1 else own
-            for each, own in zip(found, ids, strict=True)
+            name if often[short] > 1 and not each.own else short
+            for each, short, name in zip(found, ids, longer, strict=True)
         ]
-    doubled = next((own for own, times in Counter(ids).items() if times > 1), None)
-    if doubled is not None:
-        raise UserError(f"image_id {doubled!r}: is of two images; give one of the lists alone, or other ids in it")
+    if len(once := Counter(ids)) < len(ids):
+        raise UserError(f"image_id {once.most_common(1)[0][0]!r}: is of two images; give other ids, or one list alone")
     # a name that is no UTF-8 cannot stand in a table
-    return [
-        ImageFile(each.path, own.encode(errors="backslashreplace").decode())
-        for each, own in zip(found, ids, strict=True)
-    ]
+    names = [each.encode(errors="backslashreplace").decode() for each in ids]
+    return [ImageFile(each.path, name) for each, name in zip(found, names, strict=True)]

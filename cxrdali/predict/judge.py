@@ -104,6 +104,17 @@ class Judge:
         return cls(runs, members, hardware, asked)
 
     @property
+    def words(self) -> str:
+        """How images are judged, in a line."""
+        sizes = ", ".join(dict.fromkeys(str(run.settings.data.size) for run in self.runs))
+        passes, runs = counted(len(TTA[self.options.tta]), "pass"), counted(len(self.runs), "run")
+        return (
+            f"at {sizes} px, {self.hardware.precision} on {self.hardware.device}"
+            + (f", TTA {self.options.tta}: {passes}" if self.options.tta != "none" else "")
+            + (f", mean probability of {runs}" if len(self.runs) > 1 else "")
+        )
+
+    @property
     def batch(self) -> int:
         """Images at a time: as asked, or as many as `cxrdali predict` takes for the first run."""
         settings = self.run.settings

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cxrdali.models.tta import TTA
 from cxrdali.predict.image_files import ImageFile
 from cxrdali.predict.judge import Judge, Judged
 from cxrdali.predict.rendering import Rendered, Rendering
@@ -29,88 +28,48 @@ def judge_files(judge: Judge, files: Sequence[ImageFile], jobs: int) -> Verdicts
         jobs: Files that are decoded at the same time, each in a process.
 
     Returns:
-        Also if every image was rejected. Memory holds a row per image, and no more images than two batches.
+        Also if every image was rejected. Memory holds a row per image, and no more images than three batches.
 
     Raises:
         UserError: A run does not say how its images were packed, a disk fails, or the network gives NaN, infinity or
             the same logits for images that differ.
     """
-    judged, made, rejects = [], [], []
-    batch: list[tuple[ImageFile, Rendered]] = []
-    same = _Same()
+    jobs, batch = min(jobs, len(files)), []
+    ids: list[tuple[str, str, str]] = []
+    judged: list[Judged] = []
+    rejects: list[tuple[str, str]] = []
+    looks: set[bytes] = set()  # of images that differ, two at least
 
-    def flush() -> None:
-        each = [np.stack(column) for column in zip(*(rendered.each for _, rendered in batch), strict=True)]
-        made.append(judge.judge(each, [str(file.path) for file, _ in batch]))
-        same.add(each[0], made[-1].logits)
-        judged.extend((file, rendered.tags) for file, rendered in batch)
-        batch.clear()
+    def flush(batch: list[tuple[ImageFile, Rendered]]) -> None:
+        pixels = [np.stack(column) for column in zip(*(made.each for _, made in batch), strict=True)]
+        judged.append(judge.judge(pixels, [str(file.path) for file, _ in batch]))
+        if len(looks) < 2:
+            looks.update(made.pixels.tobytes() for _, made in batch)
+        for file, made in batch:
+            study = made.tags.study_id if made.tags else ""
+            ids.append((str(file.path), file.image_id, study or file.image_id))
 
-    jobs = min(jobs, len(files))
     with Rendering.of(*judge.runs, threads=jobs) as rendering:
-        log.info(_words(judge, len(files), jobs))
+        log.info(f"{counted(len(files), 'image')} {judge.words}, decoded in {counted(jobs, 'process')}")
         coming = rendering.render_each((file.path for file in files), 2 * judge.batch + jobs)
         with progress_bar("judging", len(files), " images", leave=False) as bar:
-            for file, found in zip(files, coming, strict=True):
-                if isinstance(found, RejectedImage):
-                    rejects.append((str(file.path), str(found)))
+            for file, made in zip(files, coming, strict=True):
+                if isinstance(made, RejectedImage):
+                    rejects.append((str(file.path), str(made)))
                 else:
-                    batch.append((file, found))
+                    batch.append((file, made))
                 if len(batch) == judge.batch:
-                    flush()
+                    flush(batch)
+                    batch = []
                 bar.update()
             if batch:
-                flush()
-    same.check(judge)
-    return _verdicts(judge, judged, made, rejects)
-
-
-def _verdicts(judge: Judge, judged: list, made: list[Judged], rejects: list[tuple[str, str]]) -> Verdicts:
-    empty = np.zeros((0, len(judge.findings)), np.float32)
-    logits = np.concatenate([empty, *(each.logits for each in made)])
-    decisions = None
-    if judge.thresholds is not None:
-        decisions = np.concatenate([empty.astype(bool), *(each.decisions for each in made)])
-    ids = pd.DataFrame(
-        {
-            "image_id": [file.image_id for file, _ in judged],
-            "study_id": [(tags.study_id if tags else "") or file.image_id for file, tags in judged],
-            "view": [""] * len(judged),
-        }
-    )
-    table = Predictions(ids, judge.findings, logits, judge.provenance)
-    return Verdicts(tuple(str(file.path) for file, _ in judged), table, decisions, judge.thresholds, tuple(rejects))
-
-
-class _Same:
-    """Whether images differ and their logits do not."""
-
-    def __init__(self) -> None:
-        self._pixels: np.ndarray | None = None
-        self._logits: np.ndarray | None = None
-        self._images_differ = self._logits_differ = False
-
-    def add(self, pixels: np.ndarray, logits: np.ndarray) -> None:
-        if self._pixels is None or self._logits is None:
-            self._pixels, self._logits = pixels[:1].copy(), logits[:1].copy()
-        self._images_differ = self._images_differ or bool((pixels != self._pixels).any())
-        self._logits_differ = self._logits_differ or bool((logits != self._logits).any())
-
-    def check(self, judge: Judge) -> None:
-        if self._images_differ and not self._logits_differ:
-            raise UserError(
-                f"{judge.run.path}: all images have the same logits, though the images differ: the network does not "
-                "see them; train it again"
-            )
-
-
-def _words(judge: Judge, images: int, jobs: int) -> str:
-    """What is going to be judged, in a line."""
-    sizes = ", ".join(dict.fromkeys(str(run.settings.data.size) for run in judge.runs))
-    tta, hardware = judge.options.tta, judge.hardware
-    return (
-        f"{counted(images, 'image')} at {sizes} px, {hardware.precision} on {hardware.device}, decoded in "
-        f"{counted(jobs, 'process')}"
-        + (f", TTA {tta}: {counted(len(TTA[tta]), 'pass')}" if tta != "none" else "")
-        + (f", mean probability of {counted(len(judge.runs), 'run')}" if len(judge.runs) > 1 else "")
-    )
+                flush(batch)
+    logits = np.concatenate([np.zeros((0, len(judge.findings)), np.float32), *(each.logits for each in judged)])
+    if len(looks) > 1 and (logits == logits[:1]).all():
+        raise UserError(
+            f"{judge.run.path}: gives images that differ the same logits; train it again"
+        )
+    known = pd.DataFrame(ids, columns=["path", "image_id", "study_id"], dtype=str).assign(view="")
+    table = Predictions(known.drop(columns="path"), judge.findings, logits, judge.provenance)
+    decisions = None if judge.rules is None else np.array([row for each in judged for row in each.decisions])
+    return Verdicts(tuple(known["path"]), table, decisions, judge.thresholds, tuple(rejects))

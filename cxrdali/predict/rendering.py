@@ -159,10 +159,7 @@ class Rendering:
                 stored, facts = decoder.of_bytes(data, name)
         finally:
             self._idle.put(decoder)
-        made = {
-            recipe: read(each)
-            for recipe, read, each in zip(self._distinct, self._readers, stored, strict=True)
-        }
+        made = {recipe: read(each) for recipe, read, each in zip(self._distinct, self._readers, stored, strict=True)}
         each = tuple(made[recipe] for recipe in self._recipes)
         return Rendered(name, without_suffix(PurePath(name).name), each[0], *facts, each)
 

@@ -47,7 +47,7 @@ class Verdicts:
 def check_target(out: Path, inputs: Sequence[str]) -> None:
     """Raises UserError if verdicts could not be written to `out`, or would replace one of the paths given."""
     if out.suffix not in SUFFIXES:
-        raise UserError(f"{out}: new images' predictions are written as {', '.join(SUFFIXES)}; change the file's suffix")
+        raise UserError(f"{out}: verdicts on new images are written as {', '.join(SUFFIXES)}; change the suffix")
     check_writable(out)
     if out.resolve() in [Path(each).resolve() for each in inputs]:
         raise UserError(f"{out}: is one of --images; give another --out")

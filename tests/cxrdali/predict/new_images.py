@@ -22,6 +22,7 @@ from tests.image_files import with_segments
 from tests.releases import jpeg, smooth_image
 
 TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6
+NEGATIVE = {"PhotometricInterpretation": "MONOCHROME1", "StudyInstanceUID": "1.2.3", "ViewPosition": "PA"}
 
 
 def png(image: np.ndarray) -> bytes:
@@ -31,8 +32,8 @@ def png(image: np.ndarray) -> bytes:
 
 
 def write_images(folder: Path) -> list[str]:
-    """Their names: gray, narrow, large and turned JPEGs, PNGs of 8 and 16 bits, in colour and with transparency, DICOMs of
-    12 bits, one MONOCHROME1 and one compressed and without a suffix."""
+    """Their names: gray, narrow, large and turned JPEGs, PNGs of 8 and 16 bits, in colour and with transparency,
+    DICOMs of 12 bits, one MONOCHROME1 and one compressed and without a suffix."""
     rng = np.random.default_rng(0)
     gray = [smooth_image(rng, height, width) for height, width in ((150, 120), (300, 90), (700, 560), (131, 200))]
     colour = np.dstack([gray[0], gray[0][::-1], gray[0]])
@@ -45,10 +46,10 @@ def write_images(folder: Path) -> list[str]:
         "colour.jpg": cv2.imencode(".jpg", colour)[1].tobytes(),
         "eight.png": png(gray[3]),
         "twelve.png": png(twelve),
-        "sixteen.png": png((gray[3].astype(np.uint16) * 257)),
+        "sixteen.png": png(gray[3].astype(np.uint16) * 257),
         "seen-through.png": png(np.dstack([gray[0]] * 3 + [np.where(gray[0] > 99, 255, 60).astype(np.uint8)])),
         "deep.dcm": dicom(twelve, 12),
-        "negative.dcm": dicom(twelve, 12, PhotometricInterpretation="MONOCHROME1", StudyInstanceUID="1.2.3", ViewPosition="PA"),
+        "negative.dcm": dicom(twelve, 12, **NEGATIVE),
         "1.2.840.7": dicom(twelve[::-1].copy(), 12, RLELossless),
     }
     folder.mkdir(parents=True)
@@ -66,7 +67,7 @@ def packed(folder: Path, out: Path, **options) -> PackedDataset:
     table.to_csv(out / "table.csv", index=False)
     columns = Columns("id", "Mass", path="file", subject="patient")
     release = open_table(out / "table.csv", columns, folder)
-    pack(release, out / "pack", PackOptions(**options), PackLimits(max_reject_fraction=1))
+    pack(release, out / "pack", PackOptions(**options), limits=PackLimits(max_reject_fraction=1))
     return PackedDataset.open(out / "pack")
 
 

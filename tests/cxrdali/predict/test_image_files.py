@@ -42,7 +42,7 @@ def test_a_folder_is_walked_and_others_are_counted(films):
         "films/b/1.jpg": "b/1", "films/b/deep/3.dcm": "b/deep/3",
     }  # fmt: skip
     assert list(made) == sorted(made)
-    assert said == ["note: no images by name or first bytes, and left out: 3 files, first 'films/a/notes.txt'"]
+    assert said == ["note: left out, as hidden or no images by name or first bytes: 3 files, first 'films/a/notes.txt'"]
 
 
 def test_first_bytes_tell_where_a_name_does_not(films):
@@ -86,8 +86,13 @@ def test_equal_names_of_two_folders_get_their_whole_paths(films):
 
 @pytest.mark.parametrize("name", ["list.csv", "list.parquet", "list.csv.gz", "list.tsv"])
 def test_a_list_with_ids(films, name):
-    table = pd.DataFrame({"image_id": ["x", "y", "x2"], "path": ["a/1.jpg", "b/1.jpg", "a/1.jpg"], "age": ["1", "2", "3"]})
-    writers = {"list.parquet": table.to_parquet, "list.tsv": lambda path, index: table.to_csv(path, sep="\t", index=index)}
+    table = pd.DataFrame(
+        {"image_id": ["x", "y", "x2"], "path": ["a/1.jpg", "b/1.jpg", "a/1.jpg"], "age": ["1", "2", "3"]}
+    )
+    writers = {
+        "list.parquet": table.to_parquet,
+        "list.tsv": lambda path, index: table.to_csv(path, sep="\t", index=index),
+    }
     writers.get(name, table.to_csv)(films / name, index=False)
     made = find([str(films / name)])
     assert [(str(each.path), each.image_id) for each in made] == [

@@ -28,7 +28,8 @@ def runs(dataset, tmp_path_factory):
     """a and b of 48 px, c of 40 px, resized from 48."""
     root = tmp_path_factory.mktemp("runs")
     return [
-        trained(dataset, root / name, size=size, seed=seed) for name, size, seed in (("a", 48, 0), ("b", 48, 1), ("c", 40, 2))
+        trained(dataset, root / name, size=size, seed=seed)
+        for name, size, seed in (("a", 48, 0), ("b", 48, 1), ("c", 40, 2))
     ]
 
 
@@ -126,8 +127,16 @@ def test_one_probability_for_all_findings(runs, dataset):
     [
         ("b", {"calibration": "platt.json"}, "runs?.*b: run 'b' here, 'a' in a-val.parquet.*--allow-other-run"),
         ("a", {"calibration": "platt.json", "tta": "hflip"}, "test-time augmentation 'hflip' here, 'none'"),
-        ("a", {"thresholds": "f1.json"}, "f1.json: fitted to logits that are calibrated: platt.*, here they are not cal"),
-        ("a", {"calibration": "platt.json", "thresholds": "plain.json"}, "plain.json: fitted to logits that are not cal"),
+        (
+            "a",
+            {"thresholds": "f1.json"},
+            "f1.json: fitted to logits that are calibrated: platt.*here they are not c",
+        ),
+        (
+            "a",
+            {"calibration": "platt.json", "thresholds": "plain.json"},
+            "plain.json: fitted to logits that are not ",
+        ),
         ("b", {"thresholds": "plain.json"}, "run 'b' here"),
         ("a", {"thresholds": "platt.json"}, "platt.json: no thresholds"),
         ("a", {"thresholds": "1.5"}, "threshold 1.5: a probability between 0 and 1"),
