@@ -26,4 +26,5 @@ def reference(run, data, **given):
 
     made = fit(run, folders.open_packed(data), options)
     path = made.save(run)
-    click.echo(f"{path}: {counted(made.about['fitted_images'], 'training image')}; {made.false_alarms}")
+    click.echo(f"{path}: {counted(made.about['fitted_images'], 'training image')} of {run}")
+    click.echo(f"{made.false_alarms}.")

@@ -95,9 +95,7 @@ def fit(
     shown = [*(getattr(scores, name) for name in METRICS), half.F1]
     subject = group_codes(dataset, "subject")[data.rows]
     patients = [tuple(len(np.unique(subject[column == label])) for label in (1, 0)) for column in data.truth.T]
-    columns = zip(
-        data.findings, chosen, data.images.tolist(), data.positives.tolist(), patients, *shown, strict=True
-    )
+    columns = zip(data.findings, chosen, data.images.tolist(), data.positives.tolist(), patients, *shown, strict=True)
     rules = tuple(
         FindingThreshold(finding, threshold, remark, images, positives, *map(defined, measured), counts)
         for finding, (threshold, remark), images, positives, counts, *measured in columns

@@ -31,7 +31,8 @@ KINDS = {
     "detail": Kind("Differences between neighbouring pixels, relative to contrast", True, True, 0.02),
     "shape": Kind("Height of the file relative to its width", True, True, 0.1),
     "resemblance": Kind("Resemblance to the mean training image, from -1 to 1", True, False, 0.1),
-    "mirror": Kind("How much more it resembles it than its mirror image does", True, False, 0.05),
+    "upright": Kind("How much more it does so than turned by 90 or 180 degrees, or as a negative", True, False, 0.05),
+    "mirror": Kind("Left and right differ as in the mean training image, from -1 (mirrored) to 1", True, False, 0.05),
     DISTANCE: Kind("Distance to the nearest training images, as the network sees them", False, True, 0.01),
 }
 TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -39,7 +40,6 @@ TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "turned by 90 degrees to the left": lambda image: np.rot90(image, 1),
     "turned by 90 degrees to the right": lambda image: np.rot90(image, 3),
     "turned upside down": lambda image: np.rot90(image, 2),
-    "mirrored": lambda image: image[:, ::-1],
 }
 
 
@@ -105,6 +105,7 @@ def pixel_measures(pixels: np.ndarray, height: int, width: int, means: np.ndarra
     """
     small = thumbnail(pixels)
     fits = _resemblances(small, means)
+    turned = max(_resemblances(turn(small), means).max() for turn in TURNS.values())
     spread = float(pixels.std())
     edges = cv2.Laplacian(pixels, cv2.CV_32F)
     return {
@@ -115,7 +116,8 @@ def pixel_measures(pixels: np.ndarray, height: int, width: int, means: np.ndarra
         "detail": float(np.abs(edges).mean()) / max(spread, 1.0),
         "shape": height / width,
         "resemblance": float(fits.max()),
-        "mirror": float(fits.max() - _resemblances(small[:, ::-1], means).max()),
+        "upright": float(fits.max() - turned),
+        "mirror": float((_sides(small) * _sides(means[fits.argmax()])).sum()),
     }
 
 
@@ -125,6 +127,12 @@ def better_turned(pixels: np.ndarray, means: np.ndarray, least: float = BETTER) 
     found = {words: _resemblances(turn(small), means).max() for words, turn in TURNS.items()}
     best = max(found, key=lambda words: found[words])
     return best if found[best] > _resemblances(small, means).max() + least else ""
+
+
+def _sides(small: np.ndarray) -> np.ndarray:
+    """What differs between the left and the right of [SIDE, SIDE], of length 1. Of the image and its mirror image, the
+    whole correlation with a mean image hardly differs: chests are nearly symmetric."""
+    return normed(small - small[:, ::-1])
 
 
 def _resemblances(small: np.ndarray, means: np.ndarray) -> np.ndarray:

@@ -40,6 +40,8 @@ def read_files(
     return readings, rejected
 
 
-def _rendered(judge: Judge, files: Sequence[ImageFile], jobs: int) -> Iterator[tuple[ImageFile, Rendered | RejectedImage]]:
+def _rendered(
+    judge: Judge, files: Sequence[ImageFile], jobs: int
+) -> Iterator[tuple[ImageFile, Rendered | RejectedImage]]:
     with Rendering.of(judge.run, threads=jobs) as rendering:
         yield from zip(files, rendering.render_each([file.path for file in files], 2 * jobs), strict=True)

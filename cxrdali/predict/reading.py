@@ -117,7 +117,10 @@ class Reading:
 
     def as_json(self) -> dict:
         """As JSON's types, without the pictures."""
-        lists = {"findings": [asdict(each) for each in self.findings], "images": [each.as_json() for each in self.images]}
+        lists = {
+            "findings": [asdict(each) for each in self.findings],
+            "images": [each.as_json() for each in self.images],
+        }
         return {**vars(self), **lists}
 
 
@@ -129,12 +132,14 @@ def read_image(judge: Judge, reference: Reference | None, rendered: Rendered, op
 def read_study(
     judge: Judge, reference: Reference | None, rendered: Sequence[Rendered], options: ReadOptions, name: str
 ) -> Reading:
-    """Images of one study: each is judged alone, and a finding's probability is the mean over them. judge: of one run."""
+    """Images of one study: each is judged alone, and a finding's probability is the mean over them. judge: of a run."""
     pixels = np.stack([each.pixels for each in rendered])
     judged = judge.judge(pixels, [each.image_id for each in rendered])
     found = _findings(judge, judged.probabilities.mean(axis=0), judged.decisions)
     order = sorted(range(len(found)), key=lambda place: (not found[place].positive, -found[place].probability))
-    layer, without_maps = _layer(judge, pixels.shape[-1]) if options.top else (None, "No heat maps: none were asked for.")
+    layer, without_maps = (
+        _layer(judge, pixels.shape[-1]) if options.top else (None, "No heat maps: none were asked for.")
+    )
     features = network_features(judge.model, torch.from_numpy(pixels)[:, None], judge.hardware) if reference else None
     images = []
     for place, image in enumerate(rendered):

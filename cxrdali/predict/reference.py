@@ -22,7 +22,17 @@ from cxrdali.data.splits import balanced_parts, group_ids, subject_is
 from cxrdali.metrics.intervals import wilson
 from cxrdali.models import weights_file
 from cxrdali.models.classifier import Classifier
-from cxrdali.predict.likeness import DISTANCE, KINDS, Likeness, Measure, Range, better_turned, normed, pixel_measures, thumbnail
+from cxrdali.predict.likeness import (
+    DISTANCE,
+    KINDS,
+    Likeness,
+    Measure,
+    Range,
+    better_turned,
+    normed,
+    pixel_measures,
+    thumbnail,
+)
 from cxrdali.predict.options import ReferenceOptions
 from cxrdali.predict.predict import load_run_model
 from cxrdali.predict.rendering import Rendered
@@ -39,6 +49,7 @@ from shards.storage.sealed import check_kinds, maybe, read_json, sealed_json
 
 FORMAT = 1
 FALSE_ALARMS = 0.05  # of validation images get a warning
+FOLDS = 10  # parts of the subjects, each scored by ranges of the others
 ENOUGH = 40  # validation patients: of fewer no rate can be measured
 SELDOM = 0.005  # of the training images: views that are rarer count as new
 NEIGHBOURS = 5  # the distance of features is to the nearest training image but four
@@ -99,19 +110,21 @@ class Reference:
         found = self.about["validation"]
         if found["false_alarms"] is None:
             return (
-                f"How often images of the run's own kind get such a warning was not measured: there are validation "
+                f"How often images of the run's own kind get a warning was not measured: there are validation "
                 f"images of {found['subjects']} {found['a_subject_is']}s, and {ENOUGH} are needed"
             )
         rate, low, high = (f"{100 * each:.1f}" for each in found["false_alarms"])
         return (
-            f"Of the run's own validation images, {rate} % get such a warning (95 % interval {low} to {high} %; measured "
-            f"on {found['measured_images']:,} images of {found['measured_subjects']:,} {found['a_subject_is']}s to which "
-            "the rule was not fitted)"
+            f"Of the run's own validation images, {rate} % get a warning of looking otherwise (95 % interval {low} to "
+            f"{high} %; measured on {found['measured_images']:,} images of {found['measured_subjects']:,} "
+            f"{found['a_subject_is']}s to which the rule was not fitted)"
         )
 
     def save(self, run: Path) -> Path:
         """In the run's folder; returns the file that names the other one."""
-        stored = {"means": self.means} | ({} if self.features is None else {"features": self.features.astype(np.float16)})
+        stored = {"means": self.means} | (
+            {} if self.features is None else {"features": self.features.astype(np.float16)}
+        )
         data = arrays_file.save(stored)
         write_bytes(run / REFERENCE_ARRAYS, data)
         write_bytes(run / REFERENCE_JSON, sealed_json({**self.about, "arrays": sha256_bytes(data)}))
@@ -202,13 +215,10 @@ def fit_rule(values: pd.DataFrame, strange: np.ndarray, subjects: np.ndarray, su
     """
     count = len(np.unique(subjects))
     part = balanced_parts(subjects, 2) if count >= ENOUGH else np.zeros(len(subjects), dtype=np.int64)
-    ranges = {name: Range.of(values.loc[part == 0, name].to_numpy()) for name in values}
-    excesses = [known.excess(KINDS[name], values[name].to_numpy()) for name, known in ranges.items()]
-    scores = np.max(excesses, axis=0)
-    fitted, others = np.sort(scores[part == 0]), part == 1
-    # as many below it as make the rate right for one image more (split conformal), and never within the ranges
-    place = math.ceil((len(fitted) + 1) * (1 - FALSE_ALARMS)) - 1
-    limit = max(1.0, float(fitted[min(place, len(fitted) - 1)]))
+    inside, others = part == 0, part == 1
+    ranges = _ranges(values[inside])
+    limit = _limit(values[inside], subjects[inside])
+    scores = _scores(values, ranges)
     patients = len(np.unique(subjects[others]))
     rate = float(((scores > limit) | strange)[others].mean()) if patients else None
     return {
@@ -220,6 +230,30 @@ def fit_rule(values: pd.DataFrame, strange: np.ndarray, subjects: np.ndarray, su
             "false_alarms": None if rate is None else [rate, *wilson(rate, patients)],
         },
     }  # fmt: skip
+
+
+def _ranges(values: pd.DataFrame) -> dict[str, Range]:
+    return {name: Range.of(values[name].to_numpy()) for name in values}
+
+
+def _scores(values: pd.DataFrame, ranges: dict[str, Range]) -> np.ndarray:
+    """The largest excess of each row: float64 [n]."""
+    return np.max([known.excess(KINDS[name], values[name].to_numpy()) for name, known in ranges.items()], axis=0)
+
+
+def _limit(values: pd.DataFrame, subjects: np.ndarray) -> float:
+    """The score that FALSE_ALARMS of images like these are above, never within the ranges.
+
+    Scores by ranges that an image helped to make are too low (of 200 images 7.5 % of others were above the limit), so
+    each part of the subjects is scored by the ranges of the others.
+    """
+    parts = balanced_parts(subjects, min(FOLDS, len(np.unique(subjects))))
+    scores = np.zeros(len(values))
+    for each in np.unique(parts):
+        others = parts != each if parts.any() else parts == each  # one subject has none
+        scores[parts == each] = _scores(values[parts == each], _ranges(values[others]))
+    place = math.ceil((len(scores) + 1) * (1 - FALSE_ALARMS)) - 1  # as split conformal prediction has it
+    return max(1.0, float(np.sort(scores)[min(place, len(scores) - 1)]))
 
 
 def view_images(views: dict[str, dict], position: str) -> int:

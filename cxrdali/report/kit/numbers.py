@@ -74,8 +74,8 @@ def chance(fraction: float | None) -> str:
 
 
 def percent_interval(values: Sequence[float | None] | None) -> str:
-    """Value, low, high: 81.3 % (70.2 to 88.9 %)."""
-    return NOTHING if values is None else "{:.1f} % ({:.1f} to {:.1f} %)".format(*(100 * each for each in values))
+    """Value, low, high: 81.3 % (70.2 to 88.9)."""
+    return NOTHING if values is None else "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * each for each in values))
 
 
 def whole(fraction: float | None) -> str:

@@ -33,17 +33,20 @@ def page_data(readings: Sequence[Reading], rejected: Mapping[str, str]) -> dict:
     names = [each.name or f"Image {number}" for number, each in enumerate(readings, 1)]
     parts = np.linspace(0, 1, 9)
     several = {"contents": [(f"image-{place}", name) for place, name in enumerate(names)]} if len(readings) > 1 else {}
+    common = [words for words in first.not_checked if all(words in each.not_checked for each in readings)]
     return {
         "title": title,
         **several,
         "synthetic": first.synthetic,
         "scale": [(*rgb, STRONGEST * part) for part, rgb in zip(parts, 255 * colours(parts), strict=True)],
-        "readings": [_reading(each, name) for each, name in zip(readings, names, strict=True)],
+        "readings": [_reading(each, name, common) for each, name in zip(readings, names, strict=True)],
+        "not_checked_in_all": common,
         "rejected": dict(rejected),
     }
 
 
-def _reading(reading: Reading, name: str) -> dict:
+def _reading(reading: Reading, name: str, common: Sequence[str]) -> dict:
+    """common: what was not checked in any reading, which the page says once."""
     called = sum(bool(each.positive) for each in reading.findings)
     shown = max(SHOWN, called)
     tables = [_table(reading, reading.findings[:shown], "Findings")]
@@ -52,7 +55,9 @@ def _reading(reading: Reading, name: str) -> dict:
     return {
         **reading.as_json(),
         "name": name,
+        "also_not_checked": [words for words in reading.not_checked if words not in common],
         "present": [each.finding for each in reading.findings if each.positive],
+        "shows_heat": any(each.heats for each in reading.images),
         "tables": tables,
         "operating": next((each.operating for each in reading.findings if each.operating), None),
         "images": [{**each.as_json(), **_pictures(each)} for each in reading.images],
@@ -67,16 +72,16 @@ def _table(reading: Reading, findings: Sequence[FindingReading], caption: str) -
     figures = any(each.operating for each in findings)
     if figures:
         columns += [("Sensitivity", "percent_interval"), ("Specificity", "percent_interval")]
-        columns += [("Precision", "percent"), ("Prevalence", "percent"), ("Images with it", "count")]
+        columns += [("Precision", "percent"), ("Images with it", "share")]
     rows = []
     for each in findings:
         row: list[object] = [each.finding, each.probability]
         if reading.thresholds:
             row += [each.threshold, "present" if each.positive else "absent"]
         if figures and (found := each.operating):
-            row += [found.sensitivity, found.specificity, found.precision, found.prevalence, found.positives]
+            row += [found.sensitivity, found.specificity, found.precision, (found.positives, found.images)]
         rows.append(row)
-    best = [(place, 0) for place, each in enumerate(findings) if each.positive]
+    best = [(place, 3) for place, each in enumerate(findings) if each.positive]
     return Table(f"{caption} of {reading.name or 'the image'}", columns, rows, best=best)
 
 

@@ -23,13 +23,13 @@ def frontal(tmp_path_factory):
     from shards.synthetic.release import write_release
 
     root = tmp_path_factory.mktemp("frontal")
-    write_release(root / "release", SyntheticOptions(220, 96, only=("Cardiomegaly", "Pleural Effusion")))
+    write_release(root / "release", SyntheticOptions(560, 96, only=("Cardiomegaly", "Pleural Effusion")))
     files = {path.stem: path for path in (root / "release").rglob("*.jpg")}
     laterals = _only_frontal(root / "release")
     pack(open_release(root / "release"), root / "pack", PackOptions(sizes=(Size(64),)))
     dataset = PackedDataset.open(root / "pack")
     settings = settings_of(
-        stage=1, size=64, batch=16, epochs=2, arch="test_byobnet", pretrained=False, device="cpu", lr=3e-3, folds=2,
+        stage=1, size=64, batch=16, epochs=1, arch="test_byobnet", pretrained=False, device="cpu", lr=3e-3, folds=2,
         labels="cxr-lt-2023", seed=0, fold_seed=0,
     )  # fmt: skip
     train(settings, dataset, root / "run")

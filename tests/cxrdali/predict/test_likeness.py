@@ -17,7 +17,7 @@ def test_measures_by_hand():
     right = {
         "brightness": 0.5, "contrast": 0.5, "border": 0.5, "white": 0.5, "shape": 2.0,
         "detail": 2 * 255 / 100 / 127.5,  # two columns of each row differ from one neighbour by 255
-        "resemblance": 1.0, "mirror": 2.0,
+        "resemblance": 1.0, "upright": 1.0, "mirror": 1.0,  # a quarter turn is uncorrelated
     }  # fmt: skip
     assert found == pytest.approx(right, abs=1e-6)
     assert set(found) == set(KINDS) - {"distance"}
@@ -33,7 +33,8 @@ def test_a_border_is_what_is_black_all_around():
 @pytest.mark.parametrize("value", [0, 97, 255])
 def test_a_uniform_image_resembles_nothing(value):
     found = pixel_measures(np.full((64, 64), value, np.uint8), 1, 1, thumbnail(HALF)[None])
-    assert found["resemblance"] == found["mirror"] == found["contrast"] == found["detail"] == 0
+    for name in ("resemblance", "upright", "mirror", "contrast", "detail"):
+        assert found[name] == 0
     assert better_turned(np.full((64, 64), value, np.uint8), thumbnail(HALF)[None]) == ""
 
 
@@ -53,13 +54,23 @@ def test_resemblance_is_the_correlation_with_the_view_that_fits_best():
     ("turned by 90 degrees to the left", lambda image: np.rot90(image, 3)),
     ("turned by 90 degrees to the right", np.rot90),
     ("turned upside down", lambda image: image[::-1, ::-1]),
-    ("mirrored", lambda image: image[:, ::-1]),
 ])  # fmt: skip
 def test_what_would_make_it_right_is_found(words, back):
     image = smooth_image(np.random.default_rng(4), 96, 96)
     assert words in TURNS
     assert better_turned(np.ascontiguousarray(back(image)), thumbnail(image)[None]) == words
     assert better_turned(image, thumbnail(image)[None]) == ""
+
+
+def test_a_mirror_image_differs_the_other_way_round():
+    image = smooth_image(np.random.default_rng(4), 96, 96)
+    mean = thumbnail(image)[None]
+    found = [pixel_measures(np.ascontiguousarray(each), 1, 1, mean)["mirror"] for each in (image, image[:, ::-1])]
+    assert found == pytest.approx([1, -1], abs=1e-3)
+    sides = [each - each[:, ::-1] for each in (thumbnail(smooth_image(np.random.default_rng(5), 96, 96)), mean[0])]
+    right = np.corrcoef(*(each.ravel() for each in sides))[0, 1]
+    other = smooth_image(np.random.default_rng(5), 96, 96)
+    assert pixel_measures(other, 1, 1, mean)["mirror"] == pytest.approx(right, abs=1e-5)
 
 
 def test_an_excess_of_one_is_the_end_of_the_range():

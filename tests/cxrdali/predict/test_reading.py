@@ -15,19 +15,23 @@ from cxrdali.postprocess import calibration, thresholds
 from cxrdali.predict.heatmaps import heat_maps
 from cxrdali.predict.image_files import find
 from cxrdali.predict.judge import Judge
-from cxrdali.predict.options import JudgeOptions, ReadOptions
+from cxrdali.predict.options import JudgeOptions, ReadOptions, ReferenceOptions
 from cxrdali.predict.read_files import read_files
 from cxrdali.predict.reading import Operating, read_image
+from cxrdali.predict.reference import fit
 from cxrdali.predict.rendering import Rendering
-from cxrdali.predictions import read
+from cxrdali.predictions import match, read
+from cxrdali.report.kit.numbers import chance, percent_interval
 from cxrdali.report.reading.page import reading_page, write_reading
 from cxrdali.runs.layout import REFERENCE_ARRAYS, REFERENCE_JSON
 from cxrdali.runs.reader import Run
+from shards.errors import UserError
 from tests.cli.cli import call
 from tests.cxrdali.report.pages import Page, check_numbers
+from tests.dicom_files import dicom
 
 pytestmark = pytest.mark.slow
-LAYER = "stages.2"  # at 64 px the last map of this network is one place
+LAYER = "stages.2"  # of more places than the last
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +41,18 @@ def run(frontal):
 
 @pytest.fixture(scope="module")
 def rules(frontal, run, tmp_path_factory):
-    """Options with a calibration, and thresholds of calibrated logits, fitted to the run's validation images."""
+    """Options with a calibration, and thresholds of calibrated logits, fitted to the run's validation images.
+
+    Their logits rank images well, which those of so small a network do not.
+    """
     folder, labels = tmp_path_factory.mktemp("rules"), frontal.dataset.labels(run.labels)
-    made = calibration.fit(run.val_predictions, frontal.dataset, labels, "platt")
+    table = read(run.val_predictions)
+    rows, columns = match(run.val_predictions, table, frontal.dataset, labels)
+    values = np.random.default_rng(0).normal(0, 1, table.values.shape) + 2 * (labels.values[rows] == 1)
+    replace(table, values=values[:, np.argsort(columns)].astype(np.float32)).write(folder / "logits.parquet")
+    made = calibration.fit(folder / "logits.parquet", frontal.dataset, labels, "platt")
     made.write(folder / "platt.json")
-    calibration.apply(run.val_predictions, made).write(folder / "val.parquet")
+    calibration.apply(folder / "logits.parquet", made).write(folder / "val.parquet")
     thresholds.fit(folder / "val.parquet", frontal.dataset, labels, "f1").write(folder / "f1.json")
     return JudgeOptions(calibration=str(folder / "platt.json"), thresholds=str(folder / "f1.json"), device="cpu")
 
@@ -92,7 +103,7 @@ def test_calibration_and_thresholds_are_those_of_the_files(judge, rules, rendere
     kept = {rule.finding for rule in made.rules if rule.kept}
     for place, image in enumerate(rendered):
         found = by_name(read_image(judge, None, image, ReadOptions(top=0)))
-        for column, rule in enumerate(limits.rules):
+        for rule in limits.rules:
             each = found[rule.finding]
             at = calibrated.findings.index(rule.finding)
             assert each.probability == pytest.approx(expit(calibrated.values[place, at]), abs=1e-5)
@@ -146,8 +157,30 @@ def test_a_study_is_the_mean_over_its_images(frontal, judge, rendered, table, tm
     assert [each.probabilities[place] for each in shown] == pytest.approx(
         [by_name(other)["Cardiomegaly"].probability for other in alone[:3]], abs=1e-6
     )
-    assert "How thresholds do on the mean of several images: they were fitted to single ones." in readings[0].not_checked
+    assert (
+        "How thresholds do on the mean of several images: they were fitted to single ones." in readings[0].not_checked
+    )
     assert [each.name for each in alone] == [each.image_id for each in files]
+
+
+def test_a_study_of_dicoms_is_what_their_tags_say(frontal, plain, tmp_path):
+    gray = cv2.imread(str(next(iter(frontal.images.values()))), cv2.IMREAD_GRAYSCALE)
+    tags = {"StudyInstanceUID": "1.2.3", "PatientName": "Doe^Jane", "PatientBirthDate": "19500101"}
+    for name, more in (("a/1", {"ViewPosition": "PA"}), ("b/2", {"ViewPosition": "LL"}), ("b/3", {})):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        own = {**tags, **more} if more else {"StudyInstanceUID": "1.9"}
+        (tmp_path / f"{name}.dcm").write_bytes(dicom(gray, 8, **own))
+    reference = fit(frontal.path, frontal.dataset, ReferenceOptions(images=60, device="cpu", threads=1))
+    readings, rejected = read_files(plain, reference, find([str(tmp_path)]), ReadOptions(top=0, study=True), 1)
+    assert not rejected and [each.name for each in readings] == ["Study 1.2.3", "Study 1.9"]
+    assert [each.view_position for each in readings[0].images] == ["PA", "LL"]
+    assert np.array_equal(readings[0].images[0].pixels, readings[1].images[0].pixels)
+    (strange,) = [words for words in readings[0].warnings if "View LL" in words]
+    assert strange.startswith("b/2: View LL: 0 of the run's ")
+    assert not any("view was not checked" in words for words in readings[0].not_checked)
+    assert any("view was not checked" in words for words in readings[1].not_checked)
+    page = reading_page(readings)
+    assert "Doe" not in page and "1950" not in page and "View LL: 0 of" in page
 
 
 def test_heat_maps_are_those_of_the_first_findings(judge, rendered):
@@ -170,12 +203,13 @@ def test_what_was_not_checked_is_said(plain, judge, rendered):
 
 
 def test_a_network_without_a_map_says_so(judge, rendered, monkeypatch):
-    from cxrdali.predict import heatmaps
+    def none(model, size):
+        raise UserError("VisionTransformer: 17 x 192 is no map; choose a layer with --layer, as patch_embed.proj")
 
-    monkeypatch.setattr("cxrdali.predict.reading.map_layer", heatmaps.map_layer)
+    monkeypatch.setattr("cxrdali.predict.reading.map_layer", none)
     found = read_image(judge, None, rendered[0], ReadOptions())
     assert not found.images[0].heats
-    assert any(words.startswith("No heat maps: ") and "--layer" not in words for words in found.not_checked)
+    assert found.not_checked[-1] == "No heat maps: VisionTransformer: 17 x 192 is no map."
 
 
 def test_the_figures_say_what_else_was_fitted_on_their_images(judge, plain, rendered):
@@ -200,7 +234,9 @@ def test_every_number_of_the_page_is_in_its_json(page):
     page, readings = page
     assert check_numbers(page) > 50
     stored = page.numbers["readings"]
-    assert [each["findings"] for each in stored] == json.loads(json.dumps([each.as_json()["findings"] for each in readings]))
+    assert [each["findings"] for each in stored] == json.loads(
+        json.dumps([each.as_json()["findings"] for each in readings])
+    )
     assert page.numbers["rejected"] == {"other.jpg": "empty file"} and "other.jpg (empty file)" in page.text
 
 
@@ -220,7 +256,7 @@ def test_a_page_without_rules_claims_nothing_of_them(plain, rendered):
     reading = read_image(plain, None, rendered[0], ReadOptions(top=0))
     source = reading_page([reading])
     assert "Probabilities are not calibrated" in source and "about 30 have the finding" not in source
-    assert "Sensitivity" not in source and "alled present" not in source
+    assert "Sensitivity" not in source and "Called present" not in source
 
 
 def test_an_upload_without_a_name_has_a_page(plain, rendered):
@@ -233,6 +269,13 @@ def test_json_has_no_nan(judge, rendered):
     found = json.loads(json.dumps(reading.as_json(), allow_nan=False))
     assert set(found) >= {"name", "run", "findings", "images", "warnings", "not_checked"}
     assert "pixels" not in found["images"][0] and len(found["images"][0]["heat_maps"]) == 1
+
+
+def test_probabilities_are_never_written_as_certain():
+    assert [chance(each) for each in (0.5, 0.031, 0.9994, 0.99999, 1e-9, None)] == [
+        "50.0 %", "3.1 %", "99.9 %", ">99.9 %", "<0.0001 %", "–",
+    ]  # fmt: skip
+    assert percent_interval((0.813, 0.702, 0.889)) == "81.3 % (70.2 to 88.9)" and percent_interval(None) == "–"
 
 
 # ---------------------------------------------------------------- the commands
@@ -271,10 +314,12 @@ def test_mistakes_are_named(frontal, folder, more, code, words):
 
 
 def test_a_reference_is_fitted_and_used(frontal, folder):
-    done = call("reference", frontal.path, "--data", frontal.path.parent / "pack", "--images", 60, "--device", "cpu", cwd=folder)
+    done = call(
+        "reference", frontal.path, "--data", frontal.path.parent / "pack", "--images", 60, "--device", "cpu", cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     try:
-        assert f"{frontal.path / 'reference.json'}: 60 training images; " in done.stdout
+        assert f"{frontal.path / 'reference.json'}: 60 training images of " in done.stdout
         name = next(iter(frontal.images))
         strange = 255 - cv2.imread(str(frontal.images[name]), cv2.IMREAD_GRAYSCALE)
         cv2.imwrite(str(folder / "strange.png"), strange)

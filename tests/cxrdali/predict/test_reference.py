@@ -15,6 +15,7 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import balanced_parts
 from cxrdali.metrics.intervals import wilson
+from cxrdali.models.probe import Seen
 from cxrdali.predict.likeness import KINDS
 from cxrdali.predict.options import ReferenceOptions
 from cxrdali.predict.predict import load_run_model
@@ -97,6 +98,12 @@ def test_too_few_patients_have_no_rate():
     assert "was not measured" in words and f"of {ENOUGH - 1} patients" in words
 
 
+def test_one_patient_is_enough_for_a_limit():
+    values = pd.DataFrame(np.random.default_rng(0).normal(size=(30, len(KINDS))), columns=list(KINDS))
+    found = fit_rule(values, np.zeros(30, dtype=bool), np.array(["p"] * 30), "patient")
+    assert found["limit"] >= 1 and found["validation"]["false_alarms"] is None
+
+
 def test_views_that_training_has_not_count_as_warnings():
     values = pd.DataFrame(np.zeros((200, len(KINDS))), columns=list(KINDS))
     subjects = np.array([f"p{number}" for number in range(200)])
@@ -137,7 +144,7 @@ def test_the_rate_that_is_stated_is_that_of_its_validation_images(reference, che
     assert about["false_alarms"][0] == pytest.approx(np.mean(warned)) and about["measured_images"] == other.sum()
     rate, low, high = about["false_alarms"]
     assert low <= 0.05 <= high, "5 % were asked for"
-    assert f"{100 * rate:.1f} % get such a warning" in reference.false_alarms
+    assert f"{100 * rate:.1f} % get a warning of looking otherwise" in reference.false_alarms
 
 
 def _photo(number: int) -> np.ndarray:
@@ -179,7 +186,9 @@ def test_laterals_are_strange_to_a_run_of_frontals(frontal, check, validation):
 def test_a_file_of_another_shape_is_strange(check, validation):
     usual = next(image for image in validation[0] if not check(image).warnings)
     found = check(usual, shape=(300, 100))
-    assert found.warnings == ("Height of the file relative to its width: 3; 98 % of the validation images have 1 to 1.",)
+    assert found.warnings == (
+        "Height of the file relative to its width: 3; 98 % of the validation images have 1 to 1.",
+    )
 
 
 def test_what_was_saved_is_loaded(frontal, reference, check, validation):
@@ -195,9 +204,13 @@ def test_other_weights_and_damage_are_refused(frontal, reference, tmp_path):
     assert Reference.load(Run.open(frontal.path)) is not None
     good, arrays = (frontal.path / REFERENCE_JSON).read_bytes(), (frontal.path / REFERENCE_ARRAYS).read_bytes()
     try:
-        (frontal.path / REFERENCE_JSON).write_bytes(good.replace(b'"limit": 1', b'"limit": 9'))
-        (frontal.path / REFERENCE_ARRAYS).write_bytes(arrays[:-1] + b"x")
-        with pytest.raises(UserError, match="beside it is of another one|checksum is not that of its content"):
+        changed = json.dumps({**json.loads(good), "limit": 99.0}).encode()
+        (frontal.path / REFERENCE_JSON).write_bytes(changed)
+        with pytest.raises(UserError, match="checksum is not that of its content"):
+            Reference.load(run)
+        (frontal.path / REFERENCE_JSON).write_bytes(good)
+        (frontal.path / REFERENCE_ARRAYS).write_bytes(arrays[:-1] + bytes([arrays[-1] ^ 1]))
+        with pytest.raises(UserError, match="beside it is of another one"):
             Reference.load(run)
         (frontal.path / REFERENCE_ARRAYS).write_bytes(arrays)
         stored = json.loads(good)
@@ -208,6 +221,20 @@ def test_other_weights_and_damage_are_refused(frontal, reference, tmp_path):
     finally:
         (frontal.path / REFERENCE_JSON).write_bytes(good)
         (frontal.path / REFERENCE_ARRAYS).write_bytes(arrays)
+
+
+def test_a_network_without_features_is_compared_by_pixels(frontal, monkeypatch, validation):
+    def told(run, weights=None):
+        model = load_run_model(run, weights)
+        model.seen = Seen(why="its classifier sees tokens")
+        return model
+
+    monkeypatch.setattr("cxrdali.predict.reference.load_run_model", told)
+    made = fit(frontal.path, frontal.dataset, ReferenceOptions(images=60, device="cpu", threads=1))
+    image = SimpleNamespace(pixels=255 - validation[0][0], height=96, width=96, tags=None)
+    found = made.check(image, None)
+    assert found.warnings and [each.name for each in found.measures] == [name for name in KINDS if name != "distance"]
+    assert made.about["without_features"] == "its classifier sees tokens" and made.features is None
 
 
 def test_a_run_without_one_has_none(tmp_path, frontal):
