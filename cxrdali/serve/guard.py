@@ -62,7 +62,7 @@ class Guard:
             return "This server answers to its address and to localhost only, not to another name."
         if method in ("GET", "HEAD"):  # nothing is done, and no other page can read the answer
             return ""
-        elsewhere = headers.get("origin", f"http://{host}").partition("://")[2] != host
+        elsewhere = headers.get("origin", host).rpartition("//")[2] != host
         if elsewhere or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return "This request comes from a page of another site."
         return ""

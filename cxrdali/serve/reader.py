@@ -33,20 +33,11 @@ class Reader:
     """
 
     def __init__(self, run: Run, options: JudgeOptions, seconds: float):
-        self.judge = Judge.of([run], options)
+        self.judge, self.name, self.findings = Judge.of([run], options), run.name, run.findings
         self.reference = Reference.load(run, Path(options.weights) if options.weights else None)
         self._rendering = Rendering.of(run, stall=seconds / 2)
-        self._options = ReadOptions()
         side = run.settings.data.size
         self.judge.judge(np.zeros((1, side, side), np.uint8))  # a GPU that is full says so now, and not to a visitor
-
-    @property
-    def name(self) -> str:
-        return self.judge.run.name
-
-    @property
-    def findings(self) -> tuple[str, ...]:
-        return self.judge.findings
 
     def __enter__(self) -> "Reader":
         self._rendering.__enter__()
@@ -65,7 +56,7 @@ class Reader:
 
     def _read(self, data: bytes) -> Reading:
         try:
-            return read_image(self.judge, self.reference, self._rendering.render(UPLOAD, data), self._options)
+            return read_image(self.judge, self.reference, self._rendering.render(UPLOAD, data), ReadOptions())
         except RejectedImage as error:
             raise HTTPException(422, f"This file cannot be read as an image: {error}.") from None
         except (RuntimeError, MemoryError) as error:

@@ -4,6 +4,7 @@ import errno
 import logging
 import signal
 import socket
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from cxrdali.predict.options import JudgeOptions
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import uvicorn
 
     from cxrdali.serve.app import Application
-    from cxrdali.serve.reader import Reader
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +35,11 @@ def serve(run: Run, options: ServeOptions, judging: JudgeOptions) -> None:
     except ImportError as error:
         raise UserError(f"serve: {error}; install what it needs with pip install 'cxrdali[serve]'") from None
 
-    with listening(options) as door, _reader(run, options, judging) as reader:
-        from cxrdali.serve.app import Application
+    with listening(options) as door, ExitStack() as held:
+        from cxrdali.serve.app import Application  # after the port is had: this takes seconds
+        from cxrdali.serve.reader import Reader
 
+        reader = held.enter_context(Reader(run, judging, options.seconds))
         if options.host not in LOCAL:
             log.info(
                 f"warning: whoever reaches {options.host} can send images and see what comes back: there is no login, "
@@ -51,20 +53,12 @@ def serve(run: Run, options: ServeOptions, judging: JudgeOptions) -> None:
         server_of(Application(reader, options)).run(sockets=[door])
 
 
-def _reader(run: Run, options: ServeOptions, judging: JudgeOptions) -> "Reader":
-    from cxrdali.serve.reader import Reader  # it takes seconds: a port in use is said before
-
-    return Reader(run, judging, options.seconds)
-
-
 def listening(options: ServeOptions) -> socket.socket:
     """A socket that listens. Raises UserError if the address cannot be had."""
     where = f"{options.host} port {options.port}"
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
         return socket.create_server((options.host, options.port), family=family)
-    except PermissionError:
-        raise UserError(f"{where}: only root may listen there; give a --port of 1024 or more") from None
     except (OSError, UnicodeError) as error:
         fix = "give one of this machine's own addresses with --host"
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:

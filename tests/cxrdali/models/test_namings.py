@@ -219,7 +219,7 @@ def test_biovil_s_resnet_leaves_its_projector(tmp_path):
     assert "left out, not of the network: 'projector.model.0.weight'" in said
 
 
-@pytest.mark.parametrize("kind", ["tiny", "base"])
+@pytest.mark.parametrize("kind", ["tiny", pytest.param("base", marks=pytest.mark.slow)])
 def test_eva_x_is_eva02_with_a_patch_of_16(tmp_path, kind):
     """As its _mim.pt: EVA's own names, pre-training's mask token and head, and a norm that becomes the one before the
     classifier (hustvl/EVA-X, eva_x.py)."""
