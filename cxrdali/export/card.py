@@ -139,5 +139,5 @@ def _escaped(value: object) -> str:
     """Text of a file in Markdown: a finding named `<b>` or `a|b` is a name, not an instruction."""
     if isinstance(value, Markup):
         return value
-    words = f"{value:,}" if type(value) is int else "not recorded" if value is None else " ".join(str(value).split())
+    words = f"{value:,}" if type(value) is int else "not recorded" if value is None else re.sub(r"\s+", " ", str(value))
     return re.sub(r"([\\`*_{}\[\]<>|#~$&])", r"\\\1", words)

@@ -155,7 +155,7 @@ def test_timms_own_transform_comes_nearest_to_packed_pixels(hub):
         transform = timm.data.create_transform(**config | {"interpolation": how})
         pixels = (transform(Image.open(io.BytesIO(data)).convert("RGB")) * STD + MEAN)[0] * 255
         far[how] = np.abs(pixels.numpy() - packed).mean()
-    assert min(far, key=far.get) == config["interpolation"] and far[config["interpolation"]] < 1
+    assert min(far, key=far.get) == config["interpolation"] and far[config["interpolation"]] < 1.5
 
 
 def test_what_huggingface_hub_reads_from_disk(hub):
