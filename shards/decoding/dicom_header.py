@@ -82,7 +82,8 @@ def number(dataset: Any, keyword: str, default: float | None = None) -> float:
 
 
 def not_installed(error: ModuleNotFoundError) -> UserError:
-    return UserError(f"a DICOM is read by {error.name}, which is not installed: pip install 'cxrdali[dicom]'")
+    package = (error.name or "").partition(".")[0]
+    return UserError(f"a DICOM is read by {package}, which is not installed: pip install 'cxrdali[dicom]'")
 
 
 def read_header(data: bytes, most_inflated: int = _MOST_INFLATED) -> Header:
