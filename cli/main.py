@@ -79,7 +79,7 @@ def cxrdali(context: click.Context, debug: bool) -> None:
     cxrdali shard        pack a release into WebDataset shards, once per image size
     cxrdali inspect      what a packed dataset holds: findings, splits, rejects
     cxrdali train        --stage 1, then 2, then 3; or --recipe model0 to model7
-    cxrdali predict      a run's predictions on a split, or of new images
+    cxrdali predict      a run's predictions on a split
     cxrdali evaluate     AP, AUROC, confidence intervals
     cxrdali compare      runs side by side, with intervals of their differences
     cxrdali paper        the whole stage-training paper, from stage 1 to report and submission
