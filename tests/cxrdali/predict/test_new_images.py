@@ -225,5 +225,5 @@ def test_no_more_images_are_held_than_three_batches(place):
         return whole(*given)
 
     judge.judge = counting
-    found = judge_files(judge, [ImageFile(place / "films" / "1.jpg", str(number)) for number in range(60)], 2)
-    assert len(found.paths) == 60 and len(held) == 15 and 4 <= max(held) <= 3 * 4 + 2
+    found = judge_files(judge, [ImageFile(place / "films" / "1.jpg", str(number)) for number in range(28)], 2)
+    assert len(found.paths) == 28 and len(held) == 7 and 4 <= max(held) <= 3 * 4 + 2
