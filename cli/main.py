@@ -80,14 +80,10 @@ def cxrdali(context: click.Context, debug: bool) -> None:
     cxrdali shard        pack a release into WebDataset shards, once per image size
     cxrdali inspect      what a packed dataset holds: findings, splits, rejects
     cxrdali train        --stage 1, then 2, then 3; or --recipe model0 to model7
-<<<<<<< HEAD
     cxrdali predict      a run's predictions on a split, or of new images
     cxrdali reference    what a run was trained on, so that images that look otherwise are noticed
     cxrdali read         new images: what a run says of each, as a page
     cxrdali serve        a page of this machine: drop a file, see what a run says
-=======
-    cxrdali predict      a run's predictions on a split
->>>>>>> images
     cxrdali evaluate     AP, AUROC, confidence intervals
     cxrdali compare      runs side by side, with intervals of their differences
     cxrdali export       a run for other programs: timm, ONNX, TorchScript, the Hugging Face Hub, a model card
