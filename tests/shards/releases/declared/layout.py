@@ -3,6 +3,7 @@
 import bz2
 import csv
 import gzip
+import re
 import zipfile
 from pathlib import Path
 
@@ -38,9 +39,9 @@ def write_text(path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 
 def saved_by_excel(path: Path) -> Path:
-    """The same CSV as a spreadsheet of a country with decimal commas saves it: semicolons and a byte order mark."""
+    """The same CSV as a spreadsheet with decimal commas saves it: semicolons, 1,0 for 1.0, and a byte order mark."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+        rows = [[re.sub(r"^(-?[0-9]+)\.(0+)$", r"\1,\2", cell) for cell in row] for row in csv.reader(file)]
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file, delimiter=";").writerows(rows)
     return path
@@ -65,7 +66,7 @@ def write_images(root: Path, *paths: str, first: int = 0, bits: int = 8) -> None
 
 
 def write_dicom(path: Path, number: int, photometric: str = "MONOCHROME2", bits: int = 12, **tags: object) -> None:
-    """`picture(number)` without compression, or of 8 bits as a JPEG; tags by their keywords, as PatientID="7"."""
+    """`picture(number)` without compression, or of 8 bits as a JPEG; tags by their keywords (None: without it)."""
     pytest.importorskip("pydicom")
     from pydicom.uid import JPEGBaseline8Bit
 

@@ -1,4 +1,4 @@
-"""BRAX: one table with the path of a PNG and of a DICOM, bins of ages, views of many names, numbers as manufacturers."""
+"""BRAX: one table with the paths of PNGs and DICOMs, bins of ages, views of many names, numbers as manufacturers."""
 
 import pytest
 
@@ -97,7 +97,9 @@ def test_images_and_labels(tmp_path, name):
     assert images_of(release, *COLUMNS) == IMAGES
     assert ",".join(release.labels[0].findings) == FINDINGS
     assert labels_of(release) == LABELS
-    assert any("700" in note or "more than one" in note or "two" in note for note in release.notes)
+    said = "column 'study_id' has studies of the same id in two patients: theirs are PATIENT_STUDY"
+    assert said in release.notes
+    assert "2 ages are given as a bin, as '85 or more': its lower bound is taken" in release.notes
 
 
 def test_pixels_of_pngs_of_16_bits_and_columns_of_the_packed_dataset(tmp_path):
@@ -108,6 +110,15 @@ def test_pixels_of_pngs_of_16_bits_and_columns_of_the_packed_dataset(tmp_path):
     assert catalog["sex"].fillna("").tolist() == [values[4] for values in IMAGES.values()]
     assert catalog["age"].fillna(-1).tolist() == [55, 55, 60, 85, 85, 0, 0, -1]
     assert catalog["manufacturer"].fillna("").tolist() == [values[6] for values in IMAGES.values()]
+
+
+def test_pngs_are_read_where_both_kinds_are(tmp_path):
+    write(tmp_path)
+    for image in IDS:
+        write_text(tmp_path / "Anonymized_DICOMs" / f"{image}.dcm", "not looked at")
+    release = open_release(tmp_path)
+    assert release.images["path"].tolist() == list(PATHS)
+    assert "paths: PngPath" in release.notes
 
 
 def test_dicoms_where_they_are_instead_of_pngs(tmp_path):

@@ -115,16 +115,36 @@ def test_images_of_another_name_are_not_taken(copy):
     assert images_of(open_release(root), *module.COLUMNS) == module.IMAGES
 
 
-def test_a_row_that_is_there_twice_changes_nothing_or_is_named(copy):
-    module, root = copy
-    path = next((path for path in root.glob("*.csv") if path.name.startswith(("train", "df_", "master", "indiana_p"))), None)
-    if path is None:
-        pytest.skip("a JSON holds a study once")
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines, lines[-1]]) + "\n")
-    try:
-        release = open_release(root)
-    except UserError as error:
-        assert path.name in str(error) and "\n" not in str(error)
-    else:
-        assert images_of(release, *module.COLUMNS) == module.IMAGES
+def with_the_last_row_twice(module, root, name):
+    module.write(root)
+    lines = (root / name).read_text().splitlines()
+    (root / name).write_text("\n".join([*lines, lines[-1]]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "image", "line"),
+    [
+        (test_brax, "master_spreadsheet_update.csv", test_brax.IDS[-1], 10),
+        (test_chexpert, "train.csv", test_chexpert.IDS[4], 7),
+        (test_chexpert, "valid.csv", test_chexpert.IDS[6], 4),
+        (test_grand_xray_slam, "train1.csv", test_grand_xray_slam.IDS[3], 6),
+        (test_ranzcr_clip, "train.csv", test_ranzcr_clip.IDS[2], 5),
+    ],
+)
+def test_labels_that_are_there_twice_are_named(tmp_path, module, name, image, line):
+    with_the_last_row_twice(module, tmp_path, name)
+    said = refused(tmp_path)
+    assert f"{name}: {image!r} is there again" in said and said.endswith(f"line {line}")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "said"),
+    [
+        (test_chexpert_plus, "df_chexpert_plus_240401.csv", "5 rows of 4 images"),
+        (test_openi, "indiana_projections.csv", "7 rows of 6 images"),
+    ],
+)
+def test_rows_of_an_image_that_say_the_same_are_one_image(tmp_path, module, name, said):
+    with_the_last_row_twice(module, tmp_path, name)
+    release = open_release(tmp_path)
+    assert images_of(release, *module.COLUMNS) == module.IMAGES and said in release.notes

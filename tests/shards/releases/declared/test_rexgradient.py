@@ -51,7 +51,7 @@ def write(root):
                 "PatientSex": sex,
                 "PatientAge": age,
                 "StudyDate": "20140101",
-                "Findings": "The lungs, \"clear\".\nNo effusion.",
+                "Findings": 'The lungs, "clear".\nNo effusion.',
                 "ImagePath": [f"../{path}" for path in paths],
                 "ImageViewPosition": views,
             }
