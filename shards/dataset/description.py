@@ -23,7 +23,7 @@ def labels_name(name: str) -> str:
     return f"labels/{name}.parquet"
 
 
-def check_label_name(name: str, source: Location, others: Iterable[str] = ()) -> None:
+def check_label_name(name: str, source: Location | str, others: Iterable[str] = ()) -> None:
     """What a new label release may be called, beside others. Raises UserError naming its file, `source`."""
     safe = name.isprintable() and name == name.strip() and "/" not in name and name[:1] not in ("", ".")
     if not safe or len(name.encode()) > LONGEST:

@@ -87,7 +87,7 @@ def attach(
                 )
         new = {name: data for name, data in contents.items() if name not in attached}
         for name in new:
-            check_label_name(name, given[name].inputs[0], attached)
+            check_label_name(name, given[name].source, attached)
         _note(root, new)
         for name, data in new.items():
             write_bytes(root / labels_name(name), data)

@@ -11,7 +11,7 @@ def check_publishable(job: PackJob, identity: dict) -> None:
     """
     names = [table.name for table in job.release.labels]
     for table in job.release.labels:
-        check_label_name(table.name, table.inputs[0], [name for name in names if name != table.name])
+        check_label_name(table.name, table.source, [name for name in names if name != table.name])
     sizes = {
         size.folder: {"pixels": size.pixels, "encoding": size.encoding, "shards": []} for size in job.options.sizes
     }

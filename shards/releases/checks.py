@@ -71,6 +71,6 @@ def check_subjects(table: LabelTable, images: pd.DataFrame) -> None:
     # by two of its images: patients are not named where others may read along
     where = " and ".join(f"{images[0]!r} ({name})" for name, images in sorted(split.index.groupby(split).items()))
     raise UserError(
-        f"{table.inputs[0]}: subjects in more than one split of labels {table.name!r}: {len(doubled):,}, such as that "
+        f"{table.source}: subjects in more than one split of labels {table.name!r}: {len(doubled):,}, such as that "
         f"of the images {where}; correct the table, or go on with --allow-subject-overlap"
     )

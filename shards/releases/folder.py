@@ -44,6 +44,10 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     paths = [path for path in files if path.lower().endswith(IMAGES)]
     if not paths:  # as DICOMs are named by their UIDs
         paths = [path for path in files if _is_bare(path) and _is_dicom(root, path)]
+    if not paths:
+        raise UserError(
+            f"{root}: no image (JPEG, PNG or DICOM) in it or below; give the folder of images with --source"
+        )
     images, notes = pd.DataFrame({"image_id": _ids(paths), "path": paths}, dtype="str"), []
     if len(paths) < len(files):
         other = min(set(files) - set(paths))
@@ -103,7 +107,7 @@ READER = Reader(
     name=NAME,
     order=1000,
     folders="a folder of JPEG, PNG or DICOM files and no table",
-    label_files="no label table: give --table FILE",
+    label_files="labels by image id (--table)",
     recognises=recognises,
     read=read,
     label_tables=label_tables,

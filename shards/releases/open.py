@@ -82,6 +82,8 @@ def open_release(
         _joining(reader, join_rows)
     else:
         reader = reader_named(name, join_rows)
+        if not reader.declaration and reader.name != FOLDER and not reader.recognises(root):
+            raise UserError(f"{root}: not a release of {reader.name}; it holds {reader.folders}")
     release = reader.read(root, label_folders)
     check_paths(release)
     read = dict.fromkeys([*release.inputs, *(path for table in release.labels for path in table.inputs)])
@@ -127,10 +129,11 @@ def read_labels(
     name: the TOML file of a release that does not come with the package; join_rows: as of `readers`.
     Raises UserError if the folder holds none, or one of other images.
     """
-    if release == TABLE:
+    if release in (TABLE, FOLDER):
+        what = "from a table of their own" if release == TABLE else "without a table"
         raise UserError(
-            f"{folder}: the images were packed from a table of their own, so no label release fits them; give the "
-            "labels as --table FILE --id-column COLUMN --findings LIST"
+            f"{folder}: the images were packed {what}, so no label release fits them; give the labels as --table FILE "
+            "--id-column COLUMN --findings LIST"
         )
     reader = reader_named(name or release, join_rows)
     return [table.restricted_to(images["image_id"]) for table in reader.labels_in(folder, images)]

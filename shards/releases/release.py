@@ -49,7 +49,12 @@ class LabelTable:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
-        check_finding_names(self.findings, self.inputs[0] if self.inputs else self.name)
+        check_finding_names(self.findings, self.source)
+
+    @property
+    def source(self) -> Location | str:
+        """Its first table, for messages; without one, what it is called."""
+        return self.inputs[0] if self.inputs else f"labels {self.name}"
 
     def places(self, image_ids: pd.Series) -> np.ndarray:
         """int64 [images]: their rows in `table`; -1 for an image without labels."""
@@ -61,7 +66,7 @@ class LabelTable:
 
         Raises UserError if none is left: the labels are of another data set.
         """
-        check_filled(self.table, self.inputs[0])
+        check_filled(self.table, self.source)
         here = rows_of(self.table.index, image_ids) >= 0
         unlabelled = image_ids[self.places(image_ids) < 0]
         found = alike(self.table.index[~here], unlabelled) if len(unlabelled) and not here.all() else None
@@ -71,10 +76,11 @@ class LabelTable:
         )
         if not here.any():
             raise UserError(
-                f"{self.inputs[0]}: none of its {counted(len(here), 'image')} is in the release (the first is "
+                f"{self.source}: none of its {counted(len(here), 'image')} is in the release (the first is "
                 f"{self.table.index[0]!r}); {words or 'give the labels of these images'}"
             )
-        notes = (*self.notes, f"{self.inputs[0].name}: {words}") if words else self.notes
+        file = self.inputs[0].name if self.inputs else self.source
+        notes = (*self.notes, f"{file}: {words}") if words else self.notes
         return replace(self, table=self.table[here], elsewhere=self.elsewhere + int((~here).sum()), notes=notes)
 
 

@@ -108,7 +108,7 @@ def image_index(image: pd.Series, path: Location) -> pd.Index:
     return index
 
 
-def check_filled(table: pd.DataFrame, path: Location) -> None:
+def check_filled(table: pd.DataFrame, path: Location | str) -> None:
     if not len(table):
         raise UserError(f"{path}: a header and no image; download it again")
 

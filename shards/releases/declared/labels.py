@@ -150,12 +150,12 @@ def _masks(labels: Labels, stack: Stack) -> pd.DataFrame:
     """A mask as run lengths says that the finding is there."""
     if len(labels.findings) != 1:
         raise UserError(f"labels {labels.name!r}: kind 'rle' is of one finding; give its name as findings")
-    texts = stack.column(labels.column)
+    texts = _column(labels, stack)
     none, blank = texts.isin(labels.none), texts == ""
     odd = ~(none | blank | texts.str.fullmatch(r"[0-9]+(?:\s+[0-9]+)*")).to_numpy()
     if odd.any():
         at = int(odd.argmax())
-        raise stack.refuse(at, f"column {labels.column!r} holds {texts[at][:40]!r}, which is no run-length mask,")
+        raise stack.refuse(at, f"column {texts.name!r} holds {texts[at][:40]!r}, which is no run-length mask,")
     value = np.where(none, 0, np.where(blank, 0 if labels.blank == "negative" else BLANK, 1))
     return _int8({labels.findings[0]: value})
 
@@ -171,7 +171,7 @@ def _int8(columns: dict[str, np.ndarray]) -> pd.DataFrame:
 
 def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
     """Of rows that name findings: one each, or a list."""
-    texts = stack.column(labels.finding if labels.kind == "long" else labels.column)
+    texts = stack.column(labels.finding) if labels.kind == "long" else _column(labels, stack)
     codes, uniques = pd.factorize(texts)
     lists: list[list[str]] = []
     for code, text in enumerate(uniques):
@@ -211,6 +211,12 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
         said[unit[row[value == number]], column[value == number]] = number
     unlabelled = frozenset(key[np.isin(codes, list(silent))]) if silent else frozenset()
     return _Said(_int8({name: said[:, at] for name, at in place.items()}), key.iloc[first], first, unlabelled)
+
+
+def _column(labels: Labels, stack: Stack) -> pd.Series:
+    assert labels.column is not None
+    called = labels.column.column or labels.name
+    return Fields(stack, {}).made(labels.column, called).rename(called)
 
 
 def _parts(labels: Labels, text: str) -> list[str] | None:

@@ -14,6 +14,7 @@ from shards.releases.declared.schema import Recognise, Schema, read_schema
 from shards.releases.declared.tables import Files, Tables
 from shards.releases.release import LabelTable, Reader, Release, first_of_each_name
 from shards.storage.csv import column_names
+from shards.storage.files import sha256_bytes
 from shards.storage.location import Location
 
 
@@ -74,6 +75,8 @@ def _read(schema: Schema, join_rows: str | None, root: Location, label_folders: 
     inputs = tables.inputs("images")
     _check_names(inputs)
     reading = {"declaration": schema.digest, **({"--join-rows": join_rows} if join_rows else {})}
+    if tables.images():
+        reading["files"] = sha256_bytes("\n".join(map(str, images["path"])).encode())[:16]
     every = first_of_each_name([*given, *labelled])
     return Release(schema.name, root, images, every, inputs, reading, tuple(dict.fromkeys(notes)))
 

@@ -72,11 +72,13 @@ class Join:
 
 @dataclass(frozen=True)
 class Table:
-    """Files of one form. Those with the same `as` are stacked, unless they are joined to others."""
+    """Files of one form. Those with the same `as` are stacked, unless they are joined to others. paths: they are the
+    images themselves, of which each is a row with the column path."""
 
     as_: str
     file: tuple[str, ...]
     each: bool = False
+    paths: bool = False
     optional: bool = False
     split: str = ""
     set: Mapping[str, str] = field(default_factory=dict)
@@ -169,7 +171,7 @@ class Labels:
     split: Field | None = None
     finding: str = ""
     value: str = ""
-    column: str = ""
+    column: Field | None = None
     separator: str = "|"
     key: Key | None = None
     readers: Readers | None = None
@@ -242,12 +244,14 @@ class Schema:
     def columns(self) -> set[str]:
         """The columns that are named anywhere, but as findings."""
         made = [*self.images.given.values(), *self.images.paths]
-        made += [each for labels in self.labels for each in (labels.split, labels.key and labels.key.here) if each]
+        for labels in self.labels:
+            key = labels.key.here if labels.key else None
+            made += filter(None, (labels.split, labels.column, key))
         found = {name for each in made for name in each.names()}
         for table in self.tables:
             found |= {*table.constants, *table.explode, *table.where, *(table.join.on if table.join else ())}
         for labels in self.labels:
-            found |= {labels.finding, labels.value, labels.column, labels.needs}
+            found |= {labels.finding, labels.value, labels.needs}
             found |= {
                 *([labels.readers.column] if labels.readers else []),
                 *([labels.key.images] if labels.key else []),

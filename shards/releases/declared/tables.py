@@ -139,6 +139,8 @@ class Tables:
         return self._paths[table.file]
 
     def _look_for(self, table: Table) -> list[Location]:
+        if table.paths:
+            return [path for pattern in table.file for same in self._files.named(pattern) for path in same]
         for pattern in table.file:
             if found := self._files.named(pattern):
                 if len(found) > 1 and not table.each:
@@ -160,7 +162,13 @@ class Tables:
             if not table.optional and not self._found(table):
                 needs = f"; {self.schema.name} needs {self.schema.needs}" if self.schema.needs else ""
                 raise UserError(f"{self._files.root}: no {' or '.join(table.file)}{needs}")
-        stacks = [self._read(path, table) for table in tables for path in self._found(table)]
+        stacks: list[Stack] = []
+        for table in tables:
+            found = self._found(table)
+            if found and table.paths:
+                stacks.append(self._listed(found, table))
+            else:
+                stacks += [self._read(path, table) for path in found]
         if len(stacks) < 2:
             return stacks[0] if stacks else None
         frame = pd.concat([stack.frame for stack in stacks], ignore_index=True)
@@ -177,6 +185,13 @@ class Tables:
             tuple(chain.from_iterable(stack.guessed for stack in stacks)),
             tuple(notes),
         )
+
+    def _listed(self, paths: list[Location], table: Table) -> Stack:
+        """Images themselves, by their paths."""
+        texts = [str(path).removeprefix(f"{self._files.root}/") for path in paths]
+        frame = pd.DataFrame({"path": texts}, dtype="str").assign(**table.constants)
+        files = ((self._files.root / table.file[0], len(frame)),)
+        return Stack(frame, files, np.arange(len(frame)), ("path", *table.constants))
 
     def _read(self, path: Location, table: Table) -> Stack:
         asked = self._asked(table)
@@ -214,7 +229,11 @@ class Tables:
     def inputs(self, name: str) -> tuple[Location, ...]:
         """The files of the tables of one name and of those that are joined to them."""
         found = [table for table in self.schema.tables if name in (table.as_, table.join and table.join.to)]
-        return tuple(dict.fromkeys(path for table in found for path in self._found(table)))
+        return tuple(dict.fromkeys(path for table in found if not table.paths for path in self._found(table)))
+
+    def images(self) -> list[Location]:
+        """The images that are rows themselves."""
+        return [path for table in self.schema.tables if table.paths for path in self._found(table)]
 
 
 def items(text: str) -> list[str] | None:

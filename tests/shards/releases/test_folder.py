@@ -2,6 +2,7 @@
 
 import pytest
 
+from shards.packing.attach import attach
 from shards.releases.folder import recognises
 from shards.releases.open import open_release
 from tests.shards.releases.declared.layout import images_of, numbers_of, packed, write_images, write_text
@@ -83,6 +84,19 @@ def test_labels_do_not_fit_and_other_images_of_a_release_are_asked_for(tmp_path)
     said = refused(open_release, root)
     assert f"{root}: {tmp_path} above it is a release, give that with --source" in said
     assert open_release(root, name="folder").images["image_id"].tolist() == ["a"]
+    write_text(root / "labels.csv", "file,Edema\na.png,1")  # asked for by its name, a table is no reason
+    release = open_release(root, name="folder")
+    assert any("not read: 1 file, as 'labels.csv'" in note for note in release.notes)
+    packed(release, tmp_path / "pack")
+    said = refused(attach, tmp_path / "pack", [root])
+    assert "packed without a table, so no label release fits them; give the labels as --table FILE" in said
+
+
+def test_a_release_by_its_name_must_be_there(tmp_path):
+    assert "no image (JPEG, PNG or DICOM) in it" in refused(open_release, tmp_path, name="folder")
+    said = refused(open_release, tmp_path, name="chestx-ray14")
+    assert f"{tmp_path}: not a release of chestx-ray14; it holds ChestX-ray14 Data_Entry" in said
+    assert "no train.csv; chexpert needs train.csv" in refused(open_release, tmp_path, name="chexpert")
 
 
 def test_images_of_a_folder_may_be_rejects(tmp_path):

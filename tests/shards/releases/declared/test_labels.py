@@ -1,10 +1,12 @@
 """Label releases of a declared release: what a value, a row, a list or a mask says of an image."""
 
+import shutil
+
 import pytest
 
 from shards.releases.open import open_release
-from tests.shards.releases.declared.layout import labels_of
-from tests.shards.releases.declared.own import PLAIN, opened, refused
+from tests.shards.releases.declared.layout import labels_of, numbers_of, packed, write_images
+from tests.shards.releases.declared.own import PLAIN, opened, refused, write
 
 IMAGES = "id,file,fold\na,1.png,train\nb,2.png,train\nc,3.png,test"
 FILE = ("1.png",)
@@ -266,3 +268,56 @@ def test_labels_may_lie_in_another_folder(tmp_path):
     (more / "l.csv").write_text("id,Edema\na,1\n")
     release = open_release(tmp_path / "release", [more], str(tmp_path / "mine.toml"))
     assert labels_of(release) == {"a": ("train", "1"), "b": ("train", "."), "c": ("test", ".")}
+
+
+# ---------------------------------------------------------------- files as a table
+
+FOLDERS = """
+name = "folders"
+title = "Classes as folders"
+
+[[tables]]
+as = "images"
+file = ["train/*/*.jpeg", "train/*/*.png"]
+paths = true
+split = "train"
+
+[[tables]]
+as = "images"
+file = ["test/*/*.jpeg"]
+paths = true
+split = "test"
+
+[images]
+image_id = { column = "path", match = '([^/]+)[.][a-z]+$' }
+subject_id = { column = "path", match = '(p[0-9]+)_[^/]*$' }
+path = "path"
+
+[[labels]]
+name = "folders"
+kind = "text"
+column = { column = "path", match = '([^/]+)/[^/]+$' }
+findings = ["Pneumonia"]
+words = { NORMAL = [], PNEUMONIA = "Pneumonia" }
+"""
+
+
+def test_classes_as_folders_need_no_table(tmp_path):
+    release = write(tmp_path, FOLDERS)
+    write_images(release, "train/NORMAL/p1_1.jpeg", "train/PNEUMONIA/p2_1.png", "test/PNEUMONIA/p3_1.jpeg")
+    name = str(tmp_path / "mine.toml")
+    found = open_release(release, (), name)
+    assert labels_of(found) == {"p1_1": ("train", "0"), "p2_1": ("train", "1"), "p3_1": ("test", "1")}
+    assert found.images["subject_id"].tolist() == ["p1", "p2", "p3"] and found.inputs == ()
+    dataset, pixels = packed(found, tmp_path / "pack")
+    assert numbers_of(pixels) == {"p1_1": 0, "p2_1": 1, "p3_1": 2} and dataset.label_names == ["folders"]
+    write_images(release, "train/OTHER/p4_1.png")
+    said = refused(open_release, release, (), name)
+    assert "the finding 'OTHER' is not declared; known are Pneumonia; it is in line 3" in said
+    (release / "train/OTHER").rename(release / "train/normal2")
+    (release / "train/normal2/p4_1.png").rename(release / "train/NORMAL/p4_1.png")
+    said = refused(packed, open_release(release, (), name), tmp_path / "pack")
+    assert "was packed with another option 'files'" in said
+    for each in ("train", "test"):
+        shutil.rmtree(release / each)
+    assert "release: no train/*/*.jpeg or train/*/*.png" in refused(open_release, release, (), name)
