@@ -322,7 +322,7 @@ def test_the_augmentation_augments(dataset):
 def test_the_release_is_read(tmp_path):
     reader = made("READER = Reader(")["READER"]
     assert not reader.recognises(tmp_path)
-    (tmp_path / "indiana_projections.csv").write_text("uid,filename,projection\n1,1_a.png,Frontal\n1,1_b.png,Lateral\n")
+    (tmp_path / "projections.csv").write_text("uid,filename,projection\n1,1_a.png,Frontal\n1,1_b.png,Lateral\n")
     assert reader.recognises(tmp_path)
     images = reader.read(tmp_path, ()).images
     assert images["view"].tolist() == ["frontal", "lateral"] and images["path"][1] == "images/1_b.png"

@@ -9,6 +9,7 @@ from shards.releases.open import open_release
 from shards.releases.table import Columns, open_table
 from tests.fuzz import damaged, one_line
 from tests.releases import PADCHEST_TABLE, write_nih, write_padchest, write_table
+from tests.shards.releases.declared.test_mistakes import RELEASES, tables
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +53,14 @@ def test_a_damaged_padchest_opens_or_names_the_file(tmp_path):
     write_padchest(tmp_path, subjects=6)
     assert open_release(tmp_path).name == padchest.READER.name
     check_damages(open_release, tmp_path, *PADCHEST_TABLES)
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_damaged_tables_of_a_declared_release_open_or_are_named(tmp_path, name):
+    RELEASES[name].write(tmp_path)
+    assert open_release(tmp_path).name == name
+    names = [path.relative_to(tmp_path) for path in tables(tmp_path)]
+    check_damages(open_release, tmp_path, *names)
 
 
 def test_a_damaged_chestx_ray14_opens_or_names_the_file(tmp_path):

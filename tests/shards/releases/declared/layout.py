@@ -66,7 +66,7 @@ def write_images(root: Path, *paths: str, first: int = 0, bits: int = 8) -> None
 
 
 def write_dicom(path: Path, number: int, photometric: str = "MONOCHROME2", bits: int = 12, **tags: object) -> None:
-    """`picture(number)` without compression, or of 8 bits as a JPEG; tags by their keywords, as PatientID="7"."""
+    """`picture(number)` without compression, or of 8 bits as a JPEG; tags by their keywords (None: without it)."""
     pytest.importorskip("pydicom")
     from pydicom.uid import JPEGBaseline8Bit
 

@@ -127,10 +127,11 @@ def test_without_valid_csv_the_rest_is_read_and_that_is_said(tmp_path):
     assert any("valid.csv" in note for note in release.notes)
 
 
-def test_the_later_test_set_has_no_columns_of_view_sex_and_age(tmp_path):
+@pytest.mark.parametrize("name", ["test.csv", "test_labels.csv"])
+def test_the_later_test_set_has_no_columns_of_view_sex_and_age(tmp_path, name):
     write(tmp_path)
     write_text(
-        tmp_path / "test.csv",
+        tmp_path / name,
         f"""
         Path,{FINDINGS}
         test/patient64741/study1/view1_frontal.jpg,0,1,0,1,0,0,0,0,0,0,0,0,0,1

@@ -67,10 +67,10 @@ def paths(division):
 PATHS = paths("1")
 
 
-def write(root, division="1", submission="sample_submission_1.csv"):
-    write_text(root / f"train{division}.csv", TRAIN)
-    write_text(root / submission, SUBMISSION)
-    write_images(root, *paths(division))
+def write(root, division="1", submission="sample_submission_1.csv", patients="000000"):
+    write_text(root / f"train{division}.csv", TRAIN.replace("000000", patients))
+    write_text(root / submission, SUBMISSION.replace("000000", patients))
+    write_images(root, *(path.replace("000000", patients) for path in paths(division)))
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,18 @@ def test_either_division(tmp_path, division, submission):
     assert release.images["path"].tolist() == list(paths(division))
     assert ",".join(release.labels[0].findings) == FINDINGS
     assert labels_of(release) == LABELS
+
+
+def test_both_divisions_in_one_folder(tmp_path):
+    write(tmp_path)
+    write(tmp_path, "2", "sample_submission_2.csv", "000009")
+    release = open_release(tmp_path)
+    others = {image.replace("000000", "000009"): read for image, read in LABELS.items()}
+    assert labels_of(release) == LABELS | others
+    read = dict(zip(release.images["image_id"], release.images["path"], strict=True))
+    assert read["00000011_001_001.jpg"] == "train1/00000011_001_001.jpg"
+    assert read["00000920_001_002.jpg"] == "test2/00000920_001_002.jpg"
+    assert images_of(release, "subject_id")["00000912_001_001.jpg"] == ("00000912",)
 
 
 def test_training_images_alone(tmp_path):

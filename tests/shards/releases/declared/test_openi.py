@@ -111,11 +111,12 @@ def test_other_places_of_the_images(tmp_path, place):
     assert images_of(release, *COLUMNS) == IMAGES
 
 
-def test_openis_own_dicoms_in_a_folder_a_patient(tmp_path):
+@pytest.mark.parametrize("place", ["", "images", "NLMCXR_dcm"])
+def test_openis_own_dicoms_in_a_folder_a_patient(tmp_path, place):
     """Half of them are MONOCHROME1, and what the tables leave out stands in their tags."""
     write_tables(tmp_path / "release")
     for number, image in enumerate(IDS):
-        path = tmp_path / "release" / image.split("_")[0] / f"{image}.dcm"
+        path = tmp_path / "release" / place / image.split("_")[0] / f"{image}.dcm"
         write_dicom(path, number, f"MONOCHROME{1 + number % 2}", PatientSex="F", PatientAge="045Y")
     release = open_release(tmp_path / "release")
     assert images_of(release, "view", "sex", "age") == {
