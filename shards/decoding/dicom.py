@@ -16,8 +16,8 @@ from shards.decoding import jpeg
 from shards.decoding.decoded import MOST_PARTS, Decoded, RejectedImage, check_memory, memory_errors, unsupported
 from shards.decoding.dicom_header import (
     BIG_ENDIAN,
-    DEFLATED,
-    IMPLICIT,
+    EXPLICIT,
+    NATIVE,
     UNDEFINED,
     Header,
     not_installed,
@@ -30,8 +30,6 @@ from shards.decoding.jpeg_frame import read_frame
 from shards.decoding.second import libjpeg_lines
 from shards.decoding.tags import tags_of
 
-_EXPLICIT = "1.2.840.10008.1.2.1"
-_NATIVE = ("", IMPLICIT, _EXPLICIT, BIG_ENDIAN, DEFLATED)
 _JPEG, _JPEG_LS, _JPEG_2000 = (  # baseline, extended and lossless; with and without loss; and of high throughput
     tuple(f"1.2.840.10008.1.2.4.{each}" for each in numbers)
     for numbers in ((50, 51, 57, 70), (80, 81), (90, 91, 201, 202, 203))
@@ -75,7 +73,7 @@ def height_and_width(data: bytes) -> tuple[int, int]:
 
 def _numbers(header: Header, image: Image, least: int) -> tuple[np.ndarray, Image]:
     """uint8 or uint16 [h, w], and the image with no more bits than it is coded in; gray, if it is in colours."""
-    if header.syntax in _NATIVE:
+    if header.syntax in NATIVE:
         return _by_pydicom(header, image, _native(header, image)), image
     if header.syntax not in (*_JPEG, *_PLUGINS):
         raise unsupported("a DICOM of another transfer syntax (a video, or a private or withdrawn one)")
@@ -152,7 +150,7 @@ def _jpeg(data: bytes, header: Header, image: Image, least: int) -> tuple[np.nda
     frame = read_frame(data, of_dicom=True)
     plain = image.coloured or (is_plain(header.dataset, image) and not values(header.dataset, "PixelPaddingValue"))
     image = _checked(image, frame.height, frame.width, frame.components, frame.bits)
-    if frame.bits < 8 or (frame.bits > 8 and image.coloured) or frame.jpeg_ls:
+    if frame.bits < 8 or (frame.bits > 8 and image.coloured):
         raise unsupported(f"a DICOM with a JPEG of {frame.bits} bits, in colours or not")
     if frame.bits > 8:
         return _by_gdcm(data, header.syntax, image, frame.bits), image
@@ -169,7 +167,7 @@ def _by_pydicom(header: Header, image: Image, coded: bytes | memoryview) -> np.n
     from pydicom.pixels import get_decoder
 
     plugin = _PLUGINS.get(header.syntax, "")
-    decoder = get_decoder(header.syntax if plugin else _EXPLICIT if header.little else BIG_ENDIAN)
+    decoder = get_decoder(header.syntax if plugin else EXPLICIT if header.little else BIG_ENDIAN)
     if plugin and plugin not in decoder.available_plugins:
         raise ModuleNotFoundError(name=plugin)
     source: Any = encapsulate([bytes(coded)], has_bot=False) if plugin else coded

@@ -16,7 +16,9 @@ from typing import Any
 from shards.decoding.decoded import RejectedImage
 from shards.errors import UserError
 
-BIG_ENDIAN, DEFLATED, IMPLICIT = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2"
+IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+NATIVE = ("", IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)  # transfer syntaxes of pixels that are not compressed
 UNDEFINED = 0xFFFFFFFF  # as a length: up to a delimiter
 
 _PIXELS, _FLOAT_PIXELS = 0x7FE00010, 0x7FE00008
@@ -80,7 +82,8 @@ def number(dataset: Any, keyword: str, default: float | None = None) -> float:
 
 
 def not_installed(error: ModuleNotFoundError) -> UserError:
-    return UserError(f"a DICOM is read by {error.name}, which is not installed: pip install 'cxrdali[dicom]'")
+    package = (error.name or "").partition(".")[0]
+    return UserError(f"a DICOM is read by {package}, which is not installed: pip install 'cxrdali[dicom]'")
 
 
 def read_header(data: bytes, most_inflated: int = _MOST_INFLATED) -> Header:

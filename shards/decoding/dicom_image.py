@@ -28,10 +28,6 @@ class Image:
     def coloured(self) -> bool:
         return self.samples_per_pixel == 3
 
-    @property
-    def inverted(self) -> bool:
-        return self.photometric_interpretation == _GRAY[0]
-
 
 def read_image(header: Header) -> Image:
     """Raises RejectedImage if the file has no image, or one that nothing here reads."""

@@ -26,9 +26,10 @@ def read_levels(header: Header, image: Image, numbers: int) -> Levels:
         stored -= (stored >> image.bits_stored - 1) * 2**image.bits_stored
     meant = _after_modality(header, stored)
     own, padding = _of_voi(header, meant), _padding(header.dataset, image, stored)
+    inverted = image.photometric_interpretation == "MONOCHROME1"
     if is_plain(header.dataset, image):
-        return Levels(stored.astype(np.float64), (0.0, 255.0), own, padding, image.inverted)
-    return Levels(meant, None, own, padding, image.inverted)
+        return Levels(stored.astype(np.float64), (0.0, 255.0), own, padding, inverted)
+    return Levels(meant, None, own, padding, inverted)
 
 
 def _after_modality(header: Header, stored: np.ndarray) -> np.ndarray:

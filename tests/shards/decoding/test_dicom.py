@@ -1,5 +1,6 @@
 """DICOMs of every transfer syntax that there is an encoder for, against the pixels that were written."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,10 @@ from pydicom.uid import (
 from shards.decoding import jpeg as jpeg_files
 from shards.decoding.decoded import RejectedImage
 from shards.decoding.dicom import decode
+from shards.errors import UserError
 from shards.renditions import source
+from shards.renditions.options import RenditionOptions, Size
+from shards.renditions.rendition import renditions
 from tests.dicom_files import ENCODED, LOSSLESS, NATIVE, dataset, dicom, extended, framed, without_preamble, written
 from tests.image_files import lossless_jpeg
 from tests.releases import jpeg, smooth_image
@@ -258,6 +262,14 @@ def test_a_transfer_syntax_that_nothing_reads_is_named_and_a_damaged_frame_of_on
         "not supported: a DICOM of another transfer syn"
     )
     assert reason(framed(b"\xff\x4f\xff\x51" + bytes(99), GRAY, 8, HTJ2K)).startswith("damaged DICOM: its compressed i")
+
+
+@pytest.mark.parametrize("package", ["pydicom.datadict", "gdcm"])
+def test_without_the_extra_the_run_ends_with_what_to_install(monkeypatch, package):
+    data = dicom(DEEP, 12, JPEGLosslessSV1)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=r"^a DICOM is read by (pydicom|gdcm), .*: pip install 'cxrdali\[dicom\]'$"):
+        renditions(data, "a.dcm", RenditionOptions((Size(32),)))
 
 
 # ---------------------------------------------------------------- pydicom's own files
