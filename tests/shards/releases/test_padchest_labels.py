@@ -136,6 +136,7 @@ def test_the_challenges_labels_stay_the_default_and_its_test_images_have_no_othe
     assert own.findings == ("aortic elongation", "normal")
     expected = {image: ("train", "11" if text else "..") for image, text in training["Labels"].items()}
     assert labels_of(release, "padchest") == expected and set(expected.values()) == {("train", "11"), ("train", "..")}
+    assert own.elsewhere == (truth["split"] == "removed").sum() > 0
     held = (truth["split"] == "test").sum()
     assert f"{PADCHEST_TABLE}: its labels of {held} images held out are not read" in own.notes
 
