@@ -46,9 +46,8 @@ def dataset(pixels: np.ndarray, bits: int, syntax: str = ExplicitVRLittleEndian,
     made.BitsAllocated, made.BitsStored, made.HighBit = 8 * pixels.itemsize, bits, bits - 1
     made.PixelRepresentation = int(pixels.dtype.kind == "i")
     order = ">" if syntax == ExplicitVRBigEndian else "<"
-    made.add_new("PixelData", "OW", pixels.astype(pixels.dtype.newbyteorder(order)).tobytes())
-    if pixels.itemsize == 1 and not (syntax == ImplicitVRLittleEndian or pixels.size % 2):
-        made["PixelData"].VR = "OB"
+    words = pixels.itemsize == 2 or syntax == ImplicitVRLittleEndian
+    made.add_new("PixelData", "OW" if words else "OB", pixels.astype(pixels.dtype.newbyteorder(order)).tobytes())
     for keyword, value in elements.items():
         if value is None:
             del made[keyword]
@@ -72,7 +71,9 @@ def dicom(pixels: np.ndarray, bits: int = 12, syntax: str = ExplicitVRLittleEndi
         return framed(lossless_jpeg(pixels.astype(int), bits, predictor=predictor), pixels, bits, syntax, **elements)
     made = dataset(pixels, bits)
     made.compress(syntax, encoding_plugin="pyjpegls" if syntax == JPEGLSLossless else "pylibjpeg")
-    return framed(next(pydicom.encaps.generate_frames(made.PixelData, number_of_frames=1)), pixels, bits, syntax, **elements)
+    return framed(
+        next(pydicom.encaps.generate_frames(made.PixelData, number_of_frames=1)), pixels, bits, syntax, **elements
+    )
 
 
 def framed(frame: bytes, pixels: np.ndarray, bits: int, syntax: str, pieces: int = 1, **elements: Any) -> bytes:

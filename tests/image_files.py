@@ -79,9 +79,7 @@ def _difference(value: int) -> str:
     return format(size, "05b") + (format(value if value > 0 else value + (1 << size) - 1, f"0{size}b") if size else "")
 
 
-def blocks_jpeg(
-    blocks: np.ndarray, sampling=((4, 2), (1, 1), (1, 1)), marker: int = 0xC0, bits: int = 8
-) -> bytes:
+def blocks_jpeg(blocks: np.ndarray, sampling=((4, 2), (1, 1), (1, 1)), marker: int = 0xC0, bits: int = 8) -> bytes:
     """A baseline JPEG whose luma has one gray per 8 x 8 block: int [rows, columns], multiples of the sampling.
     marker 0xC2: a progressive one; 0xC1: an extended one, which may have 12 bits."""
     end = "" if marker == 0xC2 else "0"  # of a block, which its second scan would bring

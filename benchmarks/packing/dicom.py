@@ -117,10 +117,11 @@ def packing(folder: Path, out: Path) -> int:
 def measure(kind: str, options: DicomRun) -> list[dict]:
     """A row for each baseline, and the target."""
     with tempfile.TemporaryDirectory(prefix="cxrdali-bench-") as name:
-        folder = Path(name)
+        folder = Path(name) / "files"
+        folder.mkdir()
         files = write_files(folder, kind, options.images)
         names = f"packing, {kind} DICOM", f"alone, {kind} DICOM"
-        runs = {names[0]: partial(packing, folder, folder / "out"), names[1]: partial(alone, files)}
+        runs = {names[0]: partial(packing, folder, folder.with_name("out")), names[1]: partial(alone, files)}
         timed = results.interleaved(runs, options.rounds)
     rows = [{"jobs": 1, **results.rate_row(each, timed[each])} for each in names]
     rates = {row["baseline"]: row["images_per_second"]["median"] for row in rows}

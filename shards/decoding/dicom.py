@@ -14,15 +14,22 @@ import simplejpeg
 
 from shards.decoding import jpeg
 from shards.decoding.decoded import MOST_PARTS, Decoded, RejectedImage, check_memory, memory_errors, unsupported
-from shards.decoding.dicom_header import BIG_ENDIAN, DEFLATED, IMPLICIT, UNDEFINED, Header, read_header, values
+from shards.decoding.dicom_header import (
+    BIG_ENDIAN,
+    EXPLICIT,
+    NATIVE,
+    UNDEFINED,
+    Header,
+    not_installed,
+    read_header,
+    values,
+)
 from shards.decoding.dicom_image import Image, read_image
 from shards.decoding.dicom_levels import is_plain, read_levels
 from shards.decoding.jpeg_frame import read_frame
+from shards.decoding.second import libjpeg_lines
 from shards.decoding.tags import tags_of
-from shards.errors import UserError
 
-_EXPLICIT = "1.2.840.10008.1.2.1"
-_NATIVE = ("", IMPLICIT, _EXPLICIT, BIG_ENDIAN, DEFLATED)
 _JPEG, _JPEG_LS, _JPEG_2000 = (  # baseline, extended and lossless; with and without loss; and of high throughput
     tuple(f"1.2.840.10008.1.2.4.{each}" for each in numbers)
     for numbers in ((50, 51, 57, 70), (80, 81), (90, 91, 201, 202, 203))
@@ -44,28 +51,29 @@ def decode(data: bytes, least: int) -> Decoded:
         with memory_errors():
             numbers, image = _numbers(header, image, least)
             tags = tags_of(header.dataset)
-            if image.samples == 3:
-                return Decoded(numbers, image.height, image.width, converted=("RGB",), tags=tags)
+            if image.coloured:
+                return Decoded(numbers, image.rows, image.columns, converted=("RGB",), tags=tags)
             levels = read_levels(header, image, np.iinfo(numbers.dtype).max + 1)
-    except (RejectedImage, MemoryError, UserError):
+    except (RejectedImage, MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # of a library, which may quote the file
-        check_memory(4 * image.height * image.width * image.samples)
+    except ModuleNotFoundError as error:
+        raise not_installed(error) from error
+    except BaseException as error:  # of a library, which may quote the file; one in Rust panics beside Exception
+        check_memory(4 * image.rows * image.columns * image.samples_per_pixel)
         raise RejectedImage(f"damaged DICOM: its pixels cannot be decoded ({type(error).__name__})") from None
-    said = {"RGB": image.palette, "16-bit": image.bits > 8}
-    kinds = tuple(word for word, true in said.items() if true)
-    return Decoded(numbers, image.height, image.width, converted=kinds, levels=levels, tags=tags)
+    kinds = ("16-bit",) if image.bits_stored > 8 else ()
+    return Decoded(numbers, image.rows, image.columns, converted=kinds, levels=levels, tags=tags)
 
 
 def height_and_width(data: bytes) -> tuple[int, int]:
     """As its header says, in pixels. Raises RejectedImage."""
     image = read_image(read_header(data))
-    return image.height, image.width
+    return image.rows, image.columns
 
 
 def _numbers(header: Header, image: Image, least: int) -> tuple[np.ndarray, Image]:
     """uint8 or uint16 [h, w], and the image with no more bits than it is coded in; gray, if it is in colours."""
-    if header.syntax in _NATIVE:
+    if header.syntax in NATIVE:
         return _by_pydicom(header, image, _native(header, image)), image
     if header.syntax not in (*_JPEG, *_PLUGINS):
         raise unsupported("a DICOM of another transfer syntax (a video, or a private or withdrawn one)")
@@ -84,8 +92,8 @@ def _native(header: Header, image: Image) -> memoryview:
     value = memoryview(header.body)[header.place : header.place + header.length]
     if len(value) < header.length:
         raise RejectedImage(f"damaged DICOM: cut off, {len(value):,} bytes of pixels of {header.length:,}")
-    sampled = 2 if image.colours == "YBR_FULL_422" else image.samples
-    expected = image.height * image.width * sampled * image.allocated // 8
+    sampled = 2 if image.photometric_interpretation == "YBR_FULL_422" else image.samples_per_pixel
+    expected = image.rows * image.columns * sampled * image.bits_allocated // 8
     if header.length not in (expected, expected + expected % 2):
         raise RejectedImage(f"damaged DICOM: {header.length:,} bytes of pixels, its header says {expected:,}")
     return value
@@ -117,12 +125,12 @@ def _frame(header: Header) -> bytes:
 
 def _checked(image: Image, height: int, width: int, samples: int, bits: int) -> Image:
     """With no more bits than are coded. Raises RejectedImage if what is coded is another image."""
-    if (height, width, samples) != (image.height, image.width, image.samples) or bits > image.allocated:
+    if (height, width, samples) != (image.rows, image.columns, image.samples_per_pixel) or bits > image.bits_allocated:
         raise RejectedImage(
             f"damaged DICOM: its compressed image is {height} x {width}, {samples} values of {bits} bits; its header "
-            f"says {image.height} x {image.width}, {image.samples} of {image.allocated}"
+            f"says {image.rows} x {image.columns}, {image.samples_per_pixel} of {image.bits_allocated}"
         )
-    return replace(image, bits=min(image.bits, bits))
+    return replace(image, bits_stored=min(image.bits_stored, bits))
 
 
 def _coded_facts(frame: bytes, syntax: str) -> tuple[int, int, int, int]:
@@ -140,15 +148,15 @@ def _coded_facts(frame: bytes, syntax: str) -> tuple[int, int, int, int]:
 
 def _jpeg(data: bytes, header: Header, image: Image, least: int) -> tuple[np.ndarray, Image]:
     frame = read_frame(data, of_dicom=True)
-    plain = image.samples == 3 or (is_plain(header.dataset, image) and not values(header.dataset, "PixelPaddingValue"))
+    plain = image.coloured or (is_plain(header.dataset, image) and not values(header.dataset, "PixelPaddingValue"))
     image = _checked(image, frame.height, frame.width, frame.components, frame.bits)
-    if frame.bits < 8 or (frame.bits > 8 and image.samples == 3) or frame.jpeg_ls:
+    if frame.bits < 8 or (frame.bits > 8 and image.coloured):
         raise unsupported(f"a DICOM with a JPEG of {frame.bits} bits, in colours or not")
     if frame.bits > 8:
         return _by_gdcm(data, header.syntax, image, frame.bits), image
-    if image.samples == 3:  # what libjpeg takes it for, by its markers; of a lossless one it converts nothing
+    if image.coloured:  # what libjpeg takes it for, by its markers; of a lossless one it converts nothing
         coded = "RGB" if frame.lossless else simplejpeg.decode_jpeg_header(data)[2]
-        if (coded == "RGB") != (image.colours == "RGB"):
+        if (coded == "RGB") != (image.photometric_interpretation == "RGB"):
             raise unsupported(f"a DICOM whose JPEG is marked as {coded}, which its header does not say")
     return jpeg.decode(data, least if plain else 0).gray, image
 
@@ -159,38 +167,31 @@ def _by_pydicom(header: Header, image: Image, coded: bytes | memoryview) -> np.n
     from pydicom.pixels import get_decoder
 
     plugin = _PLUGINS.get(header.syntax, "")
-    decoder = get_decoder(header.syntax if plugin or not header.little else _EXPLICIT)
+    decoder = get_decoder(header.syntax if plugin else EXPLICIT if header.little else BIG_ENDIAN)
     if plugin and plugin not in decoder.available_plugins:
-        raise UserError(f"a DICOM is read by {plugin}, which is not installed: pip install 'cxrdali[dicom]'")
+        raise ModuleNotFoundError(name=plugin)
+    source: Any = encapsulate([bytes(coded)], has_bot=False) if plugin else coded
     options: dict[str, Any] = {
-        "rows": image.height,
-        "columns": image.width,
-        "samples_per_pixel": image.samples,
-        "planar_configuration": int(image.planar),
-        "photometric_interpretation": image.colours,
-        "bits_allocated": image.allocated,
-        "bits_stored": image.bits,
-        "pixel_representation": 0,  # here: the sign is in its levels
+        "index": 0,
         "number_of_frames": 1,
+        "decoding_plugin": plugin,
         "pixel_keyword": "PixelData",
-        "pixel_vr": "OW" if header.words else "OB",
     }
+    options |= {"pixel_vr": "OW" if header.words else "OB", "pixel_representation": 0}  # the sign is in its levels
     for correction in ("correct_unused_bits", "apply_j2k_sign_correction", "apply_jls_sign_correction"):
         options[correction] = False
-    source = encapsulate([bytes(coded)], has_bot=False) if plugin else coded
-    view = {} if plugin or image.samples == 3 else {"view_only": True}
-    found, _ = decoder.as_array(source, index=0, decoding_plugin=plugin, **options, **view)
-    if image.samples == 3:
+    if not (plugin or image.coloured):
+        options["view_only"] = True
+    found, _ = decoder.as_array(source, **vars(image), **options)
+    if image.coloured:
         return cv2.cvtColor(np.ascontiguousarray(found), cv2.COLOR_RGB2GRAY)
     return found.astype(found.dtype.newbyteorder("="), copy=False)
 
 
 def _by_gdcm(data: bytes, syntax: str, image: Image, bits: int) -> np.ndarray:
     """uint16 [h, w] of a JPEG of more than 8 bits. pydicom does not let it read those of 12 bits that are lossy."""
-    try:
-        import gdcm
-    except ImportError as error:
-        raise UserError("a DICOM is read by gdcm, which is not installed: pip install 'cxrdali[dicom]'") from error
+    import gdcm
+
     fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
     fragment.SetByteStringValue(data)
     fragments.AddFragment(fragment)
@@ -198,16 +199,16 @@ def _by_gdcm(data: bytes, syntax: str, image: Image, bits: int) -> np.ndarray:
     pixels.SetValue(fragments.__ref__())
     coded = gdcm.Image()
     coded.SetNumberOfDimensions(2)
-    coded.SetDimensions((image.width, image.height, 1))
+    coded.SetDimensions((image.columns, image.rows, 1))
     coded.SetDataElement(pixels)
     kind = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
     coded.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
     coded.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
     coded.SetPixelFormat(gdcm.PixelFormat(1, 16, bits, bits - 1, 0))
-    decode = gdcm.ImageChangeTransferSyntax()  # which says whether it could; Image.GetBuffer hands out old memory
-    decode.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
-    decode.SetInput(coded)
-    if not decode.Change():
-        raise RejectedImage("damaged DICOM: its JPEG cannot be decoded")
-    made = decode.GetOutput().GetBuffer().encode("utf-8", "surrogateescape")  # bytes, which it takes for text
-    return np.frombuffer(made, "<u2").reshape(image.height, image.width)
+    with libjpeg_lines() as lines:
+        made = coded.GetBuffer()
+    damage = [line for line in lines if not line.startswith("Invalid SOS")]  # which old writers got wrong
+    if made is None or damage:
+        raise RejectedImage(f"damaged DICOM: its JPEG cannot be decoded ({damage[0] if damage else 'gdcm'})")
+    # bytes, which it hands out as if they were text
+    return np.frombuffer(made.encode("utf-8", "surrogateescape"), "<u2").reshape(image.rows, image.columns)

@@ -1,4 +1,4 @@
-"""A DICOM's header, read by pydicom within bounds: a file may nest, repeat and promise whatever it likes.
+"""A DICOM's header, read by pydicom within bounds: a file may nest, repeat and say whatever it likes.
 
 No value gets into a message: it may be a name. pydicom's own warnings and errors quote values, so they are silenced,
 or replaced by a reason that has none.
@@ -13,23 +13,23 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from shards.decoding.decoded import RejectedImage, unsupported
+from shards.decoding.decoded import RejectedImage
 from shards.errors import UserError
 
-BIG_ENDIAN, DEFLATED, IMPLICIT = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2"
+IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+NATIVE = ("", IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)  # transfer syntaxes of pixels that are not compressed
 UNDEFINED = 0xFFFFFFFF  # as a length: up to a delimiter
 
-_PIXELS, _FLOAT_PIXELS = 0x7FE00010, (0x7FE00008, 0x7FE00009)
-_MOST_READS = 100_000  # of elements and items; a radiograph's header has a few hundred
+_PIXELS, _FLOAT_PIXELS = 0x7FE00010, 0x7FE00008
+_MOST_READS = 20_000  # of elements and items; a radiograph's header has a few hundred
 _LARGEST_VALUE = 1 << 20  # bytes; a lookup table has 131,072
 _MOST_INFLATED = 256_000_000  # bytes, as many as a file may have
-_PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
 _WANTED = (  # nothing else is ever looked at
     *("SOPClassUID", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
     *("NumberOfFrames", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue"),
     *("PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction"),
-    *(f"{each}{part}" for each in _PALETTES for part in ("Descriptor", "Data")),
     *("SOPInstanceUID", "StudyInstanceUID", "PatientID", "ViewPosition", "ViewCodeSequence", "PatientOrientation"),
     *("SeriesDescription", "PatientSex", "PatientAge", "Manufacturer"),
 )
@@ -81,21 +81,24 @@ def number(dataset: Any, keyword: str, default: float | None = None) -> float:
     return found
 
 
+def not_installed(error: ModuleNotFoundError) -> UserError:
+    package = (error.name or "").partition(".")[0]
+    return UserError(f"a DICOM is read by {package}, which is not installed: pip install 'cxrdali[dicom]'")
+
+
 def read_header(data: bytes, most_inflated: int = _MOST_INFLATED) -> Header:
     """Of a whole file, or of its first bytes. most_inflated: bytes of a deflated one that are looked at.
 
     Raises RejectedImage, or UserError without pydicom.
     """
-    try:
-        import pydicom  # noqa: F401
-    except ImportError as error:
-        raise UserError("a DICOM is read by pydicom, which is not installed: pip install 'cxrdali[dicom]'") from error
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"pydicom\b")
     try:
         return _read(data, most_inflated)
     except (RejectedImage, MemoryError):
         raise
+    except ModuleNotFoundError as error:
+        raise not_installed(error) from error
     except Exception:  # of pydicom; RecursionError for what is nested too deep
         raise RejectedImage("damaged DICOM: its header cannot be read") from None
 
@@ -128,19 +131,16 @@ def _read(data: bytes, most_inflated: int) -> Header:
         file = _Bounded(data)
     begins_low = data[file.tell() : file.tell() + 1] != b"\0"  # with group 8, as old files do that name no syntax
     little = syntax != BIG_ENDIAN and (syntax != "" or begins_low)
-    pixels = [(0, 0, 0, False)]
+    pixels = [(0, 0, False)]
 
     def at_pixels(tag: int, vr: str | None, length: int) -> bool:
-        if tag >= _FLOAT_PIXELS[0]:
-            pixels.append((tag, file.tell(), length, vr == "OW"))
-        return tag >= _FLOAT_PIXELS[0]
+        if tag == _PIXELS:
+            pixels.append((file.tell(), length, vr == "OW"))
+        return tag >= _FLOAT_PIXELS
 
     wanted: list[Any] = [tag_for_keyword(keyword) for keyword in _WANTED]
     implicit = little and syntax in ("", IMPLICIT)
     dataset = read_dataset(file, implicit, little, None, at_pixels, _LARGEST_VALUE, specific_tags=wanted)
     uid = text(dataset, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
     kind = UID(uid).name
-    if pixels[-1][0] in _FLOAT_PIXELS:
-        raise unsupported("a DICOM of floating-point values", "a 16-bit PNG")
-    found = pixels[-1][1:] if pixels[-1][0] == _PIXELS else ()
-    return Header(dataset, syntax, "" if kind == uid else kind, data, little, *found)
+    return Header(dataset, syntax, "" if kind == uid else kind, data, little, *pixels[-1])

@@ -1,4 +1,4 @@
-"""What the numbers in a DICOM's pixels mean: sign, modality LUT, VOI LUT or window, padding, palette.
+"""What the numbers in a DICOM's pixels mean: sign, modality LUT, VOI LUT or window, padding.
 
 All of it concerns each pixel alone, so it is worked out once for every number that there may be, and no image in
 between is made. Bits of a number that are not the value (overlays in old files) do not count.
@@ -6,45 +6,30 @@ between is made. Bits of a number that are not the value (overlays in old files)
 
 from typing import Any
 
-import cv2
 import numpy as np
 
 from shards.decoding.decoded import Levels, RejectedImage
 from shards.decoding.dicom_header import Header, number, values
 from shards.decoding.dicom_image import Image
 
-_WHITE = 255.0
-
 
 def is_plain(dataset: Any, image: Image) -> bool:
     """Whether the numbers are 8-bit gray values as those of a JPEG: neighbours may be averaged, no window is due."""
-    plain = (image.bits, image.signed, image.shift, image.palette) == (8, False, 0, False)
+    plain = (image.bits_stored, image.signed, image.shift) == (8, False, 0)
     return plain and not values(dataset, "ModalityLUTSequence") and number(dataset, "RescaleSlope", 1) > 0
 
 
 def read_levels(header: Header, image: Image, numbers: int) -> Levels:
     """numbers: how many there are, 256 or 65,536. Raises RejectedImage if the file does not say soundly."""
-    stored = np.arange(numbers) >> image.shift & 2**image.bits - 1
+    stored = np.arange(numbers) >> image.shift & 2**image.bits_stored - 1
     if image.signed:
-        stored -= (stored >> image.bits - 1) * 2**image.bits
-    if image.palette:
-        return Levels(_of_palette(header.dataset, stored), (0.0, _WHITE))
+        stored -= (stored >> image.bits_stored - 1) * 2**image.bits_stored
     meant = _after_modality(header, stored)
     own, padding = _of_voi(header, meant), _padding(header.dataset, image, stored)
+    inverted = image.photometric_interpretation == "MONOCHROME1"
     if is_plain(header.dataset, image):
-        return Levels(stored.astype(np.float64), (0.0, _WHITE), own, padding, image.inverted)
-    return Levels(meant, None, own, padding, image.inverted)
-
-
-def _of_palette(dataset: Any, stored: np.ndarray) -> np.ndarray:
-    """The gray of each colour, 0 to 255, as of a PNG's palette."""
-    from pydicom.pixels import apply_color_lut
-
-    entries, first, _ = values(dataset, "RedPaletteColorLookupTableDescriptor")
-    known = stored.clip(0, first + (entries or 2**16) - 1)  # those beyond are the last, which pydicom would wrap
-    colours = np.ascontiguousarray(apply_color_lut(known, dataset)[None, :, :3])
-    gray = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)[0]
-    return gray * (_WHITE / np.iinfo(gray.dtype).max)
+        return Levels(stored.astype(np.float64), (0.0, 255.0), own, padding, inverted)
+    return Levels(meant, None, own, padding, inverted)
 
 
 def _after_modality(header: Header, stored: np.ndarray) -> np.ndarray:

@@ -43,10 +43,6 @@ class Frame:
         return self.marker == _LOSSLESS
 
     @property
-    def jpeg_ls(self) -> bool:
-        return self.marker == _JPEG_LS
-
-    @property
     def converted(self) -> tuple[str, ...]:
         said = {
             "RGB": self.components == 3,

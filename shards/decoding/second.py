@@ -25,7 +25,7 @@ _alone = threading.Lock()
 
 def decode_odd(data: bytes, frame: Frame) -> np.ndarray:
     """uint8 [h, w]. Raises RejectedImage for any damage, MemoryError if that was missing."""
-    with _libjpeg_lines() as lines:
+    with libjpeg_lines() as lines:
         try:
             with memory_errors():
                 flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
@@ -41,7 +41,7 @@ def decode_odd(data: bytes, frame: Frame) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _libjpeg_lines() -> Iterator[list[str]]:
+def libjpeg_lines() -> Iterator[list[str]]:
     """A list that holds, afterwards, what libjpeg said; what other threads wrote meanwhile is written then."""
     lines: list[str] = []
     with _alone, os.fdopen(os.memfd_create("stderr"), "w+b", buffering=0) as caught:

@@ -40,24 +40,17 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     path = metadata_in(root)
     assert path is not None
     images = images_of(path)
-    labels = labels_of(READER, root, path.parent, images, label_folders)
+    # before those in the release: the first table is the default
+    labels = [table for folder in label_folders for table in READER.labels_in(folder, images)]
+    labels += cxrlt.find(root) + _own_labels(path.parent, images)
+    here = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
     reading = {"synthetic": True} if storage_of(root / SYNTHETIC).exists() else {}
-    return Release(READER.name, root, images, labels, (path,), reading)
+    return Release(READER.name, root, images, here, (path,), reading)
 
 
 def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTable]:
     assert images is not None  # findings are of studies, and repeat on their images
     return cxrlt.find(folder) + _own_labels(folder, images)
-
-
-def labels_of(
-    reader: Reader, root: Location, tables: Location, images: pd.DataFrame, label_folders: Sequence[Location]
-) -> tuple[LabelTable, ...]:
-    """The label releases in the folders that were given, in the release, and in the folder of its tables."""
-    # before those in the release: the first table is the default
-    labels = [table for folder in label_folders for table in reader.labels_in(folder, images)]
-    labels += cxrlt.find(root) + _own_labels(tables, images)
-    return first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
 
 
 def metadata_in(root: Location) -> Location | None:
@@ -116,5 +109,5 @@ READER = Reader(
     read=read,
     label_tables=label_tables,
     title="MIMIC-CXR-JPG 2.0.0 / 2.1.0",
-    needs=f"{METADATA[0]} (also in a folder of its own) and files/p10/p10000032/s50414267/*.jpg; labels of CXR-LT by --labels",
+    needs=f"{METADATA[0]} and files/p10/p10000032/s50414267/*.jpg; labels of CXR-LT here or by --labels",
 )

@@ -7,16 +7,13 @@ the table of metadata, views come from the files' headers.
 
 from collections.abc import Sequence
 
-import pandas as pd
-
 from shards.releases.declared.images import views
 from shards.releases.declared.schema import Views
 from shards.releases.locate import folders_in, table_in
 from shards.releases.mimic import READER as JPG
-from shards.releases.mimic import images_of, label_tables, labels_of, metadata_in
-from shards.releases.release import Reader, Release
+from shards.releases.mimic import images_of, label_tables, metadata_in
+from shards.releases.release import Reader, Release, first_of_each_name
 from shards.releases.tags import with_tags
-from shards.releases.values import rows_of
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.words import are
@@ -42,24 +39,22 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     path = records or metadata
     assert path is not None
     images = images_of(path, "dcm")
+    notes: tuple[str, ...] = ()
     if metadata is None:
         images, notes = with_tags(images, root, ("view_position", "sex", "age", "manufacturer"))
         images["view"] = views(images["view_position"], Views())
-    else:
-        images, notes = _with_views(images, images_of(metadata, "dcm"), metadata)
-    labels = labels_of(READER, root, metadata.parent if metadata else root, images, label_folders)
+    elif records:
+        known = images_of(metadata, "dcm").set_index("image_id").reindex(images["image_id"])
+        images["view"] = known["view"].fillna("other").to_numpy()
+        images["view_position"] = known["view_position"].fillna("").to_numpy()
+        if missing := int(known["view"].isna().sum()):
+            notes = (f"{are(missing, 'image')} not in {metadata.name}: their view is other",)
+    labels = [table for folder in label_folders for table in READER.labels_in(folder, images)]
+    places = dict.fromkeys((root, metadata.parent if metadata else root))
+    labels += [table for folder in places for table in label_tables(folder, images)]
+    here = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
     inputs = tuple(each for each in (records, metadata) if each)
-    return Release(READER.name, root, images, labels, inputs, notes=notes)
-
-
-def _with_views(images: pd.DataFrame, known: pd.DataFrame, metadata: Location) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The images with the views of the table of metadata; other for one that it lacks."""
-    row = rows_of(images["image_id"], known["image_id"])
-    there = row >= 0
-    for column, blank in (("view", "other"), ("view_position", "")):
-        images[column] = known[column].iloc[row].where(there, blank).to_numpy()
-    missing = int((~there).sum())
-    return images, (f"{are(missing, 'image')} not in {metadata.name}: their view is other",) if missing else ()
+    return Release(READER.name, root, images, here, inputs, notes=notes)
 
 
 READER = Reader(

@@ -18,7 +18,7 @@ from shards.releases.release import LabelTable
 from shards.releases.values import image_index, rows_of
 from shards.storage.csv import read_table
 from shards.storage.location import Location
-from shards.words import are, counted
+from shards.words import counted
 
 OWN, LABELS = "padchest", "Labels"
 MARKS = ("exclude", "suboptimal study", "unchanged")  # in any case; they are no findings
@@ -37,39 +37,28 @@ def own_labels(path: Location) -> list[LabelTable]:
     index = image_index(ids(table, IMAGE, path), path)
     text_of, texts = pd.factorize(table[LABELS].str.strip())  # many images have the same list
     lists = [_names(text, path) for text in texts]
-    marks = [{name.lower() for name in names}.intersection(MARKS) for names in lists]
     findings = sorted({name for names in lists for name in names if name.lower() not in MARKS})
     if not findings:
         return []
     named = np.array([[finding in names for finding in findings] for names in lists])
-    partly = np.array([not names or bool(found) for names, found in zip(lists, marks, strict=True)])
-    unknown = ~named & partly[:, None]
-    columns = zip(findings, named.T, unknown.T, strict=True)
-    values = {
-        finding: pd.arrays.IntegerArray(is_named[text_of].astype(np.int8), is_unknown[text_of])
-        for finding, is_named, is_unknown in columns
-    }
+    why = {"no list": [not names for names in lists]}
+    why |= {repr(mark): [mark in map(str.lower, names) for names in lists] for mark in MARKS}
+    unknown = ~named & np.any(list(why.values()), axis=0)[:, None]
+    columns = zip(findings, named.T[:, text_of].astype(np.int8), unknown.T[:, text_of], strict=True)
+    values = {finding: pd.arrays.IntegerArray(*column) for finding, *column in columns}
     images = np.bincount(text_of, minlength=len(texts))
-    counts = {mark: int(images[[mark in found for found in marks]].sum()) for mark in MARKS}
-    empty = int(images[[not names for names in lists]].sum())
-    notes = [
-        f"{path.name}: {counted(len(findings), 'finding')} of {LABELS!r}; one that an image's list does not name is 0",
-        *([f"{path.name}: {are(empty, 'image')} without a list: nothing is known of them"] if empty else []),
-        *(
-            f"{path.name}: {are(count, 'image')} marked {mark!r}: what the list does not name is unknown, not 0"
-            for mark, count in counts.items()
-            if count
-        ),
-        f"{path.name}: has no splits: every image of its labels is in train",
-    ]
+    counts = [f"{reason} ({counted(images[found].sum(), 'image')})" for reason, found in why.items() if any(found)]
+    but = f", but unknown with {', '.join(counts)}" if counts else ""
+    note = f"{path.name}: {counted(len(findings), 'finding')}; what a list does not name is 0{but}; all are in train"
     frame = pd.DataFrame({"split": "train", **values}, index=range(len(index))).set_axis(index)
-    return [LabelTable(OWN, tuple(findings), frame, (path,), notes=tuple(notes))]
+    return [LabelTable(OWN, tuple(findings), frame, (path,), notes=(note,))]
 
 
 def labels_of_training(own: LabelTable, image: pd.Series, challenge: Sequence[PatientLabels]) -> LabelTable:
     """PadChest's labels of these images, by their ids as they are here. Those that the challenge holds out have none:
     its rules want no other label of them read."""
     row, notes = rows_of(with_suffix(image), with_suffix(own.table.index.to_series())), own.notes
+    elsewhere = len(own.table) - int((row >= 0).sum())
     if (row < 0).all():  # of another data set; who attaches it says so
         return own
     if challenge:
@@ -77,7 +66,7 @@ def labels_of_training(own: LabelTable, image: pd.Series, challenge: Sequence[Pa
         row = np.where(held, -1, row)
         notes += (f"{own.inputs[0].name}: its labels of {counted(held.sum(), 'image')} held out are not read",)
     table = own.table.iloc[row[row >= 0]].set_axis(pd.Index(image[row >= 0], name="image_id"))
-    return replace(own, table=table, elsewhere=len(own.table) - len(table), notes=notes)
+    return replace(own, table=table, elsewhere=elsewhere, notes=notes)
 
 
 def _names(text: str, path: Location) -> set[str]:

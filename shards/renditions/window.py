@@ -50,11 +50,7 @@ def levelled(pixels: np.ndarray, levels: Levels, window: str) -> tuple[np.ndarra
         table = 255 - table
     if levels.padding is not None:
         table[levels.padding] = 0
-    flat, made = pixels.ravel(), np.empty(pixels.size, np.uint8)
-    for start in range(0, len(flat), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        np.take(table, flat[part], out=made[part], mode="clip")
-    return made.reshape(pixels.shape), own
+    return _looked_up(table, pixels), own
 
 
 def _table(levels: Levels, counts: np.ndarray, window: str) -> tuple[np.ndarray, bool]:
@@ -74,6 +70,17 @@ def check_bits(bits: int) -> None:
             "nearly black under --window full, pack with --window percentile or minmax: "
             f"a 16-bit image that uses {bits} bits"
         )
+
+
+def _looked_up(table: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    try:
+        return cv2.LUT(pixels, table[None])  # three times as fast; OpenCV 4 has none for 16 bits
+    except cv2.error:
+        flat, made = pixels.ravel(), np.empty(pixels.size, np.uint8)
+    for start in range(0, len(flat), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        np.take(table, flat[part], out=made[part], mode="clip")
+    return made.reshape(pixels.shape)
 
 
 def _rounded(shades: np.ndarray) -> np.ndarray:

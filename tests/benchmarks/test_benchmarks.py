@@ -163,6 +163,17 @@ class Some(Options):
     quick: bool = option(False, "tiny")
 
 
+def test_dicom_benchmark(tmp_path):
+    rows, _ = run("packing.dicom", tmp_path, "--rounds", "2", "--images", "3")
+    check_environment(rows, "packing.dicom")
+    rates = check_rates(rows, rounds=2)
+    kinds = [f"{name}, {kind} DICOM" for kind in ("uncompressed", "lossless") for name in ("packing", "alone")]
+    assert list(rates) == kinds and all(row["images"] == 3 for row in rates.values())
+    ratios = check_ratios(rows, rates)
+    assert [row["at_least"] for row in ratios.values()] == [0.8, 0.8]
+    assert {(row["height"], row["width"], row["bits"]) for row in rows} == {(3000, 2500, 12)}
+
+
 def test_options_of_the_command_line(monkeypatch, capsys):
     def parsed(*arguments: str) -> Some:
         monkeypatch.setattr(sys, "argv", ["some", *arguments])

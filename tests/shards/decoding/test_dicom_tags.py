@@ -109,7 +109,9 @@ def test_only_the_beginning_of_a_large_file_is_read_unless_it_is_not_enough(tmp_
     from shards.storage.disk import Disk
 
     asked, whole = [], Disk.read_bytes
-    monkeypatch.setattr(Disk, "read_bytes", lambda self, start=0, stop=None: asked.append(stop) or whole(self, start, stop))
+    monkeypatch.setattr(
+        Disk, "read_bytes", lambda self, start=0, stop=None: asked.append(stop) or whole(self, start, stop)
+    )
     large = np.zeros((3000, 100), np.uint8)
     (path := tmp_path / "a.dcm").write_bytes(dicom(large, 8, **WHOLE))
     assert read_tags(path) == TAGS and asked == [1 << 16]

@@ -16,9 +16,10 @@ from tests.cli.cli import run
 from tests.dicom_files import dataset, dicom, framed, written
 from tests.releases import jpeg, smooth_image
 
-MARK = "QXZJVW"
+MARK, NUMBER = "QXZJVW", 111111  # the mark stands where this number is to be, too
 KEPT = {"SOPInstanceUID", "StudyInstanceUID", "PatientID", "ViewPosition", "PatientSex", "PatientAge", "Manufacturer"}
-OF_THE_IMAGE = {"SpecificCharacterSet", "SOPClassUID", "PhotometricInterpretation"}
+OF_THE_IMAGE = {"SpecificCharacterSet", "SOPClassUID", "PhotometricInterpretation", "NumberOfFrames"}
+OF_THE_IMAGE |= {"RescaleSlope", "RescaleIntercept"}
 # of all kinds of text, dates and times; what is no text cannot hold a name
 TEXTS = {"AE", "CS", "DS", "IS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT", "DA", "DT", "TM", "AS", "UI"}
 
@@ -34,7 +35,8 @@ def marked(made, nested=True):
     for tag, (kind, _, _, _, keyword) in DicomDictionary.items():
         group = tag >> 16
         if kind in TEXTS and keyword and keyword not in KEPT | OF_THE_IMAGE and 8 <= group < 0x7FE0 and tag not in made:
-            made.add(pydicom.DataElement(tag, kind, MARK, validation_mode=pydicom.config.IGNORE))
+            value = NUMBER if kind in ("DS", "IS") else MARK
+            made.add(pydicom.DataElement(tag, kind, value, validation_mode=pydicom.config.IGNORE))
     made.add_new(0x00090010, "LO", MARK)
     made.add_new(0x00091001, "UN", MARK.encode())
     if nested:
@@ -43,13 +45,17 @@ def marked(made, nested=True):
     return made
 
 
+def full_of_marks(made):
+    return written(marked(made)).replace(str(NUMBER).encode(), MARK.encode())
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Sound files, files with a word where a number should be, and a table."""
     root = tmp_path_factory.mktemp("dicoms")
-    plain = [written(marked(dataset(gray(i), 8))) for i in range(3)]
-    deep = written(marked(dataset(gray(3).astype(np.uint16) * 16, 12)))
-    age = written(marked(dataset(gray(4), 8, PatientAge=MARK, PatientSex=MARK)))
+    plain = [full_of_marks(dataset(gray(i), 8)) for i in range(3)]
+    deep = full_of_marks(dataset(gray(3).astype(np.uint16) * 16, 12))
+    age = full_of_marks(dataset(gray(4), 8, PatientAge=MARK, PatientSex=MARK))
     broken = plain[0].replace(b"\x28\0\x10\0US\2\0", b"\x28\0\x10\0LO\2\0")
     files = {
         **{f"p{i}.dcm": data for i, data in enumerate(plain)},
@@ -57,9 +63,10 @@ def folder(tmp_path_factory):
         "age.DCM": age,
         "broken.dcm": broken,
         "cut.dcm": plain[1][:-100],
-        "frames.dcm": written(marked(dataset(gray(5), 8, NumberOfFrames=3))),
-        "none.dcm": written(marked(dataset(gray(6), 8, PixelData=None))),
-        "photometric.dcm": written(marked(dataset(gray(6), 8, PhotometricInterpretation=MARK))),
+        "frames.dcm": full_of_marks(dataset(gray(5), 8, NumberOfFrames=3)),
+        "none.dcm": full_of_marks(dataset(gray(6), 8, PixelData=None)),
+        "slope.dcm": full_of_marks(dataset(gray(6), 8, RescaleSlope=NUMBER, RescaleIntercept=0)),
+        "photometric.dcm": full_of_marks(dataset(gray(6), 8, PhotometricInterpretation=MARK)),
     }
     for name, data in files.items():
         assert MARK.encode() in data
@@ -96,8 +103,8 @@ def test_no_name_date_or_text_of_a_tag_gets_anywhere(folder, tmp_path):
         assert MARK not in done.stdout + done.stderr
     assert not any(MARK.encode() in data for data in searched(tmp_path / "out"))
     rejects = pd.read_csv(tmp_path / "out" / "rejects.csv").set_index("path")["reason"]
-    assert sorted(rejects.index) == ["broken.dcm", "cut.dcm", "frames.dcm", "none.dcm", "photometric.dcm"]
-    assert PackedDataset(tmp_path / "out").info["counts"]["packed"] == 5
+    assert sorted(rejects.index) == ["broken.dcm", "cut.dcm", "frames.dcm", "none.dcm", "photometric.dcm", "slope.dcm"]
+    assert PackedDataset.open(tmp_path / "out").info["counts"]["packed"] == 5
 
 
 def test_dicoms_pack_beside_other_files_by_one_job_or_two(tmp_path):
@@ -108,17 +115,18 @@ def test_dicoms_pack_beside_other_files_by_one_job_or_two(tmp_path):
         "d.dicom": framed(jpeg(gray(3)), gray(3), 8, JPEGBaseline8Bit),
         "e.dcm": dicom(gray(4).astype(np.uint16) * 16, 12, JPEG2000Lossless),
     }
+    (root := tmp_path / "release").mkdir()
     for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
+        (root / name).write_bytes(data)
     rows = [{"file": name, "key": name[0], "patient": f"s{name[0]}", "A": 1} for name in files]
-    pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+    pd.DataFrame(rows).to_csv(root / "t.csv", index=False)
     given = ("--sizes", "32:raw", "--findings", "A", "--shard-images", "2")
     contents = []
     for jobs in (1, 2):
         out = tmp_path / f"out{jobs}"
-        done = run("shard", "--source", ".", *GIVEN, *given, "--jobs", jobs, "--out", out, cwd=tmp_path)
+        done = run("shard", "--source", ".", *GIVEN, *given, "--jobs", jobs, "--out", out, cwd=root)
         assert done.returncode == 0, done.stderr
-        assert "16-bit 2, MONOCHROME1 1" in done.stdout or "2 16-bit" in done.stdout, done.stdout
+        assert "5 of 5 images packed" in done.stdout
         contents.append({path.name: path.read_bytes() for path in sorted((out / "32").iterdir())})
     assert contents[0] == contents[1]
-    assert PackedDataset(tmp_path / "out1").info["counts"]["converted"] == {"16-bit": 2, "MONOCHROME1": 1}
+    assert PackedDataset.open(tmp_path / "out1").info["counts"]["converted"] == {"16-bit": 2, "MONOCHROME1": 1}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from shards.packing.attach import attach
 from shards.releases import mimic_dicom
 from shards.releases.open import open_release
 from tests.releases import write_table
@@ -126,3 +127,21 @@ def test_half_a_download_packs_what_is_there(with_tables, tmp_path):
     (with_tables / A_FILE).unlink()
     dataset, pixels = packed(open_release(with_tables), tmp_path / "pack")
     assert set(pixels) == {B, C} and dataset.info["counts"]["rejected"] == {"absent": 1}
+
+
+def test_a_list_of_records_beside_jpegs_makes_no_dicoms_of_them(with_tables):
+    for file in list((with_tables / "files").rglob("*.dcm")):
+        file.with_suffix(".jpg").write_bytes(b"")  # both, as who converted them has
+    release = open_release(with_tables)
+    assert release.name == "mimic-cxr-jpg" and set(release.images["path"].str[-4:]) == {".jpg"}
+
+
+def test_labels_are_attached_later(with_tables, tmp_path):
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for name in (SPLIT, CHEXPERT):
+        (with_tables / name).rename(labels / name)
+    packed(open_release(with_tables), tmp_path / "pack")
+    ((table, new),) = attach(tmp_path / "pack", [labels])
+    assert (table.name, new) == ("chexpert", True)
+    assert table.table.loc[C].tolist() == ["dev", -1, 0]

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import simplejpeg
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from shards.errors import UserError
 from shards.packing.estimate import estimate
@@ -28,6 +29,7 @@ from shards.renditions.decoder import Decoder
 from shards.renditions.options import Size
 from shards.renditions.source import RejectedImage
 from tests.cli.cli import ROOT, command, environment, run
+from tests.dicom_files import dicom
 from tests.releases import contents, write_release
 from tests.shards.renditions import deadly
 
@@ -207,7 +209,7 @@ SHORT = """
 import resource
 import sys
 from pathlib import Path
-from tests.shards.packing.test_decoder import decoded, RejectedImage, UserError
+from tests.shards.renditions.test_decoder import decoded, RejectedImage, UserError
 
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 for room in range(0, 401, 80):
@@ -223,15 +225,17 @@ for room in range(0, 401, 80):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["png", "jpg"])
+@pytest.mark.parametrize("kind", ["png", "jpg", "dcm", "rle"])
 def test_sound_images_are_not_rejected_when_memory_is_short(tmp_path, kind):
-    """20 megapixels as 16-bit RGB and as progressive JPEG, with room for ever more of them."""
+    """20 megapixels as 16-bit RGB, as progressive JPEG and as DICOM, with room for ever more of them."""
     value = np.repeat(np.repeat(np.linspace(0, 65535, 4000).astype(np.uint16)[:, None, None], 5000, 1), 3, 2)
     path = tmp_path / f"large.{kind}"
     if kind == "png":
         cv2.imwrite(path, value, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    else:
+    elif kind == "jpg":
         cv2.imwrite(path, (value >> 8).astype(np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    else:
+        path.write_bytes(dicom(value[:, :, 0], 16, RLELossless if kind == "rle" else ExplicitVRLittleEndian))
     given = [sys.executable, "-c", SHORT, path]
     done = subprocess.run(given, env=environment(OMP_NUM_THREADS="1"), cwd=ROOT, capture_output=True, text=True)
     said = done.stdout.splitlines()

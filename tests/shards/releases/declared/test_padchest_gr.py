@@ -53,9 +53,9 @@ def test_images_patients_sex_and_age_keep_every_digit(root):
     release = open_release(root)
     assert release.name == "padchest-gr"
     assert images_of(release, "path", "study_id", "subject_id", "view", "sex", "age") == {
-        A: (f"{FOLDER}/{A}", "S1", P1, "other", "F", "64"),
-        B: (f"{FOLDER}/{B}", "S2", P2, "other", "M", "81"),
-        C: (f"{FOLDER}/{C}", "S3", f"{P2}3", "other", "", ""),
+        A: (f"{FOLDER}/{A}", "S1", P1, "frontal", "F", "64"),
+        B: (f"{FOLDER}/{B}", "S2", P2, "frontal", "M", "81"),
+        C: (f"{FOLDER}/{C}", "S3", f"{P2}3", "frontal", "", ""),
     }
 
 

@@ -58,6 +58,10 @@ def test_a_mask_is_a_pneumothorax_and_the_example_of_a_submission_is_none(root):
     assert labels_of(release) == {A: ("train", "0"), B: ("train", "1"), C: ("train", "0"), D: ("test", ".")}
 
 
+def test_the_overlap_with_chestx_ray14_is_said(root):
+    assert any("ChestX-ray14" in note for note in open_release(root).notes)
+
+
 def test_the_second_stage_is_read_too_and_preferred(root):
     write_text(root / "stage_2_train.csv", MASKS.replace(" EncodedPixels", "EncodedPixels") + f"{D},5 6\n")
     (root / "sample_submission.csv").unlink()

@@ -133,6 +133,21 @@ def test_test_images_alone_are_read(root):
     }
 
 
+def test_tables_at_the_top_are_read_alike(root):
+    expected = labels_of(open_release(root))
+    for path in list((root / "annotations").iterdir()):
+        path.rename(root / path.name)
+    assert labels_of(open_release(root)) == expected
+
+
+def test_children_of_vindr_pcxr_are_not_read_as_these(root):
+    table = f"image_id,rad_ID,No finding,Bronchitis\n{A},R1,0,1"
+    for split in ("train", "test"):
+        write_text(root / "annotations" / f"image_labels_{split}.csv", table)
+    with pytest.raises(UserError, match="not a release that cxrdali reads"):
+        open_release(root)
+
+
 def test_half_of_the_images_packs_without_the_others(root, tmp_path):
     shutil.rmtree(root / "test")
     dataset, pixels = packed(open_release(root), tmp_path / "pack")
