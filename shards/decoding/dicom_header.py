@@ -141,6 +141,6 @@ def _read(data: bytes, most_inflated: int) -> Header:
     wanted: list[Any] = [tag_for_keyword(keyword) for keyword in _WANTED]
     implicit = little and syntax in ("", IMPLICIT)
     dataset = read_dataset(file, implicit, little, None, at_pixels, _LARGEST_VALUE, specific_tags=wanted)
-    uid = text(dataset, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
-    kind = UID(uid).name
-    return Header(dataset, syntax, "" if kind == uid else kind, data, little, *pixels[-1])
+    uid = UID(text(dataset, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID"))
+    kind = uid.name if uid.type else ""  # what the standard does not have is its own name
+    return Header(dataset, syntax, kind, data, little, *pixels[-1])

@@ -57,6 +57,7 @@ def folder(tmp_path_factory):
     deep = full_of_marks(dataset(gray(3).astype(np.uint16) * 16, 12))
     age = full_of_marks(dataset(gray(4), 8, PatientAge=MARK, PatientSex=MARK))
     broken = plain[0].replace(b"\x28\0\x10\0US\2\0", b"\x28\0\x10\0LO\2\0")
+    kind = full_of_marks(dataset(gray(6), 8, PixelData=None, SOPClassUID="1.2.3.4"))
     files = {
         **{f"p{i}.dcm": data for i, data in enumerate(plain)},
         "deep": deep,
@@ -65,6 +66,7 @@ def folder(tmp_path_factory):
         "cut.dcm": plain[1][:-100],
         "frames.dcm": full_of_marks(dataset(gray(5), 8, NumberOfFrames=3)),
         "none.dcm": full_of_marks(dataset(gray(6), 8, PixelData=None)),
+        "kind.dcm": kind.replace(b"1.2.3.4\0", MARK.encode() + b"\x0c\x0c"),
         "slope.dcm": full_of_marks(dataset(gray(6), 8, RescaleSlope=NUMBER, RescaleIntercept=0)),
         "photometric.dcm": full_of_marks(dataset(gray(6), 8, PhotometricInterpretation=MARK)),
     }
@@ -103,7 +105,15 @@ def test_no_name_date_or_text_of_a_tag_gets_anywhere(folder, tmp_path):
         assert MARK not in done.stdout + done.stderr
     assert not any(MARK.encode() in data for data in searched(tmp_path / "out"))
     rejects = pd.read_csv(tmp_path / "out" / "rejects.csv").set_index("path")["reason"]
-    assert sorted(rejects.index) == ["broken.dcm", "cut.dcm", "frames.dcm", "none.dcm", "photometric.dcm", "slope.dcm"]
+    assert sorted(rejects.index) == [
+        "broken.dcm",
+        "cut.dcm",
+        "frames.dcm",
+        "kind.dcm",
+        "none.dcm",
+        "photometric.dcm",
+        "slope.dcm",
+    ]
     assert PackedDataset.open(tmp_path / "out").info["counts"]["packed"] == 5
 
 
