@@ -38,7 +38,8 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     metadata = next((path for path in map(metadata_in, (root, *label_folders)) if path is not None), None)
     path = records or metadata
     assert path is not None
-    images, notes = images_of(path, "dcm"), ()
+    images = images_of(path, "dcm")
+    notes: tuple[str, ...] = ()
     if metadata is None:
         images, notes = with_tags(images, root, ("view_position", "sex", "age", "manufacturer"))
         images["view"] = views(images["view_position"], Views())

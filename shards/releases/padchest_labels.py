@@ -58,6 +58,7 @@ def labels_of_training(own: LabelTable, image: pd.Series, challenge: Sequence[Pa
     """PadChest's labels of these images, by their ids as they are here. Those that the challenge holds out have none:
     its rules want no other label of them read."""
     row, notes = rows_of(with_suffix(image), with_suffix(own.table.index.to_series())), own.notes
+    elsewhere = len(own.table) - int((row >= 0).sum())
     if (row < 0).all():  # of another data set; who attaches it says so
         return own
     if challenge:
@@ -65,7 +66,7 @@ def labels_of_training(own: LabelTable, image: pd.Series, challenge: Sequence[Pa
         row = np.where(held, -1, row)
         notes += (f"{own.inputs[0].name}: its labels of {counted(held.sum(), 'image')} held out are not read",)
     table = own.table.iloc[row[row >= 0]].set_axis(pd.Index(image[row >= 0], name="image_id"))
-    return replace(own, table=table, elsewhere=len(own.table) - len(table), notes=notes)
+    return replace(own, table=table, elsewhere=elsewhere, notes=notes)
 
 
 def _names(text: str, path: Location) -> set[str]:

@@ -83,8 +83,9 @@ def read_table(
     except UserError:
         raise
     except Exception as error:  # Arrow raises many kinds on damaged parquet
-        what, why = "a readable table" if data[:4] == PARQUET else "a CSV table", one_line(str(error))[:500]
-        if isinstance(error, UnicodeDecodeError) and data[:4] != PARQUET:
+        what = "a readable table" if data[:4] == PARQUET else "JSON of objects" if is_json(data) else "a CSV table"
+        why = one_line(str(error))[:500]
+        if isinstance(error, UnicodeDecodeError) and what == "a CSV table":
             what, why = "a CSV table in UTF-8", _place(data, error.start)
         raise UserError(f"{path}: not {what} ({why}); {again}") from error
     frame = table.to_pandas()

@@ -42,13 +42,20 @@ def _rows(text: str) -> list[dict[str, Any]]:
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
             raise
-        found = [_decode(line) for line in text.split("\n") if line.strip()]
+        found = [_line(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if isinstance(found, dict):
         keyed = found and all(isinstance(each, dict) and KEY not in each for each in found.values())
         found = [{KEY: key, **each} for key, each in found.items()] if keyed else [found]
     if other := next((place for place, each in enumerate(found, 1) if not isinstance(each, dict)), None):
         raise ValueError(f"entry {other} is no object")
     return found
+
+
+def _line(text: str, number: int) -> Any:
+    try:
+        return _decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} in line {number}, column {error.colno}") from error
 
 
 def _text(value: Any) -> str:

@@ -57,6 +57,8 @@ class ImageRows:
 
 def read_images(schema: Schema, stack: Stack) -> tuple[ImageRows, Fields, list[str]]:
     """Ids and what else the tables say of every image, without paths; and notes."""
+    if not len(stack.frame) and stack.notes:
+        raise UserError(f"{stack.files[0][0]}: no image is left; {'; '.join(stack.notes)}")
     check_filled(stack.frame, stack.files[0][0])
     given = dict(schema.images.given)
     if "split" not in given and "split" in stack.frame:  # a constant of its tables

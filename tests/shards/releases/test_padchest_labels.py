@@ -16,7 +16,7 @@ from shards.packing.pack import pack, pack_job
 from shards.releases.open import open_release
 from shards.renditions.options import Size
 from tests.releases import PADCHEST_TABLE, write_padchest, write_table
-from tests.shards.releases.declared.layout import images_of, labels_of, write_images
+from tests.shards.releases.declared.layout import images_of, labels_of, numbers_of, packed, write_images
 
 OPTIONS = PackOptions(sizes=(Size(32, raw=True),), shard_images=16)
 CHALLENGE = ("CXRLT_2026_TRAINING.csv", "CXRLT_2026_TEST_ALL_TASK1.csv", "Removal.csv")
@@ -106,6 +106,17 @@ def test_a_table_without_the_column_has_no_labels(root):
     assert open_release(root).labels == ()
 
 
+def test_pixels_labels_and_people_are_packed_and_a_broken_file_is_a_reject(root, tmp_path):
+    broken = root / "0" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:80])
+    dataset, pixels = packed(open_release(root), tmp_path / "pack")
+    assert numbers_of(pixels) == {f"{number}.png": number for number in (0, 2, 3, 4, 5, 6, 7, 8)}
+    assert dataset.info["counts"]["planned"] == 9 and sum(dataset.info["counts"]["rejected"].values()) == 1
+    people = dataset.catalog.set_index("image_id").loc["0.png", ["sex", "age", "manufacturer"]]
+    assert people.tolist() == ["F", 58.0, "PhilipsMedicalSystems"]
+    assert dataset.labels().findings[0] == "NSG tube"
+
+
 # ---------------------------------------------------------------- beside the challenge
 
 
@@ -125,6 +136,7 @@ def test_the_challenges_labels_stay_the_default_and_its_test_images_have_no_othe
     assert own.findings == ("aortic elongation", "normal")
     expected = {image: ("train", "11" if text else "..") for image, text in training["Labels"].items()}
     assert labels_of(release, "padchest") == expected and set(expected.values()) == {("train", "11"), ("train", "..")}
+    assert own.elsewhere == (truth["split"] == "removed").sum() > 0
     held = (truth["split"] == "test").sum()
     assert f"{PADCHEST_TABLE}: its labels of {held} images held out are not read" in own.notes
 

@@ -49,10 +49,10 @@ def test_numbers_keep_their_digits_and_lists_stay_json():
         ('{"a": 1, "a": 2}', "'a' is duplicated"),
         ('{"k": {"x": 1}, "k": {"x": 2}}', "'k' is duplicated"),
         ('[{"a": 1}, 2]', "entry 2 is no object"),
-        ('[{"a": 1}', "not a CSV table"),
-        ('{"a": 1}\n{"a": ', "not a CSV table"),
+        ('[{"a": 1}', "not JSON of objects .Expecting ',' delimiter"),
+        ('{"a": 1}\n{"a": ', "not JSON of objects .Expecting value in line 2, column 7"),
         ('{"a": ' + "[" * 100_000, "nested too deeply"),
-        ('[{"a": "\\ud800"}]', "not a CSV table"),
+        ('[{"a": "\\ud800"}]', "not JSON of objects"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path, text, said):

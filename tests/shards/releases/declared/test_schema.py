@@ -1,10 +1,16 @@
 """The TOML of a release: what may stand in it, and the line that says what is wrong."""
 
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
 from shards.releases.declared.reader import shipped
-from shards.releases.declared.schema import Field, Join, Labels, Recognise, read_schema
+from shards.releases.declared.schema import Field, Images, Join, Labels, Recognise, Schema, Table, read_schema
 from tests.shards.releases.declared.own import PLAIN, refused
+
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def schema_of(tmp_path, text):
@@ -127,3 +133,14 @@ def test_the_shipped_ones_are_whole():
     for schema in found:
         assert schema.title and schema.needs and schema.recognise and schema.text
         assert 30 < schema.order < 1000 or schema.name.startswith("padchest")
+
+
+def test_what_the_documentation_shows_is_read(tmp_path):
+    text = (ROOT / "docs" / "releases.md").read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 2
+    for block in blocks:
+        assert schema_of(tmp_path, block if "title = " in block else f'name = "a"\ntitle = "A"\n{block}').tables
+    keys = {each.name.rstrip("_") for kind in (Schema, Table, Images, Labels) for each in fields(kind)} - {"text"}
+    said = set(re.findall(r"`\[*([a-z_]+)[]`, =]", text))
+    assert sorted(keys - said) == []

@@ -10,7 +10,7 @@ import pytest
 
 from shards.releases.declared.tables import Files, items
 from tests.shards.releases.declared.layout import saved_by_excel
-from tests.shards.releases.declared.own import PLAIN, refused, stack, write
+from tests.shards.releases.declared.own import PLAIN, opened, refused, stack, write
 
 ROWS = "id,file\na,1.png\nb,2.png"
 READ = {"id": ["a", "b"], "file": ["1.png", "2.png"]}
@@ -139,6 +139,8 @@ def test_rows_are_left_out_by_a_value_and_counted(tmp_path):
     found = stack(tmp_path, table('where = { view = ["PA", "AP"] }'), t__csv=text)
     assert found.frame["id"].tolist() == ["a", "c"] and found.row.tolist() == [0, 2]
     assert found.notes == ("t.csv: 1 row left out, whose view is not PA or AP",)
+    said = refused(opened, tmp_path, table('where = { view = ["AX"] }'))
+    assert "t.csv: no image is left; t.csv: 3 rows left out, whose view is not AX" in said
 
 
 def test_lists_become_a_row_each_side_by_side(tmp_path):
