@@ -131,6 +131,21 @@ def test_an_interval_counts_patients_where_they_are_known(judge, rules):
     assert Operating.of(thresholds.fixed(("Mass",)).rules[0]) is None
 
 
+def test_rules_of_another_tta_are_named(run, rules, rendered):
+    judge = Judge.of([run], replace(rules, tta="hflip", allow_other_run=True))
+    found = read_image(judge, None, rendered[0], ReadOptions(top=0))
+    for words in (found.calibration, found.thresholds):
+        assert "test-time augmentation 'hflip' here, 'none' in " in words
+    alike = read_image(Judge.of([run], rules), None, rendered[0], ReadOptions(top=0))
+    assert "test-time" not in alike.calibration + alike.thresholds
+    assert re.fullmatch(r"platt, fitted on [\d,]+ images of val", alike.calibration)
+
+
+def test_other_weights_are_named(run, rendered):
+    judge = Judge.of([run], JudgeOptions(device="cpu", weights=str(run.path / "last.pt")))
+    assert read_image(judge, None, rendered[0], ReadOptions(top=0)).run == "run + last.pt"
+
+
 def test_what_is_called_present_comes_first(judge, rendered):
     for image in rendered:
         found = read_image(judge, None, image, ReadOptions(top=0)).findings
