@@ -9,7 +9,7 @@ import torch
 
 from cxrdali.fitted import CALIBRATION, Fitted, overlap
 from cxrdali.metrics.intervals import wilson
-from cxrdali.postprocess.rules import fitted
+from cxrdali.postprocess.rules import differences, fitted
 from cxrdali.postprocess.thresholds import FindingThreshold
 from cxrdali.predict.heatmaps import heat_maps, map_layer
 from cxrdali.predict.judge import Judge
@@ -155,9 +155,9 @@ def read_study(
         )  # fmt: skip
     rules, made = judge.rules, judge.calibration
     return Reading(
-        name, judge.run.name,
-        "" if made is None else f"{made.method}, fitted on {_of(made.made_from)}",
-        "" if rules is None else rules.strategy + (f", fitted on {_of(rules.made_from)}" if rules.made_from else ""),
+        name, judge.provenance.run or judge.run.name,
+        "" if made is None else made.method + _of(judge, made.made_from),
+        "" if rules is None else rules.strategy + _of(judge, rules.made_from),
         _fitted_here(judge), tuple(found[place] for place in order), tuple(images),
         _warnings(images), tuple(filter(None, [*_not_checked(judge, reference, images), without_maps])),
         reference.false_alarms if reference else "", bool(judge.run.config.get("synthetic")),
@@ -181,10 +181,13 @@ def _findings(judge: Judge, mean: np.ndarray, decisions: np.ndarray | None) -> l
     return found
 
 
-def _of(made_from: dict) -> str:
-    """The images that rules were fitted to, in words."""
+def _of(judge: Judge, made_from: dict) -> str:
+    """What rules were fitted to, in words, and that another run or TTA judged it; "" if to nothing."""
+    if not made_from:
+        return ""
     count, split = made_from.get("images"), made_from.get("split")
-    return f"{counted(count, 'image') if count else 'images'} of {split or 'an unknown split'}"
+    images = f"{counted(count, 'image') if count else 'images'} of {split or 'an unknown split'}"
+    return "; ".join([f", fitted on {images}", *differences(judge.provenance, made_from)])
 
 
 def _fitted_here(judge: Judge) -> str:

@@ -39,6 +39,8 @@ def test_what_is_shown_is_cross_fitted_and_what_is_written_is_fitted_on_all(data
             called[inside, place] = False if limit is None else data.logits[inside, place] >= limit
     for place, rule in enumerate(fitted.rules):
         target, decided = data.truth[:, place], called[:, place]
+        subjects = dataset.catalog["subject_id"].to_numpy()[data.rows]
+        assert rule.patients == tuple(len(set(subjects[target == label])) for label in (1, 0))
         if rule.finding == "Hernia":
             assert (rule.threshold, rule.F1, rule.recall, rule.probability) == (None,) * 4 and rule.specificity == 1
             assert rule.remark == "no positive, so no image is called positive"
@@ -62,6 +64,21 @@ def test_the_shown_f1_is_not_the_fit_s_own(dataset, labels, val):
     some = [place for place in range(5) if data.truth[:, place].any()]
     own_f1 = np.mean([f1_score(data.truth[:, place], own[:, place]) for place in some])
     assert fitted.macros["macro_F1"] < own_f1
+
+
+@pytest.mark.parametrize("patients", [[0, 5], [3], [3, -1], [3, 5, 7]])
+def test_patients_that_contradict_the_images_are_refused(dataset, labels, val, tmp_path, patients):
+    path = tmp_path / "t.json"
+    fit(val, dataset, labels, "f1").write(path)
+    stored = json.loads(path.read_text())
+    stored["findings"][0]["patients"] = patients
+    path.write_bytes(sealed_json(stored))
+    with pytest.raises(UserError, match="patients"):
+        read(path)
+    for row in stored["findings"]:
+        del row["patients"]  # as an older version wrote it
+    path.write_bytes(sealed_json(stored))
+    assert {rule.patients for rule in read(path).rules} == {None}
 
 
 def test_what_is_written_is_read(dataset, labels, val, tmp_path):

@@ -17,7 +17,7 @@ from cxrdali.predict.image_files import find
 from cxrdali.predict.judge import Judge
 from cxrdali.predict.options import JudgeOptions, ReadOptions, ReferenceOptions
 from cxrdali.predict.read_files import read_files
-from cxrdali.predict.reading import Operating, read_image
+from cxrdali.predict.reading import Operating, read_image, read_study
 from cxrdali.predict.reference import fit
 from cxrdali.predict.rendering import Rendering
 from cxrdali.predictions import match, read
@@ -131,6 +131,21 @@ def test_an_interval_counts_patients_where_they_are_known(judge, rules):
     assert Operating.of(thresholds.fixed(("Mass",)).rules[0]) is None
 
 
+def test_rules_of_another_tta_are_named(run, rules, rendered):
+    judge = Judge.of([run], replace(rules, tta="hflip", allow_other_run=True))
+    found = read_image(judge, None, rendered[0], ReadOptions(top=0))
+    for words in (found.calibration, found.thresholds):
+        assert "test-time augmentation 'hflip' here, 'none' in " in words
+    alike = read_image(Judge.of([run], rules), None, rendered[0], ReadOptions(top=0))
+    assert "test-time" not in alike.calibration + alike.thresholds
+    assert re.fullmatch(r"platt, fitted on [\d,]+ images of val", alike.calibration)
+
+
+def test_other_weights_are_named(run, rendered):
+    judge = Judge.of([run], JudgeOptions(device="cpu", weights=str(run.path / "last.pt")))
+    assert read_image(judge, None, rendered[0], ReadOptions(top=0)).run == "run + last.pt"
+
+
 def test_what_is_called_present_comes_first(judge, rendered):
     for image in rendered:
         found = read_image(judge, None, image, ReadOptions(top=0)).findings
@@ -161,6 +176,15 @@ def test_a_study_is_the_mean_over_its_images(frontal, judge, rendered, table, tm
         "How thresholds do on the mean of several images: they were fitted to single ones." in readings[0].not_checked
     )
     assert [each.name for each in alone] == [each.image_id for each in files]
+
+
+def test_a_study_is_called_by_its_mean(run, plain, rendered):
+    found = read_study(plain, None, rendered, ReadOptions(top=0), "study")
+    limit = float(np.median([each.probability for each in found.findings]))
+    judge = Judge.of([run], JudgeOptions(device="cpu", thresholds=f"{limit:.9f}"))
+    called = read_study(judge, None, rendered, ReadOptions(top=0), "study").findings
+    assert [each.positive for each in called] == [each.probability >= each.threshold for each in called]
+    assert len({each.positive for each in called}) == 2
 
 
 def test_a_study_of_dicoms_is_what_their_tags_say(frontal, plain, tmp_path):
