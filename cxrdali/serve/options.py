@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from cxrdali.setting import Legal, above, check, setting
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
+MOST_MB = 256  # no larger file is decoded (`shards.renditions.source`)
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,7 @@ class ServeOptions:
     host: str = setting(
         LOCAL[0], "Address to listen on. Another one than this machine's own is open to others: no login, no TLS."
     )
-    # no larger file is decoded (`shards.renditions.source`)
-    max_mb: int = setting(256, "Largest upload, in MB.", above(0, at_most=256))
+    max_mb: int = setting(MOST_MB, "Largest upload, in MB.", above(0, at_most=MOST_MB))
     seconds: float = setting(30.0, "Seconds in which an upload must come, and then be read.", above(0))
 
     def __post_init__(self):

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from cxrdali.serve.options import ServeOptions
+from cxrdali.serve.options import MOST_MB, ServeOptions
 
 CLOSE = {"connection": "close"}  # more of the request may come
 
@@ -24,9 +24,8 @@ async def received(request: Request, options: ServeOptions) -> bytes:
 
     Raises HTTPException: it is empty, larger than `options.max_mb`, not here after `options.seconds`, or no form.
     """
-    too_large = HTTPException(
-        413, f"The upload is larger than {options.max_mb} MB (raise --max-mb, at most to 256).", CLOSE
-    )
+    fix = f" (--max-mb can be {MOST_MB})" if options.max_mb < MOST_MB else ""
+    too_large = HTTPException(413, f"The upload is larger than {options.max_mb} MB{fix}.", CLOSE)
     length = request.headers.get("content-length", "")
     taken = int(length) if length.isdigit() else 0
     if taken > options.most_bytes and "expect" in request.headers:  # it waits to be asked for the body

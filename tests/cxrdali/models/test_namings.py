@@ -5,6 +5,7 @@ import re
 import pytest
 import timm
 import torch
+from timm.layers import SwiGLUPacked
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 
@@ -23,6 +24,15 @@ def namings_dinov2(pretrained=False, num_classes=3, img_size=64, **given):
 @register_model
 def namings_vit(pretrained=False, num_classes=3, img_size=64, **given):
     made = VisionTransformer(img_size, 16, 3, num_classes, "token", 32, 2, 2)
+    made.pretrained_cfg = {"first_conv": "patch_embed.proj", "classifier": "head"}
+    return made
+
+
+@register_model
+def namings_swiglu(pretrained=False, num_classes=3, img_size=64, **given):
+    """As DINOv2's giant one."""
+    swiglu = {"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU}
+    made = VisionTransformer(img_size, 16, 3, num_classes, "token", 32, 2, 2, init_values=1e-5, **swiglu)
     made.pretrained_cfg = {"first_conv": "patch_embed.proj", "classifier": "head"}
     return made
 
@@ -50,7 +60,8 @@ def same_backbone(target, source):
 def as_transformers(state, before="norm1", after="norm2", hidden=("mlp.fc1", "mlp.fc2")):
     """The inverse of transformers' conversion scripts (convert_dinov2_to_hf.py, convert_vit_timm_to_pytorch.py)."""
     rename = {
-        "cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings",
+        "cls_token": "embeddings.cls_token", "dist_token": "embeddings.distillation_token",
+        "pos_embed": "embeddings.position_embeddings",
         "patch_embed.proj": "embeddings.patch_embeddings.projection", "norm": "layernorm",
     }  # fmt: skip
     found = {}
@@ -97,6 +108,24 @@ def test_transformers_vit_is_timm_s(tmp_path, prefix):
     target, said = loaded(saved(state, tmp_path / "w.bin"), "namings_vit")
     same_backbone(target, source)
     assert ("left out, not of the network: 'classifier.weight' (and 1 more)" in said) is bool(prefix)
+
+
+def test_deit_has_a_second_token(tmp_path):
+    arch = "deit_tiny_distilled_patch16_224"
+    source = timm.create_model(arch, img_size=64, num_classes=0)
+    names = {"before": "layernorm_before", "after": "layernorm_after", "hidden": ("intermediate.dense", "output.dense")}
+    state = {key: torch.rand_like(value) for key, value in source.state_dict().items()}
+    path = saved(under("deit.", as_transformers(state, **names)), tmp_path / "w.bin")
+    target, _ = loaded_at(path, arch, 64)
+    assert all(torch.equal(target.backbone.state_dict()[key], value) for key, value in state.items())
+
+
+def test_dinov2_s_largest_has_another_mlp(tmp_path):
+    source = model("namings_swiglu")
+    state = as_transformers(headless(source), hidden=("mlp.weights_in", "mlp.weights_out"))
+    state["embeddings.mask_token"] = torch.zeros(1, 32)
+    target, _ = loaded(saved(state, tmp_path / "w.bin"), "namings_swiglu")
+    same_backbone(target, source)
 
 
 def test_positions_of_another_size_are_resized_and_said(tmp_path):

@@ -27,6 +27,8 @@ from cxrdali.train.trainer import train
 from shards.errors import UserError
 from tests.cli import cli
 from tests.cxrdali.serve.running import ask, connected, form, heard_back, post, running
+from tests.dicom_files import dicom
+from tests.heard import heard
 from tests.image_files import part
 
 CPU = JudgeOptions(device="cpu", thresholds="0.5")
@@ -105,6 +107,22 @@ def test_the_answer_is_what_openapi_says(files, port):
     jsonschema.validate(json.loads(refused[2]), answers[str(refused[0])]["content"]["application/json"]["schema"])
     validator = pytest.importorskip("openapi_spec_validator")
     validator.validate(document)
+
+
+def test_a_dicom_full_of_names_is_read_and_none_is_said(port):
+    shades = np.linspace(0, 4095, 300 * 200).reshape(300, 200).astype(np.uint16)
+    names = {
+        "PatientName": "DOE^JANE", "PatientBirthDate": "19610203", "StudyDate": "20201112", "InstitutionName": "ST DOE",
+        "ReferringPhysicianName": "DOE^JOHN", "StudyDescription": "DOE", "PatientComments": "DOE", "ViewPosition": "PA",
+    }  # fmt: skip
+    lines = []
+    with heard(lines):
+        status, _, answer = ask(port, "POST", "/predict", dicom(shades, **names))
+        _, _, page = ask(port, "POST", "/read", dicom(shades, **names))
+    image = json.loads(answer)["images"][0]
+    assert (status, image["height"], image["width"], image["view_position"]) == (200, 300, 200, "PA")
+    for text in (answer.decode(), page.decode(), *lines):
+        assert not re.search("DOE|19610203|20201112", text)
 
 
 def bomb(width: int, height: int) -> bytes:
