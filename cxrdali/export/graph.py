@@ -112,7 +112,8 @@ def onnx(model: Exported, expected: Expected, about: Mapping[str, str], opset: i
     data = _quietly(lambda: proto.SerializeToString(deterministic=True), what, "torchscript")  # at most 2 GiB
     options = SessionOptions()
     options.log_severity_level = 3
-    session = InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    given = {"sess_options": options, "providers": ["CPUExecutionProvider"]}
+    session = _quietly(lambda: InferenceSession(data, **given), what, "torchscript")
     expected.check(lambda images: session.run(None, {INPUT: images})[0], what)
     return data
 
@@ -144,9 +145,8 @@ def _without_sources(data: bytes) -> bytes:
 
 def _quietly(make: Callable[[], T], what: str, other: str) -> T:
     """What `make` returns, without what torch warns its own users of. Raises UserError, naming another target."""
-    logger = logging.getLogger("torch")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # onnxscript logs tracebacks
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -157,4 +157,4 @@ def _quietly(make: Callable[[], T], what: str, other: str) -> T:
         words = f"torch {torch.__version__} cannot write it ({first_line(error)})"
         raise UserError(f"{what}: {words}; use --to {other} or hub-folder") from error
     finally:
-        logger.setLevel(before)
+        logging.disable(disabled)
