@@ -1,6 +1,5 @@
 """A run as one file that needs neither cxrdali nor timm, from raw pixels to probabilities: ONNX, or TorchScript."""
 
-import copy
 import io
 import json
 import logging
@@ -24,20 +23,11 @@ ABOUT = "cxrdali.json"  # in a TorchScript file: its metadata
 
 
 class Exported(nn.Module):
-    """uint8 [N, 1, S, S], 0 to 255 -> float32 [N, F]: normalised, scaled and calibrated inside.
-
-    model: stays as it is: a copy leaves, in plain layouts, whose heads are back to their classes' own `forward`. What
-    keeps them in float32 under autocast cannot be traced.
-    """
+    """uint8 [N, 1, S, S], 0 to 255 -> float32 [N, F]: normalised, scaled and calibrated inside."""
 
     def __init__(self, model: Classifier, maps: Sequence[Map], probabilities: bool):
         super().__init__()
-        self.model, self.probabilities = copy.deepcopy(model), probabilities
-        self.model.memory_format = torch.contiguous_format
-        for head in self.model.heads:
-            del head.forward
-        if model.options.checkpointing:
-            self.model.backbone.set_grad_checkpointing(False)
+        self.model, self.probabilities = model, probabilities
         self.calibrated = Calibrated(maps) if maps else nn.Identity()
         self.eval().requires_grad_(False)
 

@@ -18,7 +18,6 @@ from torch import nn
 
 import cxrdali.export
 from cxrdali.export.export import export
-from cxrdali.export.graph import Exported
 from cxrdali.export.options import ExportOptions
 from cxrdali.models.head import HEADS, Head
 from cxrdali.postprocess import calibration, thresholds
@@ -231,14 +230,3 @@ def test_an_operator_set_that_torch_or_onnxruntime_does_not_have_is_named(run, t
     with pytest.raises(UserError, match="opset 99: torch .* makes 18 of it; give another --opset"):
         export(run, tmp_path / "b.onnx", ExportOptions("onnx", opset=99))
     assert list(tmp_path.iterdir()) == [] and "Traceback" not in caplog.text
-
-
-def test_the_copy_that_leaves_leaves_the_run_s_model_as_it_is(run):
-    model = load_run_model(Run.open(run)).eval()
-    images = torch.randint(0, 256, (2, 1, 48, 48), dtype=torch.uint8)
-    with torch.no_grad():
-        before = model(images)
-        made = Exported(model, (), probabilities=False)
-        assert torch.equal(model(images), before) and torch.allclose(made(images), before, atol=1e-5)
-    assert "forward" in vars(model.heads[0]) and "forward" not in vars(made.model.heads[0])
-    assert model.memory_format == torch.channels_last and all(each.requires_grad for each in model.parameters())
