@@ -122,17 +122,14 @@ def _timm(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDatase
 def _hub(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDataset | None) -> None:
     """Written into a folder aside, loaded from there, and renamed."""
     known, about, target = facts(judge, dataset, options.evaluation), _about(judge), expected(judge, dataset)
-    config, fitted = (
-        timm_files.config(judge.model, about),
-        {"calibration": judge.calibration, "thresholds": judge.rules},
-    )
+    config, what = timm_files.config(judge.model, about), f"{judge.run.path} to hub-folder"
     files = {
         "model.safetensors": timm_files.weights(judge.model, about),
         "config.json": json_bytes(config),
         "README.md": card(known, config),
         "README.json": sealed_json(known),
     }
-    for name, rules in fitted.items():
+    for name, rules in (("calibration", judge.calibration), ("thresholds", judge.rules)):
         if rules and rules.made_from:
             files[f"{name}.json"] = sealed_json({"format": FORMAT, **public(rules)})
     there = out.absolute()
@@ -142,7 +139,6 @@ def _hub(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDataset
         for name, data in files.items():
             write_bytes(folder / name, data)
         load = f"local-dir:{folder}"
-        what = f"{judge.run.path} to hub-folder"
         timm_files.check(lambda: timm.create_model(load, pretrained=True), judge.model, target, what)
         sync_tree(folder)
         folder.replace(there)

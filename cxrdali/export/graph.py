@@ -1,6 +1,5 @@
 """A run as one file that needs neither cxrdali nor timm, from raw pixels to probabilities: ONNX, or TorchScript."""
 
-import copy
 import io
 import json
 import logging
@@ -24,20 +23,11 @@ ABOUT = "cxrdali.json"  # in a TorchScript file: its metadata
 
 
 class Exported(nn.Module):
-    """uint8 [N, 1, S, S], 0 to 255 -> float32 [N, F]: normalised, scaled and calibrated inside.
-
-    model: stays as it is: a copy leaves, in plain layouts, whose heads are back to their classes' own `forward`. What
-    keeps them in float32 under autocast cannot be traced.
-    """
+    """uint8 [N, 1, S, S], 0 to 255 -> float32 [N, F]: normalised, scaled and calibrated inside."""
 
     def __init__(self, model: Classifier, maps: Sequence[Map], probabilities: bool):
         super().__init__()
-        self.model, self.probabilities = copy.deepcopy(model), probabilities
-        self.model.memory_format = torch.contiguous_format
-        for head in self.model.heads:
-            del head.forward
-        if model.options.checkpointing:
-            self.model.backbone.set_grad_checkpointing(False)
+        self.model, self.probabilities = model, probabilities
         self.calibrated = Calibrated(maps) if maps else nn.Identity()
         self.eval().requires_grad_(False)
 
@@ -112,7 +102,8 @@ def onnx(model: Exported, expected: Expected, about: Mapping[str, str], opset: i
     data = _quietly(lambda: proto.SerializeToString(deterministic=True), what, "torchscript")  # at most 2 GiB
     options = SessionOptions()
     options.log_severity_level = 3
-    session = InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    given = {"sess_options": options, "providers": ["CPUExecutionProvider"]}
+    session = _quietly(lambda: InferenceSession(data, **given), what, "torchscript")
     expected.check(lambda images: session.run(None, {INPUT: images})[0], what)
     return data
 
@@ -144,9 +135,8 @@ def _without_sources(data: bytes) -> bytes:
 
 def _quietly(make: Callable[[], T], what: str, other: str) -> T:
     """What `make` returns, without what torch warns its own users of. Raises UserError, naming another target."""
-    logger = logging.getLogger("torch")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # onnxscript logs tracebacks
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -157,4 +147,4 @@ def _quietly(make: Callable[[], T], what: str, other: str) -> T:
         words = f"torch {torch.__version__} cannot write it ({first_line(error)})"
         raise UserError(f"{what}: {words}; use --to {other} or hub-folder") from error
     finally:
-        logger.setLevel(before)
+        logging.disable(disabled)

@@ -9,7 +9,7 @@ from shards.errors import UserError
 SUFFIXES = {"timm": ".safetensors", "onnx": ".onnx", "torchscript": ".pt", "hub-folder": "", "card": ".md"}
 TARGETS = tuple(SUFFIXES)
 OUTPUTS = ("probabilities", "logits")
-OPSET = 18  # that of torch's own translations: for a lower one the finished model is converted
+OPSET = 18  # that of torch's own translations; converting to a lower one fails for many networks
 BELONGS = {"outputs": ("onnx", "torchscript"), "opset": ("onnx",), "evaluation": ("hub-folder", "card")}
 
 
@@ -22,7 +22,7 @@ class ExportOptions:
     calibration: str | None = as_in(JudgeOptions, "calibration")
     thresholds: str | None = as_in(JudgeOptions, "thresholds")
     evaluation: tuple = ()
-    opset: int | None = setting(None, "Operator set of ONNX.", at_least(1), otherwise=str(OPSET))
+    opset: int | None = setting(None, "Operator set of ONNX.", at_least(OPSET), otherwise=str(OPSET))
     allow_other_run: bool = as_in(JudgeOptions, "allow_other_run")
 
     def __post_init__(self):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,12 @@ from cxrdali.predict.options import PredictOptions
 from cxrdali.predict.predict import predict
 from cxrdali.runs.layout import METRICS, PROGRESS
 from cxrdali.runs.reader import Run
+from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.packing.options import PackOptions
+from shards.packing.pack import pack
+from shards.releases.open import open_release
+from shards.renditions.options import Size
 from tests.cxrdali.comparable_runs import change_config
 from tests.cxrdali.export.exported import run_with_weights
 from tests.releases import FINDINGS
@@ -119,6 +125,33 @@ def test_every_number_beside_it_is_that_of_its_source(made, dataset):
                 assert right == row
     rules = json.loads((made / "rules.json").read_text())
     assert found["calibration"]["macro_ECE_after"] == rules["macro_ECE_after"]
+
+
+def test_sex_and_age_are_counted_where_the_pack_has_them(release_folder, tmp_path):
+    """Age by quantiles: the oldest patient, of 103 years, is not told."""
+    release = open_release(release_folder)
+    sexes = [("F", "M", "")[place % 3] for place in range(len(release.images))]
+    ages = [("", "20", "50", "80")[place % 4] for place in range(len(release.images))]
+    ages[1] = "103"
+    pack(
+        replace(release, images=release.images.assign(sex=sexes, age=ages)), tmp_path / "pack", PackOptions((Size(48),))
+    )
+    dataset = PackedDataset.open(tmp_path / "pack")
+    run = run_with_weights(tmp_path / "run", dataset, arch="test_byobnet")
+    export(run, tmp_path / "card.md", ExportOptions("card"), dataset)
+    splits = json.loads((tmp_path / "card.json").read_text())["pack"]["splits"]
+    labels, catalog = dataset.labels("cxr-lt-2023"), dataset.catalog
+    train, _ = train_and_validation(dataset, labels, Run.open(run).fold)
+    its, part = catalog.iloc[train], splits["train"]
+    assert part["sex"] == {name: int((its["sex"].fillna("unknown") == name).sum()) for name in ("F", "M", "unknown")}
+    known = np.sort(its["age"].dropna().to_numpy(np.float64))
+    assert part["age"] == {str(each): np.quantile(known, each) for each in (0.05, 0.5, 0.95)}
+    assert part["age_unknown"] == int(its["age"].isna().sum()) > 0
+    (row,) = [line for line in text(tmp_path).splitlines() if line.startswith("| train |")]
+    counts = ", ".join(f"{name} {count}" for name, count in part["sex"].items())
+    spread = ", ".join(f"{each:g}" for each in part["age"].values())
+    assert row.endswith(f"| {counts} | {spread} ({part['age_unknown']} unknown) |")
+    assert "103" not in [each for line in text(tmp_path).splitlines() for each in NUMBER.findall(line)]
 
 
 def test_what_the_card_says(made):
