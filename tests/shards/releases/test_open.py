@@ -47,5 +47,7 @@ def test_a_file_with_a_reader_is_all_that_a_new_release_needs(tmp_path, monkeypa
 
 
 def test_a_folder_that_nobody_knows_names_what_the_known_ones_hold(tmp_path):
-    with pytest.raises(UserError, match="not a release that cxrdali reads; a MIMIC-CXR release of DICOMs has cxr-.* and "):
+    with pytest.raises(
+        UserError, match="not a release that cxrdali reads; a MIMIC-CXR release of DICOMs has cxr-.* and"
+    ):
         open_release(tmp_path)
