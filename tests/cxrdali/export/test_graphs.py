@@ -195,7 +195,12 @@ class Normed(Head):
         backbone.fc = nn.Sequential(nn.Linear(backbone.fc.in_features, num_findings), nn.BatchNorm1d(num_findings))
 
 
-HEADS.add(Normed)
+@pytest.fixture(autouse=True)
+def _its_own_heads(monkeypatch):
+    """A head that is added stays for all tests of a process."""
+    monkeypatch.setattr(HEADS, "_added", {Normed.name: Normed})
+
+
 # every loss and head; of a distilled network two classifiers
 NETWORKS = [
     ("test_efficientnet", {"head": "cosine", "loss": "ldam"}, 18),
