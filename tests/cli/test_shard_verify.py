@@ -143,7 +143,7 @@ def test_a_release_without_labels_is_packed_and_says_what_that_means(folder, tmp
     ("options", "said"),
     [
         (["--source", "absent"], "absent: no such folder; give the release's folder with --source"),
-        (["--source", "."], "not a release that cxrdali reads; a MIMIC-CXR-JPG release has"),
+        (["--source", "."], "release in it is one, give that with --source"),
         (["--sizes", "224,big"], "size 'big': write pixels, or pixels:raw"),
         (["--sizes", "224,224:raw"], "size 224 is given twice"),
         (["--quality", "101"], "quality 101: JPEG quality is 1 to 100"),
