@@ -5,6 +5,8 @@ import pandas as pd
 from shards.releases.ids import twins
 from shards.words import counted
 
+_DATE = r"[0-9]{1,2}\.[0-9]{1,2}\.[0-9]{4}|[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}|[0-9]{4}-[0-9]{2}-[0-9]{2}"
+
 
 def with_groups(
     image: pd.Series, study: pd.Series | None, subject: pd.Series | None, names: tuple[str, str]
@@ -20,7 +22,13 @@ def with_groups(
             f"no {names[1]}: every {what} counts as a patient of its own, so folds and splits cannot keep a "
             "patient's images on one side, and scores may be of known patients"
         )
-    elif found := twins(subject):
+    else:
+        if (dates := subject.str.fullmatch(_DATE)).any():
+            notes.append(
+                f"column {subject.name!r} holds {subject[dates].iloc[0]!r}, a date, in {counted(dates.sum(), 'row')}: "
+                "all of one date count as one patient"
+            )
+    if subject is not None and (found := twins(subject)):
         one, two, count = found
         notes.append(
             f"column {subject.name!r} holds {ascii(one)} and {ascii(two)}, which count as two patients, as do "

@@ -15,6 +15,11 @@ from shards.words import are, counted
 UNCERTAIN = -1
 
 
+def first_rows(codes: np.ndarray) -> np.ndarray:
+    """int64 [codes]: where each code, from 0, stands first."""
+    return np.flatnonzero(~pd.Series(codes).duplicated().to_numpy())
+
+
 @dataclass(frozen=True)
 class Rows:
     """Which rows of a table are of one image. image: int64 [rows], from 0 in the order of first rows; first: int64
@@ -28,7 +33,7 @@ class Rows:
     def of(cls, key: pd.Series, columns: Columns, file: Location, what: str) -> "Rows":
         """By a text that an image has in each of its rows. Raises UserError if one is in two, and no join was named."""
         image, _ = pd.factorize(key)
-        first = np.flatnonzero(~pd.Series(image).duplicated().to_numpy())
+        first = first_rows(image)
         rows = cls(file, image, first)
         if not columns.join_rows and rows.are_joined:
             one, two = rows._second()
@@ -84,8 +89,7 @@ class Rows:
             else:
                 least = np.minimum(int(how or 1), said)
                 value = np.select([counts[1] >= least, counts[1] + counts[-1] >= least], [1, UNCERTAIN], 0)
-            found[name] = pd.array(np.where(said > 0, value, 0), dtype="Int8")
-            found[name][said == 0] = pd.NA
+            found[name] = pd.arrays.IntegerArray(value.astype(np.int8), said == 0)
         return pd.DataFrame(found)
 
     def differing(self, findings: pd.DataFrame) -> int:

@@ -17,7 +17,7 @@ from shards.releases.ids import line_of
 from shards.storage.location import Location
 
 # as pandas, R, SQL and spreadsheets write them
-_BLANK = ("", "nan", "na", "null", "<na>", "none", "n/a", "#n/a")
+BLANK_WORDS = ("", "nan", "na", "null", "<na>", "none", "n/a", "#n/a")
 _NO_WORDS: Mapping[str, int | str] = {}
 
 
@@ -54,7 +54,7 @@ def finding_values(
 def _finding(value: str) -> object:
     """1, 0, -1 or NA; None for a text that is none of them."""
     text = value.strip()
-    if text.lower() in _BLANK:
+    if text.lower() in BLANK_WORDS:
         return pd.NA
     if not re.fullmatch(r"[+-]?[0-9]*\.?0*", text, re.ASCII) or not re.search("[0-9]", text):
         return None

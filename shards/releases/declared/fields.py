@@ -11,6 +11,7 @@ from shards.errors import UserError
 from shards.releases.declared.schema import Field
 from shards.releases.declared.tables import Stack
 from shards.releases.ids import ids
+from shards.releases.join import first_rows
 
 IDS = ("image_id", "study_id", "subject_id")
 
@@ -41,7 +42,7 @@ class Fields:
         called = field.column or name
         if field.match:
             pattern = re.compile(field.match)
-            values = self._each(values, lambda text: _matched(pattern, text, field), f"{called!r}", "does not match")
+            values = self.mapped(values, lambda text: _matched(pattern, text, field), called, "does not match")
         if field.words:
             folded = {word.strip().casefold(): meaning for word, meaning in field.words.items()}
             known = {**folded, **field.words}
@@ -52,7 +53,7 @@ class Fields:
                     text, known.get(text.casefold(), blank if field.otherwise is None else field.otherwise)
                 )
 
-            values = self._each(values, worded, f"{called!r}", f"is none of {', '.join(map(repr, field.words))}")
+            values = self.mapped(values, worded, called, f"is none of {', '.join(map(repr, field.words))}")
         elif field.otherwise is not None:
             values = values.where(values != "", field.otherwise)
         return values
@@ -80,13 +81,13 @@ class Fields:
                 made += values.map(lambda text, spec=spec: format(text, spec)) if spec else values
         return made.where(~blank, "")
 
-    def _each(self, values: pd.Series, made: Callable[[str], str | None], what: str, wrong: str) -> pd.Series:
-        """Every different text once; None is an error."""
+    def mapped(self, values: pd.Series, made: Callable[[str], str | None], what: str, wrong: str) -> pd.Series:
+        """What is made of each text, of every different one once. Raises UserError for a None, saying what is wrong."""
         codes, found = pd.factorize(values)
         new = [made(text) for text in found]
         if None in new:
             at = int((codes == new.index(None)).argmax())
-            raise self._stack.refuse(at, f"{what} holds {values[at]!r}, which {wrong},")
+            raise self._stack.refuse(at, f"{what!r} holds {values[at]!r}, which {wrong},")
         return pd.Series(np.array(new, dtype=object)[codes], values.index, dtype="str") if len(values) else values
 
     def _ids(self, values: pd.Series, name: str) -> pd.Series:
@@ -118,11 +119,6 @@ def _matched(pattern: re.Pattern, text: str, field: Field) -> str | None:
     if found is None:
         return text if text == "" and field.otherwise is None else field.otherwise
     return found.group(pattern.groups) or ""
-
-
-def first_rows(codes: np.ndarray) -> np.ndarray:
-    """int64 [codes]: where each code, from 0, stands first."""
-    return np.flatnonzero(~pd.Series(codes).duplicated().to_numpy())
 
 
 def one_value(stack: Stack, values: pd.Series, key: pd.Series, name: str) -> pd.Series:

@@ -1,17 +1,17 @@
 """The images of a declared release: ids, views, people and paths, one row an image."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.declared.fields import IDS, Fields, check_letters, first_rows, one_value
+from shards.releases.declared.fields import IDS, Fields, check_letters, one_value
 from shards.releases.declared.schema import Field, Schema, Views
 from shards.releases.declared.tables import Stack
 from shards.releases.groups import odd_views, with_groups
+from shards.releases.join import first_rows
 from shards.releases.locate import image_paths
 from shards.releases.paths import near, relative_paths, share_there
 from shards.releases.people import ages, sexes
@@ -26,10 +26,9 @@ FRONTAL = (
 )
 LATERAL = ("lateral", "lat", "l", "ll", "rl", "left lateral", "right lateral", "lateral left", "lateral right")
 _INVERTED = {
-    **dict.fromkeys(("1", "true", "yes", "monochrome1"), True),
-    **dict.fromkeys(("0", "false", "no", "monochrome2", ""), False),
+    **dict.fromkeys(("1", "true", "yes", "monochrome1"), "1"),
+    **dict.fromkeys(("0", "false", "no", "monochrome2", ""), "0"),
 }
-
 SHOWN = 3  # paths that a message lists
 
 
@@ -71,6 +70,9 @@ def read_images(schema: Schema, stack: Stack) -> tuple[ImageRows, Fields, list[s
         values = fields.text(name)
         if name == "split":
             values = stack.each_file(values, lambda part, path: splits(part, path))
+        if name == "inverted":
+            wrong = "is not 1, 0, MONOCHROME1 or MONOCHROME2: give it `words`"
+            values = fields.mapped(values, lambda text: _INVERTED.get(text.lower()), "inverted", wrong)
         frame[name] = one_value(stack, values, fields.text("image_id"), name)
     if len(first) < len(image):
         notes.append(f"{counted(len(image), 'row')} of {counted(len(first), 'image')}")
@@ -100,37 +102,20 @@ def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) ->
         images = images.assign(view="other", view_position="")
         notes.append("no view_position: every view is other")
     if "inverted" in images:
-        images["inverted"] = _inverted(images["inverted"], rows)
+        images["inverted"] = images["inverted"] == "1"
         notes.append(f"{are(images['inverted'].sum(), 'image')} MONOCHROME1 and inverted")
     return images, notes
 
 
 def views(position: pd.Series, words: Views) -> pd.Series:
     """frontal, lateral or other of every view position; a declaration's words win over those built in."""
-    known: dict[str, str] = {}
-    for view, names in (
-        ("frontal", FRONTAL),
-        ("lateral", LATERAL),
-        ("frontal", words.frontal),
-        ("lateral", words.lateral),
-    ):
-        known |= dict.fromkeys(map(_plain, names), view)
+    lists = (("frontal", FRONTAL), ("lateral", LATERAL), *vars(words).items())
+    known = {_plain(name): view for view, names in lists for name in names}
     return position.map({text: known.get(_plain(text), "other") for text in position.unique()}).astype("str")
 
 
 def _plain(word: str) -> str:
     return re.sub(r"[\s_-]+", "", word.casefold())
-
-
-def _inverted(column: pd.Series, rows: ImageRows) -> pd.Series:
-    known: Mapping[str, bool | None] = {text: _INVERTED.get(text.strip().lower()) for text in column.unique()}
-    if other := next((text for text, value in known.items() if value is None), None):
-        assert rows.stack is not None and rows.first is not None
-        at = int(rows.first[(column == other).to_numpy().argmax()])
-        raise rows.stack.refuse(
-            at, f"inverted is {other!r}, not 1, 0, MONOCHROME1 or MONOCHROME2: give it `words`. It is"
-        )
-    return column.map(known).astype(bool)
 
 
 def _paths(schema: Schema, rows: ImageRows, fields: Fields, root: Location) -> tuple[pd.Series, list[str]]:

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.declared.fields import Fields, first_rows, one_value
+from shards.releases.declared.fields import Fields, one_value
 from shards.releases.declared.images import ImageRows
 from shards.releases.declared.schema import ALL, OTHERS, Labels
 from shards.releases.declared.tables import Stack, Tables, items
-from shards.releases.join import Rows
+from shards.releases.join import Rows, first_rows
 from shards.releases.release import LabelTable
-from shards.releases.values import finding_values, rows_of, splits
+from shards.releases.values import BLANK_WORDS, finding_values, rows_of, splits
 from shards.storage.csv import is_unnamed
 from shards.words import choices, counted
 
@@ -62,6 +62,13 @@ def _of_images(labels: Labels, found: LabelTable, images: ImageRows, unlabelled:
     """The labels of keys as those of images, with their splits."""
     key, notes = images.text(labels.key.images if labels.key else "image_id"), list(found.notes)
     place = rows_of(key, found.table.index)
+    if labels.key and "subject_id" in images.frame:
+        patients = images.frame["subject_id"][place >= 0].groupby(key[place >= 0]).nunique()
+        if (patients > 1).any():
+            raise UserError(
+                f"{found.source}: labels {labels.name!r} are joined by {labels.key.images}, and {patients.idxmax()!r} is of "
+                'two patients; make it of both, here and there: { template = "{PATIENT}_{STUDY}" } of your columns'
+            )
     none = key.isin(unlabelled).to_numpy()
     if none.any():
         notes.append(f"{counted(none.sum(), 'image')} without labels: {' or '.join(labels.unlabelled)}")
@@ -162,11 +169,8 @@ def _masks(labels: Labels, stack: Stack) -> pd.DataFrame:
 
 def _int8(columns: dict[str, np.ndarray]) -> pd.DataFrame:
     """Int8 columns of numbers; BLANK becomes missing."""
-    made = {}
-    for name, values in columns.items():
-        made[name] = pd.array(np.where(values == BLANK, 0, values), dtype="Int8")
-        made[name][values == BLANK] = pd.NA
-    return pd.DataFrame(made)
+    arrays = {name: (values.astype(np.int8), values == BLANK) for name, values in columns.items()}
+    return pd.DataFrame({name: pd.arrays.IntegerArray(*array) for name, array in arrays.items()})
 
 
 def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
@@ -184,7 +188,7 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
     names = [[] if code in silent else _names(labels, parts) for code, parts in enumerate(lists)]
     findings = labels.findings
     if findings == ALL:
-        findings = tuple(sorted({name for each in names for name in each}))
+        findings = tuple(sorted({name for each in names for name in each if name.lower() not in BLANK_WORDS}))
     place = {name: number for number, name in enumerate(findings)}
     for code, each in enumerate(names):
         if (other := next((name for name in each if name not in place), None)) is not None:

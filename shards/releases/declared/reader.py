@@ -5,8 +5,6 @@ from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 
-import pandas as pd
-
 from shards.errors import UserError
 from shards.releases.declared.images import ImageRows, finished, read_images
 from shards.releases.declared.labels import label_table
@@ -35,7 +33,7 @@ def reader_of(schema: Schema, listed: dict[Location, Files] | None = None, join_
         label_files=" or ".join(table.file[0] for table in schema.tables),
         recognises=lambda root: any(_holds(each, listed.setdefault(root, Files(root))) for each in schema.recognise),
         read=partial(_read, schema, join_rows),
-        label_tables=partial(_label_tables, schema, join_rows),
+        label_tables=lambda folder, images: _given(schema, join_rows, folder, ImageRows(images)),  # type: ignore[arg-type]
         title=schema.title,
         needs=schema.needs,
         declaration=schema.text,
@@ -90,13 +88,6 @@ def _given(schema: Schema, join_rows: str | None, folder: Location, rows: ImageR
         rows, _, _ = read_images(schema, stack)
     here = [labels for labels in schema.labels if tables.has(labels.table)]
     return [found for labels in here if (found := label_table(labels, tables, rows, join_rows))]
-
-
-def _label_tables(
-    schema: Schema, join_rows: str | None, folder: Location, images: pd.DataFrame | None
-) -> list[LabelTable]:
-    assert images is not None  # labels are joined to them
-    return _given(schema, join_rows, folder, ImageRows(images))
 
 
 def _check_names(inputs: Sequence[Location]) -> None:

@@ -93,7 +93,8 @@ def test_the_first_that_is_not_blank_is_taken(tmp_path):
 )
 def test_ids_keep_every_digit_or_name_the_file_and_the_line(tmp_path, values, said):
     """The second of two files that are stacked; "7" is in the first."""
-    declaration = more('subject_id = "patient"').replace('file = ["t.csv"]', 'file = ["t*.csv"]\neach = true')
+    declaration = more('subject_id = "patient"').replace("t.csv", "t1.csv")
+    declaration += '[[tables]]\nas = "images"\nfile = ["t2.csv"]\n'
     rows = "".join(f"{number},{number}.png,{value}\n" for number, value in enumerate(values))
     tables = {"t1__csv": "id,file,patient\n9,9.png,7\n", "t2__csv": f"id,file,patient\n{rows}"}
     assert said in refused(opened, tmp_path, declaration, ("9.png",), **tables)
@@ -179,7 +180,7 @@ def test_monochrome1_is_inverted_and_other_words_are_refused(tmp_path):
     assert release.images["inverted"].tolist() == [True, False, False, True]
     assert "2 images are MONOCHROME1 and inverted" in release.notes
     said = refused(opened, tmp_path, more('inverted = "p"'), t__csv=text.replace("MONOCHROME1", "RGB"))
-    assert "inverted is 'RGB', not 1, 0, MONOCHROME1 or MONOCHROME2: give it `words`. It is in line 2" in said
+    assert "holds 'RGB', which is not 1, 0, MONOCHROME1 or MONOCHROME2: give it `words`, in line 2" in said
 
 
 # ---------------------------------------------------------------- paths
