@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import PurePosixPath
 
 import pandas as pd
@@ -27,14 +28,13 @@ PREAMBLE = 132  # bytes, of which the last four are DICM
 
 def recognises(root: Location) -> bool:
     """Whether there are images and no table in a folder and below it."""
-    images, bare = 0, list[str]()
+    files = []
     for path in _files(root):
         if TABLES.fullmatch(path.rpartition("/")[2]):
             return False
-        images += path.lower().endswith(IMAGES)
-        if not images and len(bare) < LOOKED_AT and _is_bare(path):
-            bare.append(path)
-    return images > 0 or any(_is_dicom(root, path) for path in bare)
+        files.append(path)
+    named = any(path.lower().endswith(IMAGES) for path in files)
+    return named or any(_is_dicom(root, path) for path in islice(filter(_is_bare, files), LOOKED_AT))
 
 
 def read(root: Location, label_folders: Sequence[Location]) -> Release:

@@ -11,7 +11,7 @@ from shards.errors import UserError
 from shards.releases.declared.schema import Field
 from shards.releases.declared.tables import Stack
 from shards.releases.ids import ids
-from shards.releases.join import first_rows
+from shards.releases.join import Rows
 
 IDS = ("image_id", "study_id", "subject_id")
 
@@ -121,20 +121,16 @@ def _matched(pattern: re.Pattern, text: str, field: Field) -> str | None:
     return found.group(pattern.groups) or ""
 
 
-def one_value(stack: Stack, values: pd.Series, key: pd.Series, name: str) -> pd.Series:
+def one_value(stack: Stack, rows: Rows, values: pd.Series, key: pd.Series, name: str) -> pd.Series:
     """A field's text of each image, in the order of their first rows. Raises UserError if rows of one image disagree.
 
-    key: a text of each row that is its image's.
+    key: what the rows are of, for the message.
     """
-    image, _ = pd.factorize(key)
-    first = first_rows(image)
-    differs = (values.to_numpy() != values.iloc[first[image]].to_numpy()).nonzero()[0]
-    if len(differs):
-        two = int(differs[0])
-        one = int(first[image[two]])
+    if (differs := rows.differs(values)).any():
+        one, two = rows.second(differs)
         (path, where), (other, there) = stack.place(one), stack.place(two)
         raise UserError(
             f"{other}: {there} and {where}{f' of {path.name}' if path != other else ''} are of {key[one]!r}, and "
             f"{name} is {values[two]!r} in the first of them and {values[one]!r} in the other; correct one of them"
         )
-    return values.iloc[first].reset_index(drop=True)
+    return values.iloc[rows.first].reset_index(drop=True)

@@ -11,7 +11,7 @@ from shards.releases.declared.fields import IDS, Fields, check_letters, one_valu
 from shards.releases.declared.schema import Field, Schema, Views
 from shards.releases.declared.tables import Stack
 from shards.releases.groups import odd_views, with_groups
-from shards.releases.join import first_rows
+from shards.releases.join import Rows
 from shards.releases.locate import image_paths
 from shards.releases.paths import near, relative_paths, share_there
 from shards.releases.people import ages, sexes
@@ -63,9 +63,9 @@ def read_images(schema: Schema, stack: Stack) -> tuple[ImageRows, Fields, list[s
     if "split" not in given and "split" in stack.frame:  # a constant of its tables
         given["split"] = Field(column="split")
     fields = Fields(stack, given, may_lack=tuple(name for name in schema.images.tags if name in IDS))
-    image, _ = pd.factorize(fields.text("image_id"))
-    first = first_rows(image)
-    frame, notes = pd.DataFrame(index=range(len(first))), list(stack.notes)
+    image = fields.text("image_id")
+    rows = Rows.by(image, stack.files[0][0])
+    frame, notes = pd.DataFrame(index=range(len(rows.first))), list(stack.notes)
     for name in given:
         values = fields.text(name)
         if name == "split":
@@ -73,10 +73,10 @@ def read_images(schema: Schema, stack: Stack) -> tuple[ImageRows, Fields, list[s
         if name == "inverted":
             wrong = "is not 1, 0, MONOCHROME1 or MONOCHROME2: give it `words`"
             values = fields.mapped(values, lambda text: _INVERTED.get(text.lower()), "inverted", wrong)
-        frame[name] = one_value(stack, values, fields.text("image_id"), name)
-    if len(first) < len(image):
-        notes.append(f"{counted(len(image), 'row')} of {counted(len(first), 'image')}")
-    return ImageRows(frame, stack, first), fields, notes
+        frame[name] = one_value(stack, rows, values, image, name)
+    if rows.are_joined:
+        notes.append(f"{counted(len(image), 'row')} of {counted(len(rows.first), 'image')}")
+    return ImageRows(frame, stack, rows.first), fields, notes
 
 
 def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) -> tuple[pd.DataFrame, list[str]]:

@@ -12,7 +12,7 @@ from shards.releases.declared.fields import Fields, one_value
 from shards.releases.declared.images import ImageRows
 from shards.releases.declared.schema import ALL, OTHERS, Labels
 from shards.releases.declared.tables import Stack, Tables, items
-from shards.releases.join import Rows, first_rows
+from shards.releases.join import Rows
 from shards.releases.release import LabelTable
 from shards.releases.values import BLANK_WORDS, finding_values, rows_of, splits
 from shards.storage.csv import is_unnamed
@@ -66,8 +66,8 @@ def _of_images(labels: Labels, found: LabelTable, images: ImageRows, unlabelled:
         patients = images.frame["subject_id"][place >= 0].groupby(key[place >= 0]).nunique()
         if (patients > 1).any():
             raise UserError(
-                f"{found.source}: labels {labels.name!r} are joined by {labels.key.images}, and {patients.idxmax()!r} is of "
-                'two patients; make it of both, here and there: { template = "{PATIENT}_{STUDY}" } of your columns'
+                f"{found.source}: labels {labels.name!r} are joined by {labels.key.images}, and {patients.idxmax()!r} "
+                'is of two patients; make it of both here and there, { template = "{PATIENT}_{STUDY}" }'
             )
     none = key.isin(unlabelled).to_numpy()
     if none.any():
@@ -94,18 +94,17 @@ def _joined(
     labels: Labels, stack: Stack, said: _Said, key: pd.Series, join_rows: str | None
 ) -> tuple[pd.DataFrame, Any, list[str]]:
     """Values by key, the split of each, and notes."""
-    image, names = pd.factorize(said.key)
-    first = first_rows(image)
-    rows, values, notes = Rows(stack.files[0][0], image, first), said.values, []
+    rows, values, notes = Rows.by(said.key, stack.files[0][0]), said.values, []
+    names = said.key.iloc[rows.first]
     if rows.are_joined:
         how = join_rows or (labels.readers.join if labels.readers else "any" if labels.kind == "rle" else None)
         if how is None:
-            two = int(said.first[np.flatnonzero(pd.Series(image).duplicated().to_numpy())[0]])
+            two = int(said.first[rows.second()[1]])
             raise stack.refuse(
                 two, f"{key[two]!r} is there again; keep one row of each, declare `readers`, or give --join-rows. It is"
             )
         if labels.kind != "rle":
-            differ, several = rows.differing(values), int((np.bincount(image) > 1).sum())
+            differ, several = rows.differing(values), int((np.bincount(rows.image) > 1).sum())
             notes.append(
                 f"{counted(several, 'image')} with several readings: they differ on {differ:,} "
                 f"({differ / several:.1%}), and are joined by {how} (--join-rows)"
@@ -117,8 +116,9 @@ def _joined(
     if labels.split is not None:
         asked = Fields(stack, {"split": labels.split}).text("split")
         by_row = stack.each_file(asked, lambda part, path: splits(part, path))
-        found = one_value(stack, by_row, key, "split")
-        split = found.to_numpy()[rows_of(pd.Series(names), pd.Series(pd.factorize(key)[1]))]
+        of_key = Rows.by(key, stack.files[0][0])
+        found = one_value(stack, of_key, by_row, key, "split")
+        split = found.to_numpy()[rows_of(names, key.iloc[of_key.first])]
     return values.set_axis(pd.Index(names, name="image_id")), split, notes
 
 
@@ -196,12 +196,11 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
             raise stack.refuse(
                 at, f"the finding {other!r} is not declared; {choices(other, place, 'known are')}; it is"
             )
-    if labels.kind == "text":
-        unit, first = np.arange(len(key)), np.arange(len(key))
-    else:
+    unit = first = np.arange(len(key))
+    if labels.kind != "text":
         reader = stack.column(labels.readers.column) if labels.readers and labels.readers.column else ""
-        unit, _ = pd.factorize(key + "\0" + reader)
-        first = first_rows(unit)
+        rows = Rows.by(key + "\0" + reader, stack.files[0][0])
+        unit, first = rows.image, rows.first
     said = np.full((len(first), len(findings)), 0 if labels.absent == "negative" else BLANK, dtype=np.int8)
     if labels.blank == "unknown":
         speaks = np.array([bool(parts) or text.strip() != "" for text, parts in zip(uniques, lists, strict=True)], bool)
