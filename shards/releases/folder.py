@@ -11,7 +11,7 @@ from shards.errors import UserError
 from shards.releases.declared.images import views
 from shards.releases.declared.schema import TAGS, Views
 from shards.releases.groups import odd_views, with_groups
-from shards.releases.release import LabelTable, Reader, Release
+from shards.releases.release import Reader, Release
 from shards.releases.tags import with_tags
 from shards.storage.files import sha256_bytes
 from shards.storage.location import Location
@@ -64,10 +64,6 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     return Release(NAME, root, images, (), (), reading, tuple(notes))
 
 
-def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTable]:
-    return []
-
-
 def _files(root: Location) -> Iterator[str]:
     folders, seen = [("", 0)], set()
     for folder, depth in folders:  # grows while it is walked
@@ -110,7 +106,7 @@ READER = Reader(
     label_files="labels by image id (--table)",
     recognises=recognises,
     read=read,
-    label_tables=label_tables,
+    label_tables=lambda folder, images: [],
     title="A folder of images",
     needs="JPEG, PNG or DICOM files, in folders or not, and no table",
 )

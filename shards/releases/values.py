@@ -44,9 +44,11 @@ def finding_values(
     values = [folded.get(value.strip().casefold(), _finding(value)) for value in found]
     if any(value is None for value in values):
         value = min(value for value, number in zip(found, values, strict=True) if number is None)
+        fix = "If the column is no finding, remove it from the table"
+        if words:  # of a declaration
+            fix = "Say with `words` what else means what, or name the findings without this column"
         raise UserError(
-            f"{path}: column {column!r} holds {value!r}; a finding is 1, 0, -1 or blank{_advice(value.strip())}. "
-            "If the column is no finding, remove it from the table"
+            f"{path}: column {column!r} holds {value!r}; a finding is 1, 0, -1 or blank{_advice(value.strip())}. {fix}"
         )
     return pd.Series(pd.array(values, dtype="Int8").take(codes), table.index)
 

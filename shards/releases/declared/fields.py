@@ -48,10 +48,8 @@ class Fields:
             known = {**folded, **field.words}
 
             def worded(text: str) -> str | None:
-                blank = "" if text == "" else None
-                return known.get(
-                    text, known.get(text.casefold(), blank if field.otherwise is None else field.otherwise)
-                )
+                found = known.get(text, known.get(text.casefold(), field.otherwise))
+                return "" if found is None and text == "" else found
 
             values = self.mapped(values, worded, called, f"is none of {', '.join(map(repr, field.words))}")
         elif field.otherwise is not None:

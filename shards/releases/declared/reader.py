@@ -58,24 +58,23 @@ def _read(schema: Schema, join_rows: str | None, root: Location, label_folders: 
         raise UserError(f"{root}: none of {', '.join(tables.missing())} is there; {schema.name} needs {schema.needs}")
     rows, fields, notes = read_images(schema, stack)
     images, said = finished(schema, rows, fields, root)
-    found = [label_table(labels, tables, rows, join_rows) for labels in schema.labels]
-    left_out = [each.name for each, table in zip(schema.labels, found, strict=True) if table is None]
+    found = {labels.name: label_table(labels, tables, rows, join_rows) for labels in schema.labels}
     reader = replace(
         reader_of(schema, None, join_rows), label_tables=lambda folder, _: _given(schema, join_rows, folder, rows)
     )
     given = [table for folder in label_folders for table in reader.labels_in(folder, images)]
     notes = [*schema.notes, *notes, *said, *(f"no {name}" for name in tables.missing())]
-    if left_out:
-        notes.append(f"labels left out, as their tables are not there: {', '.join(left_out)}")
-    labelled = [table for table in found if table is not None and table.findings and len(table.table)]
-    if bare := [table.name for table in found if table is not None and not any(table is each for each in labelled)]:
+    labelled = {name: table for name, table in found.items() if table and table.findings and len(table.table)}
+    if absent := [name for name, table in found.items() if table is None]:
+        notes.append(f"labels left out, as their tables are not there: {', '.join(absent)}")
+    if bare := [name for name in found if name not in labelled and name not in absent]:
         notes.append(f"labels left out, as no image has any: {', '.join(bare)}")
     inputs = tables.inputs("images")
     _check_names(inputs)
     reading = {"declaration": schema.digest, **({"--join-rows": join_rows} if join_rows else {})}
     if tables.images():
         reading["files"] = sha256_bytes("\n".join(map(str, images["path"])).encode())[:16]
-    every = first_of_each_name([*given, *labelled])
+    every = first_of_each_name([*given, *labelled.values()])
     return Release(schema.name, root, images, every, inputs, reading, tuple(dict.fromkeys(notes)))
 
 
