@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.declared.images import views
-from shards.releases.declared.schema import TAGS, Views
-from shards.releases.groups import odd_views, with_groups
+from shards.releases.declared.schema import TAGS
+from shards.releases.groups import odd_views, views, with_groups
+from shards.releases.locate import IMAGES
 from shards.releases.release import Reader, Release
 from shards.releases.tags import with_tags
 from shards.storage.files import sha256_bytes
@@ -19,7 +19,6 @@ from shards.storage.places import storage_of
 from shards.words import counted
 
 NAME = "folder"
-IMAGES = (".jpg", ".jpeg", ".png", ".dcm", ".dicom")
 TABLES = re.compile(r".*\.(csv|tsv|parquet|jsonl?|xlsx?|ods|feather)(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE)
 DEEPEST = 12  # folders
 LOOKED_AT = 100  # files without a suffix, of which one must be a DICOM
@@ -58,7 +57,7 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
         images["image_id"], images.get("study_id"), images.get("subject_id"), ("study", "patient")
     )
     images = images.assign(study_id=study, subject_id=subject)
-    images = images.assign(view=views(images["view_position"], Views()))
+    images = images.assign(view=views(images["view_position"]))
     reading = {"files": sha256_bytes("\n".join(paths).encode())[:16]}
     notes += [*of_groups, *odd_views(images["view_position"], images["view"])]
     return Release(NAME, root, images, (), (), reading, tuple(notes))

@@ -1,6 +1,5 @@
 """The images of a declared release: ids, views, people and paths, one row an image."""
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +7,9 @@ import pandas as pd
 
 from shards.errors import UserError
 from shards.releases.declared.fields import IDS, Fields, check_letters, one_value
-from shards.releases.declared.schema import Field, Schema, Views
+from shards.releases.declared.schema import Field, Schema
 from shards.releases.declared.tables import Stack
-from shards.releases.groups import odd_views, with_groups
+from shards.releases.groups import odd_views, views, with_groups
 from shards.releases.join import Rows
 from shards.releases.locate import image_paths
 from shards.releases.paths import near, relative_paths, share_there
@@ -20,11 +19,6 @@ from shards.releases.values import check_filled, splits
 from shards.storage.location import Location
 from shards.words import are, counted
 
-FRONTAL = (
-    *("frontal", "ap", "pa", "ap supine", "ap horizontal", "ap erect", "antero-posterior", "postero-anterior"),
-    *("ap portable", "portable ap", "frontal ap", "frontal pa"),
-)
-LATERAL = ("lateral", "lat", "l", "ll", "rl", "left lateral", "right lateral", "lateral left", "lateral right")
 _INVERTED = {
     **dict.fromkeys(("1", "true", "yes", "monochrome1"), "1"),
     **dict.fromkeys(("0", "false", "no", "monochrome2", ""), "0"),
@@ -96,7 +90,7 @@ def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) ->
     notes += said
     images = images.assign(study_id=study, subject_id=subject)
     if "view_position" in images:
-        images["view"] = views(images["view_position"], schema.views)
+        images["view"] = views(images["view_position"], schema.views.frontal, schema.views.lateral)
         notes += odd_views(images["view_position"], images["view"])
     else:
         images = images.assign(view="other", view_position="")
@@ -105,17 +99,6 @@ def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) ->
         images["inverted"] = images["inverted"] == "1"
         notes.append(f"{are(images['inverted'].sum(), 'image')} MONOCHROME1 and inverted")
     return images, notes
-
-
-def views(position: pd.Series, words: Views) -> pd.Series:
-    """frontal, lateral or other of every view position; a declaration's words win over those built in."""
-    lists = (("frontal", FRONTAL), ("lateral", LATERAL), *vars(words).items())
-    known = {_plain(name): view for view, names in lists for name in names}
-    return position.map({text: known.get(_plain(text), "other") for text in position.unique()}).astype("str")
-
-
-def _plain(word: str) -> str:
-    return re.sub(r"[\s_-]+", "", word.casefold())
 
 
 def _paths(schema: Schema, rows: ImageRows, fields: Fields, root: Location) -> tuple[pd.Series, list[str]]:

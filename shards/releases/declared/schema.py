@@ -246,7 +246,7 @@ class Schema:
         for table in self.tables:
             found |= {*table.constants, *table.explode, *table.where, *(table.join.on if table.join else ())}
         for labels in self.labels:
-            made += filter(None, (labels.split, labels.column, labels.key and labels.key.here))
+            made += filter(None, (labels.split, labels.column, labels.key.here if labels.key else None))
             found |= {labels.finding, labels.value, labels.needs}
             found |= {labels.readers.column if labels.readers else "", labels.key.images if labels.key else ""}
         return found.union(*(each.names() for each in made))

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shards.releases.declared.images import views
-from shards.releases.declared.schema import Views
+from shards.releases.groups import views
 from tests.shards.releases.declared.layout import images_of, labels_of, packed, write_images
 from tests.shards.releases.declared.own import PLAIN, opened, refused, write
 
@@ -148,7 +147,7 @@ def test_rows_of_one_image_are_one_and_must_agree(tmp_path):
 )
 def test_view_words(words, view):
     position = np.array(words.split("|"), dtype=object)
-    assert views(pd.Series(position), Views()).tolist() == [view] * len(position)
+    assert views(pd.Series(position)).tolist() == [view] * len(position)
 
 
 def test_words_of_a_declaration_win(tmp_path):
