@@ -34,8 +34,7 @@ def with_groups(
     else:
         if (dates := subject.str.fullmatch(_DATE)).any():
             notes.append(
-                f"column {subject.name!r} holds {subject[dates].iloc[0]!r}, a date, of {counted(dates.sum(), 'image')}: "
-                "all of one date count as one patient"
+                f"column {subject.name!r} holds dates, of {counted(dates.sum(), 'image')}: one patient for each date"
             )
         if found := twins(subject):
             one, two, count = found

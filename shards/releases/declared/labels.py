@@ -177,13 +177,11 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
     """Of rows that name findings: one each, or a list."""
     texts = stack.column(labels.finding) if labels.kind == "long" else _column(labels, stack)
     codes, uniques = pd.factorize(texts)
-    lists: list[list[str]] = []
-    for code, text in enumerate(uniques):
-        parts = _parts(labels, text)
-        if parts is None:
-            at = int((codes == code).argmax())
-            raise stack.refuse(at, f"column {texts.name!r} holds {text[:80]!r}, which is no list,")
-        lists.append(parts)
+    split = [_parts(labels, text) for text in uniques]
+    if None in split:
+        at = int((codes == split.index(None)).argmax())
+        raise stack.refuse(at, f"column {texts.name!r} holds {texts[at][:80]!r}, which is no list,")
+    lists = [parts for parts in split if parts is not None]
     silent = {code for code, parts in enumerate(lists) if set(parts) & set(labels.unlabelled)}
     names = [[] if code in silent else _names(labels, parts) for code, parts in enumerate(lists)]
     findings = labels.findings

@@ -285,4 +285,4 @@ def test_a_folder_of_labels_is_refused_with_the_way_to_give_a_table(root, packed
 def test_patients_that_are_dates_are_said(root):
     write_table(root / "table.csv", "image,file,who,Edema", "a,a.png,12.03.2020,1", "b,deep/b.png,12.03.2020,0")
     release = opened(root, Columns("image", "Edema", "file", subject="who"))
-    assert "column 'who' holds '12.03.2020', a date, of 2 images: all of one date count as one patient" in release.notes
+    assert "column 'who' holds dates, of 2 images: one patient for each date" in release.notes
