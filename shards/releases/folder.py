@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import PurePosixPath
 
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.declared.images import views
-from shards.releases.declared.schema import TAGS, Views
-from shards.releases.groups import odd_views, with_groups
-from shards.releases.release import LabelTable, Reader, Release
+from shards.releases.declared.schema import TAGS
+from shards.releases.groups import odd_views, views, with_groups
+from shards.releases.locate import IMAGES
+from shards.releases.release import Reader, Release
 from shards.releases.tags import with_tags
 from shards.storage.files import sha256_bytes
 from shards.storage.location import Location
@@ -18,7 +19,6 @@ from shards.storage.places import storage_of
 from shards.words import counted
 
 NAME = "folder"
-IMAGES = (".jpg", ".jpeg", ".png", ".dcm", ".dicom")
 TABLES = re.compile(r".*\.(csv|tsv|parquet|jsonl?|xlsx?|ods|feather)(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE)
 DEEPEST = 12  # folders
 LOOKED_AT = 100  # files without a suffix, of which one must be a DICOM
@@ -27,14 +27,13 @@ PREAMBLE = 132  # bytes, of which the last four are DICM
 
 def recognises(root: Location) -> bool:
     """Whether there are images and no table in a folder and below it."""
-    images, bare = 0, list[str]()
+    files = []
     for path in _files(root):
         if TABLES.fullmatch(path.rpartition("/")[2]):
             return False
-        images += path.lower().endswith(IMAGES)
-        if not images and len(bare) < LOOKED_AT and _is_bare(path):
-            bare.append(path)
-    return images > 0 or any(_is_dicom(root, path) for path in bare)
+        files.append(path)
+    named = any(path.lower().endswith(IMAGES) for path in files)
+    return named or any(_is_dicom(root, path) for path in islice(filter(_is_bare, files), LOOKED_AT))
 
 
 def read(root: Location, label_folders: Sequence[Location]) -> Release:
@@ -58,14 +57,10 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
         images["image_id"], images.get("study_id"), images.get("subject_id"), ("study", "patient")
     )
     images = images.assign(study_id=study, subject_id=subject)
-    images = images.assign(view=views(images["view_position"], Views()))
+    images = images.assign(view=views(images["view_position"]))
     reading = {"files": sha256_bytes("\n".join(paths).encode())[:16]}
     notes += [*of_groups, *odd_views(images["view_position"], images["view"])]
     return Release(NAME, root, images, (), (), reading, tuple(notes))
-
-
-def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTable]:
-    return []
 
 
 def _files(root: Location) -> Iterator[str]:
@@ -110,7 +105,7 @@ READER = Reader(
     label_files="labels by image id (--table)",
     recognises=recognises,
     read=read,
-    label_tables=label_tables,
+    label_tables=lambda folder, images: [],
     title="A folder of images",
     needs="JPEG, PNG or DICOM files, in folders or not, and no table",
 )

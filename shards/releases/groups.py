@@ -1,9 +1,20 @@
 """Studies, subjects and views of images as tables have them, and what is said where they are not known."""
 
+import re
+from collections.abc import Sequence
+
 import pandas as pd
 
 from shards.releases.ids import twins
 from shards.words import counted
+
+_DATE = r"[0-9]{1,2}\.[0-9]{1,2}\.[0-9]{4}|[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}|[0-9]{4}-[0-9]{2}-[0-9]{2}"
+
+FRONTAL = (
+    *("frontal", "ap", "pa", "ap supine", "ap horizontal", "ap erect", "antero-posterior", "postero-anterior"),
+    *("ap portable", "portable ap", "frontal ap", "frontal pa"),
+)
+LATERAL = ("lateral", "lat", "l", "ll", "rl", "left lateral", "right lateral", "lateral left", "lateral right")
 
 
 def with_groups(
@@ -20,12 +31,17 @@ def with_groups(
             f"no {names[1]}: every {what} counts as a patient of its own, so folds and splits cannot keep a "
             "patient's images on one side, and scores may be of known patients"
         )
-    elif found := twins(subject):
-        one, two, count = found
-        notes.append(
-            f"column {subject.name!r} holds {ascii(one)} and {ascii(two)}, which count as two patients, as do "
-            f"{count:,} that differ only in upper and lower case, width or leading zeros from another"
-        )
+    else:
+        if (dates := subject.str.fullmatch(_DATE)).any():
+            notes.append(
+                f"column {subject.name!r} holds dates, of {counted(dates.sum(), 'image')}: one patient for each date"
+            )
+        if found := twins(subject):
+            one, two, count = found
+            notes.append(
+                f"column {subject.name!r} holds {ascii(one)} and {ascii(two)}, which count as two patients, as do "
+                f"{count:,} that differ only in upper and lower case, width or leading zeros from another"
+            )
     own = image if study is None else study
     subject = own if subject is None else subject
     if study is None:
@@ -34,6 +50,17 @@ def with_groups(
         own = subject + "_" + study
         notes.append(f"column {study.name!r} has studies of the same id in two patients: theirs are PATIENT_STUDY")
     return subject, own, tuple(notes)
+
+
+def views(position: pd.Series, frontal: Sequence[str] = (), lateral: Sequence[str] = ()) -> pd.Series:
+    """frontal, lateral or other of every view position; words that are given win over those built in."""
+    lists = (("frontal", FRONTAL), ("lateral", LATERAL), ("frontal", frontal), ("lateral", lateral))
+    known = {_plain(name): view for view, names in lists for name in names}
+    return position.map({text: known.get(_plain(text), "other") for text in position.unique()}).astype("str")
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[\s_-]+", "", word.casefold())
 
 
 def odd_views(position: pd.Series, view: pd.Series) -> tuple[str, ...]:

@@ -28,13 +28,17 @@ _MISSING = (
     "nan", "-nan", "na", "n/a", "n.a.", "<na>", "null", "(null)", "none", "nat", "nil", r"\n", "undefined", "missing",
     "unknown", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "not available", "-", "--", ".", "?", "true", "false",
 )  # fmt: skip
-_MONTH = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
+# as spreadsheets in English, German and French write them
+_MONTH = (
+    "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mrz|mär|mai|okt|dez|janv|févr|mars|avr|juin|juil|août|sept|déc)"
+)
+_DATE = rf"[0-9]{{1,2}}(?:-|\.? ){_MONTH}\.?(?:[- ][0-9]{{2,4}})?|{_MONTH}\.?[- ][0-9]{{2,4}}"
 # What is no id as it stands -> how to fix it. Of the text in lower case.
 _NO_IDS = {
     re.compile("|".join(map(re.escape, _MISSING)) + "|#(?:n/?a(?: n/a)?|null|num|name|ref|value|div/0)[!?]?"): (
         "a word for a missing or a logical value, which all such rows would share; give each its own id"
     ),
-    re.compile(rf"[0-9]{{1,2}}-{_MONTH}(?:-[0-9]{{2,4}})?|{_MONTH}-[0-9]{{2,4}}"): (
+    re.compile(_DATE): (
         "a date that a spreadsheet has made of it; use a copy of the table in which ids were kept as text"
     ),
     re.compile(r"[0-9]{1,3}(?:[,'’][0-9]{3})+"): "a number with separators; write it without",
@@ -44,10 +48,7 @@ _NO_IDS = {
 }
 # RE2. Most ids are of these letters, and need no look at each unless they may be a number, a word or a date.
 _PLAIN = r"^[0-9A-Za-z](?:[0-9A-Za-z_./ -]*[0-9A-Za-z_./-])?$"
-_TO_LOOK_AT = (
-    r"(?i)^(?:[0-9]*\.[0-9]*(?:e[+-]?[0-9]+)?|[0-9]+e[+-]?[0-9]+|[a-z./ ]+"
-    rf"|[0-9]{{1,2}}-{_MONTH}.*|{_MONTH}-[0-9]+)$"
-)
+_TO_LOOK_AT = rf"(?i)^(?:[0-9]*\.[0-9]*(?:e[+-]?[0-9]+)?|[0-9]+e[+-]?[0-9]+|[a-z./ ]+|{_DATE})$"
 _TEXT_WITH_DIGITS = r"^[0-9A-Za-z]*[A-DF-Za-df-z][0-9A-Za-z]*$"
 
 

@@ -25,16 +25,21 @@ class Rows:
     first: np.ndarray
 
     @classmethod
-    def of(cls, key: pd.Series, columns: Columns, file: Location, what: str) -> "Rows":
-        """By a text that an image has in each of its rows. Raises UserError if one is in two, and no join was named."""
+    def by(cls, key: pd.Series, file: Location) -> "Rows":
+        """By a text that an image has in each of its rows."""
         image, _ = pd.factorize(key)
-        first = np.flatnonzero(~pd.Series(image).duplicated().to_numpy())
-        rows = cls(file, image, first)
+        return cls(file, image, np.flatnonzero(~pd.Series(image).duplicated().to_numpy()))
+
+    @classmethod
+    def of(cls, key: pd.Series, columns: Columns, file: Location, what: str) -> "Rows":
+        """As `by`. Raises UserError if an image is in two rows, and no join was named."""
+        rows = cls.by(key, file)
         if not columns.join_rows and rows.are_joined:
-            one, two = rows._second()
+            one, two = rows.second()
+            more = counted(len(rows.image) - len(rows.first), "row")
             raise UserError(
                 f"{file}: {what} {key.iloc[one]!r} is in more than one row ({line(file, one)} and "
-                f"{line(file, two)}; {counted(len(image) - len(first), 'row')} too many in all); keep one row of each, "
+                f"{line(file, two)}; {more} too many in all); keep one row of each, "
                 "or join them to one image with --join-rows any or --join-rows majority"
             )
         return rows
@@ -43,18 +48,20 @@ class Rows:
     def are_joined(self) -> bool:
         return len(self.first) < len(self.image)
 
-    def _second(self, differing: np.ndarray | None = None) -> tuple[int, int]:
+    def second(self, differing: np.ndarray | None = None) -> tuple[int, int]:
         """The first row that is not its image's first (of those that differ from it), after that one."""
         repeated = np.arange(len(self.image)) != self.first[self.image] if differing is None else differing
         row = int(np.flatnonzero(repeated)[0])
         return int(self.first[self.image[row]]), row
 
+    def differs(self, values: pd.Series) -> np.ndarray:
+        """bool [rows]: whether a row's value is not that of its image's first row."""
+        return values.to_numpy() != values.iloc[self.first[self.image]].to_numpy()
+
     def one_value(self, values: pd.Series, column: str) -> pd.Series:
         """A column's value of each image. Raises UserError if rows of one image disagree."""
-        of_first = values.iloc[self.first[self.image]]
-        differing = values.to_numpy() != of_first.to_numpy()
-        if differing.any():
-            one, two = self._second(differing)
+        if (differing := self.differs(values)).any():
+            one, two = self.second(differing)
             raise UserError(
                 f"{self.file}: {line(self.file, one)} and {line(self.file, two)} are of one image, and column "
                 f"{column!r} holds {values.iloc[one]!r} and {values.iloc[two]!r}; correct one of them"
@@ -84,8 +91,7 @@ class Rows:
             else:
                 least = np.minimum(int(how or 1), said)
                 value = np.select([counts[1] >= least, counts[1] + counts[-1] >= least], [1, UNCERTAIN], 0)
-            found[name] = pd.array(np.where(said > 0, value, 0), dtype="Int8")
-            found[name][said == 0] = pd.NA
+            found[name] = pd.arrays.IntegerArray(value.astype(np.int8), said == 0)
         return pd.DataFrame(found)
 
     def differing(self, findings: pd.DataFrame) -> int:
@@ -101,6 +107,5 @@ class Rows:
         """What was joined, for the user."""
         if not self.are_joined:
             return ()
-        same = (ids.to_numpy() == ids.iloc[self.first[self.image]].to_numpy()).all()
-        kept = "" if same else "; their ids differ, and an image has that of its first row"
+        kept = "; their ids differ, and an image has that of its first row" if self.differs(ids).any() else ""
         return (f"{are(len(self.image), 'row')} of {counted(len(self.first), 'image')} (--join-rows {how}){kept}",)

@@ -16,7 +16,8 @@ from shards.words import counted
 
 DEPTH = 2  # images/0/NAME and images_001/images/NAME are the deepest in use
 ANY = ".*"  # in place of a suffix
-_SUFFIX = r"(?i)\.(?:jpe?g|png|dcm|dicom)$"
+IMAGES = (".jpg", ".jpeg", ".png", ".dcm", ".dicom")
+_SUFFIX = rf"(?i)({'|'.join(map(re.escape, IMAGES))})$"
 
 
 def image_paths(root: Location, names: pd.Series, table: Location, depth: int = DEPTH) -> pd.Series:

@@ -7,8 +7,7 @@ the table of metadata, views come from the files' headers.
 
 from collections.abc import Sequence
 
-from shards.releases.declared.images import views
-from shards.releases.declared.schema import Views
+from shards.releases.groups import views
 from shards.releases.locate import folders_in, table_in
 from shards.releases.mimic import READER as JPG
 from shards.releases.mimic import images_of, label_tables, metadata_in
@@ -42,7 +41,7 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     notes: tuple[str, ...] = ()
     if metadata is None:
         images, notes = with_tags(images, root, ("view_position", "sex", "age", "manufacturer"))
-        images["view"] = views(images["view_position"], Views())
+        images["view"] = views(images["view_position"])
     elif records:
         known = images_of(metadata, "dcm").set_index("image_id").reindex(images["image_id"])
         images["view"] = known["view"].fillna("other").to_numpy()

@@ -11,7 +11,7 @@ from shards.words import are, counted
 SEXES = {**dict.fromkeys(("f", "female"), "F"), **dict.fromkeys(("m", "male"), "M")}
 OLDEST = 120  # years
 _UNITS = {"y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}  # as DICOM's PatientAge has them
-_AGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]+)?) ?([ymwd]|yrs?|years?)?")
+_AGE = re.compile(r"([0-9]{1,3}(?:[.,][0-9]+)?) ?([ymwd]|yrs?|years?)?")
 _BIN = re.compile(r"([0-9]{1,3}) ?(?:-|to|–) ?[0-9]{1,3}|(?:[>≥]=? ?)?([0-9]{1,3}) ?(?:\+|or more|or older|and over|$)")
 
 
@@ -35,7 +35,7 @@ def ages(column: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
 
 def _years(text: str) -> str:
     if found := _AGE.fullmatch(text):
-        years = float(found[1]) * _UNITS[(found[2] or "y")[0]]
+        years = float(found[1].replace(",", ".")) * _UNITS[(found[2] or "y")[0]]
     elif found := _BIN.fullmatch(text):
         years = float(found[1] or found[2])
     else:

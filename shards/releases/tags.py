@@ -102,6 +102,9 @@ def _without_blank(images: pd.DataFrame, fields: Sequence[str]) -> tuple[pd.Data
         if (blank := images[name] == "").all():
             images = images.drop(columns=name)
         elif blank.any():
-            images[name] = images[name].where(~blank, images[own if own in images else "image_id"])
+            owns = images[own if own in images else "image_id"]
+            if owns[blank].isin(images[name][~blank]).any():  # somebody else's
+                owns = "image-" + owns
+            images[name] = images[name].where(~blank, owns)
             notes.append(f"{name} of {counted(blank.sum(), 'image')} is not known: each has its own")
     return images, tuple(notes)

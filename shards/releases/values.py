@@ -17,7 +17,7 @@ from shards.releases.ids import line_of
 from shards.storage.location import Location
 
 # as pandas, R, SQL and spreadsheets write them
-_BLANK = ("", "nan", "na", "null", "<na>", "none", "n/a", "#n/a")
+BLANK_WORDS = ("", "nan", "na", "null", "<na>", "none", "n/a", "#n/a")
 _NO_WORDS: Mapping[str, int | str] = {}
 
 
@@ -44,9 +44,11 @@ def finding_values(
     values = [folded.get(value.strip().casefold(), _finding(value)) for value in found]
     if any(value is None for value in values):
         value = min(value for value, number in zip(found, values, strict=True) if number is None)
+        fix = "If the column is no finding, remove it from the table"
+        if words:  # of a declaration
+            fix = "Say with `words` what else means what, or name the findings without this column"
         raise UserError(
-            f"{path}: column {column!r} holds {value!r}; a finding is 1, 0, -1 or blank{_advice(value.strip())}. "
-            "If the column is no finding, remove it from the table"
+            f"{path}: column {column!r} holds {value!r}; a finding is 1, 0, -1 or blank{_advice(value.strip())}. {fix}"
         )
     return pd.Series(pd.array(values, dtype="Int8").take(codes), table.index)
 
@@ -54,7 +56,7 @@ def finding_values(
 def _finding(value: str) -> object:
     """1, 0, -1 or NA; None for a text that is none of them."""
     text = value.strip()
-    if text.lower() in _BLANK:
+    if text.lower() in BLANK_WORDS:
         return pd.NA
     if not re.fullmatch(r"[+-]?[0-9]*\.?0*", text, re.ASCII) or not re.search("[0-9]", text):
         return None

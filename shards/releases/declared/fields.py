@@ -11,6 +11,7 @@ from shards.errors import UserError
 from shards.releases.declared.schema import Field
 from shards.releases.declared.tables import Stack
 from shards.releases.ids import ids
+from shards.releases.join import Rows
 
 IDS = ("image_id", "study_id", "subject_id")
 
@@ -41,18 +42,16 @@ class Fields:
         called = field.column or name
         if field.match:
             pattern = re.compile(field.match)
-            values = self._each(values, lambda text: _matched(pattern, text, field), f"{called!r}", "does not match")
+            values = self.mapped(values, lambda text: _matched(pattern, text, field), called, "does not match")
         if field.words:
             folded = {word.strip().casefold(): meaning for word, meaning in field.words.items()}
             known = {**folded, **field.words}
 
             def worded(text: str) -> str | None:
-                blank = "" if text == "" else None
-                return known.get(
-                    text, known.get(text.casefold(), blank if field.otherwise is None else field.otherwise)
-                )
+                found = known.get(text, known.get(text.casefold(), field.otherwise))
+                return "" if found is None and text == "" else found
 
-            values = self._each(values, worded, f"{called!r}", f"is none of {', '.join(map(repr, field.words))}")
+            values = self.mapped(values, worded, called, f"is none of {', '.join(map(repr, field.words))}")
         elif field.otherwise is not None:
             values = values.where(values != "", field.otherwise)
         return values
@@ -80,13 +79,13 @@ class Fields:
                 made += values.map(lambda text, spec=spec: format(text, spec)) if spec else values
         return made.where(~blank, "")
 
-    def _each(self, values: pd.Series, made: Callable[[str], str | None], what: str, wrong: str) -> pd.Series:
-        """Every different text once; None is an error."""
+    def mapped(self, values: pd.Series, made: Callable[[str], str | None], what: str, wrong: str) -> pd.Series:
+        """What is made of each text, of every different one once. Raises UserError for a None, saying what is wrong."""
         codes, found = pd.factorize(values)
         new = [made(text) for text in found]
         if None in new:
             at = int((codes == new.index(None)).argmax())
-            raise self._stack.refuse(at, f"{what} holds {values[at]!r}, which {wrong},")
+            raise self._stack.refuse(at, f"{what!r} holds {values[at]!r}, which {wrong},")
         return pd.Series(np.array(new, dtype=object)[codes], values.index, dtype="str") if len(values) else values
 
     def _ids(self, values: pd.Series, name: str) -> pd.Series:
@@ -120,25 +119,16 @@ def _matched(pattern: re.Pattern, text: str, field: Field) -> str | None:
     return found.group(pattern.groups) or ""
 
 
-def first_rows(codes: np.ndarray) -> np.ndarray:
-    """int64 [codes]: where each code, from 0, stands first."""
-    return np.flatnonzero(~pd.Series(codes).duplicated().to_numpy())
-
-
-def one_value(stack: Stack, values: pd.Series, key: pd.Series, name: str) -> pd.Series:
+def one_value(stack: Stack, rows: Rows, values: pd.Series, key: pd.Series, name: str) -> pd.Series:
     """A field's text of each image, in the order of their first rows. Raises UserError if rows of one image disagree.
 
-    key: a text of each row that is its image's.
+    key: what the rows are of, for the message.
     """
-    image, _ = pd.factorize(key)
-    first = first_rows(image)
-    differs = (values.to_numpy() != values.iloc[first[image]].to_numpy()).nonzero()[0]
-    if len(differs):
-        two = int(differs[0])
-        one = int(first[image[two]])
+    if (differs := rows.differs(values)).any():
+        one, two = rows.second(differs)
         (path, where), (other, there) = stack.place(one), stack.place(two)
         raise UserError(
             f"{other}: {there} and {where}{f' of {path.name}' if path != other else ''} are of {key[one]!r}, and "
             f"{name} is {values[two]!r} in the first of them and {values[one]!r} in the other; correct one of them"
         )
-    return values.iloc[first].reset_index(drop=True)
+    return values.iloc[rows.first].reset_index(drop=True)

@@ -1,17 +1,16 @@
 """The images of a declared release: ids, views, people and paths, one row an image."""
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.declared.fields import IDS, Fields, check_letters, first_rows, one_value
-from shards.releases.declared.schema import Field, Schema, Views
+from shards.releases.declared.fields import IDS, Fields, check_letters, one_value
+from shards.releases.declared.schema import Field, Schema
 from shards.releases.declared.tables import Stack
-from shards.releases.groups import odd_views, with_groups
+from shards.releases.groups import odd_views, views, with_groups
+from shards.releases.join import Rows
 from shards.releases.locate import image_paths
 from shards.releases.paths import near, relative_paths, share_there
 from shards.releases.people import ages, sexes
@@ -20,16 +19,10 @@ from shards.releases.values import check_filled, splits
 from shards.storage.location import Location
 from shards.words import are, counted
 
-FRONTAL = (
-    *("frontal", "ap", "pa", "ap supine", "ap horizontal", "ap erect", "antero-posterior", "postero-anterior"),
-    *("ap portable", "portable ap", "frontal ap", "frontal pa"),
-)
-LATERAL = ("lateral", "lat", "l", "ll", "rl", "left lateral", "right lateral", "lateral left", "lateral right")
 _INVERTED = {
-    **dict.fromkeys(("1", "true", "yes", "monochrome1"), True),
-    **dict.fromkeys(("0", "false", "no", "monochrome2", ""), False),
+    **dict.fromkeys(("1", "true", "yes", "monochrome1"), "1"),
+    **dict.fromkeys(("0", "false", "no", "monochrome2", ""), "0"),
 }
-
 SHOWN = 3  # paths that a message lists
 
 
@@ -64,17 +57,20 @@ def read_images(schema: Schema, stack: Stack) -> tuple[ImageRows, Fields, list[s
     if "split" not in given and "split" in stack.frame:  # a constant of its tables
         given["split"] = Field(column="split")
     fields = Fields(stack, given, may_lack=tuple(name for name in schema.images.tags if name in IDS))
-    image, _ = pd.factorize(fields.text("image_id"))
-    first = first_rows(image)
-    frame, notes = pd.DataFrame(index=range(len(first))), list(stack.notes)
+    image = fields.text("image_id")
+    rows = Rows.by(image, stack.files[0][0])
+    frame, notes = pd.DataFrame(index=range(len(rows.first))), list(stack.notes)
     for name in given:
         values = fields.text(name)
         if name == "split":
             values = stack.each_file(values, lambda part, path: splits(part, path))
-        frame[name] = one_value(stack, values, fields.text("image_id"), name)
-    if len(first) < len(image):
-        notes.append(f"{counted(len(image), 'row')} of {counted(len(first), 'image')}")
-    return ImageRows(frame, stack, first), fields, notes
+        if name == "inverted":
+            wrong = "is not 1, 0, MONOCHROME1 or MONOCHROME2: give it `words`"
+            values = fields.mapped(values, lambda text: _INVERTED.get(text.lower()), "inverted", wrong)
+        frame[name] = one_value(stack, rows, values, image, name)
+    if rows.are_joined:
+        notes.append(f"{counted(len(image), 'row')} of {counted(len(rows.first), 'image')}")
+    return ImageRows(frame, stack, rows.first), fields, notes
 
 
 def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) -> tuple[pd.DataFrame, list[str]]:
@@ -94,43 +90,15 @@ def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) ->
     notes += said
     images = images.assign(study_id=study, subject_id=subject)
     if "view_position" in images:
-        images["view"] = views(images["view_position"], schema.views)
+        images["view"] = views(images["view_position"], schema.views.frontal, schema.views.lateral)
         notes += odd_views(images["view_position"], images["view"])
     else:
         images = images.assign(view="other", view_position="")
         notes.append("no view_position: every view is other")
     if "inverted" in images:
-        images["inverted"] = _inverted(images["inverted"], rows)
+        images["inverted"] = images["inverted"] == "1"
         notes.append(f"{are(images['inverted'].sum(), 'image')} MONOCHROME1 and inverted")
     return images, notes
-
-
-def views(position: pd.Series, words: Views) -> pd.Series:
-    """frontal, lateral or other of every view position; a declaration's words win over those built in."""
-    known: dict[str, str] = {}
-    for view, names in (
-        ("frontal", FRONTAL),
-        ("lateral", LATERAL),
-        ("frontal", words.frontal),
-        ("lateral", words.lateral),
-    ):
-        known |= dict.fromkeys(map(_plain, names), view)
-    return position.map({text: known.get(_plain(text), "other") for text in position.unique()}).astype("str")
-
-
-def _plain(word: str) -> str:
-    return re.sub(r"[\s_-]+", "", word.casefold())
-
-
-def _inverted(column: pd.Series, rows: ImageRows) -> pd.Series:
-    known: Mapping[str, bool | None] = {text: _INVERTED.get(text.strip().lower()) for text in column.unique()}
-    if other := next((text for text, value in known.items() if value is None), None):
-        assert rows.stack is not None and rows.first is not None
-        at = int(rows.first[(column == other).to_numpy().argmax()])
-        raise rows.stack.refuse(
-            at, f"inverted is {other!r}, not 1, 0, MONOCHROME1 or MONOCHROME2: give it `words`. It is"
-        )
-    return column.map(known).astype(bool)
 
 
 def _paths(schema: Schema, rows: ImageRows, fields: Fields, root: Location) -> tuple[pd.Series, list[str]]:

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from shards.errors import UserError
-from shards.releases.declared.fields import Fields, first_rows, one_value
+from shards.releases.declared.fields import Fields, one_value
 from shards.releases.declared.images import ImageRows
 from shards.releases.declared.schema import ALL, OTHERS, Labels
 from shards.releases.declared.tables import Stack, Tables, items
 from shards.releases.join import Rows
 from shards.releases.release import LabelTable
-from shards.releases.values import finding_values, rows_of, splits
+from shards.releases.values import BLANK_WORDS, finding_values, rows_of, splits
 from shards.storage.csv import is_unnamed
 from shards.words import choices, counted
 
@@ -62,6 +62,13 @@ def _of_images(labels: Labels, found: LabelTable, images: ImageRows, unlabelled:
     """The labels of keys as those of images, with their splits."""
     key, notes = images.text(labels.key.images if labels.key else "image_id"), list(found.notes)
     place = rows_of(key, found.table.index)
+    if labels.key and "subject_id" in images.frame:
+        patients = images.frame["subject_id"][place >= 0].groupby(key[place >= 0]).nunique()
+        if (patients > 1).any():
+            raise UserError(
+                f"{found.source}: labels {labels.name!r} are joined by {labels.key.images}, and {patients.idxmax()!r} "
+                'is of two patients; make it of both here and there, { template = "{PATIENT}_{STUDY}" }'
+            )
     none = key.isin(unlabelled).to_numpy()
     if none.any():
         notes.append(f"{counted(none.sum(), 'image')} without labels: {' or '.join(labels.unlabelled)}")
@@ -87,18 +94,17 @@ def _joined(
     labels: Labels, stack: Stack, said: _Said, key: pd.Series, join_rows: str | None
 ) -> tuple[pd.DataFrame, Any, list[str]]:
     """Values by key, the split of each, and notes."""
-    image, names = pd.factorize(said.key)
-    first = first_rows(image)
-    rows, values, notes = Rows(stack.files[0][0], image, first), said.values, []
+    rows, values, notes = Rows.by(said.key, stack.files[0][0]), said.values, []
+    names = said.key.iloc[rows.first]
     if rows.are_joined:
         how = join_rows or (labels.readers.join if labels.readers else "any" if labels.kind == "rle" else None)
         if how is None:
-            two = int(said.first[np.flatnonzero(pd.Series(image).duplicated().to_numpy())[0]])
+            two = int(said.first[rows.second()[1]])
             raise stack.refuse(
                 two, f"{key[two]!r} is there again; keep one row of each, declare `readers`, or give --join-rows. It is"
             )
         if labels.kind != "rle":
-            differ, several = rows.differing(values), int((np.bincount(image) > 1).sum())
+            differ, several = rows.differing(values), int((np.bincount(rows.image) > 1).sum())
             notes.append(
                 f"{counted(several, 'image')} with several readings: they differ on {differ:,} "
                 f"({differ / several:.1%}), and are joined by {how} (--join-rows)"
@@ -110,8 +116,9 @@ def _joined(
     if labels.split is not None:
         asked = Fields(stack, {"split": labels.split}).text("split")
         by_row = stack.each_file(asked, lambda part, path: splits(part, path))
-        found = one_value(stack, by_row, key, "split")
-        split = found.to_numpy()[rows_of(pd.Series(names), pd.Series(pd.factorize(key)[1]))]
+        of_key = Rows.by(key, stack.files[0][0])
+        found = one_value(stack, of_key, by_row, key, "split")
+        split = found.to_numpy()[rows_of(names, key.iloc[of_key.first])]
     return values.set_axis(pd.Index(names, name="image_id")), split, notes
 
 
@@ -162,29 +169,24 @@ def _masks(labels: Labels, stack: Stack) -> pd.DataFrame:
 
 def _int8(columns: dict[str, np.ndarray]) -> pd.DataFrame:
     """Int8 columns of numbers; BLANK becomes missing."""
-    made = {}
-    for name, values in columns.items():
-        made[name] = pd.array(np.where(values == BLANK, 0, values), dtype="Int8")
-        made[name][values == BLANK] = pd.NA
-    return pd.DataFrame(made)
+    arrays = {name: (values.astype(np.int8), values == BLANK) for name, values in columns.items()}
+    return pd.DataFrame({name: pd.arrays.IntegerArray(*array) for name, array in arrays.items()})
 
 
 def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
     """Of rows that name findings: one each, or a list."""
     texts = stack.column(labels.finding) if labels.kind == "long" else _column(labels, stack)
     codes, uniques = pd.factorize(texts)
-    lists: list[list[str]] = []
-    for code, text in enumerate(uniques):
-        parts = _parts(labels, text)
-        if parts is None:
-            at = int((codes == code).argmax())
-            raise stack.refuse(at, f"column {texts.name!r} holds {text[:80]!r}, which is no list,")
-        lists.append(parts)
+    split = [_parts(labels, text) for text in uniques]
+    if None in split:
+        at = int((codes == split.index(None)).argmax())
+        raise stack.refuse(at, f"column {texts.name!r} holds {texts[at][:80]!r}, which is no list,")
+    lists = [parts for parts in split if parts is not None]
     silent = {code for code, parts in enumerate(lists) if set(parts) & set(labels.unlabelled)}
     names = [[] if code in silent else _names(labels, parts) for code, parts in enumerate(lists)]
     findings = labels.findings
     if findings == ALL:
-        findings = tuple(sorted({name for each in names for name in each}))
+        findings = tuple(sorted({name for each in names for name in each if name.lower() not in BLANK_WORDS}))
     place = {name: number for number, name in enumerate(findings)}
     for code, each in enumerate(names):
         if (other := next((name for name in each if name not in place), None)) is not None:
@@ -192,12 +194,11 @@ def _named(labels: Labels, stack: Stack, key: pd.Series) -> _Said:
             raise stack.refuse(
                 at, f"the finding {other!r} is not declared; {choices(other, place, 'known are')}; it is"
             )
-    if labels.kind == "text":
-        unit, first = np.arange(len(key)), np.arange(len(key))
-    else:
+    unit = first = np.arange(len(key))
+    if labels.kind != "text":
         reader = stack.column(labels.readers.column) if labels.readers and labels.readers.column else ""
-        unit, _ = pd.factorize(key + "\0" + reader)
-        first = first_rows(unit)
+        rows = Rows.by(key + "\0" + reader, stack.files[0][0])
+        unit, first = rows.image, rows.first
     said = np.full((len(first), len(findings)), 0 if labels.absent == "negative" else BLANK, dtype=np.int8)
     if labels.blank == "unknown":
         speaks = np.array([bool(parts) or text.strip() != "" for text, parts in zip(uniques, lists, strict=True)], bool)

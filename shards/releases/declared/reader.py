@@ -5,8 +5,6 @@ from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 
-import pandas as pd
-
 from shards.errors import UserError
 from shards.releases.declared.images import ImageRows, finished, read_images
 from shards.releases.declared.labels import label_table
@@ -35,7 +33,7 @@ def reader_of(schema: Schema, listed: dict[Location, Files] | None = None, join_
         label_files=" or ".join(table.file[0] for table in schema.tables),
         recognises=lambda root: any(_holds(each, listed.setdefault(root, Files(root))) for each in schema.recognise),
         read=partial(_read, schema, join_rows),
-        label_tables=partial(_label_tables, schema, join_rows),
+        label_tables=lambda folder, images: _given(schema, join_rows, folder, ImageRows(images)),
         title=schema.title,
         needs=schema.needs,
         declaration=schema.text,
@@ -60,24 +58,23 @@ def _read(schema: Schema, join_rows: str | None, root: Location, label_folders: 
         raise UserError(f"{root}: none of {', '.join(tables.missing())} is there; {schema.name} needs {schema.needs}")
     rows, fields, notes = read_images(schema, stack)
     images, said = finished(schema, rows, fields, root)
-    found = [label_table(labels, tables, rows, join_rows) for labels in schema.labels]
-    left_out = [each.name for each, table in zip(schema.labels, found, strict=True) if table is None]
+    found = {labels.name: label_table(labels, tables, rows, join_rows) for labels in schema.labels}
     reader = replace(
         reader_of(schema, None, join_rows), label_tables=lambda folder, _: _given(schema, join_rows, folder, rows)
     )
     given = [table for folder in label_folders for table in reader.labels_in(folder, images)]
     notes = [*schema.notes, *notes, *said, *(f"no {name}" for name in tables.missing())]
-    if left_out:
-        notes.append(f"labels left out, as their tables are not there: {', '.join(left_out)}")
-    labelled = [table for table in found if table is not None and table.findings and len(table.table)]
-    if bare := [table.name for table in found if table is not None and not any(table is each for each in labelled)]:
+    labelled = {name: table for name, table in found.items() if table and table.findings and len(table.table)}
+    if absent := [name for name, table in found.items() if table is None]:
+        notes.append(f"labels left out, as their tables are not there: {', '.join(absent)}")
+    if bare := [name for name in found if name not in labelled and name not in absent]:
         notes.append(f"labels left out, as no image has any: {', '.join(bare)}")
     inputs = tables.inputs("images")
     _check_names(inputs)
     reading = {"declaration": schema.digest, **({"--join-rows": join_rows} if join_rows else {})}
     if tables.images():
         reading["files"] = sha256_bytes("\n".join(map(str, images["path"])).encode())[:16]
-    every = first_of_each_name([*given, *labelled])
+    every = first_of_each_name([*given, *labelled.values()])
     return Release(schema.name, root, images, every, inputs, reading, tuple(dict.fromkeys(notes)))
 
 
@@ -90,13 +87,6 @@ def _given(schema: Schema, join_rows: str | None, folder: Location, rows: ImageR
         rows, _, _ = read_images(schema, stack)
     here = [labels for labels in schema.labels if tables.has(labels.table)]
     return [found for labels in here if (found := label_table(labels, tables, rows, join_rows))]
-
-
-def _label_tables(
-    schema: Schema, join_rows: str | None, folder: Location, images: pd.DataFrame | None
-) -> list[LabelTable]:
-    assert images is not None  # labels are joined to them
-    return _given(schema, join_rows, folder, ImageRows(images))
 
 
 def _check_names(inputs: Sequence[Location]) -> None:

@@ -59,15 +59,14 @@ class Field:
 
 @dataclass(frozen=True)
 class Join:
-    """to: the tables' name; on: a column of both, or that there and that here; many: "first" lets a key repeat here."""
+    """to: the tables' name; on: a column of both, or that there and that here."""
 
     to: str
     on: tuple[str, ...]
-    many: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.on) not in (1, 2) or self.many not in ("", "first"):
-            raise ValueError('needs on = "column" or ["column there", "column here"], and many = "first" or nothing')
+        if len(self.on) not in (1, 2):
+            raise ValueError('needs on = "column" or ["column there", "column here"]')
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,6 @@ class Table:
 
     as_: str
     file: tuple[str, ...]
-    each: bool = False
     paths: bool = False
     optional: bool = False
     split: str = ""
@@ -244,19 +242,14 @@ class Schema:
     def columns(self) -> set[str]:
         """The columns that are named anywhere, but as findings."""
         made = [*self.images.given.values(), *self.images.paths]
-        for labels in self.labels:
-            key = labels.key.here if labels.key else None
-            made += filter(None, (labels.split, labels.column, key))
-        found = {name for each in made for name in each.names()}
+        found = set[str]()
         for table in self.tables:
             found |= {*table.constants, *table.explode, *table.where, *(table.join.on if table.join else ())}
         for labels in self.labels:
+            made += filter(None, (labels.split, labels.column, labels.key.here if labels.key else None))
             found |= {labels.finding, labels.value, labels.needs}
-            found |= {
-                *([labels.readers.column] if labels.readers else []),
-                *([labels.key.images] if labels.key else []),
-            }
-        return found
+            found |= {labels.readers.column if labels.readers else "", labels.key.images if labels.key else ""}
+        return found.union(*(each.names() for each in made))
 
 
 def read_schema(file: Location, text: str | None = None) -> Schema:
@@ -295,10 +288,8 @@ def _made(kind: Any, value: Any, file: str, key: str) -> Any:
 
 
 def _dataclass(kind: Any, value: Any, file: str, key: str) -> Any:
-    hints, known = (
-        get_type_hints(kind),
-        {each.name.rstrip("_"): each for each in fields(kind) if "key" not in each.metadata},
-    )
+    hints = get_type_hints(kind)
+    known = {each.name.rstrip("_"): each for each in fields(kind) if "key" not in each.metadata}
     if not isinstance(value, dict):
         raise UserError(f"{file}{key} is {value!r}; write {_TOML[Mapping]} of {', '.join(known)}")
     start = f"{key}." if key else ""

@@ -143,12 +143,12 @@ class Tables:
             return [path for pattern in table.file for same in self._files.named(pattern) for path in same]
         for pattern in table.file:
             if found := self._files.named(pattern):
-                if len(found) > 1 and not table.each:
+                if len(found) > 1:
                     names = ", ".join(paths[0].name for paths in found[:5])
                     raise UserError(
-                        f"{self._files.root}: {pattern} is any of {names}; keep one of them, or write each = true"
+                        f"{self._files.root}: {pattern} is any of {names}; keep one, or write [[tables]] for each"
                     )
-                return [the_same(paths, declared=True) for paths in found]
+                return [the_same(found[0], declared=True)]
         return []
 
     def has(self, name: str) -> bool:
@@ -269,10 +269,10 @@ def _joined(stack: Stack, other: Stack, table: Table) -> Stack:
     assert join is not None
     there, here = stack.column(join.on[0]), other.column(join.on[-1])
     double = (here.duplicated() & (here != "")).to_numpy()
-    if double.any() and join.many != "first":
+    if double.any():
         at = int(double.argmax())
-        words = f"column {join.on[-1]!r} holds {here[at]!r} again, and rows of {join.to!r} are joined by it,"
-        raise other.refuse(at, f'{words} (many = "first" takes the first row)')
+        words = f"column {join.on[-1]!r} holds {here[at]!r} again, and rows of {join.to!r} are joined by it"
+        raise other.refuse(at, f"{words}: keep one of them. It is")
     rows = np.where(there == "", -1, rows_of(there, here))
     path, none = other.files[0][0], rows < 0
     if none.all() and len(none):

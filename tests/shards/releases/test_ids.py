@@ -60,7 +60,9 @@ def test_what_only_resembles_such_a_word_is_kept(tmp_path, text):
     assert read(tmp_path, "x1", text) == ["x1", text]
 
 
-@pytest.mark.parametrize("text", ["5-Mar", "05-Mar-24", "Mar-05", "DEC-2024", "1-sep"])
+@pytest.mark.parametrize(
+    "text", ["5-Mar", "05-Mar-24", "Mar-05", "DEC-2024", "1-sep", "5. Mrz", "05. Dez", "Okt 24", "05-mai-24", "5-déc."]
+)
 def test_a_date_that_a_spreadsheet_has_made_is_refused(tmp_path, text):
     assert f"holds {text!r} in line 3, a date that a spreadsheet has made of it" in refused(tmp_path, "4-A", text)
 

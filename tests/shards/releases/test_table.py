@@ -280,3 +280,9 @@ def test_a_patient_in_two_splits_of_attached_labels_is_refused(root, packed):
 def test_a_folder_of_labels_is_refused_with_the_way_to_give_a_table(root, packed):
     with pytest.raises(UserError, match="packed from a table of their own.*--table FILE --id-column"):
         attach(packed, [root])
+
+
+def test_patients_that_are_dates_are_said(root):
+    write_table(root / "table.csv", "image,file,who,Edema", "a,a.png,12.03.2020,1", "b,deep/b.png,12.03.2020,0")
+    release = opened(root, Columns("image", "Edema", "file", subject="who"))
+    assert "column 'who' holds dates, of 2 images: one patient for each date" in release.notes

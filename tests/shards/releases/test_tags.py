@@ -42,6 +42,13 @@ def test_words_for_a_missing_id_are_no_patient(tmp_path):
     assert "subject_id of 2 images is not known: each has its own" in notes
 
 
+def test_an_image_of_no_known_patient_is_not_given_to_a_patient_of_its_id(tmp_path):
+    write_dicom(tmp_path / "a.dcm", 0, PatientID="")
+    write_dicom(tmp_path / "b.dcm", 0, PatientID="a")
+    found, _ = with_tags(table(), tmp_path, ("subject_id",))
+    assert found["subject_id"].tolist() == ["image-a", "a", "image-c"]
+
+
 def test_a_folder_of_dicoms_without_suffixes(tmp_path):
     root = tmp_path / "films"
     for number, name in enumerate(("1.2.3", "x/4.5.6")):

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shards.releases.declared.images import views
-from shards.releases.declared.schema import Views
+from shards.releases.groups import views
 from tests.shards.releases.declared.layout import images_of, labels_of, packed, write_images
 from tests.shards.releases.declared.own import PLAIN, opened, refused, write
 
@@ -93,7 +92,8 @@ def test_the_first_that_is_not_blank_is_taken(tmp_path):
 )
 def test_ids_keep_every_digit_or_name_the_file_and_the_line(tmp_path, values, said):
     """The second of two files that are stacked; "7" is in the first."""
-    declaration = more('subject_id = "patient"').replace('file = ["t.csv"]', 'file = ["t*.csv"]\neach = true')
+    declaration = more('subject_id = "patient"').replace("t.csv", "t1.csv")
+    declaration += '[[tables]]\nas = "images"\nfile = ["t2.csv"]\n'
     rows = "".join(f"{number},{number}.png,{value}\n" for number, value in enumerate(values))
     tables = {"t1__csv": "id,file,patient\n9,9.png,7\n", "t2__csv": f"id,file,patient\n{rows}"}
     assert said in refused(opened, tmp_path, declaration, ("9.png",), **tables)
@@ -147,7 +147,7 @@ def test_rows_of_one_image_are_one_and_must_agree(tmp_path):
 )
 def test_view_words(words, view):
     position = np.array(words.split("|"), dtype=object)
-    assert views(pd.Series(position), Views()).tolist() == [view] * len(position)
+    assert views(pd.Series(position)).tolist() == [view] * len(position)
 
 
 def test_words_of_a_declaration_win(tmp_path):
@@ -179,7 +179,7 @@ def test_monochrome1_is_inverted_and_other_words_are_refused(tmp_path):
     assert release.images["inverted"].tolist() == [True, False, False, True]
     assert "2 images are MONOCHROME1 and inverted" in release.notes
     said = refused(opened, tmp_path, more('inverted = "p"'), t__csv=text.replace("MONOCHROME1", "RGB"))
-    assert "inverted is 'RGB', not 1, 0, MONOCHROME1 or MONOCHROME2: give it `words`. It is in line 2" in said
+    assert "holds 'RGB', which is not 1, 0, MONOCHROME1 or MONOCHROME2: give it `words`, in line 2" in said
 
 
 # ---------------------------------------------------------------- paths

@@ -41,7 +41,7 @@ set = { source = "here" }
 [[tables]]
 as = "more"
 file = ["b.csv"]
-join = { to = "images", on = ["x", "z"], many = "first" }
+join = { to = "images", on = ["x", "z"] }
 
 [images]
 image_id = "x"
@@ -57,7 +57,7 @@ words = { ja = 1 }
     assert (found.name, found.order, found.notes) == ("mine-2", 7, ("one", "two"))
     assert found.recognise == (Recognise(("a.csv",), {"a.csv": ("x", "y")}),)
     assert found.tables[0].constants == {"source": "here", "split": "train"}
-    assert found.tables[1].join == Join("images", ("x", "z"), "first")
+    assert found.tables[1].join == Join("images", ("x", "z"))
     assert found.images.path == (Field("y"), Field(template="{x}.png"))
     assert found.images.sex == Field(first=(Field("s"), Field("t", match="^(.)")), otherwise="")
     assert found.images.given.keys() == {"image_id", "sex"}
@@ -75,7 +75,7 @@ LABELS = '[[labels]]\nname = "l"\nfindings = ["A"]\n'
         (('path = "file"', 'pth = "file"'), "images.pth is no key; did you mean path or depth? there are image_id,"),
         (('image_id = "id"\n', ""), "images.image_id is missing"),
         (('title = "A collection of a test"', "title = 3"), "title is 3; write a text in quotes"),
-        (('file = ["t.csv"]', 'file = ["t.csv"]\neach = "yes"'), "tables[1].each is 'yes'; write true or false"),
+        (('file = ["t.csv"]', 'file = ["t.csv"]\npaths = "yes"'), "tables[1].paths is 'yes'; write true or false"),
         (('file = ["t.csv"]', 'file = ["t.csv"]\nset = "x"'), "tables[1].set is 'x'; write a table, {key = value}"),
         (('file = ["t.csv"]', 'file = ["t.csv"]\njoin = "x"'), "tables[1].join is 'x'; write a table, {key"),
         (('path = "file"', 'path = "file"\ndepth = "2"'), "images.depth is '2'; write a whole number"),
