@@ -19,7 +19,7 @@ from safetensors import numpy as arrays_file
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import balanced_parts, group_ids, subject_is
-from cxrdali.metrics.intervals import wilson
+from cxrdali.metrics.intervals import independent, wilson
 from cxrdali.models import weights_file
 from cxrdali.models.classifier import Classifier
 from cxrdali.predict.likeness import (
@@ -227,7 +227,7 @@ def fit_rule(values: pd.DataFrame, strange: np.ndarray, subjects: np.ndarray, su
         "validation": {
             "images": len(values), "subjects": count, "a_subject_is": subject,
             "measured_images": int(others.sum()), "measured_subjects": patients,
-            "false_alarms": None if rate is None else [rate, *wilson(rate, patients)],
+            "false_alarms": None if rate is None else [rate, *wilson(rate, independent(subjects[others]))],
         },
     }  # fmt: skip
 
