@@ -5,7 +5,7 @@ Rules for calibration and thresholds are those of `cxrdali.postprocess`, and ref
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,14 +32,6 @@ log = logging.getLogger(__name__)
 R = TypeVar("R", calibration.Calibration, thresholds.Thresholds)
 
 
-@dataclass(frozen=True, eq=False)
-class _Member:
-    """A run's network on its device; columns: the place of each of the judge's findings among its own."""
-
-    model: Classifier
-    columns: list[int]
-
-
 class Judge:
     """Judges images that are rendered for its runs (`cxrdali.predict.rendering`); one call at a time.
 
@@ -48,10 +40,13 @@ class Judge:
     table of its logits says of them.
     """
 
-    def __init__(self, runs: Sequence[Run], members: Sequence[_Member], hardware: Hardware, options: JudgeOptions):
+    def __init__(self, runs: Sequence[Run], models: Sequence[Classifier], hardware: Hardware, options: JudgeOptions):
         self.runs, self.run, self.findings = tuple(runs), runs[0], runs[0].findings
-        self.hardware, self.options, self.model = hardware, options, members[0].model
-        self._members = tuple(members)
+        self.hardware, self.options, self.model = hardware, options, models[0]
+        self._members = [  # with the place of each of the judge's findings among its own
+            (model, [run.findings.index(name) for name in self.findings])
+            for run, model in zip(runs, models, strict=True)
+        ]
         self._before = _provenance(runs, options)
         self.calibration, self.thresholds = None, None
         blank = self._table(np.zeros((0, len(self.findings)), np.float32), ())
@@ -78,13 +73,12 @@ class Judge:
         _check_runs(runs, asked)
         hardware = Hardware.resolve(asked.device, asked.precision)
         hardware.begin()
-        members = []
+        models = []
         for run in runs:
             model = load_run_model(run, weights_of(run, asked))
             with told_if_full(NO_ROOM):
-                model = model.to(hardware.device).eval()
-            members.append(_Member(model, [run.findings.index(name) for name in runs[0].findings]))
-        return cls(runs, members, hardware, asked)
+                models.append(model.to(hardware.device).eval())
+        return cls(runs, models, hardware, asked)
 
     @property
     def words(self) -> str:
@@ -117,7 +111,8 @@ class Judge:
             UserError: The network gives NaN or infinity, or the GPU is full.
         """
         each = [pixels] * len(self._members) if isinstance(pixels, np.ndarray) else pixels
-        found = [self._logits(*pair, names) for pair in zip(self._members, each, strict=True)]
+        pairs = zip(self._members, each, strict=True)
+        found = [self._logits(model, its, names)[:, columns] for (model, columns), its in pairs]
         logits = found[0] if len(found) == 1 else mean_logit(np.stack(found))
         return logits if self.calibration is None else self._calibrated(self._table(logits, names)).values
 
@@ -128,20 +123,20 @@ class Judge:
         return None if made is None else thresholds.decide(logits, [rule.threshold for rule in made.rules])
 
     @torch.inference_mode()
-    def _logits(self, member: _Member, pixels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    def _logits(self, model: Classifier, pixels: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """float32 [B, F]."""
         count, tta = len(pixels), self.options.tta
         full = f"the GPU is full with {counted(count, 'image')} of {pixels.shape[-1]} px at a time"
         with told_if_full(f"{full}; {smaller_batch(count)}"):
             images = torch.from_numpy(np.ascontiguousarray(pixels))[:, None].to(self.hardware.device)
             passes = torch.empty(len(TTA[tta]), count, len(self.findings), device=self.hardware.device)
-            in_passes(member.model, images, tta, self.hardware, passes)
+            in_passes(model, images, tta, self.hardware, passes)
             values, finite = merged(passes.cpu().numpy())
         if not finite.all():
             image = f"image {names[int(np.argmin(finite))]!r}" if names else "an image"
             fix = "predict with other weights" if self.hardware.precision == "fp32" else "use --precision fp32"
             raise UserError(f"the network gives NaN or infinity for {image} in {self.hardware.precision}; {fix}")
-        return values[:, member.columns]
+        return values
 
     def _table(self, logits: np.ndarray, names: Sequence[str]) -> Predictions:
         names = names or [f"image {place}" for place in range(1, len(logits) + 1)]

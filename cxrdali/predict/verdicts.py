@@ -20,6 +20,7 @@ from shards.storage.sidecar import write_with_hash
 
 TABLE = ".parquet"
 SUFFIXES = (".csv", ".jsonl", TABLE)
+_CELLS = {"probability": "{:.9g}".format, "present": lambda present: "yes" if present else "no"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,30 +79,21 @@ def write(verdicts: Verdicts, out: Path, probabilities: bool) -> None:
 
 
 def _rows(verdicts: Verdicts) -> Iterator[Sequence[object]]:
-    findings, decisions = verdicts.table.findings, verdicts.decisions
-    present = [] if decisions is None else [f"{name} present" for name in findings]
-    yield "path", "image_id", *(f"{name} probability" for name in findings), *present
-    for place, (path, image) in enumerate(_images(verdicts)):
-        words = [] if decisions is None else ["yes" if each else "no" for each in decisions[place]]
-        yield path, image, *(f"{each:.9g}" for each in _probabilities(verdicts, place)), *words
+    kinds = ["probability"] + ["present"] * (verdicts.decisions is not None)
+    yield "path", "image_id", *(f"{name} {kind}" for kind in kinds for name in verdicts.table.findings)
+    for row in _objects(verdicts):
+        cells = [_CELLS[kind](each[kind]) for kind in kinds for each in row["findings"]]
+        yield row["path"], row["image_id"], *cells
 
 
 def _objects(verdicts: Verdicts) -> Iterator[dict]:
     findings, decisions, made = verdicts.table.findings, verdicts.decisions, verdicts.thresholds
     limits = [rule.probability for rule in made.rules] if made else [None] * len(findings)
-    for place, (path, image) in enumerate(_images(verdicts)):
+    names = ("name", "probability", "threshold", "present")
+    for place, (path, image) in enumerate(zip(verdicts.paths, verdicts.table.ids["image_id"], strict=True)):
         present = [None] * len(findings) if decisions is None else decisions[place].tolist()
-        columns = zip(findings, _probabilities(verdicts, place), limits, present, strict=True)
-        names = ("name", "probability", "threshold", "present")
+        columns = zip(findings, sigmoid(verdicts.table.values[place]).tolist(), limits, present, strict=True)
         yield {"path": path, "image_id": image, "findings": [dict(zip(names, each, strict=True)) for each in columns]}
-
-
-def _images(verdicts: Verdicts) -> Iterator[tuple[str, str]]:
-    return zip(verdicts.paths, verdicts.table.ids["image_id"], strict=True)
-
-
-def _probabilities(verdicts: Verdicts, place: int) -> list[float]:
-    return sigmoid(verdicts.table.values[place]).tolist()
 
 
 def _csv(rows: Iterator[Sequence[object]] | Sequence[Sequence[object]]) -> bytes:

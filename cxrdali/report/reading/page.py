@@ -17,17 +17,13 @@ SHOWN = 10  # findings in sight, or as many as are called present; the others ar
 SIDE = 512  # pixels of a picture, at most
 
 
-def reading_page(readings: Sequence[Reading], rejected: Mapping[str, str] | None = None) -> str:
-    """The whole page. rejected: files that could not be read, and why."""
-    return page.render(TEMPLATE, page_data(readings, rejected or {}))
-
-
 def write_reading(out: Path, readings: Sequence[Reading], rejected: Mapping[str, str]) -> Path:
     """Write the page to `out`, and the readings beside it as .json; return `out`."""
     return page.write(out, TEMPLATE, page_data(readings, rejected))
 
 
 def page_data(readings: Sequence[Reading], rejected: Mapping[str, str]) -> dict:
+    """What the page shows. rejected: files that could not be read, and why."""
     first = readings[0]
     title = f"{first.name} read by {first.run}" if len(readings) == 1 and first.name else f"Read by {first.run}"
     names = [each.name or f"Image {number}" for number, each in enumerate(readings, 1)]

@@ -22,8 +22,9 @@ from cxrdali.predict.reading import Operating, read_image, read_study
 from cxrdali.predict.reference import fit
 from cxrdali.predict.rendering import Rendering
 from cxrdali.predictions import match, read
+from cxrdali.report.kit import page as pages
 from cxrdali.report.kit.numbers import chance, percent_interval
-from cxrdali.report.reading.page import reading_page, write_reading
+from cxrdali.report.reading.page import TEMPLATE, page_data, write_reading
 from cxrdali.runs.layout import REFERENCE_ARRAYS, REFERENCE_JSON
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
@@ -83,6 +84,10 @@ def judge(run, rules):
 @pytest.fixture(autouse=True)
 def layer(monkeypatch):
     monkeypatch.setattr("cxrdali.predict.reading.map_layer", lambda model, size: LAYER)
+
+
+def reading_page(readings):
+    return pages.render(TEMPLATE, page_data(readings, {}))
 
 
 def by_name(reading):
