@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdali.data.splits import group_codes
+from cxrdali.data.splits import group_codes, subject_is
 from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.intervals import independent
 from cxrdali.metrics.ranking import defined
@@ -35,7 +35,7 @@ class FindingThreshold:
 
     F1, precision, recall (= sensitivity), specificity: cross-fitted, None if undefined; F1_half: at probability 0.5.
     independent: as how many independent images the positive and the negative ones count, as patients may have several
-    (`cxrdali.metrics.intervals.independent`; None: of an older version).
+    (`cxrdali.metrics.intervals.independent`; None: patients are not known, or of an older version).
     """
 
     finding: str
@@ -95,8 +95,10 @@ def fit(
     called = cross_fitted(data, wanted)
     scores, half = score_decisions(data.truth, called), score_decisions(data.truth, data.logits >= 0)
     shown = [*(getattr(scores, name) for name in METRICS), half.F1]
-    subject = group_codes(dataset, "subject")[data.rows]
-    counts = [tuple(independent(subject[column == label]) for label in (1, 0)) for column in data.truth.T]
+    counts: list[tuple | None] = [None] * len(data.findings)
+    if subject_is(dataset) == "patient":
+        subject = group_codes(dataset, "subject")[data.rows]
+        counts = [tuple(independent(subject[column == label]) for label in (1, 0)) for column in data.truth.T]
     columns = zip(data.findings, chosen, data.images.tolist(), data.positives.tolist(), counts, *shown, strict=True)
     rules = tuple(
         FindingThreshold(finding, threshold, remark, images, positives, *map(defined, measured), count)

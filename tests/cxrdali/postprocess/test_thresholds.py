@@ -69,6 +69,11 @@ def test_the_shown_f1_is_not_the_fit_s_own(dataset, labels, val):
     assert fitted.macros["macro_F1"] < own_f1
 
 
+def test_without_known_patients_none_are_counted(dataset, labels, val, monkeypatch):
+    monkeypatch.setattr("cxrdali.postprocess.thresholds.subject_is", lambda dataset: "image")
+    assert {rule.independent for rule in fit(val, dataset, labels, "f1").rules} == {None}
+
+
 @pytest.mark.parametrize("counts", [[0, 5], [3], [3, -1], [3, 5, 7]])
 def test_counts_that_contradict_the_images_are_refused(dataset, labels, val, tmp_path, counts):
     path = tmp_path / "t.json"

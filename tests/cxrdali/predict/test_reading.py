@@ -297,6 +297,16 @@ def test_a_page_without_rules_claims_nothing_of_them(plain, rendered):
     assert "Sensitivity" not in source and "Called present" not in source
 
 
+def test_patients_are_named_where_they_are_known(judge, rendered):
+    reading = read_image(judge, None, rendered[0], ReadOptions(top=0))
+    known = reading_page([reading])
+    findings = [replace(each, operating=replace(each.operating, by_patient=False)) for each in reading.findings]
+    unknown = reading_page([replace(reading, findings=tuple(findings))])
+    for source, words in ((known, "patients"), (unknown, "images")):
+        assert f"by thresholds that were fitted to other {words}." in source
+    assert "counting patients, by how many" in known and "counting images, so too narrow" in unknown
+
+
 def test_an_upload_without_a_name_has_a_page(plain, rendered):
     source = reading_page([read_image(plain, None, replace(rendered[0], name="", image_id=""), ReadOptions(top=0))])
     assert rendered[0].image_id not in source and "<title>Read by run</title>" in source
