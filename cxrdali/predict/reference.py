@@ -101,7 +101,9 @@ class Reference:
         if not any(views):
             return f"View {position}; the views of the training images are not known.", False
         count = view_images(views, position)
-        words = f"View {position}: {count:,} of the run's {total:,} training images have it."
+        named = not count or position.upper() in [name.upper() for name in views]
+        how = "have it" if named else "show the same side"
+        words = f"View {position}: {count:,} of the run's {total:,} training images {how}."
         return words, count < SELDOM * total
 
     @property
@@ -323,8 +325,6 @@ def _views(dataset: PackedDataset, rows: np.ndarray) -> dict[str, dict]:
 
 def _words(measure: Measure) -> str:
     low, high = measure.low, measure.high
-    if low is not None and high is not None:
-        usual = f"98 % of the validation images have {low:.3g} to {high:.3g}"
-    else:
-        usual = f"99 % of the validation images have {f'at least {low:.3g}' if high is None else f'at most {high:.3g}'}"
-    return f"{measure.words}: {measure.value:.3g}; {usual}."
+    one = f"at least {low:.3g}" if high is None else f"at most {high:.3g}"
+    share, ends = (99, one) if None in (low, high) else (98, f"{low:.3g} to {high:.3g}")
+    return f"{measure.words}: {measure.value:.3g}; {share} % of the validation images have {ends}."

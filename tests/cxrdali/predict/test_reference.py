@@ -1,6 +1,7 @@
 """A reference warns of what is not of training's kind, as often without need as it says, and belongs to its weights."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -181,6 +182,16 @@ def test_laterals_are_strange_to_a_run_of_frontals(frontal, check, validation):
     assert named.warnings[0].startswith("View LL: 0 of the run's") and named.view == named.warnings[0]
     known = check(validation[0][0], "PA")
     assert known.view not in known.warnings and "of the run's" in known.view
+
+
+def test_a_view_of_another_name_shows_the_same_side(reference, validation):
+    total = reference.about["training_images"]
+    only = replace(reference, about={**reference.about, "views": {"PA": {"view": "frontal", "images": total}}})
+    tags = SimpleNamespace(view_position="AP")
+    image = SimpleNamespace(pixels=validation[0][0], height=96, width=96, tags=tags)
+    assert only.check(image, None).view == f"View AP: {total} of the run's {total} training images show the same side."
+    tags.view_position = "pa"
+    assert only.check(image, None).view == f"View pa: {total} of the run's {total} training images have it."
 
 
 def test_a_file_of_another_shape_is_strange(check, validation):
