@@ -64,7 +64,7 @@ def _reading(reading: Reading, name: str, common: Sequence[str]) -> dict:
 def _table(reading: Reading, findings: Sequence[FindingReading], caption: str) -> Table:
     columns = [("Finding", "text"), ("Probability", "chance")]
     if reading.thresholds:
-        columns += [("Threshold", "chance"), ("Called", "text")]
+        columns += [("Called", "text"), ("Threshold", "chance")]
     figures = any(each.operating for each in findings)
     if figures:
         columns += [("Sensitivity", "percent_interval"), ("Specificity", "percent_interval")]
@@ -73,11 +73,11 @@ def _table(reading: Reading, findings: Sequence[FindingReading], caption: str) -
     for each in findings:
         row: list[object] = [each.finding, each.probability]
         if reading.thresholds:
-            row += [each.threshold, "present" if each.positive else "absent"]
+            row += ["present" if each.positive else "absent", each.threshold]
         if figures and (found := each.operating):
             row += [found.sensitivity, found.specificity, found.precision, (found.positives, found.images)]
         rows.append(row)
-    best = [(place, 3) for place, each in enumerate(findings) if each.positive]
+    best = [(place, 2) for place, each in enumerate(findings) if each.positive]
     return Table(f"{caption} of {reading.name or 'the image'}", columns, rows, best=best)
 
 
