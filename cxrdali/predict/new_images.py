@@ -35,7 +35,8 @@ def judge_files(judge: Judge, files: Sequence[ImageFile], jobs: int) -> Verdicts
             the same logits for images that differ.
     """
     jobs, batch = min(jobs, len(files)), []
-    ids: list[tuple[str, str, str]] = []
+    paths: list[str] = []
+    ids: list[tuple[str, str]] = []
     judged: list[Judged] = []
     rejects: list[tuple[str, str]] = []
     looks: set[bytes] = set()  # of images that differ, two at least
@@ -47,7 +48,8 @@ def judge_files(judge: Judge, files: Sequence[ImageFile], jobs: int) -> Verdicts
             looks.update(made.pixels.tobytes() for _, made in batch)
         for file, made in batch:
             study = made.tags.study_id if made.tags else ""
-            ids.append((str(file.path), file.image_id, study or file.image_id))
+            paths.append(str(file.path))
+            ids.append((file.image_id, study or file.image_id))
 
     with Rendering.of(*judge.runs, threads=jobs) as rendering:
         log.info(f"{counted(len(files), 'image')} {judge.words}, decoded in {counted(jobs, 'process')}")
@@ -67,7 +69,7 @@ def judge_files(judge: Judge, files: Sequence[ImageFile], jobs: int) -> Verdicts
     logits = np.concatenate([np.zeros((0, len(judge.findings)), np.float32), *(each.logits for each in judged)])
     if len(looks) > 1 and (logits == logits[:1]).all():
         raise UserError(f"{judge.run.path}: gives images that differ the same logits; train it again")
-    known = pd.DataFrame(ids, columns=["path", "image_id", "study_id"], dtype=str).assign(view="")
-    table = Predictions(known.drop(columns="path"), judge.findings, logits, judge.provenance)
+    known = pd.DataFrame(ids, columns=["image_id", "study_id"], dtype=str).assign(view="")
+    table = Predictions(known, judge.findings, logits, judge.provenance)
     decisions = None if judge.rules is None else np.array([row for each in judged for row in each.decisions])
-    return Verdicts(tuple(known["path"]), table, decisions, judge.thresholds, tuple(rejects))
+    return Verdicts(tuple(paths), table, decisions, judge.thresholds, tuple(rejects))
