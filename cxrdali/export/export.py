@@ -68,7 +68,7 @@ def _check_place(out: Path, to: str) -> None:
 def _about(judge: Judge) -> dict[str, str]:
     """What an export says of itself; lists and numbers as JSON."""
     run, weights = judge.run, judge.run.best_weights()
-    called = {rule.finding: rule.probability for rule in judge.rules.rules} if judge.rules else None
+    called = {rule.finding: rule.probability for rule in judge.thresholds.rules} if judge.thresholds else None
     return {
         **judge.model.identity,
         "cxrdali": __version__,
@@ -88,8 +88,7 @@ def _about(judge: Judge) -> dict[str, str]:
 
 def _graph(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDataset | None) -> None:
     outputs, what, size = options.outputs or OUTPUTS[0], f"{judge.run.path} to {options.to}", judge.model.options.size
-    by_name = {rule.finding: rule.map for rule in judge.calibration.rules} if judge.calibration else {}
-    maps = tuple(by_name[name] for name in judge.findings if by_name)
+    maps = tuple(rule.map for rule in judge.calibration.rules) if judge.calibration else ()
     target = replace(expected(judge, dataset), maps=maps, probabilities=outputs == "probabilities")
     model, about = graph.Exported(judge.model, maps, target.probabilities), {**_about(judge), "outputs": outputs}
     if options.to == "onnx":
@@ -130,7 +129,7 @@ def _hub(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDataset
         "README.md": card(known, config),
         "README.json": sealed_json(known),
     }
-    for name, rules in (("calibration", judge.calibration), ("thresholds", judge.rules)):
+    for name, rules in (("calibration", judge.calibration), ("thresholds", judge.thresholds)):
         if rules and rules.made_from:
             files[f"{name}.json"] = sealed_json({"format": FORMAT, **public(rules)})
     there = out.absolute()

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cxrdali.postprocess.thresholds import Thresholds
 from cxrdali.predictions import Predictions, check_writable, sigmoid
 from shards.errors import UserError
 from shards.renditions.source import kind_of
@@ -27,14 +27,13 @@ class Verdicts:
     """What was found of new images.
 
     paths: of the images that were judged, as given; table: their logits, in that order; decisions: bool [n, F], whether
-    a finding is present, or None without thresholds; thresholds: float64 [F], probabilities (NaN: never present), or
-    None; rejects: path and reason of the others.
+    a finding is present, by these thresholds, or None without; rejects: path and reason of the others.
     """
 
     paths: tuple[str, ...]
     table: Predictions
     decisions: np.ndarray | None
-    thresholds: np.ndarray | None
+    thresholds: Thresholds | None
     rejects: tuple[tuple[str, str], ...]
 
     @property
@@ -89,14 +88,13 @@ def _rows(verdicts: Verdicts) -> Iterator[Sequence[object]]:
 
 
 def _objects(verdicts: Verdicts) -> Iterator[dict]:
-    limits = [None] * len(verdicts.table.findings) if verdicts.thresholds is None else verdicts.thresholds.tolist()
-    limits = [None if each is None or math.isnan(each) else each for each in limits]
+    findings, decisions, made = verdicts.table.findings, verdicts.decisions, verdicts.thresholds
+    limits = [rule.probability for rule in made.rules] if made else [None] * len(findings)
     for place, (path, image) in enumerate(_images(verdicts)):
-        present = [None] * len(limits) if verdicts.decisions is None else verdicts.decisions[place].tolist()
-        columns = zip(verdicts.table.findings, _probabilities(verdicts, place), limits, present, strict=True)
+        present = [None] * len(findings) if decisions is None else decisions[place].tolist()
+        columns = zip(findings, _probabilities(verdicts, place), limits, present, strict=True)
         names = ("name", "probability", "threshold", "present")
-        findings = [dict(zip(names, each, strict=True)) for each in columns]
-        yield {"path": path, "image_id": image, "findings": findings}
+        yield {"path": path, "image_id": image, "findings": [dict(zip(names, each, strict=True)) for each in columns]}
 
 
 def _images(verdicts: Verdicts) -> Iterator[tuple[str, str]]:
