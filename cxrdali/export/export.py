@@ -14,6 +14,7 @@ from cxrdali.export.card import card, facts, public
 from cxrdali.export.check import expected
 from cxrdali.export.options import OPSET, OUTPUTS, SUFFIXES, ExportOptions
 from cxrdali.models import weights_file
+from cxrdali.models.architectures import in_timm
 from cxrdali.postprocess.rules import FORMAT
 from cxrdali.predict.judge import Judge
 from cxrdali.predict.options import JudgeOptions
@@ -57,7 +58,7 @@ def _check_place(out: Path, to: str) -> None:
         fix = f"name one, as {out.with_suffix(SUFFIXES[to])}"
         raise UserError(f"{out}: an export to {to} is a file {SUFFIXES[to]}; {fix}")
     for path in (out, *([out.with_suffix(".json")] if to == "card" else [])):
-        empty = to == "hub-folder" and path.is_dir() and not any(path.iterdir())
+        empty = to == "hub-folder" and path.is_dir() and not any(path.iterdir()) and path.resolve() != Path.cwd()
         if path.is_symlink() or (path.exists() and not empty):
             raise UserError(f"{path}: is there already; move it away, or give another --out")
     if not out.absolute().parent.is_dir():
@@ -103,7 +104,7 @@ def _graph(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDatas
 
 
 def _timm(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDataset | None) -> None:
-    model, arch = judge.model, judge.model.options.arch
+    model, (arch, _) = judge.model, in_timm(judge.model.options.arch)
     data, given = timm_files.weights(model, _about(judge)), timm_files.arguments(model, len(judge.findings))
 
     def made():

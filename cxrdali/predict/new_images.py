@@ -40,7 +40,8 @@ def judge_files(judge: Judge, files: Sequence[ImageFile], jobs: int) -> Verdicts
             the same logits for images that differ.
     """
     batch: list[tuple[ImageFile, Rendered]] = []
-    ids: list[tuple[str, str, str]] = []
+    paths: list[str] = []
+    ids: list[tuple[str, str]] = []
     rejects: list[tuple[str, str]] = []
     logits = [np.zeros((0, len(judge.findings)), np.float32)]
     looks: set[bytes] = set()  # of images that differ, two at least
@@ -52,7 +53,8 @@ def judge_files(judge: Judge, files: Sequence[ImageFile], jobs: int) -> Verdicts
             if len(looks) < 2:
                 looks.add(made.pixels.tobytes())
             study = made.tags.study_id if made.tags else ""
-            ids.append((str(file.path), file.image_id, study or file.image_id))
+            paths.append(str(file.path))
+            ids.append((file.image_id, study or file.image_id))
         batch.clear()
 
     log.info(f"{counted(len(files), 'image')} {judge.words}, decoded in {counted(min(jobs, len(files)), 'process')}")
@@ -68,9 +70,9 @@ def judge_files(judge: Judge, files: Sequence[ImageFile], jobs: int) -> Verdicts
     values = np.concatenate(logits)
     if len(looks) > 1 and (values == values[:1]).all():
         raise UserError(f"{judge.run.path}: gives images that differ the same logits; train it again")
-    known = pd.DataFrame(ids, columns=["path", "image_id", "study_id"], dtype=str).assign(view="")
-    table = Predictions(known.drop(columns="path"), judge.findings, values, judge.provenance)
-    return Verdicts(tuple(known["path"]), table, judge.decide(values), judge.thresholds, tuple(rejects))
+    known = pd.DataFrame(ids, columns=["image_id", "study_id"], dtype=str).assign(view="")
+    table = Predictions(known, judge.findings, values, judge.provenance)
+    return Verdicts(tuple(paths), table, judge.decide(values), judge.thresholds, tuple(rejects))
 
 
 def read_files(

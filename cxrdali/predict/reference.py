@@ -38,7 +38,7 @@ from cxrdali.predict.predict import load_run_model
 from cxrdali.predict.rendering import Rendered
 from cxrdali.runs.layout import REFERENCE_ARRAYS, REFERENCE_JSON
 from cxrdali.runs.reader import Run
-from cxrdali.runs.same_data import run_rows
+from cxrdali.runs.same_data import pixels, run_rows
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.full import NO_ROOM, smaller_batch, told_if_full
 from shards.dataset.packed import PackedDataset
@@ -157,6 +157,7 @@ class Reference:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(f"{path}: no reference ({error}); {fix}") from error
         if weights_file.identity(weights or run.best_weights()) != about["weights"]:
+            fix = f"leave --weights out, or move {path.name} away: nothing is compared then" if weights else fix
             raise UserError(f"{path}: was fitted to other weights than {weights or run.best_weights()}; {fix}")
         return made
 
@@ -166,8 +167,13 @@ def fit(run: Path, dataset: PackedDataset, options: ReferenceOptions) -> Referen
 
     Raises UserError for another dataset than the run's, or a full GPU.
     """
-    trained = Run.open(run)
-    train, val = run_rows(trained, dataset, dataset.labels(trained.labels), "; give the dataset of the run with --data")
+    trained, mend = Run.open(run), "; give the dataset of the run with --data"
+    train, val = run_rows(trained, dataset, dataset.labels(trained.labels), mend)
+    there, here = trained.config["dataset"], pixels(dataset, val[:0], trained.settings.data.size)
+    for name in ("size", "packed"):  # a new image is made as in training: beside others it would look strange
+        if here and there.get(name, here[name]) != here[name]:
+            words = f"images are packed otherwise in {dataset.root}: {name} {here[name]}, in training {there[name]}"
+            raise UserError(f"{run}: {words}{mend}")
     weights, hardware = trained.best_weights(), Hardware.resolve(options.device, options.precision)
     hardware.begin()
     with told_if_full(NO_ROOM):

@@ -49,8 +49,9 @@ def check_target(out: Path, inputs: Sequence[str]) -> None:
     if out.suffix not in SUFFIXES:
         raise UserError(f"{out}: verdicts on new images are written as {', '.join(SUFFIXES)}; change the suffix")
     check_writable(out)
-    if out.resolve() in [Path(each).resolve() for each in inputs]:
-        raise UserError(f"{out}: is one of --images; give another --out")
+    for path in (out, rejects_path(out)):
+        if path.resolve() in [Path(each).resolve() for each in inputs]:
+            raise UserError(f"{path}: is one of --images, and would be written over; give another --out")
 
 
 def rejects_path(out: Path) -> Path:

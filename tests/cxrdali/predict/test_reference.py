@@ -1,6 +1,7 @@
 """A reference warns of what is not of training's kind, as often without need as it says, and belongs to its weights."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -35,6 +36,7 @@ from cxrdali.runs.same_data import run_rows
 from cxrdali.runtime.device import Hardware
 from shards.errors import UserError
 from shards.storage.sealed import sealed_json
+from tests.cxrdali.comparable_runs import change_config
 
 pytestmark = pytest.mark.slow
 CPU = Hardware("cpu", "fp32")
@@ -210,7 +212,7 @@ def test_what_was_saved_is_loaded(frontal, reference, check, validation):
 
 def test_other_weights_and_damage_are_refused(frontal, reference, tmp_path):
     run = Run.open(frontal.path)
-    with pytest.raises(UserError, match="was fitted to other weights than .*; fit it again with `cxrdali reference"):
+    with pytest.raises(UserError, match="was fitted to other weights than .*; leave --weights out, or move reference"):
         Reference.load(run, frontal.path / "last.pt")
     assert Reference.load(Run.open(frontal.path)) is not None
     good, arrays = (frontal.path / REFERENCE_JSON).read_bytes(), (frontal.path / REFERENCE_ARRAYS).read_bytes()
@@ -232,6 +234,20 @@ def test_other_weights_and_damage_are_refused(frontal, reference, tmp_path):
     finally:
         (frontal.path / REFERENCE_JSON).write_bytes(good)
         (frontal.path / REFERENCE_ARRAYS).write_bytes(arrays)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dataset__size": 96}, "size 64, in training 96; give the dataset of the run"),
+        ({"dataset__packed__fit": "crop"}, "'fit': 'squash'.*, in training .*'fit': 'crop'"),
+    ],
+)
+def test_images_that_were_packed_otherwise_are_no_reference(frontal, tmp_path, change, said):
+    shutil.copytree(frontal.path, tmp_path / "run")
+    change_config(tmp_path / "run", **change)
+    with pytest.raises(UserError, match=f"images are packed otherwise in .*: .*{said}"):
+        fit(tmp_path / "run", frontal.dataset, ReferenceOptions(device="cpu"))
 
 
 def test_a_network_without_features_is_compared_by_pixels(frontal, monkeypatch, validation):
