@@ -45,7 +45,7 @@ def read(run, paths, out, **given):
     with quick_imports():
         from cxrdali.predict.image_files import find
         from cxrdali.predict.judge import Judge
-        from cxrdali.predict.read_files import read_files
+        from cxrdali.predict.new_images import read_files
         from cxrdali.predict.reference import Reference
         from cxrdali.report.reading.page import write_reading
         from cxrdali.runs.reader import Run

@@ -41,7 +41,7 @@ def facts(judge: Judge, dataset: PackedDataset | None, evaluations: Sequence[Pat
 
     Raises UserError if the dataset is not the run's, or a file is no evaluation of it.
     """
-    run, rules, settings = judge.run, (judge.calibration, judge.rules), flatten(judge.run.config["settings"])
+    run, rules, settings = judge.run, (judge.calibration, judge.thresholds), flatten(judge.run.config["settings"])
     scored = [_evaluation(run, path) for path in evaluations or sorted(run.path.glob("*.metrics.json"))]
     said = [run.config.get("synthetic"), dataset and dataset.synthetic, *(each.get("synthetic") for each in scored)]
     known = {
@@ -60,7 +60,7 @@ def facts(judge: Judge, dataset: PackedDataset | None, evaluations: Sequence[Pat
         "pack": dataset and _pack(run, dataset),
         "evaluations": scored,
         "calibration": judge.calibration and public(judge.calibration),
-        "thresholds": judge.rules and public(judge.rules),
+        "thresholds": judge.thresholds and public(judge.thresholds),
         "remarks": [each for found in rules if found for each in differences(judge.provenance, found.made_from)],
     }
     return plain(known)

@@ -14,6 +14,7 @@ from cxrdali.export.card import card, facts, public
 from cxrdali.export.check import expected
 from cxrdali.export.options import OPSET, OUTPUTS, SUFFIXES, ExportOptions
 from cxrdali.models import weights_file
+from cxrdali.models.architectures import in_timm
 from cxrdali.postprocess.rules import FORMAT
 from cxrdali.predict.judge import Judge
 from cxrdali.predict.options import JudgeOptions
@@ -57,7 +58,7 @@ def _check_place(out: Path, to: str) -> None:
         fix = f"name one, as {out.with_suffix(SUFFIXES[to])}"
         raise UserError(f"{out}: an export to {to} is a file {SUFFIXES[to]}; {fix}")
     for path in (out, *([out.with_suffix(".json")] if to == "card" else [])):
-        empty = to == "hub-folder" and path.is_dir() and not any(path.iterdir())
+        empty = to == "hub-folder" and path.is_dir() and not any(path.iterdir()) and path.resolve() != Path.cwd()
         if path.is_symlink() or (path.exists() and not empty):
             raise UserError(f"{path}: is there already; move it away, or give another --out")
     if not out.absolute().parent.is_dir():
@@ -67,7 +68,7 @@ def _check_place(out: Path, to: str) -> None:
 def _about(judge: Judge) -> dict[str, str]:
     """What an export says of itself; lists and numbers as JSON."""
     run, weights = judge.run, judge.run.best_weights()
-    called = {rule.finding: rule.probability for rule in judge.rules.rules} if judge.rules else None
+    called = {rule.finding: rule.probability for rule in judge.thresholds.rules} if judge.thresholds else None
     return {
         **judge.model.identity,
         "cxrdali": __version__,
@@ -87,8 +88,7 @@ def _about(judge: Judge) -> dict[str, str]:
 
 def _graph(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDataset | None) -> None:
     outputs, what, size = options.outputs or OUTPUTS[0], f"{judge.run.path} to {options.to}", judge.model.options.size
-    by_name = {rule.finding: rule.map for rule in judge.calibration.rules} if judge.calibration else {}
-    maps = tuple(by_name[name] for name in judge.findings if by_name)
+    maps = tuple(rule.map for rule in judge.calibration.rules) if judge.calibration else ()
     target = replace(expected(judge, dataset), maps=maps, probabilities=outputs == "probabilities")
     model, about = graph.Exported(judge.model, maps, target.probabilities), {**_about(judge), "outputs": outputs}
     if options.to == "onnx":
@@ -104,7 +104,7 @@ def _graph(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDatas
 
 
 def _timm(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDataset | None) -> None:
-    model, arch = judge.model, judge.model.options.arch
+    model, (arch, _) = judge.model, in_timm(judge.model.options.arch)
     data, given = timm_files.weights(model, _about(judge)), timm_files.arguments(model, len(judge.findings))
 
     def made():
@@ -129,7 +129,7 @@ def _hub(judge: Judge, out: Path, options: ExportOptions, dataset: PackedDataset
         "README.md": card(known, config),
         "README.json": sealed_json(known),
     }
-    for name, rules in (("calibration", judge.calibration), ("thresholds", judge.rules)):
+    for name, rules in (("calibration", judge.calibration), ("thresholds", judge.thresholds)):
         if rules and rules.made_from:
             files[f"{name}.json"] = sealed_json({"format": FORMAT, **public(rules)})
     there = out.absolute()

@@ -11,6 +11,7 @@ from torch import nn
 
 from cxrdali.export.check import Expected
 from cxrdali.models import weights_file
+from cxrdali.models.architectures import in_timm
 from cxrdali.models.checkpoint_file import first_line
 from cxrdali.models.classifier import Classifier
 from cxrdali.models.weights import output_keys
@@ -37,7 +38,8 @@ def weights(model: Classifier, about: Mapping[str, str]) -> bytes:
 def arguments(model: Classifier, num_findings: int) -> dict[str, Any]:
     """Of `timm.create_model`, beside the network's name and where the weights are."""
     fixed = model.backbone.pretrained_cfg.get("fixed_input_size")
-    return {"num_classes": num_findings, **({"img_size": model.options.size} if fixed else {})}
+    sized = {"img_size": model.options.size} if fixed else {}
+    return {"num_classes": num_findings, **sized, **in_timm(model.options.arch)[1]}
 
 
 def feeding(model: Classifier) -> str:
@@ -70,7 +72,7 @@ def config(model: Classifier, about: Mapping[str, str]) -> dict[str, Any]:
     given = arguments(model, len(findings))
     count = given.pop("num_classes")
     return {
-        "architecture": model.options.arch.partition(".")[0],
+        "architecture": in_timm(model.options.arch)[0].partition(".")[0],
         "num_classes": count,
         "num_features": model.backbone.num_features,
         "label_names": findings,

@@ -166,10 +166,17 @@ def without_one(values: np.ndarray, names: Sequence[str]) -> dict | None:
 def wilson(share: float, count: float, level: float = 0.95) -> tuple[float, float]:
     """The interval of a share of `count` independent ones (Wilson 1927), 0 to 1; level: 0 to 1.
 
-    Where images are counted and patients are independent, `count` is that of the patients: the share need not be a
-    whole number of them.
+    Where images are counted and patients are independent, `count` is `independent`: the share need not be a whole
+    number of them.
     """
     z = float(norm.ppf((1 + level) / 2))
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def independent(subjects: np.ndarray) -> float:
+    """As how many independent images those of these subjects, [n], count if a subject's all say the same: as many as
+    there are subjects with equally many images each, and fewer where some have most of them (Kish 1965)."""
+    sizes = np.unique(subjects, return_counts=True)[1]
+    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0

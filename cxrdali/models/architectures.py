@@ -14,6 +14,14 @@ _KNOWN: dict[str, tuple[str, dict[str, Any], int, dict[str, Any]]] = {
     "eva_x_base_patch16": ("eva02_base_patch14_224", _EVA_X, 224, _EVA_X_PIXELS),
     "vit_large_patch16_dinov2": ("vit_large_patch14_dinov2", {"patch_size": 16}, 512, {}),  # XRay-DINO
 }
+
+
+def in_timm(arch: str) -> tuple[str, dict[str, Any]]:
+    """What timm itself calls a network, and what makes it this one, for programs that do not import this."""
+    like, otherwise, *_ = _KNOWN.get(arch, (arch, {}))
+    return like, otherwise
+
+
 default_cfgs = generate_default_cfgs(
     {
         name: {

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdali.data.splits import group_codes
+from cxrdali.data.splits import group_codes, subject_is
 from cxrdali.metrics.decisions import METRICS, score_decisions
+from cxrdali.metrics.intervals import independent
 from cxrdali.metrics.ranking import defined
 from cxrdali.postprocess.crossfit import Parts, cross_fit, read_held_out
 from cxrdali.postprocess.options import DEFAULTS, FitOptions, Strategy, parse_strategy
@@ -23,7 +24,7 @@ from shards.storage.sealed import check_kinds, maybe
 SCORES = (*METRICS, "F1_half")
 KINDS = {  # of a finding's entry
     "finding": str, "threshold": maybe(float), "probability": maybe(float), "remark": str, "images": int,
-    "positives": int, **dict.fromkeys(SCORES, maybe(float)), "patients?": maybe([int]),
+    "positives": int, **dict.fromkeys(SCORES, maybe(float)), "independent?": maybe([float]),
 }  # fmt: skip
 
 
@@ -33,7 +34,8 @@ class FindingThreshold:
     could not do, or "". images: those whose target is known; positives: of these.
 
     F1, precision, recall (= sensitivity), specificity: cross-fitted, None if undefined; F1_half: at probability 0.5.
-    patients: those with a positive image, and those with a negative one (None: of an older version).
+    independent: as how many independent images the positive and the negative ones count, as patients may have several
+    (`cxrdali.metrics.intervals.independent`; None: patients are not known, or of an older version).
     """
 
     finding: str
@@ -46,7 +48,7 @@ class FindingThreshold:
     recall: float | None
     specificity: float | None
     F1_half: float | None
-    patients: tuple[int, int] | None = None
+    independent: tuple[float, float] | None = None
 
     @property
     def probability(self) -> float | None:
@@ -93,12 +95,14 @@ def fit(
     called = cross_fitted(data, wanted)
     scores, half = score_decisions(data.truth, called), score_decisions(data.truth, data.logits >= 0)
     shown = [*(getattr(scores, name) for name in METRICS), half.F1]
-    subject = group_codes(dataset, "subject")[data.rows]
-    patients = [tuple(len(np.unique(subject[column == label])) for label in (1, 0)) for column in data.truth.T]
-    columns = zip(data.findings, chosen, data.images.tolist(), data.positives.tolist(), patients, *shown, strict=True)
+    counts: list[tuple | None] = [None] * len(data.findings)
+    if subject_is(dataset) == "patient":
+        subject = group_codes(dataset, "subject")[data.rows]
+        counts = [tuple(independent(subject[column == label]) for label in (1, 0)) for column in data.truth.T]
+    columns = zip(data.findings, chosen, data.images.tolist(), data.positives.tolist(), counts, *shown, strict=True)
     rules = tuple(
-        FindingThreshold(finding, threshold, remark, images, positives, *map(defined, measured), counts)
-        for finding, (threshold, remark), images, positives, counts, *measured in columns
+        FindingThreshold(finding, threshold, remark, images, positives, *map(defined, measured), count)
+        for finding, (threshold, remark), images, positives, count, *measured in columns
     )
     macros = {f"macro_{name}": defined(scores.macro(name)) for name in METRICS}
     return Thresholds(str(wanted), rules, macros | {"macro_F1_half": defined(half.macro("F1"))}, data.made_from)
@@ -159,11 +163,11 @@ def _parse(stored: dict) -> Thresholds:
 
 
 def _rule(row: dict) -> FindingThreshold:
-    counts = row.get("patients")
+    counts = row.get("independent")
     if counts is not None and (len(counts) != 2 or (counts[0] > 0) != (row["positives"] > 0) or min(counts) < 0):
-        raise ValueError(f"{row['finding']}: patients {counts!r} of {row['positives']} positive images")
-    own = {name: row[name] for name in FindingThreshold.__dataclass_fields__ if name != "patients"}
-    rule = FindingThreshold(**own, patients=counts and tuple(counts))
+        raise ValueError(f"{row['finding']}: independent {counts!r} of {row['positives']} positive images")
+    own = {name: row[name] for name in FindingThreshold.__dataclass_fields__ if name != "independent"}
+    rule = FindingThreshold(**own, independent=counts and tuple(counts))
     check_derived(rule.finding, "probability", row["probability"], rule.probability, "threshold says")
     return rule
 

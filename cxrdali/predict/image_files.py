@@ -75,6 +75,8 @@ def find(given: Sequence[str]) -> list[ImageFile]:
 
 def _of(text: str, others: list[Location]) -> Sequence[_Found]:
     """others: what is in folders and is no image is added to it."""
+    if not text:
+        raise UserError("a blank path, as of a variable that is not set; give a file, a folder, a pattern or a list")
     path, before = place(text), len(others)
     local = storage_of(path).local
     if storage_of(path).has_folder() and (local or not path.suffix):  # a web server cannot tell its folders

@@ -5,22 +5,22 @@ Rules for calibration and thresholds are those of `cxrdali.postprocess`, and ref
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 
 from cxrdali.fitted import joined
-from cxrdali.models import weights_file
 from cxrdali.models.classifier import Classifier
 from cxrdali.models.inference import in_passes, merged
 from cxrdali.models.tta import TTA
 from cxrdali.postprocess import calibration, thresholds
 from cxrdali.predict.options import JudgeOptions
-from cxrdali.predict.predict import load_run_model, weights_of
-from cxrdali.predictions import Predictions, Provenance, first_of, mean_logit, sigmoid
+from cxrdali.predict.predict import load_run_model, weights_of, with_weights
+from cxrdali.predictions import Predictions, Provenance, first_of, mean_logit
 from cxrdali.runs.chosen import by_weights
 from cxrdali.runs.reader import Run
 from cxrdali.runtime.device import Hardware
@@ -29,60 +29,38 @@ from shards.errors import UserError
 from shards.words import counted
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """Of B images and F findings. logits: float32 [B, F], calibrated where rules are applied; decisions: bool [B, F],
-    whether each finding is present; None without thresholds."""
-
-    logits: np.ndarray
-    decisions: np.ndarray | None
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """float64 [B, F], 0 to 1."""
-        return sigmoid(self.logits)
-
-
-@dataclass(frozen=True, eq=False)
-class _Member:
-    """A run's network on its device; columns: the place of each of the judge's findings among its own."""
-
-    model: Classifier
-    columns: list[int]
+R = TypeVar("R", calibration.Calibration, thresholds.Thresholds)
 
 
 class Judge:
     """Judges images that are rendered for its runs (`cxrdali.predict.rendering`); one call at a time.
 
     runs; run: the first of them; findings: names, in its order; model: its network, on its device; hardware;
-    calibration, rules: what is applied (None: nothing); thresholds: float64 [F], probabilities from which on a finding
-    is present (NaN: never), or None; provenance: what a table of its logits says of them.
+    calibration, thresholds: what is applied, with a rule per finding in that order (None: nothing); provenance: what a
+    table of its logits says of them.
     """
 
-    def __init__(self, runs: Sequence[Run], members: Sequence[_Member], hardware: Hardware, options: JudgeOptions):
+    def __init__(self, runs: Sequence[Run], models: Sequence[Classifier], hardware: Hardware, options: JudgeOptions):
         self.runs, self.run, self.findings = tuple(runs), runs[0], runs[0].findings
-        self.hardware, self.options, self.model = hardware, options, members[0].model
-        self._members = tuple(members)
-        given = options.calibration
-        self.calibration = None if given is None else calibration.read(Path(given))
-        given = options.thresholds
-        self.rules = None if given is None else thresholds.read_or_fixed(str(given), self.findings)
+        self.hardware, self.options, self.model = hardware, options, models[0]
+        self._members = [  # with the place of each of the judge's findings among its own
+            (model, [run.findings.index(name) for name in self.findings])
+            for run, model in zip(runs, models, strict=True)
+        ]
         self._before = _provenance(runs, options)
+        self.calibration, self.thresholds = None, None
         blank = self._table(np.zeros((0, len(self.findings)), np.float32), ())
-        if self.calibration is not None:
-            self._remark = calibration.check(self.run.path, blank, self.calibration, options.allow_other_run)
+        if options.calibration is not None:
+            rules = calibration.read(Path(options.calibration))
+            self._remark = calibration.check(self.run.path, blank, rules, options.allow_other_run)
+            self.calibration = _in_order(rules, self.findings)
             blank = self._calibrated(blank)
         self.provenance = blank.provenance
-        self._limits, self.thresholds = None, None
-        if self.rules is not None:
-            _check_calibrated(Path(str(options.thresholds)), self.rules, blank.provenance)
-            self.rules.decide(self.run.path, blank, options.allow_other_run)
-            by_name = {rule.finding: rule for rule in self.rules.rules}
-            chosen = [by_name[name] for name in self.findings]
-            self._limits = [rule.threshold for rule in chosen]
-            self.thresholds = np.array([rule.probability for rule in chosen], dtype=np.float64)
+        if options.thresholds is not None:
+            limits = thresholds.read_or_fixed(options.thresholds, self.findings)
+            _check_calibrated(Path(options.thresholds), limits, blank.provenance)
+            limits.decide(self.run.path, blank, options.allow_other_run)
+            self.thresholds = _in_order(limits, self.findings)
 
     @classmethod
     def of(cls, runs: Sequence[Run], options: JudgeOptions | None = None) -> "Judge":
@@ -95,13 +73,12 @@ class Judge:
         _check_runs(runs, asked)
         hardware = Hardware.resolve(asked.device, asked.precision)
         hardware.begin()
-        members = []
+        models = []
         for run in runs:
             model = load_run_model(run, weights_of(run, asked))
             with told_if_full(NO_ROOM):
-                model = model.to(hardware.device).eval()
-            members.append(_Member(model, [run.findings.index(name) for name in runs[0].findings]))
-        return cls(runs, members, hardware, asked)
+                models.append(model.to(hardware.device).eval())
+        return cls(runs, models, hardware, asked)
 
     @property
     def words(self) -> str:
@@ -120,39 +97,46 @@ class Judge:
         settings = self.run.settings
         return self.options.batch or settings.runtime.micro_batch or settings.optimizer.batch
 
-    def judge(self, pixels: np.ndarray | Sequence[np.ndarray], names: Sequence[str] = ()) -> Judged:
+    def judge(self, pixels: np.ndarray | Sequence[np.ndarray], names: Sequence[str] = ()) -> np.ndarray:
         """Judge a batch.
 
         Args:
             pixels: uint8 [B, S, S] as every run sees the images; or one such array per run.
             names: Of the images, for messages.
 
+        Returns:
+            Logits, float32 [B, F], calibrated where that was asked for.
+
         Raises:
             UserError: The network gives NaN or infinity, or the GPU is full.
         """
         each = [pixels] * len(self._members) if isinstance(pixels, np.ndarray) else pixels
-        found = [self._logits(*pair, names) for pair in zip(self._members, each, strict=True)]
+        pairs = zip(self._members, each, strict=True)
+        found = [self._logits(model, its, names)[:, columns] for (model, columns), its in pairs]
         logits = found[0] if len(found) == 1 else mean_logit(np.stack(found))
-        if self.calibration is not None:
-            logits = self._calibrated(self._table(logits, names)).values
-        decisions = None if self._limits is None else thresholds.decide(logits, self._limits)
-        return Judged(logits, decisions)
+        return logits if self.calibration is None else self._calibrated(self._table(logits, names)).values
+
+    def decide(self, logits: np.ndarray) -> np.ndarray | None:
+        """Whether each finding is present, of logits [n, F] as `judge` returns them: bool [n, F]; None without
+        thresholds."""
+        made = self.thresholds
+        return None if made is None else thresholds.decide(logits, [rule.threshold for rule in made.rules])
 
     @torch.inference_mode()
-    def _logits(self, member: _Member, pixels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    def _logits(self, model: Classifier, pixels: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """float32 [B, F]."""
         count, tta = len(pixels), self.options.tta
         full = f"the GPU is full with {counted(count, 'image')} of {pixels.shape[-1]} px at a time"
         with told_if_full(f"{full}; {smaller_batch(count)}"):
             images = torch.from_numpy(np.ascontiguousarray(pixels))[:, None].to(self.hardware.device)
             passes = torch.empty(len(TTA[tta]), count, len(self.findings), device=self.hardware.device)
-            in_passes(member.model, images, tta, self.hardware, passes)
+            in_passes(model, images, tta, self.hardware, passes)
             values, finite = merged(passes.cpu().numpy())
         if not finite.all():
             image = f"image {names[int(np.argmin(finite))]!r}" if names else "an image"
             fix = "predict with other weights" if self.hardware.precision == "fp32" else "use --precision fp32"
             raise UserError(f"the network gives NaN or infinity for {image} in {self.hardware.precision}; {fix}")
-        return values[:, member.columns]
+        return values
 
     def _table(self, logits: np.ndarray, names: Sequence[str]) -> Predictions:
         names = names or [f"image {place}" for place in range(1, len(logits) + 1)]
@@ -160,6 +144,11 @@ class Judge:
 
     def _calibrated(self, table: Predictions) -> Predictions:
         return calibration.calibrated(self.run.path, table, self.calibration, self._remark)
+
+
+def _in_order(rules: R, findings: Sequence[str]) -> R:
+    by_name = {rule.finding: rule for rule in rules.rules}
+    return replace(rules, rules=tuple(by_name[name] for name in findings))
 
 
 def _check_runs(runs: Sequence[Run], asked: JudgeOptions) -> None:
@@ -178,18 +167,12 @@ def _check_runs(runs: Sequence[Run], asked: JudgeOptions) -> None:
 
 def _provenance(runs: Sequence[Run], asked: JudgeOptions) -> Provenance:
     """What `cxrdali predict`, and `cxrdali ensemble` of several, would say of the logits."""
-    first = runs[0]
-    made = joined(entry for run in runs for entry in by_weights(Path(asked.weights or run.path)))
-    labels = first.labels if len({run.labels for run in runs}) == 1 else None
-    about = Provenance("logit", first.name, labels=labels, tta=asked.tta, fitted=made or None)
-    if asked.weights is not None:
-        weights = Path(asked.weights)
-        step = f"weights of {weights.name}, content {weights_file.identity(weights)[:16]}"
-        return replace(about, run=f"{first.name} + {weights.name}", history=(step,))
-    if len(runs) > 1:
-        names = ", ".join(run.name for run in runs)
-        return replace(about, run=f"ensemble of {names}", history=(f"mean probability of {names}",))
-    return about
+    labels = runs[0].labels if len({run.labels for run in runs}) == 1 else None
+    about = Provenance("logit", runs[0].name, labels=labels, tta=asked.tta)
+    if len(runs) == 1:
+        return with_weights(about, runs[0], asked.weights)
+    names, made = ", ".join(run.name for run in runs), joined(each for run in runs for each in by_weights(run.path))
+    return replace(about, run=f"ensemble of {names}", history=(f"mean probability of {names}",), fitted=made or None)
 
 
 def _check_calibrated(path: Path, rules: thresholds.Thresholds, about: Provenance) -> None:

@@ -25,13 +25,13 @@ class Kind:
 
 KINDS = {
     "brightness": Kind("Mean brightness, from 0 (black) to 1 (white)", True, True, 0.05),
-    "contrast": Kind("Contrast: spread of brightness", True, True, 0.03),
+    "contrast": Kind("Contrast (spread of brightness)", True, True, 0.03),
     "border": Kind("Share of the picture that is black border", False, True, 0.05),
     "white": Kind("Share of the picture that is pure white", False, True, 0.02),
     "detail": Kind("Differences between neighbouring pixels, relative to contrast", True, True, 0.02),
     "shape": Kind("Height of the file relative to its width", True, True, 0.1),
     "resemblance": Kind("Resemblance to the mean training image, from -1 to 1", True, False, 0.1),
-    "upright": Kind("How much more it does so than turned by 90 or 180 degrees, or as a negative", True, False, 0.05),
+    "upright": Kind("Resemblance as it is, less that turned by 90 or 180 degrees, or as a negative", True, False, 0.05),
     "mirror": Kind("Left and right differ as in the mean training image, from -1 (mirrored) to 1", True, False, 0.05),
     DISTANCE: Kind("Distance to the nearest training images, as the network sees them", False, True, 0.01),
 }

@@ -1,13 +1,18 @@
-"""Predictions of new images, of which nobody has made a pack: files are rendered while others are judged."""
+"""New images, of which nobody has made a pack: files are rendered while others are judged, or read one by one."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import PurePath
 
 import numpy as np
 import pandas as pd
 
 from cxrdali.predict.image_files import ImageFile
-from cxrdali.predict.judge import Judge, Judged
+from cxrdali.predict.judge import Judge
+from cxrdali.predict.options import ReadOptions
+from cxrdali.predict.reading import Reading, read_study
+from cxrdali.predict.reference import Reference
 from cxrdali.predict.rendering import Rendered, Rendering
 from cxrdali.predict.verdicts import Verdicts
 from cxrdali.predictions import Predictions
@@ -34,40 +39,76 @@ def judge_files(judge: Judge, files: Sequence[ImageFile], jobs: int) -> Verdicts
         UserError: A run does not say how its images were packed, a disk fails, or the network gives NaN, infinity or
             the same logits for images that differ.
     """
-    jobs, batch = min(jobs, len(files)), []
-    ids: list[tuple[str, str, str]] = []
-    judged: list[Judged] = []
+    batch: list[tuple[ImageFile, Rendered]] = []
+    paths: list[str] = []
+    ids: list[tuple[str, str]] = []
     rejects: list[tuple[str, str]] = []
+    logits = [np.zeros((0, len(judge.findings)), np.float32)]
     looks: set[bytes] = set()  # of images that differ, two at least
 
-    def flush(batch: list[tuple[ImageFile, Rendered]]) -> None:
+    def flush() -> None:
         pixels = [np.stack(column) for column in zip(*(made.each for _, made in batch), strict=True)]
-        judged.append(judge.judge(pixels, [str(file.path) for file, _ in batch]))
-        if len(looks) < 2:
-            looks.update(made.pixels.tobytes() for _, made in batch)
+        logits.append(judge.judge(pixels, [str(file.path) for file, _ in batch]))
         for file, made in batch:
+            if len(looks) < 2:
+                looks.add(made.pixels.tobytes())
             study = made.tags.study_id if made.tags else ""
-            ids.append((str(file.path), file.image_id, study or file.image_id))
+            paths.append(str(file.path))
+            ids.append((file.image_id, study or file.image_id))
+        batch.clear()
 
-    with Rendering.of(*judge.runs, threads=jobs) as rendering:
-        log.info(f"{counted(len(files), 'image')} {judge.words}, decoded in {counted(jobs, 'process')}")
-        coming = rendering.render_each((file.path for file in files), 2 * judge.batch + jobs)
-        with progress_bar("judging", len(files), " images", leave=False) as bar:
-            for file, made in zip(files, coming, strict=True):
-                if isinstance(made, RejectedImage):
-                    rejects.append((str(file.path), str(made)))
-                else:
-                    batch.append((file, made))
-                if len(batch) == judge.batch:
-                    flush(batch)
-                    batch = []
-                bar.update()
-            if batch:
-                flush(batch)
-    logits = np.concatenate([np.zeros((0, len(judge.findings)), np.float32), *(each.logits for each in judged)])
-    if len(looks) > 1 and (logits == logits[:1]).all():
+    log.info(f"{counted(len(files), 'image')} {judge.words}, decoded in {counted(min(jobs, len(files)), 'process')}")
+    for file, made in _rendered(judge, files, jobs, judge.batch):
+        if isinstance(made, RejectedImage):
+            rejects.append((str(file.path), str(made)))
+        else:
+            batch.append((file, made))
+        if len(batch) == judge.batch:
+            flush()
+    if batch:
+        flush()
+    values = np.concatenate(logits)
+    if len(looks) > 1 and (values == values[:1]).all():
         raise UserError(f"{judge.run.path}: gives images that differ the same logits; train it again")
-    known = pd.DataFrame(ids, columns=["path", "image_id", "study_id"], dtype=str).assign(view="")
-    table = Predictions(known.drop(columns="path"), judge.findings, logits, judge.provenance)
-    decisions = None if judge.rules is None else np.array([row for each in judged for row in each.decisions])
-    return Verdicts(tuple(known["path"]), table, decisions, judge.thresholds, tuple(rejects))
+    known = pd.DataFrame(ids, columns=["image_id", "study_id"], dtype=str).assign(view="")
+    table = Predictions(known, judge.findings, values, judge.provenance)
+    return Verdicts(tuple(paths), table, judge.decide(values), judge.thresholds, tuple(rejects))
+
+
+def read_files(
+    judge: Judge, reference: Reference | None, files: Sequence[ImageFile], options: ReadOptions, jobs: int
+) -> tuple[list[Reading], dict[str, str]]:
+    """A reading of each image or study, in the order of the files, and the reasons of those that were rejected.
+
+    With `options.study`, a study is what has one StudyInstanceUID; of files that are no DICOM, what lies in a folder.
+    jobs: as of `judge_files`.
+    """
+    studies: dict[str, list[Rendered]] = {}
+    rejected: dict[str, str] = {}
+    for file, image in _rendered(judge, files, jobs, 1):
+        if isinstance(image, RejectedImage):
+            rejected[file.image_id] = str(image)
+            continue
+        name = file.image_id
+        if options.study:
+            name = f"Study {getattr(image.tags, 'study_id', '') or PurePath(str(file.path)).parent}"
+        studies.setdefault(name, []).append(replace(image, name=name, image_id=file.image_id))
+    with progress_bar("reading", len(studies), " readings", leave=False) as bar:
+        readings = []
+        for images in studies.values():
+            readings.append(read_study(judge, reference, images, options, images[0].name))
+            bar.update()
+    return readings, rejected
+
+
+def _rendered(
+    judge: Judge, files: Sequence[ImageFile], jobs: int, batch: int
+) -> Iterator[tuple[ImageFile, Rendered | RejectedImage]]:
+    """Each file as the judge's runs see it, two batches ahead."""
+    jobs = min(jobs, len(files))
+    with Rendering.of(*judge.runs, threads=jobs) as rendering:
+        coming = rendering.render_each((file.path for file in files), 2 * batch + jobs)
+        with progress_bar("images", len(files), " images", leave=False) as bar:
+            for pair in zip(files, coming, strict=True):
+                yield pair
+                bar.update()

@@ -23,7 +23,7 @@ class PredictOptions:
         "both ways (4); medium, those, at 0.9 and 1.1 of its size, moved by 2.5 % to each side (10). Time: per pass.",
         one_of(TTAS),
     )
-    batch: int | None = setting(None, "Images at a time.", otherwise="the run's, or its micro-batch")
+    batch: int | None = setting(None, "Images at a time.", at_least(1), otherwise="the run's, or its micro-batch")
     device: str = as_in(RuntimeSettings, "device")
     precision: str = as_in(RuntimeSettings, "precision")
     decode: str = as_in(RuntimeSettings, "decode")
@@ -126,5 +126,3 @@ class JudgeOptions:
 
     def __post_init__(self):
         check(self)
-        if self.batch is not None and self.batch < 1:
-            raise UserError(f"batch {self.batch}: at least 1")

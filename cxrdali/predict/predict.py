@@ -86,12 +86,19 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
     if dataset.mirror:
         log.info(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
     ids = dataset.of_rows(rows, "image_id", "study_id", "view")
-    fitted = by_weights(Path(asked.weights or run)) or None
-    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak, fitted=fitted)
-    if asked.weights is not None:
-        step = f"weights of {weights.name}, content {weights_file.identity(weights)[:16]}"
-        provenance = replace(provenance, run=f"{run.name} + {weights.name}", history=(step,))
+    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak)
+    provenance = with_weights(provenance, trained, asked.weights)
     return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
+
+
+def with_weights(about: Provenance, run: Run, weights: str | None) -> Provenance:
+    """What a table says of itself, with what was fitted for a run's best or other weights, and which these are."""
+    about = replace(about, fitted=by_weights(Path(weights or run.path)) or None)
+    if weights is None:
+        return about
+    path = Path(weights)
+    step = f"weights of {path.name}, content {weights_file.identity(path)[:16]}"
+    return replace(about, run=f"{about.run} + {path.name}", history=(step,))
 
 
 def _leak(

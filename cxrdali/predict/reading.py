@@ -1,15 +1,16 @@
 """New images as a run reads them: probabilities beside thresholds and what those yield on validation, heat maps, and
 whether an image looks like what the run was trained on."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 
-from cxrdali.fitted import CALIBRATION, Fitted, overlap
+from cxrdali.fitted import overlap
 from cxrdali.metrics.intervals import wilson
-from cxrdali.postprocess.rules import differences, fitted
+from cxrdali.postprocess.rules import differences
 from cxrdali.postprocess.thresholds import FindingThreshold
 from cxrdali.predict.heatmaps import heat_maps, map_layer
 from cxrdali.predict.judge import Judge
@@ -17,7 +18,7 @@ from cxrdali.predict.likeness import Likeness
 from cxrdali.predict.options import ReadOptions
 from cxrdali.predict.reference import Reference, network_features
 from cxrdali.predict.rendering import Rendered
-from cxrdali.runs.chosen import by_weights
+from cxrdali.predictions import mean_logit, sigmoid
 from shards.errors import UserError
 from shards.words import counted
 
@@ -46,13 +47,13 @@ class Operating:
         """None for a threshold that was fitted to nothing."""
         if not rule.images:
             return None
-        counts = rule.patients or (rule.positives, rule.images - rule.positives)
+        counts = rule.independent or (rule.positives, rule.images - rule.positives)
         sensitivity, specificity = (
             None if share is None else (share, *wilson(share, count))
             for share, count in zip((rule.recall, rule.specificity), counts, strict=True)
         )
         shares = sensitivity, specificity, rule.precision, rule.positives / rule.images
-        return cls(*shares, rule.images, rule.positives, rule.patients is not None)
+        return cls(*shares, rule.images, rule.positives, rule.independent is not None)
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,8 @@ def read_study(
 ) -> Reading:
     """Images of one study: each is judged alone, and a finding's probability is the mean over them. judge: of a run."""
     pixels = np.stack([each.pixels for each in rendered])
-    judged = judge.judge(pixels, [each.image_id for each in rendered])
-    found = _findings(judge, judged.probabilities.mean(axis=0), judged.decisions)
+    logits = judge.judge(pixels, [each.image_id for each in rendered])
+    found = _findings(judge, logits[0] if len(logits) == 1 else mean_logit(logits))
     order = sorted(range(len(found)), key=lambda place: (not found[place].positive, -found[place].probability))
     layer, without_maps = (
         _layer(judge, pixels.shape[-1]) if options.top else (None, "No heat maps: none were asked for.")
@@ -148,12 +149,12 @@ def read_study(
             ImageReading(
                 image.image_id, image.height, image.width, pixels.shape[-1], image.converted,
                 image.tags.view_position if image.tags else "",
-                tuple(judged.probabilities[place, order].tolist()),
+                tuple(sigmoid(logits[place, order]).tolist()),
                 reference and reference.check(image, None if features is None else features[place]),
                 image.pixels, heats,
             )
         )  # fmt: skip
-    rules, made = judge.rules, judge.calibration
+    rules, made = judge.thresholds, judge.calibration
     return Reading(
         name, judge.provenance.run or judge.run.name,
         "" if made is None else made.method + _of(judge, made.made_from),
@@ -164,21 +165,15 @@ def read_study(
     )  # fmt: skip
 
 
-def _findings(judge: Judge, mean: np.ndarray, decisions: np.ndarray | None) -> list[FindingReading]:
-    """In the judge's order. mean: float64 [F]; decisions: bool [B, F], which hold for the mean of one image alone."""
-    made = judge.calibration
-    kept = {rule.finding for rule in made.rules if rule.kept} if made else set()
-    rules = {rule.finding: rule for rule in judge.rules.rules} if judge.rules else {}
-    found = []
-    for place, (name, probability) in enumerate(zip(judge.findings, mean.tolist(), strict=True)):
-        calibrated = made is not None and name not in kept
-        if decisions is None:
-            found.append(FindingReading(name, probability, calibrated))
-            continue
-        limit = rules[name].probability
-        called = bool(decisions[0, place]) if len(decisions) == 1 else limit is not None and probability >= limit
-        found.append(FindingReading(name, probability, calibrated, limit, called, Operating.of(rules[name])))
-    return found
+def _findings(judge: Judge, logits: np.ndarray) -> list[FindingReading]:
+    """In the judge's order. logits: float32 [F]."""
+    changed = [not rule.kept for rule in judge.calibration.rules] if judge.calibration else [False] * len(logits)
+    columns = [judge.findings, sigmoid(logits).tolist(), changed]
+    called = judge.decide(logits[None])
+    if called is not None:
+        rules = judge.thresholds.rules
+        columns += [[rule.probability for rule in rules], called[0].tolist(), map(Operating.of, rules)]
+    return [FindingReading(*each) for each in zip(*columns, strict=True)]
 
 
 def _of(judge: Judge, made_from: dict) -> str:
@@ -192,16 +187,9 @@ def _of(judge: Judge, made_from: dict) -> str:
 
 def _fitted_here(judge: Judge) -> str:
     """What else was fitted on the images of the operating points, as `cxrdali evaluate` says it."""
-    own = judge.rules.made_from.get("hashes") if judge.rules else ""
-    if not own:
-        return ""
-    entries = [*by_weights(judge.run.path)]
-    entries += [fitted(CALIBRATION, judge.calibration.made_from)] if judge.calibration else []
-    return ", ".join(dict.fromkeys(what for each in entries if _same(each, own) for what in each.what))
-
-
-def _same(entry: Fitted, own: str) -> bool:
-    return bool(entry.images) and overlap(entry.images, own)
+    own = judge.thresholds.made_from.get("hashes") if judge.thresholds else ""
+    same = [each.what for each in judge.provenance.fitted or () if own and each.images and overlap(each.images, own)]
+    return ", ".join(dict.fromkeys(itertools.chain(*same)))
 
 
 def _layer(judge: Judge, size: int) -> tuple[str | None, str]:
@@ -240,11 +228,13 @@ def _not_checked(judge: Judge, reference: Reference | None, images: Sequence[Ima
             "Probabilities are not calibrated, so 30 % need not mean that 30 of 100 such images have the finding; "
             "`cxrdali calibrate --fit` makes a file for --calibration."
         )
-    if not judge.rules:
+    if not judge.thresholds:
         said.append(
             "No threshold was given, so nothing is called present or absent; `cxrdali thresholds --fit` makes a file "
             "for --thresholds, with its sensitivity and specificity."
         )
-    elif len(images) > 1:
-        said.append("How thresholds do on the mean of several images: they were fitted to single ones.")
+    rules = {"calibration": judge.calibration, "thresholds": judge.thresholds}
+    fitted = [name for name, made in rules.items() if made and made.made_from]
+    if len(images) > 1 and fitted:
+        said.append(f"How {' and '.join(fitted)} do on the mean of several images: they were fitted to single ones.")
     return said

@@ -19,7 +19,7 @@ from safetensors import numpy as arrays_file
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.splits import balanced_parts, group_ids, subject_is
-from cxrdali.metrics.intervals import wilson
+from cxrdali.metrics.intervals import independent, wilson
 from cxrdali.models import weights_file
 from cxrdali.models.classifier import Classifier
 from cxrdali.predict.likeness import (
@@ -38,7 +38,7 @@ from cxrdali.predict.predict import load_run_model
 from cxrdali.predict.rendering import Rendered
 from cxrdali.runs.layout import REFERENCE_ARRAYS, REFERENCE_JSON
 from cxrdali.runs.reader import Run
-from cxrdali.runs.same_data import run_rows
+from cxrdali.runs.same_data import pixels, run_rows
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.full import NO_ROOM, smaller_batch, told_if_full
 from shards.dataset.packed import PackedDataset
@@ -101,7 +101,9 @@ class Reference:
         if not any(views):
             return f"View {position}; the views of the training images are not known.", False
         count = view_images(views, position)
-        words = f"View {position}: {count:,} of the run's {total:,} training images have it."
+        named = not count or position.upper() in [name.upper() for name in views]
+        how = "have it" if named else "show the same side"
+        words = f"View {position}: {count:,} of the run's {total:,} training images {how}."
         return words, count < SELDOM * total
 
     @property
@@ -155,6 +157,7 @@ class Reference:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(f"{path}: no reference ({error}); {fix}") from error
         if weights_file.identity(weights or run.best_weights()) != about["weights"]:
+            fix = f"leave --weights out, or move {path.name} away: nothing is compared then" if weights else fix
             raise UserError(f"{path}: was fitted to other weights than {weights or run.best_weights()}; {fix}")
         return made
 
@@ -164,8 +167,13 @@ def fit(run: Path, dataset: PackedDataset, options: ReferenceOptions) -> Referen
 
     Raises UserError for another dataset than the run's, or a full GPU.
     """
-    trained = Run.open(run)
-    train, val = run_rows(trained, dataset, dataset.labels(trained.labels), "; give the dataset of the run with --data")
+    trained, mend = Run.open(run), "; give the dataset of the run with --data"
+    train, val = run_rows(trained, dataset, dataset.labels(trained.labels), mend)
+    there, here = trained.config["dataset"], pixels(dataset, val[:0], trained.settings.data.size)
+    for name in ("size", "packed"):  # a new image is made as in training: beside others it would look strange
+        if here and there.get(name, here[name]) != here[name]:
+            words = f"images are packed otherwise in {dataset.root}: {name} {here[name]}, in training {there[name]}"
+            raise UserError(f"{run}: {words}{mend}")
     weights, hardware = trained.best_weights(), Hardware.resolve(options.device, options.precision)
     hardware.begin()
     with told_if_full(NO_ROOM):
@@ -227,7 +235,7 @@ def fit_rule(values: pd.DataFrame, strange: np.ndarray, subjects: np.ndarray, su
         "validation": {
             "images": len(values), "subjects": count, "a_subject_is": subject,
             "measured_images": int(others.sum()), "measured_subjects": patients,
-            "false_alarms": None if rate is None else [rate, *wilson(rate, patients)],
+            "false_alarms": None if rate is None else [rate, *wilson(rate, independent(subjects[others]))],
         },
     }  # fmt: skip
 
@@ -323,8 +331,6 @@ def _views(dataset: PackedDataset, rows: np.ndarray) -> dict[str, dict]:
 
 def _words(measure: Measure) -> str:
     low, high = measure.low, measure.high
-    if low is not None and high is not None:
-        usual = f"98 % of the validation images have {low:.3g} to {high:.3g}"
-    else:
-        usual = f"99 % of the validation images have {f'at least {low:.3g}' if high is None else f'at most {high:.3g}'}"
-    return f"{measure.words}: {measure.value:.3g}; {usual}."
+    one = f"at least {low:.3g}" if high is None else f"at most {high:.3g}"
+    share, ends = (99, one) if None in (low, high) else (98, f"{low:.3g} to {high:.3g}")
+    return f"{measure.words}: {measure.value:.3g}; {share} % of the validation images have {ends}."

@@ -133,22 +133,22 @@ class Rendering:
             RejectedImage: As packing would reject it, with the same reason.
             UserError: A disk or store fails, or memory may have been lacking.
         """
-        return self._begin(path_or_name, data).result()
+        made = self._pool.submit(self._render, path_or_name, data).result()
+        if isinstance(made, RejectedImage):
+            raise made
+        return made
 
     def render_each(self, paths: Iterable[Location | str], ahead: int) -> Iterator[Rendered | RejectedImage]:
         """Files in their order. ahead: how many are rendered, or about to be, before they are asked for."""
-        coming: deque[Future[Rendered]] = deque()
+        coming: deque[Future[Rendered | RejectedImage]] = deque()
         for path in paths:
-            coming.append(self._begin(path))
+            coming.append(self._pool.submit(self._render, path))
             if len(coming) > ahead:
-                yield _rendered_or_rejected(coming.popleft())
+                yield coming.popleft().result()
         while coming:
-            yield _rendered_or_rejected(coming.popleft())
+            yield coming.popleft().result()
 
-    def _begin(self, path_or_name: Location | str, data: bytes | None = None) -> Future[Rendered]:
-        return self._pool.submit(self._render, path_or_name, data)
-
-    def _render(self, path_or_name: Location | str, data: bytes | None) -> Rendered:
+    def _render(self, path_or_name: Location | str, data: bytes | None = None) -> Rendered | RejectedImage:
         name, decoder = str(path_or_name), self._idle.get()
         try:
             if data is None:
@@ -156,6 +156,8 @@ class Rendering:
                 stored, facts = decoder(path, None, None, False)
             else:
                 stored, facts = decoder.of_bytes(data, name)
+        except RejectedImage as rejected:
+            return rejected
         finally:
             self._idle.put(decoder)
         made = {recipe: read(each) for recipe, read, each in zip(self._distinct, self._readers, stored, strict=True)}
@@ -166,13 +168,6 @@ class Rendering:
 def without_suffix(name: str) -> str:
     """A name without the suffix of an image. What else follows a dot may be the end of a UID."""
     return _SUFFIX.sub("", name)
-
-
-def _rendered_or_rejected(made: Future[Rendered]) -> Rendered | RejectedImage:
-    try:
-        return made.result()
-    except RejectedImage as rejected:
-        return rejected
 
 
 def _stored(recipes: Sequence[Recipe], data: bytes, name: str, inverted: bool) -> tuple[list[bytes], tuple]:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cxrdali.postprocess.thresholds import Thresholds
 from cxrdali.predictions import Predictions, check_writable, sigmoid
 from shards.errors import UserError
 from shards.renditions.source import kind_of
@@ -20,6 +20,7 @@ from shards.storage.sidecar import write_with_hash
 
 TABLE = ".parquet"
 SUFFIXES = (".csv", ".jsonl", TABLE)
+_CELLS = {"probability": "{:.9g}".format, "present": lambda present: "yes" if present else "no"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +28,13 @@ class Verdicts:
     """What was found of new images.
 
     paths: of the images that were judged, as given; table: their logits, in that order; decisions: bool [n, F], whether
-    a finding is present, or None without thresholds; thresholds: float64 [F], probabilities (NaN: never present), or
-    None; rejects: path and reason of the others.
+    a finding is present, by these thresholds, or None without; rejects: path and reason of the others.
     """
 
     paths: tuple[str, ...]
     table: Predictions
     decisions: np.ndarray | None
-    thresholds: np.ndarray | None
+    thresholds: Thresholds | None
     rejects: tuple[tuple[str, str], ...]
 
     @property
@@ -49,8 +49,9 @@ def check_target(out: Path, inputs: Sequence[str]) -> None:
     if out.suffix not in SUFFIXES:
         raise UserError(f"{out}: verdicts on new images are written as {', '.join(SUFFIXES)}; change the suffix")
     check_writable(out)
-    if out.resolve() in [Path(each).resolve() for each in inputs]:
-        raise UserError(f"{out}: is one of --images; give another --out")
+    for path in (out, rejects_path(out)):
+        if path.resolve() in [Path(each).resolve() for each in inputs]:
+            raise UserError(f"{path}: is one of --images, and would be written over; give another --out")
 
 
 def rejects_path(out: Path) -> Path:
@@ -79,31 +80,21 @@ def write(verdicts: Verdicts, out: Path, probabilities: bool) -> None:
 
 
 def _rows(verdicts: Verdicts) -> Iterator[Sequence[object]]:
-    findings, decisions = verdicts.table.findings, verdicts.decisions
-    present = [] if decisions is None else [f"{name} present" for name in findings]
-    yield "path", "image_id", *(f"{name} probability" for name in findings), *present
-    for place, (path, image) in enumerate(_images(verdicts)):
-        words = [] if decisions is None else ["yes" if each else "no" for each in decisions[place]]
-        yield path, image, *(f"{each:.9g}" for each in _probabilities(verdicts, place)), *words
+    kinds = ["probability"] + ["present"] * (verdicts.decisions is not None)
+    yield "path", "image_id", *(f"{name} {kind}" for kind in kinds for name in verdicts.table.findings)
+    for row in _objects(verdicts):
+        cells = [_CELLS[kind](each[kind]) for kind in kinds for each in row["findings"]]
+        yield row["path"], row["image_id"], *cells
 
 
 def _objects(verdicts: Verdicts) -> Iterator[dict]:
-    limits = [None] * len(verdicts.table.findings) if verdicts.thresholds is None else verdicts.thresholds.tolist()
-    limits = [None if each is None or math.isnan(each) else each for each in limits]
-    for place, (path, image) in enumerate(_images(verdicts)):
-        present = [None] * len(limits) if verdicts.decisions is None else verdicts.decisions[place].tolist()
-        columns = zip(verdicts.table.findings, _probabilities(verdicts, place), limits, present, strict=True)
-        names = ("name", "probability", "threshold", "present")
-        findings = [dict(zip(names, each, strict=True)) for each in columns]
-        yield {"path": path, "image_id": image, "findings": findings}
-
-
-def _images(verdicts: Verdicts) -> Iterator[tuple[str, str]]:
-    return zip(verdicts.paths, verdicts.table.ids["image_id"], strict=True)
-
-
-def _probabilities(verdicts: Verdicts, place: int) -> list[float]:
-    return sigmoid(verdicts.table.values[place]).tolist()
+    findings, decisions, made = verdicts.table.findings, verdicts.decisions, verdicts.thresholds
+    limits = [rule.probability for rule in made.rules] if made else [None] * len(findings)
+    names = ("name", "probability", "threshold", "present")
+    for place, (path, image) in enumerate(zip(verdicts.paths, verdicts.table.ids["image_id"], strict=True)):
+        present = [None] * len(findings) if decisions is None else decisions[place].tolist()
+        columns = zip(findings, sigmoid(verdicts.table.values[place]).tolist(), limits, present, strict=True)
+        yield {"path": path, "image_id": image, "findings": [dict(zip(names, each, strict=True)) for each in columns]}
 
 
 def _csv(rows: Iterator[Sequence[object]] | Sequence[Sequence[object]]) -> bytes:

@@ -1,14 +1,18 @@
-"""What holds for every request: who may ask, what a browser may do with the answer, and one line in the log."""
+"""What holds for every connection and request: how long it may take, who may ask, what a browser may do with the
+answer, and one line in the log."""
 
+import asyncio
 import ipaddress
 import logging
 import socket
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +25,35 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
+ANSWERED = 3  # times --seconds: a request comes, is read, and its answer is taken
+
+
+class Connection(H11Protocol):
+    """A connection that ends: uvicorn alone waits for a request for ever, and for who does not take its answer.
+
+    Args:
+        seconds: How long a request's first lines may take.
+        given: As uvicorn gives it.
+    """
+
+    def __init__(self, seconds: float, **given: Any):
+        super().__init__(**given)
+        self._seconds = seconds
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(self._seconds, self._look, None, False, 0)
+
+    def _look(self, last: RequestResponseCycle | None, busy: bool, times: int) -> None:
+        """Called every so many seconds. last, busy: the request that was there before, if any, and whether it was not
+        yet answered; times: in a row."""
+        before = last, busy
+        last, busy = now = self.cycle, self.cycle is not None and not self.cycle.response_complete
+        times = times + 1 if now == before else 0
+        if times == (ANSWERED if busy else 1):
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self.loop.call_later(self._seconds, self._look, last, busy, times)
 
 
 class Guard:

@@ -19,7 +19,7 @@ class ServeOptions:
         LOCAL[0], "Address to listen on. Another one than this machine's own is open to others: no login, no TLS."
     )
     max_mb: int = setting(MOST_MB, "Largest upload, in MB.", above(0, at_most=MOST_MB))
-    seconds: float = setting(30.0, "Seconds in which an upload must come, and then be read.", above(0))
+    seconds: float = setting(30.0, "Seconds in which a request must come, an upload too, and then be read.", above(0))
 
     def __post_init__(self):
         check(self)

@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cxrdali.predict.options import JudgeOptions
@@ -50,7 +51,7 @@ def serve(run: Run, options: ServeOptions, judging: JudgeOptions) -> None:
         log.info(f"http://{host}:{door.getsockname()[1]}/  {reads}; Ctrl-C ends it")
         # uvicorn ends, then raises the signal again: by default that ends the process, whatever its threads do
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        server_of(Application(reader, options)).run(sockets=[door])
+        server_of(Application(reader, options), options.seconds).run(sockets=[door])
 
 
 def listening(options: ServeOptions) -> socket.socket:
@@ -63,6 +64,8 @@ def listening(options: ServeOptions) -> socket.socket:
         fix = "give one of this machine's own addresses with --host"
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             fix = "another program listens there; end it, or give another --port (0 takes a free one)"
+        elif isinstance(error, PermissionError):
+            fix = "ports below 1024 are mostly the administrator's; give another --port, as 8000"
         raise UserError(f"{where}: {_in_words(error)}; {fix}") from None
 
 
@@ -71,14 +74,16 @@ def _in_words(error: OSError | UnicodeError) -> str:
     return (said or "cannot be had").partition(" (while ")[0]  # Python names the address once more
 
 
-def server_of(application: "Application") -> "uvicorn.Server":
+def server_of(application: "Application", seconds: float) -> "uvicorn.Server":
     """What runs the application on a socket."""
     import uvicorn
 
+    from cxrdali.serve.guard import Connection
+
     # h11, in Python: httptools, where it is installed, bounds no header. Log: `cxrdali.serve.guard` has its own
     config = uvicorn.Config(
-        application.asgi(), http="h11", ws="none", loop="asyncio", lifespan="off", interface="asgi3",
-        log_config=None, log_level="critical", access_log=False, proxy_headers=False, server_header=False,
-        h11_max_incomplete_event_size=MOST_HEADER_BYTES, timeout_graceful_shutdown=0,
+        application.asgi(), http=partial(Connection, seconds), ws="none", loop="asyncio", lifespan="off",
+        interface="asgi3", log_config=None, log_level="critical", access_log=False, proxy_headers=False,
+        server_header=False, h11_max_incomplete_event_size=MOST_HEADER_BYTES, timeout_graceful_shutdown=0,
     )  # fmt: skip
     return uvicorn.Server(config)

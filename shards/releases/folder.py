@@ -47,6 +47,9 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
         raise UserError(
             f"{root}: no image (JPEG, PNG or DICOM) in it or below; give the folder of images with --source"
         )
+    for path in paths:
+        if path.encode(errors="replace").decode() != path:
+            raise UserError(f"{root}: {path}: this name is not UTF-8, so it cannot be written down; rename the file")
     images, notes = pd.DataFrame({"image_id": _ids(paths), "path": paths}, dtype="str"), []
     if len(paths) < len(files):
         other = min(set(files) - set(paths))

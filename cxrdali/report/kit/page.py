@@ -84,8 +84,8 @@ def write(path: Path, template: str, data: Mapping[str, object]) -> Path:
     data = {"made": made(), **data}
     source = render(template, data)
     numbers = json.dumps({"page": template.partition("/")[0], **plain(data)}, indent=1, ensure_ascii=False)
-    write_bytes(path.with_suffix(".json"), f"{numbers}\n".encode())
-    write_bytes(path, source.encode())
+    write_bytes(path.with_suffix(".json"), f"{numbers}\n".encode(errors="backslashreplace"))
+    write_bytes(path, source.encode(errors="backslashreplace"))  # a path may be no UTF-8
     return path
 
 

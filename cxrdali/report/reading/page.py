@@ -17,17 +17,13 @@ SHOWN = 10  # findings in sight, or as many as are called present; the others ar
 SIDE = 512  # pixels of a picture, at most
 
 
-def reading_page(readings: Sequence[Reading], rejected: Mapping[str, str] | None = None) -> str:
-    """The whole page. rejected: files that could not be read, and why."""
-    return page.render(TEMPLATE, page_data(readings, rejected or {}))
-
-
 def write_reading(out: Path, readings: Sequence[Reading], rejected: Mapping[str, str]) -> Path:
     """Write the page to `out`, and the readings beside it as .json; return `out`."""
     return page.write(out, TEMPLATE, page_data(readings, rejected))
 
 
 def page_data(readings: Sequence[Reading], rejected: Mapping[str, str]) -> dict:
+    """What the page shows. rejected: files that could not be read, and why."""
     first = readings[0]
     title = f"{first.name} read by {first.run}" if len(readings) == 1 and first.name else f"Read by {first.run}"
     names = [each.name or f"Image {number}" for number, each in enumerate(readings, 1)]
@@ -68,7 +64,7 @@ def _reading(reading: Reading, name: str, common: Sequence[str]) -> dict:
 def _table(reading: Reading, findings: Sequence[FindingReading], caption: str) -> Table:
     columns = [("Finding", "text"), ("Probability", "chance")]
     if reading.thresholds:
-        columns += [("Threshold", "chance"), ("Called", "text")]
+        columns += [("Called", "text"), ("Threshold", "chance")]
     figures = any(each.operating for each in findings)
     if figures:
         columns += [("Sensitivity", "percent_interval"), ("Specificity", "percent_interval")]
@@ -77,11 +73,11 @@ def _table(reading: Reading, findings: Sequence[FindingReading], caption: str) -
     for each in findings:
         row: list[object] = [each.finding, each.probability]
         if reading.thresholds:
-            row += [each.threshold, "present" if each.positive else "absent"]
+            row += ["present" if each.positive else "absent", each.threshold]
         if figures and (found := each.operating):
             row += [found.sensitivity, found.specificity, found.precision, (found.positives, found.images)]
         rows.append(row)
-    best = [(place, 3) for place, each in enumerate(findings) if each.positive]
+    best = [(place, 2) for place, each in enumerate(findings) if each.positive]
     return Table(f"{caption} of {reading.name or 'the image'}", columns, rows, best=best)
 
 

@@ -188,7 +188,7 @@ def test_a_run_by_itself_says_what_is_not_known(run, tmp_path):
     words = text(tmp_path)
     for said in (
         "Studies, patients, views, sex and age: not recorded", "No evaluation was given", "Calibration: not measured.",
-        "Release | not recorded", "Frontal images by themselves.", "no evaluation but that of its own validation",
+        "Release | not recorded", "Frontal images by themselves.", "Any image but its own validation images",
         "Epoch 2 was kept, of 2 that were done and 2 that were planned",
     ):  # fmt: skip
         assert said in words, said

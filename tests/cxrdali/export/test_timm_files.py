@@ -95,6 +95,32 @@ def test_a_network_of_one_size_is_told_its_size(arch, dataset, tmp_path):
     np.testing.assert_allclose(logits(made, images), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_network_that_timm_has_under_another_name_loads_where_cxrdali_is_not(dataset, tmp_path):
+    run = run_with_weights(tmp_path / "run", dataset, arch="eva_x_tiny_patch16", size=64)
+    images = validation_images(run, dataset, 3)
+    expected = load_run_model(Run.open(run)).eval()(torch.from_numpy(images)).detach().numpy()
+    with heard([]) as said:
+        export(run, tmp_path / "a.safetensors", ExportOptions("timm"))
+        export(run, tmp_path / "hub", ExportOptions("hub-folder"))
+    call = (
+        next(line for line in said if "checkpoint_path" in line)
+        .partition("load it with ")[2]
+        .partition(", and give")[0]
+    )
+    np.save(tmp_path / "images.npy", ((torch.from_numpy(images).float().repeat(1, 3, 1, 1) / 255 - MEAN) / STD).numpy())
+    code = f"""if True:
+        import numpy, sys, timm, torch
+        for made in ({call}, timm.create_model("local-dir:hub", pretrained=True)):
+            numpy.save(sys.stdout.buffer, made.eval()(torch.from_numpy(numpy.load("images.npy"))).detach().numpy())
+        assert not [name for name in sys.modules if name.startswith("cxrdali")]
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    given = io.BytesIO(done.stdout)
+    for _ in range(2):
+        np.testing.assert_allclose(np.load(given), expected, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("to", ["timm", "hub-folder"])
 def test_a_head_that_is_not_timms_is_refused_and_onnx_is_named(dataset, tmp_path, to):
     run = run_with_weights(tmp_path / "run", dataset, arch="test_byobnet", head="cosine", loss="ldam")
@@ -192,6 +218,12 @@ def test_two_folders_are_the_same_bytes(hub, run, dataset, rules, tmp_path):
     export(run, tmp_path / "a-hub", ExportOptions("hub-folder", **rules), dataset)
     for file in hub.iterdir():
         assert file.read_bytes() == (tmp_path / "a-hub" / file.name).read_bytes(), file.name
+
+
+def test_the_folder_that_one_is_in_is_not_replaced(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^\.: is there already; move it away, or give another --out"):
+        export(run, Path(), ExportOptions("hub-folder"))
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(hub, run):

@@ -9,7 +9,7 @@ from scipy.stats import beta, norm, t
 
 from benchmarks.statistics.coverage import FINDINGS, population, repetition, sample
 from cxrdali.metrics.bootstrap import Images, resample
-from cxrdali.metrics.intervals import DIFFERENCE, ERROR, Estimate, Sampled, holm, without_one
+from cxrdali.metrics.intervals import DIFFERENCE, ERROR, Estimate, Sampled, holm, independent, wilson, without_one
 from cxrdali.metrics.ranking import Scores, score
 
 
@@ -256,3 +256,21 @@ def test_by_image_intervals_are_too_narrow_where_patients_have_several():
                 small[unit].append((made[1] - made[0]).finding(place).p <= 0.05)
     assert np.mean(held["patient"]) > 0.92 - 0.05 and np.mean(held["image"]) < np.mean(held["patient"]) - 0.1
     assert np.mean(small["patient"]) < 0.075 and np.mean(small["image"]) > np.mean(small["patient"]) + 0.05
+
+
+def test_patients_with_many_images_do_not_make_intervals_too_narrow():
+    """All images of a patient alike, 1 to 60 of them: the interval of a share holds the truth as often as it says."""
+    rng, held = np.random.default_rng(0), {"patients": 0, "independent": 0}
+    for _ in range(400):
+        images = np.minimum(1 + rng.pareto(1.0, 60).astype(int), 60)
+        share = np.average(rng.random(60) < 0.8, weights=images)
+        subjects = np.repeat(np.arange(60), images)
+        for name, count in (("patients", 60), ("independent", independent(subjects))):
+            low, high = wilson(share, count)
+            held[name] += low <= 0.8 <= high
+    assert held["independent"] >= 0.92 * 400 and held["patients"] <= 0.75 * 400
+
+
+def test_as_many_independent_images_as_patients_if_all_have_as_many():
+    assert independent(np.repeat(["a", "b", "c"], 5)) == pytest.approx(3)
+    assert independent(np.array(["a", "b", "b", "b"])) == pytest.approx(16 / 10) and independent(np.array([])) == 0

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -40,7 +41,9 @@ def test_what_is_shown_is_cross_fitted_and_what_is_written_is_fitted_on_all(data
     for place, rule in enumerate(fitted.rules):
         target, decided = data.truth[:, place], called[:, place]
         subjects = dataset.catalog["subject_id"].to_numpy()[data.rows]
-        assert rule.patients == tuple(len(set(subjects[target == label])) for label in (1, 0))
+        for label, count in zip((1, 0), rule.independent, strict=True):
+            own = Counter(subjects[target == label]).values()
+            assert count == pytest.approx(sum(own) ** 2 / sum(each**2 for each in own) if own else 0)
         if rule.finding == "Hernia":
             assert (rule.threshold, rule.F1, rule.recall, rule.probability) == (None,) * 4 and rule.specificity == 1
             assert rule.remark == "no positive, so no image is called positive"
@@ -66,19 +69,24 @@ def test_the_shown_f1_is_not_the_fit_s_own(dataset, labels, val):
     assert fitted.macros["macro_F1"] < own_f1
 
 
-@pytest.mark.parametrize("patients", [[0, 5], [3], [3, -1], [3, 5, 7]])
-def test_patients_that_contradict_the_images_are_refused(dataset, labels, val, tmp_path, patients):
+def test_without_known_patients_none_are_counted(dataset, labels, val, monkeypatch):
+    monkeypatch.setattr("cxrdali.postprocess.thresholds.subject_is", lambda dataset: "image")
+    assert {rule.independent for rule in fit(val, dataset, labels, "f1").rules} == {None}
+
+
+@pytest.mark.parametrize("counts", [[0, 5], [3], [3, -1], [3, 5, 7]])
+def test_counts_that_contradict_the_images_are_refused(dataset, labels, val, tmp_path, counts):
     path = tmp_path / "t.json"
     fit(val, dataset, labels, "f1").write(path)
     stored = json.loads(path.read_text())
-    stored["findings"][0]["patients"] = patients
+    stored["findings"][0]["independent"] = counts
     path.write_bytes(sealed_json(stored))
-    with pytest.raises(UserError, match="patients"):
+    with pytest.raises(UserError, match="independent"):
         read(path)
     for row in stored["findings"]:
-        del row["patients"]  # as an older version wrote it
+        del row["independent"]  # as an older version wrote it
     path.write_bytes(sealed_json(stored))
-    assert {rule.patients for rule in read(path).rules} == {None}
+    assert {rule.independent for rule in read(path).rules} == {None}
 
 
 def test_what_is_written_is_read(dataset, labels, val, tmp_path):

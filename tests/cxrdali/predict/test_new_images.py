@@ -140,7 +140,8 @@ def test_rejects_are_listed_and_the_others_judged(place, tmp_path):
     shutil.copytree(place / "films", tmp_path / "films")
     (tmp_path / "films" / "=cut.jpg").write_bytes((tmp_path / "films" / "1.jpg").read_bytes()[:500])
     (tmp_path / "films" / "old.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 9)
-    (tmp_path / "films" / "twin.jpg").write_bytes((tmp_path / "films" / "1.jpg").read_bytes())
+    for name in ("twin.jpg", "lat\udce9in.jpg"):  # the second is no UTF-8
+        (tmp_path / "films" / name).write_bytes((tmp_path / "films" / "1.jpg").read_bytes())
     words = ("predict", "--run", place / "a", "--out", "new.csv", "--device", "cpu", "--images")
     result = call(*words, "films", "films/gone.jpg", cwd=tmp_path)
     assert result.returncode == 1 and "films/gone.jpg: no such file" in result.stderr
@@ -152,7 +153,7 @@ def test_rejects_are_listed_and_the_others_judged(place, tmp_path):
     listed = {row["path"]: row["reason"] for row in rows(tmp_path / "new.csv.rejects.csv")}
     assert set(listed) == {"films/=cut.jpg", "films/old.dcm", "films/gone.jpg"} and listed["films/gone.jpg"] == "absent"
     made = {row["image_id"]: row for row in rows(tmp_path / "new.csv")}
-    assert set(made) == {"1", "2", "3", "twin"}
+    assert set(made) == {"1", "2", "3", "twin", r"lat\udce9in"}
     same = [f"{name} probability" for name in FINDINGS]
     assert [float(made["1"][name]) for name in same] == pytest.approx(
         [float(made["twin"][name]) for name in same], 1e-5
@@ -190,6 +191,12 @@ def test_options_of_packs_and_of_images_are_kept_apart(place, words, said):
         ("never.txt", (), "are written as .csv, .jsonl, .parquet"),
         ("gone/never.csv", (), "gone: no such folder"),
         ("all.csv", (), "all.csv: is one of --images"),
+        (
+            "o.csv",
+            ("--images", "o.csv.rejects.csv"),
+            "o.csv.rejects.csv: is one of --images",
+        ),
+        ("never.csv", ("--images", ""), "a blank path, as of a variable that is not set"),
         ("a/metrics.csv", (), "belongs to a run"),
         ("never.csv", ("--run", "a"), "a: is given twice"),
         ("never.csv", ("--batch", "0"), "batch 0"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -15,14 +16,15 @@ from cxrdali.postprocess import calibration, thresholds
 from cxrdali.predict.heatmaps import heat_maps
 from cxrdali.predict.image_files import find
 from cxrdali.predict.judge import Judge
+from cxrdali.predict.new_images import read_files
 from cxrdali.predict.options import JudgeOptions, ReadOptions, ReferenceOptions
-from cxrdali.predict.read_files import read_files
 from cxrdali.predict.reading import Operating, read_image, read_study
 from cxrdali.predict.reference import fit
 from cxrdali.predict.rendering import Rendering
 from cxrdali.predictions import match, read
+from cxrdali.report.kit import page as pages
 from cxrdali.report.kit.numbers import chance, percent_interval
-from cxrdali.report.reading.page import reading_page, write_reading
+from cxrdali.report.reading.page import TEMPLATE, page_data, write_reading
 from cxrdali.runs.layout import REFERENCE_ARRAYS, REFERENCE_JSON
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
@@ -84,6 +86,10 @@ def layer(monkeypatch):
     monkeypatch.setattr("cxrdali.predict.reading.map_layer", lambda model, size: LAYER)
 
 
+def reading_page(readings):
+    return pages.render(TEMPLATE, page_data(readings, {}))
+
+
 def by_name(reading):
     return {each.finding: each for each in reading.findings}
 
@@ -117,16 +123,16 @@ def test_calibration_and_thresholds_are_those_of_the_files(judge, rules, rendere
 
 def test_an_interval_counts_patients_where_they_are_known(judge, rules):
     rule = next(rule for rule in thresholds.read(rules.thresholds).rules if rule.positives > 5)
-    made = replace(rule, recall=0.75, specificity=0.5, patients=(40, 60), positives=50, images=200)
+    made = replace(rule, recall=0.75, specificity=0.5, independent=(40, 60), positives=50, images=200)
     found = Operating.of(made)
     right = [binomtest(*each).proportion_ci(0.95, method="wilson") for each in ((30, 40), (30, 60))]
     assert found.sensitivity == pytest.approx((0.75, right[0].low, right[0].high))
     assert found.specificity == pytest.approx((0.5, right[1].low, right[1].high))
     assert found.by_patient and found.prevalence == 0.25
-    older = Operating.of(replace(made, patients=None, recall=0.5))
+    older = Operating.of(replace(made, independent=None, recall=0.5))
     right = binomtest(25, 50).proportion_ci(0.95, method="wilson")
     assert older.sensitivity == pytest.approx((0.5, right.low, right.high)) and not older.by_patient
-    none = replace(made, recall=None, positives=0, patients=(0, 60))
+    none = replace(made, recall=None, positives=0, independent=(0, 60))
     assert Operating.of(none).sensitivity is None
     assert Operating.of(thresholds.fixed(("Mass",)).rules[0]) is None
 
@@ -173,7 +179,8 @@ def test_a_study_is_the_mean_over_its_images(frontal, judge, rendered, table, tm
         [by_name(other)["Cardiomegaly"].probability for other in alone[:3]], abs=1e-6
     )
     assert (
-        "How thresholds do on the mean of several images: they were fitted to single ones." in readings[0].not_checked
+        "How calibration and thresholds do on the mean of several images: they were fitted to single ones."
+        in readings[0].not_checked
     )
     assert [each.name for each in alone] == [each.image_id for each in files]
 
@@ -241,6 +248,13 @@ def test_the_figures_say_what_else_was_fitted_on_their_images(judge, plain, rend
     assert read_image(plain, None, rendered[0], ReadOptions(top=0)).fitted_here == ""
 
 
+def test_weights_from_elsewhere_were_not_chosen_on_their_images(run, rules, rendered, tmp_path):
+    shutil.copy(run.best_weights(), tmp_path / "other.safetensors")
+    options = replace(rules, weights=str(tmp_path / "other.safetensors"), allow_other_run=True)
+    found = read_image(Judge.of([run], options), None, rendered[0], ReadOptions(top=0))
+    assert found.fitted_here == "calibration"
+
+
 # ---------------------------------------------------------------- the page
 
 
@@ -281,6 +295,16 @@ def test_a_page_without_rules_claims_nothing_of_them(plain, rendered):
     source = reading_page([reading])
     assert "Probabilities are not calibrated" in source and "about 30 have the finding" not in source
     assert "Sensitivity" not in source and "Called present" not in source
+
+
+def test_patients_are_named_where_they_are_known(judge, rendered):
+    reading = read_image(judge, None, rendered[0], ReadOptions(top=0))
+    known = reading_page([reading])
+    findings = [replace(each, operating=replace(each.operating, by_patient=False)) for each in reading.findings]
+    unknown = reading_page([replace(reading, findings=tuple(findings))])
+    for source, words in ((known, "patients"), (unknown, "images")):
+        assert f"by thresholds that were fitted to other {words}." in source
+    assert "counting patients, by how many" in known and "counting images, so too narrow" in unknown
 
 
 def test_an_upload_without_a_name_has_a_page(plain, rendered):

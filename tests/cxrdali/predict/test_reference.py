@@ -1,6 +1,8 @@
 """A reference warns of what is not of training's kind, as often without need as it says, and belongs to its weights."""
 
 import json
+import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -34,6 +36,7 @@ from cxrdali.runs.same_data import run_rows
 from cxrdali.runtime.device import Hardware
 from shards.errors import UserError
 from shards.storage.sealed import sealed_json
+from tests.cxrdali.comparable_runs import change_config
 
 pytestmark = pytest.mark.slow
 CPU = Hardware("cpu", "fp32")
@@ -183,6 +186,16 @@ def test_laterals_are_strange_to_a_run_of_frontals(frontal, check, validation):
     assert known.view not in known.warnings and "of the run's" in known.view
 
 
+def test_a_view_of_another_name_shows_the_same_side(reference, validation):
+    total = reference.about["training_images"]
+    only = replace(reference, about={**reference.about, "views": {"PA": {"view": "frontal", "images": total}}})
+    tags = SimpleNamespace(view_position="AP")
+    image = SimpleNamespace(pixels=validation[0][0], height=96, width=96, tags=tags)
+    assert only.check(image, None).view == f"View AP: {total} of the run's {total} training images show the same side."
+    tags.view_position = "pa"
+    assert only.check(image, None).view == f"View pa: {total} of the run's {total} training images have it."
+
+
 def test_a_file_of_another_shape_is_strange(check, validation):
     usual = next(image for image in validation[0] if not check(image).warnings)
     found = check(usual, shape=(300, 100))
@@ -199,7 +212,7 @@ def test_what_was_saved_is_loaded(frontal, reference, check, validation):
 
 def test_other_weights_and_damage_are_refused(frontal, reference, tmp_path):
     run = Run.open(frontal.path)
-    with pytest.raises(UserError, match="was fitted to other weights than .*; fit it again with `cxrdali reference"):
+    with pytest.raises(UserError, match="was fitted to other weights than .*; leave --weights out, or move reference"):
         Reference.load(run, frontal.path / "last.pt")
     assert Reference.load(Run.open(frontal.path)) is not None
     good, arrays = (frontal.path / REFERENCE_JSON).read_bytes(), (frontal.path / REFERENCE_ARRAYS).read_bytes()
@@ -221,6 +234,20 @@ def test_other_weights_and_damage_are_refused(frontal, reference, tmp_path):
     finally:
         (frontal.path / REFERENCE_JSON).write_bytes(good)
         (frontal.path / REFERENCE_ARRAYS).write_bytes(arrays)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dataset__size": 96}, "size 64, in training 96; give the dataset of the run"),
+        ({"dataset__packed__fit": "crop"}, "'fit': 'squash'.*, in training .*'fit': 'crop'"),
+    ],
+)
+def test_images_that_were_packed_otherwise_are_no_reference(frontal, tmp_path, change, said):
+    shutil.copytree(frontal.path, tmp_path / "run")
+    change_config(tmp_path / "run", **change)
+    with pytest.raises(UserError, match=f"images are packed otherwise in .*: .*{said}"):
+        fit(tmp_path / "run", frontal.dataset, ReferenceOptions(device="cpu"))
 
 
 def test_a_network_without_features_is_compared_by_pixels(frontal, monkeypatch, validation):

@@ -18,7 +18,7 @@ def running(reader, **options) -> Iterator[int]:
     """Its port."""
     options = ServeOptions(port=0, **options)
     with listening(options) as door:
-        server = server_of(Application(reader, options))
+        server = server_of(Application(reader, options), options.seconds)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
         thread.start()
         try:

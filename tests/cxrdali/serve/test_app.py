@@ -1,5 +1,6 @@
 """The server around what reads: who is let in, what an upload may be, and that it lives after whatever came."""
 
+import errno
 import hashlib
 import json
 import resource
@@ -340,6 +341,15 @@ def test_a_port_in_use_and_an_address_of_another_machine_are_one_line():
     for host in ("203.0.113.7", "no such host", "host.invalid"):
         with pytest.raises(UserError, match="give one of this machine's own addresses with --host$"):
             listening(ServeOptions(host=host, port=0))
+
+
+def test_a_port_of_the_administrators_is_told_from_a_wrong_address(monkeypatch):
+    def refused(*_, **__):  # root, as in tests, may listen anywhere
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket, "create_server", refused)
+    with pytest.raises(UserError, match=r"^127.0.0.1 port 80: Permission denied; .*; give another --port, as 8000$"):
+        listening(ServeOptions(port=80))
 
 
 @pytest.mark.parametrize("wrong", [{"port": 70_000}, {"port": -1}, {"max_mb": 0}, {"max_mb": 257}, {"seconds": 0}])

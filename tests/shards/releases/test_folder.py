@@ -76,6 +76,13 @@ def test_a_folder_without_images_and_a_loop_of_links(tmp_path):
     assert open_release(root).images["path"].tolist() == ["x/a.png"]
 
 
+def test_a_name_that_is_no_text_is_said(tmp_path):
+    write_images(tmp_path, "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "lat\udce9in.png")
+    said = refused(open_release, tmp_path)
+    assert said == f"{tmp_path}: lat\udce9in.png: this name is not UTF-8, so it cannot be written down; rename the file"
+
+
 def test_labels_do_not_fit_and_other_images_of_a_release_are_asked_for(tmp_path):
     root = tmp_path / "films"
     write_images(root, "a.png")
