@@ -155,7 +155,10 @@ def test_a_hostile_file_is_refused_with_its_reason_and_the_next_is_read(files, p
 
 def test_a_decoder_that_dies_is_replaced_and_holds_no_connection_open(files, port):
     def children() -> list:
-        return psutil.Process().children()
+        """Those that were forked for decoding: other tests' children have ended, or run something else."""
+        own = psutil.Process()
+        alive = [each for each in own.children() if each.status() != psutil.STATUS_ZOMBIE]
+        return [each for each in alive if each.cmdline() == own.cmdline()]
 
     with connected(port) as kept, connected(port) as closed:
         kept.sendall(post("/predict", f"Content-Length: {len(files[0])}")[:-2])  # open while the new process begins
