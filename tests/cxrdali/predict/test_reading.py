@@ -1,5 +1,6 @@
 """A reading says what predict, calibrate and thresholds say of an image; its page says what its JSON says."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -30,6 +31,7 @@ from cxrdali.runs.reader import Run
 from shards.errors import UserError
 from tests.cli.cli import call
 from tests.cxrdali.report.pages import Page, check_numbers
+from tests.cxrdali.serve.chromium import PROGRAM, tab
 from tests.dicom_files import dicom
 
 pytestmark = pytest.mark.slow
@@ -288,6 +290,29 @@ def test_the_page_says_what_it_is_and_fetches_nothing(page):
         assert (f"Called present: {present[0]}" if present else "No finding is called present.") in page.text
     assert "Also fitted on these images, so that the figures flatter: best epoch, calibration." in page.text
     assert "about 30 have the finding" in page.text
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium")
+def test_a_phone_shows_the_decisions_and_a_desk_every_column(judge, rendered, tmp_path):
+    """A study's name is a UID of 64 characters without a blank."""
+    named = replace(rendered[0], name=f"Study 1.2.{'8' * 60}")
+    both = [read_image(judge, None, each, ReadOptions(top=2)) for each in (named, rendered[1])]
+    out = write_reading(tmp_path / "read.html", both, {})
+    ends = "[...document.querySelector('table').rows[0].cells].map(cell => cell.getBoundingClientRect().right)"
+
+    async def at(seen, width):
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        await seen.call("Emulation.setDeviceMetricsOverride", **size)
+        return await seen.evaluate("document.documentElement.scrollWidth"), await seen.evaluate(ends)
+
+    async def story():
+        async with tab(tmp_path / "profile") as seen:
+            await seen.open(out.as_uri())
+            return await at(seen, 400), await at(seen, 1200)
+
+    (phone, columns), (desk, wide) = asyncio.run(story())
+    assert phone <= 400 and columns[2] <= 400 - 16 and desk <= 1200 and max(wide) <= 1200 - 24
+    assert len(wide) == 8
 
 
 def test_a_page_without_rules_claims_nothing_of_them(plain, rendered):
