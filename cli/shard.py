@@ -193,6 +193,8 @@ def _drop(context, out, names: list[str]) -> None:
 
 
 def _print_release(release) -> None:
+    from shards.releases.folder import NAME as FOLDER
+
     click.echo(f"{release.name}: {counted(len(release.images), 'image')} in {release.root}")
     for note in release.notes:
         click.echo(f"  {note}")
@@ -204,7 +206,8 @@ def _print_release(release) -> None:
         for note in labels.notes:
             click.echo(f"  {note}")
     if not release.labels:
-        click.echo("no labels found: give --labels DIR, or the dataset can be read but not trained on")
+        fix = "attach a table of them with cxrdali label --table" if release.name == FOLDER else "give --labels DIR"
+        click.echo(f"no labels found: {fix}, or the dataset can be read but not trained on")
 
 
 def _print_estimate(found, jobs: int) -> None:
