@@ -42,7 +42,6 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     if label_folders:
         raise UserError(f"{label_folders[0]}: labels fit no folder of bare images; give a table of both with --table")
     files = sorted(_files(root))
-    # DICOMs are named by their UIDs, too
     paths = [path for path in files if path.lower().endswith(IMAGES) or (_is_bare(path) and _is_dicom(root, path))]
     if not paths:
         raise UserError(
