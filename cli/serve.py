@@ -12,7 +12,7 @@ from cxrdali.serve.options import ServeOptions
 @click.command()
 @click.argument("run", type=RunFolder())
 @field_options(ServeOptions, "port", "host")
-@field_options(JudgeOptions, "calibration", "thresholds", "tta", "weights", "device", "precision")
+@field_options(JudgeOptions, "calibration", "thresholds", "tta", "weights", "device", "precision", "allow_other_run")
 @field_options(ServeOptions, "max_mb", "seconds")
 def serve(run, **given):
     """Read images on a page of this machine: drop a file, see what RUN says of it.

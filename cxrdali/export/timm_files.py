@@ -38,8 +38,8 @@ def weights(model: Classifier, about: Mapping[str, str]) -> bytes:
 def arguments(model: Classifier, num_findings: int) -> dict[str, Any]:
     """Of `timm.create_model`, beside the network's name and where the weights are."""
     fixed = model.backbone.pretrained_cfg.get("fixed_input_size")
-    sized = {"img_size": model.options.size} if fixed else {}
-    return {"num_classes": num_findings, **sized, **in_timm(model.options.arch)[1]}
+    own = in_timm(model.options.arch)[1]
+    return {"num_classes": num_findings, **({"img_size": model.options.size} if fixed else {}), **own}
 
 
 def feeding(model: Classifier) -> str:

@@ -18,8 +18,7 @@ _KNOWN: dict[str, tuple[str, dict[str, Any], int, dict[str, Any]]] = {
 
 def in_timm(arch: str) -> tuple[str, dict[str, Any]]:
     """What timm itself calls a network, and what makes it this one, for programs that do not import this."""
-    like, otherwise, *_ = _KNOWN.get(arch, (arch, {}))
-    return like, otherwise
+    return _KNOWN.get(arch, (arch, {}, 0, {}))[:2]
 
 
 default_cfgs = generate_default_cfgs(

@@ -172,8 +172,8 @@ def fit(run: Path, dataset: PackedDataset, options: ReferenceOptions) -> Referen
     there, here = trained.config["dataset"], pixels(dataset, val[:0], trained.settings.data.size)
     for name in ("size", "packed"):  # a new image is made as in training: beside others it would look strange
         if here and there.get(name, here[name]) != here[name]:
-            words = f"images are packed otherwise in {dataset.root}: {name} {here[name]}, in training {there[name]}"
-            raise UserError(f"{run}: {words}{mend}")
+            words = f"{run}: images are packed otherwise in {dataset.root}: "
+            raise UserError(f"{words}{name} {here[name]}, in training {there[name]}{mend}")
     weights, hardware = trained.best_weights(), Hardware.resolve(options.device, options.precision)
     hardware.begin()
     with told_if_full(NO_ROOM):

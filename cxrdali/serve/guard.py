@@ -1,5 +1,4 @@
-"""What holds for every connection and request: how long it may take, who may ask, what a browser may do with the
-answer, and one line in the log."""
+"""What holds for every request: how long it may take, who may ask, what a browser may do with the answer, its log."""
 
 import asyncio
 import ipaddress
@@ -29,12 +28,7 @@ ANSWERED = 3  # times --seconds: a request comes, is read, and its answer is tak
 
 
 class Connection(H11Protocol):
-    """A connection that ends: uvicorn alone waits for a request for ever, and for who does not take its answer.
-
-    Args:
-        seconds: How long a request's first lines may take.
-        given: As uvicorn gives it.
-    """
+    """A connection that ends: uvicorn alone waits for a request for ever, and for who does not take its answer."""
 
     def __init__(self, seconds: float, **given: Any):
         super().__init__(**given)
@@ -45,15 +39,13 @@ class Connection(H11Protocol):
         self.loop.call_later(self._seconds, self._look, None, False, 0)
 
     def _look(self, last: RequestResponseCycle | None, busy: bool, times: int) -> None:
-        """Called every so many seconds. last, busy: the request that was there before, if any, and whether it was not
-        yet answered; times: in a row."""
-        before = last, busy
-        last, busy = now = self.cycle, self.cycle is not None and not self.cycle.response_complete
-        times = times + 1 if now == before else 0
-        if times == (ANSWERED if busy else 1):
+        """Called every so many seconds. last, busy: the request before, and whether it was open; times: in a row."""
+        now = self.cycle, self.cycle is not None and not self.cycle.response_complete
+        times = times + 1 if now == (last, busy) else 0
+        if times == (ANSWERED if now[1] else 1):
             self.transport.abort()
         elif not self.transport.is_closing():
-            self.loop.call_later(self._seconds, self._look, last, busy, times)
+            self.loop.call_later(self._seconds, self._look, *now, times)
 
 
 class Guard:

@@ -153,6 +153,8 @@ def initial_weights(init: str | None) -> Path | None:
     path = Path(init)
     if not path.is_dir():
         return path
+    if not (path / BEST).exists() and (file := path / "model.safetensors").is_file():
+        raise UserError(f"{path}: no run, but a folder as of the Hugging Face Hub; give its file, --init {file}")
     run = Run.open(path)
     run.check_finished(f"finish it first, or start from what it has with --init {path / BEST}")
     return run.best_weights()

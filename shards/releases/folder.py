@@ -20,6 +20,7 @@ from shards.words import counted
 
 NAME = "folder"
 TABLES = re.compile(r".*\.(csv|tsv|parquet|jsonl?|xlsx?|ods|feather)(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE)
+UNWRITTEN = re.compile(r"[\x00-\x1f\ud800-\udfff]")  # what no catalog holds, or nobody reads in it
 DEEPEST = 12  # folders
 LOOKED_AT = 100  # files without a suffix, of which one must be a DICOM
 PREAMBLE = 132  # bytes, of which the last four are DICM
@@ -40,16 +41,14 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     if label_folders:
         raise UserError(f"{label_folders[0]}: labels fit no folder of bare images; give a table of both with --table")
     files = sorted(_files(root))
-    paths = [path for path in files if path.lower().endswith(IMAGES)]
-    if not paths:  # as DICOMs are named by their UIDs
-        paths = [path for path in files if _is_bare(path) and _is_dicom(root, path)]
+    paths = [path for path in files if path.lower().endswith(IMAGES) or (_is_bare(path) and _is_dicom(root, path))]
     if not paths:
         raise UserError(
             f"{root}: no image (JPEG, PNG or DICOM) in it or below; give the folder of images with --source"
         )
     for path in paths:
-        if path.encode(errors="replace").decode() != path:
-            raise UserError(f"{root}: {path}: this name is not UTF-8, so it cannot be written down; rename the file")
+        if UNWRITTEN.search(path):
+            raise UserError(f"{root}: {path!r}: a line break, a control or what is no UTF-8 is in it; rename the file")
     images, notes = pd.DataFrame({"image_id": _ids(paths), "path": paths}, dtype="str"), []
     if len(paths) < len(files):
         other = min(set(files) - set(paths))

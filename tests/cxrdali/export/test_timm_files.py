@@ -27,6 +27,7 @@ from cxrdali.postprocess.options import FitOptions
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predict.predict import load_run_model, predict
 from cxrdali.runs.reader import Run
+from cxrdali.train.build import initial_weights
 from shards.errors import UserError
 from shards.renditions.options import RenditionOptions, Size
 from shards.renditions.rendition import renditions
@@ -218,6 +219,11 @@ def test_two_folders_are_the_same_bytes(hub, run, dataset, rules, tmp_path):
     export(run, tmp_path / "a-hub", ExportOptions("hub-folder", **rules), dataset)
     for file in hub.iterdir():
         assert file.read_bytes() == (tmp_path / "a-hub" / file.name).read_bytes(), file.name
+
+
+def test_init_is_told_which_file_of_a_folder_to_take(hub):
+    with pytest.raises(UserError, match=r"a-hub: no run, but a folder .*; give its file, --init .*/model.safetensors$"):
+        initial_weights(str(hub))
 
 
 def test_the_folder_that_one_is_in_is_not_replaced(run, tmp_path, monkeypatch):

@@ -222,6 +222,13 @@ def test_a_network_that_does_not_see_the_images(place, tmp_path):
     assert not (tmp_path / "new.csv").exists()
 
 
+def test_a_study_in_a_folder_that_is_no_utf8_has_a_page(place, tmp_path):
+    shutil.copytree(place / "films", tmp_path / "films" / "d\udce9")
+    done(tmp_path, "read", place / "a", "films", "--study", "--html", "page.html")
+    assert r"Study films/d\udce9" in (tmp_path / "page.html").read_text()
+    assert json.loads((tmp_path / "page.json").read_text())["readings"][0]["name"] == "Study films/d\udce9"
+
+
 def test_no_more_images_are_held_than_three_batches(place):
     judge = Judge.of([Run.open(place / "a")], JudgeOptions(device="cpu", batch=4))
     held, whole = [], judge.judge

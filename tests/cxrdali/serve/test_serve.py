@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 
+from cli.serve import serve as command
 from cxrdali.predict.judge import Judge
 from cxrdali.predict.options import JudgeOptions, ReadOptions
 from cxrdali.predict.reading import read_image
@@ -189,6 +190,10 @@ def test_a_full_gpu_and_a_network_that_gives_nan_are_said_and_the_server_lives(r
             if hook:
                 hook.remove()
             assert ask(port, "POST", "/predict", files[0])[0] == 200
+
+
+def test_what_a_refusal_of_rules_advises_can_be_given():
+    assert "--allow-other-run" in [word for option in command.params for word in option.opts]
 
 
 def test_what_serve_needs_is_named_where_it_is_missing(run, monkeypatch):

@@ -1,10 +1,12 @@
 """A folder of images without any table: ids from names, no labels; never a part of a release."""
 
+import numpy as np
 import pytest
 
 from shards.packing.attach import attach
 from shards.releases.folder import recognises
 from shards.releases.open import open_release
+from tests.dicom_files import dicom
 from tests.shards.releases.declared.layout import images_of, numbers_of, packed, write_images, write_text
 from tests.shards.releases.declared.own import refused
 
@@ -76,11 +78,20 @@ def test_a_folder_without_images_and_a_loop_of_links(tmp_path):
     assert open_release(root).images["path"].tolist() == ["x/a.png"]
 
 
-def test_a_name_that_is_no_text_is_said(tmp_path):
+@pytest.mark.parametrize("name", ["lat\udce9in.png", "two\nlines.png"])
+def test_a_name_that_no_catalog_holds_is_said(tmp_path, name):
     write_images(tmp_path, "a.png")
-    (tmp_path / "a.png").rename(tmp_path / "lat\udce9in.png")
+    (tmp_path / "a.png").rename(tmp_path / name)
     said = refused(open_release, tmp_path)
-    assert said == f"{tmp_path}: lat\udce9in.png: this name is not UTF-8, so it cannot be written down; rename the file"
+    assert said == f"{tmp_path}: {name!r}: a line break, a control or what is no UTF-8 is in it; rename the file"
+
+
+def test_dicoms_without_a_suffix_beside_others_are_images(tmp_path):
+    write_images(tmp_path, "a.png")
+    for name in ("1.2.840.4", "IM0001", "DICOMDIR"):
+        (tmp_path / name).write_bytes(dicom(np.arange(64, dtype=np.uint16).reshape(8, 8)))
+    (tmp_path / "LICENSE").write_text("free")
+    assert sorted(open_release(tmp_path).images["path"]) == ["1.2.840.4", "IM0001", "a.png"]
 
 
 def test_labels_do_not_fit_and_other_images_of_a_release_are_asked_for(tmp_path):
