@@ -123,6 +123,7 @@ RATE = ("images/s", "lowest to highest")
 TABLES = {
     "loader": ("Loading", _rates("px", *RATE, "CPU s per 1,000", "peak MiB", "bytes an image", "cache")),
     "pack": ("Packing", _rates(*RATE, "CPU s per 1,000", "peak MiB")),
+    "dicom": ("Packing DICOMs", _rates(*RATE, "CPU s per 1,000")),
     "step": ("The training step", _rates("px", *RATE, "waiting")),
     "stages": ("Stage training", stages_report.table),
 }  # result file -> title, and what writes its rows
