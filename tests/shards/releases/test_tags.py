@@ -66,11 +66,12 @@ def test_a_folder_of_dicoms_without_suffixes(tmp_path):
     assert dataset.catalog["sex"].tolist() == ["F", "F"] and dataset.catalog["age"].tolist() == [45.0, 45.0]
 
 
-def test_dicoms_beside_images_are_not_looked_for_by_their_bytes(tmp_path):
+def test_dicoms_without_a_suffix_are_images_beside_others(tmp_path):
     root = tmp_path / "films"
     write_dicom(root / "1.2.3", 0)
+    (root / "notes").write_text("no image")
     write_images(root, "a.png")
-    assert open_release(root).images["image_id"].tolist() == ["a"]
+    assert open_release(root).images["image_id"].tolist() == ["1.2.3", "a"]
 
 
 def test_a_declaration_takes_patients_from_headers(tmp_path):
