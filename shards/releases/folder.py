@@ -7,6 +7,8 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 
+from shards.decoding.decoded import RejectedImage
+from shards.decoding.magic import image_kind
 from shards.errors import UserError
 from shards.releases.declared.schema import TAGS
 from shards.releases.groups import odd_views, views, with_groups
@@ -23,7 +25,7 @@ TABLES = re.compile(r".*\.(csv|tsv|parquet|jsonl?|xlsx?|ods|feather)(\.(gz|bz2|x
 UNWRITTEN = re.compile(r"[\x00-\x1f\ud800-\udfff]")  # what no catalog holds, or nobody reads in it
 DEEPEST = 12  # folders
 LOOKED_AT = 100  # files without a suffix, of which one must be a DICOM
-PREAMBLE = 132  # bytes, of which the last four are DICM
+START = 4096  # bytes of a file that say what it is
 
 
 def recognises(root: Location) -> bool:
@@ -87,8 +89,10 @@ def _is_bare(path: str) -> bool:
 
 
 def _is_dicom(root: Location, path: str) -> bool:
-    start = storage_of(root / path).read_bytes(stop=PREAMBLE)
-    return start[128:] == b"DICM" or start[:4] in (b"\x08\0\x05\0", b"\x08\0\0\0", b"\x02\0\0\0")
+    try:
+        return image_kind(storage_of(root / path).read_bytes(stop=START)) == "DICOM"
+    except RejectedImage:
+        return False
 
 
 def _ids(paths: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The model card: every number on it stands in a file, and what nobody measured is called so."""
+"""The model card: every number on it comes from a file, and what was not measured is said to be so."""
 
 import json
 import re
@@ -71,7 +71,7 @@ def leaves(value) -> list:
 
 
 def stands_in(number: str, known: list) -> bool:
-    """Whether a number as it is printed is one of these, rounded to as many digits, or stands in one of these texts."""
+    """Whether a number as it is printed is one of these, rounded to as many digits, or is in one of these texts."""
     plain = number.replace(",", "").replace("−", "-")
     digits = len(plain.partition("e")[0].partition(".")[2])
     for leaf in known:

@@ -113,7 +113,7 @@ def test_other_places_of_the_images(tmp_path, place):
 
 @pytest.mark.parametrize("place", ["", "images", "NLMCXR_dcm"])
 def test_openis_own_dicoms_in_a_folder_a_patient(tmp_path, place):
-    """Half of them are MONOCHROME1, and what the tables leave out stands in their tags."""
+    """Half of them are MONOCHROME1, and what the tables leave out is in their tags."""
     write_tables(tmp_path / "release")
     for number, image in enumerate(IDS):
         path = tmp_path / "release" / place / image.split("_")[0] / f"{image}.dcm"
