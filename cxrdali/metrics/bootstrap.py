@@ -5,8 +5,9 @@ its patient was taken. Each finding is sorted once: a sample changes only the we
 running sums over the sorted images instead of a new sort. Tied scores are one threshold, as in scikit-learn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.sparse import csr_matrix, hstack
@@ -14,7 +15,7 @@ from scipy.sparse import csr_matrix, hstack
 from cxrdali.metrics.calibration_error import BINS, brier, ece, equal_width
 from cxrdali.metrics.decisions import score_decisions
 from cxrdali.metrics.intervals import ERROR, SCORE, Sampled
-from cxrdali.metrics.ranking import Scores, ratio
+from cxrdali.metrics.ranking import Scores, ratio, reweighted_ap
 
 CHUNK = 20  # samples whose weights are in memory together: 20 x 50,000 float32 is 4 MB, about what a cache holds
 SELF = 0.5  # of a positive that does not count towards the precision at its own rank, in the score that is resampled
@@ -24,17 +25,19 @@ SELF = 0.5  # of a positive that does not count towards the precision at its own
 class Images:
     """What is scored. truth: float [n, F] with 1, 0 and NaN (ignored for that finding); values: float [n, F], whose
     order counts; patient: int [n], equal for images that are not independent; probabilities: float [n, F] (None: values
-    are no logits); called: bool [n, F] (None: no thresholds)."""
+    are no logits); called: bool [n, F], or with NaN where a finding has no threshold (None: no thresholds); negative:
+    float [F], how much a negative image counts beside a positive one in AP_reweighted (None: it is not asked for)."""
 
     truth: np.ndarray
     values: np.ndarray
     patient: np.ndarray
     probabilities: np.ndarray | None = None
     called: np.ndarray | None = None
+    negative: np.ndarray | None = None
 
     def where(self, mask: np.ndarray) -> "Images":
         probabilities, called = (each if each is None else each[mask] for each in (self.probabilities, self.called))
-        return Images(self.truth[mask], self.values[mask], self.patient[mask], probabilities, called)
+        return Images(self.truth[mask], self.values[mask], self.patient[mask], probabilities, called, self.negative)
 
     def patients(self, label: int = 1) -> list[int]:
         """Of each finding, how many patients have an image with this label."""
@@ -42,8 +45,9 @@ class Images:
 
 
 def resample(
-    images: Images, scores: Scores, count: int, seed: int = 0, progress: Callable[[int], object] = lambda done: None
-) -> dict[str, Sampled]:
+    images: Images, scores: Scores, count: int, seed: int = 0,
+    progress: Callable[[int], object] = lambda done: None, also: Sequence[str] = (),
+) -> dict[str, Sampled]:  # fmt: skip
     """AP, AUROC, and as far as the images allow it ECE, Brier score and F1, on patients sampled with replacement.
 
     Args:
@@ -52,15 +56,21 @@ def resample(
         count: How many samples.
         seed: Equal seeds and patients give equal samples, whatever the scores: that pairs models.
         progress: Called with how many samples are done since the last call.
+        also: Names of MORE that are asked for besides, each as far as the images allow it.
     """
     patients, codes = np.unique(images.patient, return_inverse=True)
     findings = range(images.truth.shape[1])
     fewest = np.minimum(images.patients(1), images.patients(0))
     ranked = [_Sorted.of(images.truth[:, place], images.values[:, place]) for place in findings]
-    made = {name: make(images, codes) for name, make in SUMS.items()}
+    made = {name: make(images, codes) for name, make in {**SUMS, **{name: MORE[name] for name in also}}.items()}
     sums = {name: of for name, of in made.items() if of is not None}
-    observed = np.array([finding.weighted(np.ones((1, len(codes)), np.float32)) for finding in ranked])[:, :, 0]
+    once = np.ones((1, len(codes)), np.float32)
+    observed = np.array([finding.weighted(once) for finding in ranked])[:, :, 0]
     reported = {"AP": (scores.ap, observed[:, 0]), "AUROC": (scores.auroc, observed[:, 1])}
+    if images.negative is not None:
+        columns = zip(ranked, images.negative, strict=True)
+        again = np.array([finding.weighted(once, weight)[0][0] for finding, weight in columns])
+        reported["AP_reweighted"] = (reweighted_ap(images.truth, images.values, images.negative), again)
     reported |= {name: (of.observed, of.statistic) for name, of in sums.items()}
     samples = {name: np.full((count, len(findings)), np.nan) for name in reported}
     generator = np.random.default_rng(seed)
@@ -72,11 +82,17 @@ def resample(
         weights = taken[:, codes]
         for place, finding in enumerate(ranked):
             samples["AP"][chunk, place], samples["AUROC"][chunk, place] = finding.weighted(weights)
+            if images.negative is not None:
+                samples["AP_reweighted"][chunk, place] = finding.weighted(weights, images.negative[place])[0]
         for name, of in sums.items():
             samples[name][chunk] = of.weighted(taken)
         progress(chunk.stop - first)
     kinds = {name: ERROR if name == "ECE" else SCORE for name in samples}
-    return {name: Sampled(*reported[name], values, fewest, kinds[name]) for name, values in samples.items()}
+    patients_of = {name: np.array(images.patients(label)) for name, label in (("recall", 1), ("specificity", 0))}
+    return {
+        name: Sampled(*reported[name], values, patients_of.get(name, fewest), kinds[name])
+        for name, values in samples.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -108,7 +124,8 @@ def _f1(images: Images, codes: np.ndarray) -> _Sums | None:
     if images.called is None:
         return None
     positive, negative = images.truth == 1, images.truth == 0
-    parts = [images.called & positive, images.called & negative, ~images.called & positive]
+    called, passed = images.called == 1, images.called == 0
+    parts = [called & positive, called & negative, passed & positive]
 
     def score(sums: np.ndarray) -> np.ndarray:
         hits, alarms, misses = np.moveaxis(sums, 1, 0)
@@ -143,12 +160,31 @@ def _brier(images: Images, codes: np.ndarray) -> _Sums | None:
         return None
     known = ~np.isnan(images.truth)
     squares = np.where(known, images.truth - images.probabilities, 0).astype(np.float32) ** 2
-    observed = brier(images.truth, images.probabilities)
-    made = _by_patient(codes, [squares, known.astype(np.float32)])
-    return _Sums(made, known.shape[1], lambda sums: ratio(sums[:, 0], sums[:, 1]), observed, observed)
+    return _share(codes, squares, known, brier(images.truth, images.probabilities))
+
+
+def _share(codes: np.ndarray, part: np.ndarray, whole: np.ndarray, observed: np.ndarray) -> _Sums:
+    """part, whole: [n, F], whose sums over images are divided; observed: float64 [F], what that gives."""
+    made = _by_patient(codes, [part.astype(np.float32), whole.astype(np.float32)])
+    return _Sums(made, whole.shape[1], lambda sums: ratio(sums[:, 0], sums[:, 1]), observed, observed)
+
+
+def _rate(label: int, images: Images, codes: np.ndarray) -> _Sums | None:
+    """The share of the images with this label that are called as they should be."""
+    if images.called is None:
+        return None
+    right = (images.truth == label) & (images.called == label)
+    whole = (images.truth == label) & ~np.isnan(images.called)
+    return _share(codes, right, whole, ratio(right.sum(axis=0), whole.sum(axis=0)))
+
+
+def _prevalence(images: Images, codes: np.ndarray) -> _Sums:
+    positive, known = images.truth == 1, ~np.isnan(images.truth)
+    return _share(codes, positive, known, ratio(positive.sum(axis=0), known.sum(axis=0)))
 
 
 SUMS = {"ECE": _ece, "Brier": _brier, "F1": _f1}
+MORE = {"recall": partial(_rate, 1), "specificity": partial(_rate, 0), "prevalence": _prevalence}
 
 
 @dataclass(frozen=True)
@@ -171,12 +207,19 @@ class _Sorted:
         end = np.searchsorted(ranked, ranked[positive], side="right") - 1
         return cls(order, positive, start, end)
 
-    def weighted(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """AP without SELF, and AUROC, for each row of `weights` float32 [samples, n]: float64 [samples] each."""
+    def weighted(self, weights: np.ndarray, negative: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """AP without SELF, and AUROC, for each row of `weights` float32 [samples, n]: float64 [samples] each.
+
+        negative: how much a negative image counts beside a positive one, which AUROC does not depend on.
+        """
         undefined = np.full(len(weights), np.nan)
-        if not len(self.positive):
+        if not len(self.positive) or not 0 < negative < np.inf:
             return undefined, undefined
         ranked = np.take(weights, self.order, axis=1)
+        if negative != 1:
+            counts = np.full(ranked.shape[1], negative)
+            counts[self.positive] = 1
+            ranked = ranked * counts  # float64
         seen = np.cumsum(ranked, axis=1)  # [samples, n]: weight at or above a place
         own = ranked[:, self.positive]  # [samples, P]
         found = np.cumsum(own, axis=1, dtype=np.float64)
