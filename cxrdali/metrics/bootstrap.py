@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix, hstack
 from cxrdali.metrics.calibration_error import BINS, brier, ece, equal_width
 from cxrdali.metrics.decisions import score_decisions
 from cxrdali.metrics.intervals import ERROR, SCORE, Sampled
-from cxrdali.metrics.ranking import Scores, ratio
+from cxrdali.metrics.ranking import Scores, ratio, reweighted_ap
 
 CHUNK = 20  # samples whose weights are in memory together: 20 x 50,000 float32 is 4 MB, about what a cache holds
 SELF = 0.5  # of a positive that does not count towards the precision at its own rank, in the score that is resampled
@@ -26,17 +26,19 @@ SELF = 0.5  # of a positive that does not count towards the precision at its own
 class Images:
     """What is scored. truth: float [n, F] with 1, 0 and NaN (ignored for that finding); values: float [n, F], whose
     order counts; patient: int [n], equal for images that are not independent; probabilities: float [n, F] (None: values
-    are no logits); called: bool [n, F] (None: no thresholds)."""
+    are no logits); called: bool [n, F], or with NaN where a finding has no threshold (None: no thresholds); negative:
+    float [F], how much a negative image counts beside a positive one in AP_reweighted (None: it is not asked for)."""
 
     truth: np.ndarray
     values: np.ndarray
     patient: np.ndarray
     probabilities: np.ndarray | None = None
     called: np.ndarray | None = None
+    negative: np.ndarray | None = None
 
     def where(self, mask: np.ndarray) -> "Images":
         probabilities, called = (each if each is None else each[mask] for each in (self.probabilities, self.called))
-        return Images(self.truth[mask], self.values[mask], self.patient[mask], probabilities, called)
+        return Images(self.truth[mask], self.values[mask], self.patient[mask], probabilities, called, self.negative)
 
     def patients(self, label: int = 1) -> list[int]:
         """Of each finding, how many patients have an image with this label."""
@@ -50,10 +52,10 @@ def resample(
     seed: int = 0,
     progress: Callable[[int], object] = lambda done: None,
     *,
+    also: Sequence[str] = (),
     among: np.ndarray | None = None,
-    sums: Sequence[str] = ("ECE", "Brier", "F1"),
 ) -> dict[str, Sampled]:
-    """AP, AUROC, and as far as the images allow it `sums`, on patients sampled with replacement.
+    """AP, AUROC, and as far as the images allow it ECE, Brier score and F1, on patients sampled with replacement.
 
     Args:
         images: At least one.
@@ -61,9 +63,9 @@ def resample(
         count: How many samples.
         seed: Equal seeds and patients give equal samples, whatever the scores: that pairs models.
         progress: Called with how many samples are done since the last call.
+        also: Names of MORE that are asked for besides, each as far as the images allow it.
         among: The patients that are sampled, ascending, of which the images' are some (None: the images' own). Equal
             ones pair scores of different images, as of two groups.
-        sums: Of SUMS.
     """
     patients, codes = np.unique(images.patient, return_inverse=True)
     among = patients if among is None else among
@@ -71,11 +73,16 @@ def resample(
     findings = range(images.truth.shape[1])
     fewest = np.minimum(images.patients(1), images.patients(0))
     ranked = [_Sorted.of(images.truth[:, place], images.values[:, place], codes) for place in findings]
-    made = {name: SUMS[name](images, codes) for name in sums}
-    totals = {name: of for name, of in made.items() if of is not None}
-    observed = np.array([finding.weighted(np.ones((len(patients), 1), np.float32)) for finding in ranked])[:, :, 0]
+    made = {name: make(images, codes) for name, make in {**SUMS, **{name: MORE[name] for name in also}}.items()}
+    sums = {name: of for name, of in made.items() if of is not None}
+    once = np.ones((len(patients), 1), np.float32)
+    observed = np.array([finding.weighted(once) for finding in ranked])[:, :, 0]
     reported = {"AP": (scores.ap, observed[:, 0]), "AUROC": (scores.auroc, observed[:, 1])}
-    reported |= {name: (of.observed, of.statistic) for name, of in totals.items()}
+    if images.negative is not None:
+        columns = zip(ranked, images.negative, strict=True)
+        again = np.array([finding.weighted(once, weight)[0][0] for finding, weight in columns])
+        reported["AP_reweighted"] = (reweighted_ap(images.truth, images.values, images.negative), again)
+    reported |= {name: (of.observed, of.statistic) for name, of in sums.items()}
     samples = {name: np.full((count, len(findings)), np.nan) for name in reported}
     generator = np.random.default_rng(seed)
     for first in range(0, count, CHUNK):
@@ -86,11 +93,17 @@ def resample(
         taken = counts.astype(np.float32)
         for place, finding in enumerate(ranked):
             samples["AP"][chunk, place], samples["AUROC"][chunk, place] = finding.weighted(taken)
-        for name, of in totals.items():
+            if images.negative is not None:
+                samples["AP_reweighted"][chunk, place] = finding.weighted(taken, images.negative[place])[0]
+        for name, of in sums.items():
             samples[name][chunk] = of.weighted(taken)
         progress(chunk.stop - first)
     kinds = {name: ERROR if name == "ECE" else SCORE for name in samples}
-    return {name: Sampled(*reported[name], values, fewest, kinds[name]) for name, values in samples.items()}
+    patients_of = {name: np.array(images.patients(label)) for name, label in (("recall", 1), ("specificity", 0))}
+    return {
+        name: Sampled(*reported[name], values, patients_of.get(name, fewest), kinds[name])
+        for name, values in samples.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -122,7 +135,8 @@ def _f1(images: Images, codes: np.ndarray) -> _Sums | None:
     if images.called is None:
         return None
     positive, negative = images.truth == 1, images.truth == 0
-    parts = [images.called & positive, images.called & negative, ~images.called & positive]
+    called, passed = images.called == 1, images.called == 0
+    parts = [called & positive, called & negative, passed & positive]
 
     def score(sums: np.ndarray) -> np.ndarray:
         hits, alarms, misses = np.moveaxis(sums, 1, 0)
@@ -157,29 +171,31 @@ def _brier(images: Images, codes: np.ndarray) -> _Sums | None:
         return None
     known = ~np.isnan(images.truth)
     squares = np.where(known, images.truth - images.probabilities, 0).astype(np.float32) ** 2
-    observed = brier(images.truth, images.probabilities)
-    made = _by_patient(codes, [squares, known.astype(np.float32)])
-    return _Sums(made, known.shape[1], lambda sums: ratio(sums[:, 0], sums[:, 1]), observed, observed)
+    return _share(codes, squares, known, brier(images.truth, images.probabilities))
 
 
-def _share(images: Images, codes: np.ndarray, label: int, name: str) -> _Sums | None:
-    """Of the images with this label, the share that is called so."""
+def _share(codes: np.ndarray, part: np.ndarray, whole: np.ndarray, observed: np.ndarray) -> _Sums:
+    """part, whole: [n, F], whose sums over images are divided; observed: float64 [F], what that gives."""
+    made = _by_patient(codes, [part.astype(np.float32), whole.astype(np.float32)])
+    return _Sums(made, whole.shape[1], lambda sums: ratio(sums[:, 0], sums[:, 1]), observed, observed)
+
+
+def _rate(label: int, images: Images, codes: np.ndarray) -> _Sums | None:
+    """The share of the images with this label that are called as they should be."""
     if images.called is None:
         return None
-    these = images.truth == label
-    parts = [these & (images.called == label), these]
-    observed = getattr(score_decisions(images.truth, images.called), name)
-    made = _by_patient(codes, [part.astype(np.float32) for part in parts])
-    return _Sums(made, these.shape[1], lambda sums: ratio(sums[:, 0], sums[:, 1]), observed, observed)
+    right = (images.truth == label) & (images.called == label)
+    whole = (images.truth == label) & ~np.isnan(images.called)
+    return _share(codes, right, whole, ratio(right.sum(axis=0), whole.sum(axis=0)))
 
 
-SUMS: dict[str, Callable[[Images, np.ndarray], _Sums | None]] = {
-    "ECE": _ece,
-    "Brier": _brier,
-    "F1": _f1,
-    "recall": partial(_share, label=1, name="recall"),
-    "specificity": partial(_share, label=0, name="specificity"),
-}
+def _prevalence(images: Images, codes: np.ndarray) -> _Sums:
+    positive, known = images.truth == 1, ~np.isnan(images.truth)
+    return _share(codes, positive, known, ratio(positive.sum(axis=0), known.sum(axis=0)))
+
+
+SUMS = {"ECE": _ece, "Brier": _brier, "F1": _f1}
+MORE = {"recall": partial(_rate, 1), "specificity": partial(_rate, 0), "prevalence": _prevalence}
 
 
 @dataclass(frozen=True)
@@ -213,11 +229,14 @@ class _Sorted:
         last = np.append(first[1:], len(positive)) - 1
         return cls(made, codes[order[positive]], tie, first[tie], last[tie])
 
-    def weighted(self, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def weighted(self, taken: np.ndarray, negative: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """AP without SELF, and AUROC, when each patient is taken as often as a column of `taken`, float32
-        [patients, samples], says: float64 [samples] each."""
+        [patients, samples], says: float64 [samples] each.
+
+        negative: how much a negative image counts beside a positive one, which AUROC does not depend on.
+        """
         undefined = np.full(taken.shape[1], np.nan)
-        if not len(self.owner) or len(self.owner) == self.steps.sum():
+        if len(self.owner) in (0, self.steps.sum()) or not 0 < negative < np.inf:
             return undefined, undefined
         seen = np.cumsum(self.steps @ taken, axis=0, dtype=np.float64)  # [steps, samples]: taken down to a step's end
         own = taken[self.owner]  # [P, samples]
@@ -226,7 +245,9 @@ class _Sorted:
         before, at_end = seen[:-1:2][self.tie], seen[1::2][self.tie]
         with np.errstate(all="ignore"):
             # a positive counts itself among those found; one that was not taken adds nothing, and 0 / 0 is no number
-            precision = (found[self.last] - SELF) / np.where(own > 0, at_end - SELF, np.inf)
+            alarms = negative * (at_end - found[self.last])
+            hits = found[self.last] - SELF
+            precision = hits / np.where(own > 0, hits + alarms, np.inf)
             ap = (own * precision).sum(axis=0) / total_positive
             # negatives ranked above a positive, those tied with it counted half
             found_before = found[self.first] - own[self.first]
