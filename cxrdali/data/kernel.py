@@ -1,6 +1,7 @@
-"""Raw images copied from mapped memory to an output batch, cutout and flips on the way: a loop that numba compiles.
+"""Loops that numba compiles: raw images copied from mapped memory to an output batch, cutout and flips on the way, and
+images made smaller.
 
-Imported by who loads raw images on their way (`cxrdali.data.raw`), and by nobody else: numba takes a while to load.
+Imported by `cxrdali.data.raw` when they are needed, and by nobody else: numba takes a while to load.
 OpenCV's flips image by image, in as many threads, are held up by Python: a third of this at 224 px (benchmarks/LOG.md).
 """
 
@@ -16,18 +17,20 @@ from cxrdali.data.augment import SQUARES
 if config.DISABLE_JIT:  # type: ignore[attr-defined]  # it is made of the environment
     raise ImportError("NUMBA_DISABLE_JIT is set")
 
-_ARGUMENTS = (
-    types.int64[::1], types.uint8[:, :, ::1], types.float32[:, ::1], types.float32[:, ::1], types.int32[::1],
-    types.int32[::1],
-)  # fmt: skip
 
-
-def compiled() -> Callable[..., None]:
-    """`copy_augmented` in machine code, which runs without the GIL; compiled once on a machine, in about a second."""
+def compiled(what: str) -> Callable[..., None]:
+    """`copy_augmented` ("copy") or `resize` in machine code, which runs without the GIL; compiled once on a machine, in
+    about a second."""
+    images, places, floats, flips = types.uint8[:, :, ::1], types.int64[::1], types.float32[:, ::1], types.int32[::1]
+    function: Any
+    function, arguments = {
+        "copy": (copy_augmented, (places, places, images, floats, floats, flips, flips)),
+        "resize": (resize, (types.uint8[:, ::1], places, floats, places, floats, types.uint8[:, ::1])),
+    }[what]
     try:
-        return njit(_ARGUMENTS, nogil=True, cache=True)(copy_augmented)
+        return njit(arguments, nogil=True, cache=True)(function)
     except Exception:  # no folder for its cache, a full disk, a file cut by a crash: compiled in every process
-        return njit(_ARGUMENTS, nogil=True)(copy_augmented)
+        return njit(arguments, nogil=True)(function)
 
 
 @intrinsic
@@ -37,19 +40,19 @@ def _at(_typing: Any, address: Any) -> Any:
     return kind(address), lambda context, builder, _, given: builder.inttoptr(given[0], context.get_value_type(kind))
 
 
-def copy_augmented(addresses, out, anchor, shape, horizontal, vertical):
-    """Fill `out`, uint8 [B, S, S], with the pixels at addresses (int64 [B], checked by who calls) and the decisions of
-    `Cutout` and `Flips`."""
+def copy_augmented(addresses, places, out, anchor, shape, horizontal, vertical):
+    """Fill places (int64 [n]) of `out`, uint8 [B, S, S], with the pixels at addresses (int64 [n], checked by who calls)
+    and the decisions of `Cutout` and `Flips`, [n, ...]."""
     # Whole rows by pointer, and unsigned places in them: views of arrays and places that might be negative keep the
     # compiler from copying 64 bytes at a time, which is all the difference.
-    count, size = out.shape[:2]
+    count, size = len(addresses), out.shape[1]
     width, last, to = np.uintp(size), np.uintp(size - 1), out.ctypes.data
     for image in range(count):
         mirrored, upside_down = horizontal[image], vertical[image]
         for y in range(size):
             source = carray(_at(addresses[image] + y * size), (size,))  # type: ignore[call-arg]
             row = size - 1 - y if upside_down else y
-            target = carray(_at(to + (image * size + row) * size), (size,))
+            target = carray(_at(to + (places[image] * size + row) * size), (size,))
             if mirrored:
                 for x in range(width):
                     target[x] = source[last - x]
@@ -65,4 +68,33 @@ def copy_augmented(addresses, out, anchor, shape, horizontal, vertical):
                 left = size - left - wide
             for y in range(max(top, 0), min(top + height, size)):
                 for x in range(max(left, 0), min(left + wide, size)):
-                    out[image, y, x] = 0
+                    out[places[image], y, x] = 0
+
+
+def resize(image, begin, weights, columns, turned, out):
+    """Fill `out`, uint8 [S, S], as `cxrdali.data.resize` says; columns: the half-open range whose halves are rounded to
+    even; turned: room, float32 [side of the image, S]."""
+    # Both passes add whole rows of pixels, which is what the compiler does many at a time.
+    side, size = len(turned), len(out)
+    line, column = np.empty(side, dtype=np.float32), np.empty(size, dtype=np.float32)
+    for y in range(size):
+        line[:] = 0
+        for tap in range(len(weights)):
+            weight, source = weights[tap, y], image[min(max(begin[y] + tap, 0), side - 1)]
+            for x in range(side):
+                line[x] += np.float32(source[x]) * weight
+        for x in range(side):
+            turned[x, y] = line[x]
+    for x in range(size):
+        column[:] = 0
+        for tap in range(len(weights)):
+            weight, mean = weights[tap, x], turned[min(max(begin[x] + tap, 0), side - 1)]
+            for y in range(size):
+                column[y] += mean[y] * weight
+        if columns[0] <= x < columns[1]:
+            for y in range(size):
+                out[y, x] = np.uint8(np.rint(column[y]))
+        else:
+            for y in range(size):
+                whole = np.floor(column[y])
+                out[y, x] = np.uint8(whole + (column[y] - whole >= np.float32(0.5)))
