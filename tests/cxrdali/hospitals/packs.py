@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +32,22 @@ class Place:
     pack: Path
     studies: Mapping[str, Study]
 
-    @property
+    @cached_property
     def dataset(self) -> PackedDataset:
         return PackedDataset.open(self.pack)
+
+    @cached_property
+    def findings(self) -> tuple[str, ...]:
+        """As its table has them."""
+        return self.dataset.labels().findings
 
     def truth(self, image: str, finding: str) -> float:
         """1 or 0 of a finding of this hospital, by its own name: what its table must say."""
         own = dict(self.options.hospital.findings) or NIH
-        present = self.studies[image].findings
-        named = {own.get(name, name) for name in self.dataset.labels().findings} - {"No Finding"}
-        if own.get(finding, finding) == "No Finding" and self.name != "university":
-            return float(not named & present)
-        return float(own.get(finding, finding) in present)
+        present, what = self.studies[image].findings, own.get(finding, finding)
+        if what == "No Finding" and self.name != "university":  # none of those that its table names
+            return float(not ({own.get(name, name) for name in self.findings} - {what}) & present)
+        return float(what in present)
 
 
 def place(root: Path, name: str, options: SyntheticOptions, size: Size) -> Place:

@@ -76,7 +76,7 @@ def test_the_loader_gives_every_image_of_every_hospital_once_with_its_own_pixels
     rows = np.flatnonzero(together.packed)
     found = {}
     for images, batch in Loader(together, rows, LoaderOptions(size=48, batch=16), seed=0, shuffle=True):
-        found |= {row: image for row, image in zip(batch.tolist(), images, strict=True)}
+        found |= dict(zip(batch.tolist(), images, strict=True))
     assert sorted(found) == rows.tolist()
     for part in together.parts:
         alone, own = hospitals[part.name].dataset, np.arange(part.stop - part.start)
