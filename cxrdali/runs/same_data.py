@@ -118,19 +118,28 @@ def _described_pack(settings: TrainSettings, part: Part, labels: Labels, train: 
     }
 
 
+def other_packs(there: Mapping, here: Mapping) -> str | None:
+    """Which packs there were and are, in words, where these are not the same in the same order; else None."""
+    before, now = ([each["name"] for each in of.get("packs", [])] for of in (there, here))
+    names = (", ".join(each) or "one without a name" for each in (before, now))
+    return None if before == now else "packs {} there, {} here".format(*names)
+
+
 def difference(there: Mapping, here: Mapping) -> str | None:
     """What is otherwise here than it was there, in words; None if the data is the same.
 
     Both have an id, train and val or images (`which`), and, where pixels matter, `pixels`; older ones the id alone.
     """
-    packs = (there.get("packs", []), here.get("packs", []))
-    if packs[0] or packs[1]:
-        before, now = ([each["name"] for each in of] for of in packs)
-        if before != now:
-            names = (", ".join(each) or "one without a name" for each in (before, now))
-            return "the packs {} there, {} here".format(*names)
-        found = ((name, difference(*pair)) for name, *pair in zip(now, *packs, strict=True))
-        return next((f"{name}: {words}" for name, words in found if words), None)
+    if words := other_packs(there, here):
+        return words
+    for before, now in zip(there.get("packs", []), here.get("packs", []), strict=True):
+        if words := difference(before, now):
+            return f"{now['name']}: {words}"
+    return None if "packs" in here else _difference(there, here)
+
+
+def _difference(there: Mapping, here: Mapping) -> str | None:
+    """Of one pack."""
     same_files, parts = there.get("id") == here["id"], {"train", "val", "images"} & set(there)
     if not parts:
         return None if same_files else f"dataset {there.get('id')!r} there, {here['id']!r} here"
