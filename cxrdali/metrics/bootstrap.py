@@ -194,8 +194,12 @@ def _prevalence(images: Images, codes: np.ndarray) -> _Sums:
     return _share(codes, positive, known, ratio(positive.sum(axis=0), known.sum(axis=0)))
 
 
-SUMS = {"ECE": _ece, "Brier": _brier, "F1": _f1}
-MORE = {"recall": partial(_rate, 1), "specificity": partial(_rate, 0), "prevalence": _prevalence}
+SUMS: dict[str, Callable[[Images, np.ndarray], _Sums | None]] = {"ECE": _ece, "Brier": _brier, "F1": _f1}
+MORE: dict[str, Callable[[Images, np.ndarray], _Sums | None]] = {
+    "recall": partial(_rate, 1),
+    "specificity": partial(_rate, 0),
+    "prevalence": _prevalence,
+}
 
 
 @dataclass(frozen=True)
