@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cxrdali.data.options import DataSettings
+from cxrdali.postprocess.options import FitOptions
 from cxrdali.setting import Legal, as_in, at_least, check, setting
 
 
@@ -30,6 +31,7 @@ class EvaluateOptions(ResampleOptions):
     allow_same_images: bool = setting(
         False, "Use what was fitted on these same dev or test images, too; all scores then say so."
     )
+    findings: str | None = as_in(FitOptions, "findings")
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,4 @@ class CompareOptions(ResampleOptions):
     uncertain: str | None = as_in(DataSettings, "uncertain", default=None, otherwise="as in the runs' training")
     allow_leak: bool = as_in(EvaluateOptions, "allow_leak")
     allow_same_images: bool = as_in(EvaluateOptions, "allow_same_images")
+    findings: str | None = as_in(EvaluateOptions, "findings")
