@@ -158,13 +158,20 @@ def parts(path: Path, subjects: np.ndarray, folds: int) -> np.ndarray:
 
 
 def cross_fit(
-    data: Parts, fit: Callable[[np.ndarray, np.ndarray], T], use: Callable[[T, np.ndarray], np.ndarray]
+    data: Parts,
+    fit: Callable[[np.ndarray, np.ndarray], T],
+    use: Callable[[T, np.ndarray], np.ndarray],
+    to_one: bool = False,
 ) -> np.ndarray:
-    """use(fit(truth, logits of the other parts), logits of a part) for each part, put together: [n, F]."""
-    results = None
-    for number in range(data.part.max() + 1):
+    """use(fit(truth, logits of the other parts), logits of a part) for each part, put together: [n, F].
+
+    to_one: fit to one other part alone, the next, and not to all others: what a small sample teaches.
+    """
+    results, number_of = None, data.part.max() + 1
+    for number in range(number_of):
         inside = data.part == number
-        result = use(fit(data.truth[~inside], data.logits[~inside]), data.logits[inside])
+        others = data.part == (number + 1) % number_of if to_one else ~inside
+        result = use(fit(data.truth[others], data.logits[others]), data.logits[inside])
         if results is None:
             results = np.empty((len(data.part), result.shape[1]), dtype=result.dtype)
         results[inside] = result

@@ -67,6 +67,6 @@ def test_commands_take_such_a_table(run, nih, away, tmp_path):
          "--folds", 2, "--allow-same-images")  # fmt: skip
     assert [row["finding"] for row in json.loads((tmp_path / "t.json").read_bytes())["findings"]] == COMMON
     assert read(tmp_path / "c.parquet").findings == tuple(COMMON)
-    done(tmp_path, "evaluate", away, *given, "--thresholds", tmp_path / "t.json", "--out", tmp_path / "m2", "--draws", 0,
-         "--allow-same-images")  # fmt: skip
+    done(tmp_path, "evaluate", away, *given, "--thresholds", tmp_path / "t.json", "--out", tmp_path / "m2",
+         "--draws", 0, "--allow-same-images")  # fmt: skip
     assert json.loads((tmp_path / "m2.json").read_bytes())["all"]["macro_recall"] is not None
