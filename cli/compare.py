@@ -33,6 +33,7 @@ from shards.words import counted
     "allow_same_images",
     "findings",
 )
+@field_options(CompareOptions, "by", "age_bins", "min_group")
 @click.option("--title", default="Comparison of runs", show_default=True, help="Title of the page.")
 def compare(runs, data, labels, out, title, **given):
     """RUNS side by side on the same images: mAP, AUROC, F1, calibration, head, medium and tail findings, speed; and
@@ -53,6 +54,10 @@ def compare(runs, data, labels, out, title, **given):
         check_writable(out)
     result = library.compare(runs, folders.open_packed(data), options, labels)
     _print(result)
+    if result["groups_by"]:
+        from cli.options.group_scores import print_compared
+
+        print_compared(result)
     if out is not None:
         from cxrdali.report.comparison.page import write_comparison
 

@@ -29,6 +29,7 @@ from shards.words import counted
     help="What `cxrdali thresholds` wrote, or one probability for all findings, such as 0.5; adds F1, precision, "
     "recall and specificity. FILE then holds logits.",
 )
+@field_options(EvaluateOptions, "by", "age_bins", "min_group")
 @field_options(EvaluateOptions, "allow_leak", "allow_other_run", "allow_same_images", "findings")
 @field_options(EvaluateOptions, "draws", "level", "seed")
 def evaluate(file, data, labels, out, limits, **given):
@@ -42,6 +43,7 @@ def evaluate(file, data, labels, out, limits, **given):
     NAME.csv a row per view and finding, and after each view's findings its means: rows without a finding, whose group
     is all, head, medium or tail.
     """
+    from cxrdali.evaluate import by_group
     from cxrdali.evaluate import evaluate as library
     from cxrdali.postprocess.rules import ALLOWED
     from cxrdali.postprocess.thresholds import read_or_fixed
@@ -59,6 +61,8 @@ def evaluate(file, data, labels, out, limits, **given):
     thresholds = None if limits is None else read_or_fixed(limits, table.findings)
     result = library.evaluate(file, dataset, labels, options, thresholds)
     paths = library.write(result, out)
+    if result["groups_by"]:
+        paths = (*paths, by_group.write(result["groups_by"], out.with_name(f"{out.name}.groups.csv")))
     of = f" of {about.split}" if about.split else ""
     click.echo(f"{file}: {counted(result['images'], 'image')}{of} against labels {labels.name}")
     if result["fitted_here"]:
@@ -81,7 +85,11 @@ def evaluate(file, data, labels, out, limits, **given):
     _print(result)
     if thresholds is not None:
         _print_decisions(result)
-    click.echo(f"written: {paths[0]}, {paths[1]}")
+    if result["groups_by"]:
+        from cli.options.group_scores import print_groups
+
+        print_groups(result)
+    click.echo(f"written: {', '.join(map(str, paths))}")
     after_evaluation(file, paths[0], about.run)
 
 

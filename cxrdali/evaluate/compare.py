@@ -12,7 +12,7 @@ from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes, group_ids, released_rows, subject_is
 from cxrdali.data.targets import check_labelled
 from cxrdali.data.targets import counts as count_targets
-from cxrdali.evaluate import differences, remarks, same_images
+from cxrdali.evaluate import by_group, differences, remarks, same_images
 from cxrdali.evaluate.differences import TESTED, Ground, Scored
 from cxrdali.evaluate.options import CompareOptions
 from cxrdali.evaluate.same_images import Comparable, Side, train_counts
@@ -59,7 +59,7 @@ def compare(
     truth, study = comparable.truth[rows], group_codes(dataset, "study")[rows]
     group = np.array(groups(counts, train_images) if train_images else [""] * len(counts))
     ground = Ground(labels.findings, group, counts, options.level)
-    scored = _score(comparable, dataset, truth, patient, options)
+    scored, images = _score(comparable, dataset, truth, patient, options)
     base = next(each for each in scored if each.side is base_side)
     both = np.minimum(base.scores.positives, base.scores.negatives).tolist()
     findings = _finding_rows(scored, base, ground, Images(truth, truth, patient))
@@ -98,6 +98,7 @@ def compare(
         "differences": found,
         "comparisons": differences.tested(found, findings),
         "findings": findings,
+        "groups_by": by_group.compared(images, base_side.name, dataset, rows, labels.findings, options),
     }
 
 
@@ -188,9 +189,9 @@ def _thin_findings(findings: Sequence[dict]) -> list[str]:
 
 def _score(
     comparable: Comparable, dataset: PackedDataset, truth: np.ndarray, patient: np.ndarray, options: CompareOptions
-) -> list[Scored]:
-    """Each by itself, all on the same samples of the patients."""
-    labels, scored = comparable.labels, []
+) -> tuple[list[Scored], dict[str, Images]]:
+    """Each by itself, all on the same samples of the patients; and what of each is scored, by name."""
+    labels, scored, scored_images = comparable.labels, [], {}
     part = parts(comparable.sides[0].table, group_ids(dataset, "subject")[comparable.rows], options.folds)
     total = options.draws * len(comparable.sides)
     with progress_bar("bootstrap", total, " samples", hidden=not total) as bar:
@@ -201,9 +202,10 @@ def _score(
                 _check_best(side.run, scores, comparable.uncertain)
             chances = None if kind == Kind.RANK else sigmoid(values)  # mean ranks are no probabilities
             images = Images(truth, values, patient, chances, cross_fitted(Parts(truth, values, part), F1))
+            scored_images[side.name] = images
             sampled = resample(images, scores, options.draws, options.seed, bar.update)
             scored.append(Scored(side, scores, sampled))
-    return scored
+    return scored, scored_images
 
 
 def _check_best(run: Run, scores: Scores, uncertain: str) -> None:

@@ -15,6 +15,7 @@ Everything is in the result, plain JSON values (undefined ones None):
                                 the run that these are of, if it was trained on another dataset)
     common                      if predictions and labels have other findings (cxrdali.postprocess.aligned.Shared): all
                                 is of those that they have in common, by the predictions' names
+    groups_by                   scores of groups of images (cxrdali.evaluate.by_group; None: not asked for)
     all, frontal, lateral       a part each (None without an image):
         images, studies, patients, LRAP, without_positives, without_negatives
         mAP, macro_AUROC, ...   means over findings, and the ends of their intervals, mAP_low, mAP_high, ...
@@ -39,6 +40,7 @@ from tqdm import tqdm
 from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes, group_ids, released_rows, subject_is
 from cxrdali.data.targets import Targets, check_labelled, counts, targets
+from cxrdali.evaluate.by_group import groups_by
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.fitted import THRESHOLDS, here, sketch
 from cxrdali.metrics import curves
@@ -129,6 +131,7 @@ def evaluate(
     }
     columns = zip(labels.findings, images.truth.T, values.T, strict=True)
     result["curves"] = {name: curves.counts(truth, value) for name, truth, value in columns}
+    result["groups_by"] = groups_by(images, dataset, rows, labels.findings, options)
     known = _known(labels, frequency, thresholds)
     frontal = (catalog["view"] == "frontal").to_numpy()
     parts = {"all": np.ones(len(rows), dtype=bool), "frontal": frontal, "lateral": ~frontal}

@@ -22,7 +22,26 @@ class ResampleOptions:
 
 
 @dataclass(frozen=True)
-class EvaluateOptions(ResampleOptions):
+class ByOptions(ResampleOptions):
+    """And which groups of images are scored apart."""
+
+    by: tuple[str, ...] = setting(
+        (),
+        "Score groups apart: of sex, age, race, scanner, view, view_position, year, pack, with commas between them; "
+        "sex*age for every combination.",
+        otherwise="none",
+        metavar="LIST",
+    )
+    age_bins: tuple[str, ...] = setting(
+        ("18", "40", "60", "80"), "Ages at which a new group begins, in years.", otherwise="18,40,60,80", metavar="LIST"
+    )
+    min_group: int = setting(
+        10, "Patients that a group needs, and with a finding, and without it; below it is too small.", at_least(2)
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(ByOptions):
     """And what -1 counts as, and whether images may be scored that were trained on."""
 
     uncertain: str = as_in(DataSettings, "uncertain")
@@ -57,7 +76,7 @@ class ExternalOptions(ResampleOptions):
 
 
 @dataclass(frozen=True)
-class CompareOptions(ResampleOptions):
+class CompareOptions(ByOptions):
     """And against what, how F1's thresholds are found, and the rest as for one table."""
 
     baseline: str | None = setting(

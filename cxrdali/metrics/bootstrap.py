@@ -1,8 +1,9 @@
 """Scores on samples of the patients, from which `intervals` makes confidence intervals.
 
 Images of a patient are not independent, so a sample takes patients with replacement; an image then counts as often as
-its patient was taken. Each finding is sorted once: a sample changes only the weights of the images, so scores need two
-running sums over the sorted images instead of a new sort. Tied scores are one threshold, as in scikit-learn.
+its patient was taken. Each finding is sorted once: a sample changes only the weights of the images, so scores need
+running sums over the sorted positives instead of a new sort, and between two of these only how often the images there
+were taken. Tied scores are one threshold, as in scikit-learn.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,9 +46,15 @@ class Images:
 
 
 def resample(
-    images: Images, scores: Scores | None, count: int, seed: int = 0,
-    progress: Callable[[int], object] = lambda done: None, also: Sequence[str] = (),
-) -> dict[str, Sampled]:  # fmt: skip
+    images: Images,
+    scores: Scores | None,
+    count: int,
+    seed: int = 0,
+    progress: Callable[[int], object] = lambda done: None,
+    *,
+    also: Sequence[str] = (),
+    among: np.ndarray | None = None,
+) -> dict[str, Sampled]:
     """AP, AUROC, and as far as the images allow it ECE, Brier score and F1, on patients sampled with replacement.
 
     Args:
@@ -57,11 +64,15 @@ def resample(
         seed: Equal seeds and patients give equal samples, whatever the scores: that pairs models.
         progress: Called with how many samples are done since the last call.
         also: Names of MORE that are asked for besides, each as far as the images allow it.
+        among: The patients that are sampled, ascending, of which the images' are some (None: the images' own). Equal
+            ones pair scores of different images, as of two groups.
     """
     patients, codes = np.unique(images.patient, return_inverse=True)
+    among = patients if among is None else among
+    places = np.searchsorted(among, patients)
     findings = range(images.truth.shape[1])
     fewest = np.minimum(images.patients(1), images.patients(0))
-    ranked = [_Sorted.of(images.truth[:, place], images.values[:, place]) for place in findings if scores]
+    ranked = [_Sorted.of(images.truth[:, place], images.values[:, place], codes) for place in findings if scores]
     made = {name: (SUMS | MORE)[name](images, codes) for name in (*SUMS, *also)}
     sums = {name: of for name, of in made.items() if of is not None}
     reported = {} if scores is None else _ranking(images, scores, ranked)
@@ -70,14 +81,14 @@ def resample(
     generator = np.random.default_rng(seed)
     for first in range(0, count, CHUNK):
         chunk = slice(first, first + min(CHUNK, count - first))
-        picked = generator.integers(0, len(patients), (chunk.stop - first, len(patients)))
+        picked = generator.integers(0, len(among), (chunk.stop - first, len(among)))
         # float32 sums stay exact up to 16.7 million images, and halve the memory traffic
-        taken = np.stack([np.bincount(row, minlength=len(patients)) for row in picked]).astype(np.float32)
-        weights = taken[:, codes]
+        counts = np.stack([np.bincount(row, minlength=len(among))[places] for row in picked], axis=1)
+        taken = counts.astype(np.float32)
         for place, finding in enumerate(ranked):
-            samples["AP"][chunk, place], samples["AUROC"][chunk, place] = finding.weighted(weights)
+            samples["AP"][chunk, place], samples["AUROC"][chunk, place] = finding.weighted(taken)
             if images.negative is not None:
-                samples["AP_reweighted"][chunk, place] = finding.weighted(weights, images.negative[place])[0]
+                samples["AP_reweighted"][chunk, place] = finding.weighted(taken, images.negative[place])[0]
         for name, of in sums.items():
             samples[name][chunk] = of.weighted(taken)
         progress(chunk.stop - first)
@@ -91,7 +102,7 @@ def resample(
 
 def _ranking(images: Images, scores: Scores, ranked: Sequence["_Sorted"]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of all images, AP, AUROC and, if it is asked for, AP_reweighted: a `Sampled`'s value and statistic."""
-    once = np.ones((1, len(images.truth)), np.float32)
+    once = np.ones((len(np.unique(images.patient)), 1), np.float32)
     observed = np.array([finding.weighted(once) for finding in ranked])[:, :, 0]
     found = {"AP": (scores.ap, observed[:, 0]), "AUROC": (scores.auroc, observed[:, 1])}
     if images.negative is not None:
@@ -116,8 +127,8 @@ class _Sums:
     statistic: np.ndarray
 
     def weighted(self, taken: np.ndarray) -> np.ndarray:
-        summed = np.asarray((self.parts.T @ taken.T).T, dtype=np.float64)
-        return self.score(summed.reshape(len(taken), -1, self.findings))
+        summed = np.asarray((self.parts.T @ taken).T, dtype=np.float64)
+        return self.score(summed.reshape(taken.shape[1], -1, self.findings))
 
 
 def _by_patient(codes: np.ndarray, parts: list[np.ndarray]) -> csr_matrix:
@@ -189,64 +200,71 @@ def _prevalence(images: Images, codes: np.ndarray) -> _Sums:
     return _share(codes, positive, known, ratio(positive.sum(axis=0), known.sum(axis=0)))
 
 
-_Make = Callable[[Images, np.ndarray], _Sums | None]
-SUMS: dict[str, _Make] = {"ECE": _ece, "Brier": _brier, "F1": _f1}
-MORE: dict[str, _Make] = {"recall": partial(_rate, 1), "specificity": partial(_rate, 0), "prevalence": _prevalence}
+SUMS: dict[str, Callable[[Images, np.ndarray], _Sums | None]] = {"ECE": _ece, "Brier": _brier, "F1": _f1}
+MORE: dict[str, Callable[[Images, np.ndarray], _Sums | None]] = {
+    "recall": partial(_rate, 1),
+    "specificity": partial(_rate, 0),
+    "prevalence": _prevalence,
+}
 
 
 @dataclass(frozen=True)
 class _Sorted:
-    """One finding's images from the highest score to the lowest. positive: places of positives in that order;
-    start, end: for each positive the first and last place of its tie."""
+    """One finding's images from the highest score to the lowest, in steps: those above the first tied scores with a
+    positive among them, those tied, those up to the next ones with a positive, and so on.
 
-    order: np.ndarray
-    positive: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
+    steps: sparse [steps, patients], how many images each patient has in each; owner: of each positive in that order its
+    patient, tie: which of the ties it is in, counted from 0; first, last: the first and last positive of its tie.
+    """
+
+    steps: csr_matrix
+    owner: np.ndarray
+    tie: np.ndarray | slice
+    first: np.ndarray | slice
+    last: np.ndarray | slice
 
     @classmethod
-    def of(cls, target: np.ndarray, score: np.ndarray) -> "_Sorted":
+    def of(cls, target: np.ndarray, score: np.ndarray, codes: np.ndarray) -> "_Sorted":
         rows = np.flatnonzero(~np.isnan(target))
         order = rows[np.argsort(-score[rows], kind="stable")]
         ranked = -score[order]
         positive = np.flatnonzero(target[order] == 1)
-        start = np.searchsorted(ranked, ranked[positive], side="left")
-        end = np.searchsorted(ranked, ranked[positive], side="right") - 1
-        return cls(order, positive, start, end)
+        values, first, tie = np.unique(ranked[positive], return_index=True, return_inverse=True)
+        ends = (np.searchsorted(ranked, values, side=side) for side in ("left", "right"))
+        steps = np.searchsorted(np.stack([*ends], axis=1).ravel(), np.arange(len(order)), side="right")
+        shape = 2 * len(values) + 1, codes.max() + 1
+        made = csr_matrix((np.ones(len(order), np.float32), (steps, codes[order])), shape)
+        if len(values) == len(positive):  # no ties: views in place of copies
+            return cls(made, codes[order[positive]], *(slice(None),) * 3)
+        last = np.append(first[1:], len(positive)) - 1
+        return cls(made, codes[order[positive]], tie, first[tie], last[tie])
 
-    def weighted(self, weights: np.ndarray, negative: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-        """AP without SELF, and AUROC, for each row of `weights` float32 [samples, n]: float64 [samples] each.
+    def weighted(self, taken: np.ndarray, negative: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """AP without SELF, and AUROC, when each patient is taken as often as a column of `taken`, float32
+        [patients, samples], says: float64 [samples] each.
 
         negative: how much a negative image counts beside a positive one, which AUROC does not depend on.
         """
-        undefined = np.full(len(weights), np.nan)
-        if not len(self.positive) or not 0 < negative < np.inf:
+        undefined = np.full(taken.shape[1], np.nan)
+        if len(self.owner) in (0, self.steps.sum()) or not 0 < negative < np.inf:
             return undefined, undefined
-        ranked = np.take(weights, self.order, axis=1)
-        if negative != 1:
-            counts = np.full(ranked.shape[1], negative)
-            counts[self.positive] = 1
-            ranked = ranked * counts  # float64
-        seen = np.cumsum(ranked, axis=1)  # [samples, n]: weight at or above a place
-        own = ranked[:, self.positive]  # [samples, P]
-        found = np.cumsum(own, axis=1, dtype=np.float64)
-        # the last and first positive of each tie, as places among the positives
-        last = np.searchsorted(self.positive, self.end, side="right") - 1
-        first = np.searchsorted(self.positive, self.start, side="left")
-        total_positive = found[:, -1]
-        total = seen[:, -1].astype(np.float64)
-        at_end = seen[:, self.end].astype(np.float64)
-        before = np.where(self.start > 0, seen[:, np.maximum(self.start - 1, 0)], 0).astype(np.float64)
+        seen = np.cumsum(self.steps @ taken, axis=0, dtype=np.float64)  # [steps, samples]: taken down to a step's end
+        own = taken[self.owner]  # [P, samples]
+        found = np.cumsum(own, axis=0, dtype=np.float64)
+        total_positive, total = found[-1], seen[-1]
+        before, at_end = seen[:-1:2][self.tie], seen[1::2][self.tie]
         with np.errstate(all="ignore"):
-            own_share = np.where(own > 0, SELF, 0)  # a positive counts itself among those found
-            precision = (found[:, last] - own_share) / (at_end - own_share)
-            ap = np.where(own > 0, own * precision, 0).sum(axis=1) / total_positive
+            # a positive counts itself among those found; one that was not taken adds nothing, and 0 / 0 is no number
+            alarms = negative * (at_end - found[self.last])
+            hits = found[self.last] - SELF
+            precision = hits / np.where(own > 0, hits + alarms, np.inf)
+            ap = (own * precision).sum(axis=0) / total_positive
             # negatives ranked above a positive, those tied with it counted half
-            found_before = np.where(first > 0, found[:, np.maximum(first - 1, 0)], 0)
+            found_before = found[self.first] - own[self.first]
             above = before - found_before
-            tied = (at_end - found[:, last]) - above
+            tied = (at_end - found[self.last]) - above
             negatives = total - total_positive
-            auroc = 1 - (own * (above + tied / 2)).sum(axis=1) / (total_positive * negatives)
+            auroc = 1 - (own * (above + tied / 2)).sum(axis=0) / (total_positive * negatives)
         for values in (ap, auroc):
             values[(total_positive == 0) | (negatives <= 0)] = np.nan
         return ap, auroc

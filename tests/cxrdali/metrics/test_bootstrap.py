@@ -198,3 +198,20 @@ def test_a_thousand_samples_over_50000_images_and_26_findings_take_under_a_minut
     started = time.process_time()
     resample(images, scores, 100)
     assert time.process_time() - started < 6
+
+
+def test_parts_of_the_same_patients_are_paired():
+    """Each part's sample is that of its images among the images of the patients that were taken of all."""
+    images = images_of()
+    part = images.where(np.random.default_rng(1).random(len(images.patient)) < 0.4)
+    assert len(np.unique(part.patient)) < 60  # some have no image in it
+    of = score(names(part), part.truth, part.values)
+    sampled = resample(part, of, 20, 4, among=np.arange(60))
+    picked = np.random.default_rng(4).integers(0, 60, (20, 60))
+    for sample in range(20):
+        rows = np.concatenate([np.flatnonzero(part.patient == one) for one in picked[sample]])
+        for place in range(3):
+            kept = rows[~np.isnan(part.truth[rows, place])]
+            y, s = part.truth[kept, place], part.values[kept, place]
+            wanted = roc_auc_score(y, s) if 0 < y.sum() < len(y) else np.nan
+            assert sampled["AUROC"].samples[sample, place] == pytest.approx(wanted, abs=1e-6, nan_ok=True)
