@@ -38,7 +38,7 @@ from shards.words import counted
 )
 @folders.data_option
 @heldout.labels_option
-@field_options(FitOptions, "uncertain", "folds", "allow_leak")
+@field_options(FitOptions, "uncertain", "folds", "allow_leak", "findings")
 @field_options(EvaluateOptions, "allow_other_run", "allow_same_images")
 @tables.kind_option
 def calibrate(

@@ -22,7 +22,16 @@ from shards.words import counted
     help="HTML page to write; its numbers go beside it, as .json, .csv and .findings.csv.  [default: print only]",
 )
 @field_options(
-    CompareOptions, "baseline", "draws", "level", "seed", "folds", "uncertain", "allow_leak", "allow_same_images"
+    CompareOptions,
+    "baseline",
+    "draws",
+    "level",
+    "seed",
+    "folds",
+    "uncertain",
+    "allow_leak",
+    "allow_same_images",
+    "findings",
 )
 @field_options(CompareOptions, "by", "age_bins", "min_group")
 @click.option("--title", default="Comparison of runs", show_default=True, help="Title of the page.")

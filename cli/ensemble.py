@@ -49,6 +49,7 @@ class Paths(click.ParamType):
 @click.option("--folds", default=5, show_default=True, help="Parts by subject, each left out in turn by --fit-weights.")
 @folders.data_option
 @click.option("--labels", metavar="NAME", help="Label release of the validation tables.  [default: the one they name]")
+@field_options(FitOptions, "findings")
 @field_options(EvaluateOptions, "uncertain", "allow_leak", "allow_other_run", "allow_same_images")
 @tables.kind_option
 def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, data, labels, kind, **given):

@@ -29,7 +29,7 @@ from shards.words import counted
     help="Where the rules of --fit are written.  [default: views.json beside --out]",
 )
 @heldout.labels_option
-@field_options(FitOptions, "uncertain", "folds", "allow_leak")
+@field_options(FitOptions, "uncertain", "folds", "allow_leak", "findings")
 @field_options(EvaluateOptions, "allow_other_run", "allow_same_images")
 @tables.kind_option
 def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_run, allow_same_images, **given):
@@ -51,8 +51,7 @@ def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_ru
         views = views or out.with_name("views.json")
         heldout.check_json(views)
         dataset, release = heldout.open_for_fit(fit, data, labels)
-        asked = filled(FitOptions, given)
-        fitted = library.fit(fit, dataset, release, asked.uncertain, asked.allow_leak, asked.folds)
+        fitted = library.fit(fit, dataset, release, filled(FitOptions, given))
         heldout.warn_of_split(fitted.made_from)
     else:
         dataset, fitted = folders.open_packed(data), library.read(rules)

@@ -23,7 +23,7 @@ from shards.words import counted
 @click.option("--out", type=OUTPUT, required=True, metavar="JSON", help="Where the thresholds are written.")
 @folders.data_option
 @heldout.labels_option
-@field_options(FitOptions, "uncertain", "folds", "allow_leak")
+@field_options(FitOptions, "uncertain", "folds", "allow_leak", "findings")
 def thresholds(fit, strategy, out, data, labels, **given):
     """Fit a threshold per finding to validation predictions, for `cxrdali evaluate --thresholds`.
 

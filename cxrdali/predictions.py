@@ -10,7 +10,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +62,10 @@ class Predictions:
         )
         if path.suffix == ".csv":
             text = table.to_csv(index=False, lineterminator="\n")
-            write_with_hash(path, text.encode(), json.dumps(asdict(self.provenance)))
+            write_with_hash(path, text.encode(), json.dumps(self.provenance.as_json()))
             return
         arrow = pa.Table.from_pandas(table, preserve_index=False)
-        about = json.dumps(asdict(self.provenance)).encode()
+        about = json.dumps(self.provenance.as_json()).encode()
         sealed = {ABOUT: about, CHECKSUM: self.checksum(about).encode()}
         arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **sealed})
         buffer = io.BytesIO()
@@ -85,6 +85,11 @@ class Predictions:
             raise UserError("mean ranks are no probabilities; write them as logits, or calibrate them first")
         provenance = replace(self.provenance, kind=Kind.PROBABILITY)
         return replace(self, values=sigmoid(self.values).astype(np.float32), provenance=provenance)
+
+    def of(self, findings: Sequence[str]) -> "Predictions":
+        """With these findings alone, in this order."""
+        columns = [self.findings.index(name) for name in findings]
+        return replace(self, findings=tuple(findings), values=self.values[:, columns])
 
     def after(self, values: np.ndarray, step: str, **provenance) -> "Predictions":
         """The table with other values, made by a step that is added to the history; provenance: what else changes."""

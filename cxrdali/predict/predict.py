@@ -19,6 +19,7 @@ from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predictions import Predictions, Provenance
+from cxrdali.provenance import Home
 from cxrdali.runs.chosen import by_weights
 from cxrdali.runs.layout import BEST
 from cxrdali.runs.reader import Run
@@ -56,7 +57,8 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
             for all images.
     """
     asked, trained = options or PredictOptions(), Run.open(run)
-    table = labels_of(trained, dataset, asked.labels)
+    several = trained.packs or len(dataset.parts) > 1
+    table = labels_of(trained, dataset, asked.labels or (None if several else _labels_there(trained, dataset)))
     rows = split_rows(trained, dataset, table, split)
     leak = _leak(trained, dataset, table, rows, split, asked)
     weights = weights_of(trained, asked)
@@ -86,9 +88,23 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
     if mirrors := [part.dataset.mirror for part in dataset.parts if part.dataset.mirror]:
         log.info(f"waited {sum(each.take_waited() for each in mirrors):,.1f} s for the bucket")
     ids = dataset.of_rows(rows, "image_id", "study_id", "view")
-    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak)
+    home = None if trained.dataset_id == dataset.id else home_of(trained)
+    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak, home=home)
     provenance = with_weights(provenance, trained, asked.weights)
     return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
+
+
+def _labels_there(run: Run, dataset: Dataset) -> str:
+    """The run's own labels; in another dataset, which has none of this name, that dataset's default ones."""
+    if run.labels in dataset.label_names or dataset.id == run.dataset_id:
+        return run.labels
+    log.info(f"note: {dataset.root} has no labels {run.labels!r}, on which the run was trained; its default ones count")
+    return dataset.label_names[0]
+
+
+def home_of(run: Run) -> Home:
+    """How often the images that a run was trained on have its findings."""
+    return Home(run.needed("selection", "train_images"), tuple(run.train_positives.items()))
 
 
 def with_weights(about: Provenance, run: Run, weights: str | None) -> Provenance:
