@@ -22,27 +22,21 @@ Batches = Generator[Made, None, None]
 
 
 def batches(
-    plan: EpochPlan,
-    size: int,
-    augment: tuple[Augmentation, ...],
-    room: Callable[[int, int], torch.Tensor],
-    threads: int,
-    ahead: int,
+    plan: EpochPlan, augment: tuple[Augmentation, ...], room: Callable[[int], torch.Tensor], threads: int, ahead: int
 ) -> Batches:
     """The batches of an epoch, uint8 [B, 1, S, S] on the CPU, and the decisions of each; the threads end with it.
 
-    size: S. augment: what is carried out here. room: memory for so many images of a size that nobody uses. ahead:
-    batches in the making, and more if there are more threads, since each makes a batch of its own.
+    augment: what is carried out here. room: memory for so many images that nobody uses. ahead: batches in the making,
+    and more if there are more threads, since each makes a batch of its own.
     """
-    for side, is_raw in plan.mapped.stored.kinds:  # compiled here, not in several threads at once
-        if side != size or is_raw:
-            raw.compiled("copy" if side == size else "resize")
+    if any(is_raw for _, is_raw in plan.mapped.stored.kinds):
+        raw.compiled()  # here, not in several threads at once
     made: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="cxrdali batch") as pool:
         try:
             for number in range(len(plan)):
                 rows = plan.rows(number)  # waiting for data and finding idle memory are for this thread alone
-                made.append(pool.submit(_make, plan, number, rows, augment, room(len(rows), size)))
+                made.append(pool.submit(_make, plan, number, rows, augment, room(len(rows))))
                 if len(made) > max(ahead, threads):
                     yield made.popleft().result()
             while made:

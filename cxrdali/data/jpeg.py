@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 
 from cxrdali.data.augment import Augmentation, Decisions, in_order
-from cxrdali.data.resize import resizer
+from cxrdali.data.resize import resize
 from shards.dataset.mapped import Alike, MappedSize
 
 
@@ -32,21 +32,17 @@ def fill(
 
     Raises DamagedImage, or as `MappedSize.addresses` does.
     """
-    work, side, size = (
-        [(each, each.steps(made, out.shape[1])) for each in in_order(augment)],
-        those.pixels,
-        out.shape[1],
-    )
-    room, resize = np.empty((side, side, 1), dtype=np.uint8), None if side == size else resizer(side, size)
+    work, side = [(each, each.steps(made, out.shape[1])) for each in in_order(augment)], those.pixels
+    room = None if side == out.shape[1] else np.empty((side, side, 1), dtype=np.uint8)  # before it is resized
     every = (mapped.pixels if those.raw else mapped.slices)(rows[those.places])
     for place, stored in zip(those.places.tolist(), every, strict=True):
         image = out[place, :, :, None]
-        target = image if resize is None else room
+        target = image if room is None else room
         if those.raw:
             target[...] = stored
         elif fault := decode_into(target, stored):
             raise DamagedImage(int(rows[place]), fault)
-        if resize is not None:
+        if room is not None:
             resize(room[:, :, 0], out[place])
         for each, steps in work:
             if steps[place] is not None:

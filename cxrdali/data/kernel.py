@@ -1,7 +1,6 @@
-"""Loops that numba compiles: raw images copied from mapped memory to an output batch, cutout and flips on the way, and
-images made smaller.
+"""Raw images copied from mapped memory to an output batch, cutout and flips on the way: a loop that numba compiles.
 
-Imported by `cxrdali.data.raw` when they are needed, and by nobody else: numba takes a while to load.
+Imported by who loads raw images on their way (`cxrdali.data.raw`), and by nobody else: numba takes a while to load.
 OpenCV's flips image by image, in as many threads, are held up by Python: a third of this at 224 px (benchmarks/LOG.md).
 """
 
@@ -17,20 +16,18 @@ from cxrdali.data.augment import SQUARES
 if config.DISABLE_JIT:  # type: ignore[attr-defined]  # it is made of the environment
     raise ImportError("NUMBA_DISABLE_JIT is set")
 
+_ARGUMENTS = (
+    types.int64[::1], types.int64[::1], types.uint8[:, :, ::1], types.float32[:, ::1], types.float32[:, ::1],
+    types.int32[::1], types.int32[::1],
+)  # fmt: skip
 
-def compiled(what: str) -> Callable[..., None]:
-    """`copy_augmented` ("copy") or `resize` in machine code, which runs without the GIL; compiled once on a machine, in
-    about a second."""
-    images, places, floats, flips = types.uint8[:, :, ::1], types.int64[::1], types.float32[:, ::1], types.int32[::1]
-    function: Any
-    function, arguments = {
-        "copy": (copy_augmented, (places, places, images, floats, floats, flips, flips)),
-        "resize": (resize, (types.uint8[:, ::1], places, floats, places, floats, types.uint8[:, ::1])),
-    }[what]
+
+def compiled() -> Callable[..., None]:
+    """`copy_augmented` in machine code, which runs without the GIL; compiled once on a machine, in about a second."""
     try:
-        return njit(arguments, nogil=True, cache=True)(function)
+        return njit(_ARGUMENTS, nogil=True, cache=True)(copy_augmented)
     except Exception:  # no folder for its cache, a full disk, a file cut by a crash: compiled in every process
-        return njit(arguments, nogil=True)(function)
+        return njit(_ARGUMENTS, nogil=True)(copy_augmented)
 
 
 @intrinsic
@@ -69,32 +66,3 @@ def copy_augmented(addresses, places, out, anchor, shape, horizontal, vertical):
             for y in range(max(top, 0), min(top + height, size)):
                 for x in range(max(left, 0), min(left + wide, size)):
                     out[places[image], y, x] = 0
-
-
-def resize(image, begin, weights, columns, turned, out):
-    """Fill `out`, uint8 [S, S], as `cxrdali.data.resize` says; columns: the half-open range whose halves are rounded to
-    even; turned: room, float32 [side of the image, S]."""
-    # Both passes add whole rows of pixels, which is what the compiler does many at a time.
-    side, size = len(turned), len(out)
-    line, column = np.empty(side, dtype=np.float32), np.empty(size, dtype=np.float32)
-    for y in range(size):
-        line[:] = 0
-        for tap in range(len(weights)):
-            weight, source = weights[tap, y], image[min(max(begin[y] + tap, 0), side - 1)]
-            for x in range(side):
-                line[x] += np.float32(source[x]) * weight
-        for x in range(side):
-            turned[x, y] = line[x]
-    for x in range(size):
-        column[:] = 0
-        for tap in range(len(weights)):
-            weight, mean = weights[tap, x], turned[min(max(begin[x] + tap, 0), side - 1)]
-            for y in range(size):
-                column[y] += mean[y] * weight
-        if columns[0] <= x < columns[1]:
-            for y in range(size):
-                out[y, x] = np.uint8(np.rint(column[y]))
-        else:
-            for y in range(size):
-                whole = np.floor(column[y])
-                out[y, x] = np.uint8(whole + (column[y] - whole >= np.float32(0.5)))

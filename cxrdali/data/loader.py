@@ -205,7 +205,7 @@ class Loader:
             augment: tuple[Augmentation, ...] = () if options.on_gpu else self._augment
             room = partial(gpu.room, device=self._device) if options.on_gpu else self.buffers.images
             threads, ahead = options.resolved_threads, options.prefetch
-            self._made = batches(plan, options.size, augment, room, threads, ahead)
+            self._made = batches(plan, augment, partial(room, size=options.size), threads, ahead)
             return
         if not self._lanes:
             spec = PipelineSpec(

@@ -12,9 +12,6 @@ from shards.dataset.mapped import Alike, MappedSize
 log = logging.getLogger(__name__)
 
 
-WITHOUT = {"copy": "raw images are copied one by one", "resize": "images are resized by NumPy"}
-
-
 def fill(
     mapped: MappedSize,
     rows: np.ndarray,
@@ -28,7 +25,7 @@ def fill(
     Raises as `MappedSize.addresses` does.
     """
     rows, made = rows[those.places], {name: each[those.places] for name, each in made.items()}
-    copy = compiled("copy") if [type(each) for each in augment] in ([], [Cutout], [Flips], [Cutout, Flips]) else None
+    copy = compiled() if [type(each) for each in augment] in ([], [Cutout], [Flips], [Cutout, Flips]) else None
     if copy is None:  # an augmentation of a plugin among them, or no numba
         carry_out(augment, mapped.pixels(rows), made, [out[place, :, :, None] for place in those.places.tolist()])
         return
@@ -39,11 +36,11 @@ def fill(
 
 
 @cache
-def compiled(what: str) -> Callable[..., None] | None:
-    """A compiled function of `cxrdali.data.kernel`; None if numba cannot be used."""
+def compiled() -> Callable[..., None] | None:
+    """The compiled copy; None if numba cannot be used."""
     try:
         from cxrdali.data import kernel
     except ImportError as error:  # also if it is told to compile nothing
-        log.info("%s, which is slower: numba cannot be used (%s)", WITHOUT[what], error)
+        log.info("raw images are copied one by one, which is slower: numba cannot be used (%s)", error)
         return None
-    return kernel.compiled(what)
+    return kernel.compiled()

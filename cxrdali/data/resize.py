@@ -6,54 +6,42 @@ pixels, along columns first, then along rows, in float32 and in DALI's order of 
 where it takes 16 columns at a time, and up in the columns before and behind these (on x86-64; tests compare with it).
 """
 
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 
-from cxrdali.data.raw import compiled
-
-HALF, LANES = np.float32(0.5), 16  # columns that DALI rounds together
+HALF, TOGETHER = np.float32(0.5), 16  # columns that DALI rounds together
 
 
-def resizer(stored: int, size: int) -> Callable[[np.ndarray, np.ndarray], None]:
-    """What fills an image of `size` pixels a side (second, uint8) from one of `stored` (first); for one thread."""
-    begin, weights = taps(stored, size)
-    inside = (begin >= 0) & (begin + len(weights) <= stored)
-    columns = np.array([inside.argmax(), inside.argmax() + inside.sum() // LANES * LANES])
-    turned, fast = np.empty((stored, size), dtype=np.float32), compiled("resize")
-
-    def resize(image: np.ndarray, out: np.ndarray) -> None:
-        if fast is not None:
-            fast(image, begin, weights, columns, turned, out)
-            return
-        mean = _along_columns(_along_columns(image.astype(np.float32), begin, weights).T, begin, weights).T
-        out[:] = np.floor(mean) + (mean - np.floor(mean) >= HALF)
-        out[:, slice(*columns)] = np.rint(mean[:, slice(*columns)])
-
-    return resize
+def resize(image: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out`, uint8 [S, S], from a larger `image`, uint8 [s, s]."""
+    side, size = len(image), len(out)
+    rows, weights = taps(side, size)
+    inside = np.flatnonzero((rows[0] >= 0) & (rows[-1] < side))
+    even = slice(inside[0], inside[0] + len(inside) // TOGETHER * TOGETHER) if len(inside) else slice(0)
+    mean = _along_columns(_along_columns(image, rows, weights).T, rows, weights)  # of a column in a row
+    for up in (slice(even.start), slice(even.stop, None)):
+        whole = np.floor(mean[up])
+        mean[up] = whole + (mean[up] - whole >= HALF)
+    out[:] = np.rint(mean).T
 
 
 @cache
-def taps(stored: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which stored pixels an output pixel is made of.
-
-    Returns: int64 [size], the first one (outside the image, the border's pixel stands for it), and float32 [n, size],
-    the weights of that and the next ones.
-    """
-    scale = np.float32(stored) / np.float32(size)
+def taps(side: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which stored pixels an output pixel is made of: int64 [n, size], those outside the image included, for which the
+    border's stand; and their weights, float32 [n, size, 1]."""
+    scale = np.float32(side) / np.float32(size)
     slope = np.float32(1) / scale
     at = np.arange(size, dtype=np.float32) * scale + (HALF * scale - HALF - np.float32(1) / slope)
-    begin = np.ceil(at)
-    count = int(np.ceil(np.float32(2) / slope))
-    place = (np.arange(count, dtype=np.float32)[:, None] + (begin - at)) * slope
+    begin, count = np.ceil(at), np.arange(np.ceil(np.float32(2) / slope), dtype=np.float32)[:, None]
+    place = (count + (begin - at)) * slope
     weights = np.clip(np.where(place < 1, place, 1 - (place - 1)), 0, None)
-    return begin.astype(np.int64), weights / np.cumsum(weights, axis=0)[-1]  # cumsum: added one after the other
+    weights /= np.cumsum(weights, axis=0)[-1]  # added one after the other, as sum does not
+    return (begin + count).astype(np.int64), weights[..., None]
 
 
-def _along_columns(image: np.ndarray, begin: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    rows = (begin + np.arange(len(weights))[:, None]).clip(0, len(image) - 1)
-    total = image[rows[0]] * weights[0][:, None]
+def _along_columns(image: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    total = image.take(rows[0], axis=0, mode="clip") * weights[0]
     for row, weight in zip(rows[1:], weights[1:], strict=True):
-        total += image[row] * weight[:, None]
+        total += image.take(row, axis=0, mode="clip") * weight
     return total
