@@ -23,14 +23,14 @@ from cxrdali.provenance import Home
 from cxrdali.runs.chosen import by_weights
 from cxrdali.runs.layout import BEST
 from cxrdali.runs.reader import Run
-from cxrdali.runs.same_data import run_rows, with_images
+from cxrdali.runs.same_data import labels_of, run_rows, with_images
 from cxrdali.runs.seen import seen_by, seen_by_weights
 from cxrdali.runs.words import reached, written
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks, joined
 from cxrdali.runtime.full import NO_ROOM, smaller_batch, told_if_full
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import sha256_file
 from shards.words import counted
@@ -38,7 +38,7 @@ from shards.words import counted
 log = logging.getLogger(__name__)
 
 
-def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptions | None = None) -> Predictions | None:
+def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | None = None) -> Predictions | None:
     """Logits of the run's best weights (or `options.weights`) for every packed image of a split.
 
     Args:
@@ -57,7 +57,7 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
             for all images.
     """
     asked, trained = options or PredictOptions(), Run.open(run)
-    table = dataset.labels(asked.labels or _labels_there(trained, dataset))
+    table = _labels_there(trained, dataset, asked.labels)
     rows = split_rows(trained, dataset, table, split)
     leak = _leak(trained, dataset, table, rows, split, asked)
     weights = weights_of(trained, asked)
@@ -84,8 +84,8 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
     if values is None:
         return None
     check_varies(values, trained.findings, loader, weights)
-    if dataset.mirror:
-        log.info(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
+    if mirrors := [part.dataset.mirror for part in dataset.parts if part.dataset.mirror]:
+        log.info(f"waited {sum(each.take_waited() for each in mirrors):,.1f} s for the bucket")
     ids = dataset.of_rows(rows, "image_id", "study_id", "view")
     home = None if trained.dataset_id == dataset.id else home_of(trained)
     provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak, home=home)
@@ -93,12 +93,15 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
     return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
 
 
-def _labels_there(run: Run, dataset: PackedDataset) -> str | None:
-    """The run's own labels; in another dataset, which has none of this name, that dataset's default ones."""
-    if run.labels in dataset.label_names or dataset.id == run.dataset_id:
-        return run.labels
-    log.info(f"note: {dataset.root} has no labels {run.labels!r}, on which the run was trained; its default ones count")
-    return None
+def _labels_there(run: Run, dataset: Dataset, name: str | None) -> Labels:
+    """Those of this name, else the run's own, else, of a pack that has none of their name, its default ones."""
+    elsewhere = len(dataset.parts) == 1 and not run.packs and run.dataset_id != dataset.id
+    if name is None and elsewhere and run.labels not in dataset.label_names:
+        log.info(
+            f"note: {dataset.root} has no labels {run.labels!r}, on which the run was trained; its default ones count"
+        )
+        return dataset.labels()
+    return labels_of(run, dataset, name)
 
 
 def home_of(run: Run) -> Home:
@@ -117,7 +120,7 @@ def with_weights(about: Provenance, run: Run, weights: str | None) -> Provenance
 
 
 def _leak(
-    run: Run, dataset: PackedDataset, labels: Labels, rows: np.ndarray, split: str, asked: PredictOptions
+    run: Run, dataset: Dataset, labels: Labels, rows: np.ndarray, split: str, asked: PredictOptions
 ) -> tuple[str, ...] | None:
     """On how many of these images the run trained, and those that its weights come from, as `Seen.among`.
 
@@ -133,7 +136,7 @@ def _leak(
         fix = "predict images that it has not seen"
         if labels.name != run.labels:
             with contextlib.suppress(UserError):  # they are not here, or have no such split
-                own = select(dataset, dataset.labels(run.labels), split, run.fold)
+                own = select(dataset, labels_of(run, dataset), split, run.fold)
                 if not seen.among(dataset, labels, own, run.fold.group, words):
                     fix = f"predict {split} of its own labels with --labels {shlex.quote(run.labels)}"
         raise UserError(
@@ -155,7 +158,7 @@ def _words(loader: Loader, split: str, hardware: Hardware, ranks: Ranks, tta: st
     )
 
 
-def split_rows(run: Run, dataset: PackedDataset, labels: Labels, split: str) -> np.ndarray:
+def split_rows(run: Run, dataset: Dataset, labels: Labels, split: str) -> np.ndarray:
     """Catalog rows of a split for this run: int64 [n], ascending; val and train are its own fold.
 
     Raises UserError if those two would not be what they were in training.
