@@ -32,7 +32,7 @@ def fill(
     squares, flips = np.zeros((len(rows), 10), dtype=np.float32), np.zeros(len(rows), dtype=np.int32)
     decided = {"anchor": squares, "shape": squares, "horizontal": flips, "vertical": flips}
     decided |= {name: made[name] for each in augment for name in each.decides}
-    copy(mapped.addresses(rows), those.places, out, *decided.values())
+    copy(np.stack([mapped.addresses(rows), those.places]), out, *decided.values())
 
 
 @cache

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cxrdali.data.mix import words as mix_words
 from cxrdali.data.sampler import SampledRows
 from cxrdali.data.splits import fold_positives, subjects_on_both_sides
 from cxrdali.data.targets import any_positive
@@ -64,7 +65,7 @@ def describe(parts: Parts) -> None:
         if (values != 1).any():
             log.info(weight_words(name, values, settings.loss, data))
     _describe_scored(data)
-    _describe_visits(data, settings.data.sampler.name)
+    _describe_visits(data, settings.data.sampler.name, settings.data.mix)
     if resized_from:
         log.info(
             f"size {settings.data.size} is not stored: {resized_from} px renditions are resized, "
@@ -140,9 +141,11 @@ def _describe_scored(data: TrainingData) -> None:
         log.info(f"counted in mAP, but in every training image whose label counts: {', '.join(untrained)}")
 
 
-def _describe_visits(data: TrainingData, sampler: str) -> None:
+def _describe_visits(data: TrainingData, sampler: str, mix: str) -> None:
     """How often images are visited, where that is not once an epoch."""
-    if data.sampler:
+    if mix != "size" and len(data.dataset.parts) > 1:
+        log.info(f"mix {mix}: {mix_words(mix, data.dataset.starts, data.epoch_rows)}")
+    if isinstance(data.sampler, SampledRows):
         without = int((~any_positive(data.targets, data.train_rows, slice(None))).sum())
         log.info(
             f"sampler {sampler}: {counted(len(data.train_rows), 'sample')} an epoch by each image's rarest finding; "

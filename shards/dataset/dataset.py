@@ -49,6 +49,11 @@ class Dataset(ABC):
         """Its packs in the order of their rows; of one pack itself."""
 
     @property
+    def starts(self) -> dict[str, int]:
+        """Of its packs by name, the first catalog row."""
+        return {part.name: part.start for part in self.parts}
+
+    @property
     @abstractmethod
     def sizes(self) -> list[int]:
         """Stored sizes present on this disk, or in the bucket, in pixels, ascending; of several packs those of all."""
