@@ -22,6 +22,7 @@ from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.state import State
+from shards.dataset.union import Union
 from shards.storage.files import cannot_write, check_inside
 from shards.words import counted
 
@@ -49,6 +50,7 @@ def describe(parts: Parts) -> None:
         f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}{settings.data.how}); "
         f"{counted(both, 'subject')} on both sides"
     )
+    _describe_packs(data)
     _describe_folds(settings, data)
     if ranks.world > 1:
         sees = "all of them" if settings.runtime.sync_bn else "its own (--sync-bn: all)"
@@ -94,6 +96,21 @@ def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) 
     if name != "shift" and values[top].sum() > values[present].sum() / 2 and len(top) < present.sum() / 2:
         words += ", more than all other findings together"
     return words
+
+
+def _describe_packs(data: TrainingData) -> None:
+    """What each of several packs gives, and which of their findings are taken as the same."""
+    if not isinstance(data.dataset, Union):
+        return
+    for part, pack in zip(data.dataset.parts, data.labels.packs, strict=True):
+        train, val = (len(part.own(rows)) for rows in (data.train_rows, data.val_rows))
+        log.info(
+            f"{part.name}: {counted(train, 'image')} to train, {val:,} to validate, "
+            f"{counted(len(pack.findings), 'finding')} of labels {pack.name}"
+        )
+    found = data.dataset.found({pack.pack: pack.findings for pack in data.labels.packs})
+    for words in (*found.spelled, *found.no_finding):
+        log.info(f"the same finding: {words}")
 
 
 def _describe_folds(settings: TrainSettings, data: TrainingData) -> None:
@@ -195,13 +212,14 @@ def span(seconds: float) -> str:
 def report_epoch(row: dict, scores: Scores, parts: Parts, state: State, pace: Pace) -> None:
     """One line of a finished epoch."""
     waiting = row["wait_seconds"] / row["train_seconds"]
-    mirror = parts.data.dataset.mirror
-    bucket = f", {mirror.take_waited():,.1f} s for the bucket" if mirror else ""
+    mirrors = [part.dataset.mirror for part in parts.data.dataset.parts if part.dataset.mirror]
+    bucket = f", {sum(each.take_waited() for each in mirrors):,.1f} s for the bucket" if mirrors else ""
     star = " *best" if state.best_epoch == row["epoch"] else ""
     of = f" of {counted(len(scores.scored), 'finding')}" if scores.without_ap else ""
+    each = ", ".join(f"{pack.pack} {row[f'mAP_{pack.pack}']:.4f}" for pack in parts.data.labels.packs)
     log.info(
         f"epoch {row['epoch']}/{parts.settings.optimizer.epochs}: loss {row['train_loss']:.4f}, "
-        f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}{of}, LRAP {row['LRAP']:.4f}, "
+        f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}{of}{each and f' ({each})'}, LRAP {row['LRAP']:.4f}, "
         f"AUROC {row['macro_AUROC']:.4f}; "
         f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}"
         f"{pace.left(row, parts, state)}{star}"

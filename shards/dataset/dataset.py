@@ -27,6 +27,10 @@ class Part:
     start: int
     stop: int
 
+    def own(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the whole's rows, int64 [n], that are this pack's, as it counts them itself: int64 [m]."""
+        return rows[(rows >= self.start) & (rows < self.stop)] - self.start
+
 
 class Dataset(ABC):
     """A packed dataset (`PackedDataset`), or several as one (`Union`). root: where it is, in messages."""

@@ -64,7 +64,7 @@ class Union(Dataset):
                 raise UserError(f"same-patients {name!r}: no such pack; {choices(name, packs, 'there are')}")
             if named.count(name) > 1:
                 raise UserError(f"same-patients {name!r}: is named twice; give all packs of its patients in one group")
-        if len(packs) == 1 and not named:
+        if len(packs) == 1:
             return parts[0].dataset
         return cls(tuple(parts), options)
 
