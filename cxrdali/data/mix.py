@@ -12,8 +12,8 @@ passes; what is left is a random part of them without repeats, another in every 
 is the one that it has in its pack alone, times the pack's part. All of it is a function of rows, seed and epoch.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,24 +29,6 @@ if TYPE_CHECKING:
     from cxrdali.data.targets import Targets
 
 MIXES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"size": np.asarray, "equal": np.ones_like, "sqrt": np.sqrt}
-
-
-@dataclass(frozen=True)
-class MixedRows:
-    """Rows of every epoch. packs: int64 [n] of each pack; counts: samples of each."""
-
-    packs: tuple[np.ndarray, ...]
-    counts: tuple[int, ...]
-    seed: int
-
-    def __call__(self, epoch: int) -> np.ndarray:
-        """The rows of an epoch (from 0), int64 [n], as many as there are."""
-        found = []
-        for number, (rows, count) in enumerate(zip(self.packs, self.counts, strict=True)):
-            passes, rest = divmod(count, len(rows))
-            part = permutation(len(rows), self.seed, stream(MIX + number, epoch))[:rest]
-            found += [rows] * passes + [rows[part]]
-        return np.concatenate(found)
 
 
 def visits(
@@ -70,26 +52,37 @@ def visits(
     found = [how.sampler.weights(targets[own]) for own in packs.values()]
     weights = [each for each in found if each is not None]
     if len(weights) < len(found):
-        return MixedRows(tuple(packs.values()), tuple(_rounded(share * len(rows)).tolist()), seed)
+        return partial(mixed_rows, [*packs.values()], _rounded(share * len(rows)).tolist(), seed)
     weighted = [part * each / each.sum() for part, each in zip(share, weights, strict=True)]
     uniform = [np.full(len(own), part / len(own)) for part, own in zip(share, packs.values(), strict=True)]
     return SampledRows(how.sampler, rows, np.concatenate(weighted), seed, epochs, np.concatenate(uniform))
+
+
+def mixed_rows(packs: Sequence[np.ndarray], counts: Sequence[int], seed: int, epoch: int) -> np.ndarray:
+    """So many rows (counts) of each pack's (int64 [n]) for an epoch (from 0), as few of them twice as can be."""
+    found = []
+    for number, (rows, count) in enumerate(zip(packs, counts, strict=True)):
+        part = permutation(len(rows), seed, stream(MIX + number, epoch))[: count % len(rows)]
+        found += [rows] * (count // len(rows)) + [rows[part]]
+    return np.concatenate(found)
 
 
 def canonical(given: str) -> str:
     """A mix as it is kept: packs with weights in the order of their names. Raises UserError for what is none."""
     if given in MIXES:
         return given
-    pairs = [entry.partition("=") for entry in given.split(",")]
     try:
-        weights = {name.strip(): float(weight) for name, _, weight in pairs}
+        weights = _weights(given)
     except ValueError:
         weights = {}
-    if len(weights) < len(pairs) or "" in weights or not all(0 < each < np.inf for each in weights.values()):
-        raise UserError(
-            f"mix {given!r}: {choices(given, MIXES)}, or give every pack once with a weight above 0: A=2,B=1"
-        )
+    if len(weights) <= given.count(",") or "" in weights or not all(0 < each < np.inf for each in weights.values()):
+        fix = f"{choices(given, MIXES)}, or give every pack once with a weight above 0: A=2,B=1"
+        raise UserError(f"mix {given!r}: {fix}")
     return ",".join(f"{name}={weight:.12g}" for name, weight in sorted(weights.items()))
+
+
+def _weights(text: str) -> dict[str, float]:
+    return {name.strip(): float(weight) for name, _, weight in (each.partition("=") for each in text.split(","))}
 
 
 def shares(mix: str, starts: Mapping[str, int], rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -103,7 +96,7 @@ def shares(mix: str, starts: Mapping[str, int], rows: np.ndarray) -> tuple[dict[
     if mix in MIXES:
         weights = MIXES[mix](images)
     else:
-        given = {name: float(weight) for name, _, weight in (entry.partition("=") for entry in mix.split(","))}
+        given = _weights(mix)
         for name in sorted(given.keys() ^ packs.keys()):
             fix = choices(name, packs, "there are") if len(packs) > 1 else "there is one pack; leave the mix out"
             what = "needs a weight, too" if name in packs else "is no pack"
