@@ -42,6 +42,10 @@ class Heartbeat:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Remove the file, also one that a killed start left."""
         for path in (self._path, self._aside) if self._path else ():
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -65,12 +65,14 @@ class Tracking:
         self._run = TrackedRun(out, self._record["id"], group, state.epoch, told)
         self._open: dict[str, tuple[contextlib.AbstractContextManager, Session]] = {}
         self._failed: dict[str, Exception] = {}
+        self._said: set[str] = set()
 
     def __enter__(self) -> "Tracking":
         with contextlib.ExitStack() as unless_all_begin:
             unless_all_begin.push(self._close)
             for name in self.trackers:
                 self._begin(name)
+            self.send()
             unless_all_begin.pop_all()
         return self
 
@@ -121,8 +123,9 @@ class Tracking:
         except UserError:
             raise
         except Exception as error:  # each tracker has its own kinds
-            if name not in self._failed:
+            if name not in self._said:
                 log.info(f"warning: {name} cannot be told of this run ({_line(error)}); the training goes on")
+            self._said.add(name)
             self._failed[name] = error
             self._open.pop(name, None)
 

@@ -110,7 +110,7 @@ def train(
         identity.check(out, config, settings, loaded, ranks, data)
         group, trackers = hooks and hooks.group, trackers if ranks.is_first else []
         if done := _finished(out, settings, loaded, ranks):
-            if loaded:
+            if loaded and ranks.is_first:
                 told = about(out, settings, config)
                 Tracking(out, trackers, State.of(loaded), told, group).send_rest()
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
@@ -155,6 +155,7 @@ def _finished(out: Path, settings: TrainSettings, loaded: dict | None, ranks: Ra
     progress = folder.progress_of(loaded, settings)
     if progress.finished and ranks.is_first:
         folder.settle(out, loaded, settings)
+        Heartbeat(out).end()
     return progress if progress.finished else None
 
 

@@ -256,7 +256,7 @@ def free_bytes(name, unbroken):
         (unbroken / file).stat().st_size // PAGE + 1
         for file in (layout.SEEN, layout.BEST, layout.VAL_PREDICTIONS, layout.LAST)
     )
-    first = 2 + seen
+    first = 3 + seen  # events, and where the run is within its epoch
     pages = {
         "what is seen": 1 + seen,
         "events": first,

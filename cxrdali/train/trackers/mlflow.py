@@ -51,12 +51,12 @@ class Mlflow(Tracker):
         else:
             tags = {ID: run.id} | ({"cxrdali.group": run.group} if run.group else {})
             there, sent = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id, 0
-            about = [Param(_legal(key), str(value)[:LONGEST]) for key, value in run.about.items()]
+            about = [Param(legal(key), str(value)[:LONGEST]) for key, value in run.about.items()]
             client.log_batch(there, params=about)
 
         def send(epoch: int, values: Mapping[str, float]) -> None:
             now = int(time.time() * 1000)
-            metrics = [Metric(_legal(key), value, now, epoch) for key, value in {**values, EPOCH: epoch}.items()]
+            metrics = [Metric(legal(key), value, now, epoch) for key, value in {**values, EPOCH: epoch}.items()]
             for start in range(0, len(metrics), MOST):  # the epoch's number last: then all of it is there
                 client.log_batch(there, metrics[start : start + MOST])
 
@@ -68,6 +68,6 @@ class Mlflow(Tracker):
         client.set_terminated(there, "FINISHED")
 
 
-def _legal(name: str) -> str:
-    """With the characters that MLflow takes; others as their number, so that no two names become one."""
+def legal(name: str) -> str:
+    """A name with the characters that MLflow takes; others as their number, so that no two names become one."""
     return re.sub(r"[^\w\-. :/]", lambda found: f"_{ord(found.group()):x}_", name, flags=re.ASCII)

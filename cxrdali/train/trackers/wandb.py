@@ -36,7 +36,8 @@ class Wandb(Tracker):
         needed(self.name, "wandb")
         import wandb
 
-        if os.environ.get("WANDB_MODE") not in OFFLINE and not wandb.login(prompt=False):
+        mode = wandb.setup().settings.mode  # of WANDB_MODE, or of `wandb offline`
+        if mode not in OFFLINE and not wandb.login(prompt=False, verify=False):
             raise UserError("track wandb: nobody is logged in; run `wandb login`, or set WANDB_MODE=offline")
 
     @contextlib.contextmanager
