@@ -11,6 +11,7 @@ from cxrdali.report.kit.numbers import NOTHING, count, duration, percent, small,
 from cxrdali.runs.listing import is_run, run_folders
 from cxrdali.runs.steps import RECORDS
 from cxrdali.runs.watching import FINISHED, KILLED, STOPPED, Watched, watched
+from shards.errors import UserError
 from shards.words import counted
 
 NARROW = 72  # columns: with fewer, rate and waiting are left out
@@ -22,11 +23,13 @@ ENDED = (KILLED, STOPPED)
 def screen(path: Path, width: int) -> tuple[RenderableType, bool]:
     """What there is to see of a run, a folder of runs or a study, and whether all of it is finished.
 
-    Raises UserError if there is no run.
+    Raises UserError if there is no run, or the one that is asked for cannot be read.
     """
     if is_run(path):
-        found = watched(path)
-        return _one(found), found.state == FINISHED
+        run = watched(path)
+        if run.fault:
+            raise UserError(run.fault)
+        return _one(run), run.state == FINISHED
     folders, others = run_folders(path)
     found = [watched(each) for each in folders]
     table = _several(found, width)
@@ -39,8 +42,7 @@ def screen(path: Path, width: int) -> tuple[RenderableType, bool]:
 
 def _one(run: Watched) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
-    rows = {"run": f"{run.name}: {run.state}", **({"why": run.fault} if run.fault else _facts(run))}
-    for name, words in rows.items():
+    for name, words in {"run": f"{run.name}: {run.state}", **_facts(run)}.items():
         grid.add_row(name, _plain(words))
     return grid
 

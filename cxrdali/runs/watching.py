@@ -3,11 +3,15 @@
 import fcntl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cxrdali.runs.live import Live, read_live
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
+
+if TYPE_CHECKING:
+    pass
 
 TRAINING, VALIDATING, BUSY = "training", "validating", "starts or saves"
 FINISHED, KILLED, STOPPED, UNREADABLE = "finished", "killed", "stopped", "unreadable"
@@ -56,7 +60,7 @@ def watched(path: Path) -> Watched:
         return Watched(path.name, FINISHED, progress, None, last, 0.0)
     if not held:
         return Watched(path.name, KILLED if left_over else STOPPED, progress, live, last)
-    state = BUSY if live is None else TRAINING if live.position < live.of else VALIDATING
+    state = BUSY if not left_over else VALIDATING if live and live.position >= live.of else TRAINING
     epochs = (
         metrics[["train_seconds", "val_seconds"]].sum(axis=1).iloc[min(1, len(metrics) - 1) :]
     )  # the first compiles
