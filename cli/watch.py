@@ -36,7 +36,9 @@ def watch(place, once, every):
         shown, done = screen(place, console.width)
         live = None
         if console.is_terminal and not once:
-            live = until_the_end.enter_context(Live(shown, console=console, auto_refresh=False))
+            live = Live(shown, console=console, auto_refresh=False)
+            until_the_end.callback(live.stop)  # before it starts: Ctrl-C may come within that
+            live.start()
         while True:
             if live:
                 live.update(shown, refresh=True)

@@ -3,15 +3,11 @@
 import fcntl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cxrdali.runs.live import Live, read_live
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import Run
 from shards.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 TRAINING, VALIDATING, BUSY = "training", "validating", "starts or saves"
 FINISHED, KILLED, STOPPED, UNREADABLE = "finished", "killed", "stopped", "unreadable"
@@ -61,12 +57,19 @@ def watched(path: Path) -> Watched:
     if not held:
         return Watched(path.name, KILLED if left_over else STOPPED, progress, live, last)
     state = BUSY if not left_over else VALIDATING if live and live.position >= live.of else TRAINING
-    epochs = (
-        metrics[["train_seconds", "val_seconds"]].sum(axis=1).iloc[min(1, len(metrics) - 1) :]
-    )  # the first compiles
-    seconds = epochs.mean() if len(epochs) else live and live.position and live.train_seconds * live.of / live.position
-    left = seconds and (progress.epochs - progress.epoch) * seconds - (live.train_seconds if live else 0)
-    return Watched(path.name, state, progress, live, last, max(0.0, left) if left else None)
+    epochs = (metrics["train_seconds"] + metrics["val_seconds"]).tolist()
+    return Watched(path.name, state, progress, live, last, _seconds_left(progress, live, epochs))
+
+
+def _seconds_left(progress: Progress, live: Live | None, epochs: list[float]) -> float | None:
+    """By the epochs so far without the first, which compiles and fills caches; in the first one by its own pace."""
+    if epochs:
+        seconds = sum(epochs[1:] or epochs) / len(epochs[1:] or epochs)
+    elif live and live.position:
+        seconds = live.train_seconds * live.of / live.position
+    else:
+        return None
+    return max(0.0, (progress.epochs - progress.epoch) * seconds - (live.train_seconds if live else 0))
 
 
 def is_held(lock: Path) -> bool:

@@ -3,12 +3,16 @@
 import contextlib
 import csv
 import fcntl
+import os
 import pty
 import re
+import select
 import shutil
 import signal
 import struct
+import subprocess
 import termios
+import time
 
 import pytest
 
@@ -19,7 +23,7 @@ from cxrdali.runs.watching import watched
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
-from tests.cli.cli import call
+from tests.cli.cli import call, command, environment
 from tests.faults.trainers import in_child, job_with_a_signal
 
 STEPS, BATCH, EPOCHS = 3, 16, 3  # and one batch of validation an epoch
@@ -173,9 +177,7 @@ def test_one_run_says_all_of_it(seen, tmp_path, monkeypatch):
     losses = f"train_loss {last['train_loss']:.4f}, val_loss {last['val_loss']:.4f}"
     assert said.splitlines()[0] == "run    one: finished" and max(map(len, said.splitlines())) <= 60
     assert f"epoch 3 of 3 rate {last['images_per_second']:,.0f} images/s" in words
-    assert (
-        f"epoch 3: train_loss {last['train_loss']:.4f}, val_loss {last['val_loss']:.4f}, mAP {last['mAP']:.4f}" in words
-    )
+    assert f"last epoch 3: {losses}, mAP {last['mAP']:.4f}, LRAP {last['LRAP']:.4f}" in words
     assert f"best epoch {found[-1].progress.best_epoch}, mAP {found[-1].progress.best_score:.4f}" in words
 
 
