@@ -119,9 +119,9 @@ def demo_sizes(file: Path, known: Mapping, options) -> list[int]:
     return sorted(stored)
 
 
-def folder_of(command: str, out: Path | None, data: Path | None, demo: bool) -> Path:
+def folder_of(command: str, out: Path | None, data: tuple[Path, ...], demo: bool) -> Path:
     """Where a command works: --out, or a folder of its name."""
-    if demo and data is not None:
+    if demo and data:
         raise click.UsageError("--scale demo makes its own data; leave --data out, or use --scale full")
     if out is None:
         out = Path(f"{command}-demo" if demo else command)
@@ -129,7 +129,7 @@ def folder_of(command: str, out: Path | None, data: Path | None, demo: bool) -> 
     return out
 
 
-def open_dataset(command: str, out: Path, data: Path | None, demo: list[int] | None):
+def open_dataset(command: str, out: Path, data: tuple[Path, ...], demo: list[int] | None):
     """The packed dataset at --data; or with `demo`, sides in pixels, a synthetic release packed in the folder."""
     from shards.storage.files import only_one
 

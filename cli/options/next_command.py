@@ -12,8 +12,8 @@ from cli.options import folders
 
 def line(*words: object) -> str:
     """A command for the shell, with --data where this one was given it."""
-    data = click.get_current_context().params.get("data")
-    given = [*words, *(("--data", data) if data is not None else ())]
+    data = click.get_current_context().params.get("data") or ()
+    given = [*words, *(word for pack in data for word in ("--data", folders.as_given(pack)))]
     return shlex.join(["cxrdali", *map(str, given)])
 
 

@@ -20,6 +20,13 @@ METRIC_COLUMNS = (
 )  # fmt: skip
 FINDING_COLUMNS = ("epoch", "finding", "AP", "AUROC", "positives", "negatives")
 
+
+def chosen_by(select_by: str, select_pack: str | None, packs: bool) -> str:
+    """The column of metrics.csv whose highest value makes the best epoch; packs: whether there are several."""
+    metric = "LRAP" if select_by == "lrap" else "mAP"
+    return f"{metric}_{select_pack}" if select_pack else f"mean_{metric}" if packs else metric
+
+
 RECORD = "loss-design.json"  # in a study's folder: its models, what they are there for, its tables and steps
 REFERENCE = "ld-ldam-drw"  # its network is the one that the losses share, its loss the one that the backbones share
 

@@ -19,7 +19,7 @@ from cxrdali.train.console import describe
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.microbatch import full_words
 from cxrdali.train.trainer import train
-from shards.dataset.packed import PackedDataset
+from shards.dataset.dataset import Dataset
 
 STEPS, ENOUGH_SECONDS = 10, 20.0  # measured steps at most; after so many seconds no further one begins
 WARM_UP = 2  # steps that do not count: they fill caches and make the optimizer's moments
@@ -50,7 +50,7 @@ class _Measured(StoppedTogether):
     """Raised where training would begin."""
 
 
-def dry_run(settings: TrainSettings, dataset: PackedDataset, out: Path, recipe: dict | None = None) -> DryRun | None:
+def dry_run(settings: TrainSettings, dataset: Dataset, out: Path, recipe: dict | None = None) -> DryRun | None:
     """Take a few steps as `train` would; None if the run is finished. The folder `out` stays as it was.
 
     Raises UserError for whatever `train` refuses.

@@ -27,6 +27,10 @@ class Part:
     start: int
     stop: int
 
+    def own(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the whole's rows, int64 [n], that are this pack's, as it counts them itself: int64 [m]."""
+        return rows[(rows >= self.start) & (rows < self.stop)] - self.start
+
 
 class Dataset(ABC):
     """A packed dataset (`PackedDataset`), or several as one (`Union`). root: where it is, in messages."""
@@ -47,6 +51,11 @@ class Dataset(ABC):
     @abstractmethod
     def parts(self) -> tuple[Part, ...]:
         """Its packs in the order of their rows; of one pack itself."""
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """Of its packs by name, the first catalog row."""
+        return {part.name: part.start for part in self.parts}
 
     @property
     @abstractmethod
