@@ -52,7 +52,7 @@ def compare(runs, data, labels, out, title, **given):
         if out.suffix != ".html":
             raise click.UsageError(f"--out {out}: the page is a .html")
         check_writable(out)
-    result = library.compare(runs, folders.open_packed(data), options, labels)
+    result = library.compare(runs, folders.open_dataset(data, options.findings), options, labels)
     _print(result)
     if result["groups_by"]:
         from cli.options.group_scores import print_compared

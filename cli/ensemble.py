@@ -72,7 +72,7 @@ def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, da
     check_target(out, *files, *validation)
     chosen = _numbers(weights)
     if validation:
-        dataset, release = heldout.open_for_fit(validation[0], data, labels)
+        dataset, release = heldout.open_for_fit(validation[0], data, labels, given["findings"])
         if weights_by_map:
             chosen = library.weights_by_map(validation, dataset, release, options)
         else:

@@ -54,7 +54,7 @@ def evaluate(file, data, labels, out, limits, **given):
     out = out or file.with_name(f"{file.stem}.metrics")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it, or give another --out")
-    dataset = folders.open_packed(data)
+    dataset = folders.open_dataset(data, options.findings)
     table = read(file)
     about = table.provenance
     labels = dataset.labels(labels or about.labels)

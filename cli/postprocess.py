@@ -50,11 +50,11 @@ def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_ru
     if fit is not None:
         views = views or out.with_name("views.json")
         heldout.check_json(views)
-        dataset, release = heldout.open_for_fit(fit, data, labels)
+        dataset, release = heldout.open_for_fit(fit, data, labels, given["findings"])
         fitted = library.fit(fit, dataset, release, filled(FitOptions, given))
         heldout.warn_of_split(fitted.made_from)
     else:
-        dataset, fitted = folders.open_packed(data), library.read(rules)
+        dataset, fitted = folders.open_dataset(data, given["findings"]), library.read(rules)
     table, changed = library.apply(file, fitted, dataset, bool(allow_other_run), bool(allow_same_images))
     _print(fitted)
     click.echo(

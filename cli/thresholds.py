@@ -33,7 +33,9 @@ def thresholds(fit, strategy, out, data, labels, **given):
     from cxrdali.postprocess import thresholds as library
 
     heldout.check_json(out, fit)
-    fitted = library.fit(fit, *heldout.open_for_fit(fit, data, labels), strategy, filled(FitOptions, given))
+    fitted = library.fit(
+        fit, *heldout.open_for_fit(fit, data, labels, given["findings"]), strategy, filled(FitOptions, given)
+    )
     heldout.warn_of_split(fitted.made_from)
     _print(fitted)
     fitted.write(out)

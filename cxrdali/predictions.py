@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from cxrdali.fitted import BEFORE, BEST_EPOCH, CALIBRATION, VIEW_RULES, WEIGHTS, Fitted, joined, sketch
 from cxrdali.provenance import Kind, Provenance, from_json
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.csv import one_line, read_table
 from shards.storage.files import read_regular, write_bytes
@@ -163,7 +163,7 @@ def as_logits(table: Predictions, path: Path) -> Predictions:
     return replace(table, provenance=replace(table.provenance, kind=kind or Kind.LOGIT))
 
 
-def catalog_rows(table: Predictions, path: Path, dataset: PackedDataset) -> np.ndarray:
+def catalog_rows(table: Predictions, path: Path, dataset: Dataset) -> np.ndarray:
     """Catalog row of each image: int64 [n]. Raises UserError if the dataset does not have one of them."""
     rows = pd.Index(dataset.catalog["image_id"]).get_indexer(table.ids["image_id"])
     absent = table.ids["image_id"][rows < 0]
@@ -174,7 +174,7 @@ def catalog_rows(table: Predictions, path: Path, dataset: PackedDataset) -> np.n
     return rows
 
 
-def match(path: Path, table: Predictions, dataset: PackedDataset, labels: Labels) -> tuple[np.ndarray, list[int]]:
+def match(path: Path, table: Predictions, dataset: Dataset, labels: Labels) -> tuple[np.ndarray, list[int]]:
     """Catalog rows of the table's images (int64 [n]), and its columns in the order of the labels' findings.
 
     Raises UserError for an image that dataset or labels do not have, or a finding that only one side has.

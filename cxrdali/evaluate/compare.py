@@ -27,7 +27,7 @@ from cxrdali.postprocess.thresholds import cross_fitted
 from cxrdali.predictions import Kind, sigmoid
 from cxrdali.runs.layout import METRICS
 from cxrdali.runs.reader import Run
-from shards.dataset.packed import PackedDataset
+from shards.dataset.dataset import Dataset
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.storage.files import write_bytes
@@ -38,9 +38,7 @@ from shards.words import choices, counted
 F1 = Strategy("f1")  # of the thresholds that decisions are made by
 
 
-def compare(
-    runs: Sequence[Path], dataset: PackedDataset, options: CompareOptions, label_release: str | None = None
-) -> dict:
+def compare(runs: Sequence[Path], dataset: Dataset, options: CompareOptions, label_release: str | None = None) -> dict:
     """Plain JSON values (undefined ones None) of each table, and of each run's best epoch on its validation images.
 
     Args:
@@ -147,7 +145,7 @@ def _baseline(sides: Sequence[Side], wanted: str | None) -> Side:
     raise UserError(f"baseline {wanted!r}: is none of the runs; {choices(wanted, [side.name for side in sides])}")
 
 
-def _train_counts(base: Side, dataset: PackedDataset, comparable: Comparable) -> tuple[list[int], int]:
+def _train_counts(base: Side, dataset: Dataset, comparable: Comparable) -> tuple[list[int], int]:
     """Of the baseline's own training images; of a table that does not say these, the labels' training split."""
     if base.run is not None:
         return train_counts(base.run, comparable.labels)
@@ -188,7 +186,7 @@ def _thin_findings(findings: Sequence[dict]) -> list[str]:
 
 
 def _score(
-    comparable: Comparable, dataset: PackedDataset, truth: np.ndarray, patient: np.ndarray, options: CompareOptions
+    comparable: Comparable, dataset: Dataset, truth: np.ndarray, patient: np.ndarray, options: CompareOptions
 ) -> tuple[list[Scored], dict[str, Images]]:
     """Each by itself, all on the same samples of the patients; and what of each is scored, by name."""
     labels, scored, scored_images = comparable.labels, [], {}

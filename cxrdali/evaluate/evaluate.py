@@ -55,8 +55,8 @@ from cxrdali.postprocess.crossfit import check_unseen
 from cxrdali.postprocess.rules import differences, fitted
 from cxrdali.postprocess.thresholds import Thresholds
 from cxrdali.predictions import Kind, match
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.storage.files import cannot_write, write_bytes
@@ -76,7 +76,7 @@ MEANS = {"AP": "mAP", **{name: f"macro_{name}" for name in ("AUROC", *KINDS, "Br
 
 
 def evaluate(
-    path: Path, dataset: PackedDataset, labels: Labels, options: EvaluateOptions, thresholds: Thresholds | None = None
+    path: Path, dataset: Dataset, labels: Labels, options: EvaluateOptions, thresholds: Thresholds | None = None
 ) -> dict:
     """Metrics of a table of predictions, as the module describes them.
 
@@ -107,6 +107,8 @@ def evaluate(
     allow, on_these = options.allow_other_run, _fitted(path, table, thresholds, options.allow_same_images)
     called = thresholds and thresholds.decide(path, tables.as_logits(table, path), allow)[:, places]
     probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
+    if (unknown := labels.values[rows] == Labels.UNKNOWN).any():
+        values = np.where(unknown, -np.inf, values)  # so LRAP leaves an image's unknown findings out of its ranking
     catalog = dataset.catalog.iloc[rows]
     study = group_codes(dataset, "study")[rows]
     patient = np.unique(group_ids(dataset, "subject")[rows], return_inverse=True)[1]  # whatever the order of packing

@@ -13,8 +13,8 @@ from cxrdali.data.targets import check_labelled, targets
 from cxrdali.evaluate.options import ExternalOptions
 from cxrdali.postprocess.aligned import Aligned, aligned
 from cxrdali.postprocess.crossfit import check_not_calibrated, check_unseen
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Place:
 
     name: str
     path: Path
-    dataset: PackedDataset
+    dataset: Dataset
     labels: Labels
 
 

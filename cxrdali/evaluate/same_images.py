@@ -22,8 +22,8 @@ from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import run_rows
 from cxrdali.runs.seen import seen_by
 from cxrdali.runs.settings import MAY_DIFFER
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.words import counted
 
@@ -72,7 +72,7 @@ class Comparable:
 
 
 def read_comparable(
-    paths: Sequence[Path], dataset: PackedDataset, options: CompareOptions, labels: str | None = None
+    paths: Sequence[Path], dataset: Dataset, options: CompareOptions, labels: str | None = None
 ) -> Comparable:
     """`paths`: run folders, folders of runs, or tables of predictions (.parquet, .csv); each is called by its folder,
     or by its file without suffix. labels: None for those of runs and tables.
@@ -97,7 +97,7 @@ def read_comparable(
     return Comparable(tuple(sides), scored_by, truth, rows, split, uncertain, tuple(notes))
 
 
-def logits(side: Side, dataset: PackedDataset, labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, Kind]:
+def logits(side: Side, dataset: Dataset, labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, Kind]:
     """A table's values (a run's: of its best epoch) in these rows and the labels' findings: float32 [n, F], on the
     scale of logits; and what they are. `rows`: ascending.
 
@@ -202,9 +202,7 @@ def _side(name: str, path: Path, run: Run | None, options: CompareOptions) -> Si
     return Side(name, path, None, about.split, about.labels, fitted.words)
 
 
-def _seen(
-    sides: Sequence[Side], dataset: PackedDataset, labels: Labels, rows: np.ndarray, allow_leak: bool
-) -> list[str]:
+def _seen(sides: Sequence[Side], dataset: Dataset, labels: Labels, rows: np.ndarray, allow_leak: bool) -> list[str]:
     """Which sides were trained on how many of the images. Raises UserError if a run was, unless that is allowed."""
     notes = []
     for side in sides:
@@ -222,7 +220,7 @@ def _seen(
     return notes
 
 
-def _labels(sides: Sequence[Side], dataset: PackedDataset, wanted: str | None) -> Labels:
+def _labels(sides: Sequence[Side], dataset: Dataset, wanted: str | None) -> Labels:
     """Those of the runs, else those asked for, else those that the tables name, which must be the same."""
     runs = [side.run for side in sides if side.run is not None]
     found = _same_labels(runs, dataset) if runs else None
@@ -270,7 +268,7 @@ def _differing(sides: Sequence[Side], name: str) -> tuple[Side, Side] | None:
     return next(((known[0], side) for side in known if getattr(side, name) != getattr(known[0], name)), None)
 
 
-def _same_rows(sides: Sequence[Side], dataset: PackedDataset, labels: Labels) -> np.ndarray:
+def _same_rows(sides: Sequence[Side], dataset: Dataset, labels: Labels) -> np.ndarray:
     """The catalog rows of all images, ascending. Runs among themselves were checked before."""
     first, *others = sides
     rows = np.sort(match(first.table, read_side(first, labels), dataset, labels)[0])
@@ -285,14 +283,14 @@ def _same_rows(sides: Sequence[Side], dataset: PackedDataset, labels: Labels) ->
     return rows
 
 
-def check_same_dataset(runs: Sequence[Run], dataset: PackedDataset) -> None:
+def check_same_dataset(runs: Sequence[Run], dataset: Dataset) -> None:
     """Raises UserError for a run of another one: its labels and images would stand beside the wrong numbers."""
     for run in runs:
         if run.dataset_id != dataset.id:
             run_rows(run, dataset, dataset.labels(run.labels), "; give the dataset of the runs with --data")
 
 
-def _same_labels(runs: Sequence[Run], dataset: PackedDataset) -> Labels:
+def _same_labels(runs: Sequence[Run], dataset: Dataset) -> Labels:
     """The labels that all were trained on, which must still be the same."""
     first = runs[0]
     for run in runs[1:]:

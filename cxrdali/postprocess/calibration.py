@@ -21,8 +21,8 @@ from cxrdali.postprocess.crossfit import HeldOut, check_not_calibrated, cross_fi
 from cxrdali.postprocess.options import CALIBRATIONS, DEFAULTS, SHARED, FitOptions
 from cxrdali.postprocess.rules import Rules, check_alike, check_findings, fitted, read_rules, with_rules
 from cxrdali.predictions import Kind, Predictions, sigmoid
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe
 from shards.words import choices
@@ -121,7 +121,7 @@ class Calibration(Rules):
         }
 
 
-def fit(path: Path, dataset: PackedDataset, labels: Labels, method: str, options: FitOptions = DEFAULTS) -> Calibration:
+def fit(path: Path, dataset: Dataset, labels: Labels, method: str, options: FitOptions = DEFAULTS) -> Calibration:
     """Fit a calibration to a table of logits with labels. method: one of CALIBRATIONS.
 
     Raises UserError for another method, and whatever `read_held_out` raises.

@@ -19,8 +19,8 @@ from cxrdali.fitted import KEPT, sketch
 from cxrdali.postprocess.aligned import aligned
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.predictions import Kind, Predictions, Provenance, match
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.words import counted
 
@@ -85,7 +85,7 @@ def check_unseen(path: Path, about: Provenance, allow_leak: bool) -> None:
 
 
 def labelled(
-    path: Path, table: Predictions, dataset: PackedDataset, labels: Labels, options: FitOptions
+    path: Path, table: Predictions, dataset: Dataset, labels: Labels, options: FitOptions
 ) -> tuple[np.ndarray, np.ndarray, Predictions]:
     """The catalog rows of a table's images, targets of those rows, and the table in their columns: of the findings that
     it has in common with the labels.
@@ -100,7 +100,7 @@ def labelled(
     return rows, truth, both.table.of(both.labels.findings)
 
 
-def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: FitOptions) -> HeldOut:
+def read_held_out(path: Path, dataset: Dataset, labels: Labels, options: FitOptions) -> HeldOut:
     """A table of logits with its labels, in `options.folds` parts by subject.
 
     Raises:

@@ -17,8 +17,8 @@ from cxrdali.postprocess.crossfit import check_not_trained_on, check_unseen, lab
 from cxrdali.postprocess.options import DEFAULTS, FitOptions
 from cxrdali.postprocess.rules import check_alike
 from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of, ranks
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.words import choices
@@ -98,9 +98,7 @@ def ensemble(
     return replace(members.first, values=pooled, provenance=_provenance(members, kind, step, joined(made)))
 
 
-def weights_by_map(
-    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, options: FitOptions = DEFAULTS
-) -> Weights:
+def weights_by_map(paths: Sequence[Path], dataset: Dataset, labels: Labels, options: FitOptions = DEFAULTS) -> Weights:
     """Weights proportional to the mAP of the members' tables of validation images, in the order of the members."""
     members = _validation(paths, options.allow_leak)
     maps = members.maps(_truth(members, dataset, labels, options)[0])
@@ -110,7 +108,7 @@ def weights_by_map(
 
 
 def fitted_weights(
-    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, method: str = "mean", options: FitOptions = DEFAULTS
+    paths: Sequence[Path], dataset: Dataset, labels: Labels, method: str = "mean", options: FitOptions = DEFAULTS
 ) -> FittedWeights:
     """Weights under which the members' tables of validation images, pooled by `method`, have a high mAP.
 
@@ -166,7 +164,7 @@ class Members:
     def runs(self) -> tuple[str | None, ...]:
         return tuple(each.run for each in self.provenances)
 
-    def made_from(self, dataset: PackedDataset, labels: Labels) -> dict:
+    def made_from(self, dataset: Dataset, labels: Labels) -> dict:
         """What weights say of the tables that they are made from, beside their runs."""
         released = labels.split[tables.catalog_rows(self.first, self.paths[0], dataset)]
         known = origin(self.paths[0], self.first, released)
@@ -278,9 +276,7 @@ def _validation(paths: Sequence[Path], allow_leak: bool) -> Members:
     return members
 
 
-def _truth(
-    members: Members, dataset: PackedDataset, labels: Labels, options: FitOptions
-) -> tuple[np.ndarray, np.ndarray]:
+def _truth(members: Members, dataset: Dataset, labels: Labels, options: FitOptions) -> tuple[np.ndarray, np.ndarray]:
     """Targets in the members' rows and columns, float32 [n, F], and the subjects' ids, [n]."""
     path, table = members.paths[0], members.first
     rows, known, same = labelled(path, table, dataset, labels, options)

@@ -16,8 +16,8 @@ from cxrdali.postprocess.crossfit import Parts, cross_fit, read_held_out
 from cxrdali.postprocess.options import DEFAULTS, FitOptions, Strategy, parse_strategy
 from cxrdali.postprocess.rules import Rules, check_alike, check_derived, read_rules, with_rules
 from cxrdali.predictions import Predictions, sigmoid
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe
 
@@ -87,9 +87,7 @@ class Thresholds(Rules):
         return {"strategy": self.strategy, "made_from": self.made_from, **self.macros, "findings": findings}
 
 
-def fit(
-    path: Path, dataset: PackedDataset, labels: Labels, strategy: str, options: FitOptions = DEFAULTS
-) -> Thresholds:
+def fit(path: Path, dataset: Dataset, labels: Labels, strategy: str, options: FitOptions = DEFAULTS) -> Thresholds:
     """Fit thresholds to a table of logits with labels.
 
     strategy: "f1", "precision=0.8", "recall=0.9" or "prevalence", see `choose`. Raises UserError as `read_held_out`.

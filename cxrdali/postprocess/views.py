@@ -21,8 +21,8 @@ from cxrdali.postprocess.crossfit import check_unseen, read_held_out
 from cxrdali.postprocess.options import DEFAULTS, FitOptions
 from cxrdali.postprocess.rules import Rules, check_alike, check_derived, fitted, read_rules, with_rules
 from cxrdali.predictions import Predictions, mean_logit
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe
 from shards.words import counted
@@ -119,7 +119,7 @@ class Changed:
     lateral_only: int
 
 
-def fit(path: Path, dataset: PackedDataset, labels: Labels, options: FitOptions = DEFAULTS) -> ViewRules:
+def fit(path: Path, dataset: Dataset, labels: Labels, options: FitOptions = DEFAULTS) -> ViewRules:
     """Fit the rules to predictions with labels (in the paper: those of model3 on validation).
 
     Of fewer subjects than folds there are as many folds. Raises UserError as `read_held_out`, or without both views.
@@ -200,7 +200,7 @@ def _rule(row: dict) -> ViewRule:
 
 
 def apply(
-    path: Path, rules: ViewRules, dataset: PackedDataset, allow_other_run: bool = False, allow_same_images: bool = False
+    path: Path, rules: ViewRules, dataset: Dataset, allow_other_run: bool = False, allow_same_images: bool = False
 ) -> tuple[Predictions, Changed]:
     """The table (logits) with the superior findings of lateral images replaced, in studies that have both kinds, by
     the logit of the mean probability of the study's frontal images. All other values stay bit for bit.
