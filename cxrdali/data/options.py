@@ -150,6 +150,13 @@ class DataSettings(FoldOptions):
         Legal(lambda value: True, "a mix", read=canonical_mix),
         metavar="size|equal|sqrt|WEIGHTS",
     )
+    exclude: tuple[str, ...] = setting(
+        (),
+        "Lists of images that `cxrdali overlap` wrote: they are left out of training, not of validation "
+        "(docs/training.md).",
+        otherwise="none",
+        metavar="CSV,...",
+    )
     oversample: tuple[str, ...] = setting(
         (), 'Double the images of these findings: "Fibrosis,Hernia".', otherwise="none", metavar="FINDINGS"
     )

@@ -129,6 +129,8 @@ def train(
                 identity.record(out, {**config, "settings": parts.settings.as_json(), **found}, loaded)
                 if loaded is None:
                     data.seen.write(out)
+                    if data.excluded is not None:
+                        data.excluded.write(out)
                 folder.settle(out, loaded, settings)
             state = restore(parts, loaded) if loaded else begin(parts)
             if loaded:

@@ -45,10 +45,10 @@ def agreement(a: np.ndarray, b: np.ndarray, negative: bool = False, inner: tuple
     if is_same(found, side) or (warp := _laid_over(*small)) is None:
         return found
     warp[:, 2] *= side / GLANCE
-    how = {"dsize": (side, side), "flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP}
-    there = cv2.warpAffine(np.full((side, side), 255, np.uint8), warp, **how) == 255
-    moved = cv2.warpAffine(second, warp, borderMode=cv2.BORDER_REPLICATE, **how)
-    return max(found, _low(_agreement(first, moved, there)))
+    how, everything = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, np.full((side, side), 255, np.uint8)
+    there = np.asarray(cv2.warpAffine(everything, warp, (side, side), flags=how)) == 255
+    moved = cv2.warpAffine(second, warp, (side, side), flags=how, borderMode=cv2.BORDER_REPLICATE)
+    return max(found, _low(_agreement(first, np.asarray(moved), there)))
 
 
 def _scaled(image: np.ndarray | None, side: int) -> np.ndarray:
