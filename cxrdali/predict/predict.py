@@ -19,6 +19,7 @@ from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predictions import Predictions, Provenance
+from cxrdali.provenance import Home
 from cxrdali.runs.chosen import by_weights
 from cxrdali.runs.layout import BEST
 from cxrdali.runs.reader import Run
@@ -56,7 +57,7 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
             for all images.
     """
     asked, trained = options or PredictOptions(), Run.open(run)
-    table = labels_of(trained, dataset, asked.labels)
+    table = _labels_there(trained, dataset, asked.labels)
     rows = split_rows(trained, dataset, table, split)
     leak = _leak(trained, dataset, table, rows, split, asked)
     weights = weights_of(trained, asked)
@@ -87,9 +88,26 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
     if mirrors := [part.dataset.mirror for part in dataset.parts if part.dataset.mirror]:
         log.info(f"waited {sum(each.take_waited() for each in mirrors):,.1f} s for the bucket")
     ids = dataset.of_rows(rows, "image_id", "study_id", "view")
-    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak)
+    home = None if trained.dataset_id == dataset.id else home_of(trained)
+    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak, home=home)
     provenance = with_weights(provenance, trained, asked.weights)
     return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
+
+
+def _labels_there(run: Run, dataset: Dataset, name: str | None) -> Labels:
+    """Those of this name, else the run's own, else, of a pack that has none of their name, its default ones."""
+    elsewhere = len(dataset.parts) == 1 and not run.packs and run.dataset_id != dataset.id
+    if name is None and elsewhere and run.labels not in dataset.label_names:
+        log.info(
+            f"note: {dataset.root} has no labels {run.labels!r}, on which the run was trained; its default ones count"
+        )
+        return dataset.labels()
+    return labels_of(run, dataset, name)
+
+
+def home_of(run: Run) -> Home:
+    """How often the images that a run was trained on have its findings."""
+    return Home(run.needed("selection", "train_images"), tuple(run.train_positives.items()))
 
 
 def with_weights(about: Provenance, run: Run, weights: str | None) -> Provenance:

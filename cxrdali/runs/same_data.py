@@ -7,7 +7,7 @@ labels. config.json notes these, and they are compared. What earlier versions di
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -88,8 +88,8 @@ def described(
             known["shards"] = rows_sha256(dataset.stored(known["size"]).shard[train])
     else:
         known["packs"] = [
-            _described_pack(settings, part, own, part.own(train), part.own(val))
-            for part, own in zip(dataset.parts, labels.apart(), strict=True)
+            _described_pack(settings, part, own, pack.places, (part.own(train), part.own(val)))
+            for part, own, pack in zip(dataset.parts, labels.apart(), labels.packs, strict=True)
         ]
     by_id = _by_id(dataset, train, val)
     images = dict(zip(("train", "val", *SORTED), which(dataset, train, val, *by_id), strict=True))
@@ -100,8 +100,11 @@ def described(
     }
 
 
-def _described_pack(settings: TrainSettings, part: Part, labels: Labels, train: np.ndarray, val: np.ndarray) -> dict:
-    """What config.json says of one of several packs."""
+def _described_pack(
+    settings: TrainSettings, part: Part, labels: Labels, places: Sequence[int], rows: tuple[np.ndarray, np.ndarray]
+) -> dict:
+    """What config.json says of one of several packs: as of one alone, and which of the run's findings its own are."""
+    train, val = rows
     about = described(settings, part.dataset, labels, train, val)
     return {
         "name": part.name,
@@ -109,6 +112,7 @@ def _described_pack(settings: TrainSettings, part: Part, labels: Labels, train: 
         **about["dataset"],
         "labels": about["labels"],
         "findings": list(labels.findings),
+        "places": list(places),
         "selection": {
             "train_images": len(train),
             "val_images": len(val),
@@ -215,6 +219,16 @@ def labels_of(run: Run, dataset: Dataset, name: str | None = None) -> Labels:
         if own is not None and own.labels in part.dataset.label_names:
             known[part.name] = own.labels
     return dataset.labels(",".join(f"{pack}={each}" if pack else each for pack, each in known.items()) or None)
+
+
+def labels_in_run(run: Run, dataset: Dataset, name: str | None = None) -> Labels:
+    """`labels_of`, of one pack of several with the run's findings in the run's order: unknown where it has them not."""
+    labels, own = labels_of(run, dataset, name), own_run(run, dataset.parts[0])
+    if labels.packs or not run.packs or own is None or own.findings != labels.findings:
+        return labels
+    values = np.full((len(labels.values), len(run.findings)), Labels.UNKNOWN, dtype=np.int8)
+    values[:, own.config["places"]] = labels.values
+    return replace(labels, findings=run.findings, values=values)
 
 
 def run_rows(run: Run, dataset: Dataset, labels: Labels, fix: str) -> tuple[np.ndarray, np.ndarray]:

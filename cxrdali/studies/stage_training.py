@@ -14,6 +14,7 @@ from cxrdali.evaluate.compare import compare
 from cxrdali.evaluate.differences import adjusted
 from cxrdali.evaluate.options import CompareOptions
 from cxrdali.postprocess import views
+from cxrdali.postprocess.options import FitOptions
 from cxrdali.postprocess.submission import match, submit, template_of
 from cxrdali.report.training.steps import pairs
 from cxrdali.runs.layout import MEMBERS, VIEWS_FROM
@@ -76,7 +77,7 @@ class _Paper(Flow):
 
     def _fit_views(self) -> Step:
         def do() -> None:
-            rules = views.fit(self.file(VIEWS_FROM, "val"), self.dataset, self.labels, self.uncertain)
+            rules = views.fit(self.file(VIEWS_FROM, "val"), self.dataset, self.labels, FitOptions(self.uncertain))
             rules.write(self.root / "views.json")
 
         settings = {"uncertain": self.uncertain, **self.data}

@@ -17,6 +17,7 @@ from cxrdali.report.training.sources import Sources
 from cxrdali.runs import layout as runs_on_disk
 from cxrdali.runs.oversampling import oversampled
 from cxrdali.runs.reader import Run
+from cxrdali.runs.same_data import labels_of
 from cxrdali.runs.settings import sampling_seed
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -59,7 +60,7 @@ def _splits(sources: Sources) -> tuple[Labels, dict[str, np.ndarray], FoldOption
             raise UserError(f"{dataset.root}: labels {labels.name!r} have no packed image in their training split")
         return labels, splits, None
     first = sources.runs[0]
-    labels, fold = dataset.labels(first.setting("labels")), first.fold
+    labels, fold = labels_of(first, dataset), first.fold
     train, validation = train_and_validation(dataset, labels, fold)
     splits = {"train": train, "validation": validation}
     splits |= {name: released_rows(dataset, labels, name) for name in ("dev", "test")}
@@ -143,7 +144,7 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     from cxrdali.data.loader import Loader
     from cxrdali.data.options import LoaderOptions
 
-    labels = dataset.labels(run.labels)
+    labels = labels_of(run, dataset)
     train, _ = train_and_validation(dataset, labels, run.fold)
     trained_on = run.selection.get("train_sha256")
     if trained_on and trained_on != rows_sha256(train):
