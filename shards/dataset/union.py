@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -154,7 +153,7 @@ class Union(Dataset):
         for part in self.parts:
             sizes = part.dataset.sizes
             found.append(part.dataset.stored(min((each for each in sizes if each >= pixels), default=pixels)))
-        return _joined(found, str(self.root))
+        return StoredSize.joined(found)
 
     # ---------------------------------------------------------------- labels
 
@@ -221,19 +220,3 @@ class Union(Dataset):
                         f"{part.dataset.root}: no labels {name!r}; {known}: give each its own, --labels {own}"
                     )
         return {pack: release or names[pack][0] for pack, release in asked.items()}
-
-
-def _joined(stored: list[StoredSize], root: str) -> StoredSize:
-    """Of packs that store one size in one way."""
-    first, shards, at = stored[0], [], 0
-    paths: dict[int, Path] = {}
-    described: dict[int, dict] = {}
-    for each in stored:
-        if (each.pixels, each.raw) != (first.pixels, first.raw) or each.mirror:
-            raise UserError(f"{root}: packs of other sizes or kinds, or in a bucket, cannot be read together")
-        paths |= {at + number: path for number, path in each.paths.items()}
-        described |= {at + number: entry for number, entry in each.described.items()}
-        shards.append(np.where(each.shard < 0, -1, each.shard + at).astype(each.shard.dtype))
-        at += max(each.paths, default=-1) + 1
-    offset, length = (np.concatenate([getattr(each, name) for each in stored]) for name in ("offset", "length"))
-    return StoredSize(first.pixels, first.raw, paths, described, np.concatenate(shards), offset, length)
