@@ -21,24 +21,19 @@ class DamagedImage(Exception):
 
 
 def fill(
-    mapped: MappedSize,
-    rows: np.ndarray,
-    augment: tuple[Augmentation, ...],
-    made: Decisions,
-    out: np.ndarray,
-    those: Alike,
+    mapped: MappedSize, rows: np.ndarray, augment: tuple[Augmentation, ...], made: Decisions, out: np.ndarray, at: Alike
 ) -> None:
-    """Fill the places of those rows of a batch in `out`, uint8 [B, S, S], and augment each image before the next.
+    """Fill places (`at`) of a batch in `out`, uint8 [B, S, S], and augment each image before the next.
 
     Raises DamagedImage, or as `MappedSize.addresses` does.
     """
-    work, side = [(each, each.steps(made, out.shape[1])) for each in in_order(augment)], those.pixels
+    work, side = [(each, each.steps(made, out.shape[1])) for each in in_order(augment)], at.pixels
     room = None if side == out.shape[1] else np.empty((side, side, 1), dtype=np.uint8)  # before it is resized
-    every = (mapped.pixels if those.raw else mapped.slices)(rows[those.places])
-    for place, stored in zip(those.places.tolist(), every, strict=True):
+    every = (mapped.pixels if at.raw else mapped.slices)(rows[at.places])
+    for place, stored in zip(at.places.tolist(), every, strict=True):
         image = out[place, :, :, None]
         target = image if room is None else room
-        if those.raw:
+        if at.raw:
             target[...] = stored
         elif fault := decode_into(target, stored):
             raise DamagedImage(int(rows[place]), fault)

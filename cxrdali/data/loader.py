@@ -149,7 +149,8 @@ class Loader:
             return rows, shard_windows(rows, stored.shard)  # from a bucket, so that work begins with the first shard
         if self.options.order == "global":
             return global_order(rows, self.seed, epoch) if self.shuffle else rows, []
-        return windowed_order(rows, stored.shard, self.seed, epoch, self.options.window)
+        packs = stored.pack_of if stored.packs else None
+        return windowed_order(rows, stored.shard, self.seed, epoch, self.options.window, packs)
 
     def own_places(self) -> np.ndarray:
         """Which of `rows`, by place, this rank delivers in an epoch of evaluation, in that order: int64 [m]."""

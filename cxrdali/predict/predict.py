@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdali.data.loader import Loader
+from cxrdali.data.loader import Loader, nearest_stored
 from cxrdali.data.options import TRAINED_ON, LoaderOptions
 from cxrdali.data.splits import select
 from cxrdali.models import weights_file
@@ -75,8 +75,9 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
         loading = LoaderOptions(settings.data.size, batch, threads, asked.decode, hardware.device)
         loader = Loader(dataset, rows, loading, rank=ranks.rank, world=ranks.world)
         log.info(_words(loader, split, hardware, ranks, asked.tta))
-        if outlook := dataset.outlook(loader.resized_from or settings.data.size):
-            log.info(outlook)
+        for part in dataset.parts:
+            if outlook := part.dataset.outlook(nearest_stored(part.dataset, settings.data.size)):
+                log.info(outlook)
         # a vote holds the ranks together: one that died is noticed now, not when all others are done
         fix = f"give others than {weights} with --weights, or train the run again"
         how = Inference(None, asked.tta, "predicting", lambda: ranks.vote(0), ranks, fix, smaller_batch(batch))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cxrdali.data.loader import nearest_stored
+from cxrdali.data.mix import words as mix_words
 from cxrdali.data.sampler import SampledRows
 from cxrdali.data.splits import fold_positives, subjects_on_both_sides
 from cxrdali.data.targets import any_positive
@@ -34,10 +36,11 @@ UNEVEN = 0.25  # of a fold's share of the images: more than this off is said
 def describe(parts: Parts) -> None:
     """What is going to be trained, on what."""
     settings, data, ranks = parts.settings, parts.data, parts.ranks
-    options, resized_from = parts.loader.options, parts.loader.resized_from
+    options = parts.loader.options
     both = subjects_on_both_sides(data.dataset, data.train_rows, data.val_rows)
-    if outlook := data.dataset.outlook(resized_from or settings.data.size):
-        log.info(outlook)
+    for part in data.dataset.parts:
+        if outlook := part.dataset.outlook(nearest_stored(part.dataset, settings.data.size)):
+            log.info(outlook)
     log.info(
         f"stage {settings.stage}: {settings.model.arch}, {settings.data.size} px, batch {settings.optimizer.batch}, "
         f"{counted(settings.optimizer.epochs, 'epoch')} of {counted(parts.steps_per_epoch, 'step')}, "
@@ -66,12 +69,13 @@ def describe(parts: Parts) -> None:
         if (values != 1).any():
             log.info(weight_words(name, values, settings.loss, data))
     _describe_scored(data)
-    _describe_visits(data, settings.data.sampler.name)
-    if resized_from:
-        log.info(
-            f"size {settings.data.size} is not stored: {resized_from} px renditions are resized, "
-            "which costs more than decoding; pack this size for speed"
-        )
+    _describe_visits(data, settings.data.sampler.name, settings.data.mix)
+    for part in data.dataset.parts:
+        if (stored := nearest_stored(part.dataset, settings.data.size)) != settings.data.size:
+            log.info(
+                f"{part.name + ': ' if part.name else ''}size {settings.data.size} is not stored: {stored} px "
+                "renditions are resized, which costs more than decoding; pack this size for speed"
+            )
 
 
 def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) -> str:
@@ -157,9 +161,11 @@ def _describe_scored(data: TrainingData) -> None:
         log.info(f"counted in mAP, but in every training image whose label counts: {', '.join(untrained)}")
 
 
-def _describe_visits(data: TrainingData, sampler: str) -> None:
+def _describe_visits(data: TrainingData, sampler: str, mix: str) -> None:
     """How often images are visited, where that is not once an epoch."""
-    if data.sampler:
+    if mix != "size" and len(data.dataset.parts) > 1:
+        log.info(f"mix {mix}: {mix_words(mix, data.dataset.starts, data.epoch_rows)}")
+    if isinstance(data.sampler, SampledRows):
         without = int((~any_positive(data.targets, data.train_rows, slice(None))).sum())
         log.info(
             f"sampler {sampler}: {counted(len(data.train_rows), 'sample')} an epoch by each image's rarest finding; "

@@ -1,15 +1,15 @@
 """What a run trains and validates on: rows, targets, counts, how often an image is visited, what was seen before."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from cxrdali.data.mix import visits
 from cxrdali.data.options import FoldOptions
-from cxrdali.data.sampler import Sampler
 from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import Targets, check_labelled, counts, targets
 from cxrdali.fitted import Fitted
@@ -45,7 +45,7 @@ class TrainingData:
     positives: np.ndarray
     negatives: np.ndarray
     oversampling: Oversampling | None
-    sampler: Sampler | None
+    sampler: Callable[[int], np.ndarray] | None
     seen: Seen | None
     leak: tuple[str, ...] | None
     chosen: tuple[Fitted, ...] = ()
@@ -120,7 +120,7 @@ def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: 
         )  # fmt: skip
     positives, negatives = counts(wanted, train_rows)
     seed = sampling_seed(settings.seed, settings.stage)
-    sampler = settings.data.sampler.over(train_rows, wanted, seed, settings.optimizer.epochs)
+    sampler = visits(settings.data, dataset.starts, epoch_rows, wanted, seed, settings.optimizer.epochs)
     if stored is None:
         before = seen_by_weights(settings.model.init, dataset)
         leak = _checked(settings, dataset, labels, before, train_rows, val_rows)

@@ -103,11 +103,6 @@ class StoredSize:
         places = [np.flatnonzero(found == number) for number in range(len(kinds))]
         return [Alike(*kind, where) for kind, where in zip(kinds, places, strict=True) if len(where)]
 
-    def sides(self, rows: np.ndarray) -> "int | np.ndarray":
-        """Of rows' renditions in pixels: one for all, or int64 [n]."""
-        sides = [part.pixels for part in self.parts]
-        return sides[0] if len({*sides}) == 1 else np.array(sides)[self.pack_of(self.shard[rows])]
-
     def check_room(self, shards: np.ndarray) -> None:
         """Raises UserError if what is still to be copied of shards (int [n]) does not fit on the caches' disks."""
         wanted: Counter[int] = Counter()  # bytes by disk
@@ -140,6 +135,8 @@ class MappedSize:
         self._arrays: dict[int, np.ndarray] = {}
         # int64 [shards] by number: where each begins in this process's memory, and how long it is; 0 if not mapped
         self._address, self._num_bytes = np.zeros((2, max(stored.paths, default=-1) + 1), dtype=np.int64)
+        # and the side of its renditions in pixels
+        self._side = np.array([part.pixels for part in stored.parts])[stored.pack_of(np.arange(len(self._address)))]
         self._lock = threading.Lock()
 
     @property
@@ -198,9 +195,9 @@ class MappedSize:
 
     def pixels(self, rows: np.ndarray) -> list[np.ndarray]:
         """Raw rows' images: uint8 [S, S, 1] each, read-only views. Raises UserError as `addresses` does."""
-        side, end = self.stored.sides(rows), self._ends(rows)
-        images = zip(self._between(rows, end - side * side, end), np.broadcast_to(side, len(end)).tolist(), strict=True)
-        return [image.reshape(side, side, 1) for image, side in images]
+        side, end = self._side[self.stored.shard[rows]], self._ends(rows)
+        images = self._between(rows, end - side**2, end)
+        return [image.reshape(side, side, 1) for image, side in zip(images, side.tolist(), strict=True)]
 
     def addresses(self, rows: np.ndarray) -> np.ndarray:
         """Where raw rows' pixels, uint8 [S, S], begin in memory: int64 [n], valid as long as this object lives.
@@ -208,14 +205,15 @@ class MappedSize:
         Raises UserError if a stored image has another length, or would reach beyond its shard.
         """
         end = self._ends(rows)  # first: nobody has an address of a shard that it has not looked at
-        return self._address[self.stored.shard[rows]] + end - self.stored.sides(rows) ** 2
+        shard = self.stored.shard[rows]
+        return self._address[shard] + end - self._side[shard] ** 2
 
     def _ends(self, rows: np.ndarray) -> np.ndarray:
         """The bytes of their shards at which raw rows end, checked: whoever has an address can read anything."""
         stored, rows = self.stored, np.asarray(rows)
         self._have(stored.shard[rows])
         shard, offset, length = stored.shard[rows], stored.offset[rows], stored.length[rows]
-        wanted, end = NPY_HEADER + np.broadcast_to(stored.sides(rows), len(rows)) ** 2, offset + length
+        wanted, end = NPY_HEADER + self._side[shard] ** 2, offset + length
         wrong = (length != wanted) | (offset < 0) | (end > self._num_bytes[shard])
         if wrong.any():
             place = int(np.flatnonzero(wrong)[0])

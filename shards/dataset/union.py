@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from shards.dataset.dataset import Dataset, Part
 from shards.dataset.labels import Coded, Labels, PackLabels
-from shards.dataset.mapped import StoredSize
 from shards.dataset.packed import PackedDataset
 from shards.dataset.synonyms import FindingsMap, Together, together
 from shards.errors import UserError
@@ -139,21 +138,6 @@ class Union(Dataset):
     def key(self, row: int) -> str:
         part = next(part for part in self.parts if row < part.stop)
         return part.dataset.key(row - part.start)
-
-    def outlook(self, pixels: int) -> str | None:
-        words = []
-        for part in self.parts:
-            size = min((each for each in part.dataset.sizes if each >= pixels), default=pixels)
-            words += [f"{part.name}: {said}" for said in [part.dataset.outlook(size)] if said]
-        return "; ".join(words) or None
-
-    def stored(self, pixels: int) -> StoredSize:
-        """Of each pack the size itself, else the nearest larger one that it stores."""
-        found = []
-        for part in self.parts:
-            sizes = part.dataset.sizes
-            found.append(part.dataset.stored(min((each for each in sizes if each >= pixels), default=pixels)))
-        return StoredSize.joined(found)
 
     # ---------------------------------------------------------------- labels
 

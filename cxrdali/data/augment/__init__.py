@@ -21,6 +21,7 @@ __all__ = [
     "decide", "in_order", "options_of",
 ]  # fmt: skip
 FLIPS = ("both", "horizontal", "none")
+Images = np.ndarray | Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,7 @@ def decide(augment: Iterable[Augmentation], seed: int, epoch: int, start: int, c
     return made
 
 
-def carry_out(
-    augment: Iterable[Augmentation],
-    images: np.ndarray | Sequence[np.ndarray],
-    made: Decisions,
-    out: np.ndarray | Sequence[np.ndarray],
-) -> None:
+def carry_out(augment: Iterable[Augmentation], images: Images, made: Decisions, out: Images) -> None:
     """Copy `images`, uint8 [S, S, 1] each, to those of `out`, of the same shape, with the decisions carried out.
 
     A batch that was resized on the CPU is copied in any case, when it leaves DALI's memory. Augmenting image by image

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from cxrdali.data.mix import visits
 from cxrdali.data.options import FoldOptions
 from cxrdali.data.splits import released_rows, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
@@ -151,8 +152,8 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     settings = run.settings
     size, seed = settings.data.size, sampling_seed(settings.seed, settings.stage)
     wanted = targets(labels, settings.data.uncertain)
-    sampler = settings.data.sampler.over(train, wanted, seed, settings.optimizer.epochs)
     train = _with_repeats(run, labels, train, wanted)
+    sampler = visits(settings.data, dataset.starts, train, wanted, seed, settings.optimizer.epochs)
     augment = options_of(settings.data.flips, settings.data.cutout, settings.data.augment)
     batch = min(CONTACT_IMAGES, len(train))
     options = LoaderOptions(size, batch, threads=1, prefetch=1, order=settings.data.order)

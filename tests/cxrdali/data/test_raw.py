@@ -161,7 +161,7 @@ def test_a_file_of_numba_s_cache_that_a_crash_has_cut_is_not_relied_on(monkeypat
     cut.write_bytes(b"")
     image, out = np.arange(9, dtype=np.uint8).reshape(3, 3), np.zeros((1, 3, 3), dtype=np.uint8)
     squares, flips = np.zeros((1, 10), dtype=np.float32), np.ones(1, dtype=np.int32)
-    kernel.compiled()(np.array([image.ctypes.data]), np.array([0]), out, squares, squares, flips, 0 * flips)
+    kernel.compiled()(np.array([[image.ctypes.data], [0]]), out, squares, squares, flips, 0 * flips)
     assert (out[0] == image[:, ::-1]).all()
 
 
@@ -179,7 +179,7 @@ def test_without_room_for_its_cache_numba_compiles_in_memory(monkeypatch, error)
     monkeypatch.setattr(kernel, "njit", njit)
     image, flips, squares = np.arange(9, dtype=np.uint8), np.ones(1, dtype=np.int32), np.zeros((1, 10), np.float32)
     out = np.zeros((1, 3, 3), dtype=np.uint8)
-    kernel.compiled()(np.array([image.ctypes.data]), np.array([0]), out, squares, squares, flips, 0 * flips)
+    kernel.compiled()(np.array([[image.ctypes.data], [0]]), out, squares, squares, flips, 0 * flips)
     assert out.tolist() == [[[2, 1, 0], [5, 4, 3], [8, 7, 6]]]
 
 
