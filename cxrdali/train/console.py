@@ -1,11 +1,7 @@
-"""What a training run says: in the log, and as TensorBoard's events."""
+"""What a training run says in the log."""
 
-import contextlib
 import logging
-import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -17,14 +13,12 @@ from cxrdali.data.targets import any_positive
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, without_words
 from cxrdali.models.loss import Loss, effective_images
-from cxrdali.runs.layout import EVENTS
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.state import State
 from shards.dataset.union import Union
-from shards.storage.files import cannot_write, check_inside
 from shards.words import counted
 
 log = logging.getLogger(__name__)
@@ -236,51 +230,6 @@ def report_end(parts: Parts, state: State) -> None:
         log.info(f"ended after epoch {state.epoch}: none better in {counted(settings.optimizer.patience, 'epoch')}")
     if state.best_epoch <= settings.loss.deferred_epochs:
         log.info(f"the best epoch, {state.best_epoch}, is one before re-weighting: its weights are kept")
-
-
-# ---------------------------------------------------------------- events
-
-
-@contextlib.contextmanager
-def tensorboard(out: Path, epoch: int):
-    """A SummaryWriter into the run's folder, without what it held of epochs after `epoch`."""
-    from torch.utils.tensorboard import SummaryWriter  # a second of import time
-
-    folder, hook = out / EVENTS, threading.excepthook
-
-    def quiet(error):  # what the writer's thread raises is raised here again, by its flush or its close
-        if not type(error.thread).__module__.startswith("tensorboard"):
-            hook(error)
-
-    threading.excepthook = quiet
-    check_inside(out, folder)
-    with _writing(folder):  # if this fails, quiet stays: the thread may not have come to it yet
-        events = SummaryWriter(str(folder), purge_step=epoch + 1)
-    try:
-        yield events
-    finally:
-        with _writing(folder):
-            events.close()
-        threading.excepthook = hook
-
-
-def write_events(out: Path, events, row: dict, scores: Scores) -> None:
-    """An epoch's numbers and every finding's AP."""
-    values = {name: value for name, value in row.items() if name != "epoch"}
-    values |= {f"AP/{name}": ap for name, ap in zip(scores.findings, scores.ap, strict=True)}
-    with _writing(out / EVENTS):
-        for name, value in values.items():
-            if value == value:
-                events.add_scalar(name, value, row["epoch"])
-        events.flush()
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def _weight(value: float) -> str:

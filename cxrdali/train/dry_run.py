@@ -18,6 +18,7 @@ from cxrdali.train.build import Parts, is_cached
 from cxrdali.train.console import describe
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.microbatch import full_words
+from cxrdali.train.tracking import chosen
 from cxrdali.train.trainer import train
 from shards.dataset.dataset import Dataset
 
@@ -63,9 +64,11 @@ def dry_run(settings: TrainSettings, dataset: Dataset, out: Path, recipe: dict |
         found.append(_measured(parts, loaded or {"epoch": 0, "position": 0}, cached))
         raise _Measured
 
+    chosen(settings)  # what is missing for its trackers, a start refuses
     made = [each for each in (out / ".lock", out, *out.parents) if not each.exists()]
     try:  # features of all images are most of what is to be estimated
-        train(settings.changed(cache_features=False), dataset, out, recipe=recipe, hooks=Hooks(on_parts=look))
+        trial = settings.changed(cache_features=False, track=("none",))
+        train(trial, dataset, out, recipe=recipe, hooks=Hooks(on_parts=look))
     except _Measured:
         return found[0]
     finally:
