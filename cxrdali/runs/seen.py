@@ -133,10 +133,12 @@ class Seen:
         if not found:
             return None if self.unknown else ()
         itself, related = (np.concatenate(each) for each in zip(*sides, strict=True))
-        counts: dict[str, int] = {}
-        for count, words in found:  # of several packs, a run may be found in each
-            counts[words] = counts.get(words, 0) + count
-        return (_sentence(itself, related, [(count, words) for words, count in counts.items()], group, what),)
+        if len(sides) > 1:  # a run may be found in each of several packs
+            counts: dict[str, int] = {}
+            for count, words in found:
+                counts[words] = counts.get(words, 0) + count
+            found = [(count, words) for words, count in counts.items()]
+        return (_sentence(itself, related, found, group, what),)
 
     def _among(
         self, dataset: PackedDataset, labels: Labels, rows: np.ndarray, group: str, found: list[tuple[int, str]]
