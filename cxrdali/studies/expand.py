@@ -63,13 +63,8 @@ def expand(
     Raises UserError naming the line of what cannot be.
     """
     found: dict[str, Planned] = {}
-    names = study.recipes.train
-    for name in names:
-        if name not in known:
-            hint = choices(name, known, "there are")
-            raise study.source.error(("recipes", "train"), f"no recipe {name!r}; {hint}")
-    for name in dict.fromkeys((*names, *known)):
-        recipe = known[name]
+    names = [name for name in study.recipes.train if name in known]
+    for name, recipe in known.items():
         if study.settings:
             recipe = recipes.of_layers(name, [recipe.settings, study.settings], recipe.starts_from, recipe.about)
         found[name] = Planned(recipe, name, name, {})
@@ -96,6 +91,9 @@ def chosen(study: Study, runs: Mapping[str, Planned], models: Sequence[str] | No
     """Names of the runs to train, without those that they need: what --models says, else what the file does."""
     if models is None:
         tables, whole = {table.name for table in study.runs}, study.recipes.train
+        for name in (name for name in whole if name not in runs):
+            hint = choices(name, runs, "there are")
+            raise study.source.error(("recipes", "train"), f"no recipe {name!r}; {hint}")
         return [*whole, *(name for name, planned in runs.items() if planned.table in tables and name not in whole)]
     found: list[str] = []
     for model in models:
@@ -205,6 +203,15 @@ def groups(study: Study, models: Mapping[str, tuple[Any, dict]]) -> tuple[dict[s
         if group.of is not None:
             found[name] = _one(study, name, group, found, models)
     return found, reference
+
+
+def roles(study: Study, models: Mapping[str, tuple[Any, dict]]) -> dict[str, Any]:
+    """What the models of the loss-design paper's study are there for, as its page has them."""
+    found, reference = groups(study, models)
+    known = {name: found[name] for name in ("losses", "backbones", "retrained")}
+    inside = {each for names in known.values() for each in names}
+    others = [each for each in models if each not in inside]
+    return {"reference": reference, **known, "main": found["main"][0], "others": others}
 
 
 def _like(name: str, models: Mapping[str, tuple[Any, dict]]) -> str:

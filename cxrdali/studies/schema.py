@@ -1,4 +1,4 @@
-"""What a study's file may say: runs, grids, predictions, ensembles, fits, comparisons, claims. docs/studies.md explains.
+"""What a study's file may say: runs, grids, predictions, ensembles, fits, comparisons, claims (docs/studies.md).
 
 Every table of the file is a dataclass here, every key a field of it. A name of a run stands for all runs of its grid.
 """
@@ -35,8 +35,8 @@ class Checked:
 
 @dataclass(frozen=True)
 class Recipes(Checked):
-    """[recipes]: a file of recipes (beside the study's, or one of the package), and which are trained as they are: none,
-    if nothing is said; "all". demo: the file that takes its place with --scale demo, with synthetic data."""
+    """[recipes]: a file of recipes, beside the study's or of the package, and which are trained as they are (none;
+    "all"). demo: the file that takes its place with --scale demo, with synthetic data."""
 
     file: str | None = None
     demo: str | None = None
@@ -45,8 +45,8 @@ class Recipes(Checked):
 
 @dataclass(frozen=True)
 class RunTable:
-    """[runs.NAME]: settings over those of a recipe, or of another run (like). starts_from: the run whose best weights it
-    begins with. packs: those that it trains on (all). grid: values by setting, a run for each combination."""
+    """[runs.NAME]: settings over those of a recipe, or of another run (like). starts_from: the run whose best weights
+    it begins with. packs: those that it trains on (all). grid: values by setting, a run for each combination."""
 
     name: str
     recipe: str | None = None
@@ -142,8 +142,8 @@ class Comparison(Checked):
     """[[comparisons]]: differences with intervals, of runs on their validation images or of tables on `splits`.
 
     runs, tables: against the baseline (the first). start: a comparison for every run that they start from.
-    chain: tables, each against the one before; a list in it is the first of them that there is. against: by table, which
-    are compared with it. by: samples of patients; or seed: the mean difference of runs over seeds.
+    chain: tables, each against the one before; a list in it is the first of them that there is. against: by table,
+    which are compared with it. by: samples of patients; or seed: the mean difference of runs over seeds.
     """
 
     name: str = ""
@@ -250,7 +250,10 @@ def _dict(source: Source, value: object, at: Path_) -> dict[str, Any]:
 
 
 def _table(source: Source, kind: type[T], value: object, at: Path_, more: Mapping[str, Any] | None = None) -> T:
-    """A table as its dataclass; more: fields that are read already. Raises UserError for an unknown key, one that is missing, or a value of another kind."""
+    """A table as its dataclass; more: fields that are read already.
+
+    Raises UserError for an unknown key, one that is missing, or a value of another kind.
+    """
     given, kinds, more = _dict(source, value, at), get_type_hints(kind), more or {}
     known = [each for each in fields(kind) if each.name not in more]  # type: ignore[arg-type]
     for key in given:
@@ -335,9 +338,7 @@ def _grid(source: Source, given: Mapping[str, Any], at: Path_) -> dict[str, tupl
                 found[flat] = (EVERY,)
                 continue
             if not isinstance(values, list) or not values:
-                raise UserError(
-                    f"{key} = {values!r} is no list of values" + (f' and not "{EVERY}"' if flat == "fold" else "")
-                )
+                raise UserError(f"{key} = {values!r} is no list of values; write {key} = [...]")
             found[flat] = tuple(names().read(flat, value) for value in values)
             if len(set(found[flat])) < len(values):
                 raise UserError(f"{key} = {values!r} holds a value twice; leave one out")

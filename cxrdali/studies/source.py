@@ -49,9 +49,8 @@ class Source:
         """The line, from 1, on which a key is given, or the nearest table around it; None: the file alone says it."""
         best, depth = None, 0
         for number, path in self._places():
-            common = next(
-                (n for n, (a, b) in enumerate(zip(path, at, strict=False)) if a != b), min(len(path), len(at))
-            )
+            differing = [n for n, (one, other) in enumerate(zip(path, at, strict=False)) if one != other]
+            common = differing[0] if differing else min(len(path), len(at))
             if common > depth and common in (len(path), len(at)):
                 best, depth = number, common
         return best
