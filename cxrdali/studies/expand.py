@@ -66,7 +66,12 @@ def expand(
     names = [name for name in study.recipes.train if name in known]
     for name, recipe in known.items():
         if study.settings:
-            recipe = recipes.of_layers(name, [recipe.settings, study.settings], recipe.starts_from, recipe.about)
+            try:
+                recipe = recipes.of_layers(name, [recipe.settings, study.settings], recipe.starts_from, recipe.about)
+            except UserError as error:
+                if name in names:
+                    raise study.source.error(("settings",), f"{name}: {error}") from error
+                continue  # a recipe of the package that cannot be of this study
         found[name] = Planned(recipe, name, name, {})
     tables, counted = {table.name: table for table in study.runs}, len(names)
     for table in study.runs:
@@ -84,7 +89,12 @@ def expand(
             if name in found and (name in names or found[name].table != name):
                 raise study.source.error(("runs", table.name), f"two runs are called {name}; rename one of them")
             found[name] = planned
-    return {name: _linked(study, planned, found) for name, planned in found.items()}
+    linked = {name: _linked(study, planned, found) for name, planned in found.items() if planned.table in tables}
+    # recipes of the package whose start cannot be of this study cannot be either
+    rest = {name: planned for name, planned in found.items() if name not in linked}
+    while lost := [name for name, planned in rest.items() if set(planned.recipe.needs) - {*rest, *linked}]:
+        rest = {name: planned for name, planned in rest.items() if name not in lost}
+    return {**rest, **linked}
 
 
 def chosen(study: Study, runs: Mapping[str, Planned], models: Sequence[str] | None) -> list[str]:

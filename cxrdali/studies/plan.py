@@ -12,7 +12,7 @@ from cxrdali.studies.expand import REPEATS, expand, groups, members, roles, spel
 from cxrdali.studies.ground import FIT, Ground, Plan
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.results import Results
-from cxrdali.studies.schema import Comparison, Study
+from cxrdali.studies.schema import WEIGHTS, Comparison, Study
 from cxrdali.studies.source import Path_
 from cxrdali.studies.tables import Tables
 from shards.dataset.packed import PackedDataset
@@ -135,6 +135,13 @@ class _Planner:
             missing += [] if here else [name]
         return list(dict.fromkeys(found)), missing
 
+    def _check_fit(self, names: Iterable[str], at: Path_) -> None:
+        """Raises UserError if one of these tables is not of validation."""
+        for name in names:
+            if (name, FIT) not in self.made.makers:
+                why = f"{name} has no table of validation, on which this is fitted"
+                raise self.study.source.error(at, f"{why}; predict it on {FIT} too, or leave it out")
+
     # ------------------------------------------------------------ tables
 
     def _ensembles(self) -> Iterable[Step]:
@@ -150,6 +157,8 @@ class _Planner:
             if isinstance(each.weights, tuple) and len(each.weights) != len(found):
                 text = f"weights of {each.name}: {len(each.weights)} numbers for {len(found)} tables; give one for each"
                 raise self.study.source.error(("ensembles", number, "weights"), text)
+            if many and each.weights in WEIGHTS[1:]:
+                self._check_fit(found, ("ensembles", number, "weights"))
             if many:
                 yield from self.made.ensemble(each, found)
 
@@ -162,6 +171,7 @@ class _Planner:
         if wanted.fit not in self.made.bases:
             self.notes.append(f"no view postprocess: {wanted.fit} is not among the models")
             return
+        self._check_fit([wanted.fit], ("views", "fit"))
         base = self.made.bases[wanted.fit]
         if (base.dataset.catalog["view"].iloc[base.splits[FIT]] == "frontal").nunique() != 2:
             self.notes.append("no view postprocess: validation has not both frontal and lateral images")
@@ -174,6 +184,7 @@ class _Planner:
             self.notes.append(f"no calibration, thresholds or comparisons: {SINGLE}")
         for number, each in enumerate(() if self.single else self.study.calibrate):
             found, _ = self.tables(each.of, ("calibrate", number, "of"))
+            self._check_fit(found, ("calibrate", number, "of"))
             for of, method in ((of, method) for of in found for method in each.methods):
                 if (of, method) not in done:
                     yield from self.made.calibrated(of, method)
