@@ -9,7 +9,7 @@ from cxrdali.studies.options import StudyOptions
 
 @click.command()
 @click.argument("file_or_name", metavar="FILE.toml|NAME")
-@flows.study_options("FILE", "net", several=True)
+@flows.study_options("FILE", "net")
 @field_options(StudyOptions, "models", "tta", "calibration", "thresholds")
 @flows.template_option
 @click.option("--yes", "many", is_flag=True, help="Train more than 1,000 runs.")

@@ -28,18 +28,12 @@ template_option = click.option(
     metavar="SPLIT=CSV",
     help="The challenge's sample submission for dev or test.  [default: a form of the labels' own]",
 )
-_packs_option = click.option(
-    "--data",
-    multiple=True,
-    metavar="[NAME=]PACK",
-    help="Packed dataset, or one of those that the study names.  [default: $CXRDALI_DATA, else data/packed]",
-)
 
 
-def study_options(command: str, model: str, several: bool = False) -> Callable:
-    """The options of all; model: for the help's example; several: packed datasets by name."""
+def study_options(command: str, model: str) -> Callable:
+    """The options of all; model: for the help's example."""
     options = (
-        (lambda made: _packs_option(folders.cache_options(made))) if several else folders.data_option,
+        folders.data_option,
         click.option(
             "--out",
             type=FOLDER,
@@ -161,31 +155,27 @@ def folder_of(command: str, out: Path | None, data: object, demo: bool) -> Path:
 def open_packs(command: str, out: Path, study, data, demo: list[int] | None) -> dict:
     """Packed datasets by name; or with `demo`, sides in pixels, a synthetic release packed in the folder."""
     from shards.storage.files import one_by_one
-    from shards.storage.remote import place
 
     if demo is not None:
         claim(out, f".cxrdali-{command}-demo")
         with one_by_one(out / ".packing.lock"):
             return {"": synthetic_pack(out, DEMO_STUDIES, demo)}
-    if not isinstance(data, tuple):
-        return {"": folders.open_packed(data)}
-    named = dict(text.partition("=")[::2] if "=" in text else ("", text) for text in data)
-    unknown = [name for name in named if name not in (study.packs or ("",))]
-    if unknown or len(named) < len(data):
-        known = choices(unknown[0] if unknown else "", study.packs, "the study has") if study.packs else "give one PACK"
-        raise click.UsageError(f"--data {data[-1]}: {known}")
-    if not study.packs:
-        return {"": folders.open_packed(place(named[""]) if named else None)}
-    beside = study.source.path.parent
-    paths = {name: place(named[name]) if name in named else _beside(beside, path) for name, path in study.packs.items()}
-    return {name: folders.open_packed(path) for name, path in paths.items()}
+    given = folders.open_packs(data) if data or not study.packs else {}
+    unknown = [name for name in given if study.packs and name not in study.packs]
+    if unknown:
+        known = choices(unknown[0], study.packs, "the study has")
+        raise click.UsageError(f"--data {given[unknown[0]].root}: no pack {unknown[0]!r}; {known}, as NAME=PATH")
+    named = {name: path for name, path in study.packs.items() if name not in given}
+    return {**_opened(study.source.path.parent, named), **given} if named else given
 
 
-def _beside(folder: Path, path: str):
+def _opened(folder: Path, packs: Mapping[str, str]) -> dict:
+    """Packs of a study's file by name, which may lie beside it."""
     from shards.storage.places import storage_of
     from shards.storage.remote import place
 
-    return folder / path if storage_of(place(path)).local else place(path)
+    here = {name: storage_of(place(path)).local for name, path in packs.items()}
+    return {name: folders.open_packed((folder / path if here[name] else place(path),)) for name, path in packs.items()}
 
 
 def _templates(given: tuple[str, ...]) -> dict[str, Path]:

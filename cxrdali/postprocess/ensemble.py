@@ -17,8 +17,8 @@ from cxrdali.postprocess.crossfit import check_not_trained_on, check_unseen, lab
 from cxrdali.postprocess.options import DEFAULTS, FitOptions
 from cxrdali.postprocess.rules import check_alike
 from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of, ranks
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.words import choices
@@ -100,19 +100,17 @@ def ensemble(
     return replace(members.first, values=pooled, provenance=_provenance(members, kind, step, joined(made)))
 
 
-def weights_by_map(
-    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, options: FitOptions = DEFAULTS
-) -> Weights:
+def weights_by_map(paths: Sequence[Path], dataset: Dataset, labels: Labels, options: FitOptions = DEFAULTS) -> Weights:
     """Weights proportional to the mAP of the members' tables of validation images, in the order of the members."""
     members = _validation(paths, options.allow_leak)
-    maps = members.maps(_truth(members, dataset, labels, options.uncertain)[0])
+    maps = members.maps(_truth(members, dataset, labels, options)[0])
     values = tuple(value / sum(maps) for value in maps)
     how = f"proportional to the mAP of {members.names}"
     return Weights(values, how, members.runs, maps, **members.made_from(dataset, labels))
 
 
 def fitted_weights(
-    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, method: str = "mean", options: FitOptions = DEFAULTS,
+    paths: Sequence[Path], dataset: Dataset, labels: Labels, method: str = "mean", options: FitOptions = DEFAULTS,
     greedy: bool = False,
 ) -> FittedWeights:  # fmt: skip
     """Weights under which the members' tables of validation images, pooled by `method`, have a high mAP.
@@ -125,7 +123,7 @@ def fitted_weights(
     """
     pool, folds = _pool(method), options.folds
     members = _validation(paths, options.allow_leak)
-    truth, subjects = _truth(members, dataset, labels, options.uncertain)
+    truth, subjects = _truth(members, dataset, labels, options)
     if not 2 <= folds <= len(np.unique(subjects)):
         raise UserError(
             f"folds {folds}: 2 to {len(np.unique(subjects))}, the subjects in {members.paths[0]}; "
@@ -170,7 +168,7 @@ class Members:
     def runs(self) -> tuple[str | None, ...]:
         return tuple(each.run for each in self.provenances)
 
-    def made_from(self, dataset: PackedDataset, labels: Labels) -> dict:
+    def made_from(self, dataset: Dataset, labels: Labels) -> dict:
         """What weights say of the tables that they are made from, beside their runs."""
         released = labels.split[tables.catalog_rows(self.first, self.paths[0], dataset)]
         known = origin(self.paths[0], self.first, released)
@@ -287,16 +285,18 @@ def _validation(paths: Sequence[Path], allow_leak: bool) -> Members:
     return members
 
 
-def _truth(members: Members, dataset: PackedDataset, labels: Labels, uncertain: str) -> tuple[np.ndarray, np.ndarray]:
+def _truth(members: Members, dataset: Dataset, labels: Labels, options: FitOptions) -> tuple[np.ndarray, np.ndarray]:
     """Targets in the members' rows and columns, float32 [n, F], and the subjects' ids, [n]."""
     path, table = members.paths[0], members.first
-    rows, _, truth = labelled(path, table, dataset, labels, uncertain)
+    rows, known, same = labelled(path, table, dataset, labels, options)
+    truth = np.full(table.values.shape, np.nan, dtype=known.dtype)  # of a finding that the labels do not know
+    truth[:, [table.findings.index(name) for name in same.findings]] = known
     if not ((truth == 1).any(axis=0) & (truth == 0).any(axis=0)).any():
         raise UserError(
             f"{path}: no finding has both a positive and a negative image, so there is no mAP; give tables of more "
             "images, or another --uncertain"
         )
-    return truth[:, [labels.findings.index(name) for name in table.findings]], group_ids(dataset, "subject")[rows]
+    return truth, group_ids(dataset, "subject")[rows]
 
 
 def _map(truth: np.ndarray, values: np.ndarray) -> float:
@@ -335,7 +335,7 @@ def _provenance(members: Members, kind: Kind, step: str, fitted: tuple[Fitted, .
     names, each = short_names(members.paths), members.provenances
     common = {
         name: getattr(each[0], name) if len({getattr(other, name) for other in each}) == 1 else None
-        for name in ("split", "labels", "dataset", "tta", "images")
+        for name in ("split", "labels", "dataset", "tta", "images", "home")
     }
     run = "ensemble of " + ", ".join(known.run or name for name, known in zip(names, each, strict=True))
     before = tuple(f"{name}: {text}" for name, known in zip(names, each, strict=True) for text in known.history)

@@ -26,6 +26,7 @@ from cxrdali.models import weights_file
 from cxrdali.predictions import ABOUT, CHECKSUM
 from cxrdali.runs.layout import BEST, CONFIG, SEEN
 from cxrdali.runs.reader import Run
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.dataset.pixels import constant_hashes
@@ -35,6 +36,7 @@ from shards.storage.files import read_regular, sha256_file, write_bytes
 from shards.storage.parquet import bounded
 from shards.storage.sealed import CHANGED, check_kinds, maybe, parse_json
 from shards.storage.table_file import MOST
+from shards.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +108,16 @@ class Seen:
         images = pd.concat([self.images.assign(by=by), own[places < 0].assign(by=bit)], ignore_index=True)
         return replace(self, runs=(*self.runs, run), images=images)
 
+    def after_all(self, name: str, dataset: Dataset, labels: Labels, split: FoldOptions, rows: np.ndarray) -> "Seen":
+        """With a run `name` that trained on these catalog rows, of one pack or several."""
+        seen = self
+        for part, own in zip(dataset.parts, labels.apart(), strict=True):
+            its = part.own(rows)
+            seen = seen.after(Trained.of(name, part.dataset, own, split, its), part.dataset, its)
+        return seen
+
     def among(
-        self, dataset: PackedDataset, labels: Labels, rows: np.ndarray, group: str, what: str
+        self, dataset: Dataset, labels: Labels, rows: np.ndarray, group: str, what: str
     ) -> tuple[str, ...] | None:
         """Whether these catalog rows were trained on, in a sentence that calls them `what` ("test images").
 
@@ -116,7 +126,27 @@ class Seen:
         Returns:
             () if none was, and None if none was of those that are known of.
         """
-        own, found = _hashed(dataset) if self.runs else pd.DataFrame(), []
+        found: list[tuple[int, str]] = []
+        sides = [
+            self._among(part.dataset, own, part.own(rows), group, found)
+            for part, own in zip(dataset.parts, labels.apart(), strict=True)
+        ]
+        if not found:
+            return None if self.unknown else ()
+        itself, related = (np.concatenate(each) for each in zip(*sides, strict=True))
+        counts: dict[str, int] = {}
+        for count, words in found:  # of several packs, a run may be found in each
+            counts[words] = counts.get(words, 0) + count
+        return (_sentence(itself, related, [(count, words) for words, count in counts.items()], group, what),)
+
+    def _among(
+        self, dataset: PackedDataset, labels: Labels, rows: np.ndarray, group: str, found: list[tuple[int, str]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which of a pack's rows were trained on, and of which others only the study or the patient: bool [n] each.
+        Adds to `found` how many each run trained on, and its words."""
+        if not self.runs or not len(rows):
+            return np.zeros((2, len(rows)), dtype=bool)[0], np.zeros(len(rows), dtype=bool)
+        own = _hashed(dataset)
         itself, related = np.zeros(len(own), dtype=bool), np.zeros(len(own), dtype=bool)
         for place, run in enumerate(self.runs):
             its = self.images[(self.images["by"].to_numpy() >> np.uint64(min(place, BITS - 1))) & np.uint64(1) == 1]
@@ -124,9 +154,7 @@ class Seen:
             itself, related = itself | same, related | others
             if (same | others)[rows].any():
                 found.append((int(same[rows].sum()), run.words(dataset, labels, group) + by))
-        if not found:
-            return None if self.unknown else ()
-        return (_sentence(itself[rows], (related & ~itself)[rows], found, group, what),)
+        return itself[rows], (related & ~itself)[rows]
 
     def tell(self, found: tuple[str, ...] | None) -> None:
         """Say what `among` found, and of which weights it is not known what they have seen."""
@@ -143,7 +171,7 @@ class Seen:
         write_bytes(run / SEEN, buffer.getvalue())
 
 
-def seen_by(run: Run, dataset: PackedDataset, below: tuple[Path, ...] = ()) -> Seen:
+def seen_by(run: Run, dataset: Dataset, below: tuple[Path, ...] = ()) -> Seen:
     """What a run has seen: by its list, or of an older version, which has none, by its config.json where that tells.
 
     below: runs that started from this one. Raises UserError if the list is damaged or another run's.
@@ -151,21 +179,24 @@ def seen_by(run: Run, dataset: PackedDataset, below: tuple[Path, ...] = ()) -> S
     path, name = run.path / SEEN, run.path.resolve().name
     if path.exists():
         found = read_list(path)
-        if found.runs[-1].rows_sha256 != run.selection.get("train_sha256"):
+        own = [each["selection"]["train_sha256"] for each in run.packs] or [run.selection.get("train_sha256")]
+        earlier, its = found.runs[: -len(own)], found.runs[-len(own) :]
+        if [each.rows_sha256 for each in its] != own:
             raise UserError(f"{path}: is another run's; restore it, or delete it to go by {CONFIG}")
-        return replace(found, runs=(*found.runs[:-1], replace(found.runs[-1], name=name)))
+        return replace(found, runs=(*earlier, *(replace(each, name=name) for each in its)))
     before = seen_by_weights(run.setting("init"), dataset, run, (*below, run.path.resolve()))
-    attached = dataset.info["labels"].get(run.labels)
-    if run.dataset_id == dataset.id and attached is not None and attached == (run.labels_sha256 or attached):
-        labels = dataset.labels(run.labels)
-        rows, _ = train_and_validation(dataset, labels, run.fold)
-        if rows_sha256(rows) == run.selection.get("train_sha256"):
-            return before.after(Trained.of(name, dataset, labels, run.fold, rows), dataset, rows)
+    for pack in (part.dataset for part in dataset.parts):  # an older version trained on one
+        attached = pack.info["labels"].get(run.labels)
+        if run.dataset_id == pack.id and attached is not None and attached == (run.labels_sha256 or attached):
+            labels = pack.labels(run.labels)
+            rows, _ = train_and_validation(pack, labels, run.fold)
+            if rows_sha256(rows) == run.selection.get("train_sha256"):
+                return before.after(Trained.of(name, pack, labels, run.fold, rows), pack, rows)
     return replace(before, unknown=(*before.unknown, name))
 
 
 def seen_by_weights(
-    init: str | None, dataset: PackedDataset, starting: Run | None = None, below: tuple[Path, ...] = ()
+    init: str | None, dataset: Dataset, starting: Run | None = None, below: tuple[Path, ...] = ()
 ) -> Seen:
     """What initial weights have seen: a run's, or a file's in a run's folder.
 
@@ -217,6 +248,29 @@ def read_list(path: Path) -> Seen:
             f"{path}: not the images that a run has seen ({one_line(str(error))}); restore it, or delete it to go by "
             f"{CONFIG}"
         ) from error
+
+
+def between_packs(dataset: Dataset, train: np.ndarray, val: np.ndarray) -> tuple[str, ...]:
+    """Of several packs, which validation images are training images of another, by the pixels that both know.
+
+    train, val: int64 [n], int64 [m], catalog rows of the whole.
+    """
+    if len(dataset.parts) == 1:
+        return ()
+    packs = [
+        (part, _hashed(part.dataset)["pixels"].to_numpy(), part.dataset.info.get("hashed")) for part in dataset.parts
+    ]
+    words = []
+    for validated, pixels, size in packs:
+        mine = pixels[validated.own(val)]
+        for trained, others, its_size in packs:
+            if trained is validated or size is None or size != its_size:
+                continue
+            theirs = others[trained.own(train)]
+            if both := int(np.isin(mine, theirs[theirs != 0]).sum()):
+                images = counted(len(mine), "validation image")
+                words.append(f"{both:,} of {images} of {validated.name} are training images of {trained.name}")
+    return tuple(words)
 
 
 def _checksum(about: bytes, images: pd.DataFrame) -> bytes:

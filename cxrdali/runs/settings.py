@@ -54,6 +54,13 @@ class OptimizerSettings:
         otherwise="never",
     )
     select_by: str = setting("map", "Which metric chooses the best epoch.", one_of(SELECT_BY))
+    select_pack: str | None = setting(
+        None,
+        "Of several packs, the one on whose validation images that metric chooses.",
+        otherwise="the mean over packs",
+        metavar="NAME",
+        before=None,
+    )
 
     def __post_init__(self):
         check(self)

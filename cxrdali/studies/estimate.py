@@ -14,7 +14,7 @@ from cxrdali.runtime.device import Hardware
 from cxrdali.studies.ground import Plan
 from cxrdali.train import dry_run
 from cxrdali.train.build import is_cached
-from shards.dataset.packed import PackedDataset
+from shards.dataset.dataset import Dataset
 from shards.errors import UserError
 
 CPU_IMAGES = 4  # at a time: the rate per image is about that of the whole batch, and the wait a tenth
@@ -33,7 +33,7 @@ class Rate:
     memory: int = 0
 
 
-def measure(settings: TrainSettings, dataset: PackedDataset) -> Rate:
+def measure(settings: TrainSettings, dataset: Dataset) -> Rate:
     """Train and predict a few batches with new weights; nothing is kept.
 
     A frozen backbone costs its forward pass, in training too. Raises UserError for what `train` refuses.

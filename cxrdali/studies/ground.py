@@ -1,5 +1,6 @@
 """What a study stands on: the runs' settings on their datasets, the images of every split, and what cannot be done."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from cxrdali.data.loader import nearest_stored
 from cxrdali.data.options import FOLDS
+from cxrdali.data.packs import as_one
 from cxrdali.data.splits import group_codes, released_rows, train_and_validation
 from cxrdali.models.classifier import check_arch
 from cxrdali.runs.oversampling import chosen_findings
@@ -20,9 +22,11 @@ from cxrdali.runtime.device import Hardware
 from cxrdali.studies.expand import Planned, chosen
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.schema import SPLITS, Study
+from shards.dataset.dataset import Dataset, Part
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+from shards.words import choices
 
 FIT = "val"  # the split that everything is fitted on
 PARTS = 5  # of a cross-fit, by subject
@@ -36,7 +40,7 @@ class Base:
     decides a result; part of every step's settings that reads it. folds: of a cross-fit; below 2 nothing is fitted.
     """
 
-    def __init__(self, dataset: PackedDataset, labels: Labels, settings: TrainSettings):
+    def __init__(self, dataset: Dataset, labels: Labels, settings: TrainSettings):
         self.dataset, self.labels, self.uncertain = dataset, labels, settings.data.uncertain
         self.train_rows, val_rows = train_and_validation(dataset, labels, settings.data)
         splits = {FIT: val_rows} | {name: released_rows(dataset, labels, name) for name in SPLITS[1:]}
@@ -53,7 +57,10 @@ class Base:
         """The images of "train" (and validation) or "all"; size: with their pixels, as a model of this size reads
         them."""
         found = {"id": self.dataset.id, "images": self._images[part]}
-        found |= pixels(self.dataset, self._rows[part], size) if size else {}
+        if size and isinstance(self.dataset, PackedDataset):
+            found |= pixels(self.dataset, self._rows[part], size)
+        elif size:
+            found["packs"] = [_pack(each, each.own(self._rows[part]), size) for each in self.dataset.parts]
         return {"dataset": found, "labels": self.labels.sha256}
 
     def labelled(self, split: str) -> bool:
@@ -117,23 +124,29 @@ class Ground:
         """A run's own dataset, or a pack, with the run's folds."""
         settings = self.models[run][0]
         names = (pack,) if pack else self.runs[run].packs or tuple(self.packs)
-        key = (names, settings.data.uncertain, *(getattr(settings.data, name) for name in FOLDS))
+        of_data = (*FOLDS, "uncertain", "findings", "same_patients")
+        key = (names, *(getattr(settings.data, name) for name in of_data))
         if key not in self._bases:
-            dataset = self._dataset(names)
-            self._bases[key] = Base(dataset, dataset.labels(self._labels), settings)
+            dataset = self._dataset(names, settings)
+            there = self._labels if not pack or self._labels in dataset.label_names else None
+            self._bases[key] = Base(dataset, dataset.labels(there), settings)
         return self._bases[key]
 
-    def _dataset(self, names: Sequence[str]) -> PackedDataset:
-        if len(names) > 1:
-            raise UserError(f"packs {', '.join(names)}: a run trains on one of them here; give packs = ONE")
-        return self.packs[names[0]]
+    def _dataset(self, names: Sequence[str], settings: TrainSettings) -> Dataset:
+        for name in names:
+            if name not in self.packs:
+                raise UserError(f"{self.study.source.path}: no pack {name!r}; {choices(name, self.packs, 'there are')}")
+        if len(names) == 1:  # which needs no name
+            return self.packs[names[0]]
+        data = settings.data
+        return as_one({name: self.packs[name] for name in names}, data.findings, data.same_patients)
 
     def _resolve(self, root: Path, recipe: Recipe, options: StudyOptions) -> tuple[TrainSettings, dict]:
         given, planned = options.overrides, self.runs[recipe.name]
         overrides = {**given.get("", {}), **given.get(planned.table, {}), **given.get(recipe.name, {})}
         settings, about = recipe.resolve(root / "runs", overrides)
-        names = self.runs[recipe.name].packs or tuple(self.packs)
-        labels = self._dataset(names).labels(self._labels)
+        names = planned.packs or tuple(self.packs)
+        labels = self._dataset(names, settings).labels(self._labels)
         if settings.data.labels not in (None, labels.name):
             raise UserError(
                 f"{recipe.name}: labels = {settings.data.labels!r}, but all models need the same ones, here "
@@ -164,6 +177,12 @@ class Ground:
             yield from (f"{name}: {error}" for error in _errors(base, settings))
 
 
+def _pack(part: Part, rows: np.ndarray, size: int) -> dict:
+    """What decides the pixels that are read of one of several packs."""
+    known = {"name": part.name, "id": part.dataset.id, "images": which(part.dataset, rows)[0]}
+    return {**known, **pixels(part.dataset, rows, size)}
+
+
 def _in_order(study: Study, recipes: Mapping[str, Recipe], wanted: Sequence[str]) -> list[str]:
     """Raises UserError naming the line of a run that needs itself."""
     tables = {table.name for table in study.runs}
@@ -180,7 +199,7 @@ def _in_order(study: Study, recipes: Mapping[str, Recipe], wanted: Sequence[str]
 def _errors(base: Base, settings: TrainSettings) -> Iterator[UserError]:
     """What the trainer would say before its first step, as far as it needs no weights and no other run."""
     checks = (
-        lambda: nearest_stored(base.dataset, settings.data.size),
+        *(functools.partial(nearest_stored, part.dataset, settings.data.size) for part in base.dataset.parts),
         lambda: chosen_findings(settings.data.oversample, None, None, base.labels.findings),
         lambda: settings.loader_options(Hardware.resolve(settings.runtime.device, settings.runtime.precision).device),
         lambda: check_arch(settings.model.arch),

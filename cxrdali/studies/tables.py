@@ -205,7 +205,7 @@ class Tables:
         source = self.file(wanted.fit, FIT)
 
         def fit() -> None:
-            views.fit(source, base.dataset, base.labels, base.uncertain).write(rules)
+            views.fit(source, base.dataset, base.labels, FitOptions(base.uncertain)).write(rules)
 
         steps = [Step("views", ("views.json",), settings, (self.makers[wanted.fit, FIT],), fit)]
         for name in others:

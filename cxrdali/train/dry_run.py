@@ -18,8 +18,9 @@ from cxrdali.train.build import Parts, is_cached
 from cxrdali.train.console import describe
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.microbatch import full_words
+from cxrdali.train.tracking import chosen
 from cxrdali.train.trainer import train
-from shards.dataset.packed import PackedDataset
+from shards.dataset.dataset import Dataset
 
 STEPS, ENOUGH_SECONDS = 10, 20.0  # measured steps at most; after so many seconds no further one begins
 WARM_UP = 2  # steps that do not count: they fill caches and make the optimizer's moments
@@ -51,7 +52,7 @@ class _Measured(StoppedTogether):
     """Raised where training would begin."""
 
 
-def dry_run(settings: TrainSettings, dataset: PackedDataset, out: Path, recipe: dict | None = None) -> DryRun | None:
+def dry_run(settings: TrainSettings, dataset: Dataset, out: Path, recipe: dict | None = None) -> DryRun | None:
     """Take a few steps as `train` would; None if the run is finished. The folder `out` stays as it was.
 
     Raises UserError for whatever `train` refuses.
@@ -64,9 +65,11 @@ def dry_run(settings: TrainSettings, dataset: PackedDataset, out: Path, recipe: 
         found.append(_measured(parts, loaded or {"epoch": 0, "position": 0}, cached))
         raise _Measured
 
+    chosen(settings)  # what is missing for its trackers, a start refuses
     made = [each for each in (out / ".lock", out, *out.parents) if not each.exists()]
     try:  # features of all images are most of what is to be estimated
-        train(settings.changed(cache_features=False), dataset, out, recipe=recipe, hooks=Hooks(on_parts=look))
+        trial = settings.changed(cache_features=False, track=("none",))
+        train(trial, dataset, out, recipe=recipe, hooks=Hooks(on_parts=look))
     except _Measured:
         return found[0]
     finally:

@@ -134,6 +134,8 @@ def _refuse_lost_state(out: Path, there: str) -> None:
 def _refuse_difference(out: Path, config: dict, settings: TrainSettings, ranks: Ranks, data: TrainingData) -> None:
     run = Run.open(out)
     stored = run.config
+    if changed := same_data.other_packs(stored["dataset"], config["dataset"]):  # before what follows from it
+        raise UserError(f"{out}: holds a run with other data: {changed}; give the same again, or another --out folder")
     differing = settings.difference(stored["settings"])
     # an AP without a negative counted once, and chose nothing
     doubled = [

@@ -1,15 +1,15 @@
 """What a run trains and validates on: rows, targets, counts, how often an image is visited, what was seen before."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from cxrdali.data.mix import visits
 from cxrdali.data.options import FoldOptions
-from cxrdali.data.sampler import Sampler
 from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import Targets, check_labelled, counts, targets
 from cxrdali.fitted import Fitted
@@ -18,11 +18,11 @@ from cxrdali.runs import chosen
 from cxrdali.runs.config_file import read_config
 from cxrdali.runs.oversampling import Oversampling, chosen_findings, oversampled
 from cxrdali.runs.reader import has_begun
-from cxrdali.runs.seen import Seen, Trained, seen_by_weights
+from cxrdali.runs.seen import Seen, between_packs, seen_by_weights
 from cxrdali.runs.settings import TrainSettings, sampling_seed
 from cxrdali.setting import option_words
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.words import counted
 
@@ -36,7 +36,7 @@ class TrainingData:
     how many validation images those were trained, as `Seen.among`; chosen: on which images something was chosen before.
     """
 
-    dataset: PackedDataset
+    dataset: Dataset
     labels: Labels
     train_rows: np.ndarray
     val_rows: np.ndarray
@@ -45,7 +45,7 @@ class TrainingData:
     positives: np.ndarray
     negatives: np.ndarray
     oversampling: Oversampling | None
-    sampler: Sampler | None
+    sampler: Callable[[int], np.ndarray] | None
     seen: Seen | None
     leak: tuple[str, ...] | None
     chosen: tuple[Fitted, ...] = ()
@@ -94,7 +94,7 @@ def _scored(wanted: np.ndarray) -> int:
     return int(((wanted == 1).any(axis=0) & (wanted == 0).any(axis=0)).sum())
 
 
-def select_data(settings: TrainSettings, dataset: PackedDataset, labels: Labels, out: Path) -> TrainingData:
+def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: Path) -> TrainingData:
     """out: the run's folder. What it has noted counts where it has begun: other runs may have been deleted since.
 
     Raises UserError if there is nothing to train on, or what is validated on was seen before.
@@ -102,7 +102,8 @@ def select_data(settings: TrainSettings, dataset: PackedDataset, labels: Labels,
     stored = read_config(out) if has_begun(out) else None
     train_rows, val_rows = train_and_validation(dataset, labels, settings.data)
     if settings.runtime.limit_batches:
-        val_rows = val_rows[: settings.runtime.limit_batches * settings.optimizer.batch]
+        limit = settings.runtime.limit_batches * settings.optimizer.batch  # of each pack
+        val_rows = np.concatenate([part.start + part.own(val_rows)[:limit] for part in dataset.parts])
     check_labelled(labels, train_rows, "the training split")
     wanted = targets(labels, settings.data.uncertain)
     epoch_rows, oversampling = train_rows, None
@@ -119,13 +120,12 @@ def select_data(settings: TrainSettings, dataset: PackedDataset, labels: Labels,
         )  # fmt: skip
     positives, negatives = counts(wanted, train_rows)
     seed = sampling_seed(settings.seed, settings.stage)
-    sampler = settings.data.sampler.over(train_rows, wanted, seed, settings.optimizer.epochs)
+    sampler = visits(settings.data, dataset.starts, epoch_rows, wanted, seed, settings.optimizer.epochs)
     if stored is None:
         before = seen_by_weights(settings.model.init, dataset)
-        leak = _checked(settings, dataset, labels, before, val_rows)
+        leak = _checked(settings, dataset, labels, before, train_rows, val_rows)
         chosen_before = chosen.before(settings)
-        own = Trained.of(out.resolve().name, dataset, labels, settings.data, train_rows)
-        seen = before.after(own, dataset, train_rows)
+        seen = before.after_all(out.resolve().name, dataset, labels, settings.data, train_rows)
     else:
         noted, seen = stored.get("seen"), None
         leak = None if noted is None else tuple(noted)
@@ -137,21 +137,34 @@ def select_data(settings: TrainSettings, dataset: PackedDataset, labels: Labels,
 
 
 def _checked(
-    settings: TrainSettings, dataset: PackedDataset, labels: Labels, before: Seen, rows: np.ndarray
+    settings: TrainSettings,
+    dataset: Dataset,
+    labels: Labels,
+    before: Seen,
+    train_rows: np.ndarray,
+    val_rows: np.ndarray,
 ) -> tuple[str, ...] | None:
-    """What initial weights have seen of the images to validate on. Raises UserError unless that is none, or allowed."""
-    leak = before.among(dataset, labels, rows, settings.data.group, "validation images")
+    """What of the images to validate on initial weights have seen, or another pack's training images are. Raises
+    UserError unless that is none, or allowed."""
+    leak = before.among(dataset, labels, val_rows, settings.data.group, "validation images")
     if leak and not settings.data.allow_leak:
         fold = next(_folds_unseen(settings, dataset, labels, before), "")
         raise UserError(
             f"{settings.model.init}: {leak[0]}, so their scores would say nothing of unseen images; {fold}start from "
             "other weights, or say --allow-leak"
         )
+    if shared := between_packs(dataset, train_rows, val_rows):
+        if not settings.data.allow_leak:
+            raise UserError(
+                f"{'; '.join(shared)}, so their scores would say nothing of unseen images; leave these out with "
+                "--exclude LIST (`cxrdali overlap` writes it), or say --allow-leak"
+            )
+        leak = (*(leak or ()), *shared)
     before.tell(leak)
     return leak
 
 
-def _folds_unseen(settings: TrainSettings, dataset: PackedDataset, labels: Labels, before: Seen) -> Iterator[str]:
+def _folds_unseen(settings: TrainSettings, dataset: Dataset, labels: Labels, before: Seen) -> Iterator[str]:
     """How to choose validation images as an earlier run did, where none of them was trained on, latest run first."""
     for run in reversed(before.runs):
         split = run.split

@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 
 from shards.dataset.cache import Cache
 from shards.dataset.catalog import CATALOG, Catalog
+from shards.dataset.dataset import Dataset, Part
 from shards.dataset.description import ASIDE, DATASET, FORMAT, labels_name, parse_description, read_description
 from shards.dataset.key import sample_key
 from shards.dataset.labels import Coded, Labels
 from shards.dataset.mapped import StoredSize
 from shards.dataset.remote_copy import Mirror
-from shards.dataset.tables import PIECE, Table, take
+from shards.dataset.tables import PIECE, Table
 from shards.errors import UserError
 from shards.storage.location import Location
 from shards.storage.places import storage_of
@@ -42,7 +43,7 @@ def _checked(path: Location, info: dict, sealed: bool) -> dict:
 
 
 @dataclass(frozen=True)
-class PackedDataset:
+class PackedDataset(Dataset):
     """A published packed dataset. Opening reads dataset.json and checks that every shard has its size.
 
     root: the folder, or the address of one in a bucket, whose files are then read from the copies of `mirror`.
@@ -138,6 +139,10 @@ class PackedDataset:
         return self.info["options"].get("synthetic", False)
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part("", self, 0, self.info["counts"]["planned"]),)
+
+    @property
     def sizes(self) -> list[int]:
         """Stored sizes present on this disk, or in the bucket, in pixels, ascending."""
         return sorted(size["pixels"] for name, size in self.info["sizes"].items() if name in self._present)
@@ -157,11 +162,6 @@ class PackedDataset:
     def has(self, name: str) -> bool:
         """Whether the catalog has a column, as sex, age or manufacturer."""
         return self._read(lambda catalog: name in catalog.names())
-
-    def of_rows(self, rows: np.ndarray, *names: str) -> pd.DataFrame:
-        """Some columns of some rows (int64 [n]), which are its index: never more than one column is read whole."""
-        found = {name: take(self.arrow(name)[name], rows).to_pandas() for name in names}
-        return pd.DataFrame(found).set_axis(rows)
 
     def arrow(self, *names: str) -> pa.Table:
         """Some columns of the catalog as arrow has them, which is not kept: no object for each text."""
