@@ -32,7 +32,7 @@ class UnionRun(Options):
     """What is measured."""
 
     images: int = option(2000, "different images, about")
-    seen: int = option(6144, "images in a run")
+    seen: int = option(12288, "images in a run")
     batch: int = option(256, "images in a batch")
     rounds: int = option(9, "timed runs of each")
     work: Path | None = option(None, "folder of the packs, kept for the next time [a temporary one]", Path)
