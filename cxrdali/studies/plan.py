@@ -76,6 +76,9 @@ class _Planner:
         steps += [*self._ensembles(), *self._views(), *self._calibrations(), *self._scores(), *self._comparisons()]
         steps += [*self._claims(), *self._submissions()]
         steps.append(self.results.report(self.title, self.study.page, steps))
+        names = [step.name for step in steps]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"{self.study.source.path}: two steps are called {twice!r}; give one another name")
         bases = {name: self.ground.of(name) for name in self.models}
         return Plan(
             self.models, bases, tuple(self.notes), self.ground.problems, tuple(steps), tuple(made.asked),
