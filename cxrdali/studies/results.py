@@ -16,10 +16,10 @@ from cxrdali.report.training.sources import ReportOptions
 from cxrdali.runs.layout import VAL_PREDICTIONS
 from cxrdali.runs.steps import Book, Step
 from cxrdali.studies.ground import FIT
-from cxrdali.studies.kept import content
 from cxrdali.studies.schema import Claim, Comparison
 from cxrdali.studies.seeds import judged, over_seeds
 from cxrdali.studies.tables import Tables
+from cxrdali.studies.training import content
 from shards.storage.files import write_bytes
 from shards.storage.sealed import sealed_json
 

@@ -1,6 +1,6 @@
-"""Steps that train runs, and those that make a study's tables of predictions and score them.
+"""Steps that make a study's tables of predictions, and score them.
 
-    runs/NAME                        predictions/TABLE.SPLIT.parquet    evaluations/TABLE.SPLIT.json
+    predictions/TABLE.SPLIT.parquet    evaluations/TABLE.SPLIT.json
     calibrations/TABLE.METHOD.json   thresholds/TABLE.json              weights/TABLE.json    views.json
 
 TABLE is a run, or a name made of one: ensemble, model3-views, ensemble+platt. All that is fitted is fitted on
@@ -19,22 +19,17 @@ from cxrdali.postprocess import calibration, ensemble, thresholds, views
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predict.predict import predict
-from cxrdali.runs import layout as runs
 from cxrdali.runs.layout import Table
-from cxrdali.runs.settings import MAY_DIFFER
 from cxrdali.runs.steps import Step
 from cxrdali.studies.ground import FIT, Asked, Base, Ground
-from cxrdali.studies.kept import content, keep, number, precision, read_weights
+from cxrdali.studies.kept import keep, number, read_weights
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.schema import Ensemble, Predict, Views
-from cxrdali.train.trainer import train
 from shards.errors import UserError
 from shards.storage.files import write_bytes
 from shards.storage.sealed import sealed_json
 
 log = logging.getLogger(__name__)
-
-RUN_FILES = (runs.CONFIG, runs.METRICS, runs.FINDINGS, runs.PROGRESS, runs.BEST, runs.VAL_PREDICTIONS)
 
 
 class Tables:
@@ -55,33 +50,6 @@ class Tables:
 
     def file(self, name: str, split: str) -> Path:
         return self.root / "predictions" / f"{name}.{split}.parquet"
-
-    def train(self, name: str) -> Step:
-        settings, about = self.models[name]
-        folder, base = f"runs/{name}", self.ground.of(name)
-        kept = {key: value for key, value in settings.flat(without_before=True).items() if key not in MAY_DIFFER}
-        kept["precision"] = precision(self.root / folder, settings)
-        # a path is spelled in many ways
-        inside = {(self.root / "runs" / other).resolve(): other for other in self.models}
-        given = {key: kept[key] and inside.get(Path(kept[key]).resolve()) for key in ("init", "oversample_from")}
-        needs = [other for other in given.values() if other]
-        late = [other for other in needs if list(self.models).index(other) >= list(self.models).index(name)]
-        if late:
-            raise UserError(f"{name}: needs {late[0]}, which is not trained before it; choose an earlier model's run")
-        # a run of ours is known by its step, another file by its content
-        for key, other in given.items():
-            kept[key] = other or (kept[key] and content(Path(kept[key])))
-
-        def do() -> None:
-            out = self.root / folder
-            out.parent.mkdir(parents=True, exist_ok=True)
-            train(settings, base.dataset, out, recipe=about)
-
-        known = {**kept, **base.known("train", settings.data.size)}
-        outputs = tuple(f"{folder}/{file}" for file in RUN_FILES)
-        return Step(
-            f"train {name}", outputs, known, tuple(f"train {other}" for other in dict.fromkeys(needs)), do, folder
-        )
 
     def predict(self, model: str, split: str, tta: str, name: str, base: Base) -> Step:
         """A run's predictions as the table `name`."""
