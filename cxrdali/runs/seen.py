@@ -36,7 +36,6 @@ from shards.storage.files import read_regular, sha256_file, write_bytes
 from shards.storage.parquet import bounded
 from shards.storage.sealed import CHANGED, check_kinds, maybe, parse_json
 from shards.storage.table_file import MOST
-from shards.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -250,29 +249,6 @@ def read_list(path: Path) -> Seen:
             f"{path}: not the images that a run has seen ({one_line(str(error))}); restore it, or delete it to go by "
             f"{CONFIG}"
         ) from error
-
-
-def between_packs(dataset: Dataset, train: np.ndarray, val: np.ndarray) -> tuple[str, ...]:
-    """Of several packs, which validation images are training images of another, by the pixels that both know.
-
-    train, val: int64 [n], int64 [m], catalog rows of the whole.
-    """
-    if len(dataset.parts) == 1:
-        return ()
-    packs = [
-        (part, _hashed(part.dataset)["pixels"].to_numpy(), part.dataset.info.get("hashed")) for part in dataset.parts
-    ]
-    words = []
-    for validated, pixels, size in packs:
-        mine = pixels[validated.own(val)]
-        for trained, others, its_size in packs:
-            if trained is validated or size is None or size != its_size:
-                continue
-            theirs = others[trained.own(train)]
-            if both := int(np.isin(mine, theirs[theirs != 0]).sum()):
-                images = counted(len(mine), "validation image")
-                words.append(f"{both:,} of {images} of {validated.name} are training images of {trained.name}")
-    return tuple(words)
 
 
 def _checksum(about: bytes, images: pd.DataFrame) -> bytes:

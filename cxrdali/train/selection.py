@@ -16,9 +16,10 @@ from cxrdali.fitted import Fitted
 from cxrdali.metrics.ranking import Scores
 from cxrdali.runs import chosen
 from cxrdali.runs.config_file import read_config
+from cxrdali.runs.copies import between_packs
 from cxrdali.runs.oversampling import Oversampling, chosen_findings, oversampled
 from cxrdali.runs.reader import has_begun
-from cxrdali.runs.seen import Seen, between_packs, seen_by_weights
+from cxrdali.runs.seen import Seen, seen_by_weights
 from cxrdali.runs.settings import TrainSettings, sampling_seed
 from cxrdali.setting import option_words
 from shards.dataset.dataset import Dataset

@@ -15,9 +15,9 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.splits import train_and_validation
 from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.runs import layout
+from cxrdali.runs.copies import between_packs
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import as_trained, difference
-from cxrdali.runs.seen import between_packs
 from cxrdali.runs.settings import settings_of
 from cxrdali.train import packs as scoring
 from cxrdali.train.hooks import Hooks
