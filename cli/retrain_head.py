@@ -10,7 +10,8 @@ from cli.options.training import dry_run_option, say_dry_run, train_run
 
 SETTINGS = (
     "seed", "sampler", "loss", "batch", "epochs", "warmup_epochs", "lr", "weight_decay", "patience", "device",
-    "precision", "micro_batch", "decode", "threads", "cache_features", "allow_leak",
+    "precision", "micro_batch", "decode", "threads", "cache_features", "allow_leak", "track",
+    "track_paths",
 )  # fmt: skip
 THE_RUN_S = dict.fromkeys(("seed", "batch", "weight_decay", "precision", "decode"), "the run's")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from cxrdali.data.augment import CUTOUTS, FLIPS
+from cxrdali.data.mix import canonical as canonical_mix
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
 from cxrdali.data.uncertain import UNCERTAIN, canonical
@@ -126,6 +127,7 @@ class DataSettings(FoldOptions):
         _MAP,
         otherwise="the shipped synonyms",
         metavar="TOML",
+        before=None,
     )
     same_patients: str | None = setting(
         None,
@@ -133,6 +135,7 @@ class DataSettings(FoldOptions):
         _SAME,
         otherwise="none",
         metavar="NAMES",
+        before=None,
     )
     sampler: Sampler = choice(
         SAMPLERS,
@@ -140,6 +143,22 @@ class DataSettings(FoldOptions):
         "natural: every image once an epoch; class-balanced, sqrt: as many samples, with repeats, by the rarity of "
         "each image's rarest finding (images without any count as one more class); progressive: from natural in the "
         "first epoch to class-balanced in the last.",
+    )
+    mix: str = setting(
+        "size",
+        "Of several packs, what part of an epoch's samples each has: size: every image comes once; equal: all as many; "
+        "sqrt: in proportion to the square root of their images; A=2,B=1: by weights of packs, two of three samples "
+        "from A, however many images each has.",
+        Legal(lambda value: True, "a mix", read=canonical_mix),
+        metavar="size|equal|sqrt|WEIGHTS",
+        before="size",
+    )
+    exclude: tuple[str, ...] = setting(
+        (),
+        "Lists of images that `cxrdali overlap` wrote: they are left out of training, not of validation "
+        "(docs/training.md).",
+        otherwise="none",
+        metavar="CSV,...",
     )
     oversample: tuple[str, ...] = setting(
         (), 'Double the images of these findings: "Fibrosis,Hernia".', otherwise="none", metavar="FINDINGS"

@@ -6,8 +6,9 @@ from pathlib import Path
 from cxrdali.data.splits import select
 from cxrdali.evaluate.place import Place
 from cxrdali.predict.options import PredictOptions
-from cxrdali.predict.predict import labels_there, predict
+from cxrdali.predict.predict import predict
 from cxrdali.runs.reader import Run
+from cxrdali.runs.same_data import labels_of
 from cxrdali.runs.seen import seen_by
 from shards.dataset.dataset import Dataset
 from shards.errors import UserError
@@ -29,7 +30,7 @@ def at_home(run: Run, name: str, dataset: Dataset, split: str, asked: PredictOpt
 def check_unseen_there(run: Run, name: str, dataset: Dataset, split: str, asked: PredictOptions) -> None:
     """Raises UserError if the run, or one behind its weights, trained on some of these images, unless that is allowed:
     before they are predicted, which can take hours."""
-    labels = labels_there(run, dataset, asked.labels)
+    labels = labels_of(run, dataset, asked.labels)
     rows = select(dataset, labels, split, run.fold)
     leak = seen_by(run, dataset).among(dataset, labels, rows, run.fold.group, f"images of {name}")
     if leak and not asked.allow_leak:
@@ -52,7 +53,7 @@ def elsewhere(
 
 
 def _predicted(run: Run, name: str, dataset: Dataset, split: str, asked: PredictOptions, path: Path) -> Place:
-    labels = labels_there(run, dataset, asked.labels)
+    labels = labels_of(run, dataset, asked.labels)
     if path != run.val_predictions:
         table = predict(run.path, dataset, split, asked)
         assert table is not None  # of one process

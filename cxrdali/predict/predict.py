@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdali.data.loader import Loader
+from cxrdali.data.loader import Loader, nearest_stored
 from cxrdali.data.options import TRAINED_ON, LoaderOptions
 from cxrdali.data.splits import select
 from cxrdali.models import weights_file
@@ -57,7 +57,7 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
             for all images.
     """
     asked, trained = options or PredictOptions(), Run.open(run)
-    table = labels_there(trained, dataset, asked.labels)
+    table = labels_of(trained, dataset, asked.labels)
     rows = split_rows(trained, dataset, table, split)
     leak = _leak(trained, dataset, table, rows, split, asked)
     weights = weights_of(trained, asked)
@@ -75,8 +75,9 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
         loading = LoaderOptions(settings.data.size, batch, threads, asked.decode, hardware.device)
         loader = Loader(dataset, rows, loading, rank=ranks.rank, world=ranks.world)
         log.info(_words(loader, split, hardware, ranks, asked.tta))
-        if outlook := dataset.outlook(loader.resized_from or settings.data.size):
-            log.info(outlook)
+        for part in dataset.parts:
+            if outlook := part.dataset.outlook(nearest_stored(part.dataset, settings.data.size)):
+                log.info(outlook)
         # a vote holds the ranks together: one that died is noticed now, not when all others are done
         fix = f"give others than {weights} with --weights, or train the run again"
         how = Inference(None, asked.tta, "predicting", lambda: ranks.vote(0), ranks, fix, smaller_batch(batch))
@@ -91,17 +92,6 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
     provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak, home=home)
     provenance = with_weights(provenance, trained, asked.weights)
     return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
-
-
-def labels_there(run: Run, dataset: Dataset, name: str | None) -> Labels:
-    """Those of this name, else the run's own, else, of a pack that has none of their name, its default ones."""
-    elsewhere = len(dataset.parts) == 1 and not run.packs and run.dataset_id != dataset.id
-    if name is None and elsewhere and run.labels not in dataset.label_names:
-        log.info(
-            f"note: {dataset.root} has no labels {run.labels!r}, on which the run was trained; its default ones count"
-        )
-        return dataset.labels()
-    return labels_of(run, dataset, name)
 
 
 def home_of(run: Run) -> Home:

@@ -6,8 +6,9 @@ labels. config.json notes these, and they are compared. What earlier versions di
 """
 
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -20,6 +21,7 @@ import pyarrow as pa
 from cxrdali.data.packs import as_one
 from cxrdali.data.splits import rows_sha256, train_and_validation
 from cxrdali.predictions import Provenance, read
+from cxrdali.runs.exclusion import trained_rows
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings
 from shards.dataset.content import content
@@ -30,6 +32,8 @@ from shards.dataset.packed import PackedDataset
 from shards.dataset.tables import PIECE, sorted_rows, take
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
+
+log = logging.getLogger(__name__)
 
 FACTS = ("image_id", "study_id", "subject_id", "view", "height", "width")  # of an image's file, however it is packed
 OTHER_IMAGES = "other images"
@@ -88,8 +92,8 @@ def described(
             known["shards"] = rows_sha256(dataset.stored(known["size"]).shard[train])
     else:
         known["packs"] = [
-            _described_pack(settings, part, own, part.own(train), part.own(val))
-            for part, own in zip(dataset.parts, labels.apart(), strict=True)
+            _described_pack(settings, part, own, pack.places, (part.own(train), part.own(val)))
+            for part, own, pack in zip(dataset.parts, labels.apart(), labels.packs, strict=True)
         ]
     by_id = _by_id(dataset, train, val)
     images = dict(zip(("train", "val", *SORTED), which(dataset, train, val, *by_id), strict=True))
@@ -100,8 +104,11 @@ def described(
     }
 
 
-def _described_pack(settings: TrainSettings, part: Part, labels: Labels, train: np.ndarray, val: np.ndarray) -> dict:
-    """What config.json says of one of several packs."""
+def _described_pack(
+    settings: TrainSettings, part: Part, labels: Labels, places: Sequence[int], rows: tuple[np.ndarray, np.ndarray]
+) -> dict:
+    """What config.json says of one of several packs: as of one alone, and which of the run's findings its own are."""
+    train, val = rows
     about = described(settings, part.dataset, labels, train, val)
     return {
         "name": part.name,
@@ -109,6 +116,7 @@ def _described_pack(settings: TrainSettings, part: Part, labels: Labels, train: 
         **about["dataset"],
         "labels": about["labels"],
         "findings": list(labels.findings),
+        "places": list(places),
         "selection": {
             "train_images": len(train),
             "val_images": len(val),
@@ -206,15 +214,29 @@ def own_run(run: Run, part: Part) -> Run | None:
 
 
 def labels_of(run: Run, dataset: Dataset, name: str | None = None) -> Labels:
-    """A dataset's labels by name; without one, the release that the run was trained on, of each pack that has it."""
-    if name is not None or not (run.packs or len(dataset.parts) > 1):
+    """A dataset's labels by name; without one, the release that the run was trained on, of each pack that has it, and
+    the default one of every other pack, which is said."""
+    if name is not None or (not run.packs and dataset.id == run.dataset_id):
         return dataset.labels(name or run.labels)
     known = {}
     for part in dataset.parts:
         own = own_run(run, part)
         if own is not None and own.labels in part.dataset.label_names:
             known[part.name] = own.labels
+        elif part.dataset.label_names:
+            what = f"labels {own.labels!r}, on which" if own else "labels on which"
+            log.info(f"note: {part.dataset.root} has no {what} the run was trained; its default ones count")
     return dataset.labels(",".join(f"{pack}={each}" if pack else each for pack, each in known.items()) or None)
+
+
+def labels_in_run(run: Run, dataset: Dataset, name: str | None = None) -> Labels:
+    """`labels_of`, of one pack of several with the run's findings in the run's order: unknown where it has them not."""
+    labels, own = labels_of(run, dataset, name), own_run(run, dataset.parts[0])
+    if labels.packs or not run.packs or own is None or own.findings != labels.findings:
+        return labels
+    values = np.full((len(labels.values), len(run.findings)), Labels.UNKNOWN, dtype=np.int8)
+    values[:, own.config["places"]] = labels.values
+    return replace(labels, findings=run.findings, values=values)
 
 
 def run_rows(run: Run, dataset: Dataset, labels: Labels, fix: str) -> tuple[np.ndarray, np.ndarray]:
@@ -231,6 +253,7 @@ def run_rows(run: Run, dataset: Dataset, labels: Labels, fix: str) -> tuple[np.n
     if "train" not in there and dataset.id != there["id"]:
         raise UserError(f"{run.path}: was trained on another dataset than {dataset.root}{fix}")
     train, val = train_and_validation(dataset, labels, run.fold)
+    train = trained_rows(run, dataset, train)
     limited = run.settings.runtime.limit_batches
     own = val[: limited * run.settings.optimizer.batch] if limited else val
     compared, names = [train, own], ("train", "val")

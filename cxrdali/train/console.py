@@ -1,28 +1,24 @@
-"""What a training run says: in the log, and as TensorBoard's events."""
+"""What a training run says in the log."""
 
-import contextlib
 import logging
-import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
+from cxrdali.data.loader import nearest_stored
+from cxrdali.data.mix import words as mix_words
 from cxrdali.data.sampler import SampledRows
 from cxrdali.data.splits import fold_positives, subjects_on_both_sides
 from cxrdali.data.targets import any_positive
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, without_words
 from cxrdali.models.loss import Loss, effective_images
-from cxrdali.runs.layout import EVENTS
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.state import State
 from shards.dataset.union import Union
-from shards.storage.files import cannot_write, check_inside
 from shards.words import counted
 
 log = logging.getLogger(__name__)
@@ -34,10 +30,11 @@ UNEVEN = 0.25  # of a fold's share of the images: more than this off is said
 def describe(parts: Parts) -> None:
     """What is going to be trained, on what."""
     settings, data, ranks = parts.settings, parts.data, parts.ranks
-    options, resized_from = parts.loader.options, parts.loader.resized_from
+    options = parts.loader.options
     both = subjects_on_both_sides(data.dataset, data.train_rows, data.val_rows)
-    if outlook := data.dataset.outlook(resized_from or settings.data.size):
-        log.info(outlook)
+    for part in data.dataset.parts:
+        if outlook := part.dataset.outlook(nearest_stored(part.dataset, settings.data.size)):
+            log.info(outlook)
     log.info(
         f"stage {settings.stage}: {settings.model.arch}, {settings.data.size} px, batch {settings.optimizer.batch}, "
         f"{counted(settings.optimizer.epochs, 'epoch')} of {counted(parts.steps_per_epoch, 'step')}, "
@@ -66,12 +63,13 @@ def describe(parts: Parts) -> None:
         if (values != 1).any():
             log.info(weight_words(name, values, settings.loss, data))
     _describe_scored(data)
-    _describe_visits(data, settings.data.sampler.name)
-    if resized_from:
-        log.info(
-            f"size {settings.data.size} is not stored: {resized_from} px renditions are resized, "
-            "which costs more than decoding; pack this size for speed"
-        )
+    _describe_visits(data, settings.data.sampler.name, settings.data.mix)
+    for part in data.dataset.parts:
+        if (stored := nearest_stored(part.dataset, settings.data.size)) != settings.data.size:
+            log.info(
+                f"{part.name + ': ' if part.name else ''}size {settings.data.size} is not stored: {stored} px "
+                "renditions are resized, which costs more than decoding; pack this size for speed"
+            )
 
 
 def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) -> str:
@@ -157,9 +155,11 @@ def _describe_scored(data: TrainingData) -> None:
         log.info(f"counted in mAP, but in every training image whose label counts: {', '.join(untrained)}")
 
 
-def _describe_visits(data: TrainingData, sampler: str) -> None:
+def _describe_visits(data: TrainingData, sampler: str, mix: str) -> None:
     """How often images are visited, where that is not once an epoch."""
-    if data.sampler:
+    if mix != "size" and len(data.dataset.parts) > 1:
+        log.info(f"mix {mix}: {mix_words(mix, data.dataset.starts, data.epoch_rows)}")
+    if isinstance(data.sampler, SampledRows):
         without = int((~any_positive(data.targets, data.train_rows, slice(None))).sum())
         log.info(
             f"sampler {sampler}: {counted(len(data.train_rows), 'sample')} an epoch by each image's rarest finding; "
@@ -230,51 +230,6 @@ def report_end(parts: Parts, state: State) -> None:
         log.info(f"ended after epoch {state.epoch}: none better in {counted(settings.optimizer.patience, 'epoch')}")
     if state.best_epoch <= settings.loss.deferred_epochs:
         log.info(f"the best epoch, {state.best_epoch}, is one before re-weighting: its weights are kept")
-
-
-# ---------------------------------------------------------------- events
-
-
-@contextlib.contextmanager
-def tensorboard(out: Path, epoch: int):
-    """A SummaryWriter into the run's folder, without what it held of epochs after `epoch`."""
-    from torch.utils.tensorboard import SummaryWriter  # a second of import time
-
-    folder, hook = out / EVENTS, threading.excepthook
-
-    def quiet(error):  # what the writer's thread raises is raised here again, by its flush or its close
-        if not type(error.thread).__module__.startswith("tensorboard"):
-            hook(error)
-
-    threading.excepthook = quiet
-    check_inside(out, folder)
-    with _writing(folder):  # if this fails, quiet stays: the thread may not have come to it yet
-        events = SummaryWriter(str(folder), purge_step=epoch + 1)
-    try:
-        yield events
-    finally:
-        with _writing(folder):
-            events.close()
-        threading.excepthook = hook
-
-
-def write_events(out: Path, events, row: dict, scores: Scores) -> None:
-    """An epoch's numbers and every finding's AP."""
-    values = {name: value for name, value in row.items() if name != "epoch"}
-    values |= {f"AP/{name}": ap for name, ap in zip(scores.findings, scores.ap, strict=True)}
-    with _writing(out / EVENTS):
-        for name, value in values.items():
-            if value == value:
-                events.add_scalar(name, value, row["epoch"])
-        events.flush()
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def _weight(value: float) -> str:

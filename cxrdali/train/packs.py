@@ -50,6 +50,7 @@ def check_settings(settings: TrainSettings, data: TrainingData) -> None:
         "findings": settings.data.findings,
         "same_patients": settings.data.same_patients,
         "select_pack": wanted,
+        "mix": settings.data.mix != "size",
     }
     if not names and (given := next((name for name, value in of_several.items() if value), None)):
         raise UserError(f"{spelled(given)}: is about several packs, and this is one; leave it out, or give more --data")

@@ -10,7 +10,6 @@ import pandas as pd
 import pyarrow as pa
 
 from shards.dataset.labels import Labels
-from shards.dataset.mapped import StoredSize
 from shards.dataset.tables import take
 from shards.storage.location import Location
 
@@ -53,6 +52,11 @@ class Dataset(ABC):
         """Its packs in the order of their rows; of one pack itself."""
 
     @property
+    def starts(self) -> dict[str, int]:
+        """Of its packs by name, the first catalog row."""
+        return {part.name: part.start for part in self.parts}
+
+    @property
     @abstractmethod
     def sizes(self) -> list[int]:
         """Stored sizes present on this disk, or in the bucket, in pixels, ascending; of several packs those of all."""
@@ -89,16 +93,8 @@ class Dataset(ABC):
         """The same, some rows at a time."""
 
     @abstractmethod
-    def stored(self, pixels: int) -> StoredSize:
-        """Where one stored size's renditions are. Raises UserError if the size is not stored here."""
-
-    @abstractmethod
     def key(self, row: int) -> str:
         """The sample key of a catalog row."""
-
-    @abstractmethod
-    def outlook(self, pixels: int) -> str | None:
-        """Of a dataset in a bucket: what is here of a stored size and what is to be copied, in words."""
 
     def of_rows(self, rows: np.ndarray, *names: str) -> pd.DataFrame:
         """Some columns of some rows (int64 [n]), which are its index: never more than one column is read whole."""
