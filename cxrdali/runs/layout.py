@@ -7,6 +7,7 @@ CONFIG, PROGRESS, METRICS, FINDINGS, LAST = "config.json", "progress.json", "met
 BEST, VAL_PREDICTIONS, EVENTS = "best.safetensors", "val_predictions.parquet", "tensorboard"
 TRACKED, LIVE = "tracked.json", ".live.json"  # `cxrdali.train.tracking`, `cxrdali.runs.live`
 SEEN = "seen.parquet"  # `cxrdali.runs.seen`
+EXCLUDED = "excluded.txt"  # `cxrdali.runs.exclusion`
 REFERENCE_JSON, REFERENCE_ARRAYS = "reference.json", "reference.safetensors"  # `cxrdali.predict.reference`
 NEW = {  # complete, but not yet of the run: `cxrdali.runs.folder`
     BEST: "best.new.safetensors",

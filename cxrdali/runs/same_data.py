@@ -21,6 +21,7 @@ import pyarrow as pa
 from cxrdali.data.packs import as_one
 from cxrdali.data.splits import rows_sha256, train_and_validation
 from cxrdali.predictions import Provenance, read
+from cxrdali.runs.exclusion import trained_rows
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings
 from shards.dataset.content import content
@@ -252,6 +253,7 @@ def run_rows(run: Run, dataset: Dataset, labels: Labels, fix: str) -> tuple[np.n
     if "train" not in there and dataset.id != there["id"]:
         raise UserError(f"{run.path}: was trained on another dataset than {dataset.root}{fix}")
     train, val = train_and_validation(dataset, labels, run.fold)
+    train = trained_rows(run, dataset, train)
     limited = run.settings.runtime.limit_batches
     own = val[: limited * run.settings.optimizer.batch] if limited else val
     compared, names = [train, own], ("train", "val")

@@ -97,7 +97,7 @@ class Seen:
 
     def after(self, run: Trained, dataset: PackedDataset, rows: np.ndarray) -> "Seen":
         """With a further run, which trained on these catalog rows."""
-        own, bit = _hashed(dataset).iloc[rows], np.uint64(1 << min(len(self.runs), BITS - 1))
+        own, bit = hashes_of(dataset).iloc[rows], np.uint64(1 << min(len(self.runs), BITS - 1))
         if not len(self.images):
             images = own.assign(by=bit).reset_index(drop=True)
             return replace(self, runs=(*self.runs, run), images=images)
@@ -147,7 +147,7 @@ class Seen:
         Adds to `found` how many each run trained on, and its words."""
         if not self.runs or not len(rows):
             return np.zeros((2, len(rows)), dtype=bool)[0], np.zeros(len(rows), dtype=bool)
-        own = _hashed(dataset)
+        own = hashes_of(dataset)
         itself, related = np.zeros(len(own), dtype=bool), np.zeros(len(own), dtype=bool)
         for place, run in enumerate(self.runs):
             its = self.images[(self.images["by"].to_numpy() >> np.uint64(min(place, BITS - 1))) & np.uint64(1) == 1]
@@ -156,6 +156,16 @@ class Seen:
             if (same | others)[rows].any():
                 found.append((int(same[rows].sum()), run.words(dataset, labels, group) + by))
         return itself[rows], (related & ~itself)[rows]
+
+    def trained_on(self, dataset: PackedDataset, by: str) -> tuple[np.ndarray, bool]:
+        """Which of a pack's catalog rows were trained on, by their "pixels" or the id of the "image" alone: bool
+        [rows], and whether that is known of all images that were trained on."""
+        own, its = hashes_of(dataset)[by].to_numpy(), self.images[by].to_numpy()
+        known = bool(self.runs) and not self.unknown
+        if by == "pixels":
+            size = dataset.info.get("hashed")
+            known = known and size is not None and all(run.hashed == size for run in self.runs)
+        return np.isin(own, its[its != 0]), known
 
     def tell(self, found: tuple[str, ...] | None) -> None:
         """Say what `among` found, and of which weights it is not known what they have seen."""
@@ -258,8 +268,8 @@ def _checksum(about: bytes, images: pd.DataFrame) -> bytes:
     return made.hexdigest().encode()
 
 
-def _hashed(dataset: PackedDataset) -> pd.DataFrame:
-    """IDS of every catalog row, uint64; pixels are 0 where they are not known, or of a single gray."""
+def hashes_of(dataset: PackedDataset) -> pd.DataFrame:
+    """IDS of every catalog row, hashed, uint64; pixels are 0 where they are not known, or of a single gray."""
     hashed = dataset.info.get("hashed")
     made, at = {name: np.zeros(len(dataset.packed), dtype=np.uint64) for name in IDS}, 0
     blank = pa.array(["", *constant_hashes(hashed)] if hashed else [""])

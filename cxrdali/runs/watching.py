@@ -32,14 +32,14 @@ class Watched:
         """Images per second of this epoch, else of the last one."""
         if self.live and self.live.train_seconds:
             return self.live.position / self.live.train_seconds
-        return self.last and self.last["images_per_second"]
+        return self.last["images_per_second"] if self.last else None
 
     @property
     def waiting(self) -> float | None:
         """Which share of that training time waited for data, 0 to 1."""
         if self.live and self.live.train_seconds:
             return self.live.wait_seconds / self.live.train_seconds
-        return self.last and self.last["wait_seconds"] / self.last["train_seconds"]
+        return self.last["wait_seconds"] / self.last["train_seconds"] if self.last else None
 
 
 def watched(path: Path) -> Watched:
