@@ -82,7 +82,7 @@ def _evaluation(run: Run, path: Path) -> dict[str, Any]:
     intervals = resampled(content) if content.get("draws") and content.get("unit") else None
     kept = {name: each for name, each in content.items() if name not in ("hashes", "curves")}
     said = {"file": path.name, "fitted": in_words(content), "intervals": intervals}
-    return dict.fromkeys(("split", "frontal", "lateral")) | kept | said
+    return dict.fromkeys(("split", "frontal", "lateral", "groups_by")) | kept | said
 
 
 def _lineage(run: Run) -> list[dict[str, Any]]:
