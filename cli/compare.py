@@ -22,7 +22,16 @@ from shards.words import counted
     help="HTML page to write; its numbers go beside it, as .json, .csv and .findings.csv.  [default: print only]",
 )
 @field_options(
-    CompareOptions, "baseline", "draws", "level", "seed", "folds", "uncertain", "allow_leak", "allow_same_images"
+    CompareOptions,
+    "baseline",
+    "draws",
+    "level",
+    "seed",
+    "folds",
+    "uncertain",
+    "allow_leak",
+    "allow_same_images",
+    "findings",
 )
 @field_options(CompareOptions, "by", "age_bins", "min_group")
 @click.option("--title", default="Comparison of runs", show_default=True, help="Title of the page.")
@@ -43,7 +52,7 @@ def compare(runs, data, labels, out, title, **given):
         if out.suffix != ".html":
             raise click.UsageError(f"--out {out}: the page is a .html")
         check_writable(out)
-    result = library.compare(runs, folders.open_packed(data), options, labels)
+    result = library.compare(runs, folders.open_dataset(data, options.findings), options, labels)
     _print(result)
     if result["groups_by"]:
         from cli.options.group_scores import print_compared

@@ -80,6 +80,7 @@ def cxrdali(context: click.Context, debug: bool) -> None:
     cxrdali shard        pack a release into WebDataset shards, once per image size
     cxrdali inspect      what a packed dataset holds: findings, splits, rejects
     cxrdali train        --stage 1, then 2, then 3; or --recipe model0 to model7
+    cxrdali watch        how a run, or a folder of them, is at this moment
     cxrdali predict      a run's predictions on a split, or of new images
     cxrdali reference    what a run was trained on, so that images that look otherwise are noticed
     cxrdali read         new images: what a run says of each, as a page

@@ -10,7 +10,8 @@ from cli.options.training import dry_run_option, say_dry_run, train_run
 
 SETTINGS = (
     "seed", "sampler", "loss", "batch", "epochs", "warmup_epochs", "lr", "weight_decay", "patience", "device",
-    "precision", "micro_batch", "decode", "threads", "cache_features", "allow_leak",
+    "precision", "micro_batch", "decode", "threads", "cache_features", "allow_leak", "track",
+    "track_paths",
 )  # fmt: skip
 THE_RUN_S = dict.fromkeys(("seed", "batch", "weight_decay", "precision", "decode"), "the run's")
 
@@ -43,11 +44,12 @@ def retrain_head(run, out, data, head, augment, dry_run, plugins, assignments, *
     command again continues it, and predict, evaluate and compare take it.
     """
     from cxrdali.runs.plugins import load
+    from cxrdali.runs.reader import Run
     from cxrdali.train.retrain import retrain_settings
 
     for path in plugins:
         load(path)
-    dataset = folders.open_packed(data)
+    dataset = folders.open_dataset(data, run=Run.open(run))
     changes = {"device": "auto", "cache_features": True, "new_head": head == "new"}
     settings = retrain_settings(run, dataset, {**changes, **given_settings(given, assignments)}, augment)
     if out is None:

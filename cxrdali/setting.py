@@ -116,7 +116,7 @@ def read_value(name: str, value: object, kind: Any) -> Any:
 def kind_in_words(kind: Any) -> str:
     """A type, for messages: `int | None` is "a whole number"."""
     if get_origin(kind) is tuple:
-        return "a list of findings"
+        return "a list of names"
     return " or ".join(_KINDS[each] for each in plain_types(kind) if each in _KINDS)
 
 

@@ -1,5 +1,6 @@
 """Options of the command line, made from the fields of dataclasses (`cxrdali.setting`)."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, get_type_hints
@@ -89,6 +90,8 @@ def option_of(
     """
     about, spelling = each.metadata, f"--{spelled(each.name)}"
     default = default or about["otherwise"] or _in_words(each.default)
+    if plain_types(kind) == (tuple[str, ...],):
+        given |= {"multiple": True, "callback": _all_texts}
     if bool in plain_types(kind) and kind is not bool:
         given |= {"type": _Switch(), "is_flag": False, "flag_value": "true", "metavar": about["metavar"]}
     elif kind is bool:
@@ -98,6 +101,11 @@ def option_of(
         given |= {"type": type or _type(about["legal"], kind), "metavar": about["metavar"] or None}
     text = (help or about["help"]) + (f"  [default: {default}]" if default else "")
     return click.option(spelling, each.name, help=text, default=None, **given)
+
+
+def _all_texts(context: click.Context, param: click.Parameter, value: Any) -> tuple[str, ...] | None:
+    """Of an option that was given once or more often; None if it was not."""
+    return tuple(itertools.chain(*value)) if value else None
 
 
 def _type(legal: Any, kind: Any) -> click.ParamType:

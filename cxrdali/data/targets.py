@@ -27,6 +27,12 @@ class Targets:
     def __getitem__(self, rows: np.ndarray | slice | int) -> np.ndarray:
         return self.meaning[np.arange(len(self.meaning)), self.stored[rows].view(np.uint8)]
 
+    def of(self, places: Sequence[int]) -> "Targets":
+        """Of the findings at these places alone."""
+        if [*places] == [*range(len(self.meaning))]:
+            return self
+        return Targets(self.stored[:, places], self.meaning[[*places]])
+
     def __len__(self) -> int:
         return len(self.stored)
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from cxrdali.data.options import DataSettings
-from cxrdali.setting import Legal, as_in, at_least, check, setting
+from cxrdali.postprocess.options import FitOptions, parse_strategy
+from cxrdali.setting import Legal, above, as_in, at_least, check, setting
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,29 @@ class EvaluateOptions(ByOptions):
     allow_same_images: bool = setting(
         False, "Use what was fitted on these same dev or test images, too; all scores then say so."
     )
+    findings: str | None = as_in(FitOptions, "findings")
+
+
+@dataclass(frozen=True)
+class ExternalOptions(ResampleOptions):
+    """How a run is judged at home and away."""
+
+    strategy: str = setting("f1", "Of the thresholds, fitted at home on validation, as `cxrdali thresholds` has it.")
+    refit: float = setting(
+        0.2,
+        "Part of an away pack's patients to which thresholds and calibration are fitted again; 1 / a whole number.",
+        above(0, at_most=0.5),
+    )
+    folds: int = setting(
+        5, "Parts by subject, each judged by a fit to the others, where home is validation.", at_least(2)
+    )
+    uncertain: str = as_in(EvaluateOptions, "uncertain")
+    findings: str | None = as_in(EvaluateOptions, "findings")
+    allow_leak: bool = as_in(EvaluateOptions, "allow_leak")
+
+    def __post_init__(self):
+        super().__post_init__()
+        parse_strategy(self.strategy)
 
 
 @dataclass(frozen=True)
@@ -62,3 +86,4 @@ class CompareOptions(ByOptions):
     uncertain: str | None = as_in(DataSettings, "uncertain", default=None, otherwise="as in the runs' training")
     allow_leak: bool = as_in(EvaluateOptions, "allow_leak")
     allow_same_images: bool = as_in(EvaluateOptions, "allow_same_images")
+    findings: str | None = as_in(EvaluateOptions, "findings")

@@ -47,7 +47,7 @@ class Images:
 
 def resample(
     images: Images,
-    scores: Scores,
+    scores: Scores | None,
     count: int,
     seed: int = 0,
     progress: Callable[[int], object] = lambda done: None,
@@ -59,7 +59,7 @@ def resample(
 
     Args:
         images: At least one.
-        scores: Theirs.
+        scores: Theirs; None for all that follows from sums over images alone, without AP and AUROC, which take longer.
         count: How many samples.
         seed: Equal seeds and patients give equal samples, whatever the scores: that pairs models.
         progress: Called with how many samples are done since the last call.
@@ -72,16 +72,10 @@ def resample(
     places = np.searchsorted(among, patients)
     findings = range(images.truth.shape[1])
     fewest = np.minimum(images.patients(1), images.patients(0))
-    ranked = [_Sorted.of(images.truth[:, place], images.values[:, place], codes) for place in findings]
-    made = {name: make(images, codes) for name, make in {**SUMS, **{name: MORE[name] for name in also}}.items()}
+    ranked = [_Sorted.of(images.truth[:, place], images.values[:, place], codes) for place in findings if scores]
+    made = {name: (SUMS | MORE)[name](images, codes) for name in (*SUMS, *also)}
     sums = {name: of for name, of in made.items() if of is not None}
-    once = np.ones((len(patients), 1), np.float32)
-    observed = np.array([finding.weighted(once) for finding in ranked])[:, :, 0]
-    reported = {"AP": (scores.ap, observed[:, 0]), "AUROC": (scores.auroc, observed[:, 1])}
-    if images.negative is not None:
-        columns = zip(ranked, images.negative, strict=True)
-        again = np.array([finding.weighted(once, weight)[0][0] for finding, weight in columns])
-        reported["AP_reweighted"] = (reweighted_ap(images.truth, images.values, images.negative), again)
+    reported = {} if scores is None else _ranking(images, scores, ranked)
     reported |= {name: (of.observed, of.statistic) for name, of in sums.items()}
     samples = {name: np.full((count, len(findings)), np.nan) for name in reported}
     generator = np.random.default_rng(seed)
@@ -104,6 +98,18 @@ def resample(
         name: Sampled(*reported[name], values, patients_of.get(name, fewest), kinds[name])
         for name, values in samples.items()
     }
+
+
+def _ranking(images: Images, scores: Scores, ranked: Sequence["_Sorted"]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of all images, AP, AUROC and, if it is asked for, AP_reweighted: a `Sampled`'s value and statistic."""
+    once = np.ones((len(np.unique(images.patient)), 1), np.float32)
+    observed = np.array([finding.weighted(once) for finding in ranked])[:, :, 0]
+    found = {"AP": (scores.ap, observed[:, 0]), "AUROC": (scores.auroc, observed[:, 1])}
+    if images.negative is not None:
+        columns = zip(ranked, images.negative, strict=True)
+        again = np.array([finding.weighted(once, weight)[0][0] for finding, weight in columns])
+        found["AP_reweighted"] = (reweighted_ap(images.truth, images.values, images.negative), again)
+    return found
 
 
 @dataclass(frozen=True)

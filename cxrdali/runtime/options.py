@@ -3,14 +3,27 @@
 from dataclasses import dataclass
 
 from cxrdali.setting import Legal, at_least, check, one_of, setting
+from shards.errors import UserError
+from shards.words import choices
 
 AUTO = "auto"  # of micro_batch and compile: found by trying (`cxrdali.train.microbatch`, `cxrdali.train.compiling`)
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 DECODE = ("auto", "cpu", "mixed", "hybrid")
+UNTRACKED = ("csv", "none")  # the tables that every run writes, and no more
+TRACKERS = ("tensorboard", "wandb", "mlflow", *UNTRACKED)  # all but UNTRACKED: a file each in cxrdali/train/trackers
 
 _IMAGES_OR_AUTO = Legal(
     lambda value: value == AUTO or (isinstance(value, int) and value >= 1), f"a number of images, or {AUTO}"
 )
+
+
+def _trackers(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in TRACKERS:
+            raise UserError(f"track {name!r}: {choices(name, TRACKERS)}")
+    if "none" in names and set(names) != {"none"}:
+        raise UserError(f"track {','.join(names)}: none stands alone; leave it out, or the others")
+    return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,19 @@ class RuntimeSettings:
     sync_bn: bool = setting(False, "Batch normalisation over the images of all GPUs, not each one's own.")
     limit_batches: int | None = setting(
         None, "Train and validate only so many batches per epoch, for a trial.", at_least(1), otherwise="all"
+    )
+    track: tuple[str, ...] = setting(
+        ("tensorboard",),
+        f"Who is told every epoch's numbers beside metrics.csv and findings.csv: {', '.join(TRACKERS)}. csv: these "
+        "tables alone, as with none. wandb and mlflow are set up by their own variables (docs/training.md).",
+        Legal(bool, "give a name, or none", read=_trackers),
+        otherwise="tensorboard",
+        metavar="NAME",
+    )
+    track_paths: bool = setting(
+        False,
+        "Tell trackers the paths of this machine and the command line too, which may name people. Otherwise only the "
+        "names of the run's folder and of the one above it.",
     )
 
     DECIDES = ("precision", "sync_bn", "limit_batches")

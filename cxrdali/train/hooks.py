@@ -34,9 +34,11 @@ class Hooks:
     asked after every step and every validation batch; a signal's number (SIGTERM, say) ends the run as that signal
     would: saved, with `Stopped`; 0 or None goes on. on_parts: before anything of the run is written, with its parts and
     the state that it continues from (what last.pt holds but the weights; None in a run that begins); may raise.
+    group: what trackers call the run together with its siblings, as a study's name; None: the folder above its own.
     """
 
     on_step: Callable[[StepRecord], None] | None = None
     on_epoch: Callable[[dict], None] | None = None
     should_stop: Callable[[], int | None] | None = None
     on_parts: Callable[[Parts, dict | None], None] | None = None
+    group: str | None = None

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from cxrdali.data.loader import Loader
-from cxrdali.metrics.ranking import Scores, score
+from cxrdali.metrics.ranking import Scores
 from cxrdali.models.inference import Inference, constant_words, logits
 from cxrdali.models.loss_module import bce_sum, known_targets
 from cxrdali.runs import folder
 from cxrdali.runs.config_file import read_config
-from cxrdali.runs.layout import PROGRESS
+from cxrdali.runs.layout import PROGRESS, chosen_by
+from cxrdali.runs.live import Heartbeat, Live
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings
@@ -34,15 +35,16 @@ from cxrdali.runtime.compiler import compile_errors
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, joined
 from cxrdali.runtime.full import SET_UP, told_if_full
-from cxrdali.train import console, identity
+from cxrdali.train import console, identity, packs
 from cxrdali.train.build import Continued, Parts, build
 from cxrdali.train.hooks import Hooks, StepRecord
 from cxrdali.train.microbatch import full_words, remembered, smaller
 from cxrdali.train.selection import select_data
 from cxrdali.train.state import State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
+from cxrdali.train.tracking import Tracking, about, chosen
 from cxrdali.train.waiting import Waiting, waiting_of
-from shards.dataset.packed import PackedDataset
+from shards.dataset.dataset import Dataset
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.storage.files import only_one
@@ -71,7 +73,7 @@ class RunSummary:
 
 def train(
     settings: TrainSettings,
-    dataset: PackedDataset,
+    dataset: Dataset,
     out: Path,
     *,
     loader: type[Loader] = Loader,
@@ -95,6 +97,7 @@ def train(
     started = time.perf_counter()
     labels = dataset.labels(settings.data.labels)
     settings = settings.changed(labels=labels.name)  # a run's settings are resolved
+    trackers = chosen(settings)  # on all ranks: what one lacks, all lack
     out.mkdir(0o700, parents=True, exist_ok=True)
     with told_if_full(SET_UP), joined(settings.runtime.device) as ranks, _alone(out, ranks):
         hardware = Hardware.resolve(ranks.device(settings.runtime.device), settings.runtime.precision)
@@ -105,9 +108,12 @@ def train(
         settings = settings.resolved(len(data.train_rows))
         config, loaded = identity.describe(settings, data, hardware, ranks, recipe), folder.load_last(out)
         identity.check(out, config, settings, loaded, ranks, data)
-        if done := _finished(out, settings, loaded, ranks):
+        told, group = about(out, settings, config), hooks.group if hooks else None
+        tracking = Tracking(out, trackers if ranks.is_first else [], told, group)
+        if done := _finished(out, settings, loaded, ranks, tracking):
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         data.check_scored(settings)
+        packs.check_settings(settings, data)
         before = loaded and _continued(out, loaded)
         parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
@@ -116,17 +122,12 @@ def train(
         with Signals().listening(ranks) as signals:
             console.describe(parts)
             if ranks.is_first:
-                # not before: a run that could not begin must not stand in the way of other settings
-                found = {"micro_batch": parts.searched, "compile": parts.arranged.measured}
-                identity.record(out, {**config, "settings": parts.settings.as_json(), **found}, loaded)
-                if loaded is None:
-                    data.seen.write(out)
-                folder.settle(out, loaded, settings)
+                _record(out, parts, config, loaded)
             state = restore(parts, loaded) if loaded else begin(parts)
             if loaded:
                 log.info(f"continues after epoch {state.epoch} and {state.position:,} images of the next")
             trainer = Trainer(parts, state, out, hooks or Hooks(), signals)
-            trainer.run(started)
+            trainer.run(started, tracking)
         console.report_end(parts, state)
         return _summary(out, trainer.progress, {**trainer.seconds, "total": time.perf_counter() - started})
 
@@ -136,18 +137,33 @@ def _alone(out: Path, ranks: Ranks) -> contextlib.AbstractContextManager:
     return only_one(out / ".lock", "training into it") if ranks.is_first else contextlib.nullcontext()
 
 
+def _record(out: Path, parts: Parts, config: dict, loaded: dict | None) -> None:
+    """Not before it can begin: a run that could not must not stand in the way of other settings."""
+    found = {"micro_batch": parts.searched, "compile": parts.arranged.measured}
+    identity.record(out, {**config, "settings": parts.settings.as_json(), **found}, loaded)
+    if loaded is None:
+        parts.data.seen.write(out)
+        if parts.data.excluded is not None:
+            parts.data.excluded.write(out)
+    folder.settle(out, loaded, parts.settings)
+
+
 def _continued(out: Path, loaded: dict) -> Continued:
     compiled = read_config(out).get("compile")
     return Continued(loaded.pop("model"), remembered(out), loaded.get("about", {}), compiled)
 
 
-def _finished(out: Path, settings: TrainSettings, loaded: dict | None, ranks: Ranks) -> Progress | None:
+def _finished(
+    out: Path, settings: TrainSettings, loaded: dict | None, ranks: Ranks, tracking: Tracking
+) -> Progress | None:
     """How a run that has nothing left to do ended, after finishing what a kill left of its files."""
     if loaded is None:  # deleted when all was done: `identity.check` refuses a run that was not
         return Run.open(out).progress if (out / PROGRESS).exists() else None
     progress = folder.progress_of(loaded, settings)
     if progress.finished and ranks.is_first:
         folder.settle(out, loaded, settings)
+        Heartbeat(out).close()
+        tracking.send_rest(State.of(loaded))
     return progress if progress.finished else None
 
 
@@ -167,29 +183,30 @@ class Trainer:
         self.settings, self.ranks, self.hardware = parts.settings, parts.ranks, parts.hardware
         self.seconds, self.pace = dict.fromkeys(SPENT, 0.0), console.Pace()
         self.waiting = waiting or waiting_of(parts.hardware.device)
+        self.live = Heartbeat(out)
 
     @property
     def progress(self) -> Progress:
         return folder.progress_of(vars(self.state), self.settings)
 
-    def run(self, started: float) -> None:
+    def run(self, started: float, tracking: Tracking | None = None) -> None:
         """Train until no epoch is left. started: when the set-up began, by time.perf_counter."""
-        writes = console.tensorboard(self.out, self.state.epoch) if self.ranks.is_first else contextlib.nullcontext()
-        full = told_if_full(full_words(self.settings, self.parts.share))
-        with compile_errors(), full, writes as events:
+        nothing, full = contextlib.nullcontext(), told_if_full(full_words(self.settings, self.parts.share))
+        beats = contextlib.closing(self.live) if self.ranks.is_first else nothing
+        with compile_errors(), full, beats, tracking.of(self.state) if tracking else nothing as told:
             self.seconds["compiling"] = self.parts.arranged.seconds
             self.seconds["setup"] = time.perf_counter() - started - self.seconds["compiling"]
             while not self.progress.finished:
-                self._epoch(events)
+                self._epoch(told)
             ended = time.perf_counter()
-        self.seconds["saving"] += time.perf_counter() - ended  # TensorBoard's thread writes what it still has
+        self.seconds["saving"] += time.perf_counter() - ended  # trackers bring away what they still have
 
-    def _epoch(self, events) -> None:
+    def _epoch(self, told: Tracking | None) -> None:
         state, epoch = self.state, self.state.epoch
         train_loss = self._train_epoch(epoch)
         started = time.perf_counter()
         values = self._validate(epoch)
-        val_loss, scores = self.ranks.from_first(self._score(values) if self.ranks.is_first else None)
+        val_loss, scores, of_packs = self.ranks.from_first(self._score(values) if self.ranks.is_first else None)
         validated = time.perf_counter()
         row = {
             "epoch": epoch + 1,
@@ -205,14 +222,17 @@ class Trainer:
             "wait_seconds": state.wait_seconds,
             "val_seconds": validated - started,
             "reweighted": int(self.parts.step.loss.reweights(epoch)),
+            **packs.columns(of_packs),
         }
-        reached = scores.macro_ap if self.settings.optimizer.select_by == "map" else scores.lrap
+        how = self.settings.optimizer
+        reached = row[chosen_by(how.select_by, how.select_pack, bool(of_packs))]
         # the first epoch is kept even where the score is undefined
         is_best = state.best_epoch == 0 or reached > state.best_score or math.isnan(state.best_score)
         state.end_epoch(row, scores, reached, is_best)
         save(self.out, self.parts, state, values if is_best and self.ranks.is_first else None)
+        if told:
+            told.send()
         if self.ranks.is_first:
-            console.write_events(self.out, events, row, scores)
             console.report_epoch(row, scores, self.parts, state, self.pace)
         if self.hooks.on_epoch:
             self.hooks.on_epoch(dict(row))
@@ -299,17 +319,25 @@ class Trainer:
         parts = self.parts
         return logits(parts.forward, parts.val_loader, len(parts.data.findings), self.hardware, how)
 
-    def _score(self, values: np.ndarray) -> tuple[float, Scores]:
+    def _score(self, values: np.ndarray) -> tuple[float, Scores, dict[str, Scores]]:
         if words := constant_words(values, self.parts.data.findings, self.parts.val_loader)[1]:
             log.info(f"validation: {words}")
-        truth = self.parts.data.targets[self.parts.data.val_rows]
-        wanted = torch.from_numpy(truth)
+        data = self.parts.data
+        wanted = torch.from_numpy(data.targets[data.val_rows])
         loss = float(bce_sum(torch.from_numpy(values).double(), wanted) / known_targets(wanted))
-        return loss, score(self.parts.data.findings, truth, values)
+        return loss, packs.pooled(data, values), packs.by_pack(data, values)
 
     # ------------------------------------------------------------ saving and stopping
 
+    def _now(self) -> Live:
+        state, device = self.state, self.hardware.device
+        gpu_bytes = None if device == "cpu" else torch.cuda.max_memory_reserved(device)
+        of = self.parts.steps_per_epoch * self.settings.optimizer.batch
+        return Live(state.epoch + 1, state.position, of, state.train_seconds, state.wait_seconds, gpu_bytes)
+
     def _stop_if_asked(self) -> None:
+        if self.ranks.is_first and self.live.is_due:
+            self.live.beat(self._now())
         asked = self.hooks.should_stop() if self.hooks.should_stop else None
         if number := self.ranks.vote(asked or self.signals.number):
             self._checked_loss(self.state.epoch, self.state.steps)  # a checkpoint never holds NaN

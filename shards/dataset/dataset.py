@@ -10,7 +10,6 @@ import pandas as pd
 import pyarrow as pa
 
 from shards.dataset.labels import Labels
-from shards.dataset.mapped import StoredSize
 from shards.dataset.tables import take
 from shards.storage.location import Location
 
@@ -26,6 +25,10 @@ class Part:
     dataset: "PackedDataset"
     start: int
     stop: int
+
+    def own(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the whole's rows, int64 [n], that are this pack's, as it counts them itself: int64 [m]."""
+        return rows[(rows >= self.start) & (rows < self.stop)] - self.start
 
 
 class Dataset(ABC):
@@ -47,6 +50,11 @@ class Dataset(ABC):
     @abstractmethod
     def parts(self) -> tuple[Part, ...]:
         """Its packs in the order of their rows; of one pack itself."""
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """Of its packs by name, the first catalog row."""
+        return {part.name: part.start for part in self.parts}
 
     @property
     @abstractmethod
@@ -85,16 +93,8 @@ class Dataset(ABC):
         """The same, some rows at a time."""
 
     @abstractmethod
-    def stored(self, pixels: int) -> StoredSize:
-        """Where one stored size's renditions are. Raises UserError if the size is not stored here."""
-
-    @abstractmethod
     def key(self, row: int) -> str:
         """The sample key of a catalog row."""
-
-    @abstractmethod
-    def outlook(self, pixels: int) -> str | None:
-        """Of a dataset in a bucket: what is here of a stored size and what is to be copied, in words."""
 
     def of_rows(self, rows: np.ndarray, *names: str) -> pd.DataFrame:
         """Some columns of some rows (int64 [n]), which are its index: never more than one column is read whole."""

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,6 @@ import pyarrow.compute as pc
 
 from shards.dataset.dataset import Dataset, Part
 from shards.dataset.labels import Coded, Labels, PackLabels
-from shards.dataset.mapped import StoredSize
 from shards.dataset.packed import PackedDataset
 from shards.dataset.synonyms import FindingsMap, Together, together
 from shards.errors import UserError
@@ -65,7 +63,7 @@ class Union(Dataset):
                 raise UserError(f"same-patients {name!r}: no such pack; {choices(name, packs, 'there are')}")
             if named.count(name) > 1:
                 raise UserError(f"same-patients {name!r}: is named twice; give all packs of its patients in one group")
-        if len(packs) == 1 and not named:
+        if len(packs) == 1:
             return parts[0].dataset
         return cls(tuple(parts), options)
 
@@ -141,21 +139,6 @@ class Union(Dataset):
         part = next(part for part in self.parts if row < part.stop)
         return part.dataset.key(row - part.start)
 
-    def outlook(self, pixels: int) -> str | None:
-        words = []
-        for part in self.parts:
-            size = min((each for each in part.dataset.sizes if each >= pixels), default=pixels)
-            words += [f"{part.name}: {said}" for said in [part.dataset.outlook(size)] if said]
-        return "; ".join(words) or None
-
-    def stored(self, pixels: int) -> StoredSize:
-        """Of each pack the size itself, else the nearest larger one that it stores."""
-        found = []
-        for part in self.parts:
-            sizes = part.dataset.sizes
-            found.append(part.dataset.stored(min((each for each in sizes if each >= pixels), default=pixels)))
-        return _joined(found, str(self.root))
-
     # ---------------------------------------------------------------- labels
 
     @property
@@ -221,19 +204,3 @@ class Union(Dataset):
                         f"{part.dataset.root}: no labels {name!r}; {known}: give each its own, --labels {own}"
                     )
         return {pack: release or names[pack][0] for pack, release in asked.items()}
-
-
-def _joined(stored: list[StoredSize], root: str) -> StoredSize:
-    """Of packs that store one size in one way."""
-    first, shards, at = stored[0], [], 0
-    paths: dict[int, Path] = {}
-    described: dict[int, dict] = {}
-    for each in stored:
-        if (each.pixels, each.raw) != (first.pixels, first.raw) or each.mirror:
-            raise UserError(f"{root}: packs of other sizes or kinds, or in a bucket, cannot be read together")
-        paths |= {at + number: path for number, path in each.paths.items()}
-        described |= {at + number: entry for number, entry in each.described.items()}
-        shards.append(np.where(each.shard < 0, -1, each.shard + at).astype(each.shard.dtype))
-        at += max(each.paths, default=-1) + 1
-    offset, length = (np.concatenate([getattr(each, name) for each in stored]) for name in ("offset", "length"))
-    return StoredSize(first.pixels, first.raw, paths, described, np.concatenate(shards), offset, length)

@@ -20,6 +20,7 @@ from shards.words import counted
 IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
 VIEWS = ("frontal", "lateral", "other")
 SPLITS = ("train", "dev", "test")
+SYNTHETIC = "SYNTHETIC.txt"  # in a release that `cxrdali synth` wrote: the dataset, and what is made from it, say so
 TABLE = "table"  # the release of any one table, which is not recognised but named (`shards.releases.table`)
 RESERVED = ("row", "split", "image_id", "study_id", "view")  # columns beside the findings
 
@@ -121,6 +122,11 @@ class Release:
     inputs: tuple[Location, ...]
     reading: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def mark(root: Location) -> dict[str, object]:
+    """What `Release.reading` says of a synthetic release."""
+    return {"synthetic": True} if storage_of(root / SYNTHETIC).exists() else {}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cxrdali.train.console import tensorboard
+from cxrdali.train.tracker import TrackedRun
+from cxrdali.train.trackers.tensorboard import TensorBoard
 from shards.errors import UserError
 from tests.cli.cli import call
 from tests.releases import contents
@@ -30,7 +31,8 @@ def test_demo(tmp_path, mine, name):
 
 def test_events_of_a_run(tmp_path, mine):
     (tmp_path / "tensorboard").symlink_to(mine)
-    with pytest.raises(UserError, match="tensorboard: is a link"), tensorboard(tmp_path, 0):
+    run = TrackedRun(tmp_path, "", None, 0, {})
+    with pytest.raises(UserError, match="tensorboard: is a link"), TensorBoard().following(run):
         pass
     assert contents(mine) == {"thesis.txt": b"the user's"}
 

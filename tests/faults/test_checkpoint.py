@@ -20,7 +20,7 @@ from cxrdali.runs import folder as run_folder
 from cxrdali.runs import layout
 from cxrdali.runs.folder import NEW, commit, load_last, settle
 from cxrdali.runs.reader import Run, weights_epoch
-from cxrdali.train import console
+from cxrdali.train.tracking import Tracking
 from shards.storage import files as storage
 from tests.cli.cli import call
 from tests.faults.trainers import (
@@ -256,7 +256,7 @@ def free_bytes(name, unbroken):
         (unbroken / file).stat().st_size // PAGE + 1
         for file in (layout.SEEN, layout.BEST, layout.VAL_PREDICTIONS, layout.LAST)
     )
-    first = 2 + seen
+    first = 3 + seen  # events, and where the run is within its epoch
     pages = {
         "what is seen": 1 + seen,
         "events": first,
@@ -362,16 +362,16 @@ def test_events_that_cannot_be_written_are_one_line_and_the_epoch_is_saved(unbro
 
 def without_room_for_events(log, arguments):
     """For a child: no file may grow while an epoch's events are written; the log may again after it."""
-    whole = console.write_events
+    whole = Tracking.send
 
-    def write_events(*arguments):
+    def send(tracking):
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         try:
-            whole(*arguments)
+            whole(tracking)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    console.write_events = write_events
+    Tracking.send = send
     command_line(log, arguments)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from cxrdali.runs.layout import LAST
 from cxrdali.runtime.launcher import ASKING
-from cxrdali.train import console
+from cxrdali.train.tracking import Tracking
 from tests.cli.cli import command, environment
 from tests.faults.trainers import at_moment, child, command_line, differences, train_command
 
@@ -34,13 +34,13 @@ def signalled(log, arguments, numbers, ignored=()):
 
 def signalled_before_the_first_step(log, arguments, number):
     """For a child: the command line that is sent a signal when it has said what it will train."""
-    begins = console.tensorboard
+    begins = Tracking.__enter__
 
-    def tensorboard(*given):
+    def enter(tracking):
         os.kill(os.getpid(), number)
-        return begins(*given)
+        return begins(tracking)
 
-    pytest.MonkeyPatch().setattr(console, "tensorboard", tensorboard)
+    pytest.MonkeyPatch().setattr(Tracking, "__enter__", enter)
     command_line(log, arguments)
 
 

@@ -187,7 +187,7 @@ def test_a_file_of_one_s_own_may_start_from_the_paper_s_and_replace_them(tmp_pat
         ("[a]\nstage = 2\nstarts_from = ''\n", "r.toml: a: no recipe ''; there are"),
         ("[a]\nstage = 1\noversample_below = 0.1\noversample_from = ''\n", "needs --oversample-from"),
         ("[a]\nstage = true\n", "r.toml: a: stage = True is of the wrong kind"),
-        ("[a]\nstage = 1\noversample = 'Hernia'\n", "oversample is a list of findings"),
+        ("[a]\nstage = 1\noversample = 'Hernia'\n", "oversample is a list of names"),
         ("[a]\nstage = 1\ncompile = 1\n", "compile is true or false"),
         ("[a]\nsize = 224\n", "r.toml: a: stage is missing"),
         ("[a]\nstage = 4\n", "r.toml: a: stage 4: choose 1, 2 or 3"),

@@ -1,0 +1,1 @@
+"""Trackers: a file for each, found by its name."""
