@@ -10,7 +10,7 @@ from rich.text import Text
 from cxrdali.report.kit.numbers import NOTHING, count, duration, percent, small, storage
 from cxrdali.runs.listing import is_run, run_folders
 from cxrdali.runs.steps import RECORDS
-from cxrdali.runs.watching import FINISHED, KILLED, STOPPED, Watched, watched
+from cxrdali.runs.watching import FINISHED, KILLED, STOPPED, Watched, is_held, watched
 from shards.errors import UserError
 from shards.words import counted
 
@@ -25,15 +25,17 @@ def screen(path: Path, width: int) -> tuple[RenderableType, bool]:
 
     Raises UserError if there is no run, or the one that is asked for cannot be read.
     """
-    if is_run(path):
+    if is_run(path) or is_held(path / ".lock"):
         run = watched(path)
         if run.fault:
             raise UserError(run.fault)
         return _one(run), run.state == FINISHED
     folders, others = run_folders(path)
-    found = [watched(each) for each in folders]
+    begun = [each for each in others if is_held(each / ".lock")]
+    found = [watched(each) for each in [*folders, *begun]]
     table = _several(found, width)
-    lines = [f"{counted(len(others), 'folder')} without a run yet"] if others else []
+    empty = len(others) - len(begun)
+    lines = [f"{counted(empty, 'folder')} without a run yet"] if empty else []
     made, begun = (len(list((path / RECORDS).glob(f"*.{kind}.json"))) for kind in ("made", "begun"))
     lines += [f"{counted(made, 'step')} of the study done, {begun} begun"] if made or begun else []
     lines += [each.fault for each in found if each.fault]
@@ -50,6 +52,8 @@ def _one(run: Watched) -> RenderableType:
 def _facts(run: Watched) -> dict[str, str]:
     """What is known of a run that can be read, by the words before it."""
     progress, live, last, facts = run.progress, run.live, run.last, {}
+    if progress is None:
+        return {"next": "it has not begun its first epoch"}
     facts["epoch"] = _epoch(run)
     if live:
         facts["epoch"] += f", {live.position:,} of {live.of:,} images"

@@ -85,10 +85,10 @@ class Tracking:
                     session.sent = epoch
 
     def __exit__(self, *error: Any) -> None:
-        lost = [name for name in self._trackers if name not in self._sessions]
-        for name in lost if error[0] is None else ():
-            self._begin(name)
-        self.send()
+        if error[0] is None:
+            for name in set(self._trackers) - set(self._sessions):
+                self._begin(name)
+            self.send()
         self._ends.__exit__(*error)
         for name in set(self._trackers) - set(self._sessions):
             why = f"{name} was not told all of this run ({self._failed[name]})"

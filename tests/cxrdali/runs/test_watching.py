@@ -23,6 +23,7 @@ from cxrdali.runs.watching import watched
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
+from shards.storage.files import only_one
 from tests.cli.cli import call, command, environment
 from tests.faults.trainers import in_child, job_with_a_signal
 
@@ -136,6 +137,17 @@ def test_a_lock_is_looked_at_and_not_taken(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX)
         assert watching.is_held(lock)
     assert not watching.is_held(lock)
+
+
+def test_a_run_that_prepares_its_first_epoch_is_one(tmp_path):
+    """It has no config.json yet: computing features may take long."""
+    (tmp_path / "runs" / "new").mkdir(parents=True)
+    (tmp_path / "runs" / "old").mkdir()
+    with only_one(tmp_path / "runs" / "new" / ".lock", "training into it"):
+        assert watched(tmp_path / "runs" / "new").state == "starts or saves"
+        said = call("watch", tmp_path / "runs" / "new", "--once", cwd=tmp_path)
+        assert said.returncode == 0 and "new: starts or saves" in said.stdout
+    assert call("watch", tmp_path / "runs" / "new", "--once", cwd=tmp_path).returncode == 1
 
 
 # ---------------------------------------------------------------- the screen
