@@ -38,7 +38,7 @@ from shards.words import counted
 )
 @folders.data_option
 @heldout.labels_option
-@field_options(FitOptions, "uncertain", "folds", "allow_leak")
+@field_options(FitOptions, "uncertain", "folds", "allow_leak", "findings")
 @field_options(EvaluateOptions, "allow_other_run", "allow_same_images")
 @tables.kind_option
 def calibrate(
@@ -72,7 +72,9 @@ def calibrate(
         predictions.check_target(out, *inputs)
     if fit is not None:
         heldout.check_json(written, *inputs)
-        fitted = calibration.fit(fit, *heldout.open_for_fit(fit, data, labels), method, filled(FitOptions, given))
+        fitted = calibration.fit(
+            fit, *heldout.open_for_fit(fit, data, labels, given["findings"]), method, filled(FitOptions, given)
+        )
         heldout.warn_of_split(fitted.made_from)
     else:
         fitted = calibration.read(rules)

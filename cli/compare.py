@@ -22,8 +22,18 @@ from shards.words import counted
     help="HTML page to write; its numbers go beside it, as .json, .csv and .findings.csv.  [default: print only]",
 )
 @field_options(
-    CompareOptions, "baseline", "draws", "level", "seed", "folds", "uncertain", "allow_leak", "allow_same_images"
+    CompareOptions,
+    "baseline",
+    "draws",
+    "level",
+    "seed",
+    "folds",
+    "uncertain",
+    "allow_leak",
+    "allow_same_images",
+    "findings",
 )
+@field_options(CompareOptions, "by", "age_bins", "min_group")
 @click.option("--title", default="Comparison of runs", show_default=True, help="Title of the page.")
 def compare(runs, data, labels, out, title, **given):
     """RUNS side by side on the same images: mAP, AUROC, F1, calibration, head, medium and tail findings, speed; and
@@ -42,8 +52,12 @@ def compare(runs, data, labels, out, title, **given):
         if out.suffix != ".html":
             raise click.UsageError(f"--out {out}: the page is a .html")
         check_writable(out)
-    result = library.compare(runs, folders.open_packed(data), options, labels)
+    result = library.compare(runs, folders.open_dataset(data, options.findings), options, labels)
     _print(result)
+    if result["groups_by"]:
+        from cli.options.group_scores import print_compared
+
+        print_compared(result)
     if out is not None:
         from cxrdali.report.comparison.page import write_comparison
 

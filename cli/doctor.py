@@ -15,7 +15,7 @@ WIDTH = 18  # of the names: a check is printed when it is made, before the longe
 @click.command()
 @folders.data_option
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON, for a bug report.")
-def doctor(data: Path | None, as_json: bool):
+def doctor(data: tuple[Path, ...], as_json: bool):
     """Look at Python, torch, DALI, the driver and its GPUs, cores, memory, disks and the packed dataset.
 
     A note works, but check it. Exit code 1 if anything is wrong; how to fix it is below its line. Nothing is changed.
@@ -23,7 +23,7 @@ def doctor(data: Path | None, as_json: bool):
     from cxrdali.doctor.checks import checks
     from shards.storage.places import storage_of
 
-    required = data is not None or bool(os.environ.get("CXRDALI_DATA"))
+    required = bool(data) or bool(os.environ.get("CXRDALI_DATA"))
     done, pack = [], folders.packed(data)
     for check in checks(pack, required, folders.RUNS, None if storage_of(pack).local else folders.copies()):
         done.append(check)

@@ -49,6 +49,7 @@ class Paths(click.ParamType):
 @click.option("--folds", default=5, show_default=True, help="Parts by subject, each left out in turn by --fit-weights.")
 @folders.data_option
 @click.option("--labels", metavar="NAME", help="Label release of the validation tables.  [default: the one they name]")
+@field_options(FitOptions, "findings")
 @field_options(EvaluateOptions, "uncertain", "allow_leak", "allow_other_run", "allow_same_images")
 @tables.kind_option
 def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, data, labels, kind, **given):
@@ -71,7 +72,7 @@ def ensemble(files, out, method, weights, weights_by_map, fit_weights, folds, da
     check_target(out, *files, *validation)
     chosen = _numbers(weights)
     if validation:
-        dataset, release = heldout.open_for_fit(validation[0], data, labels)
+        dataset, release = heldout.open_for_fit(validation[0], data, labels, given["findings"])
         if weights_by_map:
             chosen = library.weights_by_map(validation, dataset, release, options)
         else:

@@ -29,16 +29,21 @@ from shards.words import counted
     help="What `cxrdali thresholds` wrote, or one probability for all findings, such as 0.5; adds F1, precision, "
     "recall and specificity. FILE then holds logits.",
 )
-@field_options(EvaluateOptions, "allow_leak", "allow_other_run", "allow_same_images", "draws", "level", "seed")
+@field_options(EvaluateOptions, "by", "age_bins", "min_group")
+@field_options(EvaluateOptions, "allow_leak", "allow_other_run", "allow_same_images", "findings")
+@field_options(EvaluateOptions, "draws", "level", "seed")
 def evaluate(file, data, labels, out, limits, **given):
     """AP, AUROC, calibration error (ECE), Brier score, prevalence and counts per finding; means over all findings and
     over head, medium and tail findings, with confidence intervals; the same for frontal and lateral images apart. FILE
     is a table that `cxrdali predict`, `ensemble`, `calibrate` or `postprocess` wrote.
 
-    Head findings are in at least 10 % of the images of the labels' training split in the dataset, medium ones in 1 % to
-    10 %, tail ones in fewer. NAME.json has everything; NAME.csv a row per view and finding, and after each view's
-    findings its means: rows without a finding, whose group is all, head, medium or tail.
+    Of findings that FILE and the labels call otherwise or do not both have, those in common are scored, and what is
+    left out is said. Head findings are in at least 10 % of the images that the run was trained on, or of the labels'
+    training split in its own dataset, medium ones in 1 % to 10 %, tail ones in fewer. NAME.json has everything;
+    NAME.csv a row per view and finding, and after each view's findings its means: rows without a finding, whose group
+    is all, head, medium or tail.
     """
+    from cxrdali.evaluate import by_group
     from cxrdali.evaluate import evaluate as library
     from cxrdali.postprocess.rules import ALLOWED
     from cxrdali.postprocess.thresholds import read_or_fixed
@@ -49,12 +54,15 @@ def evaluate(file, data, labels, out, limits, **given):
     out = out or file.with_name(f"{file.stem}.metrics")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it, or give another --out")
-    dataset = folders.open_packed(data)
-    about = read(file).provenance
+    dataset = folders.open_dataset(data, options.findings)
+    table = read(file)
+    about = table.provenance
     labels = dataset.labels(labels or about.labels)
-    thresholds = None if limits is None else read_or_fixed(limits, labels.findings)
+    thresholds = None if limits is None else read_or_fixed(limits, table.findings)
     result = library.evaluate(file, dataset, labels, options, thresholds)
     paths = library.write(result, out)
+    if result["groups_by"]:
+        paths = (*paths, by_group.write(result["groups_by"], out.with_name(f"{out.name}.groups.csv")))
     of = f" of {about.split}" if about.split else ""
     click.echo(f"{file}: {counted(result['images'], 'image')}{of} against labels {labels.name}")
     if result["fitted_here"]:
@@ -77,7 +85,11 @@ def evaluate(file, data, labels, out, limits, **given):
     _print(result)
     if thresholds is not None:
         _print_decisions(result)
-    click.echo(f"written: {paths[0]}, {paths[1]}")
+    if result["groups_by"]:
+        from cli.options.group_scores import print_groups
+
+        print_groups(result)
+    click.echo(f"written: {', '.join(map(str, paths))}")
     after_evaluation(file, paths[0], about.run)
 
 

@@ -58,8 +58,9 @@ def explain(run, data, findings, out, synthetic, batch, **given):
     with quick_imports():
         from cxrdali.predict.explain import explain
         from cxrdali.report.explanation.page import write_gallery
+        from cxrdali.runs.reader import Run
 
-    dataset = folders.open_packed(data)
+    dataset = folders.open_dataset(data, run=Run.open(run))
     found = explain(run, dataset, options, filled(PredictOptions, given))
     if found.without:
         click.echo(f"no positive image in {options.split}, so not shown: {', '.join(found.without)}")

@@ -29,7 +29,7 @@ from shards.words import counted
     help="Where the rules of --fit are written.  [default: views.json beside --out]",
 )
 @heldout.labels_option
-@field_options(FitOptions, "uncertain", "folds", "allow_leak")
+@field_options(FitOptions, "uncertain", "folds", "allow_leak", "findings")
 @field_options(EvaluateOptions, "allow_other_run", "allow_same_images")
 @tables.kind_option
 def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_run, allow_same_images, **given):
@@ -50,12 +50,11 @@ def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_ru
     if fit is not None:
         views = views or out.with_name("views.json")
         heldout.check_json(views)
-        dataset, release = heldout.open_for_fit(fit, data, labels)
-        asked = filled(FitOptions, given)
-        fitted = library.fit(fit, dataset, release, asked.uncertain, asked.allow_leak, asked.folds)
+        dataset, release = heldout.open_for_fit(fit, data, labels, given["findings"])
+        fitted = library.fit(fit, dataset, release, filled(FitOptions, given))
         heldout.warn_of_split(fitted.made_from)
     else:
-        dataset, fitted = folders.open_packed(data), library.read(rules)
+        dataset, fitted = folders.open_dataset(data, given["findings"]), library.read(rules)
     table, changed = library.apply(file, fitted, dataset, bool(allow_other_run), bool(allow_same_images))
     _print(fitted)
     click.echo(

@@ -75,8 +75,9 @@ def predict(more, runs, data, split, images, out, kind, gpus, jobs, **given):
 
     with quick_imports():
         from cxrdali.predict.predict import predict
+        from cxrdali.runs.reader import Run
 
-    table = predict(runs[0], folders.open_packed(data), split, options)
+    table = predict(runs[0], folders.open_dataset(data, run=Run.open(runs[0])), split, options)
     if table is not None:  # this is the process that writes
         tables.write(table, out, kind)
 

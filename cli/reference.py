@@ -23,8 +23,9 @@ def reference(run, data, **given):
     options = filled(ReferenceOptions, given)
     with quick_imports():
         from cxrdali.predict.reference import fit
+        from cxrdali.runs.reader import Run
 
-    made = fit(run, folders.open_packed(data), options)
+    made = fit(run, folders.open_dataset(data, run=Run.open(run)), options)
     path = made.save(run)
     click.echo(f"{path}: {counted(made.about['fitted_images'], 'training image')} of {run}")
     click.echo(f"{made.false_alarms}.")

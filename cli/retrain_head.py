@@ -44,11 +44,12 @@ def retrain_head(run, out, data, head, augment, dry_run, plugins, assignments, *
     command again continues it, and predict, evaluate and compare take it.
     """
     from cxrdali.runs.plugins import load
+    from cxrdali.runs.reader import Run
     from cxrdali.train.retrain import retrain_settings
 
     for path in plugins:
         load(path)
-    dataset = folders.open_packed(data)
+    dataset = folders.open_dataset(data, run=Run.open(run))
     changes = {"device": "auto", "cache_features": True, "new_head": head == "new"}
     settings = retrain_settings(run, dataset, {**changes, **given_settings(given, assignments)}, augment)
     if out is None:

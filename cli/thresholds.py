@@ -23,7 +23,7 @@ from shards.words import counted
 @click.option("--out", type=OUTPUT, required=True, metavar="JSON", help="Where the thresholds are written.")
 @folders.data_option
 @heldout.labels_option
-@field_options(FitOptions, "uncertain", "folds", "allow_leak")
+@field_options(FitOptions, "uncertain", "folds", "allow_leak", "findings")
 def thresholds(fit, strategy, out, data, labels, **given):
     """Fit a threshold per finding to validation predictions, for `cxrdali evaluate --thresholds`.
 
@@ -33,7 +33,9 @@ def thresholds(fit, strategy, out, data, labels, **given):
     from cxrdali.postprocess import thresholds as library
 
     heldout.check_json(out, fit)
-    fitted = library.fit(fit, *heldout.open_for_fit(fit, data, labels), strategy, filled(FitOptions, given))
+    fitted = library.fit(
+        fit, *heldout.open_for_fit(fit, data, labels, given["findings"]), strategy, filled(FitOptions, given)
+    )
     heldout.warn_of_split(fitted.made_from)
     _print(fitted)
     fitted.write(out)

@@ -72,7 +72,7 @@ def train(data, out, stage, recipe, file, gpus, dry_run, plugins, assignments, *
     if chosen and "oversample_from" not in asked and source is not None:
         before, otherwise = f"--recipe {chosen.settings['oversample_from']}", "a run or metrics with --oversample-from"
         _check_there(Path(source), out, f"{what} oversamples by the AP of", before, otherwise)
-    dataset = folders.open_packed(data)
+    dataset = folders.open_dataset(data, settings.data.findings, settings.data.same_patients)
     (say_dry_run if dry_run else train_run)(settings, dataset, out, about)
 
 

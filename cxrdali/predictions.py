@@ -10,7 +10,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from cxrdali.fitted import BEFORE, BEST_EPOCH, CALIBRATION, VIEW_RULES, WEIGHTS, Fitted, joined, sketch
 from cxrdali.provenance import Kind, Provenance, from_json
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.csv import one_line, read_table
 from shards.storage.files import read_regular, write_bytes
@@ -62,10 +62,10 @@ class Predictions:
         )
         if path.suffix == ".csv":
             text = table.to_csv(index=False, lineterminator="\n")
-            write_with_hash(path, text.encode(), json.dumps(asdict(self.provenance)))
+            write_with_hash(path, text.encode(), json.dumps(self.provenance.as_json()))
             return
         arrow = pa.Table.from_pandas(table, preserve_index=False)
-        about = json.dumps(asdict(self.provenance)).encode()
+        about = json.dumps(self.provenance.as_json()).encode()
         sealed = {ABOUT: about, CHECKSUM: self.checksum(about).encode()}
         arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **sealed})
         buffer = io.BytesIO()
@@ -85,6 +85,11 @@ class Predictions:
             raise UserError("mean ranks are no probabilities; write them as logits, or calibrate them first")
         provenance = replace(self.provenance, kind=Kind.PROBABILITY)
         return replace(self, values=sigmoid(self.values).astype(np.float32), provenance=provenance)
+
+    def of(self, findings: Sequence[str]) -> "Predictions":
+        """With these findings alone, in this order."""
+        columns = [self.findings.index(name) for name in findings]
+        return replace(self, findings=tuple(findings), values=self.values[:, columns])
 
     def after(self, values: np.ndarray, step: str, **provenance) -> "Predictions":
         """The table with other values, made by a step that is added to the history; provenance: what else changes."""
@@ -158,7 +163,7 @@ def as_logits(table: Predictions, path: Path) -> Predictions:
     return replace(table, provenance=replace(table.provenance, kind=kind or Kind.LOGIT))
 
 
-def catalog_rows(table: Predictions, path: Path, dataset: PackedDataset) -> np.ndarray:
+def catalog_rows(table: Predictions, path: Path, dataset: Dataset) -> np.ndarray:
     """Catalog row of each image: int64 [n]. Raises UserError if the dataset does not have one of them."""
     rows = pd.Index(dataset.catalog["image_id"]).get_indexer(table.ids["image_id"])
     absent = table.ids["image_id"][rows < 0]
@@ -169,7 +174,7 @@ def catalog_rows(table: Predictions, path: Path, dataset: PackedDataset) -> np.n
     return rows
 
 
-def match(path: Path, table: Predictions, dataset: PackedDataset, labels: Labels) -> tuple[np.ndarray, list[int]]:
+def match(path: Path, table: Predictions, dataset: Dataset, labels: Labels) -> tuple[np.ndarray, list[int]]:
     """Catalog rows of the table's images (int64 [n]), and its columns in the order of the labels' findings.
 
     Raises UserError for an image that dataset or labels do not have, or a finding that only one side has.

@@ -1,7 +1,7 @@
 """What a table of predictions says of itself: what its values are, and how they came about."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 
 from cxrdali.fitted import KINDS, Fitted
@@ -19,13 +19,22 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
+class Home:
+    """What a run was trained on, if its predictions are of another dataset: images, and (finding, images with it)."""
+
+    images: int
+    positives: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where a table came from; fields that are not known are None.
 
     tta: test-time augmentation, a name of `cxrdali.models.tta.TTA`; history: one sentence per later step,
     such as pooling; calibrated: the calibrations among them; thresholds apply only to tables with the same ones;
     images: which ones they are, whatever the dataset's shards (`cxrdali.runs.same_data`); seen: sentences on how many
-    of the images were trained on (none: not one was); fitted: what was fitted to which images on its way.
+    of the images were trained on (none: not one was); fitted: what was fitted to which images on its way; home: how
+    often its run's training images have the findings (None: they are of this dataset, or it is not known).
     """
 
     kind: Kind | None = None
@@ -39,6 +48,11 @@ class Provenance:
     images: str | None = None
     seen: tuple[str, ...] | None = None
     fitted: tuple[Fitted, ...] | None = None
+    home: Home | None = None
+
+    def as_json(self) -> dict:
+        """A table of its own dataset says nothing of a home, and is the file that it always was."""
+        return {name: value for name, value in asdict(self).items() if name != "home" or value is not None}
 
     @property
     def says_nothing(self) -> bool:
@@ -55,7 +69,8 @@ def from_json(stored: object) -> Provenance:
     for name, texts in (("history", history), ("calibrated", calibrated or []), ("seen", seen or [])):
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"its metadata is damaged: {name} {texts!r}")
-    fitted = known.pop("fitted", None)
+    fitted, home = known.pop("fitted", None), known.pop("home", None)
+    check_kinds(home, maybe({"images": int, "positives": [[object]]}), "its metadata is damaged: home")
     check_kinds(fitted, maybe([KINDS]), "its metadata is damaged: fitted")
     for name, value in known.items():
         if not isinstance(value, str | None):
@@ -67,7 +82,8 @@ def from_json(stored: object) -> Provenance:
         kind, calibrated = _from_history(kind, history)
     listed = {"history": tuple(history), "calibrated": tuple(calibrated), "seen": None if seen is None else tuple(seen)}
     entries = fitted and tuple(map(fitted_from_json, fitted))
-    return Provenance(kind and Kind(kind), **known, **listed, fitted=() if fitted == [] else entries)
+    trained = home and Home(home["images"], tuple((str(name), int(count)) for name, count in home["positives"]))
+    return Provenance(kind and Kind(kind), **known, **listed, fitted=() if fitted == [] else entries, home=trained)
 
 
 def _from_history(kind: str | None, history: Sequence[str]) -> tuple[str | None, Sequence[str]]:

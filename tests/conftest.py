@@ -9,7 +9,7 @@ os.environ.setdefault("SOURCE_DATE_EPOCH", "1767225600")  # equal files make equ
 
 import pytest  # noqa: E402
 
-from tests.releases import write_release  # noqa: E402
+from tests.releases import write_nih, write_release  # noqa: E402
 from tests.s3 import address, own_address, packed_bucket, s3, s3_server  # noqa: E402, F401
 
 
@@ -54,3 +54,18 @@ def time_limit():
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session")
+def nih(tmp_path_factory):
+    """A small ChestX-ray14 packed at 48 pixels: another hospital than `dataset`, with other findings and splits."""
+    from shards.dataset.packed import PackedDataset
+    from shards.packing.options import PackOptions
+    from shards.packing.pack import pack
+    from shards.releases.open import open_release
+    from shards.renditions.rendition import Size
+
+    root = tmp_path_factory.mktemp("nih")
+    write_nih(root / "release", patients=20)
+    pack(open_release(root / "release"), root / "nih", PackOptions(sizes=(Size(48),), shard_images=16))
+    return PackedDataset.open(root / "nih")

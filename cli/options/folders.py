@@ -2,6 +2,8 @@
 
 import functools
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -51,7 +53,27 @@ def resolve(given: Path | None, variable: str, default: Path, what: str) -> Path
     return path
 
 
-def packed(given: Path | None) -> Path:
+class PackPlace(Place):
+    """A packed dataset's place, with the name that it gets among several in front: NAME=PATH."""
+
+    def convert(self, value, param, context):
+        name, equals, place = str(value).partition("=")
+        if isinstance(value, Path) or not equals or not re.fullmatch(r"[\w.-]+", name) or Path(value).exists():
+            return super().convert(value, param, context)
+        found = super().convert(place, param, context)
+        context.meta.setdefault(_NAMES, {})[str(found)] = name
+        return found
+
+
+def packed(given: Path | Sequence[Path] | None) -> Path:
+    """The place of one packed dataset: given, or its default. Raises UserError for several."""
+    if isinstance(given, tuple):
+        if len(given) > 1:
+            raise UserError(
+                f"--data {given[1]}: `{click.get_current_context().info_name}` reads one pack; give one --data and run "
+                "it for each"
+            )
+        given = given[0] if given else None
     return resolve(given, "CXRDALI_DATA", DATA, "packed dataset")
 
 
@@ -59,18 +81,56 @@ def release(given: Path | None) -> Path:
     return resolve(given, "CXRDALI_SOURCE", SOURCE, "release")
 
 
-def open_packed(given: Path | None):
+def open_packed(given: Path | Sequence[Path] | None):
     """The packed dataset at --data or its default, opened. What lies in a bucket is copied to --cache when needed."""
+    dataset = _opened(packed(given))
+    click.get_current_context().meta[_OPENED] = dataset
+    return dataset
+
+
+def open_packs(given: Sequence[Path], option: str = "--data ") -> dict:
+    """The packed datasets at --data, or the default one, by the names that they have among each other: NAME of
+    NAME=PATH, else the folder's. option: as messages spell what gives one."""
+    context, packs = click.get_current_context(), {}
+    for root in given or (packed(None),):
+        if str(root) in [str(pack.root) for pack in packs.values()]:
+            raise UserError(f"{option}{root}: is given twice; give each pack once")
+        name = context.meta.get(_NAMES, {}).get(str(root)) or Path(str(root)).resolve().name
+        if name in packs:
+            raise UserError(
+                f"{option}{root}: {packs[name].root} is called {name!r} too; give one of them another name, as in "
+                f"{option}{name}-2={root}"
+            )
+        packs[name] = _opened(root)
+    return packs
+
+
+def open_dataset(given: Sequence[Path], findings=None, same_patients=None, run=None):
+    """The packs at --data as one dataset (one alone is itself): with these findings and patients (`DataSettings`), or
+    as a run has them."""
+    from cxrdali.data.packs import as_one
+    from cxrdali.runs.same_data import as_trained
+
+    packs = open_packs(given)
+    dataset = as_trained(run, packs) if run is not None else as_one(packs, findings, same_patients)
+    click.get_current_context().meta[_OPENED] = dataset
+    return dataset
+
+
+def _opened(root: Path):
     from shards.dataset.cache import Cache
     from shards.dataset.packed import PackedDataset
 
-    root = packed(given)
     here = storage_of(root).local
     if here and _asked_cache() is not None:
         click.echo(f"note: {root} is on this machine, so nothing is copied to a cache", err=True)
-    dataset = PackedDataset.open(root, None if here else Cache(copies()))
-    click.get_current_context().meta[_OPENED] = dataset
-    return dataset
+    return PackedDataset.open(root, None if here else Cache(copies()))
+
+
+def as_given(pack: Path) -> str:
+    """A pack of --data as the command line had it, with its name."""
+    name = click.get_current_context().meta.get(_NAMES, {}).get(str(pack))
+    return f"{name}={pack}" if name else str(pack)
 
 
 def opened():
@@ -85,7 +145,7 @@ def copies() -> Path:
     return resolve(_asked_cache(), "CXRDALI_CACHE", default_folder(), "copies")
 
 
-_CACHE, _OPENED = "cxrdali.cache", "cxrdali.opened"
+_CACHE, _OPENED, _NAMES = "cxrdali.cache", "cxrdali.opened", "cxrdali.names"
 
 
 def _asked_cache() -> Path | None:
@@ -117,9 +177,11 @@ def label_folders_option(help: str):
 
 _DATA = click.option(
     "--data",
-    type=Place(),
-    metavar="PACK",
-    help="Packed dataset: a folder, or an address such as s3://bucket/pack.  "
+    multiple=True,
+    type=PackPlace(),
+    metavar="[NAME=]PACK",
+    help="Packed dataset: a folder, or an address such as s3://bucket/pack. Several are one dataset, for commands that "
+    "train, predict and score: their names, else the folders', tell them apart.  "
     "[default: $CXRDALI_DATA, else data/packed]",
 )
 
@@ -134,8 +196,8 @@ def pack_argument(command):
 
     @functools.wraps(command)
     def with_pack(pack, data, **given):
-        if pack is not None and data is not None:
-            raise click.UsageError(f"two datasets, {pack} and --data {data}; give one of them")
+        if pack is not None and data:
+            raise click.UsageError(f"two datasets, {pack} and --data {data[0]}; give one of them")
         return command(pack or packed(data), **given)
 
     return click.argument("pack", type=Place(), required=False)(_DATA(with_pack))

@@ -1,5 +1,6 @@
 """What commands that fit rules to a table of held-out predictions have in common."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -20,11 +21,11 @@ def check_fit_or_rules(fit: Path | None, rules: Path | None, **of_fit) -> None:
         raise click.UsageError(f"{wrong[0]} belongs to --fit, not to --rules")
 
 
-def open_for_fit(source: Path, data: Path | None, labels: str | None):
-    """The packed dataset, and the labels that a table names unless others are given."""
+def open_for_fit(source: Path, data: Sequence[Path], labels: str | None, findings: str | None = None):
+    """The packed dataset, or several as one, and the labels that a table names unless others are given."""
     from cxrdali.predictions import read
 
-    dataset = folders.open_packed(data)
+    dataset = folders.open_dataset(data, findings)
     return dataset, dataset.labels(labels or read(source).provenance.labels)
 
 

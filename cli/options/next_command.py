@@ -12,8 +12,8 @@ from cli.options import folders
 
 def line(*words: object) -> str:
     """A command for the shell, with --data where this one was given it."""
-    data = click.get_current_context().params.get("data")
-    given = [*words, *(("--data", data) if data is not None else ())]
+    data = click.get_current_context().params.get("data") or ()
+    given = [*words, *(word for pack in data for word in ("--data", folders.as_given(pack)))]
     return shlex.join(["cxrdali", *map(str, given)])
 
 
@@ -38,7 +38,8 @@ def after_training(settings, dataset, out: Path) -> None:
 
     context = click.get_current_context()
     if context.params.get("stage") in (1, 2):
-        say(_next_stage(settings, out, context.params, dataset.sizes), _evaluation(out, settings))
+        largest = [min(max(part.dataset.sizes) for part in dataset.parts)]  # that every pack can give
+        say(_next_stage(settings, out, context.params, largest), _evaluation(out, settings))
     elif len(released_rows(dataset, dataset.labels(settings.data.labels), "test")):
         table = f"{out.resolve().name}.test.parquet"
         say(line("predict", "--run", out, "--split", "test", "--out", table), _evaluation(out, settings))

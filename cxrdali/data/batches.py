@@ -1,8 +1,9 @@
 """Batches of images of the wanted size, made by threads ahead of who asks for them, without DALI.
 
 Raw ones, which DALI would write once more, are copied from mapped shards (`cxrdali.data.raw`): on the CPU to the output
-batch, for a GPU to pinned memory (`cxrdali.data.gpu`). JPEGs, on the CPU only, are decoded straight into the batch
-(`cxrdali.data.jpeg`).
+batch, for a GPU to pinned memory (`cxrdali.data.gpu`). JPEGs are decoded straight into the batch (`cxrdali.data.jpeg`),
+images of another size resized into it: on the CPU, and of packs that differ in size or kind. What an image becomes
+depends on its own side and kind, not on its neighbours.
 """
 
 from collections import deque
@@ -28,7 +29,7 @@ def batches(
     augment: what is carried out here. room: memory for so many images that nobody uses. ahead: batches in the making,
     and more if there are more threads, since each makes a batch of its own.
     """
-    if plan.mapped.stored.raw:
+    if any(is_raw for _, is_raw in plan.mapped.stored.kinds):
         raw.compiled()  # here, not in several threads at once
     made: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="cxrdali batch") as pool:
@@ -48,7 +49,8 @@ def batches(
 def _make(
     plan: EpochPlan, number: int, rows: np.ndarray, augment: tuple[Augmentation, ...], images: torch.Tensor
 ) -> Made:
-    made = plan.decisions(number)
-    to_fill = raw.fill if plan.mapped.stored.raw else jpeg.fill
-    to_fill(plan.mapped, rows, augment, made, images.numpy()[:, 0])
+    made, out = plan.decisions(number), images.numpy()[:, 0]
+    for those in plan.mapped.stored.alike(rows):
+        to_fill = raw.fill if those[:2] == (out.shape[1], True) else jpeg.fill
+        to_fill(plan.mapped, rows, augment, made, out, those)
     return images, made

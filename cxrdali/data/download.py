@@ -27,8 +27,8 @@ class CopyAhead:
     """
 
     def __init__(self, mapped: MappedSize, order: np.ndarray, windows: Windows, start: int):
-        assert mapped.stored.mirror is not None, "nothing is copied of a dataset on this disk"
-        self._mapped, self._mirror, self._whole = mapped, mapped.stored.mirror, not windows
+        assert mapped.stored.mirrors, "nothing is copied of a dataset on this disk"
+        self._mapped, self._mirror, self._whole = mapped, mapped.stored.mirrors[0], not windows
         if not windows:
             windows = [(0, in_order_of_need(mapped.stored.shard[order[start:]]))]
         self._first = [first for first, _ in windows]
@@ -39,7 +39,7 @@ class CopyAhead:
         self._lock = threading.Lock()
         self._wanted: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
         for window in range(self._window(start), len(windows)):
-            missing = [shard for shard in windows[window][1].tolist() if not mapped.is_mapped(shard)]
+            missing = [shard for shard in windows[window][1].tolist() if self._to_copy(shard)]
             self._left[window] = len(missing)
             for shard in missing:
                 self._bytes_left += self._num_bytes(shard)
@@ -52,7 +52,7 @@ class CopyAhead:
             threading.Thread(target=self._copy_wanted, name="cxrdali copy", daemon=True).start()
 
     def wait(self, start: int, stop: int) -> None:
-        """Return when the shards of the images at [start, stop) are here and mapped; the mirror counts the seconds.
+        """Return when the shards of the images at [start, stop) are here and mapped; a mirror counts the seconds.
 
         Raises UserError if one cannot be copied.
         """
@@ -99,6 +99,9 @@ class CopyAhead:
 
     def _window(self, position: int) -> int:
         return max(0, bisect_right(self._first, position) - 1)
+
+    def _to_copy(self, shard: int) -> bool:
+        return not self._mapped.is_mapped(shard) and self._mapped.stored.part_of(shard).mirror is not None
 
     def _num_bytes(self, shard: int) -> int:
         return self._mapped.stored.described[shard]["bytes"]

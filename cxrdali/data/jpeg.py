@@ -1,4 +1,4 @@
-"""JPEG renditions of the wanted size on the CPU: decoded into the output batch itself, and augmented where they lie.
+"""Renditions on the CPU: decoded into the output batch itself, or resized into it, and augmented where they lie.
 
 simplejpeg decodes as fast as DALI: both are libjpeg-turbo. But DALI's decoder fills memory of its own and copies it to
 its output, and the loader copied that again, from memory that had left the processor's cache (benchmarks/LOG.md).
@@ -8,7 +8,8 @@ import numpy as np
 import simplejpeg
 
 from cxrdali.data.augment import Augmentation, Decisions, in_order
-from shards.dataset.mapped import MappedSize
+from cxrdali.data.resize import resize
+from shards.dataset.mapped import Alike, MappedSize
 
 
 class DamagedImage(Exception):
@@ -20,14 +21,24 @@ class DamagedImage(Exception):
 
 
 def fill(
-    mapped: MappedSize, rows: np.ndarray, augment: tuple[Augmentation, ...], made: Decisions, out: np.ndarray
+    mapped: MappedSize, rows: np.ndarray, augment: tuple[Augmentation, ...], made: Decisions, out: np.ndarray, at: Alike
 ) -> None:
-    """Decode rows into `out`, uint8 [B, S, S], and augment each image before the next. Raises DamagedImage."""
-    work = [(each, each.steps(made, out.shape[1])) for each in in_order(augment)]
-    for place, stored in enumerate(mapped.slices(rows)):
+    """Fill places (`at`) of a batch in `out`, uint8 [B, S, S], and augment each image before the next.
+
+    Raises DamagedImage, or as `MappedSize.addresses` does.
+    """
+    work, side = [(each, each.steps(made, out.shape[1])) for each in in_order(augment)], at.pixels
+    room = None if side == out.shape[1] else np.empty((side, side, 1), dtype=np.uint8)  # before it is resized
+    every = (mapped.pixels if at.raw else mapped.slices)(rows[at.places])
+    for place, stored in zip(at.places.tolist(), every, strict=True):
         image = out[place, :, :, None]
-        if fault := decode_into(image, stored):
+        target = image if room is None else room
+        if at.raw:
+            target[...] = stored
+        elif fault := decode_into(target, stored):
             raise DamagedImage(int(rows[place]), fault)
+        if room is not None:
+            resize(room[:, :, 0], out[place])
         for each, steps in work:
             if steps[place] is not None:
                 each.apply(image, steps[place], image)

@@ -17,7 +17,7 @@ if config.DISABLE_JIT:  # type: ignore[attr-defined]  # it is made of the enviro
     raise ImportError("NUMBA_DISABLE_JIT is set")
 
 _ARGUMENTS = (
-    types.int64[::1], types.uint8[:, :, ::1], types.float32[:, ::1], types.float32[:, ::1], types.int32[::1],
+    types.int64[:, ::1], types.uint8[:, :, ::1], types.float32[:, ::1], types.float32[:, ::1], types.int32[::1],
     types.int32[::1],
 )  # fmt: skip
 
@@ -37,19 +37,19 @@ def _at(_typing: Any, address: Any) -> Any:
     return kind(address), lambda context, builder, _, given: builder.inttoptr(given[0], context.get_value_type(kind))
 
 
-def copy_augmented(addresses, out, anchor, shape, horizontal, vertical):
-    """Fill `out`, uint8 [B, S, S], with the pixels at addresses (int64 [B], checked by who calls) and the decisions of
-    `Cutout` and `Flips`."""
+def copy_augmented(images, out, anchor, shape, horizontal, vertical):
+    """Fill places of `out`, uint8 [B, S, S], with images, int64 [2, n]: addresses of pixels (checked by who calls) and
+    their places, and with the decisions of `Cutout` and `Flips`, [n, ...]."""
     # Whole rows by pointer, and unsigned places in them: views of arrays and places that might be negative keep the
     # compiler from copying 64 bytes at a time, which is all the difference.
-    count, size = out.shape[:2]
+    addresses, places, size = images[0], images[1], out.shape[1]
     width, last, to = np.uintp(size), np.uintp(size - 1), out.ctypes.data
-    for image in range(count):
+    for image in range(len(addresses)):
         mirrored, upside_down = horizontal[image], vertical[image]
         for y in range(size):
             source = carray(_at(addresses[image] + y * size), (size,))  # type: ignore[call-arg]
             row = size - 1 - y if upside_down else y
-            target = carray(_at(to + (image * size + row) * size), (size,))
+            target = carray(_at(to + (places[image] * size + row) * size), (size,))
             if mirrored:
                 for x in range(width):
                     target[x] = source[last - x]
@@ -65,4 +65,4 @@ def copy_augmented(addresses, out, anchor, shape, horizontal, vertical):
                 left = size - left - wide
             for y in range(max(top, 0), min(top + height, size)):
                 for x in range(max(left, 0), min(left + wide, size)):
-                    out[image, y, x] = 0
+                    out[places[image], y, x] = 0

@@ -30,8 +30,8 @@ from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec
 from cxrdali.data.readahead import ReadAhead
 from cxrdali.runtime.full import OTHERS, is_full
 from cxrdali.runtime.limits import cores
-from shards.dataset.mapped import MappedSize
-from shards.dataset.packed import PackedDataset
+from shards.dataset.dataset import Dataset
+from shards.dataset.mapped import MappedSize, StoredSize
 from shards.errors import UserError
 
 
@@ -53,14 +53,15 @@ class Loader:
         rank, world: this process's share. With `drop_last`, every batch is split evenly (`world` must divide its size);
             otherwise whole batches go round-robin. `position` always counts the whole epoch's samples.
 
-    `resized_from` is the stored size in pixels that is read when the wanted one is not stored, else None.
+    `resized_from` is the stored size in pixels that is read when the wanted one is not stored, else None; of several
+    packs, the largest such size.
 
     Raises:
         UserError: for no rows, rejected rows, too few for a batch, a size that is not stored, or, of a dataset in a
             bucket, a disk without room for what is still to be copied.
     """
 
-    dataset: PackedDataset
+    dataset: Dataset
     rows: np.ndarray
     options: LoaderOptions
     _: KW_ONLY
@@ -88,15 +89,17 @@ class Loader:
                 f"{dataset.root}: {len(rows)} training images make no batch of {options.batch}; "
                 "use a smaller --batch or pack more images"
             )
-        size = nearest_stored(dataset, options.size)
-        self.resized_from = size if size != options.size else None
-        self.mapped = MappedSize(dataset.stored(size))
-        stored = self.mapped.stored
-        if stored.mirror is not None:  # refused now, not after hours of copying
-            stored.mirror.check_room(
-                size, [stored.described[shard] for shard in np.unique(stored.shard[rows]).tolist()]
+        self.mapped = MappedSize(stored_for(dataset, options.size))
+        stored, alike = self.mapped.stored, len(self.mapped.stored.kinds) == 1
+        self.resized_from = stored.pixels if stored.pixels != options.size else None
+        if not alike and options.resolved_decode != "cpu":
+            kinds = " and ".join(f"{side} px {'raw' if raw else 'JPEG'}" for side, raw in stored.kinds)
+            raise UserError(
+                f"decode {options.decode!r}: {kinds} renditions of {dataset.root} are decoded together, which the CPU "
+                "does; use --decode cpu, or pack all at one size and as one kind"
             )
-        self._by_dali = self.resized_from is not None or (options.on_gpu and not stored.raw)
+        stored.check_room(np.unique(stored.shard[rows]))  # refused now, not after hours of copying
+        self._by_dali = alike and (self.resized_from is not None or (options.on_gpu and not stored.raw))
         if not self._by_dali:  # copying and decoding wait for nothing: more threads than cores would only take turns
             self.options = options = replace(options, threads=min(options.resolved_threads, cores()))
         self._augment, self._device_id = in_order(self.augment), device_id(options)
@@ -142,11 +145,12 @@ class Loader:
         """`epoch_rows`, and the windows in which their shards are read; none if any image may be next."""
         rows = self.rows if self.sampler is None else self.sampler(epoch)
         stored = self.mapped.stored
-        if not self.shuffle and (self.options.order == "windowed" or stored.mirror is not None):
+        if not self.shuffle and (self.options.order == "windowed" or stored.mirrors):
             return rows, shard_windows(rows, stored.shard)  # from a bucket, so that work begins with the first shard
         if self.options.order == "global":
             return global_order(rows, self.seed, epoch) if self.shuffle else rows, []
-        return windowed_order(rows, stored.shard, self.seed, epoch, self.options.window)
+        packs = stored.pack_of if stored.packs else None
+        return windowed_order(rows, stored.shard, self.seed, epoch, self.options.window, packs)
 
     def own_places(self) -> np.ndarray:
         """Which of `rows`, by place, this rank delivers in an epoch of evaluation, in that order: int64 [m]."""
@@ -189,7 +193,7 @@ class Loader:
         return own, [stop for _, stop in own]
 
     def _ahead(self, order: np.ndarray, windows: Windows, start: int) -> list[Ahead]:
-        if self.mapped.stored.mirror is None:
+        if not self.mapped.stored.mirrors:
             return [ReadAhead(self.mapped, order, windows, start, ranks=self.world)]
         copies = CopyAhead(self.mapped, order, windows, start)
         return [copies, ReadAhead(self.mapped, order, windows, start, ready=copies.ready, ranks=self.world)]
@@ -267,22 +271,32 @@ class Loader:
 
     def _damaged(self, row: int, fault: str) -> UserError:
         path = self.mapped.stored.paths[self.mapped.stored.shard[row]]
+        part = next(part for part in self.dataset.parts if row < part.stop)
         return UserError(
-            f"{path}: sample {self.dataset.key(row)!r} is damaged ({fault}); run `cxrdali verify {self.dataset.root}`, "
-            "then restore the shard or pack again"
+            f"{path}: sample {part.dataset.key(row - part.start)!r} is damaged ({fault}); run `cxrdali verify "
+            f"{part.dataset.root}`, then restore the shard or pack again"
         )
 
 
-def nearest_stored(dataset: PackedDataset, size: int) -> int:
-    """The stored size to read for `size` pixels: itself, else the nearest larger one, which is then resized."""
-    larger = [pixels for pixels in dataset.sizes if pixels >= size]
-    if not larger:
-        stored = ", ".join(map(str, dataset.sizes)) or "none"
-        raise UserError(
-            f"{dataset.root}: no rendition of {size} pixels or more is stored (stored: {stored}); "
-            f"choose a smaller --size or pack again with --sizes ...,{size}"
-        )
-    return min(larger)
+def stored_for(dataset: Dataset, size: int) -> StoredSize:
+    """What is read for `size` pixels, each pack's nearest stored size; raises as `nearest_stored` does."""
+    return StoredSize.joined([part.dataset.stored(nearest_stored(part.dataset, size)) for part in dataset.parts])
+
+
+def nearest_stored(dataset: Dataset, size: int) -> int:
+    """The stored size to read for `size` pixels: itself, else the nearest larger one, which is then resized; of several
+    packs the largest of theirs."""
+    found = []
+    for part in dataset.parts:
+        larger = [pixels for pixels in part.dataset.sizes if pixels >= size]
+        if not larger:
+            stored = ", ".join(map(str, part.dataset.sizes)) or "none"
+            raise UserError(
+                f"{part.dataset.root}: no rendition of {size} pixels or more is stored (stored: {stored}); "
+                f"choose a smaller --size or pack again with --sizes ...,{size}"
+            )
+        found.append(min(larger))
+    return max(found)
 
 
 def device_id(options: LoaderOptions) -> int | None:

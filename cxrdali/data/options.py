@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from cxrdali.data.augment import CUTOUTS, FLIPS
+from cxrdali.data.mix import canonical as canonical_mix
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
 from cxrdali.data.uncertain import UNCERTAIN, canonical
@@ -10,6 +11,7 @@ from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.options import DECODE
 from cxrdali.setting import Legal, at_least, check, one_of, setting
+from shards.dataset.synonyms import FindingsMap
 from shards.errors import UserError
 
 GROUPS = ("subject", "study")
@@ -19,7 +21,19 @@ TRAINED_ON = ("train", "all")  # splits that hold images which a run trained on
 LANES = 2
 
 _POLICY = Legal(lambda value: True, f"one of {', '.join(UNCERTAIN)}, or a policy", read=canonical)
+_MAP = Legal(lambda value: True, "a map of findings", read=lambda given: FindingsMap.read(given).text)
+_SAME = Legal(
+    lambda value: all(len(group) > 1 for group in patient_groups(value)),
+    "two names of packs or more with commas between them",
+    read=lambda given: "; ".join(",".join(group) for group in patient_groups(given)) or None,
+)
 _AP = Legal(lambda value: 0 < value <= 1, "an AP, above 0 and at most 1")
+
+
+def patient_groups(text: str | None) -> tuple[tuple[str, ...], ...]:
+    """The groups of packs that `same_patients` names."""
+    groups = (text or "").split(";")
+    return tuple(tuple(name.strip() for name in group.split(",")) for group in groups if group.strip())
 
 
 @dataclass(frozen=True)
@@ -106,12 +120,45 @@ class DataSettings(FoldOptions):
     augment: tuple[str, ...] = setting(
         (), "Further augmentations by name, from plugins or cxrdali/data/augment.", otherwise="none", metavar="NAMES"
     )
+    findings: str | None = setting(
+        None,
+        'Of several packs, a TOML file of which findings are the same: "own name" = "common name", for one pack below '
+        "[packs.NAME] (docs/training.md).",
+        _MAP,
+        otherwise="the shipped synonyms",
+        metavar="TOML",
+        before=None,
+    )
+    same_patients: str | None = setting(
+        None,
+        'Packs of which equal patient ids are one patient: "mimic,mimic-dicom"; more groups after a semicolon.',
+        _SAME,
+        otherwise="none",
+        metavar="NAMES",
+        before=None,
+    )
     sampler: Sampler = choice(
         SAMPLERS,
         "natural",
         "natural: every image once an epoch; class-balanced, sqrt: as many samples, with repeats, by the rarity of "
         "each image's rarest finding (images without any count as one more class); progressive: from natural in the "
         "first epoch to class-balanced in the last.",
+    )
+    mix: str = setting(
+        "size",
+        "Of several packs, what part of an epoch's samples each has: size: every image comes once; equal: all as many; "
+        "sqrt: in proportion to the square root of their images; A=2,B=1: by weights of packs, two of three samples "
+        "from A, however many images each has.",
+        Legal(lambda value: True, "a mix", read=canonical_mix),
+        metavar="size|equal|sqrt|WEIGHTS",
+        before="size",
+    )
+    exclude: tuple[str, ...] = setting(
+        (),
+        "Lists of images that `cxrdali overlap` wrote: they are left out of training, not of validation "
+        "(docs/training.md).",
+        otherwise="none",
+        metavar="CSV,...",
     )
     oversample: tuple[str, ...] = setting(
         (), 'Double the images of these findings: "Fibrosis,Hernia".', otherwise="none", metavar="FINDINGS"
@@ -136,6 +183,11 @@ class DataSettings(FoldOptions):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.same_patients and (self.stratify or self.fold_rule == "catalog"):
+            raise UserError(
+                "same-patients: only ids put a patient of two packs into one fold of both; leave out stratify and "
+                "fold-rule catalog"
+            )
         below = self.oversample_below
         if below is not None and self.oversample:
             raise UserError("oversample and oversample-below: give findings or a threshold, not both")

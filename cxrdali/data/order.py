@@ -4,12 +4,15 @@ Global batch g is rows [g*B, (g+1)*B). Nothing here knows threads, ranks or DALI
 the order, and continuing an epoch is slicing its array.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from shards.randomness import permutation
 
 # Streams of one seed: kind in the upper half, epoch in the lower. shards.packing.plan uses stream 0.
 ROWS, SHARDS, AUGMENT, DRAWS = 1, 2, 3, 4
+MIX = 16  # and the next ones, one for each pack
 ORDERS = ("global", "windowed")
 Windows = list[tuple[int, np.ndarray]]  # first position of each, ascending from 0, and its shards
 
@@ -24,16 +27,28 @@ def global_order(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 
 def windowed_order(
-    rows: np.ndarray, shard_of_row: np.ndarray, seed: int, epoch: int, window: int
+    rows: np.ndarray,
+    shard_of_row: np.ndarray,
+    seed: int,
+    epoch: int,
+    window: int,
+    pack_of: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, Windows]:
     """`rows` with only `window` shards open at a time: for data larger than memory on slow disks.
 
     Shards are shuffled, taken `window` at a time, and the rows of a window are permuted together; studies were
-    shuffled over shards at packing, so a window is a random sample of the data. Returns the order and, per
-    window, its first position and its shards (`cxrdali.data.readahead` reads them ahead of time).
+    shuffled over shards at packing, so a window is a random sample of the data. With `pack_of`, which tells the packs
+    of shards, each pack's are spread evenly over the epoch. Returns the order and, per window, its first position and
+    its shards (`cxrdali.data.readahead` reads them ahead of time).
     """
     shards = np.flatnonzero(np.bincount(shard_of_row[rows]))
     shards = shards[permutation(len(shards), seed, stream(SHARDS, epoch))]
+    if pack_of is not None:
+        packs = pack_of(shards)
+        place = np.empty(len(shards))  # from 0 to 1 in the epoch
+        for own in (packs == pack for pack in np.unique(packs)):
+            place[own] = (np.arange(own.sum()) + 0.5) / own.sum()
+        shards = shards[np.argsort(place, kind="stable")]
     window_of_shard = np.full(int(shards.max(initial=-1)) + 1, -1)
     window_of_shard[shards] = np.arange(len(shards)) // window
     mixed = global_order(rows, seed, epoch)

@@ -7,22 +7,25 @@ from functools import cache
 import numpy as np
 
 from cxrdali.data.augment import Augmentation, Cutout, Decisions, Flips, carry_out
-from shards.dataset.mapped import MappedSize
+from shards.dataset.mapped import Alike, MappedSize
 
 log = logging.getLogger(__name__)
 
 
 def fill(
-    mapped: MappedSize, rows: np.ndarray, augment: tuple[Augmentation, ...], made: Decisions, out: np.ndarray
+    mapped: MappedSize, rows: np.ndarray, augment: tuple[Augmentation, ...], made: Decisions, out: np.ndarray, at: Alike
 ) -> None:
-    """Copy raw rows to `out`, uint8 [B, S, S], augmented on the way; raises as `MappedSize.addresses` does."""
+    """Copy raw rows of a batch to their places (`at`) in `out`, uint8 [B, S, S], augmented on the way; raises as
+    `MappedSize.addresses` does."""
+    rows, made = rows[at.places], {name: each[at.places] for name, each in made.items()}
     copy = compiled() if [type(each) for each in augment] in ([], [Cutout], [Flips], [Cutout, Flips]) else None
     if copy is None:  # an augmentation of a plugin among them, or no numba
-        carry_out(augment, mapped.pixels(rows), made, out[..., None])
+        carry_out(augment, mapped.pixels(rows), made, [out[place, :, :, None] for place in at.places.tolist()])
         return
     squares, flips = np.zeros((len(rows), 10), dtype=np.float32), np.zeros(len(rows), dtype=np.int32)
     decided = {"anchor": squares, "shape": squares, "horizontal": flips, "vertical": flips}
-    copy(mapped.addresses(rows), out, *(decided | {k: made[k] for each in augment for k in each.decides}).values())
+    decided |= {name: made[name] for each in augment for name in each.decides}
+    copy(np.stack([mapped.addresses(rows), at.places]), out, *decided.values())
 
 
 @cache

@@ -59,18 +59,23 @@ class Sampler(Named):
 
 @dataclass(frozen=True)
 class SampledRows:
-    """Rows of every epoch, sampled with replacement. weighted: float64 [n], chances by the weights, adding up to 1."""
+    """Rows of every epoch, sampled with replacement. weighted: float64 [n], chances by the weights, adding up to 1;
+    uniform: those without the weights (None: all the same)."""
 
     sampler: Sampler
     rows: np.ndarray
     weighted: np.ndarray
     seed: int
     epochs: int
+    uniform: np.ndarray | None = None
 
     def chances(self, epoch: int) -> np.ndarray:
         """Of each row to be one sample of an epoch (from 0): float64 [n]."""
         share = self.sampler.weighted_share(epoch, self.epochs)
-        return self.weighted if share == 1 else (1 - share) / len(self.rows) + share * self.weighted
+        if share == 1:
+            return self.weighted
+        uniform = (1 - share) / len(self.rows) if self.uniform is None else (1 - share) * self.uniform
+        return uniform + share * self.weighted
 
     def __call__(self, epoch: int) -> np.ndarray:
         """The rows of an epoch: int64 [n], as many as there are, sampled independently and with replacement."""

@@ -12,33 +12,53 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxrdali.data.options import SPLITS, FoldOptions
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.dataset.tables import PIECE
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
 from shards.words import choices
 
 
-def train_and_validation(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tuple[np.ndarray, np.ndarray]:
+def train_and_validation(dataset: Dataset, labels: Labels, options: FoldOptions) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the released training split: those of all folds but one, and those of the one: int64 [n], int64 [m]."""
     released, fold = in_folds(dataset, labels, options)
     inside = fold == options.fold
-    if inside.all() or not inside.any():
-        holds = "all" if inside.any() else "none"
-        even = "" if options.stratify else "--stratify, which fills folds evenly, "
-        raise UserError(
-            f"{dataset.root}: fold {options.fold} of {options.folds} holds {holds} of the {options.group} groups in "
-            f"the training split of {labels.name!r}: ids decide; give {even}another --fold-seed or fewer --folds"
-        )
+    for part in dataset.parts:
+        own = inside[slice(*np.searchsorted(released, [part.start, part.stop]))]
+        if own.all() or not own.any():
+            holds = "all" if own.any() else "none"
+            even = "" if options.stratify else "--stratify, which fills folds evenly, "
+            raise UserError(
+                f"{part.dataset.root}: fold {options.fold} of {options.folds} holds {holds} of the {options.group} "
+                f"groups in the training split of {labels.name!r}: ids decide; give {even}another --fold-seed or fewer "
+                "--folds"
+            )
     return released[~inside], released[inside]
 
 
-def in_folds(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the released training split, and the fold of each by the rule in `options`: int64 [n], int64 [n]."""
+def in_folds(dataset: Dataset, labels: Labels, options: FoldOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the released training split, and the fold of each by the rule in `options`: int64 [n], int64 [n].
+
+    Each of several packs is divided as it is alone: a model of one and a model of all validate on the same images.
+    """
+    if len(dataset.parts) == 1:
+        return _in_folds(dataset, labels, options)
+    rows, folds = [], []
+    for part, own in zip(dataset.parts, labels.apart(), strict=True):
+        released, fold = _in_folds(part.dataset, own, options)
+        rows.append(part.start + released)
+        folds.append(fold)
+    return np.concatenate(rows), np.concatenate(folds)
+
+
+def _in_folds(dataset: Dataset, labels: Labels, options: FoldOptions) -> tuple[np.ndarray, np.ndarray]:
     released = released_rows(dataset, labels, "train")
     if not len(released):
-        raise UserError(f"{dataset.root}: labels {labels.name!r} have no packed image in their training split")
+        raise UserError(
+            f"{dataset.root}: labels {labels.name!r} have no packed image in their training split, so nothing can be "
+            "trained on it; leave it out of --data, or give other --labels"
+        )
     codes, ids = coded_groups(dataset, options.group)
     codes = codes[released]
     present = np.bincount(codes, minlength=len(ids)) > 0
@@ -64,7 +84,7 @@ def in_folds(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> tu
     return released, fold
 
 
-def fold_positives(dataset: PackedDataset, labels: Labels, options: FoldOptions) -> dict[str, list[int]]:
+def fold_positives(dataset: Dataset, labels: Labels, options: FoldOptions) -> dict[str, list[int]]:
     """Images with each finding in fold 0, 1, ..., the rarest finding first; without those that no image has."""
     released, fold = in_folds(dataset, labels, options)
     positive = labels.values[released] == 1
@@ -128,12 +148,12 @@ def _hashes(ids: Sequence[str] | pa.Array, seed: int) -> np.ndarray:
     return found
 
 
-def released_rows(dataset: PackedDataset, labels: Labels, split: str) -> np.ndarray:
+def released_rows(dataset: Dataset, labels: Labels, split: str) -> np.ndarray:
     """Packed rows of a released split ("train", "dev", "test"): int64 [n], ascending."""
     return np.flatnonzero((labels.split == split) & dataset.packed)
 
 
-def select(dataset: PackedDataset, labels: Labels, split: str, options: FoldOptions) -> np.ndarray:
+def select(dataset: Dataset, labels: Labels, split: str, options: FoldOptions) -> np.ndarray:
     """Rows by name: train and val are this fold's, dev and test the released ones, all is every packed row."""
     if split == "all":
         return np.flatnonzero(dataset.packed)
@@ -147,7 +167,7 @@ def select(dataset: PackedDataset, labels: Labels, split: str, options: FoldOpti
     return rows
 
 
-def coded_groups(dataset: PackedDataset, group: str) -> tuple[np.ndarray, pa.Array]:
+def coded_groups(dataset: Dataset, group: str) -> tuple[np.ndarray, pa.Array]:
     """Whose images are: int32 [rows], and the subjects' ids (or of studies of a subject) that it stands for, once each
     in the order of their first rows."""
     table = dataset.arrow("subject_id", *(["study_id"] if group == "study" else []))
@@ -158,18 +178,18 @@ def coded_groups(dataset: PackedDataset, group: str) -> tuple[np.ndarray, pa.Arr
     return found.indices.to_numpy(), found.dictionary
 
 
-def group_ids(dataset: PackedDataset, group: str) -> np.ndarray:
+def group_ids(dataset: Dataset, group: str) -> np.ndarray:
     """The id of each row's subject (or study of a subject): texts [rows]."""
     codes, ids = coded_groups(dataset, group)
     return ids.to_numpy(zero_copy_only=False)[codes]
 
 
-def group_codes(dataset: PackedDataset, group: str) -> np.ndarray:
+def group_codes(dataset: Dataset, group: str) -> np.ndarray:
     """An integer per row, equal for rows of the same subject (or study of a subject): int32 [rows]."""
     return coded_groups(dataset, group)[0]
 
 
-def subject_is(dataset: PackedDataset) -> str:
+def subject_is(dataset: Dataset) -> str:
     """What a subject is here: "patient", or "study" or "image" where no patients are known."""
     table = dataset.arrow("subject_id", "study_id", "image_id")
     if not table["subject_id"].equals(table["study_id"]):
@@ -177,7 +197,7 @@ def subject_is(dataset: PackedDataset) -> str:
     return "image" if table["study_id"].equals(table["image_id"]) else "study"
 
 
-def subjects_on_both_sides(dataset: PackedDataset, train: np.ndarray, validation: np.ndarray) -> int:
+def subjects_on_both_sides(dataset: Dataset, train: np.ndarray, validation: np.ndarray) -> int:
     """How many subjects have images in both; with --group study this is the leak that the paper accepted."""
     subjects = group_codes(dataset, "subject")
     return len(np.intersect1d(subjects[train], subjects[validation]))

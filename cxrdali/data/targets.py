@@ -27,6 +27,12 @@ class Targets:
     def __getitem__(self, rows: np.ndarray | slice | int) -> np.ndarray:
         return self.meaning[np.arange(len(self.meaning)), self.stored[rows].view(np.uint8)]
 
+    def of(self, places: Sequence[int]) -> "Targets":
+        """Of the findings at these places alone."""
+        if [*places] == [*range(len(self.meaning))]:
+            return self
+        return Targets(self.stored[:, places], self.meaning[[*places]])
+
     def __len__(self) -> int:
         return len(self.stored)
 
@@ -35,7 +41,7 @@ class Targets:
 
 
 def targets(labels: Labels, uncertain: str = "negative") -> Targets:
-    """Blanks are negative, or ignored with "ignore-all".
+    """Blanks are negative, or ignored with "ignore-all"; what a pack's release does not know is always ignored.
 
     The label table keeps -1 and blank as they are; this choice is made per run, for all findings or for each
     (`cxrdali.data.uncertain`). Raises UserError for another choice or finding.
@@ -71,8 +77,15 @@ def _pieces(values: np.ndarray | Targets, rows: np.ndarray) -> Iterator[np.ndarr
 def check_labelled(labels: Labels, rows: np.ndarray, what: str) -> None:
     """Raises UserError if no finding has a value in `rows`: such a split was released without labels."""
     # one finding that is never mentioned is a fact of the release; all of them are a table without labels
-    if all((piece == Labels.BLANK).all() for piece in _pieces(labels.values, rows)):
+    packs = [(pack.pack, pack.start, pack.stop) for pack in labels.packs] or [("", 0, len(labels.values))]
+    for pack, start, stop in packs:
+        own = rows[(rows >= start) & (rows < stop)]
+        if pack and not len(own):
+            continue
+        if any((piece < Labels.UNKNOWN).any() for piece in _pieces(labels.values, own)):
+            continue
+        whose = f"{pack}: " if pack else ""
         raise UserError(
-            f"labels {labels.name!r} have no findings for {what}: the split was released without them; "
+            f"{whose}labels {labels.name!r} have no findings for {what}: the split was released without them; "
             "choose another split, or another label release with --labels"
         )

@@ -2,15 +2,17 @@
 whether a difference is more than chance would make of these images."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes, group_ids, released_rows, subject_is
-from cxrdali.data.targets import check_labelled, targets
+from cxrdali.data.targets import check_labelled
 from cxrdali.data.targets import counts as count_targets
-from cxrdali.evaluate import differences, remarks, same_images
+from cxrdali.evaluate import by_group, differences, remarks, same_images
 from cxrdali.evaluate.differences import TESTED, Ground, Scored
 from cxrdali.evaluate.options import CompareOptions
 from cxrdali.evaluate.same_images import Comparable, Side, train_counts
@@ -25,20 +27,18 @@ from cxrdali.postprocess.thresholds import cross_fitted
 from cxrdali.predictions import Kind, sigmoid
 from cxrdali.runs.layout import METRICS
 from cxrdali.runs.reader import Run
-from shards.dataset.packed import PackedDataset
+from shards.dataset.dataset import Dataset
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.storage.files import write_bytes
 from shards.storage.for_people import guarded_rows
 from shards.storage.sealed import sealed_json
-from shards.words import choices
+from shards.words import choices, counted
 
 F1 = Strategy("f1")  # of the thresholds that decisions are made by
 
 
-def compare(
-    runs: Sequence[Path], dataset: PackedDataset, options: CompareOptions, label_release: str | None = None
-) -> dict:
+def compare(runs: Sequence[Path], dataset: Dataset, options: CompareOptions, label_release: str | None = None) -> dict:
     """Plain JSON values (undefined ones None) of each table, and of each run's best epoch on its validation images.
 
     Args:
@@ -54,14 +54,15 @@ def compare(
     base_side = _baseline(comparable.sides, options.baseline)
     counts, train_images = _train_counts(base_side, dataset, comparable)
     subjects, patient = np.unique(group_ids(dataset, "subject")[rows], return_inverse=True)
-    truth, study = targets(labels, comparable.uncertain)[rows], group_codes(dataset, "study")[rows]
+    truth, study = comparable.truth[rows], group_codes(dataset, "study")[rows]
     group = np.array(groups(counts, train_images) if train_images else [""] * len(counts))
     ground = Ground(labels.findings, group, counts, options.level)
-    scored = _score(comparable, dataset, truth, patient, options)
+    scored, images = _score(comparable, dataset, truth, patient, options)
     base = next(each for each in scored if each.side is base_side)
     both = np.minimum(base.scores.positives, base.scores.negatives).tolist()
     findings = _finding_rows(scored, base, ground, Images(truth, truth, patient))
     found = differences.of_means(scored, base, ground)
+    common = {side.name: asdict(side.shared) for side in comparable.sides if side.shared is not None}
     return {
         "dataset": dataset.id,
         "synthetic": dataset.synthetic,
@@ -76,12 +77,14 @@ def compare(
         **{"draws": options.draws, "level": options.level, "seed": options.seed, "folds": options.folds},
         "unit": subject_is(dataset),
         "groups": {name: np.array(labels.findings)[group == name].tolist() for name in GROUPS},
+        **({"common": common} if common else {}),
         "fewest_patients": ENOUGH,
         "without_positives": base.scores.without_positives,
         "without_negatives": base.scores.without_negatives,
         "without_training": without_training(labels.findings, both, counts) if train_images else [],
         "notes": [
             *comparable.notes,
+            *_in_common(comparable),
             *same_images.caveats(comparable.runs),
             *(_other_counts(comparable, counts) if base_side.run else ()),
             *_thin_findings(findings),
@@ -93,6 +96,7 @@ def compare(
         "differences": found,
         "comparisons": differences.tested(found, findings),
         "findings": findings,
+        "groups_by": by_group.compared(images, base_side.name, dataset, rows, labels.findings, options),
     }
 
 
@@ -141,12 +145,15 @@ def _baseline(sides: Sequence[Side], wanted: str | None) -> Side:
     raise UserError(f"baseline {wanted!r}: is none of the runs; {choices(wanted, [side.name for side in sides])}")
 
 
-def _train_counts(base: Side, dataset: PackedDataset, comparable: Comparable) -> tuple[list[int], int]:
-    """Of the baseline's own training images; of a table, the labels' training split, as in `evaluate`."""
+def _train_counts(base: Side, dataset: Dataset, comparable: Comparable) -> tuple[list[int], int]:
+    """Of the baseline's own training images; of a table that does not say these, the labels' training split."""
     if base.run is not None:
         return train_counts(base.run, comparable.labels)
+    if (home := tables.read(base.path).provenance.home) is not None:
+        known = dict(home.positives)
+        return [known[name] for name in base.own(comparable.labels.findings)], home.images
     rows = released_rows(dataset, comparable.labels, "train")
-    return count_targets(targets(comparable.labels, comparable.uncertain), rows)[0].tolist(), len(rows)
+    return count_targets(comparable.truth, rows)[0].tolist(), len(rows)
 
 
 def _other_counts(comparable: Comparable, counts: Sequence[int]) -> list[str]:
@@ -155,6 +162,18 @@ def _other_counts(comparable: Comparable, counts: Sequence[int]) -> list[str]:
         for run in comparable.runs
         if train_counts(run, comparable.labels)[0] != counts
     ]
+
+
+def _in_common(comparable: Comparable) -> list[str]:
+    """Where tables and labels have other findings: which ones all scores are of, and what each leaves out."""
+    shared = {side.name: side.shared for side in comparable.sides if side.shared is not None}
+    if not shared:
+        return []
+    findings = comparable.labels.findings
+    said = [f"All scores are of the {counted(len(findings), 'finding')} in common: {', '.join(findings)}"]
+    for name, each in shared.items():
+        said += [f"{name}: {line}" for line in each.lines[1:]]
+    return said
 
 
 def _thin_findings(findings: Sequence[dict]) -> list[str]:
@@ -167,23 +186,24 @@ def _thin_findings(findings: Sequence[dict]) -> list[str]:
 
 
 def _score(
-    comparable: Comparable, dataset: PackedDataset, truth: np.ndarray, patient: np.ndarray, options: CompareOptions
-) -> list[Scored]:
-    """Each by itself, all on the same samples of the patients."""
-    labels, scored = comparable.labels, []
+    comparable: Comparable, dataset: Dataset, truth: np.ndarray, patient: np.ndarray, options: CompareOptions
+) -> tuple[list[Scored], dict[str, Images]]:
+    """Each by itself, all on the same samples of the patients; and what of each is scored, by name."""
+    labels, scored, scored_images = comparable.labels, [], {}
     part = parts(comparable.sides[0].table, group_ids(dataset, "subject")[comparable.rows], options.folds)
     total = options.draws * len(comparable.sides)
     with progress_bar("bootstrap", total, " samples", hidden=not total) as bar:
         for side in comparable.sides:
             values, kind = same_images.logits(side, dataset, labels, comparable.rows)
             scores = score(labels.findings, truth, values)
-            if side.run is not None:
+            if side.run is not None and len(side.run.findings) == len(labels.findings):
                 _check_best(side.run, scores, comparable.uncertain)
             chances = None if kind == Kind.RANK else sigmoid(values)  # mean ranks are no probabilities
             images = Images(truth, values, patient, chances, cross_fitted(Parts(truth, values, part), F1))
+            scored_images[side.name] = images
             sampled = resample(images, scores, options.draws, options.seed, bar.update)
             scored.append(Scored(side, scores, sampled))
-    return scored
+    return scored, scored_images
 
 
 def _check_best(run: Run, scores: Scores, uncertain: str) -> None:

@@ -11,7 +11,11 @@ Everything is in the result, plain JSON values (undefined ones None):
     fitted_here                 what was fitted on these images (cxrdali.fitted), so that scores are too good
     fitted_unknown              what was fitted on images that nobody knows
     without_training            findings that count in mAP though no training image has them
-    groups                      how frequent each finding is in training: rule, train_images, train_positives
+    groups                      how frequent each finding is in training: rule, train_images, train_positives (and home:
+                                the run that these are of, if it was trained on another dataset)
+    common                      if predictions and labels have other findings (cxrdali.postprocess.aligned.Shared): all
+                                is of those that they have in common, by the predictions' names
+    groups_by                   scores of groups of images (cxrdali.evaluate.by_group; None: not asked for)
     all, frontal, lateral       a part each (None without an image):
         images, studies, patients, LRAP, without_positives, without_negatives
         mAP, macro_AUROC, ...   means over findings, and the ends of their intervals, mAP_low, mAP_high, ...
@@ -25,6 +29,7 @@ Everything is in the result, plain JSON values (undefined ones None):
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +39,8 @@ from tqdm import tqdm
 
 from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes, group_ids, released_rows, subject_is
-from cxrdali.data.targets import check_labelled, counts, targets
+from cxrdali.data.targets import Targets, check_labelled, counts, targets
+from cxrdali.evaluate.by_group import groups_by
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.fitted import THRESHOLDS, here, sketch
 from cxrdali.metrics import curves
@@ -44,12 +50,13 @@ from cxrdali.metrics.decisions import METRICS, score_decisions
 from cxrdali.metrics.intervals import ENOUGH, Sampled, without_one
 from cxrdali.metrics.longtail import GROUPS, RULE, groups, without_training
 from cxrdali.metrics.ranking import Scores, defined, macro, score
+from cxrdali.postprocess.aligned import aligned
 from cxrdali.postprocess.crossfit import check_unseen
 from cxrdali.postprocess.rules import differences, fitted
 from cxrdali.postprocess.thresholds import Thresholds
 from cxrdali.predictions import Kind, match
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.storage.files import cannot_write, write_bytes
@@ -69,12 +76,14 @@ MEANS = {"AP": "mAP", **{name: f"macro_{name}" for name in ("AUROC", *KINDS, "Br
 
 
 def evaluate(
-    path: Path, dataset: PackedDataset, labels: Labels, options: EvaluateOptions, thresholds: Thresholds | None = None
+    path: Path, dataset: Dataset, labels: Labels, options: EvaluateOptions, thresholds: Thresholds | None = None
 ) -> dict:
     """Metrics of a table of predictions, as the module describes them.
 
-    Findings are matched by name. Mean ranks (of an ensemble by rank) are no probabilities: their ECE and Brier score
-    are undefined. Head, medium and tail are by the labels' training split in this dataset; without one there are none.
+    Findings are matched by name; if they are not the same ones, those in common are scored. Mean ranks (of an ensemble
+    by rank) are no probabilities: their ECE and Brier score are undefined. Head, medium and tail are by the images that
+    the run was trained on if these are of another dataset, else by the labels' training split in this one; without
+    either there are none.
 
     Args:
         dataset: That `path`, the table, was predicted on; `labels` is one of its releases.
@@ -82,34 +91,40 @@ def evaluate(
             then holds logits.
 
     Raises:
-        UserError: An image that the dataset does not have or the labels do not list, other findings, images that were
-            released without labels; or, unless allowed, that were trained on (but for split train), or dev or test
+        UserError: An image that the dataset does not have or the labels do not list, no finding in common, images that
+            were released without labels; or, unless allowed, that were trained on (but for split train), or dev or test
             images that something was fitted to.
     """
-    table = tables.read(path)
+    both = aligned(path, tables.read(path), labels, options.findings)
+    both.tell()
+    truth = targets(labels, options.uncertain).of(both.places)
+    table, labels = both.table, both.labels
     about = table.provenance
     check_unseen(path, about, options.allow_leak or about.split == "train")
     rows, places = match(path, table, dataset, labels)
     check_labelled(labels, rows, str(path))
-    truth, values, kind = targets(labels, options.uncertain), table.values[:, places], _kind(path, table)
+    values, kind = table.values[:, places], _kind(path, table)
     allow, on_these = options.allow_other_run, _fitted(path, table, thresholds, options.allow_same_images)
     called = thresholds and thresholds.decide(path, tables.as_logits(table, path), allow)[:, places]
     probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
+    if (unknown := labels.values[rows] == Labels.UNKNOWN).any():
+        values = np.where(unknown, -np.inf, values)  # so LRAP leaves an image's unknown findings out of its ranking
     catalog = dataset.catalog.iloc[rows]
     study = group_codes(dataset, "study")[rows]
     patient = np.unique(group_ids(dataset, "subject")[rows], return_inverse=True)[1]  # whatever the order of packing
     images = Images(truth[rows], values, patient, probabilities, called)
     train_rows = released_rows(dataset, labels, "train")
-    frequency = _frequency(labels, truth, train_rows)
+    frequency = _at_home(labels, about) or _frequency(labels, truth, train_rows)
     result = {
         "predictions": path.name,
         **{"run": about.run, "split": about.split, "seen": about.seen and list(about.seen)},
         "history": list(about.history),
         **on_these,
         **{"labels": labels.name, "uncertain": options.uncertain, "values": kind},
-        "thresholds": None if thresholds is None else _about(thresholds, about),
+        "thresholds": None if thresholds is None else _about(thresholds, about, labels.findings),
         "without_training": _without_training(table, labels, truth, rows, train_rows),
         "groups": frequency,
+        **({"common": asdict(both.shared)} if both.shared else {}),
         "synthetic": dataset.synthetic,
         "images": len(rows),
         "studies": len(np.unique(study)),
@@ -118,6 +133,7 @@ def evaluate(
     }
     columns = zip(labels.findings, images.truth.T, values.T, strict=True)
     result["curves"] = {name: curves.counts(truth, value) for name, truth, value in columns}
+    result["groups_by"] = groups_by(images, dataset, rows, labels.findings, options)
     known = _known(labels, frequency, thresholds)
     frontal = (catalog["view"] == "frontal").to_numpy()
     parts = {"all": np.ones(len(rows), dtype=bool), "frontal": frontal, "lateral": ~frontal}
@@ -135,7 +151,9 @@ def write(result: dict, out: Path) -> tuple[Path, Path]:
     first, so a kill leaves none beside an OUT.json of other numbers.
 
     The CSV has a row per view and finding, and after a view's findings its means: rows without a finding, whose `group`
-    is all, head, medium or tail, and whose AP, AUROC, ECE ... are the means over that group's findings.
+    is all, head, medium or tail, and whose AP, AUROC, ECE ... are the means over that group's findings. Where only
+    common findings are scored, `in_labels` has the labels' names, and at the end, without scores, stands what is left
+    out.
     """
     json_path, csv_path = out.with_name(out.name + ".json"), out.with_name(out.name + ".csv")
     rows = []
@@ -146,7 +164,15 @@ def write(result: dict, out: Path) -> tuple[Path, Path]:
             for group, means in {"all": part, **(part["groups"] or {})}.items()
         ]
     # objects: as numbers, a column with a blank would turn whole numbers into fractions
-    table = pd.DataFrame(guarded_rows(rows), columns=["view", *FINDING_COLUMNS], dtype=object)
+    if common := result.get("common"):
+        rows += [
+            {"finding": name, "group": f"left out, {only.replace('_', ' ')}"}
+            for only in ("only_predictions", "only_labels")
+            for name in common[only]
+        ]
+        rows = [{**row, "in_labels": common["same"].get(row.get("finding"))} for row in rows]
+    columns = ["view", *FINDING_COLUMNS, *(["in_labels"] if common else [])]
+    table = pd.DataFrame(guarded_rows(rows), columns=columns, dtype=object)
     try:
         for path in (csv_path, beside(csv_path)):
             path.unlink(missing_ok=True)
@@ -172,7 +198,7 @@ def _fitted(path: Path, table: tables.Predictions, thresholds: Thresholds | None
     return {"hashes": sketch(table.ids), "fitted_here": list(found.words), "fitted_unknown": list(found.unknown)}
 
 
-def _frequency(labels: Labels, truth: np.ndarray, train_rows: np.ndarray) -> dict | None:
+def _frequency(labels: Labels, truth: Targets, train_rows: np.ndarray) -> dict | None:
     """What the result says of how frequent findings are in training; None without training images."""
     if not len(train_rows):
         return None
@@ -181,13 +207,24 @@ def _frequency(labels: Labels, truth: np.ndarray, train_rows: np.ndarray) -> dic
     return {"rule": RULE, "train_images": len(train_rows), "train_positives": by_finding}
 
 
+def _at_home(labels: Labels, about: tables.Provenance) -> dict | None:
+    """The same of a run that was trained on another dataset; None if it was not."""
+    if about.home is None:
+        return None
+    known = dict(about.home.positives)
+    by_finding = {name: known[name] for name in labels.findings}
+    return {"rule": RULE, "train_images": about.home.images, "train_positives": by_finding, "home": about.run}
+
+
 def _without_training(
-    table: tables.Predictions, labels: Labels, truth: np.ndarray, rows: np.ndarray, train_rows: np.ndarray
+    table: tables.Predictions, labels: Labels, truth: Targets, rows: np.ndarray, train_rows: np.ndarray
 ) -> list[str]:
     """By the training split without these images: validation is held out of it. None of it is known without one."""
+    scored = np.minimum(*counts(truth, rows)).tolist()
+    if at_home := _at_home(labels, table.provenance):
+        return without_training(labels.findings, scored, list(at_home["train_positives"].values()))
     if table.provenance.split not in ("train", "all"):
         train_rows = np.setdiff1d(train_rows, rows)
-    scored = np.minimum(*counts(truth, rows)).tolist()
     trained = counts(truth, train_rows)[0].tolist()
     return without_training(labels.findings, scored, trained) if len(train_rows) else []
 
@@ -200,7 +237,7 @@ def _known(labels: Labels, frequency: dict | None, thresholds: Thresholds | None
         known["group"] = groups(known["train_positives"], frequency["train_images"])
     if thresholds is not None:
         by_name = {rule.finding: rule.threshold for rule in thresholds.rules}
-        known["threshold"] = [by_name[name] for name in labels.findings]
+        known["threshold"] = [by_name.get(name) for name in labels.findings]
     return known
 
 
@@ -282,11 +319,13 @@ def _kind(path: Path, table: tables.Predictions) -> str:
     return str(Kind.LOGIT if kind == Kind.CALIBRATED else kind)
 
 
-def _about(thresholds: Thresholds, provenance: tables.Provenance) -> dict:
+def _about(thresholds: Thresholds, provenance: tables.Provenance, findings: Sequence[str]) -> dict:
     """What the result says about the thresholds; remarks: what its reader should know."""
     made_from = thresholds.made_from
     remarks = differences(provenance, made_from) if made_from else []
-    never = [rule.finding for rule in thresholds.rules if rule.threshold is None]
+    if unknown := [name for name in findings if name not in thresholds.findings]:
+        remarks.append(f"unknown to the thresholds, so without F1 and all else of them: {', '.join(unknown)}")
+    never = [rule.finding for rule in thresholds.rules if rule.threshold is None and rule.finding in findings]
     return {
         "strategy": thresholds.strategy,
         "predictions": made_from.get("predictions"),

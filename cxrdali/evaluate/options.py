@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from cxrdali.data.options import DataSettings
-from cxrdali.setting import Legal, as_in, at_least, check, setting
+from cxrdali.postprocess.options import FitOptions, parse_strategy
+from cxrdali.setting import Legal, above, as_in, at_least, check, setting
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,26 @@ class ResampleOptions:
 
 
 @dataclass(frozen=True)
-class EvaluateOptions(ResampleOptions):
+class ByOptions(ResampleOptions):
+    """And which groups of images are scored apart."""
+
+    by: tuple[str, ...] = setting(
+        (),
+        "Score groups apart: of sex, age, race, scanner, view, view_position, year, pack, with commas between them; "
+        "sex*age for every combination.",
+        otherwise="none",
+        metavar="LIST",
+    )
+    age_bins: tuple[str, ...] = setting(
+        ("18", "40", "60", "80"), "Ages at which a new group begins, in years.", otherwise="18,40,60,80", metavar="LIST"
+    )
+    min_group: int = setting(
+        10, "Patients that a group needs, and with a finding, and without it; below it is too small.", at_least(2)
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(ByOptions):
     """And what -1 counts as, and whether images may be scored that were trained on."""
 
     uncertain: str = as_in(DataSettings, "uncertain")
@@ -30,10 +50,33 @@ class EvaluateOptions(ResampleOptions):
     allow_same_images: bool = setting(
         False, "Use what was fitted on these same dev or test images, too; all scores then say so."
     )
+    findings: str | None = as_in(FitOptions, "findings")
 
 
 @dataclass(frozen=True)
-class CompareOptions(ResampleOptions):
+class ExternalOptions(ResampleOptions):
+    """How a run is judged at home and away."""
+
+    strategy: str = setting("f1", "Of the thresholds, fitted at home on validation, as `cxrdali thresholds` has it.")
+    refit: float = setting(
+        0.2,
+        "Part of an away pack's patients to which thresholds and calibration are fitted again; 1 / a whole number.",
+        above(0, at_most=0.5),
+    )
+    folds: int = setting(
+        5, "Parts by subject, each judged by a fit to the others, where home is validation.", at_least(2)
+    )
+    uncertain: str = as_in(EvaluateOptions, "uncertain")
+    findings: str | None = as_in(EvaluateOptions, "findings")
+    allow_leak: bool = as_in(EvaluateOptions, "allow_leak")
+
+    def __post_init__(self):
+        super().__post_init__()
+        parse_strategy(self.strategy)
+
+
+@dataclass(frozen=True)
+class CompareOptions(ByOptions):
     """And against what, how F1's thresholds are found, and the rest as for one table."""
 
     baseline: str | None = setting(
@@ -43,3 +86,4 @@ class CompareOptions(ResampleOptions):
     uncertain: str | None = as_in(DataSettings, "uncertain", default=None, otherwise="as in the runs' training")
     allow_leak: bool = as_in(EvaluateOptions, "allow_leak")
     allow_same_images: bool = as_in(EvaluateOptions, "allow_same_images")
+    findings: str | None = as_in(EvaluateOptions, "findings")

@@ -10,8 +10,10 @@ import numpy as np
 from cxrdali import predictions as tables
 from cxrdali.data.options import FoldOptions
 from cxrdali.data.splits import rows_sha256
+from cxrdali.data.targets import Targets, targets
 from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
 from cxrdali.fitted import here
+from cxrdali.postprocess.aligned import Shared, aligned, of_places
 from cxrdali.postprocess.crossfit import check_not_trained_on
 from cxrdali.predictions import Kind, match
 from cxrdali.runs.layout import CONFIG
@@ -20,8 +22,8 @@ from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import run_rows
 from cxrdali.runs.seen import seen_by
 from cxrdali.runs.settings import MAY_DIFFER
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.words import counted
 
@@ -29,7 +31,8 @@ from shards.words import counted
 @dataclass(frozen=True, eq=False)
 class Side:
     """One of those compared. path: a run folder, or a table of predictions (run: None); split and labels: what its
-    predictions are of (None: unknown); fitted: what was fitted on the images that it is compared by."""
+    predictions are of (None: unknown); fitted: what was fitted on the images that it is compared by; shared: its
+    findings and the labels', if they differ."""
 
     name: str
     path: Path
@@ -37,19 +40,27 @@ class Side:
     split: str | None
     labels: str | None
     fitted: tuple[str, ...]
+    shared: Shared | None = None
 
     @property
     def table(self) -> Path:
         return self.path if self.run is None else self.run.val_predictions
 
+    def own(self, findings: Sequence[str]) -> list[str]:
+        """What it calls these findings of the labels."""
+        names = {called: name for name, called in self.shared.same.items()} if self.shared else {}
+        return [names.get(name, name) for name in findings]
+
 
 @dataclass(frozen=True)
 class Comparable:
-    """Runs and tables that share labels and images. rows: int64 [n], catalog rows of these, ascending; split: theirs
-    (None: unknown); uncertain: what -1 counts as; notes: what a reader must know of runs that were left out."""
+    """Runs and tables that share labels and images. labels, truth: of the findings that all have in common; rows:
+    int64 [n], catalog rows of the images, ascending; split: theirs (None: unknown); uncertain: what -1 counts as;
+    notes: what a reader must know of runs that were left out."""
 
     sides: tuple[Side, ...]
     labels: Labels
+    truth: Targets
     rows: np.ndarray
     split: str | None
     uncertain: str
@@ -61,7 +72,7 @@ class Comparable:
 
 
 def read_comparable(
-    paths: Sequence[Path], dataset: PackedDataset, options: CompareOptions, labels: str | None = None
+    paths: Sequence[Path], dataset: Dataset, options: CompareOptions, labels: str | None = None
 ) -> Comparable:
     """`paths`: run folders, folders of runs, or tables of predictions (.parquet, .csv); each is called by its folder,
     or by its file without suffix. labels: None for those of runs and tables.
@@ -75,21 +86,24 @@ def read_comparable(
     scored_by = _labels(sides, dataset, labels)
     _check_same_images(runs)
     split = _same_split(sides)
+    sides, places = _in_common(sides, scored_by, options.findings)
+    whole, scored_by = scored_by, of_places(scored_by, places)
     rows = _same_rows(sides, dataset, scored_by)
     notes += _seen(sides, dataset, scored_by, rows, options.allow_leak)
     uncertain = options.uncertain
     if uncertain is None:
         uncertain = _same_uncertain(runs) if runs else EvaluateOptions().uncertain
-    return Comparable(tuple(sides), scored_by, rows, split, uncertain, tuple(notes))
+    truth = targets(whole, uncertain).of(places)
+    return Comparable(tuple(sides), scored_by, truth, rows, split, uncertain, tuple(notes))
 
 
-def logits(side: Side, dataset: PackedDataset, labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, Kind]:
+def logits(side: Side, dataset: Dataset, labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, Kind]:
     """A table's values (a run's: of its best epoch) in these rows and the labels' findings: float32 [n, F], on the
     scale of logits; and what they are. `rows`: ascending.
 
     Raises UserError if a run's table is not of the images that it validated on.
     """
-    table = tables.as_logits(tables.read(side.table), side.table)
+    table = tables.as_logits(read_side(side, labels), side.table)
     its_rows, columns = match(side.table, table, dataset, labels)
     order = np.argsort(its_rows)
     changed = side.run is not None and rows_sha256(its_rows[order]) != val_sha256(side.run)
@@ -98,6 +112,12 @@ def logits(side: Side, dataset: PackedDataset, labels: Labels, rows: np.ndarray)
             f"{side.table}: holds other images than its run validated on; restore it, or train the run again"
         )
     return table.values[order][:, columns], table.provenance.kind
+
+
+def read_side(side: Side, labels: Labels) -> tables.Predictions:
+    """Its table with the labels' findings alone, as these call them."""
+    table = tables.read(side.table)
+    return replace(table.of(side.own(labels.findings)), findings=labels.findings)
 
 
 def val_sha256(run: Run) -> str | None:
@@ -182,9 +202,7 @@ def _side(name: str, path: Path, run: Run | None, options: CompareOptions) -> Si
     return Side(name, path, None, about.split, about.labels, fitted.words)
 
 
-def _seen(
-    sides: Sequence[Side], dataset: PackedDataset, labels: Labels, rows: np.ndarray, allow_leak: bool
-) -> list[str]:
+def _seen(sides: Sequence[Side], dataset: Dataset, labels: Labels, rows: np.ndarray, allow_leak: bool) -> list[str]:
     """Which sides were trained on how many of the images. Raises UserError if a run was, unless that is allowed."""
     notes = []
     for side in sides:
@@ -202,7 +220,7 @@ def _seen(
     return notes
 
 
-def _labels(sides: Sequence[Side], dataset: PackedDataset, wanted: str | None) -> Labels:
+def _labels(sides: Sequence[Side], dataset: Dataset, wanted: str | None) -> Labels:
     """Those of the runs, else those asked for, else those that the tables name, which must be the same."""
     runs = [side.run for side in sides if side.run is not None]
     found = _same_labels(runs, dataset) if runs else None
@@ -216,6 +234,21 @@ def _labels(sides: Sequence[Side], dataset: PackedDataset, wanted: str | None) -
         )
     named = [side.labels for side in sides if side.labels is not None]
     return found or dataset.labels(wanted or (named[0] if named else None))
+
+
+def _in_common(sides: Sequence[Side], labels: Labels, names: str | None) -> tuple[list[Side], list[int]]:
+    """The sides with what they share with the labels, and the places of the findings that all of them have.
+
+    Raises UserError if there is none.
+    """
+    found = [aligned(side.table, tables.read(side.table), labels, names, by_labels=True) for side in sides]
+    places = sorted(set.intersection(*(set(each.places) for each in found)))
+    if not places:
+        raise UserError(
+            f"labels {labels.name!r}: each of the tables knows some of their findings, but none is known to all; "
+            "compare fewer at a time"
+        )
+    return [replace(side, shared=each.shared) for side, each in zip(sides, found, strict=True)], places
 
 
 def _same_split(sides: Sequence[Side]) -> str | None:
@@ -235,12 +268,12 @@ def _differing(sides: Sequence[Side], name: str) -> tuple[Side, Side] | None:
     return next(((known[0], side) for side in known if getattr(side, name) != getattr(known[0], name)), None)
 
 
-def _same_rows(sides: Sequence[Side], dataset: PackedDataset, labels: Labels) -> np.ndarray:
+def _same_rows(sides: Sequence[Side], dataset: Dataset, labels: Labels) -> np.ndarray:
     """The catalog rows of all images, ascending. Runs among themselves were checked before."""
     first, *others = sides
-    rows = np.sort(match(first.table, tables.read(first.table), dataset, labels)[0])
+    rows = np.sort(match(first.table, read_side(first, labels), dataset, labels)[0])
     for side in others if first.run is None else [side for side in others if side.run is None]:
-        its = np.sort(match(side.table, tables.read(side.table), dataset, labels)[0])
+        its = np.sort(match(side.table, read_side(side, labels), dataset, labels)[0])
         if not np.array_equal(its, rows):
             raise UserError(
                 f"{side.table}: its {counted(len(its), 'image')} are not the {len(rows):,} of {first.table} "
@@ -250,14 +283,14 @@ def _same_rows(sides: Sequence[Side], dataset: PackedDataset, labels: Labels) ->
     return rows
 
 
-def check_same_dataset(runs: Sequence[Run], dataset: PackedDataset) -> None:
+def check_same_dataset(runs: Sequence[Run], dataset: Dataset) -> None:
     """Raises UserError for a run of another one: its labels and images would stand beside the wrong numbers."""
     for run in runs:
         if run.dataset_id != dataset.id:
             run_rows(run, dataset, dataset.labels(run.labels), "; give the dataset of the runs with --data")
 
 
-def _same_labels(runs: Sequence[Run], dataset: PackedDataset) -> Labels:
+def _same_labels(runs: Sequence[Run], dataset: Dataset) -> Labels:
     """The labels that all were trained on, which must still be the same."""
     first = runs[0]
     for run in runs[1:]:

@@ -25,6 +25,7 @@ from cxrdali.report.training.folder import read_evaluation
 from cxrdali.runs.listing import is_run
 from cxrdali.runs.names import flatten
 from cxrdali.runs.reader import Run, has_begun
+from cxrdali.runs.same_data import labels_of
 from cxrdali.runs.settings import PATHS
 from shards import __version__
 from shards.dataset.packed import PackedDataset
@@ -101,7 +102,7 @@ def _lineage(run: Run) -> list[dict[str, Any]]:
 
 def _pack(run: Run, dataset: PackedDataset) -> dict[str, Any]:
     """Counts by split: train and val are the run's own, dev and test those of its labels."""
-    labels, splits = dataset.labels(run.labels), {}
+    labels, splits = labels_of(run, dataset), {}
     rows = dict(zip(("train", "val"), rows_of(run, dataset), strict=True))
     rows |= {name: released_rows(dataset, labels, name) for name in ("dev", "test")}
     columns = [name for name in ("view", "sex", "age") if name == "view" or dataset.has(name)]

@@ -18,7 +18,7 @@ from cxrdali.postprocess.calibration_maps import Map
 from cxrdali.predict.judge import Judge
 from cxrdali.predictions import sigmoid
 from cxrdali.runs.reader import Run
-from cxrdali.runs.same_data import run_rows
+from cxrdali.runs.same_data import labels_of, run_rows
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.words import counted
@@ -94,7 +94,7 @@ def expected(judge: Judge, dataset: PackedDataset | None) -> Expected:
 def rows_of(run: Run, dataset: PackedDataset) -> tuple[np.ndarray, np.ndarray]:
     """Catalog rows of its training and validation images. Raises UserError if the dataset is not the run's."""
     fix = "; give the pack that it was trained on with --data, or none"
-    return run_rows(run, dataset, dataset.labels(run.labels), fix)
+    return run_rows(run, dataset, labels_of(run, dataset), fix)
 
 
 def _generated(size: int) -> np.ndarray:

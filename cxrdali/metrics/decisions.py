@@ -1,6 +1,7 @@
 """F1, precision, recall and specificity of yes-or-no decisions per finding, with undefined cases named.
 
-Targets are float [n, F] with 1, 0 and NaN (ignored for that finding); decisions are bool [n, F].
+Targets are float [n, F] with 1, 0 and NaN (ignored for that finding); decisions are bool [n, F], or floats with NaN
+where a finding has no threshold, and so no score.
 """
 
 from dataclasses import dataclass
@@ -36,8 +37,9 @@ def score_decisions(truth: np.ndarray, called: np.ndarray) -> Decisions:
     if truth.shape != called.shape:
         raise ValueError(f"targets {truth.shape}, decisions {called.shape}: must agree")
     positive, negative = truth == 1, truth == 0
-    hits, misses = (called & positive).sum(axis=0), (~called & positive).sum(axis=0)
-    alarms, rejections = (called & negative).sum(axis=0), (~called & negative).sum(axis=0)
+    called, passed = called == 1, called == 0
+    hits, misses = (called & positive).sum(axis=0), (passed & positive).sum(axis=0)
+    alarms, rejections = (called & negative).sum(axis=0), (passed & negative).sum(axis=0)
     both = (hits + misses > 0) & (alarms + rejections > 0)
     return Decisions(
         ratio(2 * hits, 2 * hits + alarms + misses, both),

@@ -56,8 +56,15 @@ class Sampled:
     patients: np.ndarray
     kind: str = "score"
 
+    def at(self, places: Sequence[int]) -> "Sampled":
+        """Of the findings at these places alone."""
+        kept = [*places]
+        own = self.value[kept], self.statistic[kept], self.samples[:, kept], self.patients[kept]
+        return Sampled(*own, self.kind)
+
     def __sub__(self, other: "Sampled") -> "Sampled":
-        """The paired difference: both are on the same samples."""
+        """The difference: paired where both are on the same samples of the patients, and of two groups of patients
+        where each is on samples of its own, of another seed."""
         statistics = (self.value, other.value) if self.kind == ERROR else (self.statistic, other.statistic)
         return Sampled(
             self.value - other.value,

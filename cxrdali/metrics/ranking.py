@@ -114,6 +114,24 @@ def score(findings: tuple[str, ...], targets: np.ndarray, scores: np.ndarray) ->
     return Scores(findings, ap, auroc, positives, negatives, lrap(targets, scores))
 
 
+def reweighted_ap(targets: np.ndarray, scores: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """AP if a negative image counted as much beside a positive one as `negative`, float [F], says: float64 [F].
+
+    With negative = (odds of the finding here) / (odds there), it is the AP at the prevalence of there (Siblini et al.
+    2020, "Master your metrics with calibration"). NaN where AP or the weight is undefined.
+    """
+    from sklearn.metrics import average_precision_score
+
+    found = np.full(targets.shape[1], np.nan)
+    for place, weight in enumerate(negative):
+        rows = ~np.isnan(targets[:, place])
+        target = targets[rows, place]
+        if np.isfinite(weight) and weight > 0 and (target == 1).any() and (target == 0).any():
+            weights = np.where(target == 1, 1.0, weight)
+            found[place] = average_precision_score(target, scores[rows, place], sample_weight=weights)
+    return found
+
+
 def lrap(targets: np.ndarray, scores: np.ndarray) -> float:
     """Label ranking average precision (scikit-learn's): per image, over its own findings.
 

@@ -19,10 +19,10 @@ from cxrdali.metrics.ranking import defined, macro
 from cxrdali.postprocess.calibration_maps import ENOUGH, IDENTITY, MAPS, PER_FINDING, Map, fit_temperature
 from cxrdali.postprocess.crossfit import HeldOut, check_not_calibrated, cross_fit, read_held_out
 from cxrdali.postprocess.options import CALIBRATIONS, DEFAULTS, SHARED, FitOptions
-from cxrdali.postprocess.rules import Rules, check_alike, check_findings, fitted, read_rules
+from cxrdali.postprocess.rules import Rules, check_alike, check_findings, fitted, read_rules, with_rules
 from cxrdali.predictions import Kind, Predictions, sigmoid
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe
 from shards.words import choices
@@ -121,7 +121,7 @@ class Calibration(Rules):
         }
 
 
-def fit(path: Path, dataset: PackedDataset, labels: Labels, method: str, options: FitOptions = DEFAULTS) -> Calibration:
+def fit(path: Path, dataset: Dataset, labels: Labels, method: str, options: FitOptions = DEFAULTS) -> Calibration:
     """Fit a calibration to a table of logits with labels. method: one of CALIBRATIONS.
 
     Raises UserError for another method, and whatever `read_held_out` raises.
@@ -156,12 +156,14 @@ def fit_maps(methods: Sequence[str], truth: np.ndarray, logits: np.ndarray) -> l
 def apply(
     path: Path, calibration: Calibration, allow_other_run: bool = False, allow_same_images: bool = False
 ) -> Predictions:
-    """The table (logits) with calibrated logits, in its own order of images and findings.
+    """The table (logits) with calibrated logits, in its own order of images and findings; without findings that the
+    calibration does not know.
 
-    Raises UserError for probabilities, other findings, calibrated logits, a table of another run or TTA, or dev or test
-    images that the calibration was fitted to, unless these are allowed.
+    Raises UserError for probabilities, no finding that it knows, calibrated logits, a table of another run or TTA, or
+    dev or test images that the calibration was fitted to, unless these are allowed.
     """
     table = tables.as_logits(tables.read(path), path)
+    table = table.of(with_rules(path, table, calibration.findings, "calibration"))
     remark = check(path, table, calibration, allow_other_run)
     entry = fitted(CALIBRATION, calibration.made_from)
     here([entry], table.ids, table.provenance.split).check(path, allow_same_images, APPLY)

@@ -16,10 +16,11 @@ from cxrdali.data.options import TRAINED_ON
 from cxrdali.data.splits import balanced_parts, group_ids
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.fitted import KEPT, sketch
+from cxrdali.postprocess.aligned import aligned
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.predictions import Kind, Predictions, Provenance, match
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.words import counted
 
@@ -84,18 +85,22 @@ def check_unseen(path: Path, about: Provenance, allow_leak: bool) -> None:
 
 
 def labelled(
-    path: Path, table: Predictions, dataset: PackedDataset, labels: Labels, uncertain: str
-) -> tuple[np.ndarray, list[int], np.ndarray]:
-    """The catalog rows of a table's images, the columns of the labels' findings, and targets of those rows.
+    path: Path, table: Predictions, dataset: Dataset, labels: Labels, options: FitOptions
+) -> tuple[np.ndarray, np.ndarray, Predictions]:
+    """The catalog rows of a table's images, targets of those rows, and the table in their columns: of the findings that
+    it has in common with the labels.
 
     Raises UserError if the table is not of this dataset and these labels, or its images have no label at all.
     """
-    rows, places = match(path, table, dataset, labels)
-    check_labelled(labels, rows, str(path))
-    return rows, places, targets(labels, uncertain)[rows]
+    both = aligned(path, table, labels, options.findings)
+    both.tell()
+    rows, _ = match(path, both.table, dataset, both.labels)
+    check_labelled(both.labels, rows, str(path))
+    truth = targets(labels, options.uncertain).of(both.places)[rows]
+    return rows, truth, both.table.of(both.labels.findings)
 
 
-def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: FitOptions) -> HeldOut:
+def read_held_out(path: Path, dataset: Dataset, labels: Labels, options: FitOptions) -> HeldOut:
     """A table of logits with its labels, in `options.folds` parts by subject.
 
     Raises:
@@ -105,7 +110,7 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
     table = tables.as_logits(tables.read(path), path)
     about, folds = table.provenance, options.folds
     check_not_trained_on(path, about, options.allow_leak)
-    rows, places, truth = labelled(path, table, dataset, labels, options.uncertain)
+    rows, truth, table = labelled(path, table, dataset, labels, options)
     part = parts(path, group_ids(dataset, "subject")[rows], folds)
     made_from = {
         **origin(path, table, labels.split[rows]),
@@ -116,7 +121,7 @@ def read_held_out(path: Path, dataset: PackedDataset, labels: Labels, options: F
         "images": len(rows),
         "folds": folds,
     }
-    return HeldOut(truth, table.values[:, places], part, labels.findings, rows, about, made_from)
+    return HeldOut(truth, table.values, part, table.findings, rows, about, made_from)
 
 
 def origin(path: Path, table: Predictions, released: np.ndarray) -> dict:
@@ -153,13 +158,20 @@ def parts(path: Path, subjects: np.ndarray, folds: int) -> np.ndarray:
 
 
 def cross_fit(
-    data: Parts, fit: Callable[[np.ndarray, np.ndarray], T], use: Callable[[T, np.ndarray], np.ndarray]
+    data: Parts,
+    fit: Callable[[np.ndarray, np.ndarray], T],
+    use: Callable[[T, np.ndarray], np.ndarray],
+    to_one: bool = False,
 ) -> np.ndarray:
-    """use(fit(truth, logits of the other parts), logits of a part) for each part, put together: [n, F]."""
-    results = None
-    for number in range(data.part.max() + 1):
+    """use(fit(truth, logits of the other parts), logits of a part) for each part, put together: [n, F].
+
+    to_one: fit to one other part alone, the next, and not to all others: what a small sample teaches.
+    """
+    results, number_of = None, data.part.max() + 1
+    for number in range(number_of):
         inside = data.part == number
-        result = use(fit(data.truth[~inside], data.logits[~inside]), data.logits[inside])
+        others = data.part == (number + 1) % number_of if to_one else ~inside
+        result = use(fit(data.truth[others], data.logits[others]), data.logits[inside])
         if results is None:
             results = np.empty((len(data.part), result.shape[1]), dtype=result.dtype)
         results[inside] = result

@@ -17,8 +17,8 @@ from cxrdali.postprocess.crossfit import check_not_trained_on, check_unseen, lab
 from cxrdali.postprocess.options import DEFAULTS, FitOptions
 from cxrdali.postprocess.rules import check_alike
 from cxrdali.predictions import METHODS, Kind, Predictions, Provenance, first_of, ranks
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.words import choices
@@ -84,44 +84,46 @@ def ensemble(
     for path, about in zip(paths, members.provenances, strict=True):
         check_unseen(path, about, allow_leak or about.split in TRAINED_ON)
     values, how, made = weights, "", list(members.fitted)
+    pooled_of: np.ndarray | slice = slice(None)
     if isinstance(weights, Weights):
         remarks = _check_runs(members, weights, allow_other_run)
+        pooled_of = np.array(weights.values) > 0  # a greedy selection leaves members out
         values, how = weights.values, f" ({weights.how}){''.join(dict.fromkeys(remarks))}"
         here([weights.fitted], members.first.ids, members.first.provenance.split).check(
             paths[0], allow_same_images, APPLY
         )
         made.append(weights.fitted)
-    pooled = pool(members.values, values)
+    pooled = pool(members.values[pooled_of], None if values is None else np.array(values)[pooled_of])
     by = "" if values is None else f" by weights {', '.join(f'{value:g}' for value in values)}{how}"
     step = STEPS[method].format(names=members.names + by, images=len(pooled))
     kind = Kind.RANK if method == "rank" else Kind.LOGIT
     return replace(members.first, values=pooled, provenance=_provenance(members, kind, step, joined(made)))
 
 
-def weights_by_map(
-    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, options: FitOptions = DEFAULTS
-) -> Weights:
+def weights_by_map(paths: Sequence[Path], dataset: Dataset, labels: Labels, options: FitOptions = DEFAULTS) -> Weights:
     """Weights proportional to the mAP of the members' tables of validation images, in the order of the members."""
     members = _validation(paths, options.allow_leak)
-    maps = members.maps(_truth(members, dataset, labels, options.uncertain)[0])
+    maps = members.maps(_truth(members, dataset, labels, options)[0])
     values = tuple(value / sum(maps) for value in maps)
     how = f"proportional to the mAP of {members.names}"
     return Weights(values, how, members.runs, maps, **members.made_from(dataset, labels))
 
 
 def fitted_weights(
-    paths: Sequence[Path], dataset: PackedDataset, labels: Labels, method: str = "mean", options: FitOptions = DEFAULTS
-) -> FittedWeights:
+    paths: Sequence[Path], dataset: Dataset, labels: Labels, method: str = "mean", options: FitOptions = DEFAULTS,
+    greedy: bool = False,
+) -> FittedWeights:  # fmt: skip
     """Weights under which the members' tables of validation images, pooled by `method`, have a high mAP.
 
     mAP is no smooth function of the weights, so they are searched (ensemble selection with replacement, Caruana et
     al., ICML 2004): from a bag with every member once, the member whose addition makes the highest mAP is added,
-    ADDITIONS times; the weights are the counts of the best bag on the way. Their gain on the images that they were
-    fitted to is partly the fit's own, so it is measured on subjects that were left out, too.
+    ADDITIONS times; the weights are the counts of the best bag on the way. greedy: from an empty bag, as there, so that
+    members may be left out, with a weight of 0. Their gain on the images that they were fitted to is partly the fit's
+    own, so it is measured on subjects that were left out, too.
     """
     pool, folds = _pool(method), options.folds
     members = _validation(paths, options.allow_leak)
-    truth, subjects = _truth(members, dataset, labels, options.uncertain)
+    truth, subjects = _truth(members, dataset, labels, options)
     if not 2 <= folds <= len(np.unique(subjects)):
         raise UserError(
             f"folds {folds}: 2 to {len(np.unique(subjects))}, the subjects in {members.paths[0]}; "
@@ -132,18 +134,18 @@ def fitted_weights(
         values, pool = np.stack([ranks(each) for each in values]), _average
     unseen = np.empty(values[0].shape, dtype=np.float32)
     with progress_bar("search for weights", folds + 1, " searches") as bar:
-        weights = _search(values, truth, pool)
+        weights = _search(values, truth, pool, greedy)
         bar.update()
         part = balanced_parts(subjects, folds)
         for number in range(folds):
             seen, held_out = part != number, part == number
-            own = _search(values[:, seen], truth[seen], pool)
-            unseen[held_out] = pool(values[:, held_out], own)
+            own = _search(values[:, seen], truth[seen], pool, greedy)
+            unseen[held_out] = _pooled(values[:, held_out], own, pool)
             bar.update()
     return FittedWeights(
         tuple(weights.tolist()), f"fitted to the mAP of {members.names}", members.runs, members.maps(truth),
         **members.made_from(dataset, labels),
-        fitted_map=_map(truth, pool(values, weights)), cross_fitted_map=_map(truth, unseen),
+        fitted_map=_map(truth, _pooled(values, weights, pool)), cross_fitted_map=_map(truth, unseen),
         equal_map=_map(truth, pool(values, None)),
     )  # fmt: skip
 
@@ -166,7 +168,7 @@ class Members:
     def runs(self) -> tuple[str | None, ...]:
         return tuple(each.run for each in self.provenances)
 
-    def made_from(self, dataset: PackedDataset, labels: Labels) -> dict:
+    def made_from(self, dataset: Dataset, labels: Labels) -> dict:
         """What weights say of the tables that they are made from, beside their runs."""
         released = labels.split[tables.catalog_rows(self.first, self.paths[0], dataset)]
         known = origin(self.paths[0], self.first, released)
@@ -245,18 +247,23 @@ def _aligned(table: Predictions, first: Predictions, path: Path, first_path: Pat
     return table.values[rows][:, columns]
 
 
-def _search(values: np.ndarray, truth: np.ndarray, pool: Callable[..., np.ndarray]) -> np.ndarray:
+def _search(values: np.ndarray, truth: np.ndarray, pool: Callable[..., np.ndarray], greedy: bool) -> np.ndarray:
     """Weights of sum 1, float64 [K], for members [K, n, F] and their targets [n, F]; see `fitted_weights`."""
-    counts = np.ones(len(values))
-    best, reached = counts, _map(truth, pool(values, counts))
+    counts = np.zeros(len(values)) if greedy else np.ones(len(values))
+    best, reached = counts, -np.inf if greedy else _map(truth, pool(values, counts))
     for _ in range(ADDITIONS):
         grown = counts + np.eye(len(values))
-        scores = [_map(truth, pool(values, each)) for each in grown]
+        scores = [_map(truth, _pooled(values, each, pool)) for each in grown]
         chosen = int(np.argmax(scores))
         counts = grown[chosen]
         if scores[chosen] > reached:
             best, reached = counts, scores[chosen]
     return best / best.sum()
+
+
+def _pooled(values: np.ndarray, weights: np.ndarray, pool: Callable[..., np.ndarray]) -> np.ndarray:
+    """Of those members [K, n, F] whose weight is not 0."""
+    return pool(values[weights > 0], weights[weights > 0])
 
 
 def _average(values: np.ndarray, weights: Sequence[float] | None) -> np.ndarray:
@@ -278,16 +285,18 @@ def _validation(paths: Sequence[Path], allow_leak: bool) -> Members:
     return members
 
 
-def _truth(members: Members, dataset: PackedDataset, labels: Labels, uncertain: str) -> tuple[np.ndarray, np.ndarray]:
+def _truth(members: Members, dataset: Dataset, labels: Labels, options: FitOptions) -> tuple[np.ndarray, np.ndarray]:
     """Targets in the members' rows and columns, float32 [n, F], and the subjects' ids, [n]."""
     path, table = members.paths[0], members.first
-    rows, _, truth = labelled(path, table, dataset, labels, uncertain)
+    rows, known, same = labelled(path, table, dataset, labels, options)
+    truth = np.full(table.values.shape, np.nan, dtype=known.dtype)  # of a finding that the labels do not know
+    truth[:, [table.findings.index(name) for name in same.findings]] = known
     if not ((truth == 1).any(axis=0) & (truth == 0).any(axis=0)).any():
         raise UserError(
             f"{path}: no finding has both a positive and a negative image, so there is no mAP; give tables of more "
             "images, or another --uncertain"
         )
-    return truth[:, [labels.findings.index(name) for name in table.findings]], group_ids(dataset, "subject")[rows]
+    return truth, group_ids(dataset, "subject")[rows]
 
 
 def _map(truth: np.ndarray, values: np.ndarray) -> float:
@@ -326,7 +335,7 @@ def _provenance(members: Members, kind: Kind, step: str, fitted: tuple[Fitted, .
     names, each = short_names(members.paths), members.provenances
     common = {
         name: getattr(each[0], name) if len({getattr(other, name) for other in each}) == 1 else None
-        for name in ("split", "labels", "dataset", "tta", "images")
+        for name in ("split", "labels", "dataset", "tta", "images", "home")
     }
     run = "ensemble of " + ", ".join(known.run or name for name, known in zip(names, each, strict=True))
     before = tuple(f"{name}: {text}" for name, known in zip(names, each, strict=True) for text in known.history)

@@ -29,6 +29,12 @@ class FitOptions:
         metavar="N",
     )
     allow_leak: bool = setting(False, "Fit to images that were trained on, too: figures are then too good.")
+    findings: str | None = as_in(
+        DataSettings,
+        "findings",
+        help="Which findings are the same where predictions and labels name them differently: a TOML file of lines "
+        'such as "Effusion" = "Pleural Effusion".',
+    )
 
     def __post_init__(self):
         check(self)

@@ -85,14 +85,29 @@ def read_rules(
 
 
 def check_findings(path: Path, table: Predictions, findings: Sequence[str], what: str) -> None:
-    """Raises UserError if the table's findings are not those that the rules (`what`) were fitted to."""
-    for names, others, where in (
-        (table.findings, findings, f"unknown to the {what}"),
-        (findings, table.findings, f"in the {what}, but not in the table"),
-    ):
-        only = [name for name in names if name not in others]
-        if only:
-            raise UserError(f"{path}: finding {first_of(only)} is {where}; fit to predictions of the same findings")
+    """Raises UserError if one of the table's findings has none of the rules (`what`), which are of `findings`."""
+    only = [name for name in table.findings if name not in findings]
+    if only:
+        raise UserError(
+            f"{path}: finding {first_of(only)} is unknown to the {what}; fit to predictions of the same findings"
+        )
+
+
+def with_rules(path: Path, table: Predictions, findings: Sequence[str], what: str) -> list[str]:
+    """The table's findings that have rules (`what`), which are of `findings`; says which others have none, and which
+    rules are of no finding of the table. Raises UserError if no finding has one.
+
+    Rules fitted on another hospital's labels are of the findings that these have in common with the run.
+    """
+    known = [name for name in table.findings if name in findings]
+    if not known:
+        check_findings(path, table, findings, what)
+    left = [name for name in table.findings if name not in findings]
+    if left:
+        log.info(f"note: {path}: unknown to the {what}: {', '.join(left)}")
+    if unused := [name for name in findings if name not in table.findings]:
+        log.info(f"note: in the {what}, but not in {path}: {', '.join(unused)}")
+    return known
 
 
 def check_alike(

@@ -14,10 +14,10 @@ from cxrdali.metrics.intervals import independent
 from cxrdali.metrics.ranking import defined
 from cxrdali.postprocess.crossfit import Parts, cross_fit, read_held_out
 from cxrdali.postprocess.options import DEFAULTS, FitOptions, Strategy, parse_strategy
-from cxrdali.postprocess.rules import Rules, check_alike, check_derived, check_findings, read_rules
+from cxrdali.postprocess.rules import Rules, check_alike, check_derived, read_rules, with_rules
 from cxrdali.predictions import Predictions, sigmoid
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe
 
@@ -67,24 +67,27 @@ class Thresholds(Rules):
     made_from: dict
 
     def decide(self, path: Path, table: Predictions, allow_other_run: bool = False) -> np.ndarray:
-        """bool [n, F] in the table's order: which images are called positive. `path` is for messages.
+        """bool [n, F] in the table's order: which images are called positive; if a finding has no threshold, floats
+        with NaN for it. `path` is for messages.
 
-        Raises UserError for other findings or calibrations, and, unless allowed, for a table of another run or TTA.
+        Raises UserError if no finding has one, for other calibrations, and, unless allowed, for a table of another run
+        or TTA.
         """
+        known = with_rules(path, table, self.findings, "thresholds")
         if self.made_from:
-            check_findings(path, table, self.findings, "thresholds")
             check_alike(path, table.provenance, self.made_from, "thresholds", allow_other_run)
         by_name = {rule.finding: rule.threshold for rule in self.rules}
-        return decide(table.values, [by_name[name] for name in table.findings])
+        called = decide(table.values, [by_name.get(name) for name in table.findings])
+        if len(known) == len(table.findings):
+            return called
+        return np.where([name in known for name in table.findings], called, np.nan)
 
     def content(self) -> dict:
         findings = [{**vars(rule), "probability": rule.probability} for rule in self.rules]
         return {"strategy": self.strategy, "made_from": self.made_from, **self.macros, "findings": findings}
 
 
-def fit(
-    path: Path, dataset: PackedDataset, labels: Labels, strategy: str, options: FitOptions = DEFAULTS
-) -> Thresholds:
+def fit(path: Path, dataset: Dataset, labels: Labels, strategy: str, options: FitOptions = DEFAULTS) -> Thresholds:
     """Fit thresholds to a table of logits with labels.
 
     strategy: "f1", "precision=0.8", "recall=0.9" or "prevalence", see `choose`. Raises UserError as `read_held_out`.

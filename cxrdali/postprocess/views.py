@@ -6,7 +6,7 @@ patients have gets no rule, since chance decides it. What the rules gain is meas
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,10 @@ from cxrdali.fitted import APPLY, VIEW_RULES, here, joined
 from cxrdali.metrics.ranking import defined, score
 from cxrdali.postprocess.crossfit import check_unseen, read_held_out
 from cxrdali.postprocess.options import DEFAULTS, FitOptions
-from cxrdali.postprocess.rules import Rules, check_alike, check_derived, check_findings, fitted, read_rules
+from cxrdali.postprocess.rules import Rules, check_alike, check_derived, fitted, read_rules, with_rules
 from cxrdali.predictions import Predictions, mean_logit
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe
 from shards.words import counted
@@ -119,27 +119,20 @@ class Changed:
     lateral_only: int
 
 
-def fit(
-    path: Path,
-    dataset: PackedDataset,
-    labels: Labels,
-    uncertain: str = "negative",
-    allow_leak: bool = False,
-    folds: int = DEFAULTS.folds,
-) -> ViewRules:
+def fit(path: Path, dataset: Dataset, labels: Labels, options: FitOptions = DEFAULTS) -> ViewRules:
     """Fit the rules to predictions with labels (in the paper: those of model3 on validation).
 
     Of fewer subjects than folds there are as many folds. Raises UserError as `read_held_out`, or without both views.
     """
     table = tables.read(path)
-    check_unseen(path, table.provenance, allow_leak)
+    check_unseen(path, table.provenance, options.allow_leak)
     catalog = dataset.catalog.iloc[tables.catalog_rows(table, path, dataset)]
     frontal = (catalog["view"] == "frontal").to_numpy()
     if frontal.all() or not frontal.any():
         missing = "lateral" if frontal.all() else "frontal"
         raise UserError(f"{path}: no {missing} image among {len(frontal)}; fit to predictions that have both kinds")
-    folds = max(2, min(folds, catalog["subject_id"].nunique()))
-    data = read_held_out(path, dataset, labels, FitOptions(uncertain, folds, allow_leak=True))
+    folds = max(2, min(options.folds, catalog["subject_id"].nunique()))
+    data = read_held_out(path, dataset, labels, replace(options, folds=folds, allow_leak=True))
     subject, study = (group_codes(dataset, group)[data.rows] for group in ("subject", "study"))
     study = np.unique(study, return_inverse=True)[1]
 
@@ -207,24 +200,23 @@ def _rule(row: dict) -> ViewRule:
 
 
 def apply(
-    path: Path, rules: ViewRules, dataset: PackedDataset, allow_other_run: bool = False, allow_same_images: bool = False
+    path: Path, rules: ViewRules, dataset: Dataset, allow_other_run: bool = False, allow_same_images: bool = False
 ) -> tuple[Predictions, Changed]:
     """The table (logits) with the superior findings of lateral images replaced, in studies that have both kinds, by
     the logit of the mean probability of the study's frontal images. All other values stay bit for bit.
 
     Only the table's own images count: a study's images in another split are not looked at. Raises UserError for
-    probabilities, findings that differ from the rules', logits calibrated otherwise, images that the dataset does not
+    probabilities, no finding that the rules know, logits calibrated otherwise, images that the dataset does not
     have; and, unless allowed, for another run or TTA than theirs, or dev or test images that they were fitted to.
     Validation images that rules were fitted to in this process take over values by rules fitted to the other parts;
     with `allow_same_images`, or by rules from a file, by these, and the table says so.
     """
     table = tables.as_logits(tables.read(path), path)
-    check_findings(path, table, rules.findings, "rules")
+    with_rules(path, table, rules.findings, "rules")
     remark = check_alike(path, table.provenance, rules.made_from, VIEW_RULES, allow_other_run)
     entry = fitted(VIEW_RULES, rules.made_from)
     same = here([entry], table.ids, table.provenance.split)
     same.check(path, allow_same_images, APPLY)
-    order = [rules.findings.index(name) for name in table.findings]
     superior = np.tile([rule.superior for rule in rules.rules], (len(table.values), 1))
     source, how, made = rules.made_from.get("predictions") or "rules", "", [*table.fitted, entry]
     if rules.crossed is not None and same.words and not allow_same_images:
@@ -232,7 +224,9 @@ def apply(
         own = ~np.isnan(part)
         superior[own] = rules.crossed.superior[part[own].astype(np.int64)]
         how, made = f", cross-fitted over {len(rules.crossed.superior)} parts by subject", [*table.fitted]
-    superior = superior[:, order]
+    never = np.zeros(len(superior), dtype=bool)  # of a finding without a rule
+    columns = dict(zip(rules.findings, superior.T, strict=True))
+    superior = np.stack([columns.get(name, never) for name in table.findings], axis=1)
     rows = tables.catalog_rows(table, path, dataset)
     frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
     _, study = np.unique(group_codes(dataset, "study")[rows], return_inverse=True)

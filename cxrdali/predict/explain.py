@@ -17,10 +17,11 @@ from cxrdali.predict.options import ExplainOptions, PredictOptions
 from cxrdali.predict.predict import check_varies, load_run_model, predict, split_rows, weights_of
 from cxrdali.predictions import Predictions, sigmoid
 from cxrdali.runs.reader import Run
+from cxrdali.runs.same_data import labels_in_run, labels_of
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.full import NO_ROOM, smaller_batch, told_if_full
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.words import choices, counted
@@ -71,7 +72,7 @@ class Explanation:
     """What a page shows. findings: those with most positives in the split first; without: those that have none."""
 
     run: str
-    dataset: PackedDataset
+    dataset: Dataset
     labels: str
     split: str
     size: int
@@ -112,7 +113,7 @@ def choose(truth: np.ndarray, scores: np.ndarray, images: int) -> tuple[np.ndarr
 
 
 def explain(
-    run: Path, dataset: PackedDataset, options: ExplainOptions, predicting: PredictOptions | None = None
+    run: Path, dataset: Dataset, options: ExplainOptions, predicting: PredictOptions | None = None
 ) -> Explanation:
     """Choose images by the scores of the run's best weights, and compute a heat map for each. Only these are loaded.
 
@@ -127,12 +128,13 @@ def explain(
         UserError: A run, split or finding that is not there, a model without a map, or a full GPU.
     """
     how, trained = predicting or PredictOptions(), Run.open(run)
-    table = dataset.labels(how.labels or trained.labels)
+    table = labels_in_run(trained, dataset, how.labels)
     columns = _columns(trained, table, options.findings)
-    split_rows(trained, dataset, table, options.split)
+    split_rows(trained, dataset, labels_of(trained, dataset, how.labels), options.split)
     size, hardware = trained.settings.data.size, Hardware.resolve(how.device, how.precision)
     hardware.begin()
-    stored = options.split == "val" and trained.val_predictions.exists() and how.weights is None
+    whole = not trained.packs or len(trained.packs) == len(dataset.parts)  # else its table has other ids
+    stored = options.split == "val" and trained.val_predictions.exists() and how.weights is None and whole
     weights = weights_of(trained, how, say=stored)  # else `predict` says it
     with told_if_full(NO_ROOM):
         model = load_run_model(trained, weights).to(hardware.device)
@@ -200,7 +202,7 @@ def _columns(run: Run, labels: Labels, asked: Sequence[str]) -> list[int]:
     return [column for column, name in enumerate(own) if name in (asked or own)]
 
 
-def _predictions(run: Run, dataset: PackedDataset, split: str, how: PredictOptions, stored: bool) -> Predictions:
+def _predictions(run: Run, dataset: Dataset, split: str, how: PredictOptions, stored: bool) -> Predictions:
     """The run's scores of a split, those that it stored or new ones. No figure is made of them: it is enough to say
     which images were trained on."""
     if not stored:

@@ -18,6 +18,7 @@ from cxrdali.models.classifier import Classifier
 from cxrdali.models.inference import in_passes, merged
 from cxrdali.models.tta import TTA
 from cxrdali.postprocess import calibration, thresholds
+from cxrdali.postprocess.rules import check_findings
 from cxrdali.predict.options import JudgeOptions
 from cxrdali.predict.predict import load_run_model, weights_of, with_weights
 from cxrdali.predictions import Predictions, Provenance, first_of, mean_logit
@@ -59,6 +60,7 @@ class Judge:
         if options.thresholds is not None:
             limits = thresholds.read_or_fixed(options.thresholds, self.findings)
             _check_calibrated(Path(options.thresholds), limits, blank.provenance)
+            check_findings(self.run.path, blank, limits.findings, "thresholds")
             limits.decide(self.run.path, blank, options.allow_other_run)
             self.thresholds = _in_order(limits, self.findings)
 

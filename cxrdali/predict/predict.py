@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdali.data.loader import Loader
+from cxrdali.data.loader import Loader, nearest_stored
 from cxrdali.data.options import TRAINED_ON, LoaderOptions
 from cxrdali.data.splits import select
 from cxrdali.models import weights_file
@@ -19,17 +19,18 @@ from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predictions import Predictions, Provenance
+from cxrdali.provenance import Home
 from cxrdali.runs.chosen import by_weights
 from cxrdali.runs.layout import BEST
 from cxrdali.runs.reader import Run
-from cxrdali.runs.same_data import run_rows, with_images
+from cxrdali.runs.same_data import labels_of, run_rows, with_images
 from cxrdali.runs.seen import seen_by, seen_by_weights
 from cxrdali.runs.words import reached, written
 from cxrdali.runtime.device import Hardware, versions
 from cxrdali.runtime.distributed import Ranks, joined
 from cxrdali.runtime.full import NO_ROOM, smaller_batch, told_if_full
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.files import sha256_file
 from shards.words import counted
@@ -37,7 +38,7 @@ from shards.words import counted
 log = logging.getLogger(__name__)
 
 
-def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptions | None = None) -> Predictions | None:
+def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | None = None) -> Predictions | None:
     """Logits of the run's best weights (or `options.weights`) for every packed image of a split.
 
     Args:
@@ -56,7 +57,7 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
             for all images.
     """
     asked, trained = options or PredictOptions(), Run.open(run)
-    table = dataset.labels(asked.labels or trained.labels)
+    table = labels_of(trained, dataset, asked.labels)
     rows = split_rows(trained, dataset, table, split)
     leak = _leak(trained, dataset, table, rows, split, asked)
     weights = weights_of(trained, asked)
@@ -74,8 +75,9 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
         loading = LoaderOptions(settings.data.size, batch, threads, asked.decode, hardware.device)
         loader = Loader(dataset, rows, loading, rank=ranks.rank, world=ranks.world)
         log.info(_words(loader, split, hardware, ranks, asked.tta))
-        if outlook := dataset.outlook(loader.resized_from or settings.data.size):
-            log.info(outlook)
+        for part in dataset.parts:
+            if outlook := part.dataset.outlook(nearest_stored(part.dataset, settings.data.size)):
+                log.info(outlook)
         # a vote holds the ranks together: one that died is noticed now, not when all others are done
         fix = f"give others than {weights} with --weights, or train the run again"
         how = Inference(None, asked.tta, "predicting", lambda: ranks.vote(0), ranks, fix, smaller_batch(batch))
@@ -83,12 +85,18 @@ def predict(run: Path, dataset: PackedDataset, split: str, options: PredictOptio
     if values is None:
         return None
     check_varies(values, trained.findings, loader, weights)
-    if dataset.mirror:
-        log.info(f"waited {dataset.mirror.take_waited():,.1f} s for the bucket")
+    if mirrors := [part.dataset.mirror for part in dataset.parts if part.dataset.mirror]:
+        log.info(f"waited {sum(each.take_waited() for each in mirrors):,.1f} s for the bucket")
     ids = dataset.of_rows(rows, "image_id", "study_id", "view")
-    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak)
+    home = None if trained.dataset_id == dataset.id else home_of(trained)
+    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak, home=home)
     provenance = with_weights(provenance, trained, asked.weights)
     return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
+
+
+def home_of(run: Run) -> Home:
+    """How often the images that a run was trained on have its findings."""
+    return Home(run.needed("selection", "train_images"), tuple(run.train_positives.items()))
 
 
 def with_weights(about: Provenance, run: Run, weights: str | None) -> Provenance:
@@ -102,7 +110,7 @@ def with_weights(about: Provenance, run: Run, weights: str | None) -> Provenance
 
 
 def _leak(
-    run: Run, dataset: PackedDataset, labels: Labels, rows: np.ndarray, split: str, asked: PredictOptions
+    run: Run, dataset: Dataset, labels: Labels, rows: np.ndarray, split: str, asked: PredictOptions
 ) -> tuple[str, ...] | None:
     """On how many of these images the run trained, and those that its weights come from, as `Seen.among`.
 
@@ -118,7 +126,7 @@ def _leak(
         fix = "predict images that it has not seen"
         if labels.name != run.labels:
             with contextlib.suppress(UserError):  # they are not here, or have no such split
-                own = select(dataset, dataset.labels(run.labels), split, run.fold)
+                own = select(dataset, labels_of(run, dataset), split, run.fold)
                 if not seen.among(dataset, labels, own, run.fold.group, words):
                     fix = f"predict {split} of its own labels with --labels {shlex.quote(run.labels)}"
         raise UserError(
@@ -140,7 +148,7 @@ def _words(loader: Loader, split: str, hardware: Hardware, ranks: Ranks, tta: st
     )
 
 
-def split_rows(run: Run, dataset: PackedDataset, labels: Labels, split: str) -> np.ndarray:
+def split_rows(run: Run, dataset: Dataset, labels: Labels, split: str) -> np.ndarray:
     """Catalog rows of a split for this run: int64 [n], ascending; val and train are its own fold.
 
     Raises UserError if those two would not be what they were in training.

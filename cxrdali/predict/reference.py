@@ -38,10 +38,10 @@ from cxrdali.predict.predict import load_run_model
 from cxrdali.predict.rendering import Rendered
 from cxrdali.runs.layout import REFERENCE_ARRAYS, REFERENCE_JSON
 from cxrdali.runs.reader import Run
-from cxrdali.runs.same_data import pixels, run_rows
+from cxrdali.runs.same_data import labels_of, own_run, pixels, run_rows
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.full import NO_ROOM, smaller_batch, told_if_full
-from shards.dataset.packed import PackedDataset
+from shards.dataset.dataset import Dataset
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.storage.files import read_regular, sha256_bytes, write_bytes
@@ -162,18 +162,20 @@ class Reference:
         return made
 
 
-def fit(run: Path, dataset: PackedDataset, options: ReferenceOptions) -> Reference:
+def fit(run: Path, dataset: Dataset, options: ReferenceOptions) -> Reference:
     """Fit a reference to a run's training and validation images, or to `options.images` of each, chosen by chance.
 
     Raises UserError for another dataset than the run's, or a full GPU.
     """
     trained, mend = Run.open(run), "; give the dataset of the run with --data"
-    train, val = run_rows(trained, dataset, dataset.labels(trained.labels), mend)
-    there, here = trained.config["dataset"], pixels(dataset, val[:0], trained.settings.data.size)
-    for name in ("size", "packed"):  # a new image is made as in training: beside others it would look strange
-        if here and there.get(name, here[name]) != here[name]:
-            words = f"{run}: images are packed otherwise in {dataset.root}: "
-            raise UserError(f"{words}{name} {here[name]}, in training {there[name]}{mend}")
+    train, val = run_rows(trained, dataset, labels_of(trained, dataset), mend)
+    for part in dataset.parts:
+        own = own_run(trained, part) or trained
+        there, here = own.config["dataset"], pixels(part.dataset, val[:0], trained.settings.data.size)
+        for name in ("size", "packed"):  # a new image is made as in training: beside others it would look strange
+            if here and there.get(name, here[name]) != here[name]:
+                words = f"{run}: images are packed otherwise in {part.dataset.root}: "
+                raise UserError(f"{words}{name} {here[name]}, in training {there[name]}{mend}")
     weights, hardware = trained.best_weights(), Hardware.resolve(options.device, options.precision)
     hardware.begin()
     with told_if_full(NO_ROOM):
@@ -322,7 +324,7 @@ def _means(small: np.ndarray, view: np.ndarray) -> np.ndarray:
     return np.stack([normed(small[view == each].mean(axis=0)) for each in common]).astype(np.float32)
 
 
-def _views(dataset: PackedDataset, rows: np.ndarray) -> dict[str, dict]:
+def _views(dataset: Dataset, rows: np.ndarray) -> dict[str, dict]:
     """By view position: which view that is, and how many of these images have it."""
     table = dataset.of_rows(rows, "view", "view_position").astype(str)
     grouped = table.groupby("view_position")["view"].agg(["first", "size"])

@@ -5,7 +5,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,7 @@ def write(verdicts: Verdicts, out: Path, probabilities: bool) -> None:
         write_bytes(rejects, _csv([("path", "reason"), *verdicts.rejects]))
     else:
         rejects.unlink(missing_ok=True)
-    about = json.dumps(asdict(verdicts.table.provenance))
+    about = json.dumps(verdicts.table.provenance.as_json())
     if out.suffix == TABLE:
         (verdicts.table.as_probabilities() if probabilities else verdicts.table).write(out)
     elif out.suffix == ".csv":

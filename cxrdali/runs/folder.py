@@ -80,7 +80,8 @@ def _score_again(state: dict) -> None:
 
 def progress_of(state: dict, settings: TrainSettings) -> Progress:
     """What progress.json is to say of a state."""
-    return Progress.of(state["epoch"], state["best_epoch"], state["best_score"], settings)
+    packs = any("mean_mAP" in row for row in state["metrics"])
+    return Progress.of(state["epoch"], state["best_epoch"], state["best_score"], settings, packs)
 
 
 def commit(run: Path, state: dict, settings: TrainSettings, best: tuple[dict, dict, Predictions] | None = None) -> None:
@@ -130,8 +131,9 @@ def settle(run: Path, state: dict | None, settings: TrainSettings) -> None:
 
 def _tables(state: dict, settings: TrainSettings) -> dict[str, bytes]:
     """The files that follow from a state, in the order in which they get their names."""
+    of_packs = [name for row in state["metrics"][:1] for name in row if name not in layout.METRIC_COLUMNS]
     tables = {
-        layout.METRICS: _csv(layout.METRIC_COLUMNS, state["metrics"]),
+        layout.METRICS: _csv((*layout.METRIC_COLUMNS, *of_packs), state["metrics"]),
         layout.FINDINGS: _csv(layout.FINDING_COLUMNS, state["findings"]),
     }
     checksums = {name: sha256_bytes(data) for name, data in tables.items()}

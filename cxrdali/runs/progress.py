@@ -18,8 +18,8 @@ class Progress:
     """How far a run is: what progress.json says.
 
     epoch: finished ones, of `epochs`; finished: whether none is left, also where the run's patience ended it;
-    best_epoch: from 1, 0 before the first; best_score: its value of `metric` (mAP or LRAP), None where undefined;
-    checksums: of files that readers open, by name (none in a run of an older version).
+    best_epoch: from 1, 0 before the first; best_score: its value of `metric` (`layout.chosen_by`), None where
+    undefined; checksums: of files that readers open, by name (none in a run of an older version).
     """
 
     epoch: int
@@ -31,12 +31,16 @@ class Progress:
     checksums: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, epoch: int, best_epoch: int, best_score: float | None, settings: TrainSettings) -> "Progress":
-        """Deferred re-weighting gets its chance: epochs before it do not count against the patience."""
+    def of(
+        cls, epoch: int, best_epoch: int, best_score: float | None, settings: TrainSettings, packs: bool = False
+    ) -> "Progress":
+        """packs: whether it trains on several. Deferred re-weighting gets its chance: epochs before it do not count
+        against the patience."""
         how, without_better = settings.optimizer, epoch - max(best_epoch, settings.loss.deferred_epochs)
         finished = epoch >= how.epochs or (how.patience is not None and without_better >= how.patience)
         known = best_score if best_score is not None and math.isfinite(best_score) else None
-        return cls(epoch, how.epochs, finished, best_epoch, known, "LRAP" if how.select_by == "lrap" else "mAP")
+        metric = layout.chosen_by(how.select_by, how.select_pack, packs)
+        return cls(epoch, how.epochs, finished, best_epoch, known, metric)
 
 
 def read_progress(path: Path) -> Progress:

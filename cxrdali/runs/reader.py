@@ -140,6 +140,16 @@ class Run:
         return self.path / layout.VAL_PREDICTIONS
 
     @property
+    def packs(self) -> list[dict]:
+        """What config.json says of each of several packs that it was trained on; none of one that has no name."""
+        return self.config["dataset"].get("packs", [])
+
+    def of_pack(self, entry: dict) -> "Run":
+        """The run as it would be of one of its packs alone: its dataset, labels, own findings and selection."""
+        own = {name: entry[name] for name in ("labels", "findings", "places", "selection")}
+        return Run(self.path, {**self.config, "dataset": entry, **own}, self.name)
+
+    @property
     def dataset_id(self) -> str:
         return self.config["dataset"]["id"]
 
@@ -208,15 +218,17 @@ class Run:
     @property
     def chosen_by(self) -> str:
         """The metric whose highest value makes the best epoch."""
-        return "LRAP" if self.setting("select_by") == "lrap" else "mAP"
+        return layout.chosen_by(self.setting("select_by", "map"), self.setting("select_pack"), bool(self.packs))
 
     @cached_property
     def metrics(self) -> "pd.DataFrame":
-        """A row per epoch with layout.METRIC_COLUMNS; none until the first epoch is complete."""
+        """A row per epoch with layout.METRIC_COLUMNS, and scores of each of several packs; none until the first epoch
+        is complete."""
         metrics = self._table(layout.METRICS, layout.METRIC_COLUMNS, text=())
         if self.config.get("format", 1) < FORMAT:
             metrics = scored_again(metrics, self._table(layout.FINDINGS, layout.FINDING_COLUMNS, text=("finding",)))
-        return metrics
+        of_packs = [name for name in metrics if self.packs and name not in layout.METRIC_COLUMNS]
+        return metrics.assign(**{name: metrics[name].replace("", "nan").astype(float) for name in of_packs})
 
     @cached_property
     def finding_metrics(self) -> "pd.DataFrame":

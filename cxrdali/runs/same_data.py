@@ -6,21 +6,26 @@ labels. config.json notes these, and they are compared. What earlier versions di
 """
 
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cxrdali.data.packs import as_one
 from cxrdali.data.splits import rows_sha256, train_and_validation
 from cxrdali.predictions import Provenance, read
+from cxrdali.runs.exclusion import trained_rows
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings
 from shards.dataset.content import content
+from shards.dataset.dataset import Dataset, Part
 from shards.dataset.description import decoded_for
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -28,12 +33,14 @@ from shards.dataset.tables import PIECE, sorted_rows, take
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
 
+log = logging.getLogger(__name__)
+
 FACTS = ("image_id", "study_id", "subject_id", "view", "height", "width")  # of an image's file, however it is packed
 OTHER_IMAGES = "other images"
 SORTED = ("train_sorted", "val_sorted")  # `which` of a run's images in the order of their ids
 
 
-def which(dataset: PackedDataset, *selections: np.ndarray) -> list[str]:
+def which(dataset: Dataset, *selections: np.ndarray) -> list[str]:
     """Which images some rows are, in their order: a hash of FACTS for each selection (int64 [n])."""
     made = [sha256(b"[") for _ in selections]
     for name in FACTS:
@@ -47,7 +54,7 @@ def which(dataset: PackedDataset, *selections: np.ndarray) -> list[str]:
     return [each.hexdigest() for each in made]
 
 
-def with_images(provenance: Provenance, dataset: PackedDataset, rows: np.ndarray) -> Provenance:
+def with_images(provenance: Provenance, dataset: Dataset, rows: np.ndarray) -> Provenance:
     """That of a table of these rows, saying which images they are, in whatever order the dataset has them."""
     return replace(provenance, images=which(dataset, *_by_id(dataset, rows))[0])
 
@@ -75,12 +82,19 @@ def pixels(dataset: PackedDataset, rows: np.ndarray, size: int) -> dict:
 
 
 def described(
-    settings: TrainSettings, dataset: PackedDataset, labels: Labels, train: np.ndarray, val: np.ndarray
+    settings: TrainSettings, dataset: Dataset, labels: Labels, train: np.ndarray, val: np.ndarray
 ) -> dict[str, dict]:
-    """What config.json says of a run's dataset and labels."""
-    known = pixels(dataset, np.concatenate([train, val]), settings.data.size)
-    if known and settings.data.order == "windowed":
-        known["shards"] = rows_sha256(dataset.stored(known["size"]).shard[train])
+    """What config.json says of a run's dataset and labels; of several packs, the same of each."""
+    known: dict[str, Any] = {}
+    if isinstance(dataset, PackedDataset):
+        known = pixels(dataset, np.concatenate([train, val]), settings.data.size)
+        if known and settings.data.order == "windowed":
+            known["shards"] = rows_sha256(dataset.stored(known["size"]).shard[train])
+    else:
+        known["packs"] = [
+            _described_pack(settings, part, own, pack.places, (part.own(train), part.own(val)))
+            for part, own, pack in zip(dataset.parts, labels.apart(), labels.packs, strict=True)
+        ]
     by_id = _by_id(dataset, train, val)
     images = dict(zip(("train", "val", *SORTED), which(dataset, train, val, *by_id), strict=True))
     values = {"values": _values(labels, train, val), "values_sorted": _values(labels, *by_id)}
@@ -90,11 +104,50 @@ def described(
     }
 
 
+def _described_pack(
+    settings: TrainSettings, part: Part, labels: Labels, places: Sequence[int], rows: tuple[np.ndarray, np.ndarray]
+) -> dict:
+    """What config.json says of one of several packs: as of one alone, and which of the run's findings its own are."""
+    train, val = rows
+    about = described(settings, part.dataset, labels, train, val)
+    return {
+        "name": part.name,
+        "root": Path(str(part.dataset.root)).name,
+        **about["dataset"],
+        "labels": about["labels"],
+        "findings": list(labels.findings),
+        "places": list(places),
+        "selection": {
+            "train_images": len(train),
+            "val_images": len(val),
+            "train_sha256": rows_sha256(train),
+            "val_sha256": rows_sha256(val),
+        },
+    }
+
+
+def other_packs(there: Mapping, here: Mapping) -> str | None:
+    """Which packs there were and are, in words, where these are not the same in the same order; else None."""
+    before, now = ([each["name"] for each in of.get("packs", [])] for of in (there, here))
+    names = (", ".join(each) or "one without a name" for each in (before, now))
+    return None if before == now else "packs {} there, {} here".format(*names)
+
+
 def difference(there: Mapping, here: Mapping) -> str | None:
     """What is otherwise here than it was there, in words; None if the data is the same.
 
     Both have an id, train and val or images (`which`), and, where pixels matter, `pixels`; older ones the id alone.
     """
+    if words := other_packs(there, here):
+        return words
+    for before, now in zip(there.get("packs", []), here.get("packs", []), strict=True):
+        if words := difference(before, now):
+            return f"{now['name']}: {words}"
+    return None if "packs" in here else _difference(there, here)
+
+
+def _difference(there: Mapping, here: Mapping) -> str | None:
+    """Of one pack."""
     same_files, parts = there.get("id") == here["id"], {"train", "val", "images"} & set(there)
     if not parts:
         return None if same_files else f"dataset {there.get('id')!r} there, {here['id']!r} here"
@@ -124,17 +177,83 @@ def same_labels(run: Run, labels: Labels, train: np.ndarray, val: np.ndarray) ->
     return known.get("sha256") == labels.sha256 or _values(labels, train, val) in values
 
 
-def run_rows(run: Run, dataset: PackedDataset, labels: Labels, fix: str) -> tuple[np.ndarray, np.ndarray]:
+def as_trained(run: Run, packs: Mapping[str, PackedDataset]) -> Dataset:
+    """Packs by name as one dataset as a run has them: in its order, with its names (a pack of the same images under
+    another name gets it), findings and patients. One alone is itself."""
+    called = {each["id"]: each["name"] for each in run.packs}
+    order = [each["name"] for each in run.packs]
+    named = {name if name in order else called.get(pack.id, name): pack for name, pack in packs.items()}
+    if len(named) < len(packs):
+        raise UserError(
+            f"{run.path}: two packs have the images of one of its packs ({', '.join(order)}); give one of them"
+        )
+    if len(named) == 1:
+        return next(iter(named.values()))
+    names = sorted(named, key=lambda name: order.index(name) if name in order else len(order))
+    how = (run.settings.data.findings, run.settings.data.same_patients) if run.packs else ()
+    return as_one({name: named[name] for name in names}, *how)
+
+
+def own_run(run: Run, part: Part) -> Run | None:
+    """A run as if it had trained on this pack alone: by the pack's name, else by its images; None if it has not.
+
+    One that was trained on a single pack is itself.
+    """
+    if not run.packs:
+        return run
+    dataset = part.dataset
+    for entry in sorted(run.packs, key=lambda each: each["id"] != dataset.id):
+        own = run.of_pack(entry)
+        if entry["name"] == part.name or (not part.name and entry["id"] == dataset.id):
+            return own
+        with suppress(UserError):
+            if not part.name:
+                run_rows(own, dataset, dataset.labels(own.labels), "")
+                return own
+    return None
+
+
+def labels_of(run: Run, dataset: Dataset, name: str | None = None) -> Labels:
+    """A dataset's labels by name; without one, the release that the run was trained on, of each pack that has it, and
+    the default one of every other pack, which is said."""
+    if name is not None or (not run.packs and dataset.id == run.dataset_id):
+        return dataset.labels(name or run.labels)
+    known = {}
+    for part in dataset.parts:
+        own = own_run(run, part)
+        if own is not None and own.labels in part.dataset.label_names:
+            known[part.name] = own.labels
+        elif part.dataset.label_names:
+            what = f"labels {own.labels!r}, on which" if own else "labels on which"
+            log.info(f"note: {part.dataset.root} has no {what} the run was trained; its default ones count")
+    return dataset.labels(",".join(f"{pack}={each}" if pack else each for pack, each in known.items()) or None)
+
+
+def labels_in_run(run: Run, dataset: Dataset, name: str | None = None) -> Labels:
+    """`labels_of`, of one pack of several with the run's findings in the run's order: unknown where it has them not."""
+    labels, own = labels_of(run, dataset, name), own_run(run, dataset.parts[0])
+    if labels.packs or not run.packs or own is None or own.findings != labels.findings:
+        return labels
+    values = np.full((len(labels.values), len(run.findings)), Labels.UNKNOWN, dtype=np.int8)
+    values[:, own.config["places"]] = labels.values
+    return replace(labels, findings=run.findings, values=values)
+
+
+def run_rows(run: Run, dataset: Dataset, labels: Labels, fix: str) -> tuple[np.ndarray, np.ndarray]:
     """Catalog rows of a run's training and validation images: int64 [n], int64 [m].
 
-    The dataset may have another order. Raises UserError, ending in `fix` ("; give ..."), for other images or labels.
+    The dataset may have another order, or be some of the packs that it was trained on. Raises UserError, ending in
+    `fix` ("; give ..."), for other images or labels.
     """
+    if not isinstance(dataset, PackedDataset) or run.packs:
+        return _rows_of_packs(run, dataset, labels, fix)
     there = run.config["dataset"]
     if (labels.name, labels.findings) != (run.labels, run.findings):
         raise UserError(f"{run.path}: was trained on labels {run.labels!r}, not on {labels.name!r} as they are{fix}")
     if "train" not in there and dataset.id != there["id"]:
         raise UserError(f"{run.path}: was trained on another dataset than {dataset.root}{fix}")
     train, val = train_and_validation(dataset, labels, run.fold)
+    train = trained_rows(run, dataset, train)
     limited = run.settings.runtime.limit_batches
     own = val[: limited * run.settings.optimizer.batch] if limited else val
     compared, names = [train, own], ("train", "val")
@@ -153,10 +272,27 @@ def run_rows(run: Run, dataset: PackedDataset, labels: Labels, fix: str) -> tupl
     return train, val
 
 
-def other_images(run: Run, dataset: PackedDataset, train: np.ndarray, val: np.ndarray) -> str:
+def _rows_of_packs(run: Run, dataset: Dataset, labels: Labels, fix: str) -> tuple[np.ndarray, np.ndarray]:
+    """`run_rows` of a run of several packs, for some of them or one."""
+    found = []
+    if not run.packs:
+        raise UserError(f"{run.path}: was trained on one pack; give it alone with --data{fix}")
+    for part, own_labels in zip(dataset.parts, labels.apart(), strict=True):
+        own = own_run(run, part)
+        if own is None:
+            names = ", ".join(each["name"] for each in run.packs)
+            what = part.name or part.dataset.root
+            raise UserError(f"{run.path}: was not trained on {what} (its packs: {names}){fix}")
+        found.append([part.start + rows for rows in run_rows(own, part.dataset, own_labels, fix)])
+    return np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found])
+
+
+def other_images(run: Run, dataset: Dataset, train: np.ndarray, val: np.ndarray) -> str:
     """In which images these rows are not those of a run, in words. Its validation images are known by its table."""
     with suppress(UserError):
         there, here = read(run.val_predictions).ids["image_id"], dataset.of_rows(val, "image_id")["image_id"]
+        if prefix := run.config["dataset"].get("name", ""):  # one of several packs
+            there = there[there.str.startswith(f"{prefix}:")].str.removeprefix(f"{prefix}:")
         if len(gone := there[~there.isin(here)]):
             return f"{len(gone)} of its {len(there)} validation images are not among those here, first {gone.iloc[0]!r}"
     before, now = (run.selection.get("train_images"), run.selection.get("val_images")), (len(train), len(val))
@@ -165,7 +301,7 @@ def other_images(run: Run, dataset: PackedDataset, train: np.ndarray, val: np.nd
     return "as many images, but others, in another order, or with other patients, views or sides of their files"
 
 
-def _by_id(dataset: PackedDataset, *selections: np.ndarray) -> list[np.ndarray]:
+def _by_id(dataset: Dataset, *selections: np.ndarray) -> list[np.ndarray]:
     """The same rows in the order of their images' ids, which no packing changes."""
     return sorted_rows(dataset.arrow("image_id")["image_id"], *selections)
 

@@ -26,6 +26,7 @@ from cxrdali.models import weights_file
 from cxrdali.predictions import ABOUT, CHECKSUM
 from cxrdali.runs.layout import BEST, CONFIG, SEEN
 from cxrdali.runs.reader import Run
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.dataset.pixels import constant_hashes
@@ -96,7 +97,7 @@ class Seen:
 
     def after(self, run: Trained, dataset: PackedDataset, rows: np.ndarray) -> "Seen":
         """With a further run, which trained on these catalog rows."""
-        own, bit = _hashed(dataset).iloc[rows], np.uint64(1 << min(len(self.runs), BITS - 1))
+        own, bit = hashes_of(dataset).iloc[rows], np.uint64(1 << min(len(self.runs), BITS - 1))
         if not len(self.images):
             images = own.assign(by=bit).reset_index(drop=True)
             return replace(self, runs=(*self.runs, run), images=images)
@@ -106,8 +107,16 @@ class Seen:
         images = pd.concat([self.images.assign(by=by), own[places < 0].assign(by=bit)], ignore_index=True)
         return replace(self, runs=(*self.runs, run), images=images)
 
+    def after_all(self, name: str, dataset: Dataset, labels: Labels, split: FoldOptions, rows: np.ndarray) -> "Seen":
+        """With a run `name` that trained on these catalog rows, of one pack or several."""
+        seen = self
+        for part, own in zip(dataset.parts, labels.apart(), strict=True):
+            its = part.own(rows)
+            seen = seen.after(Trained.of(name, part.dataset, own, split, its), part.dataset, its)
+        return seen
+
     def among(
-        self, dataset: PackedDataset, labels: Labels, rows: np.ndarray, group: str, what: str
+        self, dataset: Dataset, labels: Labels, rows: np.ndarray, group: str, what: str
     ) -> tuple[str, ...] | None:
         """Whether these catalog rows were trained on, in a sentence that calls them `what` ("test images").
 
@@ -116,7 +125,29 @@ class Seen:
         Returns:
             () if none was, and None if none was of those that are known of.
         """
-        own, found = _hashed(dataset) if self.runs else pd.DataFrame(), []
+        found: list[tuple[int, str]] = []
+        sides = [
+            self._among(part.dataset, own, part.own(rows), group, found)
+            for part, own in zip(dataset.parts, labels.apart(), strict=True)
+        ]
+        if not found:
+            return None if self.unknown else ()
+        itself, related = (np.concatenate(each) for each in zip(*sides, strict=True))
+        if len(sides) > 1:  # a run may be found in each of several packs
+            counts: dict[str, int] = {}
+            for count, words in found:
+                counts[words] = counts.get(words, 0) + count
+            found = [(count, words) for words, count in counts.items()]
+        return (_sentence(itself, related, found, group, what),)
+
+    def _among(
+        self, dataset: PackedDataset, labels: Labels, rows: np.ndarray, group: str, found: list[tuple[int, str]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which of a pack's rows were trained on, and of which others only the study or the patient: bool [n] each.
+        Adds to `found` how many each run trained on, and its words."""
+        if not self.runs or not len(rows):
+            return np.zeros((2, len(rows)), dtype=bool)[0], np.zeros(len(rows), dtype=bool)
+        own = hashes_of(dataset)
         itself, related = np.zeros(len(own), dtype=bool), np.zeros(len(own), dtype=bool)
         for place, run in enumerate(self.runs):
             its = self.images[(self.images["by"].to_numpy() >> np.uint64(min(place, BITS - 1))) & np.uint64(1) == 1]
@@ -124,9 +155,17 @@ class Seen:
             itself, related = itself | same, related | others
             if (same | others)[rows].any():
                 found.append((int(same[rows].sum()), run.words(dataset, labels, group) + by))
-        if not found:
-            return None if self.unknown else ()
-        return (_sentence(itself[rows], (related & ~itself)[rows], found, group, what),)
+        return itself[rows], (related & ~itself)[rows]
+
+    def trained_on(self, dataset: PackedDataset, by: str) -> tuple[np.ndarray, bool]:
+        """Which of a pack's catalog rows were trained on, by their "pixels" or the id of the "image" alone: bool
+        [rows], and whether that is known of all images that were trained on."""
+        own, its = hashes_of(dataset)[by].to_numpy(), self.images[by].to_numpy()
+        known = bool(self.runs) and not self.unknown
+        if by == "pixels":
+            size = dataset.info.get("hashed")
+            known = known and size is not None and all(run.hashed == size for run in self.runs)
+        return np.isin(own, its[its != 0]), known
 
     def tell(self, found: tuple[str, ...] | None) -> None:
         """Say what `among` found, and of which weights it is not known what they have seen."""
@@ -143,7 +182,7 @@ class Seen:
         write_bytes(run / SEEN, buffer.getvalue())
 
 
-def seen_by(run: Run, dataset: PackedDataset, below: tuple[Path, ...] = ()) -> Seen:
+def seen_by(run: Run, dataset: Dataset, below: tuple[Path, ...] = ()) -> Seen:
     """What a run has seen: by its list, or of an older version, which has none, by its config.json where that tells.
 
     below: runs that started from this one. Raises UserError if the list is damaged or another run's.
@@ -151,21 +190,24 @@ def seen_by(run: Run, dataset: PackedDataset, below: tuple[Path, ...] = ()) -> S
     path, name = run.path / SEEN, run.path.resolve().name
     if path.exists():
         found = read_list(path)
-        if found.runs[-1].rows_sha256 != run.selection.get("train_sha256"):
+        own = [each["selection"]["train_sha256"] for each in run.packs] or [run.selection.get("train_sha256")]
+        earlier, its = found.runs[: -len(own)], found.runs[-len(own) :]
+        if [each.rows_sha256 for each in its] != own:
             raise UserError(f"{path}: is another run's; restore it, or delete it to go by {CONFIG}")
-        return replace(found, runs=(*found.runs[:-1], replace(found.runs[-1], name=name)))
+        return replace(found, runs=(*earlier, *(replace(each, name=name) for each in its)))
     before = seen_by_weights(run.setting("init"), dataset, run, (*below, run.path.resolve()))
-    attached = dataset.info["labels"].get(run.labels)
-    if run.dataset_id == dataset.id and attached is not None and attached == (run.labels_sha256 or attached):
-        labels = dataset.labels(run.labels)
-        rows, _ = train_and_validation(dataset, labels, run.fold)
-        if rows_sha256(rows) == run.selection.get("train_sha256"):
-            return before.after(Trained.of(name, dataset, labels, run.fold, rows), dataset, rows)
+    for pack in (part.dataset for part in dataset.parts):  # an older version trained on one
+        attached = pack.info["labels"].get(run.labels)
+        if run.dataset_id == pack.id and attached is not None and attached == (run.labels_sha256 or attached):
+            labels = pack.labels(run.labels)
+            rows, _ = train_and_validation(pack, labels, run.fold)
+            if rows_sha256(rows) == run.selection.get("train_sha256"):
+                return before.after(Trained.of(name, pack, labels, run.fold, rows), pack, rows)
     return replace(before, unknown=(*before.unknown, name))
 
 
 def seen_by_weights(
-    init: str | None, dataset: PackedDataset, starting: Run | None = None, below: tuple[Path, ...] = ()
+    init: str | None, dataset: Dataset, starting: Run | None = None, below: tuple[Path, ...] = ()
 ) -> Seen:
     """What initial weights have seen: a run's, or a file's in a run's folder.
 
@@ -226,8 +268,8 @@ def _checksum(about: bytes, images: pd.DataFrame) -> bytes:
     return made.hexdigest().encode()
 
 
-def _hashed(dataset: PackedDataset) -> pd.DataFrame:
-    """IDS of every catalog row, uint64; pixels are 0 where they are not known, or of a single gray."""
+def hashes_of(dataset: PackedDataset) -> pd.DataFrame:
+    """IDS of every catalog row, hashed, uint64; pixels are 0 where they are not known, or of a single gray."""
     hashed = dataset.info.get("hashed")
     made, at = {name: np.zeros(len(dataset.packed), dtype=np.uint64) for name in IDS}, 0
     blank = pa.array(["", *constant_hashes(hashed)] if hashed else [""])

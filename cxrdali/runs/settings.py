@@ -27,7 +27,7 @@ MAY_DIFFER = (
     *(each.name for each in fields(RuntimeSettings) if each.name not in RuntimeSettings.DECIDES),
     "allow_leak",  # asked when a run begins
 )
-PATHS = ("init", "oversample_from")  # compared by content: a path can be spelled in many ways
+PATHS = ("init", "oversample_from", "exclude")  # compared by content: a path can be spelled in many ways
 RESOLVED = ("precision",)  # auto means another one elsewhere: config.json's own entry is compared
 
 
@@ -54,6 +54,13 @@ class OptimizerSettings:
         otherwise="never",
     )
     select_by: str = setting("map", "Which metric chooses the best epoch.", one_of(SELECT_BY))
+    select_pack: str | None = setting(
+        None,
+        "Of several packs, the one on whose validation images that metric chooses.",
+        otherwise="the mean over packs",
+        metavar="NAME",
+        before=None,
+    )
 
     def __post_init__(self):
         check(self)

@@ -5,6 +5,8 @@ import time
 
 import numpy as np
 
+from cxrdali.data.loader import nearest_stored
+from cxrdali.data.mix import words as mix_words
 from cxrdali.data.sampler import SampledRows
 from cxrdali.data.splits import fold_positives, subjects_on_both_sides
 from cxrdali.data.targets import any_positive
@@ -16,6 +18,7 @@ from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.state import State
+from shards.dataset.union import Union
 from shards.words import counted
 
 log = logging.getLogger(__name__)
@@ -27,10 +30,11 @@ UNEVEN = 0.25  # of a fold's share of the images: more than this off is said
 def describe(parts: Parts) -> None:
     """What is going to be trained, on what."""
     settings, data, ranks = parts.settings, parts.data, parts.ranks
-    options, resized_from = parts.loader.options, parts.loader.resized_from
+    options = parts.loader.options
     both = subjects_on_both_sides(data.dataset, data.train_rows, data.val_rows)
-    if outlook := data.dataset.outlook(resized_from or settings.data.size):
-        log.info(outlook)
+    for part in data.dataset.parts:
+        if outlook := part.dataset.outlook(nearest_stored(part.dataset, settings.data.size)):
+            log.info(outlook)
     log.info(
         f"stage {settings.stage}: {settings.model.arch}, {settings.data.size} px, batch {settings.optimizer.batch}, "
         f"{counted(settings.optimizer.epochs, 'epoch')} of {counted(parts.steps_per_epoch, 'step')}, "
@@ -42,6 +46,7 @@ def describe(parts: Parts) -> None:
         f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}{settings.data.how}); "
         f"{counted(both, 'subject')} on both sides"
     )
+    _describe_packs(data)
     _describe_folds(settings, data)
     if ranks.world > 1:
         sees = "all of them" if settings.runtime.sync_bn else "its own (--sync-bn: all)"
@@ -58,12 +63,13 @@ def describe(parts: Parts) -> None:
         if (values != 1).any():
             log.info(weight_words(name, values, settings.loss, data))
     _describe_scored(data)
-    _describe_visits(data, settings.data.sampler.name)
-    if resized_from:
-        log.info(
-            f"size {settings.data.size} is not stored: {resized_from} px renditions are resized, "
-            "which costs more than decoding; pack this size for speed"
-        )
+    _describe_visits(data, settings.data.sampler.name, settings.data.mix)
+    for part in data.dataset.parts:
+        if (stored := nearest_stored(part.dataset, settings.data.size)) != settings.data.size:
+            log.info(
+                f"{part.name + ': ' if part.name else ''}size {settings.data.size} is not stored: {stored} px "
+                "renditions are resized, which costs more than decoding; pack this size for speed"
+            )
 
 
 def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) -> str:
@@ -87,6 +93,21 @@ def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) 
     if name != "shift" and values[top].sum() > values[present].sum() / 2 and len(top) < present.sum() / 2:
         words += ", more than all other findings together"
     return words
+
+
+def _describe_packs(data: TrainingData) -> None:
+    """What each of several packs gives, and which of their findings are taken as the same."""
+    if not isinstance(data.dataset, Union):
+        return
+    for part, pack in zip(data.dataset.parts, data.labels.packs, strict=True):
+        train, val = (len(part.own(rows)) for rows in (data.train_rows, data.val_rows))
+        log.info(
+            f"{part.name}: {counted(train, 'image')} to train, {val:,} to validate, "
+            f"{counted(len(pack.findings), 'finding')} of labels {pack.name}"
+        )
+    found = data.dataset.found({pack.pack: pack.findings for pack in data.labels.packs})
+    for words in (*found.spelled, *found.no_finding):
+        log.info(f"the same finding: {words}")
 
 
 def _describe_folds(settings: TrainSettings, data: TrainingData) -> None:
@@ -134,9 +155,11 @@ def _describe_scored(data: TrainingData) -> None:
         log.info(f"counted in mAP, but in every training image whose label counts: {', '.join(untrained)}")
 
 
-def _describe_visits(data: TrainingData, sampler: str) -> None:
+def _describe_visits(data: TrainingData, sampler: str, mix: str) -> None:
     """How often images are visited, where that is not once an epoch."""
-    if data.sampler:
+    if mix != "size" and len(data.dataset.parts) > 1:
+        log.info(f"mix {mix}: {mix_words(mix, data.dataset.starts, data.epoch_rows)}")
+    if isinstance(data.sampler, SampledRows):
         without = int((~any_positive(data.targets, data.train_rows, slice(None))).sum())
         log.info(
             f"sampler {sampler}: {counted(len(data.train_rows), 'sample')} an epoch by each image's rarest finding; "
@@ -186,13 +209,14 @@ def span(seconds: float) -> str:
 def report_epoch(row: dict, scores: Scores, parts: Parts, state: State, pace: Pace) -> None:
     """One line of a finished epoch."""
     waiting = row["wait_seconds"] / row["train_seconds"]
-    mirror = parts.data.dataset.mirror
-    bucket = f", {mirror.take_waited():,.1f} s for the bucket" if mirror else ""
+    mirrors = [part.dataset.mirror for part in parts.data.dataset.parts if part.dataset.mirror]
+    bucket = f", {sum(each.take_waited() for each in mirrors):,.1f} s for the bucket" if mirrors else ""
     star = " *best" if state.best_epoch == row["epoch"] else ""
     of = f" of {counted(len(scores.scored), 'finding')}" if scores.without_ap else ""
+    each = ", ".join(f"{pack.pack} {row[f'mAP_{pack.pack}']:.4f}" for pack in parts.data.labels.packs)
     log.info(
         f"epoch {row['epoch']}/{parts.settings.optimizer.epochs}: loss {row['train_loss']:.4f}, "
-        f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}{of}, LRAP {row['LRAP']:.4f}, "
+        f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}{of}{each and f' ({each})'}, LRAP {row['LRAP']:.4f}, "
         f"AUROC {row['macro_AUROC']:.4f}; "
         f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}"
         f"{pace.left(row, parts, state)}{star}"

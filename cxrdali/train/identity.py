@@ -46,6 +46,7 @@ def describe(
             "subjects_on_both_sides": subjects_on_both_sides(data.dataset, data.train_rows, data.val_rows),
             **({"fold_positives": fold_positives(data.dataset, data.labels, settings.data)} if stratified else {}),
         },
+        **({"excluded": data.excluded.as_json()} if data.excluded else {}),
         "seen": data.leak,
         "init_sha256": file and weights_file.identity(file),
         "device": hardware.name,
@@ -134,6 +135,8 @@ def _refuse_lost_state(out: Path, there: str) -> None:
 def _refuse_difference(out: Path, config: dict, settings: TrainSettings, ranks: Ranks, data: TrainingData) -> None:
     run = Run.open(out)
     stored = run.config
+    if changed := same_data.other_packs(stored["dataset"], config["dataset"]):  # before what follows from it
+        raise UserError(f"{out}: holds a run with other data: {changed}; give the same again, or another --out folder")
     differing = settings.difference(stored["settings"])
     # an AP without a negative counted once, and chose nothing
     doubled = [

@@ -6,15 +6,15 @@ from pathlib import Path
 from cxrdali.models.head import HEADS
 from cxrdali.models.loss import LOSSES
 from cxrdali.runs.reader import Run
-from cxrdali.runs.same_data import run_rows
+from cxrdali.runs.same_data import labels_of, run_rows
 from cxrdali.runs.settings import TrainSettings
-from shards.dataset.packed import PackedDataset
+from shards.dataset.dataset import Dataset
 
 EPOCHS, LR = 10, 1e-3
 
 
 def retrain_settings(
-    run: Path, dataset: PackedDataset, changes: Mapping[str, object], augment: bool = False
+    run: Path, dataset: Dataset, changes: Mapping[str, object], augment: bool = False
 ) -> TrainSettings:
     """Settings that retrain the classifier of `run` on its own training images, scored on its own validation ones.
 
@@ -24,8 +24,7 @@ def retrain_settings(
     """
     trained = Run.open(run)
     trained.check_finished("finish it first")
-    labels = dataset.labels(trained.labels)
-    run_rows(trained, dataset, labels, "; give the dataset of the run with --data")
+    run_rows(trained, dataset, labels_of(trained, dataset), "; give the dataset of the run with --data")
     trained.best_weights()  # they are there, before anything is written
     head = trained.settings.model.head
     plain = HEADS["linear"]() if head.bounded else head  # the loss below has no scale

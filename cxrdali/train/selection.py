@@ -1,28 +1,30 @@
 """What a run trains and validates on: rows, targets, counts, how often an image is visited, what was seen before."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from cxrdali.data.mix import visits
 from cxrdali.data.options import FoldOptions
-from cxrdali.data.sampler import Sampler
-from cxrdali.data.splits import train_and_validation
+from cxrdali.data.splits import released_rows, train_and_validation
 from cxrdali.data.targets import Targets, check_labelled, counts, targets
 from cxrdali.fitted import Fitted
 from cxrdali.metrics.ranking import Scores
 from cxrdali.runs import chosen
+from cxrdali.runs.between import between_packs
 from cxrdali.runs.config_file import read_config
+from cxrdali.runs.exclusion import Excluded, left_out, noted_rows
 from cxrdali.runs.oversampling import Oversampling, chosen_findings, oversampled
 from cxrdali.runs.reader import has_begun
-from cxrdali.runs.seen import Seen, Trained, seen_by_weights
+from cxrdali.runs.seen import Seen, seen_by_weights
 from cxrdali.runs.settings import TrainSettings, sampling_seed
 from cxrdali.setting import option_words
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.words import counted
 
@@ -33,10 +35,11 @@ class TrainingData:
 
     targets: float32 [catalog rows, F], NaN where ignored; positives, negatives: int64 [F], in train_rows. seen: these
     images and those that the initial weights have seen (None of a run that continues: its folder has them); leak: on
-    how many validation images those were trained, as `Seen.among`; chosen: on which images something was chosen before.
+    how many validation images those were trained, as `Seen.among`; chosen: on which images something was chosen before;
+    excluded: what lists left out of train_rows.
     """
 
-    dataset: PackedDataset
+    dataset: Dataset
     labels: Labels
     train_rows: np.ndarray
     val_rows: np.ndarray
@@ -45,10 +48,11 @@ class TrainingData:
     positives: np.ndarray
     negatives: np.ndarray
     oversampling: Oversampling | None
-    sampler: Sampler | None
+    sampler: Callable[[int], np.ndarray] | None
     seen: Seen | None
     leak: tuple[str, ...] | None
     chosen: tuple[Fitted, ...] = ()
+    excluded: Excluded | None = None
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -94,7 +98,7 @@ def _scored(wanted: np.ndarray) -> int:
     return int(((wanted == 1).any(axis=0) & (wanted == 0).any(axis=0)).sum())
 
 
-def select_data(settings: TrainSettings, dataset: PackedDataset, labels: Labels, out: Path) -> TrainingData:
+def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: Path) -> TrainingData:
     """out: the run's folder. What it has noted counts where it has begun: other runs may have been deleted since.
 
     Raises UserError if there is nothing to train on, or what is validated on was seen before.
@@ -102,7 +106,9 @@ def select_data(settings: TrainSettings, dataset: PackedDataset, labels: Labels,
     stored = read_config(out) if has_begun(out) else None
     train_rows, val_rows = train_and_validation(dataset, labels, settings.data)
     if settings.runtime.limit_batches:
-        val_rows = val_rows[: settings.runtime.limit_batches * settings.optimizer.batch]
+        limit = settings.runtime.limit_batches * settings.optimizer.batch  # of each pack
+        val_rows = np.concatenate([part.start + part.own(val_rows)[:limit] for part in dataset.parts])
+    train_rows, excluded = _without_excluded(settings, dataset, train_rows, val_rows, out if stored else None)
     check_labelled(labels, train_rows, "the training split")
     wanted = targets(labels, settings.data.uncertain)
     epoch_rows, oversampling = train_rows, None
@@ -119,39 +125,68 @@ def select_data(settings: TrainSettings, dataset: PackedDataset, labels: Labels,
         )  # fmt: skip
     positives, negatives = counts(wanted, train_rows)
     seed = sampling_seed(settings.seed, settings.stage)
-    sampler = settings.data.sampler.over(train_rows, wanted, seed, settings.optimizer.epochs)
+    sampler = visits(settings.data, dataset.starts, epoch_rows, wanted, seed, settings.optimizer.epochs)
     if stored is None:
         before = seen_by_weights(settings.model.init, dataset)
-        leak = _checked(settings, dataset, labels, before, val_rows)
+        leak = _checked(settings, dataset, labels, before, train_rows, val_rows)
         chosen_before = chosen.before(settings)
-        own = Trained.of(out.resolve().name, dataset, labels, settings.data, train_rows)
-        seen = before.after(own, dataset, train_rows)
+        seen = before.after_all(out.resolve().name, dataset, labels, settings.data, train_rows)
     else:
         noted, seen = stored.get("seen"), None
         leak = None if noted is None else tuple(noted)
         chosen_before = chosen.by_weights(out) or chosen.before(settings)
     return TrainingData(
         dataset, labels, train_rows, val_rows, epoch_rows, wanted, positives, negatives, oversampling, sampler, seen,
-        leak, chosen_before,
+        leak, chosen_before, excluded,
     )  # fmt: skip
 
 
+def _without_excluded(
+    settings: TrainSettings, dataset: Dataset, train_rows: np.ndarray, val_rows: np.ndarray, begun: Path | None
+) -> tuple[np.ndarray, Excluded | None]:
+    """Training rows without those that lists leave out. begun: the folder of a run that goes on, which keeps them."""
+    paths = settings.data.exclude
+    if not paths:
+        return train_rows, None
+    noted = begun and read_config(begun).get("excluded")
+    if begun and noted and not all(Path(path).exists() for path in paths):
+        rows, found = noted_rows(begun, noted, dataset, train_rows)
+    else:
+        rows, found = left_out(paths, dataset, train_rows, val_rows)
+    return np.setdiff1d(train_rows, rows), found
+
+
 def _checked(
-    settings: TrainSettings, dataset: PackedDataset, labels: Labels, before: Seen, rows: np.ndarray
+    settings: TrainSettings,
+    dataset: Dataset,
+    labels: Labels,
+    before: Seen,
+    train_rows: np.ndarray,
+    val_rows: np.ndarray,
 ) -> tuple[str, ...] | None:
-    """What initial weights have seen of the images to validate on. Raises UserError unless that is none, or allowed."""
-    leak = before.among(dataset, labels, rows, settings.data.group, "validation images")
+    """What of the images to validate on initial weights have seen, or another pack's training images are. Raises
+    UserError unless that is none, or allowed."""
+    leak = before.among(dataset, labels, val_rows, settings.data.group, "validation images")
     if leak and not settings.data.allow_leak:
         fold = next(_folds_unseen(settings, dataset, labels, before), "")
         raise UserError(
             f"{settings.model.init}: {leak[0]}, so their scores would say nothing of unseen images; {fold}start from "
             "other weights, or say --allow-leak"
         )
+    held = {"validation": val_rows, **{name: released_rows(dataset, labels, name) for name in ("dev", "test")}}
+    if shared := between_packs(dataset, train_rows, held):
+        if not settings.data.allow_leak:
+            raise UserError(
+                f"{'; '.join(shared)}, so their scores would say nothing of unseen images; "
+                f"`{next(iter(shared.values()))} --out overlap.csv` lists them, then give --exclude overlap.csv too, "
+                "or say --allow-leak"
+            )
+        leak = (*(leak or ()), *shared)
     before.tell(leak)
     return leak
 
 
-def _folds_unseen(settings: TrainSettings, dataset: PackedDataset, labels: Labels, before: Seen) -> Iterator[str]:
+def _folds_unseen(settings: TrainSettings, dataset: Dataset, labels: Labels, before: Seen) -> Iterator[str]:
     """How to choose validation images as an earlier run did, where none of them was trained on, latest run first."""
     for run in reversed(before.runs):
         split = run.split

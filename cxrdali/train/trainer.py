@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from cxrdali.data.loader import Loader
-from cxrdali.metrics.ranking import Scores, score
+from cxrdali.metrics.ranking import Scores
 from cxrdali.models.inference import Inference, constant_words, logits
 from cxrdali.models.loss_module import bce_sum, known_targets
 from cxrdali.runs import folder
 from cxrdali.runs.config_file import read_config
-from cxrdali.runs.layout import PROGRESS
+from cxrdali.runs.layout import PROGRESS, chosen_by
 from cxrdali.runs.live import Heartbeat, Live
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import Run
@@ -35,7 +35,7 @@ from cxrdali.runtime.compiler import compile_errors
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, joined
 from cxrdali.runtime.full import SET_UP, told_if_full
-from cxrdali.train import console, identity
+from cxrdali.train import console, identity, packs
 from cxrdali.train.build import Continued, Parts, build
 from cxrdali.train.hooks import Hooks, StepRecord
 from cxrdali.train.microbatch import full_words, remembered, smaller
@@ -44,7 +44,7 @@ from cxrdali.train.state import State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
 from cxrdali.train.tracking import Tracking, about, chosen
 from cxrdali.train.waiting import Waiting, waiting_of
-from shards.dataset.packed import PackedDataset
+from shards.dataset.dataset import Dataset
 from shards.errors import UserError
 from shards.progress import progress_bar
 from shards.storage.files import only_one
@@ -73,7 +73,7 @@ class RunSummary:
 
 def train(
     settings: TrainSettings,
-    dataset: PackedDataset,
+    dataset: Dataset,
     out: Path,
     *,
     loader: type[Loader] = Loader,
@@ -113,6 +113,7 @@ def train(
         if done := _finished(out, settings, loaded, ranks, tracking):
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         data.check_scored(settings)
+        packs.check_settings(settings, data)
         before = loaded and _continued(out, loaded)
         parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
@@ -142,6 +143,8 @@ def _record(out: Path, parts: Parts, config: dict, loaded: dict | None) -> None:
     identity.record(out, {**config, "settings": parts.settings.as_json(), **found}, loaded)
     if loaded is None:
         parts.data.seen.write(out)
+        if parts.data.excluded is not None:
+            parts.data.excluded.write(out)
     folder.settle(out, loaded, parts.settings)
 
 
@@ -203,7 +206,7 @@ class Trainer:
         train_loss = self._train_epoch(epoch)
         started = time.perf_counter()
         values = self._validate(epoch)
-        val_loss, scores = self.ranks.from_first(self._score(values) if self.ranks.is_first else None)
+        val_loss, scores, of_packs = self.ranks.from_first(self._score(values) if self.ranks.is_first else None)
         validated = time.perf_counter()
         row = {
             "epoch": epoch + 1,
@@ -219,8 +222,10 @@ class Trainer:
             "wait_seconds": state.wait_seconds,
             "val_seconds": validated - started,
             "reweighted": int(self.parts.step.loss.reweights(epoch)),
+            **packs.columns(of_packs),
         }
-        reached = scores.macro_ap if self.settings.optimizer.select_by == "map" else scores.lrap
+        how = self.settings.optimizer
+        reached = row[chosen_by(how.select_by, how.select_pack, bool(of_packs))]
         # the first epoch is kept even where the score is undefined
         is_best = state.best_epoch == 0 or reached > state.best_score or math.isnan(state.best_score)
         state.end_epoch(row, scores, reached, is_best)
@@ -314,13 +319,13 @@ class Trainer:
         parts = self.parts
         return logits(parts.forward, parts.val_loader, len(parts.data.findings), self.hardware, how)
 
-    def _score(self, values: np.ndarray) -> tuple[float, Scores]:
+    def _score(self, values: np.ndarray) -> tuple[float, Scores, dict[str, Scores]]:
         if words := constant_words(values, self.parts.data.findings, self.parts.val_loader)[1]:
             log.info(f"validation: {words}")
-        truth = self.parts.data.targets[self.parts.data.val_rows]
-        wanted = torch.from_numpy(truth)
+        data = self.parts.data
+        wanted = torch.from_numpy(data.targets[data.val_rows])
         loss = float(bce_sum(torch.from_numpy(values).double(), wanted) / known_targets(wanted))
-        return loss, score(self.parts.data.findings, truth, values)
+        return loss, packs.pooled(data, values), packs.by_pack(data, values)
 
     # ------------------------------------------------------------ saving and stopping
 

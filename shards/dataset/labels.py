@@ -1,5 +1,6 @@
 """One label release of a packed dataset."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,19 +42,54 @@ class Coded:
     def __eq__(self, other: object) -> Any:
         return self.codes == (self.texts.index(other) if other in self.texts else -1)
 
+    @classmethod
+    def joined(cls, columns: "Sequence[Coded]") -> "Coded":
+        """Several, one after the other."""
+        texts = [*dict.fromkeys(text for column in columns for text in column.texts)]
+        codes = [np.array([*map(texts.index, each.texts), -1], dtype=np.int8)[each.codes] for each in columns]
+        return cls(np.concatenate(codes), texts)
+
+
+@dataclass(frozen=True)
+class PackLabels:
+    """What one of several packs gave to labels. pack: its name there; name, sha256, findings: of its own release, as it
+    has them; places: each finding's place in the whole; start, stop: its rows there."""
+
+    pack: str
+    name: str
+    sha256: str
+    findings: tuple[str, ...]
+    places: tuple[int, ...]
+    start: int
+    stop: int
+
 
 @dataclass(frozen=True)
 class Labels:
-    """One label release joined to the catalog's rows.
+    """One label release joined to the catalog's rows; of several packs, a release of each.
 
     split: object [rows], "train", "dev", "test" or None; values: int8 [rows, findings], 1 positive,
-    0 negative, -1 uncertain, BLANK not mentioned.
+    0 negative, -1 uncertain, BLANK not mentioned, UNKNOWN of a pack whose release does not know the finding.
+    packs: of several, what each gave.
     """
 
     BLANK = 9
+    UNKNOWN = 8
 
     name: str
     findings: tuple[str, ...]
     split: np.ndarray | Coded
     values: np.ndarray
     sha256: str
+    packs: tuple[PackLabels, ...] = ()
+
+    def apart(self) -> Iterator["Labels"]:
+        """Each pack's own labels, as it has them alone, in the order of the dataset's parts."""
+        for pack in self.packs:
+            split = self.split[pack.start : pack.stop]
+            values = self.values[pack.start : pack.stop]
+            if pack.places != tuple(range(len(self.findings))):  # else no copy
+                values = values[:, list(pack.places)]
+            yield Labels(pack.name, pack.findings, split, values, pack.sha256)
+        if not self.packs:
+            yield self

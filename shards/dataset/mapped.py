@@ -7,10 +7,12 @@ import mmap
 import os
 import resource
 import threading
-from collections.abc import Callable
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +23,21 @@ from shards.errors import UserError
 NPY_HEADER = 128  # bytes of a raw rendition before its pixels
 
 
+class Alike(NamedTuple):
+    """Rows of a batch, by their places in it (int64 [n]), whose renditions have the same side, raw or as JPEG."""
+
+    pixels: int
+    raw: bool
+    places: np.ndarray
+
+
 @dataclass(frozen=True)
 class StoredSize:
     """Where the renditions of one size are: per catalog row shard (-1 if rejected), offset and length in bytes.
 
     paths: the shards' files by number, here or, with a mirror, where they will be; described: as in dataset.json.
+    packs: of several packs (`joined`), each pack's own, and first, the number of each one's first shard. Their sides
+    and kinds may differ (`kinds`): pixels is then the largest side, raw whether all are; a shard has its pack's mirror.
     """
 
     pixels: int
@@ -36,10 +48,74 @@ class StoredSize:
     offset: np.ndarray
     length: np.ndarray
     mirror: Mirror | None = None
+    packs: "tuple[StoredSize, ...]" = ()
+    first: tuple[int, ...] = (0,)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[StoredSize]") -> "StoredSize":
+        """Those of several packs, whose rows and shards are numbered one pack after the other; of one, itself."""
+        if len(parts) == 1:
+            return parts[0]
+        first = np.cumsum([0, *(max(part.paths, default=-1) + 1 for part in parts[:-1])]).tolist()
+        both = [*zip(first, parts, strict=True)]
+        return cls(
+            pixels=max(part.pixels for part in parts),
+            raw=all(part.raw for part in parts),
+            paths={begin + number: path for begin, part in both for number, path in part.paths.items()},
+            described={begin + number: entry for begin, part in both for number, entry in part.described.items()},
+            shard=np.concatenate([np.where(part.shard < 0, part.shard, part.shard + begin) for begin, part in both]),
+            offset=np.concatenate([part.offset for part in parts]),
+            length=np.concatenate([part.length for part in parts]),
+            packs=tuple(parts),
+            first=tuple(first),
+        )
+
+    @property
+    def parts(self) -> "tuple[StoredSize, ...]":
+        """Each pack's own."""
+        return self.packs or (self,)
+
+    @property
+    def kinds(self) -> list[tuple[int, bool]]:
+        """The different (side in pixels, raw) of the renditions, ascending."""
+        return sorted({(part.pixels, part.raw) for part in self.parts})
+
+    @property
+    def mirrors(self) -> list[Mirror]:
+        """Of the packs in a bucket."""
+        return [part.mirror for part in self.parts if part.mirror is not None]
+
+    def pack_of(self, shards: np.ndarray) -> np.ndarray:
+        """Which pack, from 0, shards are of: int64 [n]."""
+        return np.searchsorted(self.first, shards, side="right") - 1
+
+    def part_of(self, shard: int) -> "StoredSize":
+        """The pack that a shard is of."""
+        return self.parts[bisect_right(self.first, shard) - 1]
+
+    def alike(self, rows: np.ndarray) -> list[Alike]:
+        """Rows, int64 [n], by side and kind of their renditions."""
+        kinds = self.kinds
+        if len(kinds) == 1:
+            return [Alike(*kinds[0], np.arange(len(rows)))]
+        of_pack = np.array([kinds.index((part.pixels, part.raw)) for part in self.parts])
+        found = of_pack[self.pack_of(self.shard[rows])]
+        places = [np.flatnonzero(found == number) for number in range(len(kinds))]
+        return [Alike(*kind, where) for kind, where in zip(kinds, places, strict=True) if len(where)]
+
+    def check_room(self, shards: np.ndarray) -> None:
+        """Raises UserError if what is still to be copied of shards (int [n]) does not fit on the caches' disks."""
+        wanted: Counter[int] = Counter()  # bytes by disk
+        for number, part in enumerate(self.parts):
+            if part.mirror is not None:
+                entries = [self.described[shard] for shard in shards[self.pack_of(shards) == number].tolist()]
+                disk = part.mirror.folder.stat().st_dev
+                wanted[disk] = part.mirror.check_room(part.pixels, entries, wanted[disk])
 
     def copied(self, shard: int, ended: Callable[[], bool] = lambda: False) -> bool:
         """Have a shard's file here; a mirror's is copied (`Mirror.shard`: False if `ended` says so before it is)."""
-        return self.mirror is None or self.mirror.shard(self.described[shard], ended) is not None
+        mirror = self.part_of(shard).mirror
+        return mirror is None or mirror.shard(self.described[shard], ended) is not None
 
     def open(self, shard: int) -> BinaryIO:
         """A shard's file; a mirror's is copied first."""
@@ -59,6 +135,8 @@ class MappedSize:
         self._arrays: dict[int, np.ndarray] = {}
         # int64 [shards] by number: where each begins in this process's memory, and how long it is; 0 if not mapped
         self._address, self._num_bytes = np.zeros((2, max(stored.paths, default=-1) + 1), dtype=np.int64)
+        # and the side of its renditions in pixels
+        self._side = np.array([part.pixels for part in stored.parts])[stored.pack_of(np.arange(len(self._address)))]
         self._lock = threading.Lock()
 
     @property
@@ -98,9 +176,9 @@ class MappedSize:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise UserError(f"{path}: cannot be read ({reason}); check the disk and copy it again") from error
             raise UserError(
-                f"{self.stored.pixels} px: shard {len(self._arrays)} of {len(self.stored.paths)} cannot be mapped "
-                f"({reason}); this process may open {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} files (ulimit "
-                "-n) and map vm.max_map_count: raise them, or pack with a larger --shard-images"
+                f"{self.stored.part_of(shard).pixels} px: shard {len(self._arrays)} of {len(self.stored.paths)} cannot "
+                f"be mapped ({reason}); this process may open {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} files "
+                "(ulimit -n) and map vm.max_map_count: raise them, or pack with a larger --shard-images"
             ) from error
         if array.nbytes != wanted:  # first mapped long after the dataset was opened, perhaps
             raise UserError(f"{path}: has {array.nbytes} bytes, dataset.json says {wanted}; copy it again")
@@ -117,8 +195,9 @@ class MappedSize:
 
     def pixels(self, rows: np.ndarray) -> list[np.ndarray]:
         """Raw rows' images: uint8 [S, S, 1] each, read-only views. Raises UserError as `addresses` does."""
-        side, end = self.stored.pixels, self._ends(rows)
-        return [image.reshape(side, side, 1) for image in self._between(rows, end - side * side, end)]
+        side, end = self._side[self.stored.shard[rows]], self._ends(rows)
+        images = self._between(rows, end - side**2, end)
+        return [image.reshape(side, side, 1) for image, side in zip(images, side.tolist(), strict=True)]
 
     def addresses(self, rows: np.ndarray) -> np.ndarray:
         """Where raw rows' pixels, uint8 [S, S], begin in memory: int64 [n], valid as long as this object lives.
@@ -126,21 +205,24 @@ class MappedSize:
         Raises UserError if a stored image has another length, or would reach beyond its shard.
         """
         end = self._ends(rows)  # first: nobody has an address of a shard that it has not looked at
-        return self._address[self.stored.shard[rows]] + end - self.stored.pixels**2
+        shard = self.stored.shard[rows]
+        return self._address[shard] + end - self._side[shard] ** 2
 
     def _ends(self, rows: np.ndarray) -> np.ndarray:
         """The bytes of their shards at which raw rows end, checked: whoever has an address can read anything."""
         stored, rows = self.stored, np.asarray(rows)
         self._have(stored.shard[rows])
         shard, offset, length = stored.shard[rows], stored.offset[rows], stored.length[rows]
-        wanted, end = NPY_HEADER + stored.pixels**2, offset + length
+        wanted, end = NPY_HEADER + self._side[shard] ** 2, offset + length
         wrong = (length != wanted) | (offset < 0) | (end > self._num_bytes[shard])
         if wrong.any():
             place = int(np.flatnonzero(wrong)[0])
+            pack = int(stored.pack_of(shard[place]))
+            row = rows[place] - sum(len(each.shard) for each in stored.parts[:pack])
             raise UserError(
-                f"{stored.paths[int(shard[place])]}: catalog row {rows[place]} has {length[place]:,} bytes at byte "
-                f"{offset[place]:,}, not {wanted:,} within the shard; run `cxrdali verify`, then restore the shard or "
-                "pack again"
+                f"{stored.paths[int(shard[place])]}: catalog row {row} "
+                f"has {length[place]:,} bytes at byte {offset[place]:,}, not {wanted[place]:,} within the shard; run "
+                "`cxrdali verify`, then restore the shard or pack again"
             )
         return end
 

@@ -84,20 +84,24 @@ class Mirror:
             raise UserError(f"{path}: has {found} bytes, not {entry['bytes']}; delete it, and it is copied again")
         return path
 
-    def check_room(self, pixels: int, shards: Iterable[Mapping]) -> None:
-        """Raises UserError if what is missing of these shards of a size does not fit on the cache's disk."""
+    def check_room(self, pixels: int, shards: Iterable[Mapping], others: int = 0) -> int:
+        """The bytes that are missing of these shards of a size, and those of others that go to the cache's disk.
+
+        Raises UserError if they do not fit there.
+        """
         free = shutil.disk_usage(self.folder).free  # first: what others copy meanwhile makes less missing
-        missing = sum(
+        missing = others + sum(
             entry["bytes"] - (copied(self.folder / entry["name"], entry["bytes"]) or 0)
             for entry in shards
             if not self.holds(entry)
         )
         if missing > free:
             raise UserError(
-                f"{self.folder}: {missing:,} bytes of the {pixels} px shards are still to be copied, but {free:,} "
-                "bytes are free on its disk; give a --cache on a larger disk, or remove copies of sizes that are no "
-                "longer used"
+                f"{self.folder}: {missing:,} bytes of the {pixels} px shards{' and of other packs' * (others > 0)} are "
+                f"still to be copied, but {free:,} bytes are free on its disk; give a --cache on a larger disk, or "
+                "remove copies of sizes that are no longer used"
             )
+        return missing
 
     def _copy(self, name: str, sha256: str, num_bytes: int | None, ended: Callable[[], bool]) -> Path | None:
         """num_bytes: of a shard; None for a table, which is copied in one go."""

@@ -25,7 +25,6 @@ METADATA, SPLIT, CHEXPERT, NEGBIO = (
     tuple(f"mimic-cxr-{version}-{what}.csv.gz" for version in ("2.0.0", "2.1.0"))
     for what in ("metadata", "split", "chexpert", "negbio")
 )
-SYNTHETIC = "SYNTHETIC.txt"  # in a release that `cxrdali synth` wrote: the dataset, and what is made from it, say so
 OWN_LABELS = {"chexpert": CHEXPERT, "negbio": NEGBIO}
 
 FRONTAL = ("AP", "PA")
@@ -44,8 +43,7 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     labels = [table for folder in label_folders for table in READER.labels_in(folder, images)]
     labels += cxrlt.find(root) + _own_labels(path.parent, images)
     here = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
-    reading = {"synthetic": True} if storage_of(root / SYNTHETIC).exists() else {}
-    return Release(READER.name, root, images, here, (path,), reading)
+    return Release(READER.name, root, images, here, (path,))
 
 
 def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTable]:

@@ -19,7 +19,7 @@ from shards.releases.declared.reader import reader_of, shipped
 from shards.releases.declared.schema import read_schema
 from shards.releases.folder import NAME as FOLDER
 from shards.releases.locate import folders_in, not_read
-from shards.releases.release import TABLE, LabelTable, Reader, Release
+from shards.releases.release import TABLE, LabelTable, Reader, Release, mark
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.words import choices
@@ -87,7 +87,8 @@ def open_release(
     release = reader.read(root, label_folders)
     check_paths(release)
     read = dict.fromkeys([*release.inputs, *(path for table in release.labels for path in table.inputs)])
-    return replace(release, notes=(*release.notes, *(note for path in read for note in not_read(path))))
+    notes = (*release.notes, *(note for path in read for note in not_read(path)))
+    return replace(release, reading={**release.reading, **mark(root)}, notes=notes)
 
 
 def _unknown(root: Location, known: Sequence[Reader]) -> UserError:

@@ -20,6 +20,7 @@ from shards.words import counted
 IMAGE_COLUMNS = ("image_id", "study_id", "subject_id", "view", "view_position", "path")
 VIEWS = ("frontal", "lateral", "other")
 SPLITS = ("train", "dev", "test")
+SYNTHETIC = "SYNTHETIC.txt"  # in a release that `cxrdali synth` wrote: the dataset, and what is made from it, say so
 TABLE = "table"  # the release of any one table, which is not recognised but named (`shards.releases.table`)
 RESERVED = ("row", "split", "image_id", "study_id", "view")  # columns beside the findings
 
@@ -109,8 +110,8 @@ def image_table(
 class Release:
     """`images` has the text columns IMAGE_COLUMNS, one row per image; `path` is relative to `root`.
 
-    It may have the column `inverted` (bool): the file is MONOCHROME1, its 0 is white; and the text columns sex, age and
-    manufacturer, of which a blank is not known (F or M, years, the machine's). `reading` are the options that
+    It may have the column `inverted` (bool): the file is MONOCHROME1, its 0 is white; and the text columns of
+    `shards.releases.people.PEOPLE`, of which a blank is not known. `reading` are the options that
     the tables were read with; they decide bytes as the tables do. `notes` are lines for the user.
     """
 
@@ -121,6 +122,11 @@ class Release:
     inputs: tuple[Location, ...]
     reading: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def mark(root: Location) -> dict[str, object]:
+    """What `Release.reading` says of a synthetic release."""
+    return {"synthetic": True} if storage_of(root / SYNTHETIC).exists() else {}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from shards.releases.groups import odd_views, with_groups
 from shards.releases.ids import ids, line
 from shards.releases.join import Rows
 from shards.releases.paths import TRIED, is_there, near, relative_paths
-from shards.releases.release import TABLE, LabelTable, Release, check_finding_names
+from shards.releases.release import TABLE, LabelTable, Release, check_finding_names, mark
 from shards.releases.values import finding_table, image_index, splits
 from shards.storage.csv import LEFT_OUT, is_unnamed, no_column, read_table
 from shards.storage.location import Location
@@ -61,7 +61,7 @@ def open_table(file: Location, columns: Columns, root: Location) -> Release:
     ).reset_index(drop=True)
     labels = (_labels(table, columns, rows, image),)
     notes = (*notes, *rows.note(columns.join_rows, image), *of_groups, *of_views)
-    release = Release(TABLE, root, images, labels, (file,), columns.as_json(), notes)
+    release = Release(TABLE, root, images, labels, (file,), {**columns.as_json(), **mark(root)}, notes)
     check_paths(release)
     _check_some_exist(images["path"], columns, file, root)
     return release

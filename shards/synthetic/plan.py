@@ -3,7 +3,9 @@
 Every number comes from a Philox stream named by the seed and by the study, subject or picture it is for.
 """
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from enum import IntEnum
 from statistics import NormalDist
 
@@ -11,6 +13,9 @@ import numpy as np
 
 from shards.errors import UserError
 from shards.synthetic import facts
+from shards.synthetic.copies import Copy
+from shards.synthetic.hospital import NIH, Hospital
+from shards.synthetic.scanner import Scanner
 
 NATIVE = (3056, 2544)  # height and width in pixels of most of MIMIC-CXR-JPG
 MOST_STUDIES = 9_999_991  # the largest prime with seven digits: ids are a walk modulo this
@@ -19,7 +24,6 @@ OFTEN = 0.4  # share of the studies with each finding of a release that has only
 
 _LOADINGS = np.array(list(facts.LOADINGS.values()))  # float64 (26, facts.CAUSES + 1)
 _OWN = np.sqrt(1 - (_LOADINGS[:, : facts.CAUSES] ** 2).sum(axis=1))
-_PROTOCOL_SHARES = np.array([share for _, share in facts.PROTOCOLS]) / sum(share for _, share in facts.PROTOCOLS)
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,16 @@ class SyntheticOptions:
 
     only: the findings to draw, each in OFTEN of the studies and independent of the others, so that a network meets
     them in few pictures; without it all 26, as frequent as in CXR-LT 2023 and occurring together as there.
+    hospital: whose patients, machines and tables these are; without it the default release.
+    copies: so many studies more, each of another subject of another release, with its images changed and other ids.
     """
 
     studies: int = 200
     size: int | str = 512
     seed: int = 0
     only: tuple[str, ...] = ()
+    hospital: Hospital | None = None
+    copies: "tuple[int, SyntheticOptions] | None" = None
 
     def __post_init__(self):
         if not isinstance(self.studies, int) or not 1 <= self.studies <= MOST_STUDIES:
@@ -46,11 +54,27 @@ class SyntheticOptions:
             if finding not in facts.FREQUENCIES or finding == "No Finding":
                 names = ", ".join(name for name in facts.FREQUENCIES if name != "No Finding")
                 raise UserError(f"only names {finding!r}; give some of {names}")
+        if self.copies and not (self.hospital and self.copies[0] > 0):
+            raise UserError(f"copies is {self.copies[0]}; give 1 or more, and the hospital that holds them")
 
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of every picture, in pixels."""
         return NATIVE if isinstance(self.size, str) else (self.size, self.size)
+
+    @property
+    def key(self) -> int:
+        """What the streams are named by: the seed, and of a hospital all that it is, so that no two share patients."""
+        if not self.hospital:
+            return self.seed
+        return int(hashlib.sha256(f"{self.seed} {self.hospital}".encode()).hexdigest()[:16], 16)
+
+    @property
+    def protocols(self) -> tuple[tuple[tuple[str, ...], float], ...]:
+        """What a study consists of, and how often."""
+        if not self.hospital:
+            return facts.PROTOCOLS
+        return tuple((tuple(views.split(" ")), share) for views, share in self.hospital.views.items())
 
 
 @dataclass(frozen=True)
@@ -75,6 +99,10 @@ class Study:
     unseen: frozenset[str]  # of facts.UNSEEN_2024 and facts.UNSEEN_TASK3
     subject_id: int
     study_id: int
+    sex: str = ""  # this and what follows: of hospitals only
+    age: int = 0
+    scanner: Scanner | None = None
+    copy: Copy | None = None
 
     @property
     def folder(self) -> str:
@@ -101,13 +129,72 @@ def stream(seed: int, purpose: Purpose, index: int, part: int = 0) -> np.random.
 
 def plan_release(options: SyntheticOptions) -> list[Study]:
     """Every study of the release in order, without drawing: about 20,000 studies per second."""
-    thresholds = _thresholds()
+    thresholds = _thresholds(options)
     studies: list[Study] = []
     for subject, count in enumerate(_studies_per_subject(options)):
-        causes = stream(options.seed, Purpose.SUBJECT, subject).standard_normal(facts.CAUSES)
+        causes = stream(options.key, Purpose.SUBJECT, subject).standard_normal(facts.CAUSES)
         for ordinal in range(count):
-            studies.append(_plan_study(options, len(studies), subject, ordinal, causes, thresholds))
+            study = _plan_study(options, len(studies), subject, ordinal, causes, thresholds)
+            studies.append(_of_hospital(study, options.hospital, options.key) if options.hospital else study)
+    if options.hospital and options.copies:
+        studies += _copies(options.hospital, options.key, *options.copies, studies[-1])
     return studies
+
+
+def _of_hospital(study: Study, hospital: Hospital, key: int) -> Study:
+    """With the patient, of the age on the day of the study, and the machine."""
+    sex, age = hospital.person(stream(key, Purpose.SUBJECT, study.subject, 3))
+    age += study_day(key, study).year - first_day(key, study.subject).year
+    scanner = hospital.scanner(stream(key, Purpose.PLAN, study.index, 4))
+    return _named(replace(study, sex=sex, age=age, scanner=scanner), hospital)
+
+
+def _named(study: Study, hospital: Hospital) -> Study:
+    """With image ids as the layout has them."""
+    if hospital.layout != NIH:
+        return study
+    names = [f"{study.subject_id}_{10 * study.ordinal + number:03}.png" for number in range(len(study.images))]
+    images = [replace(image, dicom_id=name) for image, name in zip(study.images, names, strict=True)]
+    return replace(study, images=tuple(images))
+
+
+def _copies(hospital: Hospital, key: int, count: int, other: SyntheticOptions, last: Study) -> list[Study]:
+    """Studies of `count` subjects of the other release, under ids of this one that follow its `last` study's."""
+    views = {view for text in hospital.views for view in text.split(" ")}
+    usable: dict[int, tuple[Study, tuple[int, ...]]] = {}
+    for study in plan_release(other):
+        kept = tuple(n for n, image in enumerate(study.images) if ("LATERAL" if image.lateral else image.view) in views)
+        if kept and not study.copy:
+            usable.setdefault(study.subject, (study, kept))
+    if len(usable) < count:
+        raise UserError(f"copies is {count}; the other release has {len(usable)} subjects to copy, give fewer")
+    rng, copies = stream(key, Purpose.RELEASE, len(facts.SPLITS) + 1), []
+    for number, chosen in enumerate(rng.choice(list(usable), count, replace=False).tolist(), 1):
+        study, kept = usable[chosen]
+        subject, index = last.subject + number, last.index + number
+        own = replace(
+            study,
+            index=index,
+            subject=subject,
+            ordinal=0,
+            images=tuple(replace(study.images[n], dicom_id=_random_id(rng)) for n in kept),
+            subject_id=_subject_id(subject, key),
+            study_id=_study_id(index, key),
+            copy=Copy(study, other, kept),
+        )
+        copies.append(_named(own, hospital))
+    return copies
+
+
+def first_day(key: int, subject: int) -> date:
+    """The day of a subject's first study, in the future as the real ones are."""
+    return date(2110, 1, 1) + timedelta(int(stream(key, Purpose.SUBJECT, subject, 2).integers(30_000)))
+
+
+def study_day(key: int, study: Study) -> date:
+    """The day of a study; a subject's are in order."""
+    days = 60 * study.ordinal + int(stream(key, Purpose.PLAN, study.index, 1).integers(60))
+    return first_day(key, study.subject) + timedelta(days)
 
 
 def _studies_per_subject(options: SyntheticOptions) -> list[int]:
@@ -116,7 +203,7 @@ def _studies_per_subject(options: SyntheticOptions) -> list[int]:
     No subject has more than a fifth of the release, so that 20 studies suffice for three splits.
     """
     most = min(MOST_PER_SUBJECT, max(1, options.studies // 5))
-    rng = stream(options.seed, Purpose.RELEASE, 0)
+    rng = stream(options.key, Purpose.RELEASE, 0)
     counts, left = [], options.studies
     while left > 0:
         count = min(1 + int(np.exp(0.48 + 1.15 * rng.standard_normal())), most, left)
@@ -125,19 +212,21 @@ def _studies_per_subject(options: SyntheticOptions) -> list[int]:
     return counts
 
 
-def _thresholds() -> dict[str, float]:
+def _thresholds(options: SyntheticOptions) -> dict[str, float]:
     """The latent value above which each finding is present.
 
-    Solved so that the share over images is FREQUENCIES although bedside studies show more of it, have fewer
-    images, and although No Finding excludes the others. Latent values are standard normal, plus a bedside shift.
+    Solved so that the share over images is FREQUENCIES, or the hospital's, although bedside studies show more
+    of it, have fewer images, and although No Finding excludes the others. Latent values are standard normal, plus a
+    bedside shift.
     """
-    counts = np.array([[len(views) * ("AP" in views), len(views) * ("PA" in views)] for views, _ in facts.PROTOCOLS])
-    weights = (counts * np.array([[share] for _, share in facts.PROTOCOLS])).sum(axis=0)
+    counts = np.array([[len(views) * ("AP" in views), len(views) * ("PA" in views)] for views, _ in options.protocols])
+    weights = (counts * np.array([[share] for _, share in options.protocols])).sum(axis=0)
     weights = weights / weights.sum()
-    normal = _solve(weights, facts.LOADINGS["No Finding"][-1], facts.FREQUENCIES["No Finding"])
+    frequencies = {**facts.FREQUENCIES, **(options.hospital.shares if options.hospital else {})}
+    normal = _solve(weights, facts.LOADINGS["No Finding"][-1], frequencies["No Finding"])
     free = 1 - _above(normal, facts.LOADINGS["No Finding"][-1])
     thresholds = {"No Finding": normal}
-    for finding, share in facts.FREQUENCIES.items():
+    for finding, share in frequencies.items():
         if finding != "No Finding":
             kept = free + (1 - free) * (facts.DEVICES_KEPT if finding == "Support Devices" else 0)
             thresholds[finding] = _solve(weights * kept, facts.LOADINGS[finding][-1], share)
@@ -161,9 +250,9 @@ def _solve(weights: np.ndarray, shift: float, share: float) -> float:
 def _plan_study(
     options: SyntheticOptions, index: int, subject: int, ordinal: int, causes: np.ndarray, thresholds: dict[str, float]
 ) -> Study:
-    seed, rng = options.seed, stream(options.seed, Purpose.PLAN, index)
-    protocol = rng.choice(len(facts.PROTOCOLS), p=_PROTOCOL_SHARES)
-    views = facts.PROTOCOLS[protocol][0]
+    rng = stream(options.key, Purpose.PLAN, index)
+    shares = np.array([share for _, share in options.protocols])
+    views = options.protocols[rng.choice(len(shares), p=shares / sum(shares))][0]
     portable = views[0] == "AP"
     blank = rng.random() < facts.BLANK
     images = tuple(_plan_image(view, blank, rng) for view in views)
@@ -186,9 +275,17 @@ def _plan_study(
         images=images,
         findings=findings,
         unseen=unseen,
-        subject_id=10_000_000 + _scatter(subject, seed),
-        study_id=50_000_000 + _scatter(index, seed),
+        subject_id=_subject_id(subject, options.key),
+        study_id=_study_id(index, options.key),
     )
+
+
+def _subject_id(subject: int, key: int) -> int:
+    return 10_000_000 + _scatter(subject, key)
+
+
+def _study_id(index: int, key: int) -> int:
+    return 50_000_000 + _scatter(index, key)
 
 
 def _scatter(position: int, seed: int) -> int:
@@ -203,9 +300,12 @@ def _plan_image(view: str, blank: bool, rng: np.random.Generator) -> Image:
     if rng.random() < facts.RARE:
         rare = facts.RARE_LATERAL if lateral else facts.RARE_FRONTAL
         view = rng.choice(list(rare), p=np.array(list(rare.values())) / sum(rare.values()))
+    return Image(_random_id(rng), "" if blank else str(view), lateral)
+
+
+def _random_id(rng: np.random.Generator) -> str:
     text = rng.bytes(20).hex()
-    dicom_id = "-".join(text[i : i + 8] for i in range(0, 40, 8))
-    return Image(dicom_id, "" if blank else str(view), lateral)
+    return "-".join(text[i : i + 8] for i in range(0, 40, 8))
 
 
 def _plan_findings(

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from shards.synthetic.facts import CHEXPERT, FINDINGS_2023, FINDINGS_2024, NORMAL, SPLITS, UNSEEN_TASK3, VIEW_CODES
-from shards.synthetic.plan import Image, Purpose, Study, SyntheticOptions, stream
+from shards.synthetic.plan import Image, Purpose, Study, SyntheticOptions, stream, study_day
 
 SPLIT_FILES = {
     "cxr-lt-2023": ("train.csv", "development.csv", "test.csv"),
@@ -18,14 +18,14 @@ METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"  # makes a folder a release
 IMAGE_COLUMNS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning")
 
 
-def write_tables(out: Path, options: SyntheticOptions, studies: list[Study]) -> None:
+def write_mimic(out: Path, options: SyntheticOptions, studies: list[Study]) -> None:
     """Every table, its rows by subject and study."""
-    splits = {name: _split_subjects(options.seed, name, studies[-1].subject + 1) for name in SPLITS}
+    splits = {name: split_subjects(options.key, name, studies[-1].subject + 1) for name in SPLITS}
     studies = sorted(studies, key=lambda study: (study.subject_id, study.study_id))
     _write_challenges(out, studies, splits)
     for number, labeller in enumerate(("chexpert", "negbio")):
-        rows = [_labelled(options.seed, study, number) for study in studies]
-        _write_gzip(out / f"mimic-cxr-2.0.0-{labeller}.csv.gz", rows)
+        rows = [_labelled(options.key, study, number) for study in studies]
+        write_gzip(out / f"mimic-cxr-2.0.0-{labeller}.csv.gz", rows)
     names = ("train", "validate", "test")
     rows = [
         {"dicom_id": i.dicom_id, "study_id": s.study_id, "subject_id": s.subject_id, "split": names[part]}
@@ -33,12 +33,12 @@ def write_tables(out: Path, options: SyntheticOptions, studies: list[Study]) -> 
         for part in [splits["official"][s.subject]]
         for i in s.images
     ]
-    _write_gzip(out / "mimic-cxr-2.0.0-split.csv.gz", rows)
+    write_gzip(out / "mimic-cxr-2.0.0-split.csv.gz", rows)
     rows = [row for study in studies for row in _metadata(options, study)]
-    _write_gzip(out / METADATA, rows)
+    write_gzip(out / METADATA, rows)
 
 
-def _split_subjects(seed: int, name: str, subjects: int) -> np.ndarray:
+def split_subjects(seed: int, name: str, subjects: int) -> np.ndarray:
     """0, 1 or 2 (train, development, test) of every subject, int64 (subjects,); none empty from three on."""
     order = stream(seed, Purpose.RELEASE, 1 + list(SPLITS).index(name)).permutation(subjects)
     shares = np.array(SPLITS[name]) / sum(SPLITS[name])
@@ -52,9 +52,8 @@ def _split_subjects(seed: int, name: str, subjects: int) -> np.ndarray:
 
 def _metadata(options: SyntheticOptions, study: Study) -> list[dict]:
     """One study's rows in the metadata; dates lie in the future, as the real ones do, and in order."""
-    rng = stream(options.seed, Purpose.PLAN, study.index, 1)
-    first = np.datetime64("2110-01-01") + stream(options.seed, Purpose.SUBJECT, study.subject, 2).integers(30_000)
-    date = str(first + 60 * study.ordinal + rng.integers(60)).replace("-", "")
+    rng = stream(options.key, Purpose.PLAN, study.index, 1)
+    rng.integers(60)  # the day
     clock = int(rng.integers(86_400))
     procedure = _procedure(study)
     rows = []
@@ -69,7 +68,7 @@ def _metadata(options: SyntheticOptions, study: Study) -> list[dict]:
                 "ViewPosition": image.view,
                 "Rows": options.shape[0],
                 "Columns": options.shape[1],
-                "StudyDate": date,
+                "StudyDate": f"{study_day(options.key, study):%Y%m%d}",
                 "StudyTime": f"{shot // 3600:02}{shot // 60 % 60:02}{shot % 60:02}.{rng.integers(1000):03}",
                 "ProcedureCodeSequence_CodeMeaning": procedure,
                 "ViewCodeSequence_CodeMeaning": VIEW_CODES.get(image.view, ""),
@@ -113,13 +112,13 @@ def _write_challenges(out: Path, studies: list[Study], splits: dict[str, np.ndar
     for part, (file_2023, file_2024) in enumerate(zip(*SPLIT_FILES.values(), strict=True)):
         chosen = [study for study in studies if splits["2023"][study.subject] == part]
         rows = [row for study in chosen for row in _rows_2023(study)]
-        _write_csv(out / "cxr-lt-2023" / file_2023, rows, (*IMAGE_COLUMNS, "path", *FINDINGS_2023))
+        write_csv(out / "cxr-lt-2023" / file_2023, rows, (*IMAGE_COLUMNS, "path", *FINDINGS_2023))
         chosen = [study for study in studies if splits["2024"][study.subject] == part]
         rows = [row for study in chosen for row in _rows_2024(study)]
-        _write_csv(out / "cxr-lt-2024" / file_2024, rows, (*IMAGE_COLUMNS, "fpath", *FINDINGS_2024))
+        write_csv(out / "cxr-lt-2024" / file_2024, rows, (*IMAGE_COLUMNS, "fpath", *FINDINGS_2024))
         everything += [{**row, "split": ("train", "development", "test")[part]} for row in rows]
     columns = (*IMAGE_COLUMNS, "fpath", *FINDINGS_2024, *UNSEEN_TASK3, "split")
-    _write_csv(out / "cxr-lt-2024" / "labels.csv", everything, columns)
+    write_csv(out / "cxr-lt-2024" / "labels.csv", everything, columns)
 
 
 def _rows_2023(study: Study) -> list[dict]:
@@ -146,12 +145,12 @@ def _image(study: Study, image: Image) -> dict:
     return dict(zip(IMAGE_COLUMNS, values, strict=True))
 
 
-def _write_csv(path: Path, rows: list[dict], columns: tuple[str, ...]) -> None:
+def write_csv(path: Path, rows: list[dict], columns: tuple[str, ...]) -> None:
     """`columns` also make the header of a table without rows."""
     pd.DataFrame(rows, columns=list(columns)).to_csv(path, index=False, lineterminator="\n")
 
 
-def _write_gzip(path: Path, rows: list[dict]) -> None:
+def write_gzip(path: Path, rows: list[dict]) -> None:
     """A .csv.gz without a time stamp or a file name in its header, so that equal rows are equal bytes."""
     text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
     path.write_bytes(gzip.compress(text.encode(), mtime=0))

@@ -21,6 +21,7 @@ __all__ = [
     "decide", "in_order", "options_of",
 ]  # fmt: skip
 FLIPS = ("both", "horizontal", "none")
+Images = np.ndarray | Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,13 @@ def decide(augment: Iterable[Augmentation], seed: int, epoch: int, start: int, c
     return made
 
 
-def carry_out(
-    augment: Iterable[Augmentation], images: np.ndarray | Sequence[np.ndarray], made: Decisions, out: np.ndarray
-) -> None:
-    """Copy `images`, uint8 [S, S, 1] each, to `out`, uint8 [B, S, S, 1], with the decisions carried out.
+def carry_out(augment: Iterable[Augmentation], images: Images, made: Decisions, out: Images) -> None:
+    """Copy `images`, uint8 [S, S, 1] each, to those of `out`, of the same shape, with the decisions carried out.
 
     A batch that was resized on the CPU is copied in any case, when it leaves DALI's memory. Augmenting image by image
     on the way finds each in the processor's cache; DALI's erase and flip would write the whole batch twice more.
     """
-    work = [(each, each.steps(made, out.shape[1])) for each in in_order(augment)]
+    work = [(each, each.steps(made, len(out[0]))) for each in in_order(augment)]
     for place in range(len(images)):
         image, target = images[place], out[place]
         for each, steps in work:

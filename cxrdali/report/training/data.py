@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from cxrdali.data.mix import visits
 from cxrdali.data.options import FoldOptions
 from cxrdali.data.splits import released_rows, rows_sha256, train_and_validation
 from cxrdali.data.targets import targets
@@ -14,8 +15,10 @@ from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.models import MIMIC
 from cxrdali.report.training.sources import Sources
 from cxrdali.runs import layout as runs_on_disk
+from cxrdali.runs.exclusion import trained_rows
 from cxrdali.runs.oversampling import oversampled
 from cxrdali.runs.reader import Run
+from cxrdali.runs.same_data import labels_of
 from cxrdali.runs.settings import sampling_seed
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
@@ -58,8 +61,9 @@ def _splits(sources: Sources) -> tuple[Labels, dict[str, np.ndarray], FoldOption
             raise UserError(f"{dataset.root}: labels {labels.name!r} have no packed image in their training split")
         return labels, splits, None
     first = sources.runs[0]
-    labels, fold = dataset.labels(first.setting("labels")), first.fold
+    labels, fold = labels_of(first, dataset), first.fold
     train, validation = train_and_validation(dataset, labels, fold)
+    train = trained_rows(first, dataset, train)
     splits = {"train": train, "validation": validation}
     splits |= {name: released_rows(dataset, labels, name) for name in ("dev", "test")}
     return labels, splits, fold
@@ -142,16 +146,16 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     from cxrdali.data.loader import Loader
     from cxrdali.data.options import LoaderOptions
 
-    labels = dataset.labels(run.labels)
-    train, _ = train_and_validation(dataset, labels, run.fold)
+    labels = labels_of(run, dataset)
+    train = trained_rows(run, dataset, train_and_validation(dataset, labels, run.fold)[0])
     trained_on = run.selection.get("train_sha256")
     if trained_on and trained_on != rows_sha256(train):
         raise UserError(f"{run.path / runs_on_disk.CONFIG}: it trained on other rows than its fold selects here")
     settings = run.settings
     size, seed = settings.data.size, sampling_seed(settings.seed, settings.stage)
     wanted = targets(labels, settings.data.uncertain)
-    sampler = settings.data.sampler.over(train, wanted, seed, settings.optimizer.epochs)
     train = _with_repeats(run, labels, train, wanted)
+    sampler = visits(settings.data, dataset.starts, train, wanted, seed, settings.optimizer.epochs)
     augment = options_of(settings.data.flips, settings.data.cutout, settings.data.augment)
     batch = min(CONTACT_IMAGES, len(train))
     options = LoaderOptions(size, batch, threads=1, prefetch=1, order=settings.data.order)

@@ -15,6 +15,7 @@ from cxrdali.data.augment import AugmentOptions, decide, in_order
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.pipeline import load
+from shards.dataset.mapped import Alike
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from tests.cxrdali.data.test_loader import JPEG, training
@@ -35,6 +36,11 @@ class Stored:
 
     def slices(self, rows):
         return [np.frombuffer(self.encoded[row], dtype=np.uint8) for row in rows]
+
+
+def every(out):
+    """All places of a batch, as `MappedSize` groups them."""
+    return Alike(out.shape[1], False, np.arange(len(out)))
 
 
 def pillow(pixels, mode=None, **options):
@@ -95,7 +101,7 @@ def dali(encoded):
 
 def test_pixels_are_dalis_opencvs_and_pillows():
     out = np.zeros((len(WHOLE), SIDE, SIDE), dtype=np.uint8)
-    jpeg.fill(Stored(*WHOLE.values()), np.arange(len(WHOLE)), (), {}, out)
+    jpeg.fill(Stored(*WHOLE.values()), np.arange(len(WHOLE)), (), {}, out, every(out))
     assert (out == dali(list(WHOLE.values()))).all()
     for pixels, data in zip(out, WHOLE.values(), strict=True):
         assert (pixels == np.asarray(Image.open(io.BytesIO(data)))).all()
@@ -107,7 +113,8 @@ def test_augmented_where_they_lie_and_nowhere_else(cutout):
     room = np.full((34, SIDE, SIDE), GUARD, dtype=np.uint8)
     options = AugmentOptions(cutout=cutout, side=0.3)
     made = decide(options, 3, 1, 0, 32, SIDE)
-    jpeg.fill(Stored(WHOLE["as packed"]), np.zeros(32, dtype=int), in_order(options), made, room[1:-1])
+    out, rows = room[1:-1], np.zeros(32, dtype=int)
+    jpeg.fill(Stored(WHOLE["as packed"]), rows, in_order(options), made, out, every(out))
     image = simplejpeg.decode_jpeg(WHOLE["as packed"], "GRAY")[:, :, 0]
     for place in range(32):
         assert (room[1 + place] == augmented(image, made, place)).all()
@@ -119,7 +126,7 @@ def test_what_is_no_whole_rendition_is_refused_and_writes_nothing_beside_its_pla
     data, fault = BROKEN[name]
     room = np.full((3, SIDE, SIDE), GUARD, dtype=np.uint8)
     with pytest.raises(jpeg.DamagedImage) as caught:
-        jpeg.fill(Stored(WHOLE["as packed"], data), np.array([1]), (), {}, room[1:2])
+        jpeg.fill(Stored(WHOLE["as packed"], data), np.array([1]), (), {}, room[1:2], every(room[1:2]))
     assert caught.value.row == 1 and any(word in caught.value.fault for word in fault.split("|")), caught.value.fault
     assert (room[[0, 2]] == GUARD).all()
 

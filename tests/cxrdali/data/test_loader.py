@@ -15,6 +15,7 @@ import simplejpeg
 from cxrdali.data.augment import Augmentation, AugmentOptions, decide
 from cxrdali.data.loader import Loader, nearest_stored
 from cxrdali.data.options import LoaderOptions
+from shards.dataset.dataset import Part
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -243,6 +244,7 @@ class Repeated:
     def __init__(self, dataset, times):
         self.root, self.sizes, self.packed = dataset.root, dataset.sizes, np.tile(dataset.packed, times)
         self._dataset, self._times = dataset, times
+        self.parts = (Part("", self, 0, len(self.packed)),)
 
     def stored(self, pixels):
         stored = self._dataset.stored(pixels)

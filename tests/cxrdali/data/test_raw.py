@@ -13,7 +13,7 @@ from cxrdali.data import raw
 from cxrdali.data.augment import AugmentOptions, Cutout, Flips, decide, in_order
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from shards.dataset.mapped import MappedSize
+from shards.dataset.mapped import Alike, MappedSize
 from shards.errors import UserError
 from tests.cxrdali.data.test_loader import RAW, epoch, stored_image, training
 from tests.cxrdali.data.test_pipeline import KINDS
@@ -75,7 +75,8 @@ def test_one_pass_carries_out_the_decisions_pixel_for_pixel(size, cutout, side):
     images = np.random.default_rng(size).integers(1, 256, (count, size, size), dtype=np.uint8)
     options = AugmentOptions(cutout=cutout, side=side)
     made = decide(options, 3, 1, 0, count, size)
-    raw.fill(Memory(images), np.arange(count), in_order(options), made, room[1:-1])
+    rows = np.arange(count)
+    raw.fill(Memory(images), rows, in_order(options), made, room[1:-1], Alike(size, True, rows))
     for place, image in enumerate(images):
         assert (room[1 + place] == augmented(image, made, place)).all()
     assert (room[[0, -1]] == 9).all()  # nothing was written beside the batch
@@ -160,7 +161,7 @@ def test_a_file_of_numba_s_cache_that_a_crash_has_cut_is_not_relied_on(monkeypat
     cut.write_bytes(b"")
     image, out = np.arange(9, dtype=np.uint8).reshape(3, 3), np.zeros((1, 3, 3), dtype=np.uint8)
     squares, flips = np.zeros((1, 10), dtype=np.float32), np.ones(1, dtype=np.int32)
-    kernel.compiled()(np.array([image.ctypes.data]), out, squares, squares, flips, 0 * flips)
+    kernel.compiled()(np.array([[image.ctypes.data], [0]]), out, squares, squares, flips, 0 * flips)
     assert (out[0] == image[:, ::-1]).all()
 
 
@@ -178,7 +179,7 @@ def test_without_room_for_its_cache_numba_compiles_in_memory(monkeypatch, error)
     monkeypatch.setattr(kernel, "njit", njit)
     image, flips, squares = np.arange(9, dtype=np.uint8), np.ones(1, dtype=np.int32), np.zeros((1, 10), np.float32)
     out = np.zeros((1, 3, 3), dtype=np.uint8)
-    kernel.compiled()(np.array([image.ctypes.data]), out, squares, squares, flips, 0 * flips)
+    kernel.compiled()(np.array([[image.ctypes.data], [0]]), out, squares, squares, flips, 0 * flips)
     assert out.tolist() == [[[2, 1, 0], [5, 4, 3], [8, 7, 6]]]
 
 

@@ -18,6 +18,7 @@ from cxrdali.data.splits import (
     subjects_on_both_sides,
     train_and_validation,
 )
+from shards.dataset.union import Union, UnionOptions
 from shards.errors import UserError
 from tests.cxrdali.folds_by_hand import folds_by_hand, parts_by_hand
 
@@ -219,3 +220,38 @@ def test_positives_are_counted_in_every_fold(dataset, labels):
         assert {name: each[fold] for name, each in found.items()} == {name: counts[name] for name in found}
         assert all(counts[name] == 0 for name in set(counts) - set(found)) and "Hernia" not in found
     assert [*map(sum, found.values())] == sorted(map(sum, found.values()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        FoldOptions(fold=1, folds=3),
+        FoldOptions(fold=2, folds=3, group="study", fold_seed=4),
+        FoldOptions(folds=3, stratify=True),
+        FoldOptions(folds=3, fold_rule="catalog"),
+    ],
+)
+def test_folds_of_several_packs_are_those_of_each_alone(dataset, nih, options):
+    union = Union.of({"nih": nih, "mimic": dataset})
+    found = train_and_validation(union, union.labels(), options)
+    for place, rows in enumerate(found):
+        alone = [train_and_validation(pack, pack.labels(), options)[place] for pack in (nih, dataset)]
+        assert rows.tolist() == [*alone[0], *(alone[1] + len(nih.packed))]
+    assert subjects_on_both_sides(union, *found) == sum(
+        subjects_on_both_sides(pack, *train_and_validation(pack, pack.labels(), options)) for pack in (nih, dataset)
+    )
+
+
+def test_splits_of_several_packs_are_those_that_have_them(dataset, nih):
+    union = Union.of({"mimic": dataset, "nih": nih})
+    dev = select(union, union.labels(), "dev", FoldOptions())  # nih has no such split
+    assert dev.tolist() == select(dataset, dataset.labels(), "dev", FoldOptions()).tolist()
+    test = select(union, union.labels(), "test", FoldOptions())
+    assert (test >= 120).sum() == len(select(nih, nih.labels(), "test", FoldOptions())) > 0
+
+
+def test_patients_of_two_packs_are_on_one_side(dataset):
+    """Equal patients have equal ids, so that hashing puts them into one fold; nothing else would."""
+    union = Union.of({"a": dataset, "b": dataset}, UnionOptions(same_patients=(("a", "b"),)))
+    train, validation = train_and_validation(union, union.labels(), FoldOptions(folds=3))
+    assert len(validation) and subjects_on_both_sides(union, train, validation) == 0

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cxrdali.data.targets import any_positive, check_labelled, counts, targets
-from shards.dataset.labels import Labels
+from shards.dataset.labels import Labels, PackLabels
 from shards.errors import UserError
 
 LABELS = Labels("hand", ("A", "B", "C", "D"), np.array(["train"]), np.array([[1, 0, -1, 9]], dtype=np.int8), "")
@@ -58,3 +58,29 @@ def test_a_split_without_labels_is_refused_but_a_blank_finding_is_not():
     with pytest.raises(UserError, match="labels 'hand' have no findings for dev"):
         check_labelled(labels, np.array([0, 1]), "dev")
     check_labelled(labels, np.array([0, 1, 2]), "all")
+
+
+def several(values: list[list[int]], stop: int) -> Labels:
+    """Of packs a, rows before `stop`, and b."""
+    packs = (
+        PackLabels("a", "hand", "", ("A", "B"), (0, 1), 0, stop),
+        PackLabels("b", "hand", "", ("B", "C"), (1, 2), stop, len(values)),
+    )
+    return Labels("hand", ("A", "B", "C"), None, np.array(values, dtype=np.int8), "", packs)
+
+
+@pytest.mark.parametrize("uncertain", ["negative", "positive", "ignore", "ignore-all", "negative; A=positive"])
+def test_what_a_pack_does_not_know_is_ignored_under_every_policy(uncertain):
+    labels = several([[1, 0, 8], [0, 1, 8], [8, 1, 1], [8, 0, 0]], 2)
+    wanted = targets(labels, uncertain)
+    nan = np.nan
+    np.testing.assert_array_equal(wanted, [[1, 0, nan], [0, 1, nan], [nan, 1, 1], [nan, 0, 0]])
+    positives, negatives = counts(wanted, np.array([0, 1, 2, 3, 3]))
+    assert positives.tolist() == [1, 2, 1] and negatives.tolist() == [1, 3, 2]
+
+
+def test_a_pack_without_labels_is_not_hidden_by_another():
+    labels = several([[1, 0, 8], [8, 9, 9]], 1)
+    with pytest.raises(UserError, match="b: labels 'hand' have no findings for the training split"):
+        check_labelled(labels, np.array([0, 1]), "the training split")
+    check_labelled(labels, np.array([0]), "the training split")

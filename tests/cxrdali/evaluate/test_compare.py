@@ -14,6 +14,7 @@ from cxrdali.data.splits import FoldOptions, train_and_validation
 from cxrdali.evaluate.compare import CompareOptions, compare, scored_images, write
 from cxrdali.metrics.intervals import holm
 from cxrdali.predictions import Kind, Predictions, Provenance, catalog_rows, read
+from cxrdali.provenance import Home
 from cxrdali.runs.layout import METRICS, VAL_PREDICTIONS
 from cxrdali.runs.settings import settings_of
 from cxrdali.train.trainer import train
@@ -487,6 +488,40 @@ def test_tables_of_the_test_split_are_scored_on_its_images(test_tables, dataset)
     assert result["train_images"] == len(train)
     assert [row["train_positives"] for row in result["findings"]] == (labels.values[train] == 1).sum(axis=0).tolist()
     assert scored_images(result) == "test images" and result["settings"] == []
+
+
+def test_tables_of_other_findings_are_compared_on_those_in_common(test_tables, dataset, tmp_path):
+    """One model calls Edema otherwise and has a finding of its own; the other does not know Pneumonia."""
+    weak, strong = map(read, test_tables)
+    home = Home(500, (("Mass", 60), ("Pulmonary edema", 2), ("Scoliosis", 1), ("Pneumonia", 7), ("No Finding", 3)))
+    given = [*test_tables]
+    values = np.concatenate([weak.values[:, [2, 0, 4, 3]], weak.values[:, :1]], axis=1)
+    own = ("Mass", "Pulmonary edema", "Pneumonia", "No Finding", "Scoliosis")
+    replace(weak, findings=own, values=values, provenance=replace(weak.provenance, home=home)).write(given[0])
+    strong.of(["Edema", "Mass", "No Finding", "Hernia"]).write(given[1])
+    found = compare(given, dataset, CompareOptions(draws=DRAWS))
+    findings = ["Edema", "Mass", "No Finding"]
+    assert [row["finding"] for row in found["findings"]] == findings
+    labels, wanted = dataset.labels(LABELS), {}
+    truth = labels.values[labels.split == "test"] == 1
+    for name, table in (("weak", weak), ("strong", strong)):
+        places = [labels.findings.index(each) for each in findings]
+        scores = [average_precision_score(truth[:, place], table.values[:, place]) for place in places]
+        wanted[name] = pytest.approx(np.mean(scores))
+    assert {row["name"]: row["mAP"] for row in found["runs"]} == wanted
+    assert (found["groups"], found["train_images"]) == (
+        {"head": ["Mass"], "medium": [], "tail": ["Edema", "No Finding"]},
+        500,
+    )
+    assert found["common"]["weak"]["only_predictions"] == ("Scoliosis",)
+    assert found["common"]["strong"]["only_labels"] == ("Pneumonia",)
+    assert found["notes"][:2] == [
+        "All scores are of the 3 findings in common: Edema, Mass, No Finding",
+        "weak: taken as one finding: Edema: 'Pulmonary edema' of weak.parquet, 'Edema' of cxr-lt-2023",
+    ]
+    assert "strong: left out, unknown to the predictions: Pneumonia" in found["notes"]
+    strong.of(["Hernia"]).write(given[1])
+    assert "none is known to all; compare fewer at a time" in refused(given, dataset)
 
 
 def test_a_run_stands_beside_an_ensemble_of_its_validation_images(runs, dataset, result, tmp_path):

@@ -1,14 +1,15 @@
 """Scores on samples of the patients, against the same scores of images that are really repeated."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.special import expit
-from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, recall_score, roc_auc_score
 
 from cxrdali.metrics.bootstrap import Images, resample
-from cxrdali.metrics.ranking import score
+from cxrdali.metrics.ranking import reweighted_ap, score
 
 COUNT = 25
 
@@ -64,6 +65,62 @@ def test_a_sample_equals_the_scores_of_the_repeated_images():
             }
             for name, value in wanted.items():
                 assert sampled[name].samples[sample, place] == pytest.approx(value, abs=1e-6), name
+
+
+def ap_reweighted_without_self(target, values, weight):
+    """As `ap_without_self`, where a negative image counts `weight` times."""
+    found = []
+    for value in values[target == 1]:
+        hits = (values[target == 1] >= value).sum() - 0.5
+        found.append(hits / (hits + weight * (values[target == 0] >= value).sum()))
+    return np.mean(found)
+
+
+def test_what_is_asked_for_besides_equals_that_of_the_repeated_images():
+    """Sensitivity, specificity, prevalence, and AP at another prevalence; the third finding has no threshold."""
+    images = images_of()
+    called = images.called.astype(float)
+    called[:, 2] = np.nan
+    images = replace(images, called=called, negative=np.array([0.5, 3.0, np.nan]))
+    scores = score(names(images), images.truth, images.values)
+    sampled = resample(images, scores, 20, 4, also=("recall", "specificity", "prevalence"))
+    picked = np.random.default_rng(4).integers(0, 60, (20, 60))
+    for sample in range(20):
+        rows = np.concatenate([np.flatnonzero(images.patient == one) for one in picked[sample]])
+        for place in range(3):
+            kept = rows[~np.isnan(images.truth[rows, place])]
+            y, s = images.truth[kept, place], images.values[kept, place]
+            there = {name: each.samples[sample, place] for name, each in sampled.items()}
+            assert there["prevalence"] == pytest.approx(y.mean(), abs=1e-6)
+            if place == 2:
+                assert all(np.isnan(there[name]) for name in ("recall", "specificity", "F1", "AP_reweighted"))
+                continue
+            yes = images.called[kept, place] == 1
+            assert there["recall"] == pytest.approx(recall_score(y, yes), abs=1e-6)
+            assert there["specificity"] == pytest.approx(recall_score(y, yes, pos_label=0), abs=1e-6)
+            wanted = ap_reweighted_without_self(y, s, images.negative[place])
+            assert there["AP_reweighted"] == pytest.approx(wanted, abs=1e-6)
+            assert there["AUROC"] == pytest.approx(roc_auc_score(y, s), abs=1e-6)
+    np.testing.assert_array_equal(sampled["recall"].patients, images.patients(1))
+    np.testing.assert_array_equal(sampled["specificity"].patients, images.patients(0))
+    kept = ~np.isnan(images.truth[:, 1])
+    y, s = images.truth[kept, 1], images.values[kept, 1]
+    wanted = average_precision_score(y, s, sample_weight=np.where(y == 1, 1, 3))
+    assert sampled["AP_reweighted"].value[1] == pytest.approx(wanted)
+    assert np.isnan(sampled["AP_reweighted"].value[2]) and np.isnan(sampled["recall"].value[2])
+
+
+def test_ap_at_another_prevalence_is_that_of_a_population_with_it():
+    """Positives of a finding in 5 % of the images, repeated until 1 in 2 has it, are ranked as well by AUROC, and have
+    the AP that the weights say."""
+    rng = np.random.default_rng(0)
+    target = (rng.random(4000) < 0.05).astype(float)
+    values = rng.normal(size=4000) + target
+    times = int(round((target == 0).sum() / target.sum()))
+    more = np.concatenate([np.arange(4000), *[np.flatnonzero(target == 1)] * (times - 1)])
+    found = reweighted_ap(target[:, None], values[:, None], np.array([1 / times]))
+    assert found[0] == pytest.approx(average_precision_score(target[more], values[more]))
+    assert roc_auc_score(target, values) == pytest.approx(roc_auc_score(target[more], values[more]))
 
 
 def test_what_is_reported_is_scikit_learns_and_what_is_resampled_is_said():
@@ -141,3 +198,20 @@ def test_a_thousand_samples_over_50000_images_and_26_findings_take_under_a_minut
     started = time.process_time()
     resample(images, scores, 100)
     assert time.process_time() - started < 6
+
+
+def test_parts_of_the_same_patients_are_paired():
+    """Each part's sample is that of its images among the images of the patients that were taken of all."""
+    images = images_of()
+    part = images.where(np.random.default_rng(1).random(len(images.patient)) < 0.4)
+    assert len(np.unique(part.patient)) < 60  # some have no image in it
+    of = score(names(part), part.truth, part.values)
+    sampled = resample(part, of, 20, 4, among=np.arange(60))
+    picked = np.random.default_rng(4).integers(0, 60, (20, 60))
+    for sample in range(20):
+        rows = np.concatenate([np.flatnonzero(part.patient == one) for one in picked[sample]])
+        for place in range(3):
+            kept = rows[~np.isnan(part.truth[rows, place])]
+            y, s = part.truth[kept, place], part.values[kept, place]
+            wanted = roc_auc_score(y, s) if 0 < y.sum() < len(y) else np.nan
+            assert sampled["AUROC"].samples[sample, place] == pytest.approx(wanted, abs=1e-6, nan_ok=True)

@@ -21,6 +21,7 @@ from cxrdali.predictions import read as read_table
 from shards.errors import UserError
 from shards.storage.sealed import sealed_json
 from tests.cxrdali.held_out import written
+from tests.heard import heard
 from tests.releases import FINDINGS
 
 
@@ -127,9 +128,9 @@ def test_another_table_keeps_its_order_and_says_what_was_done(dataset, labels, v
 def test_tables_that_the_rules_do_not_fit_are_named(dataset, labels, val, tmp_path):
     fitted = fit(val, dataset, labels, "temperature")
     path = tmp_path / "p.parquet"
-    written(path, dataset, "test", "test", findings=FINDINGS[:4])
-    with pytest.raises(UserError, match="p.parquet: finding 'Pneumonia' is in the calibration, but not in the table"):
-        apply(path, fitted)
+    other = dataclasses.replace(fitted, rules=tuple(dataclasses.replace(each, finding="X") for each in fitted.rules))
+    with pytest.raises(UserError, match=r"val.parquet: finding 'Edema' \(and 4 more\) is unknown to the calibration"):
+        apply(val, other)
     written(path, dataset, "test", "test", kind="probability")
     with pytest.raises(UserError, match="p.parquet: holds probabilities, which saturate"):
         apply(path, fitted)
@@ -140,6 +141,26 @@ def test_tables_that_the_rules_do_not_fit_are_named(dataset, labels, val, tmp_pa
     steep = dataclasses.replace(fitted.rules[0], map=dataclasses.replace(fitted.rules[0].map, slope=2.0))
     with pytest.raises(UserError, match=r"finding 'Edema' of image .* would leave the range of numbers \(its logit is"):
         apply(path, dataclasses.replace(fitted, rules=(steep, *fitted.rules[1:])))
+
+
+def test_a_calibration_of_some_of_the_findings_gives_a_table_of_these(dataset, labels, val, tmp_path):
+    """As one that was fitted on another hospital's labels: never calibrated and raw logits side by side."""
+    written(tmp_path / "val4.parquet", dataset, findings=FINDINGS[:4])
+    part, whole, lines = (
+        fit(tmp_path / "val4.parquet", dataset, labels, "platt"),
+        fit(val, dataset, labels, "platt"),
+        [],
+    )
+    assert part.findings == FINDINGS[:4]
+    with heard(lines):
+        made = apply(val, part)
+    np.testing.assert_array_equal(made.values, apply(val, whole).values[:, :4])
+    assert made.findings == FINDINGS[:4] and lines == [f"note: {val}: unknown to the calibration: Pneumonia"]
+    lines.clear()
+    with heard(lines):
+        again = apply(tmp_path / "val4.parquet", whole)
+    np.testing.assert_array_equal(again.values, made.values)
+    assert lines == [f"note: in the calibration, but not in {tmp_path / 'val4.parquet'}: Pneumonia"]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])

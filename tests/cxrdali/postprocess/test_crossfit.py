@@ -11,6 +11,7 @@ from cxrdali.predictions import read
 from shards.dataset.labels import Labels
 from shards.errors import UserError
 from tests.cxrdali.held_out import written
+from tests.heard import heard
 from tests.releases import FINDINGS
 
 
@@ -90,14 +91,32 @@ def test_rules_fitted_to_a_split_that_is_to_be_scored_are_warned_of(dataset, lab
     )
 
 
+def test_what_predictions_and_labels_have_in_common_is_fitted_to_by_the_predictions_names(dataset, labels, tmp_path):
+    """The labels call two findings otherwise, and know one that was not predicted."""
+    path, lines = tmp_path / "p.parquet", []
+    written(path, dataset, findings=FINDINGS[:4])
+    whole = held_out(path, dataset, dataclasses.replace(labels, findings=FINDINGS[:4], values=labels.values[:, :4]))
+    other = dataclasses.replace(labels, findings=("pulmonary edema", *FINDINGS[1:]))
+    with heard(lines):
+        data = held_out(path, dataset, other, uncertain="negative; pulmonary edema=ignore")
+    assert data.findings == FINDINGS[:4]
+    np.testing.assert_array_equal(data.truth, whole.truth)
+    np.testing.assert_array_equal(data.logits, whole.logits)
+    assert lines[0] == f"findings in common with the labels, which alone count: {', '.join(FINDINGS[:4])}"
+    assert lines[1] == "taken as one finding: Edema: 'Edema' of p.parquet, 'pulmonary edema' of cxr-lt-2023"
+    assert lines[2].startswith("taken as one finding: No Finding: one finding of p.parquet and cxr-lt-2023, though in")
+    assert lines[3:] == [f"left out, unknown to the predictions: {FINDINGS[4]}"]
+
+
 def test_what_nothing_can_be_fitted_to_is_named(dataset, labels, tmp_path):
     path = tmp_path / "p.parquet"
     written(path, dataset, kind="probability")
     with pytest.raises(UserError, match="holds probabilities, which saturate"):
         held_out(path, dataset, labels)
-    written(path, dataset, findings=FINDINGS[:4])
-    with pytest.raises(UserError, match="finding 'Pneumonia' is only in labels"):
-        held_out(path, dataset, labels)
+    other = dataclasses.replace(labels, findings=tuple(f"{name} (other)" for name in FINDINGS))
+    written(path, dataset)
+    with pytest.raises(UserError, match=r"none of its findings is in labels .*perhaps 'Edema' and 'Edema \(other\)'"):
+        held_out(path, dataset, other)
     written(path, dataset)
     with pytest.raises(UserError, match="images of 18 subjects, 19 folds need at least as many; give more images or"):
         held_out(path, dataset, labels, folds=19)

@@ -107,9 +107,14 @@ def test_decisions_of_a_table_are_in_its_own_order(dataset, labels, val, tmp_pat
         limit = fitted.rules[FINDINGS.index(name)].threshold
         wanted = np.zeros(len(called), bool) if limit is None else table.values[:, place] >= np.float32(limit)
         assert (called[:, place] == wanted).all()
-    written(path, dataset, "test", "test", findings=FINDINGS[:4])
-    with pytest.raises(UserError, match="test.parquet: finding 'Pneumonia' is in the thresholds, but not in the table"):
-        fitted.decide(path, read_table(path))
+    part = replace(fitted, rules=tuple(rule for rule in fitted.rules if rule.finding != "Edema"))
+    without = part.decide(path, table)  # as of thresholds that were fitted on another hospital's labels
+    edema = table.findings.index("Edema")
+    assert np.isnan(without[:, edema]).all()
+    np.testing.assert_array_equal(np.delete(without, edema, axis=1), np.delete(called, edema, axis=1))
+    none = replace(fitted, rules=tuple(replace(rule, finding=f"other {rule.finding}") for rule in fitted.rules))
+    with pytest.raises(UserError, match="test.parquet: finding .* is unknown to the thresholds; fit to predictions of"):
+        none.decide(path, table)
 
 
 def test_thresholds_of_calibrated_logits_are_not_for_others(dataset, labels, val, tmp_path):

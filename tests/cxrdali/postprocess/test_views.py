@@ -16,6 +16,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from cxrdali.fitted import Fitted, sketch
+from cxrdali.postprocess.options import FitOptions
 from cxrdali.postprocess.views import Changed, ViewRule, ViewRules, apply, fit, is_superior, read
 from cxrdali.predictions import Predictions, Provenance, mean_logit
 from cxrdali.report import published
@@ -23,6 +24,7 @@ from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.storage.sealed import sealed_json
+from tests.heard import heard
 from tests.releases import FINDINGS
 
 CATALOG = pd.DataFrame(
@@ -141,9 +143,7 @@ def test_on_a_real_dataset_as_a_loop_over_studies_does_it(tmp_path, dataset):
 @pytest.mark.parametrize(
     ("content", "by", "message"),
     [
-        (table(VALUES), rules(("A", "C", "D")), "'C' (and 1 more) is in the rules, but not in the table"),
-        (table(VALUES), rules(("A",), ()), "finding 'B' is unknown to the rules"),
-        (table(VALUES), rules(("A",), ("B", "Z")), "finding 'Z' is in the rules, but not in the table"),
+        (table(VALUES), rules(("C",), ("D",)), "finding 'A' (and 1 more) is unknown to the rules"),
         (table(VALUES).as_probabilities(), rules(), "holds probabilities, which saturate"),
         (replace(table(VALUES), ids=table(VALUES).ids.assign(image_id=list("abcdefxyz"))), rules(),
          "image 'x' (and 2 more) is not in {tmp}/pack; give the dataset it was predicted on"),
@@ -153,6 +153,17 @@ def test_what_does_not_belong_together_is_named(tmp_path, tiny, content, by, mes
     with pytest.raises(UserError) as caught:
         applied(tmp_path, tiny, content, by)
     assert f"{tmp_path}/p.parquet: " in str(caught.value) and message.format(tmp=tmp_path) in str(caught.value)
+
+
+def test_findings_without_a_rule_stay_as_they_are_and_are_said(tmp_path, tiny):
+    """Rules fitted on another hospital's labels are of fewer findings, or of some that this table does not have."""
+    whole, lines = applied(tmp_path, tiny, table(VALUES), rules())[0], []
+    with heard(lines):
+        part = applied(tmp_path, tiny, table(VALUES), rules(("A",), ("Z",)))[0]
+    assert (bits(part.values[:, 0]) == bits(whole.values[:, 0])).all()
+    assert (bits(part.values[:, 1]) == bits(VALUES[:, 1])).all()
+    path = tmp_path / "p.parquet"
+    assert lines[:2] == [f"note: {path}: unknown to the rules: B", f"note: in the rules, but not in {path}: Z"]
 
 
 # ------------------------------------------------------------ fitting
@@ -221,10 +232,10 @@ def test_uncertain_labels_count_as_they_are_told_to(tmp_path, tiny):
     unsure = {**TRUTH, "d": (-1, -1, -1), "c": (Labels.BLANK, 0, 0)}
     path = predicted(tmp_path)
     assert fit(path, tiny, labels(unsure)).rules[0] == ViewRule("A", pytest.approx(5 / 6), None, 4, 2, 5, 0, 2, 0)
-    assert fit(path, tiny, labels(unsure), "positive").rules[2].lateral_ap == 0.5
-    assert fit(path, tiny, labels(unsure), "ignore").rules[0].lateral_images == 4
-    assert fit(path, tiny, labels(unsure), "ignore-all").rules[0].lateral_images == 3
-    mixed = fit(path, tiny, labels(unsure), "negative;C=positive ;A=ignore-all")
+    assert fit(path, tiny, labels(unsure), FitOptions("positive")).rules[2].lateral_ap == 0.5
+    assert fit(path, tiny, labels(unsure), FitOptions("ignore")).rules[0].lateral_images == 4
+    assert fit(path, tiny, labels(unsure), FitOptions("ignore-all")).rules[0].lateral_images == 3
+    mixed = fit(path, tiny, labels(unsure), FitOptions("negative;C=positive ;A=ignore-all"))
     assert [rule.lateral_images for rule in mixed.rules] == [3, 5, 5] and mixed.rules[2].lateral_positives == 1
     assert mixed.made_from["uncertain"] == "negative; A=ignore-all; C=positive"
 
@@ -257,9 +268,19 @@ def test_both_kinds_of_view_are_needed(tmp_path, tiny, images, missing):
         fit(predicted(tmp_path, images), tiny, labels())
 
 
+def test_rules_are_of_the_findings_that_predictions_and_labels_have_in_common(tmp_path, tiny):
+    whole = fit(predicted(tmp_path), tiny, labels())
+    part = fit(predicted_without_c(tmp_path), tiny, labels())
+    assert part.findings == ("A", "B") and whole.findings == ("A", "B", "C")
+
+
 def test_labels_of_other_findings_or_none_are_named(tmp_path, tiny):
-    with pytest.raises(UserError, match="finding 'C' is only in labels 'mine'"):
-        fit(predicted_without_c(tmp_path), tiny, labels())
+    with pytest.raises(
+        UserError, match=r"val.parquet: none of its findings is in labels 'mine' \(the labels have A, B"
+    ):
+        path = tmp_path / "val.parquet"
+        table([[1, 2]] * 9, findings=("X", "Y")).write(path)
+        fit(path, tiny, labels())
     with pytest.raises(UserError, match="have no findings for .*val.parquet"):
         fit(predicted(tmp_path), tiny, labels(dict.fromkeys(TRUTH, (Labels.BLANK,) * 3)))
 

@@ -25,8 +25,8 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
-from shards.releases.mimic import SYNTHETIC
 from shards.releases.open import open_release
+from shards.releases.release import SYNTHETIC
 from shards.renditions.rendition import Size
 from shards.storage.sealed import sealed_json
 from shards.synthetic.plan import SyntheticOptions

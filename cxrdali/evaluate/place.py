@@ -1,0 +1,102 @@
+"""A hospital where a run is judged: its predictions there, and the labels that they meet."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrdali import predictions as tables
+from cxrdali.data.splits import group_codes, group_ids, subject_is
+from cxrdali.data.targets import check_labelled, targets
+from cxrdali.evaluate.options import ExternalOptions
+from cxrdali.postprocess.aligned import Aligned, aligned
+from cxrdali.postprocess.crossfit import check_not_calibrated, check_unseen
+from shards.dataset.dataset import Dataset
+from shards.dataset.labels import Labels
+
+
+@dataclass(frozen=True)
+class Place:
+    """path: a run's predictions there, raw logits; labels: one of the dataset's releases."""
+
+    name: str
+    path: Path
+    dataset: Dataset
+    labels: Labels
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A place's labelled images. findings: in common, by the run's names; rows: int64 [n], in the catalog; truth,
+    logits: float32 [n, F]; subjects: ids, [n]; left_out: how many images are not judged, by the reason."""
+
+    place: Place
+    both: Aligned
+    findings: tuple[str, ...]
+    rows: np.ndarray
+    truth: np.ndarray
+    logits: np.ndarray
+    subjects: np.ndarray
+    left_out: dict[str, int]
+
+    @property
+    def patient(self) -> np.ndarray:
+        """A number for each image's patient, in the order of their ids: int64 [n]."""
+        return np.unique(self.subjects, return_inverse=True)[1]
+
+    def of(self, findings: Sequence[str]) -> "Judged":
+        """With these findings alone, in this order."""
+        columns = [self.findings.index(name) for name in findings]
+        return replace(self, findings=tuple(findings), truth=self.truth[:, columns], logits=self.logits[:, columns])
+
+    def counts(self, column: int) -> dict[str, int]:
+        """Images and patients with a finding and without it."""
+        found = {}
+        for name, own in (("positive", self.truth[:, column] == 1), ("negative", self.truth[:, column] == 0)):
+            found |= {f"{name}s": int(own.sum()), f"{name}_patients": len(np.unique(self.subjects[own]))}
+        return found
+
+    def about(self) -> dict:
+        place, provenance = self.place, self.both.table.provenance
+        study = group_codes(place.dataset, "study")[self.rows]
+        return {
+            **{"name": place.name, "labels": place.labels.name, "split": provenance.split, "dataset": place.dataset.id},
+            **{"images": len(self.rows), "studies": len(np.unique(study)), "patients": len(np.unique(self.subjects))},
+            "unit": subject_is(place.dataset),
+            "seen": None if provenance.seen is None else list(provenance.seen),
+            "left_out": self.left_out,
+            "common": self.both.shared and asdict(self.both.shared),
+        }
+
+
+def judge(place: Place, options: ExternalOptions) -> Judged:
+    """Raises UserError for images that were trained on (unless allowed), no labelled image, or no finding in common."""
+    table = tables.as_logits(tables.read(place.path), place.path)
+    check_unseen(place.path, table.provenance, options.allow_leak)
+    check_not_calibrated(place.path, table.provenance)
+    both = aligned(place.path, table, place.labels, options.findings)
+    both.tell()
+    rows = tables.catalog_rows(table, place.path, place.dataset)
+    kept, left_out = _labelled(place.labels, rows)
+    rows = rows[kept]
+    check_labelled(both.labels, rows, str(place.path))
+    truth = targets(place.labels, options.uncertain).of(both.places)[rows]
+    logits = both.table.of(both.labels.findings).values[kept]
+    subjects = group_ids(place.dataset, "subject")[rows]
+    return Judged(place, both, both.labels.findings, rows, truth, logits, subjects, left_out)
+
+
+def _labelled(labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    """Which rows have labels, bool [n], and how many have none: not listed, or of a split released without labels.
+
+    Blanks are negatives where a release says so, but not in a split that has nothing else.
+    """
+    split, kept, left = labels.split[rows], np.ones(len(rows), dtype=bool), {}
+    for name in pd.unique(split):
+        own = pd.isna(split) if pd.isna(name) else split == name
+        if pd.isna(name) or np.isin(labels.values[rows[own]], (Labels.BLANK, Labels.UNKNOWN)).all():
+            kept &= ~own
+            left["not listed" if pd.isna(name) else f"split {name}, released without labels"] = int(own.sum())
+    return kept, left
