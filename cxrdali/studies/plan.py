@@ -71,7 +71,8 @@ class _Planner:
         steps = [made.train(name) for name in self.models]
         for number, each in enumerate(self.study.predict):
             wanted, _ = self.runs(each.of, ("predict", number, "of"))
-            steps += made.predicted(each, wanted if each.of else list(self.models))
+            with self.study.source.at(("predict", number)):
+                steps += made.predicted(each, wanted if each.of else list(self.models))
         steps += [*self._ensembles(), *self._views(), *self._calibrations(), *self._scores(), *self._comparisons()]
         steps += [*self._claims(), *self._submissions()]
         steps.append(self.results.report(self.title, self.study.page, steps))
@@ -160,7 +161,9 @@ class _Planner:
             if many and each.weights in WEIGHTS[1:]:
                 self._check_fit(found, ("ensembles", number, "weights"))
             if many:
-                yield from self.made.ensemble(each, found)
+                with self.study.source.at(("ensembles", number)):
+                    steps = self.made.ensemble(each, found)
+                yield from steps
 
     def _views(self) -> Iterable[Step]:
         wanted = self.study.views

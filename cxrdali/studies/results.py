@@ -150,6 +150,8 @@ class Results:
 
     def report(self, title: str, page: str, steps: Sequence[Step]) -> Step:
         synthetic, base = self.made.options.synthetic, self.made.base  # then its pictures show nobody
+        # a page is of one dataset: what it shows of the images themselves is left out where runs have several
+        pack = base.dataset if len({self.made.ground.of(name).dataset.id for name in self.models}) == 1 else None
 
         def do() -> None:
             if page == "stage-training":
@@ -159,7 +161,7 @@ class Results:
                 record = {"models": list(self.models), "tables": tables, "steps": done, "synthetic": synthetic}
                 write_bytes(self.root / "paper.json", sealed_json(record))
             options = ReportOptions(title, synthetic=synthetic, images=synthetic)
-            write_report(self.root / "report.html", [self.root], pack=base.dataset, options=options)
+            write_report(self.root / "report.html", [self.root], pack=pack, options=options)
 
         outputs = ("report.html", "paper.json") if page == "stage-training" else ("report.html",)
         settings = {"title": title, "synthetic": synthetic, **base.data}

@@ -119,7 +119,7 @@ class Tables:
     def begin(self, table: Table, base: Base) -> None:
         """From here on there is this table. Raises UserError for a second one of its name."""
         if table.name in self.bases:
-            raise UserError(f"two tables are called {table.name}; give one of them another name")
+            raise UserError(f"two tables are called {table.name}; give one another name")
         self.tables.append(table)
         self.bases[table.name] = base
 
