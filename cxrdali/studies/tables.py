@@ -31,6 +31,7 @@ from cxrdali.runtime.device import Hardware
 from cxrdali.studies.ground import FIT, Asked, Base, Ground
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.schema import Ensemble, Predict, Views
+from cxrdali.train.hooks import Hooks
 from cxrdali.train.trainer import train
 from shards.errors import UserError
 from shards.storage.files import sha256_file, write_bytes
@@ -79,7 +80,7 @@ class Tables:
         def do() -> None:
             out = self.root / folder
             out.parent.mkdir(parents=True, exist_ok=True)
-            train(settings, base.dataset, out, recipe=about)
+            train(settings, base.dataset, out, recipe=about, hooks=Hooks(group=self.root.resolve().name))
 
         known = {**kept, **base.known("train", settings.data.size)}
         outputs = tuple(f"{folder}/{file}" for file in RUN_FILES)

@@ -43,6 +43,8 @@ def about(out: Path, settings: TrainSettings, config: dict) -> dict[str, Any]:
 
 
 def _last_name(setting: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_last_name(setting, each) for each in value]
     is_path = isinstance(value, str) and (setting in PATHS or value[:1] in ("/", "~") or str(Path.home()) in value)
     return Path(value).name if is_path else value
 
