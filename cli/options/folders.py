@@ -88,18 +88,18 @@ def open_packed(given: Path | Sequence[Path] | None):
     return dataset
 
 
-def open_packs(given: Sequence[Path]) -> dict:
+def open_packs(given: Sequence[Path], option: str = "--data ") -> dict:
     """The packed datasets at --data, or the default one, by the names that they have among each other: NAME of
-    NAME=PATH, else the folder's."""
+    NAME=PATH, else the folder's. option: as messages spell what gives one."""
     context, packs = click.get_current_context(), {}
     for root in given or (packed(None),):
         if str(root) in [str(pack.root) for pack in packs.values()]:
-            raise UserError(f"--data {root}: is given twice; give each pack once")
+            raise UserError(f"{option}{root}: is given twice; give each pack once")
         name = context.meta.get(_NAMES, {}).get(str(root)) or Path(str(root)).resolve().name
         if name in packs:
             raise UserError(
-                f"--data {root}: {packs[name].root} is called {name!r} too; give one of them another name, as in "
-                f"--data {name}-2={root}"
+                f"{option}{root}: {packs[name].root} is called {name!r} too; give one of them another name, as in "
+                f"{option}{name}-2={root}"
             )
         packs[name] = _opened(root)
     return packs

@@ -97,10 +97,11 @@ def shares(mix: str, starts: Mapping[str, int], rows: np.ndarray) -> tuple[dict[
         weights = MIXES[mix](images)
     else:
         given = _weights(mix)
+        if len(packs) == 1:
+            raise UserError(f"mix {mix!r}: there is one pack; leave the mix out")
         for name in sorted(given.keys() ^ packs.keys()):
-            fix = choices(name, packs, "there are") if len(packs) > 1 else "there is one pack; leave the mix out"
-            what = "needs a weight, too" if name in packs else "is no pack"
-            raise UserError(f"mix {mix!r}: {name!r} {what}; {fix}")
+            known = "needs a weight, too" if name in packs else f"is no pack; {choices(name, packs, 'there are')}"
+            raise UserError(f"mix {mix!r}: {name!r} {known}")
         weights = np.array([given[name] for name in packs])
     weights = weights * (images > 0)
     return {name: own for name, own in packs.items() if len(own)}, (weights / weights.sum())[images > 0]

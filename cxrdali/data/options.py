@@ -153,6 +153,13 @@ class DataSettings(FoldOptions):
         metavar="size|equal|sqrt|WEIGHTS",
         before="size",
     )
+    exclude: tuple[str, ...] = setting(
+        (),
+        "Lists of images that `cxrdali overlap` wrote: they are left out of training, not of validation "
+        "(docs/training.md).",
+        otherwise="none",
+        metavar="CSV,...",
+    )
     oversample: tuple[str, ...] = setting(
         (), 'Double the images of these findings: "Fibrosis,Hernia".', otherwise="none", metavar="FINDINGS"
     )

@@ -143,7 +143,7 @@ def _sampled(
     images = replace(_images(judged, used), negative=odds)
     scores = score(judged.findings, images.truth, images.values)
     also = ("recall", "specificity", "prevalence")
-    found = resample(images, scores, options.draws, options.seed, bar.update, also)
+    found = resample(images, scores, options.draws, options.seed, bar.update, also=also)
     raw = replace(images, probabilities=sigmoid(judged.logits), called=None)
     return found | {"ECE_raw": resample(raw, None, options.draws, options.seed, bar.update)["ECE"]}
 
@@ -165,7 +165,7 @@ def _sides(
         raise UserError(f"{away.place.path}: {people} patients, --refit {options.refit:g} needs at least {count}")
     data = Parts(away.truth, away.logits, balanced_parts(away.subjects, count))
     images = _images(away, refitted(data, parse_strategy(options.strategy), carried))
-    again = resample(images, None, options.draws, options.seed, bar.update, ("recall", "specificity"))
+    again = resample(images, None, options.draws, options.seed, bar.update, also=("recall", "specificity"))
     again = {name: again[name] for name in SEEN}
     sides = {"home": here, "away": there, "refitted": again}
     sides["difference"] = {name: here["AP" if name == "AP_reweighted" else name] - of for name, of in there.items()}

@@ -57,7 +57,7 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
             for all images.
     """
     asked, trained = options or PredictOptions(), Run.open(run)
-    table = _labels_there(trained, dataset, asked.labels)
+    table = labels_of(trained, dataset, asked.labels)
     rows = split_rows(trained, dataset, table, split)
     leak = _leak(trained, dataset, table, rows, split, asked)
     weights = weights_of(trained, asked)
@@ -92,17 +92,6 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
     provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak, home=home)
     provenance = with_weights(provenance, trained, asked.weights)
     return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
-
-
-def _labels_there(run: Run, dataset: Dataset, name: str | None) -> Labels:
-    """Those of this name, else the run's own, else, of a pack that has none of their name, its default ones."""
-    elsewhere = len(dataset.parts) == 1 and not run.packs and run.dataset_id != dataset.id
-    if name is None and elsewhere and run.labels not in dataset.label_names:
-        log.info(
-            f"note: {dataset.root} has no labels {run.labels!r}, on which the run was trained; its default ones count"
-        )
-        return dataset.labels()
-    return labels_of(run, dataset, name)
 
 
 def home_of(run: Run) -> Home:

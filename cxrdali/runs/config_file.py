@@ -24,6 +24,7 @@ KINDS = {  # the kinds of settings are those of TrainSettings
         {"findings": [str], "without_ap": [str], "images_doubled": int, "epoch_images": int}
         | {"below": maybe(float), "from": maybe(str)}
     ),
+    "excluded?": {"images": int, "sha256": str, "lists": [{"name": str, "sha256": str}]},
     "compile?": maybe({"on": bool}),
     "device?": str,
     "processes?": int,

@@ -7,6 +7,7 @@ CONFIG, PROGRESS, METRICS, FINDINGS, LAST = "config.json", "progress.json", "met
 BEST, VAL_PREDICTIONS, EVENTS = "best.safetensors", "val_predictions.parquet", "tensorboard"
 TRACKED, LIVE = "tracked.json", ".live.json"  # `cxrdali.train.tracking`, `cxrdali.runs.live`
 SEEN = "seen.parquet"  # `cxrdali.runs.seen`
+EXCLUDED = "excluded.txt"  # `cxrdali.runs.exclusion`
 REFERENCE_JSON, REFERENCE_ARRAYS = "reference.json", "reference.safetensors"  # `cxrdali.predict.reference`
 NEW = {  # complete, but not yet of the run: `cxrdali.runs.folder`
     BEST: "best.new.safetensors",
@@ -28,6 +29,7 @@ def chosen_by(select_by: str, select_pack: str | None, packs: bool) -> str:
     return f"{metric}_{select_pack}" if select_pack else f"mean_{metric}" if packs else metric
 
 
+STUDY = "study.json"  # RECORD of studies that are no loss-design paper
 RECORD = "loss-design.json"  # in a study's folder: its models, what they are there for, its tables and steps
 REFERENCE = "ld-ldam-drw"  # its network is the one that the losses share, its loss the one that the backbones share
 

@@ -6,6 +6,7 @@ labels. config.json notes these, and they are compared. What earlier versions di
 """
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ import pyarrow as pa
 from cxrdali.data.packs import as_one
 from cxrdali.data.splits import rows_sha256, train_and_validation
 from cxrdali.predictions import Provenance, read
+from cxrdali.runs.exclusion import trained_rows
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings
 from shards.dataset.content import content
@@ -30,6 +32,8 @@ from shards.dataset.packed import PackedDataset
 from shards.dataset.tables import PIECE, sorted_rows, take
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
+
+log = logging.getLogger(__name__)
 
 FACTS = ("image_id", "study_id", "subject_id", "view", "height", "width")  # of an image's file, however it is packed
 OTHER_IMAGES = "other images"
@@ -210,14 +214,18 @@ def own_run(run: Run, part: Part) -> Run | None:
 
 
 def labels_of(run: Run, dataset: Dataset, name: str | None = None) -> Labels:
-    """A dataset's labels by name; without one, the release that the run was trained on, of each pack that has it."""
-    if name is not None or not (run.packs or len(dataset.parts) > 1):
+    """A dataset's labels by name; without one, the release that the run was trained on, of each pack that has it, and
+    the default one of every other pack, which is said."""
+    if name is not None or (not run.packs and dataset.id == run.dataset_id):
         return dataset.labels(name or run.labels)
     known = {}
     for part in dataset.parts:
         own = own_run(run, part)
         if own is not None and own.labels in part.dataset.label_names:
             known[part.name] = own.labels
+        elif part.dataset.label_names:
+            what = f"labels {own.labels!r}, on which" if own else "labels on which"
+            log.info(f"note: {part.dataset.root} has no {what} the run was trained; its default ones count")
     return dataset.labels(",".join(f"{pack}={each}" if pack else each for pack, each in known.items()) or None)
 
 
@@ -245,6 +253,7 @@ def run_rows(run: Run, dataset: Dataset, labels: Labels, fix: str) -> tuple[np.n
     if "train" not in there and dataset.id != there["id"]:
         raise UserError(f"{run.path}: was trained on another dataset than {dataset.root}{fix}")
     train, val = train_and_validation(dataset, labels, run.fold)
+    train = trained_rows(run, dataset, train)
     limited = run.settings.runtime.limit_batches
     own = val[: limited * run.settings.optimizer.batch] if limited else val
     compared, names = [train, own], ("train", "val")

@@ -36,7 +36,6 @@ from shards.storage.files import read_regular, sha256_file, write_bytes
 from shards.storage.parquet import bounded
 from shards.storage.sealed import CHANGED, check_kinds, maybe, parse_json
 from shards.storage.table_file import MOST
-from shards.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ class Seen:
 
     def after(self, run: Trained, dataset: PackedDataset, rows: np.ndarray) -> "Seen":
         """With a further run, which trained on these catalog rows."""
-        own, bit = _hashed(dataset).iloc[rows], np.uint64(1 << min(len(self.runs), BITS - 1))
+        own, bit = hashes_of(dataset).iloc[rows], np.uint64(1 << min(len(self.runs), BITS - 1))
         if not len(self.images):
             images = own.assign(by=bit).reset_index(drop=True)
             return replace(self, runs=(*self.runs, run), images=images)
@@ -134,10 +133,12 @@ class Seen:
         if not found:
             return None if self.unknown else ()
         itself, related = (np.concatenate(each) for each in zip(*sides, strict=True))
-        counts: dict[str, int] = {}
-        for count, words in found:  # of several packs, a run may be found in each
-            counts[words] = counts.get(words, 0) + count
-        return (_sentence(itself, related, [(count, words) for words, count in counts.items()], group, what),)
+        if len(sides) > 1:  # a run may be found in each of several packs
+            counts: dict[str, int] = {}
+            for count, words in found:
+                counts[words] = counts.get(words, 0) + count
+            found = [(count, words) for words, count in counts.items()]
+        return (_sentence(itself, related, found, group, what),)
 
     def _among(
         self, dataset: PackedDataset, labels: Labels, rows: np.ndarray, group: str, found: list[tuple[int, str]]
@@ -146,7 +147,7 @@ class Seen:
         Adds to `found` how many each run trained on, and its words."""
         if not self.runs or not len(rows):
             return np.zeros((2, len(rows)), dtype=bool)[0], np.zeros(len(rows), dtype=bool)
-        own = _hashed(dataset)
+        own = hashes_of(dataset)
         itself, related = np.zeros(len(own), dtype=bool), np.zeros(len(own), dtype=bool)
         for place, run in enumerate(self.runs):
             its = self.images[(self.images["by"].to_numpy() >> np.uint64(min(place, BITS - 1))) & np.uint64(1) == 1]
@@ -155,6 +156,16 @@ class Seen:
             if (same | others)[rows].any():
                 found.append((int(same[rows].sum()), run.words(dataset, labels, group) + by))
         return itself[rows], (related & ~itself)[rows]
+
+    def trained_on(self, dataset: PackedDataset, by: str) -> tuple[np.ndarray, bool]:
+        """Which of a pack's catalog rows were trained on, by their "pixels" or the id of the "image" alone: bool
+        [rows], and whether that is known of all images that were trained on."""
+        own, its = hashes_of(dataset)[by].to_numpy(), self.images[by].to_numpy()
+        known = bool(self.runs) and not self.unknown
+        if by == "pixels":
+            size = dataset.info.get("hashed")
+            known = known and size is not None and all(run.hashed == size for run in self.runs)
+        return np.isin(own, its[its != 0]), known
 
     def tell(self, found: tuple[str, ...] | None) -> None:
         """Say what `among` found, and of which weights it is not known what they have seen."""
@@ -250,29 +261,6 @@ def read_list(path: Path) -> Seen:
         ) from error
 
 
-def between_packs(dataset: Dataset, train: np.ndarray, val: np.ndarray) -> tuple[str, ...]:
-    """Of several packs, which validation images are training images of another, by the pixels that both know.
-
-    train, val: int64 [n], int64 [m], catalog rows of the whole.
-    """
-    if len(dataset.parts) == 1:
-        return ()
-    packs = [
-        (part, _hashed(part.dataset)["pixels"].to_numpy(), part.dataset.info.get("hashed")) for part in dataset.parts
-    ]
-    words = []
-    for validated, pixels, size in packs:
-        mine = pixels[validated.own(val)]
-        for trained, others, its_size in packs:
-            if trained is validated or size is None or size != its_size:
-                continue
-            theirs = others[trained.own(train)]
-            if both := int(np.isin(mine, theirs[theirs != 0]).sum()):
-                images = counted(len(mine), "validation image")
-                words.append(f"{both:,} of {images} of {validated.name} are training images of {trained.name}")
-    return tuple(words)
-
-
 def _checksum(about: bytes, images: pd.DataFrame) -> bytes:
     made = sha256(about + b"\n")
     for name in images:
@@ -280,8 +268,8 @@ def _checksum(about: bytes, images: pd.DataFrame) -> bytes:
     return made.hexdigest().encode()
 
 
-def _hashed(dataset: PackedDataset) -> pd.DataFrame:
-    """IDS of every catalog row, uint64; pixels are 0 where they are not known, or of a single gray."""
+def hashes_of(dataset: PackedDataset) -> pd.DataFrame:
+    """IDS of every catalog row, hashed, uint64; pixels are 0 where they are not known, or of a single gray."""
     hashed = dataset.info.get("hashed")
     made, at = {name: np.zeros(len(dataset.packed), dtype=np.uint64) for name in IDS}, 0
     blank = pa.array(["", *constant_hashes(hashed)] if hashed else [""])

@@ -27,7 +27,7 @@ MAY_DIFFER = (
     *(each.name for each in fields(RuntimeSettings) if each.name not in RuntimeSettings.DECIDES),
     "allow_leak",  # asked when a run begins
 )
-PATHS = ("init", "oversample_from")  # compared by content: a path can be spelled in many ways
+PATHS = ("init", "oversample_from", "exclude")  # compared by content: a path can be spelled in many ways
 RESOLVED = ("precision",)  # auto means another one elsewhere: config.json's own entry is compared
 
 

@@ -46,6 +46,7 @@ def describe(
             "subjects_on_both_sides": subjects_on_both_sides(data.dataset, data.train_rows, data.val_rows),
             **({"fold_positives": fold_positives(data.dataset, data.labels, settings.data)} if stratified else {}),
         },
+        **({"excluded": data.excluded.as_json()} if data.excluded else {}),
         "seen": data.leak,
         "init_sha256": file and weights_file.identity(file),
         "device": hardware.name,

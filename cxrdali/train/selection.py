@@ -10,15 +10,17 @@ import numpy as np
 
 from cxrdali.data.mix import visits
 from cxrdali.data.options import FoldOptions
-from cxrdali.data.splits import train_and_validation
+from cxrdali.data.splits import released_rows, train_and_validation
 from cxrdali.data.targets import Targets, check_labelled, counts, targets
 from cxrdali.fitted import Fitted
 from cxrdali.metrics.ranking import Scores
 from cxrdali.runs import chosen
+from cxrdali.runs.between import between_packs
 from cxrdali.runs.config_file import read_config
+from cxrdali.runs.exclusion import Excluded, left_out, noted_rows
 from cxrdali.runs.oversampling import Oversampling, chosen_findings, oversampled
 from cxrdali.runs.reader import has_begun
-from cxrdali.runs.seen import Seen, between_packs, seen_by_weights
+from cxrdali.runs.seen import Seen, seen_by_weights
 from cxrdali.runs.settings import TrainSettings, sampling_seed
 from cxrdali.setting import option_words
 from shards.dataset.dataset import Dataset
@@ -33,7 +35,8 @@ class TrainingData:
 
     targets: float32 [catalog rows, F], NaN where ignored; positives, negatives: int64 [F], in train_rows. seen: these
     images and those that the initial weights have seen (None of a run that continues: its folder has them); leak: on
-    how many validation images those were trained, as `Seen.among`; chosen: on which images something was chosen before.
+    how many validation images those were trained, as `Seen.among`; chosen: on which images something was chosen before;
+    excluded: what lists left out of train_rows.
     """
 
     dataset: Dataset
@@ -49,6 +52,7 @@ class TrainingData:
     seen: Seen | None
     leak: tuple[str, ...] | None
     chosen: tuple[Fitted, ...] = ()
+    excluded: Excluded | None = None
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -104,6 +108,7 @@ def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: 
     if settings.runtime.limit_batches:
         limit = settings.runtime.limit_batches * settings.optimizer.batch  # of each pack
         val_rows = np.concatenate([part.start + part.own(val_rows)[:limit] for part in dataset.parts])
+    train_rows, excluded = _without_excluded(settings, dataset, train_rows, val_rows, out if stored else None)
     check_labelled(labels, train_rows, "the training split")
     wanted = targets(labels, settings.data.uncertain)
     epoch_rows, oversampling = train_rows, None
@@ -132,8 +137,23 @@ def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: 
         chosen_before = chosen.by_weights(out) or chosen.before(settings)
     return TrainingData(
         dataset, labels, train_rows, val_rows, epoch_rows, wanted, positives, negatives, oversampling, sampler, seen,
-        leak, chosen_before,
+        leak, chosen_before, excluded,
     )  # fmt: skip
+
+
+def _without_excluded(
+    settings: TrainSettings, dataset: Dataset, train_rows: np.ndarray, val_rows: np.ndarray, begun: Path | None
+) -> tuple[np.ndarray, Excluded | None]:
+    """Training rows without those that lists leave out. begun: the folder of a run that goes on, which keeps them."""
+    paths = settings.data.exclude
+    if not paths:
+        return train_rows, None
+    noted = begun and read_config(begun).get("excluded")
+    if begun and noted and not all(Path(path).exists() for path in paths):
+        rows, found = noted_rows(begun, noted, dataset, train_rows)
+    else:
+        rows, found = left_out(paths, dataset, train_rows, val_rows)
+    return np.setdiff1d(train_rows, rows), found
 
 
 def _checked(
@@ -153,11 +173,13 @@ def _checked(
             f"{settings.model.init}: {leak[0]}, so their scores would say nothing of unseen images; {fold}start from "
             "other weights, or say --allow-leak"
         )
-    if shared := between_packs(dataset, train_rows, val_rows):
+    held = {"validation": val_rows, **{name: released_rows(dataset, labels, name) for name in ("dev", "test")}}
+    if shared := between_packs(dataset, train_rows, held):
         if not settings.data.allow_leak:
             raise UserError(
-                f"{'; '.join(shared)}, so their scores would say nothing of unseen images; leave these out with "
-                "--exclude LIST (`cxrdali overlap` writes it), or say --allow-leak"
+                f"{'; '.join(shared)}, so their scores would say nothing of unseen images; "
+                f"`{next(iter(shared.values()))} --out overlap.csv` lists them, then give --exclude overlap.csv too, "
+                "or say --allow-leak"
             )
         leak = (*(leak or ()), *shared)
     before.tell(leak)

@@ -13,8 +13,9 @@ from shards.errors import UserError
 
 CATALOG = "catalog.parquet"
 TEXTS = ("image_id", "study_id", "subject_id", "view")
-# of some releases, and null where it is not known
-PEOPLE = ("sex", "age", "manufacturer")
+# of some releases, or attached later (`subjects_name`), and null where it is not known: F or M, years, the machine's
+# make and model, the year of the study
+PEOPLE = ("sex", "age", "race", "manufacturer", "model", "year")
 
 
 class Catalog(Table):
@@ -47,7 +48,7 @@ class Catalog(Table):
         table = super().arrow(names)
         for name in names:
             there = name in table.column_names
-            kind = _is_text if name != "age" else pa.types.is_floating
+            kind = _KINDS.get(name, _is_text)
             wrong = there and name in (*TEXTS, *PEOPLE) and not kind(table[name].type)
             wrong = wrong or (there and name in TEXTS and table[name].null_count)
             if not there or wrong:
@@ -76,8 +77,25 @@ class Catalog(Table):
         return numbers.astype(np.int32) if numbers.max(initial=0) < 2**31 else numbers
 
 
+class Subjects(Table):
+    """What was attached of the images' people: a row per planned image, columns of PEOPLE."""
+
+    def columns(self) -> list[str]:
+        return [name for name in PEOPLE if name in self.names()]
+
+    def arrow(self, names: Sequence[str]) -> pa.Table:
+        table = super().arrow(names)
+        for name in names:
+            if name not in table.column_names or not _KINDS.get(name, _is_text)(table[name].type):
+                raise UserError(f"{self.path}: column {name!r} is missing, or not as it is attached; attach it again")
+        return table.select([*names])
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+_KINDS = {"age": pa.types.is_floating, "year": pa.types.is_integer}
 
 
 def _wrong(path: Path, column: str, there: bool = True) -> UserError:
@@ -89,7 +107,7 @@ def _check_shown(table: pd.DataFrame, path: Path) -> None:
     """Of a catalog, the columns that are only shown and counted: numbers or texts where there is anything."""
     numbers, texts = pd.api.types.is_numeric_dtype, pd.api.types.is_string_dtype
     kinds = {"height": numbers, "width": numbers, "view_position": texts, "converted": texts, "pixels": texts}
-    kinds |= {"sex": texts, "age": numbers, "manufacturer": texts}
+    kinds |= {name: numbers if name in _KINDS else texts for name in PEOPLE}
     for column, right in kinds.items():
         if column in ("converted", "pixels", *PEOPLE) and column not in table:
             continue  # of an earlier version, or of a release that does not have it

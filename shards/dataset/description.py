@@ -23,17 +23,23 @@ def labels_name(name: str) -> str:
     return f"labels/{name}.parquet"
 
 
-def check_label_name(name: str, source: Location | str, others: Iterable[str] = ()) -> None:
-    """What a new label release may be called, beside others. Raises UserError naming its file, `source`."""
+def subjects_name(name: str) -> str:
+    """The file of a table of people in a packed dataset."""
+    return f"subjects/{name}.parquet"
+
+
+def check_label_name(name: str, source: Location | str, others: Iterable[str] = (), what: str = "labels") -> None:
+    """What a new label release, or table of people, may be called, beside others. Raises UserError naming its file,
+    `source`."""
     safe = name.isprintable() and name == name.strip() and "/" not in name and name[:1] not in ("", ".")
     if not safe or len(name.encode()) > LONGEST:
         raise UserError(
-            f"{source}: {ascii(name)[:LONGEST]} cannot be the name of labels; rename the file: 1 to {LONGEST} bytes, "
+            f"{source}: {ascii(name)[:LONGEST]} cannot be the name of {what}; rename the file: 1 to {LONGEST} bytes, "
             "printable, no / and no dot or blank at its start"
         )
     for other in others:
         if other != name and other.casefold() == name.casefold():  # one file, on some disks
-            raise UserError(f"{source}: labels {other!r} and {name!r} differ in upper and lower case; rename the file")
+            raise UserError(f"{source}: {what} {other!r} and {name!r} differ in upper and lower case; rename the file")
 
 
 def dataset_identity(info: Mapping) -> str:
@@ -145,6 +151,7 @@ _DESCRIPTION = {
     "catalog_sha256": _text, "rejects_sha256": _text, "content?": _text, "ever?": {str: _text}, "hashed?": _count,
     "staged?": [_text], "dropped?": [_text],
     "labels": {str: _text}, "default_labels": maybe(str), "stored_labels?": {str: _text},
+    "subjects?": {str: _text},
     "sizes": {str: {
         "pixels": _count, "encoding": _text, "decoded_for?": _count,
         "shards": [{
@@ -188,9 +195,9 @@ def parse_description(path: Location, data: bytes) -> tuple[dict, bool]:
 def _check_description(info: dict) -> None:
     """Raises ValueError naming the first entry that packing does not write: a seal can be made by anyone."""
     check_kinds(info, _DESCRIPTION)
-    for name in (*info["labels"], *info.get("stored_labels", {})):
+    for name in (*info["labels"], *info.get("stored_labels", {}), *info.get("subjects", {})):
         if not _stays_in_its_folder(name):
-            raise ValueError(f"labels.{name!r} is not a hash of a table")
+            raise ValueError(f"labels or subjects.{name!r} is not a hash of a table")
     if (default := info["default_labels"]) not in (None, *info["labels"]):
         raise ValueError(f"default_labels {default!r} is not among the labels")
     counts = info["counts"]
@@ -221,5 +228,5 @@ def _check_size(name: str, size: dict) -> None:
 
 def _stays_in_its_folder(name: str) -> bool:
     """Of labels: older versions took the name of any file, so no-break and invisible characters are read; controls
-    would steer the terminal that shows them."""
+    would steer the terminal that shows them. Of people, too."""
     return "/" not in name and not any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" for c in name)

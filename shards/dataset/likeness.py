@@ -27,11 +27,10 @@ HASH, WHOLE = 15, 72  # most bits in which the hash, and all bits, of a candidat
 NEAREST = 8  # most candidates of an image
 FLAT = 3.0  # gray levels: standard deviation of an image, below which nothing is in it
 BORDER = 12  # gray levels: largest range of a row or column that is border
-_ROWS, _COLUMNS, _PAIRS = 256, 8192, 2**20  # of a block that fits a processor's cache; candidates before the rest goes
-_ORDER = sorted(
-    ((i, j) for i in range(SIDE) for j in range(SIDE) if i + j), key=lambda at: (at[0] ** 2 + at[1] ** 2, at)
-)
-_LOWEST = tuple(np.array(_ORDER[:BITS]).T)
+_ROWS, _COLUMNS = 256, 8192  # of a block that fits a processor's cache
+_PENDING = 2**20  # candidates of a block, before all but the nearest go
+_PLACES = [(i, j) for i in range(SIDE) for j in range(SIDE) if i + j]
+_LOWEST = tuple(np.array(sorted(_PLACES, key=lambda at: (at[0] ** 2 + at[1] ** 2, at))[:BITS]).T)
 
 
 class Pictures:
@@ -51,10 +50,8 @@ class Pictures:
         try:
             return simplejpeg.decode_jpeg(self._mapped[row], "GRAY", min_height=LEAST, min_width=LEAST)[:, :, 0]
         except ValueError as error:
-            words = (
-                f"{self._root}: catalog row {row} of {self.size} px cannot be decoded ({error}); run `cxrdali verify`"
-            )
-            raise UserError(words) from error
+            words = f"catalog row {row} of {self.size} px cannot be decoded ({error})"
+            raise UserError(f"{self._root}: {words}; run `cxrdali verify`") from error
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ def _near(words: np.ndarray, rows: np.ndarray, b: Signatures) -> pd.DataFrame:
         near = distance <= WHOLE
         pending.append((place[near], start + other[near], distance[near], negative[near]))
         number += len(pending[-1][0])
-        if number > _PAIRS or start + _COLUMNS >= len(b.rows):
+        if number > _PENDING or start + _COLUMNS >= len(b.rows):
             place, other, distance, negative = map(np.concatenate, zip(*pending, strict=True))
             found = {"place": place, "other": other, "row_a": rows[place], "row_b": b.rows[other]}
             kept = [_nearest(pd.concat([*kept, pd.DataFrame({**found, "distance": distance, "negative": negative})]))]

@@ -12,6 +12,7 @@ from shards.storage.location import Location
 from shards.storage.places import storage_of
 
 MOST_YEARS = 120
+FIRST_YEAR, LAST_YEAR = 1980, 2100  # of digital radiographs
 _BEGINNING, _LONGEST = 1 << 16, 1 << 22  # bytes: few headers are longer than the first, by icons or overlays
 _AGE = re.compile(r"(\d{1,3})([DWMY]?)")
 _A_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0, "": 1.0}
@@ -38,7 +39,7 @@ class Tags:
 
     image_id: SOPInstanceUID; study_id: StudyInstanceUID; subject_id: PatientID; view_position: ViewPosition as it is
     written, else PA, AP, LL, RL, LATERAL or FRONTAL by other tags; sex: F or M; age: in years, such as 45 or 0.25;
-    manufacturer: as it is written.
+    manufacturer, model: as they are written; year: of the study, from FIRST_YEAR on, as earlier ones stand for none.
     """
 
     image_id: str = ""
@@ -48,6 +49,8 @@ class Tags:
     sex: str = ""
     age: str = ""
     manufacturer: str = ""
+    model: str = ""
+    year: str = ""
 
 
 def read_tags(source: bytes | Location) -> Tags:
@@ -86,6 +89,8 @@ def tags_of(dataset: Any) -> Tags:
         sex=sex if sex in ("F", "M") else "",
         age=age_in_years(text(dataset, "PatientAge")),
         manufacturer=" ".join(text(dataset, "Manufacturer").split()),
+        model=" ".join(text(dataset, "ManufacturerModelName").split()),
+        year=_year(text(dataset, "StudyDate")),
     )
 
 
@@ -94,6 +99,12 @@ def age_in_years(text: str) -> str:
     found = _AGE.fullmatch(text.strip().upper())
     years = int(found[1]) / _A_YEAR[found[2]] if found else MOST_YEARS + 1
     return f"{years:.4g}" if years <= MOST_YEARS else ""
+
+
+def _year(date: str) -> str:
+    """The year alone; "" of one before FIRST_YEAR, as of the 19010101 of files without names, and of a shifted one."""
+    found = re.fullmatch(r"([0-9]{4})[0-9]{4}", date)
+    return found[1] if found and FIRST_YEAR <= int(found[1]) <= LAST_YEAR else ""
 
 
 def _view_position(dataset: Any) -> str:

@@ -1,4 +1,4 @@
-"""Attaching a label release to a packed dataset: a new table beside the others, no shard is touched.
+"""Attaching label releases and people to a packed dataset: a new table beside the others, no shard is touched.
 
 The new file is complete before dataset.json lists it, and is no longer listed before it is removed: a kill leaves
 the old state or the new one, and perhaps a file that nothing lists. What is being attached or removed is noted before
@@ -12,21 +12,26 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from shards.dataset.catalog import Subjects
 from shards.dataset.description import (
     DATASET,
     LARGEST,
     check_label_name,
     labels_name,
     stored_otherwise,
+    subjects_name,
     write_description,
 )
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.make_shard import WORK
-from shards.packing.publish import labels_parquet
+from shards.packing.publish import labels_parquet, subjects_parquet
 from shards.releases.checks import check_subjects
 from shards.releases.open import read_labels
 from shards.releases.release import LabelTable, first_of_each_name
+from shards.releases.subjects import SubjectTable, merged
 from shards.storage.files import (
     cannot_write,
     check_inside,
@@ -43,7 +48,8 @@ from shards.storage.sealed import parse_json
 
 log = logging.getLogger(__name__)
 
-NOTE = "labels.json"  # in .packing/: names of the label releases that are being attached or removed
+# In .packing/, of each kind of table: names of those that are being attached or removed.
+NOTES = {"labels": "labels.json", "subjects": "subjects.json"}
 
 
 def attach(
@@ -88,7 +94,7 @@ def attach(
         new = {name: data for name, data in contents.items() if name not in attached}
         for name in new:
             check_label_name(name, given[name].source, attached)
-        _note(root, new)
+        _note(root, "labels", new)
         for name, data in new.items():
             write_bytes(root / labels_name(name), data)
             attached[name] = sha256_bytes(data)
@@ -104,40 +110,43 @@ def _on_this_machine(root: Location) -> Path:
     if isinstance(root, Path):
         return root
     raise UserError(
-        f"{root}: labels are attached to a dataset on this machine; copy it here, attach them, and copy "
-        f"labels/ back and {DATASET} last (train then with --data {root})"
+        f"{root}: labels and people are attached to a dataset on this machine; copy it here, attach them, and copy "
+        f"labels/ or subjects/ back and {DATASET} last (train then with --data {root})"
     )
 
 
 @contextlib.contextmanager
 def _writing(root: Path) -> Iterator[dict]:
     """The dataset's description, while nobody else writes; what killed writers left is removed first."""
-    work, labels = root / WORK, root / "labels"
-    check_inside(root, work, labels)
+    work, folders = root / WORK, [root / kind for kind in NOTES]
+    check_inside(root, work, *folders)
     try:
         work.mkdir(exist_ok=True)
         with only_one(work / "lock", "writing to it"):
             try:
                 info = PackedDataset.open(root).info
                 remove_parts(root)
-                labels.mkdir(exist_ok=True)
-                remove_parts(labels)
-                noted = _noted(work / NOTE)
-                for path in labels.glob("*.parquet"):
-                    if path.stem in noted and path.stem not in info["labels"]:
-                        path.unlink()
+                for folder in folders:
+                    folder.mkdir(exist_ok=True)
+                    remove_parts(folder)
+                    noted = _noted(work / NOTES[folder.name])
+                    for path in folder.glob("*.parquet"):
+                        if path.stem in noted and path.stem not in info.get(folder.name, {}):
+                            path.unlink()
                 yield info
             finally:
                 with contextlib.suppress(OSError):
-                    (work / NOTE).unlink(missing_ok=True)
+                    for note in NOTES.values():
+                        (work / note).unlink(missing_ok=True)
+                    (root / "subjects").rmdir()  # if nothing is in it
                 if not (work / "options.json").exists():  # nor is a packing under way that the next call continues
                     shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise cannot_write(root, error) from error
 
 
-def _note(root: Path, names: Iterable[str]) -> None:
-    write_bytes(root / WORK / NOTE, json_bytes(sorted(names)))
+def _note(root: Path, kind: str, names: Iterable[str]) -> None:
+    write_bytes(root / WORK / NOTES[kind], json_bytes(sorted(names)))
 
 
 def _noted(note: Path) -> list:
@@ -170,7 +179,7 @@ def detach(root: Location, name: str) -> None:
         if name not in info["labels"]:
             attached = ", ".join(sorted(info["labels"])) or "none"
             raise UserError(f"{root}: no labels {name!r} to remove; attached are {attached}")
-        _note(root, [name])
+        _note(root, "labels", [name])
         del info["labels"][name]
         if was_default := info["default_labels"] == name:
             info["default_labels"] = min(info["labels"], default=None)
@@ -181,3 +190,68 @@ def detach(root: Location, name: str) -> None:
             log.info(
                 f"labels {now}: are the default now, also when {name} is attached again; choose by --labels {name}"
             )
+
+
+def attach_subjects(root: Location, name: str, given: SubjectTable) -> tuple[bool, tuple[str, ...]]:
+    """Attach what a table says of the images' people, by this name; what packing wrote of them stays.
+
+    Returns:
+        Whether it is new (False: it was attached already), and notes for the user.
+
+    Raises:
+        UserError: It says nothing of these images, another table has a column of it, or one of that name has other
+            content. Nothing has changed then.
+    """
+    root = _on_this_machine(root)
+    dataset = PackedDataset.open(root)
+    known = [column for column in given.table if column in dataset.catalog]
+    own = {column: _texts(dataset.catalog[column]) for column in known}
+    table, notes = merged(own, given)
+    if table.empty:
+        raise UserError(f"{given.inputs[0]}: says nothing that is understood of the images of {root}; see its columns")
+    inputs = {path.name: storage_of(path).sha256() for path in given.inputs}
+    data = subjects_parquet(name, table, inputs)
+    with _writing(root) as info:
+        attached = info.setdefault("subjects", {})
+        if attached.get(name) == sha256_bytes(data):
+            return False, notes
+        if name in attached:
+            raise UserError(
+                f"{root}: people {name!r} are attached with other content; remove them first: cxrdali subjects {root} "
+                f"--remove {name}"
+            )
+        check_label_name(name, given.inputs[0] if given.inputs else root, attached, "people")
+        for other in attached:
+            stored = Subjects(root / subjects_name(other), attached[other], info["counts"]["planned"])
+            if both := [column for column in stored.columns() if column in table]:
+                raise UserError(
+                    f"{root}: {', '.join(both)} are attached already, by {other!r}; remove that first (cxrdali "
+                    f"subjects {root} --remove {other}), or leave these columns out of the table"
+                )
+        _note(root, "subjects", [name])
+        write_bytes(root / subjects_name(name), data)
+        attached[name] = sha256_bytes(data)
+        write_description(root, info)
+    return True, notes
+
+
+def _texts(column: pd.Series) -> pd.Series:
+    """As the tables of people have it; whole numbers without a point."""
+    numbers = pd.api.types.is_numeric_dtype(column)
+    words = column.map(lambda value: f"{value:.6g}" if numbers else str(value), na_action="ignore")
+    return words.fillna("").astype("str")
+
+
+def detach_subjects(root: Location, name: str) -> None:
+    """Remove what was attached by this name. Raises UserError if nothing was."""
+    root = _on_this_machine(root)
+    with _writing(root) as info:
+        if name not in info.get("subjects", {}):
+            attached = ", ".join(sorted(info.get("subjects", {}))) or "none"
+            raise UserError(f"{root}: no people {name!r} to remove; attached are {attached}")
+        _note(root, "subjects", [name])
+        del info["subjects"][name]
+        if not info["subjects"]:
+            del info["subjects"]
+        write_description(root, info)
+        (root / subjects_name(name)).unlink(missing_ok=True)

@@ -66,7 +66,7 @@ def describe(
     rejects = [reject for record in records for reject in record["rejects"]]
     converted = [words.split(", ") for record in records for words in record["converted"] if words]
     catalog = _catalog(rows, records, sizes, [row for row, _, _ in rejects])
-    tables = {CATALOG: _parquet(catalog), REJECTS: rejects_csv(rows, rejects)}
+    tables = {CATALOG: table_parquet(catalog), REJECTS: rejects_csv(rows, rejects)}
     largest = max(size.pixels for size in sizes)
     covers = {size.folder: largest for size in sizes} | (decoded_for(before) if before else {})
     hashed = (before or {"hashed": largest}).get("hashed") if "pixels" in catalog else None
@@ -122,9 +122,8 @@ def _shard_entry(record: dict, size: Size) -> dict:
 def _catalog(rows: pd.DataFrame, records: list[dict], sizes: tuple[Size, ...], rejected: list[int]) -> pd.DataFrame:
     catalog = rows[["row", *IMAGE_COLUMNS[:-1]]].copy()
     for name in PEOPLE:
-        if name in rows and (known := rows[name] != "").any():
-            given = rows[name].where(known, None)
-            catalog[name] = pd.to_numeric(given).astype("Float32") if name == "age" else given.astype("string")
+        if name in rows and (rows[name] != "").any():
+            catalog[name] = person_column(rows[name])
     for side in ("height", "width"):
         catalog[side] = _joined(record[side] for record in records)
     catalog["converted"] = pd.array([v for record in records for v in record["converted"]], dtype="string")
@@ -138,11 +137,17 @@ def _catalog(rows: pd.DataFrame, records: list[dict], sizes: tuple[Size, ...], r
     return catalog
 
 
+def person_column(texts: pd.Series) -> pd.Series:
+    """A column of people as it is stored; its name says of what. texts: "" where it is not known."""
+    given, kinds = texts.where(texts != "", None), {"age": "Float32", "year": "Int32"}
+    return pd.to_numeric(given).astype(kinds[str(texts.name)]) if texts.name in kinds else given.astype("string")
+
+
 def _joined(arrays: Iterable[ExtensionArray]) -> pd.Series:
     return pd.concat([pd.Series(array) for array in arrays], ignore_index=True)
 
 
-def _parquet(table: pd.DataFrame, metadata: dict | None = None) -> bytes:
+def table_parquet(table: pd.DataFrame, metadata: dict | None = None) -> bytes:
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     if metadata:
         arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), "cxrdali": json.dumps(metadata)})
@@ -157,7 +162,14 @@ def labels_parquet(table: LabelTable, rows: pd.DataFrame, inputs: dict[str, str]
     values = table.table.reindex(rows["image_id"])
     values.insert(0, "row", rows["row"].to_numpy())
     meta = {"name": table.name, "findings": list(table.findings), "inputs": inputs}
-    return _parquet(values.reset_index(drop=True), meta)
+    return table_parquet(values.reset_index(drop=True), meta)
+
+
+def subjects_parquet(name: str, table: pd.DataFrame, inputs: dict[str, str]) -> bytes:
+    """The bytes of subjects/NAME.parquet. table: texts of the people of each row, "" where they are not known."""
+    columns = pd.DataFrame({each: person_column(table[each]) for each in PEOPLE if each in table})
+    columns.insert(0, "row", range(len(table)))
+    return table_parquet(columns.reset_index(drop=True), {"name": name, "inputs": inputs})
 
 
 def rejects_csv(rows: pd.DataFrame, rejects: list[list]) -> bytes:

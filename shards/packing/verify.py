@@ -15,6 +15,7 @@ from shards.dataset.description import (
     dataset_identity,
     labels_name,
     read_description,
+    subjects_name,
 )
 from shards.dataset.key import sample_key
 from shards.dataset.packed import PackedDataset
@@ -74,10 +75,12 @@ def verify(root: Location, deep: bool = False, jobs: int = 1, sizes: Sequence[st
         return VerifyReport(0, 0, 0, tuple(dict.fromkeys([*problems, str(error)])), deep)
     chosen = _chosen(dataset, sizes)
     going = {name.partition("/")[0] for name in info.get("dropped", ())}
-    known = {DATASET, "catalog.parquet", "rejects.csv", "labels", WORK, ASIDE, *info["sizes"], *going}
+    known = {DATASET, "catalog.parquet", "rejects.csv", "labels", "subjects", WORK, ASIDE, *info["sizes"], *going}
     problems += _strangers(root, known)
     problems += _strangers(root / "labels", {Path(labels_name(name)).name for name in info["labels"]})
-    folders = [path for path in (root / "labels", root / WORK) if path.is_symlink()]  # a size may be on another disk
+    problems += _strangers(root / "subjects", {Path(subjects_name(name)).name for name in info.get("subjects", {})})
+    tables = (root / "labels", root / "subjects", root / WORK)
+    folders = [path for path in tables if path.is_symlink()]  # a size may be on another disk
     problems += [f"{path}: is a link, so no command writes or removes anything there" for path in folders]
     tasks: list[tuple] = []
     for name, size in chosen.items():
@@ -133,6 +136,7 @@ def _check_description(dataset: PackedDataset) -> list[str]:
     files = {dataset.place("catalog.parquet"): info["catalog_sha256"]}
     files |= {dataset.place("rejects.csv"): info["rejects_sha256"]}
     files |= {root / labels_name(name): sha256 for name, sha256 in info["labels"].items()}
+    files |= {root / subjects_name(name): sha256 for name, sha256 in info.get("subjects", {}).items()}
     for path, sha256 in files.items():
         if not path.exists():
             problems.append(f"{path}: missing")

@@ -40,7 +40,7 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     images = images_of(path, "dcm")
     notes: tuple[str, ...] = ()
     if metadata is None:
-        images, notes = with_tags(images, root, ("view_position", "sex", "age", "manufacturer"))
+        images, notes = with_tags(images, root, ("view_position", "sex", "age", "manufacturer", "model"))
         images["view"] = views(images["view_position"])
     elif records:
         known = images_of(metadata, "dcm").set_index("image_id").reindex(images["image_id"])

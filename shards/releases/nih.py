@@ -11,6 +11,7 @@ import pandas as pd
 from shards.errors import UserError
 from shards.releases.ids import ids
 from shards.releases.locate import image_paths, table_in
+from shards.releases.people import people_of
 from shards.releases.release import LabelTable, Reader, Release, first_of_each_name, image_table
 from shards.releases.values import check_filled, check_index, image_index
 from shards.storage.csv import is_unnamed, read_table
@@ -35,12 +36,12 @@ def recognises(root: Location) -> bool:
 
 def read(root: Location, label_folders: Sequence[Location]) -> Release:
     path = next(iter(_entries(root).values()))
-    images = _images(path)
+    images, notes = _images(path)
     images["path"] = image_paths(root, images["image_id"], path)
     labels = [table for folder in label_folders for table in READER.labels_in(folder, images)]
     labels += label_tables(root, images)
     here = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
-    return Release(READER.name, root, images, here, (path,))
+    return Release(READER.name, root, images, here, (path,), notes=notes)
 
 
 def label_tables(folder: Location, images: pd.DataFrame | None) -> list[LabelTable]:
@@ -66,12 +67,14 @@ def _table(path: Location) -> pd.DataFrame:
     return table
 
 
-def _images(path: Location) -> pd.DataFrame:
+def _images(path: Location) -> tuple[pd.DataFrame, tuple[str, ...]]:
     table = _table(path)
     subject, image = ids(table, PATIENT, path), ids(table, IMAGE, path)
     study = subject + "_" + ids(table, FOLLOW_UP, path)
     image_index(image, path)
-    return image_table(image, study, subject, table[VIEW].str.strip(), frontal=("PA", "AP"))
+    people, notes = people_of(table)
+    images = image_table(image, study, subject, table[VIEW].str.strip(), frontal=("PA", "AP"))
+    return images.join(people), tuple(f"{path.name}: {note}" for note in notes)
 
 
 def _labels(name: str, path: Location, folder: Location) -> LabelTable:

@@ -1,8 +1,9 @@
 """PadChest's images with the labels of CXR-LT 2026 and its own, and its own table for what the challenge leaves out.
 
-Patients, studies, views, MONOCHROME1, sex and age are taken from PADCHEST_chest_x_ray_images_labels_160K_*.csv where it
-lies beside the challenge's tables. Those hold patients as floats of three digits, which several patients share: without
-PadChest's table they are refused. Images are PNG files of 16 bits, flat, in images/, or in PadChest's numbered folders.
+Patients, studies, views, MONOCHROME1, sex, age, manufacturer and year are taken from
+PADCHEST_chest_x_ray_images_labels_160K_*.csv where it lies beside the challenge's tables. Those hold patients as floats
+of three digits, which several patients share: without PadChest's table they are refused. Images are PNG files of 16
+bits, flat, in images/, or in PadChest's numbered folders.
 """
 
 import re
@@ -16,7 +17,7 @@ from shards.releases.cxrlt2026 import IMAGE, PATIENT, PatientLabels, csv_files
 from shards.releases.ids import has_lost_digits, ids
 from shards.releases.locate import image_paths, the_same
 from shards.releases.padchest_labels import OWN, labels_of_training, own_labels, with_suffix
-from shards.releases.people import ages, sexes
+from shards.releases.people import PEOPLE, ages, sexes
 from shards.releases.release import LabelTable, Reader, Release, first_of_each_name, image_table
 from shards.releases.values import check_filled, image_index
 from shards.storage.csv import read_table
@@ -85,7 +86,7 @@ def _of_labels(labels: PatientLabels, path: Location | None) -> tuple[pd.DataFra
     images = pd.concat([_nih(image[nih]), _described(image[~nih], path) if path else _bare(image[~nih], labels)])
     if "inverted" in images:
         images["inverted"] = images["inverted"].eq(True)  # blank for ChestX-ray14's
-    people = images.columns.intersection(["sex", "age", "manufacturer"])
+    people = images.columns.intersection([*PEOPLE])
     images[people] = images[people].fillna("")
     notes = [f"{are(nih.sum(), 'image')} named as ChestX-ray14's: subject and study from their names, view other"]
     notes = notes if nih.any() else []
@@ -156,8 +157,9 @@ def _original(path: Location) -> pd.DataFrame:
     if BIRTH in table and DATE in table:  # of the birth the year alone is there
         born, seen = (pd.to_numeric(table[column].str.strip().str[:4], errors="coerce") for column in (BIRTH, DATE))
         images["age"] = ages((seen - born).map(lambda years: "" if pd.isna(years) else f"{years:.0f}"))[0]
-    if MANUFACTURER in table:
-        images["manufacturer"] = table[MANUFACTURER].str.strip()
+    for what, column in (("manufacturer", MANUFACTURER), ("year", DATE)):
+        if column in table:
+            images[what] = PEOPLE[what](table[column].str.strip())[0]
     return images
 
 

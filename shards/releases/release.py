@@ -110,8 +110,8 @@ def image_table(
 class Release:
     """`images` has the text columns IMAGE_COLUMNS, one row per image; `path` is relative to `root`.
 
-    It may have the column `inverted` (bool): the file is MONOCHROME1, its 0 is white; and the text columns sex, age and
-    manufacturer, of which a blank is not known (F or M, years, the machine's). `reading` are the options that
+    It may have the column `inverted` (bool): the file is MONOCHROME1, its 0 is white; and the text columns of
+    `shards.releases.people.PEOPLE`, of which a blank is not known. `reading` are the options that
     the tables were read with; they decide bytes as the tables do. `notes` are lines for the user.
     """
 

@@ -28,7 +28,7 @@ def with_tags(images: pd.DataFrame, root: Location, fields: Sequence[str]) -> tu
     Args:
         images: A release's, with `path`; sex and age as `shards.releases.people` writes them.
         root: The release's folder.
-        fields: study_id, subject_id, view_position, sex, age or manufacturer.
+        fields: study_id, subject_id, view_position, sex, age, manufacturer, model or year.
 
     Returns:
         The images, and notes for the user.

@@ -112,7 +112,8 @@ def _write_own(out: Path, options: SyntheticOptions, studies: list[Study]) -> No
             "patient": f"n{study.subject_id}",
             "sex": study.sex,
             "age": study.age,
-            "machine": study.scanner and f"{study.scanner.manufacturer} {study.scanner.model}",
+            "manufacturer": study.scanner.manufacturer if study.scanner else "",
+            "model": study.scanner.model if study.scanner else "",
             "fold": ("train", "dev", "test")[split[study.subject]],
             **{name: int(finding in present) for name, finding in named.items()},
         }

@@ -86,7 +86,8 @@ def test_sex_and_age_are_in_the_tables_of_each(released):
     for study in plan_release(all_["coast"]):
         for image in study.images:
             assert tuple(own.loc[image.dicom_id, ["sex", "age"]]) == (study.sex, str(study.age))
-            assert own["manufacturer"][image.dicom_id] == f"{study.scanner.manufacturer} {study.scanner.model}"
+            machine = (study.scanner.manufacturer, study.scanner.model)
+            assert tuple(own.loc[image.dicom_id, ["manufacturer", "model"]]) == machine
     for study in plan_release(all_["clinic"]):
         for image in study.images:
             assert tuple(nih.loc[image.dicom_id, ["Patient Sex", "Patient Age"]]) == (study.sex, study.age)

@@ -11,6 +11,7 @@ from cxrdali.evaluate.compare import scored_images
 from cxrdali.fitted import in_words
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.report.comparison import plots
+from cxrdali.report.groups.tables import compared
 from cxrdali.report.kit.numbers import signed, text
 from cxrdali.report.kit.page import Figure, render
 from cxrdali.report.kit.tables import Table, with_fitted, without_one
@@ -52,6 +53,9 @@ def comparison(result: dict) -> dict:
         "differences": _differences(result, name),
         "groups": _groups(result, name),
         "findings": _findings(result, name),
+        "by_group": compared(block, _names(result), result["baseline"], result["level"])
+        if (block := result.get("groups_by"))
+        else None,
     }
 
 

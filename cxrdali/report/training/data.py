@@ -15,6 +15,7 @@ from cxrdali.report.kit.tables import Table
 from cxrdali.report.training.models import MIMIC
 from cxrdali.report.training.sources import Sources
 from cxrdali.runs import layout as runs_on_disk
+from cxrdali.runs.exclusion import trained_rows
 from cxrdali.runs.oversampling import oversampled
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import labels_of
@@ -62,6 +63,7 @@ def _splits(sources: Sources) -> tuple[Labels, dict[str, np.ndarray], FoldOption
     first = sources.runs[0]
     labels, fold = labels_of(first, dataset), first.fold
     train, validation = train_and_validation(dataset, labels, fold)
+    train = trained_rows(first, dataset, train)
     splits = {"train": train, "validation": validation}
     splits |= {name: released_rows(dataset, labels, name) for name in ("dev", "test")}
     return labels, splits, fold
@@ -145,7 +147,7 @@ def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray,
     from cxrdali.data.options import LoaderOptions
 
     labels = labels_of(run, dataset)
-    train, _ = train_and_validation(dataset, labels, run.fold)
+    train = trained_rows(run, dataset, train_and_validation(dataset, labels, run.fold)[0])
     trained_on = run.selection.get("train_sha256")
     if trained_on and trained_on != rows_sha256(train):
         raise UserError(f"{run.path / runs_on_disk.CONFIG}: it trained on other rows than its fold selects here")

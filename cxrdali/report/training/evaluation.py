@@ -10,6 +10,7 @@ from cxrdali.metrics.calibration_error import TITLES
 from cxrdali.metrics.longtail import GROUPS
 from cxrdali.postprocess.rules import ALLOWED
 from cxrdali.report.calibration.errors import error_table
+from cxrdali.report.groups.tables import groups
 from cxrdali.report.kit import plots
 from cxrdali.report.kit.numbers import score
 from cxrdali.report.kit.page import Figure
@@ -150,7 +151,7 @@ def _about(evaluations: Sequence[Evaluation]) -> dict:
 
 
 def _details(each: Evaluation, number: int) -> dict:
-    content = each.content
+    content, block = each.content, each.content.get("groups_by")
     whole = pd.DataFrame(content["all"]["findings"]).sort_values("positives", ascending=False, kind="stable")
     numeric = ("prevalence", "AP", "AP_low", "AP_high")
     known = whole.reindex(columns=["finding", *numeric]).astype(dict.fromkeys(numeric, float)).dropna(subset=["AP"])
@@ -171,6 +172,9 @@ def _details(each: Evaluation, number: int) -> dict:
         "allowed": [step for step in content.get("history", []) if ALLOWED in step],
         "history": [step for step in content.get("history", []) if ALLOWED not in step],
         "thresholds": content.get("thresholds") or None,
+        "by_group": groups(block, content["level"], f"groups-{number}")
+        if (block := content.get("groups_by"))
+        else None,
         "findings": _finding_table(content, names),
         "decisions": _decision_table(content, names),
     }

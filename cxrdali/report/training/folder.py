@@ -15,6 +15,7 @@ import pandas as pd
 
 from cxrdali.metrics.calibration_error import ERRORS, KINDS
 from cxrdali.postprocess import views as view_rules
+from cxrdali.report.groups.tables import GROUPS_BY
 from cxrdali.runs.layout import MODELS
 from cxrdali.runs.listing import natural
 from shards.errors import UserError
@@ -48,6 +49,7 @@ EVALUATION = {
         "strategy": str, "remarks?": [str], "without_threshold?": [str], "predictions?": maybe(str), "run?": maybe(str),
         "split?": maybe(str),
     }),
+    "groups_by?": maybe(GROUPS_BY),
     "groups?": maybe({"rule?": str, "train_images?": int, "train_positives?": {str: int}}), "synthetic?": bool,
     "curves?": {str: maybe({"true_positives": [int], "false_positives": [int]})},
 }  # fmt: skip

@@ -13,7 +13,7 @@ from shards.releases.groups import odd_views, views, with_groups
 from shards.releases.join import Rows
 from shards.releases.locate import image_paths
 from shards.releases.paths import near, relative_paths, share_there
-from shards.releases.people import ages, sexes
+from shards.releases.people import PEOPLE
 from shards.releases.tags import with_tags
 from shards.releases.values import check_filled, splits
 from shards.storage.location import Location
@@ -77,7 +77,7 @@ def finished(schema: Schema, rows: ImageRows, fields: Fields, root: Location) ->
     """The images as a release has them, with their paths and what is read from headers; and notes."""
     images = rows.frame.drop(columns="split", errors="ignore")
     images["path"], notes = _paths(schema, rows, fields, root)
-    for name, read in (("sex", sexes), ("age", ages)):
+    for name, read in PEOPLE.items():
         if name in images:
             images[name], said = read(images[name])
             notes += said

@@ -16,7 +16,8 @@ from shards.storage.places import storage_of
 from shards.words import choices
 
 KINDS = ("columns", "long", "list", "text", "rle")
-TAGS = ("study_id", "subject_id", "view_position", "sex", "age", "manufacturer")  # that a DICOM's header may give
+# that a DICOM's header may give
+TAGS = ("study_id", "subject_id", "view_position", "sex", "age", "manufacturer", "model", "year")
 OTHERS, ALL = ("others",), ("all",)  # in place of findings: columns that nothing else names; names that occur
 LARGEST = 2**20  # bytes of a TOML
 NO_KEY = {"key": False}  # of a field that the TOML does not give
@@ -105,7 +106,10 @@ class Images:
     split: Field | None = None
     sex: Field | None = None
     age: Field | None = None
+    race: Field | None = None
     manufacturer: Field | None = None
+    model: Field | None = None
+    year: Field | None = None
     inverted: Field | None = None
     tags: tuple[str, ...] = ()
 

@@ -78,3 +78,12 @@ def test_an_epoch_of_212000_rows_is_planned_in_well_under_a_second():
     started = time.perf_counter()
     global_order(rows, 0, 1)
     assert time.perf_counter() - started < 0.5
+
+
+def test_shards_of_packs_are_spread_over_the_windows_and_one_pack_is_as_ever():
+    rows, shard = np.arange(1200), np.arange(1200) // 100  # packs of 2 and 10 shards
+    order, windows = windowed_order(rows, shard, 1, 0, 6, lambda shards: (shards >= 2).astype(int))
+    assert [np.count_nonzero(shards < 2) for _, shards in windows] == [1, 1]
+    assert sorted(order.tolist()) == list(range(1200))
+    one = windowed_order(rows, shard, 1, 0, 6, lambda shards: shards * 0)
+    assert (one[0] == windowed_order(rows, shard, 1, 0, 6)[0]).all()

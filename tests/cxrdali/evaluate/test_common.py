@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, label_ranking_average_precision_score
 
 from cxrdali.evaluate.evaluate import EvaluateOptions, evaluate, write
 from cxrdali.metrics.longtail import groups
@@ -13,6 +14,7 @@ from cxrdali.postprocess import thresholds
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.provenance import Home
 from shards.dataset.labels import Labels
+from shards.dataset.union import Union
 from tests.heard import heard
 
 MODEL = ("Hernia", "Scoliosis", "pulmonary edema", "Mass")  # the labels have Hernia, Edema and Mass
@@ -130,3 +132,26 @@ def test_thresholds_of_fewer_findings_judge_these(dataset, labels, table, tmp_pa
     assert found["thresholds"]["remarks"] == [
         "unknown to the thresholds, so without F1 and all else of them: pulmonary edema"
     ]
+
+
+def test_several_packs_are_scored_as_one(dataset, nih, tmp_path):
+    """A finding that a pack does not know counts in no score of its images, LRAP included."""
+    both = Union.of({"mimic": dataset, "nih": nih})
+    labels = both.labels()
+    rows = np.flatnonzero(~np.array([each is None for each in labels.split[:]]))
+    values = np.random.default_rng(3).normal(size=(len(rows), len(labels.findings))).astype(np.float32)
+    ids = both.of_rows(rows, "image_id", "study_id", "view")
+    Predictions(ids, labels.findings, values, Provenance("logit", "m", "test", labels.name)).write(tmp_path / "p.csv")
+    found = evaluate(tmp_path / "p.csv", both, labels, OPTIONS)["all"]
+    stored = labels.values[rows]
+    of_image = [
+        label_ranking_average_precision_score([row[row != Labels.UNKNOWN] == 1], [value[row != Labels.UNKNOWN]])
+        for row, value in zip(stored, values, strict=True)
+    ]
+    assert found["LRAP"] == pytest.approx(np.mean(of_image))
+    for place, row in enumerate(found["findings"]):
+        known = stored[:, place] != Labels.UNKNOWN
+        assert row["positives"] + row["negatives"] == known.sum()
+        if row["AP"] is not None:
+            wanted = average_precision_score(stored[known, place] == 1, values[known, place])
+            assert row["AP"] == pytest.approx(wanted)

@@ -11,7 +11,7 @@ from cxrdali.predictions import read
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import settings_of
 from shards.errors import UserError
-from tests.cli.cli import done
+from tests.cli.cli import call, done
 from tests.heard import heard
 
 pytestmark = pytest.mark.slow
@@ -70,3 +70,35 @@ def test_commands_take_such_a_table(run, nih, away, tmp_path):
     done(tmp_path, "evaluate", away, *given, "--thresholds", tmp_path / "t.json", "--out", tmp_path / "m2",
          "--draws", 0, "--allow-same-images")  # fmt: skip
     assert json.loads((tmp_path / "m2.json").read_bytes())["all"]["macro_recall"] is not None
+
+
+def test_a_run_at_home_and_away_end_to_end(run, dataset, nih, tmp_path):
+    """Home's validation fold by the table that the run has, away all of another pack; numbers, table and page."""
+    away = ("--data", dataset.root, "--away", f"chest={nih.root}", "--draws", 20, "--device", "cpu")
+    said = done(tmp_path, "external", "--run", run, *away, "--folds", 2, "--refit", 0.5, "--out", tmp_path / "e").stdout
+    found = json.loads((tmp_path / "e" / "external.json").read_bytes())
+    assert found["home"]["split"] == "val" and found["home"]["images"] == Run.open(run).selection["val_images"]
+    (one,) = found["away"]
+    assert (one["name"], one["images"], one["labels"]) == ("chest", len(nih.catalog), "chestx-ray14")
+    assert [row["finding"] for row in one["findings"]] == COMMON
+    assert f"chest: {one['images']} images" in said and "written: " in said
+    page = (tmp_path / "e" / "external.html").read_text()
+    assert "home, at home and away" in page and "chest" in page and (tmp_path / "e" / "external.csv").exists()
+    done(tmp_path, "external", "--run", run, *away, "--split", "test", "--away-split", "test", "--refit", 0.5, "--out",
+         tmp_path / "t", "--away-labels", "chest=chestx-ray14")  # fmt: skip
+    other = json.loads((tmp_path / "t" / "external.json").read_bytes())
+    assert (other["home"]["split"], other["fitted_on"]["cross_fitted"]) == ("test", False)
+    assert read(tmp_path / "t" / "home.test.parquet").provenance.split == "test"
+
+
+def test_images_that_the_run_trained_on_are_refused_before_they_are_predicted(run, dataset, tmp_path):
+    given = ("--run", run, "--data", dataset.root, "--out", tmp_path / "e")
+    result = call("external", *given, "--away", f"copy={dataset.root}", "--device", "cpu", cwd=tmp_path)
+    assert result.returncode == 1 and "were trained on by home" in result.stderr and "--allow-leak" in result.stderr
+    assert not list((tmp_path / "e").iterdir())
+    for words, said in (
+        (("--away", dataset.root, "--away-labels", "x=y"), "--away-labels x=...: the away packs are pack"),
+        (("--away", dataset.root, "--away-labels", "y"), "'y': give NAME=RELEASE"),
+    ):
+        result = call("external", *given, *words, cwd=tmp_path)
+        assert result.returncode == 2 and said in result.stderr

@@ -15,9 +15,9 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.splits import train_and_validation
 from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.runs import layout
+from cxrdali.runs.between import between_packs
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import as_trained, difference
-from cxrdali.runs.seen import between_packs
 from cxrdali.runs.settings import settings_of
 from cxrdali.train import packs as scoring
 from cxrdali.train.hooks import Hooks
@@ -285,7 +285,7 @@ def test_equal_images_of_two_packs_are_no_training_and_validation_images(dataset
     moved = np.sort([*train_rows[train_rows < 120], *(val_rows[val_rows >= 120])])
     own = val_rows[val_rows < 120]
     count = f"{len(own)} of {len(own)} validation images of a are training images of b"
-    assert between_packs(union, moved, own) == (count,)
+    assert list(between_packs(union, moved, {"validation": own})) == [count]
 
 
 # ---------------------------------------------------------------- other ways to begin
