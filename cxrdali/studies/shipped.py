@@ -5,14 +5,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from cxrdali.runs.layout import RECORD
+from cxrdali.runs.layout import RECORD, STUDY
 from cxrdali.studies.reader import read_study
 from cxrdali.studies.schema import Study
-=======
-from cxrdali.runs.layout import RECORD, STUDY
-from cxrdali.studies.schema import Study, read_study
->>>>>>> tracking
 from shards.errors import UserError
 from shards.storage.files import write_bytes
 from shards.storage.sealed import sealed_json

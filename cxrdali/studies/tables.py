@@ -25,11 +25,6 @@ from cxrdali.studies.ground import FIT, Asked, Base, Ground
 from cxrdali.studies.kept import keep, number, read_weights
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.schema import Ensemble, Predict, Views
-<<<<<<< HEAD
-=======
-from cxrdali.train.hooks import Hooks
-from cxrdali.train.trainer import train
->>>>>>> tracking
 from shards.errors import UserError
 from shards.storage.files import write_bytes
 from shards.storage.sealed import sealed_json
@@ -56,36 +51,6 @@ class Tables:
     def file(self, name: str, split: str) -> Path:
         return self.root / "predictions" / f"{name}.{split}.parquet"
 
-<<<<<<< HEAD
-=======
-    def train(self, name: str) -> Step:
-        settings, about = self.models[name]
-        folder, base = f"runs/{name}", self.ground.of(name)
-        kept = {key: value for key, value in settings.flat(without_before=True).items() if key not in MAY_DIFFER}
-        kept["precision"] = _precision(self.root / folder, settings)
-        # a path is spelled in many ways
-        inside = {(self.root / "runs" / other).resolve(): other for other in self.models}
-        given = {key: kept[key] and inside.get(Path(kept[key]).resolve()) for key in ("init", "oversample_from")}
-        needs = [other for other in given.values() if other]
-        late = [other for other in needs if list(self.models).index(other) >= list(self.models).index(name)]
-        if late:
-            raise UserError(f"{name}: needs {late[0]}, which is not trained before it; choose an earlier model's run")
-        # a run of ours is known by its step, another file by its content
-        for key, other in given.items():
-            kept[key] = other or (kept[key] and content(Path(kept[key])))
-
-        def do() -> None:
-            out = self.root / folder
-            out.parent.mkdir(parents=True, exist_ok=True)
-            train(settings, base.dataset, out, recipe=about, hooks=Hooks(group=self.root.resolve().name))
-
-        known = {**kept, **base.known("train", settings.data.size)}
-        outputs = tuple(f"{folder}/{file}" for file in RUN_FILES)
-        return Step(
-            f"train {name}", outputs, known, tuple(f"train {other}" for other in dict.fromkeys(needs)), do, folder
-        )
-
->>>>>>> tracking
     def predict(self, model: str, split: str, tta: str, name: str, base: Base) -> Step:
         """A run's predictions as the table `name`."""
         settings, _ = self.models[model]
