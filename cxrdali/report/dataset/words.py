@@ -61,7 +61,10 @@ def _description(facts: DatasetFacts) -> list[tuple[str, str]]:
     if counts.get("converted"):
         converted = [f"{mode} {count(number)}" for mode, number in counts["converted"].items()]
         rows.append(("Converted", f"{', '.join(converted)} (images that were not 8-bit gray, baseline and upright)"))
-    return rows
+    known = [
+        f"{name} of {count(number)}" + (f" (from {source})" if source else "") for name, number, source in facts.people
+    ]
+    return [*rows, ("People, images", ", ".join(known) or "nothing is known; attach it with `cxrdali subjects`")]
 
 
 def _options(info: dict) -> list[str]:
