@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli.evaluate import evaluate
+from cli.inspect import inspect
 from cli.subjects import subjects
 from shards.dataset.packed import PackedDataset
 from shards.dataset.people import known_people
@@ -41,6 +42,7 @@ def test_people_are_attached_and_their_groups_scored(copy, tmp_path):
     assert result.exit_code == 0, result.output
     count = len(PackedDataset.open(copy).packed)
     assert "people people: attached" in result.output and f"{count} of {count} images  from people" in result.output
+    assert f"sex of {count} (from people) images" in call(inspect, copy).output
     after = call(evaluate, *asked, "--thresholds", 0.5)
     assert after.exit_code == 0, after.output
     assert "by sex" in after.output and "furthest behind its rest, AUROC" in after.output

@@ -64,7 +64,8 @@ def _description(facts: DatasetFacts) -> list[tuple[str, str]]:
     known = [
         f"{name} of {count(number)}" + (f" (from {source})" if source else "") for name, number, source in facts.people
     ]
-    return [*rows, ("People, images", ", ".join(known) or "nothing is known; attach it with `cxrdali subjects`")]
+    people = f"{', '.join(known)} images" if known else "nothing is known; attach it with `cxrdali subjects`"
+    return [*rows, ("People", people)]
 
 
 def _options(info: dict) -> list[str]:
