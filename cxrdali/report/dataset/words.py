@@ -64,7 +64,7 @@ def _description(facts: DatasetFacts) -> list[tuple[str, str]]:
     known = [
         f"{name} of {count(number)}" + (f" (from {source})" if source else "") for name, number, source in facts.people
     ]
-    people = f"{', '.join(known)} images" if known else "nothing is known; attach it with `cxrdali subjects`"
+    people = f"{', '.join(known)} images" if known else "nothing is known; attach it with cxrdali subjects"
     return [*rows, ("People", people)]
 
 
