@@ -143,8 +143,9 @@ class Planner:
             if not here and first not in others and not members(self.ground.runs, first):
                 hint = choices(name, self.made.bases, "there are")
                 raise self.study.source.error(at, f"no table {name!r} before this; {hint}")
-            if not here and name not in others[: len(self.study.ensembles)] and first == name:
-                here = [each for each in self.runs([name], at)[0] if each in self.made.bases]
+            if not here and first not in others[: len(self.study.ensembles)]:
+                named = [f"{run}{name.removeprefix(first)}" for run in self.runs([first], at)[0]]
+                here = [each for each in named if each in self.made.bases]
             found += here
             missing += [] if here else [name]
         return list(dict.fromkeys(found)), missing

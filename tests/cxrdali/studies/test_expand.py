@@ -82,6 +82,30 @@ def test_names_stand_for_grids_cells_and_groups(plan):
     assert step.settings["members"] == predicted
 
 
+def test_settings_of_a_grid_s_name_are_of_all_its_runs(plan):
+    text = "[runs.a]\nstage = 1\ngrid.seed = [0, 1]\n[runs.b]\nstage = 1\n"
+    found = plan(text, overrides={"a": {"lr": 5e-4}, "a-seed1": {"epochs": 3}})
+    assert {name: (each.optimizer.lr, each.optimizer.epochs) for name, (each, _) in found.models.items()} == {
+        "a-seed0": (5e-4, 2), "a-seed1": (5e-4, 3), "b": (1e-3, 2),
+    }  # fmt: skip
+    with pytest.raises(UserError, match="c.lr: c is not among the models"):
+        plan(text, overrides={"c": {"lr": 5e-4}})
+
+
+def test_tables_of_a_grid_are_compared_by_cell_and_seed(plan):
+    text = "[runs.a]\nstage = 1\ngrid = { lr = [1e-3, 1e-2], seed = [0, 1] }\n[[predict]]\nname = '{run}+tta'\n"
+    text += "tta = 'hflip'\nsplits = 'test'\n[[ensembles]]\nname = 'e'\nmembers = 'a+tta'\n"
+    compare = "[[comparisons]]\nname = 'seeds'\nby = 'seed'\ntables = 'a+tta'\n"
+    (step,) = [step for step in plan(text + compare).steps if step.name.startswith("compare")]
+    assert step.name == "compare seeds.test"
+    assert step.settings["cells"] == {
+        f"a-lr{lr}+tta": {f"seed {seed} fold 0": f"a-lr{lr}-seed{seed}+tta" for seed in (0, 1)}
+        for lr in ("1e-3", "1e-2")
+    }
+    with pytest.raises(UserError, match=r"line \d+: e is no table of a run, so it has no seed"):
+        plan(text + compare.replace("'a+tta'", "'e'"))
+
+
 @pytest.mark.parametrize("weights", ["map", "fitted", "greedy"])
 def test_weights_are_found_on_validation_and_kept(plan, weights):
     text = "[runs.a]\nstage = 1\ngrid.seed = [0, 1]\n[[predict]]\n"
