@@ -222,7 +222,11 @@ class Planner:
             sides = []
             for key in ("higher", "than"):
                 at, name = ("claims", number, key), getattr(claim, key)
-                sides.append([name] if name in self.made.bases else self.runs([name], at)[0])
+                there, _ = self.tables([name], at)
+                sides.append(there or self.runs([name], at)[0])
+                for each in sides[-1]:
+                    with self.study.source.at(("claims", number)):
+                        self.results.scored(each, claim.split)
             if not all(sides):
                 self.notes.append(f"not checked: {claim.higher} against {claim.than}; one of them is not trained")
             elif len(sides[0]) != len(sides[1]):

@@ -106,6 +106,24 @@ def test_tables_of_a_grid_are_compared_by_cell_and_seed(plan):
         plan(text + compare.replace("'a+tta'", "'e'"))
 
 
+def test_claims_are_of_tables_or_of_runs_own_validation(plan):
+    text = "[runs.a]\nstage = 1\ngrid.seed = [0, 1]\n[runs.b]\nlike = 'a'\nloss = 'asl'\ngrid.seed = [0, 1]\n"
+    claim = "[[claims]]\nhigher = 'b'\nthan = 'a'\nprinted = [0.3, 0.2]\n"
+    (step,) = [step for step in plan(text + claim).steps if step.name == "claims"]
+    assert set(step.needs) == {f"train {run}-seed{seed}" for run in "ab" for seed in (0, 1)}
+    predicted = text + "[[predict]]\nsplits = ['val', 'test']\n[[ensembles]]\nname = 'e'\nmembers = 'a'\n"
+    for given, needs in (
+        (claim, ["predict b-seed0 val", "predict b-seed1 val", "predict a-seed0 val", "predict a-seed1 val"]),
+        (claim.replace("'b'", "'e'").replace("'a'", "'a-seed1'"), ["e val", "predict a-seed1 val"]),
+    ):
+        (step,) = [step for step in plan(predicted + given).steps if step.name == "claims"]
+        assert list(step.needs) == needs
+    with pytest.raises(UserError, match=r"line \d+: b-seed0 has no table of dev; predict it on that split too"):
+        plan(predicted + claim + "split = 'dev'\n")
+    with pytest.raises(UserError, match=r"line \d+: b stands for 2 runs, a-seed0 for 1; name as many"):
+        plan(text + claim.replace("'a'", "'a-seed0'"))
+
+
 @pytest.mark.parametrize("weights", ["map", "fitted", "greedy"])
 def test_weights_are_found_on_validation_and_kept(plan, weights):
     text = "[runs.a]\nstage = 1\ngrid.seed = [0, 1]\n[[predict]]\n"
