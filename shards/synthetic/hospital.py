@@ -16,7 +16,7 @@ from shards.synthetic.scanner import Scanner
 from shards.words import choices
 
 MIMIC, NIH, OWN = LAYOUTS = ("mimic-cxr-jpg", "chestx-ray14", "own")
-YOUNGEST, OLDEST = 18, 95  # years, on the day of a subject's first study
+YOUNGEST, OLDEST = 18, 89  # years, on the day of a subject's first study; MIMIC-IV hides who is older
 
 
 @dataclass(frozen=True)
