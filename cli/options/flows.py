@@ -1,29 +1,37 @@
-"""What `cxrdali paper` and `cxrdali loss-design` share: options, the plan as a table, doing it."""
+"""What `cxrdali study`, `cxrdali paper` and `cxrdali loss-design` share: options, the plan as a table, doing it."""
 
 import functools
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.demo import claim, synthetic_pack
-from cli.options import folders
+from cli.options import folders, jobs
 from cli.options.fields import Choice, field_options, filled
 from cli.options.folders import FOLDER
+from cli.options.imports import quick_imports
 from cli.options.scores import aligned
 from cli.options.training import end, file_option
-from cxrdali.studies.options import FlowOptions
-from shards.words import counted
+from cxrdali.studies.options import StudyOptions
+from shards.words import choices, counted
 
 SCALES = ("full", "demo")
 DEMO_STUDIES, DEMO_DRAWS = 1200, 100
+template_option = click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    metavar="SPLIT=CSV",
+    help="The challenge's sample submission for dev or test.  [default: a form of the labels' own]",
+)
 
 
 def study_options(command: str, model: str) -> Callable:
-    """The options of both; model: for the help's example."""
+    """The options of all; model: for the help's example."""
     options = (
         folders.data_option,
         click.option(
@@ -47,43 +55,55 @@ def study_options(command: str, model: str) -> Callable:
             multiple=True,
             metavar="[MODEL.]NAME=VALUE",
             help=f"Override a setting of all models or of one: --set epochs=10 --set {model}.micro_batch=24. "
-            f"`cxrdali recipes {model}` lists the names.",
+            "`cxrdali recipes model7` lists the names.",
         ),
-        field_options(FlowOptions, "labels", "draws"),
+        field_options(StudyOptions, "labels", "draws"),
+        click.option("--only", metavar="PATTERN", help="Steps or runs alone that are called so, and what they need."),
+        jobs.options,
+        click.option("--new-data", is_flag=True, help="Redo everything if the dataset is another one than before."),
         click.option("--dry-run", is_flag=True, help="Show the plan and measure a few steps per size; train nothing."),
     )
     return lambda function: functools.reduce(lambda made, option: option(made), reversed(options), function)
 
 
-def prepare(command: str, kind: type, demo_file: Path, given: Mapping[str, Any], **own: Any):
-    """Where a study works, its dataset, the recipes that are known, and its options.
+def do(command: str | None, name: str, given: Mapping[str, Any], full: Callable = lambda name, known: name) -> None:
+    """Do a study of the package, or a file.
 
     Args:
-        command: The study's name.
-        kind: Its options.
-        demo_file: Its recipes for --scale demo.
+        command: Whose folder it is by default; the file's name.
+        name: Of the file, or of one of the package.
         given: The options of `study_options`.
-        own: Fields of `kind` that are the study's own.
+        full: The name of a model that was given in short.
     """
-    from cxrdali.runs import recipes
+    with quick_imports():
+        from cxrdali.runs import recipes
+        from cxrdali.studies.expand import expand, recipe_file, spelled_out
+        from cxrdali.studies.plan import make_plan
+        from cxrdali.studies.shipped import open_study
 
-    demo = given["scale"] == "demo"
+    study, demo = open_study(name), given["scale"] == "demo"
+    command = command or study.source.path.stem
     out = folder_of(command, given["out"], given["data"], demo)
-    known = recipes.load(given["file"] or (demo_file if demo else None))
+    known = recipes.load(given["file"] or recipe_file(study, demo))
+    every = expand(spelled_out(study, demo), known, many=bool(given.get("many")))
+    models = given["models"] and tuple(dict.fromkeys(full(each, every) for each in given["models"]))
     options = filled(
-        kind,
-        {"draws": DEMO_DRAWS if demo else None} | {name: value for name, value in given.items() if value is not None},
-        overrides=overrides(given["settings"], known),
-        title=kind.title + (", demo" if demo else ""),
+        StudyOptions,
+        {"draws": DEMO_DRAWS if demo else None}
+        | {key: value for key, value in given.items() if value is not None and key not in ("models", "templates")},
+        models=models if given["models"] is not None else None,
+        templates=_templates(given.get("templates", ())),
+        overrides=overrides(given["settings"], every, [table.name for table in study.runs]),
+        title=study.title + (", demo" if demo else ""),
         synthetic=demo,
-        **own,
     )
-    sizes = demo_sizes(demo_file, known, options) if demo else None
-    return out, open_dataset(command, out, given["data"], sizes), known, options
+    sizes = demo_sizes(study, known, options) if demo else None
+    plan = make_plan(out, open_packs(command, out, study, given["data"], sizes), study, known, options)
+    carry_out(out, plan, given)
 
 
-def overrides(given: tuple[str, ...], known: Mapping) -> dict[str, dict[str, object]]:
-    """Settings by model ("" for all), read as TOML values, or as text where they are none."""
+def overrides(given: tuple[str, ...], known: Mapping, tables: Sequence[str] = ()) -> dict[str, dict[str, object]]:
+    """Settings by model ("" for all), read as TOML values, or as text where they are none; tables: of a grid each."""
     from cxrdali.runs import recipes
     from cxrdali.runs.settings import assigned, names
     from shards.errors import UserError
@@ -95,7 +115,7 @@ def overrides(given: tuple[str, ...], known: Mapping) -> dict[str, dict[str, obj
         if not equals or (dot and not first):
             raise click.UsageError(f"--set {text!r}: write NAME=VALUE or MODEL.NAME=VALUE")
         model, name = (first, rest) if dot and first not in names().groups else ("", key.strip())
-        if model:
+        if model and model not in tables:
             recipes.find(known, model, f"--set {text}: ")
         flat, parsed = assigned(f"{name}={value}", f"--set {text}")
         if flat == "init":
@@ -104,22 +124,25 @@ def overrides(given: tuple[str, ...], known: Mapping) -> dict[str, dict[str, obj
     return found
 
 
-def demo_sizes(file: Path, known: Mapping, options) -> list[int]:
+def demo_sizes(study, known: Mapping, options) -> list[int]:
     """Those of every demo recipe, whichever are trained: the data must be the same next time. And larger ones.
 
-    file: the demo's recipes; options: the study's.
+    known: recipes by name; options: the study's.
     """
     from cxrdali.runs import recipes
+    from cxrdali.studies.expand import chosen, expand, recipe_file, spelled_out
 
-    given = options.overrides
-    stored = {recipe.settings["size"] for recipe in recipes.read(file).values()}
-    for name in recipes.in_order(known, [recipes.find(known, name).name for name in options.models]):
-        size = known[name].resolve(Path(), {**given.get("", {}), **given.get(name, {})})[0].data.size
-        stored |= {size} if size > max(stored) else set()
+    file, given, whole = recipe_file(study, True), options.overrides, spelled_out(study, True)
+    stored = {recipe.settings["size"] for recipe in recipes.read(file).values()} if study.recipes.demo else set()
+    runs = expand(whole, known, many=True)
+    every = {name: run.recipe for name, run in runs.items()}
+    for name in recipes.in_order(every, chosen(whole, runs, options.models)):
+        settings = every[name].resolve(Path(), {**given.get("", {}), **given.get(name, {})})[0]
+        stored |= {settings.data.size} if settings.data.size > max(stored, default=0) else set()
     return sorted(stored)
 
 
-def folder_of(command: str, out: Path | None, data: tuple[Path, ...], demo: bool) -> Path:
+def folder_of(command: str, out: Path | None, data: object, demo: bool) -> Path:
     """Where a command works: --out, or a folder of its name."""
     if demo and data:
         raise click.UsageError("--scale demo makes its own data; leave --data out, or use --scale full")
@@ -129,47 +152,84 @@ def folder_of(command: str, out: Path | None, data: tuple[Path, ...], demo: bool
     return out
 
 
-def open_dataset(command: str, out: Path, data: tuple[Path, ...], demo: list[int] | None):
-    """The packed dataset at --data; or with `demo`, sides in pixels, a synthetic release packed in the folder."""
-    from shards.storage.files import only_one
+def open_packs(command: str, out: Path, study, data, demo: list[int] | None) -> dict:
+    """Packed datasets by name; or with `demo`, sides in pixels, a synthetic release packed in the folder."""
+    from shards.storage.files import one_by_one
 
-    if demo is None:
-        return folders.open_packed(data)
-    claim(out, f".cxrdali-{command}-demo")
-    with only_one(out / ".lock", "working in it"):
-        return synthetic_pack(out, DEMO_STUDIES, demo)
+    if demo is not None:
+        claim(out, f".cxrdali-{command}-demo")
+        with one_by_one(out / ".packing.lock"):
+            return {"": synthetic_pack(out, DEMO_STUDIES, demo)}
+    given = folders.open_packs(data) if data or not study.packs else {}
+    unknown = [name for name in given if study.packs and name not in study.packs]
+    if unknown:
+        known = choices(unknown[0], study.packs, "the study has")
+        raise click.UsageError(f"--data {given[unknown[0]].root}: no pack {unknown[0]!r}; {known}, as NAME=PATH")
+    named = {name: path for name, path in study.packs.items() if name not in given}
+    return {**_opened(study.source.path.parent, named), **given} if named else given
 
 
-def carry_out(out: Path, plan, dry_run: bool, dataset, begin=lambda: None) -> None:
-    """Do what the plan asks for, or show it. begin: called when nothing keeps the steps from being done."""
+def _opened(folder: Path, packs: Mapping[str, str]) -> dict:
+    """Packs of a study's file by name, which may lie beside it."""
+    from shards.storage.places import storage_of
+    from shards.storage.remote import place
+
+    here = {name: storage_of(place(path)).local for name, path in packs.items()}
+    return {name: folders.open_packed((folder / path if here[name] else place(path),)) for name, path in packs.items()}
+
+
+def _templates(given: tuple[str, ...]) -> dict[str, Path]:
+    found = {}
+    for text in given:
+        split, equals, path = text.partition("=")
+        if not equals or split not in ("dev", "test"):
+            raise click.UsageError(f"--template {text!r}: write test=FILE or dev=FILE")
+        found[split] = Path(path)
+    return found
+
+
+def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
+    """Do what the plan asks for, or show it. given: the options of `study_options`."""
     from cxrdali.runs.steps import Book
+    from cxrdali.studies.shipped import write_record
+    from cxrdali.studies.work import Part, changed_data, only, work
     from cxrdali.train.stopping import Stopped
     from shards.errors import UserError
-    from shards.storage.files import only_one
 
     started, book = time.perf_counter(), Book(out)
-    if dry_run:
-        _show(plan, book, dataset)
+    steps = only(plan.steps, given["only"]) if given.get("only") else plan.steps
+    if given.get("dry_run"):
+        _show(plan, book, steps)
         return
     for note in plan.notes:
         click.echo(f"note: {note}")
     if plan.problems:
         more = f" (and {len(plan.problems) - 1} more problems: --dry-run)" if len(plan.problems) > 1 else ""
         raise UserError(_as_set(plan.problems[0]) + more)
+    changed = changed_data(book.plan(steps))
+    if changed and not given.get("new_data"):
+        raise UserError(f"{out}: {changed}; give another --out, or --new-data to do everything again")
     out.mkdir(0o700, parents=True, exist_ok=True)
-    with only_one(out / ".lock", "working in it"):
-        try:
-            begin()
-            done = book.run(plan.steps)
-        except Stopped as stop:
-            end(stop)
-        except UserError as error:
-            raise UserError(_as_set(str(error))) from error
+    try:
+        jobs.share_out(given.get("jobs"), given.get("gpus"), given.get("part"))
+        with book.shared(plan.steps):
+            write_record(out, plan.record)
+        done = work(book, steps, plan.steps, Part.read(jobs.part(given.get("part"))))
+    except Stopped as stop:
+        end(stop)
+    if jobs.is_worker():
+        return
+    if done.failed:
+        name, line = next(iter(done.failed.items()))
+        others = f", and {counted(len(done.failed) - 1, 'other step')}" if len(done.failed) > 1 else ""
+        waits = f"; {counted(len(done.blocked), 'step')} that need what failed were not done" if done.blocked else ""
+        raise UserError(f"{out}: {name} failed{others}: {_as_set(line)}{waits}")
     when = (
-        "were done before" if not done else "are done" if done == len(plan.steps) else f"are done, {done} of them now"
-    )
+        "were done before" if not done.done else "are done" if done.done == len(steps)
+        else f"are done, {done.done} of them now"
+    )  # fmt: skip
     took = f"{time.perf_counter() - started:,.0f} s"
-    click.echo(f"\n{out}: all {len(plan.steps)} steps {when}, {took}; open {out / 'report.html'} in a browser")
+    click.echo(f"\n{out}: all {len(steps)} steps {when}, {took}; open {out / 'report.html'} in a browser")
 
 
 def _as_set(text: str) -> str:
@@ -185,40 +245,35 @@ def _as_set(text: str) -> str:
     return text + "".join(f" (here --set {name}=... for --{word})" for word, name in names.items())
 
 
-def _show(plan, book, dataset) -> None:
-    from cxrdali.studies.estimate import epoch_images, measure, predicting_hours, training_hours
-    from cxrdali.train.build import is_cached
+def _show(plan, book, steps) -> None:
+    from cxrdali.report.kit.numbers import storage
+    from cxrdali.studies.estimate import epoch_images, hours, kind, measure
 
-    reasons, rates, rows, total, unmeasured, open_end = book.plan(plan.steps), {}, [], 0.0, [], False
-    for name, (settings, about) in plan.models.items():
+    reasons, rates, rows, total, disk, unmeasured, open_end = book.plan(steps), {}, [], 0.0, 0, [], False
+    reasons = {step.name: reasons.get(step.name) for step in plan.steps}
+    names = {step.name for step in steps}
+    models = {name: each for name, each in plan.models.items() if f"train {name}" in names}
+    for name, (settings, about) in models.items():
         images, final = epoch_images(plan, name)
         chooser = settings.data.oversample_from and Path(settings.data.oversample_from).name
         final = final and not reasons.get(f"train {chooser}")  # its AP will be another one
         left = _epochs_left(settings.optimizer.epochs, book.root / "runs" / name, reasons[f"train {name}"])
-        asked = [each for each in plan.asked if each.model == name and reasons[each.step]]
-        kind = (
-            settings.model.arch,
-            settings.data.size,
-            settings.optimizer.batch,
-            settings.runtime.micro_batch,
-            settings.model.frozen,
-        )
-        if kind not in rates:
+        if kind(settings) not in rates:
             click.echo(f"measuring {settings.model.arch} at {settings.data.size} px ...", err=True)
             try:
-                rates[kind] = measure(settings, dataset, plan.train_rows, len(plan.labels.findings))
+                rates[kind(settings)] = measure(settings, plan.bases[name].dataset)
             except Exception as error:  # a size that is not stored, a full GPU: the plan still shows
                 click.echo(f"{name}: not measured ({(str(error) or repr(error)).splitlines()[0]})", err=True)
-                rates[kind] = None
-        rate = rates[kind]
+                rates[kind(settings)] = None
+        rate = rates[kind(settings)]
         if rate is None:
-            cost = ("-", "-", "-", "-")
+            cost = ("-",) * 5
             unmeasured.append(name)
         else:
-            training = training_hours(rate, images, len(plan.splits["val"]), left, is_cached(settings))
-            predicting = sum(predicting_hours(rate, len(plan.splits[each.split]), each.tta) for each in asked)
-            total += training + predicting
-            cost = (f"{rate.trained:,.1f}", f"{rate.predicted:,.1f}", _hours(training), _hours(predicting))
+            training, predicting = hours(plan, name, rate, left, reasons)
+            total, disk = total + training + predicting, disk + rate.disk
+            cost = (f"{rate.trained:,.1f}", f"{rate.predicted:,.1f}", f"{rate.disk / 1e9:.2g}",
+                    _hours(training), _hours(predicting))  # fmt: skip
         open_end |= not final
         start = about["starts_from"] or ("weights" if settings.model.pretrained else "scratch")
         rows.append((
@@ -226,15 +281,17 @@ def _show(plan, book, dataset) -> None:
             f"{images:,}{'' if final else ' +'}", f"{left} of {settings.optimizer.epochs}", *cost,
         ))  # fmt: skip
     columns = ("model", "state", "starts from", "size", "batch", "images/epoch", "epochs left", "train img/s",
-               "predict img/s", "train h", "predict h")  # fmt: skip
+               "predict img/s", "GB", "train h", "predict h")  # fmt: skip
     click.echo(aligned([columns, *rows], left=range(len(columns))))
     if open_end:
         click.echo("+ and the images that oversampling doubles, known once the model whose AP decides is trained")
-    splits = ", ".join(f"{name} {len(rows):,}" for name, rows in plan.splits.items())
+    first = next(iter(plan.bases.values()))
+    splits = ", ".join(f"{name} {len(rows):,}" for name, rows in first.splits.items())
     without = f" without {', '.join(unmeasured)}" if unmeasured else ""
-    click.echo(f"{counted(len(plan.train_rows), 'image')} to train; predicted: {splits}")
-    click.echo(f"about {_hours(total)} h in all{without}")
-    for line in _grouped([(step.name, reasons[step.name] or "done") for step in plan.steps[len(plan.models) :]]):
+    click.echo(f"{counted(len(first.train_rows), 'image')} to train; predicted: {splits}")
+    click.echo(f"about {_hours(total)} h in all{without}; runs take {storage(disk)} of disk{without}")
+    others = [step.name for step in steps if not step.folder]
+    for line in _grouped([(name, reasons[name] or "done") for name in others]):
         click.echo(f"  {line}")
     for text in plan.notes:
         click.echo(f"note: {text}")

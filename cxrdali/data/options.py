@@ -127,6 +127,7 @@ class DataSettings(FoldOptions):
         _MAP,
         otherwise="the shipped synonyms",
         metavar="TOML",
+        before=None,
     )
     same_patients: str | None = setting(
         None,
@@ -134,6 +135,7 @@ class DataSettings(FoldOptions):
         _SAME,
         otherwise="none",
         metavar="NAMES",
+        before=None,
     )
     sampler: Sampler = choice(
         SAMPLERS,
@@ -149,6 +151,7 @@ class DataSettings(FoldOptions):
         "from A, however many images each has.",
         Legal(lambda value: True, "a mix", read=canonical_mix),
         metavar="size|equal|sqrt|WEIGHTS",
+        before="size",
     )
     exclude: tuple[str, ...] = setting(
         (),

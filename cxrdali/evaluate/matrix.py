@@ -4,7 +4,7 @@ A column, the runs that are judged in one hospital, has the same images, and mAP
 and its labels have in common. So scores compare down a column. They do not along a row: other hospitals have other
 findings, and another prevalence, on which AP depends.
 
-    trained, level, draws, seed
+    trained, level, draws, seed, synthetic
     columns         judged, labels, split, images, patients, unit, findings (by the labels' names), left_out (others of
                     the labels), scored (how many of the findings have an AP)
         cells       trained, own (it is judged where it was trained), mAP and macro_AUROC with the ends of their
@@ -46,6 +46,7 @@ def matrix(cells: Sequence[Cell], options: ExternalOptions) -> dict:
     return {
         "trained": [*dict.fromkeys(cell.trained for cell in cells)],
         **{"level": options.level, "draws": options.draws, "seed": options.seed},
+        "synthetic": any(cell.place.dataset.synthetic for cell in cells),
         "columns": [_column(name, column, options) for name, column in columns.items()],
     }
 

@@ -91,7 +91,10 @@ def ensemble(
             paths[0], allow_same_images, APPLY
         )
         made.append(weights.fitted)
-    pooled = pool(members.values, values)
+    if isinstance(weights, Weights):  # a greedy selection leaves members out
+        pooled = _pooled(members.values, np.array(values), pool)
+    else:
+        pooled = pool(members.values, values)
     by = "" if values is None else f" by weights {', '.join(f'{value:g}' for value in values)}{how}"
     step = STEPS[method].format(names=members.names + by, images=len(pooled))
     kind = Kind.RANK if method == "rank" else Kind.LOGIT
@@ -108,14 +111,16 @@ def weights_by_map(paths: Sequence[Path], dataset: Dataset, labels: Labels, opti
 
 
 def fitted_weights(
-    paths: Sequence[Path], dataset: Dataset, labels: Labels, method: str = "mean", options: FitOptions = DEFAULTS
-) -> FittedWeights:
+    paths: Sequence[Path], dataset: Dataset, labels: Labels, method: str = "mean", options: FitOptions = DEFAULTS,
+    greedy: bool = False,
+) -> FittedWeights:  # fmt: skip
     """Weights under which the members' tables of validation images, pooled by `method`, have a high mAP.
 
     mAP is no smooth function of the weights, so they are searched (ensemble selection with replacement, Caruana et
     al., ICML 2004): from a bag with every member once, the member whose addition makes the highest mAP is added,
-    ADDITIONS times; the weights are the counts of the best bag on the way. Their gain on the images that they were
-    fitted to is partly the fit's own, so it is measured on subjects that were left out, too.
+    ADDITIONS times; the weights are the counts of the best bag on the way. greedy: from an empty bag, as there, so that
+    members may be left out, with a weight of 0. Their gain on the images that they were fitted to is partly the fit's
+    own, so it is measured on subjects that were left out, too.
     """
     pool, folds = _pool(method), options.folds
     members = _validation(paths, options.allow_leak)
@@ -130,18 +135,18 @@ def fitted_weights(
         values, pool = np.stack([ranks(each) for each in values]), _average
     unseen = np.empty(values[0].shape, dtype=np.float32)
     with progress_bar("search for weights", folds + 1, " searches") as bar:
-        weights = _search(values, truth, pool)
+        weights = _search(values, truth, pool, greedy)
         bar.update()
         part = balanced_parts(subjects, folds)
         for number in range(folds):
             seen, held_out = part != number, part == number
-            own = _search(values[:, seen], truth[seen], pool)
-            unseen[held_out] = pool(values[:, held_out], own)
+            own = _search(values[:, seen], truth[seen], pool, greedy)
+            unseen[held_out] = _pooled(values[:, held_out], own, pool)
             bar.update()
     return FittedWeights(
         tuple(weights.tolist()), f"fitted to the mAP of {members.names}", members.runs, members.maps(truth),
         **members.made_from(dataset, labels),
-        fitted_map=_map(truth, pool(values, weights)), cross_fitted_map=_map(truth, unseen),
+        fitted_map=_map(truth, _pooled(values, weights, pool)), cross_fitted_map=_map(truth, unseen),
         equal_map=_map(truth, pool(values, None)),
     )  # fmt: skip
 
@@ -243,18 +248,23 @@ def _aligned(table: Predictions, first: Predictions, path: Path, first_path: Pat
     return table.values[rows][:, columns]
 
 
-def _search(values: np.ndarray, truth: np.ndarray, pool: Callable[..., np.ndarray]) -> np.ndarray:
+def _search(values: np.ndarray, truth: np.ndarray, pool: Callable[..., np.ndarray], greedy: bool) -> np.ndarray:
     """Weights of sum 1, float64 [K], for members [K, n, F] and their targets [n, F]; see `fitted_weights`."""
-    counts = np.ones(len(values))
-    best, reached = counts, _map(truth, pool(values, counts))
+    counts = np.zeros(len(values)) if greedy else np.ones(len(values))
+    best, reached = counts, -np.inf if greedy else _map(truth, pool(values, counts))
     for _ in range(ADDITIONS):
         grown = counts + np.eye(len(values))
-        scores = [_map(truth, pool(values, each)) for each in grown]
+        scores = [_map(truth, _pooled(values, each, pool)) for each in grown]
         chosen = int(np.argmax(scores))
         counts = grown[chosen]
         if scores[chosen] > reached:
             best, reached = counts, scores[chosen]
     return best / best.sum()
+
+
+def _pooled(values: np.ndarray, weights: np.ndarray, pool: Callable[..., np.ndarray]) -> np.ndarray:
+    """Of those members [K, n, F] whose weight is not 0."""
+    return pool(values[weights > 0], weights[weights > 0])
 
 
 def _average(values: np.ndarray, weights: Sequence[float] | None) -> np.ndarray:

@@ -3,17 +3,15 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from cxrdali.runs.layout import LIVE
 from cxrdali.setting import strict_converter
 from shards.errors import UserError
 from shards.storage.files import open_own, read_regular
 
-SECONDS = 3.0  # between two times that it is written
+SECONDS = 3.0  # at least, between two times that it is written
 _LARGEST = 4096  # bytes
 
 
@@ -31,34 +29,28 @@ class Live:
 
 
 class Heartbeat:
-    """Writes `Live` into a run's folder, every SECONDS at most; the file goes when `with` ends, and stays after a kill.
-    Where it cannot be written, nothing is. out None: for processes that write nothing."""
+    """`Live` in a run's folder, until `close`; a kill leaves it there. Where it cannot be written, nothing is."""
 
-    def __init__(self, out: Path | None):
-        self._path, self._next = out and out / LIVE, 0.0
-        self._aside = self._path and self._path.with_suffix(".new")
+    def __init__(self, out: Path):
+        self._path, self._aside, self._next = out / LIVE, (out / LIVE).with_suffix(".new"), 0.0
 
-    def __enter__(self) -> "Heartbeat":
-        return self
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._next
 
-    def __exit__(self, *error: Any) -> None:
-        self.end()
-
-    def end(self) -> None:
-        """Remove the file, also one that a killed start left."""
-        for path in (self._path, self._aside) if self._path else ():
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-    def beat(self, now: Callable[[], Live]) -> None:
+    def beat(self, now: Live) -> None:
         """Not synced to the medium: a lost one is no loss, and a sync would be waited for."""
-        if self._path is None or time.monotonic() < self._next:
-            return
         self._next = time.monotonic() + SECONDS
         with contextlib.suppress(OSError, UserError):
             with open_own(self._aside, "w") as file:
-                json.dump(asdict(now()), file)
+                json.dump(asdict(now), file)
             self._aside.replace(self._path)
+
+    def close(self) -> None:
+        """Remove the file, also one that a killed start left."""
+        with contextlib.suppress(OSError):
+            self._aside.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
 
 
 def read_live(run: Path) -> Live | None:

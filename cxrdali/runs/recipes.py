@@ -166,21 +166,28 @@ def _read(path: Path) -> dict[str, Recipe]:
 
 
 def _layer(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table, or groups of settings, by flat name. Raises UserError for an unknown name or a value of another type."""
-    found = {}
     try:
-        for name, value in _dotted(table):
-            if name in WORDS:
-                found[name] = read_value(name, value, str)
-                if not found[name].isprintable():  # a terminal would obey it
-                    raise UserError(f"{name} = {value!r} holds what cannot be printed; write plain text")
-                continue
-            if name.endswith("init"):  # of a recipe it is the run of another one
-                raise UserError(f"unknown setting {name!r}; a recipe starts from another one, with starts_from")
-            flat = names().flat_name(name, WORDS)
-            found[flat] = names().read(flat, value)
+        return flat_settings(table)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def flat_settings(table: Mapping[str, Any], others: tuple[str, ...] = WORDS) -> dict[str, Any]:
+    """A table, or groups of settings, by flat name; others: keys that may stand beside them.
+
+    Raises UserError for an unknown name or a value of another type.
+    """
+    found = {}
+    for name, value in _dotted(table):
+        if name in WORDS:
+            found[name] = read_value(name, value, str)
+            if not found[name].isprintable():  # a terminal would obey it
+                raise UserError(f"{name} = {value!r} holds what cannot be printed; write plain text")
+            continue
+        if name.endswith("init"):  # of a recipe it is the run of another one
+            raise UserError(f"unknown setting {name!r}; a recipe starts from another one, with starts_from")
+        flat = names().flat_name(name, others)
+        found[flat] = names().read(flat, value)
     return found
 
 
@@ -198,7 +205,13 @@ def _recipe(path: Path, name: str, every: Mapping[str, Any], table: Mapping[str,
     words = {key: {**every, **own}[key] for key in WORDS if key in every or key in own}
     layers = [{key: value for key, value in layer.items() if key not in WORDS} for layer in (every, own)]
     try:
-        settings_of(*layers, init=words.get("starts_from"))
+        return of_layers(name, layers, words.get("starts_from"), words.get("about", ""))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    return Recipe(name, flatten(names().grouped(*layers)), words.get("starts_from"), words.get("about", ""))
+
+
+def of_layers(name: str, layers: Iterable[Mapping[str, Any]], starts_from: str | None, about: str = "") -> Recipe:
+    """A recipe of settings by flat name, later ones over earlier ones. Raises UserError if they do not go together."""
+    given = list(layers)
+    settings_of(*given, init=starts_from)
+    return Recipe(name, flatten(names().grouped(*given)), starts_from, about)

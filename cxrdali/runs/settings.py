@@ -59,6 +59,7 @@ class OptimizerSettings:
         "Of several packs, the one on whose validation images that metric chooses.",
         otherwise="the mean over packs",
         metavar="NAME",
+        before=None,
     )
 
     def __post_init__(self):

@@ -4,19 +4,32 @@ A step's record is written after its results are complete, so a killed step simp
 names the version of every step that it used: when a step is made again, all steps that depend on it are made again too.
 """
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import shutil
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxrdali.runs import same_data
 from cxrdali.runs.layout import REPLACED
 from shards.errors import UserError
-from shards.storage.files import check_inside, json_bytes, only_one, remove_parts, sha256_file, write_bytes
+from shards.storage.files import (
+    check_inside,
+    json_bytes,
+    lock,
+    only_one,
+    open_own,
+    remove_parts,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+)
 from shards.storage.sealed import check_kinds, maybe, read_json, sealed_json
 
 log = logging.getLogger(__name__)
@@ -24,7 +37,9 @@ log = logging.getLogger(__name__)
 RECORDS = ".steps"
 _BEGUN = {"settings": dict, "needs": {str: maybe(str)}}
 _MADE = {"made": str, "outputs": {str: {"bytes": int, "mtime_ns": int, "sha256": str}}, "seconds": float}
-KINDS = {"begun": _BEGUN, "made": _BEGUN | _MADE}  # of a record
+_FAILED = {"line": str, "when": float}
+KINDS = {"begun": _BEGUN, "made": _BEGUN | _MADE, "failed": _FAILED, "worker": {"who": str}}  # of a record
+PLAN = "plan.json"
 CONTINUES, TAKEN = "continues", "takes over the run that is there"
 
 
@@ -95,9 +110,7 @@ class Book:
     def run(self, steps: Sequence[Step]) -> int:
         """Do what is to be done, in order; returns how many steps that were. UserError if a link is in the way."""
         done = 0
-        names = sorted({RECORDS, *(name for step in steps for name in step.outputs)})
-        check_inside(self.root, *(self.root / name for name in names))
-        self._sweep(steps)
+        self.prepare(steps)
         for number, step in enumerate(steps, 1):
             reason = self.reason(step)
             if reason:
@@ -105,6 +118,63 @@ class Book:
                 self.make(step)
                 done += 1
         return done
+
+    def prepare(self, steps: Sequence[Step]) -> None:
+        """Look for links in the way (UserError), and remove what killed writers left."""
+        names = sorted({RECORDS, *(name for step in steps for name in step.outputs)})
+        check_inside(self.root, *(self.root / name for name in names))
+        self._sweep(steps)
+
+    @contextlib.contextmanager
+    def shared(self, steps: Sequence[Step]) -> Iterator[None]:
+        """Work in the folder beside others that do the same steps, from the same data with the same settings.
+
+        Raises UserError if another process works in it that does others.
+        """
+        here, plan = self.root / ".lock", self.root / RECORDS / PLAN
+        ours = sha256_bytes(
+            json_bytes([[step.name, _plain(step.settings), step.needs, step.outputs] for step in steps])
+        )
+        with contextlib.suppress(UserError), only_one(here, "working in it"):
+            self.prepare(steps)  # alone: what is to be done is ours to say
+            (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
+            write_bytes(plan, sealed_json({"plan": ours}))
+        with only_one(here, "working in it", shared=True):
+            if read_json(plan)["plan"] != ours:
+                raise UserError(f"{self.root}: another process does other steps in it; wait for it or stop it")
+            yield
+
+    @contextlib.contextmanager
+    def claimed(self, step: Step) -> Iterator[str | None]:
+        """Have a step to oneself among the workers; or who has it.
+
+        A dead worker's lock is dropped by the kernel (of another machine, by its file server). The note of who works
+        is a new file each time: an NFS client looks again at a folder that it has changed itself, and so sees
+        what other machines have just written there.
+        """
+        note = self._path(step.name, "worker")
+        with open_own(self._path(step.name, "lock"), "r+b", os.O_CREAT) as file:
+            try:
+                lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield (self._read(step.name, "worker") or {"who": "another process"})["who"]
+                return
+            if left := self._read(step.name, "worker"):
+                log.info(f"{step.name}: {left['who']} left it; it is taken over")
+            write_bytes(note, sealed_json({"who": f"process {os.getpid()} on {socket.gethostname()}"}))
+            try:
+                yield None
+            finally:
+                note.unlink(missing_ok=True)
+
+    def failure(self, step: Step, since: float) -> str | None:
+        """What a try to do the step ended with, after a time (seconds since the epoch)."""
+        record = self._read(step.name, "failed")
+        return record["line"] if record and record["when"] >= since else None
+
+    def fail(self, step: Step, line: str) -> None:
+        """Record that it failed."""
+        write_bytes(self._path(step.name, "failed"), sealed_json({"line": line, "when": time.time()}))
 
     def make(self, step: Step) -> None:
         """Do a step and record it."""
@@ -122,7 +192,8 @@ class Book:
         # not a hash of the results: made again to the same bytes is made again too
         made = {**self._start(step), "made": os.urandom(8).hex(), "outputs": outputs, "seconds": round(seconds, 2)}
         write_bytes(self._path(step.name), sealed_json(made))
-        self._path(step.name, "begun").unlink(missing_ok=True)
+        for kind in ("begun", "failed"):
+            self._path(step.name, kind).unlink(missing_ok=True)
 
     def _start(self, step: Step) -> dict:
         return {"settings": _plain(step.settings), "needs": self._makings(step)}

@@ -4,6 +4,7 @@ import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxrdali.runs.listing import is_run
 from cxrdali.runs.live import Live, read_live
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import Run
@@ -32,20 +33,22 @@ class Watched:
         """Images per second of this epoch, else of the last one."""
         if self.live and self.live.train_seconds:
             return self.live.position / self.live.train_seconds
-        return self.last and self.last["images_per_second"]
+        return self.last["images_per_second"] if self.last else None
 
     @property
     def waiting(self) -> float | None:
         """Which share of that training time waited for data, 0 to 1."""
         if self.live and self.live.train_seconds:
             return self.live.wait_seconds / self.live.train_seconds
-        return self.last and self.last["wait_seconds"] / self.last["train_seconds"]
+        return self.last["wait_seconds"] / self.last["train_seconds"] if self.last else None
 
 
 def watched(path: Path) -> Watched:
     """A run's folder as it is now."""
+    held = is_held(path / ".lock")  # first: a run that ends meanwhile counts as running, not as killed
+    if held and not is_run(path):
+        return Watched(path.name, BUSY)
     try:
-        held = is_held(path / ".lock")  # first: a run that ends meanwhile counts as running, not as killed
         run, live = Run.open(path), read_live(path)
         progress, metrics = run.progress, run.metrics
     except UserError as error:

@@ -1,109 +1,78 @@
-"""How long the models would train here: a few real steps per size, and arithmetic."""
+"""How long the runs of a study would take here, and their size: a few real steps per kind of run, and arithmetic."""
 
-import time
-from dataclasses import dataclass, replace
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from cxrdali.data.augment import options_of
-from cxrdali.data.loader import Loader
 from cxrdali.data.targets import targets
-from cxrdali.models.classifier import create
-from cxrdali.models.loss import LOSSES
-from cxrdali.models.loss_module import LossModule
 from cxrdali.models.tta import TTA
 from cxrdali.runs.oversampling import chosen_findings, oversampled
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
-from cxrdali.runtime.options import AUTO
-from cxrdali.studies.flow import Plan
-from cxrdali.train.compiling import Static
-from cxrdali.train.microbatch import BatchShape, largest_micro_batch
-from cxrdali.train.step import Step, adamw, grad_scaler
-from shards.dataset.packed import PackedDataset
+from cxrdali.studies.ground import Plan
+from cxrdali.train import dry_run
+from cxrdali.train.build import is_cached
+from shards.dataset.dataset import Dataset
 from shards.errors import UserError
 
-STEPS, ENOUGH_SECONDS = 10, 8.0
 CPU_IMAGES = 4  # at a time: the rate per image is about that of the whole batch, and the wait a tenth
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Images per second: trained (one step of the optimizer on a batch from the loader), predicted (one pass)."""
+    """Images per second: trained (one step of the optimizer on a batch from the loader), predicted (one pass).
+
+    disk, memory: bytes of the run's folder, and of the GPU or the process at the peak.
+    """
 
     trained: float
     predicted: float
+    disk: int = 0
+    memory: int = 0
 
 
-def measure(settings: TrainSettings, dataset: PackedDataset, rows: np.ndarray, num_findings: int) -> Rate:
-    """Train and predict a few batches with new weights; nothing is kept. A slow step ends the measurement early.
+def measure(settings: TrainSettings, dataset: Dataset) -> Rate:
+    """Train and predict a few batches with new weights; nothing is kept.
 
-    A frozen backbone costs its forward pass, in training too.
+    A frozen backbone costs its forward pass, in training too. Raises UserError for what `train` refuses.
     """
-    hardware = Hardware.resolve(settings.runtime.device, settings.runtime.precision)
-    hardware.begin()
-    on_gpu = hardware.device != "cpu"
-    model = create(settings.model_options(), num_findings)
-    model.to(hardware.device).train()
-    # all losses cost about the same
-    loss = LossModule(LOSSES["bce"](), np.ones(num_findings), np.ones(num_findings)).to(hardware.device)
-    micro_batch = settings.runtime.micro_batch or settings.optimizer.batch
-    if micro_batch == AUTO and on_gpu:
-        shape = BatchShape(settings.optimizer.batch, settings.data.size, num_findings)
-        micro_batch = largest_micro_batch(model, loss, hardware, shape)
-    micro_batch = min(micro_batch if on_gpu else min(CPU_IMAGES, settings.optimizer.batch), len(rows))
-    options = replace(settings.loader_options(hardware.device), batch=micro_batch)
-    forward = Static(model, micro_batch, micro_batch) if settings.runtime.compile is True else model
-    train = Step(forward, loss, adamw(model, settings.optimizer.lr, 0.0), grad_scaler(hardware), hardware)
-    wanted = torch.zeros(micro_batch, num_findings, device=hardware.device)
-    augment = options_of(settings.data.flips, settings.data.cutout, settings.data.augment)
-    loader = Loader(dataset, rows, options, shuffle=True, augment=augment, drop_last=True)
-
-    def step(images: torch.Tensor) -> None:
-        train(images, wanted, 0, micro_batch)
-
-    def look(images: torch.Tensor) -> None:
-        with torch.inference_mode(), hardware.autocast():
-            forward(images)
-
-    trained = None if settings.model.frozen else _rate(loader, step, hardware, STEPS if on_gpu else 1)
-    model.eval()
-    predicted = _rate(loader, look, hardware, STEPS if on_gpu else 1)
-    return Rate(trained or predicted, predicted)
+    on_gpu = Hardware.resolve(settings.runtime.device, settings.runtime.precision).device != "cpu"
+    small = {} if on_gpu else {"batch": min(CPU_IMAGES, settings.optimizer.batch), "micro_batch": None}
+    alone = dict.fromkeys(("init", "oversample_below", "oversample_from"))  # they may not be trained yet
+    plain = settings.changed(**alone, **small, oversample=(), frozen=False, new_head=False, pretrained=False)
+    level = logging.getLogger("cxrdali.train").level
+    logging.getLogger("cxrdali.train").setLevel(logging.WARNING)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            found = dry_run.dry_run(plain, dataset, Path(folder) / "run")
+    finally:
+        logging.getLogger("cxrdali.train").setLevel(level)
+    assert found is not None  # of a new folder
+    predicted = found.val_images * found.epochs / found.validation_seconds
+    trained = plain.optimizer.batch / found.step_seconds
+    return Rate(predicted if settings.model.frozen else trained, predicted, found.disk_bytes, found.memory_bytes)
 
 
-def _rate(loader: Loader, work, hardware: Hardware, warm_up: int) -> float:
-    images, started, batch = 0, 0.0, 0
-    while True:
-        for taken, _ in loader:
-            if batch == warm_up:
-                hardware.synchronize()
-                started = time.perf_counter()
-            work(taken.to(hardware.device, non_blocking=True))
-            batch += 1
-            if batch > warm_up:
-                images += len(taken)
-                if batch - warm_up >= STEPS or time.perf_counter() - started > ENOUGH_SECONDS:
-                    hardware.synchronize()
-                    return images / (time.perf_counter() - started)
+def kind(settings: TrainSettings) -> tuple:
+    """What decides how fast a run goes."""
+    model, runtime = settings.model, settings.runtime
+    return model.arch, settings.data.size, settings.optimizer.batch, runtime.micro_batch, model.frozen
 
 
 def epoch_images(plan: Plan, name: str) -> tuple[int, bool]:
     """Images in an epoch of a model, and whether that is all: what is oversampled by an AP is known only after it."""
-    settings, _ = plan.models[name]
+    settings, base = plan.models[name][0], plan.bases[name]
     if not settings.data.oversample and settings.data.oversample_below is None:
-        return len(plan.train_rows), True
+        return len(base.train_rows), True
     source = settings.data.oversample_from and Path(settings.data.oversample_from)
+    findings = base.labels.findings
     try:
-        chosen, _ = chosen_findings(
-            settings.data.oversample, settings.data.oversample_below, source, plan.labels.findings
-        )
+        chosen, _ = chosen_findings(settings.data.oversample, settings.data.oversample_below, source, findings)
     except UserError:  # the run is not there or not finished
-        return len(plan.train_rows), False
-    rows = oversampled(plan.train_rows, targets(plan.labels, settings.data.uncertain), plan.labels.findings, chosen)
-    return len(rows), True
+        return len(base.train_rows), False
+    return len(oversampled(base.train_rows, targets(base.labels, settings.data.uncertain), findings, chosen)), True
 
 
 def training_hours(rate: Rate, images: int, validated: int, epochs: int, cached: bool = False) -> float:
@@ -119,3 +88,11 @@ def training_hours(rate: Rate, images: int, validated: int, epochs: int, cached:
 def predicting_hours(rate: Rate, images: int, tta: str) -> float:
     """Of predicting `images`, once per pass of `tta`."""
     return len(TTA[tta]) * images / rate.predicted / 3600
+
+
+def hours(plan: Plan, name: str, rate: Rate, epochs: int, to_do: Mapping[str, str | None]) -> tuple[float, float]:
+    """Of training a run for so many epochs, and of its predictions that are to be done."""
+    settings, base = plan.models[name][0], plan.bases[name]
+    training = training_hours(rate, epoch_images(plan, name)[0], len(base.splits["val"]), epochs, is_cached(settings))
+    asked = [each for each in plan.asked if each.model == name and to_do[each.step]]
+    return training, sum(predicting_hours(rate, len(base.splits[each.split]), each.tta) for each in asked)

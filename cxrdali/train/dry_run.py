@@ -29,9 +29,9 @@ WARM_UP = 2  # steps that do not count: they fill caches and make the optimizer'
 @dataclass(frozen=True)
 class DryRun:
     """epochs, steps: those that are left, of `planned` epochs of steps_per_epoch; training_seconds and
-    validation_seconds: of all these; measured: steps, of which each took step_seconds; disk_bytes: of the run's folder,
-    twice as many while it is saved; memory_bytes: at the peak, of the GPU (as torch holds it) or of this process;
-    cached: a frozen backbone's features would be computed once."""
+    validation_seconds: of all these, each of which validates val_images; measured: steps, of which each took
+    step_seconds; disk_bytes: of the run's folder, twice as many while it is saved; memory_bytes: at the peak, of the
+    GPU (as torch holds it) or of this process; cached: a frozen backbone's features would be computed once."""
 
     planned: int
     epochs: int
@@ -41,6 +41,7 @@ class DryRun:
     validation_seconds: float
     measured: int
     step_seconds: float
+    val_images: int
     disk_bytes: int
     memory_bytes: int
     on_gpu: bool
@@ -96,8 +97,8 @@ def _measured(parts: Parts, begun: dict, cached: bool) -> DryRun:
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
     memory = torch.cuda.max_memory_reserved(parts.hardware.device) if on_gpu else resident
     return DryRun(
-        how.epochs, epochs, steps, parts.steps_per_epoch, training, validation, measured, step_seconds, disk, memory,
-        on_gpu, cached,
+        how.epochs, epochs, steps, parts.steps_per_epoch, training, validation, measured, step_seconds,
+        len(data.val_rows), disk, memory, on_gpu, cached,
     )  # fmt: skip
 
 

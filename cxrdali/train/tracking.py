@@ -16,11 +16,10 @@ from cxrdali.train.tracker import REGISTRY, Session, TrackedRun, Tracker
 from shards.errors import UserError
 from shards.storage.files import write_bytes
 from shards.storage.sealed import check_kinds, read_json, sealed_json
-from shards.words import counted
 
 log = logging.getLogger(__name__)
 
-ARTEFACTS = (layout.BEST, layout.VAL_PREDICTIONS, layout.METRICS, layout.FINDINGS, layout.CONFIG)
+FILES = (layout.BEST, layout.VAL_PREDICTIONS, layout.METRICS, layout.FINDINGS, layout.CONFIG)
 
 
 def chosen(settings: TrainSettings) -> list[Tracker]:
@@ -36,49 +35,52 @@ def about(out: Path, settings: TrainSettings, config: dict) -> dict[str, Any]:
 
     config: its config.json.
     """
-    folder = out.resolve()
-    whole = {"folder": str(folder), "command": command_line()} if settings.runtime.track_paths else {}
-    plain = {name: value if whole else _last_name(name, value) for name, value in settings.flat().items()}
-    selection = {name: config["selection"][name] for name in ("train_images", "val_images")}
-    artefacts = [str(folder / name) if whole else name for name in ARTEFACTS]
-    return {**plain, **selection, "dataset": config["dataset"]["id"], "artefacts": artefacts, **whole}
+    folder, whole = out.resolve(), settings.runtime.track_paths
+    told = {name: value if whole else _last_name(name, value) for name, value in settings.flat().items()}
+    told |= {name: config["selection"][name] for name in ("train_images", "val_images")}
+    told |= {"dataset": config["dataset"]["id"], "artefacts": [str(folder / each) if whole else each for each in FILES]}
+    return {**told, "folder": str(folder), "command": command_line()} if whole else told
 
 
 def _last_name(setting: str, value: Any) -> Any:
-    is_path = isinstance(value, str) and (setting in PATHS or value[:1] in "/~" or str(Path.home()) in value)
+    if isinstance(value, list):
+        return [_last_name(setting, each) for each in value]
+    is_path = isinstance(value, str) and (setting in PATHS or value[:1] in ("/", "~") or str(Path.home()) in value)
     return Path(value).name if is_path else value
 
 
 class Tracking:
-    """What trackers are told of a run in `out`, from `with` on to its end.
+    """What trackers are told of the run in `out`: `with tracking.of(state)`, then `send` after every epoch.
 
-    One that fails is not asked again until the training has ended well, or goes on.
+    One that fails is not asked again until the training has ended well, or goes on. told: `about` the run; group: None
+    for the folder above.
     """
 
-    def __init__(self, out: Path, trackers: Sequence[Tracker], state: State, told: dict[str, Any], group: str | None):
-        self.state, self.trackers = state, {each.name: each for each in trackers}
-        self._path, self._record = out / layout.TRACKED, {"id": "", "ended": []}
-        if any(each.by_id for each in trackers):
-            self._record = _read(self._path)
+    def __init__(self, out: Path, trackers: Sequence[Tracker], told: dict[str, Any], group: str | None = None):
         above = out.resolve().parent
-        group = group or (None if above == Path.home() else above.name)  # a home has its user's name
-        self._run = TrackedRun(out, self._record["id"], group, state.epoch, told)
-        self._open: dict[str, tuple[contextlib.AbstractContextManager, Session]] = {}
-        self._failed: dict[str, Exception] = {}
-        self._said: set[str] = set()
+        self._group = group or (None if above == Path.home() else above.name)  # a home has its user's name
+        self._out, self._told, self._trackers = out, told, {each.name: each for each in trackers}
+        self._sessions: dict[str, Session] = {}
+        self._failed: dict[str, str] = {}
+
+    def of(self, state: State) -> "Tracking":
+        """The same, of a run that is about to begin, or to go on from this state."""
+        by_id = any(each.by_id for each in self._trackers.values())
+        self.state, self._record = state, _read(self._out / layout.TRACKED) if by_id else {"id": "", "ended": []}
+        self._run = TrackedRun(self._out, self._record["id"], self._group, state.epoch, self._told)
+        return self
 
     def __enter__(self) -> "Tracking":
-        with contextlib.ExitStack() as unless_all_begin:
-            unless_all_begin.push(self._close)
-            for name in self.trackers:
+        with contextlib.ExitStack() as self._ends:
+            for name in self._trackers:
                 self._begin(name)
             self.send()
-            unless_all_begin.pop_all()
+            self._ends = self._ends.pop_all()
         return self
 
     def send(self) -> None:
         """The finished epochs that a tracker does not have yet."""
-        for name, (_, session) in list(self._open.items()):
+        for name, session in list(self._sessions.items()):
             with self._tolerated(name):
                 for epoch, values in _epochs(self.state, session.sent):
                     session.send(epoch, values)
@@ -86,35 +88,37 @@ class Tracking:
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:
-            for name in list(self._failed):
+            for name in set(self._trackers) - set(self._sessions):
                 self._begin(name)
             self.send()
-        self._close(*error)
-        for name, why in self._failed.items():
-            log.info(f"warning: {name} was not told all of this run ({_line(why)}); the same command tells it the rest")
+        self._ends.__exit__(*error)
+        for name in set(self._trackers) - set(self._sessions):
+            why = f"{name} was not told all of this run ({self._failed[name]})"
+            log.info(f"warning: {why}; the same command tells it the rest")
 
-    def send_rest(self) -> None:
+    def send_rest(self, state: State) -> None:
         """Of a finished run: tell the trackers that do not know of its end."""
-        for name in [*self.trackers]:
-            if not self.trackers[name].by_id or name in self._record["ended"]:
-                del self.trackers[name]
-        if self.trackers:
+        self.of(state)
+        left = {each.name: each for each in self._trackers.values() if each.by_id}
+        self._trackers = {name: each for name, each in left.items() if name not in self._record["ended"]}
+        if self._trackers:
+            log.info(f"tells {' and '.join(self._trackers)} of this finished run")
             with self:
-                log.info(f"tells {' and '.join(self.trackers)} of {counted(self.state.epoch, 'finished epoch')}")
+                pass
 
     def _begin(self, name: str) -> None:
-        following = self.trackers[name].following(self._run)
+        following = self._trackers[name].following(self._run)
         with self._tolerated(name):
-            self._open[name] = following, following.__enter__()
-            self._failed.pop(name, None)
+            self._sessions[name] = session = following.__enter__()
+            self._ends.push(lambda *error: self._end(name, session, following, *error))
 
-    def _close(self, *error: Any) -> None:
-        for name, (following, session) in self._open.items():
-            with self._tolerated(name):
+    def _end(self, name: str, session: Session, following: contextlib.AbstractContextManager, *error: Any) -> None:
+        with self._tolerated(name):
+            if self._sessions.get(name) is session:  # else it failed
                 following.__exit__(*error)
-                if error[0] is None and self.trackers[name].by_id and session.sent == self.state.epoch:
+                if error[0] is None and self._trackers[name].by_id:
                     self._record["ended"].append(name)
-                    write_bytes(self._path, sealed_json(self._record))
+                    write_bytes(self._out / layout.TRACKED, sealed_json(self._record))
 
     @contextlib.contextmanager
     def _tolerated(self, name: str) -> Iterator[None]:
@@ -123,11 +127,11 @@ class Tracking:
         except UserError:
             raise
         except Exception as error:  # each tracker has its own kinds
-            if name not in self._said:
-                log.info(f"warning: {name} cannot be told of this run ({_line(error)}); the training goes on")
-            self._said.add(name)
-            self._failed[name] = error
-            self._open.pop(name, None)
+            words = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            if name not in self._failed:
+                log.info(f"warning: {name} cannot be told of this run ({words}); the training goes on")
+            self._failed[name] = words
+            self._sessions.pop(name, None)
 
 
 def _epochs(state: State, after: int) -> Iterator[tuple[int, dict[str, float]]]:
@@ -154,7 +158,3 @@ def _read(path: Path) -> dict[str, Any]:
         fix = "restore it, or delete it, and trackers begin another run"
         raise UserError(f"{path}: cannot be read ({error}); {fix}") from error
     return record
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -108,11 +108,9 @@ def train(
         settings = settings.resolved(len(data.train_rows))
         config, loaded = identity.describe(settings, data, hardware, ranks, recipe), folder.load_last(out)
         identity.check(out, config, settings, loaded, ranks, data)
-        group, trackers = hooks and hooks.group, trackers if ranks.is_first else []
-        if done := _finished(out, settings, loaded, ranks):
-            if loaded and ranks.is_first:
-                told = about(out, settings, config)
-                Tracking(out, trackers, State.of(loaded), told, group).send_rest()
+        told, group = about(out, settings, config), hooks.group if hooks else None
+        tracking = Tracking(out, trackers if ranks.is_first else [], told, group)
+        if done := _finished(out, settings, loaded, ranks, tracking):
             return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         data.check_scored(settings)
         packs.check_settings(settings, data)
@@ -124,19 +122,12 @@ def train(
         with Signals().listening(ranks) as signals:
             console.describe(parts)
             if ranks.is_first:
-                # not before: a run that could not begin must not stand in the way of other settings
-                found = {"micro_batch": parts.searched, "compile": parts.arranged.measured}
-                identity.record(out, {**config, "settings": parts.settings.as_json(), **found}, loaded)
-                if loaded is None:
-                    data.seen.write(out)
-                    if data.excluded is not None:
-                        data.excluded.write(out)
-                folder.settle(out, loaded, settings)
+                _record(out, parts, config, loaded)
             state = restore(parts, loaded) if loaded else begin(parts)
             if loaded:
                 log.info(f"continues after epoch {state.epoch} and {state.position:,} images of the next")
             trainer = Trainer(parts, state, out, hooks or Hooks(), signals)
-            trainer.run(started, Tracking(out, trackers, state, about(out, parts.settings, config), group))
+            trainer.run(started, tracking)
         console.report_end(parts, state)
         return _summary(out, trainer.progress, {**trainer.seconds, "total": time.perf_counter() - started})
 
@@ -146,19 +137,33 @@ def _alone(out: Path, ranks: Ranks) -> contextlib.AbstractContextManager:
     return only_one(out / ".lock", "training into it") if ranks.is_first else contextlib.nullcontext()
 
 
+def _record(out: Path, parts: Parts, config: dict, loaded: dict | None) -> None:
+    """Not before it can begin: a run that could not must not stand in the way of other settings."""
+    found = {"micro_batch": parts.searched, "compile": parts.arranged.measured}
+    identity.record(out, {**config, "settings": parts.settings.as_json(), **found}, loaded)
+    if loaded is None:
+        parts.data.seen.write(out)
+        if parts.data.excluded is not None:
+            parts.data.excluded.write(out)
+    folder.settle(out, loaded, parts.settings)
+
+
 def _continued(out: Path, loaded: dict) -> Continued:
     compiled = read_config(out).get("compile")
     return Continued(loaded.pop("model"), remembered(out), loaded.get("about", {}), compiled)
 
 
-def _finished(out: Path, settings: TrainSettings, loaded: dict | None, ranks: Ranks) -> Progress | None:
+def _finished(
+    out: Path, settings: TrainSettings, loaded: dict | None, ranks: Ranks, tracking: Tracking
+) -> Progress | None:
     """How a run that has nothing left to do ended, after finishing what a kill left of its files."""
     if loaded is None:  # deleted when all was done: `identity.check` refuses a run that was not
         return Run.open(out).progress if (out / PROGRESS).exists() else None
     progress = folder.progress_of(loaded, settings)
     if progress.finished and ranks.is_first:
         folder.settle(out, loaded, settings)
-        Heartbeat(out).end()
+        Heartbeat(out).close()
+        tracking.send_rest(State.of(loaded))
     return progress if progress.finished else None
 
 
@@ -178,7 +183,7 @@ class Trainer:
         self.settings, self.ranks, self.hardware = parts.settings, parts.ranks, parts.hardware
         self.seconds, self.pace = dict.fromkeys(SPENT, 0.0), console.Pace()
         self.waiting = waiting or waiting_of(parts.hardware.device)
-        self.live = Heartbeat(out if parts.ranks.is_first else None)
+        self.live = Heartbeat(out)
 
     @property
     def progress(self) -> Progress:
@@ -186,8 +191,9 @@ class Trainer:
 
     def run(self, started: float, tracking: Tracking | None = None) -> None:
         """Train until no epoch is left. started: when the set-up began, by time.perf_counter."""
-        full = told_if_full(full_words(self.settings, self.parts.share))
-        with compile_errors(), full, self.live, tracking or contextlib.nullcontext() as told:
+        nothing, full = contextlib.nullcontext(), told_if_full(full_words(self.settings, self.parts.share))
+        beats = contextlib.closing(self.live) if self.ranks.is_first else nothing
+        with compile_errors(), full, beats, tracking.of(self.state) if tracking else nothing as told:
             self.seconds["compiling"] = self.parts.arranged.seconds
             self.seconds["setup"] = time.perf_counter() - started - self.seconds["compiling"]
             while not self.progress.finished:
@@ -330,7 +336,8 @@ class Trainer:
         return Live(state.epoch + 1, state.position, of, state.train_seconds, state.wait_seconds, gpu_bytes)
 
     def _stop_if_asked(self) -> None:
-        self.live.beat(self._now)
+        if self.ranks.is_first and self.live.is_due:
+            self.live.beat(self._now())
         asked = self.hooks.should_stop() if self.hooks.should_stop else None
         if number := self.ranks.vote(asked or self.signals.number):
             self._checked_loss(self.state.epoch, self.state.steps)  # a checkpoint never holds NaN

@@ -14,8 +14,8 @@ def test_a_continued_study_says_that_all_its_steps_are_done(tmp_path, capsys):
 
     def said():
         with click.Context(click.Command("paper")):
-            plan = SimpleNamespace(notes=(), problems=(), steps=tuple(map(step, ("one", "two", "three"))))
-            carry_out(tmp_path, plan, False, None)
+            plan = SimpleNamespace(notes=(), problems=(), steps=tuple(map(step, ("one", "two", "three"))), record={})
+            carry_out(tmp_path, plan, {})
         return capsys.readouterr().out
 
     assert ": all 3 steps are done, " in said()

@@ -21,8 +21,8 @@ def folder(tmp_path_factory):
     ("arguments", "code", "message"),
     [
         (["--models", "ld-x"], 1, "no recipe 'ld-x'; there are model0"),
-        (["--models", ","], 1, "no model: give --models, for example ld-bce,ld-ldam-drw"),
-        (["--tta", "vflip"], 1, "tta 'vflip': did you mean hflip or flips? choose from hflip, flips, light, medium"),
+        (["--models", ","], 1, "no model: give --models, names with commas between them, or leave it out"),
+        (["--tta", "vflip"], 1, "tta 'vflip': did you mean hflip or flips? choose one of none, hflip, flips, light"),
         (["--calibration", "beta"], 2, "'beta': choose one of temperature, per-finding-temperature, platt"),
         (["--thresholds", "precision=2"], 1, "strategy 'precision=2': precision= takes a number above 0, at most 1"),
         (["--draws", "-1"], 1, "draws -1: 0 or more"),

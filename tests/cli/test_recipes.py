@@ -7,7 +7,8 @@ import pytest
 
 from cli.options.flows import demo_sizes
 from cxrdali.runs import recipes
-from cxrdali.studies.stage_training import PaperOptions
+from cxrdali.studies.options import StudyOptions
+from cxrdali.studies.shipped import open_study
 from tests.cli.cli import call
 from tests.cxrdali.studies.test_paper import TINY
 
@@ -159,10 +160,10 @@ def test_what_is_wrong_is_one_line(folder, pack_folder, arguments, code, message
 
 
 def test_the_demo_s_data_is_the_same_whichever_models_are_trained():
-    file, known = recipes.DEMO, recipes.load(recipes.DEMO)
-    assert demo_sizes(file, known, PaperOptions()) == demo_sizes(file, known, PaperOptions(models=("model1",)))
-    larger = PaperOptions(models=("model1",), overrides={"": {"size": 80}, "model1": {"size": 160}})
-    assert demo_sizes(file, known, larger) == [64, 96, 112, 128, 160]
+    study, known = open_study("stage-training"), recipes.load(recipes.DEMO)
+    assert demo_sizes(study, known, StudyOptions()) == demo_sizes(study, known, StudyOptions(models=("model1",)))
+    larger = StudyOptions(models=("model1",), overrides={"": {"size": 80}, "model1": {"size": 160}})
+    assert demo_sizes(study, known, larger) == [64, 96, 112, 128, 160]
 
 
 def test_a_dry_run_measures_and_writes_nothing(folder, pack_folder):

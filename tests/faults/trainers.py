@@ -40,7 +40,7 @@ MOMENTS = [
 # Children are forked from a process that has all of this imported and trains nothing itself.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(
-    ["tests.faults.trainers", "torch.utils.tensorboard", "cli.train", "cli.paper", "cxrdali.studies.stage_training"]
+    ["tests.faults.trainers", "torch.utils.tensorboard", "cli.train", "cli.paper", "cxrdali.studies.plan"]
 )
 
 

@@ -16,7 +16,7 @@ TITLES = {  # of a measure, and how it is written
     "AP": ("AP", "interval"), "AP_reweighted": ("AP at home's prevalence", "interval"), "AUROC": ("AUROC", "interval"),
     "prevalence": ("Prevalence", "interval"), "recall": ("Sensitivity", "interval"),
     "specificity": ("Specificity", "interval"), "F1": ("F1", "interval"), "ECE": ("ECE", "small_interval"),
-    "Brier": ("Brier score", "small_interval"), "ECE_raw": ("ECE as trained", "small_interval"),
+    "Brier": ("Brier", "small_interval"), "ECE_raw": ("ECE as trained", "small_interval"),
 }  # fmt: skip
 RANKING, RULES = ("AP", "AP_reweighted", "AUROC", "prevalence"), ("recall", "specificity", "F1", "ECE", "Brier")
 

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cxrdali.report.kit.plots import DOT
-from cxrdali.report.kit.svg import BLUE, GREY, VERMILLION, legend_above, named_rows
+from cxrdali.report.kit.svg import BLUE, GREY, VERMILLION, legend_above, named_rows, new_figure, shortened
 
 
 def sides(home: pd.DataFrame, away: pd.DataFrame, away_name: str, of: str) -> Figure:
@@ -26,4 +26,21 @@ def sides(home: pd.DataFrame, away: pd.DataFrame, away_name: str, of: str) -> Fi
     axes.set_xlabel(of)
     axes.grid(True, axis="x")
     legend_above(figure, *axes.get_legend_handles_labels())
+    return figure
+
+
+def heat(table: pd.DataFrame, own: pd.DataFrame) -> Figure:
+    """table: mAP, a row per run and a column per hospital (NaN: none); own: bool, where a run was trained there. A
+    column's colours are shares of its highest, as scores of different columns do not compare."""
+    figure = new_figure(len(table) * 56 + 70)
+    axes = figure.subplots()
+    share = (table / table.max()).to_numpy()
+    axes.imshow(share, cmap="Blues", vmin=min(0.5, np.nanmin(share)) - 0.4, vmax=1.9, aspect="auto")
+    for (row, column), value in np.ndenumerate(table.to_numpy()):
+        text = "–" if np.isnan(value) else f"{value:.3f}"
+        axes.text(column, row, text, ha="center", va="center", weight="bold" if own.iat[row, column] else "normal")
+    axes.set_xticks(range(len(table.columns)), [shortened(name, 24) for name in table.columns])
+    axes.set_yticks(range(len(table)), [shortened(name) for name in table.index])
+    axes.set(xlabel="judged on", ylabel="trained on")
+    axes.spines[:].set_visible(False)
     return figure

@@ -23,8 +23,9 @@ from cxrdali.predictions import Kind, Provenance, read
 from cxrdali.runs import layout, recipes, same_data
 from cxrdali.runs.reader import Run
 from cxrdali.runs.steps import Book
-from cxrdali.studies.options import PaperOptions
-from cxrdali.studies.stage_training import make_plan
+from cxrdali.studies.options import StudyOptions
+from cxrdali.studies.plan import make_plan
+from cxrdali.studies.shipped import open_study
 from cxrdali.train.retrain import retrain_settings
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
@@ -257,10 +258,11 @@ def test_a_study_goes_on_with_the_same_data(one, two, release_folder, tmp_path):
         "[every]\narch = 'test_efficientnet'\npretrained = false\nepochs = 1\nbatch = 8\nsize = 48\n"
         "[model0]\nstage = 1\n"
     )
-    options = PaperOptions(draws=2, synthetic=True, labels="cxr-lt-2023", models=("model0",))
+    options = StudyOptions(draws=2, synthetic=True, labels="cxr-lt-2023", models=("model0",))
 
     def plan(dataset):
-        return make_plan(tmp_path / "study", dataset, recipes.read(table), options).steps
+        study = open_study("stage-training")
+        return make_plan(tmp_path / "study", {"": dataset}, study, recipes.read(table), options).steps
 
     book = Book(tmp_path / "study")
     book.run(plan(one))

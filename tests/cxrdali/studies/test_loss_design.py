@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -30,9 +31,12 @@ from cxrdali.runs.layout import RECORD
 from cxrdali.runs.settings import names as setting_names
 from cxrdali.runs.settings import settings_of
 from cxrdali.runs.steps import Book
-from cxrdali.studies.flow import Ground
-from cxrdali.studies.loss_design import StudyOptions, make_plan, read_weights, write_record
-from cxrdali.studies.roles import roles
+from cxrdali.studies.expand import roles as roles_of
+from cxrdali.studies.ground import Base
+from cxrdali.studies.kept import read_weights
+from cxrdali.studies.options import StudyOptions
+from cxrdali.studies.plan import make_plan
+from cxrdali.studies.shipped import open_study, write_record
 from shards.errors import UserError
 from shards.storage.sealed import read_json, sealed_json
 from tests.cxrdali.report.pages import Page, check_numbers, section_html
@@ -71,6 +75,7 @@ epochs = 1
 """
 MODELS = ("ld-bce", "ld-asl", "ld-ldam-drw", "ld-byobnet", "ld-crt")
 LABELS = "cxr-lt-2023"
+STUDY = open_study("loss-design")
 OPTIONS = StudyOptions(MODELS, tta=("hflip",), draws=5, synthetic=True, labels=LABELS)
 MAIN, FINAL = "ld-byobnet", "ensemble+platt"
 
@@ -83,12 +88,12 @@ def known(tmp_path_factory):
 
 
 def plan_of(root, dataset, known, options=OPTIONS):
-    return make_plan(root, dataset, known, options)[0]
+    return make_plan(root, {"": dataset}, STUDY, known, options)
 
 
 def do(root, dataset, known, options=OPTIONS):
-    plan, record = make_plan(root, dataset, known, options)
-    write_record(root, record)
+    plan = plan_of(root, dataset, known, options)
+    write_record(root, plan.record)
     return Book(root).run(plan.steps), plan
 
 
@@ -115,6 +120,11 @@ def model(arch="resnet10t", loss="bce", **changes):
         "starts_from": Path(settings.model.init).name if settings.model.init else None,
         "overridden": {},
     }
+
+
+def roles(models):
+    found = roles_of(STUDY, models)
+    return SimpleNamespace(**{name: tuple(each) if isinstance(each, list) else each for name, each in found.items()})
 
 
 def test_roles_follow_from_settings_and_not_from_names_or_results():
@@ -302,7 +312,7 @@ def test_a_missing_file_outdates_what_depends_on_it(done, dataset, known, file, 
             "compare backbones",
         ),
         (
-            {"strategy": "recall=0.9"},
+            {"thresholds": "recall=0.9"},
             (f"thresholds {FINAL}", 'strategy changed: "f1" -> "recall=0.9"'),
             f"evaluate {MAIN} val",
         ),
@@ -337,12 +347,12 @@ def test_every_retrained_classifier_is_compared_with_the_run_that_it_starts_from
     file = tmp_path / "r.toml"
     again = '[ld-crt2]\nstarts_from = "ld-asl"\nfrozen = true\ncb_terms = "positives"\nloss = "cb-focal"\n'
     file.write_text(TINY + again)
-    plan, record = make_plan(tmp_path, dataset, recipes.load(file), replace(OPTIONS, models=(*MODELS, "ld-crt2")))
+    plan = plan_of(tmp_path, dataset, recipes.load(file), replace(OPTIONS, models=(*MODELS, "ld-crt2")))
     compared = {step.name: step.settings["runs"] for step in plan.steps if step.name.startswith("compare retrained")}
     assert compared == {
         "compare retrained-ld-byobnet": ["ld-byobnet", "ld-crt"], "compare retrained-ld-asl": ["ld-asl", "ld-crt2"],
     }  # fmt: skip
-    assert record["roles"]["main"] == MAIN, "ld-asl is no backbone"
+    assert plan.record["roles"]["main"] == MAIN, "ld-asl is no backbone"
     assert {"train ld-crt2", "evaluate ld-crt2 test"} <= {step.name for step in plan.steps}
 
 
@@ -401,18 +411,18 @@ def test_a_single_loss_makes_a_study_and_a_page(dataset, known, tmp_path):
 
 
 def test_a_split_without_labels_is_predicted_and_not_evaluated(dataset, known, tmp_path, monkeypatch):
-    monkeypatch.setattr(Ground, "labelled", lambda self, split: split != "test")
-    plan, record = make_plan(tmp_path, dataset, known, OPTIONS)
+    monkeypatch.setattr(Base, "labelled", lambda self, split: split != "test")
+    plan = plan_of(tmp_path, dataset, known)
     names = [step.name for step in plan.steps]
     assert "predict ld-bce test" in names and "evaluate ld-bce dev" in names
     assert not [name for name in names if name.startswith("evaluate") and name.endswith("test")]
     assert "test is predicted, not evaluated: it was released without labels" in plan.notes
-    assert record["splits"] == {"val": True, "dev": True, "test": False}
+    assert plan.record["splits"] == {"val": True, "dev": True, "test": False}
 
 
 def test_a_validation_of_one_subject_has_no_cross_fit_and_is_said(dataset, known, tmp_path, monkeypatch):
     one = np.zeros(len(dataset.catalog), dtype=np.int64)
-    monkeypatch.setattr("cxrdali.studies.loss_design.group_codes", lambda *given: one)
+    monkeypatch.setattr("cxrdali.studies.ground.group_codes", lambda *given: one)
     plan = plan_of(tmp_path, dataset, known)
     kinds = {step.name.split()[0] for step in plan.steps}
     assert kinds == {"train", "predict", "ensemble", "weights", "evaluate", "report"}
@@ -422,10 +432,10 @@ def test_a_validation_of_one_subject_has_no_cross_fit_and_is_said(dataset, known
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"models": ()}, "no model: give --models, for example ld-bce"),
-        ({"tta": ("none",)}, "tta 'none': choose from hflip, flips"),
+        ({"models": ()}, "no model: give --models, names with commas"),
+        ({"tta": ("vflip",)}, "tta 'vflip': did you mean hflip or flips? choose one of none, hflip, flips"),
         ({"calibration": "beta"}, "calibration 'beta': choose one of temperature, per-finding-temperature"),
-        ({"strategy": "best"}, "best"),
+        ({"thresholds": "best"}, "best"),
         ({"draws": -1}, "draws -1: 0 or more"),
     ],
 )
@@ -726,7 +736,7 @@ def test_a_half_done_study_is_a_page_that_says_what_is_left(done, dataset, known
     """From nothing, step by step: what is there is shown, and what is not is said."""
     root = tmp_path / "study"
     root.mkdir()
-    write_record(root, make_plan(root, dataset, known, OPTIONS)[1])
+    write_record(root, plan_of(root, dataset, known).record)
     empty = page_of(root)
     steps = json.loads((root / RECORD).read_bytes())["steps"]
     assert "Synthetic data." in empty.text, "the study's record says so"

@@ -21,7 +21,9 @@ from cxrdali.runs import recipes
 from cxrdali.runs.config_file import read_config
 from cxrdali.runs.steps import Book
 from cxrdali.studies.estimate import Rate, epoch_images, predicting_hours, training_hours
-from cxrdali.studies.stage_training import PaperOptions, make_plan
+from cxrdali.studies.options import StudyOptions
+from cxrdali.studies.plan import make_plan
+from cxrdali.studies.shipped import open_study
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.options import PackOptions
@@ -66,7 +68,8 @@ stage = 3
 starts_from = "model3"
 size = 64
 """
-OPTIONS = PaperOptions(draws=5, synthetic=True, labels="cxr-lt-2023")
+STUDY = open_study("stage-training")
+OPTIONS = StudyOptions(draws=5, synthetic=True, labels="cxr-lt-2023")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def known(tmp_path_factory):
 
 
 def plan_of(root, dataset, known, options=OPTIONS):
-    return make_plan(root, dataset, known, options)
+    return make_plan(root, {"": dataset}, STUDY, known, options)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +211,7 @@ def test_a_missing_file_outdates_what_depends_on_it(done, dataset, known, file, 
     ("change", "reason", "count"),
     [
         ({"overrides": {"model7": {"lr": 5e-4}}}, ("train model7", "lr changed: 0.001 -> 0.0005"), None),
-        ({"tta": "none"}, ("predict model0 val", 'tta changed: "hflip" -> "none"'), None),
+        ({"tta": ("none",)}, ("predict model0 val", 'tta changed: "hflip" -> "none"'), None),
         ({"draws": 6}, ("evaluate model0 val", "draws changed: 5 -> 6"), 31),
         ({"title": "Mine"}, ("report", 'title changed: "The stage-training ... -> "Mine"'), 1),
         ({"overrides": {"": {"threads": 1, "device": "cpu"}}}, None, 0),
@@ -262,7 +265,7 @@ def test_fewer_models_come_with_what_they_need_and_without_what_they_lack(datase
 
 
 def test_what_cannot_be_trained_is_said_before_anything_is(dataset, tmp_path):
-    plan = make_plan(tmp_path, dataset, recipes.load(), OPTIONS)
+    plan = plan_of(tmp_path, dataset, recipes.load())
     assert any("model0: " in text and "make no batch of 256; --set model0.batch=N" in text for text in plan.problems)
     assert any("model7: " in text and "no rendition of 512 pixels or more" in text for text in plan.problems)
 
@@ -283,7 +286,7 @@ def test_a_template_of_other_images_or_findings_is_refused_before_anything_is_tr
 
 def test_an_unknown_model_is_named(dataset, tmp_path):
     with pytest.raises(UserError, match="no recipe 'model9'; did you mean model7"):
-        make_plan(tmp_path, dataset, recipes.load(), replace(OPTIONS, models=("model9",)))
+        plan_of(tmp_path, dataset, recipes.load(), replace(OPTIONS, models=("model9",)))
 
 
 @pytest.mark.parametrize(
@@ -354,7 +357,7 @@ def test_without_its_records_the_runs_are_taken_over_as_they_are(done, dataset, 
 
 def test_epoch_and_hours_are_arithmetic(done, dataset, known):
     plan = plan_of(done, dataset, known)
-    assert epoch_images(plan, "model2") == (len(plan.train_rows), True)
+    assert epoch_images(plan, "model2") == (len(plan.bases["model2"].train_rows), True)
     doubled = read_config(done / "runs" / "model3")["oversampling"]
     assert epoch_images(plan, "model3") == (doubled["epoch_images"], True)
     rate = Rate(trained=100.0, predicted=200.0)
@@ -385,7 +388,7 @@ def test_frontal_images_alone_make_a_page_with_the_ensemble_and_no_view_rules(kn
     monkeypatch.setattr(releases, "VIEWS", ("PA", "AP"))
     releases.write_release(tmp_path / "release")
     pack(open_release(tmp_path / "release"), tmp_path / "pack", PackOptions(sizes=(Size(48),), shard_images=64))
-    options = PaperOptions(("model3", "model5"), draws=0, synthetic=True, labels="cxr-lt-2023")
+    options = StudyOptions(("model3", "model5"), draws=0, synthetic=True, labels="cxr-lt-2023")
     plan = plan_of(tmp_path, PackedDataset.open(tmp_path / "pack"), known, options)
     assert "no view postprocess: validation has not both frontal and lateral images" in plan.notes
     Book(tmp_path).run(plan.steps)

@@ -1,0 +1,31 @@
+"""cxrdali study: runs, grids, ensembles, comparisons and pages, as a file describes them."""
+
+import click
+
+from cli.options import flows
+from cli.options.fields import field_options
+from cxrdali.studies.options import StudyOptions
+
+
+@click.command()
+@click.argument("file_or_name", metavar="FILE.toml|NAME")
+@flows.study_options("FILE", "net")
+@field_options(StudyOptions, "models", "tta", "calibration", "thresholds")
+@flows.template_option
+@click.option("--yes", "many", is_flag=True, help="Train more than 1,000 runs.")
+def study(file_or_name, **given):
+    """Do what a study's file describes, or one of the package: stage-training, loss-design.
+
+    \b
+    [runs.small]                                  a file of six lines: 2 learning rates x 2 seeds
+    recipe = "model0"
+    model = { arch = "resnet10t", pretrained = false }
+    optimizer = { epochs = 3, batch = 32 }
+    data.size = 64
+    grid = { lr = [1e-3, 3e-4], seed = [0, 1] }
+
+    docs/studies.md says what a file may say. The same command again does what is missing: after a kill, after a file
+    was deleted, after a change of the file. What a change outdates is redone, and nothing else. A run that fails is
+    recorded, and what does not need it goes on.
+    """
+    flows.do(None, file_or_name, given)

@@ -1,0 +1,89 @@
+"""Differences over seeds, and whether a claim holds."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from cxrdali.evaluate.compare import compare
+from cxrdali.evaluate.differences import TESTED, separable
+from cxrdali.evaluate.evaluate import evaluate
+from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
+from cxrdali.studies.ground import Base
+from cxrdali.studies.schema import Claim
+
+LEVEL = 0.95
+
+
+def over_seeds(cells: Mapping[str, Mapping[str, str]], paths: Mapping[str, Path], base: Base, split: str) -> dict:
+    """Plain JSON values: by cell its scores, their mean, standard deviation and number; and the paired differences of
+    every cell to the first, with t intervals.
+
+    Args:
+        cells: By cell its tables, by seed (and fold).
+        paths: Of the tables.
+    """
+    found = {table: scores(path, base) for table, path in paths.items()}
+    metrics = [metric for metric in TESTED if any(metric in each for each in found.values())]
+    first = next(iter(cells))
+    rows, differences = [], []
+    for metric in metrics:
+        values = {
+            cell: {repeat: found[table].get(metric) for repeat, table in each.items()} for cell, each in cells.items()
+        }
+        rows += [
+            {"run": cell, "metric": metric, "values": each, **spread(_known(each))} for cell, each in values.items()
+        ]
+        for cell, each in values.items():
+            both = [repeat for repeat in each if repeat in values[first]]
+            pairs = [(each[repeat], values[first][repeat]) for repeat in both]
+            paired = [one - other for one, other in pairs if one is not None and other is not None]
+            if cell != first and paired:
+                differences.append({"run": cell, "against": first, "metric": metric, **spread(paired)})
+    return {"by": "seed", "split": split, "level": LEVEL, "baseline": first, "scores": rows, "differences": differences}
+
+
+def scores(path: Path, base: Base) -> dict[str, float | None]:
+    """A table's means over findings."""
+    options = EvaluateOptions(draws=0, uncertain=base.uncertain, allow_leak=True)
+    result = evaluate(path, base.dataset, base.labels, options)["all"]
+    return {metric: result[metric] for metric in TESTED if metric in result}
+
+
+def spread(values: Sequence[float]) -> dict:
+    """Mean, standard deviation, number, and the mean's t interval; None where there are too few."""
+    n = len(values)
+    mean = float(np.mean(values)) if n else None
+    sd = float(np.std(values, ddof=1)) if n > 1 else None
+    reach = None if sd is None else sd / n**0.5 * float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
+    low, high = (None, None) if reach is None else (mean - reach, mean + reach)
+    return {"mean": mean, "sd": sd, "n": n, "low": low, "high": high}
+
+
+def judged(claim: Claim, higher: Sequence[Path], lower: Sequence[Path], base: Base, draws: int) -> dict:
+    """The claim with both scores, their difference, its interval (over seeds where both sides have several, else of
+    samples of patients) and a verdict: it holds, does not hold, or the two are not separable."""
+    found = [[scores(path, base)[claim.metric] for path in side] for side in (higher, lower)]
+    unit = "seed" if len(higher) > 1 else "patient"
+    if unit == "seed":
+        known = spread([one - other for one, other in zip(*found, strict=True)])
+        difference, low, high = (known[key] for key in ("mean", "low", "high"))
+    else:
+        options = CompareOptions(draws=draws, folds=max(2, base.folds), uncertain=base.uncertain, allow_leak=True)
+        rows = compare([lower[0], higher[0]], base.dataset, options, base.labels.name)["differences"]
+        row = next((row for row in rows if row["metric"] == claim.metric), {})
+        difference, low, high = (row.get(key) for key in ("difference", "low", "high"))
+    sign = 1 if TESTED[claim.metric][2] else -1
+    apart = separable(low, high)
+    verdict = "not separable" if not apart else "holds" if difference * sign > 0 else "does not hold"
+    means = [spread(_known(dict(enumerate(side))))["mean"] for side in found]
+    about = {key: getattr(claim, key) for key in ("says", "higher", "than", "metric", "split")}
+    return {
+        **about, "scores": means, "difference": difference, "low": low, "high": high, "unit": unit,
+        "n": len(higher), "printed": list(claim.printed), "verdict": verdict,
+    }  # fmt: skip
+
+
+def _known(values: Mapping) -> list[float]:
+    return [value for value in values.values() if value is not None]

@@ -1,0 +1,88 @@
+"""The text of a study's file: TOML, and on which line of it something stands. (The reader of TOML keeps no lines.)"""
+
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxrdali.runs.recipes import MOST_BYTES
+from shards.errors import UserError
+
+Path_ = tuple[str | int, ...]  # keys from the top to a value; of a table in [[ ]] its number, from 0
+_HEADER, _KEY = (
+    re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]"),
+    re.compile(r"\s*((?:[\w-]+|\"[^\"]*\"|'[^']*'|\s*\.\s*)+?)\s*="),
+)
+_PART = re.compile(r"[\w-]+|\"([^\"]*)\"|'([^']*)'")
+
+
+@dataclass(frozen=True)
+class Source:
+    """path: of the file; text: what it holds."""
+
+    path: Path
+    text: str
+
+    @classmethod
+    def read(cls, path: Path) -> tuple["Source", dict[str, Any]]:
+        """And its tables. Raises UserError for a file that is not there, too large, or no TOML."""
+        if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_BYTES):  # /dev/zero never ends
+            raise UserError(f"{path}: no study (no plain file of at most {MOST_BYTES:,} bytes); give a TOML file")
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            return cls(path, text), tomllib.loads(text)
+        except RecursionError:
+            raise UserError(f"{path}: tables or lists in one another beyond all measure; make it flat") from None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"{path}: no study ({reason}); docs/studies.md has one of six lines") from error
+
+    def error(self, at: Path_, message: object) -> UserError:
+        """What is wrong at a place, with its line; of a key that is not written there, the line of its table."""
+        line = self.line(at)
+        return UserError(f"{self.path}{f', line {line}' if line else ''}: {message}")
+
+    @contextmanager
+    def at(self, at: Path_) -> Iterator[None]:
+        """What is wrong inside is said with the line of this place."""
+        try:
+            yield
+        except UserError as error:
+            raise self.error(at, error) from error
+
+    def line(self, at: Path_) -> int | None:
+        """The line, from 1, on which a key is given, or the nearest table around it; None: the file alone says it."""
+        best, depth = None, 0
+        for number, path in self._places():
+            differing = [n for n, (one, other) in enumerate(zip(path, at, strict=False)) if one != other]
+            common = differing[0] if differing else min(len(path), len(at))
+            if common > depth and common in (len(path), len(at)):
+                best, depth = number, common
+        return best
+
+    def _places(self) -> Iterator[tuple[int, Path_]]:
+        table: Path_ = ()
+        seen: Counter[Path_] = Counter()
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if header := _HEADER.match(line):
+                table = self._keys(header[2], seen)
+                if header[1] == "[[":
+                    seen[table] += 1
+                    table = (*table, seen[table] - 1)
+                yield number, table
+            elif key := _KEY.match(line):
+                yield number, (*table, *self._keys(key[1], Counter()))
+
+    @staticmethod
+    def _keys(text: str, seen: Counter[Path_]) -> Path_:
+        """Keys with points between them; inside a table of [[ ]] its latest one is meant."""
+        found: Path_ = ()
+        for part in _PART.finditer(text):
+            found = (*found, next((each for each in part.groups() if each is not None), part[0]))
+            if seen[found] and part.end() < len(text):
+                found = (*found, seen[found] - 1)
+        return found
