@@ -42,11 +42,14 @@ def test_the_copies_are_listed(said):
     assert all(patient[of] == patient[original[image]] for of, image in pairs - wanted) and len(pairs - wanted) < 3
 
 
-def test_the_run_left_the_copies_out(said):
-    folder, _ = said
+def test_the_run_left_the_copies_out_and_so_does_the_next_stage(said):
+    folder, found = said
     config = json.loads((folder / "runs" / "both" / "config.json").read_text())
     assert [pack["name"] for pack in config["dataset"]["packs"]] == ["university", "clinic"]
     assert config["excluded"]
+    assert " --exclude overlap.csv " in next(
+        line for line in found["train"][0].splitlines() if line.startswith("next: ")
+    )
 
 
 def test_home_and_away_have_the_findings_in_common(said):

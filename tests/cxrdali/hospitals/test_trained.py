@@ -1,8 +1,10 @@
 """Trained on two and three hospitals, tested apart: every number that a run writes, from its own logits and what was
 drawn; killed and continued; by two processes; with real radiographs as one of the hospitals."""
 
+import itertools
 import json
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -13,12 +15,13 @@ import pytest
 from cxrdali import predictions
 from cxrdali.runs import layout
 from shards.dataset.packed import PackedDataset
+from shards.dataset.synonyms import FindingsMap
 from shards.packing import pack as packing
 from shards.packing.options import PackOptions
 from shards.releases.open import open_release
 from shards.renditions.rendition import Size
 from tests.cli.cli import ROOT, call, done
-from tests.cxrdali.hospitals.packs import average_precision, write_map
+from tests.cxrdali.hospitals.packs import MAP, average_precision, write_map
 from tests.faults.ranks import group
 from tests.faults.trainers import ARCH, at_moment, child, command_line, differences, record, steps
 
@@ -51,7 +54,10 @@ def trained(packs, tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
     some = {name: packs[name] for name in ("university", "clinic")}
     done(root, *line(some, "two", "--allow-leak"))
-    done(root, *line(packs, "three", "--findings", write_map(root / "map.toml"), "--allow-leak"))
+    said = done(
+        root, *line(packs, "three", "--findings", write_map(root / "map.toml"), "--allow-leak", "--mix", "sqrt")
+    )
+    (root / "said").write_text(said.stdout)
     return root
 
 
@@ -104,6 +110,16 @@ def test_scores_of_each_hospital_and_of_all_are_those_of_known_labels(trained, h
         if (wanted[:, place] == 1).any() and (wanted[:, place] == 0).any()
     ]
     assert best["mAP"] == pytest.approx(np.mean(pooled), rel=1e-5)
+
+
+def test_the_next_stage_has_the_same_packs_map_and_mix(trained, packs):
+    (said,) = [each for each in (trained / "said").read_text().splitlines() if each.startswith("next: ")]
+    words = shlex.split(said.removeprefix("next: ").split("  # or: ")[0])[1:]
+    given = {name: value for name, value in itertools.pairwise(words) if name.startswith("--")}
+    assert given["--mix"] == "sqrt" and FindingsMap.read(given["--findings"]).own == MAP
+    assert [value for name, value in itertools.pairwise(words) if name == "--data"] == [*map(str, packs.values())]
+    again = ["--size", 48, "--batch", 48, "--epochs", 1, "--no-pretrained", "--limit-batches", 1, "--allow-leak"]
+    done(trained, *words, *again)
 
 
 @pytest.mark.parametrize("run", ["two", "three"])
@@ -205,7 +221,7 @@ def killed(arguments, log, moment):
 
 @pytest.mark.parametrize("moment", [2, 7])
 def test_a_killed_run_of_three_hospitals_continues_as_if_nothing_had_been(trained, packs, tmp_path, moment):
-    arguments = line(packs, tmp_path / "three", "--findings", trained / "map.toml", "--allow-leak")
+    arguments = line(packs, tmp_path / "three", "--findings", trained / "map.toml", "--allow-leak", "--mix", "sqrt")
     process = child(killed, arguments, tmp_path / "log", moment)
     process.join(120)
     assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
