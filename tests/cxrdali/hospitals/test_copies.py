@@ -8,8 +8,9 @@ import shlex
 import pandas as pd
 import pytest
 
+from shards.renditions.rendition import Size
 from tests.cli.cli import call, done
-from tests.cxrdali.hospitals.packs import write_map
+from tests.cxrdali.hospitals.packs import places, write_map
 from tests.faults.trainers import ARCH
 
 pytestmark = pytest.mark.slow
@@ -17,18 +18,22 @@ pytestmark = pytest.mark.slow
 SMALL = ["--stage", 1, "--size", 48, "--batch", 24, "--epochs", 1, "--arch", ARCH, "--no-pretrained", "--device", "cpu"]
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """The three at 128 pixels, packed at 128 and 112: at half of that some copies are missed."""
+    packed = {"university": Size(128), "clinic": Size(112), "coast": Size(128, raw=True)}
+    return places(tmp_path_factory.mktemp("large"), copies=10, size=128, packed=packed)
+
+
 @pytest.mark.parametrize("name", ["clinic", "coast"])
-def test_all_planted_copies_are_found_and_nobody_else_s_image(hospitals, tmp_path, name):
-    home, other = hospitals["university"], hospitals[name]
+def test_all_planted_copies_are_found_and_nobody_else_s_image(large, tmp_path, name):
+    home, other = large["university"], large[name]
     done(tmp_path, "overlap", home.pack, other.pack, "--out", "pairs.csv")
     listed = pd.read_csv(tmp_path / "pairs.csv", comment="#")
     found = {*zip(listed["image_id_a"], listed["image_id_b"], strict=True)}
     planted = pd.read_csv(other.release / "synthetic-copies.csv")
     wanted = {*zip(planted["copy_of"], planted["image_id"], strict=True)}
-    original = planted.set_index("image_id")["copy_of"]
-    assert wanted <= found and len(wanted) >= 6
-    for of, image in found - wanted:  # two films of one patient
-        assert home.studies[of].subject == home.studies[original[image]].subject
+    assert found == wanted and len(wanted) >= 10
 
 
 def test_a_run_with_copies_among_test_images_is_refused_and_the_list_mends_it(hospitals, tmp_path):
