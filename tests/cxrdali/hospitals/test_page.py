@@ -34,12 +34,7 @@ def test_the_copies_are_listed(said):
     planted = pd.read_csv(folder / "releases" / "clinic" / "synthetic-copies.csv")
     pairs = {*zip(listed["image_id_a"], listed["image_id_b"], strict=True)}
     wanted = {*zip(planted["copy_of"], planted["image_id"], strict=True)}
-    assert wanted <= pairs and len(planted) >= 20 and "near:" in found["overlap"][0]
-    # what else is listed are two films of one patient that hardly differ: the page says so
-    metadata = folder / "releases" / "university" / "mimic-cxr-2.0.0-metadata.csv.gz"
-    patient = pd.read_csv(metadata).set_index("dicom_id")["subject_id"]
-    original = planted.set_index("image_id")["copy_of"]
-    assert all(patient[of] == patient[original[image]] for of, image in pairs - wanted) and len(pairs - wanted) < 3
+    assert wanted == pairs and len(planted) >= 20 and "near:" in found["overlap"][0]
 
 
 def test_the_run_left_the_copies_out_and_so_does_the_next_stage(said):
