@@ -47,6 +47,13 @@ def test_the_run_left_the_copies_out_and_so_does_the_next_stage(said):
     )
 
 
+def test_the_card_of_the_run_names_its_packs_and_the_list(said):
+    folder, _ = said
+    done(folder, "export", "runs/both", "--to", "card", "--out", "card.md")
+    card = (folder / "card.md").read_text()
+    assert "| exclude | overlap.csv |" in card and "| Pack university |" in card and "| Pack clinic |" in card
+
+
 def test_home_and_away_have_the_findings_in_common(said):
     folder, _ = said
     result = json.loads((folder / "runs" / "both.external" / "external.json").read_text())
