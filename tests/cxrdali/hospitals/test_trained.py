@@ -184,6 +184,12 @@ def test_predictions_on_one_hospital_alone_are_those_on_all(trained, packs):
         np.testing.assert_allclose(alone.values, whole.values[at], rtol=1e-5, atol=1e-5)
 
 
+def test_that_the_best_epoch_was_chosen_on_them_is_known_of_one_hospital_s_images_too(trained, packs):
+    done(trained, "predict", "--run", "three", "--data", packs["coast"], "--split", "val", "--out", "own.parquet")
+    done(trained, "evaluate", "own.parquet", "--data", packs["coast"], "--out", "own", "--draws", 0)
+    assert json.loads((trained / "own.json").read_text())["fitted_here"] == ["best epoch"]
+
+
 @pytest.mark.parametrize("pack", ["coast", "university"])
 def test_a_run_of_two_hospitals_is_judged_on_a_third_and_on_its_own_test_images(trained, packs, hospitals, pack):
     out = f"apart-{pack}.parquet"
