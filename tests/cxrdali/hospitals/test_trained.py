@@ -4,6 +4,7 @@ drawn; killed and continued; by two processes; with real radiographs as one of t
 import itertools
 import json
 import os
+import re
 import shlex
 import signal
 from pathlib import Path
@@ -117,7 +118,9 @@ def test_the_next_stage_has_the_same_packs_map_and_mix(trained, packs):
     words = shlex.split(said.removeprefix("next: ").split("  # or: ")[0])[1:]
     given = {name: value for name, value in itertools.pairwise(words) if name.startswith("--")}
     assert given["--mix"] == "sqrt" and FindingsMap.read(given["--findings"]).own == MAP
-    assert [value for name, value in itertools.pairwise(words) if name == "--data"] == [*map(str, packs.values())]
+    assert [value for name, value in itertools.pairwise(words) if name == "--data"] == [
+        f"{name}={packs[name]}" for name in packs
+    ]
     again = ["--size", 48, "--batch", 48, "--epochs", 1, "--no-pretrained", "--limit-batches", 1, "--allow-leak"]
     done(trained, *words, *again)
 
@@ -213,6 +216,23 @@ def test_a_run_of_two_hospitals_is_judged_on_a_third_and_on_its_own_test_images(
         else:
             assert row["AP"] == pytest.approx(expected, rel=1e-5), name
         assert row["positives"] == wanted.sum()
+
+
+def test_a_run_of_three_is_compared_with_one_of_one_hospital_by_tables_of_its_images(trained, packs):
+    done(trained, *line({"coast": packs["coast"]}, "alone"))
+    refused = call("compare", "three", "alone", "--data", packs["coast"], "--draws", 0, cwd=trained)
+    assert refused.returncode == 1 and "was trained on several packs, and --data is one" in refused.stderr
+    (command,) = re.findall(r"`cxrdali (predict .*?)`", refused.stderr)
+    done(trained, *shlex.split(command))
+    done(trained, *shlex.split(command.replace("--run three", "--run alone").replace("three.parquet", "alone.parquet")))
+    tables = [predictions.read(trained / f"{name}.parquet") for name in ("three", "alone")]
+    assert tables[0].ids.equals(tables[1].ids)  # the folds are the pack's own
+    done(
+        trained, "compare", "three.parquet", "alone.parquet", "--data", packs["coast"], "--draws", 0, "--out", "c.html",
+        "--findings", trained / "map.toml",
+    )  # fmt: skip
+    scores = json.loads((trained / "c.json").read_text())
+    assert [run["name"] for run in scores["runs"]] == ["three", "alone"]
 
 
 # ---------------------------------------------------------------- killed, and by several
