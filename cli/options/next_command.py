@@ -65,7 +65,8 @@ def _next_stage(settings, out: Path, given: Mapping, stored: Sequence[int]) -> s
         words += ["--size", max(stored)]
     head = [each.name for each in fields(settings.model.head)]
     # what the next stage must share with this one; its size, batch and rate are its own
-    for name in ("labels", "uncertain", *FOLDS, "arch", "norm", "head", *head):
+    packs = ("findings", "same_patients", "mix", "exclude", "select_pack")
+    for name in ("labels", "uncertain", *FOLDS, *packs, "arch", "norm", "head", *head):
         if mine[name] != plain.get(name) and mine[name] is not None:
             words += ["--set", f"{name}={mine[name]}"] if name in head else option_words(name, mine[name]).split(" ", 1)
     for path in given["plugins"]:

@@ -292,6 +292,12 @@ def check_same_dataset(runs: Sequence[Run], dataset: Dataset) -> None:
 
 def _same_labels(runs: Sequence[Run], dataset: Dataset) -> Labels:
     """The labels that all were trained on, which must still be the same."""
+    if len(dataset.parts) == 1 and (several := next((run for run in runs if run.packs), None)):
+        how = f"--run {several.path} --data {dataset.root} --split val --out {several.name}.parquet"
+        raise UserError(
+            f"{several.path}: was trained on several packs, and --data is one; compare tables instead: "
+            f"`cxrdali predict {how}`, and so of each run"
+        )
     first = runs[0]
     for run in runs[1:]:
         only = sorted(set(first.findings) ^ set(run.findings))
