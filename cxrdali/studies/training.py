@@ -8,6 +8,7 @@ from cxrdali.runs.settings import MAY_DIFFER, TrainSettings
 from cxrdali.runs.steps import Step
 from cxrdali.runtime.device import Hardware
 from cxrdali.studies.ground import Ground
+from cxrdali.train.hooks import Hooks
 from cxrdali.train.trainer import train
 from shards.errors import UserError
 from shards.storage.files import sha256_file
@@ -35,7 +36,7 @@ def train_step(root: Path, ground: Ground, name: str) -> Step:
     def do() -> None:
         out = root / folder
         out.parent.mkdir(parents=True, exist_ok=True)
-        train(settings, base.dataset, out, recipe=about)
+        train(settings, base.dataset, out, recipe=about, hooks=Hooks(group=root.resolve().name))
 
     known = {**kept, **base.known("train", settings.data.size)}
     outputs = tuple(f"{folder}/{file}" for file in RUN_FILES)
