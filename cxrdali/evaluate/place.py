@@ -19,12 +19,14 @@ from shards.dataset.labels import Labels
 
 @dataclass(frozen=True)
 class Place:
-    """path: a run's predictions there, raw logits; labels: one of the dataset's releases."""
+    """path: a run's predictions there, raw logits; labels: one of the dataset's releases; copies: which of its images
+    were trained on, as `cxrdali.evaluate.strangers` found it (None: not looked for)."""
 
     name: str
     path: Path
     dataset: Dataset
     labels: Labels
+    copies: dict | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,7 @@ class Judged:
             **{"images": len(self.rows), "studies": len(np.unique(study)), "patients": len(np.unique(self.subjects))},
             "unit": subject_is(place.dataset),
             "seen": None if provenance.seen is None else list(provenance.seen),
-            "left_out": self.left_out,
+            **{"copies": place.copies, "left_out": self.left_out},
             "common": self.both.shared and asdict(self.both.shared),
         }
 
