@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cxrdali.evaluate.differences import adjusted, as_difference
-from cxrdali.evaluate.groups import Dimension
+from cxrdali.evaluate.groups import UNKNOWN, Dimension
 from cxrdali.evaluate.options import ByOptions
 from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.intervals import Estimate, Sampled
@@ -152,14 +152,15 @@ def _mean(measure: str, found: Sampled, level: float) -> Estimate:
 
 def between(groups: Sequence[Measured], measure: str, level: float) -> dict | None:
     """The best group less the worst by one of MEASURES, which are those with the largest and smallest gap to their
-    rest; None of fewer than two.
+    rest; None of fewer than two. Images of which nothing is known are no group here.
 
     The two are chosen by what is tested: of k groups, p is multiplied by the k (k - 1) / 2 pairs that there are, and
     the interval is as wide as all of these would need to hold the truth together (Bonferroni).
     """
     name, more = MEASURES[measure]
-    known = [(found.value * (1 if more else -1), place) for place, each in enumerate(groups)
-             if (found := each.gap(measure, level)).value is not None]  # fmt: skip
+    named = [(place, each) for place, each in enumerate(groups) if UNKNOWN not in each.name.split(", ")]
+    gaps = [(each.gap(measure, level).value, place) for place, each in named]
+    known = [(value * (1 if more else -1), place) for value, place in gaps if value is not None]
     if len(known) < 2:
         return None
     best, worst = (groups[pick(known)[1]] for pick in (max, min))

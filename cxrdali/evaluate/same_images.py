@@ -19,7 +19,7 @@ from cxrdali.predictions import Kind, match
 from cxrdali.runs.layout import CONFIG
 from cxrdali.runs.listing import run_folders
 from cxrdali.runs.reader import Run
-from cxrdali.runs.same_data import run_rows
+from cxrdali.runs.same_data import labels_of, run_rows
 from cxrdali.runs.seen import seen_by
 from cxrdali.runs.settings import MAY_DIFFER
 from shards.dataset.dataset import Dataset
@@ -287,7 +287,7 @@ def check_same_dataset(runs: Sequence[Run], dataset: Dataset) -> None:
     """Raises UserError for a run of another one: its labels and images would stand beside the wrong numbers."""
     for run in runs:
         if run.dataset_id != dataset.id:
-            run_rows(run, dataset, dataset.labels(run.labels), "; give the dataset of the runs with --data")
+            run_rows(run, dataset, labels_of(run, dataset), "; give the dataset of the runs with --data")
 
 
 def _same_labels(runs: Sequence[Run], dataset: Dataset) -> Labels:

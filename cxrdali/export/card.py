@@ -81,8 +81,22 @@ def _evaluation(run: Run, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {words}; give --evaluation one of a table that `cxrdali predict` wrote of it")
     intervals = resampled(content) if content.get("draws") and content.get("unit") else None
     kept = {name: each for name, each in content.items() if name not in ("hashes", "curves")}
+    kept["groups_by"] = _public_groups(content.get("groups_by"))
     said = {"file": path.name, "fitted": in_words(content), "intervals": intervals}
     return dict.fromkeys(("split", "frontal", "lateral")) | kept | said
+
+
+def _public_groups(block: Mapping | None) -> dict[str, Any] | None:
+    """Scores of groups without their findings, and without the counts of groups that are too small: of few people of
+    one sex, age and race, somebody could be found again."""
+    if block is None:
+        return None
+    parts = []
+    for part in block["dimensions"]:
+        rows = [{name: each for name, each in row.items() if name != "findings"} for row in part["groups"]]
+        small = dict.fromkeys(("images", "patients"))
+        parts.append({**part, "groups": [row | (small if row["too_small"] else {}) for row in rows]})
+    return {**block, "dimensions": parts, "worst": {"means": block["worst"]["means"]}}
 
 
 def _lineage(run: Run) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ def chosen_by(select_by: str, select_pack: str | None, packs: bool) -> str:
     return f"{metric}_{select_pack}" if select_pack else f"mean_{metric}" if packs else metric
 
 
+STUDY = "study.json"  # RECORD of studies that are no loss-design paper
 RECORD = "loss-design.json"  # in a study's folder: its models, what they are there for, its tables and steps
 REFERENCE = "ld-ldam-drw"  # its network is the one that the losses share, its loss the one that the backbones share
 
@@ -46,10 +47,9 @@ class Table:
     how: str
 
 
-# What Yamagishi & Hanaoka (2023) trained for their final result, who makes the ensemble, and whose views are fitted
+# What Yamagishi & Hanaoka (2023) trained for their final result, and who makes the ensemble
 MODELS = ("model0", "model2", "model3", "model5", "model6", "model7")
 MEMBERS = ("model3", "model5", "model6", "model7")
-VIEWS_FROM = "model3"
 
 REPLACED = "replaced"  # in runs/: what stood in the way of a run
 

@@ -135,7 +135,7 @@ class Ground:
     def _dataset(self, names: Sequence[str], settings: TrainSettings) -> Dataset:
         for name in names:
             if name not in self.packs:
-                raise UserError(f"{self.study.source.path}: no pack {name!r}; {choices(name, self.packs, 'there are')}")
+                raise UserError(f"no pack {name!r}; {choices(name, self.packs, 'there are')}")
         if len(names) == 1:  # which needs no name
             return self.packs[names[0]]
         data = settings.data
@@ -145,8 +145,9 @@ class Ground:
         given, planned = options.overrides, self.runs[recipe.name]
         overrides = {**given.get("", {}), **given.get(planned.table, {}), **given.get(recipe.name, {})}
         settings, about = recipe.resolve(root / "runs", overrides)
-        names = planned.packs or tuple(self.packs)
-        labels = self._dataset(names, settings).labels(self._labels)
+        with self.study.source.at(("runs", planned.table, "packs")):
+            dataset = self._dataset(planned.packs or tuple(self.packs), settings)
+        labels = dataset.labels(self._labels)
         if settings.data.labels not in (None, labels.name):
             raise UserError(
                 f"{recipe.name}: labels = {settings.data.labels!r}, but all models need the same ones, here "

@@ -18,7 +18,8 @@ from cxrdali.runs.steps import Book, Step
 from cxrdali.studies.ground import FIT
 from cxrdali.studies.schema import Claim, Comparison
 from cxrdali.studies.seeds import judged, over_seeds
-from cxrdali.studies.tables import Tables, content
+from cxrdali.studies.tables import Tables
+from cxrdali.studies.training import content
 from shards.storage.files import write_bytes
 from shards.storage.sealed import sealed_json
 
@@ -150,6 +151,8 @@ class Results:
 
     def report(self, title: str, page: str, steps: Sequence[Step]) -> Step:
         synthetic, base = self.made.options.synthetic, self.made.base  # then its pictures show nobody
+        # a page is of one dataset: what it shows of the images themselves is left out where runs have several
+        pack = base.dataset if len({self.made.ground.of(name).dataset.id for name in self.models}) == 1 else None
 
         def do() -> None:
             if page == "stage-training":
@@ -159,7 +162,7 @@ class Results:
                 record = {"models": list(self.models), "tables": tables, "steps": done, "synthetic": synthetic}
                 write_bytes(self.root / "paper.json", sealed_json(record))
             options = ReportOptions(title, synthetic=synthetic, images=synthetic)
-            write_report(self.root / "report.html", [self.root], pack=base.dataset, options=options)
+            write_report(self.root / "report.html", [self.root], pack=pack, options=options)
 
         outputs = ("report.html", "paper.json") if page == "stage-training" else ("report.html",)
         settings = {"title": title, "synthetic": synthetic, **base.data}

@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,14 @@ class Source:
         """What is wrong at a place, with its line; of a key that is not written there, the line of its table."""
         line = self.line(at)
         return UserError(f"{self.path}{f', line {line}' if line else ''}: {message}")
+
+    @contextmanager
+    def at(self, at: Path_) -> Iterator[None]:
+        """What is wrong inside is said with the line of this place."""
+        try:
+            yield
+        except UserError as error:
+            raise self.error(at, error) from error
 
     def line(self, at: Path_) -> int | None:
         """The line, from 1, on which a key is given, or the nearest table around it; None: the file alone says it."""

@@ -18,6 +18,7 @@ WHITE, BLACK = 250, 5  # gray levels: what may have been cut off
 SHARE = 0.25  # of the windows, which may agree less
 SAME, SAME_SMALL = 0.90, 0.93  # correlation from which it is one image; of pictures below SMALL pixels
 SMALL = 96
+WELL = 0.98  # correlation that no moving would raise much
 STRETCH = 0.13  # most that a side may be scaled
 FEWEST = 0.05  # share of a picture's windows that must say something
 
@@ -42,7 +43,7 @@ def agreement(a: np.ndarray, b: np.ndarray, negative: bool = False, inner: tuple
     if glance is not None and glance[0] < PROMISING:  # nearly all pairs end here, in a tenth of the time
         return glance[1]
     found = _low(_agreement(first, second, np.ones((side, side), dtype=bool)))
-    if is_same(found, side) or (warp := _laid_over(*small)) is None:
+    if found >= WELL or (warp := _laid_over(*small)) is None:
         return found
     warp[:, 2] *= side / GLANCE
     how, everything = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, np.full((side, side), 255, np.uint8)

@@ -4,7 +4,7 @@ against lateral.
 No value is marked as the best: only mAP has intervals of differences, by step and of the ensemble's members to it.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -67,16 +67,6 @@ def step_tables(folder: PaperFolder) -> dict[str, str]:
     if "ensemble" in there and not there & {tables["postprocess"], tables["ensemble"]}:
         tables["ensemble"] = "ensemble"
     return {step: name for step, name in tables.items() if name in there or not planned}
-
-
-def pairs(tables: Collection[str]) -> list[tuple[str, str]]:
-    """Which tables' mAP is compared: each step's with the one before, and that of the ensemble's members with it."""
-    steps = [name for _, name in STEPS.values() if name in tables]
-    if ENSEMBLE not in tables:
-        return [*zip(steps[1:], steps, strict=False)]
-    steps += [] if STEPS["ensemble"][1] in tables else [ENSEMBLE]
-    members = [(name, ENSEMBLE) for name in MEMBERS if name in tables]
-    return [*zip(steps[1:], steps, strict=False), *members]
 
 
 def step_evaluations(folder: PaperFolder, split: str) -> dict[str, Evaluation]:
