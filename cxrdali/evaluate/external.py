@@ -36,6 +36,7 @@ from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.intervals import ENOUGH, Estimate, Sampled
 from cxrdali.metrics.longtail import groups
 from cxrdali.metrics.ranking import score
+from cxrdali.postprocess.aligned import check_map
 from cxrdali.postprocess.crossfit import Parts, parts
 from cxrdali.postprocess.options import parse_strategy
 from cxrdali.predictions import sigmoid
@@ -68,6 +69,7 @@ def external(
             few patients for `options.refit`.
     """
     here, there = judge(home, options), [judge(each, options) for each in away]
+    check_map(options.findings, {name: known for each in (here, *there) for name, known in each.sides.items()})
     for each in there:
         if overlap(sketch(here.both.table.ids), sketch(each.both.table.ids)):
             raise UserError(f"{each.place.path}: has images that {home.path} has too; give another --away")
