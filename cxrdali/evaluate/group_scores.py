@@ -7,7 +7,7 @@ does not confuse the groups' findings with the groups.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -100,18 +100,19 @@ def _sampled(
     columns = np.flatnonzero(enough)
     given = (images.probabilities, images.called)
     chances, called = (each if each is None else each[:, columns] for each in given)
-    kept = Images(images.truth[:, columns], images.values[:, columns], images.patient, chances, called)
+    kept = Images(images.truth[:, columns], images.values[:, columns], images.patient, chances, called, among=among)
     found = {}
     if len(columns):
         scores = score(tuple(map(str, columns)), kept.truth, kept.values)
         also = ("recall", "specificity")
-        found = resample(kept, scores, options.draws, options.seed, also=also, among=among)
+        found = resample(kept, scores, options.draws, options.seed, also=also)
     names = [name for name, _ in MEASURES.values()]
     whole = {name: _spread(sampled, columns, len(enough)) for name, sampled in found.items() if name in names}
     under = _underdiagnosis(images, none)
     if under is not None and len(np.unique(under.patient)) >= options.min_group:
         scores = score(("",), under.truth, under.values)
-        share = resample(under, scores, options.draws, options.seed, also=("recall",), among=among)["recall"]
+        under = replace(under, among=among)
+        share = resample(under, scores, options.draws, options.seed, also=("recall",))["recall"]
         fewest = np.array([len(np.unique(under.patient))])
         whole[UNDER] = Sampled(1 - share.value, 1 - share.statistic, 1 - share.samples, fewest)
     return whole
