@@ -153,7 +153,7 @@ class DataSettings(FoldOptions):
     exclude: tuple[str, ...] = setting(
         (),
         "Lists of images that `cxrdali overlap` wrote: they are left out of training, not of validation "
-        "(docs/training.md).",
+        "(docs/packed-dataset.md).",
         otherwise="none",
         metavar="CSV,...",
     )
