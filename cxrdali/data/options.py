@@ -156,7 +156,7 @@ class DataSettings(FoldOptions):
     exclude: tuple[str, ...] = setting(
         (),
         "Lists of images that `cxrdali overlap` wrote: they are left out of training, not of validation "
-        "(docs/training.md).",
+        "(docs/packed-dataset.md).",
         otherwise="none",
         metavar="CSV,...",
         before=[],  # as JSON has it
