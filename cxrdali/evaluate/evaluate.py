@@ -124,30 +124,17 @@ def evaluate(
         "without_training": _without_training(table, labels, truth, rows, train_rows),
         "groups": frequency,
         **({"common": asdict(both.shared)} if both.shared else {}),
-        "synthetic": dataset.synthetic,
-        **{"images": len(rows), "studies": len(np.unique(study)), "patients": len(np.unique(images.patient))},
+        **{"synthetic": dataset.synthetic, "images": len(rows)},
+        "studies": len(np.unique(study)),
+        "patients": len(np.unique(images.patient)),
         **{"unit": subject_is(dataset), "fewest_patients": ENOUGH, "level": options.level, "draws": options.draws},
     }
     columns = zip(labels.findings, images.truth.T, values.T, strict=True)
     result["curves"] = {name: curves.counts(truth, value) for name, truth, value in columns}
     result["groups_by"] = groups_by(images, dataset, rows, labels.findings, options)
-    known = _known(labels, frequency, thresholds)
-    frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
-    return result | _by_view(images, frontal, study, known, options)
-
-
-def _by_view(
-    images: Images, frontal: np.ndarray, study: np.ndarray, known: Mapping[str, list], options: EvaluateOptions
-) -> dict[str, dict | None]:
-    """PARTS. frontal: bool [n]; study: int [n]."""
-    parts, found = {"all": np.ones(len(frontal), dtype=bool), "frontal": frontal, "lateral": ~frontal}, {}
-    total = options.draws * sum(bool(mask.any()) for mask in parts.values())
-    with progress_bar("bootstrap", total, " samples", hidden=not total) as bar:
-        for name, mask in parts.items():
-            found[name] = _part(images.where(mask), known, options, bar) if mask.any() else None
-            if found[name] is not None:
-                found[name]["studies"] = len(np.unique(study[mask]))
-    return found
+    frontal = (dataset.of_rows(rows, "view")["view"] == "frontal").to_numpy()
+    parts = {"all": np.ones(len(rows), dtype=bool), "frontal": frontal, "lateral": ~frontal}
+    return result | _parts(images, parts, study, _known(labels, frequency, thresholds), options)
 
 
 def write(result: dict, out: Path) -> tuple[Path, Path]:
@@ -243,6 +230,21 @@ def _known(labels: Labels, frequency: dict | None, thresholds: Thresholds | None
         by_name = {rule.finding: rule.threshold for rule in thresholds.rules}
         known["threshold"] = [by_name.get(name) for name in labels.findings]
     return known
+
+
+def _parts(
+    images: Images, parts: Mapping[str, np.ndarray], study: np.ndarray, known: Mapping[str, list],
+    options: EvaluateOptions,
+) -> dict:  # fmt: skip
+    """By view; parts: which images, bool [n]; study: int [n], of each image. None without an image."""
+    found: dict = {}
+    total = options.draws * sum(bool(mask.any()) for mask in parts.values())
+    with progress_bar("bootstrap", total, " samples", hidden=not total) as bar:
+        for name, mask in parts.items():
+            found[name] = _part(images.where(mask), known, options, bar) if mask.any() else None
+            if mask.any():
+                found[name]["studies"] = len(np.unique(study[mask]))
+    return found
 
 
 def _part(images: Images, known: Mapping[str, list], options: EvaluateOptions, bar: tqdm) -> dict:

@@ -28,8 +28,8 @@ class Images:
     order counts; patient: int [n], equal for images that are not independent; probabilities: float [n, F] (None: values
     are no logits); called: bool [n, F], or with NaN where a finding has no threshold (None: no thresholds); negative:
     float [F], how much a negative image counts beside a positive one in AP_reweighted (None: it is not asked for);
-    among: the patients that are sampled, ascending, of which those of the images are some (None: those alone). Equal
-    ones pair scores of different images, as of two groups."""
+    among: int [P], ascending, the patients that are sampled, of whom these images' are some (None: their own): equal
+    ones pair the scores of different images, as of two groups."""
 
     truth: np.ndarray
     values: np.ndarray
@@ -41,8 +41,9 @@ class Images:
 
     def where(self, mask: np.ndarray) -> "Images":
         probabilities, called = (each if each is None else each[mask] for each in (self.probabilities, self.called))
-        own = self.truth[mask], self.values[mask], self.patient[mask], probabilities, called
-        return Images(*own, self.negative, self.among)
+        return Images(
+            self.truth[mask], self.values[mask], self.patient[mask], probabilities, called, self.negative, self.among
+        )
 
     def patients(self, label: int = 1) -> list[int]:
         """Of each finding, how many patients have an image with this label."""
