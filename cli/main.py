@@ -88,6 +88,7 @@ def cxrdali(context: click.Context, debug: bool) -> None:
     cxrdali evaluate     AP, AUROC, confidence intervals
     cxrdali compare      runs side by side, with intervals of their differences
     cxrdali export       a run for other programs: timm, ONNX, TorchScript, the Hugging Face Hub, a model card
+    cxrdali study        runs, grids, ensembles and comparisons that a file describes
     cxrdali paper        the whole stage-training paper, from stage 1 to report and submission
     cxrdali loss-design  the whole loss-design paper: losses, backbones, calibration, thresholds, report
     cxrdali doctor       whether this machine is ready, and what to fix

@@ -57,9 +57,8 @@ def print_groups(result: dict) -> None:
 
 def _notes(block: dict) -> None:
     click.echo(
-        f"too small: fewer than {block['min_group']} patients, or of no finding {block['min_group']} that have it and "
-        "that do not; means are over the findings of which there are enough. AP rises with how frequent findings are "
-        "in a group, AUROC does not"
+        f"too small: fewer than {block['min_group']} patients; a finding that fewer have, or do not have, is in no "
+        "mean of a group. AP rises with how frequent findings are in a group, AUROC does not"
     )
     none = block["underdiagnosis"]
     of = f"whose {none} is 0, the share that is called {none}" if none else "with any finding, the share without a call"

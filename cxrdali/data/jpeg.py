@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 
 from cxrdali.data.augment import Augmentation, Decisions, in_order
-from cxrdali.data.resize import resize
+from cxrdali.data.resize import resizer
 from shards.dataset.mapped import Alike, MappedSize
 
 
@@ -27,17 +27,18 @@ def fill(
 
     Raises DamagedImage, or as `MappedSize.addresses` does.
     """
-    work, side = [(each, each.steps(made, out.shape[1])) for each in in_order(augment)], at.pixels
-    room = None if side == out.shape[1] else np.empty((side, side, 1), dtype=np.uint8)  # before it is resized
+    side, size = at.pixels, out.shape[1]
+    work = [(each, each.steps(made, size)) for each in in_order(augment)]
+    room, resize = np.empty((side, side, 1), dtype=np.uint8), None if side == size else resizer(side, size)
     every = (mapped.pixels if at.raw else mapped.slices)(rows[at.places])
     for place, stored in zip(at.places.tolist(), every, strict=True):
         image = out[place, :, :, None]
-        target = image if room is None else room
+        target = image if resize is None else room
         if at.raw:
             target[...] = stored
         elif fault := decode_into(target, stored):
             raise DamagedImage(int(rows[place]), fault)
-        if room is not None:
+        if resize is not None:
             resize(room[:, :, 0], out[place])
         for each, steps in work:
             if steps[place] is not None:

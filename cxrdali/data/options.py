@@ -159,6 +159,7 @@ class DataSettings(FoldOptions):
         "(docs/training.md).",
         otherwise="none",
         metavar="CSV,...",
+        before=[],  # as JSON has it
     )
     oversample: tuple[str, ...] = setting(
         (), 'Double the images of these findings: "Fibrosis,Hernia".', otherwise="none", metavar="FINDINGS"

@@ -6,24 +6,36 @@ pixels, along columns first, then along rows, in float32 and in DALI's order of 
 where it takes 16 columns at a time, and up in the columns before and behind these (on x86-64; tests compare with it).
 """
 
+from collections.abc import Callable
 from functools import cache
 
+import cv2
 import numpy as np
 
 HALF, TOGETHER = np.float32(0.5), 16  # columns that DALI rounds together
 
 
-def resize(image: np.ndarray, out: np.ndarray) -> None:
-    """Fill `out`, uint8 [S, S], from a larger `image`, uint8 [s, s]."""
-    side, size = len(image), len(out)
+def resizer(side: int, size: int) -> Callable[[np.ndarray, np.ndarray], None]:
+    """What fills an image uint8 [size, size] (second) from one of [side, side] (first); for one thread."""
     rows, weights = taps(side, size)
     inside = np.flatnonzero((rows[0] >= 0) & (rows[-1] < side))
     even = slice(inside[0], inside[0] + len(inside) // TOGETHER * TOGETHER) if len(inside) else slice(0)
-    mean = _along_columns(_along_columns(image, rows, weights).T, rows, weights)  # of a column in a row
-    for up in (slice(even.start), slice(even.stop, None)):
-        whole = np.floor(mean[up])
-        mean[up] = whole + (mean[up] - whole >= HALF)
-    out[:] = np.rint(mean).T
+    # room, once for all images: new memory of this size costs more in page faults than all the arithmetic
+    wide, turned = (np.empty((side, width), dtype=np.float32) for width in (side, size))
+    high, mean = (np.empty((2, size, width), dtype=np.float32) for width in (side, size))
+
+    def resize(image: np.ndarray, out: np.ndarray) -> None:
+        np.copyto(wide, image)
+        _along_columns(wide, rows, weights, high)
+        cv2.transpose(high[0], turned)
+        _along_columns(turned, rows, weights, mean)  # mean[0]: of a column in a row
+        for up in (mean[0, : even.start], mean[0, even.stop :]):
+            whole = np.floor(up)
+            up[:] = whole + (up - whole >= HALF)
+        np.rint(mean[0], out=mean[0])
+        cv2.transpose(mean[0].astype(np.uint8), out)
+
+    return resize
 
 
 @cache
@@ -40,8 +52,10 @@ def taps(side: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return (begin + count).astype(np.int64), weights[..., None]
 
 
-def _along_columns(image: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    total = image.take(rows[0], axis=0, mode="clip") * weights[0]
-    for row, weight in zip(rows[1:], weights[1:], strict=True):
-        total += image.take(row, axis=0, mode="clip") * weight
-    return total
+def _along_columns(image: np.ndarray, rows: np.ndarray, weights: np.ndarray, sums: np.ndarray) -> None:
+    """The weighted sums to `sums[0]`; `sums[1]` is room."""
+    for tap, (row, weight) in enumerate(zip(rows, weights, strict=True)):
+        image.take(row, axis=0, mode="clip", out=sums[min(tap, 1)])
+        sums[min(tap, 1)] *= weight
+        if tap:
+            sums[0] += sums[1]

@@ -159,7 +159,7 @@ def write(block: dict, path: Path) -> Path:
     # objects: as numbers, a column with a blank would turn whole numbers into fractions
     table = pd.DataFrame(guarded_rows(rows), dtype=object)
     first = [*("by", "group", "finding", "images", "patients"), *COUNTS, "too_small"]
-    table = table[[*first, *(name for name in table if name not in first)]]
+    table = table.reindex(columns=[*first, *(name for name in table if name not in first)])
     write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
     return path
 

@@ -109,7 +109,6 @@ def evaluate(
     probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
     if (unknown := labels.values[rows] == Labels.UNKNOWN).any():
         values = np.where(unknown, -np.inf, values)  # so LRAP leaves an image's unknown findings out of its ranking
-    catalog = dataset.catalog.iloc[rows]
     study = group_codes(dataset, "study")[rows]
     patient = np.unique(group_ids(dataset, "subject")[rows], return_inverse=True)[1]  # whatever the order of packing
     images = Images(truth[rows], values, patient, probabilities, called)
@@ -126,24 +125,29 @@ def evaluate(
         "groups": frequency,
         **({"common": asdict(both.shared)} if both.shared else {}),
         "synthetic": dataset.synthetic,
-        "images": len(rows),
-        "studies": len(np.unique(study)),
-        "patients": len(np.unique(images.patient)),
+        **{"images": len(rows), "studies": len(np.unique(study)), "patients": len(np.unique(images.patient))},
         **{"unit": subject_is(dataset), "fewest_patients": ENOUGH, "level": options.level, "draws": options.draws},
     }
     columns = zip(labels.findings, images.truth.T, values.T, strict=True)
     result["curves"] = {name: curves.counts(truth, value) for name, truth, value in columns}
     result["groups_by"] = groups_by(images, dataset, rows, labels.findings, options)
     known = _known(labels, frequency, thresholds)
-    frontal = (catalog["view"] == "frontal").to_numpy()
-    parts = {"all": np.ones(len(rows), dtype=bool), "frontal": frontal, "lateral": ~frontal}
+    frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
+    return result | _by_view(images, frontal, study, known, options)
+
+
+def _by_view(
+    images: Images, frontal: np.ndarray, study: np.ndarray, known: Mapping[str, list], options: EvaluateOptions
+) -> dict[str, dict | None]:
+    """PARTS. frontal: bool [n]; study: int [n]."""
+    parts, found = {"all": np.ones(len(frontal), dtype=bool), "frontal": frontal, "lateral": ~frontal}, {}
     total = options.draws * sum(bool(mask.any()) for mask in parts.values())
     with progress_bar("bootstrap", total, " samples", hidden=not total) as bar:
         for name, mask in parts.items():
-            result[name] = _part(images.where(mask), known, options, bar) if mask.any() else None
-            if result[name] is not None:
-                result[name]["studies"] = len(np.unique(study[mask]))
-    return result
+            found[name] = _part(images.where(mask), known, options, bar) if mask.any() else None
+            if found[name] is not None:
+                found[name]["studies"] = len(np.unique(study[mask]))
+    return found
 
 
 def write(result: dict, out: Path) -> tuple[Path, Path]:

@@ -7,12 +7,12 @@ does not confuse the groups' findings with the groups.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cxrdali.evaluate.differences import adjusted, as_difference
-from cxrdali.evaluate.groups import Dimension
+from cxrdali.evaluate.groups import UNKNOWN, Dimension
 from cxrdali.evaluate.options import ByOptions
 from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.intervals import Estimate, Sampled
@@ -100,18 +100,19 @@ def _sampled(
     columns = np.flatnonzero(enough)
     given = (images.probabilities, images.called)
     chances, called = (each if each is None else each[:, columns] for each in given)
-    kept = Images(images.truth[:, columns], images.values[:, columns], images.patient, chances, called)
+    kept = Images(images.truth[:, columns], images.values[:, columns], images.patient, chances, called, among=among)
     found = {}
     if len(columns):
         scores = score(tuple(map(str, columns)), kept.truth, kept.values)
         also = ("recall", "specificity")
-        found = resample(kept, scores, options.draws, options.seed, also=also, among=among)
+        found = resample(kept, scores, options.draws, options.seed, also=also)
     names = [name for name, _ in MEASURES.values()]
     whole = {name: _spread(sampled, columns, len(enough)) for name, sampled in found.items() if name in names}
     under = _underdiagnosis(images, none)
     if under is not None and len(np.unique(under.patient)) >= options.min_group:
         scores = score(("",), under.truth, under.values)
-        share = resample(under, scores, options.draws, options.seed, also=("recall",), among=among)["recall"]
+        under = replace(under, among=among)
+        share = resample(under, scores, options.draws, options.seed, also=("recall",))["recall"]
         fewest = np.array([len(np.unique(under.patient))])
         whole[UNDER] = Sampled(1 - share.value, 1 - share.statistic, 1 - share.samples, fewest)
     return whole
@@ -151,14 +152,15 @@ def _mean(measure: str, found: Sampled, level: float) -> Estimate:
 
 def between(groups: Sequence[Measured], measure: str, level: float) -> dict | None:
     """The best group less the worst by one of MEASURES, which are those with the largest and smallest gap to their
-    rest; None of fewer than two.
+    rest; None of fewer than two. Images of which nothing is known are no group here.
 
     The two are chosen by what is tested: of k groups, p is multiplied by the k (k - 1) / 2 pairs that there are, and
     the interval is as wide as all of these would need to hold the truth together (Bonferroni).
     """
     name, more = MEASURES[measure]
-    known = [(found.value * (1 if more else -1), place) for place, each in enumerate(groups)
-             if (found := each.gap(measure, level)).value is not None]  # fmt: skip
+    named = [(place, each) for place, each in enumerate(groups) if UNKNOWN not in each.name.split(", ")]
+    gaps = [(each.gap(measure, level).value, place) for place, each in named]
+    known = [(value * (1 if more else -1), place) for value, place in gaps if value is not None]
     if len(known) < 2:
         return None
     best, worst = (groups[pick(known)[1]] for pick in (max, min))

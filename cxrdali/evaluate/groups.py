@@ -65,7 +65,7 @@ def _crossed(dataset: Dataset, rows: np.ndarray, by: str, age_bins: Sequence[int
     names = list(dict.fromkeys(by.split("*")))
     lacking = [name for name in names if not any(map(dataset.has, COLUMNS[name]))]
     if lacking:
-        return Dimension(by, missing="; ".join(_how_to_attach(dataset, name) for name in lacking))
+        return Dimension(by, missing="; ".join(_how_to_attach(name) for name in lacking))
     parts = [_single(dataset, rows, name, age_bins) for name in names]
     # the place of each combination among all that could be, in the order of the first, then of the second, ...
     places = reduce(lambda place, part: place * len(part[0]) + part[1], parts, np.zeros(len(rows), dtype=np.int64))
@@ -99,11 +99,10 @@ def _ages(ages: np.ndarray, bins: Sequence[int]) -> tuple[list[str], np.ndarray]
     return [*names, UNKNOWN], codes
 
 
-def _how_to_attach(dataset: Dataset, name: str) -> str:
+def _how_to_attach(name: str) -> str:
     if name == "pack":
         return "pack: not measured: the images are of one pack"
-    roots = [str(part.dataset.root) for part in dataset.parts]
     return (
-        f"{name}: not measured: no {' or '.join(COLUMNS[name])} is known of the images of {' + '.join(roots)}; attach "
-        f"it, then evaluate again: cxrdali subjects {roots[0]} --subjects FILE"
+        f"{name}: not measured: no {' or '.join(COLUMNS[name])} is known of these images; attach it (`cxrdali subjects "
+        "PACK --subjects FILE`) and evaluate again"
     )

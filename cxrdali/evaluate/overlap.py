@@ -25,6 +25,8 @@ from shards.storage.sidecar import check_hash, write_with_hash
 log = logging.getLogger(__name__)
 
 EXACT, NEAR = "exact", "near"
+KEPT = "likeness"  # folder of signatures, beside the copies of datasets
+CLEARLY = 0.02  # of correlation, by which one of two pictures of a patient is the copy and the other is not
 TRIES = 3  # of an image's candidates, nearest first, that may turn out to be others
 
 
@@ -39,7 +41,7 @@ class OverlapOptions:
     @classmethod
     def kept(cls, exact: bool = True, near: bool = True) -> "OverlapOptions":
         """With signatures beside the copies of datasets."""
-        return cls(exact, near, default_folder() / "likeness")
+        return cls(exact, near, default_folder() / KEPT)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def overlap(a: PackedDataset, b: PackedDataset, options: OverlapOptions | None =
         near = " and ".join(dict.fromkeys(f"{each.size} px" for each in pictures))
         known = set(zip(exact["row_a"], exact["row_b"], strict=True))
         exact = pd.concat([exact, _near(a, b, pictures, known, options.cache)], ignore_index=True)
+        exact = _without_lookalikes(exact, a, b)
     return Overlap(a, b, exact.sort_values(["row_a", "row_b"], ignore_index=True), said, near, why)
 
 
@@ -149,6 +152,17 @@ def _near(
             pairs += some
             bar.update()
     return pd.DataFrame(pairs, columns=_PAIRS.columns).astype(_PAIRS.dtypes.to_dict())
+
+
+def _without_lookalikes(pairs: pd.DataFrame, a: PackedDataset, b: PackedDataset) -> pd.DataFrame:
+    """Without near pairs of an image where another picture of the same patient agrees clearly better: pictures of one
+    patient can look alike (synthetic ones are the same drawing), and one of them is the copy."""
+    kept, agreed = np.ones(len(pairs), dtype=bool), pairs["correlation"].fillna(1)
+    for pack, row, other in ((a, "row_a", "row_b"), (b, "row_b", "row_a")):
+        patient = pack.of_rows(pairs[row].to_numpy(dtype=np.int64), "subject_id")["subject_id"].to_numpy()
+        best = agreed.groupby([pairs[other].to_numpy(), patient]).transform("max")
+        kept &= (agreed >= best - CLEARLY).to_numpy()
+    return pairs[kept]
 
 
 def _compared(pictures: tuple[Pictures, Pictures], known: set, group: pd.DataFrame) -> list[dict]:

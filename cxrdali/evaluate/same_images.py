@@ -13,13 +13,13 @@ from cxrdali.data.splits import rows_sha256
 from cxrdali.data.targets import Targets, targets
 from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
 from cxrdali.fitted import here
-from cxrdali.postprocess.aligned import Shared, aligned, of_places
+from cxrdali.postprocess.aligned import Shared, aligned, check_map, of_places
 from cxrdali.postprocess.crossfit import check_not_trained_on
 from cxrdali.predictions import Kind, match
 from cxrdali.runs.layout import CONFIG
 from cxrdali.runs.listing import run_folders
 from cxrdali.runs.reader import Run
-from cxrdali.runs.same_data import run_rows
+from cxrdali.runs.same_data import labels_of, run_rows
 from cxrdali.runs.seen import seen_by
 from cxrdali.runs.settings import MAY_DIFFER
 from shards.dataset.dataset import Dataset
@@ -241,7 +241,10 @@ def _in_common(sides: Sequence[Side], labels: Labels, names: str | None) -> tupl
 
     Raises UserError if there is none.
     """
-    found = [aligned(side.table, tables.read(side.table), labels, names, by_labels=True) for side in sides]
+    read = [tables.read(side.table) for side in sides]
+    check_map(names, {labels.name: labels.findings, **{str(place): each.findings for place, each in enumerate(read)}})
+    pairs = zip(sides, read, strict=True)
+    found = [aligned(side.table, each, labels, names, by_labels=True, pack=labels.name) for side, each in pairs]
     places = sorted(set.intersection(*(set(each.places) for each in found)))
     if not places:
         raise UserError(
@@ -287,11 +290,17 @@ def check_same_dataset(runs: Sequence[Run], dataset: Dataset) -> None:
     """Raises UserError for a run of another one: its labels and images would stand beside the wrong numbers."""
     for run in runs:
         if run.dataset_id != dataset.id:
-            run_rows(run, dataset, dataset.labels(run.labels), "; give the dataset of the runs with --data")
+            run_rows(run, dataset, labels_of(run, dataset), "; give the dataset of the runs with --data")
 
 
 def _same_labels(runs: Sequence[Run], dataset: Dataset) -> Labels:
     """The labels that all were trained on, which must still be the same."""
+    if len(dataset.parts) == 1 and (several := next((run for run in runs if run.packs), None)):
+        how = f"--run {several.path} --data {dataset.root} --split val --out {several.name}.parquet"
+        raise UserError(
+            f"{several.path}: was trained on several packs, and --data is one; compare tables instead: "
+            f"`cxrdali predict {how}`, and so of each run"
+        )
     first = runs[0]
     for run in runs[1:]:
         only = sorted(set(first.findings) ^ set(run.findings))

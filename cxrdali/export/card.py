@@ -51,7 +51,7 @@ def facts(judge: Judge, dataset: PackedDataset | None, evaluations: Sequence[Pat
         "synthetic": any(said),
         "findings": run.findings,
         **{name: run.config.get(name) for name in OF_CONFIG},
-        "settings": settings | {name: Path(settings[name]).name for name in PATHS if settings.get(name)},
+        "settings": settings | {name: _file_name(settings[name]) for name in PATHS if settings.get(name)},
         "fold": f"{run.fold.fold} of {run.fold.folds}, by {run.fold.group}{run.fold.how}",
         "chosen_by": run.chosen_by,
         "progress": vars(run.progress) if has_begun(run.path) else None,
@@ -74,6 +74,11 @@ def public(rules: Rules) -> dict[str, Any]:
     return content | {"made_from": {name: each for name, each in content["made_from"].items() if name != "hashes"}}
 
 
+def _file_name(path: str | list[str]) -> str | list[str]:
+    """Of a path, or of each of several, the last name."""
+    return [Path(each).name for each in path] if isinstance(path, list) else Path(path).name
+
+
 def _evaluation(run: Run, path: Path) -> dict[str, Any]:
     content = read_evaluation(path).content
     if content.get("run") != run.name:
@@ -81,8 +86,22 @@ def _evaluation(run: Run, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {words}; give --evaluation one of a table that `cxrdali predict` wrote of it")
     intervals = resampled(content) if content.get("draws") and content.get("unit") else None
     kept = {name: each for name, each in content.items() if name not in ("hashes", "curves")}
+    kept["groups_by"] = _public_groups(content.get("groups_by"))
     said = {"file": path.name, "fitted": in_words(content), "intervals": intervals}
     return dict.fromkeys(("split", "frontal", "lateral")) | kept | said
+
+
+def _public_groups(block: Mapping | None) -> dict[str, Any] | None:
+    """Scores of groups without their findings, and without the counts of groups that are too small: of few people of
+    one sex, age and race, somebody could be found again."""
+    if block is None:
+        return None
+    parts = []
+    for part in block["dimensions"]:
+        rows = [{name: each for name, each in row.items() if name != "findings"} for row in part["groups"]]
+        small = dict.fromkeys(("images", "patients"))
+        parts.append({**part, "groups": [row | (small if row["too_small"] else {}) for row in rows]})
+    return {**block, "dimensions": parts, "worst": {"means": block["worst"]["means"]}}
 
 
 def _lineage(run: Run) -> list[dict[str, Any]]:

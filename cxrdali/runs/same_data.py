@@ -276,7 +276,7 @@ def _rows_of_packs(run: Run, dataset: Dataset, labels: Labels, fix: str) -> tupl
     """`run_rows` of a run of several packs, for some of them or one."""
     found = []
     if not run.packs:
-        raise UserError(f"{run.path}: was trained on one pack; give it alone with --data{fix}")
+        raise UserError(f"{run.path}: was trained on one pack, not on several{fix}")
     for part, own_labels in zip(dataset.parts, labels.apart(), strict=True):
         own = own_run(run, part)
         if own is None:

@@ -8,13 +8,15 @@ from pathlib import Path
 from cxrdali.postprocess.submission import match
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Step
-from cxrdali.studies.expand import REPEATS, expand, groups, members, roles, spelled_out
+from cxrdali.studies.comparing import Comparisons
+from cxrdali.studies.expand import expand, groups, members, roles, spelled_out
 from cxrdali.studies.ground import FIT, Ground, Plan
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.results import Results
-from cxrdali.studies.schema import WEIGHTS, Comparison, Study
+from cxrdali.studies.schema import WEIGHTS, Study
 from cxrdali.studies.source import Path_
 from cxrdali.studies.tables import Tables
+from cxrdali.studies.training import train_step
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.words import choices
@@ -38,7 +40,7 @@ def make_plan(
     """
     study = _with(spelled_out(study, options.synthetic), options)
     runs = expand(study, known, options.overrides.get(""), options.many)
-    return _Planner(root, Ground(root, packs, study, runs, options), study, options).plan()
+    return Planner(root, Ground(root, packs, study, runs, options), study, options).plan()
 
 
 def _with(study: Study, options: StudyOptions) -> Study:
@@ -56,7 +58,9 @@ def _with(study: Study, options: StudyOptions) -> Study:
     return study
 
 
-class _Planner:
+class Planner:
+    """Makes the steps of a whole study."""
+
     def __init__(self, root: Path, ground: Ground, study: Study, options: StudyOptions):
         self.ground, self.study, self.options, self.models = ground, study, options, ground.models
         draws = study.draws if options.draws is None else options.draws
@@ -68,14 +72,23 @@ class _Planner:
 
     def plan(self) -> Plan:
         made = self.made
-        steps = [made.train(name) for name in self.models]
+        steps = [train_step(self.made.root, self.ground, name) for name in self.models]
         for number, each in enumerate(self.study.predict):
             wanted, _ = self.runs(each.of, ("predict", number, "of"))
             with self.study.source.at(("predict", number)):
                 steps += made.predicted(each, wanted if each.of else list(self.models))
-        steps += [*self._ensembles(), *self._views(), *self._calibrations(), *self._scores(), *self._comparisons()]
+        steps += [
+            *self._ensembles(),
+            *self._views(),
+            *self._calibrations(),
+            *self._scores(),
+            *Comparisons(self).steps(),
+        ]
         steps += [*self._claims(), *self._submissions()]
         steps.append(self.results.report(self.title, self.study.page, steps))
+        names = [step.name for step in steps]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"{self.study.source.path}: two steps are called {twice!r}; give one another name")
         bases = {name: self.ground.of(name) for name in self.models}
         return Plan(
             self.models, bases, tuple(self.notes), self.ground.problems, tuple(steps), tuple(made.asked),
@@ -130,8 +143,9 @@ class _Planner:
             if not here and first not in others and not members(self.ground.runs, first):
                 hint = choices(name, self.made.bases, "there are")
                 raise self.study.source.error(at, f"no table {name!r} before this; {hint}")
-            if not here and name not in others[: len(self.study.ensembles)] and first == name:
-                here = [each for each in self.runs([name], at)[0] if each in self.made.bases]
+            if not here and first not in others[: len(self.study.ensembles)]:
+                named = [f"{run}{name.removeprefix(first)}" for run in self.runs([first], at)[0]]
+                here = [each for each in named if each in self.made.bases]
             found += here
             missing += [] if here else [name]
         return list(dict.fromkeys(found)), missing
@@ -202,113 +216,17 @@ class _Planner:
 
     # ------------------------------------------------------------ results
 
-    def _comparisons(self) -> Iterable[Step]:
-        wanted = self.study.comparisons or self._usual()
-        of_runs: list[tuple[Comparison, str, list[str]]] = []
-        for number, each in enumerate(wanted):
-            at: Path_ = ("comparisons", number)
-            if each.runs and each.by == "patient":
-                of_runs += self._of_runs(each, at)
-        for number, each in enumerate(wanted):
-            at = ("comparisons", number)
-            if each.by == "seed":
-                yield from self._of_seeds(each, at)
-            elif each.tables:
-                found, _ = self.tables((*([each.baseline] if each.baseline else []), *each.tables), (*at, "tables"))
-                for split in (split for split in each.splits if len(found) > 1 and self._has(found, split)):
-                    yield self.results.of_tables(each, found, split)
-            elif each.runs:
-                for _, what, names in (row for row in of_runs if row[0] is each):
-                    if self._comparable(what, names):
-                        yield self.results.of_runs(what, names)
-            else:
-                pairs = self._pairs(each, at)
-                names = list(dict.fromkeys(name for pair in pairs for name in pair))
-                for split in (split for split in each.splits if pairs and self._has(names, split)):
-                    yield self.results.of_pairs(each, pairs, split)
-
-    def _usual(self) -> tuple[Comparison, ...]:
-        """Where the file has none: all runs on their validation images, and grids over their seeds."""
-        repeated = any(set(REPEATS) & set(self.ground.runs[name].axes) for name in self.models)
-        alike = len({id(self.ground.of(name)) for name in self.models}) == 1
-        if self.study.page != "study" or len(self.models) < 2:
-            return ()
-        every = tuple(self.models)
-        usual = [Comparison("runs", every)] if alike else []
-        return tuple(usual + [Comparison("seeds", every, by="seed")] if repeated else usual)
-
-    def _has(self, names: Sequence[str], split: str) -> bool:
-        there = [self.made.bases[name] for name in names if (name, split) in self.made.makers]
-        return len(there) == len(names) and there[0].labelled(split) and len({id(base) for base in there}) == 1
-
-    def _of_runs(self, each: Comparison, at: Path_) -> list[tuple[Comparison, str, list[str]]]:
-        names, _ = self.runs(each.runs, (*at, "runs"))
-        if self.single:
-            return []
-        if not each.start:
-            first = self.runs([each.baseline], (*at, "baseline"))[0] if each.baseline else []
-            first = [name for name in first if name in names]
-            return [(each, each.name, list(dict.fromkeys([*first, *names])))]
-        found: dict[str, list[str]] = {}
-        for name in names:
-            start = self.models[name][1]["starts_from"] or self.groups.get("main", [name])[0]
-            found.setdefault(start, [start]).append(name)
-        if not found:
-            why = [self.study.groups[name].without for name in each.runs if name in self.groups]
-            self.notes.append(f"no comparison of {each.name}: {why[0] if why else 'no such run is trained'}")
-        single = len(found) == 1
-        return [(each, each.name if single else f"{each.name}-{start}", names) for start, names in found.items()]
-
-    def _comparable(self, what: str, names: Sequence[str]) -> bool:
-        if len(names) < 2:
-            self.notes.append(f"no comparison of {what}: {names[0] if names else 'none'} alone")
-        elif len({self._validated(name) for name in names}) > 1:
-            self.notes.append(f"no comparison of {what}: limit_batches leaves them different validation images")
-        elif len({id(self.ground.of(name)) for name in names}) > 1:
-            self.notes.append(f"no comparison of {what}: they validate on different images")
-        else:
-            return True
-        return False
-
-    def _validated(self, name: str) -> int:
-        """How many images a model validates on while it trains: a trial, by limit_batches, on a batch's multiple."""
-        settings, every = self.models[name][0], len(self.ground.of(name).splits[FIT])
-        limit = settings.runtime.limit_batches
-        return min(every, limit * settings.optimizer.batch) if limit else every
-
-    def _pairs(self, each: Comparison, at: Path_) -> list[tuple[str, str]]:
-        """Every table of the chain with the one before that there is, and those `against` one that there is."""
-        chain = [found[0] for names in each.chain if (found := self.tables(names, (*at, "chain"))[0])]
-        pairs = [*zip(chain[1:], chain, strict=False)]
-        for other, names in each.against.items():
-            if self.tables([other], (*at, "against", other))[0]:
-                pairs += [(name, other) for name in self.tables(names, (*at, "against", other))[0]]
-        return pairs
-
-    def _cells(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
-        """Runs by cell and repeat."""
-        found: dict[str, dict[str, str]] = {}
-        for name in names:
-            run = self.ground.runs[name]
-            settings = self.models[name][0]
-            repeat = " ".join(f"{key} {settings.flat()[key]}" for key in REPEATS)
-            found.setdefault(run.cell, {})[repeat] = name
-        return found
-
-    def _of_seeds(self, each: Comparison, at: Path_) -> Iterable[Step]:
-        names, _ = self.runs(each.runs or each.tables, (*at, "runs" if each.runs else "tables"))
-        if each.runs and names:
-            yield self.results.of_seeds(each.name, self._cells(names), None)
-        for split in (split for split in each.splits if each.tables and names and self._has(names, split)):
-            yield self.results.of_seeds(f"{each.name}.{split}", self._cells(names), split)
-
     def _claims(self) -> Iterable[Step]:
         wanted = []
         for number, claim in enumerate(self.study.claims):
             sides = []
             for key in ("higher", "than"):
                 at, name = ("claims", number, key), getattr(claim, key)
-                sides.append([name] if name in self.made.bases else self.runs([name], at)[0])
+                there, _ = self.tables([name], at)
+                sides.append(there or self.runs([name], at)[0])
+                for each in sides[-1]:
+                    with self.study.source.at(("claims", number)):
+                        self.results.scored(each, claim.split)
             if not all(sides):
                 self.notes.append(f"not checked: {claim.higher} against {claim.than}; one of them is not trained")
             elif len(sides[0]) != len(sides[1]):

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cxrdali.runs.layout import RECORD, STUDY
-from cxrdali.studies.schema import Study, read_study
+from cxrdali.studies.reader import read_study
+from cxrdali.studies.schema import Study
 from shards.errors import UserError
 from shards.storage.files import write_bytes
 from shards.storage.sealed import sealed_json

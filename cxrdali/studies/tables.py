@@ -1,6 +1,6 @@
-"""Steps that train runs, and those that make a study's tables of predictions and score them.
+"""Steps that make a study's tables of predictions, and score them.
 
-    runs/NAME                        predictions/TABLE.SPLIT.parquet    evaluations/TABLE.SPLIT.json
+    predictions/TABLE.SPLIT.parquet    evaluations/TABLE.SPLIT.json
     calibrations/TABLE.METHOD.json   thresholds/TABLE.json              weights/TABLE.json    views.json
 
 TABLE is a run, or a name made of one: ensemble, model3-views, ensemble+platt. All that is fitted is fitted on
@@ -12,34 +12,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cxrdali.evaluate.evaluate import PARTS, evaluate, write
 from cxrdali.evaluate.options import EvaluateOptions
-from cxrdali.fitted import KINDS, from_json
 from cxrdali.postprocess import calibration, ensemble, thresholds, views
-from cxrdali.postprocess.ensemble import Weights
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predict.predict import predict
-from cxrdali.runs import layout as runs
 from cxrdali.runs.layout import Table
-from cxrdali.runs.reader import Run
-from cxrdali.runs.settings import MAY_DIFFER, TrainSettings
 from cxrdali.runs.steps import Step
-from cxrdali.runtime.device import Hardware
 from cxrdali.studies.ground import FIT, Asked, Base, Ground
+from cxrdali.studies.kept import keep, number, read_weights
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.schema import Ensemble, Predict, Views
-from cxrdali.train.hooks import Hooks
-from cxrdali.train.trainer import train
 from shards.errors import UserError
-from shards.storage.files import sha256_file, write_bytes
-from shards.storage.sealed import check_kinds, maybe, read_json, sealed_json
+from shards.storage.files import write_bytes
+from shards.storage.sealed import sealed_json
 
 log = logging.getLogger(__name__)
-
-RUN_FILES = (runs.CONFIG, runs.METRICS, runs.FINDINGS, runs.PROGRESS, runs.BEST, runs.VAL_PREDICTIONS)
 
 
 class Tables:
@@ -60,33 +50,6 @@ class Tables:
 
     def file(self, name: str, split: str) -> Path:
         return self.root / "predictions" / f"{name}.{split}.parquet"
-
-    def train(self, name: str) -> Step:
-        settings, about = self.models[name]
-        folder, base = f"runs/{name}", self.ground.of(name)
-        kept = {key: value for key, value in settings.flat(without_before=True).items() if key not in MAY_DIFFER}
-        kept["precision"] = _precision(self.root / folder, settings)
-        # a path is spelled in many ways
-        inside = {(self.root / "runs" / other).resolve(): other for other in self.models}
-        given = {key: kept[key] and inside.get(Path(kept[key]).resolve()) for key in ("init", "oversample_from")}
-        needs = [other for other in given.values() if other]
-        late = [other for other in needs if list(self.models).index(other) >= list(self.models).index(name)]
-        if late:
-            raise UserError(f"{name}: needs {late[0]}, which is not trained before it; choose an earlier model's run")
-        # a run of ours is known by its step, another file by its content
-        for key, other in given.items():
-            kept[key] = other or (kept[key] and content(Path(kept[key])))
-
-        def do() -> None:
-            out = self.root / folder
-            out.parent.mkdir(parents=True, exist_ok=True)
-            train(settings, base.dataset, out, recipe=about, hooks=Hooks(group=self.root.resolve().name))
-
-        known = {**kept, **base.known("train", settings.data.size)}
-        outputs = tuple(f"{folder}/{file}" for file in RUN_FILES)
-        return Step(
-            f"train {name}", outputs, known, tuple(f"train {other}" for other in dict.fromkeys(needs)), do, folder
-        )
 
     def predict(self, model: str, split: str, tta: str, name: str, base: Base) -> Step:
         """A run's predictions as the table `name`."""
@@ -233,7 +196,7 @@ class Tables:
 
         def fit() -> None:
             found = calibration.fit(self.file(of, FIT), base.dataset, base.labels, method, self.fit_options(of))
-            _keep(found, self.root / rules)
+            keep(found, self.root / rules)
             errors = [found.macro("ece", when) for when in ("before", "after")]
             log.info(f"{of}, {method}: ECE {errors[0]:.4f} -> {errors[1]:.4f} on {FIT}, cross-fitted")
 
@@ -270,7 +233,7 @@ class Tables:
 
         def do() -> None:
             found = thresholds.fit(self.file(name, FIT), base.dataset, base.labels, strategy, self.fit_options(name))
-            _keep(found, self.root / out)
+            keep(found, self.root / out)
 
         settings = {"strategy": strategy, **self.fitted_by(name)}
         return Step(f"thresholds {name}", (out,), settings, (self.makers[name, FIT],), do)
@@ -308,49 +271,3 @@ class Tables:
 
 def thresholds_file(table: str) -> str:
     return f"thresholds/{table}.json"
-
-
-def read_weights(path: Path) -> Weights:
-    """Raises UserError if the file is not as a study's step writes it."""
-    try:
-        stored = read_json(path)
-        check_kinds(
-            stored,
-            {"how": str, "values": [float], "runs": [maybe(str)], "maps": [float], "ttas?": [maybe(str)]}
-            | {"calibrated?": [maybe([str])], "fitted?": KINDS},
-        )
-        known = {name: tuple(stored.get(name, ())) for name in ("values", "runs", "maps", "ttas", "calibrated")}
-        known["calibrated"] = tuple(None if each is None else tuple(each) for each in known["calibrated"])
-        fitted = {"fitted": from_json(stored["fitted"])} if "fitted" in stored else {}  # not of an older version
-        return Weights(how=stored["how"], **known, **fitted)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no weights of an ensemble ({error}); delete it and run the same command") from error
-
-
-def content(path: Path) -> str:
-    """A fingerprint of a file, or of the best weights of a run; raises UserError if it is not there."""
-    file = path / runs.BEST if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{path}: no such file or run; give another")
-    return sha256_file(file)
-
-
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _keep(rules: Any, path: Path) -> None:
-    """Calibration or thresholds, in a folder that may not be there yet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rules.write(path)
-
-
-def _precision(run: Path, settings: TrainSettings) -> str:
-    """The setting, spelled as the run that is there began with it (auto, perhaps) if it means the same."""
-    asked = settings.runtime.precision
-    try:
-        there = Run.open(run)
-        same = there.config["precision"] == Hardware.resolve(settings.runtime.device, asked).precision
-        return there.settings.runtime.precision if same else asked
-    except (KeyError, UserError):
-        return asked

@@ -16,8 +16,10 @@ GLANCE, GLANCE_WINDOW, PROMISING = 64, 7, 0.75  # pixels; pixels; median correla
 STRUCTURE = 16.0  # gray levels squared: variance in a window that says something
 WHITE, BLACK = 250, 5  # gray levels: what may have been cut off
 SHARE = 0.25  # of the windows, which may agree less
+FEW, LESS = 0.05, 0.2  # of the windows, which may agree less by another such correlation
 SAME, SAME_SMALL = 0.90, 0.93  # correlation from which it is one image; of pictures below SMALL pixels
 SMALL = 96
+WELL = 0.98  # correlation that no moving would raise much
 STRETCH = 0.13  # most that a side may be scaled
 FEWEST = 0.05  # share of a picture's windows that must say something
 
@@ -42,7 +44,7 @@ def agreement(a: np.ndarray, b: np.ndarray, negative: bool = False, inner: tuple
     if glance is not None and glance[0] < PROMISING:  # nearly all pairs end here, in a tenth of the time
         return glance[1]
     found = _low(_agreement(first, second, np.ones((side, side), dtype=bool)))
-    if is_same(found, side) or (warp := _laid_over(*small)) is None:
+    if found >= WELL or (warp := _laid_over(*small)) is None:
         return found
     warp[:, 2] *= side / GLANCE
     how, everything = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, np.full((side, side), 255, np.uint8)
@@ -75,8 +77,8 @@ def _agreement(a: np.ndarray, b: np.ndarray, known: np.ndarray, window: int = WI
     if useful.sum() < FEWEST * useful.size:
         return None
     both = (mean(first * second) - mean_a * mean_b)[useful]
-    middle, low = np.quantile(both / np.sqrt(vary_a[useful] * vary_b[useful]), (0.5, SHARE))
-    return float(middle), float(low)
+    middle, low, lowest = np.quantile(both / np.sqrt(vary_a[useful] * vary_b[useful]), (0.5, SHARE, FEW))
+    return float(middle), float(min(low, lowest + LESS))
 
 
 def _low(found: tuple[float, float] | None) -> float:

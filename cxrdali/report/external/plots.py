@@ -35,7 +35,7 @@ def heat(table: pd.DataFrame, own: pd.DataFrame) -> Figure:
     figure = new_figure(len(table) * 56 + 70)
     axes = figure.subplots()
     share = (table / table.max()).to_numpy()
-    axes.imshow(share, cmap="Blues", vmin=min(0.5, np.nanmin(share)) - 0.4, vmax=1.25, aspect="auto")
+    axes.imshow(share, cmap="Blues", vmin=min(0.5, np.nanmin(share)) - 0.4, vmax=1.9, aspect="auto")
     for (row, column), value in np.ndenumerate(table.to_numpy()):
         text = "–" if np.isnan(value) else f"{value:.3f}"
         axes.text(column, row, text, ha="center", va="center", weight="bold" if own.iat[row, column] else "normal")

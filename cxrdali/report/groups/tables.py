@@ -67,10 +67,8 @@ def _scores(part: Mapping, measured: Sequence[str]) -> Table:
     columns = [("Group", "text"), ("Images", "count"), ("Patients", "count"), ("Findings", "count")]
     columns += [MEASURES[each] for each in measured]
     rows = [
-        (row["group"], row["images"], row["patients"], "too small")
-        if row["too_small"]
-        else (
-            row["group"], row["images"], row["patients"], len(row["scored"]),
+        (
+            row["group"], row["images"], row["patients"], "too small" if row["too_small"] else len(row["scored"]),
             *((row[each], row[f"{each}_low"], row[f"{each}_high"]) for each in measured),
         )
         for row in part["groups"]

@@ -520,6 +520,14 @@ def test_tables_of_other_findings_are_compared_on_those_in_common(test_tables, d
         "weak: taken as one finding: Edema: 'Pulmonary edema' of weak.parquet, 'Edema' of cxr-lt-2023",
     ]
     assert "strong: left out, unknown to the predictions: Pneumonia" in found["notes"]
+    *_, path = write(found, tmp_path / "c.json")
+    left = [(row["run"], row["finding"]) for row in csv.DictReader(path.open()) if row["group"].startswith("left out")]
+    assert ("weak", "Scoliosis") in left and ("strong", "Pneumonia") in left
+    names = '{"Lump": "Mass", "Pulmonary edema": "Edema"}'  # each of them a finding of one table alone
+    renamed = replace(strong.of(["Edema", "Mass", "No Finding"]), findings=("Edema", "Lump", "No Finding"))
+    renamed.write(given[1])
+    again = compare(given, dataset, CompareOptions(draws=0, findings=names))
+    assert {row["name"]: row["mAP"] for row in again["runs"]} == wanted
     strong.of(["Hernia"]).write(given[1])
     assert "none is known to all; compare fewer at a time" in refused(given, dataset)
 
@@ -576,3 +584,36 @@ def test_tables_that_do_not_compare_are_refused(test_tables, runs, dataset, tmp_
         compare(runs, dataset, CompareOptions(draws=0), "other")
     absent = tmp_path / "absent.csv"
     assert f"{absent}: no such file; `cxrdali predict` writes one" in refused([weak, absent], dataset)
+
+
+def test_gaps_of_groups_are_those_of_each_and_their_differences_are_paired(runs, dataset, truth):
+    found = compare(runs, dataset, CompareOptions(draws=DRAWS, seed=4, by=("view", "race"), min_group=10))
+    block, (target, subject, _) = found["groups_by"], truth
+    assert block["missing"] == [
+        "race: not measured: no race is known of these images; attach it (`cxrdali subjects PACK --subjects FILE`) and "
+        "evaluate again"
+    ]
+    _, rows = train_and_validation(dataset, dataset.labels(LABELS), FoldOptions(folds=2))
+    frontal = (dataset.catalog["view"].iloc[rows] == "frontal").to_numpy()
+    row = next(row for row in block["rows"] if (row["group"], row["metric"]) == ("frontal", "macro_AUROC"))
+    names = dataset.labels(LABELS).findings
+    scored = [place for place in range(len(names)) if min(
+        len(np.unique(subject[frontal & (target[:, place] == label)])) for label in (0, 1)) >= 10]  # fmt: skip
+    gaps = {}
+    for run in runs:
+        values = read(run / VAL_PREDICTIONS).values
+        own, rest = ([roc_auc_score(target[mask, place], values[mask, place]) for place in scored]
+                     for mask in (frontal, ~frontal))  # fmt: skip
+        assert row["runs"][run.name]["value"] == pytest.approx(np.mean(own))
+        gaps[run.name] = np.mean(own) - np.mean(rest)
+        assert row["runs"][run.name]["difference"] == pytest.approx(gaps[run.name])
+    for name, each in row["differences"].items():
+        assert each["difference"] == pytest.approx(gaps[name] - gaps["weak"])
+        assert each["low"] < each["difference"] < each["high"] and each["p"] <= each["p_holm"]
+    assert set(row["differences"]) == {"strong", "asl"}
+    measured = [each for other in block["rows"] for each in other["differences"].values() if each["p"] is not None]
+    assert block["comparisons"]["differences"] == len(measured)
+
+
+def test_without_groups_there_are_none(result):
+    assert result["groups_by"] is None

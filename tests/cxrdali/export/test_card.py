@@ -170,6 +170,37 @@ def test_what_the_card_says(made):
             assert f"| {row['finding']} | {row['probability']:.4f} |" in words
 
 
+def test_scores_of_groups_are_those_of_the_evaluation(made, dataset, tmp_path):
+    shutil.copytree(made / "a", tmp_path / "a")
+    labels = dataset.labels("cxr-lt-2023")
+    plain = thresholds.fit(made / "val.parquet", dataset, labels, "f1", FitOptions(folds=2))
+    options = EvaluateOptions(draws=50, by=("view", "sex", "view_position"), min_group=3, allow_same_images=True)
+    found = scores.evaluate(made / "val.parquet", dataset, labels, options, plain)
+    scores.write(found, tmp_path / "a" / "val.metrics")
+    export(tmp_path / "a", tmp_path / "card.md", ExportOptions("card"), dataset)
+    words = text(tmp_path)
+    assert "Groups of patients, by sex, age or anything else: not measured" not in words
+    assert "- Groups of patients, sex: not measured: no sex is known of these images; attach it" in words
+    rows = {(part["by"], row["group"]): row for part in found["groups_by"]["dimensions"] for row in part["groups"]}
+    small = [name for name, row in rows.items() if row["too_small"]]
+    assert small and len(small) < len(rows)
+    for (_, name), row in rows.items():
+        (line,) = [each for each in words.splitlines() if each.startswith(f"| {name} |") and each.count("|") == 11
+                   and (row["too_small"] or f"| {row['images']} |" in each)]  # fmt: skip
+        if row["too_small"]:
+            assert line.startswith(f"| {name} | too small | too small |")
+        else:
+            assert f"| {row['mAP']:.3f}" in line and f"| {row['macro_AUROC']:.3f}" in line
+    for row in found["groups_by"]["worst"]["means"]:
+        assert f"{row['group']} (by " in words
+    known = json.loads((tmp_path / "card.json").read_text())
+    (each,) = [each for each in known["evaluations"] if each["file"] == "val.metrics.json"]
+    for part in each["groups_by"]["dimensions"]:
+        for row in part["groups"]:
+            assert "findings" not in row and (row["images"] is None) == row["too_small"]
+    assert str(dataset.root) not in words and str(dataset.root) not in (tmp_path / "card.json").read_text()
+
+
 def test_a_card_names_no_path_and_no_patient(made, dataset):
     catalog = dataset.catalog
     for file in ("card.md", "card.json"):

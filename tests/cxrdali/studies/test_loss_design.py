@@ -33,10 +33,10 @@ from cxrdali.runs.settings import settings_of
 from cxrdali.runs.steps import Book
 from cxrdali.studies.expand import roles as roles_of
 from cxrdali.studies.ground import Base
+from cxrdali.studies.kept import read_weights
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.plan import make_plan
 from cxrdali.studies.shipped import open_study, write_record
-from cxrdali.studies.tables import read_weights
 from shards.errors import UserError
 from shards.storage.sealed import read_json, sealed_json
 from tests.cxrdali.report.pages import Page, check_numbers, section_html

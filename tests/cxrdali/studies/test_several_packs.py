@@ -8,7 +8,7 @@ from cxrdali.runs.config_file import read_config
 from cxrdali.runs.steps import Book
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.plan import make_plan
-from cxrdali.studies.schema import read_study
+from cxrdali.studies.reader import read_study
 from cxrdali.studies.work import Part, work
 from shards.storage.sealed import read_json
 

@@ -271,7 +271,7 @@ def test_what_it_trained_on_is_known_pack_by_pack(unbroken, union, dataset, nih,
 
 def test_a_run_of_one_pack_has_no_validation_split_of_another(dataset, nih, union, tmp_path):
     train(settings(epochs=1), dataset, tmp_path / "alone")
-    with pytest.raises(UserError, match="was trained on one pack; give it alone with --data, so its val split is not"):
+    with pytest.raises(UserError, match="was trained on one pack, not on several, so its val split is not"):
         predict(tmp_path / "alone", union, "val", PredictOptions(device="cpu"))
     found = predict(tmp_path / "alone", union, "test", PredictOptions(device="cpu"))
     assert set(found.ids["image_id"].str.split(":").str[0]) == {"mimic", "nih"}
