@@ -46,10 +46,11 @@ def copy_augmented(images, out, anchor, shape, horizontal, vertical):
     width, last, to = np.uintp(size), np.uintp(size - 1), out.ctypes.data
     for image in range(len(addresses)):
         mirrored, upside_down = horizontal[image], vertical[image]
+        begin, own = addresses[image], to + places[image] * size * size
         for y in range(size):
-            source = carray(_at(addresses[image] + y * size), (size,))  # type: ignore[call-arg]
+            source = carray(_at(begin + y * size), (size,))  # type: ignore[call-arg]
             row = size - 1 - y if upside_down else y
-            target = carray(_at(to + (places[image] * size + row) * size), (size,))
+            target = carray(_at(own + row * size), (size,))
             if mirrored:
                 for x in range(width):
                     target[x] = source[last - x]
@@ -64,5 +65,6 @@ def copy_augmented(images, out, anchor, shape, horizontal, vertical):
             if mirrored:
                 left = size - left - wide
             for y in range(max(top, 0), min(top + height, size)):
+                target = carray(_at(own + y * size), (size,))  # type: ignore[call-arg]
                 for x in range(max(left, 0), min(left + wide, size)):
-                    out[places[image], y, x] = 0
+                    target[x] = 0

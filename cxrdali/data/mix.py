@@ -108,10 +108,12 @@ def shares(mix: str, starts: Mapping[str, int], rows: np.ndarray) -> tuple[dict[
 
 
 def words(mix: str, starts: Mapping[str, int], rows: np.ndarray) -> str:
-    """How many samples of an epoch are each pack's: "600 of a's 500 images, 600 of b's 700 images"."""
+    """How many samples of an epoch are each pack's: "600 samples of a's 500 images, 600 samples of b's 700 images"."""
     packs, share = shares(mix, starts, rows)
     samples = zip(packs.items(), _rounded(share * len(rows)).tolist(), strict=True)
-    return ", ".join(f"{count:,} of {name}'s {counted(len(own), 'image')}" for (name, own), count in samples)
+    return ", ".join(
+        f"{counted(count, 'sample')} of {name}'s {counted(len(own), 'image')}" for (name, own), count in samples
+    )
 
 
 def _rounded(parts: np.ndarray) -> np.ndarray:

@@ -17,7 +17,8 @@ def fill(
 ) -> None:
     """Copy raw rows of a batch to their places (`at`) in `out`, uint8 [B, S, S], augmented on the way; raises as
     `MappedSize.addresses` does."""
-    rows, made = rows[at.places], {name: each[at.places] for name, each in made.items()}
+    if len(at.places) < len(rows):
+        rows, made = rows[at.places], {name: each[at.places] for name, each in made.items()}
     copy = compiled() if [type(each) for each in augment] in ([], [Cutout], [Flips], [Cutout, Flips]) else None
     if copy is None:  # an augmentation of a plugin among them, or no numba
         carry_out(augment, mapped.pixels(rows), made, [out[place, :, :, None] for place in at.places.tolist()])

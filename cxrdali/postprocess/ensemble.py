@@ -84,16 +84,17 @@ def ensemble(
     for path, about in zip(paths, members.provenances, strict=True):
         check_unseen(path, about, allow_leak or about.split in TRAINED_ON)
     values, how, made = weights, "", list(members.fitted)
-    pooled_of: np.ndarray | slice = slice(None)
     if isinstance(weights, Weights):
         remarks = _check_runs(members, weights, allow_other_run)
-        pooled_of = np.array(weights.values) > 0  # a greedy selection leaves members out
         values, how = weights.values, f" ({weights.how}){''.join(dict.fromkeys(remarks))}"
         here([weights.fitted], members.first.ids, members.first.provenance.split).check(
             paths[0], allow_same_images, APPLY
         )
         made.append(weights.fitted)
-    pooled = pool(members.values[pooled_of], None if values is None else np.array(values)[pooled_of])
+    if isinstance(weights, Weights):  # a greedy selection leaves members out
+        pooled = _pooled(members.values, np.array(values), pool)
+    else:
+        pooled = pool(members.values, values)
     by = "" if values is None else f" by weights {', '.join(f'{value:g}' for value in values)}{how}"
     step = STEPS[method].format(names=members.names + by, images=len(pooled))
     kind = Kind.RANK if method == "rank" else Kind.LOGIT

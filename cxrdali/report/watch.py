@@ -1,5 +1,6 @@
 """A terminal's view of runs at this moment: of one run its numbers, of a folder of runs a line each."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,10 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cxrdali.report.kit.numbers import NOTHING, count, duration, percent, small, storage
+from cxrdali.runs.layout import RECORD, STUDY
 from cxrdali.runs.listing import is_run, run_folders
-from cxrdali.runs.steps import RECORDS
-from cxrdali.runs.watching import FINISHED, KILLED, STOPPED, Watched, watched
+from cxrdali.runs.steps import Book
+from cxrdali.runs.watching import FINISHED, KILLED, STOPPED, Watched, is_held, watched
 from shards.errors import UserError
+from shards.storage.sealed import read_json
 from shards.words import counted
 
 NARROW = 72  # columns: with fewer, rate and waiting are left out
@@ -25,19 +28,31 @@ def screen(path: Path, width: int) -> tuple[RenderableType, bool]:
 
     Raises UserError if there is no run, or the one that is asked for cannot be read.
     """
-    if is_run(path):
+    if is_run(path) or is_held(path / ".lock"):
         run = watched(path)
         if run.fault:
             raise UserError(run.fault)
         return _one(run), run.state == FINISHED
     folders, others = run_folders(path)
-    found = [watched(each) for each in folders]
+    begun = [each for each in others if is_held(each / ".lock")]
+    found = [watched(each) for each in [*folders, *begun]]
     table = _several(found, width)
-    lines = [f"{counted(len(others), 'folder')} without a run yet"] if others else []
-    made, begun = (len(list((path / RECORDS).glob(f"*.{kind}.json"))) for kind in ("made", "begun"))
-    lines += [f"{counted(made, 'step')} of the study done, {begun} begun"] if made or begun else []
+    empty = len(others) - len(begun)
+    lines = [f"{counted(empty, 'folder')} without a run yet"] if empty else []
+    done, planned = _steps(path)
+    lines += [f"{done} of {counted(planned, 'step')} of the study done"] if planned else []
     lines += [each.fault for each in found if each.fault]
-    return Group(table, *map(_plain, lines)), all(each.state == FINISHED for each in found) and not (others or begun)
+    finished = all(each.state == FINISHED for each in found) and not others and done == planned
+    return Group(table, *map(_plain, lines)), finished
+
+
+def _steps(path: Path) -> tuple[int, int]:
+    """How many steps of a study are done, and how many its record names: none where there is none."""
+    for name in (STUDY, RECORD):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            steps = read_json(path / name)["steps"]
+            return len(Book(path).recorded(steps)[0]), len(steps)
+    return 0, 0
 
 
 def _one(run: Watched) -> RenderableType:
@@ -50,6 +65,8 @@ def _one(run: Watched) -> RenderableType:
 def _facts(run: Watched) -> dict[str, str]:
     """What is known of a run that can be read, by the words before it."""
     progress, live, last, facts = run.progress, run.live, run.last, {}
+    if progress is None:
+        return {"next": "it has not begun its first epoch"}
     facts["epoch"] = _epoch(run)
     if live:
         facts["epoch"] += f", {live.position:,} of {live.of:,} images"
@@ -60,8 +77,8 @@ def _facts(run: Watched) -> dict[str, str]:
     if live and live.gpu_bytes is not None:
         facts["GPU"] = f"{storage(live.gpu_bytes)} at most"
     if last:
-        values = (f"{name} {last[name]:.4f}" for name in SHOWN)
-        facts["last"] = f"epoch {last['epoch']:.0f}: {', '.join(values)}"
+        values = ", ".join(f"{name} {small(last[name])}" for name in SHOWN)
+        facts["last"] = f"epoch {last['epoch']:.0f}: {values}"
     if progress.best_epoch:
         facts["best"] = f"epoch {progress.best_epoch}, {progress.metric} {small(progress.best_score)}"
     if run.state in ENDED:

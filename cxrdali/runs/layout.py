@@ -29,6 +29,7 @@ def chosen_by(select_by: str, select_pack: str | None, packs: bool) -> str:
     return f"{metric}_{select_pack}" if select_pack else f"mean_{metric}" if packs else metric
 
 
+STUDY = "study.json"  # RECORD of studies that are no loss-design paper
 RECORD = "loss-design.json"  # in a study's folder: its models, what they are there for, its tables and steps
 REFERENCE = "ld-ldam-drw"  # its network is the one that the losses share, its loss the one that the backbones share
 

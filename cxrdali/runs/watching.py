@@ -4,6 +4,7 @@ import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxrdali.runs.listing import is_run
 from cxrdali.runs.live import Live, read_live
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import Run
@@ -44,8 +45,10 @@ class Watched:
 
 def watched(path: Path) -> Watched:
     """A run's folder as it is now."""
+    held = is_held(path / ".lock")  # first: a run that ends meanwhile counts as running, not as killed
+    if held and not is_run(path):
+        return Watched(path.name, BUSY)
     try:
-        held = is_held(path / ".lock")  # first: a run that ends meanwhile counts as running, not as killed
         run, live = Run.open(path), read_live(path)
         progress, metrics = run.progress, run.metrics
     except UserError as error:

@@ -84,7 +84,9 @@ def expand(
             )
         for values in product(*grid.values()):
             axes = dict(zip(grid, values, strict=True))
-            planned = _planned(table, base, axes)
+            planned = _planned(
+                table, base, axes, {key: value for key, value in (every or {}).items() if key == "folds"}
+            )
             name = planned.recipe.name
             if name in found and (name in names or found[name].table != name):
                 raise study.source.error(("runs", table.name), f"two runs are called {name}; rename one of them")
@@ -149,11 +151,12 @@ def _values(key: str, values: Sequence[Any], settings: Mapping[str, Any]) -> Seq
     return range(int(settings.get("folds", 5))) if key == "fold" and values == (EVERY,) else values
 
 
-def _planned(table: RunTable, base: Recipe, axes: Mapping[str, Any]) -> Planned:
+def _planned(table: RunTable, base: Recipe, axes: Mapping[str, Any], folds: Mapping[str, object]) -> Planned:
+    """folds: how many, if all runs are to have others than the file says."""
     parts = {key: f"-{key}{_short(value)}" for key, value in axes.items()}
     cell = table.name + "".join(part for key, part in parts.items() if key not in REPEATS)
     recipe = recipes.of_layers(
-        table.name + "".join(parts.values()), [base.settings, axes], base.starts_from, base.about
+        table.name + "".join(parts.values()), [base.settings, folds, axes], base.starts_from, base.about
     )
     return Planned(recipe, table.name, cell, axes, table.packs)
 

@@ -5,15 +5,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cxrdali.runs.layout import RECORD
+from cxrdali.runs.layout import RECORD, STUDY
 from cxrdali.studies.reader import read_study
 from cxrdali.studies.schema import Study
 from shards.errors import UserError
 from shards.storage.files import write_bytes
 from shards.storage.sealed import sealed_json
 from shards.words import choices
-
-STUDY = "study.json"
 
 
 def names() -> dict[str, Path]:

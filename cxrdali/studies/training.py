@@ -8,6 +8,7 @@ from cxrdali.runs.settings import MAY_DIFFER, TrainSettings
 from cxrdali.runs.steps import Step
 from cxrdali.runtime.device import Hardware
 from cxrdali.studies.ground import Ground
+from cxrdali.train.hooks import Hooks
 from cxrdali.train.trainer import train
 from shards.errors import UserError
 from shards.storage.files import sha256_file
@@ -31,11 +32,13 @@ def train_step(root: Path, ground: Ground, name: str) -> Step:
     # a run of ours is known by its step, another file by its content
     for key, other in given.items():
         kept[key] = other or (kept[key] and content(Path(kept[key])))
+    if kept.get("exclude"):
+        kept["exclude"] = [content(Path(each)) for each in kept["exclude"]]
 
     def do() -> None:
         out = root / folder
         out.parent.mkdir(parents=True, exist_ok=True)
-        train(settings, base.dataset, out, recipe=about)
+        train(settings, base.dataset, out, recipe=about, hooks=Hooks(group=root.resolve().name))
 
     known = {**kept, **base.known("train", settings.data.size)}
     outputs = tuple(f"{folder}/{file}" for file in RUN_FILES)

@@ -43,6 +43,8 @@ def about(out: Path, settings: TrainSettings, config: dict) -> dict[str, Any]:
 
 
 def _last_name(setting: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_last_name(setting, each) for each in value]
     is_path = isinstance(value, str) and (setting in PATHS or value[:1] in ("/", "~") or str(Path.home()) in value)
     return Path(value).name if is_path else value
 
@@ -85,10 +87,10 @@ class Tracking:
                     session.sent = epoch
 
     def __exit__(self, *error: Any) -> None:
-        lost = [name for name in self._trackers if name not in self._sessions]
-        for name in lost if error[0] is None else ():
-            self._begin(name)
-        self.send()
+        if error[0] is None:
+            for name in set(self._trackers) - set(self._sessions):
+                self._begin(name)
+            self.send()
         self._ends.__exit__(*error)
         for name in set(self._trackers) - set(self._sessions):
             why = f"{name} was not told all of this run ({self._failed[name]})"

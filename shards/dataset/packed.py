@@ -264,40 +264,41 @@ class PackedDataset(Dataset):
             stored = ", ".join(map(str, self.sizes)) or "none"
             raise UserError(f"{self.root}: size {pixels} is not stored here; stored are {stored}")
         if pixels not in self._stored:
-            self._stored[pixels] = self._find_stored(pixels)
+            self._stored[pixels] = _find_stored(self, pixels)
         return self._stored[pixels]
 
     @cached_property
     def _stored(self) -> dict[int, StoredSize]:
         return {}
 
-    def _find_stored(self, pixels: int) -> StoredSize:
-        entry = self.info["sizes"][str(pixels)]
-        shard, offset, length = self.numbers("shard", f"offset_{pixels}", f"length_{pixels}")
-        described = {int(Path(each["name"]).stem): each for each in entry["shards"]}
-        held = np.zeros(max(described, default=0) + 1, dtype=np.int64)
-        held[list(described)] = [each["bytes"] for each in described.values()]
-        if held.max() >= 2**31:  # the end of an image must fit, too
-            offset, length = offset.astype(np.int64), length.astype(np.int64)
-        for at in range(0, len(shard), PIECE):
-            own, begin, count = (each[at : at + PIECE] for each in (shard, offset, length))
-            outside = (count == 0) | (begin > held[own.clip(0, len(held) - 1)] - count) | (own >= len(held))
-            outside &= own >= 0
-            if outside.any():  # a slice would end with the file, and no error
-                row = at + int(outside.argmax())
-                raise UserError(f"{self.root}: row {row} lies outside shard {shard[row]} of size {pixels}; pack again")
-        return StoredSize(
-            pixels=pixels,
-            raw=entry["encoding"] == "raw",
-            paths={number: self.place(each["name"]) for number, each in described.items()},
-            described=described,
-            shard=shard,
-            offset=offset,
-            length=length,
-            mirror=self.mirror,
-        )
-
     def key(self, row: int) -> str:
         """The sample key of a catalog row."""
         at = self.catalog.iloc[row]
         return sample_key(at["subject_id"], at["study_id"], at["image_id"])
+
+
+def _find_stored(dataset: PackedDataset, pixels: int) -> StoredSize:
+    entry = dataset.info["sizes"][str(pixels)]
+    shard, offset, length = dataset.numbers("shard", f"offset_{pixels}", f"length_{pixels}")
+    described = {int(Path(each["name"]).stem): each for each in entry["shards"]}
+    held = np.zeros(max(described, default=0) + 1, dtype=np.int64)
+    held[list(described)] = [each["bytes"] for each in described.values()]
+    if held.max() >= 2**31:  # the end of an image must fit, too
+        offset, length = offset.astype(np.int64), length.astype(np.int64)
+    for at in range(0, len(shard), PIECE):
+        own, begin, count = (each[at : at + PIECE] for each in (shard, offset, length))
+        outside = (count == 0) | (begin > held[own.clip(0, len(held) - 1)] - count) | (own >= len(held))
+        outside &= own >= 0
+        if outside.any():  # a slice would end with the file, and no error
+            row = at + int(outside.argmax())
+            raise UserError(f"{dataset.root}: row {row} lies outside shard {shard[row]} of size {pixels}; pack again")
+    return StoredSize(
+        pixels=pixels,
+        raw=entry["encoding"] == "raw",
+        paths={number: dataset.place(each["name"]) for number, each in described.items()},
+        described=described,
+        shard=shard,
+        offset=offset,
+        length=length,
+        mirror=dataset.mirror,
+    )

@@ -145,4 +145,5 @@ def test_weights_of_other_packs_than_there_are_are_refused(given, starts, words)
 
 
 def test_it_is_said_in_words():
-    assert mix.words("a=1,b=2,c=4", STARTS, ROWS) == "20 of a's 90 images, 40 of b's 10 images, 80 of c's 40 images"
+    words = "20 samples of a's 90 images, 40 samples of b's 10 images, 80 samples of c's 40 images"
+    assert mix.words("a=1,b=2,c=4", STARTS, ROWS) == words

@@ -230,6 +230,27 @@ def test_fitted_weights_are_those_of_the_search_and_their_gain_that_of_unseen_su
     assert "(fitted to the mAP of good.val.parquet, " in ensemble(paths, made).provenance.history[0]
 
 
+def test_a_greedy_selection_begins_empty_and_leaves_members_out(validation, dataset):
+    """By hand: the best member alone, then whatever raises the mAP of the mean the most, with repeats."""
+    paths, labels, truth, _ = validation
+    made = fitted_weights(paths, dataset, labels, options=FitOptions(folds=2), greedy=True)
+    members = [expit(read(path).values.astype(np.float64)) for path in paths]
+    counts, best, reached = np.zeros(len(members)), None, -1.0
+    for _ in range(10):
+        grown = [counts + row for row in np.eye(len(members))]
+        scores = [mean_ap(truth, np.average(members, axis=0, weights=each)) for each in grown]
+        counts = grown[int(np.argmax(scores))]
+        if max(scores) > reached:
+            best, reached = counts / counts.sum(), max(scores)
+    assert made.values == pytest.approx(best) and made.fitted_map == pytest.approx(reached)
+    assert 0 in made.values, "a member of little use is left out"
+    pooled = ensemble(paths, made)
+    expected = np.average(members, axis=0, weights=best)
+    np.testing.assert_allclose(expit(pooled.values.astype(np.float64)), expected, atol=1e-6)
+    with pytest.raises(UserError, match="each above 0"):
+        ensemble(paths, list(made.values))
+
+
 def test_weights_for_ranks_are_fitted_to_the_ranks_of_all_images(validation, dataset):
     paths, labels, truth, _ = validation
     made = fitted_weights(paths, dataset, labels, "rank", FitOptions(folds=2))

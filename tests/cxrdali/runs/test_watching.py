@@ -17,12 +17,15 @@ import time
 import pytest
 
 from cxrdali.runs import live, watching
-from cxrdali.runs.layout import CONFIG, LIVE, METRICS, PROGRESS
+from cxrdali.runs.layout import CONFIG, LIVE, METRICS, PROGRESS, STUDY
 from cxrdali.runs.settings import settings_of
+from cxrdali.runs.steps import Book, Step
 from cxrdali.runs.watching import watched
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
+from shards.storage.files import only_one
+from shards.storage.sealed import sealed_json
 from tests.cli.cli import call, command, environment
 from tests.faults.trainers import in_child, job_with_a_signal
 
@@ -138,6 +141,17 @@ def test_a_lock_is_looked_at_and_not_taken(tmp_path):
     assert not watching.is_held(lock)
 
 
+def test_a_run_that_prepares_its_first_epoch_is_one(tmp_path):
+    """It has no config.json yet: computing features may take long."""
+    (tmp_path / "runs" / "new").mkdir(parents=True)
+    (tmp_path / "runs" / "old").mkdir()
+    with only_one(tmp_path / "runs" / "new" / ".lock", "training into it"):
+        assert watched(tmp_path / "runs" / "new").state == "starts or saves"
+        said = call("watch", tmp_path / "runs" / "new", "--once", cwd=tmp_path)
+        assert said.returncode == 0 and "new: starts or saves" in said.stdout
+    assert call("watch", tmp_path / "runs" / "new", "--once", cwd=tmp_path).returncode == 1
+
+
 # ---------------------------------------------------------------- the screen
 
 
@@ -148,10 +162,10 @@ def runs(seen, tmp_path):
         shutil.copytree(seen[0], tmp_path / "study" / "runs" / name)
     (tmp_path / "study" / "runs" / "later").mkdir()
     (tmp_path / "study" / "runs" / "model10" / PROGRESS).write_text("{")
-    records = tmp_path / "study" / ".steps"
-    records.mkdir()
-    for name in ("train-a.made", "train-b.made", "predict-a.begun"):
-        (records / f"{name}.json").write_text("{}")
+    study, wait = tmp_path / "study", lambda: (tmp_path / "study" / "made").touch()
+    steps = [Step(name, ("made",), {}, (), wait) for name in ("train model2", "train model10")]
+    Book(study).run(steps)
+    (study / STUDY).write_bytes(sealed_json({"steps": [*(step.name for step in steps), "predict model2"]}))
     return tmp_path / "study"
 
 
@@ -161,11 +175,11 @@ def test_a_folder_has_a_line_for_each_run(runs, tmp_path, monkeypatch, columns):
     ended = call("watch", runs, "--once", cwd=tmp_path)
     lines = ended.stdout.splitlines()
     assert ended.returncode == 0 and max(map(len, lines)) <= columns and "\x1b" not in ended.stdout
-    names = [line.split()[0] for line in lines[1:] if " of 3" in line or "unreadable" in line]
+    names = [line.split()[0] for line in lines[1:] if re.search(r" of 3 |unreadable", line) and "step" not in line]
     assert names == ["\\x1b[31mred", "model2", "model10"]
     assert ("waiting" in lines[0]) == (columns == 80)
     said = " ".join(ended.stdout.split())
-    assert "1 folder without a run yet" in said and "2 steps of the study done, 1 begun" in said
+    assert "1 folder without a run yet" in said and "2 of 3 steps of the study done" in said
     assert "progress.json: not as `cxrdali train` writes it" in re.sub(r"(?<=[\w/.-])\n(?=\S)", "", said)
 
 

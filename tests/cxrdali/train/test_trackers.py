@@ -1,5 +1,6 @@
 """Runs that tell Weights & Biases (offline), MLflow (a database of its own) and TensorBoard, killed and continued."""
 
+import errno
 import getpass
 import json
 import os
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 from wandb.proto.wandb_internal_pb2 import Record
 
 from cxrdali.runs import layout
@@ -247,6 +249,19 @@ def test_services_that_nobody_answers_for_stop_no_training(pack_folder, tmp_path
             f"warning: {name} cannot be told of this run", f"warning: {name} was not told all of this run",
         ]  # fmt: skip
     assert Run.open(tmp_path / "run").progress.finished
+
+
+def test_events_that_cannot_be_written_end_the_training_and_the_others_know(
+    dataset, tmp_path, mlflow_here, monkeypatch
+):
+    def full(writer):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="tensorboard: cannot be written"):
+        patch = lambda row: monkeypatch.setattr(SummaryWriter, "flush", full)  # noqa: E731
+        train(settings("mlflow", "tensorboard"), dataset, out, hooks=Hooks(on_epoch=patch))
+    assert steps_of(mlflow_here[0], out) == ([1, 2], "FAILED") and Run.open(out).progress.epoch == 2
 
 
 def test_a_stopped_run_is_no_finished_one(dataset, tmp_path, mlflow_here):
