@@ -120,10 +120,7 @@ def train(
                 # not before: a run that could not begin must not stand in the way of other settings
                 found = {"micro_batch": parts.searched, "compile": parts.arranged.measured}
                 identity.record(out, {**config, "settings": parts.settings.as_json(), **found}, loaded)
-                if loaded is None:
-                    data.seen.write(out)
-                    if data.excluded is not None:
-                        data.excluded.write(out)
+                data.write(out)
                 folder.settle(out, loaded, settings)
             state = restore(parts, loaded) if loaded else begin(parts)
             if loaded:
