@@ -12,6 +12,8 @@ from cxrdali.train.trainer import train
 from shards.errors import UserError
 from tests.cxrdali.two_packs import two_packs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):

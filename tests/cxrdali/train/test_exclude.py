@@ -21,6 +21,8 @@ from shards.errors import UserError
 from tests.cxrdali.two_packs import two_packs
 from tests.heard import heard
 
+pytestmark = pytest.mark.slow
+
 
 def settings(**changes):
     given = {"stage": 1, "size": 192, "batch": 16, "epochs": 1, "arch": "test_byobnet", "pretrained": False}
