@@ -39,7 +39,8 @@ from shards.words import counted
     help="Label release of an away pack.  [default: the run's, else the pack's first]",
 )
 @click.option("--out", type=folders.FOLDER, metavar="DIR", help="Folder to write to.  [default: RUN.external]")
-@field_options(ExternalOptions, "strategy", "refit", "folds", "uncertain", "findings", "draws", "level", "seed")
+@field_options(ExternalOptions, "strategy", "refit", "folds", "uncertain", "findings", "allow_overlap")
+@field_options(ExternalOptions, "draws", "level", "seed")
 @field_options(PredictOptions, "batch", "device", "precision", "decode", "allow_leak")
 def external(run, data, away, split, away_split, away_labels, out, **given):
     """Judge a run at home, on images of its own dataset (--data), and away, in other hospitals, side by side: AP,
@@ -57,7 +58,8 @@ def external(run, data, away, split, away_split, away_labels, out, **given):
         from dataclasses import replace
 
         from cxrdali.evaluate import external as library
-        from cxrdali.evaluate.away import at_home, elsewhere
+        from cxrdali.evaluate.away import NearCopies, at_home, elsewhere
+        from cxrdali.evaluate.overlap import OverlapOptions
         from cxrdali.report.external.page import write_external
         from cxrdali.runs.reader import Run
 
@@ -69,7 +71,9 @@ def external(run, data, away, split, away_split, away_labels, out, **given):
         raise click.UsageError(f"--away-labels {unknown[0]}=...: the away packs are {', '.join(packs)}")
     out = out or Path(f"{run.resolve().name}.external")
     out.mkdir(0o700, parents=True, exist_ok=True)
-    there = elsewhere(trained, packs, away_split, [replace(asked, labels=chosen.get(name)) for name in packs], out)
+    near = NearCopies({part.name: part.dataset for part in home.parts}, options.allow_overlap, OverlapOptions.kept())
+    wanted = [replace(asked, labels=chosen.get(name)) for name in packs]
+    there = elsewhere(trained, packs, away_split, wanted, out, near)
     first, *validation = at_home(trained, "home", home, split, asked, out)
     result = library.external(trained, first, there, options, *validation)
     paths = [*library.write(result, out / "external.json"), write_external(result, out / "external.html")]

@@ -79,6 +79,7 @@ def cxrdali(context: click.Context, debug: bool) -> None:
     cxrdali releases     which releases are read, and what a description of your own would read
     cxrdali shard        pack a release into WebDataset shards, once per image size
     cxrdali inspect      what a packed dataset holds: findings, splits, rejects
+    cxrdali overlap      which images two packs share, so that none is trained on here and tested on there
     cxrdali train        --stage 1, then 2, then 3; or --recipe model0 to model7
     cxrdali watch        how a run, or a folder of them, is at this moment
     cxrdali predict      a run's predictions on a split, or of new images

@@ -30,7 +30,8 @@ def overlap(a, b, out, exact_only):
         raise UserError(f"{out.parent}: no such folder; make it, or give another --out")
     packs = folders.open_packs((a, b), option="")
     (name_a, pack_a), (name_b, pack_b) = packs.items()
-    found = library.overlap(pack_a, pack_b, library.OverlapOptions.kept(near=not exact_only))
+    cache = None if exact_only else folders.copies() / library.KEPT
+    found = library.overlap(pack_a, pack_b, library.OverlapOptions(near=not exact_only, cache=cache))
     pairs = found.listed((name_a, name_b))
     _say(found, (name_a, name_b))
     for pair in pairs.head(SHOWN).itertuples():

@@ -15,7 +15,11 @@ from cli.options.folders import FILE, FOLDER, OUTPUT
     help="HTML page to write.  [default: RUNS/report.html if RUNS is one folder of several runs]",
 )
 @click.option(
-    "--data", type=folders.Place(), metavar="PACK", help="Packed dataset, for label frequencies and pictures."
+    "--data",
+    multiple=True,
+    type=folders.PackPlace(),
+    metavar="[NAME=]PACK",
+    help="Packed dataset, for label frequencies and pictures; all of them of runs of several.",
 )
 @folders.cache_options
 @click.option(
@@ -38,6 +42,7 @@ def report(runs, out, data, evaluations, title, images):
     from cxrdali.report.training.page import write_report
     from cxrdali.report.training.sources import ReportOptions
     from cxrdali.runs.layout import CONFIG
+    from cxrdali.runs.reader import Run
     from shards.errors import UserError
 
     if out is None:
@@ -46,6 +51,7 @@ def report(runs, out, data, evaluations, title, images):
         if not runs[0].is_dir():
             raise UserError(f"{runs[0]}: no such folder; give run folders, or one of several runs")
         out = runs[0] / "report.html"
-    pack = None if data is None else folders.open_packed(data)
+    of = Run.open(runs[0]) if (runs[0] / CONFIG).exists() else None
+    pack = folders.open_dataset(data, run=of) if data else None
     path = write_report(out, runs, pack=pack, evaluations=evaluations, options=ReportOptions(title, images=images))
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

@@ -67,7 +67,8 @@ def subjects(pack, table, admissions, metadata, source, release, name, remove):
 def _list(dataset) -> None:
     """What is known of how many images."""
     from cli.options.scores import aligned
+    from shards.dataset.people import known_people
 
     rows = [(name, f"{known:,} of {counted(len(dataset.packed), 'image')}", f"from {source}" if source else "packed")
-            for name, known, source in dataset.people()]  # fmt: skip
+            for name, known, source in known_people(dataset)]  # fmt: skip
     click.echo(aligned(rows, left=(0, 2)) if rows else f"{dataset.root}: nobody is known; give --subjects FILE")

@@ -5,6 +5,7 @@ split, fold or pack they come from: of many images by the MOST smallest hashes, 
 """
 
 import base64
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ BEST_EPOCH, OVERSAMPLING, WEIGHTS = "best epoch", "oversampling list", "ensemble
 CALIBRATION, VIEW_RULES, THRESHOLDS = "calibration", "view rules", "thresholds"
 KEPT = ("dev", "test")  # splits that are there to be scored
 APPLY = "apply what was fitted on val"
+OF_SEVERAL = r"^[\w.-]+:"  # how ids begin where several packs are one dataset
 MOST = 4096  # of 54,000 images, these miss an overlap of 100 once in 2,000 times
 
 
@@ -110,7 +112,11 @@ def _share(own: np.ndarray, fitted: Fitted) -> float:
 
 
 def _hashes(ids: pd.DataFrame) -> np.ndarray:
-    texts = (ids["image_id"].astype(str) + "/" + ids["study_id"].astype(str)).to_numpy(dtype=object)
+    """An image has the same in its own pack and among several, where its ids begin with the pack's name."""
+    image, study = (ids[name].astype(str) for name in ("image_id", "study_id"))
+    if all(len(each) and re.match(OF_SEVERAL, each.iloc[0]) for each in (image, study)):
+        image, study = (each.str.replace(OF_SEVERAL, "", regex=True) for each in (image, study))
+    texts = (image + "/" + study).to_numpy(dtype=object)
     return pd.util.hash_array(texts, categorize=False)
 
 

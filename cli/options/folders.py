@@ -95,7 +95,9 @@ def open_packs(given: Sequence[Path], option: str = "--data ") -> dict:
     for root in given or (packed(None),):
         if str(root) in [str(pack.root) for pack in packs.values()]:
             raise UserError(f"{option}{root}: is given twice; give each pack once")
-        name = context.meta.get(_NAMES, {}).get(str(root)) or Path(str(root)).resolve().name
+        folder = Path(str(root))
+        folder = folder if folder.name not in ("", "..") else folder.resolve()
+        name = context.meta.get(_NAMES, {}).get(str(root)) or folder.name
         if name in packs:
             raise UserError(
                 f"{option}{root}: {packs[name].root} is called {name!r} too; give one of them another name, as in "

@@ -29,7 +29,12 @@ def _evaluation(run: Path, settings) -> str:
 
     counted = settings.data.uncertain
     given = () if counted == settings_of(stage=1).data.uncertain else ("--uncertain", counted)
-    return line("evaluate", run / VAL_PREDICTIONS, *given)
+    return line("evaluate", run / VAL_PREDICTIONS, *given, *_map(settings.data.findings))
+
+
+def _map(findings: str | None) -> tuple[str, ...]:
+    """The option of a map of findings, if there is one."""
+    return () if findings is None else ("--findings", findings)
 
 
 def after_training(settings, dataset, out: Path) -> None:
@@ -65,9 +70,11 @@ def _next_stage(settings, out: Path, given: Mapping, stored: Sequence[int]) -> s
         words += ["--size", max(stored)]
     head = [each.name for each in fields(settings.model.head)]
     # what the next stage must share with this one; its size, batch and rate are its own
-    for name in ("labels", "uncertain", *FOLDS, "arch", "norm", "head", *head):
+    of_packs = ("findings", "same_patients", "mix", "exclude", "select_pack")
+    for name in ("labels", "uncertain", *of_packs, *FOLDS, "arch", "norm", "head", *head):
         if mine[name] != plain.get(name) and mine[name] is not None:
-            words += ["--set", f"{name}={mine[name]}"] if name in head else option_words(name, mine[name]).split(" ", 1)
+            value = ",".join(mine[name]) if name == "exclude" else mine[name]
+            words += ["--set", f"{name}={value}"] if name in head else option_words(name, value).split(" ", 1)
     for path in given["plugins"]:
         words += ["--plugins", path]
     for name in ("gpus", "device"):
@@ -91,7 +98,8 @@ def after_table(out: Path, table) -> None:
             check_labelled(labels, catalog_rows(table, out, dataset), str(out))
         except UserError:
             return  # released without labels, or of another dataset
-    say(line("evaluate", out))
+    findings = dataset.options.findings.text if dataset is not None and len(dataset.parts) > 1 else None
+    say(line("evaluate", out, *_map(findings)))
 
 
 def after_evaluation(file: Path, written: Path, run: str | None) -> None:

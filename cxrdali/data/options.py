@@ -156,9 +156,10 @@ class DataSettings(FoldOptions):
     exclude: tuple[str, ...] = setting(
         (),
         "Lists of images that `cxrdali overlap` wrote: they are left out of training, not of validation "
-        "(docs/training.md).",
+        "(docs/packed-dataset.md).",
         otherwise="none",
         metavar="CSV,...",
+        before=[],  # as JSON has it
     )
     oversample: tuple[str, ...] = setting(
         (), 'Double the images of these findings: "Fibrosis,Hernia".', otherwise="none", metavar="FINDINGS"

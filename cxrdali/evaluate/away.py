@@ -1,17 +1,31 @@
 """A run's predictions in its own dataset and in others, as the places where it is judged."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cxrdali.data.splits import select
+from cxrdali.evaluate.overlap import OverlapOptions
 from cxrdali.evaluate.place import Place
+from cxrdali.evaluate.strangers import strangers
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predict.predict import predict
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import labels_of
 from cxrdali.runs.seen import seen_by
 from shards.dataset.dataset import Dataset
+from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
+
+
+@dataclass(frozen=True)
+class NearCopies:
+    """home: packs that the run was trained on, by name, in which copies of away images are looked for; allow: whether
+    there may be any; options: how to compare."""
+
+    home: dict[str, PackedDataset]
+    allow: bool = False
+    options: OverlapOptions | None = None
 
 
 def at_home(run: Run, name: str, dataset: Dataset, split: str, asked: PredictOptions, out: Path) -> list[Place]:
@@ -27,27 +41,28 @@ def at_home(run: Run, name: str, dataset: Dataset, split: str, asked: PredictOpt
     return places
 
 
-def check_unseen_there(run: Run, name: str, dataset: Dataset, split: str, asked: PredictOptions) -> None:
-    """Raises UserError if the run, or one behind its weights, trained on some of these images, unless that is allowed:
-    before they are predicted, which can take hours."""
-    labels = labels_of(run, dataset, asked.labels)
-    rows = select(dataset, labels, split, run.fold)
-    leak = seen_by(run, dataset).among(dataset, labels, rows, run.fold.group, f"images of {name}")
-    if leak and not asked.allow_leak:
-        raise UserError(
-            f"{run.path}: {leak[0]}, so their scores would say nothing of another hospital; give another --away, or "
-            "say --allow-leak"
-        )
-
-
 def elsewhere(
-    run: Run, packs: dict[str, Dataset], split: str, asked: Sequence[PredictOptions], out: Path
+    run: Run, packs: dict[str, Dataset], split: str, asked: Sequence[PredictOptions], out: Path, near: NearCopies
 ) -> list[Place]:
-    """A split of other packs, by name, predicted to files in the folder `out`; asked: of each pack."""
+    """A split of other packs, by name, predicted to files in the folder `out`; asked: of each pack.
+
+    Raises UserError if the run, or one behind its weights, trained on some of these images, or on copies of them,
+    unless that is allowed: before any are predicted, which can take hours.
+    """
+    found = {}
     for (name, dataset), options in zip(packs.items(), asked, strict=True):
-        check_unseen_there(run, name, dataset, split, options)
+        labels = labels_of(run, dataset, options.labels)
+        rows = select(dataset, labels, split, run.fold)
+        leak = seen_by(run, dataset).among(dataset, labels, rows, run.fold.group, f"images of {name}")
+        if leak and not options.allow_leak:
+            raise UserError(
+                f"{run.path}: {leak[0]}, so their scores would say nothing of another hospital; give another --away, "
+                "or say --allow-leak"
+            )
+        allowed = near.allow or options.allow_leak
+        found[name] = strangers(run, dataset, rows, allowed, near.home, near.options).as_json()
     return [
-        _predicted(run, name, dataset, split, options, out / f"{name}.parquet")
+        replace(_predicted(run, name, dataset, split, options, out / f"{name}.parquet"), copies=found[name])
         for (name, dataset), options in zip(packs.items(), asked, strict=True)
     ]
 

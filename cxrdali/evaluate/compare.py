@@ -113,6 +113,12 @@ def write(result: dict, json_path: Path) -> list[Path]:
         for row in result["findings"]
         for name in by_run
     ]
+    per_finding += [
+        {"finding": name, "group": f"left out, {only.replace('_', ' ')}", "run": run}
+        for run, shared in result.get("common", {}).items()
+        for only in ("only_predictions", "only_labels")
+        for name in shared[only]
+    ]
     contents = {
         json_path: sealed_json(result),
         json_path.with_suffix(".csv"): _csv(

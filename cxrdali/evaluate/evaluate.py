@@ -109,7 +109,6 @@ def evaluate(
     probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
     if (unknown := labels.values[rows] == Labels.UNKNOWN).any():
         values = np.where(unknown, -np.inf, values)  # so LRAP leaves an image's unknown findings out of its ranking
-    catalog = dataset.catalog.iloc[rows]
     study = group_codes(dataset, "study")[rows]
     patient = np.unique(group_ids(dataset, "subject")[rows], return_inverse=True)[1]  # whatever the order of packing
     images = Images(truth[rows], values, patient, probabilities, called)
@@ -125,8 +124,7 @@ def evaluate(
         "without_training": _without_training(table, labels, truth, rows, train_rows),
         "groups": frequency,
         **({"common": asdict(both.shared)} if both.shared else {}),
-        "synthetic": dataset.synthetic,
-        "images": len(rows),
+        **{"synthetic": dataset.synthetic, "images": len(rows)},
         "studies": len(np.unique(study)),
         "patients": len(np.unique(images.patient)),
         **{"unit": subject_is(dataset), "fewest_patients": ENOUGH, "level": options.level, "draws": options.draws},
@@ -134,16 +132,9 @@ def evaluate(
     columns = zip(labels.findings, images.truth.T, values.T, strict=True)
     result["curves"] = {name: curves.counts(truth, value) for name, truth, value in columns}
     result["groups_by"] = groups_by(images, dataset, rows, labels.findings, options)
-    known = _known(labels, frequency, thresholds)
-    frontal = (catalog["view"] == "frontal").to_numpy()
+    frontal = (dataset.of_rows(rows, "view")["view"] == "frontal").to_numpy()
     parts = {"all": np.ones(len(rows), dtype=bool), "frontal": frontal, "lateral": ~frontal}
-    total = options.draws * sum(bool(mask.any()) for mask in parts.values())
-    with progress_bar("bootstrap", total, " samples", hidden=not total) as bar:
-        for name, mask in parts.items():
-            result[name] = _part(images.where(mask), known, options, bar) if mask.any() else None
-            if result[name] is not None:
-                result[name]["studies"] = len(np.unique(study[mask]))
-    return result
+    return result | _parts(images, parts, study, _known(labels, frequency, thresholds), options)
 
 
 def write(result: dict, out: Path) -> tuple[Path, Path]:
@@ -239,6 +230,21 @@ def _known(labels: Labels, frequency: dict | None, thresholds: Thresholds | None
         by_name = {rule.finding: rule.threshold for rule in thresholds.rules}
         known["threshold"] = [by_name.get(name) for name in labels.findings]
     return known
+
+
+def _parts(
+    images: Images, parts: Mapping[str, np.ndarray], study: np.ndarray, known: Mapping[str, list],
+    options: EvaluateOptions,
+) -> dict:  # fmt: skip
+    """By view; parts: which images, bool [n]; study: int [n], of each image. None without an image."""
+    found: dict = {}
+    total = options.draws * sum(bool(mask.any()) for mask in parts.values())
+    with progress_bar("bootstrap", total, " samples", hidden=not total) as bar:
+        for name, mask in parts.items():
+            found[name] = _part(images.where(mask), known, options, bar) if mask.any() else None
+            if mask.any():
+                found[name]["studies"] = len(np.unique(study[mask]))
+    return found
 
 
 def _part(images: Images, known: Mapping[str, list], options: EvaluateOptions, bar: tqdm) -> dict:

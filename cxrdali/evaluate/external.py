@@ -5,8 +5,9 @@ Everything is in the result, plain JSON values (undefined ones None):
     run, strategy, refit, uncertain, level, draws, seed, fewest_patients, synthetic
     fitted_on       images of home's validation to which thresholds and calibration were fitted; cross_fitted: home is
                     judged by fits to its other patients; kept: findings without a calibration, and why
-    home, away      name, labels, split, dataset, images, studies, patients, unit, seen, left_out (images that are not
-                    judged, by the reason), common (cxrdali.postprocess.aligned.Shared); of each of away besides
+    home, away      name, labels, split, dataset, images, studies, patients, unit, seen, copies (of images that were
+                    trained on), left_out (images that are not judged, by the reason), common
+                    (cxrdali.postprocess.aligned.Shared); of each of away besides
         only_home, only_away    findings of the run that the other's labels do not have
         refitted_on             patients to whom rules were fitted again, on average
         means                   of SIDES, over the findings that have the score on both sides (scored: how many)
@@ -35,6 +36,7 @@ from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.intervals import ENOUGH, Estimate, Sampled
 from cxrdali.metrics.longtail import groups
 from cxrdali.metrics.ranking import score
+from cxrdali.postprocess.aligned import check_map
 from cxrdali.postprocess.crossfit import Parts, parts
 from cxrdali.postprocess.options import parse_strategy
 from cxrdali.predictions import sigmoid
@@ -67,6 +69,7 @@ def external(
             few patients for `options.refit`.
     """
     here, there = judge(home, options), [judge(each, options) for each in away]
+    check_map(options.findings, {name: known for each in (here, *there) for name, known in each.sides.items()})
     for each in there:
         if overlap(sketch(here.both.table.ids), sketch(each.both.table.ids)):
             raise UserError(f"{each.place.path}: has images that {home.path} has too; give another --away")

@@ -7,7 +7,7 @@ does not confuse the groups' findings with the groups.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def measured(
         options: How they are sampled, and when a group is too small.
         progress: Called with 1 when a group is done.
     """
-    among = np.unique(images.patient)
+    images = replace(images, among=np.unique(images.patient))
 
     def measure(place: int) -> Measured:
         mask = dimension.mask(place)
@@ -83,8 +83,8 @@ def measured(
         if len(np.unique(part.patient)) < options.min_group:
             enough[:] = False
         else:
-            own = _sampled(part, enough, none, among, options)
-            others = _sampled(rest, enough, none, among, options) if len(rest.truth) else {}
+            own = _sampled(part, enough, none, options)
+            others = _sampled(rest, enough, none, options) if len(rest.truth) else {}
         progress(1)
         gaps = {each: own[each] - others[each] for each in own if each in others}
         return Measured(dimension.by, dimension.names[place], part, enough, own, gaps)
@@ -93,25 +93,25 @@ def measured(
         return list(threads.map(measure, range(len(dimension.names))))
 
 
-def _sampled(
-    images: Images, enough: np.ndarray, none: int | None, among: np.ndarray, options: ByOptions
-) -> dict[str, Sampled]:
+def _sampled(images: Images, enough: np.ndarray, none: int | None, options: ByOptions) -> dict[str, Sampled]:
     """By score, NaN of the findings that are not `enough`."""
     columns = np.flatnonzero(enough)
     given = (images.probabilities, images.called)
     chances, called = (each if each is None else each[:, columns] for each in given)
-    kept = Images(images.truth[:, columns], images.values[:, columns], images.patient, chances, called)
+    kept = Images(
+        images.truth[:, columns], images.values[:, columns], images.patient, chances, called, among=images.among
+    )
     found = {}
     if len(columns):
         scores = score(tuple(map(str, columns)), kept.truth, kept.values)
         also = ("recall", "specificity")
-        found = resample(kept, scores, options.draws, options.seed, also=also, among=among)
+        found = resample(kept, scores, options.draws, options.seed, also=also)
     names = [name for name, _ in MEASURES.values()]
     whole = {name: _spread(sampled, columns, len(enough)) for name, sampled in found.items() if name in names}
     under = _underdiagnosis(images, none)
     if under is not None and len(np.unique(under.patient)) >= options.min_group:
         scores = score(("",), under.truth, under.values)
-        share = resample(under, scores, options.draws, options.seed, also=("recall",), among=among)["recall"]
+        share = resample(under, scores, options.draws, options.seed, also=("recall",))["recall"]
         fewest = np.array([len(np.unique(under.patient))])
         whole[UNDER] = Sampled(1 - share.value, 1 - share.statistic, 1 - share.samples, fewest)
     return whole
@@ -142,7 +142,7 @@ def _underdiagnosis(images: Images, none: int | None) -> Images | None:
     if not ill.any():
         return None
     ones = np.ones((int(ill.sum()), 1))
-    return Images(ones, ones, images.patient[ill], None, called[ill][:, None])
+    return Images(ones, ones, images.patient[ill], None, called[ill][:, None], among=images.among)
 
 
 def _mean(measure: str, found: Sampled, level: float) -> Estimate:

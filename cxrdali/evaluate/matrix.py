@@ -23,6 +23,7 @@ from cxrdali.evaluate.place import Judged, Place, judge
 from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.intervals import Sampled
 from cxrdali.metrics.ranking import score
+from cxrdali.postprocess.aligned import check_map
 from shards.errors import UserError
 
 
@@ -43,6 +44,8 @@ def matrix(cells: Sequence[Cell], options: ExternalOptions) -> dict:
     columns: dict[str, dict[str, Judged]] = {}
     for cell in cells:
         columns.setdefault(cell.place.name, {})[cell.trained] = judge(cell.place, options)
+    judged = [each for column in columns.values() for each in column.values()]
+    check_map(options.findings, {name: known for each in judged for name, known in each.sides.items()})
     return {
         "trained": [*dict.fromkeys(cell.trained for cell in cells)],
         **{"level": options.level, "draws": options.draws, "seed": options.seed},

@@ -69,6 +69,7 @@ class ExternalOptions(ResampleOptions):
     uncertain: str = as_in(EvaluateOptions, "uncertain")
     findings: str | None = as_in(EvaluateOptions, "findings")
     allow_leak: bool = as_in(EvaluateOptions, "allow_leak")
+    allow_overlap: bool = setting(False, "Judge away packs that hold copies of training images, too; the page says so.")
 
     def __post_init__(self):
         super().__post_init__()

@@ -25,6 +25,7 @@ from shards.storage.sidecar import check_hash, write_with_hash
 log = logging.getLogger(__name__)
 
 EXACT, NEAR = "exact", "near"
+KEPT = "likeness"  # folder of signatures, beside the copies of datasets
 CLEARLY = 0.02  # of correlation, by which one of two pictures of a patient is the copy and the other is not
 TRIES = 3  # of an image's candidates, nearest first, that may turn out to be others
 
@@ -40,7 +41,7 @@ class OverlapOptions:
     @classmethod
     def kept(cls, exact: bool = True, near: bool = True) -> "OverlapOptions":
         """With signatures beside the copies of datasets."""
-        return cls(exact, near, default_folder() / "likeness")
+        return cls(exact, near, default_folder() / KEPT)
 
 
 @dataclass(frozen=True)

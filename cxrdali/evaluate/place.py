@@ -19,21 +19,25 @@ from shards.dataset.labels import Labels
 
 @dataclass(frozen=True)
 class Place:
-    """path: a run's predictions there, raw logits; labels: one of the dataset's releases."""
+    """path: a run's predictions there, raw logits; labels: one of the dataset's releases; copies: which of its images
+    were trained on, as `cxrdali.evaluate.strangers` found it (None: not looked for)."""
 
     name: str
     path: Path
     dataset: Dataset
     labels: Labels
+    copies: dict | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A place's labelled images. findings: in common, by the run's names; rows: int64 [n], in the catalog; truth,
+    """A place's labelled images. sides: all findings of predictions and labels, by file and place; findings: those in
+    common, by the run's names; rows: int64 [n], in the catalog; truth,
     logits: float32 [n, F]; subjects: ids, [n]; left_out: how many images are not judged, by the reason."""
 
     place: Place
     both: Aligned
+    sides: dict[str, tuple[str, ...]]
     findings: tuple[str, ...]
     rows: np.ndarray
     truth: np.ndarray
@@ -66,7 +70,7 @@ class Judged:
             **{"images": len(self.rows), "studies": len(np.unique(study)), "patients": len(np.unique(self.subjects))},
             "unit": subject_is(place.dataset),
             "seen": None if provenance.seen is None else list(provenance.seen),
-            "left_out": self.left_out,
+            **{"copies": place.copies, "left_out": self.left_out},
             "common": self.both.shared and asdict(self.both.shared),
         }
 
@@ -76,7 +80,7 @@ def judge(place: Place, options: ExternalOptions) -> Judged:
     table = tables.as_logits(tables.read(place.path), place.path)
     check_unseen(place.path, table.provenance, options.allow_leak)
     check_not_calibrated(place.path, table.provenance)
-    both = aligned(place.path, table, place.labels, options.findings)
+    both = aligned(place.path, table, place.labels, options.findings, pack=place.name)
     both.tell()
     rows = tables.catalog_rows(table, place.path, place.dataset)
     kept, left_out = _labelled(place.labels, rows)
@@ -85,7 +89,8 @@ def judge(place: Place, options: ExternalOptions) -> Judged:
     truth = targets(place.labels, options.uncertain).of(both.places)[rows]
     logits = both.table.of(both.labels.findings).values[kept]
     subjects = group_ids(place.dataset, "subject")[rows]
-    return Judged(place, both, both.labels.findings, rows, truth, logits, subjects, left_out)
+    sides = {place.path.name: table.findings, place.name: place.labels.findings}
+    return Judged(place, both, sides, both.labels.findings, rows, truth, logits, subjects, left_out)
 
 
 def _labelled(labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:

@@ -13,7 +13,7 @@ from cxrdali.data.splits import rows_sha256
 from cxrdali.data.targets import Targets, targets
 from cxrdali.evaluate.options import CompareOptions, EvaluateOptions
 from cxrdali.fitted import here
-from cxrdali.postprocess.aligned import Shared, aligned, of_places
+from cxrdali.postprocess.aligned import Shared, aligned, check_map, of_places
 from cxrdali.postprocess.crossfit import check_not_trained_on
 from cxrdali.predictions import Kind, match
 from cxrdali.runs.layout import CONFIG
@@ -241,7 +241,10 @@ def _in_common(sides: Sequence[Side], labels: Labels, names: str | None) -> tupl
 
     Raises UserError if there is none.
     """
-    found = [aligned(side.table, tables.read(side.table), labels, names, by_labels=True) for side in sides]
+    read = [tables.read(side.table) for side in sides]
+    check_map(names, {labels.name: labels.findings, **{str(place): each.findings for place, each in enumerate(read)}})
+    pairs = zip(sides, read, strict=True)
+    found = [aligned(side.table, each, labels, names, by_labels=True, pack=labels.name) for side, each in pairs]
     places = sorted(set.intersection(*(set(each.places) for each in found)))
     if not places:
         raise UserError(
@@ -292,6 +295,12 @@ def check_same_dataset(runs: Sequence[Run], dataset: Dataset) -> None:
 
 def _same_labels(runs: Sequence[Run], dataset: Dataset) -> Labels:
     """The labels that all were trained on, which must still be the same."""
+    if len(dataset.parts) == 1 and (several := next((run for run in runs if run.packs), None)):
+        how = f"--run {several.path} --data {dataset.root} --split val --out {several.name}.parquet"
+        raise UserError(
+            f"{several.path}: was trained on several packs, and --data is one; compare tables instead: "
+            f"`cxrdali predict {how}`, and so of each run"
+        )
     first = runs[0]
     for run in runs[1:]:
         only = sorted(set(first.findings) ^ set(run.findings))

@@ -51,7 +51,7 @@ def facts(judge: Judge, dataset: PackedDataset | None, evaluations: Sequence[Pat
         "synthetic": any(said),
         "findings": run.findings,
         **{name: run.config.get(name) for name in OF_CONFIG},
-        "settings": settings | {name: Path(settings[name]).name for name in PATHS if settings.get(name)},
+        "settings": settings | {name: _file_name(settings[name]) for name in PATHS if settings.get(name)},
         "fold": f"{run.fold.fold} of {run.fold.folds}, by {run.fold.group}{run.fold.how}",
         "chosen_by": run.chosen_by,
         "progress": vars(run.progress) if has_begun(run.path) else None,
@@ -72,6 +72,11 @@ def public(rules: Rules) -> dict[str, Any]:
     has ids could look up which of them are among these."""
     content = rules.content()
     return content | {"made_from": {name: each for name, each in content["made_from"].items() if name != "hashes"}}
+
+
+def _file_name(path: str | list[str]) -> str | list[str]:
+    """Of a path, or of each of several, the last name."""
+    return [Path(each).name for each in path] if isinstance(path, list) else Path(path).name
 
 
 def _evaluation(run: Run, path: Path) -> dict[str, Any]:

@@ -27,7 +27,9 @@ class Images:
     """What is scored. truth: float [n, F] with 1, 0 and NaN (ignored for that finding); values: float [n, F], whose
     order counts; patient: int [n], equal for images that are not independent; probabilities: float [n, F] (None: values
     are no logits); called: bool [n, F], or with NaN where a finding has no threshold (None: no thresholds); negative:
-    float [F], how much a negative image counts beside a positive one in AP_reweighted (None: it is not asked for)."""
+    float [F], how much a negative image counts beside a positive one in AP_reweighted (None: it is not asked for);
+    among: int [P], ascending, the patients that are sampled, of whom these images' are some (None: their own): equal
+    ones pair the scores of different images, as of two groups."""
 
     truth: np.ndarray
     values: np.ndarray
@@ -35,10 +37,13 @@ class Images:
     probabilities: np.ndarray | None = None
     called: np.ndarray | None = None
     negative: np.ndarray | None = None
+    among: np.ndarray | None = None
 
     def where(self, mask: np.ndarray) -> "Images":
         probabilities, called = (each if each is None else each[mask] for each in (self.probabilities, self.called))
-        return Images(self.truth[mask], self.values[mask], self.patient[mask], probabilities, called, self.negative)
+        return Images(
+            self.truth[mask], self.values[mask], self.patient[mask], probabilities, called, self.negative, self.among
+        )
 
     def patients(self, label: int = 1) -> list[int]:
         """Of each finding, how many patients have an image with this label."""
@@ -53,7 +58,6 @@ def resample(
     progress: Callable[[int], object] = lambda done: None,
     *,
     also: Sequence[str] = (),
-    among: np.ndarray | None = None,
 ) -> dict[str, Sampled]:
     """AP, AUROC, and as far as the images allow it ECE, Brier score and F1, on patients sampled with replacement.
 
@@ -64,11 +68,9 @@ def resample(
         seed: Equal seeds and patients give equal samples, whatever the scores: that pairs models.
         progress: Called with how many samples are done since the last call.
         also: Names of MORE that are asked for besides, each as far as the images allow it.
-        among: The patients that are sampled, ascending, of which the images' are some (None: the images' own). Equal
-            ones pair scores of different images, as of two groups.
     """
     patients, codes = np.unique(images.patient, return_inverse=True)
-    among = patients if among is None else among
+    among = patients if images.among is None else images.among
     places = np.searchsorted(among, patients)
     findings = range(images.truth.shape[1])
     fewest = np.minimum(images.patients(1), images.patients(0))

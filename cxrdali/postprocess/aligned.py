@@ -1,7 +1,7 @@
 """Findings that predictions and labels have in common, where a run is judged on another hospital's labels."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,8 +61,20 @@ def of_places(labels: Labels, places: Sequence[int], called: Sequence[str] = ())
     return replace(labels, findings=tuple(names), values=labels.values[:, [*places]])
 
 
+def check_map(names: str | None, sides: Mapping[str, Sequence[str]]) -> None:
+    """Raises UserError for a finding of a map that none of several sides, by name, has: it would do nothing."""
+    FindingsMap.read(names).check_known(sides)
+
+
+def _of_sides(names: FindingsMap, sides: Mapping[str, Sequence[str]]) -> FindingsMap:
+    """What a map for further sides says of these."""
+    every = {name for findings in sides.values() for name in findings}
+    own = {name: called for name, called in names.own.items() if name in every}
+    return FindingsMap(own, {side: of for side, of in names.of_pack.items() if side in sides})
+
+
 def aligned(
-    path: Path, table: Predictions, labels: Labels, names: str | None = None, by_labels: bool = False
+    path: Path, table: Predictions, labels: Labels, names: str | None = None, by_labels: bool = False, pack: str = ""
 ) -> Aligned:
     """Both as they are if they have the same findings, else those that they have in common.
 
@@ -70,13 +82,17 @@ def aligned(
         path: For messages.
         names: A map of findings, as `FindingsMap.read` takes it, beside the shipped synonyms.
         by_labels: Findings are then called as the labels have them, not as the predictions do.
+        pack: What the map calls the labels' side, if it is one for further sides too, whose findings it may name: the
+            caller checks it (`check_map`).
 
     Raises:
         UserError: They have none in common, or two findings of one side would become one.
     """
     if set(table.findings) == set(labels.findings):
         return Aligned(table, labels, range(len(labels.findings)))
-    found = common(table.findings, labels.findings, FindingsMap.read(names), (path.name, labels.name))
+    sides = {path.name: table.findings, pack or labels.name: labels.findings}
+    wanted = _of_sides(FindingsMap.read(names), sides) if pack else FindingsMap.read(names)
+    found = common(*sides.values(), wanted, (path.name, pack or labels.name))
     if not found.pairs:
         alike = [f"{name!r} and {each!r}" for name in table.findings for each in near(name, labels.findings)]
         hint = f"perhaps {', '.join(alike[:3])}" if alike else f"the labels have {', '.join(labels.findings)}"

@@ -77,8 +77,8 @@ def _facts(run: Watched) -> dict[str, str]:
     if live and live.gpu_bytes is not None:
         facts["GPU"] = f"{storage(live.gpu_bytes)} at most"
     if last:
-        values = (f"{name} {last[name]:.4f}" for name in SHOWN)
-        facts["last"] = f"epoch {last['epoch']:.0f}: {', '.join(values)}"
+        values = ", ".join(f"{name} {small(last[name])}" for name in SHOWN)
+        facts["last"] = f"epoch {last['epoch']:.0f}: {values}"
     if progress.best_epoch:
         facts["best"] = f"epoch {progress.best_epoch}, {progress.metric} {small(progress.best_score)}"
     if run.state in ENDED:

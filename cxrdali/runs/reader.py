@@ -146,7 +146,7 @@ class Run:
 
     def of_pack(self, entry: dict) -> "Run":
         """The run as it would be of one of its packs alone: its dataset, labels, own findings and selection."""
-        own = {name: entry[name] for name in ("labels", "findings", "places", "selection")}
+        own = {name: entry[name] for name in ("labels", "findings", "places", "selection", "train_positives")}
         return Run(self.path, {**self.config, "dataset": entry, **own}, self.name)
 
     @property

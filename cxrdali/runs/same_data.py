@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from cxrdali.data.packs import as_one
 from cxrdali.data.splits import rows_sha256, train_and_validation
+from cxrdali.data.targets import counts, targets
 from cxrdali.predictions import Provenance, read
 from cxrdali.runs.exclusion import trained_rows
 from cxrdali.runs.reader import Run
@@ -91,10 +92,11 @@ def described(
         if known and settings.data.order == "windowed":
             known["shards"] = rows_sha256(dataset.stored(known["size"]).shard[train])
     else:
-        known["packs"] = [
-            _described_pack(settings, part, own, pack.places, (part.own(train), part.own(val)))
-            for part, own, pack in zip(dataset.parts, labels.apart(), labels.packs, strict=True)
-        ]
+        known["packs"], wanted = [], targets(labels, settings.data.uncertain)
+        for part, own, pack in zip(dataset.parts, labels.apart(), labels.packs, strict=True):
+            about = _described_pack(settings, part, own, pack.places, (part.own(train), part.own(val)))
+            positives = counts(wanted, part.start + part.own(train))[0][list(pack.places)]
+            known["packs"].append({**about, "train_positives": positives.tolist()})
     by_id = _by_id(dataset, train, val)
     images = dict(zip(("train", "val", *SORTED), which(dataset, train, val, *by_id), strict=True))
     values = {"values": _values(labels, train, val), "values_sorted": _values(labels, *by_id)}
@@ -276,7 +278,7 @@ def _rows_of_packs(run: Run, dataset: Dataset, labels: Labels, fix: str) -> tupl
     """`run_rows` of a run of several packs, for some of them or one."""
     found = []
     if not run.packs:
-        raise UserError(f"{run.path}: was trained on one pack; give it alone with --data{fix}")
+        raise UserError(f"{run.path}: was trained on one pack, not on several{fix}")
     for part, own_labels in zip(dataset.parts, labels.apart(), strict=True):
         own = own_run(run, part)
         if own is None:

@@ -8,6 +8,7 @@ from cxrdali.studies.expand import REPEATS
 from cxrdali.studies.ground import FIT
 from cxrdali.studies.schema import Comparison
 from cxrdali.studies.source import Path_
+from shards.errors import UserError
 
 if TYPE_CHECKING:
     from cxrdali.studies.plan import Planner
@@ -112,18 +113,27 @@ class Comparisons:
         return pairs
 
     def _cells(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
-        """Runs by cell and repeat."""
+        """Runs, or their tables, by cell and repeat."""
         found: dict[str, dict[str, str]] = {}
+        runs = {table.name: table.of for table in self.names.made.tables if table.kind in ("model", "tta")}
         for name in names:
-            run = self.names.ground.runs[name]
-            settings = self.names.models[name][0]
-            repeat = " ".join(f"{key} {settings.flat()[key]}" for key in REPEATS)
-            found.setdefault(run.cell, {})[repeat] = name
+            run = runs.get(name, name)
+            if run not in self.names.models:
+                raise UserError(
+                    f"{name} is no table of a run, so it has no seed; compare runs by seed, or their tables"
+                )
+            repeat = " ".join(f"{key} {self.names.models[run][0].flat()[key]}" for key in REPEATS)
+            found.setdefault(self.names.ground.runs[run].cell + name.removeprefix(run), {})[repeat] = name
         return found
 
     def _of_seeds(self, each: Comparison, at: Path_) -> Iterable[Step]:
-        names, _ = self.names.runs(each.runs or each.tables, (*at, "runs" if each.runs else "tables"))
-        if each.runs and names:
-            yield self.names.results.of_seeds(each.name, self._cells(names), None)
-        for split in (split for split in each.splits if each.tables and self._has(each.name, names, split)):
-            yield self.names.results.of_seeds(f"{each.name}.{split}", self._cells(names), split)
+        if each.runs:
+            names, _ = self.names.runs(each.runs, (*at, "runs"))
+            if names:
+                yield self.names.results.of_seeds(each.name, self._cells(names), None)
+            return
+        names, _ = self.names.tables(each.tables, (*at, "tables"))
+        with self.names.study.source.at((*at, "tables")):
+            cells = self._cells(names)
+        for split in (split for split in each.splits if self._has(each.name, names, split)):
+            yield self.names.results.of_seeds(f"{each.name}.{split}", cells, split)

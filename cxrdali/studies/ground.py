@@ -109,7 +109,7 @@ class Ground:
         names = _in_order(study, recipes, wanted)
         self.models: Models = {name: self._resolve(root, recipes[name], options) for name in names}
         for name, given in options.overrides.items():
-            if name and name not in self.models:
+            if name and name not in {*self.models, *(runs[each].table for each in self.models)}:
                 key = next(iter(given))
                 raise UserError(f"{name}.{key}: {name} is not among the models; add it to --models, or do not set it")
         self.base = self.of(next(iter(self.models)))

@@ -143,8 +143,9 @@ class Planner:
             if not here and first not in others and not members(self.ground.runs, first):
                 hint = choices(name, self.made.bases, "there are")
                 raise self.study.source.error(at, f"no table {name!r} before this; {hint}")
-            if not here and name not in others[: len(self.study.ensembles)] and first == name:
-                here = [each for each in self.runs([name], at)[0] if each in self.made.bases]
+            if not here and first not in others[: len(self.study.ensembles)]:
+                named = [f"{run}{name.removeprefix(first)}" for run in self.runs([first], at)[0]]
+                here = [each for each in named if each in self.made.bases]
             found += here
             missing += [] if here else [name]
         return list(dict.fromkeys(found)), missing
@@ -221,7 +222,11 @@ class Planner:
             sides = []
             for key in ("higher", "than"):
                 at, name = ("claims", number, key), getattr(claim, key)
-                sides.append([name] if name in self.made.bases else self.runs([name], at)[0])
+                there, _ = self.tables([name], at)
+                sides.append(there or self.runs([name], at)[0])
+                for each in sides[-1]:
+                    with self.study.source.at(("claims", number)):
+                        self.results.scored(each, claim.split)
             if not all(sides):
                 self.notes.append(f"not checked: {claim.higher} against {claim.than}; one of them is not trained")
             elif len(sides[0]) != len(sides[1]):

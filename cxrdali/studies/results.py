@@ -20,6 +20,7 @@ from cxrdali.studies.schema import Claim, Comparison
 from cxrdali.studies.seeds import judged, over_seeds
 from cxrdali.studies.tables import Tables
 from cxrdali.studies.training import content
+from shards.errors import UserError
 from shards.storage.files import write_bytes
 from shards.storage.sealed import sealed_json
 
@@ -103,17 +104,17 @@ class Results:
         return Step(f"compare {name}", (file,), settings, needs, self.write(file, found))
 
     def scored(self, name: str, split: str | None) -> tuple[Path, str]:
-        """The table of a run's validation images, or of a table's split, and the step that makes it."""
-        if split is None or (name, split) not in self.made.makers:
+        """The table of a split, or of a run's own validation images (None, or no other there), and the step that makes
+        it. Raises UserError if there is none."""
+        if name in self.models and (split is None or (split == FIT and (name, split) not in self.made.makers)):
             return self.root / "runs" / name / VAL_PREDICTIONS, f"train {name}"
+        if split is None or (name, split) not in self.made.makers:
+            raise UserError(f"{name} has no table of {split or FIT}; predict it on that split too")
         return self.made.file(name, split), self.made.makers[name, split]
 
     def claims(self, wanted: Sequence[tuple[Claim, list[str], list[str]]]) -> Step:
         """Each with the tables on either side, a pair for every seed."""
-        files = [
-            [[self.scored(name, None if claim.split == FIT else claim.split) for name in side] for side in sides]
-            for claim, *sides in wanted
-        ]
+        files = [[[self.scored(name, claim.split) for name in side] for side in sides] for claim, *sides in wanted]
         bases = [self.made.bases.get(higher[0]) or self.made.ground.of(higher[0]) for _, higher, _ in wanted]
 
         def found() -> dict:

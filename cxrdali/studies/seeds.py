@@ -48,7 +48,9 @@ def scores(path: Path, base: Base) -> dict[str, float | None]:
     """A table's means over findings."""
     options = EvaluateOptions(draws=0, uncertain=base.uncertain, allow_leak=True)
     result = evaluate(path, base.dataset, base.labels, options)["all"]
-    return {metric: result[metric] for metric in TESTED if metric in result}
+    groups = result.get("groups") or {}
+    of_groups = {name: groups[group].get("mAP") for name, (_, group, _) in TESTED.items() if group in groups}
+    return {metric: result[metric] for metric in TESTED if metric in result} | of_groups
 
 
 def spread(values: Sequence[float]) -> dict:
@@ -64,10 +66,11 @@ def spread(values: Sequence[float]) -> dict:
 def judged(claim: Claim, higher: Sequence[Path], lower: Sequence[Path], base: Base, draws: int) -> dict:
     """The claim with both scores, their difference, its interval (over seeds where both sides have several, else of
     samples of patients) and a verdict: it holds, does not hold, or the two are not separable."""
-    found = [[scores(path, base)[claim.metric] for path in side] for side in (higher, lower)]
+    found = [[scores(path, base).get(claim.metric) for path in side] for side in (higher, lower)]
     unit = "seed" if len(higher) > 1 else "patient"
     if unit == "seed":
-        known = spread([one - other for one, other in zip(*found, strict=True)])
+        pairs = [pair for pair in zip(*found, strict=True) if None not in pair]
+        known = spread([one - other for one, other in pairs])
         difference, low, high = (known[key] for key in ("mean", "low", "high"))
     else:
         options = CompareOptions(draws=draws, folds=max(2, base.folds), uncertain=base.uncertain, allow_leak=True)

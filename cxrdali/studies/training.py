@@ -32,6 +32,8 @@ def train_step(root: Path, ground: Ground, name: str) -> Step:
     # a run of ours is known by its step, another file by its content
     for key, other in given.items():
         kept[key] = other or (kept[key] and content(Path(kept[key])))
+    if kept.get("exclude"):
+        kept["exclude"] = [content(Path(each)) for each in kept["exclude"]]
 
     def do() -> None:
         out = root / folder

@@ -108,6 +108,13 @@ def _describe_packs(data: TrainingData) -> None:
     found = data.dataset.found({pack.pack: pack.findings for pack in data.labels.packs})
     for words in (*found.spelled, *found.no_finding):
         log.info(f"the same finding: {words}")
+    for group in data.dataset.options.same_patients:
+        own = {part.name: set(data.dataset.patients(part)) for part in data.dataset.parts if part.name in group}
+        shared = sum(len(each) for each in own.values()) - len(set().union(*own.values()))
+        log.info(
+            f"the same patients: {', '.join(f'{name} {len(each):,}' for name, each in own.items())}, {shared:,} in "
+            f"another of them too{'' if shared else '; are their ids written alike?'}"
+        )
 
 
 def _describe_folds(settings: TrainSettings, data: TrainingData) -> None:

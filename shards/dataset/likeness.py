@@ -27,7 +27,7 @@ HASH, WHOLE = 15, 72  # most bits in which the hash, and all bits, of a candidat
 NEAREST = 8  # most candidates of an image
 FLAT = 3.0  # gray levels: standard deviation of an image, below which nothing is in it
 BORDER = 12  # gray levels: largest range of a row or column that is border
-_ROWS, _COLUMNS = 256, 8192  # of a block that fits a processor's cache
+_ROWS, _COLUMNS = 256, 1024  # of a block that fits a processor's cache
 _PENDING = 2**20  # candidates of a block, before all but the nearest go
 _PLACES = [(i, j) for i in range(SIDE) for j in range(SIDE) if i + j]
 _LOWEST = tuple(np.array(sorted(_PLACES, key=lambda at: (at[0] ** 2 + at[1] ** 2, at))[:BITS]).T)
@@ -145,11 +145,16 @@ _EMPTY = pd.DataFrame(
 def _near(words: np.ndarray, rows: np.ndarray, b: Signatures) -> pd.DataFrame:
     """Of a block of a's signatures, uint64 [n, WORDS]; place, other: places in it and in b."""
     kept, pending, number = [_EMPTY.drop(columns="inner_a")], [], 0
+    differing, bits = (np.empty((len(words), _COLUMNS), dtype=kind) for kind in (np.uint64, np.uint8))
     for start in range(0, len(b.rows), _COLUMNS):
         tile = b.words[start : start + _COLUMNS]
-        bits = np.bitwise_count(words[:, :1] ^ tile[None, :, 0])
-        place, other = np.nonzero((bits <= HASH) | (bits >= 64 - HASH))
-        distance = bits[place, other].astype(np.int64)
+        width = len(tile)
+        np.bitwise_xor(words[:, :1], tile[None, :, 0], out=differing[:, :width])
+        np.bitwise_count(differing[:, :width], out=bits[:, :width])
+        first = bits[:, :width].ravel()
+        at = np.flatnonzero((first <= HASH) | (first >= 64 - HASH))  # of a flat array, in a sixth of the time
+        place, other = np.divmod(at, width)
+        distance = first[at].astype(np.int64)
         for word in range(1, WORDS):
             distance += np.bitwise_count(words[place, word] ^ tile[other, word])
         negative = distance > BITS // 2

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.dataset.cache import Cache
-from shards.dataset.catalog import CATALOG, PEOPLE, Catalog, Subjects
+from shards.dataset.catalog import CATALOG, Catalog
 from shards.dataset.dataset import Dataset, Part
 from shards.dataset.description import (
     ASIDE,
@@ -21,11 +21,11 @@ from shards.dataset.description import (
     labels_name,
     parse_description,
     read_description,
-    subjects_name,
 )
 from shards.dataset.key import sample_key
 from shards.dataset.labels import Coded, Labels
 from shards.dataset.mapped import StoredSize
+from shards.dataset.people import attached, with_attached
 from shards.dataset.remote_copy import Mirror
 from shards.dataset.tables import PIECE, Table
 from shards.errors import UserError
@@ -60,6 +60,7 @@ class PackedDataset(Dataset):
     root: Location
     info: dict
     mirror: Mirror | None = None
+    attached = cached_property(attached)
 
     @classmethod
     def open(cls, root: Location, cache: Cache | None = None) -> "PackedDataset":
@@ -172,13 +173,9 @@ class PackedDataset(Dataset):
         return name in self.attached or self._read(lambda catalog: name in catalog.names())
 
     def arrow(self, *names: str) -> pa.Table:
-        """Some columns of the catalog as arrow has them, which is not kept: no object for each text. One of people
-        that was attached takes the place of the catalog's own."""
-        if others := {name: self.attached[name] for name in names if name in self.attached}:
-            own = [name for name in names if name not in others]
-            found = dict(zip(own, self.arrow(*own).columns, strict=True))
-            found |= {name: table.arrow([name])[name] for name, table in others.items()}
-            return pa.table({name: found[name] for name in names})
+        """Some columns as arrow has them, which is not kept: no object for each text. Attached people count first."""
+        if len(own := [name for name in names if name not in self.attached]) < len(names):
+            return with_attached(self.arrow(*own), self.attached, names)
         if "catalog" in self.__dict__:
             return pa.Table.from_pandas(self.catalog[[*names]], preserve_index=False)
         return self._read(lambda catalog: catalog.arrow(names))
@@ -212,23 +209,6 @@ class PackedDataset(Dataset):
             counts, sizes = self.info["counts"], tuple(self.info["sizes"])
             self._catalogs[path] = Catalog(path, self.info["catalog_sha256"], counts["planned"], sizes)
         return self._catalogs[path]
-
-    def people(self) -> list[tuple[str, int, str]]:
-        """What is known of the images' people: the column, of how many images, and where it is from ("" if packed)."""
-        found = []
-        for name in filter(self.has, PEOPLE):
-            known = len(self.packed) - self.arrow(name)[name].null_count
-            found.append((name, known, self.attached[name].path.stem if name in self.attached else ""))
-        return found
-
-    @cached_property
-    def attached(self) -> dict[str, Subjects]:
-        """By column, the tables of people that were attached (`shards.packing.attach.attach_subjects`)."""
-        found: dict[str, Subjects] = {}
-        for name, sha256 in self.info.get("subjects", {}).items():
-            table = Subjects(self.file(subjects_name(name), sha256), sha256, self.info["counts"]["planned"])
-            found |= dict.fromkeys(table.columns(), table)
-        return found
 
     @cached_property
     def _catalogs(self) -> dict[Path, Catalog]:
@@ -284,40 +264,41 @@ class PackedDataset(Dataset):
             stored = ", ".join(map(str, self.sizes)) or "none"
             raise UserError(f"{self.root}: size {pixels} is not stored here; stored are {stored}")
         if pixels not in self._stored:
-            self._stored[pixels] = self._find_stored(pixels)
+            self._stored[pixels] = _find_stored(self, pixels)
         return self._stored[pixels]
 
     @cached_property
     def _stored(self) -> dict[int, StoredSize]:
         return {}
 
-    def _find_stored(self, pixels: int) -> StoredSize:
-        entry = self.info["sizes"][str(pixels)]
-        shard, offset, length = self.numbers("shard", f"offset_{pixels}", f"length_{pixels}")
-        described = {int(Path(each["name"]).stem): each for each in entry["shards"]}
-        held = np.zeros(max(described, default=0) + 1, dtype=np.int64)
-        held[list(described)] = [each["bytes"] for each in described.values()]
-        if held.max() >= 2**31:  # the end of an image must fit, too
-            offset, length = offset.astype(np.int64), length.astype(np.int64)
-        for at in range(0, len(shard), PIECE):
-            own, begin, count = (each[at : at + PIECE] for each in (shard, offset, length))
-            outside = (count == 0) | (begin > held[own.clip(0, len(held) - 1)] - count) | (own >= len(held))
-            outside &= own >= 0
-            if outside.any():  # a slice would end with the file, and no error
-                row = at + int(outside.argmax())
-                raise UserError(f"{self.root}: row {row} lies outside shard {shard[row]} of size {pixels}; pack again")
-        return StoredSize(
-            pixels=pixels,
-            raw=entry["encoding"] == "raw",
-            paths={number: self.place(each["name"]) for number, each in described.items()},
-            described=described,
-            shard=shard,
-            offset=offset,
-            length=length,
-            mirror=self.mirror,
-        )
-
     def key(self, row: int) -> str:
         """The sample key of a catalog row."""
         at = self.catalog.iloc[row]
         return sample_key(at["subject_id"], at["study_id"], at["image_id"])
+
+
+def _find_stored(dataset: PackedDataset, pixels: int) -> StoredSize:
+    entry = dataset.info["sizes"][str(pixels)]
+    shard, offset, length = dataset.numbers("shard", f"offset_{pixels}", f"length_{pixels}")
+    described = {int(Path(each["name"]).stem): each for each in entry["shards"]}
+    held = np.zeros(max(described, default=0) + 1, dtype=np.int64)
+    held[list(described)] = [each["bytes"] for each in described.values()]
+    if held.max() >= 2**31:  # the end of an image must fit, too
+        offset, length = offset.astype(np.int64), length.astype(np.int64)
+    for at in range(0, len(shard), PIECE):
+        own, begin, count = (each[at : at + PIECE] for each in (shard, offset, length))
+        outside = (count == 0) | (begin > held[own.clip(0, len(held) - 1)] - count) | (own >= len(held))
+        outside &= own >= 0
+        if outside.any():  # a slice would end with the file, and no error
+            row = at + int(outside.argmax())
+            raise UserError(f"{dataset.root}: row {row} lies outside shard {shard[row]} of size {pixels}; pack again")
+    return StoredSize(
+        pixels=pixels,
+        raw=entry["encoding"] == "raw",
+        paths={number: dataset.place(each["name"]) for number, each in described.items()},
+        described=described,
+        shard=shard,
+        offset=offset,
+        length=length,
+        mirror=dataset.mirror,
+    )

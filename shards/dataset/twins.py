@@ -16,6 +16,7 @@ GLANCE, GLANCE_WINDOW, PROMISING = 64, 7, 0.75  # pixels; pixels; median correla
 STRUCTURE = 16.0  # gray levels squared: variance in a window that says something
 WHITE, BLACK = 250, 5  # gray levels: what may have been cut off
 SHARE = 0.25  # of the windows, which may agree less
+FEW, LESS = 0.05, 0.2  # of the windows, which may agree less by another such correlation
 SAME, SAME_SMALL = 0.90, 0.93  # correlation from which it is one image; of pictures below SMALL pixels
 SMALL = 96
 WELL = 0.98  # correlation that no moving would raise much
@@ -76,8 +77,8 @@ def _agreement(a: np.ndarray, b: np.ndarray, known: np.ndarray, window: int = WI
     if useful.sum() < FEWEST * useful.size:
         return None
     both = (mean(first * second) - mean_a * mean_b)[useful]
-    middle, low = np.quantile(both / np.sqrt(vary_a[useful] * vary_b[useful]), (0.5, SHARE))
-    return float(middle), float(low)
+    middle, low, lowest = np.quantile(both / np.sqrt(vary_a[useful] * vary_b[useful]), (0.5, SHARE, FEW))
+    return float(middle), float(min(low, lowest + LESS))
 
 
 def _low(found: tuple[float, float] | None) -> float:

@@ -47,6 +47,8 @@ class Union(Dataset):
 
         Raises UserError for a name that ids cannot have, or patients of packs that are not there.
         """
+        if len(packs) == 1:
+            return next(iter(packs.values()))
         options, parts, start = options or UnionOptions(), [], 0
         for name, dataset in packs.items():
             if not re.fullmatch(r"[\w.-]+", name):
@@ -63,8 +65,6 @@ class Union(Dataset):
                 raise UserError(f"same-patients {name!r}: no such pack; {choices(name, packs, 'there are')}")
             if named.count(name) > 1:
                 raise UserError(f"same-patients {name!r}: is named twice; give all packs of its patients in one group")
-        if len(packs) == 1:
-            return parts[0].dataset
         return cls(tuple(parts), options)
 
     @property
@@ -129,6 +129,10 @@ class Union(Dataset):
             else:
                 found[name] = pa.nulls(rows)
         return pa.table(found)
+
+    def patients(self, part: Part) -> list[str]:
+        """The ids of a pack's patients, each once, as they are here."""
+        return pc.unique(self._part_columns(part, ["subject_id"])["subject_id"]).to_pylist()
 
     @cached_property
     def _patients_of(self) -> dict[str, str]:

@@ -31,7 +31,7 @@ _WANTED = (  # nothing else is ever looked at
     *("PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("SOPInstanceUID", "StudyInstanceUID", "PatientID", "ViewPosition", "ViewCodeSequence", "PatientOrientation"),
-    *("SeriesDescription", "PatientSex", "PatientAge", "Manufacturer"),
+    *("SeriesDescription", "PatientSex", "PatientAge", "Manufacturer", "ManufacturerModelName", "StudyDate"),
 )
 
 

@@ -79,8 +79,7 @@ def verify(root: Location, deep: bool = False, jobs: int = 1, sizes: Sequence[st
     problems += _strangers(root, known)
     problems += _strangers(root / "labels", {Path(labels_name(name)).name for name in info["labels"]})
     problems += _strangers(root / "subjects", {Path(subjects_name(name)).name for name in info.get("subjects", {})})
-    tables = (root / "labels", root / "subjects", root / WORK)
-    folders = [path for path in tables if path.is_symlink()]  # a size may be on another disk
+    folders = [path for path in (root / "labels", root / "subjects", root / WORK) if path.is_symlink()]  # not of sizes
     problems += [f"{path}: is a link, so no command writes or removes anything there" for path in folders]
     tasks: list[tuple] = []
     for name, size in chosen.items():

@@ -16,7 +16,7 @@ from shards.synthetic.scanner import Scanner
 from shards.words import choices
 
 MIMIC, NIH, OWN = LAYOUTS = ("mimic-cxr-jpg", "chestx-ray14", "own")
-YOUNGEST, OLDEST = 18, 95  # years, on the day of a subject's first study
+YOUNGEST, OLDEST = 18, 89  # years, on the day of a subject's first study; MIMIC-IV hides who is older
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Failure:
 
     def __post_init__(self) -> None:
         _check(self.finding, facts.FREQUENCIES, "fails.finding")
+        _check(self.sex, ("F", "M", ""), "fails.sex")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Hospital:
         for name, shares in (("views", [*self.views.values()]), ("scanners", [each.share for each in self.scanners])):
             if min(shares, default=0) < 0 or not sum(shares):
                 raise UserError(f"{name}: the shares are {shares}; give 0 or more, one of them above 0")
+        if min(self.ages) < 0:
+            raise UserError(f"ages is {[*self.ages]}; give mean and standard deviation, 0 or more")
         for name, share in {"women": self.women, **self.shares}.items():
             if not 0 <= share < 1:
                 raise UserError(f"{name}: the share is {share}; give 0 or more, below 1")

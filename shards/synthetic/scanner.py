@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from shards.errors import UserError
 from shards.synthetic.canvas import step
 
 MIDDLE = 120  # gray level that contrast leaves as it is
@@ -28,6 +29,11 @@ class Scanner:
     noise: float = 1.0
     blur: float = 0.0
     collimation: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("share", "gamma", "contrast", "noise", "blur", "collimation"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"scanners: {name} is {getattr(self, name)}; give 0 or more")
 
     def film(self, picture: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """uint8 (height, width) of a picture and its noise (`shards.synthetic.radiograph.exposed`)."""

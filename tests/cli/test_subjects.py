@@ -8,8 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from cli.evaluate import evaluate
+from cli.inspect import inspect
 from cli.subjects import subjects
 from shards.dataset.packed import PackedDataset
+from shards.dataset.people import known_people
 from shards.storage.sealed import read_json
 from tests.cxrdali.held_out import written
 from tests.releases import write_nih
@@ -40,6 +42,7 @@ def test_people_are_attached_and_their_groups_scored(copy, tmp_path):
     assert result.exit_code == 0, result.output
     count = len(PackedDataset.open(copy).packed)
     assert "people people: attached" in result.output and f"{count} of {count} images  from people" in result.output
+    assert f"sex of {count} (from people) images" in call(inspect, copy).output
     after = call(evaluate, *asked, "--thresholds", 0.5)
     assert after.exit_code == 0, after.output
     assert "by sex" in after.output and "furthest behind its rest, AUROC" in after.output
@@ -63,10 +66,13 @@ def test_a_release_s_own_tables_are_taken_later(tmp_path):
     assert release.images["sex"].tolist() == ["M"] * 20 and release.images["age"].tolist() == ["58"] * 20
     release.images.drop(columns=["sex", "age"], inplace=True)
     pack(release, tmp_path / "pack", PackOptions(sizes=(Size(32),)))
-    assert PackedDataset.open(tmp_path / "pack").people() == []
+    assert known_people(PackedDataset.open(tmp_path / "pack")) == []
     result = call(subjects, tmp_path / "pack", "--source", tmp_path / "nih")
     assert result.exit_code == 0 and "people chestx-ray14: attached" in result.output, result.output
-    assert PackedDataset.open(tmp_path / "pack").people() == [("sex", 20, "chestx-ray14"), ("age", 20, "chestx-ray14")]
+    assert known_people(PackedDataset.open(tmp_path / "pack")) == [
+        ("sex", 20, "chestx-ray14"),
+        ("age", 20, "chestx-ray14"),
+    ]
 
 
 def test_options_that_do_not_go_together(copy, tmp_path):

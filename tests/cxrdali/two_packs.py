@@ -1,5 +1,6 @@
 """Two packs of which the second has copies of images of the first, made anew in known ways."""
 
+import random
 from pathlib import Path
 
 import cv2
@@ -51,6 +52,7 @@ def write_away(home: Path, root: Path, each: int) -> pd.DataFrame:
     one of single gray. Returns the table: image, path, source ("" or the image of `home`), how."""
     (root / "images").mkdir(parents=True)
     files = sorted((home / "files").rglob("*.jpg"))
+    random.Random(0).shuffle(files)  # of many patients, in all splits
     write_release(root / "strangers", SyntheticOptions(studies=26, size=SIDE, seed=5))
     rows = []
 

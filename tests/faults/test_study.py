@@ -210,3 +210,20 @@ def test_a_dataset_that_changed_under_a_study_is_refused(unbroken, study, releas
     changed = "train small-lr1e-3-seed0: dataset changed: the same images packed otherwise: quality 95 there, 50 here"
     error_line(code, (tmp_path / "log").read_text(), changed, "; give another --out, or --new-data")
     assert (unbroken / "study.json").read_bytes() == before
+
+
+def test_sigterm_stops_all_jobs_and_what_is_saved_continues(study, tmp_path):
+    import subprocess
+    import sys
+
+    out = tmp_path / "six"
+    arguments = [sys.executable, "-m", "cli", *map(str, study(out, "--jobs", 2, "--set", "epochs=4000"))]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    end = time.monotonic() + 90
+    while len([*out.glob("runs/*/metrics.csv")]) < 2 and time.monotonic() < end:
+        time.sleep(0.1)
+    process.terminate()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert said.count("stopped by SIGTERM; saved, the same command continues") == 2
+    assert len([*out.glob("runs/*/last.pt")]) == 2

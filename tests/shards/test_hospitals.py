@@ -224,6 +224,7 @@ def test_each_setting_of_a_scanner_does_what_it_says():
         ({"shares": {"Oedema": 0.1}}, "'Oedema' is none"),
         ({"shares": {"Edema": 1.0}}, "Edema: the share is 1.0; give 0 or more, below 1"),
         ({"women": -0.1}, "women: the share is -0.1"),
+        ({"ages": (50, -1.0)}, r"ages is \[50, -1.0\]; give mean and standard deviation"),
         ({"views": {"PA  LATERAL": 1.0}}, "views: '' is none"),
         ({"views": {}}, r"views: the shares are \[\]"),
         ({"views": {"PA": 0.0}}, r"views: the shares are \[0.0\]; give 0 or more, one of them above 0"),
@@ -234,6 +235,15 @@ def test_each_setting_of_a_scanner_does_what_it_says():
 def test_a_hospital_names_the_bad_value(values, message):
     with pytest.raises(UserError, match=message):
         Hospital(**{**OF, **values})
+
+
+def test_scanners_and_failures_name_the_bad_value():
+    with pytest.raises(UserError, match="scanners: blur is -1.0; give 0 or more"):
+        Scanner("a", "b", blur=-1.0)
+    with pytest.raises(UserError, match="fails.sex: 'W' is none; .*F, M"):
+        Failure("Edema", "W")
+    with pytest.raises(UserError, match="fails.finding: 'Oedema' is none"):
+        Failure("Oedema")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from cxrdali.report.dataset.same import SamePixels, find
 from shards.dataset.description import labels_name
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
+from shards.dataset.people import known_people
 from shards.dataset.tables import checked_bytes
 from shards.errors import UserError
 from shards.progress import progress_bar
@@ -63,7 +64,7 @@ class DatasetFacts:
     first few, with the detail).
     absent: label releases that dataset.json names and the disk lacks. overlap: see `overlaps`. twins: label releases
     with the very splits of an earlier one, which alone is in `overlap`. largest: images of the patient with the most.
-    same: images with the same pixels; None if that is not known.
+    same: images with the same pixels; None if that is not known. people: `shards.dataset.people.known_people`.
     """
 
     root: str
@@ -81,6 +82,7 @@ class DatasetFacts:
     twins: dict[str, str]
     largest: int
     same: SamePixels | None
+    people: list[tuple[str, int, str]]
 
 
 def read_facts(dataset: PackedDataset, names: Sequence[str] = ()) -> DatasetFacts:
@@ -125,6 +127,7 @@ def read_facts(dataset: PackedDataset, names: Sequence[str] = ()) -> DatasetFact
         twins=twins,
         largest=int(np.bincount(subject[packed]).max(initial=0)),
         same=find(dataset, subject, apart),
+        people=known_people(dataset),
     )
 
 

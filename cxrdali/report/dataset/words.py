@@ -61,7 +61,11 @@ def _description(facts: DatasetFacts) -> list[tuple[str, str]]:
     if counts.get("converted"):
         converted = [f"{mode} {count(number)}" for mode, number in counts["converted"].items()]
         rows.append(("Converted", f"{', '.join(converted)} (images that were not 8-bit gray, baseline and upright)"))
-    return rows
+    known = [
+        f"{name} of {count(number)}" + (f" (from {source})" if source else "") for name, number, source in facts.people
+    ]
+    people = f"{', '.join(known)} images" if known else "nothing is known; attach it with cxrdali subjects"
+    return [*rows, ("People", people)]
 
 
 def _options(info: dict) -> list[str]:

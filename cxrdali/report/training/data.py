@@ -20,8 +20,8 @@ from cxrdali.runs.oversampling import oversampled
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import labels_of
 from cxrdali.runs.settings import sampling_seed
+from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 
 CONTACT_IMAGES = 12
@@ -128,7 +128,7 @@ def contact_sheets(sources: Sources) -> dict:
     return {"synthetic": sources.options.synthetic, "sheets": [_sheet(run, sources.dataset) for run in runs]}
 
 
-def _sheet(run: Run, dataset: PackedDataset) -> dict:
+def _sheet(run: Run, dataset: Dataset) -> dict:
     about = {"run": run.name, "size": run.setting("size")}
     try:
         images, augmentation = first_training_images(run, dataset)
@@ -137,7 +137,7 @@ def _sheet(run: Run, dataset: PackedDataset) -> dict:
     return {**about, "error": None, "images": len(images), "augmentation": augmentation, "jpeg": contact_sheet(images)}
 
 
-def first_training_images(run: Run, dataset: PackedDataset) -> tuple[np.ndarray, str]:
+def first_training_images(run: Run, dataset: Dataset) -> tuple[np.ndarray, str]:
     """uint8 [B, 1, S, S], and in words what the augmentation did to them.
 
     What a position of an epoch holds does not depend on the batch size, so twelve are the first of the run's own batch.

@@ -169,6 +169,7 @@ def _details(each: Evaluation, number: int) -> dict:
         "curves": roc.figures(f"evaluation-{number}", content["all"]["findings"], content.get("curves") or {}),
         "without_ap": {each: content["all"].get(f"without_{each}s") for each in ("positive", "negative")},
         "without_training": content.get("without_training"),
+        "common": content.get("common"),
         "allowed": [step for step in content.get("history", []) if ALLOWED in step],
         "history": [step for step in content.get("history", []) if ALLOWED not in step],
         "thresholds": content.get("thresholds") or None,

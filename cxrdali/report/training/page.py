@@ -20,7 +20,7 @@ from cxrdali.report.training.provenance import provenance
 from cxrdali.report.training.runs import curves, findings, summary, time_spent
 from cxrdali.report.training.sources import ReportOptions, Sources, read_sources
 from cxrdali.report.training.steps import steps, views
-from shards.dataset.packed import PackedDataset
+from shards.dataset.dataset import Dataset
 from shards.errors import UserError
 
 
@@ -79,7 +79,7 @@ def write_report(
     out: Path,
     runs: Sequence[Path],
     *,
-    pack: PackedDataset | Path | None = None,
+    pack: Dataset | Path | None = None,
     evaluations: Sequence[Path] = (),
     options: ReportOptions,
 ) -> Path:

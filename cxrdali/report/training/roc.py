@@ -8,7 +8,8 @@ from cxrdali.metrics.curves import counts
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.training import plots
 from cxrdali.runs.reader import Run
-from shards.dataset.packed import PackedDataset
+from cxrdali.runs.same_data import labels_of
+from shards.dataset.dataset import Dataset
 from shards.errors import UserError
 
 
@@ -32,13 +33,13 @@ def figures(name: str, rows: Sequence[Mapping], curves: Mapping[str, Mapping | N
     }
 
 
-def of_validation(run: Run, dataset: PackedDataset | None) -> dict:
+def of_validation(run: Run, dataset: Dataset | None) -> dict:
     """Curves of a run's best epoch on its validation images, or what is missing for them."""
     about = {"run": run.name, "images": run.selection.get("val_images")}
     if dataset is None:
         return about | {"missing": "Precision-recall and ROC curves need the labels; give the dataset with `--data`."}
     try:
-        table, labels = tables.read(run.val_predictions), dataset.labels(run.labels)
+        table, labels = tables.read(run.val_predictions), labels_of(run, dataset)
         rows, places = tables.match(run.val_predictions, table, dataset, labels)
     except UserError as error:
         return about | {"missing": f"No precision-recall and ROC curves: {error}"}

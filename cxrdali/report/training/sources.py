@@ -9,6 +9,7 @@ from cxrdali.report.study.folder import Study, is_study, read_study
 from cxrdali.report.training.folder import Evaluation, PaperFolder, read_evaluation, read_paper
 from cxrdali.runs.listing import is_paper, named, run_folders
 from cxrdali.runs.reader import Run
+from shards.dataset.dataset import Dataset
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 
@@ -28,7 +29,7 @@ class Sources:
     a study's that are not of its models (any more)."""
 
     runs: list[Run]
-    dataset: PackedDataset | None
+    dataset: Dataset | None
     evaluations: list[Evaluation]
     options: ReportOptions
     folder: PaperFolder | None = None
@@ -43,7 +44,7 @@ class Sources:
 
 
 def read_sources(
-    runs: Sequence[Path], pack: PackedDataset | Path | None, evaluations: Sequence[Path], options: ReportOptions
+    runs: Sequence[Path], pack: Dataset | Path | None, evaluations: Sequence[Path], options: ReportOptions
 ) -> Sources:
     """`runs`: run folders, folders of runs, or one of `cxrdali paper` or `cxrdali loss-design`.
 

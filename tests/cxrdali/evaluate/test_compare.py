@@ -520,6 +520,14 @@ def test_tables_of_other_findings_are_compared_on_those_in_common(test_tables, d
         "weak: taken as one finding: Edema: 'Pulmonary edema' of weak.parquet, 'Edema' of cxr-lt-2023",
     ]
     assert "strong: left out, unknown to the predictions: Pneumonia" in found["notes"]
+    *_, path = write(found, tmp_path / "c.json")
+    left = [(row["run"], row["finding"]) for row in csv.DictReader(path.open()) if row["group"].startswith("left out")]
+    assert ("weak", "Scoliosis") in left and ("strong", "Pneumonia") in left
+    names = '{"Lump": "Mass", "Pulmonary edema": "Edema"}'  # each of them a finding of one table alone
+    renamed = replace(strong.of(["Edema", "Mass", "No Finding"]), findings=("Edema", "Lump", "No Finding"))
+    renamed.write(given[1])
+    again = compare(given, dataset, CompareOptions(draws=0, findings=names))
+    assert {row["name"]: row["mAP"] for row in again["runs"]} == wanted
     strong.of(["Hernia"]).write(given[1])
     assert "none is known to all; compare fewer at a time" in refused(given, dataset)
 

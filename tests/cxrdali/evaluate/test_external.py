@@ -189,6 +189,24 @@ def test_findings_that_only_one_side_has_are_listed_and_in_no_mean(places, tmp_p
     assert json.loads((tmp_path / "out.json").read_bytes())["away"][0]["only_home"] == ["A"]
 
 
+def test_a_map_may_name_what_only_one_of_several_hospitals_has(places, tmp_path):
+    """For all, or below [packs.NAME] by the name of --away; a name that none of them has is refused."""
+    one, other = (hospital(tmp_path, name, (0.3, 0.3, 0.3), seed=seed) for name, seed in (("one", 1), ("other", 2)))
+    one = replace(one, labels=replace(one.labels, findings=("Ay", "B", "C")))
+    other = replace(other, labels=replace(other.labels, findings=("A", "Be", "C")))
+
+    def found(names):
+        result = external(RUN, places[0], [one, other], replace(OPTIONS, draws=0, findings=names))
+        return [{row["in_labels"]: row["finding"] for row in each["findings"]} for each in result["away"]]
+
+    same = [{"Ay": "A", "B": "B", "C": "C"}, {"A": "A", "Be": "B", "C": "C"}]
+    assert found('{"Ay": "A", "Be": "B"}') == found('{"Ay": "A", "packs": {"other": {"Be": "B"}}}') == same
+    with pytest.raises(UserError, match="findings: 'Aye': no such finding; did you mean Ay"):
+        found('{"Aye": "A"}')
+    with pytest.raises(UserError, match="packs.others: no such pack; did you mean other"):
+        found('{"packs": {"others": {"Be": "B"}}}')
+
+
 def test_images_without_labels_are_not_negatives(places, tmp_path):
     """Not listed, or of a split that was released without labels: left out and counted."""
     away = hospital(tmp_path, "away", HOME, seed=1)

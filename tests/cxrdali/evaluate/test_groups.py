@@ -275,17 +275,17 @@ def test_the_csv_has_a_row_per_group_and_finding(block_and_images, tmp_path):
 
 @pytest.mark.slow
 def test_gaps_of_equal_groups_hold_zero_as_often_as_they_say():
-    held, pairs, count = dict.fromkeys(MEASURES, 0), 0, 60
+    held, pairs, count = dict.fromkeys(MEASURES, 0), 0, 40
     for seed in range(count):
         images, sex = scored(200, seed, FINDINGS[:2])
         group = np.where(np.random.default_rng(seed).random(200)[images.patient] < 0.3, "X", sex)
-        options = ByOptions(draws=100, by=("race",), min_group=10)
+        options = ByOptions(draws=80, by=("race",), min_group=10)
         block = groups_by(images, People(race=group), np.arange(len(sex)), FINDINGS[:2], options)
         for measure, gap in the_group(block, "race", "X")["gaps"].items():
             held[measure] += gap["low"] <= 0 <= gap["high"]
         (gap,) = (gap for gap in block["dimensions"][0]["gaps"] if gap["metric"] == "macro_AUROC")
         pairs += gap["low"] <= 0 <= gap["high"]
     for measure, times in held.items():
-        assert times >= 0.88 * count, (measure, times)
+        assert times >= 0.83 * count, (measure, times)
     assert sum(held.values()) <= 0.98 * count * len(held)  # nor are they wider than need be
     assert pairs >= 0.9 * count  # best less worst of three groups, chosen by the data

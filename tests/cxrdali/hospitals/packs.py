@@ -60,11 +60,13 @@ def place(root: Path, name: str, options: SyntheticOptions, size: Size) -> Place
     return Place(name, options, release, root / name, studies)
 
 
-def places(root: Path, studies: int = 60, copies: int = 6, size: int = 64) -> dict[str, Place]:
+def places(
+    root: Path, studies: int = 60, copies: int = 6, size: int = 64, packed: Mapping[str, Size] = STORED
+) -> dict[str, Place]:
     """The three that come with the package; clinic and coast hold images of the university."""
     first = SyntheticOptions(studies, size, 7, hospital=open_hospital("university"))
     made = {}
-    for name, stored in STORED.items():
+    for name, stored in packed.items():
         options = first
         if name != "university":
             options = SyntheticOptions(studies, size, 7, hospital=open_hospital(name), copies=(copies, first))

@@ -1,8 +1,11 @@
 """Trained on two and three hospitals, tested apart: every number that a run writes, from its own logits and what was
 drawn; killed and continued; by two processes; with real radiographs as one of the hospitals."""
 
+import itertools
 import json
 import os
+import re
+import shlex
 import signal
 from pathlib import Path
 
@@ -13,12 +16,13 @@ import pytest
 from cxrdali import predictions
 from cxrdali.runs import layout
 from shards.dataset.packed import PackedDataset
+from shards.dataset.synonyms import FindingsMap
 from shards.packing import pack as packing
 from shards.packing.options import PackOptions
 from shards.releases.open import open_release
 from shards.renditions.rendition import Size
 from tests.cli.cli import ROOT, call, done
-from tests.cxrdali.hospitals.packs import average_precision, write_map
+from tests.cxrdali.hospitals.packs import MAP, average_precision, write_map
 from tests.faults.ranks import group
 from tests.faults.trainers import ARCH, at_moment, child, command_line, differences, record, steps
 
@@ -51,7 +55,10 @@ def trained(packs, tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
     some = {name: packs[name] for name in ("university", "clinic")}
     done(root, *line(some, "two", "--allow-leak"))
-    done(root, *line(packs, "three", "--findings", write_map(root / "map.toml"), "--allow-leak"))
+    said = done(
+        root, *line(packs, "three", "--findings", write_map(root / "map.toml"), "--allow-leak", "--mix", "sqrt")
+    )
+    (root / "said").write_text(said.stdout)
     return root
 
 
@@ -104,6 +111,18 @@ def test_scores_of_each_hospital_and_of_all_are_those_of_known_labels(trained, h
         if (wanted[:, place] == 1).any() and (wanted[:, place] == 0).any()
     ]
     assert best["mAP"] == pytest.approx(np.mean(pooled), rel=1e-5)
+
+
+def test_the_next_stage_has_the_same_packs_map_and_mix(trained, packs):
+    (said,) = [each for each in (trained / "said").read_text().splitlines() if each.startswith("next: ")]
+    words = shlex.split(said.removeprefix("next: ").split("  # or: ")[0])[1:]
+    given = {name: value for name, value in itertools.pairwise(words) if name.startswith("--")}
+    assert given["--mix"] == "sqrt" and FindingsMap.read(given["--findings"]).own == MAP
+    assert [value for name, value in itertools.pairwise(words) if name == "--data"] == [
+        f"{name}={packs[name]}" for name in packs
+    ]
+    again = ["--size", 48, "--batch", 48, "--epochs", 1, "--no-pretrained", "--limit-batches", 1, "--allow-leak"]
+    done(trained, *words, *again)
 
 
 @pytest.mark.parametrize("run", ["two", "three"])
@@ -168,6 +187,12 @@ def test_predictions_on_one_hospital_alone_are_those_on_all(trained, packs):
         np.testing.assert_allclose(alone.values, whole.values[at], rtol=1e-5, atol=1e-5)
 
 
+def test_that_the_best_epoch_was_chosen_on_them_is_known_of_one_hospital_s_images_too(trained, packs):
+    done(trained, "predict", "--run", "three", "--data", packs["coast"], "--split", "val", "--out", "own.parquet")
+    done(trained, "evaluate", "own.parquet", "--data", packs["coast"], "--out", "own", "--draws", 0)
+    assert json.loads((trained / "own.json").read_text())["fitted_here"] == ["best epoch"]
+
+
 @pytest.mark.parametrize("pack", ["coast", "university"])
 def test_a_run_of_two_hospitals_is_judged_on_a_third_and_on_its_own_test_images(trained, packs, hospitals, pack):
     out = f"apart-{pack}.parquet"
@@ -193,6 +218,23 @@ def test_a_run_of_two_hospitals_is_judged_on_a_third_and_on_its_own_test_images(
         assert row["positives"] == wanted.sum()
 
 
+def test_a_run_of_three_is_compared_with_one_of_one_hospital_by_tables_of_its_images(trained, packs):
+    done(trained, *line({"coast": packs["coast"]}, "alone"))
+    refused = call("compare", "three", "alone", "--data", packs["coast"], "--draws", 0, cwd=trained)
+    assert refused.returncode == 1 and "was trained on several packs, and --data is one" in refused.stderr
+    (command,) = re.findall(r"`cxrdali (predict .*?)`", refused.stderr)
+    done(trained, *shlex.split(command))
+    done(trained, *shlex.split(command.replace("--run three", "--run alone").replace("three.parquet", "alone.parquet")))
+    tables = [predictions.read(trained / f"{name}.parquet") for name in ("three", "alone")]
+    assert tables[0].ids.equals(tables[1].ids)  # the folds are the pack's own
+    done(
+        trained, "compare", "three.parquet", "alone.parquet", "--data", packs["coast"], "--draws", 0, "--out", "c.html",
+        "--findings", trained / "map.toml",
+    )  # fmt: skip
+    scores = json.loads((trained / "c.json").read_text())
+    assert [run["name"] for run in scores["runs"]] == ["three", "alone"]
+
+
 # ---------------------------------------------------------------- killed, and by several
 
 
@@ -205,7 +247,7 @@ def killed(arguments, log, moment):
 
 @pytest.mark.parametrize("moment", [2, 7])
 def test_a_killed_run_of_three_hospitals_continues_as_if_nothing_had_been(trained, packs, tmp_path, moment):
-    arguments = line(packs, tmp_path / "three", "--findings", trained / "map.toml", "--allow-leak")
+    arguments = line(packs, tmp_path / "three", "--findings", trained / "map.toml", "--allow-leak", "--mix", "sqrt")
     process = child(killed, arguments, tmp_path / "log", moment)
     process.join(120)
     assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()

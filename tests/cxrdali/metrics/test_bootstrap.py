@@ -206,7 +206,7 @@ def test_parts_of_the_same_patients_are_paired():
     part = images.where(np.random.default_rng(1).random(len(images.patient)) < 0.4)
     assert len(np.unique(part.patient)) < 60  # some have no image in it
     of = score(names(part), part.truth, part.values)
-    sampled = resample(part, of, 20, 4, among=np.arange(60))
+    sampled = resample(replace(part, among=np.arange(60)), of, 20, 4)
     picked = np.random.default_rng(4).integers(0, 60, (20, 60))
     for sample in range(20):
         rows = np.concatenate([np.flatnonzero(part.patient == one) for one in picked[sample]])

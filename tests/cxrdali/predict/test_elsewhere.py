@@ -75,6 +75,13 @@ def test_commands_take_such_a_table(run, nih, away, tmp_path):
 def test_a_run_at_home_and_away_end_to_end(run, dataset, nih, tmp_path):
     """Home's validation fold by the table that the run has, away all of another pack; numbers, table and page."""
     away = ("--data", dataset.root, "--away", f"chest={nih.root}", "--draws", 20, "--device", "cpu")
+    # these small smooth pictures look alike, as copies do
+    result = call("external", "--run", run, *away, "--out", tmp_path / "e", cwd=tmp_path)
+    assert (
+        result.returncode == 1 and "near copies: 13, so these scores would not be those of strangers" in result.stderr
+    )
+    assert not list((tmp_path / "e").iterdir())
+    away = (*away, "--allow-overlap")
     said = done(tmp_path, "external", "--run", run, *away, "--folds", 2, "--refit", 0.5, "--out", tmp_path / "e").stdout
     found = json.loads((tmp_path / "e" / "external.json").read_bytes())
     assert found["home"]["split"] == "val" and found["home"]["images"] == Run.open(run).selection["val_images"]
@@ -82,7 +89,9 @@ def test_a_run_at_home_and_away_end_to_end(run, dataset, nih, tmp_path):
     assert (one["name"], one["images"], one["labels"]) == ("chest", len(nih.catalog), "chestx-ray14")
     assert [row["finding"] for row in one["findings"]] == COMMON
     assert f"chest: {one['images']} images" in said and "written: " in said
+    assert one["copies"]["near"] == 13
     page = (tmp_path / "e" / "external.html").read_text()
+    assert "exact copies not checked, near copies 13; home and " in page
     assert "home, at home and away" in page and "chest" in page and (tmp_path / "e" / "external.csv").exists()
     done(tmp_path, "external", "--run", run, *away, "--split", "test", "--away-split", "test", "--refit", 0.5, "--out",
          tmp_path / "t", "--away-labels", "chest=chestx-ray14")  # fmt: skip

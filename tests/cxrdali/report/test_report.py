@@ -381,6 +381,22 @@ def test_few_patients_and_one_finding_are_said_beside_an_evaluation(dataset, tmp
     assert "Near the end of its own interval, or outside: mAP. AP of few positives is too high by chance;" in page.text
 
 
+def test_findings_that_an_evaluation_leaves_out_are_listed(dataset, tmp_path, render):
+    path = write_evaluation(tmp_path / "test.json", dataset)
+    common = {
+        "same": {"Mass": "Mass"}, "only_predictions": ["Scoliosis"], "only_labels": ["Edema", "Hernia"],
+        "words": ["Mass: 'Masses' of p.parquet"],
+    }  # fmt: skip
+    path.write_bytes(sealed_json(json.loads(path.read_text()) | {"common": common}))
+    page = render(evaluations=[path])
+    for said in (
+        "all scores are of the 1 in common.", "Taken as one finding: Mass: 'Masses' of p.parquet.",
+        "Left out, as the labels do not know them: Scoliosis.",
+        "Left out, as they were not predicted: Edema and Hernia.",
+    ):  # fmt: skip
+        assert said in page.text
+
+
 def test_an_evaluation_without_lateral_images_or_intervals(dataset, tmp_path, render):
     path = write_evaluation(tmp_path / "test.json", dataset, run=None, lateral=False)
     content = json.loads(path.read_text())

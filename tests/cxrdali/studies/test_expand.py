@@ -82,6 +82,48 @@ def test_names_stand_for_grids_cells_and_groups(plan):
     assert step.settings["members"] == predicted
 
 
+def test_settings_of_a_grid_s_name_are_of_all_its_runs(plan):
+    text = "[runs.a]\nstage = 1\ngrid.seed = [0, 1]\n[runs.b]\nstage = 1\n"
+    found = plan(text, overrides={"a": {"lr": 5e-4}, "a-seed1": {"epochs": 3}})
+    assert {name: (each.optimizer.lr, each.optimizer.epochs) for name, (each, _) in found.models.items()} == {
+        "a-seed0": (5e-4, 2), "a-seed1": (5e-4, 3), "b": (1e-3, 2),
+    }  # fmt: skip
+    with pytest.raises(UserError, match="c.lr: c is not among the models"):
+        plan(text, overrides={"c": {"lr": 5e-4}})
+
+
+def test_tables_of_a_grid_are_compared_by_cell_and_seed(plan):
+    text = "[runs.a]\nstage = 1\ngrid = { lr = [1e-3, 1e-2], seed = [0, 1] }\n[[predict]]\nname = '{run}+tta'\n"
+    text += "tta = 'hflip'\nsplits = 'test'\n[[ensembles]]\nname = 'e'\nmembers = 'a+tta'\n"
+    compare = "[[comparisons]]\nname = 'seeds'\nby = 'seed'\ntables = 'a+tta'\n"
+    (step,) = [step for step in plan(text + compare).steps if step.name.startswith("compare")]
+    assert step.name == "compare seeds.test"
+    assert step.settings["cells"] == {
+        f"a-lr{lr}+tta": {f"seed {seed} fold 0": f"a-lr{lr}-seed{seed}+tta" for seed in (0, 1)}
+        for lr in ("1e-3", "1e-2")
+    }
+    with pytest.raises(UserError, match=r"line \d+: e is no table of a run, so it has no seed"):
+        plan(text + compare.replace("'a+tta'", "'e'"))
+
+
+def test_claims_are_of_tables_or_of_runs_own_validation(plan):
+    text = "[runs.a]\nstage = 1\ngrid.seed = [0, 1]\n[runs.b]\nlike = 'a'\nloss = 'asl'\ngrid.seed = [0, 1]\n"
+    claim = "[[claims]]\nhigher = 'b'\nthan = 'a'\nprinted = [0.3, 0.2]\n"
+    (step,) = [step for step in plan(text + claim).steps if step.name == "claims"]
+    assert set(step.needs) == {f"train {run}-seed{seed}" for run in "ab" for seed in (0, 1)}
+    predicted = text + "[[predict]]\nsplits = ['val', 'test']\n[[ensembles]]\nname = 'e'\nmembers = 'a'\n"
+    for given, needs in (
+        (claim, ["predict b-seed0 val", "predict b-seed1 val", "predict a-seed0 val", "predict a-seed1 val"]),
+        (claim.replace("'b'", "'e'").replace("'a'", "'a-seed1'"), ["e val", "predict a-seed1 val"]),
+    ):
+        (step,) = [step for step in plan(predicted + given).steps if step.name == "claims"]
+        assert list(step.needs) == needs
+    with pytest.raises(UserError, match=r"line \d+: b-seed0 has no table of dev; predict it on that split too"):
+        plan(predicted + claim + "split = 'dev'\n")
+    with pytest.raises(UserError, match=r"line \d+: b stands for 2 runs, a-seed0 for 1; name as many"):
+        plan(text + claim.replace("'a'", "'a-seed0'"))
+
+
 @pytest.mark.parametrize("weights", ["map", "fitted", "greedy"])
 def test_weights_are_found_on_validation_and_kept(plan, weights):
     text = "[runs.a]\nstage = 1\ngrid.seed = [0, 1]\n[[predict]]\n"

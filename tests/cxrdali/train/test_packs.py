@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, label_ranking_average_preci
 from cxrdali import predictions
 from cxrdali.data.loader import Loader
 from cxrdali.data.splits import train_and_validation
+from cxrdali.models.loss_module import LossModule, known_targets
 from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.runs import layout
 from cxrdali.runs.between import between_packs
@@ -81,6 +82,39 @@ def test_counts_targets_and_samplers_see_known_labels_alone(union, dataset, nih,
         rarest.append(min(counts) if counts else int((~(wanted[train_rows] == 1).any(axis=1)).sum()))
     weights = 1 / np.array(rarest)
     np.testing.assert_allclose(data.sampler.weighted, weights / weights.sum())
+
+
+@pytest.mark.parametrize("name", ["bce", "asl", "ldam"])
+def test_losses_of_two_packs_are_those_of_known_labels_by_numpy(union, dataset, nih, tmp_path, name):
+    wanted, _ = by_hand(dataset, nih)
+    data = select_data(settings(), union, union.labels(), tmp_path)
+    rows, logits = data.train_rows, np.random.default_rng(1).normal(size=(len(data.train_rows), 15)) * 3
+    loss = LossModule(settings(loss=name).loss, data.positives, data.negatives)
+    found = float(loss(torch.from_numpy(logits), torch.from_numpy(data.targets[rows]), 0))
+    positives, shift, total = (wanted[rows] == 1).sum(axis=0), np.zeros(15), 0.0
+    if name == "ldam":  # Cao et al. 2019: 0.5 for the rarest, n^(-1/4) times a constant for the others, times 30
+        shift[positives > 0] = 30 * 0.5 * positives[positives > 0] ** -0.25 / positives[positives > 0].min() ** -0.25
+    for place, row in enumerate(rows):
+        for finding in np.flatnonzero(~np.isnan(wanted[row])):
+            x, positive = logits[place, finding], wanted[row, finding] == 1
+            x = x - shift[finding] * positive
+            p = 1 / (1 + np.exp(-x))
+            if name == "asl":  # Ridnik et al. 2021: gammas 4 and 1, clip 0.05
+                q = max(p - 0.05, 0)
+                total -= (1 - p) * np.log(p) if positive else q**4 * np.log(1 - q)
+            else:
+                total -= np.log(p) if positive else np.log(1 - p)
+    assert found == pytest.approx(total, rel=1e-9)
+    assert float(known_targets(torch.from_numpy(data.targets[rows]))) == (~np.isnan(wanted[rows])).sum()
+
+
+def test_packs_without_a_common_finding_are_trained_together(dataset, nih, tmp_path):
+    apart = json.dumps({"packs": {"nih": {name: f"{name} (nih)" for name in dataset.labels().findings}}})
+    union = Union.of({"mimic": dataset, "nih": nih}, UnionOptions(FindingsMap.read(apart)))
+    data = select_data(settings(findings=apart), union, union.labels(), tmp_path / "new")
+    assert len(data.findings) == 20 and (np.isnan(data.targets[data.train_rows]).sum(axis=1) > 0).all()
+    train(settings(findings=apart, epochs=1, loss="ldam-drw", drw_epoch=0), union, tmp_path / "run")
+    assert len(Run.open(tmp_path / "run").findings) == 20
 
 
 def test_oversampling_doubles_the_images_of_every_pack(union, dataset, nih, tmp_path):
@@ -206,6 +240,9 @@ def test_config_describes_every_pack_as_it_would_alone(unbroken, union, dataset,
     assert {name: packs[0][name] for name in alone["dataset"]} == alone["dataset"]
     assert packs[0]["labels"] == alone["labels"] and packs[0]["findings"] == alone["findings"]
     assert packs[0]["selection"].items() <= alone["selection"].items()
+    assert packs[0]["train_positives"] == alone["train_positives"]
+    own = Run.open(unbroken[0]).of_pack(packs[0])
+    assert own.train_positives == Run.open(tmp_path / "alone").train_positives
 
 
 def test_other_packs_do_not_continue_it(unbroken, dataset, nih, tmp_path):
@@ -271,7 +308,7 @@ def test_what_it_trained_on_is_known_pack_by_pack(unbroken, union, dataset, nih,
 
 def test_a_run_of_one_pack_has_no_validation_split_of_another(dataset, nih, union, tmp_path):
     train(settings(epochs=1), dataset, tmp_path / "alone")
-    with pytest.raises(UserError, match="was trained on one pack; give it alone with --data, so its val split is not"):
+    with pytest.raises(UserError, match="was trained on one pack, not on several, so its val split is not"):
         predict(tmp_path / "alone", union, "val", PredictOptions(device="cpu"))
     found = predict(tmp_path / "alone", union, "test", PredictOptions(device="cpu"))
     assert set(found.ids["image_id"].str.split(":").str[0]) == {"mimic", "nih"}

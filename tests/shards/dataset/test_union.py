@@ -17,7 +17,7 @@ def union(dataset, nih):
 
 
 def test_one_pack_is_itself(dataset):
-    assert Union.of({"mimic": dataset}) is dataset
+    assert Union.of({"mimic": dataset}) is Union.of({"out é\nmore": dataset}) is dataset
     (part,) = dataset.parts
     assert (part.dataset, part.start, part.stop) == (dataset, 0, 120)
 

@@ -58,6 +58,18 @@ def test_sex_is_f_or_m():
     assert found == {"F": "F", "M": "M", "f": "F", "O": "", "U": "", "": "", "FEMALE": ""}
 
 
+@pytest.mark.parametrize(
+    ("date", "year"),
+    [("20140523", "2014"), ("19800101", "1980"), ("19010101", ""), ("21780506", ""), ("2014", ""), ("", "")],
+)
+def test_of_a_date_the_year_alone_is_kept_and_none_that_stands_for_none(date, year):
+    assert tags(StudyDate=date).year == year
+
+
+def test_the_model_is_kept_with_single_blanks():
+    assert tags(ManufacturerModelName=" DigitalDiagnost  4 ").model == "DigitalDiagnost 4"
+
+
 def code(value="", meaning=""):
     item = Dataset()
     item.CodeValue, item.CodeMeaning, item.CodingSchemeDesignator = value, meaning, "SRT"

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.dataset.packed import PackedDataset
+from shards.dataset.people import known_people
 from shards.errors import UserError
 from shards.packing.attach import attach_subjects, detach_subjects
 from shards.packing.verify import verify
@@ -37,7 +38,7 @@ def table_of(copy, tmp_path, text=None, name="patients.csv"):
 
 def test_what_is_attached_is_read_as_columns_and_touches_nothing_else(copy, tmp_path):
     before, old = contents(copy), PackedDataset.open(copy)
-    assert not old.has("sex") and old.people() == []
+    assert not old.has("sex") and known_people(old) == []
     new, _ = attach_subjects(copy, "people", table_of(copy, tmp_path))
     assert new
     dataset = PackedDataset.open(copy)
@@ -55,7 +56,7 @@ def test_what_is_attached_is_read_as_columns_and_touches_nothing_else(copy, tmp_
             assert row.sex == "FM"[subject % 2] and row.race == ("White" if subject % 3 else "Asian")
             assert row.year == 2000 + subject % 10
     lacking = (old.catalog["subject_id"] == first).sum()
-    assert dataset.people()[0] == ("sex", len(dataset.packed) - lacking, "people")
+    assert known_people(dataset)[0] == ("sex", len(dataset.packed) - lacking, "people")
     kept = dataset.catalog  # also once the catalog is in memory
     assert "sex" not in kept and dataset.of_rows(rows, "sex")["sex"].tolist() == found["sex"].tolist()
     assert next(dataset.pieces("sex")).num_rows == len(dataset.packed)
@@ -80,7 +81,7 @@ def test_other_content_and_columns_that_are_there_are_refused(copy, tmp_path):
         attach_subjects(copy, "People", table_of(copy, tmp_path, f"subject_id,age\n{subject},50\n"))
     assert contents(copy) == before
     attach_subjects(copy, "more", table_of(copy, tmp_path, f"subject_id,age\n{subject},50\n"))
-    assert [each[2] for each in PackedDataset.open(copy).people()] == ["people", "more", "people", "people"]
+    assert [each[2] for each in known_people(PackedDataset.open(copy))] == ["people", "more", "people", "people"]
     detach_subjects(copy, "people")
     dataset = PackedDataset.open(copy)
     assert not dataset.has("sex") and dataset.has("age") and not (copy / "subjects" / "people.parquet").exists()
@@ -149,7 +150,7 @@ def test_a_kill_leaves_the_old_dataset_and_the_next_call_ends_it(copy, tmp_path,
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert PackedDataset.open(copy).people() == []
+    assert known_people(PackedDataset.open(copy)) == []
     assert attach_subjects(copy, "people", table)[0]
     detach_subjects(copy, "people")
     assert contents(copy) == before

@@ -46,8 +46,24 @@ def test_images_are_read_with_patient_study_and_view(release):
     assert images["study_id"].tolist() == (truth["patient"] + "_" + truth["follow_up"]).tolist()
     assert images["view_position"].tolist() == truth["view"].tolist() and set(images["view"]) == {"frontal"}
     assert images["path"].tolist() == truth["path"].tolist()
+    assert images["sex"].tolist() == ["M"] * 20 and images["age"].tolist() == ["58"] * 20
     check_links(found)
     check_subjects(found.labels[0], images)
+
+
+def test_an_age_that_nobody_has_is_not_known_and_counted(release):
+    root, _ = release
+    edit(
+        root / OLD,
+        "00000002_001.png,Infiltration|Effusion,1,2,58,M",
+        "00000002_001.png,Infiltration|Effusion,1,2,414,M",
+    )
+    edit(root / OLD, "00000001_000.png,No Finding,0,1,58,M", "00000001_000.png,No Finding,0,1,005Y,F")
+    found = open_release(root)
+    by_image = found.images.set_index("image_id")
+    assert by_image.loc["00000001_000.png", ["sex", "age"]].tolist() == ["F", "5"]
+    assert by_image["age"].tolist().count("") == 1
+    assert any("Data_Entry_2017.csv: age is not known of 1 image: '414' (1)" in note for note in found.notes)
 
 
 def test_findings_are_split_at_the_bar_and_no_finding_is_one(release):

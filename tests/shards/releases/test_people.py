@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from shards.releases.people import ages, sexes
+from shards.releases.people import ages, races, sexes, years
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,34 @@ def test_what_is_not_known_is_counted():
     assert ages(pd.Series(["75-80", "80-85", "3"], dtype="str"))[1] == (
         "2 ages are given as a bin, as '75-80': its lower bound is taken",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "race"),
+    [
+        ("WHITE - RUSSIAN", "White"), ("White, non-Hispanic", "White"), ("BLACK/CAPE VERDEAN", "Black"),
+        ("ASIAN - CHINESE", "Asian"), ("HISPANIC/LATINO - CUBAN", "Hispanic"),
+        ("AMERICAN INDIAN/ALASKA NATIVE", "Native American"),
+        ("NATIVE HAWAIIAN OR OTHER PACIFIC ISLANDER", "Pacific Islander"), ("MULTIPLE RACE/ETHNICITY", "Other"),
+        ("UNKNOWN", ""), ("Patient Declined to Answer", ""), ("UNABLE TO OBTAIN", ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_races(text, race):
+    assert [each.tolist() if hasattr(each, "tolist") else each for each in races(pd.Series([text], dtype="str"))] == [
+        [race], (),
+    ]  # fmt: skip
+
+
+def test_what_is_no_race_is_told_and_not_kept():
+    found, notes = races(pd.Series(["lives in Springfield", "White"], dtype="str"))
+    assert found.tolist() == ["", "White"] and notes == ("race is not known of 1 image: 'lives in Springfield' (1)",)
+
+
+@pytest.mark.parametrize(
+    ("text", "year"),
+    [("2014", "2014"), ("20140523", "2014"), ("2014-05-23", "2014"), ("2014/05/23", "2014"),
+     ("2014-05-23 10:00", "2014"),
+     ("2014.0", "2014"), ("1894", ""), ("2178", ""), ("14", ""), ("2014-0523", ""), ("", "")],
+)  # fmt: skip
+def test_years(text, year):
+    assert years(pd.Series([text], dtype="str"))[0].tolist() == [year]

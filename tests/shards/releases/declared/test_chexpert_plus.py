@@ -82,6 +82,7 @@ def test_images_with_the_suffix_of_the_folder_they_are_in(tmp_path):
     release = open_release(tmp_path)
     assert release.name == "chexpert-plus"
     assert images_of(release, *COLUMNS) == IMAGES
+    assert release.images["race"].tolist() == ["Other", "Other", "White", ""]
     assert release.images["path"].tolist() == list(PATHS)
     assert any("CheXpert has the same patients" in note for note in release.notes)
 
