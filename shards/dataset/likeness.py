@@ -117,7 +117,7 @@ def signatures(pictures: Pictures, rows: np.ndarray, threads: int, done: Callabl
 def candidates(a: Signatures, b: Signatures, threads: int, done: Callable[[int], object]) -> pd.DataFrame:
     """Pairs whose signatures differ in few bits, of each of a's images the NEAREST.
 
-    All are compared with all: of 500,000 and 500,000 that is a minute or two, and the memory is that of a block.
+    All are compared with all, in the memory of a block: time grows with the product of both numbers.
 
     Returns:
         row_a, row_b, distance (bits of BITS), negative (one is the other's), inner_a, inner_b; nearest first.
