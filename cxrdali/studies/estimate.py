@@ -24,13 +24,12 @@ CPU_IMAGES = 4  # at a time: the rate per image is about that of the whole batch
 class Rate:
     """Images per second: trained (one step of the optimizer on a batch from the loader), predicted (one pass).
 
-    disk, memory: bytes of the run's folder, and of the GPU or the process at the peak.
+    disk: bytes of the run's folder.
     """
 
     trained: float
     predicted: float
     disk: int = 0
-    memory: int = 0
 
 
 def measure(settings: TrainSettings, dataset: Dataset) -> Rate:
@@ -52,7 +51,7 @@ def measure(settings: TrainSettings, dataset: Dataset) -> Rate:
     assert found is not None  # of a new folder
     predicted = found.val_images * found.epochs / found.validation_seconds
     trained = plain.optimizer.batch / found.step_seconds
-    return Rate(predicted if settings.model.frozen else trained, predicted, found.disk_bytes, found.memory_bytes)
+    return Rate(predicted if settings.model.frozen else trained, predicted, found.disk_bytes)
 
 
 def kind(settings: TrainSettings) -> tuple:
