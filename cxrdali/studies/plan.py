@@ -9,7 +9,7 @@ from cxrdali.postprocess.submission import match
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Step
 from cxrdali.studies.comparing import Comparisons
-from cxrdali.studies.expand import expand, groups, members, roles, spelled_out
+from cxrdali.studies.expand import expand, groups, members, repeat_of, roles, spelled_out
 from cxrdali.studies.ground import FIT, Ground, Plan
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.results import Results
@@ -114,8 +114,12 @@ class Planner:
         }
         if self.study.page == "loss-design":
             return {**found, "roles": roles(self.study, self.models)}
-        cells = {name: {"cell": each.cell, "axes": dict(each.axes)} for name, each in self.ground.runs.items()}
-        return {**found, "groups": self.groups, "runs": {name: cells[name] for name in self.models}}
+        runs = {
+            name: {"cell": self.ground.runs[name].cell, "axes": dict(self.ground.runs[name].axes),
+                   "repeat": repeat_of(settings)}
+            for name, (settings, _) in self.models.items()
+        }  # fmt: skip
+        return {**found, "groups": self.groups, "runs": runs}
 
     # ------------------------------------------------------------ names
 
