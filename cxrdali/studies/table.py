@@ -9,6 +9,7 @@ best epoch. A cell's runs differ in seed or fold alone. What is missing stands t
     differences     run, against, split, metric, values by repeat, mean, sd, n, low, high: paired by repeat, on the same
                     images; t intervals
     by_patient      comparison, run, against, metric, difference, low, high, p, p_holm: of samples of patients
+    matrix          of `cxrdali.evaluate.matrix`, of studies that have one
     missing         name, split, why
 """
 
@@ -73,6 +74,7 @@ def study_table(root: Path) -> dict:
         "differences": list(_differences(entries, [each["baseline"] for each in by_seed])),
         "by_patient": [row for name, each in compared.items() if each not in by_seed for row in _patients(name, each)],
         "missing": [{"name": each.name, "split": each.split, "why": each.why} for each in entries if each.why],
+        "matrix": _json(root / "matrix.json") if states.get("matrix") == DONE else None,
         "claims": _json(root / "claims.json")["claims"] if states.get("claims") == DONE else [],
         "notes": [*record.get("notes", []), *([OVERLAPPING] if folds else [])],
         "seconds": {step: seconds.get(step) for step in steps},

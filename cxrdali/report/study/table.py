@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from cxrdali.report.comparison import plots
+from cxrdali.report.external.matrix import matrix_part
 from cxrdali.report.kit.numbers import bounds, score, signed, unknown
 from cxrdali.report.kit.page import Figure
 from cxrdali.report.kit.tables import Table
@@ -33,7 +34,9 @@ def read_table(root: Path) -> dict | None:
 
 def parts(result: Mapping) -> list[Table]:
     """The tables that there is something for."""
-    shown = [_scores(result), _differences(result), _by_patient(result), _claims(result), _missing(result)]
+    matrix = matrix_part(result["matrix"]) if result["matrix"] else {}
+    of_matrix = [matrix[key] for key in ("scores", "differences") if key in matrix]
+    shown = [*of_matrix, _scores(result), _differences(result), _by_patient(result), _claims(result), _missing(result)]
     return [each for each in shown if each.rows]
 
 
@@ -41,7 +44,8 @@ def section(result: Mapping) -> dict:
     """For study/table.html.j2."""
     spent = [(step, seconds) for step, seconds in result["seconds"].items() if step != "report"]
     return {
-        "parts": parts(result),
+        "parts": parts({**result, "matrix": None}),
+        "matrix": result["matrix"] and matrix_part(result["matrix"]),
         "figures": list(_figures(result)),
         "notes": result["notes"],
         "level": result["level"],
