@@ -7,7 +7,7 @@ best epoch. A cell's runs differ in seed or fold alone. What is missing stands t
     runs            name, cell, repeat ("seed 0 fold 1"), state ("done", or why not)
     scores          run (a cell), split, metric, values by repeat, mean, sd, n, low, high
     differences     run, against, split, metric, values by repeat, mean, sd, n, low, high: paired by repeat, on the same
-                    images; t intervals
+                    images and findings; t intervals
     by_patient      comparison, run, against, metric, difference, low, high, p, p_holm: of samples of patients
     matrix          of `cxrdali.evaluate.matrix`, of studies that have one
     missing         name, split, why
@@ -35,7 +35,8 @@ DONE = "done"
 
 @dataclass(frozen=True)
 class Entry:
-    """A table or run on a split. images: what says which those are; scores: by metric; why: there are none."""
+    """A table or run on a split. images: what says which those are, and which findings; scores: by metric; why: there
+    are none."""
 
     name: str
     cell: str
@@ -51,7 +52,8 @@ def study_table(root: Path) -> dict:
     record = _record(root)
     steps = [each["name"] if isinstance(each, dict) else each for each in record["steps"]]
     states, seconds = _states(Book(root), steps)
-    runs = record.get("runs") or {name: {"cell": name, "repeat": ""} for name in record["models"]}
+    known = record.get("runs", {})
+    runs = {name: known.get(name, {"cell": name, "repeat": ""}) for name in record["models"]}
     entries = [*_evaluated(root, record, runs, states), *_validated(root, runs, states)]
     compared = {
         name: _json(root / "comparisons" / f"{name}.json")
@@ -126,7 +128,9 @@ def _evaluated(root: Path, record: dict, runs: Mapping[str, dict], states: Mappi
         about = (name, cell, runs[run]["repeat"] if run else "", split)
         if states[step] == DONE:
             found = _json(root / "evaluations" / f"{name}.{split}.json")
-            images = json_bytes([found.get("hashes"), found["labels"]]).decode()
+            in_labels = found.get("common", {}).get("same", {})
+            findings = sorted(in_labels.get(row["finding"], row["finding"]) for row in found["all"]["findings"])
+            images = json_bytes([found.get("hashes"), found["labels"], findings]).decode()
             yield Entry(*about, images, means(found["all"]))
         else:
             trained = states.get(f"train {run}", DONE)

@@ -19,9 +19,13 @@ MAP = {  # by run: two cells of three seeds; the last of b fails
 NAMES = [f"{cell}-seed{seed}" for cell in "ab" for seed in range(3)]
 
 
-def evaluation(value, images="same"):
+def evaluation(value, images="same", finding="Mass"):
     groups = {"head": {"mAP": value + 0.1}, "tail": {"mAP": None}}
-    return {"hashes": images, "labels": "nih", "all": {"mAP": value, "macro_AUROC": 0.7, "groups": groups}}
+    return {
+        "hashes": images,
+        "labels": "nih",
+        "all": {"findings": [{"finding": finding}], "mAP": value, "macro_AUROC": 0.7, "groups": groups},
+    }
 
 
 def writes(path, content):
@@ -95,6 +99,14 @@ def test_other_images_are_not_paired(root):
     pair = row_of(study_table(root)["differences"], metric="mAP")
     assert (pair["values"], pair["n"], pair["low"]) == ({"seed 0": pytest.approx(0.04)}, 1, None)
     assert "+0.040 (interval not measured)" in markdown("t", parts(study_table(root)))
+
+
+def test_other_findings_are_not_paired(root):
+    """A run elsewhere is judged on the findings that it knows: means over others do not compare."""
+    for name in NAMES[:3]:
+        path = root / "evaluations" / f"{name}.test.json"
+        path.write_bytes(sealed_json(evaluation(MAP[name], finding="Nodule")))
+    assert study_table(root)["differences"] == []
 
 
 def test_a_step_that_is_outdated_does_not_count(root):
