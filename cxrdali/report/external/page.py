@@ -66,8 +66,8 @@ def _table(caption: str, first: str, rows: Sequence[tuple[str, Mapping, str]], n
         shown = [written(_of(sides[side], measure), kind) if side else "" for side in (home, "away")]
         row = [title, *shown, sides["difference"][measure]]
         if again:
-            ruled = measure in RULES
-            row += [written(_of(sides["refitted"], measure), kind), sides["mended"][measure]] if ruled else ["", ""]
+            ruled, alone = measure in RULES, "small" if kind == "small_interval" else "score"
+            row += [written(sides["refitted"][measure], alone), sides["mended"][measure]] if ruled else ["", ""]
         bold += [(place, column) for column in (3, 5) if _sure(row[column : column + 1], level)]
         cells.append(row)
     columns = [(first, "text"), ("Home", "text"), (name, "text"), ("Home \u2212 away", "difference")]

@@ -104,7 +104,8 @@ def _by_patient(result: Mapping) -> Table:
         for row in result["by_patient"] if row["metric"] == "mAP" and row["run"] != row["against"]
     ]  # fmt: skip
     head = [("Comparison", "text"), ("Run", "text"), ("Less", "text"), ("mAP", "difference")]
-    return Table("Differences of single runs, with intervals from samples of the patients", head, rows)
+    caption = "Differences of single runs, with intervals from samples of the patients, where enough have the findings"
+    return Table(caption, head, rows)
 
 
 def _claims(result: Mapping) -> Table:
