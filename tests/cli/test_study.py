@@ -84,3 +84,35 @@ def test_what_is_wrong_with_the_command_is_one_line(arguments, code, message, pa
     assert done.returncode == code, done.stderr
     assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert not (tmp_path / "net" / "runs").exists()
+
+
+def test_the_table_of_a_study_is_printed_and_written(tmp_path, monkeypatch):
+    """Without a dataset: from the files that its steps left."""
+    from click.testing import CliRunner
+
+    from cli.study import study
+    from cxrdali.runs.steps import Book, Step
+    from shards.storage.sealed import read_json, sealed_json
+
+    (tmp_path / "six.toml").write_text(RUN)
+    root, out = tmp_path / "six", "evaluations/net.test.json"
+    result = {"hashes": "x", "labels": "l", "all": {"findings": [], "mAP": 0.25, "macro_AUROC": 0.5}}
+
+    def do():
+        (root / out).parent.mkdir(parents=True)
+        (root / out).write_bytes(sealed_json(result))
+
+    train = Step("train net", (), {}, (), lambda: None)
+    for step in (train, Step("evaluate net test", (out,), {}, ("train net",), do)):
+        Book(root).make(step)
+    table = {"name": "net", "kind": "model", "of": "net", "how": "none"}
+    record = {"models": ["net"], "tables": [table], "steps": ["train net", "evaluate net test", "evaluate net val"]}
+    (root / "study.json").write_bytes(sealed_json(record))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(study, ["six.toml", "--table"], catch_exceptions=False)
+    shown = [line.split() for line in done.output.splitlines()]
+    assert ["net", "test", "1", "0.250", "0.500"] in shown and ["net", "val", "not", "done", "yet"] in shown, (
+        done.output
+    )
+    assert {"table.json", "table.csv", "table.tex", "table.md"} < {path.name for path in root.iterdir()}
+    assert read_json(root / "table.json")["scores"][0]["mean"] == 0.25
