@@ -363,13 +363,14 @@ def test_a_worker_says_what_is_in_the_way_and_keeps_to_the_plan_of_others(world,
     with Book(world.root).shared(world.steps()):
         with Book(world.root).shared(world.steps()):
             pass
-        with pytest.raises(UserError, match="another process does other steps in it"):
-            with Book(world.root).shared(other.steps()):
-                pass
+        with (
+            pytest.raises(UserError, match="another process does other steps in it"),
+            Book(world.root).shared(other.steps()),
+        ):
+            pass
     with Book(world.root).shared(other.steps()):
         pass
     (world.root / "b").unlink()
     (world.root / "b").symlink_to(tmp_path_factory.mktemp("elsewhere") / "b")
-    with pytest.raises(UserError, match="link"):
-        with Book(world.root).shared(world.steps()):
-            pass
+    with pytest.raises(UserError, match="link"), Book(world.root).shared(world.steps()):
+        pass

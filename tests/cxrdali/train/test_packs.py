@@ -1,6 +1,7 @@
 """Training on two packs as one dataset: what is counted, scored, noted and refused."""
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -30,6 +31,7 @@ from shards.dataset.packed import PackedDataset
 from shards.dataset.synonyms import FindingsMap
 from shards.dataset.union import Union, UnionOptions
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.heard import heard
 
 MASS, HERNIA, EFFUSION = "Mass", "Hernia", "Pleural Effusion"
@@ -323,6 +325,21 @@ def test_equal_images_of_two_packs_are_no_training_and_validation_images(dataset
     own = val_rows[val_rows < 120]
     count = f"{len(own)} of {len(own)} validation images of a are training images of b"
     assert list(between_packs(union, moved, {"validation": own})) == [count]
+
+
+def test_the_command_that_lists_equal_images_can_be_pasted(dataset, tmp_path):
+    (tmp_path / "my pack").symlink_to(dataset.root)
+    union = Union.of({"a": PackedDataset.open(tmp_path / "my pack"), "b": dataset})
+    (command,) = between_packs(union, np.arange(120), {"test": np.arange(120, 240)}).values()
+    assert shlex.split(command) == ["cxrdali", "overlap", f"a={tmp_path}/my pack", f"b={dataset.root}"]
+
+
+def test_a_damaged_entry_of_a_pack_is_named(unbroken, tmp_path):
+    config = json.loads((unbroken[0] / layout.CONFIG).read_text())
+    del config["dataset"]["packs"][1]["places"]
+    (tmp_path / layout.CONFIG).write_bytes(sealed_json(config))
+    with pytest.raises(UserError, match=r"dataset.packs\[1\].places"):
+        Run.open(tmp_path)
 
 
 # ---------------------------------------------------------------- other ways to begin
