@@ -1,5 +1,6 @@
 """Training on two packs as one dataset: what is counted, scored, noted and refused."""
 
+import copy
 import json
 import shlex
 import shutil
@@ -332,6 +333,20 @@ def test_the_command_that_lists_equal_images_can_be_pasted(dataset, tmp_path):
     union = Union.of({"a": PackedDataset.open(tmp_path / "my pack"), "b": dataset})
     (command,) = between_packs(union, np.arange(120), {"test": np.arange(120, 240)}).values()
     assert shlex.split(command) == ["cxrdali", "overlap", f"a={tmp_path}/my pack", f"b={dataset.root}"]
+
+
+def test_some_packs_of_a_run_have_what_its_map_and_its_patients_say_of_them(unbroken, union, dataset, nih):
+    found = Run.open(unbroken[0])
+    config = copy.deepcopy(found.config)
+    config["dataset"]["packs"].append({**config["dataset"]["packs"][1], "name": "c", "id": "c", "findings": ["Cyst"]})
+    names = {"Cyst": "Mass", "Hernia": "Hiatal Hernia", "packs": {"c": {"Cyst": "Other"}, "nih": {"Mass": "Lump"}}}
+    config["settings"]["data"] |= {"findings": json.dumps(names), "same_patients": "mimic,c; c,nih,mimic"}
+    some = as_trained(Run(found.path, config, "three"), {"nih": nih, "x": dataset})
+    assert [part.name for part in some.parts] == ["mimic", "nih"]
+    assert some.options.same_patients == (("nih", "mimic"),)
+    labels = some.labels()
+    assert {"Mass", "Lump", "Hiatal Hernia"} <= set(labels.findings) and "Hernia" not in labels.findings
+    assert (labels.values[120:, labels.findings.index("Mass")] == 8).all()
 
 
 def test_a_damaged_entry_of_a_pack_is_named(unbroken, tmp_path):
