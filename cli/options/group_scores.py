@@ -29,7 +29,7 @@ def print_groups(result: dict) -> None:
         click.echo(text)
     shown = [name for name in SHORT if any(
         row[name] is not None for part in block["dimensions"] for row in part["groups"]
-    )]  # fmt: skip
+    )] or ["mAP"]  # fmt: skip
     for part in block["dimensions"]:
         rows = [(f"by {part['by']}", "images", "patients", "findings", *(SHORT[name] for name in shown),
                  "AUROC less the rest's", "p")]  # fmt: skip

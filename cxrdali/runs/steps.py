@@ -23,6 +23,7 @@ from shards.storage.files import (
     check_inside,
     json_bytes,
     lock,
+    one_by_one,
     only_one,
     open_own,
     remove_parts,
@@ -135,11 +136,18 @@ class Book:
         ours = sha256_bytes(
             json_bytes([[step.name, _plain(step.settings), step.needs, step.outputs] for step in steps])
         )
-        with contextlib.suppress(UserError), only_one(here, "working in it"):
-            self.prepare(steps)  # alone: what is to be done is ours to say
-            (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
-            write_bytes(plan, sealed_json({"plan": ours}))
-        with only_one(here, "working in it", shared=True):
+        with contextlib.ExitStack() as working:
+            with one_by_one(self.root / ".begin.lock"):  # those that begin together would be in each other's way
+                with contextlib.ExitStack() as alone:
+                    try:
+                        alone.enter_context(only_one(here, "working in it"))
+                    except UserError:
+                        pass  # beside others, whose plan counts
+                    else:
+                        self.prepare(steps)
+                        (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
+                        write_bytes(plan, sealed_json({"plan": ours}))
+                working.enter_context(only_one(here, "working in it", shared=True))
             if read_json(plan)["plan"] != ours:
                 raise UserError(f"{self.root}: another process does other steps in it; wait for it or stop it")
             yield
