@@ -119,6 +119,7 @@ def test_images_that_the_run_trained_on_are_refused_before_they_are_predicted(ru
     for words, said in (
         (("--away", dataset.root, "--away-labels", "x=y"), "--away-labels x=...: the away packs are pack"),
         (("--away", dataset.root, "--away-labels", "y"), "'y': give NAME=RELEASE"),
+        (("--away", f"home={dataset.root}"), "home is the dataset of --data here; call the pack otherwise, NAME=PACK"),
     ):
         result = call("external", *given, *words, cwd=tmp_path)
         assert result.returncode == 2 and said in result.stderr
