@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cxrdali.runs.steps import Step
-from cxrdali.studies.expand import REPEATS
+from cxrdali.studies.expand import REPEATS, repeat_of
 from cxrdali.studies.ground import FIT
 from cxrdali.studies.schema import Comparison
 from cxrdali.studies.source import Path_
@@ -122,7 +122,7 @@ class Comparisons:
                 raise UserError(
                     f"{name} is no table of a run, so it has no seed; compare runs by seed, or their tables"
                 )
-            repeat = " ".join(f"{key} {self.names.models[run][0].flat()[key]}" for key in REPEATS)
+            repeat = repeat_of(self.names.models[run][0])
             found.setdefault(self.names.ground.runs[run].cell + name.removeprefix(run), {})[repeat] = name
         return found
 

@@ -9,8 +9,9 @@ from cxrdali.postprocess.submission import match
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Step
 from cxrdali.studies.comparing import Comparisons
-from cxrdali.studies.expand import expand, groups, members, roles, spelled_out
+from cxrdali.studies.expand import expand, groups, members, repeat_of, roles, spelled_out
 from cxrdali.studies.ground import FIT, Ground, Plan
+from cxrdali.studies.matrices import matrix_step, missing
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.results import Results
 from cxrdali.studies.schema import WEIGHTS, Study
@@ -84,7 +85,7 @@ class Planner:
             *self._scores(),
             *Comparisons(self).steps(),
         ]
-        steps += [*self._claims(), *self._submissions()]
+        steps += [*self._claims(), *self._matrix(), *self._submissions()]
         steps.append(self.results.report(self.title, self.study.page, steps))
         names = [step.name for step in steps]
         if twice := next((name for name in names if names.count(name) > 1), None):
@@ -114,8 +115,12 @@ class Planner:
         }
         if self.study.page == "loss-design":
             return {**found, "roles": roles(self.study, self.models)}
-        cells = {name: {"cell": each.cell, "axes": dict(each.axes)} for name, each in self.ground.runs.items()}
-        return {**found, "groups": self.groups, "runs": {name: cells[name] for name in self.models}}
+        runs = {
+            name: {"cell": self.ground.runs[name].cell, "axes": dict(self.ground.runs[name].axes),
+                   "repeat": repeat_of(settings)}
+            for name, (settings, _) in self.models.items()
+        }  # fmt: skip
+        return {**found, "groups": self.groups, "runs": runs}
 
     # ------------------------------------------------------------ names
 
@@ -236,6 +241,14 @@ class Planner:
                 wanted.append((claim, *sides))
         if wanted:
             yield self.results.claims(wanted)
+
+    def _matrix(self) -> Iterable[Step]:
+        if self.study.matrix is not None:
+            split = self.study.matrix.split
+            self.notes += missing(self.made, split)
+            with self.study.source.at(("matrix",)):
+                step = matrix_step(self.made, self.study.matrix, self.title)
+            yield step
 
     def _submissions(self) -> Iterable[Step]:
         if self.study.submission is None:
